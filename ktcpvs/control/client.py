@@ -1,0 +1,165 @@
+"""Administer a switch from a Python program: everything that tcpvsadm can say, as methods.
+
+    from twisted.internet import reactor, task
+    from ktcpvs.control.client import connect
+
+    async def main(reactor):
+        switch = await connect(reactor)
+        await switch.add_service("web", scheduler="http", listen="127.0.0.1:8080")
+        await switch.add_server("web", "10.0.0.1:80", weight=2)
+        await switch.start("web")
+        print(await switch.stats())
+        switch.close()
+
+    task.react(lambda reactor: ensureDeferred(main(reactor)))
+
+Refusals are raised as the classes of ktcpvs.errors. Nothing of a refused call is carried out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from twisted.internet import error
+from twisted.internet.interfaces import IReactorCore
+from twisted.internet.protocol import Factory
+from twisted.protocols import amp
+
+from ktcpvs.control import commands
+from ktcpvs.control.where import ControlAddress, default_control, parse_control
+from ktcpvs.errors import shorten
+
+
+class NoAnswer(Exception):
+    """No daemon answers at the control address, or it went away; the text says where and why."""
+
+
+async def connect(reactor: IReactorCore, control: str | None = None, timeout: float = 5.0) -> Switch:
+    """Connect to the switch at `control`, an endpoint description; None: the default place.
+
+    timeout: seconds to wait for the connection. Raises NoAnswer, or BadAddress for a bad description.
+    """
+    where = parse_control(control) if control else default_control()
+    try:
+        protocol = await where.client_endpoint(reactor, timeout).connect(Factory.forProtocol(amp.AMP))
+    except (error.ConnectError, OSError) as failure:
+        raise NoAnswer(f"no daemon answers at {where} ({_why(failure)})") from None
+    return Switch(protocol, where)
+
+
+def _why(failure: Exception) -> str:
+    return str(getattr(failure, "osError", None) or failure).rstrip(".")
+
+
+class Switch:
+    """A connection to a running switch. Methods are coroutines; addresses and options are text, as in tcpvsadm."""
+
+    def __init__(self, protocol: amp.AMP, where: ControlAddress) -> None:
+        self._protocol = protocol
+        self._where = where
+
+    async def _call(self, command: type[amp.Command], **arguments: Any) -> dict[str, Any]:
+        given = {name: value for name, value in arguments.items() if value is not None}
+        try:
+            return await self._protocol.callRemote(command, **given)
+        except (error.ConnectionDone, error.ConnectionLost) as failure:
+            raise NoAnswer(f"the daemon at {self._where} went away ({_why(failure)})") from None
+        except amp.TooLong:
+            raise commands.Refusal("a value is longer than the 65,535 bytes that fit into a command") from None
+        except amp.RemoteAmpError as failure:
+            raise NoAnswer(f"the daemon at {self._where} could not answer: {shorten(str(failure))}") from None
+
+    def close(self) -> None:
+        """End the connection."""
+        self._protocol.transport.loseConnection()
+
+    async def add_service(self, ident: str, **options: str | int) -> None:
+        """options: listen, port, scheduler, maxclients, redirect, ...; see commands.AddService."""
+        await self._call(commands.AddService, ident=ident, options=_options(options))
+
+    async def edit_service(self, ident: str, **options: str | int) -> None:
+        """Change the options given and no others."""
+        await self._call(commands.EditService, ident=ident, options=_options(options))
+
+    async def delete_service(self, ident: str) -> None:
+        await self._call(commands.DeleteService, ident=ident)
+
+    async def flush(self) -> None:
+        """Delete all services; refused while one runs."""
+        await self._call(commands.Flush)
+
+    async def add_server(self, ident: str, address: str, weight: int | None = None) -> None:
+        """weight: 0..65535; None: 1."""
+        await self._call(commands.AddServer, ident=ident, address=address, weight=weight)
+
+    async def edit_server(self, ident: str, address: str, weight: int | None = None) -> None:
+        """weight: 0..65535; None: 1."""
+        await self._call(commands.EditServer, ident=ident, address=address, weight=weight)
+
+    async def delete_server(self, ident: str, address: str) -> None:
+        await self._call(commands.DeleteServer, ident=ident, address=address)
+
+    async def add_rule(self, ident: str, pattern: str, address: str, match: int | None = None) -> None:
+        """match: 0..10, the group that hashing schedulers hash; None: none."""
+        await self._call(commands.AddRule, ident=ident, pattern=pattern, address=address, match=match)
+
+    async def delete_rule(self, ident: str, pattern: str, address: str) -> None:
+        await self._call(commands.DeleteRule, ident=ident, pattern=pattern, address=address)
+
+    async def start(self, ident: str | None = None) -> None:
+        """ident: None means all services."""
+        await self._call(commands.StartService, ident=ident)
+
+    async def stop(self, ident: str | None = None) -> None:
+        """ident: None means all services. Their connections drain after the answer."""
+        await self._call(commands.StopService, ident=ident)
+
+    async def set(self, changes: Mapping[str, str | int]) -> None:
+        """changes: setting -> value."""
+        await self._call(commands.Set, changes=_options(changes))
+
+    async def unload(self) -> None:
+        """Stop all services, drain, end the daemon."""
+        await self._call(commands.Unload)
+
+    async def load(self, text: str, source: str = "<text>") -> None:
+        """Put a configuration in the table's place; `source` names it in errors."""
+        data = text.encode("utf-8")
+        for start in range(0, len(data), commands.PAGE) or (0,):
+            page = data[start : start + commands.PAGE]
+            await self._call(commands.Upload, page=page, first=start == 0)
+        await self._call(commands.Load, source=source)
+
+    async def _read(self, view: str, ident: str | None = None) -> Any:
+        first = await self._call(commands.Read, view=view, ident=ident)
+        pages = [first["page"]]
+        for number in range(1, first["pages"]):
+            pages.append((await self._call(commands.ReadPage, number=number))["page"])
+        return json.loads(b"".join(pages))
+
+    async def table(self, ident: str | None = None) -> dict[str, Any]:
+        """{"version": str, "services": [...], "settings": {name: int}}; a service as ktcpvs.model.describe says it,
+        with "running" besides."""
+        return dict(await self._read("table", ident))
+
+    async def stats(self, ident: str | None = None) -> dict[str, Any]:
+        """Like `table`, with "stats" in each service and each of its servers; docs/tcpvsadm.md names the counters."""
+        return dict(await self._read("stats", ident))
+
+    async def connections(self, ident: str | None = None) -> list[dict[str, Any]]:
+        """The client connections that live now."""
+        return list(await self._read("connections", ident))
+
+    async def schedulers(self) -> list[dict[str, Any]]:
+        """The schedulers that were found: name, unit, module, and how many services use each."""
+        return list(await self._read("schedulers"))
+
+    async def settings(self) -> list[dict[str, Any]]:
+        """All settings: name, value, default, lowest, highest, unit, meaning."""
+        return list(await self._read("settings"))
+
+
+def _options(options: Mapping[str, str | int]) -> list[dict[str, str]]:
+    return [{"name": name, "value": str(value)} for name, value in options.items()]

@@ -1,0 +1,122 @@
+"""The AMP commands: what can be said to a switch over its control connection, with types and errors.
+
+This is the protocol. Addresses, patterns and names are text as in the configuration language; an AMP value ends at
+65,535 bytes, so configurations are sent and listings are fetched in pages.
+"""
+
+from __future__ import annotations
+
+from twisted.protocols import amp
+
+from ktcpvs.errors import Refusal
+
+PAGE = 60000
+"""Bytes in one page, at most."""
+
+ERRORS = {kind: kind.code for kind in Refusal.kinds()}
+
+OPTIONS = amp.AmpList([(b"name", amp.Unicode()), (b"value", amp.Unicode())])
+"""Named options, as words of the configuration language with their values as text."""
+
+
+class _Command(amp.Command):
+    errors = ERRORS
+
+
+class AddService(_Command):
+    """options: listen, port, scheduler, maxclients, redirect, startservers, minspareservers, maxspareservers."""
+
+    arguments = [(b"ident", amp.Unicode()), (b"options", OPTIONS)]
+
+
+class EditService(_Command):
+    """Changes the options given and no others. An empty redirect takes the redirect away."""
+
+    arguments = [(b"ident", amp.Unicode()), (b"options", OPTIONS)]
+
+
+class DeleteService(_Command):
+    arguments = [(b"ident", amp.Unicode())]
+
+
+class Flush(_Command):
+    arguments = []
+
+
+class AddServer(_Command):
+    arguments = [(b"ident", amp.Unicode()), (b"address", amp.Unicode()), (b"weight", amp.Integer(optional=True))]
+
+
+class EditServer(_Command):
+    arguments = [(b"ident", amp.Unicode()), (b"address", amp.Unicode()), (b"weight", amp.Integer(optional=True))]
+
+
+class DeleteServer(_Command):
+    arguments = [(b"ident", amp.Unicode()), (b"address", amp.Unicode())]
+
+
+class AddRule(_Command):
+    arguments = [
+        (b"ident", amp.Unicode()),
+        (b"pattern", amp.Unicode()),
+        (b"address", amp.Unicode()),
+        (b"match", amp.Integer(optional=True)),
+    ]
+
+
+class DeleteRule(_Command):
+    arguments = [(b"ident", amp.Unicode()), (b"pattern", amp.Unicode()), (b"address", amp.Unicode())]
+
+
+class StartService(_Command):
+    """Without an ident: all services."""
+
+    arguments = [(b"ident", amp.Unicode(optional=True))]
+
+
+class StopService(_Command):
+    """Without an ident: all services. Answered when the listeners are closed; connections drain."""
+
+    arguments = [(b"ident", amp.Unicode(optional=True))]
+
+
+class Set(_Command):
+    """changes: settings by name. `unload` = 1 is the command Unload."""
+
+    arguments = [(b"changes", OPTIONS)]
+
+
+class Unload(_Command):
+    """Stops all services; when they have drained, the daemon ends."""
+
+    arguments = []
+
+
+class Upload(_Command):
+    """One page of a configuration text (UTF-8) for Load; `first` throws away what was sent before."""
+
+    arguments = [(b"page", amp.String()), (b"first", amp.Boolean())]
+
+
+class Load(_Command):
+    """Put the uploaded text in the table's place, as one step. source: its name in errors."""
+
+    arguments = [(b"source", amp.Unicode())]
+
+
+class Read(_Command):
+    """Take a look and fetch its first page. view: table, stats, connections, schedulers or settings.
+
+    ident: only of this service; without it, of all. The pages together are one JSON document (UTF-8), as things
+    stood at this moment; `pages` is their number.
+    """
+
+    arguments = [(b"view", amp.Unicode()), (b"ident", amp.Unicode(optional=True))]
+    response = [(b"page", amp.String()), (b"pages", amp.Integer())]
+
+
+class ReadPage(_Command):
+    """A further page of this connection's last Read; number: from 1."""
+
+    arguments = [(b"number", amp.Integer())]
+    response = [(b"page", amp.String())]

@@ -1,0 +1,45 @@
+"""The contracts between the switch and its schedulers, ours and other people's.
+
+A scheduler answers and never acts: it sees what the switch knows, says who shall serve and why, and touches
+no socket, no clock and no counter.
+"""
+
+from zope.interface import Attribute, Interface
+
+CONNECTION = "CONNECTION"
+"""Ask once when a connection comes; nothing is read from it before."""
+
+FIRST_REQUEST = "FIRST_REQUEST"
+"""Ask once when the head of the first HTTP request has come; all else of the connection is relayed untouched."""
+
+UNITS = (CONNECTION, FIRST_REQUEST)
+
+
+class IScheduler(Interface):
+    """One virtual service's scheduler, bound to the service as it is configured now."""
+
+    def choose(request):
+        """Who shall serve `request`?
+
+        `request` is a L{ktcpvs.model.scheduling.Request}. Destinations in `request.tried` have already
+        failed to connect for it and must not be chosen again.
+
+        Returns a L{ktcpvs.model.scheduling.Choice}, or None when nobody can serve: the switch then uses the
+        service's redirect address, or refuses the client.
+        """
+
+
+class ISchedulerFactory(Interface):
+    """A scheduler plugin: an object that also provides L{twisted.plugin.IPlugin}, in a `twisted/plugins` folder."""
+
+    name = Attribute("The word after `scheduler =` and `tcpvsadm -s`, a str.")
+
+    unit = Attribute("When to ask: CONNECTION or FIRST_REQUEST.")
+
+    def bind(service, previous):
+        """The L{IScheduler} for `service`, a L{ktcpvs.model.scheduling.ServiceView}.
+
+        Called when the service starts and again after every edit of it; `previous` is the scheduler that is
+        being replaced if it came from this same factory (take over what you remember), else None.
+        Raise L{ktcpvs.errors.Refusal} when the service cannot be served so: the edit is refused with it.
+        """

@@ -1,0 +1,137 @@
+"""Addresses as people write them: HOST:PORT, [IPV6]:PORT, unix:/PATH.
+
+Nothing is looked up here: a host name stays a name. Port names need the system's services database, which
+the caller brings as `port_named`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+
+from attrs import evolve, frozen
+
+from ktcpvs.errors import BadAddress, shorten
+
+PortNamed = Callable[[str], int | None]
+"""Name of a port ("www") -> its number, or None when there is no such name."""
+
+UNIX_PATH_BYTES = 107
+"""The longest path a unix socket can have on Linux, in bytes (unix(7), sun_path)."""
+
+_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
+
+
+def no_port_names(name: str) -> int | None:
+    """The services database of nobody: every name is unknown."""
+    return None
+
+
+@frozen
+class Inet:
+    """A TCP address. `host` is a name or an IP address in its shortest form, without brackets;
+    `port` is 1..65535, or None where it was left out."""
+
+    host: str
+    port: int | None
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port is None else f"{host}:{self.port}"
+
+    @property
+    def is_name(self) -> bool:
+        """True when the host is a name, which must be looked up before use."""
+        return not _is_ip(self.host)
+
+    def with_port(self, port: int | None) -> Inet:
+        """The same address with `port` where its own was left out."""
+        return self if self.port is not None else evolve(self, port=port)
+
+
+@frozen
+class Unix:
+    """A unix stream socket by its absolute path."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+Address = Inet | Unix
+
+
+def parse_address(text: str, port_named: PortNamed = no_port_names) -> Address:
+    """Read `HOST[:PORT]`, `[IPV6][:PORT]` or `unix:/PATH`.
+
+    Raises BadAddress. A port that was left out is None in the answer.
+    """
+    if text.startswith("unix:"):
+        return _unix(text[5:])
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
+            raise BadAddress(f"{shorten(text)!r} is not an address: an IPv6 address is written as [::1]:80")
+        if ":" not in host:
+            raise BadAddress(f"{shorten(text)!r}: only an IPv6 address stands in brackets")
+        colon, port_text = rest[:1], rest[1:]
+    else:
+        host, colon, port_text = text.partition(":")
+        if ":" in port_text:
+            raise BadAddress(f"{shorten(text)!r}: write an IPv6 address in brackets, as [::1]:80")
+    host = _host(host, text)
+    return Inet(host, _port(port_text, text, port_named) if colon else None)
+
+
+def parse_port(text: str, port_named: PortNamed = no_port_names) -> int:
+    """Read a port's number or name. Raises BadAddress."""
+    return _port(text, text, port_named)
+
+
+def _port(port: str, whole: str, port_named: PortNamed) -> int:
+    where = "" if port == whole else f" in {shorten(whole)!r}"
+    if port.isascii() and port.isdigit():
+        number = int(port) if len(port) <= 5 else 65536
+        if not 1 <= number <= 65535:
+            raise BadAddress(f"port {shorten(port, 20)}{where} is out of range: ports are 1..65535")
+        return number
+    if not port:
+        raise BadAddress(f"there is no port after the colon{where}")
+    named = port_named(port)
+    if named is None:
+        raise BadAddress(f"unknown port name {shorten(port, 40)!r}{where}: give its number")
+    return named
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _host(host: str, whole: str) -> str:
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        pass
+    name = host.lower().removesuffix(".")
+    if not name:
+        raise BadAddress(f"{shorten(whole)!r} names no host")
+    labels = name.split(".")
+    if ":" in name or labels[-1].isdigit() or len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
+        raise BadAddress(f"{shorten(host)!r} is neither an IP address nor a host name")
+    return name
+
+
+def _unix(path: str) -> Unix:
+    if not path.startswith("/"):
+        raise BadAddress(f"{shorten('unix:' + path)!r}: the path of a unix socket is absolute, as unix:/run/web.sock")
+    if not path.isprintable() or len(path.encode("utf-8", "surrogatepass")) > UNIX_PATH_BYTES:
+        raise BadAddress(
+            f"{shorten('unix:' + path)!r}: a unix socket's path has at most {UNIX_PATH_BYTES} bytes, all printable"
+        )
+    return Unix(path)

@@ -1,0 +1,32 @@
+"""The table as plain data: what goes over the control connection, into --json and to the writer of configurations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ktcpvs.model.service import VirtualService
+from ktcpvs.model.table import Table
+
+
+def describe_service(service: VirtualService) -> dict[str, Any]:
+    """A service as str, int, None, list and dict; addresses as their text."""
+    return {
+        "ident": service.ident,
+        "listen": str(service.listen),
+        "scheduler": service.scheduler,
+        "startservers": service.startservers,
+        "maxclients": service.maxclients,
+        "minspareservers": service.minspareservers,
+        "maxspareservers": service.maxspareservers,
+        "redirect": None if service.redirect is None else str(service.redirect),
+        "servers": [{"address": str(server.address), "weight": server.weight} for server in service.servers],
+        "rules": [
+            {"pattern": rule.pattern, "match": rule.match, "servers": [str(address) for address in rule.servers]}
+            for rule in service.rules
+        ],
+    }
+
+
+def configuration(table: Table) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """All services and settings, described."""
+    return [describe_service(service) for service in table], table.settings.described()

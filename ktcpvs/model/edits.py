@@ -1,0 +1,233 @@
+"""Every change that can be made to the table, one class each: the one road in.
+
+`edit.apply(table)` gives the new table or raises a Refusal; nothing else changes a table. The configuration
+file, tcpvsadm and the daemon's own start all come this way. Each edit has an AMP command and a tcpvsadm command of
+its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from attrs import evolve, frozen
+
+from ktcpvs.errors import BadAddress, BadValue, Busy, ServiceExists
+from ktcpvs.model.address import Address, Inet, Unix
+from ktcpvs.model.service import RealServer, VirtualService
+from ktcpvs.model.settings import Settings
+from ktcpvs.model.table import Table
+
+
+class Edit:
+    """A change of the table. `name`: its command's name in tcpvsadm, without the dashes."""
+
+    name: ClassVar[str]
+
+    def apply(self, table: Table) -> Table:
+        """The changed table. Raises a Refusal."""
+        raise TypeError(f"{type(self).__name__} does not say how it is applied")
+
+
+def _changed(service: VirtualService, options: Mapping[str, Any]) -> VirtualService:
+    """`service` with `options`: names of its fields -> typed values, and `port`, which stands for the port of listen.
+
+    A listen address without a port keeps the service's port; `port` alone keeps its host.
+    """
+    options = dict(options)
+    port = options.pop("port", None)
+    listen = options.pop("listen", None)
+    if listen is not None or port is not None:
+        options["listen"] = _listen(service.listen, listen, port)
+    return evolve(service, **options)
+
+
+def _listen(current: Address, listen: Address | None, port: int | None) -> Address:
+    if listen is None:
+        listen = current
+        if isinstance(listen, Inet):
+            listen = evolve(listen, port=None)
+    if isinstance(listen, Unix):
+        if port is not None:
+            raise BadAddress(f"{listen} has no port: leave out port {port}")
+        return listen
+    if port is not None and listen.port not in (None, port):
+        raise BadValue(f"listen {listen} and port {port} do not agree")
+    if listen.port is None and port is None and not isinstance(current, Inet):
+        raise BadAddress(f"{listen}: a port is wanted, as in {listen}:80")
+    return listen.with_port(port or (current.port if isinstance(current, Inet) else None))
+
+
+@frozen
+class AddService(Edit):
+    """options: field of VirtualService -> value, and port."""
+
+    name: ClassVar[str] = "add-service"
+    ident: str
+    options: Mapping[str, Any] = {}
+
+    def apply(self, table: Table) -> Table:
+        if self.ident in table.services:
+            raise ServiceExists(f"service {self.ident} exists already")
+        return table.with_service(_changed(VirtualService(self.ident), self.options))
+
+
+@frozen
+class EditService(Edit):
+    """Changes the options given and no others."""
+
+    name: ClassVar[str] = "edit-service"
+    ident: str
+    options: Mapping[str, Any] = {}
+
+    def apply(self, table: Table) -> Table:
+        return table.with_service(_changed(table.service(self.ident), self.options))
+
+
+@frozen
+class DeleteService(Edit):
+    name: ClassVar[str] = "delete-service"
+    ident: str
+
+    def apply(self, table: Table) -> Table:
+        table.service(self.ident)
+        if self.ident in table.running:
+            raise Busy(f"service {self.ident} is running: stop it first")
+        return table.without_service(self.ident)
+
+
+@frozen
+class Flush(Edit):
+    """Deletes all services; settings stay."""
+
+    name: ClassVar[str] = "flush"
+
+    def apply(self, table: Table) -> Table:
+        if table.running:
+            names = [ident for ident in table.services if ident in table.running]
+            shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+            verb, them = ("is", "it") if len(names) == 1 else ("are", "them")
+            raise Busy(f"{shown} {verb} running: stop {them} first")
+        return evolve(table, services={})
+
+
+@frozen
+class AddServer(Edit):
+    name: ClassVar[str] = "add-server"
+    ident: str
+    address: Address
+    weight: int = 1
+
+    def apply(self, table: Table) -> Table:
+        service = table.service(self.ident)
+        return table.with_service(service.with_server(RealServer(service.complete(self.address), self.weight)))
+
+
+@frozen
+class EditServer(Edit):
+    name: ClassVar[str] = "edit-server"
+    ident: str
+    address: Address
+    weight: int = 1
+
+    def apply(self, table: Table) -> Table:
+        service = table.service(self.ident)
+        return table.with_service(service.with_weight(service.complete(self.address), self.weight))
+
+
+@frozen
+class DeleteServer(Edit):
+    name: ClassVar[str] = "delete-server"
+    ident: str
+    address: Address
+
+    def apply(self, table: Table) -> Table:
+        service = table.service(self.ident)
+        return table.with_service(service.without_server(service.complete(self.address)))
+
+
+@frozen
+class AddRule(Edit):
+    name: ClassVar[str] = "add-rule"
+    ident: str
+    pattern: str
+    address: Address
+    match: int | None = None
+
+    def apply(self, table: Table) -> Table:
+        service = table.service(self.ident)
+        return table.with_service(service.with_rule(self.pattern, service.complete(self.address), self.match))
+
+
+@frozen
+class DeleteRule(Edit):
+    name: ClassVar[str] = "del-rule"
+    ident: str
+    pattern: str
+    address: Address
+
+    def apply(self, table: Table) -> Table:
+        service = table.service(self.ident)
+        return table.with_service(service.without_rule(self.pattern, service.complete(self.address)))
+
+
+@frozen
+class StartService(Edit):
+    """ident: None means all services. Starting what runs changes nothing."""
+
+    name: ClassVar[str] = "start"
+    ident: str | None = None
+
+    def apply(self, table: Table) -> Table:
+        started = table.services if self.ident is None else (table.service(self.ident).ident,)
+        return evolve(table, running=table.running.union(started))
+
+
+@frozen
+class StopService(Edit):
+    """ident: None means all services. Stopping what does not run changes nothing."""
+
+    name: ClassVar[str] = "stop"
+    ident: str | None = None
+
+    def apply(self, table: Table) -> Table:
+        if self.ident is None:
+            return evolve(table, running=frozenset())
+        return evolve(table, running=table.running - {table.service(self.ident).ident})
+
+
+@frozen
+class Set(Edit):
+    """changes: setting -> text."""
+
+    name: ClassVar[str] = "set"
+    changes: Mapping[str, str]
+
+    def apply(self, table: Table) -> Table:
+        return evolve(table, settings=table.settings.changed(dict(self.changes)))
+
+
+@frozen
+class Unload(Edit):
+    """Stops all services; when they have drained, the daemon ends (KTCPVS: unload = 1)."""
+
+    name: ClassVar[str] = "unload"
+
+    def apply(self, table: Table) -> Table:
+        return evolve(table, running=frozenset())
+
+
+@frozen
+class Load(Edit):
+    """Puts a whole configuration in the place of the table's; what runs and is still there keeps running.
+
+    services, settings: as the configuration text says; a setting that it does not name has its default.
+    """
+
+    name: ClassVar[str] = "load-configfile"
+    services: Mapping[str, VirtualService]
+    settings: Settings = Settings()
+
+    def apply(self, table: Table) -> Table:
+        services = dict(self.services)
+        return Table(services, table.running.intersection(services), self.settings)

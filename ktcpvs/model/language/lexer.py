@@ -1,0 +1,109 @@
+"""Text -> tokens with their places. White space separates; `"..."` is one token; `#` begins a comment.
+
+Inside quotes a backslash stands for itself, so that patterns are written as they are; only before a quote it
+matters: n pairs of backslashes before a quote are n backslashes and the end of the token, and one more backslash makes
+the quote part of the token. So `\\"` is a quote, as in KTCPVS, and every text can be written.
+"""
+
+from __future__ import annotations
+
+import re
+
+from attrs import frozen
+
+from ktcpvs.errors import BadConfiguration, shorten
+
+_BARE = re.compile(r"\S+")
+_BLANK = re.compile(r"(?:[^\S\n]+|#[^\n]*)+")
+_BEFORE_QUOTE = re.compile(r'(\\*)"')
+_PLAIN = re.compile(r'[^\s"#={}\\][^\s"]*')
+
+
+@frozen
+class Place:
+    """Where something stands: a file's name as the user gave it, line and column from 1."""
+
+    source: str
+    line: int
+    column: int
+
+    def error(self, why: str) -> BadConfiguration:
+        """A refusal that names this place."""
+        return BadConfiguration(f"{self.source}:{self.line}:{self.column}: {why}")
+
+
+@frozen
+class Token:
+    """text: without quotes. quoted: then it is never a keyword or a sign."""
+
+    text: str
+    place: Place
+    quoted: bool = False
+
+    def is_word(self, *words: str) -> bool:
+        """True when this is one of `words`, in any case, and not quoted."""
+        return not self.quoted and self.text.lower() in words
+
+
+def tokens(text: str, source: str) -> list[Token]:
+    """All tokens of `text`. Raises BadConfiguration."""
+    found: list[Token] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        _line(line.removesuffix("\r"), Place(source, number, 1), found)
+    return found
+
+
+def _line(line: str, start: Place, found: list[Token]) -> None:
+    position = 0
+    while True:
+        blank = _BLANK.match(line, position)
+        if blank:
+            position = blank.end()
+        if position == len(line):
+            return
+        place = Place(start.source, start.line, position + 1)
+        if line[position] == '"':
+            end = _closing_quote(line, position + 1)
+            if end < 0:
+                raise place.error("the quote that begins here does not end in this line")
+            text, position = unquoted(line[position + 1 : end]), end + 1
+            if position < len(line) and not line[position].isspace():
+                raise Place(start.source, start.line, position + 1).error(
+                    f"white space is wanted after a quoted word, not {shorten(line[position:], 20)!r}"
+                )
+            found.append(Token(text, place, quoted=True))
+        else:
+            bare = _BARE.match(line, position)
+            assert bare is not None  # a character that is no white space stands here
+            found.append(Token(bare[0], place))
+            position = bare.end()
+
+
+def _closing_quote(line: str, start: int) -> int:
+    """Where the token that began before `start` ends: a quote after an even number of backslashes; -1: nowhere."""
+    end = line.find('"', start)
+    while end >= 0:
+        before = line[start:end]
+        if (len(before) - len(before.rstrip("\\"))) % 2 == 0:
+            return end
+        end = line.find('"', end + 1)
+    return end
+
+
+def unquoted(inside: str) -> str:
+    """What stands between two quotes, as text: backslashes before a quote undone, and before the end."""
+    text = _BEFORE_QUOTE.sub(lambda m: "\\" * (len(m[1]) // 2) + '"', inside)
+    bare = text.rstrip("\\")
+    return bare + "\\" * ((len(text) - len(bare)) // 2)
+
+
+def quoted(text: str) -> str:
+    """`text` as one token in quotes. It has no line end."""
+    bare = text.rstrip("\\")
+    inside = _BEFORE_QUOTE.sub(lambda m: m[1] * 2 + '\\"', bare)
+    return f'"{inside}{text[len(bare):] * 2}"'
+
+
+def word(text: str) -> str:
+    """`text` as one token, in quotes only where it needs them."""
+    return text if _PLAIN.fullmatch(text) else quoted(text)

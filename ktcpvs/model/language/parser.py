@@ -1,0 +1,241 @@
+"""Configuration text -> an edit that puts it in the table's place.
+
+The whole text is read and checked before anything comes of it. Every error says file:line:column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from attrs import Factory, define, evolve
+
+from ktcpvs.errors import BadConfiguration, Refusal, shorten
+from ktcpvs.model.address import Address, PortNamed, no_port_names, parse_address
+from ktcpvs.model.edits import Load
+from ktcpvs.model.language.lexer import Place, Token, tokens
+from ktcpvs.model.service import RealServer, Rule, VirtualService
+from ktcpvs.model.settings import Settings, whole_number
+
+NUMBERS = ("startservers", "maxclients", "minspareservers", "maxspareservers")
+KEYWORDS = ("listen", "scheduler", *NUMBERS, "redirect", "server", "rule")
+
+
+def parse(text: str, source: str = "<text>", port_named: PortNamed = no_port_names) -> Load:
+    """Read a configuration. `source` names it in errors. Raises BadConfiguration."""
+    reader = _Reader(tokens(text, source), Place(source, text.count("\n") + 1, 1))
+    services: dict[str, VirtualService] = {}
+    settings: Settings | None = None
+    while (token := reader.next_or_none()) is not None:
+        if token.is_word("virtual"):
+            name = reader.next("the service's name")
+            if name.text in services:
+                raise name.place.error(f"service {shorten(name.text)} stands here a second time")
+            services[name.text] = _service(reader, name, port_named)
+        elif token.is_word("global"):
+            if settings is not None:
+                raise token.place.error("a second global block")
+            settings = _settings(reader)
+        else:
+            raise token.place.error(f"{shorten(token.text)!r}: 'Virtual' or 'global' is wanted here")
+    return Load(services, settings or Settings())
+
+
+class _Reader:
+    """The tokens, one after another."""
+
+    def __init__(self, found: list[Token], end: Place) -> None:
+        self._tokens = found
+        self._position = 0
+        self._end = end
+
+    def peek(self) -> Token | None:
+        return self._tokens[self._position] if self._position < len(self._tokens) else None
+
+    def next_or_none(self) -> Token | None:
+        token = self.peek()
+        self._position += 1
+        return token
+
+    def next(self, wanted: str) -> Token:
+        token = self.next_or_none()
+        if token is None:
+            raise self._end.error(f"the text ends where {wanted} is wanted")
+        return token
+
+    def is_keyword(self) -> bool:
+        """True when a keyword with its `=` comes next."""
+        after = self._tokens[self._position + 1 : self._position + 2]
+        return bool(after) and after[0].is_word("=")
+
+    def sign(self, sign: str) -> None:
+        token = self.next(f"'{sign}'")
+        if token.quoted or token.text != sign:
+            raise token.place.error(f"'{sign}' is wanted here, not {shorten(token.text)!r}")
+
+    def block(self) -> Iterator[Token]:
+        """The keywords of a `{ ... }` block, each followed by its `=`."""
+        self.sign("{")
+        while True:
+            keyword = self.next("'}'")
+            if keyword.is_word("}"):
+                return
+            self._position -= 1
+            followed = self.is_keyword()
+            self._position += 1
+            if not followed or keyword.quoted:
+                if "=" in keyword.text and keyword.text != "=":
+                    raise keyword.place.error(f"{shorten(keyword.text)!r}: put white space around '='")
+                raise keyword.place.error(f"{shorten(keyword.text)!r}: a keyword followed by '=' is wanted here, or '}}'")
+            self.sign("=")
+            yield keyword
+
+
+@contextmanager
+def _at(place: Place) -> Iterator[None]:
+    """Refusals from within get this place, unless they have one."""
+    try:
+        yield
+    except BadConfiguration:
+        raise
+    except Refusal as refusal:
+        raise place.error(str(refusal)) from None
+
+
+def _settings(reader: _Reader) -> Settings:
+    settings = Settings()
+    seen: set[str] = set()
+    for keyword in reader.block():
+        name = keyword.text.lower()
+        _once(seen, name, keyword)
+        value = reader.next(f"the value of {name}")
+        with _at(keyword.place if name not in Settings.names() else value.place):
+            settings = settings.changed({name: value.text})
+    return settings
+
+
+def _once(seen: set[str], name: str, keyword: Token) -> None:
+    if name in seen:
+        raise keyword.place.error(f"{name} stands here a second time")
+    seen.add(name)
+
+
+def _number(name: str, token: Token) -> int:
+    with _at(token.place):
+        return whole_number(name, token.text)
+
+
+@define
+class _Block:
+    """What stands in one Virtual block, with its places; put together when the block has ended."""
+
+    service: VirtualService
+    servers: list[tuple[Place, Address, int]] = Factory(list)
+    rules: list[tuple[Token, int | None, list[tuple[Place, Address]]]] = Factory(list)
+
+    def complete(self) -> VirtualService:
+        servers: dict[Address, RealServer] = {}
+        for place, address, weight in self.servers:
+            with _at(place):
+                server = RealServer(self.service.complete(address), weight)
+            if server.address in servers:
+                raise place.error(f"server {server.address} stands here a second time")
+            servers[server.address] = server
+        rules: dict[str, Rule] = {}
+        for pattern, match, users in self._merged_rules():
+            with _at(pattern.place):
+                rules[pattern.text] = Rule(pattern.text, tuple(self._users(users, servers, pattern.text)), match)
+        return evolve(self.service, servers=tuple(servers.values()), rules=tuple(rules.values()))
+
+    def _merged_rules(self) -> Iterable[tuple[Token, int | None, list[tuple[Place, Address]]]]:
+        """Rules that repeat a pattern add their servers to its first rule."""
+        merged: dict[str, tuple[Token, int | None, list[tuple[Place, Address]]]] = {}
+        for pattern, match, users in self.rules:
+            first = merged.setdefault(pattern.text, (pattern, match, []))
+            if match != first[1]:
+                raise pattern.place.error(f"this pattern's first rule has match {first[1]}, not {match}")
+            first[2].extend(users)
+        return merged.values()
+
+    def _users(
+        self, users: list[tuple[Place, Address]], servers: dict[Address, RealServer], pattern: str
+    ) -> Iterator[Address]:
+        seen = set()
+        for place, written in users:
+            with _at(place):
+                address = self.service.complete(written)
+            if address not in servers:
+                raise place.error(f"service {self.service.ident} has no server {address}")
+            if address in seen:
+                raise place.error(f"rule {shorten(pattern)!r} already uses server {address}")
+            seen.add(address)
+            yield address
+
+
+def _service(reader: _Reader, name: Token, port_named: PortNamed) -> VirtualService:
+    def address() -> tuple[Place, Address]:
+        token = reader.next("an address")
+        with _at(token.place):
+            return token.place, parse_address(token.text, port_named)
+
+    with _at(name.place):
+        block = _Block(VirtualService(name.text))
+    seen: set[str] = set()
+    for keyword in reader.block():
+        option = keyword.text.lower()
+        if option == "server":
+            place, server = address()
+            block.servers.append((place, server, _weight(reader)))
+            continue
+        if option == "rule":
+            block.rules.append(_rule(reader, address))
+            continue
+        _once(seen, option, keyword)
+        value: Any
+        if option in ("listen", "redirect"):
+            place, value = address()
+        elif option == "scheduler":
+            token = reader.next("the scheduler's name")
+            place, value = token.place, token.text
+        elif option in NUMBERS:
+            token = reader.next(f"the value of {option}")
+            place, value = token.place, _number(option, token)
+        else:
+            raise keyword.place.error(f"unknown keyword {shorten(keyword.text)!r}; there are: {', '.join(KEYWORDS)}")
+        with _at(place):
+            block.service = evolve(block.service, **{option: value})
+    return block.complete()
+
+
+def _weight(reader: _Reader) -> int:
+    """The number after a server's address; 1 where there is none."""
+    token = reader.peek()
+    if token is None or token.quoted or not token.text.lstrip("-+").isdigit():
+        return 1
+    return _number("weight", reader.next("a weight"))
+
+
+def _rule(
+    reader: _Reader, address: Callable[[], tuple[Place, Address]]
+) -> tuple[Token, int | None, list[tuple[Place, Address]]]:
+    """pattern P [match N] use server A [server B ...]"""
+    _word(reader, "pattern")
+    pattern = reader.next("the pattern")
+    match = None
+    if (token := reader.peek()) is not None and token.is_word("match"):
+        reader.next("match")
+        match = _number("match", reader.next("the number of a group"))
+    _word(reader, "use")
+    _word(reader, "server")
+    users = [address()]
+    while (token := reader.peek()) is not None and token.is_word("server") and not reader.is_keyword():
+        reader.next("server")
+        users.append(address())
+    return pattern, match, users
+
+
+def _word(reader: _Reader, word: str) -> None:
+    token = reader.next(f"'{word}'")
+    if not token.is_word(word):
+        raise token.place.error(f"'{word}' is wanted here, not {shorten(token.text)!r}")

@@ -1,0 +1,37 @@
+"""What differs between two tables, and so what has to be done: decided here, done by the director."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from ktcpvs.model.service import VirtualService
+from ktcpvs.model.table import Table
+
+
+@frozen
+class Plan:
+    """start: services that run from now on. change: (old, new) of services that run on, but differ.
+    stop: services that run no longer. settings: True when any setting differs."""
+
+    start: tuple[VirtualService, ...]
+    change: tuple[tuple[VirtualService, VirtualService], ...]
+    stop: tuple[VirtualService, ...]
+    settings: bool
+
+
+def plan(old: Table, new: Table) -> Plan:
+    """What makes `new` out of `old`."""
+    started, stopped = new.running - old.running, old.running - new.running
+    return Plan(
+        start=tuple(new.services[ident] for ident in new.services if ident in started),
+        change=tuple(
+            (old.services[ident], new.services[ident])
+            for ident in new.services
+            if ident in new.running
+            and ident in old.running
+            and old.services[ident] is not new.services[ident]
+            and old.services[ident] != new.services[ident]
+        ),
+        stop=tuple(old.services[ident] for ident in old.services if ident in stopped),
+        settings=old.settings != new.settings,
+    )

@@ -1,0 +1,74 @@
+"""What a scheduler is asked and what it answers."""
+
+from __future__ import annotations
+
+from attrs import Factory, define, field, frozen
+
+from ktcpvs.model.address import Address
+from ktcpvs.model.destination import Destination
+from ktcpvs.model.service import VirtualService
+
+
+@define(eq=False)
+class Request:
+    """What is known when a scheduler is asked.
+
+    client: the client's address as text, without its port; "" for a unix socket's client.
+    method, target, path: of the HTTP request, raw bytes; None for schedulers that are asked per connection.
+    `target` is the request target as it was sent, `path` the path and query in it: what rules are matched against.
+    headers: the request's header lines, (name in lower case, value), raw bytes, in the order in which they came.
+    tried: the destinations that have already failed for this request.
+    """
+
+    client: str = ""
+    method: bytes | None = None
+    target: bytes | None = None
+    path: bytes | None = None
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    tried: set[Destination] = Factory(set)
+
+
+@frozen(eq=False)
+class Choice:
+    """Who shall serve, and why, in words for the log and for people."""
+
+    destination: Destination
+    reason: str
+
+
+@frozen(eq=False)
+class BoundRule:
+    """A rule whose servers are destinations. number: its place in the list, from 1."""
+
+    number: int
+    pattern: str
+    is_default: bool
+    match: int | None
+    destinations: tuple[Destination, ...]
+
+
+@frozen(eq=False)
+class ServiceView:
+    """A service as a scheduler sees it when it is bound.
+
+    config: the service as configured. destinations: its servers, in their order.
+    rules: its rules, in the order in which they are tried (default rules last).
+    """
+
+    config: VirtualService
+    destinations: tuple[Destination, ...]
+    rules: tuple[BoundRule, ...] = field(factory=tuple)
+
+    @property
+    def ident(self) -> str:
+        return self.config.ident
+
+    @classmethod
+    def of(cls, config: VirtualService, known: dict[Address, Destination]) -> ServiceView:
+        """The view of `config`, with destinations from `known`, which holds one for every server."""
+        numbered = list(enumerate(config.rules, 1))
+        rules = tuple(
+            BoundRule(number, rule.pattern, rule.is_default, rule.match, tuple(known[a] for a in rule.servers))
+            for number, rule in sorted(numbered, key=lambda pair: pair[1].is_default)
+        )
+        return cls(config, tuple(known[server.address] for server in config.servers), rules)

@@ -1,0 +1,196 @@
+"""One virtual service as configured: immutable values, checked where they are made."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from attrs import Attribute, evolve, field, frozen
+
+from ktcpvs.errors import (
+    BadAddress,
+    BadValue,
+    Busy,
+    NoSuchRule,
+    NoSuchServer,
+    RuleExists,
+    ServerExists,
+    shorten,
+)
+from ktcpvs.model.address import Address, Inet, parse_address
+from ktcpvs.model.pattern import DEFAULT_PATTERNS, check_pattern
+
+DEFAULT_LISTEN = parse_address("0.0.0.0:8080")
+DEFAULT_SCHEDULER = "http"
+WEIGHT_MAX = 65535
+MATCH_MAX = 10
+IDENT = re.compile(r'[^\s"{}#=\x00-\x1f\x7f-\x9f]{1,128}')
+SCHEDULER = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+COUNT_MAX = 10_000_000
+
+
+def _complete(instance: object, attribute: Attribute[Address | None], value: Address | None) -> None:
+    if isinstance(value, Inet) and value.port is None:
+        raise BadAddress(f"{value}: a port is wanted, as in {value}:80")
+
+
+def _weight(instance: object, attribute: Attribute[int], value: int) -> None:
+    if not 0 <= value <= WEIGHT_MAX:
+        raise BadValue(f"weight {value} is out of range: 0..{WEIGHT_MAX}")
+
+
+def _ident(instance: object, attribute: Attribute[str], value: str) -> None:
+    if not IDENT.fullmatch(value) or not value.isprintable():
+        raise BadValue(
+            f"{shorten(value)!r} cannot name a service: 1..128 printable characters, no white space and none of \" {{ }} # ="
+        )
+
+
+def _scheduler(instance: object, attribute: Attribute[str], value: str) -> None:
+    if not SCHEDULER.fullmatch(value):
+        raise BadValue(f"{shorten(value)!r} cannot name a scheduler")
+
+
+def _count(instance: object, attribute: Attribute[int | None], value: int | None) -> None:
+    if value is not None and not 0 <= value <= COUNT_MAX:
+        raise BadValue(f"{attribute.name} = {value} is out of range: 0..{COUNT_MAX}")
+
+
+@frozen
+class RealServer:
+    """A server with its weight; weight 0 = quiesced."""
+
+    address: Address = field(validator=_complete)
+    weight: int = field(default=1, validator=_weight)
+
+
+@frozen
+class Rule:
+    """Requests whose target `pattern` matches go to one of `servers`.
+
+    match: the number (0..10) of the group whose text is hashed by schedulers that hash; None where no number
+    was given.
+    """
+
+    pattern: str
+    servers: tuple[Address, ...]
+    match: int | None = None
+
+    def __attrs_post_init__(self) -> None:
+        groups = check_pattern(self.pattern)
+        if self.match is not None and not 0 <= self.match <= MATCH_MAX:
+            raise BadValue(f"match {self.match} is out of range: 0..{MATCH_MAX}")
+        if self.match is not None and self.match > groups:
+            raise BadValue(f"match {self.match}: pattern {shorten(self.pattern)!r} has {groups} groups")
+        if not self.servers:
+            raise NoSuchServer(f"rule {shorten(self.pattern)!r} names no server")
+        if len(set(self.servers)) != len(self.servers):
+            raise RuleExists(f"rule {shorten(self.pattern)!r} names a server twice")
+
+    @property
+    def is_default(self) -> bool:
+        """True for the patterns that are tried last wherever they stand."""
+        return self.pattern in DEFAULT_PATTERNS
+
+
+def _option(meaning: str) -> Any:
+    return field(default=None, validator=_count, metadata={"meaning": meaning})
+
+
+@frozen
+class VirtualService:
+    """A virtual service. The optional numbers are None where they were never given.
+
+    maxclients: the most client connections at once; 0: as many as the descriptor limit allows.
+    redirect: used when the scheduler finds no server; None: the client is refused instead.
+    """
+
+    ident: str = field(validator=_ident)
+    listen: Address = field(default=DEFAULT_LISTEN, validator=_complete)
+    scheduler: str = field(default=DEFAULT_SCHEDULER, validator=_scheduler)
+    startservers: int | None = _option("kept for old files, no effect")
+    maxclients: int = field(default=0, validator=_count)
+    minspareservers: int | None = _option("kept for old files, no effect")
+    maxspareservers: int | None = _option("kept for old files, no effect")
+    redirect: Address | None = field(default=None, validator=_complete)
+    servers: tuple[RealServer, ...] = ()
+    rules: tuple[Rule, ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        known = {server.address for server in self.servers}
+        if len(known) != len(self.servers):
+            raise ServerExists(f"service {self.ident} names a server twice")
+        if len({rule.pattern for rule in self.rules}) != len(self.rules):
+            raise RuleExists(f"service {self.ident} has two rules with one pattern")
+        for rule in self.rules:
+            for address in rule.servers:
+                if address not in known:
+                    raise NoSuchServer(f"service {self.ident} has no server {address} for rule {shorten(rule.pattern)!r}")
+
+    # What follows answers with a changed copy, or refuses.
+
+    def complete(self, address: Address) -> Address:
+        """`address` with this service's port where its own was left out. Raises BadAddress."""
+        if isinstance(address, Inet) and address.port is None:
+            if not isinstance(self.listen, Inet):
+                raise BadAddress(f"{address}: give a port, since service {self.ident} listens on none")
+            return address.with_port(self.listen.port)
+        return address
+
+    def server(self, address: Address) -> RealServer:
+        """The real server with that complete address. Raises NoSuchServer."""
+        for server in self.servers:
+            if server.address == address:
+                return server
+        raise NoSuchServer(f"service {self.ident} has no server {address}")
+
+    def with_server(self, server: RealServer) -> VirtualService:
+        if any(known.address == server.address for known in self.servers):
+            raise ServerExists(f"service {self.ident} already has server {server.address}")
+        return evolve(self, servers=(*self.servers, server))
+
+    def with_weight(self, address: Address, weight: int) -> VirtualService:
+        changed = evolve(self.server(address), weight=weight)
+        return evolve(self, servers=_replaced(self.servers, changed, lambda known: known.address == address))
+
+    def without_server(self, address: Address) -> VirtualService:
+        leaving = self.server(address)
+        for rule in self.rules:
+            if address in rule.servers:
+                raise Busy(f"rule {shorten(rule.pattern)!r} uses server {address}: delete it from the rule first")
+        return evolve(self, servers=tuple(known for known in self.servers if known is not leaving))
+
+    def rule(self, pattern: str) -> Rule:
+        """The rule with that pattern. Raises NoSuchRule."""
+        for rule in self.rules:
+            if rule.pattern == pattern:
+                return rule
+        raise NoSuchRule(f"service {self.ident} has no rule {shorten(pattern)!r}")
+
+    def with_rule(self, pattern: str, address: Address, match: int | None) -> VirtualService:
+        """The pattern's rule gets one more server, or is made; a new rule stands last."""
+        self.server(address)
+        known = next((rule for rule in self.rules if rule.pattern == pattern), None)
+        if known is None:
+            return evolve(self, rules=(*self.rules, Rule(pattern, (address,), match)))
+        if address in known.servers:
+            raise RuleExists(f"rule {shorten(pattern)!r} already uses server {address}")
+        if match is not None and match != known.match:
+            raise BadValue(f"rule {shorten(pattern)!r} has match {known.match}, not {match}: delete it first")
+        changed = evolve(known, servers=(*known.servers, address))
+        return evolve(self, rules=_replaced(self.rules, changed, lambda rule: rule.pattern == pattern))
+
+    def without_rule(self, pattern: str, address: Address) -> VirtualService:
+        """The rule loses that server, and goes with its last one."""
+        known = self.rule(pattern)
+        if address not in known.servers:
+            raise NoSuchServer(f"rule {shorten(pattern)!r} does not use server {address}")
+        left = tuple(server for server in known.servers if server != address)
+        if not left:
+            return evolve(self, rules=tuple(rule for rule in self.rules if rule is not known))
+        return evolve(self, rules=_replaced(self.rules, evolve(known, servers=left), lambda rule: rule is known))
+
+
+def _replaced(items: Iterable[Any], new: Any, here: Any) -> tuple[Any, ...]:
+    return tuple(new if here(item) else item for item in items)

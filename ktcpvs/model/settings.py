@@ -1,0 +1,81 @@
+"""The settings of the whole switch: each with its name, default, range and meaning, in this one place.
+
+The command line, the configuration language and the documents all read them from here. The names that KTCPVS
+had under /proc/sys/net/ktcpvs keep their names and defaults.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import Attribute, evolve, field, fields, frozen
+
+from ktcpvs.errors import BadValue, NoSuchSetting, shorten
+
+
+def _in_range(instance: object, attribute: Attribute[int], value: int) -> None:
+    lowest, highest = attribute.metadata["range"]
+    if not lowest <= value <= highest:
+        unit = attribute.metadata["unit"]
+        raise BadValue(f"{attribute.name} = {value} is out of range: {lowest}..{highest}{unit and ' ' + unit}")
+
+
+def _setting(default: int, lowest: int, highest: int, unit: str, meaning: str) -> Any:
+    metadata = {"range": (lowest, highest), "unit": unit, "meaning": meaning}
+    return field(default=default, validator=_in_range, metadata=metadata)
+
+
+DAY = 86400
+
+
+@frozen
+class Settings:
+    """All settings, whole numbers. Times are seconds, measured by a clock that ticks once a second."""
+
+    debug_level: int = _setting(
+        0, 0, 12, "", "what is logged: 0 announcements and transmission errors, 1 non-fatal errors, 2 configuration, "
+        "3 daemon and listening, 4 connections new and ended, 5 scheduling, 8 state changes, 12 data relayed"
+    )  # fmt: skip
+    max_backlog: int = _setting(2048, 1, 65535, "connections", "how many connections wait to be accepted")
+    zerocopy_send: int = _setting(0, 0, 1, "", "kept and printed; the relay reads and writes whatever it says")
+    keepalive_timeout: int = _setting(
+        30, 1, DAY, "seconds", "idle time of a kept-alive connection; for schedulers that decide per request"
+    )
+    read_timeout: int = _setting(
+        180, 0, DAY, "seconds", "a connection with no data either way for so long is closed; 0: never"
+    )
+    connect_timeout: int = _setting(5, 1, 3600, "seconds", "how long a real server may take to accept a connection")
+    head_timeout: int = _setting(10, 1, 3600, "seconds", "how long a client may take to send a request's head")
+    head_size: int = _setting(65536, 512, 1 << 20, "bytes", "the longest head of a request")
+    head_lines: int = _setting(100, 1, 10000, "lines", "the most header lines of a request")
+    drain_timeout: int = _setting(
+        30, 0, DAY, "seconds", "how long the connections of a stopped service or deleted server may go on"
+    )
+    linger_timeout: int = _setting(
+        2, 0, 3600, "seconds", "how long a refused client's bytes are read and thrown away, so that it gets its answer"
+    )
+
+    @classmethod
+    def names(cls) -> list[str]:
+        return [attribute.name for attribute in fields(cls)]
+
+    def changed(self, changes: dict[str, str]) -> Settings:
+        """These settings with `changes`, name -> text. Raises NoSuchSetting or BadValue."""
+        known = self.names()
+        values: dict[str, int] = {}
+        for name, text in changes.items():
+            if name not in known:
+                raise NoSuchSetting(f"no setting {shorten(name, 40)!r}; there are: {', '.join(known)}")
+            values[name] = whole_number(name, text)
+        return evolve(self, **values)
+
+    def described(self) -> dict[str, int]:
+        """Name -> value of all settings."""
+        return {name: getattr(self, name) for name in self.names()}
+
+
+def whole_number(name: str, text: str) -> int:
+    """`text` as a whole number of at most 9 digits. Raises BadValue, naming it `name`."""
+    if not (text.isascii() and text.isdigit()) or len(text) > 9:
+        raise BadValue(f"{name} = {shorten(text, 40)}: a whole number is wanted")
+    return int(text)
