@@ -45,6 +45,7 @@ class Settings:
         180, 0, DAY, "seconds", "a connection with no data either way for so long is closed; 0: never"
     )
     connect_timeout: int = _setting(5, 1, 3600, "seconds", "how long a real server may take to accept a connection")
+    connect_tries: int = _setting(5, 1, 65535, "servers", "how many real servers are called for one client")
     head_timeout: int = _setting(10, 1, 3600, "seconds", "how long a client may take to send a request's head")
     head_size: int = _setting(65536, 512, 1 << 20, "bytes", "the longest head of a request")
     head_lines: int = _setting(100, 1, 10000, "lines", "the most header lines of a request")

@@ -1,0 +1,232 @@
+"""The daemon's end of the control connection: each AMP command becomes an edit, or a look.
+
+Nothing that comes in is believed: text becomes values through the model's own readers, refusals go back as typed
+errors, and whatever else goes wrong is logged here and told as one line, never as a traceback.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import ServerFactory
+from twisted.protocols import amp
+from twisted.python.failure import Failure
+
+from ktcpvs.control import commands
+from ktcpvs.control.options import service_options
+from ktcpvs.errors import BadValue, NoConfiguration, Refusal
+from ktcpvs.model import edits
+from ktcpvs.model.address import Address, parse_address
+from ktcpvs.model.language.parser import parse
+from ktcpvs.system import log as levels
+from ktcpvs.system.log import EventLog
+from ktcpvs.system.names import service_port
+
+MAX_CONNECTIONS = 64
+"""Control connections at once."""
+
+MAX_CONFIGURATION = 64 << 20
+"""The longest configuration text, in bytes."""
+
+MAX_BOX_KEYS = 32
+"""The most keys in one AMP box; no command has as many."""
+
+
+class Switch(Protocol):
+    """What the control service administers."""
+
+    def submit(self, edit: edits.Edit) -> Deferred[None]:
+        """Carry an edit out; fails with a Refusal."""
+
+    def view(self, name: str, ident: str | None) -> Any:
+        """A look, as plain data; raises a Refusal."""
+
+
+class Administrator(amp.AMP):
+    """One control connection."""
+
+    def __init__(self, switch: Switch, log: EventLog) -> None:
+        super().__init__()
+        self._switch = switch
+        self._log = log
+        self._upload: list[bytes] = []
+        self._pages: list[bytes] = []
+        self._keys = 0
+
+    # The door.
+
+    def proto_init(self, string: bytes) -> str | None:
+        self._keys = 0
+        return super().proto_init(string)  # type: ignore[no-any-return]
+
+    def proto_key(self, string: bytes) -> str | None:
+        self._keys += 1
+        if self._keys > MAX_BOX_KEYS:
+            self._log.warn("control connection closed: a box of more than {most} keys", most=MAX_BOX_KEYS)
+            self.transport.abortConnection()
+            return "init"
+        return super().proto_key(string)  # type: ignore[no-any-return]
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        self._upload, self._pages = [], []
+        super().connectionLost(reason)
+        self.factory.connections.discard(self)
+
+    # Edits.
+
+    def _edit(self, make: Callable[[], edits.Edit]) -> Deferred[dict[str, Any]]:
+        return Deferred.fromCoroutine(self._answered(self._submit(make)))
+
+    async def _submit(self, make: Callable[[], edits.Edit]) -> dict[str, Any]:
+        await self._switch.submit(make())
+        return {}
+
+    async def _answered(self, work: Awaitable[dict[str, Any]]) -> dict[str, Any]:
+        try:
+            return await work
+        except Refusal as refusal:
+            self._log.event(levels.CONFIGURATION, "refused: {why}", why=refusal)
+            raise
+        except Exception:
+            self._log.failure("a control command failed")
+            raise Refusal("the daemon met a fault of its own; its log tells more") from None
+
+    @commands.AddService.responder
+    def add_service(self, ident: str, options: list[dict[str, str]]) -> Deferred[dict[str, Any]]:
+        return self._edit(lambda: edits.AddService(ident, service_options(options)))
+
+    @commands.EditService.responder
+    def edit_service(self, ident: str, options: list[dict[str, str]]) -> Deferred[dict[str, Any]]:
+        return self._edit(lambda: edits.EditService(ident, service_options(options)))
+
+    @commands.DeleteService.responder
+    def delete_service(self, ident: str) -> Deferred[dict[str, Any]]:
+        return self._edit(lambda: edits.DeleteService(ident))
+
+    @commands.Flush.responder
+    def flush(self) -> Deferred[dict[str, Any]]:
+        return self._edit(edits.Flush)
+
+    @commands.AddServer.responder
+    def add_server(self, ident: str, address: str, weight: int | None = None) -> Deferred[dict[str, Any]]:
+        return self._edit(lambda: edits.AddServer(ident, _address(address), 1 if weight is None else weight))
+
+    @commands.EditServer.responder
+    def edit_server(self, ident: str, address: str, weight: int | None = None) -> Deferred[dict[str, Any]]:
+        return self._edit(lambda: edits.EditServer(ident, _address(address), 1 if weight is None else weight))
+
+    @commands.DeleteServer.responder
+    def delete_server(self, ident: str, address: str) -> Deferred[dict[str, Any]]:
+        return self._edit(lambda: edits.DeleteServer(ident, _address(address)))
+
+    @commands.AddRule.responder
+    def add_rule(self, ident: str, pattern: str, address: str, match: int | None = None) -> Deferred[dict[str, Any]]:
+        return self._edit(lambda: edits.AddRule(ident, pattern, _address(address), match))
+
+    @commands.DeleteRule.responder
+    def delete_rule(self, ident: str, pattern: str, address: str) -> Deferred[dict[str, Any]]:
+        return self._edit(lambda: edits.DeleteRule(ident, pattern, _address(address)))
+
+    @commands.StartService.responder
+    def start_service(self, ident: str | None = None) -> Deferred[dict[str, Any]]:
+        return self._edit(lambda: edits.StartService(ident))
+
+    @commands.StopService.responder
+    def stop_service(self, ident: str | None = None) -> Deferred[dict[str, Any]]:
+        return self._edit(lambda: edits.StopService(ident))
+
+    @commands.Set.responder
+    def set(self, changes: list[dict[str, str]]) -> Deferred[dict[str, Any]]:
+        return self._edit(lambda: _set(changes))
+
+    @commands.Unload.responder
+    def unload(self) -> Deferred[dict[str, Any]]:
+        return self._edit(edits.Unload)
+
+    # Configurations, in pages.
+
+    @commands.Upload.responder
+    def upload(self, page: bytes, first: bool) -> dict[str, Any]:
+        if first:
+            self._upload = []
+        self._upload.append(page)
+        if sum(map(len, self._upload)) > MAX_CONFIGURATION:
+            self._upload = []
+            raise NoConfiguration(f"the configuration is longer than {MAX_CONFIGURATION} bytes")
+        return {}
+
+    @commands.Load.responder
+    def load(self, source: str) -> Deferred[dict[str, Any]]:
+        pages, self._upload = self._upload, []
+        return self._edit(lambda: _load(pages, source))
+
+    # Looks.
+
+    @commands.Read.responder
+    def read(self, view: str, ident: str | None = None) -> Deferred[dict[str, Any]]:
+        return Deferred.fromCoroutine(self._answered(self._read(view, ident)))
+
+    async def _read(self, view: str, ident: str | None) -> dict[str, Any]:
+        text = json.dumps(self._switch.view(view, ident)).encode("ascii")
+        pages = [text[start : start + commands.PAGE] for start in range(0, len(text), commands.PAGE)]
+        self._pages = pages if len(pages) > 1 else []
+        return {"page": pages[0], "pages": len(pages)}
+
+    @commands.ReadPage.responder
+    def read_page(self, number: int) -> dict[str, Any]:
+        if not 1 <= number < len(self._pages):
+            raise BadValue(f"there is no page {number}")
+        return {"page": self._pages[number]}
+
+
+class ControlFactory(ServerFactory):
+    """Makes an Administrator for each control connection, up to MAX_CONNECTIONS."""
+
+    noisy = False
+
+    def __init__(self, switch: Switch, log: EventLog) -> None:
+        self._switch = switch
+        self._log = log
+        self.connections: set[Administrator] = set()
+
+    def buildProtocol(self, addr: IAddress | None) -> Administrator | None:
+        if len(self.connections) >= MAX_CONNECTIONS:
+            self._log.warn("control connection refused: there are {most} already", most=MAX_CONNECTIONS)
+            return None
+        administrator = Administrator(self._switch, self._log)
+        administrator.factory = self
+        self.connections.add(administrator)
+        return administrator
+
+    def close_all(self) -> None:
+        """End all control connections, when what was answered has gone out."""
+        for administrator in list(self.connections):
+            administrator.transport.loseConnection()
+
+
+def _address(text: str) -> Address:
+    return parse_address(text, service_port)
+
+
+def _set(changes: list[dict[str, str]]) -> edits.Edit:
+    values = {change["name"]: change["value"] for change in changes}
+    unload = values.pop("unload", None)
+    if unload is None:
+        return edits.Set(values)
+    if unload not in ("0", "1") or (unload == "1" and values):
+        raise BadValue("unload = 1 stands alone and ends the daemon; unload = 0 changes nothing")
+    return edits.Unload() if unload == "1" else edits.Set(values)
+
+
+def _load(pages: list[bytes], source: str) -> edits.Edit:
+    if not pages:
+        raise NoConfiguration("no configuration was sent")
+    try:
+        text = b"".join(pages).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise NoConfiguration(f"{source}: byte {error.start} is not UTF-8 text") from None
+    return parse(text, source, service_port)

@@ -1,0 +1,1 @@
+"""Pure: who serves. One scheduler a file; each is a plugin, found through twisted/plugins like anybody else's."""

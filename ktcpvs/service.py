@@ -1,0 +1,215 @@
+"""The composition root: the only place that knows transport and control. One daemon from start to end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import socket
+from typing import Any
+
+from attrs import frozen
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.task import LoopingCall
+
+from ktcpvs import __version__
+from ktcpvs.control.server import ControlFactory
+from ktcpvs.control.where import ControlAddress, default_control
+from ktcpvs.errors import CannotListen, Refusal
+from ktcpvs.model import edits
+from ktcpvs.state import StateFile, read_configuration
+from ktcpvs.system.log import ANNOUNCE, CONFIGURATION, EventLog
+from ktcpvs.system.names import service_port
+from ktcpvs.system.sockets import close_listener, open_private_unix_listener, private_folder
+from ktcpvs.transport.context import Context
+from ktcpvs.transport.director import Director
+from ktcpvs.transport.views import Views
+
+DRAIN_LOOK = 0.1
+"""Seconds between two looks whether all connections have drained."""
+
+LAST_CLOSE = 2.0
+"""Seconds that connections have to close after the drain timeout."""
+
+CONTROL_BACKLOG = 128
+
+
+@frozen
+class DaemonOptions:
+    """control: where the control connection is; None: the default place. config, state: absolute paths; None: none."""
+
+    control: ControlAddress | None = None
+    config: str | None = None
+    state: str | None = None
+
+
+class _Administered:
+    """The director and its views, as the control service wants them."""
+
+    def __init__(self, director: Director) -> None:
+        self.submit = director.submit
+        self.view = Views(director).view
+
+
+class SwitchService(Service):
+    """The switch as a Twisted service."""
+
+    def __init__(self, options: DaemonOptions, reactor: Any) -> None:
+        self._options = options
+        self._reactor = reactor
+        self._control: Any = None
+        self._control_socket: socket.socket | None = None
+        self._stopping: Deferred[None] | None = None
+        self._deadline = 0.0
+
+    def startService(self) -> None:
+        """Load, listen, be administered. On a refusal: one line on standard error, and exit with 1."""
+        try:
+            self._start()
+        except Refusal as refusal:
+            raise SystemExit(f"ktcpvs: {refusal}") from None
+        super().startService()
+
+    def _start(self) -> None:
+        _raise_descriptor_limit()
+        self.log = EventLog()
+        self.context = Context(self._reactor, self.log)
+        state = StateFile(self._options.state, self._reactor) if self._options.state else None
+        self.director = Director(self.context, unload=self._reactor.stop)
+        self._open_control()
+        try:
+            self._load(state)
+        except BaseException:
+            self._close_control()
+            self.director.stop_all()
+            raise
+        self.director.start()
+        self._reactor.callWhenRunning(self._handle_signals)
+        where = self._options.control or default_control()
+        self.log.event(ANNOUNCE, "ktcpvs {version}, control at {where}", version=__version__, where=where)
+
+    def _load(self, state: StateFile | None) -> None:
+        """What was saved; where nothing was, the configuration file, all its services started."""
+        saved = state.load() if state is not None else None
+        config = self._options.config
+        if saved is not None:
+            self._now(edits.Load(saved.services, saved.settings))
+            for ident in saved.services:
+                if ident in saved.running:
+                    self._now(edits.StartService(ident))
+            if config:
+                self.log.event(ANNOUNCE, "{state} is the table; {config} is for SIGHUP", state=self._options.state, config=config)  # fmt: skip
+        if state is not None:
+            self.director.save = state.save
+        if saved is None:
+            if config is not None:
+                self._now(read_configuration(config, service_port))
+            self._now(edits.StartService())
+            if state is not None:
+                self._finished(state.save(self.director.table))
+
+    def _now(self, edit: edits.Edit) -> None:
+        """Carry out an edit while the reactor does not run yet. Raises its Refusal."""
+        self._finished(self.director.submit(edit))
+
+    def _finished(self, work: Any) -> None:
+        failures: list[Any] = []
+        maybeDeferred(lambda: work).addErrback(failures.append)
+        for failure in failures:
+            failure.raiseException()
+
+    # Control.
+
+    def _open_control(self) -> None:
+        where = self._options.control
+        if where is None:
+            where = default_control()
+            assert where.path is not None
+            private_folder(os.path.dirname(where.path))
+        self._control_factory = ControlFactory(_Administered(self.director), self.log)
+        if where.path is None:
+            try:
+                self._control = self._reactor.listenTCP(where.port, self._control_factory, interface=where.host)
+            except OSError as error:
+                raise CannotListen(f"cannot listen for control on {where}: {error}") from None
+            return
+        self._control_socket = open_private_unix_listener(where.path, CONTROL_BACKLOG)
+        self._control = self._reactor.adoptStreamPort(
+            self._control_socket.fileno(), socket.AF_UNIX, self._control_factory
+        )
+
+    def _close_control(self) -> None:
+        self._control.stopListening()
+        self._control_factory.close_all()
+        if self._control_socket is not None:
+            close_listener(self._control_socket)
+
+    # Signals.
+
+    def _handle_signals(self) -> None:
+        """SIGTERM, SIGINT: drain and end; a second one: end now. SIGHUP: load the configuration file again."""
+        signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reload))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._reactor.callFromThread(self._terminate))
+
+    def _terminate(self) -> None:
+        if self._stopping is None:
+            self.log.event(ANNOUNCE, "ending: {n} connections drain", n=self.director.connections())
+            self._reactor.stop()
+        else:
+            self._deadline = 0.0
+
+    def _reload(self) -> None:
+        config = self._options.config
+        if config is None:
+            self.log.warn("SIGHUP: there is no --config to load again")
+            return
+        try:
+            edit = read_configuration(config, service_port)
+        except Refusal as refusal:
+            self.log.warn("SIGHUP: nothing is changed: {why}", why=refusal)
+            return
+        self.director.submit(edit).addCallbacks(
+            lambda _: self.log.event(CONFIGURATION, "SIGHUP: {config} is loaded", config=config),
+            lambda failure: self.log.warn("SIGHUP: nothing is changed: {why}", why=failure.getErrorMessage()),
+        )
+
+    # The end.
+
+    def stopService(self) -> Deferred[None]:
+        """Stop accepting, drain at most the drain timeout, end what is left. Control goes last."""
+        super().stopService()
+        self.director.end()
+        self._deadline = self._reactor.seconds() + self.context.settings.drain_timeout
+        self._last: float | None = None
+        self._looks = LoopingCall(self._look)
+        self._looks.clock = self._reactor
+        self._stopping = self._looks.start(DRAIN_LOOK).addCallback(lambda _: self._ended())
+        return self._stopping
+
+    def _look(self) -> None:
+        now = self._reactor.seconds()
+        left = self.director.connections()
+        if left and self._last is None and now >= self._deadline:
+            self.log.event(ANNOUNCE, "{n} connections have not drained and are closed", n=left)
+            self._last = now + LAST_CLOSE
+            self.director.end_all()
+        elif not left or (self._last is not None and now >= self._last):
+            self._looks.stop()
+
+    def _ended(self) -> None:
+        self.director.stop()
+        with contextlib.suppress(OSError):
+            self._close_control()
+        self.log.event(ANNOUNCE, "ended")
+
+
+def _raise_descriptor_limit() -> None:
+    """As many descriptors as the system lets this process have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+

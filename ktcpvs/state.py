@@ -1,0 +1,97 @@
+"""The state file: the table as it was after the last change that was answered "done".
+
+Written as a whole beside the old one, synced to the disk, and renamed over it: a crash at any moment leaves either
+the old or the new. A JSON object: format (1), running (idents), configuration (text in the configuration language).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from attrs import evolve
+from twisted.internet.threads import deferToThreadPool
+
+from ktcpvs.errors import CannotSave, NoConfiguration
+from ktcpvs.model.describe import describe_service
+from ktcpvs.model.edits import Load
+from ktcpvs.model.language.parser import parse
+from ktcpvs.model.language.writer import write_service, write_settings
+from ktcpvs.model.service import VirtualService
+from ktcpvs.model.table import Table
+
+FORMAT = 1
+
+
+class StateFile:
+    """path: absolute. Only one change is saved at a time; the director sees to that."""
+
+    def __init__(self, path: str, reactor: Any) -> None:
+        self._path = path
+        self._reactor = reactor
+        self._written: dict[str, tuple[VirtualService, str]] = {}
+
+    def load(self) -> Table | None:
+        """The table that was saved; None when there is no file yet. Raises NoConfiguration or BadConfiguration."""
+        try:
+            with open(self._path, encoding="utf-8") as file:
+                state = json.load(file)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise NoConfiguration(f"the state file {self._path} cannot be read: {error}") from None
+        if not isinstance(state, dict) or state.get("format") != FORMAT:
+            raise NoConfiguration(f"{self._path} is no state file of this version (format {FORMAT} is wanted)")
+        table = parse(str(state.get("configuration", "")), self._path).apply(Table())
+        return evolve(table, running=frozenset(state.get("running", ())).intersection(table.services))
+
+    async def save(self, table: Table) -> None:
+        """Write `table`; done when it is on the disk. Raises CannotSave."""
+        text = self._text(table)
+        if not self._reactor.running:
+            self._write(text)
+        else:
+            await deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._write, text)
+
+    def _text(self, table: Table) -> str:
+        """Only blocks of services that have changed since the last time are written anew."""
+        written: dict[str, tuple[VirtualService, str]] = {}
+        for service in table:
+            known = self._written.get(service.ident)
+            if known is None or known[0] is not service:
+                known = service, write_service(describe_service(service))
+            written[service.ident] = known
+        self._written = written
+        configuration = write_settings(table.settings.described()) + "".join(text for _, text in written.values())
+        running = [ident for ident in table.services if ident in table.running]
+        return json.dumps({"format": FORMAT, "running": running, "configuration": configuration})
+
+    def _write(self, text: str) -> None:
+        beside = f"{self._path}.new"
+        try:
+            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with open(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(beside, self._path)
+            folder = os.open(os.path.dirname(self._path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise CannotSave(f"the state file {self._path} cannot be written: {error.strerror}") from None
+
+
+def read_configuration(path: str, port_named: Any) -> Load:
+    """The configuration file at `path`. Raises NoConfiguration or BadConfiguration."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+    except OSError as error:
+        raise NoConfiguration(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise NoConfiguration(f"{path}: byte {error.start} is not UTF-8 text") from None
+    return parse(text, path, port_named)

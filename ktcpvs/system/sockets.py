@@ -1,0 +1,154 @@
+"""Listening sockets: opened here, whole or not at all, with errors fit to be shown."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+from collections.abc import Iterable, Iterator
+
+from ktcpvs.errors import CannotListen
+from ktcpvs.model.address import Address, Inet, Unix
+
+
+def open_listener(address: Address, backlog: int, beside: Iterable[socket.socket] = ()) -> socket.socket:
+    """A non-blocking socket that listens on `address`.
+
+    backlog: how many connections wait to be accepted. beside: listening sockets of ours that will be closed when this
+    one takes over; they may hold the same port meanwhile. A unix socket's file that nobody listens on any more
+    is replaced. Raises CannotListen.
+    """
+    try:
+        if isinstance(address, Unix):
+            return _listening(_unix_socket(address.path), backlog)
+        return _inet_socket(address, backlog, beside)
+    except OSError as error:
+        raise CannotListen(f"cannot listen on {address}: {_why(error)}") from None
+
+
+def close_listener(listener: socket.socket) -> None:
+    """Close it; the file of a unix socket goes with it, if it is still ours."""
+    if listener.family == socket.AF_UNIX:
+        path = listener.getsockname()
+        with contextlib.suppress(OSError):
+            if _inode(path) == _bound_inodes.pop(listener.fileno(), None):
+                os.unlink(path)
+    listener.close()
+
+
+_bound_inodes: dict[int, tuple[int, int]] = {}
+"""Descriptor of a listening unix socket -> (device, inode) of its file."""
+
+
+def _inode(path: str) -> tuple[int, int]:
+    status = os.lstat(path)
+    return status.st_dev, status.st_ino
+
+
+def _why(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "something else listens there already"
+    if error.errno == errno.EACCES:
+        return "permission denied: ports under 1024 and folders of others need more rights"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "this machine does not have that address"
+    return error.strerror or str(error)
+
+
+def _listening(sock: socket.socket, backlog: int) -> socket.socket:
+    try:
+        sock.setblocking(False)
+        sock.listen(backlog)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _inet_socket(address: Inet, backlog: int, beside: Iterable[socket.socket]) -> socket.socket:
+    info = socket.getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
+    )[0]
+    sock = socket.socket(info[0], socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if info[0] == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        with _sharing_port(sock, beside):
+            sock.bind(info[4])
+            sock.listen(backlog)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+@contextlib.contextmanager
+def _sharing_port(sock: socket.socket, beside: Iterable[socket.socket]) -> Iterator[None]:
+    """While all have SO_REUSEPORT, the kernel lets `sock` take a port that one of `beside` holds (socket(7))."""
+    sharing = [sock, *(one for one in beside if one.family != socket.AF_UNIX)]
+    for one in sharing if len(sharing) > 1 else ():
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        yield
+    finally:
+        for one in sharing if len(sharing) > 1 else ():
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
+
+
+def _unix_socket(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        try:
+            sock.bind(path)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not _is_stale(path):
+                raise
+            os.unlink(path)
+            sock.bind(path)
+        _bound_inodes[sock.fileno()] = _inode(path)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _is_stale(path: str) -> bool:
+    """True for the file of a unix socket that nobody listens on."""
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        caller.setblocking(False)
+        try:
+            caller.connect(path)
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
+    return False
+
+
+def open_private_unix_listener(path: str, backlog: int) -> socket.socket:
+    """A listening unix socket that only this user may use, mode 0600 from its first moment. Raises CannotListen."""
+    before = os.umask(0o177)
+    try:
+        return open_listener(Unix(path), backlog)
+    finally:
+        os.umask(before)
+
+
+def private_folder(path: str) -> None:
+    """Make the folder, mode 0700, unless it is there; then it must be ours and nobody else may write to it.
+
+    Raises CannotListen.
+    """
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        status = os.stat(path)
+    except OSError as error:
+        raise CannotListen(f"cannot make the folder {path}: {error.strerror}") from None
+    if status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise CannotListen(f"the folder {path} is not this user's alone: whoever can write to it could take our place")

@@ -1,0 +1,64 @@
+"""Calling a real server: an address becomes a connected stream, or fails in good time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import ClientFactory, Factory
+from twisted.python.failure import Failure
+
+from ktcpvs.model.address import Address, Unix
+from ktcpvs.transport.stream import Stream
+
+
+class _Call(ClientFactory):
+    """One attempt to connect one stream."""
+
+    noisy = False
+
+    def __init__(self, stream: Stream, answer: Deferred[Stream]) -> None:
+        self._stream = stream
+        self._answer = answer
+
+    def buildProtocol(self, addr: IAddress | None) -> Stream:
+        return self._stream
+
+    def clientConnectionFailed(self, connector: Any, reason: Failure) -> None:
+        if not self._answer.called:
+            self._answer.errback(reason)
+
+
+class _OneStream(Factory):
+    noisy = False
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def buildProtocol(self, addr: IAddress | None) -> Stream:
+        return self._stream
+
+
+def call(reactor: Any, address: Address, timeout: float) -> Deferred[Stream]:
+    """Connect to `address`; the stream when it is open. timeout: seconds for each of a name's addresses.
+
+    Fails with ConnectError and the like. Cancelling the Deferred gives the attempt up.
+    """
+    if not isinstance(address, Unix) and address.is_name:
+        return _call_name(reactor, address.host, address.port, timeout)
+    answer: Deferred[Stream] = Deferred(lambda _: connector.disconnect())
+    stream = Stream(lambda: answer.callback(stream))
+    factory = _Call(stream, answer)
+    if isinstance(address, Unix):
+        connector = reactor.connectUNIX(address.path, factory, timeout, False)
+    else:
+        connector = reactor.connectTCP(address.host, address.port, factory, timeout)
+    return answer
+
+
+def _call_name(reactor: Any, host: str, port: int | None, timeout: float) -> Deferred[Stream]:
+    stream = Stream()
+    endpoint = HostnameEndpoint(reactor, host, port, timeout=timeout)
+    return endpoint.connect(_OneStream(stream)).addCallback(lambda _: stream)  # type: ignore[no-any-return,call-overload]

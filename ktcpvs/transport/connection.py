@@ -1,0 +1,326 @@
+"""One client's connection, from accept to end: does what the states of `model.connection` ask for.
+
+It begins by reading a head, or at once by asking the scheduler, as the scheduler's unit says; calls servers until one
+answers; joins both sides in a relay; and counts itself out. While nothing is wanted from the client it is
+not read, so what it sends waits in the kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from ktcpvs.interfaces import CONNECTION as PER_CONNECTION
+from ktcpvs.model import connection as life
+from ktcpvs.model.destination import Destination, Lease
+from ktcpvs.model.scheduling import Choice, Request
+from ktcpvs.protocols.http1 import BadRequest, HeadReader, error_response
+from ktcpvs.system import log as levels
+from ktcpvs.transport.backend import call
+from ktcpvs.transport.relay.copy import CopyRelay
+from ktcpvs.transport.stream import Stream, nothing
+from ktcpvs.transport.wheel import Timer
+
+if TYPE_CHECKING:
+    from ktcpvs.transport.live import LiveService
+
+
+class Connection:
+    """client: the client's address as text, with its port. began: the wheel's tick at accept.
+
+    choice: who serves, once that is known. relay: from the moment on when both sides are joined.
+    """
+
+    __slots__ = (
+        "_calling", "_reader", "_timer", "began", "choice", "client", "client_name", "context", "ending", "lease",
+        "relay", "request", "server", "service", "state", "unit",
+    )  # fmt: skip
+
+    def __init__(self, service: LiveService, client_name: str, client_host: str) -> None:
+        self.service = service
+        self.context = service.context
+        self.unit = service.unit
+        self.client_name = client_name
+        self.began = self.context.wheel.now
+        self.client = Stream(self._opened)
+        self.server: Stream | None = None
+        self.request = Request(client_host)
+        self.choice: Choice | None = None
+        self.lease: Lease | None = None
+        self.relay: CopyRelay | None = None
+        self.state = life.OPENING[self.unit]
+        self.ending = ""
+        self._reader: HeadReader | None = None
+        self._timer: Timer | None = None
+        self._calling: Deferred[Stream] | None = None
+
+    # What the rest of the switch asks.
+
+    @property
+    def bytes_in(self) -> int:
+        """Bytes from the client to the server."""
+        return self.relay.inward.bytes if self.relay is not None else 0
+
+    @property
+    def bytes_out(self) -> int:
+        """Bytes from the server to the client."""
+        return self.relay.outward.bytes if self.relay is not None else 0
+
+    @property
+    def destination(self) -> Destination | None:
+        """Where it is connected or being connected to, now."""
+        return self.lease.destination if self.lease is not None and not self.lease.ended else None
+
+    def expire(self, event: str = life.DRAINED) -> None:
+        """End it now, both sides."""
+        if self.state != life.CLOSED:
+            self._happened(event)
+        self._drop()
+
+    def rearm(self) -> None:
+        """The read timeout has changed."""
+        if self.state == life.RELAYING:
+            self._watch()
+
+    # What happens to it.
+
+    def _happened(self, event: str) -> None:
+        before = self.state
+        self.state = life.TABLE[before][event]
+        if self.state == life.CLOSED and not self.ending:
+            self.ending = event
+        if self.context.log.level >= levels.STATE:
+            self.context.log.event(
+                levels.STATE, "{client}: {before}, {event}: {after}",
+                client=self.client_name, before=before, event=event, after=self.state,
+            )  # fmt: skip
+
+    def _set_timer(self, seconds: float, due: Callable[[], object] | None = None) -> None:
+        """The one timer of this connection: call `due` after `seconds`; None: no timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.context.wheel.after(seconds, due) if due is not None else None
+
+    def _opened(self) -> None:
+        self.client.lost = self._client_lost
+        if self.unit == PER_CONNECTION:
+            self.client.pause()
+            self._choose()
+            return
+        settings = self.context.settings
+        self._reader = HeadReader(settings.head_size, settings.head_lines)
+        self.client.dataReceived = self._head_received  # type: ignore[method-assign]
+        self.client.ended = self._left_early
+        self._set_timer(settings.head_timeout, self._head_is_late)
+
+    def _left_early(self) -> None:
+        """A FIN before the head was complete: nobody is left to be served."""
+        self._happened(life.CLIENT_GONE)
+        self._set_timer(0)
+        self.client.close()
+
+    def _client_lost(self, clean: bool) -> None:
+        if self.state != life.CLOSED:
+            self._happened(life.CLIENT_GONE)
+        if self._calling is not None:
+            self._calling.cancel()
+        self._part_with(self.server, clean)
+        self._maybe_over()
+
+    def _server_lost(self, clean: bool) -> None:
+        if self.state != life.CLOSED:
+            self._happened(life.RESET)
+        self._part_with(self.client, clean)
+        self._maybe_over()
+
+    def _part_with(self, other: Stream | None, clean: bool) -> None:
+        """The one side is gone; so goes the other, in the same manner."""
+        if other is None or not other.is_open or self.state != life.CLOSED:
+            return
+        if clean:
+            other.close()
+        elif other is self.client:
+            other.close_with_reset()
+        else:
+            other.reset()
+
+    # The head.
+
+    def _head_received(self, data: bytes) -> None:
+        assert self._reader is not None  # this is the client's dataReceived only while there is a reader
+        try:
+            head = self._reader.feed(data)
+        except BadRequest as bad:
+            self._bad_head(bad)
+            return
+        if head is None:
+            return
+        self._set_timer(0)
+        self.client.pause()
+        self.client.ended = nothing
+        request = self.request
+        request.method, request.target, request.path = head.method, head.target, head.path
+        request.headers = head.headers
+        self._happened(life.HEAD)
+        self._choose()
+
+    def _bad_head(self, bad: BadRequest) -> None:
+        redirect = self.service.redirect
+        if bad.status == 400 and redirect is not None:
+            self._set_timer(0)
+            self.client.pause()
+            self._happened(life.HEAD)
+            self._happened(life.CHOSEN)
+            self.choice = Choice(redirect, f"redirect, since {bad}")
+            self._call(self.choice)
+            return
+        self._happened(life.BAD_HEAD)
+        self._refuse(bad.status, str(bad))
+
+    def _head_is_late(self) -> None:
+        self._happened(life.SLOW_HEAD)
+        seconds = self.context.settings.head_timeout
+        self._refuse(408, f"the request's head did not come within {seconds} seconds")
+
+    # The server.
+
+    def _choose(self) -> None:
+        service = self.service
+        choice = None
+        if len(self.request.tried) < self.context.settings.connect_tries:
+            try:
+                choice = service.choose(self.request)
+            except Exception:
+                service.context.log.failure("scheduler of service {ident} failed", ident=service.ident)
+                self._happened(life.NO_SERVER)
+                self._refuse(503, "the scheduler failed")
+                return
+        if choice is None and service.redirect is not None and service.redirect not in self.request.tried:
+            choice = Choice(service.redirect, "redirect, since no server was found")
+        if choice is None:
+            self._happened(life.NO_SERVER)
+            why = "no server answered" if self.request.tried else "no server for this request"
+            self._refuse(503, why)
+            return
+        self.choice = choice
+        self._happened(life.CHOSEN)
+        self._call(choice)
+
+    def _call(self, choice: Choice) -> None:
+        log = self.context.log
+        if log.level >= levels.SCHEDULING:
+            log.event(
+                levels.SCHEDULING, "{client}: {server}: {why}",
+                client=self.client_name, server=choice.destination.address, why=choice.reason,
+            )  # fmt: skip
+        self.lease = choice.destination.lease()
+        try:
+            self._calling = call(
+                self.context.reactor, choice.destination.address, self.context.settings.connect_timeout
+            )
+        except OSError:
+            self._not_connected(Failure())
+            return
+        self._calling.addCallbacks(self._connected, self._not_connected)
+
+    def _not_connected(self, why: Failure) -> None:
+        self._calling = None
+        assert self.lease is not None and self.choice is not None  # nobody is called without
+        if self.state == life.CLOSED:
+            self.lease.end()
+            self._maybe_over()
+            return
+        self.lease.end(failed=True)
+        destination = self.choice.destination
+        self.request.tried.add(destination)
+        self.context.log.event(
+            levels.NON_FATAL, "service {ident}: server {server} not connected: {why}",
+            ident=self.service.ident, server=destination.address, why=why.getErrorMessage(),
+        )  # fmt: skip
+        self._happened(life.CONNECT_FAILED)
+        self._choose()
+
+    def _connected(self, server: Stream) -> None:
+        self._calling = None
+        assert self.lease is not None
+        if self.state == life.CLOSED:
+            server.reset()
+            self.lease.end()
+            self._maybe_over()
+            return
+        self.server = server
+        server.lost = self._server_lost
+        self._happened(life.CONNECTED)
+        self.lease.made()
+        self.relay = CopyRelay(self.client, server, self.context.wheel, self._finished)
+        waiting = bytes(self._reader.received) if self._reader is not None else b""
+        self._reader = None
+        self.request.headers = ()
+        self._watch()
+        self.relay.start(waiting)
+        self.client.resume()
+
+    def _finished(self) -> None:
+        """Both directions have ended; what is buffered still goes out."""
+        self._happened(life.FINISHED)
+        self.client.close()
+        if self.server is not None:
+            self.server.close()
+
+    def _watch(self) -> None:
+        timeout = self.context.settings.read_timeout
+        if timeout == 0 or self.relay is None:
+            self._set_timer(0)
+            return
+        idle = self.context.wheel.now - self.relay.idle_since()
+        if idle >= timeout:
+            self.expire(life.IDLE)
+        else:
+            self._set_timer(timeout - idle, self._watch)
+
+    # The end.
+
+    def _refuse(self, status: int, why: str) -> None:
+        """Answer what can be answered, read on a little so that the answer arrives, and close."""
+        self.service.refused += 1
+        self.ending = f"{status}: {why}"
+        self.context.log.event(
+            levels.NON_FATAL, "service {ident}: {client} refused: {why}",
+            ident=self.service.ident, client=self.client_name, why=self.ending,
+        )  # fmt: skip
+        self.client.dataReceived = nothing  # type: ignore[method-assign]
+        if self.unit == PER_CONNECTION:
+            self.client.close()
+            return
+        self.client.ended = self._answer_taken
+        self.client.transport.write(error_response(status, why, self.request.method))
+        self.client.end()
+        self.client.resume()
+        self._set_timer(self.context.settings.linger_timeout, self._answer_taken)
+
+    def _answer_taken(self) -> None:
+        """The client has ended too, or had its time to read the answer."""
+        self._happened(life.FINISHED)
+        self.client.close()
+        self._set_timer(self.context.settings.linger_timeout, self.client.reset)
+
+    def _drop(self) -> None:
+        self._set_timer(0)
+        if self._calling is not None:
+            self._calling.cancel()
+        self.client.reset()
+        if self.server is not None:
+            self.server.reset()
+        self._maybe_over()
+
+    def _maybe_over(self) -> None:
+        """When both sides are gone: count out, and one line in the log."""
+        if self.client.is_open or self._calling is not None or (self.server is not None and self.server.is_open):
+            return
+        self._set_timer(0)
+        if self.lease is not None:
+            self.lease.end()
+        self.service.ended(self)

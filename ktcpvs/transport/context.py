@@ -1,0 +1,60 @@
+"""What everything alive in the transport shares: the reactor, the timer wheel, the log, the settings, descriptors."""
+
+from __future__ import annotations
+
+import resource
+from typing import Any
+
+from ktcpvs.model.settings import Settings
+from ktcpvs.system.log import EventLog
+from ktcpvs.transport.wheel import Wheel
+
+SPARE_DESCRIPTORS = 64
+"""Descriptors kept for everything but connections: listeners, control, log, files, name look-ups."""
+
+
+class Descriptors:
+    """How many connections the descriptor limit allows; each takes one for the client and one for its server.
+
+    limit: of descriptors for connections. A listener that finds none free waits in `waiting`; all who wait
+    are woken when one comes free.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+        self.waiting: set[Any] = set()
+
+    @classmethod
+    def of_process(cls) -> Descriptors:
+        """What this process may have, by its soft limit."""
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft == resource.RLIM_INFINITY:
+            soft = 1 << 30
+        return cls(max(soft - SPARE_DESCRIPTORS, 2))
+
+    def take(self) -> bool:
+        """Two descriptors for a new connection; False when there are none."""
+        if self.used + 2 > self.limit:
+            return False
+        self.used += 2
+        return True
+
+    def give(self) -> None:
+        """A connection has ended."""
+        self.used -= 2
+        if self.waiting:
+            waiting, self.waiting = self.waiting, set()
+            for listener in waiting:
+                listener.resume()
+
+
+class Context:
+    """settings: replaced by the director when an edit changes them."""
+
+    def __init__(self, reactor: Any, log: EventLog, descriptors: Descriptors | None = None) -> None:
+        self.reactor = reactor
+        self.log = log
+        self.settings = Settings()
+        self.wheel = Wheel(reactor, lambda: log.failure("a timer's call failed"))
+        self.descriptors = descriptors or Descriptors.of_process()

@@ -1,0 +1,209 @@
+"""Carries edits out: the one place where the table and what is alive change, together or not at all.
+
+Edits are taken one at a time. For each: the new table is made; everything that could fail is tried (schedulers
+found and bound, sockets opened); the table is saved; and only then what differs is started, changed or drained.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from attrs import Factory, define
+from twisted.internet.defer import Deferred, DeferredLock
+
+from ktcpvs.errors import BadValue, Busy, Refusal
+from ktcpvs.model.address import Address
+from ktcpvs.model.destination import Destination
+from ktcpvs.model.edits import Edit, Load, Unload
+from ktcpvs.model.plan import plan
+from ktcpvs.model.service import VirtualService
+from ktcpvs.model.table import Table
+from ktcpvs.system import log as levels
+from ktcpvs.system.plugins import Schedulers, find_schedulers
+from ktcpvs.system.sockets import close_listener, open_listener
+from ktcpvs.transport.context import Context
+from ktcpvs.transport.live import LiveService
+
+
+@define
+class _Prepared:
+    """What one service needs for its new configuration, ready to be put in place."""
+
+    live: LiveService
+    config: VirtualService
+    destinations: dict[Address, Destination]
+    factory: Any
+    scheduler: Any
+    sock: socket.socket | None = None
+
+
+@define
+class _Preparation:
+    """Everything that an edit needs; `abandon` gives back what was opened."""
+
+    ready: list[_Prepared] = Factory(list)
+
+    def abandon(self) -> None:
+        for prepared in self.ready:
+            if prepared.sock is not None:
+                close_listener(prepared.sock)
+
+
+async def _saved_nowhere(table: Table) -> None:
+    return None
+
+
+class Director:
+    """table: as it is now. services: ident -> what is alive of it; also services that ran and still drain."""
+
+    def __init__(
+        self,
+        context: Context,
+        save: Callable[[Table], Awaitable[None]] = _saved_nowhere,
+        unload: Callable[[], object] = lambda: None,
+    ) -> None:
+        """save: keeps the table where a crash cannot take it; raises CannotSave. unload: called when the edit Unload
+        has been carried out."""
+        self.context = context
+        self.table = Table()
+        self.services: dict[str, LiveService] = {}
+        self.draining: set[LiveService] = set()
+        self.save = save
+        self._unload = unload
+        self._ending = False
+        self._lock: DeferredLock = DeferredLock()
+        self._schedulers: Schedulers | None = None
+
+    def start(self) -> None:
+        """Time begins."""
+        self.context.wheel.start()
+
+    def stop(self) -> None:
+        """Time ends."""
+        self.context.wheel.stop()
+
+    def schedulers(self) -> Schedulers:
+        """The schedulers there are, looked up anew."""
+        self._schedulers = find_schedulers()
+        return self._schedulers
+
+    def submit(self, edit: Edit) -> Deferred[None]:
+        """Carry `edit` out. Fires when it is in force and saved; fails with a Refusal, and then nothing has changed."""
+        return self._lock.run(lambda: Deferred.fromCoroutine(self._carry_out(edit)))
+
+    async def _carry_out(self, edit: Edit) -> None:
+        if self._ending:
+            raise Busy("the daemon is ending")
+        old = self.table
+        new = edit.apply(old)
+        preparation = self._prepare(old, new)
+        try:
+            if new != old:
+                await self.save(new)
+        except BaseException:
+            preparation.abandon()
+            raise
+        self._commit(old, new, preparation)
+        self.context.log.event(levels.CONFIGURATION, "{edit}", edit=_in_words(edit))
+        if isinstance(edit, Unload):
+            self._unload()
+
+    # Try what can fail.
+
+    def _factory(self, name: str) -> Any:
+        if self._schedulers is None or name not in self._schedulers.known:
+            self.schedulers()
+        assert self._schedulers is not None
+        return self._schedulers.factory(name)
+
+    def _prepare(self, old: Table, new: Table) -> _Preparation:
+        for service in new:
+            before = old.services.get(service.ident)
+            if before is None or before.scheduler != service.scheduler:
+                self._factory(service.scheduler)
+        changes = plan(old, new)
+        moving = [before.ident for before, config in changes.change if before.listen != config.listen]
+        moving += [config.ident for config in changes.stop]
+        listeners = [self.services[ident].listener for ident in moving]
+        closing = [listener.socket for listener in listeners if listener is not None]
+        preparation = _Preparation()
+        try:
+            for config in changes.start:
+                live = self.services.get(config.ident) or LiveService(self.context, config)
+                prepared = self._bound(live, config)
+                preparation.ready.append(prepared)
+                prepared.sock = open_listener(config.listen, new.settings.max_backlog, closing)
+            for before, config in changes.change:
+                live = self.services[config.ident]
+                prepared = self._bound(live, config)
+                preparation.ready.append(prepared)
+                if before.listen != config.listen:
+                    prepared.sock = open_listener(config.listen, new.settings.max_backlog, closing)
+        except BaseException:
+            preparation.abandon()
+            raise
+        return preparation
+
+    def _bound(self, live: LiveService, config: VirtualService) -> _Prepared:
+        factory = self._factory(config.scheduler)
+        destinations = live.destinations_for(config)
+        try:
+            scheduler = live.bind(config, destinations, factory)
+        except Refusal:
+            raise
+        except Exception as error:
+            self.context.log.failure("scheduler {name} cannot be bound", name=config.scheduler)
+            raise BadValue(f"scheduler {config.scheduler} cannot serve {config.ident}: {error!r}") from None
+        return _Prepared(live, config, destinations, factory, scheduler)
+
+    # Put in place what was prepared: nothing here fails.
+
+    def _commit(self, old: Table, new: Table, preparation: _Preparation) -> None:
+        changes = plan(old, new)
+        self.table = new
+        if changes.settings:
+            self.context.settings = new.settings
+            self.context.log.level = new.settings.debug_level
+        for config in changes.stop:
+            self.services[config.ident].stop()
+        for prepared in preparation.ready:
+            live = prepared.live
+            self.services[prepared.config.ident] = live
+            live.adopt(prepared.config, prepared.destinations, prepared.factory, prepared.scheduler)
+            if prepared.sock is not None:
+                live.listen(prepared.sock)
+        if changes.settings:
+            for live in self.services.values():
+                live.settings_changed()
+        for ident in [ident for ident in self.services if ident not in new.services]:
+            self.draining.add(self.services.pop(ident))
+        self.draining = {live for live in self.draining if live.connections}
+
+    # The end.
+
+    def end(self) -> None:
+        """Take no more edits and listen no more; what lives drains. The table stays: its services are to run again."""
+        self._ending = True
+        self.stop_all()
+
+    def stop_all(self) -> None:
+        """Close all listeners."""
+        for live in self.services.values():
+            live.stop()
+
+    def connections(self) -> int:
+        """How many client connections live."""
+        return sum(len(live.connections) for live in (*self.services.values(), *self.draining))
+
+    def end_all(self) -> None:
+        """End every connection now."""
+        for live in (*self.services.values(), *self.draining):
+            live.end_all()
+
+
+def _in_words(edit: Edit) -> str:
+    if isinstance(edit, Load):
+        return f"{edit.name}: {len(edit.services)} services"
+    return f"{edit.name}: {edit}"

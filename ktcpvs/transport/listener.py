@@ -1,0 +1,120 @@
+"""Accepting clients from one listening socket, as many as may come and no more.
+
+While there are too many clients, or no descriptors, the listener rests: further clients wait in the kernel's
+backlog and nobody is turned away.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.interfaces import IReadDescriptor
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from ktcpvs.system import log as levels
+from ktcpvs.system.sockets import close_listener
+from ktcpvs.transport.context import Context
+
+BATCH = 64
+"""How many clients are accepted in one turn, before the others get theirs."""
+
+EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+RETRY = 1.0
+"""Seconds until a listener looks again after the system had no descriptor for it."""
+
+
+@implementer(IReadDescriptor)
+class Listener:
+    """name: of its service, for the log. admit: asked before each client whether there is room for one.
+    accepted: gets each client's socket."""
+
+    def __init__(
+        self,
+        context: Context,
+        name: str,
+        sock: socket.socket,
+        admit: Callable[[], bool],
+        accepted: Callable[[socket.socket], object],
+    ) -> None:
+        self._context = context
+        self._name = name
+        self.socket = sock
+        self._admit = admit
+        self._accepted = accepted
+        self._reading = False
+        self._exhausted = False
+        self._again: Any = None
+        self.closed = False
+
+    def start(self) -> None:
+        self.resume()
+
+    def resume(self) -> None:
+        """There may be room again."""
+        if not self._reading and not self.closed:
+            self._reading = True
+            self._context.reactor.addReader(self)
+
+    def pause(self) -> None:
+        """Accept nobody until `resume`."""
+        if self._reading:
+            self._reading = False
+            self._context.reactor.removeReader(self)
+
+    def close(self) -> None:
+        """Take in the clients who wait already and for whom there is room, then listen no more."""
+        if not self.closed:
+            self._accept(self._backlog())
+            self.pause()
+            self.closed = True
+            self._context.descriptors.waiting.discard(self)
+            if self._again is not None and self._again.active():
+                self._again.cancel()
+            close_listener(self.socket)
+
+    def _backlog(self) -> int:
+        return self._context.settings.max_backlog
+
+    def doRead(self) -> None:
+        self._accept(BATCH)
+
+    def _accept(self, most: int) -> None:
+        for _ in range(most):
+            if not self._admit():
+                self.pause()
+                return
+            try:
+                client, _ = self.socket.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in EXHAUSTED:
+                    self._rest(error)
+                    return
+                continue  # this client went away while it waited
+            self._exhausted = False
+            self._accepted(client)
+
+    def _rest(self, error: OSError) -> None:
+        if not self._exhausted:
+            self._exhausted = True
+            self._context.log.warn(
+                "service {ident}: cannot accept ({why}); clients wait in the backlog", ident=self._name, why=error.strerror
+            )
+        self.pause()
+        if self._again is None or not self._again.active():
+            self._again = self._context.reactor.callLater(RETRY, self.resume)
+
+    def fileno(self) -> int:
+        return -1 if self.closed else self.socket.fileno()
+
+    def connectionLost(self, reason: Failure) -> None:
+        self._context.log.event(levels.NON_FATAL, "listener of {ident} lost: {why}", ident=self._name, why=reason.value)
+        self._reading = False
+
+    def logPrefix(self) -> str:
+        return f"listener {self._name}"

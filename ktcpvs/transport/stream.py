@@ -1,0 +1,95 @@
+"""One side of a connection as a Twisted protocol that tells its owner what happens, and nothing more.
+
+The owner sets `dataReceived`, `ended` and `lost`, and sets them anew when the connection's state changes: what
+a packet means is decided when the state changes, not when the packet comes.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.protocol import Protocol
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+def nothing(*_: Any) -> None:
+    """What an owner sets who does not want to hear of something."""
+
+
+@implementer(IHalfCloseableProtocol)
+class Stream(Protocol):
+    """made(): connected. dataReceived(data). ended(): the peer will send no more. lost(clean): it is over;
+    clean: False after a reset or another error."""
+
+    def __init__(self, made: Callable[[], object] = nothing) -> None:
+        self.made = made
+        self.ended: Callable[[], object] = nothing
+        self.lost: Callable[[bool], object] = nothing
+        self.is_open = False
+
+    def connectionMade(self) -> None:
+        self.is_open = True
+        set_no_delay = getattr(self.transport, "setTcpNoDelay", None)
+        if set_no_delay is not None:
+            try:
+                set_no_delay(True)
+            except OSError:
+                pass  # the peer has gone already: reading will tell
+        self.made()
+
+    def readConnectionLost(self) -> None:
+        self.ended()
+
+    def writeConnectionLost(self) -> None:
+        pass
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        from twisted.internet.error import ConnectionDone
+
+        self.is_open = False
+        lost, self.lost, self.ended = self.lost, nothing, nothing
+        self.dataReceived = nothing
+        lost(reason.check(ConnectionDone) is not None)
+
+    # What an owner does with it.
+
+    def pause(self) -> None:
+        """Read no more until `resume`."""
+        if self.is_open:
+            self.transport.pauseProducing()
+
+    def resume(self) -> None:
+        if self.is_open:
+            self.transport.resumeProducing()
+
+    def end(self) -> None:
+        """Send what is buffered, then a FIN; reading goes on."""
+        if self.is_open:
+            self.transport.unregisterProducer()
+            self.transport.loseWriteConnection()
+
+    def close(self) -> None:
+        """Send what is buffered, then close."""
+        if self.is_open:
+            self.transport.unregisterProducer()
+            self.transport.loseConnection()
+
+    def reset(self) -> None:
+        """Close at once and tell the peer by a reset."""
+        if self.is_open:
+            self.transport.abortConnection()
+
+    def close_with_reset(self) -> None:
+        """Send what is buffered, then close with a reset: the other side was reset after it had said something."""
+        if self.is_open:
+            handle = self.transport.getHandle()
+            if handle.family != socket.AF_UNIX:
+                handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            self.close()

@@ -1,0 +1,159 @@
+"""What people may look at: the table, counters, connections, schedulers and settings, as plain data for JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import fields
+
+from ktcpvs import __version__
+from ktcpvs.errors import BadValue, shorten
+from ktcpvs.model.describe import describe_service
+from ktcpvs.model.destination import Destination
+from ktcpvs.model.service import VirtualService
+from ktcpvs.model.settings import Settings
+from ktcpvs.transport.director import Director
+from ktcpvs.transport.live import LiveService
+
+
+class Views:
+    """One method a view, by name; `ident`: only of this service, None: of all."""
+
+    def __init__(self, director: Director) -> None:
+        self._director = director
+
+    def view(self, name: str, ident: str | None) -> Any:
+        """The named view. Raises BadValue for an unknown one, NoSuchService."""
+        views = {
+            "table": self.table,
+            "stats": self.stats,
+            "connections": self.connections,
+            "schedulers": self.schedulers,
+            "settings": self.settings,
+        }
+        if name not in views:
+            raise BadValue(f"no view {shorten(name, 40)!r}; there are: {', '.join(views)}")
+        return views[name](ident)
+
+    def _chosen(self, ident: str | None) -> list[VirtualService]:
+        table = self._director.table
+        return list(table) if ident is None else [table.service(ident)]
+
+    def table(self, ident: str | None) -> dict[str, Any]:
+        table = self._director.table
+        return {
+            "version": __version__,
+            "services": [
+                {**describe_service(service), "running": service.ident in table.running}
+                for service in self._chosen(ident)
+            ],
+            "settings": table.settings.described(),
+        }
+
+    def stats(self, ident: str | None) -> dict[str, Any]:
+        answer = self.table(ident)
+        for described, config in zip(answer["services"], self._chosen(ident), strict=True):
+            live = self._director.services.get(config.ident)
+            described["stats"] = _service_stats(live)
+            passed = _passed(live)
+            for server, row in zip(config.servers, described["servers"], strict=True):
+                destination = live.destinations.get(server.address) if live is not None else None
+                row["stats"] = _destination_stats(destination, passed)
+            if config.redirect is not None:
+                described["redirect_stats"] = _destination_stats(live.redirect if live else None, passed)
+        return answer
+
+    def connections(self, ident: str | None) -> list[dict[str, Any]]:
+        director = self._director
+        if ident is not None:
+            director.table.service(ident)
+        now = director.context.wheel.now
+        return [
+            {
+                "service": live.ident,
+                "client": connection.client_name,
+                "server": str(connection.choice.destination.address) if connection.choice else None,
+                "state": connection.state,
+                "age": now - connection.began,
+                "idle": now - (connection.relay.idle_since() if connection.relay else connection.began),
+                "bytes_in": connection.bytes_in,
+                "bytes_out": connection.bytes_out,
+                "reason": connection.choice.reason if connection.choice else None,
+            }
+            for live in (*director.services.values(), *director.draining)
+            if ident is None or live.ident == ident
+            for connection in live.connections
+        ]
+
+    def schedulers(self, ident: str | None) -> dict[str, Any]:
+        found = self._director.schedulers()
+        used = [service.scheduler for service in self._director.table]
+        return {
+            "schedulers": [
+                {
+                    "name": name,
+                    "unit": plugin.unit,
+                    "module": type(plugin).__module__,
+                    "summary": (type(plugin).__doc__ or "").strip().split("\n")[0],
+                    "services": used.count(name),
+                }
+                for name, plugin in sorted(found.known.items())
+            ],
+            "broken": [{"module": module, "error": error} for module, error in found.broken],
+        }
+
+    def settings(self, ident: str | None) -> list[dict[str, Any]]:
+        settings = self._director.table.settings
+        return [
+            {
+                "name": attribute.name,
+                "value": getattr(settings, attribute.name),
+                "default": attribute.default,
+                "lowest": attribute.metadata["range"][0],
+                "highest": attribute.metadata["range"][1],
+                "unit": attribute.metadata["unit"],
+                "meaning": attribute.metadata["meaning"],
+            }
+            for attribute in fields(Settings)
+        ] + [
+            {
+                "name": "unload", "value": 0, "default": 0, "lowest": 0, "highest": 1, "unit": "",
+                "meaning": "writing 1 stops all services, drains and ends the daemon",
+            }
+        ]  # fmt: skip
+
+
+def _passed(live: LiveService | None) -> dict[Destination, tuple[int, int]]:
+    """Bytes in and out of the connections that live now, by destination; the ended ones' are counted there already."""
+    passed: dict[Destination, tuple[int, int]] = {}
+    for connection in live.connections if live is not None else ():
+        if connection.relay is not None and connection.lease is not None:
+            destination = connection.lease.destination
+            bytes_in, bytes_out = passed.get(destination, (0, 0))
+            passed[destination] = bytes_in + connection.bytes_in, bytes_out + connection.bytes_out
+    return passed
+
+
+def _destination_stats(destination: Destination | None, passed: dict[Destination, tuple[int, int]]) -> dict[str, int]:
+    if destination is None:
+        return {"active": 0, "total": 0, "failures": 0, "bytes_in": 0, "bytes_out": 0}
+    live_in, live_out = passed.get(destination, (0, 0))
+    return {
+        "active": destination.active,
+        "total": destination.total,
+        "failures": destination.failures,
+        "bytes_in": destination.bytes_in + live_in,
+        "bytes_out": destination.bytes_out + live_out,
+    }
+
+
+def _service_stats(live: LiveService | None) -> dict[str, int]:
+    if live is None:
+        return {"active": 0, "total": 0, "refused": 0, "bytes_in": 0, "bytes_out": 0}
+    return {
+        "active": len(live.connections),
+        "total": live.total,
+        "refused": live.refused,
+        "bytes_in": live.ended_in + sum(connection.bytes_in for connection in live.connections),
+        "bytes_out": live.ended_out + sum(connection.bytes_out for connection in live.connections),
+    }

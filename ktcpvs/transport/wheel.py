@@ -1,0 +1,66 @@
+"""One coarse timer wheel for all timeouts: a tick a second, whatever the number of timers.
+
+A timer fires at the first tick after its time: never early, at most one tick late.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+
+TICK = 1.0
+"""Seconds between two ticks."""
+
+
+class Timer:
+    """A call that is due; `cancel()` may be called at any time, any number of times."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self.call: Callable[[], object] | None = call
+
+    def cancel(self) -> None:
+        self.call = None
+
+
+class Wheel:
+    """now: ticks since the wheel began; to be read at any moment for almost nothing."""
+
+    def __init__(self, clock: IReactorTime, failed: Callable[[], object]) -> None:
+        """failed: called, within the except block, when a timer's call raises; the wheel goes on."""
+        self.now = 0
+        self._slots: dict[int, list[Timer]] = {}
+        self._failed = failed
+        self._loop = LoopingCall.withCount(self._turn)
+        self._loop.clock = clock
+        self._started = False
+
+    def start(self) -> None:
+        self._loop.start(TICK, now=False)
+        self._started = True
+
+    def stop(self) -> None:
+        if self._started:
+            self._loop.stop()
+            self._started = False
+
+    def after(self, seconds: float, call: Callable[[], Any]) -> Timer:
+        """Call `call` when `seconds` have passed."""
+        timer = Timer(call)
+        self._slots.setdefault(self.now + 1 + math.ceil(seconds / TICK), []).append(timer)
+        return timer
+
+    def _turn(self, ticks: int) -> None:
+        for _ in range(ticks):
+            self.now += 1
+            for timer in self._slots.pop(self.now, ()):
+                if timer.call is not None:
+                    try:
+                        timer.call()
+                    except Exception:
+                        self._failed()
