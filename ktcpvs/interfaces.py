@@ -4,6 +4,8 @@ A scheduler answers and never acts: it sees what the switch knows, says who shal
 no socket, no clock and no counter.
 """
 
+from typing import Any
+
 from zope.interface import Attribute, Interface
 
 CONNECTION = "CONNECTION"
@@ -18,7 +20,7 @@ UNITS = (CONNECTION, FIRST_REQUEST)
 class IScheduler(Interface):
     """One virtual service's scheduler, bound to the service as it is configured now."""
 
-    def choose(request):
+    def choose(request: Any) -> Any:
         """Who shall serve `request`?
 
         `request` is a L{ktcpvs.model.scheduling.Request}. Destinations in `request.tried` have already
@@ -36,7 +38,7 @@ class ISchedulerFactory(Interface):
 
     unit = Attribute("When to ask: CONNECTION or FIRST_REQUEST.")
 
-    def bind(service, previous):
+    def bind(service: Any, previous: Any) -> Any:
         """The L{IScheduler} for `service`, a L{ktcpvs.model.scheduling.ServiceView}.
 
         Called when the service starts and again after every edit of it; `previous` is the scheduler that is

@@ -70,7 +70,7 @@ class SwitchService(Service):
             self._start()
         except Refusal as refusal:
             raise SystemExit(f"ktcpvs: {refusal}") from None
-        super().startService()
+        super().startService()  # type: ignore[no-untyped-call]
 
     def _start(self) -> None:
         _raise_descriptor_limit()
@@ -100,7 +100,9 @@ class SwitchService(Service):
                 if ident in saved.running:
                     self._now(edits.StartService(ident))
             if config:
-                self.log.event(ANNOUNCE, "{state} is the table; {config} is for SIGHUP", state=self._options.state, config=config)  # fmt: skip
+                self.log.event(
+                    ANNOUNCE, "{state} is the table; {config} is for SIGHUP", state=self._options.state, config=config
+                )
         if state is not None:
             self.director.save = state.save
         if saved is None:
@@ -180,7 +182,7 @@ class SwitchService(Service):
 
     def stopService(self) -> Deferred[None]:
         """Stop accepting, drain at most the drain timeout, end what is left. Control goes last."""
-        super().stopService()
+        super().stopService()  # type: ignore[no-untyped-call]
         self.director.end()
         self._deadline = self._reactor.seconds() + self.context.settings.drain_timeout
         self._last: float | None = None
@@ -211,5 +213,3 @@ def _raise_descriptor_limit() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-

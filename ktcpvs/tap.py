@@ -22,7 +22,8 @@ class Options(usage.Options):
             "control",
             None,
             None,
-            f"Endpoint of the control connection: unix:/PATH or tcp:PORT:interface=127.0.0.1. [default: {default_control()}]",
+            "Endpoint of the control connection: unix:/PATH or tcp:PORT:interface=127.0.0.1. "
+            f"[default: {default_control()}]",
         ],
         ["state", "s", None, "Keep the table in this file, after every change, and begin with it."],
     ]

@@ -29,7 +29,7 @@ from twisted.protocols import amp
 
 from ktcpvs.control import commands
 from ktcpvs.control.where import ControlAddress, default_control, parse_control
-from ktcpvs.errors import shorten
+from ktcpvs.errors import Refusal, shorten
 
 
 class NoAnswer(Exception):
@@ -46,6 +46,7 @@ async def connect(reactor: IReactorCore, control: str | None = None, timeout: fl
         protocol = await where.client_endpoint(reactor, timeout).connect(Factory.forProtocol(amp.AMP))
     except (error.ConnectError, OSError) as failure:
         raise NoAnswer(f"no daemon answers at {where} ({_why(failure)})") from None
+    assert isinstance(protocol, amp.AMP)
     return Switch(protocol, where)
 
 
@@ -63,17 +64,19 @@ class Switch:
     async def _call(self, command: type[amp.Command], **arguments: Any) -> dict[str, Any]:
         given = {name: value for name, value in arguments.items() if value is not None}
         try:
-            return await self._protocol.callRemote(command, **given)
+            answer: dict[str, Any] = await self._protocol.callRemote(command, **given)
         except (error.ConnectionDone, error.ConnectionLost) as failure:
             raise NoAnswer(f"the daemon at {self._where} went away ({_why(failure)})") from None
         except amp.TooLong:
-            raise commands.Refusal("a value is longer than the 65,535 bytes that fit into a command") from None
+            raise Refusal("a value is longer than the 65,535 bytes that fit into a command") from None
         except amp.RemoteAmpError as failure:
             raise NoAnswer(f"the daemon at {self._where} could not answer: {shorten(str(failure))}") from None
+        return answer
 
     def close(self) -> None:
         """End the connection."""
-        self._protocol.transport.loseConnection()
+        if self._protocol.transport is not None:
+            self._protocol.transport.loseConnection()
 
     async def add_service(self, ident: str, **options: str | int) -> None:
         """options: listen, port, scheduler, maxclients, redirect, ...; see commands.AddService."""

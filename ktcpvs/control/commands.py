@@ -13,7 +13,7 @@ from ktcpvs.errors import Refusal
 PAGE = 60000
 """Bytes in one page, at most."""
 
-ERRORS = {kind: kind.code for kind in Refusal.kinds()}
+ERRORS: dict[type[Exception], bytes] = {kind: kind.code for kind in Refusal.kinds()}
 
 OPTIONS = amp.AmpList([(b"name", amp.Unicode()), (b"value", amp.Unicode())])
 """Named options, as words of the configuration language with their values as text."""

@@ -49,8 +49,10 @@ class Switch(Protocol):
 class Administrator(amp.AMP):
     """One control connection."""
 
+    transport: Any
+
     def __init__(self, switch: Switch, log: EventLog) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._switch = switch
         self._log = log
         self._upload: list[bytes] = []
@@ -61,7 +63,8 @@ class Administrator(amp.AMP):
 
     def proto_init(self, string: bytes) -> str | None:
         self._keys = 0
-        return super().proto_init(string)  # type: ignore[no-any-return]
+        state: str | None = super().proto_init(string)  # type: ignore[no-untyped-call]
+        return state
 
     def proto_key(self, string: bytes) -> str | None:
         self._keys += 1
@@ -69,11 +72,12 @@ class Administrator(amp.AMP):
             self._log.warn("control connection closed: a box of more than {most} keys", most=MAX_BOX_KEYS)
             self.transport.abortConnection()
             return "init"
-        return super().proto_key(string)  # type: ignore[no-any-return]
+        state: str | None = super().proto_key(string)  # type: ignore[no-untyped-call]
+        return state
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         self._upload, self._pages = [], []
-        super().connectionLost(reason)
+        super().connectionLost(reason)  # type: ignore[no-untyped-call]
         self.factory.connections.discard(self)
 
     # Edits.

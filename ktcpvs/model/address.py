@@ -20,6 +20,9 @@ PortNamed = Callable[[str], int | None]
 UNIX_PATH_BYTES = 107
 """The longest path a unix socket can have on Linux, in bytes (unix(7), sun_path)."""
 
+_ZONE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
+"""The zone of a link-local address, as in fe80::1%eth0: the name of an interface, or its number."""
+
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 
 
@@ -114,13 +117,16 @@ def _is_ip(host: str) -> bool:
 
 
 def _host(host: str, whole: str) -> str:
-    try:
+    if _is_ip(host):
+        _, percent, zone = host.partition("%")
+        if percent and not _ZONE.fullmatch(zone):
+            raise BadAddress(f"{shorten(host)!r}: after the % stands the name of a network interface")
         return str(ipaddress.ip_address(host))
-    except ValueError:
-        pass
     name = host.lower().removesuffix(".")
     if not name:
         raise BadAddress(f"{shorten(whole)!r} names no host")
+    if name == "unix":
+        raise BadAddress(f"{shorten(whole)!r}: a host cannot be called unix, which begins the path of a unix socket")
     labels = name.split(".")
     if ":" in name or labels[-1].isdigit() or len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
         raise BadAddress(f"{shorten(host)!r} is neither an IP address nor a host name")

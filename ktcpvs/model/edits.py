@@ -51,6 +51,8 @@ def _listen(current: Address, listen: Address | None, port: int | None) -> Addre
         if port is not None:
             raise BadAddress(f"{listen} has no port: leave out port {port}")
         return listen
+    if port is not None and not 1 <= port <= 65535:
+        raise BadAddress(f"port {port} is out of range: ports are 1..65535")
     if port is not None and listen.port not in (None, port):
         raise BadValue(f"listen {listen} and port {port} do not agree")
     if listen.port is None and port is None and not isinstance(current, Inet):

@@ -7,6 +7,7 @@ text or not, can be matched. RE2 never takes more than linear time, whatever a c
 from __future__ import annotations
 
 import re
+import warnings
 
 import re2
 
@@ -21,7 +22,10 @@ DEFAULT_PATTERNS = frozenset((".*", "^/.*"))
 ONE_PATTERN_MEMORY = 8 << 20
 """What the automaton of one pattern may take, in bytes (RE2's max_mem)."""
 
-_BEYOND_RE2 = re.compile(r"\\[1-9]|\\g<|\(\?P=|\(\?[=!]|\(\?<[=!]|\(\?>|[*+?}]\+")
+_BEYOND_RE2 = re.compile(r"(?<!\\)(?:\\\\)*(\\[1-9]|\\g<|\(\?P=|\(\?[=!]|\(\?<[=!]|\(\?>|[*+?}]\+)")
+
+_ONLY_RE2 = frozenset("pPzCQEx")
+"""Escapes that RE2 knows and Python's re does not, or reads otherwise."""
 
 
 def re2_options(max_mem: int = ONE_PATTERN_MEMORY) -> re2.Options:
@@ -66,21 +70,25 @@ def _explain(pattern: str, why: str) -> str:
     kind, _, fragment = why.partition(": ")
     beyond = _BEYOND_RE2.search(pattern)
     if kind in ("invalid escape sequence", "invalid perl operator", "bad repetition operator", "invalid named capture") and (
-        beyond is not None
+        beyond is not None and (beyond[1].startswith(fragment) or fragment.endswith(beyond[1]))
     ):
         return (
-            f"{shorten(beyond[0], 20)} at position {beyond.start()} is not in RE2's language, which has no "
+            f"{shorten(beyond[1], 20)} at position {beyond.start(1)} is not in RE2's language, which has no "
             "back-references, no look-around and no possessive operators"
         )
-    return f"{kind} {shorten(fragment, 40)!r} at position {_position(pattern, fragment)}"
+    shown = f" {shorten(fragment, 40)!r}" if fragment else ""
+    return f"{kind}{shown} at position {_position(pattern, fragment)}"
 
 
 def _position(pattern: str, fragment: str) -> int:
+    known = re.sub(r"\\(.)", lambda m: r"\." if m[1] in _ONLY_RE2 else m[0], pattern)
     try:
-        re.compile(pattern)  # only asked where it stumbles; never used to match
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of [[:alpha:]]
+            re.compile(known)  # only asked where it stumbles; never used to match
     except re.error as error:
         if error.pos is not None:
             return error.pos
-    except (OverflowError, RecursionError):
+    except (OverflowError, RecursionError, ValueError):
         pass
     return max(pattern.find(fragment), 0)

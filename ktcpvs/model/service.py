@@ -30,7 +30,7 @@ SCHEDULER = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 COUNT_MAX = 10_000_000
 
 
-def _complete(instance: object, attribute: Attribute[Address | None], value: Address | None) -> None:
+def _complete(instance: object, attribute: Attribute[Any], value: Address | None) -> None:
     if isinstance(value, Inet) and value.port is None:
         raise BadAddress(f"{value}: a port is wanted, as in {value}:80")
 
@@ -52,7 +52,7 @@ def _scheduler(instance: object, attribute: Attribute[str], value: str) -> None:
         raise BadValue(f"{shorten(value)!r} cannot name a scheduler")
 
 
-def _count(instance: object, attribute: Attribute[int | None], value: int | None) -> None:
+def _count(instance: object, attribute: Attribute[Any], value: int | None) -> None:
     if value is not None and not 0 <= value <= COUNT_MAX:
         raise BadValue(f"{attribute.name} = {value} is out of range: 0..{COUNT_MAX}")
 

@@ -17,7 +17,7 @@ _HEADER_LINE = re.compile(rb"([^:\r\n]++):[ \t]*+([^\r\n]*?)[ \t]*\r\n")
 _HEAD_END = re.compile(rb"\n\r?\n")
 _METHOD_START = re.compile(rb"%b{1,%d}(?: |\Z)" % (_TOKEN, 64))
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*+://[^/?#]++([^#]*+)")
-_AUTHORITY = re.compile(rb"[^/?#@]++:[0-9]{1,5}")
+_AUTHORITY = re.compile(rb"(?:\[[0-9A-Fa-f:.]++\]|[^/?#@:\[\]]++):[0-9]{1,5}")
 
 REASONS = {
     400: "Bad Request",
@@ -92,7 +92,7 @@ class HeadReader:
         while received.startswith(b"\r\n", self._begin) and self._begin < self._max_size:
             self._begin += 2
         rest = received[self._begin : self._begin + 65]
-        if rest in (b"", b"\r"):
+        if not rest or rest == b"\r":
             if self._begin >= self._max_size:
                 raise BadRequest(400, "nothing but empty lines")
             return False

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from attrs import frozen
-from twisted.logger import globalLogPublisher
+from twisted.logger import ILogObserver, globalLogPublisher
 from twisted.plugin import getPlugins
+from zope.interface import implementer
 from zope.interface.exceptions import Invalid
 from zope.interface.verify import verifyObject
 
@@ -40,6 +41,7 @@ def find_schedulers() -> Schedulers:
     known: dict[str, Any] = {}
     failures: list[dict[str, Any]] = []
 
+    @implementer(ILogObserver)
     def observe(event: Any) -> None:
         if event.get("log_failure") is not None:
             failures.append(event)
@@ -63,8 +65,8 @@ def find_schedulers() -> Schedulers:
     finally:
         globalLogPublisher.removeObserver(observe)
     for event in failures:
-        error = event["log_failure"]
-        broken.append((_culprit(error), error.getErrorMessage()))
+        failure = event["log_failure"]
+        broken.append((_culprit(failure), failure.getErrorMessage()))
     return Schedulers(known, tuple(broken))
 
 

@@ -23,7 +23,7 @@ class _Call(ClientFactory):
         self._stream = stream
         self._answer = answer
 
-    def buildProtocol(self, addr: IAddress | None) -> Stream:
+    def buildProtocol(self, addr: IAddress | None) -> Stream:  # type: ignore[override]
         return self._stream
 
     def clientConnectionFailed(self, connector: Any, reason: Failure) -> None:
@@ -37,7 +37,7 @@ class _OneStream(Factory):
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
 
-    def buildProtocol(self, addr: IAddress | None) -> Stream:
+    def buildProtocol(self, addr: IAddress | None) -> Stream:  # type: ignore[override]
         return self._stream
 
 
@@ -59,6 +59,7 @@ def call(reactor: Any, address: Address, timeout: float) -> Deferred[Stream]:
 
 
 def _call_name(reactor: Any, host: str, port: int | None, timeout: float) -> Deferred[Stream]:
+    assert port is not None  # a configured address is complete
     stream = Stream()
     endpoint = HostnameEndpoint(reactor, host, port, timeout=timeout)
-    return endpoint.connect(_OneStream(stream)).addCallback(lambda _: stream)  # type: ignore[no-any-return,call-overload]
+    return endpoint.connect(_OneStream(stream)).addCallback(lambda _: stream)

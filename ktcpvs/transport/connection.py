@@ -35,9 +35,23 @@ class Connection:
     """
 
     __slots__ = (
-        "_calling", "_reader", "_timer", "began", "choice", "client", "client_name", "context", "ending", "lease",
-        "relay", "request", "server", "service", "state", "unit",
-    )  # fmt: skip
+        "_calling",
+        "_reader",
+        "_timer",
+        "began",
+        "choice",
+        "client",
+        "client_name",
+        "context",
+        "ending",
+        "lease",
+        "relay",
+        "request",
+        "server",
+        "service",
+        "state",
+        "unit",
+    )
 
     def __init__(self, service: LiveService, client_name: str, client_host: str) -> None:
         self.service = service
@@ -94,9 +108,13 @@ class Connection:
             self.ending = event
         if self.context.log.level >= levels.STATE:
             self.context.log.event(
-                levels.STATE, "{client}: {before}, {event}: {after}",
-                client=self.client_name, before=before, event=event, after=self.state,
-            )  # fmt: skip
+                levels.STATE,
+                "{client}: {before}, {event}: {after}",
+                client=self.client_name,
+                before=before,
+                event=event,
+                after=self.state,
+            )
 
     def _set_timer(self, seconds: float, due: Callable[[], object] | None = None) -> None:
         """The one timer of this connection: call `due` after `seconds`; None: no timer."""
@@ -112,7 +130,7 @@ class Connection:
             return
         settings = self.context.settings
         self._reader = HeadReader(settings.head_size, settings.head_lines)
-        self.client.dataReceived = self._head_received  # type: ignore[method-assign]
+        self.client.dataReceived = self._head_received
         self.client.ended = self._left_early
         self._set_timer(settings.head_timeout, self._head_is_late)
 
@@ -213,9 +231,12 @@ class Connection:
         log = self.context.log
         if log.level >= levels.SCHEDULING:
             log.event(
-                levels.SCHEDULING, "{client}: {server}: {why}",
-                client=self.client_name, server=choice.destination.address, why=choice.reason,
-            )  # fmt: skip
+                levels.SCHEDULING,
+                "{client}: {server}: {why}",
+                client=self.client_name,
+                server=choice.destination.address,
+                why=choice.reason,
+            )
         self.lease = choice.destination.lease()
         try:
             self._calling = call(
@@ -228,7 +249,8 @@ class Connection:
 
     def _not_connected(self, why: Failure) -> None:
         self._calling = None
-        assert self.lease is not None and self.choice is not None  # nobody is called without
+        assert self.lease is not None  # nobody is called without
+        assert self.choice is not None
         if self.state == life.CLOSED:
             self.lease.end()
             self._maybe_over()
@@ -237,9 +259,12 @@ class Connection:
         destination = self.choice.destination
         self.request.tried.add(destination)
         self.context.log.event(
-            levels.NON_FATAL, "service {ident}: server {server} not connected: {why}",
-            ident=self.service.ident, server=destination.address, why=why.getErrorMessage(),
-        )  # fmt: skip
+            levels.NON_FATAL,
+            "service {ident}: server {server} not connected: {why}",
+            ident=self.service.ident,
+            server=destination.address,
+            why=why.getErrorMessage(),
+        )
         self._happened(life.CONNECT_FAILED)
         self._choose()
 
@@ -288,10 +313,13 @@ class Connection:
         self.service.refused += 1
         self.ending = f"{status}: {why}"
         self.context.log.event(
-            levels.NON_FATAL, "service {ident}: {client} refused: {why}",
-            ident=self.service.ident, client=self.client_name, why=self.ending,
-        )  # fmt: skip
-        self.client.dataReceived = nothing  # type: ignore[method-assign]
+            levels.NON_FATAL,
+            "service {ident}: {client} refused: {why}",
+            ident=self.service.ident,
+            client=self.client_name,
+            why=self.ending,
+        )
+        self.client.dataReceived = nothing
         if self.unit == PER_CONNECTION:
             self.client.close()
             return

@@ -103,7 +103,9 @@ class Listener:
         if not self._exhausted:
             self._exhausted = True
             self._context.log.warn(
-                "service {ident}: cannot accept ({why}); clients wait in the backlog", ident=self._name, why=error.strerror
+                "service {ident}: cannot accept ({why}); clients wait in the backlog",
+                ident=self._name,
+                why=error.strerror,
             )
         self.pause()
         if self._again is None or not self._again.active():

@@ -34,7 +34,7 @@ class _Adopting(Factory):
     def __init__(self) -> None:
         self.stream: Stream | None = None
 
-    def buildProtocol(self, addr: IAddress | None) -> Stream | None:
+    def buildProtocol(self, addr: IAddress | None) -> Stream | None:  # type: ignore[override]
         return self.stream
 
 
@@ -90,7 +90,9 @@ class LiveService:
             for destination, weight in before.items():
                 destination.weight = weight
 
-    def adopt(self, config: VirtualService, destinations: dict[Address, Destination], factory: Any, scheduler: Any) -> None:
+    def adopt(
+        self, config: VirtualService, destinations: dict[Address, Destination], factory: Any, scheduler: Any
+    ) -> None:
         """From now on the service is as `config` says. Connections to servers that are gone drain."""
         gone = {address: known for address, known in self.destinations.items() if address not in destinations}
         for address in destinations:
@@ -120,14 +122,21 @@ class LiveService:
             self._drain.cancel()
             self._drain = None
         self.listener.start()
-        self.context.log.event(levels.DAEMON, "service {ident} listens on {at}", ident=self.ident, at=self.config.listen)
+        self.context.log.event(
+            levels.DAEMON, "service {ident} listens on {at}", ident=self.ident, at=self.config.listen
+        )
 
     def stop(self) -> None:
         """Close the listener; connections may finish until the drain timeout."""
         if self.listener is not None:
             self.listener.close()
             self.listener = None
-            self.context.log.event(levels.DAEMON, "service {ident} stopped, {n} connections drain", ident=self.ident, n=len(self.connections))  # fmt: skip
+            self.context.log.event(
+                levels.DAEMON,
+                "service {ident} stopped, {n} connections drain",
+                ident=self.ident,
+                n=len(self.connections),
+            )
         if self.connections and self._drain is None:
             self._drain = self.context.wheel.after(self.context.settings.drain_timeout, self._end_all)
 
@@ -146,7 +155,12 @@ class LiveService:
     def _end_all(self) -> None:
         self._drain = None
         if self.connections:
-            self.context.log.event(levels.ANNOUNCE, "service {ident}: {n} connections did not drain in time and are closed", ident=self.ident, n=len(self.connections))  # fmt: skip
+            self.context.log.event(
+                levels.ANNOUNCE,
+                "service {ident}: {n} connections did not drain and are closed",
+                ident=self.ident,
+                n=len(self.connections),
+            )
         self.end_all()
 
     def _end_leaving(self, gone: Iterable[Destination]) -> None:
@@ -182,12 +196,16 @@ class LiveService:
             self.connections.add(connection)
             self.total += 1
             if self.context.log.level >= levels.CONNECTION:
-                self.context.log.event(levels.CONNECTION, "{client} connected to {ident}", client=name, ident=self.ident)
+                self.context.log.event(
+                    levels.CONNECTION, "{client} connected to {ident}", client=name, ident=self.ident
+                )
             try:
                 self._adopting.stream = connection.client
                 self.context.reactor.adoptStreamConnection(sock.fileno(), sock.family, self._adopting)
             except OSError as error:
-                self.context.log.event(levels.NON_FATAL, "service {ident}: {client} lost: {why}", ident=self.ident, client=name, why=error)  # fmt: skip
+                self.context.log.event(
+                    levels.NON_FATAL, "service {ident}: {client} lost: {why}", ident=self.ident, client=name, why=error
+                )
             except Exception:
                 self.context.log.failure("service {ident}: {client} lost", ident=self.ident, client=name)
                 connection.client.reset()
@@ -201,7 +219,7 @@ class LiveService:
             return None
         destination = getattr(choice, "destination", None)
         if destination not in self._usable:
-            raise BadChoice(f"scheduler {self.config.scheduler} chose {destination!r}, no server of service {self.ident}")
+            raise BadChoice(f"scheduler {self.config.scheduler} chose {destination!r}, no server of {self.ident}")
         return None if destination in request.tried else choice
 
     def ended(self, connection: Connection) -> None:
@@ -220,11 +238,15 @@ class LiveService:
         log = self.context.log
         if log.level >= levels.CONNECTION:
             log.event(
-                levels.CONNECTION, "{client} ended after {seconds} s: {why}; {server}, {bytes_in} bytes in, {bytes_out} out",
-                client=connection.client_name, seconds=self.context.wheel.now - connection.began, why=connection.ending,
+                levels.CONNECTION,
+                "{client} ended after {seconds} s: {why}; {server}, {bytes_in} in, {bytes_out} out",
+                client=connection.client_name,
+                seconds=self.context.wheel.now - connection.began,
+                why=connection.ending,
                 server=connection.choice.destination.address if connection.choice else "no server",
-                bytes_in=connection.bytes_in, bytes_out=connection.bytes_out,
-            )  # fmt: skip
+                bytes_in=connection.bytes_in,
+                bytes_out=connection.bytes_out,
+            )
         self.context.descriptors.give()
         if self.listener is not None:
             self.listener.resume()

@@ -6,11 +6,13 @@ a packet means is decided when the state changes, not when the packet comes.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
@@ -28,6 +30,9 @@ class Stream(Protocol):
     """made(): connected. dataReceived(data). ended(): the peer will send no more. lost(clean): it is over;
     clean: False after a reset or another error."""
 
+    transport: Any
+    dataReceived: Callable[[bytes], object]  # type: ignore[assignment]
+
     def __init__(self, made: Callable[[], object] = nothing) -> None:
         self.made = made
         self.ended: Callable[[], object] = nothing
@@ -38,10 +43,8 @@ class Stream(Protocol):
         self.is_open = True
         set_no_delay = getattr(self.transport, "setTcpNoDelay", None)
         if set_no_delay is not None:
-            try:
+            with contextlib.suppress(OSError):  # the peer has gone already: reading will tell
                 set_no_delay(True)
-            except OSError:
-                pass  # the peer has gone already: reading will tell
         self.made()
 
     def readConnectionLost(self) -> None:
@@ -51,8 +54,6 @@ class Stream(Protocol):
         pass
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-        from twisted.internet.error import ConnectionDone
-
         self.is_open = False
         lost, self.lost, self.ended = self.lost, nothing, nothing
         self.dataReceived = nothing

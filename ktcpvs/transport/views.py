@@ -117,10 +117,15 @@ class Views:
             for attribute in fields(Settings)
         ] + [
             {
-                "name": "unload", "value": 0, "default": 0, "lowest": 0, "highest": 1, "unit": "",
+                "name": "unload",
+                "value": 0,
+                "default": 0,
+                "lowest": 0,
+                "highest": 1,
+                "unit": "",
                 "meaning": "writing 1 stops all services, drains and ends the daemon",
             }
-        ]  # fmt: skip
+        ]
 
 
 def _passed(live: LiveService | None) -> dict[Destination, tuple[int, int]]:

@@ -15,7 +15,7 @@ from ktcpvs.errors import BadConfiguration, shorten
 
 _BARE = re.compile(r"\S+")
 _BLANK = re.compile(r"(?:[^\S\n]+|#[^\n]*)+")
-_BEFORE_QUOTE = re.compile(r'(\\*)"')
+_BEFORE_QUOTE = re.compile(r'(?<!\\)(\\*)"')
 _PLAIN = re.compile(r'[^\s"#={}\\][^\s"]*')
 
 
@@ -81,13 +81,8 @@ def _line(line: str, start: Place, found: list[Token]) -> None:
 
 def _closing_quote(line: str, start: int) -> int:
     """Where the token that began before `start` ends: a quote after an even number of backslashes; -1: nowhere."""
-    end = line.find('"', start)
-    while end >= 0:
-        before = line[start:end]
-        if (len(before) - len(before.rstrip("\\"))) % 2 == 0:
-            return end
-        end = line.find('"', end + 1)
-    return end
+    ends = (found.end() - 1 for found in _BEFORE_QUOTE.finditer(line, start) if len(found[1]) % 2 == 0)
+    return next(ends, -1)
 
 
 def unquoted(inside: str) -> str:

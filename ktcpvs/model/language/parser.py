@@ -5,6 +5,7 @@ The whole text is read and checked before anything comes of it. Every error says
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,10 +21,16 @@ from ktcpvs.model.settings import Settings, whole_number
 
 NUMBERS = ("startservers", "maxclients", "minspareservers", "maxspareservers")
 KEYWORDS = ("listen", "scheduler", *NUMBERS, "redirect", "server", "rule")
+_HEADING = re.compile(r"\s*TCP Virtual Server version \d\S*[^\S\n]*(?:\n|\Z)")
 
 
 def parse(text: str, source: str = "<text>", port_named: PortNamed = no_port_names) -> Load:
-    """Read a configuration. `source` names it in errors. Raises BadConfiguration."""
+    """Read a configuration. `source` names it in errors. Raises BadConfiguration.
+
+    The heading that `tcpvsadm --list` prints first may stand first.
+    """
+    if heading := _HEADING.match(text):
+        text = "\n" * heading[0].count("\n") + text[heading.end() :]
     reader = _Reader(tokens(text, source), Place(source, text.count("\n") + 1, 1))
     services: dict[str, VirtualService] = {}
     settings: Settings | None = None

@@ -34,7 +34,7 @@ class Direction:
 
     def start(self) -> None:
         self.target.transport.registerProducer(self.source.transport, True)
-        self.source.dataReceived = self.received  # type: ignore[method-assign]
+        self.source.dataReceived = self.received
 
 
 class CopyRelay:

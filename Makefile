@@ -1,0 +1,33 @@
+# make demo: see it work.  make test: every test.  Both set up what they need.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: help demo test lint clean
+
+help:
+	@echo "make demo            three web servers and the switch on loopback; the example, played through tcpvsadm"
+	@echo "make demo ONESHOT=1  the same, checked, and ended at once"
+	@echo "make test            every test; TESTS='tests/model -k rules' for some"
+	@echo "make lint            ruff, mypy and the floors of the house"
+	@echo "make clean           remove the environment and what was built"
+
+$(VENV)/ready: setup.cfg pyproject.toml constraints.txt docs/tools/environment
+	@docs/tools/environment "$(PYTHON)" "$(VENV)"
+	@touch $@
+
+demo: $(VENV)/ready
+	@$(BIN)/python docs/tools/demo.py $(if $(ONESHOT),--oneshot)
+
+TESTS ?= tests
+
+test: $(VENV)/ready
+	@docs/tools/debian-packages nginx=nginx-light redis-server redis-cli=redis-tools postgres=postgresql curl zsh mandoc
+	@$(BIN)/python -m pytest $(TESTS)
+
+lint: $(VENV)/ready
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

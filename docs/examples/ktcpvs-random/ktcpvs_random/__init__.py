@@ -1,0 +1,33 @@
+"""random: any usable real server, by weight. A scheduler in twenty lines."""
+
+import random
+
+from twisted.plugin import IPlugin
+from zope.interface import implementer
+
+from ktcpvs.interfaces import CONNECTION, IScheduler, ISchedulerFactory
+from ktcpvs.model.scheduling import Choice
+
+
+@implementer(IPlugin, ISchedulerFactory)
+class Random:
+    """Per connection: any server, the heavier the more often."""
+
+    name = "random"
+    unit = CONNECTION
+
+    def bind(self, service, previous):
+        return BoundRandom(service.destinations)
+
+
+@implementer(IScheduler)
+class BoundRandom:
+    def __init__(self, destinations):
+        self._destinations = destinations
+
+    def choose(self, request):
+        usable = [d for d in self._destinations if d.weight and d not in request.tried]
+        if not usable:
+            return None
+        chosen = random.choices(usable, [d.weight for d in usable])[0]
+        return Choice(chosen, f"drawn by weight from {len(usable)}")

@@ -1,0 +1,180 @@
+"""The example of KTCPVS' README, played against three real web servers and a real switch, all on loopback.
+
+`make demo` runs until Ctrl-C; `make demo ONESHOT=1` plays it, checks it, and exits with 0 or 1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+BIN = Path(sys.executable).parent
+PATHS = {"/images/cat.txt": "r1", "/html/page.txt": "r2", "/about.txt": "r3"}
+"""Path -> the server that the example's rules choose for it."""
+
+
+def free_port(wanted: int = 0) -> int:
+    """`wanted` if it is free on loopback, else any port that is."""
+    for port in (wanted, 0):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise RuntimeError("no free port on loopback")
+
+
+def wait_until_open(port: int, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.05)
+    raise RuntimeError(f"nothing listens on port {port} after {seconds} seconds")
+
+
+@contextlib.contextmanager
+def running(*command: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process for as long as the block lasts."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+class Demo:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.failures = 0
+        self.colour = sys.stdout.isatty()
+
+    def say(self, text: str) -> None:
+        print(f"\n\x1b[1m{text}\x1b[0m" if self.colour else f"\n{text}", flush=True)
+
+    def adm(self, *arguments: str) -> None:
+        """Type one tcpvsadm command and show what comes back."""
+        shown = " ".join(argument if argument.isascii() and " " not in argument else f"'{argument}'" for argument in arguments)
+        print(f"$ tcpvsadm {shown}", flush=True)
+        done = subprocess.run([BIN / "tcpvsadm", *arguments], capture_output=True, text=True)
+        print(done.stdout + done.stderr, end="", flush=True)
+        self.failures += done.returncode != 0
+
+    def servers(self, stack: contextlib.ExitStack) -> list[str]:
+        """Three web servers, each with the same paths and its own name in every answer."""
+        addresses = []
+        for name in ("r1", "r2", "r3"):
+            root = self.folder / name
+            for path in PATHS:
+                file = root / path[1:]
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(f"{path} from {name}\n")
+            port = free_port()
+            web = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", str(root)]
+            stack.enter_context(running(*web, log=self.folder / f"{name}.log"))
+            wait_until_open(port)
+            addresses.append(f"127.0.0.1:{port}")
+            print(f"{name} is 127.0.0.1:{port}")
+        return addresses
+
+    def look(self, url: str) -> None:
+        """Ask for every path and see who answers."""
+        for path, server in PATHS.items():
+            with urllib.request.urlopen(url + path, timeout=10) as answer:
+                body = answer.read().decode()
+            right = body == f"{path} from {server}\n"
+            self.failures += not right
+            print(f"$ curl {url}{path}\n{body}", end="" if right else f"WRONG: {server} should have answered\n")
+
+    def play(self, addresses: list[str]) -> str:
+        """The example; the URL at which the switch serves."""
+        r1, r2, r3 = addresses
+        url = f"127.0.0.1:{free_port(8080)}"
+        file = self.folder / "ktcpvs.conf"
+        self.say("A virtual service, three real servers, three rules:")
+        self.adm("-A", "-i", "http", "-s", "http")
+        for address in addresses:
+            self.adm("-a", "-i", "http", "-r", address)
+        self.adm("--add-rule", "-i", "http", "--pattern=/images/.*", "-r", r1)
+        self.adm("--add-rule", "-i", "http", "--pattern=/html/.*", "-r", r2)
+        self.adm("--add-rule", "-i", "http", "--pattern=.*", "-r", r3)
+        self.say("A demonstration stays on loopback (the default is 0.0.0.0:8080):")
+        self.adm("-E", "-i", "http", "-l", url)
+        self.say("What it is now:")
+        self.adm("--list")
+        self.say("Kept in a file, loaded from it, flushed, loaded again:")
+        saved = subprocess.run([BIN / "tcpvsadm", "--save"], capture_output=True, text=True, check=True).stdout
+        file.write_text(saved)
+        print(f"$ tcpvsadm --save > {file.name}")
+        self.adm("-f", str(file))
+        self.adm("-F")
+        self.adm("-f", str(file))
+        self.say("Started, and asked:")
+        self.adm("--start", "-i", "http")
+        self.look(f"http://{url}")
+        self.adm("--list", "--stats", "-n")
+        self.say("Stopped:")
+        self.adm("--stop", "-i", "http")
+        try:
+            urllib.request.urlopen(f"http://{url}/", timeout=5)
+            self.failures += 1
+            print("WRONG: it still answers")
+        except OSError:
+            print("Nobody answers any more.")
+        return f"http://{url}"
+
+
+def main() -> int:
+    oneshot = "--oneshot" in sys.argv[1:]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with tempfile.TemporaryDirectory(prefix="ktcpvs-demo-") as name, contextlib.ExitStack() as stack:
+        folder = Path(name)
+        control = folder / "control.sock"
+        os.environ["KTCPVS_CONTROL"] = f"unix:{control}"
+        demo = Demo(folder)
+        demo.say("Three web servers and the switch:")
+        addresses = demo.servers(stack)
+        log = folder / "ktcpvs.log"
+        print(f"$ ktcpvs --control unix:{control}")
+        daemon = stack.enter_context(running(str(BIN / "ktcpvs"), "--control", f"unix:{control}", log=log))
+        end = time.monotonic() + 20
+        while not control.exists():
+            if daemon.poll() is not None or time.monotonic() > end:
+                print(log.read_text(), file=sys.stderr)
+                return 1
+            time.sleep(0.05)
+        url = demo.play(addresses)
+        if oneshot:
+            print("\nAll as it should be." if not demo.failures else f"\n{demo.failures} things went wrong.")
+            if demo.failures:
+                print(log.read_text(), file=sys.stderr)
+            return min(demo.failures, 1)
+        demo.say("Started again for you:")
+        demo.adm("--start", "-i", "http")
+        print(f"\nOpen {url}/images/cat.txt, {url}/html/page.txt or {url}/about.txt")
+        print(f"and try tcpvsadm yourself: export KTCPVS_CONTROL=unix:{control}; {BIN}/tcpvsadm --list")
+        print("Ctrl-C ends it all.", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            daemon.wait()
+    print("\nEnded.")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

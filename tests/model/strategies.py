@@ -1,0 +1,254 @@
+"""Hypothesis strategies for what the model holds: every one yields valid values only, odd ones preferred.
+
+Use: `from tests.model.strategies import tables`.
+
+- idents, hosts, ports, addresses, complete_addresses, unix_paths, patterns, lines: parts
+- real_servers, rules, services, settings_values, tables: wholes
+- edits: any edit over the few names of POOL_*, refused ones among them
+- config_texts: texts that look like a configuration and mostly are none
+- assert_sound: what holds for every table
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Any
+
+from attrs import fields
+from hypothesis import strategies as st
+
+from ktcpvs.errors import BadPattern
+from ktcpvs.model.address import UNIX_PATH_BYTES, Address, Inet, Unix, parse_address
+from ktcpvs.model.edits import (
+    AddRule,
+    AddServer,
+    AddService,
+    DeleteRule,
+    DeleteServer,
+    DeleteService,
+    Edit,
+    EditServer,
+    EditService,
+    Flush,
+    Load,
+    Set,
+    StartService,
+    StopService,
+    Unload,
+)
+from ktcpvs.model.pattern import check_pattern
+from ktcpvs.model.service import COUNT_MAX, MATCH_MAX, WEIGHT_MAX, RealServer, Rule, VirtualService
+from ktcpvs.model.settings import Settings
+from ktcpvs.model.table import Table
+
+ODD = "\\\"'#={}[]%:;,$` aAzZ09_-./*+?()|^é日🙂ßſK"
+"""Characters that mean something somewhere, and some that look as if they did."""
+
+_printable = st.characters(exclude_categories=("C", "Z"))
+
+
+def lines(max_size: int = 30) -> st.SearchStrategy[str]:
+    """Any text without a line feed."""
+    character = st.one_of(st.sampled_from(ODD + "\t\r\x0b\x00\x85\u2028"), st.characters(exclude_characters="\n"))
+    return st.text(character, max_size=max_size)
+
+
+def idents() -> st.SearchStrategy[str]:
+    odd = st.text(st.one_of(st.sampled_from("\\'$é-."), _printable), min_size=1, max_size=12)
+    return st.one_of(
+        st.sampled_from(("web", "Web", "virtual", "global", "server", "rule", "\\", "a\\\\", "127")),
+        odd.map(lambda text: re.sub(r'["{}#=]', "", text)).filter(bool),
+    )
+
+
+def ports() -> st.SearchStrategy[int]:
+    return st.one_of(st.sampled_from((1, 80, 8080, 65535)), st.integers(1, 65535))
+
+
+def hosts() -> st.SearchStrategy[str]:
+    """Names and IP addresses, in the form in which an address keeps them."""
+    label = st.from_regex(r"[a-z0-9_]([a-z0-9_-]{0,8}[a-z0-9_])?", fullmatch=True)
+    names = st.lists(label, min_size=1, max_size=4).map(".".join)
+    return st.one_of(
+        st.sampled_from(("server", "use", "match", "rule", "virtual", "unix.example", "r1", "1.example", "a--b")),
+        names.filter(lambda name: not name.rpartition(".")[2].isdigit() and name != "unix"),
+        st.ip_addresses(v=4).map(str),
+        st.ip_addresses(v=6).map(str),
+        st.sampled_from(("::", "::1", "fe80::1%eth0", "fe80::1%2")).map(lambda host: str(ipaddress.ip_address(host))),
+    )
+
+
+def unix_paths() -> st.SearchStrategy[str]:
+    odd = st.text(st.one_of(st.sampled_from(ODD), _printable), max_size=30)
+    return st.one_of(
+        st.sampled_from(("/run/web.sock", "/a b", '/"', "/\\", '/\\"', "/#", "/x\\\\", "/=", "/ ", "/unix:/a:80", "/é")),
+        odd.map(lambda text: "/" + text),
+    ).filter(lambda path: path.isprintable() and len(path.encode()) <= UNIX_PATH_BYTES)
+
+
+def complete_addresses() -> st.SearchStrategy[Address]:
+    """Addresses of which nothing was left out."""
+    return st.one_of(st.builds(Inet, hosts(), ports()), st.builds(Unix, unix_paths()))
+
+
+def addresses() -> st.SearchStrategy[Address]:
+    return st.one_of(complete_addresses(), st.builds(Inet, hosts(), st.none()))
+
+
+def _compiles(pattern: str) -> bool:
+    try:
+        check_pattern(pattern)
+    except BadPattern:
+        return False
+    return True
+
+
+def patterns() -> st.SearchStrategy[str]:
+    """Patterns that compile; many need care when they are written between quotes."""
+    piece = st.sampled_from(
+        (
+            *("a", "/", ".", "^", "$", " ", "#", "=", "'", '"', '\\\\"', '\\"', "\\\\", "\\.", "\\#", "é", "日本"),
+            *("(x|y)", "([^/]+)", '[\\\\"]', "/users/", ".*", "^/.*", "{", "}", "match 1 use server a:80", "[[:alpha:]]"),
+        )
+    )
+    return st.one_of(
+        st.sampled_from((".*", "^/.*", '"', '""', '\\\\"', '\\\\\\"', "\\\\", "\\\\\\\\", "#", "=", " ", "{", "}", "# {")),
+        st.lists(piece, min_size=1, max_size=6).map("".join),
+        st.text(st.one_of(st.sampled_from(ODD), _printable), min_size=1, max_size=12),
+        st.text(st.sampled_from('\\"'), min_size=1, max_size=12),
+    ).filter(_compiles)
+
+
+def real_servers() -> st.SearchStrategy[RealServer]:
+    return st.builds(RealServer, complete_addresses(), st.one_of(st.sampled_from((0, 1)), st.integers(0, WEIGHT_MAX)))
+
+
+@st.composite
+def rules(draw: st.DrawFn, known: list[Address]) -> Rule:
+    """A rule for some of the servers `known`, of which there is one at least."""
+    pattern = draw(patterns())
+    match = draw(st.one_of(st.none(), st.integers(0, min(MATCH_MAX, check_pattern(pattern)))))
+    return Rule(pattern, tuple(draw(st.lists(st.sampled_from(known), min_size=1, max_size=3, unique=True))), match)
+
+
+@st.composite
+def services(draw: st.DrawFn) -> VirtualService:
+    count = st.one_of(st.none(), st.sampled_from((0, 1, COUNT_MAX)), st.integers(0, COUNT_MAX))
+    servers = draw(st.lists(real_servers(), max_size=4, unique_by=lambda server: server.address))
+    known = [server.address for server in servers]
+    return VirtualService(
+        ident=draw(idents()),
+        listen=draw(complete_addresses()),
+        scheduler=draw(st.sampled_from(("http", "wlc", "server", "Virtual", "x-1.2_3"))),
+        startservers=draw(count),
+        maxclients=draw(count) or 0,
+        minspareservers=draw(count),
+        maxspareservers=draw(count),
+        redirect=draw(st.one_of(st.none(), complete_addresses())),
+        servers=tuple(servers),
+        rules=tuple(draw(st.lists(rules(known), max_size=4, unique_by=lambda rule: rule.pattern)) if known else ()),
+    )
+
+
+def settings_values() -> st.SearchStrategy[Settings]:
+    """Settings of which some were changed."""
+    optional = {attribute.name: st.integers(*attribute.metadata["range"]) for attribute in fields(Settings)}
+    return st.fixed_dictionaries({}, optional=optional).map(lambda values: Settings(**values))
+
+
+@st.composite
+def tables(draw: st.DrawFn, max_services: int = 4) -> Table:
+    found = draw(st.lists(services(), max_size=max_services, unique_by=lambda service: service.ident))
+    running = draw(st.sets(st.sampled_from([service.ident for service in found]))) if found else ()
+    return Table.of(found, running=frozenset(running), settings=draw(settings_values()))
+
+
+# Edits over few names, so that they meet.
+
+POOL_IDENTS = ("web", "mail", "no such", "é")
+POOL_ADDRESSES = tuple(map(parse_address, ("r1", "r2:80", "[::1]", "unix:/run/a b", "10.0.0.1:1")))
+POOL_PATTERNS = (".*", "^/.*", '/\\\\"', "/users/([^/]+)", "(", "(a)\\1", "", "a\tb")
+
+
+def _options() -> st.SearchStrategy[dict[str, Any]]:
+    count = st.sampled_from((None, -1, 0, 5, COUNT_MAX, COUNT_MAX + 1))
+    return st.fixed_dictionaries(
+        {},
+        optional={
+            "port": st.sampled_from((-1, 0, 1, 80, 65535, 65536)),
+            "listen": st.sampled_from(POOL_ADDRESSES),
+            "redirect": st.sampled_from((None, *POOL_ADDRESSES)),
+            "scheduler": st.sampled_from(("wlc", "", "no good")),
+            "maxclients": st.sampled_from((-1, 0, 5)),
+            "startservers": count,
+            "minspareservers": count,
+            "maxspareservers": count,
+        },
+    )
+
+
+def _one_edit() -> dict[type[Edit], st.SearchStrategy[Edit]]:
+    ident, server = st.sampled_from(POOL_IDENTS), st.sampled_from(POOL_ADDRESSES)
+    some, pattern = st.one_of(st.none(), ident), st.sampled_from(POOL_PATTERNS)
+    weight, match = st.sampled_from((-1, 0, 1, WEIGHT_MAX, WEIGHT_MAX + 1)), st.sampled_from((None, None, -1, 0, 1, 11))
+    text = st.sampled_from(("", "0", "1", "600", "-1", "x", "9999999999"))
+    changes = st.dictionaries(st.sampled_from((*Settings.names(), "unknown")), text, max_size=2)
+    return {
+        AddService: st.builds(AddService, ident, st.one_of(st.just({}), _options())),
+        EditService: st.builds(EditService, ident, _options()),
+        DeleteService: st.builds(DeleteService, ident),
+        Flush: st.just(Flush()),
+        AddServer: st.builds(AddServer, ident, server, weight),
+        EditServer: st.builds(EditServer, ident, server, weight),
+        DeleteServer: st.builds(DeleteServer, ident, server),
+        AddRule: st.builds(AddRule, ident, pattern, server, match),
+        DeleteRule: st.builds(DeleteRule, ident, pattern, server),
+        StartService: st.builds(StartService, some),
+        StopService: st.builds(StopService, some),
+        Set: st.builds(Set, changes),
+        Unload: st.just(Unload()),
+        Load: tables(max_services=2).map(lambda table: Load(table.services, table.settings)),
+    }
+
+
+EDITS = _one_edit()
+"""A strategy for each kind of edit."""
+
+
+def edits() -> st.SearchStrategy[Edit]:
+    """Any edit; those that build a table up come more often."""
+    return st.one_of(*EDITS.values(), *(EDITS[kind] for kind in (AddService, AddServer, AddRule, StartService)))
+
+
+def config_texts() -> st.SearchStrategy[str]:
+    """Texts made of what stands in configurations, in any order."""
+    piece = st.sampled_from(
+        (
+            *("Virtual", "GLOBAL", "web", "{", "}", "=", "listen", "scheduler", "server", "rule", "redirect", "maxclients"),
+            *("pattern", "match", "use", "use server", "r1:80", "[::1]:80", "unix:/a", "r1", '".*"', '"', "\\", '"a\\"'),
+            *("80", "-1", "70000", "99999999999", "²", "# x", "read_timeout", "read_timeout = 5", "no_such = 1", "é"),
+            *("Virtual web {", "server = r1:80 1", 'rule = pattern "(a)" match 1 use server r1:80', "listen = :80"),
+            "TCP Virtual Server version 1.0.0",
+        )
+    )
+    gap = st.sampled_from((" ", " ", "\n", "\r\n", "\t", "", "\x0b", "\u2028"))
+    return st.lists(st.tuples(piece, gap), max_size=20).map(lambda pairs: "".join(map("".join, pairs)))
+
+
+def assert_sound(table: Table) -> None:
+    """What holds for every table, whatever was done to make it."""
+    assert table.running <= table.services.keys()
+    for ident, service in table.services.items():
+        assert ident == service.ident
+        known = [server.address for server in service.servers]
+        assert len(known) == len(set(known))
+        assert all(0 <= server.weight <= WEIGHT_MAX for server in service.servers)
+        used = [rule.pattern for rule in service.rules]
+        assert len(used) == len(set(used))
+        for rule in service.rules:
+            assert rule.servers
+            assert len(rule.servers) == len(set(rule.servers))
+            assert set(rule.servers) <= set(known)
+        for address in (service.listen, service.redirect, *known):
+            assert not isinstance(address, Inet) or 1 <= (address.port or 0) <= 65535

@@ -1,0 +1,100 @@
+"""Settings: names, defaults and ranges, and how a change is refused."""
+
+from __future__ import annotations
+
+import pytest
+from attrs import fields
+from attrs.exceptions import FrozenInstanceError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.model.strategies import settings_values
+
+from ktcpvs.errors import BadValue, NoSuchSetting, Refusal
+from ktcpvs.model.settings import Settings, whole_number
+
+ATTRIBUTES = [pytest.param(attribute, id=attribute.name) for attribute in fields(Settings)]
+
+
+def test_the_names_of_ktcpvs_keep_their_defaults():
+    assert {
+        "debug_level": 0,
+        "max_backlog": 2048,
+        "zerocopy_send": 0,
+        "keepalive_timeout": 30,
+        "read_timeout": 180,
+    }.items() <= Settings().described().items()
+
+
+def test_everything_has_a_name_and_is_described():
+    assert list(Settings().described()) == Settings.names() == [attribute.name for attribute in fields(Settings)]
+
+
+@pytest.mark.parametrize("attribute", ATTRIBUTES)
+def test_each_setting_says_what_it_means_and_its_default_is_in_its_range(attribute):
+    lowest, highest = attribute.metadata["range"]
+    assert lowest <= attribute.default <= highest
+    assert attribute.metadata["meaning"]
+
+
+@pytest.mark.parametrize("attribute", ATTRIBUTES)
+def test_the_ends_of_its_range_are_taken_and_what_lies_beyond_is_not(attribute):
+    lowest, highest = attribute.metadata["range"]
+    unit = f" {attribute.metadata['unit']}" if attribute.metadata["unit"] else ""
+    for value in (lowest, highest):
+        assert getattr(Settings().changed({attribute.name: str(value)}), attribute.name) == value
+    for value in (lowest - 1, highest + 1):
+        with pytest.raises(BadValue) as refusal:
+            Settings(**{attribute.name: value})
+        assert str(refusal.value) == f"{attribute.name} = {value} is out of range: {lowest}..{highest}{unit}"
+
+
+def test_a_change_changes_that_alone():
+    before = Settings(debug_level=3)
+    after = before.changed({"read_timeout": "7", "max_backlog": "1"})
+    assert before == Settings(debug_level=3)
+    assert after == Settings(debug_level=3, read_timeout=7, max_backlog=1)
+
+
+def test_an_unknown_name_is_refused_and_the_known_ones_are_named():
+    with pytest.raises(NoSuchSetting) as refusal:
+        Settings().changed({"read_timeot": "7"})
+    assert str(refusal.value) == f"no setting 'read_timeot'; there are: {', '.join(Settings.names())}"
+
+
+def test_several_changes_are_one_or_none():
+    with pytest.raises(BadValue) as refusal:
+        Settings().changed({"read_timeout": "7", "debug_level": "13"})
+    assert str(refusal.value) == "debug_level = 13 is out of range: 0..12"
+
+
+@pytest.mark.parametrize("text", ["", "-1", "+1", "1.5", "x", "²", "١", "1 ", "0x10", "1_000", "1234567890"])
+def test_a_number_is_made_of_at_most_nine_digits(text):
+    with pytest.raises(BadValue) as refusal:
+        whole_number("n", text)
+    assert str(refusal.value) == f"n = {text}: a whole number is wanted"
+
+
+def test_a_number_is_read():
+    assert whole_number("n", "0") == 0
+    assert whole_number("n", "007") == 7
+    assert whole_number("n", "999999999") == 999_999_999
+
+
+def test_settings_are_frozen():
+    with pytest.raises(FrozenInstanceError):
+        Settings().debug_level = 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(settings_values())
+def test_what_is_described_can_be_set(values):
+    assert Settings().changed({name: str(value) for name, value in values.described().items()}) == values
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.dictionaries(st.one_of(st.sampled_from(Settings.names()), st.text(max_size=5)), st.text(max_size=12)))
+def test_any_change_gives_settings_or_a_refusal(changes):
+    try:
+        assert isinstance(Settings().changed(changes), Settings)
+    except Refusal as refusal:
+        assert str(refusal).isprintable()

@@ -1,0 +1,89 @@
+"""What every scheduler must keep, ours and those that come: found by itself, tested by one contract."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from zope.interface.verify import verifyObject
+
+from ktcpvs.interfaces import UNITS, IScheduler, ISchedulerFactory
+from ktcpvs.model.address import Inet
+from ktcpvs.model.destination import Destination
+from ktcpvs.model.scheduling import Choice, Request, ServiceView
+from ktcpvs.model.service import RealServer, Rule, VirtualService
+from ktcpvs.system.plugins import find_schedulers
+
+FOUND = find_schedulers()
+ALL = sorted(FOUND.known)
+
+
+def test_ours_are_found_and_none_is_broken() -> None:
+    assert {"wlc", "http"} <= set(ALL)
+    assert FOUND.broken == ()
+
+
+def view(weights: list[int], scheduler: str = "wlc") -> ServiceView:
+    """A service of servers with these weights; one rule that matches everything names them all."""
+    servers = tuple(RealServer(Inet(f"10.0.0.{number}", 80), weight) for number, weight in enumerate(weights, 1))
+    rules = (Rule(".*", tuple(server.address for server in servers)),) if servers else ()
+    config = VirtualService("s", scheduler=scheduler, servers=servers, rules=rules)
+    return ServiceView.of(config, {server.address: Destination(server.address, server.weight) for server in servers})
+
+
+def request(*tried: Destination) -> Request:
+    return Request("192.0.2.1", b"GET", b"/x", b"/x", (), set(tried))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_plugin_provides_its_interface(name: str) -> None:
+    plugin = FOUND.known[name]
+    verifyObject(ISchedulerFactory, plugin)
+    assert plugin.name == name
+    assert plugin.unit in UNITS
+    assert type(plugin).__doc__, "the list of schedulers shows it"
+    verifyObject(IScheduler, plugin.bind(view([1, 2]), None))
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("weights", [[], [0], [0, 0]])
+def test_nobody_to_choose(name: str, weights: list[int]) -> None:
+    assert FOUND.known[name].bind(view(weights), None).choose(request()) is None
+
+
+@pytest.mark.parametrize("name", ALL)
+@settings(deadline=None, max_examples=150)
+@given(data=st.data())
+def test_whoever_is_chosen_can_serve(name: str, data: Any) -> None:
+    """Whatever the weights, loads and failures: the chosen one is of the service, has weight and was not tried; somebody
+    is chosen while anybody could be; the scheduler counts nothing itself."""
+    service = view(data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=6)))
+    scheduler = FOUND.known[name].bind(service, None)
+    for _ in range(data.draw(st.integers(1, 6))):
+        for destination in service.destinations:
+            destination.active = data.draw(st.integers(0, 9))
+        tried = data.draw(st.sets(st.sampled_from(service.destinations)))
+        before = [(d.active, d.total, d.weight) for d in service.destinations]
+        choice = scheduler.choose(request(*tried))
+        assert [(d.active, d.total, d.weight) for d in service.destinations] == before
+        usable = [d for d in service.destinations if d.weight and d not in tried]
+        if choice is None:
+            assert not usable
+        else:
+            assert isinstance(choice, Choice)
+            assert choice.destination in usable
+            assert choice.reason
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_weights_of_an_edit_hold_after_bind(name: str) -> None:
+    service = view([1, 1])
+    plugin = FOUND.known[name]
+    scheduler = plugin.bind(service, None)
+    service.destinations[0].weight = 0
+    for _ in range(4):
+        choice = plugin.bind(service, scheduler).choose(request())
+        assert choice is not None
+        assert choice.destination is service.destinations[1]

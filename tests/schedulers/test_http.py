@@ -1,0 +1,98 @@
+"""http: the first rule that matches, default rules last, one automaton for all of them."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from ktcpvs.model.address import Inet
+from ktcpvs.model.destination import Destination
+from ktcpvs.model.scheduling import BoundRule, Request, ServiceView
+from ktcpvs.model.service import RealServer, Rule, VirtualService
+from ktcpvs.schedulers.http import HTTP
+from ktcpvs.schedulers.rules import RuleSet
+
+
+def bound(*patterns: str) -> tuple[ServiceView, object]:
+    """A service with one server a pattern, numbered from 1; 0 is the weight of servers of patterns that begin with '!'."""
+    servers, rules = [], []
+    for number, pattern in enumerate(patterns, 1):
+        servers.append(RealServer(Inet(f"10.0.0.{number}", 80), 0 if pattern.startswith("!") else 1))
+        rules.append(Rule(pattern.removeprefix("!"), (servers[-1].address,)))
+    config = VirtualService("s", servers=tuple(servers), rules=tuple(rules))
+    view = ServiceView.of(config, {s.address: Destination(s.address, s.weight) for s in servers})
+    return view, HTTP().bind(view, None)
+
+
+def chosen(patterns: list[str], path: bytes) -> int | None:
+    """The number of the pattern whose server is chosen for `path`."""
+    view, scheduler = bound(*patterns)
+    choice = scheduler.choose(Request(path=path))  # type: ignore[attr-defined]
+    return None if choice is None else view.destinations.index(choice.destination) + 1
+
+
+@pytest.mark.parametrize(
+    ("patterns", "path", "number"),
+    [
+        (["/images/.*", "/html/.*", ".*"], b"/images/cat.png", 1),
+        (["/images/.*", "/html/.*", ".*"], b"/html/", 2),
+        (["/images/.*", "/html/.*", ".*"], b"/", 3),
+        ([".*", "/images/.*"], b"/images/cat.png", 2),
+        (["^/.*", ".*", "/x"], b"/y", 1),
+        (["^/.*", "/x"], b"/x", 2),
+        (["/a", "/a/b"], b"/a/b", 1),
+        (["/a"], b"/b", None),
+        (["b"], b"/a/b/c", 1),
+        (["^b"], b"/a/b/c", None),
+        (["^/a$"], b"/a", 1),
+        (["q=[0-9]+"], b"/p?q=17", 1),
+        (["é"], "/é".encode(), 1),
+        ([r"\xff"], b"/\xff", 1),
+        ([".$"], b"/\xff\xfe", 1),
+        (["[[:alpha:]]+$"], b"/abc", 1),
+        ([], b"/", None),
+    ],
+)
+def test_which_rule(patterns: list[str], path: bytes, number: int | None) -> None:
+    assert chosen(patterns, path) == number
+
+
+def test_a_rule_whose_servers_cannot_serve_is_not_passed_over() -> None:
+    assert chosen(["!/a", ".*"], b"/a") is None
+
+
+def test_the_reason_names_the_rule() -> None:
+    _, scheduler = bound(".*", "/images/.*")
+    choice = scheduler.choose(Request(path=b"/images/x"))  # type: ignore[attr-defined]
+    assert choice.reason == "rule 2 '/images/.*', fewest connections for its weight of 1"
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.lists(st.text("ab/.*^$?[]()|+", min_size=1, max_size=6), min_size=1, max_size=12),
+    st.text("ab/", max_size=8).map(str.encode),
+)
+def test_the_set_agrees_with_trying_one_after_another(patterns: list[str], path: bytes) -> None:
+    usable = []
+    for pattern in patterns:
+        try:
+            Rule(pattern, (Inet("10.0.0.1", 80),))
+            usable.append((pattern, re.compile(pattern.encode())))
+        except Exception:
+            continue
+    assume(usable)
+    rules = [BoundRule(number, pattern, False, None, ()) for number, (pattern, _) in enumerate(usable, 1)]
+    wanted = next((place for place, (_, oracle) in enumerate(usable) if oracle.search(path)), None)
+    assert RuleSet(rules).first(path) == wanted
+
+
+def test_ten_thousand_rules() -> None:
+    rules = [BoundRule(n, f"^/app{n}/[a-z]+\\.(png|gif)$", False, None, ()) for n in range(10000)]
+    found = RuleSet(rules)
+    for number in (0, 4321, 9999):
+        assert found.first(b"/app%d/x.png" % number) == number
+    assert found.first(b"/app10000/x.png") is None
+    assert found.first(b"/" + b"x" * 65536) is None

@@ -1,0 +1,380 @@
+"""Real servers on loopback for tests and measurements: nginx, redis, PostgreSQL, and small socket servers in threads.
+
+Each has `address`, written as tcpvsadm wants it, answers as soon as it is made, and is gone after `stop()`. Nothing
+is left behind: files lie in the folder that the caller gives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import hashlib
+import os
+import random
+import shutil
+import socket
+import struct
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+PACKAGES = "nginx-light redis-server postgresql curl"
+
+LOOPBACK = "127.0.0.1"
+
+
+def program(name: str) -> str:
+    """The path of a program that tests need. Raises AssertionError, which says what to install."""
+    folders = [*os.environ.get("PATH", "").split(":"), "/usr/sbin", *sorted(glob.glob("/usr/lib/postgresql/*/bin"))]
+    found = shutil.which(name, path=":".join(folders))
+    assert found is not None, f"{name} is not installed; these tests need the Debian packages {PACKAGES}"
+    return found
+
+
+def wait_for(condition: Callable[[], Any], what: str = "", timeout: float = 10.0, pause: float = 0.01) -> Any:
+    """The first true value of `condition()`. Raises AssertionError when there is none in `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {timeout} s: {what or condition}"
+        time.sleep(pause)
+    return value
+
+
+_ports = iter(random.Random(os.getpid()).sample(range(20000, 32000), 12000))
+
+
+def free_port(host: str = LOOPBACK) -> int:
+    """A port that nobody has; below the range from which the kernel takes clients' ports."""
+    for port in _ports:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            with contextlib.suppress(OSError):
+                probe.bind((host, port))
+                return port
+    raise AssertionError("no free port")
+
+
+def answers(port: int, host: str = LOOPBACK) -> bool:
+    """True when somebody accepts connections there."""
+    try:
+        socket.create_connection((host, port), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+class Program:
+    """A server program in the foreground. Its output goes to `folder`/NAME.log."""
+
+    def __init__(self, name: str, arguments: list[str], folder: Path, **options: Any) -> None:
+        self.log_path = folder / f"{name}.log"
+        with open(self.log_path, "ab") as log:
+            self.process = subprocess.Popen(
+                [program(name), *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log, **options
+            )
+
+    def wait_until(self, ready: Callable[[], Any]) -> None:
+        """Wait for `ready()`, or fail with what the program has said."""
+
+        def looked() -> Any:
+            assert self.process.poll() is None, f"{self.process.args} ended: {self.log_path.read_text()}"
+            return ready()
+
+        wait_for(looked, f"{self.process.args} to answer", timeout=20)
+
+    def stop(self) -> None:
+        """End it; safe to call twice."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait(10)
+
+
+NGINX_CONFIGURATION = """
+daemon off;
+{user}
+worker_processes 1;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log;
+events {{ worker_connections 2000; }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    keepalive_requests 1000000;
+    default_type text/plain;
+    root {folder}/www;
+    server {{
+        listen {listen};
+        add_header X-Server {name};
+        location / {{ return 200 "{name} $connection $request_method $request_uri\\n"; }}
+        location /files/ {{ }}
+        location /slow/ {{ limit_rate 100k; alias {folder}/www/files/; }}
+    }}
+}}
+"""
+
+
+class Nginx(Program):
+    """Answers every path with "NAME connection-number METHOD path"; serves `file()` under /files/, and under
+    /slow/ with 100 kB/s."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        self.port = free_port()
+        self.address = f"{LOOPBACK}:{self.port}"
+        self.folder = folder / f"nginx-{name}"
+        (self.folder / "www/files").mkdir(parents=True)
+        self.start()
+
+    def start(self) -> None:
+        """Begin, or begin again after `stop()` with the same port."""
+        configuration = self.folder / "nginx.conf"
+        user = "user root;" if os.getuid() == 0 else ""
+        configuration.write_text(
+            NGINX_CONFIGURATION.format(folder=self.folder, name=self.name, listen=self.address, user=user)
+        )
+        error_log = str(self.folder / "error.log")
+        super().__init__("nginx", ["-p", str(self.folder), "-e", error_log, "-c", str(configuration)], self.folder)
+        self.wait_until(lambda: answers(self.port))
+
+    def file(self, name: str, size: int) -> str:
+        """Make a file of random bytes; its SHA-256, in hexadecimal."""
+        digest = hashlib.sha256()
+        chance = random.Random(name)
+        with open(self.folder / "www/files" / name, "wb") as file:
+            for start in range(0, size, 1 << 20):
+                block = chance.randbytes(min(1 << 20, size - start))
+                digest.update(block)
+                file.write(block)
+        return digest.hexdigest()
+
+
+class Redis(Program):
+    """A redis-server that keeps nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self.address = f"{LOOPBACK}:{self.port}"
+        options = ["--port", str(self.port), "--bind", LOOPBACK, "--save", "", "--dir", str(folder)]
+        super().__init__("redis-server", options, folder)
+        self.wait_until(lambda: answers(self.port))
+
+
+class PostgreSQL(Program):
+    """A PostgreSQL with one database, `postgres`, that trusts everybody; as the user `nobody` when we are root."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.address = f"{LOOPBACK}:{self.port}"
+        self.folder = Path(tempfile.mkdtemp(prefix="ktcpvs-postgresql-"))
+        options: dict[str, Any] = {}
+        if os.getuid() == 0:
+            options = {"user": "nobody", "group": "nogroup", "extra_groups": []}
+            shutil.chown(self.folder, "nobody", "nogroup")
+        try:
+            data = str(self.folder / "data")
+            initdb = [program("initdb"), "-D", data, "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C"]
+            made = subprocess.run(
+                [*initdb, "--no-sync"], cwd=self.folder, capture_output=True, text=True, timeout=60, **options
+            )
+            assert made.returncode == 0, made.stderr
+            arguments = ["-D", data, "-h", LOOPBACK, "-p", str(self.port), "-k", str(self.folder), "-F"]
+            super().__init__("postgres", arguments, self.folder, cwd=self.folder, **options)
+            self.wait_until(lambda: "ready to accept connections" in self.log_path.read_text())
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        if hasattr(self, "process"):
+            super().stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+def reset(sock: socket.socket) -> None:
+    """Close it with a reset."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+    sock.close()
+
+
+def chunks(sock: socket.socket, size: int = 65536) -> Iterator[bytes]:
+    """What comes, until the other side ends."""
+    while data := sock.recv(size):
+        yield data
+
+
+def read_all(sock: socket.socket) -> bytes:
+    """Everything until the other side ends."""
+    return b"".join(chunks(sock))
+
+
+def read_exactly(sock: socket.socket, size: int) -> bytes:
+    """`size` bytes. Raises EOFError when the other side ends before."""
+    data = bytearray()
+    while len(data) < size:
+        more = sock.recv(size - len(data))
+        if not more:
+            raise EOFError(bytes(data))
+        data += more
+    return bytes(data)
+
+
+Where = tuple[str, int] | str
+"""(host, port) or the path of a unix socket."""
+
+
+def dial(where: Where, timeout: float = 10.0) -> socket.socket:
+    """A connected socket with a timeout for everything that is done with it."""
+    if isinstance(where, tuple):
+        sock = socket.create_connection(where, timeout=timeout)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
+    sock = socket.socket(socket.AF_UNIX)
+    sock.settimeout(timeout)
+    try:
+        sock.connect(where)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def written(where: Where) -> str:
+    """As an address for tcpvsadm."""
+    if isinstance(where, str):
+        return f"unix:{where}"
+    host, port = where
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class SocketServer:
+    """Calls `serve(socket)` in a thread for each client; the socket is closed afterwards.
+
+    where: host and port (0: a free one), or the path of a unix socket. accepted: how many clients have come.
+    sockets: those of all clients, in the order in which they came.
+    """
+
+    def __init__(self, serve: Callable[[socket.socket], object], where: Where = (LOOPBACK, 0)) -> None:
+        if isinstance(where, tuple) and where[1] == 0:
+            where = where[0], free_port(where[0])
+        self.where = where
+        self.address = written(where)
+        self.sockets: list[socket.socket] = []
+        self._serve = serve
+        self._threads: list[threading.Thread] = []
+        family = socket.AF_UNIX if isinstance(where, str) else socket.AF_INET6 if ":" in where[0] else socket.AF_INET
+        self._listener = socket.socket(family)
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._listener.bind(where)
+        self._listener.listen(1024)
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
+
+    @property
+    def port(self) -> int:
+        assert isinstance(self.where, tuple)
+        return self.where[1]
+
+    @property
+    def accepted(self) -> int:
+        return len(self.sockets)
+
+    @property
+    def living(self) -> int:
+        """Clients that are being served now."""
+        return sum(thread.is_alive() for thread in self._threads)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            self.sockets.append(client)
+            thread = threading.Thread(target=self._run, args=(client,), daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _run(self, client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError, EOFError):
+            self._serve(client)
+
+    def stop(self) -> None:
+        """Listen no more and drop all clients; safe to call twice."""
+        if self._listener.fileno() < 0:
+            return
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._accepting.join(10)
+        self._listener.close()
+        if isinstance(self.where, str):
+            with contextlib.suppress(OSError):
+                os.unlink(self.where)
+        for sock in self.sockets:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(10)
+        assert not self.living, "a server thread did not end"
+
+
+# What a SocketServer can do with a client.
+
+
+def echo(sock: socket.socket) -> None:
+    """Send back what comes."""
+    for data in chunks(sock):
+        sock.sendall(data)
+    sock.shutdown(socket.SHUT_WR)
+
+
+def sink(sock: socket.socket) -> None:
+    """Read all and say nothing."""
+    for _ in chunks(sock):
+        pass
+
+
+def speak_first(greeting: bytes) -> Callable[[socket.socket], None]:
+    """Greet, then echo."""
+
+    def serve(sock: socket.socket) -> None:
+        sock.sendall(greeting)
+        echo(sock)
+
+    return serve
+
+
+def digest_at_end(sock: socket.socket) -> None:
+    """Read until the client ends, then answer with the SHA-256 of all that came, in hexadecimal."""
+    digest = hashlib.sha256()
+    for data in chunks(sock):
+        digest.update(data)
+    sock.sendall(digest.hexdigest().encode())
+
+
+def digest_of_upload(sock: socket.socket) -> None:
+    """A small HTTP server: answers each upload with the SHA-256 of its body; agrees to `Expect: 100-continue`."""
+    with sock.makefile("rb") as stream:
+        while stream.readline():
+            headers: dict[str, str] = {}
+            while (line := stream.readline().strip()) != b"":
+                name, _, value = line.decode("latin-1").partition(":")
+                headers[name.lower()] = value.strip()
+            if headers.get("expect") == "100-continue":
+                sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            body = stream.read(int(headers.get("content-length", 0)))
+            answer = hashlib.sha256(body).hexdigest()
+            sock.sendall(f"HTTP/1.1 200 OK\r\nContent-Length: {len(answer)}\r\n\r\n{answer}".encode())

@@ -1,0 +1,185 @@
+"""A switch in memory: clients and servers are transcripts, time is a clock, and the net has no sockets.
+
+    world = World("scheduler = wlc", "server = 10.0.0.1:80")
+    client = world.client()
+    server = world.accepts("10.0.0.1:80")
+    client.says(b"hello")
+    assert server.heard() == b"hello"
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+
+from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.python.failure import Failure
+
+from ktcpvs.model.edits import Load, StartService
+from ktcpvs.model.language.parser import parse
+from ktcpvs.system.log import EventLog
+from ktcpvs.transport.connection import Connection
+from ktcpvs.transport.context import Context, Descriptors
+from ktcpvs.transport.director import Director
+from ktcpvs.transport.live import LiveService
+from ktcpvs.transport.stream import RESET_ON_CLOSE, Stream
+
+
+class Line(StringTransport):
+    """The switch's end of a connection in memory. full: it holds back whoever writes to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended = False
+        self.aborted = False
+        self.options: list[object] = []
+
+    @property
+    def reset_on_close(self) -> bool:
+        return (socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE) in self.options
+
+    # What a stream asks of its socket.
+    family = socket.AF_INET
+
+    def getHandle(self) -> Line:
+        return self
+
+    def setsockopt(self, *option: object) -> None:
+        self.options.append(option)
+
+    def unregisterProducer(self) -> None:
+        self.producer = None
+
+    def loseWriteConnection(self) -> None:
+        self.ended = True
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+
+
+class Peer:
+    """A client or a server, seen from the other end of its line."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.line = Line()
+        stream.makeConnection(self.line)
+
+    def says(self, data: bytes) -> None:
+        assert self.line.producerState == "producing", "the switch does not read now"
+        self.stream.dataReceived(data)
+
+    def heard(self) -> bytes:
+        """What has come since the last time."""
+        value = self.line.value()
+        self.line.clear()
+        return value
+
+    def ends(self) -> None:
+        """It sends a FIN."""
+        self.stream.readConnectionLost()
+
+    def resets(self) -> None:
+        self.stream.connectionLost(Failure(ConnectionLost()))
+
+    def is_read(self) -> bool:
+        return self.line.producerState == "producing"
+
+    def fills_up(self) -> None:
+        """It takes no more."""
+        self.line.producer.pauseProducing()
+
+    def takes_again(self) -> None:
+        self.line.producer.resumeProducing()
+
+    def settle(self) -> bool:
+        """Let a closed or aborted line come to its end; True if it was one."""
+        if (self.line.disconnecting or self.line.aborted) and self.stream.is_open:
+            self.stream.connectionLost(Failure(ConnectionDone()))
+            return True
+        return False
+
+
+class World:
+    """One service `s` of these configuration lines, running, in memory."""
+
+    def __init__(self, *lines: str, settings: str = "", descriptors: int = 1000) -> None:
+        self.reactor = MemoryReactorClock()
+        self.context = Context(self.reactor, EventLog(), Descriptors(descriptors))
+        self.director = Director(self.context)
+        self.director.start()
+        self.peers: list[Peer] = []
+        self._called = 0
+        self.load(*lines, settings=settings)
+        self.director.submit(StartService("s")).addErrback(self._unexpected)
+        assert self.context.reactor.getReaders(), "the service listens"
+
+    def load(self, *lines: str, settings: str = "") -> None:
+        path = getattr(self, "_path", None) or _free_path()
+        self._path = path
+        text = f"global {{ {settings} }}\nVirtual s {{\nlisten = {path}\n" + "\n".join(lines) + "\n}\n"
+        edit: Load = parse(text)
+        self.director.submit(edit).addErrback(self._unexpected)
+
+    def _unexpected(self, failure: Failure) -> None:
+        failure.raiseException()
+
+    @property
+    def live(self) -> LiveService:
+        return self.director.services["s"]
+
+    def client(self) -> Peer:
+        """A client comes."""
+        connection = Connection(self.live, "192.0.2.1:4711", "192.0.2.1")
+        self.live.connections.add(connection)
+        self.context.descriptors.take()
+        self.connection = connection
+        return self._peer(connection.client)
+
+    def _peer(self, stream: Stream) -> Peer:
+        peer = Peer(stream)
+        self.peers.append(peer)
+        return peer
+
+    def called(self) -> list[str]:
+        """The servers that were called since the last time."""
+        new = self.reactor.tcpClients[self._called :]
+        self._called = len(self.reactor.tcpClients)
+        return [f"{host}:{port}" for host, port, *_ in new]
+
+    def accepts(self, address: str) -> Peer:
+        """The server that is being called answers."""
+        assert self.called() == [address]
+        return self._peer(self.reactor.tcpClients[-1][2].buildProtocol(None))
+
+    def refuses(self, address: str) -> None:
+        """The server that is being called does not."""
+        assert self.called() == [address]
+        self.reactor.tcpClients[-1][2].clientConnectionFailed(None, Failure(ConnectionRefusedError()))
+
+    def passes(self, seconds: int) -> None:
+        for _ in range(seconds):
+            self.reactor.advance(1)
+
+    def close(self) -> None:
+        """All lines come to their end; afterwards nothing may be left counted."""
+        while any([peer.settle() for peer in self.peers]):
+            pass
+        self.passes(2 * self.context.settings.linger_timeout + 4)  # refused clients who did not go by themselves
+        while any([peer.settle() for peer in self.peers]):
+            pass
+        counted = [d for d in (*self.live.destinations.values(), *self.live.leaving.values()) if d.active]
+        assert not counted, counted
+        assert not self.live.connections
+        assert self.context.descriptors.used == 0
+        self.director.end()
+        self.director.stop()
+        assert not self.reactor.getDelayedCalls()
+
+
+def _free_path() -> str:
+    """A port of loopback that nobody uses, for the one real thing here: the listening socket."""
+    with contextlib.closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
