@@ -67,7 +67,9 @@ class Demo:
 
     def adm(self, *arguments: str) -> None:
         """Type one tcpvsadm command and show what comes back."""
-        shown = " ".join(argument if argument.isascii() and " " not in argument else f"'{argument}'" for argument in arguments)
+        shown = " ".join(
+            argument if argument.isascii() and " " not in argument else f"'{argument}'" for argument in arguments
+        )
         print(f"$ tcpvsadm {shown}", flush=True)
         done = subprocess.run([BIN / "tcpvsadm", *arguments], capture_output=True, text=True)
         print(done.stdout + done.stderr, end="", flush=True)

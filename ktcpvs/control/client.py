@@ -155,9 +155,10 @@ class Switch:
         """The client connections that live now."""
         return list(await self._read("connections", ident))
 
-    async def schedulers(self) -> list[dict[str, Any]]:
-        """The schedulers that were found: name, unit, module, and how many services use each."""
-        return list(await self._read("schedulers"))
+    async def schedulers(self) -> dict[str, Any]:
+        """{"schedulers": [...], "broken": [...]}: those that were found, with name, unit, module, summary and the
+        number of services that use each; and the plugins that could not be used, with module and error."""
+        return dict(await self._read("schedulers"))
 
     async def settings(self) -> list[dict[str, Any]]:
         """All settings: name, value, default, lowest, highest, unit, meaning."""

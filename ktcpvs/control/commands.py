@@ -13,7 +13,8 @@ from ktcpvs.errors import Refusal
 PAGE = 60000
 """Bytes in one page, at most."""
 
-ERRORS: dict[type[Exception], bytes] = {kind: kind.code for kind in Refusal.kinds()}
+ERRORS: dict[type[Exception], bytes] = {kind: kind.code for kind in reversed(list(Refusal.kinds()))}
+"""Refusal -> its code. AMP takes the first class that fits, so Refusal itself stands last."""
 
 OPTIONS = amp.AmpList([(b"name", amp.Unicode()), (b"value", amp.Unicode())])
 """Named options, as words of the configuration language with their values as text."""

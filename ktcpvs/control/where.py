@@ -31,7 +31,7 @@ class ControlAddress:
 
     def __str__(self) -> str:
         if self.path is not None:
-            return f"unix:{self.path}"
+            return "unix:" + self.path.replace("\\", r"\\").replace(":", r"\:")
         return f"tcp:{self.port}:interface={self.host}".replace("::1", r"\:\:1")
 
     def client_endpoint(self, reactor: Any, timeout: float) -> IStreamClientEndpoint:

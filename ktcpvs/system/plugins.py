@@ -39,12 +39,13 @@ class Schedulers:
 def find_schedulers() -> Schedulers:
     """Look through all twisted.plugins folders on the path; new files are seen each time."""
     known: dict[str, Any] = {}
-    failures: list[dict[str, Any]] = []
+    failures: list[Any] = []
 
     @implementer(ILogObserver)
     def observe(event: Any) -> None:
-        if event.get("log_failure") is not None:
-            failures.append(event)
+        failure = event.get("log_failure") or event.get("failure")  # twisted.plugin logs in the old style
+        if failure is not None:
+            failures.append(failure)
 
     broken: list[tuple[str, str]] = []
     globalLogPublisher.addObserver(observe)
@@ -64,8 +65,7 @@ def find_schedulers() -> Schedulers:
                 known[plugin.name] = plugin
     finally:
         globalLogPublisher.removeObserver(observe)
-    for event in failures:
-        failure = event["log_failure"]
+    for failure in failures:
         broken.append((_culprit(failure), failure.getErrorMessage()))
     return Schedulers(known, tuple(broken))
 

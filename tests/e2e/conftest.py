@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import Nginx, SocketServer, Where, LOOPBACK
+from servers import LOOPBACK, Nginx, SocketServer, Where
 
 from .harness import ControlThread, Daemon
 

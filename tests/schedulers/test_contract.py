@@ -57,8 +57,8 @@ def test_nobody_to_choose(name: str, weights: list[int]) -> None:
 @settings(deadline=None, max_examples=150)
 @given(data=st.data())
 def test_whoever_is_chosen_can_serve(name: str, data: Any) -> None:
-    """Whatever the weights, loads and failures: the chosen one is of the service, has weight and was not tried; somebody
-    is chosen while anybody could be; the scheduler counts nothing itself."""
+    """Whatever the weights, loads and failures: the chosen one is of the service, has weight and was not tried;
+    somebody is chosen while anybody could be; the scheduler counts nothing itself."""
     service = view(data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=6)))
     scheduler = FOUND.known[name].bind(service, None)
     for _ in range(data.draw(st.integers(1, 6))):

@@ -17,7 +17,7 @@ from ktcpvs.schedulers.rules import RuleSet
 
 
 def bound(*patterns: str) -> tuple[ServiceView, object]:
-    """A service with one server a pattern, numbered from 1; 0 is the weight of servers of patterns that begin with '!'."""
+    """One server a pattern, numbered from 1; a pattern that begins with '!' has a server of weight 0."""
     servers, rules = [], []
     for number, pattern in enumerate(patterns, 1):
         servers.append(RealServer(Inet(f"10.0.0.{number}", 80), 0 if pattern.startswith("!") else 1))

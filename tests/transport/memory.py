@@ -1,10 +1,10 @@
 """A switch in memory: clients and servers are transcripts, time is a clock, and the net has no sockets.
 
-    world = World("scheduler = wlc", "server = 10.0.0.1:80")
-    client = world.client()
-    server = world.accepts("10.0.0.1:80")
-    client.says(b"hello")
-    assert server.heard() == b"hello"
+world = World("scheduler = wlc", "server = 10.0.0.1:80")
+client = world.client()
+server = world.accepts("10.0.0.1:80")
+client.says(b"hello")
+assert server.heard() == b"hello"
 """
 
 from __future__ import annotations
@@ -162,13 +162,15 @@ class World:
         for _ in range(seconds):
             self.reactor.advance(1)
 
+    def _settle(self) -> None:
+        while [peer for peer in self.peers if peer.settle()]:
+            pass
+
     def close(self) -> None:
         """All lines come to their end; afterwards nothing may be left counted."""
-        while any([peer.settle() for peer in self.peers]):
-            pass
+        self._settle()
         self.passes(2 * self.context.settings.linger_timeout + 4)  # refused clients who did not go by themselves
-        while any([peer.settle() for peer in self.peers]):
-            pass
+        self._settle()
         counted = [d for d in (*self.live.destinations.values(), *self.live.leaving.values()) if d.active]
         assert not counted, counted
         assert not self.live.connections

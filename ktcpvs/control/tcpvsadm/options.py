@@ -1,0 +1,273 @@
+"""The command line as a table: every command, the options it takes, and how argv is read by that table.
+
+Nothing is carried out and nothing is looked up here. A command line that cannot be meant is a Misuse; whether a
+value is good is for the daemon to say, as long as it has the form of its kind.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from attrs import field, frozen
+
+from ktcpvs.errors import shorten
+
+
+class Misuse(Exception):
+    """The command line cannot be meant; `str()` of it is the reason, in one line."""
+
+
+@frozen
+class Option:
+    """value: what its value is called in --help; None: it takes none. meaning: for --help."""
+
+    name: str
+    short: str | None
+    value: str | None
+    meaning: str
+
+
+@frozen
+class Command:
+    """required, optional: names of options. meaning: for --help.
+
+    words: what its words are called in --help; least, most: how many there are, most None: any number.
+    first_is_value: the first word is the value of the option itself, as in `-f FILE`.
+    """
+
+    name: str
+    short: str | None
+    meaning: str
+    required: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    words: str = ""
+    least: int = 0
+    most: int | None = 0
+    first_is_value: bool = False
+
+
+VIEWS = ("stats", "rate", "connections")
+"""What --list shows in the place of the configuration; one of them at a time."""
+
+_SERVICE = ("scheduler", "port", "listen", "redirect", "maxclients")
+_SERVER = ("ident", "real-server")
+_RULE = ("ident", "pattern", "real-server")
+
+COMMANDS: dict[str, Command] = {
+    command.name: command
+    for command in (
+        Command("list", "L", "print the table; this is what no command means", (), ("ident", "numeric", *VIEWS, "json")),
+        Command("add-service", "A", "add a virtual service, stopped", ("ident",), _SERVICE),
+        Command("edit-service", "E", "change the options given, and no others", ("ident",), _SERVICE),
+        Command("delete-service", "D", "delete a stopped virtual service", ("ident",)),
+        Command("flush", "F", "delete all virtual services, if none runs"),
+        Command("add-server", "a", "add a real server to a service", _SERVER, ("weight",)),
+        Command("edit-server", "e", "give a real server another weight", _SERVER, ("weight",)),
+        Command("delete-server", "d", "delete a real server that no rule uses; it drains", _SERVER),
+        Command("add-rule", None, "add a rule, or one more server to the pattern's rule", _RULE, ("match",)),
+        Command("del-rule", None, "take a server out of a rule; the last one takes the rule with it", _RULE),
+        Command(
+            "load-configfile", "f", "put a configuration file in the table's place, whole or not at all",
+            words="FILE", least=1, most=1, first_is_value=True,
+        ),
+        Command("restore", None, "the same, from standard input"),
+        Command("save", None, "print the table and the settings as a configuration file"),
+        Command("start", None, "start a service; without -i, all of them", (), ("ident",)),
+        Command("stop", None, "stop a service, which drains; without -i, all of them", (), ("ident",)),
+        Command("set", None, "change settings; unload=1 ends the daemon", words="NAME=VALUE...", least=1, most=None),
+        Command("get", None, "print all settings, or one", (), ("json",), words="[NAME]", most=1),
+        Command("schedulers", None, "print the schedulers there are, and what could not be loaded", (), ("json",)),
+        Command("help", "h", "print this text"),
+        Command("version", None, "print the version of tcpvsadm"),
+    )
+}  # fmt: skip
+"""By name, in the order of --help."""
+
+OPTIONS: dict[str, Option] = {
+    option.name: option
+    for option in (
+        Option("ident", "i", "ID", "name of the virtual service"),
+        Option("scheduler", "s", "SCHED", "scheduler, see --schedulers (default: http)"),
+        Option("listen", "l", "ADDR[:PORT]", "where the service listens (default: 0.0.0.0:8080)"),
+        Option("port", "P", "PORT", "port where it listens, a number or the name of a service"),
+        Option("redirect", None, "ADDR", "last resort when there is no server; none: refuse instead"),
+        Option("maxclients", None, "N", "most clients at once; 0: as many as there are descriptors (default)"),
+        Option("real-server", "r", "ADDR[:PORT]", "real server (default port: the service's)"),
+        Option("weight", "w", "N", "0..65535, 0: no new connections (default: 1)"),
+        Option("pattern", "p", "REGEX", "searched in the path and query of a request"),
+        Option("match", "m", "N", "group of the pattern whose text is hashed, 0..10"),
+        Option("numeric", "n", None, "ports in numbers, host names as addresses"),
+        Option("stats", None, None, "show counters"),
+        Option("rate", None, None, "show what the counters gain in a second"),
+        Option("connections", None, None, "show the clients connected now"),
+        Option("json", None, None, "print JSON"),
+        Option("control", None, "ENDPOINT", "where the daemon answers (default: $KTCPVS_CONTROL, else its own default)"),
+    )
+}
+"""By name, in the order of --help. `control` goes with every command."""
+
+NUMBERS = ("weight", "match", "maxclients")
+"""Options whose value is a whole number."""
+
+_NUMBER = re.compile(r"-?[0-9]{1,9}")
+_PORT = re.compile(r"[0-9]{1,9}|(?![0-9]+\Z)[A-Za-z0-9][A-Za-z0-9._+-]*")
+_MAY_BE_EMPTY = ("pattern",)
+
+
+@frozen
+class Invocation:
+    """One command line, understood. values: option -> its text, "" of an option that takes none. words: see Command."""
+
+    command: Command
+    values: Mapping[str, str] = field(factory=dict)
+    words: tuple[str, ...] = ()
+
+    def settings(self) -> dict[str, str]:
+        """The words of --set: name -> value."""
+        return dict(word.split("=", 1) for word in self.words)
+
+
+def read_arguments(argv: Sequence[str]) -> Invocation:
+    """Read `argv`, without the program's name, as getopt_long does. Raises Misuse."""
+    given: list[Command] = []
+    values: dict[str, str] = {}
+    words: list[str] = []
+    for what, value in _items(argv):
+        if what is None:
+            words.append(value or "")
+        elif isinstance(what, Command):
+            given.append(what)
+            words[:0] = [] if value is None else [value]
+        elif what.name in values:
+            raise Misuse(f"The '{what.name}' option is given twice")
+        else:
+            values[what.name] = value or ""
+    if len(given) > 1:
+        one, two = (command.name for command in given[:2])
+        raise Misuse(f"The '{one}' command is given twice" if one == two else f"Two commands: '{one}' and '{two}'")
+    command = given[0] if given else COMMANDS["list"]
+    _check_options(command, values)
+    _check_words(command, words)
+    return Invocation(command, values, tuple(words))
+
+
+def _items(argv: Sequence[str]) -> Iterator[tuple[Command | Option | None, str | None]]:
+    """Commands and options with their values, None for those without; and words, which belong to nothing (None)."""
+    rest = iter(enumerate(argv, 1))
+    for number, word in rest:
+        _check_text(number, word)
+        if word == "--":
+            for later, left in rest:
+                _check_text(later, left)
+                yield None, left
+        elif word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            what = _long(name)
+            if equals:
+                if not _may_have_value(what):
+                    raise Misuse(f"Option '--{what.name}' takes no value")
+                yield what, _filled(what, f"--{what.name}", value)
+            else:
+                yield what, _next_value(what, f"--{what.name}", rest)
+        elif word.startswith("-") and word != "-":
+            yield from _cluster(word[1:], rest)
+        else:
+            yield None, word
+
+
+def _cluster(letters: str, rest: Iterator[tuple[int, str]]) -> Iterator[tuple[Command | Option, str | None]]:
+    """Short options in one word; what follows one that takes a value is the value."""
+    while letters:
+        letter, letters = letters[0], letters[1:]
+        what = _SHORT.get(letter)
+        if what is None:
+            raise Misuse(f"Unknown option {shorten('-' + letter)!r}")
+        if letters and _needs_value(what):
+            yield what, _filled(what, f"-{letter}", letters)
+            return
+        yield what, _next_value(what, f"-{letter}", rest)
+
+
+_LONG: dict[str, Command | Option] = {**COMMANDS, **OPTIONS}
+_SHORT: dict[str, Command | Option] = {what.short: what for what in _LONG.values() if what.short}
+
+
+def _long(name: str) -> Command | Option:
+    if name in _LONG:
+        return _LONG[name]
+    meant = [known for known in _LONG if known.startswith(name)]
+    if len(meant) == 1:
+        return _LONG[meant[0]]
+    if meant and name:
+        raise Misuse(f"Option '--{name}' may be {' or '.join('--' + known for known in meant)}")
+    raise Misuse(f"Unknown option {shorten('--' + name)!r}")
+
+
+def _needs_value(what: Command | Option) -> bool:
+    return what.first_is_value if isinstance(what, Command) else what.value is not None
+
+
+def _may_have_value(what: Command | Option) -> bool:
+    return _needs_value(what) or (isinstance(what, Command) and what.most != 0)
+
+
+def _next_value(what: Command | Option, written: str, rest: Iterator[tuple[int, str]]) -> str | None:
+    """The next word when `what` needs a value, whatever that word looks like."""
+    if not _needs_value(what):
+        return None
+    for number, value in rest:
+        _check_text(number, value)
+        return _filled(what, written, value)
+    raise Misuse(f"Option '{written}' needs a value")
+
+
+def _filled(what: Command | Option, written: str, value: str) -> str:
+    if not value and what.name not in _MAY_BE_EMPTY:
+        raise Misuse(f"The value of option '{written}' is empty")
+    return value
+
+
+def _check_text(number: int, word: str) -> None:
+    if any("\ud800" <= character <= "\udfff" for character in word):
+        shown = ascii(word.encode("utf-8", "surrogateescape"))[1:] if _from_bytes(word) else ascii(word)
+        raise Misuse(f"Argument {number} is not UTF-8 text: {shorten(shown)}")
+
+
+def _from_bytes(word: str) -> bool:
+    return all(not "\ud800" <= character <= "\udfff" or "\udc80" <= character <= "\udcff" for character in word)
+
+
+def _check_options(command: Command, values: Mapping[str, str]) -> None:
+    for name in values:
+        if name not in (*command.required, *command.optional, "control"):
+            raise Misuse(f"Illegal '{name}' option with the '{command.name}' command")
+    for name in command.required:
+        if name not in values:
+            raise Misuse(f"You need to supply the '{name}' option for the '{command.name}' command")
+    views = [name for name in values if name in VIEWS]
+    if len(views) > 1:
+        raise Misuse(f"Illegal '{views[1]}' option with the '{views[0]}' option")
+    for name in NUMBERS:
+        if name in values and not _NUMBER.fullmatch(values[name]):
+            raise Misuse(f"{name} {shorten(values[name], 40)!r}: a whole number of at most 9 digits is wanted")
+    if "port" in values and not _PORT.fullmatch(values["port"]):
+        raise Misuse(f"port {shorten(values['port'], 40)!r}: a number or the name of a service is wanted")
+
+
+def _check_words(command: Command, words: Sequence[str]) -> None:
+    if command.most is not None and len(words) > command.most:
+        raise Misuse(f"Unexpected argument {shorten(words[command.most])!r} with the '{command.name}' command")
+    if len(words) < command.least:
+        raise Misuse(f"You need to supply {command.words} for the '{command.name}' command")
+    if command.name == "get" and words == [""]:
+        raise Misuse("The name of a setting is empty")
+    if command.name == "set":
+        names: list[str] = []
+        for word in words:
+            name, equals, _ = word.partition("=")
+            if not name or not equals:
+                raise Misuse(f"{shorten(word)!r}: NAME=VALUE is wanted")
+            if name in names:
+                raise Misuse(f"The setting {shorten(name, 40)!r} is given twice")
+            names.append(name)

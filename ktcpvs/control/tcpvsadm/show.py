@@ -1,0 +1,167 @@
+"""Answers of the daemon -> text. Nothing is asked here, neither of the daemon nor of the system.
+
+`show` is how an address is shown. What `table` prints is read back by --load-configfile to the same services.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from ktcpvs.errors import shorten
+from ktcpvs.model.language import writer
+from ktcpvs.model.language.writer import ShowAddress
+
+COUNTERS = ("active", "total", "refused", "bytes_in", "bytes_out")
+"""Of a service; a server has `failures` in the place of `refused`."""
+
+SERVER_COUNTERS = ("active", "total", "failures", "bytes_in", "bytes_out")
+RATES = ("connections", "bytes_in", "bytes_out")
+
+
+def heading(version: str) -> str:
+    """The first line of --list, without its end."""
+    return f"TCP Virtual Server version {version}"
+
+
+def table(answer: dict[str, Any], show: ShowAddress = str) -> str:
+    """Each service as its block of the configuration language, with a comment that says whether it runs."""
+    blocks = [heading(answer["version"]) + "\n"]
+    for service in answer["services"]:
+        first, rest = writer.write_service(service, show).split("\n", 1)
+        blocks.append(f"{first}\n    # {_state(service)}\n{rest}")
+    return "\n".join(blocks)
+
+
+def configuration(answer: dict[str, Any]) -> str:
+    """Settings and services as a configuration file: ports in numbers, hosts as configured."""
+    return writer.write(answer["services"], answer["settings"])
+
+
+def stats(answer: dict[str, Any], show: ShowAddress = str) -> str:
+    """Counters, a line for each service and below it one for each of its servers."""
+    services = ("Active", "Total", "Refused", "InBytes", "OutBytes")
+    servers = ("Active", "Total", "Failed", "InBytes", "OutBytes")
+    return _counted(
+        answer, show, services, servers, lambda row, key: _numbers(row[key], SERVER_COUNTERS if key != "stats" else None)
+    )
+
+
+def rate(answer: dict[str, Any], show: ShowAddress = str) -> str:
+    """What `rates` found, laid out like `stats`."""
+    names = ("Conns/s", "InBytes/s", "OutBytes/s")
+    return _counted(answer, show, names, names, lambda row, key: _numbers(row[key.replace("stats", "rate")], RATES))
+
+
+def rates(before: dict[str, Any], after: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Two answers of `stats`, `seconds` apart -> the later one, in which `rate` (and `redirect_rate`) stand in the
+    place of the counters: new connections and bytes each second, rounded. What was not there before began at 0; a
+    counter that began anew counts as 0."""
+    known = {service["ident"]: service for service in before["services"]}
+    return {**after, "services": [_service_rate(known.get(now["ident"], {}), now, seconds) for now in after["services"]]}
+
+
+def connections(answer: list[dict[str, Any]], show: ShowAddress = str) -> str:
+    """A line for each client connection. Ages are seconds; a server that is not chosen yet is "-"."""
+    rows = [("Service", "Client", "Server", "State", "Age", "Idle", "InBytes", "OutBytes")]
+    for one in answer:
+        server = "-" if one["server"] is None else show(one["server"])
+        numbers = (str(round(one[name])) for name in ("age", "idle", "bytes_in", "bytes_out"))
+        rows.append((one["service"], _line(one["client"]), server, one["state"], *numbers))
+    return _aligned(rows, "<<<<>>>>")
+
+
+def schedulers(answer: dict[str, Any]) -> str:
+    """A line for each scheduler; then the plugins that could not be loaded, if there are any."""
+    rows = [("Scheduler", "Decides", "Services", "Module", "Summary")]
+    for one in answer["schedulers"]:
+        unit = one["unit"].lower().replace("_", " ")
+        rows.append((one["name"], unit, str(one["services"]), one["module"], _line(one["summary"])))
+    text = _aligned(rows, "<<><<")
+    if answer["broken"]:
+        text += "\nNot loaded:\n"
+        text += "".join(f"  {_line(one['module'])}: {_line(one['error'])}\n" for one in answer["broken"])
+    return text
+
+
+def settings(answer: list[dict[str, Any]]) -> str:
+    """`NAME = VALUE`, a line for each setting."""
+    return "".join(f"{one['name']} = {one['value']}\n" for one in answer)
+
+
+def as_json(answer: Any) -> str:
+    """The answer as it came, for programs."""
+    return json.dumps(answer, indent=2, ensure_ascii=False) + "\n"
+
+
+def _state(service: dict[str, Any]) -> str:
+    return "running" if service["running"] else "stopped"
+
+
+def _line(text: Any) -> str:
+    """Text from elsewhere, made fit for one line."""
+    return shorten(str(text), 1000)
+
+
+Numbers = Callable[[dict[str, Any], str], Sequence[str]]
+"""The numbers of a service or a server; the key is "stats", or "redirect_stats" for a service's redirect."""
+
+
+def _numbers(counters: dict[str, int], names: Sequence[str] | None) -> list[str]:
+    if names is None:
+        names = COUNTERS if "refused" in counters else SERVER_COUNTERS
+    return [str(counters[name]) for name in names]
+
+
+def _counted(
+    answer: dict[str, Any], show: ShowAddress, services: Sequence[str], servers: Sequence[str], numbers: Numbers
+) -> str:
+    rows = [
+        ("Service", "State", "Scheduler", "Listen", *services),
+        ("  -> Server", "Weight", "", "", *servers),
+    ]
+    for service in answer["services"]:
+        where = show(service["listen"])
+        rows.append((service["ident"], _state(service), service["scheduler"], where, *numbers(service, "stats")))
+        for server in service["servers"]:
+            rows.append((f"  -> {show(server['address'])}", str(server["weight"]), "", "", *numbers(server, "stats")))
+        if service["redirect"] is not None:
+            redirect = f"  -> {show(service['redirect'])}"
+            rows.append((redirect, "redirect", "", "", *numbers(service, "redirect_stats")))
+    return f"{heading(answer['version'])}\n{_aligned(rows, '<<<<' + '>' * len(services))}"
+
+
+def _aligned(rows: Sequence[Sequence[str]], sides: str) -> str:
+    """Columns two spaces apart; sides: "<" or ">" for each of them."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    form = "  ".join(f"{{:{side}{width}}}" for side, width in zip(sides, widths, strict=True))
+    return "".join(form.format(*row).rstrip() + "\n" for row in rows)
+
+
+def _service_rate(before: dict[str, Any], now: dict[str, Any], seconds: float) -> dict[str, Any]:
+    known = {server["address"]: server for server in before.get("servers", ())}
+    answer = dict(_without_counters(now))
+    answer["rate"] = _gain(before.get("stats"), now["stats"], seconds)
+    answer["servers"] = [
+        {
+            **dict(_without_counters(server)),
+            "rate": _gain(known.get(server["address"], {}).get("stats"), server["stats"], seconds),
+        }
+        for server in now["servers"]
+    ]
+    if "redirect_stats" in now:
+        same = before.get("redirect") == now["redirect"]
+        answer["redirect_rate"] = _gain(before.get("redirect_stats") if same else None, now["redirect_stats"], seconds)
+    return answer
+
+
+def _without_counters(row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    return ((key, value) for key, value in row.items() if key not in ("stats", "redirect_stats"))
+
+
+def _gain(before: dict[str, int] | None, now: dict[str, int], seconds: float) -> dict[str, int]:
+    gained = {}
+    for name, counter in zip(RATES, ("total", "bytes_in", "bytes_out"), strict=True):
+        gained[name] = max(0, round((now[counter] - (before[counter] if before else 0)) / seconds))
+    return gained

@@ -1,0 +1,276 @@
+"""The control connection in memory: a real client, a real server, a real director; every command, every refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.testing import MemoryReactorClock
+from twisted.protocols import amp
+from twisted.test.iosim import FakeTransport, connect
+
+from ktcpvs import errors
+from ktcpvs.control import commands
+from ktcpvs.control.client import NoAnswer, Switch
+from ktcpvs.control.server import MAX_BOX_KEYS, MAX_CONNECTIONS, Administrator, ControlFactory
+from ktcpvs.control.where import ControlAddress
+from ktcpvs.model.edits import Edit
+from ktcpvs.system.log import EventLog
+from ktcpvs.transport.context import Context, Descriptors
+from ktcpvs.transport.director import Director
+from ktcpvs.transport.views import Views
+
+
+class Daemon:
+    """A switch whose services never start, administered in memory."""
+
+    def __init__(self) -> None:
+        log = EventLog()
+        self.unloaded = 0
+        self.director = Director(Context(MemoryReactorClock(), log, Descriptors(100)), unload=self._unload)
+        self.submit = self.director.submit
+        self.view = Views(self.director).view
+        self.factory = ControlFactory(self, log)
+
+    def _unload(self) -> None:
+        self.unloaded += 1
+
+    def connect(self) -> tuple[Switch, Any]:
+        client, server = amp.AMP(), self.factory.buildProtocol(None)
+        assert server is not None
+        pump = connect(server, FakeTransport(server, True), client, FakeTransport(client, False))
+        return Switch(client, ControlAddress(path="/memory")), pump
+
+
+Ask = Callable[[Callable[[Switch], Coroutine[Any, Any, Any]]], Any]
+
+
+@pytest.fixture
+def daemon() -> Daemon:
+    return Daemon()
+
+
+@pytest.fixture
+def ask(daemon: Daemon) -> Ask:
+    """Runs something with the client until it is answered: the answer, or its exception."""
+    switch, pump = daemon.connect()
+
+    def run(work: Callable[[Switch], Coroutine[Any, Any, Any]]) -> Any:
+        answers: list[Any] = []
+        failures: list[Any] = []
+        Deferred.fromCoroutine(work(switch)).addCallbacks(answers.append, failures.append)
+        while not answers and not failures and pump.pump():
+            pass
+        if failures:
+            failures[0].raiseException()
+        return answers[0]
+
+    return run
+
+
+def test_every_edit_has_its_command_and_its_responder() -> None:
+    for edit in Edit.__subclasses__():
+        command = getattr(commands, edit.__name__)
+        assert issubclass(command, amp.Command)
+        assert Administrator._commandDispatch[command.commandName]
+
+
+def test_every_refusal_has_a_code_of_its_own() -> None:
+    kinds = list(errors.Refusal.kinds())
+    assert len({kind.code for kind in kinds}) == len(kinds)
+    assert all(commands.AddService.reverseErrors[kind.code] is kind for kind in kinds)
+
+
+def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
+    async def work(switch: Switch) -> None:
+        await switch.add_service("web", scheduler="wlc", listen="127.0.0.1", port="8081", maxclients=5)
+        await switch.edit_service("web", redirect="10.9.9.9:1", scheduler="http")
+        await switch.add_server("web", "10.0.0.1", weight=7)
+        await switch.add_server("web", "10.0.0.2:80")
+        await switch.edit_server("web", "10.0.0.2:80", weight=0)
+        await switch.add_rule("web", "/a/([a-z]+)", "10.0.0.1", match=1)
+        await switch.add_rule("web", "/b", "10.0.0.2:80")
+        await switch.delete_rule("web", "/b", "10.0.0.2:80")
+        await switch.delete_server("web", "10.0.0.2:80")
+        await switch.edit_service("web", redirect="")
+        await switch.set({"read_timeout": 7})
+
+    ask(work)
+    answer = ask(lambda switch: switch.table())
+    assert answer["settings"]["read_timeout"] == 7
+    assert answer["services"] == [
+        {
+            "ident": "web",
+            "listen": "127.0.0.1:8081",
+            "scheduler": "http",
+            "startservers": None,
+            "maxclients": 5,
+            "minspareservers": None,
+            "maxspareservers": None,
+            "redirect": None,
+            "servers": [{"address": "10.0.0.1:8081", "weight": 7}],
+            "rules": [{"pattern": "/a/([a-z]+)", "match": 1, "servers": ["10.0.0.1:8081"]}],
+            "running": False,
+        }
+    ]
+    ask(lambda switch: switch.delete_service("web"))
+    ask(lambda switch: switch.flush())
+    ask(lambda switch: switch.stop())
+    assert ask(lambda switch: switch.table())["services"] == []
+
+
+@pytest.mark.parametrize(
+    ("work", "kind"),
+    [
+        (lambda s: s.start("nope"), errors.NoSuchService),
+        (lambda s: s.stop("nope"), errors.NoSuchService),
+        (lambda s: s.delete_service("nope"), errors.NoSuchService),
+        (lambda s: s.table("nope"), errors.NoSuchService),
+        (lambda s: s.stats("nope"), errors.NoSuchService),
+        (lambda s: s.connections("nope"), errors.NoSuchService),
+        (lambda s: s.add_service("web"), errors.ServiceExists),
+        (lambda s: s.add_service("a b"), errors.BadValue),
+        (lambda s: s.add_service("x", scheduler="nope"), errors.NoSuchScheduler),
+        (lambda s: s.add_service("x", colour="red"), errors.BadValue),
+        (lambda s: s.add_service("x", maxclients="many"), errors.BadValue),
+        (lambda s: s.add_service("x", listen="1.2.3"), errors.BadAddress),
+        (lambda s: s.add_server("web", "10.0.0.1:80"), errors.ServerExists),
+        (lambda s: s.add_server("web", "10.0.0.9:80", 65536), errors.BadValue),
+        (lambda s: s.edit_server("web", "10.0.0.9:80", 1), errors.NoSuchServer),
+        (lambda s: s.delete_server("web", "10.0.0.1:80"), errors.Busy),
+        (lambda s: s.add_rule("web", "(", "10.0.0.1:80"), errors.BadPattern),
+        (lambda s: s.add_rule("web", "/a", "10.0.0.1:80"), errors.RuleExists),
+        (lambda s: s.add_rule("web", "/b", "10.0.0.9:80"), errors.NoSuchServer),
+        (lambda s: s.add_rule("web", "/b", "10.0.0.1:80", 11), errors.BadValue),
+        (lambda s: s.delete_rule("web", "/b", "10.0.0.1:80"), errors.NoSuchRule),
+        (lambda s: s.set({"nope": 1}), errors.NoSuchSetting),
+        (lambda s: s.set({"debug_level": 13}), errors.BadValue),
+        (lambda s: s.set({"unload": 1, "debug_level": 1}), errors.BadValue),
+        (lambda s: s.load("Virtual {"), errors.BadConfiguration),
+        (lambda s: s.load("Virtual x { listen = 10.0.0.1:nosuchport }"), errors.BadConfiguration),
+    ],
+)
+def test_refusals_come_back_as_their_class_and_change_nothing(daemon: Daemon, ask: Ask, work: Any, kind: type) -> None:
+    ask(lambda s: s.load('Virtual web { server = 10.0.0.1:80\n rule = pattern "/a" use server 10.0.0.1:80 }'))
+    before = daemon.director.table
+    with pytest.raises(errors.Refusal) as refused:
+        ask(work)
+    assert type(refused.value) is kind
+    assert str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert daemon.director.table is before
+
+
+def test_unload_is_set_by_its_name(daemon: Daemon, ask: Ask) -> None:
+    ask(lambda s: s.set({"unload": 0}))
+    assert daemon.unloaded == 0
+    ask(lambda s: s.set({"unload": 1}))
+    assert daemon.unloaded == 1
+    ask(lambda s: s.unload())
+    assert daemon.unloaded == 2
+
+
+def test_long_configurations_and_lists_go_in_pages(daemon: Daemon, ask: Ask) -> None:
+    blocks = []
+    for number in range(300):
+        rules = "\n".join(f'rule = pattern "/s{number}/r{r}/" use server 10.0.0.1:80' for r in range(10))
+        blocks.append(f"Virtual s{number} {{\nserver = 10.0.0.1:80\n{rules}\n}}\n")
+    text = "".join(blocks)
+    assert len(text) > 2 * 65535
+    ask(lambda s: s.load(text))
+    answer = ask(lambda s: s.table())
+    assert len(answer["services"]) == 300
+    assert sum(len(service["rules"]) for service in answer["services"]) == 3000
+    assert ask(lambda s: s.table("s7"))["services"][0]["rules"][3]["pattern"] == "/s7/r3/"
+
+
+def test_pages_are_of_one_moment(daemon: Daemon, ask: Ask) -> None:
+    text = "".join(f"Virtual s{number} {{ }}\n" for number in range(3000))
+
+    async def work(switch: Switch) -> list[bytes]:
+        await switch.load(text)
+        first = await switch._call(commands.Read, view="table")
+        await switch.flush()
+        rest = [(await switch._call(commands.ReadPage, number=n))["page"] for n in range(1, first["pages"])]
+        return [first["page"], *rest]
+
+    assert b"".join(ask(work)).count(b'"ident"') == 3000
+
+
+def test_a_page_that_is_not_there(ask: Ask) -> None:
+    with pytest.raises(errors.BadValue):
+        ask(lambda s: s._call(commands.ReadPage, number=1))
+
+
+def test_load_without_upload(ask: Ask) -> None:
+    with pytest.raises(errors.NoConfiguration):
+        ask(lambda s: s._call(commands.Load, source="x"))
+
+
+def test_a_configuration_that_is_not_text(ask: Ask) -> None:
+    async def work(switch: Switch) -> None:
+        await switch._call(commands.Upload, page=b"\xff\xfe", first=True)
+        await switch._call(commands.Load, source="site.conf")
+
+    with pytest.raises(errors.NoConfiguration, match=r"site\.conf: byte 0 is not UTF-8"):
+        ask(work)
+
+
+def test_an_unknown_view(ask: Ask) -> None:
+    with pytest.raises(errors.BadValue, match="there are: table, stats"):
+        ask(lambda s: s._read("nope"))
+
+
+def test_a_value_too_long_for_a_box(ask: Ask) -> None:
+    with pytest.raises(errors.Refusal, match="65,535"):
+        ask(lambda s: s.add_rule("web", "x" * 70000, "10.0.0.1:80"))
+
+
+def test_the_daemon_goes_away(daemon: Daemon) -> None:
+    switch, pump = daemon.connect()
+    daemon.factory.close_all()
+    pump.flush()
+    failures: list[Any] = []
+    Deferred.fromCoroutine(switch.flush()).addErrback(failures.append)
+    pump.flush()
+    assert failures[0].check(NoAnswer)
+
+
+def test_a_box_without_end_is_cut_off(daemon: Daemon) -> None:
+    server = daemon.factory.buildProtocol(None)
+    assert server is not None
+    client = amp.AMP()
+    transport = FakeTransport(server, True)
+    connect(server, transport, client, FakeTransport(client, False))
+    for number in range(MAX_BOX_KEYS + 1):
+        server.dataReceived(b"\0\x02%02d\0\x01x" % number)
+    assert transport.disconnecting or transport.disconnected
+
+
+def test_no_more_control_connections_than_the_limit(daemon: Daemon) -> None:
+    made = [daemon.factory.buildProtocol(None) for _ in range(MAX_CONNECTIONS)]
+    assert None not in made
+    assert daemon.factory.buildProtocol(None) is None
+
+
+def test_schedulers_and_settings(ask: Ask) -> None:
+    ask(lambda s: s.load("Virtual a { }\nVirtual b { scheduler = wlc }\nVirtual c { scheduler = wlc }"))
+    found = {row["name"]: row for row in ask(lambda s: s.schedulers())["schedulers"]}
+    assert (found["wlc"]["services"], found["http"]["services"]) == (2, 1)
+    assert found["wlc"]["unit"] == "CONNECTION"
+    assert found["http"]["summary"].startswith("Per connection")
+    names = [row["name"] for row in ask(lambda s: s.settings())]
+    assert names[0] == "debug_level"
+    assert names[-1] == "unload"
+
+
+def test_stats_of_a_table_that_never_ran(ask: Ask) -> None:
+    ask(lambda s: s.load("Virtual a {\n server = 10.0.0.1:80\n redirect = 10.0.0.2:80 }"))
+    service = ask(lambda s: s.stats())["services"][0]
+    assert service["stats"] == {"active": 0, "total": 0, "refused": 0, "bytes_in": 0, "bytes_out": 0}
+    nothing = {"active": 0, "total": 0, "failures": 0, "bytes_in": 0, "bytes_out": 0}
+    assert service["servers"][0]["stats"] == nothing
+    assert service["redirect_stats"] == nothing
+    assert ask(lambda s: s.connections()) == []

@@ -1,0 +1,392 @@
+"""Edits: each is a pure step from table to table, and each refusal leaves everything as it was."""
+
+from __future__ import annotations
+
+import copy
+import sys
+
+import pytest
+from attrs import evolve, fields, has
+from attrs.exceptions import FrozenInstanceError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ktcpvs.errors import (
+    BadAddress,
+    BadPattern,
+    BadValue,
+    Busy,
+    NoSuchRule,
+    NoSuchServer,
+    NoSuchService,
+    NoSuchSetting,
+    Refusal,
+    RuleExists,
+    ServerExists,
+    ServiceExists,
+    shorten,
+)
+from ktcpvs.model.address import Inet, Unix, parse_address
+from ktcpvs.model.describe import configuration
+from ktcpvs.model.edits import (
+    AddRule,
+    AddServer,
+    AddService,
+    DeleteRule,
+    DeleteServer,
+    DeleteService,
+    Edit,
+    EditServer,
+    EditService,
+    Flush,
+    Load,
+    Set,
+    StartService,
+    StopService,
+    Unload,
+)
+from ktcpvs.model.language.parser import parse
+from ktcpvs.model.language.writer import write
+from ktcpvs.model.service import RealServer, Rule, VirtualService
+from ktcpvs.model.settings import Settings
+from ktcpvs.model.table import Table
+from tests.model.strategies import EDITS, answer_or_refusal, assert_sound, edits, tables
+
+R1, R2, R3, NO = Inet("r1", 80), Inet("r2", 80), Inet("r3", 80), Inet("no", 80)
+WEB = VirtualService(
+    "web",
+    listen=Inet("0.0.0.0", 80),
+    redirect=Inet("sorry", 81),
+    servers=(RealServer(R1), RealServer(R2), RealServer(R3)),
+    rules=(Rule("/(a)", (R1,), 1), Rule(".*", (R2, R1))),
+)
+MAIL = VirtualService("mail", listen=Unix("/run/mail"), scheduler="wlc", servers=(RealServer(R3, 0),))
+IDLE = Table.of([WEB, MAIL])
+TABLE = evolve(IDLE, running=frozenset(("web",)), settings=Settings(debug_level=3))
+
+
+# The contract of all edits.
+
+
+def subclasses(kind):
+    """The classes below `kind` that ktcpvs itself defines."""
+    for below in kind.__subclasses__():
+        yield from subclasses(below)
+        # A slotted class is made twice; the one that its module does not hold is waiting to be collected.
+        if below.__module__.startswith("ktcpvs.") and getattr(sys.modules[below.__module__], below.__name__) is below:
+            yield below
+
+
+KINDS = sorted(set(subclasses(Edit)), key=lambda kind: kind.__name__)
+CHANGED = evolve(WEB, scheduler="hhttp")
+
+SAMPLES = {
+    AddService: [AddService("new"), AddService("new", {"listen": Inet("::", None), "port": 80, "maxclients": 5})],
+    EditService: [EditService("web", {"scheduler": "hhttp"}), EditService("web", {"redirect": None})],
+    DeleteService: [DeleteService("mail")],
+    Flush: [Flush()],
+    AddServer: [AddServer("web", Inet("r4", None)), AddServer("mail", Unix("/run/b"), 65535)],
+    EditServer: [EditServer("web", R1, 0)],
+    DeleteServer: [DeleteServer("web", R3), DeleteServer("mail", R3)],
+    AddRule: [AddRule("web", "/new", R1), AddRule("web", ".*", R3), AddRule("web", "(b)", R1, 1)],
+    DeleteRule: [DeleteRule("web", "/(a)", R1), DeleteRule("web", ".*", R1)],
+    StartService: [StartService("mail"), StartService()],
+    StopService: [StopService("web"), StopService()],
+    Set: [Set({"debug_level": "0"}), Set({"read_timeout": "0", "max_backlog": "1"})],
+    Unload: [Unload()],
+    Load: [Load({}), Load({"mail": MAIL, "web": CHANGED}, Settings(debug_level=1))],
+}
+"""Edits that change TABLE or IDLE."""
+
+
+each_sample = pytest.mark.parametrize("edit", sum(SAMPLES.values(), []), ids=lambda edit: edit.name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_edit_has_a_sample_and_a_strategy(kind):
+    assert SAMPLES.get(kind), f"put a sample of {kind.__name__} into SAMPLES"
+    assert all(type(edit) is kind for edit in SAMPLES[kind])
+    assert kind in EDITS, f"put a strategy for {kind.__name__} into tests/model/strategies.py"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_edit_is_frozen_and_says_what_it_does(kind):
+    assert has(kind)
+    assert kind.apply is not Edit.apply
+    edit = SAMPLES[kind][0]
+    for name in (*(attribute.name for attribute in fields(kind)), "anything"):
+        with pytest.raises(FrozenInstanceError):
+            setattr(edit, name, None)
+
+
+def test_every_edit_has_a_name_of_its_own():
+    names = [kind.name for kind in KINDS]
+    assert len(set(names)) == len(names)
+    assert all(name == name.lower() and name.replace("-", "").isalpha() for name in names)
+
+
+@each_sample
+def test_an_edit_makes_a_new_table_and_leaves_the_old_one(edit):
+    for before in (TABLE, IDLE):
+        untouched, edit_untouched = copy.deepcopy(before), copy.deepcopy(edit)
+        try:
+            after = edit.apply(before)
+        except Busy:
+            assert before is TABLE
+        else:
+            assert isinstance(after, Table)
+            assert_sound(after)
+            assert edit.apply(before) == after
+        assert before == untouched
+        assert edit == edit_untouched
+
+
+@each_sample
+def test_every_sample_changes_something(edit):
+    def applied(table):
+        try:
+            return edit.apply(table)
+        except Busy:
+            return table
+
+    assert applied(TABLE) != TABLE or applied(IDLE) != IDLE
+
+
+def test_an_edit_that_does_not_say_how_it_is_applied_is_a_mistake():
+    with pytest.raises(TypeError, match="Edit does not say"):
+        Edit().apply(TABLE)
+
+
+REFUSALS = [kind for kind in Refusal.kinds() if kind.__module__.startswith("ktcpvs.")]
+
+
+def test_every_kind_of_refusal_has_a_code_of_its_own():
+    codes = [kind.code for kind in REFUSALS]
+    assert len(codes) > 10
+    assert len(set(codes)) == len(codes)
+    assert all(type(code) is bytes and code.isupper() and code.decode("ascii") for code in codes)
+    assert all("code" in vars(kind) for kind in REFUSALS)
+
+
+def test_a_text_is_shortened_to_one_line():
+    assert shorten("a\nb\x00é") == "a\\nb\\x00é"
+    assert shorten("x" * 120) == "x" * 120
+    assert shorten("x" * 121) == "x" * 120 + "..."
+    assert shorten("\n" * 500, 4) == "\\n\\n..."
+
+
+# Refusals, command by command.
+
+REFUSED = [
+    # add-service
+    (AddService("web"), ServiceExists, "service web exists already"),
+    (AddService("a b"), BadValue, "'a b' cannot name a service: 1..128 printable characters, no white space"),
+    (AddService("new", {"port": 0}), BadAddress, "port 0 is out of range: ports are 1..65535"),
+    (AddService("new", {"port": 65536}), BadAddress, "port 65536 is out of range: ports are 1..65535"),
+    (AddService("new", {"listen": R1, "port": 81}), BadValue, "listen r1:80 and port 81 do not agree"),
+    (AddService("new", {"listen": Unix("/a"), "port": 80}), BadAddress, "unix:/a has no port: leave out port 80"),
+    (AddService("new", {"redirect": Inet("r1", None)}), BadAddress, "r1: a port is wanted, as in r1:80"),
+    (AddService("new", {"scheduler": "a b"}), BadValue, "'a b' cannot name a scheduler"),
+    (AddService("new", {"maxclients": -1}), BadValue, "maxclients = -1 is out of range: 0..10000000"),
+    # edit-service
+    (EditService("no", {}), NoSuchService, "no service no"),
+    (EditService("web", {"maxclients": 10_000_001}), BadValue, "maxclients = 10000001 is out of range: 0..10000000"),
+    (EditService("mail", {"port": 80}), BadAddress, "unix:/run/mail has no port: leave out port 80"),
+    (EditService("mail", {"listen": Inet("::", None)}), BadAddress, "[::]: a port is wanted, as in [::]:80"),
+    # delete-service, flush
+    (DeleteService("no"), NoSuchService, "no service no"),
+    (DeleteService("web"), Busy, "service web is running: stop it first"),
+    (Flush(), Busy, "web is running: stop it first"),
+    # add-server
+    (AddServer("no", R1), NoSuchService, "no service no"),
+    (AddServer("web", R1, 9), ServerExists, "service web already has server r1:80"),
+    (AddServer("web", Inet("r1", None)), ServerExists, "service web already has server r1:80"),
+    (AddServer("web", NO, -1), BadValue, "weight -1 is out of range: 0..65535"),
+    (AddServer("web", NO, 65536), BadValue, "weight 65536 is out of range: 0..65535"),
+    (AddServer("mail", Inet("r4", None)), BadAddress, "r4: give a port, since service mail listens on none"),
+    # edit-server
+    (EditServer("no", R1), NoSuchService, "no service no"),
+    (EditServer("web", NO), NoSuchServer, "service web has no server no:80"),
+    (EditServer("web", R1, 65536), BadValue, "weight 65536 is out of range: 0..65535"),
+    # delete-server
+    (DeleteServer("no", R1), NoSuchService, "no service no"),
+    (DeleteServer("web", NO), NoSuchServer, "service web has no server no:80"),
+    (DeleteServer("web", R1), Busy, "rule '/(a)' uses server r1:80: delete it from the rule first"),
+    # add-rule
+    (AddRule("no", "a", R1), NoSuchService, "no service no"),
+    (AddRule("web", "a", NO), NoSuchServer, "service web has no server no:80"),
+    (AddRule("web", ".*", R1), RuleExists, "rule '.*' already uses server r1:80"),
+    (AddRule("web", "(" * 2, R1), BadPattern, "pattern '((': missing ) '((' at position 1"),
+    (AddRule("web", "", R1), BadPattern, "an empty pattern matches nothing that can be told apart"),
+    (AddRule("web", "(a)\\1", R1), BadPattern, "pattern '(a)\\\\1': \\1 at position 3 is not in RE2's language"),
+    (AddRule("web", "(a)" * 11, R1, 11), BadValue, "match 11 is out of range: 0..10"),
+    (AddRule("web", "(a)", R1, -1), BadValue, "match -1 is out of range: 0..10"),
+    (AddRule("web", "(a)", R1, 2), BadValue, "match 2: pattern '(a)' has 1 groups"),
+    (AddRule("web", "/(a)", R2, 0), BadValue, "rule '/(a)' has match 1, not 0: delete it first"),
+    # del-rule
+    (DeleteRule("no", "a", R1), NoSuchService, "no service no"),
+    (DeleteRule("web", "a", R1), NoSuchRule, "service web has no rule 'a'"),
+    (DeleteRule("web", "/(a)", R2), NoSuchServer, "rule '/(a)' does not use server r2:80"),
+    # start, stop, set
+    (StartService("no"), NoSuchService, "no service no"),
+    (StopService("no"), NoSuchService, "no service no"),
+    (Set({"no": "1"}), NoSuchSetting, "no setting 'no'; there are: debug_level, "),
+    (Set({"debug_level": "13"}), BadValue, "debug_level = 13 is out of range: 0..12"),
+    (Set({"debug_level": "x"}), BadValue, "debug_level = x: a whole number is wanted"),
+    (Set({"debug_level": "5", "read_timeout": "-1"}), BadValue, "read_timeout = -1: a whole number is wanted"),
+]
+
+
+@pytest.mark.parametrize(("edit", "kind", "why"), REFUSED, ids=lambda value: getattr(value, "name", None))
+def test_what_cannot_be_done_is_refused_and_nothing_changes(edit, kind, why):
+    untouched = copy.deepcopy(TABLE)
+    with pytest.raises(Refusal) as refusal:
+        edit.apply(TABLE)
+    assert type(refusal.value) is kind
+    assert str(refusal.value).startswith(why)
+    assert str(refusal.value).isprintable()
+    assert untouched == TABLE
+
+
+def test_flush_names_what_runs():
+    two = evolve(IDLE, running=frozenset(("mail", "web")))
+    with pytest.raises(Busy) as refusal:
+        Flush().apply(two)
+    assert str(refusal.value) == "web, mail are running: stop them first"
+    many = Table.of([VirtualService(f"s{number}") for number in range(13)])
+    with pytest.raises(Busy) as refusal:
+        Flush().apply(StartService().apply(many))
+    assert str(refusal.value) == "s0, s1, s2, s3, s4, s5, s6, s7, s8, s9 and 3 more are running: stop them first"
+
+
+def test_flush_keeps_the_settings():
+    assert Flush().apply(evolve(IDLE, settings=Settings(debug_level=3))) == Table(settings=Settings(debug_level=3))
+
+
+# What the edits give.
+
+
+def after(*steps, table=None):
+    table = Table() if table is None else table
+    for step in steps:
+        table = step.apply(table)
+    return table
+
+
+def test_a_service_without_options_has_the_defaults():
+    assert after(AddService("web")) == Table.of([VirtualService("web")])
+
+
+@pytest.mark.parametrize(
+    ("options", "listen"),
+    [
+        ({}, "0.0.0.0:8080"),
+        ({"port": 80}, "0.0.0.0:80"),
+        ({"listen": Inet("::", None)}, "[::]:8080"),
+        ({"listen": Inet("::", None), "port": 80}, "[::]:80"),
+        ({"listen": Inet("::", 80)}, "[::]:80"),
+        ({"listen": Inet("::", 80), "port": 80}, "[::]:80"),
+        ({"listen": Unix("/run/web")}, "unix:/run/web"),
+    ],
+)
+def test_where_a_new_service_listens(options, listen):
+    assert str(after(AddService("web", options)).service("web").listen) == listen
+
+
+@pytest.mark.parametrize(
+    ("options", "listen"),
+    [
+        ({}, "0.0.0.0:80"),
+        ({"port": 81}, "0.0.0.0:81"),
+        ({"listen": Inet("::", None)}, "[::]:80"),
+        ({"listen": Inet("::", None), "port": 81}, "[::]:81"),
+        ({"listen": Unix("/run/web")}, "unix:/run/web"),
+    ],
+)
+def test_where_an_edited_service_listens(options, listen):
+    assert EditService("web", options).apply(TABLE).service("web") == evolve(WEB, listen=parse_address(listen))
+
+
+def test_an_edit_of_a_service_changes_the_options_given_and_no_others():
+    changed = EditService("web", {"maxclients": 7}).apply(TABLE)
+    assert changed.service("web") == evolve(WEB, maxclients=7)
+    assert EditService("web", {"redirect": None}).apply(TABLE).service("web") == evolve(WEB, redirect=None)
+    assert changed.running == TABLE.running
+    assert list(changed.services) == ["web", "mail"]
+
+
+def test_a_server_without_a_port_gets_the_port_of_its_service():
+    service = after(AddService("web", {"port": 81}), AddServer("web", Inet("r1", None))).service("web")
+    assert service.servers == (RealServer(Inet("r1", 81)),)
+
+
+def test_a_server_may_stand_in_any_number_of_rules():
+    table = after(AddRule("web", "/b", R1), AddRule("web", "/c", R1), table=TABLE)
+    assert [rule.pattern for rule in table.service("web").rules if R1 in rule.servers] == ["/(a)", ".*", "/b", "/c"]
+
+
+def test_a_server_can_go_when_its_rules_have_let_it_go():
+    steps = (DeleteRule("web", "/(a)", R1), DeleteRule("web", ".*", R1), DeleteServer("web", R1))
+    service = after(*steps, table=TABLE).service("web")
+    assert service.servers == WEB.servers[1:]
+    assert service.rules == (Rule(".*", (R2,)),)
+
+
+def test_starting_and_stopping_one_and_all_and_twice():
+    assert after(StartService("web"), StartService("web"), table=IDLE).running == {"web"}
+    assert after(StartService(), table=IDLE).running == {"web", "mail"}
+    assert after(StartService(), StopService("web"), StopService("web"), table=IDLE).running == {"mail"}
+    assert after(StartService(), StopService(), table=IDLE) == IDLE
+    assert after(StartService(), Unload(), table=IDLE) == IDLE
+    assert after(StopService("web"), DeleteService("web"), table=TABLE).services == {"mail": MAIL}
+
+
+def test_load_keeps_what_runs_and_is_still_there():
+    loaded = Load({"new": VirtualService("new"), "web": CHANGED}, Settings(debug_level=1)).apply(TABLE)
+    assert loaded == Table.of(
+        [VirtualService("new"), CHANGED], running=frozenset(("web",)), settings=Settings(debug_level=1)
+    )
+    assert Load({"mail": MAIL}).apply(TABLE) == Table.of([MAIL])
+
+
+def test_the_example_of_the_readme():
+    def server(text):
+        return parse_address(text)
+
+    table = after(
+        AddService("http", {"scheduler": "http"}),
+        AddServer("http", server("r1:80")),
+        AddServer("http", server("r2:80")),
+        AddServer("http", server("r3:80")),
+        AddRule("http", "/images/.*", server("r1:80")),
+        AddRule("http", "/html/.*", server("r2:80")),
+        AddRule("http", ".*", server("r3:80")),
+    )
+    assert table == Table.of(
+        [
+            VirtualService(
+                "http",
+                listen=Inet("0.0.0.0", 8080),
+                scheduler="http",
+                servers=(RealServer(R1, 1), RealServer(R2, 1), RealServer(R3, 1)),
+                rules=(Rule("/images/.*", (R1,)), Rule("/html/.*", (R2,)), Rule(".*", (R3,))),
+            )
+        ]
+    )
+    assert after(Flush(), table=table) == Table()
+    started = after(StartService("http"), table=table)
+    assert started.running == {"http"}
+    assert after(StopService("http"), table=started) == table
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.one_of(st.just(Table()), st.just(TABLE), tables(max_services=2)), st.lists(edits(), min_size=1, max_size=25))
+def test_no_sequence_of_edits_makes_an_unsound_table_or_fails_otherwise_than_by_a_refusal(table, steps):
+    for step in steps:
+        untouched = configuration(table), table.running
+        answer = answer_or_refusal(step.apply, table)
+        following = table if isinstance(answer, Refusal) else answer
+        assert (configuration(table), table.running) == untouched
+        assert_sound(following)
+        table = following
+    assert parse(write(*configuration(table))).apply(table) == table

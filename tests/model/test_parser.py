@@ -1,0 +1,328 @@
+"""Configuration text: what is read out of it, in which layouts, and where its errors are shown."""
+
+from __future__ import annotations
+
+import pytest
+from attrs import fields
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ktcpvs.errors import BadConfiguration
+from ktcpvs.model.address import Inet, Unix
+from ktcpvs.model.describe import configuration
+from ktcpvs.model.edits import Load
+from ktcpvs.model.language.parser import parse
+from ktcpvs.model.language.writer import write
+from ktcpvs.model.service import RealServer, Rule, VirtualService
+from ktcpvs.model.settings import Settings
+from ktcpvs.model.table import Table
+from tests.model.strategies import answer_or_refusal, assert_sound, config_texts, tables
+
+EXAMPLE = """\
+    # comment
+    Virtual web {
+        listen = 0.0.0.0:80
+        scheduler = hhttp
+        startservers = 8
+        maxclients = 256
+        minspareservers = 6
+        maxspareservers = 18
+        redirect = localhost:81
+        server = 192.168.0.12:www 1
+        server = 192.168.0.11:www 1
+        rule = pattern "/users/([^/]+)/.*" match 1 use server 192.168.0.12:www
+        rule = pattern ".*" use server 192.168.0.11:www
+    }
+"""
+
+R11, R12 = Inet("192.168.0.11", 80), Inet("192.168.0.12", 80)
+WEB = VirtualService(
+    ident="web",
+    listen=Inet("0.0.0.0", 80),
+    scheduler="hhttp",
+    startservers=8,
+    maxclients=256,
+    minspareservers=6,
+    maxspareservers=18,
+    redirect=Inet("localhost", 81),
+    servers=(RealServer(R12, 1), RealServer(R11, 1)),
+    rules=(Rule("/users/([^/]+)/.*", (R12,), 1), Rule(".*", (R11,), None)),
+)
+ONE_LINE = " ".join(line.strip() for line in EXAMPLE.splitlines()[1:])
+
+
+def www(name):
+    return 80 if name == "www" else None
+
+
+def in_web(*lines):
+    """The service that a block of these lines gives."""
+    return parse("\n".join(("Virtual web {", *lines, "}")), "f").services["web"]
+
+
+def test_the_example_is_read_as_it_stands():
+    assert parse(EXAMPLE, "web.conf", www) == Load({"web": WEB}, Settings())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(ONE_LINE, id="one line"),
+        pytest.param(EXAMPLE.replace("\n", "\r\n"), id="CRLF"),
+        pytest.param(EXAMPLE.replace("    ", "\t"), id="tabs"),
+        pytest.param("\n".join(ONE_LINE.split()), id="one token a line"),
+        pytest.param(EXAMPLE.replace("\n", ' # a } comment { = "\n'), id="comments"),
+        pytest.param(EXAMPLE.replace("\n", "\n\n \n"), id="blank lines"),
+        pytest.param(EXAMPLE.rstrip(), id="no line end"),
+        pytest.param(EXAMPLE.replace(" web ", ' "web" ').replace("hhttp", '"hhttp"'), id="quotes"),
+        pytest.param("TCP Virtual Server version 1.0.0\n" + EXAMPLE, id="heading"),
+        pytest.param("\n \r\n  TCP Virtual Server version 0.0.18  \r\n\n" + EXAMPLE, id="heading after blank lines"),
+    ],
+)
+def test_the_layout_is_free(text):
+    assert parse(text, "web.conf", www) == Load({"web": WEB})
+
+
+@pytest.mark.parametrize("change", [str.upper, str.title, str.swapcase])
+def test_keywords_are_known_in_any_case(change):
+    words = ("Virtual", "listen", "scheduler", "startservers", "maxclients", "minspareservers", "maxspareservers")
+    text = EXAMPLE
+    for keyword in (*words, "redirect", "rule", "pattern", "match", "use", "server"):
+        text = text.replace(f" {keyword} ", f" {change(keyword)} ")
+    assert text != EXAMPLE
+    assert parse(text, "web.conf", www) == Load({"web": WEB})
+    assert parse(f"{change('global')} {{ {change('debug_level')} = 3 }}").settings == Settings(debug_level=3)
+
+
+def test_names_keep_their_case():
+    assert list(parse("Virtual Web { } Virtual web { }").services) == ["Web", "web"]
+
+
+@pytest.mark.parametrize("text", ["", " \n\t", "# nothing", "TCP Virtual Server version 1.0.0", "global { }"])
+def test_nothing_is_an_empty_table(text):
+    assert parse(text) == Load({}, Settings())
+
+
+def test_the_heading_moves_no_line():
+    with pytest.raises(BadConfiguration) as refusal:
+        parse("\nTCP Virtual Server version 1.0.0\n\n  nonsense", "f")
+    assert str(refusal.value) == "f:4:3: 'nonsense': 'Virtual' or 'global' is wanted here"
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("TCP Virtual Server version", "f:1:1"),
+        ("TCP Virtual Server version x", "f:1:1"),
+        ("TCP Virtual Server version 1.0.0 Virtual web { }", "f:1:1"),
+        ("TCP Virtual Server version 1.0.0\nTCP Virtual Server version 1.0.0", "f:2:1"),
+        ("Virtual web { }\nTCP Virtual Server version 1.0.0", "f:2:1"),
+    ],
+)
+def test_a_heading_stands_first_and_alone(text, place):
+    with pytest.raises(BadConfiguration) as refusal:
+        parse(text, "f")
+    assert str(refusal.value) == f"{place}: 'TCP': 'Virtual' or 'global' is wanted here"
+
+
+def test_what_is_left_out_has_its_default():
+    assert in_web() == VirtualService("web")
+    assert in_web("server = r1:80") == VirtualService("web", servers=(RealServer(Inet("r1", 80), 1),))
+    assert parse("global { debug_level = 1 }").settings == Settings(debug_level=1)
+
+
+def test_services_keep_the_order_of_the_text_and_global_stands_anywhere():
+    load = parse("Virtual b { }\nglobal { read_timeout = 9 }\nVirtual a { }")
+    assert list(load.services) == ["b", "a"]
+    assert load.settings == Settings(read_timeout=9)
+
+
+@pytest.mark.parametrize("attribute", fields(Settings), ids=lambda attribute: attribute.name)
+def test_every_setting_can_be_set(attribute):
+    _, highest = attribute.metadata["range"]
+    assert parse(f"global {{ {attribute.name} = {highest} }}").settings == Settings(**{attribute.name: highest})
+
+
+def test_the_order_in_a_block_is_free():
+    service = in_web('rule = pattern "a" use server r1', "server = r1 0", "listen = [::]:81")
+    assert service.listen == Inet("::", 81)
+    assert service.servers == (RealServer(Inet("r1", 81), 0),)
+    assert service.rules == (Rule("a", (Inet("r1", 81),)),)
+
+
+def test_a_rule_names_several_servers_at_once_or_one_after_another():
+    servers = ("server = r1:80", "server = r2:80", "server = unix:/a 3")
+    one = in_web(*servers, "rule = pattern a use server r1:80 server r2:80", "rule = pattern b use server unix:/a")
+    two = in_web(
+        *servers,
+        "rule = pattern a use server r1:80",
+        "rule = pattern b use server unix:/a",
+        "rule = pattern a use server r2:80",
+    )
+    assert one == two
+    assert [rule.servers for rule in one.rules] == [(Inet("r1", 80), Inet("r2", 80)), (Unix("/a"),)]
+
+
+def test_words_of_the_language_are_names_where_a_name_is_wanted():
+    text = """
+    Virtual virtual {
+        scheduler = server
+        server = server:80 2
+        rule = pattern match match 0 use server server:80
+        rule = pattern "use" use server server:80
+        server = rule:80
+        redirect = use:80
+    }
+    """
+    server = Inet("server", 80)
+    assert parse(text).services["virtual"] == VirtualService(
+        "virtual",
+        scheduler="server",
+        servers=(RealServer(server, 2), RealServer(Inet("rule", 80))),
+        rules=(Rule("match", (server,), 0), Rule("use", (server,))),
+        redirect=Inet("use", 80),
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "pattern"),
+    [
+        (r'"\.html$"', r"\.html$"),
+        (r'"a\"b"', 'a"b'),
+        (r'"a\\\\"', "a\\\\"),
+        (r'"[\\\"]"', '[\\"]'),
+        (r"\.html$", r"\.html$"),
+        ('"a b # c = {"', "a b # c = {"),
+        ('"é"', "é"),
+    ],
+)
+def test_a_pattern_is_written_as_it_is(written, pattern):
+    assert in_web("server = r1:80", f"rule = pattern {written} use server r1:80").rules[0].pattern == pattern
+
+
+TOP = "'Virtual' or 'global' is wanted here"
+NO_BLOCK = "a keyword followed by '=' is wanted here, or '}'"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("nonsense", f"1:1: 'nonsense': {TOP}"),
+        ("Virtual web { } }", f"1:17: '}}': {TOP}"),
+        ('"Virtual" web { }', f"1:1: 'Virtual': {TOP}"),
+        ("Virtual", "1:1: the text ends where the service's name is wanted"),
+        ("Virtual\n", "2:1: the text ends where the service's name is wanted"),
+        ("Virtual {\n}", "1:9: '{' cannot name a service: 1..128 printable characters"),
+        ("Virtual web\n\n", "3:1: the text ends where '{' is wanted"),
+        ("Virtual web listen", "1:13: '{' is wanted here, not 'listen'"),
+        ('Virtual web "{" }', "1:13: '{' is wanted here, not '{'"),
+        ("Virtual web {\n", "2:1: the text ends where '}' is wanted"),
+        ("Virtual web { }\n\n Virtual web { }", "3:10: service web stands here a second time"),
+        ("global { }\nGlobal { }", "2:1: a second global block"),
+        ("global {\n  no_such = 1\n}", "2:3: no setting 'no_such'; there are: debug_level, "),
+        ("global {\n  read_timeout = x\n}", "2:18: read_timeout = x: a whole number is wanted"),
+        ("global {\n  debug_level = 13\n}", "2:17: debug_level = 13 is out of range: 0..12"),
+        ("global {\n  debug_level = 1\n  DEBUG_LEVEL = 2\n}", "3:3: debug_level stands here a second time"),
+        ("global { debug_level =", "1:1: the text ends where the value of debug_level is wanted"),
+        ('Virtual web { "', "1:15: the quote that begins here does not end in this line"),
+    ],
+)
+def test_an_error_is_shown_where_it_stands(text, why):
+    with pytest.raises(BadConfiguration) as refusal:
+        parse(text, "web.conf")
+    assert type(refusal.value) is BadConfiguration
+    assert str(refusal.value).startswith(f"web.conf:{why}")
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("nonsense = 1", "3: unknown keyword 'nonsense'; there are: listen, scheduler, startservers, maxclients, "),
+        ("Scheduller = wlc", "3: unknown keyword 'Scheduller'; there are: listen, "),
+        ("pattern = a", "3: unknown keyword 'pattern'; there are: listen, "),
+        ("nonsense", f"3: 'nonsense': {NO_BLOCK}"),
+        ("listen r1:80", f"3: 'listen': {NO_BLOCK}"),
+        ('"listen" = r1:80', f"3: 'listen': {NO_BLOCK}"),
+        ('listen "=" r1:80', "10: '=' is wanted here, not '='"),
+        ("listen=r1:80", "3: 'listen=r1:80': put white space around '='"),
+        ("= 1", f"3: '=': {NO_BLOCK}"),
+        ("listen = r1", "12: r1: a port is wanted, as in r1:80"),
+        ("listen = 1.2.3:80", "12: '1.2.3' is neither an IP address nor a host name"),
+        ("listen = r1:www", "12: unknown port name 'www' in 'r1:www': give its number"),
+        ("listen = r1:70000", "12: port 70000 in 'r1:70000' is out of range: ports are 1..65535"),
+        ("listen = r1:80 listen = r1:81", "18: listen stands here a second time"),
+        ("redirect = r1", "14: r1: a port is wanted, as in r1:80"),
+        ("redirect = a:b:c", "14: 'a:b:c': write an IPv6 address in brackets, as [::1]:80"),
+        ('scheduler = "a b"', "15: 'a b' cannot name a scheduler"),
+        ("maxclients = many", "16: maxclients = many: a whole number is wanted"),
+        ("maxclients = -1", "16: maxclients = -1: a whole number is wanted"),
+        ("maxclients = 10000001", "16: maxclients = 10000001 is out of range: 0..10000000"),
+        ("startservers = 1 STARTSERVERS = 1", "20: startservers stands here a second time"),
+        ("server = r1:80", "12: server r1:80 stands here a second time"),
+        ("server = r1", "12: server r1:80 stands here a second time"),
+        ("server = r9:80 65536", "12: weight 65536 is out of range: 0..65535"),
+        ("server = r9:80 -1", "18: weight = -1: a whole number is wanted"),
+        ("server = r9:80 ²", "18: weight = ²: a whole number is wanted"),
+        ("server = r9:80 1 2", f"20: '2': {NO_BLOCK}"),
+        ('server = r9:80 "1"', f"18: '1': {NO_BLOCK}"),
+        ("server = r9:80 heavy", f"18: 'heavy': {NO_BLOCK}"),
+        ("rule = a use server r1:80", "10: 'pattern' is wanted here, not 'a'"),
+        ("rule = pattern a server r1:80", "20: 'use' is wanted here, not 'server'"),
+        ("rule = pattern a use r1:80", "24: 'server' is wanted here, not 'r1:80'"),
+        ("rule = pattern ( use server r1:80", "18: pattern '(': missing ) '(' at position 0"),
+        ('rule = pattern "" use server r1:80', "18: an empty pattern matches nothing that can be told apart"),
+        (r"rule = pattern (a)\1 use server r1:80", r"18: pattern '(a)\\1': \1 at position 3 is not in RE2's language"),
+        ("rule = pattern a use server r9:80", "31: service web has no server r9:80"),
+        ("rule = pattern a use server r1:80 server r9:80", "44: service web has no server r9:80"),
+        ("rule = pattern a use server r1:80 server r1", "44: rule 'a' already uses server r1:80"),
+        ("rule = pattern a match x use server r1:80", "26: match = x: a whole number is wanted"),
+        ("rule = pattern a match -1 use server r1:80", "26: match = -1: a whole number is wanted"),
+        ("rule = pattern (a) match 11 use server r1:80", "18: match 11 is out of range: 0..10"),
+        ("rule = pattern (a) match 2 use server r1:80", "18: match 2: pattern '(a)' has 1 groups"),
+        (
+            "rule = pattern (a) match 1 use server r1:80 rule = pattern (a) match 0 use server r2:80",
+            "62: this pattern's first rule has match 1, not 0",
+        ),
+        ("Virtual other { }", f"3: 'Virtual': {NO_BLOCK}"),
+    ],
+)
+def test_an_error_in_a_block_is_shown_where_it_stands(line, why):
+    text = f"Virtual web {{\n  listen = r0:80 server = r1:80 server = r2:80\n  {line}\n}}"
+    if line.split()[0] == "listen" or line.startswith("listen="):
+        text = text.replace("listen = r0:80 ", "", 1)
+    with pytest.raises(BadConfiguration) as refusal:
+        parse(text, "web.conf")
+    assert str(refusal.value).startswith(f"web.conf:3:{why}")
+
+
+def test_a_service_on_a_unix_socket_completes_no_address():
+    with pytest.raises(BadConfiguration) as refusal:
+        parse("Virtual web { listen = unix:/run/web\n server = r1 }", "f")
+    assert str(refusal.value) == "f:2:11: r1: give a port, since service web listens on none"
+
+
+def check_any(text):
+    answer = answer_or_refusal(parse, text, "f", kind=BadConfiguration)
+    if isinstance(answer, BadConfiguration):
+        source, line, column, _ = str(answer).split(":", 3)
+        assert source == "f"
+        assert 1 <= int(line) <= text.count("\n") + 1
+        assert 1 <= int(column) <= len(text) + 1
+    else:
+        assert isinstance(answer, Load)
+        assert_sound(answer.apply(Table()))
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.one_of(config_texts(), st.text(max_size=80)))
+def test_any_text_is_a_load_or_a_bad_configuration(text):
+    check_any(text)
+
+
+@settings(max_examples=150, deadline=None)
+@given(tables(max_services=2), st.data())
+def test_a_damaged_configuration_is_a_load_or_a_bad_configuration(table, data):
+    text = write(*configuration(table))
+    begin = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(begin, min(len(text), begin + 20)))
+    check_any(text[:begin] + data.draw(st.text(max_size=5)) + text[end:])

@@ -1,0 +1,109 @@
+"""Listening sockets: whole or not at all, and the message says why."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from ktcpvs.errors import CannotListen
+from ktcpvs.model.address import parse_address
+from ktcpvs.system.sockets import close_listener, open_listener, open_private_unix_listener, private_folder
+
+
+def listener(text: str) -> contextlib.closing[socket.socket]:
+    return contextlib.closing(open_listener(parse_address(text), 5))
+
+
+def test_ipv4_and_ipv6_share_a_port_number() -> None:
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as four:
+        port = four.getsockname()[1]
+        with listener(f"[::1]:{port}") as six:
+            assert six.getsockname()[:2] == ("::1", port)
+            assert not six.getblocking()
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("192.0.2.1:8080", "this machine does not have that address"),
+        ("unix:/nonexistent/x.sock", "No such file or directory"),
+        ("nothing.invalid:80", "cannot listen on nothing.invalid:80"),
+    ],
+)
+def test_why_not(address: str, why: str) -> None:
+    with pytest.raises(CannotListen, match=why):
+        open_listener(parse_address(address), 5)
+
+
+def test_a_taken_port() -> None:
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        address = parse_address(f"127.0.0.1:{taken.getsockname()[1]}")
+        with pytest.raises(CannotListen, match="something else listens there already"):
+            open_listener(address, 5)
+
+
+def test_a_unix_socket_that_is_left_over_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    open_listener(parse_address(f"unix:{path}"), 5).close()  # as after kill -9: the file stays
+    assert path.exists()
+    again = open_listener(parse_address(f"unix:{path}"), 5)
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as caller:
+        caller.connect(str(path))
+    close_listener(again)
+    assert not path.exists()
+
+
+def test_a_unix_socket_that_is_alive_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    alive = open_listener(parse_address(f"unix:{path}"), 5)
+    with pytest.raises(CannotListen, match="something else listens there already"):
+        open_listener(parse_address(f"unix:{path}"), 5)
+    close_listener(alive)
+
+
+def test_a_file_that_is_no_socket_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    path.write_text("precious")
+    with pytest.raises(CannotListen):
+        open_listener(parse_address(f"unix:{path}"), 5)
+    assert path.read_text() == "precious"
+
+
+def test_another_s_unix_socket_is_not_taken_away(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    ours = open_listener(parse_address(f"unix:{path}"), 5)
+    path.unlink()
+    theirs = open_listener(parse_address(f"unix:{path}"), 5)
+    close_listener(ours)
+    assert path.is_socket()
+    close_listener(theirs)
+
+
+def test_a_private_socket_is_private(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    before = os.umask(0)
+    try:
+        private = open_private_unix_listener(str(path), 5)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    close_listener(private)
+
+
+def test_a_private_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    private_folder(str(folder))
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    private_folder(str(folder))
+    folder.chmod(0o777)
+    with pytest.raises(CannotListen, match="not this user's alone"):
+        private_folder(str(folder))
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(CannotListen, match="cannot make the folder"):
+        private_folder(str(file / "run"))

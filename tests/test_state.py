@@ -1,0 +1,93 @@
+"""The state file: either the old table or the new one, never a piece of both."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.testing import MemoryReactorClock
+
+from ktcpvs.errors import BadConfiguration, CannotSave, NoConfiguration
+from ktcpvs.model import edits
+from ktcpvs.model.language.parser import parse
+from ktcpvs.model.table import Table
+from ktcpvs.state import StateFile
+
+TEXT = """global { read_timeout = 17 }
+Virtual a { server = 10.0.0.1:80 3 }
+Virtual "b" { listen = "unix:/tmp/with blank" rule = pattern "x\\"y" use server 10.0.0.1:80 server = 10.0.0.1:80 }
+"""
+
+
+def state(path: Path) -> StateFile:
+    return StateFile(str(path), MemoryReactorClock())
+
+
+def save(file: StateFile, table: Table) -> None:
+    failures: list[Any] = []
+    Deferred.fromCoroutine(file.save(table)).addErrback(failures.append)
+    for failure in failures:
+        failure.raiseException()
+
+
+def table() -> Table:
+    return edits.StartService("b").apply(parse(TEXT).apply(Table()))
+
+
+def test_there_and_back(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    save(state(path), table())
+    assert state(path).load() == table()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert os.listdir(tmp_path) == ["state"]
+
+
+def test_only_what_changed_is_written_anew_and_all_of_it_stands_there(tmp_path: Path) -> None:
+    file = state(tmp_path / "state")
+    now = table()
+    save(file, now)
+    for edit in (
+        edits.AddService("c"),
+        edits.DeleteService("a"),
+        edits.Set({"read_timeout": "9"}),
+        edits.StopService(),
+    ):
+        now = edit.apply(now)
+        save(file, now)
+        assert state(tmp_path / "state").load() == now
+
+
+def test_no_file_yet(tmp_path: Path) -> None:
+    assert state(tmp_path / "state").load() is None
+
+
+@pytest.mark.parametrize("text", ["", "rubbish", "[]", '{"format": 2}', '"x"', "\0"])
+def test_what_is_no_state_file_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "state"
+    path.write_text(text)
+    with pytest.raises(NoConfiguration, match=str(path)):
+        state(path).load()
+
+
+def test_a_table_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    path.write_text(json.dumps({"format": 1, "running": [], "configuration": "Virtual x {"}))
+    with pytest.raises(BadConfiguration, match=f"{path}:1:"):
+        state(path).load()
+
+
+def test_what_cannot_be_written_leaves_the_old(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    file = state(folder / "state")
+    save(file, Table())
+    (folder / "state").rename(tmp_path / "kept")
+    folder.rmdir()
+    with pytest.raises(CannotSave, match="cannot be written"):
+        save(file, table())
+    assert state(tmp_path / "kept").load() == Table()
