@@ -19,6 +19,7 @@ Refusals are raised as the classes of ktcpvs.errors. Nothing of a refused call i
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,7 +52,8 @@ async def connect(reactor: IReactorCore, control: str | None = None, timeout: fl
 
 
 def _why(failure: Exception) -> str:
-    return str(getattr(failure, "osError", None) or failure).rstrip(".")
+    number = getattr(failure, "osError", None)
+    return os.strerror(number) if isinstance(number, int) else str(failure).rstrip(".")
 
 
 class Switch:
@@ -67,10 +69,11 @@ class Switch:
             answer: dict[str, Any] = await self._protocol.callRemote(command, **given)
         except (error.ConnectionDone, error.ConnectionLost) as failure:
             raise NoAnswer(f"the daemon at {self._where} went away ({_why(failure)})") from None
-        except amp.TooLong:
-            raise Refusal("a value is longer than the 65,535 bytes that fit into a command") from None
-        except amp.RemoteAmpError as failure:
-            raise NoAnswer(f"the daemon at {self._where} could not answer: {shorten(str(failure))}") from None
+        except amp.AmpError as failure:
+            if isinstance(failure, amp.TooLong) and failure.isLocal:
+                raise Refusal("a value is longer than the 65,535 bytes that fit into a command") from None
+            why = shorten(" ".join(str(failure).split()) or type(failure).__name__)
+            raise NoAnswer(f"what answers at {self._where} does not speak as this version does: {why}") from None
         return answer
 
     def close(self) -> None:

@@ -292,7 +292,10 @@ class Daemon:
 
     def wait_until_empty(self) -> None:
         """Wait until no connection lives, and check that nobody is counted any more."""
-        wait_for(lambda: not self.connections(), "all connections to end")
+        try:
+            wait_for(lambda: not self.connections())
+        except AssertionError:
+            raise AssertionError(f"connections that do not end: {self.connections()}") from None
         for service in self.call("stats")["services"]:
             assert service["stats"]["active"] == 0, service
             for server in service["servers"]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from attrs import fields
@@ -56,6 +57,7 @@ def lines(max_size: int = 30) -> st.SearchStrategy[str]:
     return st.text(character, max_size=max_size)
 
 
+@cache
 def idents() -> st.SearchStrategy[str]:
     odd = st.text(st.one_of(st.sampled_from("\\'$é-."), _printable), min_size=1, max_size=12)
     return st.one_of(
@@ -64,13 +66,15 @@ def idents() -> st.SearchStrategy[str]:
     )
 
 
+@cache
 def ports() -> st.SearchStrategy[int]:
     return st.one_of(st.sampled_from((1, 80, 8080, 65535)), st.integers(1, 65535))
 
 
+@cache
 def hosts() -> st.SearchStrategy[str]:
     """Names and IP addresses, in the form in which an address keeps them."""
-    label = st.from_regex(r"[a-z0-9_]([a-z0-9_-]{0,8}[a-z0-9_])?", fullmatch=True)
+    label = st.text(st.sampled_from("az09_-"), min_size=1, max_size=10).map(lambda text: text.strip("-") or "x")
     names = st.lists(label, min_size=1, max_size=4).map(".".join)
     return st.one_of(
         st.sampled_from(("server", "use", "match", "rule", "virtual", "unix.example", "r1", "1.example", "a--b")),
@@ -81,6 +85,7 @@ def hosts() -> st.SearchStrategy[str]:
     )
 
 
+@cache
 def unix_paths() -> st.SearchStrategy[str]:
     odd = st.text(st.one_of(st.sampled_from(ODD), _printable), max_size=30)
     return st.one_of(
@@ -89,11 +94,13 @@ def unix_paths() -> st.SearchStrategy[str]:
     ).filter(lambda path: path.isprintable() and len(path.encode()) <= UNIX_PATH_BYTES)
 
 
+@cache
 def complete_addresses() -> st.SearchStrategy[Address]:
     """Addresses of which nothing was left out."""
     return st.one_of(st.builds(Inet, hosts(), ports()), st.builds(Unix, unix_paths()))
 
 
+@cache
 def addresses() -> st.SearchStrategy[Address]:
     return st.one_of(complete_addresses(), st.builds(Inet, hosts(), st.none()))
 
@@ -106,6 +113,7 @@ def _compiles(pattern: str) -> bool:
     return True
 
 
+@cache
 def patterns() -> st.SearchStrategy[str]:
     """Patterns that compile; many need care when they are written between quotes."""
     piece = st.sampled_from(
@@ -122,6 +130,7 @@ def patterns() -> st.SearchStrategy[str]:
     ).filter(_compiles)
 
 
+@cache
 def real_servers() -> st.SearchStrategy[RealServer]:
     return st.builds(RealServer, complete_addresses(), st.one_of(st.sampled_from((0, 1)), st.integers(0, WEIGHT_MAX)))
 
@@ -130,29 +139,35 @@ def real_servers() -> st.SearchStrategy[RealServer]:
 def rules(draw: st.DrawFn, known: list[Address]) -> Rule:
     """A rule for some of the servers `known`, of which there is one at least."""
     pattern = draw(patterns())
-    match = draw(st.one_of(st.none(), st.integers(0, min(MATCH_MAX, check_pattern(pattern)))))
+    match = draw(_matches(check_pattern(pattern)))
     return Rule(pattern, tuple(draw(st.lists(st.sampled_from(known), min_size=1, max_size=3, unique=True))), match)
+
+
+_matches = cache(lambda groups: st.one_of(st.none(), st.integers(0, min(MATCH_MAX, groups))))
+_counts = st.one_of(st.none(), st.sampled_from((0, 1, COUNT_MAX)), st.integers(0, COUNT_MAX))
+_redirects = st.one_of(st.none(), complete_addresses())
+_server_lists = st.lists(real_servers(), max_size=4, unique_by=lambda server: server.address)
 
 
 @st.composite
 def services(draw: st.DrawFn) -> VirtualService:
-    count = st.one_of(st.none(), st.sampled_from((0, 1, COUNT_MAX)), st.integers(0, COUNT_MAX))
-    servers = draw(st.lists(real_servers(), max_size=4, unique_by=lambda server: server.address))
+    servers = draw(_server_lists)
     known = [server.address for server in servers]
     return VirtualService(
         ident=draw(idents()),
         listen=draw(complete_addresses()),
         scheduler=draw(st.sampled_from(("http", "wlc", "server", "Virtual", "x-1.2_3"))),
-        startservers=draw(count),
-        maxclients=draw(count) or 0,
-        minspareservers=draw(count),
-        maxspareservers=draw(count),
-        redirect=draw(st.one_of(st.none(), complete_addresses())),
+        startservers=draw(_counts),
+        maxclients=draw(_counts) or 0,
+        minspareservers=draw(_counts),
+        maxspareservers=draw(_counts),
+        redirect=draw(_redirects),
         servers=tuple(servers),
         rules=tuple(draw(st.lists(rules(known), max_size=4, unique_by=lambda rule: rule.pattern)) if known else ()),
     )
 
 
+@cache
 def settings_values() -> st.SearchStrategy[Settings]:
     """Settings of which some were changed."""
     optional = {attribute.name: st.integers(*attribute.metadata["range"]) for attribute in fields(Settings)}
@@ -218,11 +233,13 @@ EDITS = _one_edit()
 """A strategy for each kind of edit."""
 
 
+@cache
 def edits() -> st.SearchStrategy[Edit]:
     """Any edit; those that build a table up come more often."""
     return st.one_of(*EDITS.values(), *(EDITS[kind] for kind in (AddService, AddServer, AddRule, StartService)))
 
 
+@cache
 def config_texts() -> st.SearchStrategy[str]:
     """Texts made of what stands in configurations, in any order."""
     piece = st.sampled_from(

@@ -99,7 +99,9 @@ SAMPLES = {
 """Edits that change TABLE or IDLE."""
 
 
-each_sample = pytest.mark.parametrize("edit", sum(SAMPLES.values(), []), ids=lambda edit: edit.name)
+each_sample = pytest.mark.parametrize(
+    "edit", [edit for some in SAMPLES.values() for edit in some], ids=lambda edit: edit.name
+)
 
 
 @pytest.mark.parametrize("kind", KINDS)

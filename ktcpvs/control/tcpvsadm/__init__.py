@@ -4,5 +4,7 @@
 - `usage`: that table as the text of --help
 - `show`: answers of the daemon as text
 - `names`: addresses with the names or in the numbers that this machine knows
-- `main`: carries one command out
+- `outcome`: how a run can end
+- `daemon`: carries a command to the daemon
+- `main`: one run, from argv to the exit status
 """

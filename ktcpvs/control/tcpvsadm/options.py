@@ -11,11 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from attrs import field, frozen
 
+from ktcpvs.control.tcpvsadm.outcome import Misuse
 from ktcpvs.errors import shorten
-
-
-class Misuse(Exception):
-    """The command line cannot be meant; `str()` of it is the reason, in one line."""
 
 
 @frozen
@@ -57,7 +54,7 @@ _RULE = ("ident", "pattern", "real-server")
 COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
-        Command("list", "L", "print the table; this is what no command means", (), ("ident", "numeric", *VIEWS, "json")),
+        Command("list", "L", "print the table; what no command means", (), ("ident", "numeric", *VIEWS, "json")),
         Command("add-service", "A", "add a virtual service, stopped", ("ident",), _SERVICE),
         Command("edit-service", "E", "change the options given, and no others", ("ident",), _SERVICE),
         Command("delete-service", "D", "delete a stopped virtual service", ("ident",)),
@@ -102,7 +99,7 @@ OPTIONS: dict[str, Option] = {
         Option("rate", None, None, "show what the counters gain in a second"),
         Option("connections", None, None, "show the clients connected now"),
         Option("json", None, None, "print JSON"),
-        Option("control", None, "ENDPOINT", "where the daemon answers (default: $KTCPVS_CONTROL, else its own default)"),
+        Option("control", None, "ENDPOINT", "where the daemon answers (default: $KTCPVS_CONTROL)"),
     )
 }
 """By name, in the order of --help. `control` goes with every command."""

@@ -6,18 +6,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ktcpvs.errors import shorten
 from ktcpvs.model.language import writer
 from ktcpvs.model.language.writer import ShowAddress
 
-COUNTERS = ("active", "total", "refused", "bytes_in", "bytes_out")
-"""Of a service; a server has `failures` in the place of `refused`."""
-
+SERVICE_COUNTERS = ("active", "total", "refused", "bytes_in", "bytes_out")
 SERVER_COUNTERS = ("active", "total", "failures", "bytes_in", "bytes_out")
 RATES = ("connections", "bytes_in", "bytes_out")
+
+_HEADINGS = {
+    "active": "Active",
+    "total": "Total",
+    "refused": "Refused",
+    "failures": "Failed",
+    "connections": "Conns",
+    "bytes_in": "InBytes",
+    "bytes_out": "OutBytes",
+}
 
 
 def heading(version: str) -> str:
@@ -40,18 +48,13 @@ def configuration(answer: dict[str, Any]) -> str:
 
 
 def stats(answer: dict[str, Any], show: ShowAddress = str) -> str:
-    """Counters, a line for each service and below it one for each of its servers."""
-    services = ("Active", "Total", "Refused", "InBytes", "OutBytes")
-    servers = ("Active", "Total", "Failed", "InBytes", "OutBytes")
-    return _counted(
-        answer, show, services, servers, lambda row, key: _numbers(row[key], SERVER_COUNTERS if key != "stats" else None)
-    )
+    """Counters: a line for each service, and below it one for each of its servers and its redirect."""
+    return _counted(answer, show, "stats", SERVICE_COUNTERS, SERVER_COUNTERS)
 
 
 def rate(answer: dict[str, Any], show: ShowAddress = str) -> str:
     """What `rates` found, laid out like `stats`."""
-    names = ("Conns/s", "InBytes/s", "OutBytes/s")
-    return _counted(answer, show, names, names, lambda row, key: _numbers(row[key.replace("stats", "rate")], RATES))
+    return _counted(answer, show, "rate", RATES, RATES, "/s")
 
 
 def rates(before: dict[str, Any], after: dict[str, Any], seconds: float) -> dict[str, Any]:
@@ -59,7 +62,8 @@ def rates(before: dict[str, Any], after: dict[str, Any], seconds: float) -> dict
     place of the counters: new connections and bytes each second, rounded. What was not there before began at 0; a
     counter that began anew counts as 0."""
     known = {service["ident"]: service for service in before["services"]}
-    return {**after, "services": [_service_rate(known.get(now["ident"], {}), now, seconds) for now in after["services"]]}
+    services = [_service_rate(known.get(now["ident"], {}), now, seconds) for now in after["services"]]
+    return {**after, "services": services}
 
 
 def connections(answer: list[dict[str, Any]], show: ShowAddress = str) -> str:
@@ -104,32 +108,33 @@ def _line(text: Any) -> str:
     return shorten(str(text), 1000)
 
 
-Numbers = Callable[[dict[str, Any], str], Sequence[str]]
-"""The numbers of a service or a server; the key is "stats", or "redirect_stats" for a service's redirect."""
-
-
-def _numbers(counters: dict[str, int], names: Sequence[str] | None) -> list[str]:
-    if names is None:
-        names = COUNTERS if "refused" in counters else SERVER_COUNTERS
-    return [str(counters[name]) for name in names]
-
-
 def _counted(
-    answer: dict[str, Any], show: ShowAddress, services: Sequence[str], servers: Sequence[str], numbers: Numbers
+    answer: dict[str, Any],
+    show: ShowAddress,
+    kind: str,
+    of_service: Sequence[str],
+    of_server: Sequence[str],
+    each: str = "",
 ) -> str:
+    """kind: where the numbers stand. of_service, of_server: their names. each: what is added to their headings."""
+
+    def numbers(counters: dict[str, int], names: Sequence[str]) -> list[str]:
+        return [str(counters[name]) for name in names]
+
     rows = [
-        ("Service", "State", "Scheduler", "Listen", *services),
-        ("  -> Server", "Weight", "", "", *servers),
+        ("Service", "State", "Scheduler", "Listen", *(_HEADINGS[name] + each for name in of_service)),
+        ("  -> Server", "Weight", "", "", *(_HEADINGS[name] + each for name in of_server)),
     ]
     for service in answer["services"]:
-        where = show(service["listen"])
-        rows.append((service["ident"], _state(service), service["scheduler"], where, *numbers(service, "stats")))
+        begin = service["ident"], _state(service), service["scheduler"], show(service["listen"])
+        rows.append((*begin, *numbers(service[kind], of_service)))
         for server in service["servers"]:
-            rows.append((f"  -> {show(server['address'])}", str(server["weight"]), "", "", *numbers(server, "stats")))
+            begin = f"  -> {show(server['address'])}", str(server["weight"]), "", ""
+            rows.append((*begin, *numbers(server[kind], of_server)))
         if service["redirect"] is not None:
-            redirect = f"  -> {show(service['redirect'])}"
-            rows.append((redirect, "redirect", "", "", *numbers(service, "redirect_stats")))
-    return f"{heading(answer['version'])}\n{_aligned(rows, '<<<<' + '>' * len(services))}"
+            begin = f"  -> {show(service['redirect'])}", "redirect", "", ""
+            rows.append((*begin, *numbers(service[f"redirect_{kind}"], of_server)))
+    return f"{heading(answer['version'])}\n{_aligned(rows, '<<<<' + '>' * len(of_service))}"
 
 
 def _aligned(rows: Sequence[Sequence[str]], sides: str) -> str:

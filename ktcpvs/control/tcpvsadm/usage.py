@@ -19,8 +19,8 @@ def help_text() -> str:
         lines += _wrapped(f"  {synopsis(command)}", " " * 10)
         lines.append(f"        {command.meaning}")
     lines += ["", "Options:"]
-    left = [_names(option.short, option.name) + (f" {option.value}" if option.value else "") for option in OPTIONS.values()]
-    for names, option in zip(left, OPTIONS.values(), strict=True):
+    for option in OPTIONS.values():
+        names = " ".join(filter(None, [_names(option.short, option.name), option.value]))
         lines.append(f"  {names:<32}{option.meaning}")
     lines += [
         "",

@@ -138,17 +138,18 @@ class _Block:
     """What stands in one Virtual block, with its places; put together when the block has ended."""
 
     service: VirtualService
-    servers: list[tuple[Place, Address, int]] = Factory(list)
+    servers: list[tuple[Place, Address, Place, int]] = Factory(list)
     rules: list[tuple[Token, int | None, list[tuple[Place, Address]]]] = Factory(list)
 
     def complete(self) -> VirtualService:
         servers: dict[Address, RealServer] = {}
-        for place, address, weight in self.servers:
+        for place, written, weight_place, weight in self.servers:
             with _at(place):
-                server = RealServer(self.service.complete(address), weight)
-            if server.address in servers:
-                raise place.error(f"server {server.address} stands here a second time")
-            servers[server.address] = server
+                address = self.service.complete(written)
+            if address in servers:
+                raise place.error(f"server {address} stands here a second time")
+            with _at(weight_place):
+                servers[address] = RealServer(address, weight)
         rules: dict[str, Rule] = {}
         for pattern, match, users in self._merged_rules():
             with _at(pattern.place):
@@ -193,7 +194,7 @@ def _service(reader: _Reader, name: Token, port_named: PortNamed) -> VirtualServ
         option = keyword.text.lower()
         if option == "server":
             place, server = address()
-            block.servers.append((place, server, _weight(reader)))
+            block.servers.append((place, server, *_weight(reader, place)))
             continue
         if option == "rule":
             block.rules.append(_rule(reader, address))
@@ -215,12 +216,13 @@ def _service(reader: _Reader, name: Token, port_named: PortNamed) -> VirtualServ
     return block.complete()
 
 
-def _weight(reader: _Reader) -> int:
-    """The number after a server's address; 1 where there is none."""
+def _weight(reader: _Reader, address: Place) -> tuple[Place, int]:
+    """The number after a server's address; 1, in the address's place, where there is none."""
     token = reader.peek()
     if token is None or token.quoted or not token.text.lstrip("-+").isdigit():
-        return 1
-    return _number("weight", reader.next("a weight"))
+        return address, 1
+    reader.next("a weight")
+    return token.place, _number("weight", token)
 
 
 def _rule(

@@ -1,0 +1,140 @@
+"""A command carried to the daemon, and its answer brought back.
+
+The only room of tcpvsadm that imports Twisted; it is entered only when a daemon is to be called.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from twisted.internet import reactor as installed
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import globalLogBeginner
+from twisted.python.failure import Failure
+
+from ktcpvs.control.client import NoAnswer, Switch, connect
+from ktcpvs.control.tcpvsadm.options import Invocation
+from ktcpvs.control.tcpvsadm.outcome import Misuse, NoDaemon
+from ktcpvs.control.tcpvsadm.show import rates
+from ktcpvs.errors import BadAddress, NoSuchSetting, shorten
+
+RATE_SECONDS = 1.0
+"""Between the two looks of --rate."""
+
+reactor: Any = installed
+
+
+def carry_out(given: Invocation, control: str | None, text: str = "", source: str = "") -> Any:
+    """Have the daemon at `control` do what is said; None: at its default place.
+
+    text, source: the configuration to load and its name. The answer is what the daemon told, None where it had only
+    to do something. Runs the reactor, so it can be called once in a process. Raises Refusal, NoDaemon, or Misuse for
+    a `control` that is no address.
+    """
+    outcome: list[Any] = []
+
+    def begin() -> None:
+        talk = Deferred.fromCoroutine(_session(given, control, text, source))
+        talk.addBoth(outcome.append).addBoth(lambda _: reactor.stop())
+
+    globalLogBeginner.beginLoggingTo([lambda event: None], discardBuffer=True, redirectStandardIO=False)
+    reactor.callWhenRunning(begin)
+    reactor.run(installSignalHandlers=False)
+    (result,) = outcome
+    if isinstance(result, Failure):
+        result.raiseException()
+    return result
+
+
+async def _session(given: Invocation, control: str | None, text: str, source: str) -> Any:
+    try:
+        switch = await connect(reactor, control)
+    except BadAddress as error:
+        raise Misuse(str(error)) from None
+    except NoAnswer as failure:
+        raise NoDaemon(f"{failure}: start it with 'ktcpvs', or name its place with --control") from None
+    name = given.command.name
+    try:
+        if name in ("load-configfile", "restore"):
+            return await switch.load(text, source)
+        if name in _EDITS:
+            return await _EDITS[name](switch, given)
+        return await _look(switch, given)
+    except NoAnswer as failure:
+        raise NoDaemon(str(failure)) from None
+    finally:
+        switch.close()
+
+
+def _options(given: Invocation) -> dict[str, str | int]:
+    """The options of a service, as the daemon names them; an empty redirect is none."""
+    names = ("scheduler", "listen", "port", "redirect", "maxclients")
+    options: dict[str, str | int] = {name: given.values[name] for name in names if name in given.values}
+    if options.get("redirect") == "none":
+        options["redirect"] = ""
+    return options
+
+
+def _number(given: Invocation, name: str) -> int | None:
+    return int(given.values[name]) if name in given.values else None
+
+
+def _server(given: Invocation) -> tuple[str, str]:
+    return given.values["ident"], given.values["real-server"]
+
+
+def _rule(given: Invocation) -> tuple[str, str, str]:
+    return given.values["ident"], given.values["pattern"], given.values["real-server"]
+
+
+_EDITS: dict[str, Callable[[Switch, Invocation], Coroutine[Any, Any, None]]] = {
+    "add-service": lambda switch, given: switch.add_service(given.values["ident"], **_options(given)),
+    "edit-service": lambda switch, given: switch.edit_service(given.values["ident"], **_options(given)),
+    "delete-service": lambda switch, given: switch.delete_service(given.values["ident"]),
+    "flush": lambda switch, given: switch.flush(),
+    "add-server": lambda switch, given: switch.add_server(*_server(given), _number(given, "weight")),
+    "edit-server": lambda switch, given: switch.edit_server(*_server(given), _number(given, "weight")),
+    "delete-server": lambda switch, given: switch.delete_server(*_server(given)),
+    "add-rule": lambda switch, given: switch.add_rule(*_rule(given), _number(given, "match")),
+    "del-rule": lambda switch, given: switch.delete_rule(*_rule(given)),
+    "start": lambda switch, given: switch.start(given.values.get("ident")),
+    "stop": lambda switch, given: switch.stop(given.values.get("ident")),
+    "set": lambda switch, given: switch.set(given.settings()),
+}
+
+
+async def _look(switch: Switch, given: Invocation) -> Any:
+    """What the daemon answers to a command that prints something."""
+    name, ident = given.command.name, given.values.get("ident")
+    if name == "schedulers":
+        return await switch.schedulers()
+    if name == "get":
+        return _wanted(await switch.settings(), given.words)
+    if "connections" in given.values:
+        return await switch.connections(ident)
+    if "stats" in given.values:
+        return await switch.stats(ident)
+    if "rate" in given.values:
+        return await _rates(switch, ident)
+    return await switch.table(ident)
+
+
+async def _rates(switch: Switch, ident: str | None) -> dict[str, Any]:
+    before, began = await switch.stats(ident), time.monotonic()
+    await deferLater(reactor, RATE_SECONDS)
+    after = await switch.stats(ident)
+    return rates(before, after, time.monotonic() - began)
+
+
+def _wanted(settings: list[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
+    """All settings, or the one named. Raises NoSuchSetting."""
+    if not names:
+        return settings
+    found = [setting for setting in settings if setting["name"] == names[0]]
+    if not found:
+        known = ", ".join(setting["name"] for setting in settings)
+        raise NoSuchSetting(f"no setting {shorten(names[0], 40)!r}; there are: {known}")
+    return found

@@ -1,0 +1,158 @@
+"""One run of tcpvsadm: argv -> a command for the daemon -> text and an exit status, never a traceback.
+
+The command line and files are read before anybody is called; Twisted is imported only when a daemon is called.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn, TextIO
+
+from ktcpvs import __version__
+from ktcpvs.control.tcpvsadm import outcome
+from ktcpvs.control.tcpvsadm.options import Invocation, read_arguments
+from ktcpvs.control.tcpvsadm.outcome import Misuse, NoDaemon
+from ktcpvs.errors import Refusal, shorten
+
+STDIN = "<stdin>"
+LONGEST_MESSAGE = 4000
+
+
+def run() -> NoReturn:
+    """The console script."""
+    # An exception, as KeyboardInterrupt is, would be lost in the reactor's loop.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(outcome.INTERRUPTED))
+    sys.exit(main(sys.argv[1:], os.environ))
+
+
+def main(argv: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Carry out the command that `argv` says, print what it answers, and give the exit status."""
+    try:
+        given = read_arguments(argv)
+    except Misuse as misuse:
+        return _misused(misuse)
+    try:
+        text = _answer(given, environment)
+    except Misuse as misuse:
+        return _misused(misuse)
+    except Refusal as refusal:
+        _complain(f"{_subject(given)}: {refusal}")
+        return outcome.REFUSED
+    except NoDaemon as failure:
+        _complain(str(failure))
+        return outcome.NO_DAEMON
+    except Exception as fault:
+        _complain(f"{_subject(given)}: a fault of tcpvsadm, please report it: {fault!r}")
+        return outcome.REFUSED
+    return _printed(text)
+
+
+def _answer(given: Invocation, environment: Mapping[str, str]) -> str:
+    """What the command prints. Raises Misuse, Refusal or NoDaemon."""
+    name = given.command.name
+    if name == "help":
+        from ktcpvs.control.tcpvsadm.usage import help_text
+
+        return help_text()
+    if name == "version":
+        return f"tcpvsadm {__version__}\n"
+    text, source = _configuration(given)
+    control = given.values.get("control") or environment.get("KTCPVS_CONTROL") or None
+    from ktcpvs.control.tcpvsadm.daemon import carry_out
+
+    answer = carry_out(given, control, text, source)
+    return "" if answer is None else _shown(given, answer)
+
+
+def _configuration(given: Invocation) -> tuple[str, str]:
+    """The configuration text to be loaded, and its name in messages; "" for other commands. Raises Refusal."""
+    if given.command.name not in ("load-configfile", "restore"):
+        return "", ""
+    name = given.words[0] if given.words else "-"
+    source = STDIN if name == "-" else name
+    try:
+        if name != "-":
+            with open(name, "rb") as file:
+                data = file.read()
+        elif sys.stdin is None:
+            raise Refusal("standard input is closed")
+        else:
+            data = sys.stdin.buffer.read()
+        return data.decode("utf-8"), source
+    except UnicodeDecodeError as error:
+        before = data[: error.start].decode("utf-8")
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        raise Refusal(f"{source}:{line}:{column}: byte 0x{data[error.start]:02x} is not UTF-8 text") from None
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+        raise Refusal(f"{source}: {getattr(error, 'strerror', None) or error}") from None
+
+
+# The terminal.
+
+
+def _shown(given: Invocation, answer: Any) -> str:
+    from ktcpvs.control.tcpvsadm import names, show
+
+    if "json" in given.values:
+        return show.as_json(answer)
+    if given.command.name == "save":
+        return show.configuration(answer)
+    if given.command.name == "schedulers":
+        return show.schedulers(answer)
+    if given.command.name == "get":
+        return show.settings(answer)
+    address = names.numeric if "numeric" in given.values else names.named
+    for view in (show.stats, show.rate, show.connections):
+        if view.__name__ in given.values:
+            return view(answer, address)
+    return show.table(answer, address)
+
+
+def _printed(text: str) -> int:
+    """Write `text`, always in UTF-8, as configuration files are; the exit status."""
+    if not text:
+        return outcome.DONE
+    if sys.stdout is None:
+        _complain("standard output is closed")
+        return outcome.REFUSED
+    try:
+        sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        _silence(sys.stdout)
+        if isinstance(error, BrokenPipeError):
+            return outcome.CLOSED_PIPE
+        _complain(f"cannot write: {error.strerror}")
+        return outcome.REFUSED
+    return outcome.DONE
+
+
+def _silence(stream: TextIO) -> None:
+    """Let what is still in `stream` go nowhere, so that nothing fails again at the end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def _subject(given: Invocation) -> str:
+    ident = given.values.get("ident")
+    return given.command.name if ident is None else f"{given.command.name} {shorten(ident)}"
+
+
+def _misused(misuse: Misuse) -> int:
+    _complain(str(misuse), "Try 'tcpvsadm --help'.")
+    return outcome.MISUSED
+
+
+def _complain(why: str, then: str = "") -> None:
+    """One line on standard error, and `then` below it."""
+    if sys.stderr is None:
+        return
+    lines = [f"tcpvsadm: {shorten(why, LONGEST_MESSAGE)}", *filter(None, [then])]
+    try:
+        print(*lines, sep="\n", file=sys.stderr, flush=True)
+    except OSError:
+        _silence(sys.stderr)
