@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from attrs import frozen
@@ -20,7 +21,7 @@ from ktcpvs.control.where import ControlAddress, default_control
 from ktcpvs.errors import CannotListen, Refusal
 from ktcpvs.model import edits
 from ktcpvs.state import StateFile, read_configuration
-from ktcpvs.system.log import ANNOUNCE, CONFIGURATION, EventLog
+from ktcpvs.system.log import ANNOUNCE, EventLog
 from ktcpvs.system.names import service_port
 from ktcpvs.system.sockets import close_listener, open_private_unix_listener, private_folder
 from ktcpvs.transport.context import Context
@@ -174,7 +175,7 @@ class SwitchService(Service):
             self.log.warn("SIGHUP: nothing is changed: {why}", why=refusal)
             return
         self.director.submit(edit).addCallbacks(
-            lambda _: self.log.event(CONFIGURATION, "SIGHUP: {config} is loaded", config=config),
+            lambda _: self.log.event(ANNOUNCE, "SIGHUP: {config} is loaded", config=config),
             lambda failure: self.log.warn("SIGHUP: nothing is changed: {why}", why=failure.getErrorMessage()),
         )
 
@@ -186,26 +187,37 @@ class SwitchService(Service):
         self.director.end()
         self._deadline = self._reactor.seconds() + self.context.settings.drain_timeout
         self._last: float | None = None
-        self._looks = LoopingCall(self._look)
-        self._looks.clock = self._reactor
-        self._stopping = self._looks.start(DRAIN_LOOK).addCallback(lambda _: self._ended())
+        self._stopping = self._until(self._drained).addCallback(lambda _: self._part())
         return self._stopping
 
-    def _look(self) -> None:
+    def _until(self, done: Callable[[], bool]) -> Deferred[None]:
+        """Look again and again; fires when `done` says so."""
+
+        def look() -> None:
+            if done():
+                looks.stop()
+
+        looks = LoopingCall(look)
+        looks.clock = self._reactor
+        return looks.start(DRAIN_LOOK).addCallback(lambda _: None)
+
+    def _drained(self) -> bool:
         now = self._reactor.seconds()
         left = self.director.connections()
         if left and self._last is None and now >= self._deadline:
             self.log.event(ANNOUNCE, "{n} connections have not drained and are closed", n=left)
             self._last = now + LAST_CLOSE
             self.director.end_all()
-        elif not left or (self._last is not None and now >= self._last):
-            self._looks.stop()
+        return not left or (self._last is not None and now >= self._last)
 
-    def _ended(self) -> None:
+    def _part(self) -> Deferred[None]:
+        """The last answers go out to the administrators before the reactor ends."""
         self.director.stop()
         with contextlib.suppress(OSError):
             self._close_control()
-        self.log.event(ANNOUNCE, "ended")
+        last = self._reactor.seconds() + LAST_CLOSE
+        parted = self._until(lambda: not self._control_factory.connections or self._reactor.seconds() >= last)
+        return parted.addCallback(lambda _: self.log.event(ANNOUNCE, "ended"))
 
 
 def _raise_descriptor_limit() -> None:

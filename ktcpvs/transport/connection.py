@@ -301,7 +301,7 @@ class Connection:
             self._set_timer(0)
             return
         idle = self.context.wheel.now - self.relay.idle_since()
-        if idle >= timeout:
+        if idle > timeout:  # the first of these ticks may have come right after the last bytes
             self.expire(life.IDLE)
         else:
             self._set_timer(timeout - idle, self._watch)

@@ -93,4 +93,5 @@ class Stream(Protocol):
             handle = self.transport.getHandle()
             if handle.family != socket.AF_UNIX:
                 handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+                self.transport._shouldShutdown = False  # a FIN before the reset would look like a proper end
             self.close()
