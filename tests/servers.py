@@ -50,10 +50,10 @@ _ports = iter(random.Random(os.getpid()).sample(range(20000, 32000), 12000))
 def free_port(host: str = LOOPBACK) -> int:
     """A port that nobody has; below the range from which the kernel takes clients' ports."""
     for port in _ports:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            with contextlib.suppress(OSError):
-                probe.bind((host, port))
-                return port
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family) as probe, contextlib.suppress(OSError):
+            probe.bind((host, port))
+            return port
     raise AssertionError("no free port")
 
 

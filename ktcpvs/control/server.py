@@ -75,9 +75,16 @@ class Administrator(amp.AMP):
         state: str | None = super().proto_key(string)  # type: ignore[no-untyped-call]
         return state
 
+    # AMP itself would log every coming and going; to us that is an event of level 3.
+
+    def makeConnection(self, transport: Any) -> None:
+        self._log.event(levels.DAEMON, "an administrator came")
+        amp.BinaryBoxProtocol.makeConnection(self, transport)  # type: ignore[no-untyped-call]
+
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        self._log.event(levels.DAEMON, "an administrator left")
         self._upload, self._pages = [], []
-        super().connectionLost(reason)  # type: ignore[no-untyped-call]
+        amp.BinaryBoxProtocol.connectionLost(self, reason)  # type: ignore[no-untyped-call]
         self.factory.connections.discard(self)
 
     # Edits.

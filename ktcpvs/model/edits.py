@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 from ktcpvs.errors import BadAddress, BadValue, Busy, ServiceExists
 from ktcpvs.model.address import Address, Inet, Unix
@@ -228,7 +228,7 @@ class Load(Edit):
 
     name: ClassVar[str] = "load-configfile"
     services: Mapping[str, VirtualService]
-    settings: Settings = Settings()
+    settings: Settings = field(factory=Settings)
 
     def apply(self, table: Table) -> Table:
         services = dict(self.services)

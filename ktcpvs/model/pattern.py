@@ -24,6 +24,9 @@ ONE_PATTERN_MEMORY = 8 << 20
 
 _BEYOND_RE2 = re.compile(r"(?<!\\)(?:\\\\)*(\\[1-9]|\\g<|\(\?P=|\(\?[=!]|\(\?<[=!]|\(\?>|[*+?}]\+)")
 
+_KINDS_BEYOND_RE2 = ("invalid escape sequence", "invalid perl operator", "bad repetition operator")
+"""What RE2 says of them."""
+
 _ONLY_RE2 = frozenset("pPzCQEx")
 """Escapes that RE2 knows and Python's re does not, or reads otherwise."""
 
@@ -68,10 +71,8 @@ def check_pattern(pattern: str) -> int:
 
 def _explain(pattern: str, why: str) -> str:
     kind, _, fragment = why.partition(": ")
-    beyond = _BEYOND_RE2.search(pattern)
-    if kind in ("invalid escape sequence", "invalid perl operator", "bad repetition operator", "invalid named capture") and (
-        beyond is not None and (beyond[1].startswith(fragment) or fragment.endswith(beyond[1]))
-    ):
+    beyond = _BEYOND_RE2.search(pattern) if kind in _KINDS_BEYOND_RE2 else None
+    if beyond is not None and (beyond[1].startswith(fragment) or fragment.endswith(beyond[1])):
         return (
             f"{shorten(beyond[1], 20)} at position {beyond.start(1)} is not in RE2's language, which has no "
             "back-references, no look-around and no possessive operators"

@@ -43,7 +43,8 @@ def _weight(instance: object, attribute: Attribute[int], value: int) -> None:
 def _ident(instance: object, attribute: Attribute[str], value: str) -> None:
     if not IDENT.fullmatch(value) or not value.isprintable():
         raise BadValue(
-            f"{shorten(value)!r} cannot name a service: 1..128 printable characters, no white space and none of \" {{ }} # ="
+            f"{shorten(value)!r} cannot name a service: "
+            '1..128 printable characters, no white space and none of " { } # ='
         )
 
 
@@ -126,7 +127,9 @@ class VirtualService:
         for rule in self.rules:
             for address in rule.servers:
                 if address not in known:
-                    raise NoSuchServer(f"service {self.ident} has no server {address} for rule {shorten(rule.pattern)!r}")
+                    raise NoSuchServer(
+                        f"service {self.ident} has no server {address} for rule {shorten(rule.pattern)!r}"
+                    )
 
     # What follows answers with a changed copy, or refuses.
 

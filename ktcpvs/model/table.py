@@ -23,7 +23,7 @@ class Table:
 
     services: dict[str, VirtualService] = field(factory=dict, eq=lambda services: tuple(services.items()))
     running: frozenset[str] = frozenset()
-    settings: Settings = Settings()
+    settings: Settings = field(factory=Settings)
 
     @classmethod
     def of(cls, services: Iterable[VirtualService], **others: Any) -> Table:

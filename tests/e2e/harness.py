@@ -200,7 +200,8 @@ class Daemon:
         log = "".join(line for line in self.log().splitlines(True) if not line.startswith("sys:1: ResourceWarning"))
         if not self.broken:
             for word in ("Traceback", "Unhandled", "ResourceWarning", "never awaited", "never retrieved"):
-                assert word not in log, log
+                found = log.find(word)
+                assert found < 0, f"the daemon's log has {word!r}: {log[max(found - 2000, 0) : found + 2000]}"
 
     # What it tells.
 

@@ -53,6 +53,7 @@ def test_a_good_pattern_is_taken_and_its_groups_counted(pattern, groups):
         ("/a\\", "trailing \\ at position 2"),
         ("a\\yb", "invalid escape sequence '\\\\y' at position 1"),
         ("\\\\1\\y", "invalid escape sequence '\\\\y' at position 3"),
+        ("[(?=]\\y", "invalid escape sequence '\\\\y' at position 5"),
         ("a\\p{Nonsense}", "invalid character class range '\\\\p{Nonsense}' at position 1"),
         # Where Python's re, which is asked for the position, would warn, stumble earlier or fail otherwise.
         ("[[:alpha:]](", "missing ) '[[:alpha:]](' at position 11"),

@@ -40,7 +40,7 @@ def carry_out(given: Invocation, control: str | None, text: str = "", source: st
         talk = Deferred.fromCoroutine(_session(given, control, text, source))
         talk.addBoth(outcome.append).addBoth(lambda _: reactor.stop())
 
-    globalLogBeginner.beginLoggingTo([lambda event: None], discardBuffer=True, redirectStandardIO=False)
+    globalLogBeginner.beginLoggingTo([], discardBuffer=True, redirectStandardIO=False)
     reactor.callWhenRunning(begin)
     reactor.run(installSignalHandlers=False)
     (result,) = outcome

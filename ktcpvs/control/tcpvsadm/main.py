@@ -5,11 +5,12 @@ The command line and files are read before anybody is called; Twisted is importe
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 from ktcpvs import __version__
 from ktcpvs.control.tcpvsadm import outcome
@@ -119,22 +120,15 @@ def _printed(text: str) -> int:
         _complain("standard output is closed")
         return outcome.REFUSED
     try:
-        sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))
-        sys.stdout.buffer.flush()
+        # sys.stdout itself would do only once what a pipe takes at once, under PYTHONUNBUFFERED.
+        with open(sys.stdout.fileno(), "wb", closefd=False) as output:
+            output.write(text.encode("utf-8", "backslashreplace"))
+    except BrokenPipeError:
+        return outcome.CLOSED_PIPE
     except OSError as error:
-        _silence(sys.stdout)
-        if isinstance(error, BrokenPipeError):
-            return outcome.CLOSED_PIPE
         _complain(f"cannot write: {error.strerror}")
         return outcome.REFUSED
     return outcome.DONE
-
-
-def _silence(stream: TextIO) -> None:
-    """Let what is still in `stream` go nowhere, so that nothing fails again at the end."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
 
 
 def _subject(given: Invocation) -> str:
@@ -151,8 +145,6 @@ def _complain(why: str, then: str = "") -> None:
     """One line on standard error, and `then` below it."""
     if sys.stderr is None:
         return
-    lines = [f"tcpvsadm: {shorten(why, LONGEST_MESSAGE)}", *filter(None, [then])]
-    try:
-        print(*lines, sep="\n", file=sys.stderr, flush=True)
-    except OSError:
-        _silence(sys.stderr)
+    lines = f"tcpvsadm: {shorten(why, LONGEST_MESSAGE)}\n" + (f"{then}\n" if then else "")
+    with contextlib.suppress(OSError):  # nobody listens; the exit status is left
+        os.write(sys.stderr.fileno(), lines.encode(sys.stderr.encoding, "backslashreplace"))

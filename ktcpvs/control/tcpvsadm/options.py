@@ -54,7 +54,7 @@ _RULE = ("ident", "pattern", "real-server")
 COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
-        Command("list", "L", "print the table; what no command means", (), ("ident", "numeric", *VIEWS, "json")),
+        Command("list", "L", "print the table, as without any command", (), ("ident", "numeric", *VIEWS, "json")),
         Command("add-service", "A", "add a virtual service, stopped", ("ident",), _SERVICE),
         Command("edit-service", "E", "change the options given, and no others", ("ident",), _SERVICE),
         Command("delete-service", "D", "delete a stopped virtual service", ("ident",)),
@@ -228,7 +228,7 @@ def _filled(what: Command | Option, written: str, value: str) -> str:
 def _check_text(number: int, word: str) -> None:
     if any("\ud800" <= character <= "\udfff" for character in word):
         shown = ascii(word.encode("utf-8", "surrogateescape"))[1:] if _from_bytes(word) else ascii(word)
-        raise Misuse(f"Argument {number} is not UTF-8 text: {shorten(shown)}")
+        raise Misuse(f"Argument {number} is no text in this locale: {shorten(shown)}")
 
 
 def _from_bytes(word: str) -> bool:

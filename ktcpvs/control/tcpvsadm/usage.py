@@ -1,36 +1,34 @@
-"""The table of the command line as the text of --help."""
+"""The table of the command line as the text of --help, for terminals of 80 columns."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ktcpvs.control.tcpvsadm.options import COMMANDS, OPTIONS, VIEWS, Command, Option
 
-_WIDTH = 100
+WIDTH = 80
+_MEANINGS = 34
+
+_EXITS = "0 done; 1 refused, nothing was changed; 2 misuse of the command line; 3 no daemon answers."
 
 
 def help_text() -> str:
     """What --help prints."""
-    lines = [
-        "Usage: tcpvsadm COMMAND [OPTION]...",
-        "Administer the TCP Virtual Server, a layer-7 switch.",
-        "",
-        "Commands:",
-    ]
+    lines = ["Usage: tcpvsadm COMMAND [OPTION]...", "Administer the TCP Virtual Server, a layer-7 switch.", ""]
+    lines.append("Commands:")
     for command in COMMANDS.values():
-        lines += _wrapped(f"  {synopsis(command)}", " " * 10)
+        lines += _filled("  ", synopsis(command), 10)
         lines.append(f"        {command.meaning}")
     lines += ["", "Options:"]
     for option in OPTIONS.values():
         names = " ".join(filter(None, [_names(option.short, option.name), option.value]))
-        lines.append(f"  {names:<32}{option.meaning}")
-    lines += [
-        "",
-        "Exit status: 0 done; 1 refused, nothing was changed; 2 misuse of the command line; 3 no daemon answers.",
-    ]
+        lines += _filled(f"  {names}".ljust(_MEANINGS - 1), option.meaning.split(), _MEANINGS)
+    lines += ["", *_filled("Exit status:", _EXITS.split(), 8)]
     return "\n".join(lines) + "\n"
 
 
-def synopsis(command: Command) -> str:
-    """The command with its words and options: `-a, --add-server -i ID -r ADDR[:PORT] [-w N]`."""
+def synopsis(command: Command) -> list[str]:
+    """The command with its words and options, in parts: `-a, --add-server`, `-i ID`, `-r ADDR[:PORT]`, `[-w N]`."""
     parts = [_names(command.short, command.name)]
     if command.words:
         parts.append(command.words)
@@ -41,7 +39,7 @@ def synopsis(command: Command) -> str:
             parts.append(f"[{_use(OPTIONS[name])}]")
         elif name == views[0]:
             parts.append(f"[{' | '.join('--' + view for view in views)}]")
-    return " ".join(parts)
+    return parts
 
 
 def _use(option: Option) -> str:
@@ -53,11 +51,11 @@ def _names(short: str | None, name: str) -> str:
     return f"-{short}, --{name}" if short else f"    --{name}"
 
 
-def _wrapped(text: str, indent: str) -> list[str]:
-    """`text` in lines of at most _WIDTH characters, broken before an option."""
-    lines = []
-    while len(text) > _WIDTH:
-        cut = text.rindex(" [", 0, _WIDTH)
-        lines.append(text[:cut])
-        text = indent + text[cut + 1 :]
-    return [*lines, text]
+def _filled(start: str, parts: Iterable[str], indent: int) -> list[str]:
+    """`start` and the parts in lines of at most WIDTH characters; no part is broken."""
+    lines = [start]
+    for part in parts:
+        if len(lines[-1]) + 1 + len(part) > WIDTH:
+            lines.append(" " * (indent - 1))
+        lines[-1] += part if lines[-1] == "  " else f" {part}"
+    return lines

@@ -96,7 +96,7 @@ def quoted(text: str) -> str:
     """`text` as one token in quotes. It has no line end."""
     bare = text.rstrip("\\")
     inside = _BEFORE_QUOTE.sub(lambda m: m[1] * 2 + '\\"', bare)
-    return f'"{inside}{text[len(bare):] * 2}"'
+    return f'"{inside}{text[len(bare) :] * 2}"'
 
 
 def word(text: str) -> str:

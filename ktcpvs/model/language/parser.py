@@ -94,7 +94,8 @@ class _Reader:
             if not followed or keyword.quoted:
                 if "=" in keyword.text and keyword.text != "=":
                     raise keyword.place.error(f"{shorten(keyword.text)!r}: put white space around '='")
-                raise keyword.place.error(f"{shorten(keyword.text)!r}: a keyword followed by '=' is wanted here, or '}}'")
+                shown = repr(shorten(keyword.text))
+                raise keyword.place.error(f"{shown}: a keyword followed by '=' is wanted here, or '}}'")
             self.sign("=")
             yield keyword
 

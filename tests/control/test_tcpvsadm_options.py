@@ -1,0 +1,417 @@
+"""tcpvsadm's command line: argv in; a command with its values, or the exact complaint and exit status, out."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from ktcpvs import __version__
+from ktcpvs.control.tcpvsadm.options import COMMANDS, OPTIONS, Invocation, read_arguments
+from ktcpvs.control.tcpvsadm.outcome import Misuse
+from ktcpvs.control.tcpvsadm.usage import help_text
+
+MATRIX = """
+                 ident scheduler port listen redirect maxclients real-server weight pattern match numeric views json
+list             o     .         .    .      .        .          .           .      .       .     o       o     o
+add-service      r     o         o    o      o        o          .           .      .       .     .       .     .
+edit-service     r     o         o    o      o        o          .           .      .       .     .       .     .
+delete-service   r     .         .    .      .        .          .           .      .       .     .       .     .
+flush            .     .         .    .      .        .          .           .      .       .     .       .     .
+add-server       r     .         .    .      .        .          r           o      .       .     .       .     .
+edit-server      r     .         .    .      .        .          r           o      .       .     .       .     .
+delete-server    r     .         .    .      .        .          r           .      .       .     .       .     .
+add-rule         r     .         .    .      .        .          r           .      r       o     .       .     .
+del-rule         r     .         .    .      .        .          r           .      r       .     .       .     .
+load-configfile  .     .         .    .      .        .          .           .      .       .     .       .     .
+restore          .     .         .    .      .        .          .           .      .       .     .       .     .
+save             .     .         .    .      .        .          .           .      .       .     .       .     .
+start            o     .         .    .      .        .          .           .      .       .     .       .     .
+stop             o     .         .    .      .        .          .           .      .       .     .       .     .
+set              .     .         .    .      .        .          .           .      .       .     .       .     .
+get              .     .         .    .      .        .          .           .      .       .     .       .     o
+schedulers       .     .         .    .      .        .          .           .      .       .     .       .     o
+help             .     .         .    .      .        .          .           .      .       .     .       .     .
+version          .     .         .    .      .        .          .           .      .       .     .       .     .
+"""
+"""r: required, o: may be given, .: refused. `views` are --stats, --rate and --connections."""
+
+HEAD, *ROWS = (line.split() for line in MATRIX.strip().splitlines())
+VIEWS = ("stats", "rate", "connections")
+FLAGS = ("numeric", *VIEWS, "json")
+VALUES = {"weight": "2", "match": "1", "maxclients": "9", "port": "80"}
+WORDS = {"load-configfile": ["FILE"], "set": ["a=1"]}
+
+USES = {
+    row[0]: {
+        option: use
+        for column, use in zip(HEAD, row[1:], strict=True)
+        for option in (VIEWS if column == "views" else (column,))
+    }
+    for row in ROWS
+}
+CELLS = [(command, option, use) for command, uses in USES.items() for option, use in uses.items()]
+
+
+def written(option: str) -> list[str]:
+    """The option with a value that has its form."""
+    return [f"--{option}"] if option in FLAGS else [f"--{option}", VALUES.get(option, "x")]
+
+
+def line(command: str, *options: str) -> list[str]:
+    """The command with its words and these options."""
+    return [f"--{command}", *WORDS.get(command, ()), *(word for option in options for word in written(option))]
+
+
+def required(command: str) -> list[str]:
+    return [option for option, use in USES[command].items() if use == "r"]
+
+
+def complaint(argv: list[str]) -> str:
+    with pytest.raises(Misuse) as caught:
+        read_arguments(argv)
+    return str(caught.value)
+
+
+def test_the_matrix_has_every_command_and_option() -> None:
+    assert list(USES) == sorted(COMMANDS, key=list(USES).index)
+    assert {*USES["list"], "control"} == set(OPTIONS)
+
+
+@pytest.mark.parametrize(("command", "option"), [(c, o) for c, o, use in CELLS if use != "."])
+def test_an_option_that_belongs_to_the_command(command: str, option: str) -> None:
+    options = dict.fromkeys([*required(command), option])
+    said = read_arguments(line(command, *options))
+    assert said.command.name == command
+    assert said.values == {name: "" if name in FLAGS else VALUES.get(name, "x") for name in options}
+
+
+@pytest.mark.parametrize(("command", "option"), [(c, o) for c, o, use in CELLS if use == "."])
+def test_an_option_that_does_not_belong_to_the_command(command: str, option: str) -> None:
+    why = complaint(line(command, *required(command), option))
+    assert why == f"Illegal '{option}' option with the '{command}' command"
+
+
+@pytest.mark.parametrize(("command", "option"), [(c, o) for c, o, use in CELLS if use == "r"])
+def test_an_option_that_is_missing(command: str, option: str) -> None:
+    others = [name for name in required(command) if name != option]
+    assert complaint(line(command, *others)) == f"You need to supply the '{option}' option for the '{command}' command"
+
+
+@pytest.mark.parametrize("command", USES)
+def test_every_command_goes_with_control(command: str) -> None:
+    said = read_arguments([*line(command, *required(command)), "--control", "unix:/x"])
+    assert said.values["control"] == "unix:/x"
+
+
+@pytest.mark.parametrize("other", USES)
+@pytest.mark.parametrize("command", USES)
+def test_two_commands_at_once(command: str, other: str) -> None:
+    why = complaint([*line(command, *required(command)), *line(other)])
+    if command == other:
+        assert why == f"The '{command}' command is given twice"
+    else:
+        assert why == f"Two commands: '{command}' and '{other}'"
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_an_option_twice(option: str) -> None:
+    assert complaint([*written(option), *written(option)]) == f"The '{option}' option is given twice"
+
+
+@pytest.mark.parametrize("command", [name for name in USES if name not in ("set", "get")])
+def test_leftover_words(command: str) -> None:
+    why = complaint([*line(command, *required(command)), "left", "over"])
+    assert why == f"Unexpected argument 'left' with the '{command}' command"
+
+
+SAID = [
+    # Nothing at all, and views without a command.
+    ([], "list", {}, ()),
+    (["-n"], "list", {"numeric": ""}, ()),
+    (["--stats"], "list", {"stats": ""}, ()),
+    (["--rate", "--json"], "list", {"rate": "", "json": ""}, ()),
+    (["-i", "web", "--connections"], "list", {"ident": "web", "connections": ""}, ()),
+    # The README's example.
+    (["-A", "-i", "http", "-s", "http"], "add-service", {"ident": "http", "scheduler": "http"}, ()),
+    (["-a", "-i", "http", "-r", "r1:80"], "add-server", {"ident": "http", "real-server": "r1:80"}, ()),
+    (
+        ["--add-rule", "-i", "http", "--pattern=/images/.*", "-r", "r1:80"],
+        "add-rule",
+        {"ident": "http", "pattern": "/images/.*", "real-server": "r1:80"},
+        (),
+    ),
+    (["--list"], "list", {}, ()),
+    (["-f", "site.conf"], "load-configfile", {}, ("site.conf",)),
+    (["-F"], "flush", {}, ()),
+    (["--start", "-i", "http"], "start", {"ident": "http"}, ()),
+    # Short options in one word, values with and without a space.
+    (["-L", "-n"], "list", {"numeric": ""}, ()),
+    (["-Ln"], "list", {"numeric": ""}, ()),
+    (["-nL"], "list", {"numeric": ""}, ()),
+    (["-Lniweb"], "list", {"numeric": "", "ident": "web"}, ()),
+    (["-Lni", "web"], "list", {"numeric": "", "ident": "web"}, ()),
+    (["-ffile"], "load-configfile", {}, ("file",)),
+    (["-Di=x"], "delete-service", {"ident": "=x"}, ()),
+    (["--ident=a=b", "--start"], "start", {"ident": "a=b"}, ()),
+    # What looks like an option is the value where a value is wanted.
+    (["-D", "-i", "-L"], "delete-service", {"ident": "-L"}, ()),
+    (["--start", "--ident", "--"], "start", {"ident": "--"}, ()),
+    (["-f", "-"], "load-configfile", {}, ("-",)),
+    (["-aiweb", "-rx", "-w", "-1"], "add-server", {"ident": "web", "real-server": "x", "weight": "-1"}, ()),
+    (
+        ["--add-rule", "-i", "web", "-p", "", "-r", "x"],
+        "add-rule",
+        {"ident": "web", "pattern": "", "real-server": "x"},
+        (),
+    ),
+    (["--load-configfile=a b"], "load-configfile", {}, ("a b",)),
+    (["--load-configfile", "é"], "load-configfile", {}, ("é",)),
+    # Abbreviations, as getopt_long has them; a name that is whole is not ambiguous.
+    (["--fl"], "flush", {}, ()),
+    (["--sto"], "stop", {}, ()),
+    (["--star", "--id=x"], "start", {"ident": "x"}, ()),
+    (["--load", "x"], "load-configfile", {}, ("x",)),
+    (["--ver"], "version", {}, ()),
+    (["--conn", "--num"], "list", {"connections": "", "numeric": ""}, ()),
+    # Words.
+    (["--set", "a=1"], "set", {}, ("a=1",)),
+    (["--set", "a=1", "b="], "set", {}, ("a=1", "b=")),
+    (["--set=a=1", "b=2=3"], "set", {}, ("a=1", "b=2=3")),
+    (["a=1", "--set", "b=2"], "set", {}, ("a=1", "b=2")),
+    (["--set", "--control", "unix:/x", "a=1"], "set", {"control": "unix:/x"}, ("a=1",)),
+    (["--set", "--", "-a=1"], "set", {}, ("-a=1",)),
+    (["--get"], "get", {}, ()),
+    (["--get", "debug_level"], "get", {}, ("debug_level",)),
+    (["--get=debug_level", "--json"], "get", {"json": ""}, ("debug_level",)),
+    (["--list", "--"], "list", {}, ()),
+    # Ports by number and by name; numbers of up to nine digits, good or not.
+    (["-A", "-i", "w", "-P", "www"], "add-service", {"ident": "w", "port": "www"}, ()),
+    (["-A", "-i", "w", "-P", "3com-tsmux"], "add-service", {"ident": "w", "port": "3com-tsmux"}, ()),
+    (["-A", "-i", "w", "-P", "999999999"], "add-service", {"ident": "w", "port": "999999999"}, ()),
+    (["-E", "-i", "w", "--redirect", "none"], "edit-service", {"ident": "w", "redirect": "none"}, ()),
+    (["-E", "-i", "w", "--maxclients=-5"], "edit-service", {"ident": "w", "maxclients": "-5"}, ()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("argv", "command", "values", "words"), SAID, ids=lambda it: None)
+def test_what_is_said(argv: list[str], command: str, values: dict[str, str], words: tuple[str, ...]) -> None:
+    assert read_arguments(argv) == Invocation(COMMANDS[command], values, words)
+
+
+COMPLAINTS = [
+    (["--nope"], "Unknown option '--nope'"),
+    (["-Z"], "Unknown option '-Z'"),
+    (["-LZ"], "Unknown option '-Z'"),
+    (["-\x1b"], r"Unknown option '-\\x1b'"),
+    (["---list"], "Unknown option '---list'"),
+    (["--=x"], "Unknown option '--'"),
+    (["--st"], "Option '--st' may be --start or --stop or --stats"),
+    (["--add-ser"], "Option '--add-ser' may be --add-service or --add-server"),
+    (["--li"], "Option '--li' may be --list or --listen"),
+    (["--re", "x"], "Option '--re' may be --restore or --redirect or --real-server"),
+    (["-i"], "Option '-i' needs a value"),
+    (["--start", "--ident"], "Option '--ident' needs a value"),
+    (["--id"], "Option '--ident' needs a value"),
+    (["-f"], "Option '-f' needs a value"),
+    (["--load-configfile"], "Option '--load-configfile' needs a value"),
+    (["--stop", "-i", ""], "The value of option '-i' is empty"),
+    (["--stop", "--ident="], "The value of option '--ident' is empty"),
+    (["--control="], "The value of option '--control' is empty"),
+    (["--load-configfile="], "The value of option '--load-configfile' is empty"),
+    (["--stats=3"], "Option '--stats' takes no value"),
+    (["--stop=web"], "Option '--stop' takes no value"),
+    (["--stats", "--rate"], "Illegal 'rate' option with the 'stats' option"),
+    (["--connections", "--stats"], "Illegal 'stats' option with the 'connections' option"),
+    (["web"], "Unexpected argument 'web' with the 'list' command"),
+    (["-"], "Unexpected argument '-' with the 'list' command"),
+    (["--", "-L"], "Unexpected argument '-L' with the 'list' command"),
+    (["--get", "a", "b"], "Unexpected argument 'b' with the 'get' command"),
+    (["--get", ""], "The name of a setting is empty"),
+    (["-f", "a", "b"], "Unexpected argument 'b' with the 'load-configfile' command"),
+    (["--set"], "You need to supply NAME=VALUE... for the 'set' command"),
+    (["--set", "a"], "'a': NAME=VALUE is wanted"),
+    (["--set", "=1"], "'=1': NAME=VALUE is wanted"),
+    (["--set", "a=1", "a=2"], "The setting 'a' is given twice"),
+    (["-w", "3"], "Illegal 'weight' option with the 'list' command"),
+    (["--start", "-w", "3"], "Illegal 'weight' option with the 'start' command"),
+    (["-a"], "You need to supply the 'ident' option for the 'add-server' command"),
+    (["-aix", "-ry", "-w", "two"], "weight 'two': a whole number of at most 9 digits is wanted"),
+    (["-aix", "-ry", "-w", "1.5"], "weight '1.5': a whole number of at most 9 digits is wanted"),
+    (["-aix", "-ry", "-w", "+5"], "weight '+5': a whole number of at most 9 digits is wanted"),
+    (["-aix", "-ry", "-w", "٣"], "weight '٣': a whole number of at most 9 digits is wanted"),
+    (["-aix", "-ry", "-w", "5\n"], r"weight '5\\n': a whole number of at most 9 digits is wanted"),
+    (["-eix", "-ry", "-w", "1234567890"], "weight '1234567890': a whole number of at most 9 digits is wanted"),
+    (["--add-rule", "-ix", "-ry", "-pz", "-mm"], "match 'm': a whole number of at most 9 digits is wanted"),
+    (["-Aix", "--maxclients", "many"], "maxclients 'many': a whole number of at most 9 digits is wanted"),
+    (["-Aix", "-P", "-1"], "port '-1': a number or the name of a service is wanted"),
+    (["-Aix", "-P", "1234567890"], "port '1234567890': a number or the name of a service is wanted"),
+    (["-Aix", "-P", "a b"], "port 'a b': a number or the name of a service is wanted"),
+    (["-i", os.fsdecode(b"caf\xe9")], "Argument 2 is no text in this locale: 'caf\\xe9'"),
+    (["--", os.fsdecode(b"\xff")], "Argument 2 is no text in this locale: '\\xff'"),
+    (["-f", "\ud800"], "Argument 2 is no text in this locale: '\\ud800'"),
+]
+
+
+@pytest.mark.parametrize(("argv", "why"), COMPLAINTS, ids=lambda it: None)
+def test_what_cannot_be_meant(argv: list[str], why: str) -> None:
+    assert complaint(argv) == why
+
+
+def test_the_words_of_set_are_names_and_values() -> None:
+    assert read_arguments(["--set", "a=1", "b=2=3", "c="]).settings() == {"a": "1", "b": "2=3", "c": ""}
+
+
+PIECES = [
+    *(f"--{name}" for name in [*COMMANDS, *OPTIONS]),
+    "-L",
+    "-A",
+    "-i",
+    "-iw",
+    "-w1",
+    "--",
+    "-",
+    "a=1",
+    "--st",
+    "80",
+]
+
+
+@given(st.lists(st.sampled_from(PIECES) | st.text(st.characters(exclude_categories=()), max_size=6), max_size=6))
+@example(["--set=", "=", "--"])
+def test_every_command_line_is_meant_or_refused_in_one_line(argv: list[str]) -> None:
+    try:
+        said = read_arguments(argv)
+    except Misuse as misuse:
+        why = str(misuse)
+    else:
+        why = f"{said.command.name} is meant"
+        assert set(said.values) <= {*said.command.required, *said.command.optional, "control"}
+    assert why
+    assert why.isprintable()
+
+
+def test_help_shows_every_command_and_option() -> None:
+    text = help_text()
+    commands, options = text.split("\nOptions:\n")
+    for command in COMMANDS.values():
+        assert f"--{command.name}" in commands
+        assert not command.short or f"-{command.short}, --{command.name}" in commands
+    for option in OPTIONS.values():
+        assert f"--{option.name}" in options
+    assert "  -a, --add-server -i ID -r ADDR[:PORT] [-w N]\n" in commands
+    assert max(map(len, text.splitlines())) <= 80
+
+
+# The program.
+
+RUN = "from ktcpvs.control.tcpvsadm.main import run; run()"
+MAIN = """
+import os, sys
+from ktcpvs.control.tcpvsadm.main import main
+status = main(sys.argv[1:], os.environ)
+print("twisted" in sys.modules, file=sys.stderr)
+sys.exit(status)
+"""
+
+
+@pytest.fixture
+def nobody(tmp_path: Path) -> str:
+    """A control address at which no daemon answers."""
+    return f"unix:{tmp_path}/no.sock"
+
+
+def tcpvsadm(*argv: str | bytes, control: str, code: str = RUN, stdin: bytes = b"") -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of a run."""
+    environment = {**os.environ, "KTCPVS_CONTROL": control}
+    command = [sys.executable, "-c", code, *argv]
+    done = subprocess.run(command, input=stdin, env=environment, capture_output=True, timeout=60)
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+TRY = "Try 'tcpvsadm --help'.\n"
+
+
+@pytest.mark.parametrize("argv", [[], ["-L", "--json"], ["-F"], ["--stop"], ["--set", "debug_level=1"], ["--rate"]])
+def test_nobody_answers(nobody: str, argv: list[str]) -> None:
+    status, out, err = tcpvsadm(*argv, control=nobody)
+    what_to_do = "start it with 'ktcpvs', or name its place with --control"
+    assert err == f"tcpvsadm: no daemon answers at {nobody} (No such file or directory): {what_to_do}\n"
+    assert (status, out) == (3, "")
+
+
+def test_control_on_the_command_line_goes_before_the_environment(nobody: str) -> None:
+    status, _, err = tcpvsadm("--list", "--control", f"{nobody}2", control=nobody)
+    assert status == 3
+    assert f"at {nobody}2 (" in err
+
+
+def test_a_control_address_that_is_none_is_misuse(nobody: str) -> None:
+    why = "tcpvsadm: control 'here': it is unix:/PATH or tcp:PORT:interface=127.0.0.1\n"
+    assert tcpvsadm("--list", "--control", "here", control=nobody) == (2, "", why + TRY)
+
+
+@pytest.mark.parametrize(
+    ("argv", "status", "out", "err"),
+    [
+        (["--help"], 0, help_text(), ""),
+        (["--version"], 0, f"tcpvsadm {__version__}\n", ""),
+        (["-Z"], 2, "", f"tcpvsadm: Unknown option '-Z'\n{TRY}"),
+        (["-i", b"\xff"], 2, "", f"tcpvsadm: Argument 2 is no text in this locale: '\\xff'\n{TRY}"),
+        (["-f", "/no/such"], 1, "", "tcpvsadm: load-configfile: /no/such: No such file or directory\n"),
+        (["-f", "/"], 1, "", "tcpvsadm: load-configfile: /: Is a directory\n"),
+        (["-f", "/a\nb"], 1, "", "tcpvsadm: load-configfile: /a\\nb: No such file or directory\n"),
+        (["--restore"], 1, "", "tcpvsadm: restore: <stdin>:2:3: byte 0xe9 is not UTF-8 text\n"),
+        (["-f-"], 1, "", "tcpvsadm: load-configfile: <stdin>:2:3: byte 0xe9 is not UTF-8 text\n"),
+    ],
+)
+def test_what_needs_no_daemon_does_not_wait_for_twisted(
+    nobody: str, argv: list[str | bytes], status: int, out: str, err: str
+) -> None:
+    assert tcpvsadm(*argv, control=nobody, code=MAIN, stdin="é\né ".encode() + b"\xe9") == (
+        status,
+        out,
+        f"{err}False\n",
+    )
+
+
+def test_what_needs_a_daemon_imports_twisted(nobody: str) -> None:
+    assert tcpvsadm("-L", control=nobody, code=MAIN)[2].endswith("True\n")
+
+
+def test_a_closed_pipe_is_quiet() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-c", RUN, "--help"], stdout=write, stderr=subprocess.PIPE, timeout=60)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_a_full_disk_is_told() -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([sys.executable, "-c", RUN, "--help"], stdout=full, stderr=subprocess.PIPE, timeout=60)
+    assert (done.returncode, done.stderr) == (1, b"tcpvsadm: cannot write: No space left on device\n")
+
+
+def test_ctrl_c_is_quiet(tmp_path: Path) -> None:
+    """While a daemon keeps it waiting."""
+    path = str(tmp_path / "silent.sock")
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(path)
+        silent.listen()
+        silent.settimeout(60)
+        command = [sys.executable, "-c", RUN, "--list", "--control", f"unix:{path}"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            connection, _ = silent.accept()
+            with connection:
+                assert connection.recv(1)
+                process.send_signal(signal.SIGINT)
+                assert process.communicate(timeout=60) == (b"", b"")
+    assert process.returncode == 130

@@ -1,0 +1,149 @@
+"""What there is not enough of is waited for: nobody is turned away, and waiting costs nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Callable
+
+import pytest
+from servers import LOOPBACK, SocketServer, dial, echo, free_port, read_exactly, wait_for
+
+from .harness import Daemon
+
+pytestmark = pytest.mark.e2e
+
+Serve = Callable[..., SocketServer]
+
+
+def served(client: socket.socket) -> bool:
+    """True when somebody echoes what this client sends; False when nothing comes in a moment."""
+    client.settimeout(0.3)
+    try:
+        client.sendall(b"?")
+        return read_exactly(client, 1) == b"?"
+    except TimeoutError:
+        return False
+    finally:
+        client.settimeout(10)
+
+
+def test_maxclients_are_served_and_the_others_wait(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
+    server, port = serve(echo), free_port()
+    daemon.service("s", port, server.address, maxclients=3)
+    clients = [stack.enter_context(dial((LOOPBACK, port))) for _ in range(5)]
+    assert [served(client) for client in clients] == [True, True, True, False, False]
+    assert daemon.active("s") == 3
+    assert server.accepted == 3
+
+    clients[1].close()
+    assert read_exactly(clients[3], 1) == b"?"
+    assert not served(clients[4])
+    daemon.call("edit_service", "s", maxclients=4)
+    assert read_exactly(clients[4], 2) == b"??"
+    assert [served(clients[number]) for number in (0, 2, 3, 4)] == [True] * 4
+
+    daemon.call("edit_service", "s", maxclients=1)  # whoever is served stays
+    assert [served(clients[number]) for number in (0, 2, 3, 4)] == [True] * 4
+    late = stack.enter_context(dial((LOOPBACK, port)))
+    for number in (0, 2, 3):
+        clients[number].close()
+    assert not served(late)
+    clients[4].close()
+    assert read_exactly(late, 1) == b"?"
+    daemon.call("edit_service", "s", maxclients=0)
+    assert all(served(stack.enter_context(dial((LOOPBACK, port)))) for _ in range(10))
+
+
+def test_max_backlog_is_set_while_the_service_runs(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
+    server, port = serve(echo), free_port()
+    daemon.set(max_backlog=1)
+    daemon.service("s", port, server.address, maxclients=1)
+    first = stack.enter_context(dial((LOOPBACK, port)))
+    assert served(first)
+
+    def connects() -> bool:
+        """True when the kernel takes one more client into the backlog."""
+        client = stack.enter_context(socket.socket())
+        client.settimeout(0.3)
+        try:
+            client.connect((LOOPBACK, port))
+        except TimeoutError:
+            return False
+        return True
+
+    wait_for(lambda: not connects(), "the backlog to be full", timeout=20)
+    daemon.set(max_backlog=100)
+    assert [connects() for _ in range(20)] == [True] * 20
+
+
+LIMIT = 128
+CLIENTS = 300
+
+
+@pytest.mark.parametrize("reactor", ["uvloop", "epoll"])
+def test_when_descriptors_run_out_clients_wait(
+    make_daemon: Callable[..., Daemon], serve: Serve, stack: contextlib.ExitStack
+) -> None:
+    daemon = make_daemon(descriptors=LIMIT)
+    daemon.start()
+    server, port = serve(echo), free_port()
+    daemon.service("s", port, server.address)
+    clients = [stack.enter_context(dial((LOOPBACK, port), timeout=20)) for _ in range(CLIENTS)]
+    for client in clients:
+        client.sendall(b"?")
+    most = wait_for(lambda: server.accepted, "the first to be served")
+    wait_for(lambda: server.accepted == daemon.active("s") >= 20)
+    assert server.accepted < LIMIT / 2
+
+    before = daemon.cpu()
+    time.sleep(2)
+    assert daemon.cpu() - before < 0.3, "a busy loop while there are no descriptors"
+    most = server.accepted
+    assert daemon.adm("--list").stdout.startswith("TCP Virtual Server")
+    assert daemon.active("s") == most
+
+    for client in clients:  # in the order in which they came: each that leaves makes room for one
+        assert read_exactly(client, 1) == b"?"
+        client.close()
+    assert server.accepted == CLIENTS
+    daemon.wait_until_empty()
+
+
+def test_services_share_the_descriptors(
+    make_daemon: Callable[..., Daemon], serve: Serve, stack: contextlib.ExitStack
+) -> None:
+    """A service that has taken them all gives them back to the others."""
+    daemon = make_daemon(descriptors=LIMIT)
+    daemon.start()
+    server, one, other = serve(echo), free_port(), free_port()
+    daemon.service("one", one, server.address)
+    daemon.service("other", other, server.address)
+    greedy = [stack.enter_context(dial((LOOPBACK, one))) for _ in range(LIMIT)]
+    wait_for(lambda: daemon.active("one") >= 20)
+    late = stack.enter_context(dial((LOOPBACK, other)))
+    assert not served(late)
+    for client in greedy:
+        client.close()
+    assert read_exactly(late, 1) == b"?"
+    for client in greedy:
+        client.close()
+
+
+def test_an_unconnectable_server_does_not_eat_descriptors(daemon: Daemon) -> None:
+    port = free_port()
+    daemon.service("s", port, f"{LOOPBACK}:{free_port()}")
+    before = daemon.descriptors()
+    for _ in range(100):
+        with dial((LOOPBACK, port)) as client:
+            assert client.recv(1) == b""
+    daemon.wait_until_empty()
+    assert daemon.descriptors() <= before
+    assert daemon.stats("s")["stats"] == {
+        "active": 0,
+        "total": 100,
+        "refused": 100,
+        "bytes_in": 0,
+        "bytes_out": 0,
+    }
