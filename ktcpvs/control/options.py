@@ -35,4 +35,4 @@ def _value(name: str, text: str) -> Any:
         return text
     if name in NUMBERS:
         return whole_number(name, text)
-    raise BadValue(f"a service has no option {shorten(name, 40)!r}; there are: {', '.join(OPTIONS)}")
+    raise BadValue(f"a service has no option '{shorten(name, 40)}'; there are: {', '.join(OPTIONS)}")

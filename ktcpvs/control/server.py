@@ -79,12 +79,12 @@ class Administrator(amp.AMP):
 
     def makeConnection(self, transport: Any) -> None:
         self._log.event(levels.DAEMON, "an administrator came")
-        amp.BinaryBoxProtocol.makeConnection(self, transport)  # type: ignore[no-untyped-call]
+        amp.BinaryBoxProtocol.makeConnection(self, transport)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         self._log.event(levels.DAEMON, "an administrator left")
         self._upload, self._pages = [], []
-        amp.BinaryBoxProtocol.connectionLost(self, reason)  # type: ignore[no-untyped-call]
+        amp.BinaryBoxProtocol.connectionLost(self, reason)
         self.factory.connections.discard(self)
 
     # Edits.

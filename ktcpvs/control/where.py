@@ -62,18 +62,18 @@ def parse_control(text: str) -> ControlAddress:
     if kind == "unix":
         path = named.get("address") or named.get("path") or (plain[0] if plain else "")
         if not path.startswith("/"):
-            raise BadAddress(f"control {shorten(text)!r}: a unix socket's absolute path is wanted, as unix:/run/x.sock")
+            raise BadAddress(f"control '{shorten(text)}': a unix socket's absolute path is wanted, as unix:/run/x.sock")
         return ControlAddress(path=path)
     if kind in ("tcp", "tcp6"):
         return _tcp(text, named, plain)
-    raise BadAddress(f"control {shorten(text)!r}: it is unix:/PATH or tcp:PORT:interface=127.0.0.1")
+    raise BadAddress(f"control '{shorten(text)}': it is unix:/PATH or tcp:PORT:interface=127.0.0.1")
 
 
 def _tcp(text: str, named: dict[str, str], plain: list[str]) -> ControlAddress:
     port = named.get("port") or (plain.pop() if plain else "")
     host = named.get("host") or named.get("interface") or (plain.pop() if plain else "")
     if not (port.isascii() and port.isdigit() and 0 < int(port[:6]) <= 65535):
-        raise BadAddress(f"control {shorten(text)!r}: a port is wanted, as tcp:7777:interface=127.0.0.1")
+        raise BadAddress(f"control '{shorten(text)}': a port is wanted, as tcp:7777:interface=127.0.0.1")
     if host == "localhost":
         host = "127.0.0.1"
     try:
@@ -82,7 +82,7 @@ def _tcp(text: str, named: dict[str, str], plain: list[str]) -> ControlAddress:
         loopback = False
     if not loopback:
         raise BadAddress(
-            f"control {shorten(text)!r}: {host or 'every interface'} is not loopback, and whoever reaches the control "
+            f"control '{shorten(text)}': {host or 'every interface'} is not loopback, and whoever reaches the control "
             "connection owns the switch: use unix:/PATH or interface=127.0.0.1"
         )
     return ControlAddress(host=host, port=int(port))

@@ -76,14 +76,14 @@ def parse_address(text: str, port_named: PortNamed = no_port_names) -> Address:
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         if not bracket or (rest and not rest.startswith(":")):
-            raise BadAddress(f"{shorten(text)!r} is not an address: an IPv6 address is written as [::1]:80")
+            raise BadAddress(f"'{shorten(text)}' is not an address: an IPv6 address is written as [::1]:80")
         if ":" not in host:
-            raise BadAddress(f"{shorten(text)!r}: only an IPv6 address stands in brackets")
+            raise BadAddress(f"'{shorten(text)}': only an IPv6 address stands in brackets")
         colon, port_text = rest[:1], rest[1:]
     else:
         host, colon, port_text = text.partition(":")
         if ":" in port_text:
-            raise BadAddress(f"{shorten(text)!r}: write an IPv6 address in brackets, as [::1]:80")
+            raise BadAddress(f"'{shorten(text)}': write an IPv6 address in brackets, as [::1]:80")
     host = _host(host, text)
     return Inet(host, _port(port_text, text, port_named) if colon else None)
 
@@ -94,7 +94,7 @@ def parse_port(text: str, port_named: PortNamed = no_port_names) -> int:
 
 
 def _port(port: str, whole: str, port_named: PortNamed) -> int:
-    where = "" if port == whole else f" in {shorten(whole)!r}"
+    where = "" if port == whole else f" in '{shorten(whole)}'"
     if port.isascii() and port.isdigit():
         number = int(port) if len(port) <= 5 else 65536
         if not 1 <= number <= 65535:
@@ -104,7 +104,7 @@ def _port(port: str, whole: str, port_named: PortNamed) -> int:
         raise BadAddress(f"there is no port after the colon{where}")
     named = port_named(port)
     if named is None:
-        raise BadAddress(f"unknown port name {shorten(port, 40)!r}{where}: give its number")
+        raise BadAddress(f"unknown port name '{shorten(port, 40)}'{where}: give its number")
     return named
 
 
@@ -120,24 +120,24 @@ def _host(host: str, whole: str) -> str:
     if _is_ip(host):
         _, percent, zone = host.partition("%")
         if percent and not _ZONE.fullmatch(zone):
-            raise BadAddress(f"{shorten(host)!r}: after the % stands the name of a network interface")
+            raise BadAddress(f"'{shorten(host)}': after the % stands the name of a network interface")
         return str(ipaddress.ip_address(host))
     name = host.lower().removesuffix(".")
     if not name:
-        raise BadAddress(f"{shorten(whole)!r} names no host")
+        raise BadAddress(f"'{shorten(whole)}' names no host")
     if name == "unix":
-        raise BadAddress(f"{shorten(whole)!r}: a host cannot be called unix, which begins the path of a unix socket")
+        raise BadAddress(f"'{shorten(whole)}': a host cannot be called unix, which begins the path of a unix socket")
     labels = name.split(".")
     if ":" in name or labels[-1].isdigit() or len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
-        raise BadAddress(f"{shorten(host)!r} is neither an IP address nor a host name")
+        raise BadAddress(f"'{shorten(host)}' is neither an IP address nor a host name")
     return name
 
 
 def _unix(path: str) -> Unix:
     if not path.startswith("/"):
-        raise BadAddress(f"{shorten('unix:' + path)!r}: the path of a unix socket is absolute, as unix:/run/web.sock")
+        raise BadAddress(f"'{shorten('unix:' + path)}': the path of a unix socket is absolute, as unix:/run/web.sock")
     if not path.isprintable() or len(path.encode("utf-8", "surrogatepass")) > UNIX_PATH_BYTES:
         raise BadAddress(
-            f"{shorten('unix:' + path)!r}: a unix socket's path has at most {UNIX_PATH_BYTES} bytes, all printable"
+            f"'{shorten('unix:' + path)}': a unix socket's path has at most {UNIX_PATH_BYTES} bytes, all printable"
         )
     return Unix(path)

@@ -17,7 +17,6 @@ REFUSING = "refusing"  # the client gets its error answer; what it sends is thro
 CLOSED = "closed"
 
 # Events.
-ACCEPTED = "accepted"
 HEAD = "head complete"
 BAD_HEAD = "bad head"
 SLOW_HEAD = "head timeout"

@@ -54,9 +54,9 @@ def check_pattern(pattern: str) -> int:
         raise BadPattern("an empty pattern matches nothing that can be told apart: use .* for a default rule")
     for position, character in enumerate(pattern):
         if not character.isprintable() and not character.isspace():
-            raise BadPattern(f"pattern {shorten(pattern)!r}: a control character at position {position}")
+            raise BadPattern(f"pattern '{shorten(pattern)}': a control character at position {position}")
         if character.isspace() and character != " ":
-            raise BadPattern(f"pattern {shorten(pattern)!r}: white space other than a blank at position {position}")
+            raise BadPattern(f"pattern '{shorten(pattern)}': white space other than a blank at position {position}")
     encoded = encode_pattern(pattern)
     if len(encoded) > PATTERN_BYTES:
         raise BadPattern(f"a pattern of {len(encoded)} bytes: at most {PATTERN_BYTES} are taken")
@@ -66,7 +66,7 @@ def check_pattern(pattern: str) -> int:
         return int(re2.compile(encoded, options=re2_options()).groups)
     except re2.error as error:
         why = error.args[0].decode("utf-8", "replace") if error.args else "it cannot be compiled"
-    raise BadPattern(f"pattern {shorten(pattern)!r}: {_explain(pattern, why)}")
+    raise BadPattern(f"pattern '{shorten(pattern)}': {_explain(pattern, why)}")
 
 
 def _explain(pattern: str, why: str) -> str:
@@ -77,7 +77,7 @@ def _explain(pattern: str, why: str) -> str:
             f"{shorten(beyond[1], 20)} at position {beyond.start(1)} is not in RE2's language, which has no "
             "back-references, no look-around and no possessive operators"
         )
-    shown = f" {shorten(fragment, 40)!r}" if fragment else ""
+    shown = f" '{shorten(fragment, 40)}'" if fragment else ""
     return f"{kind}{shown} at position {_position(pattern, fragment)}"
 
 

@@ -43,14 +43,14 @@ def _weight(instance: object, attribute: Attribute[int], value: int) -> None:
 def _ident(instance: object, attribute: Attribute[str], value: str) -> None:
     if not IDENT.fullmatch(value) or not value.isprintable():
         raise BadValue(
-            f"{shorten(value)!r} cannot name a service: "
+            f"'{shorten(value)}' cannot name a service: "
             '1..128 printable characters, no white space and none of " { } # ='
         )
 
 
 def _scheduler(instance: object, attribute: Attribute[str], value: str) -> None:
     if not SCHEDULER.fullmatch(value):
-        raise BadValue(f"{shorten(value)!r} cannot name a scheduler")
+        raise BadValue(f"'{shorten(value)}' cannot name a scheduler")
 
 
 def _count(instance: object, attribute: Attribute[Any], value: int | None) -> None:
@@ -83,11 +83,11 @@ class Rule:
         if self.match is not None and not 0 <= self.match <= MATCH_MAX:
             raise BadValue(f"match {self.match} is out of range: 0..{MATCH_MAX}")
         if self.match is not None and self.match > groups:
-            raise BadValue(f"match {self.match}: pattern {shorten(self.pattern)!r} has {groups} groups")
+            raise BadValue(f"match {self.match}: pattern '{shorten(self.pattern)}' has {groups} groups")
         if not self.servers:
-            raise NoSuchServer(f"rule {shorten(self.pattern)!r} names no server")
+            raise NoSuchServer(f"rule '{shorten(self.pattern)}' names no server")
         if len(set(self.servers)) != len(self.servers):
-            raise RuleExists(f"rule {shorten(self.pattern)!r} names a server twice")
+            raise RuleExists(f"rule '{shorten(self.pattern)}' names a server twice")
 
     @property
     def is_default(self) -> bool:
@@ -128,7 +128,7 @@ class VirtualService:
             for address in rule.servers:
                 if address not in known:
                     raise NoSuchServer(
-                        f"service {self.ident} has no server {address} for rule {shorten(rule.pattern)!r}"
+                        f"service {self.ident} has no server {address} for rule '{shorten(rule.pattern)}'"
                     )
 
     # What follows answers with a changed copy, or refuses.
@@ -161,7 +161,7 @@ class VirtualService:
         leaving = self.server(address)
         for rule in self.rules:
             if address in rule.servers:
-                raise Busy(f"rule {shorten(rule.pattern)!r} uses server {address}: delete it from the rule first")
+                raise Busy(f"rule '{shorten(rule.pattern)}' uses server {address}: delete it from the rule first")
         return evolve(self, servers=tuple(known for known in self.servers if known is not leaving))
 
     def rule(self, pattern: str) -> Rule:
@@ -169,7 +169,7 @@ class VirtualService:
         for rule in self.rules:
             if rule.pattern == pattern:
                 return rule
-        raise NoSuchRule(f"service {self.ident} has no rule {shorten(pattern)!r}")
+        raise NoSuchRule(f"service {self.ident} has no rule '{shorten(pattern)}'")
 
     def with_rule(self, pattern: str, address: Address, match: int | None) -> VirtualService:
         """The pattern's rule gets one more server, or is made; a new rule stands last."""
@@ -178,9 +178,9 @@ class VirtualService:
         if known is None:
             return evolve(self, rules=(*self.rules, Rule(pattern, (address,), match)))
         if address in known.servers:
-            raise RuleExists(f"rule {shorten(pattern)!r} already uses server {address}")
+            raise RuleExists(f"rule '{shorten(pattern)}' already uses server {address}")
         if match is not None and match != known.match:
-            raise BadValue(f"rule {shorten(pattern)!r} has match {known.match}, not {match}: delete it first")
+            raise BadValue(f"rule '{shorten(pattern)}' has match {known.match}, not {match}: delete it first")
         changed = evolve(known, servers=(*known.servers, address))
         return evolve(self, rules=_replaced(self.rules, changed, lambda rule: rule.pattern == pattern))
 
@@ -188,7 +188,7 @@ class VirtualService:
         """The rule loses that server, and goes with its last one."""
         known = self.rule(pattern)
         if address not in known.servers:
-            raise NoSuchServer(f"rule {shorten(pattern)!r} does not use server {address}")
+            raise NoSuchServer(f"rule '{shorten(pattern)}' does not use server {address}")
         left = tuple(server for server in known.servers if server != address)
         if not left:
             return evolve(self, rules=tuple(rule for rule in self.rules if rule is not known))

@@ -66,7 +66,7 @@ class Settings:
         values: dict[str, int] = {}
         for name, text in changes.items():
             if name not in known:
-                raise NoSuchSetting(f"no setting {shorten(name, 40)!r}; there are: {', '.join(known)}")
+                raise NoSuchSetting(f"no setting '{shorten(name, 40)}'; there are: {', '.join(known)}")
             values[name] = whole_number(name, text)
         return evolve(self, **values)
 

@@ -22,7 +22,7 @@ class BoundHTTP:
     def __init__(self, service: ServiceView) -> None:
         self._rules = RuleSet(service.rules)
         self._servers = [
-            LeastConnections(rule.destinations, f"rule {rule.number} {shorten(rule.pattern, 60)!r}, ")
+            LeastConnections(rule.destinations, f"rule {rule.number} '{shorten(rule.pattern, 60)}', ")
             for rule in service.rules
         ]
 

@@ -30,7 +30,7 @@ class Schedulers:
         """The L{ISchedulerFactory} of that name. Raises NoSuchScheduler, which names those there are."""
         if name in self.known:
             return self.known[name]
-        message = f"no scheduler {shorten(name)!r}; there are: {', '.join(sorted(self.known)) or 'none'}"
+        message = f"no scheduler '{shorten(name)}'; there are: {', '.join(sorted(self.known)) or 'none'}"
         for where, error in self.broken:
             message += f"; {where} failed to load: {shorten(error)}"
         raise NoSuchScheduler(message)

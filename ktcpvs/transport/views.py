@@ -32,7 +32,7 @@ class Views:
             "settings": self.settings,
         }
         if name not in views:
-            raise BadValue(f"no view {shorten(name, 40)!r}; there are: {', '.join(views)}")
+            raise BadValue(f"no view '{shorten(name, 40)}'; there are: {', '.join(views)}")
         return views[name](ident)
 
     def _chosen(self, ident: str | None) -> list[VirtualService]:

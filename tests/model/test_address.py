@@ -64,7 +64,7 @@ def test_what_is_written_is_read(text, address):
         ("[r1]:80", "'[r1]:80': only an IPv6 address stands in brackets"),
         ("[:::1]:80", "':::1' is neither an IP address nor a host name"),
         ("[fe80::1%e th]:80", "'fe80::1%e th': after the % stands the name of a network interface"),
-        ("[fe80::1%\n]:80", "'fe80::1%\\\\n': after the % stands the name of a network interface"),
+        ("[fe80::1%\n]:80", "'fe80::1%\\n': after the % stands the name of a network interface"),
         ("1.2.3:80", "'1.2.3' is neither an IP address nor a host name"),
         ("256.0.0.1", "'256.0.0.1' is neither an IP address nor a host name"),
         ("010.0.0.1", "'010.0.0.1' is neither an IP address nor a host name"),

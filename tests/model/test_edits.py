@@ -220,7 +220,7 @@ REFUSED = [
     (AddRule("web", ".*", R1), RuleExists, "rule '.*' already uses server r1:80"),
     (AddRule("web", "(" * 2, R1), BadPattern, "pattern '((': missing ) '((' at position 1"),
     (AddRule("web", "", R1), BadPattern, "an empty pattern matches nothing that can be told apart"),
-    (AddRule("web", "(a)\\1", R1), BadPattern, "pattern '(a)\\\\1': \\1 at position 3 is not in RE2's language"),
+    (AddRule("web", "(a)\\1", R1), BadPattern, "pattern '(a)\\1': \\1 at position 3 is not in RE2's language"),
     (AddRule("web", "(a)" * 11, R1, 11), BadValue, "match 11 is out of range: 0..10"),
     (AddRule("web", "(a)", R1, -1), BadValue, "match -1 is out of range: 0..10"),
     (AddRule("web", "(a)", R1, 2), BadValue, "match 2: pattern '(a)' has 1 groups"),

@@ -271,7 +271,7 @@ def test_an_error_is_shown_where_it_stands(text, why):
         ("rule = pattern a use r1:80", "24: 'server' is wanted here, not 'r1:80'"),
         ("rule = pattern ( use server r1:80", "18: pattern '(': missing ) '(' at position 0"),
         ('rule = pattern "" use server r1:80', "18: an empty pattern matches nothing that can be told apart"),
-        (r"rule = pattern (a)\1 use server r1:80", r"18: pattern '(a)\\1': \1 at position 3 is not in RE2's language"),
+        (r"rule = pattern (a)\1 use server r1:80", r"18: pattern '(a)\1': \1 at position 3 is not in RE2's language"),
         ("rule = pattern a use server r9:80", "31: service web has no server r9:80"),
         ("rule = pattern a use server r1:80 server r9:80", "44: service web has no server r9:80"),
         ("rule = pattern a use server r1:80 server r1", "44: rule 'a' already uses server r1:80"),
@@ -326,3 +326,7 @@ def test_a_damaged_configuration_is_a_load_or_a_bad_configuration(table, data):
     begin = data.draw(st.integers(0, len(text)))
     end = data.draw(st.integers(begin, min(len(text), begin + 20)))
     check_any(text[:begin] + data.draw(st.text(max_size=5)) + text[end:])
+
+
+def test_a_byte_order_mark_is_passed_over() -> None:
+    assert list(parse("\ufeffVirtual web { }").services) == ["web"]

@@ -136,5 +136,5 @@ def _wanted(settings: list[dict[str, Any]], names: Sequence[str]) -> list[dict[s
     found = [setting for setting in settings if setting["name"] == names[0]]
     if not found:
         known = ", ".join(setting["name"] for setting in settings)
-        raise NoSuchSetting(f"no setting {shorten(names[0], 40)!r}; there are: {known}")
+        raise NoSuchSetting(f"no setting '{shorten(names[0], 40)}'; there are: {known}")
     return found

@@ -179,7 +179,7 @@ def _cluster(letters: str, rest: Iterator[tuple[int, str]]) -> Iterator[tuple[Co
         letter, letters = letters[0], letters[1:]
         what = _SHORT.get(letter)
         if what is None:
-            raise Misuse(f"Unknown option {shorten('-' + letter)!r}")
+            raise Misuse(f"Unknown option '{shorten('-' + letter)}'")
         if letters and _needs_value(what):
             yield what, _filled(what, f"-{letter}", letters)
             return
@@ -198,7 +198,7 @@ def _long(name: str) -> Command | Option:
         return _LONG[meant[0]]
     if meant and name:
         raise Misuse(f"Option '--{name}' may be {' or '.join('--' + known for known in meant)}")
-    raise Misuse(f"Unknown option {shorten('--' + name)!r}")
+    raise Misuse(f"Unknown option '{shorten('--' + name)}'")
 
 
 def _needs_value(what: Command | Option) -> bool:
@@ -247,14 +247,14 @@ def _check_options(command: Command, values: Mapping[str, str]) -> None:
         raise Misuse(f"Illegal '{views[1]}' option with the '{views[0]}' option")
     for name in NUMBERS:
         if name in values and not _NUMBER.fullmatch(values[name]):
-            raise Misuse(f"{name} {shorten(values[name], 40)!r}: a whole number of at most 9 digits is wanted")
+            raise Misuse(f"{name} '{shorten(values[name], 40)}': a whole number of at most 9 digits is wanted")
     if "port" in values and not _PORT.fullmatch(values["port"]):
-        raise Misuse(f"port {shorten(values['port'], 40)!r}: a number or the name of a service is wanted")
+        raise Misuse(f"port '{shorten(values['port'], 40)}': a number or the name of a service is wanted")
 
 
 def _check_words(command: Command, words: Sequence[str]) -> None:
     if command.most is not None and len(words) > command.most:
-        raise Misuse(f"Unexpected argument {shorten(words[command.most])!r} with the '{command.name}' command")
+        raise Misuse(f"Unexpected argument '{shorten(words[command.most])}' with the '{command.name}' command")
     if len(words) < command.least:
         raise Misuse(f"You need to supply {command.words} for the '{command.name}' command")
     if command.name == "get" and words == [""]:
@@ -264,7 +264,7 @@ def _check_words(command: Command, words: Sequence[str]) -> None:
         for word in words:
             name, equals, _ = word.partition("=")
             if not name or not equals:
-                raise Misuse(f"{shorten(word)!r}: NAME=VALUE is wanted")
+                raise Misuse(f"'{shorten(word)}': NAME=VALUE is wanted")
             if name in names:
-                raise Misuse(f"The setting {shorten(name, 40)!r} is given twice")
+                raise Misuse(f"The setting '{shorten(name, 40)}' is given twice")
             names.append(name)

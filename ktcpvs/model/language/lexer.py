@@ -69,7 +69,7 @@ def _line(line: str, start: Place, found: list[Token]) -> None:
             text, position = unquoted(line[position + 1 : end]), end + 1
             if position < len(line) and not line[position].isspace():
                 raise Place(start.source, start.line, position + 1).error(
-                    f"white space is wanted after a quoted word, not {shorten(line[position:], 20)!r}"
+                    f"white space is wanted after a quoted word, not '{shorten(line[position:], 20)}'"
                 )
             found.append(Token(text, place, quoted=True))
         else:

@@ -27,8 +27,9 @@ _HEADING = re.compile(r"\s*TCP Virtual Server version \d\S*[^\S\n]*(?:\n|\Z)")
 def parse(text: str, source: str = "<text>", port_named: PortNamed = no_port_names) -> Load:
     """Read a configuration. `source` names it in errors. Raises BadConfiguration.
 
-    The heading that `tcpvsadm --list` prints first may stand first.
+    The heading that `tcpvsadm --list` prints first may stand first, and a byte order mark before it.
     """
+    text = text.removeprefix("\ufeff")
     if heading := _HEADING.match(text):
         text = "\n" * heading[0].count("\n") + text[heading.end() :]
     reader = _Reader(tokens(text, source), Place(source, text.count("\n") + 1, 1))
@@ -45,7 +46,7 @@ def parse(text: str, source: str = "<text>", port_named: PortNamed = no_port_nam
                 raise token.place.error("a second global block")
             settings = _settings(reader)
         else:
-            raise token.place.error(f"{shorten(token.text)!r}: 'Virtual' or 'global' is wanted here")
+            raise token.place.error(f"'{shorten(token.text)}': 'Virtual' or 'global' is wanted here")
     return Load(services, settings or Settings())
 
 
@@ -79,7 +80,7 @@ class _Reader:
     def sign(self, sign: str) -> None:
         token = self.next(f"'{sign}'")
         if token.quoted or token.text != sign:
-            raise token.place.error(f"'{sign}' is wanted here, not {shorten(token.text)!r}")
+            raise token.place.error(f"'{sign}' is wanted here, not '{shorten(token.text)}'")
 
     def block(self) -> Iterator[Token]:
         """The keywords of a `{ ... }` block, each followed by its `=`."""
@@ -93,7 +94,7 @@ class _Reader:
             self._position += 1
             if not followed or keyword.quoted:
                 if "=" in keyword.text and keyword.text != "=":
-                    raise keyword.place.error(f"{shorten(keyword.text)!r}: put white space around '='")
+                    raise keyword.place.error(f"'{shorten(keyword.text)}': put white space around '='")
                 shown = repr(shorten(keyword.text))
                 raise keyword.place.error(f"{shown}: a keyword followed by '=' is wanted here, or '}}'")
             self.sign("=")
@@ -177,7 +178,7 @@ class _Block:
             if address not in servers:
                 raise place.error(f"service {self.service.ident} has no server {address}")
             if address in seen:
-                raise place.error(f"rule {shorten(pattern)!r} already uses server {address}")
+                raise place.error(f"rule '{shorten(pattern)}' already uses server {address}")
             seen.add(address)
             yield address
 
@@ -211,7 +212,7 @@ def _service(reader: _Reader, name: Token, port_named: PortNamed) -> VirtualServ
             token = reader.next(f"the value of {option}")
             place, value = token.place, _number(option, token)
         else:
-            raise keyword.place.error(f"unknown keyword {shorten(keyword.text)!r}; there are: {', '.join(KEYWORDS)}")
+            raise keyword.place.error(f"unknown keyword '{shorten(keyword.text)}'; there are: {', '.join(KEYWORDS)}")
         with _at(place):
             block.service = evolve(block.service, **{option: value})
     return block.complete()
@@ -248,4 +249,4 @@ def _rule(
 def _word(reader: _Reader, word: str) -> None:
     token = reader.next(f"'{word}'")
     if not token.is_word(word):
-        raise token.place.error(f"'{word}' is wanted here, not {shorten(token.text)!r}")
+        raise token.place.error(f"'{word}' is wanted here, not '{shorten(token.text)}'")

@@ -1,0 +1,202 @@
+"""What was answered "done" is kept: after a crash the table and the running services are back exactly.
+
+What cannot be kept is refused, and what cannot be read stops the start with one clear line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from servers import LOOPBACK, SocketServer, answers, dial, echo, free_port, read_exactly, wait_for
+
+from ktcpvs.errors import CannotSave
+
+from .harness import Daemon
+
+pytestmark = pytest.mark.e2e
+
+Make = Callable[..., Daemon]
+Serve = Callable[..., SocketServer]
+
+
+def test_kill_after_every_answered_command(make_daemon: Make, serve: Serve, tmp_path: Path) -> None:
+    server, port, more = serve(echo).address, free_port(), free_port()
+    daemon = make_daemon("--state", tmp_path / "state")
+    daemon.start()
+    odd = 'a "quoted" \\" back\\\\slash \\d+#{3}'
+    commands: list[tuple[object, ...]] = [
+        ("add_service", "web", {"listen": f"{LOOPBACK}:{port}", "redirect": "[::1]:81", "startservers": 4}),
+        ("add_server", "web", server, 65535),
+        ("add_server", "web", "unix:/tmp/with space.sock", 0),
+        ("add_rule", "web", odd, server),
+        ("add_rule", "web", ".*", "unix:/tmp/with space.sock"),
+        ("add_service", "relay", {"listen": f"{LOOPBACK}:{more}", "scheduler": "wlc"}),
+        ("add_server", "relay", server),
+        ("start",),
+        ("edit_service", "relay", {"maxclients": 7}),
+        ("stop", "web"),
+        ("set", {"read_timeout": 77, "debug_level": 3}),
+        ("delete_rule", "web", odd, server),
+        ("delete_service", "web"),
+    ]
+    for name, *arguments in commands:
+        named = arguments.pop() if arguments and isinstance(arguments[-1], dict) and name != "set" else {}
+        daemon.call(str(name), *arguments, **named)
+        before = daemon.call("table")
+        daemon.restart()
+        assert daemon.call("table") == before
+        if name in ("start", "add_rule"):
+            saved = daemon.adm("--save").stdout
+            daemon.restart()
+            assert daemon.adm("--save").stdout == saved
+            assert daemon.json("--list") == before
+            with dial((LOOPBACK, more)) if name == "start" else open(os.devnull) as client:
+                if name == "start":
+                    client.sendall(b"ping")
+                    assert read_exactly(client, 4) == b"ping"
+    assert [service["ident"] for service in daemon.call("table")["services"]] == ["relay"]
+    assert answers(more)
+    assert not answers(port)
+
+
+def test_the_end_of_the_daemon_does_not_stop_its_services(make_daemon: Make, serve: Serve, tmp_path: Path) -> None:
+    """SIGTERM closes them; the next daemon runs them again."""
+    port = free_port()
+    daemon = make_daemon("--state", tmp_path / "state")
+    daemon.start()
+    daemon.service("s", port, serve(echo).address)
+    daemon.signal(15)
+    assert daemon.wait() == 0
+    daemon.start()
+    assert answers(port)
+
+
+def test_what_cannot_be_saved_is_refused_and_changes_nothing(make_daemon: Make, serve: Serve, tmp_path: Path) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    port = free_port()
+    daemon = make_daemon("--state", folder / "state")
+    daemon.start()
+    daemon.service("s", port, serve(echo).address)
+    before = daemon.call("table")
+    shutil.rmtree(folder)
+    for method, arguments in (("add_service", ("t",)), ("stop", ("s",)), ("set", ({"read_timeout": 1},))):
+        with pytest.raises(CannotSave, match=r"state cannot be written: No such file or directory"):
+            daemon.call(method, *arguments)
+    refused = daemon.adm("--set", "read_timeout=1", check=False)
+    assert refused.returncode == 1
+    assert str(folder / "state") in refused.stderr
+    assert daemon.call("table") == before
+    assert answers(port)
+    folder.mkdir()
+    daemon.call("set", {"read_timeout": 5})
+    daemon.restart()
+    assert daemon.call("table")["settings"]["read_timeout"] == 5
+
+
+def configuration(port: int, server: str) -> str:
+    return f"Virtual c {{\n    listen = {LOOPBACK}:{port}\n    scheduler = wlc\n    server = {server}\n}}\n"
+
+
+def test_config_begins_and_state_goes_on(make_daemon: Make, serve: Serve, tmp_path: Path) -> None:
+    config, state, port = tmp_path / "conf", tmp_path / "state", free_port()
+    config.write_text(configuration(port, serve(echo).address))
+    daemon = make_daemon("--config", config, "--state", state)
+    daemon.start()
+    assert answers(port)
+    assert state.stat().st_mode & 0o777 == 0o600
+    daemon.call("add_service", "added", port=free_port())
+    daemon.call("stop", "c")
+    daemon.restart()
+    idents = [(service["ident"], service["running"]) for service in daemon.call("table")["services"]]
+    assert idents == [("c", False), ("added", False)]
+    assert f"{state} is the table" in daemon.log()
+    daemon.signal(1)
+    wait_for(lambda: len(daemon.call("table")["services"]) == 1)
+
+
+def test_a_state_file_that_cannot_be_read_refuses_the_start(make_daemon: Make, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    daemon = make_daemon("--state", state)
+    good = json.dumps({"format": 1, "running": [], "configuration": ""})
+    for text in (
+        "",
+        "garbage",
+        good[:-5],
+        "[]",
+        "[" * 100_000,
+        good.replace("1", "2"),
+        json.dumps({"format": 1, "running": 5, "configuration": ""}),
+        json.dumps({"format": 1, "running": [[]], "configuration": ""}),
+        json.dumps({"format": 1, "running": [], "configuration": "Virtual s {\n  colour = red\n}\n"}),
+        json.dumps({"format": 1, "running": ["s"], "configuration": "Virtual s {\n  scheduler = nobodys\n}\n"}),
+        "\udcff",
+    ):
+        state.write_text(text, errors="surrogateescape")
+        said = daemon.refused()
+        assert re.fullmatch(r"ktcpvs: .+", said), (text[:100], said)
+        assert "state" in said or "nobodys" in said, said
+        assert state.read_text(errors="surrogateescape") == text
+    state.unlink()
+    state.mkdir()
+    assert f"{state} cannot be read" in daemon.refused()
+
+
+def test_a_configuration_with_an_error_refuses_the_start(make_daemon: Make, tmp_path: Path) -> None:
+    config = tmp_path / "conf"
+    daemon = make_daemon("--config", config)
+    assert re.fullmatch(rf"ktcpvs: {config}: No such file or directory", daemon.refused())
+    for text, place in (("Virtual s {\n  listen == 1\n}\n", "2:3"), ("Virtual s {\n", "2:1"), ("nonsense", "1:1")):
+        config.write_text(text)
+        assert re.fullmatch(rf"ktcpvs: {config}:{place}: .+", daemon.refused())
+    config.write_bytes(b"# \xff\n")
+    assert re.fullmatch(rf"ktcpvs: {config}.+not UTF-8 text", daemon.refused())
+    config.write_text("Virtual s {\n    scheduler = best\n}\n")
+    assert re.fullmatch(r"ktcpvs: no scheduler 'best'; there are: http, wlc", daemon.refused())
+
+
+def test_a_port_that_is_taken_refuses_the_start(make_daemon: Make, serve: Serve, tmp_path: Path) -> None:
+    server, config = serve(echo), tmp_path / "conf"
+    config.write_text(configuration(server.port, server.address))
+    daemon = make_daemon("--config", config, "--state", tmp_path / "state")
+    wanted = f"ktcpvs: cannot listen on {server.address}: something else listens there already"
+    assert daemon.refused() == wanted
+    assert not (tmp_path / "state").exists()
+    assert not Path(daemon.control.removeprefix("unix:")).exists()
+
+    log = tmp_path / "twistd.log"
+    pid = tmp_path / "twistd.pid"
+    daemon = make_daemon("--config", config, arguments=(f"--pidfile={pid}", f"--logfile={log}"))
+    daemon.run()
+    assert daemon.wait() == 1
+    assert wanted in daemon.log() + log.read_text()
+    assert not pid.exists()
+
+
+def test_a_stale_control_socket_is_replaced(daemon: Daemon) -> None:
+    path = Path(daemon.control.removeprefix("unix:"))
+    before = path.stat().st_ino
+    daemon.kill()
+    assert path.stat().st_ino == before
+    daemon.start()
+    assert daemon.adm("--list").stdout.startswith("TCP Virtual Server version ")
+
+
+def test_a_second_daemon_at_the_same_control_is_refused(make_daemon: Make, tmp_path: Path) -> None:
+    first = make_daemon()
+    first.start()
+    second = make_daemon(control=first.control)
+    path = first.control.removeprefix("unix:")
+    assert second.refused() == f"ktcpvs: cannot listen on {first.control}: something else listens there already"
+    assert Path(path).exists()
+    first.call("add_service", "s")
+    Path(path).unlink()
+    Path(path).write_text("not a socket")
+    assert "something else" in second.refused()
+    assert Path(path).read_text() == "not a socket"

@@ -1,0 +1,315 @@
+"""What the documents say is so: their links, their programs, their tables, their command lines and their output."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from attrs import fields
+
+from ktcpvs.control.tcpvsadm.options import read_arguments
+from ktcpvs.control.tcpvsadm.outcome import Misuse
+from ktcpvs.errors import BadConfiguration
+from ktcpvs.model.language.lexer import unquoted
+from ktcpvs.model.language.parser import KEYWORDS, parse
+from ktcpvs.model.settings import Settings
+from ktcpvs.model.table import Table
+from ktcpvs.system.names import service_port
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+DOCUMENTS = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+EXAMPLE = DOCS / "examples" / "ktcpvs-random"
+
+_FENCE = re.compile(r"^```([\w-]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def blocks(name: str, language: str) -> list[str]:
+    """The contents of a document's fenced blocks of one language, in their order."""
+    return [body for kind, body in _FENCE.findall(text_of(name)) if kind == language]
+
+
+def documents_with(language: str) -> list[str]:
+    names = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
+    return [name for name in names if blocks(name, language)]
+
+
+def prose(name: str) -> str:
+    """A document without its fenced blocks."""
+    return _FENCE.sub("", text_of(name))
+
+
+# Links.
+
+
+def anchors(name: str) -> set[str]:
+    """The headings of a document as GitHub makes anchors of them."""
+    headings = re.findall(r"^#+ (.*)$", prose(name), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def links() -> Iterator[tuple[str, str]]:
+    for path in DOCUMENTS:
+        name = str(path.relative_to(ROOT))
+        yield from ((name, target) for target in _LINK.findall(prose(name)))
+
+
+@pytest.mark.parametrize(("name", "target"), [pytest.param(*link, id=" -> ".join(link)) for link in links()])
+def test_a_link_leads_somewhere(name: str, target: str) -> None:
+    if target.startswith("https://"):
+        return
+    file, _, anchor = target.partition("#")
+    path = (ROOT / name).parent / file if file else ROOT / name
+    assert path.exists()
+    if anchor:
+        assert anchor in anchors(str(path.resolve().relative_to(ROOT)))
+
+
+def test_every_document_is_reached_from_the_readme() -> None:
+    todo, found = ["README.md"], set()
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            targets = [target.partition("#")[0] for target in _LINK.findall(prose(name))]
+            paths = [((ROOT / name).parent / target).resolve() for target in targets if target.endswith(".md")]
+            todo.extend(str(path.relative_to(ROOT)) for path in paths if path.exists())
+    assert {str(path.relative_to(ROOT)) for path in DOCUMENTS} <= found
+
+
+def test_every_picture_is_shown() -> None:
+    shown = {Path(target).name for _, target in links() if "pictures/" in target}
+    assert {path.name for path in (DOCS / "pictures").iterdir()} == shown
+
+
+# The README.
+
+
+def test_the_make_targets_of_the_readme_exist() -> None:
+    targets = set(re.findall(r"^([\w-]+):", text_of("Makefile"), re.MULTILINE))
+    named = set(re.findall(r"\bmake ([a-z]+)\b", "\n".join(re.findall(r"`make [^`]*`|^    make .*$", text_of("README.md"), re.M))))
+    assert {"demo", "test"} <= named <= targets
+
+
+def test_the_readme_names_every_built_in_scheduler_and_no_other_as_working() -> None:
+    works, missing = text_of("README.md").split("## What works today")[1].split("Not here yet")
+    files = {path.stem for path in (ROOT / "ktcpvs" / "schedulers").glob("*.py")} - {"__init__", "rules"}
+    assert files == {name for name in ("wlc", "http", "phttp", "chttp", "hhttp") if f"`{name}`" in works}
+    assert not any(f"`{name}`" in missing.split("## ")[0] for name in files)
+
+
+# Command lines.
+
+
+def command_lines(name: str) -> Iterator[str]:
+    """Every tcpvsadm command of a document: after a prompt, in an indented block, or between backquotes."""
+    shells = "\n".join(blocks(name, "console") + blocks(name, "sh"))
+    lines = re.findall(r"^(?:\$ )?(.*\btcpvsadm\b.*)$", shells, re.MULTILINE)
+    lines += re.findall(r"^    (tcpvsadm .*)$", prose(name), re.MULTILINE)
+    lines += re.findall(r"`(tcpvsadm -[^`]*)`", prose(name).replace("\n", " "))
+    for line in lines:
+        if re.match(r"tcpvsadm: |KTCPVS_CONTROL=", line):
+            continue
+        words = list(shlex.shlex(line, posix=True, punctuation_chars=True))
+        yield " ".join(map(shlex.quote, words[words.index("tcpvsadm") :]))
+
+
+def arguments(line: str) -> list[str]:
+    """The words after `tcpvsadm`, up to where the shell takes over."""
+    words = shlex.split(line)[1:]
+    ends = [place for place, word in enumerate(words) if word in (">", "<", "|", "||", "&&", ";", "&")]
+    return words[: min(ends, default=len(words))]
+
+
+COMMAND_LINES = [
+    (name, line)
+    for name in (str(path.relative_to(ROOT)) for path in DOCUMENTS if path.name != "tcpvsadm.md")  # it shows forms
+    for line in dict.fromkeys(command_lines(name))
+]
+
+
+@pytest.mark.parametrize(("name", "line"), [pytest.param(*case, id=" ".join(case)) for case in COMMAND_LINES])
+def test_a_command_line_can_be_meant(name: str, line: str) -> None:
+    try:
+        read_arguments(arguments(line))
+    except Misuse as misuse:
+        pytest.fail(f"{name} shows `{line}`: {misuse}")
+
+
+def test_command_lines_were_found_in_every_document_for_users() -> None:
+    assert {"README.md", "docs/tutorial.md", "docs/configuration.md"} <= {name for name, _ in COMMAND_LINES}
+
+
+# Configurations.
+
+CONFIGURATIONS = [
+    pytest.param(name, body, id=f"{name} {number}")
+    for name in documents_with("ktcpvs")
+    for number, body in enumerate(blocks(name, "ktcpvs"), 1)
+]
+
+
+@pytest.mark.parametrize(("name", "body"), CONFIGURATIONS)
+def test_a_configuration_can_be_read(name: str, body: str) -> None:
+    try:
+        table = parse(body, name, service_port).apply(Table())
+    except BadConfiguration as error:
+        pytest.fail(str(error))
+    assert table != Table(), "it says nothing"
+
+
+def test_every_keyword_of_a_service_is_described_and_no_other() -> None:
+    section = text_of("docs/configuration.md").split("## A virtual service")[1].split("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` ", section, re.MULTILINE) == list(KEYWORDS)
+
+
+def test_the_quoting_examples_are_right() -> None:
+    section = text_of("docs/configuration.md").split("## Tokens and quotes")[1].split("\n## ")[0]
+    rows = re.findall(r'^\| `"(.*)"` \| `(.*)` \|$', section, re.MULTILINE)
+    assert len(rows) >= 4
+    for written, meant in rows:
+        assert unquoted(written) == meant, written
+
+
+def test_the_table_of_settings_is_whole_and_right() -> None:
+    section = text_of("docs/configuration.md").split("## Settings")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \| (.*?) \| (.+) \|$", section, re.MULTILINE)
+    expected = []
+    for attribute in fields(Settings):
+        lowest, highest = attribute.metadata["range"]
+        expected.append((attribute.name, str(attribute.default), f"{lowest}..{highest}", attribute.metadata["unit"]))
+    assert [row[:4] for row in rows] == expected
+
+
+# Schedulers.
+
+
+def test_the_programs_about_schedulers_run() -> None:
+    """All of them one after another, as one module; then every test in it."""
+    programs = blocks("docs/schedulers.md", "python")
+    assert len(programs) >= 3
+    names: dict[str, object] = {"__name__": "schedulers_document"}
+    for number, program in enumerate(programs, 1):
+        exec(compile(program, f"docs/schedulers.md, program {number}", "exec"), names)
+    tests = {name: value for name, value in names.items() if name.startswith("test_") and callable(value)}
+    assert len(tests) >= 3
+    for name, test in tests.items():
+        try:
+            test()
+        except Exception:
+            pytest.fail(f"{name} of docs/schedulers.md fails:\n{traceback.format_exc()}")
+
+
+def test_the_scheduler_of_the_document_is_the_one_of_the_example() -> None:
+    programs = blocks("docs/schedulers.md", "python")
+    assert programs[0] == (EXAMPLE / "ktcpvs_random" / "__init__.py").read_text()
+    assert programs[1] == (EXAMPLE / "twisted" / "plugins" / "ktcpvs_random_plugin.py").read_text()
+
+
+# Pictures.
+
+
+def test_the_picture_of_the_states_is_up_to_date() -> None:
+    command = [sys.executable, str(DOCS / "tools" / "draw_states.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", sorted((DOCS / "pictures").glob("*.svg")), ids=lambda path: path.name)
+def test_the_files_in_a_picture_exist(path: Path) -> None:
+    files = re.findall(r"\b[a-z]+/[\w/]+\.py\b", path.read_text())
+    assert files
+    assert [file for file in files if not (ROOT / "ktcpvs" / file).exists()] == []
+
+
+def test_every_file_of_the_house_has_its_line_and_no_other() -> None:
+    section = text_of("docs/architecture.md").split("## The files")[1].split("\n## ")[0]
+    named = re.findall(r"^\| `([\w/]+\.py)` \|", section, re.MULTILINE)
+    package = ROOT / "ktcpvs"
+    there = {str(path.relative_to(package)) for path in package.rglob("*.py") if path.name != "__init__.py"}
+    assert len(named) == len(set(named))
+    assert set(named) == there
+
+
+def test_every_dependency_has_its_reason_and_no_other() -> None:
+    import configparser
+
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    wanted = setup["options"]["install_requires"] + setup["options.extras_require"]["test"]
+    named = re.findall(r"^\| `([\w.-]+)` \|", text_of("docs/dependencies.md"), re.MULTILINE)
+    assert sorted(named) == sorted(re.findall(r"^([\w.-]+)", wanted, re.MULTILINE))
+
+
+# The tutorial, played.
+
+PORTS = ("8001", "8002", "8080")
+HOME = "/home/you/ktcpvs"
+MARK = "=====next====="
+NOTICE = re.compile(r"\S*: line \d+: +\d+ (Killed|Terminated).*\n")
+
+
+def free_ports(count: int) -> list[str]:
+    """Ports of four digits, as the document's, that nobody uses."""
+    found: list[str] = []
+    for port in range(5200, 9900):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        try:
+            socket.getservbyport(port, "tcp")
+        except OSError:
+            found.append(str(port))
+        if len(found) == count:
+            break
+    return found
+
+
+def steps() -> list[tuple[str, str]]:
+    """(command, output) of everything that is typed, the installation left out."""
+    typed = "".join(blocks("docs/tutorial.md", "console")[1:])
+    return [(part.split("\n", 1)[0], part.split("\n", 1)[1]) for part in re.split(r"^\$ ", typed, flags=re.M)[1:]]
+
+
+def alike(output: str) -> str:
+    """Output without what differs from machine to machine: byte counts, versions, the widths of columns."""
+    output = re.sub(r"(?<=version )\S+", "X", output)
+    output = re.sub(r"(?<= )\d{2,}(?=\s)", "N", output)
+    return re.sub(r" +", " ", output)
+
+
+@pytest.mark.e2e
+def test_the_tutorial_does_what_it_shows(tmp_path: Path) -> None:
+    to_real = dict(zip(PORTS, free_ports(3), strict=True))
+    to_shown = {real: shown for shown, real in to_real.items()}
+    played = steps()
+    script = ["set -m", "trap 'kill -9 $(jobs -p) 2>/dev/null' EXIT"]
+    for command, _ in played:
+        command = re.sub("|".join(PORTS), lambda found: to_real[found[0]], command)
+        script += [f"eval {shlex.quote(command)} 2>&1", *(["sleep 3"] if command.endswith("&") else []), f"echo {MARK}"]
+    environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+    environment |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    done = subprocess.run(
+        ["bash", "-c", "\n".join(script)], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, timeout=120
+    )
+    outputs = done.stdout.decode().split(f"{MARK}\n")
+    assert len(outputs) == len(played) + 1
+    for (command, shown), output in zip(played, outputs, strict=False):
+        output = re.sub("|".join(to_shown), lambda found: to_shown[found[0]], NOTICE.sub("", output))
+        output = output.replace(str(tmp_path), HOME)
+        assert alike(output) == alike(shown.rstrip("\n") + "\n" if shown.strip() else ""), f"$ {command}\n{output}"
