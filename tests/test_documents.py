@@ -123,7 +123,9 @@ def command_lines(name: str) -> Iterator[str]:
     for line in lines:
         if re.match(r"tcpvsadm: |KTCPVS_CONTROL=", line):
             continue
-        words = list(shlex.shlex(line, posix=True, punctuation_chars=True))
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        words = list(lexer)
         yield " ".join(map(shlex.quote, words[words.index("tcpvsadm") :]))
 
 
@@ -259,7 +261,15 @@ def test_every_dependency_has_its_reason_and_no_other() -> None:
 PORTS = ("8001", "8002", "8080")
 HOME = "/home/you/ktcpvs"
 MARK = "=====next====="
-NOTICE = re.compile(r"\S*: line \d+: +\d+ (Killed|Terminated).*\n")
+NOTICE = re.compile(r"^(\S*: line \d+: +\d+ |\[\d+\]. +)(Killed|Terminated|Done) .*\n", re.MULTILINE)
+"""What bash says of its jobs."""
+
+WAITS = {
+    "python3 -m http": "until (: < /dev/tcp/127.0.0.1/{port}) 2>/dev/null; do sleep 0.1; done",
+    "ktcpvs --control": "until tcpvsadm >/dev/null 2>&1; do sleep 0.1; done",
+    "kill ": "wait $switch 2>/dev/null",
+}
+"""How a command begins -> what the reader waits for after it."""
 
 
 def free_ports(count: int) -> list[str]:
@@ -301,7 +311,9 @@ def test_the_tutorial_does_what_it_shows(tmp_path: Path) -> None:
     script = ["set -m", "trap 'kill -9 $(jobs -p) 2>/dev/null' EXIT"]
     for command, _ in played:
         command = re.sub("|".join(PORTS), lambda found: to_real[found[0]], command)
-        script += [f"eval {shlex.quote(command)} 2>&1", *(["sleep 3"] if command.endswith("&") else []), f"echo {MARK}"]
+        port = next((word for word in command.split() if word in to_shown), "")
+        waits = [wait.format(port=port) for begin, wait in WAITS.items() if command.startswith(begin)]
+        script += [f"eval {shlex.quote(command)} 2>&1", *waits, f"echo {MARK}"]
     environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
     environment |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
     done = subprocess.run(

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from ktcpvs.model.service import VirtualService
+from ktcpvs.model.address import Address
+from ktcpvs.model.service import OPTIONS, VirtualService
 from ktcpvs.model.table import Table
+
+
+def describe_value(value: Any) -> Any:
+    """An option's value: an address as its text, anything else as it is."""
+    return str(value) if isinstance(value, Address) else value
 
 
 def describe_service(service: VirtualService) -> dict[str, Any]:
     """A service as str, int, None, list and dict; addresses as their text."""
     return {
         "ident": service.ident,
-        "listen": str(service.listen),
-        "scheduler": service.scheduler,
-        "startservers": service.startservers,
-        "maxclients": service.maxclients,
-        "minspareservers": service.minspareservers,
-        "maxspareservers": service.maxspareservers,
-        "redirect": None if service.redirect is None else str(service.redirect),
+        **{name: describe_value(getattr(service, name)) for name in OPTIONS},
         "servers": [{"address": str(server.address), "weight": server.weight} for server in service.servers],
         "rules": [
             {"pattern": rule.pattern, "match": rule.match, "servers": [str(address) for address in rule.servers]}

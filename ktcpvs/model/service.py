@@ -19,6 +19,7 @@ from ktcpvs.errors import (
     shorten,
 )
 from ktcpvs.model.address import Address, Inet, parse_address
+from ktcpvs.model.options import count, option, options_of, read_address, read_number, read_word
 from ktcpvs.model.pattern import DEFAULT_PATTERNS, check_pattern
 
 DEFAULT_LISTEN = parse_address("0.0.0.0:8080")
@@ -27,7 +28,6 @@ WEIGHT_MAX = 65535
 MATCH_MAX = 10
 IDENT = re.compile(r'[^\s"{}#=\x00-\x1f\x7f-\x9f]{1,128}')
 SCHEDULER = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-COUNT_MAX = 10_000_000
 
 
 def _complete(instance: object, attribute: Attribute[Any], value: Address | None) -> None:
@@ -51,11 +51,6 @@ def _ident(instance: object, attribute: Attribute[str], value: str) -> None:
 def _scheduler(instance: object, attribute: Attribute[str], value: str) -> None:
     if not SCHEDULER.fullmatch(value):
         raise BadValue(f"'{shorten(value)}' cannot name a scheduler")
-
-
-def _count(instance: object, attribute: Attribute[Any], value: int | None) -> None:
-    if value is not None and not 0 <= value <= COUNT_MAX:
-        raise BadValue(f"{attribute.name} = {value} is out of range: 0..{COUNT_MAX}")
 
 
 @frozen
@@ -95,10 +90,6 @@ class Rule:
         return self.pattern in DEFAULT_PATTERNS
 
 
-def _option(meaning: str) -> Any:
-    return field(default=None, validator=_count, metadata={"meaning": meaning})
-
-
 @frozen
 class VirtualService:
     """A virtual service. The optional numbers are None where they were never given.
@@ -108,13 +99,17 @@ class VirtualService:
     """
 
     ident: str = field(validator=_ident)
-    listen: Address = field(default=DEFAULT_LISTEN, validator=_complete)
-    scheduler: str = field(default=DEFAULT_SCHEDULER, validator=_scheduler)
-    startservers: int | None = _option("kept for old files, no effect")
-    maxclients: int = field(default=0, validator=_count)
-    minspareservers: int | None = _option("kept for old files, no effect")
-    maxspareservers: int | None = _option("kept for old files, no effect")
-    redirect: Address | None = field(default=None, validator=_complete)
+    listen: Address = option(read_address, DEFAULT_LISTEN, "where clients connect to", shown=True, check=_complete)
+    scheduler: str = option(
+        read_word, DEFAULT_SCHEDULER, "the scheduler plugin that chooses servers", shown=True, check=_scheduler
+    )
+    startservers: int | None = option(read_number, None, "kept for old files, no effect", check=count)
+    maxclients: int = option(read_number, 0, "the most clients at once; 0: no such limit", check=count)
+    minspareservers: int | None = option(read_number, None, "kept for old files, no effect", check=count)
+    maxspareservers: int | None = option(read_number, None, "kept for old files, no effect", check=count)
+    redirect: Address | None = option(
+        read_address, None, "the address of last resort, when no server is found", check=_complete
+    )
     servers: tuple[RealServer, ...] = ()
     rules: tuple[Rule, ...] = ()
 
@@ -197,3 +192,7 @@ class VirtualService:
 
 def _replaced(items: Iterable[Any], new: Any, here: Any) -> tuple[Any, ...]:
     return tuple(new if here(item) else item for item in items)
+
+
+OPTIONS = options_of(VirtualService)
+"""The options of a service, by name."""

@@ -40,8 +40,9 @@ from ktcpvs.model.edits import (
     StopService,
     Unload,
 )
+from ktcpvs.model.options import COUNT_MAX
 from ktcpvs.model.pattern import check_pattern
-from ktcpvs.model.service import COUNT_MAX, MATCH_MAX, WEIGHT_MAX, RealServer, Rule, VirtualService
+from ktcpvs.model.service import MATCH_MAX, WEIGHT_MAX, RealServer, Rule, VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
 

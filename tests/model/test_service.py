@@ -17,7 +17,8 @@ from ktcpvs.errors import (
     ServerExists,
 )
 from ktcpvs.model.address import Inet, Unix
-from ktcpvs.model.service import COUNT_MAX, RealServer, Rule, VirtualService
+from ktcpvs.model.options import COUNT_MAX
+from ktcpvs.model.service import RealServer, Rule, VirtualService
 
 R1, R2, R3 = Inet("r1", 80), Inet("r2", 80), Unix("/run/r3")
 WEB = VirtualService(

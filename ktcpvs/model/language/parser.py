@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from attrs import Factory, define, evolve
 
@@ -16,11 +15,10 @@ from ktcpvs.errors import BadConfiguration, Refusal, shorten
 from ktcpvs.model.address import Address, PortNamed, no_port_names, parse_address
 from ktcpvs.model.edits import Load
 from ktcpvs.model.language.lexer import Place, Token, tokens
-from ktcpvs.model.service import RealServer, Rule, VirtualService
+from ktcpvs.model.service import OPTIONS, RealServer, Rule, VirtualService
 from ktcpvs.model.settings import Settings, whole_number
 
-NUMBERS = ("startservers", "maxclients", "minspareservers", "maxspareservers")
-KEYWORDS = ("listen", "scheduler", *NUMBERS, "redirect", "server", "rule")
+KEYWORDS = (*OPTIONS, "server", "rule")
 _HEADING = re.compile(r"\s*TCP Virtual Server version \d\S*[^\S\n]*(?:\n|\Z)")
 
 
@@ -193,28 +191,22 @@ def _service(reader: _Reader, name: Token, port_named: PortNamed) -> VirtualServ
         block = _Block(VirtualService(name.text))
     seen: set[str] = set()
     for keyword in reader.block():
-        option = keyword.text.lower()
-        if option == "server":
+        called = keyword.text.lower()
+        if called == "server":
             place, server = address()
             block.servers.append((place, server, *_weight(reader, place)))
             continue
-        if option == "rule":
+        if called == "rule":
             block.rules.append(_rule(reader, address))
             continue
-        _once(seen, option, keyword)
-        value: Any
-        if option in ("listen", "redirect"):
-            place, value = address()
-        elif option == "scheduler":
-            token = reader.next("the scheduler's name")
-            place, value = token.place, token.text
-        elif option in NUMBERS:
-            token = reader.next(f"the value of {option}")
-            place, value = token.place, _number(option, token)
-        else:
+        _once(seen, called, keyword)
+        option = OPTIONS.get(called)
+        if option is None:
             raise keyword.place.error(f"unknown keyword '{shorten(keyword.text)}'; there are: {', '.join(KEYWORDS)}")
-        with _at(place):
-            block.service = evolve(block.service, **{option: value})
+        token = reader.next(f"the value of {option.name}")
+        with _at(token.place):
+            value = option.read(option.name, token.text, port_named)
+            block.service = evolve(block.service, **{option.name: value})
     return block.complete()
 
 

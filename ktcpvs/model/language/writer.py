@@ -9,24 +9,22 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ktcpvs.model.language.lexer import quoted, word
+from ktcpvs.model.options import read_address
+from ktcpvs.model.service import OPTIONS
 from ktcpvs.model.settings import Settings
 
 ShowAddress = Callable[[str], str]
 """How an address is shown: itself, with names, or in numbers."""
 
-OPTIONS = ("listen", "scheduler", "startservers", "maxclients", "minspareservers", "maxspareservers", "redirect")
-
 
 def write_service(described: dict[str, Any], show: ShowAddress = str) -> str:
     """The `Virtual ID { ... }` block of a service as `model.describe` describes it."""
     lines = [f"Virtual {word(described['ident'])} {{"]
-    for option in OPTIONS:
-        value = described.get(option)
-        if value is None or (option == "maxclients" and value == 0):
+    for option in OPTIONS.values():
+        value = described.get(option.name)
+        if value is None or (value == option.default and not option.shown):
             continue
-        if option in ("listen", "redirect"):
-            value = show(value)
-        lines.append(f"    {option} = {word(str(value))}")
+        lines.append(f"    {option.name} = {word(show(value) if option.read is read_address else str(value))}")
     for server in described["servers"]:
         lines.append(f"    server = {word(show(server['address']))} {server['weight']}")
     for rule in described["rules"]:

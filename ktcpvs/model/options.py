@@ -1,0 +1,77 @@
+"""What an option of a service is: a field of VirtualService that people may set by its name.
+
+The same name in the configuration language, on the control connection and in the listings: parser, writer and control
+read all they need from here, so that a new option is one field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from attrs import Attribute, field, fields, frozen
+
+from ktcpvs.errors import BadValue
+from ktcpvs.model.address import PortNamed, parse_address
+from ktcpvs.model.settings import whole_number
+
+COUNT_MAX = 10_000_000
+
+Read = Callable[[str, str, PortNamed], Any]
+"""(option's name, text, names of ports) -> value. Raises BadValue or BadAddress."""
+
+
+@frozen
+class Option:
+    """default: what it is when it was never given. shown: listed even then. meaning: for people."""
+
+    name: str
+    read: Read
+    default: Any
+    shown: bool
+    meaning: str
+
+
+def option(read: Read, default: Any, meaning: str, *, shown: bool = False, check: Any = None) -> Any:
+    """An attrs field that is an option."""
+    metadata = {"read": read, "shown": shown, "meaning": meaning}
+    return field(default=default, validator=check, metadata=metadata)
+
+
+def options_of(configured: type) -> dict[str, Option]:
+    """Name -> option, in the order of the fields."""
+    return {
+        attribute.name: Option(
+            attribute.name,
+            attribute.metadata["read"],
+            attribute.default,
+            attribute.metadata["shown"],
+            attribute.metadata["meaning"],
+        )
+        for attribute in fields(configured)
+        if "read" in attribute.metadata
+    }
+
+
+# The kinds of values.
+
+
+def read_address(name: str, text: str, port_named: PortNamed) -> Any:
+    """An address, perhaps without its port."""
+    return parse_address(text, port_named)
+
+
+def read_word(name: str, text: str, port_named: PortNamed) -> str:
+    """Any word; the field checks it."""
+    return text
+
+
+def read_number(name: str, text: str, port_named: PortNamed) -> int:
+    """A whole number."""
+    return whole_number(name, text)
+
+
+def count(instance: object, attribute: Attribute[Any], value: int | None) -> None:
+    """A validator: None, or a number that is not negative nor beyond all reason."""
+    if value is not None and not 0 <= value <= COUNT_MAX:
+        raise BadValue(f"{attribute.name} = {value} is out of range: 0..{COUNT_MAX}")
