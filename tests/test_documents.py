@@ -265,8 +265,8 @@ NOTICE = re.compile(r"^(\S*: line \d+: +\d+ |\[\d+\]. +)(Killed|Terminated|Done)
 """What bash says of its jobs."""
 
 WAITS = {
-    "python3 -m http": "until (: < /dev/tcp/127.0.0.1/{port}) 2>/dev/null; do sleep 0.1; done",
-    "ktcpvs --control": "until tcpvsadm >/dev/null 2>&1; do sleep 0.1; done",
+    "python3 -m http": "for try in {{1..200}}; do (: < /dev/tcp/127.0.0.1/{port}) 2>/dev/null && break; sleep 0.1; done",
+    "ktcpvs --control": "for try in {{1..100}}; do tcpvsadm >/dev/null 2>&1 && break; sleep 0.1; done",
     "kill ": "wait $switch 2>/dev/null",
 }
 """How a command begins -> what the reader waits for after it."""
@@ -308,7 +308,7 @@ def test_the_tutorial_does_what_it_shows(tmp_path: Path) -> None:
     to_real = dict(zip(PORTS, free_ports(3), strict=True))
     to_shown = {real: shown for shown, real in to_real.items()}
     played = steps()
-    script = ["set -m", "trap 'kill -9 $(jobs -p) 2>/dev/null' EXIT"]
+    script = ["set -m", "trap 'kill -9 $(jobs -p) 2>/dev/null; exit' EXIT TERM"]
     for command, _ in played:
         command = re.sub("|".join(PORTS), lambda found: to_real[found[0]], command)
         port = next((word for word in command.split() if word in to_shown), "")
@@ -316,10 +316,13 @@ def test_the_tutorial_does_what_it_shows(tmp_path: Path) -> None:
         script += [f"eval {shlex.quote(command)} 2>&1", *waits, f"echo {MARK}"]
     environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
     environment |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
-    done = subprocess.run(
-        ["bash", "-c", "\n".join(script)], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, timeout=120
-    )
-    outputs = done.stdout.decode().split(f"{MARK}\n")
+    bash = subprocess.Popen(["bash", "-c", "\n".join(script)], cwd=tmp_path, env=environment, stdout=subprocess.PIPE)
+    try:
+        stdout, _ = bash.communicate(timeout=180)
+    finally:
+        bash.terminate()  # its trap ends what it started
+        bash.wait()
+    outputs = stdout.decode().split(f"{MARK}\n")
     assert len(outputs) == len(played) + 1
     for (command, shown), output in zip(played, outputs, strict=False):
         output = re.sub("|".join(to_shown), lambda found: to_shown[found[0]], NOTICE.sub("", output))

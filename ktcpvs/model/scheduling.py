@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from attrs import Factory, define, field, frozen
+from typing import Any
+
+from attrs import Factory, define, frozen
 
 from ktcpvs.model.address import Address
 from ktcpvs.model.destination import Destination
@@ -52,23 +54,30 @@ class ServiceView:
     """A service as a scheduler sees it when it is bound.
 
     config: the service as configured. destinations: its servers, in their order.
-    rules: its rules, in the order in which they are tried (default rules last).
+    rules: its rules, in the order in which they are tried (default rules last). balance: the L{ISchedulerFactory} that
+    chooses among the servers of one rule. why: stands in front of the reasons of what is bound to this view.
     """
 
     config: VirtualService
     destinations: tuple[Destination, ...]
-    rules: tuple[BoundRule, ...] = field(factory=tuple)
+    rules: tuple[BoundRule, ...] = ()
+    balance: Any = None
+    why: str = ""
 
     @property
     def ident(self) -> str:
         return self.config.ident
 
     @classmethod
-    def of(cls, config: VirtualService, known: dict[Address, Destination]) -> ServiceView:
+    def of(cls, config: VirtualService, known: dict[Address, Destination], balance: Any = None) -> ServiceView:
         """The view of `config`, with destinations from `known`, which holds one for every server."""
         numbered = list(enumerate(config.rules, 1))
         rules = tuple(
             BoundRule(number, rule.pattern, rule.is_default, rule.match, tuple(known[a] for a in rule.servers))
             for number, rule in sorted(numbered, key=lambda pair: pair[1].is_default)
         )
-        return cls(config, tuple(known[server.address] for server in config.servers), rules)
+        return cls(config, tuple(known[server.address] for server in config.servers), rules, balance)
+
+    def of_rule(self, rule: BoundRule, why: str) -> ServiceView:
+        """The view of one rule: its servers are all there is."""
+        return ServiceView(self.config, rule.destinations, (), self.balance, why)

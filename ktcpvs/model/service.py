@@ -95,6 +95,7 @@ class VirtualService:
     """A virtual service. The optional numbers are None where they were never given.
 
     maxclients: the most client connections at once; 0: as many as the descriptor limit allows.
+    balance: names a scheduler that decides per connection.
     redirect: used when the scheduler finds no server; None: the client is refused instead.
     """
 
@@ -102,6 +103,9 @@ class VirtualService:
     listen: Address = option(read_address, DEFAULT_LISTEN, "where clients connect to", shown=True, check=_complete)
     scheduler: str = option(
         read_word, DEFAULT_SCHEDULER, "the scheduler plugin that chooses servers", shown=True, check=_scheduler
+    )
+    balance: str = option(
+        read_word, "wlc", "the scheduler that chooses among the servers of one rule", check=_scheduler
     )
     startservers: int | None = option(read_number, None, "kept for old files, no effect", check=count)
     maxclients: int = option(read_number, 0, "the most clients at once; 0: no such limit", check=count)

@@ -1,61 +1,46 @@
 """wlc, weighted least connections: the server with the fewest connections for its weight.
 
 Fewest connections/weight among the servers with weight > 0 (KTCPVS: the first wins a tie; here ties rotate,
-so that equal servers share evenly). Other schedulers use `LeastConnections` among the servers of a rule.
+so that equal servers share evenly).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from zope.interface import implementer
 
 from ktcpvs.interfaces import CONNECTION, IScheduler, ISchedulerFactory
-from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import Choice, Request, ServiceView
 
 
-class LeastConnections:
-    """Picks one of some destinations. why: in front of the reason, for a rule that was matched before."""
+@implementer(IScheduler)
+class BoundWLC:
+    """wlc over the servers of one service. even: all weights but 0 count as 1."""
 
-    __slots__ = ("_choices", "_next")
-
-    def __init__(self, destinations: Iterable[Destination], why: str = "") -> None:
-        destinations = tuple(destinations)
-        reason = f"{why}fewest connections for its weight of {len(destinations)}"
-        self._choices = [Choice(destination, reason) for destination in destinations]
+    def __init__(self, service: ServiceView, even: bool = False) -> None:
+        what = "fewest connections" if even else "fewest connections for its weight"
+        reason = f"{service.why}{what} of {len(service.destinations)}"
+        self._choices = [Choice(destination, reason) for destination in service.destinations]
+        self._even = even
         self._next = 0
 
-    def pick(self, tried: set[Destination]) -> Choice | None:
-        """The least loaded one that is not quiesced and not in `tried`; None when there is none."""
-        choices = self._choices
+    def choose(self, request: Request) -> Choice | None:
+        choices, tried, even = self._choices, request.tried, self._even
         best: Choice | None = None
-        least, weight, place = 0, 1, 0
+        least, least_weight, place = 0, 1, 0
         count = len(choices)
         for step in range(count):
             position = (self._next + step) % count
             choice = choices[position]
             candidate = choice.destination
-            if (
-                candidate.weight > 0
-                and (best is None or candidate.active * weight < least * candidate.weight)
-                and candidate not in tried
-            ):
-                best, least, weight, place = choice, candidate.active, candidate.weight, position
+            weight = candidate.weight
+            if weight > 0 and candidate not in tried:
+                if even:
+                    weight = 1
+                if best is None or candidate.active * least_weight < least * weight:
+                    best, least, least_weight, place = choice, candidate.active, weight, position
         if best is not None:
             self._next = place + 1
         return best
-
-
-@implementer(IScheduler)
-class BoundWLC:
-    """wlc over all servers of one service."""
-
-    def __init__(self, service: ServiceView) -> None:
-        self._servers = LeastConnections(service.destinations)
-
-    def choose(self, request: Request) -> Choice | None:
-        return self._servers.pick(request.tried)
 
 
 @implementer(ISchedulerFactory)

@@ -14,6 +14,7 @@ from attrs import Factory, define
 from twisted.internet.defer import Deferred, DeferredLock
 
 from ktcpvs.errors import BadValue, Busy, Refusal
+from ktcpvs.interfaces import CONNECTION
 from ktcpvs.model.address import Address
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.edits import Edit, Load, Unload
@@ -118,11 +119,19 @@ class Director:
         assert self._schedulers is not None
         return self._schedulers.factory(name)
 
+    def _balance(self, config: VirtualService) -> Any:
+        """The scheduler within rules. Raises NoSuchScheduler, or BadValue for one that looks at requests itself."""
+        factory = self._factory(config.balance)
+        if factory.unit != CONNECTION:
+            raise BadValue(f"balance = {config.balance}: one that decides per connection is wanted, as wlc or rr")
+        return factory
+
     def _prepare(self, old: Table, new: Table) -> _Preparation:
         for service in new:
             before = old.services.get(service.ident)
-            if before is None or before.scheduler != service.scheduler:
+            if before is None or (before.scheduler, before.balance) != (service.scheduler, service.balance):
                 self._factory(service.scheduler)
+                self._balance(service)
         changes = plan(old, new)
         moving = [before.ident for before, config in changes.change if before.listen != config.listen]
         moving += [config.ident for config in changes.stop]
@@ -150,7 +159,7 @@ class Director:
         factory = self._factory(config.scheduler)
         destinations = live.destinations_for(config)
         try:
-            scheduler = live.bind(config, destinations, factory)
+            scheduler = live.bind(config, destinations, factory, self._balance(config))
         except Refusal:
             raise
         except Exception as error:

@@ -78,14 +78,14 @@ class LiveService:
             for server in config.servers
         }
 
-    def bind(self, config: VirtualService, destinations: dict[Address, Destination], factory: Any) -> Any:
+    def bind(self, config: VirtualService, destinations: dict[Address, Destination], factory: Any, balance: Any) -> Any:
         """A scheduler of `factory` for `config`; weights are as `config` says while it binds."""
         before = {destination: destination.weight for destination in destinations.values()}
         try:
             for server in config.servers:
                 destinations[server.address].weight = server.weight
             previous = self.scheduler if factory is self.factory else None
-            return factory.bind(ServiceView.of(config, destinations), previous)
+            return factory.bind(ServiceView.of(config, destinations, balance), previous)
         finally:
             for destination, weight in before.items():
                 destination.weight = weight

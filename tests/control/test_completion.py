@@ -190,7 +190,7 @@ TYPED = [
     ("tcpvsadm -d -i mail -r 10\t", "tcpvsadm -d -i mail -r 10"),
     ("tcpvsadm -a -i web -r 19\t", "tcpvsadm -a -i web -r 192.0.2.25:25 "),
     ("tcpvsadm --add-rule -i web -p '/a b' -r 10.0.0.1\t", "tcpvsadm --add-rule -i web -p '/a b' -r 10.0.0.1:80 "),
-    ("tcpvsadm -E -i web -s w\t", "tcpvsadm -E -i web -s wlc "),
+    ("tcpvsadm -E -i web -s wl\t", "tcpvsadm -E -i web -s wlc "),
     ("tcpvsadm -E -i web --redirect n\t", "tcpvsadm -E -i web --redirect none "),
     ("tcpvsadm --get deb\t", "tcpvsadm --get debug_level "),
     ("tcpvsadm --set deb\t", "tcpvsadm --set debug_level="),

@@ -105,6 +105,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "ident": "web",
             "listen": "127.0.0.1:8081",
             "scheduler": "http",
+            "balance": "wlc",
             "startservers": None,
             "maxclients": 5,
             "minspareservers": None,

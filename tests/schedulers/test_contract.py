@@ -21,7 +21,7 @@ ALL = sorted(FOUND.known)
 
 
 def test_ours_are_found_and_none_is_broken() -> None:
-    assert {"wlc", "http"} <= set(ALL)
+    assert {"wlc", "lc", "rr", "wrr", "p2c", "sh", "http", "hhttp"} <= set(ALL)
     assert FOUND.broken == ()
 
 
@@ -30,7 +30,9 @@ def view(weights: list[int], scheduler: str = "wlc") -> ServiceView:
     servers = tuple(RealServer(Inet(f"10.0.0.{number}", 80), weight) for number, weight in enumerate(weights, 1))
     rules = (Rule(".*", tuple(server.address for server in servers)),) if servers else ()
     config = VirtualService("s", scheduler=scheduler, servers=servers, rules=rules)
-    return ServiceView.of(config, {server.address: Destination(server.address, server.weight) for server in servers})
+    return ServiceView.of(
+        config, {server.address: Destination(server.address, server.weight) for server in servers}, FOUND.known["wlc"]
+    )
 
 
 def request(*tried: Destination) -> Request:

@@ -14,6 +14,7 @@ from ktcpvs.model.scheduling import BoundRule, Request, ServiceView
 from ktcpvs.model.service import RealServer, Rule, VirtualService
 from ktcpvs.schedulers.http import HTTP
 from ktcpvs.schedulers.rules import RuleSet
+from ktcpvs.schedulers.wlc import WLC
 
 
 def bound(*patterns: str) -> tuple[ServiceView, object]:
@@ -23,7 +24,7 @@ def bound(*patterns: str) -> tuple[ServiceView, object]:
         servers.append(RealServer(Inet(f"10.0.0.{number}", 80), 0 if pattern.startswith("!") else 1))
         rules.append(Rule(pattern.removeprefix("!"), (servers[-1].address,)))
     config = VirtualService("s", servers=tuple(servers), rules=tuple(rules))
-    view = ServiceView.of(config, {s.address: Destination(s.address, s.weight) for s in servers})
+    view = ServiceView.of(config, {s.address: Destination(s.address, s.weight) for s in servers}, WLC())
     return view, HTTP().bind(view, None)
 
 

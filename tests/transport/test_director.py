@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from twisted.internet.testing import MemoryReactorClock
 
-from ktcpvs.errors import Busy, CannotListen, CannotSave, NoSuchScheduler, Refusal
+from ktcpvs.errors import BadValue, Busy, CannotListen, CannotSave, NoSuchScheduler, Refusal
 from ktcpvs.model import edits
 from ktcpvs.model.address import parse_address
 from ktcpvs.model.language.parser import parse
@@ -90,9 +90,17 @@ def test_a_port_that_is_taken_refuses_the_whole_edit(switch: Switch) -> None:
 
 
 def test_an_unknown_scheduler_names_the_known_ones(switch: Switch) -> None:
-    with pytest.raises(NoSuchScheduler, match=r"no scheduler 'rr2'; there are: http, wlc"):
+    with pytest.raises(NoSuchScheduler, match=r"no scheduler 'rr2'; there are: hhttp, http, lc, p2c, rr, sh, wlc, wrr"):
         switch.do(edits.AddService("a", {"scheduler": "rr2"}))
     assert switch.director.table.services == {}
+
+
+def test_what_chooses_within_a_rule_decides_per_connection(switch: Switch) -> None:
+    with pytest.raises(BadValue, match="balance = http: one that decides per connection is wanted"):
+        switch.load("Virtual a { balance = http }")
+    with pytest.raises(NoSuchScheduler, match="no scheduler 'nope'"):
+        switch.load("Virtual a { balance = nope }")
+    switch.load("Virtual a { balance = rr }")
 
 
 def test_what_cannot_be_saved_is_not_done(switch: Switch) -> None:

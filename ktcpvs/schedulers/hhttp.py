@@ -1,0 +1,24 @@
+"""hhttp: http, and a rule with `match N` hashes the text of its group N, so that like requests meet one server.
+
+KTCPVS adds up the text's bytes, modulo the number of servers; here it is weighted rendezvous hashing, so that a
+server that leaves moves only its own keys.
+"""
+
+from __future__ import annotations
+
+from zope.interface import implementer
+
+from ktcpvs.interfaces import FIRST_REQUEST, IScheduler, ISchedulerFactory
+from ktcpvs.model.scheduling import ServiceView
+from ktcpvs.schedulers.content import BoundRules
+
+
+@implementer(ISchedulerFactory)
+class HHTTP:
+    """Per connection: like http, and a rule with match N hashes the text of group N."""
+
+    name = "hhttp"
+    unit = FIRST_REQUEST
+
+    def bind(self, service: ServiceView, previous: IScheduler | None) -> BoundRules:
+        return BoundRules(service, previous, hashing=True)

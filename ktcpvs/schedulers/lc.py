@@ -1,0 +1,20 @@
+"""lc, least connections: wlc where every weight but 0 counts as 1."""
+
+from __future__ import annotations
+
+from zope.interface import implementer
+
+from ktcpvs.interfaces import CONNECTION, IScheduler, ISchedulerFactory
+from ktcpvs.model.scheduling import ServiceView
+from ktcpvs.schedulers.wlc import BoundWLC
+
+
+@implementer(ISchedulerFactory)
+class LC:
+    """Per connection: the server with the fewest connections, whatever its weight."""
+
+    name = "lc"
+    unit = CONNECTION
+
+    def bind(self, service: ServiceView, previous: IScheduler | None) -> BoundWLC:
+        return BoundWLC(service, even=True)

@@ -1,0 +1,39 @@
+"""rr, round robin: one server after the other, whatever their load and weight."""
+
+from __future__ import annotations
+
+from zope.interface import implementer
+
+from ktcpvs.interfaces import CONNECTION, IScheduler, ISchedulerFactory
+from ktcpvs.model.scheduling import Choice, Request, ServiceView
+
+
+@implementer(IScheduler)
+class BoundRR:
+    """rr over the servers of one service."""
+
+    def __init__(self, service: ServiceView, place: int = 0) -> None:
+        reason = f"{service.why}next in turn of {len(service.destinations)}"
+        self._choices = [Choice(destination, reason) for destination in service.destinations]
+        self.place = place
+
+    def choose(self, request: Request) -> Choice | None:
+        choices = self._choices
+        for step in range(len(choices)):
+            place = (self.place + step) % len(choices)
+            destination = choices[place].destination
+            if destination.weight > 0 and destination not in request.tried:
+                self.place = place + 1
+                return choices[place]
+        return None
+
+
+@implementer(ISchedulerFactory)
+class RR:
+    """Per connection: one server after the other."""
+
+    name = "rr"
+    unit = CONNECTION
+
+    def bind(self, service: ServiceView, previous: IScheduler | None) -> BoundRR:
+        return BoundRR(service, previous.place if isinstance(previous, BoundRR) else 0)
