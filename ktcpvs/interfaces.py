@@ -14,7 +14,10 @@ CONNECTION = "CONNECTION"
 FIRST_REQUEST = "FIRST_REQUEST"
 """Ask once when the head of the first HTTP request has come; all else of the connection is relayed untouched."""
 
-UNITS = (CONNECTION, FIRST_REQUEST)
+EACH_REQUEST = "EACH_REQUEST"
+"""Ask for every HTTP request; each goes on a connection to its own server."""
+
+UNITS = (CONNECTION, FIRST_REQUEST, EACH_REQUEST)
 
 
 class IScheduler(Interface):
@@ -36,7 +39,7 @@ class ISchedulerFactory(Interface):
 
     name = Attribute("The word after `scheduler =` and `tcpvsadm -s`, a str.")
 
-    unit = Attribute("When to ask: CONNECTION or FIRST_REQUEST.")
+    unit = Attribute("When to ask: CONNECTION, FIRST_REQUEST or EACH_REQUEST.")
 
     def bind(service: Any, previous: Any) -> Any:
         """The L{IScheduler} for `service`, a L{ktcpvs.model.scheduling.ServiceView}.

@@ -12,6 +12,7 @@ from typing import Any
 
 from attrs import frozen
 from twisted.application.service import Service
+from twisted.internet import unix
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import LoopingCall
 
@@ -46,6 +47,20 @@ class DaemonOptions:
     state: str | None = None
 
 
+class NotStarted(SystemExit, Exception):
+    """The start is refused: Python prints the reason and exits with 1.
+
+    An Exception too, since twistd in the background waits for one to tell its parent and to take its pid file away.
+    """
+
+
+class _ControlPort(unix.Port):
+    """An adopted unix socket that stays its user's alone; Twisted's own would make it everybody's, mode 0666."""
+
+    def __init__(self, path: bytes, factory: Any, reactor: Any) -> None:
+        super().__init__(path, factory, CONTROL_BACKLOG, 0o600, reactor)
+
+
 class _Administered:
     """The director and its views, as the control service wants them."""
 
@@ -70,7 +85,7 @@ class SwitchService(Service):
         try:
             self._start()
         except Refusal as refusal:
-            raise SystemExit(f"ktcpvs: {refusal}") from None
+            raise NotStarted(f"ktcpvs: {refusal}") from None
         super().startService()  # type: ignore[no-untyped-call]
 
     def _start(self) -> None:
@@ -104,13 +119,13 @@ class SwitchService(Service):
                 self.log.event(
                     ANNOUNCE, "{state} is the table; {config} is for SIGHUP", state=self._options.state, config=config
                 )
-        if state is not None:
-            self.director.save = state.save
         if saved is None:
             if config is not None:
                 self._now(read_configuration(config, service_port))
             self._now(edits.StartService())
-            if state is not None:
+        if state is not None:
+            self.director.save = state.save  # not before all runs: a start that fails leaves no half of it behind
+            if saved is None:
                 self._finished(state.save(self.director.table))
 
     def _now(self, edit: edits.Edit) -> None:
@@ -139,9 +154,10 @@ class SwitchService(Service):
                 raise CannotListen(f"cannot listen for control on {where}: {error}") from None
             return
         self._control_socket = open_private_unix_listener(where.path, CONTROL_BACKLOG)
-        self._control = self._reactor.adoptStreamPort(
-            self._control_socket.fileno(), socket.AF_UNIX, self._control_factory
+        self._control = _ControlPort._fromListeningDescriptor(  # type: ignore[no-untyped-call]
+            self._reactor, self._control_socket.fileno(), self._control_factory
         )
+        self._control.startListening()
 
     def _close_control(self) -> None:
         self._control.stopListening()

@@ -39,12 +39,15 @@ class StateFile:
                 state = json.load(file)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise NoConfiguration(f"the state file {self._path} cannot be read: {error}") from None
         if not isinstance(state, dict) or state.get("format") != FORMAT:
             raise NoConfiguration(f"{self._path} is no state file of this version (format {FORMAT} is wanted)")
+        running = state.get("running", [])
+        if not isinstance(running, list) or not all(isinstance(ident, str) for ident in running):
+            raise NoConfiguration(f"the state file {self._path} cannot be read: running is no list of names")
         table = parse(str(state.get("configuration", "")), self._path).apply(Table())
-        return evolve(table, running=frozenset(state.get("running", ())).intersection(table.services))
+        return evolve(table, running=frozenset(running).intersection(table.services))
 
     async def save(self, table: Table) -> None:
         """Write `table`; done when it is on the disk. Raises CannotSave."""

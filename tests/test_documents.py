@@ -11,18 +11,22 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from attrs import fields
+from zope.interface.verify import verifyObject
 
 from ktcpvs.control.tcpvsadm.options import read_arguments
 from ktcpvs.control.tcpvsadm.outcome import Misuse
 from ktcpvs.errors import BadConfiguration
+from ktcpvs.interfaces import IScheduler, ISchedulerFactory
 from ktcpvs.model.language.lexer import unquoted
 from ktcpvs.model.language.parser import KEYWORDS, parse
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
 from ktcpvs.system.names import service_port
+from ktcpvs.system.plugins import find_schedulers
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -50,6 +54,12 @@ def documents_with(language: str) -> list[str]:
 def prose(name: str) -> str:
     """A document without its fenced blocks."""
     return _FENCE.sub("", text_of(name))
+
+
+def built_in() -> list[str]:
+    """The names of the schedulers that this package brings."""
+    known = find_schedulers().known.items()
+    return sorted(name for name, plugin in known if type(plugin).__module__.startswith("ktcpvs."))
 
 
 # Links.
@@ -104,11 +114,10 @@ def test_the_make_targets_of_the_readme_exist() -> None:
     assert {"demo", "test"} <= named <= targets
 
 
-def test_the_readme_names_every_built_in_scheduler_and_no_other_as_working() -> None:
-    works, missing = text_of("README.md").split("## What works today")[1].split("Not here yet")
-    files = {path.stem for path in (ROOT / "ktcpvs" / "schedulers").glob("*.py")} - {"__init__", "rules"}
-    assert files == {name for name in ("wlc", "http", "phttp", "chttp", "hhttp") if f"`{name}`" in works}
-    assert not any(f"`{name}`" in missing.split("## ")[0] for name in files)
+def test_the_readme_names_the_schedulers_that_work_and_no_other() -> None:
+    works, missing = text_of("README.md").split("## What works today")[1].split("\n## ")[0].split("Not here yet")
+    assert sorted(re.findall(r"`(\w+)`", works.partition("- Your own")[0])) == built_in()
+    assert not set(re.findall(r"`(\w+)`", missing)) & set(built_in())
 
 
 # Command lines.
@@ -199,13 +208,17 @@ def test_the_table_of_settings_is_whole_and_right() -> None:
 # Schedulers.
 
 
-def test_the_programs_about_schedulers_run() -> None:
-    """All of them one after another, as one module; then every test in it."""
+def test_the_programs_about_schedulers_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plugin file by itself, with the example on the path; the others one after another, as one module; then every
+    test in it."""
     programs = blocks("docs/schedulers.md", "python")
-    assert len(programs) >= 3
+    assert len(programs) >= 4
+    monkeypatch.syspath_prepend(str(EXAMPLE))
     names: dict[str, object] = {"__name__": "schedulers_document"}
-    for number, program in enumerate(programs, 1):
-        exec(compile(program, f"docs/schedulers.md, program {number}", "exec"), names)
+    for number, program in enumerate(programs):
+        code = compile(program, f"docs/schedulers.md, program {number + 1}", "exec")
+        exec(code, {"__name__": "plugin"} if number == 1 else names)
+    monkeypatch.delitem(sys.modules, "ktcpvs_random")
     tests = {name: value for name, value in names.items() if name.startswith("test_") and callable(value)}
     assert len(tests) >= 3
     for name, test in tests.items():
@@ -213,6 +226,26 @@ def test_the_programs_about_schedulers_run() -> None:
             test()
         except Exception:
             pytest.fail(f"{name} of docs/schedulers.md fails:\n{traceback.format_exc()}")
+
+
+def test_the_schedulers_of_the_document_provide_their_interfaces() -> None:
+    names: dict[str, Any] = {"__name__": "schedulers_document"}
+    programs = blocks("docs/schedulers.md", "python")
+    for program in [programs[0], *programs[2:]]:
+        exec(program, names)
+    factories = [value for value in names.values() if isinstance(value, type) and ISchedulerFactory.implementedBy(value)]
+    assert {"Random", "Sticky", "Canary"} <= {factory.__name__ for factory in factories}
+    for factory in factories:
+        verifyObject(ISchedulerFactory, factory())
+        verifyObject(IScheduler, factory().bind(names["service_of"](1, 2), None))
+
+
+def test_every_built_in_scheduler_is_described_and_asked_when_the_table_says() -> None:
+    section = text_of("docs/schedulers.md").split("## The built-in schedulers")[1].split("\n## ")[0]
+    units = {"CONNECTION": "per connection", "FIRST_REQUEST": "first request"}
+    known = find_schedulers().known
+    rows = re.findall(r"^\| `(\w+)` \| ([\w ]+) \|", section, re.MULTILINE)
+    assert sorted(rows) == [(name, units[known[name].unit]) for name in built_in()]
 
 
 def test_the_scheduler_of_the_document_is_the_one_of_the_example() -> None:

@@ -1,6 +1,6 @@
 """Administer a switch from a Python program: everything that tcpvsadm can say, as methods.
 
-    from twisted.internet import reactor, task
+    from twisted.internet import task
     from ktcpvs.control.client import connect
 
     async def main(reactor):
@@ -11,7 +11,7 @@
         print(await switch.stats())
         switch.close()
 
-    task.react(lambda reactor: ensureDeferred(main(reactor)))
+    task.react(main)
 
 Refusals are raised as the classes of ktcpvs.errors. Nothing of a refused call is carried out.
 """

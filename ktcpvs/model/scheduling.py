@@ -18,7 +18,7 @@ class Request:
     client: the client's address as text, without its port; "" for a unix socket's client.
     method, target, path: of the HTTP request, raw bytes; None for schedulers that are asked per connection.
     `target` is the request target as it was sent, `path` the path and query in it: what rules are matched against.
-    headers: the request's header lines, (name in lower case, value), raw bytes, in the order in which they came.
+    lines: the request's header lines as they came, each with its line end.
     tried: the destinations that have already failed for this request.
     """
 
@@ -26,8 +26,14 @@ class Request:
     method: bytes | None = None
     target: bytes | None = None
     path: bytes | None = None
-    headers: tuple[tuple[bytes, bytes], ...] = ()
+    lines: bytes = b""
     tried: set[Destination] = Factory(set)
+
+    @property
+    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """(name in lower case, value) of all header lines, raw bytes, in the order in which they came."""
+        pairs = (line.split(b":", 1) for line in self.lines.split(b"\r\n") if line)
+        return tuple((name.lower(), value.strip(b" \t")) for name, value in pairs)
 
 
 @frozen(eq=False)

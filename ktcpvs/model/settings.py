@@ -46,6 +46,10 @@ class Settings:
     )
     connect_timeout: int = _setting(5, 1, 3600, "seconds", "how long a real server may take to accept a connection")
     connect_tries: int = _setting(5, 1, 65535, "servers", "how many real servers are called for one client")
+    response_timeout: int = _setting(
+        60, 1, DAY, "seconds", "how long a server may take to begin its answer; for schedulers that decide per request"
+    )
+    pool_size: int = _setting(64, 0, 65535, "connections", "how many idle connections are kept for one real server")
     head_timeout: int = _setting(10, 1, 3600, "seconds", "how long a client may take to send a request's head")
     head_size: int = _setting(65536, 512, 1 << 20, "bytes", "the longest head of a request")
     head_lines: int = _setting(100, 1, 10000, "lines", "the most header lines of a request")

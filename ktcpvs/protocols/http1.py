@@ -13,7 +13,6 @@ from attrs import frozen
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 _REQUEST_LINE = re.compile(rb"(%b++) ([\x21-\x7e\x80-\xff]++) HTTP/1\.([01])\r\n" % _TOKEN)
 _HEADER_LINES = re.compile(rb"(?:%b++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n" % _TOKEN)
-_HEADER_LINE = re.compile(rb"([^:\r\n]++):[ \t]*+([^\r\n]*?)[ \t]*\r\n")
 _HEAD_END = re.compile(rb"\n\r?\n")
 _METHOD_START = re.compile(rb"%b{1,%d}(?: |\Z)" % (_TOKEN, 64))
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*+://[^/?#]++([^#]*+)")
@@ -24,7 +23,9 @@ REASONS = {
     408: "Request Timeout",
     414: "URI Too Long",
     431: "Request Header Fields Too Large",
+    502: "Bad Gateway",
     503: "Service Unavailable",
+    504: "Gateway Timeout",
 }
 
 
@@ -48,11 +49,6 @@ class RequestHead:
     minor: int
     lines: bytes
     size: int
-
-    @property
-    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
-        """(name in lower case, value without white space around it), in the order in which they came."""
-        return tuple((name.lower(), value) for name, value in _HEADER_LINE.findall(self.lines))
 
 
 class HeadReader:
@@ -80,8 +76,11 @@ class HeadReader:
         if end is not None and end.end() <= self._max_size:
             return self._head(end.end())
         if len(received) >= self._max_size:
-            line_ends = received.find(b"\n", self._begin) >= 0
-            raise BadRequest(431 if line_ends else 414, f"the request's head is longer than {self._max_size} bytes")
+            line_end = received.find(b"\n", self._begin)
+            raise BadRequest(
+                431 if 0 <= line_end < self._max_size else 414,
+                f"the request's head is longer than {self._max_size} bytes",
+            )
         if not self._line_seen and received.find(b"\n", self._begin) >= 0:
             self._request_line()
         return None
@@ -136,15 +135,17 @@ def path_of(method: bytes, target: bytes) -> bytes:
     raise BadRequest(400, "the request target has no form that HTTP/1.1 knows")
 
 
-def error_response(status: int, why: str, method: bytes | None = None) -> bytes:
-    """A whole answer that refuses a request and ends the connection. method: of the request, None when unknown."""
+def error_response(status: int, why: str, method: bytes | None = None, *, keep_alive: bool = False) -> bytes:
+    """A whole answer that refuses a request. method: of the request, None when unknown. keep_alive: another request may
+    follow; else the answer ends the connection."""
+    connection = "" if keep_alive else "Connection: close\r\n"
     body = b"" if method == b"HEAD" else _body(status, why)
     return (
         f"HTTP/1.1 {status} {REASONS[status]}\r\n"
         "Content-Type: text/plain; charset=utf-8\r\n"
         f"Content-Length: {len(_body(status, why))}\r\n"
         "Cache-Control: no-store\r\n"
-        "Connection: close\r\n\r\n"
+        f"{connection}\r\n"
     ).encode("ascii") + body
 
 

@@ -41,15 +41,15 @@ class _OneStream(Factory):
         return self._stream
 
 
-def call(reactor: Any, address: Address, timeout: float) -> Deferred[Stream]:
-    """Connect to `address`; the stream when it is open. timeout: seconds for each of a name's addresses.
+def call(reactor: Any, address: Address, timeout: float, stream: Stream) -> Deferred[Stream]:
+    """Connect `stream` to `address`; fires with it when it is open. timeout: seconds for each of a name's addresses.
 
     Fails with ConnectError and the like. Cancelling the Deferred gives the attempt up.
     """
     if not isinstance(address, Unix) and address.is_name:
-        return _call_name(reactor, address.host, address.port, timeout)
+        return _call_name(reactor, address.host, address.port, timeout, stream)
     answer: Deferred[Stream] = Deferred(lambda _: connector.disconnect())
-    stream = Stream(lambda: answer.callback(stream))
+    stream.made = lambda: answer.callback(stream)
     factory = _Call(stream, answer)
     if isinstance(address, Unix):
         connector = reactor.connectUNIX(address.path, factory, timeout, False)
@@ -58,8 +58,7 @@ def call(reactor: Any, address: Address, timeout: float) -> Deferred[Stream]:
     return answer
 
 
-def _call_name(reactor: Any, host: str, port: int | None, timeout: float) -> Deferred[Stream]:
+def _call_name(reactor: Any, host: str, port: int | None, timeout: float, stream: Stream) -> Deferred[Stream]:
     assert port is not None  # a configured address is complete
-    stream = Stream()
     endpoint = HostnameEndpoint(reactor, host, port, timeout=timeout)
     return endpoint.connect(_OneStream(stream)).addCallback(lambda _: stream)

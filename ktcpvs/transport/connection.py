@@ -37,6 +37,7 @@ class Connection:
     __slots__ = (
         "_calling",
         "_reader",
+        "_settled",
         "_timer",
         "began",
         "choice",
@@ -68,20 +69,23 @@ class Connection:
         self.state = life.OPENING[self.unit]
         self.ending = ""
         self._reader: HeadReader | None = None
+        self._settled = False
         self._timer: Timer | None = None
         self._calling: Deferred[Stream] | None = None
 
     # What the rest of the switch asks.
 
-    @property
-    def bytes_in(self) -> int:
-        """Bytes from the client to the server."""
-        return self.relay.inward.bytes if self.relay is not None else 0
+    def moved(self) -> tuple[int, int]:
+        """Bytes from the client to the server and back, so far."""
+        return (self.relay.inward.bytes, self.relay.outward.bytes) if self.relay is not None else (0, 0)
 
-    @property
-    def bytes_out(self) -> int:
-        """Bytes from the server to the client."""
-        return self.relay.outward.bytes if self.relay is not None else 0
+    def unsettled(self) -> tuple[int, int]:
+        """What of them is not yet counted at the destination."""
+        return (0, 0) if self._settled else self.moved()
+
+    def idle_since(self) -> int:
+        """The wheel's tick at which the last bytes came."""
+        return self.relay.idle_since() if self.relay is not None else self.began
 
     @property
     def destination(self) -> Destination | None:
@@ -93,6 +97,9 @@ class Connection:
         if self.state != life.CLOSED:
             self._happened(event)
         self._drop()
+
+    def retire(self) -> None:
+        """Its service listens no more: it may finish what it does."""
 
     def rearm(self) -> None:
         """The read timeout has changed."""
@@ -181,7 +188,7 @@ class Connection:
         self.client.ended = nothing
         request = self.request
         request.method, request.target, request.path = head.method, head.target, head.path
-        request.headers = head.headers
+        request.lines = head.lines
         self._happened(life.HEAD)
         self._choose()
 
@@ -240,7 +247,7 @@ class Connection:
         self.lease = choice.destination.lease()
         try:
             self._calling = call(
-                self.context.reactor, choice.destination.address, self.context.settings.connect_timeout
+                self.context.reactor, choice.destination.address, self.context.settings.connect_timeout, Stream()
             )
         except OSError:
             self._not_connected(Failure())
@@ -283,7 +290,7 @@ class Connection:
         self.relay = CopyRelay(self.client, server, self.context.wheel, self._finished)
         waiting = bytes(self._reader.received) if self._reader is not None else b""
         self._reader = None
-        self.request.headers = ()
+        self.request.lines = b""
         self._watch()
         self.relay.start(waiting)
         self.client.resume()
@@ -351,4 +358,9 @@ class Connection:
         self._set_timer(0)
         if self.lease is not None:
             self.lease.end()
+            if not self._settled:
+                self._settled = True
+                bytes_in, bytes_out = self.moved()
+                self.lease.destination.bytes_in += bytes_in
+                self.lease.destination.bytes_out += bytes_out
         self.service.ended(self)

@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
 
-from ktcpvs.interfaces import CONNECTION
+from ktcpvs.interfaces import CONNECTION, EACH_REQUEST
 from ktcpvs.model.address import Address
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import Choice, Request, ServiceView
@@ -17,7 +17,10 @@ from ktcpvs.model.service import VirtualService
 from ktcpvs.system import log as levels
 from ktcpvs.transport.connection import Connection
 from ktcpvs.transport.context import Context
+from ktcpvs.transport.exchange import Exchange
+from ktcpvs.transport.http_client import HTTPClient
 from ktcpvs.transport.listener import Listener
+from ktcpvs.transport.pool import Pool
 from ktcpvs.transport.stream import Stream
 from ktcpvs.transport.wheel import Timer
 
@@ -55,7 +58,8 @@ class LiveService:
         self.factory: Any = None
         self.scheduler: Any = None
         self.listener: Listener | None = None
-        self.connections: set[Connection] = set()
+        self.connections: set[Connection | HTTPClient] = set()
+        self.pool = Pool(context)
         self.total = 0
         self.refused = 0
         self.ended_in = 0
@@ -108,6 +112,7 @@ class LiveService:
         self.config, self.destinations = config, destinations
         self.factory, self.scheduler, self.unit = factory, scheduler, factory.unit
         self._usable = frozenset(destinations.values())
+        self.pool.close(self._usable | {self.redirect} if self.redirect is not None else self._usable)
         if gone:
             self.context.wheel.after(self.context.settings.drain_timeout, lambda: self._end_leaving(gone.values()))
         if self.listener is not None:
@@ -137,6 +142,9 @@ class LiveService:
                 ident=self.ident,
                 n=len(self.connections),
             )
+        for connection in list(self.connections):
+            connection.retire()
+        self.pool.close()
         if self.connections and self._drain is None:
             self._drain = self.context.wheel.after(self.context.settings.drain_timeout, self._end_all)
 
@@ -191,7 +199,7 @@ class LiveService:
                 name, host = _client_name(sock)
             except OSError:
                 return  # gone before we looked
-            connection = Connection(self, name, host)
+            connection = (Exchange if self.unit == EACH_REQUEST else Connection)(self, name, host)
             self.context.descriptors.take()
             self.connections.add(connection)
             self.total += 1
@@ -222,19 +230,16 @@ class LiveService:
             raise BadChoice(f"scheduler {self.config.scheduler} chose {destination!r}, no server of {self.ident}")
         return None if destination in request.tried else choice
 
-    def ended(self, connection: Connection) -> None:
+    def ended(self, connection: Connection | HTTPClient) -> None:
         """The connection is over: count it out. Called once for each."""
         if connection not in self.connections:
             return
         self.connections.discard(connection)
-        self.ended_in += connection.bytes_in
-        self.ended_out += connection.bytes_out
-        if connection.relay is not None and connection.lease is not None:
-            destination = connection.lease.destination
-            destination.bytes_in += connection.bytes_in
-            destination.bytes_out += connection.bytes_out
-            if destination.active == 0 and self.leaving.get(destination.address) is destination:
-                del self.leaving[destination.address]
+        bytes_in, bytes_out = connection.moved()
+        self.ended_in += bytes_in
+        self.ended_out += bytes_out
+        if self.leaving:
+            self.leaving = {address: gone for address, gone in self.leaving.items() if gone.active}
         log = self.context.log
         if log.level >= levels.CONNECTION:
             log.event(
@@ -244,8 +249,8 @@ class LiveService:
                 seconds=self.context.wheel.now - connection.began,
                 why=connection.ending,
                 server=connection.choice.destination.address if connection.choice else "no server",
-                bytes_in=connection.bytes_in,
-                bytes_out=connection.bytes_out,
+                bytes_in=bytes_in,
+                bytes_out=bytes_out,
             )
         self.context.descriptors.give()
         if self.listener is not None:

@@ -75,9 +75,9 @@ class Views:
                 "server": str(connection.choice.destination.address) if connection.choice else None,
                 "state": connection.state,
                 "age": now - connection.began,
-                "idle": now - (connection.relay.idle_since() if connection.relay else connection.began),
-                "bytes_in": connection.bytes_in,
-                "bytes_out": connection.bytes_out,
+                "idle": now - connection.idle_since(),
+                "bytes_in": connection.moved()[0],
+                "bytes_out": connection.moved()[1],
                 "reason": connection.choice.reason if connection.choice else None,
             }
             for live in (*director.services.values(), *director.draining)
@@ -132,10 +132,10 @@ def _passed(live: LiveService | None) -> dict[Destination, tuple[int, int]]:
     """Bytes in and out of the connections that live now, by destination; the ended ones' are counted there already."""
     passed: dict[Destination, tuple[int, int]] = {}
     for connection in live.connections if live is not None else ():
-        if connection.relay is not None and connection.lease is not None:
+        if connection.lease is not None:
             destination = connection.lease.destination
-            bytes_in, bytes_out = passed.get(destination, (0, 0))
-            passed[destination] = bytes_in + connection.bytes_in, bytes_out + connection.bytes_out
+            before, more = passed.get(destination, (0, 0)), connection.unsettled()
+            passed[destination] = before[0] + more[0], before[1] + more[1]
     return passed
 
 
@@ -159,6 +159,6 @@ def _service_stats(live: LiveService | None) -> dict[str, int]:
         "active": len(live.connections),
         "total": live.total,
         "refused": live.refused,
-        "bytes_in": live.ended_in + sum(connection.bytes_in for connection in live.connections),
-        "bytes_out": live.ended_out + sum(connection.bytes_out for connection in live.connections),
+        "bytes_in": live.ended_in + sum(connection.moved()[0] for connection in live.connections),
+        "bytes_out": live.ended_out + sum(connection.moved()[1] for connection in live.connections),
     }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,9 +16,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ktcpvs import __version__
-from ktcpvs.control.tcpvsadm.options import COMMANDS, OPTIONS, Invocation, read_arguments
+from ktcpvs.control.tcpvsadm.options import COMMANDS, OPTIONS, Command, Invocation, read_arguments
 from ktcpvs.control.tcpvsadm.outcome import Misuse
-from ktcpvs.control.tcpvsadm.usage import help_text
+from ktcpvs.control.tcpvsadm.usage import help_text, synopsis
 
 MATRIX = """
                  ident scheduler port listen redirect maxclients real-server weight pattern match numeric views json
@@ -308,6 +310,30 @@ def test_help_shows_every_command_and_option() -> None:
         assert f"--{option.name}" in options
     assert "  -a, --add-server -i ID -r ADDR[:PORT] [-w N]\n" in commands
     assert max(map(len, text.splitlines())) <= 80
+
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=list(COMMANDS))
+def test_the_reference_has_a_heading_for_the_command(command: Command) -> None:
+    headings = [line for line in (DOCS / "tcpvsadm.md").read_text().splitlines() if line.startswith("#")]
+    written = " ".join(synopsis(command)).strip()
+    assert len([line for line in headings if f"`{written}`" in line]) == 1
+
+
+def test_the_manual_page_has_every_command_and_option_and_no_other() -> None:
+    items = re.findall(r"^\.It Fl (?:(\w) , )?-([a-z-]+)", (DOCS / "tcpvsadm.8").read_text(), re.MULTILINE)
+    known = [(it.short or "", it.name) for it in (*COMMANDS.values(), *OPTIONS.values())]
+    assert sorted(items) == sorted(known)
+
+
+@pytest.mark.skipif(shutil.which("mandoc") is None, reason="mandoc is not installed")
+def test_the_manual_page_is_sound() -> None:
+    done = subprocess.run(
+        ["mandoc", "-T", "lint", "-W", "warning", DOCS / "tcpvsadm.8"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 # The program.

@@ -134,13 +134,14 @@ class Daemon:
         wait_for(answered, f"the daemon to answer: {self.log()}", timeout=CALM)
 
     def refused(self) -> str:
-        """Start it, wait until it has refused to run with exit code 1, and give what it said, without the log."""
+        """Start it, wait until it has refused to run with exit code 1, and give what it said on standard error."""
         before = len(self.log())
         self.run()
         assert self.wait() == 1, self.log()
         said = self.log()[before:]
-        assert "Traceback" not in said
-        return "\n".join(line for line in said.splitlines() if "[" not in line[:40])
+        assert "Traceback" not in said, said
+        marked = (line.partition("[stderr#error] ")[2] for line in said.splitlines())  # twistd logs it
+        return "\n".join(line for line in marked if line) or said
 
     @property
     def pid(self) -> int:

@@ -79,9 +79,9 @@ def test_garbage_on_the_control_socket_does_not_hurt(daemon: Daemon) -> None:
 
 
 def test_boxes_without_end_are_cut_off(daemon: Daemon) -> None:
+    endless = b"".join(key(b"key%d" % number) + key(b"v" * 65535) for number in range(100))
     with dial(path_of(daemon)) as caller, pytest.raises(ConnectionError):
-        for number in range(1000):
-            caller.sendall(key(b"key%d" % number) + key(b"v" * 65535))
+        caller.sendall(endless)
     wait_for(lambda: "closed" in daemon.log())
     assert daemon.call("table")["services"] == []
 
@@ -89,9 +89,16 @@ def test_boxes_without_end_are_cut_off(daemon: Daemon) -> None:
 def test_callers_who_say_nothing_do_not_keep_others_out(daemon: Daemon) -> None:
     """At most so many control connections at once; a caller over that is turned away and the others go on."""
     with contextlib.ExitStack() as stack:
-        for _ in range(100):
-            with contextlib.suppress(ConnectionError):
+
+        def another() -> bool:
+            """False while the backlog is full."""
+            with contextlib.suppress(BlockingIOError):
                 stack.enter_context(dial(path_of(daemon)))
+                return True
+            return False
+
+        for _ in range(100):
+            wait_for(another)
         assert daemon.call("table")["services"] == []
         wait_for(lambda: "control connection refused" in daemon.log())
     wait_for(lambda: daemon.adm("--list", check=False).returncode == 0)
@@ -230,7 +237,7 @@ def test_refusals_come_back_as_their_classes(daemon: Daemon) -> None:
         with pytest.raises(kind) as refused:
             call(method, *arguments)
         assert type(refused.value) is kind
-    with pytest.raises(errors.NoSuchScheduler, match="there are: http, wlc"):
+    with pytest.raises(errors.NoSuchScheduler, match=r"there are: .*http.*wlc"):
         call("add_service", "t", scheduler="best")
     with socket.socket() as taken:
         taken.bind((LOOPBACK, port))
@@ -246,5 +253,5 @@ def test_the_daemon_goes_away_under_its_client(daemon: Daemon) -> None:
     daemon.call("settings")
     switch = daemon._switch
     daemon.kill()
-    with pytest.raises(control_client.NoAnswer, match="went away|no daemon answers"):
+    with pytest.raises(control_client.NoAnswer, match=r"went away|no daemon answers"):
         daemon._thread.run(switch.settings)

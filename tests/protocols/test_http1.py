@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ktcpvs.model.scheduling import Request
 from ktcpvs.protocols.http1 import BadRequest, HeadReader, RequestHead, error_response, path_of
 
 GOOD = {
@@ -74,7 +75,7 @@ def fed(pieces: list[bytes], **limits: int) -> tuple[HeadReader, RequestHead | N
 
 
 def seen(head: RequestHead | None) -> object:
-    return head and (head.method, head.target, head.path, head.minor, head.headers)
+    return head and (head.method, head.target, head.path, head.minor, Request(lines=head.lines).headers)
 
 
 @pytest.mark.parametrize("text", GOOD)

@@ -16,12 +16,14 @@ from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRef
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 
+from ktcpvs.interfaces import EACH_REQUEST
 from ktcpvs.model.edits import Load, StartService
 from ktcpvs.model.language.parser import parse
 from ktcpvs.system.log import EventLog
 from ktcpvs.transport.connection import Connection
 from ktcpvs.transport.context import Context, Descriptors
 from ktcpvs.transport.director import Director
+from ktcpvs.transport.exchange import Exchange
 from ktcpvs.transport.live import LiveService
 from ktcpvs.transport.stream import RESET_ON_CLOSE, Stream
 
@@ -131,7 +133,8 @@ class World:
 
     def client(self) -> Peer:
         """A client comes."""
-        connection = Connection(self.live, "192.0.2.1:4711", "192.0.2.1")
+        kind = Exchange if self.live.unit == EACH_REQUEST else Connection
+        connection = kind(self.live, "192.0.2.1:4711", "192.0.2.1")
         self.live.connections.add(connection)
         self.context.descriptors.take()
         self.connection = connection
@@ -169,12 +172,15 @@ class World:
     def close(self) -> None:
         """All lines come to their end; afterwards nothing may be left counted."""
         self._settle()
+        self.live.pool.close()
+        self._settle()
         self.passes(2 * self.context.settings.linger_timeout + 4)  # refused clients who did not go by themselves
         self._settle()
         counted = [d for d in (*self.live.destinations.values(), *self.live.leaving.values()) if d.active]
         assert not counted, counted
         assert not self.live.connections
         assert self.context.descriptors.used == 0
+        assert self.live.pool.open == 0
         self.director.end()
         self.director.stop()
         assert not self.reactor.getDelayedCalls()

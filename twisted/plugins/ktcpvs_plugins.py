@@ -9,6 +9,7 @@ from ktcpvs.schedulers.hhttp import HHTTP
 from ktcpvs.schedulers.http import HTTP
 from ktcpvs.schedulers.lc import LC
 from ktcpvs.schedulers.p2c import P2C
+from ktcpvs.schedulers.phttp import PHTTP
 from ktcpvs.schedulers.rr import RR
 from ktcpvs.schedulers.sh import SH
 from ktcpvs.schedulers.wlc import WLC
@@ -21,7 +22,7 @@ uvloop = Reactor("uvloop", "ktcpvs.reactor", "asyncio on uvloop, the fastest for
 
 # The schedulers themselves know nothing of Twisted; here they become plugins.
 wlc, lc, rr, wrr, p2c, sh = WLC(), LC(), RR(), WRR(), P2C(), SH()
-http, hhttp = HTTP(), HHTTP()
-for scheduler in (wlc, lc, rr, wrr, p2c, sh, http, hhttp):
+http, hhttp, phttp = HTTP(), HHTTP(), PHTTP()
+for scheduler in (wlc, lc, rr, wrr, p2c, sh, http, hhttp, phttp):
     alsoProvides(scheduler, IPlugin)
 del scheduler  # else twisted.plugin would find the last one twice

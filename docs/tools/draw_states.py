@@ -1,0 +1,114 @@
+"""Draws what docs/architecture.md shows of the code: the states of a connection, by ktcpvs.model.connection.TABLE, and
+the files, each with the first sentence of its docstring.
+
+`draw_states.py` writes what stands between the marks; `draw_states.py --check` ends with 1 if that is out of date.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+from ktcpvs.model.connection import OPENING, TABLE
+
+ROOT = Path(__file__).parent.parent.parent
+DOCUMENT = ROOT / "docs" / "architecture.md"
+BEGIN = "<!-- {} drawn by docs/tools/draw_states.py: begin -->\n"
+END = "<!-- {} drawn by docs/tools/draw_states.py: end -->\n"
+
+
+# The states.
+
+
+def everywhere() -> dict[str, str]:
+    """Event -> state, of the events that lead to the same state from every state that has an end."""
+    rows = [row for row in TABLE.values() if row]
+    return {event: after for event, after in rows[0].items() if all(row.get(event) == after for row in rows)}
+
+
+def edges() -> dict[tuple[str, str], list[str]]:
+    """(state, next state) -> events, without those that stand in every state."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for before, row in TABLE.items():
+        for event, after in row.items():
+            if event not in everywhere():
+                found.setdefault((before, after), []).append(event)
+    return found
+
+
+def name(state: str) -> str:
+    """A state as mermaid wants to call it."""
+    return state.replace(" ", "_")
+
+
+def picture() -> str:
+    lines = ["```mermaid", "stateDiagram-v2"]
+    lines += [f'    state "{state}" as {name(state)}' for state in TABLE if " " in state]
+    lines += [f"    [*] --> {name(state)}: {unit}" for unit, state in OPENING.items()]
+    lines += [f"    {name(before)} --> {name(after)}: {', '.join(events)}" for (before, after), events in edges().items()]
+    lines += [f"    {name(state)} --> [*]" for state, row in TABLE.items() if not row]
+    return "\n".join([*lines, "```"])
+
+
+def common() -> str:
+    events = " and ".join(f"*{event}*" for event in everywhere())
+    (after,) = set(everywhere().values())
+    return f"Not drawn: {events} lead from every state to *{after}*."
+
+
+def table() -> str:
+    lines = ["| state | event | next state |", "|---|---|---|"]
+    for before, row in TABLE.items():
+        lines += [f"| {before} | {event} | {after} |" for event, after in row.items()]
+    return "\n".join(lines)
+
+
+def states() -> str:
+    return f"{picture()}\n\n{common()}\n\n{table()}"
+
+
+# The files.
+
+
+def job(path: Path) -> str:
+    """The first sentence of a file's docstring."""
+    document = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    paragraph = " ".join(document.split("\n\n")[0].split())
+    return re.split(r"\.(?= [A-Z`]|$)", paragraph)[0].rstrip(".:").replace("|", "\\|")
+
+
+def files() -> str:
+    package = ROOT / "ktcpvs"
+    paths = [path for path in package.rglob("*.py") if path.name != "__init__.py"]
+    paths.sort(key=lambda path: (str(path.parent), path.name))
+    lines = [f"| `{path.relative_to(package)}` | {job(path)} |" for path in paths]
+    return "\n".join(["| file | its one job |", "|---|---|", *lines])
+
+
+def drawn(text: str) -> str:
+    """`text` with everything drawn anew. Raises ValueError when a mark is missing."""
+    for what, draw in (("states", states), ("files", files)):
+        begin, end = BEGIN.format(what), END.format(what)
+        before, mark, rest = text.partition(begin)
+        _, other, after = rest.partition(end)
+        if not mark or not other:
+            raise ValueError(f"{DOCUMENT}: the marks of the {what} are missing")
+        text = f"{before}{begin}\n{draw()}\n\n{end}{after}"
+    return text
+
+
+def main() -> int:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    new = drawn(text)
+    if "--check" in sys.argv[1:]:
+        if new != text:
+            print(f"{DOCUMENT} is out of date: run docs/tools/draw_states.py", file=sys.stderr)
+        return int(new != text)
+    DOCUMENT.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

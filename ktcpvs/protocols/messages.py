@@ -1,0 +1,237 @@
+"""Heads of HTTP/1 messages as a switch must read them: how long is the body, and what may not be passed on.
+
+Strict where smuggling begins (RFC 9112, sections 3, 6 and 11.2): whatever two readers could understand in two ways is
+refused. A head is recognised by one compiled expression; what has to be known of its fields is found by one more.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ktcpvs.protocols.framing import Chunked, Frame, Length, UntilClose
+from ktcpvs.protocols.http1 import BadRequest, path_of
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
+_LINES = rb"((?:%b++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+)\r\n" % _TOKEN
+REQUEST = re.compile(rb"(%b++) ([\x21-\x7e\x80-\xff]++) HTTP/1\.([01])\r\n%b" % (_TOKEN, _LINES))
+RESPONSE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*+)?\r\n%b" % _LINES)
+_RESPONSE_BEGUN = re.compile(rb"H(?:T(?:T(?:P(?:/(?:1(?:\.(?:[01](?: .*+)?)?)?)?)?)?)?)?", re.DOTALL)
+_HEAD_END = re.compile(rb"\n\r?\n")
+
+_REQUEST_FIELDS = re.compile(
+    rb"(?im)^(host|content-length|transfer-encoding|connection|proxy-connection|keep-alive|te|upgrade|http2-settings"
+    rb"|expect):[ \t]*+([^\r]*)"
+)
+_RESPONSE_FIELDS = re.compile(
+    rb"(?im)^(content-length|transfer-encoding|connection|proxy-connection|keep-alive|upgrade):[ \t]*+([^\r]*)"
+)
+_HOP = re.compile(rb"(?im)^(?:connection|proxy-connection|keep-alive|te|upgrade|http2-settings):[^\n]*+\n")
+_NUMBER = re.compile(rb"[0-9]{1,18}")
+_HOST = re.compile(rb"[A-Za-z0-9\-._~%!$&'()*+;=:\[\]]*+")
+_AUTHORITY = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*+://([^/?#]++)")
+_OPTION = re.compile(rb"%b++" % _TOKEN)
+
+CHUNKED = -1
+"""As a length: the body is chunked."""
+
+FRAMING_FIELDS = frozenset((b"host", b"content-length", b"transfer-encoding"))
+IDEMPOTENT = frozenset((b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"TRACE"))
+
+
+class Request:
+    """A request's head. line: method, target and version as they came. lines: header lines as they came.
+
+    path: what rules match. host: the value of Host, b"" when there is none. length: of the body, bytes, or CHUNKED.
+    keep_alive: the client may send another request. websocket: it asks for that upgrade. expect: it waits for 100.
+    dropped: lower-case names of the fields that end here.
+    """
+
+    __slots__ = (
+        "dropped", "expect", "host", "keep_alive", "length", "line", "lines", "method", "minor", "path", "target",
+        "websocket",
+    )  # fmt: skip
+
+    def __init__(self, found: re.Match[bytes]) -> None:
+        """found: a match of REQUEST. Raises BadRequest."""
+        self.method, self.target, minor, self.lines = found.groups()
+        self.minor = minor == b"1"
+        self.line = b"%b %b HTTP/1.%b\r\n" % (self.method, self.target, minor)
+        self.path = path_of(self.method, self.target)
+        self.length = 0
+        self.keep_alive = self.minor
+        self.websocket = self.expect = False
+        self.dropped: frozenset[bytes] | None = None
+        fields = _REQUEST_FIELDS.findall(self.lines)
+        if len(fields) == 1 and self.minor and len(fields[0][0]) == 4 and fields[0][0][:2] in (b"Ho", b"ho"):
+            self.host = fields[0][1].rstrip()
+            if not _HOST.fullmatch(self.host):
+                raise BadRequest(400, "Host has a form that HTTP/1.1 forbids")
+        else:
+            self._read(fields)
+        if not self.target.startswith(b"/"):
+            self._absolute()
+
+    def _read(self, fields: list[tuple[bytes, bytes]]) -> None:
+        hosts: list[bytes] = []
+        lengths: list[bytes] = []
+        codings: list[bytes] = []
+        options: list[bytes] = []
+        upgrades: list[bytes] = []
+        for name, value in fields:
+            name, value = name.lower(), value.rstrip()
+            if name == b"host":
+                hosts.append(value)
+            elif name == b"content-length":
+                lengths.append(value)
+            elif name == b"transfer-encoding":
+                codings.append(value.lower())
+            elif name == b"expect":
+                self.expect = value.lower() == b"100-continue"
+            else:
+                self.dropped = frozenset()
+                if name == b"connection":
+                    options += _OPTION.findall(value.lower())
+                elif name == b"upgrade":
+                    upgrades.append(value.lower())
+        if len(hosts) > 1 or (self.minor and not hosts):
+            raise BadRequest(400, "exactly one Host is wanted")
+        self.host = hosts[0] if hosts else b""
+        if not _HOST.fullmatch(self.host):
+            raise BadRequest(400, "Host has a form that HTTP/1.1 forbids")
+        self.length = _length(lengths, codings, self.minor)
+        if options:
+            self._options(options)
+        self.websocket = b"upgrade" in options and upgrades == [b"websocket"] and self.minor and self.method == b"GET"
+
+    def _options(self, options: list[bytes]) -> None:
+        if not FRAMING_FIELDS.isdisjoint(options):
+            raise BadRequest(400, "Connection names a field that no hop may drop")
+        self.keep_alive = self.minor and b"close" not in options
+        self.dropped = frozenset(options) - {b"close", b"keep-alive", b"upgrade"}
+
+    def _absolute(self) -> None:
+        """A target in absolute-form goes on in origin-form, with its authority as Host (RFC 9112, section 3.2)."""
+        if self.method == b"CONNECT":
+            raise BadRequest(400, "this is no forward proxy: CONNECT is refused")
+        authority = _AUTHORITY.match(self.target)
+        if authority is None:
+            return  # OPTIONS *
+        if b"@" in authority[1] or not _HOST.fullmatch(authority[1]):
+            raise BadRequest(400, "the authority of the request target has a form that is not taken")
+        self.host = authority[1]
+        self.line = b"%b %b HTTP/1.%d\r\n" % (self.method, self.path, self.minor)
+        rest = re.sub(rb"(?im)^host:[^\n]*+\n", b"", self.lines)
+        self.lines = b"Host: %b\r\n%b" % (self.host, rest)
+
+    def head(self, added: bytes = b"") -> bytes:
+        """The head as it goes on. added: header lines of the switch's own, each with its line end."""
+        lines = self.lines
+        if self.dropped is not None:
+            lines = without(lines, self.dropped)
+            if self.websocket:
+                added += b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+        return b"%b%b%b\r\n" % (self.line, lines, added)
+
+    def frame(self) -> Frame:
+        """A reader for the body."""
+        return Chunked() if self.length == CHUNKED else Length(self.length)
+
+
+class Response:
+    """A response's head, read for the request that it answers.
+
+    keep_alive: the server's connection may be used again. head: as it goes on, but for the last line end.
+    """
+
+    __slots__ = ("frame", "head", "keep_alive", "status", "until_close")
+
+    def __init__(self, found: re.Match[bytes], whole: bytes, method: bytes) -> None:
+        """found: a match of RESPONSE in `whole`. Raises BadRequest (the status is for a server's fault: 502)."""
+        minor, status, lines = found.groups()
+        self.status = int(status)
+        self.keep_alive = minor == b"1"
+        lengths: list[bytes] = []
+        codings: list[bytes] = []
+        dropped: frozenset[bytes] | None = None
+        for name, value in _RESPONSE_FIELDS.findall(lines):
+            size = len(name)
+            if size == 14:
+                lengths.append(value.rstrip())
+            elif size == 17:
+                codings.append(value.rstrip().lower())
+            else:
+                dropped = dropped or frozenset()
+                if size == 10:
+                    options = _OPTION.findall(value.lower())
+                    if not FRAMING_FIELDS.isdisjoint(options):
+                        raise BadRequest(502, "the server's Connection names a field that no hop may drop")
+                    if b"close" in options:
+                        self.keep_alive = False
+                    elif b"keep-alive" in options:
+                        self.keep_alive = True
+                    dropped |= frozenset(options) - {b"close", b"keep-alive", b"upgrade"}
+        begin = found.start(3)
+        if dropped is None:
+            self.head = whole[: found.end() - 2]
+        else:
+            self.head = whole[:begin] + without(lines, dropped)
+        self.frame = self._frame(method, lengths, codings, minor == b"1")
+        self.until_close = isinstance(self.frame, UntilClose)
+
+    def _frame(self, method: bytes, lengths: list[bytes], codings: list[bytes], minor: bool) -> Frame:
+        """RFC 9112, section 6.3."""
+        status = self.status
+        try:
+            length = _length(lengths, codings, minor)
+        except BadRequest as bad:
+            raise BadRequest(502, f"the server's answer: {bad}") from None
+        if status < 200 or status == 204:
+            if lengths or codings:
+                raise BadRequest(502, f"the server's answer: a {status} with a body")
+            return Length(0)
+        if method == b"HEAD" or status == 304:
+            return Length(0)
+        if codings:
+            return Chunked()
+        if lengths:
+            return Length(length)
+        self.keep_alive = False
+        return UntilClose()
+
+
+def read_response(received: bytes, method: bytes, max_size: int) -> tuple[Response, int] | None:
+    """The response at the beginning of `received` and the size of its head; None: more is needed. Raises BadRequest."""
+    found = RESPONSE.match(received)
+    if found is not None:
+        return Response(found, received, method), found.end()
+    if _HEAD_END.search(received) or not _RESPONSE_BEGUN.fullmatch(received[:1024]):
+        raise BadRequest(502, "the server's answer is not HTTP/1")
+    if len(received) > max_size:
+        raise BadRequest(502, f"the head of the server's answer is longer than {max_size} bytes")
+    return None
+
+
+def _length(lengths: list[bytes], codings: list[bytes], minor: bool) -> int:
+    """What the fields say of the body's length (RFC 9112, section 6.3), refusing what may be read in two ways."""
+    if codings:
+        if lengths:
+            raise BadRequest(400, "Content-Length beside Transfer-Encoding")
+        if codings != [b"chunked"] or not minor:
+            raise BadRequest(400, "a Transfer-Encoding other than chunked, or in HTTP/1.0")
+        return CHUNKED
+    if not lengths:
+        return 0
+    if any(length != lengths[0] for length in lengths) or not _NUMBER.fullmatch(lengths[0]):
+        raise BadRequest(400, "Content-Length is not one number")
+    if len(lengths) > 1:
+        raise BadRequest(400, "more than one Content-Length")
+    return int(lengths[0])
+
+
+def without(lines: bytes, names: frozenset[bytes]) -> bytes:
+    """The header lines without those that end at this hop, and without those that Connection named."""
+    lines = _HOP.sub(b"", lines)
+    if names:
+        listed = b"|".join(re.escape(name) for name in sorted(names))
+        lines = re.sub(rb"(?im)^(?:%b):[^\n]*+\n" % listed, b"", lines)
+    return lines

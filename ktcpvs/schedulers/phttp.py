@@ -1,0 +1,20 @@
+"""phttp: http for kept-alive connections: every request is matched anew and goes to its own server."""
+
+from __future__ import annotations
+
+from zope.interface import implementer
+
+from ktcpvs.interfaces import EACH_REQUEST, IScheduler, ISchedulerFactory
+from ktcpvs.model.scheduling import ServiceView
+from ktcpvs.schedulers.content import BoundRules
+
+
+@implementer(ISchedulerFactory)
+class PHTTP:
+    """Per request: its path and query, by rules; a rule with match N hashes the text of group N."""
+
+    name = "phttp"
+    unit = EACH_REQUEST
+
+    def bind(self, service: ServiceView, previous: IScheduler | None) -> BoundRules:
+        return BoundRules(service, previous, hashing=True)

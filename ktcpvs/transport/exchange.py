@@ -1,0 +1,347 @@
+"""Request by request: each message of a client connection goes to the server that the scheduler chooses for it.
+
+Requests are answered in order, one at a time; bodies stream both ways at once with back-pressure and are never
+collected. A request that a kept connection lost before any answer is sent again if that is safe, and never else.
+"""
+
+from __future__ import annotations
+
+from twisted.python.failure import Failure
+
+from ktcpvs.model import exchange as life
+from ktcpvs.model.destination import Destination
+from ktcpvs.model.scheduling import Choice
+from ktcpvs.protocols import messages
+from ktcpvs.protocols.framing import BadFrame
+from ktcpvs.protocols.http1 import BadRequest, error_response
+from ktcpvs.system import log as levels
+from ktcpvs.transport.backend import call
+from ktcpvs.transport.http_client import HTTPClient
+from ktcpvs.transport.pool import ServerStream
+from ktcpvs.transport.relay.copy import CopyRelay
+from ktcpvs.transport.stream import Stream
+
+
+class Exchange(HTTPClient):
+    """One client connection; its current request and the answer to it."""
+
+    __slots__ = ()
+
+    # The server.
+
+    def _choose(self) -> None:
+        service = self.service
+        choice: Choice | None = None
+        if len(self.request.tried) < self.context.settings.connect_tries:
+            try:
+                choice = service.choose(self.request)
+            except Exception:
+                self.context.log.failure("scheduler of service {ident} failed", ident=service.ident)
+                self._fail(503, "the scheduler failed")
+                return
+        if choice is None and service.redirect is not None and service.redirect not in self.request.tried:
+            choice = Choice(service.redirect, "redirect, since no server was found")
+        if choice is None:
+            self._fail(503, "no server answered" if self.request.tried else "no server for this request")
+            return
+        self.choice = choice
+        if self.context.log.level >= levels.SCHEDULING:
+            self.context.log.event(
+                levels.SCHEDULING,
+                "{client}: {path}: {server}: {why}",
+                client=self.client_name,
+                path=self.request.path,
+                server=choice.destination.address,
+                why=choice.reason,
+            )
+        self.lease = choice.destination.lease()
+        kept = service.pool.take(choice.destination)
+        if kept is not None:
+            self._happened(life.REUSED)
+            self._send(kept)
+        else:
+            self._call(choice.destination)
+
+    def _call(self, destination: Destination) -> None:
+        self._happened(life.CHOSEN)
+        stream = ServerStream(self.service.pool, destination)
+        self._calling = call(self.context.reactor, destination.address, self.context.settings.connect_timeout, stream)
+        self._calling.addCallbacks(self._connected, self._not_connected, (stream,))
+
+    def _connected(self, _: Stream, stream: ServerStream) -> None:
+        self._calling = None
+        self.service.pool.open += 1
+        if self.state == life.CLOSED:
+            stream.reset()
+            self._settle()
+            self._maybe_over()
+            return
+        self._happened(life.CONNECTED)
+        self._send(stream)
+
+    def _not_connected(self, why: Failure) -> None:
+        self._calling = None
+        assert self.lease is not None
+        if self.state == life.CLOSED:
+            self.lease.end()
+            self._maybe_over()
+            return
+        self.lease.end(failed=True)
+        destination = self.lease.destination
+        self.request.tried.add(destination)
+        self.context.log.event(
+            levels.NON_FATAL,
+            "service {ident}: server {server} not connected: {why}",
+            ident=self.service.ident,
+            server=destination.address,
+            why=why.getErrorMessage(),
+        )
+        self._happened(life.CONNECT_FAILED)
+        self._choose()
+
+    def _send(self, server: ServerStream) -> None:
+        """The request goes out on `server`."""
+        self.server = server
+        server.exchange = self
+        assert self.lease is not None
+        self.lease.made()
+        self.bytes_in += len(self._out)
+        server.transport.write(self._out)
+        if not self._may_repeat(server):
+            self._out = b""
+        self._hold(4, False)
+        if self._full:
+            server.pause()
+
+    def _may_repeat(self, server: ServerStream) -> bool:
+        """May the request go to another connection if this one dies now? Never two servers for a POST."""
+        message = self._message
+        assert message is not None
+        return server.used and not self._again and message.length == 0 and message.method in messages.IDEMPOTENT
+
+    def server_data(self, data: bytes) -> None:
+        """What the server sends."""
+        self._since = self.context.wheel.now
+        answer = self._answer
+        if answer is None:
+            self._answer_head(data)
+            return
+        self._answer_body(answer, data)
+
+    def _answer_head(self, data: bytes) -> None:
+        assert self._message is not None
+        if self._received:
+            data = self._received + data
+            self._received = b""
+        try:
+            read = messages.read_response(data, self._message.method, self.context.settings.head_size)
+        except BadRequest as bad:
+            self._fail(502, str(bad))
+            return
+        if read is None:
+            self._received = data
+            return
+        answer, end = read
+        rest = data[end:]
+        if answer.status < 200:
+            self._interim(answer, rest)
+            return
+        self._out = b""
+        self._happened(life.ANSWER)
+        self._answer = answer
+        if answer.until_close:
+            self._last = True
+        closing = b"Connection: close\r\n\r\n" if self._last else b"\r\n"
+        self._answer_body(answer, rest, answer.head + closing)
+
+    def _interim(self, answer: messages.Response, rest: bytes) -> None:
+        message = self._message
+        assert message is not None
+        if answer.status == 101:
+            if message.websocket and self._body is None:
+                self._upgrade(answer, rest)
+            else:
+                self._fail(502, "the server switched protocols without being asked to")
+            return
+        if message.minor:  # an HTTP/1.0 client knows no interim answers
+            self.client.transport.write(answer.head + b"\r\n")
+        if rest:
+            self._answer_head(rest)
+
+    def _answer_body(self, answer: messages.Response, data: bytes, head: bytes = b"") -> None:
+        try:
+            taken = answer.frame.feed(data)
+        except BadFrame as bad:
+            self.context.log.event(
+                levels.NON_FATAL, "service {ident}: a server's answer: {why}", ident=self.service.ident, why=bad
+            )
+            if head:
+                self._answer = None
+                self.state = life.WAITING
+                self._fail(502, f"the server's answer: {bad}")
+            else:
+                self.expire(life.RESET)
+            return
+        extra = taken < len(data)
+        out = head + (data[:taken] if extra else data)
+        if out:
+            self.bytes_out += len(out)
+            self.client.transport.write(out)
+        if extra:
+            answer.keep_alive = False  # what else it may say belongs to nobody
+        if answer.frame.done:
+            self._answered(answer)
+
+    def _answered(self, answer: messages.Response) -> None:
+        """The whole answer is on its way to the client."""
+        server = self.server
+        if self._body is not None:
+            if answer.keep_alive and server is not None:
+                return  # the rest of the upload still goes to the server; `_more_body` comes here again
+            self._last = True
+            self._let_go(reset=True)
+            self._end_of_answer()
+            return
+        if server is not None and answer.keep_alive:
+            self.server = None
+            self._hold(1, False)
+            if self._full:
+                server.resume()
+            self.service.pool.put(server)
+        else:
+            self._let_go(reset=False)
+        self._end_of_answer()
+
+    def _end_of_answer(self) -> None:
+        self._settle()
+        self._answer = self._message = None
+        self._received = b""
+        if self._last or (self._no_more and not self._pending):
+            self._happened(life.LAST)
+            self._linger()
+            return
+        self._happened(life.ANSWERED)
+        if self._held & 2:
+            self._hold(2, False)
+        if self._pending:
+            data, self._pending = self._pending, b""
+            self._next(data)
+
+    def server_ended(self) -> None:
+        """The server sends no more."""
+        answer = self._answer
+        if self.state == life.SWITCHED:
+            return
+        if answer is not None and answer.until_close:
+            self._body = None
+            self._let_go(reset=False)
+            self._end_of_answer()
+            return
+        self.server_lost(True)
+
+    def server_lost(self, clean: bool) -> None:
+        """The server's connection is over."""
+        server, self.server = self.server, None
+        if server is not None:
+            server.exchange = None
+            server.close()
+        if self.state == life.WAITING:
+            if self._out and not self._received and server is not None and self._may_repeat(server):
+                self._again = True
+                self._repeat(server.destination)
+            else:
+                self._fail(502, "the server closed the connection before it answered")
+        elif self.state == life.ANSWERING:
+            answer = self._answer
+            if answer is not None and answer.until_close and clean:
+                self._end_of_answer()
+            elif answer is not None and answer.frame.done:
+                self._body = None
+                self._last = True
+                self._end_of_answer()
+            else:
+                self.expire(life.RESET)
+        elif self.state == life.CLOSED:
+            self._maybe_over()
+
+    def _repeat(self, destination: Destination) -> None:
+        """A kept connection was dead: the same request, on a new connection to the same server."""
+        self._happened(life.AGAIN)
+        self._call(destination)
+
+    def _upgrade(self, answer: messages.Response, rest: bytes) -> None:
+        """From now on bytes go both ways, whatever they are."""
+        server = self.server
+        assert server is not None
+        self._happened(life.UPGRADED)
+        head = answer.head + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+        self.client.transport.write(head)
+        self.bytes_out += len(head)
+        self.client.transport.unregisterProducer()
+        server.transport.unregisterProducer()
+        server.lost = self._relay_server_lost
+        self.relay = CopyRelay(self.client, server, self.context.wheel, self._relay_finished)
+        waiting, self._pending = self._pending, b""
+        self._held = 0
+        self.relay.start(waiting)
+        self.client.resume()
+        if rest:
+            self.relay.outward.received(rest)
+
+    def _relay_finished(self) -> None:
+        self._happened(life.FINISHED)
+        self.client.close()
+        if self.server is not None:
+            self.server.close()
+
+    def _relay_server_lost(self, clean: bool) -> None:
+        self.service.pool.open -= 1
+        if self.state != life.CLOSED:
+            self._happened(life.RESET)
+        if clean:
+            self.client.close()
+        else:
+            self.client.close_with_reset()
+        self._maybe_over()
+
+    def _fail(self, status: int, why: str) -> None:
+        """The switch answers this request itself."""
+        message = self._message
+        self._let_go(reset=True)
+        self._answer = None
+        self._received = b""
+        if self._body is not None or self._last or message is None or status == 400:
+            self._happened(life.LAST)
+            self._refuse(status, why)
+            return
+        self.service.refused += 1
+        self._settle()
+        self._note_refusal(status, why)
+        self.client.transport.write(error_response(status, why, message.method, keep_alive=True))
+        self._message = None
+        self._happened(life.REFUSED)
+        if self._pending:
+            data, self._pending = self._pending, b""
+            self._next(data)
+
+    def _let_go(self, reset: bool) -> None:
+        """Part with the server's connection, which is of no further use."""
+        server, self.server = self.server, None
+        self._hold(1, False)
+        if server is not None:
+            if self.state != life.SWITCHED and self.relay is None:
+                server.exchange = None
+            if reset:
+                server.reset()
+            else:
+                server.close()
+
+    def _settle(self) -> None:
+        """Count out the current request, where it was served."""
+        lease = self.lease
+        if lease is not None and not lease.ended:
+            lease.end()
+            bytes_in, bytes_out = self.unsettled()
+            lease.destination.bytes_in += bytes_in
+            lease.destination.bytes_out += bytes_out
+            self.settled = self.moved()

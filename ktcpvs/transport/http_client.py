@@ -1,0 +1,411 @@
+"""The client's side of a connection that is switched request by request: what it sends becomes requests, one at a time.
+
+Heads and bodies are checked here before anything of them goes on; later requests wait; a client that may not go on gets
+its last answer, and time to read it. Whom a request goes to is the business of `exchange`.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred
+
+from ktcpvs.model import exchange as life
+from ktcpvs.model.destination import Destination, Lease
+from ktcpvs.model.scheduling import Choice, Request
+from ktcpvs.protocols import messages
+from ktcpvs.protocols.framing import BadFrame, Frame
+from ktcpvs.protocols.http1 import BadRequest, HeadReader, error_response
+from ktcpvs.system import log as levels
+from ktcpvs.transport.pool import ServerStream
+from ktcpvs.transport.relay.copy import CopyRelay
+from ktcpvs.transport.stream import Stream, nothing
+from ktcpvs.transport.wheel import Timer
+
+if TYPE_CHECKING:
+    from ktcpvs.transport.live import LiveService
+
+PENDING = 65536
+"""Bytes of later requests that are held while one is answered; then the client is not read."""
+
+WATCH = 5
+"""Seconds between two looks whether something takes too long."""
+
+
+class HTTPClient(ABC):
+    """client_name: the client's address with its port. began: the tick at accept.
+
+    choice: who serves, or served last.
+    """
+
+    __slots__ = (
+        "_again", "_answer", "_body", "_calling", "_full", "_held", "_last", "_message", "_no_more", "_out", "_pending",
+        "_reader",
+        "_received", "_since", "_timer", "began", "bytes_in", "bytes_out", "choice", "client", "client_name", "context",
+        "ending", "lease", "relay", "request", "server", "service", "settled", "state",
+    )  # fmt: skip
+
+    def __init__(self, service: LiveService, client_name: str, client_host: str) -> None:
+        self.service = service
+        self.context = service.context
+        self.client_name = client_name
+        self.began = self.context.wheel.now
+        self.client = Stream(self._opened)
+        self.server: ServerStream | None = None
+        self.request = Request(client_host)
+        self.choice: Choice | None = None
+        self.lease: Lease | None = None
+        self.relay: CopyRelay | None = None
+        self.state = life.IDLE
+        self.ending = ""
+        self.bytes_in = 0  # of the current request and those before
+        self.bytes_out = 0
+        self.settled = (0, 0)  # what of them has been counted at a destination
+        self._message: messages.Request | None = None
+        self._body: Frame | None = None  # of the request, while some of it is still to come
+        self._answer: messages.Response | None = None
+        self._received = b""  # the beginning of an answer's head
+        self._pending = b""  # of later requests
+        self._out = b""  # what has to be sent again if the kept connection is dead
+        self._reader: HeadReader | None = None  # of a head that comes in pieces
+        self._again = False  # this request is on its second connection
+        self._last = False  # the client connection ends with this answer
+        self._no_more = False  # the client has sent its FIN
+        self._held = 0  # reasons not to read the client: 1 the server is full, 2 enough is pending, 4 being called
+        self._since = self.began
+        self._full = False  # the client takes no more
+        self._timer: Timer | None = None
+        self._calling: Deferred[Stream] | None = None
+
+    # What the rest of the switch asks.
+
+    def moved(self) -> tuple[int, int]:
+        """Bytes from the client and to it, so far."""
+        if self.relay is None:
+            return self.bytes_in, self.bytes_out
+        return self.bytes_in + self.relay.inward.bytes, self.bytes_out + self.relay.outward.bytes
+
+    def unsettled(self) -> tuple[int, int]:
+        """What of them is not yet counted at the destination."""
+        moved = self.moved()
+        return moved[0] - self.settled[0], moved[1] - self.settled[1]
+
+    @property
+    def destination(self) -> Destination | None:
+        """Where its current request is, or is being sent."""
+        return self.lease.destination if self.lease is not None and not self.lease.ended else None
+
+    def idle_since(self) -> int:
+        """The tick at which something happened last."""
+        return self._since if self.relay is None else max(self._since, self.relay.idle_since())
+
+    def expire(self, event: str = life.DRAINED) -> None:
+        """End it now, both sides."""
+        if self.state != life.CLOSED:
+            self._happened(event)
+        self._drop()
+
+    def retire(self) -> None:
+        """Serve the current request and no further one."""
+        self._last = True
+        if self.state == life.IDLE and not self._pending and self._reader is None:
+            self._happened(life.FINISHED)
+            self.client.close()
+
+    def rearm(self) -> None:
+        """A timeout has changed."""
+        self._watch()
+
+    # What is done with a request.
+
+    @abstractmethod
+    def _choose(self) -> None:
+        """Find a server for the current request."""
+
+    @abstractmethod
+    def _answered(self, answer: messages.Response) -> None:
+        """The whole answer has gone out, and now the whole request too."""
+
+    @abstractmethod
+    def _fail(self, status: int, why: str) -> None:
+        """Answer the current request with an error."""
+
+    @abstractmethod
+    def _let_go(self, reset: bool) -> None:
+        """Part with the server's connection."""
+
+    @abstractmethod
+    def _settle(self) -> None:
+        """Count out the current request."""
+
+    # What happens to it.
+
+    def _happened(self, event: str) -> None:
+        before = self.state
+        self.state = after = life.TABLE[before][event]
+        self._since = self.context.wheel.now
+        if after == life.CLOSED and not self.ending:
+            self.ending = event
+        if self.context.log.level >= levels.STATE:
+            self.context.log.event(
+                levels.STATE,
+                "{client}: {before}, {event}: {after}",
+                client=self.client_name,
+                before=before,
+                event=event,
+                after=after,
+            )
+
+    def _opened(self) -> None:
+        client = self.client
+        client.dataReceived = self._client_data
+        client.ended = self._client_ended
+        client.lost = self._client_lost
+        client.transport.registerProducer(self, True)
+        self._timer = self.context.wheel.after(WATCH, self._watch)
+
+    def _client_data(self, data: bytes) -> None:
+        self._since = self.context.wheel.now
+        if self._body is not None:
+            data = self._more_body(data)
+            if not data:
+                return
+        if self.state != life.IDLE:
+            if self.state == life.REFUSING:
+                return
+            self._pending += data
+            if len(self._pending) > PENDING:
+                self._hold(2, True)
+            return
+        self._next(data)
+
+    def _next(self, data: bytes) -> None:
+        """A request begins with `data`, or goes on with it while its head is not complete."""
+        try:
+            reader = self._reader
+            if reader is None:
+                found = messages.REQUEST.match(data)
+                if found is not None and found.end() <= self.context.settings.head_size:
+                    self._begin(messages.Request(found), data, found)
+                    return
+                settings = self.context.settings
+                reader = self._reader = HeadReader(settings.head_size, settings.head_lines)
+            if reader.feed(data) is None:
+                return
+            self._reader = None
+            whole = bytes(reader.received).lstrip(b"\r\n")
+            found = messages.REQUEST.match(whole)
+            if found is None:
+                raise BadRequest(400, "the head has a form that HTTP/1.1 forbids")
+            self._begin(messages.Request(found), whole, found)
+        except BadRequest as bad:
+            self._happened(life.BAD_REQUEST)
+            self._refuse(bad.status, str(bad))
+
+    def _begin(self, message: messages.Request, data: bytes, found: re.Match[bytes]) -> None:
+        """A head is complete. Nothing is sent before what came with it has been checked."""
+        end = found.end()
+        if message.lines.count(b"\n") > self.context.settings.head_lines:
+            raise BadRequest(431, f"the request has more than {self.context.settings.head_lines} header lines")
+        body = b""
+        rest = data[end:] if end < len(data) else b""
+        if message.length:
+            frame = message.frame()
+            try:
+                taken = frame.feed(rest)
+            except BadFrame as bad:
+                raise BadRequest(400, str(bad)) from None
+            body, rest = rest[:taken], rest[taken:]
+            if not frame.done:
+                self._body = frame
+        self._pending = rest
+        self._message = message
+        self._again = False
+        if not message.keep_alive:
+            self._last = True
+        request = self.request
+        request.method, request.target, request.path = message.method, message.target, message.path
+        request.lines = message.lines
+        if request.tried:
+            request.tried = set()
+        self._out = message.head() + body
+        self._happened(life.REQUEST)
+        self._choose()
+
+    def _more_body(self, data: bytes) -> bytes:
+        """More of the request's body; what of `data` is not."""
+        body = self._body
+        assert body is not None
+        try:
+            taken = body.feed(data)
+        except BadFrame as bad:
+            self._body = None
+            self._broken(str(bad))
+            return b""
+        mine = data if taken == len(data) else data[:taken]
+        if body.done:
+            self._body = None
+        if self.server is not None:
+            self.bytes_in += taken
+            self.server.transport.write(mine)
+            if body.done and self._answer is not None and self._answer.frame.done:
+                self._answered(self._answer)  # the answer was there before the upload had ended
+        elif self.state in (life.CHOOSING, life.CONNECTING):
+            self._out += mine
+            self._hold(4, True)  # no more until there is somewhere to send it
+        return data[taken:]
+
+    def _broken(self, why: str) -> None:
+        """The client's body is not framed as it said: no server may believe that the request was complete."""
+        if self.server is not None:
+            server, self.server = self.server, None
+            server.exchange = None
+            server.reset()
+        if self.state in (life.WAITING, life.ANSWERING):
+            self._happened(life.BAD_REQUEST)
+        else:
+            self._happened(life.LAST)
+        if self.state == life.REFUSING:
+            self._refuse(400, why)
+        else:
+            self.ending = why
+            self._drop()
+
+    def _client_ended(self) -> None:
+        """The client sends no more; what it asked for it still gets."""
+        self._no_more = True
+        if self.state == life.IDLE:
+            self._happened(life.CLIENT_GONE)
+            self.client.close()
+        elif self.state == life.REFUSING:
+            self._happened(life.FINISHED)
+            self.client.close()
+        elif self._body is not None:
+            self.expire(life.CLIENT_GONE)
+
+    def _client_lost(self, clean: bool) -> None:
+        if self.state != life.CLOSED:
+            self._happened(life.CLIENT_GONE)
+        if self._calling is not None:
+            self._calling.cancel()
+        self._let_go(reset=True)
+        self._maybe_over()
+
+    # Back-pressure.
+
+    def _hold(self, reason: int, held: bool) -> None:
+        before = self._held
+        self._held = before | reason if held else before & ~reason
+        if self._held and not before:
+            self.client.pause()
+        elif before and not self._held and not self._no_more:
+            self.client.resume()
+
+    def hold_client(self, held: bool) -> None:
+        """The server takes no more, or again."""
+        self._hold(1, held)
+
+    def pauseProducing(self) -> None:
+        """The client takes no more."""
+        self._full = True
+        if self.server is not None:
+            self.server.pause()
+
+    def resumeProducing(self) -> None:
+        """The client takes again."""
+        self._full = False
+        if self.server is not None:
+            self.server.resume()
+
+    def stopProducing(self) -> None:
+        """The transport is gone: nothing more can be sent."""
+        self._full = True
+
+    # The end.
+
+    def _note_refusal(self, status: int, why: str) -> None:
+        self.context.log.event(
+            levels.NON_FATAL,
+            "service {ident}: {client} refused: {status} {why}",
+            ident=self.service.ident,
+            client=self.client_name,
+            status=status,
+            why=why,
+        )
+
+    def _refuse(self, status: int, why: str) -> None:
+        """The last answer: the client gets it, and time to read it."""
+        self.service.refused += 1
+        self.ending = f"{status}: {why}"
+        self._note_refusal(status, why)
+        method = self._message.method if self._message is not None else None
+        self._settle()
+        self.client.transport.write(error_response(status, why, method))
+        self._linger()
+
+    def _linger(self) -> None:
+        """Nothing more is served; the client is read a little longer, so that no reset eats what it was sent."""
+        self._body = None
+        self._pending = b""
+        self.client.end()
+        self._held = 0
+        if self._no_more:
+            self._linger_over()
+            return
+        self.client.dataReceived = nothing
+        self.client.resume()
+        self._set_timer(self.context.settings.linger_timeout, self._linger_over)
+
+    def _linger_over(self) -> None:
+        if self.state == life.REFUSING:
+            self._happened(life.FINISHED)
+        self.client.close()
+        self._set_timer(self.context.settings.linger_timeout, self.client.reset)
+
+    def _set_timer(self, seconds: float, due: Callable[[], object]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.context.wheel.after(seconds, due)
+
+    def _watch(self) -> None:
+        """Has something taken too long?"""
+        settings = self.context.settings
+        waited = self.context.wheel.now - self.idle_since()
+        state = self.state
+        if state == life.IDLE:
+            if self._reader is not None and waited >= settings.head_timeout:
+                self._happened(life.SLOW_REQUEST)
+                self._refuse(408, f"the request's head did not come within {settings.head_timeout} seconds")
+                return
+            if self._reader is None and waited >= settings.keepalive_timeout:
+                self._happened(life.IDLE_TIMEOUT)
+                self.client.close()
+                return
+        elif state == life.WAITING and self._body is None and waited >= settings.response_timeout:
+            self._fail(504, f"the server did not answer within {settings.response_timeout} seconds")
+        elif settings.read_timeout and waited > settings.read_timeout and state in (life.ANSWERING, life.SWITCHED):
+            self.expire(life.READ_TIMEOUT)
+            return
+        if self.state not in (life.CLOSED, life.REFUSING):
+            self._set_timer(WATCH, self._watch)
+
+    def _drop(self) -> None:
+        if self._calling is not None:
+            self._calling.cancel()
+        self.client.reset()
+        self._let_go(reset=True)
+        self._maybe_over()
+
+    def _maybe_over(self) -> None:
+        """When both sides are gone: count out."""
+        if self.client.is_open or self._calling is not None:
+            return
+        if self.relay is not None and self.server is not None and self.server.is_open:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._settle()
+        self.service.ended(self)

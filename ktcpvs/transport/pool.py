@@ -1,0 +1,132 @@
+"""Server connections of schedulers that decide per request: in use by one exchange, or idle and kept for the next.
+
+Most recently used first, so that the others grow old and are closed. A connection that its server closed is gone from
+the pool at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ktcpvs.model.destination import Destination
+from ktcpvs.transport.context import Context
+from ktcpvs.transport.stream import Stream
+
+if TYPE_CHECKING:
+    from ktcpvs.transport.exchange import Exchange
+
+SWEEP = 5
+"""Seconds between two looks for connections that have been idle too long."""
+
+
+class ServerStream(Stream):
+    """A connection to `destination`. exchange: whose it is now; None while idle. used: it has served before.
+    since: the tick when it became idle."""
+
+    def __init__(self, pool: Pool, destination: Destination) -> None:
+        super().__init__()
+        self.pool = pool
+        self.destination = destination
+        self.exchange: Exchange | None = None
+        self.used = False
+        self.since = 0
+
+    def connectionMade(self) -> None:
+        self.lost = self._gone
+        self.ended = self._peer_ended
+        self.transport.registerProducer(self, True)
+        super().connectionMade()
+
+    def dataReceived(self, data: bytes) -> None:
+        exchange = self.exchange
+        if exchange is None:
+            self.close()  # nobody asked
+            self.pool.forget(self)
+        else:
+            exchange.server_data(data)
+
+    def _peer_ended(self) -> None:
+        if self.exchange is None:
+            self.pool.forget(self)
+            self.close()
+        else:
+            self.exchange.server_ended()
+
+    def _gone(self, clean: bool) -> None:
+        self.pool.open -= 1
+        exchange, self.exchange = self.exchange, None
+        if exchange is None:
+            self.pool.forget(self)
+        else:
+            exchange.server_lost(clean)
+
+    # The server takes no more, or again: the client is held back.
+
+    def pauseProducing(self) -> None:
+        if self.exchange is not None:
+            self.exchange.hold_client(True)
+
+    def resumeProducing(self) -> None:
+        if self.exchange is not None:
+            self.exchange.hold_client(False)
+
+    def stopProducing(self) -> None:
+        """The transport is gone; `lost` tells."""
+
+
+class Pool:
+    """All server connections of one service. open: how many there are, idle ones included."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._idle: dict[Destination, list[ServerStream]] = {}
+        self._sweeping = False
+        self.open = 0
+
+    def take(self, destination: Destination) -> ServerStream | None:
+        """An idle connection to `destination`; None when there is none."""
+        idle = self._idle.get(destination)
+        return idle.pop() if idle else None
+
+    def put(self, stream: ServerStream) -> None:
+        """It is idle now: kept, or closed when there are pool_size of them already."""
+        stream.exchange = None
+        stream.used = True
+        settings = self._context.settings
+        idle = self._idle.setdefault(stream.destination, [])
+        if len(idle) >= settings.pool_size:
+            stream.close()
+            return
+        stream.since = self._context.wheel.now
+        idle.append(stream)
+        if not self._sweeping:
+            self._sweeping = True
+            self._context.wheel.after(SWEEP, self._sweep)
+
+    def forget(self, stream: ServerStream) -> None:
+        """It is idle no longer: its server closed it."""
+        idle = self._idle.get(stream.destination)
+        if idle is not None and stream in idle:
+            idle.remove(stream)
+
+    def idle(self, destination: Destination) -> int:
+        """How many idle connections to `destination` there are."""
+        return len(self._idle.get(destination, ()))
+
+    def close(self, keep: frozenset[Destination] = frozenset()) -> None:
+        """Close the idle connections to all destinations but `keep`."""
+        for destination in [known for known in self._idle if known not in keep]:
+            for stream in self._idle.pop(destination):
+                stream.close()
+
+    def _sweep(self) -> None:
+        self._sweeping = False
+        oldest = self._context.wheel.now - self._context.settings.keepalive_timeout
+        for destination, idle in list(self._idle.items()):
+            while idle and idle[0].since < oldest:
+                idle.pop(0).close()
+            if not idle:
+                del self._idle[destination]
+        if self._idle:
+            self._sweeping = True
+            self._context.wheel.after(SWEEP, self._sweep)

@@ -1,0 +1,173 @@
+"""Schedulers of other people: found on the path of a running daemon, and kept from hurting anybody when they fail."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from servers import LOOPBACK, SocketServer, dial, free_port, read_all, speak_first
+
+from .harness import CALM, ROOT, Daemon
+
+pytestmark = pytest.mark.e2e
+
+Make = Callable[..., Daemon]
+Serve = Callable[..., SocketServer]
+
+EXAMPLE = ROOT / "docs/examples/ktcpvs-random"
+
+PLUGIN = '''
+from twisted.plugin import IPlugin
+from zope.interface import implementer
+
+from ktcpvs.interfaces import CONNECTION, IScheduler, ISchedulerFactory
+from ktcpvs.model.destination import Destination
+from ktcpvs.model.scheduling import Choice
+
+
+@implementer(IPlugin, ISchedulerFactory)
+class Factory:
+    """{summary}"""
+
+    name = "{name}"
+    unit = CONNECTION
+
+    def bind(self, service, previous):
+        {bind}
+        return Bound(service.destinations)
+
+
+@implementer(IScheduler)
+class Bound:
+    def __init__(self, destinations):
+        self.destinations = destinations
+
+    def choose(self, request):
+        {choose}
+
+
+factory = Factory()
+'''
+
+
+def add_plugin(folder: Path, name: str, choose: str, bind: str = "pass") -> None:
+    plugins = folder / "twisted/plugins"
+    plugins.mkdir(parents=True, exist_ok=True)
+    text = PLUGIN.format(name=name, choose=choose, bind=bind, summary=f"The scheduler {name}.")
+    (plugins / f"ktcpvs_{name}_plugin.py").write_text(text)
+
+
+def served(port: int) -> bytes:
+    """What a client is greeted with; nothing when it is refused."""
+    with dial((LOOPBACK, port)) as client:
+        client.shutdown(1)
+        return read_all(client)
+
+
+def install(source: Path, target: Path) -> None:
+    """As `pip install --target` does; where the network is needed for that, by copying."""
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    built = target.parent / "source"
+    shutil.copytree(source, built)
+    done = subprocess.run([*command, "--target", target, built], capture_output=True, text=True, timeout=CALM * 2)
+    if done.returncode != 0:
+        shutil.copytree(source, target, dirs_exist_ok=True)
+
+
+def test_the_example_scheduler_is_installed_and_serves(make_daemon: Make, serve: Serve, tmp_path: Path) -> None:
+    install(EXAMPLE, tmp_path / "scratch")
+    daemon = make_daemon(python_path=(tmp_path / "scratch",))
+    daemon.start()
+    one, other, port = serve(speak_first(b"1")), serve(speak_first(b"2")), free_port()
+    daemon.adm("-A", "-i", "s", "-s", "random", "-l", f"{LOOPBACK}:{port}")
+    daemon.adm("-a", "-i", "s", "-r", one.address)
+    daemon.adm("-a", "-i", "s", "-r", other.address, "-w", "3")
+    daemon.adm("--start")
+    greetings = [served(port) for _ in range(60)]
+    assert set(greetings) == {b"1", b"2"}
+    other.stop()
+    assert [served(port) for _ in range(5)] == [b"1"] * 5
+    shown = daemon.adm("--schedulers").stdout
+    assert "ktcpvs_random" in shown
+    (row,) = (row for row in daemon.json("--schedulers")["schedulers"] if row["name"] == "random")
+    assert row["services"] == 1
+
+
+def test_a_scheduler_that_fails_costs_one_connection_and_one_log_line(
+    make_daemon: Make, serve: Serve, tmp_path: Path
+) -> None:
+    add_plugin(tmp_path, "raising", "raise RuntimeError('this scheduler is broken')")
+    add_plugin(tmp_path, "foreign", "return Choice(Destination(self.destinations[0].address), 'not yours')")
+    add_plugin(tmp_path, "nonsense", "return 42")
+    daemon = make_daemon(python_path=(tmp_path,))
+    daemon.broken = True
+    daemon.start()
+    server, good = serve(speak_first(b"1")), free_port()
+    daemon.service("good", good, server.address)
+    for name in ("raising", "foreign", "nonsense"):
+        port = free_port()
+        daemon.service(name, port, server.address, scheduler=name)
+        assert served(port) == b""
+        assert served(good) == b"1"
+        assert daemon.log().count(f"scheduler of service {name} failed") == 1
+        assert served(port) == b""
+        assert daemon.log().count(f"scheduler of service {name} failed") == 2
+        daemon.call("edit_service", name, scheduler="wlc")
+        assert served(port) == b"1"
+        daemon.call("stop", name)
+        daemon.call("delete_service", name)
+    assert "this scheduler is broken" in daemon.log()
+    daemon.wait_until_empty()
+
+
+def test_a_scheduler_that_cannot_be_bound_is_refused(make_daemon: Make, serve: Serve, tmp_path: Path) -> None:
+    add_plugin(tmp_path, "unbindable", "pass", bind="raise ValueError('no such luck')")
+    daemon = make_daemon(python_path=(tmp_path,))
+    daemon.broken = True
+    daemon.start()
+    server, port = serve(speak_first(b"1")), free_port()
+    daemon.service("s", port, server.address)
+    refused = daemon.adm("-E", "-i", "s", "-s", "unbindable", check=False)
+    assert refused.returncode == 1
+    assert "no such luck" in refused.stderr
+    assert daemon.json("--list")["services"][0]["scheduler"] == "wlc"
+    assert served(port) == b"1"
+
+
+def test_a_scheduler_added_to_a_running_daemon_is_found(make_daemon: Make, serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "twisted/plugins").mkdir(parents=True)
+    daemon = make_daemon(python_path=(tmp_path,))
+    daemon.start()
+    refused = daemon.adm("-A", "-i", "s", "-s", "late", check=False)
+    assert refused.returncode == 1
+    assert "no scheduler 'late'; there are: " in refused.stderr
+    assert "http" in refused.stderr
+    assert "wlc" in refused.stderr
+    add_plugin(tmp_path, "late", "return Choice(self.destinations[0], 'the first')")
+    server, port = serve(speak_first(b"1")), free_port()
+    daemon.service("s", port, server.address, scheduler="late")
+    assert served(port) == b"1"
+
+
+def test_a_plugin_that_cannot_be_imported_is_named(make_daemon: Make, tmp_path: Path) -> None:
+    plugins = tmp_path / "twisted/plugins"
+    plugins.mkdir(parents=True)
+    (plugins / "ktcpvs_syntax_plugin.py").write_text("def broken(:\n")
+    (plugins / "ktcpvs_import_plugin.py").write_text("import there_is_no_such_module\n")
+    daemon = make_daemon(python_path=(tmp_path,))
+    daemon.broken = True
+    daemon.start()
+    refused = daemon.adm("-A", "-i", "s", "-s", "syntax", check=False)
+    assert refused.returncode == 1
+    assert "no scheduler 'syntax'" in refused.stderr
+    shown = daemon.adm("--schedulers").stdout
+    for text in (refused.stderr, shown):
+        assert "ktcpvs_syntax_plugin" in text
+        assert "ktcpvs_import_plugin" in text
+        assert "there_is_no_such_module" in text
+    assert len(daemon.json("--schedulers")["broken"]) == 2
+    daemon.adm("-A", "-i", "s", "-s", "wlc")

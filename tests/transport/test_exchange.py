@@ -1,0 +1,601 @@
+"""Request by request, as transcripts: who gets which message, and what may never happen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from memory import Peer, World
+
+from ktcpvs.model import exchange as life
+
+A, B, C = "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"
+RULES = (
+    "scheduler = phttp", f"server = {A}", f"server = {B}",
+    f'rule = pattern "^/a" use server {A}', f'rule = pattern "^/b" use server {B}',
+    f'rule = pattern "^/both" use server {A} server {B}',
+)  # fmt: skip
+
+Make = Callable[..., World]
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    """Makes worlds, and sees that nothing is left counted in any of them."""
+    worlds: list[World] = []
+
+    def new(*lines: str, **others: object) -> World:
+        worlds.append(World(*(lines or RULES), **others))
+        return worlds[-1]
+
+    yield new
+    for world in worlds:
+        for peer in world.peers:
+            if peer.stream.is_open and not peer.line.disconnecting and not peer.line.aborted:
+                peer.resets()
+        world.close()
+
+
+def get(path: str = "/a", *lines: str, method: str = "GET", body: bytes = b"") -> bytes:
+    head = "\r\n".join((f"{method} {path} HTTP/1.1", "Host: h", *lines))
+    return head.encode() + b"\r\n\r\n" + body
+
+
+def answer(body: bytes = b"hello", *lines: str, status: str = "200 OK") -> bytes:
+    head = "\r\n".join((f"HTTP/1.1 {status}", *lines, f"Content-Length: {len(body)}"))
+    return head.encode() + b"\r\n\r\n" + body
+
+
+def test_every_request_goes_to_its_own_server(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(get("/a"))
+    a = world.accepts(A)
+    assert a.heard() == get("/a")
+    a.says(answer(b"from a"))
+    assert client.heard() == answer(b"from a")
+    client.says(get("/b"))
+    b = world.accepts(B)
+    b.says(answer(b"from b"))
+    assert client.heard() == answer(b"from b")
+    client.says(get("/a/2"))
+    assert world.called() == []  # the connection was kept
+    assert a.heard() == get("/a/2")
+    a.says(answer(b"again"))
+    assert client.heard() == answer(b"again")
+    assert [d.total for d in world.live.destinations.values()] == [2, 1]
+    assert [d.active for d in world.live.destinations.values()] == [0, 0]
+
+
+def test_another_client_uses_the_kept_connection_too(make: Make) -> None:
+    world = make()
+    one, two = world.client(), None
+    one.says(get())
+    a = world.accepts(A)
+    a.says(answer())
+    two = world.client()
+    two.says(get())
+    assert world.called() == []
+    a.says(answer(b"for two"))
+    assert two.heard() == answer(b"for two")
+    assert one.heard() == answer()
+
+
+def test_pipelined_requests_are_answered_in_order(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(get("/a/1") + get("/b/1") + get("/a/2"))
+    a = world.accepts(A)
+    assert a.heard() == get("/a/1")
+    a.says(answer(b"1"))
+    b = world.accepts(B)
+    assert b.heard() == get("/b/1")
+    assert a.heard() == b""
+    b.says(answer(b"2"))
+    assert a.heard() == get("/a/2")
+    a.says(answer(b"3"))
+    assert client.heard() == answer(b"1") + answer(b"2") + answer(b"3")
+
+
+def test_enough_pending_and_the_client_is_not_read(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(get())
+    a = world.accepts(A)
+    client.says(get("/b", "Content-Length: 70000", method="POST", body=b"x" * 70000))
+    assert not client.is_read()
+    a.says(answer())
+    assert world.accepts(B).heard().endswith(b"x" * 70000)
+    assert client.is_read()
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_bodies_stream_both_ways(make: Make, chunked: bool) -> None:
+    field = "Transfer-Encoding: chunked" if chunked else "Content-Length: 10"
+    pieces = [b"5\r\nhello\r\n", b"5;x=y\r\nworld\r\n0\r\n", b"T: r\r\n\r\n"] if chunked else [b"hello", b"worl", b"d"]
+    world = make()
+    client = world.client()
+    client.says(get("/a", field, method="POST", body=pieces[0]))
+    a = world.accepts(A)
+    assert a.heard() == get("/a", field, method="POST", body=pieces[0])
+    head = f"HTTP/1.1 200 OK\r\n{field}\r\n\r\n".encode()
+    a.says(head)
+    assert client.heard() == head
+    client.says(pieces[1])
+    assert a.heard() == pieces[1]
+    a.says(pieces[0])
+    assert client.heard() == pieces[0]
+    client.says(pieces[2] + get("/b"))
+    assert a.heard() == pieces[2]
+    a.says(pieces[1] + pieces[2])
+    assert client.heard() == pieces[1] + pieces[2]
+    world.accepts(B).says(answer())
+    assert client.heard() == answer()
+
+
+def test_an_answer_before_the_upload_has_ended(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(get("/a", "Content-Length: 10", method="PUT", body=b"12345"))
+    a = world.accepts(A)
+    a.says(answer(b"early"))
+    assert client.heard() == answer(b"early")
+    a.heard()
+    client.says(b"67890" + get("/a/next"))
+    assert a.heard() == b"67890" + get("/a/next")  # the connection was good for the next request
+    a.says(answer())
+    assert client.heard() == answer()
+
+
+def test_an_answer_that_closes_before_the_upload_has_ended(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(get("/a", "Content-Length: 10", method="PUT", body=b"12345"))
+    a = world.accepts(A)
+    a.says(answer(b"no", "Connection: close", status="413 Content Too Large"))
+    assert client.heard().endswith(b"no")
+    assert a.line.aborted
+    assert client.line.ended
+    client.says(b"67890" + get("/b"))
+    assert world.called() == []
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", b"400"),
+        (get("/a", "Host: other"), b"400"),
+        (get("/a", "Content-Length: 1", "Transfer-Encoding: chunked", body=b"0\r\n\r\n"), b"400"),
+        (get("/a", "Content-Length: 1", "Content-Length: 2", body=b"xx"), b"400"),
+        (get("/a", "Content-Length: +1", body=b"x"), b"400"),
+        (get("/a", "Transfer-Encoding: gzip", body=b"0\r\n\r\n"), b"400"),
+        (get("/a", "Transfer-Encoding: chunked", body=b"xyz\r\n"), b"400"),
+        (get("/a", "Transfer-Encoding: chunked", body=b"1\r\nab\r\n"), b"400"),
+        (get("/a", "Transfer-Encoding : chunked", body=b"0\r\n\r\n"), b"400"),
+        (b"GET /a HTTP/1.1\nHost: h\n\n", b"400"),
+        (get("/a", " folded"), b"400"),
+        (b"CONNECT h:443 HTTP/1.1\r\nHost: h:443\r\n\r\n", b"400"),
+        (get("/" + "x" * 70000), b"414"),
+        (get("/a", *["X: y"] * 101), b"431"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"400"),
+    ],
+)
+def test_not_one_byte_of_a_bad_request_reaches_a_server(make: Make, sent: bytes, status: bytes) -> None:
+    world = make()
+    client = world.client()
+    client.says(sent)
+    assert client.heard().startswith(b"HTTP/1.1 " + status)
+    assert client.line.ended
+    assert world.called() == []
+
+
+def test_a_body_that_goes_wrong_later_is_never_completed(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(get("/a", "Transfer-Encoding: chunked", body=b"5\r\nhello\r\n"))
+    a = world.accepts(A)
+    a.heard()
+    client.says(b"0\r\nContent-Length: 5\r\n\r\n")
+    assert a.heard() == b""
+    assert a.line.aborted
+    assert client.heard().startswith(b"HTTP/1.1 400")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"rubbish\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        b"HTTP/1.1 200 OK\nContent-Length: 1\n\nx",
+        b"HTTP/1.1 200 OK\r\nA : b\r\n\r\n",
+        b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"SSH-2.0-OpenSSH\r\n",
+    ],
+)
+def test_an_answer_that_is_none_is_502(make: Make, said: bytes) -> None:
+    world = make()
+    client = world.client()
+    client.says(get())
+    a = world.accepts(A)
+    a.says(said)
+    heard = client.heard()
+    assert heard.startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
+    assert b"Connection: close" not in heard
+    assert a.line.aborted
+    client.says(get("/b"))  # the client connection is still good
+    world.accepts(B).says(answer())
+    assert client.heard() == answer()
+
+
+def test_head_204_304_and_interim_answers_have_no_body(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(get(method="HEAD"))
+    a = world.accepts(A)
+    for said in (
+        b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n",
+        b"HTTP/1.1 204 No Content\r\n\r\n",
+        b"HTTP/1.1 304 Not Modified\r\nContent-Length: 500\r\n\r\n",
+    ):
+        a.says(said)
+        assert client.heard() == said
+        client.says(get())
+    a.heard()
+    a.says(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + answer())
+    assert client.heard() == b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + answer()
+
+
+def test_expect_100_is_carried_through(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(get("/a", "Content-Length: 3", "Expect: 100-continue", method="PUT"))
+    a = world.accepts(A)
+    assert b"Expect: 100-continue" in a.heard()
+    assert client.heard() == b""
+    a.says(b"HTTP/1.1 100 Continue\r\n\r\n")
+    assert client.heard() == b"HTTP/1.1 100 Continue\r\n\r\n"
+    client.says(b"abc")
+    assert a.heard() == b"abc"
+    a.says(answer())
+    assert client.heard() == answer()
+
+
+def test_until_close(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(get())
+    a = world.accepts(A)
+    a.says(b"HTTP/1.1 200 OK\r\n\r\nas long")
+    a.says(b" as it takes")
+    assert client.heard() == b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nas long as it takes"
+    assert not client.line.ended
+    a.ends()
+    assert client.line.ended
+
+
+def test_http_1_0(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(b"GET /a HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+    a = world.accepts(A)
+    assert a.heard() == b"GET /a HTTP/1.0\r\n\r\n"
+    a.says(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    assert client.heard() == b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
+    assert client.line.ended
+
+
+def test_close_is_kept_between_each_two(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(get("/a", "Connection: close, X-Mine", "X-Mine: 1", "X-Theirs: 2", "Keep-Alive: 5", "TE: trailers"))
+    a = world.accepts(A)
+    assert a.heard() == get("/a", "X-Theirs: 2")
+    a.says(answer(b"x", "Connection: keep-alive", "Keep-Alive: timeout=5"))
+    assert client.heard() == answer(b"x").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    assert client.line.ended
+    assert world.live.pool.idle(next(iter(world.live.destinations.values()))) == 1
+
+
+def test_a_server_that_closes_is_not_kept(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(get())
+    a = world.accepts(A)
+    a.says(answer(b"x", "Connection: close"))
+    assert client.heard() == answer(b"x")
+    assert a.line.disconnecting
+    client.says(get())
+    world.accepts(A).says(answer())
+    assert client.heard() == answer()
+
+
+def test_a_kept_connection_that_the_server_closed_is_noticed_at_once(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(get())
+    a = world.accepts(A)
+    a.says(answer())
+    a.ends()
+    client.says(get())
+    world.accepts(A).says(answer(b"anew"))
+    assert client.heard() == answer() + answer(b"anew")
+
+
+def kept(world: World) -> tuple[Peer, Peer]:
+    """A client, and the server connection that it has used once."""
+    client = world.client()
+    client.says(get())
+    server = world.accepts(A)
+    server.says(answer())
+    client.heard()
+    server.heard()
+    return client, server
+
+
+def test_a_dead_kept_connection_costs_an_idempotent_request_nothing(make: Make) -> None:
+    world = make()
+    client, dead = kept(world)
+    client.says(get())
+    assert dead.heard() == get()
+    dead.resets()
+    a = world.accepts(A)
+    assert a.heard() == get()
+    a.says(answer(b"anew"))
+    assert client.heard() == answer(b"anew")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [get(method="POST"), get("/a", "Content-Length: 1", method="PUT", body=b"x"), get(method="PATCH")],
+)
+def test_never_two_servers_for_what_is_not_safe(make: Make, request_: bytes) -> None:
+    world = make()
+    client, dead = kept(world)
+    client.says(request_)
+    dead.resets()
+    assert world.called() == []
+    assert client.heard().startswith(b"HTTP/1.1 502")
+
+
+def test_no_repeat_once_the_answer_has_begun(make: Make) -> None:
+    world = make()
+    client, dead = kept(world)
+    client.says(get())
+    dead.says(b"HTTP/1.1 2")
+    dead.resets()
+    assert world.called() == []
+    assert client.heard().startswith(b"HTTP/1.1 502")
+
+
+def test_no_repeat_on_a_new_connection(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(get())
+    world.accepts(A).resets()
+    assert world.called() == []
+    assert client.heard().startswith(b"HTTP/1.1 502")
+
+
+def test_an_answer_cut_short_is_not_made_to_look_whole(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(get())
+    a = world.accepts(A)
+    a.says(answer(b"x" * 100)[:-1])
+    a.ends()
+    assert client.line.aborted
+
+
+def test_connect_failure_the_next_best_then_503_and_go_on(make: Make) -> None:
+    world = make(*RULES[:3], RULES[5])
+    client = world.client()
+    client.says(get("/both"))
+    world.refuses(A)
+    world.refuses(B)
+    heard = client.heard()
+    assert heard.startswith(b"HTTP/1.1 503")
+    assert b"Connection: close" not in heard
+    client.says(get("/nothing/matches"))
+    assert client.heard().startswith(b"HTTP/1.1 503")
+    client.says(get("/both"))
+    world.accepts(A).says(answer())
+    assert client.heard() == answer()
+
+
+def test_redirect(make: Make) -> None:
+    world = make(*RULES, f"redirect = {C}")
+    client = world.client()
+    client.says(get("/nothing/matches"))
+    world.accepts(C).says(answer(b"sorry"))
+    assert client.heard() == answer(b"sorry")
+
+
+def test_timeouts(make: Make) -> None:
+    world = make(settings="keepalive_timeout = 10 head_timeout = 3 response_timeout = 4")
+    silent = world.client()
+    slow = world.client()
+    slow.says(b"GET /a HT")
+    waiting = world.client()
+    waiting.says(get())
+    a = world.accepts(A)
+    world.passes(11)
+    assert slow.heard().startswith(b"HTTP/1.1 408")
+    assert waiting.heard().startswith(b"HTTP/1.1 504")
+    assert a.line.aborted
+    assert silent.line.disconnecting or silent.line.aborted or world.passes(5) is None
+    assert silent.line.disconnecting
+    assert silent.heard() == b""
+
+
+def test_idle_connections_are_kept_no_longer_than_keepalive_timeout(make: Make) -> None:
+    world = make(settings="keepalive_timeout = 10")
+    _, server = kept(world)
+    world.passes(9)
+    assert not server.line.disconnecting
+    world.passes(8)
+    assert server.line.disconnecting
+
+
+def test_no_more_idle_connections_than_pool_size(make: Make) -> None:
+    world = make(settings="pool_size = 1")
+    clients = [world.client(), world.client()]
+    servers = []
+    for client in clients:
+        client.says(get())
+        servers.append(world.accepts(A))
+    for server in servers:
+        server.says(answer())
+    assert [server.line.disconnecting for server in servers] == [False, True]
+
+
+def test_who_takes_no_more_holds_back_the_other(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(get("/a", "Content-Length: 100", method="POST", body=b"1"))
+    a = world.accepts(A)
+    a.fills_up()
+    assert not client.is_read()
+    a.takes_again()
+    assert client.is_read()
+    client.fills_up()
+    assert not a.is_read()
+    client.takes_again()
+    assert a.is_read()
+
+
+def test_a_full_client_does_not_stop_a_server_for_the_next(make: Make) -> None:
+    world = make()
+    full = world.client()
+    full.says(get())
+    a = world.accepts(A)
+    a.stream.dataReceived(answer(b"x" * 50)[:20])
+    full.fills_up()
+    a.stream.dataReceived(answer(b"x" * 50)[20:])  # what had been read already
+    other = world.client()
+    other.says(get())
+    assert world.called() == []
+    assert a.is_read()
+    a.says(answer(b"for the other"))
+    assert other.heard() == answer(b"for the other")
+
+
+def test_websocket(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(get("/a", "Connection: keep-alive, Upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: k"))
+    a = world.accepts(A)
+    asked = a.heard()
+    assert b"Connection: Upgrade\r\nUpgrade: websocket\r\n" in asked
+    switched = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+    a.says(switched + b"\x81\x02hi")
+    heard = client.heard()
+    assert heard.startswith(b"HTTP/1.1 101")
+    assert heard.endswith(b"\r\n\r\n\x81\x02hi")
+    client.says(b"\x81\x00GET /b HTTP/1.1\r\n\r\n")
+    assert a.heard() == b"\x81\x00GET /b HTTP/1.1\r\n\r\n"
+    client.ends()
+    assert a.line.ended
+    a.says(b"bye")
+    a.ends()
+    assert client.heard() == b"bye"
+    assert world.connection.state == life.CLOSED
+
+
+def test_h2c_is_not_passed_on(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(get("/a", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"))
+    assert world.accepts(A).heard() == get("/a")
+
+
+def test_a_client_that_leaves_takes_its_server_connection_along(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(get())
+    a = world.accepts(A)
+    client.resets()
+    assert a.line.aborted
+
+
+def test_a_client_that_has_sent_its_fin_still_gets_its_answers(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(get("/a") + get("/b"))
+    client.ends()
+    world.accepts(A).says(answer(b"1"))
+    world.accepts(B).says(answer(b"2"))
+    assert client.heard().startswith(answer(b"1"))
+    assert client.line.disconnecting
+
+
+def test_stop_ends_idle_clients_and_lets_the_others_finish(make: Make) -> None:
+    world = make()
+    idle, busy = world.client(), world.client()
+    busy.says(get())
+    a = world.accepts(A)
+    world.live.stop()
+    assert idle.line.disconnecting
+    a.says(answer())
+    assert b"Connection: close" in busy.heard()
+    assert busy.line.ended
+
+
+def test_an_edit_holds_for_the_next_request_of_a_connection(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(get("/a"))
+    a = world.accepts(A)
+    a.says(answer())
+    world.load(*RULES[:2], f"server = {B}", f'rule = pattern ".*" use server {B}')
+    client.says(get("/a"))
+    world.accepts(B).says(answer(b"b now"))
+    assert client.heard() == answer() + answer(b"b now")
+
+
+STREAM = [
+    get("/a/1"),
+    get("/b/2", "Content-Length: 5", method="POST", body=b"hello"),
+    get("/a/3", "Transfer-Encoding: chunked", method="PUT", body=b"3;e\r\nabc\r\nA\r\n0123456789\r\n0\r\nT: v\r\n\r\n"),
+    get("/b/4", "X: " + "y" * 50),
+    get("/a/5", method="HEAD"),
+]
+
+
+@settings(deadline=None, max_examples=60)
+@given(cuts=st.lists(st.integers(1, 400), max_size=30))
+def test_any_split_into_packets_gives_the_same_requests(cuts: list[int]) -> None:
+    whole = b"".join(STREAM)
+    places = sorted({0, *(cut for cut in cuts if cut < len(whole)), len(whole)})
+    world = World(*RULES)
+    client = world.client()
+    heard = {A: b"", B: b""}
+    servers: dict[str, Peer] = {}
+
+    def serve() -> None:
+        progress = True
+        while progress:
+            progress = False
+            for address in world.called():
+                servers[address] = world._peer(world.reactor.tcpClients[world._called - 1][2].buildProtocol(None))
+            for address, server in servers.items():
+                heard[address] += server.heard()
+                wanted = [request for request in STREAM if (request.split(b" ")[1][:2] == b"/a") == (address == A)]
+                served = done[address]
+                if served < len(wanted) and heard[address] == b"".join(wanted[: served + 1]):
+                    done[address] += 1
+                    server.says(answer(b"") if wanted[served].startswith(b"HEAD") else answer(b"ok"))
+                    progress = True
+
+    done = {A: 0, B: 0}
+    for start, end in pairwise(places):
+        client.says(whole[start:end])
+        serve()
+    assert done == {A: 3, B: 2}
+    client.resets()
+    world.close()
