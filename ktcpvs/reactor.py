@@ -1,9 +1,51 @@
 """The reactor plugin `uvloop`: Twisted's asyncio reactor on a uvloop event loop."""
 
+from __future__ import annotations
+
+import select
+from collections.abc import Callable
+from typing import Any
+
+import uvloop
+
+
+class PersistentLoop(uvloop.Loop):
+    """A uvloop whose readers stay registered after an error.
+
+    When a socket is reset, libuv stops polling it and calls its reader once (uv_poll_start(3), UV_EBADF). If data was
+    still waiting then, that call reads the data, and nobody would ever hear of the reset. So after each call the socket
+    is asked for errors, and a reader whose socket has one is registered anew.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._registered: dict[int, Callable[[], None]] = {}
+
+    def add_reader(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
+        """As asyncio.loop.add_reader."""
+        number = fd if isinstance(fd, int) else fd.fileno()
+        errors = select.poll()
+        errors.register(number, 0)  # no events: errors and hang-ups are always told
+
+        def ready() -> None:
+            callback(*args)
+            if self._registered.get(number) is ready and errors.poll(0):
+                remove_reader(number)
+                add_reader(number, ready)
+
+        add_reader, remove_reader = super().add_reader, super().remove_reader
+        self._registered[number] = ready
+        add_reader(number, ready)
+
+    def remove_reader(self, fd: Any) -> None:  # type: ignore[override]
+        """As asyncio.loop.remove_reader."""
+        number = fd if isinstance(fd, int) else fd.fileno()
+        self._registered.pop(number, None)
+        return super().remove_reader(number)
+
 
 def install() -> None:
     """Make it this process' reactor; twistd calls this for `--reactor=uvloop`."""
-    import uvloop
     from twisted.internet import asyncioreactor
 
-    asyncioreactor.install(uvloop.new_event_loop())
+    asyncioreactor.install(PersistentLoop())

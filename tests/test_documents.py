@@ -110,7 +110,11 @@ def test_every_picture_is_shown() -> None:
 
 def test_the_make_targets_of_the_readme_exist() -> None:
     targets = set(re.findall(r"^([\w-]+):", text_of("Makefile"), re.MULTILINE))
-    named = set(re.findall(r"\bmake ([a-z]+)\b", "\n".join(re.findall(r"`make [^`]*`|^    make .*$", text_of("README.md"), re.M))))
+    named = set(
+        re.findall(
+            r"\bmake ([a-z]+)\b", "\n".join(re.findall(r"`make [^`]*`|^    make .*$", text_of("README.md"), re.M))
+        )
+    )
     assert {"demo", "test"} <= named <= targets
 
 
@@ -233,7 +237,9 @@ def test_the_schedulers_of_the_document_provide_their_interfaces() -> None:
     programs = blocks("docs/schedulers.md", "python")
     for program in [programs[0], *programs[2:]]:
         exec(program, names)
-    factories = [value for value in names.values() if isinstance(value, type) and ISchedulerFactory.implementedBy(value)]
+    factories = [
+        value for value in names.values() if isinstance(value, type) and ISchedulerFactory.implementedBy(value)
+    ]
     assert {"Random", "Sticky", "Canary"} <= {factory.__name__ for factory in factories}
     for factory in factories:
         verifyObject(ISchedulerFactory, factory())
@@ -242,7 +248,7 @@ def test_the_schedulers_of_the_document_provide_their_interfaces() -> None:
 
 def test_every_built_in_scheduler_is_described_and_asked_when_the_table_says() -> None:
     section = text_of("docs/schedulers.md").split("## The built-in schedulers")[1].split("\n## ")[0]
-    units = {"CONNECTION": "per connection", "FIRST_REQUEST": "first request"}
+    units = {"CONNECTION": "per connection", "FIRST_REQUEST": "first request", "EACH_REQUEST": "each request"}
     known = find_schedulers().known
     rows = re.findall(r"^\| `(\w+)` \| ([\w ]+) \|", section, re.MULTILINE)
     assert sorted(rows) == [(name, units[known[name].unit]) for name in built_in()]
@@ -298,7 +304,7 @@ NOTICE = re.compile(r"^(\S*: line \d+: +\d+ |\[\d+\]. +)(Killed|Terminated|Done)
 """What bash says of its jobs."""
 
 WAITS = {
-    "python3 -m http": "for try in {{1..200}}; do (: < /dev/tcp/127.0.0.1/{port}) 2>/dev/null && break; sleep 0.1; done",
+    "python3 -m http": "for try in {{1..200}}; do (: </dev/tcp/127.0.0.1/{port}) 2>/dev/null && break; sleep 0.1; done",
     "ktcpvs --control": "for try in {{1..100}}; do tcpvsadm >/dev/null 2>&1 && break; sleep 0.1; done",
     "kill ": "wait $switch 2>/dev/null",
 }

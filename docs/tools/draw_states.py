@@ -1,5 +1,5 @@
-"""Draws what docs/architecture.md shows of the code: the states of a connection, by ktcpvs.model.connection.TABLE, and
-the files, each with the first sentence of its docstring.
+"""Draws what docs/architecture.md shows of the code: the states of ktcpvs.model.connection and
+ktcpvs.model.exchange, and the files, each with the first sentence of its docstring.
 
 `draw_states.py` writes what stands between the marks; `draw_states.py --check` ends with 1 if that is out of date.
 """
@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 
-from ktcpvs.model.connection import OPENING, TABLE
+from ktcpvs.model import connection, exchange
 
 ROOT = Path(__file__).parent.parent.parent
 DOCUMENT = ROOT / "docs" / "architecture.md"
@@ -21,19 +21,22 @@ END = "<!-- {} drawn by docs/tools/draw_states.py: end -->\n"
 
 # The states.
 
+Table = dict[str, dict[str, str]]
 
-def everywhere() -> dict[str, str]:
+
+def everywhere(states: Table) -> dict[str, str]:
     """Event -> state, of the events that lead to the same state from every state that has an end."""
-    rows = [row for row in TABLE.values() if row]
+    rows = [row for row in states.values() if row]
     return {event: after for event, after in rows[0].items() if all(row.get(event) == after for row in rows)}
 
 
-def edges() -> dict[tuple[str, str], list[str]]:
+def edges(states: Table) -> dict[tuple[str, str], list[str]]:
     """(state, next state) -> events, without those that stand in every state."""
     found: dict[tuple[str, str], list[str]] = {}
-    for before, row in TABLE.items():
+    common = everywhere(states)
+    for before, row in states.items():
         for event, after in row.items():
-            if event not in everywhere():
+            if event not in common:
                 found.setdefault((before, after), []).append(event)
     return found
 
@@ -43,30 +46,29 @@ def name(state: str) -> str:
     return state.replace(" ", "_")
 
 
-def picture() -> str:
+def picture(states: Table, opening: dict[str, str]) -> str:
+    """The states as a mermaid diagram. opening: what begins -> the state in which it begins."""
     lines = ["```mermaid", "stateDiagram-v2"]
-    lines += [f'    state "{state}" as {name(state)}' for state in TABLE if " " in state]
-    lines += [f"    [*] --> {name(state)}: {unit}" for unit, state in OPENING.items()]
-    lines += [f"    {name(before)} --> {name(after)}: {', '.join(events)}" for (before, after), events in edges().items()]
-    lines += [f"    {name(state)} --> [*]" for state, row in TABLE.items() if not row]
+    lines += [f'    state "{state}" as {name(state)}' for state in states if " " in state]
+    lines += [f"    [*] --> {name(state)}: {unit}" for unit, state in opening.items()]
+    lines += [f"    {name(a)} --> {name(b)}: {' / '.join(events)}" for (a, b), events in edges(states).items()]
+    lines += [f"    {name(state)} --> [*]" for state, row in states.items() if not row]
     return "\n".join([*lines, "```"])
 
 
-def common() -> str:
-    events = " and ".join(f"*{event}*" for event in everywhere())
-    (after,) = set(everywhere().values())
-    return f"Not drawn: {events} lead from every state to *{after}*."
-
-
-def table() -> str:
-    lines = ["| state | event | next state |", "|---|---|---|"]
-    for before, row in TABLE.items():
-        lines += [f"| {before} | {event} | {after} |" for event, after in row.items()]
+def table(states: Table) -> str:
+    lines = ["| state | events | next state |", "|---|---|---|"]
+    lines += [f"| {before} | {' / '.join(events)} | {after} |" for (before, after), events in edges(states).items()]
+    lines += [f"| every one | {event} | {after} |" for event, after in everywhere(states).items()]
     return "\n".join(lines)
 
 
 def states() -> str:
-    return f"{picture()}\n\n{common()}\n\n{table()}"
+    return f"{picture(connection.TABLE, connection.OPENING)}\n\n{table(connection.TABLE)}"
+
+
+def request_states() -> str:
+    return f"{picture(exchange.TABLE, {'EACH_REQUEST': exchange.IDLE})}\n\n{table(exchange.TABLE)}"
 
 
 # The files.
@@ -89,7 +91,7 @@ def files() -> str:
 
 def drawn(text: str) -> str:
     """`text` with everything drawn anew. Raises ValueError when a mark is missing."""
-    for what, draw in (("states", states), ("files", files)):
+    for what, draw in (("states", states), ("request states", request_states), ("files", files)):
         begin, end = BEGIN.format(what), END.format(what)
         before, mark, rest = text.partition(begin)
         _, other, after = rest.partition(end)

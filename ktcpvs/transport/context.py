@@ -10,19 +10,20 @@ from ktcpvs.system.log import EventLog
 from ktcpvs.transport.wheel import Wheel
 
 SPARE_DESCRIPTORS = 64
-"""Descriptors kept for everything but connections: listeners, control, log, files, name look-ups."""
+"""Descriptors kept for everything but connections and listeners: control, log, files, name look-ups."""
 
 
 class Descriptors:
     """How many connections the descriptor limit allows; each takes one for the client and one for its server.
 
-    limit: of descriptors for connections. A listener that finds none free waits in `waiting`; all who wait
-    are woken when one comes free.
+    limit: of descriptors for connections and listeners. listening: how many listeners have. A listener that finds
+    none free waits in `waiting`; all who wait are woken when one comes free.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
+        self.listening = 0
         self.waiting: set[Any] = set()
 
     @classmethod
@@ -33,9 +34,14 @@ class Descriptors:
             soft = 1 << 30
         return cls(max(soft - SPARE_DESCRIPTORS, 2))
 
+    @property
+    def are_free(self) -> bool:
+        """True when a new connection can have its two. One connection always can, however many listeners there are."""
+        return self.used + 2 <= max(self.limit - self.listening, 2)
+
     def take(self) -> bool:
         """Two descriptors for a new connection; False when there are none."""
-        if self.used + 2 > self.limit:
+        if not self.are_free:
             return False
         self.used += 2
         return True

@@ -49,6 +49,7 @@ class Listener:
         self._exhausted = False
         self._again: Any = None
         self.closed = False
+        context.descriptors.listening += 1
 
     def start(self) -> None:
         self.resume()
@@ -72,6 +73,7 @@ class Listener:
             self.pause()
             self.closed = True
             self._context.descriptors.waiting.discard(self)
+            self._context.descriptors.listening -= 1
             if self._again is not None and self._again.active():
                 self._again.cancel()
             close_listener(self.socket)

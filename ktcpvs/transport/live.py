@@ -185,7 +185,7 @@ class LiveService:
         if most and len(self.connections) >= most:
             return False
         descriptors = self.context.descriptors
-        if descriptors.used + 2 > descriptors.limit:
+        if not descriptors.are_free:
             if listener is not None:
                 descriptors.waiting.add(listener)
             return False

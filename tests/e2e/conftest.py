@@ -51,6 +51,23 @@ def daemon(make_daemon: Callable[..., Daemon]) -> Daemon:
     return daemon
 
 
+@pytest.fixture(scope="module")
+def lasting_reactor() -> str:
+    """The reactor of `lasting_daemon`; test files that run with several override this."""
+    return "uvloop"
+
+
+@pytest.fixture(scope="module")
+def lasting_daemon(
+    control_thread: ControlThread, tmp_path_factory: pytest.TempPathFactory, lasting_reactor: str
+) -> Iterator[Daemon]:
+    """One daemon for a whole file. Such a file's `daemon` is this one, cleared after each test."""
+    daemon = Daemon(control_thread, tmp_path_factory.mktemp("daemon"), reactor=lasting_reactor)
+    daemon.start()
+    yield daemon
+    daemon.finish()
+
+
 @pytest.fixture
 def stack() -> Iterator[contextlib.ExitStack]:
     """What is entered here is left when the test ends, before the daemon ends."""

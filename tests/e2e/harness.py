@@ -185,7 +185,7 @@ class Daemon:
         assert code is None, f"the daemon has ended with {code}: {self.log()}"
         self.signal(signal.SIGTERM)
         try:
-            code = self.process.wait(0.5)
+            code = self.process.wait(3)
         except subprocess.TimeoutExpired:
             self.signal(signal.SIGTERM)  # connections still drain: do not wait for them
             try:
@@ -195,6 +195,15 @@ class Daemon:
                 self.process.wait()
         assert code == 0, f"the daemon ended with {code}: {self.log()}"
         self._check_log()
+
+    def clear(self) -> None:
+        """Between two tests of this daemon: it must be alive and have nothing to complain of; then empty its table."""
+        assert self.is_alive, self.log()
+        self._check_log()
+        self.set(drain_timeout=0)
+        self.call("stop")
+        self.call("load", "")
+        self.wait_until_empty()
 
     def _check_log(self) -> None:
         # At its very end, "sys:1", an interpreter complains of what an ending process need not close.

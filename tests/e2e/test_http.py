@@ -28,9 +28,15 @@ pytestmark = pytest.mark.e2e
 GET = b"GET /images/a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 
-@pytest.fixture(params=["uvloop", "epoll"])
-def reactor(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(scope="module", params=["uvloop", "epoll"])
+def lasting_reactor(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+@pytest.fixture
+def daemon(lasting_daemon: Daemon) -> Iterator[Daemon]:
+    yield lasting_daemon
+    lasting_daemon.clear()
 
 
 @pytest.fixture

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from servers import LOOPBACK, SocketServer, dial, echo, free_port, read_exactly, wait_for
@@ -129,6 +131,34 @@ def test_services_share_the_descriptors(
     assert read_exactly(late, 1) == b"?"
     for client in greedy:
         client.close()
+
+
+def test_listeners_need_descriptors_too(
+    make_daemon: Callable[..., Daemon], serve: Serve, stack: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    """Many services leave fewer descriptors for connections: clients wait all the same and are not turned away."""
+    daemon = make_daemon(descriptors=LIMIT)
+    daemon.start()
+    server = serve(echo)
+    blocks = (
+        f"Virtual s{number} {{ listen = unix:{tmp_path}/{number} scheduler = wlc server = {server.address} }}\n"
+        for number in range(LIMIT // 2 - 10)
+    )
+    daemon.call("load", "".join(blocks))
+    daemon.call("start")
+    clients = [stack.enter_context(dial(f"{tmp_path}/{number % 10}")) for number in range(LIMIT)]
+    for client in clients:
+        client.sendall(b"?")
+    wait_for(lambda: server.accepted > 0)
+    assert daemon.adm("--list").returncode == 0
+    while clients:
+        answered, _, _ = select.select(clients, [], [], 10)
+        assert answered, f"{len(clients)} clients are not served"
+        for client in answered:  # each that leaves makes room for another
+            assert read_exactly(client, 1) == b"?"
+            client.close()
+            clients.remove(client)
+    daemon.wait_until_empty()
 
 
 def test_an_unconnectable_server_does_not_eat_descriptors(daemon: Daemon) -> None:

@@ -31,6 +31,12 @@ pytestmark = pytest.mark.e2e
 Serve = Callable[..., SocketServer]
 
 
+@pytest.fixture
+def daemon(lasting_daemon: Daemon) -> Iterator[Daemon]:
+    yield lasting_daemon
+    lasting_daemon.clear()
+
+
 def run(*command: str) -> str:
     done = subprocess.run([program(command[0]), *command[1:]], capture_output=True, text=True, timeout=20)
     assert done.returncode == 0, done.stderr
