@@ -21,10 +21,11 @@ demo: $(VENV)/ready
 	@$(BIN)/python docs/tools/demo.py $(if $(ONESHOT),--oneshot)
 
 TESTS ?= tests
+JOBS ?= 4
 
 test: $(VENV)/ready
 	@docs/tools/debian-packages nginx=nginx-light redis-server redis-cli=redis-tools postgres=postgresql curl zsh mandoc
-	@$(BIN)/python -m pytest $(TESTS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(TESTS)
 
 lint: $(VENV)/ready
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

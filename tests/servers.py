@@ -44,7 +44,8 @@ def wait_for(condition: Callable[[], Any], what: str = "", timeout: float = 10.0
     return value
 
 
-_ports = iter(random.Random(os.getpid()).sample(range(20000, 32000), 12000))
+_worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 8
+_ports = iter(random.Random(os.getpid()).sample(range(20000 + 1500 * _worker, 21500 + 1500 * _worker), 1500))
 
 
 def free_port(host: str = LOOPBACK) -> int:

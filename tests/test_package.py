@@ -15,6 +15,8 @@ ROOT = Path(__file__).parent.parent
 
 Run = Callable[..., str]
 
+pytestmark = pytest.mark.xdist_group("package")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:

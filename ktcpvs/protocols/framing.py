@@ -15,8 +15,8 @@ TRAILER_BYTES = 16384
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 
-# In a line that announces a chunk white space stands within quotes only. RFC 9112, section 7.1.1, has readers bear
-# with it around `;` and `=`, and some bear with it before the line end: where readers differ, two of them could see different
+# In a line that announces a chunk white space stands within quotes only. RFC 9112, section 7.1.1, has readers bear with
+# it around `;` and `=`, and some bear with it before the line end: where readers differ, two of them could see other
 # chunks, and no sender of today writes it. Refused.
 _QUOTED = rb"\"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+\""
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15}+)(?:;%b(?:=(?:%b|%b))?)*+\r\n" % (_TOKEN, _TOKEN, _QUOTED))

@@ -34,6 +34,9 @@ class Connection:
     choice: who serves, once that is known. relay: from the moment on when both sides are joined.
     """
 
+    descriptors = 2
+    """How many descriptors it counts for: its server's is taken with it."""
+
     __slots__ = (
         "_calling",
         "_reader",
@@ -215,7 +218,8 @@ class Connection:
     def _choose(self) -> None:
         service = self.service
         choice = None
-        if len(self.request.tried) < self.context.settings.connect_tries:
+        readable = self.unit == PER_CONNECTION or self.request.path is not None
+        if readable and len(self.request.tried) < self.context.settings.connect_tries:
             try:
                 choice = service.choose(self.request)
             except Exception:
@@ -364,3 +368,4 @@ class Connection:
                 self.lease.destination.bytes_in += bytes_in
                 self.lease.destination.bytes_out += bytes_out
         self.service.ended(self)
+        self.relay = self.server = None

@@ -14,7 +14,7 @@ SPARE_DESCRIPTORS = 64
 
 
 class Descriptors:
-    """How many connections the descriptor limit allows; each takes one for the client and one for its server.
+    """How many connections the descriptor limit allows; each side of a connection takes one.
 
     limit: of descriptors for connections and listeners. listening: how many listeners have. A listener that finds
     none free waits in `waiting`; all who wait are woken when one comes free.
@@ -39,16 +39,13 @@ class Descriptors:
         """True when a new connection can have its two. One connection always can, however many listeners there are."""
         return self.used + 2 <= max(self.limit - self.listening, 2)
 
-    def take(self) -> bool:
-        """Two descriptors for a new connection; False when there are none."""
-        if not self.are_free:
-            return False
-        self.used += 2
-        return True
+    def take(self, count: int) -> None:
+        """`count` more are in use."""
+        self.used += count
 
-    def give(self) -> None:
-        """A connection has ended."""
-        self.used -= 2
+    def give(self, count: int) -> None:
+        """`count` are free again."""
+        self.used -= count
         if self.waiting:
             waiting, self.waiting = self.waiting, set()
             for listener in waiting:

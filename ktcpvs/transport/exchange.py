@@ -70,7 +70,7 @@ class Exchange(HTTPClient):
 
     def _connected(self, _: Stream, stream: ServerStream) -> None:
         self._calling = None
-        self.service.pool.open += 1
+        self.service.pool.opened()
         if self.state == life.CLOSED:
             stream.reset()
             self._settle()
@@ -126,7 +126,15 @@ class Exchange(HTTPClient):
         if answer is None:
             self._answer_head(data)
             return
-        self._answer_body(answer, data)
+        try:
+            taken = answer.frame.feed(data)
+        except BadFrame as bad:
+            self.context.log.event(
+                levels.NON_FATAL, "service {ident}: a server's answer: {why}", ident=self.service.ident, why=bad
+            )
+            self.expire(life.RESET)
+            return
+        self._pass_on(answer, data, taken)
 
     def _answer_head(self, data: bytes) -> None:
         assert self._message is not None
@@ -146,13 +154,18 @@ class Exchange(HTTPClient):
         if answer.status < 200:
             self._interim(answer, rest)
             return
+        try:
+            taken = answer.frame.feed(rest)
+        except BadFrame as bad:
+            self._fail(502, f"the server's answer: {bad}")
+            return
         self._out = b""
         self._happened(life.ANSWER)
         self._answer = answer
         if answer.until_close:
             self._last = True
         closing = b"Connection: close\r\n\r\n" if self._last else b"\r\n"
-        self._answer_body(answer, rest, answer.head + closing)
+        self._pass_on(answer, rest, taken, answer.head + closing)
 
     def _interim(self, answer: messages.Response, rest: bytes) -> None:
         message = self._message
@@ -168,20 +181,8 @@ class Exchange(HTTPClient):
         if rest:
             self._answer_head(rest)
 
-    def _answer_body(self, answer: messages.Response, data: bytes, head: bytes = b"") -> None:
-        try:
-            taken = answer.frame.feed(data)
-        except BadFrame as bad:
-            self.context.log.event(
-                levels.NON_FATAL, "service {ident}: a server's answer: {why}", ident=self.service.ident, why=bad
-            )
-            if head:
-                self._answer = None
-                self.state = life.WAITING
-                self._fail(502, f"the server's answer: {bad}")
-            else:
-                self.expire(life.RESET)
-            return
+    def _pass_on(self, answer: messages.Response, data: bytes, taken: int, head: bytes = b"") -> None:
+        """What the server sent goes to the client: `taken` bytes of `data` are the answer's."""
         extra = taken < len(data)
         out = head + (data[:taken] if extra else data)
         if out:
@@ -295,7 +296,7 @@ class Exchange(HTTPClient):
             self.server.close()
 
     def _relay_server_lost(self, clean: bool) -> None:
-        self.service.pool.open -= 1
+        self.service.pool.closed()
         if self.state != life.CLOSED:
             self._happened(life.RESET)
         if clean:

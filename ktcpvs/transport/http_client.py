@@ -41,6 +41,9 @@ class HTTPClient(ABC):
     choice: who serves, or served last.
     """
 
+    descriptors = 1
+    """How many descriptors it counts for: those of server connections are counted by the pool."""
+
     __slots__ = (
         "_again", "_answer", "_body", "_calling", "_full", "_held", "_last", "_message", "_no_more", "_out", "_pending",
         "_reader",
@@ -386,6 +389,8 @@ class HTTPClient(ABC):
                 return
         elif state == life.WAITING and self._body is None and waited >= settings.response_timeout:
             self._fail(504, f"the server did not answer within {settings.response_timeout} seconds")
+        elif settings.read_timeout and waited > settings.read_timeout and state == life.WAITING:
+            self._fail(408, f"the request's body did not come within {settings.read_timeout} seconds")
         elif settings.read_timeout and waited > settings.read_timeout and state in (life.ANSWERING, life.SWITCHED):
             self.expire(life.READ_TIMEOUT)
             return

@@ -186,6 +186,7 @@ class LiveService:
             return False
         descriptors = self.context.descriptors
         if not descriptors.are_free:
+            self.pool.close()  # idle connections to servers are the first to go
             if listener is not None:
                 descriptors.waiting.add(listener)
             return False
@@ -200,7 +201,7 @@ class LiveService:
             except OSError:
                 return  # gone before we looked
             connection = (Exchange if self.unit == EACH_REQUEST else Connection)(self, name, host)
-            self.context.descriptors.take()
+            self.context.descriptors.take(connection.descriptors)
             self.connections.add(connection)
             self.total += 1
             if self.context.log.level >= levels.CONNECTION:
@@ -252,7 +253,7 @@ class LiveService:
                 bytes_in=bytes_in,
                 bytes_out=bytes_out,
             )
-        self.context.descriptors.give()
+        self.context.descriptors.give(connection.descriptors)
         if self.listener is not None:
             self.listener.resume()
         elif self._drain is not None and not self.connections:

@@ -53,7 +53,7 @@ class ServerStream(Stream):
             self.exchange.server_ended()
 
     def _gone(self, clean: bool) -> None:
-        self.pool.open -= 1
+        self.pool.closed()
         exchange, self.exchange = self.exchange, None
         if exchange is None:
             self.pool.forget(self)
@@ -82,6 +82,16 @@ class Pool:
         self._idle: dict[Destination, list[ServerStream]] = {}
         self._sweeping = False
         self.open = 0
+
+    def opened(self) -> None:
+        """One more connection is open."""
+        self.open += 1
+        self._context.descriptors.take(1)
+
+    def closed(self) -> None:
+        """One of them is closed."""
+        self.open -= 1
+        self._context.descriptors.give(1)
 
     def take(self, destination: Destination) -> ServerStream | None:
         """An idle connection to `destination`; None when there is none."""

@@ -58,6 +58,9 @@ class Stream(Protocol):
         lost, self.lost, self.ended = self.lost, nothing, nothing
         self.dataReceived = nothing
         lost(reason.check(ConnectionDone) is not None)
+        # Nothing of a connection may hold on to the rest of it: memory comes back now, not when cycles are sought.
+        self.transport = None
+        self.made = nothing
 
     # What an owner does with it.
 

@@ -402,3 +402,34 @@ def test_it_goes_on_relaying_when_clients_come_and_go_at_every_moment(
         client.close()
     daemon.wait_until_empty()
     assert daemon.stats("service1")["stats"]["total"] > 200  # who was reset before we looked does not count
+
+
+def test_resets_in_full_flow(daemon: Daemon, relayed: Callable[..., Where]) -> None:
+    """Clients are reset while bytes wait in both directions: read and write are wanted at that moment."""
+
+    def pour_and_sink(sock: socket.socket) -> None:
+        pouring = threading.Thread(target=pour, args=(sock,))
+        pouring.start()
+        try:
+            sink(sock)
+        finally:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+            pouring.join(10)
+
+    def pour(sock: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                sock.sendall(b"p" * 65536)
+
+    where = relayed(pour_and_sink)
+    chance = random.Random(7)
+    for _ in range(10):
+        clients = [dial(where) for _ in range(10)]
+        for client in clients:
+            client.settimeout(0.02)
+            with contextlib.suppress(TimeoutError):
+                while chance.random() < 0.95:
+                    client.sendall(b"c" * chance.choice((100, 100_000)))
+            reset(client)
+    daemon.wait_until_empty()
