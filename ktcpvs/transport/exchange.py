@@ -21,6 +21,8 @@ from ktcpvs.transport.pool import ServerStream
 from ktcpvs.transport.relay.copy import CopyRelay
 from ktcpvs.transport.stream import Stream
 
+UNANSWERED = "the server closed the connection before it answered"
+
 
 class Exchange(HTTPClient):
     """One client connection; its current request and the answer to it."""
@@ -42,7 +44,10 @@ class Exchange(HTTPClient):
         if choice is None and service.redirect is not None and service.redirect not in self.request.tried:
             choice = Choice(service.redirect, "redirect, since no server was found")
         if choice is None:
-            self._fail(503, "no server answered" if self.request.tried else "no server for this request")
+            if self._again:
+                self._fail(502, UNANSWERED)
+            else:
+                self._fail(503, "no server answered" if self.request.tried else "no server for this request")
             return
         self.choice = choice
         if self.context.log.level >= levels.SCHEDULING:
@@ -107,17 +112,17 @@ class Exchange(HTTPClient):
         self.lease.made()
         self.bytes_in += len(self._out)
         server.transport.write(self._out)
-        if not self._may_repeat(server):
+        if not self._may_repeat():
             self._out = b""
         self._hold(4, False)
         if self._full:
             server.pause()
 
-    def _may_repeat(self, server: ServerStream) -> bool:
-        """May the request go to another connection if this one dies now? Never two servers for a POST."""
+    def _may_repeat(self) -> bool:
+        """May the request go on another connection if this one dies before any answer? Never two servers for a POST."""
         message = self._message
         assert message is not None
-        return server.used and not self._again and message.length == 0 and message.method in messages.IDEMPOTENT
+        return message.length == 0 and message.method in messages.IDEMPOTENT
 
     def server_data(self, data: bytes) -> None:
         """What the server sends."""
@@ -247,11 +252,10 @@ class Exchange(HTTPClient):
             server.exchange = None
             server.close()
         if self.state == life.WAITING:
-            if self._out and not self._received and server is not None and self._may_repeat(server):
-                self._again = True
-                self._repeat(server.destination)
+            if self._out and not self._received and server is not None:
+                self._repeat(server)
             else:
-                self._fail(502, "the server closed the connection before it answered")
+                self._fail(502, UNANSWERED)
         elif self.state == life.ANSWERING:
             answer = self._answer
             if answer is not None and answer.until_close and clean:
@@ -265,10 +269,22 @@ class Exchange(HTTPClient):
         elif self.state == life.CLOSED:
             self._maybe_over()
 
-    def _repeat(self, destination: Destination) -> None:
-        """A kept connection was dead: the same request, on a new connection to the same server."""
+    def _repeat(self, dead: ServerStream) -> None:
+        """The same request again.
+
+        A kept connection may just have been old, so its server is called anew; that a new one dies is its server's
+        fault, so the next best serves.
+        """
         self._happened(life.AGAIN)
-        self._call(destination)
+        if dead.used and not self._again:
+            self._again = True
+            self._call(dead.destination)
+            return
+        self._again = True
+        self.request.tried.add(dead.destination)
+        if self.lease is not None:
+            self.lease.end(failed=True)
+        self._choose()
 
     def _upgrade(self, answer: messages.Response, rest: bytes) -> None:
         """From now on bytes go both ways, whatever they are."""

@@ -30,7 +30,7 @@ RETRY = 1.0
 @implementer(IReadDescriptor)
 class Listener:
     """name: of its service, for the log. admit: asked before each client whether there is room for one.
-    accepted: gets each client's socket."""
+    accepted: gets each client's socket and its peer's address."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Listener:
         name: str,
         sock: socket.socket,
         admit: Callable[[], bool],
-        accepted: Callable[[socket.socket], object],
+        accepted: Callable[[socket.socket, Any], object],
     ) -> None:
         self._context = context
         self._name = name
@@ -90,7 +90,8 @@ class Listener:
                 self.pause()
                 return
             try:
-                client, _ = self.socket.accept()
+                client, peer = self.socket.accept()
+                client.setblocking(False)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
@@ -99,7 +100,7 @@ class Listener:
                     return
                 continue  # this client went away while it waited
             self._exhausted = False
-            self._accepted(client)
+            self._accepted(client, peer)
 
     def _rest(self, error: OSError) -> None:
         if not self._exhausted:

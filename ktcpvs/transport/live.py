@@ -6,9 +6,6 @@ import socket
 from collections.abc import Iterable
 from typing import Any
 
-from twisted.internet.interfaces import IAddress
-from twisted.internet.protocol import Factory
-
 from ktcpvs.interfaces import CONNECTION, EACH_REQUEST
 from ktcpvs.model.address import Address
 from ktcpvs.model.destination import Destination
@@ -21,24 +18,12 @@ from ktcpvs.transport.exchange import Exchange
 from ktcpvs.transport.http_client import HTTPClient
 from ktcpvs.transport.listener import Listener
 from ktcpvs.transport.pool import Pool
-from ktcpvs.transport.stream import Stream
+from ktcpvs.transport.stream import carry
 from ktcpvs.transport.wheel import Timer
 
 
 class BadChoice(Exception):
     """A scheduler answered with something that is no destination of its service."""
-
-
-class _Adopting(Factory):
-    """Gives an accepted socket the stream that waits for it."""
-
-    noisy = False
-
-    def __init__(self) -> None:
-        self.stream: Stream | None = None
-
-    def buildProtocol(self, addr: IAddress | None) -> Stream | None:  # type: ignore[override]
-        return self.stream
 
 
 class LiveService:
@@ -65,7 +50,6 @@ class LiveService:
         self.ended_in = 0
         self.ended_out = 0
         self._usable: frozenset[Destination] = frozenset()
-        self._adopting = _Adopting()
         self._drain: Timer | None = None
 
     @property
@@ -192,34 +176,23 @@ class LiveService:
             return False
         return True
 
-    def _accepted(self, sock: socket.socket) -> None:
+    def _accepted(self, sock: socket.socket, peer: Any) -> None:
         """One client; whatever goes wrong costs only this one."""
-        with sock:
-            try:
-                sock.setblocking(False)
-                name, host = _client_name(sock)
-            except OSError:
-                return  # gone before we looked
-            connection = (Exchange if self.unit == EACH_REQUEST else Connection)(self, name, host)
-            self.context.descriptors.take(connection.descriptors)
-            self.connections.add(connection)
-            self.total += 1
-            if self.context.log.level >= levels.CONNECTION:
-                self.context.log.event(
-                    levels.CONNECTION, "{client} connected to {ident}", client=name, ident=self.ident
-                )
-            try:
-                self._adopting.stream = connection.client
-                self.context.reactor.adoptStreamConnection(sock.fileno(), sock.family, self._adopting)
-            except OSError as error:
-                self.context.log.event(
-                    levels.NON_FATAL, "service {ident}: {client} lost: {why}", ident=self.ident, client=name, why=error
-                )
-            except Exception:
-                self.context.log.failure("service {ident}: {client} lost", ident=self.ident, client=name)
-                connection.client.reset()
-            if not connection.client.is_open:
-                self.ended(connection)
+        name, host = _client_name(peer)
+        connection = (Exchange if self.unit == EACH_REQUEST else Connection)(self, name, host)
+        self.context.descriptors.take(connection.descriptors)
+        self.connections.add(connection)
+        self.total += 1
+        if self.context.log.level >= levels.CONNECTION:
+            self.context.log.event(levels.CONNECTION, "{client} connected to {ident}", client=name, ident=self.ident)
+        try:
+            carry(self.context.reactor, sock, peer, connection.client)
+        except Exception:
+            self.context.log.failure("service {ident}: {client} lost", ident=self.ident, client=name)
+            connection.client.reset()
+        if not connection.client.is_open:
+            sock.close()
+            self.ended(connection)
 
     def choose(self, request: Request) -> Choice | None:
         """The scheduler's choice, checked. Raises what the scheduler raises, or BadChoice."""
@@ -261,9 +234,9 @@ class LiveService:
             self._drain = None
 
 
-def _client_name(sock: socket.socket) -> tuple[str, str]:
-    """(address with port, host) of the socket's peer, as text."""
-    if sock.family == socket.AF_UNIX:
+def _client_name(peer: Any) -> tuple[str, str]:
+    """(address with port, host) of a socket's peer, as text; a unix socket's peer has no address."""
+    if not isinstance(peer, tuple):
         return "unix", ""
-    host, port = sock.getpeername()[:2]
+    host, port = peer[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}", host

@@ -12,6 +12,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet import tcp, unix
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol
@@ -23,6 +24,17 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 def nothing(*_: Any) -> None:
     """What an owner sets who does not want to hear of something."""
+
+
+def carry(reactor: Any, sock: socket.socket, peer: Any, stream: Stream) -> None:
+    """From now on `stream` speaks over an accepted, non-blocking socket. peer: its address, as accept() gave it.
+
+    What reactor.adoptStreamConnection does, without a second descriptor and without asking for the address again, which
+    fails for a client that has gone already.
+    """
+    kind = unix.Server if sock.family == socket.AF_UNIX else tcp.Server
+    no_port: Any = None  # Twisted wants its Port only for the log
+    stream.makeConnection(kind(sock, stream, peer, no_port, sock.fileno(), reactor))  # type: ignore[no-untyped-call]
 
 
 @implementer(IHalfCloseableProtocol)

@@ -220,14 +220,14 @@ def test_a_service_that_starts_again_keeps_what_still_drains(
     daemon: Daemon, serve: Serve, stack: contextlib.ExitStack
 ) -> None:
     server, port = serve(echo), free_port()
-    daemon.set(drain_timeout=1)
+    daemon.set(drain_timeout=0)
     daemon.service("s", port, server.address)
     client = stack.enter_context(dial((LOOPBACK, port)))
     assert echoes(client)
     daemon.call("stop", "s")
     daemon.call("start", "s")
     with dial((LOOPBACK, port)) as late:
-        until = time.monotonic() + 3
+        until = time.monotonic() + 2.3
         while time.monotonic() < until:
             assert echoes(client)
             assert echoes(late)
@@ -260,14 +260,14 @@ def test_a_deleted_server_that_comes_back_keeps_its_connections(
     daemon: Daemon, serve: Serve, stack: contextlib.ExitStack
 ) -> None:
     server, port = serve(echo), free_port()
-    daemon.set(drain_timeout=1)
+    daemon.set(drain_timeout=0)
     daemon.service("s", port, server.address)
     client = stack.enter_context(dial((LOOPBACK, port)))
     assert echoes(client)
     daemon.call("delete_server", "s", server.address)
     daemon.call("add_server", "s", server.address)
     assert daemon.stats("s")["servers"][0]["stats"]["active"] == 1
-    until = time.monotonic() + 3
+    until = time.monotonic() + 2.3
     while time.monotonic() < until:
         assert echoes(client)
         time.sleep(0.05)

@@ -37,7 +37,7 @@ def test_every_state_is_reached_from_an_opening():
 
 
 def test_every_unit_of_a_scheduler_has_its_opening():
-    assert OPENING.keys() == set(interfaces.UNITS)
+    assert OPENING.keys() | {interfaces.EACH_REQUEST} == set(interfaces.UNITS)
 
 
 def test_every_state_that_is_led_to_is_a_state():

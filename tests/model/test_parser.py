@@ -237,7 +237,10 @@ def test_an_error_is_shown_where_it_stands(text, why):
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("nonsense = 1", "3: unknown keyword 'nonsense'; there are: listen, scheduler, balance, startservers, maxclients, "),
+        (
+            "nonsense = 1",
+            "3: unknown keyword 'nonsense'; there are: listen, scheduler, balance, startservers, maxclients, ",
+        ),
         ("Scheduller = wlc", "3: unknown keyword 'Scheduller'; there are: listen, "),
         ("pattern = a", "3: unknown keyword 'pattern'; there are: listen, "),
         ("nonsense", f"3: 'nonsense': {NO_BLOCK}"),

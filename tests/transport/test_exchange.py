@@ -373,10 +373,26 @@ def test_no_repeat_once_the_answer_has_begun(make: Make) -> None:
     assert client.heard().startswith(b"HTTP/1.1 502")
 
 
-def test_no_repeat_on_a_new_connection(make: Make) -> None:
-    world = make()
+def test_a_new_connection_that_dies_leaves_an_idempotent_request_to_the_next_best(make: Make) -> None:
+    world = make(*RULES[:3], RULES[5])
     client = world.client()
-    client.says(get())
+    client.says(get("/both"))
+    world.accepts(A).resets()
+    world.accepts(B).says(answer(b"from b"))
+    assert client.heard() == answer(b"from b")
+    client.says(get("/both"))
+    world.accepts(A).resets()
+    kept = world.peers[-2]  # the connection to b
+    assert kept.heard().startswith(b"GET /both")
+    kept.resets()
+    assert world.called() == []
+    assert client.heard().startswith(b"HTTP/1.1 502")
+
+
+def test_a_new_connection_that_dies_with_a_post_is_502(make: Make) -> None:
+    world = make(*RULES[:3], RULES[5])
+    client = world.client()
+    client.says(get("/both", method="POST"))
     world.accepts(A).resets()
     assert world.called() == []
     assert client.heard().startswith(b"HTTP/1.1 502")

@@ -1,0 +1,487 @@
+"""Heads and bodies of HTTP/1: a corpus of good messages and known tricks, random ones, and h11 as a second opinion."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import h11
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from ktcpvs.protocols import messages
+from ktcpvs.protocols.framing import BadFrame, Frame, Length, UntilClose
+from ktcpvs.protocols.http1 import BadRequest, HeadReader
+
+CORPUS = Path(__file__).parent / "corpus"
+HEAD_SIZE = 65536
+FOLLOWING = [b"", b"GET /next HTTP/1.1\r\nHost: h\r\n\r\n", b"\0\xff\r\n\r\n0\r\n\r\n"]
+
+
+# The corpus; corpus/README.txt tells how to read it.
+
+
+@dataclass
+class Entry:
+    name: str
+    message: bytes = b""
+    verdict: list[str] = field(default_factory=list)
+    forwarded: bytes = b""
+    rest: bytes = b""
+    method: bytes = b"GET"
+
+    @property
+    def head(self) -> bytes:
+        """What should go on."""
+        if self.forwarded:
+            return self.forwarded
+        return self.message[: self.message.index(b"\r\n\r\n") + 4]
+
+    def says(self, word: str) -> bool:
+        return word in self.verdict[4:]
+
+
+def unescaped(text: str) -> bytes:
+    return text.encode("ascii").decode("unicode_escape").encode("latin-1")
+
+
+def line_of(text: str) -> bytes:
+    text = text.removeprefix(" ")
+    if (len(text) - len(text.rstrip("\\"))) % 2:
+        return unescaped(text[:-1])
+    return unescaped(text) + b"\r\n"
+
+
+def entries(kind: str) -> Iterator[Entry]:
+    for path in sorted(CORPUS.glob(f"{kind}-*.txt")):
+        for block in path.read_text("ascii").strip().split("\n\n"):
+            name, *lines = block.split("\n")
+            assert name.startswith("## "), f"{path}: {name}"
+            entry = Entry(f"{path.stem}: {name[3:]}")
+            for line in lines:
+                if line.startswith("=>"):
+                    entry.verdict = line[2:].split()
+                elif line.startswith("for "):
+                    entry.method = line[4:].encode("ascii")
+                elif line[0] == "|":
+                    entry.message += line_of(line[1:])
+                elif line[0] == ">":
+                    entry.forwarded += line_of(line[1:])
+                else:
+                    assert line[0] == "<", f"{path}: {line}"
+                    entry.rest += line_of(line[1:])
+            assert entry.verdict, f"{path}: {name}"
+            yield entry
+
+
+REQUESTS = list(entries("requests"))
+RESPONSES = list(entries("responses"))
+each_request = pytest.mark.parametrize("entry", REQUESTS, ids=lambda entry: entry.name)
+each_response = pytest.mark.parametrize("entry", RESPONSES, ids=lambda entry: entry.name)
+in_each_way = pytest.mark.parametrize("way", ["whole", "bytes", "following", "following binary"])
+
+
+def pieces_of(message: bytes, way: str) -> tuple[list[bytes], bytes]:
+    """The pieces in which it comes, and what follows it."""
+    if way == "bytes":
+        return [message[position : position + 1] for position in range(len(message))], b""
+    following = {"whole": b"", "following": FOLLOWING[1], "following binary": FOLLOWING[2]}[way]
+    return [message + following], following
+
+
+@dataclass
+class Taken:
+    """What the switch took: a message, its body, and what was left over."""
+
+    message: messages.Request | messages.Response
+    frame: Frame
+    body: bytes
+    rest: bytes
+
+
+def body_of(frame: Frame, data: bytes, pieces: Iterator[bytes]) -> tuple[bytes, bytes]:
+    body = b""
+    while True:
+        taken = frame.feed(data)
+        body += data[:taken]
+        rest = data[taken:]
+        if frame.done:
+            return body, rest + b"".join(pieces)
+        assert not rest
+        data = next(pieces, b"")
+        if not data:
+            return body, b""
+
+
+def take_request(pieces: list[bytes], head_size: int = HEAD_SIZE) -> Taken | None:
+    """As the switch takes a request from what a client sends; None when its head has not ended."""
+    coming = iter(pieces)
+    reader: HeadReader | None = None
+    for data in coming:
+        found = messages.REQUEST.match(data) if reader is None else None
+        if found is None:
+            reader = reader or HeadReader(head_size, 100)
+            if reader.feed(data) is None:
+                continue
+            data = bytes(reader.received).lstrip(b"\r\n")
+            found = messages.REQUEST.match(data)
+            if found is None:
+                raise BadRequest(400, "the head has a form that HTTP/1.1 forbids")
+        request = messages.Request(found)
+        frame = request.frame()
+        try:
+            body, rest = body_of(frame, data[found.end() :], coming)
+        except BadFrame as bad:
+            raise BadRequest(400, str(bad)) from None
+        return Taken(request, frame, body, rest)
+    return None
+
+
+def take_response(pieces: list[bytes], method: bytes, head_size: int = HEAD_SIZE) -> Taken | None:
+    """As the switch takes a response from what a server sends; None when its head has not ended."""
+    coming = iter(pieces)
+    received = b""
+    for data in coming:
+        received += data
+        read = messages.read_response(received, method, head_size)
+        if read is not None:
+            response, end = read
+            try:
+                body, rest = body_of(response.frame, received[end:], coming)
+            except BadFrame as bad:
+                raise BadRequest(502, str(bad)) from None
+            return Taken(response, response.frame, body, rest)
+    return None
+
+
+def test_the_corpus_is_large_enough() -> None:
+    assert len(REQUESTS) >= 150
+    assert len(RESPONSES) >= 50
+    for corpus in (REQUESTS, RESPONSES):
+        assert len({entry.name for entry in corpus}) == len(corpus)
+        assert len({(entry.message, entry.method) for entry in corpus}) == len(corpus)
+
+
+@each_request
+@in_each_way
+def test_request(entry: Entry, way: str) -> None:
+    pieces, following = pieces_of(entry.message, way)
+    verdict = entry.verdict
+    if verdict == ["incomplete"]:
+        if not following:
+            assert take_request(pieces) is None
+        return
+    if verdict == ["400"]:
+        with pytest.raises(BadRequest) as refused:
+            take_request(pieces)
+        assert refused.value.status == 400
+        assert str(refused.value)
+        return
+    if entry.says("unfinished") and following:
+        return
+    taken = take_request(pieces)
+    assert taken is not None
+    request = taken.message
+    assert isinstance(request, messages.Request)
+    assert verdict[0] == "ok"
+    assert request.path == unescaped(verdict[1])
+    assert request.length == (messages.CHUNKED if verdict[2] == "chunked" else int(verdict[2]))
+    assert request.keep_alive == {"keep": True, "close": False}[verdict[3]]
+    assert request.websocket == entry.says("websocket")
+    assert request.expect == entry.says("expect")
+    for word in verdict[4:]:
+        if word.startswith("host="):
+            assert request.host == word[5:].encode("ascii")
+        else:
+            assert word in ("websocket", "expect", "unfinished")
+    assert request.head() == entry.head
+    assert taken.frame.done != entry.says("unfinished")
+    assert taken.rest == entry.rest + following
+
+
+@each_response
+@in_each_way
+def test_response(entry: Entry, way: str) -> None:
+    pieces, following = pieces_of(entry.message, way)
+    verdict = entry.verdict
+    if verdict == ["incomplete"]:
+        if not following:
+            assert take_response(pieces, entry.method) is None
+        return
+    if verdict == ["502"]:
+        with pytest.raises(BadRequest) as refused:
+            take_response(pieces, entry.method)
+        assert refused.value.status == 502
+        assert str(refused.value)
+        return
+    if entry.says("unfinished") and following:
+        return
+    # How long a body is shows before any of it has come.
+    read = messages.read_response(entry.message, entry.method, HEAD_SIZE)
+    assert read is not None
+    frame = read[0].frame
+    framed = str(frame.left) if isinstance(frame, Length) else "until-close" if read[0].until_close else "chunked"
+    assert isinstance(frame, UntilClose) == read[0].until_close
+    taken = take_response(pieces, entry.method)
+    assert taken is not None
+    response = taken.message
+    assert isinstance(response, messages.Response)
+    assert ["ok", str(response.status), framed] == verdict[:3]
+    assert response.keep_alive == {"keep": True, "close": False}[verdict[3]]
+    assert response.head + b"\r\n" == entry.head
+    assert taken.frame.done != entry.says("unfinished")
+    assert taken.rest == entry.rest + following
+
+
+# What a person would add by hand.
+
+
+def test_lines_of_the_switch_come_last() -> None:
+    taken = take_request([b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"])
+    assert taken is not None
+    assert isinstance(taken.message, messages.Request)
+    assert taken.message.head(b"Via: 1.1 k\r\n") == (
+        b"GET / HTTP/1.1\r\nHost: h\r\nVia: 1.1 k\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    )
+
+
+def test_connection_with_as_many_names_as_a_head_holds() -> None:
+    names = [b"%x" % number for number in range(10000)]
+    head = b"GET / HTTP/1.1\r\nHost: h\r\n2710: stays\r\n270f: goes\r\nConnection: " + b",".join(names) + b"\r\n\r\n"
+    found = messages.REQUEST.match(head)
+    assert found is not None
+    assert messages.Request(found).head() == b"GET / HTTP/1.1\r\nHost: h\r\n2710: stays\r\n\r\n"
+
+
+@pytest.mark.parametrize("way", ["whole", "bytes", "following"])
+@pytest.mark.parametrize("more", [0, 1])
+def test_the_head_of_an_answer_has_a_size(way: str, more: int) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nA: " + b"x" * (400 + more) + b"\r\n\r\n"
+    pieces, _ = pieces_of(head, way)
+    if not more:
+        assert take_response(pieces, b"GET", len(head)) is not None
+        return
+    with pytest.raises(BadRequest) as refused:
+        take_response(pieces, b"GET", len(head) - more)
+    assert refused.value.status == 502
+
+
+def test_an_answer_that_never_ends_its_head() -> None:
+    with pytest.raises(BadRequest) as refused:
+        take_response([b"HTTP/1.1 200 OK\r\n"] + [b"A: b\r\n"] * 1000, b"GET", 512)
+    assert refused.value.status == 502
+
+
+# Random messages.
+
+TOKEN = b"!#$%&'*+-.^_`|~09AZaz"
+KNOWN = re.compile(
+    rb"(?i)host|content.length|transfer.encoding|connection|proxy-connection|keep-alive|te|upgrade|http2-settings|expect"
+)
+
+
+def text(letters: bytes, **limits: int) -> st.SearchStrategy[bytes]:
+    return st.lists(st.sampled_from([b"%c" % letter for letter in letters]), **limits).map(b"".join)  # type: ignore[arg-type]
+
+
+tokens = text(TOKEN, min_size=1, max_size=12)
+methods = st.sampled_from([b"GET", b"POST", b"PUT", b"HEAD", b"DELETE", b"OPTIONS", b"PATCH"]) | tokens.filter(
+    lambda token: token not in (b"CONNECT", b"TRACE")
+)
+targets = text(b"/abz09?&=%.~!$'()*+,;:@\"<>\\^`{|}\x80\xff", max_size=20).map(lambda rest: b"/" + rest)
+values = text(b"ab09 \t:;,=\"'\\\x80\xff", max_size=15)
+names = tokens.filter(lambda name: not KNOWN.fullmatch(name))
+fields = st.lists(st.tuples(names, values).map(lambda pair: b"%b:%b\r\n" % pair), max_size=5)
+hosts = st.sampled_from([b"h", b"example.org:80", b"[::1]", b"[2001:db8::1]:8080", b"a_b%2d.", b""])
+
+
+@st.composite
+def chunked_bodies(draw: st.DrawFn) -> tuple[bytes, bytes]:
+    """A chunked body and what it holds."""
+    body = content = b""
+    extension = st.sampled_from([b"", b";a", b";a=b", b';a="b c\\"";d', b";x=1;y=2"])
+    for data in draw(st.lists(st.binary(min_size=1, max_size=20), max_size=4)):
+        size = draw(st.sampled_from([b"%x", b"%X", b"%04x"])) % len(data)
+        body += size + draw(extension) + b"\r\n" + data + b"\r\n"
+        content += data
+    body += draw(st.sampled_from([b"0", b"000"])) + draw(extension) + b"\r\n"
+    trailers = draw(st.lists(st.sampled_from([b"A: b\r\n", b"x-y:\r\n", b"Digest: \xff \r\n"]), max_size=2))
+    return body + b"".join(trailers) + b"\r\n", content
+
+
+@dataclass
+class Parts:
+    method: bytes
+    target: bytes
+    minor: int
+    host: bytes
+    lines: bytes
+    body: bytes
+    content: bytes
+    length: int
+
+    @property
+    def head(self) -> bytes:
+        return b"%b %b HTTP/1.%d\r\n%b\r\n" % (self.method, self.target, self.minor, self.lines)
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> Parts:
+    minor = draw(st.sampled_from([1, 1, 1, 0]))
+    host = draw(hosts)
+    lines = draw(fields)
+    lines.insert(draw(st.integers(0, len(lines))), b"%b: %b\r\n" % (draw(st.sampled_from([b"Host", b"hOST"])), host))
+    kind = draw(st.sampled_from(["none", "length", "chunked"] if minor else ["none", "length"]))
+    body = content = b""
+    length = 0
+    if kind == "length":
+        body = content = draw(st.binary(max_size=30))
+        length = len(body)
+        lines.insert(draw(st.integers(0, len(lines))), b"Content-Length: %d\r\n" % length)
+    elif kind == "chunked":
+        body, content = draw(chunked_bodies())
+        length = messages.CHUNKED
+        lines.insert(draw(st.integers(0, len(lines))), b"Transfer-Encoding: chunked\r\n")
+    return Parts(draw(methods), draw(targets), minor, host, b"".join(lines), body, content, length)
+
+
+def cut(message: bytes, places: list[int]) -> list[bytes]:
+    bounds = sorted({0, len(message), *(place % (len(message) + 1) for place in places)})
+    return [message[begin:end] for begin, end in pairwise(bounds)]
+
+
+cuts = st.lists(st.integers(0, 1000), max_size=6)
+
+
+@settings(deadline=None, max_examples=150)
+@given(parts=requests(), places=cuts, following=st.sampled_from(FOLLOWING))
+def test_a_request_is_its_parts(parts: Parts, places: list[int], following: bytes) -> None:
+    taken = take_request(cut(parts.head + parts.body + following, places))
+    assert taken is not None
+    request = taken.message
+    assert isinstance(request, messages.Request)
+    assert (request.method, request.target, request.path) == (parts.method, parts.target, parts.target)
+    assert (request.minor, request.host, request.length) == (bool(parts.minor), parts.host, parts.length)
+    assert request.lines == parts.lines
+    assert request.head() == parts.head
+    assert (taken.frame.done, taken.body, taken.rest) == (True, parts.body, following)
+
+
+@settings(deadline=None, max_examples=100)
+@given(parts=requests(), hop=st.lists(names, min_size=1, max_size=3), data=st.data())
+def test_what_connection_names_ends_here(parts: Parts, hop: list[bytes], data: st.DataObject) -> None:
+    lines = parts.lines.splitlines(True)
+    for name in hop:
+        lines.insert(data.draw(st.integers(0, len(lines))), name.swapcase() + b": x\r\n")
+    lines.insert(data.draw(st.integers(0, len(lines))), b"Connection: " + b", ".join(hop) + b"\r\n")
+    taken = take_request([b"GET / HTTP/1.1\r\n" + b"".join(lines) + b"\r\n" + parts.body])
+    gone = {b"connection", *(name.lower() for name in hop)}
+    assert taken is not None
+    assert isinstance(taken.message, messages.Request)
+    kept = [line for line in lines if line.split(b":")[0].lower() not in gone]
+    assert taken.message.head() == b"GET / HTTP/1.1\r\n" + b"".join(kept) + b"\r\n"
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.binary(max_size=60), max_size=6))
+def test_any_bytes_at_all(pieces: list[bytes]) -> None:
+    for take in (take_request, lambda pieces: take_response(pieces, b"GET")):
+        with suppress(BadRequest):
+            take([piece for piece in pieces if piece])
+
+
+# Random mutations of good requests: whatever the switch takes, h11 takes too, and sees the same.
+
+BITS = [
+    b" ", b"\t", b"\r", b"\n", b"\r\n", b"\0", b"\x0b", b"\x7f", b"\xff", b":", b",", b";", b'"', b"0", b"5", b"-",
+    b"+", b"_", b"#", b"@", b"/", b"\r\n ", b"\r\n\r\n", b"HTTP/1.0", b"HTTP/1.1", b"http://x", b"chunked",
+    b"identity", b"close", b"CONNECT", b"HEAD", b"Host: x\r\n", b"Content-Length: 3\r\n", b"Content-Length: 0\r\n",
+    b"0\r\n\r\n", b"1\r\na\r\n", b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: identity\r\n",
+    b"Connection: close\r\n", b";a=b", b"Connection: Content-Length\r\n", b"Connection: a\r\n",
+    b"Connection: upgrade\r\n", b"Upgrade: websocket\r\n", b"Expect: 100-continue\r\n",
+]  # fmt: skip
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> bytes:
+    parts = draw(requests())
+    message = parts.head + parts.body + draw(st.sampled_from(FOLLOWING))
+    for _ in range(draw(st.integers(0, 3))):
+        # Most of what matters stands at the beginning of a line, or at its end.
+        edges = [found.start() for found in re.finditer(rb"(?m)^|$|[: ]", message)]
+        place = draw(st.sampled_from(edges) | st.integers(0, len(message)))
+        removed = draw(st.sampled_from([0, 0, 0, 1, 2, 8]))
+        message = message[:place] + draw(st.sampled_from([b"", *BITS])) + message[place + removed :]
+    return message
+
+
+def heard_by_h11(message: bytes) -> tuple[h11.Request, bytes, bool, bytes]:
+    """The request, the content of its body, whether that has ended, and what was left over."""
+    server = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
+    server.receive_data(message)
+    request = server.next_event()
+    assert isinstance(request, h11.Request), request
+    content = b""
+    while True:
+        event = server.next_event()
+        if isinstance(event, h11.Data):
+            content += event.data
+        elif isinstance(event, h11.EndOfMessage):
+            return request, content, True, server.trailing_data[0]
+        else:
+            assert event is h11.NEED_DATA
+            return request, content, False, b""
+
+
+def for_h11(message: bytes, target: bytes) -> bytes:
+    """Where h11 is known to be stricter: it refuses a target with bytes from 0x80 on, which the switch lets pass."""
+    return message.replace(target, bytes(byte if byte < 0x80 else 0x7E for byte in target), 1)
+
+
+@settings(deadline=None, max_examples=400)
+@given(mutated())
+@example(b"GET http://h HTTP/1.1\r\nHost: x\r\n\r\n")
+@example(b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\nrest")
+def test_what_is_taken_h11_takes_too(message: bytes) -> None:
+    """Where h11 is laxer nothing is compared: what the switch refuses reaches nobody."""
+    try:
+        taken = take_request([message])
+    except BadRequest:
+        return
+    if taken is None:
+        return
+    ours = taken.message
+    assert isinstance(ours, messages.Request)
+    message = message.lstrip(b"\r\n")  # h11 takes no empty lines before a request
+    theirs, content, ended, rest = heard_by_h11(for_h11(message, ours.target))
+    assert theirs.method == ours.method
+    assert theirs.target == for_h11(ours.target, ours.target)
+    assert theirs.http_version == b"1.%d" % ours.minor
+    assert (ended, rest) == (taken.frame.done, taken.rest)
+
+    # And what goes on is taken by h11 as the same, by the switch as itself.
+    onward = ours.head() + taken.body + taken.rest
+    passed, passed_content, passed_ended, passed_rest = heard_by_h11(for_h11(onward, ours.path))
+    assert passed.method == ours.method
+    assert passed.target == for_h11(ours.path, ours.path)
+    assert (passed_content, passed_ended, passed_rest) == (content, ended, rest)
+    assert dict(passed.headers).get(b"host", b"") == ours.host
+    again = take_request([onward])
+    assert again is not None
+    assert isinstance(again.message, messages.Request)
+    assert again.message.head() == ours.head()
+    assert (again.body, again.rest) == (taken.body, taken.rest)
+
+
+@settings(deadline=None, max_examples=100)
+@given(parts=requests(), places=cuts)
+def test_h11_reads_the_content_of_a_body_as_it_was_meant(parts: Parts, places: list[int]) -> None:
+    taken = take_request(cut(parts.head + parts.body, places))
+    assert taken is not None
+    _, content, ended, rest = heard_by_h11(for_h11(parts.head + parts.body, parts.target))
+    assert (content, ended, rest) == (parts.content, True, b"")
