@@ -142,25 +142,33 @@ class Exchange(HTTPClient):
         self._pass_on(answer, data, taken)
 
     def _answer_head(self, data: bytes) -> None:
-        assert self._message is not None
-        if self._received:
-            data = self._received + data
-            self._received = b""
+        """An answer begins with `data`, or goes on with it while its head is not complete."""
+        message = self._message
+        assert message is not None
+        data = self._received + data
+        self._received = b""
+        while True:
+            try:
+                read = messages.read_response(data, message.method, self.context.settings.head_size)
+            except BadRequest as bad:
+                self._fail(502, str(bad))
+                return
+            if read is None:
+                self._received = data
+                return
+            answer, end = read
+            data = data[end:]
+            if answer.status >= 200:
+                break
+            if answer.status == 101:
+                self._switch_protocols(message, answer, data)
+                return
+            if message.minor:  # an HTTP/1.0 client knows no interim answers
+                self.client.transport.write(answer.head + b"\r\n")
+            if not data:
+                return
         try:
-            read = messages.read_response(data, self._message.method, self.context.settings.head_size)
-        except BadRequest as bad:
-            self._fail(502, str(bad))
-            return
-        if read is None:
-            self._received = data
-            return
-        answer, end = read
-        rest = data[end:]
-        if answer.status < 200:
-            self._interim(answer, rest)
-            return
-        try:
-            taken = answer.frame.feed(rest)
+            taken = answer.frame.feed(data)
         except BadFrame as bad:
             self._fail(502, f"the server's answer: {bad}")
             return
@@ -170,21 +178,13 @@ class Exchange(HTTPClient):
         if answer.until_close:
             self._last = True
         closing = b"Connection: close\r\n\r\n" if self._last else b"\r\n"
-        self._pass_on(answer, rest, taken, answer.head + closing)
+        self._pass_on(answer, data, taken, answer.head + closing)
 
-    def _interim(self, answer: messages.Response, rest: bytes) -> None:
-        message = self._message
-        assert message is not None
-        if answer.status == 101:
-            if message.websocket and self._body is None:
-                self._upgrade(answer, rest)
-            else:
-                self._fail(502, "the server switched protocols without being asked to")
-            return
-        if message.minor:  # an HTTP/1.0 client knows no interim answers
-            self.client.transport.write(answer.head + b"\r\n")
-        if rest:
-            self._answer_head(rest)
+    def _switch_protocols(self, message: messages.Request, answer: messages.Response, rest: bytes) -> None:
+        if message.websocket and self._body is None:
+            self._upgrade(answer, rest)
+        else:
+            self._fail(502, "the server switched protocols without being asked to")
 
     def _pass_on(self, answer: messages.Response, data: bytes, taken: int, head: bytes = b"") -> None:
         """What the server sent goes to the client: `taken` bytes of `data` are the answer's."""

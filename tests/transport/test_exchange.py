@@ -615,3 +615,12 @@ def test_any_split_into_packets_gives_the_same_requests(cuts: list[int]) -> None
     assert done == {A: 3, B: 2}
     client.resets()
     world.close()
+
+
+def test_any_number_of_interim_answers(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(get())
+    interim = b"HTTP/1.1 102 Processing\r\n\r\n"
+    world.accepts(A).says(interim * 2500 + answer())
+    assert client.heard() == interim * 2500 + answer()

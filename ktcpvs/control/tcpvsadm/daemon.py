@@ -71,7 +71,7 @@ async def _session(given: Invocation, control: str | None, text: str, source: st
 
 def _options(given: Invocation) -> dict[str, str | int]:
     """The options of a service, as the daemon names them; an empty redirect is none."""
-    names = ("scheduler", "listen", "port", "redirect", "maxclients")
+    names = ("scheduler", "balance", "listen", "port", "redirect", "maxclients")
     options: dict[str, str | int] = {name: given.values[name] for name in names if name in given.values}
     if options.get("redirect") == "none":
         options["redirect"] = ""

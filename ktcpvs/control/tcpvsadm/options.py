@@ -47,7 +47,7 @@ class Command:
 VIEWS = ("stats", "rate", "connections")
 """What --list shows in the place of the configuration; one of them at a time."""
 
-_SERVICE = ("scheduler", "port", "listen", "redirect", "maxclients")
+_SERVICE = ("scheduler", "balance", "port", "listen", "redirect", "maxclients")
 _SERVER = ("ident", "real-server")
 _RULE = ("ident", "pattern", "real-server")
 
@@ -86,6 +86,7 @@ OPTIONS: dict[str, Option] = {
     for option in (
         Option("ident", "i", "ID", "name of the virtual service"),
         Option("scheduler", "s", "SCHED", "scheduler, see --schedulers (default: http)"),
+        Option("balance", None, "SCHED", "scheduler among the servers of one rule (default: wlc)"),
         Option("listen", "l", "ADDR[:PORT]", "where the service listens (default: 0.0.0.0:8080)"),
         Option("port", "P", "PORT", "port where it listens, a number or the name of a service"),
         Option("redirect", None, "ADDR", "last resort when there is no server; none: refuse instead"),
