@@ -21,27 +21,27 @@ from ktcpvs.control.tcpvsadm.outcome import Misuse
 from ktcpvs.control.tcpvsadm.usage import help_text, synopsis
 
 MATRIX = """
-                 ident scheduler balance port listen redirect maxclients real-server weight pattern match numeric views json
-list             o     .         .       .    .      .        .          .           .      .       .     o       o     o
-add-service      r     o         o       o    o      o        o          .           .      .       .     .       .     .
-edit-service     r     o         o       o    o      o        o          .           .      .       .     .       .     .
-delete-service   r     .         .       .    .      .        .          .           .      .       .     .       .     .
-flush            .     .         .       .    .      .        .          .           .      .       .     .       .     .
-add-server       r     .         .       .    .      .        .          r           o      .       .     .       .     .
-edit-server      r     .         .       .    .      .        .          r           o      .       .     .       .     .
-delete-server    r     .         .       .    .      .        .          r           .      .       .     .       .     .
-add-rule         r     .         .       .    .      .        .          r           .      r       o     .       .     .
-del-rule         r     .         .       .    .      .        .          r           .      r       .     .       .     .
-load-configfile  .     .         .       .    .      .        .          .           .      .       .     .       .     .
-restore          .     .         .       .    .      .        .          .           .      .       .     .       .     .
-save             .     .         .       .    .      .        .          .           .      .       .     .       .     .
-start            o     .         .       .    .      .        .          .           .      .       .     .       .     .
-stop             o     .         .       .    .      .        .          .           .      .       .     .       .     .
-set              .     .         .       .    .      .        .          .           .      .       .     .       .     .
-get              .     .         .       .    .      .        .          .           .      .       .     .       .     o
-schedulers       .     .         .       .    .      .        .          .           .      .       .     .       .     o
-help             .     .         .       .    .      .        .          .           .      .       .     .       .     .
-version          .     .         .       .    .      .        .          .           .      .       .     .       .     .
+             ident scheduler balance port listen redirect maxclients real-server weight pattern match numeric views json
+list           o     .         .       .    .      .        .          .           .      .       .     o       o     o
+add-service    r     o         o       o    o      o        o          .           .      .       .     .       .     .
+edit-service   r     o         o       o    o      o        o          .           .      .       .     .       .     .
+delete-service r     .         .       .    .      .        .          .           .      .       .     .       .     .
+flush          .     .         .       .    .      .        .          .           .      .       .     .       .     .
+add-server     r     .         .       .    .      .        .          r           o      .       .     .       .     .
+edit-server    r     .         .       .    .      .        .          r           o      .       .     .       .     .
+delete-server  r     .         .       .    .      .        .          r           .      .       .     .       .     .
+add-rule       r     .         .       .    .      .        .          r           .      r       o     .       .     .
+del-rule       r     .         .       .    .      .        .          r           .      r       .     .       .     .
+load-configfile .     .         .       .    .      .        .          .           .      .       .     .       .     .
+restore        .     .         .       .    .      .        .          .           .      .       .     .       .     .
+save           .     .         .       .    .      .        .          .           .      .       .     .       .     .
+start          o     .         .       .    .      .        .          .           .      .       .     .       .     .
+stop           o     .         .       .    .      .        .          .           .      .       .     .       .     .
+set            .     .         .       .    .      .        .          .           .      .       .     .       .     .
+get            .     .         .       .    .      .        .          .           .      .       .     .       .     o
+schedulers     .     .         .       .    .      .        .          .           .      .       .     .       .     o
+help           .     .         .       .    .      .        .          .           .      .       .     .       .     .
+version        .     .         .       .    .      .        .          .           .      .       .     .       .     .
 """
 """r: required, o: may be given, .: refused. `views` are --stats, --rate and --connections."""
 

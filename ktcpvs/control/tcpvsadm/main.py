@@ -51,6 +51,12 @@ def main(argv: Sequence[str], environment: Mapping[str, str]) -> int:
     return _printed(text)
 
 
+def _leave_out_tls() -> None:
+    """The control connection is a unix socket or loopback: no TLS, whose import would take as long as all the rest."""
+    if "OpenSSL" not in sys.modules:
+        sys.modules["OpenSSL"] = None  # type: ignore[assignment]  # Twisted does without what cannot be imported
+
+
 def _answer(given: Invocation, environment: Mapping[str, str]) -> str:
     """What the command prints. Raises Misuse, Refusal or NoDaemon."""
     name = given.command.name
@@ -62,6 +68,7 @@ def _answer(given: Invocation, environment: Mapping[str, str]) -> str:
         return f"tcpvsadm {__version__}\n"
     text, source = _configuration(given)
     control = given.values.get("control") or environment.get("KTCPVS_CONTROL") or None
+    _leave_out_tls()
     from ktcpvs.control.tcpvsadm.daemon import carry_out
 
     answer = carry_out(given, control, text, source)
