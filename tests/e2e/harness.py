@@ -26,6 +26,9 @@ ROOT = Path(__file__).parents[2]
 TWISTD = "from twisted.scripts.twistd import run; run()"
 TCPVSADM = "from ktcpvs.control.tcpvsadm.main import run; run()"
 
+AS_INSTALLED = Path(__file__).with_name("as_installed")
+"""Hides what is installed for the tests alone."""
+
 CALM = 30.0
 """Seconds that anything may take that is not measured."""
 
@@ -43,7 +46,7 @@ def command(script: str, code: str) -> list[str]:
 
 def environment(*python_path: Path) -> dict[str, str]:
     """What the programs run with; `python_path`: folders in front of PYTHONPATH."""
-    folders = [str(folder) for folder in python_path]
+    folders = [str(folder) for folder in (*python_path, AS_INSTALLED)]
     folders += filter(None, os.environ.get("PYTHONPATH", "").split(":"))
     if not installed():
         folders.append(str(ROOT))

@@ -28,11 +28,6 @@ pytestmark = pytest.mark.e2e
 GET = b"GET /images/a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 
-@pytest.fixture(scope="module", params=["uvloop", "epoll"])
-def lasting_reactor(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture
 def daemon(lasting_daemon: Daemon) -> Iterator[Daemon]:
     yield lasting_daemon
