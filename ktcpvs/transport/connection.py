@@ -7,74 +7,35 @@ not read, so what it sends waits in the kernel.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
-
-from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
 
 from ktcpvs.interfaces import CONNECTION as PER_CONNECTION
 from ktcpvs.model import connection as life
-from ktcpvs.model.destination import Destination, Lease
-from ktcpvs.model.scheduling import Choice, Request
+from ktcpvs.model.scheduling import Choice
 from ktcpvs.protocols.http1 import BadRequest, HeadReader, error_response
-from ktcpvs.system import log as levels
 from ktcpvs.transport.backend import call
 from ktcpvs.transport.relay.copy import CopyRelay
+from ktcpvs.transport.served import Served
 from ktcpvs.transport.stream import Stream, nothing
-from ktcpvs.transport.wheel import Timer
 
 if TYPE_CHECKING:
     from ktcpvs.transport.live import LiveService
 
 
-class Connection:
-    """client: the client's address as text, with its port. began: the wheel's tick at accept.
+class Connection(Served):
+    """One client connection that is served as a whole."""
 
-    choice: who serves, once that is known. relay: from the moment on when both sides are joined.
-    """
+    table = life.TABLE
+    descriptors = 2  # its server's is taken with it
 
-    descriptors = 2
-    """How many descriptors it counts for: its server's is taken with it."""
-
-    __slots__ = (
-        "_calling",
-        "_reader",
-        "_settled",
-        "_timer",
-        "began",
-        "choice",
-        "client",
-        "client_name",
-        "context",
-        "ending",
-        "lease",
-        "relay",
-        "request",
-        "server",
-        "service",
-        "state",
-        "unit",
-    )
+    __slots__ = ("_reader", "_settled", "server", "unit")
 
     def __init__(self, service: LiveService, client_name: str, client_host: str) -> None:
-        self.service = service
-        self.context = service.context
         self.unit = service.unit
-        self.client_name = client_name
-        self.began = self.context.wheel.now
-        self.client = Stream(self._opened)
+        super().__init__(service, client_name, client_host, life.OPENING[self.unit])
         self.server: Stream | None = None
-        self.request = Request(client_host)
-        self.choice: Choice | None = None
-        self.lease: Lease | None = None
-        self.relay: CopyRelay | None = None
-        self.state = life.OPENING[self.unit]
-        self.ending = ""
         self._reader: HeadReader | None = None
         self._settled = False
-        self._timer: Timer | None = None
-        self._calling: Deferred[Stream] | None = None
 
     # What the rest of the switch asks.
 
@@ -86,21 +47,6 @@ class Connection:
         """What of them is not yet counted at the destination."""
         return (0, 0) if self._settled else self.moved()
 
-    def idle_since(self) -> int:
-        """The wheel's tick at which the last bytes came."""
-        return self.relay.idle_since() if self.relay is not None else self.began
-
-    @property
-    def destination(self) -> Destination | None:
-        """Where it is connected or being connected to, now."""
-        return self.lease.destination if self.lease is not None and not self.lease.ended else None
-
-    def expire(self, event: str = life.DRAINED) -> None:
-        """End it now, both sides."""
-        if self.state != life.CLOSED:
-            self._happened(event)
-        self._drop()
-
     def retire(self) -> None:
         """Its service listens no more: it may finish what it does."""
 
@@ -110,27 +56,6 @@ class Connection:
             self._watch()
 
     # What happens to it.
-
-    def _happened(self, event: str) -> None:
-        before = self.state
-        self.state = life.TABLE[before][event]
-        if self.state == life.CLOSED and not self.ending:
-            self.ending = event
-        if self.context.log.level >= levels.STATE:
-            self.context.log.event(
-                levels.STATE,
-                "{client}: {before}, {event}: {after}",
-                client=self.client_name,
-                before=before,
-                event=event,
-                after=self.state,
-            )
-
-    def _set_timer(self, seconds: float, due: Callable[[], object] | None = None) -> None:
-        """The one timer of this connection: call `due` after `seconds`; None: no timer."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self.context.wheel.after(seconds, due) if due is not None else None
 
     def _opened(self) -> None:
         self.client.lost = self._client_lost
@@ -201,9 +126,9 @@ class Connection:
             self._set_timer(0)
             self.client.pause()
             self._happened(life.HEAD)
-            self._happened(life.CHOSEN)
-            self.choice = Choice(redirect, f"redirect, since {bad}")
-            self._call(self.choice)
+            choice = Choice(redirect, f"redirect, since {bad}")
+            self._chosen(choice)
+            self._call(choice)
             return
         self._happened(life.BAD_HEAD)
         self._refuse(bad.status, str(bad))
@@ -216,68 +141,20 @@ class Connection:
     # The server.
 
     def _choose(self) -> None:
-        service = self.service
-        choice = None
         readable = self.unit == PER_CONNECTION or self.request.path is not None
-        if readable and len(self.request.tried) < self.context.settings.connect_tries:
-            try:
-                choice = service.choose(self.request)
-            except Exception:
-                service.context.log.failure("scheduler of service {ident} failed", ident=service.ident)
-                self._happened(life.NO_SERVER)
-                self._refuse(503, "the scheduler failed")
-                return
-        if choice is None and service.redirect is not None and service.redirect not in self.request.tried:
-            choice = Choice(service.redirect, "redirect, since no server was found")
-        if choice is None:
-            self._happened(life.NO_SERVER)
-            why = "no server answered" if self.request.tried else "no server for this request"
-            self._refuse(503, why)
-            return
-        self.choice = choice
-        self._happened(life.CHOSEN)
-        self._call(choice)
+        choice = self._pick(readable)
+        if choice is not None:
+            self._call(choice)
+
+    def _fail(self, status: int, why: str) -> None:
+        self._happened(life.NO_SERVER)
+        self._refuse(status, why)
 
     def _call(self, choice: Choice) -> None:
-        log = self.context.log
-        if log.level >= levels.SCHEDULING:
-            log.event(
-                levels.SCHEDULING,
-                "{client}: {server}: {why}",
-                client=self.client_name,
-                server=choice.destination.address,
-                why=choice.reason,
-            )
-        self.lease = choice.destination.lease()
-        try:
-            self._calling = call(
-                self.context.reactor, choice.destination.address, self.context.settings.connect_timeout, Stream()
-            )
-        except OSError:
-            self._not_connected(Failure())
-            return
+        self._happened(life.CHOSEN)
+        address, timeout = choice.destination.address, self.context.settings.connect_timeout
+        self._calling = call(self.context.reactor, address, timeout, Stream())
         self._calling.addCallbacks(self._connected, self._not_connected)
-
-    def _not_connected(self, why: Failure) -> None:
-        self._calling = None
-        assert self.lease is not None  # nobody is called without
-        assert self.choice is not None
-        if self.state == life.CLOSED:
-            self.lease.end()
-            self._maybe_over()
-            return
-        self.lease.end(failed=True)
-        destination = self.choice.destination
-        self.request.tried.add(destination)
-        self.context.log.event(
-            levels.NON_FATAL,
-            "service {ident}: server {server} not connected: {why}",
-            ident=self.service.ident,
-            server=destination.address,
-            why=why.getErrorMessage(),
-        )
-        self._happened(life.CONNECT_FAILED)
-        self._choose()
 
     def _connected(self, server: Stream) -> None:
         self._calling = None
@@ -321,15 +198,8 @@ class Connection:
 
     def _refuse(self, status: int, why: str) -> None:
         """Answer what can be answered, read on a little so that the answer arrives, and close."""
-        self.service.refused += 1
         self.ending = f"{status}: {why}"
-        self.context.log.event(
-            levels.NON_FATAL,
-            "service {ident}: {client} refused: {why}",
-            ident=self.service.ident,
-            client=self.client_name,
-            why=self.ending,
-        )
+        self._note_refusal(status, why)
         self.client.dataReceived = nothing
         if self.unit == PER_CONNECTION:
             self.client.close()

@@ -6,11 +6,8 @@ collected. A request that a kept connection lost before any answer is sent again
 
 from __future__ import annotations
 
-from twisted.python.failure import Failure
-
 from ktcpvs.model import exchange as life
 from ktcpvs.model.destination import Destination
-from ktcpvs.model.scheduling import Choice
 from ktcpvs.protocols import messages
 from ktcpvs.protocols.framing import BadFrame
 from ktcpvs.protocols.http1 import BadRequest, error_response
@@ -32,35 +29,10 @@ class Exchange(HTTPClient):
     # The server.
 
     def _choose(self) -> None:
-        service = self.service
-        choice: Choice | None = None
-        if len(self.request.tried) < self.context.settings.connect_tries:
-            try:
-                choice = service.choose(self.request)
-            except Exception:
-                self.context.log.failure("scheduler of service {ident} failed", ident=service.ident)
-                self._fail(503, "the scheduler failed")
-                return
-        if choice is None and service.redirect is not None and service.redirect not in self.request.tried:
-            choice = Choice(service.redirect, "redirect, since no server was found")
+        choice = self._pick()
         if choice is None:
-            if self._again:
-                self._fail(502, UNANSWERED)
-            else:
-                self._fail(503, "no server answered" if self.request.tried else "no server for this request")
             return
-        self.choice = choice
-        if self.context.log.level >= levels.SCHEDULING:
-            self.context.log.event(
-                levels.SCHEDULING,
-                "{client}: {path}: {server}: {why}",
-                client=self.client_name,
-                path=self.request.path,
-                server=choice.destination.address,
-                why=choice.reason,
-            )
-        self.lease = choice.destination.lease()
-        kept = service.pool.take(choice.destination)
+        kept = self.service.pool.take(choice.destination)
         if kept is not None:
             self._happened(life.REUSED)
             self._send(kept)
@@ -83,26 +55,6 @@ class Exchange(HTTPClient):
             return
         self._happened(life.CONNECTED)
         self._send(stream)
-
-    def _not_connected(self, why: Failure) -> None:
-        self._calling = None
-        assert self.lease is not None
-        if self.state == life.CLOSED:
-            self.lease.end()
-            self._maybe_over()
-            return
-        self.lease.end(failed=True)
-        destination = self.lease.destination
-        self.request.tried.add(destination)
-        self.context.log.event(
-            levels.NON_FATAL,
-            "service {ident}: server {server} not connected: {why}",
-            ident=self.service.ident,
-            server=destination.address,
-            why=why.getErrorMessage(),
-        )
-        self._happened(life.CONNECT_FAILED)
-        self._choose()
 
     def _send(self, server: ServerStream) -> None:
         """The request goes out on `server`."""
@@ -323,6 +275,8 @@ class Exchange(HTTPClient):
 
     def _fail(self, status: int, why: str) -> None:
         """The switch answers this request itself."""
+        if status == 503 and self._again:
+            status, why = 502, UNANSWERED  # there was a server
         message = self._message
         self._let_go(reset=True)
         self._answer = None
@@ -331,7 +285,6 @@ class Exchange(HTTPClient):
             self._happened(life.LAST)
             self._refuse(status, why)
             return
-        self.service.refused += 1
         self._settle()
         self._note_refusal(status, why)
         self.client.transport.write(error_response(status, why, message.method, keep_alive=True))

@@ -7,23 +7,16 @@ its last answer, and time to read it. Whom a request goes to is the business of 
 from __future__ import annotations
 
 import re
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from abc import abstractmethod
 from typing import TYPE_CHECKING
 
-from twisted.internet.defer import Deferred
-
 from ktcpvs.model import exchange as life
-from ktcpvs.model.destination import Destination, Lease
-from ktcpvs.model.scheduling import Choice, Request
 from ktcpvs.protocols import messages
 from ktcpvs.protocols.framing import BadFrame, Frame
 from ktcpvs.protocols.http1 import BadRequest, HeadReader, error_response
-from ktcpvs.system import log as levels
 from ktcpvs.transport.pool import ServerStream
-from ktcpvs.transport.relay.copy import CopyRelay
-from ktcpvs.transport.stream import Stream, nothing
-from ktcpvs.transport.wheel import Timer
+from ktcpvs.transport.served import Served
+from ktcpvs.transport.stream import nothing
 
 if TYPE_CHECKING:
     from ktcpvs.transport.live import LiveService
@@ -35,35 +28,20 @@ WATCH = 5
 """Seconds between two looks whether something takes too long."""
 
 
-class HTTPClient(ABC):
-    """client_name: the client's address with its port. began: the tick at accept.
+class HTTPClient(Served):
+    """One client connection that is served request by request; `choice`: who serves now, or served last."""
 
-    choice: who serves, or served last.
-    """
-
-    descriptors = 1
-    """How many descriptors it counts for: those of server connections are counted by the pool."""
+    table = life.TABLE
+    descriptors = 1  # those of server connections are counted by the pool
 
     __slots__ = (
-        "_again", "_answer", "_body", "_calling", "_full", "_held", "_last", "_message", "_no_more", "_out", "_pending",
-        "_reader",
-        "_received", "_since", "_timer", "began", "bytes_in", "bytes_out", "choice", "client", "client_name", "context",
-        "ending", "lease", "relay", "request", "server", "service", "settled", "state",
+        "_again", "_answer", "_body", "_full", "_head_began", "_held", "_last", "_message", "_no_more", "_out",
+        "_pending", "_reader", "_received", "bytes_in", "bytes_out", "server", "settled",
     )  # fmt: skip
 
     def __init__(self, service: LiveService, client_name: str, client_host: str) -> None:
-        self.service = service
-        self.context = service.context
-        self.client_name = client_name
-        self.began = self.context.wheel.now
-        self.client = Stream(self._opened)
+        super().__init__(service, client_name, client_host, life.IDLE)
         self.server: ServerStream | None = None
-        self.request = Request(client_host)
-        self.choice: Choice | None = None
-        self.lease: Lease | None = None
-        self.relay: CopyRelay | None = None
-        self.state = life.IDLE
-        self.ending = ""
         self.bytes_in = 0  # of the current request and those before
         self.bytes_out = 0
         self.settled = (0, 0)  # what of them has been counted at a destination
@@ -78,10 +56,8 @@ class HTTPClient(ABC):
         self._last = False  # the client connection ends with this answer
         self._no_more = False  # the client has sent its FIN
         self._held = 0  # reasons not to read the client: 1 the server is full, 2 enough is pending, 4 being called
-        self._since = self.began
         self._full = False  # the client takes no more
-        self._timer: Timer | None = None
-        self._calling: Deferred[Stream] | None = None
+        self._head_began = 0  # the tick when the head began that comes in pieces
 
     # What the rest of the switch asks.
 
@@ -95,21 +71,6 @@ class HTTPClient(ABC):
         """What of them is not yet counted at the destination."""
         moved = self.moved()
         return moved[0] - self.settled[0], moved[1] - self.settled[1]
-
-    @property
-    def destination(self) -> Destination | None:
-        """Where its current request is, or is being sent."""
-        return self.lease.destination if self.lease is not None and not self.lease.ended else None
-
-    def idle_since(self) -> int:
-        """The tick at which something happened last."""
-        return self._since if self.relay is None else max(self._since, self.relay.idle_since())
-
-    def expire(self, event: str = life.DRAINED) -> None:
-        """End it now, both sides."""
-        if self.state != life.CLOSED:
-            self._happened(event)
-        self._drop()
 
     def retire(self) -> None:
         """Serve the current request and no further one."""
@@ -125,16 +86,8 @@ class HTTPClient(ABC):
     # What is done with a request.
 
     @abstractmethod
-    def _choose(self) -> None:
-        """Find a server for the current request."""
-
-    @abstractmethod
     def _answered(self, answer: messages.Response) -> None:
         """The whole answer has gone out, and now the whole request too."""
-
-    @abstractmethod
-    def _fail(self, status: int, why: str) -> None:
-        """Answer the current request with an error."""
 
     @abstractmethod
     def _let_go(self, reset: bool) -> None:
@@ -145,22 +98,6 @@ class HTTPClient(ABC):
         """Count out the current request."""
 
     # What happens to it.
-
-    def _happened(self, event: str) -> None:
-        before = self.state
-        self.state = after = life.TABLE[before][event]
-        self._since = self.context.wheel.now
-        if after == life.CLOSED and not self.ending:
-            self.ending = event
-        if self.context.log.level >= levels.STATE:
-            self.context.log.event(
-                levels.STATE,
-                "{client}: {before}, {event}: {after}",
-                client=self.client_name,
-                before=before,
-                event=event,
-                after=after,
-            )
 
     def _opened(self) -> None:
         client = self.client
@@ -196,6 +133,7 @@ class HTTPClient(ABC):
                     return
                 settings = self.context.settings
                 reader = self._reader = HeadReader(settings.head_size, settings.head_lines)
+                self._head_began = self.context.wheel.now
             if reader.feed(data) is None:
                 return
             self._reader = None
@@ -329,19 +267,8 @@ class HTTPClient(ABC):
 
     # The end.
 
-    def _note_refusal(self, status: int, why: str) -> None:
-        self.context.log.event(
-            levels.NON_FATAL,
-            "service {ident}: {client} refused: {status} {why}",
-            ident=self.service.ident,
-            client=self.client_name,
-            status=status,
-            why=why,
-        )
-
     def _refuse(self, status: int, why: str) -> None:
         """The last answer: the client gets it, and time to read it."""
-        self.service.refused += 1
         self.ending = f"{status}: {why}"
         self._note_refusal(status, why)
         method = self._message.method if self._message is not None else None
@@ -368,18 +295,13 @@ class HTTPClient(ABC):
         self.client.close()
         self._set_timer(self.context.settings.linger_timeout, self.client.reset)
 
-    def _set_timer(self, seconds: float, due: Callable[[], object]) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self.context.wheel.after(seconds, due)
-
     def _watch(self) -> None:
         """Has something taken too long?"""
         settings = self.context.settings
         waited = self.context.wheel.now - self.idle_since()
         state = self.state
         if state == life.IDLE:
-            if self._reader is not None and waited >= settings.head_timeout:
+            if self._reader is not None and self.context.wheel.now - self._head_began >= settings.head_timeout:
                 self._happened(life.SLOW_REQUEST)
                 self._refuse(408, f"the request's head did not come within {settings.head_timeout} seconds")
                 return

@@ -15,9 +15,9 @@ from ktcpvs.system import log as levels
 from ktcpvs.transport.connection import Connection
 from ktcpvs.transport.context import Context
 from ktcpvs.transport.exchange import Exchange
-from ktcpvs.transport.http_client import HTTPClient
 from ktcpvs.transport.listener import Listener
 from ktcpvs.transport.pool import Pool
+from ktcpvs.transport.served import Served
 from ktcpvs.transport.stream import carry
 from ktcpvs.transport.wheel import Timer
 
@@ -43,7 +43,7 @@ class LiveService:
         self.factory: Any = None
         self.scheduler: Any = None
         self.listener: Listener | None = None
-        self.connections: set[Connection | HTTPClient] = set()
+        self.connections: set[Served] = set()
         self.pool = Pool(context)
         self.total = 0
         self.refused = 0
@@ -204,7 +204,7 @@ class LiveService:
             raise BadChoice(f"scheduler {self.config.scheduler} chose {destination!r}, no server of {self.ident}")
         return None if destination in request.tried else choice
 
-    def ended(self, connection: Connection | HTTPClient) -> None:
+    def ended(self, connection: Served) -> None:
         """The connection is over: count it out. Called once for each."""
         if connection not in self.connections:
             return

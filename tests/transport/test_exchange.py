@@ -624,3 +624,25 @@ def test_any_number_of_interim_answers(make: Make) -> None:
     interim = b"HTTP/1.1 102 Processing\r\n\r\n"
     world.accepts(A).says(interim * 2500 + answer())
     assert client.heard() == interim * 2500 + answer()
+
+
+def test_a_head_that_drips_in_is_late_all_the_same(make: Make) -> None:
+    world = make(settings="head_timeout = 10")
+    client = world.client()
+    for byte in get()[:-1]:
+        client.says(bytes((byte,)))
+        world.passes(1)
+        if heard := client.heard():
+            break
+    assert heard.startswith(b"HTTP/1.1 408")
+    assert world.context.wheel.now <= 17
+
+
+def test_an_upload_that_stops_is_timed_out(make: Make) -> None:
+    world = make(settings="read_timeout = 10")
+    client = world.client()
+    client.says(get("/a", "Content-Length: 10", method="POST", body=b"12345"))
+    a = world.accepts(A)
+    world.passes(18)
+    assert client.heard().startswith(b"HTTP/1.1 408")
+    assert a.line.aborted
