@@ -228,12 +228,13 @@ class Exchange(HTTPClient):
         fault, so the next best serves.
         """
         self._happened(life.AGAIN)
-        if dead.used and not self._again:
-            self._again = True
-            self._call(dead.destination)
+        destination = dead.destination
+        if dead.used and destination not in self._again:
+            self._again = (*self._again, destination)
+            self._call(destination)
             return
-        self._again = True
-        self.request.tried.add(dead.destination)
+        self._again = (*self._again, destination)
+        self.request.tried.add(destination)
         if self.lease is not None:
             self.lease.end(failed=True)
         self._choose()

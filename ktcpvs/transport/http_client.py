@@ -11,6 +11,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 from ktcpvs.model import exchange as life
+from ktcpvs.model.destination import Destination
 from ktcpvs.protocols import messages
 from ktcpvs.protocols.framing import BadFrame, Frame
 from ktcpvs.protocols.http1 import BadRequest, HeadReader, error_response
@@ -52,7 +53,7 @@ class HTTPClient(Served):
         self._pending = b""  # of later requests
         self._out = b""  # what has to be sent again if the kept connection is dead
         self._reader: HeadReader | None = None  # of a head that comes in pieces
-        self._again = False  # this request is on its second connection
+        self._again: tuple[Destination, ...] = ()  # whose connections have died with this request
         self._last = False  # the client connection ends with this answer
         self._no_more = False  # the client has sent its FIN
         self._held = 0  # reasons not to read the client: 1 the server is full, 2 enough is pending, 4 being called
@@ -164,7 +165,7 @@ class HTTPClient(Served):
                 self._body = frame
         self._pending = rest
         self._message = message
-        self._again = False
+        self._again = ()
         if not message.keep_alive:
             self._last = True
         request = self.request
