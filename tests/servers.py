@@ -48,9 +48,18 @@ _worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 8
 _ports = iter(random.Random(os.getpid()).sample(range(20000 + 1500 * _worker, 21500 + 1500 * _worker), 1500))
 
 
+def _is_nameless(port: int) -> bool:
+    """True for a port that listings show as a number."""
+    try:
+        socket.getservbyport(port, "tcp")
+    except OSError:
+        return True
+    return False
+
+
 def free_port(host: str = LOOPBACK) -> int:
-    """A port that nobody has; below the range from which the kernel takes clients' ports."""
-    for port in _ports:
+    """A port that nobody has and that has no name; below the range from which the kernel takes clients' ports."""
+    for port in filter(_is_nameless, _ports):
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(family) as probe, contextlib.suppress(OSError):
             probe.bind((host, port))

@@ -11,7 +11,7 @@ from typing import Any
 
 from attrs import Attribute, field, fields, frozen
 
-from ktcpvs.errors import BadValue
+from ktcpvs.errors import BadValue, shorten
 from ktcpvs.model.address import PortNamed, parse_address
 from ktcpvs.model.settings import whole_number
 
@@ -69,6 +69,16 @@ def read_word(name: str, text: str, port_named: PortNamed) -> str:
 def read_number(name: str, text: str, port_named: PortNamed) -> int:
     """A whole number."""
     return whole_number(name, text)
+
+
+def one_of(*words: str) -> Any:
+    """A validator: one of these words."""
+
+    def check(instance: object, attribute: Attribute[Any], value: str) -> None:
+        if value not in words:
+            raise BadValue(f"{attribute.name} = {shorten(value, 40)}: one of {', '.join(words)} is wanted")
+
+    return check
 
 
 def count(instance: object, attribute: Attribute[Any], value: int | None) -> None:

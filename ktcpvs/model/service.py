@@ -19,7 +19,7 @@ from ktcpvs.errors import (
     shorten,
 )
 from ktcpvs.model.address import Address, Inet, parse_address
-from ktcpvs.model.options import count, option, options_of, read_address, read_number, read_word
+from ktcpvs.model.options import count, one_of, option, options_of, read_address, read_number, read_word
 from ktcpvs.model.pattern import DEFAULT_PATTERNS, check_pattern
 
 DEFAULT_LISTEN = parse_address("0.0.0.0:8080")
@@ -90,6 +90,11 @@ class Rule:
         return self.pattern in DEFAULT_PATTERNS
 
 
+def _forwarding(field_name: str) -> Any:
+    meaning = f"what servers are told in {field_name}, by schedulers that decide per request"
+    return option(read_word, "off", meaning, check=one_of("off", "append", "replace"))
+
+
 @frozen
 class VirtualService:
     """A virtual service. The optional numbers are None where they were never given.
@@ -114,6 +119,11 @@ class VirtualService:
     redirect: Address | None = option(
         read_address, None, "the address of last resort, when no server is found", check=_complete
     )
+    forwarded: str = _forwarding("Forwarded (RFC 7239)")
+    x_forwarded_for: str = _forwarding("X-Forwarded-For")
+    x_forwarded_proto: str = _forwarding("X-Forwarded-Proto")
+    x_forwarded_host: str = _forwarding("X-Forwarded-Host")
+    via: str = _forwarding("Via (RFC 9110)")
     servers: tuple[RealServer, ...] = ()
     rules: tuple[Rule, ...] = ()
 

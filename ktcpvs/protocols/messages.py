@@ -137,13 +137,16 @@ class Request:
         rest = re.sub(rb"(?im)^host:[^\n]*+\n", b"", self.lines)
         self.lines = b"Host: %b\r\n%b" % (self.host, rest)
 
-    def head(self, added: bytes = b"") -> bytes:
-        """The head as it goes on. added: header lines of the switch's own, each with its line end."""
+    def head(self, added: bytes = b"", replaced: frozenset[bytes] = frozenset()) -> bytes:
+        """The head as it goes on. added: header lines of the switch's own, each with its line end; replaced: lower-case
+        names of fields of the client's that give way to them."""
         lines = self.lines
         if self.dropped is not None:
-            lines = without(lines, self.dropped)
+            lines = without(lines, self.dropped | replaced)
             if self.websocket:
                 added += b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+        elif replaced:
+            lines = without(lines, replaced)
         return b"%b%b%b\r\n" % (self.line, lines, added)
 
     def frame(self) -> Frame:

@@ -173,7 +173,12 @@ class HTTPClient(Served):
         request.lines = message.lines
         if request.tried:
             request.tried = set()
-        self._out = message.head() + body
+        forwarding = self.service.forwarding
+        if forwarding:
+            head = message.head(forwarding.lines(request.client, message.host, message.minor), forwarding.replaced)
+        else:
+            head = message.head()
+        self._out = head + body
         self._happened(life.REQUEST)
         self._choose()
 

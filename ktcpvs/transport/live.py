@@ -11,6 +11,7 @@ from ktcpvs.model.address import Address
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import Choice, Request, ServiceView
 from ktcpvs.model.service import VirtualService
+from ktcpvs.protocols.forwarding import FIELDS, Forwarding
 from ktcpvs.system import log as levels
 from ktcpvs.transport.connection import Connection
 from ktcpvs.transport.context import Context
@@ -45,6 +46,7 @@ class LiveService:
         self.listener: Listener | None = None
         self.connections: set[Served] = set()
         self.pool = Pool(context)
+        self.forwarding = Forwarding({})
         self.total = 0
         self.refused = 0
         self.ended_in = 0
@@ -94,6 +96,7 @@ class LiveService:
         elif self.redirect is None or self.redirect.address != config.redirect:
             self.redirect = Destination(config.redirect)
         self.config, self.destinations = config, destinations
+        self.forwarding = Forwarding({name: getattr(config, name) for name in FIELDS})
         self.factory, self.scheduler, self.unit = factory, scheduler, factory.unit
         self._usable = frozenset(destinations.values())
         self.pool.close(self._usable | {self.redirect} if self.redirect is not None else self._usable)

@@ -647,3 +647,15 @@ def test_an_upload_that_stops_is_timed_out(make: Make) -> None:
     world.passes(18)
     assert client.heard().startswith(b"HTTP/1.1 408")
     assert a.line.aborted
+
+
+def test_servers_are_told_of_the_client(make: Make) -> None:
+    world = make(*RULES, "x_forwarded_for = replace", "via = append")
+    client = world.client()
+    client.says(get("/a", "X-Forwarded-For: 6.6.6.6", "Via: 1.0 fred"))
+    a = world.accepts(A)
+    assert a.heard() == get("/a", "Via: 1.0 fred", "X-Forwarded-For: 192.0.2.1", "Via: 1.1 ktcpvs")
+    a.says(answer())
+    world.load(*RULES)
+    client.says(get("/a", "X-Forwarded-For: 6.6.6.6"))
+    assert a.heard() == get("/a", "X-Forwarded-For: 6.6.6.6")
