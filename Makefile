@@ -24,7 +24,7 @@ TESTS ?= tests
 JOBS ?= 4
 
 test: $(VENV)/ready
-	@docs/tools/debian-packages nginx=nginx-light redis-server redis-cli=redis-tools postgres=postgresql curl zsh mandoc
+	@docs/tools/debian-packages services=netbase nginx=nginx-light redis-server redis-cli=redis-tools postgres=postgresql curl zsh mandoc
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(TESTS)
 
 lint: $(VENV)/ready
