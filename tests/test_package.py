@@ -15,13 +15,11 @@ ROOT = Path(__file__).parent.parent
 
 Run = Callable[..., str]
 
-pytestmark = pytest.mark.xdist_group("package")
 
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
     """Runs a command of an environment in which only ktcpvs was installed, far from the source."""
-    folder = tmp_path_factory.mktemp("empty")
+    folder = tmp_path
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     source = folder / "source"
     listed = subprocess.run(["git", "ls-files", "-z", "-c", "-o", "--exclude-standard"], cwd=ROOT, capture_output=True)
@@ -43,21 +41,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return command
 
 
-def test_tcpvsadm_is_on_the_path(run: Run) -> None:
+def test_everything_promised_is_there(run: Run) -> None:
+    """One test: the environment takes longer to make than all the rest."""
     assert run("tcpvsadm", "--version").startswith("tcpvsadm 0.")
-
-
-def test_twistd_knows_ktcpvs(run: Run) -> None:
     assert "ktcpvs" in run("twistd", "--help")
+    assert "uvloop" in run("twistd", "--help-reactors")
     assert "--state" in run("twistd", "ktcpvs", "--help")
     assert "--control" in run("ktcpvs", "--help")
-
-
-def test_twistd_knows_the_reactor(run: Run) -> None:
-    assert "uvloop" in run("twistd", "--help-reactors")
-
-
-def test_the_manual_and_the_completions_are_installed(run: Run) -> None:
     listed = run("pip", "show", "--files", "ktcpvs")
     for file in ("man8/tcpvsadm.8", "completions/tcpvsadm", "_tcpvsadm"):
         assert file in listed
