@@ -11,7 +11,7 @@ import re
 from attrs import frozen
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
-_REQUEST_LINE = re.compile(rb"(%b++) ([\x21-\x7e\x80-\xff]++) HTTP/1\.([01])\r\n" % _TOKEN)
+_REQUEST_LINE = re.compile(rb"(%b++) ([\x21\x22\x24-\x7e\x80-\xff]++) HTTP/1\.([01])\r\n" % _TOKEN)
 _HEADER_LINES = re.compile(rb"(?:%b++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n" % _TOKEN)
 _HEAD_END = re.compile(rb"\n\r?\n")
 _METHOD_START = re.compile(rb"%b{1,%d}(?: |\Z)" % (_TOKEN, 64))

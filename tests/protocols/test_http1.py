@@ -49,6 +49,7 @@ BAD = [
     b"GET / HTTP/1.1\r\nnothing\r\n\r\n",
     b"GET x HTTP/1.1\r\n\r\n",
     b"GET * HTTP/1.1\r\n\r\n",
+    b"GET /a#b HTTP/1.1\r\n\r\n",
     b"GET h:443 HTTP/1.1\r\n\r\n",
     b"CONNECT / h HTTP/1.1\r\n\r\n",
     b"CONNECT h HTTP/1.1\r\n\r\n",
