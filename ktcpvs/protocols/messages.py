@@ -44,6 +44,10 @@ _NO_FIELDS = frozenset((b"close", b"keep-alive", b"upgrade"))  # they name no fi
 IDEMPOTENT = frozenset((b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"TRACE"))
 
 
+BODILESS = frozenset((b"GET", b"HEAD", b"DELETE", b"OPTIONS"))
+"""Methods whose bodies have no meaning (RFC 9110, 9.3): a server may take one for the next request."""
+
+
 class Request:
     """A request's head. line: method, target and version as they came. lines: header lines as they came.
 

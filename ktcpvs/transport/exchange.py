@@ -160,6 +160,9 @@ class Exchange(HTTPClient):
             self._let_go(reset=True)
             self._end_of_answer()
             return
+        message = self._message
+        if message is not None and message.length and message.method in messages.BODILESS:
+            answer.keep_alive = False  # a server that ignores the body would read it as another request
         if server is not None and answer.keep_alive:
             self.server = None
             self._hold(1, False)

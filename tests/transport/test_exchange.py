@@ -659,3 +659,13 @@ def test_servers_are_told_of_the_client(make: Make) -> None:
     world.load(*RULES)
     client.says(get("/a", "X-Forwarded-For: 6.6.6.6"))
     assert a.heard() == get("/a", "X-Forwarded-For: 6.6.6.6")
+
+
+def test_a_connection_that_has_carried_a_body_without_meaning_is_not_kept(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(get("/a", "Content-Length: 20", body=b"GET /x HTTP/1.1\r\n\r\n\0"))
+    a = world.accepts(A)
+    a.says(answer())
+    assert client.heard() == answer()
+    assert a.line.disconnecting
