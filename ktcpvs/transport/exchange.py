@@ -184,9 +184,7 @@ class Exchange(HTTPClient):
         self._happened(life.ANSWERED)
         if self._held & 2:
             self._hold(2, False)
-        if self._pending:
-            data, self._pending = self._pending, b""
-            self._next(data)
+        self._go_on()
 
     def server_ended(self) -> None:
         """The server sends no more."""
@@ -294,9 +292,7 @@ class Exchange(HTTPClient):
         self.client.transport.write(error_response(status, why, message.method, keep_alive=True))
         self._message = None
         self._happened(life.REFUSED)
-        if self._pending:
-            data, self._pending = self._pending, b""
-            self._next(data)
+        self._go_on()
 
     def _let_go(self, reset: bool) -> None:
         """Part with the server's connection, which is of no further use."""

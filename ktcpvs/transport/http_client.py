@@ -36,8 +36,8 @@ class HTTPClient(Served):
     descriptors = 1  # those of server connections are counted by the pool
 
     __slots__ = (
-        "_again", "_answer", "_body", "_full", "_head_began", "_held", "_last", "_message", "_no_more", "_out",
-        "_pending", "_reader", "_received", "bytes_in", "bytes_out", "server", "settled",
+        "_again", "_answer", "_body", "_full", "_going_on", "_head_began", "_held", "_last", "_message", "_no_more",
+        "_out", "_pending", "_reader", "_received", "bytes_in", "bytes_out", "server", "settled",
     )  # fmt: skip
 
     def __init__(self, service: LiveService, client_name: str, client_host: str) -> None:
@@ -58,6 +58,7 @@ class HTTPClient(Served):
         self._no_more = False  # the client has sent its FIN
         self._held = 0  # reasons not to read the client: 1 the server is full, 2 enough is pending, 4 being called
         self._full = False  # the client takes no more
+        self._going_on = False  # pending requests are being served
         self._head_began = 0  # the tick when the head began that comes in pieces
 
     # What the rest of the switch asks.
@@ -122,6 +123,18 @@ class HTTPClient(Served):
                 self._hold(2, True)
             return
         self._next(data)
+
+    def _go_on(self) -> None:
+        """Serve what is pending: a loop, since any number of requests may be refused at once."""
+        if self._going_on:
+            return
+        self._going_on = True
+        try:
+            while self._pending and self.state == life.IDLE:
+                data, self._pending = self._pending, b""
+                self._next(data)
+        finally:
+            self._going_on = False
 
     def _next(self, data: bytes) -> None:
         """A request begins with `data`, or goes on with it while its head is not complete."""

@@ -669,3 +669,12 @@ def test_a_connection_that_has_carried_a_body_without_meaning_is_not_kept(make: 
     a.says(answer())
     assert client.heard() == answer()
     assert a.line.disconnecting
+
+
+def test_any_number_of_pipelined_requests_may_be_refused_at_once(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(get("/nobody") * 2000 + get("/a"))
+    assert client.heard().count(b"HTTP/1.1 503 ") == 2000
+    world.accepts(A).says(answer())
+    assert client.heard() == answer()
