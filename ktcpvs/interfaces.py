@@ -31,7 +31,18 @@ class IScheduler(Interface):
 
         Returns a L{ktcpvs.model.scheduling.Choice}, or None when nobody can serve: the switch then uses the
         service's redirect address, or refuses the client.
+
+        It may also return a Deferred that fires with one of these, or be a coroutine: the client waits for it, at most
+        the setting choose_timeout. After that, and when it fails, the service's `fallback` scheduler is asked.
         """
+
+
+class IExplains(Interface):
+    """A bound scheduler that can say how it comes to its choice, besides L{IScheduler}."""
+
+    def explain(request: Any) -> Any:
+        """What would be looked at for `request`, in the order in which it would be: a
+        L{ktcpvs.model.scheduling.Considered}. Nothing may change by it, what `choose` answers next included."""
 
 
 class ISchedulerFactory(Interface):

@@ -92,7 +92,7 @@ class SwitchService(Service):
         _raise_descriptor_limit()
         self.log = EventLog()
         self.context = Context(self._reactor, self.log)
-        state = StateFile(self._options.state, self._reactor) if self._options.state else None
+        state = StateFile(self._options.state, self._reactor, self.context.key) if self._options.state else None
         self.director = Director(self.context, unload=self._reactor.stop)
         self._open_control()
         try:
@@ -109,6 +109,8 @@ class SwitchService(Service):
     def _load(self, state: StateFile | None) -> None:
         """What was saved; where nothing was, the configuration file, all its services started."""
         saved = state.load() if state is not None else None
+        if state is not None:
+            self.context.key = state.key
         config = self._options.config
         if saved is not None:
             self._now(edits.Load(saved.services, saved.settings))

@@ -1,11 +1,13 @@
 """The state file: the table as it was after the last change that was answered "done".
 
 Written as a whole beside the old one, synced to the disk, and renamed over it: a crash at any moment leaves either
-the old or the new. A JSON object: format (1), running (idents), configuration (text in the configuration language).
+the old or the new. A JSON object: format (1), running (idents), configuration (text in the configuration language), key
+(the switch's own secret, hexadecimal).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from typing import Any
@@ -25,10 +27,12 @@ FORMAT = 1
 
 
 class StateFile:
-    """path: absolute. Only one change is saved at a time; the director sees to that."""
+    """path: absolute. key: the secret that is kept with the table, the saved one once it is loaded. Only one change is
+    saved at a time; the director sees to that."""
 
-    def __init__(self, path: str, reactor: Any) -> None:
+    def __init__(self, path: str, reactor: Any, key: bytes) -> None:
         self._path = path
+        self.key = key
         self._reactor = reactor
         self._written: dict[str, tuple[VirtualService, str]] = {}
 
@@ -46,6 +50,8 @@ class StateFile:
         running = state.get("running", [])
         if not isinstance(running, list) or not all(isinstance(ident, str) for ident in running):
             raise NoConfiguration(f"the state file {self._path} cannot be read: running is no list of names")
+        with contextlib.suppress(ValueError):
+            self.key = bytes.fromhex(str(state.get("key", ""))) or self.key
         table = parse(str(state.get("configuration", "")), self._path).apply(Table())
         return evolve(table, running=frozenset(running).intersection(table.services))
 
@@ -68,7 +74,7 @@ class StateFile:
         self._written = written
         configuration = write_settings(table.settings.described()) + "".join(text for _, text in written.values())
         running = [ident for ident in table.services if ident in table.running]
-        return json.dumps({"format": FORMAT, "running": running, "configuration": configuration})
+        return json.dumps({"format": FORMAT, "running": running, "configuration": configuration, "key": self.key.hex()})
 
     def _write(self, text: str) -> None:
         beside = f"{self._path}.new"

@@ -25,7 +25,7 @@ Virtual "b" { listen = "unix:/tmp/with blank" rule = pattern "x\\"y" use server 
 
 
 def state(path: Path) -> StateFile:
-    return StateFile(str(path), MemoryReactorClock())
+    return StateFile(str(path), MemoryReactorClock(), KEY)
 
 
 def save(file: StateFile, table: Table) -> None:

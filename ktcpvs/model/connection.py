@@ -10,7 +10,8 @@ from __future__ import annotations
 
 # States.
 READING_HEAD = "reading head"  # wait for the first request's head (FIRST_REQUEST schedulers only)
-CHOOSING = "choosing"  # the scheduler is asked
+CHOOSING = "choosing"  # the scheduler is asked, and perhaps waits for something itself
+QUEUED = "queued"  # all servers that may serve have as many connections as they may have
 CONNECTING = "connecting"  # the chosen server is called; nothing is read from the client
 RELAYING = "relaying"  # bytes go both ways
 REFUSING = "refusing"  # the client gets its error answer; what it sends is thrown away
@@ -21,6 +22,8 @@ HEAD = "head complete"
 BAD_HEAD = "bad head"
 SLOW_HEAD = "head timeout"
 CHOSEN = "chosen"
+FULL = "servers full"
+ROOM = "room at a server"
 NO_SERVER = "no server"
 CONNECTED = "connected"
 CONNECT_FAILED = "connect failed"
@@ -37,7 +40,8 @@ _END = {CLIENT_GONE: CLOSED, DRAINED: CLOSED}
 
 TABLE: dict[str, dict[str, str]] = {
     READING_HEAD: {HEAD: CHOOSING, BAD_HEAD: REFUSING, SLOW_HEAD: REFUSING, **_END},
-    CHOOSING: {CHOSEN: CONNECTING, NO_SERVER: REFUSING, **_END},
+    CHOOSING: {CHOSEN: CONNECTING, FULL: QUEUED, NO_SERVER: REFUSING, **_END},
+    QUEUED: {ROOM: CHOOSING, NO_SERVER: REFUSING, **_END},
     CONNECTING: {CONNECTED: RELAYING, CONNECT_FAILED: CHOOSING, **_END},
     RELAYING: {FINISHED: CLOSED, RESET: CLOSED, IDLE: CLOSED, **_END},
     REFUSING: {FINISHED: CLOSED, **_END},

@@ -19,7 +19,10 @@ def describe_service(service: VirtualService) -> dict[str, Any]:
     return {
         "ident": service.ident,
         **{name: describe_value(getattr(service, name)) for name in OPTIONS},
-        "servers": [{"address": str(server.address), "weight": server.weight} for server in service.servers],
+        "servers": [
+            {"address": str(server.address), "weight": server.weight, "maxconn": server.maxconn}
+            for server in service.servers
+        ],
         "rules": [
             {"pattern": rule.pattern, "match": rule.match, "servers": [str(address) for address in rule.servers]}
             for rule in service.rules
@@ -27,6 +30,6 @@ def describe_service(service: VirtualService) -> dict[str, Any]:
     }
 
 
-def configuration(table: Table) -> tuple[list[dict[str, Any]], dict[str, int]]:
+def configuration(table: Table) -> tuple[list[dict[str, Any]], dict[str, int | str]]:
     """All services and settings, described."""
     return [describe_service(service) for service in table], table.settings.described()

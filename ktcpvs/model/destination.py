@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ktcpvs.model.address import Address
 
 
 class Destination:
     """A real server inside one service, with its live counters.
 
-    address: Address. weight: int, follows every edit. active: connections that it has now, those being made
-    included. total: connections that were made. failures: connections that could not be made.
-    bytes_in: bytes from clients to it. bytes_out: bytes from it to clients.
+    address: Address. weight, maxconn: int, follow every edit; maxconn 0: no limit. active: connections that it has now,
+    those being made included; for schedulers that decide per request, requests. total: those that were made. failures:
+    connections that could not be made. reused: requests that went on a kept connection. bytes_in: bytes from clients to
+    it. bytes_out: bytes from it to clients. freed: called with it when one that counted has ended; None: nobody waits.
     """
 
-    __slots__ = ("active", "address", "bytes_in", "bytes_out", "failures", "total", "weight")
+    __slots__ = (
+        "active", "address", "bytes_in", "bytes_out", "failures", "freed", "maxconn", "reused", "total", "weight",
+    )  # fmt: skip
 
-    def __init__(self, address: Address, weight: int = 1) -> None:
+    def __init__(self, address: Address, weight: int = 1, maxconn: int = 0) -> None:
         self.address = address
         self.weight = weight
+        self.maxconn = maxconn
+        self.reused = 0
+        self.freed: Callable[[Destination], object] | None = None
         self.active = 0
         self.total = 0
         self.failures = 0
@@ -26,6 +34,11 @@ class Destination:
 
     def __repr__(self) -> str:
         return f"<Destination {self.address} weight {self.weight}, {self.active} active>"
+
+    @property
+    def is_full(self) -> bool:
+        """True when it has as many connections as it may have."""
+        return 0 < self.maxconn <= self.active
 
     def lease(self) -> Lease:
         """Count one connection in; it counts until the lease's `end()`."""
@@ -50,5 +63,8 @@ class Lease:
         """Count the connection out; `failed` when it could not be made. Safe to call twice."""
         if not self.ended:
             self.ended = True
-            self.destination.active -= 1
-            self.destination.failures += failed
+            destination = self.destination
+            destination.active -= 1
+            destination.failures += failed
+            if destination.freed is not None:
+                destination.freed(destination)

@@ -119,22 +119,27 @@ class AddServer(Edit):
     ident: str
     address: Address
     weight: int = 1
+    maxconn: int = 0
 
     def apply(self, table: Table) -> Table:
         service = table.service(self.ident)
-        return table.with_service(service.with_server(RealServer(service.complete(self.address), self.weight)))
+        server = RealServer(service.complete(self.address), self.weight, self.maxconn)
+        return table.with_service(service.with_server(server))
 
 
 @frozen
 class EditServer(Edit):
+    """maxconn: None keeps what it is."""
+
     name: ClassVar[str] = "edit-server"
     ident: str
     address: Address
     weight: int = 1
+    maxconn: int | None = None
 
     def apply(self, table: Table) -> Table:
         service = table.service(self.ident)
-        return table.with_service(service.with_weight(service.complete(self.address), self.weight))
+        return table.with_service(service.with_weight(service.complete(self.address), self.weight, self.maxconn))
 
 
 @frozen
@@ -203,7 +208,7 @@ class Set(Edit):
     """changes: setting -> text."""
 
     name: ClassVar[str] = "set"
-    changes: Mapping[str, str]
+    changes: Mapping[str, str] = field(repr=lambda changes: repr(sorted(changes)))
 
     def apply(self, table: Table) -> Table:
         return evolve(table, settings=table.settings.changed(dict(self.changes)))

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 # States.
 IDLE = "waiting for a request"
-CHOOSING = "choosing"  # the scheduler is asked
+CHOOSING = "choosing"  # the scheduler is asked, and perhaps waits for something itself
+QUEUED = "queued"  # all servers that may serve have as many requests as they may have
 CONNECTING = "connecting"  # the chosen server is called
 WAITING = "waiting for the answer"  # the request is on its way, nothing has come back
 ANSWERING = "answering"  # the answer goes to the client; the request's body may still come
@@ -20,6 +21,8 @@ REQUEST = "request complete"
 BAD_REQUEST = "bad request"
 SLOW_REQUEST = "head timeout"
 CHOSEN = "chosen"
+FULL = "servers full"
+ROOM = "room at a server"
 REUSED = "chosen, a kept connection"
 CONNECTED = "connected"
 CONNECT_FAILED = "connect failed"
@@ -42,7 +45,8 @@ _REFUSE = {REFUSED: IDLE, LAST: REFUSING}
 TABLE: dict[str, dict[str, str]] = {
     IDLE: {REQUEST: CHOOSING, BAD_REQUEST: REFUSING, SLOW_REQUEST: REFUSING, IDLE_TIMEOUT: CLOSED, FINISHED: CLOSED}
     | _END,
-    CHOOSING: {CHOSEN: CONNECTING, REUSED: WAITING} | _REFUSE | _END,
+    CHOOSING: {CHOSEN: CONNECTING, REUSED: WAITING, FULL: QUEUED} | _REFUSE | _END,
+    QUEUED: {ROOM: CHOOSING} | _REFUSE | _END,
     CONNECTING: {CONNECTED: WAITING, CONNECT_FAILED: CHOOSING} | _REFUSE | _END,
     WAITING: {ANSWER: ANSWERING, AGAIN: CHOOSING, UPGRADED: SWITCHED, BAD_REQUEST: REFUSING} | _REFUSE | _END,
     ANSWERING: {ANSWERED: IDLE, LAST: REFUSING, RESET: CLOSED, READ_TIMEOUT: CLOSED, BAD_REQUEST: CLOSED} | _END,

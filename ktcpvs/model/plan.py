@@ -10,7 +10,7 @@ from ktcpvs.model.table import Table
 
 @frozen
 class Plan:
-    """start: services that run from now on. change: (old, new) of services that run on, but differ.
+    """start: services that run from now on. change: (old, new) of services that run on and are bound anew.
     stop: services that run no longer. settings: True when any setting differs."""
 
     start: tuple[VirtualService, ...]
@@ -21,6 +21,7 @@ class Plan:
 
 def plan(old: Table, new: Table) -> Plan:
     """What makes `new` out of `old`."""
+    rekeyed = old.settings.cookie_key != new.settings.cookie_key
     started, stopped = new.running - old.running, old.running - new.running
     return Plan(
         start=tuple(new.services[ident] for ident in new.services if ident in started),
@@ -29,8 +30,8 @@ def plan(old: Table, new: Table) -> Plan:
             for ident in new.services
             if ident in new.running
             and ident in old.running
-            and old.services[ident] is not new.services[ident]
-            and old.services[ident] != new.services[ident]
+            and (rekeyed or old.services[ident] is not new.services[ident])
+            and (rekeyed or old.services[ident] != new.services[ident])
         ),
         stop=tuple(old.services[ident] for ident in old.services if ident in stopped),
         settings=old.settings != new.settings,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from attrs import Factory, define, frozen
+from attrs import Factory, define, field, frozen
 
 from ktcpvs.model.address import Address
 from ktcpvs.model.destination import Destination
@@ -38,10 +38,31 @@ class Request:
 
 @frozen(eq=False)
 class Choice:
-    """Who shall serve, and why, in words for the log and for people."""
+    """Who shall serve, and why, in words for the log and for people.
+
+    waits: when the destination has all the connections that its maxconn allows, the client waits for it, and no other
+    is asked for. For schedulers that decide per request: lines, the request's header lines as the server shall see
+    them, None: as they came; answer_lines: header lines, each with its line end, that the answer gets besides its own.
+    """
 
     destination: Destination
     reason: str
+    waits: bool = False
+    lines: bytes | None = None
+    answer_lines: bytes = b""
+
+
+@frozen(eq=False)
+class Considered:
+    """What a scheduler looked at for one request, for people to read.
+
+    rules: (number, pattern, why it was taken or not) of each rule that was tried, in their order. notes: what else
+    counted, a line each. destinations: those among which it chose.
+    """
+
+    rules: tuple[tuple[int, str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    destinations: tuple[Destination, ...] = ()
 
 
 @frozen(eq=False)
@@ -61,7 +82,8 @@ class ServiceView:
 
     config: the service as configured. destinations: its servers, in their order.
     rules: its rules, in the order in which they are tried (default rules last). balance: the L{ISchedulerFactory} that
-    chooses among the servers of one rule. why: stands in front of the reasons of what is bound to this view.
+    chooses among the servers of one rule. why: stands in front of the reasons of what is bound to this view. key: a
+    secret of this switch, or of all that share its cookie_key; never to be shown.
     """
 
     config: VirtualService
@@ -69,21 +91,24 @@ class ServiceView:
     rules: tuple[BoundRule, ...] = ()
     balance: Any = None
     why: str = ""
+    key: bytes = field(default=b"", repr=False)
 
     @property
     def ident(self) -> str:
         return self.config.ident
 
     @classmethod
-    def of(cls, config: VirtualService, known: dict[Address, Destination], balance: Any = None) -> ServiceView:
+    def of(
+        cls, config: VirtualService, known: dict[Address, Destination], balance: Any = None, key: bytes = b""
+    ) -> ServiceView:
         """The view of `config`, with destinations from `known`, which holds one for every server."""
         numbered = list(enumerate(config.rules, 1))
         rules = tuple(
             BoundRule(number, rule.pattern, rule.is_default, rule.match, tuple(known[a] for a in rule.servers))
             for number, rule in sorted(numbered, key=lambda pair: pair[1].is_default)
         )
-        return cls(config, tuple(known[server.address] for server in config.servers), rules, balance)
+        return cls(config, tuple(known[server.address] for server in config.servers), rules, balance, "", key)
 
     def of_rule(self, rule: BoundRule, why: str) -> ServiceView:
         """The view of one rule: its servers are all there is."""
-        return ServiceView(self.config, rule.destinations, (), self.balance, why)
+        return ServiceView(self.config, rule.destinations, (), self.balance, why, self.key)

@@ -19,11 +19,12 @@ from ktcpvs.errors import (
     shorten,
 )
 from ktcpvs.model.address import Address, Inet, parse_address
-from ktcpvs.model.options import count, one_of, option, options_of, read_address, read_number, read_word
+from ktcpvs.model.options import COUNT_MAX, count, one_of, option, options_of, read_address, read_number, read_word
 from ktcpvs.model.pattern import DEFAULT_PATTERNS, check_pattern
 
 DEFAULT_LISTEN = parse_address("0.0.0.0:8080")
 DEFAULT_SCHEDULER = "http"
+NO_FALLBACK = "none"
 WEIGHT_MAX = 65535
 MATCH_MAX = 10
 IDENT = re.compile(r'[^\s"{}#=\x00-\x1f\x7f-\x9f]{1,128}')
@@ -53,12 +54,26 @@ def _scheduler(instance: object, attribute: Attribute[str], value: str) -> None:
         raise BadValue(f"'{shorten(value)}' cannot name a scheduler")
 
 
+def _maxconn(instance: object, attribute: Attribute[int], value: int) -> None:
+    if not 0 <= value <= COUNT_MAX:
+        raise BadValue(f"maxconn {value} is out of range: 0..{COUNT_MAX}")
+
+
 @frozen
 class RealServer:
-    """A server with its weight; weight 0 = quiesced."""
+    """A server with its weight; weight 0 = quiesced. maxconn: the most connections at once; 0: no such limit."""
 
     address: Address = field(validator=_complete)
     weight: int = field(default=1, validator=_weight)
+    maxconn: int = field(default=0, validator=_maxconn)
+
+
+def _log_place(instance: object, attribute: Attribute[str], value: str) -> None:
+    path = value.removeprefix("syslog:")
+    if value not in ("off", "syslog") and not (path.startswith("/") and path.isprintable() and len(path) <= 1024):
+        raise BadValue(
+            f"{attribute.name} = {shorten(value, 40)}: off, syslog, syslog:/a/socket or a file's whole path is wanted"
+        )
 
 
 @frozen
@@ -101,6 +116,7 @@ class VirtualService:
 
     maxclients: the most client connections at once; 0: as many as the descriptor limit allows.
     balance: names a scheduler that decides per connection.
+    fallback: names a scheduler that is shown no more than the service's own; or NO_FALLBACK.
     redirect: used when the scheduler finds no server; None: the client is refused instead.
     """
 
@@ -112,6 +128,19 @@ class VirtualService:
     balance: str = option(
         read_word, "wlc", "the scheduler that chooses among the servers of one rule", check=_scheduler
     )
+    fallback: str = option(
+        read_word,
+        "wlc",
+        "the scheduler that chooses when the service's own fails or takes too long; none: nobody",
+        check=_scheduler,
+    )
+    cookie_secure: str = option(
+        read_word, "off", "on: browsers send the cookie of chttp over TLS only", check=one_of("off", "on")
+    )
+    access_log: str = option(
+        read_word, "off", "where one line for each request is written: a file, or syslog", check=_log_place
+    )
+    access_log_format: str = option(read_word, "combined", "the form of these lines", check=one_of("combined", "json"))
     startservers: int | None = option(read_number, None, "kept for old files, no effect", check=count)
     maxclients: int = option(read_number, 0, "the most clients at once; 0: no such limit", check=count)
     minspareservers: int | None = option(read_number, None, "kept for old files, no effect", check=count)
@@ -162,8 +191,10 @@ class VirtualService:
             raise ServerExists(f"service {self.ident} already has server {server.address}")
         return evolve(self, servers=(*self.servers, server))
 
-    def with_weight(self, address: Address, weight: int) -> VirtualService:
-        changed = evolve(self.server(address), weight=weight)
+    def with_weight(self, address: Address, weight: int, maxconn: int | None = None) -> VirtualService:
+        """maxconn: None keeps what it is."""
+        before = self.server(address)
+        changed = RealServer(address, weight, before.maxconn if maxconn is None else maxconn)
         return evolve(self, servers=_replaced(self.servers, changed, lambda known: known.address == address))
 
     def without_server(self, address: Address) -> VirtualService:

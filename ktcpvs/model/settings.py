@@ -6,6 +6,7 @@ had under /proc/sys/net/ktcpvs keep their names and defaults.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from attrs import Attribute, evolve, field, fields, frozen
@@ -25,12 +26,28 @@ def _setting(default: int, lowest: int, highest: int, unit: str, meaning: str) -
     return field(default=default, validator=_in_range, metadata=metadata)
 
 
+_SECRET = re.compile(r'(?:[^\s"{}#=\x00-\x1f\x7f-\x9f]{8,128})?')
+
+
+def _secret_form(instance: object, attribute: Attribute[str], value: str) -> None:
+    if not _SECRET.fullmatch(value) or not value.isprintable():
+        raise BadValue(
+            f'{attribute.name}: 8..128 printable characters, no white space and none of " {{ }} # =, or nothing'
+        )
+
+
+def _secret(meaning: str) -> Any:
+    """A text that is not written to the log; "" is none."""
+    metadata = {"range": None, "unit": "", "meaning": meaning}
+    return field(default="", validator=_secret_form, metadata=metadata, repr=lambda value: "'...'" if value else "''")
+
+
 DAY = 86400
 
 
 @frozen
 class Settings:
-    """All settings, whole numbers. Times are seconds, measured by a clock that ticks once a second."""
+    """All settings: whole numbers, but for a secret. Times are seconds, by a clock that ticks once a second."""
 
     debug_level: int = _setting(
         0, 0, 12, "", "what is logged: 0 announcements and transmission errors, 1 non-fatal errors, 2 configuration, "
@@ -56,6 +73,18 @@ class Settings:
     drain_timeout: int = _setting(
         30, 0, DAY, "seconds", "how long the connections of a stopped service or deleted server may go on"
     )
+    body_size: int = _setting(
+        0, 0, 999_999_999, "KiB", "the longest body of a request, for schedulers that decide per request; 0: any length"
+    )
+    queue_timeout: int = _setting(
+        10, 1, DAY, "seconds", "how long a client waits for a server that has as many connections as its maxconn"
+    )
+    choose_timeout: int = _setting(
+        2, 1, 3600, "seconds", "how long a scheduler that waits for something may take; then the fallback chooses"
+    )
+    cookie_key: str = _secret(
+        "the secret behind the cookies of chttp, the same on all switches that serve one site; nothing: one of its own"
+    )
     linger_timeout: int = _setting(
         2, 0, 3600, "seconds", "how long a refused client's bytes are read and thrown away, so that it gets its answer"
     )
@@ -67,16 +96,20 @@ class Settings:
     def changed(self, changes: dict[str, str]) -> Settings:
         """These settings with `changes`, name -> text. Raises NoSuchSetting or BadValue."""
         known = self.names()
-        values: dict[str, int] = {}
+        values: dict[str, Any] = {}
         for name, text in changes.items():
             if name not in known:
                 raise NoSuchSetting(f"no setting '{shorten(name, 40)}'; there are: {', '.join(known)}")
-            values[name] = whole_number(name, text)
+            values[name] = text if name in SECRETS else whole_number(name, text)
         return evolve(self, **values)
 
-    def described(self) -> dict[str, int]:
+    def described(self) -> dict[str, int | str]:
         """Name -> value of all settings."""
         return {name: getattr(self, name) for name in self.names()}
+
+
+SECRETS = frozenset(attribute.name for attribute in fields(Settings) if attribute.metadata["range"] is None)
+"""The settings that are secret texts."""
 
 
 def whole_number(name: str, text: str) -> int:

@@ -141,10 +141,11 @@ class Request:
         rest = re.sub(rb"(?im)^host:[^\n]*+\n", b"", self.lines)
         self.lines = b"Host: %b\r\n%b" % (self.host, rest)
 
-    def head(self, added: bytes = b"", replaced: frozenset[bytes] = frozenset()) -> bytes:
+    def head(self, added: bytes = b"", replaced: frozenset[bytes] = frozenset(), lines: bytes | None = None) -> bytes:
         """The head as it goes on. added: header lines of the switch's own, each with its line end; replaced: lower-case
-        names of fields of the client's that give way to them."""
-        lines = self.lines
+        names of fields of the client's that give way to them; lines: instead of the client's header lines."""
+        if lines is None:
+            lines = self.lines
         if self.dropped is not None:
             lines = without(lines, self.dropped | replaced)
             if self.websocket:

@@ -13,20 +13,21 @@ import re2
 from zope.interface import implementer
 
 from ktcpvs.errors import shorten
-from ktcpvs.interfaces import IScheduler
+from ktcpvs.interfaces import IExplains, IScheduler
 from ktcpvs.model.pattern import encode_pattern, re2_options
-from ktcpvs.model.scheduling import BoundRule, Choice, Request, ServiceView
+from ktcpvs.model.scheduling import BoundRule, Choice, Considered, Request, ServiceView
 from ktcpvs.schedulers.rendezvous import Rendezvous
 from ktcpvs.schedulers.rules import RuleSet
 
 
-@implementer(IScheduler)
+@implementer(IScheduler, IExplains)
 class BoundRules:
     """The rules of one service. within: pattern -> what chooses among that rule's servers."""
 
     def __init__(self, service: ServiceView, previous: Any, *, hashing: bool) -> None:
         """hashing: rules with a match number choose by its text."""
-        self._rules = RuleSet(service.rules)
+        self._rules: RuleSet = RuleSet(service.rules, previous._rules if isinstance(previous, BoundRules) else None)
+        self._destinations = [rule.destinations for rule in service.rules]
         self._balance = service.balance
         known = previous.within if isinstance(previous, BoundRules) and previous._balance is service.balance else {}
         self.within: dict[str, Any] = {
@@ -40,12 +41,27 @@ class BoundRules:
             return HashedRule(view, rule.pattern, rule.match)
         return self._balance.bind(view, None if isinstance(before, HashedRule) else before)
 
-    def choose(self, request: Request) -> Choice | None:
+    def choose(self, request: Request) -> Any:
         place = self._rules.first(request.path or b"")
+        return None if place is None else self._in_order[place].choose(request)
+
+    def place(self, request: Request) -> int | None:
+        """The place of the rule that serves `request`, in the order in which rules are tried; None: there is none."""
+        return self._rules.first(request.path or b"")
+
+    def choose_within(self, place: int, request: Request) -> Any:
+        """What the rule at `place` answers."""
+        return self._in_order[place].choose(request)
+
+    def explain(self, request: Request) -> Considered:
+        """The rules that are tried, and the servers of the one that is taken."""
+        place = self.place(request)
+        rules = self._rules.tried(place)
         if place is None:
-            return None
-        choice: Choice | None = self._in_order[place].choose(request)
-        return choice
+            return Considered(rules, ("no rule matches",) if rules else ("the service has no rules",))
+        within = self._in_order[place]
+        notes = (within.key_in_words(request),) if isinstance(within, HashedRule) else ()
+        return Considered(rules, notes, self._destinations[place])
 
 
 @implementer(IScheduler)
@@ -58,6 +74,14 @@ class HashedRule:
         self._servers = Rendezvous(view, f"group {match}")
 
     def choose(self, request: Request) -> Choice | None:
+        return self._servers.pick(self._key(request), request)
+
+    def _key(self, request: Request) -> bytes:
         found = self._pattern.search(request.path or b"")
         text = found.group(self._match) if found is not None else None
-        return self._servers.pick(text or b"", request)
+        return text or b""
+
+    def key_in_words(self, request: Request) -> str:
+        """What is hashed for `request`."""
+        text = self._key(request).decode("utf-8", "backslashreplace")
+        return f"group {self._match} is '{shorten(text)}', which is hashed"

@@ -17,4 +17,4 @@ class LC:
     unit = CONNECTION
 
     def bind(self, service: ServiceView, previous: IScheduler | None) -> BoundWLC:
-        return BoundWLC(service, even=True)
+        return BoundWLC(service, True, previous.place if isinstance(previous, BoundWLC) else 0)

@@ -21,13 +21,18 @@ SET_MEMORY = 64 << 20
 class RuleSet:
     """The rules of one service, in the order in which they are tried."""
 
-    def __init__(self, rules: Sequence[BoundRule]) -> None:
-        """Raises BadPattern when the rules together need more memory than SET_MEMORY."""
+    def __init__(self, rules: Sequence[BoundRule], previous: RuleSet | None = None) -> None:
+        """previous: what it replaces; its automaton is taken over when the patterns are the same, in the same order.
+
+        Raises BadPattern when the rules together need more memory than SET_MEMORY.
+        """
         self._rules = tuple(rules)
         self._default = next((place for place, rule in enumerate(rules) if rule.is_default), None)
         self._patterns = [encode_pattern(rule.pattern) for rule in rules if not rule.is_default]
-        self._set = None
-        if self._patterns:
+        self._set: re2.Set | None = None
+        if previous is not None and previous._patterns == self._patterns:
+            self._set = previous._set
+        elif self._patterns:
             self._set = _compiled([*self._patterns, b""])
 
     def first(self, path: bytes) -> int | None:
@@ -38,6 +43,16 @@ class RuleSet:
             if place < len(self._patterns):
                 return int(place)
         return self._default
+
+    def tried(self, place: int | None) -> tuple[tuple[int, str, str], ...]:
+        """What is tried until the rule at `place` is taken, None: until none is: (number, pattern, why it was taken or
+        not) of each rule, in that order."""
+        if place is None:
+            return tuple((rule.number, rule.pattern, "does not match") for rule in self._rules)
+        taken = self._rules[place]
+        why = "default rule, tried last" if taken.is_default else "matches"
+        passed_over = tuple((rule.number, rule.pattern, "does not match") for rule in self._rules[:place])
+        return (*passed_over, (taken.number, taken.pattern, why))
 
     def _one_by_one(self, path: bytes) -> int:
         options = re2_options()

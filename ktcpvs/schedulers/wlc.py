@@ -14,14 +14,14 @@ from ktcpvs.model.scheduling import Choice, Request, ServiceView
 
 @implementer(IScheduler)
 class BoundWLC:
-    """wlc over the servers of one service. even: all weights but 0 count as 1."""
+    """wlc over the servers of one service. even: all weights but 0 count as 1. place: where the next tie begins."""
 
-    def __init__(self, service: ServiceView, even: bool = False) -> None:
+    def __init__(self, service: ServiceView, even: bool = False, place: int = 0) -> None:
         what = "fewest connections" if even else "fewest connections for its weight"
         reason = f"{service.why}{what} of {len(service.destinations)}"
         self._choices = [Choice(destination, reason) for destination in service.destinations]
         self._even = even
-        self._next = 0
+        self.place = place
 
     def choose(self, request: Request) -> Choice | None:
         choices, tried, even = self._choices, request.tried, self._even
@@ -29,7 +29,7 @@ class BoundWLC:
         least, least_weight, place = 0, 1, 0
         count = len(choices)
         for step in range(count):
-            position = (self._next + step) % count
+            position = (self.place + step) % count
             choice = choices[position]
             candidate = choice.destination
             weight = candidate.weight
@@ -39,7 +39,7 @@ class BoundWLC:
                 if best is None or candidate.active * least_weight < least * weight:
                     best, least, least_weight, place = choice, candidate.active, weight, position
         if best is not None:
-            self._next = place + 1
+            self.place = place + 1
         return best
 
 
@@ -51,4 +51,4 @@ class WLC:
     unit = CONNECTION
 
     def bind(self, service: ServiceView, previous: IScheduler | None) -> BoundWLC:
-        return BoundWLC(service)
+        return BoundWLC(service, place=previous.place if isinstance(previous, BoundWLC) else 0)

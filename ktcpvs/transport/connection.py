@@ -126,9 +126,10 @@ class Connection(Served):
             self._set_timer(0)
             self.client.pause()
             self._happened(life.HEAD)
+            self._asks = False
             choice = Choice(redirect, f"redirect, since {bad}")
             self._chosen(choice)
-            self._call(choice)
+            self._serve(choice)
             return
         self._happened(life.BAD_HEAD)
         self._refuse(bad.status, str(bad))
@@ -140,17 +141,11 @@ class Connection(Served):
 
     # The server.
 
-    def _choose(self) -> None:
-        readable = self.unit == PER_CONNECTION or self.request.path is not None
-        choice = self._pick(readable)
-        if choice is not None:
-            self._call(choice)
-
     def _fail(self, status: int, why: str) -> None:
         self._happened(life.NO_SERVER)
         self._refuse(status, why)
 
-    def _call(self, choice: Choice) -> None:
+    def _serve(self, choice: Choice) -> None:
         self._happened(life.CHOSEN)
         address, timeout = choice.destination.address, self.context.settings.connect_timeout
         self._calling = call(self.context.reactor, address, timeout, Stream())
@@ -182,6 +177,9 @@ class Connection(Served):
         self.client.close()
         if self.server is not None:
             self.server.close()
+
+    def _rest_timer(self) -> None:
+        self._set_timer(0)
 
     def _watch(self) -> None:
         timeout = self.context.settings.read_timeout

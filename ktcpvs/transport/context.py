@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import secrets
 from typing import Any
 
 from ktcpvs.model.settings import Settings
@@ -11,6 +12,8 @@ from ktcpvs.transport.wheel import Wheel
 
 SPARE_DESCRIPTORS = 64
 """Descriptors kept for everything but connections and listeners: control, log, files, name look-ups."""
+
+KEY_BYTES = 32
 
 
 class Descriptors:
@@ -53,11 +56,19 @@ class Descriptors:
 
 
 class Context:
-    """settings: replaced by the director when an edit changes them."""
+    """settings: replaced by the director when an edit changes them. key: this switch's own secret."""
 
-    def __init__(self, reactor: Any, log: EventLog, descriptors: Descriptors | None = None) -> None:
+    def __init__(
+        self, reactor: Any, log: EventLog, descriptors: Descriptors | None = None, key: bytes | None = None
+    ) -> None:
+        """key: None makes one that nobody else has and that is forgotten with this object."""
         self.reactor = reactor
         self.log = log
         self.settings = Settings()
         self.wheel = Wheel(reactor, lambda: log.failure("a timer's call failed"))
         self.descriptors = descriptors or Descriptors.of_process()
+        self.key = key or secrets.token_bytes(KEY_BYTES)
+
+    def cookie_key(self, settings: Settings) -> bytes:
+        """The secret behind cookies by these settings: the configured one, or this switch's own."""
+        return settings.cookie_key.encode() or self.key

@@ -6,7 +6,6 @@ found and bound, sockets opened); the table is saved; and only then what differs
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -15,39 +14,27 @@ from twisted.internet.defer import Deferred, DeferredLock
 
 from ktcpvs.errors import BadValue, Busy, Refusal
 from ktcpvs.interfaces import CONNECTION
-from ktcpvs.model.address import Address
-from ktcpvs.model.destination import Destination
 from ktcpvs.model.edits import Edit, Load, Unload
 from ktcpvs.model.plan import plan
-from ktcpvs.model.service import VirtualService
+from ktcpvs.model.service import NO_FALLBACK, VirtualService
+from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
 from ktcpvs.system import log as levels
 from ktcpvs.system.plugins import Schedulers, find_schedulers
 from ktcpvs.system.sockets import close_listener, open_listener
 from ktcpvs.transport.context import Context
 from ktcpvs.transport.live import LiveService
-
-
-@define
-class _Prepared:
-    """What one service needs for its new configuration, ready to be put in place."""
-
-    live: LiveService
-    config: VirtualService
-    destinations: dict[Address, Destination]
-    factory: Any
-    scheduler: Any
-    sock: socket.socket | None = None
+from ktcpvs.transport.prepared import Prepared
 
 
 @define
 class _Preparation:
-    """Everything that an edit needs; `abandon` gives back what was opened."""
+    """Everything that an edit needs, service by service; `abandon` gives back what was opened."""
 
-    ready: list[_Prepared] = Factory(list)
+    ready: list[tuple[LiveService, Prepared]] = Factory(list)
 
     def abandon(self) -> None:
-        for prepared in self.ready:
+        for _, prepared in self.ready:
             if prepared.sock is not None:
                 close_listener(prepared.sock)
 
@@ -119,53 +106,58 @@ class Director:
         assert self._schedulers is not None
         return self._schedulers.factory(name)
 
-    def _balance(self, config: VirtualService) -> Any:
-        """The scheduler within rules. Raises NoSuchScheduler, or BadValue for one that looks at requests itself."""
-        factory = self._factory(config.balance)
-        if factory.unit != CONNECTION:
+    def _plugins(self, config: VirtualService) -> tuple[Any, Any, Any]:
+        """The schedulers of a service: its own, the one within rules, the one that helps out (None: nobody does).
+
+        Raises NoSuchScheduler, or BadValue for one that looks at more than it would be shown.
+        """
+        factory, balance = self._factory(config.scheduler), self._factory(config.balance)
+        if balance.unit != CONNECTION:
             raise BadValue(f"balance = {config.balance}: one that decides per connection is wanted, as wlc or rr")
-        return factory
+        fallback = None if config.fallback == NO_FALLBACK else self._factory(config.fallback)
+        if fallback is not None and factory.unit == CONNECTION and fallback.unit != CONNECTION:
+            raise BadValue(
+                f"fallback = {config.fallback}: one that decides per connection is wanted, as wlc or rr, since "
+                f"{config.scheduler} reads no request"
+            )
+        return factory, balance, fallback
+
+    def prepare_service(self, live: LiveService, config: VirtualService, settings: Settings) -> Prepared:
+        """`config` bound for `live`; nothing is changed yet. Raises a Refusal."""
+        key = self.context.cookie_key(settings)
+        prepared = Prepared(config, live.destinations_for(config), *self._plugins(config), key)
+        try:
+            prepared.scheduler = live.bind(prepared)
+        except Refusal:
+            raise
+        except Exception as error:
+            self.context.log.failure("scheduler {name} cannot be bound", name=config.scheduler)
+            raise BadValue(f"scheduler {config.scheduler} cannot serve {config.ident}: {error!r}") from None
+        return prepared
 
     def _prepare(self, old: Table, new: Table) -> _Preparation:
         for service in new:
             before = old.services.get(service.ident)
-            if before is None or (before.scheduler, before.balance) != (service.scheduler, service.balance):
-                self._factory(service.scheduler)
-                self._balance(service)
+            if before is None or _plugin_names(before) != _plugin_names(service):
+                self._plugins(service)
         changes = plan(old, new)
         moving = [before.ident for before, config in changes.change if before.listen != config.listen]
         moving += [config.ident for config in changes.stop]
         listeners = [self.services[ident].listener for ident in moving]
         closing = [listener.socket for listener in listeners if listener is not None]
         preparation = _Preparation()
+        begun = [(None, config) for config in changes.start]
         try:
-            for config in changes.start:
+            for before, config in (*begun, *changes.change):
                 live = self.services.get(config.ident) or LiveService(self.context, config)
-                prepared = self._bound(live, config)
-                preparation.ready.append(prepared)
-                prepared.sock = open_listener(config.listen, new.settings.max_backlog, closing)
-            for before, config in changes.change:
-                live = self.services[config.ident]
-                prepared = self._bound(live, config)
-                preparation.ready.append(prepared)
-                if before.listen != config.listen:
+                prepared = self.prepare_service(live, config, new.settings)
+                preparation.ready.append((live, prepared))
+                if before is None or before.listen != config.listen:
                     prepared.sock = open_listener(config.listen, new.settings.max_backlog, closing)
         except BaseException:
             preparation.abandon()
             raise
         return preparation
-
-    def _bound(self, live: LiveService, config: VirtualService) -> _Prepared:
-        factory = self._factory(config.scheduler)
-        destinations = live.destinations_for(config)
-        try:
-            scheduler = live.bind(config, destinations, factory, self._balance(config))
-        except Refusal:
-            raise
-        except Exception as error:
-            self.context.log.failure("scheduler {name} cannot be bound", name=config.scheduler)
-            raise BadValue(f"scheduler {config.scheduler} cannot serve {config.ident}: {error!r}") from None
-        return _Prepared(live, config, destinations, factory, scheduler)
 
     # Put in place what was prepared: nothing here fails.
 
@@ -177,10 +169,9 @@ class Director:
             self.context.log.level = new.settings.debug_level
         for config in changes.stop:
             self.services[config.ident].stop()
-        for prepared in preparation.ready:
-            live = prepared.live
+        for live, prepared in preparation.ready:
             self.services[prepared.config.ident] = live
-            live.adopt(prepared.config, prepared.destinations, prepared.factory, prepared.scheduler)
+            live.adopt(prepared)
             if prepared.sock is not None:
                 live.listen(prepared.sock)
         if changes.settings:
@@ -210,6 +201,10 @@ class Director:
         """End every connection now."""
         for live in (*self.services.values(), *self.draining):
             live.end_all()
+
+
+def _plugin_names(service: VirtualService) -> tuple[str, str, str]:
+    return service.scheduler, service.balance, service.fallback
 
 
 def _in_words(edit: Edit) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ktcpvs.model import exchange as life
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.scheduling import Choice
 from ktcpvs.protocols import messages
 from ktcpvs.protocols.framing import BadFrame
 from ktcpvs.protocols.http1 import BadRequest, error_response
@@ -28,13 +29,11 @@ class Exchange(HTTPClient):
 
     # The server.
 
-    def _choose(self) -> None:
-        choice = self._pick()
-        if choice is None:
-            return
+    def _serve(self, choice: Choice) -> None:
         kept = self.service.pool.take(choice.destination)
         if kept is not None:
             self._happened(life.REUSED)
+            choice.destination.reused += 1
             self._send(kept)
         else:
             self._call(choice.destination)
@@ -60,21 +59,29 @@ class Exchange(HTTPClient):
         """The request goes out on `server`."""
         self.server = server
         server.exchange = self
-        assert self.lease is not None
-        self.lease.made()
-        self.bytes_in += len(self._out)
-        server.transport.write(self._out)
-        if not self._may_repeat():
-            self._out = b""
-        self._hold(4, False)
+        message, lease = self._message, self.lease
+        assert message is not None
+        assert lease is not None
+        lease.made()
+        out = self._head(message) + self._out
+        self.bytes_in += len(out)
+        server.transport.write(out)
+        self._out = b""
+        # May it go on another connection if this one dies before any answer? Never two servers for a POST.
+        self._may_repeat = message.length == 0 and message.method in messages.IDEMPOTENT
+        if self._held:
+            self._hold(4, False)
         if self._full:
             server.pause()
 
-    def _may_repeat(self) -> bool:
-        """May the request go on another connection if this one dies before any answer? Never two servers for a POST."""
-        message = self._message
-        assert message is not None
-        return message.length == 0 and message.method in messages.IDEMPOTENT
+    def _head(self, message: messages.Request) -> bytes:
+        """The request's head as the chosen server gets it."""
+        forwarding, choice = self.service.forwarding, self.choice
+        lines = choice.lines if choice is not None else None
+        if not forwarding:
+            return message.head(lines=lines)
+        added = forwarding.lines(self.request.client, message.host, message.minor)
+        return message.head(added, forwarding.replaced, lines)
 
     def server_data(self, data: bytes) -> None:
         """What the server sends."""
@@ -124,13 +131,15 @@ class Exchange(HTTPClient):
         except BadFrame as bad:
             self._fail(502, f"the server's answer: {bad}")
             return
-        self._out = b""
+        self._may_repeat = False
         self._happened(life.ANSWER)
         self._answer = answer
         if answer.until_close:
             self._last = True
+        choice = self.choice
+        head = answer.head + choice.answer_lines if choice is not None else answer.head
         closing = b"Connection: close\r\n\r\n" if self._last else b"\r\n"
-        self._pass_on(answer, data, taken, answer.head + closing)
+        self._pass_on(answer, data, taken, head + closing)
 
     def _switch_protocols(self, message: messages.Request, answer: messages.Response, rest: bytes) -> None:
         if message.websocket and self._body is None:
@@ -205,7 +214,7 @@ class Exchange(HTTPClient):
             server.exchange = None
             server.close()
         if self.state == life.WAITING:
-            if self._out and not self._received and server is not None:
+            if self._may_repeat and not self._received and server is not None:
                 self._repeat(server)
             else:
                 self._fail(502, UNANSWERED)
@@ -245,7 +254,8 @@ class Exchange(HTTPClient):
         server = self.server
         assert server is not None
         self._happened(life.UPGRADED)
-        head = answer.head + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+        added = self.choice.answer_lines if self.choice is not None else b""
+        head = answer.head + added + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
         self.client.transport.write(head)
         self.bytes_out += len(head)
         self.client.transport.unregisterProducer()

@@ -36,8 +36,9 @@ class HTTPClient(Served):
     descriptors = 1  # those of server connections are counted by the pool
 
     __slots__ = (
-        "_again", "_answer", "_body", "_full", "_going_on", "_head_began", "_held", "_last", "_message", "_no_more",
-        "_out", "_pending", "_reader", "_received", "bytes_in", "bytes_out", "server", "settled",
+        "_again", "_answer", "_body", "_body_bytes", "_full", "_going_on", "_head_began", "_held", "_last",
+        "_may_repeat", "_message", "_no_more", "_out", "_pending", "_reader", "_received", "bytes_in",
+        "bytes_out", "server", "settled",
     )  # fmt: skip
 
     def __init__(self, service: LiveService, client_name: str, client_host: str) -> None:
@@ -51,7 +52,9 @@ class HTTPClient(Served):
         self._answer: messages.Response | None = None
         self._received = b""  # the beginning of an answer's head
         self._pending = b""  # of later requests
-        self._out = b""  # what has to be sent again if the kept connection is dead
+        self._out = b""  # what came of the body before there was somewhere to send it
+        self._may_repeat = False  # the request may go on another connection if this one dies
+        self._body_bytes = 0  # of the current request's body, so far
         self._reader: HeadReader | None = None  # of a head that comes in pieces
         self._again: tuple[Destination, ...] = ()  # whose connections have died with this request
         self._last = False  # the client connection ends with this answer
@@ -107,7 +110,7 @@ class HTTPClient(Served):
         client.ended = self._client_ended
         client.lost = self._client_lost
         client.transport.registerProducer(self, True)
-        self._timer = self.context.wheel.after(WATCH, self._watch)
+        self._rest_timer()
 
     def _client_data(self, data: bytes) -> None:
         self._since = self.context.wheel.now
@@ -173,6 +176,9 @@ class HTTPClient(Served):
                 taken = frame.feed(rest)
             except BadFrame as bad:
                 raise BadRequest(400, str(bad)) from None
+            if self._is_too_large(max(taken, message.length)):
+                raise BadRequest(413, self._too_large())
+            self._body_bytes = taken
             body, rest = rest[:taken], rest[taken:]
             if not frame.done:
                 self._body = frame
@@ -186,12 +192,7 @@ class HTTPClient(Served):
         request.lines = message.lines
         if request.tried:
             request.tried = set()
-        forwarding = self.service.forwarding
-        if forwarding:
-            head = message.head(forwarding.lines(request.client, message.host, message.minor), forwarding.replaced)
-        else:
-            head = message.head()
-        self._out = head + body
+        self._out = body
         self._happened(life.REQUEST)
         self._choose()
 
@@ -203,7 +204,12 @@ class HTTPClient(Served):
             taken = body.feed(data)
         except BadFrame as bad:
             self._body = None
-            self._broken(str(bad))
+            self._broken(400, str(bad))
+            return b""
+        self._body_bytes += taken
+        if self._is_too_large(self._body_bytes):
+            self._body = None
+            self._broken(413, self._too_large())
             return b""
         mine = data if taken == len(data) else data[:taken]
         if body.done:
@@ -213,13 +219,20 @@ class HTTPClient(Served):
             self.server.transport.write(mine)
             if body.done and self._answer is not None and self._answer.frame.done:
                 self._answered(self._answer)  # the answer was there before the upload had ended
-        elif self.state in (life.CHOOSING, life.CONNECTING):
+        elif self.state in (life.CHOOSING, life.QUEUED, life.CONNECTING):
             self._out += mine
             self._hold(4, True)  # no more until there is somewhere to send it
         return data[taken:]
 
-    def _broken(self, why: str) -> None:
-        """The client's body is not framed as it said: no server may believe that the request was complete."""
+    def _is_too_large(self, size: int) -> bool:
+        limit = self.context.settings.body_size
+        return 0 < limit << 10 < size
+
+    def _too_large(self) -> str:
+        return f"the request's body is longer than {self.context.settings.body_size} KiB"
+
+    def _broken(self, status: int, why: str) -> None:
+        """The client's body cannot be taken to its end: no server may believe that the request was complete."""
         if self.server is not None:
             server, self.server = self.server, None
             server.exchange = None
@@ -229,7 +242,7 @@ class HTTPClient(Served):
         else:
             self._happened(life.LAST)
         if self.state == life.REFUSING:
-            self._refuse(400, why)
+            self._refuse(status, why)
         else:
             self.ending = why
             self._drop()
@@ -336,7 +349,15 @@ class HTTPClient(Served):
             self.expire(life.READ_TIMEOUT)
             return
         if self.state not in (life.CLOSED, life.REFUSING):
-            self._set_timer(WATCH, self._watch)
+            self._set_timer(self._watch_period(), self._watch)
+
+    def _watch_period(self) -> int:
+        """Seconds until the next look: as short as the shortest timeout, if that is less than usual."""
+        settings = self.context.settings
+        return min(WATCH, settings.head_timeout, settings.keepalive_timeout, settings.response_timeout)
+
+    def _rest_timer(self) -> None:
+        self._set_timer(self._watch_period(), self._watch)
 
     def _drop(self) -> None:
         if self._calling is not None:

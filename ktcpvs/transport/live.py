@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
+
+from attrs import evolve
+from twisted.internet.defer import Deferred
 
 from ktcpvs.interfaces import CONNECTION, EACH_REQUEST
 from ktcpvs.model.address import Address
 from ktcpvs.model.destination import Destination
-from ktcpvs.model.scheduling import Choice, Request, ServiceView
+from ktcpvs.model.scheduling import Choice, Request
 from ktcpvs.model.service import VirtualService
 from ktcpvs.protocols.forwarding import FIELDS, Forwarding
 from ktcpvs.system import log as levels
@@ -18,17 +22,16 @@ from ktcpvs.transport.context import Context
 from ktcpvs.transport.exchange import Exchange
 from ktcpvs.transport.listener import Listener
 from ktcpvs.transport.pool import Pool
+from ktcpvs.transport.prepared import Prepared
+from ktcpvs.transport.queue import Queue
 from ktcpvs.transport.served import Served
 from ktcpvs.transport.stream import carry
 from ktcpvs.transport.wheel import Timer
 
 
-class BadChoice(Exception):
-    """A scheduler answered with something that is no destination of its service."""
-
-
 class LiveService:
-    """config: as it runs. destinations: its servers by address. leaving: deleted servers whose connections drain.
+    """config: as it runs. destinations: its servers by address; usable: the same. leaving: deleted servers whose
+    connections drain. queue: who waits for room at a server.
 
     total: client connections accepted. refused: those that got no server. ended_in, ended_out: bytes of
     connections that have ended.
@@ -43,6 +46,7 @@ class LiveService:
         self.unit = CONNECTION
         self.factory: Any = None
         self.scheduler: Any = None
+        self.queue = Queue()
         self.listener: Listener | None = None
         self.connections: set[Served] = set()
         self.pool = Pool(context)
@@ -51,7 +55,10 @@ class LiveService:
         self.refused = 0
         self.ended_in = 0
         self.ended_out = 0
-        self._usable: frozenset[Destination] = frozenset()
+        self.usable: frozenset[Destination] = frozenset()
+        self._limited: tuple[Destination, ...] = ()
+        self._fallback: Callable[[], Any] | None = None  # makes the fallback scheduler when it is needed first
+        self._bound_fallback: Any = None
         self._drain: Timer | None = None
 
     @property
@@ -64,46 +71,51 @@ class LiveService:
         """The destinations that `config` needs: those there are, and new ones; nothing is changed yet."""
         known = {**self.leaving, **self.destinations}
         return {
-            server.address: known.get(server.address) or Destination(server.address, server.weight)
+            server.address: known.get(server.address) or Destination(server.address, server.weight, server.maxconn)
             for server in config.servers
         }
 
-    def bind(self, config: VirtualService, destinations: dict[Address, Destination], factory: Any, balance: Any) -> Any:
-        """A scheduler of `factory` for `config`; weights are as `config` says while it binds."""
+    def bind(self, prepared: Prepared) -> Any:
+        """A scheduler for what was prepared; weights are as its configuration says while it binds."""
+        destinations = prepared.destinations
         before = {destination: destination.weight for destination in destinations.values()}
         try:
-            for server in config.servers:
+            for server in prepared.config.servers:
                 destinations[server.address].weight = server.weight
-            previous = self.scheduler if factory is self.factory else None
-            return factory.bind(ServiceView.of(config, destinations, balance), previous)
+            previous = self.scheduler if prepared.factory is self.factory else None
+            return prepared.factory.bind(prepared.view(), previous)
         finally:
             for destination, weight in before.items():
                 destination.weight = weight
 
-    def adopt(
-        self, config: VirtualService, destinations: dict[Address, Destination], factory: Any, scheduler: Any
-    ) -> None:
-        """From now on the service is as `config` says. Connections to servers that are gone drain."""
+    def adopt(self, prepared: Prepared) -> None:
+        """From now on the service is as was prepared. Connections to servers that are gone drain."""
+        config, destinations = prepared.config, prepared.destinations
         gone = {address: known for address, known in self.destinations.items() if address not in destinations}
         for address in destinations:
             self.leaving.pop(address, None)
         gone = {address: known for address, known in gone.items() if known.active}
         self.leaving.update(gone)
         for server in config.servers:
-            destinations[server.address].weight = server.weight
+            destination = destinations[server.address]
+            destination.weight, destination.maxconn = server.weight, server.maxconn
+            destination.freed = self.queue.freed if server.maxconn else None
         if config.redirect is None:
             self.redirect = None
         elif self.redirect is None or self.redirect.address != config.redirect:
             self.redirect = Destination(config.redirect)
         self.config, self.destinations = config, destinations
         self.forwarding = Forwarding({name: getattr(config, name) for name in FIELDS})
-        self.factory, self.scheduler, self.unit = factory, scheduler, factory.unit
-        self._usable = frozenset(destinations.values())
-        self.pool.close(self._usable | {self.redirect} if self.redirect is not None else self._usable)
+        self.factory, self.scheduler, self.unit = prepared.factory, prepared.scheduler, prepared.factory.unit
+        self._fallback, self._bound_fallback = prepared.bind_fallback(), None
+        self.usable = frozenset(destinations.values())
+        self._limited = tuple(destination for destination in destinations.values() if destination.maxconn)
+        self.pool.close(self.usable | {self.redirect} if self.redirect is not None else self.usable)
         if gone:
             self.context.wheel.after(self.context.settings.drain_timeout, lambda: self._end_leaving(gone.values()))
         if self.listener is not None:
             self.listener.resume()
+        self.queue.try_all()
 
     def listen(self, sock: socket.socket) -> None:
         """Accept clients from `sock`, and no longer from the one before."""
@@ -197,15 +209,43 @@ class LiveService:
             sock.close()
             self.ended(connection)
 
-    def choose(self, request: Request) -> Choice | None:
-        """The scheduler's choice, checked. Raises what the scheduler raises, or BadChoice."""
-        choice: Choice | None = self.scheduler.choose(request)
-        if choice is None:
+    # Whom the scheduler cannot serve as it would.
+
+    def fall_back(self, request: Request, why: str) -> Choice | None:
+        """The fallback scheduler's choice, since the scheduler has none: `why`."""
+        try:
+            if self._bound_fallback is None and self._fallback is not None:
+                self._bound_fallback = self._fallback()
+            choice = self._bound_fallback.choose(request) if self._bound_fallback is not None else None
+        except Exception:
+            self.context.log.failure(
+                "fallback {name} of service {ident} failed", name=self.config.fallback, ident=self.ident
+            )
             return None
-        destination = getattr(choice, "destination", None)
-        if destination not in self._usable:
-            raise BadChoice(f"scheduler {self.config.scheduler} chose {destination!r}, no server of {self.ident}")
-        return None if destination in request.tried else choice
+        if not isinstance(choice, Choice) or choice.destination not in self.usable:
+            _give_up(choice)
+            return None
+        return evolve(choice, reason=f"fallback {self.config.fallback}, since {why}: {choice.reason}")
+
+    def instead_of_full(self, choice: Choice, request: Request) -> Choice | None:
+        """Another choice, since the one made has no room now; None: wait for room."""
+        if choice.waits:
+            return None
+        tried = request.tried
+        request.tried = tried.union(destination for destination in self._limited if destination.is_full)
+        try:
+            other = self.scheduler.choose(request)
+            usable = isinstance(other, Choice) and other.destination in self.usable.difference(request.tried)
+        except Exception:
+            self.context.log.failure("scheduler of service {ident} failed", ident=self.ident)
+            return None
+        finally:
+            request.tried = tried
+        if usable:
+            found: Choice = other
+            return found
+        _give_up(other)
+        return None
 
     def ended(self, connection: Served) -> None:
         """The connection is over: count it out. Called once for each."""
@@ -235,6 +275,15 @@ class LiveService:
         elif self._drain is not None and not self.connections:
             self._drain.cancel()
             self._drain = None
+
+
+def _give_up(answer: Any) -> None:
+    """What a scheduler takes its time for is not waited for."""
+    if isinstance(answer, Deferred):
+        answer.addErrback(lambda _: None)
+        answer.cancel()
+    elif inspect.iscoroutine(answer):
+        answer.close()
 
 
 def _client_name(peer: Any) -> tuple[str, str]:

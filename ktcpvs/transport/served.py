@@ -6,9 +6,10 @@ and after a failed connect asked again: the next best server, then the redirect 
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 # States and events that both tables have.
 CLOSED = "closed"
+WAITING_STATES = ("choosing", "queued")
+FULL = "servers full"
+ROOM = "room at a server"
 DRAINED = "drain timeout"
 CONNECT_FAILED = "connect failed"
 
@@ -43,8 +47,8 @@ class Served(ABC):
     """How many descriptors it counts for."""
 
     __slots__ = (
-        "_calling", "_since", "_timer", "began", "choice", "client", "client_name", "context", "ending", "lease",
-        "relay", "request", "service", "state",
+        "_asking", "_asks", "_calling", "_queued", "_since", "_timer", "_waits", "began", "choice",
+        "client", "client_name", "context", "ending", "lease", "relay", "request", "service", "state",
     )  # fmt: skip
 
     def __init__(self, service: LiveService, client_name: str, client_host: str, state: str) -> None:
@@ -61,6 +65,10 @@ class Served(ABC):
         self.ending = ""
         self._timer: Timer | None = None
         self._calling: Deferred[Stream] | None = None
+        self._asks = True  # False when there is nothing to ask the scheduler about
+        self._asking: Deferred[Any] | None = None  # the scheduler takes its time
+        self._waits = False  # for the scheduler or for room at a server
+        self._queued = 0  # the tick after the one when it began to wait for room
 
     # What the rest of the switch asks.
 
@@ -102,8 +110,12 @@ class Served(ABC):
         """The client is there."""
 
     @abstractmethod
-    def _choose(self) -> None:
-        """Find a server."""
+    def _serve(self, choice: Choice) -> None:
+        """That server shall serve; its lease has begun."""
+
+    @abstractmethod
+    def _rest_timer(self) -> None:
+        """Nothing is waited for any more: the timer is as it is without."""
 
     @abstractmethod
     def _fail(self, status: int, why: str) -> None:
@@ -125,6 +137,8 @@ class Served(ABC):
         self._since = self.context.wheel.now
         if after == CLOSED and not self.ending:
             self.ending = event
+        if self._waits and after not in WAITING_STATES:
+            self._waits_no_more()
         log = self.context.log
         if log.level >= levels.STATE:
             form = "{client}: {before}, {event}: {after}"
@@ -136,27 +150,118 @@ class Served(ABC):
             self._timer.cancel()
         self._timer = self.context.wheel.after(seconds, due) if due is not None else None
 
-    def _pick(self, ask: bool = True) -> Choice | None:
-        """Whom the scheduler chooses, or the redirect address; None: the client has been refused.
+    # Who serves.
 
-        ask: False when there is nothing to ask the scheduler about. The choice's lease begins.
-        """
+    def _choose(self) -> None:
+        """Ask who shall serve; `_serve`, a refusal or a wait follows."""
+        request = self.request
+        if not self._asks or len(request.tried) >= self.context.settings.connect_tries:
+            self._decide(None)
+            return
+        try:
+            answer = self.service.scheduler.choose(request)
+        except Exception:
+            self._scheduler_failed()
+            return
+        if answer is None or type(answer) is Choice:
+            self._decide(answer)
+        else:
+            self._ask_later(answer)
+
+    def _ask_later(self, answer: Any) -> None:
+        """The scheduler takes its time, or answers nonsense."""
+        if isinstance(answer, Choice):
+            self._decide(answer)
+            return
+        if not isinstance(answer, Deferred):
+            if not inspect.iscoroutine(answer):
+                self.context.log.warn("scheduler of {ident} chose {what!r}", ident=self.service.ident, what=answer)
+                self._fall_back("the scheduler failed")
+                return
+            answer = Deferred.fromCoroutine(answer)
+        self._asking = answer
+        self._waits = True
+        self._set_timer(self.context.settings.choose_timeout, self._choice_is_late)
+        answer.addCallbacks(self._choice_came, self._choice_failed, (answer,), None, (answer,))
+
+    def _choice_came(self, choice: Any, asked: Deferred[Any]) -> None:
+        if self._asking is asked:
+            self._asking = None
+            if choice is None or isinstance(choice, Choice):
+                self._decide(choice)
+            else:
+                self._ask_later(choice)
+
+    def _choice_failed(self, failure: Failure, asked: Deferred[Any]) -> None:
+        if self._asking is asked:  # else it was given up here, and this is what came of it
+            self._asking = None
+            self._scheduler_failed(failure)
+
+    def _choice_is_late(self) -> None:
+        asked, self._asking = self._asking, None
+        if asked is not None:
+            asked.cancel()
+            self._fall_back(f"the scheduler took more than {self.context.settings.choose_timeout} seconds")
+
+    def _scheduler_failed(self, failure: Failure | None = None) -> None:
+        self.context.log.failure("scheduler of service {ident} failed", failure, ident=self.service.ident)
+        self._fall_back("the scheduler failed")
+
+    def _fall_back(self, why: str) -> None:
+        self._decide(self.service.fall_back(self.request, why), why)
+
+    def _decide(self, choice: Choice | None, why: str = "") -> None:
+        """That is who the scheduler chose. why: there is nobody else, in words; "" where there is no more to say."""
         service, tried = self.service, self.request.tried
-        choice: Choice | None = None
-        if ask and len(tried) < self.context.settings.connect_tries:
-            try:
-                choice = service.choose(self.request)
-            except Exception:
-                self.context.log.failure("scheduler of service {ident} failed", ident=service.ident)
-                self._fail(503, "the scheduler failed")
-                return None
+        if choice is not None:
+            destination = choice.destination
+            if destination not in service.usable:
+                self.context.log.warn(
+                    "scheduler of {ident} chose {what!r}, no server of it", ident=service.ident, what=destination
+                )
+                self._fall_back("the scheduler failed")
+                return
+            if destination in tried:
+                choice = None
+            elif destination.maxconn and destination.is_full:
+                choice = service.instead_of_full(choice, self.request)
+                if choice is None:
+                    self._wait_for_room()
+                    return
         if choice is None and service.redirect is not None and service.redirect not in tried:
             choice = Choice(service.redirect, "redirect, since no server was found")
         if choice is None:
-            self._fail(503, "no server answered" if tried else "no server for this request")
-            return None
+            self._fail(503, why or ("no server answered" if tried else "no server for this request"))
+            return
         self._chosen(choice)
-        return choice
+        self._serve(choice)
+
+    def _wait_for_room(self) -> None:
+        self._happened(FULL)
+        now = self.context.wheel.now
+        if not self._queued:
+            self._queued = now + 1  # 0: it does not wait
+        self._waits = True
+        self.service.queue.enter(self)
+        left = self.context.settings.queue_timeout + self._queued - 1 - now
+        self._set_timer(max(left, 0), self._queue_is_late)
+
+    def _queue_is_late(self) -> None:
+        self._fail(503, f"no server had room within {self.context.settings.queue_timeout} seconds")
+
+    def try_again(self) -> None:
+        """There may be room at a server."""
+        self._happened(ROOM)
+        self._choose()
+
+    def _waits_no_more(self) -> None:
+        self._waits = False
+        self._queued = 0
+        self.service.queue.leave(self)
+        asked, self._asking = self._asking, None
+        if asked is not None:
+            asked.cancel()
+        self._rest_timer()
 
     def _chosen(self, choice: Choice) -> None:
         self.choice = choice

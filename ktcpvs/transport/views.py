@@ -109,8 +109,8 @@ class Views:
                 "name": attribute.name,
                 "value": getattr(settings, attribute.name),
                 "default": attribute.default,
-                "lowest": attribute.metadata["range"][0],
-                "highest": attribute.metadata["range"][1],
+                "lowest": (attribute.metadata["range"] or (None, None))[0],
+                "highest": (attribute.metadata["range"] or (None, None))[1],
                 "unit": attribute.metadata["unit"],
                 "meaning": attribute.metadata["meaning"],
             }

@@ -165,17 +165,17 @@ class World:
         for _ in range(seconds):
             self.reactor.advance(1)
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         while [peer for peer in self.peers if peer.settle()]:
             pass
 
     def close(self) -> None:
         """All lines come to their end; afterwards nothing may be left counted."""
-        self._settle()
+        self.settle()
         self.live.pool.close()
-        self._settle()
+        self.settle()
         self.passes(2 * self.context.settings.linger_timeout + 4)  # refused clients who did not go by themselves
-        self._settle()
+        self.settle()
         counted = [d for d in (*self.live.destinations.values(), *self.live.leaving.values()) if d.active]
         assert not counted, counted
         assert not self.live.connections

@@ -5,6 +5,7 @@ from twisted.application.service import ServiceMaker
 from twisted.plugin import IPlugin
 from zope.interface import alsoProvides
 
+from ktcpvs.schedulers.chttp import CHTTP
 from ktcpvs.schedulers.hhttp import HHTTP
 from ktcpvs.schedulers.http import HTTP
 from ktcpvs.schedulers.lc import LC
@@ -22,7 +23,7 @@ uvloop = Reactor("uvloop", "ktcpvs.reactor", "asyncio on uvloop, the fastest for
 
 # The schedulers themselves know nothing of Twisted; here they become plugins.
 wlc, lc, rr, wrr, p2c, sh = WLC(), LC(), RR(), WRR(), P2C(), SH()
-http, hhttp, phttp = HTTP(), HHTTP(), PHTTP()
-for scheduler in (wlc, lc, rr, wrr, p2c, sh, http, hhttp, phttp):
+http, hhttp, phttp, chttp = HTTP(), HHTTP(), PHTTP(), CHTTP()
+for scheduler in (wlc, lc, rr, wrr, p2c, sh, http, hhttp, phttp, chttp):
     alsoProvides(scheduler, IPlugin)
 del scheduler  # else twisted.plugin would find the last one twice

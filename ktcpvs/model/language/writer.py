@@ -26,7 +26,8 @@ def write_service(described: dict[str, Any], show: ShowAddress = str) -> str:
             continue
         lines.append(f"    {option.name} = {word(show(value) if option.read is read_address else str(value))}")
     for server in described["servers"]:
-        lines.append(f"    server = {word(show(server['address']))} {server['weight']}")
+        most = f" maxconn {server['maxconn']}" if server["maxconn"] else ""
+        lines.append(f"    server = {word(show(server['address']))} {server['weight']}{most}")
     for rule in described["rules"]:
         match = "" if rule["match"] is None else f" match {rule['match']}"
         pattern = quoted(rule["pattern"])
@@ -36,14 +37,14 @@ def write_service(described: dict[str, Any], show: ShowAddress = str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_settings(values: dict[str, int]) -> str:
+def write_settings(values: dict[str, int | str]) -> str:
     """The `global { ... }` block of the settings that differ from their defaults; "" when none does."""
     defaults = Settings().described()
-    changed = [f"    {name} = {value}" for name, value in values.items() if value != defaults[name]]
+    changed = [f"    {name} = {word(str(value))}" for name, value in values.items() if value != defaults[name]]
     return "\n".join(("global {", *changed, "}")) + "\n" if changed else ""
 
 
-def write(services: Iterable[dict[str, Any]], settings: dict[str, int]) -> str:
+def write(services: Iterable[dict[str, Any]], settings: dict[str, int | str]) -> str:
     """A whole configuration."""
     blocks = [write_settings(settings), *(write_service(service) for service in services)]
     return "\n".join(block for block in blocks if block)

@@ -1,0 +1,40 @@
+"""What a service needs for its next configuration, made and tried before anything is changed."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from attrs import define, field
+
+from ktcpvs.model.address import Address
+from ktcpvs.model.destination import Destination
+from ktcpvs.model.scheduling import ServiceView
+from ktcpvs.model.service import VirtualService
+
+
+@define
+class Prepared:
+    """config: as it shall run. destinations: one for each of its servers. factory, balance, fallback: scheduler
+    plugins; fallback None: there is none. key: the secret of its cookies. scheduler: bound. sock: a new listening
+    socket; None: it listens where it did."""
+
+    config: VirtualService
+    destinations: dict[Address, Destination]
+    factory: Any
+    balance: Any
+    fallback: Any
+    key: bytes = field(repr=False)
+    scheduler: Any = None
+    sock: socket.socket | None = None
+
+    def view(self) -> ServiceView:
+        """The service as a scheduler sees it."""
+        return ServiceView.of(self.config, self.destinations, self.balance, self.key)
+
+    def bind_fallback(self) -> Callable[[], Any] | None:
+        """Binds the fallback scheduler when it is called: most services never need theirs."""
+        if self.fallback is None:
+            return None
+        return lambda: self.fallback.bind(self.view(), None)
