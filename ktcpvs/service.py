@@ -27,6 +27,7 @@ from ktcpvs.system.names import service_port
 from ktcpvs.system.sockets import close_listener, open_private_unix_listener, private_folder
 from ktcpvs.transport.context import Context
 from ktcpvs.transport.director import Director
+from ktcpvs.transport.explain import Explainer
 from ktcpvs.transport.views import Views
 
 DRAIN_LOOK = 0.1
@@ -67,6 +68,7 @@ class _Administered:
     def __init__(self, director: Director) -> None:
         self.submit = director.submit
         self.view = Views(director).view
+        self.explain = Explainer(director).explain
 
 
 class SwitchService(Service):
@@ -170,10 +172,19 @@ class SwitchService(Service):
     # Signals.
 
     def _handle_signals(self) -> None:
-        """SIGTERM, SIGINT: drain and end; a second one: end now. SIGHUP: load the configuration file again."""
+        """SIGTERM, SIGINT: drain and end; a second one: end now. SIGHUP: load the configuration file again. SIGUSR1:
+        open log files anew."""
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reload))
+        self._rotate = signal.getsignal(signal.SIGUSR1)
+        signal.signal(signal.SIGUSR1, self._reopen)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._reactor.callFromThread(self._terminate))
+
+    def _reopen(self, number: int, frame: Any) -> None:
+        """The logs are opened anew; twistd's own too, if it keeps one."""
+        if callable(self._rotate):
+            self._rotate(number, frame)
+        self._reactor.callFromThread(self.context.access_logs.reopen)
 
     def _terminate(self) -> None:
         if self._stopping is None:

@@ -25,6 +25,7 @@ from ktcpvs.model.pattern import DEFAULT_PATTERNS, check_pattern
 DEFAULT_LISTEN = parse_address("0.0.0.0:8080")
 DEFAULT_SCHEDULER = "http"
 NO_FALLBACK = "none"
+NO_LOG = "off"
 WEIGHT_MAX = 65535
 MATCH_MAX = 10
 IDENT = re.compile(r'[^\s"{}#=\x00-\x1f\x7f-\x9f]{1,128}')
@@ -70,7 +71,7 @@ class RealServer:
 
 def _log_place(instance: object, attribute: Attribute[str], value: str) -> None:
     path = value.removeprefix("syslog:")
-    if value not in ("off", "syslog") and not (path.startswith("/") and path.isprintable() and len(path) <= 1024):
+    if value not in (NO_LOG, "syslog") and not (path.startswith("/") and path.isprintable() and len(path) <= 1024):
         raise BadValue(
             f"{attribute.name} = {shorten(value, 40)}: off, syslog, syslog:/a/socket or a file's whole path is wanted"
         )
@@ -138,7 +139,7 @@ class VirtualService:
         read_word, "off", "on: browsers send the cookie of chttp over TLS only", check=one_of("off", "on")
     )
     access_log: str = option(
-        read_word, "off", "where one line for each request is written: a file, or syslog", check=_log_place
+        read_word, NO_LOG, "where one line for each request is written: a file, or syslog", check=_log_place
     )
     access_log_format: str = option(read_word, "combined", "the form of these lines", check=one_of("combined", "json"))
     startservers: int | None = option(read_number, None, "kept for old files, no effect", check=count)

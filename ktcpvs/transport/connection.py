@@ -59,6 +59,8 @@ class Connection(Served):
 
     def _opened(self) -> None:
         self.client.lost = self._client_lost
+        if self.service.journal is not None:
+            self.entry = self.service.journal.begin(self)
         if self.unit == PER_CONNECTION:
             self.client.pause()
             self._choose()
@@ -117,6 +119,8 @@ class Connection(Served):
         request = self.request
         request.method, request.target, request.path = head.method, head.target, head.path
         request.lines = head.lines
+        if self.entry is not None:
+            self.entry.asked(head.method, head.target, head.minor, head.lines)
         self._happened(life.HEAD)
         self._choose()
 
@@ -163,6 +167,8 @@ class Connection(Served):
         server.lost = self._server_lost
         self._happened(life.CONNECTED)
         self.lease.made()
+        if self.entry is not None:
+            self.entry.connected(reused=False)
         self.relay = CopyRelay(self.client, server, self.context.wheel, self._finished)
         waiting = bytes(self._reader.received) if self._reader is not None else b""
         self._reader = None
@@ -203,7 +209,10 @@ class Connection(Served):
             self.client.close()
             return
         self.client.ended = self._answer_taken
-        self.client.transport.write(error_response(status, why, self.request.method))
+        answer = error_response(status, why, self.request.method)
+        if self.entry is not None:
+            self.entry.refused(status, answer)
+        self.client.transport.write(answer)
         self.client.end()
         self.client.resume()
         self._set_timer(self.context.settings.linger_timeout, self._answer_taken)
@@ -235,5 +244,8 @@ class Connection(Served):
                 bytes_in, bytes_out = self.moved()
                 self.lease.destination.bytes_in += bytes_in
                 self.lease.destination.bytes_out += bytes_out
+        if self.entry is not None:
+            self.entry.end(self, self.ending)
+            self.entry = None
         self.service.ended(self)
         self.relay = self.server = None

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import resource
 import secrets
+import time
+from collections.abc import Callable
 from typing import Any
 
 from ktcpvs.model.settings import Settings
+from ktcpvs.system.accesslog import AccessLogs
 from ktcpvs.system.log import EventLog
 from ktcpvs.transport.wheel import Wheel
 
@@ -56,7 +59,8 @@ class Descriptors:
 
 
 class Context:
-    """settings: replaced by the director when an edit changes them. key: this switch's own secret."""
+    """settings: replaced by the director when an edit changes them. key: this switch's own secret. wall: seconds since
+    1970, for logs."""
 
     def __init__(
         self, reactor: Any, log: EventLog, descriptors: Descriptors | None = None, key: bytes | None = None
@@ -67,7 +71,23 @@ class Context:
         self.settings = Settings()
         self.wheel = Wheel(reactor, lambda: log.failure("a timer's call failed"))
         self.descriptors = descriptors or Descriptors.of_process()
+        self.access_logs = AccessLogs(log)
+        self.wall: Callable[[], float] = time.time
         self.key = key or secrets.token_bytes(KEY_BYTES)
+
+    def start(self) -> None:
+        """Time begins."""
+        self.wheel.start()
+        self._tick()
+
+    def stop(self) -> None:
+        """Time ends; the access logs are written out."""
+        self.wheel.stop()
+        self.access_logs.close()
+
+    def _tick(self) -> None:
+        self.wheel.after(0, self._tick)
+        self.access_logs.tick()
 
     def cookie_key(self, settings: Settings) -> bytes:
         """The secret behind cookies by these settings: the configured one, or this switch's own."""

@@ -16,7 +16,7 @@ from ktcpvs.errors import BadValue, Busy, Refusal
 from ktcpvs.interfaces import CONNECTION
 from ktcpvs.model.edits import Edit, Load, Unload
 from ktcpvs.model.plan import plan
-from ktcpvs.model.service import NO_FALLBACK, VirtualService
+from ktcpvs.model.service import NO_FALLBACK, NO_LOG, VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
 from ktcpvs.system import log as levels
@@ -66,11 +66,11 @@ class Director:
 
     def start(self) -> None:
         """Time begins."""
-        self.context.wheel.start()
+        self.context.start()
 
     def stop(self) -> None:
         """Time ends."""
-        self.context.wheel.stop()
+        self.context.stop()
 
     def schedulers(self) -> Schedulers:
         """The schedulers there are, looked up anew."""
@@ -140,6 +140,8 @@ class Director:
             before = old.services.get(service.ident)
             if before is None or _plugin_names(before) != _plugin_names(service):
                 self._plugins(service)
+            if service.access_log != NO_LOG and (before is None or before.access_log != service.access_log):
+                self.context.access_logs.check(service.access_log)
         changes = plan(old, new)
         moving = [before.ident for before, config in changes.change if before.listen != config.listen]
         moving += [config.ident for config in changes.stop]
@@ -178,7 +180,9 @@ class Director:
             for live in self.services.values():
                 live.settings_changed()
         for ident in [ident for ident in self.services if ident not in new.services]:
-            self.draining.add(self.services.pop(ident))
+            live = self.services.pop(ident)
+            live.delete()
+            self.draining.add(live)
         self.draining = {live for live in self.draining if live.connections}
 
     # The end.

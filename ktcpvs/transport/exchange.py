@@ -34,6 +34,8 @@ class Exchange(HTTPClient):
         if kept is not None:
             self._happened(life.REUSED)
             choice.destination.reused += 1
+            if self.entry is not None:
+                self.entry.connected(reused=True)
             self._send(kept)
         else:
             self._call(choice.destination)
@@ -53,6 +55,8 @@ class Exchange(HTTPClient):
             self._maybe_over()
             return
         self._happened(life.CONNECTED)
+        if self.entry is not None:
+            self.entry.connected(reused=False)
         self._send(stream)
 
     def _send(self, server: ServerStream) -> None:
@@ -138,8 +142,10 @@ class Exchange(HTTPClient):
             self._last = True
         choice = self.choice
         head = answer.head + choice.answer_lines if choice is not None else answer.head
-        closing = b"Connection: close\r\n\r\n" if self._last else b"\r\n"
-        self._pass_on(answer, data, taken, head + closing)
+        head += b"Connection: close\r\n\r\n" if self._last else b"\r\n"
+        if self.entry is not None:
+            self.entry.answered(answer.status, len(head))
+        self._pass_on(answer, data, taken, head)
 
     def _switch_protocols(self, message: messages.Request, answer: messages.Response, rest: bytes) -> None:
         if message.websocket and self._body is None:
@@ -183,7 +189,7 @@ class Exchange(HTTPClient):
         self._end_of_answer()
 
     def _end_of_answer(self) -> None:
-        self._settle()
+        self._settle("answered")
         self._answer = self._message = None
         self._received = b""
         if self._last or (self._no_more and not self._pending):
@@ -238,6 +244,8 @@ class Exchange(HTTPClient):
         fault, so the next best serves.
         """
         self._happened(life.AGAIN)
+        if self.entry is not None:
+            self.entry.retried()
         destination = dead.destination
         if dead.used and destination not in self._again:
             self._again = (*self._again, destination)
@@ -258,6 +266,8 @@ class Exchange(HTTPClient):
         head = answer.head + added + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
         self.client.transport.write(head)
         self.bytes_out += len(head)
+        if self.entry is not None:
+            self.entry.answered(answer.status, len(head))
         self.client.transport.unregisterProducer()
         server.transport.unregisterProducer()
         server.lost = self._relay_server_lost
@@ -297,9 +307,11 @@ class Exchange(HTTPClient):
             self._happened(life.LAST)
             self._refuse(status, why)
             return
-        self._settle()
+        own = error_response(status, why, message.method, keep_alive=True)
+        self._note_answer(status, own)
+        self._settle(f"{status}: {why}")
         self._note_refusal(status, why)
-        self.client.transport.write(error_response(status, why, message.method, keep_alive=True))
+        self.client.transport.write(own)
         self._message = None
         self._happened(life.REFUSED)
         self._go_on()
@@ -316,8 +328,8 @@ class Exchange(HTTPClient):
             else:
                 server.close()
 
-    def _settle(self) -> None:
-        """Count out the current request, where it was served."""
+    def _settle(self, ending: str = "") -> None:
+        """Count out the current request, where it was served. ending: why it ended; "": as the connection does."""
         lease = self.lease
         if lease is not None and not lease.ended:
             lease.end()
@@ -325,3 +337,6 @@ class Exchange(HTTPClient):
             lease.destination.bytes_in += bytes_in
             lease.destination.bytes_out += bytes_out
             self.settled = self.moved()
+        if self.entry is not None:
+            self.entry.end(self, ending or self.ending)
+            self.entry = None

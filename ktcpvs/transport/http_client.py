@@ -99,8 +99,8 @@ class HTTPClient(Served):
         """Part with the server's connection."""
 
     @abstractmethod
-    def _settle(self) -> None:
-        """Count out the current request."""
+    def _settle(self, ending: str = "") -> None:
+        """Count out the current request. ending: why it ended; "": as the connection does."""
 
     # What happens to it.
 
@@ -193,6 +193,9 @@ class HTTPClient(Served):
         if request.tried:
             request.tried = set()
         self._out = body
+        if self.service.journal is not None:
+            self.entry = self.service.journal.begin(self)
+            self.entry.asked(message.method, message.target, message.minor, message.lines)
         self._happened(life.REQUEST)
         self._choose()
 
@@ -304,9 +307,18 @@ class HTTPClient(Served):
         self.ending = f"{status}: {why}"
         self._note_refusal(status, why)
         method = self._message.method if self._message is not None else None
+        answer = error_response(status, why, method)
+        self._note_answer(status, answer)
         self._settle()
-        self.client.transport.write(error_response(status, why, method))
+        self.client.transport.write(answer)
         self._linger()
+
+    def _note_answer(self, status: int, answer: bytes) -> None:
+        """The switch's own answer, for the access log."""
+        if self.service.journal is not None:
+            if self.entry is None:  # what came was no request
+                self.entry = self.service.journal.begin(self)
+            self.entry.refused(status, answer)
 
     def _linger(self) -> None:
         """Nothing more is served; the client is read a little longer, so that no reset eats what it was sent."""

@@ -14,12 +14,14 @@ from ktcpvs.interfaces import CONNECTION, EACH_REQUEST
 from ktcpvs.model.address import Address
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import Choice, Request
-from ktcpvs.model.service import VirtualService
+from ktcpvs.model.service import NO_LOG, VirtualService
 from ktcpvs.protocols.forwarding import FIELDS, Forwarding
 from ktcpvs.system import log as levels
+from ktcpvs.system.accesslog import AccessLog
 from ktcpvs.transport.connection import Connection
 from ktcpvs.transport.context import Context
 from ktcpvs.transport.exchange import Exchange
+from ktcpvs.transport.journal import Journal
 from ktcpvs.transport.listener import Listener
 from ktcpvs.transport.pool import Pool
 from ktcpvs.transport.prepared import Prepared
@@ -31,7 +33,7 @@ from ktcpvs.transport.wheel import Timer
 
 class LiveService:
     """config: as it runs. destinations: its servers by address; usable: the same. leaving: deleted servers whose
-    connections drain. queue: who waits for room at a server.
+    connections drain. queue: who waits for room at a server. journal: its access log; None: it has none.
 
     total: client connections accepted. refused: those that got no server. ended_in, ended_out: bytes of
     connections that have ended.
@@ -47,6 +49,9 @@ class LiveService:
         self.factory: Any = None
         self.scheduler: Any = None
         self.queue = Queue()
+        self.journal: Journal | None = None
+        self._access_log: AccessLog | None = None
+        self._is_deleted = False
         self.listener: Listener | None = None
         self.connections: set[Served] = set()
         self.pool = Pool(context)
@@ -107,6 +112,7 @@ class LiveService:
         self.config, self.destinations = config, destinations
         self.forwarding = Forwarding({name: getattr(config, name) for name in FIELDS})
         self.factory, self.scheduler, self.unit = prepared.factory, prepared.scheduler, prepared.factory.unit
+        self._keep_journal(config)
         self._fallback, self._bound_fallback = prepared.bind_fallback(), None
         self.usable = frozenset(destinations.values())
         self._limited = tuple(destination for destination in destinations.values() if destination.maxconn)
@@ -116,6 +122,21 @@ class LiveService:
         if self.listener is not None:
             self.listener.resume()
         self.queue.try_all()
+
+    def _keep_journal(self, config: VirtualService) -> None:
+        before, self._access_log, self.journal = self._access_log, None, None
+        if config.access_log != NO_LOG:
+            log = self._access_log = self.context.access_logs.open(config.access_log)
+            self.journal = Journal(self.context, log, config.access_log_format, config.ident, config.scheduler)
+        if before is not None:
+            before.release()
+
+    def delete(self) -> None:
+        """The service is no longer in the table: with its last connection all of it goes."""
+        self._is_deleted = True
+        if not self.connections and self._access_log is not None:
+            self._access_log.release()
+            self._access_log = None
 
     def listen(self, sock: socket.socket) -> None:
         """Accept clients from `sock`, and no longer from the one before."""
@@ -272,9 +293,12 @@ class LiveService:
         self.context.descriptors.give(connection.descriptors)
         if self.listener is not None:
             self.listener.resume()
-        elif self._drain is not None and not self.connections:
-            self._drain.cancel()
-            self._drain = None
+        elif not self.connections:
+            if self._drain is not None:
+                self._drain.cancel()
+                self._drain = None
+            if self._is_deleted:
+                self.delete()
 
 
 def _give_up(answer: Any) -> None:

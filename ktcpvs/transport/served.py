@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from ktcpvs.model.destination import Destination, Lease
 from ktcpvs.model.scheduling import Choice, Request
 from ktcpvs.system import log as levels
+from ktcpvs.transport.journal import Entry
 from ktcpvs.transport.relay.copy import CopyRelay
 from ktcpvs.transport.stream import Stream
 from ktcpvs.transport.wheel import Timer
@@ -37,7 +38,7 @@ class Served(ABC):
     """client_name: the client's address as text, with its port. began: the wheel's tick at accept.
 
     choice: who serves, once that is known. relay: from the moment on when both sides are joined, else None.
-    ending: why it ended, once that is known.
+    ending: why it ended, once that is known. entry: what the access log will say of it; None: there is no such log.
     """
 
     table: ClassVar[dict[str, dict[str, str]]]
@@ -48,7 +49,8 @@ class Served(ABC):
 
     __slots__ = (
         "_asking", "_asks", "_calling", "_queued", "_since", "_timer", "_waits", "began", "choice",
-        "client", "client_name", "context", "ending", "lease", "relay", "request", "service", "state",
+        "client", "client_name", "context", "ending", "entry", "lease", "relay", "request", "service",
+        "state",
     )  # fmt: skip
 
     def __init__(self, service: LiveService, client_name: str, client_host: str, state: str) -> None:
@@ -63,6 +65,7 @@ class Served(ABC):
         self.relay: CopyRelay | None = None
         self.state = state
         self.ending = ""
+        self.entry: Entry | None = None
         self._timer: Timer | None = None
         self._calling: Deferred[Stream] | None = None
         self._asks = True  # False when there is nothing to ask the scheduler about
@@ -266,6 +269,8 @@ class Served(ABC):
     def _chosen(self, choice: Choice) -> None:
         self.choice = choice
         self.lease = choice.destination.lease()
+        if self.entry is not None:
+            self.entry.chosen(choice)
         log = self.context.log
         if log.level >= levels.SCHEDULING:
             log.event(
@@ -287,6 +292,8 @@ class Served(ABC):
             self._maybe_over()
             return
         lease.end(failed=True)
+        if self.entry is not None:
+            self.entry.retried()
         self.request.tried.add(lease.destination)
         self.context.log.event(
             levels.NON_FATAL,

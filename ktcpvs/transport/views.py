@@ -58,9 +58,9 @@ class Views:
             passed = _passed(live)
             for server, row in zip(config.servers, described["servers"], strict=True):
                 destination = live.destinations.get(server.address) if live is not None else None
-                row["stats"] = _destination_stats(destination, passed)
+                row["stats"] = _destination_stats(live, destination, passed)
             if config.redirect is not None:
-                described["redirect_stats"] = _destination_stats(live.redirect if live else None, passed)
+                described["redirect_stats"] = _destination_stats(live, live.redirect if live else None, passed)
         return answer
 
     def connections(self, ident: str | None) -> list[dict[str, Any]]:
@@ -139,14 +139,18 @@ def _passed(live: LiveService | None) -> dict[Destination, tuple[int, int]]:
     return passed
 
 
-def _destination_stats(destination: Destination | None, passed: dict[Destination, tuple[int, int]]) -> dict[str, int]:
-    if destination is None:
-        return {"active": 0, "total": 0, "failures": 0, "bytes_in": 0, "bytes_out": 0}
+def _destination_stats(
+    live: LiveService | None, destination: Destination | None, passed: dict[Destination, tuple[int, int]]
+) -> dict[str, int]:
+    if live is None or destination is None:
+        return dict.fromkeys(("active", "total", "failures", "kept", "reused", "bytes_in", "bytes_out"), 0)
     live_in, live_out = passed.get(destination, (0, 0))
     return {
         "active": destination.active,
         "total": destination.total,
         "failures": destination.failures,
+        "kept": live.pool.idle(destination),
+        "reused": destination.reused,
         "bytes_in": destination.bytes_in + live_in,
         "bytes_out": destination.bytes_out + live_out,
     }
@@ -154,11 +158,12 @@ def _destination_stats(destination: Destination | None, passed: dict[Destination
 
 def _service_stats(live: LiveService | None) -> dict[str, int]:
     if live is None:
-        return {"active": 0, "total": 0, "refused": 0, "bytes_in": 0, "bytes_out": 0}
+        return dict.fromkeys(("active", "total", "refused", "queued", "bytes_in", "bytes_out"), 0)
     return {
         "active": len(live.connections),
         "total": live.total,
         "refused": live.refused,
+        "queued": len(live.queue),
         "bytes_in": live.ended_in + sum(connection.moved()[0] for connection in live.connections),
         "bytes_out": live.ended_out + sum(connection.moved()[1] for connection in live.connections),
     }
