@@ -37,6 +37,14 @@ class IScheduler(Interface):
         """
 
 
+class IWatches(Interface):
+    """A bound scheduler that keeps its servers in an order, besides L{IScheduler}."""
+
+    def watched() -> Any:
+        """(destination, call) pairs: `call(destination)` is made whenever the number of connections of that destination
+        changes. Asked once, when the scheduler takes its place."""
+
+
 class IExplains(Interface):
     """A bound scheduler that can say how it comes to its choice, besides L{IScheduler}."""
 

@@ -14,10 +14,12 @@ class Destination:
     those being made included; for schedulers that decide per request, requests. total: those that were made. failures:
     connections that could not be made. reused: requests that went on a kept connection. bytes_in: bytes from clients to
     it. bytes_out: bytes from it to clients. freed: called with it when one that counted has ended; None: nobody waits.
+    watchers: called with it whenever `active` changes.
     """
 
     __slots__ = (
-        "active", "address", "bytes_in", "bytes_out", "failures", "freed", "maxconn", "reused", "total", "weight",
+        "active", "address", "bytes_in", "bytes_out", "failures", "freed", "maxconn", "reused", "total", "watchers",
+        "weight",
     )  # fmt: skip
 
     def __init__(self, address: Address, weight: int = 1, maxconn: int = 0) -> None:
@@ -26,6 +28,7 @@ class Destination:
         self.maxconn = maxconn
         self.reused = 0
         self.freed: Callable[[Destination], object] | None = None
+        self.watchers: tuple[Callable[[Destination], object], ...] = ()
         self.active = 0
         self.total = 0
         self.failures = 0
@@ -39,6 +42,11 @@ class Destination:
     def is_full(self) -> bool:
         """True when it has as many connections as it may have."""
         return 0 < self.maxconn <= self.active
+
+    def tell(self) -> None:
+        """Its number of connections has changed."""
+        for watcher in self.watchers:
+            watcher(self)
 
     def lease(self) -> Lease:
         """Count one connection in; it counts until the lease's `end()`."""
@@ -54,6 +62,8 @@ class Lease:
         self.destination = destination
         self.ended = False
         destination.active += 1
+        if destination.watchers:
+            destination.tell()
 
     def made(self) -> None:
         """The connection was made."""
@@ -66,5 +76,7 @@ class Lease:
             destination = self.destination
             destination.active -= 1
             destination.failures += failed
+            if destination.watchers:
+                destination.tell()
             if destination.freed is not None:
                 destination.freed(destination)

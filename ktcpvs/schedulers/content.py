@@ -7,20 +7,22 @@ not passed over for a later one: the request is the redirect address's then. Wit
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import re2
 from zope.interface import implementer
 
 from ktcpvs.errors import shorten
-from ktcpvs.interfaces import IExplains, IScheduler
+from ktcpvs.interfaces import IExplains, IScheduler, IWatches
+from ktcpvs.model.destination import Destination
 from ktcpvs.model.pattern import encode_pattern, re2_options
 from ktcpvs.model.scheduling import BoundRule, Choice, Considered, Request, ServiceView
 from ktcpvs.schedulers.rendezvous import Rendezvous
 from ktcpvs.schedulers.rules import RuleSet
 
 
-@implementer(IScheduler, IExplains)
+@implementer(IScheduler, IExplains, IWatches)
 class BoundRules:
     """The rules of one service. within: pattern -> what chooses among that rule's servers."""
 
@@ -44,6 +46,10 @@ class BoundRules:
     def choose(self, request: Request) -> Any:
         place = self._rules.first(request.path or b"")
         return None if place is None else self._in_order[place].choose(request)
+
+    def watched(self) -> Iterable[tuple[Destination, Callable[[Destination], object]]]:
+        """What the schedulers within the rules want to hear of."""
+        return (pair for chooser in self._in_order if IWatches.providedBy(chooser) for pair in chooser.watched())
 
     def place(self, request: Request) -> int | None:
         """The place of the rule that serves `request`, in the order in which rules are tried; None: there is none."""

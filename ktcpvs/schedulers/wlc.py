@@ -1,24 +1,31 @@
 """wlc, weighted least connections: the server with the fewest connections for its weight.
 
 Fewest connections/weight among the servers with weight > 0 (KTCPVS: the first wins a tie; here ties rotate,
-so that equal servers share evenly).
+so that equal servers share evenly). A few servers are looked at one by one; many are kept in order as their connections
+come and go, so that a choice does not cost more for their number.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 from zope.interface import implementer
 
-from ktcpvs.interfaces import CONNECTION, IScheduler, ISchedulerFactory
+from ktcpvs.interfaces import CONNECTION, IScheduler, ISchedulerFactory, IWatches
+from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import Choice, Request, ServiceView
+from ktcpvs.schedulers.order import Order
+
+SCAN_MAX = 16
+"""The most servers that are looked at one by one: up to here that costs less than to keep them in order."""
 
 
 @implementer(IScheduler)
 class BoundWLC:
-    """wlc over the servers of one service. even: all weights but 0 count as 1. place: where the next tie begins."""
+    """wlc over a few servers. even: all weights but 0 count as 1. place: where the next look begins."""
 
     def __init__(self, service: ServiceView, even: bool = False, place: int = 0) -> None:
-        what = "fewest connections" if even else "fewest connections for its weight"
-        reason = f"{service.why}{what} of {len(service.destinations)}"
+        reason = _reason(service, even)
         self._choices = [Choice(destination, reason) for destination in service.destinations]
         self._even = even
         self.place = place
@@ -36,11 +43,41 @@ class BoundWLC:
             if weight > 0 and candidate not in tried:
                 if even:
                     weight = 1
-                if best is None or candidate.active * least_weight < least * weight:
-                    best, least, least_weight, place = choice, candidate.active, weight, position
+                active = candidate.active
+                if best is None or active * least_weight < least * weight:
+                    best, least, least_weight, place = choice, active, weight, position
         if best is not None:
             self.place = place + 1
         return best
+
+
+@implementer(IScheduler, IWatches)
+class OrderedWLC:
+    """wlc over many servers, which are kept in order."""
+
+    def __init__(self, service: ServiceView, even: bool = False) -> None:
+        reason = _reason(service, even)
+        self._choices = {d: Choice(d, reason) for d in service.destinations if d.weight > 0}
+        self._order = Order(self._choices, even)
+
+    def choose(self, request: Request) -> Choice | None:
+        first = self._order.first(request.tried)
+        return self._choices[first] if first is not None else None
+
+    def watched(self) -> Iterable[tuple[Destination, Callable[[Destination], object]]]:
+        return ((destination, self._order.changed) for destination in self._choices)
+
+
+def bound_wlc(service: ServiceView, previous: IScheduler | None, even: bool = False) -> BoundWLC | OrderedWLC:
+    """wlc in the form that suits the number of servers."""
+    if len(service.destinations) > SCAN_MAX:
+        return OrderedWLC(service, even)
+    return BoundWLC(service, even, previous.place if isinstance(previous, BoundWLC) else 0)
+
+
+def _reason(service: ServiceView, even: bool) -> str:
+    what = "fewest connections" if even else "fewest connections for its weight"
+    return f"{service.why}{what} of {len(service.destinations)}"
 
 
 @implementer(ISchedulerFactory)
@@ -50,5 +87,5 @@ class WLC:
     name = "wlc"
     unit = CONNECTION
 
-    def bind(self, service: ServiceView, previous: IScheduler | None) -> BoundWLC:
-        return BoundWLC(service, place=previous.place if isinstance(previous, BoundWLC) else 0)
+    def bind(self, service: ServiceView, previous: IScheduler | None) -> BoundWLC | OrderedWLC:
+        return bound_wlc(service, previous)

@@ -1,7 +1,8 @@
 """wrr, weighted round robin, smooth: each server in turn as often as its weight says, the turns well mixed.
 
-Each turn every usable server earns its weight; the richest serves and pays what all have earned. Of weights 5, 1, 1
-comes a a b a c a a, never five a in a row.
+Servers of one weight are a class, within which they take turns. Each turn every class earns its servers' weights; the
+richest serves and pays what all have earned. Of weights 5, 1, 1 comes a b a a a c a, never five a in a row. What a turn
+costs grows with the number of different weights, not with that of the servers.
 """
 
 from __future__ import annotations
@@ -13,30 +14,60 @@ from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import Choice, Request, ServiceView
 
 
+class _Class:
+    """Servers of one weight. share: of all turns. earned: so far. place: whose turn it is among them."""
+
+    __slots__ = ("choices", "earned", "place", "share")
+
+    def __init__(self, choices: list[Choice], weight: int, earned: int, place: int) -> None:
+        self.choices = choices
+        self.share = weight * len(choices)
+        self.earned = earned
+        self.place = place
+
+    def next(self, tried: set[Destination]) -> int | None:
+        """The place of the first from `place` on that has not been tried; None: all have."""
+        count = len(self.choices)
+        for step in range(count):
+            place = (self.place + step) % count
+            if self.choices[place].destination not in tried:
+                return place
+        return None
+
+
 @implementer(IScheduler)
 class BoundWRR:
-    """wrr over the servers of one service. earned: what each has now."""
+    """wrr over the servers of one service. classes: by weight."""
 
-    def __init__(self, service: ServiceView, earned: dict[Destination, int]) -> None:
+    def __init__(self, service: ServiceView, known: dict[int, _Class]) -> None:
         reason = f"{service.why}next in weighted turn of {len(service.destinations)}"
-        self._choices = [Choice(destination, reason) for destination in service.destinations]
-        self.earned = {destination: earned.get(destination, 0) for destination in service.destinations}
+        by_weight: dict[int, list[Choice]] = {}
+        for destination in service.destinations:
+            if destination.weight > 0:
+                by_weight.setdefault(destination.weight, []).append(Choice(destination, reason))
+        self.classes = {
+            weight: _Class(choices, weight, known[weight].earned, known[weight].place)
+            if weight in known
+            else _Class(choices, weight, 0, 0)
+            for weight, choices in by_weight.items()
+        }
 
     def choose(self, request: Request) -> Choice | None:
-        earned, tried = self.earned, request.tried
-        best: Choice | None = None
-        richest = total = 0
-        for choice in self._choices:
-            destination = choice.destination
-            weight = destination.weight
-            if weight > 0 and destination not in tried:
-                total += weight
-                has = earned[destination] = earned[destination] + weight
-                if best is None or has > richest:
-                    best, richest = choice, has
-        if best is not None:
-            earned[best.destination] -= total
-        return best
+        tried = request.tried
+        best: _Class | None = None
+        total = place = 0
+        for one in self.classes.values():
+            usable = one.next(tried)
+            if usable is not None:
+                total += one.share
+                one.earned += one.share
+                if best is None or one.earned > best.earned:
+                    best, place = one, usable
+        if best is None:
+            return None
+        best.earned -= total
+        best.place = place + 1
+        return best.choices[place]
 
 
 @implementer(ISchedulerFactory)
@@ -47,4 +78,4 @@ class WRR:
     unit = CONNECTION
 
     def bind(self, service: ServiceView, previous: IScheduler | None) -> BoundWRR:
-        return BoundWRR(service, previous.earned if isinstance(previous, BoundWRR) else {})
+        return BoundWRR(service, previous.classes if isinstance(previous, BoundWRR) else {})

@@ -1,4 +1,7 @@
-"""Calling a real server: an address becomes a connected stream, or fails in good time."""
+"""Calling a real server: an address becomes a connected stream, or fails in good time.
+
+On uvloop's own transports where the reactor has a uvloop, else on Twisted's.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from twisted.internet.protocol import ClientFactory, Factory
 from twisted.python.failure import Failure
 
 from ktcpvs.model.address import Address, Unix
+from ktcpvs.transport import uv_call
 from ktcpvs.transport.stream import Stream
 
 
@@ -46,6 +50,9 @@ def call(reactor: Any, address: Address, timeout: float, stream: Stream) -> Defe
 
     Fails with ConnectError and the like. Cancelling the Deferred gives the attempt up.
     """
+    loop = getattr(reactor, "uv", None)
+    if loop is not None:
+        return uv_call.call(reactor, loop, address, timeout, stream)
     if not isinstance(address, Unix) and address.is_name:
         return _call_name(reactor, address.host, address.port, timeout, stream)
     answer: Deferred[Stream] = Deferred(lambda _: connector.disconnect())

@@ -10,7 +10,7 @@ from typing import Any
 from attrs import evolve
 from twisted.internet.defer import Deferred
 
-from ktcpvs.interfaces import CONNECTION, EACH_REQUEST
+from ktcpvs.interfaces import CONNECTION, EACH_REQUEST, IWatches
 from ktcpvs.model.address import Address
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import Choice, Request
@@ -18,6 +18,7 @@ from ktcpvs.model.service import NO_LOG, VirtualService
 from ktcpvs.protocols.forwarding import FIELDS, Forwarding
 from ktcpvs.system import log as levels
 from ktcpvs.system.accesslog import AccessLog
+from ktcpvs.transport.carry import carry
 from ktcpvs.transport.connection import Connection
 from ktcpvs.transport.context import Context
 from ktcpvs.transport.exchange import Exchange
@@ -27,8 +28,10 @@ from ktcpvs.transport.pool import Pool
 from ktcpvs.transport.prepared import Prepared
 from ktcpvs.transport.queue import Queue
 from ktcpvs.transport.served import Served
-from ktcpvs.transport.stream import carry
 from ktcpvs.transport.wheel import Timer
+
+WATCHERS_MAX = 8
+"""How many rules with many servers are told of each change of one server's load; the others find out when they look."""
 
 
 class LiveService:
@@ -115,6 +118,7 @@ class LiveService:
         self._keep_journal(config)
         self._fallback, self._bound_fallback = prepared.bind_fallback(), None
         self.usable = frozenset(destinations.values())
+        self._let_watch(prepared.scheduler)
         self._limited = tuple(destination for destination in destinations.values() if destination.maxconn)
         self.pool.close(self.usable | {self.redirect} if self.redirect is not None else self.usable)
         if gone:
@@ -130,6 +134,14 @@ class LiveService:
             self.journal = Journal(self.context, log, config.access_log_format, config.ident, config.scheduler)
         if before is not None:
             before.release()
+
+    def _let_watch(self, scheduler: Any) -> None:
+        for destination in self.usable:
+            destination.watchers = ()
+        if IWatches.providedBy(scheduler):
+            for destination, call in scheduler.watched():
+                if len(destination.watchers) < WATCHERS_MAX:
+                    destination.watchers += (call,)
 
     def delete(self) -> None:
         """The service is no longer in the table: with its last connection all of it goes."""

@@ -12,7 +12,6 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet import tcp, unix
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol
@@ -24,17 +23,6 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 def nothing(*_: Any) -> None:
     """What an owner sets who does not want to hear of something."""
-
-
-def carry(reactor: Any, sock: socket.socket, peer: Any, stream: Stream) -> None:
-    """From now on `stream` speaks over an accepted, non-blocking socket. peer: its address, as accept() gave it.
-
-    What reactor.adoptStreamConnection does, without a second descriptor and without asking for the address again, which
-    fails for a client that has gone already.
-    """
-    kind = unix.Server if sock.family == socket.AF_UNIX else tcp.Server
-    no_port: Any = None  # Twisted wants its Port only for the log
-    stream.makeConnection(kind(sock, stream, peer, no_port, sock.fileno(), reactor))  # type: ignore[no-untyped-call]
 
 
 @implementer(IHalfCloseableProtocol)
@@ -66,10 +54,14 @@ class Stream(Protocol):
         pass
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        self.over(reason.check(ConnectionDone) is not None)
+
+    def over(self, clean: bool) -> None:
+        """The connection is gone. clean: both sides have ended it in order."""
         self.is_open = False
         lost, self.lost, self.ended = self.lost, nothing, nothing
         self.dataReceived = nothing
-        lost(reason.check(ConnectionDone) is not None)
+        lost(clean)
         # Nothing of a connection may hold on to the rest of it: memory comes back now, not when cycles are sought.
         self.transport = None
         self.made = nothing

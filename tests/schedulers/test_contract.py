@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zope.interface.verify import verifyObject
 
-from ktcpvs.interfaces import UNITS, IScheduler, ISchedulerFactory
+from ktcpvs.interfaces import UNITS, IExplains, IScheduler, ISchedulerFactory
 from ktcpvs.model.address import Inet
 from ktcpvs.model.destination import Destination
-from ktcpvs.model.scheduling import Choice, Request, ServiceView
+from ktcpvs.model.scheduling import Choice, Considered, Request, ServiceView
 from ktcpvs.model.service import RealServer, Rule, VirtualService
 from ktcpvs.system.plugins import find_schedulers
 
@@ -21,7 +21,7 @@ ALL = sorted(FOUND.known)
 
 
 def test_ours_are_found_and_none_is_broken() -> None:
-    assert {"wlc", "lc", "rr", "wrr", "p2c", "sh", "http", "hhttp"} <= set(ALL)
+    assert {"wlc", "lc", "rr", "wrr", "p2c", "sh", "http", "hhttp", "phttp", "chttp"} <= set(ALL)
     assert FOUND.broken == ()
 
 
@@ -36,7 +36,15 @@ def view(weights: list[int], scheduler: str = "wlc") -> ServiceView:
 
 
 def request(*tried: Destination) -> Request:
-    return Request("192.0.2.1", b"GET", b"/x", b"/x", (), set(tried))
+    return Request("192.0.2.1", b"GET", b"/x", b"/x", b"Host: h\r\n", set(tried))
+
+
+EXPLAIN = [name for name in ALL if IExplains.providedBy(FOUND.known[name].bind(view([1]), None))]
+"""Those that explain themselves."""
+
+
+def test_those_with_rules_explain_themselves() -> None:
+    assert {"http", "hhttp", "phttp", "chttp"} <= set(EXPLAIN)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -77,6 +85,40 @@ def test_whoever_is_chosen_can_serve(name: str, data: Any) -> None:
             assert isinstance(choice, Choice)
             assert choice.destination in usable
             assert choice.reason
+
+
+@pytest.mark.parametrize("name", sorted(set(ALL) - {"p2c"}))  # chance has no turns
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_one_that_is_asked_for_an_explanation_disturbs_no_other(name: str, data: Any) -> None:
+    """--explain binds a scheduler after the one that runs and asks it: of the next choices it gives the same, and the
+    one that runs goes on as if nothing had been."""
+    weights = data.draw(st.lists(st.integers(0, 3), min_size=1, max_size=5))
+    service = view(weights)
+    runs, alone = FOUND.known[name].bind(service, None), FOUND.known[name].bind(view(weights), None)
+
+    def chosen(scheduler: Any) -> str | None:
+        choice = scheduler.choose(request())
+        return None if choice is None else str(choice.destination.address)
+
+    for _ in range(data.draw(st.integers(0, 4))):
+        assert chosen(runs) == chosen(alone)
+    other = FOUND.known[name].bind(service, runs)
+    explained = [chosen(other) for _ in range(3)]
+    assert [chosen(runs) for _ in range(3)] == explained == [chosen(alone) for _ in range(3)]
+
+
+@pytest.mark.parametrize("name", EXPLAIN)
+@pytest.mark.parametrize("weights", [[], [0], [1, 0, 2]])
+def test_who_explains_names_whom_it_chooses(name: str, weights: list[int]) -> None:
+    service = view(weights)
+    scheduler = FOUND.known[name].bind(service, None)
+    verifyObject(IExplains, scheduler)
+    considered = scheduler.explain(request())
+    assert isinstance(considered, Considered)
+    assert set(considered.destinations) <= set(service.destinations)
+    choice = scheduler.choose(request())
+    assert choice is None or choice.destination in considered.destinations
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ktcpvs.model.address import Inet
-from ktcpvs.model.destination import Destination
+from ktcpvs.model.destination import Destination, Lease
 from ktcpvs.model.scheduling import Request, ServiceView
 from ktcpvs.model.service import VirtualService
 from ktcpvs.schedulers.lc import LC
-from ktcpvs.schedulers.wlc import BoundWLC
+from ktcpvs.schedulers.wlc import WLC, BoundWLC, OrderedWLC
 
 
 def destinations(*loads: tuple[int, int]) -> list[Destination]:
@@ -74,3 +74,75 @@ def test_lc_knows_no_weight_but_0() -> None:
         assert choice is not None
         choice.destination.active += 1
     assert [d.active for d in servers] == [5, 5, 0]
+
+
+def ordered(servers: list[Destination], even: bool = False) -> OrderedWLC:
+    """What is bound for many servers, told of their changes as the switch does it."""
+    picker = OrderedWLC(ServiceView(VirtualService("s"), tuple(servers)), even)
+    for destination, call in picker.watched():
+        destination.watchers += (call,)
+    return picker
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.lists(st.integers(0, 9), min_size=1, max_size=12), st.booleans(), st.lists(st.integers(0, 40), max_size=120),
+    st.data(),
+)  # fmt: skip
+def test_kept_in_order_they_are_chosen_as_if_all_were_looked_at(
+    weights: list[int], even: bool, ends: list[int], data: st.DataObject
+) -> None:
+    """Whatever comes and goes: nobody usable has fewer connections for its weight than the chosen one."""
+    servers = destinations(*((0, weight) for weight in weights))
+    picker = ordered(servers, even)
+    leases: list[Lease] = []
+    for end in ends:
+        tried = data.draw(st.sets(st.sampled_from(servers), max_size=2)) if end % 7 == 0 else set()
+        choice = picker.choose(Request(tried=tried))
+        usable = [d for d in servers if d.weight and d not in tried]
+        if choice is None:
+            assert not usable
+            continue
+        assert choice.destination in usable
+
+        def load(d: Destination) -> float:
+            return d.active / (1 if even else d.weight)
+
+        assert load(choice.destination) == min(map(load, usable))
+        leases.append(choice.destination.lease())
+        if end < len(leases):
+            leases.pop(end).end()
+
+
+def test_many_servers_are_kept_in_order_and_few_are_not() -> None:
+    for count, kind in ((16, BoundWLC), (17, OrderedWLC)):
+        view = ServiceView(VirtualService("s"), tuple(destinations(*[(0, 1)] * count)))
+        assert type(WLC().bind(view, None)) is kind
+        assert type(LC().bind(view, None)) is kind
+
+
+def test_ties_rotate_among_many_too() -> None:
+    servers = destinations(*[(0, 1)] * 40)
+    picker = ordered(servers)
+    chosen = Counter(picker.choose(Request()).destination for _ in range(400))  # type: ignore[union-attr]
+    assert set(chosen.values()) == {10}
+
+
+def test_what_is_kept_does_not_grow_with_time() -> None:
+    servers = destinations(*[(0, 1)] * 20)
+    picker = ordered(servers)
+    for _ in range(5000):
+        choice = picker.choose(Request())
+        assert choice is not None
+        choice.destination.lease().end()
+    assert len(picker._order._heap) <= 4 * 20 + 64 + 1
+
+
+def test_a_change_that_nobody_told_of_is_found_when_it_comes_to_the_top() -> None:
+    servers = destinations(*[(0, 1)] * 20)
+    picker = OrderedWLC(ServiceView(VirtualService("s"), tuple(servers)))
+    for server in servers[:-1]:
+        server.active = 5
+    choice = picker.choose(Request())
+    assert choice is not None
+    assert choice.destination is servers[-1]

@@ -1,0 +1,67 @@
+"""Many servers in the order of their load, kept as connections come and go.
+
+A heap in which each change of a server's load puts a new entry and makes its old one void; void entries are thrown away
+when they come to the top, and all at once when they are many. A change and a look cost the logarithm of the number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from heapq import heapify, heappop, heappush
+
+from ktcpvs.model.destination import Destination
+
+_Entry = tuple[float, int, Destination]
+"""(load, number, server): numbers count entries, so that of equal loads the one that changed longest ago is first."""
+
+
+class Order:
+    """Servers with weight > 0, the least loaded for its weight first."""
+
+    __slots__ = ("_even", "_heap", "_last", "_valid")
+
+    def __init__(self, destinations: Iterable[Destination], even: bool) -> None:
+        """even: all weights count as 1."""
+        self._even = even
+        self._heap = [(self._load(d), number, d) for number, d in enumerate(destinations)]
+        self._valid = {destination: number for _, number, destination in self._heap}  # the number of its entry
+        self._last = len(self._heap)
+        heapify(self._heap)
+
+    def _load(self, destination: Destination) -> float:
+        return destination.active if self._even else destination.active / destination.weight
+
+    def changed(self, destination: Destination) -> None:
+        """Its number of connections is another."""
+        self._last = number = self._last + 1
+        self._valid[destination] = number
+        heappush(self._heap, (self._load(destination), number, destination))
+        if len(self._heap) > 4 * len(self._valid) + 64:
+            self._heap = [entry for entry in self._heap if self._valid[entry[2]] == entry[1]]
+            heapify(self._heap)
+
+    def first(self, tried: set[Destination]) -> Destination | None:
+        """The first that has not been tried; None: all have. It goes behind those of equal load."""
+        heap, valid = self._heap, self._valid
+        aside: list[_Entry] = []
+        found: Destination | None = None
+        while heap:
+            load, number, destination = heap[0]
+            if valid[destination] != number:
+                heappop(heap)
+                continue
+            now = self._load(destination)
+            if destination in tried:
+                aside.append(heappop(heap))
+            elif now != load:  # it changed where nobody told
+                self.changed(heappop(heap)[2])
+                heap = self._heap
+            else:
+                found = destination
+                heappop(heap)
+                self.changed(destination)
+                heap = self._heap
+                break
+        for entry in aside:
+            heappush(heap, entry)
+        return found
