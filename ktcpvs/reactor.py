@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import select
+import socket
+from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from typing import Any
 
 import uvloop
+from twisted.internet.asyncioreactor import AsyncioSelectorReactor
+from twisted.internet.main import installReactor
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+_log = Logger(namespace="ktcpvs")
 
 
 class PersistentLoop(uvloop.Loop):
@@ -24,6 +32,9 @@ class PersistentLoop(uvloop.Loop):
     def add_reader(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
         """As asyncio.loop.add_reader."""
         number = fd if isinstance(fd, int) else fd.fileno()
+        if _listens(number):
+            super().add_reader(number, callback, *args)
+            return
         errors = select.poll()
         errors.register(number, 0)  # no events: errors and hang-ups are always told
 
@@ -44,8 +55,36 @@ class PersistentLoop(uvloop.Loop):
         return super().remove_reader(number)
 
 
+def _listens(number: int) -> bool:
+    """True for the descriptor of a listening socket."""
+    try:
+        sock = socket.socket(fileno=number)
+    except OSError:
+        return False  # no socket at all
+    try:
+        return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    finally:
+        sock.detach()
+
+
+def _failed(loop: AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what uvloop caught, as Twisted's reactors log what they catch."""
+    error = context.get("exception")
+    if error is None:
+        _log.error("{message}", message=context.get("message"))
+    else:
+        _log.failure("{message}", Failure(error), message=context.get("message") or "Unhandled error")
+
+
+class UVReactor(AsyncioSelectorReactor):
+    """uv: the loop, for those who want uvloop's own transports."""
+
+    def __init__(self, loop: uvloop.Loop) -> None:
+        self.uv = loop
+        loop.set_exception_handler(_failed)
+        super().__init__(loop)
+
+
 def install() -> None:
     """Make it this process' reactor; twistd calls this for `--reactor=uvloop`."""
-    from twisted.internet import asyncioreactor
-
-    asyncioreactor.install(PersistentLoop())
+    installReactor(UVReactor(PersistentLoop()))

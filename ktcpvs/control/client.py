@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from twisted.internet import error
@@ -81,11 +81,11 @@ class Switch:
         if self._protocol.transport is not None:
             self._protocol.transport.loseConnection()
 
-    async def add_service(self, ident: str, **options: str | int) -> None:
+    async def add_service(self, ident: str, /, **options: str | int) -> None:
         """options: listen, port, scheduler, maxclients, redirect, ...; see commands.AddService."""
         await self._call(commands.AddService, ident=ident, options=_options(options))
 
-    async def edit_service(self, ident: str, **options: str | int) -> None:
+    async def edit_service(self, ident: str, /, **options: str | int) -> None:
         """Change the options given and no others."""
         await self._call(commands.EditService, ident=ident, options=_options(options))
 
@@ -96,13 +96,15 @@ class Switch:
         """Delete all services; refused while one runs."""
         await self._call(commands.Flush)
 
-    async def add_server(self, ident: str, address: str, weight: int | None = None) -> None:
-        """weight: 0..65535; None: 1."""
-        await self._call(commands.AddServer, ident=ident, address=address, weight=weight)
+    async def add_server(self, ident: str, address: str, weight: int | None = None, maxconn: int | None = None) -> None:
+        """weight: 0..65535; None: 1. maxconn: the most connections at once, 0 and None: no such limit."""
+        await self._call(commands.AddServer, ident=ident, address=address, weight=weight, maxconn=maxconn)
 
-    async def edit_server(self, ident: str, address: str, weight: int | None = None) -> None:
-        """weight: 0..65535; None: 1."""
-        await self._call(commands.EditServer, ident=ident, address=address, weight=weight)
+    async def edit_server(
+        self, ident: str, address: str, weight: int | None = None, maxconn: int | None = None
+    ) -> None:
+        """weight: 0..65535; None: 1. maxconn: the most connections at once, 0: no such limit; None: as it is."""
+        await self._call(commands.EditServer, ident=ident, address=address, weight=weight, maxconn=maxconn)
 
     async def delete_server(self, ident: str, address: str) -> None:
         await self._call(commands.DeleteServer, ident=ident, address=address)
@@ -139,14 +141,16 @@ class Switch:
         await self._call(commands.Load, source=source)
 
     async def _read(self, view: str, ident: str | None = None) -> Any:
-        first = await self._call(commands.Read, view=view, ident=ident)
+        return await self._all_pages(await self._call(commands.Read, view=view, ident=ident))
+
+    async def _all_pages(self, first: dict[str, Any]) -> Any:
         pages = [first["page"]]
         for number in range(1, first["pages"]):
             pages.append((await self._call(commands.ReadPage, number=number))["page"])
         return json.loads(b"".join(pages))
 
     async def table(self, ident: str | None = None) -> dict[str, Any]:
-        """{"version": str, "services": [...], "settings": {name: int}}; a service as ktcpvs.model.describe says it,
+        """{"version": str, "services": [...], "settings": {name: value}}; a service as ktcpvs.model.describe says it,
         with "running" besides."""
         return dict(await self._read("table", ident))
 
@@ -162,6 +166,24 @@ class Switch:
         """{"schedulers": [...], "broken": [...]}: those that were found, with name, unit, module, summary and the
         number of services that use each; and the plugins that could not be used, with module and error."""
         return dict(await self._read("schedulers"))
+
+    async def explain(
+        self,
+        ident: str,
+        method: str | None = None,
+        target: str | None = None,
+        headers: Iterable[tuple[str, str]] = (),
+        client: str = "127.0.0.1",
+    ) -> dict[str, Any]:
+        """Who would serve this request, and why; docs/tcpvsadm.md names what the answer holds. Nothing is sent.
+
+        headers: (name, value) of header lines, a name as often as wanted. client: the client's IP address.
+        """
+        lines = [{"name": name, "value": value} for name, value in headers]
+        first = await self._call(
+            commands.Explain, ident=ident, method=method, target=target, headers=lines, client=client
+        )
+        return dict(await self._all_pages(first))
 
     async def settings(self) -> list[dict[str, Any]]:
         """All settings: name, value, default, lowest, highest, unit, meaning."""

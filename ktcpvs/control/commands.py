@@ -17,7 +17,7 @@ ERRORS: dict[type[Exception], bytes] = {kind: kind.code for kind in reversed(lis
 """Refusal -> its code. AMP takes the first class that fits, so Refusal itself stands last."""
 
 OPTIONS = amp.AmpList([(b"name", amp.Unicode()), (b"value", amp.Unicode())])
-"""Named options, as words of the configuration language with their values as text."""
+"""Names with their values, as text: options in the words of the configuration language, settings, header fields."""
 
 
 class _Command(amp.Command):
@@ -25,7 +25,7 @@ class _Command(amp.Command):
 
 
 class AddService(_Command):
-    """options: listen, port, scheduler, maxclients, redirect, startservers, minspareservers, maxspareservers."""
+    """options: the keywords of the configuration language but server and rule, and port."""
 
     arguments = [(b"ident", amp.Unicode()), (b"options", OPTIONS)]
 
@@ -45,11 +45,25 @@ class Flush(_Command):
 
 
 class AddServer(_Command):
-    arguments = [(b"ident", amp.Unicode()), (b"address", amp.Unicode()), (b"weight", amp.Integer(optional=True))]
+    """maxconn: the most connections at once, 0: no such limit, left out: 0."""
+
+    arguments = [
+        (b"ident", amp.Unicode()),
+        (b"address", amp.Unicode()),
+        (b"weight", amp.Integer(optional=True)),
+        (b"maxconn", amp.Integer(optional=True)),
+    ]
 
 
 class EditServer(_Command):
-    arguments = [(b"ident", amp.Unicode()), (b"address", amp.Unicode()), (b"weight", amp.Integer(optional=True))]
+    """maxconn: the most connections at once, 0: no such limit, left out: as it is."""
+
+    arguments = [
+        (b"ident", amp.Unicode()),
+        (b"address", amp.Unicode()),
+        (b"weight", amp.Integer(optional=True)),
+        (b"maxconn", amp.Integer(optional=True)),
+    ]
 
 
 class DeleteServer(_Command):
@@ -116,8 +130,25 @@ class Read(_Command):
     response = [(b"page", amp.String()), (b"pages", amp.Integer())]
 
 
+class Explain(_Command):
+    """Ask who would serve a request, and fetch the first page of the answer, as with Read. Nothing is sent to a server.
+
+    method, target: of the request; without them, a client that has only connected. headers: its header lines. client:
+    the client's IP address.
+    """
+
+    arguments = [
+        (b"ident", amp.Unicode()),
+        (b"method", amp.Unicode(optional=True)),
+        (b"target", amp.Unicode(optional=True)),
+        (b"headers", OPTIONS),
+        (b"client", amp.Unicode()),
+    ]
+    response = [(b"page", amp.String()), (b"pages", amp.Integer())]
+
+
 class ReadPage(_Command):
-    """A further page of this connection's last Read; number: from 1."""
+    """A further page of this connection's last Read or Explain; number: from 1."""
 
     arguments = [(b"number", amp.Integer())]
     response = [(b"page", amp.String())]

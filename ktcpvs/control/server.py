@@ -7,7 +7,7 @@ errors, and whatever else goes wrong is logged here and told as one line, never 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -44,6 +44,11 @@ class Switch(Protocol):
 
     def view(self, name: str, ident: str | None) -> Any:
         """A look, as plain data; raises a Refusal."""
+
+    def explain(
+        self, ident: str, method: str | None, target: str | None, headers: Sequence[tuple[str, str]], client: str
+    ) -> Awaitable[Any]:
+        """Who would serve a request, and why, as plain data; raises a Refusal."""
 
 
 class Administrator(amp.AMP):
@@ -123,12 +128,16 @@ class Administrator(amp.AMP):
         return self._edit(edits.Flush)
 
     @commands.AddServer.responder
-    def add_server(self, ident: str, address: str, weight: int | None = None) -> Deferred[dict[str, Any]]:
-        return self._edit(lambda: edits.AddServer(ident, _address(address), 1 if weight is None else weight))
+    def add_server(
+        self, ident: str, address: str, weight: int | None = None, maxconn: int | None = None
+    ) -> Deferred[dict[str, Any]]:
+        return self._edit(lambda: edits.AddServer(ident, _address(address), _weight(weight), maxconn or 0))
 
     @commands.EditServer.responder
-    def edit_server(self, ident: str, address: str, weight: int | None = None) -> Deferred[dict[str, Any]]:
-        return self._edit(lambda: edits.EditServer(ident, _address(address), 1 if weight is None else weight))
+    def edit_server(
+        self, ident: str, address: str, weight: int | None = None, maxconn: int | None = None
+    ) -> Deferred[dict[str, Any]]:
+        return self._edit(lambda: edits.EditServer(ident, _address(address), _weight(weight), maxconn))
 
     @commands.DeleteServer.responder
     def delete_server(self, ident: str, address: str) -> Deferred[dict[str, Any]]:
@@ -182,7 +191,26 @@ class Administrator(amp.AMP):
         return Deferred.fromCoroutine(self._answered(self._read(view, ident)))
 
     async def _read(self, view: str, ident: str | None) -> dict[str, Any]:
-        text = json.dumps(self._switch.view(view, ident)).encode("ascii")
+        return self._first_page(self._switch.view(view, ident))
+
+    @commands.Explain.responder
+    def explain(
+        self,
+        ident: str,
+        headers: list[dict[str, str]],
+        client: str,
+        method: str | None = None,
+        target: str | None = None,
+    ) -> Deferred[dict[str, Any]]:
+        lines = [(header["name"], header["value"]) for header in headers]
+        return Deferred.fromCoroutine(self._answered(self._explain(ident, method, target, lines, client)))
+
+    async def _explain(self, *asked: Any) -> dict[str, Any]:
+        return self._first_page(await self._switch.explain(*asked))
+
+    def _first_page(self, answer: Any) -> dict[str, Any]:
+        """The first page of `answer`; the others are kept for ReadPage."""
+        text = json.dumps(answer).encode("ascii")
         pages = [text[start : start + commands.PAGE] for start in range(0, len(text), commands.PAGE)]
         self._pages = pages if len(pages) > 1 else []
         return {"page": pages[0], "pages": len(pages)}
@@ -221,6 +249,10 @@ class ControlFactory(ServerFactory):
 
 def _address(text: str) -> Address:
     return parse_address(text, service_port)
+
+
+def _weight(given: int | None) -> int:
+    return 1 if given is None else given
 
 
 def _set(changes: list[dict[str, str]]) -> edits.Edit:

@@ -19,7 +19,7 @@ PATTERN_BYTES = 8192
 DEFAULT_PATTERNS = frozenset((".*", "^/.*"))
 """The patterns of a default rule, which is tried last wherever it stands (KTCPVS)."""
 
-ONE_PATTERN_MEMORY = 8 << 20
+ONE_PATTERN_MEMORY = 512 << 10
 """What the automaton of one pattern may take, in bytes (RE2's max_mem)."""
 
 _BEYOND_RE2 = re.compile(r"(?<!\\)(?:\\\\)*(\\[1-9]|\\g<|\(\?P=|\(\?[=!]|\(\?<[=!]|\(\?>|[*+?}]\+)")

@@ -69,6 +69,9 @@ class Settings:
     pool_size: int = _setting(64, 0, 65535, "connections", "how many idle connections are kept for one real server")
     head_timeout: int = _setting(10, 1, 3600, "seconds", "how long a client may take to send a request's head")
     head_size: int = _setting(65536, 512, 1 << 20, "bytes", "the longest head of a request")
+    uri_size: int = _setting(
+        8192, 64, 1 << 20, "bytes", "the longest request target; rules may take long to match one that is longer"
+    )
     head_lines: int = _setting(100, 1, 10000, "lines", "the most header lines of a request")
     drain_timeout: int = _setting(
         30, 0, DAY, "seconds", "how long the connections of a stopped service or deleted server may go on"

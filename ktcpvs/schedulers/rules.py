@@ -1,47 +1,87 @@
-"""A rule list as one automaton: which rule is the first that matches, in one call whatever their number.
+"""A rule list as automata: which rule is the first that matches, at a cost that hardly grows with their number.
 
-The RE2 set of all rules says which of them match; the first in order is the answer. A last entry that matches
-everything tells "no rule" from "the automaton ran out of memory", in which case the rules are asked one by one.
+An RE2 set of up to BLOCK rules says in one call which of them match. Lists that are longer are several such blocks, one
+after another: so an edit of a long list compiles one block anew and takes over the others, and no compilation holds the
+switch up for long, since it cannot be interrupted. A last entry of each block matches everything: it tells "no rule"
+from "the automaton ran out of memory", in which case the rules of that block are asked one by one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 import re2
 
-from ktcpvs.errors import BadPattern
+from ktcpvs.errors import BadPattern, shorten
 from ktcpvs.model.pattern import encode_pattern, re2_options
 from ktcpvs.model.scheduling import BoundRule
 
-SET_MEMORY = 64 << 20
-"""What the automaton of one service's rules may take, in bytes (RE2's max_mem); it is built as requests come."""
+BLOCK = 1000
+"""The most rules in one block; it takes some 6 ms to compile."""
+
+BLOCK_MEMORY = 4 << 20
+"""What the automaton of one block may take, in bytes (RE2's max_mem); it is built as requests come."""
+
+BLOCKS_SPARE = 4
+"""How many more blocks than its rules need by their number a service may have, because patterns are large. Automata
+that are larger yet could make a request of a long path wait for seconds."""
+
+
+class _Block:
+    """Some rules that follow one another: their patterns, and the automaton that knows all of them."""
+
+    __slots__ = ("automaton", "patterns", "size")
+
+    def __init__(self, patterns: tuple[bytes, ...], automaton: re2.Set) -> None:
+        self.patterns = patterns
+        self.automaton = automaton
+        self.size = len(patterns)
 
 
 class RuleSet:
     """The rules of one service, in the order in which they are tried."""
 
     def __init__(self, rules: Sequence[BoundRule], previous: RuleSet | None = None) -> None:
-        """previous: what it replaces; its automaton is taken over when the patterns are the same, in the same order.
+        """previous: what it replaces; blocks whose patterns are the same are taken over.
 
-        Raises BadPattern when the rules together need more memory than SET_MEMORY.
+        Raises BadPattern when the rules need more memory than there is for them.
         """
+        for _ in self._steps(rules, previous):
+            pass
+
+    @classmethod
+    def in_steps(cls, rules: Sequence[BoundRule], previous: RuleSet | None = None) -> Generator[None, None, RuleSet]:
+        """The same, made little by little: yields after each piece of work that takes a while. Raises BadPattern."""
+        made = cls.__new__(cls)
+        yield from made._steps(rules, previous)
+        return made
+
+    def _steps(self, rules: Sequence[BoundRule], previous: RuleSet | None) -> Iterator[None]:
         self._rules = tuple(rules)
         self._default = next((place for place, rule in enumerate(rules) if rule.is_default), None)
-        self._patterns = [encode_pattern(rule.pattern) for rule in rules if not rule.is_default]
-        self._set: re2.Set | None = None
-        if previous is not None and previous._patterns == self._patterns:
-            self._set = previous._set
-        elif self._patterns:
-            self._set = _compiled([*self._patterns, b""])
+        self._blocks: list[_Block] = []
+        before = previous._blocks if previous is not None else []
+        patterns = tuple(encode_pattern(rule.pattern) for rule in rules if not rule.is_default)
+        for piece in _pieces(patterns, before):
+            for block in (piece,) if isinstance(piece, _Block) else _compiled(piece):
+                self._blocks.append(block)
+                yield
+        most = BLOCKS_SPARE + len(patterns) // (BLOCK // 2)
+        if len(self._blocks) > most:
+            raise BadPattern(
+                f"the service's {len(patterns)} patterns together need automata of more than "
+                f"{most * BLOCK_MEMORY >> 20} MiB: make the largest of them simpler"
+            )
 
     def first(self, path: bytes) -> int | None:
         """The place of the first rule that matches `path`, in the sequence given; None when none does."""
-        if self._set is not None:
-            matched = self._set.Match(path)
-            place = min(matched) if matched else self._one_by_one(path)
-            if place < len(self._patterns):
-                return int(place)
+        begin = 0
+        for block in self._blocks:
+            matched = block.automaton.Match(path)
+            place = min(matched) if matched else _one_by_one(block.patterns, path)
+            if place < block.size:
+                return int(begin + place)
+            begin += block.size
         return self._default
 
     def tried(self, place: int | None) -> tuple[tuple[int, str, str], ...]:
@@ -54,26 +94,57 @@ class RuleSet:
         passed_over = tuple((rule.number, rule.pattern, "does not match") for rule in self._rules[:place])
         return (*passed_over, (taken.number, taken.pattern, why))
 
-    def _one_by_one(self, path: bytes) -> int:
-        options = re2_options()
-        for place, pattern in enumerate(self._patterns):
-            if re2.search(pattern, path, options=options):
-                return place
-        return len(self._patterns)
+
+def _pieces(patterns: tuple[bytes, ...], before: Sequence[_Block]) -> Iterator[_Block | tuple[bytes, ...]]:
+    """`patterns` cut into blocks of `before`, where they hold the same ones, and into pieces that have to be compiled.
+
+    Small blocks are compiled again with what is new beside them, so that blocks do not become many in time.
+    """
+    if patterns == tuple(pattern for block in before for pattern in block.patterns):
+        yield from before
+        return
+    where = {pattern: place for place, pattern in enumerate(patterns)} if before else {}
+    position = 0
+    for block in before:
+        found = where.get(block.patterns[0], -1)
+        end = found + block.size
+        if block.size >= BLOCK // 2 and found >= position and patterns[found:end] == block.patterns:
+            yield from _cut(patterns[position:found])
+            yield block
+            position = end
+    yield from _cut(patterns[position:])
 
 
-def _compiled(patterns: Sequence[bytes]) -> re2.Set:
-    found = re2.Set.SearchSet(re2_options(SET_MEMORY))
+def _cut(patterns: tuple[bytes, ...]) -> Iterator[tuple[bytes, ...]]:
+    for start in range(0, len(patterns), BLOCK):
+        yield patterns[start : start + BLOCK]
+
+
+def _compiled(patterns: tuple[bytes, ...]) -> Iterator[_Block]:
+    """Blocks of these patterns: one, or more when one automaton is not enough. Raises BadPattern."""
+    automaton = re2.Set.SearchSet(re2_options(BLOCK_MEMORY))
     try:
         for pattern in patterns:
-            found.Add(pattern)
-        found.Compile()
-        usable = bool(found.Match(b"/"))
+            automaton.Add(pattern)
+        automaton.Add(b"")
+        automaton.Compile()
+        usable = bool(automaton.Match(b"/"))
     except re2.error:
         usable = False
-    if not usable:
-        raise BadPattern(
-            f"the service's {len(patterns) - 1} patterns together need an automaton of more than "
-            f"{SET_MEMORY >> 20} MiB: make the largest of them simpler"
-        )
-    return found
+    if usable:
+        yield _Block(patterns, automaton)
+    elif len(patterns) == 1:
+        shown = shorten(patterns[0].decode("utf-8", "replace"))
+        raise BadPattern(f"pattern '{shown}' needs an automaton of more than {BLOCK_MEMORY >> 20} MiB: make it simpler")
+    else:
+        middle = len(patterns) // 2
+        yield from _compiled(patterns[:middle])
+        yield from _compiled(patterns[middle:])
+
+
+def _one_by_one(patterns: Sequence[bytes], path: bytes) -> int:
+    options = re2_options()
+    for place, pattern in enumerate(patterns):
+        if re2.search(pattern, path, options=options):
+            return place
+    return len(patterns)

@@ -113,6 +113,10 @@ class Connection(Served):
             return
         if head is None:
             return
+        uri_size = self.context.settings.uri_size
+        if len(head.target) > uri_size:
+            self._bad_head(BadRequest(414, f"the request target is longer than {uri_size} bytes"))
+            return
         self._set_timer(0)
         self.client.pause()
         self.client.ended = nothing

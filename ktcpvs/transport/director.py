@@ -44,7 +44,8 @@ async def _saved_nowhere(table: Table) -> None:
 
 
 class Director:
-    """table: as it is now. services: ident -> what is alive of it; also services that ran and still drain."""
+    """table: as it is now. services: ident -> what is alive of it; also services that ran and still drain.
+    checks_logs: an edit that names an access log that cannot be written is refused."""
 
     def __init__(
         self,
@@ -60,6 +61,7 @@ class Director:
         self.draining: set[LiveService] = set()
         self.save = save
         self._unload = unload
+        self.checks_logs = True
         self._ending = False
         self._lock: DeferredLock = DeferredLock()
         self._schedulers: Schedulers | None = None
@@ -140,7 +142,7 @@ class Director:
             before = old.services.get(service.ident)
             if before is None or _plugin_names(before) != _plugin_names(service):
                 self._plugins(service)
-            if service.access_log != NO_LOG and (before is None or before.access_log != service.access_log):
+            if self.checks_logs and service.access_log not in (NO_LOG, before and before.access_log):
                 self.context.access_logs.check(service.access_log)
         changes = plan(old, new)
         moving = [before.ident for before, config in changes.change if before.listen != config.listen]

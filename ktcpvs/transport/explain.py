@@ -97,7 +97,10 @@ def _read(
 ) -> None:
     """Fill `request` with what the scheduler would be shown. Raises BadValue, or BadRequest as for a client."""
     name, unit = prepared.config.scheduler, prepared.factory.unit
-    head = _head(method or "GET", target or "/", headers, prepared.config.listen)
+    if method is None or target is None:
+        head = _head("GET", "/", headers, prepared.config.listen)
+    else:
+        head = _head(method, target, headers, prepared.config.listen)
     if unit == CONNECTION:
         if method is not None or headers:
             notes.append(f"scheduler {name} decides per connection: the request is not looked at")

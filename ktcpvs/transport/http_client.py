@@ -168,6 +168,8 @@ class HTTPClient(Served):
         end = found.end()
         if message.lines.count(b"\n") > self.context.settings.head_lines:
             raise BadRequest(431, f"the request has more than {self.context.settings.head_lines} header lines")
+        if len(message.target) > self.context.settings.uri_size:
+            raise BadRequest(414, f"the request target is longer than {self.context.settings.uri_size} bytes")
         body = b""
         rest = data[end:] if end < len(data) else b""
         if message.length:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from ktcpvs.errors import BadPattern
 from ktcpvs.model.address import Inet
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import BoundRule, Request, ServiceView
 from ktcpvs.model.service import RealServer, Rule, VirtualService
+from ktcpvs.schedulers import rules as rules_module
 from ktcpvs.schedulers.http import HTTP
 from ktcpvs.schedulers.rules import RuleSet
 from ktcpvs.schedulers.wlc import WLC
@@ -97,3 +101,65 @@ def test_ten_thousand_rules() -> None:
         assert found.first(b"/app%d/x.png" % number) == number
     assert found.first(b"/app10000/x.png") is None
     assert found.first(b"/" + b"x" * 65536) is None
+
+
+NUMBERS = st.lists(st.integers(0, 40), max_size=30, unique=True)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(NUMBERS, min_size=2, max_size=6))
+def test_blocks_that_are_taken_over_are_as_good_as_new_ones(edits: list[list[int]]) -> None:
+    """Whatever edits: what was compiled before and still holds answers like what is compiled now."""
+    found: RuleSet | None = None
+    with blocks_of(4):
+        for numbers in edits:
+            rules = [BoundRule(place, f"^/{n}$", False, None, ()) for place, n in enumerate(numbers, 1)]
+            found = RuleSet(rules, found)
+            for number in range(41):
+                wanted = numbers.index(number) if number in numbers else None
+                assert found.first(b"/%d" % number) == wanted
+            assert sum(block.size for block in found._blocks) == len(numbers)
+
+
+@contextmanager
+def blocks_of(size: int) -> Iterator[None]:
+    before, rules_module.BLOCK = rules_module.BLOCK, size
+    try:
+        yield
+    finally:
+        rules_module.BLOCK = before
+
+
+def test_an_edit_of_a_long_list_compiles_one_block() -> None:
+    rules = [BoundRule(n, f"^/{n}/", False, None, ()) for n in range(3500)]
+    first = RuleSet(rules)
+    assert [block.size for block in first._blocks] == [1000, 1000, 1000, 500]
+    added = RuleSet([*rules, BoundRule(3500, "^/new", False, None, ())], first)
+    assert added._blocks[:4] == first._blocks
+    assert [block.size for block in added._blocks[4:]] == [1]
+    less = RuleSet([*rules[:1500], *rules[1501:]], added)
+    assert [block.size for block in less._blocks] == [1000, 999, 1000, 500]
+    assert (less._blocks[0], *less._blocks[2:]) == (first._blocks[0], *first._blocks[2:])
+    steps = RuleSet.in_steps(rules)
+    for _ in range(4):
+        next(steps)
+    with pytest.raises(StopIteration) as end:
+        next(steps)
+    assert end.value.value.first(b"/3499/") == 3499
+
+
+def large(count: int) -> list[BoundRule]:
+    return [BoundRule(n, f"^/x{n}[a-z]{{1,900}}", False, None, ()) for n in range(1, count + 1)]
+
+
+def test_automata_that_are_too_large_are_cut_smaller() -> None:
+    found = RuleSet(large(80))
+    assert len(found._blocks) > 1
+    assert found.first(b"/x77abc") == 76
+    assert found.first(b"/x81abc") is None
+
+
+@pytest.mark.parametrize("rules", [large(300), [BoundRule(1, "/x" + "[a-z]{1,999}" * 600, False, None, ())]])
+def test_what_would_make_requests_wait_is_refused(rules: list[BoundRule]) -> None:
+    with pytest.raises(BadPattern, match=r"automat.* of more than [0-9]+ MiB: make "):
+        RuleSet(rules)

@@ -70,9 +70,10 @@ async def _session(given: Invocation, control: str | None, text: str, source: st
 
 
 def _options(given: Invocation) -> dict[str, str | int]:
-    """The options of a service, as the daemon names them; an empty redirect is none."""
+    """The options of a service, as the daemon names them, by letters and by words; an empty redirect is none."""
     names = ("scheduler", "balance", "listen", "port", "redirect", "maxclients")
     options: dict[str, str | int] = {name: given.values[name] for name in names if name in given.values}
+    options |= given.named()
     if options.get("redirect") == "none":
         options["redirect"] = ""
     return options
@@ -80,6 +81,10 @@ def _options(given: Invocation) -> dict[str, str | int]:
 
 def _number(given: Invocation, name: str) -> int | None:
     return int(given.values[name]) if name in given.values else None
+
+
+def _numbers(given: Invocation) -> tuple[int | None, int | None]:
+    return _number(given, "weight"), _number(given, "maxconn")
 
 
 def _server(given: Invocation) -> tuple[str, str]:
@@ -95,14 +100,14 @@ _EDITS: dict[str, Callable[[Switch, Invocation], Coroutine[Any, Any, None]]] = {
     "edit-service": lambda switch, given: switch.edit_service(given.values["ident"], **_options(given)),
     "delete-service": lambda switch, given: switch.delete_service(given.values["ident"]),
     "flush": lambda switch, given: switch.flush(),
-    "add-server": lambda switch, given: switch.add_server(*_server(given), _number(given, "weight")),
-    "edit-server": lambda switch, given: switch.edit_server(*_server(given), _number(given, "weight")),
+    "add-server": lambda switch, given: switch.add_server(*_server(given), *_numbers(given)),
+    "edit-server": lambda switch, given: switch.edit_server(*_server(given), *_numbers(given)),
     "delete-server": lambda switch, given: switch.delete_server(*_server(given)),
     "add-rule": lambda switch, given: switch.add_rule(*_rule(given), _number(given, "match")),
     "del-rule": lambda switch, given: switch.delete_rule(*_rule(given)),
     "start": lambda switch, given: switch.start(given.values.get("ident")),
     "stop": lambda switch, given: switch.stop(given.values.get("ident")),
-    "set": lambda switch, given: switch.set(given.settings()),
+    "set": lambda switch, given: switch.set(given.named()),
 }
 
 
@@ -111,6 +116,10 @@ async def _look(switch: Switch, given: Invocation) -> Any:
     name, ident = given.command.name, given.values.get("ident")
     if name == "schedulers":
         return await switch.schedulers()
+    if name == "explain":
+        method, target = given.request() or (None, None)
+        client = given.values.get("from", "127.0.0.1")
+        return await switch.explain(given.values["ident"], method, target, given.headers, client)
     if name == "get":
         return _wanted(await switch.settings(), given.words)
     if "connections" in given.values:

@@ -112,6 +112,8 @@ def _shown(given: Invocation, answer: Any) -> str:
         return show.schedulers(answer)
     if given.command.name == "get":
         return show.settings(answer)
+    if given.command.name == "explain":
+        return show.explanation(answer)
     address = names.numeric if "numeric" in given.values else names.named
     for view in (show.stats, show.rate, show.connections):
         if view.__name__ in given.values:

@@ -17,12 +17,14 @@ from ktcpvs.errors import shorten
 
 @frozen
 class Option:
-    """value: what its value is called in --help; None: it takes none. meaning: for --help."""
+    """value: what its value is called in --help; None: it takes none. meaning: for --help. repeats: it may be given any
+    number of times."""
 
     name: str
     short: str | None
     value: str | None
     meaning: str
+    repeats: bool = False
 
 
 @frozen
@@ -50,17 +52,25 @@ VIEWS = ("stats", "rate", "connections")
 _SERVICE = ("scheduler", "balance", "port", "listen", "redirect", "maxclients")
 _SERVER = ("ident", "real-server")
 _RULE = ("ident", "pattern", "real-server")
+_BALANCE = ("weight", "maxconn")
+_REQUEST = ("header", "from", "json")
 
 COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
         Command("list", "L", "print the table, as without any command", (), ("ident", "numeric", *VIEWS, "json")),
-        Command("add-service", "A", "add a virtual service, stopped", ("ident",), _SERVICE),
-        Command("edit-service", "E", "change the options given, and no others", ("ident",), _SERVICE),
+        Command(
+            "add-service", "A", "add a virtual service, stopped; NAME=VALUE: any option it has", ("ident",), _SERVICE,
+            words="[NAME=VALUE...]", most=None,
+        ),
+        Command(
+            "edit-service", "E", "change the options given, and no others", ("ident",), _SERVICE,
+            words="[NAME=VALUE...]", most=None,
+        ),
         Command("delete-service", "D", "delete a stopped virtual service", ("ident",)),
         Command("flush", "F", "delete all virtual services, if none runs"),
-        Command("add-server", "a", "add a real server to a service", _SERVER, ("weight",)),
-        Command("edit-server", "e", "give a real server another weight", _SERVER, ("weight",)),
+        Command("add-server", "a", "add a real server to a service", _SERVER, _BALANCE),
+        Command("edit-server", "e", "give a real server another weight or maxconn", _SERVER, _BALANCE),
         Command("delete-server", "d", "delete a real server that no rule uses; it drains", _SERVER),
         Command("add-rule", None, "add a rule, or one more server to the pattern's rule", _RULE, ("match",)),
         Command("del-rule", None, "take a server out of a rule; the last one takes the rule with it", _RULE),
@@ -74,6 +84,10 @@ COMMANDS: dict[str, Command] = {
         Command("stop", None, "stop a service, which drains; without -i, all of them", (), ("ident",)),
         Command("set", None, "change settings; unload=1 ends the daemon", words="NAME=VALUE...", least=1, most=None),
         Command("get", None, "print all settings, or one", (), ("json",), words="[NAME]", most=1),
+        Command(
+            "explain", None, "say who would serve a request, and why; nothing is sent", ("ident",), _REQUEST,
+            words="['METHOD TARGET']", most=3,
+        ),
         Command("schedulers", None, "print the schedulers there are, and what could not be loaded", (), ("json",)),
         Command("help", "h", "print this text"),
         Command("version", None, "print the version of tcpvsadm"),
@@ -93,37 +107,51 @@ OPTIONS: dict[str, Option] = {
         Option("maxclients", None, "N", "most clients at once; 0: as many as there are descriptors (default)"),
         Option("real-server", "r", "ADDR[:PORT]", "real server (default port: the service's)"),
         Option("weight", "w", "N", "0..65535, 0: no new connections (default: 1)"),
+        Option("maxconn", None, "N", "most connections at once; 0: no such limit (default)"),
         Option("pattern", "p", "REGEX", "searched in the path and query of a request"),
         Option("match", "m", "N", "group of the pattern whose text is hashed, 0..10"),
         Option("numeric", "n", None, "ports in numbers, host names as addresses"),
         Option("stats", None, None, "show counters"),
         Option("rate", None, None, "show what the counters gain in a second"),
         Option("connections", None, None, "show the clients connected now"),
+        Option("header", "H", "'NAME: VALUE'", "header line of the request; may be repeated", True),
+        Option("from", None, "ADDR", "IP address of the client (default: 127.0.0.1)"),
         Option("json", None, None, "print JSON"),
         Option("control", None, "ENDPOINT", "where the daemon answers (default: $KTCPVS_CONTROL)"),
     )
 }
 """By name, in the order of --help. `control` goes with every command."""
 
-NUMBERS = ("weight", "match", "maxclients")
+NUMBERS = ("weight", "match", "maxclients", "maxconn")
 """Options whose value is a whole number."""
 
 _NUMBER = re.compile(r"-?[0-9]{1,9}")
 _PORT = re.compile(r"[0-9]{1,9}|(?![0-9]+\Z)[A-Za-z0-9][A-Za-z0-9._+-]*")
 _MAY_BE_EMPTY = ("pattern",)
+_NAMED = {"set": "setting", "add-service": "option", "edit-service": "option"}
+"""Commands whose words are NAME=VALUE, and what it is that they name."""
 
 
 @frozen
 class Invocation:
-    """One command line, understood. values: option -> its text, "" of an option that takes none. words: see Command."""
+    """One command line, understood. values: option -> its text, "" of an option that takes none; of one that repeats,
+    its last. words: see Command. headers: (name, value) of each --header, in their order."""
 
     command: Command
     values: Mapping[str, str] = field(factory=dict)
     words: tuple[str, ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
 
-    def settings(self) -> dict[str, str]:
-        """The words of --set: name -> value."""
+    def named(self) -> dict[str, str]:
+        """The words NAME=VALUE of --set, --add-service and --edit-service: name -> value."""
         return dict(word.split("=", 1) for word in self.words)
+
+    def request(self) -> tuple[str, str] | None:
+        """Method and target that --explain was given; None: it was given none."""
+        if not self.words:
+            return None
+        method, target = " ".join(self.words).split(" ")[:2]
+        return method, target
 
 
 def read_arguments(argv: Sequence[str]) -> Invocation:
@@ -131,23 +159,27 @@ def read_arguments(argv: Sequence[str]) -> Invocation:
     given: list[Command] = []
     values: dict[str, str] = {}
     words: list[str] = []
+    headers: list[tuple[str, str]] = []
     for what, value in _items(argv):
         if what is None:
             words.append(value or "")
         elif isinstance(what, Command):
             given.append(what)
             words[:0] = [] if value is None else [value]
-        elif what.name in values:
+        elif what.name in values and not what.repeats:
             raise Misuse(f"The '{what.name}' option is given twice")
         else:
             values[what.name] = value or ""
+            if what.name == "header":
+                headers.append(_header(values[what.name]))
     if len(given) > 1:
         one, two = (command.name for command in given[:2])
         raise Misuse(f"The '{one}' command is given twice" if one == two else f"Two commands: '{one}' and '{two}'")
     command = given[0] if given else COMMANDS["list"]
     _check_options(command, values)
     _check_words(command, words)
-    return Invocation(command, values, tuple(words))
+    _check_named(command, values, words)
+    return Invocation(command, values, tuple(words), tuple(headers))
 
 
 def _items(argv: Sequence[str]) -> Iterator[tuple[Command | Option | None, str | None]]:
@@ -260,12 +292,31 @@ def _check_words(command: Command, words: Sequence[str]) -> None:
         raise Misuse(f"You need to supply {command.words} for the '{command.name}' command")
     if command.name == "get" and words == [""]:
         raise Misuse("The name of a setting is empty")
-    if command.name == "set":
-        names: list[str] = []
-        for word in words:
-            name, equals, _ = word.partition("=")
-            if not name or not equals:
-                raise Misuse(f"'{shorten(word)}': NAME=VALUE is wanted")
-            if name in names:
-                raise Misuse(f"The setting '{shorten(name, 40)}' is given twice")
-            names.append(name)
+    if command.name == "explain" and words:
+        request = " ".join(words)
+        method, _, rest = request.partition(" ")
+        target, _, version = rest.partition(" ")
+        if not method or not target or version not in ("", "HTTP/1.0", "HTTP/1.1"):
+            raise Misuse(f"'{shorten(request)}': METHOD TARGET is wanted, as 'GET /index.html'")
+
+
+def _check_named(command: Command, values: Mapping[str, str], words: Sequence[str]) -> None:
+    """Words NAME=VALUE: each name once, and not as an option besides."""
+    kind = _NAMED.get(command.name)
+    if kind is None:
+        return
+    names: list[str] = []
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if not name or not equals:
+            raise Misuse(f"'{shorten(word)}': NAME=VALUE is wanted")
+        if name in names or name in values:
+            raise Misuse(f"The {kind} '{shorten(name, 40)}' is given twice")
+        names.append(name)
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon:
+        raise Misuse(f"header '{shorten(text, 40)}': 'NAME: VALUE' is wanted")
+    return name, value.strip(" \t")

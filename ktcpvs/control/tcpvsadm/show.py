@@ -13,11 +13,16 @@ from ktcpvs.errors import shorten
 from ktcpvs.model.language import writer
 from ktcpvs.model.language.writer import ShowAddress
 
-SERVICE_COUNTERS = ("active", "total", "refused", "bytes_in", "bytes_out")
-SERVER_COUNTERS = ("active", "total", "failures", "bytes_in", "bytes_out")
+SERVICE_COUNTERS = ("active", "total", "refused", "queued", "", "bytes_in", "bytes_out")
+SERVER_COUNTERS = ("active", "total", "failures", "kept", "reused", "bytes_in", "bytes_out")
 RATES = ("connections", "bytes_in", "bytes_out")
+"""The columns, by the names of their numbers; "": nothing stands there."""
 
 _HEADINGS = {
+    "": "",
+    "queued": "Queued",
+    "kept": "Kept",
+    "reused": "Reused",
     "active": "Active",
     "total": "Total",
     "refused": "Refused",
@@ -26,6 +31,15 @@ _HEADINGS = {
     "bytes_in": "InBytes",
     "bytes_out": "OutBytes",
 }
+
+
+_ANSWERS = {
+    "server": "{}",
+    "redirect": "redirect to {}",
+    "queue": "the client waits for {}",
+    "nobody": "nobody",
+}
+"""What may come of a request -> how --explain says it, with the server's address."""
 
 
 def heading(version: str) -> str:
@@ -94,6 +108,40 @@ def settings(answer: list[dict[str, Any]]) -> str:
     return "".join(f"{one['name']} = {one['value']}\n" for one in answer)
 
 
+def explanation(answer: dict[str, Any]) -> str:
+    """Who would serve a request: what was asked, what was looked at, and the answer, as blocks."""
+    unit = answer["unit"].lower().replace("_", " ")
+    asked = answer["request"]
+    words = "a connection" if asked["method"] is None else f"{asked['method']} {asked['target']}"
+    lines = [
+        f"Service {answer['service']}, {_state(answer)}: scheduler {answer['scheduler']} ({unit})",
+        f"Request: {_line(words)}, from {asked['client']}",
+        *(f"  {header['name']}: {_line(header['value'])}" for header in asked["headers"]),
+    ]
+    if asked["path"] not in (None, asked["target"]):
+        lines.append(f"  of which rules see {_line(asked['path'])}")
+    if answer["rules"]:
+        lines += ["", "Rules tried:"]
+        rows = [(f"  {rule['number']}", rule["pattern"], rule["why"]) for rule in answer["rules"]]
+        lines += _aligned(rows, "><<").splitlines()
+    lines += ["", "Servers considered:" if answer["servers"] else "No server is considered."]
+    if answer["servers"]:
+        servers = [("  Server", "State", "Active", "Weight", "MaxConn")]
+        for one in answer["servers"]:
+            numbers = str(one["active"]), str(one["weight"]), _limit(one["maxconn"])
+            servers.append((f"  {one['address']}", one["state"], *numbers))
+        lines += _aligned(servers, "<<>>>").splitlines()
+    if answer["notes"]:
+        lines += ["", "Notes:", *(f"  {_line(note)}" for note in answer["notes"])]
+    found = answer["answer"]
+    lines += [
+        "",
+        f"Answer: {_ANSWERS[found['outcome']].format(found['server'] or 'a server')}",
+        f"  {_line(found['reason'])}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def as_json(answer: Any) -> str:
     """The answer as it came, for programs."""
     return json.dumps(answer, indent=2, ensure_ascii=False) + "\n"
@@ -101,6 +149,10 @@ def as_json(answer: Any) -> str:
 
 def _state(service: dict[str, Any]) -> str:
     return "running" if service["running"] else "stopped"
+
+
+def _limit(maxconn: int) -> str:
+    return str(maxconn) if maxconn else "-"
 
 
 def _line(text: Any) -> str:
@@ -119,22 +171,21 @@ def _counted(
     """kind: where the numbers stand. of_service, of_server: their names. each: what is added to their headings."""
 
     def numbers(counters: dict[str, int], names: Sequence[str]) -> list[str]:
-        return [str(counters[name]) for name in names]
+        return [str(counters[name]) if name else "" for name in names]
 
     rows = [
-        ("Service", "State", "Scheduler", "Listen", *(_HEADINGS[name] + each for name in of_service)),
-        ("  -> Server", "Weight", "", "", *(_HEADINGS[name] + each for name in of_server)),
+        ("Service", "State", "Scheduler", *(_HEADINGS[name] + each for name in of_service)),
+        ("  -> Server", "Weight", "MaxConn", *(_HEADINGS[name] + each for name in of_server)),
     ]
     for service in answer["services"]:
-        begin = service["ident"], _state(service), service["scheduler"], show(service["listen"])
-        rows.append((*begin, *numbers(service[kind], of_service)))
+        rows.append((service["ident"], _state(service), service["scheduler"], *numbers(service[kind], of_service)))
         for server in service["servers"]:
-            begin = f"  -> {show(server['address'])}", str(server["weight"]), "", ""
+            begin = f"  -> {show(server['address'])}", str(server["weight"]), _limit(server["maxconn"])
             rows.append((*begin, *numbers(server[kind], of_server)))
         if service["redirect"] is not None:
-            begin = f"  -> {show(service['redirect'])}", "redirect", "", ""
+            begin = f"  -> {show(service['redirect'])}", "redirect", ""
             rows.append((*begin, *numbers(service[f"redirect_{kind}"], of_server)))
-    return f"{heading(answer['version'])}\n{_aligned(rows, '<<<<' + '>' * len(of_service))}"
+    return f"{heading(answer['version'])}\n{_aligned(rows, '<<<' + '>' * len(of_service))}"
 
 
 def _aligned(rows: Sequence[Sequence[str]], sides: str) -> str:

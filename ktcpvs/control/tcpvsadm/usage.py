@@ -30,13 +30,13 @@ def help_text() -> str:
 def synopsis(command: Command) -> list[str]:
     """The command with its words and options, in parts: `-a, --add-server`, `-i ID`, `-r ADDR[:PORT]`, `[-w N]`."""
     parts = [_names(command.short, command.name)]
+    parts += [_use(OPTIONS[name]) for name in command.required]
     if command.words:
         parts.append(command.words)
-    parts += [_use(OPTIONS[name]) for name in command.required]
     views = [name for name in command.optional if name in VIEWS]
     for name in command.optional:
         if name not in views:
-            parts.append(f"[{_use(OPTIONS[name])}]")
+            parts.append(f"[{_use(OPTIONS[name])}]" + ("..." if OPTIONS[name].repeats else ""))
         elif name == views[0]:
             parts.append(f"[{' | '.join('--' + view for view in views)}]")
     return parts
