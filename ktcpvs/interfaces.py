@@ -37,6 +37,14 @@ class IScheduler(Interface):
         """
 
 
+class IBindsInSteps(Interface):
+    """A scheduler plugin that may take long to bind, besides L{ISchedulerFactory}."""
+
+    def binding(service: Any, previous: Any) -> Any:
+        """What `bind` does, as a generator that returns the scheduler: it yields after a few milliseconds of work, and
+        the switch serves others before it goes on. Nothing is yielded for services that are bound quickly."""
+
+
 class IWatches(Interface):
     """A bound scheduler that keeps its servers in an order, besides L{IScheduler}."""
 

@@ -8,7 +8,7 @@ from attrs import Factory, define, field, frozen
 
 from ktcpvs.model.address import Address
 from ktcpvs.model.destination import Destination
-from ktcpvs.model.service import VirtualService
+from ktcpvs.model.service import Rule, VirtualService
 
 
 @define(eq=False)
@@ -67,13 +67,15 @@ class Considered:
 
 @frozen(eq=False)
 class BoundRule:
-    """A rule whose servers are destinations. number: its place in the list, from 1."""
+    """A rule whose servers are destinations. number: its place in the list, from 1. rule: as configured; None in tests
+    of rules alone."""
 
     number: int
     pattern: str
     is_default: bool
     match: int | None
     destinations: tuple[Destination, ...]
+    rule: Rule | None = None
 
 
 @frozen(eq=False)
@@ -83,7 +85,8 @@ class ServiceView:
     config: the service as configured. destinations: its servers, in their order.
     rules: its rules, in the order in which they are tried (default rules last). balance: the L{ISchedulerFactory} that
     chooses among the servers of one rule. why: stands in front of the reasons of what is bound to this view. key: a
-    secret of this switch, or of all that share its cookie_key; never to be shown.
+    secret of this switch, or of all that share its cookie_key; never to be shown. trial: what is bound will be asked
+    once and thrown away, while `previous` goes on: it shares nothing with it that changes.
     """
 
     config: VirtualService
@@ -92,6 +95,7 @@ class ServiceView:
     balance: Any = None
     why: str = ""
     key: bytes = field(default=b"", repr=False)
+    trial: bool = False
 
     @property
     def ident(self) -> str:
@@ -99,15 +103,31 @@ class ServiceView:
 
     @classmethod
     def of(
-        cls, config: VirtualService, known: dict[Address, Destination], balance: Any = None, key: bytes = b""
+        cls,
+        config: VirtualService,
+        known: dict[Address, Destination],
+        balance: Any = None,
+        key: bytes = b"",
+        before: ServiceView | None = None,
+        trial: bool = False,
     ) -> ServiceView:
-        """The view of `config`, with destinations from `known`, which holds one for every server."""
-        numbered = list(enumerate(config.rules, 1))
-        rules = tuple(
-            BoundRule(number, rule.pattern, rule.is_default, rule.match, tuple(known[a] for a in rule.servers))
-            for number, rule in sorted(numbered, key=lambda pair: pair[1].is_default)
-        )
-        return cls(config, tuple(known[server.address] for server in config.servers), rules, balance, "", key)
+        """The view of `config`, with destinations from `known`, which holds one for every server.
+
+        before: a view of the same service; what has not changed since is taken from it.
+        """
+        destinations = tuple([known[server.address] for server in config.servers])
+        same: dict[int, BoundRule] = {}
+        if before is not None and set(before.destinations).issubset(destinations):
+            same = {id(bound.rule): bound for bound in before.rules}  # the rules live as long as the view before
+        rules: list[BoundRule] = []
+        last: list[BoundRule] = []
+        for number, rule in enumerate(config.rules, 1):
+            bound = same.get(id(rule))
+            if bound is None or bound.number != number:
+                servers = tuple([known[address] for address in rule.servers])
+                bound = BoundRule(number, rule.pattern, rule.is_default, rule.match, servers, rule)
+            (last if bound.is_default else rules).append(bound)
+        return cls(config, destinations, (*rules, *last), balance, "", key, trial)
 
     def of_rule(self, rule: BoundRule, why: str) -> ServiceView:
         """The view of one rule: its servers are all there is."""

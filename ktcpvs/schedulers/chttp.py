@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Generator
 from typing import Any
 
 from zope.interface import implementer
 
-from ktcpvs.interfaces import EACH_REQUEST, IScheduler, ISchedulerFactory
+from ktcpvs.interfaces import EACH_REQUEST, IBindsInSteps, IScheduler, ISchedulerFactory
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import Choice, Considered, Request, ServiceView
 from ktcpvs.schedulers.content import BoundRules
@@ -38,6 +39,9 @@ class BoundCHTTP(BoundRules):
 
     def __init__(self, service: ServiceView, previous: IScheduler | None) -> None:
         super().__init__(service, previous, hashing=True)
+
+    def steps(self, service: ServiceView, previous: Any, hashing: bool) -> Generator[None, None, None]:
+        yield from super().steps(service, previous, hashing)
         key = hashlib.blake2b(service.key).digest()
         self._names = {destination: name_of(destination, key) for destination in service.destinations}
         self._named = {name: destination for destination, name in self._names.items()}
@@ -109,7 +113,7 @@ def _cookies(lines: bytes) -> tuple[list[bytes], bytes | None]:
     return fields, without if fields else None
 
 
-@implementer(ISchedulerFactory)
+@implementer(ISchedulerFactory, IBindsInSteps)
 class CHTTP:
     """Per request, sticky: like phttp, and a cookie keeps a client at its server."""
 
@@ -118,3 +122,6 @@ class CHTTP:
 
     def bind(self, service: ServiceView, previous: IScheduler | None) -> BoundCHTTP:
         return BoundCHTTP(service, previous)
+
+    def binding(self, service: ServiceView, previous: IScheduler | None) -> Generator[None, None, BoundRules]:
+        return BoundCHTTP.in_steps(service, previous, hashing=True)

@@ -7,7 +7,7 @@ not passed over for a later one: the request is the redirect address's then. Wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 import re2
@@ -21,6 +21,9 @@ from ktcpvs.model.scheduling import BoundRule, Choice, Considered, Request, Serv
 from ktcpvs.schedulers.rendezvous import Rendezvous
 from ktcpvs.schedulers.rules import RuleSet
 
+AT_ONCE = 500
+"""How many rules get what chooses among their servers before others are served."""
+
 
 @implementer(IScheduler, IExplains, IWatches)
 class BoundRules:
@@ -28,13 +31,36 @@ class BoundRules:
 
     def __init__(self, service: ServiceView, previous: Any, *, hashing: bool) -> None:
         """hashing: rules with a match number choose by its text."""
-        self._rules: RuleSet = RuleSet(service.rules, previous._rules if isinstance(previous, BoundRules) else None)
+        for _ in self.steps(service, previous, hashing):
+            pass
+
+    @classmethod
+    def in_steps(cls, service: ServiceView, previous: Any, *, hashing: bool) -> Generator[None, None, BoundRules]:
+        """The same, made little by little."""
+        made = cls.__new__(cls)
+        yield from made.steps(service, previous, hashing)
+        return made
+
+    def steps(self, service: ServiceView, previous: Any, hashing: bool) -> Generator[None, None, None]:
+        """Become the scheduler of `service`; yields between pieces of work that take a while."""
+        before = previous if isinstance(previous, BoundRules) else None
+        self._rules: RuleSet = yield from RuleSet.in_steps(service.rules, before._rules if before else None)
         self._destinations = [rule.destinations for rule in service.rules]
         self._balance = service.balance
-        known = previous.within if isinstance(previous, BoundRules) and previous._balance is service.balance else {}
-        self.within: dict[str, Any] = {
-            rule.pattern: self._chooser(service, rule, known.get(rule.pattern), hashing) for rule in service.rules
-        }
+        known = before.within if before is not None and before._balance is service.balance else {}
+        self._bound_as: dict[str, Any] = {}
+        self.within: dict[str, Any] = {}
+        made = 0
+        for rule in service.rules:
+            pattern = rule.pattern
+            self._bound_as[pattern] = bound_as = (rule, tuple([d.weight for d in rule.destinations]))
+            if not service.trial and pattern in known and before is not None and before._bound_as[pattern] == bound_as:
+                self.within[pattern] = known[pattern]
+                continue
+            self.within[pattern] = self._chooser(service, rule, known.get(pattern), hashing)
+            made += 1
+            if made % AT_ONCE == 0:
+                yield
         self._in_order = list(self.within.values())
 
     def _chooser(self, service: ServiceView, rule: BoundRule, before: Any, hashing: bool) -> Any:

@@ -6,14 +6,16 @@ server that leaves moves only its own keys.
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 from zope.interface import implementer
 
-from ktcpvs.interfaces import FIRST_REQUEST, IScheduler, ISchedulerFactory
+from ktcpvs.interfaces import FIRST_REQUEST, IBindsInSteps, IScheduler, ISchedulerFactory
 from ktcpvs.model.scheduling import ServiceView
 from ktcpvs.schedulers.content import BoundRules
 
 
-@implementer(ISchedulerFactory)
+@implementer(ISchedulerFactory, IBindsInSteps)
 class HHTTP:
     """Per connection: like http, and a rule with match N hashes the text of group N."""
 
@@ -22,3 +24,6 @@ class HHTTP:
 
     def bind(self, service: ServiceView, previous: IScheduler | None) -> BoundRules:
         return BoundRules(service, previous, hashing=True)
+
+    def binding(self, service: ServiceView, previous: IScheduler | None) -> Generator[None, None, BoundRules]:
+        return BoundRules.in_steps(service, previous, hashing=True)

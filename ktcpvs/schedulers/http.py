@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 from zope.interface import implementer
 
-from ktcpvs.interfaces import FIRST_REQUEST, IScheduler, ISchedulerFactory
+from ktcpvs.interfaces import FIRST_REQUEST, IBindsInSteps, IScheduler, ISchedulerFactory
 from ktcpvs.model.scheduling import ServiceView
 from ktcpvs.schedulers.content import BoundRules
 
 
-@implementer(ISchedulerFactory)
+@implementer(ISchedulerFactory, IBindsInSteps)
 class HTTP:
     """Per connection: the first request's path and query, by rules."""
 
@@ -18,3 +20,6 @@ class HTTP:
 
     def bind(self, service: ServiceView, previous: IScheduler | None) -> BoundRules:
         return BoundRules(service, previous, hashing=False)
+
+    def binding(self, service: ServiceView, previous: IScheduler | None) -> Generator[None, None, BoundRules]:
+        return BoundRules.in_steps(service, previous, hashing=False)

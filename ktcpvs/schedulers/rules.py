@@ -51,7 +51,7 @@ class RuleSet:
 
     @classmethod
     def in_steps(cls, rules: Sequence[BoundRule], previous: RuleSet | None = None) -> Generator[None, None, RuleSet]:
-        """The same, made little by little: yields after each piece of work that takes a while. Raises BadPattern."""
+        """The same, made little by little: yields between pieces of work that take a while. Raises BadPattern."""
         made = cls.__new__(cls)
         yield from made._steps(rules, previous)
         return made
@@ -62,10 +62,16 @@ class RuleSet:
         self._blocks: list[_Block] = []
         before = previous._blocks if previous is not None else []
         patterns = tuple(encode_pattern(rule.pattern) for rule in rules if not rule.is_default)
+        was_compiled = False
         for piece in _pieces(patterns, before):
-            for block in (piece,) if isinstance(piece, _Block) else _compiled(piece):
+            if isinstance(piece, _Block):
+                self._blocks.append(piece)
+                continue
+            for block in _compiled(piece):
+                if was_compiled:
+                    yield
+                was_compiled = True
                 self._blocks.append(block)
-                yield
         most = BLOCKS_SPARE + len(patterns) // (BLOCK // 2)
         if len(self._blocks) > most:
             raise BadPattern(

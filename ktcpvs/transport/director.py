@@ -6,7 +6,7 @@ found and bound, sockets opened); the table is saved; and only then what differs
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 from attrs import Factory, define
@@ -62,12 +62,14 @@ class Director:
         self.save = save
         self._unload = unload
         self.checks_logs = True
+        self._started = False
         self._ending = False
         self._lock: DeferredLock = DeferredLock()
         self._schedulers: Schedulers | None = None
 
     def start(self) -> None:
         """Time begins."""
+        self._started = True
         self.context.start()
 
     def stop(self) -> None:
@@ -88,7 +90,7 @@ class Director:
             raise Busy("the daemon is ending")
         old = self.table
         new = edit.apply(old)
-        preparation = self._prepare(old, new)
+        preparation = await self._prepare(old, new)
         try:
             if new != old:
                 await self.save(new)
@@ -124,12 +126,17 @@ class Director:
             )
         return factory, balance, fallback
 
-    def prepare_service(self, live: LiveService, config: VirtualService, settings: Settings) -> Prepared:
-        """`config` bound for `live`; nothing is changed yet. Raises a Refusal."""
+    def binding(
+        self, live: LiveService, config: VirtualService, settings: Settings, trial: bool = False
+    ) -> Generator[None, None, Prepared]:
+        """`config` bound for `live`, little by little; nothing is changed yet. Raises a Refusal.
+
+        trial: the scheduler will be asked and thrown away.
+        """
         key = self.context.cookie_key(settings)
-        prepared = Prepared(config, live.destinations_for(config), *self._plugins(config), key)
+        prepared = Prepared(config, live.destinations_for(config), *self._plugins(config), key, trial)
         try:
-            prepared.scheduler = live.bind(prepared)
+            yield from live.binding(prepared)
         except Refusal:
             raise
         except Exception as error:
@@ -137,7 +144,23 @@ class Director:
             raise BadValue(f"scheduler {config.scheduler} cannot serve {config.ident}: {error!r}") from None
         return prepared
 
-    def _prepare(self, old: Table, new: Table) -> _Preparation:
+    async def bind(
+        self, live: LiveService, config: VirtualService, settings: Settings, trial: bool = False
+    ) -> Prepared:
+        """The same; others are served between its steps."""
+        steps = self.binding(live, config, settings, trial)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                prepared: Prepared = end.value
+                return prepared
+            if self._started:
+                turn: Deferred[None] = Deferred()
+                self.context.reactor.callLater(0, turn.callback, None)
+                await turn
+
+    async def _prepare(self, old: Table, new: Table) -> _Preparation:
         for service in new:
             before = old.services.get(service.ident)
             if before is None or _plugin_names(before) != _plugin_names(service):
@@ -154,7 +177,7 @@ class Director:
         try:
             for before, config in (*begun, *changes.change):
                 live = self.services.get(config.ident) or LiveService(self.context, config)
-                prepared = self.prepare_service(live, config, new.settings)
+                prepared = await self.bind(live, config, new.settings)
                 preparation.ready.append((live, prepared))
                 if before is None or before.listen != config.listen:
                     prepared.sock = open_listener(config.listen, new.settings.max_backlog, closing)

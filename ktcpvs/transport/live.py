@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import inspect
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 from attrs import evolve
 from twisted.internet.defer import Deferred
 
-from ktcpvs.interfaces import CONNECTION, EACH_REQUEST, IWatches
+from ktcpvs.interfaces import CONNECTION, EACH_REQUEST, IBindsInSteps, IWatches
 from ktcpvs.model.address import Address
 from ktcpvs.model.destination import Destination
-from ktcpvs.model.scheduling import Choice, Request
+from ktcpvs.model.scheduling import Choice, Request, ServiceView
 from ktcpvs.model.service import NO_LOG, VirtualService
 from ktcpvs.protocols.forwarding import FIELDS, Forwarding
 from ktcpvs.system import log as levels
@@ -64,6 +64,7 @@ class LiveService:
         self.ended_in = 0
         self.ended_out = 0
         self.usable: frozenset[Destination] = frozenset()
+        self._seen: ServiceView | None = None
         self._limited: tuple[Destination, ...] = ()
         self._fallback: Callable[[], Any] | None = None  # makes the fallback scheduler when it is needed first
         self._bound_fallback: Any = None
@@ -83,15 +84,19 @@ class LiveService:
             for server in config.servers
         }
 
-    def bind(self, prepared: Prepared) -> Any:
-        """A scheduler for what was prepared; weights are as its configuration says while it binds."""
-        destinations = prepared.destinations
+    def binding(self, prepared: Prepared) -> Generator[None, None, None]:
+        """Bind a scheduler for what was prepared, little by little; weights are as its configuration says meanwhile."""
+        destinations, factory = prepared.destinations, prepared.factory
         before = {destination: destination.weight for destination in destinations.values()}
         try:
             for server in prepared.config.servers:
                 destinations[server.address].weight = server.weight
-            previous = self.scheduler if prepared.factory is self.factory else None
-            return prepared.factory.bind(prepared.view(), previous)
+            previous = self.scheduler if factory is self.factory else None
+            prepared.seen = prepared.view(self._seen)
+            if IBindsInSteps.providedBy(factory):
+                prepared.scheduler = yield from factory.binding(prepared.seen, previous)
+            else:
+                prepared.scheduler = factory.bind(prepared.seen, previous)
         finally:
             for destination, weight in before.items():
                 destination.weight = weight
@@ -112,7 +117,7 @@ class LiveService:
             self.redirect = None
         elif self.redirect is None or self.redirect.address != config.redirect:
             self.redirect = Destination(config.redirect)
-        self.config, self.destinations = config, destinations
+        self.config, self.destinations, self._seen = config, destinations, prepared.seen
         self.forwarding = Forwarding({name: getattr(config, name) for name in FIELDS})
         self.factory, self.scheduler, self.unit = prepared.factory, prepared.scheduler, prepared.factory.unit
         self._keep_journal(config)

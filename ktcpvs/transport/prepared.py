@@ -17,8 +17,8 @@ from ktcpvs.model.service import VirtualService
 @define
 class Prepared:
     """config: as it shall run. destinations: one for each of its servers. factory, balance, fallback: scheduler
-    plugins; fallback None: there is none. key: the secret of its cookies. scheduler: bound. sock: a new listening
-    socket; None: it listens where it did."""
+    plugins; fallback None: there is none. key: the secret of its cookies. trial: it will be asked and thrown away.
+    scheduler: bound. seen: what it saw. sock: a new listening socket; None: it listens where it did."""
 
     config: VirtualService
     destinations: dict[Address, Destination]
@@ -26,12 +26,14 @@ class Prepared:
     balance: Any
     fallback: Any
     key: bytes = field(repr=False)
+    trial: bool = False
     scheduler: Any = None
+    seen: ServiceView | None = None
     sock: socket.socket | None = None
 
-    def view(self) -> ServiceView:
-        """The service as a scheduler sees it."""
-        return ServiceView.of(self.config, self.destinations, self.balance, self.key)
+    def view(self, before: ServiceView | None = None) -> ServiceView:
+        """The service as a scheduler sees it. before: as it saw it until now."""
+        return ServiceView.of(self.config, self.destinations, self.balance, self.key, before, self.trial)
 
     def bind_fallback(self) -> Callable[[], Any] | None:
         """Binds the fallback scheduler when it is called: most services never need theirs."""

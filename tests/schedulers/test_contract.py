@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from zope.interface.verify import verifyObject
@@ -103,7 +104,7 @@ def test_one_that_is_asked_for_an_explanation_disturbs_no_other(name: str, data:
 
     for _ in range(data.draw(st.integers(0, 4))):
         assert chosen(runs) == chosen(alone)
-    other = FOUND.known[name].bind(service, runs)
+    other = FOUND.known[name].bind(evolve(service, trial=True), runs)
     explained = [chosen(other) for _ in range(3)]
     assert [chosen(runs) for _ in range(3)] == explained == [chosen(alone) for _ in range(3)]
 

@@ -141,7 +141,7 @@ def test_an_edit_of_a_long_list_compiles_one_block() -> None:
     assert [block.size for block in less._blocks] == [1000, 999, 1000, 500]
     assert (less._blocks[0], *less._blocks[2:]) == (first._blocks[0], *first._blocks[2:])
     steps = RuleSet.in_steps(rules)
-    for _ in range(4):
+    for _ in range(3):
         next(steps)
     with pytest.raises(StopIteration) as end:
         next(steps)

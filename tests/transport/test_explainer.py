@@ -437,10 +437,10 @@ def test_a_choice_that_a_coroutine_makes(theirs: Theirs) -> None:
     assert found(explain(theirs(answers))) == ("server", A, "awaited")
 
 
-@pytest.mark.parametrize("stubborn", [False, True])
-def test_a_choice_that_does_not_come(theirs: Theirs, stubborn: bool) -> None:
+@pytest.mark.parametrize("deaf", [False, True])
+def test_a_choice_that_does_not_come(theirs: Theirs, deaf: bool) -> None:
     def answers(servers: Any, request: Request) -> Any:
-        never: Deferred[Any] = Deferred(lambda it: it.callback(Deferred()) if stubborn else None)
+        never: Deferred[Any] = Deferred(lambda it: it.callback(Deferred()) if deaf else None)
         return never
 
     world = theirs(answers, "fallback = rr", settings="choose_timeout = 3")
