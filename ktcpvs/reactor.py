@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
-from asyncio import AbstractEventLoop
+from asyncio import AbstractEventLoop, Protocol, sleep
 from collections.abc import Callable
 from typing import Any
 
@@ -76,12 +76,22 @@ def _failed(loop: AbstractEventLoop, context: dict[str, Any]) -> None:
         _log.failure("{message}", Failure(error), message=context.get("message") or "Unhandled error")
 
 
+async def _first_stream(loop: uvloop.Loop) -> None:
+    """libuv opens a descriptor that it keeps with its first stream: better now than when descriptors are counted."""
+    one, other = socket.socketpair()
+    transport, _ = await loop.connect_accepted_socket(Protocol, one)
+    transport.abort()  # type: ignore[attr-defined]
+    other.close()
+    await sleep(0)
+
+
 class UVReactor(AsyncioSelectorReactor):
     """uv: the loop, for those who want uvloop's own transports."""
 
     def __init__(self, loop: uvloop.Loop) -> None:
         self.uv = loop
         loop.set_exception_handler(_failed)
+        loop.run_until_complete(_first_stream(loop))
         super().__init__(loop)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableSequence
 
 from ktcpvs.model.address import Address
 
@@ -14,8 +14,10 @@ class Destination:
     those being made included; for schedulers that decide per request, requests. total: those that were made. failures:
     connections that could not be made. reused: requests that went on a kept connection. bytes_in: bytes from clients to
     it. bytes_out: bytes from it to clients. freed: called with it when one that counted has ended; None: nobody waits.
-    watchers: called with it whenever `active` changes.
+    watchers: called with it whenever `active` changes. is_shared: `active` changes without anybody being told.
     """
+
+    is_shared = False
 
     __slots__ = (
         "active", "address", "bytes_in", "bytes_out", "failures", "freed", "maxconn", "reused", "total", "watchers",
@@ -43,6 +45,14 @@ class Destination:
         """True when it has as many connections as it may have."""
         return 0 < self.maxconn <= self.active
 
+    def take(self) -> None:
+        """One connection more."""
+        self.active += 1
+
+    def give(self) -> None:
+        """One less."""
+        self.active -= 1
+
     def tell(self) -> None:
         """Its number of connections has changed."""
         for watcher in self.watchers:
@@ -53,6 +63,37 @@ class Destination:
         return Lease(self)
 
 
+class SharedDestination(Destination):
+    """A real server that several processes use: `active` counts the connections of all of them.
+
+    Each process has a place of its own in `row`, where it alone writes.
+    """
+
+    __slots__ = ("_place", "row")
+
+    is_shared = True
+
+    def __init__(self, address: Address, weight: int, maxconn: int, row: MutableSequence[int], place: int) -> None:
+        """row: one count for each process. place: this one's."""
+        self.row = row
+        self._place = place
+        super().__init__(address, weight, maxconn)
+
+    @property
+    def active(self) -> int:
+        return sum(self.row)
+
+    @active.setter
+    def active(self, value: int) -> None:
+        """Only a new one is set, to what it is already."""
+
+    def take(self) -> None:
+        self.row[self._place] += 1
+
+    def give(self) -> None:
+        self.row[self._place] -= 1
+
+
 class Lease:
     """One connection's place at a destination."""
 
@@ -61,7 +102,7 @@ class Lease:
     def __init__(self, destination: Destination) -> None:
         self.destination = destination
         self.ended = False
-        destination.active += 1
+        destination.take()
         if destination.watchers:
             destination.tell()
 
@@ -74,7 +115,7 @@ class Lease:
         if not self.ended:
             self.ended = True
             destination = self.destination
-            destination.active -= 1
+            destination.give()
             destination.failures += failed
             if destination.watchers:
                 destination.tell()

@@ -15,17 +15,23 @@ _Entry = tuple[float, int, Destination]
 """(load, number, server): numbers count entries, so that of equal loads the one that changed longest ago is first."""
 
 
+LOOKS = 2
+"""How many servers that other processes use too are looked at for each choice."""
+
+
 class Order:
     """Servers with weight > 0, the least loaded for its weight first."""
 
-    __slots__ = ("_even", "_heap", "_last", "_valid")
+    __slots__ = ("_even", "_heap", "_last", "_next", "_shared", "_valid")
 
     def __init__(self, destinations: Iterable[Destination], even: bool) -> None:
         """even: all weights count as 1."""
         self._even = even
         self._heap = [(self._load(d), number, d) for number, d in enumerate(destinations)]
-        self._valid = {destination: number for _, number, destination in self._heap}  # the number of its entry
+        self._valid = {d: (number, load) for load, number, d in self._heap}  # what its entry says
         self._last = len(self._heap)
+        self._shared = [destination for _, _, destination in self._heap if destination.is_shared]
+        self._next = 0  # of them, to be looked at
         heapify(self._heap)
 
     def _load(self, destination: Destination) -> float:
@@ -34,20 +40,31 @@ class Order:
     def changed(self, destination: Destination) -> None:
         """Its number of connections is another."""
         self._last = number = self._last + 1
-        self._valid[destination] = number
-        heappush(self._heap, (self._load(destination), number, destination))
+        load = self._load(destination)
+        self._valid[destination] = number, load
+        heappush(self._heap, (load, number, destination))
         if len(self._heap) > 4 * len(self._valid) + 64:
-            self._heap = [entry for entry in self._heap if self._valid[entry[2]] == entry[1]]
+            self._heap = [entry for entry in self._heap if self._valid[entry[2]][0] == entry[1]]
             heapify(self._heap)
+
+    def _look_around(self) -> None:
+        """Servers that others use too change untold: a few are looked at each time, in turn."""
+        for _ in range(LOOKS):
+            self._next = (self._next + 1) % len(self._shared)
+            destination = self._shared[self._next]
+            if self._load(destination) != self._valid[destination][1]:
+                self.changed(destination)
 
     def first(self, tried: set[Destination]) -> Destination | None:
         """The first that has not been tried; None: all have. It goes behind those of equal load."""
+        if self._shared:
+            self._look_around()
         heap, valid = self._heap, self._valid
         aside: list[_Entry] = []
         found: Destination | None = None
         while heap:
             load, number, destination = heap[0]
-            if valid[destination] != number:
+            if valid[destination][0] != number:
                 heappop(heap)
                 continue
             now = self._load(destination)

@@ -11,6 +11,7 @@ from typing import Any
 from ktcpvs.model.settings import Settings
 from ktcpvs.system.accesslog import AccessLogs
 from ktcpvs.system.log import EventLog
+from ktcpvs.transport.resources import Counters, Sockets
 from ktcpvs.transport.wheel import Wheel
 
 SPARE_DESCRIPTORS = 64
@@ -60,7 +61,7 @@ class Descriptors:
 
 class Context:
     """settings: replaced by the director when an edit changes them. key: this switch's own secret. wall: seconds since
-    1970, for logs."""
+    1970, for logs. counters, sockets: where live counts and listening sockets come from."""
 
     def __init__(
         self, reactor: Any, log: EventLog, descriptors: Descriptors | None = None, key: bytes | None = None
@@ -72,6 +73,8 @@ class Context:
         self.wheel = Wheel(reactor, lambda: log.failure("a timer's call failed"))
         self.descriptors = descriptors or Descriptors.of_process()
         self.access_logs = AccessLogs(log)
+        self.counters: Counters = Counters()
+        self.sockets: Sockets = Sockets()
         self.wall: Callable[[], float] = time.time
         self.key = key or secrets.token_bytes(KEY_BYTES)
 

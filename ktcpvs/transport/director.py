@@ -21,7 +21,7 @@ from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
 from ktcpvs.system import log as levels
 from ktcpvs.system.plugins import Schedulers, find_schedulers
-from ktcpvs.system.sockets import close_listener, open_listener
+from ktcpvs.system.sockets import close_listener
 from ktcpvs.transport.context import Context
 from ktcpvs.transport.live import LiveService
 from ktcpvs.transport.prepared import Prepared
@@ -180,7 +180,7 @@ class Director:
                 prepared = await self.bind(live, config, new.settings)
                 preparation.ready.append((live, prepared))
                 if before is None or before.listen != config.listen:
-                    prepared.sock = open_listener(config.listen, new.settings.max_backlog, closing)
+                    prepared.sock = self.context.sockets.open(config.listen, new.settings.max_backlog, closing)
         except BaseException:
             preparation.abandon()
             raise

@@ -111,6 +111,8 @@ def _read(
     read = HeadReader(settings.head_size, settings.head_lines).feed(head)
     if read is None:
         raise BadRequest(400, "the head has no end")
+    if len(read.target) > settings.uri_size:
+        raise BadRequest(414, f"the request target is longer than {settings.uri_size} bytes")
     found = messages.REQUEST.match(head) if unit == EACH_REQUEST else None
     if unit == EACH_REQUEST and found is None:
         raise BadRequest(400, "the head has a form that HTTP/1.1 forbids")

@@ -34,6 +34,10 @@ WATCHERS_MAX = 8
 """How many rules with many servers are told of each change of one server's load; the others find out when they look."""
 
 
+LOOK_AGAIN = 0.05
+"""Seconds between two looks for room that another process may have made."""
+
+
 class LiveService:
     """config: as it runs. destinations: its servers by address; usable: the same. leaving: deleted servers whose
     connections drain. queue: who waits for room at a server. journal: its access log; None: it has none.
@@ -55,8 +59,10 @@ class LiveService:
         self.journal: Journal | None = None
         self._access_log: AccessLog | None = None
         self._is_deleted = False
+        self._looking = False
         self.listener: Listener | None = None
         self.connections: set[Served] = set()
+        self.clients = context.counters.clients(config.ident)
         self.pool = Pool(context)
         self.forwarding = Forwarding({})
         self.total = 0
@@ -80,7 +86,7 @@ class LiveService:
         """The destinations that `config` needs: those there are, and new ones; nothing is changed yet."""
         known = {**self.leaving, **self.destinations}
         return {
-            server.address: known.get(server.address) or Destination(server.address, server.weight, server.maxconn)
+            server.address: known.get(server.address) or self.context.counters.destination(config.ident, server)
             for server in config.servers
         }
 
@@ -219,7 +225,9 @@ class LiveService:
     def _admit(self) -> bool:
         listener = self.listener
         most = self.config.maxclients
-        if most and len(self.connections) >= most:
+        if most and self.clients.in_all >= most:
+            if self.clients.is_shared:
+                self._look_again()
             return False
         descriptors = self.context.descriptors
         if not descriptors.are_free:
@@ -229,12 +237,35 @@ class LiveService:
             return False
         return True
 
+    def wait_for_room(self, client: Served) -> None:
+        """All servers that may serve `client` are full: it is told when one is not."""
+        self.queue.enter(client)
+        if any(destination.is_shared for destination in self._limited):
+            self._look_again()
+
+    def _look_again(self) -> None:
+        """Other processes serve this service too: when their clients go, nobody tells."""
+        if not self._looking:
+            self._looking = True
+            self.context.reactor.callLater(LOOK_AGAIN, self._looked)
+
+    def _looked(self) -> None:
+        self._looking = False
+        if self.listener is not None:
+            self.listener.resume()
+        for destination in self._limited if self.queue else ():
+            if not destination.is_full:
+                self.queue.freed(destination)
+        if self.queue:
+            self._look_again()
+
     def _accepted(self, sock: socket.socket, peer: Any) -> None:
         """One client; whatever goes wrong costs only this one."""
         name, host = _client_name(peer)
         connection = (Exchange if self.unit == EACH_REQUEST else Connection)(self, name, host)
         self.context.descriptors.take(connection.descriptors)
         self.connections.add(connection)
+        self.clients.add(1)
         self.total += 1
         if self.context.log.level >= levels.CONNECTION:
             self.context.log.event(levels.CONNECTION, "{client} connected to {ident}", client=name, ident=self.ident)
@@ -290,6 +321,7 @@ class LiveService:
         if connection not in self.connections:
             return
         self.connections.discard(connection)
+        self.clients.add(-1)
         bytes_in, bytes_out = connection.moved()
         self.ended_in += bytes_in
         self.ended_out += bytes_out

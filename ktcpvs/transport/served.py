@@ -245,7 +245,7 @@ class Served(ABC):
         if not self._queued:
             self._queued = now + 1  # 0: it does not wait
         self._waits = True
-        self.service.queue.enter(self)
+        self.service.wait_for_room(self)
         left = self.context.settings.queue_timeout + self._queued - 1 - now
         self._set_timer(max(left, 0), self._queue_is_late)
 

@@ -21,6 +21,13 @@ from ktcpvs.transport.stream import RESET_ON_CLOSE, Stream, nothing
 
 _log = Logger(namespace="ktcpvs")
 
+MUCH = 64 << 10
+"""Who sends so many bytes at once is read in pieces from then on: uvloop itself reads 250 KiB at once, and all of it is in
+memory until its last byte has been sent to a slow reader."""
+
+_buffer = memoryview(bytearray(128 << 10))
+"""What is read in pieces is read into here; nothing stays in it."""
+
 
 class UVTransport:
     """The protocol that uvloop calls (`data_received` and the like) and the transport that the stream's owner calls
@@ -99,7 +106,13 @@ class UVTransport:
         self.write = nothing if self._ended else uv.write
 
     def data_received(self, data: bytes) -> None:
+        if len(data) >= MUCH:
+            self._uv.set_protocol(_InPieces(self))
         self.stream.dataReceived(data)  # type: ignore[union-attr]
+
+    def piece_received(self, size: int) -> None:
+        """`data_received` of a connection that is read in pieces."""
+        self.stream.dataReceived(_buffer[:size].tobytes())  # type: ignore[union-attr]
 
     def eof_received(self) -> bool:
         """An end; or a reset that came while data was still waiting, of which libuv says that it was an end."""
@@ -240,6 +253,23 @@ class UVTransport:
         finally:
             if not ours:
                 sock.detach()
+
+
+class _InPieces:
+    """The protocol that uvloop calls for a connection that is read in pieces of 128 KiB: into a buffer of ours."""
+
+    __slots__ = ("buffer_updated", "connection_lost", "eof_received", "pause_writing", "resume_writing")
+
+    def __init__(self, transport: UVTransport) -> None:
+        self.buffer_updated = transport.piece_received
+        self.connection_lost = transport.connection_lost
+        self.eof_received = transport.eof_received
+        self.pause_writing = transport.pause_writing
+        self.resume_writing = transport.resume_writing
+
+    def get_buffer(self, size: int) -> memoryview:
+        """Where to read to; size: what libuv suggests."""
+        return _buffer
 
 
 class _Held:

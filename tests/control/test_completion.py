@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from ktcpvs.control.tcpvsadm.options import COMMANDS, OPTIONS
+from ktcpvs.model.service import OPTIONS as SERVICE_OPTIONS
 
 ROOT = Path(__file__).parents[2]
 COMPLETION = ROOT / "docs" / "completion"
@@ -141,6 +142,11 @@ def others(command: str, *given: str) -> set[str]:
     return {f"--{name}" for name in (*taken.required, *taken.optional, "control") if name not in given}
 
 
+def named() -> set[str]:
+    """The words that name those options of a service which have none on the command line."""
+    return {f"{name}=" for name in SERVICE_OPTIONS if name not in OPTIONS}
+
+
 def test_bash_completes_commands_and_the_options_of_a_list(bash: Shell) -> None:
     words = bash.type(f"tcpvsadm --{ALL}").split()
     assert set(words) == {"tcpvsadm", *(f"--{name}" for name in COMMANDS), *others("list")}
@@ -192,6 +198,13 @@ TYPED = [
     ("tcpvsadm --add-rule -i web -p '/a b' -r 10.0.0.1\t", "tcpvsadm --add-rule -i web -p '/a b' -r 10.0.0.1:80 "),
     ("tcpvsadm -E -i web -s wl\t", "tcpvsadm -E -i web -s wlc "),
     ("tcpvsadm -E -i web --redirect n\t", "tcpvsadm -E -i web --redirect none "),
+    ("tcpvsadm -E -i web vi\t", "tcpvsadm -E -i web via="),
+    ("tcpvsadm -E -i web via=ap\t", "tcpvsadm -E -i web via=append "),
+    ("tcpvsadm -A -i new fallback=wl\t", "tcpvsadm -A -i new fallback=wlc "),
+    ("tcpvsadm -E -i web access_log_format=j\t", "tcpvsadm -E -i web access_log_format=json "),
+    ("tcpvsadm --explain -i w\t", "tcpvsadm --explain -i web "),
+    ("tcpvsadm --explain -i web --from 1\t", "tcpvsadm --explain -i web --from 127.0.0.1 "),
+    ("tcpvsadm --explain -i web -H 'A: b' --he\t", "tcpvsadm --explain -i web -H 'A: b' --header "),
     ("tcpvsadm --get deb\t", "tcpvsadm --get debug_level "),
     ("tcpvsadm --set deb\t", "tcpvsadm --set debug_level="),
     ("tcpvsadm --set debug_level=3 read\t", "tcpvsadm --set debug_level=3 read_timeout="),
@@ -211,6 +224,13 @@ def test_bash_completes(bash: Shell, keys: str, line: str) -> None:
 
 def test_bash_offers_all_services(bash: Shell) -> None:
     assert bash.type(f"tcpvsadm --start -i {ALL}").split()[3:] == ["back\\\\slash", "mail", "web"]
+
+
+@pytest.mark.parametrize("command", ["-A", "--edit-service"])
+def test_bash_offers_the_options_that_are_words(bash: Shell, command: str) -> None:
+    words = bash.type(f"tcpvsadm {command} -i new {ALL}").split()[4:]
+    assert set(words) >= named()
+    assert {word for word in words if not word.startswith("--")} == named()
 
 
 def test_bash_offers_all_settings_after_get(bash: Shell) -> None:
@@ -250,6 +270,7 @@ def zsh(environment: dict[str, str]) -> Iterator[Shell]:
 
 ZSH_DIFFERS = {
     "tcpvsadm --start --id\t": "tcpvsadm --start --ident=",
+    "tcpvsadm --explain -i web -H 'A: b' --he\t": "tcpvsadm --explain -i web -H 'A: b' --header=",
     'tcpvsadm --start -i "w\t': 'tcpvsadm --start -i "web" ',
 }
 

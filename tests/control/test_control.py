@@ -17,9 +17,11 @@ from ktcpvs.control.client import NoAnswer, Switch
 from ktcpvs.control.server import MAX_BOX_KEYS, MAX_CONNECTIONS, Administrator, ControlFactory
 from ktcpvs.control.where import ControlAddress
 from ktcpvs.model.edits import Edit
+from ktcpvs.model.service import OPTIONS
 from ktcpvs.system.log import EventLog
 from ktcpvs.transport.context import Context, Descriptors
 from ktcpvs.transport.director import Director
+from ktcpvs.transport.explain import Explainer
 from ktcpvs.transport.views import Views
 
 
@@ -32,6 +34,7 @@ class Daemon:
         self.director = Director(Context(MemoryReactorClock(), log, Descriptors(100)), unload=self._unload)
         self.submit = self.director.submit
         self.view = Views(self.director).view
+        self.explain = Explainer(self.director).explain
         self.factory = ControlFactory(self, log)
 
     def _unload(self) -> None:
@@ -87,9 +90,13 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
     async def work(switch: Switch) -> None:
         await switch.add_service("web", scheduler="wlc", listen="127.0.0.1", port="8081", maxclients=5)
         await switch.edit_service("web", redirect="10.9.9.9:1", scheduler="http")
-        await switch.add_server("web", "10.0.0.1", weight=7)
+        await switch.edit_service("web", fallback="rr", via="append", access_log="/var/log/web.log")
+        await switch.add_server("web", "10.0.0.1", weight=7, maxconn=9)
+        await switch.edit_server("web", "10.0.0.1", weight=7)
         await switch.add_server("web", "10.0.0.2:80")
         await switch.edit_server("web", "10.0.0.2:80", weight=0)
+        await switch.add_server("web", "10.0.0.3:80", maxconn=5)
+        await switch.edit_server("web", "10.0.0.3:80", maxconn=0)
         await switch.add_rule("web", "/a/([a-z]+)", "10.0.0.1", match=1)
         await switch.add_rule("web", "/b", "10.0.0.2:80")
         await switch.delete_rule("web", "/b", "10.0.0.2:80")
@@ -106,6 +113,10 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "listen": "127.0.0.1:8081",
             "scheduler": "http",
             "balance": "wlc",
+            "fallback": "rr",
+            "cookie_secure": "off",
+            "access_log": "/var/log/web.log",
+            "access_log_format": "combined",
             "startservers": None,
             "maxclients": 5,
             "minspareservers": None,
@@ -115,8 +126,11 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "x_forwarded_for": "off",
             "x_forwarded_proto": "off",
             "x_forwarded_host": "off",
-            "via": "off",
-            "servers": [{"address": "10.0.0.1:8081", "weight": 7}],
+            "via": "append",
+            "servers": [
+                {"address": "10.0.0.1:8081", "weight": 7, "maxconn": 9},
+                {"address": "10.0.0.3:80", "weight": 1, "maxconn": 0},
+            ],
             "rules": [{"pattern": "/a/([a-z]+)", "match": 1, "servers": ["10.0.0.1:8081"]}],
             "running": False,
         }
@@ -141,6 +155,16 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
         (lambda s: s.add_service("x", scheduler="nope"), errors.NoSuchScheduler),
         (lambda s: s.add_service("x", colour="red"), errors.BadValue),
         (lambda s: s.add_service("x", maxclients="many"), errors.BadValue),
+        (lambda s: s.add_service("x", ident="y"), errors.BadValue),
+        (lambda s: s.add_service("x", fallback="nope"), errors.NoSuchScheduler),
+        (lambda s: s.edit_service("web", access_log="web.log"), errors.BadValue),
+        (lambda s: s.add_server("web", "10.0.0.9:80", 1, -1), errors.BadValue),
+        (lambda s: s.edit_server("web", "10.0.0.1:80", 1, 10_000_001), errors.BadValue),
+        (lambda s: s.explain("nope", "GET", "/"), errors.NoSuchService),
+        (lambda s: s.explain("web", "GET", "/", client="localhost"), errors.BadValue),
+        (lambda s: s.explain("web", "GET", "/a b"), errors.BadValue),
+        (lambda s: s.explain("web", "GET", "/", [("A", "b\r\nC: d")]), errors.BadValue),
+        (lambda s: s.set({"cookie_key": "short"}), errors.BadValue),
         (lambda s: s.add_service("x", listen="1.2.3"), errors.BadAddress),
         (lambda s: s.add_server("web", "10.0.0.1:80"), errors.ServerExists),
         (lambda s: s.add_server("web", "10.0.0.9:80", 65536), errors.BadValue),
@@ -210,6 +234,50 @@ def test_a_page_that_is_not_there(ask: Ask) -> None:
         ask(lambda s: s._call(commands.ReadPage, number=1))
 
 
+def test_an_option_that_a_service_has_not_names_those_it_has(ask: Ask) -> None:
+    with pytest.raises(errors.BadValue) as refused:
+        ask(lambda s: s.add_service("x", colour="red"))
+    assert str(refused.value) == f"a service has no option 'colour'; there are: {', '.join(OPTIONS)}, port"
+
+
+def test_an_explanation(ask: Ask) -> None:
+    ask(lambda s: s.load('Virtual web { server = 10.0.0.1:80 maxconn 3\n rule = pattern "/a" use server 10.0.0.1:80 }'))
+    answer = ask(lambda s: s.explain("web", "GET", "/a", [("Accept", "x"), ("Accept", "y")], "::1"))
+    assert answer["request"] == {
+        "client": "::1",
+        "method": "GET",
+        "target": "/a",
+        "path": "/a",
+        "headers": [
+            {"name": "Host", "value": "0.0.0.0:8080"},
+            {"name": "Accept", "value": "x"},
+            {"name": "Accept", "value": "y"},
+        ],
+    }
+    assert answer["rules"] == [{"number": 1, "pattern": "/a", "why": "matches"}]
+    assert answer["servers"] == [{"address": "10.0.0.1:80", "state": "up", "active": 0, "weight": 1, "maxconn": 3}]
+    reason = "rule 1 '/a', fewest connections for its weight of 1"
+    assert answer["answer"] == {"outcome": "server", "server": "10.0.0.1:80", "reason": reason}
+
+
+def test_a_long_explanation_goes_in_pages(ask: Ask) -> None:
+    rules = "\n".join(f'rule = pattern "/r{number}/" use server 10.0.0.1:80' for number in range(10_000))
+    ask(lambda s: s.load(f"Virtual web {{ server = 10.0.0.1:80\n{rules}\n}}"))
+    assert len(ask(lambda s: s.explain("web", "GET", "/r9998/"))["rules"]) == 9999
+    assert len(ask(lambda s: s.explain("web", "GET", "/r0/"))["rules"]) == 1
+    first = ask(lambda s: s._call(commands.Explain, ident="web", method="GET", target="/", headers=[], client="::1"))
+    assert first["pages"] > 1
+
+
+def test_a_fault_in_an_explanation_is_told_in_one_line(daemon: Daemon, ask: Ask) -> None:
+    async def fault(*asked: Any) -> None:
+        raise ZeroDivisionError
+
+    daemon.explain = fault  # type: ignore[assignment]
+    with pytest.raises(errors.Refusal, match="the daemon met a fault of its own"):
+        ask(lambda s: s.explain("web"))
+
+
 def test_load_without_upload(ask: Ask) -> None:
     with pytest.raises(errors.NoConfiguration):
         ask(lambda s: s._call(commands.Load, source="x"))
@@ -275,8 +343,8 @@ def test_schedulers_and_settings(ask: Ask) -> None:
 def test_stats_of_a_table_that_never_ran(ask: Ask) -> None:
     ask(lambda s: s.load("Virtual a {\n server = 10.0.0.1:80\n redirect = 10.0.0.2:80 }"))
     service = ask(lambda s: s.stats())["services"][0]
-    assert service["stats"] == {"active": 0, "total": 0, "refused": 0, "bytes_in": 0, "bytes_out": 0}
-    nothing = {"active": 0, "total": 0, "failures": 0, "bytes_in": 0, "bytes_out": 0}
+    assert service["stats"] == {"active": 0, "total": 0, "refused": 0, "queued": 0, "bytes_in": 0, "bytes_out": 0}
+    nothing = {"active": 0, "total": 0, "failures": 0, "kept": 0, "reused": 0, "bytes_in": 0, "bytes_out": 0}
     assert service["servers"][0]["stats"] == nothing
     assert service["redirect_stats"] == nothing
     assert ask(lambda s: s.connections()) == []

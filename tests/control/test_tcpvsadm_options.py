@@ -20,41 +20,45 @@ from ktcpvs.control.tcpvsadm.options import COMMANDS, OPTIONS, Command, Invocati
 from ktcpvs.control.tcpvsadm.outcome import Misuse
 from ktcpvs.control.tcpvsadm.usage import help_text, synopsis
 
+COLUMNS = (
+    *("ident", "scheduler", "balance", "port", "listen", "redirect", "maxclients", "real-server", "weight", "maxconn"),
+    *("pattern", "match", "header", "from", "numeric", "views", "json"),
+)
 MATRIX = """
-             ident scheduler balance port listen redirect maxclients real-server weight pattern match numeric views json
-list           o     .         .       .    .      .        .          .           .      .       .     o       o     o
-add-service    r     o         o       o    o      o        o          .           .      .       .     .       .     .
-edit-service   r     o         o       o    o      o        o          .           .      .       .     .       .     .
-delete-service r     .         .       .    .      .        .          .           .      .       .     .       .     .
-flush          .     .         .       .    .      .        .          .           .      .       .     .       .     .
-add-server     r     .         .       .    .      .        .          r           o      .       .     .       .     .
-edit-server    r     .         .       .    .      .        .          r           o      .       .     .       .     .
-delete-server  r     .         .       .    .      .        .          r           .      .       .     .       .     .
-add-rule       r     .         .       .    .      .        .          r           .      r       o     .       .     .
-del-rule       r     .         .       .    .      .        .          r           .      r       .     .       .     .
-load-configfile .     .         .       .    .      .        .          .           .      .       .     .       .     .
-restore        .     .         .       .    .      .        .          .           .      .       .     .       .     .
-save           .     .         .       .    .      .        .          .           .      .       .     .       .     .
-start          o     .         .       .    .      .        .          .           .      .       .     .       .     .
-stop           o     .         .       .    .      .        .          .           .      .       .     .       .     .
-set            .     .         .       .    .      .        .          .           .      .       .     .       .     .
-get            .     .         .       .    .      .        .          .           .      .       .     .       .     o
-schedulers     .     .         .       .    .      .        .          .           .      .       .     .       .     o
-help           .     .         .       .    .      .        .          .           .      .       .     .       .     .
-version        .     .         .       .    .      .        .          .           .      .       .     .       .     .
+list            o  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  o
+add-service     r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .
+edit-service    r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .
+delete-service  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+flush           .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+add-server      r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .
+edit-server     r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .
+delete-server   r  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .
+add-rule        r  .  .  .  .  .  .  r  .  .  r  o  .  .  .  .  .
+del-rule        r  .  .  .  .  .  .  r  .  .  r  .  .  .  .  .  .
+load-configfile .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+restore         .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+save            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+start           o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+stop            o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+set             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+get             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o
+explain         r  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  o
+schedulers      .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o
+help            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+version         .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
 """
-"""r: required, o: may be given, .: refused. `views` are --stats, --rate and --connections."""
+"""r: required, o: may be given, .: refused; in the order of COLUMNS. `views` are --stats, --rate and --connections."""
 
-HEAD, *ROWS = (line.split() for line in MATRIX.strip().splitlines())
+ROWS = [line.split() for line in MATRIX.strip().splitlines()]
 VIEWS = ("stats", "rate", "connections")
 FLAGS = ("numeric", *VIEWS, "json")
-VALUES = {"weight": "2", "match": "1", "maxclients": "9", "port": "80"}
+VALUES = {"weight": "2", "match": "1", "maxclients": "9", "port": "80", "maxconn": "3", "header": "A: b"}
 WORDS = {"load-configfile": ["FILE"], "set": ["a=1"]}
 
 USES = {
     row[0]: {
         option: use
-        for column, use in zip(HEAD, row[1:], strict=True)
+        for column, use in zip(COLUMNS, row[1:], strict=True)
         for option in (VIEWS if column == "views" else (column,))
     }
     for row in ROWS
@@ -123,12 +127,14 @@ def test_two_commands_at_once(command: str, other: str) -> None:
         assert why == f"Two commands: '{command}' and '{other}'"
 
 
-@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("option", [option.name for option in OPTIONS.values() if not option.repeats])
 def test_an_option_twice(option: str) -> None:
     assert complaint([*written(option), *written(option)]) == f"The '{option}' option is given twice"
 
 
-@pytest.mark.parametrize("command", [name for name in USES if name not in ("set", "get")])
+@pytest.mark.parametrize(
+    "command", [name for name, command in COMMANDS.items() if command.most in (0, 1) and name != "get"]
+)
 def test_leftover_words(command: str) -> None:
     why = complaint([*line(command, *required(command)), "left", "over"])
     assert why == f"Unexpected argument 'left' with the '{command}' command"
@@ -242,6 +248,20 @@ COMPLAINTS = [
     (["--set", "a"], "'a': NAME=VALUE is wanted"),
     (["--set", "=1"], "'=1': NAME=VALUE is wanted"),
     (["--set", "a=1", "a=2"], "The setting 'a' is given twice"),
+    (["-Aix", "a"], "'a': NAME=VALUE is wanted"),
+    (["-Eix", "via=off", "via=append"], "The option 'via' is given twice"),
+    (["-Eix", "-swlc", "scheduler=rr"], "The option 'scheduler' is given twice"),
+    (["-Eix", "maxclients=3", "--maxclients", "4"], "The option 'maxclients' is given twice"),
+    (["--explain", "-ix", "GET"], "'GET': METHOD TARGET is wanted, as 'GET /index.html'"),
+    (["--explain", "-ix", "GET /a b"], "'GET /a b': METHOD TARGET is wanted, as 'GET /index.html'"),
+    (["--explain", "-ix", "GET  /a"], "'GET  /a': METHOD TARGET is wanted, as 'GET /index.html'"),
+    (["--explain", "-ix", "GET /a HTTP/2"], "'GET /a HTTP/2': METHOD TARGET is wanted, as 'GET /index.html'"),
+    (["--explain", "-ix", "GET", "/a", "HTTP/1.1", "x"], "Unexpected argument 'x' with the 'explain' command"),
+    (["--explain", "-ix", ""], "'': METHOD TARGET is wanted, as 'GET /index.html'"),
+    (["--explain", "-ix", "-H", "Accept"], "header 'Accept': 'NAME: VALUE' is wanted"),
+    (["--explain", "-ix", "-H", ""], "The value of option '-H' is empty"),
+    (["--explain", "GET /"], "You need to supply the 'ident' option for the 'explain' command"),
+    (["-aix", "-ry", "--maxconn", "x"], "maxconn 'x': a whole number of at most 9 digits is wanted"),
     (["-w", "3"], "Illegal 'weight' option with the 'list' command"),
     (["--start", "-w", "3"], "Illegal 'weight' option with the 'start' command"),
     (["-a"], "You need to supply the 'ident' option for the 'add-server' command"),
@@ -267,8 +287,30 @@ def test_what_cannot_be_meant(argv: list[str], why: str) -> None:
     assert complaint(argv) == why
 
 
-def test_the_words_of_set_are_names_and_values() -> None:
-    assert read_arguments(["--set", "a=1", "b=2=3", "c="]).settings() == {"a": "1", "b": "2=3", "c": ""}
+@pytest.mark.parametrize("command", [["--set"], ["-A", "-i", "web"], ["-E", "-i", "web"]])
+def test_words_that_are_names_and_values(command: list[str]) -> None:
+    assert read_arguments([*command, "a=1", "b=2=3", "c="]).named() == {"a": "1", "b": "2=3", "c": ""}
+
+
+def test_a_header_may_be_given_again_and_again() -> None:
+    said = read_arguments(["--explain", "-i", "web", "-H", "Accept: a", "--header=Accept:b ", "-HX-Empty:"])
+    assert said.headers == (("Accept", "a"), ("Accept", "b"), ("X-Empty", ""))
+    assert read_arguments(["--explain", "-i", "web"]).headers == ()
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ([], None),
+        (["GET /x"], ("GET", "/x")),
+        (["GET", "/x"], ("GET", "/x")),
+        (["GET /x HTTP/1.1"], ("GET", "/x")),
+        (["POST", "http://h:81/x?y", "HTTP/1.0"], ("POST", "http://h:81/x?y")),
+        (["OPTIONS *"], ("OPTIONS", "*")),
+    ],
+)
+def test_a_request_is_a_method_and_a_target(words: list[str], meant: tuple[str, str] | None) -> None:
+    assert read_arguments(["--explain", "-i", "web", *words]).request() == meant
 
 
 PIECES = [
@@ -308,7 +350,8 @@ def test_help_shows_every_command_and_option() -> None:
         assert not command.short or f"-{command.short}, --{command.name}" in commands
     for option in OPTIONS.values():
         assert f"--{option.name}" in options
-    assert "  -a, --add-server -i ID -r ADDR[:PORT] [-w N]\n" in commands
+    assert "  -a, --add-server -i ID -r ADDR[:PORT] [-w N] [--maxconn N]\n" in commands
+    assert "      --explain -i ID ['METHOD TARGET'] [-H 'NAME: VALUE']... [--from ADDR]\n" in commands
     assert max(map(len, text.splitlines())) <= 80
 
 

@@ -29,7 +29,7 @@ CONFIGURATION = text(r"""
         listen = 127.0.0.1:8080
         maxclients = 5
         redirect = localhost:81
-        server = 10.0.0.1:80 1
+        server = 10.0.0.1:80 1 maxconn 99
         server = [2001:db8::1]:8080 0
         rule = pattern "/images/([^/]+)/.*" match 1 use server 10.0.0.1:80
         rule = pattern "\\\"quoted\" # {" use server 10.0.0.1:80 server [2001:db8::1]:8080
@@ -55,16 +55,16 @@ def table() -> dict[str, Any]:
 def stats(n: int) -> dict[str, Any]:
     """`table` with counters, each of them different; the greater n, the greater they are."""
 
-    def counters(first: int, third: str) -> dict[str, int]:
-        return {name: n * (first + i) for i, name in enumerate(("active", "total", third, "bytes_in", "bytes_out"))}
+    def counters(first: int, *more: str) -> dict[str, int]:
+        return {name: n * (first + i) for i, name in enumerate(("active", "total", "bytes_in", "bytes_out", *more))}
 
-    answer = table()
+    answer, of_server = table(), ("failures", "kept", "reused")
     for index, service in enumerate(answer["services"]):
-        service["stats"] = counters(100 * index + 10, "refused")
+        service["stats"] = counters(100 * index + 10, "refused", "queued")
         for number, server in enumerate(service["servers"]):
-            server["stats"] = counters(100 * index + 20 + 10 * number, "failures")
+            server["stats"] = counters(100 * index + 20 + 10 * number, *of_server)
         if service["redirect"] is not None:
-            service["redirect_stats"] = counters(100 * index + 50, "failures")
+            service["redirect_stats"] = counters(100 * index + 50, *of_server)
     return answer
 
 
@@ -81,7 +81,7 @@ def test_list() -> None:
             scheduler = http
             maxclients = 5
             redirect = localhost:81
-            server = 10.0.0.1:80 1
+            server = 10.0.0.1:80 1 maxconn 99
             server = [2001:db8::1]:8080 0
             rule = pattern "/images/([^/]+)/.*" match 1 use server 10.0.0.1:80
             rule = pattern "\\\"quoted\" # {" use server 10.0.0.1:80
@@ -103,7 +103,10 @@ def test_list_of_an_empty_table() -> None:
 
 def test_list_shows_addresses_as_it_is_told() -> None:
     shown = show.table(table(), lambda address: address.replace(":80", ":web").replace(":81", ":sorry"))
-    assert "    redirect = localhost:sorry\n    server = 10.0.0.1:web 1\n    server = [2001:db8::1]:web80 0\n" in shown
+    assert (
+        "    redirect = localhost:sorry\n    server = 10.0.0.1:web 1 maxconn 99\n    server = [2001:db8::1]:web80 0\n"
+        in shown
+    )
     assert 'match 1 use server 10.0.0.1:web\n    rule = pattern "\\\\\\"quoted' in shown
 
 
@@ -130,13 +133,13 @@ def test_save_of_an_empty_table() -> None:
 def test_stats() -> None:
     assert show.stats(stats(1000)) == text("""
         TCP Virtual Server version 1.2.3
-        Service                  State     Scheduler  Listen              Active   Total  Refused  InBytes  OutBytes
-          -> Server              Weight                                   Active   Total   Failed  InBytes  OutBytes
-        web                      running   http       127.0.0.1:8080       10000   11000    12000    13000     14000
-          -> 10.0.0.1:80         1                                         20000   21000    22000    23000     24000
-          -> [2001:db8::1]:8080  0                                         30000   31000    32000    33000     34000
-          -> localhost:81        redirect                                  50000   51000    52000    53000     54000
-        sön                      stopped   wlc        unix:/run/a b.sock  110000  111000   112000   113000    114000
+        Service                  State     Scheduler  Active   Total  Refused  Queued          InBytes  OutBytes
+          -> Server              Weight    MaxConn    Active   Total   Failed    Kept  Reused  InBytes  OutBytes
+        web                      running   http        10000   11000    14000   15000            12000     13000
+          -> 10.0.0.1:80         1         99          20000   21000    24000   25000   26000    22000     23000
+          -> [2001:db8::1]:8080  0         -           30000   31000    34000   35000   36000    32000     33000
+          -> localhost:81        redirect              50000   51000    54000   55000   56000    52000     53000
+        sön                      stopped   wlc        110000  111000   114000  115000           112000    113000
         """)
 
 
@@ -144,25 +147,32 @@ def test_rate() -> None:
     """Two looks, half a second apart."""
     assert show.rate(show.rates(stats(1), stats(3), 0.5)) == text("""
         TCP Virtual Server version 1.2.3
-        Service                  State     Scheduler  Listen              Conns/s  InBytes/s  OutBytes/s
-          -> Server              Weight                                   Conns/s  InBytes/s  OutBytes/s
-        web                      running   http       127.0.0.1:8080           44         52          56
-          -> 10.0.0.1:80         1                                             84         92          96
-          -> [2001:db8::1]:8080  0                                            124        132         136
-          -> localhost:81        redirect                                     204        212         216
-        sön                      stopped   wlc        unix:/run/a b.sock      444        452         456
+        Service                  State     Scheduler  Conns/s  InBytes/s  OutBytes/s
+          -> Server              Weight    MaxConn    Conns/s  InBytes/s  OutBytes/s
+        web                      running   http            44         48          52
+          -> 10.0.0.1:80         1         99              84         88          92
+          -> [2001:db8::1]:8080  0         -              124        128         132
+          -> localhost:81        redirect                 204        208         212
+        sön                      stopped   wlc            444        448         452
         """)
+
+
+def test_the_counters_of_a_small_service_fit_into_100_columns() -> None:
+    answer = stats(1)
+    answer["services"][0]["servers"][1]["address"] = "127.0.0.1:8001"
+    assert max(map(len, show.stats(answer).splitlines())) <= 100
 
 
 def test_rates_in_json_have_no_counters() -> None:
     web, other = show.rates(stats(1), stats(3), 2.0)["services"]
-    assert web["rate"] == {"connections": 11, "bytes_in": 13, "bytes_out": 14}
+    assert web["rate"] == {"connections": 11, "bytes_in": 12, "bytes_out": 13}
     assert web["servers"][1] == {
         "address": "[2001:db8::1]:8080",
         "weight": 0,
-        "rate": {"connections": 31, "bytes_in": 33, "bytes_out": 34},
+        "maxconn": 0,
+        "rate": {"connections": 31, "bytes_in": 32, "bytes_out": 33},
     }
-    assert web["redirect_rate"] == {"connections": 51, "bytes_in": 53, "bytes_out": 54}
+    assert web["redirect_rate"] == {"connections": 51, "bytes_in": 52, "bytes_out": 53}
     assert not {"stats", "redirect_stats"} & (web.keys() | other.keys())
     assert "redirect_rate" not in other
 
@@ -187,7 +197,7 @@ def test_rate_of_what_is_gone_or_began_anew() -> None:
 
 def test_rates_are_rounded_to_whole_numbers() -> None:
     (web, _) = show.rates(stats(0), stats(1), 1.007)["services"]
-    assert web["rate"] == {"connections": 11, "bytes_in": 13, "bytes_out": 14}
+    assert web["rate"] == {"connections": 11, "bytes_in": 12, "bytes_out": 13}
 
 
 # Other views.
@@ -234,6 +244,95 @@ def test_schedulers_that_could_not_be_loaded() -> None:
         Not loaded:
           /plugins/mine.py: invalid syntax\n(mine.py, line 1)
         """)
+
+
+REQUEST = {
+    "client": "192.0.2.7",
+    "method": "GET",
+    "target": "http://h/a?b",
+    "path": "/a?b",
+    "headers": [{"name": "Host", "value": "h"}, {"name": "X", "value": "a\x1b"}],
+}
+EXPLAINED: dict[str, Any] = {
+    "service": "web",
+    "running": True,
+    "scheduler": "chttp",
+    "unit": "EACH_REQUEST",
+    "request": REQUEST,
+    "rules": [
+        {"number": 2, "pattern": "^/images/", "why": "does not match"},
+        {"number": 10, "pattern": "/a", "why": "matches"},
+    ],
+    "servers": [
+        {"address": "10.0.0.1:80", "state": "up", "active": 3, "weight": 1, "maxconn": 0},
+        {"address": "[2001:db8::1]:80", "state": "quiesced", "active": 0, "weight": 0, "maxconn": 100},
+    ],
+    "notes": ["no cookie KTCPVS_SID"],
+    "answer": {"outcome": "server", "server": "10.0.0.1:80", "reason": "rule 10 '/a', a new session"},
+}
+
+
+def test_explain() -> None:
+    assert show.explanation(EXPLAINED) == text(r"""
+        Service web, running: scheduler chttp (each request)
+        Request: GET http://h/a?b, from 192.0.2.7
+          Host: h
+          X: a\x1b
+          of which rules see /a?b
+
+        Rules tried:
+           2  ^/images/  does not match
+          10  /a         matches
+
+        Servers considered:
+          Server            State     Active  Weight  MaxConn
+          10.0.0.1:80       up             3       1        -
+          [2001:db8::1]:80  quiesced       0       0      100
+
+        Notes:
+          no cookie KTCPVS_SID
+
+        Answer: 10.0.0.1:80
+          rule 10 '/a', a new session
+        """)
+
+
+def test_explain_of_a_connection() -> None:
+    request = {"client": "::1", "method": None, "target": None, "path": None, "headers": []}
+    nobody = {"outcome": "nobody", "server": None, "reason": "no server for this request: the connection is closed"}
+    answer = {**EXPLAINED, "running": False, "scheduler": "wlc", "unit": "CONNECTION", "request": request}
+    assert show.explanation({**answer, "rules": [], "servers": [], "notes": [], "answer": nobody}) == text("""
+        Service web, stopped: scheduler wlc (connection)
+        Request: a connection, from ::1
+
+        No server is considered.
+
+        Answer: nobody
+          no server for this request: the connection is closed
+        """)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "server", "said"),
+    [
+        ("server", "10.0.0.1:80", "10.0.0.1:80"),
+        ("redirect", "10.0.0.2:80", "redirect to 10.0.0.2:80"),
+        ("queue", "10.0.0.1:80", "the client waits for 10.0.0.1:80"),
+        ("queue", None, "the client waits for a server"),
+        ("nobody", None, "nobody"),
+    ],
+)
+def test_what_comes_of_it(outcome: str, server: str | None, said: str) -> None:
+    answer = {**EXPLAINED, "answer": {"outcome": outcome, "server": server, "reason": "since\nso"}}
+    assert show.explanation(answer).endswith(f"\n\nAnswer: {said}\n  since\\nso\n")
+
+
+def test_ten_thousand_rules_are_explained_fast() -> None:
+    rules = [{"number": n, "pattern": f"/p{n}/.*", "why": "does not match"} for n in range(10000)]
+    began = time.process_time()
+    printed = show.explanation({**EXPLAINED, "rules": rules})
+    assert time.process_time() - began < 3
+    assert printed.count("does not match") == 10000
 
 
 def test_settings() -> None:

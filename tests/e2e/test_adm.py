@@ -53,8 +53,8 @@ def test_every_command(daemon: Daemon, serve: Callable[..., SocketServer], tmp_p
     adm("--add-server", "-i", "s", "-r", "10.0.0.1", "-w", "0")
     adm("-e", "-i", "s", "-r", server.address, "-w", "5")
     assert one()["servers"] == [
-        {"address": server.address, "weight": 5},
-        {"address": f"10.0.0.1:{port}", "weight": 0},
+        {"address": server.address, "weight": 5, "maxconn": 0},
+        {"address": f"10.0.0.1:{port}", "weight": 0, "maxconn": 0},
     ]
     adm("--add-rule", "-i", "s", "-p", "^/(a|b)", "-r", server.address, "-m", "1")
     adm("--add-rule", "-i", "s", "--pattern=^/(a|b)", "-r", "10.0.0.1")
@@ -69,10 +69,10 @@ def test_every_command(daemon: Daemon, serve: Callable[..., SocketServer], tmp_p
         client.sendall(b"hello")
         assert read_exactly(client, 5) == b"hello"
         shown = adm("--list", "--stats").stdout
-        assert re.search(rf"-> {server.address}\s+5\s+1\s+1\s+0\s+5\s+5\n", shown), shown
+        assert re.search(rf"-> {server.address}\s+5\s+-\s+1\s+1\s+0\s+0\s+0\s+5\s+5\n", shown), shown
         assert re.search(r"\n1 |^s +running +wlc +", shown, re.M)
         shown = adm("-L", "--rate", "-n").stdout
-        assert re.search(rf"-> {server.address}\s+5\s+0\s+0\s+0\n", shown), shown
+        assert re.search(rf"-> {server.address}\s+5\s+-\s+0\s+0\s+0\n", shown), shown
         shown = adm("--list", "--connections", "-i", "s").stdout
         assert re.search(rf"^s +127\.0\.0\.1:\d+ +{server.address} +relaying +\d+ +\d+ +5 +5$", shown, re.M), shown
         assert daemon.json("-L", "--stats")["services"][0]["stats"]["active"] == 1

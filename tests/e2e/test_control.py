@@ -56,6 +56,8 @@ GARBAGE = (
     box(_command=b"AddService", _ask=b"1", ident=b"\xff\xfe", options=b"junk"),
     box(_command=b"AddServer", _ask=b"1", ident=b"s", address=b"h:1", weight=b"many"),
     box(_command=b"ReadPage", _ask=b"1", number=b"99999999999999999999"),
+    box(_command=b"Explain", _ask=b"1", ident=b"s"),
+    box(_command=b"Explain", _ask=b"1", ident=b"s", headers=b"junk", client=b"\xff"),
     box(_command=b"Load", _ask=b"1", source=b"x"),
     box(_command=b"Upload", _ask=b"1", page=b"x", first=b"perhaps"),
     box(_answer=b"1", page=b"x"),
@@ -212,7 +214,7 @@ def test_a_program_as_the_documentation_shows_it(daemon: Daemon, tmp_path: Path)
     assert "'active': 0" in done.stdout
     (service,) = daemon.call("table")["services"]
     assert service["running"]
-    assert service["servers"] == [{"address": "10.0.0.1:80", "weight": 2}]
+    assert service["servers"] == [{"address": "10.0.0.1:80", "weight": 2, "maxconn": 0}]
 
 
 def test_refusals_come_back_as_their_classes(daemon: Daemon) -> None:

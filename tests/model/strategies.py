@@ -2,7 +2,7 @@
 
 Use: `from tests.model.strategies import tables`.
 
-- idents, hosts, ports, addresses, complete_addresses, unix_paths, patterns, lines: parts
+- idents, hosts, ports, addresses, complete_addresses, unix_paths, patterns, lines, secrets: parts
 - real_servers, rules, services, settings_values, tables: wholes
 - edits: any edit over the few names of POOL_*, refused ones among them
 - config_texts: texts that look like a configuration and mostly are none
@@ -42,7 +42,7 @@ from ktcpvs.model.edits import (
 )
 from ktcpvs.model.options import COUNT_MAX
 from ktcpvs.model.pattern import check_pattern
-from ktcpvs.model.service import MATCH_MAX, WEIGHT_MAX, RealServer, Rule, VirtualService
+from ktcpvs.model.service import MATCH_MAX, NO_FALLBACK, WEIGHT_MAX, RealServer, Rule, VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
 
@@ -133,7 +133,9 @@ def patterns() -> st.SearchStrategy[str]:
 
 @cache
 def real_servers() -> st.SearchStrategy[RealServer]:
-    return st.builds(RealServer, complete_addresses(), st.one_of(st.sampled_from((0, 1)), st.integers(0, WEIGHT_MAX)))
+    weight = st.one_of(st.sampled_from((0, 1)), st.integers(0, WEIGHT_MAX))
+    maxconn = st.one_of(st.sampled_from((0, 0, 1, COUNT_MAX)), st.integers(0, COUNT_MAX))
+    return st.builds(RealServer, complete_addresses(), weight, maxconn)
 
 
 @st.composite
@@ -147,6 +149,12 @@ def rules(draw: st.DrawFn, known: list[Address]) -> Rule:
 _matches = cache(lambda groups: st.one_of(st.none(), st.integers(0, min(MATCH_MAX, groups))))
 _counts = st.one_of(st.none(), st.sampled_from((0, 1, COUNT_MAX)), st.integers(0, COUNT_MAX))
 _redirects = st.one_of(st.none(), complete_addresses())
+_schedulers = st.sampled_from(("http", "wlc", "server", "Virtual", "x-1.2_3"))
+_paths = st.one_of(
+    st.sampled_from(("/", "/var/log/web.log", '/a "b"', "/#", "/x\\", "/=", "/{", '/a\\"')),
+    st.text(st.one_of(st.sampled_from(ODD), _printable), max_size=30).map(lambda text: f"/{text}"),
+).filter(str.isprintable)
+_access_logs = st.one_of(st.sampled_from(("off", "syslog")), _paths, _paths.map(lambda path: f"syslog:{path}"))
 _server_lists = st.lists(real_servers(), max_size=4, unique_by=lambda server: server.address)
 
 
@@ -157,21 +165,40 @@ def services(draw: st.DrawFn) -> VirtualService:
     return VirtualService(
         ident=draw(idents()),
         listen=draw(complete_addresses()),
-        scheduler=draw(st.sampled_from(("http", "wlc", "server", "Virtual", "x-1.2_3"))),
+        scheduler=draw(_schedulers),
+        balance=draw(_schedulers),
+        fallback=draw(st.one_of(st.just(NO_FALLBACK), _schedulers)),
+        cookie_secure=draw(st.sampled_from(("off", "on"))),
+        access_log=draw(_access_logs),
+        access_log_format=draw(st.sampled_from(("combined", "json"))),
         startservers=draw(_counts),
         maxclients=draw(_counts) or 0,
         minspareservers=draw(_counts),
         maxspareservers=draw(_counts),
         redirect=draw(_redirects),
+        via=draw(st.sampled_from(("off", "append", "replace"))),
         servers=tuple(servers),
         rules=tuple(draw(st.lists(rules(known), max_size=4, unique_by=lambda rule: rule.pattern)) if known else ()),
     )
 
 
 @cache
+def secrets() -> st.SearchStrategy[str]:
+    """Secret texts that a setting takes, nothing among them."""
+    odd = st.text(st.one_of(st.sampled_from("\\'$é-.0"), _printable), min_size=8, max_size=20)
+    return st.one_of(
+        st.sampled_from(("", "12345678", "virtual8", "\\" * 8, "0" * 128)),
+        odd.map(lambda text: re.sub(r'["{}#=]', "", text)).filter(lambda text: len(text) >= 8),
+    )
+
+
+@cache
 def settings_values() -> st.SearchStrategy[Settings]:
     """Settings of which some were changed."""
-    optional = {attribute.name: st.integers(*attribute.metadata["range"]) for attribute in fields(Settings)}
+    optional = {
+        attribute.name: secrets() if attribute.metadata["range"] is None else st.integers(*attribute.metadata["range"])
+        for attribute in fields(Settings)
+    }
     return st.fixed_dictionaries({}, optional=optional).map(lambda values: Settings(**values))
 
 
@@ -199,6 +226,10 @@ def _options() -> st.SearchStrategy[dict[str, Any]]:
             "redirect": st.sampled_from((None, *POOL_ADDRESSES)),
             "scheduler": st.sampled_from(("wlc", "", "no good")),
             "maxclients": st.sampled_from((-1, 0, 5)),
+            "fallback": st.sampled_from(("rr", NO_FALLBACK, "", "no good")),
+            "cookie_secure": st.sampled_from(("off", "on", "On", "")),
+            "access_log": st.sampled_from(("off", "syslog", "syslog:/run/log", "/log", "log", "/a\n", "syslog:", "")),
+            "access_log_format": st.sampled_from(("combined", "json", "common")),
             "startservers": count,
             "minspareservers": count,
             "maxspareservers": count,
@@ -210,15 +241,16 @@ def _one_edit() -> dict[type[Edit], st.SearchStrategy[Edit]]:
     ident, server = st.sampled_from(POOL_IDENTS), st.sampled_from(POOL_ADDRESSES)
     some, pattern = st.one_of(st.none(), ident), st.sampled_from(POOL_PATTERNS)
     weight, match = st.sampled_from((-1, 0, 1, WEIGHT_MAX, WEIGHT_MAX + 1)), st.sampled_from((None, None, -1, 0, 1, 11))
-    text = st.sampled_from(("", "0", "1", "600", "-1", "x", "9999999999"))
+    maxconn = st.sampled_from((-1, 0, 1, COUNT_MAX, COUNT_MAX + 1))
+    text = st.sampled_from(("", "0", "1", "600", "-1", "x", "9999999999", "a secret", "secret-8"))
     changes = st.dictionaries(st.sampled_from((*Settings.names(), "unknown")), text, max_size=2)
     return {
         AddService: st.builds(AddService, ident, st.one_of(st.just({}), _options())),
         EditService: st.builds(EditService, ident, _options()),
         DeleteService: st.builds(DeleteService, ident),
         Flush: st.just(Flush()),
-        AddServer: st.builds(AddServer, ident, server, weight),
-        EditServer: st.builds(EditServer, ident, server, weight),
+        AddServer: st.builds(AddServer, ident, server, weight, maxconn),
+        EditServer: st.builds(EditServer, ident, server, weight, st.one_of(st.none(), maxconn)),
         DeleteServer: st.builds(DeleteServer, ident, server),
         AddRule: st.builds(AddRule, ident, pattern, server, match),
         DeleteRule: st.builds(DeleteRule, ident, pattern, server),
@@ -271,9 +303,20 @@ def config_texts() -> st.SearchStrategy[str]:
                 "read_timeout",
                 "read_timeout = 5",
                 "no_such = 1",
+                "maxconn",
+                "maxconn 5",
+                "cookie_key = 12345678",
+                "fallback = none",
+                "access_log = /log",
                 "é",
             ),
-            *("Virtual web {", "server = r1:80 1", 'rule = pattern "(a)" match 1 use server r1:80', "listen = :80"),
+            *(
+                "Virtual web {",
+                "server = r1:80 1",
+                "server = r1 maxconn 1",
+                'rule = pattern "(a)" match 1 use server r1:80',
+                "listen = :80",
+            ),
             "TCP Virtual Server version 1.0.0",
         )
     )
@@ -289,6 +332,7 @@ def assert_sound(table: Table) -> None:
         known = [server.address for server in service.servers]
         assert len(known) == len(set(known))
         assert all(0 <= server.weight <= WEIGHT_MAX for server in service.servers)
+        assert all(0 <= server.maxconn <= COUNT_MAX for server in service.servers)
         used = [rule.pattern for rule in service.rules]
         assert len(used) == len(set(used))
         for rule in service.rules:

@@ -85,8 +85,8 @@ SAMPLES = {
     EditService: [EditService("web", {"scheduler": "hhttp"}), EditService("web", {"redirect": None})],
     DeleteService: [DeleteService("mail")],
     Flush: [Flush()],
-    AddServer: [AddServer("web", Inet("r4", None)), AddServer("mail", Unix("/run/b"), 65535)],
-    EditServer: [EditServer("web", R1, 0)],
+    AddServer: [AddServer("web", Inet("r4", None)), AddServer("mail", Unix("/run/b"), 65535, 3)],
+    EditServer: [EditServer("web", R1, 0), EditServer("web", R1, 1, 7)],
     DeleteServer: [DeleteServer("web", R3), DeleteServer("mail", R3)],
     AddRule: [AddRule("web", "/new", R1), AddRule("web", ".*", R3), AddRule("web", "(b)", R1, 1)],
     DeleteRule: [DeleteRule("web", "/(a)", R1), DeleteRule("web", ".*", R1)],
@@ -209,6 +209,8 @@ REFUSED = [
     # edit-server
     (EditServer("no", R1), NoSuchService, "no service no"),
     (EditServer("web", NO), NoSuchServer, "service web has no server no:80"),
+    (AddServer("web", NO, 1, -1), BadValue, "maxconn -1 is out of range: 0..10000000"),
+    (EditServer("web", R1, 1, 10_000_001), BadValue, "maxconn 10000001 is out of range: 0..10000000"),
     (EditServer("web", R1, 65536), BadValue, "weight 65536 is out of range: 0..65535"),
     # delete-server
     (DeleteServer("no", R1), NoSuchService, "no service no"),

@@ -35,7 +35,7 @@ EXAMPLE = """\
     }
 """
 
-R11, R12 = Inet("192.168.0.11", 80), Inet("192.168.0.12", 80)
+R1, R11, R12 = Inet("r1", 80), Inet("192.168.0.11", 80), Inet("192.168.0.12", 80)
 WEB = VirtualService(
     ident="web",
     listen=Inet("0.0.0.0", 80),
@@ -139,8 +139,45 @@ def test_services_keep_the_order_of_the_text_and_global_stands_anywhere():
 
 @pytest.mark.parametrize("attribute", fields(Settings), ids=lambda attribute: attribute.name)
 def test_every_setting_can_be_set(attribute):
-    _, highest = attribute.metadata["range"]
-    assert parse(f"global {{ {attribute.name} = {highest} }}").settings == Settings(**{attribute.name: highest})
+    _, value = attribute.metadata["range"] or ("", "a-secret")
+    assert parse(f"global {{ {attribute.name} = {value} }}").settings == Settings(**{attribute.name: value})
+
+
+@pytest.mark.parametrize(("written", "key"), [("12345678", "12345678"), ('"a\\b-é.:1"', "a\\b-é.:1"), ('""', "")])
+def test_a_secret_is_taken_as_it_stands(written, key):
+    assert parse(f"global {{ cookie_key = {written} }}").settings == Settings(cookie_key=key)
+
+
+@pytest.mark.parametrize("written", ["short", '"12345678 "', "1234567#=", '"{2345678"'])
+def test_a_secret_that_is_not_taken_is_not_told(written):
+    with pytest.raises(BadConfiguration) as refusal:
+        parse(f"global {{ cookie_key = {written} }}", "f")
+    assert str(refusal.value) == (
+        'f:1:23: cookie_key: 8..128 printable characters, no white space and none of " { } # =, or nothing'
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "server"),
+    [
+        ("server = r1:80", RealServer(R1)),
+        ("server = r1:80 5", RealServer(R1, 5)),
+        ("server = r1:80 maxconn 7", RealServer(R1, 1, 7)),
+        ("server = r1:80 0 maxconn 7", RealServer(R1, 0, 7)),
+        ("server = r1:80 2 MAXCONN 0", RealServer(R1, 2)),
+        ("SERVER = r1:80\n2\nmaxconn\n10000000", RealServer(R1, 2, 10_000_000)),
+        ("server = maxconn:80 maxconn 3", RealServer(Inet("maxconn", 80), 1, 3)),
+    ],
+)
+def test_a_server_has_a_weight_and_a_maxconn_or_not(written, server):
+    assert in_web(written, "server = r2:80 3").servers == (server, RealServer(Inet("r2", 80), 3))
+
+
+def test_a_service_says_who_chooses_when_its_scheduler_does_not_and_where_it_logs():
+    service = in_web("fallback = none", "cookie_secure = on", 'access_log = "/var/log/a b"', "access_log_format = json")
+    assert service == VirtualService(
+        "web", fallback="none", cookie_secure="on", access_log="/var/log/a b", access_log_format="json"
+    )
 
 
 def test_the_order_in_a_block_is_free():
@@ -239,7 +276,7 @@ def test_an_error_is_shown_where_it_stands(text, why):
     [
         (
             "nonsense = 1",
-            "3: unknown keyword 'nonsense'; there are: listen, scheduler, balance, startservers, maxclients, ",
+            "3: unknown keyword 'nonsense'; there are: listen, scheduler, balance, fallback, cookie_secure, ",
         ),
         ("Scheduller = wlc", "3: unknown keyword 'Scheduller'; there are: listen, "),
         ("pattern = a", "3: unknown keyword 'pattern'; there are: listen, "),
@@ -265,6 +302,20 @@ def test_an_error_is_shown_where_it_stands(text, why):
         ("server = r1", "12: server r1:80 stands here a second time"),
         ("server = r9:80 65536", "18: weight 65536 is out of range: 0..65535"),
         ("server = r9:80 -1", "18: weight = -1: a whole number is wanted"),
+        ("server = r9:80 maxconn }", "26: maxconn = }: a whole number is wanted"),
+        ("server = r9:80 maxconn many", "26: maxconn = many: a whole number is wanted"),
+        ("server = r9:80 maxconn -1", "26: maxconn = -1: a whole number is wanted"),
+        ("server = r9:80 maxconn 10000001", "12: maxconn 10000001 is out of range: 0..10000000"),
+        ("server = r9:80 maxconn 1 5", f"28: '5': {NO_BLOCK}"),
+        ('server = r9:80 "maxconn" 1', f"18: 'maxconn': {NO_BLOCK}"),
+        ("server = r9:80 maxconn = 1", "18: unknown keyword 'maxconn'; there are: listen, "),
+        ("fallback = a/b", "14: 'a/b' cannot name a scheduler"),
+        ("cookie_secure = yes", "19: cookie_secure = yes: one of off, on is wanted"),
+        ("access_log_format = common", "23: access_log_format = common: one of combined, json is wanted"),
+        (
+            "access_log = web.log",
+            "16: access_log = web.log: off, syslog, syslog:/a/socket or a file's whole path is wanted",
+        ),
         ("server = r9:80 ²", "18: weight = ²: a whole number is wanted"),
         ("server = r9:80 1 2", f"20: '2': {NO_BLOCK}"),
         ('server = r9:80 "1"', f"18: '1': {NO_BLOCK}"),

@@ -14,6 +14,7 @@ from tests.model.strategies import tables
 
 WEB, MAIL = VirtualService("web"), VirtualService("mail")
 WEB2 = evolve(WEB, scheduler="wlc")
+REKEYED = Settings(cookie_key="a-new-key")
 NOTHING = Plan((), (), (), False)
 
 
@@ -38,6 +39,22 @@ def table(*services, running="", **others):
         (table(WEB, MAIL, running="web mail"), table(MAIL, WEB, running="web mail"), NOTHING),
         (table(WEB, MAIL), table(MAIL, WEB, running="web mail"), Plan((MAIL, WEB), (), (), False)),
         (
+            table(WEB, MAIL, running="web"),
+            table(WEB, MAIL, running="web", settings=REKEYED),
+            Plan((), ((WEB, WEB),), (), True),
+        ),
+        (
+            table(WEB, running="web", settings=REKEYED),
+            table(WEB2, MAIL, running="web mail"),
+            Plan((MAIL,), ((WEB, WEB2),), (), True),
+        ),
+        (
+            table(WEB, running="web", settings=REKEYED),
+            table(WEB, running="web", settings=evolve(REKEYED, debug_level=1)),
+            Plan((), (), (), True),
+        ),
+        (table(WEB, running="web"), table(WEB, settings=REKEYED), Plan((), (), (WEB,), True)),
+        (
             table(WEB, running="web"),
             table(WEB2, MAIL, running="mail", settings=Settings(debug_level=1)),
             Plan((MAIL,), (), (WEB,), True),
@@ -55,12 +72,16 @@ def test_the_plan_carried_out_gives_what_was_asked_for(old, new):
     live = {ident: old.services[ident] for ident in old.running}
     for service in work.stop:
         assert live.pop(service.ident) == service
+    rekeyed = old.settings.cookie_key != new.settings.cookie_key
     for before, after in work.change:
-        assert live[before.ident] == before != after
+        assert live[before.ident] == before
+        assert before != after or rekeyed
         live[after.ident] = after
     for service in work.start:
         assert service.ident not in live
         live[service.ident] = service
     assert live == {ident: new.services[ident] for ident in new.running}
     assert work.settings is (old.settings != new.settings)
+    if rekeyed:
+        assert {before.ident for before, _ in work.change} == old.running & new.running
     assert plan(new, new) == NOTHING

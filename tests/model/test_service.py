@@ -42,7 +42,9 @@ def test_the_defaults_are_those_of_ktcpvs_but_for_maxclients():
     assert service.maxclients == 0
     assert service.startservers is service.minspareservers is service.maxspareservers is service.redirect is None
     assert service.servers == service.rules == ()
-    assert RealServer(R1).weight == 1
+    assert (RealServer(R1).weight, RealServer(R1).maxconn) == (1, 0)
+    assert (service.fallback, service.cookie_secure) == ("wlc", "off")
+    assert (service.access_log, service.access_log_format) == ("off", "combined")
 
 
 def test_it_is_frozen():
@@ -68,10 +70,11 @@ def test_a_bad_ident(ident):
     )
 
 
+@pytest.mark.parametrize("option", ["scheduler", "balance", "fallback"])
 @pytest.mark.parametrize("name", ["", "a b", "é", "x" * 65, 'a"', "a\n"])
-def test_a_bad_scheduler_name(name):
+def test_a_bad_scheduler_name(option, name):
     with pytest.raises(BadValue, match=r"cannot name a scheduler$"):
-        VirtualService("web", scheduler=name)
+        VirtualService("web", **{option: name})
 
 
 @pytest.mark.parametrize("name", ["startservers", "maxclients", "minspareservers", "maxspareservers"])
@@ -91,6 +94,45 @@ def test_a_weight_in_its_range(weight):
 def test_a_weight_out_of_its_range(weight):
     refused(BadValue, f"weight {weight} is out of range: 0..65535", RealServer, R1, weight)
     refused(BadValue, f"weight {weight} is out of range: 0..65535", WEB.with_weight, R1, weight)
+
+
+@pytest.mark.parametrize("maxconn", [0, 1, COUNT_MAX])
+def test_a_maxconn_in_its_range(maxconn):
+    assert RealServer(R1, 1, maxconn).maxconn == maxconn
+
+
+@pytest.mark.parametrize("maxconn", [-1, COUNT_MAX + 1])
+def test_a_maxconn_out_of_its_range(maxconn):
+    refused(BadValue, f"maxconn {maxconn} is out of range: 0..{COUNT_MAX}", RealServer, R1, 1, maxconn)
+    refused(BadValue, f"maxconn {maxconn} is out of range: 0..{COUNT_MAX}", WEB.with_weight, R1, 1, maxconn)
+
+
+def test_a_maxconn_stays_until_another_is_given():
+    limited = WEB.with_weight(R1, 2, 7)
+    assert limited.servers == (RealServer(R1, 2, 7), WEB.servers[1])
+    assert limited.with_weight(R1, 3).servers[0] == RealServer(R1, 3, 7)
+    assert limited.with_weight(R1, 3, 0).servers[0] == RealServer(R1, 3, 0)
+
+
+@pytest.mark.parametrize("place", ["off", "syslog", "syslog:/dev/log", "/", "/var/log/a b", "/" + "x" * 1023])
+def test_a_good_place_for_the_access_log(place):
+    assert VirtualService("web", access_log=place).access_log == place
+
+
+@pytest.mark.parametrize("place", ["", "on", "web.log", "./web.log", "syslog:", "syslog:x", "/a\nb", "/" + "x" * 1024])
+def test_a_bad_place_for_the_access_log(place):
+    with pytest.raises(BadValue, match=r": off, syslog, syslog:/a/socket or a file's whole path is wanted$"):
+        VirtualService("web", access_log=place)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"), [("cookie_secure", ("off", "on")), ("access_log_format", ("combined", "json"))]
+)
+def test_an_option_of_few_words(option, words):
+    for word in words:
+        assert getattr(VirtualService("web", **{option: word}), option) == word
+    why = f"{option} = Off: one of {', '.join(words)} is wanted"
+    refused(BadValue, why, VirtualService, "web", **{option: "Off"})
 
 
 @pytest.mark.parametrize("match", [-1, 11])

@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ktcpvs.errors import BadValue, NoSuchSetting
-from ktcpvs.model.settings import Settings, whole_number
-from tests.model.strategies import answer_or_refusal, settings_values
+from ktcpvs.model.edits import Load, Set
+from ktcpvs.model.settings import SECRETS, Settings, whole_number
+from tests.model.strategies import answer_or_refusal, secrets, settings_values
 
 ATTRIBUTES = [pytest.param(attribute, id=attribute.name) for attribute in fields(Settings)]
+NUMBERS = [param for param in ATTRIBUTES if param.values[0].name not in SECRETS]
 
 
 def test_the_names_of_ktcpvs_keep_their_defaults():
@@ -30,13 +32,50 @@ def test_everything_has_a_name_and_is_described():
 
 
 @pytest.mark.parametrize("attribute", ATTRIBUTES)
-def test_each_setting_says_what_it_means_and_its_default_is_in_its_range(attribute):
-    lowest, highest = attribute.metadata["range"]
-    assert lowest <= attribute.default <= highest
+def test_each_setting_says_what_it_means(attribute):
     assert attribute.metadata["meaning"]
 
 
-@pytest.mark.parametrize("attribute", ATTRIBUTES)
+@pytest.mark.parametrize("attribute", NUMBERS)
+def test_each_number_has_a_default_in_its_range(attribute):
+    lowest, highest = attribute.metadata["range"]
+    assert lowest <= attribute.default <= highest
+
+
+def test_the_secrets_are_known():
+    assert {"cookie_key"} == SECRETS
+
+
+@pytest.mark.parametrize("key", ["", "12345678", "x" * 128, "a\\b'é.-:/$日本語"])
+def test_a_secret_is_any_word_that_is_long_enough(key):
+    assert Settings().changed({"cookie_key": key}).cookie_key == key
+    assert Settings(cookie_key="something-else").changed({"cookie_key": key}).cookie_key == key
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("1234567", "x" * 129, "1234567 8", "1234567\n", '"1234567', "{1234567", "}1234567", "#1234567", "=1234567"),
+        *("1234567\0", "1234567\u200b", "1234567\ud800", "1234567\x85", "\t12345678"),
+    ],
+)
+def test_a_secret_that_is_not_taken_is_not_told(key):
+    with pytest.raises(BadValue) as refusal:
+        Settings().changed({"cookie_key": key})
+    assert str(refusal.value) == (
+        'cookie_key: 8..128 printable characters, no white space and none of " { } # =, or nothing'
+    )
+
+
+def test_a_secret_is_not_shown_by_chance():
+    settings = Settings(cookie_key="very-secret")
+    assert "very-secret" not in repr(settings)
+    assert "very-secret" not in repr(Set({"cookie_key": "very-secret"}))
+    assert "very-secret" not in repr(Load({}, settings))
+    assert "cookie_key=''" in repr(Settings())
+
+
+@pytest.mark.parametrize("attribute", NUMBERS)
 def test_the_ends_of_its_range_are_taken_and_what_lies_beyond_is_not(attribute):
     lowest, highest = attribute.metadata["range"]
     unit = f" {attribute.metadata['unit']}" if attribute.metadata["unit"] else ""
@@ -91,7 +130,7 @@ def test_what_is_described_can_be_set(values):
     assert Settings().changed({name: str(value) for name, value in values.described().items()}) == values
 
 
-numberish = st.one_of(st.integers(-1, 90000).map(str), st.text(max_size=12))
+numberish = st.one_of(st.integers(-1, 90000).map(str), secrets(), st.text(max_size=12))
 
 
 @settings(max_examples=200, deadline=None)
@@ -99,6 +138,8 @@ numberish = st.one_of(st.integers(-1, 90000).map(str), st.text(max_size=12))
 def test_any_change_gives_settings_or_a_refusal(changes):
     answer = answer_or_refusal(Settings().changed, changes)
     if isinstance(answer, Settings):
-        assert {name: getattr(answer, name) for name in changes} == {name: int(text) for name, text in changes.items()}
+        assert {name: getattr(answer, name) for name in changes} == {
+            name: text if name in SECRETS else int(text) for name, text in changes.items()
+        }
     else:
         assert type(answer) in (NoSuchSetting, BadValue)

@@ -18,10 +18,14 @@ ODD = VirtualService(
     "\\",
     listen=Inet("::", 80),
     scheduler="hhttp",
+    fallback="none",
+    cookie_secure="on",
+    access_log='syslog:/run/a "b"',
+    access_log_format="json",
     startservers=0,
     maxclients=256,
     redirect=Inet("localhost", 81),
-    servers=(RealServer(R1, 0), RealServer(R2)),
+    servers=(RealServer(R1, 0, 7), RealServer(R2)),
     rules=(Rule('/\\\\"([^/]+)\\\\', (R1, R2), 1), Rule(".*", (R2,))),
 )
 
@@ -31,10 +35,14 @@ def test_a_block_is_written_in_the_language():
         'Virtual "\\\\" {\n'
         "    listen = [::]:80\n"
         "    scheduler = hhttp\n"
+        "    fallback = none\n"
+        "    cookie_secure = on\n"
+        '    access_log = "syslog:/run/a \\"b\\""\n'
+        "    access_log_format = json\n"
         "    startservers = 0\n"
         "    maxclients = 256\n"
         "    redirect = localhost:81\n"
-        "    server = r1:80 0\n"
+        "    server = r1:80 0 maxconn 7\n"
         '    server = "unix:/run/a \\"b\\"" 1\n'
         '    rule = pattern "/\\\\\\\\\\"([^/]+)\\\\\\\\" match 1 use server r1:80\n'
         '    rule = pattern "/\\\\\\\\\\"([^/]+)\\\\\\\\" match 1 use server "unix:/run/a \\"b\\""\n'
@@ -63,6 +71,7 @@ def test_settings_are_written_where_they_differ():
     assert write_settings(Settings(read_timeout=7, debug_level=1).described()) == (
         "global {\n    debug_level = 1\n    read_timeout = 7\n}\n"
     )
+    assert write_settings(Settings(cookie_key="a\\b-12345").described()) == "global {\n    cookie_key = a\\b-12345\n}\n"
 
 
 def test_a_whole_configuration():

@@ -136,6 +136,7 @@ class World:
         kind = Exchange if self.live.unit == EACH_REQUEST else Connection
         connection = kind(self.live, "192.0.2.1:4711", "192.0.2.1")
         self.live.connections.add(connection)
+        self.live.clients.add(1)
         self.context.descriptors.take(connection.descriptors)
         self.connection = connection
         return self._peer(connection.client)

@@ -189,12 +189,13 @@ def test_a_service_that_is_not_there(make: Make) -> None:
         (("G\x80T", "/"), 400),
         (("GET", "/", ("A b", "c")), 400),
         (("GET", "/" + "x" * 600), 414),
+        (("GET", "/" + "x" * 100), 414),
         (("GET", "/", ("A", "b" * 600)), 431),
         (("GET", "/", *[("A", "b")] * 9), 431),
     ],
 )
 def test_a_request_that_would_be_refused(make: Make, request_: Any, status: int) -> None:
-    world = make("scheduler = http", *RULES, settings="head_size = 512 head_lines = 9")
+    world = make("scheduler = http", *RULES, settings="head_size = 512 head_lines = 9 uri_size = 100")
     answer = explain(world, *request_)
     assert found(answer)[:2] == ("nobody", None)
     assert found(answer)[2].endswith(f": the client is answered {status}")

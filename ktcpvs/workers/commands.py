@@ -1,0 +1,36 @@
+"""What a supervisor says to its workers besides what every administrator can say."""
+
+from __future__ import annotations
+
+from twisted.protocols import amp
+
+
+class Begin(amp.Command):
+    """The first word. key: the secret behind cookies. columns, column: of the shared table of counts, and this worker's.
+
+    The descriptor is the shared table's.
+    """
+
+    arguments = [
+        (b"key", amp.String()),
+        (b"columns", amp.Integer()),
+        (b"column", amp.Integer()),
+        (b"descriptor", amp.Descriptor()),
+    ]
+
+
+class Rows(amp.Command):
+    """Which rows of the shared table count what: one page of them."""
+
+    arguments = [
+        (
+            b"rows",
+            amp.AmpList([(b"ident", amp.Unicode()), (b"address", amp.Unicode()), (b"row", amp.Integer())]),
+        )
+    ]
+
+
+class Listen(amp.Command):
+    """A listening socket for the next edit that wants to listen on `address`."""
+
+    arguments = [(b"address", amp.Unicode()), (b"descriptor", amp.Descriptor())]

@@ -1,0 +1,97 @@
+"""Who counts where: rows of the shared table for servers and for services, given out by the supervisor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ktcpvs.model.destination import Destination, SharedDestination
+from ktcpvs.model.service import RealServer
+from ktcpvs.model.table import Table
+from ktcpvs.system.shared import ROWS_MAX, SharedTable
+from ktcpvs.transport.resources import Clients, Counters
+
+CLIENTS = "clients"
+"""In the place of an address: the row counts the clients of the service."""
+
+Key = tuple[str, str]
+"""(ident, address, or CLIENTS)."""
+
+
+class SharedClients(Clients):
+    """The clients of one service, in all processes."""
+
+    is_shared = True
+
+    def __init__(self, row: memoryview, place: int) -> None:
+        self._row = row
+        self._place = place
+
+    @property
+    def in_all(self) -> int:
+        return sum(self._row)
+
+    def add(self, more: int) -> None:
+        self._row[self._place] += more
+
+
+class SharedCounters(Counters):
+    """Counts of one process among several. rows: what is counted where."""
+
+    def __init__(self, table: SharedTable, column: int) -> None:
+        """column: where this process counts."""
+        self.table = table
+        self.rows: dict[Key, int] = {}
+        self._column = column
+
+    def destination(self, ident: str, server: RealServer) -> Destination:
+        number = self.rows.get((ident, str(server.address)))
+        if number is None:
+            return super().destination(ident, server)
+        return SharedDestination(
+            server.address, server.weight, server.maxconn, self.table.row(number), self._column
+        )
+
+    def clients(self, ident: str) -> Clients:
+        number = self.rows.get((ident, CLIENTS))
+        return super().clients(ident) if number is None else SharedClients(self.table.row(number), self._column)
+
+
+class RowBook:
+    """Gives out rows: each server of each service has one, and each service. Rows come back when nobody counts there."""
+
+    def __init__(self, table: SharedTable) -> None:
+        self._table = table
+        self._free: list[int] = []
+        self._left: dict[Key, int] = {}  # no longer in the table, but somebody may still count there
+        self.rows: dict[Key, int] = {}
+        self.used = 0
+
+    def follow(self, table: Table) -> dict[Key, int]:
+        """Rows for all that stands in `table`; those that are new. Without a row is what there are too many of."""
+        wanted = set(_keys(table))
+        for key in [key for key in self.rows if key not in wanted]:
+            self._left[key] = self.rows.pop(key)
+        for key, number in list(self._left.items()):
+            if key not in wanted and not any(self._table.row(number)):
+                del self._left[key]
+                self._free.append(number)
+        new: dict[Key, int] = {}
+        for key in _keys(table):
+            if key not in self.rows:
+                number = self._left.pop(key, None)
+                if number is None and self._free:
+                    number = self._free.pop()
+                if number is None:
+                    if self.used >= ROWS_MAX:
+                        continue
+                    number = self.used
+                    self.used += 1
+                self.rows[key] = new[key] = number
+        return new
+
+
+def _keys(table: Table) -> Iterator[Key]:
+    for service in table:
+        yield service.ident, CLIENTS
+        for server in service.servers:
+            yield service.ident, str(server.address)

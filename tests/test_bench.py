@@ -1,0 +1,494 @@
+"""The benchmark's own work: what it reads, reckons and writes, and that nothing wrong is passed over."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import xml.etree.ElementTree
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers import free_port, wait_for
+
+from ktcpvs.model.language.parser import parse
+from ktcpvs.model.table import Table
+from ktcpvs.system.names import service_port
+
+TOOLS = Path(__file__).parent.parent / "docs" / "tools"
+sys.path.insert(0, str(TOOLS))
+
+from bench import (  # noqa: E402 - found by the line above
+    answers,
+    chart,
+    configurations,
+    counters,
+    document,
+    load,
+    machine,
+    processes,
+    results,
+    run,
+    scenario_memory,
+    scenario_rules,
+)
+from bench.configurations import Rule, Site  # noqa: E402
+from bench.failure import Failure  # noqa: E402
+
+HERE = os.sched_getaffinity(0)
+
+WRK = """\
+Running 1s test @ http://127.0.0.1:9001/
+  1 threads and 64 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency     1.06ms  303.42us   6.33ms   93.28%
+    Req/Sec    61.07k     3.50k   66.02k    70.00%
+  Latency Distribution
+     50%    1.02ms
+     75%    1.11ms
+     90%    1.24ms
+     99%    2.35ms
+  60755 requests in 1.01s, 9.91MB read
+Requests/sec:  60321.37
+Transfer/sec:      9.84MB
+"""
+
+
+# wrk.
+
+
+def test_what_wrk_says_is_read() -> None:
+    report = load.read(WRK)
+    assert (report.requests, report.seconds) == (60755, 1.01)
+    assert report.slowest == pytest.approx(2.35e-3)
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"), [("950.00us", 950e-6), ("2.35ms", 2.35e-3), ("1.50s", 1.5), ("1.00m", 60)]
+)
+def test_every_unit_of_a_duration_is_read(written: str, seconds: float) -> None:
+    assert load.read(WRK.replace("2.35ms", written)).slowest == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["  Socket errors: connect 0, read 3, write 0, timeout 0", "  Non-2xx or 3xx responses: 12"],
+)
+def test_what_went_wrong_during_the_load_ends_the_run(line: str) -> None:
+    with pytest.raises(Failure, match=line.strip()):
+        load.read(WRK.replace("Requests/sec", f"{line}\nRequests/sec"))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "unable to connect", WRK.replace("60755 requests", "0 requests"), WRK.replace("99%", "98%")]
+)
+def test_a_load_that_has_not_measured_ends_the_run(text: str) -> None:
+    with pytest.raises(Failure):
+        load.read(text)
+
+
+# Reckoning.
+
+FIGURES = {
+    "ktcpvs": {"cpu": [30.0, 20.0, 40.0], "rate": [100.0, 200.0, 300.0]},
+    "nginx": {"cpu": [45.0, 90.0, 15.0], "rate": [1.0, 2.0, 3.0]},
+}
+
+
+def test_the_median_and_the_ratio_of_medians() -> None:
+    assert results.median(FIGURES, "ktcpvs", "cpu") == 30.0
+    assert results.ratio(FIGURES, "nginx", "ktcpvs", "cpu") == 1.5
+
+
+@pytest.mark.parametrize(
+    ("who", "metric"), [("haproxy", "cpu"), ("nginx", "p99")], ids=["peer is missing", "metric is missing"]
+)
+def test_no_ratio_of_what_was_not_measured(who: str, metric: str) -> None:
+    with pytest.raises(ValueError, match="no figures"):
+        results.ratio({**FIGURES, "ktcpvs": {"cpu": [1.0], "p99": [1.0]}}, who, "ktcpvs", metric)
+
+
+def test_no_ratio_to_a_cost_of_nothing() -> None:
+    with pytest.raises(ValueError, match="spent nothing"):
+        results.ratio({**FIGURES, "ktcpvs": {"cpu": [0.0]}}, "nginx", "ktcpvs", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted", "at_most", "reached"),
+    [(1.0, 1.0, False, True), (0.99, 1.0, False, False), (6.0, 6.0, True, True), (6.01, 6.0, True, False)],
+)
+def test_a_goal_is_reached_or_not(value: float, wanted: float, at_most: bool, reached: bool) -> None:
+    assert results.Goal("", value, wanted, at_most).reached is reached
+
+
+def test_fewer_idle_connections_where_descriptors_are_few() -> None:
+    assert scenario_memory.possible((5000, 15000), 65536) == (5000, 15000)
+    assert scenario_memory.possible((5000, 15000), 20000) == (5000, 9900)
+    assert scenario_memory.possible((5000, 15000), 1024) == (400,)
+
+
+# Counting.
+
+STAT = """\
+cpu  900 0 0 0 0 0 0 0 0 0
+cpu0 100 20 300 4000 50 6 7 8 0 0
+cpu1 1 2 3 4 5 6 7 8 0 0
+intr 1
+"""
+
+
+def test_the_busy_time_of_a_core_counts_all_but_idling_and_waiting() -> None:
+    assert counters.busy(STAT, 0) == (100 + 20 + 300 + 6 + 7) / counters.HERTZ
+    assert counters.busy(STAT, 1) == (1 + 2 + 3 + 6 + 7) / counters.HERTZ
+    with pytest.raises(ValueError, match="no core 2"):
+        counters.busy(STAT, 2)
+
+
+SPIN = "import time\nwhile time.process_time() < {}: pass"
+
+
+def test_the_time_of_children_counts_whether_they_live_or_not(tmp_path: Path) -> None:
+    """A shell with a child that has ended and one that lives; each has used CPU time, the shell next to none."""
+    ended, lives = (SPIN.format(seconds) for seconds in (0.2, 0.3))
+    script = f"{sys.executable} -c '{ended}'; {sys.executable} -c '{lives}\ntime.sleep(60)' & echo both; wait"
+    with processes.running(["/bin/sh", "-c", script], HERE, tmp_path / "log") as shell:
+        wait_for(lambda: counters.cpu_of(shell.pid) >= 0.48, "half a second of CPU time", timeout=60)
+        assert len(counters.family(shell.pid)) == 2
+        assert counters.memory_of(shell.pid).resident > counters.memory_of(shell.pid).proportional > 0
+
+
+def test_the_name_of_the_processor() -> None:
+    assert machine.processor("processor\t: 0\nmodel name\t: Some CPU @ 2GHz\nflags\t: x\n") == "Some CPU @ 2GHz"
+
+
+# Programs.
+
+
+def test_a_missing_program_ends_the_run_and_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes.shutil, "which", lambda name, path: None)
+    with pytest.raises(Failure, match="nginx is missing: install the Debian package nginx-light"):
+        processes.program("nginx")
+    with pytest.raises(Failure, match="haproxy is missing: install the Debian package haproxy"):
+        machine.describe()
+
+
+def test_the_command_fails_loudly(tmp_path: Path) -> None:
+    code = (
+        "import sys; from bench import processes, run\n"
+        "processes.shutil.which = lambda name, path: None\n"
+        "sys.exit(run.main(['--quick', '--page', sys.argv[1]]))"
+    )
+    page = tmp_path / "page.md"
+    command = [sys.executable, "-c", code, str(page)]
+    environment = {**os.environ, "PYTHONPATH": str(TOOLS)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert done.returncode == 1
+    wanted = "two cores are needed" if len(HERE) < 2 else "haproxy is missing: install the Debian package haproxy"
+    assert f"The benchmark has failed: {wanted}" in done.stderr
+    assert not page.exists()
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_program_ends_with_its_block_and_so_do_its_children(tmp_path: Path) -> None:
+    """The children do not listen to SIGTERM."""
+    script = "trap '' TERM; sleep 300 & sleep 300 & wait"
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        processes.running(["/bin/sh", "-c", script], HERE, tmp_path / "log") as shell,
+    ):
+        wait_for(lambda: len(counters.family(shell.pid)) == 3)
+        family = counters.family(shell.pid)
+        raise KeyboardInterrupt
+    wait_for(lambda: not any(map(is_alive, family)), "all of them to end")
+
+
+def test_a_program_ends_when_the_benchmark_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from bench import processes\n"
+        f"with processes.running(['/bin/sleep', '300'], {HERE}, Path(sys.argv[1])) as started:\n"
+        "    print(started.pid, flush=True); time.sleep(300)"
+    )
+    bench = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "log")],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(TOOLS)},
+    )
+    try:
+        assert bench.stdout is not None
+        pid = int(bench.stdout.readline())
+        wait_for(lambda: Path(f"/proc/{pid}/comm").read_text() == "sleep\n")
+    finally:
+        bench.kill()
+        bench.communicate()
+    wait_for(lambda: not is_alive(pid), "it to end")
+
+
+def test_a_program_that_ends_by_itself_ends_the_run(tmp_path: Path) -> None:
+    with (
+        processes.running(["/bin/sh", "-c", "echo I will not; exit 3"], HERE, tmp_path / "log") as shell,
+        pytest.raises(Failure, match="sh ended with 3: I will not"),
+    ):
+        shell.wait_until_open(free_port())
+    with pytest.raises(Failure, match="ended with 3: no"):
+        processes.output_of(["/bin/sh", "-c", "echo no; exit 3"], HERE)
+
+
+# Answers, from a real server.
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    timeout = 30
+
+    def do_GET(self) -> None:
+        body = b"hello from a"
+        self.send_response(404 if self.path == "/missing" else 200)
+        self.send_header("Content-Length", str(len(body) + (self.path == "/short")))
+        if self.path in ("/closing", "/short"):
+            self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """A server that says `hello from a`."""
+    server = ThreadingHTTPServer(("127.0.0.1", free_port()), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    yield server.server_address[1]
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("one_server", [False, True])
+def test_right_answers_pass(port: int, one_server: bool) -> None:
+    wanted = {"/": ("hello from a",), "/other": ("hello from b", "hello from a")}
+    answers.check("somebody", port, wanted, one_server=one_server)
+
+
+@pytest.mark.parametrize(
+    ("path", "wanted", "complaint"),
+    [
+        ("/", "hello from b", "somebody answers / with 200 b'hello from a'"),
+        ("/missing", "hello from a", "somebody answers /missing with 404"),
+        ("/short", "hello from a", "no answer for /short"),
+        ("/closing", "hello from a", "has closed a connection"),
+    ],
+)
+def test_a_wrong_answer_ends_the_run(port: int, path: str, wanted: str, complaint: str) -> None:
+    with pytest.raises(Failure, match=complaint):
+        answers.check("somebody", port, {path: (wanted,)})
+
+
+def test_nobody_there_ends_the_run() -> None:
+    with pytest.raises(Failure, match="no answer for /"):
+        answers.check("somebody", free_port(), {"/": ("",)})
+
+
+def fetcher(port: int, path: str, size: int) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(TOOLS / "bench" / "fetcher.py"), str(port), path, str(size), "3"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_the_fetcher_looks_at_what_it_fetches(port: int) -> None:
+    done = fetcher(port, "/closing", 12)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert float(done.stdout) > 0
+    done = fetcher(port, "/closing", 13)
+    assert (done.returncode, done.stderr) == (1, "12 bytes, not 13\n" * 3)
+
+
+def prober(port: int, path: str, body: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(TOOLS / "bench" / "prober.py"), str(port), path, body]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
+@contextlib.contextmanager
+def killed(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    """The process for as long as the block lasts."""
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_the_prober_tells_the_slowest_request_since_the_last_mark(port: int) -> None:
+    with killed(prober(port, "/", "hello from a")) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for _ in range(2):
+            time.sleep(0.1)
+            process.stdin.write("mark\n")
+            process.stdin.flush()
+            count, slowest = process.stdout.readline().split()
+            assert int(count) >= 1
+            assert 0 < float(slowest) < 60
+        process.stdin.close()
+        assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize(("path", "body"), [("/missing", "hello from a"), ("/closing", "hello from a")])
+def test_the_prober_ends_at_a_wrong_answer(port: int, path: str, body: str) -> None:
+    with killed(prober(port, path, body)) as process:
+        assert process.stderr is not None
+        assert process.wait(30) == 1
+        assert "answer" in process.stderr.read()
+
+
+# Configurations.
+
+SITE = Site(8080, ("127.0.0.1:9001", "127.0.0.1:9002"), (Rule("/images/", 1),), default=0)
+
+
+def test_the_switch_reads_its_configuration() -> None:
+    table = parse(configurations.ktcpvs(SITE, "phttp"), "test", service_port).apply(Table())
+    service = table.services["web"]
+    assert [(rule.pattern, [str(server) for server in rule.servers]) for rule in service.rules] == [
+        ("^/images/", ["127.0.0.1:9002"]),
+        (".*", ["127.0.0.1:9001"]),
+    ]
+    assert not parse(configurations.ktcpvs(SITE, "wlc"), "test", service_port).apply(Table()).services["web"].rules
+
+
+def test_peers_have_the_same_rules() -> None:
+    assert "use_backend s1 if { path_beg /images/ }\n    default_backend s0" in configurations.haproxy_http(SITE)
+    assert "location /images/ { proxy_pass http://s1; }" in configurations.nginx_proxy(SITE)
+    many = Site(8080, SITE.servers, scenario_rules.many_rules(3), default=0)
+    pattern = r"^/customers/1/[a-z]+\.(html|css|js)$"
+    assert f'location ~ "{pattern}" {{ proxy_pass http://s1; }}' in configurations.nginx_proxy(many)
+    assert configurations.haproxy_map(many).splitlines()[1] == f"{pattern} s1"
+    assert "%[path,map_reg(FILE,s0)]" in configurations.haproxy_http(many, "FILE")
+    assert f"use_backend s1 if {{ path_reg {pattern} }}" in configurations.haproxy_http(many)
+
+
+def test_answers_are_12_bytes() -> None:
+    assert [len(configurations.answer(number)) for number in range(3)] == [12, 12, 12]
+
+
+# What is written.
+
+
+def scenario(letter: str = "A") -> results.Scenario:
+    case = results.Case("few & <small>", FIGURES)
+    goals = [case.ratio_goal("nginx", "ktcpvs", "cpu", 1.0), results.Goal("memory", 7.0, 6.0, at_most=True, unit="KiB")]
+    return results.Scenario(
+        letter, "Small answers", "What is done.", ["cpu", "rate"], [case], goals, ["A note."], "3 rounds"
+    )
+
+
+def texts(svg: str) -> list[str]:
+    return [
+        "".join(node.itertext()) for node in xml.etree.ElementTree.fromstring(svg).iter() if node.tag.endswith("text")
+    ]
+
+
+def test_a_chart_has_a_bar_for_everybody_to_one_scale() -> None:
+    svg = document.picture(scenario())
+    root = xml.etree.ElementTree.fromstring(svg)
+    widths = [float(node.attrib["width"]) for node in root.iter() if node.tag.endswith("rect")]
+    assert widths[1] / widths[0] == pytest.approx(1.5, abs=0.01)
+    assert texts(svg) == [
+        "A. Small answers",
+        "few & <small>: CPU of the proxy per request",
+        "ktcpvs", "30.0 us",
+        "nginx", "45.0 us",
+    ]  # fmt: skip
+    assert "prefers-color-scheme: dark" in svg
+
+
+def test_a_chart_stays_in_its_frame() -> None:
+    root = xml.etree.ElementTree.fromstring(document.picture(scenario()))
+    _, _, width, height = map(float, root.attrib["viewBox"].split())
+    for node in root.iter():
+        if node.tag.endswith("rect"):
+            assert float(node.attrib["x"]) + float(node.attrib["width"]) <= width
+            assert float(node.attrib["y"]) + float(node.attrib["height"]) <= height
+
+
+def test_an_empty_chart_is_refused() -> None:
+    with pytest.raises(ValueError, match="nothing to draw"):
+        chart.draw("Nothing", [chart.Group("", ())])
+
+
+def test_the_table_of_a_case() -> None:
+    assert document.table(scenario().cases[0], ["cpu", "rate", "p99"]) == [
+        "|  | CPU of the proxy per request, us | requests per second | peer / ktcpvs |",
+        "|---|---:|---:|---:|",
+        "| ktcpvs | 30.0 (20.0..40.0) | 200 (100..300) |  |",
+        "| nginx | 45.0 (15.0..90.0) | 2 (1..3) | 1.50 |",
+    ]
+
+
+def test_a_goal_is_told_with_its_outcome() -> None:
+    assert list(map(document.goal_line, scenario().goals)) == [
+        "| few & <small>: nginx / ktcpvs | at least 1 | 1.50 | reached |",
+        "| memory | at most 6 KiB | 7.00 KiB | **not reached** |",
+    ]
+
+
+def test_what_was_not_measured_is_said() -> None:
+    skipped = results.Scenario("I", "Workers", "Two of them.", ["rate"], skipped="there is one core.")
+    page = document.markdown(document.Results({}, {"I": skipped}))
+    assert "**Not measured**: there is one core." in page
+    assert "| I | Workers | | | not measured |" in page
+    assert "i.svg" not in page
+
+
+def test_what_was_written_can_be_read_back() -> None:
+    found = document.Results({"cores": "2"}, {"A": scenario()})
+    assert document.from_text(document.as_json(found)) == found
+
+
+def test_the_page_its_charts_and_its_figures_are_written(tmp_path: Path) -> None:
+    page = tmp_path / "benchmarks.md"
+    document.write(document.Results({"cores": "2"}, {"A": scenario("A"), "B": scenario("B")}), page)
+    folder = tmp_path / "benchmarks"
+    assert sorted(path.name for path in folder.iterdir()) == ["a.svg", "b.svg", "results.json"]
+    text = page.read_text()
+    for name in ("a.svg", "b.svg", "results.json"):
+        assert f"](benchmarks/{name})" in text
+    assert "| cores | 2 |" in text
+    assert "A note." in text
+    assert json.loads((folder / "results.json").read_text())["scenarios"][0]["cases"][0]["figures"] == FIGURES
+
+
+def test_scenarios_that_were_not_chosen_stay_unless_the_machine_is_another(tmp_path: Path) -> None:
+    page = tmp_path / "benchmarks.md"
+    document.write(document.Results({"cores": "2"}, {"B": scenario("B")}), page)
+    together = document.write(document.Results({"cores": "2"}, {"A": scenario("A")}), page)
+    assert list(together.scenarios) == ["A", "B"]
+    assert "## B. " in page.read_text()
+    document.write(document.Results({"cores": "4"}, {"A": scenario("A")}), page)
+    assert "## B. " not in page.read_text()
+
+
+# The command line.
+
+
+def test_scenarios_are_chosen_by_their_letters() -> None:
+    assert run.letters("") == list("ABCDEFGHIJ")
+    assert run.letters("e, A") == ["A", "E"]
+    with pytest.raises(argparse.ArgumentTypeError, match="no scenario Z"):
+        run.letters("A,Z")
