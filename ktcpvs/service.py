@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import signal
 import socket
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from ktcpvs.control.where import ControlAddress, default_control
 from ktcpvs.errors import CannotListen, Refusal
 from ktcpvs.model import edits
 from ktcpvs.state import StateFile, read_configuration
+from ktcpvs.system.limits import raise_descriptor_limit
 from ktcpvs.system.log import ANNOUNCE, EventLog
 from ktcpvs.system.names import service_port
 from ktcpvs.system.sockets import close_listener, open_private_unix_listener, private_folder
@@ -29,6 +29,7 @@ from ktcpvs.transport.context import Context
 from ktcpvs.transport.director import Director
 from ktcpvs.transport.explain import Explainer
 from ktcpvs.transport.views import Views
+from ktcpvs.workers.supervisor import Supervisor
 
 DRAIN_LOOK = 0.1
 """Seconds between two looks whether all connections have drained."""
@@ -41,11 +42,13 @@ CONTROL_BACKLOG = 128
 
 @frozen
 class DaemonOptions:
-    """control: where the control connection is; None: the default place. config, state: absolute paths; None: none."""
+    """control: where the control connection is; None: the default place. config, state: absolute paths; None: none.
+    workers: how many processes serve; 0: this one."""
 
     control: ControlAddress | None = None
     config: str | None = None
     state: str | None = None
+    workers: int = 0
 
 
 class NotStarted(SystemExit, Exception):
@@ -67,7 +70,7 @@ class _Administered:
 
     def __init__(self, director: Director) -> None:
         self.submit = director.submit
-        self.view = Views(director).view
+        self.view = director.view if isinstance(director, Supervisor) else Views(director).view
         self.explain = Explainer(director).explain
 
 
@@ -91,11 +94,12 @@ class SwitchService(Service):
         super().startService()  # type: ignore[no-untyped-call]
 
     def _start(self) -> None:
-        _raise_descriptor_limit()
+        raise_descriptor_limit()
         self.log = EventLog()
         self.context = Context(self._reactor, self.log)
         state = StateFile(self._options.state, self._reactor, self.context.key) if self._options.state else None
-        self.director = Director(self.context, unload=self._reactor.stop)
+        unload, size = self._reactor.stop, self._options.workers
+        self.director = Supervisor(self.context, size, unload=unload) if size else Director(self.context, unload=unload)
         self._open_control()
         try:
             self._load(state)
@@ -103,7 +107,7 @@ class SwitchService(Service):
             self._close_control()
             self.director.stop_all()
             raise
-        self.director.start()
+        self._reactor.callWhenRunning(self.director.start)
         self._reactor.callWhenRunning(self._handle_signals)
         where = self._options.control or default_control()
         self.log.event(ANNOUNCE, "ktcpvs {version}, control at {where}", version=__version__, where=where)
@@ -186,7 +190,7 @@ class SwitchService(Service):
         """The logs are opened anew; twistd's own too, if it keeps one."""
         if callable(self._rotate):
             self._rotate(number, frame)
-        self._reactor.callFromThread(self.context.access_logs.reopen)
+        self._reactor.callFromThread(self.director.reopen_logs)
 
     def _terminate(self) -> None:
         if self._stopping is None:
@@ -216,7 +220,7 @@ class SwitchService(Service):
         """Stop accepting, drain at most the drain timeout, end what is left. Control goes last."""
         super().stopService()  # type: ignore[no-untyped-call]
         self.director.end()
-        self._deadline = self._reactor.seconds() + self.context.settings.drain_timeout
+        self._deadline = self._reactor.seconds() + self.context.settings.drain_timeout + self.director.grace
         self._last: float | None = None
         self._stopping = self._until(self._drained).addCallback(lambda _: self._part())
         return self._stopping
@@ -249,10 +253,3 @@ class SwitchService(Service):
         last = self._reactor.seconds() + LAST_CLOSE
         parted = self._until(lambda: not self._control_factory.connections or self._reactor.seconds() >= last)
         return parted.addCallback(lambda _: self.log.event(ANNOUNCE, "ended"))
-
-
-def _raise_descriptor_limit() -> None:
-    """As many descriptors as the system lets this process have."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

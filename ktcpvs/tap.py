@@ -10,6 +10,8 @@ from ktcpvs.control.where import default_control, parse_control
 from ktcpvs.errors import Refusal
 from ktcpvs.service import DaemonOptions, SwitchService
 
+WORKERS_MAX = 64
+
 
 class Options(usage.Options):
     """The command line of `twistd ktcpvs`."""
@@ -26,6 +28,12 @@ class Options(usage.Options):
             f"[default: {default_control()}]",
         ],
         ["state", "s", None, "Keep the table in this file, after every change, and begin with it."],
+        [
+            "workers",
+            "w",
+            "auto",
+            "How many processes serve: a number, or auto, one for each core; 0: everything in one process.",
+        ],
     ]
 
     def postOptions(self) -> None:
@@ -38,10 +46,23 @@ class Options(usage.Options):
             if self[name] == "":
                 raise usage.UsageError(f"--{name} names no file")
             self[name] = os.path.abspath(self[name]) if self[name] else None
+        self["workers"] = _workers(self["workers"])
+
+
+def _workers(text: str) -> int:
+    """The number of workers: by default one for each core that this process may use, and none where that is one."""
+    if text == "auto":
+        cores = len(os.sched_getaffinity(0))
+        return min(cores, WORKERS_MAX) if cores > 1 else 0
+    if not (text.isascii() and text.isdigit()) or not 0 <= int(text[:9]) <= WORKERS_MAX:
+        raise usage.UsageError(f"--workers {text}: auto, or a number from 0 to {WORKERS_MAX} is wanted")
+    return int(text)
 
 
 def makeService(options: Options) -> SwitchService:
     """The switch that `options` describe."""
     from twisted.internet import reactor
 
-    return SwitchService(DaemonOptions(options["control"], options["config"], options["state"]), reactor)
+    return SwitchService(
+        DaemonOptions(options["control"], options["config"], options["state"], options["workers"]), reactor
+    )

@@ -43,7 +43,7 @@ class Switch(Protocol):
         """Carry an edit out; fails with a Refusal."""
 
     def view(self, name: str, ident: str | None) -> Any:
-        """A look, as plain data; raises a Refusal."""
+        """A look, as plain data, or a Deferred of it; raises a Refusal."""
 
     def explain(
         self, ident: str, method: str | None, target: str | None, headers: Sequence[tuple[str, str]], client: str
@@ -137,7 +137,8 @@ class Administrator(amp.AMP):
     def edit_server(
         self, ident: str, address: str, weight: int | None = None, maxconn: int | None = None
     ) -> Deferred[dict[str, Any]]:
-        return self._edit(lambda: edits.EditServer(ident, _address(address), _weight(weight), maxconn))
+        new = _weight(weight) if maxconn is None else weight  # maxconn alone keeps the weight
+        return self._edit(lambda: edits.EditServer(ident, _address(address), new, maxconn))
 
     @commands.DeleteServer.responder
     def delete_server(self, ident: str, address: str) -> Deferred[dict[str, Any]]:
@@ -191,7 +192,8 @@ class Administrator(amp.AMP):
         return Deferred.fromCoroutine(self._answered(self._read(view, ident)))
 
     async def _read(self, view: str, ident: str | None) -> dict[str, Any]:
-        return self._first_page(self._switch.view(view, ident))
+        found = self._switch.view(view, ident)
+        return self._first_page(await found if isinstance(found, Deferred) else found)
 
     @commands.Explain.responder
     def explain(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableSequence
+from collections.abc import Callable
+from typing import Any
 
 from ktcpvs.model.address import Address
 
@@ -45,6 +46,11 @@ class Destination:
         """True when it has as many connections as it may have."""
         return 0 < self.maxconn <= self.active
 
+    @property
+    def own(self) -> int:
+        """The connections of this process alone."""
+        return self.active
+
     def take(self) -> None:
         """One connection more."""
         self.active += 1
@@ -73,8 +79,8 @@ class SharedDestination(Destination):
 
     is_shared = True
 
-    def __init__(self, address: Address, weight: int, maxconn: int, row: MutableSequence[int], place: int) -> None:
-        """row: one count for each process. place: this one's."""
+    def __init__(self, address: Address, weight: int, maxconn: int, row: Any, place: int) -> None:
+        """row: one count for each process, a sequence of int. place: this one's."""
         self.row = row
         self._place = place
         super().__init__(address, weight, maxconn)
@@ -86,6 +92,10 @@ class SharedDestination(Destination):
     @active.setter
     def active(self, value: int) -> None:
         """Only a new one is set, to what it is already."""
+
+    @property
+    def own(self) -> int:
+        return int(self.row[self._place])
 
     def take(self) -> None:
         self.row[self._place] += 1

@@ -129,12 +129,12 @@ class AddServer(Edit):
 
 @frozen
 class EditServer(Edit):
-    """maxconn: None keeps what it is."""
+    """weight, maxconn: None keeps what it is."""
 
     name: ClassVar[str] = "edit-server"
     ident: str
     address: Address
-    weight: int = 1
+    weight: int | None = 1
     maxconn: int | None = None
 
     def apply(self, table: Table) -> Table:

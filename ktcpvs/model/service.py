@@ -192,10 +192,12 @@ class VirtualService:
             raise ServerExists(f"service {self.ident} already has server {server.address}")
         return evolve(self, servers=(*self.servers, server))
 
-    def with_weight(self, address: Address, weight: int, maxconn: int | None = None) -> VirtualService:
-        """maxconn: None keeps what it is."""
+    def with_weight(self, address: Address, weight: int | None, maxconn: int | None = None) -> VirtualService:
+        """weight, maxconn: None keeps what it is."""
         before = self.server(address)
-        changed = RealServer(address, weight, before.maxconn if maxconn is None else maxconn)
+        changed = RealServer(
+            address, before.weight if weight is None else weight, before.maxconn if maxconn is None else maxconn
+        )
         return evolve(self, servers=_replaced(self.servers, changed, lambda known: known.address == address))
 
     def without_server(self, address: Address) -> VirtualService:

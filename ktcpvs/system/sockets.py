@@ -28,6 +28,31 @@ def open_listener(address: Address, backlog: int, beside: Iterable[socket.socket
         raise CannotListen(f"cannot listen on {address}: {_why(error)}") from None
 
 
+def open_listeners(
+    address: Address, backlog: int, count: int, beside: Iterable[socket.socket] = ()
+) -> list[socket.socket]:
+    """As many sockets that listen on `address`: the kernel deals clients out among them. Raises CannotListen.
+
+    Of a unix socket they are one and the same.
+    """
+    opened: list[socket.socket] = []
+    try:
+        if isinstance(address, Unix):
+            opened.append(open_listener(address, backlog))
+            opened += [opened[0].dup() for _ in range(count - 1)]
+            return opened
+        for _ in range(count):
+            try:
+                opened.append(_inet_socket(address, backlog, beside, shared=True))
+            except OSError as error:
+                raise CannotListen(f"cannot listen on {address}: {_why(error)}") from None
+    except BaseException:
+        for sock in opened:
+            close_listener(sock)
+        raise
+    return opened
+
+
 def close_listener(listener: socket.socket) -> None:
     """Close it; the file of a unix socket goes with it, if it is still ours."""
     if listener.family == socket.AF_UNIX:
@@ -67,7 +92,8 @@ def _listening(sock: socket.socket, backlog: int) -> socket.socket:
     return sock
 
 
-def _inet_socket(address: Inet, backlog: int, beside: Iterable[socket.socket]) -> socket.socket:
+def _inet_socket(address: Inet, backlog: int, beside: Iterable[socket.socket], shared: bool = False) -> socket.socket:
+    """shared: others of ours may listen on the same address."""
     info = socket.getaddrinfo(
         address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
     )[0]
@@ -76,7 +102,9 @@ def _inet_socket(address: Inet, backlog: int, beside: Iterable[socket.socket]) -
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if info[0] == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        with _sharing_port(sock, beside):
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        with contextlib.nullcontext() if shared else _sharing_port(sock, beside):
             sock.bind(info[4])
             sock.listen(backlog)
         sock.setblocking(False)

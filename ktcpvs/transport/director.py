@@ -6,6 +6,7 @@ found and bound, sockets opened); the table is saved; and only then what differs
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
@@ -14,6 +15,7 @@ from twisted.internet.defer import Deferred, DeferredLock
 
 from ktcpvs.errors import BadValue, Busy, Refusal
 from ktcpvs.interfaces import CONNECTION
+from ktcpvs.model.address import Address
 from ktcpvs.model.edits import Edit, Load, Unload
 from ktcpvs.model.plan import plan
 from ktcpvs.model.service import NO_FALLBACK, NO_LOG, VirtualService
@@ -35,8 +37,8 @@ class _Preparation:
 
     def abandon(self) -> None:
         for _, prepared in self.ready:
-            if prepared.sock is not None:
-                close_listener(prepared.sock)
+            for sock in prepared.socks:
+                close_listener(sock)
 
 
 async def _saved_nowhere(table: Table) -> None:
@@ -45,7 +47,10 @@ async def _saved_nowhere(table: Table) -> None:
 
 class Director:
     """table: as it is now. services: ident -> what is alive of it; also services that ran and still drain.
-    checks_logs: an edit that names an access log that cannot be written is refused."""
+    checks_logs: an edit that names an access log that cannot be written is refused. grace: seconds after the drain
+    timeout that the end may take besides."""
+
+    grace = 0.0
 
     def __init__(
         self,
@@ -98,6 +103,7 @@ class Director:
             preparation.abandon()
             raise
         self._commit(old, new, preparation)
+        await self._spread(edit)
         self.context.log.event(levels.CONFIGURATION, "{edit}", edit=_in_words(edit))
         if isinstance(edit, Unload):
             self._unload()
@@ -170,8 +176,7 @@ class Director:
         changes = plan(old, new)
         moving = [before.ident for before, config in changes.change if before.listen != config.listen]
         moving += [config.ident for config in changes.stop]
-        listeners = [self.services[ident].listener for ident in moving]
-        closing = [listener.socket for listener in listeners if listener is not None]
+        closing = [sock for ident in moving for sock in self._sockets_of(ident)]
         preparation = _Preparation()
         begun = [(None, config) for config in changes.start]
         try:
@@ -180,11 +185,31 @@ class Director:
                 prepared = await self.bind(live, config, new.settings)
                 preparation.ready.append((live, prepared))
                 if before is None or before.listen != config.listen:
-                    prepared.sock = self.context.sockets.open(config.listen, new.settings.max_backlog, closing)
+                    prepared.socks = self._open(config.listen, new.settings.max_backlog, closing)
         except BaseException:
             preparation.abandon()
             raise
         return preparation
+
+    # What a supervisor does otherwise.
+
+    def _sockets_of(self, ident: str) -> list[socket.socket]:
+        """The sockets on which a service listens now."""
+        listener = self.services[ident].listener
+        return [] if listener is None else [listener.socket]
+
+    def _open(self, address: Address, backlog: int, closing: list[socket.socket]) -> list[socket.socket]:
+        """Sockets that listen on `address`. closing: those that will be closed then. Raises CannotListen."""
+        return [self.context.sockets.open(address, backlog, closing)]
+
+    def _listen(self, live: LiveService, socks: list[socket.socket]) -> None:
+        live.listen(socks[0])
+
+    def _stop(self, live: LiveService) -> None:
+        live.stop()
+
+    async def _spread(self, edit: Edit) -> None:
+        """The edit is in force here; it is to be in force wherever else the switch is."""
 
     # Put in place what was prepared: nothing here fails.
 
@@ -195,12 +220,12 @@ class Director:
             self.context.settings = new.settings
             self.context.log.level = new.settings.debug_level
         for config in changes.stop:
-            self.services[config.ident].stop()
+            self._stop(self.services[config.ident])
         for live, prepared in preparation.ready:
             self.services[prepared.config.ident] = live
             live.adopt(prepared)
-            if prepared.sock is not None:
-                live.listen(prepared.sock)
+            if prepared.socks:
+                self._listen(live, prepared.socks)
         if changes.settings:
             for live in self.services.values():
                 live.settings_changed()
@@ -211,6 +236,10 @@ class Director:
         self.draining = {live for live in self.draining if live.connections}
 
     # The end.
+
+    def reopen_logs(self) -> None:
+        """The access logs' files are opened anew."""
+        self.context.access_logs.reopen()
 
     def end(self) -> None:
         """Take no more edits and listen no more; what lives drains. The table stays: its services are to run again."""

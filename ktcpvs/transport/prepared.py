@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from attrs import define, field
+from attrs import Factory, define, field
 
 from ktcpvs.model.address import Address
 from ktcpvs.model.destination import Destination
@@ -18,7 +18,7 @@ from ktcpvs.model.service import VirtualService
 class Prepared:
     """config: as it shall run. destinations: one for each of its servers. factory, balance, fallback: scheduler
     plugins; fallback None: there is none. key: the secret of its cookies. trial: it will be asked and thrown away.
-    scheduler: bound. seen: what it saw. sock: a new listening socket; None: it listens where it did."""
+    scheduler: bound. seen: what it saw. socks: new listening sockets; none: it listens where it did."""
 
     config: VirtualService
     destinations: dict[Address, Destination]
@@ -29,7 +29,7 @@ class Prepared:
     trial: bool = False
     scheduler: Any = None
     seen: ServiceView | None = None
-    sock: socket.socket | None = None
+    socks: list[socket.socket] = Factory(list)
 
     def view(self, before: ServiceView | None = None) -> ServiceView:
         """The service as a scheduler sees it. before: as it saw it until now."""

@@ -146,7 +146,7 @@ def _destination_stats(
         return dict.fromkeys(("active", "total", "failures", "kept", "reused", "bytes_in", "bytes_out"), 0)
     live_in, live_out = passed.get(destination, (0, 0))
     return {
-        "active": destination.active,
+        "active": destination.own,
         "total": destination.total,
         "failures": destination.failures,
         "kept": live.pool.idle(destination),

@@ -6,10 +6,8 @@ from twisted.protocols import amp
 
 
 class Begin(amp.Command):
-    """The first word. key: the secret behind cookies. columns, column: of the shared table of counts, and this worker's.
-
-    The descriptor is the shared table's.
-    """
+    """The first word. key: the secret behind cookies. columns: of the shared table of counts; column: this worker's.
+    descriptor: the table's."""
 
     arguments = [
         (b"key", amp.String()),

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def stats(told: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The stats of all workers. told: at least one; all have the same table."""
-    first = told[0]
+def stats(own: dict[str, Any], told: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The stats of all workers. own: the supervisor's, the table with all counts 0. told: each worker's."""
     services = []
-    for number, service in enumerate(first["services"]):
-        same = [one["services"][number] for one in told if _is_same(one, number, service)]
+    for number, service in enumerate(own["services"]):
+        same = [service, *(one["services"][number] for one in told if _is_same(one, number, service))]
         merged = dict(service)
         for name in ("stats", "redirect_stats"):
             if name in service:
@@ -21,12 +20,12 @@ def stats(told: Sequence[dict[str, Any]]) -> dict[str, Any]:
             for place, server in enumerate(service["servers"])
         ]
         services.append(merged)
-    return {**first, "services": services}
+    return {**own, "services": services}
 
 
-def connections(told: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """The connections of all workers; `worker` says whose each is, from 1."""
-    return [{**connection, "worker": number} for number, one in enumerate(told, 1) for connection in one]
+def connections(told: Sequence[tuple[int, list[dict[str, Any]]]]) -> list[dict[str, Any]]:
+    """The connections of all workers; `worker` says whose each is. told: (number, what it sees) of each."""
+    return [{**connection, "worker": number} for number, one in told for connection in one]
 
 
 def _is_same(answer: dict[str, Any], number: int, service: dict[str, Any]) -> bool:
@@ -35,10 +34,5 @@ def _is_same(answer: dict[str, Any], number: int, service: dict[str, Any]) -> bo
     return bool(found) and (found[0]["ident"], len(found[0]["servers"])) == (service["ident"], len(service["servers"]))
 
 
-LIMITS = frozenset(("maxconn",))
-"""Figures that are the same in all workers."""
-
-
-def _added(counts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    names = counts[0]
-    return {name: names[name] if name in LIMITS else sum(one.get(name, 0) for one in counts) for name in names}
+def _added(counts: Sequence[dict[str, int]]) -> dict[str, int]:
+    return {name: sum(one.get(name, 0) for one in counts) for name in counts[0]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from ktcpvs.model.destination import Destination, SharedDestination
 from ktcpvs.model.service import RealServer
@@ -27,7 +27,7 @@ class SharedClients(Clients):
         self._place = place
 
     @property
-    def in_all(self) -> int:
+    def in_all(self) -> int:  # type: ignore[override]
         return sum(self._row)
 
     def add(self, more: int) -> None:
@@ -35,21 +35,19 @@ class SharedClients(Clients):
 
 
 class SharedCounters(Counters):
-    """Counts of one process among several. rows: what is counted where."""
+    """Counts of one process among several."""
 
-    def __init__(self, table: SharedTable, column: int) -> None:
-        """column: where this process counts."""
+    def __init__(self, table: SharedTable, column: int, rows: Mapping[Key, int]) -> None:
+        """column: where this process counts. rows: what is counted where; may grow."""
         self.table = table
-        self.rows: dict[Key, int] = {}
+        self.rows = rows
         self._column = column
 
     def destination(self, ident: str, server: RealServer) -> Destination:
         number = self.rows.get((ident, str(server.address)))
         if number is None:
             return super().destination(ident, server)
-        return SharedDestination(
-            server.address, server.weight, server.maxconn, self.table.row(number), self._column
-        )
+        return SharedDestination(server.address, server.weight, server.maxconn, self.table.row(number), self._column)
 
     def clients(self, ident: str) -> Clients:
         number = self.rows.get((ident, CLIENTS))
@@ -57,7 +55,10 @@ class SharedCounters(Counters):
 
 
 class RowBook:
-    """Gives out rows: each server of each service has one, and each service. Rows come back when nobody counts there."""
+    """Gives out rows: each server of each service has one, and each service. Rows come back when nobody counts there.
+
+    rows: who has which. used: how many were ever given out.
+    """
 
     def __init__(self, table: SharedTable) -> None:
         self._table = table
@@ -66,8 +67,8 @@ class RowBook:
         self.rows: dict[Key, int] = {}
         self.used = 0
 
-    def follow(self, table: Table) -> dict[Key, int]:
-        """Rows for all that stands in `table`; those that are new. Without a row is what there are too many of."""
+    def follow(self, table: Table) -> None:
+        """Rows for all that stands in `table`; what there are none left for is counted by each process alone."""
         wanted = set(_keys(table))
         for key in [key for key in self.rows if key not in wanted]:
             self._left[key] = self.rows.pop(key)
@@ -75,19 +76,18 @@ class RowBook:
             if key not in wanted and not any(self._table.row(number)):
                 del self._left[key]
                 self._free.append(number)
-        new: dict[Key, int] = {}
         for key in _keys(table):
-            if key not in self.rows:
-                number = self._left.pop(key, None)
-                if number is None and self._free:
-                    number = self._free.pop()
-                if number is None:
-                    if self.used >= ROWS_MAX:
-                        continue
-                    number = self.used
-                    self.used += 1
-                self.rows[key] = new[key] = number
-        return new
+            row = self.rows.get(key, self._left.pop(key, None))
+            if row is None:
+                row = self._free.pop() if self._free else self._next()
+            if row is not None:
+                self.rows[key] = row
+
+    def _next(self) -> int | None:
+        if self.used >= ROWS_MAX:
+            return None
+        self.used += 1
+        return self.used - 1
 
 
 def _keys(table: Table) -> Iterator[Key]:

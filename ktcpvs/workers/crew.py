@@ -1,0 +1,203 @@
+"""The workers as the supervisor has them: started, told everything, and replaced when they die.
+
+What a worker is told stands in a line: nothing overtakes. A worker that refuses or does not answer what all others do
+is ended, and its successor gets the table as a whole.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.protocol import Factory, ProcessProtocol
+from twisted.protocols import amp
+from twisted.python.failure import Failure
+
+from ktcpvs.control.requests import Asked
+from ktcpvs.system import log as levels
+from ktcpvs.system.log import EventLog
+from ktcpvs.workers.worker import LINK
+
+AGAIN = 0.2
+"""Seconds until a worker that died is replaced."""
+
+AGAIN_MOST = 10.0
+"""The same for workers that die again and again."""
+
+ANSWER = 30.0
+"""Seconds that a worker may take to answer."""
+
+
+class Worker(ProcessProtocol):
+    """One worker. number: from 1. ready: it has the table. pid: None while it does not run."""
+
+    def __init__(self, crew: Crew, number: int) -> None:
+        self.crew = crew
+        self.number = number
+        self.ready = False
+        self.link: amp.AMP | None = None
+        self.pid: int | None = None
+        self._failed = 0
+        self._said = b""
+
+    @property
+    def column(self) -> int:
+        """Where it counts in the shared table."""
+        return self.number - 1
+
+    def start(self) -> None:
+        """A new process."""
+        reactor = self.crew.reactor
+        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with ours, its:
+            program = [sys.executable, "-m", "ktcpvs.workers.worker", self.crew.reactor_name]
+            descriptors = {0: "w", 1: "r", 2: "r", LINK: its.fileno()}
+            process = reactor.spawnProcess(self, program[0], program, env=_environment(), childFDs=descriptors)
+            self.pid = process.pid
+            ours.setblocking(False)
+            self.link = amp.AMP()
+            reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, _OneLink(self.link))
+        self.crew.begun(self)
+
+    def ask(self, command: Any, **arguments: Any) -> Deferred[Any]:
+        """Say something; fires with the answer, fails when there is none in time."""
+        assert self.link is not None
+        given = {name: value for name, value in arguments.items() if value is not None}
+        return maybeDeferred(self.link.callRemote, command, **given).addTimeout(ANSWER, self.crew.reactor)
+
+    def end(self, why: str) -> None:
+        """It is of no use any more; its end will be noticed."""
+        self.ready = False
+        self.crew.log.warn("worker {n} is ended: {why}", n=self.number, why=why)
+        self.signal("KILL")
+
+    def let_go(self) -> None:
+        """End the link: the worker drains and ends."""
+        if self.link is not None and self.link.transport is not None:
+            self.link.transport.loseConnection()
+
+    def signal(self, name: str) -> None:
+        """Send a signal, if it runs."""
+        if self.transport is not None and self.pid is not None:
+            self.transport.signalProcess(name)
+
+    # What it says and how it ends.
+
+    def outReceived(self, data: bytes) -> None:
+        self.errReceived(data)
+
+    def errReceived(self, data: bytes) -> None:
+        *lines, self._said = (self._said + data).split(b"\n")
+        self._said = self._said[-4096:]
+        for line in lines:
+            text = line.decode("utf-8", "backslashreplace").removeprefix("- ")
+            self.crew.log.event(levels.ANNOUNCE, "worker {n}: {line}", n=self.number, line=text)
+
+    def processEnded(self, reason: Failure) -> None:
+        was_ready, self.ready = self.ready, False
+        self.pid = None
+        self.transport = None
+        self.let_go()
+        self._failed = 0 if was_ready else self._failed + 1
+        self.crew.ended(self, reason.getErrorMessage(), min(AGAIN * (1 << min(self._failed, 10)), AGAIN_MOST))
+
+
+def _environment() -> dict[str, str]:
+    """A worker imports what the supervisor imports."""
+    return {**os.environ, "PYTHONPATH": ":".join(path or os.getcwd() for path in sys.path)}
+
+
+class _OneLink(Factory):
+    noisy = False
+
+    def __init__(self, link: amp.AMP) -> None:
+        self._link = link
+
+    def buildProtocol(self, addr: Any) -> Any:
+        return self._link
+
+
+class Crew:
+    """workers: all of them, dead ones included."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        log: EventLog,
+        size: int,
+        begun: Callable[[Worker], object],
+        gone: Callable[[Worker], object],
+    ) -> None:
+        """begun: called with a worker whose link is there, to be told everything. gone: with one that has ended."""
+        self.reactor = reactor
+        self.log = log
+        self.begun = begun
+        self.workers = [Worker(self, number) for number in range(1, size + 1)]
+        self._gone = gone
+        self._ending = False
+
+    @property
+    def reactor_name(self) -> str:
+        """What the workers run on: the same as the supervisor."""
+        return "uvloop" if getattr(self.reactor, "uv", None) is not None else "default"
+
+    def start(self) -> None:
+        for worker in self.workers:
+            worker.start()
+
+    def ready(self) -> list[Worker]:
+        """Those that have the table."""
+        return [worker for worker in self.workers if worker.ready]
+
+    def tell(self, asked: Sequence[Asked], before: Callable[[Worker], list[Deferred[Any]]]) -> Deferred[Any]:
+        """Say these commands to all who are ready; fires when all have answered, and those that did not are ended.
+
+        before: says something to one worker alone, and gives its answers to come.
+        """
+        told = []
+        for worker in self.ready():
+            answers = [*before(worker), *(worker.ask(command, **arguments) for command, arguments in asked)]
+            told.append(self.answered(worker, answers))
+        return DeferredList(told, consumeErrors=True)
+
+    def answered(self, worker: Worker, answers: Sequence[Deferred[Any]]) -> Deferred[Any]:
+        """Fires when the worker has answered all of them; one that did not is ended."""
+
+        def no_answer(failure: Failure) -> None:
+            if worker.pid is not None:
+                why: Any = failure.value
+                worker.end(why.subFailure.getErrorMessage())
+
+        everything: Deferred[Any] = DeferredList(list(answers), fireOnOneErrback=True, consumeErrors=True)
+        everything.addErrback(no_answer)
+        return everything
+
+    def signal(self, name: str) -> None:
+        """Send a signal to all."""
+        for worker in self.workers:
+            worker.signal(name)
+
+    def ended(self, worker: Worker, why: str, again: float) -> None:
+        """A worker has ended."""
+        self._gone(worker)
+        if not self._ending:
+            self.log.warn("worker {n} has ended ({why}) and is replaced", n=worker.number, why=why)
+            self.reactor.callLater(again, self._restart, worker)
+
+    def _restart(self, worker: Worker) -> None:
+        if not self._ending:
+            worker.start()
+
+    def running(self) -> list[Worker]:
+        """Those that have a process."""
+        return [worker for worker in self.workers if worker.pid is not None]
+
+    def end(self) -> None:
+        """No worker is replaced any more; each drains and ends."""
+        self._ending = True
+        for worker in self.running():
+            worker.let_go()

@@ -1,0 +1,186 @@
+"""The supervisor: it owns the table, the control connection and the listening sockets; workers serve.
+
+It carries an edit out as a switch alone does, schedulers bound and sockets opened before anything is changed, but
+instead of listening it hands the sockets down and says the same edit to every worker. Done is what all have done.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from ktcpvs.control.client import NoAnswer, Switch
+from ktcpvs.control.requests import requests
+from ktcpvs.control.where import ControlAddress
+from ktcpvs.errors import Refusal
+from ktcpvs.model import edits
+from ktcpvs.model.address import Address
+from ktcpvs.system import log as levels
+from ktcpvs.system.shared import SharedTable
+from ktcpvs.system.sockets import close_listener, open_listeners
+from ktcpvs.transport.context import Context
+from ktcpvs.transport.director import Director
+from ktcpvs.transport.live import LiveService
+from ktcpvs.transport.views import Views
+from ktcpvs.workers import commands, merged
+from ktcpvs.workers.crew import Crew, Worker
+from ktcpvs.workers.shares import Key, RowBook, SharedCounters
+
+ROWS_AT_ONCE = 200
+"""How many rows one command names."""
+
+
+class Supervisor(Director):
+    """listening: ident -> its sockets, one for each worker."""
+
+    def __init__(self, context: Context, size: int, **others: Any) -> None:
+        """size: how many workers there are. others: as for a Director."""
+        super().__init__(context, **others)
+        self.counts = SharedTable(size + 1)  # the last column is the supervisor's own, where it counts nothing
+        self._book = RowBook(self.counts)
+        self._told: dict[Key, int] = {}  # the rows that all workers know
+        context.counters = SharedCounters(self.counts, size, self._book.rows)
+        self.crew = Crew(context.reactor, context.log, size, self._begun, self._gone)
+        self.listening: dict[str, list[socket.socket]] = {}
+        self._handed: list[str] = []  # idents of what listens anew and has not been handed down
+        self._views = Views(self)
+
+    def start(self) -> None:
+        """Time begins, and the workers do."""
+        super().start()
+        self.crew.start()
+
+    # Edits, as far as they are others than those of a switch alone.
+
+    async def _carry_out(self, edit: edits.Edit) -> None:
+        self._book.follow(edit.apply(self.table))
+        await super()._carry_out(edit)
+
+    def _sockets_of(self, ident: str) -> list[socket.socket]:
+        return self.listening.get(ident, [])
+
+    def _open(self, address: Address, backlog: int, closing: list[socket.socket]) -> list[socket.socket]:
+        return open_listeners(address, backlog, len(self.crew.workers), closing)
+
+    def _listen(self, live: LiveService, socks: list[socket.socket]) -> None:
+        self._close(live.ident)
+        self.listening[live.ident] = socks
+        self._handed.append(live.ident)
+
+    def _stop(self, live: LiveService) -> None:
+        live.stop()
+        self._close(live.ident)
+
+    def _close(self, ident: str) -> None:
+        """The workers have the sockets still, and take in who waits there before they close them."""
+        for sock in self.listening.pop(ident, []):
+            close_listener(sock)
+
+    async def _spread(self, edit: edits.Edit) -> None:
+        new = {key: row for key, row in self._book.rows.items() if self._told.get(key) != row}
+        self._told = dict(self._book.rows)
+        handed, self._handed = self._handed, []
+
+        def before(worker: Worker) -> list[Deferred[Any]]:
+            return [*self._name_rows(worker, new), *(self._hand(worker, ident) for ident in handed)]
+
+        await self.crew.tell(requests(edit), before)
+
+    def _name_rows(self, worker: Worker, rows: dict[Key, int]) -> list[Deferred[Any]]:
+        named = [{"ident": ident, "address": address, "row": row} for (ident, address), row in rows.items()]
+        pages = [named[start : start + ROWS_AT_ONCE] for start in range(0, len(named), ROWS_AT_ONCE)]
+        return [worker.ask(commands.Rows, rows=page) for page in pages]
+
+    def _hand(self, worker: Worker, ident: str) -> Deferred[Any]:
+        sock = self.listening[ident][worker.column]
+        address = str(self.table.services[ident].listen)
+        return worker.ask(commands.Listen, address=address, descriptor=sock.fileno())
+
+    # Workers.
+
+    def _begun(self, worker: Worker) -> None:
+        """A worker is there: between two edits it is told all that there is."""
+        briefed = self._lock.run(lambda: Deferred.fromCoroutine(self._brief(worker)))
+        briefed.addErrback(lambda why: self.context.log.failure("worker {n} not briefed", why, n=worker.number))
+
+    async def _brief(self, worker: Worker) -> None:
+        pid = worker.pid
+        if pid is None:
+            return
+        table, counts = self.table, self.counts
+        answers = [
+            worker.ask(
+                commands.Begin,
+                key=self.context.key,
+                columns=counts.columns,
+                column=worker.column,
+                descriptor=counts.descriptor,
+            )
+        ]
+        answers += self._name_rows(worker, self._book.rows)
+        answers += [self._hand(worker, ident) for ident in self.listening]
+        said = requests(edits.Load(table.services, table.settings))
+        for ident in table.services:
+            if ident in table.running:
+                said += requests(edits.StartService(ident))
+        answers += [worker.ask(command, **arguments) for command, arguments in said]
+        await self.crew.answered(worker, answers)
+        worker.ready = worker.pid == pid
+        if worker.ready:
+            self.context.log.event(levels.DAEMON, "worker {n} serves, process {pid}", n=worker.number, pid=pid)
+
+    def _gone(self, worker: Worker) -> None:
+        self.counts.clear_column(worker.column, self._book.used)
+
+    # Looks.
+
+    def view(self, name: str, ident: str | None) -> Any:
+        """The named view of all workers together. Raises BadValue for an unknown one, NoSuchService."""
+        own = self._views.view(name, ident)
+        if name == "stats":
+            return Deferred.fromCoroutine(self._stats(ident, own))
+        if name == "connections":
+            return Deferred.fromCoroutine(self._connections(ident))
+        return own
+
+    async def _stats(self, ident: str | None, own: Any) -> Any:
+        told = [stats for _, stats in await self._of_all("stats", ident)]
+        return merged.stats(own, told)
+
+    async def _connections(self, ident: str | None) -> Any:
+        return merged.connections(await self._of_all("connections", ident))
+
+    async def _of_all(self, name: str, ident: str | None) -> list[tuple[int, Any]]:
+        """(number, what it sees) of each worker that answers."""
+        seen = []
+        for worker in self.crew.ready():
+            assert worker.link is not None
+            switch = Switch(worker.link, ControlAddress(path=f"worker {worker.number}"))
+            try:
+                seen.append((worker.number, await getattr(switch, name)(ident)))
+            except (NoAnswer, Refusal):
+                continue  # it has just ended, or does not know the service yet
+        return seen
+
+    # The end.
+
+    grace = 2.0
+
+    def reopen_logs(self) -> None:
+        super().reopen_logs()
+        self.crew.signal("USR1")
+
+    def end(self) -> None:
+        super().end()
+        self.crew.end()
+        for ident in list(self.listening):
+            self._close(ident)
+
+    def connections(self) -> int:
+        """How many workers have not drained."""
+        return len(self.crew.running())
+
+    def end_all(self) -> None:
+        self.crew.signal("KILL")

@@ -1,0 +1,171 @@
+"""A worker: a switch like any other, but its administrator is the supervisor, and its sockets are handed down to it.
+
+Started by the supervisor, which talks to it over descriptor LINK; when that link breaks it drains and ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from twisted.internet.protocol import ServerFactory
+from twisted.logger import globalLogBeginner, textFileLogObserver
+from twisted.python.failure import Failure
+
+from ktcpvs.control.server import Administrator
+from ktcpvs.errors import CannotListen
+from ktcpvs.model.address import Address
+from ktcpvs.system.limits import raise_descriptor_limit
+from ktcpvs.system.log import EventLog
+from ktcpvs.system.shared import SharedTable
+from ktcpvs.transport.context import Context
+from ktcpvs.transport.director import Director
+from ktcpvs.transport.explain import Explainer
+from ktcpvs.transport.resources import Sockets
+from ktcpvs.transport.views import Views
+from ktcpvs.workers import commands
+from ktcpvs.workers.shares import Key, SharedCounters
+
+LINK = 3
+"""The descriptor of the supervisor's link in a worker."""
+
+
+class HandedDown(Sockets):
+    """Listening sockets that the supervisor has opened."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, socket.socket] = {}
+
+    def put(self, address: str, sock: socket.socket) -> None:
+        """The next service that listens on `address` gets this one."""
+        before = self._waiting.pop(address, None)
+        if before is not None:
+            before.close()
+        self._waiting[address] = sock
+
+    def open(self, address: Address, backlog: int, beside: Iterable[socket.socket]) -> socket.socket:
+        sock = self._waiting.pop(str(address), None)
+        if sock is None:
+            raise CannotListen(f"the supervisor has handed down no socket for {address}")
+        sock.setblocking(False)
+        return sock
+
+
+class Link(Administrator):
+    """The worker's end of the link to its supervisor."""
+
+    def __init__(self, worker: Worker, log: EventLog) -> None:
+        super().__init__(worker, log)
+        self._worker = worker
+
+    @commands.Begin.responder
+    def begin(self, key: bytes, columns: int, column: int, descriptor: int) -> dict[str, Any]:
+        self._worker.begin(key, SharedTable(columns, descriptor), column)
+        return {}
+
+    @commands.Rows.responder
+    def rows(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        self._worker.rows.update({(one["ident"], one["address"]): one["row"] for one in rows})
+        return {}
+
+    @commands.Listen.responder
+    def listen(self, address: str, descriptor: int) -> dict[str, Any]:
+        self._worker.sockets.put(address, socket.socket(fileno=descriptor))
+        return {}
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        super().connectionLost(reason)
+        self._worker.part()
+
+
+class LinkFactory(ServerFactory):
+    """Makes the one link."""
+
+    noisy = False
+
+    def __init__(self, worker: Worker, log: EventLog) -> None:
+        self._worker = worker
+        self._log = log
+        self.connections: set[Link] = set()
+
+    def buildProtocol(self, addr: Any) -> Link:
+        link = Link(self._worker, self._log)
+        link.factory = self
+        self.connections.add(link)
+        return link
+
+
+class Worker:
+    """The switch of one worker, as its link wants it."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self.log = EventLog()
+        self.context = Context(reactor, self.log)
+        self.rows: dict[Key, int] = {}
+        self.sockets = HandedDown()
+        self.context.sockets = self.sockets
+        self.director = Director(self.context, unload=self.part)
+        self.director.checks_logs = False  # the supervisor has
+        self.submit = self.director.submit
+        self.view = Views(self.director).view
+        self.explain = Explainer(self.director).explain
+        self._parting = False
+
+    def begin(self, key: bytes, table: SharedTable, column: int) -> None:
+        """The supervisor's first word."""
+        self.context.key = key
+        self.context.counters = SharedCounters(table, column, self.rows)
+
+    def start(self) -> None:
+        """Take the link up, and begin."""
+        # The supervisor is told of the end over the link; a terminal would tell everybody.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR1, lambda *_: self._reactor.callFromThread(self.context.access_logs.reopen))
+        self._reactor.adoptStreamConnection(LINK, socket.AF_UNIX, LinkFactory(self, self.log))
+        os.close(LINK)
+        self.director.start()
+
+    def part(self) -> None:
+        """Listen no more, drain, end."""
+        if not self._parting:
+            self._parting = True
+            self.director.end()
+            self._look(self._reactor.seconds() + self.context.settings.drain_timeout)
+
+    def _look(self, deadline: float) -> None:
+        if self.director.connections() and self._reactor.seconds() < deadline:
+            self._reactor.callLater(0.05, self._look, deadline)
+            return
+        self.director.end_all()
+        self.director.stop()
+        with contextlib.suppress(Exception):
+            self._reactor.stop()
+
+
+def run() -> None:
+    """A worker's whole life. The command line says which reactor."""
+    raise_descriptor_limit()
+    if sys.argv[1] == "uvloop":
+        from ktcpvs.reactor import install
+
+        install()
+    from twisted.internet import reactor as installed
+
+    reactor: Any = installed
+    globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stderr, timeFormat=None)], redirectStandardIO=False)
+    worker = Worker(reactor)
+    reactor.callWhenRunning(worker.start)
+    gc.freeze()
+    reactor.run(installSignalHandlers=False)
+
+
+if __name__ == "__main__":
+    run()
