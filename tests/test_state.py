@@ -18,6 +18,8 @@ from ktcpvs.model.language.parser import parse
 from ktcpvs.model.table import Table
 from ktcpvs.state import StateFile
 
+KEY = b"k" * 32
+
 TEXT = """global { read_timeout = 17 }
 Virtual a { server = 10.0.0.1:80 3 }
 Virtual "b" { listen = "unix:/tmp/with blank" rule = pattern "x\\"y" use server 10.0.0.1:80 server = 10.0.0.1:80 }
@@ -91,3 +93,22 @@ def test_what_cannot_be_written_leaves_the_old(tmp_path: Path) -> None:
     with pytest.raises(CannotSave, match="cannot be written"):
         save(file, table())
     assert state(tmp_path / "kept").load() == Table()
+
+
+def test_the_key_is_kept_with_the_table(tmp_path: Path) -> None:
+    first = state(tmp_path / "state")
+    save(first, table())
+    second = StateFile(str(tmp_path / "state"), MemoryReactorClock(), b"another")
+    second.load()
+    assert second.key == KEY
+    save(second, table())
+    assert json.loads((tmp_path / "state").read_text())["key"] == KEY.hex()
+
+
+@pytest.mark.parametrize("key", [None, "", "xy", 7])
+def test_without_a_key_that_can_be_read_it_is_a_new_one(tmp_path: Path, key: object) -> None:
+    path = tmp_path / "state"
+    path.write_text(json.dumps({"format": 1, "running": [], "configuration": "", "key": key}))
+    file = state(path)
+    assert file.load() is not None
+    assert file.key == KEY

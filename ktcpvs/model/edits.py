@@ -15,7 +15,7 @@ from attrs import evolve, field, frozen
 from ktcpvs.errors import BadAddress, BadValue, Busy, ServiceExists
 from ktcpvs.model.address import Address, Inet, Unix
 from ktcpvs.model.service import RealServer, VirtualService
-from ktcpvs.model.settings import Settings
+from ktcpvs.model.settings import SECRETS, Settings
 from ktcpvs.model.table import Table
 
 
@@ -208,7 +208,9 @@ class Set(Edit):
     """changes: setting -> text."""
 
     name: ClassVar[str] = "set"
-    changes: Mapping[str, str] = field(repr=lambda changes: repr(sorted(changes)))
+    changes: Mapping[str, str] = field(
+        repr=lambda changes: repr({name: "..." if name in SECRETS else text for name, text in changes.items()})
+    )
 
     def apply(self, table: Table) -> Table:
         return evolve(table, settings=table.settings.changed(dict(self.changes)))

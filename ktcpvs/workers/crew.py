@@ -59,7 +59,7 @@ class Worker(ProcessProtocol):
             process = reactor.spawnProcess(self, program[0], program, env=_environment(), childFDs=descriptors)
             self.pid = process.pid
             ours.setblocking(False)
-            self.link = amp.AMP()
+            self.link = _Link()  # type: ignore[no-untyped-call]
             reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, _OneLink(self.link))
         self.crew.begun(self)
 
@@ -109,6 +109,16 @@ class Worker(ProcessProtocol):
 def _environment() -> dict[str, str]:
     """A worker imports what the supervisor imports."""
     return {**os.environ, "PYTHONPATH": ":".join(path or os.getcwd() for path in sys.path)}
+
+
+class _Link(amp.AMP):
+    """AMP itself would log every coming and going."""
+
+    def makeConnection(self, transport: Any) -> None:
+        amp.BinaryBoxProtocol.makeConnection(self, transport)
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        amp.BinaryBoxProtocol.connectionLost(self, reason)
 
 
 class _OneLink(Factory):

@@ -75,7 +75,7 @@ class ControlThread:
 class Daemon:
     """One `twistd ktcpvs`, in its folder.
 
-    descriptors: its hard limit. options: further options of `ktcpvs`. broken: True when its log may hold tracebacks.
+    workers: how many, as --workers wants it. descriptors: its hard limit. options: further options of `ktcpvs`. broken: True when its log may hold tracebacks.
     ended: True when the test has ended it on purpose.
     """
 
@@ -85,6 +85,7 @@ class Daemon:
         folder: Path,
         *options: str | Path,
         reactor: str = "uvloop",
+        workers: int | str = 0,
         control: str | None = None,
         descriptors: int | None = None,
         python_path: tuple[Path, ...] = (),
@@ -100,7 +101,7 @@ class Daemon:
         self._environment = environment(*python_path)
         limit = ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh"] if descriptors is not None else []
         self._command = [*limit, *command("twistd", TWISTD), *map(str, arguments), f"--reactor={reactor}", "ktcpvs"]
-        self._command += ["--control", self.control, *map(str, options)]
+        self._command += ["--control", self.control, "--workers", str(workers), *map(str, options)]
         self.process: subprocess.Popen[bytes] | None = None
 
     # Its life.

@@ -305,7 +305,7 @@ def test_an_error_is_shown_where_it_stands(text, why):
         ("server = r9:80 maxconn }", "26: maxconn = }: a whole number is wanted"),
         ("server = r9:80 maxconn many", "26: maxconn = many: a whole number is wanted"),
         ("server = r9:80 maxconn -1", "26: maxconn = -1: a whole number is wanted"),
-        ("server = r9:80 maxconn 10000001", "12: maxconn 10000001 is out of range: 0..10000000"),
+        ("server = r9:80 maxconn 10000001", "26: maxconn 10000001 is out of range: 0..10000000"),
         ("server = r9:80 maxconn 1 5", f"28: '5': {NO_BLOCK}"),
         ('server = r9:80 "maxconn" 1', f"18: 'maxconn': {NO_BLOCK}"),
         ("server = r9:80 maxconn = 1", "18: unknown keyword 'maxconn'; there are: listen, "),

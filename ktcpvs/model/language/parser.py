@@ -138,18 +138,20 @@ class _Block:
     """What stands in one Virtual block, with its places; put together when the block has ended."""
 
     service: VirtualService
-    servers: list[tuple[Place, Address, Place, int, int]] = Factory(list)
+    servers: list[tuple[Place, Address, Place, int, Place, int]] = Factory(list)
     rules: list[tuple[Token, int | None, list[tuple[Place, Address]]]] = Factory(list)
 
     def complete(self) -> VirtualService:
         servers: dict[Address, RealServer] = {}
-        for place, written, weight_place, weight, maxconn in self.servers:
+        for place, written, weight_place, weight, most_place, maxconn in self.servers:
             with _at(place):
                 address = self.service.complete(written)
             if address in servers:
                 raise place.error(f"server {address} stands here a second time")
             with _at(weight_place):
-                servers[address] = RealServer(address, weight, maxconn)
+                server = RealServer(address, weight)
+            with _at(most_place):
+                servers[address] = evolve(server, maxconn=maxconn)
         rules: dict[str, Rule] = {}
         for pattern, match, users in self._merged_rules():
             with _at(pattern.place):
@@ -194,7 +196,7 @@ def _service(reader: _Reader, name: Token, port_named: PortNamed) -> VirtualServ
         called = keyword.text.lower()
         if called == "server":
             place, server = address()
-            block.servers.append((place, server, *_weight(reader, place), _maxconn(reader)))
+            block.servers.append((place, server, *_weight(reader, place), *_maxconn(reader, place)))
             continue
         if called == "rule":
             block.rules.append(_rule(reader, address))
@@ -219,13 +221,14 @@ def _weight(reader: _Reader, address: Place) -> tuple[Place, int]:
     return token.place, _number("weight", token)
 
 
-def _maxconn(reader: _Reader) -> int:
-    """The number after `maxconn`; 0 where there is none."""
+def _maxconn(reader: _Reader, address: Place) -> tuple[Place, int]:
+    """The number after `maxconn`; 0, in the address's place, where there is none."""
     token = reader.peek()
     if token is None or not token.is_word("maxconn") or reader.is_keyword():
-        return 0
+        return address, 0
     reader.next("maxconn")
-    return _number("maxconn", reader.next("a number of connections"))
+    token = reader.next("a number of connections")
+    return token.place, _number("maxconn", token)
 
 
 def _rule(
