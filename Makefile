@@ -4,12 +4,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test bench lint clean
 
 help:
 	@echo "make demo            three web servers and the switch on loopback; the example, played through tcpvsadm"
 	@echo "make demo ONESHOT=1  the same, checked, and ended at once"
 	@echo "make test            every test; TESTS='tests/model -k rules' for some"
+	@echo "make bench           the switch and its peers, measured; writes docs/benchmarks.md. QUICK=1: in two minutes; ONLY=A,E: some"
 	@echo "make lint            ruff, mypy and the floors of the house"
 	@echo "make clean           remove the environment and what was built"
 
@@ -26,6 +27,10 @@ JOBS ?= 4
 test: $(VENV)/ready
 	@docs/tools/debian-packages services=netbase nginx=nginx-light redis-server redis-cli=redis-tools postgres=postgresql curl zsh mandoc
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
+
+bench: $(VENV)/ready
+	@docs/tools/debian-packages haproxy nginx=nginx-light wrk
+	@$(BIN)/python docs/tools/bench $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
 
 lint: $(VENV)/ready
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

@@ -1,14 +1,19 @@
-"""The uvloop reactor's loop: a reset is heard of even when data was still waiting."""
+"""The uvloop reactor and its loop: a reset is heard of even after data that waited; what uvloop catches is logged."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import os
 import socket
 import struct
+from pathlib import Path
+from typing import Any
 
 import pytest
+from twisted.logger import globalLogPublisher
 
-from ktcpvs.reactor import PersistentLoop
+from ktcpvs.reactor import PersistentLoop, UVReactor
 
 
 @pytest.mark.parametrize("waiting", [0, 1, 5])
@@ -57,3 +62,80 @@ def test_a_reader_that_is_removed_is_called_no_more() -> None:
     one.close()
     other.close()
     assert calls == [1]
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX], ids=["TCP", "unix"])
+def test_a_listening_socket_is_read_again_and_again(family: int, tmp_path: Path) -> None:
+    loop = PersistentLoop()
+    accepted: list[socket.socket] = []
+    with socket.socket(family) as server, contextlib.ExitStack() as stack:
+        server.bind(str(tmp_path / "socket") if family == socket.AF_UNIX else ("127.0.0.1", 0))
+        server.listen()
+
+        def dial() -> None:
+            client = stack.enter_context(socket.socket(family))
+            client.connect(server.getsockname())
+
+        def accept() -> None:
+            accepted.append(stack.enter_context(server.accept()[0]))
+            if len(accepted) == 3:
+                loop.remove_reader(server)
+                loop.stop()
+            else:
+                dial()
+
+        loop.add_reader(server, accept)
+        dial()
+        limit = loop.call_later(5, loop.stop)
+        loop.run_forever()
+        limit.cancel()
+    loop.close()
+    assert len(accepted) == 3
+
+
+def test_what_uvloop_catches_is_logged_once() -> None:
+    loop = PersistentLoop()
+    reactor = UVReactor(loop)
+    assert reactor.uv is loop
+    error = ValueError("oh")
+    events: list[Any] = []
+
+    def fail() -> None:
+        loop.call_soon(loop.stop)
+        raise error
+
+    globalLogPublisher.addObserver(events.append)
+    try:
+        loop.call_soon(fail)
+        loop.call_soon(loop.call_exception_handler, {"message": "without an exception"})
+        loop.run_forever()
+    finally:
+        globalLogPublisher.removeObserver(events.append)
+        for reader in reactor.removeAll():
+            reader.connectionLost(None)
+        loop.close()
+    assert [event["log_failure"].value for event in events if "log_failure" in event] == [error]
+    assert "without an exception" in [event.get("message") for event in events]
+
+
+def test_the_first_connection_opens_no_other_descriptor() -> None:
+    loop = PersistentLoop()
+    reactor = UVReactor(loop)
+    one, other = socket.socketpair()
+
+    async def carry() -> list[int]:
+        counts = [len(os.listdir("/proc/self/fd"))]
+        transport, _ = await loop.connect_accepted_socket(asyncio.Protocol, one)
+        counts.append(len(os.listdir("/proc/self/fd")))
+        transport.abort()
+        await asyncio.sleep(0)
+        counts.append(len(os.listdir("/proc/self/fd")))
+        return counts
+
+    before, during, after = loop.run_until_complete(carry())
+    assert during == before
+    assert after == before - 1
+    other.close()
+    for reader in reactor.removeAll():
+        reader.connectionLost(None)
+    loop.close()

@@ -1,0 +1,44 @@
+"""Looks at what a proxy answers, before it is measured: status, body, and the right server."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+
+from bench.configurations import LOOPBACK
+from bench.failure import Failure
+
+
+def ask(connection: http.client.HTTPConnection, path: str) -> tuple[int, bytes]:
+    """The status and the body of one answer. Raises Failure when none comes."""
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise Failure(f"no answer for {path} from port {connection.port}: {error!r}") from error
+
+
+def judge(name: str, path: str, status: int, body: bytes, allowed: tuple[str, ...]) -> None:
+    """Raises Failure when the answer is not 200 with one of these bodies."""
+    if status != 200 or body not in [text.encode() for text in allowed]:
+        raise Failure(f"{name} answers {path} with {status} {body[:200]!r}, not with 200 and one of {allowed}")
+
+
+def check(name: str, port: int, wanted: dict[str, tuple[str, ...]], one_server: bool = False) -> None:
+    """Ask for each path on a connection of its own, and all of them again on one kept connection.
+
+    wanted: path -> bodies, one of which is right. one_server: a connection stays with the server that its first request
+    chose, so the kept one is asked for one path only. Raises Failure at the first wrong answer.
+    """
+    for path, allowed in wanted.items():
+        with contextlib.closing(http.client.HTTPConnection(LOOPBACK, port, timeout=10)) as connection:
+            judge(name, path, *ask(connection, path), allowed)
+    with contextlib.closing(http.client.HTTPConnection(LOOPBACK, port, timeout=10)) as connection:
+        kept = list(wanted)[:1] * 3 if one_server else [*wanted, *wanted]
+        connection.connect()
+        first = connection.sock
+        for path in kept:
+            judge(name, path, *ask(connection, path), wanted[path])
+            if connection.sock is not first:
+                raise Failure(f"{name} has closed a connection that was to be kept")

@@ -1,0 +1,171 @@
+"""The configurations of the switch and of its peers, as people write them. All logging is off.
+
+A `Site` says what is to be served; each function here writes it in the language of one program.
+"""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+LOOPBACK = "127.0.0.1"
+HOUR = 3600
+"""Seconds. Nobody's idle timeout shall end what is measured."""
+
+FOREVER = 1_000_000_000
+"""Requests that nginx answers on one connection: never the last."""
+
+CLIENTS = 64
+"""Connections of wrk, and idle server connections that everybody may keep."""
+
+
+@frozen
+class Rule:
+    """Requests whose path begins with `prefix` (a regular expression without an anchor, if `is_regex`) go to `server`.
+
+    server: the place of the real server in the site's list.
+    """
+
+    prefix: str
+    server: int
+    is_regex: bool = False
+
+    @property
+    def pattern(self) -> str:
+        """The rule as a regular expression."""
+        return f"^{self.prefix}"
+
+
+@frozen
+class Site:
+    """port: where the proxy listens. servers: HOST:PORT of each real server. rules: tried in their order.
+    default: the server for what no rule matches. clients: connections that the proxy must be able to hold."""
+
+    port: int
+    servers: tuple[str, ...]
+    rules: tuple[Rule, ...] = ()
+    default: int = 0
+    clients: int = 1000
+
+
+RULED = ("http", "hhttp", "phttp", "chttp")
+"""Schedulers that serve nobody without a rule."""
+
+
+def ktcpvs(site: Site, scheduler: str) -> str:
+    """The switch. scheduler: its name."""
+    lines = [f"global {{ keepalive_timeout = {HOUR} read_timeout = {HOUR} pool_size = {CLIENTS} }}"]
+    lines += ["Virtual web {", f"    listen = {LOOPBACK}:{site.port}", f"    scheduler = {scheduler}"]
+    lines += [f"    server = {server}" for server in site.servers]
+    if scheduler in RULED:
+        chosen = [(rule.pattern, rule.server) for rule in site.rules] + [(".*", site.default)]
+        lines += [f'    rule = pattern "{pattern}" use server {site.servers[place]}' for pattern, place in chosen]
+    return "\n".join([*lines, "}", ""])
+
+
+HAPROXY = """\
+global
+    nbthread 1
+    no strict-limits
+    maxconn {clients}
+defaults
+    mode {mode}
+    timeout connect 5s
+    timeout client 1h
+    timeout server 1h
+"""
+
+
+def haproxy_http(site: Site, map_file: str = "") -> str:
+    """HAProxy in mode http. Plain prefixes are `path_beg` rules. Regular expressions stand in `map_file`, as
+    people do who have many, which costs HAProxy a third of one `path_reg` rule for each; these it has without the
+    file's name."""
+    lines = ["    http-reuse always", "frontend web", f"    bind {LOOPBACK}:{site.port}"]
+    lines += [
+        f"    use_backend s{rule.server} if {{ path_beg {rule.prefix} }}" for rule in site.rules if not rule.is_regex
+    ]
+    regexes = [rule for rule in site.rules if rule.is_regex]
+    if not map_file:
+        lines += [f"    use_backend s{rule.server} if {{ path_reg {rule.pattern} }}" for rule in regexes]
+    if map_file and regexes:
+        lines += [f"    use_backend %[path,map_reg({map_file},s{site.default})]"]
+    else:
+        lines += [f"    default_backend s{site.default}"]
+    for number, server in enumerate(site.servers):
+        lines += [f"backend s{number}", f"    server one {server}"]
+    return HAPROXY.format(mode="http", clients=site.clients) + "\n".join([*lines, ""])
+
+
+def haproxy_map(site: Site) -> str:
+    """The file of `map_reg`: a pattern and its backend in each line."""
+    return "".join(f"{rule.pattern} s{rule.server}\n" for rule in site.rules if rule.is_regex)
+
+
+def haproxy_tcp(site: Site) -> str:
+    """HAProxy in mode tcp: the server with the fewest connections, which is what `wlc` does."""
+    lines = ["listen web", f"    bind {LOOPBACK}:{site.port}", "    balance leastconn"]
+    lines += [f"    server s{number} {server}" for number, server in enumerate(site.servers)]
+    return HAPROXY.format(mode="tcp", clients=site.clients) + "\n".join([*lines, ""])
+
+
+NGINX = """\
+daemon off;
+{user}
+worker_processes {workers};
+pid {folder}/nginx.pid;
+pcre_jit on;
+events {{ worker_connections {connections}; }}
+http {{
+    access_log off;
+    keepalive_requests {forever};
+    keepalive_timeout {hour}s;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+{body}
+}}
+"""
+
+
+def nginx(folder: str, body: str, user: str, connections: int, workers: int = 1) -> str:
+    """What every nginx here has. user: the line that says as whom its workers run, or an empty one."""
+    return NGINX.format(
+        folder=folder, body=body, user=user, connections=connections, workers=workers, forever=FOREVER, hour=HOUR
+    )
+
+
+def nginx_proxy(site: Site) -> str:
+    """nginx as a proxy that keeps its server connections. `proxy_max_temp_file_size 0`: a long answer is not written
+    to the disk on its way, which no other peer does."""
+    lines = []
+    for number, server in enumerate(site.servers):
+        lines.append(
+            f"    upstream s{number} {{ server {server}; keepalive {CLIENTS}; keepalive_requests {FOREVER}; }}"
+        )
+    lines += ["    proxy_http_version 1.1;", '    proxy_set_header Connection "";', "    proxy_max_temp_file_size 0;"]
+    lines += ["    server {", f"        listen {LOOPBACK}:{site.port};"]
+    for rule in site.rules:
+        where = f'~ "{rule.pattern}"' if rule.is_regex else rule.prefix
+        lines.append(f"        location {where} {{ proxy_pass http://s{rule.server}; }}")
+    return "\n".join([*lines, f"        location / {{ proxy_pass http://s{site.default}; }}", "    }"])
+
+
+ANSWER = "hello from {}"
+"""12 bytes, and they say who answered."""
+
+
+def nginx_servers(listens: tuple[tuple[str, ...], ...], files: str) -> str:
+    """Real servers: each has addresses to listen on, answers `hello from a` (b, c ...), and has the files of the folder
+    `files` under /files/."""
+    lines = ["    sendfile on;"]
+    for number, addresses in enumerate(listens):
+        lines += ["    server {", *(f"        listen {address};" for address in addresses)]
+        lines += [f'        location / {{ return 200 "{answer(number)}"; }}']
+        lines += [f"        location /files/ {{ alias {files}/; }}", "    }"]
+    return "\n".join(lines)
+
+
+def answer(number: int) -> str:
+    """What the real server with this place in the list says."""
+    return ANSWER.format("abcdefghijklmnopqrstuvwxyz"[number])

@@ -1,0 +1,100 @@
+"""The load: wrk, and what it says."""
+
+from __future__ import annotations
+
+import re
+
+from attrs import frozen
+
+from bench.configurations import CLIENTS, LOOPBACK
+from bench.failure import Failure
+from bench.processes import output_of, program
+
+UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+"""As wrk writes durations -> seconds."""
+
+
+@frozen
+class Report:
+    """requests: answered. seconds: how long it took. slowest: the 99th percentile of the latencies, seconds."""
+
+    requests: int
+    seconds: float
+    slowest: float
+
+
+def _seconds(text: str) -> float:
+    """A duration of wrk's. Raises ValueError."""
+    found = re.fullmatch(r"([\d.]+)(us|ms|s|m|h)", text)
+    if not found:
+        raise ValueError(f"not a duration: {text}")
+    return float(found[1]) * UNITS[found[2]]
+
+
+def read(text: str) -> Report:
+    """What wrk --latency said. Raises Failure when an answer was wrong or a connection broke, and when the text is not
+    wrk's."""
+    for line in text.splitlines():
+        if "Non-2xx" in line or "Socket errors" in line:
+            raise Failure(f"wrk: {line.strip()}\n{text}")
+    total = re.search(r"^\s*(\d+) requests in (\S+),", text, re.MULTILINE)
+    slowest = re.search(r"^\s*99%\s+(\S+)\s*$", text, re.MULTILINE)
+    if not total or not slowest or not int(total[1]):
+        raise Failure(f"wrk has not measured: {text}")
+    return Report(int(total[1]), _seconds(total[2]), _seconds(slowest[1]))
+
+
+MANY_PATHS = """\
+local paths = {{}}
+for number = 1, {count} do
+    paths[number] = string.gsub("{template}", "@", (string.gsub(tostring(number), "%d", function(digit)
+        return string.char(97 + tonumber(digit))
+    end)))
+end
+local requests, place = {{}}, 0
+function init()
+    for number, path in ipairs(paths) do requests[number] = wrk.format("GET", path) end
+end
+function request()
+    place = place % #requests + 1
+    return requests[place]
+end
+"""
+"""A script for wrk. It makes all requests first, so that the load costs the same as without it."""
+
+DISTINCT = 50_000
+"""Paths of a script. HAProxy remembers what it has found for the last 10,000, which no site with many visitors can
+count on."""
+
+
+def many_paths(template: str) -> str:
+    """A script for wrk that asks for `template` with letters in the place of its `@`, other ones each time."""
+    return MANY_PATHS.format(count=DISTINCT, template=template)
+
+
+def command(
+    port: int,
+    path: str,
+    seconds: int,
+    *,
+    threads: int = 1,
+    clients: int = CLIENTS,
+    close: bool = False,
+    script: str = "",
+) -> list[str]:
+    """The command line of wrk. close: a new connection for each request. script: a file of `many_paths`; an empty text
+    for always the same path."""
+    options = [f"-t{threads}", f"-c{clients}", f"-d{seconds}s", "--latency"]
+    if close:
+        options += ["-H", "Connection: close"]
+    if script:
+        options += ["-s", script]
+    return [program("wrk"), *options, f"http://{LOOPBACK}:{port}{path}"]
+
+
+def wrk(
+    port: int, path: str, seconds: int, cores: set[int], *, threads: int = 1, close: bool = False, script: str = ""
+) -> Report:
+    """Ask for a path, from `CLIENTS` connections, as fast as answers come. Raises Failure as `read` does."""
+    words = command(port, path, seconds, threads=threads, close=close, script=script)
+    return read(output_of(words, cores, seconds + 30))

@@ -1,0 +1,135 @@
+"""The switch and its peers, each as a program that serves a site for as long as a block lasts."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from attrs import frozen
+
+from bench import configurations
+from bench.configurations import Site
+from bench.failure import Failure
+from bench.processes import Running, free_port, program, running
+from bench.workshop import Workshop, nginx
+
+OURS = "ktcpvs"
+HTTP = "HAProxy http"
+HTTP_RULES = "HAProxy http, a rule each"
+TCP = "HAProxy tcp"
+NGINX = "nginx"
+FORWARDER = "Twisted portforward"
+
+HERE = Path(__file__).parent
+BIN = Path(sys.executable).parent
+
+
+@frozen
+class Peer:
+    """A proxy that runs. port: where it serves. running: its program. control: of the switch alone, the endpoint that
+    tcpvsadm wants; an empty text for the others."""
+
+    name: str
+    port: int
+    running: Running
+    control: str = ""
+
+
+@functools.cache
+def has_workers() -> bool:
+    """True when the switch can run as several processes."""
+    said = subprocess.run([BIN / "ktcpvs", "--help"], capture_output=True, text=True, timeout=60)
+    if said.returncode:
+        raise Failure(f"ktcpvs --help ends with {said.returncode}: {said.stderr}")
+    return "--workers" in said.stdout
+
+
+@contextlib.contextmanager
+def ktcpvs(
+    shop: Workshop, site: Site, scheduler: str, cores: set[int] | None = None, workers: int = 0
+) -> Iterator[Peer]:
+    """The switch, as its users start it. workers: 0 for everything in one process."""
+    folder = shop.space(f"ktcpvs-{site.port}")
+    control = f"unix:{folder}/control.sock"
+    config = shop.write(f"{folder.name}/ktcpvs.conf", configurations.ktcpvs(site, scheduler))
+    command = [str(BIN / "ktcpvs"), "--control", control, "--config", str(config)]
+    if has_workers():
+        command += ["--workers", str(workers)]
+    with running(command, cores or shop.proxy, folder / "log", cwd=folder) as started:
+        started.wait_until_open(site.port)
+        yield Peer(OURS, site.port, started, control)
+
+
+@contextlib.contextmanager
+def haproxy(shop: Workshop, name: str, site: Site, text: str) -> Iterator[Peer]:
+    """HAProxy with this configuration, in the foreground."""
+    path = shop.write(f"haproxy-{site.port}.conf", text)
+    log = shop.folder / f"haproxy-{site.port}.log"
+    with running([program("haproxy"), "-db", "-f", str(path)], shop.proxy, log) as started:
+        started.wait_until_open(site.port)
+        yield Peer(name, site.port, started)
+
+
+@contextlib.contextmanager
+def haproxy_http(shop: Workshop, site: Site) -> Iterator[Peer]:
+    map_file = shop.write(f"haproxy-{site.port}.map", configurations.haproxy_map(site))
+    with haproxy(shop, HTTP, site, configurations.haproxy_http(site, str(map_file))) as peer:
+        yield peer
+
+
+@contextlib.contextmanager
+def haproxy_rules(shop: Workshop, site: Site) -> Iterator[Peer]:
+    """HAProxy in mode http with a rule for each regular expression."""
+    with haproxy(shop, HTTP_RULES, site, configurations.haproxy_http(site)) as peer:
+        yield peer
+
+
+@contextlib.contextmanager
+def haproxy_tcp(shop: Workshop, site: Site) -> Iterator[Peer]:
+    with haproxy(shop, TCP, site, configurations.haproxy_tcp(site)) as peer:
+        yield peer
+
+
+@contextlib.contextmanager
+def nginx_proxy(shop: Workshop, site: Site) -> Iterator[Peer]:
+    body = configurations.nginx_proxy(site)
+    # It closes idle connections when fewer than a sixteenth are free.
+    with nginx(shop, f"nginx-{site.port}", body, shop.proxy, site.clients * 6 // 5 + 1000) as started:
+        started.wait_until_open(site.port)
+        yield Peer(NGINX, site.port, started)
+
+
+@contextlib.contextmanager
+def forwarder(shop: Workshop, site: Site) -> Iterator[Peer]:
+    """Twisted's own port forwarder, to the first real server."""
+    command = [sys.executable, str(HERE / "forwarder.py"), str(site.port), *site.servers[0].split(":")]
+    with running(command, shop.proxy, shop.folder / f"forwarder-{site.port}.log") as started:
+        started.wait_until_open(site.port)
+        yield Peer(FORWARDER, site.port, started)
+
+
+Start = Callable[[Site], contextlib.AbstractContextManager[Peer]]
+"""Starts a peer for a site."""
+
+
+def start_all(stack: contextlib.ExitStack, starts: list[Start], site: Site) -> list[Peer]:
+    """Start peers for the same site, each on a port of its own. The site's port is not looked at."""
+    found = []
+    for start in starts:
+        own = Site(free_port(), site.servers, site.rules, site.default, site.clients)
+        found.append(stack.enter_context(start(own)))
+    return found
+
+
+def whose(shop: Workshop, *kinds: Callable[[Workshop, Site], contextlib.AbstractContextManager[Peer]]) -> list[Start]:
+    """Kinds of peers as what `start_all` wants."""
+    return [functools.partial(kind, shop) for kind in kinds]
+
+
+def ours(shop: Workshop, scheduler: str) -> Start:
+    """The switch with this scheduler, as what `start_all` wants."""
+    return lambda site: ktcpvs(shop, site, scheduler)

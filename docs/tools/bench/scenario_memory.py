@@ -1,0 +1,131 @@
+"""H: the memory of idle connections."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import socket
+import struct
+import time
+
+from bench import peers, rounds
+from bench.configurations import LOOPBACK, answer
+from bench.counters import Memory, memory_of
+from bench.failure import Failure
+from bench.peers import HTTP, NGINX, OURS, Peer
+from bench.results import Case, Figures, Goal, Scenario, median
+from bench.scenario_requests import PATH, three_rules
+from bench.workshop import KEPT_DESCRIPTORS, Workshop, servers
+
+COUNTS = (5000, 15000)
+WANTED = 6.0
+"""KiB."""
+
+SETTLE = 0.5
+"""Seconds before memory is looked at."""
+
+REQUEST = f"GET {PATH} HTTP/1.1\r\nHost: bench\r\n\r\n".encode()
+RESET = struct.pack("ii", 1, 0)
+
+
+def connect(peer: Peer) -> socket.socket:
+    """A connection that has made one request and got its answer. Raises Failure when that was wrong."""
+    sock = socket.create_connection((LOOPBACK, peer.port), timeout=30)
+    try:
+        sock.sendall(REQUEST)
+        said = sock.recv(4096)
+    except BaseException:
+        sock.close()
+        raise
+    if not said.startswith(b"HTTP/1.1 200 ") or not said.endswith(answer(1).encode()):
+        sock.close()
+        raise Failure(f"{peer.name} answers {said!r}")
+    sock.setblocking(False)
+    return sock
+
+
+def drop(sock: socket.socket) -> None:
+    """Close it with a reset, so that no port stays taken."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    sock.close()
+
+
+def alive(sock: socket.socket) -> bool:
+    """True when the other side has not ended it."""
+    try:
+        return sock.recv(1) != b""
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+def look(peer: Peer, counts: tuple[int, ...]) -> dict[int, tuple[Memory, Memory]]:
+    """Number of idle connections -> memory before the first one, and now."""
+    found = {}
+    with contextlib.ExitStack() as stack:
+        with contextlib.closing(connect(peer)):
+            pass  # what the first request ever needs is not a connection's
+        time.sleep(SETTLE)
+        before = memory_of(peer.running.pid)
+        held: list[socket.socket] = []
+        for count in counts:
+            while len(held) < count:
+                held.append(connect(peer))
+                stack.callback(drop, held[-1])
+            time.sleep(SETTLE)
+            found[count] = before, memory_of(peer.running.pid)
+            if lost := sum(not alive(sock) for sock in held):
+                raise Failure(f"{peer.name} has closed {lost} of {count} idle connections")
+    return found
+
+
+def possible(wanted: tuple[int, ...], descriptors: int) -> tuple[int, ...]:
+    """As many connections as descriptors allow: a proxy wants two for each."""
+    most = (descriptors - KEPT_DESCRIPTORS) // 2 // 100 * 100
+    return tuple(dict.fromkeys(min(count, most) for count in wanted))
+
+
+def run(shop: Workshop) -> Scenario:
+    scenario = Scenario(
+        "H",
+        "Idle connections",
+        "Clients connect, make one request as in A, and stay. The memory of the proxy, all its processes, before the "
+        "first and after the last one, divided by their number. The kernel's socket buffers are not in it. Each round "
+        "begins with new processes. nginx takes some of a connection's memory for all that it may have when it starts: "
+        "that is in what it had before.",
+        ["resident", "proportional", "base"],
+    )
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    wanted = COUNTS[:1] if shop.quick else COUNTS
+    counts = possible(wanted, allowed)
+    if counts != wanted:
+        scenario.notes.append(
+            f"{wanted[-1]:,} connections need {2 * wanted[-1] + KEPT_DESCRIPTORS:,} descriptors in the proxy "
+            f"(`ulimit -n`) and this machine allows {allowed:,}: {counts[-1]:,} were measured instead."
+        )
+    starts = [peers.ours(shop, "phttp"), *peers.whose(shop, peers.haproxy_http, peers.nginx_proxy)]
+    tables: dict[int, Figures] = {count: {} for count in counts}
+    how_often = 1 if shop.quick else shop.rounds
+    for number in range(1, how_often + 1):
+        with servers(shop) as behind, contextlib.ExitStack() as stack:
+            site = three_rules(behind, clients=max(counts) + KEPT_DESCRIPTORS // 2)
+            for peer in peers.start_all(stack, starts, site):
+                for count, (before, after) in look(peer, counts).items():
+                    measured: rounds.Measured = {
+                        "resident": (after.resident - before.resident) / 1024 / count,
+                        "proportional": (after.proportional - before.proportional) / 1024 / count,
+                        "base": before.resident / (1 << 20),
+                    }
+                    for key, value in measured.items():
+                        tables[count].setdefault(peer.name, {}).setdefault(key, []).append(value)
+                    told = f"{measured['resident']:.2f} KiB each"
+                    shop.say(f"H, {count:,} connections: round {number} of {how_often}, {peer.name}: {told}")
+    scenario.how = f"{how_often} {'round' if how_often == 1 else 'rounds'}"
+    for count in counts:
+        case = Case(f"{count:,} connections", tables[count])
+        own = median(case.figures, OURS, "resident")
+        scenario.cases.append(case)
+        scenario.goals.append(Goal(f"{case.label}: {OURS}", own, WANTED, at_most=True, unit="KiB"))
+        scenario.goals += [case.ratio_goal(peer, OURS, "resident", 1.0) for peer in (HTTP, NGINX)]
+    return scenario
