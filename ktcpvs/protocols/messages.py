@@ -48,37 +48,31 @@ BODILESS = frozenset((b"GET", b"HEAD", b"DELETE", b"OPTIONS"))
 """Methods whose bodies have no meaning (RFC 9110, 9.3): a server may take one for the next request."""
 
 
-class Request:
-    """A request's head. line: method, target and version as they came. lines: header lines as they came.
+class RequestFields:
+    """What a request's header lines say, whatever its request line is: the same for all that have the same lines.
 
-    path: what rules match. host: the value of Host, b"" when there is none. length: of the body, bytes, or CHUNKED.
-    keep_alive: the client may send another request. websocket: it asks for that upgrade. expect: it waits for 100.
-    dropped: lower-case names of the fields that end here.
+    lines: as they came. minor: True for HTTP/1.1. host: the value of Host, b"" when there is none. length: of the body,
+    bytes, or CHUNKED. keep_alive: the client may send another request. websocket: it asks for that upgrade, if it is a
+    GET. expect: it waits for 100. dropped: lower-case names of the fields that end here; None: none does.
     """
 
-    __slots__ = (
-        "dropped", "expect", "host", "keep_alive", "length", "line", "lines", "method", "minor", "path", "target",
-        "websocket",
-    )  # fmt: skip
+    __slots__ = ("dropped", "expect", "host", "keep_alive", "length", "lines", "minor", "websocket")
 
-    def __init__(self, found: re.Match[bytes]) -> None:
-        """found: a match of REQUEST. Raises BadRequest."""
-        self.line, self.method, self.target, minor, self.lines = found.groups()
-        self.minor = minor == b"1"
-        self.path = path_of(self.method, self.target)
+    def __init__(self, lines: bytes, minor: bool) -> None:
+        """Raises BadRequest."""
+        self.lines = lines
+        self.minor = minor
         self.length = 0
-        self.keep_alive = self.minor
+        self.keep_alive = minor
         self.websocket = self.expect = False
         self.dropped: frozenset[bytes] | None = None
-        fields = _REQUEST_FIELDS.findall(self.lines)
-        if len(fields) == 1 and self.minor and len(fields[0][0]) == 4 and fields[0][0][:2] in (b"Ho", b"ho"):
+        fields = _REQUEST_FIELDS.findall(lines)
+        if len(fields) == 1 and minor and len(fields[0][0]) == 4 and fields[0][0][:2] in (b"Ho", b"ho"):
             self.host = fields[0][1].rstrip()
             if not _HOST.fullmatch(self.host):
                 raise BadRequest(400, "Host has a form that HTTP/1.1 forbids")
         else:
             self._read(fields)
-        if not self.target.startswith(b"/") or self.method == b"CONNECT":
-            self._other_form()
 
     def _read(self, fields: list[tuple[bytes, bytes]]) -> None:
         hosts: list[bytes] = []
@@ -110,13 +104,11 @@ class Request:
         if not _HOST.fullmatch(self.host):
             raise BadRequest(400, "Host has a form that HTTP/1.1 forbids")
         self.length = _length(lengths, codings, self.minor)
-        if self.length and self.method == b"TRACE":
-            raise BadRequest(400, "TRACE with a body")
         if lengths and len(lengths[0]) > 1 and lengths[0].startswith(b"0"):
             raise BadRequest(400, "Content-Length begins with 0, which some read as octal")
         if options:
             self._options(options)
-        if b"upgrade" in options and upgrades == [b"websocket"] and self.method == b"GET":
+        if b"upgrade" in options and upgrades == [b"websocket"]:
             self.websocket = self.minor and not self.length
 
     def _options(self, options: list[bytes]) -> None:
@@ -124,6 +116,49 @@ class Request:
             raise BadRequest(400, "Connection names a field that no hop may drop")
         self.keep_alive = self.minor and b"close" not in options
         self.dropped = frozenset(options) - _NO_FIELDS
+
+
+class Request:
+    """A request's head. line: method, target and version as they came. fields: what its header lines say.
+
+    path: what rules match. host: the value of Host, or the authority of the target. lines: header lines as they go on.
+    """
+
+    __slots__ = ("fields", "host", "line", "lines", "method", "path", "target")
+
+    def __init__(self, found: re.Match[bytes], known: RequestFields | None = None) -> None:
+        """found: a match of REQUEST. known: of an earlier request of the same client. Raises BadRequest."""
+        self.line, self.method, self.target, minor, lines = found.groups()
+        self.path = path_of(self.method, self.target)
+        if known is None or known.lines != lines or known.minor != (minor == b"1"):
+            known = RequestFields(lines, minor == b"1")
+        self.fields = known
+        self.lines = lines
+        self.host = known.host
+        if known.length and self.method == b"TRACE":
+            raise BadRequest(400, "TRACE with a body")
+        if not self.target.startswith(b"/") or self.method == b"CONNECT":
+            self._other_form()
+
+    @property
+    def minor(self) -> bool:
+        return self.fields.minor
+
+    @property
+    def length(self) -> int:
+        return self.fields.length
+
+    @property
+    def keep_alive(self) -> bool:
+        return self.fields.keep_alive
+
+    @property
+    def expect(self) -> bool:
+        return self.fields.expect
+
+    @property
+    def websocket(self) -> bool:
+        return self.fields.websocket and self.method == b"GET"
 
     def _other_form(self) -> None:
         """A target in absolute-form goes on in origin-form, with its authority as Host (RFC 9112, section 3.2)."""
@@ -146,8 +181,9 @@ class Request:
         names of fields of the client's that give way to them; lines: instead of the client's header lines."""
         if lines is None:
             lines = self.lines
-        if self.dropped is not None:
-            lines = without(lines, self.dropped | replaced)
+        dropped = self.fields.dropped
+        if dropped is not None:
+            lines = without(lines, dropped | replaced)
             if self.websocket:
                 added += b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
         elif replaced:
@@ -162,10 +198,11 @@ class Request:
 class Response:
     """A response's head, read for the request that it answers.
 
-    keep_alive: the server's connection may be used again. head: as it goes on, but for the last line end.
+    keep_alive: the server's connection may be used again. head: as it goes on, but for the last line end. length: of
+    the body; None where only its frame can tell. whole: the head as it came.
     """
 
-    __slots__ = ("frame", "head", "keep_alive", "status", "until_close")
+    __slots__ = ("frame", "head", "keep_alive", "length", "status", "until_close", "whole")
 
     def __init__(self, found: re.Match[bytes], whole: bytes, method: bytes) -> None:
         """found: a match of RESPONSE in `whole`. Raises BadRequest (the status is for a server's fault: 502)."""
@@ -191,6 +228,8 @@ class Response:
                 raise BadRequest(502, "the server's Connection names a field that no hop may drop")
             self.keep_alive = b"close" not in options and (self.keep_alive or b"keep-alive" in options)
         self.frame = self._frame(method, lengths, codings, minor == b"1")
+        self.length = self.frame.left if isinstance(self.frame, Length) else None
+        self.whole = whole[: found.end()]
         bodiless = lengths and (self.status < 200 or self.status == 204)
         if ends_here or bodiless or minor == b"0":
             names = frozenset(options) - _NO_FIELDS

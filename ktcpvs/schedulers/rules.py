@@ -27,6 +27,15 @@ BLOCKS_SPARE = 4
 that are larger yet could make a request of a long path wait for seconds."""
 
 
+PATHS_REMEMBERED = 4096
+"""For how many paths it is remembered which rule is theirs."""
+
+PATH_REMEMBERED = 256
+"""The longest of them, in bytes."""
+
+UNKNOWN = -1
+
+
 class _Block:
     """Some rules that follow one another: their patterns, and the automaton that knows all of them."""
 
@@ -60,6 +69,7 @@ class RuleSet:
         self._rules = tuple(rules)
         self._default = next((place for place, rule in enumerate(rules) if rule.is_default), None)
         self._blocks: list[_Block] = []
+        self._known: dict[bytes, int | None] = {}
         before = previous._blocks if previous is not None else []
         patterns = tuple(encode_pattern(rule.pattern) for rule in rules if not rule.is_default)
         was_compiled = False
@@ -81,6 +91,17 @@ class RuleSet:
 
     def first(self, path: bytes) -> int | None:
         """The place of the first rule that matches `path`, in the sequence given; None when none does."""
+        place = self._known.get(path, UNKNOWN)
+        if place != UNKNOWN:
+            return place
+        place = self._look(path)
+        if len(path) <= PATH_REMEMBERED:
+            if len(self._known) >= PATHS_REMEMBERED:
+                self._known.clear()
+            self._known[path] = place
+        return place
+
+    def _look(self, path: bytes) -> int | None:
         begin = 0
         for block in self._blocks:
             matched = block.automaton.Match(path)

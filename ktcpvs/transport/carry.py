@@ -15,7 +15,7 @@ from ktcpvs.transport.stream import Stream
 
 
 def carry(reactor: Any, sock: socket.socket, peer: Any, stream: Stream) -> None:
-    """From now on `stream` speaks over an accepted socket. peer: its address, as accept() gave it.
+    """From now on `stream` speaks over an accepted socket, blocking or not. peer: its address, as accept() gave it.
 
     What reactor.adoptStreamConnection does, without a second descriptor and without asking for the address again, which
     fails for a client that has gone already. `stream.made` has been called when it returns. Raises what that raises, or

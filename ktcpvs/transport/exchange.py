@@ -6,6 +6,8 @@ collected. A request that a kept connection lost before any answer is sent again
 
 from __future__ import annotations
 
+import re
+
 from ktcpvs.model import exchange as life
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import Choice
@@ -15,9 +17,15 @@ from ktcpvs.protocols.http1 import BadRequest, error_response
 from ktcpvs.system import log as levels
 from ktcpvs.transport.backend import call
 from ktcpvs.transport.http_client import HTTPClient
-from ktcpvs.transport.pool import ServerStream
+from ktcpvs.transport.pool import Known, ServerStream
 from ktcpvs.transport.relay.copy import CopyRelay
 from ktcpvs.transport.stream import Stream
+
+_SENT = life.TABLE[life.IDLE][life.SENT]
+_WHOLE = life.TABLE[life.WAITING][life.WHOLE]
+
+REMEMBERED = 2048
+"""The longest head of which it is remembered what it says, in bytes: one each for client and server connections."""
 
 UNANSWERED = "the server closed the connection before it answered"
 
@@ -28,6 +36,42 @@ class Exchange(HTTPClient):
     __slots__ = ()
 
     # The server.
+
+    def _quickly(self, found: re.Match[bytes], groups: tuple[bytes, ...]) -> None:
+        request, service = self.request, self.service
+        request.method, request.target, request.lines = groups[1], groups[2], groups[4]
+        request.path = groups[2]
+        if request.tried:
+            request.tried = set()
+        self._kept, self._found = None, found
+        self._again = ()
+        try:
+            choice = service.scheduler.choose(request)
+        except Exception:
+            self._happened(life.REQUEST)
+            self._scheduler_failed()
+            return
+        if type(choice) is Choice and choice.lines is None:
+            destination = choice.destination
+            kept = service.pool.kept.get(destination)
+            if kept and destination in service.usable and not destination.maxconn:
+                server = kept.pop()
+                self.choice = choice
+                self.lease = lease = destination.lease()
+                lease.made()
+                destination.reused += 1
+                self._may_repeat = True
+                self.server = server
+                server.exchange = self
+                self.state = _SENT
+                out = groups[0] + self._block
+                self.bytes_in += len(out)
+                server.transport.write(out)
+                if self._full:
+                    server.pause()
+                return
+        self._happened(life.REQUEST)
+        self._take(choice)
 
     def _serve(self, choice: Choice) -> None:
         kept = self.service.pool.take(choice.destination)
@@ -67,16 +111,30 @@ class Exchange(HTTPClient):
         assert message is not None
         assert lease is not None
         lease.made()
-        out = self._head(message) + self._out
+        head = self._head(message)
+        out = head + self._out
         self.bytes_in += len(out)
         server.transport.write(out)
         self._out = b""
         # May it go on another connection if this one dies before any answer? Never two servers for a POST.
         self._may_repeat = message.length == 0 and message.method in messages.IDEMPOTENT
+        self._remember(message, head)
         if self._held:
             self._hold(4, False)
         if self._full:
             server.pause()
+
+    def _remember(self, message: messages.Request, head: bytes) -> None:
+        """The next request may have the same header lines, which then go on as these do."""
+        fields = message.fields
+        simple = message.lines is fields.lines and fields.minor and fields.keep_alive and not fields.length
+        if len(head) > REMEMBERED:
+            self._fields = None
+        elif (
+            simple and not fields.websocket and not fields.expect and (self.choice is None or self.choice.lines is None)
+        ):
+            self._block = head[len(message.line) :]
+            self._block_of = self.service.forwarding
 
     def _head(self, message: messages.Request) -> bytes:
         """The request's head as the chosen server gets it."""
@@ -92,6 +150,18 @@ class Exchange(HTTPClient):
         self._since = self.context.wheel.now
         answer = self._answer
         if answer is None:
+            server = self.server
+            if self._found is not None and server is not None:
+                known = server.known
+                if (
+                    known is not None
+                    and len(data) == known.total
+                    and data.startswith(known.start)
+                    and not self._received
+                    and not (self._last or self._no_more or self._pending or self._held)
+                ):
+                    self._pass_whole(server, data if known.as_is else known.head + data[len(known.start) :])
+                    return
             self._answer_head(data)
             return
         try:
@@ -103,6 +173,25 @@ class Exchange(HTTPClient):
             self.expire(life.RESET)
             return
         self._pass_on(answer, data, taken)
+
+    def _pass_whole(self, server: ServerStream, data: bytes) -> None:
+        """A whole answer, of a kind that is known."""
+        self.bytes_out += len(data)
+        self.client.transport.write(data)
+        self.state = _WHOLE
+        self._found = None
+        self.server = None
+        if self._full:
+            server.resume()
+        self.service.pool.put(server)
+        lease = self.lease
+        if lease is not None:
+            lease.end()
+            destination = lease.destination
+            moved_in, moved_out = self.bytes_in, self.bytes_out
+            destination.bytes_in += moved_in - self.settled[0]
+            destination.bytes_out += moved_out - self.settled[1]
+            self.settled = moved_in, moved_out
 
     def _answer_head(self, data: bytes) -> None:
         """An answer begins with `data`, or goes on with it while its head is not complete."""
@@ -142,6 +231,9 @@ class Exchange(HTTPClient):
             self._last = True
         choice = self.choice
         head = answer.head + choice.answer_lines if choice is not None else answer.head
+        if answer.length is not None and answer.keep_alive and self.server is not None and message.method == b"GET":
+            plain = (choice is None or not choice.answer_lines) and len(head) <= REMEMBERED
+            self.server.known = Known(answer.whole, head + b"\r\n", answer.length) if plain else None
         head += b"Connection: close\r\n\r\n" if self._last else b"\r\n"
         if self.entry is not None:
             self.entry.answered(answer.status, len(head))

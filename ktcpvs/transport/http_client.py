@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ktcpvs.model import exchange as life
 from ktcpvs.model.destination import Destination
 from ktcpvs.protocols import messages
+from ktcpvs.protocols.forwarding import Forwarding
 from ktcpvs.protocols.framing import BadFrame, Frame
 from ktcpvs.protocols.http1 import BadRequest, HeadReader, error_response
 from ktcpvs.transport.pool import ServerStream
@@ -21,6 +22,10 @@ from ktcpvs.transport.stream import nothing
 
 if TYPE_CHECKING:
     from ktcpvs.transport.live import LiveService
+
+SLASH = ord("/")
+
+_head = messages.REQUEST.match
 
 PENDING = 65536
 """Bytes of later requests that are held while one is answered; then the client is not read."""
@@ -36,9 +41,9 @@ class HTTPClient(Served):
     descriptors = 1  # those of server connections are counted by the pool
 
     __slots__ = (
-        "_again", "_answer", "_body", "_body_bytes", "_full", "_going_on", "_head_began", "_held", "_last",
-        "_may_repeat", "_message", "_no_more", "_out", "_pending", "_reader", "_received", "bytes_in",
-        "bytes_out", "server", "settled",
+        "_again", "_answer", "_block", "_block_of", "_body", "_body_bytes", "_fields", "_found", "_full",
+        "_going_on", "_head_began", "_held", "_kept", "_last", "_may_repeat", "_no_more",
+        "_out", "_pending", "_reader", "_received", "bytes_in", "bytes_out", "server", "settled",
     )  # fmt: skip
 
     def __init__(self, service: LiveService, client_name: str, client_host: str) -> None:
@@ -47,7 +52,11 @@ class HTTPClient(Served):
         self.bytes_in = 0  # of the current request and those before
         self.bytes_out = 0
         self.settled = (0, 0)  # what of them has been counted at a destination
-        self._message: messages.Request | None = None
+        self._kept: messages.Request | None = None  # the current request, unless it stands in `_found`
+        self._found: re.Match[bytes] | None = None  # its head, not read any further yet
+        self._fields: messages.RequestFields | None = None  # what the last header lines said
+        self._block = b""  # and how lines like these go on
+        self._block_of: Forwarding | None = None  # by whose rules; None: such a request goes the long way
         self._body: Frame | None = None  # of the request, while some of it is still to come
         self._answer: messages.Response | None = None
         self._received = b""  # the beginning of an answer's head
@@ -88,7 +97,22 @@ class HTTPClient(Served):
         """A timeout has changed."""
         self._watch()
 
+    @property
+    def _message(self) -> messages.Request | None:
+        """The current request."""
+        if self._found is not None:
+            self._kept, self._found = messages.Request(self._found, self._fields), None
+        return self._kept
+
+    @_message.setter
+    def _message(self, message: messages.Request | None) -> None:
+        self._kept, self._found = message, None
+
     # What is done with a request.
+
+    @abstractmethod
+    def _quickly(self, found: re.Match[bytes], groups: tuple[bytes, ...]) -> None:
+        """A request comes that is like the one before."""
 
     @abstractmethod
     def _answered(self, answer: messages.Response) -> None:
@@ -114,6 +138,26 @@ class HTTPClient(Served):
 
     def _client_data(self, data: bytes) -> None:
         self._since = self.context.wheel.now
+        service = self.service
+        if self.state == life.IDLE and self._block_of is service.forwarding and self._reader is None:
+            # Most requests are a GET with the header lines of the one before: what these mean is known.
+            found = _head(data)
+            if found is not None:
+                groups = found.groups()
+                fields = self._fields
+                if (
+                    fields is not None
+                    and groups[4] == fields.lines
+                    and groups[1] == b"GET"
+                    and groups[3] == b"1"
+                    and found.end() == len(data) <= service.head_size
+                    and len(groups[2]) <= service.uri_size
+                    and groups[2][0] == SLASH
+                    and service.is_quick
+                    and not self._last
+                ):
+                    self._quickly(found, groups)
+                    return
         if self._body is not None:
             data = self._more_body(data)
             if not data:
@@ -146,7 +190,7 @@ class HTTPClient(Served):
             if reader is None:
                 found = messages.REQUEST.match(data)
                 if found is not None and found.end() <= self.context.settings.head_size:
-                    self._begin(messages.Request(found), data, found)
+                    self._begin(messages.Request(found, self._fields), data, found)
                     return
                 settings = self.context.settings
                 reader = self._reader = HeadReader(settings.head_size, settings.head_lines)
@@ -186,6 +230,7 @@ class HTTPClient(Served):
                 self._body = frame
         self._pending = rest
         self._message = message
+        self._fields, self._block_of = message.fields, None
         self._again = ()
         if not message.keep_alive:
             self._last = True

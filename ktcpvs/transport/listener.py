@@ -91,7 +91,6 @@ class Listener:
                 return
             try:
                 client, peer = self.socket.accept()
-                client.setblocking(False)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:

@@ -40,7 +40,8 @@ LOOK_AGAIN = 0.05
 
 class LiveService:
     """config: as it runs. destinations: its servers by address; usable: the same. leaving: deleted servers whose
-    connections drain. queue: who waits for room at a server. journal: its access log; None: it has none.
+    connections drain. queue: who waits for room at a server. journal: its access log; None: it has none. head_size,
+    uri_size: the settings. is_quick: nobody wants to know every step of a request.
 
     total: client connections accepted. refused: those that got no server. ended_in, ended_out: bytes of
     connections that have ended.
@@ -57,6 +58,8 @@ class LiveService:
         self.scheduler: Any = None
         self.queue = Queue()
         self.journal: Journal | None = None
+        self.head_size = self.uri_size = 0
+        self.is_quick = False
         self._access_log: AccessLog | None = None
         self._is_deleted = False
         self._looking = False
@@ -124,7 +127,6 @@ class LiveService:
         elif self.redirect is None or self.redirect.address != config.redirect:
             self.redirect = Destination(config.redirect)
         self.config, self.destinations, self._seen = config, destinations, prepared.seen
-        self.forwarding = Forwarding({name: getattr(config, name) for name in FIELDS})
         self.factory, self.scheduler, self.unit = prepared.factory, prepared.scheduler, prepared.factory.unit
         self._keep_journal(config)
         self._fallback, self._bound_fallback = prepared.bind_fallback(), None
@@ -134,6 +136,7 @@ class LiveService:
         self.pool.close(self.usable | {self.redirect} if self.redirect is not None else self.usable)
         if gone:
             self.context.wheel.after(self.context.settings.drain_timeout, lambda: self._end_leaving(gone.values()))
+        self.look_at_settings()
         if self.listener is not None:
             self.listener.resume()
         self.queue.try_all()
@@ -195,8 +198,16 @@ class LiveService:
         """Timeouts and the backlog hold for what lives already."""
         if self.listener is not None:
             self.listener.socket.listen(self.context.settings.max_backlog)
+        self.look_at_settings()
         for connection in list(self.connections):
             connection.rearm()
+
+    def look_at_settings(self) -> None:
+        """Something has changed that requests depend on; what connections remember of earlier ones is void."""
+        self.forwarding = Forwarding({name: getattr(self.config, name) for name in FIELDS})
+        settings = self.context.settings
+        self.head_size, self.uri_size = settings.head_size, settings.uri_size
+        self.is_quick = self.journal is None and self.context.log.level < levels.SCHEDULING
 
     def end_all(self) -> None:
         """End every connection now."""

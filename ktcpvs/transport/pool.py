@@ -19,9 +19,24 @@ SWEEP = 5
 """Seconds between two looks for connections that have been idle too long."""
 
 
+class Known:
+    """An answer to a GET whose head was read: one that begins with the same bytes says the same.
+
+    start: the head as it came. head: as it goes on. total: bytes of the whole answer. as_is: the two are the same.
+    """
+
+    __slots__ = ("as_is", "head", "start", "total")
+
+    def __init__(self, start: bytes, head: bytes, length: int) -> None:
+        self.start = start
+        self.head = head
+        self.total = len(start) + length
+        self.as_is = start == head
+
+
 class ServerStream(Stream):
     """A connection to `destination`. exchange: whose it is now; None while idle. used: it has served before.
-    since: the tick when it became idle."""
+    since: the tick when it became idle. known: its last answer, if one like it can be passed on as a whole."""
 
     def __init__(self, pool: Pool, destination: Destination) -> None:
         super().__init__()
@@ -29,6 +44,7 @@ class ServerStream(Stream):
         self.destination = destination
         self.exchange: Exchange | None = None
         self.used = False
+        self.known: Known | None = None
         self.since = 0
 
     def connectionMade(self) -> None:
@@ -75,11 +91,12 @@ class ServerStream(Stream):
 
 
 class Pool:
-    """All server connections of one service. open: how many there are, idle ones included."""
+    """All server connections of one service. open: how many there are, idle ones included. kept: the idle ones, the
+    most recently used last."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._idle: dict[Destination, list[ServerStream]] = {}
+        self.kept: dict[Destination, list[ServerStream]] = {}
         self._sweeping = False
         self.open = 0
 
@@ -95,7 +112,7 @@ class Pool:
 
     def take(self, destination: Destination) -> ServerStream | None:
         """An idle connection to `destination`; None when there is none."""
-        idle = self._idle.get(destination)
+        idle = self.kept.get(destination)
         return idle.pop() if idle else None
 
     def put(self, stream: ServerStream) -> None:
@@ -103,7 +120,7 @@ class Pool:
         stream.exchange = None
         stream.used = True
         settings = self._context.settings
-        idle = self._idle.setdefault(stream.destination, [])
+        idle = self.kept.setdefault(stream.destination, [])
         if len(idle) >= settings.pool_size:
             stream.close()
             return
@@ -115,28 +132,28 @@ class Pool:
 
     def forget(self, stream: ServerStream) -> None:
         """It is idle no longer: its server closed it."""
-        idle = self._idle.get(stream.destination)
+        idle = self.kept.get(stream.destination)
         if idle is not None and stream in idle:
             idle.remove(stream)
 
     def idle(self, destination: Destination) -> int:
         """How many idle connections to `destination` there are."""
-        return len(self._idle.get(destination, ()))
+        return len(self.kept.get(destination, ()))
 
     def close(self, keep: frozenset[Destination] = frozenset()) -> None:
         """Close the idle connections to all destinations but `keep`."""
-        for destination in [known for known in self._idle if known not in keep]:
-            for stream in self._idle.pop(destination):
+        for destination in [known for known in self.kept if known not in keep]:
+            for stream in self.kept.pop(destination):
                 stream.close()
 
     def _sweep(self) -> None:
         self._sweeping = False
         oldest = self._context.wheel.now - self._context.settings.keepalive_timeout
-        for destination, idle in list(self._idle.items()):
+        for destination, idle in list(self.kept.items()):
             while idle and idle[0].since < oldest:
                 idle.pop(0).close()
             if not idle:
-                del self._idle[destination]
-        if self._idle:
+                del self.kept[destination]
+        if self.kept:
             self._sweeping = True
             self._context.wheel.after(SWEEP, self._sweep)

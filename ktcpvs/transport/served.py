@@ -166,14 +166,11 @@ class Served(ABC):
         except Exception:
             self._scheduler_failed()
             return
-        if answer is None or type(answer) is Choice:
-            self._decide(answer)
-        else:
-            self._ask_later(answer)
+        self._take(answer)
 
-    def _ask_later(self, answer: Any) -> None:
-        """The scheduler takes its time, or answers nonsense."""
-        if isinstance(answer, Choice):
+    def _take(self, answer: Any) -> None:
+        """What the scheduler answers: a choice, or something that takes its time, or nonsense."""
+        if answer is None or isinstance(answer, Choice):
             self._decide(answer)
             return
         if not isinstance(answer, Deferred):
@@ -190,10 +187,7 @@ class Served(ABC):
     def _choice_came(self, choice: Any, asked: Deferred[Any]) -> None:
         if self._asking is asked:
             self._asking = None
-            if choice is None or isinstance(choice, Choice):
-                self._decide(choice)
-            else:
-                self._ask_later(choice)
+            self._take(choice)
 
     def _choice_failed(self, failure: Failure, asked: Deferred[Any]) -> None:
         if self._asking is asked:  # else it was given up here, and this is what came of it

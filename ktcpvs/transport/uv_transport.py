@@ -1,8 +1,8 @@
 """A connection on uvloop's own transport: what Twisted's transports do for a stream, with less in between.
 
-`write` is uvloop's own; what comes goes to the stream's `dataReceived` of that moment. uvloop takes a reset that comes
-after data for an orderly end, closes without a FIN when something is unread, and reads even what was paused as soon as
-it was connected. Here it is as Twisted has it.
+`write` is uvloop's own; what comes goes to the stream's `dataReceived` of that moment. uvloop may take a reset that
+comes after data for an orderly end, closes without a FIN when something is unread, and reads even what was paused as
+soon as it was connected. Here it is as Twisted has it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from ktcpvs.transport.stream import RESET_ON_CLOSE, Stream, nothing
 _log = Logger(namespace="ktcpvs")
 
 MUCH = 64 << 10
-"""Who sends so many bytes at once is read in pieces from then on: uvloop itself reads 250 KiB at once, and all of it is in
-memory until its last byte has been sent to a slow reader."""
+"""Who sends so many bytes at once is read in pieces from then on: uvloop itself reads 250 KiB at once, and all of it is
+in memory until its last byte has been sent to a slow reader."""
 
 _buffer = memoryview(bytearray(128 << 10))
 """What is read in pieces is read into here; nothing stays in it."""
@@ -115,7 +115,7 @@ class UVTransport:
         self.stream.dataReceived(_buffer[:size].tobytes())  # type: ignore[union-attr]
 
     def eof_received(self) -> bool:
-        """An end; or a reset that came while data was still waiting, of which libuv says that it was an end."""
+        """An end; or a reset that came while data was still waiting, which libuv 1.48 takes for an end."""
         if self.getHandle().getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) not in (0, errno.EPIPE):
             self._aborted = True
             self._uv.abort()

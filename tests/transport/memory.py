@@ -155,6 +155,10 @@ class World:
     def accepts(self, address: str) -> Peer:
         """The server that is being called answers."""
         assert self.called() == [address]
+        return self.connects()
+
+    def connects(self) -> Peer:
+        """The server that was called last answers."""
         return self._peer(self.reactor.tcpClients[-1][2].buildProtocol(None))
 
     def refuses(self, address: str) -> None:

@@ -678,3 +678,95 @@ def test_any_number_of_pipelined_requests_may_be_refused_at_once(make: Make) -> 
     assert client.heard().count(b"HTTP/1.1 503 ") == 2000
     world.accepts(A).says(answer())
     assert client.heard() == answer()
+
+
+# What is remembered of earlier messages makes no difference.
+
+ASKED = st.sampled_from(
+    (
+        get(), get("/b"), get("/a/longer?q=1"), get("/both"), get("/none"), get(method="HEAD"), get(method="DELETE"),
+        get("/a", "Accept: x"), get("/a", "Connection: close"),
+        get("/a", "Connection: keep-alive, x-mine", "X-Mine: 1"),
+        get("/a", "Content-Length: 3", method="POST", body=b"abc"), get("/a", "Content-Length: 3", body=b"abc"),
+        get("/a", "Transfer-Encoding: chunked", method="POST", body=b"3\r\nabc\r\n0\r\n\r\n"),
+        get().replace(b"HTTP/1.1", b"HTTP/1.0"), b"GET /a HTTP/1.1\r\n\r\n", get("http://other/a"), get("*"),
+        get("/a" + "x" * 9000), get("/a", "X: " + "y" * 3000), get() + get("/b"), get()[:-1], b"\r\n" + get(),
+        get("/a", "Cookie: a=1", "Te: gzip"), get("/a", "Expect: 100-continue"), b"nonsense\r\n\r\n",
+    )
+)  # fmt: skip
+TOLD = st.sampled_from(
+    (
+        answer(), answer(b"other"), answer(b""), answer(b"x" * 3000), b"HTTP/1.1 204 No Content\r\n\r\n",
+        answer(b"hello", "Connection: close"), answer(b"hello", "Connection: keep-alive"),
+        answer(b"hello", "Date: now"),
+        answer(b"hello").replace(b"1.1", b"1.0", 1), answer() + b"extra", answer()[:-2], answer(status="404 Not Found"),
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", b"rubbish\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\n" + answer(), b"HTTP/1.1 200 OK\r\n\r\nto the end",
+        answer(b"", status="304 Not Modified"), answer(b"hello", "X: " + "y" * 3000),
+    )
+)  # fmt: skip
+
+
+def conversation(turns: list[tuple[bytes, bytes, bool]], option: str, quick: bool) -> list[object]:
+    """What everybody hears, and what is counted. quick: the switch takes the short way where it can."""
+    world = World(*RULES, option)
+    world.live.is_quick = quick
+    client, said = world.client(), []
+    servers: list[Peer] = []
+    for asked, told, whole in turns:
+        if not client.stream.is_open or not client.is_read() or client.line.disconnecting:
+            break
+        client.says(asked)
+        servers += [world.connects() for _ in world.called()]
+        for number, server in enumerate(servers):
+            heard = server.heard()
+            said.append((number, heard))
+            for piece in (told,) if whole else (told[:20], told[20:]):
+                if heard and server.stream.is_open and server.is_read():
+                    server.says(piece)
+        world.settle()
+        said.append(client.heard())
+        said.append([(d.active, d.total, d.reused, d.bytes_in, d.bytes_out) for d in world.live.destinations.values()])
+        said.append(world.connection.state)
+    for peer in world.peers:
+        if peer.stream.is_open and not peer.line.disconnecting and not peer.line.aborted:
+            peer.resets()
+    world.close()
+    return said
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(st.tuples(ASKED, TOLD, st.booleans()), min_size=1, max_size=10), st.sampled_from(("", "via = append")))
+def test_what_is_remembered_makes_no_difference(turns: list[tuple[bytes, bytes, bool]], option: str) -> None:
+    assert conversation(turns, option, quick=True) == conversation(turns, option, quick=False)
+
+
+def test_the_short_way_is_taken(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(get("/a0"))
+    server = world.accepts(A)
+    for number in range(3):
+        if number:
+            client.says(get(f"/a{number}"))
+        assert (world.connection._found is not None) is (number > 0)
+        assert server.heard() == get(f"/a{number}")
+        server.says(answer())
+        assert client.heard() == answer()
+    destination = next(iter(world.live.destinations.values()))
+    assert (destination.total, destination.reused, destination.active) == (3, 2, 0)
+
+
+@pytest.mark.parametrize("change", ["via = append", "x_forwarded_for = append", "fallback = rr"])
+def test_an_edit_voids_what_is_remembered(make: Make, change: str) -> None:
+    world = make()
+    client = world.client()
+    client.says(get())
+    server = world.accepts(A)
+    server.says(answer())
+    server.heard()
+    world.load(*RULES, change)
+    client.says(get())
+    heard = server.heard()
+    assert world.connection._found is None
+    assert (b"Via:" in heard, b"X-Forwarded-For:" in heard) == (change.startswith("via"), change.startswith("x_"))

@@ -42,6 +42,7 @@ def make() -> Iterator[Make]:
         world.context.wall = lambda: 1_700_000_000.0
         lines: Any = Lines()
         world.live.journal = Journal(world.context, lines, "json", "s", scheduler)
+        world.live.look_at_settings()
         return world, lines.told
 
     yield new
