@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import socket
 import stat
+import sys
+import termios
 from collections.abc import Iterable, Iterator
 
 from ktcpvs.errors import CannotListen
@@ -157,6 +160,14 @@ def _is_stale(path: str) -> bool:
         except OSError:
             return False
     return False
+
+
+def unsent(sock: socket.socket) -> int:
+    """Bytes that were sent and that the peer has not acknowledged; of a unix socket, not read (tcp(7), SIOCOUTQ)."""
+    try:
+        return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4), sys.byteorder)
+    except (OSError, ValueError):  # it is closed
+        return 0
 
 
 def open_private_unix_listener(path: str, backlog: int) -> socket.socket:

@@ -17,15 +17,13 @@ from ktcpvs.protocols.http1 import BadRequest, error_response
 from ktcpvs.system import log as levels
 from ktcpvs.transport.backend import call
 from ktcpvs.transport.http_client import HTTPClient
-from ktcpvs.transport.pool import Known, ServerStream
+from ktcpvs.transport.known import LINES_MAX, REMEMBERED, KnownAnswer, KnownLines
+from ktcpvs.transport.pool import ServerStream
 from ktcpvs.transport.relay.copy import CopyRelay
 from ktcpvs.transport.stream import Stream
 
 _SENT = life.TABLE[life.IDLE][life.SENT]
 _WHOLE = life.TABLE[life.WAITING][life.WHOLE]
-
-REMEMBERED = 2048
-"""The longest head of which it is remembered what it says, in bytes: one each for client and server connections."""
 
 UNANSWERED = "the server closed the connection before it answered"
 
@@ -37,7 +35,7 @@ class Exchange(HTTPClient):
 
     # The server.
 
-    def _quickly(self, found: re.Match[bytes], groups: tuple[bytes, ...]) -> None:
+    def _quickly(self, found: re.Match[bytes], groups: tuple[bytes, ...], known: KnownLines) -> None:
         request, service = self.request, self.service
         request.method, request.target, request.lines = groups[1], groups[2], groups[4]
         request.path = groups[2]
@@ -45,6 +43,8 @@ class Exchange(HTTPClient):
             request.tried = set()
         self._kept, self._found = None, found
         self._again = ()
+        if not known.keep_alive:
+            self._last = self._leaves = True
         try:
             choice = service.scheduler.choose(request)
         except Exception:
@@ -64,7 +64,7 @@ class Exchange(HTTPClient):
                 self.server = server
                 server.exchange = self
                 self.state = _SENT
-                out = groups[0] + self._block
+                out = groups[0] + known.block
                 self.bytes_in += len(out)
                 server.transport.write(out)
                 if self._full:
@@ -125,16 +125,16 @@ class Exchange(HTTPClient):
             server.pause()
 
     def _remember(self, message: messages.Request, head: bytes) -> None:
-        """The next request may have the same header lines, which then go on as these do."""
-        fields = message.fields
-        simple = message.lines is fields.lines and fields.minor and fields.keep_alive and not fields.length
-        if len(head) > REMEMBERED:
-            self._fields = None
-        elif (
-            simple and not fields.websocket and not fields.expect and (self.choice is None or self.choice.lines is None)
-        ):
-            self._block = head[len(message.line) :]
-            self._block_of = self.service.forwarding
+        """The next request may have the same header lines, which then say the same and go on as these do."""
+        fields, service, choice = message.fields, self.service, self.choice
+        if message.lines is not fields.lines or not fields.minor or fields.length or len(head) > REMEMBERED:
+            return
+        if fields.websocket or fields.expect or choice is None or choice.lines is not None:
+            return
+        if len(service.known) >= LINES_MAX:
+            service.known.clear()
+        key = (fields.lines, self.request.client) if service.forwards else fields.lines
+        service.known[key] = KnownLines(fields.keep_alive, head[len(message.line) :])
 
     def _head(self, message: messages.Request) -> bytes:
         """The request's head as the chosen server gets it."""
@@ -158,9 +158,13 @@ class Exchange(HTTPClient):
                     and len(data) == known.total
                     and data.startswith(known.start)
                     and not self._received
-                    and not (self._last or self._no_more or self._pending or self._held)
+                    and not (self._no_more or self._pending or self._held)
                 ):
-                    self._pass_whole(server, data if known.as_is else known.head + data[len(known.start) :])
+                    if self._last:
+                        data = known.closing + data[len(known.start) :]
+                    elif not known.as_is:
+                        data = known.head + data[len(known.start) :]
+                    self._pass_whole(server, data)
                     return
             self._answer_head(data)
             return
@@ -179,7 +183,6 @@ class Exchange(HTTPClient):
         self.bytes_out += len(data)
         self.client.transport.write(data)
         self.state = _WHOLE
-        self._found = None
         self.server = None
         if self._full:
             server.resume()
@@ -192,6 +195,10 @@ class Exchange(HTTPClient):
             destination.bytes_in += moved_in - self.settled[0]
             destination.bytes_out += moved_out - self.settled[1]
             self.settled = moved_in, moved_out
+        if self._last:
+            self._end_of_answer()
+        else:
+            self._found = None
 
     def _answer_head(self, data: bytes) -> None:
         """An answer begins with `data`, or goes on with it while its head is not complete."""
@@ -233,7 +240,7 @@ class Exchange(HTTPClient):
         head = answer.head + choice.answer_lines if choice is not None else answer.head
         if answer.length is not None and answer.keep_alive and self.server is not None and message.method == b"GET":
             plain = (choice is None or not choice.answer_lines) and len(head) <= REMEMBERED
-            self.server.known = Known(answer.whole, head + b"\r\n", answer.length) if plain else None
+            self.server.known = KnownAnswer(answer.whole, head, answer.length) if plain else None
         head += b"Connection: close\r\n\r\n" if self._last else b"\r\n"
         if self.entry is not None:
             self.entry.answered(answer.status, len(head))
@@ -284,6 +291,10 @@ class Exchange(HTTPClient):
         self._settle("answered")
         self._answer = self._message = None
         self._received = b""
+        if self._leaves and not self._pending and self._body is None:
+            self._happened(life.FINISHED)
+            self._part()
+            return
         if self._last or (self._no_more and not self._pending):
             self._happened(life.LAST)
             self._linger()

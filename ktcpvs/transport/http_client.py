@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from ktcpvs.model import exchange as life
 from ktcpvs.model.destination import Destination
 from ktcpvs.protocols import messages
-from ktcpvs.protocols.forwarding import Forwarding
 from ktcpvs.protocols.framing import BadFrame, Frame
 from ktcpvs.protocols.http1 import BadRequest, HeadReader, error_response
+from ktcpvs.transport.known import KnownLines
 from ktcpvs.transport.pool import ServerStream
 from ktcpvs.transport.served import Served
 from ktcpvs.transport.stream import nothing
@@ -41,9 +41,9 @@ class HTTPClient(Served):
     descriptors = 1  # those of server connections are counted by the pool
 
     __slots__ = (
-        "_again", "_answer", "_block", "_block_of", "_body", "_body_bytes", "_fields", "_found", "_full",
-        "_going_on", "_head_began", "_held", "_kept", "_last", "_may_repeat", "_no_more",
-        "_out", "_pending", "_reader", "_received", "bytes_in", "bytes_out", "server", "settled",
+        "_again", "_answer", "_body", "_body_bytes", "_found", "_full", "_going_on", "_head_began", "_held",
+        "_kept", "_last", "_leaves", "_may_repeat", "_no_more", "_out", "_pending", "_reader", "_received",
+        "_unsent", "bytes_in", "bytes_out", "server", "settled",
     )  # fmt: skip
 
     def __init__(self, service: LiveService, client_name: str, client_host: str) -> None:
@@ -54,19 +54,18 @@ class HTTPClient(Served):
         self.settled = (0, 0)  # what of them has been counted at a destination
         self._kept: messages.Request | None = None  # the current request, unless it stands in `_found`
         self._found: re.Match[bytes] | None = None  # its head, not read any further yet
-        self._fields: messages.RequestFields | None = None  # what the last header lines said
-        self._block = b""  # and how lines like these go on
-        self._block_of: Forwarding | None = None  # by whose rules; None: such a request goes the long way
         self._body: Frame | None = None  # of the request, while some of it is still to come
         self._answer: messages.Response | None = None
         self._received = b""  # the beginning of an answer's head
         self._pending = b""  # of later requests
         self._out = b""  # what came of the body before there was somewhere to send it
         self._may_repeat = False  # the request may go on another connection if this one dies
+        self._unsent = 0  # what the closing client had still to get when one last looked
         self._body_bytes = 0  # of the current request's body, so far
         self._reader: HeadReader | None = None  # of a head that comes in pieces
         self._again: tuple[Destination, ...] = ()  # whose connections have died with this request
         self._last = False  # the client connection ends with this answer
+        self._leaves = False  # since the client wants it so
         self._no_more = False  # the client has sent its FIN
         self._held = 0  # reasons not to read the client: 1 the server is full, 2 enough is pending, 4 being called
         self._full = False  # the client takes no more
@@ -101,7 +100,7 @@ class HTTPClient(Served):
     def _message(self) -> messages.Request | None:
         """The current request."""
         if self._found is not None:
-            self._kept, self._found = messages.Request(self._found, self._fields), None
+            self._kept, self._found = messages.Request(self._found), None
         return self._kept
 
     @_message.setter
@@ -111,8 +110,8 @@ class HTTPClient(Served):
     # What is done with a request.
 
     @abstractmethod
-    def _quickly(self, found: re.Match[bytes], groups: tuple[bytes, ...]) -> None:
-        """A request comes that is like the one before."""
+    def _quickly(self, found: re.Match[bytes], groups: tuple[bytes, ...], known: KnownLines) -> None:
+        """A request has come of whose header lines it is known what they say."""
 
     @abstractmethod
     def _answered(self, answer: messages.Response) -> None:
@@ -139,24 +138,20 @@ class HTTPClient(Served):
     def _client_data(self, data: bytes) -> None:
         self._since = self.context.wheel.now
         service = self.service
-        if self.state == life.IDLE and self._block_of is service.forwarding and self._reader is None:
-            # Most requests are a GET with the header lines of the one before: what these mean is known.
+        if self.state == life.IDLE and service.is_quick and self._reader is None and not self._last:
             found = _head(data)
             if found is not None:
                 groups = found.groups()
-                fields = self._fields
+                known = service.known.get((groups[4], self.request.client) if service.forwards else groups[4])
                 if (
-                    fields is not None
-                    and groups[4] == fields.lines
+                    known is not None
                     and groups[1] == b"GET"
                     and groups[3] == b"1"
                     and found.end() == len(data) <= service.head_size
                     and len(groups[2]) <= service.uri_size
                     and groups[2][0] == SLASH
-                    and service.is_quick
-                    and not self._last
                 ):
-                    self._quickly(found, groups)
+                    self._quickly(found, groups, known)
                     return
         if self._body is not None:
             data = self._more_body(data)
@@ -190,7 +185,7 @@ class HTTPClient(Served):
             if reader is None:
                 found = messages.REQUEST.match(data)
                 if found is not None and found.end() <= self.context.settings.head_size:
-                    self._begin(messages.Request(found, self._fields), data, found)
+                    self._begin(messages.Request(found), data, found)
                     return
                 settings = self.context.settings
                 reader = self._reader = HeadReader(settings.head_size, settings.head_lines)
@@ -230,10 +225,9 @@ class HTTPClient(Served):
                 self._body = frame
         self._pending = rest
         self._message = message
-        self._fields, self._block_of = message.fields, None
         self._again = ()
         if not message.keep_alive:
-            self._last = True
+            self._last = self._leaves = True
         request = self.request
         request.method, request.target, request.path = message.method, message.target, message.path
         request.lines = message.lines
@@ -305,7 +299,7 @@ class HTTPClient(Served):
             self.client.close()
         elif self.state == life.REFUSING:
             self._happened(life.FINISHED)
-            self.client.close()
+            self._part()
         elif self._body is not None:
             self.expire(life.CLIENT_GONE)
 
@@ -382,9 +376,30 @@ class HTTPClient(Served):
 
     def _linger_over(self) -> None:
         if self.state == life.REFUSING:
+            if self._is_taking():
+                self._set_timer(self.context.settings.linger_timeout, self._linger_over)
+                return
             self._happened(life.FINISHED)
+        self._part()
+
+    def _part(self) -> None:
+        """Close, once the client has what it was sent."""
         self.client.close()
-        self._set_timer(self.context.settings.linger_timeout, self.client.reset)
+        self._set_timer(self.context.settings.linger_timeout, self._not_gone)
+
+    def _not_gone(self) -> None:
+        if self._is_taking():
+            self._set_timer(self.context.settings.linger_timeout, self._not_gone)
+        else:
+            self.client.reset()
+
+    def _is_taking(self) -> bool:
+        """True while the client has something to get still, and has taken some of it not too long ago."""
+        unsent = self.client.unsent()
+        now, read_timeout = self.context.wheel.now, self.context.settings.read_timeout
+        if unsent != self._unsent:
+            self._unsent, self._since = unsent, now
+        return unsent > 0 and (read_timeout == 0 or now - self._since < read_timeout)
 
     def _watch(self) -> None:
         """Has something taken too long?"""

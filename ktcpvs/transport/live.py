@@ -23,6 +23,7 @@ from ktcpvs.transport.connection import Connection
 from ktcpvs.transport.context import Context
 from ktcpvs.transport.exchange import Exchange
 from ktcpvs.transport.journal import Journal
+from ktcpvs.transport.known import KnownLines
 from ktcpvs.transport.listener import Listener
 from ktcpvs.transport.pool import Pool
 from ktcpvs.transport.prepared import Prepared
@@ -41,7 +42,8 @@ LOOK_AGAIN = 0.05
 class LiveService:
     """config: as it runs. destinations: its servers by address; usable: the same. leaving: deleted servers whose
     connections drain. queue: who waits for room at a server. journal: its access log; None: it has none. head_size,
-    uri_size: the settings. is_quick: nobody wants to know every step of a request.
+    uri_size: the settings. is_quick: nobody wants to know every step of a request. forwards: servers are told of
+    clients. known: header lines, with the client's address where it forwards, and what they say.
 
     total: client connections accepted. refused: those that got no server. ended_in, ended_out: bytes of
     connections that have ended.
@@ -68,6 +70,8 @@ class LiveService:
         self.clients = context.counters.clients(config.ident)
         self.pool = Pool(context)
         self.forwarding = Forwarding({})
+        self.forwards = False
+        self.known: dict[Any, KnownLines] = {}
         self.total = 0
         self.refused = 0
         self.ended_in = 0
@@ -205,6 +209,8 @@ class LiveService:
     def look_at_settings(self) -> None:
         """Something has changed that requests depend on; what connections remember of earlier ones is void."""
         self.forwarding = Forwarding({name: getattr(self.config, name) for name in FIELDS})
+        self.forwards = bool(self.forwarding)
+        self.known = {}
         settings = self.context.settings
         self.head_size, self.uri_size = settings.head_size, settings.uri_size
         self.is_quick = self.journal is None and self.context.log.level < levels.SCHEDULING

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ktcpvs.model.destination import Destination
 from ktcpvs.transport.context import Context
+from ktcpvs.transport.known import KnownAnswer
 from ktcpvs.transport.stream import Stream
 
 if TYPE_CHECKING:
@@ -17,21 +18,6 @@ if TYPE_CHECKING:
 
 SWEEP = 5
 """Seconds between two looks for connections that have been idle too long."""
-
-
-class Known:
-    """An answer to a GET whose head was read: one that begins with the same bytes says the same.
-
-    start: the head as it came. head: as it goes on. total: bytes of the whole answer. as_is: the two are the same.
-    """
-
-    __slots__ = ("as_is", "head", "start", "total")
-
-    def __init__(self, start: bytes, head: bytes, length: int) -> None:
-        self.start = start
-        self.head = head
-        self.total = len(start) + length
-        self.as_is = start == head
 
 
 class ServerStream(Stream):
@@ -44,7 +30,7 @@ class ServerStream(Stream):
         self.destination = destination
         self.exchange: Exchange | None = None
         self.used = False
-        self.known: Known | None = None
+        self.known: KnownAnswer | None = None
         self.since = 0
 
     def connectionMade(self) -> None:

@@ -18,6 +18,8 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ktcpvs.system.sockets import unsent
+
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -65,6 +67,10 @@ class Stream(Protocol):
         # Nothing of a connection may hold on to the rest of it: memory comes back now, not when cycles are sought.
         self.transport = None
         self.made = nothing
+
+    def unsent(self) -> int:
+        """Bytes that the peer has not taken yet, as far as the system knows; 0 when it is over."""
+        return unsent(self.transport.getHandle()) if self.is_open else 0
 
     # What an owner does with it.
 

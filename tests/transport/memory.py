@@ -47,6 +47,10 @@ class Line(StringTransport):
     def getHandle(self) -> Line:
         return self
 
+    def fileno(self) -> int:
+        """There is none: the system knows of nothing that is unsent."""
+        return -1
+
     def setsockopt(self, *option: object) -> None:
         self.options.append(option)
 

@@ -287,7 +287,7 @@ def test_http_1_0(make: Make) -> None:
     assert a.heard() == b"GET /a HTTP/1.0\r\n\r\n"
     a.says(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
     assert client.heard() == b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
-    assert client.line.ended
+    assert client.line.disconnecting
 
 
 def test_close_is_kept_between_each_two(make: Make) -> None:
@@ -298,7 +298,7 @@ def test_close_is_kept_between_each_two(make: Make) -> None:
     assert a.heard() == get("/a", "X-Theirs: 2")
     a.says(answer(b"x", "Connection: keep-alive", "Keep-Alive: timeout=5"))
     assert client.heard() == answer(b"x").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
-    assert client.line.ended
+    assert client.line.disconnecting
     assert world.live.pool.idle(next(iter(world.live.destinations.values()))) == 1
 
 
@@ -678,6 +678,26 @@ def test_any_number_of_pipelined_requests_may_be_refused_at_once(make: Make) -> 
     assert client.heard().count(b"HTTP/1.1 503 ") == 2000
     world.accepts(A).says(answer())
     assert client.heard() == answer()
+
+
+@pytest.mark.parametrize("last", ["the client's", "the switch's"])
+def test_a_slow_client_gets_the_whole_of_its_last_answer(make: Make, last: str) -> None:
+    """A reset would take from it what the system has not sent yet."""
+    world = make(*RULES, settings="linger_timeout = 1 read_timeout = 20")
+    client = world.client()
+    client.says(get("/a", "Connection: close") if last == "the client's" else get())
+    server = world.accepts(A)
+    server.says(answer(b"hello", *(["Connection: close"] if last == "the client's" else [])))
+    if last == "the switch's":
+        client.says(b"nonsense\r\n\r\n")
+    left = [100_000]
+    client.stream.unsent = lambda: left[0]  # type: ignore[method-assign]
+    for _ in range(40):
+        world.passes(5)
+        left[0] -= 1000
+    assert not client.line.aborted
+    world.passes(60)  # it takes nothing any more
+    assert client.line.aborted
 
 
 # What is remembered of earlier messages makes no difference.

@@ -1,0 +1,43 @@
+"""What is known of messages because one like them was read before: then they need not be read again.
+
+Nothing here is a guess: header lines and heads are compared byte for byte.
+"""
+
+from __future__ import annotations
+
+REMEMBERED = 2048
+"""The longest head of which it is remembered what it says, in bytes."""
+
+LINES_MAX = 1024
+"""For how many different header lines a service remembers what they say."""
+
+
+class KnownLines:
+    """Header lines of a GET of HTTP/1.1 that has no body and asks for nothing special.
+
+    keep_alive: the client may send another request. block: how they go on, with the empty line behind them.
+    """
+
+    __slots__ = ("block", "keep_alive")
+
+    def __init__(self, keep_alive: bool, block: bytes) -> None:
+        self.keep_alive = keep_alive
+        self.block = block
+
+
+class KnownAnswer:
+    """An answer to a GET, after which the server's connection may be used again.
+
+    start: its head as it came. head, closing: as it goes on, and so if the client's connection ends with it. total:
+    bytes of the whole answer. as_is: it goes on as it came.
+    """
+
+    __slots__ = ("as_is", "closing", "head", "start", "total")
+
+    def __init__(self, start: bytes, head: bytes, length: int) -> None:
+        """head: as it goes on, but for the empty line. length: of the body."""
+        self.start = start
+        self.head = head + b"\r\n"
+        self.closing = head + b"Connection: close\r\n\r\n"
+        self.total = len(start) + length
+        self.as_is = start == self.head
