@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable
+from functools import lru_cache
 
 from attrs import evolve, frozen
 
@@ -46,7 +47,7 @@ class Inet:
     @property
     def is_name(self) -> bool:
         """True when the host is a name, which must be looked up before use."""
-        return not _is_ip(self.host)
+        return _ip(self.host) is None
 
     def with_port(self, port: int | None) -> Inet:
         """The same address with `port` where its own was left out."""
@@ -108,20 +109,22 @@ def _port(port: str, whole: str, port_named: PortNamed) -> int:
     return named
 
 
-def _is_ip(host: str) -> bool:
+@lru_cache(4096)
+def _ip(host: str) -> str | None:
+    """An IP address as it is written; None for what is none."""
     try:
-        ipaddress.ip_address(host)
+        return str(ipaddress.ip_address(host))
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def _host(host: str, whole: str) -> str:
-    if _is_ip(host):
+    address = _ip(host)
+    if address is not None:
         _, percent, zone = host.partition("%")
         if percent and not _ZONE.fullmatch(zone):
             raise BadAddress(f"'{shorten(host)}': after the % stands the name of a network interface")
-        return str(ipaddress.ip_address(host))
+        return address
     name = host.lower().removesuffix(".")
     if not name:
         raise BadAddress(f"'{shorten(whole)}' names no host")

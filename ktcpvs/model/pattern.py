@@ -40,6 +40,9 @@ def re2_options(max_mem: int = ONE_PATTERN_MEMORY) -> re2.Options:
     return options
 
 
+_OPTIONS = re2_options()
+
+
 def encode_pattern(pattern: str) -> bytes:
     """The bytes that RE2 reads."""
     return pattern.encode("utf-8")
@@ -52,7 +55,7 @@ def check_pattern(pattern: str) -> int:
     """
     if not pattern:
         raise BadPattern("an empty pattern matches nothing that can be told apart: use .* for a default rule")
-    for position, character in enumerate(pattern):
+    for position, character in enumerate("" if pattern.isprintable() else pattern):
         if not character.isprintable() and not character.isspace():
             raise BadPattern(f"pattern '{shorten(pattern)}': a control character at position {position}")
         if character.isspace() and character != " ":
@@ -63,7 +66,7 @@ def check_pattern(pattern: str) -> int:
     if pattern in DEFAULT_PATTERNS:
         return 0
     try:
-        return int(re2.compile(encoded, options=re2_options()).groups)
+        return int(re2.compile(encoded, options=_OPTIONS).groups)
     except re2.error as error:
         why = error.args[0].decode("utf-8", "replace") if error.args else "it cannot be compiled"
     raise BadPattern(f"pattern '{shorten(pattern)}': {_explain(pattern, why)}")
