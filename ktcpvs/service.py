@@ -21,7 +21,7 @@ from ktcpvs.control.where import ControlAddress, default_control
 from ktcpvs.errors import CannotListen, Refusal
 from ktcpvs.model import edits
 from ktcpvs.state import StateFile, read_configuration
-from ktcpvs.system.limits import raise_descriptor_limit
+from ktcpvs.system.limits import calm_collector, raise_descriptor_limit
 from ktcpvs.system.log import ANNOUNCE, EventLog
 from ktcpvs.system.names import service_port
 from ktcpvs.system.sockets import close_listener, open_private_unix_listener, private_folder
@@ -108,6 +108,7 @@ class SwitchService(Service):
             self.director.stop_all()
             raise
         self._reactor.callWhenRunning(self.director.start)
+        self._reactor.callWhenRunning(calm_collector)
         self._reactor.callWhenRunning(self._handle_signals)
         where = self._options.control or default_control()
         self.log.event(ANNOUNCE, "ktcpvs {version}, control at {where}", version=__version__, where=where)
