@@ -175,8 +175,7 @@ class Served(ABC):
             return
         if not isinstance(answer, Deferred):
             if not inspect.iscoroutine(answer):
-                self.context.log.warn("scheduler of {ident} chose {what!r}", ident=self.service.ident, what=answer)
-                self._fall_back("the scheduler failed")
+                self._chose_nonsense(answer)
                 return
             answer = Deferred.fromCoroutine(answer)
         self._asking = answer
@@ -204,6 +203,11 @@ class Served(ABC):
         self.context.log.failure("scheduler of service {ident} failed", failure, ident=self.service.ident)
         self._fall_back("the scheduler failed")
 
+    def _chose_nonsense(self, what: Any) -> None:
+        form = "scheduler of service {ident} failed: it chose {what!r}, no server of the service"
+        self.context.log.warn(form, ident=self.service.ident, what=what)
+        self._fall_back("the scheduler failed")
+
     def _fall_back(self, why: str) -> None:
         self._decide(self.service.fall_back(self.request, why), why)
 
@@ -213,10 +217,7 @@ class Served(ABC):
         if choice is not None:
             destination = choice.destination
             if destination not in service.usable:
-                self.context.log.warn(
-                    "scheduler of {ident} chose {what!r}, no server of it", ident=service.ident, what=destination
-                )
-                self._fall_back("the scheduler failed")
+                self._chose_nonsense(destination)
                 return
             if destination in tried:
                 choice = None

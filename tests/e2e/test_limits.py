@@ -174,6 +174,7 @@ def test_an_unconnectable_server_does_not_eat_descriptors(daemon: Daemon) -> Non
         "active": 0,
         "total": 100,
         "refused": 100,
+        "queued": 0,
         "bytes_in": 0,
         "bytes_out": 0,
     }

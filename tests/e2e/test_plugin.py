@@ -111,11 +111,14 @@ def test_a_scheduler_that_fails_costs_one_connection_and_one_log_line(
     for name in ("raising", "foreign", "nonsense"):
         port = free_port()
         daemon.service(name, port, server.address, scheduler=name)
+        assert served(port) == b"1", "the fallback serves"
+        assert daemon.log().count(f"scheduler of service {name} failed") == 1
+        daemon.call("edit_service", name, fallback="none")
         assert served(port) == b""
         assert served(good) == b"1"
-        assert daemon.log().count(f"scheduler of service {name} failed") == 1
-        assert served(port) == b""
         assert daemon.log().count(f"scheduler of service {name} failed") == 2
+        assert served(port) == b""
+        assert daemon.log().count(f"scheduler of service {name} failed") == 3
         daemon.call("edit_service", name, scheduler="wlc")
         assert served(port) == b"1"
         daemon.call("stop", name)
