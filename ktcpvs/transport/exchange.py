@@ -25,6 +25,9 @@ from ktcpvs.transport.stream import Stream
 _SENT = life.TABLE[life.IDLE][life.SENT]
 _WHOLE = life.TABLE[life.WAITING][life.WHOLE]
 
+JOINED = 4096
+"""A body's beginning that is longer is sent beside its head, and not copied behind it, in bytes."""
+
 UNANSWERED = "the server closed the connection before it answered"
 
 
@@ -255,10 +258,15 @@ class Exchange(HTTPClient):
     def _pass_on(self, answer: messages.Response, data: bytes, taken: int, head: bytes = b"") -> None:
         """What the server sent goes to the client: `taken` bytes of `data` are the answer's."""
         extra = taken < len(data)
-        out = head + (data[:taken] if extra else data)
-        if out:
-            self.bytes_out += len(out)
-            self.client.transport.write(out)
+        if extra:
+            data = data[:taken]
+        size = len(head) + len(data)
+        if size:
+            self.bytes_out += size
+            if head and len(data) > JOINED:
+                self.client.transport.writeSequence((head, data))
+            else:
+                self.client.transport.write(head + data if head else data)
         if extra:
             answer.keep_alive = False  # what else it may say belongs to nobody
         if answer.frame.done:

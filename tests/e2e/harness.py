@@ -75,8 +75,8 @@ class ControlThread:
 class Daemon:
     """One `twistd ktcpvs`, in its folder.
 
-    workers: how many, as --workers wants it. descriptors: its hard limit. options: further options of `ktcpvs`. broken: True when its log may hold tracebacks.
-    ended: True when the test has ended it on purpose.
+    workers: how many, as --workers wants it. descriptors: its hard limit. options: further options of `ktcpvs`. broken:
+    True when its log may hold tracebacks. ended: True when the test has ended it on purpose.
     """
 
     def __init__(
