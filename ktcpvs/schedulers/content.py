@@ -24,6 +24,9 @@ from ktcpvs.schedulers.rules import RuleSet
 AT_ONCE = 500
 """How many rules get what chooses among their servers before others are served."""
 
+LOOKED_AT = 2000
+"""How many rules are looked at for what has changed before others are served."""
+
 
 @implementer(IScheduler, IExplains, IWatches)
 class BoundRules:
@@ -45,13 +48,17 @@ class BoundRules:
         """Become the scheduler of `service`; yields between pieces of work that take a while."""
         before = previous if isinstance(previous, BoundRules) else None
         self._rules: RuleSet = yield from RuleSet.in_steps(service.rules, before._rules if before else None)
+        if len(service.rules) > LOOKED_AT:
+            yield
         self._destinations = [rule.destinations for rule in service.rules]
         self._balance = service.balance
         known = before.within if before is not None and before._balance is service.balance else {}
         self._bound_as: dict[str, Any] = {}
         self.within: dict[str, Any] = {}
         made = 0
-        for rule in service.rules:
+        for number, rule in enumerate(service.rules, 1):
+            if number % LOOKED_AT == 0:
+                yield
             pattern = rule.pattern
             self._bound_as[pattern] = bound_as = (rule, tuple([d.weight for d in rule.destinations]))
             if not service.trial and pattern in known and before is not None and before._bound_as[pattern] == bound_as:

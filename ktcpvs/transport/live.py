@@ -35,6 +35,9 @@ WATCHERS_MAX = 8
 """How many rules with many servers are told of each change of one server's load; the others find out when they look."""
 
 
+MANY_RULES = 1000
+"""A service of more rules takes a few milliseconds just to be looked at."""
+
 LOOK_AGAIN = 0.05
 """Seconds between two looks for room that another process may have made."""
 
@@ -100,12 +103,17 @@ class LiveService:
     def binding(self, prepared: Prepared) -> Generator[None, None, None]:
         """Bind a scheduler for what was prepared, little by little; weights are as its configuration says meanwhile."""
         destinations, factory = prepared.destinations, prepared.factory
+        many = len(prepared.config.rules) > MANY_RULES
+        if many:
+            yield
         before = {destination: destination.weight for destination in destinations.values()}
         try:
             for server in prepared.config.servers:
                 destinations[server.address].weight = server.weight
             previous = self.scheduler if factory is self.factory else None
             prepared.seen = prepared.view(self._seen)
+            if many:
+                yield
             if IBindsInSteps.providedBy(factory):
                 prepared.scheduler = yield from factory.binding(prepared.seen, previous)
             else:
