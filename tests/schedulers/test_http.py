@@ -131,21 +131,22 @@ def blocks_of(size: int) -> Iterator[None]:
 
 
 def test_an_edit_of_a_long_list_compiles_one_block() -> None:
-    rules = [BoundRule(n, f"^/{n}/", False, None, ()) for n in range(3500)]
-    first = RuleSet(rules)
-    assert [block.size for block in first._blocks] == [1000, 1000, 1000, 500]
-    added = RuleSet([*rules, BoundRule(3500, "^/new", False, None, ())], first)
-    assert added._blocks[:4] == first._blocks
-    assert [block.size for block in added._blocks[4:]] == [1]
-    less = RuleSet([*rules[:1500], *rules[1501:]], added)
-    assert [block.size for block in less._blocks] == [1000, 999, 1000, 500]
-    assert (less._blocks[0], *less._blocks[2:]) == (first._blocks[0], *first._blocks[2:])
-    steps = RuleSet.in_steps(rules)
-    for _ in range(3):
-        next(steps)
-    with pytest.raises(StopIteration) as end:
-        next(steps)
-    assert end.value.value.first(b"/3499/") == 3499
+    with blocks_of(1000):
+        rules = [BoundRule(n, f"^/{n}/", False, None, ()) for n in range(3500)]
+        first = RuleSet(rules)
+        assert [block.size for block in first._blocks] == [1000, 1000, 1000, 500]
+        added = RuleSet([*rules, BoundRule(3500, "^/new", False, None, ())], first)
+        assert added._blocks[:4] == first._blocks
+        assert [block.size for block in added._blocks[4:]] == [1]
+        less = RuleSet([*rules[:1500], *rules[1501:]], added)
+        assert [block.size for block in less._blocks] == [1000, 999, 1000, 500]
+        assert (less._blocks[0], *less._blocks[2:]) == (first._blocks[0], *first._blocks[2:])
+        steps = RuleSet.in_steps(rules)
+        for _ in range(3):
+            next(steps)
+        with pytest.raises(StopIteration) as end:
+            next(steps)
+        assert end.value.value.first(b"/3499/") == 3499
 
 
 def large(count: int) -> list[BoundRule]:
