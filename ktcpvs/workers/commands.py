@@ -28,6 +28,10 @@ class Rows(amp.Command):
     ]
 
 
+class Reopen(amp.Command):
+    """Open the files of access logs anew."""
+
+
 class Listen(amp.Command):
     """A listening socket for the next edit that wants to listen on `address`."""
 

@@ -6,18 +6,25 @@ is ended, and its successor gets the table as a whole.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredList, DeferredLock, maybeDeferred
+from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.process import reapAllProcesses
 from twisted.internet.protocol import Factory, ProcessProtocol
 from twisted.protocols import amp
 from twisted.python.failure import Failure
 
+from ktcpvs.control.client import NoAnswer, Switch
 from ktcpvs.control.requests import Asked
+from ktcpvs.control.where import ControlAddress
+from ktcpvs.errors import Refusal
 from ktcpvs.system import log as levels
 from ktcpvs.system.log import EventLog
 from ktcpvs.workers.worker import LINK
@@ -31,6 +38,12 @@ AGAIN_MOST = 10.0
 ANSWER = 30.0
 """Seconds that a worker may take to answer."""
 
+LAST_WORDS = 0.1
+"""Seconds from a worker's end until its output is read no more."""
+
+LINE = 4096
+"""Bytes of the longest line of its output that are kept until it is whole."""
+
 
 class Worker(ProcessProtocol):
     """One worker. number: from 1. ready: it has the table. pid: None while it does not run."""
@@ -41,8 +54,9 @@ class Worker(ProcessProtocol):
         self.ready = False
         self.link: amp.AMP | None = None
         self.pid: int | None = None
-        self._failed = 0
+        self._failed = 0  # how many times since it was ready last
         self._said = b""
+        self._looks: DeferredLock = DeferredLock()
 
     @property
     def column(self) -> int:
@@ -50,24 +64,52 @@ class Worker(ProcessProtocol):
         return self.number - 1
 
     def start(self) -> None:
-        """A new process."""
+        """A new process; where the system has none to give, another try later."""
+        try:
+            self._spawn()
+        except OSError as error:
+            self._is_gone(f"cannot start: {error.strerror}")
+            return
+        self.crew.begun(self)
+
+    def _spawn(self) -> None:
         reactor = self.crew.reactor
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with ours, its:
-            program = [sys.executable, "-m", "ktcpvs.workers.worker", self.crew.reactor_name]
-            descriptors = {0: "w", 1: "r", 2: "r", LINK: its.fileno()}
-            process = reactor.spawnProcess(self, program[0], program, env=_environment(), childFDs=descriptors)
-            self.pid = process.pid
             ours.setblocking(False)
             self.link = _Link()  # type: ignore[no-untyped-call]
             reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, _OneLink(self.link))
-        self.crew.begun(self)
+            program = [sys.executable, "-P", "-m", "ktcpvs.workers.worker", self.crew.reactor_name]
+            descriptors = {0: "w", 1: "r", 2: "r", LINK: its.fileno()}
+            process = reactor.spawnProcess(self, program[0], program, env=_environment(), childFDs=descriptors)
+            self.pid = process.pid
 
     def ask(self, command: Any, **arguments: Any) -> Deferred[Any]:
         """Say something; fires with the answer, fails when there is none in time."""
         assert self.link is not None
         given = {name: value for name, value in arguments.items() if value is not None}
         return maybeDeferred(self.link.callRemote, command, **given).addTimeout(ANSWER, self.crew.reactor)
+
+    def look(self, view: str, ident: str | None) -> Deferred[Any]:
+        """What it sees, by a look of `control.client`; None: it has just ended, or does not know the service yet."""
+        link, pid = self.link, self.pid
+        assert link is not None
+        switch = Switch(link, ControlAddress(path=f"worker {self.number}"))
+
+        def ask() -> Deferred[Any]:
+            answer = Deferred.fromCoroutine(getattr(switch, view)(ident))
+            return answer.addTimeout(ANSWER, self.crew.reactor)
+
+        def no_answer(failure: Failure) -> None:
+            if failure.check(NoAnswer, Refusal) is None and self.pid == pid:
+                self.end(f"no answer: {failure.getErrorMessage() or failure.type}")
+
+        return self._looks.run(ask).addErrback(no_answer)  # the pages of two looks would mix
+
+    def serves(self) -> None:
+        """It has the table."""
+        self.ready = True
+        self._failed = 0
 
     def end(self, why: str) -> None:
         """It is of no use any more; its end will be noticed."""
@@ -83,7 +125,8 @@ class Worker(ProcessProtocol):
     def signal(self, name: str) -> None:
         """Send a signal, if it runs."""
         if self.transport is not None and self.pid is not None:
-            self.transport.signalProcess(name)
+            with contextlib.suppress(ProcessExitedAlready):
+                self.transport.signalProcess(name)
 
     # What it says and how it ends.
 
@@ -92,18 +135,34 @@ class Worker(ProcessProtocol):
 
     def errReceived(self, data: bytes) -> None:
         *lines, self._said = (self._said + data).split(b"\n")
-        self._said = self._said[-4096:]
+        self._said = self._said[-LINE:]
         for line in lines:
-            text = line.decode("utf-8", "backslashreplace").removeprefix("- ")
-            self.crew.log.event(levels.ANNOUNCE, "worker {n}: {line}", n=self.number, line=text)
+            self._tell(line)
+
+    def _tell(self, line: bytes) -> None:
+        text = line.decode("utf-8", "backslashreplace").removeprefix("- ")
+        self.crew.log.event(levels.ANNOUNCE, "worker {n}: {line}", n=self.number, line=text)
+
+    def processExited(self, reason: Failure) -> None:
+        """What it started may live on and hold its output open; that is not waited for."""
+        process = self.transport
+        if process is not None:
+            self.crew.reactor.callLater(LAST_WORDS, process.loseConnection)
 
     def processEnded(self, reason: Failure) -> None:
-        was_ready, self.ready = self.ready, False
+        if self._said:
+            self._tell(self._said)
+        self._said = b""
+        self._is_gone(reason.getErrorMessage())
+
+    def _is_gone(self, why: str) -> None:
+        self.ready = False
         self.pid = None
         self.transport = None
         self.let_go()
-        self._failed = 0 if was_ready else self._failed + 1
-        self.crew.ended(self, reason.getErrorMessage(), min(AGAIN * (1 << min(self._failed, 10)), AGAIN_MOST))
+        again = min(AGAIN * (1 << min(self._failed, 10)), AGAIN_MOST)
+        self._failed += 1
+        self.crew.ended(self, why, again)
 
 
 def _environment() -> dict[str, str]:
@@ -156,6 +215,9 @@ class Crew:
         return "uvloop" if getattr(self.reactor, "uv", None) is not None else "default"
 
     def start(self) -> None:
+        """All of them. Wants the main thread of a reactor that runs."""
+        # Twisted hears of a process' end by Python's wake-up descriptor (signal.set_wakeup_fd), which uvloop takes.
+        signal.signal(signal.SIGCHLD, lambda *_: self.reactor.callFromThread(reapAllProcesses))
         for worker in self.workers:
             worker.start()
 
@@ -174,17 +236,18 @@ class Crew:
             told.append(self.answered(worker, answers))
         return DeferredList(told, consumeErrors=True)
 
-    def answered(self, worker: Worker, answers: Sequence[Deferred[Any]]) -> Deferred[Any]:
-        """Fires when the worker has answered all of them; one that did not is ended."""
+    def answered(self, worker: Worker, answers: Sequence[Deferred[Any]]) -> Deferred[bool]:
+        """Fires with True when the worker has answered all of them, with False when not; then it is ended."""
+        pid = worker.pid
 
-        def no_answer(failure: Failure) -> None:
-            if worker.pid is not None:
+        def no_answer(failure: Failure) -> bool:
+            if worker.pid is not None and worker.pid == pid and not self._ending:  # else it is gone, or drains
                 why: Any = failure.value
                 worker.end(why.subFailure.getErrorMessage())
+            return False
 
         everything: Deferred[Any] = DeferredList(list(answers), fireOnOneErrback=True, consumeErrors=True)
-        everything.addErrback(no_answer)
-        return everything
+        return everything.addCallbacks(lambda _: True, no_answer)
 
     def signal(self, name: str) -> None:
         """Send a signal to all."""

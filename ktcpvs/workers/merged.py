@@ -8,19 +8,14 @@ from typing import Any
 
 def stats(own: dict[str, Any], told: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The stats of all workers. own: the supervisor's, the table with all counts 0. told: each worker's."""
-    services = []
-    for number, service in enumerate(own["services"]):
-        same = [service, *(one["services"][number] for one in told if _is_same(one, number, service))]
-        merged = dict(service)
-        for name in ("stats", "redirect_stats"):
-            if name in service:
-                merged[name] = _added([one[name] for one in same if name in one])
-        merged["servers"] = [
-            {**server, "stats": _added([one["servers"][place]["stats"] for one in same])}
-            for place, server in enumerate(service["servers"])
-        ]
-        services.append(merged)
-    return {**own, "services": services}
+    all_told = [{service["ident"]: service for service in one["services"]} for one in told]
+    return {
+        **own,
+        "services": [
+            _service(service, [one[service["ident"]] for one in all_told if service["ident"] in one])
+            for service in own["services"]
+        ],
+    }
 
 
 def connections(told: Sequence[tuple[int, list[dict[str, Any]]]]) -> list[dict[str, Any]]:
@@ -28,11 +23,19 @@ def connections(told: Sequence[tuple[int, list[dict[str, Any]]]]) -> list[dict[s
     return [{**connection, "worker": number} for number, one in told for connection in one]
 
 
-def _is_same(answer: dict[str, Any], number: int, service: dict[str, Any]) -> bool:
-    """True where a worker's service is that of the others; one that has just begun may not know it yet."""
-    found = answer["services"][number : number + 1]
-    return bool(found) and (found[0]["ident"], len(found[0]["servers"])) == (service["ident"], len(service["servers"]))
+def _service(own: dict[str, Any], told: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One service. A worker may be an edit behind, or ahead: what the supervisor does not know is left out."""
+    merged = dict(own)
+    for name in ("stats", "redirect_stats"):
+        if name in own:
+            merged[name] = _added(own[name], [one[name] for one in told if name in one])
+    servers = [{server["address"]: server["stats"] for server in one["servers"]} for one in told]
+    merged["servers"] = [
+        {**row, "stats": _added(row["stats"], [one[row["address"]] for one in servers if row["address"] in one])}
+        for row in own["servers"]
+    ]
+    return merged
 
 
-def _added(counts: Sequence[dict[str, int]]) -> dict[str, int]:
-    return {name: sum(one.get(name, 0) for one in counts) for name in counts[0]}
+def _added(own: dict[str, int], counts: Sequence[dict[str, int]]) -> dict[str, int]:
+    return {name: sum((one.get(name, 0) for one in counts), start) for name, start in own.items()}

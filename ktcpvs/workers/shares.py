@@ -55,39 +55,50 @@ class SharedCounters(Counters):
 
 
 class RowBook:
-    """Gives out rows: each server of each service has one, and each service. Rows come back when nobody counts there.
+    """Gives out rows: each server of each service has one, and each service.
+
+    What leaves the table and comes back gets its row again: connections that it had then are still counted there. Its
+    row goes to another only when all rows have been given out, and only when nobody counts there.
 
     rows: who has which. used: how many were ever given out.
     """
 
-    def __init__(self, table: SharedTable) -> None:
+    def __init__(self, table: SharedTable, most: int = ROWS_MAX) -> None:
+        """most: how many rows there are."""
         self._table = table
-        self._free: list[int] = []
-        self._left: dict[Key, int] = {}  # no longer in the table, but somebody may still count there
+        self._most = most
+        self._left: dict[Key, int] = {}  # no longer in the table; the first has been gone the longest
         self.rows: dict[Key, int] = {}
         self.used = 0
 
-    def follow(self, table: Table) -> None:
-        """Rows for all that stands in `table`; what there are none left for is counted by each process alone."""
-        wanted = set(_keys(table))
+    def follow(self, table: Table, before: Table | None = None) -> None:
+        """Rows for all that stands in `table`; what there are none left for is counted by each process alone.
+
+        before: the table that holds until all processes have gone over to `table`; its rows stay as they are, since
+        the change may be refused, and until it is done its servers are chosen. None: there is none.
+        """
+        tables = (table,) if before is None else (before, table)
+        wanted = dict.fromkeys(key for one in tables for key in _keys(one))
         for key in [key for key in self.rows if key not in wanted]:
             self._left[key] = self.rows.pop(key)
-        for key, number in list(self._left.items()):
-            if key not in wanted and not any(self._table.row(number)):
-                del self._left[key]
-                self._free.append(number)
-        for key in _keys(table):
-            row = self.rows.get(key, self._left.pop(key, None))
-            if row is None:
-                row = self._free.pop() if self._free else self._next()
-            if row is not None:
+        for key in [key for key in self._left if key in wanted]:
+            self.rows[key] = self._left.pop(key)
+        for key in wanted:
+            if key not in self.rows:
+                row = self._next()
+                if row is None:
+                    return
                 self.rows[key] = row
 
     def _next(self) -> int | None:
-        if self.used >= ROWS_MAX:
-            return None
-        self.used += 1
-        return self.used - 1
+        if self.used < self._most:
+            self.used += 1
+            return self.used - 1
+        for key, row in self._left.items():
+            if not any(self._table.row(row)):
+                del self._left[key]
+                return row
+        return None
 
 
 def _keys(table: Table) -> Iterator[Key]:

@@ -9,12 +9,9 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 
-from ktcpvs.control.client import NoAnswer, Switch
 from ktcpvs.control.requests import requests
-from ktcpvs.control.where import ControlAddress
-from ktcpvs.errors import Refusal
 from ktcpvs.model import edits
 from ktcpvs.model.address import Address
 from ktcpvs.system import log as levels
@@ -28,8 +25,8 @@ from ktcpvs.workers import commands, merged
 from ktcpvs.workers.crew import Crew, Worker
 from ktcpvs.workers.shares import Key, RowBook, SharedCounters
 
-ROWS_AT_ONCE = 200
-"""How many rows one command names."""
+ROWS_AT_ONCE = 64
+"""How many rows one command names: with the longest names they fit into the 65,535 bytes of an AMP value."""
 
 
 class Supervisor(Director):
@@ -55,7 +52,7 @@ class Supervisor(Director):
     # Edits, as far as they are others than those of a switch alone.
 
     async def _carry_out(self, edit: edits.Edit) -> None:
-        self._book.follow(edit.apply(self.table))
+        self._book.follow(edit.apply(self.table), self.table)
         await super()._carry_out(edit)
 
     def _sockets_of(self, ident: str) -> list[socket.socket]:
@@ -102,13 +99,13 @@ class Supervisor(Director):
 
     def _begun(self, worker: Worker) -> None:
         """A worker is there: between two edits it is told all that there is."""
-        briefed = self._lock.run(lambda: Deferred.fromCoroutine(self._brief(worker)))
+        pid = worker.pid
+        briefed = self._lock.run(lambda: Deferred.fromCoroutine(self._brief(worker, pid)))
         briefed.addErrback(lambda why: self.context.log.failure("worker {n} not briefed", why, n=worker.number))
 
-    async def _brief(self, worker: Worker) -> None:
-        pid = worker.pid
-        if pid is None:
-            return
+    async def _brief(self, worker: Worker, pid: int | None) -> None:
+        if worker.pid != pid:
+            return  # it has ended meanwhile; its successor's turn comes
         table, counts = self.table, self.counts
         answers = [
             worker.ask(
@@ -126,9 +123,8 @@ class Supervisor(Director):
             if ident in table.running:
                 said += requests(edits.StartService(ident))
         answers += [worker.ask(command, **arguments) for command, arguments in said]
-        await self.crew.answered(worker, answers)
-        worker.ready = worker.pid == pid
-        if worker.ready:
+        if await self.crew.answered(worker, answers) and worker.pid == pid:
+            worker.serves()
             self.context.log.event(levels.DAEMON, "worker {n} serves, process {pid}", n=worker.number, pid=pid)
 
     def _gone(self, worker: Worker) -> None:
@@ -154,15 +150,9 @@ class Supervisor(Director):
 
     async def _of_all(self, name: str, ident: str | None) -> list[tuple[int, Any]]:
         """(number, what it sees) of each worker that answers."""
-        seen = []
-        for worker in self.crew.ready():
-            assert worker.link is not None
-            switch = Switch(worker.link, ControlAddress(path=f"worker {worker.number}"))
-            try:
-                seen.append((worker.number, await getattr(switch, name)(ident)))
-            except (NoAnswer, Refusal):
-                continue  # it has just ended, or does not know the service yet
-        return seen
+        workers = self.crew.ready()
+        answers = await gatherResults([worker.look(name, ident) for worker in workers])
+        return [(one.number, answer) for one, answer in zip(workers, answers, strict=True) if answer is not None]
 
     # The end.
 
@@ -170,7 +160,8 @@ class Supervisor(Director):
 
     def reopen_logs(self) -> None:
         super().reopen_logs()
-        self.crew.signal("USR1")
+        for worker in self.crew.running():
+            self.crew.answered(worker, [worker.ask(commands.Reopen)])
 
     def end(self) -> None:
         super().end()

@@ -6,7 +6,6 @@ Started by the supervisor, which talks to it over descriptor LINK; when that lin
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import signal
 import socket
@@ -21,7 +20,7 @@ from twisted.python.failure import Failure
 from ktcpvs.control.server import Administrator
 from ktcpvs.errors import CannotListen
 from ktcpvs.model.address import Address
-from ktcpvs.system.limits import raise_descriptor_limit
+from ktcpvs.system.limits import calm_collector, raise_descriptor_limit
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.shared import SharedTable
 from ktcpvs.transport.context import Context
@@ -72,6 +71,11 @@ class Link(Administrator):
     @commands.Rows.responder
     def rows(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         self._worker.rows.update({(one["ident"], one["address"]): one["row"] for one in rows})
+        return {}
+
+    @commands.Reopen.responder
+    def reopen(self) -> dict[str, Any]:
+        self._worker.director.reopen_logs()
         return {}
 
     @commands.Listen.responder
@@ -125,10 +129,6 @@ class Worker:
 
     def start(self) -> None:
         """Take the link up, and begin."""
-        # The supervisor is told of the end over the link; a terminal would tell everybody.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
-        signal.signal(signal.SIGUSR1, lambda *_: self._reactor.callFromThread(self.context.access_logs.reopen))
         self._reactor.adoptStreamConnection(LINK, socket.AF_UNIX, LinkFactory(self, self.log))
         os.close(LINK)
         self.director.start()
@@ -152,6 +152,9 @@ class Worker:
 
 def run() -> None:
     """A worker's whole life. The command line says which reactor."""
+    # The supervisor says over the link what a signal says to it; a terminal, or killall, would say it to everybody.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     raise_descriptor_limit()
     if sys.argv[1] == "uvloop":
         from ktcpvs.reactor import install
@@ -163,7 +166,7 @@ def run() -> None:
     globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stderr, timeFormat=None)], redirectStandardIO=False)
     worker = Worker(reactor)
     reactor.callWhenRunning(worker.start)
-    gc.freeze()
+    reactor.callWhenRunning(calm_collector)
     reactor.run(installSignalHandlers=False)
 
 

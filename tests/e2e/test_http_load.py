@@ -1,0 +1,289 @@
+"""phttp under load: a gigabyte each way, thousands of slow clients, and a client that reads slowly."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import random
+import re
+import resource
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from servers import LOOPBACK, Nginx, SocketServer, dial, free_port, read_exactly, sink, wait_for
+
+from .harness import CALM, Daemon
+
+pytestmark = pytest.mark.e2e
+
+Serve = Callable[..., SocketServer]
+
+GIB = 1 << 30
+
+BLOCK = random.Random("block").randbytes(1 << 20)
+
+SLOW_CLIENTS = 5000
+
+
+def gigabyte() -> Iterator[bytes]:
+    """1 GiB in blocks, none of them equal to another."""
+    for number in range(GIB // len(BLOCK)):
+        yield number.to_bytes(8, "big") + BLOCK[8:]
+
+
+def send_gigabyte(sock: socket.socket) -> str:
+    """Send it; its SHA-256."""
+    digest = hashlib.sha256()
+    for block in gigabyte():
+        digest.update(block)
+        sock.sendall(block)
+    return digest.hexdigest()
+
+
+def take(sock: socket.socket, size: int) -> str:
+    """The SHA-256 of the next `size` bytes. Raises EOFError when there are fewer."""
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(1 << 20))
+    while size:
+        count = sock.recv_into(buffer, min(size, len(buffer)))
+        if not count:
+            raise EOFError(f"{size} bytes are missing")
+        digest.update(buffer[:count])
+        size -= count
+    return digest.hexdigest()
+
+
+def head_of(sock: socket.socket) -> bytes:
+    """Everything up to an empty line, and no byte of what follows."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += read_exactly(sock, 1)
+    return head
+
+
+def highest(daemon: Daemon) -> int:
+    """The most resident bytes that the daemon has had since its peak was forgotten."""
+    status = Path(f"/proc/{daemon.pid}/status").read_text()
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    assert found is not None
+    return int(found[1]) << 10
+
+
+def forget_peak(daemon: Daemon) -> int:
+    """From here on `highest` counts anew (proc(5), clear_refs); the resident bytes of now."""
+    Path(f"/proc/{daemon.pid}/clear_refs").write_text("5")
+    return highest(daemon)
+
+
+def started(daemon: Daemon, server: SocketServer | Nginx) -> int:
+    """A service with this server; its port."""
+    port = free_port()
+    daemon.service("web", port, server.address, scheduler="phttp", rules=((".*", server.address),))
+    return port
+
+
+def test_a_gigabyte_down(daemon: Daemon, serve: Serve) -> None:
+    sent: list[str] = []
+
+    def answer(sock: socket.socket) -> None:
+        head_of(sock)
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % GIB)
+        sent.append(send_gigabyte(sock))
+
+    port = started(daemon, serve(answer))
+    before = forget_peak(daemon)
+    with dial((LOOPBACK, port), CALM) as client:
+        client.sendall(b"GET /big HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert b"\r\nContent-Length: %d\r\n" % GIB in head_of(client)
+        taken = take(client, GIB)
+    wait_for(lambda: sent, "the server to be done")
+    assert [taken] == sent
+    assert highest(daemon) < before + (8 << 20)
+
+
+def test_a_gigabyte_up(daemon: Daemon, serve: Serve) -> None:
+    def answer(sock: socket.socket) -> None:
+        assert b"\r\nContent-Length: %d\r\n" % GIB in head_of(sock)
+        digest = take(sock, GIB).encode()
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(digest), digest))
+
+    port = started(daemon, serve(answer))
+    before = forget_peak(daemon)
+    with dial((LOOPBACK, port), CALM) as client:
+        client.sendall(b"POST /big HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % GIB)
+        sent = send_gigabyte(client)
+        assert head_of(client).startswith(b"HTTP/1.1 200 ")
+        assert read_exactly(client, 64).decode() == sent
+    assert highest(daemon) < before + (8 << 20)
+
+
+class SlowClients:
+    """Many clients that send the head of a request, one byte a second each, until they are answered.
+
+    answers: what each has got that the switch has closed. Made and driven in one thread.
+    """
+
+    HEAD = b"GET /slow HTTP/1.1\r\nHost: h\r\nX-Slow: " + b"w" * 1000
+
+    def __init__(self, port: int, count: int) -> None:
+        self.answers: list[bytes] = []
+        self._sent = 0  # bytes by each
+        self._next = time.monotonic()  # when the next is due
+        self._heard: dict[socket.socket, bytes] = {}
+        self._selector = selectors.DefaultSelector()
+        for _ in range(count):
+            client = socket.create_connection((LOOPBACK, port), timeout=CALM)
+            client.setblocking(False)
+            self._heard[client] = b""
+            self._selector.register(client, selectors.EVENT_READ)
+
+    @property
+    def waiting(self) -> int:
+        """How many have heard nothing yet."""
+        return sum(not heard for heard in self._heard.values())
+
+    def run(self, seconds: float) -> None:
+        """Send and hear for so long, or until all are answered."""
+        until = time.monotonic() + seconds
+        while self._heard and time.monotonic() < until:
+            if time.monotonic() >= self._next:
+                self._next = time.monotonic() + 1
+                self._send()
+            self._hear(min(self._next, until))
+
+    def _send(self) -> None:
+        byte = self.HEAD[self._sent : self._sent + 1]
+        self._sent += 1
+        for client, heard in self._heard.items():
+            if not heard:
+                with contextlib.suppress(ConnectionError):  # it may have been answered a moment ago
+                    client.send(byte)
+
+    def _hear(self, until: float) -> None:
+        while self._heard and (left := until - time.monotonic()) > 0:
+            for key, _ in self._selector.select(left):
+                client = key.fileobj
+                assert isinstance(client, socket.socket)
+                if data := client.recv(65536):
+                    self._heard[client] += data
+                else:
+                    self._selector.unregister(client)
+                    self.answers.append(self._heard.pop(client))
+                    client.close()
+
+    def close(self) -> None:
+        self._selector.close()
+        for client in self._heard:
+            client.close()
+
+
+@pytest.fixture
+def many_descriptors() -> Iterator[int]:
+    """How many this process may open, while the test runs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_slow_clients_hold_nobody_up(
+    daemon: Daemon, web: list[Nginx], stack: contextlib.ExitStack, many_descriptors: int
+) -> None:
+    count = min(SLOW_CLIENTS, many_descriptors - 500)
+    daemon.set(head_timeout=4)
+    port = started(daemon, web[0])
+    answered: list[int] = []
+
+    enough = threading.Event()
+
+    def ask() -> None:
+        """One fast client: 200 requests as fast as it can, then some more while the slow ones are refused."""
+        with contextlib.closing(http.client.HTTPConnection(LOOPBACK, port, timeout=CALM)) as client:
+            while not answered or not enough.wait(0.01 if len(answered) >= 200 else 0):
+                client.request("GET", f"/fast/{len(answered)}")
+                answer = client.getresponse()
+                assert answer.read().split()[0] == b"r1"
+                answered.append(answer.status)
+
+    enough.set()
+    ask()  # once
+    enough.clear()
+    answered.clear()
+    daemon.wait_until_empty()
+    before = daemon.descriptors()  # with the one to the server that is kept
+
+    slow = SlowClients(port, count)
+    stack.callback(slow.close)
+    wait_for(lambda: daemon.active("web") == count, "all to be accepted", timeout=CALM)
+    slow.run(0.1)  # all have begun
+    fast = threading.Thread(target=ask)
+    fast.start()
+    stack.callback(fast.join, CALM)
+    stack.callback(enough.set)
+    while len(answered) < 200 and fast.is_alive():
+        slow.run(0.1)
+    assert (slow.waiting, slow.answers) == (count, []), "the fast client was not done before they ran out of time"
+
+    slow.run(CALM)
+    enough.set()
+    fast.join(CALM)
+    assert len(answered) >= 200
+    assert set(answered) == {200}
+    assert len(slow.answers) == count
+    assert {answer.split(b"\r\n", 1)[0] for answer in slow.answers} == {b"HTTP/1.1 408 Request Timeout"}
+    daemon.wait_until_empty()
+    wait_for(lambda: daemon.descriptors() == before, "the descriptors to be given back")
+
+
+def answer_of_size(sock: socket.socket) -> None:
+    """Answer a request for /SIZE with that many bytes."""
+    size = int(head_of(sock).split()[1][1:])
+    sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (size, body_of_size(size)))
+    sink(sock)
+
+
+def body_of_size(size: int) -> bytes:
+    return (size.to_bytes(8, "big") + BLOCK * (size // len(BLOCK) + 1))[:size]
+
+
+def test_slow_readers_get_every_byte(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
+    """They pause in the middle of answers after which the switch closes; linger_timeout is far shorter than the pause.
+
+    What the switch and the kernel hold of an answer differs by a little from connection to connection. So there are
+    several answers about as long: of some the switch has the end, has closed, and holds what the kernel does not take.
+    """
+    daemon.set(linger_timeout=1)
+    port = started(daemon, serve(answer_of_size))
+    clients: dict[int, socket.socket] = {}
+
+    def ask(size: int) -> None:
+        clients[size] = client = stack.enter_context(socket.socket())
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        client.settimeout(CALM)
+        client.connect((LOOPBACK, port))
+        client.sendall(b"GET /%d HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n" % size)
+
+    ask(16 << 20)
+    held = 0
+
+    def holds_no_more() -> bool:
+        nonlocal held
+        before, held = held, sum(client["bytes_out"] for client in daemon.connections())
+        return 0 < before == held
+
+    wait_for(holds_no_more, "the switch to have taken what it can", pause=0.3)
+    assert held < 15 << 20
+    for number in range(16):
+        ask(held - (number - 4) * 16384)
+    time.sleep(6)
+    assert "closed" in {client["state"] for client in daemon.connections()}
+    for size, client in clients.items():
+        assert b"\r\nContent-Length: %d\r\n" % size in head_of(client)
+        assert read_exactly(client, size) == body_of_size(size)
+        assert client.recv(1) == b""
+    daemon.wait_until_empty()

@@ -1,0 +1,666 @@
+"""Several workers are one switch: what is shared holds over all of them, and the death of one costs what it served."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import select
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers import (
+    LOOPBACK,
+    SocketServer,
+    answers,
+    dial,
+    echo,
+    free_port,
+    read_all,
+    read_exactly,
+    speak_first,
+    wait_for,
+)
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.python.usage import UsageError
+
+from ktcpvs.control.client import connect
+from ktcpvs.errors import BadAddress, CannotListen, Refusal
+from ktcpvs.tap import Options
+
+from .harness import CALM, ControlThread, Daemon
+
+pytestmark = pytest.mark.e2e
+
+Make = Callable[..., Daemon]
+Serve = Callable[..., SocketServer]
+
+
+@pytest.fixture(scope="module")
+def lasting_daemon(control_thread: ControlThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    daemon = Daemon(control_thread, tmp_path_factory.mktemp("daemon"), workers=2)
+    daemon.start()
+    yield daemon
+    daemon.finish()
+
+
+@pytest.fixture
+def daemon(lasting_daemon: Daemon) -> Iterator[Daemon]:
+    wait_until_all_serve(lasting_daemon)
+    yield lasting_daemon
+    lasting_daemon.clear()
+
+
+def workers(daemon: Daemon) -> list[int]:
+    """The processes of its workers."""
+    return [int(pid) for pid in Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()]
+
+
+def is_gone(pid: int) -> bool:
+    """True when that process has ended, whether or not anybody has asked how."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def wait_until_all_serve(daemon: Daemon, *, but: tuple[int, ...] = ()) -> None:
+    """Wait until there are two workers, none of them among `but`, and both have the table."""
+
+    def are_there() -> bool:
+        pids = workers(daemon)
+        return len(pids) == 2 and not set(but) & set(pids)
+
+    wait_for(are_there, f"two workers, {but} not among them: {daemon.log()}", timeout=CALM)
+    daemon.set(debug_level=0)  # an edit waits for those who have begun
+    assert are_there(), daemon.log()
+
+
+def connected(stack: contextlib.ExitStack, port: int) -> socket.socket:
+    return stack.enter_context(dial((LOOPBACK, port)))
+
+
+def greetings(port: int, count: int, stack: contextlib.ExitStack) -> list[str]:
+    """Whom `count` new connections, which stay open, were greeted by."""
+    return [connected(stack, port).recv(1).decode() for _ in range(count)]
+
+
+def greeted(port: int, count: int = 40) -> set[str]:
+    """By whom `count` connections were greeted, one after another."""
+    with contextlib.ExitStack() as stack:
+        return set(greetings(port, count, stack))
+
+
+def echoes(client: socket.socket) -> bool:
+    """True while the connection works; False when it has ended."""
+    try:
+        client.sendall(b"ping")
+        return read_exactly(client, 4) == b"ping"
+    except (EOFError, ConnectionResetError, BrokenPipeError):
+        return False
+
+
+def is_quiet(client: socket.socket) -> bool:
+    """True when nothing comes for a moment."""
+    client.settimeout(0.3)
+    try:
+        client.recv(1, socket.MSG_PEEK)
+        return False
+    except TimeoutError:
+        return True
+    finally:
+        client.settimeout(10)
+
+
+def speaks_http(name: bytes, gate: threading.Event | None = None) -> Callable[[socket.socket], None]:
+    """A small HTTP server that answers every request with its name; the path /slow when the gate is open."""
+
+    def serve(sock: socket.socket) -> None:
+        with sock.makefile("rb") as stream:
+            while line := stream.readline():
+                while stream.readline().strip():
+                    pass
+                if b" /slow " in line:
+                    assert gate is not None
+                    gate.wait(CALM)
+                sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(name), name))
+
+    return serve
+
+
+def get(port: int, path: str = "/", *lines: str) -> tuple[str, str]:
+    """(head, body) of the answer to a request on a connection of its own."""
+    with dial((LOOPBACK, port)) as client:
+        head = [f"GET {path} HTTP/1.1", "Host: x", "Connection: close", *lines, "", ""]
+        client.sendall("\r\n".join(head).encode())
+        head_of_answer, _, body = read_all(client).decode().partition("\r\n\r\n")
+        return head_of_answer, body
+
+
+def bodies(port: int, path: str, count: int = 40) -> set[str]:
+    return {get(port, path)[1] for _ in range(count)}
+
+
+# One switch.
+
+
+def test_the_load_is_that_of_all_workers_together(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
+    """Whichever worker serves a client, it gets the server that is the least loaded of all; and the counts add up."""
+    names = ("a", "b", "c", "d")
+    servers, port = [serve(speak_first(name.encode())) for name in names], free_port()
+    daemon.service("s", port, *(server.address for server in servers))
+    clients = [connected(stack, port) for _ in range(40)]
+    got = []
+    for client in clients:
+        got.append(client.recv(1).decode())
+        client.sendall(b"12345")
+        assert read_exactly(client, 5) == b"12345"
+    by_all = daemon.json("--connections")
+    assert Counter(one["worker"] for one in by_all).keys() == {1, 2}
+    assert len(by_all) == 40
+    assert {one["client"] for one in by_all} == {"{}:{}".format(*client.getsockname()) for client in clients}
+    seen = daemon.stats("s")
+    assert seen["stats"] == {
+        "active": 40, "total": 40, "refused": 0, "queued": 0, "bytes_in": 200, "bytes_out": 240,
+    }  # fmt: skip
+    assert sum(row["stats"]["bytes_out"] for row in seen["servers"]) == 240
+    for client in clients[:5]:
+        client.close()
+    wait_for(lambda: daemon.active("s") == 35)
+    assert daemon.stats("s")["stats"]["bytes_in"] == 200
+    stack.close()
+    daemon.wait_until_empty()
+    assert daemon.stats("s")["stats"]["total"] == 40
+
+
+def test_one_after_another_is_even_over_both_workers(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
+    servers, port = [serve(speak_first(name)) for name in (b"a", b"b", b"c", b"d")], free_port()
+    daemon.service("s", port, *(server.address for server in servers))
+    assert Counter(greetings(port, 40, stack)) == {"a": 10, "b": 10, "c": 10, "d": 10}
+    assert [row["stats"]["active"] for row in daemon.stats("s")["servers"]] == [10] * 4
+    daemon.call("edit_server", "s", servers[0].address, 3)
+    assert Counter(greetings(port, 20, stack)) == {"a": 20}
+
+
+def test_maxclients_holds_over_both(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
+    server, port = serve(echo), free_port()
+    daemon.service("s", port, server.address, maxclients=20)
+    clients = []
+    for _ in range(20):
+        clients.append(connected(stack, port))
+        assert echoes(clients[-1])
+    assert {one["worker"] for one in daemon.connections()} == {1, 2}
+    late = [connected(stack, port) for _ in range(4)]
+    for client in late:
+        client.sendall(b"?")
+    assert all(is_quiet(client) for client in late)
+    assert server.accepted == 20
+    for client in clients[:4]:  # some were served by one worker and some by the other
+        client.close()
+    for client in late:
+        assert read_exactly(client, 1) == b"?"
+    assert daemon.active("s") == 20
+
+
+def test_maxconn_holds_over_both_and_who_waits_is_served(
+    daemon: Daemon, serve: Serve, stack: contextlib.ExitStack
+) -> None:
+    server, port = serve(echo), free_port()
+    daemon.service("s", port)
+    daemon.call("add_server", "s", server.address, maxconn=3)
+    clients = []
+    for _ in range(3):
+        clients.append(connected(stack, port))
+        assert echoes(clients[-1])
+    late = [connected(stack, port) for _ in range(20)]
+    for client in late:
+        client.sendall(b"?")
+    wait_for(lambda: daemon.stats("s")["stats"]["queued"] == 20)
+    assert {one["worker"] for one in daemon.connections() if one["state"] == "queued"} == {1, 2}
+    assert server.accepted == 3
+    for client in clients:
+        client.close()
+    wait_for(lambda: daemon.stats("s")["stats"]["queued"] <= 17)
+    wait_for(lambda: server.accepted >= 6)
+    time.sleep(0.3)
+    assert server.accepted <= 7  # two workers may see the same room at the same moment
+    left = set(late)
+    while left:  # one that is served and leaves makes room for another, at whichever worker it waits
+        answered, _, _ = select.select(list(left), [], [], CALM)
+        assert answered, f"{len(left)} are not served"
+        for client in answered:
+            assert read_exactly(client, 1) == b"?"
+            client.close()
+            left.remove(client)
+    assert daemon.stats("s")["servers"][0]["stats"]["total"] == 23
+    daemon.wait_until_empty()
+
+
+def test_a_session_is_the_same_at_both(daemon: Daemon, serve: Serve) -> None:
+    servers, port = [serve(speaks_http(name)) for name in (b"a", b"b", b"c")], free_port()
+    rules = tuple((".*", server.address) for server in servers)
+    daemon.service("s", port, *(server.address for server in servers), scheduler="chttp", rules=rules)
+    for _ in range(3):
+        head, first = get(port)
+        cookie = next(line for line in head.splitlines() if line.lower().startswith("set-cookie:"))
+        session = "Cookie: " + cookie.partition(":")[2].split(";")[0].strip()
+        assert {get(port, "/", session)[1] for _ in range(20)} == {first}
+    assert bodies(port, "/") == {"a", "b", "c"}
+
+
+def test_a_unix_socket_is_served_by_both(
+    daemon: Daemon, serve: Serve, stack: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    path = f"{tmp_path}/s"
+    daemon.service("s", f"unix:{path}", serve(echo).address)
+    for _ in range(20):
+        assert echoes(stack.enter_context(dial(path)))
+    assert daemon.active("s") == 20
+    daemon.call("stop", "s")
+    assert not os.path.exists(path)
+
+
+# Edits: when an answer says done, all workers have done it.
+
+
+def test_every_edit_has_reached_both_when_it_is_answered(daemon: Daemon, serve: Serve) -> None:
+    one, other, port = serve(speak_first(b"1")), serve(speak_first(b"2")), free_port()
+    daemon.service("s", port, one.address)
+    assert greeted(port) == {"1"}
+    daemon.call("add_server", "s", other.address)
+    assert greeted(port) == {"1", "2"}
+    daemon.call("edit_server", "s", one.address, 0)
+    assert greeted(port) == {"2"}
+    daemon.call("edit_server", "s", one.address, 1)
+    daemon.call("delete_server", "s", other.address)
+    assert greeted(port) == {"1"}
+    daemon.call("add_server", "s", other.address)
+    daemon.call("edit_service", "s", scheduler="rr")
+    assert greeted(port, 2) | greeted(port) == {"1", "2"}
+    daemon.call("delete_server", "s", one.address)
+    daemon.call("edit_service", "s", redirect=one.address)
+    daemon.call("edit_server", "s", other.address, 0)
+    assert greeted(port) == {"1"}
+
+    moved = free_port()
+    daemon.call("edit_service", "s", port=moved)
+    assert greeted(moved) == {"1"}
+    assert not answers(port)
+    daemon.call("edit_service", "s", listen=f"0.0.0.0:{moved}")
+    assert greeted(moved) == {"1"}
+    daemon.call("stop", "s")
+    assert not answers(moved)
+    daemon.call("start", "s")
+    assert greeted(moved) == {"1"}
+    daemon.call("stop")
+    daemon.call("delete_service", "s")
+    daemon.service("s", moved, other.address)
+    assert greeted(moved) == {"2"}
+
+
+def test_rules_and_whole_configurations_reach_both(daemon: Daemon, serve: Serve, tmp_path: Path) -> None:
+    one, other, port = serve(speaks_http(b"1")), serve(speaks_http(b"2")), free_port()
+    daemon.service("s", port, one.address, other.address, scheduler="phttp", rules=((".*", one.address),))
+    assert bodies(port, "/images/") == {"1"}
+    daemon.call("add_rule", "s", "^/images/", other.address)
+    assert bodies(port, "/images/") == {"2"}
+    daemon.call("delete_rule", "s", "^/images/", other.address)
+    assert bodies(port, "/images/") == {"1"}
+    daemon.set(uri_size=64)
+    assert {get(port, "/" + "x" * 100)[0].split()[1] for _ in range(40)} == {"414"}
+    file = tmp_path / "configuration"
+    file.write_text(
+        f"Virtual s {{ listen = {LOOPBACK}:{port} scheduler = phttp server = {other.address}\n"
+        f'rule = pattern ".*" use server {other.address} }}\n'
+    )
+    daemon.adm("-f", file)
+    assert bodies(port, "/images/") == {"2"}
+
+
+def test_a_refused_edit_changes_nothing_in_any(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
+    one, other, port = serve(speak_first(b"1")), serve(speak_first(b"2")), free_port()
+    daemon.service("s", port, one.address)
+    before, pids = daemon.call("table"), workers(daemon)
+    taken = stack.enter_context(socket.socket())
+    taken.bind((LOOPBACK, free_port()))
+    taken.listen()
+    with pytest.raises(CannotListen):
+        daemon.call("edit_service", "s", port=taken.getsockname()[1])
+    with pytest.raises(Refusal):
+        daemon.call("edit_service", "s", scheduler="no-such")
+    with pytest.raises(BadAddress):
+        daemon.call("add_server", "s", "127.0.0.1:99999")
+    with pytest.raises(CannotListen):
+        daemon.call(
+            "load",
+            f"Virtual s {{ listen = {LOOPBACK}:{taken.getsockname()[1]} scheduler = wlc server = {other.address} }}",
+        )
+    assert daemon.call("table") == before
+    assert greeted(port) == {"1"}
+    assert workers(daemon) == pids
+
+
+def test_many_servers_with_long_names(
+    daemon: Daemon, serve: Serve, stack: contextlib.ExitStack, control_thread: ControlThread
+) -> None:
+    """All have their rows; and what several administrators see at once, in many pages, does not mix."""
+    server, port, ident = serve(speak_first(b"1")), free_port(), "日" * 128
+    others = [f"unix:/{number:->106}" for number in range(600)]
+    servers = "".join(f"server = {address} 0\n" for address in others)
+    block = f"Virtual {ident} {{ listen = {LOOPBACK}:{port} scheduler = wlc\n{servers} server = {server.address} 1 }}"
+    daemon.call("load", block)
+    daemon.call("start", ident)
+    pids = workers(daemon)
+    assert greetings(port, 10, stack) == ["1"] * 10
+
+    async def look() -> list[Any]:
+        reactor = control_thread.reactor
+        switches = [await connect(reactor, daemon.control) for _ in range(5)]
+        looks: list[Deferred[Any]] = [Deferred.fromCoroutine(switch.stats()) for switch in switches[:3]]
+        looks += [Deferred.fromCoroutine(switch.connections()) for switch in switches[3:]]
+        found = await gatherResults(looks)
+        for switch in switches:
+            switch.close()
+        return list(found)
+
+    for found in control_thread.run(look):
+        rows = found["services"][0]["servers"] if isinstance(found, dict) else found
+        assert len(rows) == (601 if isinstance(found, dict) else 10)
+        assert not isinstance(found, dict) or rows[-1]["stats"]["active"] == 10
+    assert daemon.active(ident) == 10
+    assert workers(daemon) == pids
+
+
+# A worker dies.
+
+
+def test_what_a_dying_worker_served_is_lost_and_nothing_else(
+    daemon: Daemon, serve: Serve, stack: contextlib.ExitStack
+) -> None:
+    """Under load: nobody is refused, at most one request of each client that was being served there fails."""
+    servers, port = [serve(echo), serve(echo)], free_port()
+    daemon.service("s", port, *(server.address for server in servers))
+    clients = [connected(stack, port) for _ in range(20)]
+    assert all(echoes(client) for client in clients)
+    worker_of = {one["client"]: one["worker"] for one in daemon.connections()}
+    theirs = [worker_of["{}:{}".format(*client.getsockname())] for client in clients]
+    assert set(theirs) == {1, 2}
+
+    done: list[int] = []
+    lost: list[int] = []
+    refused: list[OSError] = []
+    over = threading.Event()
+
+    def load() -> None:
+        while not over.is_set():
+            try:
+                with dial((LOOPBACK, port), timeout=CALM) as client:
+                    (done if echoes(client) else lost).append(client.fileno())
+            except OSError as error:
+                refused.append(error)
+
+    threads = [threading.Thread(target=load) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: len(done) > 50)
+    victim = workers(daemon)[0]
+    os.kill(victim, signal.SIGKILL)
+    waiting = [connected(stack, port) for _ in range(20)]  # about half of them come to the dead one's socket
+    wait_until_all_serve(daemon, but=(victim,))
+    assert all(echoes(client) for client in waiting)
+    so_far = len(done)
+    wait_for(lambda: len(done) > so_far + 50)
+    over.set()
+    for thread in threads:
+        thread.join(CALM)
+    assert not refused, refused
+    assert len(lost) <= len(threads)
+
+    alive = [echoes(client) for client in clients]
+    assert set(zip(theirs, alive, strict=True)) in ({(1, False), (2, True)}, {(1, True), (2, False)})
+    living = 20 + sum(alive)
+    wait_for(lambda: daemon.active("s") == living)
+    assert len(daemon.connections()) == living
+    assert sum(row["stats"]["active"] for row in daemon.stats("s")["servers"]) == living
+    more = [connected(stack, port) for _ in range(40)]  # wlc does not count the dead: these even out
+    assert all(echoes(client) for client in more)
+    rows = [row["stats"]["active"] for row in daemon.stats("s")["servers"]]
+    assert sum(rows) == living + 40
+    assert abs(rows[0] - rows[1]) <= 2  # two workers may choose at the same moment
+
+
+def test_all_workers_die_again_and_again(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
+    """Who comes while nobody is there waits; edits are answered; the supervisor keeps nothing of the dead."""
+    one, other, port = serve(speak_first(b"1")), serve(speak_first(b"2")), free_port()
+    daemon.service("s", port, one.address)
+    before = daemon.descriptors()
+    for turn in range(10):
+        pids = tuple(workers(daemon))
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        clients = [connected(stack, port) for _ in range(8)]
+        daemon.call("add_server" if turn % 2 == 0 else "delete_server", "s", other.address)
+        assert {client.recv(1) for client in clients} <= {b"1", b"2"}
+        for client in clients:
+            client.close()
+        wait_until_all_serve(daemon, but=pids)
+        wait_for(lambda: daemon.active("s") == 0)
+        assert greeted(port) == ({"1", "2"} if turn % 2 == 0 else {"1"})
+    wait_for(lambda: daemon.descriptors() <= before, f"the descriptors of {daemon.pid} to be {before}")
+
+
+TROUBLE = '''
+import os
+import sys
+
+from twisted.plugin import IPlugin
+from zope.interface import implementer
+
+from ktcpvs.interfaces import CONNECTION, ISchedulerFactory
+from ktcpvs.schedulers.wlc import WLC
+from ktcpvs.workers import crew
+
+crew.ANSWER = 2.0
+
+
+@implementer(IPlugin, ISchedulerFactory)
+class Fatal:
+    """wlc, but where the file says so its process ends."""
+
+    name = "fatal"
+    unit = CONNECTION
+
+    def bind(self, service, previous):
+        if os.path.exists("{file}") and "ktcpvs.workers.worker" in sys.orig_argv:
+            print("the last words", end="", flush=True)
+            os._exit(7)
+        return WLC().bind(service, previous)
+
+
+fatal = Fatal()
+'''
+
+
+def test_workers_that_cannot_start_or_do_not_answer(
+    make_daemon: Make, serve: Serve, stack: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    file, plugins = tmp_path / "fatal", tmp_path / "plugins/twisted/plugins"
+    plugins.mkdir(parents=True)
+    (plugins / "trouble.py").write_text(TROUBLE.replace("{file}", str(file)))
+    daemon = make_daemon(workers=2, python_path=(tmp_path / "plugins",))
+    daemon.start()
+    server, port = serve(echo), free_port()
+    daemon.service("s", port, server.address, scheduler="fatal")
+    wait_until_all_serve(daemon)
+
+    # One does not answer: an edit is answered all the same, and so is a look; it is replaced.
+    for ask in (lambda: daemon.set(read_timeout=33), lambda: daemon.stats("s")):
+        victim = workers(daemon)[0]
+        os.kill(victim, signal.SIGSTOP)
+        ask()
+        wait_until_all_serve(daemon, but=(victim,))
+        assert is_gone(victim)
+    assert daemon.log().count("is ended: ") == 2
+
+    # The system has nothing to give for a while.
+    limits = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (10, limits[1]))
+    victim = workers(daemon)[0]
+    os.kill(victim, signal.SIGKILL)
+    wait_for(lambda: "cannot start: " in daemon.log())
+    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, limits)
+    wait_until_all_serve(daemon, but=(victim,))
+
+    # None can start: they are tried seldom, and the daemon can be administered.
+    file.touch()
+    for pid in workers(daemon):
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: daemon.log().count("exit code 7") >= 2, timeout=CALM)
+    assert "the last words" in daemon.log()
+    time.sleep(2)
+    tried = daemon.log().count("exit code 7")
+    assert tried <= 10, f"{tried} starts in 2 seconds"
+    waiting = [connected(stack, port) for _ in range(4)]
+    daemon.call("edit_service", "s", scheduler="wlc")  # and with it all is well
+    wait_until_all_serve(daemon)
+    assert all(echoes(client) for client in waiting)
+
+
+# The end of the daemon.
+
+
+def test_a_daemon_with_a_configuration_logs_reloads_and_drains(
+    make_daemon: Make, serve: Serve, stack: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    gate, port, log, file = threading.Event(), free_port(), tmp_path / "access.log", tmp_path / "configuration"
+    one, other = serve(speaks_http(b"1")), serve(speaks_http(b"2", gate))
+    stack.callback(gate.set)
+
+    def write(server: str) -> None:
+        file.write_text(
+            f"Virtual s {{ listen = {LOOPBACK}:{port} scheduler = phttp access_log = {log}\n"
+            f'server = {server} rule = pattern ".*" use server {server} }}\n'
+        )
+
+    write(one.address)
+    daemon = make_daemon("--config", file, workers=2)
+    daemon.start()
+    wait_until_all_serve(daemon)
+    pids = workers(daemon)
+    kept = [connected(stack, port) for _ in range(20)]
+
+    def ask(number: int) -> bytes:
+        for place, client in enumerate(kept):
+            client.sendall(b"GET /%d/%d HTTP/1.1\r\nHost: x\r\n\r\n" % (number, place))
+        answered = [read_exactly(client, len(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1")) for client in kept]
+        assert len(set(answered)) == 1
+        return answered[0][-1:]
+
+    def logged(path: Path, number: int) -> bool:
+        """True when each request of that `ask` has a whole line, and no other has."""
+        lines = path.read_text().splitlines() if path.exists() else []
+        found = sorted(int(line.split('"GET /')[1].split("/")[1].split()[0]) for line in lines if f"/{number}/" in line)
+        return found == list(range(20)) and all(line.count('"GET /') == 1 for line in lines)
+
+    assert ask(1) == b"1"
+    assert {shown["worker"] for shown in daemon.connections()} == {1, 2}
+    wait_for(lambda: logged(log, 1), "a line for each request")
+    log.rename(tmp_path / "old")
+    daemon.signal(signal.SIGUSR1)
+    wait_for(log.exists)
+    daemon.set(debug_level=0)  # answered by both, after they were told of the new file
+    assert ask(2) == b"1"
+    wait_for(lambda: logged(log, 2), "all lines in the new file")
+
+    write(other.address)
+    daemon.signal(signal.SIGHUP)
+    wait_for(lambda: "is loaded" in daemon.log())
+    assert ask(3) == b"2"
+    assert workers(daemon) == pids
+
+    # SIGTERM, while an edit is under way: what is being answered is answered.
+    for client in kept:
+        client.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+    wait_for(lambda: daemon.stats("s")["servers"][0]["stats"]["active"] == 20)
+    os.kill(pids[0], signal.SIGSTOP)
+    edit = threading.Thread(target=daemon.set, kwargs={"read_timeout": 77})
+    edit.start()
+    wait_for(lambda: 77 in [setting["value"] for setting in daemon.call("settings")])
+    daemon.signal(signal.SIGTERM)
+    wait_for(lambda: "ending: " in daemon.log())
+    os.kill(pids[0], signal.SIGCONT)
+    edit.join(CALM)
+    wait_for(lambda: not answers(port))
+    gate.set()
+    assert all(read_all(client).endswith(b"2") for client in kept)
+    assert daemon.wait() == 0
+    assert all(is_gone(pid) for pid in pids)
+
+
+def test_when_the_supervisor_is_killed_nothing_is_left(
+    make_daemon: Make, serve: Serve, stack: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    """Its workers drain and end by themselves; the next daemon has the table and serves at once beside them."""
+    server, port = serve(echo), free_port()
+    daemon = make_daemon("--state", tmp_path / "state", workers=2)
+    daemon.start()
+    daemon.service("s", port, server.address)
+    wait_until_all_serve(daemon)
+    old = [connected(stack, port) for _ in range(20)]
+    assert all(echoes(client) for client in old)
+    assert {shown["worker"] for shown in daemon.connections()} == {1, 2}
+    before, pids = daemon.call("table"), workers(daemon)
+    daemon.kill()
+    wait_for(lambda: not answers(port), "the workers to listen no more")
+    assert all(echoes(client) for client in old)
+    daemon.start()
+    wait_until_all_serve(daemon, but=tuple(pids))
+    assert daemon.call("table") == before
+    new = [connected(stack, port) for _ in range(20)]
+    assert all(echoes(client) for client in [*old, *new])
+    assert daemon.active("s") == 20
+    for client in old:
+        client.close()
+    wait_for(lambda: all(is_gone(pid) for pid in pids), "the old workers to end")
+    assert all(echoes(client) for client in new)
+
+
+# The command line.
+
+
+def meant(*arguments: str) -> Any:
+    """The options that `ktcpvs` understands of its command line."""
+    options = Options()  # type: ignore[no-untyped-call]
+    options.parseOptions(list(arguments))  # type: ignore[no-untyped-call]
+    return options
+
+
+@pytest.mark.parametrize("value", ["x", "-1", "65", "1.5", "", "٣"])
+def test_a_bad_number_of_workers_is_refused(value: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        meant("--workers", value)
+    assert str(refused.value) == f"--workers {value}: auto, or a number from 0 to 64 is wanted"
+
+
+@pytest.mark.parametrize(("value", "number"), [("0", 0), ("1", 1), ("64", 64)])
+def test_a_number_of_workers(value: str, number: int) -> None:
+    assert meant("--workers", value)["workers"] == number
+
+
+def test_by_default_there_is_a_worker_for_each_core() -> None:
+    found: list[Any] = []
+    cores = os.sched_getaffinity(0)
+    try:
+        for some in (cores, {min(cores)}):
+            os.sched_setaffinity(0, some)
+            found.append(meant()["workers"])
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert found == [len(cores) if len(cores) > 1 else 0, 0]

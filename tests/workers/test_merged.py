@@ -1,0 +1,75 @@
+"""What several workers tell, as if one had told it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ktcpvs.workers.merged import connections, stats
+
+
+def counts(active: int, total: int = 0) -> dict[str, int]:
+    return {"active": active, "total": total}
+
+
+def service(ident: str, stats: dict[str, int], servers: dict[str, dict[str, int]], **more: Any) -> dict[str, Any]:
+    rows = [{"address": address, "weight": 1, "stats": one} for address, one in servers.items()]
+    return {"ident": ident, "scheduler": "wlc", "stats": stats, "servers": rows, **more}
+
+
+def answer(*services: dict[str, Any]) -> dict[str, Any]:
+    return {"version": "1", "services": list(services), "settings": {"read_timeout": 5}}
+
+
+NONE = counts(0)
+
+
+def test_counts_add_up() -> None:
+    own = answer(
+        service("web", NONE, {"r1:80": NONE, "r2:80": NONE}, redirect_stats=NONE), service("mail", NONE, {"m:25": NONE})
+    )
+    one = answer(
+        service("web", counts(3, 30), {"r1:80": counts(1, 10), "r2:80": counts(2, 20)}, redirect_stats=counts(1, 1)),
+        service("mail", counts(1, 5), {"m:25": counts(1, 5)}),
+    )
+    other = answer(
+        service("web", counts(4, 40), {"r1:80": counts(4, 15), "r2:80": counts(0, 25)}, redirect_stats=counts(0, 2)),
+        service("mail", counts(0, 1), {"m:25": counts(0, 1)}),
+    )
+    assert stats(own, [one, other]) == answer(
+        service("web", counts(7, 70), {"r1:80": counts(5, 25), "r2:80": counts(2, 45)}, redirect_stats=counts(1, 3)),
+        service("mail", counts(1, 6), {"m:25": counts(1, 6)}),
+    )
+
+
+def test_without_workers_all_counts_are_0() -> None:
+    own = answer(service("web", NONE, {"r1:80": NONE}))
+    assert stats(own, []) == own
+
+
+def test_a_worker_that_is_an_edit_behind_or_ahead_counts_where_it_agrees() -> None:
+    own = answer(service("new", NONE, {}), service("web", NONE, {"r2:80": NONE, "r3:80": NONE}, redirect_stats=NONE))
+    behind = answer(
+        service("gone", counts(9, 9), {"r1:80": counts(9, 9)}),
+        service("web", counts(3, 3), {"r1:80": counts(1, 1), "r2:80": counts(2, 2)}),
+    )
+    even = answer(
+        service("new", counts(1, 1), {}),
+        service("web", counts(5, 5), {"r2:80": counts(1, 1), "r3:80": counts(4, 4)}, redirect_stats=counts(2, 2)),
+    )
+    assert stats(own, [behind, even]) == answer(
+        service("new", counts(1, 1), {}),
+        service("web", counts(8, 8), {"r2:80": counts(3, 3), "r3:80": counts(4, 4)}, redirect_stats=counts(2, 2)),
+    )
+
+
+def test_connections_stand_one_after_another_with_their_worker() -> None:
+    told: list[tuple[int, list[dict[str, Any]]]] = [
+        (1, [{"client": "a"}, {"client": "b"}]),
+        (2, []),
+        (3, [{"client": "c"}]),
+    ]
+    assert connections(told) == [
+        {"client": "a", "worker": 1},
+        {"client": "b", "worker": 1},
+        {"client": "c", "worker": 3},
+    ]
