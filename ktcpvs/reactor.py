@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import select
+import signal
 import socket
+import threading
 from asyncio import AbstractEventLoop, Protocol, sleep
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import uvloop
 from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 from twisted.internet.main import installReactor
+from twisted.internet.process import reapAllProcesses
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -93,6 +97,13 @@ class UVReactor(AsyncioSelectorReactor):
         loop.set_exception_handler(_failed)
         loop.run_until_complete(_first_stream(loop))
         super().__init__(loop)
+        self.callWhenRunning(self._hear_of_children)
+
+    def _hear_of_children(self) -> None:
+        """Twisted hears of a process' end by Python's wake-up descriptor (signal.set_wakeup_fd), which uvloop takes."""
+        if threading.current_thread() is threading.main_thread():
+            reap = partial(self.callFromThread, reapAllProcesses)
+            signal.signal(signal.SIGCHLD, lambda *_: reap())
 
 
 def install() -> None:

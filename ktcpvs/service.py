@@ -195,7 +195,9 @@ class SwitchService(Service):
 
     def _terminate(self) -> None:
         if self._stopping is None:
-            self.log.event(ANNOUNCE, "ending: {n} connections drain", n=self.director.connections())
+            self.log.event(
+                ANNOUNCE, "ending: {n} {what} drain", n=self.director.connections(), what=self.director.drains
+            )
             self._reactor.stop()
         else:
             self._deadline = 0.0
@@ -241,7 +243,8 @@ class SwitchService(Service):
         now = self._reactor.seconds()
         left = self.director.connections()
         if left and self._last is None and now >= self._deadline:
-            self.log.event(ANNOUNCE, "{n} connections have not drained and are closed", n=left)
+            what = self.director.drains
+            self.log.event(ANNOUNCE, "{n} {what} have not drained and are closed", n=left, what=what)
             self._last = now + LAST_CLOSE
             self.director.end_all()
         return not left or (self._last is not None and now >= self._last)

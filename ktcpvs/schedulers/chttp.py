@@ -71,7 +71,7 @@ class BoundCHTTP(BoundRules):
         """A session at the server chosen. others: what the cookie already says of other rules."""
         if choice is None:
             return None
-        cookie = self._set_cookie % b".".join([self._names[choice.destination], *others][:NAMES_MAX])
+        cookie = self._set_cookie % b".".join([*others, self._names[choice.destination]][-NAMES_MAX:])
         return Choice(choice.destination, f"{choice.reason}, a new session", choice.waits, lines, cookie)
 
     async def _begun_later(self, choice: Any, others: list[bytes], lines: bytes | None) -> Choice | None:

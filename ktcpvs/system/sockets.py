@@ -15,6 +15,9 @@ from collections.abc import Iterable, Iterator
 from ktcpvs.errors import CannotListen
 from ktcpvs.model.address import Address, Inet, Unix
 
+TCP_CLOSE = 7
+"""The state of a connection that is over (the kernel's tcp_states.h)."""
+
 
 def open_listener(address: Address, backlog: int, beside: Iterable[socket.socket] = ()) -> socket.socket:
     """A non-blocking socket that listens on `address`.
@@ -46,7 +49,8 @@ def open_listeners(
             return opened
         for _ in range(count):
             try:
-                opened.append(_inet_socket(address, backlog, beside, shared=True))
+                # The first one alone finds out whether somebody else has the port.
+                opened.append(_inet_socket(address, backlog, [*beside, *opened], shared=True))
             except OSError as error:
                 raise CannotListen(f"cannot listen on {address}: {_why(error)}") from None
     except BaseException:
@@ -105,11 +109,13 @@ def _inet_socket(address: Inet, backlog: int, beside: Iterable[socket.socket], s
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if info[0] == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        with _sharing_port(sock, (one for one in beside if one.getsockname()[1:2] == info[4][1:2])):
+            sock.bind(info[4])
+            if shared:  # from now on others of ours may join, and the kernel deals clients out among them
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.listen(backlog)
         if shared:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        with contextlib.nullcontext() if shared else _sharing_port(sock, beside):
-            sock.bind(info[4])
-            sock.listen(backlog)
         sock.setblocking(False)
     except BaseException:
         sock.close()
@@ -120,13 +126,16 @@ def _inet_socket(address: Inet, backlog: int, beside: Iterable[socket.socket], s
 @contextlib.contextmanager
 def _sharing_port(sock: socket.socket, beside: Iterable[socket.socket]) -> Iterator[None]:
     """While all have SO_REUSEPORT, the kernel lets `sock` take a port that one of `beside` holds (socket(7))."""
-    sharing = [sock, *(one for one in beside if one.family != socket.AF_UNIX)]
-    for one in sharing if len(sharing) > 1 else ():
+    others = [one for one in beside if one.family != socket.AF_UNIX]
+    lent = [one for one in others if not one.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)]
+    if others:
+        lent.append(sock)
+    for one in lent:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         yield
     finally:
-        for one in sharing if len(sharing) > 1 else ():
+        for one in lent:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
 
 
@@ -168,6 +177,15 @@ def unsent(sock: socket.socket) -> int:
         return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4), sys.byteorder)
     except (OSError, ValueError):  # it is closed
         return 0
+
+
+def is_over(sock: socket.socket) -> bool:
+    """True when the connection has been reset, though nobody has read of it yet (tcp(7), TCP_INFO). A unix socket's
+    never shows."""
+    try:
+        return sock.family != socket.AF_UNIX and sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE
+    except (OSError, ValueError):
+        return True
 
 
 def open_private_unix_listener(path: str, backlog: int) -> socket.socket:

@@ -251,6 +251,9 @@ class Director:
         for live in self.services.values():
             live.stop()
 
+    drains = "connections"
+    """What `connections` counts, in a word for people."""
+
     def connections(self) -> int:
         """How many client connections live."""
         return sum(len(live.connections) for live in (*self.services.values(), *self.draining))

@@ -16,11 +16,10 @@ from ktcpvs.protocols.framing import BadFrame
 from ktcpvs.protocols.http1 import BadRequest, error_response
 from ktcpvs.system import log as levels
 from ktcpvs.transport.backend import call
-from ktcpvs.transport.http_client import HTTPClient
 from ktcpvs.transport.known import LINES_MAX, REMEMBERED, KnownAnswer, KnownLines
 from ktcpvs.transport.pool import ServerStream
-from ktcpvs.transport.relay.copy import CopyRelay
 from ktcpvs.transport.stream import Stream
+from ktcpvs.transport.upgrading import Upgrading
 
 _SENT = life.TABLE[life.IDLE][life.SENT]
 _WHOLE = life.TABLE[life.WAITING][life.WHOLE]
@@ -31,7 +30,7 @@ JOINED = 4096
 UNANSWERED = "the server closed the connection before it answered"
 
 
-class Exchange(HTTPClient):
+class Exchange(Upgrading):
     """One client connection; its current request and the answer to it."""
 
     __slots__ = ()
@@ -162,6 +161,7 @@ class Exchange(HTTPClient):
                     and data.startswith(known.start)
                     and not self._received
                     and not (self._no_more or self._pending or self._held)
+                    and not (self.choice is not None and self.choice.answer_lines)
                 ):
                     if self._last:
                         data = known.closing + data[len(known.start) :]
@@ -248,12 +248,6 @@ class Exchange(HTTPClient):
         if self.entry is not None:
             self.entry.answered(answer.status, len(head))
         self._pass_on(answer, data, taken, head)
-
-    def _switch_protocols(self, message: messages.Request, answer: messages.Response, rest: bytes) -> None:
-        if message.websocket and self._body is None:
-            self._upgrade(answer, rest)
-        else:
-            self._fail(502, "the server switched protocols without being asked to")
 
     def _pass_on(self, answer: messages.Response, data: bytes, taken: int, head: bytes = b"") -> None:
         """What the server sent goes to the client: `taken` bytes of `data` are the answer's."""
@@ -367,44 +361,6 @@ class Exchange(HTTPClient):
         if self.lease is not None:
             self.lease.end(failed=True)
         self._choose()
-
-    def _upgrade(self, answer: messages.Response, rest: bytes) -> None:
-        """From now on bytes go both ways, whatever they are."""
-        server = self.server
-        assert server is not None
-        self._happened(life.UPGRADED)
-        added = self.choice.answer_lines if self.choice is not None else b""
-        head = answer.head + added + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
-        self.client.transport.write(head)
-        self.bytes_out += len(head)
-        if self.entry is not None:
-            self.entry.answered(answer.status, len(head))
-        self.client.transport.unregisterProducer()
-        server.transport.unregisterProducer()
-        server.lost = self._relay_server_lost
-        self.relay = CopyRelay(self.client, server, self.context.wheel, self._relay_finished)
-        waiting, self._pending = self._pending, b""
-        self._held = 0
-        self.relay.start(waiting)
-        self.client.resume()
-        if rest:
-            self.relay.outward.received(rest)
-
-    def _relay_finished(self) -> None:
-        self._happened(life.FINISHED)
-        self.client.close()
-        if self.server is not None:
-            self.server.close()
-
-    def _relay_server_lost(self, clean: bool) -> None:
-        self.service.pool.closed()
-        if self.state != life.CLOSED:
-            self._happened(life.RESET)
-        if clean:
-            self.client.close()
-        else:
-            self.client.close_with_reset()
-        self._maybe_over()
 
     def _fail(self, status: int, why: str) -> None:
         """The switch answers this request itself."""

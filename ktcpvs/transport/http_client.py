@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 from ktcpvs.model import exchange as life
 from ktcpvs.model.destination import Destination
 from ktcpvs.protocols import messages
-from ktcpvs.protocols.framing import BadFrame, Frame
+from ktcpvs.protocols.framing import BadFrame
 from ktcpvs.protocols.http1 import BadRequest, HeadReader, error_response
 from ktcpvs.transport.known import KnownLines
+from ktcpvs.transport.parting import Parting
 from ktcpvs.transport.pool import ServerStream
-from ktcpvs.transport.served import Served
-from ktcpvs.transport.stream import nothing
 
 if TYPE_CHECKING:
     from ktcpvs.transport.live import LiveService
@@ -34,16 +33,16 @@ WATCH = 5
 """Seconds between two looks whether something takes too long."""
 
 
-class HTTPClient(Served):
+class HTTPClient(Parting):
     """One client connection that is served request by request; `choice`: who serves now, or served last."""
 
     table = life.TABLE
     descriptors = 1  # those of server connections are counted by the pool
 
     __slots__ = (
-        "_again", "_answer", "_body", "_body_bytes", "_found", "_full", "_going_on", "_head_began", "_held",
-        "_kept", "_last", "_leaves", "_may_repeat", "_no_more", "_out", "_pending", "_reader", "_received",
-        "_unsent", "bytes_in", "bytes_out", "server", "settled",
+        "_again", "_answer", "_body_bytes", "_found", "_full", "_going_on", "_head_began",
+        "_kept", "_last", "_leaves", "_may_repeat", "_out", "_reader", "_received", "bytes_in", "bytes_out",
+        "server", "settled",
     )  # fmt: skip
 
     def __init__(self, service: LiveService, client_name: str, client_host: str) -> None:
@@ -54,20 +53,15 @@ class HTTPClient(Served):
         self.settled = (0, 0)  # what of them has been counted at a destination
         self._kept: messages.Request | None = None  # the current request, unless it stands in `_found`
         self._found: re.Match[bytes] | None = None  # its head, not read any further yet
-        self._body: Frame | None = None  # of the request, while some of it is still to come
         self._answer: messages.Response | None = None
         self._received = b""  # the beginning of an answer's head
-        self._pending = b""  # of later requests
         self._out = b""  # what came of the body before there was somewhere to send it
         self._may_repeat = False  # the request may go on another connection if this one dies
-        self._unsent = 0  # what the closing client had still to get when one last looked
         self._body_bytes = 0  # of the current request's body, so far
         self._reader: HeadReader | None = None  # of a head that comes in pieces
         self._again: tuple[Destination, ...] = ()  # whose connections have died with this request
         self._last = False  # the client connection ends with this answer
         self._leaves = False  # since the client wants it so
-        self._no_more = False  # the client has sent its FIN
-        self._held = 0  # reasons not to read the client: 1 the server is full, 2 enough is pending, 4 being called
         self._full = False  # the client takes no more
         self._going_on = False  # pending requests are being served
         self._head_began = 0  # the tick when the head began that comes in pieces
@@ -353,53 +347,6 @@ class HTTPClient(Served):
         self._settle()
         self.client.transport.write(answer)
         self._linger()
-
-    def _note_answer(self, status: int, answer: bytes) -> None:
-        """The switch's own answer, for the access log."""
-        if self.service.journal is not None:
-            if self.entry is None:  # what came was no request
-                self.entry = self.service.journal.begin(self)
-            self.entry.refused(status, answer)
-
-    def _linger(self) -> None:
-        """Nothing more is served; the client is read a little longer, so that no reset eats what it was sent."""
-        self._body = None
-        self._pending = b""
-        self.client.end()
-        self._held = 0
-        if self._no_more:
-            self._linger_over()
-            return
-        self.client.dataReceived = nothing
-        self.client.resume()
-        self._set_timer(self.context.settings.linger_timeout, self._linger_over)
-
-    def _linger_over(self) -> None:
-        if self.state == life.REFUSING:
-            if self._is_taking():
-                self._set_timer(self.context.settings.linger_timeout, self._linger_over)
-                return
-            self._happened(life.FINISHED)
-        self._part()
-
-    def _part(self) -> None:
-        """Close, once the client has what it was sent."""
-        self.client.close()
-        self._set_timer(self.context.settings.linger_timeout, self._not_gone)
-
-    def _not_gone(self) -> None:
-        if self._is_taking():
-            self._set_timer(self.context.settings.linger_timeout, self._not_gone)
-        else:
-            self.client.reset()
-
-    def _is_taking(self) -> bool:
-        """True while the client has something to get still, and has taken some of it not too long ago."""
-        unsent = self.client.unsent()
-        now, read_timeout = self.context.wheel.now, self.context.settings.read_timeout
-        if unsent != self._unsent:
-            self._unsent, self._since = unsent, now
-        return unsent > 0 and (read_timeout == 0 or now - self._since < read_timeout)
 
     def _watch(self) -> None:
         """Has something taken too long?"""

@@ -57,11 +57,17 @@ class Queue:
                 client.try_again()
 
     def _serve(self, destination: Destination) -> None:
+        asked: set[Served] = set()
         while not destination.is_full:
-            client = next((one for one, not_for in self._waiting.items() if destination not in not_for), None)
+            waiting = self._waiting.items()
+            client = next((one for one, not_for in waiting if destination not in not_for and one not in asked), None)
             if client is None:
                 return
             client.try_again()
             not_for = self._waiting.get(client)
-            if not_for is not None:  # there was room, and it was not for this one
+            if not_for is None:
+                continue
+            if destination.is_shared:  # another process may have taken the place just before: it is asked again later
+                asked.add(client)
+            else:  # there was room, and it was not for this one
                 not_for.add(destination)

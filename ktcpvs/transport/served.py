@@ -31,6 +31,7 @@ WAITING_STATES = ("choosing", "queued")
 FULL = "servers full"
 ROOM = "room at a server"
 DRAINED = "drain timeout"
+CLIENT_GONE = "client gone"
 CONNECT_FAILED = "connect failed"
 
 
@@ -205,7 +206,7 @@ class Served(ABC):
 
     def _chose_nonsense(self, what: Any) -> None:
         form = "scheduler of service {ident} failed: it chose {what!r}, no server of the service"
-        self.context.log.warn(form, ident=self.service.ident, what=what)
+        self.context.log.fault(form, ident=self.service.ident, what=what)
         self._fall_back("the scheduler failed")
 
     def _fall_back(self, why: str) -> None:
@@ -248,7 +249,10 @@ class Served(ABC):
         self._fail(503, f"no server had room within {self.context.settings.queue_timeout} seconds")
 
     def try_again(self) -> None:
-        """There may be room at a server."""
+        """There may be room at a server. A client that went away while it was not read takes none."""
+        if self.client.is_gone():
+            self.expire(CLIENT_GONE)
+            return
         self._happened(ROOM)
         self._choose()
 

@@ -18,7 +18,7 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ktcpvs.system.sockets import unsent
+from ktcpvs.system.sockets import is_over, unsent
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -71,6 +71,10 @@ class Stream(Protocol):
     def unsent(self) -> int:
         """Bytes that the peer has not taken yet, as far as the system knows; 0 when it is over."""
         return unsent(self.transport.getHandle()) if self.is_open else 0
+
+    def is_gone(self) -> bool:
+        """True when the peer has reset the connection, though it may not be read of yet."""
+        return not self.is_open or is_over(self.transport.getHandle())
 
     # What an owner does with it.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -16,7 +15,6 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList, DeferredLock, maybeDeferred
 from twisted.internet.error import ProcessExitedAlready
-from twisted.internet.process import reapAllProcesses
 from twisted.internet.protocol import Factory, ProcessProtocol
 from twisted.protocols import amp
 from twisted.python.failure import Failure
@@ -216,8 +214,6 @@ class Crew:
 
     def start(self) -> None:
         """All of them. Wants the main thread of a reactor that runs."""
-        # Twisted hears of a process' end by Python's wake-up descriptor (signal.set_wakeup_fd), which uvloop takes.
-        signal.signal(signal.SIGCHLD, lambda *_: self.reactor.callFromThread(reapAllProcesses))
         for worker in self.workers:
             worker.start()
 

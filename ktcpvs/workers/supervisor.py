@@ -169,6 +169,8 @@ class Supervisor(Director):
         for ident in list(self.listening):
             self._close(ident)
 
+    drains = "workers"
+
     def connections(self) -> int:
         """How many workers have not drained."""
         return len(self.crew.running())

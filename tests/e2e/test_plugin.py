@@ -97,7 +97,7 @@ def test_the_example_scheduler_is_installed_and_serves(make_daemon: Make, serve:
     assert row["services"] == 1
 
 
-def test_a_scheduler_that_fails_costs_one_connection_and_one_log_line(
+def test_a_scheduler_that_fails_costs_one_connection_and_is_logged_once(
     make_daemon: Make, serve: Serve, tmp_path: Path
 ) -> None:
     add_plugin(tmp_path, "raising", "raise RuntimeError('this scheduler is broken')")
@@ -116,9 +116,8 @@ def test_a_scheduler_that_fails_costs_one_connection_and_one_log_line(
         daemon.call("edit_service", name, fallback="none")
         assert served(port) == b""
         assert served(good) == b"1"
-        assert daemon.log().count(f"scheduler of service {name} failed") == 2
         assert served(port) == b""
-        assert daemon.log().count(f"scheduler of service {name} failed") == 3
+        assert daemon.log().count(f"scheduler of service {name} failed") == 1, "the same again so soon is counted only"
         daemon.call("edit_service", name, scheduler="wlc")
         assert served(port) == b"1"
         daemon.call("stop", name)

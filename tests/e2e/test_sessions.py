@@ -189,9 +189,6 @@ def test_rules_with_servers_of_their_own(daemon: Daemon, web: list[Nginx]) -> No
         assert re.fullmatch(rf"{COOKIE}=\w{{32}}\.\w{{32}}", browser.cookie or "")
 
 
-@pytest.mark.xfail(
-    reason="an answer like one before it goes to a client without a session as if it had one", strict=True
-)
 def test_whoever_comes_later_gets_a_session_too(daemon: Daemon, web: list[Nginx]) -> None:
     port = started(daemon, web[0].address)
     for _ in range(4):
@@ -201,7 +198,6 @@ def test_whoever_comes_later_gets_a_session_too(daemon: Daemon, web: list[Nginx]
         assert browser.changes == 1
 
 
-@pytest.mark.xfail(reason="a session moves when another rule begins one at a server that both have", strict=True)
 def test_rules_that_share_a_server(daemon: Daemon, web: list[Nginx]) -> None:
     r1, r2, r3 = (server.address for server in web)
     rules = (f'pattern "^/shop" use server {r1} server {r2}', f'pattern ".*" use server {r2} server {r3}')

@@ -664,3 +664,14 @@ def test_by_default_there_is_a_worker_for_each_core() -> None:
     finally:
         os.sched_setaffinity(0, cores)
     assert found == [len(cores) if len(cores) > 1 else 0, 0]
+
+
+def test_an_address_belongs_to_one_service(daemon: Daemon, serve: Serve) -> None:
+    server, port = serve(speak_first(b"1")), free_port()
+    daemon.service("first", port, server.address)
+    refused = daemon.adm("-A", "-i", "second", "-s", "wlc", "-l", f"{LOOPBACK}:{port}", check=False)
+    if refused.returncode == 0:  # the address is taken when it is started
+        refused = daemon.adm("--start", "-i", "second", check=False)
+    assert refused.returncode == 1
+    assert "something else listens there already" in refused.stderr or "has that address" in refused.stderr
+    assert answers(port)

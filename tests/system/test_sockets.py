@@ -6,13 +6,22 @@ import contextlib
 import os
 import socket
 import stat
+import struct
 from pathlib import Path
 
 import pytest
+from servers import free_port
 
 from ktcpvs.errors import CannotListen
 from ktcpvs.model.address import parse_address
-from ktcpvs.system.sockets import close_listener, open_listener, open_private_unix_listener, private_folder
+from ktcpvs.system.sockets import (
+    close_listener,
+    is_over,
+    open_listener,
+    open_listeners,
+    open_private_unix_listener,
+    private_folder,
+)
 
 
 def listener(text: str) -> contextlib.closing[socket.socket]:
@@ -45,6 +54,37 @@ def test_a_taken_port() -> None:
         address = parse_address(f"127.0.0.1:{taken.getsockname()[1]}")
         with pytest.raises(CannotListen, match="something else listens there already"):
             open_listener(address, 5)
+
+
+def test_listeners_that_share_a_port_share_it_with_nobody_else() -> None:
+    with contextlib.ExitStack() as stack:
+        address = parse_address(f"127.0.0.1:{free_port()}")
+        ours = open_listeners(address, 5, 1)
+        stack.callback(ours[0].close)
+        for count in (1, 2):
+            with pytest.raises(CannotListen, match="something else listens there already"):
+                open_listeners(address, 5, count)
+        more = open_listeners(address, 5, 2, beside=ours)
+        for sock in more:
+            stack.callback(sock.close)
+        assert [sock.getsockname() for sock in more] == [ours[0].getsockname()] * 2
+        with pytest.raises(CannotListen, match="something else listens there already"):
+            open_listeners(address, 5, 2)
+        with pytest.raises(CannotListen, match="something else listens there already"):
+            open_listener(address, 5)
+
+
+def test_a_reset_shows_though_nobody_reads() -> None:
+    with (
+        contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listening,
+        contextlib.closing(socket.create_connection(listening.getsockname())) as client,
+        contextlib.closing(listening.accept()[0]) as accepted,
+    ):
+        assert not is_over(accepted)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        assert is_over(accepted)
+    assert is_over(accepted)
 
 
 def test_a_unix_socket_that_is_left_over_is_replaced(tmp_path: Path) -> None:

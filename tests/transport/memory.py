@@ -36,6 +36,7 @@ class Line(StringTransport):
         self.ended = False
         self.aborted = False
         self.options: list[object] = []
+        self.reset_unread = False  # the peer has reset it, and nobody has read so far
 
     @property
     def reset_on_close(self) -> bool:
@@ -50,6 +51,10 @@ class Line(StringTransport):
     def fileno(self) -> int:
         """There is none: the system knows of nothing that is unsent."""
         return -1
+
+    def getsockopt(self, *option: object) -> bytes:
+        """What TCP_INFO begins with: established."""
+        return b"\x07" if self.reset_unread else b"\x01"
 
     def setsockopt(self, *option: object) -> None:
         self.options.append(option)

@@ -82,6 +82,20 @@ def test_when_all_are_full_clients_wait_in_their_order(make: Make) -> None:
     assert not world.live.queue
 
 
+def test_who_has_gone_away_meanwhile_takes_no_room(make: Make) -> None:
+    world = make("wlc", f"{A} 1 maxconn 1")
+    first = world.client()
+    world.accepts(A)
+    second, third = world.client(), world.client()
+    second.line.reset_unread = True
+    first.resets()
+    world.settle()
+    server = world.accepts(A)
+    third.says(b"from the third")
+    assert server.heard() == b"from the third"
+    assert len(world.live.connections) == 1
+
+
 def test_requests_wait_too_and_get_the_kept_connection(make: Make) -> None:
     world = make("phttp", f"{A} maxconn 1")
     one, two = world.client(), world.client()

@@ -1,0 +1,58 @@
+"""A client connection that leaves HTTP: after the 101 it is a relay for whatever bytes come (RFC 9110, 7.8)."""
+
+from __future__ import annotations
+
+from ktcpvs.model import exchange as life
+from ktcpvs.protocols import messages
+from ktcpvs.transport.http_client import HTTPClient
+from ktcpvs.transport.relay.copy import CopyRelay
+
+
+class Upgrading(HTTPClient):
+    """What an answer with status 101 does."""
+
+    __slots__ = ()
+
+    def _switch_protocols(self, message: messages.Request, answer: messages.Response, rest: bytes) -> None:
+        if message.websocket and self._body is None:
+            self._upgrade(answer, rest)
+        else:
+            self._fail(502, "the server switched protocols without being asked to")
+
+    def _upgrade(self, answer: messages.Response, rest: bytes) -> None:
+        """From now on bytes go both ways, whatever they are."""
+        server = self.server
+        assert server is not None
+        self._happened(life.UPGRADED)
+        added = self.choice.answer_lines if self.choice is not None else b""
+        head = answer.head + added + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+        self.client.transport.write(head)
+        self.bytes_out += len(head)
+        if self.entry is not None:
+            self.entry.answered(answer.status, len(head))
+        self.client.transport.unregisterProducer()
+        server.transport.unregisterProducer()
+        server.lost = self._relay_server_lost
+        self.relay = CopyRelay(self.client, server, self.context.wheel, self._relay_finished)
+        waiting, self._pending = self._pending, b""
+        self._held = 0
+        self.relay.start(waiting)
+        self.client.resume()
+        if rest:
+            self.relay.outward.received(rest)
+
+    def _relay_finished(self) -> None:
+        self._happened(life.FINISHED)
+        self.client.close()
+        if self.server is not None:
+            self.server.close()
+
+    def _relay_server_lost(self, clean: bool) -> None:
+        self.service.pool.closed()
+        if self.state != life.CLOSED:
+            self._happened(life.RESET)
+        if clean:
+            self.client.close()
+        else:
+            self.client.close_with_reset()
+        self._maybe_over()

@@ -1,0 +1,57 @@
+"""The log: what is written at which level, and that a failure that comes again and again does not fill the disk."""
+
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+from twisted.logger import Logger, formatEvent
+
+from ktcpvs.system.log import CONNECTION, DAEMON, FAILURES_EVERY, FAILURES_KNOWN, EventLog
+
+
+def log(level: int, clock: Clock) -> tuple[EventLog, list[str]]:
+    said: list[str] = []
+    logger = Logger(namespace="test", observer=lambda event: said.append(formatEvent(event)))
+    return EventLog(level, logger, clock.seconds), said
+
+
+def fail(events: EventLog, why: str, ident: str = "web") -> None:
+    try:
+        raise RuntimeError(why)
+    except RuntimeError:
+        events.failure("scheduler of service {ident} failed", ident=ident)
+
+
+def test_the_level_says_what_is_written() -> None:
+    events, said = log(DAEMON, Clock())
+    events.event(CONNECTION, "too much")
+    events.event(DAEMON, "{n} enough", n=1)
+    events.warn("always")
+    assert said == ["1 enough", "always"]
+
+
+def test_the_same_failure_is_written_once_a_minute_and_counted() -> None:
+    clock = Clock()
+    events, said = log(0, clock)
+    for _ in range(5):
+        fail(events, "no")
+    assert said == ["scheduler of service web failed"]
+    clock.advance(FAILURES_EVERY)
+    fail(events, "no")
+    assert said[1:] == ["scheduler of service web failed (4 times more since the last such line)"]
+
+
+def test_other_failures_are_other_lines() -> None:
+    events, said = log(0, Clock())
+    fail(events, "one")
+    fail(events, "another")
+    fail(events, "one", ident="mail")
+    assert len(said) == 3
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    events, said = log(0, Clock())
+    for number in range(FAILURES_KNOWN):
+        fail(events, str(number))
+    fail(events, "one more")  # all are forgotten
+    fail(events, "0")
+    assert len(said) == FAILURES_KNOWN + 2
