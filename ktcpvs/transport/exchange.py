@@ -46,7 +46,7 @@ class Exchange(Upgrading):
         self._kept, self._found = None, found
         self._again = ()
         if not known.keep_alive:
-            self._last = self._leaves = True
+            self._last = self._leaves = self.client.resting = True
         try:
             choice = service.scheduler.choose(request)
         except Exception:

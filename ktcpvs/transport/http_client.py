@@ -222,6 +222,7 @@ class HTTPClient(Parting):
         self._again = ()
         if not message.keep_alive:
             self._last = self._leaves = True
+            self.client.resting = self._body is None
         request = self.request
         request.method, request.target, request.path = message.method, message.target, message.path
         request.lines = message.lines
@@ -370,6 +371,9 @@ class HTTPClient(Parting):
             self.expire(life.READ_TIMEOUT)
             return
         if self.state not in (life.CLOSED, life.REFUSING):
+            if self.client.resting and not self._held:  # it takes long: who goes away meanwhile shall be noticed
+                self.client.resting = False
+                self.client.resume()
             self._set_timer(self._watch_period(), self._watch)
 
     def _watch_period(self) -> int:

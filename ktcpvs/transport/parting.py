@@ -56,8 +56,8 @@ class Parting(Served):
 
     def _part(self) -> None:
         """Close, once the client has what it was sent."""
-        self.client.close()
-        self._set_timer(self.context.settings.linger_timeout, self._not_gone)
+        if not self.client.close():
+            self._set_timer(self.context.settings.linger_timeout, self._not_gone)
 
     def _not_gone(self) -> None:
         if self._is_taking():

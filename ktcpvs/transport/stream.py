@@ -30,7 +30,9 @@ def nothing(*_: Any) -> None:
 @implementer(IHalfCloseableProtocol)
 class Stream(Protocol):
     """made(): connected. dataReceived(data). ended(): the peer will send no more. lost(clean): it is over;
-    clean: False after a reset or another error."""
+    clean: False after a reset or another error.
+
+    resting: its owner has what it wants of the peer, and need not be told should that go away."""
 
     transport: Any
     dataReceived: Callable[[bytes], object]  # type: ignore[assignment]
@@ -40,6 +42,7 @@ class Stream(Protocol):
         self.ended: Callable[[], object] = nothing
         self.lost: Callable[[bool], object] = nothing
         self.is_open = False
+        self.resting = False
 
     def connectionMade(self) -> None:
         self.is_open = True
@@ -93,11 +96,12 @@ class Stream(Protocol):
             self.transport.unregisterProducer()
             self.transport.loseWriteConnection()
 
-    def close(self) -> None:
-        """Send what is buffered, then close."""
+    def close(self) -> bool:
+        """Send what is buffered, then close. True: there is no need to look whether the peer takes it."""
         if self.is_open:
             self.transport.unregisterProducer()
-            self.transport.loseConnection()
+            return self.transport.loseConnection() is True
+        return True
 
     def reset(self) -> None:
         """Close at once and tell the peer by a reset."""

@@ -25,6 +25,12 @@ MUCH = 64 << 10
 """Who sends so many bytes at once is read in pieces from then on: uvloop itself reads 250 KiB at once, and all of it is
 in memory until its last byte has been sent to a slow reader."""
 
+FIRST = 16 << 10
+"""How much of a new client is read at once, in bytes: its request, and not all of an upload."""
+
+AT_ONCE = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+"""How to send and receive on a bare socket, which nobody has made non-blocking."""
+
 _buffer = memoryview(bytearray(128 << 10))
 """What is read in pieces is read into here; nothing stays in it."""
 
@@ -38,15 +44,17 @@ class UVTransport:
     """
 
     __slots__ = (
-        "_aborted", "_closing", "_early", "_ended", "_fin", "_full", "_paused", "_peer_ended", "_producer",
-        "_shouldShutdown", "_sock", "_uv", "stream", "write",
+        "_aborted", "_attaches", "_closing", "_early", "_ended", "_fin", "_full", "_loop", "_paused", "_peer_ended",
+        "_producer", "_shouldShutdown", "_sock", "_uv", "stream", "write",
     )  # fmt: skip
 
     def __init__(self, stream: Stream | _Held | None, sock: socket.socket | None = None) -> None:
         self.stream = stream
         self._sock: Any = sock
         self._uv: Any = None  # uvloop's transport, when there is one
-        self._early: list[bytes] | None = None  # what was written before
+        self._loop: AbstractEventLoop | None = None  # that gets the socket, should it be worth it
+        self._attaches = False  # it gets it
+        self._early: list[bytes] | None = None  # what was written before and could not be sent at once
         self.write: Callable[[bytes], object] = self._write_early
         self._producer: Any = None
         self._full = False  # the producer is to wait
@@ -58,20 +66,47 @@ class UVTransport:
         self._aborted = False  # by us, or by the peer where uvloop says it was an end
         self._shouldShutdown = True  # the name that Twisted's transports have for it: a FIN goes before the close
 
-    # How a connection that was accepted begins.
+    # How a connection that was accepted begins: on its bare socket. Many a client has sent its request already, gets
+    # its answer by one write, and is gone: it is not worth what `loop` does to take a socket.
 
-    def attach(self, loop: AbstractEventLoop) -> None:
-        """Give the socket to `loop`. Raises OSError and the like; then the stream has lost its connection."""
+    def start(self, loop: AbstractEventLoop) -> None:
+        """Read what has come already, if the stream reads; give the socket to `loop`, unless that was all it wants.
+
+        Raises what `dataReceived` raises.
+        """
+        self._loop = loop
+        if self._closing or self._aborted:
+            loop.call_soon(self._close_bare)
+            return
+        if not self._paused and self._early is None:
+            try:
+                data = self._sock.recv(FIRST, AT_ONCE)
+            except BlockingIOError:
+                data = b""
+            except OSError:
+                self.abortConnection()
+                return
+            if data:
+                self.stream.dataReceived(data)  # type: ignore[union-attr]
+        if self._early is not None or self._ended or not self.stream.resting:  # type: ignore[union-attr]
+            self._attach()
+
+    def _attach(self) -> None:
+        """Give the socket to the loop."""
+        loop = self._loop
+        if self._attaches or loop is None or self.stream is None or self._closing or self._aborted:
+            return
+        self._attaches = True
         # A coroutine that waits once, for what `loop` does in its next turn: we come right after that, before anything
         # is read, where a task would come one turn later.
-        assert self._sock is not None
         attaching = loop.connect_accepted_socket(self._itself, self._sock)
         try:
             attaching.send(None)
         except Exception:
-            self._sock.close()
-            self._over(False)
-            raise
+            _log.failure("a connection is lost")
+            self._attaches = False
+            self.abortConnection()
+            return
         loop.call_soon(self._attached, attaching)
 
     def _itself(self) -> Any:
@@ -95,9 +130,31 @@ class UVTransport:
                 self._uv.pause_reading()
 
     def _write_early(self, data: bytes) -> None:
+        if self._uv is not None:  # somebody has kept what `write` was
+            self.write(data)
+            return
+        if self._ended or self._closing or self._aborted:
+            return
         if self._early is None:
-            self._early = []
-        self._early.append(data)
+            sent = 0
+            if not self._attaches:
+                with contextlib.suppress(OSError):  # it is full, or over: the loop will tell
+                    sent = self._sock.send(data, AT_ONCE)
+            if sent == len(data):
+                return
+            self._early = [data[sent:]]
+            self._attach()
+        else:
+            self._early.append(data)
+
+    def _close_bare(self) -> None:
+        """The end of one that the loop never had."""
+        if self._aborted:
+            self._reset_on_close()
+        elif self._shouldShutdown:
+            self._shut_down()
+        self._sock.close()
+        self._over(not self._aborted)
 
     # What uvloop calls.
 
@@ -188,7 +245,9 @@ class UVTransport:
         stream = self.stream
         if type(stream) is _Held:
             stream.release()
-        elif self._uv is not None and not self._peer_ended:
+        elif self._uv is None:
+            self._attach()
+        elif not self._peer_ended:
             self._uv.resume_reading()
 
     def stopProducing(self) -> None:
@@ -202,18 +261,24 @@ class UVTransport:
         if self._uv is not None:
             self.write = nothing
             self._end()
+        else:
+            self._attach()
 
     def _end(self) -> None:
         self._fin = not self._uv.get_write_buffer_size()
         self._uv.write_eof()
 
-    def loseConnection(self) -> None:
-        """Send what is buffered, then close."""
+    def loseConnection(self) -> bool:
+        """Send what is buffered, then close. True: nothing is buffered, and it is closed in the next turn for sure."""
         if self._closing or self._aborted or self.stream is None:
-            return
+            return False
         self._closing = True
         if self._uv is not None:
             self._uv.close()
+        elif not self._attaches and self._loop is not None:
+            self._loop.call_soon(self._close_bare)
+            return True
+        return False
 
     def abortConnection(self) -> None:
         """Close at once, with a reset."""
@@ -222,10 +287,36 @@ class UVTransport:
         self._aborted = True
         if self._uv is not None:
             self._abort()
+        elif not (self._attaches or self._closing) and self._loop is not None:
+            self._loop.call_soon(self._close_bare)
 
     def _abort(self) -> None:
         self._reset_on_close()
         self._uv.abort()
+
+    # How a connection leaves it and goes on elsewhere.
+
+    def kept_by(self) -> str | None:
+        """None, or the reason why it cannot leave."""
+        if self._closing or self._aborted or (self._uv is not None and self._uv.is_closing()):
+            return "it is being closed"
+        if self._ended or self._peer_ended:
+            return "it has been ended" if self._ended else "its peer has ended"
+        return "it is just beginning" if self._attaches and self._uv is None else None
+
+    def buffered(self) -> bool:
+        """True while something that was written has not been sent; uvloop sends at once what the system takes."""
+        return self._early is not None or (self._uv is not None and self._uv.get_write_buffer_size() > 0)
+
+    def leave(self) -> None:
+        """Close our descriptor and tell nobody. While a duplicate is open, the system sends the peer nothing."""
+        self.stream = self._producer = None
+        self._aborted = self._paused = True
+        self.write = nothing
+        if self._uv is None:
+            self._sock.close()
+        else:
+            self._uv.abort()  # reading stops now, the descriptor goes in the next turn
 
     # The socket.
 
@@ -355,5 +446,8 @@ def carry(loop: AbstractEventLoop, sock: socket.socket, stream: Stream) -> None:
     transport = UVTransport(stream, sock)
     try:
         stream.makeConnection(transport)  # type: ignore[no-untyped-call]
+    except BaseException:
+        transport.abortConnection()
+        raise
     finally:
-        transport.attach(loop)
+        transport.start(loop)

@@ -52,7 +52,12 @@ class Wheel:
     def after(self, seconds: float, call: Callable[[], Any]) -> Timer:
         """Call `call` when `seconds` have passed."""
         timer = Timer(call)
-        self._slots.setdefault(self.now + 1 + math.ceil(seconds / TICK), []).append(timer)
+        due = self.now + 1 + (seconds if type(seconds) is int else math.ceil(seconds / TICK))
+        slot = self._slots.get(due)
+        if slot is None:
+            self._slots[due] = [timer]
+        else:
+            slot.append(timer)
         return timer
 
     def _turn(self, ticks: int) -> None:
