@@ -112,7 +112,10 @@ class Lease:
     def __init__(self, destination: Destination) -> None:
         self.destination = destination
         self.ended = False
-        destination.take()
+        if destination.is_shared:
+            destination.take()
+        else:
+            destination.active += 1
         if destination.watchers:
             destination.tell()
 
@@ -125,8 +128,12 @@ class Lease:
         if not self.ended:
             self.ended = True
             destination = self.destination
-            destination.give()
-            destination.failures += failed
+            if destination.is_shared:
+                destination.give()
+            else:
+                destination.active -= 1
+            if failed:
+                destination.failures += 1
             if destination.watchers:
                 destination.tell()
             if destination.freed is not None:

@@ -6,7 +6,7 @@ from zope.interface import implementer
 
 from ktcpvs.interfaces import CONNECTION, IScheduler, ISchedulerFactory
 from ktcpvs.model.scheduling import ServiceView
-from ktcpvs.schedulers.wlc import BoundWLC, OrderedWLC, bound_wlc
+from ktcpvs.schedulers.wlc import BoundWLC, OnlyOne, OrderedWLC, bound_wlc
 
 
 @implementer(ISchedulerFactory)
@@ -16,5 +16,5 @@ class LC:
     name = "lc"
     unit = CONNECTION
 
-    def bind(self, service: ServiceView, previous: IScheduler | None) -> BoundWLC | OrderedWLC:
+    def bind(self, service: ServiceView, previous: IScheduler | None) -> OnlyOne | BoundWLC | OrderedWLC:
         return bound_wlc(service, previous, even=True)

@@ -51,6 +51,21 @@ class BoundWLC:
         return best
 
 
+@implementer(IScheduler)
+class OnlyOne:
+    """wlc over one server, as in many a rule."""
+
+    place = 0
+
+    def __init__(self, service: ServiceView, even: bool = False) -> None:
+        (self._destination,) = service.destinations
+        self._choice = Choice(self._destination, _reason(service, even))
+
+    def choose(self, request: Request) -> Choice | None:
+        destination = self._destination
+        return self._choice if destination.weight > 0 and destination not in request.tried else None
+
+
 @implementer(IScheduler, IWatches)
 class OrderedWLC:
     """wlc over many servers, which are kept in order."""
@@ -68,10 +83,12 @@ class OrderedWLC:
         return ((destination, self._order.changed) for destination in self._choices)
 
 
-def bound_wlc(service: ServiceView, previous: IScheduler | None, even: bool = False) -> BoundWLC | OrderedWLC:
+def bound_wlc(service: ServiceView, previous: IScheduler | None, even: bool = False) -> OnlyOne | BoundWLC | OrderedWLC:
     """wlc in the form that suits the number of servers."""
     if len(service.destinations) > SCAN_MAX:
         return OrderedWLC(service, even)
+    if len(service.destinations) == 1:
+        return OnlyOne(service, even)
     return BoundWLC(service, even, previous.place if isinstance(previous, BoundWLC) else 0)
 
 
@@ -87,5 +104,5 @@ class WLC:
     name = "wlc"
     unit = CONNECTION
 
-    def bind(self, service: ServiceView, previous: IScheduler | None) -> BoundWLC | OrderedWLC:
+    def bind(self, service: ServiceView, previous: IScheduler | None) -> OnlyOne | BoundWLC | OrderedWLC:
         return bound_wlc(service, previous)

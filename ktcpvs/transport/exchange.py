@@ -6,17 +6,15 @@ collected. A request that a kept connection lost before any answer is sent again
 
 from __future__ import annotations
 
-import re
-
 from ktcpvs.model import exchange as life
-from ktcpvs.model.destination import Destination
+from ktcpvs.model.destination import Destination, Lease
 from ktcpvs.model.scheduling import Choice
 from ktcpvs.protocols import messages
 from ktcpvs.protocols.framing import BadFrame
 from ktcpvs.protocols.http1 import BadRequest, error_response
 from ktcpvs.system import log as levels
 from ktcpvs.transport.backend import call
-from ktcpvs.transport.known import LINES_MAX, REMEMBERED, KnownAnswer, KnownLines
+from ktcpvs.transport.known import LINES_MAX, REMEMBERED, KnownAnswer, KnownLines, KnownRequest
 from ktcpvs.transport.pool import ServerStream
 from ktcpvs.transport.stream import Stream
 from ktcpvs.transport.upgrading import Upgrading
@@ -37,13 +35,13 @@ class Exchange(Upgrading):
 
     # The server.
 
-    def _quickly(self, found: re.Match[bytes], groups: tuple[bytes, ...], known: KnownLines) -> None:
+    def _quickly(self, known: KnownRequest) -> None:
         request, service = self.request, self.service
-        request.method, request.target, request.lines = groups[1], groups[2], groups[4]
-        request.path = groups[2]
+        request.method, request.lines = known.method, known.lines
+        request.target = request.path = known.target
         if request.tried:
             request.tried = set()
-        self._kept, self._found = None, found
+        self._kept, self._found = None, known.data
         self._again = ()
         if not known.keep_alive:
             self._last = self._leaves = self.client.resting = True
@@ -59,14 +57,14 @@ class Exchange(Upgrading):
             if kept and destination in service.usable and not destination.maxconn:
                 server = kept.pop()
                 self.choice = choice
-                self.lease = lease = destination.lease()
-                lease.made()
+                self.lease = Lease(destination)
+                destination.total += 1
                 destination.reused += 1
                 self._may_repeat = True
                 self.server = server
                 server.exchange = self
                 self.state = _SENT
-                out = groups[0] + known.block
+                out = known.out
                 self.bytes_in += len(out)
                 server.transport.write(out)
                 if self._full:

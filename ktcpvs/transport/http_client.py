@@ -15,7 +15,7 @@ from ktcpvs.model.destination import Destination
 from ktcpvs.protocols import messages
 from ktcpvs.protocols.framing import BadFrame
 from ktcpvs.protocols.http1 import BadRequest, HeadReader, error_response
-from ktcpvs.transport.known import KnownLines
+from ktcpvs.transport.known import KnownRequest
 from ktcpvs.transport.parting import Parting
 from ktcpvs.transport.pool import ServerStream
 
@@ -52,7 +52,7 @@ class HTTPClient(Parting):
         self.bytes_out = 0
         self.settled = (0, 0)  # what of them has been counted at a destination
         self._kept: messages.Request | None = None  # the current request, unless it stands in `_found`
-        self._found: re.Match[bytes] | None = None  # its head, not read any further yet
+        self._found: bytes | None = None  # as it came, not read any further yet
         self._answer: messages.Response | None = None
         self._received = b""  # the beginning of an answer's head
         self._out = b""  # what came of the body before there was somewhere to send it
@@ -94,7 +94,9 @@ class HTTPClient(Parting):
     def _message(self) -> messages.Request | None:
         """The current request."""
         if self._found is not None:
-            self._kept, self._found = messages.Request(self._found), None
+            found = messages.REQUEST.match(self._found)
+            assert found is not None  # as it was when it came first
+            self._kept, self._found = messages.Request(found), None
         return self._kept
 
     @_message.setter
@@ -104,8 +106,8 @@ class HTTPClient(Parting):
     # What is done with a request.
 
     @abstractmethod
-    def _quickly(self, found: re.Match[bytes], groups: tuple[bytes, ...], known: KnownLines) -> None:
-        """A request has come of whose header lines it is known what they say."""
+    def _quickly(self, known: KnownRequest) -> None:
+        """A request has come of which it is known what it says."""
 
     @abstractmethod
     def _answered(self, answer: messages.Response) -> None:
@@ -133,6 +135,10 @@ class HTTPClient(Parting):
         self._since = self.context.wheel.now
         service = self.service
         if self.state == life.IDLE and service.is_quick and self._reader is None and not self._last:
+            request = service.requests.get(data)
+            if request is not None:
+                self._quickly(request)
+                return
             found = _head(data)
             if found is not None:
                 groups = found.groups()
@@ -145,7 +151,7 @@ class HTTPClient(Parting):
                     and len(groups[2]) <= service.uri_size
                     and groups[2][0] == SLASH
                 ):
-                    self._quickly(found, groups, known)
+                    self._quickly(service.remember(data, groups, known))
                     return
         if self._body is not None:
             data = self._more_body(data)

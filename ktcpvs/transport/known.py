@@ -11,6 +11,12 @@ REMEMBERED = 2048
 LINES_MAX = 1024
 """For how many different header lines a service remembers what they say."""
 
+REQUESTS_MAX = 2048
+"""How many whole requests a service remembers, where servers are told nothing of clients."""
+
+REQUEST_REMEMBERED = 1024
+"""The longest such request, in bytes."""
+
 
 class KnownLines:
     """Header lines of a GET of HTTP/1.1 that has no body and asks for nothing special.
@@ -23,6 +29,19 @@ class KnownLines:
     def __init__(self, keep_alive: bool, block: bytes) -> None:
         self.keep_alive = keep_alive
         self.block = block
+
+
+class KnownRequest:
+    """A request as it came, with such lines. out: as it goes on, to any server. method, target, lines: what it says."""
+
+    __slots__ = ("data", "keep_alive", "lines", "method", "out", "target")
+
+    def __init__(self, data: bytes, groups: tuple[bytes, ...], known: KnownLines) -> None:
+        """groups: of the expression that recognises a head (protocols.messages)."""
+        self.data = data
+        line, self.method, self.target, _, self.lines = groups
+        self.keep_alive = known.keep_alive
+        self.out = line + known.block
 
 
 class KnownAnswer:

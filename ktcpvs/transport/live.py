@@ -23,7 +23,7 @@ from ktcpvs.transport.connection import Connection
 from ktcpvs.transport.context import Context
 from ktcpvs.transport.exchange import Exchange
 from ktcpvs.transport.journal import Journal
-from ktcpvs.transport.known import KnownLines
+from ktcpvs.transport.known import REQUEST_REMEMBERED, REQUESTS_MAX, KnownLines, KnownRequest
 from ktcpvs.transport.listener import Listener
 from ktcpvs.transport.pool import Pool
 from ktcpvs.transport.prepared import Prepared
@@ -47,6 +47,7 @@ class LiveService:
     connections drain. queue: who waits for room at a server. journal: its access log; None: it has none. head_size,
     uri_size: the settings. is_quick: nobody wants to know every step of a request. forwards: servers are told of
     clients. known: header lines, with the client's address where it forwards, and what they say.
+    requests: whole requests that came before.
 
     total: client connections accepted. refused: those that got no server. ended_in, ended_out: bytes of
     connections that have ended.
@@ -75,6 +76,7 @@ class LiveService:
         self.forwarding = Forwarding({})
         self.forwards = False
         self.known: dict[Any, KnownLines] = {}
+        self.requests: dict[bytes, KnownRequest] = {}
         self.total = 0
         self.refused = 0
         self.ended_in = 0
@@ -218,10 +220,19 @@ class LiveService:
         """Something has changed that requests depend on; what connections remember of earlier ones is void."""
         self.forwarding = Forwarding({name: getattr(self.config, name) for name in FIELDS})
         self.forwards = bool(self.forwarding)
-        self.known = {}
+        self.known, self.requests = {}, {}
         settings = self.context.settings
         self.head_size, self.uri_size = settings.head_size, settings.uri_size
         self.is_quick = self.journal is None and self.context.log.level < levels.SCHEDULING
+
+    def remember(self, data: bytes, groups: tuple[bytes, ...], known: KnownLines) -> KnownRequest:
+        """The request that `data` is, for the next one like it."""
+        request = KnownRequest(data, groups, known)
+        if len(data) <= REQUEST_REMEMBERED and not self.forwards:
+            if len(self.requests) >= REQUESTS_MAX:
+                self.requests.clear()
+            self.requests[data] = request
+        return request
 
     def end_all(self) -> None:
         """End every connection now."""

@@ -105,12 +105,14 @@ class Pool:
         """It is idle now: kept, or closed when there are pool_size of them already."""
         stream.exchange = None
         stream.used = True
-        settings = self._context.settings
-        idle = self.kept.setdefault(stream.destination, [])
-        if len(idle) >= settings.pool_size:
+        context = self._context
+        idle = self.kept.get(stream.destination)
+        if idle is None:
+            idle = self.kept[stream.destination] = []
+        if len(idle) >= context.settings.pool_size:
             stream.close()
             return
-        stream.since = self._context.wheel.now
+        stream.since = context.wheel.now
         idle.append(stream)
         if not self._sweeping:
             self._sweeping = True

@@ -88,7 +88,8 @@ class UVTransport:
                 return
             if data:
                 self.stream.dataReceived(data)  # type: ignore[union-attr]
-        if self._early is not None or self._ended or not self.stream.resting:  # type: ignore[union-attr]
+        stream: Any = self.stream  # None when it has left
+        if stream is not None and (self._early is not None or self._ended or not stream.resting):
             self._attach()
 
     def _attach(self) -> None:
@@ -295,18 +296,6 @@ class UVTransport:
         self._uv.abort()
 
     # How a connection leaves it and goes on elsewhere.
-
-    def kept_by(self) -> str | None:
-        """None, or the reason why it cannot leave."""
-        if self._closing or self._aborted or (self._uv is not None and self._uv.is_closing()):
-            return "it is being closed"
-        if self._ended or self._peer_ended:
-            return "it has been ended" if self._ended else "its peer has ended"
-        return "it is just beginning" if self._attaches and self._uv is None else None
-
-    def buffered(self) -> bool:
-        """True while something that was written has not been sent; uvloop sends at once what the system takes."""
-        return self._early is not None or (self._uv is not None and self._uv.get_write_buffer_size() > 0)
 
     def leave(self) -> None:
         """Close our descriptor and tell nobody. While a duplicate is open, the system sends the peer nothing."""

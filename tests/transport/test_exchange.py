@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from memory import Peer, World
 
 from ktcpvs.model import exchange as life
+from ktcpvs.transport.known import REQUEST_REMEMBERED, REQUESTS_MAX
 
 A, B, C = "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"
 RULES = (
@@ -790,3 +791,31 @@ def test_an_edit_voids_what_is_remembered(make: Make, change: str) -> None:
     heard = server.heard()
     assert world.connection._found is None
     assert (b"Via:" in heard, b"X-Forwarded-For:" in heard) == (change.startswith("via"), change.startswith("x_"))
+
+
+def test_whole_requests_that_are_remembered_are_bounded(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(get("/a"))
+    server = world.accepts(A)
+    server.says(answer())
+    for number in range(REQUESTS_MAX + 10):
+        client.says(get(f"/a{number}"))
+        server.says(answer())
+    assert 0 < len(world.live.requests) <= REQUESTS_MAX
+    client.says(get("/a" + "x" * REQUEST_REMEMBERED))
+    server.says(answer())
+    assert max(map(len, world.live.requests)) <= REQUEST_REMEMBERED
+
+
+def test_what_servers_are_told_of_clients_is_each_clients_own(make: Make) -> None:
+    world = make(*RULES, "x_forwarded_for = append")
+    client = world.client()
+    client.says(get("/a"))
+    server = world.accepts(A)
+    for _ in range(3):
+        assert b"X-Forwarded-For:" in server.heard()
+        server.says(answer())
+        client.says(get("/a"))
+    server.says(answer())
+    assert not world.live.requests
