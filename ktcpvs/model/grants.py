@@ -11,61 +11,80 @@ for.
 from __future__ import annotations
 
 # States.
-READING = "reading"  # this process reads what the kernel has passed to it
+READING = "reading"  # this process reads what comes
 HOLDING = "holding"  # what it read waits until all that was redirected before stands in the target's queue
 BLOCKED = "blocked"  # the target takes no more of what was read
+READY = "ready"  # all that was read is written, and the kernel may take over when the other direction is ready too
 GRANTED = "granted"  # the kernel redirects; nothing is read
-EARLY = "end too early"  # the source has ended, and some of what was passed cannot be read yet
+WAITING = "waiting"  # what was passed, or what came before the end, cannot be read yet
 ENDING = "ending"  # all was read; the end waits until all that was redirected stands in the target's queue
 ENDED = "ended"  # the end has been carried on
 GONE = "gone"  # the source or the target is closed, or the target is broken: nothing is carried any more
 
 # Events.
 DATA = "bytes read"
-ALL = "all that was passed is read and written"
+NOTHING = "nothing to read"
+NOT_YET = "passed bytes cannot be read yet"
+END = "end read"
+WRITTEN = "all written"
+FULL = "target full"
+SETTLED = "redirected bytes are in the target's queue"
+EMPTIED = "source read empty"
+BYTES_CAME = "bytes came"
+JOINED = "kernel takes over"
+ALL_PASSED = "all that was passed is written"
 VOID = "grant void before it was made"
 HALF = "half of the grant used"
 PASSED = "packet passed"
-PEER_ENDED = "the source has ended"
-END = "end read"
-END_EARLY = "end read before all that was passed"
-AGAIN = "time to read again"
-WRITTEN = "all written"
-FULL = "target full"
-SETTLED = "all redirected is in the target's queue"
+PEER_ENDED = "source has ended"
+AGAIN = "time to try again"
 LOST = "source or target lost"
 
-_TOLD = (HALF, PASSED)
-"""What the kernel tells may be read late, when it holds no more."""
-
 _MOVES: dict[str, dict[str, str]] = {
-    READING: {DATA: HOLDING, ALL: GRANTED, END: ENDING, END_EARLY: EARLY},
+    READING: {
+        DATA: HOLDING,
+        NOTHING: READING,
+        NOT_YET: WAITING,
+        END: ENDING,
+        EMPTIED: READY,
+        ALL_PASSED: GRANTED,
+    },
     HOLDING: {WRITTEN: READING, FULL: BLOCKED},
     BLOCKED: {WRITTEN: READING, FULL: BLOCKED},
-    GRANTED: {HALF: GRANTED, PASSED: READING, PEER_ENDED: READING, VOID: READING},
-    EARLY: {AGAIN: READING},
+    READY: {BYTES_CAME: READING, JOINED: GRANTED},
+    GRANTED: {PEER_ENDED: READING, VOID: READING},
+    WAITING: {AGAIN: READING},
     ENDING: {SETTLED: ENDED},
     ENDED: {},
     GONE: {},
 }
 
 TABLE: dict[str, dict[str, str]] = {
-    state: {**dict.fromkeys(_TOLD, state), LOST: GONE, **moves} for state, moves in _MOVES.items()
+    # What the kernel tells may be read late, when it holds no more.
+    state: {HALF: state, PASSED: READING if state == GRANTED else state, LOST: GONE, **moves}
+    for state, moves in _MOVES.items()
 }
+
+FIRST_WINDOW = 4 << 20
+LEAST_WINDOW = 256 << 10
+"""How many bytes are granted at first, and to who has proved slow. The setting relay_window limits both."""
 
 
 def first_window(most: int) -> int:
-    """How many bytes are granted to a direction of which nothing is known yet; `most`: the setting relay_window."""
-    return min(1 << 20, most)
+    """How many bytes are granted to a direction of which nothing is known yet; `most`: the setting, in bytes."""
+    return min(FIRST_WINDOW, most)
 
 
 def next_window(window: int, behind: int, most: int) -> int:
     """The next grant, in bytes, to a direction that has used half of `window`; 0: none now.
 
-    behind: bytes that were redirected and are not yet in the target's queue. Whoever keeps up gets twice as much, at most
-    `most`, so that the kernel seldom has to tell; for whoever does not, the rest comes through this process, which
-    stops reading when the target is full.
+    behind: bytes that were redirected and are not yet in the target's queue. Whoever keeps up gets twice as much, so that
+    the kernel seldom has to tell. For whoever does not, the rest comes through this process, which does not read on
+    when the target is full.
     """
-    if behind > window // 4:
-        return 0
-    return min(2 * window, most)
+    return 0 if behind > window // 4 else min(2 * window, most)
+
+
+def less_window(window: int, most: int) -> int:
+    """The next grant, in bytes, to a direction that has used up `window`: it does not keep up."""
+    return min(max(window // 4, LEAST_WINDOW), most)

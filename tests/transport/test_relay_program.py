@@ -350,6 +350,21 @@ def test_what_came_before_counts_as_passed(program: Program, sockets: Callable[[
 
 
 @kernel
+def test_what_came_before_is_redirected_where_it_is_granted(program: Program, sockets: Callable[[], Relay]) -> None:
+    relay = sockets()
+    relay.client.sendall(b"unread")
+    relay.server.sendall(b"unread too")
+    wait_for(lambda: not nothing_to_read(relay.a) and not nothing_to_read(relay.b))
+    program.join(relay.ab, relay.ba, relay.a, relay.b, 100, 8)
+    assert read_exactly(relay.server, 6) == b"unread"
+    assert counts(program, relay.ab) == (6, 0)
+    assert counts(program, relay.ba) == (0, 10)  # more than was granted
+    assert read_exactly(relay.b, 10) == b"unread too"
+    relay.client.sendall(b", and later")
+    assert read_exactly(relay.server, 11) == b", and later"
+
+
+@kernel
 def test_a_half_closed_socket_cannot_be_joined(program: Program, sockets: Callable[[], Relay]) -> None:
     for which in ("client", "server", "a", "b"):
         relay = sockets()
@@ -420,16 +435,16 @@ def test_a_socket_is_half_closed_while_it_is_joined(
 def test_bytes_that_are_lost_when_joining_fails(
     program: Program, sockets: Callable[[], Relay], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """b is in the map and gets something, then a turns out to be half closed."""
+    """a is in the map and gets something, then b turns out to be half closed."""
     relay = sockets()
 
     def end() -> None:
-        relay.server.sendall(b"lost")
-        wait_for(lambda: program.passed(relay.ba) == 4)
-        relay.client.shutdown(socket.SHUT_WR)
-        wait_for(lambda: facts(relay.a).state == 8)
+        relay.client.sendall(b"lost")
+        wait_for(lambda: program.passed(relay.ab) == 4)
+        relay.server.shutdown(socket.SHUT_WR)
+        wait_for(lambda: facts(relay.b).state == 8)
 
-    monkeypatch.setattr(program, "_targets", Interrupted(program._targets, 1, end))
+    monkeypatch.setattr(program, "_sources", Interrupted(program._sources, 1, end))
     with pytest.raises(Lost, match="bytes were lost: update of a map: Operation not supported"):
         program.join(relay.ab, relay.ba, relay.a, relay.b)
     assert is_empty(program, relay)

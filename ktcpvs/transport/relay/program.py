@@ -190,13 +190,14 @@ class Program:
             enter = made.enter_context
             self._slot_of = enter(Map(HASH, _COOKIE_SIZE, 4, slots, NO_PREALLOC))
             self._targets = enter(Map(SOCKMAP, 4, _COOKIE_SIZE, slots))
+            self._sources = enter(Map(SOCKMAP, 4, _COOKIE_SIZE, slots))
             self._done = enter(Array(WORDS, slots))
             self._grants = enter(Array(WORDS, slots))
             self._events = enter(RingBuffer(_ring_size(slots)))
             maps = (self._slot_of, self._targets, self._done, self._grants, self._events)
             self._program = load_program(instructions(*(each.fileno() for each in maps)))
             made.callback(os.close, self._program)
-            attach(self._program, self._targets)
+            attach(self._program, self._sources)
             self._made = made.pop_all()
 
     def close(self) -> None:
@@ -213,11 +214,14 @@ class Program:
         parted since."""
         return [_RECORD.unpack(record) for record in self._events.read()]
 
-    def join(self, slot_a: int, slot_b: int, a: socket.socket, b: socket.socket) -> None:
-        """From now on the program sees all that comes for `a` and `b`, and passes it until there is a grant.
+    def join(
+        self, slot_a: int, slot_b: int, a: socket.socket, b: socket.socket, grant_a: int = 0, grant_b: int = 0
+    ) -> None:
+        """From now on the program sees all that comes for `a` and `b`, and what waits unread in the kernel.
 
-        slot_a: the direction from `a` to `b`; slot_b: the other. Both are free. What waits unread in the kernel is
-        passed at once, so P is what this process has to read of a direction's source from now on.
+        slot_a: the direction from `a` to `b`; slot_b: the other. Both are free. grant_a, grant_b: bytes that are
+        redirected; what comes after them, or 0, is passed, so P is what this process has to read of a direction's
+        source from now on.
 
         The last read of either socket must have found nothing, or less than was asked for. Of a packet that was read in
         part the kernel would show all again, and lose as much later.
@@ -235,12 +239,16 @@ class Program:
         try:
             for slot in (slot_a, slot_b):
                 self._slot_of.update(self._cookies[slot], _NUMBER.pack(slot))
-            # Last of all: what comes for a socket that is in the map is judged at once.
-            for slot, target in ((slot_a, b), (slot_b, a)):
+            for slot, target, granted in ((slot_a, b, grant_a), (slot_b, a, grant_b)):
                 self._targets.update(_NUMBER.pack(slot), _DESCRIPTOR.pack(target.fileno()))
+                if granted:
+                    self.grant(slot, 0, granted, max(granted // 2, 1))
+            # Last of all, when both targets are there: what comes for a source is judged from then on.
+            for slot, source in ((slot_a, a), (slot_b, b)):
+                self._sources.update(_NUMBER.pack(slot), _DESCRIPTOR.pack(source.fileno()))
         except BPFError as error:
             self.part(slot_a, slot_b)
-            if self.passed(slot_a) or self.passed(slot_b):
+            if any(count(slot) for count in (self.passed, self.redirected) for slot in (slot_a, slot_b)):
                 raise Lost(errno.ECONNABORTED, f"bytes were lost: {error}") from None
             raise
         for sock in (a, b):
@@ -255,6 +263,7 @@ class Program:
         """
         for slot in slots:
             self.void(slot)
+            self._sources.delete(_NUMBER.pack(slot))
             self._targets.delete(_NUMBER.pack(slot))
         for slot in slots:
             if (cookie := self._cookies.pop(slot, None)) is not None:
