@@ -1,4 +1,4 @@
-"""One direction of a connection that the kernel relays, as a table: who carries the bytes now, and what comes before what.
+"""One direction of a connection that the kernel relays, as a table: who carries the bytes, and what comes before what.
 
 The kernel redirects what it was granted, and passes everything else to this process, which reads it, writes it on, and
 grants anew. Bytes of two ways must not overtake each other, nor an end the bytes before it: that is what the states are
@@ -78,9 +78,9 @@ def first_window(most: int) -> int:
 def next_window(window: int, behind: int, most: int) -> int:
     """The next grant, in bytes, to a direction that has used half of `window`; 0: none now.
 
-    behind: bytes that were redirected and are not yet in the target's queue. Whoever keeps up gets twice as much, so that
-    the kernel seldom has to tell. For whoever does not, the rest comes through this process, which does not read on
-    when the target is full.
+    behind: bytes that were redirected and are not yet in the target's queue. Whoever keeps up gets twice as much, so
+    that the kernel seldom has to tell. For whoever does not, the rest comes through this process, which does not read
+    on when the target is full.
     """
     return 0 if behind > window // 4 else min(2 * window, most)
 

@@ -179,6 +179,11 @@ def unsent(sock: socket.socket) -> int:
         return 0
 
 
+def unread(sock: socket.socket) -> int:
+    """Bytes that have come and were not read. Raises OSError."""
+    return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.FIONREAD, b"\0" * 4), sys.byteorder)
+
+
 def is_over(sock: socket.socket) -> bool:
     """True when the connection has been reset, though nobody has read of it yet (tcp(7), TCP_INFO). A unix socket's
     never shows."""

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from reactors import Lines, Owner, ReactorThread, descriptors
@@ -84,9 +85,7 @@ class Joined:
         self.heard: list[str] = []
         self.inner.stream.lost = lambda clean: self._lost("client", clean)
         self.outer.stream.lost = lambda clean: self._lost("server", clean)
-        self.relay = SpliceRelay(
-            self.inner.stream, self.outer.stream, relays.wheel, self._finished, relays.watch, relays.pipes
-        )
+        self.relay = relays.make(self.inner.stream, self.outer.stream, self._finished)
         self.is_over = False
 
     def start(self, waiting: bytes = b"", answer: bytes = b"") -> Joined:
@@ -136,6 +135,9 @@ class Relays:
         self.wheel = Wheel(thread.reactor, lambda: None)  # its ticks are what a test says
         self.watch: CountingWatch = thread.run(CountingWatch, thread.reactor)
         self.pipes = Pipes(most)
+
+    def make(self, client: Stream, server: Stream, finished: Callable[[], object]) -> Any:
+        return SpliceRelay(client, server, self.wheel, finished, self.watch, self.pipes)
 
     def join(self, waiting: bytes = b"", answer: bytes = b"") -> Joined:
         return Joined(self).start(waiting, answer)
@@ -197,7 +199,7 @@ def filled(relays: Relays, sock: socket.socket, way: Direction) -> int:
     """How many bytes `sock` could send until nothing moves any more, and something is held in the relay."""
     sent = 0
     sock.setblocking(False)
-    while not (relays.rests() and (way.held or way.copied)):
+    while not (relays.rests() and (getattr(way, "held", 0) or way.copied)):
         with contextlib.suppress(BlockingIOError):
             while True:
                 sent += sock.send(BULK[sent % 1000 : 1 << 16])

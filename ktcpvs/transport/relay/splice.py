@@ -11,15 +11,14 @@ import os
 import select
 import socket
 from collections.abc import Callable
-from functools import partial
 
 from twisted.logger import Logger
 
-from ktcpvs.transport.relay.copy import CopyRelay
-from ktcpvs.transport.relay.detach import Detached, detach, duplicate
+from ktcpvs.transport.relay.bare import IN, OUT, BareRelay, Side
+from ktcpvs.transport.relay.detach import Detached
 from ktcpvs.transport.relay.pipes import PIPE_SIZE, Pipe, Pipes
 from ktcpvs.transport.relay.watch import Watch
-from ktcpvs.transport.stream import Stream, nothing
+from ktcpvs.transport.stream import Stream
 from ktcpvs.transport.wheel import Wheel
 
 _log = Logger(namespace="ktcpvs")
@@ -31,8 +30,6 @@ LITTLE = 16 << 10
 """Less than that, in bytes, was all that the source had, and is copied at less cost than it is spliced."""
 
 FLAGS = getattr(os, "SPLICE_F_MOVE", 0) | getattr(os, "SPLICE_F_NONBLOCK", 0)
-
-IN, OUT = getattr(select, "EPOLLIN", 1), getattr(select, "EPOLLOUT", 4)
 
 
 def available() -> str | None:
@@ -55,22 +52,6 @@ def available() -> str | None:
         other.close()
         pipe.close()
     return None
-
-
-class Side:
-    """One of the two connections. fd: its socket's number; -1 when it is gone. events: for what it is watched.
-
-    refuses: it takes nothing any more, and has not yet been read to its end.
-    """
-
-    __slots__ = ("events", "fd", "refuses", "sock", "transport")
-
-    def __init__(self, transport: Detached) -> None:
-        self.transport = transport
-        self.sock: socket.socket
-        self.fd = -1
-        self.events = 0
-        self.refuses = False
 
 
 class Direction:
@@ -100,13 +81,10 @@ class Direction:
         self.copied = b""  # what is held without a pipe
 
 
-class SpliceRelay:
-    """Joins two open streams; `inward` goes from the client to the server, `outward` back.
+class SpliceRelay(BareRelay):
+    """Bytes go through a pipe, or through this process while they are few."""
 
-    Both leave their transports for detached ones, whose Engine it is.
-    """
-
-    __slots__ = ("_client", "_finished", "_pipes", "_server", "_watch", "_wheel", "inward", "outward")
+    __slots__ = ("_pipes",)
 
     def __init__(
         self,
@@ -118,57 +96,14 @@ class SpliceRelay:
         pipes: Pipes,
     ) -> None:
         """finished: called once, when both directions have ended."""
-        self._client = Side(Detached(self, watch.soon))
-        self._server = Side(Detached(self, watch.soon))
+        super().__init__(client, server, wheel, finished, watch)
         self.inward = Direction(client, self._client, server, self._server, wheel.now)
         self.outward = Direction(server, self._server, client, self._client, wheel.now)
-        self._wheel = wheel
-        self._finished = finished
-        self._watch = watch
         self._pipes = pipes
-
-    def count_on(self, before: CopyRelay) -> None:
-        """It goes on where `before` has stopped."""
-        for way, copied in (self.inward, before.inward), (self.outward, before.outward):
-            way.bytes, way.seen = copied.bytes, copied.seen
-
-    def start(self, waiting: bytes = b"", answer: bytes = b"") -> None:
-        """Begin. waiting: what the client has sent already, which goes to the server first; answer: the same of the
-        server.
-
-        Both can be detached (`can_detach`) and are flushed. Raises OSError when there are no more descriptors; then
-        nothing has happened.
-        """
-        client, server = self.inward.source, self.outward.source
-        self.inward.copied, self.outward.copied = waiting, answer
-        client_sock = duplicate(client)
-        try:
-            server_sock = duplicate(server)
-            try:
-                self._begin(self._client, client_sock, self.inward, self.outward)
-                self._begin(self._server, server_sock, self.outward, self.inward)
-            except BaseException:
-                server_sock.close()
-                raise
-        except BaseException:
-            self._watch.forget(client_sock.fileno())
-            client_sock.close()
-            raise
-        detach(client, self._client.transport, client_sock)
-        detach(server, self._server.transport, server_sock)
-        for way in self.inward, self.outward:
-            way.bytes += len(way.copied)
-            way.source.dataReceived = way.source.ended = nothing
-
-    def _begin(self, side: Side, sock: socket.socket, into: Direction, out: Direction) -> None:
-        events = (0 if into.copied else IN) | (OUT if out.copied else 0)
-        if events:
-            self._watch.add(sock.fileno(), events, partial(self._ready, into, out))
-        side.sock, side.fd, side.events = sock, sock.fileno(), events
 
     def idle_since(self) -> int:
         """The wheel's tick at which the last bytes came, either way."""
-        return max(self.inward.seen, self.outward.seen)
+        return int(max(self.inward.seen, self.outward.seen))
 
     # The bytes.
 
@@ -308,34 +243,12 @@ class SpliceRelay:
         if self.inward.ended and self.outward.ended:
             self._finished()
 
-    def _rewatch(self) -> None:
-        """Be told what is wanted now, and nothing else: an end that was told is told for ever."""
-        self._want(self._client, self.inward, self.outward)
-        self._want(self._server, self.outward, self.inward)
-
-    def _want(self, side: Side, into: Direction, out: Direction) -> None:
-        if side.fd < 0:
-            return
-        events = IN if into.read and not (into.held or into.copied) else 0
-        if out.held or out.copied:
-            events |= OUT
-        if events == side.events:
-            return
-        if not events:
-            self._watch.forget(side.fd)
-        elif side.events:
-            self._watch.change(side.fd, events)
-        else:
-            self._watch.add(side.fd, events, partial(self._ready, into, out))
-        side.events = events
+    def _events(self, into: Direction, out: Direction) -> int:
+        """What is wanted now, and nothing else: an end that was told is told for ever."""
+        events: int = IN if into.read and not (into.held or into.copied) else 0
+        return events | OUT if out.held or out.copied else events
 
     # What the transports ask of their engine.
-
-    def _of(self, transport: Detached) -> tuple[Side, Direction, Direction]:
-        """A transport's side, what comes from it and what goes to it."""
-        if transport is self._client.transport:
-            return self._client, self.inward, self.outward
-        return self._server, self.outward, self.inward
 
     def holds(self, transport: Detached) -> bool:
         _, _, out = self._of(transport)
@@ -348,9 +261,7 @@ class SpliceRelay:
 
     def forget(self, transport: Detached) -> None:
         side, into, out = self._of(transport)
-        if side.events:
-            self._watch.forget(side.fd)
-        side.fd, side.events = -1, 0
+        self._unwatch(side)
         into.read = out.read = False
         self._discard(out)
         self._rewatch()

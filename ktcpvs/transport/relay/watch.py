@@ -70,6 +70,10 @@ class Watch:
         """How many descriptors are watched."""
         return len(self._tell)
 
+    def after(self, seconds: float, call: Callable[..., object], *arguments: Any) -> Any:
+        """Call it later: an IDelayedCall."""
+        return self._reactor.callLater(seconds, call, *arguments)
+
     def add(self, fd: int, events: int, tell: Callable[[int], object]) -> None:
         """Call `tell` with what is ready of `events` (select.EPOLLIN and the like), EPOLLERR and EPOLLHUP.
 

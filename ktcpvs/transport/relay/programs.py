@@ -1,0 +1,65 @@
+"""The programs in the kernel that this process has, and who has which place in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from ktcpvs.model import grants
+from ktcpvs.transport.relay.bare import IN
+from ktcpvs.transport.relay.granted import Direction
+from ktcpvs.transport.relay.program import Program
+from ktcpvs.transport.relay.watch import Watch
+
+PAIRS = 2048
+"""How many connections one program has room for; when it is full there is another."""
+
+Tell = Callable[[Direction, int], object]
+"""What is to be called for a direction and a kind of record."""
+
+
+class Kernel:
+    """window: the most bytes that the kernel may hold for one direction, now."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self.window = grants.FIRST_WINDOW
+        self._programs: list[Program] = []
+        self._free: list[tuple[Program, int]] = []
+        self._ways: dict[Program, list[tuple[Tell, Direction] | None]] = {}
+
+    def take(self) -> tuple[Program, int]:
+        """A program and the first of two slots in a row. Raises BPFError."""
+        if not self._free:
+            program = Program(2 * PAIRS)
+            self._watch.add(program.fileno(), IN, partial(self._told, program))
+            self._programs.append(program)
+            self._ways[program] = [None] * (2 * PAIRS)
+            self._free = [(program, slot) for slot in range(2 * PAIRS - 2, -1, -2)]
+        return self._free.pop()
+
+    def give(self, program: Program, slot: int) -> None:
+        """Both are free again."""
+        self._free.append((program, slot))
+
+    def enter(self, program: Program, slot: int, tell: Tell, way: Direction) -> None:
+        """Whom to tell of that slot."""
+        self._ways[program][slot] = tell, way
+
+    def leave(self, program: Program, slot: int) -> None:
+        """Tell nobody."""
+        self._ways[program][slot] = None
+
+    def _told(self, program: Program, _: int) -> None:
+        ways = self._ways[program]
+        for slot, kind in program.events():
+            whose = ways[slot]
+            if whose is not None:
+                whose[0](whose[1], kind)
+
+    def close(self) -> None:
+        """Nothing is redirected any more."""
+        for program in self._programs:
+            self._watch.forget(program.fileno())
+            program.close()
+        self._programs, self._free, self._ways = [], [], {}
