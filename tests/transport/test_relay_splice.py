@@ -488,9 +488,9 @@ def test_from_a_relay_in_full_flow(relays: Relays) -> None:
         copying.start()
         hand_over()
 
-    sizes = len(BULK), len(BULK) // 2
+    sizes = 4 * len(BULK), len(BULK) // 2
     joined.do(begin)
-    sendings = [Sending(joined.client, BULK), Sending(joined.server, BULK[: sizes[1]])]
+    sendings = [Sending(joined.client, 4 * BULK), Sending(joined.server, BULK[: sizes[1]])]
     received = [bytearray(), bytearray()]
     peers = [joined.server, joined.client]
     while not left or len(received[0]) + len(received[1]) < sum(sizes):
@@ -500,7 +500,7 @@ def test_from_a_relay_in_full_flow(relays: Relays) -> None:
             received[peers.index(peer)] += peer.recv(1 << 20)
         if not left and [len(data) for data in received] == [*sizes]:
             wait_for(lambda: left)
-    assert received == [BULK, BULK[: sizes[1]]]
+    assert received == [4 * BULK, BULK[: sizes[1]]]
     assert copying.inward.bytes == left[0] < sizes[0]
     assert (joined.relay.inward.bytes, joined.relay.outward.bytes) == sizes
     for sending in sendings:
