@@ -120,12 +120,12 @@ class SwitchService(Service):
             self.context.key = state.key
         config = self._options.config
         if saved is not None:
-            self.director.checks_logs = False  # what ran before runs again; the log tells what is wrong with it
+            self.director.is_strict = False  # what ran before runs again; the log tells what is wrong with it
             self._now(edits.Load(saved.services, saved.settings))
             for ident in saved.services:
                 if ident in saved.running:
                     self._now(edits.StartService(ident))
-            self.director.checks_logs = True
+            self.director.is_strict = True
             if config:
                 self.log.event(
                     ANNOUNCE, "{state} is the table; {config} is for SIGHUP", state=self._options.state, config=config

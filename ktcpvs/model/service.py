@@ -26,6 +26,8 @@ DEFAULT_LISTEN = parse_address("0.0.0.0:8080")
 DEFAULT_SCHEDULER = "http"
 NO_FALLBACK = "none"
 NO_LOG = "off"
+AUTO, KERNEL, SPLICE, COPY = RELAYS = ("auto", "kernel", "splice", "copy")
+"""What the option `relay` may be."""
 WEIGHT_MAX = 65535
 MATCH_MAX = 10
 IDENT = re.compile(r'[^\s"{}#=\x00-\x1f\x7f-\x9f]{1,128}')
@@ -142,6 +144,12 @@ class VirtualService:
         read_word, NO_LOG, "where one line for each request is written: a file, or syslog", check=_log_place
     )
     access_log_format: str = option(read_word, "combined", "the form of these lines", check=one_of("combined", "json"))
+    relay: str = option(
+        read_word,
+        AUTO,
+        "what carries the bytes of joined connections; auto: the kernel, where it can",
+        check=one_of(*RELAYS),
+    )
     startservers: int | None = option(read_number, None, "kept for old files, no effect", check=count)
     maxclients: int = option(read_number, 0, "the most clients at once; 0: no such limit", check=count)
     minspareservers: int | None = option(read_number, None, "kept for old files, no effect", check=count)

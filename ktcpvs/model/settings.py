@@ -1,7 +1,7 @@
 """The settings of the whole switch: each with its name, default, range and meaning, in this one place.
 
 The command line, the configuration language and the documents all read them from here. The names that KTCPVS
-had under /proc/sys/net/ktcpvs keep their names and defaults.
+had under /proc/sys/net/ktcpvs keep their names, and their defaults but for zerocopy_send.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Settings:
         "3 daemon and listening, 4 connections new and ended, 5 scheduling, 8 state changes, 12 data relayed"
     )  # fmt: skip
     max_backlog: int = _setting(2048, 1, 65535, "connections", "how many connections wait to be accepted")
-    zerocopy_send: int = _setting(0, 0, 1, "", "kept and printed; the relay reads and writes whatever it says")
+    zerocopy_send: int = _setting(1, 0, 1, "", "0: services with relay = auto copy; 1: they take the best there is")
     keepalive_timeout: int = _setting(
         30, 1, DAY, "seconds", "idle time of a kept-alive connection; for schedulers that decide per request"
     )
@@ -90,6 +90,12 @@ class Settings:
     )
     linger_timeout: int = _setting(
         2, 0, 3600, "seconds", "how long a refused client's bytes are read and thrown away, so that it gets its answer"
+    )
+    relay_after: int = _setting(
+        1, 0, 3600, "seconds", "with relay = auto: a joined connection that lives longer is handed to the kernel"
+    )
+    relay_window: int = _setting(
+        16384, 64, 1 << 20, "KiB", "the most that the kernel may hold for one direction of a connection that it relays"
     )
 
     @classmethod

@@ -173,13 +173,14 @@ class Connection(Served):
         self.lease.made()
         if self.entry is not None:
             self.entry.connected(reused=False)
-        self.relay = CopyRelay(self.client, server, self.context.wheel, self._finished)
+        relay = self.relay = CopyRelay(self.client, server, self.context.wheel, self._finished)
         waiting = bytes(self._reader.received) if self._reader is not None else b""
         self._reader = None
         self.request.lines = b""
         self._watch()
-        self.relay.start(waiting)
+        relay.start(waiting)
         self.client.resume()
+        self._hand_over(relay, self._finished)
 
     def _finished(self) -> None:
         """Both directions have ended; what is buffered still goes out."""

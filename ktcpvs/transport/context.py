@@ -11,6 +11,7 @@ from typing import Any
 from ktcpvs.model.settings import Settings
 from ktcpvs.system.accesslog import AccessLogs
 from ktcpvs.system.log import EventLog
+from ktcpvs.transport.relay.engines import Relays
 from ktcpvs.transport.resources import Counters, Sockets
 from ktcpvs.transport.wheel import Wheel
 
@@ -61,7 +62,7 @@ class Descriptors:
 
 class Context:
     """settings: replaced by the director when an edit changes them. key: this switch's own secret. wall: seconds since
-    1970, for logs. counters, sockets: where live counts and listening sockets come from."""
+    1970, for logs. counters, sockets: where live counts and listening sockets come from. relays: what relays share."""
 
     def __init__(
         self, reactor: Any, log: EventLog, descriptors: Descriptors | None = None, key: bytes | None = None
@@ -73,6 +74,7 @@ class Context:
         self.wheel = Wheel(reactor, lambda: log.failure("a timer's call failed"))
         self.descriptors = descriptors or Descriptors.of_process()
         self.access_logs = AccessLogs(log)
+        self.relays = Relays(reactor, self.descriptors.limit)
         self.counters: Counters = Counters()
         self.sockets: Sockets = Sockets()
         self.wall: Callable[[], float] = time.time
@@ -84,8 +86,9 @@ class Context:
         self._tick()
 
     def stop(self) -> None:
-        """Time ends; the access logs are written out."""
+        """Time ends; the access logs are written out, and what relays share is given back."""
         self.wheel.stop()
+        self.relays.close()
         self.access_logs.close()
 
     def _tick(self) -> None:

@@ -15,10 +15,10 @@ from twisted.internet.defer import Deferred, DeferredLock
 
 from ktcpvs.errors import BadValue, Busy, Refusal
 from ktcpvs.interfaces import CONNECTION
-from ktcpvs.model.address import Address
+from ktcpvs.model.address import Address, Unix
 from ktcpvs.model.edits import Edit, Load, Unload
 from ktcpvs.model.plan import plan
-from ktcpvs.model.service import NO_FALLBACK, NO_LOG, VirtualService
+from ktcpvs.model.service import AUTO, KERNEL, NO_FALLBACK, NO_LOG, VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
 from ktcpvs.system import log as levels
@@ -27,6 +27,7 @@ from ktcpvs.system.sockets import close_listener
 from ktcpvs.transport.context import Context
 from ktcpvs.transport.live import LiveService
 from ktcpvs.transport.prepared import Prepared
+from ktcpvs.transport.relay.engines import NOT_TCP
 
 
 @define
@@ -47,8 +48,8 @@ async def _saved_nowhere(table: Table) -> None:
 
 class Director:
     """table: as it is now. services: ident -> what is alive of it; also services that ran and still drain.
-    checks_logs: an edit that names an access log that cannot be written is refused. grace: seconds after the drain
-    timeout that the end may take besides."""
+    is_strict: an edit is refused that wants what the machine does not give: an access log that cannot be written, a
+    relay that is not there. grace: seconds after the drain timeout that the end may take besides."""
 
     grace = 0.0
 
@@ -66,7 +67,7 @@ class Director:
         self.draining: set[LiveService] = set()
         self.save = save
         self._unload = unload
-        self.checks_logs = True
+        self.is_strict = True
         self._started = False
         self._ending = False
         self._lock: DeferredLock = DeferredLock()
@@ -171,8 +172,10 @@ class Director:
             before = old.services.get(service.ident)
             if before is None or _plugin_names(before) != _plugin_names(service):
                 self._plugins(service)
-            if self.checks_logs and service.access_log not in (NO_LOG, before and before.access_log):
+            if self.is_strict and service.access_log not in (NO_LOG, before and before.access_log):
                 self.context.access_logs.check(service.access_log)
+            if self.is_strict and (before is None or _relayed(before) != _relayed(service)):
+                self._check_relay(service)
         changes = plan(old, new)
         moving = [before.ident for before, config in changes.change if before.listen != config.listen]
         moving += [config.ident for config in changes.stop]
@@ -190,6 +193,15 @@ class Director:
             preparation.abandon()
             raise
         return preparation
+
+    def _check_relay(self, service: VirtualService) -> None:
+        """Raises BadValue when the relay that the service asks for by its name is not possible."""
+        why = self.context.relays.refusal(service.relay)
+        if why is None and service.relay == KERNEL and isinstance(service.listen, Unix):
+            why = NOT_TCP
+        if why is not None:
+            form = f"service {service.ident}: relay = {service.relay}: {why}"
+            raise BadValue(f"{form}; relay = {AUTO} takes what there is")
 
     # What a supervisor does otherwise.
 
@@ -219,6 +231,7 @@ class Director:
         if changes.settings:
             self.context.settings = new.settings
             self.context.log.level = new.settings.debug_level
+            self.context.relays.set_window(new.settings.relay_window << 10)
         for config in changes.stop:
             self._stop(self.services[config.ident])
         for live, prepared in preparation.ready:
@@ -266,6 +279,10 @@ class Director:
 
 def _plugin_names(service: VirtualService) -> tuple[str, str, str]:
     return service.scheduler, service.balance, service.fallback
+
+
+def _relayed(service: VirtualService) -> tuple[str, Address]:
+    return service.relay, service.listen
 
 
 def _in_words(edit: Edit) -> str:

@@ -11,10 +11,10 @@ from attrs import evolve
 from twisted.internet.defer import Deferred
 
 from ktcpvs.interfaces import CONNECTION, EACH_REQUEST, IBindsInSteps, IWatches
-from ktcpvs.model.address import Address
+from ktcpvs.model.address import Address, Unix
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import Choice, Request, ServiceView
-from ktcpvs.model.service import NO_LOG, VirtualService
+from ktcpvs.model.service import AUTO, COPY, NO_LOG, VirtualService
 from ktcpvs.protocols.forwarding import FIELDS, Forwarding
 from ktcpvs.system import log as levels
 from ktcpvs.system.accesslog import AccessLog
@@ -47,7 +47,8 @@ class LiveService:
     connections drain. queue: who waits for room at a server. journal: its access log; None: it has none. head_size,
     uri_size: the settings. is_quick: nobody wants to know every step of a request. forwards: servers are told of
     clients. known: header lines, with the client's address where it forwards, and what they say.
-    requests: whole requests that came before.
+    requests: whole requests that came before. engine: the name of the relay that serves; engine_why: why it is not the
+    one asked for or the best one, or ""; engine_after: how many seconds a connection is relayed by copying first.
 
     total: client connections accepted. refused: those that got no server. ended_in, ended_out: bytes of
     connections that have ended.
@@ -66,6 +67,8 @@ class LiveService:
         self.journal: Journal | None = None
         self.head_size = self.uri_size = 0
         self.is_quick = False
+        self.engine, self.engine_why = COPY, ""
+        self.engine_after = 0
         self._access_log: AccessLog | None = None
         self._is_deleted = False
         self._looking = False
@@ -224,6 +227,11 @@ class LiveService:
         settings = self.context.settings
         self.head_size, self.uri_size = settings.head_size, settings.uri_size
         self.is_quick = self.journal is None and self.context.log.level < levels.SCHEDULING
+        relays, config, before = self.context.relays, self.config, self.engine_why
+        self.engine, self.engine_why = relays.in_use(config.relay, settings.zerocopy_send, _has_tcp(config))
+        self.engine_after = settings.relay_after if config.relay == AUTO else 0
+        if config.relay != AUTO and self.engine_why not in ("", before):
+            self.context.log.warn("service {ident} copies: {why}", ident=self.ident, why=self.engine_why)
 
     def remember(self, data: bytes, groups: tuple[bytes, ...], known: KnownLines) -> KnownRequest:
         """The request that `data` is, for the next one like it."""
@@ -384,6 +392,13 @@ class LiveService:
                 self._drain = None
             if self._is_deleted:
                 self.delete()
+
+
+def _has_tcp(config: VirtualService) -> bool:
+    """True when there may be connections with TCP at both sides."""
+    servers = config.servers
+    some = not servers or any(not isinstance(server.address, Unix) for server in servers)
+    return some and not isinstance(config.listen, Unix)
 
 
 def _give_up(answer: Any) -> None:

@@ -16,9 +16,12 @@ from twisted.python.failure import Failure
 
 from ktcpvs.model.destination import Destination, Lease
 from ktcpvs.model.scheduling import Choice, Request
+from ktcpvs.model.service import COPY
 from ktcpvs.system import log as levels
+from ktcpvs.transport.handover import Handover
 from ktcpvs.transport.journal import Entry
 from ktcpvs.transport.relay.copy import CopyRelay
+from ktcpvs.transport.relay.engines import Relay
 from ktcpvs.transport.stream import Stream
 from ktcpvs.transport.wheel import Timer
 
@@ -38,7 +41,8 @@ CONNECT_FAILED = "connect failed"
 class Served(ABC):
     """client_name: the client's address as text, with its port. began: the wheel's tick at accept.
 
-    choice: who serves, once that is known. relay: from the moment on when both sides are joined, else None.
+    choice: who serves, once that is known. relay: from the moment on when both sides are joined, else None. handover:
+    while the relay copies and is to be another, else None.
     ending: why it ended, once that is known. entry: what the access log will say of it; None: there is no such log.
     """
 
@@ -50,8 +54,8 @@ class Served(ABC):
 
     __slots__ = (
         "_asking", "_asks", "_calling", "_queued", "_since", "_timer", "_waits", "began", "choice",
-        "client", "client_name", "context", "ending", "entry", "lease", "relay", "request", "service",
-        "state",
+        "client", "client_name", "context", "ending", "entry", "handover", "lease", "relay", "request",
+        "service", "state",
     )  # fmt: skip
 
     def __init__(self, service: LiveService, client_name: str, client_host: str, state: str) -> None:
@@ -63,7 +67,8 @@ class Served(ABC):
         self.request = Request(client_host)
         self.choice: Choice | None = None
         self.lease: Lease | None = None
-        self.relay: CopyRelay | None = None
+        self.relay: Relay | None = None
+        self.handover: Handover | None = None
         self.state = state
         self.ending = ""
         self.entry: Entry | None = None
@@ -139,8 +144,12 @@ class Served(ABC):
         before = self.state
         self.state = after = self.table[before][event]
         self._since = self.context.wheel.now
-        if after == CLOSED and not self.ending:
-            self.ending = event
+        if after == CLOSED:
+            if not self.ending:
+                self.ending = event
+            if self.handover is not None:
+                self.handover.cancel()
+                self.handover = None
         if self._waits and after not in WAITING_STATES:
             self._waits_no_more()
         log = self.context.log
@@ -153,6 +162,12 @@ class Served(ABC):
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self.context.wheel.after(seconds, due) if due is not None else None
+
+    def _hand_over(self, relay: CopyRelay, finished: Callable[[], object]) -> None:
+        """Both sides are joined: where the service has an engine it takes over, now or when it is worth it."""
+        service = self.service
+        if service.engine != COPY and self.state != CLOSED:
+            self.handover = Handover(self, relay, finished, service.engine_after)
 
     # Who serves.
 

@@ -33,13 +33,14 @@ class Upgrading(HTTPClient):
         self.client.transport.unregisterProducer()
         server.transport.unregisterProducer()
         server.lost = self._relay_server_lost
-        self.relay = CopyRelay(self.client, server, self.context.wheel, self._relay_finished)
+        relay = self.relay = CopyRelay(self.client, server, self.context.wheel, self._relay_finished)
         waiting, self._pending = self._pending, b""
         self._held = 0
-        self.relay.start(waiting)
+        relay.start(waiting)
         self.client.resume()
         if rest:
-            self.relay.outward.received(rest)
+            relay.outward.received(rest)
+        self._hand_over(relay, self._relay_finished)
 
     def _relay_finished(self) -> None:
         self._happened(life.FINISHED)

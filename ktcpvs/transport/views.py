@@ -54,7 +54,7 @@ class Views:
         answer = self.table(ident)
         for described, config in zip(answer["services"], self._chosen(ident), strict=True):
             live = self._director.services.get(config.ident)
-            described["stats"] = _service_stats(live)
+            described["stats"] = {**_service_stats(live), "relay": _relay(live if described["running"] else None)}
             passed = _passed(live)
             for server, row in zip(config.servers, described["servers"], strict=True):
                 destination = live.destinations.get(server.address) if live is not None else None
@@ -154,6 +154,11 @@ def _destination_stats(
         "bytes_in": destination.bytes_in + live_in,
         "bytes_out": destination.bytes_out + live_out,
     }
+
+
+def _relay(live: LiveService | None) -> dict[str, str] | None:
+    """Which relay serves, and why it is not the one asked for or the best one; None for a service that does not run."""
+    return {"in_use": live.engine, "why": live.engine_why} if live is not None else None
 
 
 def _service_stats(live: LiveService | None) -> dict[str, int]:

@@ -24,12 +24,16 @@ def connections(told: Sequence[tuple[int, list[dict[str, Any]]]]) -> list[dict[s
 
 
 def _service(own: dict[str, Any], told: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One service. A worker may be an edit behind, or ahead: what the supervisor does not know is left out."""
+    """One service. A worker may be an edit behind, or ahead: what the supervisor does not know is left out.
+
+    Which relay serves says the first worker: the supervisor may have other rights than those who relay.
+    """
     merged = dict(own)
     for name in ("stats", "redirect_stats"):
         if name in own:
             merged[name] = _added(own[name], [one[name] for one in told if name in one])
     servers = [{server["address"]: server["stats"] for server in one["servers"]} for one in told]
+    merged["stats"]["relay"] = next((one["stats"]["relay"] for one in told), own["stats"]["relay"])
     merged["servers"] = [
         {**row, "stats": _added(row["stats"], [one[row["address"]] for one in servers if row["address"] in one])}
         for row in own["servers"]
@@ -37,5 +41,5 @@ def _service(own: dict[str, Any], told: Sequence[dict[str, Any]]) -> dict[str, A
     return merged
 
 
-def _added(own: dict[str, int], counts: Sequence[dict[str, int]]) -> dict[str, int]:
-    return {name: sum((one.get(name, 0) for one in counts), start) for name, start in own.items()}
+def _added(own: dict[str, Any], counts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {name: sum((one.get(name, 0) for one in counts), start) for name, start in own.items() if name != "relay"}

@@ -116,7 +116,7 @@ class Worker:
         self.sockets = HandedDown()
         self.context.sockets = self.sockets
         self.director = Director(self.context, unload=self.part)
-        self.director.checks_logs = False  # the supervisor has
+        self.director.is_strict = False  # the supervisor has
         self.submit = self.director.submit
         self.view = Views(self.director).view
         self.explain = Explainer(self.director).explain

@@ -202,6 +202,7 @@ TYPED = [
     ("tcpvsadm -E -i web via=ap\t", "tcpvsadm -E -i web via=append "),
     ("tcpvsadm -A -i new fallback=wl\t", "tcpvsadm -A -i new fallback=wlc "),
     ("tcpvsadm -E -i web access_log_format=j\t", "tcpvsadm -E -i web access_log_format=json "),
+    ("tcpvsadm -E -i web relay=sp\t", "tcpvsadm -E -i web relay=splice "),
     ("tcpvsadm --explain -i w\t", "tcpvsadm --explain -i web "),
     ("tcpvsadm --explain -i web --from 1\t", "tcpvsadm --explain -i web --from 127.0.0.1 "),
     ("tcpvsadm --explain -i web -H 'A: b' --he\t", "tcpvsadm --explain -i web -H 'A: b' --header "),

@@ -60,7 +60,8 @@ def stats(n: int) -> dict[str, Any]:
 
     answer, of_server = table(), ("failures", "kept", "reused")
     for index, service in enumerate(answer["services"]):
-        service["stats"] = counters(100 * index + 10, "refused", "queued")
+        relay = {"in_use": "kernel", "why": ""} if service["running"] else None
+        service["stats"] = {**counters(100 * index + 10, "refused", "queued"), "relay": relay}
         for number, server in enumerate(service["servers"]):
             server["stats"] = counters(100 * index + 20 + 10 * number, *of_server)
         if service["redirect"] is not None:
@@ -136,11 +137,19 @@ def test_stats() -> None:
         Service                  State     Scheduler  Active   Total  Refused  Queued          InBytes  OutBytes
           -> Server              Weight    MaxConn    Active   Total   Failed    Kept  Reused  InBytes  OutBytes
         web                      running   http        10000   11000    14000   15000            12000     13000
+          relay kernel
           -> 10.0.0.1:80         1         99          20000   21000    24000   25000   26000    22000     23000
           -> [2001:db8::1]:8080  0         -           30000   31000    34000   35000   36000    32000     33000
           -> localhost:81        redirect              50000   51000    54000   55000   56000    52000     53000
         sön                      stopped   wlc        110000  111000   114000  115000           112000    113000
         """)
+
+
+def test_stats_say_why_a_service_has_no_better_relay() -> None:
+    answer = stats(1)
+    answer["services"][0]["stats"]["relay"] = {"in_use": "copy", "why": "kernel: needs CAP_BPF and CAP_NET_ADMIN"}
+    line = "  relay copy (kernel: needs CAP_BPF and CAP_NET_ADMIN)\n"
+    assert show.stats(answer) == show.stats(stats(1)).replace("  relay kernel\n", line)
 
 
 def test_rate() -> None:

@@ -6,6 +6,7 @@ connection without the time that a new process takes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.threads import blockingCallFromThread
 
 from ktcpvs.control.client import NoAnswer, connect
+from ktcpvs.transport.relay.pipes import PIPES_SPARE
 
 ROOT = Path(__file__).parents[2]
 TWISTD = "from twisted.scripts.twistd import run; run()"
@@ -28,6 +30,9 @@ TCPVSADM = "from ktcpvs.control.tcpvsadm.main import run; run()"
 
 AS_INSTALLED = Path(__file__).with_name("as_installed")
 """Hides what is installed for the tests alone."""
+
+KEPT = {"pipe:": 2 * PIPES_SPARE + 8, "anon_inode:": 9 + 8}
+"""How many descriptors of some kinds a daemon may have: what relays keep, and a few of the reactor's."""
 
 CALM = 30.0
 """Seconds that anything may take that is not measured."""
@@ -103,6 +108,10 @@ class Daemon:
         self._command = [*limit, *command("twistd", TWISTD), *map(str, arguments), f"--reactor={reactor}", "ktcpvs"]
         self._command += ["--control", self.control, "--workers", str(workers), *map(str, options)]
         self.process: subprocess.Popen[bytes] | None = None
+
+    def prefix(self, *command: str) -> None:
+        """Run it by that program: `command` is what stands before it."""
+        self._command = [*command, *self._command]
 
     # Its life.
 
@@ -232,8 +241,17 @@ class Daemon:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def descriptors(self) -> int:
-        """How many it has open."""
-        return len(os.listdir(f"/proc/{self.pid}/fd"))
+        """How many it has open, without those that relays keep for the next connection, of which there are not more
+        than there should be: pipes, what watches sockets, and programs in the kernel with their maps."""
+        kinds: list[str] = []
+        for name in os.listdir(f"/proc/{self.pid}/fd"):
+            with contextlib.suppress(OSError):  # it has been closed since
+                kinds.append(os.readlink(f"/proc/{self.pid}/fd/{name}").partition("[")[0])
+        kept = {kind: kinds.count(kind) for kind in ("pipe:", "anon_inode:")}
+        kept["anon_inode:"] += sum(kind.startswith("anon_inode:bpf") for kind in kinds)
+        for kind, count in kept.items():
+            assert count <= KEPT[kind], f"{count} descriptors of kind {kind}"
+        return len([kind for kind in kinds if kind != "pipe:" and not kind.startswith("anon_inode:")])
 
     # Administration.
 

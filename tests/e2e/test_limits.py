@@ -170,7 +170,9 @@ def test_an_unconnectable_server_does_not_eat_descriptors(daemon: Daemon) -> Non
             assert client.recv(1) == b""
     daemon.wait_until_empty()
     assert daemon.descriptors() <= before
-    assert daemon.stats("s")["stats"] == {
+    stats = daemon.stats("s")["stats"]
+    del stats["relay"]
+    assert stats == {
         "active": 0,
         "total": 100,
         "refused": 100,

@@ -42,7 +42,7 @@ from ktcpvs.model.edits import (
 )
 from ktcpvs.model.options import COUNT_MAX
 from ktcpvs.model.pattern import check_pattern
-from ktcpvs.model.service import MATCH_MAX, NO_FALLBACK, WEIGHT_MAX, RealServer, Rule, VirtualService
+from ktcpvs.model.service import MATCH_MAX, NO_FALLBACK, RELAYS, WEIGHT_MAX, RealServer, Rule, VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
 
@@ -171,6 +171,7 @@ def services(draw: st.DrawFn) -> VirtualService:
         cookie_secure=draw(st.sampled_from(("off", "on"))),
         access_log=draw(_access_logs),
         access_log_format=draw(st.sampled_from(("combined", "json"))),
+        relay=draw(st.sampled_from(RELAYS)),
         startservers=draw(_counts),
         maxclients=draw(_counts) or 0,
         minspareservers=draw(_counts),
@@ -230,6 +231,7 @@ def _options() -> st.SearchStrategy[dict[str, Any]]:
             "cookie_secure": st.sampled_from(("off", "on", "On", "")),
             "access_log": st.sampled_from(("off", "syslog", "syslog:/run/log", "/log", "log", "/a\n", "syslog:", "")),
             "access_log_format": st.sampled_from(("combined", "json", "common")),
+            "relay": st.sampled_from((*RELAYS, "", "Auto")),
             "startservers": count,
             "minspareservers": count,
             "maxspareservers": count,

@@ -180,6 +180,10 @@ def test_a_service_says_who_chooses_when_its_scheduler_does_not_and_where_it_log
     )
 
 
+def test_a_service_says_what_relays_its_connections():
+    assert in_web("relay = kernel") == VirtualService("web", relay="kernel")
+
+
 def test_the_order_in_a_block_is_free():
     service = in_web('rule = pattern "a" use server r1', "server = r1 0", "listen = [::]:81")
     assert service.listen == Inet("::", 81)
@@ -312,6 +316,7 @@ def test_an_error_is_shown_where_it_stands(text, why):
         ("fallback = a/b", "14: 'a/b' cannot name a scheduler"),
         ("cookie_secure = yes", "19: cookie_secure = yes: one of off, on is wanted"),
         ("access_log_format = common", "23: access_log_format = common: one of combined, json is wanted"),
+        ("relay = sendfile", "11: relay = sendfile: one of auto, kernel, splice, copy is wanted"),
         (
             "access_log = web.log",
             "16: access_log = web.log: off, syslog, syslog:/a/socket or a file's whole path is wanted",

@@ -45,6 +45,7 @@ def test_the_defaults_are_those_of_ktcpvs_but_for_maxclients():
     assert (RealServer(R1).weight, RealServer(R1).maxconn) == (1, 0)
     assert (service.fallback, service.cookie_secure) == ("wlc", "off")
     assert (service.access_log, service.access_log_format) == ("off", "combined")
+    assert service.relay == "auto"
 
 
 def test_it_is_frozen():
@@ -126,7 +127,12 @@ def test_a_bad_place_for_the_access_log(place):
 
 
 @pytest.mark.parametrize(
-    ("option", "words"), [("cookie_secure", ("off", "on")), ("access_log_format", ("combined", "json"))]
+    ("option", "words"),
+    [
+        ("cookie_secure", ("off", "on")),
+        ("access_log_format", ("combined", "json")),
+        ("relay", ("auto", "kernel", "splice", "copy")),
+    ],
 )
 def test_an_option_of_few_words(option, words):
     for word in words:

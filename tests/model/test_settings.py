@@ -17,11 +17,11 @@ ATTRIBUTES = [pytest.param(attribute, id=attribute.name) for attribute in fields
 NUMBERS = [param for param in ATTRIBUTES if param.values[0].name not in SECRETS]
 
 
-def test_the_names_of_ktcpvs_keep_their_defaults():
+def test_the_names_of_ktcpvs_keep_their_defaults_but_for_zerocopy_send():
     assert {
         "debug_level": 0,
         "max_backlog": 2048,
-        "zerocopy_send": 0,
+        "zerocopy_send": 1,
         "keepalive_timeout": 30,
         "read_timeout": 180,
     }.items() <= Settings().described().items()

@@ -22,6 +22,7 @@ ODD = VirtualService(
     cookie_secure="on",
     access_log='syslog:/run/a "b"',
     access_log_format="json",
+    relay="splice",
     startservers=0,
     maxclients=256,
     redirect=Inet("localhost", 81),
@@ -39,6 +40,7 @@ def test_a_block_is_written_in_the_language():
         "    cookie_secure = on\n"
         '    access_log = "syslog:/run/a \\"b\\""\n'
         "    access_log_format = json\n"
+        "    relay = splice\n"
         "    startservers = 0\n"
         "    maxclients = 256\n"
         "    redirect = localhost:81\n"

@@ -6,6 +6,8 @@ from typing import Any
 
 from ktcpvs.workers.merged import connections, stats
 
+COPIES = {"in_use": "copy", "why": "kernel: needs CAP_BPF and CAP_NET_ADMIN"}
+
 
 def counts(active: int, total: int = 0) -> dict[str, int]:
     return {"active": active, "total": total}
@@ -13,7 +15,8 @@ def counts(active: int, total: int = 0) -> dict[str, int]:
 
 def service(ident: str, stats: dict[str, int], servers: dict[str, dict[str, int]], **more: Any) -> dict[str, Any]:
     rows = [{"address": address, "weight": 1, "stats": one} for address, one in servers.items()]
-    return {"ident": ident, "scheduler": "wlc", "stats": stats, "servers": rows, **more}
+    relay = more.pop("relay", COPIES)
+    return {"ident": ident, "scheduler": "wlc", "stats": {**stats, "relay": relay}, "servers": rows, **more}
 
 
 def answer(*services: dict[str, Any]) -> dict[str, Any]:
@@ -60,6 +63,14 @@ def test_a_worker_that_is_an_edit_behind_or_ahead_counts_where_it_agrees() -> No
         service("new", counts(1, 1), {}),
         service("web", counts(8, 8), {"r2:80": counts(3, 3), "r3:80": counts(4, 4)}, redirect_stats=counts(2, 2)),
     )
+
+
+def test_which_relay_serves_says_the_first_worker() -> None:
+    kernel = {"in_use": "kernel", "why": ""}
+    own, first = answer(service("web", NONE, {})), answer(service("web", NONE, {}, relay=kernel))
+    assert stats(own, [first, own]) == first
+    assert stats(own, [answer(), first, own]) == first
+    assert stats(first, [own]) == own
 
 
 def test_connections_stand_one_after_another_with_their_worker() -> None:

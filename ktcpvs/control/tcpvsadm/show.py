@@ -62,7 +62,7 @@ def configuration(answer: dict[str, Any]) -> str:
 
 
 def stats(answer: dict[str, Any], show: ShowAddress = str) -> str:
-    """Counters: a line for each service, and below it one for each of its servers and its redirect."""
+    """Counters: a line for each service, and below it one for its relay and each of its servers and its redirect."""
     return _counted(answer, show, "stats", SERVICE_COUNTERS, SERVER_COUNTERS)
 
 
@@ -173,12 +173,14 @@ def _counted(
     def numbers(counters: dict[str, int], names: Sequence[str]) -> list[str]:
         return [str(counters[name]) if name else "" for name in names]
 
-    rows = [
+    rows: list[tuple[str, ...]] = [
         ("Service", "State", "Scheduler", *(_HEADINGS[name] + each for name in of_service)),
         ("  -> Server", "Weight", "MaxConn", *(_HEADINGS[name] + each for name in of_server)),
     ]
     for service in answer["services"]:
         rows.append((service["ident"], _state(service), service["scheduler"], *numbers(service[kind], of_service)))
+        if service["running"] and "relay" in service[kind]:
+            rows.append((_relay(service[kind]["relay"]),))
         for server in service["servers"]:
             begin = f"  -> {show(server['address'])}", str(server["weight"]), _limit(server["maxconn"])
             rows.append((*begin, *numbers(server[kind], of_server)))
@@ -188,11 +190,16 @@ def _counted(
     return f"{heading(answer['version'])}\n{_aligned(rows, '<<<' + '>' * len(of_service))}"
 
 
+def _relay(relay: dict[str, str]) -> str:
+    why = relay["why"]
+    return f"  relay {relay['in_use']}{why and f' ({_line(why)})'}"
+
+
 def _aligned(rows: Sequence[Sequence[str]], sides: str) -> str:
-    """Columns two spaces apart; sides: "<" or ">" for each of them."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    """Columns two spaces apart; sides: "<" or ">" for each of them. A row of one cell is a line as it stands."""
+    widths = [max(map(len, column)) for column in zip(*(row for row in rows if len(row) > 1), strict=True)]
     form = "  ".join(f"{{:{side}{width}}}" for side, width in zip(sides, widths, strict=True))
-    return "".join(form.format(*row).rstrip() + "\n" for row in rows)
+    return "".join((form.format(*row).rstrip() if len(row) > 1 else row[0]) + "\n" for row in rows)
 
 
 def _service_rate(before: dict[str, Any], now: dict[str, Any], seconds: float) -> dict[str, Any]:

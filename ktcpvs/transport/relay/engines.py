@@ -63,7 +63,7 @@ class Taker(Relay, Protocol):
 
 
 class Relays:
-    """One for each process. window: the most bytes that the kernel may hold for one direction of a connection."""
+    """One for each process."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class Relays:
         self._most = min(PIPES_MOST, descriptors // DESCRIPTORS_FOR_A_PIPE)
         self._find = {KERNEL: find_kernel, SPLICE: find_splice}
         self._found: dict[str, str | None] = {}
-        self.window = Settings().relay_window << 10
+        self._window = Settings().relay_window << 10
         self._watch: Watch | None = None
         self._pipes: Pipes | None = None
         self._kernel: Kernel | None = None
@@ -108,6 +108,12 @@ class Relays:
 
     # The relays themselves.
 
+    def set_window(self, window: int) -> None:
+        """From now on the kernel may hold so many bytes for one direction of a connection."""
+        self._window = window
+        if self._kernel is not None:
+            self._kernel.window = window
+
     def make(self, name: str, client: Stream, server: Stream, wheel: Wheel, finished: Callable[[], object]) -> Taker:
         """An engine for two streams, not started yet. finished: called once, when both directions have ended.
 
@@ -117,7 +123,8 @@ class Relays:
             self._watch = Watch(self._reactor)
         if name == KERNEL:
             if self._kernel is None:
-                self._kernel = Kernel(self._watch, self._reactor, lambda: self.window)
+                self._kernel = Kernel(self._watch)
+                self._kernel.window = self._window
             return KernelRelay(client, server, wheel, finished, self._watch, self._kernel)
         if self._pipes is None:
             self._pipes = Pipes(self._most)

@@ -32,7 +32,7 @@ _log = Logger(namespace="ktcpvs")
 ALL = 8 << 20
 """More than a socket's queue holds, in bytes: what is read like that is all there is."""
 
-CHUNK = 64 << 10
+CHUNK = 512 << 10
 """What is read at once when it need not be all."""
 
 ROUNDS = 4
@@ -45,8 +45,10 @@ HUP: int = getattr(select, "EPOLLHUP", 16)
 ERR: int = getattr(select, "EPOLLERR", 8)
 PEER_ENDED: int = getattr(select, "EPOLLRDHUP", 8192)
 
+Buffer = bytes | memoryview
+
 _scratch = memoryview(bytearray(ALL))
-"""What is to be read to its end is read into here; nothing stays in it."""
+"""What is read is read into here; nothing stays in it."""
 
 
 class KernelRelay(BareRelay):
@@ -134,13 +136,9 @@ class KernelRelay(BareRelay):
         """Carry on what comes to this process. told: the system says that there is something."""
         side = way.from_side
         for _ in range(ROUNDS if not side.refuses else ALL // CHUNK):  # who is over is not watched any more
+            most = ALL if way.program is None and not way.empty else CHUNK
             try:
-                if way.program is None and not way.empty:
-                    data = _scratch[: side.sock.recv_into(_scratch)].tobytes()
-                    way.empty = len(data) < ALL
-                else:
-                    data = side.sock.recv(CHUNK)
-                    way.empty = len(data) < CHUNK
+                size = side.sock.recv_into(_scratch, most)
             except BlockingIOError:
                 way.empty = True
                 self._nothing(way, told)
@@ -148,16 +146,16 @@ class KernelRelay(BareRelay):
             except OSError:
                 side.transport.broken()
                 return
-            if not data:
+            if not size:
                 self._source_ended(way)
                 return
             told = False
+            way.empty = size < most
             way.seen = self._wheel.now
-            way.read += len(data)
-            way.bytes += len(data)
-            way.copied = data
+            way.read += size
+            way.bytes += size
             way.happened(grants.DATA)
-            if not self._put(way):
+            if not self._put(way, _scratch[:size]):
                 return
             if way.empty and not way.unread():
                 self._nothing(way, False)
@@ -180,32 +178,34 @@ class KernelRelay(BareRelay):
             way.happened(grants.NOTHING)
         self._rewatch()
 
-    def _put(self, way: Direction) -> bool:
-        """Write what was read; False when it is not all written now."""
+    def _put(self, way: Direction, data: Buffer) -> bool:
+        """Write what was read; False when it is not all written now, and the rest is held."""
         if way.state is HOLDING and way.behind():
+            way.copied = bytes(data)
             self._look_again(way)
             self._rewatch()
             return False
         try:
-            sent = way.to_side.sock.send(way.copied)
+            sent = way.to_side.sock.send(data)
         except BlockingIOError:
             sent = 0
         except OSError:
             self._refused(way)
             return False
         way.wrote += sent
-        way.copied = way.copied[sent:]
-        if way.copied:
+        if sent < len(data):
+            way.copied = bytes(data[sent:])
             way.happened(grants.FULL)
             self._rewatch()
             return False
+        way.copied = b""
         way.happened(grants.WRITTEN)
         way.tries = 0
         return True
 
     def _write(self, way: Direction) -> None:
         """Go on with what is held, and then with reading."""
-        if self._put(way):
+        if self._put(way, way.copied):
             if way.stopped:
                 way.happened(grants.LOST)
             way.to_side.transport.drained()

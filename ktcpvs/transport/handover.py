@@ -1,0 +1,143 @@
+"""How a connection that is relayed by copying gets an engine, in the middle of its life and with nothing lost.
+
+An engine can take over when everything that was read has been written. Where it has not, neither side is read for a
+moment; who does not take it even then goes on as it was, and another attempt follows later.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ktcpvs.model import connection, exchange
+from ktcpvs.model.service import COPY, KERNEL
+from ktcpvs.system import log as levels
+from ktcpvs.transport.relay.copy import CopyRelay
+from ktcpvs.transport.relay.detach import can_detach, flushed
+
+if TYPE_CHECKING:
+    from ktcpvs.transport.served import Served
+
+LOOKS = (0.002, 0.004, 0.008, 0.016, 0.032, 0.064)
+"""Seconds that neither side is read, one after another; then the attempt is given up."""
+
+ATTEMPTS = 5
+"""So often it is tried."""
+
+JOINED = (connection.RELAYING, exchange.SWITCHED)
+
+BEGINNING = "it is just beginning"
+"""What `can_detach` says of a connection that can leave its transport in the next turn."""
+
+
+class Handover:
+    """One for each connection that waits for an engine, dropped when it has it or will never have it."""
+
+    __slots__ = ("_attempts", "_call", "_copy", "_finished", "_looks", "_served")
+
+    def __init__(self, served: Served, copy: CopyRelay, finished: Callable[[], object], after: int) -> None:
+        """copy: what relays now. finished: to be called when both directions have ended. after: seconds; 0: as soon as
+        possible."""
+        self._served = served
+        self._copy = copy
+        self._finished = finished
+        self._attempts = 0
+        self._looks = 0  # in this attempt; while there are some, neither side is read
+        self._call: Any = None  # the one thing that is waited for: it can be cancelled
+        if after:
+            self._call = served.context.wheel.after(after, self._look)
+        else:
+            self._soon(0)
+
+    def cancel(self) -> None:
+        """The connection is over."""
+        call, self._call = self._call, None
+        if call is not None:
+            call.cancel()
+
+    def _soon(self, seconds: float) -> None:
+        self._call = self._served.context.reactor.callLater(seconds, self._look)
+
+    def _look(self) -> None:
+        """Now?"""
+        self._call = None
+        copy = self._copy
+        client, server = copy.inward.source, copy.outward.source
+        obstacle = self._obstacle() or can_detach(client) or can_detach(server)
+        if obstacle == BEGINNING:
+            self._soon(0)
+        elif obstacle is not None:
+            self._part()
+        elif flushed(client) and flushed(server):
+            self._move()
+        elif self._looks < len(LOOKS):
+            if not self._looks:
+                self._hold()
+            self._soon(LOOKS[self._looks])
+            self._looks += 1
+        else:
+            self._try_again()
+
+    def _obstacle(self) -> str | None:
+        """None, or why it stays as it is for ever."""
+        served, copy = self._served, self._copy
+        if served.state not in JOINED or copy.inward.ended or copy.outward.ended:
+            return "it is ending"
+        if served.service.engine == COPY:
+            return "its service copies by now"
+        return None
+
+    def _move(self) -> None:
+        served, copy = self._served, self._copy
+        client, server = copy.inward.source, copy.outward.source
+        context, engine = served.context, served.service.engine
+        families = [stream.transport.getHandle().family for stream in (client, server)]
+        if engine == KERNEL and socket.AF_UNIX in families:
+            self._part()
+            return
+        try:
+            relay = context.relays.make(engine, client, server, context.wheel, self._finished)
+            relay.count_on(copy)
+            served.relay = relay
+            relay.start()
+        except OSError as error:
+            served.relay = copy
+            form = "service {ident}: {client} is not relayed by {engine}: {why}"
+            values = {"ident": served.service.ident, "client": served.client_name, "engine": engine}
+            context.log.event(levels.NON_FATAL, form, why=error.strerror or str(error), **values)
+            self._part()
+        else:
+            served.handover = None
+
+    def _try_again(self) -> None:
+        self._go_on()
+        self._attempts += 1
+        if self._attempts < ATTEMPTS:
+            context = self._served.context
+            self._call = context.wheel.after(context.settings.relay_after, self._look)
+        else:
+            self._part()
+
+    def _part(self) -> None:
+        """It copies to its end."""
+        self._go_on()
+        self._served.handover = None
+
+    # Reading.
+
+    def _hold(self) -> None:
+        """Read neither side any more. Who was held back by the other side would be read again when that takes more."""
+        for way in self._copy.inward, self._copy.outward:
+            way.target.transport.unregisterProducer()
+            way.source.pause()
+
+    def _go_on(self) -> None:
+        """Undo that. Read first: a transport that is full holds back who is registered."""
+        if not self._looks:
+            return
+        self._looks = 0
+        for way in self._copy.inward, self._copy.outward:
+            way.source.resume()
+            if way.target.is_open:
+                way.target.transport.registerProducer(way.source.transport, True)

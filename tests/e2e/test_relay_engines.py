@@ -1,0 +1,420 @@
+"""Whatever relays, clients and servers notice no difference, and every byte is counted.
+
+After each test nobody is counted any more, and no descriptor is left open but those that are kept for the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from http_servers import WebSocketEcho
+from servers import (
+    LOOPBACK,
+    SocketServer,
+    Where,
+    dial,
+    digest_at_end,
+    echo,
+    free_port,
+    read_all,
+    read_exactly,
+    reset,
+    speak_first,
+    wait_for,
+)
+
+from ktcpvs.errors import BadValue
+
+from .harness import Daemon
+
+pytestmark = pytest.mark.e2e
+
+RELAYS = ("copy", "splice", "auto")
+"""The relays that must all be alike."""
+
+BULK = random.Random(8).randbytes(20_000_000)
+
+WITHOUT_RIGHTS = ("setpriv", "--bounding-set=-bpf,-net_admin,-sys_admin", "--inh-caps=-bpf,-net_admin,-sys_admin")
+"""How root runs a program that may do less."""
+
+Serve = Callable[..., SocketServer]
+
+
+@pytest.fixture(scope="module", params=["uvloop", "epoll"])
+def lasting_reactor(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=RELAYS)
+def relay(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def daemon(lasting_daemon: Daemon) -> Iterator[Daemon]:
+    yield lasting_daemon
+    lasting_daemon.clear()
+
+
+class Relayed:
+    """Makes services whose connections are relayed by `relay`."""
+
+    def __init__(self, daemon: Daemon, serve: Serve, relay: str) -> None:
+        self.daemon = daemon
+        self._serve = serve
+        self._relay = relay
+        self.services = 0
+
+    def __call__(self, what: Callable[[socket.socket], object], **options: str) -> Where:
+        """Where to dial to be relayed to a SocketServer that does `what`."""
+        self.services += 1
+        port = free_port()
+        server = self._serve(what).address
+        self.daemon.service(f"service{self.services}", port, server, relay=self._relay, **options)
+        return LOOPBACK, port
+
+    def counted(self) -> tuple[int, int]:
+        """Bytes from clients and to them, of the first service, by all who count them."""
+        service = self.daemon.stats("service1")
+        stats, server = service["stats"], service["servers"][0]["stats"]
+        assert (stats["bytes_in"], stats["bytes_out"]) == (server["bytes_in"], server["bytes_out"])
+        return stats["bytes_in"], stats["bytes_out"]
+
+
+@pytest.fixture
+def relayed(daemon: Daemon, serve: Serve, relay: str) -> Iterator[Relayed]:
+    daemon.call("settings")  # our own control connection is counted
+    before = daemon.descriptors()
+    relayed = Relayed(daemon, serve, relay)
+    yield relayed
+    daemon.wait_until_empty()
+    wait_for(lambda: daemon.descriptors() <= before + relayed.services, "all descriptors to be closed")
+
+
+def test_the_client_ends_and_still_gets_its_answer(relayed: Relayed) -> None:
+    where = relayed(digest_at_end)
+    for size in (0, 1, 3_000_000):
+        with dial(where) as client:
+            client.sendall(BULK[:size])
+            client.shutdown(socket.SHUT_WR)
+            assert read_all(client).decode() == hashlib.sha256(BULK[:size]).hexdigest()
+    relayed.daemon.wait_until_empty()
+    assert relayed.counted() == (3_000_001, 3 * 64)
+
+
+def test_the_server_ends_and_still_hears_its_client(relayed: Relayed) -> None:
+    heard: list[bytes] = []
+
+    def serve(sock: socket.socket) -> None:
+        sock.sendall(b"my last words")
+        sock.shutdown(socket.SHUT_WR)
+        heard.append(read_all(sock))
+
+    with dial(relayed(serve)) as client:
+        assert read_all(client) == b"my last words"
+        client.sendall(BULK[:3_000_000])
+        client.shutdown(socket.SHUT_WR)
+        wait_for(lambda: heard)
+    assert heard == [BULK[:3_000_000]]
+
+
+def test_a_server_that_speaks_first(relayed: Relayed) -> None:
+    with dial(relayed(speak_first(b"220 hello\r\n"))) as client:
+        assert read_exactly(client, 11) == b"220 hello\r\n"
+        client.sendall(b"and back")
+        assert read_exactly(client, 8) == b"and back"
+
+
+def test_20_million_bytes_each_way_at_once(relayed: Relayed) -> None:
+    heard: list[str] = []
+
+    def both(sock: socket.socket) -> None:
+        sending = threading.Thread(target=send, args=(sock,))
+        sending.start()
+        heard.append(hashlib.sha256(read_all(sock)).hexdigest())
+        sending.join(20)
+
+    def send(sock: socket.socket) -> None:
+        sock.sendall(BULK[::-1])
+        sock.shutdown(socket.SHUT_WR)
+
+    def ask() -> None:
+        client.sendall(BULK)
+        client.shutdown(socket.SHUT_WR)
+
+    with dial(relayed(both)) as client:
+        asking = threading.Thread(target=ask)
+        asking.start()
+        assert hashlib.sha256(read_all(client)).digest() == hashlib.sha256(BULK[::-1]).digest()
+        asking.join(20)
+        wait_for(lambda: heard)
+    assert heard == [hashlib.sha256(BULK).hexdigest()]
+    relayed.daemon.wait_until_empty()
+    assert relayed.counted() == (len(BULK), len(BULK))
+
+
+def test_a_long_talk_passes_through_whatever_takes_over(relayed: Relayed) -> None:
+    """Bytes go both ways before, while and after an engine takes over, which for `auto` is after a while."""
+    with dial(relayed(echo)) as client:
+        sent = turn = 0
+        while not turn or turn % 1000 or relayed.daemon.connections()[0]["age"] < 4:
+            block = BULK[turn : turn + 1 + 31 * (turn % 1000)]
+            client.sendall(block)
+            assert read_exactly(client, len(block)) == block
+            sent += len(block)
+            turn += 1
+        wait_for(lambda: relayed.counted() == (sent, sent))
+
+
+def test_a_reset_of_the_client_reaches_the_server(relayed: Relayed) -> None:
+    ends: list[str] = []
+
+    def serve(sock: socket.socket) -> None:
+        sock.sendall(b"x")
+        try:
+            read_all(sock)
+            ends.append("end")
+        except ConnectionResetError:
+            ends.append("reset")
+
+    with dial(relayed(serve)) as client:
+        assert client.recv(1) == b"x"
+        reset(client)
+        wait_for(lambda: ends)
+    assert ends == ["reset"]
+
+
+def test_a_reset_of_the_server_reaches_the_client_after_what_it_said(relayed: Relayed) -> None:
+    gone = threading.Event()
+
+    def serve(sock: socket.socket) -> None:
+        sock.sendall(b"w" * 50_000)
+        gone.wait(10)
+        reset(sock)
+
+    with dial(relayed(serve)) as client:
+        assert read_exactly(client, 50_000) == b"w" * 50_000
+        gone.set()
+        with pytest.raises(ConnectionResetError):
+            read_all(client)
+
+
+def test_a_reset_after_an_end_is_still_a_reset(relayed: Relayed) -> None:
+    def serve(sock: socket.socket) -> None:
+        read_all(sock)
+        reset(sock)
+
+    with dial(relayed(serve)) as client:
+        client.sendall(b"hello")
+        client.shutdown(socket.SHUT_WR)
+        with pytest.raises(ConnectionResetError):
+            read_all(client)
+
+
+def test_the_access_log_counts_every_byte(relayed: Relayed, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    where = relayed(digest_at_end, access_log=str(log), access_log_format="json")
+    with dial(where) as client:
+        client.sendall(BULK[:1_234_567])
+        client.shutdown(socket.SHUT_WR)
+        read_all(client)
+    wait_for(lambda: log.exists() and log.read_text().endswith("\n"))
+    told = json.loads(log.read_text())
+    assert (told["bytes_in"], told["bytes_out"]) == (1_234_567, 64)
+    relayed.daemon.call("edit_service", "service1", access_log="off")  # its file is closed
+
+
+def test_connections_are_shown_while_they_live(relayed: Relayed) -> None:
+    with dial(relayed(echo)) as client:
+        client.sendall(b"hello")
+        assert read_exactly(client, 5) == b"hello"
+        (shown,) = relayed.daemon.connections()
+        assert (shown["state"], shown["bytes_in"], shown["bytes_out"]) == ("relaying", 5, 5)
+
+
+def test_the_read_timeout_closes_what_is_idle_and_nothing_else(relayed: Relayed) -> None:
+    relayed.daemon.set(read_timeout=1)
+    where = relayed(echo)
+    with dial(where) as idle, dial(where) as busy:
+        idle.settimeout(0.1)
+        while True:
+            busy.sendall(b"x")
+            assert busy.recv(1) == b"x"
+            with contextlib.suppress(TimeoutError):
+                with contextlib.suppress(ConnectionResetError):
+                    assert idle.recv(1) == b""
+                break
+        busy.sendall(b"still here")
+        assert read_exactly(busy, 10) == b"still here"
+
+
+def test_it_drains_when_its_service_stops(relayed: Relayed) -> None:
+    with dial(relayed(echo)) as client:
+        client.sendall(b"hello")
+        assert read_exactly(client, 5) == b"hello"
+        relayed.daemon.set(drain_timeout=60)
+        relayed.daemon.call("stop")
+        client.sendall(BULK[:100_000])
+        assert read_exactly(client, 100_000) == BULK[:100_000]
+        client.shutdown(socket.SHUT_WR)
+        assert read_all(client) == b""
+
+
+def test_it_is_ended_when_it_does_not_drain(relayed: Relayed) -> None:
+    with dial(relayed(echo)) as client:
+        client.sendall(b"hello")
+        assert read_exactly(client, 5) == b"hello"
+        relayed.daemon.set(drain_timeout=0)
+        relayed.daemon.call("stop")
+        with pytest.raises(ConnectionResetError):
+            read_all(client)
+
+
+WEBSOCKET_CODE = """
+import asyncio, hashlib, os, sys
+from websockets.asyncio.client import connect
+
+async def converse():
+    async with connect(sys.argv[1], max_size=None) as websocket:
+        for turn in range(40):
+            await websocket.send(b"%d " % turn + b"x" * turn)
+            assert await websocket.recv() == b"%d " % turn + b"x" * turn
+        blocks = [os.urandom(1 << 18) for _ in range(40)]
+
+        async def send():
+            for block in blocks:
+                await websocket.send(block)
+
+        sending = asyncio.ensure_future(send())
+        for block in blocks:
+            assert await websocket.recv() == block
+        await sending
+
+asyncio.run(asyncio.wait_for(converse(), 30))
+"""
+
+
+def test_a_websocket_after_its_upgrade(daemon: Daemon, stack: contextlib.ExitStack, tmp_path: Path, relay: str) -> None:
+    daemon.set(relay_after=0)
+    server = WebSocketEcho(tmp_path)
+    stack.callback(server.stop)
+    port = free_port()
+    rules = ((".*", server.address),)
+    daemon.service("chat", port, server.address, scheduler="phttp", relay=relay, rules=rules)
+    code = [sys.executable, "-W", "error", "-c", WEBSOCKET_CODE, f"ws://{LOOPBACK}:{port}/chat"]
+    done = subprocess.run(code, capture_output=True, text=True, timeout=40)
+    assert (done.returncode, done.stderr) == (0, "")
+    daemon.wait_until_empty()
+    stats = daemon.stats("chat")["stats"]
+    assert min(stats["bytes_in"], stats["bytes_out"]) > 40 << 18
+
+
+# What is said of it.
+
+
+def test_stats_say_which_relay_serves(daemon: Daemon, serve: Serve) -> None:
+    server = serve(echo).address
+    for relay in ("copy", "splice"):
+        daemon.service(relay, free_port(), server, relay=relay)
+        assert daemon.stats(relay)["stats"]["relay"] == {"in_use": relay, "why": ""}
+    daemon.service("off", free_port(), server)
+    daemon.set(zerocopy_send=0)
+    assert daemon.stats("off")["stats"]["relay"] == {"in_use": "copy", "why": "zerocopy_send = 0"}
+    shown = daemon.adm("--stats").stdout.splitlines()
+    lines = [line for line in shown if line.startswith("  relay ")]
+    assert lines == ["  relay copy", "  relay copy (zerocopy_send = 0)", "  relay splice"] or lines == [
+        "  relay copy",
+        "  relay splice",
+        "  relay copy (zerocopy_send = 0)",
+    ]
+
+
+def test_it_is_listed_and_saved_when_it_was_set(daemon: Daemon, serve: Serve) -> None:
+    server = serve(echo).address
+    daemon.service("web", free_port(), server)
+    assert "relay" not in daemon.adm("--list").stdout
+    daemon.adm("-E", "-i", "web", "relay=splice")
+    assert "    relay = splice\n" in daemon.adm("--list").stdout
+    assert "    relay = splice\n" in daemon.adm("--save").stdout
+
+
+def test_splicing_splices(daemon: Daemon, serve: Serve) -> None:
+    """By the pipes that are kept."""
+
+    def pipes() -> int:
+        folder = f"/proc/{daemon.pid}/fd"
+        return sum(os.readlink(f"{folder}/{name}").startswith("pipe:") for name in os.listdir(folder))
+
+    port = free_port()
+    daemon.service("s", port, serve(digest_at_end).address, relay="splice")
+    daemon.service("other", other := free_port(), serve(echo).address, relay="copy")
+    with dial((LOOPBACK, other)) as client:
+        client.sendall(b"x")
+        client.recv(1)
+    with dial((LOOPBACK, port)) as client:
+        client.sendall(BULK)
+        client.shutdown(socket.SHUT_WR)
+        assert read_all(client).decode() == hashlib.sha256(BULK).hexdigest()
+    assert pipes() >= 2
+
+
+REFUSAL = "service web: relay = kernel: needs CAP_BPF and CAP_NET_ADMIN; relay = auto takes what there is"
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give rights away")
+
+
+@as_root
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_daemon_without_the_rights_refuses_the_kernel_and_copies(
+    make_daemon: Callable[..., Daemon], serve: Serve, workers: int
+) -> None:
+    daemon = make_daemon(workers=workers)
+    daemon.prefix(*WITHOUT_RIGHTS)
+    daemon.start()
+    port = free_port()
+    daemon.service("web", port, serve(echo).address)
+    with pytest.raises(BadValue, match=f"^{REFUSAL}$"):
+        daemon.call("edit_service", "web", relay="kernel")
+    refused = daemon.adm("-E", "-i", "web", "relay=kernel", check=False)
+    assert (refused.returncode, refused.stderr) == (1, f"tcpvsadm: edit-service web: {REFUSAL}\n")
+    why = "kernel: needs CAP_BPF and CAP_NET_ADMIN"
+    wait_for(lambda: daemon.stats("web")["stats"]["relay"] == {"in_use": "copy", "why": why})
+    assert f"\n  relay copy ({why})\n" in daemon.adm("--stats").stdout
+    with dial((LOOPBACK, port)) as client:
+        client.sendall(b"hello")
+        assert read_exactly(client, 5) == b"hello"
+
+
+@as_root
+def test_a_state_file_that_wants_the_kernel_is_taken_without_the_rights(
+    make_daemon: Callable[..., Daemon], serve: Serve, tmp_path: Path
+) -> None:
+    """What ran before runs again; the log says what is wrong with it."""
+    daemon = make_daemon("--state", tmp_path / "state.json")
+    daemon.prefix(*WITHOUT_RIGHTS)
+    daemon.start()
+    port = free_port()
+    daemon.service("web", port, serve(echo).address, relay="splice")
+    daemon.signal(signal.SIGKILL)
+    daemon.wait()
+    state = tmp_path / "state.json"
+    state.write_text(state.read_text().replace("relay = splice", "relay = kernel"))
+    daemon.start()
+    assert daemon.stats("web")["relay"] == "kernel"
+    assert daemon.stats("web")["stats"]["relay"]["in_use"] == "copy"
+    assert "service web copies: kernel: needs CAP_BPF and CAP_NET_ADMIN" in daemon.log()
+    with dial((LOOPBACK, port)) as client:
+        client.sendall(b"hello")
+        assert read_exactly(client, 5) == b"hello"
