@@ -41,7 +41,7 @@ from .harness import Daemon
 
 pytestmark = pytest.mark.e2e
 
-RELAYS = ("copy", "splice", "auto")
+RELAYS = ("copy", "splice", "kernel", "auto")
 """The relays that must all be alike."""
 
 BULK = random.Random(8).randbytes(20_000_000)

@@ -190,6 +190,7 @@ def test_when_the_kernel_is_closed_it_carries_no_more(relays: Relays) -> None:
     one.client.sendall(b"x")
     assert read_exactly(one.server, 1) == b"x"
     before = descriptors()
-    relays.thread.run(lambda: (one.inner.stream.reset(), one.outer.stream.reset()))
     relays.thread.run(relays.kernel.close)
+    assert one.relay.inward.bytes == 1
+    relays.thread.run(lambda: (one.inner.stream.reset(), one.outer.stream.reset()))
     wait_for(lambda: descriptors() <= before - 12)  # ten of the program, two sockets

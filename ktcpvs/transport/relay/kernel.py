@@ -21,7 +21,7 @@ from ktcpvs.system.tcpinfo import silent_for
 from ktcpvs.transport.relay.bare import IN, OUT, BareRelay
 from ktcpvs.transport.relay.detach import Detached
 from ktcpvs.transport.relay.granted import Direction
-from ktcpvs.transport.relay.program import HALF_USED
+from ktcpvs.transport.relay.program import HALF_USED, Lost
 from ktcpvs.transport.relay.programs import Kernel as Kernel
 from ktcpvs.transport.relay.watch import Watch
 from ktcpvs.transport.stream import Stream
@@ -32,7 +32,7 @@ _log = Logger(namespace="ktcpvs")
 ALL = 8 << 20
 """More than a socket's queue holds, in bytes: what is read like that is all there is."""
 
-CHUNK = 512 << 10
+CHUNK = 128 << 10
 """What is read at once when it need not be all."""
 
 ROUNDS = 4
@@ -241,12 +241,11 @@ class KernelRelay(BareRelay):
             most = [way.window + unread(way.from_side.sock) for way, _ in ways]
             program.join(slot, slot + 1, client, server, *most)
         except OSError as error:
-            lost = bool(inward.redirected or outward.redirected or inward.unread() or outward.unread())
             for way, number in ways:
                 way.part()
                 kernel.leave(program, number)
             kernel.give(program, slot)
-            if lost:
+            if isinstance(error, Lost):
                 raise
             _log.debug("a relay stays in this process: {why}", why=error)
             return
@@ -347,31 +346,34 @@ class KernelRelay(BareRelay):
             self._finished()
 
     def _is_broken(self, into: Direction, out: Direction) -> bool:
-        """A side is told to be over: what it had said before is carried on. False: it has merely ended both ways."""
+        """A side is told to be over. False: it has merely ended both ways."""
         if not is_over(into.from_side.sock):
             return False
         self._refused(out)
-        if into.state in (GRANTED, READY):
-            into.happened(grants.PEER_ENDED if into.state is GRANTED else grants.BYTES_CAME)
-        if into.state is READING:
-            self._safely(self._read, into)
         return True
 
     def _refused(self, way: Direction) -> None:
-        """The target takes nothing any more."""
+        """The target takes nothing any more. What it had said before is carried on first."""
         side = way.to_side
         back = self.outward if way is self.inward else self.inward
         way.copied = b""
         if way.state is not GONE:
             way.happened(grants.LOST)
-        if not side.refuses:
-            side.refuses = True
-            if side.events:  # it would be told so for ever
-                self._watch.forget(side.fd)
-                side.events = 0
+        if side.refuses:
+            return
+        side.refuses = True
+        if side.events:  # it would be told so for ever
+            self._watch.forget(side.fd)
+            side.events = 0
         self._rewatch()
         if back.state in (ENDING, ENDED, GONE):
             side.transport.broken()
+        elif back.state is GRANTED:
+            back.happened(grants.PEER_ENDED)
+        elif back.state is READY:
+            back.happened(grants.BYTES_CAME)
+        if back.state is READING:
+            self._safely(self._read, back)
 
     def _part(self, way: Direction) -> None:
         """The program has nothing more to do with a direction that is gone."""

@@ -233,8 +233,7 @@ class Program:
             if not _is_established(sock):
                 raise BPFError(errno.EOPNOTSUPP, "only TCP connections that are open both ways can be joined")
         for slot, source in ((slot_a, a), (slot_b, b)):
-            self._done.words[WORDS * slot : WORDS * (slot + 1)] = _NOTHING_DONE
-            self._grants.words[WORDS * slot : WORDS * (slot + 1)] = _NOTHING_GRANTED
+            self.clear(slot)
             self._cookies[slot] = source.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, _COOKIE_SIZE)
         try:
             for slot in (slot_a, slot_b):
@@ -254,6 +253,12 @@ class Program:
         for sock in (a, b):
             # The kernel looks whether there is enough to wake a reader: so the program is shown what waits already.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
+    def clear(self, *slots: int) -> None:
+        """Nothing has been done in these slots, which are free, and nothing is granted."""
+        for slot in slots:
+            self._done.words[WORDS * slot : WORDS * (slot + 1)] = _NOTHING_DONE
+            self._grants.words[WORDS * slot : WORDS * (slot + 1)] = _NOTHING_GRANTED
 
     def part(self, *slots: int) -> None:
         """These directions end, and the slots are free. Safe to call twice, and after the sockets were closed.

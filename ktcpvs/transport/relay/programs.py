@@ -36,11 +36,14 @@ class Kernel:
             self._programs.append(program)
             self._ways[program] = [None] * (2 * PAIRS)
             self._free = [(program, slot) for slot in range(2 * PAIRS - 2, -1, -2)]
-        return self._free.pop()
+        program, slot = self._free.pop()
+        program.clear(slot, slot + 1)
+        return program, slot
 
     def give(self, program: Program, slot: int) -> None:
         """Both are free again."""
-        self._free.append((program, slot))
+        if program in self._ways:
+            self._free.append((program, slot))
 
     def enter(self, program: Program, slot: int, tell: Tell, way: Direction) -> None:
         """Whom to tell of that slot."""
@@ -48,17 +51,22 @@ class Kernel:
 
     def leave(self, program: Program, slot: int) -> None:
         """Tell nobody."""
-        self._ways[program][slot] = None
+        if program in self._ways:  # else all is closed
+            self._ways[program][slot] = None
 
     def _told(self, program: Program, _: int) -> None:
-        ways = self._ways[program]
+        ways = self._ways.get(program, [])
         for slot, kind in program.events():
             whose = ways[slot]
             if whose is not None:
                 whose[0](whose[1], kind)
 
     def close(self) -> None:
-        """Nothing is redirected any more."""
+        """Nothing is redirected any more. What has been is counted; what is under way is lost."""
+        for ways in self._ways.values():
+            for whose in ways:
+                if whose is not None:
+                    whose[1].part()
         for program in self._programs:
             self._watch.forget(program.fileno())
             program.close()
