@@ -143,9 +143,10 @@ def test_a_reader_that_keeps_up_is_granted_more_and_more(relays: Relays) -> None
     relays.kernel.window = 16 << 20
     one = joined(relays)
     way = one.relay.inward
-    for _ in range(20):
-        one.client.sendall(BULK[:1_000_000])
-        assert read_exactly(one.server, 1_000_000) == BULK[:1_000_000]
+    for _ in range(150):
+        one.client.sendall(BULK[:200_000])
+        assert read_exactly(one.server, 200_000) == BULK[:200_000]
+        wait_for(relays.rests)  # what was told has been heard
     wait_for(lambda: way.window == 16 << 20)
     assert way.read == 0
 
