@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ktcpvs.model import connection, exchange
-from ktcpvs.model.service import COPY, KERNEL
+from ktcpvs.model.service import AUTO, COPY, KERNEL, SPLICE
 from ktcpvs.system import log as levels
 from ktcpvs.transport.relay.copy import CopyRelay
 from ktcpvs.transport.relay.detach import can_detach, flushed
@@ -24,6 +24,10 @@ LOOKS = (0.002, 0.004, 0.008, 0.016, 0.032, 0.064)
 
 ATTEMPTS = 5
 """So often it is tried."""
+
+BULK = 16 << 20
+"""Bytes a second; what is left of a connection that moves more is spliced where `relay = auto` would give it to the
+kernel relay."""
 
 JOINED = (connection.RELAYING, exchange.SWITCHED)
 
@@ -92,6 +96,8 @@ class Handover:
         served, copy = self._served, self._copy
         client, server = copy.inward.source, copy.outward.source
         context, engine = served.context, served.service.engine
+        if engine == KERNEL and served.service.config.relay == AUTO and self._is_bulk():
+            engine = SPLICE
         families = [stream.transport.getHandle().family for stream in (client, server)]
         if engine == KERNEL and socket.AF_UNIX in families:
             self._part()
@@ -109,6 +115,12 @@ class Handover:
             self._part()
         else:
             served.handover = None
+
+    def _is_bulk(self) -> bool:
+        """So much went through already that its reader may not keep up; then the kernel relay would copy."""
+        copy = self._copy
+        seconds = max(self._served.context.wheel.now - self._served.began, 1)
+        return copy.inward.bytes + copy.outward.bytes > BULK * seconds
 
     def _try_again(self) -> None:
         self._go_on()

@@ -6,7 +6,6 @@ import select
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from ktcpvs.transport.relay.copy import CopyRelay
@@ -25,14 +24,20 @@ class Side:
     refuses: it takes nothing any more, and has not yet been read to its end.
     """
 
-    __slots__ = ("events", "fd", "refuses", "sock", "transport")
+    __slots__ = ("events", "fd", "refuses", "relay", "sock", "transport")
 
-    def __init__(self, transport: Detached) -> None:
+    def __init__(self, relay: BareRelay, transport: Detached) -> None:
+        self.relay: BareRelay | None = relay  # while it is watched
         self.transport = transport
         self.sock: socket.socket
         self.fd = -1
         self.events = 0
         self.refuses = False
+
+    def ready(self, events: int) -> None:
+        """It is ready for some of what it is watched for."""
+        if self.relay is not None:
+            self.relay.told_ready(self, events)
 
 
 class BareRelay(ABC):
@@ -47,8 +52,8 @@ class BareRelay(ABC):
     def __init__(
         self, client: Stream, server: Stream, wheel: Wheel, finished: Callable[[], object], watch: Watch
     ) -> None:
-        self._client = Side(Detached(self, watch.soon))
-        self._server = Side(Detached(self, watch.soon))
+        self._client = Side(self, Detached(self, watch.soon))
+        self._server = Side(self, Detached(self, watch.soon))
         self.inward: Any
         self.outward: Any
         self._wheel = wheel
@@ -58,6 +63,13 @@ class BareRelay(ABC):
     @abstractmethod
     def _ready(self, into: Any, out: Any, events: int) -> None:
         """A side is ready. into: what comes from it; out: what goes to it."""
+
+    def told_ready(self, side: Side, events: int) -> None:
+        """One of its two sides is."""
+        if side is self._client:
+            self._ready(self.inward, self.outward, events)
+        else:
+            self._ready(self.outward, self.inward, events)
 
     @abstractmethod
     def _events(self, into: Any, out: Any) -> int:
@@ -111,7 +123,7 @@ class BareRelay(ABC):
     def _begin(self, side: Side, sock: socket.socket, into: Any, out: Any) -> None:
         events = self._events(into, out)
         if events:
-            self._watch.add(sock.fileno(), events, partial(self._ready, into, out))
+            self._watch.add(sock.fileno(), events, side.ready)
         side.sock, side.fd, side.events = sock, sock.fileno(), events
 
     def _rewatch(self) -> None:
@@ -130,14 +142,14 @@ class BareRelay(ABC):
         elif side.events:
             self._watch.change(side.fd, events)
         else:
-            self._watch.add(side.fd, events, partial(self._ready, into, out))
+            self._watch.add(side.fd, events, side.ready)
         side.events = events
 
     def _unwatch(self, side: Side) -> None:
         """It is gone."""
         if side.events:
             self._watch.forget(side.fd)
-        side.fd, side.events = -1, 0
+        side.fd, side.events, side.relay = -1, 0, None
 
     def _of(self, transport: Detached) -> tuple[Side, Any, Any]:
         """A transport's side, what comes from it and what goes to it."""

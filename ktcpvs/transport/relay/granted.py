@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ktcpvs.model.grants import READING, TABLE
 from ktcpvs.system.sockets import is_over
@@ -10,6 +10,9 @@ from ktcpvs.system.tcpinfo import queued
 from ktcpvs.transport.relay.bare import Side
 from ktcpvs.transport.relay.program import Program
 from ktcpvs.transport.stream import Stream
+
+if TYPE_CHECKING:
+    from ktcpvs.transport.relay.kernel import KernelRelay
 
 
 class Direction:
@@ -21,11 +24,12 @@ class Direction:
     """
 
     __slots__ = (
-        "_carried", "_origin", "_settled", "call", "copied", "empty", "ended", "from_side", "program", "read", "seen",
-        "slot", "source", "state", "stopped", "target", "to_side", "tries", "window", "wrote",
+        "_carried", "_origin", "_settled", "call", "copied", "empty", "ended", "from_side", "program", "read", "relay",
+        "seen", "slot", "source", "state", "stopped", "target", "to_side", "tries", "window", "wrote",
     )  # fmt: skip
 
     def __init__(self, source: Stream, from_side: Side, target: Stream, to_side: Side, now: int) -> None:
+        self.relay: KernelRelay | None = None  # while the program may tell something of this direction
         self.source = source
         self.target = target
         self.from_side = from_side

@@ -236,7 +236,8 @@ class KernelRelay(BareRelay):
             for way, number in ways:
                 way.join(program, number)
                 way.window = grants.first_window(kernel.window)
-                kernel.enter(program, number, self.told, way)
+                way.relay = self
+                kernel.enter(program, number, way)
             # What waits unread belongs to the first grant.
             most = [way.window + unread(way.from_side.sock) for way, _ in ways]
             program.join(slot, slot + 1, client, server, *most)

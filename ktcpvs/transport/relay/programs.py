@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 from ktcpvs.model import grants
@@ -14,9 +13,6 @@ from ktcpvs.transport.relay.watch import Watch
 PAIRS = 2048
 """How many connections one program has room for; when it is full there is another."""
 
-Tell = Callable[[Direction, int], object]
-"""What is to be called for a direction and a kind of record."""
-
 
 class Kernel:
     """window: the most bytes that the kernel may hold for one direction, now."""
@@ -26,7 +22,7 @@ class Kernel:
         self.window = grants.FIRST_WINDOW
         self._programs: list[Program] = []
         self._free: list[tuple[Program, int]] = []
-        self._ways: dict[Program, list[tuple[Tell, Direction] | None]] = {}
+        self._ways: dict[Program, list[Direction | None]] = {}
 
     def take(self) -> tuple[Program, int]:
         """A program and the first of two slots in a row. Raises BPFError."""
@@ -45,28 +41,32 @@ class Kernel:
         if program in self._ways:
             self._free.append((program, slot))
 
-    def enter(self, program: Program, slot: int, tell: Tell, way: Direction) -> None:
+    def enter(self, program: Program, slot: int, way: Direction) -> None:
         """Whom to tell of that slot."""
-        self._ways[program][slot] = tell, way
+        self._ways[program][slot] = way
 
     def leave(self, program: Program, slot: int) -> None:
         """Tell nobody."""
-        if program in self._ways:  # else all is closed
-            self._ways[program][slot] = None
+        if program not in self._ways:  # all is closed
+            return
+        way, self._ways[program][slot] = self._ways[program][slot], None
+        if way is not None:
+            way.relay = None
 
     def _told(self, program: Program, _: int) -> None:
         ways = self._ways.get(program, [])
         for slot, kind in program.events():
-            whose = ways[slot]
-            if whose is not None:
-                whose[0](whose[1], kind)
+            way = ways[slot]
+            if way is not None and way.relay is not None:
+                way.relay.told(way, kind)
 
     def close(self) -> None:
         """Nothing is redirected any more. What has been is counted; what is under way is lost."""
         for ways in self._ways.values():
-            for whose in ways:
-                if whose is not None:
-                    whose[1].part()
+            for way in ways:
+                if way is not None:
+                    way.part()
+                    way.relay = None
         for program in self._programs:
             self._watch.forget(program.fileno())
             program.close()
