@@ -35,13 +35,16 @@ from bench import (  # noqa: E402 - found by the line above
     load,
     machine,
     processes,
+    relay_goals,
     results,
     run,
     scenario_memory,
+    scenario_relays,
     scenario_rules,
 )
 from bench.configurations import Rule, Site  # noqa: E402
 from bench.failure import Failure  # noqa: E402
+from bench.workshop import Workshop  # noqa: E402
 
 HERE = os.sched_getaffinity(0)
 
@@ -163,6 +166,17 @@ def test_the_time_of_children_counts_whether_they_live_or_not(tmp_path: Path) ->
         wait_for(lambda: counters.cpu_of(shell.pid) >= 0.48, "half a second of CPU time", timeout=60)
         assert len(counters.family(shell.pid)) == 2
         assert counters.memory_of(shell.pid).resident > counters.memory_of(shell.pid).proportional > 0
+
+
+def test_the_exact_time_is_that_of_all_processes_and_threads(tmp_path: Path) -> None:
+    """A program with a thread, and a child; each has used CPU time and lives."""
+    thread = f"import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\n{SPIN.format(0.2)}"
+    spins = f"{thread}\nprint('used', flush=True)"
+    script = f'{sys.executable} -c "{spins}" & {sys.executable} -c "{spins}" & wait'
+    with processes.running(["/bin/sh", "-c", script], HERE, tmp_path / "log") as shell:
+        wait_for(lambda: shell.said().count("used") == 2, "both to have used their time", timeout=60)
+        assert counters.exact_cpu_of(shell.pid) >= 0.4
+        assert counters.exact_cpu_of(shell.pid) == pytest.approx(counters.cpu_of(shell.pid), abs=0.1)
 
 
 def test_the_name_of_the_processor() -> None:
@@ -372,6 +386,19 @@ def test_the_switch_reads_its_configuration() -> None:
     assert not parse(configurations.ktcpvs(SITE, "wlc"), "test", service_port).apply(Table()).services["web"].rules
 
 
+@pytest.mark.parametrize("relay", ["copy", "splice", "kernel"])
+def test_the_switch_reads_its_relay(relay: str) -> None:
+    written = configurations.ktcpvs(SITE, "wlc", relay)
+    assert parse(written, "test", service_port).apply(Table()).services["web"].relay == relay
+    assert "relay" not in configurations.ktcpvs(SITE, "wlc")
+
+
+def test_haproxy_splices_where_it_is_told_to() -> None:
+    written = configurations.haproxy_tcp(SITE, ("splice-request", "splice-response"))
+    assert "    option splice-request\n    option splice-response\n" in written
+    assert "splice" not in configurations.haproxy_tcp(SITE)
+
+
 def test_peers_have_the_same_rules() -> None:
     assert "use_backend s1 if { path_beg /images/ }\n    default_backend s0" in configurations.haproxy_http(SITE)
     assert "location /images/ { proxy_pass http://s1; }" in configurations.nginx_proxy(SITE)
@@ -484,11 +511,91 @@ def test_scenarios_that_were_not_chosen_stay_unless_the_machine_is_another(tmp_p
     assert "## B. " not in page.read_text()
 
 
+# Relays.
+
+
+def relay_case(label: str, kernel: dict[str, float], haproxy: dict[str, float]) -> results.Case:
+    """A case of one round."""
+    both = {relay_goals.KERNEL: kernel, "HAProxy tcp": haproxy}
+    figures = {name: {key: [value] for key, value in measured.items()} for name, measured in both.items()}
+    return results.Case(label, {"no proxy": {"all": [10.0]}, **figures})
+
+
+def found_goals(case: results.Case) -> list[tuple[float, float, bool]]:
+    """Value, what was wanted, and whether it was reached."""
+    return [(round(goal.value, 6), goal.wanted, goal.reached) for goal in relay_goals.goals_of([case])[0]]
+
+
+def test_the_goals_of_relays() -> None:
+    small = {"beyond": 5.0, "own": 0.4, "rate": 60.0}, {"beyond": 6.0, "own": 8.0, "rate": 50.0}
+    assert found_goals(relay_case("wlc, pinned", *small)) == [(0.4, 0.5, True), (1.2, 1.0, True)]
+    assert found_goals(relay_case("http, pinned", *small)) == [(1.2, 1.0, True)]
+    assert found_goals(relay_case("wlc, unpinned", *small)) == [(1.2, 1.0, True), (1.2, 1.0, True)]
+    assert found_goals(relay_case("wlc, one core", *small)) == [(1.2, 1.5, False)]
+    large = {"beyond_gb": 500.0, "own_gb": 2.0, "speed": 900.0}, {"beyond_gb": 400.0, "own_gb": 100.0, "speed": 1000.0}
+    assert found_goals(relay_case("100 MiB, pinned", *large)) == [(2.0, 1.0, False), (0.8, 1.0, False)]
+    assert found_goals(relay_case("64 KiB, unpinned", *large)) == [(0.8, 1.0, False), (0.9, 1.0, False)]
+    both = relay_case("64 KiB, pinned", *large)
+    both.figures["HAProxy tcp, always splices"] = {"beyond_gb": [600.0]}
+    assert found_goals(both) == [(0.8, 1.0, False), (1.2, 1.0, True)]
+    memory = relay_case("memory", {"proportional": 2.9}, {"proportional": 1.0})
+    assert found_goals(memory) == [(2.9, 3.0, True)]
+
+
+def test_no_goal_without_the_kernel_and_a_note_where_nothing_can_be_compared() -> None:
+    case = relay_case("http, pinned", {"beyond": -1.0}, {"beyond": 4.0})
+    goals, notes = relay_goals.goals_of([case])
+    assert not goals
+    assert len(notes) == 1
+    assert notes[0].startswith("http, pinned: ")
+    del case.figures[relay_goals.KERNEL]
+    assert relay_goals.goals_of([case]) == ([], [])
+
+
+def test_where_everybody_runs(tmp_path: Path) -> None:
+    shop = Workshop(tmp_path, {3}, {0, 1}, rounds=1, seconds=1, quick=True)
+    places = {place: scenario_relays.place_of(shop, place) for place in ("pinned", "unpinned", "one core")}
+    cores = {place: (there.proxy, there.load) for place, there in places.items()}
+    assert cores == {"pinned": ({3}, {0, 1}), "unpinned": ({0, 1, 3}, {0, 1, 3}), "one core": ({3}, {3})}
+
+
+def test_every_goal_of_relays_has_its_case() -> None:
+    labels = [work.label(size) for work in scenario_relays.works(quick=False) for size in work.sizes]
+    assert labels == [
+        *("wlc, pinned", "64 KiB, pinned", "100 MiB, pinned", "http, pinned"),
+        *("wlc, unpinned", "64 KiB, unpinned", "100 MiB, unpinned", "http, unpinned"),
+        *("wlc, one core", "http, one core"),
+    ]
+    assert [work.place for work in scenario_relays.works(quick=True)] == ["pinned"]
+
+
+def test_a_relay_that_the_machine_refuses_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scenario_relays.bpf, "available", lambda: "no right to it")
+    assert scenario_relays.relays() == (["copy", "splice"], "no right to it")
+
+
+def test_a_chart_leaves_out_who_has_no_such_figure_and_keeps_less_than_nothing_in_its_frame() -> None:
+    case = relay_case("wlc, pinned", {"beyond": -1.0}, {"beyond": 4.0})
+    svg = document.picture(results.Scenario("K", "Relays", "", ["beyond", "all"], [case]))
+    assert texts(svg)[2:] == [relay_goals.KERNEL, "-1.0 us", "HAProxy tcp", "4.0 us"]
+    widths = [
+        float(node.attrib["width"]) for node in xml.etree.ElementTree.fromstring(svg).iter() if "rect" in node.tag
+    ]
+    assert widths[0] == 0 < widths[1]
+
+
+def test_a_scenario_without_goals_has_no_table_of_them() -> None:
+    assert "| goal |" in document.section(scenario())
+    without = scenario()
+    without.goals = []
+    assert "| goal |" not in document.section(without)
+
+
 # The command line.
 
 
 def test_scenarios_are_chosen_by_their_letters() -> None:
-    assert run.letters("") == list("ABCDEFGHIJ")
+    assert run.letters("") == list("ABCDEFGHIJK")
     assert run.letters("e, A") == ["A", "E"]
     with pytest.raises(argparse.ArgumentTypeError, match="no scenario Z"):
         run.letters("A,Z")

@@ -1,5 +1,6 @@
-"""Draws what docs/architecture.md shows of the code: the states of ktcpvs.model.connection and
-ktcpvs.model.exchange, and the files, each with the first sentence of its docstring.
+"""Draws what documents show of the code: the states of ktcpvs.model.connection and ktcpvs.model.exchange, and the
+files, each with the first sentence of its docstring, in docs/architecture.md; the states of ktcpvs.model.grants in
+docs/kernel-relay.md.
 
 `draw_states.py` writes what stands between the marks; `draw_states.py --check` ends with 1 if that is out of date.
 """
@@ -9,12 +10,12 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from ktcpvs.model import connection, exchange
+from ktcpvs.model import connection, exchange, grants
 
 ROOT = Path(__file__).parent.parent.parent
-DOCUMENT = ROOT / "docs" / "architecture.md"
 BEGIN = "<!-- {} drawn by docs/tools/draw_states.py: begin -->\n"
 END = "<!-- {} drawn by docs/tools/draw_states.py: end -->\n"
 
@@ -71,6 +72,17 @@ def request_states() -> str:
     return f"{picture(exchange.TABLE, {'EACH_REQUEST': exchange.IDLE})}\n\n{table(exchange.TABLE)}"
 
 
+def grant_states() -> str:
+    """Without what changes nothing because it is told late, and without what comes after the end."""
+    late = (grants.HALF, grants.PASSED)
+    shown: Table = {
+        state: {event: after for event, after in row.items() if event not in late or state == grants.GRANTED}
+        for state, row in grants.TABLE.items()
+    }
+    shown[grants.GONE] = {}
+    return table(shown)
+
+
 # The files.
 
 
@@ -89,27 +101,42 @@ def files() -> str:
     return "\n".join(["| file | its one job |", "|---|---|", *lines])
 
 
-def drawn(text: str) -> str:
-    """`text` with everything drawn anew. Raises ValueError when a mark is missing."""
-    for what, draw in (("states", states), ("request states", request_states), ("files", files)):
+# The documents.
+
+DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
+    "architecture.md": {"states": states, "request states": request_states, "files": files},
+    "kernel-relay.md": {"grant states": grant_states},
+}
+"""Name -> what is between the marks -> who draws it."""
+
+
+def drawn(name: str, text: str) -> str:
+    """`text` of that document with everything drawn anew. Raises ValueError when a mark is missing."""
+    for what, draw in DOCUMENTS[name].items():
         begin, end = BEGIN.format(what), END.format(what)
         before, mark, rest = text.partition(begin)
         _, other, after = rest.partition(end)
         if not mark or not other:
-            raise ValueError(f"{DOCUMENT}: the marks of the {what} are missing")
+            raise ValueError(f"{name}: the marks of the {what} are missing")
         text = f"{before}{begin}\n{draw()}\n\n{end}{after}"
     return text
 
 
 def main() -> int:
-    text = DOCUMENT.read_text(encoding="utf-8")
-    new = drawn(text)
-    if "--check" in sys.argv[1:]:
-        if new != text:
-            print(f"{DOCUMENT} is out of date: run docs/tools/draw_states.py", file=sys.stderr)
-        return int(new != text)
-    DOCUMENT.write_text(new, encoding="utf-8")
-    return 0
+    check = "--check" in sys.argv[1:]
+    outdated = 0
+    for name in DOCUMENTS:
+        path = ROOT / "docs" / name
+        text = path.read_text(encoding="utf-8")
+        new = drawn(name, text)
+        if new == text:
+            continue
+        if check:
+            print(f"{path} is out of date: run docs/tools/draw_states.py", file=sys.stderr)
+            outdated = 1
+        else:
+            path.write_text(new, encoding="utf-8")
+    return outdated
 
 
 if __name__ == "__main__":

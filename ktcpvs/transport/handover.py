@@ -15,6 +15,7 @@ from ktcpvs.model.service import AUTO, COPY, KERNEL, SPLICE
 from ktcpvs.system import log as levels
 from ktcpvs.transport.relay.copy import CopyRelay
 from ktcpvs.transport.relay.detach import can_detach, flushed
+from ktcpvs.transport.relay.engines import Relays
 
 if TYPE_CHECKING:
     from ktcpvs.transport.served import Served
@@ -96,7 +97,7 @@ class Handover:
         served, copy = self._served, self._copy
         client, server = copy.inward.source, copy.outward.source
         context, engine = served.context, served.service.engine
-        if engine == KERNEL and served.service.config.relay == AUTO and self._is_bulk():
+        if engine == KERNEL and served.service.config.relay == AUTO and self._is_bulk(context.relays):
             engine = SPLICE
         families = [stream.transport.getHandle().family for stream in (client, server)]
         if engine == KERNEL and socket.AF_UNIX in families:
@@ -116,8 +117,10 @@ class Handover:
         else:
             served.handover = None
 
-    def _is_bulk(self) -> bool:
+    def _is_bulk(self, relays: Relays) -> bool:
         """So much went through already that its reader may not keep up; then the kernel relay would copy."""
+        if relays.refusal(SPLICE) is not None:
+            return False
         copy = self._copy
         seconds = max(self._served.context.wheel.now - self._served.began, 1)
         return copy.inward.bytes + copy.outward.bytes > BULK * seconds

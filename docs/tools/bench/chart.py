@@ -51,8 +51,8 @@ class Group:
 def _bar(bar: Bar, y: float, scale: float) -> list[str]:
     """One bar, its name, its whisker and its number."""
     middle = y + BAR / 2
-    width = statistics.median(bar.values) * scale
-    least, most = (LABELS + value * scale for value in (min(bar.values), max(bar.values)))
+    width = max(statistics.median(bar.values), 0.0) * scale
+    least, most = (LABELS + max(value, 0.0) * scale for value in (min(bar.values), max(bar.values)))
     lines = [
         f'<text x="{LABELS - 10}" y="{middle + 4.5:.1f}" text-anchor="end">{escape(bar.name)}</text>',
         f'<rect class="{"bar ours" if bar.ours else "bar"}" x="{LABELS}" y="{y:.1f}" width="{width:.1f}" '

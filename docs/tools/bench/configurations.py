@@ -51,10 +51,11 @@ RULED = ("http", "hhttp", "phttp", "chttp")
 """Schedulers that serve nobody without a rule."""
 
 
-def ktcpvs(site: Site, scheduler: str) -> str:
-    """The switch. scheduler: its name."""
+def ktcpvs(site: Site, scheduler: str, relay: str = "") -> str:
+    """The switch. scheduler: its name. relay: what carries the bytes; an empty text for what it takes by itself."""
     lines = [f"global {{ keepalive_timeout = {HOUR} read_timeout = {HOUR} pool_size = {CLIENTS} }}"]
     lines += ["Virtual web {", f"    listen = {LOOPBACK}:{site.port}", f"    scheduler = {scheduler}"]
+    lines += [f"    relay = {relay}"] if relay else []
     lines += [f"    server = {server}" for server in site.servers]
     if scheduler in RULED:
         chosen = [(rule.pattern, rule.server) for rule in site.rules] + [(".*", site.default)]
@@ -100,9 +101,11 @@ def haproxy_map(site: Site) -> str:
     return "".join(f"{rule.pattern} s{rule.server}\n" for rule in site.rules if rule.is_regex)
 
 
-def haproxy_tcp(site: Site) -> str:
-    """HAProxy in mode tcp: the server with the fewest connections, which is what `wlc` does."""
+def haproxy_tcp(site: Site, splice: tuple[str, ...] = ()) -> str:
+    """HAProxy in mode tcp: the server with the fewest connections, which is what `wlc` does. splice: its
+    options of that kind; none: it never does."""
     lines = ["listen web", f"    bind {LOOPBACK}:{site.port}", "    balance leastconn"]
+    lines += [f"    option {option}" for option in splice]
     lines += [f"    server s{number} {server}" for number, server in enumerate(site.servers)]
     return HAPROXY.format(mode="tcp", clients=site.clients) + "\n".join([*lines, ""])
 

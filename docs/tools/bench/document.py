@@ -138,6 +138,7 @@ def picture(scenario: Scenario) -> str:
                 name.startswith(OURS),
             )
             for name, measured in case.figures.items()
+            if key in measured
         ]
         what = METRICS[key].title
         groups.append(Group(f"{case.label}: {what}" if case.label else what, tuple(bars)))
@@ -161,7 +162,8 @@ def section(scenario: Scenario) -> str:
         lines += [*table(case, scenario.metrics), ""]
     for note in scenario.notes:
         lines += [wrapped(note), ""]
-    return "\n".join([*lines, *goal_table(scenario.goals), ""])
+    lines += [*goal_table(scenario.goals), ""] if scenario.goals else []
+    return "\n".join(lines)
 
 
 def machine_table(machine: Mapping[str, str]) -> list[str]:

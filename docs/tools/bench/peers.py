@@ -21,6 +21,7 @@ OURS = "ktcpvs"
 HTTP = "HAProxy http"
 HTTP_RULES = "HAProxy http, a rule each"
 TCP = "HAProxy tcp"
+TCP_SPLICE = "HAProxy tcp, always splices"
 NGINX = "nginx"
 FORWARDER = "Twisted portforward"
 
@@ -50,18 +51,19 @@ def has_workers() -> bool:
 
 @contextlib.contextmanager
 def ktcpvs(
-    shop: Workshop, site: Site, scheduler: str, cores: set[int] | None = None, workers: int = 0
+    shop: Workshop, site: Site, scheduler: str, cores: set[int] | None = None, workers: int = 0, relay: str = ""
 ) -> Iterator[Peer]:
-    """The switch, as its users start it. workers: 0 for everything in one process."""
+    """The switch, as its users start it. workers: 0 for everything in one process. relay: what carries the bytes, which
+    is then part of its name; an empty text for what it takes by itself."""
     folder = shop.space(f"ktcpvs-{site.port}")
     control = f"unix:{folder}/control.sock"
-    config = shop.write(f"{folder.name}/ktcpvs.conf", configurations.ktcpvs(site, scheduler))
+    config = shop.write(f"{folder.name}/ktcpvs.conf", configurations.ktcpvs(site, scheduler, relay))
     command = [str(BIN / "ktcpvs"), "--control", control, "--config", str(config)]
     if has_workers():
         command += ["--workers", str(workers)]
     with running(command, cores or shop.proxy, folder / "log", cwd=folder) as started:
         started.wait_until_open(site.port)
-        yield Peer(OURS, site.port, started, control)
+        yield Peer(f"{OURS} {relay}".strip(), site.port, started, control)
 
 
 @contextlib.contextmanager
@@ -91,6 +93,21 @@ def haproxy_rules(shop: Workshop, site: Site) -> Iterator[Peer]:
 @contextlib.contextmanager
 def haproxy_tcp(shop: Workshop, site: Site) -> Iterator[Peer]:
     with haproxy(shop, TCP, site, configurations.haproxy_tcp(site)) as peer:
+        yield peer
+
+
+@contextlib.contextmanager
+def haproxy_splice(shop: Workshop, site: Site) -> Iterator[Peer]:
+    """HAProxy in mode tcp that may splice."""
+    with haproxy(shop, TCP, site, configurations.haproxy_tcp(site, ("splice-auto",))) as peer:
+        yield peer
+
+
+@contextlib.contextmanager
+def haproxy_always(shop: Workshop, site: Site) -> Iterator[Peer]:
+    """HAProxy in mode tcp that splices both ways whatever comes."""
+    text = configurations.haproxy_tcp(site, ("splice-request", "splice-response"))
+    with haproxy(shop, TCP_SPLICE, site, text) as peer:
         yield peer
 
 
@@ -130,6 +147,6 @@ def whose(shop: Workshop, *kinds: Callable[[Workshop, Site], contextlib.Abstract
     return [functools.partial(kind, shop) for kind in kinds]
 
 
-def ours(shop: Workshop, scheduler: str) -> Start:
-    """The switch with this scheduler, as what `start_all` wants."""
-    return lambda site: ktcpvs(shop, site, scheduler)
+def ours(shop: Workshop, scheduler: str, relay: str = "") -> Start:
+    """The switch with this scheduler and relay, as what `start_all` wants."""
+    return lambda site: ktcpvs(shop, site, scheduler, relay=relay)

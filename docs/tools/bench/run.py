@@ -15,6 +15,7 @@ from pathlib import Path
 from bench import (
     machine,
     scenario_memory,
+    scenario_relays,
     scenario_requests,
     scenario_rules,
     scenario_servers,
@@ -40,6 +41,7 @@ SCENARIOS: dict[str, Callable[[Workshop], Scenario]] = {
     "H": scenario_memory.run,
     "I": scenario_workers.run,
     "J": scenario_table.run,
+    "K": scenario_relays.run,
 }
 
 

@@ -49,10 +49,12 @@ class Workshop:
 
 @frozen
 class Servers:
-    """Real servers. addresses: HOST:PORT of each, the first one of those that have several."""
+    """Real servers. addresses: HOST:PORT of each, the first one of those that have several. files: the folder of their
+    files. running: their program."""
 
     addresses: tuple[str, ...]
     files: Path
+    running: Running
 
 
 @contextlib.contextmanager
@@ -80,7 +82,7 @@ def servers(shop: Workshop, count: int = 3, cores: set[int] | None = None, worke
     with nginx(shop, "servers", body, cores or shop.load, limit, workers) as started:
         for port in ports:
             started.wait_until_open(port)
-        yield Servers(addresses, files)
+        yield Servers(addresses, files, started)
 
 
 @contextlib.contextmanager

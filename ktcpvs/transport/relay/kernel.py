@@ -96,6 +96,9 @@ class KernelRelay(BareRelay):
     # What is told.
 
     def _ready(self, into: Direction, out: Direction, events: int) -> None:
+        self._safely(self._is_ready, into, out, events)
+
+    def _is_ready(self, into: Direction, out: Direction, events: int) -> None:
         if events & ERR and self._is_broken(into, out):
             return
         if events & OUT and out.state is BLOCKED:
@@ -229,7 +232,7 @@ class KernelRelay(BareRelay):
         try:
             program, slot = kernel.take()
         except BPFError as error:
-            _log.warn("a relay stays in this process: {why}", why=error)
+            _log.debug("a relay stays in this process: {why}", why=error)
             return
         ways = (inward, slot), (outward, slot + 1)
         try:
@@ -275,12 +278,13 @@ class KernelRelay(BareRelay):
 
     def _extend(self, way: Direction) -> None:
         """Half of the grant is used."""
-        window = grants.next_window(way.window, way.behind(), self._kernel.window)
+        behind = way.behind()
+        window = grants.next_window(way.window, behind, self._kernel.window)
         program = way.program
         if window and program is not None:
             way.window = window
-            redirected = program.redirected(way.slot)
-            program.grant(way.slot, way.read, redirected + window, redirected + window // 2)
+            redirected, more = program.redirected(way.slot), window - behind
+            program.grant(way.slot, way.read, redirected + more, redirected + more // 2)
 
     # Looking again.
 

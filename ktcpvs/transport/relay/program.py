@@ -180,7 +180,7 @@ def instructions(slot_of: int, targets: int, done: int, grants: int, events: int
 class Program:
     """The program at work, with room for `slots` directions. Raises BPFError when the kernel refuses.
 
-    It costs ten descriptors. Sockets leave the maps by themselves when they are closed.
+    It costs eleven descriptors. Sockets leave the maps by themselves when they are closed.
     """
 
     def __init__(self, slots: int) -> None:
