@@ -4,13 +4,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help demo test bench lint clean
+.PHONY: help demo test bench soak-relays lint clean
 
 help:
 	@echo "make demo            three web servers and the switch on loopback; the example, played through tcpvsadm"
 	@echo "make demo ONESHOT=1  the same, checked, and ended at once"
 	@echo "make test            every test; TESTS='tests/model -k rules' for some"
 	@echo "make bench           the switch and its peers, measured; writes docs/benchmarks.md. QUICK=1: in two minutes; ONLY=A,E: some"
+	@echo "make soak-relays     100,000 connections through all relays, a minute of kills, clients that do not read; 8 minutes"
 	@echo "make lint            ruff, mypy and the floors of the house"
 	@echo "make clean           remove the environment and what was built"
 
@@ -31,6 +32,9 @@ test: $(VENV)/ready
 bench: $(VENV)/ready
 	@docs/tools/debian-packages haproxy nginx=nginx-light wrk
 	@$(BIN)/python docs/tools/bench $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
+
+soak-relays: $(VENV)/ready
+	@$(BIN)/python tests/soak/relays.py $(SOAK)
 
 lint: $(VENV)/ready
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

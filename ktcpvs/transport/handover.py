@@ -15,7 +15,6 @@ from ktcpvs.model.service import AUTO, COPY, KERNEL, SPLICE
 from ktcpvs.system import log as levels
 from ktcpvs.transport.relay.copy import CopyRelay
 from ktcpvs.transport.relay.detach import can_detach, flushed
-from ktcpvs.transport.relay.engines import Relays
 
 if TYPE_CHECKING:
     from ktcpvs.transport.served import Served
@@ -30,6 +29,9 @@ BULK = 16 << 20
 """Bytes a second; what is left of a connection that moves more is spliced where `relay = auto` would give it to the
 kernel relay."""
 
+EARLY = 0.0625
+"""Seconds after a lot came at once; what has moved as much in them as `BULK` is for that time need not wait longer."""
+
 JOINED = (connection.RELAYING, exchange.SWITCHED)
 
 BEGINNING = "it is just beginning"
@@ -39,7 +41,7 @@ BEGINNING = "it is just beginning"
 class Handover:
     """One for each connection that waits for an engine, dropped when it has it or will never have it."""
 
-    __slots__ = ("_attempts", "_call", "_copy", "_finished", "_looks", "_served")
+    __slots__ = ("_attempts", "_bulk", "_call", "_copy", "_early", "_finished", "_looks", "_served")
 
     def __init__(self, served: Served, copy: CopyRelay, finished: Callable[[], object], after: int) -> None:
         """copy: what relays now. finished: to be called when both directions have ended. after: seconds; 0: as soon as
@@ -50,8 +52,11 @@ class Handover:
         self._attempts = 0
         self._looks = 0  # in this attempt; while there are some, neither side is read
         self._call: Any = None  # the one thing that is waited for: it can be cancelled
+        self._bulk = False  # it was found to be bulk early
+        self._early: Any = None  # a look whether it is bulk, before its time has come
         if after:
             self._call = served.context.wheel.after(after, self._look)
+            copy.inward.source.much = copy.outward.source.much = self._much
         else:
             self._soon(0)
 
@@ -60,6 +65,27 @@ class Handover:
         call, self._call = self._call, None
         if call is not None:
             call.cancel()
+        self._forget_early()
+
+    def _forget_early(self) -> None:
+        early, self._early = self._early, None
+        if early is not None:
+            early.cancel()
+
+    def _much(self) -> None:
+        """A lot has come at once: it may be bulk."""
+        if self._early is None and self._call is not None and not self._attempts + self._looks and self._may_splice():
+            self._early = self._served.context.reactor.callLater(EARLY, self._look_early, self._moved())
+
+    def _look_early(self, before: int) -> None:
+        self._early = None
+        if self._call is not None and not self._attempts + self._looks and self._moved() - before > BULK * EARLY:
+            self._bulk = True
+            self._call.cancel()
+            self._look()
+
+    def _moved(self) -> int:
+        return self._copy.inward.bytes + self._copy.outward.bytes
 
     def _soon(self, seconds: float) -> None:
         self._call = self._served.context.reactor.callLater(seconds, self._look)
@@ -67,6 +93,7 @@ class Handover:
     def _look(self) -> None:
         """Now?"""
         self._call = None
+        self._forget_early()
         copy = self._copy
         client, server = copy.inward.source, copy.outward.source
         obstacle = self._obstacle() or can_detach(client) or can_detach(server)
@@ -97,7 +124,7 @@ class Handover:
         served, copy = self._served, self._copy
         client, server = copy.inward.source, copy.outward.source
         context, engine = served.context, served.service.engine
-        if engine == KERNEL and served.service.config.relay == AUTO and self._is_bulk(context.relays):
+        if engine == KERNEL and self._may_splice() and self._is_bulk():
             engine = SPLICE
         families = [stream.transport.getHandle().family for stream in (client, server)]
         if engine == KERNEL and socket.AF_UNIX in families:
@@ -116,14 +143,20 @@ class Handover:
             self._part()
         else:
             served.handover = None
+            joined = served.service.joined
+            joined[COPY] -= 1
+            joined[engine] += 1
 
-    def _is_bulk(self, relays: Relays) -> bool:
+    def _may_splice(self) -> bool:
+        """Bulk is spliced where the service takes the best there is."""
+        service = self._served.service
+        wants = service.engine == KERNEL and service.config.relay == AUTO
+        return wants and service.context.relays.refusal(SPLICE) is None
+
+    def _is_bulk(self) -> bool:
         """So much went through already that its reader may not keep up; then the kernel relay would copy."""
-        if relays.refusal(SPLICE) is not None:
-            return False
-        copy = self._copy
         seconds = max(self._served.context.wheel.now - self._served.began, 1)
-        return copy.inward.bytes + copy.outward.bytes > BULK * seconds
+        return self._bulk or self._moved() > BULK * seconds
 
     def _try_again(self) -> None:
         self._go_on()

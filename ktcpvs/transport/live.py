@@ -14,7 +14,7 @@ from ktcpvs.interfaces import CONNECTION, EACH_REQUEST, IBindsInSteps, IWatches
 from ktcpvs.model.address import Address, Unix
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import Choice, Request, ServiceView
-from ktcpvs.model.service import AUTO, COPY, NO_LOG, VirtualService
+from ktcpvs.model.service import AUTO, COPY, KERNEL, NO_LOG, SPLICE, VirtualService
 from ktcpvs.protocols.forwarding import FIELDS, Forwarding
 from ktcpvs.system import log as levels
 from ktcpvs.system.accesslog import AccessLog
@@ -49,6 +49,7 @@ class LiveService:
     clients. known: header lines, with the client's address where it forwards, and what they say.
     requests: whole requests that came before. engine: the name of the relay that serves; engine_why: why it is not the
     one asked for or the best one, or ""; engine_after: how many seconds a connection is relayed by copying first.
+    joined: relay -> how many connections it carries, or has carried to their end; those that it gave away are not its.
 
     total: client connections accepted. refused: those that got no server. ended_in, ended_out: bytes of
     connections that have ended.
@@ -69,6 +70,7 @@ class LiveService:
         self.is_quick = False
         self.engine, self.engine_why = COPY, ""
         self.engine_after = 0
+        self.joined = dict.fromkeys((COPY, SPLICE, KERNEL), 0)
         self._access_log: AccessLog | None = None
         self._is_deleted = False
         self._looking = False

@@ -166,6 +166,7 @@ class Served(ABC):
     def _hand_over(self, relay: CopyRelay, finished: Callable[[], object]) -> None:
         """Both sides are joined: where the service has an engine it takes over, now or when it is worth it."""
         service = self.service
+        service.joined[COPY] += 1
         if service.engine != COPY and self.state != CLOSED:
             self.handover = Handover(self, relay, finished, service.engine_after)
 

@@ -30,7 +30,7 @@ def nothing(*_: Any) -> None:
 @implementer(IHalfCloseableProtocol)
 class Stream(Protocol):
     """made(): connected. dataReceived(data). ended(): the peer will send no more. lost(clean): it is over;
-    clean: False after a reset or another error.
+    clean: False after a reset or another error. much(): the peer sends a lot; told once at most, and by uvloop's only.
 
     resting: its owner has what it wants of the peer, and need not be told should that go away."""
 
@@ -41,6 +41,7 @@ class Stream(Protocol):
         self.made = made
         self.ended: Callable[[], object] = nothing
         self.lost: Callable[[bool], object] = nothing
+        self.much: Callable[[], object] = nothing
         self.is_open = False
         self.resting = False
 
@@ -69,7 +70,7 @@ class Stream(Protocol):
         lost(clean)
         # Nothing of a connection may hold on to the rest of it: memory comes back now, not when cycles are sought.
         self.transport = None
-        self.made = nothing
+        self.made = self.much = nothing
 
     def unsent(self) -> int:
         """Bytes that the peer has not taken yet, as far as the system knows; 0 when it is over."""

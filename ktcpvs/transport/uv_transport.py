@@ -166,6 +166,7 @@ class UVTransport:
     def data_received(self, data: bytes) -> None:
         if len(data) >= MUCH:
             self._uv.set_protocol(_InPieces(self))
+            self.stream.much()  # type: ignore[union-attr]
         self.stream.dataReceived(data)  # type: ignore[union-attr]
 
     def piece_received(self, size: int) -> None:
@@ -370,6 +371,9 @@ class _Held:
     def dataReceived(self, data: bytes) -> None:
         self._data = data
         self._transport.pauseProducing()
+
+    def much(self) -> None:
+        self._stream.much()
 
     def readConnectionLost(self) -> None:
         self._ended = True

@@ -156,9 +156,10 @@ def _destination_stats(
     }
 
 
-def _relay(live: LiveService | None) -> dict[str, str] | None:
-    """Which relay serves, and why it is not the one asked for or the best one; None for a service that does not run."""
-    return {"in_use": live.engine, "why": live.engine_why} if live is not None else None
+def _relay(live: LiveService | None) -> dict[str, Any] | None:
+    """Which relay serves, why it is not the one asked for or the best one, and how many connections each has carried;
+    None for a service that does not run."""
+    return {"in_use": live.engine, "why": live.engine_why, "joined": dict(live.joined)} if live is not None else None
 
 
 def _service_stats(live: LiveService | None) -> dict[str, int]:

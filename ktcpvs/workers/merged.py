@@ -33,12 +33,20 @@ def _service(own: dict[str, Any], told: Sequence[dict[str, Any]]) -> dict[str, A
         if name in own:
             merged[name] = _added(own[name], [one[name] for one in told if name in one])
     servers = [{server["address"]: server["stats"] for server in one["servers"]} for one in told]
-    merged["stats"]["relay"] = next((one["stats"]["relay"] for one in told), own["stats"]["relay"])
+    merged["stats"]["relay"] = _relay(own["stats"]["relay"], [one["stats"]["relay"] for one in told])
     merged["servers"] = [
         {**row, "stats": _added(row["stats"], [one[row["address"]] for one in servers if row["address"] in one])}
         for row in own["servers"]
     ]
     return merged
+
+
+def _relay(own: dict[str, Any] | None, told: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
+    seen = [one for one in told if one is not None]
+    if not seen:
+        return own
+    joined = {name: sum(one["joined"][name] for one in seen) for name in seen[0]["joined"]}
+    return {**seen[0], "joined": joined}
 
 
 def _added(own: dict[str, Any], counts: Sequence[dict[str, Any]]) -> dict[str, Any]:

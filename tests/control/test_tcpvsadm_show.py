@@ -60,7 +60,8 @@ def stats(n: int) -> dict[str, Any]:
 
     answer, of_server = table(), ("failures", "kept", "reused")
     for index, service in enumerate(answer["services"]):
-        relay = {"in_use": "kernel", "why": ""} if service["running"] else None
+        joined = {"copy": 0, "splice": 0, "kernel": 0}
+        relay = {"in_use": "kernel", "why": "", "joined": joined} if service["running"] else None
         service["stats"] = {**counters(100 * index + 10, "refused", "queued"), "relay": relay}
         for number, server in enumerate(service["servers"]):
             server["stats"] = counters(100 * index + 20 + 10 * number, *of_server)
@@ -147,8 +148,16 @@ def test_stats() -> None:
 
 def test_stats_say_why_a_service_has_no_better_relay() -> None:
     answer = stats(1)
-    answer["services"][0]["stats"]["relay"] = {"in_use": "copy", "why": "kernel: needs CAP_BPF and CAP_NET_ADMIN"}
+    relay = answer["services"][0]["stats"]["relay"]
+    relay.update(in_use="copy", why="kernel: needs CAP_BPF and CAP_NET_ADMIN")
     line = "  relay copy (kernel: needs CAP_BPF and CAP_NET_ADMIN)\n"
+    assert show.stats(answer) == show.stats(stats(1)).replace("  relay kernel\n", line)
+
+
+def test_stats_say_what_has_carried_the_connections() -> None:
+    answer = stats(1)
+    answer["services"][0]["stats"]["relay"]["joined"] = {"copy": 3, "splice": 0, "kernel": 20}
+    line = "  relay kernel; connections: copy 3, kernel 20\n"
     assert show.stats(answer) == show.stats(stats(1)).replace("  relay kernel\n", line)
 
 

@@ -323,15 +323,18 @@ def test_a_websocket_after_its_upgrade(daemon: Daemon, stack: contextlib.ExitSta
 
 # What is said of it.
 
+NO_CONNECTIONS = {"copy": 0, "splice": 0, "kernel": 0}
+
 
 def test_stats_say_which_relay_serves(daemon: Daemon, serve: Serve) -> None:
     server = serve(echo).address
     for relay in ("copy", "splice"):
         daemon.service(relay, free_port(), server, relay=relay)
-        assert daemon.stats(relay)["stats"]["relay"] == {"in_use": relay, "why": ""}
+        assert daemon.stats(relay)["stats"]["relay"] == {"in_use": relay, "why": "", "joined": NO_CONNECTIONS}
     daemon.service("off", free_port(), server)
     daemon.set(zerocopy_send=0)
-    assert daemon.stats("off")["stats"]["relay"] == {"in_use": "copy", "why": "zerocopy_send = 0"}
+    refused = {"in_use": "copy", "why": "zerocopy_send = 0", "joined": NO_CONNECTIONS}
+    assert daemon.stats("off")["stats"]["relay"] == refused
     shown = daemon.adm("--stats").stdout.splitlines()
     lines = [line for line in shown if line.startswith("  relay ")]
     assert lines == ["  relay copy", "  relay copy (zerocopy_send = 0)", "  relay splice"] or lines == [
@@ -390,7 +393,8 @@ def test_a_daemon_without_the_rights_refuses_the_kernel_and_copies(
     refused = daemon.adm("-E", "-i", "web", "relay=kernel", check=False)
     assert (refused.returncode, refused.stderr) == (1, f"tcpvsadm: edit-service web: {REFUSAL}\n")
     why = "kernel: needs CAP_BPF and CAP_NET_ADMIN"
-    wait_for(lambda: daemon.stats("web")["stats"]["relay"] == {"in_use": "copy", "why": why})
+    relay = {"in_use": "copy", "why": why, "joined": NO_CONNECTIONS}
+    wait_for(lambda: daemon.stats("web")["stats"]["relay"] == relay)
     assert f"\n  relay copy ({why})\n" in daemon.adm("--stats").stdout
     with dial((LOOPBACK, port)) as client:
         client.sendall(b"hello")

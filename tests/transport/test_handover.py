@@ -28,13 +28,14 @@ from ktcpvs.system.log import NON_FATAL, EventLog
 from ktcpvs.transport import handover
 from ktcpvs.transport.context import Context, Descriptors
 from ktcpvs.transport.director import Director
-from ktcpvs.transport.handover import ATTEMPTS
+from ktcpvs.transport.handover import ATTEMPTS, EARLY
 from ktcpvs.transport.live import LiveService
 from ktcpvs.transport.relay.copy import CopyRelay
 from ktcpvs.transport.relay.detach import flushed
 from ktcpvs.transport.relay.engines import Relays
 from ktcpvs.transport.relay.splice import SpliceRelay
 from ktcpvs.transport.served import Served
+from ktcpvs.transport.uv_transport import UVTransport
 
 BULK = random.Random(1).randbytes(32_000_000)
 """More than the kernel's buffers on the way take."""
@@ -391,6 +392,40 @@ def test_bulk_in_both_directions_passes_unharmed(make: Make) -> None:
         assert (switch.live.ended_in, switch.live.ended_out) == total
         switch.live.ended_in = switch.live.ended_out = 0
     assert switch.relays.asked > 0
+
+
+@pytest.mark.parametrize(("engine", "option"), [("kernel", "auto"), ("kernel", "kernel"), ("splice", "auto")])
+def test_bulk_is_seen_before_its_time_has_come(make: Make, thread: ReactorThread, engine: str, option: str) -> None:
+    """Only where it changes what takes over: bulk is spliced under `auto` instead of given to the kernel."""
+    switch = make(WLC)
+    switch.relays.engine = engine
+    switch.thread.run(switch.does, EditService("s", {"relay": option}))
+    switch.thread.run(switch.live.look_at_settings)
+    switch.live.engine_after = 1  # an option that names its relay does not wait
+    one = switch.join()
+    relay = one.connection.relay
+    pouring = Pouring(one.server, one.client, 1)
+    early = (engine, option) == ("kernel", "auto") and isinstance(one.connection.client.transport, UVTransport)
+    if early:
+        one.is_handed_over()
+    else:
+        wait_for(lambda: pouring.received > 100_000_000)
+        assert one.connection.relay is relay
+    pouring.ends()
+    assert switch.live.joined == {"copy": not early, "splice": early, "kernel": 0}
+
+
+def test_a_lot_at_once_is_not_yet_bulk(make: Make) -> None:
+    switch = make(WLC)
+    switch.relays.engine = "kernel"
+    switch.thread.run(switch.live.look_at_settings)
+    one = switch.join()
+    relay = one.connection.relay
+    for _ in range(3):
+        one.server.sendall(BULK[:300_000])
+        assert read_exactly(one.client, 300_000) == BULK[:300_000]
+        time.sleep(2 * EARLY)
+    assert one.connection.relay is relay
 
 
 # Who has not been sent all that is his.

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import test_relay_splice as like_splice
 from reactors import ReactorThread, descriptors
-from servers import read_all, read_exactly, wait_for
+from servers import read_all, read_exactly, reset, wait_for
 from test_relay_splice import BULK, Joined, Sending
 from test_relay_splice import thread as thread
 
@@ -106,6 +106,23 @@ def test_what_waits_unread_when_it_is_joined_goes_through_the_kernel(relays: Rel
     assert read_exactly(one.server, 100_000) == BULK[:100_000]
     wait_for(lambda: one.relay.is_joined)
     assert one.relay.inward.bytes == 100_000
+
+
+@pytest.mark.parametrize("said", [b"", BULK[:100_000]])
+@pytest.mark.parametrize("who", ["client", "server"])
+def test_one_who_was_reset_before_it_begins(relays: Relays, who: str, said: bytes) -> None:
+    """The first direction that is read finds out, and then the other one is gone before it was read."""
+    one = Joined(relays)
+    one.do(lambda: (one.inner.stream.pause(), one.outer.stream.pause()))
+    leaves, line, stays = one.client, one.inner, one.server
+    if who == "server":
+        leaves, line, stays = one.server, one.outer, one.client
+    stays.sendall(said)
+    reset(leaves)
+    wait_for(lambda: relays.thread.run(line.stream.is_gone))
+    one.start()
+    with pytest.raises(ConnectionResetError):
+        read_all(stays)
 
 
 def test_a_slow_reader_gets_no_more_than_its_window_ahead(relays: Relays) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ktcpvs.workers.merged import connections, stats
 
-COPIES = {"in_use": "copy", "why": "kernel: needs CAP_BPF and CAP_NET_ADMIN"}
+COPIES = {"in_use": "copy", "why": "kernel: needs CAP_BPF and CAP_NET_ADMIN", "joined": {"copy": 0, "kernel": 0}}
 
 
 def counts(active: int, total: int = 0) -> dict[str, int]:
@@ -65,12 +65,25 @@ def test_a_worker_that_is_an_edit_behind_or_ahead_counts_where_it_agrees() -> No
     )
 
 
+def relayed(copied: int, kernel: int) -> dict[str, Any]:
+    return {"in_use": "kernel", "why": "", "joined": {"copy": copied, "kernel": kernel}}
+
+
 def test_which_relay_serves_says_the_first_worker() -> None:
-    kernel = {"in_use": "kernel", "why": ""}
-    own, first = answer(service("web", NONE, {})), answer(service("web", NONE, {}, relay=kernel))
+    own, first = answer(service("web", NONE, {})), answer(service("web", NONE, {}, relay=relayed(0, 0)))
     assert stats(own, [first, own]) == first
     assert stats(own, [answer(), first, own]) == first
     assert stats(first, [own]) == own
+
+
+def test_connections_of_each_relay_add_up() -> None:
+    own, one, other = (answer(service("web", NONE, {}, relay=relayed(*n))) for n in ((0, 0), (1, 20), (3, 50)))
+    assert stats(own, [one, other]) == answer(service("web", NONE, {}, relay=relayed(4, 70)))
+
+
+def test_a_service_that_no_worker_runs_has_no_relay() -> None:
+    own = answer(service("web", NONE, {}, relay=None))
+    assert stats(own, [own, own]) == own
 
 
 def test_connections_stand_one_after_another_with_their_worker() -> None:

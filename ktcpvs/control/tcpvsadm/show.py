@@ -190,9 +190,11 @@ def _counted(
     return f"{heading(answer['version'])}\n{_aligned(rows, '<<<' + '>' * len(of_service))}"
 
 
-def _relay(relay: dict[str, str]) -> str:
-    why = relay["why"]
-    return f"  relay {relay['in_use']}{why and f' ({_line(why)})'}"
+def _relay(relay: dict[str, Any]) -> str:
+    """ "relay copy (why nothing better)", and who has carried how many connections, once there were some."""
+    why, joined = relay["why"], relay.get("joined", {})
+    counts = ", ".join(f"{name} {count}" for name, count in joined.items() if count)
+    return f"  relay {relay['in_use']}{why and f' ({_line(why)})'}{counts and f'; connections: {counts}'}"
 
 
 def _aligned(rows: Sequence[Sequence[str]], sides: str) -> str:

@@ -83,7 +83,10 @@ class KernelRelay(BareRelay):
                 way.state = BLOCKED
         super().start(waiting, answer)
         for way in self.inward, self.outward:
-            self._safely(self._write if way.state is BLOCKED else self._read, way)
+            if way.state is BLOCKED:
+                self._safely(self._write, way)
+            elif way.state is READING:  # the other one may have found this one's end
+                self._safely(self._read, way)
 
     def idle_since(self) -> int:
         """The wheel's tick at which the last bytes came, either way, as the kernel knows it."""
@@ -271,8 +274,10 @@ class KernelRelay(BareRelay):
 
     def _check(self, way: Direction) -> None:
         """Has something been passed before the grant was made? Then nobody tells."""
+        if way.state is not GRANTED:
+            return
         silent_for(way.from_side.sock)  # waits until the program has done with the packet it has
-        if way.state is GRANTED and way.unread():
+        if way.unread():
             way.happened(grants.VOID)
             self._read(way)
 

@@ -1,0 +1,44 @@
+"""Hundreds of connections at once through each relay, of random sizes, pieces, pauses and ends; nothing may be lost.
+
+`make soak-relays` does the same with many more of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from servers import LOOPBACK, free_port
+from storm import Storm
+
+from .harness import Daemon
+
+pytestmark = pytest.mark.e2e
+
+SEED = 20261123
+
+
+@pytest.fixture
+def daemon(lasting_daemon: Daemon) -> Iterator[Daemon]:
+    yield lasting_daemon
+    lasting_daemon.clear()
+
+
+@pytest.mark.parametrize(
+    ("relay", "after", "count", "lives"),
+    [("copy", 0, 400, 0), ("splice", 0, 400, 0), ("kernel", 0, 400, 0), ("auto", 0, 400, 0), ("auto", 1, 300, 2.5)],
+)
+def test_what_is_said_is_heard_and_counted(daemon: Daemon, relay: str, after: int, count: int, lives: float) -> None:
+    port, serve_at = free_port(), free_port()
+    daemon.set(relay_after=after)
+    daemon.service("s", port, f"{LOOPBACK}:{serve_at}", relay=relay)
+    storm = Storm(port, serve_at, count, SEED, at_once=count if lives else 100, lives=lives)
+    storm.run()
+    assert storm.failures == []
+    daemon.wait_until_empty()
+    stats = daemon.stats("s")["stats"]
+    assert (stats["total"], stats["bytes_in"], stats["bytes_out"]) == (count, storm.bytes_in, storm.bytes_out)
+    joined = stats["relay"]["joined"]
+    assert sum(joined.values()) > count * 0.9  # some are over before they are joined
+    if relay != "copy" and stats["relay"]["in_use"] != "copy":
+        assert joined[stats["relay"]["in_use"]] > count / 10, joined
