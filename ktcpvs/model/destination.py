@@ -13,7 +13,8 @@ class Destination:
 
     address: Address. weight, maxconn: int, follow every edit; maxconn 0: no limit. active: connections that it has now,
     those being made included; for schedulers that decide per request, requests. total: those that were made. failures:
-    connections that could not be made. reused: requests that went on a kept connection. bytes_in: bytes from clients to
+    connections that could not be made, and requests that were not answered. heard: the tick when it last said something
+    to a request. reused: requests that went on a kept connection. bytes_in: bytes from clients to
     it. bytes_out: bytes from it to clients. freed: called with it when one that counted has ended; None: nobody waits.
     watchers: called with it whenever `active` changes. is_shared: `active` changes without anybody being told.
     """
@@ -21,8 +22,8 @@ class Destination:
     is_shared = False
 
     __slots__ = (
-        "active", "address", "bytes_in", "bytes_out", "failures", "freed", "maxconn", "reused", "total", "watchers",
-        "weight",
+        "active", "address", "bytes_in", "bytes_out", "failures", "freed", "heard", "maxconn", "reused", "total",
+        "watchers", "weight",
     )  # fmt: skip
 
     def __init__(self, address: Address, weight: int = 1, maxconn: int = 0) -> None:
@@ -35,6 +36,7 @@ class Destination:
         self.active = 0
         self.total = 0
         self.failures = 0
+        self.heard = 0
         self.bytes_in = 0
         self.bytes_out = 0
 

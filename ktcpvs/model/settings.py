@@ -66,6 +66,16 @@ class Settings:
     response_timeout: int = _setting(
         60, 1, DAY, "seconds", "how long a server may take to begin its answer; for schedulers that decide per request"
     )
+    first_byte_timeout: int = _setting(
+        10, 0, DAY, "seconds", "an idempotent request that has waited so long for a server that answers nobody goes to "
+        "another one; 0: never"
+    )  # fmt: skip
+    retry_budget: int = _setting(
+        20, 0, 100, "percent", "so many of a service's live requests may be retries of what a server did not answer"
+    )
+    retry_least: int = _setting(
+        10, 0, 65535, "requests", "so many retries at once are within the budget, however few requests are live"
+    )
     pool_size: int = _setting(64, 0, 65535, "connections", "how many idle connections are kept for one real server")
     head_timeout: int = _setting(10, 1, 3600, "seconds", "how long a client may take to send a request's head")
     head_size: int = _setting(65536, 512, 1 << 20, "bytes", "the longest head of a request")

@@ -147,7 +147,9 @@ class Exchange(Upgrading):
 
     def server_data(self, data: bytes) -> None:
         """What the server sends."""
-        self._since = self.context.wheel.now
+        self._since = now = self.context.wheel.now
+        if self.server is not None:
+            self.server.destination.heard = now
         answer = self._answer
         if answer is None:
             server = self.server
@@ -358,7 +360,40 @@ class Exchange(Upgrading):
         self.request.tried.add(destination)
         if self.lease is not None:
             self.lease.end(failed=True)
-        self._choose()
+        if self.service.may_retry():
+            self._choose()
+        else:
+            self._fail(502, f"{UNANSWERED}, and there are as many retries as retry_budget allows")
+
+    def _lease(self, destination: Destination) -> Lease:
+        if self._again and self.request.tried:
+            return self.service.retries.lease(destination)
+        return destination.lease()
+
+    def _is_silent(self, waited: int) -> None:
+        """Nothing has come for so many seconds: when its server answers nobody else either, another one serves."""
+        timeout, server = self.context.settings.first_byte_timeout, self.server
+        if not timeout or waited < timeout or not self._may_repeat or self._received or server is None:
+            return
+        silent = server.destination
+        if silent.heard > self._since or silent in self.request.tried:
+            return
+        choice = self.service.instead_of_silent(silent, self.request)
+        if choice is None:
+            return
+        why = f"no answer within {timeout} seconds"
+        form = "service {ident}: server {server} is silent: {why}"
+        self.context.log.event(levels.NON_FATAL, form, ident=self.service.ident, server=silent.address, why=why)
+        self._happened(life.SILENT)
+        if self.entry is not None:
+            self.entry.retried()
+        if self.lease is not None:
+            self.lease.end(failed=True)
+        self._let_go(reset=True)
+        self._again = (*self._again, silent)
+        self.request.tried.add(silent)
+        self._chosen(choice)
+        self._serve(choice)
 
     def _fail(self, status: int, why: str) -> None:
         """The switch answers this request itself."""

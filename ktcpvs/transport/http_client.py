@@ -121,6 +121,10 @@ class HTTPClient(Parting):
     def _settle(self, ending: str = "") -> None:
         """Count out the current request. ending: why it ended; "": as the connection does."""
 
+    @abstractmethod
+    def _is_silent(self, waited: int) -> None:
+        """Its server has said nothing for so many seconds."""
+
     # What happens to it.
 
     def _opened(self) -> None:
@@ -376,6 +380,8 @@ class HTTPClient(Parting):
         elif settings.read_timeout and waited > settings.read_timeout and state in (life.ANSWERING, life.SWITCHED):
             self.expire(life.READ_TIMEOUT)
             return
+        elif state == life.WAITING:
+            self._is_silent(waited)
         if self.state not in (life.CLOSED, life.REFUSING):
             if self.client.resting and not self._held:  # it takes long: who goes away meanwhile shall be noticed
                 self.client.resting = False
@@ -385,7 +391,8 @@ class HTTPClient(Parting):
     def _watch_period(self) -> int:
         """Seconds until the next look: as short as the shortest timeout, if that is less than usual."""
         settings = self.context.settings
-        return min(WATCH, settings.head_timeout, settings.keepalive_timeout, settings.response_timeout)
+        first_byte = settings.first_byte_timeout or WATCH
+        return min(WATCH, settings.head_timeout, settings.keepalive_timeout, settings.response_timeout, first_byte)
 
     def _rest_timer(self) -> None:
         self._set_timer(self._watch_period(), self._watch)

@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from ktcpvs.interfaces import CONNECTION, EACH_REQUEST, IBindsInSteps, IWatches
 from ktcpvs.model.address import Address, Unix
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.retries import RetryBudget
 from ktcpvs.model.scheduling import Choice, Request, ServiceView
 from ktcpvs.model.service import AUTO, COPY, KERNEL, NO_LOG, SPLICE, VirtualService
 from ktcpvs.protocols.forwarding import FIELDS, Forwarding
@@ -84,6 +85,7 @@ class LiveService:
         self.requests: dict[bytes, KnownRequest] = {}
         self.total = 0
         self.refused = 0
+        self.retries = RetryBudget()
         self.ended_in = 0
         self.ended_out = 0
         self.usable: frozenset[Destination] = frozenset()
@@ -346,8 +348,24 @@ class LiveService:
         """Another choice, since the one made has no room now; None: wait for room."""
         if choice.waits:
             return None
+        return self._another(request, {destination for destination in self._limited if destination.is_full})
+
+    def instead_of_silent(self, silent: Destination, request: Request) -> Choice | None:
+        """Another choice, since that destination does not answer; None: there is none, or no room for more retries."""
+        if not self.may_retry():
+            return None
+        return self._another(request, {silent, *(destination for destination in self._limited if destination.is_full)})
+
+    def may_retry(self) -> bool:
+        """May one more request that a server did not answer go to another one?"""
+        settings = self.context.settings
+        live = sum(destination.own for destination in self.usable)
+        return self.retries.allows(live, settings.retry_budget, settings.retry_least)
+
+    def _another(self, request: Request, not_these: set[Destination]) -> Choice | None:
+        """Whom the scheduler chooses, at once, besides these."""
         tried = request.tried
-        request.tried = tried.union(destination for destination in self._limited if destination.is_full)
+        request.tried = tried | not_these
         try:
             other = self.scheduler.choose(request)
             usable = isinstance(other, Choice) and other.destination in self.usable.difference(request.tried)

@@ -283,7 +283,7 @@ class Served(ABC):
 
     def _chosen(self, choice: Choice) -> None:
         self.choice = choice
-        self.lease = choice.destination.lease()
+        self.lease = self._lease(choice.destination)
         if self.entry is not None:
             self.entry.chosen(choice)
         log = self.context.log
@@ -296,6 +296,10 @@ class Served(ABC):
                 server=choice.destination.address,
                 why=choice.reason,
             )
+
+    def _lease(self, destination: Destination) -> Lease:
+        """A place there."""
+        return destination.lease()
 
     def _not_connected(self, why: Failure) -> None:
         """The server that was called does not answer: the next one."""

@@ -1,0 +1,70 @@
+"""A server that is stopped by SIGSTOP accepts still and never answers: no request fails by it."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import closing
+
+import pytest
+from servers import LOOPBACK, Nginx, free_port, wait_for
+
+from .harness import Daemon
+
+pytestmark = pytest.mark.e2e
+
+CLIENTS = 8
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_frozen_server_costs_no_request(
+    make_daemon: Callable[..., Daemon], nginx: Callable[[str], Nginx], workers: int
+) -> None:
+    daemon = make_daemon(workers=workers)
+    daemon.start()
+    daemon.set(first_byte_timeout=1)  # by default it takes longer, and ends as well
+    freezes, lives = nginx("freezes"), nginx("lives")
+    port = free_port()
+    rule = (".*", freezes.address), (".*", lives.address)
+    daemon.service("web", port, freezes.address, lives.address, scheduler="phttp", balance="rr", rules=rule)
+    enough = threading.Event()
+    answers: list[list[bytes]] = [[] for _ in range(CLIENTS)]
+
+    def ask(mine: list[bytes]) -> None:
+        with closing(http.client.HTTPConnection(LOOPBACK, port, timeout=30)) as client:
+            while not enough.is_set():
+                client.request("GET", "/")
+                answer = client.getresponse()
+                mine.append(str(answer.status).encode() + b" " + answer.read().split()[0])
+
+    asking = [threading.Thread(target=ask, args=(mine,)) for mine in answers]
+    for thread in asking:
+        thread.start()
+    wait_for(lambda: all(b"200 freezes" in mine for mine in answers))
+    children = _children(freezes.process.pid)
+    for pid in (freezes.process.pid, *children):
+        os.kill(pid, signal.SIGSTOP)
+    before = [len(mine) for mine in answers]
+    try:
+        wait_for(
+            lambda: all(len(mine) > count + 1 for mine, count in zip(answers, before, strict=True)),
+            "all clients to be answered by the other one",
+            timeout=60,
+        )
+    finally:
+        enough.set()
+        for thread in asking:
+            thread.join(60)
+        for pid in (freezes.process.pid, *children):
+            os.kill(pid, signal.SIGCONT)
+    said = {line for mine in answers for line in mine}
+    assert said == {b"200 freezes", b"200 lives"}
+    assert daemon.stats("web")["servers"][0]["stats"]["failures"] > 0
+
+
+def _children(pid: int) -> list[int]:
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return [int(word) for word in file.read().split()]
