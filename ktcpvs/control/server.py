@@ -13,10 +13,10 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import ServerFactory
-from twisted.protocols import amp
 from twisted.python.failure import Failure
 
 from ktcpvs.control import commands
+from ktcpvs.control.door import Door
 from ktcpvs.control.options import service_options
 from ktcpvs.errors import BadValue, NoConfiguration, Refusal
 from ktcpvs.model import edits
@@ -31,9 +31,6 @@ MAX_CONNECTIONS = 64
 
 MAX_CONFIGURATION = 64 << 20
 """The longest configuration text, in bytes."""
-
-MAX_BOX_KEYS = 32
-"""The most keys in one AMP box; no command has as many."""
 
 
 class Switch(Protocol):
@@ -51,45 +48,19 @@ class Switch(Protocol):
         """Who would serve a request, and why, as plain data; raises a Refusal."""
 
 
-class Administrator(amp.AMP):
+class Administrator(Door):
     """One control connection."""
 
-    transport: Any
-
     def __init__(self, switch: Switch, log: EventLog) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__(log)
         self._switch = switch
-        self._log = log
-        self._upload: list[bytes] = []
+        self._upload = bytearray()
+        self._uploaded = False
         self._pages: list[bytes] = []
-        self._keys = 0
-
-    # The door.
-
-    def proto_init(self, string: bytes) -> str | None:
-        self._keys = 0
-        state: str | None = super().proto_init(string)  # type: ignore[no-untyped-call]
-        return state
-
-    def proto_key(self, string: bytes) -> str | None:
-        self._keys += 1
-        if self._keys > MAX_BOX_KEYS:
-            self._log.warn("control connection closed: a box of more than {most} keys", most=MAX_BOX_KEYS)
-            self.transport.abortConnection()
-            return "init"
-        state: str | None = super().proto_key(string)  # type: ignore[no-untyped-call]
-        return state
-
-    # AMP itself would log every coming and going; to us that is an event of level 3.
-
-    def makeConnection(self, transport: Any) -> None:
-        self._log.event(levels.DAEMON, "an administrator came")
-        amp.BinaryBoxProtocol.makeConnection(self, transport)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-        self._log.event(levels.DAEMON, "an administrator left")
-        self._upload, self._pages = [], []
-        amp.BinaryBoxProtocol.connectionLost(self, reason)
+        super().connectionLost(reason)
+        self._upload, self._pages = bytearray(), []
         self.factory.connections.discard(self)
 
     # Edits.
@@ -173,17 +144,20 @@ class Administrator(amp.AMP):
     @commands.Upload.responder
     def upload(self, page: bytes, first: bool) -> dict[str, Any]:
         if first:
-            self._upload = []
-        self._upload.append(page)
-        if sum(map(len, self._upload)) > MAX_CONFIGURATION:
-            self._upload = []
+            self._upload = bytearray()
+        self._uploaded = True
+        self._upload += page
+        if len(self._upload) > MAX_CONFIGURATION:
+            self._upload, self._uploaded = bytearray(), False
             raise NoConfiguration(f"the configuration is longer than {MAX_CONFIGURATION} bytes")
         return {}
 
     @commands.Load.responder
     def load(self, source: str) -> Deferred[dict[str, Any]]:
-        pages, self._upload = self._upload, []
-        return self._edit(lambda: _load(pages, source))
+        if not self._uploaded:
+            raise NoConfiguration("no configuration was sent")
+        text, self._upload, self._uploaded = self._upload, bytearray(), False
+        return self._edit(lambda: _load(text, source))
 
     # Looks.
 
@@ -246,7 +220,7 @@ class ControlFactory(ServerFactory):
     def close_all(self) -> None:
         """End all control connections, when what was answered has gone out."""
         for administrator in list(self.connections):
-            administrator.transport.loseConnection()
+            administrator.close()
 
 
 def _address(text: str) -> Address:
@@ -267,11 +241,9 @@ def _set(changes: list[dict[str, str]]) -> edits.Edit:
     return edits.Unload() if unload == "1" else edits.Set(values)
 
 
-def _load(pages: list[bytes], source: str) -> edits.Edit:
-    if not pages:
-        raise NoConfiguration("no configuration was sent")
+def _load(uploaded: bytearray, source: str) -> edits.Edit:
     try:
-        text = b"".join(pages).decode("utf-8")
+        text = uploaded.decode("utf-8")
     except UnicodeDecodeError as error:
         raise NoConfiguration(f"{source}: byte {error.start} is not UTF-8 text") from None
     return parse(text, source, service_port)

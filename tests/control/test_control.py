@@ -14,7 +14,8 @@ from twisted.test.iosim import FakeTransport, connect
 from ktcpvs import errors
 from ktcpvs.control import commands
 from ktcpvs.control.client import NoAnswer, Switch
-from ktcpvs.control.server import MAX_BOX_KEYS, MAX_CONNECTIONS, Administrator, ControlFactory
+from ktcpvs.control.door import MAX_BOX_KEYS
+from ktcpvs.control.server import MAX_CONNECTIONS, Administrator, ControlFactory
 from ktcpvs.control.where import ControlAddress
 from ktcpvs.model.edits import Edit
 from ktcpvs.model.service import OPTIONS
