@@ -4,12 +4,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help demo test bench soak-relays lint clean
+.PHONY: help demo test fuzz bench soak-relays lint clean
 
 help:
 	@echo "make demo            three web servers and the switch on loopback; the example, played through tcpvsadm"
 	@echo "make demo ONESHOT=1  the same, checked, and ended at once"
 	@echo "make test            every test; TESTS='tests/model -k rules' for some"
+	@echo "make fuzz            each fuzz target for a minute; FUZZ_SECONDS=600 for longer, TARGETS='request boxes' for some"
 	@echo "make bench           the switch and its peers, measured; writes docs/benchmarks.md. QUICK=1: in two minutes; ONLY=A,E: some"
 	@echo "make soak-relays     100,000 connections through all relays, a minute of kills, clients that do not read; 8 minutes"
 	@echo "make lint            ruff, mypy and the floors of the house"
@@ -29,6 +30,12 @@ test: $(VENV)/ready
 	@docs/tools/debian-packages services=netbase nginx=nginx-light redis-server redis-cli=redis-tools postgres=postgresql curl apache2=apache2-bin node=nodejs zsh mandoc
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
 
+FUZZ_SECONDS ?= 60
+
+fuzz: $(VENV)/ready
+	@$(BIN)/python -c "import atheris" 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --only-binary atheris --no-build-isolation -e '.[test,fuzz]'
+	@$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS) $(TARGETS)
+
 bench: $(VENV)/ready
 	@docs/tools/debian-packages haproxy nginx=nginx-light wrk
 	@$(BIN)/python docs/tools/bench $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
@@ -40,4 +47,4 @@ lint: $(VENV)/ready
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz .import_linter_cache

@@ -1,0 +1,206 @@
+"""Fuzz targets for the control connection: a peer may say anything, and the switch goes on.
+
+The whole daemon behind it is real, but for services that start: those would open whatever the fuzzer names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.logger import LogEvent, LogLevel, globalLogPublisher
+from twisted.protocols import amp
+
+from ktcpvs.control import commands
+from ktcpvs.control.server import Administrator, ControlFactory
+from ktcpvs.errors import Refusal
+from ktcpvs.model.edits import Edit, StartService
+from ktcpvs.system.log import EventLog
+from ktcpvs.transport.context import Context, Descriptors
+from ktcpvs.transport.director import Director
+from ktcpvs.transport.explain import Explainer
+from ktcpvs.transport.views import Views
+from tests.fuzz.messages import pieces
+
+FULL = 65536
+"""Bytes that the line takes before it holds back who writes to it."""
+
+HELD_MOST = FULL + 2 * 65535 + 4096
+"""Bytes that may wait for a peer that reads nothing: what the line takes, and one answer more."""
+
+
+class Failures:
+    """What is logged as a bug while this is in force. Twisted logs there too what a transport would close for."""
+
+    def __init__(self) -> None:
+        self.seen: list[LogEvent] = []
+
+    def __enter__(self) -> Failures:
+        globalLogPublisher.addObserver(self._event)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        globalLogPublisher.removeObserver(self._event)
+        assert not self.seen, [str(event.get("log_failure") or event) for event in self.seen]
+
+    def _event(self, event: LogEvent) -> None:
+        if event.get("log_failure") is not None or event.get("log_level") in (LogLevel.error, LogLevel.critical):
+            self.seen.append(event)
+
+
+class Line(StringTransport):
+    """The switch's end of a control connection whose peer reads nothing until it is asked to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gone = False
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        if len(self.value()) > FULL and self.producer is not None:
+            self.producer.pauseProducing()
+
+    def loseConnection(self) -> None:
+        self.gone = True
+
+    def abortConnection(self) -> None:
+        self.gone = True
+
+    @property
+    def is_read(self) -> bool:
+        return not self.gone and self.producerState == "producing"
+
+
+class Daemon:
+    """A switch without sockets, as its control connection sees it."""
+
+    def __init__(self) -> None:
+        log = EventLog()
+        self.director = Director(Context(MemoryReactorClock(), log, Descriptors(100)))
+        self.view = Views(self.director).view
+        self.explain = Explainer(self.director).explain
+        self.factory = ControlFactory(self, log)
+
+    def submit(self, edit: Edit) -> Deferred[None]:
+        if isinstance(edit, StartService):
+            return fail(Refusal("nothing starts here"))
+        return self.director.submit(edit)
+
+    def connect(self) -> tuple[Administrator, Line]:
+        administrator = self.factory.buildProtocol(None)
+        assert administrator is not None
+        line = Line()
+        administrator.makeConnection(line)
+        return administrator, line
+
+
+def control(data: bytes) -> None:
+    """Any bytes, in pieces."""
+    for size in (1 << 20, 3):
+        _said(pieces(data, size), b"")
+
+
+def boxes(data: bytes) -> None:
+    """Boxes of any keys and values. Lines of bytes, of fields parted by tabs: [COUNT*]COMMAND [KEY=VALUE ...].
+
+    The value `[name:value,name:value` is a list of boxes; VALUE*COUNT repeats. `_ask` is there unless it is given.
+    """
+    said = b"".join(_boxes(data))
+    _said(iter((said,)), data)
+
+
+_COUNTED = re.compile(rb"([0-9]{1,3})\*(.*)", re.DOTALL)
+_REPEATED = re.compile(rb"(.*)\*([0-9]{1,5})", re.DOTALL)
+
+
+def _boxes(data: bytes) -> Iterator[bytes]:
+    for number, line in enumerate(data.split(b"\n")[:50]):
+        name, *fields = line.split(b"\t")
+        count = 1
+        if counted := _COUNTED.fullmatch(name):
+            count, name = int(counted[1]), counted[2]
+        box = amp.AmpBox({amp.ASK: b"%x" % number, amp.COMMAND: name[:65535]})
+        for one in fields:
+            key, _, value = one.partition(b"=")
+            if value.startswith(b"["):
+                inner = (pair.partition(b":")[::2] for pair in value[1:].split(b","))
+                value = b"".join(amp.AmpBox({b"name": a, b"value": b}).serialize() for a, b in inner)
+            elif repeated := _REPEATED.fullmatch(value):
+                value = repeated[1] * min(int(repeated[2]), 65535 // (len(repeated[1]) or 1))
+            if 0 < len(key) < 256:
+                box[key] = value[:65535]
+        if not box[amp.ASK]:
+            del box[amp.ASK]
+        yield box.serialize() * count
+
+
+def _said(coming: Iterator[bytes], _: bytes) -> None:
+    """A peer says it and reads nothing; then it reads everything; then another does something sensible."""
+    daemon = Daemon()
+    with Failures():
+        administrator, line = daemon.connect()
+        for piece in coming:
+            if not line.is_read:
+                break
+            administrator.dataReceived(piece)
+            assert len(line.value()) <= HELD_MOST, "a peer that reads nothing is answered on and on"
+        answers = b""
+        for _round in range(10_000):
+            answers += line.value()
+            line.clear()
+            if line.gone or line.producerState == "producing" or line.producer is None:
+                break
+            line.producer.resumeProducing()
+        _answers_are_sound(answers)
+        administrator.connectionLost(amp.Failure(amp.ConnectionLost()))
+        _still_works(daemon)
+        for call in daemon.director.context.reactor.getDelayedCalls():
+            call.cancel()
+
+
+CODES = {kind.code for kind in Refusal.kinds()} | {amp.UNHANDLED_ERROR_CODE}
+
+
+def _answers_are_sound(answers: bytes) -> None:
+    for box in amp.parseString(answers):
+        if amp.ERROR in box:
+            assert box[amp.ERROR_CODE] in CODES, box
+            assert box[amp.ERROR_DESCRIPTION].decode("utf-8").isprintable(), box
+            assert len(box[amp.ERROR_DESCRIPTION]) < 10_000
+        else:
+            assert amp.ANSWER in box
+
+
+def _still_works(daemon: Daemon) -> None:
+    """Another administrator looks, edits and looks again."""
+    administrator, line = daemon.connect()
+    edit = [{"name": "scheduler", "value": "rr"}]
+    done: list[Any] = []
+    Deferred.fromCoroutine(_asked(administrator, line, commands.DeleteService, ident="fuzz-again")).addBoth(done.append)
+    Deferred.fromCoroutine(
+        _asked(administrator, line, commands.AddService, ident="fuzz-again", options=edit)
+    ).addCallback(done.append)
+    Deferred.fromCoroutine(_asked(administrator, line, commands.Read, view="settings")).addCallback(done.append)
+    assert len(done) == 3, "a sensible command is not answered"
+    assert done[1] == {}
+    assert b"read_timeout" in done[2]["page"]
+    assert daemon.director.table.services["fuzz-again"].scheduler == "rr"
+
+
+async def _asked(administrator: Administrator, line: Line, command: Any, **arguments: Any) -> dict[str, Any]:
+    """One command and its answer. Raises Refusal."""
+    box = command.makeArguments(arguments, administrator)
+    box[amp.COMMAND], box[amp.ASK] = command.commandName, b"1"
+    administrator.dataReceived(box.serialize())
+    (answer,) = amp.parseString(line.value())
+    line.clear()
+    if amp.ERROR in answer:
+        raise Refusal(answer[amp.ERROR_DESCRIPTION].decode())
+    found: dict[str, Any] = command.parseResponse(answer, administrator)
+    return found
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {"control": control, "boxes": boxes}

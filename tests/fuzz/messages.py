@@ -1,0 +1,230 @@
+"""Fuzz targets for the readers of HTTP: whatever comes, in whatever pieces, is read in one way, and h11 agrees.
+
+Each target takes any bytes and returns; an AssertionError or any other exception is a find.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+import h11
+
+from ktcpvs.protocols import messages
+from ktcpvs.protocols.framing import CHUNK_LINE_BYTES, TRAILER_BYTES, BadFrame, Chunked, Frame
+from ktcpvs.protocols.http1 import BadRequest, HeadReader, RequestHead
+
+SIZES = (1, 2, 7, 64, 1 << 20)
+"""The same bytes come in pieces of each of these sizes."""
+
+HEAD_SIZE = 4096
+LINES = 40
+
+
+def pieces(data: bytes, size: int) -> Iterator[bytes]:
+    """`data` in pieces of `size` bytes."""
+    return (data[begin : begin + size] for begin in range(0, len(data), size))
+
+
+def only(outcomes: list[object]) -> object:
+    """The outcome, which is the same every time."""
+    assert all(outcome == outcomes[0] for outcome in outcomes), outcomes
+    return outcomes[0]
+
+
+# Requests.
+
+
+def request(data: bytes) -> None:
+    """The head of a request, for both readers of it: HeadReader, and the expression that takes a request whole."""
+    head = only([_head(data, size) for size in SIZES])
+    came = data if messages.REQUEST.match(data) or not isinstance(head, RequestHead) else data.lstrip(b"\r\n")
+    taken = _taken(came)
+    if taken is not None:
+        assert isinstance(head, RequestHead), "only one of two readers takes it"
+        assert (taken.method, taken.target, taken.minor) == (head.method, head.target, bool(head.minor))
+        _goes_on_as_it_was_read(taken)
+        _h11_reads_the_same(taken, came[: len(taken.line) + len(taken.fields.lines) + 2])
+
+
+def _head(data: bytes, size: int) -> RequestHead | str:
+    """What HeadReader makes of `data` in pieces: the head, or what else."""
+    reader = HeadReader(HEAD_SIZE, LINES)
+    fed = b""
+    try:
+        for piece in pieces(data, size):
+            fed += piece
+            head = reader.feed(piece)
+            assert reader.received == fed, "a reader looks and never eats"
+            if head is not None:
+                assert head.size <= min(len(fed), HEAD_SIZE)
+                return head
+            assert len(fed) < HEAD_SIZE, "what never ends is held"
+    except BadRequest as bad:
+        assert bad.status in (400, 414, 431)
+        assert str(bad).isprintable()
+        # A head is refused as soon as it shows: of one that has not ended it depends on the pieces when that is.
+        return "refused" if b"\n\n" in data or b"\n\r\n" in data or len(data) >= HEAD_SIZE else "begun"
+    return "begun"
+
+
+def _taken(data: bytes) -> messages.Request | None:
+    """The request as the switch takes it from what came at once."""
+    found = messages.REQUEST.match(data)
+    if found is None or found.end() > HEAD_SIZE or found[5].count(b"\n") > LINES:
+        return None
+    try:
+        return messages.Request(found)
+    except BadRequest as bad:
+        assert bad.status == 400
+        return None
+
+
+def _goes_on_as_it_was_read(taken: messages.Request) -> None:
+    """Who reads the head that goes on reads the same body behind it, and it goes on as it is from there."""
+    added = b"Via: 1.1 k\r\n"
+    for own, lines in ((taken.head(), 0), (taken.head(added, frozenset((b"via",))), 1)):
+        again = messages.REQUEST.fullmatch(own)
+        assert again is not None
+        second = messages.Request(again)
+        assert second.length == taken.length
+        assert (second.method, second.path, second.minor) == (taken.method, taken.path, taken.minor)
+        assert second.host == taken.host
+        assert second.websocket == taken.websocket
+        assert second.expect == taken.expect
+        assert second.head() == own
+        assert len(re.findall(rb"(?im)^via:", own)) == lines or not lines
+
+
+def _h11_reads_the_same(taken: messages.Request, came: bytes) -> None:
+    """h11 on the head as it came, and on the head as it goes on; compared where h11 takes it."""
+    for head, target in ((came, taken.target), (taken.head(), taken.path)):
+        theirs = _h11_request(head, target)
+        if theirs is None:
+            continue
+        assert (theirs.method, theirs.http_version) == (taken.method, b"1.%d" % taken.minor)
+        fields = [(name, value) for name, value in theirs.headers if name in messages.FRAMING_FIELDS]
+        framing = [(name, value.lower()) for name, value in fields if name != b"host"]
+        if taken.length == messages.CHUNKED:
+            assert framing == [(b"transfer-encoding", b"chunked")]
+        else:
+            assert framing in ([], [(b"content-length", b"%d" % taken.length)])
+            assert framing or taken.length == 0
+        if target == taken.path:
+            assert [value for name, value in fields if name == b"host"] in ([taken.host], [])
+
+
+def _h11_request(head: bytes, target: bytes) -> h11.Request | None:
+    """h11 knows no target with bytes from 0x80 on: it gets another in its place."""
+    head = head.replace(b" %b HTTP/" % target, b" /fuzz HTTP/", 1)
+    server = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
+    server.receive_data(head)
+    try:
+        event = server.next_event()
+    except h11.RemoteProtocolError:
+        return None
+    return event if isinstance(event, h11.Request) else None
+
+
+# Answers.
+
+METHODS = (b"GET", b"HEAD", b"POST")
+
+
+def response(data: bytes) -> None:
+    """The head of a server's answer."""
+    for method in METHODS:
+        read = only([_response(data, method, size) for size in SIZES])
+        if isinstance(read, tuple):
+            _answer_goes_on(data, method)
+
+
+def _response(data: bytes, method: bytes, size: int) -> tuple[bytes, int, bool, int | None, int] | str:
+    received = b""
+    for piece in pieces(data, size):
+        received += piece
+        try:
+            read = messages.read_response(received, method, HEAD_SIZE)
+        except BadRequest as bad:
+            assert bad.status == 502
+            assert str(bad).isprintable()
+            return "refused"
+        if read is not None:
+            answer, end = read
+            return answer.head, answer.status, answer.keep_alive, answer.length, end
+        assert len(received) <= HEAD_SIZE, "what never ends is held"
+    return "begun"
+
+
+def _answer_goes_on(data: bytes, method: bytes) -> None:
+    read = messages.read_response(data, method, HEAD_SIZE)
+    assert read is not None
+    answer, end = read
+    assert answer.whole == data[:end]
+    assert not (answer.keep_alive and answer.until_close)
+    own = answer.head + b"\r\n"
+    again = messages.read_response(own, method, HEAD_SIZE + 16)
+    assert again is not None
+    assert again[1] == len(own)
+    assert (again[0].status, again[0].length, again[0].until_close) == (
+        answer.status,
+        answer.length,
+        answer.until_close,
+    )
+    assert again[0].head == answer.head
+    if answer.status < 200:
+        return
+    client = h11.Connection(h11.CLIENT, max_incomplete_event_size=1 << 20)
+    client.send(h11.Request(method=method, target="/", headers=[("Host", "h"), ("Content-Length", "0")]))
+    client.send(h11.EndOfMessage())
+    client.receive_data(own)
+    try:
+        head, then = client.next_event(), client.next_event()
+    except h11.RemoteProtocolError:
+        return  # it is stricter
+    assert isinstance(head, h11.Response)
+    assert head.status_code == answer.status
+    assert (then is h11.NEED_DATA) == (not answer.frame.done), "h11 sees another body"
+
+
+# Bodies.
+
+
+def chunks(data: bytes) -> None:
+    """A chunked body: where it ends, whatever the pieces, and h11 sees its end there too."""
+    ended = only([_end(Chunked(), data, size) for size in SIZES])
+    if not isinstance(ended, int):
+        return
+    server = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
+    server.receive_data(b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n" + data)
+    event = server.next_event()
+    while isinstance(event, h11.Request | h11.Data):
+        try:
+            event = server.next_event()
+        except h11.RemoteProtocolError:
+            return  # it is stricter
+    assert isinstance(event, h11.EndOfMessage), event
+    assert server.trailing_data[0] == data[ended:]
+
+
+def _end(frame: Frame, data: bytes, size: int) -> int | str:
+    """How many bytes of `data` are the body's; a word where it has not ended."""
+    total = 0
+    for piece in pieces(data, size):
+        try:
+            taken = frame.feed(piece)
+        except BadFrame as bad:
+            assert str(bad).isprintable()
+            # A line that is bad is refused as soon as it shows, which depends on the pieces.
+            return "refused" if data.endswith(b"\n") else "begun"
+        assert 0 <= taken <= len(piece)
+        assert taken == len(piece) or frame.done
+        assert len(getattr(frame, "_line", b"")) <= max(CHUNK_LINE_BYTES, TRAILER_BYTES), "what never ends is held"
+        total += taken
+        if frame.done:
+            assert frame.feed(data[total:]) == 0, "it takes what is not its own"
+            return total
+    return "begun"
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {"request": request, "response": response, "chunks": chunks}

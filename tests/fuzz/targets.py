@@ -1,0 +1,40 @@
+"""All fuzz targets: a name, a function of bytes, and the bytes to begin with. docs/testing.md tells how to use them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.fuzz import cookies, door, messages, texts
+from tests.protocols.entries import entries
+
+TARGETS: dict[str, Callable[[bytes], None]] = {**messages.TARGETS, **texts.TARGETS, **cookies.TARGETS, **door.TARGETS}
+
+CORPUS = Path(__file__).parent / "corpus"
+"""A folder for each target; each file is one input: a seed that somebody wrote, or a find that shall not come back."""
+
+
+def seeds(name: str) -> list[bytes]:
+    """Inputs of the target `name` that are worth a change here and there."""
+    found = [path.read_bytes() for path in sorted((CORPUS / name).glob("*"))]
+    if name == "request":
+        found += [entry.message for entry in entries("requests")]
+    elif name == "response":
+        found += [entry.message for entry in entries("responses")]
+    elif name == "chunks":
+        bodies = (
+            entry.message.partition(b"\r\n\r\n")[2]
+            for entry in entries("requests")
+            if entry.verdict[2:3] == ["chunked"]
+        )
+        found += [body for body in bodies if body]
+    return found
+
+
+_WORD = re.compile(rb"[A-Za-z0-9_.-]+|[^A-Za-z0-9_.-]")
+
+
+def words(name: str) -> list[bytes]:
+    """What the seeds of the target `name` are made of."""
+    return sorted({word for seed in seeds(name) for word in _WORD.findall(seed) if len(word) < 64})

@@ -1,0 +1,178 @@
+"""Fuzz targets for what people and files say: every text is taken, or refused in one line that says what and where.
+
+Each target takes any bytes and returns; an AssertionError or any other exception is a find.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import re
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.testing import MemoryReactorClock
+
+from ktcpvs.control.options import service_options
+from ktcpvs.errors import BadConfiguration, Refusal
+from ktcpvs.model.address import Inet, parse_address
+from ktcpvs.model.describe import configuration as described
+from ktcpvs.model.edits import AddService, EditService, Load, Set
+from ktcpvs.model.language.parser import parse
+from ktcpvs.model.language.writer import write
+from ktcpvs.model.table import Table
+from ktcpvs.protocols.access import Record, as_json, combined
+from ktcpvs.state import StateFile
+from tests.model.strategies import assert_sound
+
+T = TypeVar("T")
+
+
+def or_refusal(call: Callable[..., T], *arguments: Any, kind: type[Refusal] = Refusal) -> T | Refusal:
+    """What it answers, or its refusal: one printable line of bounded length."""
+    try:
+        return call(*arguments)
+    except kind as refusal:
+        assert str(refusal).isprintable(), ascii(str(refusal))
+        assert 0 < len(str(refusal)) < 2000
+        return refusal
+
+
+def text_of(data: bytes) -> str:
+    """Any text: what is no UTF-8 becomes lone surrogates."""
+    return data.decode("utf-8", "surrogateescape")
+
+
+# The configuration language.
+
+PLACE = re.compile(r"fuzz\.conf:([0-9]+):([0-9]+): \S")
+REPEATED = 20_000
+"""Every 16th text is read so long too, made of repetitions of itself: what takes more than linear time would show."""
+
+
+def configuration(data: bytes) -> None:
+    """A configuration: a table that is written and read back as the same, or a refusal with its place."""
+    text = data.decode("utf-8", "replace")
+    _configuration(text)
+    if text and zlib.crc32(data) % 16 == 0:
+        or_refusal(parse, text * (REPEATED // len(text)), kind=BadConfiguration)
+
+
+def _configuration(text: str) -> None:
+    load = or_refusal(parse, text, "fuzz.conf", kind=BadConfiguration)
+    if isinstance(load, Refusal):
+        place = PLACE.match(str(load))
+        assert place is not None, load
+        lines = text.split("\n")
+        assert 1 <= int(place[1]) <= len(lines)
+        assert 1 <= int(place[2]) <= len(lines[int(place[1]) - 1]) + 1
+        return
+    _survives(load.apply(Table()))
+
+
+def _survives(table: Table) -> None:
+    """It is sound; what is written of it is read back to it, and is written so again."""
+    assert_sound(table)
+    text = write(*described(table))
+    text.encode()
+    again = parse(text).apply(Table())
+    assert again.services == table.services
+    assert again.settings == table.settings
+    assert write(*described(again)) == text
+
+
+# Words.
+
+
+def address(data: bytes) -> None:
+    """An address, and as what it is written."""
+    for text in (text_of(data), data.decode("latin-1")):
+        found = or_refusal(parse_address, text)
+        if not isinstance(found, Refusal):
+            str(found).encode("utf-8")
+            assert parse_address(str(found)) == found
+            assert not isinstance(found, Inet) or found.port is None or 1 <= found.port <= 65535
+
+
+def options(data: bytes) -> None:
+    """Lines NAME=VALUE as options of a service and as settings, as they come over the control connection."""
+    pairs = [line.partition("=")[::2] for line in text_of(data).split("\n")]
+    changed = or_refusal(lambda: Set(dict(pairs)).apply(Table()))
+    if isinstance(changed, Table):
+        _survives(changed)
+    values = or_refusal(service_options, [{"name": name, "value": value} for name, value in pairs])
+    if isinstance(values, Refusal):
+        return
+    added = or_refusal(lambda: AddService("s", values).apply(Table()))
+    if isinstance(added, Table):
+        _survives(added)
+        edited = EditService("s", values).apply(added)
+        assert edited.services == added.services
+
+
+# The state file.
+
+_folder: list[Path] = []
+
+
+def _file() -> Path:
+    """A file of this process, in memory where the machine has such a place."""
+    if not _folder:
+        memory = Path("/dev/shm")
+        _folder.append(Path(tempfile.mkdtemp(prefix="ktcpvs-fuzz-", dir=memory if memory.is_dir() else None)))
+        atexit.register(shutil.rmtree, _folder[0])
+    return _folder[0] / "state"
+
+
+def state(data: bytes) -> None:
+    """A state file: a table that is saved and loaded again as the same, or a refusal."""
+    path = _file()
+    path.write_bytes(data)
+    table = or_refusal(StateFile(str(path), MemoryReactorClock(), b"k" * 32).load)
+    if isinstance(table, Table):
+        _survives(Load(table.services, table.settings).apply(Table()))
+        failures: list[Any] = []
+        file = StateFile(str(path), MemoryReactorClock(), b"k" * 32)
+        Deferred.fromCoroutine(file.save(table)).addErrback(failures.append)
+        for failure in failures:
+            failure.raiseException()
+        assert file.load() == table
+
+
+# The access log.
+
+
+def access(data: bytes) -> None:
+    """A request's line in both formats: one line of ASCII, whose fields cannot run into each other."""
+    method, target, lines, client, server, reason, ending = (data.split(b"\0", 6) + [b""] * 7)[:7]
+    record = Record("s", "wlc", client.decode("latin-1"), float(zlib.crc32(data)), method, target, len(data) & 1, lines)
+    record.server, record.reason, record.ending = server.decode("latin-1"), text_of(reason), text_of(ending)
+    record.status = 100 + len(data) % 900
+    line = as_json(record)
+    assert line.isascii()
+    assert line.count(b"\n") == 1
+    read = json.loads(line)
+    assert (read["method"].encode("latin-1"), read["target"].encode("latin-1")) == (method, target)
+    assert (read["client"] or "").encode("latin-1") == client
+    assert (read["reason"], read["ending"], read["status"]) == (record.reason, record.ending, record.status)
+    record.client = client.decode("latin-1") if client.isalnum() and client.isascii() else "192.0.2.1"
+    line = combined(record)
+    assert line.isascii()
+    assert _COMBINED.fullmatch(line), line
+
+
+_PLAIN = rb"(?:[ !#-\[\]-~]|\\x[0-9A-F]{2})*"
+_COMBINED = re.compile(rb'\S+ - - \[[^\] ]+ \+0000\] "%b HTTP/1\.[01]" [0-9]{3} 0 "%b" "%b"\n' % ((_PLAIN,) * 3))
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "configuration": configuration,
+    "address": address,
+    "options": options,
+    "state": state,
+    "access": access,
+}
