@@ -1,0 +1,216 @@
+"""Clients of many kinds, each for as long as it is let; every failure is kept with what is needed to judge it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import random
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+LATEST = 70.0
+"""Seconds that a client waits for an answer: longer than the switch waits for a server."""
+
+LOST = OSError, EOFError, asyncio.IncompleteReadError, RuntimeError
+"""What comes of a connection that is over; the last is uvloop's."""
+
+
+@dataclass
+class Failure:
+    """kind: of client. when: seconds, monotonic. port: the client's own; 0: it was refused. why: in words. server: who
+    had begun to answer; "" for nobody. safe: the request could have been sent again: it must not fail."""
+
+    kind: str
+    when: float
+    port: int
+    why: str
+    server: str
+    safe: bool
+
+
+class Answer:
+    """status; server: the header X-Server; body; closes: the connection is over after it."""
+
+    def __init__(self, head: bytes) -> None:
+        lines = head.decode("latin-1").split("\r\n")
+        self.status = int(lines[0].split()[1])
+        self.fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
+        self.server = self.fields.get("x-server", "")
+        self.closes = self.fields.get("connection", "").lower() == "close"
+        self.length = int(self.fields.get("content-length", 0))
+        self.body = b""
+
+
+@dataclass
+class Clients:
+    """All clients of one run. web, relayed: ports of two services. files: name -> SHA-256. done: how many conversations
+    of each kind went well. races: a kept connection was closed just when the next request was sent, and that was sent
+    again on another, as every client of HTTP does (RFC 9112, section 9.3.1)."""
+
+    web: int
+    relayed: int
+    files: dict[str, str]
+    seed: int
+    done: Counter[str] = field(default_factory=Counter)
+    races: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    latencies: list[float] = field(default_factory=list)
+    living: set[int] = field(default_factory=set)
+    enough: bool = False
+
+    async def run(self, each: int) -> None:
+        """`each` clients of every kind, until `enough`."""
+        kinds = (self.keeps, self.closes, self.pipelines, self.uploads, self.downloads, self.talks)
+        chances = (random.Random(f"{self.seed}/{kind.__name__}/{n}") for kind in kinds for n in range(each))
+        await asyncio.gather(*(kind(next(chances)) for kind in kinds for _ in range(each)))
+
+    # Kinds of clients.
+
+    async def keeps(self, chance: random.Random) -> None:
+        """GET after GET on one connection."""
+        while not self.enough:
+            with contextlib.suppress(*LOST):
+                reader, writer = await self._connect("keeps")
+                count = 0
+                while not self.enough and await self._ask("keeps", reader, writer, self._get(chance), count):
+                    count += 1
+                    await asyncio.sleep(chance.choice((0, 0, 0.001, 0.01, 0.2)))
+                await self._close(writer)
+
+    async def closes(self, chance: random.Random) -> None:
+        """A connection for each GET."""
+        while not self.enough:
+            with contextlib.suppress(*LOST):
+                reader, writer = await self._connect("closes")
+                await self._ask("closes", reader, writer, self._get(chance, "Connection: close"), 0)
+                await self._close(writer)
+                await asyncio.sleep(chance.random() * 0.02)
+
+    async def pipelines(self, chance: random.Random) -> None:
+        """Several GETs at once."""
+        while not self.enough:
+            with contextlib.suppress(*LOST):
+                reader, writer = await self._connect("pipelines")
+                requests = [self._get(chance) for _ in range(chance.randint(2, 5))]
+                writer.write(b"".join(requests))
+                for count, request in enumerate(requests):
+                    if not await self._ask("pipelines", reader, writer, request, count, sent=True):
+                        break
+                await self._close(writer)
+                await asyncio.sleep(chance.random() * 0.05)
+
+    async def uploads(self, chance: random.Random) -> None:
+        """POST of a body in pieces: it may fail when its server or process is killed, and never else."""
+        while not self.enough:
+            with contextlib.suppress(*LOST):
+                reader, writer = await self._connect("uploads")
+                body = chance.randbytes(chance.randrange(200_000))
+                head = f"POST /upload HTTP/1.1\r\nHost: soak\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+                writer.write(head)
+                for start in range(0, len(body), 50_000):
+                    writer.write(body[start : start + 50_000])
+                    await writer.drain()
+                await self._ask("uploads", reader, writer, b"POST", 0, sent=True, safe=False)
+                await self._close(writer)
+                await asyncio.sleep(chance.random() * 0.05)
+
+    async def downloads(self, chance: random.Random) -> None:
+        """Large answers, compared by SHA-256: one that has begun cannot be sent again."""
+        while not self.enough:
+            with contextlib.suppress(*LOST):
+                reader, writer = await self._connect("downloads")
+                name = chance.choice(sorted(self.files))
+                request = f"GET /files/{name} HTTP/1.1\r\nHost: soak\r\n\r\n".encode()
+                await self._ask("downloads", reader, writer, request, 0, digest=self.files[name])
+                await self._close(writer)
+                await asyncio.sleep(chance.random() * 0.05)
+
+    async def talks(self, chance: random.Random) -> None:
+        """An echo by a whole connection, for up to some seconds."""
+        while not self.enough:
+            with contextlib.suppress(*LOST):
+                reader, writer = await self._connect("talks")
+                port = writer.get_extra_info("sockname")[1]
+                until = time.monotonic() + chance.random() * 5
+                try:
+                    while time.monotonic() < until and not self.enough:
+                        block = chance.randbytes(chance.randrange(1, 20_000))
+                        writer.write(block)
+                        if await asyncio.wait_for(reader.readexactly(len(block)), LATEST) != block:
+                            self._failed("talks", port, "the echo is another", safe=True)
+                        await asyncio.sleep(chance.choice((0, 0.01, 0.1)))
+                    self.done["talks"] += 1
+                except LOST as error:
+                    self._failed("talks", port, repr(error), safe=False)
+                await self._close(writer)
+
+    # What they do.
+
+    def _get(self, chance: random.Random, *lines: str) -> bytes:
+        return "\r\n".join((f"GET /{chance.randrange(50)} HTTP/1.1", "Host: soak", *lines, "", "")).encode()
+
+    async def _connect(self, kind: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        port = self.relayed if kind == "talks" else self.web
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
+        except OSError as error:
+            self._failed(kind, 0, f"connecting: {error}", safe=True)
+            await asyncio.sleep(0.1)
+            raise
+        self.living.add(writer.get_extra_info("sockname")[1])
+        return reader, writer
+
+    async def _close(self, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(*LOST):
+            self.living.discard(writer.get_extra_info("sockname")[1])
+            writer.close()
+            await writer.wait_closed()
+
+    async def _ask(
+        self,
+        kind: str,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        request: bytes,
+        count: int,
+        sent: bool = False,
+        safe: bool = True,
+        digest: str = "",
+    ) -> bool:
+        """Send a request and judge its answer; True when the connection goes on. count: how many went before on it."""
+        port = writer.get_extra_info("sockname")[1]
+        answer: Answer | None = None
+        began = time.monotonic()
+        try:
+            if not sent:
+                writer.write(request)
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), LATEST)
+            answer = Answer(head)
+            hashed = hashlib.sha256()
+            left = answer.length
+            while left:
+                data = await asyncio.wait_for(reader.read(min(left, 1 << 16)), LATEST)
+                if not data:
+                    raise EOFError("the body ends early")
+                left -= len(data)
+                hashed.update(data)
+        except (*LOST, TimeoutError) as error:
+            began_answer = answer is not None or bool(getattr(error, "partial", b""))
+            if count and not began_answer and not isinstance(error, TimeoutError):
+                self.races += 1
+            else:
+                self._failed(kind, port, repr(error), answer.server if answer else "", safe and not began_answer)
+            return False
+        self.latencies.append(time.monotonic() - began)
+        if answer.status != 200:
+            self._failed(kind, port, f"status {answer.status}", answer.server, safe)
+            return not answer.closes
+        if digest and hashed.hexdigest() != digest:
+            self._failed(kind, port, "another SHA-256", answer.server, safe=True)
+        self.done[kind] += 1
+        return not answer.closes
+
+    def _failed(self, kind: str, port: int, why: str, server: str = "", safe: bool = True) -> None:
+        self.failures.append(Failure(kind, time.monotonic(), port, why, server, safe))

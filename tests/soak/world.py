@@ -1,0 +1,93 @@
+"""What the soak has around the switch: servers that are killed and frozen, and the switch's own processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from borrowed import descriptors
+from servers import Nginx
+
+
+@dataclass
+class Kill:
+    """when: seconds, monotonic. what: "server NAME" or "worker PID". ports: those of the clients that it had."""
+
+    when: float
+    what: str
+    ports: set[int] = field(default_factory=set)
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started and that live."""
+    try:
+        words = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+    return [int(word) for word in words]
+
+
+def kill_server(server: Nginx) -> Kill:
+    """All of it at once, as a crash would."""
+    processes = [server.process.pid, *children(server.process.pid)]
+    for pid in processes:
+        os.kill(pid, signal.SIGSTOP)
+    for pid in processes:
+        os.kill(pid, signal.SIGKILL)
+    server.process.wait()
+    return Kill(time.monotonic(), f"server {server.name}")
+
+
+def freeze_server(server: Nginx, seconds: float) -> None:
+    """It accepts and does not answer for so long."""
+    processes = [server.process.pid, *children(server.process.pid)]
+    for pid in processes:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(seconds)
+    for pid in processes:
+        os.kill(pid, signal.SIGCONT)
+
+
+def kill_worker(pid: int, listening: set[int]) -> Kill:
+    """One of the switch's processes, and whom it served. listening: the switch's ports."""
+    os.kill(pid, signal.SIGSTOP)
+    ports = {client for here, client in connections(pid) if here in listening}
+    os.kill(pid, signal.SIGKILL)
+    return Kill(time.monotonic(), f"worker {pid}", ports)
+
+
+def connections(pid: int) -> set[tuple[int, int]]:
+    """(port here, port there) of each TCP connection that the process has."""
+    inodes = {kind[8:-1] for _, kind, _ in descriptors(pid) if kind.startswith("socket:[")}
+    found = set()
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        words = line.split()
+        if words[9] in inodes:
+            found.add((int(words[1].partition(":")[2], 16), int(words[2].partition(":")[2], 16)))
+    return found
+
+
+def sockets(pid: int) -> int:
+    """How many sockets it has."""
+    return sum(kind.startswith("socket:[") for _, kind, _ in descriptors(pid))
+
+
+def memory(pid: int) -> int:
+    """Resident bytes; 0 for a process that has gone."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def answers(port: int) -> bool:
+    """True when somebody accepts connections there."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except OSError:
+        return False
+    return True
