@@ -1,4 +1,4 @@
-"""What a peer of the control connection may say at all: commands in boxes, one at a time, no faster than it reads.
+"""What a peer of the control connection may say at all: commands in boxes, some at a time, no faster than it reads.
 
 All else is answered by a typed error, or ends the connection with one line in the log; never with a traceback, which
 a peer could have written as often as it likes.
@@ -19,7 +19,10 @@ from ktcpvs.system.log import EventLog
 MAX_BOX_KEYS = 32
 """The most keys in one AMP box; no command has as many."""
 
-# Reasons to read nothing: the peer does not take what it was answered; a command is being carried out; it is over.
+MAX_COMMANDS = 32
+"""Commands of one connection that are being carried out at once; further ones are not read."""
+
+# Reasons to read nothing: the peer does not take what it was answered; many commands are being carried out; it is over.
 _FULL, _BUSY, _OVER = 1, 2, 4
 
 
@@ -34,7 +37,7 @@ class Door(amp.AMP):
         self._keys = 0  # of the box that is coming
         self._held = 0
         self._answer: Deferred[Any] | None = None  # to the command that has just come
-        self._is_busy = False
+        self._running = 0  # commands
 
     # AMP itself would log every coming and going; to us that is an event of level 3.
 
@@ -84,10 +87,10 @@ class Door(amp.AMP):
         super().ampBoxReceived(box)  # type: ignore[no-untyped-call]
         answer, self._answer = self._answer, None
         assert answer is not None  # dispatchCommand has put it there
-        self._is_busy = True
-        answer.addBoth(self._done)
-        if self._is_busy:
+        self._running += 1
+        if self._running >= MAX_COMMANDS:
             self._hold(_BUSY, True)
+        answer.addBoth(self._done)
 
     # Commands.
 
@@ -126,7 +129,7 @@ class Door(amp.AMP):
             self._end("an answer cannot be sent")
 
     def _done(self, result: Any) -> None:
-        self._is_busy = False
+        self._running -= 1
         if self._held & _BUSY:
             self._hold(_BUSY, False)
 
