@@ -26,8 +26,8 @@ class IScheduler(Interface):
     def choose(request: Any) -> Any:
         """Who shall serve `request`?
 
-        `request` is a L{ktcpvs.model.scheduling.Request}. Destinations in `request.tried` have already
-        failed to connect for it and must not be chosen again.
+        `request` is a L{ktcpvs.model.scheduling.Request}. Destinations in `request.tried` are not up,
+        or have already failed for it, and must not be chosen. The set is not to be changed.
 
         Returns a L{ktcpvs.model.scheduling.Choice}, or None when nobody can serve: the switch then uses the
         service's redirect address, or refuses the client.

@@ -1,6 +1,6 @@
 """Draws what documents show of the code: the states of ktcpvs.model.connection and ktcpvs.model.exchange, and the
 files, each with the first sentence of its docstring, in docs/architecture.md; the states of ktcpvs.model.grants in
-docs/kernel-relay.md.
+docs/kernel-relay.md, and those of ktcpvs.model.health in docs/health.md.
 
 `draw_states.py` writes what stands between the marks; `draw_states.py --check` ends with 1 if that is out of date.
 """
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from ktcpvs.model import connection, exchange, grants
+from ktcpvs.model import connection, exchange, grants, health
 
 ROOT = Path(__file__).parent.parent.parent
 BEGIN = "<!-- {} drawn by docs/tools/draw_states.py: begin -->\n"
@@ -72,6 +72,10 @@ def request_states() -> str:
     return f"{picture(exchange.TABLE, {'EACH_REQUEST': exchange.IDLE})}\n\n{table(exchange.TABLE)}"
 
 
+def health_states() -> str:
+    return f"{picture(health.TABLE, {'a new server': health.UP})}\n\n{table(health.TABLE)}"
+
+
 def grant_states() -> str:
     """Without what changes nothing because it is told late, and without what comes after the end."""
     late = (grants.HALF, grants.PASSED)
@@ -105,6 +109,7 @@ def files() -> str:
 
 DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     "architecture.md": {"states": states, "request states": request_states, "files": files},
+    "health.md": {"health states": health_states},
     "kernel-relay.md": {"grant states": grant_states},
 }
 """Name -> what is between the marks -> who draws it."""

@@ -6,29 +6,31 @@ from collections.abc import Callable
 from typing import Any
 
 from ktcpvs.model.address import Address
+from ktcpvs.model.health import Health
 
 
 class Destination:
     """A real server inside one service, with its live counters.
 
-    address: Address. weight, maxconn: int, follow every edit; maxconn 0: no limit. active: connections that it has now,
-    those being made included; for schedulers that decide per request, requests. total: those that were made. failures:
-    connections that could not be made, and requests that were not answered. heard: the tick when it last said something
-    to a request. reused: requests that went on a kept connection. bytes_in: bytes from clients to
-    it. bytes_out: bytes from it to clients. freed: called with it when one that counted has ended; None: nobody waits.
+    address: Address. weight, maxconn: follow every edit; weight: a whole number, but for a server that comes slowly;
+    maxconn 0: no limit. active: connections that it has now, those being made included; for schedulers that decide
+    per request, requests. total: those that were made. failures: connections that could not be made, and requests
+    that were not answered. heard: the tick when it last said something to a request. errors: how many in a row.
+    health: may it be chosen? reused: requests that went on a kept connection. bytes_in: bytes from clients to it.
+    bytes_out: bytes from it to clients. freed: called with it when one that counted has ended; None: nobody waits.
     watchers: called with it whenever `active` changes. is_shared: `active` changes without anybody being told.
     """
 
     is_shared = False
 
     __slots__ = (
-        "active", "address", "bytes_in", "bytes_out", "failures", "freed", "heard", "maxconn", "reused", "total",
-        "watchers", "weight",
+        "active", "address", "bytes_in", "bytes_out", "errors", "failures", "freed", "health", "heard", "maxconn",
+        "reused", "total", "watchers", "weight",
     )  # fmt: skip
 
     def __init__(self, address: Address, weight: int = 1, maxconn: int = 0) -> None:
         self.address = address
-        self.weight = weight
+        self.weight: float = weight
         self.maxconn = maxconn
         self.reused = 0
         self.freed: Callable[[Destination], object] | None = None
@@ -37,6 +39,8 @@ class Destination:
         self.total = 0
         self.failures = 0
         self.heard = 0
+        self.errors = 0
+        self.health = Health()
         self.bytes_in = 0
         self.bytes_out = 0
 

@@ -23,18 +23,22 @@ Read = Callable[[str, str, PortNamed], Any]
 
 @frozen
 class Option:
-    """default: what it is when it was never given. shown: listed even then. meaning: for people."""
+    """default: what it is when it was never given. shown: listed even then. meaning: for people. is_phrase: its value
+    is several words, each a token of the language."""
 
     name: str
     read: Read
     default: Any
     shown: bool
     meaning: str
+    is_phrase: bool
 
 
-def option(read: Read, default: Any, meaning: str, *, shown: bool = False, check: Any = None) -> Any:
-    """An attrs field that is an option."""
-    metadata = {"read": read, "shown": shown, "meaning": meaning}
+def option(
+    read: Read, default: Any, meaning: str, *, shown: bool = False, check: Any = None, is_phrase: bool = False
+) -> Any:
+    """An attrs field that is an option. is_phrase: its value is several words, some perhaps in quotes."""
+    metadata = {"read": read, "shown": shown, "meaning": meaning, "is_phrase": is_phrase}
     return field(default=default, validator=check, metadata=metadata)
 
 
@@ -47,6 +51,7 @@ def options_of(configured: type) -> dict[str, Option]:
             attribute.default,
             attribute.metadata["shown"],
             attribute.metadata["meaning"],
+            attribute.metadata["is_phrase"],
         )
         for attribute in fields(configured)
         if "read" in attribute.metadata
@@ -77,6 +82,16 @@ def one_of(*words: str) -> Any:
     def check(instance: object, attribute: Attribute[Any], value: str) -> None:
         if value not in words:
             raise BadValue(f"{attribute.name} = {shorten(value, 40)}: one of {', '.join(words)} is wanted")
+
+    return check
+
+
+def between(least: int, most: int, unit: str = "") -> Any:
+    """A validator: a number from `least` to `most`."""
+
+    def check(instance: object, attribute: Attribute[Any], value: int) -> None:
+        if not least <= value <= most:
+            raise BadValue(f"{attribute.name} = {value} is out of range: {least}..{most}{unit and ' ' + unit}")
 
     return check
 

@@ -19,7 +19,7 @@ class Request:
     method, target, path: of the HTTP request, raw bytes; None for schedulers that are asked per connection.
     `target` is the request target as it was sent, `path` the path and query in it: what rules are matched against.
     lines: the request's header lines as they came, each with its line end.
-    tried: the destinations that have already failed for this request.
+    tried: the destinations that are not up, and those that have already failed for this request. Not to be changed.
     """
 
     client: str = ""

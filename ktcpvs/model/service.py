@@ -19,7 +19,18 @@ from ktcpvs.errors import (
     shorten,
 )
 from ktcpvs.model.address import Address, Inet, parse_address
-from ktcpvs.model.options import COUNT_MAX, count, one_of, option, options_of, read_address, read_number, read_word
+from ktcpvs.model.check import OFF, read_check, well_formed
+from ktcpvs.model.options import (
+    COUNT_MAX,
+    between,
+    count,
+    one_of,
+    option,
+    options_of,
+    read_address,
+    read_number,
+    read_word,
+)
 from ktcpvs.model.pattern import DEFAULT_PATTERNS, check_pattern
 
 DEFAULT_LISTEN = parse_address("0.0.0.0:8080")
@@ -157,6 +168,32 @@ class VirtualService:
     redirect: Address | None = option(
         read_address, None, "the address of last resort, when no server is found", check=_complete
     )
+    check: str = option(
+        read_check,
+        OFF,
+        "how servers show that they are well: off, tcp, http PATH [expect STATUS ...], or send TEXT expect TEXT",
+        check=well_formed,
+        is_phrase=True,
+    )
+    check_interval: int = option(read_number, 5, "seconds between two checks of a server", check=between(1, 86400))
+    check_timeout: int = option(read_number, 2, "seconds that a check may take", check=between(1, 3600))
+    check_rise: int = option(
+        read_number, 2, "so many checks must pass until a server is up again", check=between(1, 100)
+    )
+    check_fall: int = option(read_number, 3, "so many checks must fail until a server is down", check=between(1, 100))
+    eject: int = option(
+        read_number, 5, "so many errors of clients' requests in a row eject a server; 0: never", check=between(0, 65535)
+    )
+    eject_time: int = option(
+        read_number, 10, "seconds of a server's first ejection; the following ones are longer", check=between(1, 86400)
+    )
+    eject_share: int = option(
+        read_number, 50, "the most servers, in percent, that errors may take out of service", check=between(0, 100)
+    )
+    slow_start: int = option(
+        read_number, 0, "seconds in which a server that comes gets its share little by little; 0: at once",
+        check=between(0, 86400),
+    )  # fmt: skip
     forwarded: str = _forwarding("Forwarded (RFC 7239)")
     x_forwarded_for: str = _forwarding("X-Forwarded-For")
     x_forwarded_proto: str = _forwarding("X-Forwarded-Proto")

@@ -70,6 +70,12 @@ class Settings:
         10, 0, DAY, "seconds", "an idempotent request that has waited so long for a server that answers nobody goes to "
         "another one; 0: never"
     )  # fmt: skip
+    eject_most: int = _setting(
+        300, 1, DAY, "seconds", "the longest ejection of a server; one that was well for so long begins anew"
+    )
+    retry_after: int = _setting(
+        5, 0, DAY, "seconds", "what Retry-After says to a client when there is no server for it; 0: nothing"
+    )
     retry_budget: int = _setting(
         20, 0, 100, "percent", "so many of a service's live requests may be retries of what a server did not answer"
     )

@@ -136,9 +136,13 @@ def path_of(method: bytes, target: bytes) -> bytes:
     raise BadRequest(400, "the request target has no form that HTTP/1.1 knows")
 
 
-def error_response(status: int, why: str, method: bytes | None = None, *, keep_alive: bool = False) -> bytes:
+def error_response(
+    status: int, why: str, method: bytes | None = None, *, keep_alive: bool = False, after: int = 0
+) -> bytes:
     """A whole answer that refuses a request. method: of the request, None when unknown. keep_alive: another request may
-    follow; else the answer ends the connection."""
+    follow; else the answer ends the connection. after: what Retry-After says with 503 (RFC 9110, section 10.2.3), in
+    seconds; 0: it is not there."""
+    retry = f"Retry-After: {after}\r\n" if after and status == 503 else ""
     connection = "" if keep_alive else "Connection: close\r\n"
     body = b"" if method == b"HEAD" else _body(status, why)
     return (
@@ -146,7 +150,7 @@ def error_response(status: int, why: str, method: bytes | None = None, *, keep_a
         "Content-Type: text/plain; charset=utf-8\r\n"
         f"Content-Length: {len(_body(status, why))}\r\n"
         "Cache-Control: no-store\r\n"
-        f"{connection}\r\n"
+        f"{retry}{connection}\r\n"
     ).encode("ascii") + body
 
 

@@ -33,7 +33,8 @@ class BoundWLC:
     def choose(self, request: Request) -> Choice | None:
         choices, tried, even = self._choices, request.tried, self._even
         best: Choice | None = None
-        least, least_weight, place = 0, 1, 0
+        least_weight: float = 1
+        least, place = 0, 0
         count = len(choices)
         for step in range(count):
             position = (self.place + step) % count

@@ -19,7 +19,7 @@ class _Class:
 
     __slots__ = ("choices", "earned", "place", "share")
 
-    def __init__(self, choices: list[Choice], weight: int, earned: int, place: int) -> None:
+    def __init__(self, choices: list[Choice], weight: float, earned: float, place: int) -> None:
         self.choices = choices
         self.share = weight * len(choices)
         self.earned = earned
@@ -39,9 +39,9 @@ class _Class:
 class BoundWRR:
     """wrr over the servers of one service. classes: by weight."""
 
-    def __init__(self, service: ServiceView, known: dict[int, _Class]) -> None:
+    def __init__(self, service: ServiceView, known: dict[float, _Class]) -> None:
         reason = f"{service.why}next in weighted turn of {len(service.destinations)}"
-        by_weight: dict[int, list[Choice]] = {}
+        by_weight: dict[float, list[Choice]] = {}
         for destination in service.destinations:
             if destination.weight > 0:
                 by_weight.setdefault(destination.weight, []).append(Choice(destination, reason))
@@ -55,7 +55,8 @@ class BoundWRR:
     def choose(self, request: Request) -> Choice | None:
         tried = request.tried
         best: _Class | None = None
-        total = place = 0
+        total: float = 0
+        place = 0
         for one in self.classes.values():
             usable = one.next(tried)
             if usable is not None:

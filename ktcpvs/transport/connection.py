@@ -171,6 +171,7 @@ class Connection(Served):
         server.lost = self._server_lost
         self._happened(life.CONNECTED)
         self.lease.made()
+        self.lease.destination.errors = 0
         if self.entry is not None:
             self.entry.connected(reused=False)
         relay = self.relay = CopyRelay(self.client, server, self.context.wheel, self._finished)
@@ -214,7 +215,7 @@ class Connection(Served):
             self.client.close()
             return
         self.client.ended = self._answer_taken
-        answer = error_response(status, why, self.request.method)
+        answer = error_response(status, why, self.request.method, after=self.context.settings.retry_after)
         if self.entry is not None:
             self.entry.refused(status, answer)
         self.client.transport.write(answer)

@@ -24,6 +24,7 @@ from ktcpvs.model.table import Table
 from ktcpvs.system import log as levels
 from ktcpvs.system.plugins import Schedulers, find_schedulers
 from ktcpvs.system.sockets import close_listener
+from ktcpvs.transport.checks import Checks
 from ktcpvs.transport.context import Context
 from ktcpvs.transport.live import LiveService
 from ktcpvs.transport.prepared import Prepared
@@ -47,9 +48,10 @@ async def _saved_nowhere(table: Table) -> None:
 
 
 class Director:
-    """table: as it is now. services: ident -> what is alive of it; also services that ran and still drain.
-    is_strict: an edit is refused that wants what the machine does not give: an access log that cannot be written, a
-    relay that is not there. grace: seconds after the drain timeout that the end may take besides."""
+    """table: as it is now. services: ident -> what is alive of it; also services that ran and still drain. checks:
+    those of servers; None: another process makes them. is_strict: an edit is refused that wants what the machine
+    does not give: an access log that cannot be written, a relay that is not there. grace: seconds after the drain
+    timeout that the end may take besides."""
 
     grace = 0.0
 
@@ -68,6 +70,7 @@ class Director:
         self.save = save
         self._unload = unload
         self.is_strict = True
+        self.checks: Checks | None = Checks(context)
         self._started = False
         self._ending = False
         self._lock: DeferredLock = DeferredLock()
@@ -80,6 +83,8 @@ class Director:
 
     def stop(self) -> None:
         """Time ends."""
+        if self.checks is not None:
+            self.checks.stop()
         self.context.stop()
 
     def schedulers(self) -> Schedulers:
@@ -247,6 +252,11 @@ class Director:
             live.delete()
             self.draining.add(live)
         self.draining = {live for live in self.draining if live.connections}
+        self._follow_checks()
+
+    def _follow_checks(self) -> None:
+        if self.checks is not None:
+            self.checks.follow(self.services[ident] for ident in self.table.services if ident in self.table.running)
 
     # The end.
 

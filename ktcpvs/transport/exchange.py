@@ -16,8 +16,8 @@ from ktcpvs.system import log as levels
 from ktcpvs.transport.backend import call
 from ktcpvs.transport.known import LINES_MAX, REMEMBERED, KnownAnswer, KnownLines, KnownRequest
 from ktcpvs.transport.pool import ServerStream
+from ktcpvs.transport.retrying import UNANSWERED, Retrying
 from ktcpvs.transport.stream import Stream
-from ktcpvs.transport.upgrading import Upgrading
 
 _SENT = life.TABLE[life.IDLE][life.SENT]
 _WHOLE = life.TABLE[life.WAITING][life.WHOLE]
@@ -25,10 +25,8 @@ _WHOLE = life.TABLE[life.WAITING][life.WHOLE]
 JOINED = 4096
 """A body's beginning that is longer is sent beside its head, and not copied behind it, in bytes."""
 
-UNANSWERED = "the server closed the connection before it answered"
 
-
-class Exchange(Upgrading):
+class Exchange(Retrying):
     """One client connection; its current request and the answer to it."""
 
     __slots__ = ()
@@ -39,8 +37,7 @@ class Exchange(Upgrading):
         request, service = self.request, self.service
         request.method, request.lines = known.method, known.lines
         request.target = request.path = known.target
-        if request.tried:
-            request.tried = set()
+        request.tried = service.down
         self._kept, self._found = None, known.data
         self._again = ()
         if not known.keep_alive:
@@ -194,6 +191,8 @@ class Exchange(Upgrading):
         if lease is not None:
             lease.end()
             destination = lease.destination
+            if destination.errors:
+                destination.errors = 0
             moved_in, moved_out = self.bytes_in, self.bytes_out
             destination.bytes_in += moved_in - self.settled[0]
             destination.bytes_out += moved_out - self.settled[1]
@@ -237,12 +236,17 @@ class Exchange(Upgrading):
         self._may_repeat = False
         self._happened(life.ANSWER)
         self._answer = answer
+        if self.server is not None:
+            if answer.status >= 500:
+                self.service.health.failed(self.server.destination, f"status {answer.status}")
+            else:
+                self.server.destination.errors = 0
         if answer.until_close:
             self._last = True
         choice = self.choice
         head = answer.head + choice.answer_lines if choice is not None else answer.head
         if answer.length is not None and answer.keep_alive and self.server is not None and message.method == b"GET":
-            plain = (choice is None or not choice.answer_lines) and len(head) <= REMEMBERED
+            plain = (choice is None or not choice.answer_lines) and len(head) <= REMEMBERED and answer.status < 500
             self.server.known = KnownAnswer(answer.whole, head, answer.length) if plain else None
         head += b"Connection: close\r\n\r\n" if self._last else b"\r\n"
         if self.entry is not None:
@@ -328,6 +332,8 @@ class Exchange(Upgrading):
             if self._may_repeat and not self._received and server is not None:
                 self._repeat(server)
             else:
+                if server is not None:
+                    self.service.health.failed(server.destination, UNANSWERED)
                 self._fail(502, UNANSWERED)
         elif self.state == life.ANSWERING:
             answer = self._answer
@@ -342,59 +348,6 @@ class Exchange(Upgrading):
         elif self.state == life.CLOSED:
             self._maybe_over()
 
-    def _repeat(self, dead: ServerStream) -> None:
-        """The same request again.
-
-        A kept connection may just have been old, so its server is called anew; that a new one dies is its server's
-        fault, so the next best serves.
-        """
-        self._happened(life.AGAIN)
-        if self.entry is not None:
-            self.entry.retried()
-        destination = dead.destination
-        if dead.used and destination not in self._again:
-            self._again = (*self._again, destination)
-            self._call(destination)
-            return
-        self._again = (*self._again, destination)
-        self.request.tried.add(destination)
-        if self.lease is not None:
-            self.lease.end(failed=True)
-        if self.service.may_retry():
-            self._choose()
-        else:
-            self._fail(502, f"{UNANSWERED}, and there are as many retries as retry_budget allows")
-
-    def _lease(self, destination: Destination) -> Lease:
-        if self._again and self.request.tried:
-            return self.service.retries.lease(destination)
-        return destination.lease()
-
-    def _is_silent(self, waited: int) -> None:
-        """Nothing has come for so many seconds: when its server answers nobody else either, another one serves."""
-        timeout, server = self.context.settings.first_byte_timeout, self.server
-        if not timeout or waited < timeout or not self._may_repeat or self._received or server is None:
-            return
-        silent = server.destination
-        if silent.heard > self._since or silent in self.request.tried:
-            return
-        choice = self.service.instead_of_silent(silent, self.request)
-        if choice is None:
-            return
-        why = f"no answer within {timeout} seconds"
-        form = "service {ident}: server {server} is silent: {why}"
-        self.context.log.event(levels.NON_FATAL, form, ident=self.service.ident, server=silent.address, why=why)
-        self._happened(life.SILENT)
-        if self.entry is not None:
-            self.entry.retried()
-        if self.lease is not None:
-            self.lease.end(failed=True)
-        self._let_go(reset=True)
-        self._again = (*self._again, silent)
-        self.request.tried.add(silent)
-        self._chosen(choice)
-        self._serve(choice)
-
     def _fail(self, status: int, why: str) -> None:
         """The switch answers this request itself."""
         if status == 503 and self._again:
@@ -407,7 +360,7 @@ class Exchange(Upgrading):
             self._happened(life.LAST)
             self._refuse(status, why)
             return
-        own = error_response(status, why, message.method, keep_alive=True)
+        own = error_response(status, why, message.method, keep_alive=True, after=self.context.settings.retry_after)
         self._note_answer(status, own)
         self._settle(f"{status}: {why}")
         self._note_refusal(status, why)

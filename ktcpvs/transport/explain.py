@@ -18,6 +18,7 @@ from ktcpvs.errors import BadValue, shorten
 from ktcpvs.interfaces import CONNECTION, EACH_REQUEST, IExplains
 from ktcpvs.model.address import Address, Inet
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.health import UP
 from ktcpvs.model.scheduling import Choice, Considered, Request
 from ktcpvs.protocols import messages
 from ktcpvs.protocols.http1 import BadRequest, HeadReader
@@ -52,7 +53,8 @@ class Explainer:
         notes = [] if running else [f"service {ident} is stopped: this is what it would do"]
         if not running and ident in director.services:
             _take_loads(prepared, director.services[ident])
-        request = Request(_client(client))
+        down = {destination for destination in prepared.destinations.values() if destination.health.state != UP}
+        request = Request(_client(client), tried=down)
         answer = {
             "service": ident,
             "running": running,
@@ -181,7 +183,9 @@ def _considered(prepared: Prepared, request: Request, context: Context, notes: l
 
 
 def _server(destination: Destination) -> dict[str, Any]:
-    state = "quiesced" if not destination.weight else "full" if destination.is_full else "up"
+    state: str = destination.health.state
+    if state == UP:
+        state = "quiesced" if not destination.weight else "full" if destination.is_full else UP
     return {
         "address": str(destination.address),
         "state": state,
@@ -290,7 +294,7 @@ class _Inquiry:
             return None
         known = self._prepared.destinations.values()
         self._notes.append(f"{full.destination.address} is chosen first, and it is full")
-        self._request.tried = {destination for destination in known if destination.is_full}
+        self._request.tried = self._request.tried | {destination for destination in known if destination.is_full}
         try:
             other = self._prepared.scheduler.choose(self._request)
         except Exception:

@@ -41,7 +41,7 @@ class HTTPClient(Parting):
 
     __slots__ = (
         "_again", "_answer", "_body_bytes", "_found", "_full", "_going_on", "_head_began",
-        "_kept", "_last", "_leaves", "_may_repeat", "_out", "_reader", "_received", "bytes_in", "bytes_out",
+        "_kept", "_last", "_leaves", "_may_repeat", "_out", "_reader", "_received", "_retries", "bytes_in", "bytes_out",
         "server", "settled",
     )  # fmt: skip
 
@@ -60,6 +60,7 @@ class HTTPClient(Parting):
         self._body_bytes = 0  # of the current request's body, so far
         self._reader: HeadReader | None = None  # of a head that comes in pieces
         self._again: tuple[Destination, ...] = ()  # whose connections have died with this request
+        self._retries = False  # its next server is one more that works on it
         self._last = False  # the client connection ends with this answer
         self._leaves = False  # since the client wants it so
         self._full = False  # the client takes no more
@@ -236,8 +237,7 @@ class HTTPClient(Parting):
         request = self.request
         request.method, request.target, request.path = message.method, message.target, message.path
         request.lines = message.lines
-        if request.tried:
-            request.tried = set()
+        request.tried = self.service.down
         self._out = body
         if self.service.journal is not None:
             self.entry = self.service.journal.begin(self)
@@ -353,7 +353,7 @@ class HTTPClient(Parting):
         self.ending = f"{status}: {why}"
         self._note_refusal(status, why)
         method = self._message.method if self._message is not None else None
-        answer = error_response(status, why, method)
+        answer = error_response(status, why, method, after=self.context.settings.retry_after)
         self._note_answer(status, answer)
         self._settle()
         self.client.transport.write(answer)
@@ -374,6 +374,10 @@ class HTTPClient(Parting):
                 self.client.close()
                 return
         elif state == life.WAITING and self._body is None and waited >= settings.response_timeout:
+            if self.server is not None:
+                self.service.health.failed(
+                    self.server.destination, f"no answer within {settings.response_timeout} seconds"
+                )
             self._fail(504, f"the server did not answer within {settings.response_timeout} seconds")
         elif settings.read_timeout and waited > settings.read_timeout and state == life.WAITING:
             self._fail(408, f"the request's body did not come within {settings.read_timeout} seconds")

@@ -23,6 +23,7 @@ from ktcpvs.transport.carry import carry
 from ktcpvs.transport.connection import Connection
 from ktcpvs.transport.context import Context
 from ktcpvs.transport.exchange import Exchange
+from ktcpvs.transport.health import ServiceHealth
 from ktcpvs.transport.journal import Journal
 from ktcpvs.transport.known import REQUEST_REMEMBERED, REQUESTS_MAX, KnownLines, KnownRequest
 from ktcpvs.transport.listener import Listener
@@ -44,7 +45,8 @@ LOOK_AGAIN = 0.05
 
 
 class LiveService:
-    """config: as it runs. destinations: its servers by address; usable: the same. leaving: deleted servers whose
+    """config: as it runs. destinations: its servers by address; usable: the same. down: those that are not up; never
+    changed, but replaced. leaving: deleted servers whose
     connections drain. queue: who waits for room at a server. journal: its access log; None: it has none. head_size,
     uri_size: the settings. is_quick: nobody wants to know every step of a request. forwards: servers are told of
     clients. known: header lines, with the client's address where it forwards, and what they say.
@@ -89,6 +91,8 @@ class LiveService:
         self.ended_in = 0
         self.ended_out = 0
         self.usable: frozenset[Destination] = frozenset()
+        self.down: set[Destination] = set()
+        self.health = ServiceHealth(self)
         self._seen: ServiceView | None = None
         self._limited: tuple[Destination, ...] = ()
         self._fallback: Callable[[], Any] | None = None  # makes the fallback scheduler when it is needed first
@@ -152,6 +156,7 @@ class LiveService:
         self._keep_journal(config)
         self._fallback, self._bound_fallback = prepared.bind_fallback(), None
         self.usable = frozenset(destinations.values())
+        self.health.adopt()
         self._let_watch(prepared.scheduler)
         self._limited = tuple(destination for destination in destinations.values() if destination.maxconn)
         self.pool.close(self.usable | {self.redirect} if self.redirect is not None else self.usable)

@@ -64,7 +64,7 @@ class Served(ABC):
         self.client_name = client_name
         self.began = self._since = self.context.wheel.now
         self.client = Stream(self._opened)
-        self.request = Request(client_host)
+        self.request = Request(client_host, tried=service.down)
         self.choice: Choice | None = None
         self.lease: Lease | None = None
         self.relay: Relay | None = None
@@ -175,7 +175,7 @@ class Served(ABC):
     def _choose(self) -> None:
         """Ask who shall serve; `_serve`, a refusal or a wait follows."""
         request = self.request
-        if not self._asks or len(request.tried) >= self.context.settings.connect_tries:
+        if not self._asks or self._has_tried_enough():
             self._decide(None)
             return
         try:
@@ -184,6 +184,10 @@ class Served(ABC):
             self._scheduler_failed()
             return
         self._take(answer)
+
+    def _has_tried_enough(self) -> bool:
+        tried, most = self.request.tried, self.context.settings.connect_tries
+        return len(tried) >= most and len(tried - self.service.down) >= most
 
     def _take(self, answer: Any) -> None:
         """What the scheduler answers: a choice, or something that takes its time, or nonsense."""
@@ -246,10 +250,18 @@ class Served(ABC):
         if choice is None and service.redirect is not None and service.redirect not in tried:
             choice = Choice(service.redirect, "redirect, since no server was found")
         if choice is None:
-            self._fail(503, why or ("no server answered" if tried else "no server for this request"))
+            self._fail(503, why or self._why_nobody())
             return
         self._chosen(choice)
         self._serve(choice)
+
+    def _why_nobody(self) -> str:
+        service, tried = self.service, self.request.tried
+        if tried - service.down:
+            return "no server answered"
+        return (
+            "all servers are down" if service.down and service.down >= service.usable else "no server for this request"
+        )
 
     def _wait_for_room(self) -> None:
         self._happened(FULL)
@@ -270,6 +282,7 @@ class Served(ABC):
             self.expire(CLIENT_GONE)
             return
         self._happened(ROOM)
+        self.request.tried = self.request.tried | self.service.down
         self._choose()
 
     def _waits_no_more(self) -> None:
@@ -313,7 +326,7 @@ class Served(ABC):
         lease.end(failed=True)
         if self.entry is not None:
             self.entry.retried()
-        self.request.tried.add(lease.destination)
+        self._has_failed(lease.destination, why.getErrorMessage())
         self.context.log.event(
             levels.NON_FATAL,
             "service {ident}: server {server} not connected: {why}",
@@ -323,6 +336,11 @@ class Served(ABC):
         )
         self._happened(CONNECT_FAILED)
         self._choose()
+
+    def _has_failed(self, destination: Destination, why: str) -> None:
+        """Not that one again for this request. why: in words."""
+        self.request.tried = {*self.request.tried, destination}
+        self.service.health.failed(destination, why)
 
     def _note_refusal(self, status: int, why: str) -> None:
         self.service.refused += 1

@@ -10,10 +10,14 @@ from ktcpvs import __version__
 from ktcpvs.errors import BadValue, shorten
 from ktcpvs.model.describe import describe_service
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.health import UP
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.transport.director import Director
 from ktcpvs.transport.live import LiveService
+
+DRAINING = "draining"
+"""The state of a server with weight 0, whatever its health."""
 
 
 class Views:
@@ -59,6 +63,7 @@ class Views:
             for server, row in zip(config.servers, described["servers"], strict=True):
                 destination = live.destinations.get(server.address) if live is not None else None
                 row["stats"] = _destination_stats(live, destination, passed)
+                row["health"] = _health(destination, server.weight)
             if config.redirect is not None:
                 described["redirect_stats"] = _destination_stats(live, live.redirect if live else None, passed)
         return answer
@@ -154,6 +159,14 @@ def _destination_stats(
         "bytes_in": destination.bytes_in + live_in,
         "bytes_out": destination.bytes_out + live_out,
     }
+
+
+def _health(destination: Destination | None, weight: int) -> dict[str, Any]:
+    """How a server fares: its state, since when (seconds since 1970; 0: as long as it is known), the last reason."""
+    if destination is None:
+        return {"state": UP if weight else DRAINING, "since": 0.0, "reason": ""}
+    known = destination.health
+    return {"state": known.state if weight else DRAINING, "since": known.since, "reason": known.reason}
 
 
 def _relay(live: LiveService | None) -> dict[str, Any] | None:

@@ -28,6 +28,24 @@ class Rows(amp.Command):
     ]
 
 
+class Marks(amp.Command):
+    """What checks have found: servers that are up, or down, and why. One page of them."""
+
+    arguments = [
+        (
+            b"marks",
+            amp.AmpList(
+                [
+                    (b"ident", amp.Unicode()),
+                    (b"address", amp.Unicode()),
+                    (b"is_up", amp.Boolean()),
+                    (b"why", amp.Unicode()),
+                ]
+            ),
+        )
+    ]
+
+
 class Reopen(amp.Command):
     """Open the files of access logs anew."""
 

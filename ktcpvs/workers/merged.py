@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ktcpvs.model.health import EJECTED, UP
+
 
 def stats(own: dict[str, Any], told: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The stats of all workers. own: the supervisor's, the table with all counts 0. told: each worker's."""
@@ -35,10 +37,25 @@ def _service(own: dict[str, Any], told: Sequence[dict[str, Any]]) -> dict[str, A
     servers = [{server["address"]: server["stats"] for server in one["servers"]} for one in told]
     merged["stats"]["relay"] = _relay(own["stats"]["relay"], [one["stats"]["relay"] for one in told])
     merged["servers"] = [
-        {**row, "stats": _added(row["stats"], [one[row["address"]] for one in servers if row["address"] in one])}
+        {
+            **row,
+            "stats": _added(row["stats"], [one[row["address"]] for one in servers if row["address"] in one]),
+            "health": _health(row, told),
+        }
         for row in own["servers"]
     ]
     return merged
+
+
+def _health(own: dict[str, Any], told: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What checks found stands in the supervisor's own; errors of clients each worker sees by itself."""
+    known: dict[str, Any] = own["health"]
+    rows = [row["health"] for one in told for row in one["servers"] if row["address"] == own["address"]]
+    if known["state"] != UP or not rows:
+        return known
+    ejected = [one for one in rows if one["state"] == EJECTED]
+    last: dict[str, Any] = max(ejected or [known, *rows], key=lambda one: one["since"])
+    return {**last, "reason": f"in {len(ejected)} of {len(rows)} workers: {last['reason']}"} if ejected else last
 
 
 def _relay(own: dict[str, Any] | None, told: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ instead of listening it hands the sockets down and says the same edit to every w
 from __future__ import annotations
 
 import socket
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
@@ -14,6 +15,9 @@ from twisted.internet.defer import Deferred, gatherResults
 from ktcpvs.control.requests import requests
 from ktcpvs.model import edits
 from ktcpvs.model.address import Address
+from ktcpvs.model.destination import Destination
+from ktcpvs.model.health import DOWN
+from ktcpvs.model.table import Table
 from ktcpvs.system import log as levels
 from ktcpvs.system.shared import SharedTable
 from ktcpvs.system.sockets import close_listener, open_listeners
@@ -27,6 +31,10 @@ from ktcpvs.workers.shares import Key, RowBook, SharedCounters
 
 ROWS_AT_ONCE = 64
 """How many rows one command names: with the longest names they fit into the 65,535 bytes of an AMP value."""
+
+
+MARKS_AT_ONCE = 64
+"""How many servers one command tells of."""
 
 
 class Supervisor(Director):
@@ -95,6 +103,30 @@ class Supervisor(Director):
         address = str(self.table.services[ident].listen)
         return worker.ask(commands.Listen, address=address, descriptor=sock.fileno())
 
+    # What checks find.
+
+    def _commit(self, old: Table, new: Table, preparation: Any) -> None:
+        super()._commit(old, new, preparation)
+        for live in self.services.values():
+            live.health.told = partial(self._mark, live)
+
+    def _mark(self, live: LiveService, destination: Destination) -> None:
+        for worker in self.crew.ready():
+            self.crew.answered(worker, self._marks(worker, [(live, destination)]))
+
+    def _marks(self, worker: Worker, found: list[tuple[LiveService, Destination]]) -> list[Deferred[Any]]:
+        marks = [
+            {
+                "ident": live.ident,
+                "address": str(destination.address),
+                "is_up": destination.health.state != DOWN,
+                "why": destination.health.reason,
+            }
+            for live, destination in found
+        ]
+        pages = [marks[start : start + MARKS_AT_ONCE] for start in range(0, len(marks), MARKS_AT_ONCE)]
+        return [worker.ask(commands.Marks, marks=page) for page in pages]
+
     # Workers.
 
     def _begun(self, worker: Worker) -> None:
@@ -123,6 +155,9 @@ class Supervisor(Director):
             if ident in table.running:
                 said += requests(edits.StartService(ident))
         answers += [worker.ask(command, **arguments) for command, arguments in said]
+        lives = self.services.values()
+        down = [(live, one) for live in lives for one in live.down if one.health.state == DOWN]
+        answers += self._marks(worker, down)
         if await self.crew.answered(worker, answers) and worker.pid == pid:
             worker.serves()
             self.context.log.event(levels.DAEMON, "worker {n} serves, process {pid}", n=worker.number, pid=pid)

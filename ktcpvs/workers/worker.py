@@ -73,6 +73,12 @@ class Link(Administrator):
         self._worker.rows.update({(one["ident"], one["address"]): one["row"] for one in rows})
         return {}
 
+    @commands.Marks.responder
+    def marks(self, marks: list[dict[str, Any]]) -> dict[str, Any]:
+        for mark in marks:
+            self._worker.mark(**mark)
+        return {}
+
     @commands.Reopen.responder
     def reopen(self) -> dict[str, Any]:
         self._worker.director.reopen_logs()
@@ -117,6 +123,7 @@ class Worker:
         self.context.sockets = self.sockets
         self.director = Director(self.context, unload=self.part)
         self.director.is_strict = False  # the supervisor has
+        self.director.checks = None  # these too
         self.submit = self.director.submit
         self.view = Views(self.director).view
         self.explain = Explainer(self.director).explain
@@ -126,6 +133,13 @@ class Worker:
         """The supervisor's first word."""
         self.context.key = key
         self.context.counters = SharedCounters(table, column, self.rows)
+
+    def mark(self, ident: str, address: str, is_up: bool, why: str) -> None:
+        """The supervisor has found a server up, or down."""
+        live = self.director.services.get(ident)
+        for destination in live.usable if live is not None else ():
+            if str(destination.address) == address:
+                live.health.mark(destination, is_up, why)  # type: ignore[union-attr]
 
     def start(self) -> None:
         """Take the link up, and begin."""

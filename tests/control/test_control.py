@@ -102,7 +102,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
         await switch.add_rule("web", "/b", "10.0.0.2:80")
         await switch.delete_rule("web", "/b", "10.0.0.2:80")
         await switch.delete_server("web", "10.0.0.2:80")
-        await switch.edit_service("web", redirect="")
+        await switch.edit_service("web", redirect="", check='send "PING\\r\\n"   expect "+PONG"', eject=0)
         await switch.set({"read_timeout": 7})
 
     ask(work)
@@ -124,6 +124,15 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "minspareservers": None,
             "maxspareservers": None,
             "redirect": None,
+            "check": 'send "PING\\r\\n" expect "+PONG"',
+            "check_interval": 5,
+            "check_timeout": 2,
+            "check_rise": 2,
+            "check_fall": 3,
+            "eject": 0,
+            "eject_time": 10,
+            "eject_share": 50,
+            "slow_start": 0,
             "forwarded": "off",
             "x_forwarded_for": "off",
             "x_forwarded_proto": "off",

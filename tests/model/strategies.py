@@ -235,6 +235,10 @@ def _options() -> st.SearchStrategy[dict[str, Any]]:
             "startservers": count,
             "minspareservers": count,
             "maxspareservers": count,
+            "check": st.sampled_from(("off", "tcp", "http /a", 'send "a" expect "b"', "udp", "http", "")),
+            "check_interval": st.sampled_from((0, 1, 86401)),
+            "eject": st.sampled_from((-1, 0, 5, 65536)),
+            "eject_share": st.sampled_from((0, 100, 101)),
         },
     )
 

@@ -226,7 +226,10 @@ def test_stats_say_which_relay_serves(
     rich.load(*(line.replace("FOLDER", str(tmp_path)) for line in lines), settings=settings)
     assert rich.stats() is None
     rich.does(StartService("web"))
-    assert rich.stats() == {"in_use": relay[0], "why": relay[1]}
+    assert rich.stats() == {"in_use": relay[0], "why": relay[1], "joined": NONE}
+
+
+NONE = {"copy": 0, "splice": 0, "kernel": 0}
 
 
 def free() -> str:
@@ -238,7 +241,7 @@ def free() -> str:
 def test_servers_with_unix_sockets_only_leave_nothing_to_the_kernel(rich: Machine, tmp_path: Path) -> None:
     rich.does(parse(f"Virtual web {{ listen = {free()} server = unix:{tmp_path}/server }}"))
     rich.does(StartService("web"))
-    assert rich.stats() == {"in_use": "copy", "why": "kernel: not TCP"}
+    assert rich.stats() == {"in_use": "copy", "why": "kernel: not TCP", "joined": NONE}
 
 
 def test_a_setting_changes_what_serves_at_once(rich: Machine) -> None:
@@ -259,7 +262,7 @@ def test_what_ran_before_copies_where_its_relay_went_away(poor: Machine) -> None
     poor.load(f"listen = {free()}", "relay = kernel")
     poor.does(StartService("web"))
     poor.does(EditService("web", {"maxclients": 5}))
-    assert poor.stats() == {"in_use": "copy", "why": f"kernel: {RIGHTS}"}
+    assert poor.stats() == {"in_use": "copy", "why": f"kernel: {RIGHTS}", "joined": NONE}
     assert said == [f"service web copies: kernel: {RIGHTS}"]
 
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from ktcpvs.workers.merged import connections, stats
 
 COPIES = {"in_use": "copy", "why": "kernel: needs CAP_BPF and CAP_NET_ADMIN", "joined": {"copy": 0, "kernel": 0}}
+
+
+WELL = {"state": "up", "since": 0.0, "reason": ""}
 
 
 def counts(active: int, total: int = 0) -> dict[str, int]:
@@ -14,7 +19,11 @@ def counts(active: int, total: int = 0) -> dict[str, int]:
 
 
 def service(ident: str, stats: dict[str, int], servers: dict[str, dict[str, int]], **more: Any) -> dict[str, Any]:
-    rows = [{"address": address, "weight": 1, "stats": one} for address, one in servers.items()]
+    rows = [
+        {"address": address, "weight": 1, "stats": one, "health": more.get("health", WELL)}
+        for address, one in servers.items()
+    ]
+    more.pop("health", None)
     relay = more.pop("relay", COPIES)
     return {"ident": ident, "scheduler": "wlc", "stats": {**stats, "relay": relay}, "servers": rows, **more}
 
@@ -84,6 +93,29 @@ def test_connections_of_each_relay_add_up() -> None:
 def test_a_service_that_no_worker_runs_has_no_relay() -> None:
     own = answer(service("web", NONE, {}, relay=None))
     assert stats(own, [own, own]) == own
+
+
+def ill(state: str, since: float, reason: str = "why") -> dict[str, Any]:
+    return {"state": state, "since": since, "reason": reason}
+
+
+@pytest.mark.parametrize(
+    ("own", "told", "merged"),
+    [
+        (WELL, (WELL, WELL), WELL),
+        (ill("down", 5), (ill("down", 6), WELL), ill("down", 5)),
+        (ill("draining", 0), (ill("ejected", 6), WELL), ill("draining", 0)),
+        (WELL, (ill("ejected", 6), WELL), ill("ejected", 6, "in 1 of 2 workers: why")),
+        (WELL, (ill("ejected", 6, "old"), ill("ejected", 7, "new")), ill("ejected", 7, "in 2 of 2 workers: new")),
+        (WELL, (ill("up", 6, "its ejection is over"), WELL), ill("up", 6, "its ejection is over")),
+        (ill("up", 3, "2 checks have passed"), (), ill("up", 3, "2 checks have passed")),
+    ],
+)
+def test_health(own: dict[str, Any], told: tuple[dict[str, Any], ...], merged: dict[str, Any]) -> None:
+    def answered(health: dict[str, Any]) -> dict[str, Any]:
+        return answer(service("web", NONE, {"r1:80": NONE}, health=health))
+
+    assert stats(answered(own), [answered(one) for one in told]) == answered(merged)
 
 
 def test_connections_stand_one_after_another_with_their_worker() -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -184,10 +185,20 @@ def _counted(
         for server in service["servers"]:
             begin = f"  -> {show(server['address'])}", str(server["weight"]), _limit(server["maxconn"])
             rows.append((*begin, *numbers(server[kind], of_server)))
+            if kind == "stats" and (state := _health(server.get("health"))):
+                rows.append((state,))
         if service["redirect"] is not None:
             begin = f"  -> {show(service['redirect'])}", "redirect", ""
             rows.append((*begin, *numbers(service[f"redirect_{kind}"], of_server)))
     return f"{heading(answer['version'])}\n{_aligned(rows, '<<<' + '>' * len(of_service))}"
+
+
+def _health(health: dict[str, Any] | None) -> str:
+    """ "down since DATE TIME: why" of a server whose state has changed; else ""."""
+    if health is None or not health["since"]:
+        return ""
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(health["since"]))
+    return f"     {health['state']} since {since}: {_line(health['reason'])}"
 
 
 def _relay(relay: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from attrs import Factory, define, evolve
 from ktcpvs.errors import BadConfiguration, Refusal, shorten
 from ktcpvs.model.address import Address, PortNamed, no_port_names, parse_address
 from ktcpvs.model.edits import Load
-from ktcpvs.model.language.lexer import Place, Token, tokens
+from ktcpvs.model.language.lexer import Place, Token, quoted, tokens
 from ktcpvs.model.service import OPTIONS, RealServer, Rule, VirtualService
 from ktcpvs.model.settings import Settings, whole_number
 
@@ -74,6 +74,13 @@ class _Reader:
         """True when a keyword with its `=` comes next."""
         after = self._tokens[self._position + 1 : self._position + 2]
         return bool(after) and after[0].is_word("=")
+
+    def phrase(self, first: Token) -> str:
+        """`first` and the tokens behind it, as text, up to the next keyword or the block's end."""
+        found = [first]
+        while (token := self.peek()) is not None and not token.is_word("}") and not self.is_keyword():
+            found.append(self.next("a word"))
+        return " ".join(quoted(token.text) if token.quoted else token.text for token in found)
 
     def sign(self, sign: str) -> None:
         token = self.next(f"'{sign}'")
@@ -206,8 +213,9 @@ def _service(reader: _Reader, name: Token, port_named: PortNamed) -> VirtualServ
         if option is None:
             raise keyword.place.error(f"unknown keyword '{shorten(keyword.text)}'; there are: {', '.join(KEYWORDS)}")
         token = reader.next(f"the value of {option.name}")
+        text = token.text if not option.is_phrase else reader.phrase(token)
         with _at(token.place):
-            value = option.read(option.name, token.text, port_named)
+            value = option.read(option.name, text, port_named)
             block.service = evolve(block.service, **{option.name: value})
     return block.complete()
 

@@ -24,7 +24,8 @@ def write_service(described: dict[str, Any], show: ShowAddress = str) -> str:
         value = described.get(option.name)
         if value is None or (value == option.default and not option.shown):
             continue
-        lines.append(f"    {option.name} = {word(show(value) if option.read is read_address else str(value))}")
+        text = show(value) if option.read is read_address else str(value)
+        lines.append(f"    {option.name} = {text if option.is_phrase else word(text)}")
     for server in described["servers"]:
         most = f" maxconn {server['maxconn']}" if server["maxconn"] else ""
         lines.append(f"    server = {word(show(server['address']))} {server['weight']}{most}")

@@ -1,0 +1,212 @@
+"""Active checks: each server of each service that wants it is called now and then, and its health told what came.
+
+Where several processes serve, one of them checks. Calls are spread: each server has its own moment, and no two
+intervals are quite the same.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.error import ConnectError
+from twisted.internet.error import TimeoutError as LateError
+from twisted.python.failure import Failure
+
+from ktcpvs.errors import shorten
+from ktcpvs.model.check import OFF, SEND, TCP, Check, NotWell, parse_check
+from ktcpvs.model.destination import Destination
+from ktcpvs.transport.backend import call
+from ktcpvs.transport.stream import Stream
+
+if TYPE_CHECKING:
+    from ktcpvs.transport.context import Context
+    from ktcpvs.transport.http_check import HTTPChecks
+    from ktcpvs.transport.live import LiveService
+
+JITTER = 0.1
+"""By so much of itself an interval is longer or shorter, at random."""
+
+AT_ONCE = 200
+"""So many checks are made at the same time; the next ones wait a moment."""
+
+WAIT = 0.05
+"""That moment, in seconds."""
+
+HEARD_MOST = 1 << 16
+"""Bytes in which what is expected must come."""
+
+
+class Checks:
+    """The checks that one process makes."""
+
+    def __init__(self, context: Context, chance: Callable[[], float] = random.random) -> None:
+        """chance: where jitter comes from, 0.0 to 1.0."""
+        self._context = context
+        self._chance = chance
+        self._watched: dict[tuple[str, Destination], _Watched] = {}
+        self._http: HTTPChecks | None = None  # the first check by HTTP makes it
+        self.running = 0
+
+    def follow(self, services: Iterable[LiveService]) -> None:
+        """From now on these are checked, as far as they want it, and nobody else."""
+        wanted = {
+            (live.ident, destination): live
+            for live in services
+            if live.config.check != OFF
+            for destination in live.usable
+        }
+        for key in [key for key, one in self._watched.items() if wanted.get(key) is not one.live]:
+            self._watched.pop(key).stop()
+            if self._http is not None:
+                self._http.forget(key[1].address)
+        for key, live in wanted.items():
+            watched = self._watched.get(key)
+            if watched is None:
+                self._watched[key] = _Watched(self, self._context, live, key[1])
+            else:
+                watched.look_at_options()
+
+    def stop(self) -> None:
+        """Check nobody any more."""
+        self.follow(())
+        if self._http is not None:
+            self._http.close()
+            self._http = None
+
+    def spread(self, seconds: float) -> float:
+        """A moment within the first `seconds`."""
+        return self._chance() * seconds
+
+    def jittered(self, seconds: float) -> float:
+        """About so many seconds."""
+        return seconds * (1 - JITTER + 2 * JITTER * self._chance())
+
+    def probe(self, check: Check, destination: Destination) -> Deferred[Any]:
+        """Fires when it is well, fails when not; cancelling it gives it up."""
+        context = self._context
+        if check.kind == TCP:
+            calling = call(context.reactor, destination.address, context.settings.connect_timeout, Stream())
+            return calling.addCallback(Stream.close)
+        if check.kind == SEND:
+            return _Talk(check).begin(context, destination)
+        if self._http is None:
+            from ktcpvs.transport.http_check import HTTPChecks  # a client of HTTP takes 10 MiB, which few need
+
+            self._http = HTTPChecks(context.reactor)
+        return self._http.probe(check, destination.address)
+
+
+class _Watched:
+    """One server of one service."""
+
+    def __init__(self, checks: Checks, context: Context, live: LiveService, destination: Destination) -> None:
+        self.live = live
+        self._checks = checks
+        self._context = context
+        self._destination = destination
+        self._probe: Deferred[Any] | None = None
+        self.look_at_options()
+        self._call: Any = self._after(checks.spread(live.config.check_interval))
+
+    def look_at_options(self) -> None:
+        self._check = parse_check(self.live.config.check)
+
+    def stop(self) -> None:
+        for waits in self._call, self._probe:
+            if waits is not None:
+                waits.cancel()
+
+    def _after(self, seconds: float) -> Any:
+        return self._context.reactor.callLater(seconds, self._begin)
+
+    def _begin(self) -> None:
+        self._call = None
+        if self._checks.running >= AT_ONCE:
+            self._call = self._after(WAIT)
+            return
+        self._checks.running += 1
+        probe = self._probe = maybeDeferred(self._checks.probe, self._check, self._destination)
+        probe.addTimeout(self.live.config.check_timeout, self._context.reactor, _late)
+        probe.addCallbacks(lambda _: self._ended(None), self._failed)
+        probe.addErrback(lambda why: self._context.log.failure("a check failed to be made", why))
+
+    def _failed(self, why: Failure) -> None:
+        if why.check(CancelledError):
+            self._checks.running -= 1
+        else:
+            self._ended(_in_words(why, self.live.config.check_timeout))
+
+    def _ended(self, why: str | None) -> None:
+        self._probe = None
+        self._checks.running -= 1
+        self._call = self._after(self._checks.jittered(self.live.config.check_interval))
+        self.live.health.checked(self._destination, why)
+
+
+class _Talk:
+    """Something is sent, and something must come."""
+
+    def __init__(self, check: Check) -> None:
+        self._check = check
+        self._heard = b""
+        self._stream = Stream()
+        self._answer: Deferred[None] = Deferred()
+
+    def begin(self, context: Context, destination: Destination) -> Deferred[None]:
+        stream = self._stream
+        stream.dataReceived = self._came
+        stream.ended = self._over
+        stream.lost = lambda clean: self._over()
+        calling = call(context.reactor, destination.address, context.settings.connect_timeout, stream)
+
+        def give_up(_: Deferred[None]) -> None:
+            calling.cancel()
+            stream.reset()
+
+        answer = self._answer = Deferred(give_up)
+        calling.addCallbacks(self._connected, self._fail)
+        return answer
+
+    def _connected(self, stream: Stream) -> None:
+        if self._check.send:
+            stream.transport.write(self._check.send)
+
+    def _came(self, data: bytes) -> None:
+        self._heard += data
+        if self._check.expect in self._heard:
+            self._stream.close()
+            if not self._answer.called:
+                self._answer.callback(None)
+        elif len(self._heard) > HEARD_MOST:
+            self._over()
+
+    def _over(self) -> None:
+        said = shorten(self._heard.decode("latin-1"), 60)
+        self._fail(Failure(NotWell(f"it said '{said}'" if said else "it said nothing")))
+        self._stream.reset()
+
+    def _fail(self, why: Failure) -> None:
+        if not self._answer.called:
+            self._answer.errback(why)
+
+
+class _Late(Exception):
+    """It has taken too long."""
+
+
+def _late(result: Any, seconds: float) -> Any:
+    raise _Late
+
+
+def _in_words(why: Failure, seconds: int) -> str:
+    """One short line."""
+    if why.check(_Late):
+        return f"check: nothing within {seconds} s"
+    if why.check(LateError):
+        return "check: connecting took too long"
+    if why.check(ConnectError):
+        return f"check: {shorten(why.getErrorMessage(), 100)}"
+    return f"check: {shorten(why.getErrorMessage(), 100) or repr(why.value)}"

@@ -1,0 +1,131 @@
+"""Checks by HTTP: a GET whose answer's status says whether a server is well. Connections are kept between checks."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+
+from treq.client import HTTPClient
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.web.client import URI, Agent, HTTPConnectionPool, ResponseNeverReceived, _HTTP11ClientFactory
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgentEndpointFactory
+from zope.interface import implementer
+
+from ktcpvs import __version__
+from ktcpvs.model.address import Address, Unix
+from ktcpvs.model.check import Check, NotWell
+
+BODY_MOST = 1 << 20
+"""Bytes of an answer that are read so that its connection can be kept; a longer one costs its connection."""
+
+KEPT_SECONDS = 60
+"""How long a connection is kept for the next check."""
+
+
+class _Factory(_HTTP11ClientFactory):
+    """Twisted's own would tell the log of every connection."""
+
+    noisy = False
+
+
+@implementer(IAgentEndpointFactory)
+class _Endpoints:
+    """URLs name servers by the numbers that they have here, so that one pool holds them all."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._addresses: dict[bytes, Address] = {}
+        self._names: dict[Address, str] = {}
+        self._numbers = count()
+
+    def name(self, address: Address) -> str:
+        """The host that stands for that server in a URL."""
+        name = self._names.get(address)
+        if name is None:
+            name = self._names[address] = f"s{next(self._numbers)}"
+            self._addresses[name.encode()] = address
+        return name
+
+    def forget(self, address: Address) -> None:
+        name = self._names.pop(address, None)
+        if name is not None:
+            del self._addresses[name.encode()]
+
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        address = self._addresses[uri.host]
+        if isinstance(address, Unix):
+            return UNIXClientEndpoint(self._reactor, address.path)
+        assert address.port is not None  # a configured address is complete
+        return HostnameEndpoint(self._reactor, address.host, address.port)
+
+
+class HTTPChecks:
+    """All checks by HTTP of one process."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._endpoints = _Endpoints(reactor)
+        self._pool = HTTPConnectionPool(reactor)
+        self._pool._factory = _Factory
+        self._pool.maxPersistentPerHost = 1
+        self._pool.cachedConnectionTimeout = KEPT_SECONDS
+        self._pool.retryAutomatically = True
+        self._client = HTTPClient(Agent.usingEndpointFactory(reactor, self._endpoints, pool=self._pool))
+
+    def probe(self, check: Check, address: Address) -> Deferred[Any]:
+        """Fires when the server is well, fails when not."""
+        name = self._endpoints.name(address)
+        host = "localhost" if isinstance(address, Unix) else str(address)
+        headers = Headers({"Host": [host], "User-Agent": [f"ktcpvs/{__version__} check"]})
+        url = f"http://{name}{check.path}"
+        asked: Deferred[Any] = self._client.get(url, headers=headers, allow_redirects=False, unbuffered=True)
+        return asked.addCallbacks(lambda answer: _judged(answer.original, check), _unanswered)
+
+    def forget(self, address: Address) -> None:
+        """It is not checked any more."""
+        self._endpoints.forget(address)
+
+    def close(self) -> None:
+        """Close what is kept."""
+        self._pool.closeCachedConnections()
+
+
+class _Body(Protocol):
+    """Reads an answer's body and throws it away."""
+
+    def __init__(self, done: Deferred[None]) -> None:
+        self._done = done
+        self._left = BODY_MOST
+
+    def dataReceived(self, data: bytes) -> None:
+        self._left -= len(data)
+        if self._left < 0:
+            self.transport.loseConnection()  # type: ignore[union-attr]
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if not self._done.called:
+            self._done.callback(None)
+
+
+def _judged(answer: Any, check: Check) -> Deferred[None]:
+    status = answer.code
+    read: Deferred[None] = Deferred(lambda _: answer._transport.abortConnection())
+    answer.deliverBody(_Body(read))
+
+    def judge(_: None) -> None:
+        if not check.is_well(status):
+            raise NotWell(f"status {status}")
+
+    return read.addCallback(judge)
+
+
+def _unanswered(why: Failure) -> Failure:
+    if why.check(ResponseNeverReceived):
+        value: Any = why.value
+        reasons = [one.getErrorMessage() for one in value.reasons]
+        return Failure(NotWell(f"no answer: {reasons[-1] if reasons else 'the connection was closed'}"))
+    return why

@@ -1,0 +1,83 @@
+"""A request that its first server does not answer goes to another one, where that is safe, and never else.
+
+A kept connection may just have been old; a new one that dies, or one on which nothing comes for long, is its server's
+fault.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from ktcpvs.model import exchange as life
+from ktcpvs.model.destination import Destination, Lease
+from ktcpvs.system import log as levels
+from ktcpvs.transport.pool import ServerStream
+from ktcpvs.transport.upgrading import Upgrading
+
+UNANSWERED = "the server closed the connection before it answered"
+
+
+class Retrying(Upgrading):
+    """One client connection whose current request may be sent again."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def _call(self, destination: Destination) -> None:
+        """A new connection to that server, for the current request."""
+
+    def _repeat(self, dead: ServerStream) -> None:
+        """The same request again.
+
+        A kept connection may just have been old, so its server is called anew; that a new one dies is its server's
+        fault, so the next best serves.
+        """
+        self._happened(life.AGAIN)
+        if self.entry is not None:
+            self.entry.retried()
+        destination = dead.destination
+        if dead.used and destination not in self._again:
+            self._again = (*self._again, destination)
+            self._call(destination)
+            return
+        self._again = (*self._again, destination)
+        self._has_failed(destination, UNANSWERED)
+        if self.lease is not None:
+            self.lease.end(failed=True)
+        if self.service.may_retry():
+            self._retries = True
+            self._choose()
+        else:
+            self._fail(502, f"{UNANSWERED}, and there are as many retries as retry_budget allows")
+
+    def _lease(self, destination: Destination) -> Lease:
+        if self._retries:
+            self._retries = False
+            return self.service.retries.lease(destination)
+        return destination.lease()
+
+    def _is_silent(self, waited: int) -> None:
+        """Nothing has come for so many seconds: when its server answers nobody else either, another one serves."""
+        timeout, server = self.context.settings.first_byte_timeout, self.server
+        if not timeout or waited < timeout or not self._may_repeat or self._received or server is None:
+            return
+        silent = server.destination
+        if silent.heard > self._since or silent in self.request.tried:
+            return
+        choice = self.service.instead_of_silent(silent, self.request)
+        if choice is None:
+            return
+        why = f"no answer within {timeout} seconds"
+        form = "service {ident}: server {server} is silent: {why}"
+        self.context.log.event(levels.NON_FATAL, form, ident=self.service.ident, server=silent.address, why=why)
+        self._happened(life.SILENT)
+        if self.entry is not None:
+            self.entry.retried()
+        if self.lease is not None:
+            self.lease.end(failed=True)
+        self._let_go(reset=True)
+        self._again = (*self._again, silent)
+        self._retries = True
+        self._has_failed(silent, why)
+        self._chosen(choice)
+        self._serve(choice)

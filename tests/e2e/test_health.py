@@ -1,0 +1,178 @@
+"""Checks of real servers, which die, come back, answer badly or not at all; nobody is sent to one that is down."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers import LOOPBACK, Nginx, SocketServer, free_port, speak_first, wait_for
+
+from .harness import Daemon
+
+pytestmark = pytest.mark.e2e
+
+QUICK = {"check_interval": 1, "check_timeout": 1, "check_rise": 1, "check_fall": 1}
+
+
+@pytest.fixture(scope="module", params=["uvloop", "epoll"])
+def lasting_reactor(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def daemon(lasting_daemon: Daemon) -> Iterator[Daemon]:
+    yield lasting_daemon
+    lasting_daemon.clear()
+
+
+def health(daemon: Daemon, place: int = 0) -> dict[str, Any]:
+    """Of the first service's server at `place`."""
+    return dict(daemon.call("stats")["services"][0]["servers"][place]["health"])
+
+
+def is_up(daemon: Daemon, place: int = 0) -> bool:
+    return bool(health(daemon, place)["state"] == "up")
+
+
+def asked(port: int) -> tuple[int, str]:
+    """The status, and who answered."""
+    with closing(http.client.HTTPConnection(LOOPBACK, port, timeout=10)) as client:
+        client.request("GET", "/")
+        answer = client.getresponse()
+        return answer.status, answer.read().split()[0].decode()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_server_that_dies_and_comes_back(
+    make_daemon: Callable[..., Daemon], nginx: Callable[[str], Nginx], workers: int
+) -> None:
+    daemon = make_daemon(workers=workers)
+    daemon.start()
+    one, two = nginx("one"), nginx("two")
+    port = free_port()
+    rules = (".*", one.address), (".*", two.address)
+    check = "http / expect 200"
+    daemon.service("web", port, one.address, two.address, scheduler="phttp", rules=rules, check=check, eject=0, **QUICK)
+    assert {asked(port) for _ in range(10)} == {(200, "one"), (200, "two")}
+    one.stop()
+    wait_for(lambda: not is_up(daemon))
+    assert health(daemon)["reason"].startswith("check: ")
+    assert {asked(port) for _ in range(10)} == {(200, "two")}
+    assert f"service web: server {one.address} is down: check: " in daemon.log()
+    assert "     down since 2" in daemon.adm("--stats").stdout
+    if workers:
+        daemon.set(debug_level=3)
+        for child in Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split():
+            os.kill(int(child), signal.SIGKILL)  # its successor is told what is down
+        wait_for(lambda: daemon.log().count("serves, process") == workers)
+        assert {asked(port) for _ in range(10)} == {(200, "two")}
+    two.stop()
+    wait_for(lambda: not is_up(daemon, 1))
+    status, _ = asked(port)
+    assert status == 503
+    one.start()
+    wait_for(lambda: is_up(daemon))
+    wait_for(lambda: asked(port) == (200, "one"))
+    assert health(daemon)["reason"] == "1 checks have passed"
+
+
+def test_http_checks_keep_their_connection(daemon: Daemon, serve: Callable[..., SocketServer]) -> None:
+    heard: list[bytes] = []
+
+    def answers(sock: socket.socket) -> None:
+        while data := sock.recv(10_000):
+            heard.append(data)
+            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
+
+    server = serve(answers)
+    daemon.service("web", free_port(), server.address, check="http /check", **QUICK)
+    wait_for(lambda: len(heard) >= 3)
+    assert server.accepted == 1
+    assert heard[0].startswith(b"GET /check HTTP/1.1\r\n")
+    assert f"\r\nHost: {server.address}\r\n".encode() in heard[0]
+
+
+@pytest.mark.parametrize(
+    ("check", "said", "well"),
+    [
+        (r'send "" expect "220 "', b"220 hello\r\n", True),
+        (r'send "" expect "221 "', b"220 hello\r\n", False),
+        (r'send "PING\r\n" expect "PING"', b"", True),
+        ("tcp", b"", True),
+        ("http /", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", True),
+        ("http / expect 204", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", False),
+        ("http /", b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n", False),
+        ("http /", b"no http at all\r\n\r\n", False),
+        ("http /", b"", False),
+    ],
+)
+@pytest.mark.parametrize("unix", [False, True])
+def test_what_is_expected(
+    daemon: Daemon, serve: Callable[..., SocketServer], tmp_path: Any, check: str, said: bytes, well: bool, unix: bool
+) -> None:
+    checks: list[int] = []
+
+    def answers(sock: socket.socket) -> None:
+        if not check.startswith("http"):
+            checks.append(1)
+            speak_first(said)(sock)
+        while sock.recv(10_000):
+            checks.append(1)
+            sock.sendall(said)
+
+    server = serve(answers, str(tmp_path / "socket")) if unix else serve(answers)
+    daemon.service("s", free_port(), server.address, check=check, eject=0, **QUICK)
+    wait_for(lambda: len(checks) >= 2 if well else not is_up(daemon))
+    assert is_up(daemon) == well
+    if not well:
+        reason = health(daemon)["reason"]
+        assert reason.startswith("check: ")
+        assert "\n" not in reason
+
+
+def test_a_server_that_hangs_is_down(daemon: Daemon, serve: Callable[..., SocketServer]) -> None:
+    enough = threading.Event()
+    server = serve(lambda sock: enough.wait(20))
+    daemon.service("s", free_port(), server.address, check="http /", **QUICK)
+    try:
+        wait_for(lambda: not is_up(daemon))
+        assert health(daemon)["reason"] == "check: nothing within 1 s"
+    finally:
+        enough.set()
+
+
+def test_a_check_that_cannot_be_meant_is_refused(daemon: Daemon) -> None:
+    refused = daemon.adm("-A", "-i", "web", "check=http health", check=False)
+    assert refused.returncode == 1
+    said = "tcpvsadm: add-service web: check = http health: a path is wanted, as /health\n"
+    assert refused.stderr == said
+    daemon.adm("-A", "-i", "web", "check=http /health expect 200 204")
+    assert "    check = http /health expect 200 204\n" in daemon.adm("--list").stdout
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_clients_errors_eject_and_are_told(
+    make_daemon: Callable[..., Daemon], nginx: Callable[[str], Nginx], workers: int
+) -> None:
+    daemon = make_daemon(workers=workers)
+    daemon.start()
+    one, two = nginx("one"), nginx("two")
+    port = free_port()
+    rules = (".*", one.address), (".*", two.address)
+    daemon.service("web", port, one.address, two.address, scheduler="phttp", balance="rr", rules=rules, eject_time=2)
+    one.stop()
+    answers = [asked(port) for _ in range(60)]
+    assert set(answers) == {(200, "two")}
+    assert health(daemon)["state"] == "ejected"
+    assert "5 errors in a row, the last: " in health(daemon)["reason"]
+    one.start()
+    wait_for(lambda: is_up(daemon))
+    wait_for(lambda: asked(port) == (200, "one"))

@@ -1,0 +1,90 @@
+"""What the option `check` may say."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ktcpvs.errors import Refusal
+from ktcpvs.model.address import no_port_names
+from ktcpvs.model.check import HTTP, OFF, SEND, TCP, Check, parse_check, read_check
+from ktcpvs.model.describe import configuration
+from ktcpvs.model.language.lexer import quoted
+from ktcpvs.model.language.parser import parse
+from ktcpvs.model.language.writer import write
+from ktcpvs.model.table import Table
+
+
+@pytest.mark.parametrize(
+    ("text", "check"),
+    [
+        ("off", Check(OFF)),
+        ("tcp", Check(TCP)),
+        ("http /", Check(HTTP, "/")),
+        ("http /health?x=1 expect 200 204", Check(HTTP, "/health?x=1", (200, 204))),
+        (r'send "PING\r\n" expect "+PONG"', Check(SEND, send=b"PING\r\n", expect=b"+PONG")),
+        (r'send "" expect "\x32\x32\x30 \\-"', Check(SEND, send=b"", expect=b"220 \\-")),
+        ('send "é" expect "ü"', Check(SEND, send=b"\xe9", expect=b"\xfc")),
+    ],
+)
+def test_forms(text: str, check: Check) -> None:
+    assert parse_check(text) == check
+    assert read_check("check", text, no_port_names) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "check = : off, tcp, http PATH"),
+        ("udp", "check = udp: off, tcp, http PATH"),
+        ("tcp 80", "check = tcp 80: off, tcp"),
+        ('"tcp"', "off, tcp, http PATH"),
+        ("http", "check = http: off, tcp"),
+        ("http health", "check = http health: a path is wanted, as /health"),
+        ("http /a b", "after the path stands nothing, or expect STATUS"),
+        ("http /a expect", "after the path stands nothing, or expect STATUS"),
+        ("http /a expect ok", "status ok: a number from 100 to 599"),
+        ("http /a expect 600", "status 600: a number from 100 to 599"),
+        ('send "a"', "off, tcp, http PATH"),
+        ('send "a" expect ""', "a text of 1 to 1024 bytes is wanted"),
+        (r'send "\q" expect "a"', r"'\q': after a backslash stands r, n, t"),
+        ('send "a expect', "the quote that begins here does not end"),
+    ],
+)
+def test_what_is_none(text: str, why: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        parse_check(text)
+    assert why in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [99, 199, 200, 204, 302, 399, 400, 503])
+def test_who_is_well(status: int) -> None:
+    assert Check(HTTP, "/").is_well(status) == (200 <= status < 400)
+    assert Check(HTTP, "/", (503,)).is_well(status) == (status == 503)
+
+
+def block(check: str) -> str:
+    return f"Virtual a {{\n    check = {check}\n    eject = 3\n    server = 10.0.0.1:80\n}}\n"
+
+
+@given(
+    st.lists(
+        st.text(st.characters(codec="ascii", exclude_categories=("C",)), min_size=1, max_size=20),
+        min_size=2,
+        max_size=2,
+    )
+)
+def test_it_is_written_as_it_was_read(texts: list[str]) -> None:
+    send, expect = (quoted(text.replace("\\", "\\\\")) for text in texts)
+    load = parse(block(f"send {send}\n expect {expect}"))
+    check = parse_check(load.services["a"].check)
+    assert (check.send, check.expect) == tuple(text.encode() for text in texts)
+    assert load.services["a"].eject == 3
+    assert parse(write(*configuration(Table(load.services)))) == load
+
+
+def test_an_error_has_its_place() -> None:
+    with pytest.raises(Refusal, match=r"^<text>:2:13: check = http: status 7: a number from 100 to 599 is wanted$"):
+        parse(block("http /a expect 7"))

@@ -1,0 +1,205 @@
+"""Servers that fail their clients, as transcripts: who is ejected, for how long, and how it comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from memory import World
+from test_exchange import A, B, C, answer, get
+from twisted.python.failure import Failure
+
+from ktcpvs.model.destination import Destination
+from ktcpvs.model.health import DOWN, EJECTED, UP
+
+THREE = ("eject = 3", "eject_time = 10", *(f"server = {server}" for server in (A, B, C)))
+PHTTP = ("scheduler = phttp", "balance = rr", *THREE, f'rule = pattern ".*" use server {A} server {B} server {C}')
+WLC = ("scheduler = rr", *THREE)
+
+Make = Callable[..., World]
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    """Makes worlds, and sees that nothing is left counted in any of them."""
+    worlds: list[World] = []
+
+    def new(*lines: str, **others: object) -> World:
+        worlds.append(World(*(lines or PHTTP), **others))
+        worlds[-1].context.wall = lambda world=worlds[-1]: world.reactor.seconds()
+        return worlds[-1]
+
+    yield new
+    for world in worlds:
+        for peer in world.peers:
+            if peer.stream.is_open and not peer.line.disconnecting and not peer.line.aborted:
+                peer.resets()
+        world.passes(400)
+        world.close()
+
+
+def destination(world: World, address: str) -> Destination:
+    return next(one for one in world.live.usable if str(one.address) == address)
+
+
+def states(world: World) -> str:
+    """u, d or e for each server."""
+    return "".join(destination(world, address).health.state[0] for address in (A, B, C))
+
+
+def asks(world: World, status: str = "200 OK", address: str = "") -> str:
+    """A client asks; whoever is called answers with `status`, only `address` if that is given. Who it was."""
+    client = world.client()
+    client.says(get())
+    (called,) = world.called()
+    server = world.connects()
+    server.says(answer(status=status if address in ("", called) else "200 OK"))
+    assert client.heard().startswith(b"HTTP/1.1 ")
+    client.ends()
+    return called
+
+
+@pytest.mark.parametrize("status", ["500 Oops", "502 Bad Gateway", "503 Busy"])
+def test_errors_in_a_row_eject(make: Make, status: str) -> None:
+    world = make(settings="pool_size = 0")
+    for _ in range(8):
+        asks(world, status, A)
+    assert states(world) == "euu"
+    assert {asks(world) for _ in range(6)} == {B, C}
+    world.passes(12)
+    assert states(world) == "uuu"
+    assert {asks(world) for _ in range(6)} == {A, B, C}
+    health = destination(world, A).health
+    assert health.reason == "its ejection is over"
+
+
+def test_a_good_answer_makes_up_for_errors(make: Make) -> None:
+    world = make(settings="pool_size = 0")
+    for turn in range(30):
+        asks(world, "500 Oops" if turn % 9 < 6 else "200 OK", A)
+    assert states(world) == "uuu"
+    for _ in range(20):
+        asks(world, "404 Not Found")
+    assert states(world) == "uuu"
+
+
+def test_good_answers_of_a_kept_connection_too(make: Make) -> None:
+    world = make(
+        "scheduler = phttp", "eject = 3", f"server = {A}", f"server = {B}", f'rule = pattern ".*" use server {A}'
+    )
+    client = world.client()
+    client.says(get())
+    server = world.accepts(A)
+    for turn in range(12):
+        server.says(answer() if turn % 3 == 2 else answer(status="500 Oops"))
+        client.says(get())
+    assert states_of(world) == {UP}
+    for _ in range(3):
+        server.says(answer(status="500 Oops"))
+        client.says(get())
+    assert states_of(world) == {UP, EJECTED}
+
+
+def states_of(world: World) -> set[str]:
+    return {one.health.state for one in world.live.usable}
+
+
+def test_not_more_than_their_share(make: Make) -> None:
+    world = make(settings="pool_size = 0")
+    for _ in range(40):
+        asks(world, "500 Oops")
+    assert sorted(states(world)) == ["e", "u", "u"]
+
+
+@pytest.mark.parametrize("lines", [PHTTP, WLC])
+def test_who_refuses_calls_is_ejected(make: Make, lines: tuple[str, ...]) -> None:
+    world = make(*lines)
+    refused = 0
+    while refused < 3:
+        assert states(world) == "uuu"
+        client = world.client()
+        if lines is PHTTP:
+            client.says(get())
+        if world.called() == [A]:
+            refused += 1
+            world.reactor.tcpClients[-1][2].clientConnectionFailed(None, Failure(ConnectionRefusedError()))
+            assert len(world.called()) == 1
+        server = world.connects()
+        client.resets()
+        server.resets()
+    assert states(world) == "euu"
+
+
+def test_the_second_ejection_is_longer(make: Make) -> None:
+    world = make(settings="pool_size = 0")
+    for seconds in (10, 20, 30):
+        while states(world) == "uuu":
+            asks(world, "500 Oops", A)
+        world.passes(seconds - 1)
+        assert states(world) == "euu"
+        world.passes(2)
+        assert states(world) == "uuu"
+
+
+def test_one_that_checks_find_down_is_not_chosen_and_comes_back(make: Make) -> None:
+    world = make(*PHTTP, "check = tcp", settings="pool_size = 0")
+    one = destination(world, B)
+    for _ in range(3):
+        assert one.health.state == UP
+        world.live.health.checked(one, "check: refused")
+    assert one.health.state == DOWN
+    world.called()
+    assert {asks(world) for _ in range(6)} == {A, C}
+    world.live.health.checked(one, None)
+    assert one.health.state == DOWN
+    world.live.health.checked(one, None)
+    world.called()
+    assert {asks(world) for _ in range(6)} == {A, B, C}
+
+
+@pytest.mark.parametrize(("lines", "ends"), [(PHTTP, b"HTTP/1.1 503 "), (WLC, b"")])
+def test_when_all_are_down(make: Make, lines: tuple[str, ...], ends: bytes) -> None:
+    world = make(*lines, "check = tcp")
+    for one in world.live.usable:
+        world.live.health.mark(one, False, "check: refused")
+    client = world.client()
+    if ends:
+        client.says(get())
+        heard = client.heard()
+        assert heard.startswith(ends)
+        assert b"\r\nRetry-After: 5\r\n" in heard
+        assert heard.endswith(b"ktcpvs: all servers are down\n")
+    else:
+        assert client.line.disconnecting
+    world.load(*lines, "check = tcp", f"redirect = {A}")
+    for one in world.live.usable:
+        assert one.health.state == DOWN, "an edit changes nothing in that"
+    client = world.client()
+    if ends:
+        client.says(get())
+    world.accepts(A)
+    world.load(*lines)
+    assert states(world) == "uuu", "who is not checked is up"
+
+
+def test_a_server_comes_slowly(make: Make) -> None:
+    world = make("scheduler = wlc", "slow_start = 10", "check = tcp", f"server = {A} 4", f"server = {B} 4")
+    one = destination(world, B)
+    assert one.weight == 4, "with its service it begins at once"
+    world.live.health.mark(one, False, "")
+    world.live.health.mark(one, True, "")
+    weights = []
+    for _ in range(12):
+        weights.append(one.weight)
+        world.passes(1)
+    assert weights[0] == 0.04
+    assert weights == sorted(weights)
+    assert 1.5 < weights[5] < 2.5
+    assert one.weight == 4
+    world.load("scheduler = wlc", "slow_start = 10", f"server = {A} 4", f"server = {B} 4", f"server = {C} 100")
+    added = destination(world, C)
+    assert added.weight == 1
+    world.passes(5)
+    assert 30 <= added.weight <= 60
+    world.load("scheduler = wlc", f"server = {A} 4", f"server = {B} 4", f"server = {C} 100")
+    assert added.weight == 100
