@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ktcpvs.model.address import Address
+from ktcpvs.model.language.tests import write_test
 from ktcpvs.model.service import OPTIONS, VirtualService
 from ktcpvs.model.table import Table
 
@@ -27,6 +28,7 @@ def describe_service(service: VirtualService) -> dict[str, Any]:
             {"pattern": rule.pattern, "match": rule.match, "servers": [str(address) for address in rule.servers]}
             for rule in service.rules
         ],
+        "tests": [write_test(test) for test in service.tests],
     }
 
 

@@ -20,6 +20,7 @@ from ktcpvs.errors import (
 )
 from ktcpvs.model.address import Address, Inet, parse_address
 from ktcpvs.model.check import OFF, read_check, well_formed
+from ktcpvs.model.expectation import Expectation
 from ktcpvs.model.options import (
     COUNT_MAX,
     between,
@@ -132,6 +133,7 @@ class VirtualService:
     balance: names a scheduler that decides per connection.
     fallback: names a scheduler that is shown no more than the service's own; or NO_FALLBACK.
     redirect: used when the scheduler finds no server; None: the client is refused instead.
+    tests: what it must do; a change by which it would not is refused.
     """
 
     ident: str = field(validator=_ident)
@@ -201,6 +203,7 @@ class VirtualService:
     via: str = _forwarding("Via (RFC 9110)")
     servers: tuple[RealServer, ...] = ()
     rules: tuple[Rule, ...] = ()
+    tests: tuple[Expectation, ...] = ()
 
     def __attrs_post_init__(self) -> None:
         known = {server.address for server in self.servers}

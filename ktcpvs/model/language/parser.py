@@ -14,11 +14,12 @@ from attrs import Factory, define, evolve
 from ktcpvs.errors import BadConfiguration, Refusal, shorten
 from ktcpvs.model.address import Address, PortNamed, no_port_names, parse_address
 from ktcpvs.model.edits import Load
+from ktcpvs.model.expectation import CLIENT, OUTCOMES, Expectation
 from ktcpvs.model.language.lexer import Place, Token, quoted, tokens
 from ktcpvs.model.service import OPTIONS, RealServer, Rule, VirtualService
 from ktcpvs.model.settings import Settings, whole_number
 
-KEYWORDS = (*OPTIONS, "server", "rule")
+KEYWORDS = (*OPTIONS, "server", "rule", "test")
 _HEADING = re.compile(r"\s*TCP Virtual Server version \d\S*[^\S\n]*(?:\n|\Z)")
 
 
@@ -87,13 +88,18 @@ class _Reader:
         if token.quoted or token.text != sign:
             raise token.place.error(f"'{sign}' is wanted here, not '{shorten(token.text)}'")
 
-    def block(self) -> Iterator[Token]:
-        """The keywords of a `{ ... }` block, each followed by its `=`."""
+    def block(self, bare: str = "") -> Iterator[Token]:
+        """The keywords of a `{ ... }` block, each followed by its `=`; `bare`: a word that is followed by a quoted one
+        and by no `=`."""
         self.sign("{")
         while True:
             keyword = self.next("'}'")
             if keyword.is_word("}"):
                 return
+            after = self.peek()
+            if bare and keyword.is_word(bare) and after is not None and after.quoted:
+                yield keyword
+                continue
             self._position -= 1
             followed = self.is_keyword()
             self._position += 1
@@ -147,6 +153,7 @@ class _Block:
     service: VirtualService
     servers: list[tuple[Place, Address, Place, int, Place, int]] = Factory(list)
     rules: list[tuple[Token, int | None, list[tuple[Place, Address]]]] = Factory(list)
+    tests: list[tuple[Place, Callable[[VirtualService], Expectation]]] = Factory(list)
 
     def complete(self) -> VirtualService:
         servers: dict[Address, RealServer] = {}
@@ -163,7 +170,13 @@ class _Block:
         for pattern, match, users in self._merged_rules():
             with _at(pattern.place):
                 rules[pattern.text] = Rule(pattern.text, tuple(self._users(users, servers, pattern.text)), match)
-        return evolve(self.service, servers=tuple(servers.values()), rules=tuple(rules.values()))
+        service = evolve(self.service, servers=tuple(servers.values()), rules=tuple(rules.values()))
+        return evolve(service, tests=tuple(self._tests(service))) if self.tests else service
+
+    def _tests(self, service: VirtualService) -> Iterator[Expectation]:
+        for place, make in self.tests:
+            with _at(place):
+                yield make(service)
 
     def _merged_rules(self) -> Iterable[tuple[Token, int | None, list[tuple[Place, Address]]]]:
         """Rules that repeat a pattern add their servers to its first rule."""
@@ -199,8 +212,11 @@ def _service(reader: _Reader, name: Token, port_named: PortNamed) -> VirtualServ
     with _at(name.place):
         block = _Block(VirtualService(name.text))
     seen: set[str] = set()
-    for keyword in reader.block():
+    for keyword in reader.block("test"):
         called = keyword.text.lower()
+        if called == "test":
+            block.tests.append(_test(reader, port_named))
+            continue
         if called == "server":
             place, server = address()
             block.servers.append((place, server, *_weight(reader, place), *_maxconn(reader, place)))
@@ -256,6 +272,38 @@ def _rule(
         reader.next("server")
         users.append(address())
     return pattern, match, users
+
+
+def _test(reader: _Reader, port_named: PortNamed) -> tuple[Place, Callable[[VirtualService], Expectation]]:
+    """ "METHOD TARGET" ["NAME: VALUE" ...] [from ADDRESS] -> SERVER [SERVER ...] | redirect | nobody"""
+    request = reader.next("METHOD TARGET")
+    headers = []
+    while (token := reader.peek()) is not None and token.quoted:
+        headers.append(reader.next("a header line").text)
+    client = CLIENT
+    if (token := reader.peek()) is not None and token.is_word("from"):
+        reader.next("from")
+        client = reader.next("an IP address").text
+    _word(reader, "->")
+    first = reader.next("a server, redirect or nobody")
+    outcome = first.text.lower() if first.is_word(*OUTCOMES) else ""
+    written = [] if outcome else [first]
+    while written and (token := reader.peek()) is not None and _is_address(reader, token):
+        written.append(reader.next("a server"))
+    addresses = []
+    for token in written:
+        with _at(token.place):
+            addresses.append(parse_address(token.text, port_named))
+
+    def make(service: VirtualService) -> Expectation:
+        servers = tuple(service.complete(address) for address in addresses)
+        return Expectation(request.text, tuple(headers), client, servers, outcome)
+
+    return request.place, make
+
+
+def _is_address(reader: _Reader, token: Token) -> bool:
+    return not (token.is_word("}", "test") or token.quoted or reader.is_keyword())
 
 
 def _word(reader: _Reader, word: str) -> None:

@@ -34,6 +34,7 @@ def write_service(described: dict[str, Any], show: ShowAddress = str) -> str:
         pattern = quoted(rule["pattern"])
         for server in rule["servers"]:
             lines.append(f"    rule = pattern {pattern}{match} use server {word(show(server))}")
+    lines += [f"    {line}" for line in described.get("tests", ())]
     lines.append("}")
     return "\n".join(lines) + "\n"
 

@@ -1,0 +1,107 @@
+"""What one configuration would change in another, in words: a line for each thing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ktcpvs.errors import shorten
+from ktcpvs.model.options import read_address
+from ktcpvs.model.service import OPTIONS
+from ktcpvs.model.settings import SECRETS
+
+Described = dict[str, Any]
+"""A service as model.describe says it, perhaps with `running` besides."""
+
+
+def differences(
+    before: list[Described],
+    settings_before: dict[str, Any],
+    after: list[Described],
+    settings_after: dict[str, Any],
+) -> list[str]:
+    """What changes from `before` to `after`; nothing when they are the same."""
+    old = {service["ident"]: service for service in before}
+    new = {service["ident"]: service for service in after}
+    lines = [*_settings(settings_before, settings_after)]
+    for ident, service in old.items():
+        if ident not in new:
+            running = ", which runs: it stops and drains" if service.get("running") else ""
+            lines.append(f"- service {ident}{running}")
+    for ident, service in new.items():
+        if ident in old:
+            lines += [f"service {ident}: {line}" for line in _service(old[ident], service)]
+        else:
+            counts = f"{_count(service['servers'], 'server')}, {_count(service['rules'], 'rule')}"
+            lines.append(f"+ service {ident}: {service['scheduler']} at {service['listen']}, {counts}, stopped")
+    if not lines and list(old) != list(new):
+        lines.append("the services stand in another order")
+    return lines
+
+
+def _count(things: list[Any], name: str) -> str:
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
+
+
+def _settings(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
+    for name, value in after.items():
+        if before.get(name) != value:
+            yield f"setting {name} changes" if name in SECRETS else f"setting {name}: {before.get(name)} -> {value}"
+
+
+def _service(before: Described, after: Described) -> Iterator[str]:
+    for name, option in OPTIONS.items():
+        old, new = before.get(name), after[name]
+        if old != new:
+            none = "none" if option.read is read_address else option.default
+            yield f"{name}: {none if old is None else old} -> {none if new is None else new}"
+    yield from _servers(before["servers"], after["servers"])
+    yield from _rules(before["rules"], after["rules"])
+    yield from _tests(before.get("tests", []), after["tests"])
+
+
+def _servers(before: list[Described], after: list[Described]) -> Iterator[str]:
+    old = {server["address"]: server for server in before}
+    new = {server["address"]: server for server in after}
+    for address, server in old.items():
+        if address not in new:
+            yield f"- server {address}, which drains"
+        elif server != new[address]:
+            changed = [name for name in ("weight", "maxconn") if server[name] != new[address][name]]
+            yield f"server {address}: " + ", ".join(
+                f"{name} {server[name]} -> {new[address][name]}" for name in changed
+            )
+    for address, server in new.items():
+        if address not in old:
+            most = f", maxconn {server['maxconn']}" if server["maxconn"] else ""
+            yield f"+ server {address}, weight {server['weight']}{most}"
+    if list(old) != list(new) and set(old) == set(new):
+        yield "the servers stand in another order"
+
+
+def _rules(before: list[Described], after: list[Described]) -> Iterator[str]:
+    old = {rule["pattern"]: rule for rule in before}
+    new = {rule["pattern"]: rule for rule in after}
+    for pattern in old:
+        if pattern not in new:
+            yield f"- rule '{shorten(pattern, 100)}'"
+    for pattern, rule in new.items():
+        servers = " ".join(rule["servers"])
+        match = "" if rule["match"] is None else f", match {rule['match']}"
+        if pattern not in old:
+            yield f"+ rule '{shorten(pattern, 100)}' -> {servers}{match}"
+        elif old[pattern] != rule:
+            was = "" if old[pattern]["match"] is None else f", match {old[pattern]['match']}"
+            yield f"rule '{shorten(pattern, 100)}': {' '.join(old[pattern]['servers'])}{was} -> {servers}{match}"
+    kept = [pattern for pattern in old if pattern in new]
+    if kept != [pattern for pattern in new if pattern in old]:
+        yield "the rules are tried in another order"
+
+
+def _tests(before: list[str], after: list[str]) -> Iterator[str]:
+    for line in before:
+        if line not in after:
+            yield f"- {line}"
+    for line in after:
+        if line not in before:
+            yield f"+ {line}"

@@ -1,0 +1,14 @@
+"""A service's tests as lines of the configuration language."""
+
+from __future__ import annotations
+
+from ktcpvs.model.expectation import CLIENT, Expectation
+from ktcpvs.model.language.lexer import quoted, word
+
+
+def write_test(test: Expectation) -> str:
+    """`test "GET /x" ... -> ...`, as the parser reads it."""
+    words = ["test", quoted(test.request), *map(quoted, test.headers)]
+    if test.client != CLIENT:
+        words += ["from", test.client]
+    return " ".join([*words, "->", *([test.outcome] if test.outcome else [word(str(one)) for one in test.servers])])
