@@ -90,7 +90,7 @@ class Exchange(Retrying):
     def _connected(self, _: Stream, stream: ServerStream) -> None:
         self._calling = None
         self.service.pool.opened()
-        if self.state == life.CLOSED:
+        if self.state != life.CONNECTING:
             stream.reset()
             self._settle()
             self._maybe_over()

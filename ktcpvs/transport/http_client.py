@@ -290,6 +290,8 @@ class HTTPClient(Parting):
             self._happened(life.BAD_REQUEST)
         else:
             self._happened(life.LAST)
+        if self._calling is not None:
+            self._calling.cancel()
         if self.state == life.REFUSING:
             self._refuse(status, why)
         else:

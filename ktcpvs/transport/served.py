@@ -319,7 +319,7 @@ class Served(ABC):
         self._calling = None
         lease = self.lease
         assert lease is not None  # nobody is called without
-        if self.state == CLOSED:
+        if CONNECT_FAILED not in self.table[self.state]:  # the call was given up here
             lease.end()
             self._maybe_over()
             return

@@ -137,6 +137,19 @@ def test_bodies_stream_both_ways(make: Make, chunked: bool) -> None:
     assert client.heard() == answer()
 
 
+@pytest.mark.parametrize("settings", ["", "body_size = 1"])
+def test_a_body_that_breaks_while_its_server_is_called_ends_the_call(make: Make, settings: str) -> None:
+    world = make(settings=settings)
+    client = world.client()
+    client.says(get("/a", "Transfer-Encoding: chunked", method="POST", body=b"5\r\nhel"))
+    assert world.called() == [A]
+    client.says(b"lo\r\n" + (b"800\r\n" + b"x" * 2048 if settings else b"no size\r\n"))
+    assert client.heard().startswith(b"HTTP/1.1 413 " if settings else b"HTTP/1.1 400 ")
+    (call,) = world.reactor.connectors
+    assert call._disconnected, "nobody waits for this server any more"
+    assert [d.active for d in world.live.destinations.values()] == [0, 0]
+
+
 def test_an_answer_before_the_upload_has_ended(make: Make) -> None:
     world = make()
     client = world.client()
