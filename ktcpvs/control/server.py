@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from ktcpvs.control import commands
 from ktcpvs.control.door import Door
 from ktcpvs.control.options import service_options
-from ktcpvs.errors import BadValue, NoConfiguration, Refusal
+from ktcpvs.errors import BadValue, NoConfiguration, Refusal, shorten
 from ktcpvs.model import edits
 from ktcpvs.model.address import Address, parse_address
 from ktcpvs.model.language.parser import parse
@@ -28,6 +28,9 @@ from ktcpvs.system.names import service_port
 
 MAX_CONNECTIONS = 64
 """Control connections at once."""
+
+SOURCE_LENGTH = 255
+"""The most characters of a configuration's name that its errors repeat."""
 
 MAX_CONFIGURATION = 64 << 20
 """The longest configuration text, in bytes."""
@@ -157,7 +160,7 @@ class Administrator(Door):
         if not self._uploaded:
             raise NoConfiguration("no configuration was sent")
         text, self._upload, self._uploaded = self._upload, bytearray(), False
-        return self._edit(lambda: _load(text, source))
+        return self._edit(lambda: _load(text, shorten(source, SOURCE_LENGTH)))
 
     # Looks.
 

@@ -5,6 +5,7 @@ The whole daemon behind it is real, but for services that start: those would ope
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -33,16 +34,24 @@ HELD_MOST = FULL + 2 * 65535 + 4096
 
 
 class Failures:
-    """What is logged as a bug while this is in force. Twisted logs there too what a transport would close for."""
+    """What is logged as a bug while this is in force.
+
+    Twisted logs an error that nobody handles when the Deferred is thrown away: so all that was made here is thrown
+    away at the end. The collector rests meanwhile, and then needs to look at nothing older.
+    """
 
     def __init__(self) -> None:
         self.seen: list[LogEvent] = []
 
     def __enter__(self) -> Failures:
+        gc.collect(0)
+        gc.disable()
         globalLogPublisher.addObserver(self._event)
         return self
 
     def __exit__(self, *_: object) -> None:
+        gc.collect(0)
+        gc.enable()
         globalLogPublisher.removeObserver(self._event)
         assert not self.seen, [str(event.get("log_failure") or event) for event in self.seen]
 

@@ -6,10 +6,16 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.fuzz import cookies, door, messages, texts
+from tests.fuzz import connections, cookies, door, messages, texts
 from tests.protocols.entries import entries
 
-TARGETS: dict[str, Callable[[bytes], None]] = {**messages.TARGETS, **texts.TARGETS, **cookies.TARGETS, **door.TARGETS}
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    **messages.TARGETS,
+    **texts.TARGETS,
+    **cookies.TARGETS,
+    **door.TARGETS,
+    **connections.TARGETS,
+}
 
 CORPUS = Path(__file__).parent / "corpus"
 """A folder for each target; each file is one input: a seed that somebody wrote, or a find that shall not come back."""

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tests.fuzz.targets import CORPUS, TARGETS, seeds, words
 
-EXAMPLES = {"control": 25, "boxes": 15, "state": 60, "configuration": 80}
-"""How often a target runs here; those that are not named: 200 times."""
+EXAMPLES = {"control": 50, "boxes": 30}
+"""How often a target runs here; those that are not named: 300 times."""
 
 _SIGNS = [b"\r\n", b"\r", b"\n", b" ", b"\t", b"\0", b"\xff", b":", b",", b";", b"=", b'"', b"\\", b"#", b"{", b"}"]
 
@@ -49,7 +49,7 @@ def changed(draw: st.DrawFn, known: list[bytes], word: st.SearchStrategy[bytes])
 
 @each_target
 def test_changed_seeds(name: str) -> None:
-    @settings(max_examples=EXAMPLES.get(name, 200), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=EXAMPLES.get(name, 300), deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(changed(seeds(name), st.sampled_from(words(name))) | st.binary(max_size=200))
     def run(data: bytes) -> None:
         TARGETS[name](data)

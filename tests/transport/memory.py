@@ -13,6 +13,7 @@ import contextlib
 import socket
 
 from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
+from twisted.internet.protocol import ClientFactory
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 
@@ -173,7 +174,11 @@ class World:
     def refuses(self, address: str) -> None:
         """The server that is being called does not."""
         assert self.called() == [address]
-        self.reactor.tcpClients[-1][2].clientConnectionFailed(None, Failure(ConnectionRefusedError()))
+        self.refuse(self.reactor.tcpClients[-1][2])
+
+    def refuse(self, factory: ClientFactory) -> None:
+        """The server that was called with `factory` does not answer."""
+        factory.clientConnectionFailed(None, Failure(ConnectionRefusedError()))
 
     def passes(self, seconds: int) -> None:
         for _ in range(seconds):

@@ -1,0 +1,317 @@
+"""The fuzz target for whole connections: clients and servers say anything in any order, through a switch in memory.
+
+An input is a play. Its first byte names the service (SERVICES). Then come the events, with NUL between them: a letter for
+what happens (EVENTS), and what is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import h11
+
+from ktcpvs.model.destination import Destination
+from ktcpvs.protocols import messages
+from ktcpvs.protocols.framing import BadFrame
+from ktcpvs.protocols.http1 import BadRequest
+from ktcpvs.transport.exchange import Exchange
+from ktcpvs.transport.http_client import PENDING
+from tests.fuzz.door import Failures
+from tests.transport.memory import Peer, World
+
+A, B = "10.0.0.1:80", "10.0.0.2:80"
+_SERVERS = (f"server = {A}", f"server = {B} 2", f"redirect = {A}")
+_RULES = (f'rule = pattern "^/a" use server {A}', f'rule = pattern "^/" use server {A} server {B}')
+TOLD = ("x_forwarded_for = replace", "via = append")
+
+SERVICES = {
+    b"p": ("scheduler = phttp", *_SERVERS[:2], *_RULES),
+    b"t": ("scheduler = phttp", *_SERVERS[:2], *_RULES, *TOLD),
+    b"c": ("scheduler = chttp", *_SERVERS, *_RULES, *TOLD),
+    b"q": ("scheduler = phttp", f"server = {A} maxconn 1", 'rule = pattern "^/a" use server ' + A),
+    b"h": ("scheduler = http", *_SERVERS, *_RULES),
+    b"w": ("scheduler = wlc", *_SERVERS),
+}
+SETTINGS = "head_size = 512 head_lines = 12 uri_size = 128 body_size = 100 pool_size = 2 debug_level = 12"
+
+LONG = 1000
+"""How often an event of great size says what it says."""
+
+PIECE = 65536
+"""The most bytes that are said at once."""
+
+HELD_MOST = PENDING + PIECE + 4 * 512
+"""What a connection holds of later requests and of a body that cannot go on yet: what it may, one piece, and heads."""
+
+EVENTS = {
+    b"n": "a new client comes, and is the one of whom we speak (at most 4)",
+    b"1": "we speak of the first client again; 2, 3 and 4: of the others",
+    b"c": "the client says it",
+    b"d": "the client says it byte by byte",
+    b"m": "the client says it 1000 times",
+    b"C": "the client sends a FIN",
+    b"R": "the client sends a reset",
+    b"f": "the client takes no more",
+    b"g": "the client takes again",
+    b"a": "the server that is called accepts",
+    b"r": "the server that is called refuses",
+    b"s": "the server says it: the one whose answer is waited for, or the last one",
+    b"e": "the server says it byte by byte",
+    b"M": "the server says it 1000 times",
+    b"E": "the server sends a FIN",
+    b"X": "the server sends a reset",
+    b"F": "the server takes no more",
+    b"G": "the server takes again",
+    b"t": "seconds pass: as many as the next byte says",
+    b"l": "a configuration is loaded in which the second server is gone, or there again",
+}
+
+
+class Play:
+    """One switch, those who speak with it, and all they said and heard."""
+
+    def __init__(self, service: bytes) -> None:
+        self._lines = SERVICES[service]
+        self._one_server = False
+        self._destinations: set[Destination] = set()
+        self.world = World(*self._lines, settings=SETTINGS)
+        self.clients: list[Peer] = []
+        self.servers: list[Peer] = []
+        self.client: Peer | None = None
+        self.said: dict[Peer, bytes] = {}
+        self.heard: dict[Peer, bytes] = {}
+        self._calls = 0  # of the reactor's, those that are over
+
+    def happens(self, event: bytes, said: bytes) -> None:
+        if event == b"n":
+            if len(self.clients) < 4:
+                self.client = self.world.client()
+                self.clients.append(self.client)
+        elif event in (b"1", b"2", b"3", b"4"):
+            number = int(event)
+            self.client = self.clients[number - 1] if number <= len(self.clients) else self.client
+        elif event == b"t":
+            self.world.passes(min(said[0], 200) if said else 1)
+        elif event == b"l":
+            self._loads()
+        elif event in (b"a", b"r"):
+            self._called(event == b"a")
+        elif event in (b"c", b"d", b"m", b"C", b"R", b"f", b"g"):
+            self._peer(self.client, event, said)
+        else:
+            self._peer(self._server(), {b"M": b"m", b"e": b"d"}.get(event, event), said)
+        self._settled()
+
+    def _loads(self) -> None:
+        self._one_server = not self._one_server
+        lines = self._lines
+        if self._one_server:
+            lines = tuple(line.replace(f" server {B}", "") for line in lines if not line.startswith(f"server = {B}"))
+        self.world.load(*lines, settings=SETTINGS)
+
+    def _server(self) -> Peer | None:
+        """The server of whom we speak: one that is waited for, or the last one that is there."""
+        there = [peer for peer in self.servers if peer.stream.is_open]
+        busy = [peer for peer in there if getattr(peer.stream, "exchange", None) is not None]
+        return (busy or there or [None])[-1]
+
+    def _called(self, accepts: bool) -> None:
+        calls = self.world.reactor.tcpClients
+        open_calls = [call for call in calls[self._calls :] if not call[2]._answer.called]
+        if not open_calls:
+            return
+        factory = open_calls[0][2]
+        self._calls = calls.index(open_calls[0]) + 1
+        if accepts:
+            self.servers.append(self.world._peer(factory.buildProtocol(None)))
+        else:
+            self.world.refuse(factory)
+
+    def _peer(self, peer: Peer | None, event: bytes, said: bytes) -> None:
+        if peer is None or not peer.stream.is_open or peer.line.disconnecting or peer.line.aborted:
+            return
+        if event in (b"c", b"s"):
+            self._says(peer, said)
+        elif event == b"d":
+            for place in range(len(said)):
+                self._says(peer, said[place : place + 1])
+        elif event == b"m":
+            many = said * LONG
+            for begin in range(0, min(len(many), 8 * PIECE), PIECE):
+                self._says(peer, many[begin : begin + PIECE])
+        elif event in (b"C", b"E"):
+            if not getattr(peer, "has_ended", False) and peer.is_read():
+                peer.has_ended = True  # type: ignore[attr-defined]
+                peer.ends()
+        elif event in (b"R", b"X"):
+            peer.resets()
+        elif event in (b"f", b"F"):
+            if peer.line.producer is not None:
+                peer.fills_up()
+        elif peer.line.producer is not None:
+            peer.takes_again()
+
+    def _says(self, peer: Peer, data: bytes) -> None:
+        open_ = peer.stream.is_open and not peer.line.disconnecting and not peer.line.aborted
+        if data and open_ and peer.is_read() and not getattr(peer, "has_ended", False):
+            self.said[peer] = self.said.get(peer, b"") + data
+            peer.says(data)
+            self._holds_little()
+
+    def _holds_little(self) -> None:
+        for connection in self.world.live.connections:
+            if isinstance(connection, Exchange):
+                reader = connection._reader
+                held = (connection._pending, connection._out, connection._received, reader.received if reader else b"")
+                assert sum(map(len, held)) <= HELD_MOST, [len(one) for one in held]
+
+    def _settled(self) -> None:
+        self.world.settle()
+        live = self.world.live
+        self._destinations.update(live.destinations.values(), live.leaving.values(), filter(None, (live.redirect,)))
+        for peer in self.world.peers:
+            self.heard[peer] = self.heard.get(peer, b"") + peer.heard()
+
+    def ends(self) -> Ended:
+        """Everybody goes; nothing may be left counted."""
+        for peer in self.world.peers:
+            if peer.stream.is_open and not peer.line.disconnecting and not peer.line.aborted:
+                peer.resets()
+        self._settled()
+        self.world.close()
+        sent = sum(destination.total for destination in self._destinations)
+        clients, servers = (
+            [(self.said.get(peer, b""), self.heard.get(peer, b"")) for peer in peers]
+            for peers in (self.clients, self.servers)
+        )
+        return Ended(sent, clients, servers)
+
+
+@dataclass
+class Ended:
+    """sent: how many requests, or connections, the switch sent to servers. clients, servers: what each said, heard."""
+
+    sent: int
+    clients: list[tuple[bytes, bytes]]
+    servers: list[tuple[bytes, bytes]]
+
+
+def connections(data: bytes) -> None:
+    """A play through the switch: no bug, nothing left, nothing held, and no request that the switch did not send."""
+    service, events = data[:1], data[1:].split(b"\0")[:200]
+    if service not in SERVICES:
+        return
+    with Failures():
+        ended = _played(service, events)
+    if service in (b"h", b"w"):
+        for _, heard in ended.servers:
+            assert any(said.startswith(heard) for said, _ in ended.clients), "a server hears what no client said"
+        return
+    seen = sum(_requests_of(said, heard, told=service in (b"t", b"c")) for said, heard in ended.servers)
+    assert seen == ended.sent, f"servers see {seen} requests, the switch sent {ended.sent}"
+    for said, heard in ended.clients:
+        _answers_of(heard, said)
+
+
+def _played(service: bytes, events: list[bytes]) -> Ended:
+    play = Play(service)
+    play.happens(b"n", b"")
+    for event in events:
+        if event[:1] in EVENTS:
+            play.happens(event[:1], event[1:])
+    return play.ends()
+
+
+def _requests_of(said: bytes, heard: bytes, told: bool) -> int:
+    """How many requests a server sees in all that it heard; h11 sees as many, as far as it takes them."""
+    rest = heard
+    count = 0
+    h11_follows = True
+    while rest:
+        found = messages.REQUEST.match(rest)
+        assert found is not None, rest[:200]
+        try:
+            request = messages.Request(found)
+        except BadRequest as bad:
+            raise AssertionError(f"a server gets what the switch would not take: {bad}") from None
+        count += 1
+        if told:
+            own = [line for line in request.lines.split(b"\r\n") if line.lower().startswith(b"x-forwarded-for:")]
+            assert own == [b"X-Forwarded-For: 192.0.2.1"], "a request that the switch has not written"
+            assert request.lines.count(b" ktcpvs\r\n") >= 1
+        if request.websocket and b" 101" in said:
+            return count  # what follows are the bytes of an upgraded connection
+        frame = request.frame()
+        try:
+            taken = frame.feed(rest[found.end() :])
+        except BadFrame as bad:
+            raise AssertionError(f"a server gets a body that the switch would not take: {bad}") from None
+        whole = found.end() + taken
+        if h11_follows:
+            theirs = _h11_end(rest)
+            h11_follows = theirs is not None
+            assert theirs in (None, len(rest) if not frame.done else whole), "h11 sees the end elsewhere"
+        if not frame.done:
+            return count
+        rest = rest[whole:]
+    return count
+
+
+def _h11_end(data: bytes) -> int | None:
+    """Where the request at the beginning of `data` ends for h11; all of it where it has not ended; None: it refuses."""
+    server = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
+    server.receive_data(data)
+    try:
+        while True:
+            event = server.next_event()
+            if event is h11.NEED_DATA:
+                return len(data)
+            if isinstance(event, h11.EndOfMessage):
+                return len(data) - len(server.trailing_data[0])
+    except h11.RemoteProtocolError:
+        return None
+
+
+def _answers_of(heard: bytes, said: bytes) -> None:
+    """A client gets no more answers than it sent requests, and one more for what was none."""
+    methods = _methods(said)
+    for method in [*methods, b"GET"]:
+        while True:
+            if not heard:
+                return
+            read = messages.read_response(heard, method, 1 << 16)
+            assert read is not None, heard[:200]
+            answer, end = read
+            heard = heard[end:]
+            if answer.status >= 200:
+                break
+            if answer.status == 101:
+                return
+        heard = heard[answer.frame.feed(heard) :]
+        if not answer.keep_alive or not answer.frame.done:
+            return
+    assert not heard, f"more answers than requests: {heard[:200]!r}"
+
+
+def _methods(said: bytes) -> list[bytes]:
+    """The methods of the requests that a client sent, as long as they can be read."""
+    methods = []
+    try:
+        while True:
+            said = said.lstrip(b"\r\n")
+            found = messages.REQUEST.match(said)
+            if found is None:
+                return methods
+            request = messages.Request(found)
+            methods.append(request.method)
+            frame = request.frame()
+            said = said[found.end() :]
+            said = said[frame.feed(said) :]
+            if not frame.done:
+                return methods
+    except (BadRequest, BadFrame):
+        return methods
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {"connections": connections}
