@@ -306,8 +306,6 @@ class Exchange(Retrying):
             self._linger()
             return
         self._happened(life.ANSWERED)
-        if self._held & 2:
-            self._hold(2, False)
         self._go_on()
 
     def server_ended(self) -> None:

@@ -172,7 +172,7 @@ class HTTPClient(Parting):
         self._next(data)
 
     def _go_on(self) -> None:
-        """Serve what is pending: a loop, since any number of requests may be refused at once."""
+        """Serve what is pending, and read on when there is little of it; a loop, since many may be refused at once."""
         if self._going_on:
             return
         self._going_on = True
@@ -182,6 +182,8 @@ class HTTPClient(Parting):
                 self._next(data)
         finally:
             self._going_on = False
+        if self._held & 2 and len(self._pending) <= PENDING:
+            self._hold(2, False)
 
     def _next(self, data: bytes) -> None:
         """A request begins with `data`, or goes on with it while its head is not complete."""

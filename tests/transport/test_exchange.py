@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from memory import Peer, World
 
 from ktcpvs.model import exchange as life
+from ktcpvs.transport.http_client import PENDING
 from ktcpvs.transport.known import REQUEST_REMEMBERED, REQUESTS_MAX
 
 A, B, C = "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"
@@ -110,6 +111,33 @@ def test_enough_pending_and_the_client_is_not_read(make: Make) -> None:
     assert not client.is_read()
     a.says(answer())
     assert world.accepts(B).heard().endswith(b"x" * 70000)
+    assert client.is_read()
+
+
+def test_enough_stays_enough_until_little_is_pending(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(get())
+    a = world.accepts(A)
+    client.says(get("/a/" + "x" * 1000) * 100)
+    assert not client.is_read()
+    pending = 100
+    while pending * len(get("/a/" + "x" * 1000)) > PENDING:
+        assert not client.is_read()
+        a.says(answer())
+        pending -= 1
+    a.says(answer())
+    assert client.is_read()
+
+
+def test_a_client_is_read_again_when_all_that_was_pending_is_refused(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(get())
+    client.says(get("/c" + "x" * 1000) * 100)
+    assert not client.is_read()
+    world.accepts(A).says(answer())
+    assert client.heard().count(b"HTTP/1.1 503 ") == 100
     assert client.is_read()
 
 
