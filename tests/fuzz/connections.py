@@ -1,7 +1,7 @@
 """The fuzz target for whole connections: clients and servers say anything in any order, through a switch in memory.
 
-An input is a play. Its first byte names the service (SERVICES). Then come the events, with NUL between them: a letter for
-what happens (EVENTS), and what is said.
+An input is a play. Its first byte names the service (SERVICES). Then come the events, with NUL between them: a letter
+for what happens (EVENTS), and what is said.
 """
 
 from __future__ import annotations
@@ -208,10 +208,17 @@ def connections(data: bytes) -> None:
         for _, heard in ended.servers:
             assert any(said.startswith(heard) for said, _ in ended.clients), "a server hears what no client said"
         return
-    seen = sum(_requests_of(said, heard, told=service in (b"t", b"c")) for said, heard in ended.servers)
-    assert seen == ended.sent, f"servers see {seen} requests, the switch sent {ended.sent}"
-    for said, heard in ended.clients:
-        _answers_of(heard, said)
+    seen = [one for said, heard in ended.servers for one in _requests_of(said, heard, told=service in (b"t", b"c"))]
+    assert len(seen) == ended.sent, f"servers see {len(seen)} requests, the switch sent {ended.sent}"
+    asked = [_asked(said) for said, _ in ended.clients]
+    known = {request for requests in asked for request in requests}
+    assert known.issuperset(seen), "a server sees a request that no client made"
+    for requests, (_, heard) in zip(asked, ended.clients, strict=True):
+        _answers_of(heard, [method for method, _, _ in requests])
+
+
+Asked = tuple[bytes, bytes, bytes]
+"""The method, the path and the host of a request."""
 
 
 def _played(service: bytes, events: list[bytes]) -> Ended:
@@ -223,10 +230,10 @@ def _played(service: bytes, events: list[bytes]) -> Ended:
     return play.ends()
 
 
-def _requests_of(said: bytes, heard: bytes, told: bool) -> int:
-    """How many requests a server sees in all that it heard; h11 sees as many, as far as it takes them."""
+def _requests_of(said: bytes, heard: bytes, told: bool) -> list[Asked]:
+    """The requests that a server sees in all that it heard; h11 sees as many, as far as it takes them."""
     rest = heard
-    count = 0
+    seen: list[Asked] = []
     h11_follows = True
     while rest:
         found = messages.REQUEST.match(rest)
@@ -235,13 +242,13 @@ def _requests_of(said: bytes, heard: bytes, told: bool) -> int:
             request = messages.Request(found)
         except BadRequest as bad:
             raise AssertionError(f"a server gets what the switch would not take: {bad}") from None
-        count += 1
+        seen.append((request.method, request.path, request.host))
         if told:
             own = [line for line in request.lines.split(b"\r\n") if line.lower().startswith(b"x-forwarded-for:")]
             assert own == [b"X-Forwarded-For: 192.0.2.1"], "a request that the switch has not written"
             assert request.lines.count(b" ktcpvs\r\n") >= 1
         if request.websocket and b" 101" in said:
-            return count  # what follows are the bytes of an upgraded connection
+            return seen  # what follows are the bytes of an upgraded connection
         frame = request.frame()
         try:
             taken = frame.feed(rest[found.end() :])
@@ -253,9 +260,9 @@ def _requests_of(said: bytes, heard: bytes, told: bool) -> int:
             h11_follows = theirs is not None
             assert theirs in (None, len(rest) if not frame.done else whole), "h11 sees the end elsewhere"
         if not frame.done:
-            return count
+            return seen
         rest = rest[whole:]
-    return count
+    return seen
 
 
 def _h11_end(data: bytes) -> int | None:
@@ -273,9 +280,8 @@ def _h11_end(data: bytes) -> int | None:
         return None
 
 
-def _answers_of(heard: bytes, said: bytes) -> None:
-    """A client gets no more answers than it sent requests, and one more for what was none."""
-    methods = _methods(said)
+def _answers_of(heard: bytes, methods: list[bytes]) -> None:
+    """A client gets no more answers than it made requests, and one more for what was none."""
     for method in [*methods, b"GET"]:
         while True:
             if not heard:
@@ -294,24 +300,24 @@ def _answers_of(heard: bytes, said: bytes) -> None:
     assert not heard, f"more answers than requests: {heard[:200]!r}"
 
 
-def _methods(said: bytes) -> list[bytes]:
-    """The methods of the requests that a client sent, as long as they can be read."""
-    methods = []
+def _asked(said: bytes) -> list[Asked]:
+    """The requests that a client made, as long as they can be read."""
+    asked = []
     try:
         while True:
             said = said.lstrip(b"\r\n")
             found = messages.REQUEST.match(said)
             if found is None:
-                return methods
+                return asked
             request = messages.Request(found)
-            methods.append(request.method)
+            asked.append((request.method, request.path, request.host))
             frame = request.frame()
             said = said[found.end() :]
             said = said[frame.feed(said) :]
             if not frame.done:
-                return methods
+                return asked
     except (BadRequest, BadFrame):
-        return methods
+        return asked
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {"connections": connections}
