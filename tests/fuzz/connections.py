@@ -33,7 +33,9 @@ SERVICES = {
     b"h": ("scheduler = http", *_SERVERS, *_RULES),
     b"w": ("scheduler = wlc", *_SERVERS),
 }
-SETTINGS = "head_size = 512 head_lines = 12 uri_size = 128 body_size = 100 pool_size = 2 debug_level = 12"
+SETTINGS = "head_size = 512 head_lines = 12 uri_size = 128 body_size = 100 pool_size = 2"
+LOUD = (b"q", b"h")
+"""The services where every step is logged; with others there are short cuts."""
 
 LONG = 1000
 """How often an event of great size says what it says."""
@@ -75,7 +77,8 @@ class Play:
         self._lines = SERVICES[service]
         self._one_server = False
         self._destinations: set[Destination] = set()
-        self.world = World(*self._lines, settings=SETTINGS)
+        self._settings = f"{SETTINGS} debug_level = 12" if service in LOUD else SETTINGS
+        self.world = World(*self._lines, settings=self._settings)
         self.clients: list[Peer] = []
         self.servers: list[Peer] = []
         self.client: Peer | None = None
@@ -108,7 +111,7 @@ class Play:
         lines = self._lines
         if self._one_server:
             lines = tuple(line.replace(f" server {B}", "") for line in lines if not line.startswith(f"server = {B}"))
-        self.world.load(*lines, settings=SETTINGS)
+        self.world.load(*lines, settings=self._settings)
 
     def _server(self) -> Peer | None:
         """The server of whom we speak: one that is waited for, or the last one that is there."""
