@@ -17,6 +17,7 @@ from twisted.internet import endpoints
 from twisted.internet.interfaces import IStreamClientEndpoint
 
 from ktcpvs.errors import BadAddress, shorten
+from ktcpvs.model.address import parse_address
 
 _PART = re.compile(r"((?:[^:\\]|\\.)*+)(?::|$)")
 
@@ -63,6 +64,7 @@ def parse_control(text: str) -> ControlAddress:
         path = named.get("address") or named.get("path") or (plain[0] if plain else "")
         if not path.startswith("/"):
             raise BadAddress(f"control '{shorten(text)}': a unix socket's absolute path is wanted, as unix:/run/x.sock")
+        parse_address(f"unix:{path}")  # such a socket can be
         return ControlAddress(path=path)
     if kind in ("tcp", "tcp6"):
         return _tcp(text, named, plain)
@@ -72,7 +74,7 @@ def parse_control(text: str) -> ControlAddress:
 def _tcp(text: str, named: dict[str, str], plain: list[str]) -> ControlAddress:
     port = named.get("port") or (plain.pop() if plain else "")
     host = named.get("host") or named.get("interface") or (plain.pop() if plain else "")
-    if not (port.isascii() and port.isdigit() and 0 < int(port[:6]) <= 65535):
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) <= 65535):
         raise BadAddress(f"control '{shorten(text)}': a port is wanted, as tcp:7777:interface=127.0.0.1")
     if host == "localhost":
         host = "127.0.0.1"
@@ -82,7 +84,7 @@ def _tcp(text: str, named: dict[str, str], plain: list[str]) -> ControlAddress:
         loopback = False
     if not loopback:
         raise BadAddress(
-            f"control '{shorten(text)}': {host or 'every interface'} is not loopback, and whoever reaches the control "
+            f"control '{shorten(text)}': {shorten(host, 60) or 'every interface'} is not loopback, and whoever reaches the control "
             "connection owns the switch: use unix:/PATH or interface=127.0.0.1"
         )
     return ControlAddress(host=host, port=int(port))

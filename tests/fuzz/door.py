@@ -121,12 +121,12 @@ def boxes(data: bytes) -> None:
     _said(iter((said,)), data)
 
 
-_COUNTED = re.compile(rb"([0-9]{1,3})\*(.*)", re.DOTALL)
+_COUNTED = re.compile(rb"([0-9]{1,2})\*(.*)", re.DOTALL)
 _REPEATED = re.compile(rb"(.*)\*([0-9]{1,5})", re.DOTALL)
 
 
 def _boxes(data: bytes) -> Iterator[bytes]:
-    for number, line in enumerate(data.split(b"\n")[:50]):
+    for number, line in enumerate(data.split(b"\n")[:20]):
         name, *fields = line.split(b"\t")
         count = 1
         if counted := _COUNTED.fullmatch(name):

@@ -19,6 +19,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
 
 from ktcpvs.control.options import service_options
+from ktcpvs.control.tcpvsadm.options import read_arguments
+from ktcpvs.control.tcpvsadm.outcome import Misuse
+from ktcpvs.control.where import parse_control
 from ktcpvs.errors import BadConfiguration, Refusal
 from ktcpvs.model.address import Inet, parse_address
 from ktcpvs.model.describe import configuration as described
@@ -115,6 +118,23 @@ def options(data: bytes) -> None:
         assert edited.services == added.services
 
 
+def arguments(data: bytes) -> None:
+    """A command line of tcpvsadm, a word in each line; and each word as the place of the control connection."""
+    argv = text_of(data).split("\n")
+    try:
+        given = read_arguments(argv)
+    except Misuse as misuse:
+        assert all(line.isprintable() for line in str(misuse).split("\n")), ascii(str(misuse))
+    else:
+        assert given.command.name
+        assert len("".join(given.words)) <= len(data)
+    for word in argv:
+        where = or_refusal(parse_control, word)
+        if not isinstance(where, Refusal):
+            assert where.path or 1 <= where.port <= 65535
+            str(where).encode()
+
+
 # The state file.
 
 _folder: list[Path] = []
@@ -173,6 +193,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "configuration": configuration,
     "address": address,
     "options": options,
+    "arguments": arguments,
     "state": state,
     "access": access,
 }
