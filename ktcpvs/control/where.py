@@ -84,7 +84,7 @@ def _tcp(text: str, named: dict[str, str], plain: list[str]) -> ControlAddress:
         loopback = False
     if not loopback:
         raise BadAddress(
-            f"control '{shorten(text)}': {shorten(host, 60) or 'every interface'} is not loopback, and whoever reaches the control "
-            "connection owns the switch: use unix:/PATH or interface=127.0.0.1"
+            f"control '{shorten(text)}': {shorten(host, 60) or 'every interface'} is not loopback, and whoever reaches "
+            "the control connection owns the switch: use unix:/PATH or interface=127.0.0.1"
         )
     return ControlAddress(host=host, port=int(port))

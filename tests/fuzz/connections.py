@@ -6,8 +6,10 @@ for what happens (EVENTS), and what is said.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import h11
 
@@ -15,8 +17,10 @@ from ktcpvs.model.destination import Destination
 from ktcpvs.protocols import messages
 from ktcpvs.protocols.framing import BadFrame
 from ktcpvs.protocols.http1 import BadRequest
+from ktcpvs.system.accesslog import AccessLog
 from ktcpvs.transport.exchange import Exchange
 from ktcpvs.transport.http_client import PENDING
+from ktcpvs.transport.journal import Journal
 from tests.fuzz.door import Failures
 from tests.transport.memory import Peer, World
 
@@ -30,12 +34,16 @@ SERVICES = {
     b"t": ("scheduler = phttp", *_SERVERS[:2], *_RULES, *TOLD),
     b"c": ("scheduler = chttp", *_SERVERS, *_RULES, *TOLD),
     b"q": ("scheduler = phttp", f"server = {A} maxconn 1", 'rule = pattern "^/a" use server ' + A),
+    b"j": ("scheduler = phttp", *_SERVERS, *_RULES, *TOLD),
     b"h": ("scheduler = http", *_SERVERS, *_RULES),
     b"w": ("scheduler = wlc", *_SERVERS),
 }
 SETTINGS = "head_size = 512 head_lines = 12 uri_size = 128 body_size = 100 pool_size = 2"
 LOUD = (b"q", b"h")
 """The services where every step is logged; with others there are short cuts."""
+
+LOGGED = (b"j", b"w")
+"""The services with an access log."""
 
 LONG = 1000
 """How often an event of great size says what it says."""
@@ -79,12 +87,26 @@ class Play:
         self._destinations: set[Destination] = set()
         self._settings = f"{SETTINGS} debug_level = 12" if service in LOUD else SETTINGS
         self.world = World(*self._lines, settings=self._settings)
+        self.logged: list[dict[str, Any]] | None = [] if service in LOGGED else None
+        self._keep_log()
         self.clients: list[Peer] = []
         self.servers: list[Peer] = []
         self.client: Peer | None = None
         self.said: dict[Peer, bytes] = {}
         self.heard: dict[Peer, bytes] = {}
         self._calls = 0  # of the reactor's, those that are over
+
+    def _keep_log(self) -> None:
+        """The service's log is this one, in memory; a configuration that is loaded takes it away."""
+        live = self.world.live
+        if self.logged is not None:
+            live.journal = Journal(self.world.context, cast(AccessLog, self), "json", "s", live.config.scheduler)
+            live.look_at_settings()
+
+    def write(self, line: bytes) -> None:
+        """A line of the access log."""
+        assert self.logged is not None
+        self.logged.append(json.loads(line))
 
     def happens(self, event: bytes, said: bytes) -> None:
         if event == b"n":
@@ -112,6 +134,7 @@ class Play:
         if self._one_server:
             lines = tuple(line.replace(f" server {B}", "") for line in lines if not line.startswith(f"server = {B}"))
         self.world.load(*lines, settings=self._settings)
+        self._keep_log()
 
     def _server(self) -> Peer | None:
         """The server of whom we speak: one that is waited for, or the last one that is there."""
@@ -188,16 +211,18 @@ class Play:
             [(self.said.get(peer, b""), self.heard.get(peer, b"")) for peer in peers]
             for peers in (self.clients, self.servers)
         )
-        return Ended(sent, clients, servers)
+        return Ended(sent, clients, servers, self.logged)
 
 
 @dataclass
 class Ended:
-    """sent: how many requests, or connections, the switch sent to servers. clients, servers: what each said, heard."""
+    """sent: how many requests, or connections, the switch sent to servers. clients, servers: what each said, heard.
+    logged: the lines of the access log; None: there is none."""
 
     sent: int
     clients: list[tuple[bytes, bytes]]
     servers: list[tuple[bytes, bytes]]
+    logged: list[dict[str, Any]] | None
 
 
 def connections(data: bytes) -> None:
@@ -207,6 +232,9 @@ def connections(data: bytes) -> None:
         return
     with Failures():
         ended = _played(service, events)
+    if ended.logged is not None:
+        assert sum(line["bytes_out"] for line in ended.logged) <= sum(len(heard) for _, heard in ended.clients)
+        assert sum(1 + line["retries"] for line in ended.logged) >= ended.sent, "a request that the log does not know"
     if service in (b"h", b"w"):
         for _, heard in ended.servers:
             assert any(said.startswith(heard) for said, _ in ended.clients), "a server hears what no client said"
