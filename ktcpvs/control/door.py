@@ -88,9 +88,9 @@ class Door(amp.AMP):
         answer, self._answer = self._answer, None
         assert answer is not None  # dispatchCommand has put it there
         self._running += 1
-        if self._running >= MAX_COMMANDS:
-            self._hold(_BUSY, True)
         answer.addBoth(self._done)
+        if self._running >= MAX_COMMANDS:  # not before: what is done already would let go, and all be read again
+            self._hold(_BUSY, True)
 
     # Commands.
 

@@ -152,6 +152,16 @@ def test_not_all_commands_at_once() -> None:
     assert peer.line.is_read
 
 
+def test_a_command_that_takes_no_time_beside_as_many_as_may_be() -> None:
+    daemon = SlowDaemon()
+    peer = Peer(daemon)
+    peer.says(ask(b"Flush") * (MAX_COMMANDS - 1))
+    peer.says(ask(b"Upload", b"u", page=b"x", first=b"False") + ask(b"Upload", b"v", page=b"y", first=b"False"))
+    assert peer.heard() == [{amp.ANSWER: b"u"}, {amp.ANSWER: b"v"}]
+    assert peer.end._upload == b"xy", "each was carried out once"
+    assert len(daemon.waiting) == MAX_COMMANDS - 1
+
+
 def test_what_was_not_begun_when_a_peer_goes_is_not_done() -> None:
     daemon = SlowDaemon()
     peer = Peer(daemon)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -86,8 +87,11 @@ class Line(StringTransport):
 class Daemon:
     """A switch without sockets, as its control connection sees it."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_slow: bool = False) -> None:
+        """is_slow: edits are carried out when `go_on` is called."""
         log = EventLog()
+        self._is_slow = is_slow
+        self._waiting: list[tuple[Edit, Deferred[None]]] = []
         self.director = Director(Context(MemoryReactorClock(), log, Descriptors(100)))
         self.view = Views(self.director).view
         self.explain = Explainer(self.director).explain
@@ -96,7 +100,18 @@ class Daemon:
     def submit(self, edit: Edit) -> Deferred[None]:
         if isinstance(edit, StartService):
             return fail(Refusal("nothing starts here"))
+        if self._is_slow:
+            later: Deferred[None] = Deferred()
+            self._waiting.append((edit, later))
+            return later
         return self.director.submit(edit)
+
+    def go_on(self) -> None:
+        """Carry out the edits that wait; no others come to wait from now on."""
+        self._is_slow = False
+        waiting, self._waiting = self._waiting, []
+        for edit, later in waiting:
+            self.director.submit(edit).chainDeferred(later)
 
     def connect(self) -> tuple[Administrator, Line]:
         administrator = self.factory.buildProtocol(None)
@@ -109,7 +124,7 @@ class Daemon:
 def control(data: bytes) -> None:
     """Any bytes, in pieces."""
     for size in (1 << 20, 3):
-        _said(pieces(data, size), b"")
+        _said(pieces(data, size))
 
 
 def boxes(data: bytes) -> None:
@@ -117,15 +132,23 @@ def boxes(data: bytes) -> None:
 
     The value `[name:value,name:value` is a list of boxes; VALUE*COUNT repeats. `_ask` is there unless it is given.
     """
-    said = b"".join(_boxes(data))
-    _said(iter((said,)), data)
+    for is_slow in (False, True):
+        made = list(_boxes(data))
+        tags, was_ended = _said(iter((b"".join(box.serialize() * count for box, count in made),)), is_slow)
+        asked: Counter[bytes] = Counter()
+        for box, count in made:
+            if amp.ASK in box:
+                asked[box[amp.ASK]] += count
+        assert tags <= asked, "a command is answered twice"
+        assert tags == asked or was_ended, "a command is not answered"
 
 
 _COUNTED = re.compile(rb"([0-9]{1,2})\*(.*)", re.DOTALL)
 _REPEATED = re.compile(rb"(.*)\*([0-9]{1,5})", re.DOTALL)
 
 
-def _boxes(data: bytes) -> Iterator[bytes]:
+def _boxes(data: bytes) -> Iterator[tuple[amp.AmpBox, int]]:
+    """The boxes that `data` describes, and how often each is said."""
     for number, line in enumerate(data.split(b"\n")[:20]):
         name, *fields = line.split(b"\t")
         count = 1
@@ -143,12 +166,15 @@ def _boxes(data: bytes) -> Iterator[bytes]:
                 box[key] = value[:65535]
         if not box[amp.ASK]:
             del box[amp.ASK]
-        yield box.serialize() * count
+        yield box, count
 
 
-def _said(coming: Iterator[bytes], _: bytes) -> None:
-    """A peer says it and reads nothing; then it reads everything; then another does something sensible."""
-    daemon = Daemon()
+def _said(coming: Iterator[bytes], is_slow: bool = False) -> tuple[Counter[bytes], bool]:
+    """A peer says it and reads nothing; then it reads everything; then another does something sensible.
+
+    The tags that were answered, and whether the connection was ended for what was said.
+    """
+    daemon = Daemon(is_slow)
     with Failures():
         administrator, line = daemon.connect()
         for piece in coming:
@@ -156,31 +182,37 @@ def _said(coming: Iterator[bytes], _: bytes) -> None:
                 break
             administrator.dataReceived(piece)
             assert len(line.value()) <= HELD_MOST, "a peer that reads nothing is answered on and on"
+        daemon.go_on()
         answers = b""
-        for _round in range(10_000):
+        while True:
             answers += line.value()
             line.clear()
-            if line.gone or line.producerState == "producing" or line.producer is None:
+            if line.gone or line.producerState == "producing":
                 break
             line.producer.resumeProducing()
-        _answers_are_sound(answers)
+        tags = _answered(answers)
         administrator.connectionLost(amp.Failure(amp.ConnectionLost()))
         _still_works(daemon)
         for call in daemon.director.context.reactor.getDelayedCalls():
             call.cancel()
+    return tags, line.gone
 
 
 CODES = {kind.code for kind in Refusal.kinds()} | {amp.UNHANDLED_ERROR_CODE}
 
 
-def _answers_are_sound(answers: bytes) -> None:
+def _answered(answers: bytes) -> Counter[bytes]:
+    """The tags of sound answers."""
+    tags: Counter[bytes] = Counter()
     for box in amp.parseString(answers):
         if amp.ERROR in box:
             assert box[amp.ERROR_CODE] in CODES, box
             assert box[amp.ERROR_DESCRIPTION].decode("utf-8").isprintable(), box
             assert len(box[amp.ERROR_DESCRIPTION]) < 10_000
+            tags[box[amp.ERROR]] += 1
         else:
-            assert amp.ANSWER in box
+            tags[box[amp.ANSWER]] += 1
+    return tags
 
 
 def _still_works(daemon: Daemon) -> None:
