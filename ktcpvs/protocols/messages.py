@@ -262,14 +262,17 @@ class Response:
         return UntilClose()
 
 
-def read_response(received: bytes, method: bytes, max_size: int) -> tuple[Response, int] | None:
-    """The response at the beginning of `received` and the size of its head; None: more is needed. Raises BadRequest."""
-    found = RESPONSE.match(received)
+def read_response(received: bytes, method: bytes, max_size: int, looked: int = 0) -> tuple[Response, int] | None:
+    """The response at the beginning of `received` and the size of its head; None: more is needed. Raises BadRequest.
+
+    looked: of how many of these bytes this was the answer the last time, so that what comes in drops is read once."""
+    has_ended = looked and _HEAD_END.search(received, max(looked - 3, 0)) is not None
+    found = RESPONSE.match(received) if has_ended or not looked else None
     if found is not None and found.end() <= max_size:
         return Response(found, received, method), found.end()
     if len(received) > max_size:
         raise BadRequest(502, f"the head of the server's answer is longer than {max_size} bytes")
-    if _HEAD_END.search(received) or not _RESPONSE_BEGUN.fullmatch(received[:1024]):
+    if has_ended or (not looked and _HEAD_END.search(received)) or not _RESPONSE_BEGUN.fullmatch(received[:1024]):
         raise BadRequest(502, "the server's answer is not HTTP/1")
     return None
 

@@ -206,11 +206,12 @@ class Exchange(Retrying):
         """An answer begins with `data`, or goes on with it while its head is not complete."""
         message = self._message
         assert message is not None
+        looked = len(self._received)
         data = self._received + data
         self._received = b""
         while True:
             try:
-                read = messages.read_response(data, message.method, self.context.settings.head_size)
+                read = messages.read_response(data, message.method, self.context.settings.head_size, looked)
             except BadRequest as bad:
                 self._fail(502, str(bad))
                 return
@@ -218,7 +219,7 @@ class Exchange(Retrying):
                 self._received = data
                 return
             answer, end = read
-            data = data[end:]
+            data, looked = data[end:], 0
             if answer.status >= 200:
                 break
             if answer.status == 101:

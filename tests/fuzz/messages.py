@@ -144,7 +144,7 @@ def _response(data: bytes, method: bytes, size: int) -> tuple[bytes, int, bool, 
     for piece in pieces(data, size):
         received += piece
         try:
-            read = messages.read_response(received, method, HEAD_SIZE)
+            read = messages.read_response(received, method, HEAD_SIZE, len(received) - len(piece))
         except BadRequest as bad:
             assert bad.status == 502
             assert str(bad).isprintable()

@@ -91,7 +91,7 @@ def take_response(pieces: list[bytes], method: bytes, head_size: int = HEAD_SIZE
     received = b""
     for data in coming:
         received += data
-        read = messages.read_response(received, method, head_size)
+        read = messages.read_response(received, method, head_size, len(received) - len(data))
         if read is not None:
             response, end = read
             try:
