@@ -33,7 +33,7 @@ SOURCE_LENGTH = 255
 """The most characters of a configuration's name that its errors repeat."""
 
 MAX_CONFIGURATION = 64 << 20
-"""The longest configuration text, in bytes."""
+"""The longest configuration text, in bytes; of all connections together."""
 
 
 class Switch(Protocol):
@@ -150,9 +150,9 @@ class Administrator(Door):
             self._upload = bytearray()
         self._uploaded = True
         self._upload += page
-        if len(self._upload) > MAX_CONFIGURATION:
+        if sum(len(one._upload) for one in self.factory.connections) > MAX_CONFIGURATION:
             self._upload, self._uploaded = bytearray(), False
-            raise NoConfiguration(f"the configuration is longer than {MAX_CONFIGURATION} bytes")
+            raise NoConfiguration(f"the configurations that are being sent are longer than {MAX_CONFIGURATION} bytes")
         return {}
 
     @commands.Load.responder

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.protocols import amp
 
 from ktcpvs.control.door import MAX_COMMANDS
+from ktcpvs.control.server import MAX_CONFIGURATION
 from ktcpvs.errors import BadValue, NoConfiguration, Refusal
 from ktcpvs.model.edits import Edit
 from tests.fuzz.door import FULL, HELD_MOST, Daemon, Failures
@@ -181,6 +182,20 @@ def test_pages_of_nothing_take_no_room() -> None:
     assert len(peer.end._upload) == 0
     peer.asks(b"Load", source=b"x")
     assert peer.heard() == [{amp.ANSWER: b"1"}]
+
+
+def test_all_connections_together_send_no_more_than_one_configuration() -> None:
+    daemon = Daemon()
+    one, other = Peer(daemon), Peer(daemon)
+    page = ask(b"Upload", page=b"#" * 65535, first=b"False")
+    for _ in range(MAX_CONFIGURATION // 65535 - 10):
+        one.says(page)
+    one.heard()
+    other.says(page * 11)
+    assert [box.get(amp.ERROR_CODE) for box in other.heard()] == [None] * 10 + [NoConfiguration.code]
+    one.end.connectionLost(amp.Failure(amp.ConnectionLost()))
+    other.says(page)
+    assert other.heard() == [{amp.ANSWER: b"1"}]
 
 
 def test_a_fault_of_ours_is_told_in_one_line(failures: Failures) -> None:
