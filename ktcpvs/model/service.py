@@ -12,6 +12,7 @@ from ktcpvs.errors import (
     BadAddress,
     BadValue,
     Busy,
+    NoSuchNetwork,
     NoSuchRule,
     NoSuchServer,
     RuleExists,
@@ -19,6 +20,7 @@ from ktcpvs.errors import (
     shorten,
 )
 from ktcpvs.model.address import Address, Inet, parse_address
+from ktcpvs.model.network import Network, Networks, read_networks
 from ktcpvs.model.options import COUNT_MAX, count, one_of, option, options_of, read_address, read_number, read_word
 from ktcpvs.model.pattern import DEFAULT_PATTERNS, check_pattern
 
@@ -157,6 +159,8 @@ class VirtualService:
     redirect: Address | None = option(
         read_address, None, "the address of last resort, when no server is found", check=_complete
     )
+    allow: Networks = option(read_networks, Networks(), "networks whose clients may come; then no others may")
+    deny: Networks = option(read_networks, Networks(), "networks whose clients are turned away at once")
     forwarded: str = _forwarding("Forwarded (RFC 7239)")
     x_forwarded_for: str = _forwarding("X-Forwarded-For")
     x_forwarded_proto: str = _forwarding("X-Forwarded-Proto")
@@ -166,6 +170,8 @@ class VirtualService:
     rules: tuple[Rule, ...] = ()
 
     def __attrs_post_init__(self) -> None:
+        for network in self.allow.known & self.deny.known if self.allow and self.deny else ():
+            raise BadValue(f"service {self.ident} both allows and denies {network}")
         known = {server.address for server in self.servers}
         if len(known) != len(self.servers):
             raise ServerExists(f"service {self.ident} names a server twice")
@@ -234,6 +240,21 @@ class VirtualService:
             raise BadValue(f"rule '{shorten(pattern)}' has match {known.match}, not {match}: delete it first")
         changed = evolve(known, servers=(*known.servers, address))
         return evolve(self, rules=_replaced(self.rules, changed, lambda rule: rule.pattern == pattern))
+
+    def with_networks(self, allow: Iterable[Network], deny: Iterable[Network]) -> VirtualService:
+        """More networks that are allowed, and more that are denied; one that stood in the other list moves."""
+        allowed, denied = Networks.of(allow), Networks.of(deny)
+        return evolve(
+            self,
+            allow=self.allow.without(denied).with_more(allowed.entries),
+            deny=self.deny.without(allowed).with_more(denied.entries),
+        )
+
+    def without_networks(self, leaving: Networks) -> VirtualService:
+        for network in leaving.entries:
+            if network not in self.allow.known and network not in self.deny.known:
+                raise NoSuchNetwork(f"service {self.ident} neither allows nor denies {network}")
+        return evolve(self, allow=self.allow.without(leaving), deny=self.deny.without(leaving))
 
     def without_rule(self, pattern: str, address: Address) -> VirtualService:
         """The rule loses that server, and goes with its last one."""

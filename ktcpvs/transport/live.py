@@ -22,6 +22,7 @@ from ktcpvs.system.accesslog import AccessLog
 from ktcpvs.transport.carry import carry
 from ktcpvs.transport.connection import Connection
 from ktcpvs.transport.context import Context
+from ktcpvs.transport.gate import Gate
 from ktcpvs.transport.exchange import Exchange
 from ktcpvs.transport.journal import Journal
 from ktcpvs.transport.known import REQUEST_REMEMBERED, REQUESTS_MAX, KnownLines, KnownRequest
@@ -45,12 +46,12 @@ LOOK_AGAIN = 0.05
 
 class LiveService:
     """config: as it runs. destinations: its servers by address; usable: the same. leaving: deleted servers whose
-    connections drain. queue: who waits for room at a server. journal: its access log; None: it has none. head_size,
-    uri_size: the settings. is_quick: nobody wants to know every step of a request. forwards: servers are told of
-    clients. known: header lines, with the client's address where it forwards, and what they say.
-    requests: whole requests that came before. engine: the name of the relay that serves; engine_why: why it is not the
-    one asked for or the best one, or ""; engine_after: how many seconds a connection is relayed by copying first.
-    joined: relay -> how many connections it carries, or has carried to their end; those that it gave away are not its.
+    connections drain. queue: who waits for room at a server. gate: who comes in. journal: its access log; None: it has
+    none. head_size, uri_size: the settings. is_quick: nobody wants to know every step of a request. forwards: servers
+    are told of clients. known: header lines, with the client's address where it forwards, and what they say. requests:
+    whole requests that came before. engine: the name of the relay that serves; engine_why: why it is not the one asked
+    for or the best one, or ""; engine_after: how many seconds a connection is relayed by copying first. joined: relay
+    -> how many connections it carries, or has carried to their end; those that it gave away are not its.
 
     total: client connections accepted. refused: those that got no server. ended_in, ended_out: bytes of
     connections that have ended.
@@ -66,6 +67,7 @@ class LiveService:
         self.factory: Any = None
         self.scheduler: Any = None
         self.queue = Queue()
+        self.gate = Gate(context.log, config.ident)
         self.journal: Journal | None = None
         self.head_size = self.uri_size = 0
         self.is_quick = False
@@ -149,6 +151,7 @@ class LiveService:
             self.redirect = Destination(config.redirect)
         self.config, self.destinations, self._seen = config, destinations, prepared.seen
         self.factory, self.scheduler, self.unit = prepared.factory, prepared.scheduler, prepared.factory.unit
+        self.gate.follow(config)
         self._keep_journal(config)
         self._fallback, self._bound_fallback = prepared.bind_fallback(), None
         self.usable = frozenset(destinations.values())
@@ -309,6 +312,8 @@ class LiveService:
 
     def _accepted(self, sock: socket.socket, peer: Any) -> None:
         """One client; whatever goes wrong costs only this one."""
+        if not self.gate.stands_open and not self.gate.opens(sock, peer):
+            return
         name, host = _client_name(peer)
         connection = (Exchange if self.unit == EACH_REQUEST else Connection)(self, name, host)
         self.context.descriptors.take(connection.descriptors)
