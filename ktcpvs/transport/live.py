@@ -22,8 +22,8 @@ from ktcpvs.system.accesslog import AccessLog
 from ktcpvs.transport.carry import carry
 from ktcpvs.transport.connection import Connection
 from ktcpvs.transport.context import Context
-from ktcpvs.transport.gate import Gate
 from ktcpvs.transport.exchange import Exchange
+from ktcpvs.transport.gate import Gate
 from ktcpvs.transport.journal import Journal
 from ktcpvs.transport.known import REQUEST_REMEMBERED, REQUESTS_MAX, KnownLines, KnownRequest
 from ktcpvs.transport.listener import Listener
