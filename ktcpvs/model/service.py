@@ -21,7 +21,20 @@ from ktcpvs.errors import (
 )
 from ktcpvs.model.address import Address, Inet, parse_address
 from ktcpvs.model.network import Network, Networks, read_networks
-from ktcpvs.model.options import COUNT_MAX, count, one_of, option, options_of, read_address, read_number, read_word
+from ktcpvs.model.options import (
+    COUNT_MAX,
+    OFF,
+    count,
+    in_range,
+    one_of,
+    option,
+    options_of,
+    rate,
+    read_address,
+    read_number,
+    read_rate,
+    read_word,
+)
 from ktcpvs.model.pattern import DEFAULT_PATTERNS, check_pattern
 
 DEFAULT_LISTEN = parse_address("0.0.0.0:8080")
@@ -161,6 +174,27 @@ class VirtualService:
     )
     allow: Networks = option(read_networks, Networks(), "networks whose clients may come; then no others may")
     deny: Networks = option(read_networks, Networks(), "networks whose clients are turned away at once")
+    client_connections: int = option(
+        read_number, 0, "the most connections of one client address at once; 0: no such limit", check=count
+    )
+    client_rate: str = option(
+        read_rate,
+        OFF,
+        "the most requests of one client address, as 100/s; or connections",
+        check=rate,
+    )
+    client_burst: int = option(
+        read_number, 0, "how many of these may come at once; 0: as many as the rate says", check=count
+    )
+    client_head: int = option(
+        read_number, 0, "the most bytes of unfinished heads of one client address; 0: no such limit", check=count
+    )
+    client_head_rate: int = option(
+        read_number, 0, "the most bytes of heads in a second of one client address; 0: no such limit", check=count
+    )
+    client_ipv6: int = option(
+        read_number, 64, "so many bits of an IPv6 address tell one client from another", check=in_range(1, 128)
+    )
     forwarded: str = _forwarding("Forwarded (RFC 7239)")
     x_forwarded_for: str = _forwarding("X-Forwarded-For")
     x_forwarded_proto: str = _forwarding("X-Forwarded-Proto")

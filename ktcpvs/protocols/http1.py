@@ -23,6 +23,7 @@ REASONS = {
     408: "Request Timeout",
     413: "Content Too Large",
     414: "URI Too Long",
+    429: "Too Many Requests",
     431: "Request Header Fields Too Large",
     502: "Bad Gateway",
     503: "Service Unavailable",
@@ -136,17 +137,21 @@ def path_of(method: bytes, target: bytes) -> bytes:
     raise BadRequest(400, "the request target has no form that HTTP/1.1 knows")
 
 
-def error_response(status: int, why: str, method: bytes | None = None, *, keep_alive: bool = False) -> bytes:
+def error_response(
+    status: int, why: str, method: bytes | None = None, *, keep_alive: bool = False, later: int = 0
+) -> bytes:
     """A whole answer that refuses a request. method: of the request, None when unknown. keep_alive: another request may
-    follow; else the answer ends the connection."""
+    follow; else the answer ends the connection. later: Retry-After, seconds until the client may come again (RFC 9110,
+    10.2.3); 0: nothing is said of it."""
     connection = "" if keep_alive else "Connection: close\r\n"
+    again = f"Retry-After: {later}\r\n" if later else ""
     body = b"" if method == b"HEAD" else _body(status, why)
     return (
         f"HTTP/1.1 {status} {REASONS[status]}\r\n"
         "Content-Type: text/plain; charset=utf-8\r\n"
         f"Content-Length: {len(_body(status, why))}\r\n"
         "Cache-Control: no-store\r\n"
-        f"{connection}\r\n"
+        f"{again}{connection}\r\n"
     ).encode("ascii") + body
 
 

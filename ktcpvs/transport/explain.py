@@ -62,7 +62,7 @@ class Explainer:
             "unit": prepared.factory.unit,
         }
         try:
-            _come_in(request.client, config, notes)
+            _come_in(request.client, config, live, notes)
             _read(request, prepared, context, method, target, headers, notes)
         except _Denied as why:
             considered, found = Considered(), _found("nobody", None, f"{why}: the connection is reset")
@@ -95,16 +95,17 @@ class _Denied(Exception):
     """The client is turned away before it is heard; str(): why."""
 
 
-def _come_in(client: str, config: VirtualService, notes: list[str]) -> None:
+def _come_in(client: str, config: VirtualService, live: LiveService, notes: list[str]) -> None:
     """What the service's gate says. Raises _Denied."""
-    judge = filter_of(config.allow, config.deny)
-    if judge is None or isinstance(config.listen, Unix):
+    if isinstance(config.listen, Unix):
         return
-    may, network = judge.judge(ipaddress.ip_address(client).packed)
+    packed, judge = ipaddress.ip_address(client).packed, filter_of(config.allow, config.deny)
+    may, network = (True, None) if judge is None else judge.judge(packed)
     if not may:
         raise _Denied(f"client denied by {network}" if network else "client denied, since no network allowed holds it")
     if network is not None:
         notes.append(f"client allowed by {network}")
+    notes += live.gate.look(packed)
 
 
 def _read(
