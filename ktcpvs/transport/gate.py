@@ -150,7 +150,7 @@ class Gate:
         if self._connections:
             have = table.connections(place) if place != NOWHERE else 0
             full = ": one more is reset" if have >= self._connections else ""
-            notes.append(f"client has {have} connections of {self._connections}{full}")
+            notes.append(f"client has {have} of {self._connections} connections{full}")
         if self._cost:
             full_at = table.requests[place] if place != NOWHERE else 0.0
             wait = min(full_at - self._context.monotonic(), self._most) - self._room

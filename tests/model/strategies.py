@@ -152,6 +152,9 @@ def rules(draw: st.DrawFn, known: list[Address]) -> Rule:
 
 _matches = cache(lambda groups: st.one_of(st.none(), st.integers(0, min(MATCH_MAX, groups))))
 _counts = st.one_of(st.none(), st.sampled_from((0, 1, COUNT_MAX)), st.integers(0, COUNT_MAX))
+_rates = st.one_of(
+    st.just("off"), st.builds("{}/{}".format, st.sampled_from((1, 100, COUNT_MAX)), st.sampled_from("smh"))
+)
 _redirects = st.one_of(st.none(), complete_addresses())
 _schedulers = st.sampled_from(("http", "wlc", "server", "Virtual", "x-1.2_3"))
 _paths = st.one_of(
@@ -205,6 +208,9 @@ def services(draw: st.DrawFn) -> VirtualService:
         via=draw(st.sampled_from(("off", "append", "replace"))),
         allow=allow,
         deny=deny,
+        client_connections=draw(_counts) or 0,
+        client_rate=draw(_rates),
+        client_ipv6=draw(st.integers(1, 128)),
         servers=tuple(servers),
         rules=tuple(draw(st.lists(rules(known), max_size=4, unique_by=lambda rule: rule.pattern)) if known else ()),
     )
@@ -262,6 +268,9 @@ def _options() -> st.SearchStrategy[dict[str, Any]]:
             "relay": st.sampled_from((*RELAYS, "", "Auto")),
             "allow": st.sampled_from(POOL_NETWORKS),
             "deny": st.sampled_from(POOL_NETWORKS),
+            "client_rate": st.sampled_from(("off", "5/m", "5", "0/s", "")),
+            "client_head": st.sampled_from((-1, 0, 5)),
+            "client_ipv6": st.sampled_from((0, 1, 128, 129)),
             "startservers": count,
             "minspareservers": count,
             "maxspareservers": count,
@@ -347,6 +356,7 @@ def config_texts() -> st.SearchStrategy[str]:
                 "allow = 10.0.0.0/8",
                 "deny = 10.0.0.0/8 ::1",
                 "10.1.2.0/24",
+                "client_rate = 030/m",
                 "é",
             ),
             *(

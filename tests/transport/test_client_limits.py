@@ -201,12 +201,12 @@ def test_bytes_of_heads_in_a_second(make: Make, scheduler: str) -> None:
 def test_an_explanation_says_what_counts_for_the_client(make: Make) -> None:
     world = make("wlc", "client_connections = 1", "client_rate = 6/m", "client_burst = 1")
     gate = world.live.gate
-    assert gate.look(b"\xc0\0\2\1") == ["client has 0 connections of 1", "client within its rate"]
+    assert gate.look(b"\xc0\0\2\1") == ["client has 0 of 1 connections", "client within its rate"]
     peer = comes(world)
     assert gate.look(b"\xc0\0\2\1") == [
-        "client has 1 connections of 1: one more is reset",
+        "client has 1 of 1 connections: one more is reset",
         "client beyond its rate: for 10.0 seconds each connection is reset",
     ]
     peer.resets()
     world.passes(10)
-    assert gate.look(b"\xc0\0\2\1") == ["client has 0 connections of 1", "client within its rate"]
+    assert gate.look(b"\xc0\0\2\1") == ["client has 0 of 1 connections", "client within its rate"]
