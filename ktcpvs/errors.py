@@ -54,6 +54,10 @@ class RuleExists(Refusal):
     code = b"RULE_EXISTS"
 
 
+class NoSuchNetwork(Refusal):
+    code = b"NO_SUCH_NETWORK"
+
+
 class NoSuchScheduler(Refusal):
     code = b"NO_SUCH_SCHEDULER"
 

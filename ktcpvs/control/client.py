@@ -116,6 +116,21 @@ class Switch:
     async def delete_rule(self, ident: str, pattern: str, address: str) -> None:
         await self._call(commands.DeleteRule, ident=ident, pattern=pattern, address=address)
 
+    async def allow(self, ident: str, networks: str, only: bool = False) -> None:
+        """networks: with white space between them; `#` begins a comment. only: in the place of those allowed before."""
+        await self._upload(networks)
+        await self._call(commands.Allow, ident=ident, only=only)
+
+    async def deny(self, ident: str, networks: str, only: bool = False) -> None:
+        """The same for networks whose clients are turned away."""
+        await self._upload(networks)
+        await self._call(commands.Deny, ident=ident, only=only)
+
+    async def delete_network(self, ident: str, networks: str) -> None:
+        """Networks that are neither allowed nor denied any more."""
+        await self._upload(networks)
+        await self._call(commands.DeleteNetwork, ident=ident)
+
     async def start(self, ident: str | None = None) -> None:
         """ident: None means all services."""
         await self._call(commands.StartService, ident=ident)
@@ -134,11 +149,12 @@ class Switch:
 
     async def load(self, text: str, source: str = "<text>") -> None:
         """Put a configuration in the table's place; `source` names it in errors."""
-        data = text.encode("utf-8")
-        for start in range(0, len(data), commands.PAGE) or (0,):
-            page = data[start : start + commands.PAGE]
-            await self._call(commands.Upload, page=page, first=start == 0)
+        await self._upload(text)
         await self._call(commands.Load, source=source)
+
+    async def _upload(self, text: str) -> None:
+        for number, page in enumerate(commands.pages(text)):
+            await self._call(commands.Upload, page=page, first=number == 0)
 
     async def _read(self, view: str, ident: str | None = None) -> Any:
         return await self._all_pages(await self._call(commands.Read, view=view, ident=ident))

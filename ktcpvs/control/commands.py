@@ -13,6 +13,13 @@ from ktcpvs.errors import Refusal
 PAGE = 60000
 """Bytes in one page, at most."""
 
+
+def pages(text: str) -> list[bytes]:
+    """A text as pages for Upload, one at least."""
+    data = text.encode("utf-8")
+    return [data[start : start + PAGE] for start in range(0, len(data), PAGE)] or [b""]
+
+
 ERRORS: dict[type[Exception], bytes] = {kind: kind.code for kind in reversed(list(Refusal.kinds()))}
 """Refusal -> its code. AMP takes the first class that fits, so Refusal itself stands last."""
 
@@ -83,6 +90,24 @@ class DeleteRule(_Command):
     arguments = [(b"ident", amp.Unicode()), (b"pattern", amp.Unicode()), (b"address", amp.Unicode())]
 
 
+class Allow(_Command):
+    """The networks that were uploaded are allowed too; `only`: no others are allowed any more."""
+
+    arguments = [(b"ident", amp.Unicode()), (b"only", amp.Boolean())]
+
+
+class Deny(_Command):
+    """The networks that were uploaded are denied too; `only`: no others are denied any more."""
+
+    arguments = [(b"ident", amp.Unicode()), (b"only", amp.Boolean())]
+
+
+class DeleteNetwork(_Command):
+    """The networks that were uploaded are neither allowed nor denied any more."""
+
+    arguments = [(b"ident", amp.Unicode())]
+
+
 class StartService(_Command):
     """Without an ident: all services."""
 
@@ -108,7 +133,8 @@ class Unload(_Command):
 
 
 class Upload(_Command):
-    """One page of a configuration text (UTF-8) for Load; `first` throws away what was sent before."""
+    """One page of a text (UTF-8): a configuration for Load, or networks for Allow, Deny or DeleteNetwork, with white
+    space between them. `first` throws away what was sent before."""
 
     arguments = [(b"page", amp.String()), (b"first", amp.Boolean())]
 

@@ -21,6 +21,11 @@ def requests(edit: edits.Edit) -> list[Asked]:
     """The commands that make up `edit`, in their order: one, or for a Load the pages of its text before it."""
     if isinstance(edit, edits.Load):
         return _load(edit)
+    if isinstance(edit, edits.Allow | edits.Deny):
+        told: Asked = (getattr(commands, type(edit).__name__), {"ident": edit.ident, "only": edit.only})
+        return [*_uploads(str(edit.networks)), told]
+    if isinstance(edit, edits.DeleteNetwork):
+        return [*_uploads(str(edit.networks)), (commands.DeleteNetwork, {"ident": edit.ident})]
     return [(getattr(commands, type(edit).__name__), _arguments(edit))]
 
 
@@ -34,15 +39,15 @@ def _arguments(edit: edits.Edit) -> dict[str, Any]:
 
 
 def _options(options: Mapping[str, Any]) -> list[dict[str, str]]:
-    texts = ((name, describe_value(value)) for name, value in options.items())
-    return [{"name": name, "value": "" if text is None else str(text)} for name, text in texts]
+    return [{"name": name, "value": "" if value is None else str(value)} for name, value in options.items()]
 
 
 def _load(edit: edits.Load) -> list[Asked]:
     text = write([describe_service(service) for service in edit.services.values()], edit.settings.described())
-    data = text.encode("utf-8")
-    pages = [data[start : start + commands.PAGE] for start in range(0, len(data), commands.PAGE)] or [b""]
-    uploads: list[Asked] = [
-        (commands.Upload, {"page": page, "first": number == 0}) for number, page in enumerate(pages)
-    ]
-    return [*uploads, (commands.Load, {"source": "the supervisor"})]
+    return [*_uploads(text), (commands.Load, {"source": "the supervisor"})]
+
+
+def _uploads(text: str) -> list[Asked]:
+    """The commands that send `text`."""
+    pages = enumerate(commands.pages(text))
+    return [(commands.Upload, {"page": page, "first": number == 0}) for number, page in pages]

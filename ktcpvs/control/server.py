@@ -22,6 +22,7 @@ from ktcpvs.errors import BadValue, NoConfiguration, Refusal, shorten
 from ktcpvs.model import edits
 from ktcpvs.model.address import Address, parse_address
 from ktcpvs.model.language.parser import parse
+from ktcpvs.model.network import Networks, parse_networks
 from ktcpvs.system import log as levels
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.names import service_port
@@ -126,6 +127,21 @@ class Administrator(Door):
     def delete_rule(self, ident: str, pattern: str, address: str) -> Deferred[dict[str, Any]]:
         return self._edit(lambda: edits.DeleteRule(ident, pattern, _address(address)))
 
+    @commands.Allow.responder
+    def allow(self, ident: str, only: bool) -> Deferred[dict[str, Any]]:
+        data = self._take_upload()
+        return self._edit(lambda: edits.Allow(ident, _networks(data), only))
+
+    @commands.Deny.responder
+    def deny(self, ident: str, only: bool) -> Deferred[dict[str, Any]]:
+        data = self._take_upload()
+        return self._edit(lambda: edits.Deny(ident, _networks(data), only))
+
+    @commands.DeleteNetwork.responder
+    def delete_network(self, ident: str) -> Deferred[dict[str, Any]]:
+        data = self._take_upload()
+        return self._edit(lambda: edits.DeleteNetwork(ident, _networks(data)))
+
     @commands.StartService.responder
     def start_service(self, ident: str | None = None) -> Deferred[dict[str, Any]]:
         return self._edit(lambda: edits.StartService(ident))
@@ -142,7 +158,7 @@ class Administrator(Door):
     def unload(self) -> Deferred[dict[str, Any]]:
         return self._edit(edits.Unload)
 
-    # Configurations, in pages.
+    # Texts, in pages.
 
     @commands.Upload.responder
     def upload(self, page: bytes, first: bool) -> dict[str, Any]:
@@ -150,17 +166,21 @@ class Administrator(Door):
             self._upload = bytearray()
         self._uploaded = True
         self._upload += page
-        if sum(len(one._upload) for one in self.factory.connections) > MAX_CONFIGURATION:
+        if sum(len(one._upload) for one in getattr(self.factory, "connections", (self,))) > MAX_CONFIGURATION:
             self._upload, self._uploaded = bytearray(), False
             raise NoConfiguration(f"the configurations that are being sent are longer than {MAX_CONFIGURATION} bytes")
         return {}
 
     @commands.Load.responder
     def load(self, source: str) -> Deferred[dict[str, Any]]:
-        if not self._uploaded:
-            raise NoConfiguration("no configuration was sent")
-        text, self._upload, self._uploaded = self._upload, bytearray(), False
-        return self._edit(lambda: _load(text, shorten(source, SOURCE_LENGTH)))
+        data = self._take_upload()
+        return self._edit(lambda: _load(data, shorten(source, SOURCE_LENGTH)))
+
+    def _take_upload(self) -> bytearray | None:
+        """What was uploaded, once; None: nothing was."""
+        data = self._upload if self._uploaded else None
+        self._upload, self._uploaded = bytearray(), False
+        return data
 
     # Looks.
 
@@ -244,9 +264,20 @@ def _set(changes: list[dict[str, str]]) -> edits.Edit:
     return edits.Unload() if unload == "1" else edits.Set(values)
 
 
-def _load(uploaded: bytearray, source: str) -> edits.Edit:
+def _load(data: bytearray | None, source: str) -> edits.Edit:
+    if data is None:
+        raise NoConfiguration("no configuration was sent")
+    return parse(_text(data, source), source, service_port)
+
+
+def _networks(data: bytearray | None) -> Networks:
+    if data is None:
+        raise NoConfiguration("no networks were sent")
+    return parse_networks(_text(data, "networks"))
+
+
+def _text(data: bytearray, source: str) -> str:
     try:
-        text = uploaded.decode("utf-8")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise NoConfiguration(f"{source}: byte {error.start} is not UTF-8 text") from None
-    return parse(text, source, service_port)

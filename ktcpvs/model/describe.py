@@ -6,12 +6,15 @@ from typing import Any
 
 from ktcpvs.model.address import Address
 from ktcpvs.model.language.tests import write_test
+from ktcpvs.model.network import Networks
 from ktcpvs.model.service import OPTIONS, VirtualService
 from ktcpvs.model.table import Table
 
 
 def describe_value(value: Any) -> Any:
-    """An option's value: an address as its text, anything else as it is."""
+    """An option's value: an address as its text, networks as a list of texts, anything else as it is."""
+    if isinstance(value, Networks):
+        return list(value.texts)
     return str(value) if isinstance(value, Address) else value
 
 

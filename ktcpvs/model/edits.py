@@ -14,6 +14,7 @@ from attrs import evolve, field, frozen
 
 from ktcpvs.errors import BadAddress, BadValue, Busy, ServiceExists
 from ktcpvs.model.address import Address, Inet, Unix
+from ktcpvs.model.network import Networks
 from ktcpvs.model.service import RealServer, VirtualService
 from ktcpvs.model.settings import SECRETS, Settings
 from ktcpvs.model.table import Table
@@ -176,6 +177,52 @@ class DeleteRule(Edit):
     def apply(self, table: Table) -> Table:
         service = table.service(self.ident)
         return table.with_service(service.without_rule(self.pattern, service.complete(self.address)))
+
+
+@frozen
+class Allow(Edit):
+    """More networks whose clients may come. only: they take the place of those that were allowed."""
+
+    name: ClassVar[str] = "allow"
+    ident: str
+    networks: Networks
+    only: bool = False
+
+    def apply(self, table: Table) -> Table:
+        service = table.service(self.ident)
+        if not self.networks:
+            raise BadValue(f"no network is named; to let everybody come: edit-service -i {self.ident} allow=")
+        if self.only:
+            service = evolve(service, allow=Networks())
+        return table.with_service(service.with_networks(self.networks.entries, ()))
+
+
+@frozen
+class Deny(Edit):
+    """More networks whose clients are turned away. only: they take the place of those that were denied."""
+
+    name: ClassVar[str] = "deny"
+    ident: str
+    networks: Networks
+    only: bool = False
+
+    def apply(self, table: Table) -> Table:
+        service = table.service(self.ident)
+        if self.only:
+            service = evolve(service, deny=Networks())
+        return table.with_service(service.with_networks((), self.networks.entries))
+
+
+@frozen
+class DeleteNetwork(Edit):
+    """Networks that are neither allowed nor denied any more."""
+
+    name: ClassVar[str] = "del-network"
+    ident: str
+    networks: Networks
+
+    def apply(self, table: Table) -> Table:
+        return table.with_service(table.service(self.ident).without_networks(self.networks))
 
 
 @frozen

@@ -6,6 +6,7 @@ read all they need from here, so that a new option is one field.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -76,22 +77,48 @@ def read_number(name: str, text: str, port_named: PortNamed) -> int:
     return whole_number(name, text)
 
 
+_RATE = re.compile(r"([0-9]{1,8})(?:/([smh]))?")
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+OFF = "off"
+
+
+def read_rate(name: str, text: str, port_named: PortNamed) -> str:
+    """So many a second, a minute or an hour: 100/s, 30/m, 5/h; 100 is 100/s; 0 and off: no limit."""
+    found = _RATE.fullmatch(text)
+    if text == OFF or (found and not int(found[1])):
+        return OFF
+    return f"{int(found[1])}/{found[2] or 's'}" if found else text
+
+
+def rate_of(rate: str) -> tuple[int, float]:
+    """(how many, seconds between two of them) of what `read_rate` gave; (0, 0) where there is no limit."""
+    found = _RATE.fullmatch(rate)
+    return (int(found[1]), _SECONDS[found[2]] / int(found[1])) if found else (0, 0.0)
+
+
+def rate(instance: object, attribute: Attribute[Any], value: str) -> None:
+    """A validator: what `read_rate` gives for a rate."""
+    found = _RATE.fullmatch(value)
+    if value != OFF and not (found and found[2] and 0 < int(found[1]) <= COUNT_MAX):
+        raise BadValue(f"{attribute.name} = {shorten(value, 40)}: a rate is wanted, as 100/s, 30/m or 5/h, or off")
+
+
+def in_range(lowest: int, highest: int) -> Any:
+    """A validator: a number from `lowest` to `highest`."""
+
+    def check(instance: object, attribute: Attribute[Any], value: int) -> None:
+        if not lowest <= value <= highest:
+            raise BadValue(f"{attribute.name} = {value} is out of range: {lowest}..{highest}")
+
+    return check
+
+
 def one_of(*words: str) -> Any:
     """A validator: one of these words."""
 
     def check(instance: object, attribute: Attribute[Any], value: str) -> None:
         if value not in words:
             raise BadValue(f"{attribute.name} = {shorten(value, 40)}: one of {', '.join(words)} is wanted")
-
-    return check
-
-
-def between(least: int, most: int, unit: str = "") -> Any:
-    """A validator: a number from `least` to `most`."""
-
-    def check(instance: object, attribute: Attribute[Any], value: int) -> None:
-        if not least <= value <= most:
-            raise BadValue(f"{attribute.name} = {value} is out of range: {least}..{most}{unit and ' ' + unit}")
 
     return check
 

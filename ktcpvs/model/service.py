@@ -12,6 +12,7 @@ from ktcpvs.errors import (
     BadAddress,
     BadValue,
     Busy,
+    NoSuchNetwork,
     NoSuchRule,
     NoSuchServer,
     RuleExists,
@@ -19,17 +20,21 @@ from ktcpvs.errors import (
     shorten,
 )
 from ktcpvs.model.address import Address, Inet, parse_address
-from ktcpvs.model.check import OFF, read_check, well_formed
+from ktcpvs.model.check import read_check, well_formed
 from ktcpvs.model.expectation import Expectation
+from ktcpvs.model.network import Network, Networks, read_networks
 from ktcpvs.model.options import (
     COUNT_MAX,
-    between,
+    OFF,
     count,
+    in_range,
     one_of,
     option,
     options_of,
+    rate,
     read_address,
     read_number,
+    read_rate,
     read_word,
 )
 from ktcpvs.model.pattern import DEFAULT_PATTERNS, check_pattern
@@ -177,25 +182,51 @@ class VirtualService:
         check=well_formed,
         is_phrase=True,
     )
-    check_interval: int = option(read_number, 5, "seconds between two checks of a server", check=between(1, 86400))
-    check_timeout: int = option(read_number, 2, "seconds that a check may take", check=between(1, 3600))
+    check_interval: int = option(read_number, 5, "seconds between two checks of a server", check=in_range(1, 86400))
+    check_timeout: int = option(read_number, 2, "seconds that a check may take", check=in_range(1, 3600))
     check_rise: int = option(
-        read_number, 2, "so many checks must pass until a server is up again", check=between(1, 100)
+        read_number, 2, "so many checks must pass until a server is up again", check=in_range(1, 100)
     )
-    check_fall: int = option(read_number, 3, "so many checks must fail until a server is down", check=between(1, 100))
+    check_fall: int = option(read_number, 3, "so many checks must fail until a server is down", check=in_range(1, 100))
     eject: int = option(
-        read_number, 5, "so many errors of clients' requests in a row eject a server; 0: never", check=between(0, 65535)
+        read_number,
+        5,
+        "so many errors of clients' requests in a row eject a server; 0: never",
+        check=in_range(0, 65535),
     )
     eject_time: int = option(
-        read_number, 10, "seconds of a server's first ejection; the following ones are longer", check=between(1, 86400)
+        read_number, 10, "seconds of a server's first ejection; the following ones are longer", check=in_range(1, 86400)
     )
     eject_share: int = option(
-        read_number, 50, "the most servers, in percent, that errors may take out of service", check=between(0, 100)
+        read_number, 50, "the most servers, in percent, that errors may take out of service", check=in_range(0, 100)
     )
     slow_start: int = option(
         read_number, 0, "seconds in which a server that comes gets its share little by little; 0: at once",
-        check=between(0, 86400),
+        check=in_range(0, 86400),
     )  # fmt: skip
+    allow: Networks = option(read_networks, Networks(), "networks whose clients may come; then no others may")
+    deny: Networks = option(read_networks, Networks(), "networks whose clients are turned away at once")
+    client_connections: int = option(
+        read_number, 0, "the most connections of one client address at once; 0: no such limit", check=count
+    )
+    client_rate: str = option(
+        read_rate,
+        OFF,
+        "the most requests of one client address, as 100/s; or connections",
+        check=rate,
+    )
+    client_burst: int = option(
+        read_number, 0, "how many of these may come at once; 0: as many as the rate says", check=count
+    )
+    client_head: int = option(
+        read_number, 0, "the most bytes of unfinished heads of one client address; 0: no such limit", check=count
+    )
+    client_head_rate: int = option(
+        read_number, 0, "the most bytes of heads in a second of one client address; 0: no such limit", check=count
+    )
+    client_ipv6: int = option(
+        read_number, 64, "so many bits of an IPv6 address tell one client from another", check=in_range(1, 128)
+    )
     forwarded: str = _forwarding("Forwarded (RFC 7239)")
     x_forwarded_for: str = _forwarding("X-Forwarded-For")
     x_forwarded_proto: str = _forwarding("X-Forwarded-Proto")
@@ -206,6 +237,8 @@ class VirtualService:
     tests: tuple[Expectation, ...] = ()
 
     def __attrs_post_init__(self) -> None:
+        for network in self.allow.known & self.deny.known if self.allow and self.deny else ():
+            raise BadValue(f"service {self.ident} both allows and denies {network}")
         known = {server.address for server in self.servers}
         if len(known) != len(self.servers):
             raise ServerExists(f"service {self.ident} names a server twice")
@@ -274,6 +307,21 @@ class VirtualService:
             raise BadValue(f"rule '{shorten(pattern)}' has match {known.match}, not {match}: delete it first")
         changed = evolve(known, servers=(*known.servers, address))
         return evolve(self, rules=_replaced(self.rules, changed, lambda rule: rule.pattern == pattern))
+
+    def with_networks(self, allow: Iterable[Network], deny: Iterable[Network]) -> VirtualService:
+        """More networks that are allowed, and more that are denied; one that stood in the other list moves."""
+        allowed, denied = Networks.of(allow), Networks.of(deny)
+        return evolve(
+            self,
+            allow=self.allow.without(denied).with_more(allowed.entries),
+            deny=self.deny.without(allowed).with_more(denied.entries),
+        )
+
+    def without_networks(self, leaving: Networks) -> VirtualService:
+        for network in leaving.entries:
+            if network not in self.allow.known and network not in self.deny.known:
+                raise NoSuchNetwork(f"service {self.ident} neither allows nor denies {network}")
+        return evolve(self, allow=self.allow.without(leaving), deny=self.deny.without(leaving))
 
     def without_rule(self, pattern: str, address: Address) -> VirtualService:
         """The rule loses that server, and goes with its last one."""

@@ -23,6 +23,7 @@ REASONS = {
     408: "Request Timeout",
     413: "Content Too Large",
     414: "URI Too Long",
+    429: "Too Many Requests",
     431: "Request Header Fields Too Large",
     502: "Bad Gateway",
     503: "Service Unavailable",
@@ -137,20 +138,20 @@ def path_of(method: bytes, target: bytes) -> bytes:
 
 
 def error_response(
-    status: int, why: str, method: bytes | None = None, *, keep_alive: bool = False, after: int = 0
+    status: int, why: str, method: bytes | None = None, *, keep_alive: bool = False, later: int = 0
 ) -> bytes:
     """A whole answer that refuses a request. method: of the request, None when unknown. keep_alive: another request may
-    follow; else the answer ends the connection. after: what Retry-After says with 503 (RFC 9110, section 10.2.3), in
-    seconds; 0: it is not there."""
-    retry = f"Retry-After: {after}\r\n" if after and status == 503 else ""
+    follow; else the answer ends the connection. later: Retry-After, seconds until the client may come again (RFC 9110,
+    10.2.3); 0: nothing is said of it."""
     connection = "" if keep_alive else "Connection: close\r\n"
+    again = f"Retry-After: {later}\r\n" if later else ""
     body = b"" if method == b"HEAD" else _body(status, why)
     return (
         f"HTTP/1.1 {status} {REASONS[status]}\r\n"
         "Content-Type: text/plain; charset=utf-8\r\n"
         f"Content-Length: {len(_body(status, why))}\r\n"
         "Cache-Control: no-store\r\n"
-        f"{retry}{connection}\r\n"
+        f"{again}{connection}\r\n"
     ).encode("ascii") + body
 
 

@@ -1,13 +1,15 @@
 """Counts that several processes share: a table in memory, in which each process writes its own column alone.
 
-Rows are what is counted, columns are processes. The supervisor makes the table and says which row is whose; a worker
-gets its descriptor. Reading all of a row is a sum over a few numbers, without a lock: each of them has one writer.
-"""
+Rows are what is counted, columns are processes; behind them is the table of clients. The supervisor makes the table and
+says which row is whose; a worker gets its descriptor. Reading all of a row is a sum over a few numbers, without a lock:
+each of them has one writer."""
 
 from __future__ import annotations
 
 import mmap
 import os
+
+from ktcpvs.model.clients import ClientTable
 
 WIDTH = 4
 """Bytes of a count."""
@@ -22,12 +24,15 @@ class SharedTable:
     def __init__(self, columns: int, descriptor: int | None = None) -> None:
         """descriptor: of a table that was made with as many columns; None makes one, all 0."""
         self.columns = columns
-        size = ROWS_MAX * columns * WIDTH
+        counts = ROWS_MAX * columns * WIDTH
+        size = counts + ClientTable.size(columns)
         if descriptor is None:
             descriptor = os.memfd_create("ktcpvs counts", os.MFD_CLOEXEC)
             os.truncate(descriptor, size)
         self.descriptor = descriptor
-        self._numbers = memoryview(mmap.mmap(descriptor, size)).cast("i")
+        memory = memoryview(mmap.mmap(descriptor, size))
+        self._numbers = memory[:counts].cast("i")
+        self._clients = memory[counts:]
 
     def row(self, number: int) -> memoryview:
         """That row: one number for each column."""
@@ -37,3 +42,8 @@ class SharedTable:
         """The process of that column is gone: in the first `rows` rows it counts nothing any more."""
         for number in range(rows):
             self._numbers[number * self.columns + column] = 0
+        self.clients(column, b"").clear_column(column)
+
+    def clients(self, column: int, key: bytes) -> ClientTable:
+        """What each client address takes, for the process of that column. key: of its hash."""
+        return ClientTable(self._clients, self.columns, column, key)

@@ -8,12 +8,17 @@ import fcntl
 import os
 import socket
 import stat
+import struct
 import sys
 import termios
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from ktcpvs.errors import CannotListen
 from ktcpvs.model.address import Address, Inet, Unix
+
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+"""SO_LINGER: closing throws away what was not sent, and resets the connection."""
 
 TCP_CLOSE = 7
 """The state of a connection that is over (the kernel's tcp_states.h)."""
@@ -214,3 +219,19 @@ def private_folder(path: str) -> None:
         raise CannotListen(f"cannot make the folder {path}: {error.strerror}") from None
     if status.st_uid != os.getuid() or status.st_mode & 0o022:
         raise CannotListen(f"the folder {path} is not this user's alone: whoever can write to it could take our place")
+
+
+def packed_address(peer: Any) -> bytes | None:
+    """The IP address of a socket's peer, as accept() told it, in 4 or 16 bytes; None for a unix socket's."""
+    if not isinstance(peer, tuple):
+        return None
+    if len(peer) == 2:
+        return socket.inet_aton(peer[0])
+    return socket.inet_pton(socket.AF_INET6, peer[0].partition("%")[0])
+
+
+def close_with_reset(sock: socket.socket) -> None:
+    """Close a TCP connection at once; nothing of it stays behind here."""
+    with contextlib.suppress(OSError):  # the peer was quicker
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+    sock.close()

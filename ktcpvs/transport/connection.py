@@ -126,7 +126,7 @@ class Connection(Served):
         if self.entry is not None:
             self.entry.asked(head.method, head.target, head.minor, head.lines)
         self._happened(life.HEAD)
-        self._choose()
+        self._wanted()
 
     def _bad_head(self, bad: BadRequest) -> None:
         redirect = self.service.redirect
@@ -149,9 +149,9 @@ class Connection(Served):
 
     # The server.
 
-    def _fail(self, status: int, why: str) -> None:
+    def _fail(self, status: int, why: str, later: int = 0) -> None:
         self._happened(life.NO_SERVER)
-        self._refuse(status, why)
+        self._refuse(status, why, later)
 
     def _serve(self, choice: Choice) -> None:
         self._happened(life.CHOSEN)
@@ -206,7 +206,7 @@ class Connection(Served):
 
     # The end.
 
-    def _refuse(self, status: int, why: str) -> None:
+    def _refuse(self, status: int, why: str, later: int = 0) -> None:
         """Answer what can be answered, read on a little so that the answer arrives, and close."""
         self.ending = f"{status}: {why}"
         self._note_refusal(status, why)
@@ -215,7 +215,7 @@ class Connection(Served):
             self.client.close()
             return
         self.client.ended = self._answer_taken
-        answer = error_response(status, why, self.request.method, after=self.context.settings.retry_after)
+        answer = error_response(status, why, self.request.method, later=self._retry_after(status, later))
         if self.entry is not None:
             self.entry.refused(status, answer)
         self.client.transport.write(answer)

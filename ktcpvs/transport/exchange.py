@@ -347,7 +347,7 @@ class Exchange(Retrying):
         elif self.state == life.CLOSED:
             self._maybe_over()
 
-    def _fail(self, status: int, why: str) -> None:
+    def _fail(self, status: int, why: str, later: int = 0) -> None:
         """The switch answers this request itself."""
         if status == 503 and self._again:
             status, why = 502, UNANSWERED  # there was a server
@@ -357,9 +357,9 @@ class Exchange(Retrying):
         self._received = b""
         if self._body is not None or self._last or message is None or status == 400:
             self._happened(life.LAST)
-            self._refuse(status, why)
+            self._refuse(status, why, later)
             return
-        own = error_response(status, why, message.method, keep_alive=True, after=self.context.settings.retry_after)
+        own = error_response(status, why, message.method, keep_alive=True, later=self._retry_after(status, later))
         self._note_answer(status, own)
         self._settle(f"{status}: {why}")
         self._note_refusal(status, why)

@@ -16,10 +16,12 @@ from twisted.internet.defer import Deferred
 
 from ktcpvs.errors import BadValue, shorten
 from ktcpvs.interfaces import CONNECTION, EACH_REQUEST, IExplains
-from ktcpvs.model.address import Address, Inet
+from ktcpvs.model.address import Address, Inet, Unix
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.filter import filter_of
 from ktcpvs.model.health import UP
 from ktcpvs.model.scheduling import Choice, Considered, Request
+from ktcpvs.model.service import VirtualService
 from ktcpvs.protocols import messages
 from ktcpvs.protocols.http1 import BadRequest, HeadReader
 from ktcpvs.transport.context import Context
@@ -62,7 +64,10 @@ class Explainer:
             "unit": prepared.factory.unit,
         }
         try:
+            _come_in(request.client, config, live, notes)
             _read(request, prepared, context, method, target, headers, notes)
+        except _Denied as why:
+            considered, found = Considered(), _found("nobody", None, f"{why}: the connection is reset")
         except BadRequest as bad:
             considered, found = Considered(), _of_a_bad_request(bad, prepared)
         else:
@@ -86,6 +91,23 @@ def _client(text: str) -> str:
         return str(ipaddress.ip_address(text))
     except ValueError:
         raise BadValue(f"client '{shorten(text, 40)}': an IP address is wanted") from None
+
+
+class _Denied(Exception):
+    """The client is turned away before it is heard; str(): why."""
+
+
+def _come_in(client: str, config: VirtualService, live: LiveService, notes: list[str]) -> None:
+    """What the service's gate says. Raises _Denied."""
+    if isinstance(config.listen, Unix):
+        return
+    packed, judge = ipaddress.ip_address(client).packed, filter_of(config.allow, config.deny)
+    may, network = (True, None) if judge is None else judge.judge(packed)
+    if not may:
+        raise _Denied(f"client denied by {network}" if network else "client denied, since no network allowed holds it")
+    if network is not None:
+        notes.append(f"client allowed by {network}")
+    notes += live.gate.look(packed)
 
 
 def _read(

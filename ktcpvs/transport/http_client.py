@@ -245,7 +245,7 @@ class HTTPClient(Parting):
             self.entry = self.service.journal.begin(self)
             self.entry.asked(message.method, message.target, message.minor, message.lines)
         self._happened(life.REQUEST)
-        self._choose()
+        self._wanted()
 
     def _more_body(self, data: bytes) -> bytes:
         """More of the request's body; what of `data` is not."""
@@ -352,12 +352,12 @@ class HTTPClient(Parting):
 
     # The end.
 
-    def _refuse(self, status: int, why: str) -> None:
+    def _refuse(self, status: int, why: str, later: int = 0) -> None:
         """The last answer: the client gets it, and time to read it."""
         self.ending = f"{status}: {why}"
         self._note_refusal(status, why)
         method = self._message.method if self._message is not None else None
-        answer = error_response(status, why, method, after=self.context.settings.retry_after)
+        answer = error_response(status, why, method, later=self._retry_after(status, later))
         self._note_answer(status, answer)
         self._settle()
         self.client.transport.write(answer)

@@ -10,8 +10,9 @@ from typing import Any
 from attrs import evolve
 from twisted.internet.defer import Deferred
 
-from ktcpvs.interfaces import CONNECTION, EACH_REQUEST, IBindsInSteps, IWatches
+from ktcpvs.interfaces import CONNECTION, IBindsInSteps, IWatches
 from ktcpvs.model.address import Address, Unix
+from ktcpvs.model.clients import NOWHERE
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.retries import RetryBudget
 from ktcpvs.model.scheduling import Choice, Request, ServiceView
@@ -20,12 +21,12 @@ from ktcpvs.protocols.forwarding import FIELDS, Forwarding
 from ktcpvs.system import log as levels
 from ktcpvs.system.accesslog import AccessLog
 from ktcpvs.transport.carry import carry
-from ktcpvs.transport.connection import Connection
 from ktcpvs.transport.context import Context
-from ktcpvs.transport.exchange import Exchange
+from ktcpvs.transport.gate import Gate
 from ktcpvs.transport.health import ServiceHealth
 from ktcpvs.transport.journal import Journal
 from ktcpvs.transport.known import REQUEST_REMEMBERED, REQUESTS_MAX, KnownLines, KnownRequest
+from ktcpvs.transport.limited import new_client
 from ktcpvs.transport.listener import Listener
 from ktcpvs.transport.pool import Pool
 from ktcpvs.transport.prepared import Prepared
@@ -45,14 +46,14 @@ LOOK_AGAIN = 0.05
 
 
 class LiveService:
-    """config: as it runs. destinations: its servers by address; usable: the same. down: those that are not up; never
-    changed, but replaced. leaving: deleted servers whose
-    connections drain. queue: who waits for room at a server. journal: its access log; None: it has none. head_size,
-    uri_size: the settings. is_quick: nobody wants to know every step of a request. forwards: servers are told of
-    clients. known: header lines, with the client's address where it forwards, and what they say.
-    requests: whole requests that came before. engine: the name of the relay that serves; engine_why: why it is not the
-    one asked for or the best one, or ""; engine_after: how many seconds a connection is relayed by copying first.
-    joined: relay -> how many connections it carries, or has carried to their end; those that it gave away are not its.
+    """config: as it runs. destinations: its servers by address; usable: the same. down: those that are not up;
+    never changed, but replaced. leaving: deleted servers whose connections drain. queue: who waits for room at a
+    server. gate: who comes in. journal: its access log; None: it has none. head_size, uri_size: the settings.
+    is_quick: nobody wants to know every step of a request. forwards: servers are told of clients. known: header
+    lines, with the client's address where it forwards, and what they say. requests: whole requests that came
+    before. engine: the name of the relay that serves; engine_why: why it is not the one asked for or the best one,
+    or ""; engine_after: how many seconds a connection is relayed by copying first. joined: relay -> how many
+    connections it carries, or has carried to their end; those that it gave away are not its.
 
     total: client connections accepted. refused: those that got no server. ended_in, ended_out: bytes of
     connections that have ended.
@@ -68,6 +69,7 @@ class LiveService:
         self.factory: Any = None
         self.scheduler: Any = None
         self.queue = Queue()
+        self.gate = Gate(context, config.ident)
         self.journal: Journal | None = None
         self.head_size = self.uri_size = 0
         self.is_quick = False
@@ -153,6 +155,7 @@ class LiveService:
             self.redirect = Destination(config.redirect)
         self.config, self.destinations, self._seen = config, destinations, prepared.seen
         self.factory, self.scheduler, self.unit = prepared.factory, prepared.scheduler, prepared.factory.unit
+        self.gate.follow(config, self.unit)
         self._keep_journal(config)
         self._fallback, self._bound_fallback = prepared.bind_fallback(), None
         self.usable = frozenset(destinations.values())
@@ -314,18 +317,21 @@ class LiveService:
 
     def _accepted(self, sock: socket.socket, peer: Any) -> None:
         """One client; whatever goes wrong costs only this one."""
-        name, host = _client_name(peer)
-        connection = (Exchange if self.unit == EACH_REQUEST else Connection)(self, name, host)
+        connection = new_client(self, sock, peer)
+        if connection is None:
+            return
         self.context.descriptors.take(connection.descriptors)
         self.connections.add(connection)
         self.clients.add(1)
         self.total += 1
         if self.context.log.level >= levels.CONNECTION:
-            self.context.log.event(levels.CONNECTION, "{client} connected to {ident}", client=name, ident=self.ident)
+            self.context.log.event(
+                levels.CONNECTION, "{client} connected to {ident}", client=connection.client_name, ident=self.ident
+            )
         try:
             carry(self.context.reactor, sock, peer, connection.client)
         except Exception:
-            self.context.log.failure("service {ident}: {client} lost", ident=self.ident, client=name)
+            self.context.log.failure("service {ident}: {client} lost", ident=self.ident, client=connection.client_name)
             connection.client.reset()
         if not connection.client.is_open:
             sock.close()
@@ -391,6 +397,8 @@ class LiveService:
             return
         self.connections.discard(connection)
         self.clients.add(-1)
+        if connection.place != NOWHERE:
+            connection.leave()
         bytes_in, bytes_out = connection.moved()
         self.ended_in += bytes_in
         self.ended_out += bytes_out
@@ -433,11 +441,3 @@ def _give_up(answer: Any) -> None:
         answer.cancel()
     elif inspect.iscoroutine(answer):
         answer.close()
-
-
-def _client_name(peer: Any) -> tuple[str, str]:
-    """(address with port, host) of a socket's peer, as text; a unix socket's peer has no address."""
-    if not isinstance(peer, tuple):
-        return "unix", ""
-    host, port = peer[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}", host

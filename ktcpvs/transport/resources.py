@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import mmap
 import socket
 from collections.abc import Iterable
 
 from ktcpvs.model.address import Address
+from ktcpvs.model.clients import ClientTable
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.service import RealServer
 from ktcpvs.system.sockets import open_listener
+
+KEY_MOST = 64
+"""Bytes of a key that the hash of clients takes."""
 
 
 class Counters:
@@ -17,6 +22,17 @@ class Counters:
     def destination(self, ident: str, server: RealServer) -> Destination:
         """The destination for a server of service `ident`."""
         return Destination(server.address, server.weight, server.maxconn)
+
+    _clients: ClientTable | None = None
+
+    def client_table(self, key: bytes) -> ClientTable:
+        """What each client address takes. key: of its hash."""
+        if self._clients is None:
+            self._clients = self._new_client_table(key[:KEY_MOST])
+        return self._clients
+
+    def _new_client_table(self, key: bytes) -> ClientTable:
+        return ClientTable(memoryview(mmap.mmap(-1, ClientTable.size(1))), 1, 0, key)
 
     def clients(self, ident: str) -> Clients:
         """How many clients service `ident` has."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from ktcpvs.model.clients import NOWHERE
 from ktcpvs.model.destination import Destination, Lease
 from ktcpvs.model.scheduling import Choice, Request
 from ktcpvs.model.service import COPY
@@ -43,8 +44,8 @@ class Served(ABC):
 
     choice: who serves, once that is known. relay: from the moment on when both sides are joined, else None. handover:
     while the relay copies and is to be another, else None.
-    ending: why it ended, once that is known. entry: what the access log will say of it; None: there is no such log.
-    """
+    place: where it counts for its client's address; NOWHERE: nowhere. ending: why it ended, once that is known. entry:
+    what the access log will say of it; None: there is no such log."""
 
     table: ClassVar[dict[str, dict[str, str]]]
     """state -> event -> state."""
@@ -54,7 +55,7 @@ class Served(ABC):
 
     __slots__ = (
         "_asking", "_asks", "_calling", "_queued", "_since", "_timer", "_waits", "began", "choice",
-        "client", "client_name", "context", "ending", "entry", "handover", "lease", "relay", "request",
+        "client", "client_name", "context", "ending", "entry", "handover", "lease", "place", "relay", "request",
         "service", "state",
     )  # fmt: skip
 
@@ -77,6 +78,7 @@ class Served(ABC):
         self._asks = True  # False when there is nothing to ask the scheduler about
         self._asking: Deferred[Any] | None = None  # the scheduler takes its time
         self._waits = False  # for the scheduler or for room at a server
+        self.place = NOWHERE
         self._queued = 0  # the tick after the one when it began to wait for room
 
     # What the rest of the switch asks.
@@ -104,6 +106,10 @@ class Served(ABC):
             self._happened(event)
         self._drop()
 
+    def leave(self) -> None:
+        """It is over and counts no more for its client's address."""
+        self.service.gate.leave(self.place, 0)
+
     @abstractmethod
     def retire(self) -> None:
         """Its service listens no more: it may finish what it does."""
@@ -127,8 +133,8 @@ class Served(ABC):
         """Nothing is waited for any more: the timer is as it is without."""
 
     @abstractmethod
-    def _fail(self, status: int, why: str) -> None:
-        """There is none: refuse with an HTTP status."""
+    def _fail(self, status: int, why: str, later: int = 0) -> None:
+        """There is none: refuse with an HTTP status. later: seconds until the client may come again; 0: not said."""
 
     @abstractmethod
     def _drop(self) -> None:
@@ -172,6 +178,10 @@ class Served(ABC):
 
     # Who serves.
 
+    def _wanted(self) -> None:
+        """The client has said what it wants."""
+        self._choose()
+
     def _choose(self) -> None:
         """Ask who shall serve; `_serve`, a refusal or a wait follows."""
         request = self.request
@@ -184,6 +194,10 @@ class Served(ABC):
             self._scheduler_failed()
             return
         self._take(answer)
+
+    def _retry_after(self, status: int, later: int) -> int:
+        """What Retry-After says, in seconds: `later`, or what is usual when there is no server; 0: nothing."""
+        return later or (self.context.settings.retry_after if status == 503 else 0)
 
     def _has_tried_enough(self) -> bool:
         tried, most = self.request.tried, self.context.settings.connect_tries
@@ -343,7 +357,10 @@ class Served(ABC):
         self.service.health.failed(destination, why)
 
     def _note_refusal(self, status: int, why: str) -> None:
-        self.service.refused += 1
+        if status == 429:
+            self.service.gate.limited += 1
+        else:
+            self.service.refused += 1
         self.context.log.event(
             levels.NON_FATAL,
             "service {ident}: {client} refused: {status} {why}",

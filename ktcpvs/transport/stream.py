@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -18,9 +17,7 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ktcpvs.system.sockets import is_over, unsent
-
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+from ktcpvs.system.sockets import RESET_ON_CLOSE, is_over, unsent
 
 
 def nothing(*_: Any) -> None:

@@ -17,7 +17,8 @@ from typing import Any
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ktcpvs.transport.stream import RESET_ON_CLOSE, Stream, nothing
+from ktcpvs.system.sockets import RESET_ON_CLOSE
+from ktcpvs.transport.stream import Stream, nothing
 
 _log = Logger(namespace="ktcpvs")
 

@@ -177,12 +177,14 @@ def _relay(live: LiveService | None) -> dict[str, Any] | None:
 
 def _service_stats(live: LiveService | None) -> dict[str, int]:
     if live is None:
-        return dict.fromkeys(("active", "total", "refused", "queued", "bytes_in", "bytes_out"), 0)
+        return dict.fromkeys(("active", "total", "refused", "queued", "denied", "limited", "bytes_in", "bytes_out"), 0)
     return {
         "active": len(live.connections),
         "total": live.total,
         "refused": live.refused,
         "queued": len(live.queue),
+        "denied": live.gate.denied,
+        "limited": live.gate.limited,
         "bytes_in": live.ended_in + sum(connection.moved()[0] for connection in live.connections),
         "bytes_out": live.ended_out + sum(connection.moved()[1] for connection in live.connections),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from ktcpvs.model.clients import ClientTable
 from ktcpvs.model.destination import Destination, SharedDestination
 from ktcpvs.model.service import RealServer
 from ktcpvs.model.table import Table
@@ -48,6 +49,9 @@ class SharedCounters(Counters):
         if number is None:
             return super().destination(ident, server)
         return SharedDestination(server.address, server.weight, server.maxconn, self.table.row(number), self._column)
+
+    def _new_client_table(self, key: bytes) -> ClientTable:
+        return self.table.clients(self._column, key)
 
     def clients(self, ident: str) -> Clients:
         number = self.rows.get((ident, CLIENTS))

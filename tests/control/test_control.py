@@ -119,6 +119,14 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "access_log": "/var/log/web.log",
             "access_log_format": "combined",
             "relay": "auto",
+            "allow": [],
+            "deny": [],
+            "client_connections": 0,
+            "client_rate": "off",
+            "client_burst": 0,
+            "client_head": 0,
+            "client_head_rate": 0,
+            "client_ipv6": 64,
             "startservers": None,
             "maxclients": 5,
             "minspareservers": None,
@@ -143,6 +151,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
                 {"address": "10.0.0.3:80", "weight": 1, "maxconn": 0},
             ],
             "rules": [{"pattern": "/a/([a-z]+)", "match": 1, "servers": ["10.0.0.1:8081"]}],
+            "tests": [],
             "running": False,
         }
     ]
@@ -354,7 +363,16 @@ def test_schedulers_and_settings(ask: Ask) -> None:
 def test_stats_of_a_table_that_never_ran(ask: Ask) -> None:
     ask(lambda s: s.load("Virtual a {\n server = 10.0.0.1:80\n redirect = 10.0.0.2:80 }"))
     service = ask(lambda s: s.stats())["services"][0]
-    counters = {"active": 0, "total": 0, "refused": 0, "queued": 0, "bytes_in": 0, "bytes_out": 0}
+    counters = {
+        "active": 0,
+        "total": 0,
+        "refused": 0,
+        "queued": 0,
+        "denied": 0,
+        "limited": 0,
+        "bytes_in": 0,
+        "bytes_out": 0,
+    }
     assert service["stats"] == {**counters, "relay": None}
     nothing = {"active": 0, "total": 0, "failures": 0, "kept": 0, "reused": 0, "bytes_in": 0, "bytes_out": 0}
     assert service["servers"][0]["stats"] == nothing

@@ -22,38 +22,41 @@ from ktcpvs.control.tcpvsadm.usage import help_text, synopsis
 
 COLUMNS = (
     *("ident", "scheduler", "balance", "port", "listen", "redirect", "maxclients", "real-server", "weight", "maxconn"),
-    *("pattern", "match", "header", "from", "numeric", "views", "json"),
+    *("pattern", "match", "header", "from", "only", "numeric", "views", "json"),
 )
 MATRIX = """
-list            o  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  o
-add-service     r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .
-edit-service    r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .
-delete-service  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-flush           .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-add-server      r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .
-edit-server     r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .
-delete-server   r  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .
-add-rule        r  .  .  .  .  .  .  r  .  .  r  o  .  .  .  .  .
-del-rule        r  .  .  .  .  .  .  r  .  .  r  .  .  .  .  .  .
-load-configfile .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-restore         .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-save            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-start           o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-stop            o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-set             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-get             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o
-explain         r  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  o
-schedulers      .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o
-help            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-version         .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+list             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  o
+add-service      r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .
+edit-service     r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .
+delete-service   r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+flush            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+add-server       r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .  .
+edit-server      r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .  .
+delete-server    r  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .
+add-rule         r  .  .  .  .  .  .  r  .  .  r  o  .  .  .  .  .  .
+del-rule         r  .  .  .  .  .  .  r  .  .  r  .  .  .  .  .  .  .
+allow            r  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .
+deny             r  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .
+del-network      r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+load-configfile  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+restore          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+save             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+start            o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+stop             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+set              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+get              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o
+explain          r  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  o
+schedulers       .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o
+help             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+version          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
 """
 """r: required, o: may be given, .: refused; in the order of COLUMNS. `views` are --stats, --rate and --connections."""
 
 ROWS = [line.split() for line in MATRIX.strip().splitlines()]
 VIEWS = ("stats", "rate", "connections")
-FLAGS = ("numeric", *VIEWS, "json")
+FLAGS = ("only", "numeric", *VIEWS, "json")
 VALUES = {"weight": "2", "match": "1", "maxclients": "9", "port": "80", "maxconn": "3", "header": "A: b"}
-WORDS = {"load-configfile": ["FILE"], "set": ["a=1"]}
+WORDS = {"load-configfile": ["FILE"], "set": ["a=1"], **{name: ["::1"] for name in ("allow", "deny", "del-network")}}
 
 USES = {
     row[0]: {

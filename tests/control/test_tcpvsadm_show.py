@@ -62,7 +62,8 @@ def stats(n: int) -> dict[str, Any]:
     for index, service in enumerate(answer["services"]):
         joined = {"copy": 0, "splice": 0, "kernel": 0}
         relay = {"in_use": "kernel", "why": "", "joined": joined} if service["running"] else None
-        service["stats"] = {**counters(100 * index + 10, "refused", "queued"), "relay": relay}
+        away = {"denied": 0 if service["running"] else n + 1, "limited": 0}
+        service["stats"] = {**counters(100 * index + 10, "refused", "queued"), **away, "relay": relay}
         for number, server in enumerate(service["servers"]):
             server["stats"] = counters(100 * index + 20 + 10 * number, *of_server)
         if service["redirect"] is not None:
@@ -143,6 +144,7 @@ def test_stats() -> None:
           -> [2001:db8::1]:8080  0         -           30000   31000    34000   35000   36000    32000     33000
           -> localhost:81        redirect              50000   51000    54000   55000   56000    52000     53000
         sön                      stopped   wlc        110000  111000   114000  115000           112000    113000
+          turned away: denied 1001
         """)
 
 

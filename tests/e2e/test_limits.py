@@ -177,6 +177,8 @@ def test_an_unconnectable_server_does_not_eat_descriptors(daemon: Daemon) -> Non
         "total": 100,
         "refused": 100,
         "queued": 0,
+        "denied": 0,
+        "limited": 0,
         "bytes_in": 0,
         "bytes_out": 0,
     }

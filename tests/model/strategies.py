@@ -3,7 +3,7 @@
 Use: `from tests.model.strategies import tables`.
 
 - idents, hosts, ports, addresses, complete_addresses, unix_paths, patterns, lines, secrets: parts
-- real_servers, rules, services, settings_values, tables: wholes
+- networks, network_lists, real_servers, rules, services, settings_values, tables: wholes
 - edits: any edit over the few names of POOL_*, refused ones among them
 - config_texts: texts that look like a configuration and mostly are none
 - assert_sound: what holds for every table
@@ -27,9 +27,12 @@ from ktcpvs.model.edits import (
     AddRule,
     AddServer,
     AddService,
+    Allow,
+    DeleteNetwork,
     DeleteRule,
     DeleteServer,
     DeleteService,
+    Deny,
     Edit,
     EditServer,
     EditService,
@@ -40,6 +43,7 @@ from ktcpvs.model.edits import (
     StopService,
     Unload,
 )
+from ktcpvs.model.network import Network, Networks, parse_networks
 from ktcpvs.model.options import COUNT_MAX
 from ktcpvs.model.pattern import check_pattern
 from ktcpvs.model.service import MATCH_MAX, NO_FALLBACK, RELAYS, WEIGHT_MAX, RealServer, Rule, VirtualService
@@ -148,6 +152,9 @@ def rules(draw: st.DrawFn, known: list[Address]) -> Rule:
 
 _matches = cache(lambda groups: st.one_of(st.none(), st.integers(0, min(MATCH_MAX, groups))))
 _counts = st.one_of(st.none(), st.sampled_from((0, 1, COUNT_MAX)), st.integers(0, COUNT_MAX))
+_rates = st.one_of(
+    st.just("off"), st.builds("{}/{}".format, st.sampled_from((1, 100, COUNT_MAX)), st.sampled_from("smh"))
+)
 _redirects = st.one_of(st.none(), complete_addresses())
 _schedulers = st.sampled_from(("http", "wlc", "server", "Virtual", "x-1.2_3"))
 _paths = st.one_of(
@@ -159,8 +166,29 @@ _server_lists = st.lists(real_servers(), max_size=4, unique_by=lambda server: se
 
 
 @st.composite
+def networks(draw: st.DrawFn) -> Network:
+    """Any network, those that hold each other preferred."""
+    bits = draw(st.sampled_from((32, 128)))
+    length = draw(st.one_of(st.sampled_from((0, 1, bits - 1, bits)), st.integers(0, bits)))
+    address = draw(st.one_of(st.sampled_from((0, (1 << bits) - 1, 10 << (bits - 8))), st.integers(0, (1 << bits) - 1)))
+    return Network(bits, address >> (bits - length) << (bits - length), length)
+
+
+@cache
+def network_lists() -> st.SearchStrategy[tuple[Networks, Networks]]:
+    """Networks that are allowed and others that are denied."""
+    some = st.lists(st.tuples(networks(), st.booleans()), max_size=6, unique_by=lambda pair: pair[0])
+    return some.map(lambda pairs: (_those(pairs, True), _those(pairs, False)))
+
+
+def _those(pairs: list[tuple[Network, bool]], allowed: bool) -> Networks:
+    return Networks.of(network for network, which in pairs if which is allowed)
+
+
+@st.composite
 def services(draw: st.DrawFn) -> VirtualService:
     servers = draw(_server_lists)
+    allow, deny = draw(network_lists())
     known = [server.address for server in servers]
     return VirtualService(
         ident=draw(idents()),
@@ -178,6 +206,11 @@ def services(draw: st.DrawFn) -> VirtualService:
         maxspareservers=draw(_counts),
         redirect=draw(_redirects),
         via=draw(st.sampled_from(("off", "append", "replace"))),
+        allow=allow,
+        deny=deny,
+        client_connections=draw(_counts) or 0,
+        client_rate=draw(_rates),
+        client_ipv6=draw(st.integers(1, 128)),
         servers=tuple(servers),
         rules=tuple(draw(st.lists(rules(known), max_size=4, unique_by=lambda rule: rule.pattern)) if known else ()),
     )
@@ -214,6 +247,7 @@ def tables(draw: st.DrawFn, max_services: int = 4) -> Table:
 
 POOL_IDENTS = ("web", "mail", "no such", "é")
 POOL_ADDRESSES = tuple(map(parse_address, ("r1", "r2:80", "[::1]", "unix:/run/a b", "10.0.0.1:1")))
+POOL_NETWORKS = tuple(map(parse_networks, ("", "10.0.0.0/8", "10.0.0.0/8 ::/0 10.0.0.1", "192.0.2.0/24\n::1")))
 POOL_PATTERNS = (".*", "^/.*", '/\\\\"', "/users/([^/]+)", "(", "(a)\\1", "", "a\tb")
 
 
@@ -232,6 +266,11 @@ def _options() -> st.SearchStrategy[dict[str, Any]]:
             "access_log": st.sampled_from(("off", "syslog", "syslog:/run/log", "/log", "log", "/a\n", "syslog:", "")),
             "access_log_format": st.sampled_from(("combined", "json", "common")),
             "relay": st.sampled_from((*RELAYS, "", "Auto")),
+            "allow": st.sampled_from(POOL_NETWORKS),
+            "deny": st.sampled_from(POOL_NETWORKS),
+            "client_rate": st.sampled_from(("off", "5/m", "5", "0/s", "")),
+            "client_head": st.sampled_from((-1, 0, 5)),
+            "client_ipv6": st.sampled_from((0, 1, 128, 129)),
             "startservers": count,
             "minspareservers": count,
             "maxspareservers": count,
@@ -248,6 +287,7 @@ def _one_edit() -> dict[type[Edit], st.SearchStrategy[Edit]]:
     some, pattern = st.one_of(st.none(), ident), st.sampled_from(POOL_PATTERNS)
     weight, match = st.sampled_from((-1, 0, 1, WEIGHT_MAX, WEIGHT_MAX + 1)), st.sampled_from((None, None, -1, 0, 1, 11))
     maxconn = st.sampled_from((-1, 0, 1, COUNT_MAX, COUNT_MAX + 1))
+    some_networks = st.sampled_from(POOL_NETWORKS)
     text = st.sampled_from(("", "0", "1", "600", "-1", "x", "9999999999", "a secret", "secret-8"))
     changes = st.dictionaries(st.sampled_from((*Settings.names(), "unknown")), text, max_size=2)
     return {
@@ -260,6 +300,9 @@ def _one_edit() -> dict[type[Edit], st.SearchStrategy[Edit]]:
         DeleteServer: st.builds(DeleteServer, ident, server),
         AddRule: st.builds(AddRule, ident, pattern, server, match),
         DeleteRule: st.builds(DeleteRule, ident, pattern, server),
+        Allow: st.builds(Allow, ident, some_networks, st.booleans()),
+        Deny: st.builds(Deny, ident, some_networks, st.booleans()),
+        DeleteNetwork: st.builds(DeleteNetwork, ident, some_networks),
         StartService: st.builds(StartService, some),
         StopService: st.builds(StopService, some),
         Set: st.builds(Set, changes),
@@ -314,6 +357,10 @@ def config_texts() -> st.SearchStrategy[str]:
                 "cookie_key = 12345678",
                 "fallback = none",
                 "access_log = /log",
+                "allow = 10.0.0.0/8",
+                "deny = 10.0.0.0/8 ::1",
+                "10.1.2.0/24",
+                "client_rate = 030/m",
                 "é",
             ),
             *(
@@ -339,6 +386,7 @@ def assert_sound(table: Table) -> None:
         assert len(known) == len(set(known))
         assert all(0 <= server.weight <= WEIGHT_MAX for server in service.servers)
         assert all(0 <= server.maxconn <= COUNT_MAX for server in service.servers)
+        assert service.allow.known.isdisjoint(service.deny.known)
         used = [rule.pattern for rule in service.rules]
         assert len(used) == len(set(used))
         for rule in service.rules:

@@ -32,9 +32,12 @@ from ktcpvs.model.edits import (
     AddRule,
     AddServer,
     AddService,
+    Allow,
+    DeleteNetwork,
     DeleteRule,
     DeleteServer,
     DeleteService,
+    Deny,
     Edit,
     EditServer,
     EditService,
@@ -47,18 +50,22 @@ from ktcpvs.model.edits import (
 )
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write
+from ktcpvs.model.network import parse_networks
 from ktcpvs.model.service import RealServer, Rule, VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
 from tests.model.strategies import EDITS, answer_or_refusal, assert_sound, edits, tables
 
 R1, R2, R3, NO = Inet("r1", 80), Inet("r2", 80), Inet("r3", 80), Inet("no", 80)
+OFFICE, LOUD = parse_networks("192.0.2.0/24 ::1"), parse_networks("192.0.2.7")
 WEB = VirtualService(
     "web",
     listen=Inet("0.0.0.0", 80),
     redirect=Inet("sorry", 81),
     servers=(RealServer(R1), RealServer(R2), RealServer(R3)),
     rules=(Rule("/(a)", (R1,), 1), Rule(".*", (R2, R1))),
+    allow=OFFICE,
+    deny=LOUD,
 )
 MAIL = VirtualService("mail", listen=Unix("/run/mail"), scheduler="wlc", servers=(RealServer(R3, 0),))
 IDLE = Table.of([WEB, MAIL])
@@ -90,6 +97,9 @@ SAMPLES = {
     DeleteServer: [DeleteServer("web", R3), DeleteServer("mail", R3)],
     AddRule: [AddRule("web", "/new", R1), AddRule("web", ".*", R3), AddRule("web", "(b)", R1, 1)],
     DeleteRule: [DeleteRule("web", "/(a)", R1), DeleteRule("web", ".*", R1)],
+    Allow: [Allow("web", LOUD), Allow("mail", OFFICE), Allow("web", LOUD, only=True)],
+    Deny: [Deny("web", parse_networks("::1")), Deny("mail", LOUD), Deny("web", parse_networks(""), only=True)],
+    DeleteNetwork: [DeleteNetwork("web", OFFICE), DeleteNetwork("web", LOUD)],
     StartService: [StartService("mail"), StartService()],
     StopService: [StopService("web"), StopService()],
     Set: [Set({"debug_level": "0"}), Set({"read_timeout": "0", "max_backlog": "1"})],

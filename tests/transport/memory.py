@@ -17,14 +17,12 @@ from twisted.internet.protocol import ClientFactory
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 
-from ktcpvs.interfaces import EACH_REQUEST
 from ktcpvs.model.edits import Load, StartService
 from ktcpvs.model.language.parser import parse
 from ktcpvs.system.log import EventLog
-from ktcpvs.transport.connection import Connection
 from ktcpvs.transport.context import Context, Descriptors
 from ktcpvs.transport.director import Director
-from ktcpvs.transport.exchange import Exchange
+from ktcpvs.transport.limited import new_client
 from ktcpvs.transport.live import LiveService
 from ktcpvs.transport.stream import RESET_ON_CLOSE, Stream
 
@@ -119,6 +117,7 @@ class World:
     def __init__(self, *lines: str, settings: str = "", descriptors: int = 1000) -> None:
         self.reactor = MemoryReactorClock()
         self.context = Context(self.reactor, EventLog(), Descriptors(descriptors))
+        self.context.monotonic = self.reactor.seconds
         self.director = Director(self.context)
         self.director.start()
         self.peers: list[Peer] = []
@@ -143,8 +142,17 @@ class World:
 
     def client(self) -> Peer:
         """A client comes."""
-        kind = Exchange if self.live.unit == EACH_REQUEST else Connection
-        connection = kind(self.live, "192.0.2.1:4711", "192.0.2.1")
+        peer = self.comes("192.0.2.1")
+        assert peer is not None, "the client was turned away"
+        return peer
+
+    def comes(self, host: str) -> Peer | None:
+        """A client comes from that address; None: it was turned away."""
+        with socket.socket() as sock:
+            connection = new_client(self.live, sock, (host, 4711, 0, 0) if ":" in host else (host, 4711))
+            if connection is None:
+                assert sock.fileno() == -1, "it was closed"
+                return None
         self.live.connections.add(connection)
         self.live.clients.add(1)
         self.context.descriptors.take(connection.descriptors)

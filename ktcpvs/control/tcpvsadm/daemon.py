@@ -30,9 +30,9 @@ reactor: Any = installed
 def carry_out(given: Invocation, control: str | None, text: str = "", source: str = "") -> Any:
     """Have the daemon at `control` do what is said; None: at its default place.
 
-    text, source: the configuration to load and its name. The answer is what the daemon told, None where it had only
-    to do something. Runs the reactor, so it can be called once in a process. Raises Refusal, NoDaemon, or Misuse for
-    a `control` that is no address.
+    text, source: the configuration to load and its name, or networks. The answer is what the daemon told, None where
+    it had only to do something. Runs the reactor, so it can be called once in a process. Raises Refusal, NoDaemon, or
+    Misuse for a `control` that is no address.
     """
     outcome: list[Any] = []
 
@@ -60,6 +60,8 @@ async def _session(given: Invocation, control: str | None, text: str, source: st
     try:
         if name in ("load-configfile", "restore"):
             return await switch.load(text, source)
+        if name in _NETWORKS:
+            return await _NETWORKS[name](switch, given, text)
         if name in _EDITS:
             return await _EDITS[name](switch, given)
         return await _look(switch, given)
@@ -108,6 +110,13 @@ _EDITS: dict[str, Callable[[Switch, Invocation], Coroutine[Any, Any, None]]] = {
     "start": lambda switch, given: switch.start(given.values.get("ident")),
     "stop": lambda switch, given: switch.stop(given.values.get("ident")),
     "set": lambda switch, given: switch.set(given.named()),
+}
+
+
+_NETWORKS: dict[str, Callable[[Switch, Invocation, str], Coroutine[Any, Any, None]]] = {
+    "allow": lambda switch, given, text: switch.allow(given.values["ident"], text, "only" in given.values),
+    "deny": lambda switch, given, text: switch.deny(given.values["ident"], text, "only" in given.values),
+    "del-network": lambda switch, given, text: switch.delete_network(given.values["ident"], text),
 }
 
 

@@ -16,7 +16,7 @@ from ktcpvs import __version__
 from ktcpvs.control.tcpvsadm import outcome
 from ktcpvs.control.tcpvsadm.options import Invocation, read_arguments
 from ktcpvs.control.tcpvsadm.outcome import Misuse, NoDaemon
-from ktcpvs.errors import Refusal, shorten
+from ktcpvs.errors import BadValue, Refusal, shorten
 
 STDIN = "<stdin>"
 LONGEST_MESSAGE = 4000
@@ -66,7 +66,7 @@ def _answer(given: Invocation, environment: Mapping[str, str]) -> str:
         return help_text()
     if name == "version":
         return f"tcpvsadm {__version__}\n"
-    text, source = _configuration(given)
+    text, source = _text(given)
     control = given.values.get("control") or environment.get("KTCPVS_CONTROL") or None
     _leave_out_tls()
     from ktcpvs.control.tcpvsadm.daemon import carry_out
@@ -75,11 +75,30 @@ def _answer(given: Invocation, environment: Mapping[str, str]) -> str:
     return "" if answer is None else _shown(given, answer)
 
 
-def _configuration(given: Invocation) -> tuple[str, str]:
-    """The configuration text to be loaded, and its name in messages; "" for other commands. Raises Refusal."""
-    if given.command.name not in ("load-configfile", "restore"):
-        return "", ""
-    name = given.words[0] if given.words else "-"
+def _text(given: Invocation) -> tuple[str, str]:
+    """The configuration to be loaded and its name in messages, or networks; "" for other commands. Raises Refusal."""
+    if given.command.name in ("load-configfile", "restore"):
+        return _read(given.words[0] if given.words else "-")
+    if given.command.name in ("allow", "deny", "del-network"):
+        return "\n".join(_networks(word) for word in given.words), ""
+    return "", ""
+
+
+def _networks(word: str) -> str:
+    """The networks that a word names: itself, or with an @ those in a file. Raises Refusal, which names the file."""
+    if not word.startswith("@"):
+        return word
+    from ktcpvs.model.network import parse_networks
+
+    text, source = _read(word[1:])
+    try:
+        return str(parse_networks(text))
+    except BadValue as bad:
+        raise Refusal(f"{source}: {bad}") from None
+
+
+def _read(name: str) -> tuple[str, str]:
+    """A file's text, or with "-" that of standard input; and its name in messages. Raises Refusal."""
     source = STDIN if name == "-" else name
     try:
         if name != "-":

@@ -75,6 +75,18 @@ COMMANDS: dict[str, Command] = {
         Command("add-rule", None, "add a rule, or one more server to the pattern's rule", _RULE, ("match",)),
         Command("del-rule", None, "take a server out of a rule; the last one takes the rule with it", _RULE),
         Command(
+            "allow", None, "let clients of these networks come, and no others", ("ident",), ("only",),
+            words="NETWORK|@FILE...", least=1, most=None,
+        ),
+        Command(
+            "deny", None, "turn clients of these networks away", ("ident",), ("only",),
+            words="NETWORK|@FILE...", least=1, most=None,
+        ),
+        Command(
+            "del-network", None, "neither allow nor deny these networks any more", ("ident",),
+            words="NETWORK|@FILE...", least=1, most=None,
+        ),
+        Command(
             "load-configfile", "f", "put a configuration file in the table's place, whole or not at all",
             words="FILE", least=1, most=1, first_is_value=True,
         ),
@@ -110,6 +122,7 @@ OPTIONS: dict[str, Option] = {
         Option("maxconn", None, "N", "most connections at once; 0: no such limit (default)"),
         Option("pattern", "p", "REGEX", "searched in the path and query of a request"),
         Option("match", "m", "N", "group of the pattern whose text is hashed, 0..10"),
+        Option("only", None, None, "in the place of those that were there"),
         Option("numeric", "n", None, "ports in numbers, host names as addresses"),
         Option("stats", None, None, "show counters"),
         Option("rate", None, None, "show what the counters gain in a second"),

@@ -63,7 +63,7 @@ def configuration(answer: dict[str, Any]) -> str:
 
 
 def stats(answer: dict[str, Any], show: ShowAddress = str) -> str:
-    """Counters: a line for each service, and below it one for its relay and each of its servers and its redirect."""
+    """Counters: a line for each service; below it its relay, whom it turned away, each of its servers, its redirect."""
     return _counted(answer, show, "stats", SERVICE_COUNTERS, SERVER_COUNTERS)
 
 
@@ -182,6 +182,8 @@ def _counted(
         rows.append((service["ident"], _state(service), service["scheduler"], *numbers(service[kind], of_service)))
         if service["running"] and "relay" in service[kind]:
             rows.append((_relay(service[kind]["relay"]),))
+        if away := _turned_away(service[kind]):
+            rows.append((away,))
         for server in service["servers"]:
             begin = f"  -> {show(server['address'])}", str(server["weight"]), _limit(server["maxconn"])
             rows.append((*begin, *numbers(server[kind], of_server)))
@@ -206,6 +208,12 @@ def _relay(relay: dict[str, Any]) -> str:
     why, joined = relay["why"], relay.get("joined", {})
     counts = ", ".join(f"{name} {count}" for name, count in joined.items() if count)
     return f"  relay {relay['in_use']}{why and f' ({_line(why)})'}{counts and f'; connections: {counts}'}"
+
+
+def _turned_away(counters: dict[str, Any]) -> str:
+    """Clients that did not come in, or not so often as they wanted; "" where there were none."""
+    counts = ", ".join(f"{name} {counters[name]}" for name in ("denied", "limited") if counters.get(name))
+    return counts and f"  turned away: {counts}"
 
 
 def _aligned(rows: Sequence[Sequence[str]], sides: str) -> str:

@@ -16,6 +16,7 @@ from ktcpvs.model.address import Address, PortNamed, no_port_names, parse_addres
 from ktcpvs.model.edits import Load
 from ktcpvs.model.expectation import CLIENT, OUTCOMES, Expectation
 from ktcpvs.model.language.lexer import Place, Token, quoted, tokens
+from ktcpvs.model.network import Network, Networks, parse_network, parse_networks, read_networks
 from ktcpvs.model.service import OPTIONS, RealServer, Rule, VirtualService
 from ktcpvs.model.settings import Settings, whole_number
 
@@ -154,8 +155,12 @@ class _Block:
     servers: list[tuple[Place, Address, Place, int, Place, int]] = Factory(list)
     rules: list[tuple[Token, int | None, list[tuple[Place, Address]]]] = Factory(list)
     tests: list[tuple[Place, Callable[[VirtualService], Expectation]]] = Factory(list)
+    networks: dict[str, dict[Network, Place]] = Factory(dict)
 
     def complete(self) -> VirtualService:
+        allow, deny = (self.networks.get(name, {}) for name in ("allow", "deny"))
+        for network in deny.keys() & allow.keys():
+            raise deny[network].error(f"service {self.service.ident} both allows and denies {network}")
         servers: dict[Address, RealServer] = {}
         for place, written, weight_place, weight, most_place, maxconn in self.servers:
             with _at(place):
@@ -170,7 +175,13 @@ class _Block:
         for pattern, match, users in self._merged_rules():
             with _at(pattern.place):
                 rules[pattern.text] = Rule(pattern.text, tuple(self._users(users, servers, pattern.text)), match)
-        service = evolve(self.service, servers=tuple(servers.values()), rules=tuple(rules.values()))
+        service = evolve(
+            self.service,
+            servers=tuple(servers.values()),
+            rules=tuple(rules.values()),
+            allow=Networks(tuple(allow)),
+            deny=Networks(tuple(deny)),
+        )
         return evolve(service, tests=tuple(self._tests(service))) if self.tests else service
 
     def _tests(self, service: VirtualService) -> Iterator[Expectation]:
@@ -224,8 +235,11 @@ def _service(reader: _Reader, name: Token, port_named: PortNamed) -> VirtualServ
         if called == "rule":
             block.rules.append(_rule(reader, address))
             continue
-        _once(seen, called, keyword)
         option = OPTIONS.get(called)
+        if option is not None and option.read is read_networks:
+            block.networks.setdefault(called, {}).update(_networks(reader))
+            continue
+        _once(seen, called, keyword)
         if option is None:
             raise keyword.place.error(f"unknown keyword '{shorten(keyword.text)}'; there are: {', '.join(KEYWORDS)}")
         token = reader.next(f"the value of {option.name}")
@@ -234,6 +248,19 @@ def _service(reader: _Reader, name: Token, port_named: PortNamed) -> VirtualServ
             value = option.read(option.name, text, port_named)
             block.service = evolve(block.service, **{option.name: value})
     return block.complete()
+
+
+def _networks(reader: _Reader) -> Iterator[tuple[Network, Place]]:
+    """One network or more, up to the next keyword or the end of the block."""
+    token = reader.next("a network")
+    while True:
+        with _at(token.place):
+            for network in parse_networks(token.text).entries if token.quoted else (parse_network(token.text),):
+                yield network, token.place
+        after = reader.peek()
+        if after is None or after.is_word("}") or reader.is_keyword():
+            return
+        token = reader.next("a network")
 
 
 def _weight(reader: _Reader, address: Place) -> tuple[Place, int]:

@@ -9,9 +9,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ktcpvs.model.language.lexer import quoted, word
+from ktcpvs.model.network import read_networks
 from ktcpvs.model.options import read_address
 from ktcpvs.model.service import OPTIONS
 from ktcpvs.model.settings import Settings
+
+IN_A_LINE = 8
+"""How many networks are written in one line."""
 
 ShowAddress = Callable[[str], str]
 """How an address is shown: itself, with names, or in numbers."""
@@ -23,6 +27,9 @@ def write_service(described: dict[str, Any], show: ShowAddress = str) -> str:
     for option in OPTIONS.values():
         value = described.get(option.name)
         if value is None or (value == option.default and not option.shown):
+            continue
+        if option.read is read_networks:
+            lines += [f"    {option.name} = {' '.join(some)}" for some in _parts(value)]
             continue
         text = show(value) if option.read is read_address else str(value)
         lines.append(f"    {option.name} = {text if option.is_phrase else word(text)}")
@@ -37,6 +44,11 @@ def write_service(described: dict[str, Any], show: ShowAddress = str) -> str:
     lines += [f"    {line}" for line in described.get("tests", ())]
     lines.append("}")
     return "\n".join(lines) + "\n"
+
+
+def _parts(networks: list[str]) -> Iterable[list[str]]:
+    """As many as stand in a line, line by line."""
+    return (networks[start : start + IN_A_LINE] for start in range(0, len(networks), IN_A_LINE))
 
 
 def write_settings(values: dict[str, int | str]) -> str:

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 from twisted.internet import tcp
 
-from ktcpvs.transport.stream import RESET_ON_CLOSE, Stream, nothing
+from ktcpvs.system.sockets import RESET_ON_CLOSE
+from ktcpvs.transport.stream import Stream, nothing
 from ktcpvs.transport.uv_transport import UVTransport
 
 

@@ -1,0 +1,109 @@
+"""Networks as people write them, 10.0.0.0/8 or 2001:db8::/32 or one address, and lists of them."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from functools import cached_property
+from typing import NamedTuple
+
+from attrs import field, frozen
+
+from ktcpvs.errors import BadValue, shorten
+from ktcpvs.model.address import PortNamed
+
+NETWORKS_MAX = 100_000
+"""The most networks in one list."""
+
+
+class Network(NamedTuple):
+    """bits: 32 for IPv4, 128 for IPv6. first: the lowest address, as a number. length: of the prefix, in bits."""
+
+    bits: int
+    first: int
+    length: int
+
+    @property
+    def last(self) -> int:
+        """The highest address, as a number."""
+        return self.first | ((1 << (self.bits - self.length)) - 1)
+
+    def __str__(self) -> str:
+        address = (ipaddress.IPv4Address if self.bits == 32 else ipaddress.IPv6Address)(self.first)
+        return str(address) if self.length == self.bits else f"{address}/{self.length}"
+
+
+def parse_network(text: str) -> Network:
+    """ADDRESS/LENGTH, or ADDRESS alone for just that one. Raises BadValue."""
+    try:
+        found = ipaddress.ip_interface(text)
+    except ValueError:
+        raise BadValue(f"'{shorten(text, 40)}': a network is wanted, as 10.0.0.0/8 or 2001:db8::/32") from None
+    if isinstance(found, ipaddress.IPv6Interface) and found.scope_id is not None:
+        raise BadValue(f"'{shorten(text, 40)}': a network has no zone; leave out %{shorten(found.scope_id, 20)}")
+    first = int(found.network.network_address)
+    if first != int(found):
+        raise BadValue(f"'{shorten(text, 40)}': the address goes on behind the prefix; {found.network} holds it")
+    return Network(found.max_prefixlen, first, found.network.prefixlen)
+
+
+def _not_too_many(instance: object, attribute: object, value: tuple[Network, ...]) -> None:
+    if len(value) > NETWORKS_MAX:
+        raise BadValue(f"{len(value)} networks in one list; at most {NETWORKS_MAX} are possible")
+
+
+@frozen(slots=False)
+class Networks:
+    """Networks in the order in which they were given, each once."""
+
+    entries: tuple[Network, ...] = field(default=(), validator=_not_too_many)
+
+    @classmethod
+    def of(cls, entries: Iterable[Network]) -> Networks:
+        """The same once more is left out."""
+        return cls(tuple(dict.fromkeys(entries)))
+
+    @cached_property
+    def known(self) -> frozenset[Network]:
+        """The same, to look one up."""
+        return frozenset(self.entries)
+
+    @cached_property
+    def texts(self) -> tuple[str, ...]:
+        """The same, for people."""
+        return tuple(map(str, self.entries))
+
+    def __bool__(self) -> bool:
+        return bool(self.entries)
+
+    def __str__(self) -> str:
+        return " ".join(self.texts)
+
+    def with_more(self, more: Iterable[Network]) -> Networks:
+        """These and those."""
+        return Networks.of((*self.entries, *more))
+
+    def without(self, leaving: Networks) -> Networks:
+        """These but not those."""
+        if self.known.isdisjoint(leaving.known):
+            return self
+        return Networks(tuple(entry for entry in self.entries if entry not in leaving.known))
+
+
+def parse_networks(text: str) -> Networks:
+    """Networks with white space between them; `#` begins a comment, to the end of its line. Raises BadValue, which
+    names the line where there are several."""
+    found: list[Network] = []
+    lines = text.splitlines()
+    for number, line in enumerate(lines, 1):
+        for word in line.partition("#")[0].split():
+            try:
+                found.append(parse_network(word))
+            except BadValue as bad:
+                raise BadValue(f"line {number}: {bad}" if len(lines) > 1 else str(bad)) from None
+    return Networks.of(found)
+
+
+def read_networks(name: str, text: str, port_named: PortNamed) -> Networks:
+    """The value of an option."""
+    return parse_networks(text)

@@ -1,0 +1,116 @@
+"""allow and deny: who may come, for real clients of several loopback addresses."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from servers import LOOPBACK, SocketServer, echo, free_port, read_exactly, wait_for
+
+from .harness import Daemon
+
+pytestmark = pytest.mark.e2e
+
+Serve = Callable[..., SocketServer]
+
+
+@pytest.fixture(params=[0, 2], ids=["alone", "workers"])
+def daemon(make_daemon: Callable[..., Daemon], request: pytest.FixtureRequest) -> Daemon:
+    daemon = make_daemon(workers=request.param)
+    daemon.start()
+    return daemon
+
+
+def comes_in(port: int, source: str, host: str = LOOPBACK) -> bool:
+    """Is a client with that address served? Else it must have been reset."""
+    with contextlib.ExitStack() as stack:
+        try:
+            client = stack.enter_context(socket.create_connection((host, port), 10, (source, 0)))
+            client.sendall(b"?")
+            assert read_exactly(client, 1) == b"?"
+        except (ConnectionResetError, BrokenPipeError):
+            return False
+        return True
+
+
+def test_lists_hold_for_new_clients_and_outlive_the_daemon(
+    daemon: Daemon, serve: Serve, stack: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    server, port = serve(echo), free_port()
+    daemon.service("s", port, server.address)
+    live = stack.enter_context(socket.create_connection((LOOPBACK, port), 10, ("127.0.0.2", 0)))
+    live.sendall(b"?")
+    assert read_exactly(live, 1) == b"?"
+
+    daemon.adm("--deny", "-i", "s", "127.0.0.0/30", "2001:db8::/32")
+    daemon.adm("--allow", "-i", "s", "127.0.0.1", "127.0.1.0/24")
+    who = ("127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.1.9", "127.0.2.1")
+    assert [comes_in(port, one) for one in who] == [True, False, False, True, False]
+    live.sendall(b"!")
+    assert read_exactly(live, 1) == b"!"  # who is in stays
+    counters = daemon.stats("s")["stats"]
+    assert (counters["denied"], counters["total"]) == (3, 3)
+    assert "  turned away: denied 3\n" in daemon.adm("--stats").stdout
+    assert "service s: clients are denied, as 127.0." in daemon.log()
+
+    listed = daemon.adm("--save").stdout
+    assert "    allow = 127.0.0.1 127.0.1.0/24\n    deny = 127.0.0.0/30 2001:db8::/32\n" in listed
+    daemon.call("edit_service", "s", allow="")
+    assert [comes_in(port, one) for one in who] == [False, False, False, True, True]
+    daemon.call("load", listed)
+    assert [comes_in(port, one) for one in who] == [True, False, False, True, False]
+
+    (tmp_path / "drop").write_text("# nobody's\n127.0.2.0/24\n")
+    daemon.adm("--deny", "--only", "-i", "s", f"@{tmp_path}/drop")
+    daemon.adm("--del-network", "-i", "s", "127.0.0.1", "@-", input="127.0.1.0/24")
+    assert [comes_in(port, one) for one in who] == [True, True, True, True, False]
+    (tmp_path / "drop").write_text("::1\n127.0.0.1/8\n")
+    refused = daemon.adm("--deny", "-i", "s", f"@{tmp_path}/drop", check=False)
+    assert refused.returncode == 1
+    assert f"deny s: {tmp_path}/drop: line 2: '127.0.0.1/8': the address goes on behind the prefix" in refused.stderr
+    assert daemon.call("table")["services"][0]["deny"] == ["127.0.2.0/24"]
+
+    explained = daemon.call("explain", "s", client="127.0.2.1")["answer"]
+    assert explained == {
+        "outcome": "nobody",
+        "server": None,
+        "reason": "client denied by 127.0.2.0/24: the connection is reset",
+    }
+    assert daemon.call("explain", "s", client="127.0.0.1")["answer"]["outcome"] == "server"
+
+
+def test_ten_thousand_networks_come_by_every_way(daemon: Daemon, serve: Serve, tmp_path: Path) -> None:
+    server, port = serve(echo), free_port()
+    daemon.service("s", port, server.address)
+    chance = random.Random(7)
+    numbers = chance.sample(range(1 << 24), 10_000)
+    drop = tmp_path / "drop"
+    drop.write_text("".join(f"{11 + number % 100}.{number >> 16}.{number >> 8 & 255}.0/24\n" for number in numbers))
+    daemon.adm("--deny", "-i", "s", f"@{drop}", "127.0.0.9")
+    assert len(daemon.call("table")["services"][0]["deny"]) > 9_000
+    assert [comes_in(port, one) for one in ("127.0.0.1", "127.0.0.9")] == [True, False]
+    saved = daemon.adm("--save").stdout
+    daemon.call("edit_service", "s", deny="")
+    assert comes_in(port, "127.0.0.9")
+    daemon.call("load", saved)
+    assert not comes_in(port, "127.0.0.9")
+    daemon.adm("--del-network", "-i", "s", f"@{drop}")
+    assert daemon.call("table")["services"][0]["deny"] == ["127.0.0.9"]
+
+
+def test_clients_of_ipv6_and_of_unix_sockets(daemon: Daemon, serve: Serve, tmp_path: Path) -> None:
+    server, port = serve(echo), free_port()
+    daemon.service("six", f"[::1]:{port}", server.address, deny="::/64")
+    daemon.service("unix", f"unix:{tmp_path}/s", server.address, deny="0.0.0.0/0 ::/0")
+    assert not comes_in(port, "::1", "::1")
+    daemon.call("edit_service", "six", allow="::1")
+    assert comes_in(port, "::1", "::1")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(f"{tmp_path}/s")
+        client.sendall(b"?")
+        assert read_exactly(client, 1) == b"?"
+    wait_for(lambda: daemon.stats("six")["stats"]["denied"] == 1)

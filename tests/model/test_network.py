@@ -1,0 +1,102 @@
+"""Networks, and who may come by them: against what the standard library says of the same networks."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ktcpvs.errors import BadValue
+from ktcpvs.model.filter import filter_of
+from ktcpvs.model.network import NETWORKS_MAX, Network, Networks, parse_network, parse_networks
+from tests.model.strategies import network_lists, networks
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("10.0.0.0/8", "10.0.0.0/8"),
+        ("10.0.0.0/255.0.0.0", "10.0.0.0/8"),
+        ("192.0.2.7", "192.0.2.7"),
+        ("192.0.2.7/32", "192.0.2.7"),
+        ("0.0.0.0/0", "0.0.0.0/0"),
+        ("2001:DB8:0::/32", "2001:db8::/32"),
+        ("::1", "::1"),
+        ("::/0", "::/0"),
+    ],
+)
+def test_a_network_is_shown_in_its_shortest_form(text: str, shown: str) -> None:
+    assert str(parse_network(text)) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("10.1.2.3/8", "'10.1.2.3/8': the address goes on behind the prefix; 10.0.0.0/8 holds it"),
+        ("10.0.0.0/33", "'10.0.0.0/33': a network is wanted, as 10.0.0.0/8 or 2001:db8::/32"),
+        ("010.0.0.0/8", "'010.0.0.0/8': a network is wanted, as 10.0.0.0/8 or 2001:db8::/32"),
+        ("r1.example", "'r1.example': a network is wanted, as 10.0.0.0/8 or 2001:db8::/32"),
+        ("", "'': a network is wanted, as 10.0.0.0/8 or 2001:db8::/32"),
+        ("fe80::1%eth0", "'fe80::1%eth0': a network has no zone; leave out %eth0"),
+    ],
+)
+def test_what_is_no_network(text: str, why: str) -> None:
+    with pytest.raises(BadValue) as refused:
+        parse_network(text)
+    assert str(refused.value) == why
+
+
+@given(networks())
+def test_a_network_is_written_as_it_is_read(network: Network) -> None:
+    assert parse_network(str(network)) == network
+    known = ipaddress.ip_network(str(network))
+    assert (network.first, network.last) == (int(known[0]), int(known[-1]))
+
+
+def test_a_list_with_comments_names_the_line_of_a_mistake() -> None:
+    found = parse_networks("# spam\n10.0.0.0/8  ::1 # both\n\n10.0.0.0/8\n")
+    assert str(found) == "10.0.0.0/8 ::1"
+    with pytest.raises(BadValue, match=r"^line 3: 'x': a network is wanted"):
+        parse_networks("::1\n# y\nx\n")
+
+
+def test_a_list_has_an_end() -> None:
+    many = [Network(32, number, 32) for number in range(NETWORKS_MAX + 1)]
+    assert len(Networks.of(many[1:]).entries) == NETWORKS_MAX
+    with pytest.raises(BadValue, match=f"{NETWORKS_MAX + 1} networks in one list; at most {NETWORKS_MAX}"):
+        Networks.of(many)
+
+
+@st.composite
+def _lists_and_addresses(draw: st.DrawFn) -> tuple[Networks, Networks, list[Any]]:
+    """Lists, and addresses of which most are at the edge of a network."""
+    allow, deny = draw(network_lists())
+    edges = [ipaddress.ip_network(text) for text in (*allow.texts, *deny.texts)]
+    near = [one for network in edges for one in (network[0], network[-1], *_beside(network))]
+    return allow, deny, [*near, *draw(st.lists(st.ip_addresses(), max_size=5))]
+
+
+def _beside(network: Any) -> list[Any]:
+    first, last = int(network[0]), int(network[-1])
+    kind, end = type(network[0]), (1 << network.max_prefixlen) - 1
+    return [kind(one) for one in (first - 1, last + 1) if 0 <= one <= end]
+
+
+@given(_lists_and_addresses())
+def test_the_most_specific_network_decides(case: tuple[Networks, Networks, list[Any]]) -> None:
+    allow, deny, addresses = case
+    judge = filter_of(allow, deny)
+    assert (judge is None) == (not allow and not deny)
+    known = [(ipaddress.ip_network(str(one)), one, one in allow.known) for one in (*allow.entries, *deny.entries)]
+    for address in addresses if judge is not None else ():
+        holders = [
+            (network.prefixlen, one, may)
+            for network, one, may in known
+            if network.version == address.version and address in network
+        ]
+        wanted = max(holders)[1:] if holders else (None, not allow)
+        assert judge is not None
+        assert judge.judge(address.packed)[::-1] == wanted
