@@ -5,29 +5,33 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 from collections.abc import Callable
 from typing import Any
 
 from attrs import frozen
 from twisted.application.service import Service
-from twisted.internet import unix
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import LoopingCall
 
 from ktcpvs import __version__
+from ktcpvs.control.entrance import Entrance
 from ktcpvs.control.server import ControlFactory
-from ktcpvs.control.where import ControlAddress, default_control
-from ktcpvs.errors import CannotListen, Refusal
+from ktcpvs.control.where import ControlAddress
+from ktcpvs.errors import Refusal
 from ktcpvs.model import edits
+from ktcpvs.model.table import Table
 from ktcpvs.state import StateFile, read_configuration
 from ktcpvs.system.limits import calm_collector, raise_descriptor_limit
 from ktcpvs.system.log import ANNOUNCE, EventLog
 from ktcpvs.system.names import service_port
-from ktcpvs.system.sockets import close_listener, open_private_unix_listener, private_folder
+from ktcpvs.takeover.giving import Giver, Heir
+from ktcpvs.takeover.pid_file import PidFile
+from ktcpvs.takeover.successor import Successor
+from ktcpvs.takeover.taking import Taking
 from ktcpvs.transport.context import Context
 from ktcpvs.transport.director import Director
 from ktcpvs.transport.explain import Explainer
+from ktcpvs.transport.inherited import InheritedSockets
 from ktcpvs.transport.views import Views
 from ktcpvs.workers.supervisor import Supervisor
 
@@ -37,18 +41,19 @@ DRAIN_LOOK = 0.1
 LAST_CLOSE = 2.0
 """Seconds that connections have to close after the drain timeout."""
 
-CONTROL_BACKLOG = 128
-
 
 @frozen
 class DaemonOptions:
     """control: where the control connection is; None: the default place. config, state: absolute paths; None: none.
-    workers: how many processes serve; 0: this one."""
+    workers: how many processes serve; 0: this one. takeover: where the daemon is to be found that this one takes over
+    from; None: this one begins anew. pid_file: twistd's."""
 
     control: ControlAddress | None = None
     config: str | None = None
     state: str | None = None
     workers: int = 0
+    takeover: ControlAddress | None = None
+    pid_file: PidFile = PidFile(None)
 
 
 class NotStarted(SystemExit, Exception):
@@ -58,20 +63,18 @@ class NotStarted(SystemExit, Exception):
     """
 
 
-class _ControlPort(unix.Port):
-    """An adopted unix socket that stays its user's alone; Twisted's own would make it everybody's, mode 0666."""
-
-    def __init__(self, path: bytes, factory: Any, reactor: Any) -> None:
-        super().__init__(path, factory, CONTROL_BACKLOG, 0o600, reactor)
-
-
 class _Administered:
-    """The director and its views, as the control service wants them."""
+    """The director and its views, as the control service wants them. giver: hands over to another daemon."""
 
     def __init__(self, director: Director) -> None:
         self.submit = director.submit
-        self.view = director.view if isinstance(director, Supervisor) else Views(director).view
-        self.explain = Explainer(director).explain
+        self.view: Any = director.view if isinstance(director, Supervisor) else Views(director).view
+        self.explain: Any = Explainer(director).explain
+        self.giver: Giver | None = None
+
+    def hand_on(self, successor: Successor) -> None:
+        """From now on another daemon is asked."""
+        self.submit, self.view, self.explain = successor.submit, successor.view, successor.explain
 
 
 class SwitchService(Service):
@@ -80,8 +83,8 @@ class SwitchService(Service):
     def __init__(self, options: DaemonOptions, reactor: Any) -> None:
         self._options = options
         self._reactor = reactor
-        self._control: Any = None
-        self._control_socket: socket.socket | None = None
+        self._taking: Taking | None = None
+        self._successor: Successor | None = None
         self._stopping: Deferred[None] | None = None
         self._deadline = 0.0
 
@@ -98,19 +101,34 @@ class SwitchService(Service):
         self.log = EventLog()
         self.context = Context(self._reactor, self.log)
         state = StateFile(self._options.state, self._reactor, self.context.key) if self._options.state else None
+        self.context.sockets = self._sockets = InheritedSockets()
         unload, size = self._reactor.stop, self._options.workers
         self.director = Supervisor(self.context, size, unload=unload) if size else Director(self.context, unload=unload)
-        self._open_control()
+        self._administered = _Administered(self.director)
+        self._control_factory = ControlFactory(self._administered, self.log, Heir)
+        self._entrance = Entrance(self._reactor, self._control_factory, self._options.takeover or self._options.control)
         try:
-            self._load(state)
+            if self._options.takeover is not None:
+                self._take(self._options.takeover, state)
+            else:
+                self._entrance.open()
+                self._load(state)
         except BaseException:
-            self._close_control()
-            self.director.stop_all()
+            self._entrance.close()
+            self.director.end()
             raise
+        if self._entrance.socket is not None:
+            self._administered.giver = Giver(self.director, self._sockets, self._entrance.socket, self._given)
         self._reactor.callWhenRunning(self.director.start)
         self._reactor.callWhenRunning(calm_collector)
         self._reactor.callWhenRunning(self._handle_signals)
-        where = self._options.control or default_control()
+        if self._taking is not None:
+            self._reactor.callWhenRunning(lambda: Deferred.fromCoroutine(self._take_over()))
+        else:
+            self._announce()
+
+    def _announce(self) -> None:
+        where = self._entrance.where
         self.log.event(ANNOUNCE, "ktcpvs {version}, control at {where}", version=__version__, where=where)
 
     def _load(self, state: StateFile | None) -> None:
@@ -120,12 +138,7 @@ class SwitchService(Service):
             self.context.key = state.key
         config = self._options.config
         if saved is not None:
-            self.director.is_strict = False  # what ran before runs again; the log tells what is wrong with it
-            self._now(edits.Load(saved.services, saved.settings))
-            for ident in saved.services:
-                if ident in saved.running:
-                    self._now(edits.StartService(ident))
-            self.director.is_strict = True
+            self._run_again(saved)
             if config:
                 self.log.event(
                     ANNOUNCE, "{state} is the table; {config} is for SIGHUP", state=self._options.state, config=config
@@ -139,6 +152,66 @@ class SwitchService(Service):
             if saved is None:
                 self._finished(state.save(self.director.table))
 
+    def _run_again(self, table: Table) -> None:
+        """A table that ran before runs again; the log tells what is wrong with it."""
+        self.director.is_strict = False
+        self._now(edits.Load(table.services, table.settings))
+        for ident in table.services:
+            if ident in table.running:
+                self._now(edits.StartService(ident))
+        self.director.is_strict = True
+
+    # Upgrade in place.
+
+    def _take(self, where: ControlAddress, state: StateFile | None) -> None:
+        """All that the daemon at `where` has, and whatever of it can fail; it still serves."""
+        self._taking = Taking(where, self._sockets)
+        inventory = self._taking.inventory
+        self._entrance.adopt(self._taking.control)
+        self.context.key = inventory.key
+        self.context.holds = True
+        self._run_again(inventory.table)
+        if state is not None:
+            state.key = inventory.key
+            self.director.save = state.save
+            self._finished(state.save(self.director.table))
+
+    async def _take_over(self) -> None:
+        """All is ready: from now on this daemon serves, and the one before drains."""
+        assert self._taking is not None
+        try:
+            await self.director.ready()
+            await self._taking.commit(self._reactor, self._options.workers or 1, self._options.pid_file.path)
+        except Refusal as refusal:
+            self.log.warn("nothing is taken over: {why}", why=refusal)
+            if self._stopping is None:
+                self._reactor.addSystemEventTrigger("after", "shutdown", os._exit, 1)  # twistd knows no exit codes
+                self._reactor.stop()
+            return
+        if self._sockets.were_left and self._administered.giver is not None:
+            self._administered.giver.not_before_late()
+        self.director.serve()
+        self._entrance.listen()
+        try:
+            self._options.pid_file.take()
+        except OSError as error:
+            self.log.warn("the pid file is not written: {why}", why=error)
+        self.log.event(ANNOUNCE, "taken over from ktcpvs {version}", version=self._taking.version)
+        self._announce()
+
+    def _given(self, pid_file: str) -> None:
+        """Another daemon serves: this one drains and ends."""
+        successor = self._successor = Successor(self._reactor, self._entrance.where)
+        self.director.successor = successor.carry_out
+        self._administered.hand_on(successor)
+        self._entrance.release()
+        if pid_file == self._options.pid_file.path:
+            self._options.pid_file.leave_alone()
+        self.log.event(
+            ANNOUNCE, "taken over: {n} {what} drain", n=self.director.connections(), what=self.director.drains
+        )
+        self._reactor.callLater(0, self._reactor.stop)
+
     def _now(self, edit: edits.Edit) -> None:
         """Carry out an edit while the reactor does not run yet. Raises its Refusal."""
         self._finished(self.director.submit(edit))
@@ -148,33 +221,6 @@ class SwitchService(Service):
         maybeDeferred(lambda: work).addErrback(failures.append)
         for failure in failures:
             failure.raiseException()
-
-    # Control.
-
-    def _open_control(self) -> None:
-        where = self._options.control
-        if where is None:
-            where = default_control()
-            assert where.path is not None
-            private_folder(os.path.dirname(where.path))
-        self._control_factory = ControlFactory(_Administered(self.director), self.log)
-        if where.path is None:
-            try:
-                self._control = self._reactor.listenTCP(where.port, self._control_factory, interface=where.host)
-            except OSError as error:
-                raise CannotListen(f"cannot listen for control on {where}: {error}") from None
-            return
-        self._control_socket = open_private_unix_listener(where.path, CONTROL_BACKLOG)
-        self._control = _ControlPort._fromListeningDescriptor(  # type: ignore[no-untyped-call]
-            self._reactor, self._control_socket.fileno(), self._control_factory
-        )
-        self._control.startListening()
-
-    def _close_control(self) -> None:
-        self._control.stopListening()
-        self._control_factory.close_all()
-        if self._control_socket is not None:
-            close_listener(self._control_socket)
 
     # Signals.
 
@@ -204,6 +250,9 @@ class SwitchService(Service):
 
     def _reload(self) -> None:
         config = self._options.config
+        if self.context.holds:
+            self.log.warn("SIGHUP: nothing is changed: this daemon has not taken over yet")
+            return
         if config is None:
             self.log.warn("SIGHUP: there is no --config to load again")
             return
@@ -222,6 +271,8 @@ class SwitchService(Service):
     def stopService(self) -> Deferred[None]:
         """Stop accepting, drain at most the drain timeout, end what is left. Control goes last."""
         super().stopService()  # type: ignore[no-untyped-call]
+        if self._taking is not None:
+            self._taking.abandon()
         self.director.end()
         self._deadline = self._reactor.seconds() + self.context.settings.drain_timeout + self.director.grace
         self._last: float | None = None
@@ -241,7 +292,7 @@ class SwitchService(Service):
 
     def _drained(self) -> bool:
         now = self._reactor.seconds()
-        left = self.director.connections()
+        left = self.director.connections() + (self._successor.asked if self._successor is not None else 0)
         if left and self._last is None and now >= self._deadline:
             what = self.director.drains
             self.log.event(ANNOUNCE, "{n} {what} have not drained and are closed", n=left, what=what)
@@ -253,7 +304,7 @@ class SwitchService(Service):
         """The last answers go out to the administrators before the reactor ends."""
         self.director.stop()
         with contextlib.suppress(OSError):
-            self._close_control()
+            self._entrance.close()
         last = self._reactor.seconds() + LAST_CLOSE
         parted = self._until(lambda: not self._control_factory.connections or self._reactor.seconds() >= last)
         return parted.addCallback(lambda _: self.log.event(ANNOUNCE, "ended"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import socket
 from collections.abc import Callable, Generator, Iterable
+from operator import methodcaller
 from typing import Any
 
 from attrs import evolve
@@ -19,7 +20,7 @@ from ktcpvs.model.service import AUTO, COPY, KERNEL, NO_LOG, SPLICE, VirtualServ
 from ktcpvs.protocols.forwarding import FIELDS, Forwarding
 from ktcpvs.system import log as levels
 from ktcpvs.system.accesslog import AccessLog
-from ktcpvs.transport.carry import carry
+from ktcpvs.transport.carry import carry, client_name
 from ktcpvs.transport.connection import Connection
 from ktcpvs.transport.context import Context
 from ktcpvs.transport.exchange import Exchange
@@ -39,6 +40,10 @@ WATCHERS_MAX = 8
 
 MANY_RULES = 1000
 """A service of more rules takes a few milliseconds just to be looked at."""
+
+LATE = 3.0
+"""Seconds that a socket which another process does not take over is listened on: a lost SYN-ACK is sent again after one
+second, and after two more."""
 
 LOOK_AGAIN = 0.05
 """Seconds between two looks for room that another process may have made."""
@@ -76,6 +81,7 @@ class LiveService:
         self.joined = dict.fromkeys((COPY, SPLICE, KERNEL), 0)
         self._access_log: AccessLog | None = None
         self._is_deleted = False
+        self._is_handed_over = False
         self._looking = False
         self.listener: Listener | None = None
         self.connections: set[Served] = set()
@@ -203,8 +209,32 @@ class LiveService:
             levels.DAEMON, "service {ident} listens on {at}", ident=self.ident, at=self.config.listen
         )
 
+    @property
+    def living(self) -> int:
+        """How many connections live; a socket that is listened on a little longer counts as one."""
+        return len(self.connections) + (self._is_handed_over and self.listener is not None)
+
+    def hand_over(self, late: bool) -> None:
+        """Another process accepts its clients. Connections may finish until the drain timeout, and who is idle may ask
+        once more. late: the other process has not taken this socket, and no more clients are sent to it."""
+        if self._is_handed_over:
+            return
+        self._is_handed_over = True
+        if self.listener is not None and late:
+            self.context.reactor.callLater(LATE, self._let_go, self.listener.close)
+        elif self.listener is not None:
+            self._let_go(self.listener.release)
+        self._let_drain(methodcaller("retire_gently"))
+
+    def _let_go(self, close: Callable[[], None]) -> None:
+        close()
+        self.listener = None
+        self._let_drain(methodcaller("retire_gently"))
+
     def stop(self) -> None:
         """Close the listener; connections may finish until the drain timeout."""
+        if self._is_handed_over:
+            return
         if self.listener is not None:
             self.listener.close()
             self.listener = None
@@ -214,8 +244,11 @@ class LiveService:
                 ident=self.ident,
                 n=len(self.connections),
             )
+        self._let_drain(methodcaller("retire"))
+
+    def _let_drain(self, part: Callable[[Served], object]) -> None:
         for connection in list(self.connections):
-            connection.retire()
+            part(connection)
         self.pool.close()
         if self.connections and self._drain is None:
             self._drain = self.context.wheel.after(self.context.settings.drain_timeout, self._end_all)
@@ -314,7 +347,7 @@ class LiveService:
 
     def _accepted(self, sock: socket.socket, peer: Any) -> None:
         """One client; whatever goes wrong costs only this one."""
-        name, host = _client_name(peer)
+        name, host = client_name(peer)
         connection = (Exchange if self.unit == EACH_REQUEST else Connection)(self, name, host)
         self.context.descriptors.take(connection.descriptors)
         self.connections.add(connection)
@@ -433,11 +466,3 @@ def _give_up(answer: Any) -> None:
         answer.cancel()
     elif inspect.iscoroutine(answer):
         answer.close()
-
-
-def _client_name(peer: Any) -> tuple[str, str]:
-    """(address with port, host) of a socket's peer, as text; a unix socket's peer has no address."""
-    if not isinstance(peer, tuple):
-        return "unix", ""
-    host, port = peer[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}", host

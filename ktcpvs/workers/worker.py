@@ -15,6 +15,7 @@ from typing import Any
 
 from twisted.internet.protocol import ServerFactory
 from twisted.logger import globalLogBeginner, textFileLogObserver
+from twisted.protocols import amp
 from twisted.python.failure import Failure
 
 from ktcpvs.control.server import Administrator
@@ -63,9 +64,23 @@ class Link(Administrator):
         super().__init__(worker, log)
         self._worker = worker
 
+    def fileDescriptorReceived(self, descriptor: int) -> None:
+        amp.AMP.fileDescriptorReceived(self, descriptor)  # the supervisor has
+
     @commands.Begin.responder
-    def begin(self, key: bytes, columns: int, column: int, descriptor: int) -> dict[str, Any]:
+    def begin(self, key: bytes, columns: int, column: int, descriptor: int, holds: bool) -> dict[str, Any]:
+        self._worker.context.holds = holds
         self._worker.begin(key, SharedTable(columns, descriptor), column)
+        return {}
+
+    @commands.Serve.responder
+    def serve(self) -> dict[str, Any]:
+        self._worker.director.serve()
+        return {}
+
+    @commands.HandOver.responder
+    def hand_over(self, late: list[str]) -> dict[str, Any]:
+        self._worker.director.hand_over(dict.fromkeys(late, 0))
         return {}
 
     @commands.Rows.responder
