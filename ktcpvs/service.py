@@ -116,6 +116,8 @@ class SwitchService(Service):
         except BaseException:
             self._entrance.close()
             self.director.end()
+            if self._taking is not None:
+                self._taking.abandon()
             raise
         if self._entrance.socket is not None:
             self._administered.giver = Giver(self.director, self._sockets, self._entrance.socket, self._given)
@@ -271,9 +273,9 @@ class SwitchService(Service):
     def stopService(self) -> Deferred[None]:
         """Stop accepting, drain at most the drain timeout, end what is left. Control goes last."""
         super().stopService()  # type: ignore[no-untyped-call]
-        if self._taking is not None:
-            self._taking.abandon()
         self.director.end()
+        if self._taking is not None and self.context.holds:
+            self._taking.abandon()
         self._deadline = self._reactor.seconds() + self.context.settings.drain_timeout + self.director.grace
         self._last: float | None = None
         self._stopping = self._until(self._drained).addCallback(lambda _: self._part())

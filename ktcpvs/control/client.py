@@ -44,6 +44,10 @@ class QuietAMP(amp.AMP):
         amp.BinaryBoxProtocol.connectionLost(self, reason)
 
 
+class _Calls(Factory):
+    noisy = False
+
+
 class NoAnswer(Exception):
     """No daemon answers at the control address, or it went away; the text says where and why."""
 
@@ -55,7 +59,7 @@ async def connect(reactor: IReactorCore, control: str | None = None, timeout: fl
     """
     where = parse_control(control) if control else default_control()
     try:
-        protocol = await where.client_endpoint(reactor, timeout).connect(Factory.forProtocol(amp.AMP))
+        protocol = await where.client_endpoint(reactor, timeout).connect(_Calls.forProtocol(QuietAMP))
     except (error.ConnectError, OSError) as failure:
         raise NoAnswer(f"no daemon answers at {where} ({_why(failure)})") from None
     assert isinstance(protocol, amp.AMP)
