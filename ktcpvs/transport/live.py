@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 import socket
 from collections.abc import Callable, Generator, Iterable
 from operator import methodcaller
 from typing import Any
 
-from attrs import evolve
-from twisted.internet.defer import Deferred
-
 from ktcpvs.interfaces import CONNECTION, EACH_REQUEST, IBindsInSteps, IWatches
 from ktcpvs.model.address import Address, Unix
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.retries import RetryBudget
-from ktcpvs.model.scheduling import Choice, Request, ServiceView
+from ktcpvs.model.scheduling import ServiceView
 from ktcpvs.model.service import AUTO, COPY, KERNEL, NO_LOG, SPLICE, VirtualService
 from ktcpvs.protocols.forwarding import FIELDS, Forwarding
 from ktcpvs.system import log as levels
@@ -25,6 +21,7 @@ from ktcpvs.transport.connection import Connection
 from ktcpvs.transport.context import Context
 from ktcpvs.transport.exchange import Exchange
 from ktcpvs.transport.health import ServiceHealth
+from ktcpvs.transport.instead import Instead
 from ktcpvs.transport.journal import Journal
 from ktcpvs.transport.known import REQUEST_REMEMBERED, REQUESTS_MAX, KnownLines, KnownRequest
 from ktcpvs.transport.listener import Listener
@@ -49,7 +46,7 @@ LOOK_AGAIN = 0.05
 """Seconds between two looks for room that another process may have made."""
 
 
-class LiveService:
+class LiveService(Instead):
     """config: as it runs. destinations: its servers by address; usable: the same. down: those that are not up; never
     changed, but replaced. leaving: deleted servers whose
     connections drain. queue: who waits for room at a server. journal: its access log; None: it has none. head_size,
@@ -104,10 +101,6 @@ class LiveService:
         self._fallback: Callable[[], Any] | None = None  # makes the fallback scheduler when it is needed first
         self._bound_fallback: Any = None
         self._drain: Timer | None = None
-
-    @property
-    def ident(self) -> str:
-        return self.config.ident
 
     # Changes, called by the director alone.
 
@@ -364,60 +357,6 @@ class LiveService:
             sock.close()
             self.ended(connection)
 
-    # Whom the scheduler cannot serve as it would.
-
-    def fall_back(self, request: Request, why: str) -> Choice | None:
-        """The fallback scheduler's choice, since the scheduler has none: `why`."""
-        try:
-            if self._bound_fallback is None and self._fallback is not None:
-                self._bound_fallback = self._fallback()
-            choice = self._bound_fallback.choose(request) if self._bound_fallback is not None else None
-        except Exception:
-            self.context.log.failure(
-                "fallback {name} of service {ident} failed", name=self.config.fallback, ident=self.ident
-            )
-            return None
-        if not isinstance(choice, Choice) or choice.destination not in self.usable:
-            _give_up(choice)
-            return None
-        return evolve(choice, reason=f"fallback {self.config.fallback}, since {why}: {choice.reason}")
-
-    def instead_of_full(self, choice: Choice, request: Request) -> Choice | None:
-        """Another choice, since the one made has no room now; None: wait for room."""
-        if choice.waits:
-            return None
-        return self._another(request, {destination for destination in self._limited if destination.is_full})
-
-    def instead_of_silent(self, silent: Destination, request: Request) -> Choice | None:
-        """Another choice, since that destination does not answer; None: there is none, or no room for more retries."""
-        if not self.may_retry():
-            return None
-        return self._another(request, {silent, *(destination for destination in self._limited if destination.is_full)})
-
-    def may_retry(self) -> bool:
-        """May one more request that a server did not answer go to another one?"""
-        settings = self.context.settings
-        live = sum(destination.own for destination in self.usable)
-        return self.retries.allows(live, settings.retry_budget, settings.retry_least)
-
-    def _another(self, request: Request, not_these: set[Destination]) -> Choice | None:
-        """Whom the scheduler chooses, at once, besides these."""
-        tried = request.tried
-        request.tried = tried | not_these
-        try:
-            other = self.scheduler.choose(request)
-            usable = isinstance(other, Choice) and other.destination in self.usable.difference(request.tried)
-        except Exception:
-            self.context.log.failure("scheduler of service {ident} failed", ident=self.ident)
-            return None
-        finally:
-            request.tried = tried
-        if usable:
-            found: Choice = other
-            return found
-        _give_up(other)
-        return None
-
     def ended(self, connection: Served) -> None:
         """The connection is over: count it out. Called once for each."""
         if connection not in self.connections:
@@ -457,12 +396,3 @@ def _has_tcp(config: VirtualService) -> bool:
     servers = config.servers
     some = not servers or any(not isinstance(server.address, Unix) for server in servers)
     return some and not isinstance(config.listen, Unix)
-
-
-def _give_up(answer: Any) -> None:
-    """What a scheduler takes its time for is not waited for."""
-    if isinstance(answer, Deferred):
-        answer.addErrback(lambda _: None)
-        answer.cancel()
-    elif inspect.iscoroutine(answer):
-        answer.close()
