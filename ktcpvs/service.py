@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -17,15 +18,20 @@ from ktcpvs import __version__
 from ktcpvs.control.entrance import Entrance
 from ktcpvs.control.server import ControlFactory
 from ktcpvs.control.where import ControlAddress
-from ktcpvs.errors import Refusal
+from ktcpvs.errors import CannotListen, Refusal
+from ktcpvs.manager import Manager
 from ktcpvs.model import edits
 from ktcpvs.model.table import Table
 from ktcpvs.state import StateFile, read_configuration
+from ktcpvs.system.activation import handed_in
 from ktcpvs.system.limits import calm_collector, raise_descriptor_limit
 from ktcpvs.system.log import ANNOUNCE, EventLog
 from ktcpvs.system.names import service_port
+from ktcpvs.system.notify import Notifier
 from ktcpvs.takeover.giving import Giver, Heir
+from ktcpvs.takeover.inventory import CONTROL, Inventory
 from ktcpvs.takeover.pid_file import PidFile
+from ktcpvs.takeover.starting import Heirs
 from ktcpvs.takeover.successor import Successor
 from ktcpvs.takeover.taking import Taking
 from ktcpvs.transport.context import Context
@@ -107,9 +113,14 @@ class SwitchService(Service):
         self._administered = _Administered(self.director)
         self._control_factory = ControlFactory(self._administered, self.log, Heir)
         self._entrance = Entrance(self._reactor, self._control_factory, self._options.takeover or self._options.control)
+        notifier = Notifier.of_environment(os.environ)
+        self._heirs = Heirs(self._reactor, self.log, self._entrance.where, notifier)
+        self._manager = Manager(notifier, self.director)
         try:
+            self._sort(handed_in())
             if self._options.takeover is not None:
-                self._take(self._options.takeover, state)
+                inventory = self._take(self._options.takeover, state)
+                notifier.watchdog = notifier.watchdog or inventory.watchdog
             else:
                 self._entrance.open()
                 self._load(state)
@@ -120,18 +131,32 @@ class SwitchService(Service):
                 self._taking.abandon()
             raise
         if self._entrance.socket is not None:
-            self._administered.giver = Giver(self.director, self._sockets, self._entrance.socket, self._given)
+            self._administered.giver = Giver(
+                self.director, self._sockets, self._entrance.socket, notifier.watchdog, self._given
+            )
         self._reactor.callWhenRunning(self.director.start)
         self._reactor.callWhenRunning(calm_collector)
         self._reactor.callWhenRunning(self._handle_signals)
-        if self._taking is not None:
-            self._reactor.callWhenRunning(lambda: Deferred.fromCoroutine(self._take_over()))
-        else:
-            self._announce()
+        self._reactor.callWhenRunning(lambda: Deferred.fromCoroutine(self._begin()))
 
-    def _announce(self) -> None:
+    def _sort(self, handed: list[tuple[str, socket.socket]]) -> None:
+        """What a service manager has handed in is for the control connection, or for services, now or later."""
+        for name, sock in handed:
+            at, where = sock.getsockname(), self._entrance.where
+            if at == where.path:
+                self._entrance.adopt(sock)
+            elif name == CONTROL:
+                raise CannotListen(f"the socket that was handed in as '{name}' listens at {at}; --control is {where}")
+            else:
+                self._sockets.keep(sock)
+
+    async def _begin(self) -> None:
+        """The reactor runs: what serves begins to."""
+        if self._taking is not None and not await self._take_over(self._taking):
+            return
         where = self._entrance.where
         self.log.event(ANNOUNCE, "ktcpvs {version}, control at {where}", version=__version__, where=where)
+        await self._manager.begin()
 
     def _load(self, state: StateFile | None) -> None:
         """What was saved; where nothing was, the configuration file, all its services started."""
@@ -165,7 +190,7 @@ class SwitchService(Service):
 
     # Upgrade in place.
 
-    def _take(self, where: ControlAddress, state: StateFile | None) -> None:
+    def _take(self, where: ControlAddress, state: StateFile | None) -> Inventory:
         """All that the daemon at `where` has, and whatever of it can fail; it still serves."""
         self._taking = Taking(where, self._sockets)
         inventory = self._taking.inventory
@@ -177,19 +202,19 @@ class SwitchService(Service):
             state.key = inventory.key
             self.director.save = state.save
             self._finished(state.save(self.director.table))
+        return inventory
 
-    async def _take_over(self) -> None:
-        """All is ready: from now on this daemon serves, and the one before drains."""
-        assert self._taking is not None
+    async def _take_over(self, taking: Taking) -> bool:
+        """All is ready: from now on this daemon serves, and the one before drains. False: nothing came of it."""
         try:
             await self.director.ready()
-            await self._taking.commit(self._reactor, self._options.workers or 1, self._options.pid_file.path)
+            await taking.commit(self._reactor, self._options.workers or 1, self._options.pid_file.path)
         except Refusal as refusal:
             self.log.warn("nothing is taken over: {why}", why=refusal)
             if self._stopping is None:
                 self._reactor.addSystemEventTrigger("after", "shutdown", os._exit, 1)  # twistd knows no exit codes
                 self._reactor.stop()
-            return
+            return False
         if self._sockets.were_left and self._administered.giver is not None:
             self._administered.giver.not_before_late()
         self.director.serve()
@@ -198,15 +223,16 @@ class SwitchService(Service):
             self._options.pid_file.take()
         except OSError as error:
             self.log.warn("the pid file is not written: {why}", why=error)
-        self.log.event(ANNOUNCE, "taken over from ktcpvs {version}", version=self._taking.version)
-        self._announce()
+        self.log.event(ANNOUNCE, "taken over from ktcpvs {version}", version=taking.version)
+        return True
 
-    def _given(self, pid_file: str) -> None:
+    def _given(self, pid_file: str, pid: int) -> None:
         """Another daemon serves: this one drains and ends."""
         successor = self._successor = Successor(self._reactor, self._entrance.where)
         self.director.successor = successor.carry_out
         self._administered.hand_on(successor)
         self._entrance.release()
+        self._manager.handed_over(pid)
         if pid_file == self._options.pid_file.path:
             self._options.pid_file.leave_alone()
         self.log.event(
@@ -228,8 +254,9 @@ class SwitchService(Service):
 
     def _handle_signals(self) -> None:
         """SIGTERM, SIGINT: drain and end; a second one: end now. SIGHUP: load the configuration file again. SIGUSR1:
-        open log files anew."""
+        open log files anew. SIGUSR2: start the program anew, which takes over."""
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reload))
+        signal.signal(signal.SIGUSR2, lambda *_: self._reactor.callFromThread(self._heirs.start))
         self._rotate = signal.getsignal(signal.SIGUSR1)
         signal.signal(signal.SIGUSR1, self._reopen)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -258,15 +285,19 @@ class SwitchService(Service):
         if config is None:
             self.log.warn("SIGHUP: there is no --config to load again")
             return
+        Deferred.fromCoroutine(self._load_again(config))
+
+    async def _load_again(self, config: str) -> None:
+        self._manager.reloading()
         try:
-            edit = read_configuration(config, service_port)
-        except Refusal as refusal:
-            self.log.warn("SIGHUP: nothing is changed: {why}", why=refusal)
-            return
-        self.director.submit(edit).addCallbacks(
-            lambda _: self.log.event(ANNOUNCE, "SIGHUP: {config} is loaded", config=config),
-            lambda failure: self.log.warn("SIGHUP: nothing is changed: {why}", why=failure.getErrorMessage()),
-        )
+            await self.director.submit(read_configuration(config, service_port))
+        except Exception as error:
+            what = f"nothing is changed: {error}"
+            self.log.warn("SIGHUP: {what}", what=what)
+        else:
+            what = f"{config} is loaded"
+            self.log.event(ANNOUNCE, "SIGHUP: {what}", what=what)
+        self._manager.reloaded(what)
 
     # The end.
 
@@ -276,7 +307,9 @@ class SwitchService(Service):
         self.director.end()
         if self._taking is not None and self.context.holds:
             self._taking.abandon()
-        self._deadline = self._reactor.seconds() + self.context.settings.drain_timeout + self.director.grace
+        most = self.context.settings.drain_timeout + self.director.grace
+        self._deadline = self._reactor.seconds() + most
+        self._manager.stopping(most + 2 * LAST_CLOSE)
         self._last: float | None = None
         self._stopping = self._until(self._drained).addCallback(lambda _: self._part())
         return self._stopping

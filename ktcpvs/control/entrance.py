@@ -43,8 +43,11 @@ class Entrance:
         self._port: Any = None
 
     def open(self) -> None:
-        """Listen. Raises CannotListen."""
+        """Listen, where nothing was adopted on a socket of our own. Raises CannotListen."""
         where = self.where
+        if self.socket is not None:
+            self.listen()
+            return
         if where.path is None:
             try:
                 self._port = self._reactor.listenTCP(where.port, self._factory, interface=where.host)

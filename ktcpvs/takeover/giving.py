@@ -7,6 +7,7 @@ long, they go on, and nothing has happened.
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -34,10 +35,15 @@ class Giver:
     """What a daemon hands over, once. is_over: it has."""
 
     def __init__(
-        self, director: Director, sockets: InheritedSockets, control: socket.socket, given: Callable[[str], object]
+        self,
+        director: Director,
+        sockets: InheritedSockets,
+        control: socket.socket,
+        watchdog: int,
+        given: Callable[[str, int], object],
     ) -> None:
-        """control: the socket of the control connection. given: called when the other has taken over, with the name of
-        its pid file."""
+        """control: the socket of the control connection. watchdog: as the inventory says it. given: called when the
+        other has taken over, with the name of its pid file, and its process, 0 where that is not known."""
         self._director = director
         self._sockets = sockets
         self._control = control
@@ -49,7 +55,7 @@ class Giver:
         self._idents: list[str] = []  # of the services whose sockets are handed over
         self._pages: list[bytes] = []
         self._not_before = 0.0
-        self.watchdog = 0
+        self._watchdog = watchdog
         self.is_over = False
 
     def not_before_late(self) -> None:
@@ -86,7 +92,7 @@ class Giver:
                     found.append((sock, Given(SERVICE, service.ident, file_of(sock))))
         self._handed = [sock for sock, _ in found]
         self._idents = list(dict.fromkeys(given.ident for _, given in found if given.kind == SERVICE))
-        return Inventory(table, self._director.context.key, [given for _, given in found], self.watchdog)
+        return Inventory(table, self._director.context.key, [given for _, given in found], self._watchdog)
 
     def page(self, number: int) -> bytes:
         """A page of the inventory. Raises BadValue."""
@@ -113,7 +119,7 @@ class Giver:
         self.is_over = True
         self._forget()
         self._director.hand_over(taken)
-        self._given(pid_file)
+        self._given(pid_file, taker.process())
         self._director.go_on()
 
     def gone(self, taker: Heir) -> None:
@@ -144,6 +150,14 @@ class Heir(Administrator):
     def __init__(self, switch: Any, log: EventLog) -> None:
         super().__init__(switch, log)
         self._giver: Giver | None = getattr(switch, "giver", None)
+
+    def process(self) -> int:
+        """Whose connection it is (unix(7), SO_PEERCRED); 0: that is not known."""
+        try:
+            said = self.transport.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 4)
+        except (AttributeError, OSError):
+            return 0
+        return int.from_bytes(said, sys.byteorder)
 
     def _from(self) -> Giver:
         if self._giver is None or not IUNIXTransport.providedBy(self.transport):

@@ -280,6 +280,14 @@ class Director:
         """Fires when all is there that serves. Fails with a Refusal when it is not to be had."""
         return succeed(None)
 
+    def answers(self) -> Deferred[bool]:
+        """Fires with True when all that serves has just answered, with False when it has not."""
+        return succeed(True)
+
+    def serves(self) -> str:
+        """What serves, in words."""
+        return "one process serves"
+
     def serve(self) -> None:
         """Accept clients, who were held back until now."""
         self.context.holds = False

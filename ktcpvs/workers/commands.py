@@ -18,6 +18,10 @@ class Begin(amp.Command):
     ]
 
 
+class Ping(amp.Command):
+    """Is anybody there?"""
+
+
 class Serve(amp.Command):
     """Accept clients from now on."""
 

@@ -186,6 +186,14 @@ class Supervisor(Director):
         self._tell_ready()
         return awaited
 
+    def answers(self) -> Deferred[bool]:
+        ready = self.crew.ready()
+        asked = [self.crew.answered(worker, [worker.ask(commands.Ping)]) for worker in ready]
+        return gatherResults(asked).addCallback(lambda answered: bool(answered) and all(answered))
+
+    def serves(self) -> str:
+        return f"{len(self.crew.ready())} of {len(self.crew.workers)} workers serve"
+
     def serve(self) -> None:
         super().serve()
         for worker in self.crew.running():

@@ -73,6 +73,10 @@ class Link(Administrator):
         self._worker.begin(key, SharedTable(columns, descriptor), column)
         return {}
 
+    @commands.Ping.responder
+    def ping(self) -> dict[str, Any]:
+        return {}
+
     @commands.Serve.responder
     def serve(self) -> dict[str, Any]:
         self._worker.director.serve()
