@@ -198,6 +198,8 @@ class SwitchService(Service):
         self.context.key = inventory.key
         self.context.holds = True
         self._run_again(inventory.table)
+        for ident, address, why in inventory.down:
+            self.director.mark(ident, address, False, why)
         if state is not None:
             state.key = inventory.key
             self.director.save = state.save

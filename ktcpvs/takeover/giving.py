@@ -19,6 +19,7 @@ from ktcpvs import __version__
 from ktcpvs.control.commands import PAGE
 from ktcpvs.control.server import Administrator
 from ktcpvs.errors import BadValue, Busy, CannotTakeOver
+from ktcpvs.model.health import DOWN
 from ktcpvs.system.log import ANNOUNCE, EventLog
 from ktcpvs.system.sockets import distinct, file_of, share_among
 from ktcpvs.takeover.commands import PROTOCOL, Commit, TakeOver, TakePage, TakeSocket
@@ -92,7 +93,15 @@ class Giver:
                     found.append((sock, Given(SERVICE, service.ident, file_of(sock))))
         self._handed = [sock for sock, _ in found]
         self._idents = list(dict.fromkeys(given.ident for _, given in found if given.kind == SERVICE))
-        return Inventory(table, self._director.context.key, [given for _, given in found], self._watchdog)
+        lives = self._director.services.values()
+        down = [(live, one) for live in lives for one in live.down if one.health.state == DOWN]
+        return Inventory(
+            table=table,
+            key=self._director.context.key,
+            sockets=[given for _, given in found],
+            down=[(live.ident, str(one.address), one.health.reason) for live, one in down],
+            watchdog=self._watchdog,
+        )
 
     def page(self, number: int) -> bytes:
         """A page of the inventory. Raises BadValue."""

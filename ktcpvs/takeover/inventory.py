@@ -31,12 +31,14 @@ class Given:
 
 @frozen
 class Inventory:
-    """key: the switch's own secret. sockets: in the order in which they are fetched. watchdog: within how many
-    microseconds the service manager wants to hear of the daemon; 0: it does not."""
+    """key: the switch's own secret. sockets: in the order in which they are fetched. down: servers that checks have
+    found down: ident, address, and why. watchdog: within how many microseconds the service manager wants to hear of the
+    daemon; 0: it does not."""
 
     table: Table
     key: bytes
     sockets: list[Given] = Factory(list)
+    down: list[tuple[str, str, str]] = Factory(list)
     watchdog: int = 0
 
     def text(self) -> bytes:
@@ -48,6 +50,7 @@ class Inventory:
                 "running": running,
                 "key": self.key.hex(),
                 "sockets": [[one.kind, one.ident, one.file] for one in self.sockets],
+                "down": self.down,
                 "watchdog": self.watchdog,
             }
         ).encode("utf-8")
@@ -58,9 +61,14 @@ def read_inventory(text: bytes, source: str) -> Inventory:
     try:
         said: dict[str, Any] = json.loads(text)
         table = parse(said["configuration"], "its table").apply(Table())
-        running = frozenset(said["running"]).intersection(table.services)
         sockets = [Given(kind, ident, tuple(file) if file else None) for kind, ident, file in said["sockets"]]
-        return Inventory(evolve(table, running=running), bytes.fromhex(said["key"]), sockets, int(said["watchdog"]))
+        return Inventory(
+            table=evolve(table, running=frozenset(said["running"]).intersection(table.services)),
+            key=bytes.fromhex(said["key"]),
+            sockets=sockets,
+            down=[(str(ident), str(address), str(why)) for ident, address, why in said["down"]],
+            watchdog=int(said["watchdog"]),
+        )
     except Refusal as refusal:
         raise CannotTakeOver(f"{source} has a table that this version cannot read: {refusal}; it goes on") from None
     except (ValueError, KeyError, TypeError) as error:

@@ -266,6 +266,13 @@ class Director:
         if self.checks is not None:
             self.checks.follow(self.services[ident] for ident in self.table.services if ident in self.table.running)
 
+    def mark(self, ident: str, address: str, is_up: bool, why: str) -> None:
+        """Another process has found a server up, or down."""
+        live = self.services.get(ident)
+        for destination in live.usable if live is not None else ():
+            if str(destination.address) == address:
+                live.health.mark(destination, is_up, why)  # type: ignore[union-attr]
+
     # Another process takes over.
 
     def hold(self) -> Deferred[None]:

@@ -95,7 +95,7 @@ class Link(Administrator):
     @commands.Marks.responder
     def marks(self, marks: list[dict[str, Any]]) -> dict[str, Any]:
         for mark in marks:
-            self._worker.mark(**mark)
+            self._worker.director.mark(**mark)
         return {}
 
     @commands.Reopen.responder
@@ -152,13 +152,6 @@ class Worker:
         """The supervisor's first word."""
         self.context.key = key
         self.context.counters = SharedCounters(table, column, self.rows)
-
-    def mark(self, ident: str, address: str, is_up: bool, why: str) -> None:
-        """The supervisor has found a server up, or down."""
-        live = self.director.services.get(ident)
-        for destination in live.usable if live is not None else ():
-            if str(destination.address) == address:
-                live.health.mark(destination, is_up, why)  # type: ignore[union-attr]
 
     def start(self) -> None:
         """Take the link up, and begin."""

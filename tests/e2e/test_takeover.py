@@ -153,6 +153,12 @@ def test_nobody_notices_a_takeover(
     assert not Path(daemon.control.removeprefix("unix:")).exists()
 
 
+def health(daemon: Daemon, server: str) -> str:
+    """The health of a server of the service `ill`."""
+    rows: list[dict[str, Any]] = daemon.stats("ill")["servers"]
+    return next(str(row["health"]["state"]) for row in rows if row["address"] == server)
+
+
 def test_administrators_notice_nothing(
     make_daemon: Make, control_thread: ControlThread, stack: contextlib.ExitStack, tmp_path: Path
 ) -> None:
@@ -160,6 +166,9 @@ def test_administrators_notice_nothing(
     old = make_daemon("--state", tmp_path / "state", workers=1)
     old.start()
     old.service("web", free_port(), scheduler="phttp")
+    old.service("ill", free_port(), dead := f"{LOOPBACK}:{free_port()}", check="tcp", check_fall=1, check_interval=1)
+    wait_for(lambda: health(old, dead) == "down", "the server to be down")
+    old.call("edit_service", "ill", check_interval=3600)  # who takes over will know it from nobody else
     wrong: list[str] = []
     done: list[str] = []
     over = threading.Event()
@@ -190,6 +199,7 @@ def test_administrators_notice_nothing(
     daemon = old
     for workers in (0, 1):
         new = taken_over(make_daemon, daemon, "--state", tmp_path / "state", workers=workers)
+        assert health(new, dead) == "down"
         assert daemon.wait() == 0
         daemon = new
         done_by_then = done[-1]
