@@ -8,6 +8,8 @@ The rooms of the house, from the cellar up; a floor imports only what lies below
 - `schedulers`: pure; who serves
 - `system`: what the operating system gives: the log, sockets, names, plugins
 - `transport` | `control`: how connections live | how people reach the switch
+- `workers`: one switch in several processes
+- `takeover`, `manager`: a new daemon in the place of the one that runs; what a service manager is told
 - `state`, `service`, `tap`, `daemon`: the state file and the composition root
 """
 

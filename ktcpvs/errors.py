@@ -104,6 +104,12 @@ class CannotSave(Refusal):
     code = b"CANNOT_SAVE"
 
 
+class CannotTakeOver(Refusal):
+    """The running daemon does not hand over; it goes on."""
+
+    code = b"CANNOT_TAKE_OVER"
+
+
 class NoConfiguration(Refusal):
     """No configuration text was sent before it was to be loaded, or it is too long."""
 

@@ -11,23 +11,33 @@ from typing import Any
 
 from attrs import frozen
 from twisted.application.service import Service
-from twisted.internet import unix
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import LoopingCall
 
 from ktcpvs import __version__
+from ktcpvs.control.entrance import Entrance
 from ktcpvs.control.server import ControlFactory
-from ktcpvs.control.where import ControlAddress, default_control
+from ktcpvs.control.where import ControlAddress
 from ktcpvs.errors import CannotListen, Refusal
+from ktcpvs.manager import Manager
 from ktcpvs.model import edits
+from ktcpvs.model.table import Table
 from ktcpvs.state import StateFile, read_configuration
+from ktcpvs.system.activation import handed_in
 from ktcpvs.system.limits import calm_collector, raise_descriptor_limit
 from ktcpvs.system.log import ANNOUNCE, EventLog
 from ktcpvs.system.names import service_port
-from ktcpvs.system.sockets import close_listener, open_private_unix_listener, private_folder
+from ktcpvs.system.notify import Notifier
+from ktcpvs.takeover.giving import Giver, Heir
+from ktcpvs.takeover.inventory import CONTROL, Inventory
+from ktcpvs.takeover.pid_file import PidFile
+from ktcpvs.takeover.starting import Heirs
+from ktcpvs.takeover.successor import Successor
+from ktcpvs.takeover.taking import Taking
 from ktcpvs.transport.context import Context
 from ktcpvs.transport.director import Director
 from ktcpvs.transport.explain import Explainer
+from ktcpvs.transport.inherited import InheritedSockets
 from ktcpvs.transport.views import Views
 from ktcpvs.workers.supervisor import Supervisor
 
@@ -37,18 +47,19 @@ DRAIN_LOOK = 0.1
 LAST_CLOSE = 2.0
 """Seconds that connections have to close after the drain timeout."""
 
-CONTROL_BACKLOG = 128
-
 
 @frozen
 class DaemonOptions:
     """control: where the control connection is; None: the default place. config, state: absolute paths; None: none.
-    workers: how many processes serve; 0: this one."""
+    workers: how many processes serve; 0: this one. takeover: where the daemon is to be found that this one takes over
+    from; None: this one begins anew. pid_file: twistd's."""
 
     control: ControlAddress | None = None
     config: str | None = None
     state: str | None = None
     workers: int = 0
+    takeover: ControlAddress | None = None
+    pid_file: PidFile = PidFile(None)
 
 
 class NotStarted(SystemExit, Exception):
@@ -58,20 +69,18 @@ class NotStarted(SystemExit, Exception):
     """
 
 
-class _ControlPort(unix.Port):
-    """An adopted unix socket that stays its user's alone; Twisted's own would make it everybody's, mode 0666."""
-
-    def __init__(self, path: bytes, factory: Any, reactor: Any) -> None:
-        super().__init__(path, factory, CONTROL_BACKLOG, 0o600, reactor)
-
-
 class _Administered:
-    """The director and its views, as the control service wants them."""
+    """The director and its views, as the control service wants them. giver: hands over to another daemon."""
 
     def __init__(self, director: Director) -> None:
         self.submit = director.submit
-        self.view = director.view if isinstance(director, Supervisor) else Views(director).view
-        self.explain = Explainer(director).explain
+        self.view: Any = director.view if isinstance(director, Supervisor) else Views(director).view
+        self.explain: Any = Explainer(director).explain
+        self.giver: Giver | None = None
+
+    def hand_on(self, successor: Successor) -> None:
+        """From now on another daemon is asked."""
+        self.submit, self.view, self.explain = successor.submit, successor.view, successor.explain
 
 
 class SwitchService(Service):
@@ -80,8 +89,8 @@ class SwitchService(Service):
     def __init__(self, options: DaemonOptions, reactor: Any) -> None:
         self._options = options
         self._reactor = reactor
-        self._control: Any = None
-        self._control_socket: socket.socket | None = None
+        self._taking: Taking | None = None
+        self._successor: Successor | None = None
         self._stopping: Deferred[None] | None = None
         self._deadline = 0.0
 
@@ -98,20 +107,56 @@ class SwitchService(Service):
         self.log = EventLog()
         self.context = Context(self._reactor, self.log)
         state = StateFile(self._options.state, self._reactor, self.context.key) if self._options.state else None
+        self.context.sockets = self._sockets = InheritedSockets()
         unload, size = self._reactor.stop, self._options.workers
         self.director = Supervisor(self.context, size, unload=unload) if size else Director(self.context, unload=unload)
-        self._open_control()
+        self._administered = _Administered(self.director)
+        self._control_factory = ControlFactory(self._administered, self.log, Heir)
+        self._entrance = Entrance(self._reactor, self._control_factory, self._options.takeover or self._options.control)
+        notifier = Notifier.of_environment(os.environ)
+        self._heirs = Heirs(self._reactor, self.log, self._entrance.where, notifier)
+        self._manager = Manager(notifier, self.director)
         try:
-            self._load(state)
+            self._sort(handed_in())
+            if self._options.takeover is not None:
+                inventory = self._take(self._options.takeover, state)
+                notifier.watchdog = notifier.watchdog or inventory.watchdog
+            else:
+                self._entrance.open()
+                self._load(state)
         except BaseException:
-            self._close_control()
-            self.director.stop_all()
+            self._entrance.close()
+            self.director.end()
+            if self._taking is not None:
+                self._taking.abandon()
             raise
+        if self._entrance.socket is not None:
+            self._administered.giver = Giver(
+                self.director, self._sockets, self._entrance.socket, notifier.watchdog, self._given
+            )
         self._reactor.callWhenRunning(self.director.start)
         self._reactor.callWhenRunning(calm_collector)
         self._reactor.callWhenRunning(self._handle_signals)
-        where = self._options.control or default_control()
+        self._reactor.callWhenRunning(lambda: Deferred.fromCoroutine(self._begin()))
+
+    def _sort(self, handed: list[tuple[str, socket.socket]]) -> None:
+        """What a service manager has handed in is for the control connection, or for services, now or later."""
+        for name, sock in handed:
+            at, where = sock.getsockname(), self._entrance.where
+            if at == where.path:
+                self._entrance.adopt(sock)
+            elif name == CONTROL:
+                raise CannotListen(f"the socket that was handed in as '{name}' listens at {at}; --control is {where}")
+            else:
+                self._sockets.keep(sock)
+
+    async def _begin(self) -> None:
+        """The reactor runs: what serves begins to."""
+        if self._taking is not None and not await self._take_over(self._taking):
+            return
+        where = self._entrance.where
         self.log.event(ANNOUNCE, "ktcpvs {version}, control at {where}", version=__version__, where=where)
+        await self._manager.begin()
 
     def _load(self, state: StateFile | None) -> None:
         """What was saved; where nothing was, the configuration file, all its services started."""
@@ -120,12 +165,7 @@ class SwitchService(Service):
             self.context.key = state.key
         config = self._options.config
         if saved is not None:
-            self.director.is_strict = False  # what ran before runs again; the log tells what is wrong with it
-            self._now(edits.Load(saved.services, saved.settings))
-            for ident in saved.services:
-                if ident in saved.running:
-                    self._now(edits.StartService(ident))
-            self.director.is_strict = True
+            self._run_again(saved)
             if config:
                 self.log.event(
                     ANNOUNCE, "{state} is the table; {config} is for SIGHUP", state=self._options.state, config=config
@@ -139,6 +179,69 @@ class SwitchService(Service):
             if saved is None:
                 self._finished(state.save(self.director.table))
 
+    def _run_again(self, table: Table) -> None:
+        """A table that ran before runs again; the log tells what is wrong with it."""
+        self.director.is_strict = False
+        self._now(edits.Load(table.services, table.settings))
+        for ident in table.services:
+            if ident in table.running:
+                self._now(edits.StartService(ident))
+        self.director.is_strict = True
+
+    # Upgrade in place.
+
+    def _take(self, where: ControlAddress, state: StateFile | None) -> Inventory:
+        """All that the daemon at `where` has, and whatever of it can fail; it still serves."""
+        self._taking = Taking(where, self._sockets)
+        inventory = self._taking.inventory
+        self._entrance.adopt(self._taking.control)
+        self.context.key = inventory.key
+        self.context.holds = True
+        self._run_again(inventory.table)
+        for ident, address, why in inventory.down:
+            self.director.mark(ident, address, False, why)
+        if state is not None:
+            state.key = inventory.key
+            self.director.save = state.save
+            self._finished(state.save(self.director.table))
+        return inventory
+
+    async def _take_over(self, taking: Taking) -> bool:
+        """All is ready: from now on this daemon serves, and the one before drains. False: nothing came of it."""
+        try:
+            await self.director.ready()
+            await taking.commit(self._reactor, self._options.workers or 1, self._options.pid_file.path)
+        except Refusal as refusal:
+            self.log.warn("nothing is taken over: {why}", why=refusal)
+            if self._stopping is None:
+                self._reactor.addSystemEventTrigger("after", "shutdown", os._exit, 1)  # twistd knows no exit codes
+                self._reactor.stop()
+            return False
+        if self._sockets.were_left and self._administered.giver is not None:
+            self._administered.giver.not_before_late()
+        self.director.serve()
+        self._entrance.listen()
+        try:
+            self._options.pid_file.take()
+        except OSError as error:
+            self.log.warn("the pid file is not written: {why}", why=error)
+        self.log.event(ANNOUNCE, "taken over from ktcpvs {version}", version=taking.version)
+        return True
+
+    def _given(self, pid_file: str, pid: int) -> None:
+        """Another daemon serves: this one drains and ends."""
+        successor = self._successor = Successor(self._reactor, self._entrance.where)
+        self.director.successor = successor.carry_out
+        self._administered.hand_on(successor)
+        self._entrance.release()
+        self._manager.handed_over(pid)
+        if pid_file == self._options.pid_file.path:
+            self._options.pid_file.leave_alone()
+        self.log.event(
+            ANNOUNCE, "taken over: {n} {what} drain", n=self.director.connections(), what=self.director.drains
+        )
+        self._reactor.callLater(0, self._reactor.stop)
+
     def _now(self, edit: edits.Edit) -> None:
         """Carry out an edit while the reactor does not run yet. Raises its Refusal."""
         self._finished(self.director.submit(edit))
@@ -149,39 +252,13 @@ class SwitchService(Service):
         for failure in failures:
             failure.raiseException()
 
-    # Control.
-
-    def _open_control(self) -> None:
-        where = self._options.control
-        if where is None:
-            where = default_control()
-            assert where.path is not None
-            private_folder(os.path.dirname(where.path))
-        self._control_factory = ControlFactory(_Administered(self.director), self.log)
-        if where.path is None:
-            try:
-                self._control = self._reactor.listenTCP(where.port, self._control_factory, interface=where.host)
-            except OSError as error:
-                raise CannotListen(f"cannot listen for control on {where}: {error}") from None
-            return
-        self._control_socket = open_private_unix_listener(where.path, CONTROL_BACKLOG)
-        self._control = _ControlPort._fromListeningDescriptor(  # type: ignore[no-untyped-call]
-            self._reactor, self._control_socket.fileno(), self._control_factory
-        )
-        self._control.startListening()
-
-    def _close_control(self) -> None:
-        self._control.stopListening()
-        self._control_factory.close_all()
-        if self._control_socket is not None:
-            close_listener(self._control_socket)
-
     # Signals.
 
     def _handle_signals(self) -> None:
         """SIGTERM, SIGINT: drain and end; a second one: end now. SIGHUP: load the configuration file again. SIGUSR1:
-        open log files anew."""
+        open log files anew. SIGUSR2: start the program anew, which takes over."""
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reload))
+        signal.signal(signal.SIGUSR2, lambda *_: self._reactor.callFromThread(self._heirs.start))
         self._rotate = signal.getsignal(signal.SIGUSR1)
         signal.signal(signal.SIGUSR1, self._reopen)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -204,18 +281,25 @@ class SwitchService(Service):
 
     def _reload(self) -> None:
         config = self._options.config
+        if self.context.holds:
+            self.log.warn("SIGHUP: nothing is changed: this daemon has not taken over yet")
+            return
         if config is None:
             self.log.warn("SIGHUP: there is no --config to load again")
             return
+        Deferred.fromCoroutine(self._load_again(config))
+
+    async def _load_again(self, config: str) -> None:
+        self._manager.reloading()
         try:
-            edit = read_configuration(config, service_port)
-        except Refusal as refusal:
-            self.log.warn("SIGHUP: nothing is changed: {why}", why=refusal)
-            return
-        self.director.submit(edit).addCallbacks(
-            lambda _: self.log.event(ANNOUNCE, "SIGHUP: {config} is loaded", config=config),
-            lambda failure: self.log.warn("SIGHUP: nothing is changed: {why}", why=failure.getErrorMessage()),
-        )
+            await self.director.submit(read_configuration(config, service_port))
+        except Exception as error:
+            what = f"nothing is changed: {error}"
+            self.log.warn("SIGHUP: {what}", what=what)
+        else:
+            what = f"{config} is loaded"
+            self.log.event(ANNOUNCE, "SIGHUP: {what}", what=what)
+        self._manager.reloaded(what)
 
     # The end.
 
@@ -223,7 +307,11 @@ class SwitchService(Service):
         """Stop accepting, drain at most the drain timeout, end what is left. Control goes last."""
         super().stopService()  # type: ignore[no-untyped-call]
         self.director.end()
-        self._deadline = self._reactor.seconds() + self.context.settings.drain_timeout + self.director.grace
+        if self._taking is not None and self.context.holds:
+            self._taking.abandon()
+        most = self.context.settings.drain_timeout + self.director.grace
+        self._deadline = self._reactor.seconds() + most
+        self._manager.stopping(most + 2 * LAST_CLOSE)
         self._last: float | None = None
         self._stopping = self._until(self._drained).addCallback(lambda _: self._part())
         return self._stopping
@@ -241,7 +329,7 @@ class SwitchService(Service):
 
     def _drained(self) -> bool:
         now = self._reactor.seconds()
-        left = self.director.connections()
+        left = self.director.connections() + (self._successor.asked if self._successor is not None else 0)
         if left and self._last is None and now >= self._deadline:
             what = self.director.drains
             self.log.event(ANNOUNCE, "{n} {what} have not drained and are closed", n=left, what=what)
@@ -253,7 +341,7 @@ class SwitchService(Service):
         """The last answers go out to the administrators before the reactor ends."""
         self.director.stop()
         with contextlib.suppress(OSError):
-            self._close_control()
+            self._entrance.close()
         last = self._reactor.seconds() + LAST_CLOSE
         parted = self._until(lambda: not self._control_factory.connections or self._reactor.seconds() >= last)
         return parted.addCallback(lambda _: self.log.event(ANNOUNCE, "ended"))

@@ -9,6 +9,7 @@ from twisted.python import usage
 from ktcpvs.control.where import default_control, parse_control
 from ktcpvs.errors import Refusal
 from ktcpvs.service import DaemonOptions, SwitchService
+from ktcpvs.takeover.pid_file import PidFile
 
 WORKERS_MAX = 64
 
@@ -34,12 +35,20 @@ class Options(usage.Options):
             "auto",
             "How many processes serve: a number, or auto, one for each core; 0: everything in one process.",
         ],
+        [
+            "takeover",
+            None,
+            None,
+            "Take table, sockets and sessions over from the daemon whose control connection is there, unix:/PATH; it "
+            "drains and ends.",
+        ],
     ]
 
     def postOptions(self) -> None:
         """Refuse what cannot be meant."""
         try:
-            self["control"] = parse_control(self["control"]) if self["control"] else None
+            for name in ("control", "takeover"):
+                self[name] = parse_control(self[name]) if self[name] else None
         except Refusal as refusal:
             raise usage.UsageError(str(refusal)) from None
         for name in ("config", "state"):
@@ -47,6 +56,14 @@ class Options(usage.Options):
                 raise usage.UsageError(f"--{name} names no file")
             self[name] = os.path.abspath(self[name]) if self[name] else None
         self["workers"] = _workers(self["workers"])
+        if self["takeover"] is not None:
+            if self["takeover"].path is None:
+                raise usage.UsageError(f"--takeover {self['takeover']}: unix:/PATH is wanted, since sockets pass there")
+            if self["control"] not in (None, self["takeover"]):
+                raise usage.UsageError("--takeover and --control name two places: the control connection is taken over")
+        self["pid_file"] = PidFile(self.parent)
+        if self["takeover"] is not None:
+            self["pid_file"].leave_alone()
 
 
 def _workers(text: str) -> int:
@@ -64,5 +81,13 @@ def makeService(options: Options) -> SwitchService:
     from twisted.internet import reactor
 
     return SwitchService(
-        DaemonOptions(options["control"], options["config"], options["state"], options["workers"]), reactor
+        DaemonOptions(
+            control=options["control"],
+            config=options["config"],
+            state=options["state"],
+            workers=options["workers"],
+            takeover=options["takeover"],
+            pid_file=options["pid_file"],
+        ),
+        reactor,
     )

@@ -27,10 +27,25 @@ from twisted.internet import error
 from twisted.internet.interfaces import IReactorCore
 from twisted.internet.protocol import Factory
 from twisted.protocols import amp
+from twisted.python.failure import Failure
 
 from ktcpvs.control import commands
 from ktcpvs.control.where import ControlAddress, default_control, parse_control
 from ktcpvs.errors import Refusal, shorten
+
+
+class QuietAMP(amp.AMP):
+    """AMP itself would log every coming and going."""
+
+    def makeConnection(self, transport: Any) -> None:
+        amp.BinaryBoxProtocol.makeConnection(self, transport)
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        amp.BinaryBoxProtocol.connectionLost(self, reason)
+
+
+class _Calls(Factory):
+    noisy = False
 
 
 class NoAnswer(Exception):
@@ -44,7 +59,7 @@ async def connect(reactor: IReactorCore, control: str | None = None, timeout: fl
     """
     where = parse_control(control) if control else default_control()
     try:
-        protocol = await where.client_endpoint(reactor, timeout).connect(Factory.forProtocol(amp.AMP))
+        protocol = await where.client_endpoint(reactor, timeout).connect(_Calls.forProtocol(QuietAMP))
     except (error.ConnectError, OSError) as failure:
         raise NoAnswer(f"no daemon answers at {where} ({_why(failure)})") from None
     assert isinstance(protocol, amp.AMP)
@@ -63,7 +78,8 @@ class Switch:
         self._protocol = protocol
         self._where = where
 
-    async def _call(self, command: type[amp.Command], **arguments: Any) -> dict[str, Any]:
+    async def call(self, command: type[amp.Command], **arguments: Any) -> dict[str, Any]:
+        """The answer to one command of ktcpvs.control.commands; arguments that are None are left out."""
         given = {name: value for name, value in arguments.items() if value is not None}
         try:
             answer: dict[str, Any] = await self._protocol.callRemote(command, **given)
@@ -83,105 +99,106 @@ class Switch:
 
     async def add_service(self, ident: str, /, **options: str | int) -> None:
         """options: listen, port, scheduler, maxclients, redirect, ...; see commands.AddService."""
-        await self._call(commands.AddService, ident=ident, options=_options(options))
+        await self.call(commands.AddService, ident=ident, options=_options(options))
 
     async def edit_service(self, ident: str, /, **options: str | int) -> None:
         """Change the options given and no others."""
-        await self._call(commands.EditService, ident=ident, options=_options(options))
+        await self.call(commands.EditService, ident=ident, options=_options(options))
 
     async def delete_service(self, ident: str) -> None:
-        await self._call(commands.DeleteService, ident=ident)
+        await self.call(commands.DeleteService, ident=ident)
 
     async def flush(self) -> None:
         """Delete all services; refused while one runs."""
-        await self._call(commands.Flush)
+        await self.call(commands.Flush)
 
     async def add_server(self, ident: str, address: str, weight: int | None = None, maxconn: int | None = None) -> None:
         """weight: 0..65535; None: 1. maxconn: the most connections at once, 0 and None: no such limit."""
-        await self._call(commands.AddServer, ident=ident, address=address, weight=weight, maxconn=maxconn)
+        await self.call(commands.AddServer, ident=ident, address=address, weight=weight, maxconn=maxconn)
 
     async def edit_server(
         self, ident: str, address: str, weight: int | None = None, maxconn: int | None = None
     ) -> None:
         """weight: 0..65535; None: 1. maxconn: the most connections at once, 0: no such limit; None: as it is."""
-        await self._call(commands.EditServer, ident=ident, address=address, weight=weight, maxconn=maxconn)
+        await self.call(commands.EditServer, ident=ident, address=address, weight=weight, maxconn=maxconn)
 
     async def delete_server(self, ident: str, address: str) -> None:
-        await self._call(commands.DeleteServer, ident=ident, address=address)
+        await self.call(commands.DeleteServer, ident=ident, address=address)
 
     async def add_rule(self, ident: str, pattern: str, address: str, match: int | None = None) -> None:
         """match: 0..10, the group that hashing schedulers hash; None: none."""
-        await self._call(commands.AddRule, ident=ident, pattern=pattern, address=address, match=match)
+        await self.call(commands.AddRule, ident=ident, pattern=pattern, address=address, match=match)
 
     async def delete_rule(self, ident: str, pattern: str, address: str) -> None:
-        await self._call(commands.DeleteRule, ident=ident, pattern=pattern, address=address)
+        await self.call(commands.DeleteRule, ident=ident, pattern=pattern, address=address)
 
     async def allow(self, ident: str, networks: str, only: bool = False) -> None:
         """networks: with white space between them; `#` begins a comment. only: in the place of those allowed before."""
         await self._upload(networks)
-        await self._call(commands.Allow, ident=ident, only=only)
+        await self.call(commands.Allow, ident=ident, only=only)
 
     async def deny(self, ident: str, networks: str, only: bool = False) -> None:
         """The same for networks whose clients are turned away."""
         await self._upload(networks)
-        await self._call(commands.Deny, ident=ident, only=only)
+        await self.call(commands.Deny, ident=ident, only=only)
 
     async def delete_network(self, ident: str, networks: str) -> None:
         """Networks that are neither allowed nor denied any more."""
         await self._upload(networks)
-        await self._call(commands.DeleteNetwork, ident=ident)
+        await self.call(commands.DeleteNetwork, ident=ident)
 
     async def start(self, ident: str | None = None) -> None:
         """ident: None means all services."""
-        await self._call(commands.StartService, ident=ident)
+        await self.call(commands.StartService, ident=ident)
 
     async def stop(self, ident: str | None = None) -> None:
         """ident: None means all services. Their connections drain after the answer."""
-        await self._call(commands.StopService, ident=ident)
+        await self.call(commands.StopService, ident=ident)
 
     async def set(self, changes: Mapping[str, str | int]) -> None:
         """changes: setting -> value."""
-        await self._call(commands.Set, changes=_options(changes))
+        await self.call(commands.Set, changes=_options(changes))
 
     async def unload(self) -> None:
         """Stop all services, drain, end the daemon."""
-        await self._call(commands.Unload)
+        await self.call(commands.Unload)
 
     async def load(self, text: str, source: str = "<text>") -> None:
         """Put a configuration in the table's place; `source` names it in errors."""
         await self._upload(text)
-        await self._call(commands.Load, source=source)
+        await self.call(commands.Load, source=source)
 
     async def _upload(self, text: str) -> None:
         for number, page in enumerate(commands.pages(text)):
-            await self._call(commands.Upload, page=page, first=number == 0)
+            await self.call(commands.Upload, page=page, first=number == 0)
 
-    async def _read(self, view: str, ident: str | None = None) -> Any:
-        return await self._all_pages(await self._call(commands.Read, view=view, ident=ident))
+    async def read(self, view: str, ident: str | None = None) -> Any:
+        """The named view, whole."""
+        return await self._all_pages(await self.call(commands.Read, view=view, ident=ident))
 
     async def _all_pages(self, first: dict[str, Any]) -> Any:
         pages = [first["page"]]
         for number in range(1, first["pages"]):
-            pages.append((await self._call(commands.ReadPage, number=number))["page"])
+            pages.append((await self.call(commands.ReadPage, number=number))["page"])
         return json.loads(b"".join(pages))
 
     async def table(self, ident: str | None = None) -> dict[str, Any]:
         """{"version": str, "services": [...], "settings": {name: value}}; a service as ktcpvs.model.describe says it,
         with "running" besides."""
-        return dict(await self._read("table", ident))
+        return dict(await self.read("table", ident))
 
     async def stats(self, ident: str | None = None) -> dict[str, Any]:
         """Like `table`, with "stats" in each service and each of its servers; docs/tcpvsadm.md names the counters."""
-        return dict(await self._read("stats", ident))
+        return dict(await self.read("stats", ident))
 
     async def connections(self, ident: str | None = None) -> list[dict[str, Any]]:
         """The client connections that live now."""
-        return list(await self._read("connections", ident))
+        return list(await self.read("connections", ident))
 
     async def schedulers(self) -> dict[str, Any]:
         """{"schedulers": [...], "broken": [...]}: those that were found, with name, unit, module, summary and the
         number of services that use each; and the plugins that could not be used, with module and error."""
-        return dict(await self._read("schedulers"))
+        return dict(await self.read("schedulers"))
 
     async def explain(
         self,
@@ -196,14 +213,14 @@ class Switch:
         headers: (name, value) of header lines, a name as often as wanted. client: the client's IP address.
         """
         lines = [{"name": name, "value": value} for name, value in headers]
-        first = await self._call(
+        first = await self.call(
             commands.Explain, ident=ident, method=method, target=target, headers=lines, client=client
         )
         return dict(await self._all_pages(first))
 
     async def settings(self) -> list[dict[str, Any]]:
         """All settings: name, value, default, lowest, highest, unit, meaning."""
-        return list(await self._read("settings"))
+        return list(await self.read("settings"))
 
 
 def _options(options: Mapping[str, str | int]) -> list[dict[str, str]]:

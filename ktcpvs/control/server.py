@@ -7,6 +7,7 @@ errors, and whatever else goes wrong is logged here and told as one line, never 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
@@ -61,6 +62,10 @@ class Administrator(Door):
         self._upload = bytearray()
         self._uploaded = False
         self._pages: list[bytes] = []
+
+    def fileDescriptorReceived(self, descriptor: int) -> None:
+        """No administrator has one to give."""
+        os.close(descriptor)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         super().connectionLost(reason)
@@ -226,16 +231,18 @@ class ControlFactory(ServerFactory):
 
     noisy = False
 
-    def __init__(self, switch: Switch, log: EventLog) -> None:
+    def __init__(self, switch: Switch, log: EventLog, kind: type[Administrator] = Administrator) -> None:
+        """kind: what is made."""
         self._switch = switch
         self._log = log
+        self._kind = kind
         self.connections: set[Administrator] = set()
 
     def buildProtocol(self, addr: IAddress | None) -> Administrator | None:
         if len(self.connections) >= MAX_CONNECTIONS:
             self._log.warn("control connection refused: there are {most} already", most=MAX_CONNECTIONS)
             return None
-        administrator = Administrator(self._switch, self._log)
+        administrator = self._kind(self._switch, self._log)
         administrator.factory = self
         self.connections.add(administrator)
         return administrator

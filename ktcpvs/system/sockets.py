@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
@@ -22,6 +23,9 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 TCP_CLOSE = 7
 """The state of a connection that is over (the kernel's tcp_states.h)."""
+
+SO_ATTACH_REUSEPORT_CBPF = 51
+"""The socket module does not have it (the kernel's asm-generic/socket.h)."""
 
 
 def open_listener(address: Address, backlog: int, beside: Iterable[socket.socket] = ()) -> socket.socket:
@@ -79,6 +83,23 @@ _bound_inodes: dict[int, tuple[int, int]] = {}
 """Descriptor of a listening unix socket -> (device, inode) of its file."""
 
 
+def release_listener(listener: socket.socket) -> None:
+    """Close it here alone: another process has it too and goes on listening. The file of a unix socket stays."""
+    _bound_inodes.pop(listener.fileno(), None)
+    listener.close()
+
+
+def file_of(listener: socket.socket) -> tuple[int, int] | None:
+    """(device, inode) of the file that goes with this listening unix socket; None: there is none, or it is not ours."""
+    return _bound_inodes.get(listener.fileno())
+
+
+def owns_file(listener: socket.socket, file: tuple[int, int] | None) -> None:
+    """From now on that file goes with the socket, which another process of ours has opened. file: as of `file_of`."""
+    if file is not None:
+        _bound_inodes[listener.fileno()] = file
+
+
 def _inode(path: str) -> tuple[int, int]:
     status = os.lstat(path)
     return status.st_dev, status.st_ino
@@ -104,11 +125,26 @@ def _listening(sock: socket.socket, backlog: int) -> socket.socket:
     return sock
 
 
+def listening_name(address: Address) -> Any:
+    """What getsockname says of a socket that listens on `address`: a path, or the first two parts of a tuple. None: the
+    address is not known here."""
+    if isinstance(address, Unix):
+        return address.path
+    try:
+        return _listening_info(address)[4][:2]
+    except OSError:
+        return None
+
+
+def _listening_info(address: Inet) -> Any:
+    """The first of what getaddrinfo gives. Raises OSError."""
+    kind, flags = socket.SOCK_STREAM, socket.AI_PASSIVE | socket.AI_NUMERICSERV
+    return socket.getaddrinfo(address.host, address.port, type=kind, flags=flags)[0]
+
+
 def _inet_socket(address: Inet, backlog: int, beside: Iterable[socket.socket], shared: bool = False) -> socket.socket:
     """shared: others of ours may listen on the same address."""
-    info = socket.getaddrinfo(
-        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
-    )[0]
+    info = _listening_info(address)
     sock = socket.socket(info[0], socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -174,6 +210,25 @@ def _is_stale(path: str) -> bool:
         except OSError:
             return False
     return False
+
+
+def distinct(socks: Iterable[socket.socket]) -> list[socket.socket]:
+    """Each socket once, in their order: duplicates of a descriptor are one socket."""
+    return list({os.fstat(sock.fileno()).st_ino: sock for sock in reversed(list(socks))}.values())[::-1]
+
+
+def share_among(listener: socket.socket, count: int) -> None:
+    """New clients go to the first `count` of the sockets that share an address with `listener`, in the order in which
+    they began to listen: the kernel draws one of them (socket(7), SO_ATTACH_REUSEPORT_CBPF). Raises OSError."""
+    words = (
+        (0x20, 0, 0, 0xFFFFF000 + 56),  # ld [SKF_AD_OFF + SKF_AD_RANDOM]
+        (0x94, 0, 0, count),  # mod
+        (0x16, 0, 0, 0),  # ret a
+    )
+    program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *word) for word in words))
+    listener.setsockopt(
+        socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, struct.pack("HP", len(words), ctypes.addressof(program))
+    )
 
 
 def unsent(sock: socket.socket) -> int:

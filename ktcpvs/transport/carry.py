@@ -28,3 +28,11 @@ def carry(reactor: Any, sock: socket.socket, peer: Any, stream: Stream) -> None:
     kind = unix.Server if sock.family == socket.AF_UNIX else tcp.Server
     no_port: Any = None  # Twisted wants its Port only for the log
     stream.makeConnection(kind(sock, stream, peer, no_port, sock.fileno(), reactor))  # type: ignore[no-untyped-call]
+
+
+def client_name(peer: Any) -> tuple[str, str]:
+    """(address with port, host) of a socket's peer, as text; a unix socket's peer has no address."""
+    if not isinstance(peer, tuple):
+        return "unix", ""
+    host, port = peer[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}", host

@@ -63,7 +63,8 @@ class Descriptors:
 class Context:
     """settings: replaced by the director when an edit changes them. key: this switch's own secret. wall: seconds since
     1970, for logs. monotonic: seconds by a clock that nobody sets, the same in all processes. counters, sockets: where
-    live counts and listening sockets come from. relays: what relays share."""
+    live counts and listening sockets come from. relays: what relays share. holds: nobody is accepted
+    yet, since another process still accepts from these sockets."""
 
     def __init__(
         self, reactor: Any, log: EventLog, descriptors: Descriptors | None = None, key: bytes | None = None
@@ -78,6 +79,7 @@ class Context:
         self.relays = Relays(reactor, self.descriptors.limit)
         self.counters: Counters = Counters()
         self.sockets: Sockets = Sockets()
+        self.holds = False
         self.wall: Callable[[], float] = time.time
         self.monotonic: Callable[[], float] = time.monotonic
         self.key = key or secrets.token_bytes(KEY_BYTES)

@@ -7,11 +7,11 @@ found and bound, sockets opened); the table is saved; and only then what differs
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from typing import Any
 
 from attrs import Factory, define
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import Deferred, DeferredLock, succeed
 
 from ktcpvs.errors import BadValue, Busy, Refusal
 from ktcpvs.interfaces import CONNECTION
@@ -50,8 +50,9 @@ async def _saved_nowhere(table: Table) -> None:
 class Director:
     """table: as it is now. services: ident -> what is alive of it; also services that ran and still drain. checks:
     those of servers; None: another process makes them. is_strict: an edit is refused that wants what the machine
-    does not give: an access log that cannot be written, a relay that is not there. grace: seconds after the drain
-    timeout that the end may take besides."""
+    does not give: an access log that cannot be written, a relay that is not there. successor: carries edits out since
+    another process has taken over; None: none has. grace: seconds after the drain timeout that the end may take
+    besides."""
 
     grace = 0.0
 
@@ -71,6 +72,7 @@ class Director:
         self._unload = unload
         self.is_strict = True
         self.checks: Checks | None = Checks(context)
+        self.successor: Callable[[Edit], Awaitable[None]] | None = None
         self._started = False
         self._ending = False
         self._lock: DeferredLock = DeferredLock()
@@ -94,7 +96,13 @@ class Director:
 
     def submit(self, edit: Edit) -> Deferred[None]:
         """Carry `edit` out. Fires when it is in force and saved; fails with a Refusal, and then nothing has changed."""
-        return self._lock.run(lambda: Deferred.fromCoroutine(self._carry_out(edit)))
+        return self._lock.run(lambda: Deferred.fromCoroutine(self._take(edit)))
+
+    async def _take(self, edit: Edit) -> None:
+        if self.successor is not None:
+            await self.successor(edit)
+        else:
+            await self._carry_out(edit)
 
     async def _carry_out(self, edit: Edit) -> None:
         if self._ending:
@@ -184,7 +192,7 @@ class Director:
         changes = plan(old, new)
         moving = [before.ident for before, config in changes.change if before.listen != config.listen]
         moving += [config.ident for config in changes.stop]
-        closing = [sock for ident in moving for sock in self._sockets_of(ident)]
+        closing = [sock for ident in moving for sock in self.sockets_of(ident)]
         preparation = _Preparation()
         begun = [(None, config) for config in changes.start]
         try:
@@ -210,7 +218,7 @@ class Director:
 
     # What a supervisor does otherwise.
 
-    def _sockets_of(self, ident: str) -> list[socket.socket]:
+    def sockets_of(self, ident: str) -> list[socket.socket]:
         """The sockets on which a service listens now."""
         listener = self.services[ident].listener
         return [] if listener is None else [listener.socket]
@@ -258,6 +266,51 @@ class Director:
         if self.checks is not None:
             self.checks.follow(self.services[ident] for ident in self.table.services if ident in self.table.running)
 
+    def mark(self, ident: str, address: str, is_up: bool, why: str) -> None:
+        """Another process has found a server up, or down."""
+        live = self.services.get(ident)
+        for destination in live.usable if live is not None else ():
+            if str(destination.address) == address:
+                live.health.mark(destination, is_up, why)  # type: ignore[union-attr]
+
+    # Another process takes over.
+
+    def hold(self) -> Deferred[None]:
+        """Fires when no edit is under way; further ones wait until `go_on`."""
+        return self._lock.acquire().addCallback(lambda _: None)
+
+    def go_on(self) -> None:
+        """Edits are taken again."""
+        self._lock.release()
+
+    def ready(self) -> Deferred[None]:
+        """Fires when all is there that serves. Fails with a Refusal when it is not to be had."""
+        return succeed(None)
+
+    def answers(self) -> Deferred[bool]:
+        """Fires with True when all that serves has just answered, with False when it has not."""
+        return succeed(True)
+
+    def serves(self) -> str:
+        """What serves, in words."""
+        return "one process serves"
+
+    def serve(self) -> None:
+        """Accept clients, who were held back until now."""
+        self.context.holds = False
+        for live in self.services.values():
+            if live.listener is not None:
+                live.listener.resume()
+
+    def hand_over(self, taken: Mapping[str, int]) -> None:
+        """Another process accepts from now on: take no more edits, accept nobody, let drain what lives.
+
+        taken: ident -> how many of its sockets the other has; where some are left, they are closed a little later.
+        """
+        self._ending = True
+        for ident, live in self.services.items():
+            live.hand_over(late=ident in taken and taken[ident] < 1)
+
     # The end.
 
     def reopen_logs(self) -> None:
@@ -266,6 +319,8 @@ class Director:
 
     def end(self) -> None:
         """Take no more edits and listen no more; what lives drains. The table stays: its services are to run again."""
+        if self.context.holds:
+            self.hand_over({})  # the sockets are another's still
         self._ending = True
         self.stop_all()
 
@@ -279,7 +334,7 @@ class Director:
 
     def connections(self) -> int:
         """How many client connections live."""
-        return sum(len(live.connections) for live in (*self.services.values(), *self.draining))
+        return sum(live.living for live in (*self.services.values(), *self.draining))
 
     def end_all(self) -> None:
         """End every connection now."""

@@ -182,7 +182,8 @@ class Exchange(Retrying):
         """A whole answer, of a kind that is known."""
         self.bytes_out += len(data)
         self.client.transport.write(data)
-        self.state = _WHOLE
+        if not self._last or self._leaves:  # else it is the last answer, though nobody has asked for that
+            self.state = _WHOLE
         self.server = None
         if self._full:
             server.resume()

@@ -87,6 +87,10 @@ class HTTPClient(Parting):
             self._happened(life.FINISHED)
             self.client.close()
 
+    def retire_gently(self) -> None:
+        """Serve the current request, or where there is none the next one, and no further one."""
+        self._last = True
+
     def rearm(self) -> None:
         """A timeout has changed."""
         self._watch()

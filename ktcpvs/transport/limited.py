@@ -14,6 +14,7 @@ from ktcpvs.model import connection as connection_life
 from ktcpvs.model import exchange as exchange_life
 from ktcpvs.model.clients import NOWHERE
 from ktcpvs.model.scheduling import Request
+from ktcpvs.transport.carry import client_name
 from ktcpvs.transport.connection import Connection
 from ktcpvs.transport.exchange import Exchange
 from ktcpvs.transport.gate import LATER
@@ -31,7 +32,7 @@ _AROUND = len(b"  HTTP/1.1\r\n\r\n")
 
 def new_client(service: LiveService, sock: socket.socket, peer: Any) -> Served | None:
     """What serves the client who has just been accepted; None: it was turned away. peer: as accept() told it."""
-    name, host = _client_name(peer)
+    name, host = client_name(peer)
     each = service.unit == EACH_REQUEST
     place = NOWHERE if service.gate.stands_open else service.gate.enter(sock, peer)
     if place is None:
@@ -41,14 +42,6 @@ def new_client(service: LiveService, sock: socket.socket, peer: Any) -> Served |
     limited = (LimitedExchange if each else LimitedConnection)(service, name, host)
     limited.place = place
     return limited
-
-
-def _client_name(peer: Any) -> tuple[str, str]:
-    """(address with port, host) of a socket's peer, as text; a unix socket's peer has no address."""
-    if not isinstance(peer, tuple):
-        return "unix", ""
-    host, port = peer[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}", host
 
 
 def _head_size(request: Request) -> int:

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ktcpvs.system import log as levels
-from ktcpvs.system.sockets import close_listener
+from ktcpvs.system.sockets import close_listener, release_listener
 from ktcpvs.transport.context import Context
 
 BATCH = 64
@@ -68,7 +68,7 @@ class Listener:
 
     def resume(self) -> None:
         """There may be room again."""
-        if not self._reading and not self.closed:
+        if not self._reading and not self.closed and not self._context.holds:
             self._reading = True
             self._context.reactor.addReader(self)
 
@@ -82,13 +82,21 @@ class Listener:
         """Take in the clients who wait already and for whom there is room, then listen no more."""
         if not self.closed:
             self._accept(self._backlog())
+        self._end(close_listener)
+
+    def release(self) -> None:
+        """Listen no more: another process has the socket too, and takes in who waits."""
+        self._end(release_listener)
+
+    def _end(self, close: Callable[[socket.socket], None]) -> None:
+        if not self.closed:
             self.pause()
             self.closed = True
             self._context.descriptors.waiting.discard(self)
             self._context.descriptors.listening -= 1
             if self._again is not None and self._again.active():
                 self._again.cancel()
-            close_listener(self.socket)
+            close(self.socket)
 
     def _backlog(self) -> int:
         return self._context.settings.max_backlog

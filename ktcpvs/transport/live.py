@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 import socket
 from collections.abc import Callable, Generator, Iterable
+from operator import methodcaller
 from typing import Any
-
-from attrs import evolve
-from twisted.internet.defer import Deferred
 
 from ktcpvs.interfaces import CONNECTION, IBindsInSteps, IWatches
 from ktcpvs.model.address import Address, Unix
 from ktcpvs.model.clients import NOWHERE
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.retries import RetryBudget
-from ktcpvs.model.scheduling import Choice, Request, ServiceView
+from ktcpvs.model.scheduling import ServiceView
 from ktcpvs.model.service import AUTO, COPY, KERNEL, NO_LOG, SPLICE, VirtualService
 from ktcpvs.protocols.forwarding import FIELDS, Forwarding
 from ktcpvs.system import log as levels
@@ -24,6 +21,7 @@ from ktcpvs.transport.carry import carry
 from ktcpvs.transport.context import Context
 from ktcpvs.transport.gate import Gate
 from ktcpvs.transport.health import ServiceHealth
+from ktcpvs.transport.instead import Instead
 from ktcpvs.transport.journal import Journal
 from ktcpvs.transport.known import REQUEST_REMEMBERED, REQUESTS_MAX, KnownLines, KnownRequest
 from ktcpvs.transport.limited import new_client
@@ -41,11 +39,15 @@ WATCHERS_MAX = 8
 MANY_RULES = 1000
 """A service of more rules takes a few milliseconds just to be looked at."""
 
+LATE = 3.0
+"""Seconds that a socket which another process does not take over is listened on: a lost SYN-ACK is sent again after one
+second, and after two more."""
+
 LOOK_AGAIN = 0.05
 """Seconds between two looks for room that another process may have made."""
 
 
-class LiveService:
+class LiveService(Instead):
     """config: as it runs. destinations: its servers by address; usable: the same. down: those that are not up;
     never changed, but replaced. leaving: deleted servers whose connections drain. queue: who waits for room at a
     server. gate: who comes in. journal: its access log; None: it has none. head_size, uri_size: the settings.
@@ -78,6 +80,7 @@ class LiveService:
         self.joined = dict.fromkeys((COPY, SPLICE, KERNEL), 0)
         self._access_log: AccessLog | None = None
         self._is_deleted = False
+        self._is_handed_over = False
         self._looking = False
         self.listener: Listener | None = None
         self.connections: set[Served] = set()
@@ -100,10 +103,6 @@ class LiveService:
         self._fallback: Callable[[], Any] | None = None  # makes the fallback scheduler when it is needed first
         self._bound_fallback: Any = None
         self._drain: Timer | None = None
-
-    @property
-    def ident(self) -> str:
-        return self.config.ident
 
     # Changes, called by the director alone.
 
@@ -206,8 +205,32 @@ class LiveService:
             levels.DAEMON, "service {ident} listens on {at}", ident=self.ident, at=self.config.listen
         )
 
+    @property
+    def living(self) -> int:
+        """How many connections live; a socket that is listened on a little longer counts as one."""
+        return len(self.connections) + (self._is_handed_over and self.listener is not None)
+
+    def hand_over(self, late: bool) -> None:
+        """Another process accepts its clients. Connections may finish until the drain timeout, and who is idle may ask
+        once more. late: the other process has not taken this socket, and no more clients are sent to it."""
+        if self._is_handed_over:
+            return
+        self._is_handed_over = True
+        if self.listener is not None and late:
+            self.context.reactor.callLater(LATE, self._let_go, self.listener.close)
+        elif self.listener is not None:
+            self._let_go(self.listener.release)
+        self._let_drain(methodcaller("retire_gently"))
+
+    def _let_go(self, close: Callable[[], None]) -> None:
+        close()
+        self.listener = None
+        self._let_drain(methodcaller("retire_gently"))
+
     def stop(self) -> None:
         """Close the listener; connections may finish until the drain timeout."""
+        if self._is_handed_over:
+            return
         if self.listener is not None:
             self.listener.close()
             self.listener = None
@@ -217,8 +240,11 @@ class LiveService:
                 ident=self.ident,
                 n=len(self.connections),
             )
+        self._let_drain(methodcaller("retire"))
+
+    def _let_drain(self, part: Callable[[Served], object]) -> None:
         for connection in list(self.connections):
-            connection.retire()
+            part(connection)
         self.pool.close()
         if self.connections and self._drain is None:
             self._drain = self.context.wheel.after(self.context.settings.drain_timeout, self._end_all)
@@ -337,60 +363,6 @@ class LiveService:
             sock.close()
             self.ended(connection)
 
-    # Whom the scheduler cannot serve as it would.
-
-    def fall_back(self, request: Request, why: str) -> Choice | None:
-        """The fallback scheduler's choice, since the scheduler has none: `why`."""
-        try:
-            if self._bound_fallback is None and self._fallback is not None:
-                self._bound_fallback = self._fallback()
-            choice = self._bound_fallback.choose(request) if self._bound_fallback is not None else None
-        except Exception:
-            self.context.log.failure(
-                "fallback {name} of service {ident} failed", name=self.config.fallback, ident=self.ident
-            )
-            return None
-        if not isinstance(choice, Choice) or choice.destination not in self.usable:
-            _give_up(choice)
-            return None
-        return evolve(choice, reason=f"fallback {self.config.fallback}, since {why}: {choice.reason}")
-
-    def instead_of_full(self, choice: Choice, request: Request) -> Choice | None:
-        """Another choice, since the one made has no room now; None: wait for room."""
-        if choice.waits:
-            return None
-        return self._another(request, {destination for destination in self._limited if destination.is_full})
-
-    def instead_of_silent(self, silent: Destination, request: Request) -> Choice | None:
-        """Another choice, since that destination does not answer; None: there is none, or no room for more retries."""
-        if not self.may_retry():
-            return None
-        return self._another(request, {silent, *(destination for destination in self._limited if destination.is_full)})
-
-    def may_retry(self) -> bool:
-        """May one more request that a server did not answer go to another one?"""
-        settings = self.context.settings
-        live = sum(destination.own for destination in self.usable)
-        return self.retries.allows(live, settings.retry_budget, settings.retry_least)
-
-    def _another(self, request: Request, not_these: set[Destination]) -> Choice | None:
-        """Whom the scheduler chooses, at once, besides these."""
-        tried = request.tried
-        request.tried = tried | not_these
-        try:
-            other = self.scheduler.choose(request)
-            usable = isinstance(other, Choice) and other.destination in self.usable.difference(request.tried)
-        except Exception:
-            self.context.log.failure("scheduler of service {ident} failed", ident=self.ident)
-            return None
-        finally:
-            request.tried = tried
-        if usable:
-            found: Choice = other
-            return found
-        _give_up(other)
-        return None
-
     def ended(self, connection: Served) -> None:
         """The connection is over: count it out. Called once for each."""
         if connection not in self.connections:
@@ -432,12 +404,3 @@ def _has_tcp(config: VirtualService) -> bool:
     servers = config.servers
     some = not servers or any(not isinstance(server.address, Unix) for server in servers)
     return some and not isinstance(config.listen, Unix)
-
-
-def _give_up(answer: Any) -> None:
-    """What a scheduler takes its time for is not waited for."""
-    if isinstance(answer, Deferred):
-        answer.addErrback(lambda _: None)
-        answer.cancel()
-    elif inspect.iscoroutine(answer):
-        answer.close()

@@ -10,7 +10,7 @@ from ktcpvs.model.address import Address
 from ktcpvs.model.clients import ClientTable
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.service import RealServer
-from ktcpvs.system.sockets import open_listener
+from ktcpvs.system.sockets import open_listener, open_listeners
 
 KEY_MOST = 64
 """Bytes of a key that the hash of clients takes."""
@@ -58,3 +58,9 @@ class Sockets:
     def open(self, address: Address, backlog: int, beside: Iterable[socket.socket]) -> socket.socket:
         """A socket that listens on `address`. Raises CannotListen."""
         return open_listener(address, backlog, beside)
+
+    def open_shared(
+        self, address: Address, backlog: int, count: int, beside: Iterable[socket.socket]
+    ) -> list[socket.socket]:
+        """As many that listen on `address`, for as many processes. Raises CannotListen."""
+        return open_listeners(address, backlog, count, beside)

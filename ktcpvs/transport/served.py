@@ -114,6 +114,10 @@ class Served(ABC):
     def retire(self) -> None:
         """Its service listens no more: it may finish what it does."""
 
+    def retire_gently(self) -> None:
+        """The same, but a request that is on its way now is served: who is idle may send one more."""
+        self.retire()
+
     @abstractmethod
     def rearm(self) -> None:
         """A timeout has changed."""

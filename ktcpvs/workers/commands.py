@@ -7,14 +7,30 @@ from twisted.protocols import amp
 
 class Begin(amp.Command):
     """The first word. key: the secret behind cookies. columns: of the shared table of counts; column: this worker's.
-    descriptor: the table's."""
+    descriptor: the table's. holds: accept nobody before Serve."""
 
     arguments = [
         (b"key", amp.String()),
         (b"columns", amp.Integer()),
         (b"column", amp.Integer()),
         (b"descriptor", amp.Descriptor()),
+        (b"holds", amp.Boolean()),
     ]
+
+
+class Ping(amp.Command):
+    """Is anybody there?"""
+
+
+class Serve(amp.Command):
+    """Accept clients from now on."""
+
+
+class HandOver(amp.Command):
+    """Another daemon has taken over: accept nobody, let drain what lives. late: services whose socket it has not taken,
+    which is closed a little later."""
+
+    arguments = [(b"late", amp.ListOf(amp.Unicode()))]
 
 
 class Rows(amp.Command):

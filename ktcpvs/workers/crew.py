@@ -19,7 +19,7 @@ from twisted.internet.protocol import Factory, ProcessProtocol
 from twisted.protocols import amp
 from twisted.python.failure import Failure
 
-from ktcpvs.control.client import NoAnswer, Switch
+from ktcpvs.control.client import NoAnswer, QuietAMP, Switch
 from ktcpvs.control.requests import Asked
 from ktcpvs.control.where import ControlAddress
 from ktcpvs.errors import Refusal
@@ -75,7 +75,7 @@ class Worker(ProcessProtocol):
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with ours, its:
             ours.setblocking(False)
-            self.link = _Link()  # type: ignore[no-untyped-call]
+            self.link = QuietAMP()  # type: ignore[no-untyped-call]
             reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, _OneLink(self.link))
             program = [sys.executable, "-P", "-m", "ktcpvs.workers.worker", self.crew.reactor_name]
             descriptors = {0: "w", 1: "r", 2: "r", LINK: its.fileno()}
@@ -166,16 +166,6 @@ class Worker(ProcessProtocol):
 def _environment() -> dict[str, str]:
     """A worker imports what the supervisor imports."""
     return {**os.environ, "PYTHONPATH": ":".join(path or os.getcwd() for path in sys.path)}
-
-
-class _Link(amp.AMP):
-    """AMP itself would log every coming and going."""
-
-    def makeConnection(self, transport: Any) -> None:
-        amp.BinaryBoxProtocol.makeConnection(self, transport)
-
-    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-        amp.BinaryBoxProtocol.connectionLost(self, reason)
 
 
 class _OneLink(Factory):

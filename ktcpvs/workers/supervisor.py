@@ -7,12 +7,14 @@ instead of listening it hands the sockets down and says the same edit to every w
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
 
 from ktcpvs.control.requests import requests
+from ktcpvs.errors import Refusal
 from ktcpvs.model import edits
 from ktcpvs.model.address import Address
 from ktcpvs.model.destination import Destination
@@ -20,7 +22,7 @@ from ktcpvs.model.health import DOWN
 from ktcpvs.model.table import Table
 from ktcpvs.system import log as levels
 from ktcpvs.system.shared import SharedTable
-from ktcpvs.system.sockets import close_listener, open_listeners
+from ktcpvs.system.sockets import close_listener, release_listener
 from ktcpvs.transport.context import Context
 from ktcpvs.transport.director import Director
 from ktcpvs.transport.live import LiveService
@@ -51,6 +53,7 @@ class Supervisor(Director):
         self.listening: dict[str, list[socket.socket]] = {}
         self._handed: list[str] = []  # idents of what listens anew and has not been handed down
         self._views = Views(self)
+        self._awaited: Deferred[None] | None = None  # fires when all workers are ready
 
     def start(self) -> None:
         """Time begins, and the workers do."""
@@ -63,11 +66,11 @@ class Supervisor(Director):
         self._book.follow(edit.apply(self.table), self.table)
         await super()._carry_out(edit)
 
-    def _sockets_of(self, ident: str) -> list[socket.socket]:
+    def sockets_of(self, ident: str) -> list[socket.socket]:
         return self.listening.get(ident, [])
 
     def _open(self, address: Address, backlog: int, closing: list[socket.socket]) -> list[socket.socket]:
-        return open_listeners(address, backlog, len(self.crew.workers), closing)
+        return self.context.sockets.open_shared(address, backlog, len(self.crew.workers), closing)
 
     def _listen(self, live: LiveService, socks: list[socket.socket]) -> None:
         self._close(live.ident)
@@ -146,6 +149,7 @@ class Supervisor(Director):
                 columns=counts.columns,
                 column=worker.column,
                 descriptor=counts.descriptor,
+                holds=self.context.holds,
             )
         ]
         answers += self._name_rows(worker, self._book.rows)
@@ -161,9 +165,48 @@ class Supervisor(Director):
         if await self.crew.answered(worker, answers) and worker.pid == pid:
             worker.serves()
             self.context.log.event(levels.DAEMON, "worker {n} serves, process {pid}", n=worker.number, pid=pid)
+        self._tell_ready()
 
     def _gone(self, worker: Worker) -> None:
+        if self._awaited is not None:
+            awaited, self._awaited = self._awaited, None
+            awaited.errback(Refusal(f"worker {worker.number} cannot begin; the log tells more"))
         self.counts.clear_column(worker.column, self._book.used)
+
+    def _tell_ready(self) -> None:
+        if self._awaited is not None and all(worker.ready for worker in self.crew.workers):
+            awaited, self._awaited = self._awaited, None
+            awaited.callback(None)
+
+    # Another process takes over.
+
+    def ready(self) -> Deferred[None]:
+        awaited: Deferred[None] = Deferred()
+        self._awaited = awaited
+        self._tell_ready()
+        return awaited
+
+    def answers(self) -> Deferred[bool]:
+        ready = self.crew.ready()
+        asked = [self.crew.answered(worker, [worker.ask(commands.Ping)]) for worker in ready]
+        return gatherResults(asked).addCallback(lambda answered: bool(answered) and all(answered))
+
+    def serves(self) -> str:
+        return f"{len(self.crew.ready())} of {len(self.crew.workers)} workers serve"
+
+    def serve(self) -> None:
+        super().serve()
+        for worker in self.crew.running():
+            self.crew.answered(worker, [worker.ask(commands.Serve)])
+
+    def hand_over(self, taken: Mapping[str, int]) -> None:
+        self._ending = True
+        for worker in self.crew.running():
+            late = [ident for ident, count in taken.items() if count <= worker.column]
+            self.crew.answered(worker, [worker.ask(commands.HandOver, late=late)])
+        for ident in list(self.listening):
+            for sock in self.listening.pop(ident):
+                release_listener(sock)
 
     # Looks.
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from twisted.internet.protocol import ServerFactory
 from twisted.logger import globalLogBeginner, textFileLogObserver
+from twisted.protocols import amp
 from twisted.python.failure import Failure
 
 from ktcpvs.control.server import Administrator
@@ -63,9 +64,27 @@ class Link(Administrator):
         super().__init__(worker, log)
         self._worker = worker
 
+    def fileDescriptorReceived(self, descriptor: int) -> None:
+        amp.AMP.fileDescriptorReceived(self, descriptor)  # the supervisor has
+
     @commands.Begin.responder
-    def begin(self, key: bytes, columns: int, column: int, descriptor: int) -> dict[str, Any]:
+    def begin(self, key: bytes, columns: int, column: int, descriptor: int, holds: bool) -> dict[str, Any]:
+        self._worker.context.holds = holds
         self._worker.begin(key, SharedTable(columns, descriptor), column)
+        return {}
+
+    @commands.Ping.responder
+    def ping(self) -> dict[str, Any]:
+        return {}
+
+    @commands.Serve.responder
+    def serve(self) -> dict[str, Any]:
+        self._worker.director.serve()
+        return {}
+
+    @commands.HandOver.responder
+    def hand_over(self, late: list[str]) -> dict[str, Any]:
+        self._worker.director.hand_over(dict.fromkeys(late, 0))
         return {}
 
     @commands.Rows.responder
@@ -76,7 +95,7 @@ class Link(Administrator):
     @commands.Marks.responder
     def marks(self, marks: list[dict[str, Any]]) -> dict[str, Any]:
         for mark in marks:
-            self._worker.mark(**mark)
+            self._worker.director.mark(**mark)
         return {}
 
     @commands.Reopen.responder
@@ -133,13 +152,6 @@ class Worker:
         """The supervisor's first word."""
         self.context.key = key
         self.context.counters = SharedCounters(table, column, self.rows)
-
-    def mark(self, ident: str, address: str, is_up: bool, why: str) -> None:
-        """The supervisor has found a server up, or down."""
-        live = self.director.services.get(ident)
-        for destination in live.usable if live is not None else ():
-            if str(destination.address) == address:
-                live.health.mark(destination, is_up, why)  # type: ignore[union-attr]
 
     def start(self) -> None:
         """Take the link up, and begin."""

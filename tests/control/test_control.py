@@ -241,9 +241,9 @@ def test_pages_are_of_one_moment(daemon: Daemon, ask: Ask) -> None:
 
     async def work(switch: Switch) -> list[bytes]:
         await switch.load(text)
-        first = await switch._call(commands.Read, view="table")
+        first = await switch.call(commands.Read, view="table")
         await switch.flush()
-        rest = [(await switch._call(commands.ReadPage, number=n))["page"] for n in range(1, first["pages"])]
+        rest = [(await switch.call(commands.ReadPage, number=n))["page"] for n in range(1, first["pages"])]
         return [first["page"], *rest]
 
     assert b"".join(ask(work)).count(b'"ident"') == 3000
@@ -251,7 +251,7 @@ def test_pages_are_of_one_moment(daemon: Daemon, ask: Ask) -> None:
 
 def test_a_page_that_is_not_there(ask: Ask) -> None:
     with pytest.raises(errors.BadValue):
-        ask(lambda s: s._call(commands.ReadPage, number=1))
+        ask(lambda s: s.call(commands.ReadPage, number=1))
 
 
 def test_an_option_that_a_service_has_not_names_those_it_has(ask: Ask) -> None:
@@ -285,7 +285,7 @@ def test_a_long_explanation_goes_in_pages(ask: Ask) -> None:
     ask(lambda s: s.load(f"Virtual web {{ server = 10.0.0.1:80\n{rules}\n}}"))
     assert len(ask(lambda s: s.explain("web", "GET", "/r9998/"))["rules"]) == 9999
     assert len(ask(lambda s: s.explain("web", "GET", "/r0/"))["rules"]) == 1
-    first = ask(lambda s: s._call(commands.Explain, ident="web", method="GET", target="/", headers=[], client="::1"))
+    first = ask(lambda s: s.call(commands.Explain, ident="web", method="GET", target="/", headers=[], client="::1"))
     assert first["pages"] > 1
 
 
@@ -300,13 +300,13 @@ def test_a_fault_in_an_explanation_is_told_in_one_line(daemon: Daemon, ask: Ask)
 
 def test_load_without_upload(ask: Ask) -> None:
     with pytest.raises(errors.NoConfiguration):
-        ask(lambda s: s._call(commands.Load, source="x"))
+        ask(lambda s: s.call(commands.Load, source="x"))
 
 
 def test_a_configuration_that_is_not_text(ask: Ask) -> None:
     async def work(switch: Switch) -> None:
-        await switch._call(commands.Upload, page=b"\xff\xfe", first=True)
-        await switch._call(commands.Load, source="site.conf")
+        await switch.call(commands.Upload, page=b"\xff\xfe", first=True)
+        await switch.call(commands.Load, source="site.conf")
 
     with pytest.raises(errors.NoConfiguration, match=r"site\.conf: byte 0 is not UTF-8"):
         ask(work)
@@ -314,7 +314,7 @@ def test_a_configuration_that_is_not_text(ask: Ask) -> None:
 
 def test_an_unknown_view(ask: Ask) -> None:
     with pytest.raises(errors.BadValue, match="there are: table, stats"):
-        ask(lambda s: s._read("nope"))
+        ask(lambda s: s.read("nope"))
 
 
 def test_a_value_too_long_for_a_box(ask: Ask) -> None:

@@ -101,6 +101,7 @@ class Daemon:
         self.log_path = folder / "daemon.log"
         self.broken = False
         self.ended = False
+        self.handed: tuple[int, ...] = ()  # descriptors that it inherits
         self._thread = thread
         self._switch: Any = None
         self._environment = environment(*python_path)
@@ -112,6 +113,10 @@ class Daemon:
     def prefix(self, *command: str) -> None:
         """Run it by that program: `command` is what stands before it."""
         self._command = [*command, *self._command]
+
+    def environ(self, **words: str) -> None:
+        """Run it with that in its environment."""
+        self._environment.update(words)
 
     # Its life.
 
@@ -127,6 +132,7 @@ class Daemon:
                 stderr=log,
                 cwd=self.folder,
                 env=self._environment,
+                pass_fds=self.handed,
             )
 
     def start(self) -> None:

@@ -1,0 +1,92 @@
+"""Where administrators come in: the listening side of the control connection, opened here or taken over."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+from twisted.internet import tcp, unix
+from twisted.python.failure import Failure
+
+from ktcpvs.control.server import ControlFactory
+from ktcpvs.control.where import ControlAddress, default_control
+from ktcpvs.errors import CannotListen
+from ktcpvs.system.sockets import close_listener, open_private_unix_listener, private_folder, release_listener
+
+BACKLOG = 128
+
+
+class _Port(unix.Port):
+    """An adopted unix socket, whose file is the business of who opened it: Twisted's own would make it everybody's, and
+    take it away. Another process may have the socket too and go on listening, so it is not shut down."""
+
+    _shouldShutdown = False
+
+    def __init__(self, path: bytes, factory: Any, reactor: Any) -> None:
+        super().__init__(path, factory, BACKLOG, os.stat(path).st_mode & 0o777, reactor)
+
+    def connectionLost(self, reason: Failure) -> None:
+        tcp.Port.connectionLost(self, reason)
+
+
+class Entrance:
+    """socket: the listening unix socket; None: TCP."""
+
+    def __init__(self, reactor: Any, factory: ControlFactory, where: ControlAddress | None) -> None:
+        """where: None: the default place."""
+        self.where = where or default_control()
+        self.socket: socket.socket | None = None
+        self._is_default = where is None
+        self._reactor = reactor
+        self._factory = factory
+        self._port: Any = None
+
+    def open(self) -> None:
+        """Listen, where nothing was adopted on a socket of our own. Raises CannotListen."""
+        where = self.where
+        if self.socket is not None:
+            self.listen()
+            return
+        if where.path is None:
+            try:
+                self._port = self._reactor.listenTCP(where.port, self._factory, interface=where.host)
+            except OSError as error:
+                raise CannotListen(f"cannot listen for control on {where}: {error}") from None
+            return
+        if self._is_default:
+            private_folder(os.path.dirname(where.path))
+        self.adopt(open_private_unix_listener(where.path, BACKLOG))
+        self.listen()
+
+    def adopt(self, sock: socket.socket) -> None:
+        """That is the listening unix socket; nobody is let in yet."""
+        sock.setblocking(False)
+        self.socket = sock
+
+    def listen(self) -> None:
+        """Let administrators in."""
+        assert self.socket is not None
+        self._port = _Port._fromListeningDescriptor(  # type: ignore[no-untyped-call]
+            self._reactor, self.socket.fileno(), self._factory
+        )
+        self._port.startListening()
+
+    def release(self) -> None:
+        """Let nobody in any more: another process has the socket too, and does."""
+        if self._port is not None:
+            self._port.stopListening()
+            self._port = None
+        if self.socket is not None:
+            release_listener(self.socket)
+            self.socket = None
+
+    def close(self) -> None:
+        """Close it, and end all control connections, when what was answered has gone out."""
+        if self._port is not None:
+            self._port.stopListening()
+            self._port = None
+        self._factory.close_all()
+        if self.socket is not None:
+            close_listener(self.socket)
+            self.socket = None

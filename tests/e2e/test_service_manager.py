@@ -1,0 +1,211 @@
+"""A service manager is played, as systemd is one: sockets are handed in, and what the daemon tells is heard."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers import LOOPBACK, SocketServer, dial, echo, free_port, read_exactly, wait_for
+
+from .harness import CALM, Daemon
+
+pytestmark = pytest.mark.e2e
+
+Make = Callable[..., Daemon]
+Serve = Callable[..., SocketServer]
+
+HAND_IN = """
+import fcntl, os, sys
+names, *program = sys.argv[1:]
+descriptors = [int(one) for one in os.environ.pop("HANDED").split()]
+for place, descriptor in enumerate([fcntl.fcntl(one, fcntl.F_DUPFD, 100) for one in descriptors]):
+    os.dup2(descriptor, 3 + place)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(descriptors)), LISTEN_FDNAMES=names)
+os.execv(program[0], program)
+"""
+"""What a manager does after fork(2)."""
+
+WATCHDOG = 400_000
+"""Microseconds."""
+
+
+class Manager:
+    """Holds sockets, starts the daemon with them, and hears it."""
+
+    def __init__(self, folder: Path, *where: Any) -> None:
+        """where: the addresses of its sockets, the first that of the control connection."""
+        self.sockets = [self._listening(one) for one in where]
+        self.path = str(folder / "notify")
+        self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._notify.bind(self.path)
+        self._notify.settimeout(CALM)
+
+    @staticmethod
+    def _listening(where: Any) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX if isinstance(where, str) else socket.AF_INET)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(where)
+        sock.listen(128)
+        return sock
+
+    def hand_in(self, daemon: Daemon) -> None:
+        """The daemon will begin so."""
+        descriptors = [sock.fileno() for sock in self.sockets]
+        names = ":".join(["control", *["ktcpvs.socket"] * (len(descriptors) - 1)])
+        daemon.prefix(sys.executable, "-c", HAND_IN, names)
+        daemon.handed = tuple(descriptors)
+        daemon.environ(HANDED=" ".join(map(str, descriptors)), NOTIFY_SOCKET=self.path, WATCHDOG_USEC=str(WATCHDOG))
+
+    def hear(self, wanted: str) -> dict[str, str]:
+        """The next message that says `wanted`, as names and values; others are passed over."""
+        while True:
+            said = dict(line.split("=", 1) for line in self._notify.recv(4096).decode().splitlines())
+            if wanted in said:
+                return said
+
+    def forget(self) -> None:
+        """Throw away what has been said until now."""
+        self._notify.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._notify.recv(4096)
+        self._notify.settimeout(CALM)
+
+    def hears_nothing(self, seconds: float) -> bool:
+        """True when nothing is said for so long."""
+        self._notify.settimeout(seconds)
+        try:
+            self._notify.recv(4096)
+        except TimeoutError:
+            return True
+        finally:
+            self._notify.settimeout(CALM)
+        return False
+
+    def close(self) -> None:
+        for sock in (*self.sockets, self._notify):
+            sock.close()
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[Manager]:
+    control = str(tmp_path / "control.sock")
+    manager = Manager(tmp_path, control, (LOOPBACK, free_port()), str(tmp_path / "s.sock"))
+    yield manager
+    manager.close()
+
+
+def echoes(client: socket.socket) -> bool:
+    client.sendall(b"ping")
+    return read_exactly(client, 4) == b"ping"
+
+
+def has_ended(pid: int) -> bool:
+    """True when that process is gone, or dead and not yet reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_under_a_service_manager(
+    make_daemon: Make,
+    serve: Serve,
+    stack: contextlib.ExitStack,
+    tmp_path: Path,
+    manager: Manager,
+    workers: int,
+) -> None:
+    server, file = serve(echo), tmp_path / "ktcpvs.conf"
+    where, path = manager.sockets[1].getsockname(), manager.sockets[2].getsockname()
+    file.write_text(
+        f"Virtual tcp {{ listen = {where[0]}:{where[1]} scheduler = wlc server = {server.address} }}\n"
+        f"Virtual unix {{ listen = unix:{path} scheduler = wlc server = {server.address} }}\n"
+    )
+    control = f"unix:{manager.sockets[0].getsockname()}"
+    daemon = make_daemon("--config", file, control=control, workers=workers)
+    manager.hand_in(daemon)
+
+    # Who comes before it is there waits for it.
+    early = [stack.enter_context(dial(one)) for one in (where, path)]
+    daemon.run()
+    ready = manager.hear("READY")
+    assert ready["STATUS"].startswith("2 of 2 services run, ")
+    assert all(echoes(client) for client in early)
+    assert len(daemon.call("table")["services"]) == 2
+
+    # A service that stops and starts gets its socket again.
+    daemon.call("stop", "tcp")
+    waiting = stack.enter_context(dial(where))
+    daemon.call("start", "tcp")
+    assert echoes(waiting)
+
+    # SIGHUP, with a file that is good and one that is not.
+    daemon.signal(signal.SIGHUP)
+    assert int(manager.hear("RELOADING")["MONOTONIC_USEC"]) > 0
+    assert "is loaded" in manager.hear("READY")["STATUS"]
+    file.write_text("nonsense")
+    daemon.signal(signal.SIGHUP)
+    assert "nothing is changed: " in manager.hear("READY")["STATUS"]
+
+    # The watchdog hears nothing while a process that serves does not answer.
+    assert manager.hear("WATCHDOG")
+    children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
+    victim = int(children[-1]) if workers else daemon.pid
+    os.kill(victim, signal.SIGSTOP)
+    manager.hears_nothing(WATCHDOG / 4e6)  # what was asked before
+    manager.forget()
+    assert manager.hears_nothing(3 * WATCHDOG / 4e6)
+    os.kill(victim, signal.SIGCONT)
+    assert manager.hear("WATCHDOG")
+
+    # SIGUSR2: another process is the service, and has the sockets.
+    late = stack.enter_context(dial(where))
+    assert echoes(late)
+    daemon.signal(signal.SIGUSR2)
+    new = int(manager.hear("MAINPID")["MAINPID"])
+    try:
+        assert new != daemon.pid
+        assert manager.hear("READY")["STATUS"].startswith("2 of 2 services run, ")
+        assert all(echoes(client) for client in (*early, waiting, late))
+        after = stack.enter_context(dial(where))
+        assert echoes(after)
+        for client in (*early, waiting, late):
+            client.close()
+        assert daemon.wait() == 0
+        assert manager.hear("WATCHDOG")
+        assert len(daemon.call("table")["services"]) == 2
+        assert manager.hear("WATCHDOG").keys() == {"WATCHDOG"}
+
+        # It ends, and its sockets live.
+        after.close()
+        os.kill(new, signal.SIGTERM)
+        assert int(manager.hear("STOPPING")["EXTEND_TIMEOUT_USEC"]) > 30_000_000
+        wait_for(lambda: has_ended(new), "the new one to end")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(new, signal.SIGKILL)
+    waiting = stack.enter_context(dial(where))
+    file.write_text(f"Virtual tcp {{ listen = {where[0]}:{where[1]} scheduler = wlc server = {server.address} }}\n")
+    daemon.start()
+    assert echoes(waiting)
+
+
+def test_what_is_handed_in_wrongly_is_refused(make_daemon: Make, tmp_path: Path) -> None:
+    manager = Manager(tmp_path, str(tmp_path / "elsewhere"))
+    with contextlib.closing(manager):
+        daemon = make_daemon()
+        manager.hand_in(daemon)
+        assert f"handed in as 'control' listens at {tmp_path}/elsewhere; --control is unix:" in daemon.refused()
+        manager.sockets.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        daemon = make_daemon()
+        manager.hand_in(daemon)
+        assert "descriptor 4 (ktcpvs.socket), which was handed in, is no listening stream socket" in daemon.refused()

@@ -1,0 +1,364 @@
+"""Upgrade in place: a new daemon takes over from the one that runs, under load, and nobody notices."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers import LOOPBACK, Nginx, SocketServer, dial, echo, free_port, read_exactly, wait_for
+from twisted.python.usage import UsageError
+
+from ktcpvs.control.client import connect
+from ktcpvs.control.where import parse_control
+from ktcpvs.errors import CannotTakeOver
+from ktcpvs.takeover.commands import TakeOver
+from ktcpvs.takeover.taking import Taking
+from ktcpvs.tap import Options
+from ktcpvs.transport.inherited import InheritedSockets
+
+from .harness import CALM, ControlThread, Daemon
+
+pytestmark = pytest.mark.e2e
+
+Make = Callable[..., Daemon]
+Serve = Callable[..., SocketServer]
+
+
+class Load:
+    """Clients that ask all the time, each in a thread, with a short pause after each answer.
+
+    answered: how many requests were. wrong: what else happened to any, in words.
+    """
+
+    def __init__(self, where: Any, clients: int, keeps: bool, pause: float = 0.002) -> None:
+        """keeps: a client keeps its connection until it is told that this ends; else it has one for each request."""
+        self.answered = 0
+        self.wrong: list[str] = []
+        self._where, self._keeps, self._pause = where, keeps, pause
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self) -> None:
+        connection: socket.socket | None = None
+        ask = b"GET / HTTP/1.1\r\nHost: x\r\n%s\r\n" % (b"" if self._keeps else b"Connection: close\r\n")
+        while not self._over.is_set():
+            step = "connect"
+            try:
+                if connection is None:
+                    connection = dial(self._where)
+                step = "ask"
+                connection.sendall(ask)
+                step = "answer"
+                answer = b""
+                while b"\r\n\r\n" not in answer:
+                    answer += read_exactly(connection, 1) if not answer else _some(connection)
+                head, _, body = answer.partition(b"\r\n\r\n")
+                lines = head.lower().split(b"\r\n")
+                length = next(int(line[16:]) for line in lines if line.startswith(b"content-length: "))
+                while len(body) < length:
+                    body += _some(connection)
+                assert head.startswith(b"HTTP/1.1 200 "), head
+                self.answered += 1
+                if b"connection: close" in lines:
+                    connection.close()
+                    connection = None
+            except Exception as error:
+                self.wrong.append(f"{step}: {error!r}")
+                if connection is not None:
+                    connection.close()
+                connection = None
+            self._over.wait(self._pause)
+        if connection is not None:
+            connection.close()
+
+    def wait(self, count: int) -> None:
+        """Until more than `count` requests were answered."""
+        wait_for(lambda: self.answered > count)
+
+    def stop(self) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(CALM)
+
+
+def _some(connection: socket.socket) -> bytes:
+    data = connection.recv(65536)
+    if not data:
+        raise EOFError("the end in the middle of an answer")
+    return data
+
+
+def took_over(daemon: Daemon) -> Callable[[], bool]:
+    def look() -> bool:
+        assert daemon.is_alive, daemon.log()
+        return "taken over from" in daemon.log()
+
+    return look
+
+
+def taken_over(make_daemon: Make, old: Daemon, *options: str | Path, **named: Any) -> Daemon:
+    """A daemon that has taken over from `old`."""
+    new = make_daemon(*options, "--takeover", old.control, control=old.control, **named)
+    new.run()
+    wait_for(took_over(new), f"a takeover: {new.log()}", timeout=CALM)
+    return new
+
+
+@pytest.mark.parametrize("sizes", [[0] * 20 + [2], [2, 2, 3, 2, 2, 1]], ids=["alone", "workers"])
+def test_nobody_notices_a_takeover(
+    make_daemon: Make, web: list[Nginx], stack: contextlib.ExitStack, tmp_path: Path, sizes: list[int]
+) -> None:
+    port, path, state = free_port(), str(tmp_path / "web.sock"), tmp_path / "state"
+    daemon = make_daemon("--state", state, workers=sizes[0])
+    daemon.start()
+    addresses = [server.address for server in web]
+    rules = tuple((".*", address) for address in addresses)
+    daemon.service("web", port, *addresses, rules=rules, scheduler="phttp")
+    daemon.service("unix", f"unix:{path}", *addresses, rules=rules, scheduler="phttp")
+    loads = [
+        Load((LOOPBACK, port), 4, keeps=True),
+        Load((LOOPBACK, port), 4, keeps=False),
+        Load((LOOPBACK, port), 2, keeps=True, pause=0.4),
+        Load(path, 1, keeps=False),
+    ]
+    for load in loads:
+        stack.callback(load.stop)
+    old = []
+    for size in sizes[1:]:
+        before = [(load, load.answered) for load in loads]
+        new = taken_over(make_daemon, daemon, "--state", state, workers=size)
+        old.append(daemon)
+        daemon = new
+        for load, count in before:
+            load.wait(count)
+        assert [load.wrong for load in loads] == [[], [], [], []], size
+    assert [one.wait() for one in old] == [0] * len(old)
+    for load in loads:
+        load.stop()
+    assert [load.wrong for load in loads] == [[], [], [], []]
+    assert Path(path).is_socket()
+    daemon.signal(signal.SIGTERM)
+    assert daemon.wait() == 0
+    assert not Path(path).exists()
+    assert not Path(daemon.control.removeprefix("unix:")).exists()
+
+
+def health(daemon: Daemon, server: str) -> str:
+    """The health of a server of the service `ill`."""
+    rows: list[dict[str, Any]] = daemon.stats("ill")["servers"]
+    return next(str(row["health"]["state"]) for row in rows if row["address"] == server)
+
+
+def test_administrators_notice_nothing(
+    make_daemon: Make, control_thread: ControlThread, stack: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    """What is asked meanwhile is answered by the one or the other, and what was done is there in the end."""
+    old = make_daemon("--state", tmp_path / "state", workers=1)
+    old.start()
+    old.service("web", free_port(), scheduler="phttp")
+    old.service("ill", free_port(), dead := f"{LOOPBACK}:{free_port()}", check="tcp", check_fall=1, check_interval=1)
+    wait_for(lambda: health(old, dead) == "down", "the server to be down")
+    old.call("edit_service", "ill", check_interval=3600)  # who takes over will know it from nobody else
+    wrong: list[str] = []
+    done: list[str] = []
+    over = threading.Event()
+
+    async def ask(number: int) -> None:
+        switch = await connect(control_thread.reactor, old.control)
+        try:
+            await switch.add_server("web", f"10.0.0.{number}:80")
+            assert f"10.0.0.{number}:80" in str(await switch.table())
+        finally:
+            switch.close()
+
+    def administer() -> None:
+        for number in range(1, 255):
+            if over.is_set():
+                return
+            try:
+                control_thread.run(ask, number)
+                done.append(f"10.0.0.{number}:80")
+            except Exception as error:
+                wrong.append(f"{number}: {error!r}")
+            time.sleep(0.02)
+
+    stack.callback(over.set)
+    thread = threading.Thread(target=administer)
+    thread.start()
+    stack.callback(thread.join, CALM)
+    daemon = old
+    for workers in (0, 1):
+        new = taken_over(make_daemon, daemon, "--state", tmp_path / "state", workers=workers)
+        assert health(new, dead) == "down"
+        assert daemon.wait() == 0
+        daemon = new
+        done_by_then = done[-1]
+        wait_for(lambda last=done_by_then: done[-1] != last)
+    over.set()
+    thread.join(CALM)
+    assert wrong == []
+    shown = daemon.call("table")["services"][0]["servers"]
+    assert [server["address"] for server in shown] == done
+    daemon.kill()
+    again = make_daemon("--state", tmp_path / "state", control=old.control)
+    again.start()
+    assert again.call("table")["services"][0]["servers"] == shown
+
+
+# What is refused.
+
+ONLY_HERE = '''
+import os
+import sys
+
+from twisted.plugin import IPlugin
+from zope.interface import implementer
+
+from ktcpvs.interfaces import CONNECTION, ISchedulerFactory
+from ktcpvs.schedulers.wlc import WLC
+
+
+@implementer(IPlugin, ISchedulerFactory)
+class Only:
+    """wlc; but where the file says so a worker's process ends."""
+
+    name = "only"
+    unit = CONNECTION
+
+    def bind(self, service, previous):
+        if os.path.exists("{file}") and "ktcpvs.workers.worker" in sys.orig_argv:
+            os._exit(7)
+        return WLC().bind(service, previous)
+
+
+only = Only()
+'''
+
+
+def test_a_takeover_that_fails_changes_nothing(
+    make_daemon: Make, control_thread: ControlThread, serve: Serve, stack: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    file, plugins = tmp_path / "fatal", tmp_path / "plugins/twisted/plugins"
+    plugins.mkdir(parents=True)
+    (plugins / "only.py").write_text(ONLY_HERE.replace("{file}", str(file)))
+    path, server = str(tmp_path / "s.sock"), serve(echo)
+    daemon = make_daemon(workers=2, python_path=(tmp_path / "plugins",))
+    daemon.start()
+    daemon.service("s", free_port(), server.address, scheduler="only")
+    daemon.service("unix", f"unix:{path}", server.address)
+    client = stack.enter_context(dial(path))
+    before = daemon.call("table")
+
+    def goes_on() -> None:
+        client.sendall(b"ping")
+        assert read_exactly(client, 4) == b"ping"
+        with dial(path) as another:
+            another.sendall(b"pong")
+            assert read_exactly(another, 4) == b"pong"
+        assert daemon.call("table") == before
+        daemon.set(debug_level=0)
+
+    def refused_meanwhile(**named: Any) -> str:
+        return make_daemon("--takeover", daemon.control, control=daemon.control, **named).refused()
+
+    def refused(**named: Any) -> str:
+        said = refused_meanwhile(**named)
+        goes_on()
+        return said
+
+    # A version that lacks something of the table, or that speaks otherwise.
+    assert "only" in refused()
+
+    async def otherwise() -> None:
+        switch = await connect(control_thread.reactor, daemon.control)
+        try:
+            await switch.call(TakeOver, protocol=99, version="9.9")
+        finally:
+            switch.close()
+
+    with pytest.raises(CannotTakeOver, match=r"hands over by protocol 1, and ktcpvs 9\.9 takes by protocol 99"):
+        control_thread.run(otherwise)
+
+    # One whose worker cannot begin.
+    file.touch()
+    assert "nothing is taken over: worker 1 cannot begin" in refused(workers=1, python_path=(tmp_path / "plugins",))
+    file.unlink()
+
+    # One that goes away when it has everything; and another meanwhile.
+    where = parse_control(daemon.control)
+    first = Taking(where, InheritedSockets())
+    assert "another daemon takes over already" in refused_meanwhile()
+    first.abandon()
+    wait_for(lambda: "went away; this one goes on" in daemon.log())
+    goes_on()
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--takeover", "tcp:7777:interface=127.0.0.1"], "unix:/PATH is wanted, since sockets pass there"),
+        (["--takeover", "unix:/a", "--control", "unix:/b"], "--takeover and --control name two places"),
+        (["--takeover", "here"], "control 'here'"),
+    ],
+)
+def test_what_cannot_be_meant(options: list[str], why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        Options().parseOptions(options)  # type: ignore[no-untyped-call]
+
+
+def test_there_must_be_a_daemon(make_daemon: Make) -> None:
+    lonely = make_daemon("--takeover", "unix:/nowhere/x", control="unix:/nowhere/x")
+    assert lonely.refused() == (
+        "ktcpvs: no daemon to take over at unix:/nowhere/x (No such file or directory): start without --takeover"
+    )
+
+
+# In the background.
+
+
+def test_the_pid_file_names_who_serves(make_daemon: Make, tmp_path: Path) -> None:
+    pid_file = tmp_path / "twistd.pid"
+
+    def start(*options: str, control: str | None = None) -> int:
+        before = pid_file.read_text() if pid_file.exists() else ""
+        number = len(list(tmp_path.iterdir()))
+        arguments = (f"--pidfile={pid_file}", f"--logfile={tmp_path / f'{number}.log'}")
+        daemon = make_daemon(*options, control=control, arguments=arguments)
+        daemon.run()
+        assert daemon.wait() == 0, daemon.log()
+        wait_for(lambda: pid_file.exists() and pid_file.read_text() != before)
+        daemons.append(daemon)
+        return int(pid_file.read_text())
+
+    daemons: list[Daemon] = []
+    old = start()
+    new = start("--takeover", daemons[0].control, control=daemons[0].control)
+    try:
+        wait_for(lambda: has_ended(old), "the old one to end")
+        assert pid_file.read_text() == str(new)
+        daemons[1].call("table")
+        os.kill(new, signal.SIGTERM)
+        wait_for(lambda: has_ended(new), "the new one to end")
+        assert not pid_file.exists()
+    finally:
+        for pid in (old, new):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def has_ended(pid: int) -> bool:
+    """True when that process is gone, or dead and not yet reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
