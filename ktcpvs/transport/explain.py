@@ -6,30 +6,23 @@ of the one that runs, and it is asked as a connection would ask.
 
 from __future__ import annotations
 
-import inspect
 import ipaddress
 from collections.abc import Sequence
 from typing import Any
 
-from attrs import evolve
-from twisted.internet.defer import Deferred
-
-from ktcpvs.errors import BadValue, shorten
-from ktcpvs.interfaces import CONNECTION, EACH_REQUEST, IExplains
-from ktcpvs.model.address import Address, Inet, Unix
+from ktcpvs.interfaces import IExplains
+from ktcpvs.model.address import Unix
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.filter import filter_of
 from ktcpvs.model.health import UP
-from ktcpvs.model.scheduling import Choice, Considered, Request
+from ktcpvs.model.scheduling import Considered, Request
 from ktcpvs.model.service import VirtualService
-from ktcpvs.protocols import messages
-from ktcpvs.protocols.http1 import BadRequest, HeadReader
+from ktcpvs.protocols.http1 import BadRequest
 from ktcpvs.transport.context import Context
 from ktcpvs.transport.director import Director
+from ktcpvs.transport.inquiry import Inquiry, client_address, found, of_a_bad_request, read_request
 from ktcpvs.transport.live import LiveService
 from ktcpvs.transport.prepared import Prepared
-
-FAILED = "the scheduler failed"
 
 
 class Explainer:
@@ -56,7 +49,7 @@ class Explainer:
         if not running and ident in director.services:
             _take_loads(prepared, director.services[ident])
         down = {destination for destination in prepared.destinations.values() if destination.health.state != UP}
-        request = Request(_client(client), tried=down)
+        request = Request(client_address(client), tried=down)
         answer = {
             "service": ident,
             "running": running,
@@ -65,32 +58,25 @@ class Explainer:
         }
         try:
             _come_in(request.client, config, live, notes)
-            _read(request, prepared, context, method, target, headers, notes)
+            read_request(request, prepared, context, method, target, headers, notes)
         except _Denied as why:
-            considered, found = Considered(), _found("nobody", None, f"{why}: the connection is reset")
+            considered, answered = Considered(), found("nobody", None, f"{why}: the connection is reset")
         except BadRequest as bad:
-            considered, found = Considered(), _of_a_bad_request(bad, prepared)
+            considered, answered = Considered(), of_a_bad_request(bad, prepared)
         else:
             considered = _considered(prepared, request, context, notes)
-            found = await _Inquiry(context, prepared, request, notes).answer()
+            answered = await Inquiry(context, prepared, request, notes).answer()
         return {
             **answer,
             "request": _described(request, method, target),
             "rules": [{"number": number, "pattern": pattern, "why": why} for number, pattern, why in considered.rules],
             "servers": [_server(destination) for destination in considered.destinations],
             "notes": [*considered.notes, *notes],
-            "answer": found,
+            "answer": answered,
         }
 
 
 # The request.
-
-
-def _client(text: str) -> str:
-    try:
-        return str(ipaddress.ip_address(text))
-    except ValueError:
-        raise BadValue(f"client '{shorten(text, 40)}': an IP address is wanted") from None
 
 
 class _Denied(Exception):
@@ -108,56 +94,6 @@ def _come_in(client: str, config: VirtualService, live: LiveService, notes: list
     if network is not None:
         notes.append(f"client allowed by {network}")
     notes += live.gate.look(packed)
-
-
-def _read(
-    request: Request,
-    prepared: Prepared,
-    context: Context,
-    method: str | None,
-    target: str | None,
-    headers: Sequence[tuple[str, str]],
-    notes: list[str],
-) -> None:
-    """Fill `request` with what the scheduler would be shown. Raises BadValue, or BadRequest as for a client."""
-    name, unit = prepared.config.scheduler, prepared.factory.unit
-    if method is None or target is None:
-        head = _head("GET", "/", headers, prepared.config.listen)
-    else:
-        head = _head(method, target, headers, prepared.config.listen)
-    if unit == CONNECTION:
-        if method is not None or headers:
-            notes.append(f"scheduler {name} decides per connection: the request is not looked at")
-        return
-    if method is None:
-        notes.append("no request was given: GET / is looked at")
-    settings = context.settings
-    read = HeadReader(settings.head_size, settings.head_lines).feed(head)
-    if read is None:
-        raise BadRequest(400, "the head has no end")
-    if len(read.target) > settings.uri_size:
-        raise BadRequest(414, f"the request target is longer than {settings.uri_size} bytes")
-    found = messages.REQUEST.match(head) if unit == EACH_REQUEST else None
-    if unit == EACH_REQUEST and found is None:
-        raise BadRequest(400, "the head has a form that HTTP/1.1 forbids")
-    seen = read if found is None else messages.Request(found)
-    request.method, request.target, request.path, request.lines = seen.method, seen.target, seen.path, seen.lines
-
-
-def _head(method: str, target: str, headers: Sequence[tuple[str, str]], listen: Address) -> bytes:
-    """A head of HTTP/1.1, with a Host where none was given. Raises BadValue for what would be more than was said."""
-    for what, text in (("method", method), ("target", target)):
-        if not text or any(character <= " " or character == "\x7f" for character in text):
-            raise BadValue(f"{what} '{shorten(text, 40)}': printable characters without a blank are wanted")
-    for name, value in headers:
-        if any(character in "\r\n\0" for character in name + value):
-            raise BadValue(f"header '{shorten(name, 40)}': a line end or NUL stands in it")
-    lines = [f"{name}: {value}\r\n" for name, value in headers]
-    if not any(name.lower() == "host" for name, _ in headers):
-        _, scheme, rest = target.partition("://")
-        host = rest.partition("/")[0] if scheme else str(listen) if isinstance(listen, Inet) else "localhost"
-        lines.insert(0, f"Host: {host}\r\n")
-    return f"{method} {target} HTTP/1.1\r\n{''.join(lines)}\r\n".encode("utf-8", "replace")
 
 
 def _text(data: bytes | None) -> str | None:
@@ -215,130 +151,3 @@ def _server(destination: Destination) -> dict[str, Any]:
         "weight": destination.weight,
         "maxconn": destination.maxconn,
     }
-
-
-# The answer.
-
-
-def _found(outcome: str, address: Address | None, reason: str) -> dict[str, Any]:
-    return {"outcome": outcome, "server": None if address is None else str(address), "reason": reason}
-
-
-def _of_a_bad_request(bad: BadRequest, prepared: Prepared) -> dict[str, Any]:
-    redirect = prepared.config.redirect
-    if bad.status == 400 and redirect is not None and prepared.factory.unit != EACH_REQUEST:
-        return _found("redirect", redirect, f"redirect, since {bad}")
-    return _found("nobody", None, f"{bad}: the client is answered {bad.status}")
-
-
-class _Inquiry:
-    """One request, as `served` would ask for it. notes: where is said what happens on the way."""
-
-    def __init__(self, context: Context, prepared: Prepared, request: Request, notes: list[str]) -> None:
-        self._context = context
-        self._prepared = prepared
-        self._request = request
-        self._notes = notes
-
-    async def answer(self) -> dict[str, Any]:
-        """What comes of it: {"outcome", "server", "reason"}."""
-        choice, why = await self._choice()
-        config = self._prepared.config
-        if choice is not None and choice.destination.is_full:
-            other = self._instead_of(choice)
-            if other is None:
-                others = "" if choice.waits else ", and so is every other that may serve"
-                seconds = self._context.settings.queue_timeout
-                reason = f"{choice.reason}; it is full{others}: the client waits at most {seconds} seconds for room"
-                return _found("queue", choice.destination.address if choice.waits else None, reason)
-            choice = other
-        if choice is not None:
-            if choice.answer_lines:
-                lines = choice.answer_lines.decode("utf-8", "backslashreplace").split("\r\n")
-                self._notes += [f"the answer gets {line}" for line in lines if line]
-            return _found("server", choice.destination.address, choice.reason)
-        if config.redirect is not None:
-            return _found("redirect", config.redirect, "redirect, since no server was found")
-        closes = self._prepared.factory.unit == CONNECTION
-        end = "the connection is closed" if closes else "the client is answered 503"
-        return _found("nobody", None, f"{why or 'no server for this request'}: {end}")
-
-    async def _choice(self) -> tuple[Choice | None, str]:
-        """The scheduler's choice or its fallback's; and why it is the fallback's, "" where it is not."""
-        choice, why = await self._asked()
-        if choice is not None and choice.destination not in self._prepared.destinations.values():
-            choice, why = None, FAILED
-            self._notes.append(f"scheduler {self._prepared.config.scheduler} chose no server of this service")
-        return (self._fallen_back(why), why) if why else (choice, "")
-
-    async def _asked(self) -> tuple[Choice | None, str]:
-        """The scheduler's choice, or why it has none to give."""
-        name, seconds = self._prepared.config.scheduler, self._context.settings.choose_timeout
-        try:
-            answer = self._prepared.scheduler.choose(self._request)
-            while answer is not None and not isinstance(answer, Choice):
-                answer = await self._waited(answer, seconds)
-        except _Late:
-            return None, f"the scheduler took more than {seconds} seconds"
-        except Exception as error:
-            self._context.log.failure("scheduler of service {ident} failed", ident=self._prepared.config.ident)
-            self._notes.append(f"scheduler {name} failed: {error!r}")
-            return None, FAILED
-        return answer, ""
-
-    async def _waited(self, answer: Any, seconds: int) -> Any:
-        """What comes of a Deferred or a coroutine. Raises _Late, or whatever it fails with."""
-        if inspect.iscoroutine(answer):
-            answer = Deferred.fromCoroutine(answer)
-        if not isinstance(answer, Deferred):
-            raise TypeError(f"{answer!r} is no Choice")
-        came: Deferred[Any] = Deferred(lambda _: answer.cancel())
-        answer.addBoth(lambda result: None if came.called else came.callback(result))
-        return await came.addTimeout(seconds, self._context.reactor, _late)
-
-    def _fallen_back(self, why: str) -> Choice | None:
-        config = self._prepared.config
-        bind = self._prepared.bind_fallback()
-        try:
-            choice = bind().choose(self._request) if bind is not None else None
-        except Exception as error:
-            self._context.log.failure("fallback of service {ident} failed", ident=config.ident)
-            self._notes.append(f"fallback {config.fallback} failed: {error!r}")
-            return None
-        if not isinstance(choice, Choice) or choice.destination not in self._prepared.destinations.values():
-            _give_up(choice)
-            return None
-        return evolve(choice, reason=f"fallback {config.fallback}, since {why}: {choice.reason}")
-
-    def _instead_of(self, full: Choice) -> Choice | None:
-        """Another choice, since that server is full; None: the client waits."""
-        if full.waits:
-            return None
-        known = self._prepared.destinations.values()
-        self._notes.append(f"{full.destination.address} is chosen first, and it is full")
-        self._request.tried = self._request.tried | {destination for destination in known if destination.is_full}
-        try:
-            other = self._prepared.scheduler.choose(self._request)
-        except Exception:
-            self._context.log.failure("scheduler of service {ident} failed", ident=self._prepared.config.ident)
-            return None
-        if isinstance(other, Choice) and other.destination in known and other.destination not in self._request.tried:
-            return other
-        _give_up(other)
-        return None
-
-
-class _Late(Exception):
-    """The scheduler did not answer in time."""
-
-
-def _late(result: object, seconds: float) -> None:
-    raise _Late
-
-
-def _give_up(answer: Any) -> None:
-    """Nobody waits for what a scheduler answered."""
-    if inspect.iscoroutine(answer):
-        answer.close()
-    elif isinstance(answer, Deferred):
-        answer.addErrback(lambda _: None).cancel()
