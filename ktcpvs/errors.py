@@ -92,6 +92,12 @@ class BadConfiguration(Refusal):
     code = b"BAD_CONFIGURATION"
 
 
+class BrokenTest(Refusal):
+    """A test that stands in the configuration would fail."""
+
+    code = b"BROKEN_TEST"
+
+
 class CannotListen(Refusal):
     """The operating system does not give us the address."""
 

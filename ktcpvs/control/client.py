@@ -163,10 +163,15 @@ class Switch:
         """Stop all services, drain, end the daemon."""
         await self.call(commands.Unload)
 
-    async def load(self, text: str, source: str = "<text>") -> None:
-        """Put a configuration in the table's place; `source` names it in errors."""
+    async def load(self, text: str, source: str = "<text>", confirm: int | None = None) -> None:
+        """Put a configuration in the table's place; `source` names it in errors. confirm: it is undone after so many
+        seconds unless `confirm` is called; None: it stays."""
         await self._upload(text)
-        await self.call(commands.Load, source=source)
+        await self.call(commands.Load, source=source, confirm=confirm)
+
+    async def confirm(self) -> None:
+        """What was loaded on trial stays."""
+        await self.call(commands.Confirm)
 
     async def _upload(self, text: str) -> None:
         for number, page in enumerate(commands.pages(text)):

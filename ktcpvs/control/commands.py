@@ -140,9 +140,16 @@ class Upload(_Command):
 
 
 class Load(_Command):
-    """Put the uploaded text in the table's place, as one step. source: its name in errors."""
+    """Put the uploaded text in the table's place, as one step. source: its name in errors. confirm: it is undone after
+    so many seconds unless Confirm comes; left out, 0: it stays."""
 
-    arguments = [(b"source", amp.Unicode())]
+    arguments = [(b"source", amp.Unicode()), (b"confirm", amp.Integer(optional=True))]
+
+
+class Confirm(_Command):
+    """What was loaded on trial stays."""
+
+    arguments = []
 
 
 class Read(_Command):

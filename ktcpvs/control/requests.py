@@ -44,7 +44,8 @@ def _options(options: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def _load(edit: edits.Load) -> list[Asked]:
     text = write([describe_service(service) for service in edit.services.values()], edit.settings.described())
-    return [*_uploads(text), (commands.Load, {"source": "the supervisor"})]
+    trial = {"confirm": edit.confirm} if edit.confirm else {}
+    return [*_uploads(text), (commands.Load, {"source": "the supervisor", **trial})]
 
 
 def _uploads(text: str) -> list[Asked]:

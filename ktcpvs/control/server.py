@@ -11,6 +11,7 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
+from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import ServerFactory
@@ -177,9 +178,13 @@ class Administrator(Door):
         return {}
 
     @commands.Load.responder
-    def load(self, source: str) -> Deferred[dict[str, Any]]:
+    def load(self, source: str, confirm: int | None = None) -> Deferred[dict[str, Any]]:
         data = self._take_upload()
-        return self._edit(lambda: _load(data, shorten(source, SOURCE_LENGTH)))
+        return self._edit(lambda: evolve(_load(data, shorten(source, SOURCE_LENGTH)), confirm=confirm or 0))
+
+    @commands.Confirm.responder
+    def confirm(self) -> Deferred[dict[str, Any]]:
+        return self._edit(edits.Confirm)
 
     def _take_upload(self) -> bytearray | None:
         """What was uploaded, once; None: nothing was."""
@@ -271,7 +276,7 @@ def _set(changes: list[dict[str, str]]) -> edits.Edit:
     return edits.Unload() if unload == "1" else edits.Set(values)
 
 
-def _load(data: bytearray | None, source: str) -> edits.Edit:
+def _load(data: bytearray | None, source: str) -> edits.Load:
     if data is None:
         raise NoConfiguration("no configuration was sent")
     return parse(_text(data, source), source, service_port)

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from attrs import evolve, field, frozen
+from attrs import Attribute, evolve, field, frozen
 
 from ktcpvs.errors import BadAddress, BadValue, Busy, ServiceExists
 from ktcpvs.model.address import Address, Inet, Unix
 from ktcpvs.model.network import Networks
 from ktcpvs.model.service import RealServer, VirtualService
-from ktcpvs.model.settings import SECRETS, Settings
+from ktcpvs.model.settings import DAY, SECRETS, Settings
 from ktcpvs.model.table import Table
 
 
@@ -274,15 +274,32 @@ class Unload(Edit):
 
 
 @frozen
+class Confirm(Edit):
+    """What a Load has put in force on trial stays."""
+
+    name: ClassVar[str] = "confirm"
+
+    def apply(self, table: Table) -> Table:
+        return table
+
+
+def _trial_time(instance: object, attribute: Attribute[int], value: int) -> None:
+    if not 0 <= value <= DAY:
+        raise BadValue(f"confirm {value} is out of range: 0..{DAY} seconds")
+
+
+@frozen
 class Load(Edit):
     """Puts a whole configuration in the place of the table's; what runs and is still there keeps running.
 
-    services, settings: as the configuration text says; a setting that it does not name has its default.
+    services, settings: as the configuration text says; a setting that it does not name has its default. confirm: in so
+    many seconds it is undone unless it is confirmed; 0: it stays.
     """
 
     name: ClassVar[str] = "load-configfile"
     services: Mapping[str, VirtualService]
     settings: Settings = field(factory=Settings)
+    confirm: int = field(default=0, validator=_trial_time)
 
     def apply(self, table: Table) -> Table:
         services = dict(self.services)

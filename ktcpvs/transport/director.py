@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred, DeferredLock, succeed
 from ktcpvs.errors import BadValue, Busy, Refusal
 from ktcpvs.interfaces import CONNECTION
 from ktcpvs.model.address import Address, Unix
-from ktcpvs.model.edits import Edit, Load, Unload
+from ktcpvs.model.edits import Confirm, Edit, Load, Unload
 from ktcpvs.model.plan import plan
 from ktcpvs.model.service import AUTO, KERNEL, NO_FALLBACK, NO_LOG, VirtualService
 from ktcpvs.model.settings import Settings
@@ -24,11 +24,13 @@ from ktcpvs.model.table import Table
 from ktcpvs.system import log as levels
 from ktcpvs.system.plugins import Schedulers, find_schedulers
 from ktcpvs.system.sockets import close_listener
+from ktcpvs.transport import expectations
 from ktcpvs.transport.checks import Checks
 from ktcpvs.transport.context import Context
 from ktcpvs.transport.live import LiveService
 from ktcpvs.transport.prepared import Prepared
 from ktcpvs.transport.relay.engines import NOT_TCP
+from ktcpvs.transport.trial import Trial
 
 
 @define
@@ -73,6 +75,7 @@ class Director:
         self.is_strict = True
         self.checks: Checks | None = Checks(context)
         self.successor: Callable[[Edit], Awaitable[None]] | None = None
+        self.trial = Trial(context.reactor, context.log, self._undo_trial)
         self._started = False
         self._ending = False
         self._lock: DeferredLock = DeferredLock()
@@ -85,6 +88,7 @@ class Director:
 
     def stop(self) -> None:
         """Time ends."""
+        self.trial.end()
         if self.checks is not None:
             self.checks.stop()
         self.context.stop()
@@ -104,20 +108,26 @@ class Director:
         else:
             await self._carry_out(edit)
 
+    def _undo_trial(self) -> Deferred[None]:
+        undoing = self.trial.undoing
+        return self._lock.run(lambda: Deferred.fromCoroutine(undoing(self._carry_out, lambda: self.table.running)))
+
     async def _carry_out(self, edit: Edit) -> None:
         if self._ending:
             raise Busy("the daemon is ending")
+        self.trial.admit(edit)
         old = self.table
         new = edit.apply(old)
         preparation = await self._prepare(old, new)
         try:
-            if new != old:
+            if (new != old and not getattr(edit, "confirm", 0)) or isinstance(edit, Confirm):
                 await self.save(new)
         except BaseException:
             preparation.abandon()
             raise
         self._commit(old, new, preparation)
         await self._spread(edit)
+        self.trial.carried_out(edit, old)
         self.context.log.event(levels.CONFIGURATION, "{edit}", edit=_in_words(edit))
         if isinstance(edit, Unload):
             self._unload()
@@ -168,7 +178,21 @@ class Director:
         self, live: LiveService, config: VirtualService, settings: Settings, trial: bool = False
     ) -> Prepared:
         """The same; others are served between its steps."""
-        steps = self.binding(live, config, settings, trial)
+        return await self._stepped(self.binding(live, config, settings, trial))
+
+    async def run_tests(self, config: VirtualService, settings: Settings) -> None:
+        """Raises BrokenTest when one of the service's tests does not come out as is wanted, or another Refusal."""
+        if not config.tests:
+            return
+        steps = expectations.bound_for_tests(config, self._plugins(config), self.context.cookie_key(settings))
+        try:
+            await expectations.run(self.context, await self._stepped(steps))
+        except Refusal:
+            raise
+        except Exception as error:
+            raise BadValue(f"scheduler {config.scheduler} cannot serve {config.ident}: {error!r}") from None
+
+    async def _stepped(self, steps: Generator[None, None, Prepared]) -> Prepared:
         while True:
             try:
                 next(steps)
@@ -189,6 +213,8 @@ class Director:
                 self.context.access_logs.check(service.access_log)
             if self.is_strict and (before is None or _relayed(before) != _relayed(service)):
                 self._check_relay(service)
+            if self.is_strict and before != service:
+                await self.run_tests(service, new.settings)
         changes = plan(old, new)
         moving = [before.ident for before, config in changes.change if before.listen != config.listen]
         moving += [config.ident for config in changes.stop]

@@ -20,7 +20,7 @@ from ktcpvs.model.service import VirtualService
 from ktcpvs.protocols.http1 import BadRequest
 from ktcpvs.transport.context import Context
 from ktcpvs.transport.director import Director
-from ktcpvs.transport.inquiry import Inquiry, client_address, found, of_a_bad_request, read_request
+from ktcpvs.transport.inquiry import Inquiry, client_address, denial, found, of_a_bad_request, read_request
 from ktcpvs.transport.live import LiveService
 from ktcpvs.transport.prepared import Prepared
 
@@ -88,9 +88,10 @@ def _come_in(client: str, config: VirtualService, live: LiveService, notes: list
     if isinstance(config.listen, Unix):
         return
     packed, judge = ipaddress.ip_address(client).packed, filter_of(config.allow, config.deny)
-    may, network = (True, None) if judge is None else judge.judge(packed)
-    if not may:
-        raise _Denied(f"client denied by {network}" if network else "client denied, since no network allowed holds it")
+    denied = denial(client, config)
+    if denied:
+        raise _Denied(denied)
+    network = None if judge is None else judge.judge(packed)[1]
     if network is not None:
         notes.append(f"client allowed by {network}")
     notes += live.gate.look(packed)

@@ -15,8 +15,10 @@ from twisted.internet.defer import Deferred
 
 from ktcpvs.errors import BadValue, shorten
 from ktcpvs.interfaces import CONNECTION, EACH_REQUEST
-from ktcpvs.model.address import Address, Inet
+from ktcpvs.model.address import Address, Inet, Unix
+from ktcpvs.model.filter import filter_of
 from ktcpvs.model.scheduling import Choice, Request
+from ktcpvs.model.service import VirtualService
 from ktcpvs.protocols import messages
 from ktcpvs.protocols.http1 import BadRequest, HeadReader
 from ktcpvs.transport.context import Context
@@ -28,10 +30,20 @@ FAILED = "the scheduler failed"
 
 
 def client_address(text: str) -> str:
+    """An IP address in its usual form. Raises BadValue."""
     try:
         return str(ipaddress.ip_address(text))
     except ValueError:
         raise BadValue(f"client '{shorten(text, 40)}': an IP address is wanted") from None
+
+
+def denial(client: str, config: VirtualService) -> str:
+    """Why the service's lists of networks turn that client away, in words; "" when they do not."""
+    judge = None if isinstance(config.listen, Unix) else filter_of(config.allow, config.deny)
+    may, network = (True, None) if judge is None else judge.judge(ipaddress.ip_address(client).packed)
+    if may:
+        return ""
+    return f"client denied by {network}" if network else "client denied, since no network allowed holds it"
 
 
 def read_request(

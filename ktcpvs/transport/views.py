@@ -52,6 +52,7 @@ class Views:
                 for service in self._chosen(ident)
             ],
             "settings": table.settings.described(),
+            "trial": self._director.trial.left,
         }
 
     def stats(self, ident: str | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.defer import Deferred, gatherResults
 
 from ktcpvs.control.requests import requests
@@ -87,6 +88,10 @@ class Supervisor(Director):
             close_listener(sock)
 
     async def _spread(self, edit: edits.Edit) -> None:
+        if isinstance(edit, edits.Confirm):
+            return
+        if isinstance(edit, edits.Load):
+            edit = evolve(edit, confirm=0)  # the trial is the supervisor's
         new = {key: row for key, row in self._book.rows.items() if self._told.get(key) != row}
         self._told = dict(self._book.rows)
         handed, self._handed = self._handed, []

@@ -93,7 +93,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
     """What a shell runs with while the daemon serves TABLE."""
     folder = tmp_path_factory.mktemp("completion")
     (folder / "bin").mkdir()
-    program(folder / "bin" / "tcpvsadm", "control.tcpvsadm.main")
+    program(folder / "bin" / "tcpvsadm", "adm")
     program(folder / "bin" / "ktcpvs", "daemon")
     (folder / "site.conf").write_text(TABLE)
     control = folder / "control.sock"
@@ -155,7 +155,7 @@ def test_bash_completes_commands_and_the_options_of_a_list(bash: Shell) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_bash_completes_the_options_of_a_command(bash: Shell, command: str) -> None:
-    value = " file" if command == "load-configfile" else ""
+    value = " file" if COMMANDS[command].first_is_value else ""
     words = bash.type(f"tcpvsadm --{command}{value} --{ALL}").split()
     assert set(words) - {"tcpvsadm", "file"} == {f"--{command}", *others(command)}
 

@@ -22,41 +22,56 @@ from ktcpvs.control.tcpvsadm.usage import help_text, synopsis
 
 COLUMNS = (
     *("ident", "scheduler", "balance", "port", "listen", "redirect", "maxclients", "real-server", "weight", "maxconn"),
-    *("pattern", "match", "header", "from", "only", "numeric", "views", "json"),
+    *("pattern", "match", "header", "from", "confirm", "wait", "only", "numeric", "views", "json"),
 )
 MATRIX = """
-list             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  o
-add-service      r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .
-edit-service     r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .
-delete-service   r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-flush            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-add-server       r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .  .
-edit-server      r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .  .
-delete-server    r  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .
-add-rule         r  .  .  .  .  .  .  r  .  .  r  o  .  .  .  .  .  .
-del-rule         r  .  .  .  .  .  .  r  .  .  r  .  .  .  .  .  .  .
-allow            r  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .
-deny             r  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .
-del-network      r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-load-configfile  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-restore          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-save             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-start            o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-stop             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-set              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-get              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o
-explain          r  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  o
-schedulers       .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o
-help             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-version          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+list             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  o
+add-service      r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .
+edit-service     r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .
+delete-service   r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+flush            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+add-server       r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .  .  .  .
+edit-server      r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  o  .  .  .  .
+delete-server    r  .  .  .  .  .  .  r  .  .  .  .  .  .  .  o  .  .  .  .
+add-rule         r  .  .  .  .  .  .  r  .  .  r  o  .  .  .  .  .  .  .  .
+del-rule         r  .  .  .  .  .  .  r  .  .  r  .  .  .  .  .  .  .  .  .
+allow            r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .
+deny             r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .
+del-network      r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+load-configfile  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .
+restore          .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .
+confirm          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+check            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+diff             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+save             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+start            o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+stop             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+set              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+get              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o
+explain          r  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .  o
+schedulers       .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o
+help             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+version          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
 """
 """r: required, o: may be given, .: refused; in the order of COLUMNS. `views` are --stats, --rate and --connections."""
 
 ROWS = [line.split() for line in MATRIX.strip().splitlines()]
 VIEWS = ("stats", "rate", "connections")
-FLAGS = ("only", "numeric", *VIEWS, "json")
-VALUES = {"weight": "2", "match": "1", "maxclients": "9", "port": "80", "maxconn": "3", "header": "A: b"}
-WORDS = {"load-configfile": ["FILE"], "set": ["a=1"], **{name: ["::1"] for name in ("allow", "deny", "del-network")}}
+FLAGS = ("wait", "only", "numeric", *VIEWS, "json")
+VALUES = {
+    "weight": "2",
+    "match": "1",
+    "maxclients": "9",
+    "port": "80",
+    "maxconn": "3",
+    "header": "A: b",
+    "confirm": "60s",
+}
+WORDS = {
+    "set": ["a=1"],
+    **{name: ["FILE"] for name in ("load-configfile", "check", "diff")},
+    **{name: ["::1"] for name in ("allow", "deny", "del-network")},
+}
 
 USES = {
     row[0]: {
@@ -99,10 +114,11 @@ def test_an_option_that_belongs_to_the_command(command: str, option: str) -> Non
     options = dict.fromkeys([*required(command), option])
     said = read_arguments(line(command, *options))
     assert said.command.name == command
-    assert said.values == {name: "" if name in FLAGS else VALUES.get(name, "x") for name in options}
+    values = {**VALUES, "confirm": "60"}
+    assert said.values == {name: "" if name in FLAGS else values.get(name, "x") for name in options}
 
 
-@pytest.mark.parametrize(("command", "option"), [(c, o) for c, o, use in CELLS if use == "."])
+@pytest.mark.parametrize(("command", "option"), [(c, o) for c, o, use in CELLS if use == "." and o != c])
 def test_an_option_that_does_not_belong_to_the_command(command: str, option: str) -> None:
     why = complaint(line(command, *required(command), option))
     assert why == f"Illegal '{option}' option with the '{command}' command"
@@ -124,7 +140,14 @@ def test_every_command_goes_with_control(command: str) -> None:
 @pytest.mark.parametrize("command", USES)
 def test_two_commands_at_once(command: str, other: str) -> None:
     why = complaint([*line(command, *required(command)), *line(other)])
-    if command == other:
+    if "confirm" in (command, other):  # which is an option then
+        others = [name for name in (command, other) if name != "confirm"]
+        assert why.startswith(
+            f"Illegal 'confirm' option with the '{others[0]}'"
+            if others and others[0] not in ("load-configfile", "restore")
+            else ("confirm '", "The 'confirm' option is given twice")
+        ) or why.startswith("You need to supply"), why
+    elif command == other:
         assert why == f"The '{command}' command is given twice"
     else:
         assert why == f"Two commands: '{command}' and '{other}'"
@@ -161,6 +184,13 @@ SAID = [
     ),
     (["--list"], "list", {}, ()),
     (["-f", "site.conf"], "load-configfile", {}, ("site.conf",)),
+    (["-f", "site.conf", "--confirm", "60s"], "load-configfile", {"confirm": "60"}, ("site.conf",)),
+    (["--confirm=5m", "-f", "site.conf"], "load-configfile", {"confirm": "300"}, ("site.conf",)),
+    (["--restore", "--confirm", "9"], "restore", {"confirm": "9"}, ()),
+    (["--confirm"], "confirm", {}, ()),
+    (["--check", "site.conf"], "check", {}, ("site.conf",)),
+    (["--diff=site.conf"], "diff", {}, ("site.conf",)),
+    (["-d", "-i", "web", "-r", "r1", "--wait"], "delete-server", {"ident": "web", "real-server": "r1", "wait": ""}, ()),
     (["-F"], "flush", {}, ()),
     (["--start", "-i", "http"], "start", {"ident": "http"}, ()),
     # Short options in one word, values with and without a space.
@@ -384,7 +414,7 @@ def test_the_manual_page_is_sound() -> None:
 
 # The program.
 
-RUN = "from ktcpvs.control.tcpvsadm.main import run; run()"
+RUN = "from ktcpvs.adm import run; run()"
 MAIN = """
 import os, sys
 from ktcpvs.control.tcpvsadm.main import main

@@ -26,7 +26,7 @@ from ktcpvs.transport.relay.pipes import PIPES_SPARE
 
 ROOT = Path(__file__).parents[2]
 TWISTD = "from twisted.scripts.twistd import run; run()"
-TCPVSADM = "from ktcpvs.control.tcpvsadm.main import run; run()"
+TCPVSADM = "from ktcpvs.adm import run; run()"
 
 AS_INSTALLED = Path(__file__).with_name("as_installed")
 """Hides what is installed for the tests alone."""

@@ -28,6 +28,7 @@ from ktcpvs.model.edits import (
     AddServer,
     AddService,
     Allow,
+    Confirm,
     DeleteNetwork,
     DeleteRule,
     DeleteServer,
@@ -307,6 +308,7 @@ def _one_edit() -> dict[type[Edit], st.SearchStrategy[Edit]]:
         StopService: st.builds(StopService, some),
         Set: st.builds(Set, changes),
         Unload: st.just(Unload()),
+        Confirm: st.just(Confirm()),
         Load: tables(max_services=2).map(lambda table: Load(table.services, table.settings)),
     }
 

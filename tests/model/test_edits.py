@@ -33,6 +33,7 @@ from ktcpvs.model.edits import (
     AddServer,
     AddService,
     Allow,
+    Confirm,
     DeleteNetwork,
     DeleteRule,
     DeleteServer,
@@ -104,6 +105,7 @@ SAMPLES = {
     StopService: [StopService("web"), StopService()],
     Set: [Set({"debug_level": "0"}), Set({"read_timeout": "0", "max_backlog": "1"})],
     Unload: [Unload()],
+    Confirm: [Confirm()],
     Load: [Load({}), Load({"mail": MAIL, "web": CHANGED}, Settings(debug_level=1))],
 }
 """Edits that change TABLE or IDLE."""
@@ -161,7 +163,8 @@ def test_every_sample_changes_something(edit):
         except Busy:
             return table
 
-    assert applied(TABLE) != TABLE or applied(IDLE) != IDLE
+    changes = applied(TABLE) != TABLE or applied(IDLE) != IDLE
+    assert changes == (not isinstance(edit, Confirm)), "what is confirmed is in force already"
 
 
 def test_an_edit_that_does_not_say_how_it_is_applied_is_a_mistake():

@@ -19,7 +19,13 @@ from ktcpvs.control.client import NoAnswer, Switch, connect
 from ktcpvs.control.tcpvsadm.options import Invocation
 from ktcpvs.control.tcpvsadm.outcome import Misuse, NoDaemon
 from ktcpvs.control.tcpvsadm.show import rates
+from ktcpvs.control.tcpvsadm.waiting import wait_until_drained, whole_address
 from ktcpvs.errors import BadAddress, NoSuchSetting, shorten
+from ktcpvs.model.describe import configuration
+from ktcpvs.model.difference import differences
+from ktcpvs.model.language.parser import parse
+from ktcpvs.model.table import Table
+from ktcpvs.system.names import service_port
 
 RATE_SECONDS = 1.0
 """Between the two looks of --rate."""
@@ -59,7 +65,11 @@ async def _session(given: Invocation, control: str | None, text: str, source: st
     name = given.command.name
     try:
         if name in ("load-configfile", "restore"):
-            return await switch.load(text, source)
+            return await switch.load(text, source, _number(given, "confirm"))
+        if name == "diff":
+            return await _differences(switch, text, source)
+        if "wait" in given.values:
+            return await _drained(switch, given)
         if name in _NETWORKS:
             return await _NETWORKS[name](switch, given, text)
         if name in _EDITS:
@@ -107,6 +117,7 @@ _EDITS: dict[str, Callable[[Switch, Invocation], Coroutine[Any, Any, None]]] = {
     "delete-server": lambda switch, given: switch.delete_server(*_server(given)),
     "add-rule": lambda switch, given: switch.add_rule(*_rule(given), _number(given, "match")),
     "del-rule": lambda switch, given: switch.delete_rule(*_rule(given)),
+    "confirm": lambda switch, given: switch.confirm(),
     "start": lambda switch, given: switch.start(given.values.get("ident")),
     "stop": lambda switch, given: switch.stop(given.values.get("ident")),
     "set": lambda switch, given: switch.set(given.named()),
@@ -118,6 +129,21 @@ _NETWORKS: dict[str, Callable[[Switch, Invocation, str], Coroutine[Any, Any, Non
     "deny": lambda switch, given, text: switch.deny(given.values["ident"], text, "only" in given.values),
     "del-network": lambda switch, given, text: switch.delete_network(given.values["ident"], text),
 }
+
+
+async def _differences(switch: Switch, text: str, source: str) -> list[str]:
+    """What the configuration would change. Raises BadConfiguration."""
+    after = configuration(parse(text, source, service_port).apply(Table()))
+    table = await switch.table()
+    return differences(table["services"], table["settings"], *after)
+
+
+async def _drained(switch: Switch, given: Invocation) -> None:
+    """The edit, and then waiting until nobody uses its server."""
+    ident, text = _server(given)
+    address = await whole_address(switch, ident, text)
+    await _EDITS[given.command.name](switch, given)
+    await wait_until_drained(reactor, switch, ident, address)
 
 
 async def _look(switch: Switch, given: Invocation) -> Any:

@@ -9,7 +9,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from ktcpvs import __version__
@@ -22,21 +22,25 @@ STDIN = "<stdin>"
 LONGEST_MESSAGE = 4000
 
 
-def run() -> NoReturn:
-    """The console script."""
+Check = Callable[[str, str], None]
+"""Judges a configuration: its text, and its name in messages. Raises a Refusal."""
+
+
+def run(check: Check | None = None) -> NoReturn:
+    """The console script. check: what --check does."""
     # An exception, as KeyboardInterrupt is, would be lost in the reactor's loop.
     signal.signal(signal.SIGINT, lambda *_: os._exit(outcome.INTERRUPTED))
-    sys.exit(main(sys.argv[1:], os.environ))
+    sys.exit(main(sys.argv[1:], os.environ, check))
 
 
-def main(argv: Sequence[str], environment: Mapping[str, str]) -> int:
+def main(argv: Sequence[str], environment: Mapping[str, str], check: Check | None = None) -> int:
     """Carry out the command that `argv` says, print what it answers, and give the exit status."""
     try:
         given = read_arguments(argv)
     except Misuse as misuse:
         return _misused(misuse)
     try:
-        text = _answer(given, environment)
+        text = _answer(given, environment, check)
     except Misuse as misuse:
         return _misused(misuse)
     except Refusal as refusal:
@@ -48,7 +52,8 @@ def main(argv: Sequence[str], environment: Mapping[str, str]) -> int:
     except Exception as fault:
         _complain(f"{_subject(given)}: a fault of tcpvsadm, please report it: {fault!r}")
         return outcome.REFUSED
-    return _printed(text)
+    printed = _printed(text)
+    return outcome.DIFFERS if given.command.name == "diff" and text and printed == outcome.DONE else printed
 
 
 def _leave_out_tls() -> None:
@@ -57,7 +62,7 @@ def _leave_out_tls() -> None:
         sys.modules["OpenSSL"] = None  # type: ignore[assignment]  # Twisted does without what cannot be imported
 
 
-def _answer(given: Invocation, environment: Mapping[str, str]) -> str:
+def _answer(given: Invocation, environment: Mapping[str, str], check: Check | None) -> str:
     """What the command prints. Raises Misuse, Refusal or NoDaemon."""
     name = given.command.name
     if name == "help":
@@ -69,6 +74,11 @@ def _answer(given: Invocation, environment: Mapping[str, str]) -> str:
     text, source = _text(given)
     control = given.values.get("control") or environment.get("KTCPVS_CONTROL") or None
     _leave_out_tls()
+    if name == "check":
+        if check is None:
+            raise Refusal("this installation cannot judge a configuration without a daemon")
+        check(text, source)
+        return ""
     from ktcpvs.control.tcpvsadm.daemon import carry_out
 
     answer = carry_out(given, control, text, source)
@@ -77,7 +87,7 @@ def _answer(given: Invocation, environment: Mapping[str, str]) -> str:
 
 def _text(given: Invocation) -> tuple[str, str]:
     """The configuration to be loaded and its name in messages, or networks; "" for other commands. Raises Refusal."""
-    if given.command.name in ("load-configfile", "restore"):
+    if given.command.name in ("load-configfile", "restore", "check", "diff"):
         return _read(given.words[0] if given.words else "-")
     if given.command.name in ("allow", "deny", "del-network"):
         return "\n".join(_networks(word) for word in given.words), ""
@@ -125,6 +135,8 @@ def _shown(given: Invocation, answer: Any) -> str:
 
     if "json" in given.values:
         return show.as_json(answer)
+    if given.command.name == "diff":
+        return "".join(f"{line}\n" for line in answer)
     if given.command.name == "save":
         return show.configuration(answer)
     if given.command.name == "schedulers":

@@ -53,6 +53,7 @@ _SERVICE = ("scheduler", "balance", "port", "listen", "redirect", "maxclients")
 _SERVER = ("ident", "real-server")
 _RULE = ("ident", "pattern", "real-server")
 _BALANCE = ("weight", "maxconn")
+_CHANGE = (*_BALANCE, "wait")
 _REQUEST = ("header", "from", "json")
 
 COMMANDS: dict[str, Command] = {
@@ -70,8 +71,8 @@ COMMANDS: dict[str, Command] = {
         Command("delete-service", "D", "delete a stopped virtual service", ("ident",)),
         Command("flush", "F", "delete all virtual services, if none runs"),
         Command("add-server", "a", "add a real server to a service", _SERVER, _BALANCE),
-        Command("edit-server", "e", "give a real server another weight or maxconn", _SERVER, _BALANCE),
-        Command("delete-server", "d", "delete a real server that no rule uses; it drains", _SERVER),
+        Command("edit-server", "e", "give a real server another weight or maxconn", _SERVER, _CHANGE),
+        Command("delete-server", "d", "delete a real server that no rule uses; it drains", _SERVER, ("wait",)),
         Command("add-rule", None, "add a rule, or one more server to the pattern's rule", _RULE, ("match",)),
         Command("del-rule", None, "take a server out of a rule; the last one takes the rule with it", _RULE),
         Command(
@@ -88,9 +89,18 @@ COMMANDS: dict[str, Command] = {
         ),
         Command(
             "load-configfile", "f", "put a configuration file in the table's place, whole or not at all",
+            (), ("confirm",), words="FILE", least=1, most=1, first_is_value=True,
+        ),
+        Command("restore", None, "the same, from standard input", (), ("confirm",)),
+        Command("confirm", None, "keep what -f --confirm TIME has put in force on trial"),
+        Command(
+            "check", None, "judge a configuration file without a daemon, its tests included",
             words="FILE", least=1, most=1, first_is_value=True,
         ),
-        Command("restore", None, "the same, from standard input"),
+        Command(
+            "diff", None, "say what -f would change, a line for each thing; exit status 4 if anything",
+            words="FILE", least=1, most=1, first_is_value=True,
+        ),
         Command("save", None, "print the table and the settings as a configuration file"),
         Command("start", None, "start a service; without -i, all of them", (), ("ident",)),
         Command("stop", None, "stop a service, which drains; without -i, all of them", (), ("ident",)),
@@ -122,6 +132,8 @@ OPTIONS: dict[str, Option] = {
         Option("maxconn", None, "N", "most connections at once; 0: no such limit (default)"),
         Option("pattern", "p", "REGEX", "searched in the path and query of a request"),
         Option("match", "m", "N", "group of the pattern whose text is hashed, 0..10"),
+        Option("confirm", None, "TIME", "undo it after 60s or 5m, unless 'tcpvsadm --confirm' comes"),
+        Option("wait", None, None, "say who is left, until the server is drained"),
         Option("only", None, None, "in the place of those that were there"),
         Option("numeric", "n", None, "ports in numbers, host names as addresses"),
         Option("stats", None, None, "show counters"),
@@ -138,6 +150,7 @@ OPTIONS: dict[str, Option] = {
 NUMBERS = ("weight", "match", "maxclients", "maxconn")
 """Options whose value is a whole number."""
 
+_DURATION = re.compile(r"([0-9]{1,6})([sm]?)")
 _NUMBER = re.compile(r"-?[0-9]{1,9}")
 _PORT = re.compile(r"[0-9]{1,9}|(?![0-9]+\Z)[A-Za-z0-9][A-Za-z0-9._+-]*")
 _MAY_BE_EMPTY = ("pattern",)
@@ -185,6 +198,12 @@ def read_arguments(argv: Sequence[str]) -> Invocation:
             values[what.name] = value or ""
             if what.name == "header":
                 headers.append(_header(values[what.name]))
+    if "confirm" in values:
+        if not given:
+            given = [COMMANDS["confirm"]]
+            del values["confirm"]
+        else:
+            values["confirm"] = _trial_time(given[0], words, values["confirm"])
     if len(given) > 1:
         one, two = (command.name for command in given[:2])
         raise Misuse(f"The '{one}' command is given twice" if one == two else f"Two commands: '{one}' and '{two}'")
@@ -193,6 +212,16 @@ def read_arguments(argv: Sequence[str]) -> Invocation:
     _check_words(command, words)
     _check_named(command, values, words)
     return Invocation(command, values, tuple(words), tuple(headers))
+
+
+def _trial_time(command: Command, words: list[str], value: str) -> str:
+    """The seconds of `--confirm SECONDS`, which stand in the next word; taken out of `words`. Raises Misuse."""
+    if not value and len(words) > command.least:
+        value = words.pop()
+    found = _DURATION.fullmatch(value)
+    if "confirm" in command.optional and not (found and int(found[1])):
+        raise Misuse(f"confirm '{shorten(value, 40)}': a time is wanted, as 60, 60s or 5m")
+    return str(int(found[1]) * (60 if found[2] == "m" else 1)) if found else value
 
 
 def _items(argv: Sequence[str]) -> Iterator[tuple[Command | Option | None, str | None]]:
@@ -248,11 +277,13 @@ def _long(name: str) -> Command | Option:
 
 
 def _needs_value(what: Command | Option) -> bool:
+    if what.name == "confirm":
+        return False  # alone it is a command
     return what.first_is_value if isinstance(what, Command) else what.value is not None
 
 
 def _may_have_value(what: Command | Option) -> bool:
-    return _needs_value(what) or (isinstance(what, Command) and what.most != 0)
+    return what.name == "confirm" or _needs_value(what) or (isinstance(what, Command) and what.most != 0)
 
 
 def _next_value(what: Command | Option, written: str, rest: Iterator[tuple[int, str]]) -> str | None:

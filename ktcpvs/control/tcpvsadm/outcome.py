@@ -10,6 +10,9 @@ REFUSED = 1
 
 MISUSED = 2
 NO_DAEMON = 3
+DIFFERS = 4
+"""What --diff was asked about is another configuration than the one in force."""
+
 INTERRUPTED = 128 + signal.SIGINT
 CLOSED_PIPE = 128 + signal.SIGPIPE
 """As a shell says it of a process that the signal ended."""

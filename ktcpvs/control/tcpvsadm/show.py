@@ -50,7 +50,7 @@ def heading(version: str) -> str:
 
 def table(answer: dict[str, Any], show: ShowAddress = str) -> str:
     """Each service as its block of the configuration language, with a comment that says whether it runs."""
-    blocks = [heading(answer["version"]) + "\n"]
+    blocks = [heading(answer["version"]) + "\n" + _trial(answer)]
     for service in answer["services"]:
         first, rest = writer.write_service(service, show).split("\n", 1)
         blocks.append(f"{first}\n    # {_state(service)}\n{rest}")
@@ -192,7 +192,13 @@ def _counted(
         if service["redirect"] is not None:
             begin = f"  -> {show(service['redirect'])}", "redirect", ""
             rows.append((*begin, *numbers(service[f"redirect_{kind}"], of_server)))
-    return f"{heading(answer['version'])}\n{_aligned(rows, '<<<' + '>' * len(of_service))}"
+    return f"{heading(answer['version'])}\n{_trial(answer)}{_aligned(rows, '<<<' + '>' * len(of_service))}"
+
+
+def _trial(answer: dict[str, Any]) -> str:
+    """A line that says how long the table is on trial; a comment, since --list can be loaded again. "": it is not."""
+    left = answer.get("trial")
+    return "" if left is None else f"# On trial: undone in {left} s, unless 'tcpvsadm --confirm' comes.\n"
 
 
 def _health(health: dict[str, Any] | None) -> str:

@@ -1,0 +1,46 @@
+"""A configuration judged without a daemon: as far as it can be known where it will not run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import globalLogBeginner
+from twisted.python.failure import Failure
+
+from ktcpvs.model.language.parser import parse
+from ktcpvs.model.table import Table
+from ktcpvs.system.log import EventLog
+from ktcpvs.system.names import service_port
+from ktcpvs.transport.context import Context
+from ktcpvs.transport.director import Director
+from ktcpvs.transport.live import LiveService
+
+
+def check_configuration(text: str, source: str) -> None:
+    """Read it, bind each service's schedulers, and run its tests. source: its name in messages.
+
+    Runs the reactor, so it can be called once in a process. Raises a Refusal, as a daemon would answer with.
+    """
+    from twisted.internet import reactor as installed
+
+    reactor: Any = installed
+    outcome: list[Any] = []
+
+    async def judge() -> None:
+        table = parse(text, source, service_port).apply(Table())
+        context = Context(reactor, EventLog())
+        director = Director(context)
+        for service in table:
+            await director.bind(LiveService(context, service), service, table.settings, trial=True)
+            await director.run_tests(service, table.settings)
+
+    def begin() -> None:
+        Deferred.fromCoroutine(judge()).addBoth(outcome.append).addBoth(lambda _: reactor.stop())
+
+    globalLogBeginner.beginLoggingTo([], discardBuffer=True, redirectStandardIO=False)
+    reactor.callWhenRunning(begin)
+    reactor.run(installSignalHandlers=False)
+    (result,) = outcome
+    if isinstance(result, Failure):
+        result.raiseException()
