@@ -98,7 +98,7 @@ COMMANDS: dict[str, Command] = {
             words="FILE", least=1, most=1, first_is_value=True,
         ),
         Command(
-            "diff", None, "say what -f would change, a line for each thing; exit status 4 if anything",
+            "diff", None, "say what -f would change, a line each; exit status 4 if anything",
             words="FILE", least=1, most=1, first_is_value=True,
         ),
         Command("save", None, "print the table and the settings as a configuration file"),
