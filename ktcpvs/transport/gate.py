@@ -31,12 +31,13 @@ class Gate:
     limit."""
 
     __slots__ = (
-        "_connections", "_context", "_cost", "_filter", "_head", "_head_cost", "_head_most", "_ident", "_ipv6",
-        "_is_first", "_limits", "_lists", "_most", "_room", "_table", "denied", "limited", "stands_open",
+        "_clock", "_connections", "_context", "_cost", "_filter", "_head", "_head_cost", "_head_most", "_ident",
+        "_ipv6", "_is_first", "_limits", "_lists", "_most", "_room", "_table", "denied", "limited", "stands_open",
     )  # fmt: skip
 
     def __init__(self, context: Context, ident: str) -> None:
         self._context = context
+        self._clock = context.monotonic
         self._ident = ident
         self._lists: tuple[Networks, Networks] = Networks(), Networks()
         self._filter: Filter | None = None
@@ -82,7 +83,7 @@ class Gate:
         table = self._table
         if not self._limits or table is None:
             return NOWHERE
-        now = self._context.monotonic()
+        now = self._clock()
         place = table.find(self._name(packed), now)
         if place == NOWHERE:
             return NOWHERE
@@ -121,7 +122,7 @@ class Gate:
         table = self._table
         if table is None:
             return 0.0
-        now = self._context.monotonic()
+        now = self._clock()
         if self._cost and not self._is_first:
             wait = take(table.requests, place, now, self._cost, self._room, self._most)
             if wait:
@@ -153,7 +154,7 @@ class Gate:
             notes.append(f"client has {have} of {self._connections} connections{full}")
         if self._cost:
             full_at = table.requests[place] if place != NOWHERE else 0.0
-            wait = min(full_at - self._context.monotonic(), self._most) - self._room
+            wait = min(full_at - self._clock(), self._most) - self._room
             then = "connection is reset" if self._is_first else "request is answered 429"
             notes.append(
                 f"client beyond its rate: for {wait:.1f} seconds each {then}" if wait > 0 else "client within its rate"
