@@ -74,6 +74,17 @@ class ClientTable:
             self._seen[slot] = now
         return slot
 
+    def tag(self, slot: int) -> int:
+        """Whose slot it is, as a number."""
+        return self._tags[slot]
+
+    def still(self, slot: int, tag: int, now: float) -> bool:
+        """Is that still the slot of that client? Then it is seen again: a short way for one who was found before."""
+        if self._tags[slot] != tag:
+            return False
+        self._seen[slot] = now
+        return True
+
     def connections(self, slot: int) -> int:
         """How many connections the client has, in all processes."""
         return sum(self._connections[slot::SLOTS])

@@ -35,16 +35,23 @@ class Network(NamedTuple):
 
 def parse_network(text: str) -> Network:
     """ADDRESS/LENGTH, or ADDRESS alone for just that one. Raises BadValue."""
+    address, _, length = text.partition("/")
     try:
-        found = ipaddress.ip_interface(text)
+        found = ipaddress.ip_address(address)
+        bits = found.max_prefixlen
+        if length.isascii() and length.isdigit() and len(length) <= 3 and int(length) <= bits:
+            known = int(length)
+        else:
+            known = ipaddress.ip_interface(text).network.prefixlen  # none, or a mask, or nonsense
     except ValueError:
         raise BadValue(f"'{shorten(text, 40)}': a network is wanted, as 10.0.0.0/8 or 2001:db8::/32") from None
-    if isinstance(found, ipaddress.IPv6Interface) and found.scope_id is not None:
+    if isinstance(found, ipaddress.IPv6Address) and found.scope_id is not None:
         raise BadValue(f"'{shorten(text, 40)}': a network has no zone; leave out %{shorten(found.scope_id, 20)}")
-    first = int(found.network.network_address)
-    if first != int(found):
-        raise BadValue(f"'{shorten(text, 40)}': the address goes on behind the prefix; {found.network} holds it")
-    return Network(found.max_prefixlen, first, found.network.prefixlen)
+    number = int(found)
+    network = Network(bits, number >> (bits - known) << (bits - known), known)
+    if network.first != number:
+        raise BadValue(f"'{shorten(text, 40)}': the address goes on behind the prefix; {network} holds it")
+    return network
 
 
 def _not_too_many(instance: object, attribute: object, value: tuple[Network, ...]) -> None:

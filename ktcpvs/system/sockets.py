@@ -276,10 +276,8 @@ def private_folder(path: str) -> None:
         raise CannotListen(f"the folder {path} is not this user's alone: whoever can write to it could take our place")
 
 
-def packed_address(peer: Any) -> bytes | None:
-    """The IP address of a socket's peer, as accept() told it, in 4 or 16 bytes; None for a unix socket's."""
-    if not isinstance(peer, tuple):
-        return None
+def packed_address(peer: tuple[Any, ...]) -> bytes:
+    """The IP address of an IP socket's peer, as accept() told it, in 4 or 16 bytes."""
     if len(peer) == 2:
         return socket.inet_aton(peer[0])
     return socket.inet_pton(socket.AF_INET6, peer[0].partition("%")[0])

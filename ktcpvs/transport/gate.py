@@ -21,6 +21,11 @@ from ktcpvs.transport.context import Context
 HEADS_AT_ONCE = 1.0
 """Seconds' worth of head bytes that may come at once; and then one head more."""
 
+KNOWN_MOST = 4096
+"""How many clients are found without looking for them, since they were found before."""
+
+_NOBODY = NOWHERE, 0
+
 LATER = 1
 """Seconds after which a client may come again who holds too much."""
 
@@ -31,12 +36,14 @@ class Gate:
     limit."""
 
     __slots__ = (
-        "_connections", "_context", "_cost", "_filter", "_head", "_head_cost", "_head_most", "_ident", "_ipv6",
-        "_is_first", "_limits", "_lists", "_most", "_room", "_table", "denied", "limited", "stands_open",
+        "_clock", "_connections", "_context", "_cost", "_filter", "_head", "_head_cost", "_head_most", "_ident",
+        "_ipv6", "_is_first", "_known", "_limits", "_lists", "_most", "_room", "_table", "denied", "limited",
+        "stands_open",
     )  # fmt: skip
 
     def __init__(self, context: Context, ident: str) -> None:
         self._context = context
+        self._clock = context.monotonic
         self._ident = ident
         self._lists: tuple[Networks, Networks] = Networks(), Networks()
         self._filter: Filter | None = None
@@ -45,6 +52,7 @@ class Gate:
         self._connections = self._head = 0
         self._cost = self._room = self._most = self._head_cost = self._head_most = 0.0
         self._ipv6 = 128
+        self._known: dict[str, tuple[int, int]] = {}  # addresses -> where they count, and whose that place was then
         self.stands_open = True
         self.denied = self.limited = 0
 
@@ -62,6 +70,7 @@ class Gate:
         self._head_cost = 1 / config.client_head_rate if config.client_head_rate else 0.0
         self._head_most = HEADS_AT_ONCE + (1 << 20) * self._head_cost
         self._ipv6 = config.client_ipv6
+        self._known = {}
         self._limits = bool(self._connections or self._cost or self._head or self._head_cost)
         if self._limits and self._table is None:
             self._table = self._context.counters.client_table(self._context.key)
@@ -72,20 +81,21 @@ class Gate:
     def enter(self, sock: socket.socket, peer: Any) -> int | None:
         """Where that client counts from now on, until `leave`; NOWHERE: nowhere; None: it was turned away, and its
         connection is reset. peer: as accept() told it."""
-        packed = packed_address(peer)
-        if packed is None:  # a unix socket's clients have no address
+        if type(peer) is not tuple:  # a unix socket's clients have no address
             return NOWHERE
-        if self._filter is not None and not self._filter.judge(packed)[0]:
+        if self._filter is not None and not self._filter.judge(packed_address(peer))[0]:
             self.denied += 1
             self._turn_away(sock, "service {ident}: clients are denied, as {client}", peer)
             return None
         table = self._table
         if not self._limits or table is None:
             return NOWHERE
-        now = self._context.monotonic()
-        place = table.find(self._name(packed), now)
-        if place == NOWHERE:
-            return NOWHERE
+        now = self._clock()
+        place, tag = self._known.get(peer[0], _NOBODY)
+        if place == NOWHERE or not table.still(place, tag, now):
+            place = self._find(table, peer, now)
+            if place == NOWHERE:
+                return NOWHERE
         if 0 < self._connections <= table.connections(place) or (
             self._is_first and self._cost and take(table.requests, place, now, self._cost, self._room, self._most)
         ):
@@ -93,6 +103,14 @@ class Gate:
             self._turn_away(sock, "service {ident}: clients are beyond their limit, as {client}", peer)
             return None
         table.connect(place, 1)
+        return place
+
+    def _find(self, table: ClientTable, peer: Any, now: float) -> int:
+        place = table.find(self._name(packed_address(peer)), now)
+        if place != NOWHERE:
+            if len(self._known) >= KNOWN_MOST:
+                self._known.clear()
+            self._known[peer[0]] = place, table.tag(place)
         return place
 
     def leave(self, place: int, held: int) -> None:
@@ -121,7 +139,7 @@ class Gate:
         table = self._table
         if table is None:
             return 0.0
-        now = self._context.monotonic()
+        now = self._clock()
         if self._cost and not self._is_first:
             wait = take(table.requests, place, now, self._cost, self._room, self._most)
             if wait:
@@ -153,7 +171,7 @@ class Gate:
             notes.append(f"client has {have} of {self._connections} connections{full}")
         if self._cost:
             full_at = table.requests[place] if place != NOWHERE else 0.0
-            wait = min(full_at - self._context.monotonic(), self._most) - self._room
+            wait = min(full_at - self._clock(), self._most) - self._room
             then = "connection is reset" if self._is_first else "request is answered 429"
             notes.append(
                 f"client beyond its rate: for {wait:.1f} seconds each {then}" if wait > 0 else "client within its rate"

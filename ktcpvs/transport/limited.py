@@ -40,7 +40,7 @@ def new_client(service: LiveService, sock: socket.socket, peer: Any) -> Served |
     if place == NOWHERE:
         return (Exchange if each else Connection)(service, name, host)
     limited = (LimitedExchange if each else LimitedConnection)(service, name, host)
-    limited.place = place
+    limited.place, limited.held = place, 0
     return limited
 
 
@@ -49,16 +49,14 @@ def _head_size(request: Request) -> int:
 
 
 class LimitedConnection(Connection):
-    """One client connection that is served as a whole; the limits are for its head."""
+    """One client connection that is served as a whole; the limits are for its head. held: bytes of it that count."""
 
-    __slots__ = ("_held_here",)
+    __slots__ = ("held",)
 
-    def __init__(self, service: LiveService, client_name: str, client_host: str) -> None:
-        super().__init__(service, client_name, client_host)
-        self._held_here = 0
+    held: int
 
     def leave(self) -> None:
-        self.service.gate.leave(self.place, self._held_here)
+        self.service.gate.leave(self.place, self.held)
 
     def _wanted(self) -> None:
         wait = self.service.gate.asks(self.place, _head_size(self.request))
@@ -71,23 +69,22 @@ class LimitedConnection(Connection):
         super()._head_received(data)
         reader = self._reader
         held = len(reader.received) if reader is not None and self.state == connection_life.READING_HEAD else 0
-        more, self._held_here = held - self._held_here, held
+        more, self.held = held - self.held, held
         if more and self.service.gate.hold(self.place, more) and held:
             self._happened(connection_life.BAD_HEAD)
             self._refuse(429, TOO_MUCH, LATER)
 
 
 class LimitedExchange(Exchange):
-    """One client connection that is served request by request; the limits are for each of them."""
+    """One client connection that is served request by request; the limits are for each of them. held: bytes of an
+    unfinished head that count."""
 
-    __slots__ = ("_held_here",)
+    __slots__ = ("held",)
 
-    def __init__(self, service: LiveService, client_name: str, client_host: str) -> None:
-        super().__init__(service, client_name, client_host)
-        self._held_here = 0
+    held: int
 
     def leave(self) -> None:
-        self.service.gate.leave(self.place, self._held_here)
+        self.service.gate.leave(self.place, self.held)
 
     def _quickly(self, known: KnownRequest) -> None:
         if self.service.gate.asks(self.place, len(known.data)):
@@ -106,7 +103,7 @@ class LimitedExchange(Exchange):
         super()._next(data)
         reader = self._reader
         held = len(reader.received) if reader is not None and self.state == exchange_life.IDLE else 0
-        more, self._held_here = held - self._held_here, held
+        more, self.held = held - self.held, held
         if more and self.service.gate.hold(self.place, more) and held:
             self._reader = None
             self._happened(exchange_life.BAD_REQUEST)

@@ -26,8 +26,10 @@ from ktcpvs.errors import BadConfiguration, Refusal
 from ktcpvs.model.address import Inet, parse_address
 from ktcpvs.model.describe import configuration as described
 from ktcpvs.model.edits import AddService, EditService, Load, Set
+from ktcpvs.model.filter import Filter
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write
+from ktcpvs.model.network import Networks, parse_networks
 from ktcpvs.model.table import Table
 from ktcpvs.protocols.access import Record, as_json, combined
 from ktcpvs.state import StateFile
@@ -135,6 +137,17 @@ def arguments(data: bytes) -> None:
             str(where).encode()
 
 
+def networks(data: bytes) -> None:
+    """Networks, and as what they are written; who may come by them."""
+    for text in (text_of(data), data.decode("latin-1")):
+        found = or_refusal(parse_networks, text)
+        if not isinstance(found, Refusal):
+            assert parse_networks(str(found)) == found
+            judge = Filter(Networks(), found)
+            for one in found.entries[:50]:
+                assert judge.judge(one.first.to_bytes(one.bits // 8, "big"))[0] is False
+
+
 # The state file.
 
 _folder: list[Path] = []
@@ -192,6 +205,7 @@ _COMBINED = re.compile(rb'\S+ - - \[[^\] ]+ \+0000\] "%b HTTP/1\.[01]" [0-9]{3} 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "configuration": configuration,
     "address": address,
+    "networks": networks,
     "options": options,
     "arguments": arguments,
     "state": state,
