@@ -214,7 +214,10 @@ def _is_stale(path: str) -> bool:
 
 def distinct(socks: Iterable[socket.socket]) -> list[socket.socket]:
     """Each socket once, in their order: duplicates of a descriptor are one socket."""
-    return list({os.fstat(sock.fileno()).st_ino: sock for sock in reversed(list(socks))}.values())[::-1]
+    found: dict[int, socket.socket] = {}
+    for sock in socks:
+        found.setdefault(os.fstat(sock.fileno()).st_ino, sock)
+    return list(found.values())
 
 
 def share_among(listener: socket.socket, count: int) -> None:

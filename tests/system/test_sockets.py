@@ -16,11 +16,13 @@ from ktcpvs.errors import CannotListen
 from ktcpvs.model.address import parse_address
 from ktcpvs.system.sockets import (
     close_listener,
+    distinct,
     is_over,
     open_listener,
     open_listeners,
     open_private_unix_listener,
     private_folder,
+    share_among,
 )
 
 
@@ -72,6 +74,40 @@ def test_listeners_that_share_a_port_share_it_with_nobody_else() -> None:
             open_listeners(address, 5, 2)
         with pytest.raises(CannotListen, match="something else listens there already"):
             open_listener(address, 5)
+
+
+def test_the_kernel_sends_clients_to_the_first_sockets_alone() -> None:
+    """The others can be closed, and nobody who comes meanwhile is turned away."""
+    with contextlib.ExitStack() as stack:
+        address = parse_address(f"127.0.0.1:{free_port()}")
+        socks = open_listeners(address, 50, 4)
+        for sock in socks:
+            stack.callback(sock.close)
+        share_among(socks[2], 2)
+        clients = [stack.enter_context(contextlib.closing(socket.socket())) for _ in range(40)]
+        for number, client in enumerate(clients):
+            if number == 20:
+                socks[3].close()
+                socks[2].close()
+            client.connect(socks[0].getsockname())
+        found = [0, 0]
+        for place in (0, 1):
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    socks[place].accept()[0].close()
+                    found[place] += 1
+        assert sum(found) == 40
+        assert min(found) > 0
+
+
+def test_duplicates_of_a_socket_are_one_socket_in_the_first_one_s_place() -> None:
+    with contextlib.ExitStack() as stack:
+        one, other = open_listeners(parse_address(f"127.0.0.1:{free_port()}"), 5, 2)
+        again, once_more = one.dup(), other.dup()
+        for sock in (one, other, again, once_more):
+            stack.callback(sock.close)
+        assert distinct([one, other, again, once_more]) == [one, other]
+        assert distinct([again, other, one]) == [again, other]
 
 
 def test_a_reset_shows_though_nobody_reads() -> None:
