@@ -23,6 +23,8 @@ from ktcpvs.manager import Manager
 from ktcpvs.model import edits
 from ktcpvs.model.table import Table
 from ktcpvs.state import StateFile, read_configuration
+from ktcpvs.status.door import StatusDoor
+from ktcpvs.status.where import StatusAddress
 from ktcpvs.system.activation import handed_in
 from ktcpvs.system.limits import calm_collector, raise_descriptor_limit
 from ktcpvs.system.log import ANNOUNCE, EventLog
@@ -52,7 +54,7 @@ LAST_CLOSE = 2.0
 class DaemonOptions:
     """control: where the control connection is; None: the default place. config, state: absolute paths; None: none.
     workers: how many processes serve; 0: this one. takeover: where the daemon is to be found that this one takes over
-    from; None: this one begins anew. pid_file: twistd's."""
+    from; None: this one begins anew. pid_file: twistd's. status: where it is told over HTTP; None: nowhere."""
 
     control: ControlAddress | None = None
     config: str | None = None
@@ -60,6 +62,7 @@ class DaemonOptions:
     workers: int = 0
     takeover: ControlAddress | None = None
     pid_file: PidFile = PidFile(None)
+    status: StatusAddress | None = None
 
 
 class NotStarted(SystemExit, Exception):
@@ -73,6 +76,7 @@ class _Administered:
     """The director and its views, as the control service wants them. giver: hands over to another daemon."""
 
     def __init__(self, director: Director) -> None:
+        self._director = director
         self.submit = director.submit
         self.view: Any = director.view if isinstance(director, Supervisor) else Views(director).view
         self.explain: Any = Explainer(director).explain
@@ -81,6 +85,13 @@ class _Administered:
     def hand_on(self, successor: Successor) -> None:
         """From now on another daemon is asked."""
         self.submit, self.view, self.explain = successor.submit, successor.view, successor.explain
+
+    def processes(self) -> dict[str, int]:
+        """Name -> process id of each process of the switch."""
+        if not isinstance(self._director, Supervisor):
+            return {"switch": os.getpid()}
+        workers = {f"worker {one.number}": one.pid for one in self._director.crew.running() if one.pid is not None}
+        return {"supervisor": os.getpid(), **workers}
 
 
 class SwitchService(Service):
@@ -113,6 +124,7 @@ class SwitchService(Service):
         self._administered = _Administered(self.director)
         self._control_factory = ControlFactory(self._administered, self.log, Heir)
         self._entrance = Entrance(self._reactor, self._control_factory, self._options.takeover or self._options.control)
+        self._status = StatusDoor(self._options.status, self._administered, self.log, self._reactor)
         notifier = Notifier.of_environment(os.environ)
         self._heirs = Heirs(self._reactor, self.log, self._entrance.where, notifier)
         self._manager = Manager(notifier, self.director)
@@ -123,9 +135,11 @@ class SwitchService(Service):
                 notifier.watchdog = notifier.watchdog or inventory.watchdog
             else:
                 self._entrance.open()
+                self._status.open()
                 self._load(state)
         except BaseException:
             self._entrance.close()
+            self._status.close()
             self.director.end()
             if self._taking is not None:
                 self._taking.abandon()
@@ -221,6 +235,7 @@ class SwitchService(Service):
             self._administered.giver.not_before_late()
         self.director.serve()
         self._entrance.listen()
+        self._status.open_when_free()
         try:
             self._options.pid_file.take()
         except OSError as error:
@@ -234,6 +249,7 @@ class SwitchService(Service):
         self.director.successor = successor.carry_out
         self._administered.hand_on(successor)
         self._entrance.release()
+        self._status.close()
         self._manager.handed_over(pid)
         if pid_file == self._options.pid_file.path:
             self._options.pid_file.leave_alone()
@@ -340,6 +356,7 @@ class SwitchService(Service):
     def _part(self) -> Deferred[None]:
         """The last answers go out to the administrators before the reactor ends."""
         self.director.stop()
+        self._status.close()
         with contextlib.suppress(OSError):
             self._entrance.close()
         last = self._reactor.seconds() + LAST_CLOSE

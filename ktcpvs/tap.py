@@ -9,6 +9,7 @@ from twisted.python import usage
 from ktcpvs.control.where import default_control, parse_control
 from ktcpvs.errors import Refusal
 from ktcpvs.service import DaemonOptions, SwitchService
+from ktcpvs.status.where import parse_status
 from ktcpvs.takeover.pid_file import PidFile
 
 WORKERS_MAX = 64
@@ -28,6 +29,7 @@ class Options(usage.Options):
             "Endpoint of the control connection: unix:/PATH or tcp:PORT:interface=127.0.0.1. "
             f"[default: {default_control()}]",
         ],
+        ["status", None, None, "Serve a status page and metrics here, as tcp:9109, on loopback. [default: nowhere]"],
         ["state", "s", None, "Keep the table in this file, after every change, and begin with it."],
         [
             "workers",
@@ -49,6 +51,7 @@ class Options(usage.Options):
         try:
             for name in ("control", "takeover"):
                 self[name] = parse_control(self[name]) if self[name] else None
+            self["status"] = parse_status(self["status"]) if self["status"] is not None else None
         except Refusal as refusal:
             raise usage.UsageError(str(refusal)) from None
         for name in ("config", "state"):
@@ -86,6 +89,7 @@ def makeService(options: Options) -> SwitchService:
             config=options["config"],
             state=options["state"],
             workers=options["workers"],
+            status=options["status"],
             takeover=options["takeover"],
             pid_file=options["pid_file"],
         ),

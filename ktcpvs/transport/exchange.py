@@ -6,8 +6,12 @@ collected. A request that a kept connection lost before any answer is sent again
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from time import monotonic
+
 from ktcpvs.model import exchange as life
 from ktcpvs.model.destination import Destination, Lease
+from ktcpvs.model.latency import BUCKETS
 from ktcpvs.model.scheduling import Choice
 from ktcpvs.protocols import messages
 from ktcpvs.protocols.framing import BadFrame
@@ -34,6 +38,7 @@ class Exchange(Retrying):
     # The server.
 
     def _quickly(self, known: KnownRequest) -> None:
+        self._asked = monotonic()
         request, service = self.request, self.service
         request.method, request.lines = known.method, known.lines
         request.target = request.path = known.target
@@ -164,7 +169,7 @@ class Exchange(Retrying):
                         data = known.closing + data[len(known.start) :]
                     elif not known.as_is:
                         data = known.head + data[len(known.start) :]
-                    self._pass_whole(server, data)
+                    self._pass_whole(server, data, known.kind)
                     return
             self._answer_head(data)
             return
@@ -178,8 +183,8 @@ class Exchange(Retrying):
             return
         self._pass_on(answer, data, taken)
 
-    def _pass_whole(self, server: ServerStream, data: bytes) -> None:
-        """A whole answer, of a kind that is known."""
+    def _pass_whole(self, server: ServerStream, data: bytes, kind: int) -> None:
+        """A whole answer, of a kind that is known. kind: the first digit of its status."""
         self.bytes_out += len(data)
         self.client.transport.write(data)
         if not self._last or self._leaves:  # else it is the last answer, though nobody has asked for that
@@ -194,6 +199,9 @@ class Exchange(Retrying):
             destination = lease.destination
             if destination.errors:
                 destination.errors = 0
+            took, latencies = monotonic() - self._asked, destination.latencies
+            latencies.rows[kind][bisect_left(BUCKETS, took)] += 1
+            latencies.seconds += took
             moved_in, moved_out = self.bytes_in, self.bytes_out
             destination.bytes_in += moved_in - self.settled[0]
             destination.bytes_out += moved_out - self.settled[1]
@@ -249,7 +257,7 @@ class Exchange(Retrying):
         head = answer.head + choice.answer_lines if choice is not None else answer.head
         if answer.length is not None and answer.keep_alive and self.server is not None and message.method == b"GET":
             plain = (choice is None or not choice.answer_lines) and len(head) <= REMEMBERED and answer.status < 500
-            self.server.known = KnownAnswer(answer.whole, head, answer.length) if plain else None
+            self.server.known = KnownAnswer(answer.whole, head, answer.length, answer.status) if plain else None
         head += b"Connection: close\r\n\r\n" if self._last else b"\r\n"
         if self.entry is not None:
             self.entry.answered(answer.status, len(head))
@@ -296,6 +304,8 @@ class Exchange(Retrying):
         self._end_of_answer()
 
     def _end_of_answer(self) -> None:
+        if self._answer is not None and self.lease is not None:
+            self.lease.destination.latencies.count(self._answer.status, monotonic() - self._asked)
         self._settle("answered")
         self._answer = self._message = None
         self._received = b""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from ktcpvs.model import exchange as life
@@ -40,7 +41,7 @@ class HTTPClient(Parting):
     descriptors = 1  # those of server connections are counted by the pool
 
     __slots__ = (
-        "_again", "_answer", "_body_bytes", "_found", "_full", "_going_on", "_head_began",
+        "_again", "_answer", "_asked", "_body_bytes", "_found", "_full", "_going_on", "_head_began",
         "_kept", "_last", "_leaves", "_may_repeat", "_out", "_reader", "_received", "_retries", "bytes_in", "bytes_out",
         "server", "settled",
     )  # fmt: skip
@@ -59,6 +60,7 @@ class HTTPClient(Parting):
         self._may_repeat = False  # the request may go on another connection if this one dies
         self._body_bytes = 0  # of the current request's body, so far
         self._reader: HeadReader | None = None  # of a head that comes in pieces
+        self._asked = 0.0  # when the current request's head was there
         self._again: tuple[Destination, ...] = ()  # whose connections have died with this request
         self._retries = False  # its next server is one more that works on it
         self._last = False  # the client connection ends with this answer
@@ -215,6 +217,7 @@ class HTTPClient(Parting):
 
     def _begin(self, message: messages.Request, data: bytes, found: re.Match[bytes]) -> None:
         """A head is complete. Nothing is sent before what came with it has been checked."""
+        self._asked = monotonic()
         end = found.end()
         if message.lines.count(b"\n") > self.context.settings.head_lines:
             raise BadRequest(431, f"the request has more than {self.context.settings.head_lines} header lines")

@@ -57,8 +57,8 @@ class LiveService(Instead):
     or ""; engine_after: how many seconds a connection is relayed by copying first. joined: relay -> how many
     connections it carries, or has carried to their end; those that it gave away are not its.
 
-    total: client connections accepted. refused: those that got no server. ended_in, ended_out: bytes of
-    connections that have ended.
+    total: client connections accepted. refused: those that got no server; refusals: which status they got.
+    ended_in, ended_out: bytes of connections that have ended.
     """
 
     def __init__(self, context: Context, config: VirtualService) -> None:
@@ -92,6 +92,7 @@ class LiveService(Instead):
         self.requests: dict[bytes, KnownRequest] = {}
         self.total = 0
         self.refused = 0
+        self.refusals: dict[int, int] = {}
         self.retries = RetryBudget()
         self.ended_in = 0
         self.ended_out = 0

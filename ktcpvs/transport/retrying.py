@@ -36,6 +36,7 @@ class Retrying(Upgrading):
         if self.entry is not None:
             self.entry.retried()
         destination = dead.destination
+        destination.retries += 1
         if dead.used and destination not in self._again:
             self._again = (*self._again, destination)
             self._call(destination)
@@ -71,6 +72,7 @@ class Retrying(Upgrading):
         form = "service {ident}: server {server} is silent: {why}"
         self.context.log.event(levels.NON_FATAL, form, ident=self.service.ident, server=silent.address, why=why)
         self._happened(life.SILENT)
+        silent.retries += 1
         if self.entry is not None:
             self.entry.retried()
         if self.lease is not None:

@@ -342,6 +342,7 @@ class Served(ABC):
             self._maybe_over()
             return
         lease.end(failed=True)
+        lease.destination.retries += 1
         if self.entry is not None:
             self.entry.retried()
         self._has_failed(lease.destination, why.getErrorMessage())
@@ -365,6 +366,8 @@ class Served(ABC):
             self.service.gate.limited += 1
         else:
             self.service.refused += 1
+        refusals = self.service.refusals
+        refusals[status] = refusals.get(status, 0) + 1
         self.context.log.event(
             levels.NON_FATAL,
             "service {ident}: {client} refused: {status} {why}",

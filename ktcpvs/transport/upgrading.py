@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import monotonic
+
 from ktcpvs.model import exchange as life
 from ktcpvs.protocols import messages
 from ktcpvs.transport.http_client import HTTPClient
@@ -24,6 +26,7 @@ class Upgrading(HTTPClient):
         server = self.server
         assert server is not None
         self._happened(life.UPGRADED)
+        server.destination.latencies.count(answer.status, monotonic() - self._asked)
         added = self.choice.answer_lines if self.choice is not None else b""
         head = answer.head + added + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
         self.client.transport.write(head)

@@ -11,6 +11,7 @@ from ktcpvs.errors import BadValue, shorten
 from ktcpvs.model.describe import describe_service
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.health import UP
+from ktcpvs.model.latency import described as latencies
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.transport.director import Director
@@ -18,6 +19,10 @@ from ktcpvs.transport.live import LiveService
 
 DRAINING = "draining"
 """The state of a server with weight 0, whatever its health."""
+
+
+COUNTS_OF_SERVICE = ("active", "total", "refused", "queued", "denied", "limited", "bytes_in", "bytes_out")
+COUNTS_OF_SERVER = ("active", "total", "failures", "retries", "kept", "reused", "bytes_in", "bytes_out")
 
 
 class Views:
@@ -147,18 +152,20 @@ def _passed(live: LiveService | None) -> dict[Destination, tuple[int, int]]:
 
 def _destination_stats(
     live: LiveService | None, destination: Destination | None, passed: dict[Destination, tuple[int, int]]
-) -> dict[str, int]:
+) -> dict[str, Any]:
     if live is None or destination is None:
-        return dict.fromkeys(("active", "total", "failures", "kept", "reused", "bytes_in", "bytes_out"), 0)
+        return dict.fromkeys(COUNTS_OF_SERVER, 0) | latencies(None)
     live_in, live_out = passed.get(destination, (0, 0))
     return {
         "active": destination.own,
         "total": destination.total,
         "failures": destination.failures,
+        "retries": destination.retries,
         "kept": live.pool.idle(destination),
         "reused": destination.reused,
         "bytes_in": destination.bytes_in + live_in,
         "bytes_out": destination.bytes_out + live_out,
+        **latencies(destination.latencies),
     }
 
 
@@ -176,13 +183,14 @@ def _relay(live: LiveService | None) -> dict[str, Any] | None:
     return {"in_use": live.engine, "why": live.engine_why, "joined": dict(live.joined)} if live is not None else None
 
 
-def _service_stats(live: LiveService | None) -> dict[str, int]:
+def _service_stats(live: LiveService | None) -> dict[str, Any]:
     if live is None:
-        return dict.fromkeys(("active", "total", "refused", "queued", "denied", "limited", "bytes_in", "bytes_out"), 0)
+        return dict.fromkeys(COUNTS_OF_SERVICE, 0) | {"refusals": {}}
     return {
         "active": len(live.connections),
         "total": live.total,
         "refused": live.refused,
+        "refusals": {str(status): count for status, count in sorted(live.refusals.items())},
         "queued": len(live.queue),
         "denied": live.gate.denied,
         "limited": live.gate.limited,

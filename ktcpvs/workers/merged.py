@@ -67,4 +67,18 @@ def _relay(own: dict[str, Any] | None, told: Sequence[dict[str, Any] | None]) ->
 
 
 def _added(own: dict[str, Any], counts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return {name: sum((one.get(name, 0) for one in counts), start) for name, start in own.items() if name != "relay"}
+    return {
+        name: _sum(start, [one[name] for one in counts if name in one])
+        for name, start in own.items()
+        if name != "relay"
+    }
+
+
+def _sum(start: Any, more: Sequence[Any]) -> Any:
+    """Numbers added up; lists of them place by place, dicts of them name by name."""
+    if isinstance(start, dict):
+        names = sorted({name for one in (start, *more) for name in one})
+        return {name: start.get(name, 0) + sum(one.get(name, 0) for one in more) for name in names}
+    if isinstance(start, list):
+        return [sum(column) for column in zip(start, *more, strict=True)]
+    return sum(more, start)

@@ -13,6 +13,7 @@ from typing import Any
 from ktcpvs.errors import shorten
 from ktcpvs.model.language import writer
 from ktcpvs.model.language.writer import ShowAddress
+from ktcpvs.model.latency import within
 
 SERVICE_COUNTERS = ("active", "total", "refused", "queued", "", "bytes_in", "bytes_out")
 SERVER_COUNTERS = ("active", "total", "failures", "kept", "reused", "bytes_in", "bytes_out")
@@ -184,14 +185,18 @@ def _counted(
             rows.append((_relay(service[kind]["relay"]),))
         if away := _turned_away(service[kind]):
             rows.append((away,))
+        if refusals := service[kind].get("refusals"):
+            rows.append((f"  refused: {_counts(refusals)}",))
         for server in service["servers"]:
             begin = f"  -> {show(server['address'])}", str(server["weight"]), _limit(server["maxconn"])
             rows.append((*begin, *numbers(server[kind], of_server)))
             if kind == "stats" and (state := _health(server.get("health"))):
                 rows.append((state,))
+            rows += [(line,) for line in _answered(server[kind])]
         if service["redirect"] is not None:
             begin = f"  -> {show(service['redirect'])}", "redirect", ""
             rows.append((*begin, *numbers(service[f"redirect_{kind}"], of_server)))
+            rows += [(line,) for line in _answered(service[f"redirect_{kind}"])]
     return f"{heading(answer['version'])}\n{_trial(answer)}{_aligned(rows, '<<<' + '>' * len(of_service))}"
 
 
@@ -207,6 +212,28 @@ def _health(health: dict[str, Any] | None) -> str:
         return ""
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(health["since"]))
     return f"     {health['state']} since {since}: {_line(health['reason'])}"
+
+
+def _answered(stats: dict[str, Any]) -> list[str]:
+    """What a server has answered to requests, and how soon; nothing where it was asked none."""
+    told = []
+    if counts := _counts(stats.get("answers", {})):
+        half, most = within(stats["buckets"], 0.5), within(stats["buckets"], 0.99)
+        told.append(f"answers: {counts}; half of them within {duration(half)}, 99 % within {duration(most)}")
+    if stats.get("retries"):
+        told.append(f"tried again: {stats['retries']}")
+    return [f"     {'; '.join(told)}"] if told else []
+
+
+def duration(seconds: float | None) -> str:
+    """ "2.5 ms", "10 s"; None: "-"."""
+    if seconds is None:
+        return "-"
+    return f"{seconds:g} s" if seconds >= 1 else f"{seconds * 1000:g} ms"
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items() if count)
 
 
 def _relay(relay: dict[str, Any]) -> str:

@@ -1,0 +1,60 @@
+"""The listening socket of the status, where one is wanted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ktcpvs.errors import CannotListen
+from ktcpvs.status.where import StatusAddress
+from ktcpvs.system.log import ANNOUNCE, EventLog
+
+BACKLOG = 128
+
+AGAIN = 0.5
+"""Seconds between two attempts to listen where the daemon before still does."""
+
+
+class StatusDoor:
+    """where: None: nowhere, and nothing is done."""
+
+    def __init__(self, where: StatusAddress | None, switch: Any, log: EventLog, reactor: Any) -> None:
+        """switch: what is looked at, see ktcpvs.status.server."""
+        self._where = where
+        self._switch = switch
+        self._log = log
+        self._reactor = reactor
+        self._port: Any = None
+        self._factory: Any = None
+        self._again: Any = None
+
+    def open(self) -> None:
+        """Listen. Raises CannotListen."""
+        where = self._where
+        if where is None:
+            return
+        from ktcpvs.status.server import StatusFactory  # who does not want it does not pay for it
+
+        self._factory = StatusFactory(self._switch, self._log, self._reactor)
+        try:
+            self._port = self._reactor.listenTCP(where.port, self._factory, BACKLOG, where.host)
+        except OSError as error:
+            raise CannotListen(f"cannot listen for the status at {where}: {error}") from None
+        self._log.event(ANNOUNCE, "status at {where}", where=where)
+
+    def open_when_free(self) -> None:
+        """Listen as soon as the daemon that was taken over listens no more."""
+        self._again = None
+        try:
+            self.open()
+        except CannotListen:
+            self._again = self._reactor.callLater(AGAIN, self.open_when_free)
+
+    def close(self) -> None:
+        """Listen no more, and end all connections."""
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        if self._port is not None:
+            self._port.stopListening()
+            self._factory.close_all()
+            self._port = None

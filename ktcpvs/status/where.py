@@ -1,0 +1,37 @@
+"""Where the status is served: `tcp:PORT` on loopback, or `tcp:PORT:interface=HOST` where the administrator wants it."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+from attrs import frozen
+
+from ktcpvs.errors import BadAddress, shorten
+
+LOOPBACK = "127.0.0.1"
+_FORM = re.compile(r"tcp6?:(?:port=)?(?P<port>[0-9]{1,5})(?::interface=(?P<host>(?:[^:\\]|\\:)+))?", re.ASCII)
+
+
+@frozen
+class StatusAddress:
+    """host: an IP address. port: 1 to 65535."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"http://[{self.host}]:{self.port}/" if ":" in self.host else f"http://{self.host}:{self.port}/"
+
+
+def parse_status(text: str) -> StatusAddress:
+    """Read an endpoint description, as Twisted's: an IPv6 address has `\\:` for each colon. Raises BadAddress."""
+    found = _FORM.fullmatch(text)
+    host = (found["host"] or LOOPBACK).replace("\\:", ":") if found else ""
+    try:
+        ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError:
+        found = None
+    if found is None or not 0 < int(found["port"]) <= 65535:
+        raise BadAddress(f"status '{shorten(text)}': tcp:PORT or tcp:PORT:interface=ADDRESS is wanted, as tcp:9109")
+    return StatusAddress(LOOPBACK if host == "localhost" else host, int(found["port"]))

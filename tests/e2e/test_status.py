@@ -1,0 +1,172 @@
+"""--status: metrics for Prometheus and data for the page, told over HTTP by a daemon that nobody can change there."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from servers import LOOPBACK, SocketServer, chunks, dial, free_port, program, read_all, wait_for
+
+from ktcpvs.status.server import MAX_CONNECTIONS
+
+from .harness import ControlThread, Daemon
+
+pytestmark = pytest.mark.e2e
+
+SECRET = "a-cookie-key-that-nobody-is-told"
+NAME = "<b>wéb'&</b>"
+
+
+def answers(sock: socket.socket) -> None:
+    """A server: /missing gets 404, all else 200."""
+    for data in chunks(sock):
+        status = b"404 Not Found" if b" /missing " in data else b"200 OK"
+        sock.sendall(b"HTTP/1.1 " + status + b"\r\nContent-Length: 2\r\n\r\nok")
+
+
+@pytest.fixture(scope="module", params=[0, 2], ids=["alone", "workers"])
+def status_daemon(
+    request: pytest.FixtureRequest, control_thread: ControlThread, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Daemon, int]]:
+    port, folder = free_port(), tmp_path_factory.mktemp("status")
+    daemon = Daemon(control_thread, folder, "--status", f"tcp:{port}", workers=request.param)
+    daemon.start()
+    daemon.call("load", f'global {{ cookie_key = "{SECRET}" }}')
+    yield daemon, port
+    daemon.finish()
+
+
+def get(port: int, path: str, method: str = "GET") -> tuple[int, str, Any]:
+    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=20)
+    connection.request(method, path)
+    answer = connection.getresponse()
+    text = answer.read().decode()
+    connection.close()
+    assert SECRET not in text
+    return answer.status, text, answer.headers
+
+
+def samples(port: int) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
+    found: dict[str, dict[tuple[tuple[str, str], ...], float]] = {}
+    for family in text_string_to_metric_families(get(port, "/metrics")[1]):
+        for one in family.samples:
+            row = found.setdefault(one.name, {})
+            labels = tuple(sorted(one.labels.items()))
+            assert labels not in row, f"{one.name} {labels} stands there twice"
+            row[labels] = one.value
+    return found
+
+
+def value(port: int, name: str, **labels: str) -> float:
+    rows = [value for known, value in samples(port).get(name, {}).items() if labels.items() <= dict(known).items()]
+    return sum(rows)
+
+
+def test_what_clients_did_is_told_by_metrics_stats_and_data(
+    status_daemon: tuple[Daemon, int], serve: Callable[..., SocketServer]
+) -> None:
+    daemon, status = status_daemon
+    port, server, dead = free_port(), serve(answers), free_port()
+    address, nobody = f"{LOOPBACK}:{server.port}", f"{LOOPBACK}:{dead}"
+    rules = ((".*", address),)
+    daemon.service(NAME, port, address, nobody, scheduler="chttp", rules=rules, redirect=address)
+    daemon.service("dead", free_port(), nobody)
+    with dial((LOOPBACK, port)) as client:
+        for path in ("/a", "/b", "/missing", "/a", "/a"):
+            client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            head = b""
+            while not head.endswith(b"ok"):
+                head += client.recv(4096)
+    with dial((LOOPBACK, port)) as client:
+        client.sendall(b"GARBAGE\r\n\r\n")
+        assert read_all(client).startswith(b"HTTP/1.1 400 ")
+    dead_port = int(daemon.stats("dead")["listen"].rpartition(":")[2])
+    with dial((LOOPBACK, dead_port)) as client:
+        assert read_all(client) == b""
+
+    mine = {"service": NAME, "server": address, "role": "server"}
+    wait_for(lambda: value(status, "ktcpvs_server_answers_total", code="2xx", **mine) == 4)
+    found = samples(status)
+    metrics = {
+        name: {labels: n for labels, n in rows.items() if ("service", NAME) in labels} for name, rows in found.items()
+    }
+    took = metrics["ktcpvs_server_request_duration_seconds_bucket"]
+    of_server = [n for labels, n in took.items() if ("role", "server") in labels and ("server", address) in labels]
+    assert of_server == sorted(of_server)
+    assert (len(of_server), of_server[-1]) == (17, 5)
+    assert value(status, "ktcpvs_server_answers_total", code="4xx", **mine) == 1
+    assert value(status, "ktcpvs_service_refusals_total", service=NAME, code="400") == 1
+    assert value(status, "ktcpvs_server_failures_total", service="dead") == 1
+    assert value(status, "ktcpvs_server_retries_total", service="dead", server=nobody) == 1
+    assert value(status, "ktcpvs_server_state", service=NAME, state="up") == 2
+    processes = found["ktcpvs_process_resident_memory_bytes"]
+    assert len(processes) == (3 if (("process", "supervisor"),) in processes else 1)
+
+    text = get(status, "/metrics")[1]
+    checked = subprocess.run([program("promtool"), "check", "metrics"], input=text, capture_output=True, text=True)
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+
+    listed = daemon.adm("--list", "--stats", "-i", NAME).stdout
+    assert "answers: 2xx 4, 4xx 1; half of them within " in listed
+    assert "  refused: 400 1\n" in listed
+    assert "     tried again: 1\n" in daemon.adm("--list", "--stats", "-i", "dead").stdout
+
+    told = json.loads(get(status, "/api/v1/status")[1])
+    (service,) = (one for one in told["services"] if one["ident"] == NAME)
+    assert sum(service["servers"][0]["stats"]["buckets"]) == 5
+    assert service["rules"] == [{"pattern": ".*", "match": None, "servers": [address]}]
+    assert service["redirect"]["address"] == address
+
+    daemon.clear()
+    wait_for(lambda: NAME not in get(status, "/metrics")[1])
+
+
+def test_nothing_can_be_changed_there_and_strange_clients_cost_nothing(status_daemon: tuple[Daemon, int]) -> None:
+    daemon, status = status_daemon
+    for method in ("POST", "PUT", "DELETE", "OPTIONS", "BREW"):
+        code, _, headers = get(status, "/", method)
+        assert (code, headers["Allow"]) == (405, "GET, HEAD")
+    code, text, headers = get(status, "/", "HEAD")
+    assert (code, text) == (200, "")
+    assert int(headers["Content-Length"]) > 30
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert get(status, "/etc/passwd")[0] == get(status, "/../page.js")[0] == 404
+    before = daemon.descriptors()
+    for data in (b"\0" * 20000, b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 5000, b"GET  \r\n\r\n", b"\r\n" * 9000):
+        with dial((LOOPBACK, status)) as client:
+            try:
+                client.sendall(data)
+                client.shutdown(socket.SHUT_WR)
+                said = read_all(client)
+            except ConnectionError:
+                said = b""
+            assert not said.startswith(b"HTTP/1.1 200")
+    idle = [socket.create_connection((LOOPBACK, status)) for _ in range(MAX_CONNECTIONS)]
+    with socket.create_connection((LOOPBACK, status), timeout=20) as one_more, pytest.raises(ConnectionResetError):
+        one_more.recv(1)
+    for client in idle:
+        client.close()
+    wait_for(lambda: get_or_none(status) == 200)
+    wait_for(lambda: daemon.descriptors() <= before)
+
+
+def get_or_none(port: int) -> int | None:
+    try:
+        return get(port, "/metrics")[0]
+    except OSError:
+        return None
+
+
+@pytest.mark.parametrize(
+    "place", ["9109", "tcp:", "tcp:0", "tcp:70000", "tcp:9109:interface=example.org", "unix:/x", ""]
+)
+def test_places_that_are_none_are_refused(place: str, tmp_path: Path, make_daemon: Callable[..., Daemon]) -> None:
+    said = make_daemon("--status", place).refused()
+    assert "tcp:PORT or tcp:PORT:interface=ADDRESS is wanted, as tcp:9109" in said
