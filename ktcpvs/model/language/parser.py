@@ -20,7 +20,8 @@ from ktcpvs.model.network import Network, Networks, parse_network, parse_network
 from ktcpvs.model.service import OPTIONS, RealServer, Rule, VirtualService
 from ktcpvs.model.settings import Settings, whole_number
 
-KEYWORDS = (*OPTIONS, "server", "rule", "test")
+TEST = "test"
+KEYWORDS = (*OPTIONS, "server", "rule", TEST)
 _HEADING = re.compile(r"\s*TCP Virtual Server version \d\S*[^\S\n]*(?:\n|\Z)")
 
 
@@ -73,9 +74,11 @@ class _Reader:
         return token
 
     def is_keyword(self) -> bool:
-        """True when a keyword with its `=` comes next."""
+        """True when a keyword with its `=` comes next, or a test."""
         after = self._tokens[self._position + 1 : self._position + 2]
-        return bool(after) and after[0].is_word("=")
+        return bool(after) and (
+            after[0].is_word("=") or (after[0].quoted and self._tokens[self._position].is_word(TEST))
+        )
 
     def phrase(self, first: Token) -> str:
         """`first` and the tokens behind it, as text, up to the next keyword or the block's end."""
@@ -223,9 +226,9 @@ def _service(reader: _Reader, name: Token, port_named: PortNamed) -> VirtualServ
     with _at(name.place):
         block = _Block(VirtualService(name.text))
     seen: set[str] = set()
-    for keyword in reader.block("test"):
+    for keyword in reader.block(TEST):
         called = keyword.text.lower()
-        if called == "test":
+        if called == TEST:
             block.tests.append(_test(reader, port_named))
             continue
         if called == "server":
@@ -330,7 +333,7 @@ def _test(reader: _Reader, port_named: PortNamed) -> tuple[Place, Callable[[Virt
 
 
 def _is_address(reader: _Reader, token: Token) -> bool:
-    return not (token.is_word("}", "test") or token.quoted or reader.is_keyword())
+    return not (token.is_word("}") or token.quoted or reader.is_keyword())
 
 
 def _word(reader: _Reader, word: str) -> None:
