@@ -140,7 +140,7 @@ class Gate:
         if table is None:
             return 0.0
         now = self._clock()
-        if self._cost and not self._is_first:
+        if self._cost:
             wait = take(table.requests, place, now, self._cost, self._room, self._most)
             if wait:
                 return wait

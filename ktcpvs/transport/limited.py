@@ -1,6 +1,6 @@
 """Clients whose services have limits for each client address; those of other services know nothing of it.
 
-Who asks too often is answered 429, and may go on later on the same connection.
+Who asks too often is answered 429 (RFC 6585, section 4), and may go on later on the same connection.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def test_connections_at_once(
         left = [one for one in daemon.connections() if one["worker"] != victim and "127.0.0.2:" in one["client"]]
         pids = _children(daemon.pid)
         os.kill(pids[victim - 1], signal.SIGKILL)
-        wait_for(lambda: victim not in {one["worker"] for one in daemon.connections()})
+        wait_for(lambda: len(now := _children(daemon.pid)) == 2 and pids[victim - 1] not in now, "its successor")
         again = [served(port, "127.0.0.2", stack) for _ in range(MANY)]
         assert sum(client is not None for client in again) == 6 - len(left)
 

@@ -37,9 +37,7 @@ def comes_in(port: int, source: str, host: str = LOOPBACK) -> bool:
         return True
 
 
-def test_lists_hold_for_new_clients_and_outlive_the_daemon(
-    daemon: Daemon, serve: Serve, stack: contextlib.ExitStack, tmp_path: Path
-) -> None:
+def test_lists_hold_for_new_clients(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack, tmp_path: Path) -> None:
     server, port = serve(echo), free_port()
     daemon.service("s", port, server.address)
     live = stack.enter_context(socket.create_connection((LOOPBACK, port), 10, ("127.0.0.2", 0)))

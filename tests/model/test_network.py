@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ktcpvs.errors import BadValue
+from ktcpvs.errors import BadConfiguration, BadValue
 from ktcpvs.model.filter import filter_of
+from ktcpvs.model.language.parser import parse
 from ktcpvs.model.network import NETWORKS_MAX, Network, Networks, parse_network, parse_networks
 from tests.model.strategies import network_lists, networks
 
@@ -68,6 +69,32 @@ def test_a_list_has_an_end() -> None:
     assert len(Networks.of(many[1:]).entries) == NETWORKS_MAX
     with pytest.raises(BadValue, match=f"{NETWORKS_MAX + 1} networks in one list; at most {NETWORKS_MAX}"):
         Networks.of(many)
+
+
+@pytest.mark.parametrize(
+    ("lines", "why"),
+    [
+        (
+            "allow = 10.0.0.0/8 10.1.2.3/8",
+            "2:20: '10.1.2.3/8': the address goes on behind the prefix; 10.0.0.0/8 holds it",
+        ),
+        ("allow = ::1\ndeny =\n}", "4:1: '}': a network is wanted, as 10.0.0.0/8 or 2001:db8::/32"),
+        ("allow = ::1\n deny = ::2 ::1", "3:13: service s both allows and denies ::1"),
+        ("client_rate = 5/d", "2:15: client_rate = 5/d: a rate is wanted, as 100/s, 30/m or 5/h, or off"),
+        ("client_ipv6 = 129", "2:15: client_ipv6 = 129 is out of range: 1..128"),
+    ],
+)
+def test_a_mistake_in_a_configuration_has_its_place(lines: str, why: str) -> None:
+    with pytest.raises(BadConfiguration) as refused:
+        parse(f"Virtual s {{\n{lines}\n}}\n", "x")
+    assert str(refused.value) == f"x:{why}"
+
+
+def test_lines_of_a_configuration_add_up() -> None:
+    text = 'Virtual s { allow = ::1 10.0.0.0/8 deny = ::2 allow = "10.0.0.0/8  ::3" scheduler = wlc client_rate = 05 }'
+    service = parse(text).services["s"]
+    assert (str(service.allow), str(service.deny)) == ("::1 10.0.0.0/8 ::3", "::2")
+    assert (service.scheduler, service.client_rate) == ("wlc", "5/s")
 
 
 @st.composite

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 
 import pytest
 from memory import Peer, World
 
+from ktcpvs.model.clients import NOWHERE, WAYS, ClientTable
 from ktcpvs.transport.gate import LATER
 
 A = "10.0.0.1:80"
@@ -88,6 +90,24 @@ def test_ipv6_clients_count_by_their_network(make: Make) -> None:
     comes(world, "2001:db8:7fff::1")
     assert world.comes("2001:db8::1") is None
     comes(world, "2001:db8:8000::1")
+
+
+def test_a_client_whose_place_was_given_away_gets_another(make: Make) -> None:
+    world = make("wlc", "client_connections = 1")
+    comes(world).resets()
+    key, table = world.context.key, world.context.counters.client_table(b"")
+    probe = ClientTable(memoryview(bytearray(ClientTable.size(1))), 1, 0, key)
+    client = b"s\0\xc0\0\2\1"
+    first = table.find(client, 0.0, make=False)
+    assert first != NOWHERE
+    others = (b"%d" % number for number in itertools.count())
+    crowd = (name for name in others if probe.find(name, 0.0) // WAYS == first // WAYS)
+    for name in itertools.islice(crowd, WAYS):
+        table.find(name, 1.0)
+    assert table.find(client, 1.0, make=False) == NOWHERE
+    comes(world)
+    place = table.find(client, 1.0, make=False)
+    assert (table.connections(place), sum(table._connections)) == (1, 1)
 
 
 def test_where_no_request_is_read_a_connection_counts_as_one(make: Make) -> None:
