@@ -36,7 +36,9 @@ Virtual shop {{
     server = {three} 0
     redirect = {three}
     rule = pattern "/images/.*" use server {one}
-    rule = pattern ".*" use server {one} use server {two} use server 127.0.0.1:{dead}
+    rule = pattern ".*" use server {one}
+    rule = pattern ".*" use server {two}
+    rule = pattern ".*" use server 127.0.0.1:{dead}
 }}
 Virtual mail {{
     listen = 127.0.0.1:{mail}
@@ -89,7 +91,10 @@ def main() -> None:
         with open(folder / "log", "w") as log:
             daemon = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
         try:
-            wait_for(lambda: answers(shop) and answers(status), (folder / "log").read_text())
+            try:
+                wait_for(lambda: answers(shop) and answers(status), timeout=30)
+            except AssertionError:
+                raise SystemExit((folder / "log").read_text()) from None
             clients = [threading.Thread(target=shops, args=(shop, ended)) for _ in range(6)]
             clients += [threading.Thread(target=talks, args=(mail, ended)) for _ in range(3)]
             for client in clients:

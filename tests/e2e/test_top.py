@@ -90,7 +90,7 @@ def test_top_shows_what_happens_until_q(
     daemon: Daemon, terminal: Callable[..., Terminal], serve: Callable[..., SocketServer]
 ) -> None:
     port, server = free_port(), f"{LOOPBACK}:{serve(answers).port}"
-    daemon.service("web", port, server, scheduler="chttp", rules=((".*", server),))
+    daemon.service("web", port, server, scheduler="phttp", rules=((".*", server),))
     daemon.call("add_service", "idle", listen=f"{LOOPBACK}:{free_port()}")
     for number in range(30):
         daemon.call("add_server", "idle", f"10.0.0.{number}:80", weight=0)

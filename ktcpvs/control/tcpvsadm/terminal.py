@@ -92,7 +92,7 @@ async def watch(reactor: Any, switch: Switch, ident: str | None, show: ShowAddre
 
 def _drawn(lines: Sequence[str]) -> str:
     """Each line over the one before, so that nothing flickers."""
-    return "\x1b[H" + "\r\n".join(f"{line}\x1b[K" for line in lines) + "\x1b[J"
+    return "\x1b[H" + "\n".join(f"{line}\x1b[K" for line in lines) + "\x1b[J"
 
 
 async def _pause(reactor: Any, keys: Keys) -> None:
