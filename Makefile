@@ -27,7 +27,7 @@ TESTS ?= tests
 JOBS ?= 4
 
 test: $(VENV)/ready
-	@docs/tools/debian-packages services=netbase nginx=nginx-light redis-server redis-cli=redis-tools postgres=postgresql curl apache2=apache2-bin node=nodejs zsh mandoc wrk promtool=prometheus
+	@docs/tools/debian-packages services=netbase nginx=nginx-light redis-server redis-cli=redis-tools postgres=postgresql curl apache2=apache2-bin node=nodejs zsh mandoc wrk promtool=prometheus chromium
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
 
 FUZZ_SECONDS ?= 60

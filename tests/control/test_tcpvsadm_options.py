@@ -26,6 +26,7 @@ COLUMNS = (
 )
 MATRIX = """
 list             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  o
+top              o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .
 add-service      r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .
 edit-service     r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .
 delete-service   r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .

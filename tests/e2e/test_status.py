@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import Browser
 from prometheus_client.parser import text_string_to_metric_families
 from servers import LOOPBACK, SocketServer, chunks, dial, free_port, program, read_all, wait_for
 
@@ -170,3 +171,44 @@ def get_or_none(port: int) -> int | None:
 def test_places_that_are_none_are_refused(place: str, tmp_path: Path, make_daemon: Callable[..., Daemon]) -> None:
     said = make_daemon("--status", place).refused()
     assert "tcp:PORT or tcp:PORT:interface=ADDRESS is wanted, as tcp:9109" in said
+
+
+def test_the_page_in_a_browser(
+    make_daemon: Callable[..., Daemon], serve: Callable[..., SocketServer], tmp_path: Path
+) -> None:
+    status, port = free_port(), free_port()
+    daemon = make_daemon("--status", f"tcp:{status}")
+    daemon.start()
+    server, other = (f"{LOOPBACK}:{serve(answers).port}" for _ in range(2))
+    daemon.service(NAME, port, server, (other, 0), scheduler="chttp", rules=((".*<i>", other), (".*", server)))
+    with dial((LOOPBACK, port)) as client, Browser(tmp_path / "browser") as browser:
+        browser.open(f"http://{LOOPBACK}:{status}/", dark=True)
+        wait_for(lambda: browser.ask("document.querySelectorAll('tbody tr').length") == 4)
+        assert browser.ask("document.querySelector('h2').textContent") == NAME
+        assert browser.ask("document.querySelector('h2').children.length") == 0
+        assert browser.ask("document.querySelector('details code').textContent") == ".*<i>"
+        states = browser.ask("[...document.querySelectorAll('td .state')].map((one) => one.className).join()")
+        assert states == "state up,state draining"
+        colours = "getComputedStyle(document.body).backgroundColor + getComputedStyle(document.body).color"
+        dark = browser.ask(colours)
+
+        def answered() -> bool:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            client.recv(4096)
+            return float(browser.ask("document.querySelector('td[data-label=\"per second\"]').textContent")) > 0
+
+        wait_for(answered, pause=0.1)
+        assert browser.ask("document.querySelectorAll('svg polyline').length") == 8
+        assert " ms" in browser.ask("document.querySelector('td[data-label=\"99 % within\"]').textContent")
+        assert browser.complaints == []
+
+        browser.open(f"http://{LOOPBACK}:{status}/", width=390, height=800)
+        wait_for(lambda: browser.ask("document.querySelectorAll('tbody tr').length") == 4)
+        assert browser.ask(colours) != dark
+        assert browser.ask("document.documentElement.scrollWidth") == 390
+        assert browser.ask("document.getElementById('alert').hidden")
+        daemon.kill()
+        wait_for(lambda: browser.ask("!document.getElementById('alert').hidden"), timeout=20)
+        assert browser.ask("document.getElementById('alert').textContent").startswith("The daemon does not answer")
+        daemon.start()
+        wait_for(lambda: browser.ask("document.getElementById('alert').hidden"), timeout=20)

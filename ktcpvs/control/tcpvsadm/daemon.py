@@ -5,6 +5,8 @@ The only room of tcpvsadm that imports Twisted; it is entered only when a daemon
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -74,6 +76,8 @@ async def _session(given: Invocation, control: str | None, text: str, source: st
             return await _NETWORKS[name](switch, given, text)
         if name in _EDITS:
             return await _EDITS[name](switch, given)
+        if name == "top":
+            return await _watch(switch, given)
         return await _look(switch, given)
     except NoAnswer as failure:
         raise NoDaemon(str(failure)) from None
@@ -164,6 +168,14 @@ async def _look(switch: Switch, given: Invocation) -> Any:
     if "rate" in given.values:
         return await _rates(switch, ident)
     return await switch.table(ident)
+
+
+async def _watch(switch: Switch, given: Invocation) -> None:
+    from ktcpvs.control.tcpvsadm import colours, names, terminal
+
+    address = names.numeric if "numeric" in given.values else names.named
+    in_colour = colours.wanted(sys.stdout, os.environ)
+    await terminal.watch(reactor, switch, given.values.get("ident"), address, in_colour)
 
 
 async def _rates(switch: Switch, ident: str | None) -> dict[str, Any]:

@@ -71,6 +71,8 @@ def _answer(given: Invocation, environment: Mapping[str, str], check: Check | No
         return help_text()
     if name == "version":
         return f"tcpvsadm {__version__}\n"
+    if name == "top" and not all(file is not None and file.isatty() for file in (sys.stdin, sys.stdout)):
+        raise Misuse("--top wants a terminal; in a pipe use --list --rate, or --list --stats --json")
     text, source = _text(given)
     control = given.values.get("control") or environment.get("KTCPVS_CONTROL") or None
     _leave_out_tls()
@@ -131,7 +133,7 @@ def _read(name: str) -> tuple[str, str]:
 
 
 def _shown(given: Invocation, answer: Any) -> str:
-    from ktcpvs.control.tcpvsadm import names, show
+    from ktcpvs.control.tcpvsadm import colours, names, show
 
     if "json" in given.values:
         return show.as_json(answer)
@@ -146,10 +148,10 @@ def _shown(given: Invocation, answer: Any) -> str:
     if given.command.name == "explain":
         return show.explanation(answer)
     address = names.numeric if "numeric" in given.values else names.named
-    for view in (show.stats, show.rate, show.connections):
-        if view.__name__ in given.values:
-            return view(answer, address)
-    return show.table(answer, address)
+    views = (show.stats, show.rate, show.connections)
+    view = next((view for view in views if view.__name__ in given.values), show.table)
+    listed = view(answer, address)
+    return colours.coloured(listed) if colours.wanted(sys.stdout, os.environ) else listed
 
 
 def _printed(text: str) -> int:

@@ -60,6 +60,7 @@ COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
         Command("list", "L", "print the table, as without any command", (), ("ident", "numeric", *VIEWS, "json")),
+        Command("top", None, "show what happens now, once a second; q ends", (), ("ident", "numeric")),
         Command(
             "add-service", "A", "add a virtual service, stopped; NAME=VALUE: any option it has", ("ident",), _SERVICE,
             words="[NAME=VALUE...]", most=None,

@@ -1,0 +1,107 @@
+"""Chromium without a window, driven by its DevTools protocol over a websocket."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from servers import program
+from websockets.sync.client import connect
+
+PATIENCE = 30.0
+"""Seconds that anything may take."""
+
+
+class Browser:
+    """One page. folder: where its profile may be."""
+
+    def __init__(self, folder: Path) -> None:
+        self._opened = contextlib.ExitStack()
+        options = ["--headless=new", "--remote-debugging-port=0", f"--user-data-dir={folder}", "--no-first-run"]
+        options += ["--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars", "--no-proxy-server"]
+        if os.getuid() == 0:
+            options.append("--no-sandbox")  # it refuses root otherwise
+        self._process = subprocess.Popen(
+            [program("chromium"), *options, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            port = self._port(folder / "DevToolsActivePort")
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=PATIENCE) as answer:
+                page = next(one for one in json.load(answer) if one["type"] == "page")
+            debugger = connect(page["webSocketDebuggerUrl"], max_size=None, proxy=None)
+            self._socket = self._opened.enter_context(debugger)
+        except BaseException:
+            self._end()
+            raise
+        self._number = 0
+        self.complaints: list[str] = []
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.say(f"{domain}.enable")
+
+    def _port(self, file: Path) -> int:
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            if file.exists() and (lines := file.read_text().splitlines()):
+                return int(lines[0])
+            assert self._process.poll() is None, "chromium has ended"
+            time.sleep(0.02)
+        raise AssertionError("chromium does not answer")
+
+    def say(self, method: str, **parameters: Any) -> Any:
+        """One command, and what comes of it; `complaints`: what the page's console and its errors said meanwhile."""
+        self._number += 1
+        self._socket.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
+        while True:
+            told = json.loads(self._socket.recv(timeout=PATIENCE))
+            if told.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
+                self.complaints.append(json.dumps(told["params"]))
+            if told.get("id") == self._number:
+                assert "error" not in told, told
+                return told["result"]
+
+    def open(self, address: str, width: int = 1200, height: int = 900, dark: bool = False) -> None:
+        """Go there, with a window of that size in pixels. A narrow one is a telephone's."""
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.say("Emulation.setEmulatedMedia", features=[scheme])
+        phone = width < 600
+        self.say(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=2 if phone else 1,
+            mobile=phone,
+        )
+        self.say("Page.navigate", url=address)
+
+    def ask(self, script: str) -> Any:
+        """The value of an expression there."""
+        answer = self.say("Runtime.evaluate", expression=script, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def picture(self, path: Path) -> None:
+        """Write what is seen as a PNG."""
+        path.write_bytes(base64.b64decode(self.say("Page.captureScreenshot", format="png")["data"]))
+
+    def __enter__(self) -> Browser:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        self._opened.close()
+        self._process.terminate()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()

@@ -1,0 +1,149 @@
+"""--top on a terminal, and the colours that a terminal alone is told."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import select
+import struct
+import subprocess
+import termios
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from servers import LOOPBACK, SocketServer, chunks, dial, free_port, read_exactly, wait_for
+
+from .harness import CALM, TCPVSADM, Daemon, command, environment
+
+pytestmark = pytest.mark.e2e
+
+ROWS, COLUMNS = 24, 80
+ANSWER = b"HTTP/1.1 500 Oh\r\nContent-Length: 2\r\n\r\nno"
+
+
+class Terminal:
+    """tcpvsadm on a terminal of its own; what it writes is kept in `written`."""
+
+    def __init__(self, daemon: Daemon, *arguments: str, **variables: str) -> None:
+        self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+        self.before = termios.tcgetattr(slave)
+        self.written = ""
+        given = [*command("tcpvsadm", TCPVSADM), "--control", daemon.control, *arguments]
+        known = {**environment(), "TERM": "xterm", **variables}
+        self._process = subprocess.Popen(given, stdin=slave, stdout=slave, stderr=slave, env=known, cwd=daemon.folder)
+        self.slave = slave
+
+    def look(self) -> str:
+        """What it has written so far."""
+        while select.select([self._master], [], [], 0)[0]:
+            self.written += os.read(self._master, 65536).decode()
+        return self.written
+
+    def screen(self) -> list[str]:
+        """The lines of the last screen that is whole, without colours."""
+        drawn = re.findall(r"\x1b\[H(.*?)\x1b\[J", self.look(), re.DOTALL)
+        return re.sub(r"\x1b\[[0-9;]*[mK]", "", drawn[-1]).split("\r\n") if drawn else []
+
+    def type(self, keys: bytes) -> None:
+        os.write(self._master, keys)
+
+    def wait(self) -> int:
+        def ended() -> bool:
+            self.look()
+            return self._process.poll() is not None
+
+        wait_for(ended, timeout=CALM)
+        self.look()
+        return self._process.returncode
+
+    def close(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        os.close(self._master)
+        os.close(self.slave)
+
+
+@pytest.fixture
+def terminal(daemon: Daemon) -> Iterator[Callable[..., Terminal]]:
+    made: list[Terminal] = []
+
+    def make(*arguments: str, **variables: str) -> Terminal:
+        made.append(Terminal(daemon, *arguments, **variables))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def answers(sock: object) -> None:
+    for _ in chunks(sock):  # type: ignore[arg-type]
+        sock.sendall(ANSWER)  # type: ignore[attr-defined]
+
+
+def test_top_shows_what_happens_until_q(
+    daemon: Daemon, terminal: Callable[..., Terminal], serve: Callable[..., SocketServer]
+) -> None:
+    port, server = free_port(), f"{LOOPBACK}:{serve(answers).port}"
+    daemon.service("web", port, server, scheduler="phttp", rules=((".*", server),))
+    daemon.call("add_service", "idle", listen=f"{LOOPBACK}:{free_port()}")
+    for number in range(30):
+        daemon.call("add_server", "idle", f"10.0.0.{number}:80", weight=0)
+    top = terminal("--top", "-n")
+    with dial((LOOPBACK, port)) as client:
+
+        def happens() -> bool:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert read_exactly(client, len(ANSWER)) == ANSWER
+            rows = [line.split() for line in top.screen() if line.startswith(f"  -> {server} ")]
+            return bool(rows) and rows[0][2] == "up" and float(rows[0][4]) > 0 and float(rows[0][7]) > 0
+
+        wait_for(happens, "requests and errors in a second", timeout=CALM, pause=0.02)
+    screen = top.screen()
+    assert len(screen) == ROWS
+    assert max(map(len, screen)) <= COLUMNS
+    assert screen[0].startswith("TCP Virtual Server version ")
+    assert screen[-1].startswith("... and 12 more lines: ")
+    assert re.search(r"ms\s*$", next(line for line in screen if line.startswith("web ")))
+    assert "\x1b[32mup" in top.written
+    assert "\x1b[36mdraining" in top.written
+    assert termios.tcgetattr(top.slave)[3] != top.before[3]
+    top.type(b"q")
+    assert top.wait() == 0
+    assert top.written.endswith("\x1b[?25h\x1b[?1049l")
+    assert termios.tcgetattr(top.slave) == top.before
+
+
+def test_top_ends_as_it_should_when_the_daemon_does_and_by_ctrl_c(
+    daemon: Daemon, terminal: Callable[..., Terminal], tmp_path: Path
+) -> None:
+    assert daemon.adm("--top", check=False).returncode == 2
+    nobody = terminal("--top", "-i", "nobody")
+    assert nobody.wait() == 1
+    one, other = terminal("--top", NO_COLOR="1"), terminal("--top")
+    wait_for(lambda: one.screen() and other.screen(), timeout=CALM)
+    one.type(b"\x03")
+    assert one.wait() == 0
+    daemon.kill()
+    assert other.wait() == 3
+    for top in (nobody, one, other):
+        assert termios.tcgetattr(top.slave) == top.before
+
+
+def test_list_has_colours_on_a_terminal_alone(daemon: Daemon, terminal: Callable[..., Terminal]) -> None:
+    daemon.service("up", free_port(), "10.0.0.1:80")
+    daemon.call("add_service", "stopped", listen=f"{LOOPBACK}:{free_port()}")
+    plain = daemon.adm("--list").stdout
+    listed, counted, uncoloured = terminal("--list"), terminal("--stats"), terminal("--list", NO_COLOR="1")
+    assert (listed.wait(), counted.wait(), uncoloured.wait()) == (0, 0, 0)
+    assert "    # \x1b[32mrunning\x1b[0m\r\n" in listed.written
+    assert "    # \x1b[31mstopped\x1b[0m\r\n" in listed.written
+    assert re.search(r"^up +\x1b\[32mrunning\x1b\[0m +wlc", counted.written, re.MULTILINE)
+    assert re.search(r"^stopped +\x1b\[31mstopped\x1b\[0m", counted.written, re.MULTILINE)
+    assert uncoloured.written.replace("\r\n", "\n") == plain
+    assert "\x1b" not in plain
