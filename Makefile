@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help demo test fuzz bench soak-relays lint clean
+.PHONY: help demo test fuzz bench soak soak-relays lint clean
 
 help:
 	@echo "make demo            three web servers and the switch on loopback; the example, played through tcpvsadm"
@@ -12,6 +12,7 @@ help:
 	@echo "make test            every test; TESTS='tests/model -k rules' for some"
 	@echo "make fuzz            each fuzz target for a minute; FUZZ_SECONDS=600 for longer, TARGETS='request boxes' for some"
 	@echo "make bench           the switch and its peers, measured; writes docs/benchmarks.md. QUICK=1: in two minutes; ONLY=A,E: some"
+	@echo "make soak            ten minutes of everything at once; SECONDS=120: two of them"
 	@echo "make soak-relays     100,000 connections through all relays, a minute of kills, clients that do not read; 8 minutes"
 	@echo "make lint            ruff, mypy and the floors of the house"
 	@echo "make clean           remove the environment and what was built"
@@ -39,6 +40,12 @@ fuzz: $(VENV)/ready
 bench: $(VENV)/ready
 	@docs/tools/debian-packages haproxy nginx=nginx-light wrk
 	@$(BIN)/python docs/tools/bench $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
+
+SECONDS ?= 600
+
+soak: $(VENV)/ready
+	@docs/tools/debian-packages services=netbase nginx=nginx-light
+	@$(BIN)/python tests/soak/soak.py --seconds $(SECONDS) $(SOAK)
 
 soak-relays: $(VENV)/ready
 	@$(BIN)/python tests/soak/relays.py $(SOAK)

@@ -1,8 +1,8 @@
 """The switch in earnest, for minutes: `make soak`.
 
-Clients of many kinds, while servers are killed, restarted, frozen and made slow, workers are killed, and the
-configuration is changed. No request that may be sent again fails but by the end of the very process that served it;
-nothing is left over; memory stays flat. Exits with 1 when it is not so.
+Clients of many kinds, while servers are killed, restarted, frozen and made slow, workers are killed, the configuration
+is changed, and other daemons take over. No request that may be sent again fails but by the end of the very process that
+served it; nothing is left over; memory stays flat. Exits with 1 when it is not so.
 """
 
 from __future__ import annotations
@@ -74,6 +74,17 @@ class Soak:
         self.daemons: list[Daemon] = []
         self.daemon = self._daemon("--config", self.config)
         self.memory: list[int] = []
+
+    def takes_over(self) -> None:
+        old = self.daemon
+        new = self._daemon("--config", self.config, "--takeover", old.control)
+        new.run()
+        wait_for(lambda: "taken over from" in new.log(), f"a takeover: {new.log()}", timeout=60)
+        self.daemon = new
+        old.ended = True
+        wait_for(lambda: not old.is_alive, f"the old daemon to end: {old.log()}", timeout=60)
+        assert old.process is not None
+        assert old.process.returncode == 0, old.log()
 
     def _daemon(self, *options: object) -> Daemon:
         folder = self.folder / f"daemon{len(self.daemons)}"
@@ -170,12 +181,14 @@ class Soak:
         events = [self.kills_a_server, self.slows_a_server, self.loads_another_file, self.hangs_up, self.edits]
         if self.workers:
             events.append(self.kills_a_worker)
-        end = time.monotonic() + seconds
-        rare = time.monotonic() + 20
-        while time.monotonic() < end:
-            event = self.chance.choice(events)
-            if time.monotonic() > rare:
-                event, rare = self.freezes_a_server, time.monotonic() + 60
+        begin = time.monotonic()
+        due = {self.freezes_a_server: begin + 15, self.takes_over: begin + 30}
+        while time.monotonic() < begin + seconds:
+            event = next((event for event, when in due.items() if when < time.monotonic()), None)
+            if event is None:
+                event = self.chance.choice(events)
+            else:
+                due[event] = time.monotonic() + 60
             event()
             self.said[event.__name__.replace("_", " ")] += 1
             time.sleep(self.chance.random() * 2)
