@@ -76,6 +76,10 @@ class Giver:
         if self._taker is not taker:  # it has gone meanwhile
             self._director.go_on()
             raise CannotTakeOver("the new daemon went away")
+        if self._director.trial.left is not None:
+            self._taker = None
+            self._director.go_on()
+            raise Busy(f"the table is on trial for {self._director.trial.left} s more: confirm it, or wait")
         self._limit = reactor.callLater(LONGEST, self._too_long)
         inventory = self._inventory()
         text = inventory.text()

@@ -312,6 +312,11 @@ def test_a_takeover_that_fails_changes_nothing(
     assert "nothing is taken over: worker 1 cannot begin" in refused(workers=1, python_path=(tmp_path / "plugins",))
     file.unlink()
 
+    # While a table is on trial.
+    daemon.call("load", daemon.adm("--save").stdout, confirm=3600)
+    assert "the table is on trial for " in refused_meanwhile()
+    daemon.call("confirm")
+
     # One that goes away when it has everything; and another meanwhile.
     where = parse_control(daemon.control)
     first = Taking(where, InheritedSockets())
