@@ -233,6 +233,7 @@ class SwitchService(Service):
             return False
         if self._sockets.were_left and self._administered.giver is not None:
             self._administered.giver.not_before_late()
+        taking.own()
         self.director.serve()
         self._entrance.listen()
         self._status.open_when_free()

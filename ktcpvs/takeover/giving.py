@@ -7,7 +7,6 @@ long, they go on, and nothing has happened.
 from __future__ import annotations
 
 import socket
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +20,7 @@ from ktcpvs.control.server import Administrator
 from ktcpvs.errors import BadValue, Busy, CannotTakeOver
 from ktcpvs.model.health import DOWN
 from ktcpvs.system.log import ANNOUNCE, EventLog
+from ktcpvs.system.process import peer_process
 from ktcpvs.system.sockets import distinct, file_of, share_among
 from ktcpvs.takeover.commands import PROTOCOL, Commit, TakeOver, TakePage, TakeSocket
 from ktcpvs.takeover.inventory import CONTROL, LASTING, SERVICE, Given, Inventory
@@ -76,6 +76,10 @@ class Giver:
         if self._taker is not taker:  # it has gone meanwhile
             self._director.go_on()
             raise CannotTakeOver("the new daemon went away")
+        if self._director.trial.left is not None:
+            self._taker = None
+            self._director.go_on()
+            raise Busy(f"the table is on trial for {self._director.trial.left} s more: confirm it, or wait")
         self._limit = reactor.callLater(LONGEST, self._too_long)
         inventory = self._inventory()
         text = inventory.text()
@@ -162,11 +166,7 @@ class Heir(Administrator):
 
     def process(self) -> int:
         """Whose connection it is (unix(7), SO_PEERCRED); 0: that is not known."""
-        try:
-            said = self.transport.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 4)
-        except (AttributeError, OSError):
-            return 0
-        return int.from_bytes(said, sys.byteorder)
+        return peer_process(self.transport.socket)
 
     def _from(self) -> Giver:
         if self._giver is None or not IUNIXTransport.providedBy(self.transport):

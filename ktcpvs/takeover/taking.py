@@ -21,6 +21,7 @@ from ktcpvs import __version__
 from ktcpvs.control.client import QuietAMP
 from ktcpvs.control.where import ControlAddress
 from ktcpvs.errors import CannotTakeOver, Refusal
+from ktcpvs.system.process import process_of
 from ktcpvs.system.sockets import owns_file
 from ktcpvs.takeover.commands import PROTOCOL, Commit, TakeOver, TakePage, TakeSocket
 from ktcpvs.takeover.inventory import CONTROL, LASTING, Given, Inventory, read_inventory
@@ -77,6 +78,7 @@ class Taking:
         try:
             self._sock.settimeout(ANSWER)
             self._sock.connect(where.path or "")
+            self._old = process_of(self._sock)
             self._link.makeConnection(_Waiting(self._sock))
             self.inventory = self._fetch()
         except OSError as error:
@@ -147,6 +149,8 @@ class Taking:
     async def commit(self, reactor: Any, processes: int, pid_file: str) -> None:
         """This daemon is ready: the old one accepts nobody any more. Raises CannotTakeOver; then the old one goes on.
 
+        Where the old one has died meanwhile, nobody else serves, and so this one does.
+
         processes: how many of this daemon serve. pid_file: "" for none.
         """
         link: Any = QuietAMP()  # type: ignore[no-untyped-call]
@@ -159,11 +163,16 @@ class Taking:
         except Refusal:
             raise
         except Exception as error:
+            if self._old is not None and self._old.has_ended():
+                return
             why = str(error) or type(error).__name__
             raise CannotTakeOver(f"the daemon at {self.where} does not hand over any more: {why}") from None
         finally:
             if link.transport is not None:
                 link.transport.loseConnection()
+
+    def own(self) -> None:
+        """This daemon serves: the files of unix sockets go when it ends."""
         for sock, given in self._owned:
             if sock.fileno() >= 0:
                 owns_file(sock, given.file)

@@ -215,6 +215,24 @@ def test_administrators_notice_nothing(
     assert again.call("table")["services"][0]["servers"] == shown
 
 
+def test_when_the_old_one_dies_meanwhile_the_new_one_serves(make_daemon: Make, serve: Serve, tmp_path: Path) -> None:
+    server, path = serve(echo), str(tmp_path / "s.sock")
+    old = make_daemon()
+    old.start()
+    old.service("s", f"unix:{path}", server.address)
+    new = make_daemon("--takeover", old.control, control=old.control, workers=2)
+    new.run()
+    wait_for(
+        lambda: Path(f"/proc/{new.pid}/task/{new.pid}/children").read_text(), "it to have all, and to start workers"
+    )
+    old.kill()
+    wait_for(took_over(new))
+    with dial(path) as client:
+        client.sendall(b"ping")
+        assert read_exactly(client, 4) == b"ping"
+    assert len(new.call("table")["services"]) == 1
+
+
 # What is refused.
 
 ONLY_HERE = '''
@@ -293,6 +311,11 @@ def test_a_takeover_that_fails_changes_nothing(
     file.touch()
     assert "nothing is taken over: worker 1 cannot begin" in refused(workers=1, python_path=(tmp_path / "plugins",))
     file.unlink()
+
+    # While a table is on trial.
+    daemon.call("load", daemon.adm("--save").stdout, confirm=3600)
+    assert "the table is on trial for " in refused_meanwhile()
+    daemon.call("confirm")
 
     # One that goes away when it has everything; and another meanwhile.
     where = parse_control(daemon.control)
