@@ -233,3 +233,20 @@ def test_the_page_in_a_browser(
         assert browser.ask("document.getElementById('alert').textContent").startswith("The daemon does not answer")
         daemon.start()
         wait_for(lambda: browser.ask("document.getElementById('alert').hidden"), timeout=20)
+
+
+def test_after_an_upgrade_the_new_daemon_tells_the_status(make_daemon: Callable[..., Daemon]) -> None:
+    status = free_port()
+    old = make_daemon("--status", f"tcp:{status}")
+    old.start()
+    old.service("kept", free_port(), "10.0.0.1:80")
+    began = samples(status)["ktcpvs_start_time_seconds"][()]
+    new = make_daemon("--status", f"tcp:{status}", "--takeover", old.control, control=old.control)
+    new.run()
+    assert old.wait() == 0
+
+    def tells() -> bool:
+        return get_or_none(status) == 200 and samples(status)["ktcpvs_start_time_seconds"][()] > began
+
+    wait_for(tells)
+    assert value(status, "ktcpvs_service_running", service="kept") == 1
