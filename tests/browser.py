@@ -36,7 +36,7 @@ class Browser:
             port = self._port(folder / "DevToolsActivePort")
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=PATIENCE) as answer:
                 page = next(one for one in json.load(answer) if one["type"] == "page")
-            debugger = connect(page["webSocketDebuggerUrl"], max_size=None, proxy=None)
+            debugger = connect(page["webSocketDebuggerUrl"], max_size=None, proxy=None, ping_interval=None)
             self._socket = self._opened.enter_context(debugger)
         except BaseException:
             self._end()

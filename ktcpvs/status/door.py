@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.error import CannotListenError
+
 from ktcpvs.errors import CannotListen
 from ktcpvs.status.where import StatusAddress
 from ktcpvs.system.log import ANNOUNCE, EventLog
@@ -37,8 +39,9 @@ class StatusDoor:
         self._factory = StatusFactory(self._switch, self._log, self._reactor)
         try:
             self._port = self._reactor.listenTCP(where.port, self._factory, BACKLOG, where.host)
-        except OSError as error:
-            raise CannotListen(f"cannot listen for the status at {where}: {error}") from None
+        except CannotListenError as error:
+            why = error.socketError.strerror  # the rest of it names the place in another way
+            raise CannotListen(f"cannot listen for the status at {where}: {why}") from None
         self._log.event(ANNOUNCE, "status at {where}", where=where)
 
     def open_when_free(self) -> None:

@@ -14,8 +14,11 @@ import pytest
 from browser import Browser
 from prometheus_client.parser import text_string_to_metric_families
 from servers import LOOPBACK, SocketServer, chunks, dial, free_port, program, read_all, wait_for
+from twisted.python.usage import UsageError
 
 from ktcpvs.status.server import MAX_CONNECTIONS
+from ktcpvs.status.where import StatusAddress, parse_status
+from ktcpvs.tap import Options
 
 from .harness import ControlThread, Daemon
 
@@ -166,11 +169,29 @@ def get_or_none(port: int) -> int | None:
 
 
 @pytest.mark.parametrize(
-    "place", ["9109", "tcp:", "tcp:0", "tcp:70000", "tcp:9109:interface=example.org", "unix:/x", ""]
+    "place", ["9109", "tcp:", "tcp:0", "tcp:70000", "tcp:9109:interface=example.org", "tcp:1:interface=", "unix:/x", ""]
 )
-def test_places_that_are_none_are_refused(place: str, tmp_path: Path, make_daemon: Callable[..., Daemon]) -> None:
-    said = make_daemon("--status", place).refused()
-    assert "tcp:PORT or tcp:PORT:interface=ADDRESS is wanted, as tcp:9109" in said
+def test_places_that_are_none_are_refused(place: str) -> None:
+    with pytest.raises(UsageError, match=r"tcp:PORT or tcp:PORT:interface=ADDRESS is wanted, as tcp:9109$"):
+        Options().parseOptions(["--status", place])
+
+
+def test_where_the_status_is() -> None:
+    assert (
+        str(parse_status("tcp:9109")) == str(parse_status("tcp:9109:interface=localhost")) == "http://127.0.0.1:9109/"
+    )
+    assert parse_status("tcp:80:interface=0.0.0.0") == StatusAddress("0.0.0.0", 80)
+    assert str(parse_status(r"tcp:80:interface=\:\:1")) == "http://[::1]:80/"
+
+
+def test_a_place_that_is_taken_is_refused(
+    make_daemon: Callable[..., Daemon], serve: Callable[..., SocketServer]
+) -> None:
+    port = serve(answers).port
+    assert (
+        f"cannot listen for the status at http://127.0.0.1:{port}/: "
+        in make_daemon("--status", f"tcp:{port}").refused()
+    )
 
 
 def test_the_page_in_a_browser(
@@ -212,3 +233,20 @@ def test_the_page_in_a_browser(
         assert browser.ask("document.getElementById('alert').textContent").startswith("The daemon does not answer")
         daemon.start()
         wait_for(lambda: browser.ask("document.getElementById('alert').hidden"), timeout=20)
+
+
+def test_after_an_upgrade_the_new_daemon_tells_the_status(make_daemon: Callable[..., Daemon]) -> None:
+    status = free_port()
+    old = make_daemon("--status", f"tcp:{status}")
+    old.start()
+    old.service("kept", free_port(), "10.0.0.1:80")
+    began = samples(status)["ktcpvs_start_time_seconds"][()]
+    new = make_daemon("--status", f"tcp:{status}", "--takeover", old.control, control=old.control)
+    new.run()
+    assert old.wait() == 0
+
+    def tells() -> bool:
+        return get_or_none(status) == 200 and samples(status)["ktcpvs_start_time_seconds"][()] > began
+
+    wait_for(tells)
+    assert value(status, "ktcpvs_service_running", service="kept") == 1

@@ -14,11 +14,11 @@ COPIES = {"in_use": "copy", "why": "kernel: needs CAP_BPF and CAP_NET_ADMIN", "j
 WELL = {"state": "up", "since": 0.0, "reason": ""}
 
 
-def counts(active: int, total: int = 0) -> dict[str, int]:
+def counts(active: int, total: int = 0) -> dict[str, Any]:
     return {"active": active, "total": total}
 
 
-def service(ident: str, stats: dict[str, int], servers: dict[str, dict[str, int]], **more: Any) -> dict[str, Any]:
+def service(ident: str, stats: dict[str, Any], servers: dict[str, dict[str, Any]], **more: Any) -> dict[str, Any]:
     rows = [
         {"address": address, "weight": 1, "stats": one, "health": more.get("health", WELL)}
         for address, one in servers.items()
@@ -50,6 +50,20 @@ def test_counts_add_up() -> None:
     assert stats(own, [one, other]) == answer(
         service("web", counts(7, 70), {"r1:80": counts(5, 25), "r2:80": counts(2, 45)}, redirect_stats=counts(1, 3)),
         service("mail", counts(1, 6), {"m:25": counts(1, 6)}),
+    )
+
+
+def test_counts_by_status_and_by_bucket_add_up() -> None:
+    none: dict[str, Any] = {"answers": {"2xx": 0, "5xx": 0}, "buckets": [0, 0, 0], "seconds": 0.0}
+    one: dict[str, Any] = {"answers": {"2xx": 3, "5xx": 1}, "buckets": [1, 0, 3], "seconds": 0.5}
+    other: dict[str, Any] = {"answers": {"2xx": 2, "5xx": 0}, "buckets": [0, 2, 0], "seconds": 0.25}
+    told = [
+        answer(service("web", {"refusals": {"503": 1}}, {"r1:80": one})),
+        answer(service("web", {"refusals": {"400": 2, "503": 3}}, {"r1:80": other})),
+    ]
+    both = {"answers": {"2xx": 5, "5xx": 1}, "buckets": [1, 2, 3], "seconds": 0.75}
+    assert stats(answer(service("web", {"refusals": {}}, {"r1:80": none})), told) == answer(
+        service("web", {"refusals": {"400": 2, "503": 4}}, {"r1:80": both})
     )
 
 

@@ -159,8 +159,8 @@ function service(told, one, then, seconds) {
       element("span", { class: "faint" }, `${one.listen} · ${one.scheduler}${relay}${refused ? ` · refused ${refused}` : ""}`)),
     element("div", { class: "plots" },
       plot(`${ident} rate`, "per second · errors", short, `${ident} errors`),
-      plot(`${ident} half`, "half within · 99 % within", duration, `${ident} slow`),
-      plot(`${ident} in`, "bytes in · out", (value) => `${bytes(value)}/s`, `${ident} out`),
+      plot(`${ident} half`, "50 % · 99 % within", duration, `${ident} slow`),
+      plot(`${ident} in`, "in · out", (value) => `${bytes(value)}/s`, `${ident} out`),
       plot(`${ident} active`, "clients · waiting", short, `${ident} queued`)),
     element("table", {}, element("thead", {}, element("tr", {}, ...headings.map((text) => element("th", {}, text)))), body));
   if (one.servers.length > SHOWN) made.append(element("p", { class: "faint" }, `and ${one.servers.length - SHOWN} more`));
