@@ -16,6 +16,7 @@ from twisted.internet.task import LoopingCall
 
 from ktcpvs import __version__
 from ktcpvs.control.entrance import Entrance
+from ktcpvs.control.guard import Guard
 from ktcpvs.control.server import ControlFactory
 from ktcpvs.control.where import ControlAddress
 from ktcpvs.errors import CannotListen, Refusal
@@ -30,6 +31,7 @@ from ktcpvs.system.limits import calm_collector, raise_descriptor_limit
 from ktcpvs.system.log import ANNOUNCE, EventLog
 from ktcpvs.system.names import service_port
 from ktcpvs.system.notify import Notifier
+from ktcpvs.system.privileges import Identity, become
 from ktcpvs.takeover.giving import Giver, Heir
 from ktcpvs.takeover.inventory import CONTROL, Inventory
 from ktcpvs.takeover.pid_file import PidFile
@@ -53,8 +55,9 @@ LAST_CLOSE = 2.0
 @frozen
 class DaemonOptions:
     """control: where the control connection is; None: the default place. config, state: absolute paths; None: none.
-    workers: how many processes serve; 0: this one. takeover: where the daemon is to be found that this one takes over
-    from; None: this one begins anew. pid_file: twistd's. status: where it is told over HTTP; None: nowhere."""
+    workers: how many processes serve; 0: this one. takeover: where the daemon is to be found that this one takes
+    over from; None: this one begins anew. pid_file: twistd's. status: where it is told over HTTP; None: nowhere.
+    user: who the daemon is to be; None: as it is. control_group: the group that may administer besides; None: none."""
 
     control: ControlAddress | None = None
     config: str | None = None
@@ -63,6 +66,8 @@ class DaemonOptions:
     takeover: ControlAddress | None = None
     pid_file: PidFile = PidFile(None)
     status: StatusAddress | None = None
+    user: Identity | None = None
+    control_group: int | None = None
 
 
 class NotStarted(SystemExit, Exception):
@@ -122,8 +127,13 @@ class SwitchService(Service):
         unload, size = self._reactor.stop, self._options.workers
         self.director = Supervisor(self.context, size, unload=unload) if size else Director(self.context, unload=unload)
         self._administered = _Administered(self.director)
-        self._control_factory = ControlFactory(self._administered, self.log, Heir)
-        self._entrance = Entrance(self._reactor, self._control_factory, self._options.takeover or self._options.control)
+        group = self._options.control_group
+        self._control_factory = ControlFactory(self._administered, self.log, Heir, Guard(group))
+        where = self._options.takeover or self._options.control
+        self._entrance = Entrance(self._reactor, self._control_factory, where, group)
+        if self._options.user is not None:
+            self._entrance.hand_to(self._options.user)
+            become(self._options.user, *([] if group is None else [group]))
         self._status = StatusDoor(self._options.status, self._administered, self.log, self._reactor)
         notifier = Notifier.of_environment(os.environ)
         self._heirs = Heirs(self._reactor, self.log, self._entrance.where, notifier)

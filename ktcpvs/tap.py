@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from twisted.python import usage
 
@@ -10,6 +11,7 @@ from ktcpvs.control.where import default_control, parse_control
 from ktcpvs.errors import Refusal
 from ktcpvs.service import DaemonOptions, SwitchService
 from ktcpvs.status.where import parse_status
+from ktcpvs.system.privileges import group_number, identity
 from ktcpvs.takeover.pid_file import PidFile
 
 WORKERS_MAX = 64
@@ -44,6 +46,9 @@ class Options(usage.Options):
             "Take table, sockets and sessions over from the daemon whose control connection is there, unix:/PATH; it "
             "drains and ends.",
         ],
+        ["user", "u", None, "Started as root: go on as this user, with nothing of root's but what a switch needs."],
+        ["group", "g", None, "With --user: its group. [default: the user's own]"],
+        ["control-group", None, None, "Members of this group may administer too, over a unix socket."],
     ]
 
     def postOptions(self) -> None:
@@ -59,6 +64,7 @@ class Options(usage.Options):
                 raise usage.UsageError(f"--{name} names no file")
             self[name] = os.path.abspath(self[name]) if self[name] else None
         self["workers"] = _workers(self["workers"])
+        self._read_identity()
         if self["takeover"] is not None:
             if self["takeover"].path is None:
                 raise usage.UsageError(f"--takeover {self['takeover']}: unix:/PATH is wanted, since sockets pass there")
@@ -67,6 +73,21 @@ class Options(usage.Options):
         self["pid_file"] = PidFile(self.parent)
         if self["takeover"] is not None:
             self["pid_file"].leave_alone()
+
+    def _read_identity(self) -> None:
+        parent: Any = self.parent or {}
+        if self["user"] is not None and (parent.get("uid") is not None or parent.get("gid") is not None):
+            raise usage.UsageError(
+                "--user and twistd's own --uid and --gid: give --user alone, which keeps what is needed"
+            )
+        if self["group"] is not None and self["user"] is None:
+            raise usage.UsageError(f"--group {self['group']} goes with --user")
+        try:
+            group = self["control-group"]
+            self["control-group"] = group_number(group, "--control-group") if group is not None else None
+            self["user"] = identity(self["user"], self["group"] or "") if self["user"] is not None else None
+        except Refusal as refusal:
+            raise usage.UsageError(str(refusal)) from None
 
 
 def _workers(text: str) -> int:
@@ -90,6 +111,8 @@ def makeService(options: Options) -> SwitchService:
             state=options["state"],
             workers=options["workers"],
             status=options["status"],
+            user=options["user"],
+            control_group=options["control-group"],
             takeover=options["takeover"],
             pid_file=options["pid_file"],
         ),

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.protocols import amp
 from twisted.python.failure import Failure
 
+from ktcpvs.control.guard import Guard
 from ktcpvs.errors import BadValue, Refusal, shorten
 from ktcpvs.system import log as levels
 from ktcpvs.system.log import EventLog
@@ -30,6 +31,8 @@ class Door(amp.AMP):
     """One control connection. Its commands are the responders of the class below this one."""
 
     transport: Any
+    guard: Guard | None = None
+    """Who may come in; None: everybody who can."""
 
     def __init__(self, log: EventLog) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -42,8 +45,14 @@ class Door(amp.AMP):
     # AMP itself would log every coming and going; to us that is an event of level 3.
 
     def makeConnection(self, transport: Any) -> None:
-        self._log.event(levels.DAEMON, "an administrator came")
+        refusal = self.guard.refusal(transport) if self.guard is not None else None
         amp.BinaryBoxProtocol.makeConnection(self, transport)
+        if refusal is not None:
+            self._log.fault("control connection refused: {why}", why=refusal)
+            self._hold(_OVER, True)
+            transport.abortConnection()
+            return
+        self._log.event(levels.DAEMON, "an administrator came")
         transport.registerProducer(self, True)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]

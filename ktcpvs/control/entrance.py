@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 from ktcpvs.control.server import ControlFactory
 from ktcpvs.control.where import ControlAddress, default_control
 from ktcpvs.errors import CannotListen
+from ktcpvs.system.privileges import Identity
 from ktcpvs.system.sockets import close_listener, open_private_unix_listener, private_folder, release_listener
 
 BACKLOG = 128
@@ -33,8 +34,11 @@ class _Port(unix.Port):
 class Entrance:
     """socket: the listening unix socket; None: TCP."""
 
-    def __init__(self, reactor: Any, factory: ControlFactory, where: ControlAddress | None) -> None:
-        """where: None: the default place."""
+    def __init__(
+        self, reactor: Any, factory: ControlFactory, where: ControlAddress | None, group: int | None = None
+    ) -> None:
+        """where: None: the default place. group: whose members may use the socket too; None: nobody but its owner."""
+        self._group = group
         self.where = where or default_control()
         self.socket: socket.socket | None = None
         self._is_default = where is None
@@ -57,7 +61,19 @@ class Entrance:
         if self._is_default:
             private_folder(os.path.dirname(where.path))
         self.adopt(open_private_unix_listener(where.path, BACKLOG))
+        if self._group is not None:
+            os.chown(where.path, -1, self._group)
+            os.chmod(where.path, 0o660)
         self.listen()
+
+    def hand_to(self, who: Identity) -> None:
+        """The folder of the default place is that user's, who is not to be able to make it. Raises CannotListen."""
+        if self._is_default and self.where.path is not None:
+            folder = os.path.dirname(self.where.path)
+            private_folder(folder, who.uid)
+            group = who.gid if self._group is None else self._group
+            os.chown(folder, who.uid, group)
+            os.chmod(folder, 0o700 if self._group is None else 0o750)
 
     def adopt(self, sock: socket.socket) -> None:
         """That is the listening unix socket; nobody is let in yet."""

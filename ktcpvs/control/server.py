@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 
 from ktcpvs.control import commands
 from ktcpvs.control.door import Door
+from ktcpvs.control.guard import Guard
 from ktcpvs.control.options import service_options
 from ktcpvs.errors import BadValue, NoConfiguration, Refusal, shorten
 from ktcpvs.model import edits
@@ -236,8 +237,15 @@ class ControlFactory(ServerFactory):
 
     noisy = False
 
-    def __init__(self, switch: Switch, log: EventLog, kind: type[Administrator] = Administrator) -> None:
-        """kind: what is made."""
+    def __init__(
+        self,
+        switch: Switch,
+        log: EventLog,
+        kind: type[Administrator] = Administrator,
+        guard: Guard | None = None,
+    ) -> None:
+        """kind: what is made. guard: who may come in; None: everybody who can."""
+        self._guard = guard
         self._switch = switch
         self._log = log
         self._kind = kind
@@ -249,6 +257,7 @@ class ControlFactory(ServerFactory):
             return None
         administrator = self._kind(self._switch, self._log)
         administrator.factory = self
+        administrator.guard = self._guard
         self.connections.add(administrator)
         return administrator
 

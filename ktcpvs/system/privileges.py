@@ -1,0 +1,121 @@
+"""Giving the rights of root away: the process goes on as another user, with the few capabilities that a switch needs.
+
+What is given away cannot be got back: the bounding set is emptied too, and no program that is started may gain anything
+(PR_SET_NO_NEW_PRIVS). Workers, which are started as programs, inherit what is kept as ambient capabilities. Numbers are
+those of linux/capability.h and linux/prctl.h; see capabilities(7).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import grp
+import os
+import pwd
+import struct
+from functools import cache
+
+from attrs import frozen
+
+from ktcpvs.errors import BadValue, Refusal
+
+KEPT = {"CAP_NET_BIND_SERVICE": 10, "CAP_NET_ADMIN": 12, "CAP_BPF": 39}
+"""For ports below 1024, and the two that the relay in the kernel needs."""
+
+_VERSION = 0x20080522
+_DUMPABLE, _KEEPCAPS, _CAPBSET_DROP, _NO_NEW_PRIVS, _AMBIENT, _AMBIENT_RAISE = 4, 8, 24, 38, 47, 2
+_LAST = 63
+
+
+class CannotDrop(Refusal):
+    """The rights of root cannot be given away."""
+
+    code = b"CANNOT_DROP"
+
+
+@frozen
+class Identity:
+    """Who the daemon is to be: a user by name and number, and a group's number."""
+
+    name: str
+    uid: int
+    gid: int
+
+
+def identity(user: str, group: str = "") -> Identity:
+    """The user and group of these names, or numbers. group: "" for the user's own. Raises BadValue."""
+    try:
+        known = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
+    except (KeyError, OverflowError):
+        raise BadValue(f"--user {user}: there is no such user; add one, as with 'useradd --system ktcpvs'") from None
+    return Identity(known.pw_name, known.pw_uid, group_number(group, "--group") if group else known.pw_gid)
+
+
+def group_number(group: str, option: str) -> int:
+    """The group of that name, or number. Raises BadValue, which names the option."""
+    try:
+        return (grp.getgrgid(int(group)) if group.isdigit() else grp.getgrnam(group)).gr_gid
+    except (KeyError, OverflowError):
+        raise BadValue(f"{option} {group}: there is no such group") from None
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _prctl(option: int, first: int = 0, second: int = 0) -> int:
+    answer = int(_libc().prctl(option, *(ctypes.c_ulong(value) for value in (first, second, 0, 0))))
+    if answer < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return answer
+
+
+def _set_capabilities(kept: int) -> None:
+    """Permitted, effective and inheritable are these and no others."""
+    header = ctypes.create_string_buffer(struct.pack("Ii", _VERSION, 0))
+    low, high = kept & 0xFFFFFFFF, kept >> 32
+    data = ctypes.create_string_buffer(struct.pack("6I", low, low, low, high, high, high))
+    if _libc().capset(header, data) < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def permitted() -> int:
+    """The capabilities that this process may use, a bit for each."""
+    with open("/proc/self/status", encoding="ascii") as file:
+        line = next(line for line in file if line.startswith("CapPrm:"))
+    return int(line.split()[1], 16)
+
+
+def become(who: Identity, *groups: int) -> None:
+    """Go on as `who`, with those of KEPT that this process has, for ever. Raises CannotDrop.
+
+    groups: to which he shall belong besides his own. Who is `who` already, and not root, stays as he is.
+    """
+    if os.getuid() == who.uid != 0:
+        return
+    if os.geteuid() != 0:
+        raise CannotDrop(f"--user {who.name}: only root can become another user")
+    kept = sum(1 << number for number in KEPT.values()) & permitted()
+    try:
+        for number in range(_LAST + 1):
+            if not kept >> number & 1:
+                try:
+                    _prctl(_CAPBSET_DROP, number)
+                except OSError:
+                    break  # the last one that the kernel knows was before it
+        _prctl(_KEEPCAPS, 1)
+        os.setgroups([*os.getgrouplist(who.name, who.gid), *groups])
+        os.setresgid(who.gid, who.gid, who.gid)
+        os.setresuid(who.uid, who.uid, who.uid)
+        _set_capabilities(kept)
+        for number in KEPT.values():
+            if kept >> number & 1:
+                _prctl(_AMBIENT, _AMBIENT_RAISE, number)
+        _prctl(_NO_NEW_PRIVS, 1)
+        _prctl(_DUMPABLE, 1)  # else it could not read its own /proc/self, which is root's then
+    except OSError as error:
+        raise CannotDrop(f"--user {who.name}: the rights of root cannot be given away: {error.strerror}") from None
+    for path in (os.__file__, __file__):
+        if not os.access(path, os.R_OK):
+            why = f"cannot read {path}, of which the daemon and its workers are made: install it where everybody can"
+            raise CannotDrop(f"--user {who.name}: {who.name} {why}")

@@ -1,0 +1,175 @@
+"""A daemon that root starts as another user: it can do what a switch needs, and nothing else. Who may administer it."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from servers import LOOPBACK, SocketServer, dial, echo, read_exactly, wait_for
+
+from ktcpvs.system import bpf
+from ktcpvs.system.privileges import KEPT
+
+from .harness import ControlThread, Daemon
+
+NOBODY = pwd.getpwnam("nobody")
+
+
+def nobody_can_run_python() -> bool:
+    code = [sys.executable, "-c", "import ktcpvs, encodings.idna"]
+    try:
+        return subprocess.run(code, user="nobody", group=NOBODY.pw_gid, extra_groups=[], cwd="/").returncode == 0
+    except PermissionError:
+        return False
+
+
+pytestmark = [pytest.mark.e2e, pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")]
+with_python = pytest.mark.skipif(
+    os.geteuid() != 0 or not nobody_can_run_python(), reason="Python is where only root can read it"
+)
+
+ALL_KEPT = sum(1 << number for number in KEPT.values())
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """One that nobody can use."""
+    path = Path(tempfile.mkdtemp(prefix="ktcpvs-user-"))
+    shutil.chown(path, NOBODY.pw_uid, NOBODY.pw_gid)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def start(control_thread: ControlThread, folder: Path) -> Iterator[Callable[..., Daemon]]:
+    made: list[Daemon] = []
+
+    def begin(*options: str, workers: int = 0) -> Daemon:
+        daemon = Daemon(control_thread, folder, *options, workers=workers)
+        made.append(daemon)
+        daemon.start()
+        return daemon
+
+    yield begin
+    for daemon in made:
+        daemon.finish()
+
+
+def status(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def low_port() -> int:
+    for port in range(600, 1024):
+        with socket.socket() as probe:
+            try:
+                probe.bind((LOOPBACK, port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no free port below 1024")
+
+
+@with_python
+@pytest.mark.parametrize("workers", [0, 2])
+def test_it_keeps_what_it_needs_and_nothing_else(
+    start: Callable[..., Daemon], serve: Callable[..., SocketServer], folder: Path, workers: int
+) -> None:
+    daemon = start("--user", "nobody", "--state", str(folder / "state.json"), workers=workers)
+    wait_for(lambda: len(children(daemon.pid)) == workers)
+    port = low_port()
+    daemon.service("s", port, serve(echo).address, relay="kernel" if bpf.available() is None else "auto")
+    for pid in (daemon.pid, *children(daemon.pid)):
+        seen = status(pid)
+        assert set(seen["Uid"].split()) == {str(NOBODY.pw_uid)}
+        assert set(seen["Gid"].split()) == {str(NOBODY.pw_gid)}
+        assert seen["NoNewPrivs"] == "1"
+        for name in ("CapPrm", "CapEff", "CapBnd", "CapAmb"):
+            assert int(seen[name], 16) & ~ALL_KEPT == 0, name
+            assert int(seen[name], 16) & 1 << KEPT["CAP_NET_BIND_SERVICE"], name
+    with dial((LOOPBACK, port)) as client:
+        client.sendall(b"hello")
+        assert read_exactly(client, 5) == b"hello"
+        wait_for(lambda: sum(daemon.stats("s")["stats"]["relay"]["joined"].values()) == 1)
+    if bpf.available() is None:
+        assert daemon.stats("s")["stats"]["relay"]["in_use"] == "kernel"
+    assert (folder / "state.json").stat().st_uid == NOBODY.pw_uid
+    refused = daemon.adm("-E", "-i", "s", "access_log=/root/access.log", check=False)
+    assert refused.returncode == 1
+    assert "/root/access.log" in refused.stderr
+
+
+AS_NOBODY = (
+    "import os, sys; os.setgroups([int(group) for group in sys.argv[2:]]); os.setgid(65534); os.setuid(65533);"
+    "import socket; s = socket.socket(socket.AF_UNIX); s.settimeout(10); s.connect(sys.argv[1]);"
+    "print(s.recv(1) if True else '')"
+)
+
+
+def knock(path: Path, *groups: int) -> str:
+    """What a stranger meets at the control socket: "b''" is that he is turned away."""
+    code = [sys.executable, "-c", AS_NOBODY, str(path), *map(str, groups)]
+    done = subprocess.run(code, capture_output=True, text=True, timeout=30)
+    return (done.stdout + done.stderr).strip().splitlines()[-1]
+
+
+@with_python
+def test_strangers_may_not_administer(start: Callable[..., Daemon], folder: Path) -> None:
+    daemon = start("--user", "nobody")
+    path = folder / "control.sock"
+    assert (path.stat().st_mode & 0o777, path.stat().st_uid) == (0o600, NOBODY.pw_uid)
+    assert knock(path).startswith("PermissionError")
+    path.chmod(0o666)  # whatever is done to the file
+    folder.chmod(0o755)
+    assert knock(path) == "b''" or knock(path).startswith("ConnectionResetError")
+    assert "control connection refused: user 65533 may not administer" in daemon.log()
+    assert daemon.adm("--list").returncode == 0
+
+
+@with_python
+def test_members_of_a_group_may(start: Callable[..., Daemon], folder: Path) -> None:
+    daemon = start("--user", "nobody", "--control-group", "daemon")
+    path = folder / "control.sock"
+    folder.chmod(0o755)
+    seen = path.stat()
+    assert (seen.st_mode & 0o777, seen.st_gid) == (0o660, 1)
+    assert knock(path, 1).startswith("TimeoutError")  # he is let in, and says nothing
+    assert "refused" not in daemon.log()
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (("--user", "no-such-user"), "--user no-such-user: there is no such user; add one, as with 'useradd --system "),
+        (("--user", "nobody", "--group", "nope"), "--group nope: there is no such group"),
+        (("--group", "daemon"), "--group daemon goes with --user"),
+        (("--control-group", "nope"), "--control-group nope: there is no such group"),
+    ],
+)  # fmt: skip
+def test_who_is_nobody_is_refused(folder: Path, options: tuple[str, ...], why: str) -> None:
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("twistd")), "--nodaemon", "--pidfile=", "ktcpvs", *options],
+        capture_output=True, text=True, timeout=30, cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert why in done.stderr + done.stdout
+
+
+@pytest.mark.skipif(nobody_can_run_python(), reason="everybody can read it")
+def test_who_cannot_read_the_program_is_refused(control_thread: ControlThread, folder: Path) -> None:
+    said = Daemon(control_thread, folder, "--user", "nobody").refused()
+    assert said.startswith("ktcpvs: --user nobody: nobody cannot read /")
+    assert said.endswith(": install it where everybody can")
