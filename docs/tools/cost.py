@@ -1,7 +1,8 @@
 """cost.py BEFORE [AFTER]: the CPU time of a request in two source trees, in turns. AFTER: this one.
 
-wrk asks a daemon (chttp, one process) before nginx for rounds of a few seconds; what the daemon uses is counted by the
-kernel (/proc/PID/stat), so that other work on the machine disturbs little. Prints medians, and the difference.
+wrk asks a daemon (chttp, one process) before nginx for a second, then the daemon of the other tree, and so on; what a
+daemon uses is counted by the kernel (/proc/PID/schedstat). Rounds beside each other are compared, since other work
+on the machine comes and goes; printed are medians, and the median of the differences with the middle half of them.
 """
 
 from __future__ import annotations
@@ -17,9 +18,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-ROUNDS = 9
-SECONDS = 3
-TICKS = os.sysconf("SC_CLK_TCK")
+ROUNDS = 50
+SECONDS = 1
 
 NGINX = """daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log; events {{ }}
 http {{ access_log off; keepalive_requests 100000000; client_body_temp_path {folder}/b; proxy_temp_path {folder}/p;
@@ -40,8 +40,7 @@ def free_port() -> int:
 
 def cpu(pid: int) -> float:
     """Seconds of CPU time that the process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
 def wait(port: int) -> None:
@@ -102,9 +101,11 @@ def main() -> None:
                     began = cpu(pid)
                     requests = load(port, SECONDS)
                     took[tree].append((cpu(pid) - began) / requests * 1e6)
-                    print(f"{tree}: {took[tree][-1]:.2f} us a request, {requests // SECONDS} requests a second")
             before, after = (statistics.median(took[tree]) for tree in trees)
-            print(f"medians: before {before:.2f} us, after {after:.2f} us: {100 * (after - before) / before:+.1f} %")
+            gained = [100 * (two / one - 1) for one, two in zip(took["before"], took["after"], strict=True)]
+            low, middle, high = statistics.quantiles(gained, n=4)
+            print(f"CPU time of a request: before {before:.1f} us, after {after:.1f} us (medians of {ROUNDS} rounds)")
+            print(f"difference of neighbours: {middle:+.1f} %, the middle half {low:+.1f} to {high:+.1f} %")
         finally:
             for process in reversed(started):
                 process.terminate()
