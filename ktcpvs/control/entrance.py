@@ -7,6 +7,7 @@ import socket
 from typing import Any
 
 from twisted.internet import tcp, unix
+from twisted.internet.error import CannotListenError
 from twisted.python.failure import Failure
 
 from ktcpvs.control.server import ControlFactory
@@ -55,7 +56,7 @@ class Entrance:
         if where.path is None:
             try:
                 self._port = self._reactor.listenTCP(where.port, self._factory, interface=where.host)
-            except OSError as error:
+            except (OSError, CannotListenError) as error:
                 raise CannotListen(f"cannot listen for control on {where}: {error}") from None
             return
         if self._is_default:

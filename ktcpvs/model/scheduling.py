@@ -10,6 +10,9 @@ from ktcpvs.model.address import Address
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.service import Rule, VirtualService
 
+NONE: frozenset[Destination] = frozenset()
+"""No destinations."""
+
 
 @define(eq=False)
 class Request:
@@ -20,6 +23,7 @@ class Request:
     `target` is the request target as it was sent, `path` the path and query in it: what rules are matched against.
     lines: the request's header lines as they came, each with its line end.
     tried: the destinations that are not up, and those that have already failed for this request. Not to be changed.
+    failed: only the latter.
     """
 
     client: str = ""
@@ -28,6 +32,7 @@ class Request:
     path: bytes | None = None
     lines: bytes = b""
     tried: set[Destination] = Factory(set)
+    failed: frozenset[Destination] = NONE
 
     @property
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:

@@ -12,7 +12,7 @@ from time import monotonic
 from ktcpvs.model import exchange as life
 from ktcpvs.model.destination import Destination, Lease
 from ktcpvs.model.latency import BUCKETS
-from ktcpvs.model.scheduling import Choice
+from ktcpvs.model.scheduling import NONE, Choice
 from ktcpvs.protocols import messages
 from ktcpvs.protocols.framing import BadFrame
 from ktcpvs.protocols.http1 import BadRequest, error_response
@@ -43,6 +43,8 @@ class Exchange(Retrying):
         request.method, request.lines = known.method, known.lines
         request.target = request.path = known.target
         request.tried = service.down
+        if request.failed:
+            request.failed = NONE
         self._kept, self._found = None, known.data
         self._again = ()
         if not known.keep_alive:

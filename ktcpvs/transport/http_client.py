@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ktcpvs.model import exchange as life
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.scheduling import NONE
 from ktcpvs.protocols import messages
 from ktcpvs.protocols.framing import BadFrame
 from ktcpvs.protocols.http1 import BadRequest, HeadReader, error_response
@@ -247,6 +248,7 @@ class HTTPClient(Parting):
         request.method, request.target, request.path = message.method, message.target, message.path
         request.lines = message.lines
         request.tried = self.service.down
+        request.failed = NONE
         self._out = body
         if self.service.journal is not None:
             self.entry = self.service.journal.begin(self)

@@ -10,6 +10,7 @@ from attrs import evolve
 from twisted.internet.defer import Deferred
 
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.health import EJECTED
 from ktcpvs.model.retries import RetryBudget
 from ktcpvs.model.scheduling import Choice, Request
 from ktcpvs.model.service import VirtualService
@@ -23,6 +24,7 @@ class Instead:
     config: VirtualService
     scheduler: Any
     usable: frozenset[Destination]
+    down: set[Destination]
     retries: RetryBudget
     _limited: tuple[Destination, ...]
     _fallback: Callable[[], Any] | None
@@ -66,10 +68,20 @@ class Instead:
         live = sum(destination.own for destination in self.usable)
         return self.retries.allows(live, settings.retry_budget, settings.retry_least)
 
+    def last_resort(self, request: Request) -> Choice | None:
+        """One of those that clients' errors have ejected, since nobody else is left: better than nobody."""
+        ejected = {one for one in self.down if one.health.state == EJECTED and not one.is_full} - request.failed
+        choice = self._asked(request, request.tried - ejected) if ejected else None
+        return None if choice is None else evolve(choice, reason=f"{choice.reason}, ejected, since nobody else is left")
+
     def _another(self, request: Request, not_these: set[Destination]) -> Choice | None:
         """Whom the scheduler chooses, at once, besides these."""
+        return self._asked(request, request.tried | not_these)
+
+    def _asked(self, request: Request, not_these: set[Destination]) -> Choice | None:
+        """Whom the scheduler chooses, at once, when these are as tried."""
         tried = request.tried
-        request.tried = tried | not_these
+        request.tried = not_these
         try:
             other = self.scheduler.choose(request)
             usable = isinstance(other, Choice) and other.destination in self.usable.difference(request.tried)

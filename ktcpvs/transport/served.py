@@ -204,8 +204,7 @@ class Served(ABC):
         return later or (self.context.settings.retry_after if status == 503 else 0)
 
     def _has_tried_enough(self) -> bool:
-        tried, most = self.request.tried, self.context.settings.connect_tries
-        return len(tried) >= most and len(tried - self.service.down) >= most
+        return len(self.request.failed) >= self.context.settings.connect_tries
 
     def _take(self, answer: Any) -> None:
         """What the scheduler answers: a choice, or something that takes its time, or nonsense."""
@@ -265,6 +264,8 @@ class Served(ABC):
                 if choice is None:
                     self._wait_for_room()
                     return
+        if choice is None and service.down and not self._has_tried_enough():
+            choice = service.last_resort(self.request)
         if choice is None and service.redirect is not None and service.redirect not in tried:
             choice = Choice(service.redirect, "redirect, since no server was found")
         if choice is None:
@@ -274,8 +275,8 @@ class Served(ABC):
         self._serve(choice)
 
     def _why_nobody(self) -> str:
-        service, tried = self.service, self.request.tried
-        if tried - service.down:
+        service = self.service
+        if self.request.failed:
             return "no server answered"
         return (
             "all servers are down" if service.down and service.down >= service.usable else "no server for this request"
@@ -358,7 +359,8 @@ class Served(ABC):
 
     def _has_failed(self, destination: Destination, why: str) -> None:
         """Not that one again for this request. why: in words."""
-        self.request.tried = {*self.request.tried, destination}
+        request = self.request
+        request.tried, request.failed = {*request.tried, destination}, request.failed | {destination}
         self.service.health.failed(destination, why)
 
     def _note_refusal(self, status: int, why: str) -> None:

@@ -203,7 +203,7 @@ def test_the_next_best_server_of_the_rule_serves_when_one_dies(
     port, mortal = free_port(), nginx("mortal")
     r1, r2 = web[0].address, web[1].address
     rules = (("/images/.*", mortal.address), ("/images/.*", r1), (".*", r2))
-    daemon.service("web", port, mortal.address, r1, r2, scheduler="http", rules=rules)
+    daemon.service("web", port, mortal.address, r1, r2, scheduler="http", rules=rules, eject=0)
     assert {who(port, "/images/x") for _ in range(4)} == {"mortal", "r1"}
 
     mortal.stop()

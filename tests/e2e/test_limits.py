@@ -176,6 +176,7 @@ def test_an_unconnectable_server_does_not_eat_descriptors(daemon: Daemon) -> Non
         "active": 0,
         "total": 100,
         "refused": 100,
+        "refusals": {"503": 100},
         "queued": 0,
         "denied": 0,
         "limited": 0,

@@ -169,7 +169,7 @@ def test_the_load_is_that_of_all_workers_together(daemon: Daemon, serve: Serve, 
     seen = daemon.stats("s")
     assert sum(seen["stats"].pop("relay")["joined"].values()) == 40
     assert seen["stats"] == {
-        "active": 40, "total": 40, "refused": 0, "queued": 0, "denied": 0, "limited": 0,
+        "active": 40, "total": 40, "refused": 0, "refusals": {}, "queued": 0, "denied": 0, "limited": 0,
         "bytes_in": 200, "bytes_out": 240,
     }  # fmt: skip
     assert sum(row["stats"]["bytes_out"] for row in seen["servers"]) == 240

@@ -203,3 +203,26 @@ def test_a_server_comes_slowly(make: Make) -> None:
     assert 30 <= added.weight <= 60
     world.load("scheduler = wlc", f"server = {A} 4", f"server = {B} 4", f"server = {C} 100")
     assert added.weight == 100
+
+
+def test_who_is_ejected_serves_when_nobody_else_is_left(make: Make) -> None:
+    world = make(settings="pool_size = 0")
+    for _ in range(8):
+        asks(world, "500 Oops", A)
+    assert states(world) == "euu"
+    client = world.client()
+    client.says(get())
+    tried = []
+    for _ in range(3):
+        (called,) = world.called()
+        tried.append(called)
+        if called == A:
+            world.connects().says(answer(b"from a"))
+        else:
+            world.reactor.tcpClients[-1][2].clientConnectionFailed(None, Failure(ConnectionRefusedError()))
+    assert sorted(tried[:2]) == [B, C]
+    assert tried[2] == A
+    assert client.heard() == answer(b"from a")
+    for one in (B, C):  # and who is down by checks is not tried
+        world.live.health.mark(destination(world, one), False, "check: refused")
+    assert asks(world) == A
