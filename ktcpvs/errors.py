@@ -104,6 +104,12 @@ class CannotListen(Refusal):
     code = b"CANNOT_LISTEN"
 
 
+class CannotDrop(Refusal):
+    """The rights of root cannot be given away."""
+
+    code = b"CANNOT_DROP"
+
+
 class CannotSave(Refusal):
     """The state file could not be written."""
 

@@ -16,7 +16,7 @@ from functools import cache
 
 from attrs import frozen
 
-from ktcpvs.errors import BadValue, Refusal
+from ktcpvs.errors import BadValue, CannotDrop
 
 KEPT = {"CAP_NET_BIND_SERVICE": 10, "CAP_NET_ADMIN": 12, "CAP_BPF": 39}
 """For ports below 1024, and the two that the relay in the kernel needs."""
@@ -24,12 +24,6 @@ KEPT = {"CAP_NET_BIND_SERVICE": 10, "CAP_NET_ADMIN": 12, "CAP_BPF": 39}
 _VERSION = 0x20080522
 _DUMPABLE, _KEEPCAPS, _CAPBSET_DROP, _NO_NEW_PRIVS, _AMBIENT, _AMBIENT_RAISE = 4, 8, 24, 38, 47, 2
 _LAST = 63
-
-
-class CannotDrop(Refusal):
-    """The rights of root cannot be given away."""
-
-    code = b"CANNOT_DROP"
 
 
 @frozen

@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import count
 from typing import Any
 
-from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
@@ -74,7 +73,7 @@ class HTTPChecks:
         self._pool.maxPersistentPerHost = 1
         self._pool.cachedConnectionTimeout = KEPT_SECONDS
         self._pool.retryAutomatically = True
-        self._client = HTTPClient(Agent.usingEndpointFactory(reactor, self._endpoints, pool=self._pool))
+        self._agent = Agent.usingEndpointFactory(reactor, self._endpoints, pool=self._pool)
 
     def probe(self, check: Check, address: Address) -> Deferred[Any]:
         """Fires when the server is well, fails when not."""
@@ -82,8 +81,8 @@ class HTTPChecks:
         host = "localhost" if isinstance(address, Unix) else str(address)
         headers = Headers({"Host": [host], "User-Agent": [f"ktcpvs/{__version__} check"]})
         url = f"http://{name}{check.path}"
-        asked: Deferred[Any] = self._client.get(url, headers=headers, allow_redirects=False, unbuffered=True)
-        return asked.addCallbacks(lambda answer: _judged(answer.original, check), _unanswered)
+        asked: Deferred[Any] = self._agent.request(b"GET", url.encode(), headers)
+        return asked.addCallbacks(lambda answer: _judged(answer, check), _unanswered)
 
     def forget(self, address: Address) -> None:
         """It is not checked any more."""
