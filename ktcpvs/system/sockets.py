@@ -24,8 +24,8 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 TCP_CLOSE = 7
 """The state of a connection that is over (the kernel's tcp_states.h)."""
 
-SO_ATTACH_REUSEPORT_CBPF = 51
-"""The socket module does not have it (the kernel's asm-generic/socket.h)."""
+SO_ATTACH_FILTER, SO_DETACH_FILTER, SO_ATTACH_REUSEPORT_CBPF = 26, 27, 51
+"""The socket module does not have them (the kernel's asm-generic/socket.h)."""
 
 
 def open_listener(address: Address, backlog: int, beside: Iterable[socket.socket] = ()) -> socket.socket:
@@ -232,6 +232,23 @@ def share_among(listener: socket.socket, count: int) -> None:
     listener.setsockopt(
         socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, struct.pack("HP", len(words), ctypes.addressof(program))
     )
+
+
+def deafen(listener: socket.socket, is_deaf: bool = True) -> None:
+    """From now on a TCP listener hears of no new client (socket(7), SO_ATTACH_FILTER), or again.
+
+    Who calls meanwhile calls again a second later, by his system, and finds whoever listens then; else he would be
+    reset when he comes between the last accept and the close.
+    """
+    if listener.family == socket.AF_UNIX:
+        return
+    with contextlib.suppress(OSError):  # then it is as it was before
+        if is_deaf:
+            program = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # ret 0: drop
+            filter_ = struct.pack("HP", 1, ctypes.addressof(program))
+            listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, filter_)
+        else:
+            listener.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
 
 
 def unsent(sock: socket.socket) -> int:

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ktcpvs.system import log as levels
-from ktcpvs.system.sockets import close_listener, release_listener
+from ktcpvs.system.sockets import close_listener, deafen, release_listener
 from ktcpvs.transport.context import Context
 
 BATCH = 64
@@ -81,7 +81,9 @@ class Listener:
     def close(self) -> None:
         """Take in the clients who wait already and for whom there is room, then listen no more."""
         if not self.closed:
+            deafen(self.socket)
             self._accept(self._backlog())
+            deafen(self.socket, False)  # somebody else may have the socket too, and listen on
         self._end(close_listener)
 
     def release(self) -> None:
