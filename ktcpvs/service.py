@@ -57,7 +57,8 @@ class DaemonOptions:
     """control: where the control connection is; None: the default place. config, state: absolute paths; None: none.
     workers: how many processes serve; 0: this one. takeover: where the daemon is to be found that this one takes
     over from; None: this one begins anew. pid_file: twistd's. status: where it is told over HTTP; None: nowhere.
-    user: who the daemon is to be; None: as it is. control_group: the group that may administer besides; None: none."""
+    user: who the daemon is to be; None: as it is. control_group: the group that may administer besides; None: none.
+    nameservers: who is asked for host names, (IP address, port); none: whom the system asks."""
 
     control: ControlAddress | None = None
     config: str | None = None
@@ -68,6 +69,7 @@ class DaemonOptions:
     status: StatusAddress | None = None
     user: Identity | None = None
     control_group: int | None = None
+    nameservers: tuple[tuple[str, int], ...] = ()
 
 
 class NotStarted(SystemExit, Exception):
@@ -123,6 +125,7 @@ class SwitchService(Service):
         self.log = EventLog()
         self.context = Context(self._reactor, self.log)
         state = StateFile(self._options.state, self._reactor, self.context.key) if self._options.state else None
+        self.context.nameservers = self._options.nameservers
         self.context.sockets = self._sockets = InheritedSockets()
         unload, size = self._reactor.stop, self._options.workers
         self.director = Supervisor(self.context, size, unload=unload) if size else Director(self.context, unload=unload)
@@ -221,6 +224,7 @@ class SwitchService(Service):
         self._entrance.adopt(self._taking.control)
         self.context.key = inventory.key
         self.context.holds = True
+        self.director.resolution = inventory.resolution
         self._run_again(inventory.table)
         for ident, address, why in inventory.down:
             self.director.mark(ident, address, False, why)

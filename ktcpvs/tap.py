@@ -9,6 +9,7 @@ from twisted.python import usage
 
 from ktcpvs.control.where import default_control, parse_control
 from ktcpvs.errors import Refusal
+from ktcpvs.model.expansion import parse_nameserver
 from ktcpvs.service import DaemonOptions, SwitchService
 from ktcpvs.status.where import parse_status
 from ktcpvs.system.privileges import group_number, identity
@@ -51,11 +52,21 @@ class Options(usage.Options):
         ["control-group", None, None, "Members of this group may administer too, over a unix socket."],
     ]
 
+    def opt_nameserver(self, text: str) -> None:
+        """Ask this name server, HOST:PORT, for the names of servers, in the place of those of /etc/resolv.conf; may be
+        given several times. [default port: 53]"""
+        self.nameservers.append(text)
+
+    def __init__(self) -> None:
+        self.nameservers: list[str] = []
+        super().__init__()  # type: ignore[no-untyped-call]
+
     def postOptions(self) -> None:
         """Refuse what cannot be meant."""
         try:
             for name in ("control", "takeover"):
                 self[name] = parse_control(self[name]) if self[name] else None
+            self["nameservers"] = tuple(map(parse_nameserver, self.nameservers))
             self["status"] = parse_status(self["status"]) if self["status"] is not None else None
         except Refusal as refusal:
             raise usage.UsageError(str(refusal)) from None
@@ -113,6 +124,7 @@ def makeService(options: Options) -> SwitchService:
             status=options["status"],
             user=options["user"],
             control_group=options["control-group"],
+            nameservers=options["nameservers"],
             takeover=options["takeover"],
             pid_file=options["pid_file"],
         ),

@@ -46,8 +46,8 @@ class Inet:
 
     @property
     def is_name(self) -> bool:
-        """True when the host is a name, which must be looked up before use."""
-        return _ip(self.host) is None
+        """True when the host is a name, which must be looked up before use: no name's last label is a number."""
+        return ":" not in self.host and not self.host.rpartition(".")[2].isdigit()
 
     def with_port(self, port: int | None) -> Inet:
         """The same address with `port` where its own was left out."""

@@ -7,7 +7,7 @@ from typing import Any
 from ktcpvs.model.address import Address
 from ktcpvs.model.language.tests import write_test
 from ktcpvs.model.network import Networks
-from ktcpvs.model.service import OPTIONS, VirtualService
+from ktcpvs.model.service import OPTIONS, RealServer, VirtualService
 from ktcpvs.model.table import Table
 
 
@@ -18,15 +18,16 @@ def describe_value(value: Any) -> Any:
     return str(value) if isinstance(value, Address) else value
 
 
+def describe_server(server: RealServer) -> dict[str, Any]:
+    return {"address": str(server.address), "weight": server.weight, "maxconn": server.maxconn}
+
+
 def describe_service(service: VirtualService) -> dict[str, Any]:
     """A service as str, int, None, list and dict; addresses as their text."""
     return {
         "ident": service.ident,
         **{name: describe_value(getattr(service, name)) for name in OPTIONS},
-        "servers": [
-            {"address": str(server.address), "weight": server.weight, "maxconn": server.maxconn}
-            for server in service.servers
-        ],
+        "servers": [describe_server(server) for server in service.servers],
         "rules": [
             {"pattern": rule.pattern, "match": rule.match, "servers": [str(address) for address in rule.servers]}
             for rule in service.rules

@@ -13,25 +13,27 @@ from ktcpvs.model.latency import Latencies
 class Destination:
     """A real server inside one service, with its live counters.
 
-    address: Address. weight, maxconn: follow every edit; weight: a whole number, but for a server that comes slowly;
-    maxconn 0: no limit. active: connections that it has now, those being made included; for schedulers that decide
-    per request, requests. total: those that were made. failures: connections that could not be made, and requests
-    that were not answered. retries: those that were tried again after it failed them. latencies: of requests, where
-    they are switched one by one. heard: the tick when it last said something to a request. errors: how many in a row.
-    health: may it be chosen? reused: requests that went on a kept connection. bytes_in: bytes from clients to it.
-    bytes_out: bytes from it to clients. freed: called with it when one that counted has ended; None: nobody waits.
-    watchers: called with it whenever `active` changes. is_shared: `active` changes without anybody being told.
+    address: Address. name: the configured server that it is one address of; None: it is configured itself. weight,
+    maxconn: follow every edit; weight: a whole number, but for a server that comes slowly; maxconn 0: no limit. active:
+    connections that it has now, those being made included; for schedulers that decide per request, requests. total:
+    those that were made. failures: connections that could not be made, and requests that were not answered. retries:
+    those that were tried again after it failed them. latencies: of requests, where they are switched one by one. heard:
+    the tick when it last said something to a request. errors: how many in a row. health: may it be chosen? reused:
+    requests that went on a kept connection. bytes_in: bytes from clients to it. bytes_out: bytes from it to clients.
+    freed: called with it when one that counted has ended; None: nobody waits. watchers: called with it whenever
+    `active` changes. is_shared: `active` changes without anybody being told.
     """
 
     is_shared = False
 
     __slots__ = (
         "active", "address", "bytes_in", "bytes_out", "errors", "failures", "freed", "health", "heard",
-        "latencies", "maxconn", "retries", "reused", "total", "watchers", "weight",
+        "latencies", "maxconn", "name", "retries", "reused", "total", "watchers", "weight",
     )  # fmt: skip
 
     def __init__(self, address: Address, weight: int = 1, maxconn: int = 0) -> None:
         self.address = address
+        self.name: str | None = None
         self.weight: float = weight
         self.maxconn = maxconn
         self.reused = 0

@@ -81,11 +81,13 @@ def _maxconn(instance: object, attribute: Attribute[int], value: int) -> None:
 
 @frozen
 class RealServer:
-    """A server with its weight; weight 0 = quiesced. maxconn: the most connections at once; 0: no such limit."""
+    """A server with its weight; weight 0 = quiesced. maxconn: the most connections at once; 0: no such limit. name: the
+    configured server that this is one address of; None: it is configured by its own address."""
 
     address: Address = field(validator=_complete)
     weight: int = field(default=1, validator=_weight)
     maxconn: int = field(default=0, validator=_maxconn)
+    name: str | None = None
 
 
 def _log_place(instance: object, attribute: Attribute[str], value: str) -> None:

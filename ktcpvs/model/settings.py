@@ -82,6 +82,17 @@ class Settings:
     retry_least: int = _setting(
         10, 0, 65535, "requests", "so many retries at once are within the budget, however few requests are live"
     )
+    resolve_least: int = _setting(
+        5, 1, DAY, "seconds", "a host name is not looked up more often, however soon what is known of it is out of date"
+    )
+    resolve_most: int = _setting(
+        3600, 1, DAY, "seconds", "a host name is looked up at least so often, however long what is known of it holds"
+    )
+    resolve_addresses: int = _setting(64, 1, 1024, "addresses", "how many servers one host name may be at most")
+    resolve_ipv6: int = _setting(
+        0, 0, 2, "", "0: a host name is its IPv4 addresses, and its IPv6 addresses where it has none; 1: the other "
+        "way round; 2: all of them"
+    )  # fmt: skip
     pool_size: int = _setting(64, 0, 65535, "connections", "how many idle connections are kept for one real server")
     head_timeout: int = _setting(10, 1, 3600, "seconds", "how long a client may take to send a request's head")
     head_size: int = _setting(65536, 512, 1 << 20, "bytes", "the longest head of a request")

@@ -11,7 +11,7 @@ from ktcpvs.model.latency import BUCKETS
 from ktcpvs.system.processes import Usage
 
 _OF_SERVICE = ("ident", "running", "scheduler", "listen", "maxclients", "stats")
-_OF_SERVER = ("address", "weight", "maxconn", "stats", "health")
+_OF_SERVER = ("address", "name", "weight", "maxconn", "stats", "health")
 _OF_RULE = ("pattern", "match", "servers")
 
 

@@ -103,6 +103,7 @@ class Giver:
             table=table,
             key=self._director.context.key,
             sockets=[given for _, given in found],
+            resolution=dict(self._director.resolution),
             down=[(live.ident, str(one.address), one.health.reason) for live, one in down],
             watchdog=self._watchdog,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 from typing import Any
 
@@ -32,13 +33,14 @@ class Given:
 @frozen
 class Inventory:
     """key: the switch's own secret. sockets: in the order in which they are fetched. down: servers that checks have
-    found down: ident, address, and why. watchdog: within how many microseconds the service manager wants to hear of the
-    daemon; 0: it does not."""
+    found down: ident, address, and why. resolution: what names mean. watchdog: within how many microseconds the service
+    manager wants to hear of the daemon; 0: it does not."""
 
     table: Table
     key: bytes
     sockets: list[Given] = Factory(list)
     down: list[tuple[str, str, str]] = Factory(list)
+    resolution: dict[str, tuple[str, ...]] = Factory(dict)
     watchdog: int = 0
 
     def text(self) -> bytes:
@@ -51,6 +53,7 @@ class Inventory:
                 "key": self.key.hex(),
                 "sockets": [[one.kind, one.ident, one.file] for one in self.sockets],
                 "down": self.down,
+                "resolution": self.resolution,
                 "watchdog": self.watchdog,
             }
         ).encode("utf-8")
@@ -67,6 +70,10 @@ def read_inventory(text: bytes, source: str) -> Inventory:
             key=bytes.fromhex(said["key"]),
             sockets=sockets,
             down=[(str(ident), str(address), str(why)) for ident, address, why in said["down"]],
+            resolution={
+                str(host): tuple(str(ipaddress.ip_address(one)) for one in found)
+                for host, found in said.get("resolution", {}).items()
+            },
             watchdog=int(said["watchdog"]),
         )
     except Refusal as refusal:

@@ -96,7 +96,7 @@ class Checks:
             from ktcpvs.transport.http_check import HTTPChecks  # a client of HTTP takes 10 MiB, which few need
 
             self._http = HTTPChecks(context.reactor)
-        return self._http.probe(check, destination.address)
+        return self._http.probe(check, destination.address, destination.name)
 
 
 class _Watched:

@@ -63,8 +63,9 @@ class Descriptors:
 class Context:
     """settings: replaced by the director when an edit changes them. key: this switch's own secret. wall: seconds since
     1970, for logs. monotonic: seconds by a clock that nobody sets, the same in all processes. counters, sockets: where
-    live counts and listening sockets come from. relays: what relays share. holds: nobody is accepted
-    yet, since another process still accepts from these sockets."""
+    live counts and listening sockets come from. relays: what relays share. holds: nobody is accepted yet, since another
+    process still accepts from these sockets. nameservers: (IP address, port) of who is asked for host names; none: whom
+    the system asks."""
 
     def __init__(
         self, reactor: Any, log: EventLog, descriptors: Descriptors | None = None, key: bytes | None = None
@@ -80,6 +81,7 @@ class Context:
         self.counters: Counters = Counters()
         self.sockets: Sockets = Sockets()
         self.holds = False
+        self.nameservers: tuple[tuple[str, int], ...] = ()
         self.wall: Callable[[], float] = time.time
         self.monotonic: Callable[[], float] = time.monotonic
         self.key = key or secrets.token_bytes(KEY_BYTES)

@@ -17,6 +17,7 @@ from ktcpvs.errors import BadValue, Busy, Refusal
 from ktcpvs.interfaces import CONNECTION
 from ktcpvs.model.address import Address, Unix
 from ktcpvs.model.edits import Confirm, Edit, Load, Unload
+from ktcpvs.model.expansion import Resolution, expanded, names_of
 from ktcpvs.model.plan import plan
 from ktcpvs.model.service import AUTO, KERNEL, NO_FALLBACK, NO_LOG, VirtualService
 from ktcpvs.model.settings import Settings
@@ -30,6 +31,7 @@ from ktcpvs.transport.context import Context
 from ktcpvs.transport.live import LiveService
 from ktcpvs.transport.prepared import Prepared
 from ktcpvs.transport.relay.engines import NOT_TCP
+from ktcpvs.transport.resolver import Resolver
 from ktcpvs.transport.trial import Trial
 
 
@@ -50,11 +52,12 @@ async def _saved_nowhere(table: Table) -> None:
 
 
 class Director:
-    """table: as it is now. services: ident -> what is alive of it; also services that ran and still drain. checks:
-    those of servers; None: another process makes them. is_strict: an edit is refused that wants what the machine
-    does not give: an access log that cannot be written, a relay that is not there. successor: carries edits out since
-    another process has taken over; None: none has. grace: seconds after the drain timeout that the end may take
-    besides."""
+    """table: as it is configured now. resolution: what the names in it mean. expanded: the table that runs, with a
+    server for each address of a name. services: ident -> what is alive of it; also services that ran and still drain.
+    checks: those of servers, resolver: who looks names up; None: another process does. is_strict: an edit is refused
+    that wants what the machine does not give: an access log that cannot be written, a relay that is not there.
+    successor: carries edits out since another process has taken over; None: none has. grace: seconds after the drain
+    timeout that the end may take besides."""
 
     grace = 0.0
 
@@ -67,13 +70,15 @@ class Director:
         """save: keeps the table where a crash cannot take it; raises CannotSave. unload: called when the edit Unload
         has been carried out."""
         self.context = context
-        self.table = Table()
+        self.table = self.expanded = Table()
+        self.resolution: Resolution = {}
         self.services: dict[str, LiveService] = {}
         self.draining: set[LiveService] = set()
         self.save = save
         self._unload = unload
         self.is_strict = True
         self.checks: Checks | None = Checks(context)
+        self.resolver: Resolver | None = Resolver(context, self.resolved)
         self.successor: Callable[[Edit], Awaitable[None]] | None = None
         self.trial = Trial(context.reactor, context.log, self._undo_trial)
         self._started = False
@@ -91,6 +96,8 @@ class Director:
         self.trial.end()
         if self.checks is not None:
             self.checks.stop()
+        if self.resolver is not None:
+            self.resolver.stop()
         self.context.stop()
 
     def schedulers(self) -> Schedulers:
@@ -118,19 +125,47 @@ class Director:
         self.trial.admit(edit)
         old = self.table
         new = edit.apply(old)
-        preparation = await self._prepare(old, new)
+        await self._check(old, new)
+        runs = expanded(new, self.resolution)
+        preparation = await self._prepare(self.expanded, runs)
         try:
             if (new != old and not getattr(edit, "confirm", 0)) or isinstance(edit, Confirm):
                 await self.save(new)
         except BaseException:
             preparation.abandon()
             raise
-        self._commit(old, new, preparation)
+        self.table = new
+        if self.resolution or self.resolver is not None:
+            self._follow_names()
+        self._commit(runs, preparation)
         await self._spread(edit)
         self.trial.carried_out(edit, old)
         self.context.log.event(levels.CONFIGURATION, "{edit}", edit=_in_words(edit))
         if isinstance(edit, Unload):
             self._unload()
+
+    # What names mean.
+
+    def _follow_names(self) -> None:
+        """What the names mean that the table has no more is forgotten, and those that it has are looked up."""
+        names = names_of(self.table)
+        self.resolution = {host: addresses for host, addresses in self.resolution.items() if host in names}
+        if self.resolver is not None:
+            self.resolver.follow(names, self.resolution)
+
+    def resolved(self, found: Resolution) -> Deferred[None]:
+        """From now on these names mean that. Fires when it is in force; fails with a Refusal."""
+        return self._lock.run(lambda: Deferred.fromCoroutine(self._resolve(found)))
+
+    async def _resolve(self, found: Resolution) -> None:
+        if self._ending or self.successor is not None:
+            return
+        resolution = {**self.resolution, **found}
+        runs = expanded(self.table, resolution)
+        preparation = await self._prepare(self.expanded, runs)
+        self.resolution = resolution
+        self._commit(runs, preparation)
+        await self._spread_names(found)
 
     # Try what can fail.
 
@@ -204,7 +239,8 @@ class Director:
                 self.context.reactor.callLater(0, turn.callback, None)
                 await turn
 
-    async def _prepare(self, old: Table, new: Table) -> _Preparation:
+    async def _check(self, old: Table, new: Table) -> None:
+        """Raises a Refusal when `new`, as it is configured, asks for what cannot be."""
         for service in new:
             before = old.services.get(service.ident)
             if before is None or _plugin_names(before) != _plugin_names(service):
@@ -215,6 +251,8 @@ class Director:
                 self._check_relay(service)
             if self.is_strict and before != service:
                 await self.run_tests(service, new.settings)
+
+    async def _prepare(self, old: Table, new: Table) -> _Preparation:
         changes = plan(old, new)
         moving = [before.ident for before, config in changes.change if before.listen != config.listen]
         moving += [config.ident for config in changes.stop]
@@ -262,11 +300,14 @@ class Director:
     async def _spread(self, edit: Edit) -> None:
         """The edit is in force here; it is to be in force wherever else the switch is."""
 
+    async def _spread_names(self, found: Resolution) -> None:
+        """So are these names."""
+
     # Put in place what was prepared: nothing here fails.
 
-    def _commit(self, old: Table, new: Table, preparation: _Preparation) -> None:
-        changes = plan(old, new)
-        self.table = new
+    def _commit(self, new: Table, preparation: _Preparation) -> None:
+        changes = plan(self.expanded, new)
+        self.expanded = new
         if changes.settings:
             self.context.settings = new.settings
             self.context.log.level = new.settings.debug_level

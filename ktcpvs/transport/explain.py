@@ -40,7 +40,7 @@ class Explainer:
         IP address. Raises NoSuchService, BadValue for what cannot be a request, or what a scheduler refuses with.
         """
         director = self._director
-        table, context = director.table, director.context
+        table, context = director.expanded, director.context
         config = table.service(ident)
         running = ident in table.running
         live = director.services[ident] if running else LiveService(context, config)

@@ -75,10 +75,11 @@ class HTTPChecks:
         self._pool.retryAutomatically = True
         self._agent = Agent.usingEndpointFactory(reactor, self._endpoints, pool=self._pool)
 
-    def probe(self, check: Check, address: Address) -> Deferred[Any]:
-        """Fires when the server is well, fails when not."""
+    def probe(self, check: Check, address: Address, called: str | None = None) -> Deferred[Any]:
+        """Fires when the server is well, fails when not. called: its host and port as they are configured; None: as
+        in its address."""
         name = self._endpoints.name(address)
-        host = "localhost" if isinstance(address, Unix) else str(address)
+        host = "localhost" if isinstance(address, Unix) else called or str(address)
         headers = Headers({"Host": [host], "User-Agent": [f"ktcpvs/{__version__} check"]})
         url = f"http://{name}{check.path}"
         asked: Deferred[Any] = self._agent.request(b"GET", url.encode(), headers)

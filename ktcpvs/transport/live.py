@@ -147,7 +147,7 @@ class LiveService(Instead):
         self.leaving.update(gone)
         for server in config.servers:
             destination = destinations[server.address]
-            destination.weight, destination.maxconn = server.weight, server.maxconn
+            destination.weight, destination.maxconn, destination.name = server.weight, server.maxconn, server.name
             destination.freed = self.queue.freed if server.maxconn else None
         if config.redirect is None:
             self.redirect = None

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import socket
 from asyncio import AbstractEventLoop, Task, TimerHandle
-from functools import lru_cache
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -15,7 +14,7 @@ from twisted.internet.error import ConnectError, DNSLookupError, TimeoutError, g
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
-from ktcpvs.model.address import Address, Inet, Unix
+from ktcpvs.model.address import Address, Unix
 from ktcpvs.transport.stream import Stream
 from ktcpvs.transport.uv_transport import UVCaller
 
@@ -35,7 +34,7 @@ def call(reactor: Any, loop: AbstractEventLoop, address: Address, timeout: float
     running = _Call(loop, timeout, stream, answer)
     if isinstance(address, Unix):
         running.try_all([address.path])
-    elif not _is_name(address):
+    elif not address.is_name:
         assert address.port is not None  # a configured address is complete
         running.try_all([(address.host, address.port)])
     else:
@@ -43,11 +42,6 @@ def call(reactor: Any, loop: AbstractEventLoop, address: Address, timeout: float
         found = deferToThreadPool(reactor, reactor.getThreadPool(), socket.getaddrinfo, *look_up)
         found.addCallbacks(running.found, running.not_found)
     return answer
-
-
-@lru_cache(4096)
-def _is_name(address: Inet) -> bool:
-    return address.is_name  # to find that out takes as long as a good part of a call
 
 
 class _Call:

@@ -8,7 +8,7 @@ from attrs import fields
 
 from ktcpvs import __version__
 from ktcpvs.errors import BadValue, shorten
-from ktcpvs.model.describe import describe_service
+from ktcpvs.model.describe import describe_server, describe_service
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.health import UP
 from ktcpvs.model.latency import described as latencies
@@ -62,7 +62,9 @@ class Views:
 
     def stats(self, ident: str | None) -> dict[str, Any]:
         answer = self.table(ident)
-        for described, config in zip(answer["services"], self._chosen(ident), strict=True):
+        for described in answer["services"]:
+            config = self._director.expanded.services[described["ident"]]
+            described["servers"] = [{**describe_server(server), "name": server.name} for server in config.servers]
             live = self._director.services.get(config.ident)
             described["stats"] = {**_service_stats(live), "relay": _relay(live if described["running"] else None)}
             passed = _passed(live)
@@ -84,6 +86,7 @@ class Views:
                 "service": live.ident,
                 "client": connection.client_name,
                 "server": str(connection.choice.destination.address) if connection.choice else None,
+                "name": connection.choice.destination.name if connection.choice else None,
                 "state": connection.state,
                 "age": now - connection.began,
                 "idle": now - connection.idle_since(),

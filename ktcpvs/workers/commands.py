@@ -62,6 +62,12 @@ class Marks(amp.Command):
     ]
 
 
+class Name(amp.Command):
+    """What a host name means from now on: the addresses of servers that are configured by it."""
+
+    arguments = [(b"host", amp.Unicode()), (b"addresses", amp.ListOf(amp.Unicode()))]
+
+
 class Reopen(amp.Command):
     """Open the files of access logs anew."""
 

@@ -7,18 +7,19 @@ instead of listening it hands the sockets down and says the same edit to every w
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from attrs import evolve
 from twisted.internet.defer import Deferred, gatherResults
 
-from ktcpvs.control.requests import requests
+from ktcpvs.control.requests import Asked, requests
 from ktcpvs.errors import Refusal
 from ktcpvs.model import edits
 from ktcpvs.model.address import Address
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.expansion import Resolution
 from ktcpvs.model.health import DOWN
 from ktcpvs.model.table import Table
 from ktcpvs.system import log as levels
@@ -63,9 +64,9 @@ class Supervisor(Director):
 
     # Edits, as far as they are others than those of a switch alone.
 
-    async def _carry_out(self, edit: edits.Edit) -> None:
-        self._book.follow(edit.apply(self.table), self.table)
-        await super()._carry_out(edit)
+    async def _prepare(self, old: Table, new: Table) -> Any:
+        self._book.follow(new, old)
+        return await super()._prepare(old, new)
 
     def sockets_of(self, ident: str) -> list[socket.socket]:
         return self.listening.get(ident, [])
@@ -92,6 +93,13 @@ class Supervisor(Director):
             return
         if isinstance(edit, edits.Load):
             edit = evolve(edit, confirm=0)  # the trial is the supervisor's
+        await self._tell(requests(edit))
+
+    async def _spread_names(self, found: Resolution) -> None:
+        await self._tell(_named(found))
+
+    async def _tell(self, said: Sequence[Asked]) -> None:
+        """Say these commands to all workers, behind all that they need for them."""
         new = {key: row for key, row in self._book.rows.items() if self._told.get(key) != row}
         self._told = dict(self._book.rows)
         handed, self._handed = self._handed, []
@@ -99,7 +107,7 @@ class Supervisor(Director):
         def before(worker: Worker) -> list[Deferred[Any]]:
             return [*self._name_rows(worker, new), *(self._hand(worker, ident) for ident in handed)]
 
-        await self.crew.tell(requests(edit), before)
+        await self.crew.tell(said, before)
 
     def _name_rows(self, worker: Worker, rows: dict[Key, int]) -> list[Deferred[Any]]:
         named = [{"ident": ident, "address": address, "row": row} for (ident, address), row in rows.items()]
@@ -113,8 +121,8 @@ class Supervisor(Director):
 
     # What checks find.
 
-    def _commit(self, old: Table, new: Table, preparation: Any) -> None:
-        super()._commit(old, new, preparation)
+    def _commit(self, new: Table, preparation: Any) -> None:
+        super()._commit(new, preparation)
         for live in self.services.values():
             live.health.told = partial(self._mark, live)
 
@@ -159,7 +167,7 @@ class Supervisor(Director):
         ]
         answers += self._name_rows(worker, self._book.rows)
         answers += [self._hand(worker, ident) for ident in self.listening]
-        said = requests(edits.Load(table.services, table.settings))
+        said = [*_named(self.resolution), *requests(edits.Load(table.services, table.settings))]
         for ident in table.services:
             if ident in table.running:
                 said += requests(edits.StartService(ident))
@@ -260,3 +268,8 @@ class Supervisor(Director):
 
     def end_all(self) -> None:
         self.crew.signal("KILL")
+
+
+def _named(resolution: Resolution) -> list[Asked]:
+    """What says what these names mean, a command for each: one may have a thousand addresses."""
+    return [(commands.Name, {"host": host, "addresses": list(found)}) for host, found in resolution.items()]

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ServerFactory
 from twisted.logger import globalLogBeginner, textFileLogObserver
 from twisted.protocols import amp
@@ -98,6 +99,10 @@ class Link(Administrator):
             self._worker.director.mark(**mark)
         return {}
 
+    @commands.Name.responder
+    def name(self, host: str, addresses: list[str]) -> Deferred[dict[str, Any]]:
+        return self._worker.director.resolved({host: tuple(addresses)}).addCallback(lambda _: {})
+
     @commands.Reopen.responder
     def reopen(self) -> dict[str, Any]:
         self._worker.director.reopen_logs()
@@ -143,6 +148,7 @@ class Worker:
         self.director = Director(self.context, unload=self.part)
         self.director.is_strict = False  # the supervisor has
         self.director.checks = None  # these too
+        self.director.resolver = None
         self.submit = self.director.submit
         self.view = Views(self.director).view
         self.explain = Explainer(self.director).explain

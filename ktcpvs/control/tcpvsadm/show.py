@@ -188,7 +188,7 @@ def _counted(
         if refusals := service[kind].get("refusals"):
             rows.append((f"  refused: {_counts(refusals)}",))
         for server in service["servers"]:
-            begin = f"  -> {show(server['address'])}", str(server["weight"]), _limit(server["maxconn"])
+            begin = f"  -> {server_name(server, show)}", str(server["weight"]), _limit(server["maxconn"])
             rows.append((*begin, *numbers(server[kind], of_server)))
             if kind == "stats" and (state := _health(server.get("health"))):
                 rows.append((state,))
@@ -223,6 +223,12 @@ def _answered(stats: dict[str, Any]) -> list[str]:
     if stats.get("retries"):
         told.append(f"tried again: {stats['retries']}")
     return [f"     {'; '.join(told)}"] if told else []
+
+
+def server_name(server: dict[str, Any], show: ShowAddress) -> str:
+    """A server's address, and the name in the configuration whose address it is, if it is one's."""
+    name = server.get("name")
+    return f"{show(server['address'])} ({name})" if name else show(server["address"])
 
 
 def duration(seconds: float | None) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ktcpvs.control.tcpvsadm.colours import painted
-from ktcpvs.control.tcpvsadm.show import duration, heading
+from ktcpvs.control.tcpvsadm.show import duration, heading, server_name
 from ktcpvs.errors import shorten
 from ktcpvs.model.language.writer import ShowAddress
 from ktcpvs.model.latency import within
@@ -60,7 +60,7 @@ def _rows(before: dict[str, Any] | None, now: dict[str, Any], seconds: float, sh
         of_servers = {server["address"]: server["stats"] for server in then["servers"]} if then is not None else {}
         servers = [
             (
-                f"  -> {show(server['address'])}",
+                f"  -> {server_name(server, show)}",
                 server["health"]["state"],
                 server["stats"],
                 of_servers.get(server["address"]),

@@ -52,7 +52,7 @@ async def wait_until_drained(reactor: Any, switch: Switch, ident: str, address: 
 
 async def _left(switch: Switch, ident: str, address: str) -> list[dict[str, Any]]:
     found = await switch.connections(ident)
-    return [one for one in found if one["server"] == address and one["state"] not in RESTS]
+    return [one for one in found if address in (one["server"], one["name"]) and one["state"] not in RESTS]
 
 
 def in_words(ages: list[float]) -> str:

@@ -1,0 +1,218 @@
+"""Servers by name: a name server changes its mind, fails, says nothing; whoever the name means serves."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from nameserver import NameServer
+from servers import LOOPBACK, SocketServer, dial, free_port, program, read_all, speak_first, wait_for
+from twisted.names import dns
+
+from .harness import CALM, Daemon
+
+pytestmark = pytest.mark.e2e
+
+HOSTS = ("127.0.0.2", "127.0.0.3", "127.0.0.4")
+
+Make = Callable[..., Daemon]
+
+
+@pytest.fixture
+def names() -> Iterator[NameServer]:
+    names = NameServer()
+    yield names
+    names.stop()
+
+
+@pytest.fixture
+def there(serve: Callable[..., SocketServer]) -> int:
+    """The port on which a server listens at each of HOSTS, and says which."""
+    port = free_port()
+    for host in HOSTS:
+        serve(speak_first(host.encode()), (host, port))
+    return port
+
+
+def served(port: int, clients: int = 12) -> set[str]:
+    """Who serves so many clients; "" is nobody."""
+    said = set()
+    for _ in range(clients):
+        with dial((LOOPBACK, port)) as client:
+            client.shutdown(socket.SHUT_WR)
+            said.add(read_all(client).decode())
+    return said
+
+
+def becomes(port: int, *hosts: str) -> None:
+    """Wait until these serve, and nobody else."""
+    wait_for(lambda: served(port) == {*hosts}, f"{hosts} to serve", timeout=CALM)
+
+
+@pytest.mark.parametrize(("reactor", "workers"), [("uvloop", 0), ("epoll", 0), ("uvloop", 2)])
+def test_a_name_is_as_many_servers_as_it_has_addresses(
+    make_daemon: Make, names: NameServer, there: int, workers: int, stack: contextlib.ExitStack
+) -> None:
+    daemon = make_daemon("--nameserver", names.address, workers=workers)
+    daemon.start()
+    daemon.set(resolve_least=1)
+    names.says("api.test", *HOSTS[:2])
+    port = free_port()
+    daemon.service("web", port, (f"api.test:{there}", 5))
+    becomes(port, *HOSTS[:2])
+    servers = daemon.stats("web")["servers"]
+    assert [(one["address"], one["name"], one["weight"]) for one in servers] == [
+        (f"{host}:{there}", f"api.test:{there}", 5) for host in HOSTS[:2]
+    ]
+    assert f"-> {HOSTS[0]}:{there} (api.test:{there})" in daemon.adm("--list", "--stats", "-n").stdout
+    assert f"server = api.test:{there} 5" in daemon.adm("--save").stdout
+    assert f"api.test is {HOSTS[0]}, {HOSTS[1]}; before: not known" in daemon.log()
+    assert sum(one["stats"]["total"] for one in servers) >= 12
+
+    with dial((LOOPBACK, port)) as lasting:  # its server goes
+        while lasting.recv(100).decode() != HOSTS[0]:
+            lasting.close()
+            lasting = stack.enter_context(dial((LOOPBACK, port)))
+        names.says("api.test", *HOSTS[1:])
+        becomes(port, *HOSTS[1:])
+        lasting.settimeout(0.2)
+        with pytest.raises(TimeoutError):  # and it is left alone meanwhile
+            lasting.recv(1)
+
+    asked = names.count("api.test")
+    names.fails("api.test")
+    wait_for(lambda: names.count("api.test") > asked)
+    assert served(port) == {*HOSTS[1:]}
+    wait_for(
+        lambda: f"api.test is not found: its name servers have failed; it stays {HOSTS[1]}, {HOSTS[2]}" in daemon.log()
+    )
+    names.fails("api.test", dns.ENAME)
+    asked = names.count("api.test")
+    wait_for(lambda: names.count("api.test") > asked)
+    assert served(port) == {*HOSTS[1:]}
+    assert daemon.log().count("api.test is not found") == 1
+    names.says("api.test", HOSTS[0])
+    becomes(port, HOSTS[0])
+    if workers:
+        children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
+        names.is_silent = True
+        daemon.set(debug_level=3)
+        for child in children:
+            os.kill(int(child), signal.SIGKILL)  # its successor is told what the name means
+        wait_for(lambda: daemon.log().count("serves, process") == workers, timeout=CALM)
+        assert served(port) == {HOSTS[0]}
+        assert [one["address"] for one in daemon.stats("web")["servers"]] == [f"{HOSTS[0]}:{there}"]
+    daemon.adm("-d", "-i", "web", "-r", f"api.test:{there}")
+    assert served(port) == {""}
+
+
+def test_a_name_is_looked_up_when_what_is_known_of_it_does_not_hold_any_more(
+    make_daemon: Make, names: NameServer, there: int
+) -> None:
+    daemon = make_daemon("--nameserver", names.address)
+    daemon.start()
+    daemon.set(resolve_least=1)
+    names.says("long.test", HOSTS[0], ttl=3600)
+    names.says("short.test", HOSTS[1], ttl=0)
+    port = free_port()
+    daemon.service("web", port, f"long.test:{there}", f"short.test:{there}")
+    becomes(port, *HOSTS[:2])
+    wait_for(lambda: names.count("short.test") >= 3, timeout=CALM)
+    assert names.count("long.test") == 1
+
+
+def test_a_server_by_name_is_drained_and_waited_for_by_its_name(
+    make_daemon: Make, names: NameServer, there: int, stack: contextlib.ExitStack
+) -> None:
+    daemon = make_daemon("--nameserver", names.address)
+    daemon.start()
+    names.says("api.test", *HOSTS[:2])
+    port = free_port()
+    daemon.service("web", port, f"api.test:{there}", f"{HOSTS[2]}:{there}")
+    becomes(port, *HOSTS)
+    with dial((LOOPBACK, port)) as client:
+        while client.recv(100).decode() == HOSTS[2]:
+            client.close()
+            client = stack.enter_context(dial((LOOPBACK, port)))
+        ending = threading.Timer(1.0, client.close)
+        ending.start()
+        said = daemon.adm("-e", "-i", "web", "-r", f"api.test:{there}", "-w", 0, "--wait").stdout
+        ending.join()
+    assert said.startswith("1 connection, oldest ")
+    assert said.endswith("drained\n")
+    assert served(port) == {HOSTS[2]}
+
+
+def test_the_next_daemon_knows_what_names_mean(make_daemon: Make, names: NameServer, there: int) -> None:
+    old = make_daemon("--nameserver", names.address)
+    old.start()
+    names.says("api.test", HOSTS[0])
+    port = free_port()
+    old.service("web", port, f"api.test:{there}")
+    becomes(port, HOSTS[0])
+    names.is_silent = True
+    new = make_daemon("--nameserver", names.address, "--takeover", old.control, control=old.control)
+    new.run()
+    wait_for(lambda: "taken over from" in new.log(), new.log(), timeout=CALM)
+    assert old.wait() == 0
+    assert served(port) == {HOSTS[0]}
+
+
+def test_a_name_with_very_many_addresses(make_daemon: Make, names: NameServer) -> None:
+    """Its answer comes over TCP."""
+    daemon = make_daemon("--nameserver", names.address)
+    daemon.start()
+    names.says("many.test", *(f"127.1.0.{number}" for number in range(1, 101)))
+    daemon.service("web", free_port(), "many.test:80")
+    wait_for(lambda: len(daemon.stats("web")["servers"]) == 64, timeout=CALM)
+    assert "many.test has 100 addresses, of which 64 serve" in daemon.log()
+    daemon.set(resolve_addresses=1024, resolve_least=1)
+    wait_for(lambda: len(daemon.stats("web")["servers"]) == 100, timeout=CALM)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_name_that_changes_all_the_time_costs_no_request(
+    make_daemon: Make, names: NameServer, serve: Callable[..., SocketServer], workers: int
+) -> None:
+    daemon = make_daemon("--nameserver", names.address, workers=workers)
+    daemon.start()
+    daemon.set(resolve_least=1)
+    there = free_port()
+    for host in HOSTS:
+        serve(_http, (host, there))
+    names.says("api.test", HOSTS[0], ttl=0)
+    port = free_port()
+    rules = ((".*", f"api.test:{there}"),)
+    daemon.service("web", port, f"api.test:{there}", scheduler="phttp", rules=rules)
+    wait_for(lambda: daemon.stats("web")["servers"][0]["name"], timeout=CALM)
+    load = [program("wrk"), "-t1", "-c16", "-d4", f"http://{LOOPBACK}:{port}/"]
+    with subprocess.Popen(load, stdout=subprocess.PIPE, text=True) as wrk:
+        place = 0
+        while wrk.poll() is None:
+            place += 1
+            names.says("api.test", HOSTS[place % 3], HOSTS[(place + 1) % 3], ttl=0)
+            time.sleep(0.7)
+        assert wrk.stdout is not None
+        said = wrk.stdout.read()
+    assert "requests in" in said
+    assert "Non-2xx" not in said
+    assert "Socket errors" not in said
+    assert daemon.log().count("api.test is ") >= 3
+
+
+def _http(sock: socket.socket) -> None:
+    while data := sock.recv(65536):
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok" * data.count(b"\r\n\r\n"))
+
+
+@pytest.mark.parametrize(("text", "said"), [("here", "'here': an IP address"), ("1.2.3.4:x", "unknown port name 'x'")])
+def test_what_is_no_name_server(make_daemon: Make, text: str, said: str) -> None:
+    assert said in make_daemon("--nameserver", text).refused()

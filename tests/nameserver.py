@@ -1,0 +1,127 @@
+"""A name server on loopback, over UDP and TCP, whose answers a test changes as it likes."""
+
+from __future__ import annotations
+
+import ipaddress
+import socketserver
+import struct
+import threading
+from typing import Any
+
+from servers import LOOPBACK, free_port
+from twisted.names import dns
+
+UDP_MOST = 512
+"""Bytes of an answer over UDP; a longer one is cut, and the client asks again over TCP (RFC 1035, section 4.2.1)."""
+
+
+class NameServer:
+    """address: "127.0.0.1:PORT". asked: every question, as (name, type). is_silent: it answers nobody."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.address = f"{LOOPBACK}:{self.port}"
+        self.asked: list[tuple[str, int]] = []
+        self.is_silent = False
+        self._zone: dict[str, tuple[list[Any], int]] = {}
+        self._aliases: dict[str, str] = {}
+        self._broken: dict[str, int] = {}
+        where = LOOPBACK, self.port
+        self._servers = [_UDPServer(where, _UDP), _TCPServer(where, _TCP)]
+        for server in self._servers:
+            server.names = self
+            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    def stop(self) -> None:
+        for server in self._servers:
+            server.shutdown()
+            server.server_close()
+
+    # What it knows.
+
+    def says(self, name: str, *addresses: str, ttl: int = 1) -> None:
+        """`name` has these addresses from now on. ttl: seconds."""
+        self._broken.pop(name, None)
+        self._zone[name] = [ipaddress.ip_address(one) for one in addresses], ttl
+
+    def alias(self, name: str, other: str) -> None:
+        self._aliases[name] = other
+
+    def fails(self, name: str, code: int = dns.ESERVER) -> None:
+        """Asked for `name` it answers with an error."""
+        self._broken[name] = code
+
+    def count(self, name: str) -> int:
+        """How often it was asked for that name's IPv4 addresses."""
+        return self.asked.count((name, dns.A))
+
+    # Questions.
+
+    def answer(self, data: bytes, most: int) -> bytes | None:
+        """None: it says nothing. most: bytes."""
+        question = dns.Message()
+        question.fromStr(data)
+        (query,) = question.queries
+        name = query.name.name.decode().lower()
+        self.asked.append((name, query.type))
+        if self.is_silent:
+            return None
+        answer = dns.Message(question.id, answer=1, recAv=1, maxSize=0)
+        answer.queries = question.queries
+        answer.rCode = self._broken.get(name, dns.OK)
+        if answer.rCode == dns.OK:
+            answer.answers = self._records(name, query.type)
+            known = {*self._zone, *self._aliases}
+            answer.rCode = dns.OK if name in known else dns.ENAME
+        whole: bytes = answer.toStr()
+        if len(whole) > most:
+            answer.answers, answer.trunc = [], 1
+            whole = answer.toStr()
+        return whole
+
+    def _records(self, name: str, kind: int) -> list[Any]:
+        records = []
+        while name in self._aliases:
+            other = self._aliases[name]
+            records.append(dns.RRHeader(name.encode(), dns.CNAME, ttl=60, payload=dns.Record_CNAME(other.encode())))
+            name = other
+        addresses, ttl = self._zone.get(name, ([], 0))
+        for address in addresses:
+            if kind == dns.A and address.version == 4:
+                payload: Any = dns.Record_A(str(address), ttl)
+            elif kind == dns.AAAA and address.version == 6:
+                payload = dns.Record_AAAA(str(address), ttl)
+            else:
+                continue
+            records.append(dns.RRHeader(name.encode(), kind, ttl=ttl, payload=payload))
+        return records
+
+
+class _UDPServer(socketserver.ThreadingUDPServer):
+    daemon_threads = True
+    names: NameServer
+
+
+class _TCPServer(socketserver.ThreadingTCPServer):
+    daemon_threads = allow_reuse_address = True
+    names: NameServer
+
+
+class _UDP(socketserver.BaseRequestHandler):
+    server: _UDPServer
+
+    def handle(self) -> None:
+        data, sock = self.request
+        answer = self.server.names.answer(data, UDP_MOST)
+        if answer is not None:
+            sock.sendto(answer, self.client_address)
+
+
+class _TCP(socketserver.StreamRequestHandler):
+    server: _TCPServer
+
+    def handle(self) -> None:
+        while head := self.rfile.read(2):
+            answer = self.server.names.answer(self.rfile.read(struct.unpack("!H", head)[0]), 65535)
+            if answer is not None:
+                self.wfile.write(struct.pack("!H", len(answer)) + answer)
