@@ -135,9 +135,9 @@ class Director:
             preparation.abandon()
             raise
         self.table = new
+        self._commit(runs, preparation)
         if self.resolution or self.resolver is not None:
             self._follow_names()
-        self._commit(runs, preparation)
         await self._spread(edit)
         self.trial.carried_out(edit, old)
         self.context.log.event(levels.CONFIGURATION, "{edit}", edit=_in_words(edit))

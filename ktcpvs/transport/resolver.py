@@ -29,7 +29,7 @@ as long."""
 
 
 class Resolver:
-    """The names of one table."""
+    """The names of one table. Where the settings change, all are looked up at once."""
 
     def __init__(self, context: Context, resolved: Callable[[Resolution], Deferred[None]]) -> None:
         """resolved: called with what names mean from now on; fires when it is in force, fails with a Refusal."""
@@ -37,10 +37,17 @@ class Resolver:
         self.resolved = resolved
         self.turns: DeferredSemaphore = DeferredSemaphore(AT_ONCE)
         self._names: dict[str, _Name] = {}
+        self._wishes: tuple[int, ...] = ()  # what the settings were
 
     def follow(self, names: Iterable[str], known: Resolution) -> None:
         """From now on these are looked up, and no others. known: what they mean so far."""
         wanted = set(names)
+        settings = self.context.settings
+        wishes = tuple(getattr(settings, name) for name in settings.names() if name.startswith("resolve_"))
+        if wishes != self._wishes:
+            self._wishes = wishes
+            for one in self._names.values():
+                one.look_now()
         for host in [host for host in self._names if host not in wanted]:
             self._names.pop(host).stop()
         for host in wanted:
@@ -74,6 +81,11 @@ class _Name:
         for waits in self._call, self._looking:
             if waits is not None:
                 waits.cancel()
+
+    def look_now(self) -> None:
+        """What was wanted of it has changed."""
+        if self._call is not None:
+            self._call.reset(0)
 
     def _after(self, seconds: float) -> Any:
         return self._context.reactor.callLater(seconds, self._begin)

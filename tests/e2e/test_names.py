@@ -170,11 +170,11 @@ def test_a_name_with_very_many_addresses(make_daemon: Make, names: NameServer) -
     """Its answer comes over TCP."""
     daemon = make_daemon("--nameserver", names.address)
     daemon.start()
-    names.says("many.test", *(f"127.1.0.{number}" for number in range(1, 101)))
+    names.says("many.test", *(f"127.1.0.{number}" for number in range(1, 101)), ttl=3600)
     daemon.service("web", free_port(), "many.test:80")
     wait_for(lambda: len(daemon.stats("web")["servers"]) == 64, timeout=CALM)
     assert "many.test has 100 addresses, of which 64 serve" in daemon.log()
-    daemon.set(resolve_addresses=1024, resolve_least=1)
+    daemon.set(resolve_addresses=1024)
     wait_for(lambda: len(daemon.stats("web")["servers"]) == 100, timeout=CALM)
 
 
@@ -216,3 +216,37 @@ def _http(sock: socket.socket) -> None:
 @pytest.mark.parametrize(("text", "said"), [("here", "'here': an IP address"), ("1.2.3.4:x", "unknown port name 'x'")])
 def test_what_is_no_name_server(make_daemon: Make, text: str, said: str) -> None:
     assert said in make_daemon("--nameserver", text).refused()
+
+
+def test_checks_name_the_host_and_rules_lead_to_all_its_servers(
+    make_daemon: Make, names: NameServer, serve: Callable[..., SocketServer]
+) -> None:
+    daemon = make_daemon("--nameserver", names.address)
+    daemon.start()
+    heard: list[bytes] = []
+
+    def answer(sock: socket.socket) -> None:
+        while data := sock.recv(65536):
+            heard.append(data)
+            here = sock.getsockname()[0].encode()
+            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(here), here))
+
+    there, port = free_port(), free_port()
+    for host in HOSTS[:2]:
+        serve(answer, (host, there))
+    names.says("api.test", *HOSTS[:2])
+    name = f"api.test:{there}"
+    options = {"check": "http /well", "check_interval": 1, "balance": "rr"}
+    daemon.service("web", port, name, scheduler="phttp", rules=(("/x", name),), **options)
+    checked = f"GET /well HTTP/1.1\r\nHost: {name}\r\n".encode()
+    wait_for(lambda: len([one for one in heard if one.startswith(checked)]) >= 2, str(heard))
+    said = daemon.json("--explain", "-i", "web", "GET", "/x")
+    assert said["answer"]["server"] in [f"{host}:{there}" for host in HOSTS[:2]]
+    assert [one["address"] for one in said["servers"]] == [f"{host}:{there}" for host in HOSTS[:2]]
+    asked = b"GET /x HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+    served_by = set()
+    for _ in range(4):
+        with dial((LOOPBACK, port)) as client:
+            client.sendall(asked)
+            served_by.add(read_all(client).rpartition(b"\r\n\r\n")[2].decode())
+    assert served_by == {*HOSTS[:2]}
