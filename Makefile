@@ -34,7 +34,7 @@ test: $(VENV)/ready
 FUZZ_SECONDS ?= 60
 
 fuzz: $(VENV)/ready
-	@$(BIN)/python -c "import atheris" 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --only-binary atheris --no-build-isolation -e '.[test,fuzz]'
+	@$(BIN)/python -c "import atheris" 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --only-binary atheris --no-build-isolation -e '.[test,tls,fuzz]'
 	@$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS) $(TARGETS)
 
 bench: $(VENV)/ready

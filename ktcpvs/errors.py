@@ -104,6 +104,12 @@ class CannotListen(Refusal):
     code = b"CANNOT_LISTEN"
 
 
+class NoTLS(Refusal):
+    """TLS was asked for and cannot be had: one of its files cannot be used, or its packages are not installed."""
+
+    code = b"NO_TLS"
+
+
 class CannotDrop(Refusal):
     """The rights of root cannot be given away."""
 

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import LoopingCall
 
 from ktcpvs import __version__
-from ktcpvs.control.entrance import Entrance
+from ktcpvs.control.entrances import Entrances
 from ktcpvs.control.guard import Guard
 from ktcpvs.control.server import ControlFactory
 from ktcpvs.control.where import ControlAddress
@@ -54,13 +54,13 @@ LAST_CLOSE = 2.0
 
 @frozen
 class DaemonOptions:
-    """control: where the control connection is; None: the default place. config, state: absolute paths; None: none.
-    workers: how many processes serve; 0: this one. takeover: where the daemon is to be found that this one takes
-    over from; None: this one begins anew. pid_file: twistd's. status: where it is told over HTTP; None: nowhere.
-    user: who the daemon is to be; None: as it is. control_group: the group that may administer besides; None: none.
-    nameservers: who is asked for host names, (IP address, port); none: whom the system asks."""
+    """control: where control connections are, one unix socket at most; none: the default place. config, state: absolute
+    paths; None: none. workers: how many processes serve; 0: this one. takeover: where the daemon is to be found that
+    this one takes over from; None: this one begins anew. pid_file: twistd's. status: where it is told over HTTP; None:
+    nowhere. user: who the daemon is to be; None: as it is. control_group: the group that may administer besides; None:
+    none. nameservers: who is asked for host names, (IP address, port); none: whom the system asks."""
 
-    control: ControlAddress | None = None
+    control: tuple[ControlAddress, ...] = ()
     config: str | None = None
     state: str | None = None
     workers: int = 0
@@ -132,14 +132,20 @@ class SwitchService(Service):
         self._administered = _Administered(self.director)
         group = self._options.control_group
         self._control_factory = ControlFactory(self._administered, self.log, Heir, Guard(group))
-        where = self._options.takeover or self._options.control
-        self._entrance = Entrance(self._reactor, self._control_factory, where, group)
+        taken, places = self._options.takeover, self._options.control
+        if taken is not None and taken not in places:
+            places = (taken, *places)
+        self._entrances = Entrances(
+            self._reactor, self._control_factory, places, group, self._sockets.lasts,
+            lambda: self.context.settings, self.log,
+        )  # fmt: skip
         if self._options.user is not None:
-            self._entrance.hand_to(self._options.user)
+            self._entrances.hand_to(self._options.user)
             become(self._options.user, *([] if group is None else [group]))
+            self._entrances.warn_of(self._options.user.name)
         self._status = StatusDoor(self._options.status, self._administered, self.log, self._reactor)
         notifier = Notifier.of_environment(os.environ)
-        self._heirs = Heirs(self._reactor, self.log, self._entrance.where, notifier)
+        self._heirs = Heirs(self._reactor, self.log, self._entrances.unix, notifier)
         self._manager = Manager(notifier, self.director)
         try:
             self._sort(handed_in())
@@ -147,20 +153,19 @@ class SwitchService(Service):
                 inventory = self._take(self._options.takeover, state)
                 notifier.watchdog = notifier.watchdog or inventory.watchdog
             else:
-                self._entrance.open()
+                self._entrances.open()
                 self._status.open()
                 self._load(state)
         except BaseException:
-            self._entrance.close()
+            self._entrances.close()
             self._status.close()
             self.director.end()
             if self._taking is not None:
                 self._taking.abandon()
             raise
-        if self._entrance.socket is not None:
-            self._administered.giver = Giver(
-                self.director, self._sockets, self._entrance.socket, notifier.watchdog, self._given
-            )
+        local = self._entrances.local
+        if local is not None and local.socket is not None:
+            self._administered.giver = Giver(self.director, self._sockets, local.socket, notifier.watchdog, self._given)
         self._reactor.callWhenRunning(self.director.start)
         self._reactor.callWhenRunning(calm_collector)
         self._reactor.callWhenRunning(self._handle_signals)
@@ -169,10 +174,10 @@ class SwitchService(Service):
     def _sort(self, handed: list[tuple[str, socket.socket]]) -> None:
         """What a service manager has handed in is for the control connection, or for services, now or later."""
         for name, sock in handed:
-            at, where = sock.getsockname(), self._entrance.where
-            if at == where.path:
-                self._entrance.adopt(sock)
-            elif name == CONTROL:
+            at, where = sock.getsockname(), self._entrances
+            if where.unix is not None and at == where.unix.path:
+                where.adopt(sock)
+            elif name == CONTROL and not where.is_at(at):
                 raise CannotListen(f"the socket that was handed in as '{name}' listens at {at}; --control is {where}")
             else:
                 self._sockets.keep(sock)
@@ -181,7 +186,7 @@ class SwitchService(Service):
         """The reactor runs: what serves begins to."""
         if self._taking is not None and not await self._take_over(self._taking):
             return
-        where = self._entrance.where
+        where = self._entrances
         self.log.event(ANNOUNCE, "ktcpvs {version}, control at {where}", version=__version__, where=where)
         await self._manager.begin()
 
@@ -221,7 +226,7 @@ class SwitchService(Service):
         """All that the daemon at `where` has, and whatever of it can fail; it still serves."""
         self._taking = Taking(where, self._sockets)
         inventory = self._taking.inventory
-        self._entrance.adopt(self._taking.control)
+        self._entrances.adopt(self._taking.control)
         self.context.key = inventory.key
         self.context.holds = True
         self.director.resolution = inventory.resolution
@@ -249,7 +254,7 @@ class SwitchService(Service):
             self._administered.giver.not_before_late()
         taking.own()
         self.director.serve()
-        self._entrance.listen()
+        self._entrances.follow()
         self._status.open_when_free()
         try:
             self._options.pid_file.take()
@@ -260,10 +265,11 @@ class SwitchService(Service):
 
     def _given(self, pid_file: str, pid: int) -> None:
         """Another daemon serves: this one drains and ends."""
-        successor = self._successor = Successor(self._reactor, self._entrance.where)
+        assert self._entrances.unix is not None  # else nothing is given
+        successor = self._successor = Successor(self._reactor, self._entrances.unix)
         self.director.successor = successor.carry_out
         self._administered.hand_on(successor)
-        self._entrance.release()
+        self._entrances.release()
         self._status.close()
         self._manager.handed_over(pid)
         if pid_file == self._options.pid_file.path:
@@ -286,8 +292,8 @@ class SwitchService(Service):
     # Signals.
 
     def _handle_signals(self) -> None:
-        """SIGTERM, SIGINT: drain and end; a second one: end now. SIGHUP: load the configuration file again. SIGUSR1:
-        open log files anew. SIGUSR2: start the program anew, which takes over."""
+        """SIGTERM, SIGINT: drain and end; a second one: end now. SIGHUP: load the configuration file and certificates
+        again. SIGUSR1: open log files anew. SIGUSR2: start the program anew, which takes over."""
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reload))
         signal.signal(signal.SIGUSR2, lambda *_: self._reactor.callFromThread(self._heirs.start))
         self._rotate = signal.getsignal(signal.SIGUSR1)
@@ -315,8 +321,13 @@ class SwitchService(Service):
         if self.context.holds:
             self.log.warn("SIGHUP: nothing is changed: this daemon has not taken over yet")
             return
+        self._entrances.read_again()
         if config is None:
-            self.log.warn("SIGHUP: there is no --config to load again")
+            if self._entrances.has_tls():
+                self._manager.reloading()
+                self._manager.reloaded("certificates are read again")
+            else:
+                self.log.warn("SIGHUP: there is no --config to load again")
             return
         Deferred.fromCoroutine(self._load_again(config))
 
@@ -373,7 +384,7 @@ class SwitchService(Service):
         self.director.stop()
         self._status.close()
         with contextlib.suppress(OSError):
-            self._entrance.close()
+            self._entrances.close()
         last = self._reactor.seconds() + LAST_CLOSE
         parted = self._until(lambda: not self._control_factory.connections or self._reactor.seconds() >= last)
         return parted.addCallback(lambda _: self.log.event(ANNOUNCE, "ended"))

@@ -7,8 +7,8 @@ from typing import Any
 
 from twisted.python import usage
 
-from ktcpvs.control.where import default_control, parse_control
-from ktcpvs.errors import Refusal
+from ktcpvs.control.where import ControlAddress, default_control, parse_control, parse_listening
+from ktcpvs.errors import BadAddress, Refusal
 from ktcpvs.model.expansion import parse_nameserver
 from ktcpvs.service import DaemonOptions, SwitchService
 from ktcpvs.status.where import parse_status
@@ -25,13 +25,6 @@ class Options(usage.Options):
     longdesc = "A layer-7 switch for TCP services. Administer it with tcpvsadm."
     optParameters = [
         ["config", "c", None, "Load this configuration file and start all its services; SIGHUP loads it again."],
-        [
-            "control",
-            None,
-            None,
-            "Endpoint of the control connection: unix:/PATH or tcp:PORT:interface=127.0.0.1. "
-            f"[default: {default_control()}]",
-        ],
         ["status", None, None, "Serve a status page and metrics here, as tcp:9109, on loopback. [default: nowhere]"],
         ["state", "s", None, "Keep the table in this file, after every change, and begin with it."],
         [
@@ -52,20 +45,30 @@ class Options(usage.Options):
         ["control-group", None, None, "Members of this group may administer too, over a unix socket."],
     ]
 
+    def __init__(self) -> None:
+        self.places: list[str] = []
+        self.nameservers: list[str] = []
+        super().__init__()  # type: ignore[no-untyped-call]
+
     def opt_nameserver(self, text: str) -> None:
         """Ask this name server, HOST:PORT, for the names of servers, in the place of those of /etc/resolv.conf; may be
         given several times. [default port: 53]"""
         self.nameservers.append(text)
 
-    def __init__(self) -> None:
-        self.nameservers: list[str] = []
-        super().__init__()  # type: ignore[no-untyped-call]
+    def opt_control(self, text: str) -> None:
+        self.places.append(text)
+
+    opt_control.__doc__ = (
+        "Endpoint of the control connection: unix:/PATH, tcp:PORT:interface=127.0.0.1, or over a network "
+        "tls:PORT:interface=HOST:cert=FILE:key=FILE:ca=FILE, which lets in who has a certificate of that CA; may be "
+        f"given several times, with one unix:/PATH at most. [default: {default_control()}]"
+    )
 
     def postOptions(self) -> None:
         """Refuse what cannot be meant."""
         try:
-            for name in ("control", "takeover"):
-                self[name] = parse_control(self[name]) if self[name] else None
+            self["control"] = _places([text for text in self.places if text])
+            self["takeover"] = _taken(self["takeover"]) if self["takeover"] else None
             self["nameservers"] = tuple(map(parse_nameserver, self.nameservers))
             self["status"] = parse_status(self["status"]) if self["status"] is not None else None
         except Refusal as refusal:
@@ -76,11 +79,10 @@ class Options(usage.Options):
             self[name] = os.path.abspath(self[name]) if self[name] else None
         self["workers"] = _workers(self["workers"])
         self._read_identity()
-        if self["takeover"] is not None:
-            if self["takeover"].path is None:
-                raise usage.UsageError(f"--takeover {self['takeover']}: unix:/PATH is wanted, since sockets pass there")
-            if self["control"] not in (None, self["takeover"]):
-                raise usage.UsageError("--takeover and --control name two places: the control connection is taken over")
+        if self["takeover"] is not None and any(
+            where.path is not None and where != self["takeover"] for where in self["control"]
+        ):
+            raise usage.UsageError("--takeover and --control name two places: the control connection is taken over")
         self["pid_file"] = PidFile(self.parent)
         if self["takeover"] is not None:
             self["pid_file"].leave_alone()
@@ -99,6 +101,25 @@ class Options(usage.Options):
             self["user"] = identity(self["user"], self["group"] or "") if self["user"] is not None else None
         except Refusal as refusal:
             raise usage.UsageError(str(refusal)) from None
+
+
+def _places(texts: list[str]) -> tuple[ControlAddress, ...]:
+    """Where control connections are. Raises BadAddress."""
+    places = tuple(map(parse_listening, texts))
+    if sum(where.path is not None for where in places) > 1:
+        raise BadAddress("--control names two unix sockets: one unix:/PATH is wanted, and the others tls: or tcp:")
+    for where in places:
+        if [(other.host, other.port) for other in places].count((where.host, where.port)) > 1:
+            raise BadAddress(f"--control names {where} twice")
+    return places
+
+
+def _taken(text: str) -> ControlAddress:
+    """The unix socket of the daemon that is taken over. Raises BadAddress."""
+    if text.partition(":")[0] in ("tcp", "tcp6", "tls"):
+        kind = text.partition(":")[0]
+        raise BadAddress(f"--takeover {kind}:...: unix:/PATH is wanted, since sockets pass there and nowhere else")
+    return parse_control(text)
 
 
 def _workers(text: str) -> int:

@@ -30,7 +30,7 @@ from twisted.protocols import amp
 from twisted.python.failure import Failure
 
 from ktcpvs.control import commands
-from ktcpvs.control.where import ControlAddress, default_control, parse_control
+from ktcpvs.control.where import ControlAddress, default_control, need_tls, parse_control
 from ktcpvs.errors import Refusal, shorten
 
 
@@ -52,13 +52,23 @@ class NoAnswer(Exception):
     """No daemon answers at the control address, or it went away; the text says where and why."""
 
 
+class NotTrusted(NoAnswer):
+    """Somebody answers there, and one of the two does not trust the other, or does not speak TLS."""
+
+
 async def connect(reactor: IReactorCore, control: str | None = None, timeout: float = 5.0) -> Switch:
     """Connect to the switch at `control`, an endpoint description; None: the default place.
 
-    timeout: seconds to wait for the connection. Raises NoAnswer, or BadAddress for a bad description.
+    timeout: seconds to wait for the connection, and as many for its TLS. Raises NoAnswer, BadAddress for a bad
+    description, or NoTLS for files of certificates that cannot be used.
     """
     where = parse_control(control) if control else default_control()
     try:
+        if where.tls is not None:
+            need_tls()
+            from ktcpvs.control.caller import call  # OpenSSL takes long to import
+
+            return Switch(await call(reactor, where, timeout), where)
         protocol = await where.client_endpoint(reactor, timeout).connect(_Calls.forProtocol(QuietAMP))
     except (error.ConnectError, OSError) as failure:
         raise NoAnswer(f"no daemon answers at {where} ({_why(failure)})") from None

@@ -34,6 +34,9 @@ class Door(amp.AMP):
     guard: Guard | None = None
     """Who may come in; None: everybody who can."""
 
+    who: str = ""
+    """Who it is, for the log; "": that is not known."""
+
     def __init__(self, log: EventLog) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._log = log
@@ -45,18 +48,20 @@ class Door(amp.AMP):
     # AMP itself would log every coming and going; to us that is an event of level 3.
 
     def makeConnection(self, transport: Any) -> None:
-        refusal = self.guard.refusal(transport) if self.guard is not None else None
+        refusal = None
+        if self.guard is not None:
+            refusal, self.who = self.guard.refusal(transport), self.who or self.guard.who(transport)
         amp.BinaryBoxProtocol.makeConnection(self, transport)
         if refusal is not None:
             self._log.fault("control connection refused: {why}", why=refusal)
             self._hold(_OVER, True)
             transport.abortConnection()
             return
-        self._log.event(levels.DAEMON, "an administrator came")
+        self._log.event(levels.DAEMON, "an administrator came: {who}", who=self.who)
         transport.registerProducer(self, True)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-        self._log.event(levels.DAEMON, "an administrator left")
+        self._log.event(levels.DAEMON, "an administrator left: {who}", who=self.who)
         self._hold(_OVER, True)
         amp.BinaryBoxProtocol.connectionLost(self, reason)
 

@@ -1,4 +1,4 @@
-"""Where administrators come in: the listening side of the control connection, opened here or taken over."""
+"""Where administrators of this machine come in: a unix socket, opened here, handed in or taken over."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ import socket
 from typing import Any
 
 from twisted.internet import tcp, unix
-from twisted.internet.error import CannotListenError
 from twisted.python.failure import Failure
 
 from ktcpvs.control.server import ControlFactory
 from ktcpvs.control.where import ControlAddress, default_control
-from ktcpvs.errors import CannotListen
 from ktcpvs.system.privileges import Identity
 from ktcpvs.system.sockets import close_listener, open_private_unix_listener, private_folder, release_listener
 
@@ -33,7 +31,7 @@ class _Port(unix.Port):
 
 
 class Entrance:
-    """socket: the listening unix socket; None: TCP."""
+    """The unix socket. socket: None before it is there."""
 
     def __init__(
         self, reactor: Any, factory: ControlFactory, where: ControlAddress | None, group: int | None = None
@@ -41,6 +39,7 @@ class Entrance:
         """where: None: the default place. group: whose members may use the socket too; None: nobody but its owner."""
         self._group = group
         self.where = where or default_control()
+        self.path: str = self.where.path or ""
         self.socket: socket.socket | None = None
         self._is_default = where is None
         self._reactor = reactor
@@ -49,28 +48,19 @@ class Entrance:
 
     def open(self) -> None:
         """Listen, where nothing was adopted on a socket of our own. Raises CannotListen."""
-        where = self.where
-        if self.socket is not None:
-            self.listen()
-            return
-        if where.path is None:
-            try:
-                self._port = self._reactor.listenTCP(where.port, self._factory, interface=where.host)
-            except (OSError, CannotListenError) as error:
-                raise CannotListen(f"cannot listen for control on {where}: {error}") from None
-            return
-        if self._is_default:
-            private_folder(os.path.dirname(where.path))
-        self.adopt(open_private_unix_listener(where.path, BACKLOG))
-        if self._group is not None:
-            os.chown(where.path, -1, self._group)
-            os.chmod(where.path, 0o660)
+        if self.socket is None:
+            if self._is_default:
+                private_folder(os.path.dirname(self.path))
+            self.adopt(open_private_unix_listener(self.path, BACKLOG))
+            if self._group is not None:
+                os.chown(self.path, -1, self._group)
+                os.chmod(self.path, 0o660)
         self.listen()
 
     def hand_to(self, who: Identity) -> None:
         """The folder of the default place is that user's, who is not to be able to make it. Raises CannotListen."""
-        if self._is_default and self.where.path is not None:
-            folder = os.path.dirname(self.where.path)
+        if self._is_default:
+            folder = os.path.dirname(self.path)
             private_folder(folder, who.uid)
             group = who.gid if self._group is None else self._group
             os.chown(folder, who.uid, group)
@@ -99,11 +89,10 @@ class Entrance:
             self.socket = None
 
     def close(self) -> None:
-        """Close it, and end all control connections, when what was answered has gone out."""
+        """Close it."""
         if self._port is not None:
             self._port.stopListening()
             self._port = None
-        self._factory.close_all()
         if self.socket is not None:
             close_listener(self.socket)
             self.socket = None

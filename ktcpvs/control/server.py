@@ -80,14 +80,17 @@ class Administrator(Door):
         return Deferred.fromCoroutine(self._answered(self._submit(make)))
 
     async def _submit(self, make: Callable[[], edits.Edit]) -> dict[str, Any]:
-        await self._switch.submit(make())
+        edit = make()
+        if self.who:
+            self._log.event(levels.CONFIGURATION, "{who} asks for {name}", who=self.who, name=edit.name)
+        await self._switch.submit(edit)
         return {}
 
     async def _answered(self, work: Awaitable[dict[str, Any]]) -> dict[str, Any]:
         try:
             return await work
         except Refusal as refusal:
-            self._log.event(levels.CONFIGURATION, "refused: {why}", why=refusal)
+            self._log.event(levels.CONFIGURATION, "refused to {who}: {why}", who=self.who, why=refusal)
             raise
         except Exception:
             self._log.failure("a control command failed")

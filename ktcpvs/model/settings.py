@@ -125,6 +125,17 @@ class Settings:
         16384, 64, 1 << 20, "KiB", "the most that the kernel may hold for one direction of a connection that it relays"
     )
 
+    control_handshake_timeout: int = _setting(
+        10, 1, 3600, "seconds", "how long who comes to a control connection over TLS may take to show a certificate"
+    )
+    control_handshakes: int = _setting(
+        64,
+        1,
+        65535,
+        "connections",
+        "how many of those may be at it at once; one more, and the oldest of them is closed",
+    )
+
     @classmethod
     def names(cls) -> list[str]:
         return [attribute.name for attribute in fields(cls)]

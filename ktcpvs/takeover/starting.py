@@ -22,7 +22,8 @@ FOLDER = os.getcwd()
 class Heirs(ProcessProtocol):
     """The program that is started, one at a time. It writes where this one writes, and outlives it."""
 
-    def __init__(self, reactor: Any, log: EventLog, where: ControlAddress, notifier: Notifier) -> None:
+    def __init__(self, reactor: Any, log: EventLog, where: ControlAddress | None, notifier: Notifier) -> None:
+        """where: the unix socket of control; None: there is none."""
         self._reactor = reactor
         self._log = log
         self._where = where
@@ -31,7 +32,7 @@ class Heirs(ProcessProtocol):
 
     def start(self) -> None:
         """Start one, unless one is on its way."""
-        if self._where.path is None:
+        if self._where is None:
             self._log.warn("SIGUSR2: nothing is done: sockets are handed over on a unix socket, and --control is none")
             return
         if self._runs:

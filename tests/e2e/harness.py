@@ -49,9 +49,9 @@ def command(script: str, code: str) -> list[str]:
     return [str(beside)] if beside.exists() else [sys.executable, "-c", code]
 
 
-def environment(*python_path: Path) -> dict[str, str]:
-    """What the programs run with; `python_path`: folders in front of PYTHONPATH."""
-    folders = [str(folder) for folder in (*python_path, AS_INSTALLED)]
+def environment(*python_path: Path, tls: bool = False) -> dict[str, str]:
+    """What the programs run with; `python_path`: folders in front of PYTHONPATH; tls: with the extra `tls`."""
+    folders = [str(folder) for folder in (*python_path, *([] if tls else [AS_INSTALLED]))]
     folders += filter(None, os.environ.get("PYTHONPATH", "").split(":"))
     if not installed():
         folders.append(str(ROOT))
@@ -80,8 +80,9 @@ class ControlThread:
 class Daemon:
     """One `twistd ktcpvs`, in its folder.
 
-    workers: how many, as --workers wants it. descriptors: its hard limit. options: further options of `ktcpvs`. broken:
-    True when its log may hold tracebacks. ended: True when the test has ended it on purpose.
+    workers: how many, as --workers wants it. descriptors: its hard limit. tls: it has the extra `tls` installed.
+    options: further options of `ktcpvs`. broken: True when its log may hold tracebacks. ended: True when the test has
+    ended it on purpose.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Daemon:
         control: str | None = None,
         descriptors: int | None = None,
         python_path: tuple[Path, ...] = (),
+        tls: bool = False,
         arguments: tuple[str | Path, ...] = ("--nodaemon", "--pidfile="),
     ) -> None:
         self.folder = folder
@@ -104,7 +106,7 @@ class Daemon:
         self.handed: tuple[int, ...] = ()  # descriptors that it inherits
         self._thread = thread
         self._switch: Any = None
-        self._environment = environment(*python_path)
+        self._environment = environment(*python_path, tls=tls)
         limit = ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh"] if descriptors is not None else []
         self._command = [*limit, *command("twistd", TWISTD), *map(str, arguments), f"--reactor={reactor}", "ktcpvs"]
         self._command += ["--control", self.control, "--workers", str(workers), *map(str, options)]

@@ -132,7 +132,7 @@ def test_control_over_tcp_elsewhere_is_refused(make_daemon: Make) -> None:
         (f"tcp:{port}:interface=0.0.0.0", "0.0.0.0 is not loopback"),
         (f"tcp:{port}:interface=192.0.2.1", "192.0.2.1 is not loopback"),
         ("unix:relative", "absolute path is wanted"),
-        ("nonsense", "it is unix:/PATH or tcp:PORT:interface=127.0.0.1"),
+        ("nonsense", "it is unix:/PATH, tcp:PORT:interface=127.0.0.1, or tls:"),
     ):
         daemon = make_daemon(control=control)
         said = daemon.refused()

@@ -330,6 +330,7 @@ def test_a_takeover_that_fails_changes_nothing(
     ("options", "why"),
     [
         (["--takeover", "tcp:7777:interface=127.0.0.1"], "unix:/PATH is wanted, since sockets pass there"),
+        (["--takeover", "tls:7777:interface=0.0.0.0"], "--takeover tls:...: unix:/PATH is wanted, since sockets pass"),
         (["--takeover", "unix:/a", "--control", "unix:/b"], "--takeover and --control name two places"),
         (["--takeover", "here"], "control 'here'"),
     ],

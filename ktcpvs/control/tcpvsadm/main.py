@@ -75,7 +75,8 @@ def _answer(given: Invocation, environment: Mapping[str, str], check: Check | No
         raise Misuse("--top wants a terminal; in a pipe use --list --rate, or --list --stats --json")
     text, source = _text(given)
     control = given.values.get("control") or environment.get("KTCPVS_CONTROL") or None
-    _leave_out_tls()
+    if control is None or not control.startswith("tls:"):
+        _leave_out_tls()
     if name == "check":
         if check is None:
             raise Refusal("this installation cannot judge a configuration without a daemon")

@@ -1,0 +1,81 @@
+"""A certificate authority for tests, with certificates of all kinds, in files."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+from collections.abc import Sequence
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+CLIENT, SERVER = ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH
+DAY = datetime.timedelta(days=1)
+
+
+def _name(common: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    form = serialization.PrivateFormat.PKCS8
+    return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
+
+
+class Authority:
+    """folder: where all of it is written. pem: its own certificate."""
+
+    def __init__(self, folder: Path, name: str = "ca", above: Authority | None = None) -> None:
+        """above: who has signed it; None: itself."""
+        self.folder = folder
+        self.name = name
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.pem = folder / f"{name}.pem"
+        signer = above or self
+        made = self._begun(name, signer, -1, 30).add_extension(x509.BasicConstraints(True, None), critical=True)
+        self.pem.write_bytes(
+            made.public_key(self.key.public_key()).sign(signer.key, hashes.SHA256()).public_bytes(
+                serialization.Encoding.PEM
+            )
+        )  # fmt: skip
+
+    @staticmethod
+    def _begun(common: str, signer: Authority, begins: int, ends: int) -> x509.CertificateBuilder:
+        now = datetime.datetime.now(datetime.UTC)
+        return (
+            x509.CertificateBuilder(_name(signer.name), _name(common))
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now + begins * DAY)
+            .not_valid_after(now + ends * DAY)
+        )
+
+    def issue(
+        self,
+        name: str,
+        *hosts: str,
+        purposes: Sequence[x509.ObjectIdentifier] = (CLIENT,),
+        begins: int = -1,
+        ends: int = 30,
+    ) -> Path:
+        """A certificate with its key behind it, in one file. hosts: names and IP addresses. begins, ends: in days."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        made = self._begun(name, self, begins, ends).public_key(key.public_key())
+        if hosts:
+            names: list[x509.GeneralName] = []
+            for host in hosts:
+                is_ip = host.replace(".", "").isdigit() or ":" in host
+                names.append(x509.IPAddress(ipaddress.ip_address(host)) if is_ip else x509.DNSName(host))
+            made = made.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        if purposes:
+            made = made.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
+        path = self.folder / f"{name}-{self.name}.pem".replace("/", "-")
+        certificate = made.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        path.write_bytes(certificate + _pem(key))
+        return path
+
+    def daemon(self, name: str = "lb1", *hosts: str, **named: int) -> Path:
+        """One for a daemon on loopback."""
+        return self.issue(name, *(hosts or ("127.0.0.1", "::1", "localhost")), purposes=(SERVER,), **named)

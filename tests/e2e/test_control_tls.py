@@ -1,0 +1,370 @@
+"""Control over a network: a real daemon and real administrators, each with a certificate, and strangers without."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import signal
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers import LOOPBACK, SocketServer, answers, dial, echo, free_port, read_exactly, reset, wait_for
+
+from ktcpvs.control.client import NotTrusted, connect
+from tests.authority import Authority
+
+from .harness import TCPVSADM, ControlThread, Daemon, command, environment
+from .test_service_manager import Manager
+
+pytestmark = pytest.mark.e2e
+
+Make = Callable[..., Daemon]
+
+
+class Site:
+    """A CA for daemons and administrators, and a port. alice: as whom `adm` and `ask` come."""
+
+    def __init__(self, folder: Path, thread: ControlThread) -> None:
+        self.folder = folder
+        self.ca = Authority(folder)
+        self.cert, self.alice = self.ca.daemon(), self.ca.issue("alice")
+        self.port = free_port()
+        self._thread = thread
+
+    @property
+    def listens(self) -> str:
+        """As the daemon is told."""
+        return f"tls:{self.port}:interface={LOOPBACK}:cert={self.cert}:ca={self.ca.pem}"
+
+    def place(self, cert: Path | None = None, host: str = LOOPBACK, ca: Path | None = None) -> str:
+        """As an administrator is told."""
+        return f"tls:{host}:{self.port}:cert={cert or self.alice}:ca={ca or self.ca.pem}"
+
+    def adm(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        """A run of tcpvsadm; where it calls, stands in the environment."""
+        given = {**environment(tls=True), "KTCPVS_CONTROL": self.place(), **environ}
+        return subprocess.run(
+            [*command("tcpvsadm", TCPVSADM), *arguments], capture_output=True, text=True, timeout=30, env=given
+        )
+
+    def ask(self, **place: Any) -> list[str]:
+        """The services that there are. Raises NoAnswer."""
+
+        async def asked() -> list[str]:
+            switch = await connect(self._thread.reactor, self.place(**place))
+            try:
+                return [service["ident"] for service in (await switch.table())["services"]]
+            finally:
+                switch.close()
+
+        found: list[str] = self._thread.run(asked)
+        return found
+
+    def wrong(self, **place: Any) -> str:
+        """Why that does not come about."""
+        with pytest.raises(NotTrusted) as refused:
+            self.ask(**place)
+        said = str(refused.value)
+        where = str(self.place(**place)).partition(":cert=")[0]
+        assert said.startswith(f"the daemon at {where}: ")
+        assert "\n" not in said
+        return said.removeprefix(f"the daemon at {where}: ")
+
+
+@pytest.fixture
+def site(tmp_path: Path, control_thread: ControlThread) -> Site:
+    return Site(tmp_path, control_thread)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_administration(make_daemon: Make, site: Site, workers: int) -> None:
+    daemon = make_daemon("--control", site.listens, workers=workers, tls=True)
+    daemon.start()
+    daemon.set(debug_level=3)
+    assert site.adm("-A", "-i", "web", "-P", "8080").returncode == 0
+    place = site.place(host="localhost")
+    listed = site.adm("--list", "--json", "--control", place, KTCPVS_CONTROL="unix:/nowhere")
+    assert '"ident": "web"' in listed.stdout
+    assert [service["ident"] for service in daemon.call("table")["services"]] == ["web"]
+    log = daemon.log()
+    assert f"control at {daemon.control}, tls:{LOOPBACK}:{site.port}\n" in log
+    for line in (r"an administrator came: alice from 127.0.0.1:", "alice from 127.0.0.1:"):
+        assert line in log
+    assert " asks for add-service\n" in log
+    refused = site.adm("-D", "-i", "nope")
+    assert (refused.returncode, refused.stderr) == (1, "tcpvsadm: delete-service nope: no service nope\n")
+    wait_for(lambda: "refused to alice from 127.0.0.1:" in daemon.log())
+
+
+def test_new_tls_and_none_that_is_old(make_daemon: Make, site: Site) -> None:
+    make_daemon("--control", site.listens, tls=True).start()
+    for newest in ("TLSv1_3", "TLSv1_2"):
+        context = ssl.create_default_context(cafile=str(site.ca.pem))
+        context.load_cert_chain(site.alice)
+        context.maximum_version = ssl.TLSVersion[newest]
+        with dial((LOOPBACK, site.port)) as sock, context.wrap_socket(sock, server_hostname="localhost") as over:
+            assert over.version() == newest.replace("_", ".")
+
+
+def test_what_an_administrator_is_told(make_daemon: Make, site: Site, serve: Callable[..., SocketServer]) -> None:
+    daemon = make_daemon("--control", site.listens, tls=True)
+    daemon.start()
+    for name in ("other", "old"):
+        (site.folder / name).mkdir()
+    other = Authority(site.folder / "other", "other")
+    refused = "it refuses our certificate, cert="
+    assert site.wrong(ca=other.pem) == (
+        f"its certificate is signed by ca, which is not trusted by ca={other.pem}: name the CA of the daemon"
+    )
+    for cert, why in (
+        (other.issue("mallory"), "the ca= of the daemon has not signed it"),
+        (site.ca.issue("past", ends=-1, begins=-9), "it has expired: get a new one"),
+        (site.ca.issue("future", begins=1), "it may not be valid yet: compare the clocks"),
+        (site.ca.daemon("lb2"), "it is not for this purpose: extendedKeyUsage must have clientAuth"),
+    ):
+        said = site.wrong(cert=cert)
+        assert said.startswith(f"{refused}{cert} (")
+        assert said.endswith(f"): {why}")
+    assert site.ask() == []
+
+    # The daemon's own certificate, which is read again each time.
+    def shows(cert: Path) -> None:
+        before = daemon.log().count("has the certificate of")
+        site.cert.write_bytes(cert.read_bytes())
+        daemon.signal(signal.SIGHUP)
+        wait_for(lambda: daemon.log().count("has the certificate of") > before)
+
+    shows(site.ca.daemon("lb3", "lb3.example", "192.0.2.1"))
+    assert site.wrong() == (
+        "its certificate, of lb3, is for lb3.example, 192.0.2.1 and not for 127.0.0.1: call it by such a name, or give "
+        "it a certificate with this one in subjectAltName"
+    )
+    assert "and not for localhost: " in site.wrong(host="localhost")
+    shows(site.ca.issue("lb4", purposes=()))
+    assert "is for no name at all and not for 127.0.0.1" in site.wrong()
+    shows(site.ca.daemon("lb5", ends=-1, begins=-9))
+    assert site.wrong().startswith("the certificate of lb5 has expired on 20")
+    assert "the certificate of lb5 has expired on 20" in daemon.log()
+    assert "UTC: administrators will not trust it" in daemon.log()
+    shows(site.alice)
+    assert site.wrong() == "the certificate of alice is not for this purpose: it wants the other extendedKeyUsage"
+
+    # As tcpvsadm says it.
+    said = site.adm("--list")
+    assert (said.returncode, said.stdout) == (3, "")
+    assert said.stderr == f"tcpvsadm: the daemon at tls:{LOOPBACK}:{site.port}: {site.wrong()}\n"
+    missing = site.adm("--list", "--control", site.place(cert=site.folder / "nope"))
+    assert (missing.returncode, missing.stderr) == (
+        1,
+        f"tcpvsadm: list: cert={site.folder}/nope: No such file or directory\n",
+    )
+    without = site.adm("--list", PYTHONPATH=environment()["PYTHONPATH"])
+    assert (without.returncode, without.stderr) == (
+        1,
+        "tcpvsadm: list: control over tls: OpenSSL is not installed: pip install 'ktcpvs[tls]'\n",
+    )
+
+    # Others than such a daemon.
+    site.port = free_port()
+    nobody = site.adm("--list")
+    why = "(Connection refused): start it with 'ktcpvs', or name its place with --control"
+    assert nobody.stderr == f"tcpvsadm: no daemon answers at tls:{LOOPBACK}:{site.port} {why}\n"
+    assert nobody.returncode == 3
+    plain = make_daemon(control=f"tcp:{site.port}:interface={LOOPBACK}")
+    plain.start()
+    assert site.wrong() == "it closed the connection in the TLS handshake: does it speak TLS?"
+    plain.broken = True
+
+    def http(client: socket.socket) -> None:
+        client.recv(1000)
+        client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    site.port = serve(http).port
+    assert site.wrong().startswith("it does not speak TLS as it should (")
+
+
+def test_what_a_daemon_does_not_begin_with(make_daemon: Make, site: Site) -> None:
+    def said(control: str, **named: Any) -> str:
+        return make_daemon(control=control, **named).refused()
+
+    cert = site.cert
+    where = f"ktcpvs: control tls:{LOOPBACK}:{site.port}: "
+    assert said(site.listens) == "ktcpvs: control over tls: OpenSSL is not installed: pip install 'ktcpvs[tls]'"
+    site.cert = site.folder / "nope"
+    assert said(site.listens, tls=True) == f"{where}cert={site.cert}: No such file or directory"
+    site.cert = cert
+    with socket.socket() as taken:
+        taken.bind((LOOPBACK, site.port))
+        taken.listen()
+        in_the_way = f"cannot listen on {LOOPBACK}:{site.port}: something else listens there already"
+        assert said(site.listens, tls=True) == f"{where}{in_the_way}"
+    twice = make_daemon("--control", "unix:/x").refused()
+    assert "--control names two unix sockets: one unix:/PATH is wanted" in twice
+    again = make_daemon("--control", site.listens, control=site.listens).refused()
+    assert f"--control names tls:{LOOPBACK}:{site.port} twice" in again
+
+
+def test_certificates_are_read_again(make_daemon: Make, site: Site) -> None:
+    daemon = make_daemon("--control", site.listens, tls=True)
+    daemon.start()
+    assert site.ask() == []
+    (site.folder / "new").mkdir()
+    new = Authority(site.folder / "new", "new")
+    good = site.cert.read_bytes()
+    site.cert.write_text("no certificate")
+    daemon.signal(signal.SIGHUP)
+    why = f"cert={site.cert}: there is no certificate in PEM, or one that cannot be read; what was read before holds"
+    wait_for(lambda: f"SIGHUP: control tls:{LOOPBACK}:{site.port}: {why}\n" in daemon.log())
+    assert site.ask() == []
+    site.cert.write_bytes(new.daemon().read_bytes())
+    old_ca = site.ca.pem.read_bytes()
+    site.ca.pem.write_bytes(new.pem.read_bytes())
+    daemon.signal(signal.SIGHUP)
+    wait_for(lambda: f"SIGHUP: control tls:{LOOPBACK}:{site.port} has the certificate of lb1, until 20" in daemon.log())
+    assert site.ask(cert=new.issue("carol")) == []
+    assert "the ca= of the daemon has not signed it" in site.wrong()
+    assert "there is no --config" not in daemon.log()
+    site.ca.pem.write_bytes(old_ca)
+    site.cert.write_bytes(good)
+
+
+# Strangers.
+
+
+def storm(port: int, count: int, held: list[socket.socket]) -> None:
+    """So many strangers of five kinds; those that say nothing more are held."""
+    for number in range(count):
+        kind = number % 5
+        with contextlib.suppress(OSError):
+            sock = dial((LOOPBACK, port))
+            if kind == 0:
+                reset(sock)
+                continue
+            if kind == 1:
+                sock.sendall(os.urandom(2000))
+            elif kind == 2:
+                sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            elif kind == 3:  # a handshake that goes no further
+                sock.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + os.urandom(100))
+            held.append(sock)  # the others say nothing at all
+
+
+def test_a_thousand_strangers(
+    make_daemon: Make, site: Site, serve: Callable[..., SocketServer], stack: contextlib.ExitStack
+) -> None:
+    daemon = make_daemon("--control", site.listens, tls=True)
+    daemon.start()
+    daemon.set(control_handshake_timeout=2)
+    port = free_port()
+    daemon.service("s", port, serve(echo).address)
+    assert site.ask() == ["s"]
+    storm(site.port, 300, warm := [])
+    for sock in warm:
+        sock.close()
+    ended, served, failed = threading.Event(), [0], list[BaseException]()
+
+    def client() -> None:
+        try:
+            while not ended.is_set():
+                with dial((LOOPBACK, port)) as sock:
+                    for _ in range(20):
+                        sock.sendall(b"ping")
+                        assert read_exactly(sock, 4) == b"ping"
+                        served[0] += 1
+        except BaseException as error:
+            failed.append(error)
+
+    def quiet() -> int:
+        wait_for(lambda: not [one for one in daemon.connections() if one["state"] != "relaying"])
+        return daemon.descriptors()
+
+    wait_for(lambda: daemon.log().count("more since the last such line") > 0)
+    before, memory, lines = quiet(), daemon.memory(), daemon.log().count("\n")
+    thread = threading.Thread(target=client)
+    thread.start()
+    held: list[socket.socket] = []
+    stack.callback(lambda: [sock.close() for sock in held])
+    asked = 0
+    while len(held) < 800:  # a fifth is not held
+        storm(site.port, 50, held)
+        assert site.ask() == ["s"], "an administrator gets in all the while"
+        asked += 1
+    ended.set()
+    thread.join()
+    assert not failed
+    assert asked >= 20
+    assert served[0] > asked
+    for sock in held:
+        sock.settimeout(10)
+        with contextlib.suppress(ConnectionResetError):
+            while sock.recv(4096):
+                pass
+        sock.close()
+    wait_for(lambda: daemon.descriptors() <= before)
+    assert daemon.memory() < memory + (8 << 20)
+    assert daemon.log().count("\n") - lines < 40, "a line a second"
+    daemon.set(control_handshake_timeout=1)
+    assert site.ask() == ["s"]
+
+
+# With others that start and follow a daemon.
+
+
+def test_a_takeover_beside_it(make_daemon: Make, site: Site) -> None:
+    old = make_daemon("--control", site.listens, tls=True)
+    old.start()
+    old.call("add_service", "s")
+    new = make_daemon("--control", site.listens, "--takeover", old.control, control=old.control, tls=True)
+    new.run()
+    assert old.wait() == 0
+    wait_for(lambda: answers(site.port))
+    assert site.ask() == ["s"]
+    assert [service["ident"] for service in new.call("table")["services"]] == ["s"]
+
+
+def test_alone_it_is_not_taken_over(make_daemon: Make, site: Site, control_thread: ControlThread) -> None:
+    daemon = make_daemon(control=site.listens, tls=True)
+    daemon.run()
+    wait_for(lambda: "control at tls:" in daemon.log())
+    assert site.ask() == []
+    daemon.signal(signal.SIGUSR2)
+    wait_for(lambda: "sockets are handed over on a unix socket, and --control is none" in daemon.log())
+    assert site.ask() == []
+
+
+def test_a_socket_that_is_handed_in(make_daemon: Make, site: Site, tmp_path: Path) -> None:
+    """And stays open for the next daemon."""
+    manager = Manager(tmp_path, (LOOPBACK, site.port))
+    try:
+        daemon = make_daemon("--control", site.listens, tls=True)
+        manager.hand_in(daemon)
+        for _ in range(2):
+            daemon.start()
+            assert site.ask() == []
+            daemon.kill()
+        assert answers(site.port)
+    finally:
+        manager.close()
+
+
+NOBODY = pwd.getpwnam("nobody")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_who_cannot_read_the_files_again(make_daemon: Make, site: Site, tmp_path: Path) -> None:
+    site.cert.chmod(0o600)
+    daemon = make_daemon("--control", site.listens, "--user", "nobody", tls=True)
+    (tmp_path / "daemon0").chmod(0o777)
+    daemon.run()
+    wait_for(lambda: not daemon.is_alive or "control at" in daemon.log(), timeout=30)
+    why = "nobody cannot read {}: SIGHUP will not read it again until he can"
+    assert why.format(site.cert) in daemon.log() or "install it where everybody can" in daemon.log()
+    if not daemon.is_alive:
+        daemon.ended = True
