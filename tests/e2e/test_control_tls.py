@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import re
 import signal
 import socket
 import ssl
@@ -16,11 +17,14 @@ from typing import Any
 
 import pytest
 from servers import LOOPBACK, SocketServer, answers, dial, echo, free_port, read_exactly, reset, wait_for
+from twisted.protocols import amp
+from twisted.python.usage import UsageError
 
 from ktcpvs.control.client import NotTrusted, connect
+from ktcpvs.tap import Options
 from tests.authority import Authority
 
-from .harness import TCPVSADM, ControlThread, Daemon, command, environment
+from .harness import ROOT, TCPVSADM, ControlThread, Daemon, command, environment
 from .test_service_manager import Manager
 
 pytestmark = pytest.mark.e2e
@@ -205,10 +209,32 @@ def test_what_a_daemon_does_not_begin_with(make_daemon: Make, site: Site) -> Non
         taken.listen()
         in_the_way = f"cannot listen on {LOOPBACK}:{site.port}: something else listens there already"
         assert said(site.listens, tls=True) == f"{where}{in_the_way}"
-    twice = make_daemon("--control", "unix:/x").refused()
-    assert "--control names two unix sockets: one unix:/PATH is wanted" in twice
-    again = make_daemon("--control", site.listens, control=site.listens).refused()
-    assert f"--control names tls:{LOOPBACK}:{site.port} twice" in again
+    for places, why in (
+        (["unix:/x", "unix:/y"], "--control names two unix sockets: one unix:/PATH is wanted"),
+        ([site.listens, site.listens], f"--control names tls:{LOOPBACK}:{site.port} twice"),
+    ):
+        with pytest.raises(UsageError, match=why):
+            Options().parseOptions([f"--control={place}" for place in places])  # type: ignore[no-untyped-call]
+
+
+def test_the_recipe_of_the_document(make_daemon: Make, site: Site, tmp_path: Path) -> None:
+    """The CA and the certificates that docs/security.md makes, word for word."""
+    text = (ROOT / "docs/security.md").read_text()
+    (recipe,) = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    subprocess.run(["sh", "-ec", recipe], cwd=tmp_path, check=True, capture_output=True)
+    files = f"cert={tmp_path}/lb1.pem:key={tmp_path}/lb1.key:ca={tmp_path}/ca.pem"
+    daemon = make_daemon("--control", f"tls:{site.port}:interface=0.0.0.0:{files}", tls=True)
+    daemon.start()
+    context = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+    context.load_cert_chain(tmp_path / "alice.pem", tmp_path / "alice.key")
+    with dial((LOOPBACK, site.port)) as sock, context.wrap_socket(sock, server_hostname="lb1.example.org") as over:
+        over.sendall(amp.AmpBox({amp.COMMAND: b"Flush", amp.ASK: b"1"}).serialize())
+        assert amp.parseString(over.recv(1000)) == [{amp.ANSWER: b"1"}]
+    told = site.adm("--list", "--control", f"tls:{LOOPBACK}:{site.port}:{files.replace('lb1.', 'alice.')}")
+    assert told.stderr.endswith(
+        "its certificate, of lb1, is for lb1.example.org, 192.0.2.10 and not for 127.0.0.1: call it by such a name, or "
+        "give it a certificate with this one in subjectAltName\n"
+    )
 
 
 def test_certificates_are_read_again(make_daemon: Make, site: Site) -> None:
