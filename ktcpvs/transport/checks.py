@@ -177,9 +177,9 @@ class _Talk:
     def _came(self, data: bytes) -> None:
         self._heard += data
         if self._check.expect in self._heard:
-            self._stream.close()
             if not self._answer.called:
                 self._answer.callback(None)
+            self._stream.close()
         elif len(self._heard) > HEARD_MOST:
             self._over()
 

@@ -7,10 +7,12 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
+from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
-from twisted.web.client import URI, Agent, HTTPConnectionPool, ResponseNeverReceived, _HTTP11ClientFactory
+from twisted.web._newclient import HTTP11ClientProtocol
+from twisted.web.client import URI, Agent, HTTPConnectionPool, ResponseFailed, _HTTP11ClientFactory
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
@@ -19,17 +21,39 @@ from ktcpvs import __version__
 from ktcpvs.model.address import Address, Unix
 from ktcpvs.model.check import Check, NotWell
 
-BODY_MOST = 1 << 20
-"""Bytes of an answer that are read so that its connection can be kept; a longer one costs its connection."""
+HEARD_MOST = 1 << 20
+"""Bytes of an answer that are read so that its connection can be kept; a longer one costs its connection, and if its
+head has not ended by then, it is none."""
 
 KEPT_SECONDS = 60
 """How long a connection is kept for the next check."""
+
+
+class _Connection(HTTP11ClientProtocol):
+    """Twisted's own would read heads, and all that may stand before them, without end."""
+
+    _heard = 0
+
+    def request(self, request: Any) -> Deferred[Any]:
+        self._heard = 0
+        answer: Deferred[Any] = super().request(request)
+        return answer
+
+    def dataReceived(self, bytes: bytes) -> None:
+        self._heard += len(bytes)
+        if self._heard > HEARD_MOST:
+            self.transport.abortConnection()  # type: ignore[union-attr]
+        else:
+            super().dataReceived(bytes)  # type: ignore[no-untyped-call]
 
 
 class _Factory(_HTTP11ClientFactory):
     """Twisted's own would tell the log of every connection."""
 
     noisy = False
+
+    def buildProtocol(self, addr: Any) -> _Connection:
+        return _Connection(self._quiescentCallback)  # type: ignore[no-untyped-call]
 
 
 @implementer(IAgentEndpointFactory)
@@ -99,12 +123,6 @@ class _Body(Protocol):
 
     def __init__(self, done: Deferred[None]) -> None:
         self._done = done
-        self._left = BODY_MOST
-
-    def dataReceived(self, data: bytes) -> None:
-        self._left -= len(data)
-        if self._left < 0:
-            self.transport.loseConnection()  # type: ignore[union-attr]
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if not self._done.called:
@@ -124,8 +142,10 @@ def _judged(answer: Any, check: Check) -> Deferred[None]:
 
 
 def _unanswered(why: Failure) -> Failure:
-    if why.check(ResponseNeverReceived):
-        value: Any = why.value
-        reasons = [one.getErrorMessage() for one in value.reasons]
-        return Failure(NotWell(f"no answer: {reasons[-1] if reasons else 'the connection was closed'}"))
-    return why
+    if not why.check(ResponseFailed):
+        return why
+    value: Any = why.value
+    if any(one.check(ConnectionAborted) for one in value.reasons):
+        return Failure(NotWell(f"no answer: a head without an end, {HEARD_MOST} bytes of it"))
+    reasons = [one.getErrorMessage() for one in value.reasons]
+    return Failure(NotWell(f"no answer: {reasons[-1] if reasons else 'the connection was closed'}"))

@@ -149,6 +149,25 @@ def test_a_server_that_hangs_is_down(daemon: Daemon, serve: Callable[..., Socket
         enough.set()
 
 
+@pytest.mark.parametrize("endless", [b"X: y\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"])
+def test_a_server_that_never_comes_to_the_point_is_hung_up_on(
+    daemon: Daemon, serve: Callable[..., SocketServer], endless: bytes
+) -> None:
+    """Long before the check has taken too long."""
+
+    def talks(sock: socket.socket) -> None:
+        sock.recv(10_000)
+        sock.sendall(b"HTTP/1.1 200 OK\r\n" if endless.startswith(b"X") else b"")
+        while True:
+            sock.sendall(endless * 1000)
+
+    server = serve(talks)
+    daemon.service("s", free_port(), server.address, **{**QUICK, "check": "http /", "check_timeout": 3600})
+    wait_for(lambda: not is_up(daemon))
+    assert health(daemon)["reason"] == "check: no answer: a head without an end, 1048576 bytes of it"
+    wait_for(lambda: not server.living)
+
+
 def test_a_check_that_cannot_be_meant_is_refused(daemon: Daemon) -> None:
     refused = daemon.adm("-A", "-i", "web", "check=http health", check=False)
     assert refused.returncode == 1

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.fuzz import connections, cookies, door, messages, texts
+from tests.fuzz import checks, connections, cookies, door, messages, texts
 from tests.protocols.entries import entries
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
@@ -15,6 +15,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     **cookies.TARGETS,
     **door.TARGETS,
     **connections.TARGETS,
+    **checks.TARGETS,
 }
 
 CORPUS = Path(__file__).parent / "corpus"
