@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help demo test fuzz bench soak soak-relays lint clean
+.PHONY: help compiled demo test fuzz bench soak soak-relays lint clean
 
 help:
 	@echo "make demo            three web servers and the switch on loopback; the example, played through tcpvsadm"
@@ -21,13 +21,17 @@ $(VENV)/ready: setup.cfg pyproject.toml constraints.txt docs/tools/environment
 	@docs/tools/environment "$(PYTHON)" "$(VENV)"
 	@touch $@
 
-demo: $(VENV)/ready
+# Where Python is told to write no byte code, each start of a daemon would compile all of it anew.
+compiled: $(VENV)/ready
+	@$(BIN)/python -m compileall -q ktcpvs twisted
+
+demo: compiled
 	@$(BIN)/python docs/tools/demo.py $(if $(ONESHOT),--oneshot)
 
 TESTS ?= tests
 JOBS ?= 4
 
-test: $(VENV)/ready
+test: compiled
 	@docs/tools/debian-packages services=netbase nginx=nginx-light redis-server redis-cli=redis-tools postgres=postgresql curl apache2=apache2-bin node=nodejs zsh mandoc wrk promtool=prometheus chromium
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
 
@@ -37,17 +41,17 @@ fuzz: $(VENV)/ready
 	@$(BIN)/python -c "import atheris" 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --only-binary atheris --no-build-isolation -e '.[test,tls,fuzz]'
 	@$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS) $(TARGETS)
 
-bench: $(VENV)/ready
+bench: compiled
 	@docs/tools/debian-packages haproxy nginx=nginx-light wrk
 	@$(BIN)/python docs/tools/bench $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
 
 SECONDS ?= 600
 
-soak: $(VENV)/ready
+soak: compiled
 	@docs/tools/debian-packages services=netbase nginx=nginx-light
 	@$(BIN)/python tests/soak/soak.py --seconds $(SECONDS) $(SOAK)
 
-soak-relays: $(VENV)/ready
+soak-relays: compiled
 	@$(BIN)/python tests/soak/relays.py $(SOAK)
 
 lint: $(VENV)/ready

@@ -126,8 +126,8 @@ def test_nobody_notices_a_takeover(
     daemon.service("web", port, *addresses, rules=rules, scheduler="phttp")
     daemon.service("unix", f"unix:{path}", *addresses, rules=rules, scheduler="phttp")
     loads = [
-        Load((LOOPBACK, port), 4, keeps=True),
-        Load((LOOPBACK, port), 4, keeps=False),
+        Load((LOOPBACK, port), 4, keeps=True, pause=0.002),
+        Load((LOOPBACK, port), 4, keeps=False, pause=0.002),
         Load((LOOPBACK, port), 2, keeps=True, pause=0.4),
         Load(path, 1, keeps=False),
     ]
