@@ -49,8 +49,7 @@ class _Caller(QuietAMP):
         self._why: str | None = None
 
     def handshakeCompleted(self) -> None:
-        certificate = self.transport.getHandle().get_peer_certificate(as_cryptography=True)
-        self._why = _wrong_name(certificate, self._where.host)
+        self._why = _wrong_name(self.transport.getHandle(), self._where.host)
         if self._why is not None:
             self.transport.abortConnection()
         elif not self.ready.called:
@@ -113,8 +112,13 @@ async def call(reactor: Any, where: ControlAddress, timeout: float) -> QuietAMP:
     return caller
 
 
-def _wrong_name(certificate: x509.Certificate, host: str) -> str | None:
-    """None: it is for that host (RFC 9525)."""
+def _wrong_name(connection: SSL.Connection, host: str) -> str | None:
+    """What is wrong with the name in the certificate; None: it is for that host (RFC 9525)."""
+    try:
+        certificate = connection.get_peer_certificate(as_cryptography=True)
+        assert certificate is not None  # there is no handshake without
+    except ValueError as error:
+        return f"its certificate cannot be read: {shorten(str(error))}"
     try:
         if is_ip(host):
             verify_certificate_ip_address(certificate, host)

@@ -32,8 +32,9 @@ _UNKNOWN = {2, 18, 19, 20, 21}
 """Those of them that say: not signed by who is trusted."""
 
 
-class Found(list[tuple[int, x509.Certificate]]):
-    """What a handshake has found wrong with the other end's certificates: (error of openssl-verify(1), certificate)."""
+class Found(list[tuple[int, x509.Certificate | None]]):
+    """What a handshake has found wrong with the other end's certificates: (error of openssl-verify(1), certificate).
+    None: what only OpenSSL can read."""
 
     @property
     def is_unknown(self) -> bool:
@@ -45,6 +46,8 @@ class Found(list[tuple[int, x509.Certificate]]):
         if not self:
             return ""
         error, certificate = self[0]
+        if certificate is None:
+            return f"its certificate cannot be read (error {error} of openssl-verify(1))"
         if self.is_unknown:
             return f"its certificate is signed by {issuer(certificate)}, which is not trusted"
         words = _OUTCOMES.get(error, f"is not accepted: error {error} of openssl-verify(1)")
@@ -102,8 +105,23 @@ class End:
 
 def _judged(connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, is_good: int) -> bool:
     if not is_good and isinstance(connection, _Connection):
-        connection.found.append((error, certificate.to_cryptography()))
+        connection.found.append((error, _parsed(certificate)))
     return bool(is_good)
+
+
+def _parsed(certificate: crypto.X509) -> x509.Certificate | None:
+    """What a stranger sends need not be well-formed, and OpenSSL takes more than there is a class for."""
+    try:
+        return certificate.to_cryptography()
+    except Exception:  # each kind of nonsense has its own
+        return None
+
+
+def peer(connection: SSL.Connection) -> str:
+    """Whose certificate the other end has shown, in a line."""
+    certificate = connection.get_peer_certificate()
+    parsed = _parsed(certificate) if certificate is not None else None
+    return subject(parsed) if parsed is not None else "somebody"
 
 
 def read_end(files: Files) -> End:
@@ -160,7 +178,7 @@ def _name(certificate: x509.Certificate, whose: str) -> str:
         name: x509.Name = getattr(certificate, whose)
         common = name.get_attributes_for_oid(NameOID.COMMON_NAME)
         return shorten(str(common[0].value) if common else name.rfc4514_string(), 64) or "nobody"
-    except ValueError:  # what was signed need not be well-formed
+    except Exception:  # it is parsed only now
         return "somebody"
 
 

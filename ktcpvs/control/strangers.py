@@ -16,7 +16,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ktcpvs.control.certificates import End, Found, reason, subject
+from ktcpvs.control.certificates import End, Found, peer, reason
 from ktcpvs.control.server import ControlFactory
 from ktcpvs.model.settings import Settings
 from ktcpvs.system.log import EventLog
@@ -88,13 +88,13 @@ class Stranger(Protocol):
 
     def handshakeCompleted(self) -> None:
         self._leave()
-        certificate = self.transport.getHandle().get_peer_certificate(as_cryptography=True)
+        name = peer(self.transport.getHandle())
         administrator = self._strangers.factory.buildProtocol(None)
         if administrator is None:  # there are many, which has been told
             self.transport.abortConnection()
             return
         _keep_alive(getattr(self.transport, "socket", None))
-        administrator.who = f"{subject(certificate)} from {self._address()}"
+        administrator.who = f"{name} from {self._address()}"
         self.transport.wrappedProtocol = administrator
         administrator.makeConnection(self.transport)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import LOOPBACK, SocketServer, answers, dial, echo, free_port, read_exactly, reset, wait_for
+from servers import LOOPBACK, SocketServer, answers, dial, echo, free_port, read_exactly, reset, sink, wait_for
 from twisted.protocols import amp
 from twisted.python.usage import UsageError
 
@@ -47,9 +47,11 @@ class Site:
         """As the daemon is told."""
         return f"tls:{self.port}:interface={LOOPBACK}:cert={self.cert}:ca={self.ca.pem}"
 
-    def place(self, cert: Path | None = None, host: str = LOOPBACK, ca: Path | None = None) -> str:
+    def place(
+        self, cert: Path | None = None, host: str = LOOPBACK, ca: Path | None = None, port: int | None = None
+    ) -> str:
         """As an administrator is told."""
-        return f"tls:{host}:{self.port}:cert={cert or self.alice}:ca={ca or self.ca.pem}"
+        return f"tls:{host}:{port or self.port}:cert={cert or self.alice}:ca={ca or self.ca.pem}"
 
     def adm(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         """A run of tcpvsadm; where it calls, stands in the environment."""
@@ -117,7 +119,9 @@ def test_new_tls_and_none_that_is_old(make_daemon: Make, site: Site) -> None:
             assert over.version() == newest.replace("_", ".")
 
 
-def test_what_an_administrator_is_told(make_daemon: Make, site: Site, serve: Callable[..., SocketServer]) -> None:
+def test_what_an_administrator_is_told(
+    make_daemon: Make, site: Site, serve: Callable[..., SocketServer], control_thread: ControlThread
+) -> None:
     daemon = make_daemon("--control", site.listens, tls=True)
     daemon.start()
     for name in ("other", "old"):
@@ -185,6 +189,9 @@ def test_what_an_administrator_is_told(make_daemon: Make, site: Site, serve: Cal
     plain.start()
     assert site.wrong() == "it closed the connection in the TLS handshake: does it speak TLS?"
     plain.broken = True
+
+    with pytest.raises(NotTrusted, match=r"nothing came of the TLS handshake within 0 s: does it speak TLS\?"):
+        control_thread.run(connect, control_thread.reactor, site.place(port=serve(sink).port), 0.2)
 
     def http(client: socket.socket) -> None:
         client.recv(1000)
