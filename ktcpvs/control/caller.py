@@ -68,7 +68,8 @@ class _Caller(QuietAMP):
         if self.found:
             return f"{self.found} by ca={ca}: name the CA of the daemon" if self.found.is_unknown else str(self.found)
         if not isinstance(why.value, SSL.Error):
-            return None if self.ready.called else "it closed the connection in the TLS handshake: does it speak TLS?"
+            closed = "it closed the connection in the TLS handshake: perhaps it speaks no TLS, or its log tells why"
+            return None if self.ready.called else closed
         said = reason(why.value)
         if "alert" not in said:
             return f"it does not speak TLS as it should ({said}): was it started with --control tls:...?"

@@ -60,6 +60,13 @@ class _Connection(SSL.Connection):
 
     found: Found
 
+    def do_handshake(self) -> None:
+        try:
+            super().do_handshake()
+        except SSL.Error as error:
+            del self
+            raise error.with_traceback(None) from None
+
     def recv(self, bufsiz: int, flags: int | None = None) -> bytes:
         try:
             return super().recv(bufsiz, flags)
