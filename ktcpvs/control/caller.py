@@ -20,7 +20,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ktcpvs.control.certificates import End, Found, read_end, reason, subject
+from ktcpvs.control.certificates import End, Found, extension, read_end, reason, subject
 from ktcpvs.control.client import NotTrusted, QuietAMP
 from ktcpvs.control.where import ControlAddress, Files, is_ip
 from ktcpvs.errors import shorten
@@ -135,8 +135,7 @@ def _wrong_name(connection: SSL.Connection, host: str) -> str | None:
 
 
 def _names(certificate: x509.Certificate) -> list[str]:
-    try:
-        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
+    found = extension(certificate, x509.SubjectAlternativeName)
+    if found is None:
         return []
     return [*found.get_values_for_type(x509.DNSName), *map(str, found.get_values_for_type(x509.IPAddress))]

@@ -12,7 +12,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from OpenSSL import SSL, crypto
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator
 from twisted.internet.ssl import Certificate, CertificateOptions, TLSVersion, trustRootFromCertificates
@@ -92,11 +92,18 @@ class End:
             context.add_extra_chain_cert(one)
 
     def trouble(self) -> str:
-        """What is wrong with the own certificate today; "" for nothing."""
+        """Why nobody will trust a daemon with the own certificate today, in words; "" for nothing."""
         now = datetime.datetime.now(datetime.UTC)
         if now > self.certificate.not_valid_after_utc:
             return str(Found([(10, self.certificate)]))
-        return str(Found([(9, self.certificate)])) if now < self.certificate.not_valid_before_utc else ""
+        if now < self.certificate.not_valid_before_utc:
+            return str(Found([(9, self.certificate)]))
+        purposes = extension(self.certificate, x509.ExtendedKeyUsage)
+        if purposes is not None and ExtendedKeyUsageOID.SERVER_AUTH not in purposes:
+            return f"the certificate of {subject(self.certificate)} is not for a daemon: serverAuth is wanted"
+        if extension(self.certificate, x509.SubjectAlternativeName) is None:
+            return f"the certificate of {subject(self.certificate)} is for no host: a subjectAltName is wanted"
+        return ""
 
     def __str__(self) -> str:
         return f"{subject(self.certificate)}, until {self.certificate.not_valid_after_utc:%Y-%m-%d}"
@@ -129,6 +136,14 @@ def peer(connection: SSL.Connection) -> str:
     certificate = connection.get_peer_certificate()
     parsed = _parsed(certificate) if certificate is not None else None
     return subject(parsed) if parsed is not None else "somebody"
+
+
+def extension(certificate: x509.Certificate, kind: type[Any]) -> Any:
+    """Its value; None: it is not there, or cannot be read."""
+    try:
+        return certificate.extensions.get_extension_for_class(kind).value
+    except (x509.ExtensionNotFound, ValueError):
+        return None
 
 
 def read_end(files: Files) -> End:

@@ -17,10 +17,10 @@ from ktcpvs.system.sockets import open_listener
 
 BACKLOG = 128
 
-AGAIN = 0.2
+AGAIN = 0.1
 """Seconds between two attempts to listen where the daemon before still does."""
 
-TOLD_AFTER = 10
+TOLD_AFTER = 20
 """Attempts until the log is told that something listens there that was not taken over."""
 
 Lasting = Callable[[Inet], socket.socket | None]

@@ -283,11 +283,13 @@ def test_files_that_cannot_be_used(ca: Authority, word: str, file: Callable[[Aut
         read_end(Files(**given))
 
 
-def test_an_own_certificate_out_of_its_time(ca: Authority) -> None:
-    def trouble(**days: int) -> str:
-        cert = str(ca.daemon("lb1", **days))
-        return read_end(Files(cert, cert, str(ca.pem))).trouble()
+def test_an_own_certificate_that_nobody_will_trust(ca: Authority) -> None:
+    def trouble(cert: Path) -> str:
+        return read_end(Files(str(cert), str(cert), str(ca.pem))).trouble()
 
-    assert trouble() == ""
-    assert trouble(begins=-9, ends=-1).startswith("the certificate of lb1 has expired on ")
-    assert trouble(begins=1).startswith("the certificate of lb1 is not valid before ")
+    assert trouble(ca.daemon()) == ""
+    assert trouble(ca.issue("lb1", "lb1.example", purposes=())) == ""
+    assert trouble(ca.daemon(begins=-9, ends=-1)).startswith("the certificate of lb1 has expired on ")
+    assert trouble(ca.daemon(begins=1)).startswith("the certificate of lb1 is not valid before ")
+    assert trouble(ca.issue("lb1", "lb1.example")).endswith("lb1 is not for a daemon: serverAuth is wanted")
+    assert trouble(ca.issue("lb1", purposes=(SERVER,))).endswith("is for no host: a subjectAltName is wanted")
