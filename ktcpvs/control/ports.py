@@ -20,7 +20,7 @@ BACKLOG = 128
 AGAIN = 0.1
 """Seconds between two attempts to listen where the daemon before still does."""
 
-TOLD_AFTER = 20
+TOLD_AFTER = 10
 """Attempts until the log is told that something listens there that was not taken over."""
 
 Lasting = Callable[[Inet], socket.socket | None]

@@ -106,10 +106,6 @@ def test_administration(make_daemon: Make, site: Site, workers: int) -> None:
     refused = site.adm("-D", "-i", "nope")
     assert (refused.returncode, refused.stderr) == (1, "tcpvsadm: delete-service nope: no service nope\n")
     wait_for(lambda: "refused to alice from 127.0.0.1:" in daemon.log())
-
-
-def test_new_tls_and_none_that_is_old(make_daemon: Make, site: Site) -> None:
-    make_daemon("--control", site.listens, tls=True).start()
     for newest in ("TLSv1_3", "TLSv1_2"):
         context = ssl.create_default_context(cafile=str(site.ca.pem))
         context.load_cert_chain(site.alice)
