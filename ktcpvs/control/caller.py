@@ -20,7 +20,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ktcpvs.control.certificates import End, Found, read_end, reason, subject
+from ktcpvs.control.certificates import End, Found, extension, read_end, reason, subject
 from ktcpvs.control.client import NotTrusted, QuietAMP
 from ktcpvs.control.where import ControlAddress, Files, is_ip
 from ktcpvs.errors import shorten
@@ -49,8 +49,7 @@ class _Caller(QuietAMP):
         self._why: str | None = None
 
     def handshakeCompleted(self) -> None:
-        certificate = self.transport.getHandle().get_peer_certificate(as_cryptography=True)
-        self._why = _wrong_name(certificate, self._where.host)
+        self._why = _wrong_name(self.transport.getHandle(), self._where.host)
         if self._why is not None:
             self.transport.abortConnection()
         elif not self.ready.called:
@@ -69,7 +68,8 @@ class _Caller(QuietAMP):
         if self.found:
             return f"{self.found} by ca={ca}: name the CA of the daemon" if self.found.is_unknown else str(self.found)
         if not isinstance(why.value, SSL.Error):
-            return None if self.ready.called else "it closed the connection in the TLS handshake: does it speak TLS?"
+            closed = "it closed the connection in the TLS handshake: perhaps it speaks no TLS, or its log tells why"
+            return None if self.ready.called else closed
         said = reason(why.value)
         if "alert" not in said:
             return f"it does not speak TLS as it should ({said}): was it started with --control tls:...?"
@@ -113,8 +113,13 @@ async def call(reactor: Any, where: ControlAddress, timeout: float) -> QuietAMP:
     return caller
 
 
-def _wrong_name(certificate: x509.Certificate, host: str) -> str | None:
-    """None: it is for that host (RFC 9525)."""
+def _wrong_name(connection: SSL.Connection, host: str) -> str | None:
+    """What is wrong with the name in the certificate; None: it is for that host (RFC 9525)."""
+    try:
+        certificate = connection.get_peer_certificate(as_cryptography=True)
+        assert certificate is not None  # there is no handshake without
+    except ValueError as error:
+        return f"its certificate cannot be read: {shorten(str(error))}"
     try:
         if is_ip(host):
             verify_certificate_ip_address(certificate, host)
@@ -130,8 +135,7 @@ def _wrong_name(certificate: x509.Certificate, host: str) -> str | None:
 
 
 def _names(certificate: x509.Certificate) -> list[str]:
-    try:
-        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
+    found = extension(certificate, x509.SubjectAlternativeName)
+    if found is None:
         return []
     return [*found.get_values_for_type(x509.DNSName), *map(str, found.get_values_for_type(x509.IPAddress))]

@@ -12,7 +12,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from OpenSSL import SSL, crypto
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator
 from twisted.internet.ssl import Certificate, CertificateOptions, TLSVersion, trustRootFromCertificates
@@ -32,8 +32,9 @@ _UNKNOWN = {2, 18, 19, 20, 21}
 """Those of them that say: not signed by who is trusted."""
 
 
-class Found(list[tuple[int, x509.Certificate]]):
-    """What a handshake has found wrong with the other end's certificates: (error of openssl-verify(1), certificate)."""
+class Found(list[tuple[int, x509.Certificate | None]]):
+    """What a handshake has found wrong with the other end's certificates: (error of openssl-verify(1), certificate).
+    None: what only OpenSSL can read."""
 
     @property
     def is_unknown(self) -> bool:
@@ -45,6 +46,8 @@ class Found(list[tuple[int, x509.Certificate]]):
         if not self:
             return ""
         error, certificate = self[0]
+        if certificate is None:
+            return f"its certificate cannot be read (error {error} of openssl-verify(1))"
         if self.is_unknown:
             return f"its certificate is signed by {issuer(certificate)}, which is not trusted"
         words = _OUTCOMES.get(error, f"is not accepted: error {error} of openssl-verify(1)")
@@ -56,6 +59,13 @@ class _Connection(SSL.Connection):
     50 KiB of OpenSSL's buffers. found: what is wrong with the other end's certificates."""
 
     found: Found
+
+    def do_handshake(self) -> None:
+        try:
+            super().do_handshake()
+        except SSL.Error as error:
+            del self
+            raise error.with_traceback(None) from None
 
     def recv(self, bufsiz: int, flags: int | None = None) -> bytes:
         try:
@@ -82,11 +92,18 @@ class End:
             context.add_extra_chain_cert(one)
 
     def trouble(self) -> str:
-        """What is wrong with the own certificate today; "" for nothing."""
+        """Why nobody will trust a daemon with the own certificate today, in words; "" for nothing."""
         now = datetime.datetime.now(datetime.UTC)
         if now > self.certificate.not_valid_after_utc:
             return str(Found([(10, self.certificate)]))
-        return str(Found([(9, self.certificate)])) if now < self.certificate.not_valid_before_utc else ""
+        if now < self.certificate.not_valid_before_utc:
+            return str(Found([(9, self.certificate)]))
+        purposes = extension(self.certificate, x509.ExtendedKeyUsage)
+        if purposes is not None and ExtendedKeyUsageOID.SERVER_AUTH not in purposes:
+            return f"the certificate of {subject(self.certificate)} is not for a daemon: serverAuth is wanted"
+        if extension(self.certificate, x509.SubjectAlternativeName) is None:
+            return f"the certificate of {subject(self.certificate)} is for no host: a subjectAltName is wanted"
+        return ""
 
     def __str__(self) -> str:
         return f"{subject(self.certificate)}, until {self.certificate.not_valid_after_utc:%Y-%m-%d}"
@@ -102,8 +119,31 @@ class End:
 
 def _judged(connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, is_good: int) -> bool:
     if not is_good and isinstance(connection, _Connection):
-        connection.found.append((error, certificate.to_cryptography()))
+        connection.found.append((error, _parsed(certificate)))
     return bool(is_good)
+
+
+def _parsed(certificate: crypto.X509) -> x509.Certificate | None:
+    """What a stranger sends need not be well-formed, and OpenSSL takes more than there is a class for."""
+    try:
+        return certificate.to_cryptography()
+    except Exception:  # each kind of nonsense has its own
+        return None
+
+
+def peer(connection: SSL.Connection) -> str:
+    """Whose certificate the other end has shown, in a line."""
+    certificate = connection.get_peer_certificate()
+    parsed = _parsed(certificate) if certificate is not None else None
+    return subject(parsed) if parsed is not None else "somebody"
+
+
+def extension(certificate: x509.Certificate, kind: type[Any]) -> Any:
+    """Its value; None: it is not there, or cannot be read."""
+    try:
+        return certificate.extensions.get_extension_for_class(kind).value
+    except (x509.ExtensionNotFound, ValueError):
+        return None
 
 
 def read_end(files: Files) -> End:
@@ -160,7 +200,7 @@ def _name(certificate: x509.Certificate, whose: str) -> str:
         name: x509.Name = getattr(certificate, whose)
         common = name.get_attributes_for_oid(NameOID.COMMON_NAME)
         return shorten(str(common[0].value) if common else name.rfc4514_string(), 64) or "nobody"
-    except ValueError:  # what was signed need not be well-formed
+    except Exception:  # it is parsed only now
         return "somebody"
 
 

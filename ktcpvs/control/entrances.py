@@ -39,7 +39,7 @@ class Entrances:
             elif where.tls is not None:
                 self._ports.append(TLSPort(reactor, factory, where, lasting, settings, log))
             else:
-                self._ports.append(Port(reactor, factory, where, lasting))
+                self._ports.append(Port(reactor, factory, where, lasting, log))
 
     def __str__(self) -> str:
         return ", ".join(str(one.where) for one in self._all())

@@ -17,8 +17,11 @@ from ktcpvs.system.sockets import open_listener
 
 BACKLOG = 128
 
-AGAIN = 0.2
+AGAIN = 0.1
 """Seconds between two attempts to listen where the daemon before still does."""
+
+TOLD_AFTER = 10
+"""Attempts until the log is told that something listens there that was not taken over."""
 
 Lasting = Callable[[Inet], socket.socket | None]
 """The listening socket of an address that a service manager holds, if there is one."""
@@ -27,8 +30,9 @@ Lasting = Callable[[Inet], socket.socket | None]
 class Port:
     """A TCP port on loopback."""
 
-    def __init__(self, reactor: Any, factory: Any, where: ControlAddress, lasting: Lasting) -> None:
+    def __init__(self, reactor: Any, factory: Any, where: ControlAddress, lasting: Lasting, log: EventLog) -> None:
         self.where = where
+        self._log = log
         self._address = Inet(where.host, where.port)
         self._reactor = reactor
         self._factory = factory
@@ -50,13 +54,15 @@ class Port:
         with sock:  # the reactor makes a descriptor of its own
             self._port = self._reactor.adoptStreamPort(sock.fileno(), sock.family, self._factory)
 
-    def open_when_free(self) -> None:
+    def open_when_free(self, attempt: int = 1) -> None:
         """Listen as soon as the daemon that was taken over listens no more."""
         self._again = None
         try:
             self.open()
-        except CannotListen:
-            self._again = self._reactor.callLater(AGAIN, self.open_when_free)
+        except CannotListen as error:
+            if attempt == TOLD_AFTER:
+                self._log.warn("{why}; it is tried again and again", why=error)
+            self._again = self._reactor.callLater(AGAIN, self.open_when_free, attempt + 1)
 
     def release(self) -> None:
         """Let nobody in any more."""
@@ -97,7 +103,7 @@ class TLSPort(Port):
         self._log = log
         self.where = where
         self._strangers = Strangers(factory, self._end(), settings, log, reactor)
-        super().__init__(reactor, self._strangers.over_tls(), where, lasting)
+        super().__init__(reactor, self._strangers.over_tls(), where, lasting, log)
 
     def _end(self) -> Any:
         """What the files hold. Raises NoTLS."""

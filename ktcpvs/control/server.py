@@ -90,7 +90,8 @@ class Administrator(Door):
         try:
             return await work
         except Refusal as refusal:
-            self._log.event(levels.CONFIGURATION, "refused to {who}: {why}", who=self.who, why=refusal)
+            whom = f" to {self.who}" if self.who else ""
+            self._log.event(levels.CONFIGURATION, "refused{whom}: {why}", whom=whom, why=refusal)
             raise
         except Exception:
             self._log.failure("a control command failed")

@@ -16,7 +16,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ktcpvs.control.certificates import End, Found, reason, subject
+from ktcpvs.control.certificates import End, Found, peer, reason
 from ktcpvs.control.server import ControlFactory
 from ktcpvs.model.settings import Settings
 from ktcpvs.system.log import EventLog
@@ -24,7 +24,12 @@ from ktcpvs.system.log import EventLog
 TOLD_EVERY = 1.0
 """Seconds between two lines about strangers that were refused."""
 
-_ALIVE = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 15, socket.TCP_KEEPCNT: 4}
+_ALIVE = {
+    socket.TCP_KEEPIDLE: 60,
+    socket.TCP_KEEPINTVL: 15,
+    socket.TCP_KEEPCNT: 4,
+    socket.TCP_USER_TIMEOUT: 120_000,
+}
 """An administrator whose machine is gone is found out within two minutes (tcp(7))."""
 
 
@@ -88,13 +93,13 @@ class Stranger(Protocol):
 
     def handshakeCompleted(self) -> None:
         self._leave()
-        certificate = self.transport.getHandle().get_peer_certificate(as_cryptography=True)
+        name = peer(self.transport.getHandle())
         administrator = self._strangers.factory.buildProtocol(None)
         if administrator is None:  # there are many, which has been told
             self.transport.abortConnection()
             return
         _keep_alive(getattr(self.transport, "socket", None))
-        administrator.who = f"{subject(certificate)} from {self._address()}"
+        administrator.who = f"{name} from {self._address()}"
         self.transport.wrappedProtocol = administrator
         administrator.makeConnection(self.transport)
 
@@ -102,7 +107,6 @@ class Stranger(Protocol):
         self._leave()
         if not self._told:
             self._strangers.refused.tell(self._address(), self._in_words(why))
-        why.cleanFailure()  # its frames hold OpenSSL's buffers in a cycle, and cycles are sought seldom here
 
     def turn_away(self, why: str) -> None:
         """End it. why: in words, for the log."""
@@ -119,8 +123,8 @@ class Stranger(Protocol):
             self._timer = None
 
     def _address(self) -> str:
-        peer = self.transport.getPeer()
-        return f"[{peer.host}]:{peer.port}" if ":" in peer.host else f"{peer.host}:{peer.port}"
+        at = self.transport.getPeer()
+        return f"[{at.host}]:{at.port}" if ":" in at.host else f"{at.host}:{at.port}"
 
     def _in_words(self, why: Failure) -> str:
         if self.found:

@@ -135,7 +135,8 @@ def _port(text: str, named: dict[str, str], plain: list[str], example: str) -> i
 
 def _host(named: dict[str, str], plain: list[str]) -> str:
     host = named.get("host") or named.get("interface") or (plain.pop() if plain else "")
-    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    return str(ipaddress.ip_address(host)) if is_ip(host) else host
 
 
 def _tcp(text: str, named: dict[str, str], plain: list[str]) -> ControlAddress:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 from twisted.internet.address import IPv4Address
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.protocol import Factory, Protocol
@@ -132,6 +132,26 @@ def test_who_is_refused_in_the_handshake(world: World, ca: Authority, tmp_path: 
     assert not world.control.connections, "nobody was made an administrator"
     assert not world.strangers._here
     assert not [call for call in world.clock.getDelayedCalls() if call.func != world.strangers.refused._tell_rest]
+
+
+NONSENSE = [(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x09"), (b"\x0c\x05alice", b"\x13\x05al\xff\xfee")]
+"""In DER: version 3 becomes 10; a common name that should be ASCII and is not."""
+
+
+@pytest.mark.parametrize(("what", "instead"), NONSENSE)
+def test_a_certificate_that_is_not_well_formed(world: World, ca: Authority, what: bytes, instead: bytes) -> None:
+    alice = ca.issue("alice")
+    good = crypto.load_certificate(crypto.FILETYPE_PEM, alice.read_bytes())
+    der = crypto.dump_certificate(crypto.FILETYPE_ASN1, good)
+    assert what in der
+    (ca.folder / "nonsense.der").write_bytes(der.replace(what, instead))
+    client = Client()
+    client.context.use_certificate_file(str(ca.folder / "nonsense.der"), crypto.FILETYPE_ASN1)
+    client.context.use_privatekey_file(str(alice))
+    world.come(client)
+    (line,) = world.lines
+    assert line.startswith("control connection refused: 192.0.2.7:4711: ")
+    assert line.isprintable()
 
 
 def test_who_shows_a_certificate_is_an_administrator(world: World, ca: Authority) -> None:
@@ -263,11 +283,13 @@ def test_files_that_cannot_be_used(ca: Authority, word: str, file: Callable[[Aut
         read_end(Files(**given))
 
 
-def test_an_own_certificate_out_of_its_time(ca: Authority) -> None:
-    def trouble(**days: int) -> str:
-        cert = str(ca.daemon("lb1", **days))
-        return read_end(Files(cert, cert, str(ca.pem))).trouble()
+def test_an_own_certificate_that_nobody_will_trust(ca: Authority) -> None:
+    def trouble(cert: Path) -> str:
+        return read_end(Files(str(cert), str(cert), str(ca.pem))).trouble()
 
-    assert trouble() == ""
-    assert trouble(begins=-9, ends=-1).startswith("the certificate of lb1 has expired on ")
-    assert trouble(begins=1).startswith("the certificate of lb1 is not valid before ")
+    assert trouble(ca.daemon()) == ""
+    assert trouble(ca.issue("lb1", "lb1.example", purposes=())) == ""
+    assert trouble(ca.daemon(begins=-9, ends=-1)).startswith("the certificate of lb1 has expired on ")
+    assert trouble(ca.daemon(begins=1)).startswith("the certificate of lb1 is not valid before ")
+    assert trouble(ca.issue("lb1", "lb1.example")).endswith("lb1 is not for a daemon: serverAuth is wanted")
+    assert trouble(ca.issue("lb1", purposes=(SERVER,))).endswith("is for no host: a subjectAltName is wanted")

@@ -84,7 +84,7 @@ def test_any_text_at_all(text: str) -> None:
         ("tls:7777:interface=0.0.0.0", "0.0.0.0", "tls:0.0.0.0:7777"),
         ("tls:7777:interface=[::]", "::", "tls:[::]:7777"),
         (r"tls:7777:interface=\:\:1", "::1", "tls:[::1]:7777"),
-        ("tls:[2001:db8::1]:7777", "2001:db8::1", "tls:[2001:db8::1]:7777"),
+        ("tls:[2001:DB8:0:0::1]:7777", "2001:db8::1", "tls:[2001:db8::1]:7777"),
         ("tls:lb1.example.org:7777", "lb1.example.org", "tls:lb1.example.org:7777"),
         ("tls:host=lb1:port=7777", "lb1", "tls:lb1:7777"),
     ],

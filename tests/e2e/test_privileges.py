@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from servers import LOOPBACK, SocketServer, dial, echo, read_exactly, wait_for
 
 from ktcpvs.system import bpf
 from ktcpvs.system.privileges import KEPT
+from tests.authority import Authority
 
-from .harness import ControlThread, Daemon
+from .harness import TCPVSADM, ControlThread, Daemon, command, environment
 
 NOBODY = pwd.getpwnam("nobody")
 
@@ -52,8 +55,8 @@ def folder() -> Iterator[Path]:
 def start(control_thread: ControlThread, folder: Path) -> Iterator[Callable[..., Daemon]]:
     made: list[Daemon] = []
 
-    def begin(*options: str, workers: int = 0) -> Daemon:
-        daemon = Daemon(control_thread, folder, *options, workers=workers)
+    def begin(*options: str, **named: Any) -> Daemon:
+        daemon = Daemon(control_thread, folder, *options, **named)
         made.append(daemon)
         daemon.start()
         return daemon
@@ -110,6 +113,25 @@ def test_it_keeps_what_it_needs_and_nothing_else(
     refused = daemon.adm("-E", "-i", "s", "access_log=/root/access.log", check=False)
     assert refused.returncode == 1
     assert "/root/access.log" in refused.stderr
+
+
+@with_python
+def test_certificates_that_only_root_can_read(start: Callable[..., Daemon], folder: Path) -> None:
+    """They serve, and are not read again until he can."""
+    ca = Authority(folder)
+    cert, alice, port = ca.daemon(), ca.issue("alice"), low_port()
+    cert.chmod(0o600)
+    where = f"tls:{LOOPBACK}:{port}"
+    daemon = start("--user", "nobody", "--control", f"{where}:cert={cert}:ca={ca.pem}", tls=True)
+    assert f"control {where}: nobody cannot read {cert}: SIGHUP will not read it again until he can" in daemon.log()
+    adm = [*command("tcpvsadm", TCPVSADM), "--control", f"{where}:cert={alice}:ca={ca.pem}", "--list"]
+    assert subprocess.run(adm, env=environment(tls=True), capture_output=True, timeout=30).returncode == 0
+    daemon.signal(signal.SIGHUP)
+    refused = f"SIGHUP: control {where}: cert={cert}: Permission denied; what was read before holds"
+    wait_for(lambda: refused in daemon.log())
+    shutil.chown(cert, NOBODY.pw_uid)
+    daemon.signal(signal.SIGHUP)
+    wait_for(lambda: f"SIGHUP: control {where} has the certificate of lb1" in daemon.log())
 
 
 AS_NOBODY = (
