@@ -51,8 +51,7 @@ class Options(usage.Options):
         super().__init__()  # type: ignore[no-untyped-call]
 
     def opt_nameserver(self, text: str) -> None:
-        """Ask this name server, HOST:PORT, for the names of servers, in the place of those of /etc/resolv.conf; may be
-        given several times. [default port: 53]"""
+        """Ask this name server, HOST[:PORT], and not those of /etc/resolv.conf; may be given several times."""
         self.nameservers.append(text)
 
     def opt_control(self, text: str) -> None:

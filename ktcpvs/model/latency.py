@@ -21,9 +21,13 @@ class Latencies:
         self.rows = tuple([0] * (len(BUCKETS) + 1) for _ in range(10))  # a server may say any status of three digits
         self.seconds = 0.0
 
+    def row(self, status: int) -> list[int]:
+        """Where answers with that status are counted."""
+        return self.rows[status // 100]
+
     def count(self, status: int, seconds: float) -> None:
         """A request has been answered. seconds: since its head was there."""
-        self.rows[status // 100][bisect_left(BUCKETS, seconds)] += 1
+        self.row(status)[bisect_left(BUCKETS, seconds)] += 1
         self.seconds += seconds
 
 

@@ -234,6 +234,15 @@ def share_among(listener: socket.socket, count: int) -> None:
     )
 
 
+_WITHOUT_SYN = (
+    (0x30, 0, 0, 13),  # A = the flags in the TCP header
+    (0x45, 0, 1, 0x02),  # is SYN among them?
+    (0x06, 0, 0, 0),  # then drop it
+    (0x06, 0, 0, 0xFFFFFFFF),  # else take all of it
+)
+"""Classic BPF: handshakes that have begun go on, and none begins."""
+
+
 def deafen(listener: socket.socket, is_deaf: bool = True) -> None:
     """From now on a TCP listener hears of no new client (socket(7), SO_ATTACH_FILTER), or again.
 
@@ -244,8 +253,8 @@ def deafen(listener: socket.socket, is_deaf: bool = True) -> None:
         return
     with contextlib.suppress(OSError):  # then it is as it was before
         if is_deaf:
-            program = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # ret 0: drop
-            filter_ = struct.pack("HP", 1, ctypes.addressof(program))
+            program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in _WITHOUT_SYN))
+            filter_ = struct.pack("HP", len(_WITHOUT_SYN), ctypes.addressof(program))
             listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, filter_)
         else:
             listener.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)

@@ -151,9 +151,7 @@ class Exchange(Retrying):
 
     def server_data(self, data: bytes) -> None:
         """What the server sends."""
-        self._since = now = self.context.wheel.now
-        if self.server is not None:
-            self.server.destination.heard = now
+        self._since = self.context.wheel.now
         answer = self._answer
         if answer is None:
             server = self.server
@@ -171,10 +169,14 @@ class Exchange(Retrying):
                         data = known.closing + data[len(known.start) :]
                     elif not known.as_is:
                         data = known.head + data[len(known.start) :]
-                    self._pass_whole(server, data, known.kind)
+                    self._pass_whole(server, data, known.row)
                     return
+            if server is not None:
+                server.destination.heard = self._since
             self._answer_head(data)
             return
+        if self.server is not None:
+            self.server.destination.heard = self._since
         try:
             taken = answer.frame.feed(data)
         except BadFrame as bad:
@@ -185,8 +187,8 @@ class Exchange(Retrying):
             return
         self._pass_on(answer, data, taken)
 
-    def _pass_whole(self, server: ServerStream, data: bytes, kind: int) -> None:
-        """A whole answer, of a kind that is known. kind: the first digit of its status."""
+    def _pass_whole(self, server: ServerStream, data: bytes, row: list[int]) -> None:
+        """A whole answer, of a kind that is known. row: where it is counted how long such ones take."""
         self.bytes_out += len(data)
         self.client.transport.write(data)
         if not self._last or self._leaves:  # else it is the last answer, though nobody has asked for that
@@ -199,11 +201,12 @@ class Exchange(Retrying):
         if lease is not None:
             lease.end()
             destination = lease.destination
+            destination.heard = self._since
             if destination.errors:
                 destination.errors = 0
-            took, latencies = monotonic() - self._asked, destination.latencies
-            latencies.rows[kind][bisect_left(BUCKETS, took)] += 1
-            latencies.seconds += took
+            took = monotonic() - self._asked
+            row[bisect_left(BUCKETS, took)] += 1
+            destination.latencies.seconds += took
             moved_in, moved_out = self.bytes_in, self.bytes_out
             destination.bytes_in += moved_in - self.settled[0]
             destination.bytes_out += moved_out - self.settled[1]
@@ -259,7 +262,8 @@ class Exchange(Retrying):
         head = answer.head + choice.answer_lines if choice is not None else answer.head
         if answer.length is not None and answer.keep_alive and self.server is not None and message.method == b"GET":
             plain = (choice is None or not choice.answer_lines) and len(head) <= REMEMBERED and answer.status < 500
-            self.server.known = KnownAnswer(answer.whole, head, answer.length, answer.status) if plain else None
+            row = self.server.destination.latencies.row(answer.status)
+            self.server.known = KnownAnswer(answer.whole, head, answer.length, row) if plain else None
         head += b"Connection: close\r\n\r\n" if self._last else b"\r\n"
         if self.entry is not None:
             self.entry.answered(answer.status, len(head))

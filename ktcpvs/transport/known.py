@@ -48,16 +48,16 @@ class KnownAnswer:
     """An answer to a GET, after which the server's connection may be used again.
 
     start: its head as it came. head, closing: as it goes on, and so if the client's connection ends with it. total:
-    bytes of the whole answer. as_is: it goes on as it came. kind: the first digit of its status.
+    bytes of the whole answer. as_is: it goes on as it came. row: where such answers are counted (model.latency).
     """
 
-    __slots__ = ("as_is", "closing", "head", "kind", "start", "total")
+    __slots__ = ("as_is", "closing", "head", "row", "start", "total")
 
-    def __init__(self, start: bytes, head: bytes, length: int, status: int) -> None:
+    def __init__(self, start: bytes, head: bytes, length: int, row: list[int]) -> None:
         """head: as it goes on, but for the empty line. length: of the body."""
         self.start = start
         self.head = head + b"\r\n"
         self.closing = head + b"Connection: close\r\n\r\n"
         self.total = len(start) + length
-        self.kind = status // 100
+        self.row = row
         self.as_is = start == self.head
