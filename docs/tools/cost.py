@@ -1,8 +1,9 @@
 """cost.py BEFORE [AFTER]: the CPU time of a request in two source trees, in turns. AFTER: this one.
 
-wrk asks a daemon (phttp, one process, on a core of its own) before nginx for a second, then the daemon of the other tree, and so on; what a
-daemon uses is counted by the kernel (/proc/PID/schedstat). Rounds beside each other are compared, since other work
-on the machine comes and goes; printed are medians, and the median of the differences with the middle half of them.
+wrk asks a daemon (phttp, one process, on a core of its own) before nginx for a second, then the daemon of the other
+tree, and so on; what a daemon uses is counted by the kernel (/proc/PID/schedstat). Rounds beside each other are
+compared, since other work on the machine comes and goes; printed are medians, and the median of the differences with
+the middle half of them.
 """
 
 from __future__ import annotations
