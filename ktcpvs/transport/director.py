@@ -13,7 +13,7 @@ from typing import Any
 from attrs import Factory, define
 from twisted.internet.defer import Deferred, DeferredLock, succeed
 
-from ktcpvs.errors import BadValue, Busy, Refusal
+from ktcpvs.errors import BadValue, Busy, NoSuchServer, Refusal
 from ktcpvs.interfaces import CONNECTION
 from ktcpvs.model.address import Address, Unix
 from ktcpvs.model.edits import Confirm, Edit, Load, Unload
@@ -124,7 +124,10 @@ class Director:
             raise Busy("the daemon is ending")
         self.trial.admit(edit)
         old = self.table
-        new = edit.apply(old)
+        try:
+            new = edit.apply(old)
+        except NoSuchServer as refusal:
+            raise NoSuchServer(f"{refusal}{self._of_a_name(edit)}") from None
         await self._check(old, new)
         runs = expanded(new, self.resolution)
         preparation = await self._prepare(self.expanded, runs)
@@ -145,6 +148,17 @@ class Director:
             self._unload()
 
     # What names mean.
+
+    def _of_a_name(self, edit: Any) -> str:
+        """What to say besides when a server is named that there is only because of a name; "" for others."""
+        service = self.expanded.services.get(getattr(edit, "ident", ""))
+        address = getattr(edit, "address", None)
+        if service is None or address is None:
+            return ""
+        for server in service.servers:
+            if server.name is not None and server.address == service.complete(address):
+                return f": it is one address of {server.name}, which can be changed as a whole"
+        return ""
 
     def _follow_names(self) -> None:
         """What the names mean that the table has no more is forgotten, and those that it has are looked up."""

@@ -110,6 +110,9 @@ def test_a_name_is_as_many_servers_as_it_has_addresses(
         wait_for(lambda: daemon.log().count("serves, process") == workers, timeout=CALM)
         assert served(port) == {HOSTS[0]}
         assert [one["address"] for one in daemon.stats("web")["servers"]] == [f"{HOSTS[0]}:{there}"]
+    refused = daemon.adm("-e", "-i", "web", "-r", f"{HOSTS[0]}:{there}", "-w", 2, check=False)
+    which = f"it is one address of api.test:{there}, which can be changed as a whole"
+    assert refused.stderr == f"tcpvsadm: edit-server web: service web has no server {HOSTS[0]}:{there}: {which}\n"
     daemon.adm("-d", "-i", "web", "-r", f"api.test:{there}")
     assert served(port) == {""}
 
