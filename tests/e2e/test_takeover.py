@@ -126,10 +126,10 @@ def test_nobody_notices_a_takeover(
     daemon.service("web", port, *addresses, rules=rules, scheduler="phttp")
     daemon.service("unix", f"unix:{path}", *addresses, rules=rules, scheduler="phttp")
     loads = [
-        Load((LOOPBACK, port), 4, keeps=True, pause=0.002),
-        Load((LOOPBACK, port), 4, keeps=False, pause=0.002),
+        Load((LOOPBACK, port), 4, keeps=True, pause=0.01),
+        Load((LOOPBACK, port), 4, keeps=False, pause=0.01),
         Load((LOOPBACK, port), 2, keeps=True, pause=0.4),
-        Load(path, 1, keeps=False),
+        Load(path, 1, keeps=False, pause=0.005),
     ]
     for load in loads:
         stack.callback(load.stop)
