@@ -42,7 +42,7 @@ def there(serve: Callable[..., SocketServer]) -> int:
     return port
 
 
-def served(port: int, clients: int = 12) -> set[str]:
+def served(port: int, clients: int = 24) -> set[str]:
     """Who serves so many clients; "" is nobody."""
     said = set()
     for _ in range(clients):
