@@ -151,7 +151,7 @@ class _Talk:
 
     def __init__(self, check: Check) -> None:
         self._check = check
-        self._heard = b""
+        self._heard = bytearray()
         self._stream = Stream()
         self._answer: Deferred[None] = Deferred()
 
@@ -175,8 +175,9 @@ class _Talk:
             stream.transport.write(self._check.send)
 
     def _came(self, data: bytes) -> None:
+        looked = max(len(self._heard) - len(self._check.expect), 0)
         self._heard += data
-        if self._check.expect in self._heard:
+        if self._heard.find(self._check.expect, looked) >= 0:
             if not self._answer.called:
                 self._answer.callback(None)
             self._stream.close()
