@@ -57,15 +57,15 @@ def expanded(table: Table, resolution: Resolution) -> Table:
 
 def _expanded(service: VirtualService, resolution: Resolution) -> VirtualService:
     """The service with a server for each address; one that is configured by its address too is that one."""
-    if not any(_addresses(server.address, resolution) for server in service.servers):
+    meant = {server.address: _addresses(server.address, resolution) for server in service.servers}
+    if not any(meant.values()):
         return service
-    stand = {server.address for server in service.servers if not _addresses(server.address, resolution)}
     servers: dict[Address, RealServer] = {}
     for server in service.servers:
-        for address in _addresses(server.address, resolution) or (server.address,):
-            if server.address in stand:
-                servers[address] = server
-            elif address not in stand:
+        if not meant[server.address]:
+            servers[server.address] = server
+        for address in meant[server.address]:
+            if address not in meant:
                 servers.setdefault(address, evolve(server, address=address, name=str(server.address)))
     rules = tuple(_rule(rule, resolution) for rule in service.rules)
     return evolve(service, servers=tuple(servers.values()), rules=rules)

@@ -421,7 +421,7 @@ def test_one_descriptor_for_each_side(lines: Lines) -> None:
         else:
             owner.do("reset")
         peer.close()
-    wait_for(lambda: descriptors() <= before, "all descriptors to be closed")
+    wait_for(lambda: descriptors() == before, "all descriptors to be closed")
 
 
 def living() -> int:
