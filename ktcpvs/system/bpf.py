@@ -28,7 +28,7 @@ SK_PASS, SK_DROP = 1, 0
 
 _MAP_CREATE, _LOOKUP, _UPDATE, _DELETE, _PROG_LOAD, _PROG_ATTACH, _PROG_DETACH = 0, 1, 2, 3, 5, 8, 9
 _SK_SKB, _SK_SKB_VERDICT = 14, 38
-_LOG_SIZE = 1 << 16
+_LOG_SIZE = 1 << 20
 _ATTEMPTS = 5
 """So often a program is loaded anew when the kernel was interrupted."""
 
@@ -244,20 +244,28 @@ class RingBuffer(Map):
 def load_program(code: bytes, licence: str = "Dual MIT/GPL") -> int:
     """A program of type SK_SKB: its descriptor. Raises BPFError; the verifier's last words stand in it."""
     instructions, name = _buffer(code), _buffer(licence.encode() + b"\0")
-    log = ctypes.create_string_buffer(_LOG_SIZE)
-    places = ctypes.addressof(instructions), ctypes.addressof(name)
-    form = struct.pack("IIQQIIQ", _SK_SKB, len(code) // 8, *places, 1, _LOG_SIZE, ctypes.addressof(log))
+    what = struct.pack("IIQQ", _SK_SKB, len(code) // 8, ctypes.addressof(instructions), ctypes.addressof(name))
+    try:
+        return _load(what + bytes(16))
+    except BPFError as refused:
+        log = ctypes.create_string_buffer(_LOG_SIZE)
+        try:  # once more, for what the verifier says
+            return _load(what + struct.pack("IIQ", 1, _LOG_SIZE, ctypes.addressof(log)))
+        except BPFError:
+            said = [line for line in log.value.decode("ascii", "replace").splitlines() if line.strip()]
+            said = [line for line in said if not line.startswith(("processed ", "verification time"))]
+            raise BPFError(refused.errno, "; ".join([str(refused), *said[-2:]])) from None
+
+
+def _load(form: bytes) -> int:
     attributes = _buffer(form)
-    for attempt in range(_ATTEMPTS):
+    for _ in range(_ATTEMPTS - 1):
         try:
             return _bpf(_PROG_LOAD, attributes, "a program for sockets")
         except BPFError as error:
-            if error.errno in (errno.EAGAIN, errno.EINTR) and attempt < _ATTEMPTS - 1:
-                continue
-            said = [line for line in log.value.decode("ascii", "replace").splitlines() if line.strip()]
-            said = [line for line in said if not line.startswith(("processed ", "verification time"))]
-            raise BPFError(error.errno, "; ".join([str(error), *said[-2:]])) from None
-    raise AssertionError("unreachable")
+            if error.errno not in (errno.EAGAIN, errno.EINTR):
+                raise
+    return _bpf(_PROG_LOAD, attributes, "a program for sockets")
 
 
 def attach(program: int, sockets: Map) -> None:

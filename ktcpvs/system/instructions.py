@@ -34,7 +34,7 @@ _LDX_MEM, _ST_MEM, _STX_MEM, _MAP_BY_FD, _CALL, _EXIT = 0x61, 0x62, 0x63, 0x18, 
 _X = 0x08
 """This bit of a code: the operand is a register."""
 
-_ARITHMETIC = {0x07: "+=", 0xB7: "="}
+_ARITHMETIC = {0x07: "+=", 0x14: "-= (u32)", 0xB7: "="}
 _JUMPS = {0x15: "==", 0x55: "!=", 0x25: ">", 0xB5: "<="}
 _JA = 0x05
 
@@ -64,6 +64,11 @@ def mov(dst: Register, operand: Register | int) -> Instruction:
 def add(dst: Register, operand: Register | int) -> Instruction:
     """dst += operand, of 64 bits"""
     return _two(0x07, dst, operand)
+
+
+def sub32(dst: Register, operand: Register | int) -> Instruction:
+    """dst = the difference dst - operand in 32 bits, never negative: what is under 0 begins anew at the top"""
+    return _two(0x14, dst, operand)
 
 
 def ldx(size: int, dst: Register, base: Register, offset: int) -> Instruction:

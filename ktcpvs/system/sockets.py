@@ -260,6 +260,14 @@ def deafen(listener: socket.socket, is_deaf: bool = True) -> None:
             listener.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
 
 
+def read_urgent_in_place(sock: socket.socket) -> None:
+    """Urgent data is read among the rest, where it stands; else reads would leave it out (socket(7), SO_OOBINLINE). Who
+    comes through a listener inherits it."""
+    if sock.family != socket.AF_UNIX:
+        with contextlib.suppress(OSError):  # it is over
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+
+
 def unsent(sock: socket.socket) -> int:
     """Bytes that were sent and that the peer has not acknowledged; of a unix socket, not read (tcp(7), SIOCOUTQ)."""
     try:

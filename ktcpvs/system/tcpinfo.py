@@ -1,9 +1,14 @@
-"""What the kernel knows of a TCP connection: the parts of struct tcp_info (linux/tcp.h) that are needed here."""
+"""What the kernel knows of a TCP connection: the parts of struct tcp_info (linux/tcp.h) that are needed here, and the
+sequence number that is next."""
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import struct
+
+from ktcpvs.system.sockets import read_urgent_in_place, unread
 
 _SIZE = 232
 _LAST_DATA_RECV, _NOTSENT, _SENT = 52, 144, 200
@@ -24,3 +29,31 @@ def silent_for(sock: socket.socket) -> float:
     """Seconds since the last data came, whoever read it. Raises OSError."""
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA_RECV + 4)
     return int(_ONE.unpack_from(info, _LAST_DATA_RECV)[0]) / 1000
+
+
+_REPAIR, _REPAIR_QUEUE, _QUEUE_SEQ = 19, 20, 21
+_ON, _OFF_IN_SILENCE, _RECEIVED = 1, -1, 1
+_ATTEMPTS = 100
+
+
+def next_sequence(sock: socket.socket) -> int:
+    """The TCP sequence number of the byte that the next read gives; nobody may read meanwhile.
+
+    The kernel tells it to who has CAP_NET_ADMIN (tcp(7), TCP_REPAIR). From now on urgent data is read in its place:
+    else nobody knows how much is unread. Raises OSError: EAGAIN when bytes come all the time.
+    """
+    read_urgent_in_place(sock)
+    shared = sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
+    sock.setsockopt(socket.IPPROTO_TCP, _REPAIR, _ON)
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, _REPAIR_QUEUE, _RECEIVED)
+        for _ in range(_ATTEMPTS):
+            before = unread(sock)
+            end = sock.getsockopt(socket.IPPROTO_TCP, _QUEUE_SEQ)
+            if unread(sock) == before:
+                return (end - before) & 0xFFFFFFFF
+    finally:
+        sock.setsockopt(socket.IPPROTO_TCP, _REPAIR, _OFF_IN_SILENCE)
+        if shared:  # it was forgotten
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ktcpvs.system import log as levels
-from ktcpvs.system.sockets import close_listener, deafen, release_listener
+from ktcpvs.system.sockets import close_listener, deafen, read_urgent_in_place, release_listener
 from ktcpvs.transport.context import Context
 
 BATCH = 64
@@ -61,6 +61,7 @@ class Listener:
         self._exhausted = False
         self._again: Any = None
         self.closed = False
+        read_urgent_in_place(sock)
         context.descriptors.listening += 1
 
     def start(self) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 from http_servers import WebSocketEcho
+from overlap import takes_back
 from servers import (
     LOOPBACK,
     SocketServer,
@@ -179,6 +180,35 @@ def test_a_long_talk_passes_through_whatever_takes_over(relayed: Relayed) -> Non
             if not turn % 50:
                 time.sleep(0.02)  # there is a second until `auto` looks, and other tests run beside this one
         wait_for(lambda: relayed.counted() == (sent, sent))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may repair connections")
+def test_bytes_that_come_again_are_carried_once(relayed: Relayed) -> None:
+    """TCP's sender repeats some, cut differently."""
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(dial(relayed(echo)))
+        for again in (0, 1, 5, 9):
+            client = stack.enter_context(takes_back(client, again))
+            client.sendall(b"0123456789"[10 - again :] + b"0123456789")
+            assert read_exactly(client, 10) == b"0123456789"
+            client.sendall(b"0123456789" * 1000)
+            assert read_exactly(client, 10_000) == b"0123456789" * 1000
+        client.shutdown(socket.SHUT_WR)
+        assert read_all(client) == b""
+    relayed.daemon.wait_until_empty()
+    assert relayed.counted() == (40_040, 40_040)
+
+
+def test_an_urgent_byte_keeps_its_place(relayed: Relayed) -> None:
+    """It is relayed like the others."""
+    heard: list[bytes] = []
+    with dial(relayed(lambda sock: heard.append(read_all(sock)))) as client:
+        for number in range(5):
+            client.sendall(b"a%d" % number)
+            client.send(b"!", socket.MSG_OOB)
+        client.shutdown(socket.SHUT_WR)
+        wait_for(lambda: heard)
+    assert heard == [b"a0!a1!a2!a3!a4!"]
 
 
 def test_a_reset_of_the_client_reaches_the_server(relayed: Relayed) -> None:

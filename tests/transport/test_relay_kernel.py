@@ -168,6 +168,19 @@ def test_a_reader_that_keeps_up_is_granted_more_and_more(relays: Relays) -> None
     assert way.read == 0
 
 
+def test_what_the_program_cannot_judge_resets_both_sides(relays: Relays) -> None:
+    one, other = joined(relays), joined(relays)
+    way = one.relay.inward
+    word = 4 * way.slot + 3
+    way.program._done.words[word] = (way.program._done.words[word] - 1) & 0xFFFFFFFF
+    one.client.sendall(b"after a gap")
+    for sock in (one.client, one.server):
+        with pytest.raises(ConnectionResetError):
+            read_all(sock)
+    other.client.sendall(b"goes on")
+    assert read_exactly(other.server, 7) == b"goes on"
+
+
 def test_the_time_of_the_last_bytes_is_the_kernels(relays: Relays) -> None:
     one = joined(relays)
     relays.wheel.now = 100  # seconds after it began, as far as the relay knows

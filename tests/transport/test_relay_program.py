@@ -14,12 +14,15 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import pytest
+from overlap import connected_at, make_room, takes_back
 from reactors import descriptors
 from servers import LOOPBACK, chunks, read_all, read_exactly, reset, wait_for
 
 from ktcpvs.system.bpf import BPFError, Map, available
 from ktcpvs.system.instructions import disassemble
-from ktcpvs.transport.relay.program import HALF_USED, NO_GRANT, PASSED, Lost, Program, instructions
+from ktcpvs.transport.relay import program as module
+from ktcpvs.transport.relay.bytecode import BROKEN, HALF_USED, LONGEST_CUT, PASSED, instructions
+from ktcpvs.transport.relay.program import NO_GRANT, Lost, Program
 
 kernel = pytest.mark.skipif(available() is not None, reason=str(available()))
 
@@ -36,72 +39,110 @@ def test_the_byte_code() -> None:
 LISTING = """\
  0 r6 = r1
  1 r7 = u32 [r6+0]
- 2 if r7 == 0 goto 72
+ 2 if r7 == 0 goto 77
  3 call 46
  4 u64 [r10-8] = r0
  5 r1 = map slot_of
  7 r2 = r10
  8 r2 += -8
  9 call 1
-10 if r0 == 0 goto 70
+10 if r0 == 0 goto 75
 11 r1 = u32 [r0+0]
 12 u32 [r10-16] = r1
 13 r1 = map done
 15 r2 = r10
 16 r2 += -16
 17 call 1
-18 if r0 == 0 goto 70
+18 if r0 == 0 goto 75
 19 r8 = r0
-20 r1 = map grants
-22 r2 = r10
-23 r2 += -16
-24 call 1
-25 if r0 == 0 goto 70
-26 r9 = r0
-27 r1 = u64 [r8+8]
-28 r2 = u64 [r9+0]
-29 if r1 != r2 goto 67
-30 r1 = u64 [r8+0]
-31 r1 += r7
-32 r2 = u64 [r9+8]
-33 if r1 > r2 goto 55
-34 u64 [r8+0] = r1
-35 r2 = u64 [r9+16]
-36 if r1 <= r2 goto 48
-37 r3 = u64 [r8+16]
-38 if r3 == r2 goto 48
-39 u64 [r8+16] = r2
-40 u32 [r10-12] = 1
-41 r1 = map events
-43 r2 = r10
-44 r2 += -16
-45 r3 = 8
-46 r4 = 0
-47 call 130
-48 r1 = r6
-49 r2 = map targets
-51 r3 = u32 [r10-16]
-52 r4 = 0
-53 call 52
-54 exit
-55 r1 = u64 [r8+8]
-56 r1 += r7
-57 u64 [r8+8] = r1
-58 u32 [r10-12] = 2
-59 r1 = map events
-61 r2 = r10
-62 r2 += -16
-63 r3 = 8
-64 r4 = 0
-65 call 130
-66 goto 70
-67 r1 = u64 [r8+8]
-68 r1 += r7
-69 u64 [r8+8] = r1
-70 r0 = 1
-71 exit
-72 r0 = 0
-73 exit"""
+20 r9 = u32 [r8+24]
+21 r1 = u32 [r6+48]
+22 if r9 != r1 goto 79
+23 r9 += r7
+24 u32 [r8+24] = r9
+25 r1 = map grants
+27 r2 = r10
+28 r2 += -16
+29 call 1
+30 if r0 == 0 goto 75
+31 r9 = r0
+32 r1 = u64 [r8+8]
+33 r2 = u64 [r9+0]
+34 if r1 != r2 goto 72
+35 r1 = u64 [r8+0]
+36 r1 += r7
+37 r2 = u64 [r9+8]
+38 if r1 > r2 goto 60
+39 u64 [r8+0] = r1
+40 r2 = u64 [r9+16]
+41 if r1 <= r2 goto 53
+42 r3 = u64 [r8+16]
+43 if r3 == r2 goto 53
+44 u64 [r8+16] = r2
+45 u32 [r10-12] = 1
+46 r1 = map events
+48 r2 = r10
+49 r2 += -16
+50 r3 = 8
+51 r4 = 0
+52 call 130
+53 r1 = r6
+54 r2 = map targets
+56 r3 = u32 [r10-16]
+57 r4 = 0
+58 call 52
+59 exit
+60 r1 = u64 [r8+8]
+61 r1 += r7
+62 u64 [r8+8] = r1
+63 u32 [r10-12] = 2
+64 r1 = map events
+66 r2 = r10
+67 r2 += -16
+68 r3 = 8
+69 r4 = 0
+70 call 130
+71 goto 75
+72 r1 = u64 [r8+8]
+73 r1 += r7
+74 u64 [r8+8] = r1
+75 r0 = 1
+76 exit
+77 r0 = 0
+78 exit
+79 r9 -= (u32) r1
+80 if r9 > 524288 goto 101
+81 if r7 <= r9 goto 101
+82 if r9 <= 4095 goto 91
+83 r1 = r6
+84 r2 = -4095
+85 r3 = 0
+86 r4 = 0
+87 call 50
+88 if r0 != 0 goto 101
+89 r9 += -4095
+90 goto 82
+91 r1 = r6
+92 r2 = 0
+93 r2 -= (u32) r9
+94 r3 = 0
+95 r4 = 0
+96 call 50
+97 if r0 != 0 goto 101
+98 r7 = u32 [r6+0]
+99 r9 = u32 [r8+24]
+100 goto 23
+101 r1 = u32 [r8+28]
+102 if r1 != 0 goto 77
+103 u32 [r8+28] = 1
+104 u32 [r10-12] = 3
+105 r1 = map events
+107 r2 = r10
+108 r2 += -16
+109 r3 = 8
+110 r4 = 0
+111 call 130
+112 goto 77"""
 
 
 class Relay(NamedTuple):
@@ -128,6 +169,7 @@ def program() -> Iterator[Program]:
 def connect(stack: contextlib.ExitStack) -> tuple[socket.socket, socket.socket]:
     """Two ends of a TCP connection, which send each write at once."""
     with socket.create_server((LOOPBACK, 0)) as listener:
+        make_room(listener)
         one = stack.enter_context(socket.create_connection(listener.getsockname(), timeout=10))
         other = stack.enter_context(listener.accept()[0])
     for sock in (one, other):
@@ -328,6 +370,114 @@ def test_directions_do_not_mix(program: Program, sockets: Callable[[], Relay]) -
         assert counts(program, relay.ab) == ((100 * number + 1, 0) if number else (0, 1))
         assert counts(program, relay.ba) == (0, 0)
     assert program.events() == [(relays[0].ab, PASSED)]
+
+
+# Bytes that come again.
+
+LONG = random.Random(11).randbytes(300_000)
+
+
+@kernel
+@pytest.mark.parametrize("how", ["redirected", "passed"])
+@pytest.mark.parametrize("again", [1, 4094, 4095, 4096, 8190, 60_000])
+def test_bytes_that_come_again_are_cut_off(program: Program, relay: Relay, again: int, how: str) -> None:
+    """They stand at the beginning of a packet that brings new ones too."""
+    reader = relay.server if how == "redirected" else relay.a
+    if how == "redirected":
+        program.grant(relay.ab, 0, ALL, ALL)
+    relay.client.sendall(LONG[:200_000])
+    assert read_exactly(reader, 200_000) == LONG[:200_000]
+    with takes_back(relay.client, again) as client:
+        client.sendall(LONG[200_000 - again : 210_000])
+        assert read_exactly(reader, 10_000) == LONG[200_000:210_000]
+        client.sendall(LONG[210_000:])
+        assert read_exactly(reader, 90_000) == LONG[210_000:]
+        assert counts(program, relay.ab) == ((300_000, 0) if how == "redirected" else (0, 300_000))
+        relay.a.sendall(b"back")
+        assert read_exactly(client, 4) == b"back"
+        assert (nothing_to_read(relay.a), nothing_to_read(relay.server)) == (True, True)
+    assert program.events() == []
+
+
+@kernel
+def test_bytes_come_again_that_were_read_before_it_was_joined(program: Program, sockets: Callable[[], Relay]) -> None:
+    relay = sockets()
+    relay.client.sendall(b"before")
+    assert read_exactly(relay.a, 6) == b"before"
+    program.join(relay.ab, relay.ba, relay.a, relay.b, ALL, ALL)
+    with takes_back(relay.client, 4) as client:
+        client.sendall(b"fore, and after")
+        assert read_exactly(relay.server, 11) == b", and after"
+    assert counts(program, relay.ab) == (11, 0)
+
+
+@kernel
+def test_a_packet_that_was_read_in_part(program: Program, sockets: Callable[[], Relay]) -> None:
+    """The kernel shows the program all of it."""
+    relay = sockets()
+    relay.client.sendall(b"one packet")
+    assert read_exactly(relay.a, 4) == b"one "
+    program.join(relay.ab, relay.ba, relay.a, relay.b, ALL, ALL)
+    assert read_exactly(relay.server, 6) == b"packet"
+    relay.client.sendall(b", and one more")
+    assert read_exactly(relay.server, 14) == b", and one more"
+    assert counts(program, relay.ab) == (20, 0)
+
+
+@kernel
+@pytest.mark.parametrize("gap", [1, 1 << 31, -15, -LONGEST_CUT - 1])
+def test_what_does_not_follow_is_dropped_and_told_once(program: Program, relay: Relay, gap: int) -> None:
+    """No packet does that; better lost and told than wrong."""
+    program.grant(relay.ab, 0, ALL, ALL)
+    relay.client.sendall(b"first")
+    assert read_exactly(relay.server, 5) == b"first"
+    program._done.words[4 * relay.ab + 3] = (program._done.words[4 * relay.ab + 3] - gap) & 0xFFFFFFFF
+    for _ in range(3):
+        relay.client.sendall(b"later")
+    wait_for(lambda: facts(relay.a).came == 20)
+    assert (nothing_to_read(relay.a), nothing_to_read(relay.server)) == (True, True)
+    assert program.events() == [(relay.ab, BROKEN)]
+    assert counts(program, relay.ab) == (5, 0)
+
+
+@kernel
+@pytest.mark.parametrize("before", [0, 1, 5, 10, 200_000])
+def test_sequence_numbers_begin_anew_at_the_top(program: Program, before: int) -> None:
+    """`before` bytes after the first one, which goes before the sockets are joined."""
+    with contextlib.ExitStack() as stack:
+        client, a, server, b = map(stack.enter_context, (*connected_at(-1 - before), *connect(stack)))
+        client.sendall(b"1")
+        assert read_exactly(a, 1) == b"1"
+        program.join(0, 1, a, b, ALL, ALL)
+        client.sendall(LONG)
+        assert read_exactly(server, len(LONG)) == LONG
+        again = stack.enter_context(takes_back(client, 20))
+        again.sendall(LONG[-20:] + b"last")
+        assert read_exactly(server, 4) == b"last"
+        assert counts(program, 0) == (len(LONG) + 4, 0)
+    assert program.events() == []
+
+
+@kernel
+def test_an_urgent_byte_keeps_its_place(program: Program, sockets: Callable[[], Relay]) -> None:
+    """Sent before and after the sockets are joined."""
+    relay = sockets()
+    relay.client.sendall(b"a")
+    relay.client.send(b"!", socket.MSG_OOB)
+    relay.client.sendall(b"b")
+    wait_for(lambda: facts(relay.a).came == 3)
+    program.join(relay.ab, relay.ba, relay.a, relay.b, ALL, ALL)
+    relay.client.send(b"?", socket.MSG_OOB)
+    relay.client.sendall(b"c")
+    assert read_exactly(relay.server, 5) == b"a!b?c"
+
+
+@kernel
+def test_the_kernel_is_tried_with_one_byte() -> None:
+    before = descriptors()
+    module.available.cache_clear()
+    assert module.available() is None
+    assert descriptors() == before
 
 
 # To join and to part.

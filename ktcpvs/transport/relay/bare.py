@@ -16,6 +16,9 @@ from ktcpvs.transport.wheel import Wheel
 
 IN: int = getattr(select, "EPOLLIN", 1)
 OUT: int = getattr(select, "EPOLLOUT", 4)
+ERR: int = getattr(select, "EPOLLERR", 8)
+HUP: int = getattr(select, "EPOLLHUP", 16)
+PEER_ENDED: int = getattr(select, "EPOLLRDHUP", 8192)
 
 
 class Side:

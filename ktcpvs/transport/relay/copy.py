@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ktcpvs.system.sockets import read_urgent_in_place
 from ktcpvs.transport.stream import Stream
 from ktcpvs.transport.wheel import Wheel
 
@@ -47,6 +48,7 @@ class CopyRelay:
         self.inward = Direction(client, server, wheel)
         self.outward = Direction(server, client, wheel)
         self._finished = finished
+        read_urgent_in_place(server.transport.getHandle())
 
     def start(self, waiting: bytes = b"") -> None:
         """Begin. waiting: what the client has sent already, which goes to the server first."""

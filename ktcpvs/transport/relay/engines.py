@@ -11,8 +11,7 @@ from typing import Any, Protocol
 
 from ktcpvs.model.service import AUTO, COPY, KERNEL, SPLICE
 from ktcpvs.model.settings import Settings
-from ktcpvs.system import bpf
-from ktcpvs.transport.relay import splice
+from ktcpvs.transport.relay import program, splice
 from ktcpvs.transport.relay.copy import CopyRelay
 from ktcpvs.transport.relay.kernel import KernelRelay
 from ktcpvs.transport.relay.pipes import PIPES_MOST, Pipes
@@ -69,7 +68,7 @@ class Relays:
         self,
         reactor: Any,
         descriptors: int,
-        find_kernel: Find = bpf.available,
+        find_kernel: Find = program.available,
         find_splice: Find = splice.available,
     ) -> None:
         """descriptors: how many connections may have."""

@@ -7,7 +7,6 @@ written here.
 
 from __future__ import annotations
 
-import select
 from collections.abc import Callable
 from typing import Any
 
@@ -18,10 +17,11 @@ from ktcpvs.model.grants import BLOCKED, ENDED, ENDING, GONE, GRANTED, HOLDING, 
 from ktcpvs.system.bpf import BPFError
 from ktcpvs.system.sockets import is_over, unread
 from ktcpvs.system.tcpinfo import silent_for
-from ktcpvs.transport.relay.bare import IN, OUT, BareRelay
+from ktcpvs.transport.relay.bare import ERR, HUP, IN, OUT, PEER_ENDED, BareRelay
+from ktcpvs.transport.relay.bytecode import BROKEN, HALF_USED
 from ktcpvs.transport.relay.detach import Detached
 from ktcpvs.transport.relay.granted import Direction
-from ktcpvs.transport.relay.program import HALF_USED, Lost
+from ktcpvs.transport.relay.program import Lost
 from ktcpvs.transport.relay.programs import Kernel as Kernel
 from ktcpvs.transport.relay.watch import Watch
 from ktcpvs.transport.stream import Stream
@@ -40,10 +40,6 @@ ROUNDS = 4
 
 SOON, LATE = 0.001, 0.25
 """Seconds until one looks again whether redirected bytes are in the target's queue: at first, and at last."""
-
-HUP: int = getattr(select, "EPOLLHUP", 16)
-ERR: int = getattr(select, "EPOLLERR", 8)
-PEER_ENDED: int = getattr(select, "EPOLLRDHUP", 8192)
 
 Buffer = bytes | memoryview
 
@@ -117,7 +113,10 @@ class KernelRelay(BareRelay):
     def told(self, way: Direction, kind: int) -> None:
         """What the program tells of a direction."""
         granted = way.state is GRANTED
-        if kind == HALF_USED:
+        if kind == BROKEN:
+            _log.error("a relay is reset: what came for it could not be told from what had come before")
+            self._reset()
+        elif kind == HALF_USED:
             way.happened(grants.HALF)
             if granted:
                 self._extend(way)
@@ -133,8 +132,11 @@ class KernelRelay(BareRelay):
             do(*arguments)
         except Exception:
             _log.failure("a relay failed")
-            self.inward.source.reset()
-            self.outward.source.reset()
+            self._reset()
+
+    def _reset(self) -> None:
+        self.inward.source.reset()
+        self.outward.source.reset()
 
     # The bytes that come to this process.
 

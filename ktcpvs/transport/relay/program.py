@@ -1,13 +1,6 @@
 """The program that relays in the kernel, its maps, and what this process says to it and hears from it.
 
-A direction is a slot: a number, a source socket and a target socket. For each packet that comes for a source the
-program decides: redirect it to the target, or pass it on to this process, which relays it. It redirects by *grants*
-only, so that no more is under way in the kernel than was granted, and nothing overtakes what was passed.
-
-Per slot the program alone writes how many bytes it redirected (R) and passed (P), and this process alone writes the
-grant (gP, A, T): redirect while `P == gP and R + length <= A`. Whatever is passed makes P differ and the grant void,
-without a lock. Records in a ring tell this process that R has come above T, and that the first packet of a grant
-was passed.
+What it does with a packet, and what R, P, gP, A, T and N are, stands in `bytecode`.
 """
 
 from __future__ import annotations
@@ -16,165 +9,60 @@ import contextlib
 import errno
 import mmap
 import os
+import select
 import socket
 import struct
+from functools import cache
 
-from ktcpvs.system.bpf import (
-    HASH,
-    NO_PREALLOC,
-    SK_DROP,
-    SK_PASS,
-    SOCKMAP,
-    Array,
-    BPFError,
-    Map,
-    RingBuffer,
-    attach,
-    load_program,
-)
-from ktcpvs.system.instructions import (
-    DW,
-    R0,
-    R1,
-    R2,
-    R3,
-    R4,
-    R6,
-    R7,
-    R8,
-    R9,
-    R10,
-    Label,
-    Line,
-    W,
-    add,
-    assemble,
-    call,
-    ja,
-    jeq,
-    jgt,
-    jle,
-    jne,
-    ldx,
-    leave,
-    map_by_fd,
-    mov,
-    st,
-    stx,
-)
-
-HALF_USED, PASSED = 1, 2
-"""Kinds of records: R is above T; a packet was passed that would have been redirected, had there been more room."""
+from ktcpvs.system import bpf
+from ktcpvs.system.bpf import HASH, NO_PREALLOC, SOCKMAP, Array, BPFError, Map, RingBuffer, attach, load_program
+from ktcpvs.system.tcpinfo import next_sequence
+from ktcpvs.transport.relay.bytecode import RECORD, WORDS, instructions
 
 NO_GRANT = (1 << 64) - 1
 """No P is ever this number."""
 
-WORDS = 4
-"""Words of a slot in `done` and in `grants`."""
-
 RECORDS = 4
-"""So many records of a slot there is room for in the ring; at most two are ever unread for each grant."""
+"""So many records of a slot there is room for in the ring; at most two are ever unread for each grant, and one more."""
+
+_TRY_MOST = 1.0
+"""Seconds that a try with one byte may take."""
 
 _SO_COOKIE = 57
 _COOKIE_SIZE = 8
 _TCP_ESTABLISHED = 1
-_RECORD = struct.Struct("II")
-_RECORD_SIZE = 8 + _RECORD.size
-
-# The kernel's helper functions (linux/bpf.h).
-_MAP_LOOKUP, _SOCKET_COOKIE, _REDIRECT, _RING_OUTPUT = 1, 46, 52, 130
-
-# Bytes in front of R10, the end of the stack.
-_COOKIE, _KIND, _SLOT = -8, -12, -16
-
-# Bytes within a slot of `done` and `grants`.
-_R, _P, _TOLD = 0, 8, 16
-_GP, _A, _T = 0, 8, 16
+_RECORD_SIZE = 8 + RECORD.size
 
 
 class Lost(BPFError):
     """Two sockets could not be joined, and bytes were lost while that was found out: both must be reset."""
 
 
-def instructions(slot_of: int, targets: int, done: int, grants: int, events: int) -> bytes:
-    """The byte code for the maps with these descriptors."""
+@cache
+def available() -> str | None:
+    """None when the kernel can relay for this process, else the reason why not, in one line. Tries it, once, with one
+    byte on the loopback interface."""
+    return bpf.available() or _tried()
 
-    program: list[Line] = [
-        mov(R6, R1),  # R6: the packet
-        ldx(W, R7, R6, 0),  # R7: its length (__sk_buff.len)
-        jeq(R7, 0, "drop"),  # a FIN; redirected, it would make the target fail with EPIPE
-        call(_SOCKET_COOKIE),  # whose packet? R1 is still the packet
-        stx(DW, R10, _COOKIE, R0),
-        map_by_fd(R1, slot_of),  # look for slot_of[cookie]
-        mov(R2, R10),
-        add(R2, _COOKIE),
-        call(_MAP_LOOKUP),
-        jeq(R0, 0, "pass"),  # none of ours
-        ldx(W, R1, R0, 0),
-        stx(W, R10, _SLOT, R1),
-        map_by_fd(R1, done),  # R8: done[slot]
-        mov(R2, R10),
-        add(R2, _SLOT),
-        call(_MAP_LOOKUP),
-        jeq(R0, 0, "pass"),  # never so, but the verifier wants it
-        mov(R8, R0),
-        map_by_fd(R1, grants),  # R9: grants[slot]
-        mov(R2, R10),
-        add(R2, _SLOT),
-        call(_MAP_LOOKUP),
-        jeq(R0, 0, "pass"),  # never so
-        mov(R9, R0),
-        ldx(DW, R1, R8, _P),  # is there a grant? gP == P
-        ldx(DW, R2, R9, _GP),
-        jne(R1, R2, "count"),
-        ldx(DW, R1, R8, _R),  # is there room? R + length <= A
-        add(R1, R7),
-        ldx(DW, R2, R9, _A),
-        jgt(R1, R2, "used up"),
-        stx(DW, R8, _R, R1),  # R += length, before anybody can see the packet at the target
-        ldx(DW, R2, R9, _T),  # is it time to tell? R > T
-        jle(R1, R2, "redirect"),
-        ldx(DW, R3, R8, _TOLD),  # and was this T not told yet?
-        jeq(R3, R2, "redirect"),
-        stx(DW, R8, _TOLD, R2),
-        st(W, R10, _KIND, HALF_USED),  # tell (slot, HALF_USED)
-        map_by_fd(R1, events),
-        mov(R2, R10),
-        add(R2, _SLOT),
-        mov(R3, _RECORD.size),
-        mov(R4, 0),  # wake the reader, unless it is reading
-        call(_RING_OUTPUT),
-        Label("redirect"),
-        mov(R1, R6),  # the packet goes to targets[slot]
-        map_by_fd(R2, targets),
-        ldx(W, R3, R10, _SLOT),
-        mov(R4, 0),  # out of that socket, not into it
-        call(_REDIRECT),
-        leave(),  # SK_PASS; SK_DROP when the target is gone
-        Label("used up"),
-        ldx(DW, R1, R8, _P),  # P += length, before this process is told
-        add(R1, R7),
-        stx(DW, R8, _P, R1),
-        st(W, R10, _KIND, PASSED),  # tell (slot, PASSED)
-        map_by_fd(R1, events),
-        mov(R2, R10),
-        add(R2, _SLOT),
-        mov(R3, _RECORD.size),
-        mov(R4, 0),
-        call(_RING_OUTPUT),
-        ja("pass"),
-        Label("count"),
-        ldx(DW, R1, R8, _P),  # P += length; nobody waits to be told
-        add(R1, R7),
-        stx(DW, R8, _P, R1),
-        Label("pass"),
-        mov(R0, SK_PASS),
-        leave(),
-        Label("drop"),
-        mov(R0, SK_DROP),
-        leave(),
-    ]
-    return assemble(program)
+
+def _tried() -> str | None:
+    """As `available`. A kernel before 5.16 does not show the program where a packet begins."""
+    with contextlib.ExitStack() as stack:
+        try:
+            program = stack.enter_context(contextlib.closing(Program(2)))
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            peer, source, _, target = (
+                stack.enter_context(sock)
+                for _ in range(2)
+                for sock in (socket.create_connection(listener.getsockname()), listener.accept()[0])
+            )
+            program.join(0, 1, source, target)
+            peer.sendall(b"?")
+            if select.select([source.fileno(), program.fileno()], [], [], _TRY_MOST)[0] == [source.fileno()]:
+                return None
+        except OSError as error:
+            return f"a try failed: {error.strerror or error}"
+    return f"kernel too old: {os.uname().release} does not show where a packet begins"
 
 
 class Program:
@@ -210,9 +98,9 @@ class Program:
         return self._events.fileno()
 
     def events(self) -> list[tuple[int, int]]:
-        """What the program has told since the last call: (slot, HALF_USED or PASSED). Maybe of a direction that has
-        parted since."""
-        return [_RECORD.unpack(record) for record in self._events.read()]
+        """What the program has told since the last call: (slot, HALF_USED, PASSED or BROKEN). Maybe of a direction that
+        has parted since."""
+        return [RECORD.unpack(record) for record in self._events.read()]
 
     def join(
         self, slot_a: int, slot_b: int, a: socket.socket, b: socket.socket, grant_a: int = 0, grant_b: int = 0
@@ -224,16 +112,18 @@ class Program:
         source from now on.
 
         The last read of either socket must have found nothing, or less than was asked for. Of a packet that was read in
-        part the kernel would show all again, and lose as much later.
+        part the kernel shows all, and no more than LONGEST_CUT is cut off.
 
-        Raises BPFError, and all is as before: EOPNOTSUPP for a socket that is not TCP, or has got or sent a FIN. Raises
-        Lost.
+        Raises BPFError, and all is as before: EOPNOTSUPP for a socket that is not TCP, or has got or sent a FIN; EAGAIN
+        for one for which bytes come too fast. Raises Lost.
         """
         for sock in (a, b):
             if not _is_established(sock):
                 raise BPFError(errno.EOPNOTSUPP, "only TCP connections that are open both ways can be joined")
         for slot, source in ((slot_a, a), (slot_b, b)):
             self.clear(slot)
+            self._done.words[WORDS * slot + 3] = _next_of(source)
+        for slot, source in ((slot_a, a), (slot_b, b)):
             self._cookies[slot] = source.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, _COOKIE_SIZE)
         try:
             for slot in (slot_a, slot_b):
@@ -316,6 +206,14 @@ def _is_established(sock: socket.socket) -> bool:
         return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_ESTABLISHED
     except OSError:
         return False
+
+
+def _next_of(sock: socket.socket) -> int:
+    """Its N. Raises BPFError."""
+    try:
+        return next_sequence(sock)
+    except OSError as error:
+        raise BPFError(error.errno, f"the next sequence number: {error.strerror}") from None
 
 
 def _ring_size(slots: int) -> int:

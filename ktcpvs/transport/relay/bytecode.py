@@ -1,0 +1,206 @@
+"""The byte code of the program that relays in the kernel: what it does with a packet, in readable instructions.
+
+A direction is a slot: a number, a source socket and a target socket. For each packet that comes for a source the
+program decides: redirect it to the target, or pass it on to this process, which relays it. It redirects by *grants*
+only, so that no more is under way in the kernel than was granted, and nothing overtakes what was passed.
+
+Per slot the program alone writes how many bytes it redirected (R) and passed (P), and this process alone writes the
+grant (gP, A, T): redirect while `P == gP and R + length <= A`. Whatever is passed makes P differ and the grant void,
+without a lock. Records in a ring tell this process that R has come above T, and that the first packet of a grant
+was passed.
+
+A packet may begin with bytes that have come before: TCP's sender has repeated them in packets cut differently, while
+they were on their way. Who reads the socket is not given them twice; a program is. So it keeps the sequence number of
+the next byte (N), compares it with the packet's, which the kernel leaves in its control block, and cuts off what is
+before N.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from ktcpvs.system.bpf import SK_DROP, SK_PASS
+from ktcpvs.system.instructions import (
+    DW,
+    R0,
+    R1,
+    R2,
+    R3,
+    R4,
+    R6,
+    R7,
+    R8,
+    R9,
+    R10,
+    Label,
+    Line,
+    W,
+    add,
+    assemble,
+    call,
+    ja,
+    jeq,
+    jgt,
+    jle,
+    jne,
+    ldx,
+    leave,
+    map_by_fd,
+    mov,
+    st,
+    stx,
+    sub32,
+)
+
+HALF_USED, PASSED, BROKEN = 1, 2, 3
+"""Kinds of records: R is above T; a packet was passed that would have been redirected, had there been more room; a
+packet did not follow what had come before, and was dropped, as are all after it: the connection can only be reset."""
+
+WORDS = 4
+"""Words of a slot in `done` and in `grants`."""
+
+LONGEST_CUT = 512 << 10
+"""So many bytes that came before are cut off a packet, which is the longest that Linux makes of what it received."""
+
+_AT_ONCE = 4095
+"""What the helper cuts off at most."""
+
+RECORD = struct.Struct("II")
+"""slot, kind"""
+
+# The kernel's helper functions (linux/bpf.h).
+_MAP_LOOKUP, _SOCKET_COOKIE, _ADJUST_ROOM, _REDIRECT, _RING_OUTPUT = 1, 46, 50, 52, 130
+
+# Bytes within struct __sk_buff (linux/bpf.h). Its cb[0] is where TCP keeps a packet's first sequence number.
+_LEN, _SEQUENCE = 0, 48
+
+# Bytes in front of R10, the end of the stack.
+_COOKIE, _KIND, _SLOT = -8, -12, -16
+
+# Bytes within a slot of `done` and `grants`.
+_R, _P, _TOLD, _NEXT, _IS_BROKEN = 0, 8, 16, 24, 28
+_GP, _A, _T = 0, 8, 16
+
+
+def instructions(slot_of: int, targets: int, done: int, grants: int, events: int) -> bytes:
+    """The byte code for the maps with these descriptors."""
+
+    program: list[Line] = [
+        mov(R6, R1),  # R6: the packet
+        ldx(W, R7, R6, _LEN),  # R7: its length
+        jeq(R7, 0, "drop"),  # a FIN; redirected, it would make the target fail with EPIPE
+        call(_SOCKET_COOKIE),  # whose packet? R1 is still the packet
+        stx(DW, R10, _COOKIE, R0),
+        map_by_fd(R1, slot_of),  # look for slot_of[cookie]
+        mov(R2, R10),
+        add(R2, _COOKIE),
+        call(_MAP_LOOKUP),
+        jeq(R0, 0, "pass"),  # none of ours
+        ldx(W, R1, R0, 0),
+        stx(W, R10, _SLOT, R1),
+        map_by_fd(R1, done),  # R8: done[slot]
+        mov(R2, R10),
+        add(R2, _SLOT),
+        call(_MAP_LOOKUP),
+        jeq(R0, 0, "pass"),  # never so, but the verifier wants it
+        mov(R8, R0),
+        ldx(W, R9, R8, _NEXT),  # does it begin with N?
+        ldx(W, R1, R6, _SEQUENCE),
+        jne(R9, R1, "cut"),
+        Label("follows"),
+        add(R9, R7),  # N += length
+        stx(W, R8, _NEXT, R9),
+        map_by_fd(R1, grants),  # R9: grants[slot]
+        mov(R2, R10),
+        add(R2, _SLOT),
+        call(_MAP_LOOKUP),
+        jeq(R0, 0, "pass"),  # never so
+        mov(R9, R0),
+        ldx(DW, R1, R8, _P),  # is there a grant? gP == P
+        ldx(DW, R2, R9, _GP),
+        jne(R1, R2, "count"),
+        ldx(DW, R1, R8, _R),  # is there room? R + length <= A
+        add(R1, R7),
+        ldx(DW, R2, R9, _A),
+        jgt(R1, R2, "used up"),
+        stx(DW, R8, _R, R1),  # R += length, before anybody can see the packet at the target
+        ldx(DW, R2, R9, _T),  # is it time to tell? R > T
+        jle(R1, R2, "redirect"),
+        ldx(DW, R3, R8, _TOLD),  # and was this T not told yet?
+        jeq(R3, R2, "redirect"),
+        stx(DW, R8, _TOLD, R2),
+        st(W, R10, _KIND, HALF_USED),  # tell (slot, HALF_USED)
+        map_by_fd(R1, events),
+        mov(R2, R10),
+        add(R2, _SLOT),
+        mov(R3, RECORD.size),
+        mov(R4, 0),  # wake the reader, unless it is reading
+        call(_RING_OUTPUT),
+        Label("redirect"),
+        mov(R1, R6),  # the packet goes to targets[slot]
+        map_by_fd(R2, targets),
+        ldx(W, R3, R10, _SLOT),
+        mov(R4, 0),  # out of that socket, not into it
+        call(_REDIRECT),
+        leave(),  # SK_PASS; SK_DROP when the target is gone
+        Label("used up"),
+        ldx(DW, R1, R8, _P),  # P += length, before this process is told
+        add(R1, R7),
+        stx(DW, R8, _P, R1),
+        st(W, R10, _KIND, PASSED),  # tell (slot, PASSED)
+        map_by_fd(R1, events),
+        mov(R2, R10),
+        add(R2, _SLOT),
+        mov(R3, RECORD.size),
+        mov(R4, 0),
+        call(_RING_OUTPUT),
+        ja("pass"),
+        Label("count"),
+        ldx(DW, R1, R8, _P),  # P += length; nobody waits to be told
+        add(R1, R7),
+        stx(DW, R8, _P, R1),
+        Label("pass"),
+        mov(R0, SK_PASS),
+        leave(),
+        Label("drop"),
+        mov(R0, SK_DROP),
+        leave(),
+        Label("cut"),  # R9: so many bytes have come before, N - sequence
+        sub32(R9, R1),
+        jgt(R9, LONGEST_CUT, "broken"),  # or there is a gap, which looks like 4 GB
+        jle(R7, R9, "broken"),  # nothing new; TCP lets none of these through
+        Label("more"),
+        jle(R9, _AT_ONCE, "rest"),
+        mov(R1, R6),
+        mov(R2, -_AT_ONCE),
+        mov(R3, 0),
+        mov(R4, 0),
+        call(_ADJUST_ROOM),
+        jne(R0, 0, "broken"),  # no memory
+        add(R9, -_AT_ONCE),
+        ja("more"),
+        Label("rest"),
+        mov(R1, R6),
+        mov(R2, 0),
+        sub32(R2, R9),
+        mov(R3, 0),
+        mov(R4, 0),
+        call(_ADJUST_ROOM),
+        jne(R0, 0, "broken"),
+        ldx(W, R7, R6, _LEN),  # what is left follows
+        ldx(W, R9, R8, _NEXT),
+        ja("follows"),
+        Label("broken"),
+        ldx(W, R1, R8, _IS_BROKEN),  # tell (slot, BROKEN) once
+        jne(R1, 0, "drop"),
+        st(W, R8, _IS_BROKEN, 1),
+        st(W, R10, _KIND, BROKEN),
+        map_by_fd(R1, events),
+        mov(R2, R10),
+        add(R2, _SLOT),
+        mov(R3, RECORD.size),
+        mov(R4, 0),
+        call(_RING_OUTPUT),
+        ja("drop"),
+    ]
+    return assemble(program)
