@@ -139,6 +139,7 @@ class Director:
             raise
         self.table = new
         self._commit(runs, preparation)
+        await self._retired(preparation)
         if self.resolution or self.resolver is not None:
             self._follow_names()
         await self._spread(edit)
@@ -342,6 +343,12 @@ class Director:
             self.draining.add(live)
         self.draining = {live for live in self.draining if live.connections}
         self._follow_checks()
+
+    async def _retired(self, preparation: _Preparation) -> None:
+        """No socket is left on an address that no service has any more."""
+        for live, prepared in preparation.ready:
+            if prepared.socks and live.retired is not None:
+                await live.retired
 
     def _follow_checks(self) -> None:
         if self.checks is not None:

@@ -12,11 +12,13 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReadDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ktcpvs.system import log as levels
+from ktcpvs.system.handshakes import handshakes
 from ktcpvs.system.sockets import close_listener, deafen, read_urgent_in_place, release_listener
 from ktcpvs.transport.context import Context
 
@@ -26,6 +28,13 @@ BATCH = 64
 EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 RETRY = 1.0
 """Seconds until a listener looks again after the system had no descriptor for it."""
+
+RETIRING = 0.9
+"""Seconds that handshakes may take to their end before a listener is closed that another one follows on the same port.
+Who calls meanwhile is not heard, and calls again one second later."""
+
+LOOK = 0.002
+"""Seconds between two looks whether they are over."""
 
 
 @cache
@@ -60,6 +69,8 @@ class Listener:
         self._reading = False
         self._exhausted = False
         self._again: Any = None
+        self._retired: Deferred[None] | None = None  # once it retires
+        self._left: frozenset[bytes] | None = None  # handshakes, then; None: the system does not tell
         self.closed = False
         read_urgent_in_place(sock)
         context.descriptors.listening += 1
@@ -78,6 +89,25 @@ class Listener:
         if self._reading:
             self._reading = False
             self._context.reactor.removeReader(self)
+
+    def retire(self) -> Deferred[None]:
+        """Another one listens on the same port from now on. Take in those whose handshake has begun, then close; fires
+        when it is closed. Closed at once, it would reset them: their last packet would come to the other one."""
+        retired = self._retired = Deferred()
+        deafen(self.socket)
+        self._left = handshakes(self.socket)
+        self._look(self._context.reactor.seconds() + RETIRING)
+        return retired
+
+    def _look(self, deadline: float) -> None:
+        if self.closed:
+            return
+        if self._left:
+            self._left = self._left & (handshakes(self.socket) or frozenset())
+        if self._left == frozenset() or self._context.reactor.seconds() >= deadline:
+            self.close()
+        else:
+            self._context.reactor.callLater(LOOK, self._look, deadline)
 
     def close(self) -> None:
         """Take in the clients who wait already and for whom there is room, then listen no more."""
@@ -100,6 +130,8 @@ class Listener:
             if self._again is not None and self._again.active():
                 self._again.cancel()
             close(self.socket)
+            if self._retired is not None:
+                self._retired.callback(None)
 
     def _backlog(self) -> int:
         return self._context.settings.max_backlog
@@ -136,6 +168,11 @@ class Listener:
         self.pause()
         if self._again is None or not self._again.active():
             self._again = self._context.reactor.callLater(RETRY, self.resume)
+
+    @property
+    def port(self) -> int | None:
+        """Of TCP; None: it is a unix socket."""
+        return None if self._family == socket.AF_UNIX else int(self.socket.getsockname()[1])
 
     def fileno(self) -> int:
         return -1 if self.closed else self.socket.fileno()

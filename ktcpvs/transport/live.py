@@ -7,6 +7,8 @@ from collections.abc import Callable, Generator, Iterable
 from operator import methodcaller
 from typing import Any
 
+from twisted.internet.defer import Deferred
+
 from ktcpvs.interfaces import CONNECTION, IBindsInSteps, IWatches
 from ktcpvs.model.address import Address, Unix
 from ktcpvs.model.clients import NOWHERE
@@ -55,7 +57,8 @@ class LiveService(Instead):
     lines, with the client's address where it forwards, and what they say. requests: whole requests that came
     before. engine: the name of the relay that serves; engine_why: why it is not the one asked for or the best one,
     or ""; engine_after: how many seconds a connection is relayed by copying first. joined: relay -> how many
-    connections it carries, or has carried to their end; those that it gave away are not its.
+    connections it carries, or has carried to their end; those that it gave away are not its. retired: fires when
+    the listener before is closed; None: there was none on the same port.
 
     total: client connections accepted. refused: those that got no server; refusals: which status they got.
     ended_in, ended_out: bytes of connections that have ended.
@@ -83,6 +86,8 @@ class LiveService(Instead):
         self._is_handed_over = False
         self._looking = False
         self.listener: Listener | None = None
+        self.retired: Deferred[None] | None = None
+        self._retiring: Listener | None = None  # which another one follows
         self.connections: set[Served] = set()
         self.clients = context.counters.clients(config.ident)
         self.pool = Pool(context)
@@ -196,7 +201,10 @@ class LiveService(Instead):
     def listen(self, sock: socket.socket) -> None:
         """Accept clients from `sock`, and no longer from the one before."""
         before, self.listener = self.listener, Listener(self.context, self.ident, sock, self._admit, self._accepted)
-        if before is not None:
+        if before is not None and before.port is not None and before.port == self.listener.port:
+            self._retiring = before
+            self.retired = before.retire()
+        elif before is not None:
             before.close()
         if self._drain is not None:
             self._drain.cancel()
@@ -217,6 +225,7 @@ class LiveService(Instead):
         if self._is_handed_over:
             return
         self._is_handed_over = True
+        self._close_retiring()
         if self.listener is not None and late:
             self.context.reactor.callLater(LATE, self._let_go, self.listener.close)
         elif self.listener is not None:
@@ -232,6 +241,7 @@ class LiveService(Instead):
         """Close the listener; connections may finish until the drain timeout."""
         if self._is_handed_over:
             return
+        self._close_retiring()
         if self.listener is not None:
             self.listener.close()
             self.listener = None
@@ -242,6 +252,10 @@ class LiveService(Instead):
                 n=len(self.connections),
             )
         self._let_drain(methodcaller("retire"))
+
+    def _close_retiring(self) -> None:
+        if self._retiring is not None:
+            self._retiring.close()
 
     def _let_drain(self, part: Callable[[Served], object]) -> None:
         for connection in list(self.connections):
