@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from servers import dial, wait_for
 from twisted.internet.epollreactor import EPollReactor
+from twisted.internet.task import deferLater
 from twisted.internet.threads import blockingCallFromThread
 from twisted.logger import globalLogPublisher
 
@@ -172,3 +173,13 @@ class Lines:
 def descriptors() -> int:
     """How many this process has open."""
     return len(os.listdir("/proc/self/fd"))
+
+
+def settled(thread: ReactorThread) -> int:
+    """How many descriptors there are when what was closing is closed, which takes the reactor a turn or two."""
+    counts = [descriptors(), -1]
+    while counts[-1] != counts[-2]:
+        for _ in range(3):
+            thread.run(deferLater, thread.reactor, 0.01)
+        counts.append(descriptors())
+    return counts[-1]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from memory import World
-from reactors import Lines, ReactorThread, descriptors
+from reactors import Lines, ReactorThread, descriptors, settled
 from servers import wait_for
 from twisted.internet.testing import MemoryReactorClock
 
@@ -105,7 +105,7 @@ def test_what_relays_share_is_made_when_the_first_is_and_given_back(thread: Reac
     lines = Lines(thread, "accepted", socket.AF_INET, tmp_path)
     (inner, _), (outer, _) = lines.line(), lines.line()
     wheel = Wheel(thread.reactor, lambda: None)
-    before = descriptors()
+    before = settled(thread)
     some: Relays = thread.run(Relays, thread.reactor, 1000)
     assert descriptors() == before
     try:

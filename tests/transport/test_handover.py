@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reactors import ReactorThread, descriptors
+from reactors import ReactorThread, descriptors, settled
 from servers import LOOPBACK, dial, free_port, read_all, read_exactly, reset, wait_for
 
 from ktcpvs.model.edits import EditService, StartService
@@ -204,7 +204,7 @@ def make(thread: ReactorThread) -> Iterator[Make]:
     """Makes switches in front of a server of their own. Nothing is left of them."""
     thread.failures.clear()
     gc.collect()
-    before = descriptors()
+    before = settled(thread)
     made: list[Switch] = []
 
     def new(*lines: str, where: Any = (LOOPBACK, 0), **others: Any) -> Switch:

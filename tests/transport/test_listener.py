@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from reactors import ReactorThread, descriptors
+from reactors import ReactorThread, descriptors, settled
 from servers import LOOPBACK, let_only_syn_in, wait_for
 
 from ktcpvs.model.address import Inet
@@ -66,7 +66,7 @@ class Follower:
 @pytest.fixture
 def stack(thread: ReactorThread) -> Iterator[contextlib.ExitStack]:
     thread.run(Context, thread.reactor, EventLog())  # what is made once is made
-    before = descriptors()
+    before = settled(thread)
     with contextlib.ExitStack() as stack:
         yield stack
     wait_for(lambda: descriptors() == before)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from reactors import Lines, Owner, ReactorThread, descriptors
+from reactors import Lines, Owner, ReactorThread, descriptors, settled
 from servers import read_all, read_exactly, reset, wait_for
 from twisted.internet.testing import StringTransport
 
@@ -143,7 +143,7 @@ def test_nobody_notices(lines: Lines, watch: Watch, reset_on_close: bool) -> Non
     owner.write(b"and hello")
     assert read_exactly(peer, 9) == b"and hello"
     wait_for(lambda: lines.thread.run(flushed, owner.stream))
-    before = descriptors()
+    before = settled(lines.thread)
     if reset_on_close and not lines.is_unix:  # what close_with_reset sets on the socket
         handle = owner.stream.transport.getHandle()
         lines.thread.run(handle.setsockopt, socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)

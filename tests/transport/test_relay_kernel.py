@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import test_relay_splice as like_splice
-from reactors import ReactorThread, descriptors
+from reactors import ReactorThread, descriptors, settled
 from servers import read_all, read_exactly, reset, wait_for
 from test_relay_splice import BULK, Joined, Sending
 from test_relay_splice import thread as thread
@@ -220,7 +220,7 @@ def test_when_the_kernel_is_closed_it_carries_no_more(relays: Relays) -> None:
     one = joined(relays)
     one.client.sendall(b"x")
     assert read_exactly(one.server, 1) == b"x"
-    before = descriptors()
+    before = settled(relays.thread)
     relays.thread.run(relays.kernel.close)
     assert one.relay.inward.bytes == 1
     relays.thread.run(lambda: (one.inner.stream.reset(), one.outer.stream.reset()))

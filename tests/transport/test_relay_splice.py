@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reactors import Lines, Owner, ReactorThread, descriptors
+from reactors import Lines, Owner, ReactorThread, descriptors, settled
 from servers import read_all, read_exactly, reset, wait_for
 
 from ktcpvs.transport.relay.copy import CopyRelay
@@ -512,7 +512,7 @@ def test_from_a_relay_in_full_flow(relays: Relays) -> None:
 
 def test_without_descriptors_nothing_happens(relays: Relays) -> None:
     joined = Joined(relays)
-    before = descriptors()
+    before = settled(relays.thread)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     def fail(room: int) -> None:
@@ -665,7 +665,7 @@ def test_a_pipe_that_takes_next_to_nothing_is_none(monkeypatch: pytest.MonkeyPat
 
 def test_no_descriptor_is_left(relays: Relays) -> None:
     relays.join().client.close()
-    before = descriptors()
+    before = settled(relays.thread)
     many = [relays.join() for _ in range(20)]
     chance = random.Random(4)
     for joined in many:

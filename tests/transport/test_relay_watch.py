@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
-from reactors import ReactorThread, descriptors
+from reactors import ReactorThread, descriptors, settled
 from servers import wait_for
 
 from ktcpvs.transport.relay.watch import AT_ONCE, Watch
@@ -225,7 +225,7 @@ def test_soon_is_a_later_turn(thread: ReactorThread, watch: Watch) -> None:
 def test_a_closed_watch_tells_nobody_and_leaves_nothing(thread: ReactorThread, pair: Pair) -> None:
     pairs = [pair() for _ in range(10)]
     turns(thread)
-    before = descriptors()
+    before = settled(thread)
     watch = thread.run(Watch, thread.reactor)
     told: list[int] = []
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from reactors import Lines, Owner, ReactorThread, descriptors
+from reactors import Lines, Owner, ReactorThread, descriptors, settled
 from servers import read_all, reset, wait_for
 
 from ktcpvs.transport.carry import carry
@@ -58,7 +58,7 @@ def do(name: str) -> Callable[[Owner], object]:
 
 
 def test_one_request_one_answer(lines: Lines) -> None:
-    before = descriptors()
+    before = settled(lines.thread)
     owner, peer = lines.line(answering(write(b"an answer"), do("close")), b"a request")
     assert read_all(peer) == b"an answer"
     owner.hears("lost")

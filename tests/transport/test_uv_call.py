@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reactors import ReactorThread, descriptors
+from reactors import ReactorThread, descriptors, settled
 from servers import LOOPBACK, free_port, wait_for
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError, ConnectionRefusedError, DNSLookupError, TimeoutError
-from twisted.internet.task import deferLater
 
 from ktcpvs.model.address import Address, Inet, Unix
 from ktcpvs.transport.backend import call
@@ -27,16 +26,6 @@ def thread(request: pytest.FixtureRequest) -> Iterator[ReactorThread]:
     thread = ReactorThread(request.param)
     yield thread
     thread.stop()
-
-
-def settled(thread: ReactorThread) -> int:
-    """How many descriptors there are when what was closing is closed, which takes the reactor a turn or two."""
-    counts = [descriptors(), -1]
-    while counts[-1] != counts[-2]:
-        for _ in range(3):
-            thread.run(deferLater, thread.reactor, 0.01)
-        counts.append(descriptors())
-    return counts[-1]
 
 
 @pytest.fixture(autouse=True)

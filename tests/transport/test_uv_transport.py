@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from reactors import Lines, Owner, ReactorThread, descriptors
+from reactors import Lines, Owner, ReactorThread, descriptors, settled
 from servers import read_all, read_exactly, reset, wait_for
 
 
@@ -412,7 +412,7 @@ def test_an_exception_after_a_first_pause(thread: ReactorThread, lines: Lines) -
 
 def test_one_descriptor_for_each_side(lines: Lines) -> None:
     lines.line()
-    before = descriptors()
+    before = settled(lines.thread)
     made = [lines.line() for _ in range(20)]
     assert descriptors() == before + 2 * len(made)  # the peers are ours too
     for number, (owner, peer) in enumerate(made):
