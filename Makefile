@@ -13,7 +13,7 @@ help:
 	@echo "make fuzz            each fuzz target for a minute; FUZZ_SECONDS=600 for longer, TARGETS='request boxes' for some"
 	@echo "make bench           the switch and its peers, measured; writes docs/benchmarks.md. QUICK=1: in two minutes; ONLY=A,E: some"
 	@echo "make soak            ten minutes of everything at once; SECONDS=120: two of them"
-	@echo "make soak-relays     100,000 connections through all relays, a minute of kills, clients that do not read; 8 minutes"
+	@echo "make soak-relays     100,000 connections through all relays, long transfers, kills, who does not read; 10 minutes"
 	@echo "make lint            ruff, mypy and the floors of the house"
 	@echo "make clean           remove the environment and what was built"
 

@@ -2,7 +2,8 @@
 
 storm: 20,000 connections of random sizes, pieces, pauses and ends through each relay, compared by SHA-256 and counted
 to the byte. kills: a minute in which clients and servers reset, leave, stop reading and are killed; then nothing is
-left over. slow: clients that read nothing for a minute, and what is held for them meanwhile.
+left over. bulk: 500 long transfers through each relay, both ways at once, while TCP repeats packets. slow: clients that
+read nothing for a minute, and what is held for them meanwhile.
 
 Exits with 1 when something was not as it must be.
 """
@@ -20,6 +21,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
+from bulk import bulk  # noqa: E402
 from e2e.harness import ControlThread, Daemon  # noqa: E402
 from kills import kills  # noqa: E402
 from servers import free_port  # noqa: E402
@@ -78,8 +80,9 @@ def storm(count: int, seed: int) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="storm,kills,slow", help="some of storm,kills,slow")
+    parser.add_argument("--only", default="storm,kills,bulk,slow", help="some of storm,kills,bulk,slow")
     parser.add_argument("--connections", type=int, default=20_000, help="through each relay [20000]")
+    parser.add_argument("--transfers", type=int, default=500, help="of bulk, through each relay [500]")
     parser.add_argument("--seconds", type=int, default=60, help="how long kills and slow last [60]")
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)
     options = parser.parse_args()
@@ -91,6 +94,9 @@ def main() -> int:
     if "kills" in chosen:
         with running() as daemon:
             wrong += kills(daemon, RELAYS, options.seconds, options.seed)
+    if "bulk" in chosen:
+        with running() as daemon:
+            wrong += bulk(daemon, RELAYS, options.transfers, options.seed)
     if "slow" in chosen:
         with running() as daemon:
             wrong += slow(daemon, RELAYS, options.seconds)
