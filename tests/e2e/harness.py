@@ -75,6 +75,7 @@ class ControlThread:
     def stop(self) -> None:
         self.reactor.callFromThread(self.reactor.stop)
         self._thread.join(CALM)
+        self.reactor._poller.close()  # which Twisted leaves to the garbage collector, at a time of its choice
 
 
 class Daemon:

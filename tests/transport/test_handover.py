@@ -88,6 +88,8 @@ class Switch:
         self.director = Director(self.context)
         self.does(parse(self.text))
         self.does(StartService("s"))
+        assert self.live.listener is not None
+        self.live.listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)  # who comes inherits it
 
     def _note(self, level: int, form: str, values: dict[str, Any]) -> None:
         if level <= NON_FATAL:
