@@ -29,7 +29,7 @@ demo: compiled
 	@$(BIN)/python docs/tools/demo.py $(if $(ONESHOT),--oneshot)
 
 TESTS ?= tests
-JOBS ?= 4
+JOBS ?= 6
 
 test: compiled
 	@docs/tools/debian-packages services=netbase nginx=nginx-light redis-server redis-cli=redis-tools postgres=postgresql curl apache2=apache2-bin node=nodejs zsh mandoc wrk promtool=prometheus chromium

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from twisted.application.service import IService
 from twisted.python import usage
 
 from ktcpvs.control.where import ControlAddress, default_control, parse_control, parse_listening
 from ktcpvs.errors import BadAddress, Refusal
 from ktcpvs.model.expansion import parse_nameserver
-from ktcpvs.service import DaemonOptions, SwitchService
 from ktcpvs.status.where import parse_status
+from ktcpvs.system.limits import uncollected
 from ktcpvs.system.privileges import group_number, identity
 from ktcpvs.takeover.pid_file import PidFile
 
@@ -131,9 +132,12 @@ def _workers(text: str) -> int:
     return int(text)
 
 
-def makeService(options: Options) -> SwitchService:
+def makeService(options: Options) -> IService:
     """The switch that `options` describe."""
-    from twisted.internet import reactor
+    with uncollected():
+        from twisted.internet import reactor
+
+        from ktcpvs.service import DaemonOptions, SwitchService
 
     return SwitchService(
         DaemonOptions(

@@ -77,7 +77,7 @@ class Worker(ProcessProtocol):
             ours.setblocking(False)
             self.link = QuietAMP()  # type: ignore[no-untyped-call]
             reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, _OneLink(self.link))
-            program = [sys.executable, "-P", "-m", "ktcpvs.workers.worker", self.crew.reactor_name]
+            program = [sys.executable, "-P", "-m", "ktcpvs.workers", self.crew.reactor_name]
             descriptors = {0: "w", 1: "r", 2: "r", LINK: its.fileno()}
             process = reactor.spawnProcess(self, program[0], program, env=_environment(), childFDs=descriptors)
             self.pid = process.pid

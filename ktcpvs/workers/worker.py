@@ -1,6 +1,7 @@
 """A worker: a switch like any other, but its administrator is the supervisor, and its sockets are handed down to it.
 
-Started by the supervisor, which talks to it over descriptor LINK; when that link breaks it drains and ends.
+Started by the supervisor, as `python -m ktcpvs.workers REACTOR`, which talks to it over descriptor LINK; when that
+link breaks it drains and ends.
 """
 
 from __future__ import annotations
@@ -200,7 +201,3 @@ def run() -> None:
     reactor.callWhenRunning(worker.start)
     reactor.callWhenRunning(calm_collector)
     reactor.run(installSignalHandlers=False)
-
-
-if __name__ == "__main__":
-    run()

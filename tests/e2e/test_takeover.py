@@ -254,7 +254,7 @@ class Only:
     unit = CONNECTION
 
     def bind(self, service, previous):
-        if os.path.exists("{file}") and "ktcpvs.workers.worker" in sys.orig_argv:
+        if os.path.exists("{file}") and "ktcpvs.workers" in sys.orig_argv:
             os._exit(7)
         return WLC().bind(service, previous)
 

@@ -480,7 +480,7 @@ class Fatal:
     unit = CONNECTION
 
     def bind(self, service, previous):
-        if os.path.exists("{file}") and "ktcpvs.workers.worker" in sys.orig_argv:
+        if os.path.exists("{file}") and "ktcpvs.workers" in sys.orig_argv:
             print("the last words", end="", flush=True)
             os._exit(7)
         return WLC().bind(service, previous)

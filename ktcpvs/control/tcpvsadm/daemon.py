@@ -1,10 +1,12 @@
 """A command carried to the daemon, and its answer brought back.
 
-The only room of tcpvsadm that imports Twisted; it is entered only when a daemon is to be called.
+The only room of tcpvsadm that imports Twisted; it is entered only when a daemon is to be called. Most of a command's
+time goes into imports, so what only some commands need is imported by these.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
@@ -20,14 +22,7 @@ from twisted.python.failure import Failure
 from ktcpvs.control.client import NoAnswer, NotTrusted, Switch, connect
 from ktcpvs.control.tcpvsadm.options import Invocation
 from ktcpvs.control.tcpvsadm.outcome import Misuse, NoDaemon
-from ktcpvs.control.tcpvsadm.show import rates
-from ktcpvs.control.tcpvsadm.waiting import wait_until_drained, whole_address
 from ktcpvs.errors import BadAddress, NoSuchSetting, shorten
-from ktcpvs.model.describe import configuration
-from ktcpvs.model.difference import differences
-from ktcpvs.model.language.parser import parse
-from ktcpvs.model.table import Table
-from ktcpvs.system.names import service_port
 
 RATE_SECONDS = 1.0
 """Between the two looks of --rate."""
@@ -50,6 +45,7 @@ def carry_out(given: Invocation, control: str | None, text: str = "", source: st
 
     globalLogBeginner.beginLoggingTo([], discardBuffer=True, redirectStandardIO=False)
     reactor.callWhenRunning(begin)
+    gc.enable()
     reactor.run(installSignalHandlers=False)
     (result,) = outcome
     if isinstance(result, Failure):
@@ -139,6 +135,12 @@ _NETWORKS: dict[str, Callable[[Switch, Invocation, str], Coroutine[Any, Any, Non
 
 async def _differences(switch: Switch, text: str, source: str) -> list[str]:
     """What the configuration would change. Raises BadConfiguration."""
+    from ktcpvs.model.describe import configuration
+    from ktcpvs.model.difference import differences
+    from ktcpvs.model.language.parser import parse
+    from ktcpvs.model.table import Table
+    from ktcpvs.system.names import service_port
+
     after = configuration(parse(text, source, service_port).apply(Table()))
     table = await switch.table()
     return differences(table["services"], table["settings"], *after)
@@ -146,6 +148,8 @@ async def _differences(switch: Switch, text: str, source: str) -> list[str]:
 
 async def _drained(switch: Switch, given: Invocation) -> None:
     """The edit, and then waiting until nobody uses its server."""
+    from ktcpvs.control.tcpvsadm.waiting import wait_until_drained, whole_address
+
     ident, text = _server(given)
     address = await whole_address(switch, ident, text)
     await _EDITS[given.command.name](switch, given)
@@ -181,6 +185,8 @@ async def _watch(switch: Switch, given: Invocation) -> None:
 
 
 async def _rates(switch: Switch, ident: str | None) -> dict[str, Any]:
+    from ktcpvs.control.tcpvsadm.show import rates
+
     before, began = await switch.stats(ident), time.monotonic()
     await deferLater(reactor, RATE_SECONDS)
     after = await switch.stats(ident)

@@ -6,6 +6,7 @@ The command line and files are read before anybody is called; Twisted is importe
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -30,7 +31,10 @@ def run(check: Check | None = None) -> NoReturn:
     """The console script. check: what --check does."""
     # An exception, as KeyboardInterrupt is, would be lost in the reactor's loop.
     signal.signal(signal.SIGINT, lambda *_: os._exit(outcome.INTERRUPTED))
-    sys.exit(main(sys.argv[1:], os.environ, check))
+    gc.disable()  # while modules are imported: what they make stays, and looking through it takes a tenth of the time
+    status = main(sys.argv[1:], os.environ, check)
+    gc.freeze()  # nor does what ends need to be looked through: a sixth of the time
+    sys.exit(status)
 
 
 def main(argv: Sequence[str], environment: Mapping[str, str], check: Check | None = None) -> int:

@@ -1,0 +1,10 @@
+"""The process of a worker."""
+
+from __future__ import annotations
+
+from ktcpvs.system.limits import uncollected
+
+with uncollected():
+    from ktcpvs.workers.worker import run
+
+run()
