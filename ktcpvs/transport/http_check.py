@@ -21,9 +21,11 @@ from ktcpvs import __version__
 from ktcpvs.model.address import Address, Unix
 from ktcpvs.model.check import Check, NotWell
 
+HEAD_MOST = 1 << 16
+"""Bytes within which an answer's head must end, with all that stands before it: what has none costs time to read."""
+
 HEARD_MOST = 1 << 20
-"""Bytes of an answer that are read so that its connection can be kept; a longer one costs its connection, and if its
-head has not ended by then, it is none."""
+"""Bytes of an answer that are read so that its connection can be kept; a longer one costs its connection."""
 
 KEPT_SECONDS = 60
 """How long a connection is kept for the next check."""
@@ -33,10 +35,15 @@ class _Connection(HTTP11ClientProtocol):
     """Twisted's own would read heads, and all that may stand before them, without end."""
 
     _heard = 0
+    _is_answered = False
 
     def request(self, request: Any) -> Deferred[Any]:
-        self._heard = 0
+        self._heard, self._is_answered = 0, False
         answer: Deferred[Any] = super().request(request)
+        return answer.addBoth(self._answered)
+
+    def _answered(self, answer: Any) -> Any:
+        self._is_answered = True
         return answer
 
     def dataReceived(self, bytes: bytes) -> None:
@@ -45,6 +52,8 @@ class _Connection(HTTP11ClientProtocol):
             self.transport.abortConnection()  # type: ignore[union-attr]
         else:
             super().dataReceived(bytes)  # type: ignore[no-untyped-call]
+            if self._heard > HEAD_MOST and not self._is_answered:
+                self.transport.abortConnection()  # type: ignore[union-attr]
 
 
 class _Factory(_HTTP11ClientFactory):
@@ -146,6 +155,6 @@ def _unanswered(why: Failure) -> Failure:
         return why
     value: Any = why.value
     if any(one.check(ConnectionAborted) for one in value.reasons):
-        return Failure(NotWell(f"no answer: a head without an end, {HEARD_MOST} bytes of it"))
+        return Failure(NotWell(f"no answer: a head without an end, {HEAD_MOST} bytes of it"))
     reasons = [one.getErrorMessage() for one in value.reasons]
     return Failure(NotWell(f"no answer: {reasons[-1] if reasons else 'the connection was closed'}"))

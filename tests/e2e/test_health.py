@@ -84,13 +84,14 @@ def test_a_server_that_dies_and_comes_back(
     assert health(daemon)["reason"] == "1 checks have passed"
 
 
-def test_http_checks_keep_their_connection(daemon: Daemon, serve: Callable[..., SocketServer]) -> None:
+@pytest.mark.parametrize("length", [5, 500_000])
+def test_http_checks_keep_their_connection(daemon: Daemon, serve: Callable[..., SocketServer], length: int) -> None:
     heard: list[bytes] = []
 
     def answers(sock: socket.socket) -> None:
         while data := sock.recv(10_000):
             heard.append(data)
-            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
+            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % length + bytes(length))
 
     server = serve(answers)
     daemon.service("web", free_port(), server.address, check="http /check", **QUICK)
@@ -164,7 +165,7 @@ def test_a_server_that_never_comes_to_the_point_is_hung_up_on(
     server = serve(talks)
     daemon.service("s", free_port(), server.address, **{**QUICK, "check": "http /", "check_timeout": 3600})
     wait_for(lambda: not is_up(daemon))
-    assert health(daemon)["reason"] == "check: no answer: a head without an end, 1048576 bytes of it"
+    assert health(daemon)["reason"] == "check: no answer: a head without an end, 65536 bytes of it"
     wait_for(lambda: not server.living)
 
 

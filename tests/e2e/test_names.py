@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from nameserver import NameServer
 from servers import LOOPBACK, SocketServer, dial, free_port, program, read_all, speak_first, wait_for
 from twisted.names import dns
 
-from .harness import CALM, Daemon
+from .harness import CALM, TCPVSADM, Daemon, command, environment
 
 pytestmark = pytest.mark.e2e
 
@@ -141,16 +140,17 @@ def test_a_server_by_name_is_drained_and_waited_for_by_its_name(
     port = free_port()
     daemon.service("web", port, f"api.test:{there}", f"{HOSTS[2]}:{there}")
     becomes(port, *HOSTS)
-    with dial((LOOPBACK, port)) as client:
-        while client.recv(100).decode() == HOSTS[2]:
-            client.close()
-            client = stack.enter_context(dial((LOOPBACK, port)))
-        ending = threading.Timer(1.0, client.close)
-        ending.start()
-        said = daemon.adm("-e", "-i", "web", "-r", f"api.test:{there}", "-w", 0, "--wait").stdout
-        ending.join()
-    assert said.startswith("1 connection, oldest ")
-    assert said.endswith("drained\n")
+    client = stack.enter_context(dial((LOOPBACK, port)))
+    while client.recv(100).decode() == HOSTS[2]:
+        client = stack.enter_context(dial((LOOPBACK, port)))
+    words = [*command("tcpvsadm", TCPVSADM), "--control", daemon.control, "-e", "-i", "web", "-r", f"api.test:{there}"]
+    with subprocess.Popen(
+        [*words, "-w", "0", "--wait"], stdout=subprocess.PIPE, text=True, env=environment()
+    ) as waiting:
+        assert waiting.stdout is not None
+        assert waiting.stdout.readline().startswith("1 connection, oldest ")
+        client.close()
+        assert waiting.stdout.read() == "drained\n"
     assert served(port) == {HOSTS[2]}
 
 

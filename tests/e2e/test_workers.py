@@ -469,7 +469,7 @@ from ktcpvs.interfaces import CONNECTION, ISchedulerFactory
 from ktcpvs.schedulers.wlc import WLC
 from ktcpvs.workers import crew
 
-crew.ANSWER = 2.0
+crew.ANSWER = 4.0
 
 
 @implementer(IPlugin, ISchedulerFactory)
