@@ -85,6 +85,14 @@ _GP, _A, _T = 0, 8, 16
 def instructions(slot_of: int, targets: int, done: int, grants: int, events: int) -> bytes:
     """The byte code for the maps with these descriptors."""
 
+    tell: list[Line] = [  # a record to the ring: the slot, and the kind that stands behind it
+        map_by_fd(R1, events),
+        mov(R2, R10),
+        add(R2, _SLOT),
+        mov(R3, RECORD.size),
+        mov(R4, 0),  # wake the reader, unless it is reading
+        call(_RING_OUTPUT),
+    ]
     program: list[Line] = [
         mov(R6, R1),  # R6: the packet
         ldx(W, R7, R6, _LEN),  # R7: its length
@@ -130,12 +138,7 @@ def instructions(slot_of: int, targets: int, done: int, grants: int, events: int
         jeq(R3, R2, "redirect"),
         stx(DW, R8, _TOLD, R2),
         st(W, R10, _KIND, HALF_USED),  # tell (slot, HALF_USED)
-        map_by_fd(R1, events),
-        mov(R2, R10),
-        add(R2, _SLOT),
-        mov(R3, RECORD.size),
-        mov(R4, 0),  # wake the reader, unless it is reading
-        call(_RING_OUTPUT),
+        *tell,
         Label("redirect"),
         mov(R1, R6),  # the packet goes to targets[slot]
         map_by_fd(R2, targets),
@@ -148,12 +151,7 @@ def instructions(slot_of: int, targets: int, done: int, grants: int, events: int
         add(R1, R7),
         stx(DW, R8, _P, R1),
         st(W, R10, _KIND, PASSED),  # tell (slot, PASSED)
-        map_by_fd(R1, events),
-        mov(R2, R10),
-        add(R2, _SLOT),
-        mov(R3, RECORD.size),
-        mov(R4, 0),
-        call(_RING_OUTPUT),
+        *tell,
         ja("pass"),
         Label("count"),
         ldx(DW, R1, R8, _P),  # P += length; nobody waits to be told
@@ -195,12 +193,7 @@ def instructions(slot_of: int, targets: int, done: int, grants: int, events: int
         jne(R1, 0, "drop"),
         st(W, R8, _IS_BROKEN, 1),
         st(W, R10, _KIND, BROKEN),
-        map_by_fd(R1, events),
-        mov(R2, R10),
-        add(R2, _SLOT),
-        mov(R3, RECORD.size),
-        mov(R4, 0),
-        call(_RING_OUTPUT),
+        *tell,
         ja("drop"),
     ]
     return assemble(program)
