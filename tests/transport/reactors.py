@@ -179,14 +179,13 @@ def descriptors() -> int:
 
 
 def settled(thread: ReactorThread) -> int:
-    """How many descriptors there are when what was closing is closed, which takes the reactor a turn or two.
-
-    What earlier tests left as garbage goes first, or it would go while the test counts.
+    """How many descriptors there are when what was closing is closed, which takes the reactor a turn or two, and what
+    earlier tests left as garbage is collected; else it would go while the test counts.
     """
-    gc.collect()
     counts = [descriptors(), -1]
     while counts[-1] != counts[-2]:
         for _ in range(3):
             thread.run(deferLater, thread.reactor, 0.01)
+        gc.collect()
         counts.append(descriptors())
     return counts[-1]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import gc
 import hashlib
 import os
 import random
@@ -205,7 +204,6 @@ Make = Callable[..., Switch]
 def make(thread: ReactorThread) -> Iterator[Make]:
     """Makes switches in front of a server of their own. Nothing is left of them."""
     thread.failures.clear()
-    gc.collect()
     before = settled(thread)
     made: list[Switch] = []
 

@@ -530,7 +530,7 @@ def living() -> int:
 
 def test_nothing_holds_on_to_the_old_transport_nor_to_what_is_over(lines: Lines, watch: Watch) -> None:
     lines.line()
-    gc.collect()
+    settled(lines.thread)
     gc.disable()
     try:
         before = living()

@@ -714,7 +714,7 @@ def come_and_go(relays: Relays, ends: bool) -> None:
 @pytest.mark.parametrize("ends", [True, False])
 def test_nothing_holds_on_to_what_is_over(relays: Relays, ends: bool) -> None:
     relays.join()
-    gc.collect()
+    settled(relays.thread)
     gc.disable()
     try:
         before = living()

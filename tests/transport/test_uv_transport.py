@@ -432,7 +432,7 @@ def living() -> int:
 
 def test_nothing_holds_on_to_a_connection_that_is_over(lines: Lines) -> None:
     lines.line()
-    gc.collect()
+    settled(lines.thread)
     gc.disable()
     try:
         before = living()
