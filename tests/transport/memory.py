@@ -9,9 +9,9 @@ assert server.heard() == b"hello"
 
 from __future__ import annotations
 
-import contextlib
 import socket
 
+from servers import free_address
 from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
 from twisted.internet.protocol import ClientFactory
 from twisted.internet.testing import MemoryReactorClock, StringTransport
@@ -127,7 +127,7 @@ class World:
         assert self.context.reactor.getReaders(), "the service listens"
 
     def load(self, *lines: str, settings: str = "") -> None:
-        path = getattr(self, "_path", None) or _free_path()
+        path = getattr(self, "_path", None) or free_address()
         self._path = path
         text = f"global {{ {settings} }}\nVirtual s {{\nlisten = {path}\n" + "\n".join(lines) + "\n}\n"
         edit: Load = parse(text)
@@ -211,10 +211,3 @@ class World:
         self.director.end()
         self.director.stop()
         assert not self.reactor.getDelayedCalls()
-
-
-def _free_path() -> str:
-    """A port of loopback that nobody uses, for the one real thing here: the listening socket."""
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from servers import free_port
 from twisted.internet.testing import MemoryReactorClock
 
 from ktcpvs.errors import BadValue, Busy, CannotListen, CannotSave, NoSuchScheduler, Refusal
@@ -19,12 +20,6 @@ from ktcpvs.model.table import Table
 from ktcpvs.system.log import EventLog
 from ktcpvs.transport.context import Context, Descriptors
 from ktcpvs.transport.director import Director
-
-
-def free_port() -> int:
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Switch:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from memory import World
 from reactors import Lines, ReactorThread, descriptors, settled
-from servers import wait_for
+from servers import free_address, wait_for
 from twisted.internet.testing import MemoryReactorClock
 
 from ktcpvs.errors import BadValue
@@ -222,7 +222,7 @@ def test_stats_say_which_relay_serves(
     rich: Machine, tmp_path: Path, lines: tuple[str, ...], settings: str, relay: tuple[str, str]
 ) -> None:
     if not any(line.startswith("listen") for line in lines):
-        lines = (*lines, f"listen = {free()}")
+        lines = (*lines, f"listen = {free_address()}")
     rich.load(*(line.replace("FOLDER", str(tmp_path)) for line in lines), settings=settings)
     assert rich.stats() is None
     rich.does(StartService("web"))
@@ -232,20 +232,14 @@ def test_stats_say_which_relay_serves(
 NONE = {"copy": 0, "splice": 0, "kernel": 0}
 
 
-def free() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
-
-
 def test_servers_with_unix_sockets_only_leave_nothing_to_the_kernel(rich: Machine, tmp_path: Path) -> None:
-    rich.does(parse(f"Virtual web {{ listen = {free()} server = unix:{tmp_path}/server }}"))
+    rich.does(parse(f"Virtual web {{ listen = {free_address()} server = unix:{tmp_path}/server }}"))
     rich.does(StartService("web"))
     assert rich.stats() == {"in_use": "copy", "why": "kernel: not TCP", "joined": NONE}
 
 
 def test_a_setting_changes_what_serves_at_once(rich: Machine) -> None:
-    rich.load(f"listen = {free()}", settings="zerocopy_send = 0 relay_after = 7")
+    rich.load(f"listen = {free_address()}", settings="zerocopy_send = 0 relay_after = 7")
     rich.does(StartService("web"))
     live = rich.director.services["web"]
     assert (live.engine, live.engine_after) == ("copy", 7)
@@ -259,7 +253,7 @@ def test_what_ran_before_copies_where_its_relay_went_away(poor: Machine) -> None
     said: list[str] = []
     poor.context.log.warn = lambda form, **values: said.append(form.format(**values))  # type: ignore[method-assign]
     poor.director.is_strict = False
-    poor.load(f"listen = {free()}", "relay = kernel")
+    poor.load(f"listen = {free_address()}", "relay = kernel")
     poor.does(StartService("web"))
     poor.does(EditService("web", {"maxclients": 5}))
     assert poor.stats() == {"in_use": "copy", "why": f"kernel: {RIGHTS}", "joined": NONE}

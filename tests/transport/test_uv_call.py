@@ -80,7 +80,7 @@ def test_a_server_that_does_not_answer(thread: ReactorThread, deaf: tuple[str, i
     began = time.monotonic()
     with pytest.raises(TimeoutError):
         reach(thread, Inet(*deaf), 0.3)
-    assert time.monotonic() - began >= 0.3
+    assert round(time.monotonic() - began, 2) >= 0.3  # a loop may count whole milliseconds
 
 
 def test_a_call_that_is_given_up(thread: ReactorThread, deaf: tuple[str, int]) -> None:
