@@ -49,6 +49,13 @@ class Follower:
             Listener, self.context, name, sock, lambda: True, lambda client, _: accepted.append(client)
         )
 
+    def begins(self) -> socket.socket:
+        """A client who says hello, and whose handshake the old one knows but cannot end."""
+        let_only_syn_in(self.old.socket)
+        client = self.call(b"hello")
+        wait_for(lambda: handshakes(self.old.socket))
+        return client
+
     def retire(self) -> None:
         def retire() -> None:
             self.new.start()
@@ -91,9 +98,7 @@ def test_it_is_closed_at_once_when_nobody_is_on_the_way(follower: Follower, stac
 
 def test_a_handshake_that_has_begun_comes_to_its_end(follower: Follower, stack: contextlib.ExitStack) -> None:
     """Its last packet was late: the client says something, and says it again."""
-    let_only_syn_in(follower.old.socket)
-    client = stack.enter_context(follower.call(b"hello"))
-    wait_for(lambda: handshakes(follower.old.socket))
+    client = stack.enter_context(follower.begins())
     follower.retire()
     assert follower.fired == []
     wait_for(lambda: follower.fired)
@@ -107,9 +112,7 @@ def test_a_handshake_that_has_begun_comes_to_its_end(follower: Follower, stack: 
 
 
 def test_who_begins_meanwhile_finds_the_other_one(follower: Follower, stack: contextlib.ExitStack) -> None:
-    let_only_syn_in(follower.old.socket)
-    stack.enter_context(follower.call(b"hello"))
-    wait_for(lambda: handshakes(follower.old.socket))
+    stack.enter_context(follower.begins())
     follower.retire()
     stack.enter_context(follower.call())
     assert follower.fired == [None]
@@ -125,9 +128,7 @@ def test_a_handshake_that_does_not_end_is_not_waited_for_long(
     if not tells:
         monkeypatch.setattr(module, "handshakes", lambda _: None)
     monkeypatch.setattr(module, "deafen", lambda *_: None)  # its packets are lost for ever
-    let_only_syn_in(follower.old.socket)
-    client = stack.enter_context(follower.call(b"hello"))
-    wait_for(lambda: handshakes(follower.old.socket))
+    client = stack.enter_context(follower.begins())
     follower.retire()
     assert follower.fired == []
     wait_for(lambda: follower.fired)
@@ -137,9 +138,7 @@ def test_a_handshake_that_does_not_end_is_not_waited_for_long(
 
 
 def test_it_may_be_closed_before(follower: Follower, stack: contextlib.ExitStack) -> None:
-    let_only_syn_in(follower.old.socket)
-    stack.enter_context(follower.call(b"hello"))
-    wait_for(lambda: handshakes(follower.old.socket))
+    stack.enter_context(follower.begins())
     follower.retire()
     assert follower.fired == []
     follower.thread.run(follower.old.close)
