@@ -27,7 +27,7 @@ def test_the_checks_that_need_no_running(command: list[str]) -> None:
 def test_a_module_is_one_thing() -> None:
     sizes = {path: len(path.read_text().splitlines()) for path in MODULES}
     assert statistics.median(sizes.values()) <= 200
-    assert {path.name: size for path, size in sizes.items() if size > 450} == {}
+    assert {path.name: size for path, size in sizes.items() if size > 600} == {}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
