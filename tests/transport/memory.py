@@ -192,6 +192,11 @@ class World:
         for _ in range(seconds):
             self.reactor.advance(1)
 
+    def turns(self, count: int) -> None:
+        """So many turns of the reactor, in no time."""
+        for _ in range(count):
+            self.reactor.advance(0)
+
     def settle(self) -> None:
         while [peer for peer in self.peers if peer.settle()]:
             pass
