@@ -281,8 +281,8 @@ class Exchange(Retrying):
         self._answer = answer
         if self.server is not None and answer.status >= 500:
             self.service.health.failed(self.server.destination, f"status {answer.status}")
-        if answer.until_close:
-            self._last = True
+        if answer.until_close or (self._body is not None and not answer.keep_alive):
+            self._last = True  # the second: an early response, and the server will not hear the rest of the request
         choice = self.choice
         head = answer.head + choice.answer_lines if choice is not None else answer.head
         if answer.length is not None and answer.keep_alive and self.server is not None and message.method == b"GET":

@@ -96,7 +96,7 @@ class LingeringClose:
 
     def _is_sending(self) -> bool:
         settings, now = self._context.settings, self._context.wheel.now
-        still = self._discarded > 0 and now - self._heard < settings.linger_timeout
+        still = self._discarded > 0 and now - self._heard <= settings.linger_timeout
         return still and now - self._began < settings.linger_time
 
     def _is_taking(self) -> bool:

@@ -63,7 +63,7 @@ class ServerStream(Stream):
             exchange.server_lost(clean)
 
     def close(self) -> bool:
-        """Send what is buffered, then close; a server that takes none of it within `linger_timeout` seconds is reset."""
+        """Send what is buffered, then close; reset a server that does not take it within `linger_timeout` seconds."""
         is_closing = super().close()
         if not is_closing:
             self.pool.close_later(self)
