@@ -18,6 +18,9 @@ from typing import Any
 from ktcpvs.errors import CannotListen
 from ktcpvs.model.address import Address, Inet, Unix
 
+EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+"""Errors that say that this system has nothing left for one more connection."""
+
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """SO_LINGER: closing throws away what was not sent, and resets the connection."""
 

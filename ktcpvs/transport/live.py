@@ -330,7 +330,7 @@ class LiveService(Instead):
             return False
         descriptors = self.context.descriptors
         if not descriptors.are_free:
-            self.pool.close()  # idle connections to servers are the first to go
+            descriptors.close_idle()  # idle connections to servers are the first to go
             if listener is not None:
                 descriptors.waiting.add(listener)
             return False
@@ -363,7 +363,7 @@ class LiveService(Instead):
         connection = new_client(self, sock, peer)
         if connection is None:
             return
-        self.context.descriptors.take(connection.descriptors)
+        self.context.descriptors.take(connection.descriptors, connection.reserved)
         self.connections.add(connection)
         self.clients.add(1)
         self.total += 1
@@ -405,7 +405,7 @@ class LiveService(Instead):
                 bytes_in=bytes_in,
                 bytes_out=bytes_out,
             )
-        self.context.descriptors.give(connection.descriptors)
+        self.context.descriptors.give(connection.descriptors, connection.reserved)
         if self.listener is not None:
             self.listener.resume()
         elif not self.connections:

@@ -84,24 +84,25 @@ class ServerStream(Stream):
 
 
 class Pool:
-    """All server connections of one service. open: how many there are, idle ones included. kept: the idle ones, the
-    most recently used last."""
+    """All server connections of one service. open: how many there are, idle ones and those being made included. kept:
+    the idle ones, the most recently used last."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self.kept: dict[Destination, list[ServerStream]] = {}
         self._sweeping = False
         self.open = 0
+        context.descriptors.pools.add(self)
 
     def opened(self) -> None:
-        """One more connection is open."""
+        """One more connection is being made."""
         self.open += 1
-        self._context.descriptors.take(1)
+        self._context.descriptors.take_server()
 
     def closed(self) -> None:
-        """One of them is closed."""
+        """One of them is closed, or could not be made."""
         self.open -= 1
-        self._context.descriptors.give(1)
+        self._context.descriptors.give_server()
 
     def close_later(self, stream: ServerStream) -> None:
         """Reset a connection that is closing, unless it is closed within `linger_timeout` seconds."""
