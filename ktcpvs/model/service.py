@@ -137,7 +137,8 @@ class VirtualService:
     """A virtual service. The optional numbers are None where they were never given.
 
     maxclients: the most client connections at once; 0: as many as the descriptor limit allows.
-    balance: names a scheduler that decides per connection.
+    balance: names a scheduler that decides per connection; it chooses among the servers of a rule, or among all servers
+    of a service without rules.
     fallback: names a scheduler that is shown no more than the service's own; or NO_FALLBACK.
     redirect: used when the scheduler finds no server; None: the client is refused instead.
     tests: what it must do; a change by which it would not is refused.
@@ -149,7 +150,10 @@ class VirtualService:
         read_word, DEFAULT_SCHEDULER, "the scheduler plugin that chooses servers", shown=True, check=_scheduler
     )
     balance: str = option(
-        read_word, "wlc", "the scheduler that chooses among the servers of one rule", check=_scheduler
+        read_word,
+        "wlc",
+        "the scheduler that chooses among the servers of a rule, or of a service without rules",
+        check=_scheduler,
     )
     fallback: str = option(
         read_word,

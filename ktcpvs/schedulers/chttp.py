@@ -17,7 +17,7 @@ from zope.interface import implementer
 from ktcpvs.interfaces import EACH_REQUEST, IBindsInSteps, IScheduler, ISchedulerFactory
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import Choice, Considered, Request, ServiceView
-from ktcpvs.schedulers.content import BoundRules
+from ktcpvs.schedulers.content import NO_RULE, BoundRules
 
 COOKIE = "KTCPVS_SID"
 NAMES_MAX = 8
@@ -45,10 +45,13 @@ class BoundCHTTP(BoundRules):
         key = hashlib.blake2b(service.key).digest()
         self._names = {destination: name_of(destination, key) for destination in service.destinations}
         self._named = {name: destination for destination, name in self._names.items()}
-        self._servers = [frozenset(rule.destinations) for rule in service.rules]
+        self._servers = [frozenset(rule.destinations) for rule in self.rules]
         secure = "; Secure" if service.config.cookie_secure == "on" else ""
         self._set_cookie = f"Set-Cookie: {COOKIE}=%b; Path=/; HttpOnly; SameSite=Lax{secure}\r\n".encode()
-        self._kept = [f"rule {rule.number}, by the client's cookie" for rule in service.rules]
+        self._kept = [
+            f"{'no rules' if rule.number == NO_RULE else f'rule {rule.number}'}, by the client's cookie"
+            for rule in self.rules
+        ]
 
     def choose(self, request: Request) -> Any:
         place = self.place(request)

@@ -151,6 +151,20 @@ def bodies(port: int, path: str, count: int = 40) -> set[str]:
 # One switch.
 
 
+@pytest.mark.parametrize("scheduler", ["phttp", "chttp"])
+def test_a_service_without_rules_uses_all_its_servers(daemon: Daemon, serve: Serve, scheduler: str) -> None:
+    """In all workers, and live, as its first rule is added and its last one is deleted."""
+    a, b = (serve(speaks_http(name)).address for name in (b"a", b"b"))
+    port = free_port()
+    daemon.service("s", port, a, b, scheduler=scheduler)
+    assert bodies(port, "/x") == {"a", "b"}
+    daemon.call("add_rule", "s", "^/x", b)
+    assert bodies(port, "/x") == {"b"}
+    assert get(port, "/y")[0].split()[1] == "503"
+    daemon.call("delete_rule", "s", "^/x", b)
+    assert bodies(port, "/y") == {"a", "b"}
+
+
 def test_the_load_is_that_of_all_workers_together(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
     """Whichever worker serves a client, it gets the server that is the least loaded of all; and the counts add up."""
     names = ("a", "b", "c", "d")

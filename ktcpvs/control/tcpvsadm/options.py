@@ -123,7 +123,7 @@ OPTIONS: dict[str, Option] = {
     for option in (
         Option("ident", "i", "ID", "name of the virtual service"),
         Option("scheduler", "s", "SCHED", "scheduler, see --schedulers (default: http)"),
-        Option("balance", None, "SCHED", "scheduler among the servers of one rule (default: wlc)"),
+        Option("balance", None, "SCHED", "scheduler among the servers of a rule (default: wlc)"),
         Option("listen", "l", "ADDR[:PORT]", "where the service listens (default: 0.0.0.0:8080)"),
         Option("port", "P", "PORT", "port where it listens, a number or the name of a service"),
         Option("redirect", None, "ADDR", "last resort when there is no server; none: refuse instead"),
