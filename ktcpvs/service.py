@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from attrs import frozen
@@ -17,7 +17,7 @@ from twisted.internet.task import LoopingCall
 from ktcpvs import __version__
 from ktcpvs.control.entrances import Entrances
 from ktcpvs.control.guard import Guard
-from ktcpvs.control.server import ControlFactory
+from ktcpvs.control.server import ControlFactory, fitting
 from ktcpvs.control.where import ControlAddress
 from ktcpvs.errors import CannotListen, Refusal
 from ktcpvs.manager import Manager
@@ -156,6 +156,7 @@ class SwitchService(Service):
                 self._entrances.open()
                 self._status.open()
                 self._load(state)
+                self._log_warnings(self.director.warnings(edits.StartService(), self.director.table))
         except BaseException:
             self._entrances.close()
             self._status.close()
@@ -210,6 +211,10 @@ class SwitchService(Service):
             self.director.save = state.save  # not before all runs: a start that fails leaves no half of it behind
             if saved is None:
                 self._finished(state.save(self.director.table))
+
+    def _log_warnings(self, warnings: Sequence[str]) -> None:
+        for line in fitting(warnings):
+            self.log.warn("warning: {line}", line=line)
 
     def _run_again(self, table: Table) -> None:
         """A table that ran before runs again; the log tells what is wrong with it."""
@@ -334,13 +339,14 @@ class SwitchService(Service):
     async def _load_again(self, config: str) -> None:
         self._manager.reloading()
         try:
-            await self.director.submit(read_configuration(config, service_port))
+            warnings = await self.director.submit(read_configuration(config, service_port))
         except Exception as error:
             what = f"nothing is changed: {error}"
             self.log.warn("SIGHUP: {what}", what=what)
         else:
             what = f"{config} is loaded"
             self.log.event(ANNOUNCE, "SIGHUP: {what}", what=what)
+            self._log_warnings(warnings)
         self._manager.reloaded(what)
 
     # The end.

@@ -33,6 +33,9 @@ from ktcpvs.system.names import service_port
 MAX_CONNECTIONS = 64
 """Control connections at once."""
 
+MAX_WARNINGS = 50
+"""The most warnings in the answer to one edit, in lines."""
+
 SOURCE_LENGTH = 255
 """The most characters of a configuration's name that its errors repeat."""
 
@@ -43,8 +46,8 @@ MAX_CONFIGURATION = 64 << 20
 class Switch(Protocol):
     """What the control service administers."""
 
-    def submit(self, edit: edits.Edit) -> Deferred[None]:
-        """Carry an edit out; fails with a Refusal."""
+    def submit(self, edit: edits.Edit) -> Deferred[Sequence[str]]:
+        """Carry an edit out; fires with warnings about it, a line each; fails with a Refusal."""
 
     def view(self, name: str, ident: str | None) -> Any:
         """A look, as plain data, or a Deferred of it; raises a Refusal."""
@@ -83,8 +86,8 @@ class Administrator(Door):
         edit = make()
         if self.who:
             self._log.event(levels.CONFIGURATION, "{who} asks for {name}", who=self.who, name=edit.name)
-        await self._switch.submit(edit)
-        return {}
+        warnings = await self._switch.submit(edit)
+        return {"warnings": fitting(warnings)} if warnings else {}
 
     async def _answered(self, work: Awaitable[dict[str, Any]]) -> dict[str, Any]:
         try:
@@ -269,6 +272,19 @@ class ControlFactory(ServerFactory):
         """End all control connections, when what was answered has gone out."""
         for administrator in list(self.connections):
             administrator.close()
+
+
+def fitting(lines: Sequence[str]) -> list[str]:
+    """The first of these lines, as many as fit into one answer; then a line that says how many are left out."""
+    found: list[str] = []
+    size = 0
+    for line in lines[:MAX_WARNINGS]:
+        size += len(line.encode()) + 2
+        if size > commands.PAGE:
+            break
+        found.append(line)
+    left = len(lines) - len(found)
+    return [*found, f"{left} more warnings are left out; 'tcpvsadm --check FILE' prints all"] if left else found
 
 
 def _address(text: str) -> Address:

@@ -14,7 +14,17 @@ from typing import Any
 
 from zope.interface import implementer
 
-from ktcpvs.interfaces import EACH_REQUEST, IBindsInSteps, IScheduler, ISchedulerFactory
+from ktcpvs.interfaces import (
+    EACH_REQUEST,
+    USES_BALANCE,
+    USES_COOKIE,
+    USES_MATCH,
+    USES_RULES,
+    IBindsInSteps,
+    IScheduler,
+    ISchedulerFactory,
+    IUsesOptions,
+)
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import Choice, Considered, Request, ServiceView
 from ktcpvs.schedulers.content import NO_RULE, BoundRules
@@ -116,12 +126,13 @@ def _cookies(lines: bytes) -> tuple[list[bytes], bytes | None]:
     return fields, without if fields else None
 
 
-@implementer(ISchedulerFactory, IBindsInSteps)
+@implementer(ISchedulerFactory, IBindsInSteps, IUsesOptions)
 class CHTTP:
     """Per request, sticky: like phttp, and a cookie keeps a client at its server."""
 
     name = "chttp"
     unit = EACH_REQUEST
+    uses = frozenset((USES_RULES, USES_MATCH, USES_BALANCE, USES_COOKIE))
 
     def bind(self, service: ServiceView, previous: IScheduler | None) -> BoundCHTTP:
         return BoundCHTTP(service, previous)
