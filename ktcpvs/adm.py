@@ -13,8 +13,8 @@ def run() -> NoReturn:
     main.run(check_configuration)
 
 
-def check_configuration(text: str, source: str) -> Sequence[str]:
+def check_configuration(text: str, source: str, allow_empty: bool) -> Sequence[str]:
     """As ktcpvs.offline does, which is imported only for that."""
     from ktcpvs.offline import check_configuration as check
 
-    return check(text, source)
+    return check(text, source, allow_empty)

@@ -18,8 +18,9 @@ from ktcpvs.transport.director import Director
 from ktcpvs.transport.live import LiveService
 
 
-def check_configuration(text: str, source: str) -> Sequence[str]:
-    """Read it, bind each service's schedulers, and run its tests. source: its name in messages.
+def check_configuration(text: str, source: str, allow_empty: bool) -> Sequence[str]:
+    """Read it, bind each service's schedulers, and run its tests. source: its name in messages. allow_empty: as for
+    `parse`.
 
     Returns warnings about what it configures and has no effect, a line each.
     Runs the reactor, so it can be called once in a process. Raises a Refusal, as a daemon would answer with.
@@ -30,7 +31,7 @@ def check_configuration(text: str, source: str) -> Sequence[str]:
     outcome: list[Any] = []
 
     async def judge() -> Sequence[str]:
-        edit = parse(text, source, service_port)
+        edit = parse(text, source, service_port, allow_empty=allow_empty)
         table = edit.apply(Table())
         context = Context(reactor, EventLog())
         director = Director(context)

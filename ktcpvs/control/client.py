@@ -137,7 +137,8 @@ class Switch:
     async def edit_server(
         self, ident: str, address: str, weight: int | None = None, maxconn: int | None = None
     ) -> list[str]:
-        """weight: 0..65535; None: 1. maxconn: the most connections at once, 0: no such limit; None: as it is."""
+        """Change what is given. weight: 0..65535. maxconn: the most connections at once, 0: no such limit. None: as it
+        is."""
         return await self.edit(commands.EditServer, ident=ident, address=address, weight=weight, maxconn=maxconn)
 
     async def delete_server(self, ident: str, address: str) -> list[str]:
@@ -181,11 +182,20 @@ class Switch:
         """Stop all services, drain, end the daemon."""
         return await self.edit(commands.Unload)
 
-    async def load(self, text: str, source: str = "<text>", confirm: int | None = None) -> list[str]:
+    async def load(
+        self,
+        text: str,
+        source: str = "<text>",
+        confirm: int | None = None,
+        start: str | None = None,
+        allow_empty: bool = False,
+    ) -> list[str]:
         """Put a configuration in the table's place; `source` names it in errors. confirm: it is undone after so many
-        seconds unless `confirm` is called; None: it stays."""
+        seconds unless `confirm` is called; None: it stays. start: "new" starts the services that were not in the table
+        before, "all" all services of the text; None starts none. allow_empty: False refuses a text in which there is
+        nothing but comments."""
         await self._upload(text)
-        return await self.edit(commands.Load, source=source, confirm=confirm)
+        return await self.edit(commands.Load, source=source, confirm=confirm, start=start, allow_empty=allow_empty)
 
     async def confirm(self) -> list[str]:
         """What was loaded on trial stays."""

@@ -69,7 +69,7 @@ class AddServer(_Edit):
 
 
 class EditServer(_Edit):
-    """maxconn: the most connections at once, 0: no such limit, left out: as it is."""
+    """Changes what is given and keeps the rest. maxconn: the most connections at once, 0: no such limit."""
 
     arguments = [
         (b"ident", amp.Unicode()),
@@ -147,9 +147,16 @@ class Upload(_Command):
 
 class Load(_Edit):
     """Put the uploaded text in the table's place, as one step. source: its name in errors. confirm: it is undone after
-    so many seconds unless Confirm comes; left out, 0: it stays."""
+    so many seconds unless Confirm comes; left out, 0: it stays. start: which services it starts: "nothing", "new"
+    (those that were not in the table before) or "all"; left out: nothing. allow_empty: load a text in which there is
+    nothing but comments; left out: it is refused."""
 
-    arguments = [(b"source", amp.Unicode()), (b"confirm", amp.Integer(optional=True))]
+    arguments = [
+        (b"source", amp.Unicode()),
+        (b"confirm", amp.Integer(optional=True)),
+        (b"start", amp.Unicode(optional=True)),
+        (b"allow_empty", amp.Boolean(optional=True)),
+    ]
 
 
 class Confirm(_Edit):

@@ -120,14 +120,14 @@ class Administrator(Door):
     def add_server(
         self, ident: str, address: str, weight: int | None = None, maxconn: int | None = None
     ) -> Deferred[dict[str, Any]]:
-        return self._edit(lambda: edits.AddServer(ident, _address(address), _weight(weight), maxconn or 0))
+        new = 1 if weight is None else weight
+        return self._edit(lambda: edits.AddServer(ident, _address(address), new, maxconn or 0))
 
     @commands.EditServer.responder
     def edit_server(
         self, ident: str, address: str, weight: int | None = None, maxconn: int | None = None
     ) -> Deferred[dict[str, Any]]:
-        new = _weight(weight) if maxconn is None else weight  # maxconn alone keeps the weight
-        return self._edit(lambda: edits.EditServer(ident, _address(address), new, maxconn))
+        return self._edit(lambda: edits.EditServer(ident, _address(address), weight, maxconn))
 
     @commands.DeleteServer.responder
     def delete_server(self, ident: str, address: str) -> Deferred[dict[str, Any]]:
@@ -186,9 +186,16 @@ class Administrator(Door):
         return {}
 
     @commands.Load.responder
-    def load(self, source: str, confirm: int | None = None) -> Deferred[dict[str, Any]]:
+    def load(
+        self, source: str, confirm: int | None = None, start: str | None = None, allow_empty: bool | None = None
+    ) -> Deferred[dict[str, Any]]:
         data = self._take_upload()
-        return self._edit(lambda: evolve(_load(data, shorten(source, SOURCE_LENGTH)), confirm=confirm or 0))
+
+        def make() -> edits.Edit:
+            read = _load(data, shorten(source, SOURCE_LENGTH), bool(allow_empty))
+            return evolve(read, confirm=confirm or 0, start=start or edits.START_NOTHING)
+
+        return self._edit(make)
 
     @commands.Confirm.responder
     def confirm(self) -> Deferred[dict[str, Any]]:
@@ -291,10 +298,6 @@ def _address(text: str) -> Address:
     return parse_address(text, service_port)
 
 
-def _weight(given: int | None) -> int:
-    return 1 if given is None else given
-
-
 def _set(changes: list[dict[str, str]]) -> edits.Edit:
     values = {change["name"]: change["value"] for change in changes}
     unload = values.pop("unload", None)
@@ -305,10 +308,10 @@ def _set(changes: list[dict[str, str]]) -> edits.Edit:
     return edits.Unload() if unload == "1" else edits.Set(values)
 
 
-def _load(data: bytearray | None, source: str) -> edits.Load:
+def _load(data: bytearray | None, source: str, allow_empty: bool) -> edits.Load:
     if data is None:
         raise NoConfiguration("no configuration was sent")
-    return parse(_text(data, source), source, service_port)
+    return parse(_text(data, source), source, service_port, allow_empty=allow_empty)
 
 
 def _networks(data: bytearray | None) -> Networks:

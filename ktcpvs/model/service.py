@@ -281,10 +281,9 @@ class VirtualService:
 
     def with_weight(self, address: Address, weight: int | None, maxconn: int | None = None) -> VirtualService:
         """weight, maxconn: None keeps what it is."""
-        before = self.server(address)
-        changed = RealServer(
-            address, before.weight if weight is None else weight, before.maxconn if maxconn is None else maxconn
-        )
+        pairs = (("weight", weight), ("maxconn", maxconn))
+        given: dict[str, Any] = {name: value for name, value in pairs if value is not None}
+        changed = evolve(self.server(address), **given)
         return evolve(self, servers=_replaced(self.servers, changed, lambda known: known.address == address))
 
     def without_server(self, address: Address) -> VirtualService:

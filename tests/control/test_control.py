@@ -184,6 +184,28 @@ def test_an_edit_returns_the_warnings_about_it(daemon: Daemon, ask: Ask, work: A
     assert [words in line for line in warnings] == [True] * (words is not None)
 
 
+def test_an_empty_configuration_is_refused_unless_that_is_meant(daemon: Daemon, ask: Ask) -> None:
+    ask(lambda s: s.load("Virtual web { }"))
+    for text in ("", "# nothing\n"):
+        with pytest.raises(errors.BadConfiguration, match=r"^site\.conf: the configuration is empty, and would delete"):
+            ask(lambda s, text=text: s.load(text, "site.conf"))
+        assert list(daemon.director.table.services) == ["web"]
+    ask(lambda s: s.load("", allow_empty=True))
+    assert daemon.director.table.services == {}
+
+
+def test_a_load_may_start_services(daemon: Daemon, ask: Ask) -> None:
+    old, new = (f"Virtual {ident} {{ listen = {free_address()} }}\n" for ident in ("old", "new"))
+    ask(lambda s: s.load(old))
+    ask(lambda s: s.load(old + new, start="new"))
+    assert daemon.director.table.running == {"new"}
+    with pytest.raises(errors.BadValue):
+        ask(lambda s: s.load(old + new, start="some"))
+    ask(lambda s: s.load(old + new, start="all"))
+    assert daemon.director.table.running == {"old", "new"}
+    daemon.director.end()
+
+
 def test_many_warnings_fit_into_one_answer(ask: Ask) -> None:
     text = "".join(f"Virtual {number}{'é' * 120} {{ }}\n" for number in range(200))
     warnings = ask(lambda s: s.load(text))

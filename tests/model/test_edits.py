@@ -366,6 +366,28 @@ def test_load_keeps_what_runs_and_is_still_there():
     assert Load({"mail": MAIL}).apply(TABLE) == Table.of([MAIL])
 
 
+def test_load_starts_nothing_what_is_new_or_all():
+    services = {"new": VirtualService("new"), "mail": MAIL, "web": CHANGED}
+    assert TABLE.running == {"web"}
+    assert Load(services).apply(TABLE).running == {"web"}
+    assert Load(services, start="new").apply(TABLE).running == {"web", "new"}
+    assert Load(services, start="all").apply(TABLE).running == {"web", "new", "mail"}
+    with pytest.raises(BadValue, match=r"^start = some: expected one of nothing, new, all$"):
+        Load(services, start="some")
+
+
+@pytest.mark.parametrize(
+    ("edit", "server"),
+    [
+        (EditServer("web", R1), RealServer(R1, 5, 9)),
+        (EditServer("web", R1, weight=0), RealServer(R1, 0, 9)),
+        (EditServer("web", R1, maxconn=0), RealServer(R1, 5, 0)),
+    ],
+)
+def test_an_edit_of_a_server_keeps_what_is_not_given(edit, server):
+    assert after(EditServer("web", R1, 5, 9), edit, table=TABLE).service("web").server(R1) == server
+
+
 def test_the_example_of_the_readme():
     def server(text):
         return parse_address(text)

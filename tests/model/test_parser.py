@@ -69,6 +69,8 @@ def test_the_example_is_read_as_it_stands():
     [
         pytest.param(ONE_LINE, id="one line"),
         pytest.param(EXAMPLE.replace("\n", "\r\n"), id="CRLF"),
+        pytest.param(EXAMPLE.replace("\n", "\r"), id="CR"),
+        pytest.param("# a comment\r" + EXAMPLE.replace("\n", "\r"), id="CR, a comment first"),
         pytest.param(EXAMPLE.replace("    ", "\t"), id="tabs"),
         pytest.param("\n".join(ONE_LINE.split()), id="one token a line"),
         pytest.param(EXAMPLE.replace("\n", ' # a } comment { = "\n'), id="comments"),
@@ -389,3 +391,19 @@ def test_a_damaged_configuration_is_a_load_or_a_bad_configuration(table, data):
 
 def test_a_byte_order_mark_is_passed_over() -> None:
     assert list(parse("\ufeffVirtual web { }").services) == ["web"]
+
+
+EMPTY = "f: the configuration is empty, and would delete all services; to do that, use 'tcpvsadm -f FILE --allow-empty'"
+
+
+@pytest.mark.parametrize("text", ["", "\n", "# nothing\n", "\ufeff#\r#\r\n", "TCP Virtual Server version 0.1.0\n\n"])
+def test_a_text_with_nothing_but_comments_is_refused_unless_it_may_be_empty(text):
+    with pytest.raises(BadConfiguration) as refused:
+        parse(text, "f", allow_empty=False)
+    assert str(refused.value) == EMPTY
+    assert parse(text, "f").services == {}
+
+
+@pytest.mark.parametrize("text", ["global { }", "Virtual s { }"])
+def test_a_text_that_says_something_is_not_empty(text):
+    assert parse(text, "f", allow_empty=False) == parse(text, "f")

@@ -108,7 +108,11 @@ def _server(given: Invocation) -> tuple[str, str]:
 
 def _loading(given: Invocation) -> dict[str, Any]:
     """How a configuration is loaded."""
-    return {"confirm": _number(given, "confirm")}
+    return {
+        "confirm": _number(given, "confirm"),
+        "start": "new" if "start" in given.values else None,
+        "allow_empty": "allow-empty" in given.values,
+    }
 
 
 def _rule(given: Invocation) -> tuple[str, str, str]:

@@ -23,8 +23,9 @@ STDIN = "<stdin>"
 LONGEST_MESSAGE = 4000
 
 
-Check = Callable[[str, str], Sequence[str]]
-"""Judges a configuration: its text, and its name in messages. Returns warnings, a line each. Raises a Refusal."""
+Check = Callable[[str, str, bool], Sequence[str]]
+"""Judges a configuration: its text, its name in messages, and whether it may be empty. Returns warnings, a line each.
+Raises a Refusal."""
 
 
 def run(check: Check | None = None) -> NoReturn:
@@ -84,7 +85,7 @@ def _answer(given: Invocation, environment: Mapping[str, str], check: Check | No
     if name == "check":
         if check is None:
             raise Refusal("this installation cannot judge a configuration without a daemon")
-        for line in check(text, source):
+        for line in check(text, source, "allow-empty" in given.values):
             _warn(line)
         return ""
     from ktcpvs.control.tcpvsadm.daemon import carry_out

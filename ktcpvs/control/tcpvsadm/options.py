@@ -29,7 +29,7 @@ class Option:
 
 @frozen
 class Command:
-    """required, optional: names of options. meaning: for --help.
+    """required, optional: names of options, or of the command `start`, given as an option. meaning: for --help.
 
     words: what its words are called in --help; least, most: how many there are, most None: any number.
     first_is_value: the first word is the value of the option itself, as in `-f FILE`.
@@ -55,6 +55,7 @@ _RULE = ("ident", "pattern", "real-server")
 _BALANCE = ("weight", "maxconn")
 _CHANGE = (*_BALANCE, "wait")
 _REQUEST = ("header", "from", "json")
+_LOADING = ("start", "confirm", "allow-empty")
 
 COMMANDS: dict[str, Command] = {
     command.name: command
@@ -90,13 +91,13 @@ COMMANDS: dict[str, Command] = {
         ),
         Command(
             "load-configfile", "f", "put a configuration file in the table's place, whole or not at all",
-            (), ("confirm",), words="FILE", least=1, most=1, first_is_value=True,
+            (), _LOADING, words="FILE", least=1, most=1, first_is_value=True,
         ),
-        Command("restore", None, "the same, from standard input", (), ("confirm",)),
+        Command("restore", None, "the same, from standard input", (), _LOADING),
         Command("confirm", None, "keep what -f --confirm TIME has put in force on trial"),
         Command(
             "check", None, "judge a configuration file without a daemon, its tests included",
-            words="FILE", least=1, most=1, first_is_value=True,
+            (), ("allow-empty",), words="FILE", least=1, most=1, first_is_value=True,
         ),
         Command(
             "diff", None, "say what -f would change, a line each; exit status 4 if anything",
@@ -134,6 +135,7 @@ OPTIONS: dict[str, Option] = {
         Option("pattern", "p", "REGEX", "searched in the path and query of a request"),
         Option("match", "m", "N", "group of the pattern whose text is hashed, 0..10"),
         Option("confirm", None, "TIME", "undo it after 60s or 5m, unless 'tcpvsadm --confirm' comes"),
+        Option("allow-empty", None, None, "load an empty file too, which deletes all services"),
         Option("wait", None, None, "say who is left, until the server is drained"),
         Option("only", None, None, "in the place of those that were there"),
         Option("numeric", "n", None, "ports in numbers, host names as addresses"),
@@ -205,6 +207,9 @@ def read_arguments(argv: Sequence[str]) -> Invocation:
             del values["confirm"]
         else:
             values["confirm"] = _trial_time(given[0], words, values["confirm"])
+    if COMMANDS["start"] in given and any("start" in command.optional for command in given):
+        given.remove(COMMANDS["start"])
+        values["start"] = ""
     if len(given) > 1:
         one, two = (command.name for command in given[:2])
         raise Misuse(f"The '{one}' command is given twice" if one == two else f"Two commands: '{one}' and '{two}'")
