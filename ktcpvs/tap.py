@@ -27,7 +27,7 @@ class Options(usage.Options):
     optParameters = [
         ["config", "c", None, "Load this configuration file at each start and at SIGHUP, and start its services."],
         ["status", None, None, "Serve a status page and metrics here, as tcp:9109, on loopback. [default: nowhere]"],
-        ["state", "s", None, "Keep the table in this file after every change; later starts take it from there, not from --config."],
+        ["state", "s", None, "Keep the table in this file; later starts begin with it, and not with --config."],
         [
             "workers",
             "w",
