@@ -35,6 +35,7 @@ RULES, MATCH, WEIGHT = "rules", "match", "weight"
 
 POOL_OPTIONS = ("startservers", "minspareservers", "maxspareservers")
 FORWARDING_OPTIONS = ("forwarded", "x_forwarded_for", "x_forwarded_proto", "x_forwarded_host", "via")
+REQUEST_OPTIONS = ("first_byte_timeout",)
 HEAD_OPTIONS = ("client_head", "client_head_rate")
 CHECK_OPTIONS = ("check_interval", "check_timeout", "check_rise", "check_fall")
 EJECT_OPTIONS = ("eject_time", "eject_share")
@@ -146,6 +147,10 @@ def _about_scheduler(service: VirtualService, scheduler: Any, balance: Any) -> I
             )  # fmt: skip
     if scheduler.unit != EACH_REQUEST and (given := _given(service, FORWARDING_OPTIONS)):
         yield f"{_have(given)} no effect: {name} passes requests on unchanged; phttp and chttp add header fields", (
+            "scheduler", *given,
+        )  # fmt: skip
+    if scheduler.unit != EACH_REQUEST and (given := _given(service, REQUEST_OPTIONS)):
+        yield f"{_have(given)} no effect: {name} relays whole connections; phttp and chttp decide per request", (
             "scheduler", *given,
         )  # fmt: skip
     if scheduler.unit == CONNECTION and (given := _given(service, HEAD_OPTIONS)):
