@@ -57,7 +57,7 @@ def _listen(current: Address, listen: Address | None, port: int | None) -> Addre
     if port is not None and listen.port not in (None, port):
         raise BadValue(f"listen {listen} and port {port} do not agree")
     if listen.port is None and port is None and not isinstance(current, Inet):
-        raise BadAddress(f"{listen}: a port is wanted, as in {listen}:80")
+        raise BadAddress(f"{listen}: missing port (example: {listen}:80)")
     return listen.with_port(port or (current.port if isinstance(current, Inet) else None))
 
 

@@ -200,6 +200,10 @@ SAID = [
     (["--diff=site.conf"], "diff", {}, ("site.conf",)),
     (["-d", "-i", "web", "-r", "r1", "--wait"], "delete-server", {"ident": "web", "real-server": "r1", "wait": ""}, ()),
     (["-F"], "flush", {}, ()),
+    (["-C"], "flush", {}, ()),
+    (["-L", "--connection"], "list", {"connections": ""}, ()),
+    (["-S"], "save", {}, ()),
+    (["-R"], "restore", {}, ()),
     (["--start", "-i", "http"], "start", {"ident": "http"}, ()),
     # Short options in one word, values with and without a space.
     (["-L", "-n"], "list", {"numeric": ""}, ()),
@@ -262,6 +266,24 @@ COMPLAINTS = [
     (["-\x1b"], r"Unknown option '-\x1b'"),
     (["---list"], "Unknown option '---list'"),
     (["--=x"], "Unknown option '--'"),
+    (["--wieght", "2"], "Unknown option '--wieght'; did you mean '--weight'?"),
+    (["--lst"], "Unknown option '--lst'; did you mean '--list'?"),
+    # Habits of ipvsadm.
+    (
+        ["-A", "-t", "10.0.0.1:80", "-s", "wlc"],
+        "Unknown option '-t': a service is named with -i ID and listens at -l ADDR:PORT",
+    ),
+    (
+        ["-A", "--tcp-service", "x"],
+        "Unknown option '--tcp-service': a service is named with -i ID and listens at -l ADDR:PORT",
+    ),
+    (
+        ["-a", "-i", "web", "-r", "x", "-g"],
+        "Unknown option '-g': connections are always relayed, so there is no packet-forwarding method to choose",
+    ),
+    (["-Lc"], "Unknown option '-c': use --connections"),
+    (["-e", "-x", "5"], "Unknown option '-x': use --maxconn N"),
+    (["--clear"], "Unknown option '--clear': use -F, --flush"),
     (["-f", "x", "--start", "-i", "web"], "Illegal 'ident' option with the 'load-configfile' command"),
     (["-f", "x", "--start", "--start"], "Two commands: 'load-configfile' and 'start'"),
     (["--st"], "Option '--st' may be --start or --stop or --stats"),

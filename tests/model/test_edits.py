@@ -200,14 +200,14 @@ REFUSED = [
     (AddService("new", {"port": 65536}), BadAddress, "port 65536 is out of range: ports are 1..65535"),
     (AddService("new", {"listen": R1, "port": 81}), BadValue, "listen r1:80 and port 81 do not agree"),
     (AddService("new", {"listen": Unix("/a"), "port": 80}), BadAddress, "unix:/a has no port: leave out port 80"),
-    (AddService("new", {"redirect": Inet("r1", None)}), BadAddress, "r1: a port is wanted, as in r1:80"),
+    (AddService("new", {"redirect": Inet("r1", None)}), BadAddress, "r1: missing port (example: r1:80)"),
     (AddService("new", {"scheduler": "a b"}), BadValue, "'a b' cannot name a scheduler"),
     (AddService("new", {"maxclients": -1}), BadValue, "maxclients = -1 is out of range: 0..10000000"),
     # edit-service
     (EditService("no", {}), NoSuchService, "no service no"),
     (EditService("web", {"maxclients": 10_000_001}), BadValue, "maxclients = 10000001 is out of range: 0..10000000"),
     (EditService("mail", {"port": 80}), BadAddress, "unix:/run/mail has no port: leave out port 80"),
-    (EditService("mail", {"listen": Inet("::", None)}), BadAddress, "[::]: a port is wanted, as in [::]:80"),
+    (EditService("mail", {"listen": Inet("::", None)}), BadAddress, "[::]: missing port (example: [::]:80)"),
     # delete-service, flush
     (DeleteService("no"), NoSuchService, "no service no"),
     (DeleteService("web"), Busy, "service web is running: stop it first"),

@@ -292,12 +292,12 @@ def test_an_error_is_shown_where_it_stands(text, why):
         ('listen "=" r1:80', f"3: 'listen': {NO_BLOCK}"),
         ("listen=r1:80", "3: 'listen=r1:80': put white space around '='"),
         ("= 1", f"3: '=': {NO_BLOCK}"),
-        ("listen = r1", "12: r1: a port is wanted, as in r1:80"),
+        ("listen = r1", "12: r1: missing port (example: r1:80)"),
         ("listen = 1.2.3:80", "12: '1.2.3' is neither an IP address nor a host name"),
         ("listen = r1:www", "12: unknown port name 'www' in 'r1:www': give its number"),
         ("listen = r1:70000", "12: port 70000 in 'r1:70000' is out of range: ports are 1..65535"),
         ("listen = r1:80 listen = r1:81", "18: listen stands here a second time"),
-        ("redirect = r1", "14: r1: a port is wanted, as in r1:80"),
+        ("redirect = r1", "14: r1: missing port (example: r1:80)"),
         ("redirect = a:b:c", "14: 'a:b:c': write an IPv6 address in brackets, as [::1]:80"),
         ('scheduler = "a b"', "15: 'a b' cannot name a scheduler"),
         ("maxclients = many", "16: maxclients = many: a whole number is wanted"),
@@ -367,7 +367,7 @@ def check_any(text):
     if isinstance(answer, BadConfiguration):
         source, line, column, _ = str(answer).split(":", 3)
         assert source == "f"
-        assert 1 <= int(line) <= text.count("\n") + 1
+        assert 1 <= int(line) <= text.count("\n") + text.count("\r") + 1
         assert 1 <= int(column) <= len(text) + 1
     else:
         assert isinstance(answer, Load)

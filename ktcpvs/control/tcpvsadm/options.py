@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 
 from attrs import field, frozen
 
@@ -260,7 +261,7 @@ def _cluster(letters: str, rest: Iterator[tuple[int, str]]) -> Iterator[tuple[Co
         letter, letters = letters[0], letters[1:]
         what = _SHORT.get(letter)
         if what is None:
-            raise Misuse(f"Unknown option '{shorten('-' + letter)}'")
+            raise Misuse(f"Unknown option '{shorten('-' + letter)}'{_hint('-' + letter)}")
         if letters and _needs_value(what):
             yield what, _filled(what, f"-{letter}", letters)
             return
@@ -269,17 +270,46 @@ def _cluster(letters: str, rest: Iterator[tuple[int, str]]) -> Iterator[tuple[Co
 
 _LONG: dict[str, Command | Option] = {**COMMANDS, **OPTIONS}
 _SHORT: dict[str, Command | Option] = {what.short: what for what in _LONG.values() if what.short}
+_SHORT |= {"C": COMMANDS["flush"], "S": COMMANDS["save"], "R": COMMANDS["restore"]}  # as in ipvsadm
+
+_SERVICE_HABIT = "a service is named with -i ID and listens at -l ADDR:PORT"
+_METHOD_HABIT = "connections are always relayed, so there is no packet-forwarding method to choose"
+_HABITS = {
+    "-t": _SERVICE_HABIT,
+    "--tcp-service": _SERVICE_HABIT,
+    "-u": "UDP is not switched; a TCP " + _SERVICE_HABIT[2:],
+    "--udp-service": "UDP is not switched; a TCP " + _SERVICE_HABIT[2:],
+    "-g": _METHOD_HABIT,
+    "--gatewaying": _METHOD_HABIT,
+    "--masquerading": _METHOD_HABIT,
+    "--ipip": _METHOD_HABIT,
+    "-c": "use --connections",
+    "-x": "use --maxconn N",
+    "--u-threshold": "use --maxconn N",
+    "--clear": "use -F, --flush",
+    "--zero": "counters cannot be zeroed; --rate shows what they gain in a second",
+    "--persistent": "use -s chttp, whose cookie keeps a client at its server, or -s sh, which hashes its address",
+}
+"""Options of ipvsadm that do not exist here -> what to do instead."""
 
 
 def _long(name: str) -> Command | Option:
     if name in _LONG:
         return _LONG[name]
     meant = [known for known in _LONG if known.startswith(name)]
-    if len(meant) == 1:
+    if len(meant) == 1 and f"--{name}" not in _HABITS:
         return _LONG[meant[0]]
-    if meant and name:
+    if f"--{name}" not in _HABITS and meant and name:
         raise Misuse(f"Option '--{name}' may be {' or '.join('--' + known for known in meant)}")
-    raise Misuse(f"Unknown option '{shorten('--' + name)}'")
+    raise Misuse(f"Unknown option '{shorten('--' + name)}'{_hint(f'--{name}')}")
+
+
+def _hint(written: str) -> str:
+    """What to do instead of the unknown option `written`, or which one may be meant; "" where nothing is near."""
+    if written in _HABITS:
+        return f": {_HABITS[written]}"
+    near = get_close_matches(written[2:], _LONG, 1) if re.match("--[a-z]", written) else []
+    return f"; did you mean '--{near[0]}'?" if near else ""
 
 
 def _needs_value(what: Command | Option) -> bool:
