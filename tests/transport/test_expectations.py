@@ -9,7 +9,7 @@ from memory import World
 
 from ktcpvs.errors import BrokenTest
 from ktcpvs.model.address import parse_address
-from ktcpvs.model.edits import DeleteRule, Edit, EditServer, EditService
+from ktcpvs.model.edits import AddRule, DeleteRule, Edit, EditServer, EditService
 
 A, B, C = "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"
 LINES = (
@@ -60,6 +60,20 @@ def test_a_full_server_and_one_that_is_down_break_no_test(world: World) -> None:
 @pytest.mark.parametrize("balance", ["wlc", "lc", "rr", "wrr", "p2c"])
 def test_each_server_has_its_turn_whatever_its_weight(world: World, balance: str) -> None:
     assert refusal(world, EditService("s", {"balance": balance})) is None
+
+
+def test_a_service_without_rules_may_use_every_server() -> None:
+    lines = (
+        "scheduler = http",
+        f"server = {A}",
+        f"server = {B} 0",
+        f'test "GET /" -> {A}',
+        f'test "GET /" "X: y" -> {B}',
+    )
+    world = World(*lines)
+    broken = refusal(world, AddRule("s", ".*", parse_address(A)))
+    assert isinstance(broken, BrokenTest)
+    world.close()
 
 
 def test_a_change_that_takes_a_server_out_of_its_rule_is_refused(world: World) -> None:
