@@ -94,13 +94,13 @@ class StateFile:
             raise CannotSave(f"the state file {self._path} cannot be written: {error.strerror}") from None
 
 
-def read_configuration(path: str, port_named: Any) -> Load:
-    """The configuration file at `path`. Raises NoConfiguration or BadConfiguration."""
+def read_configuration(path: str, port_named: Any, *, allow_empty: bool = True) -> Load:
+    """The configuration file at `path`. allow_empty: as for `parse`. Raises NoConfiguration or BadConfiguration."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", newline="") as file:
             text = file.read()
     except OSError as error:
         raise NoConfiguration(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise NoConfiguration(f"{path}: byte {error.start} is not UTF-8 text") from None
-    return parse(text, path, port_named)
+    return parse(text, path, port_named, allow_empty=allow_empty)
