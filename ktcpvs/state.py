@@ -13,7 +13,6 @@ import os
 from typing import Any
 
 from attrs import evolve
-from twisted.internet.threads import deferToThreadPool
 
 from ktcpvs.errors import CannotSave, NoConfiguration
 from ktcpvs.model.describe import describe_service
@@ -22,6 +21,7 @@ from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write_service, write_settings
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.table import Table
+from ktcpvs.system.thread import WorkerThread
 
 FORMAT = 1
 
@@ -34,6 +34,7 @@ class StateFile:
         self._path = path
         self.key = key
         self._reactor = reactor
+        self._thread = WorkerThread(reactor, "state file")
         self._written: dict[str, tuple[VirtualService, str]] = {}
 
     def load(self) -> Table | None:
@@ -61,7 +62,7 @@ class StateFile:
         if not self._reactor.running:
             self._write(text)
         else:
-            await deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._write, text)
+            await self._thread.call(self._write, text)
 
     def _text(self, table: Table) -> str:
         """Only blocks of services that have changed since the last time are written anew."""
