@@ -208,7 +208,7 @@ class SwitchService(Service):
                 )
         if saved is None:
             if config is not None:
-                self._now(read_configuration(config, service_port))
+                self._now(read_configuration(config, service_port, may_wait=True))
             self._now(edits.StartService())
         if state is not None:
             self.director.save = state.save  # not before all runs: a start that fails leaves no half of it behind

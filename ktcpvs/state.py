@@ -1,15 +1,13 @@
 """The state file: the table as it was after the last change that was answered "done".
 
-Written as a whole beside the old one, synced to the disk, and renamed over it: a crash at any moment leaves either
-the old or the new. A JSON object: format (1), running (idents), configuration (text in the configuration language), key
-(the switch's own secret, hexadecimal).
+Written as a whole beside the old one and renamed over it. A JSON object: format (1), running (idents), configuration
+(text in the configuration language), key (the switch's own secret, hexadecimal).
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 from typing import Any
 
 from attrs import evolve
@@ -21,6 +19,7 @@ from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write_service, write_settings
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.table import Table
+from ktcpvs.system.files import read_regular_file, replace_file
 from ktcpvs.system.thread import WorkerThread
 
 FORMAT = 1
@@ -40,12 +39,12 @@ class StateFile:
     def load(self) -> Table | None:
         """The table that was saved; None when there is no file yet. Raises NoConfiguration or BadConfiguration."""
         try:
-            with open(self._path, encoding="utf-8") as file:
-                state = json.load(file)
+            state = json.loads(read_regular_file(self._path).decode("utf-8"))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RecursionError) as error:
-            raise NoConfiguration(f"the state file {self._path} cannot be read: {error}") from None
+            why = getattr(error, "strerror", None) or error
+            raise NoConfiguration(f"the state file {self._path} cannot be read: {why}") from None
         if not isinstance(state, dict) or state.get("format") != FORMAT:
             raise NoConfiguration(f"{self._path} is no state file of this version (format {FORMAT} is wanted)")
         running = state.get("running", [])
@@ -78,28 +77,22 @@ class StateFile:
         return json.dumps({"format": FORMAT, "running": running, "configuration": configuration, "key": self.key.hex()})
 
     def _write(self, text: str) -> None:
-        beside = f"{self._path}.new"
         try:
-            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with open(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.rename(beside, self._path)
-            folder = os.open(os.path.dirname(self._path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            replace_file(self._path, text.encode("utf-8"))
         except OSError as error:
             raise CannotSave(f"the state file {self._path} cannot be written: {error.strerror}") from None
 
 
-def read_configuration(path: str, port_named: Any) -> Load:
-    """The configuration file at `path`. Raises NoConfiguration or BadConfiguration."""
+def read_configuration(path: str, port_named: Any, may_wait: bool = False) -> Load:
+    """The configuration file at `path`. may_wait: it may be a pipe, whose other end is waited for; else only a regular
+    file is read. Raises NoConfiguration or BadConfiguration."""
     try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
+        if may_wait:
+            with open(path, "rb") as file:
+                data = file.read()
+        else:
+            data = read_regular_file(path)
+        text = data.decode("utf-8")
     except OSError as error:
         raise NoConfiguration(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:

@@ -299,19 +299,6 @@ def open_private_unix_listener(path: str, backlog: int) -> socket.socket:
         os.umask(before)
 
 
-def private_folder(path: str, owner: int | None = None) -> None:
-    """Make the folder, mode 0700, unless it is there; then it must be ours, or `owner`'s, and nobody else may write to
-    it. owner: a user's number; None: ours alone. Raises CannotListen.
-    """
-    try:
-        os.makedirs(path, mode=0o700, exist_ok=True)
-        status = os.stat(path)
-    except OSError as error:
-        raise CannotListen(f"cannot make the folder {path}: {error.strerror}") from None
-    if status.st_uid not in (os.getuid(), owner) or status.st_mode & 0o022:
-        raise CannotListen(f"the folder {path} is not this user's alone: whoever can write to it could take our place")
-
-
 def packed_address(peer: tuple[Any, ...]) -> bytes:
     """The IP address of an IP socket's peer, as accept() told it, in 4 or 16 bytes."""
     if len(peer) == 2:
