@@ -306,6 +306,17 @@ def packed_address(peer: tuple[Any, ...]) -> bytes:
     return socket.inet_pton(socket.AF_INET6, peer[0].partition("%")[0])
 
 
+def is_dual_stack(sock: socket.socket) -> bool:
+    """True for an IPv6 socket that takes IPv4 clients too (ipv6(7), IPV6_V6ONLY): others open such sockets."""
+    return sock.family == socket.AF_INET6 and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+
+
+def unmapped(peer: tuple[Any, ...]) -> tuple[Any, ...]:
+    """An IP socket's peer, as accept() told it: an IPv4 client of a dual-stack socket as it is at an IPv4 socket."""
+    host = peer[0].removeprefix("::ffff:")
+    return (host, peer[1]) if "." in host and ":" not in host else peer
+
+
 def close_with_reset(sock: socket.socket) -> None:
     """Close a TCP connection at once; nothing of it stays behind here."""
     with contextlib.suppress(OSError):  # the peer was quicker
