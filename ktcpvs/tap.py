@@ -65,7 +65,7 @@ class Options(usage.Options):
         self.places.append(text)
 
     opt_control.__doc__ = (
-        "Endpoint of the control connection: unix:/PATH, tcp:PORT:interface=127.0.0.1, or over a network "
+        "Endpoint of the control connection: unix:/PATH, tcp:PORT on loopback, or over a network "
         "tls:PORT:interface=HOST:cert=FILE:key=FILE:ca=FILE, which lets in who has a certificate of that CA; may be "
         f"given several times, with one unix:/PATH at most. [default: {default_control()}]"
     )

@@ -183,6 +183,7 @@ def test_where_the_status_is() -> None:
     assert (
         str(parse_status("tcp:9109")) == str(parse_status("tcp:9109:interface=localhost")) == "http://127.0.0.1:9109/"
     )
+    assert str(parse_status("tcp6:9109")) == "http://[::1]:9109/"
     assert parse_status("tcp:80:interface=0.0.0.0") == StatusAddress("0.0.0.0", 80)
     assert str(parse_status(r"tcp:80:interface=\:\:1")) == "http://[::1]:80/"
 
