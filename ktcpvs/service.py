@@ -57,8 +57,9 @@ class DaemonOptions:
     """control: where control connections are, one unix socket at most; none: the default place. config, state: absolute
     paths; None: none. workers: how many processes serve; 0: this one. takeover: where the daemon is to be found that
     this one takes over from; None: this one begins anew. pid_file: twistd's. status: where it is told over HTTP; None:
-    nowhere. user: who the daemon is to be; None: as it is. control_group: the group that may administer besides; None:
-    none. nameservers: who is asked for host names, (IP address, port); none: whom the system asks."""
+    nowhere. status_hosts: names that it is served under, besides IP addresses and localhost. user: who the daemon is to
+    be; None: as it is. control_group: the group that may administer besides; None: none. nameservers: who is asked for
+    host names, (IP address, port); none: whom the system asks."""
 
     control: tuple[ControlAddress, ...] = ()
     config: str | None = None
@@ -67,6 +68,7 @@ class DaemonOptions:
     takeover: ControlAddress | None = None
     pid_file: PidFile = PidFile(None)
     status: StatusAddress | None = None
+    status_hosts: tuple[str, ...] = ()
     user: Identity | None = None
     control_group: int | None = None
     nameservers: tuple[tuple[str, int], ...] = ()
@@ -143,7 +145,9 @@ class SwitchService(Service):
             self._entrances.hand_to(self._options.user)
             become(self._options.user, *([] if group is None else [group]))
             self._entrances.warn_of(self._options.user.name)
-        self._status = StatusDoor(self._options.status, self._administered, self.log, self._reactor)
+        self._status = StatusDoor(
+            self._options.status, self._options.status_hosts, self._administered, self.log, self._reactor
+        )
         notifier = Notifier.of_environment(os.environ)
         self._heirs = Heirs(self._reactor, self.log, self._entrances.unix, notifier)
         self._manager = Manager(notifier, self.director)
@@ -200,7 +204,7 @@ class SwitchService(Service):
         if saved is not None:
             self._run_again(saved)
         elif config is not None:
-            self._now(evolve(read_configuration(config, service_port), start=edits.START_ALL))
+            self._now(evolve(read_configuration(config, service_port, may_wait=True), start=edits.START_ALL))
             if not self.director.table.services:
                 self.log.warn("{config} configures no services", config=config)
         self._log_source(is_saved=saved is not None)

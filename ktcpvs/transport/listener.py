@@ -18,7 +18,15 @@ from zope.interface import implementer
 
 from ktcpvs.system import log as levels
 from ktcpvs.system.handshakes import handshakes
-from ktcpvs.system.sockets import EXHAUSTED, close_listener, deafen, read_urgent_in_place, release_listener
+from ktcpvs.system.sockets import (
+    EXHAUSTED,
+    close_listener,
+    deafen,
+    is_dual_stack,
+    read_urgent_in_place,
+    release_listener,
+    unmapped,
+)
 from ktcpvs.transport.context import Context
 
 BATCH = 64
@@ -64,6 +72,7 @@ class Listener:
         self._accepted = accepted
         self._family = int(sock.family)
         self._kind = _kind(sock.family)
+        self._is_dual_stack = is_dual_stack(sock)
         self._reading = False
         self._exhausted = False
         self._again: Any = None
@@ -153,7 +162,7 @@ class Listener:
                     return
                 continue  # this client went away while it waited
             self._exhausted = False
-            self._accepted(client, peer)
+            self._accepted(client, unmapped(peer) if self._is_dual_stack else peer)
 
     def _rest(self, error: OSError) -> None:
         if not self._exhausted:
