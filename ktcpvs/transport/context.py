@@ -89,7 +89,7 @@ class Context:
     def start(self) -> None:
         """Time begins."""
         self.wheel.start()
-        self._tick()
+        self.wheel.repeat(0, self._tick)
 
     def stop(self) -> None:
         """Time ends; the access logs are written out, and what relays share is given back."""
@@ -97,9 +97,9 @@ class Context:
         self.relays.close()
         self.access_logs.close()
 
-    def _tick(self) -> None:
-        self.wheel.after(0, self._tick)
+    def _tick(self) -> bool:
         self.access_logs.tick()
+        return True
 
     def cookie_key(self, settings: Settings) -> bytes:
         """The secret behind cookies by these settings: the configured one, or this switch's own."""

@@ -21,6 +21,7 @@ from ktcpvs.model.service import COPY
 from ktcpvs.system import log as levels
 from ktcpvs.transport.handover import Handover
 from ktcpvs.transport.journal import Entry
+from ktcpvs.transport.pending import give_up
 from ktcpvs.transport.relay.copy import CopyRelay
 from ktcpvs.transport.relay.engines import Relay
 from ktcpvs.transport.stream import Stream
@@ -234,7 +235,7 @@ class Served(ABC):
     def _choice_is_late(self) -> None:
         asked, self._asking = self._asking, None
         if asked is not None:
-            asked.cancel()
+            give_up(asked, self.context.log)
             self._fall_back(f"the scheduler took more than {self.context.settings.choose_timeout} seconds")
 
     def _scheduler_failed(self, failure: Failure | None = None) -> None:
@@ -310,7 +311,7 @@ class Served(ABC):
         self.service.queue.leave(self)
         asked, self._asking = self._asking, None
         if asked is not None:
-            asked.cancel()
+            give_up(asked, self.context.log)
         self._rest_timer()
 
     def _chosen(self, choice: Choice) -> None:
