@@ -11,6 +11,7 @@ from typing import Any
 from ktcpvs.model.settings import Settings
 from ktcpvs.system.accesslog import AccessLogs
 from ktcpvs.system.log import EventLog
+from ktcpvs.system.steps import Steps
 from ktcpvs.transport.relay.engines import Relays
 from ktcpvs.transport.resources import Counters, Sockets
 from ktcpvs.transport.wheel import Wheel
@@ -61,11 +62,11 @@ class Descriptors:
 
 
 class Context:
-    """settings: replaced by the director when an edit changes them. key: this switch's own secret. wall: seconds since
-    1970, for logs. monotonic: seconds by a clock that nobody sets, the same in all processes. counters, sockets: where
-    live counts and listening sockets come from. relays: what relays share. holds: nobody is accepted yet, since another
-    process still accepts from these sockets. nameservers: (IP address, port) of who is asked for host names; none: whom
-    the system asks."""
+    """settings: replaced by the director when an edit changes them. steps: takes those of a change that is decided.
+    key: this switch's own secret. wall: seconds since 1970, for logs. monotonic: seconds by a clock that nobody sets,
+    the same in all processes. counters, sockets: where live counts and listening sockets come from. relays: what relays
+    share. holds: nobody is accepted yet, since another process still accepts from these sockets. nameservers: (IP
+    address, port) of who is asked for host names; none: whom the system asks."""
 
     def __init__(
         self, reactor: Any, log: EventLog, descriptors: Descriptors | None = None, key: bytes | None = None
@@ -74,6 +75,7 @@ class Context:
         self.reactor = reactor
         self.log = log
         self.settings = Settings()
+        self.steps = Steps(log)
         self.wheel = Wheel(reactor, lambda: log.failure("a timer's call failed"))
         self.descriptors = descriptors or Descriptors.of_process()
         self.access_logs = AccessLogs(log)
@@ -94,8 +96,8 @@ class Context:
     def stop(self) -> None:
         """Time ends; the access logs are written out, and what relays share is given back."""
         self.wheel.stop()
-        self.relays.close()
-        self.access_logs.close()
+        self.steps.run("relays", self.relays.close)
+        self.steps.run("access logs", self.access_logs.close)
 
     def _tick(self) -> bool:
         self.access_logs.tick()

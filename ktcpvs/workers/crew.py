@@ -25,6 +25,7 @@ from ktcpvs.control.where import ControlAddress
 from ktcpvs.errors import Refusal
 from ktcpvs.system import log as levels
 from ktcpvs.system.log import EventLog
+from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.workers.worker import LINK
 
 AGAIN = 0.2
@@ -53,6 +54,7 @@ class Worker(ProcessProtocol):
         self.link: amp.AMP | None = None
         self.pid: int | None = None
         self._failed = 0  # how many times since it was ready last
+        self._starting = PeriodicJob(crew.reactor, self.start, self._start_failed, AGAIN_MOST)
         self._said = b""
         self._looks: DeferredLock = DeferredLock()
 
@@ -62,13 +64,22 @@ class Worker(ProcessProtocol):
         return self.number - 1
 
     def start(self) -> None:
-        """A new process; where the system has none to give, another try later."""
+        """A new process; where the system has none to give, another try later. Nothing where all workers end."""
+        if self.crew.is_ending:
+            return
         try:
             self._spawn()
         except OSError as error:
             self._is_gone(f"cannot start: {error.strerror}")
             return
         self.crew.begun(self)
+
+    def start_in(self, seconds: float) -> None:
+        """The same, later."""
+        self._starting.start(seconds)
+
+    def _start_failed(self, why: Failure) -> None:
+        self.crew.log.failure("worker {n} cannot be started", why, n=self.number)
 
     def _spawn(self) -> None:
         reactor = self.crew.reactor
@@ -179,7 +190,7 @@ class _OneLink(Factory):
 
 
 class Crew:
-    """workers: all of them, dead ones included."""
+    """workers: all of them, dead ones included. is_ending: none is replaced any more."""
 
     def __init__(
         self,
@@ -195,7 +206,7 @@ class Crew:
         self.begun = begun
         self.workers = [Worker(self, number) for number in range(1, size + 1)]
         self._gone = gone
-        self._ending = False
+        self.is_ending = False
 
     @property
     def reactor_name(self) -> str:
@@ -205,7 +216,7 @@ class Crew:
     def start(self) -> None:
         """All of them. Wants the main thread of a reactor that runs."""
         for worker in self.workers:
-            worker.start()
+            worker.start_in(0)
 
     def ready(self) -> list[Worker]:
         """Those that have the table."""
@@ -218,8 +229,13 @@ class Crew:
         """
         told = []
         for worker in self.ready():
-            answers = [*before(worker), *(worker.ask(command, **arguments) for command, arguments in asked)]
-            told.append(self.answered(worker, answers))
+            try:
+                answers = [*before(worker), *(worker.ask(command, **arguments) for command, arguments in asked)]
+            except Exception:
+                self.log.failure("worker {n} cannot be told of an edit", n=worker.number)
+                worker.end("it cannot be told of an edit")
+            else:
+                told.append(self.answered(worker, answers))
         return DeferredList(told, consumeErrors=True)
 
     def answered(self, worker: Worker, answers: Sequence[Deferred[Any]]) -> Deferred[bool]:
@@ -227,7 +243,7 @@ class Crew:
         pid = worker.pid
 
         def no_answer(failure: Failure) -> bool:
-            if worker.pid is not None and worker.pid == pid and not self._ending:  # else it is gone, or drains
+            if worker.pid is not None and worker.pid == pid and not self.is_ending:  # else it is gone, or drains
                 why: Any = failure.value
                 worker.end(why.subFailure.getErrorMessage())
             return False
@@ -242,14 +258,10 @@ class Crew:
 
     def ended(self, worker: Worker, why: str, again: float) -> None:
         """A worker has ended."""
-        self._gone(worker)
-        if not self._ending:
+        if not self.is_ending:
+            worker.start_in(again)
             self.log.warn("worker {n} has ended ({why}) and is replaced", n=worker.number, why=why)
-            self.reactor.callLater(again, self._restart, worker)
-
-    def _restart(self, worker: Worker) -> None:
-        if not self._ending:
-            worker.start()
+        self._gone(worker)
 
     def running(self) -> list[Worker]:
         """Those that have a process."""
@@ -257,6 +269,6 @@ class Crew:
 
     def end(self) -> None:
         """No worker is replaced any more; each drains and ends."""
-        self._ending = True
+        self.is_ending = True
         for worker in self.running():
             worker.let_go()
