@@ -118,6 +118,10 @@ class Settings:
     linger_timeout: int = _setting(
         2, 0, 3600, "seconds", "how long a refused client's bytes are read and thrown away, so that it gets its answer"
     )
+    worker_timeout: int = _setting(
+        10, 0, 3600, "seconds", "a worker that has not responded for so long is killed and replaced; 0: only when it "
+        "has not answered a command for 30 seconds"
+    )  # fmt: skip
     relay_after: int = _setting(
         1, 0, 3600, "seconds", "with relay = auto: a joined connection that lives longer is handed to the kernel"
     )

@@ -31,7 +31,7 @@ from ktcpvs.transport.director import Director
 from ktcpvs.transport.live import LiveService
 from ktcpvs.transport.views import Views
 from ktcpvs.workers import commands, merged
-from ktcpvs.workers.crew import Crew, Worker
+from ktcpvs.workers.crew import ANSWER_TIMEOUT, Crew, Worker, first_of
 from ktcpvs.workers.shares import Key, RowBook, SharedCounters
 
 ROWS_AT_ONCE = 64
@@ -52,7 +52,9 @@ class Supervisor(Director):
         self._book = RowBook(self.counts)
         self._told: dict[Key, int] = {}  # the rows that all workers know
         context.counters = SharedCounters(self.counts, size, self._book.rows)
-        self.crew = Crew(context.reactor, context.log, size, self._begun, self._gone)
+        self.crew = Crew(
+            context.reactor, context.log, size, self._begun, self._gone, lambda: context.settings.worker_timeout
+        )
         self.listening: dict[str, list[socket.socket]] = {}
         self._handed: list[str] = []  # idents of what listens anew and has not been handed down
         self._views = Views(self)
@@ -153,10 +155,26 @@ class Supervisor(Director):
     # Workers.
 
     def _begun(self, worker: Worker) -> None:
-        """A worker is there: between two edits it is told all that there is."""
+        """A worker has been started: as soon as it responds, it is told all that there is, between two edits.
+
+        Edits wait for it, but for no longer than worker_timeout.
+        """
         pid = worker.pid
-        briefed = self._lock.run(lambda: Deferred.fromCoroutine(self._brief(worker, pid)))
-        briefed.addErrback(self._not_briefed, worker, pid)
+        Deferred.fromCoroutine(self._introduce(worker, pid)).addErrback(self._not_briefed, worker, pid)
+
+    async def _introduce(self, worker: Worker, pid: int | None) -> None:
+        responded: list[bool] = []
+        answered = self.crew.answered(worker, [worker.ask(commands.Ping)]).addCallback(responded.append)
+
+        async def brief() -> None:
+            await first_of(self.context.reactor, answered, self.context.settings.worker_timeout or ANSWER_TIMEOUT)
+            if responded == [True]:
+                await self._brief(worker, pid)
+
+        await self._lock.run(lambda: Deferred.fromCoroutine(brief()))
+        if not responded:
+            await answered
+            await self._lock.run(lambda: Deferred.fromCoroutine(brief()))
 
     def _not_briefed(self, why: Failure, worker: Worker, pid: int | None) -> None:
         if why.check(CancelledError) is None:

@@ -27,6 +27,7 @@ from ktcpvs.model.address import Address
 from ktcpvs.system.limits import calm_collector, raise_descriptor_limit
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.periodic import PeriodicJob
+from ktcpvs.system.process import end_after_parent
 from ktcpvs.system.shared import SharedTable
 from ktcpvs.transport.context import Context
 from ktcpvs.transport.director import Director
@@ -38,6 +39,9 @@ from ktcpvs.workers.shares import Key, SharedCounters
 
 DRAIN_LOOK = 0.05
 """Seconds between two looks whether all connections have drained."""
+
+LAST_MOMENTS = 5.0
+"""Seconds that a worker whose supervisor has died may take to end, besides the drain timeout."""
 
 LINK = 3
 """The descriptor of the supervisor's link in a worker."""
@@ -207,6 +211,8 @@ def run() -> None:
     reactor: Any = installed
     globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stderr, timeFormat=None)], redirectStandardIO=False)
     worker = Worker(reactor)
+    with contextlib.suppress(OSError):  # the end of the link tells too, unless this process is stopped then
+        end_after_parent(lambda: worker.context.settings.drain_timeout + LAST_MOMENTS)
     reactor.callWhenRunning(worker.start)
     reactor.callWhenRunning(calm_collector)
     reactor.run(installSignalHandlers=False)
