@@ -128,7 +128,7 @@ class Pool:
         idle.append(stream)
         if not self._sweeping:
             self._sweeping = True
-            self._context.wheel.after(SWEEP, self._sweep)
+            self._context.wheel.repeat(SWEEP, self._sweep)
 
     def forget(self, stream: ServerStream) -> None:
         """It is idle no longer: its server closed it."""
@@ -146,14 +146,13 @@ class Pool:
             for stream in self.kept.pop(destination):
                 stream.close()
 
-    def _sweep(self) -> None:
-        self._sweeping = False
+    def _sweep(self) -> bool:
+        """Close what has been idle too long; True while something is kept."""
         oldest = self._context.wheel.now - self._context.settings.keepalive_timeout
         for destination, idle in list(self.kept.items()):
             while idle and idle[0].since < oldest:
                 idle.pop(0).close()
             if not idle:
                 del self.kept[destination]
-        if self.kept:
-            self._sweeping = True
-            self._context.wheel.after(SWEEP, self._sweep)
+        self._sweeping = bool(self.kept)
+        return self._sweeping
