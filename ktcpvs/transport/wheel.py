@@ -1,6 +1,8 @@
 """One coarse timer wheel for all timeouts: a tick a second, whatever the number of timers.
 
-A timer fires at the first tick after its time: never early, at most one tick late.
+A timer fires at the first tick after its time: never early, at most one tick late. Time in which the process did not
+run does not count: what clients and servers sent meanwhile waits in the kernel, and no timeout may fire before that has
+been read.
 """
 
 from __future__ import annotations
@@ -14,6 +16,10 @@ from twisted.internet.task import LoopingCall
 
 TICK = 1.0
 """Seconds between two ticks."""
+
+MAX_TICKS = 2
+"""Ticks that one turn makes up for. After a stall, as of a stopped process or a suspended machine, the others are
+dropped."""
 
 
 class Timer:
@@ -29,7 +35,7 @@ class Timer:
 
 
 class Wheel:
-    """now: ticks since the wheel began; to be read at any moment for almost nothing."""
+    """now: ticks since the wheel began, without stalls; to be read at any moment for almost nothing."""
 
     def __init__(self, clock: IReactorTime, failed: Callable[[], object]) -> None:
         """failed: called, within the except block, when a timer's call raises; the wheel goes on."""
@@ -61,7 +67,7 @@ class Wheel:
         return timer
 
     def _turn(self, ticks: int) -> None:
-        for _ in range(ticks):
+        for _ in range(min(ticks, MAX_TICKS)):
             self.now += 1
             for timer in self._slots.pop(self.now, ()):
                 if timer.call is not None:
