@@ -392,7 +392,12 @@ class HTTPClient(Parting):
                     self.server.destination, f"no answer within {settings.response_timeout} seconds"
                 )
             self._fail(504, f"the server did not answer within {settings.response_timeout} seconds")
-        elif settings.read_timeout and waited > settings.read_timeout and state == life.WAITING:
+        elif (
+            state == life.WAITING
+            and self._body is not None
+            and settings.read_timeout
+            and waited > settings.read_timeout
+        ):
             self._fail(408, f"the request's body did not come within {settings.read_timeout} seconds")
         elif settings.read_timeout and waited > settings.read_timeout and state in (life.ANSWERING, life.SWITCHED):
             self.expire(life.READ_TIMEOUT)
