@@ -134,9 +134,10 @@ class Peer:
 
 
 def pick(kinds: dict[str, object], only: str) -> list[str]:
-    """The names of all kinds, or of those that `only` lists, separated by commas."""
-    wanted = [name for name in only.split(",") if name in kinds]
-    return wanted or list(kinds)
+    """The names of all kinds, or of those that `only` lists, with commas between; with "-" before them: of the others."""
+    words = only.split(",")
+    wanted = [name for name in words if name in kinds]
+    return wanted or [name for name in kinds if f"-{name}" not in words]
 
 
 async def report(path: Path, counts: Counter[str]) -> None:
