@@ -134,7 +134,7 @@ class Peer:
 
 
 def pick(kinds: dict[str, object], only: str) -> list[str]:
-    """The names of all kinds, or of those that `only` lists, with commas between; with "-" before them: of the others."""
+    """The names of all kinds, or of those in `only`, separated by commas; those with "-" before them are left out."""
     words = only.split(",")
     wanted = [name for name in words if name in kinds]
     return wanted or [name for name in kinds if f"-{name}" not in words]
