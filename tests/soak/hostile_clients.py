@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import random
 import resource
 import socket
@@ -19,7 +20,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from peer import LOST, Peer, pick, report
+from peer import LOST, NICENESS, Peer, pick, report
 
 BLOCK = random.Random(2).randbytes(1 << 16)
 
@@ -367,6 +368,7 @@ KINDS: dict[str, Callable[[Attacker], Awaitable[None]]] = {
 
 
 async def main(options: dict[str, object]) -> None:
+    os.nice(NICENESS)
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     counts: Counter[str] = Counter()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import random
 import re
 import resource
@@ -23,7 +24,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from peer import LOST, Peer, pick, report
+from peer import LOST, NICENESS, Peer, pick, report
 from servers import LOOPBACK
 
 BLOCK = random.Random(1).randbytes(1 << 16)
@@ -372,6 +373,7 @@ class Servers:
 
 
 async def main(options: dict[str, object]) -> None:
+    os.nice(NICENESS)
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     servers = Servers(int(str(options["seed"])), str(options["only"]))

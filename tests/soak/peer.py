@@ -22,6 +22,9 @@ LOST = OSError, TimeoutError, EOFError
 
 MAX_HEAD_BYTES = 1 << 18
 
+NICENESS = 10
+"""Of the hostile programs: they would run on machines of their own, and must not take the switch's processor time."""
+
 REPORT_INTERVAL = 0.5
 """Seconds between two reports of a program."""
 
