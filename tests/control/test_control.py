@@ -119,6 +119,8 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "access_log": "/var/log/web.log",
             "access_log_format": "combined",
             "relay": "auto",
+            "first_byte_timeout": None,
+            "abort_on_close": "off",
             "allow": [],
             "deny": [],
             "client_connections": 0,
