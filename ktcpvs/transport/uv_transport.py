@@ -212,8 +212,10 @@ class UVTransport:
         refuses an upload sends its response and closes with bytes unread, and the reset overtakes our reading."""
         self.write = nothing
         descriptor = self.getHandle().fileno()
+        if type(self.stream) is _Held:
+            self.stream.give_back()
         try:
-            while (data := os.read(descriptor, len(_buffer))) and self.stream is not None:
+            while self.stream is not None and (data := os.read(descriptor, len(_buffer))):
                 self.stream.dataReceived(data)
         except OSError:  # it was read to its end
             return
@@ -403,6 +405,13 @@ class _Held:
 
     def over(self, clean: bool) -> None:
         self._stream.over(clean)
+
+    def give_back(self) -> None:
+        """The stream stands in its place again, and gets what was kept."""
+        transport, data, self._data = self._transport, self._data, b""
+        transport.stream = self._stream
+        if data:
+            self._stream.dataReceived(data)
 
     def release(self) -> None:
         """The stream goes on: in the next turn it gets what was kept."""
