@@ -104,8 +104,8 @@ def cpu(pid: int) -> float:
 
 
 def kinds_of_descriptors(pid: int) -> Counter[str]:
-    """How many descriptors of each kind the process has, such as "socket:", "pipe:" and "/dev/null"."""
-    return Counter(kind.partition("[")[0] for _, kind, _ in descriptors(pid))
+    """How many descriptors of each kind the process has, such as "socket:", "pipe:", "anon_inode:" and "/dev/null"."""
+    return Counter(kind if kind.startswith("/") else kind[: kind.index(":") + 1] for _, kind, _ in descriptors(pid))
 
 
 def unreclaimable_slab() -> int:
