@@ -78,10 +78,10 @@ class Attacker:
         target = f"/echo/h{self.chance.getrandbits(32):x}{query}"
         return "\r\n".join((f"{method} {target} HTTP/{version}", "Host: soak", *fields, "", "")).encode()
 
-    def any_request(self) -> bytes:
-        """A whole request of some kind."""
+    def any_request(self, is_quick: bool = False) -> bytes:
+        """A whole request of some kind. is_quick: the server need not wait before it responds."""
         chance = self.chance
-        way = chance.randrange(4)
+        way = chance.randrange(3 if is_quick else 4)
         if way == 0:
             body = BLOCK[: chance.randrange(1, 3000)]
             return self.request("POST", "", "1.1", f"Content-Length: {len(body)}") + body
@@ -96,7 +96,7 @@ class Attacker:
     async def pipelines_unread(self) -> None:
         """Requests without end, of which no response is read."""
         peer = await self.connect(self.http, SMALL_BUFFER)
-        requests = self.any_request() * self.chance.choice((1, 50, 500))
+        requests = self.any_request(is_quick=True) * self.chance.choice((1, 50, 500))
         while peer.sent < MAX_PIPELINED_BYTES:
             await peer.send(requests)
         await asyncio.sleep(MAX_TIME)
