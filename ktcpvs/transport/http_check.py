@@ -10,6 +10,7 @@ from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
 from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger, LogPublisher
 from twisted.python.failure import Failure
 from twisted.web._newclient import HTTP11ClientProtocol
 from twisted.web.client import URI, Agent, HTTPConnectionPool, ResponseFailed, _HTTP11ClientFactory
@@ -31,6 +32,9 @@ KEPT_SECONDS = 60
 """How long a connection is kept for the next check."""
 
 
+_SILENT = Logger(namespace=__name__, observer=LogPublisher())
+
+
 class _Response(NamedTuple):
     """The head of a response, and the connection on which its body follows."""
 
@@ -39,7 +43,8 @@ class _Response(NamedTuple):
 
 
 class _Connection(HTTP11ClientProtocol):
-    """Twisted's own would read heads, and all that may stand before them, without end."""
+    """Twisted's own would read heads, and all that may stand before them, without end, and tell the log of each interim
+    response: thousands of lines for one check."""
 
     _heard = 0
     _is_answered = False
@@ -47,6 +52,8 @@ class _Connection(HTTP11ClientProtocol):
     def request(self, request: Any) -> Deferred[Any]:
         self._heard, self._is_answered = 0, False
         answer: Deferred[Any] = super().request(request)
+        if self._parser is not None:
+            self._parser._log = _SILENT
         return answer.addBoth(self._answered)
 
     def _answered(self, answer: Any) -> Any:

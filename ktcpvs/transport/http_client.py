@@ -504,7 +504,12 @@ class HTTPClient(Served):
                 return
         elif state == life.WAITING and self._body is None and waited >= settings.response_timeout:
             self._is_unanswered()
-        elif settings.read_timeout and waited > settings.read_timeout and state == life.WAITING:
+        elif (
+            self._body is not None
+            and settings.read_timeout
+            and waited > settings.read_timeout
+            and state == life.WAITING
+        ):
             if self._held & SERVER_IS_FULL:
                 why = f"the server took none of the request's body for {settings.read_timeout} seconds"
                 self._server_failed(why)
