@@ -19,8 +19,10 @@ something returns the warnings about it, a line each: what has been configured a
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import socket
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -33,6 +35,8 @@ from twisted.python.failure import Failure
 from ktcpvs.control import commands
 from ktcpvs.control.where import ControlAddress, default_control, need_tls, parse_control
 from ktcpvs.errors import Refusal, shorten
+from ktcpvs.system.files import untrusted_socket
+from ktcpvs.system.process import peer_user
 
 
 class QuietAMP(amp.AMP):
@@ -57,13 +61,19 @@ class NotTrusted(NoAnswer):
     """Somebody answers there, and one of the two does not trust the other, or does not speak TLS."""
 
 
+class NotPermitted(NoAnswer):
+    """The control connection is there, and this user may not use it."""
+
+
 async def connect(reactor: IReactorCore, control: str | None = None, timeout: float = 5.0) -> Switch:
     """Connect to the switch at `control`, an endpoint description; None: the default place.
 
-    timeout: seconds to wait for the connection, and as many for its TLS. Raises NoAnswer, BadAddress for a bad
-    description, or NoTLS for files of certificates that cannot be used.
+    timeout: seconds to wait for the connection, and as many for its TLS. Raises NoAnswer, with its kinds NotTrusted and
+    NotPermitted; BadAddress for a bad description; or NoTLS for files of certificates that cannot be used.
     """
     where = parse_control(control) if control else default_control()
+    if not control and (why := untrusted_socket(where.path or "")):
+        raise NotTrusted(f"{why}, so no daemon is trusted there: remove it, or name the daemon's place with --control")
     try:
         if where.tls is not None:
             need_tls()
@@ -72,9 +82,22 @@ async def connect(reactor: IReactorCore, control: str | None = None, timeout: fl
             return Switch(await call(reactor, where, timeout), where)
         protocol = await where.client_endpoint(reactor, timeout).connect(_Calls.forProtocol(QuietAMP))
     except (error.ConnectError, OSError) as failure:
+        if getattr(failure, "osError", None) in (errno.EACCES, errno.EPERM):
+            raise NotPermitted(f"permission denied at {where}: {_HOW_TO_BE_PERMITTED}") from None
         raise NoAnswer(f"no daemon answers at {where} ({_why(failure)})") from None
     assert isinstance(protocol, amp.AMP)
     return Switch(protocol, where)
+
+
+_HOW_TO_BE_PERMITTED = (
+    "run tcpvsadm as root or as the daemon's user, or as a member of the daemon's --control-group GROUP"
+)
+
+
+def _is_refused(transport: Any) -> bool:
+    """True where a unix socket's daemon may have closed the connection because of this user (see control.guard)."""
+    sock = getattr(transport, "socket", None)
+    return sock is not None and sock.family == socket.AF_UNIX and os.geteuid() not in (0, peer_user(sock))
 
 
 def _why(failure: Exception) -> str:
@@ -88,6 +111,7 @@ class Switch:
     def __init__(self, protocol: amp.AMP, where: ControlAddress) -> None:
         self._protocol = protocol
         self._where = where
+        self._may_be_refused = _is_refused(protocol.transport)
 
     async def call(self, command: type[amp.Command], **arguments: Any) -> dict[str, Any]:
         """The answer to one command of ktcpvs.control.commands; arguments that are None are left out."""
@@ -95,12 +119,18 @@ class Switch:
         try:
             answer: dict[str, Any] = await self._protocol.callRemote(command, **given)
         except (error.ConnectionDone, error.ConnectionLost) as failure:
+            if self._may_be_refused:
+                raise NotPermitted(
+                    f"the daemon at {self._where} closed the connection without an answer: perhaps user {os.geteuid()} "
+                    f"may not administer it, which its log would say: {_HOW_TO_BE_PERMITTED}"
+                ) from None
             raise NoAnswer(f"the daemon at {self._where} went away ({_why(failure)})") from None
         except amp.AmpError as failure:
             if isinstance(failure, amp.TooLong) and failure.isLocal:
                 raise Refusal("a value is longer than the 65,535 bytes that fit into a command") from None
             why = shorten(" ".join(str(failure).split()) or type(failure).__name__)
             raise NoAnswer(f"what answers at {self._where} does not speak as this version does: {why}") from None
+        self._may_be_refused = False
         return answer
 
     async def edit(self, command: type[amp.Command], **arguments: Any) -> list[str]:

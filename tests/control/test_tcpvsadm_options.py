@@ -488,7 +488,7 @@ def test_control_on_the_command_line_goes_before_the_environment(nobody: str) ->
 
 
 def test_a_control_address_that_is_none_is_misuse(nobody: str) -> None:
-    places = "it is unix:/PATH, tcp:PORT:interface=127.0.0.1, or tls:PORT:interface=HOST with certificates"
+    places = "it is unix:/PATH, tcp:PORT on loopback, or tls:PORT:interface=HOST with certificates"
     why = f"tcpvsadm: control 'here': {places}\n"
     assert tcpvsadm("--list", "--control", "here", control=nobody) == (2, "", why + TRY)
 

@@ -6,8 +6,10 @@ What cannot be kept is refused, and what cannot be read stops the start with one
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,6 +97,28 @@ def test_what_cannot_be_saved_is_refused_and_changes_nothing(make_daemon: Make, 
     daemon.call("set", {"read_timeout": 5})
     daemon.restart()
     assert daemon.call("table")["settings"]["read_timeout"] == 5
+
+
+def test_what_lies_beside_the_state_and_at_the_configuration_is_not_waited_for(
+    make_daemon: Make, tmp_path: Path
+) -> None:
+    config, state, beside, victim = (tmp_path / name for name in ("conf", "state", "state.new", "victim"))
+    config.write_text("Virtual s {\n    server = 10.0.0.1:80\n    listen = " + f"{LOOPBACK}:{free_port()}" + "\n}\n")
+    victim.write_text("precious")
+    daemon = make_daemon("--config", config, "--state", state)
+    daemon.start()
+    for number, plant in enumerate((lambda: beside.symlink_to(victim), lambda: os.mkfifo(beside)), 1):
+        plant()
+        daemon.call("set", {"read_timeout": number})
+        assert not beside.is_symlink()
+        assert not beside.exists()
+        assert state.stat().st_mode == stat.S_IFREG | 0o600
+    assert victim.read_text() == "precious"
+    config.unlink()
+    os.mkfifo(config)
+    daemon.signal(1)
+    wait_for(lambda: f"SIGHUP: nothing is changed: {config}: not a regular file" in daemon.log())
+    assert daemon.call("table")["settings"]["read_timeout"] == 2
 
 
 def configuration(port: int, server: str) -> str:

@@ -718,6 +718,17 @@ def test_an_upload_that_stops_is_timed_out(make: Make) -> None:
     assert a.line.aborted
 
 
+def test_a_slow_server_is_no_late_body(make: Make) -> None:
+    world = make(settings="read_timeout = 5 response_timeout = 20 first_byte_timeout = 0")
+    client = world.client()
+    client.says(get())
+    a = world.accepts(A)
+    world.passes(15)
+    assert client.heard() == b""
+    a.says(answer())
+    assert client.heard() == answer()
+
+
 def test_servers_are_told_of_the_client(make: Make) -> None:
     world = make(*RULES, "x_forwarded_for = replace", "via = append")
     client = world.client()

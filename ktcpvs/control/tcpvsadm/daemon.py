@@ -19,7 +19,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import globalLogBeginner
 from twisted.python.failure import Failure
 
-from ktcpvs.control.client import NoAnswer, NotTrusted, Switch, connect
+from ktcpvs.control.client import NoAnswer, NotPermitted, NotTrusted, Switch, connect
 from ktcpvs.control.tcpvsadm.options import Invocation
 from ktcpvs.control.tcpvsadm.outcome import Misuse, NoDaemon
 from ktcpvs.errors import BadAddress, NoSuchSetting, unknown
@@ -62,7 +62,7 @@ async def _session(given: Invocation, control: str | None, text: str, source: st
         switch = await connect(reactor, control)
     except BadAddress as error:
         raise Misuse(str(error)) from None
-    except NotTrusted as failure:
+    except (NotPermitted, NotTrusted) as failure:
         raise NoDaemon(str(failure)) from None
     except NoAnswer as failure:
         raise NoDaemon(f"{failure}: start it with 'ktcpvs', or name its place with --control") from None
