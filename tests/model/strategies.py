@@ -58,8 +58,8 @@ _printable = st.characters(exclude_categories=("C", "Z"))
 
 
 def lines(max_size: int = 30) -> st.SearchStrategy[str]:
-    """Any text without a line feed."""
-    character = st.one_of(st.sampled_from(ODD + "\t\r\x0b\x00\x85\u2028"), st.characters(exclude_characters="\n"))
+    """Any text without a line end."""
+    character = st.one_of(st.sampled_from(ODD + "\t\x0b\x00\x85\u2028"), st.characters(exclude_characters="\r\n"))
     return st.text(character, max_size=max_size)
 
 
