@@ -83,9 +83,9 @@ class StateFile:
             raise CannotSave(f"the state file {self._path} cannot be written: {error.strerror}") from None
 
 
-def read_configuration(path: str, port_named: Any, may_wait: bool = False) -> Load:
-    """The configuration file at `path`. may_wait: it may be a pipe, whose other end is waited for; else only a regular
-    file is read. Raises NoConfiguration or BadConfiguration."""
+def read_configuration(path: str, port_named: Any, *, allow_empty: bool = True, may_wait: bool = False) -> Load:
+    """The configuration file at `path`. allow_empty: as for `parse`. may_wait: it may be a pipe, whose other end is
+    waited for; else only a regular file is read. Raises NoConfiguration or BadConfiguration."""
     try:
         if may_wait:
             with open(path, "rb") as file:
@@ -97,4 +97,4 @@ def read_configuration(path: str, port_named: Any, may_wait: bool = False) -> Lo
         raise NoConfiguration(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise NoConfiguration(f"{path}: byte {error.start} is not UTF-8 text") from None
-    return parse(text, path, port_named)
+    return parse(text, path, port_named, allow_empty=allow_empty)

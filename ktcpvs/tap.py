@@ -26,9 +26,9 @@ class Options(usage.Options):
     synopsis = "[options]"
     longdesc = "A layer-7 switch for TCP services. Administer it with tcpvsadm."
     optParameters = [
-        ["config", "c", None, "Load this configuration file and start all its services; SIGHUP loads it again."],
+        ["config", "c", None, "Load this configuration file at each start and at SIGHUP, and start its services."],
         ["status", None, None, "Serve a status page and metrics here, as tcp:9109, on loopback. [default: nowhere]"],
-        ["state", "s", None, "Keep the table in this file, after every change, and begin with it."],
+        ["state", "s", None, "Keep the table in this file; later starts begin with it, and not with --config."],
         [
             "workers",
             "w",

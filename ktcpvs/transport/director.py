@@ -7,7 +7,7 @@ found and bound, sockets opened); the table is saved; and only then what differs
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from typing import Any
 
 from attrs import Factory, define
@@ -22,6 +22,7 @@ from ktcpvs.model.plan import plan
 from ktcpvs.model.service import AUTO, KERNEL, NO_FALLBACK, NO_LOG, VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
+from ktcpvs.model.warnings import is_due, warned_services, warnings_of
 from ktcpvs.system import log as levels
 from ktcpvs.system.plugins import Schedulers, find_schedulers
 from ktcpvs.system.sockets import close_listener
@@ -79,7 +80,7 @@ class Director:
         self.is_strict = True
         self.checks: Checks | None = Checks(context)
         self.resolver: Resolver | None = Resolver(context, self.resolved)
-        self.successor: Callable[[Edit], Awaitable[None]] | None = None
+        self.successor: Callable[[Edit], Awaitable[Sequence[str]]] | None = None
         self.trial = Trial(context.reactor, context.log, self._undo_trial)
         self._started = False
         self._ending = False
@@ -105,21 +106,21 @@ class Director:
         self._schedulers = find_schedulers()
         return self._schedulers
 
-    def submit(self, edit: Edit) -> Deferred[None]:
-        """Carry `edit` out. Fires when it is in force and saved; fails with a Refusal, and then nothing has changed."""
+    def submit(self, edit: Edit) -> Deferred[Sequence[str]]:
+        """Carry `edit` out. Fires with the warnings about it, a line each, when it is in force and saved; fails with a
+        Refusal, and then nothing has changed."""
         return self._lock.run(lambda: Deferred.fromCoroutine(self._take(edit)))
 
-    async def _take(self, edit: Edit) -> None:
+    async def _take(self, edit: Edit) -> Sequence[str]:
         if self.successor is not None:
-            await self.successor(edit)
-        else:
-            await self._carry_out(edit)
+            return await self.successor(edit)
+        return await self._carry_out(edit)
 
     def _undo_trial(self) -> Deferred[None]:
         undoing = self.trial.undoing
         return self._lock.run(lambda: Deferred.fromCoroutine(undoing(self._carry_out, lambda: self.table.running)))
 
-    async def _carry_out(self, edit: Edit) -> None:
+    async def _carry_out(self, edit: Edit) -> Sequence[str]:
         if self._ending:
             raise Busy("the daemon is ending")
         self.trial.admit(edit)
@@ -129,6 +130,7 @@ class Director:
         except NoSuchServer as refusal:
             raise NoSuchServer(f"{refusal}{self._of_a_name(edit)}") from None
         await self._check(old, new)
+        warnings = self.warnings(edit, new) if self.is_strict else ()
         runs = expanded(new, self.resolution)
         preparation = await self._prepare(self.expanded, runs)
         try:
@@ -147,6 +149,18 @@ class Director:
         self.context.log.event(levels.CONFIGURATION, "{edit}", edit=_in_words(edit))
         if isinstance(edit, Unload):
             self._unload()
+        return warnings
+
+    def warnings(self, edit: Edit, new: Table) -> Sequence[str]:
+        """What `edit`, which makes the table `new`, configures and has no effect: a line each. Never raises."""
+        found: list[str] = []
+        try:
+            for service in warned_services(edit, new.services):
+                scheduler, balance, _ = self._plugins(service)
+                found += [str(one) for one in warnings_of(service, scheduler, balance) if is_due(one, edit)]
+        except Exception:  # a plugin says something odd of itself
+            self.context.log.failure("no warnings can be given about {name}", name=edit.name)
+        return found
 
     # What names mean.
 

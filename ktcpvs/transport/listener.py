@@ -6,7 +6,6 @@ backlog and nobody is turned away.
 
 from __future__ import annotations
 
-import errno
 import socket
 from collections.abc import Callable
 from functools import cache
@@ -20,6 +19,7 @@ from zope.interface import implementer
 from ktcpvs.system import log as levels
 from ktcpvs.system.handshakes import handshakes
 from ktcpvs.system.sockets import (
+    EXHAUSTED,
     close_listener,
     deafen,
     is_dual_stack,
@@ -32,7 +32,6 @@ from ktcpvs.transport.context import Context
 BATCH = 64
 """How many clients are accepted in one turn, before the others get theirs."""
 
-EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 RETRY = 1.0
 """Seconds until a listener looks again after the system had no descriptor for it."""
 

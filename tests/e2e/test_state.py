@@ -134,15 +134,30 @@ def test_config_begins_and_state_goes_on(make_daemon: Make, serve: Serve, tmp_pa
     daemon = make_daemon("--config", config, "--state", state)
     daemon.start()
     assert answers(port)
+    assert f"the table comes from {config}, since there was no state file {state}: " in daemon.log()
     assert state.stat().st_mode & 0o777 == 0o600
     daemon.call("add_service", "added", port=free_port())
     daemon.call("stop", "c")
     daemon.restart()
     idents = [(service["ident"], service["running"]) for service in daemon.call("table")["services"]]
     assert idents == [("c", False), ("added", False)]
-    assert f"{state} is the table" in daemon.log()
+    assert f"the table comes from the state file {state}, and {config} was not loaded: " in daemon.log()
+    new_port = free_port()
+    config.write_text(config.read_text() + configuration(new_port, "10.0.0.1:80").replace("Virtual c", "Virtual new"))
     daemon.signal(1)
-    wait_for(lambda: len(daemon.call("table")["services"]) == 1)
+    wait_for(lambda: daemon.log().count(f"SIGHUP: {config} is loaded"))
+    idents = [(service["ident"], service["running"]) for service in daemon.call("table")["services"]]
+    assert idents == [("c", False), ("new", True)]
+    assert answers(new_port)
+
+
+def test_an_empty_configuration_begins_without_services(make_daemon: Make, tmp_path: Path) -> None:
+    config = tmp_path / "conf"
+    config.write_text("# nothing yet\n")
+    daemon = make_daemon("--config", config)
+    daemon.start()
+    assert daemon.call("table")["services"] == []
+    assert f"{config} configures no services" in daemon.log()
 
 
 def test_a_state_file_that_cannot_be_read_refuses_the_start(make_daemon: Make, tmp_path: Path) -> None:

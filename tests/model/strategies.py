@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from ktcpvs.errors import BadPattern, Refusal
 from ktcpvs.model.address import UNIX_PATH_BYTES, Address, Inet, Unix, parse_address
 from ktcpvs.model.edits import (
+    STARTS,
     AddRule,
     AddServer,
     AddService,
@@ -58,8 +59,8 @@ _printable = st.characters(exclude_categories=("C", "Z"))
 
 
 def lines(max_size: int = 30) -> st.SearchStrategy[str]:
-    """Any text without a line end."""
-    character = st.one_of(st.sampled_from(ODD + "\t\x0b\x00\x85\u2028"), st.characters(exclude_characters="\r\n"))
+    """Any text without a line feed."""
+    character = st.one_of(st.sampled_from(ODD + "\t\r\x0b\x00\x85\u2028"), st.characters(exclude_characters="\n"))
     return st.text(character, max_size=max_size)
 
 
@@ -297,7 +298,7 @@ def _one_edit() -> dict[type[Edit], st.SearchStrategy[Edit]]:
         DeleteService: st.builds(DeleteService, ident),
         Flush: st.just(Flush()),
         AddServer: st.builds(AddServer, ident, server, weight, maxconn),
-        EditServer: st.builds(EditServer, ident, server, weight, st.one_of(st.none(), maxconn)),
+        EditServer: st.builds(EditServer, ident, server, st.one_of(st.none(), weight), st.one_of(st.none(), maxconn)),
         DeleteServer: st.builds(DeleteServer, ident, server),
         AddRule: st.builds(AddRule, ident, pattern, server, match),
         DeleteRule: st.builds(DeleteRule, ident, pattern, server),
@@ -309,7 +310,11 @@ def _one_edit() -> dict[type[Edit], st.SearchStrategy[Edit]]:
         Set: st.builds(Set, changes),
         Unload: st.just(Unload()),
         Confirm: st.just(Confirm()),
-        Load: tables(max_services=2).map(lambda table: Load(table.services, table.settings)),
+        Load: st.builds(
+            lambda table, start: Load(table.services, table.settings, start=start),
+            tables(max_services=2),
+            st.sampled_from(STARTS),
+        ),
     }
 
 

@@ -12,7 +12,6 @@ import re
 from attrs import frozen
 
 from ktcpvs.errors import BadConfiguration, shorten
-from ktcpvs.model.lines import split_lines
 
 _BARE = re.compile(r"\S+")
 _BLANK = re.compile(r"(?:[^\S\n]+|#[^\n]*)+")
@@ -49,8 +48,8 @@ class Token:
 def tokens(text: str, source: str) -> list[Token]:
     """All tokens of `text`. Raises BadConfiguration."""
     found: list[Token] = []
-    for number, line in enumerate(split_lines(text), 1):
-        _line(line, Place(source, number, 1), found)
+    for number, line in enumerate(text.split("\n"), 1):
+        _line(line.removesuffix("\r"), Place(source, number, 1), found)
     return found
 
 
