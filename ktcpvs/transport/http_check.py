@@ -134,6 +134,7 @@ class HTTPChecks:
         in its address."""
         name = self._endpoints.name(address)
         host = "localhost" if isinstance(address, Unix) else called or str(address)
+        host = host.replace(".:", ":")  # the dot at a name's end is for name servers; web servers do not expect it
         headers = Headers({"Host": [host], "User-Agent": [f"ktcpvs/{__version__} check"]})
         url = f"http://{name}{check.path}"
         asked: Deferred[Any] = self._agent.request(b"GET", url.encode(), headers)
