@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
@@ -35,6 +35,13 @@ KEPT_SECONDS = 60
 _SILENT = Logger(namespace=__name__, observer=LogPublisher())
 
 
+class _Response(NamedTuple):
+    """The head of a response, and the connection on which its body follows."""
+
+    head: Any
+    connection: _Connection
+
+
 class _Connection(HTTP11ClientProtocol):
     """Twisted's own would read heads, and all that may stand before them, without end, and tell the log of each interim
     response: thousands of lines for one check."""
@@ -50,17 +57,24 @@ class _Connection(HTTP11ClientProtocol):
         return answer.addBoth(self._answered)
 
     def _answered(self, answer: Any) -> Any:
+        """The head has come, or a Failure."""
         self._is_answered = True
-        return answer
+        return answer if isinstance(answer, Failure) else _Response(answer, self)
+
+    def hang_up(self) -> None:
+        """Close the connection at once, whatever comes on it. Safe to call when it is closed."""
+        transport: Any = self.transport
+        if transport is not None:
+            transport.abortConnection()
 
     def dataReceived(self, bytes: bytes) -> None:
         self._heard += len(bytes)
         if self._heard > HEARD_MOST:
-            self.transport.abortConnection()  # type: ignore[union-attr]
+            self.hang_up()
         else:
             super().dataReceived(bytes)  # type: ignore[no-untyped-call]
             if self._heard > HEAD_MOST and not self._is_answered:
-                self.transport.abortConnection()  # type: ignore[union-attr]
+                self.hang_up()
 
 
 class _Factory(_HTTP11ClientFactory):
@@ -145,10 +159,11 @@ class _Body(Protocol):
             self._done.callback(None)
 
 
-def _judged(answer: Any, check: Check) -> Deferred[None]:
-    status = answer.code
-    read: Deferred[None] = Deferred(lambda _: answer._transport.abortConnection())
-    answer.deliverBody(_Body(read))
+def _judged(answer: _Response, check: Check) -> Deferred[None]:
+    status = answer.head.code
+    # The response's own transport is a proxy that cannot abort, so the connection is closed instead.
+    read: Deferred[None] = Deferred(lambda _: answer.connection.hang_up())
+    answer.head.deliverBody(_Body(read))
 
     def judge(_: None) -> None:
         if not check.is_well(status):
