@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from memory import Peer, World
 
 from ktcpvs.model import exchange as life
-from ktcpvs.transport.http_client import PENDING
+from ktcpvs.transport.http_client import PENDING, REQUESTS_PER_TURN
 from ktcpvs.transport.known import REQUEST_REMEMBERED, REQUESTS_MAX
 
 A, B, C = "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"
@@ -137,6 +137,7 @@ def test_a_client_is_read_again_when_all_that_was_pending_is_refused(make: Make)
     client.says(get("/c" + "x" * 1000) * 100)
     assert not client.is_read()
     world.accepts(A).says(answer())
+    world.turns(100 // REQUESTS_PER_TURN + 1)
     assert client.heard().count(b"HTTP/1.1 503 ") == 100
     assert client.is_read()
 
@@ -448,7 +449,9 @@ def test_an_answer_cut_short_is_not_made_to_look_whole(make: Make) -> None:
     a = world.accepts(A)
     a.says(answer(b"x" * 100)[:-1])
     a.ends()
-    assert client.line.aborted
+    assert client.heard() == answer(b"x" * 100)[:-1]
+    assert client.line.disconnecting
+    assert client.line.reset_on_close
 
 
 def test_connect_failure_the_next_best_then_503_and_go_on(make: Make) -> None:
@@ -617,6 +620,30 @@ def test_an_edit_holds_for_the_next_request_of_a_connection(make: Make) -> None:
     assert client.heard() == answer() + answer(b"b now")
 
 
+def test_a_service_without_rules_uses_all_its_servers(make: Make) -> None:
+    """Until the first rule comes, and again when the last one has gone; on a client connection that stays."""
+    lines = ("scheduler = phttp", "balance = rr", f"server = {A}", f"server = {B}")
+    world = make(*lines)
+    client = world.client()
+
+    def asked(count: int, path: str = "/x") -> list[str]:
+        servers = []
+        for _ in range(count):
+            client.says(get(path, "Connection: keep-alive"))
+            servers += world.called()
+            world.connects().says(answer(b"x", "Connection: close"))
+            assert b"200 OK" in client.heard()
+        return servers
+
+    assert asked(2) == [A, B]
+    world.load(*lines, f'rule = pattern "^/b" use server {B}')
+    assert asked(2, "/b") == [B, B]
+    client.says(get("/x"))
+    assert b" 503 " in client.heard()
+    world.load(*lines)
+    assert sorted(asked(2)) == [A, B]
+
+
 STREAM = [
     get("/a/1"),
     get("/b/2", "Content-Length: 5", method="POST", body=b"hello"),
@@ -691,6 +718,17 @@ def test_an_upload_that_stops_is_timed_out(make: Make) -> None:
     assert a.line.aborted
 
 
+def test_a_slow_server_is_no_late_body(make: Make) -> None:
+    world = make(settings="read_timeout = 5 response_timeout = 20 first_byte_timeout = 0")
+    client = world.client()
+    client.says(get())
+    a = world.accepts(A)
+    world.passes(15)
+    assert client.heard() == b""
+    a.says(answer())
+    assert client.heard() == answer()
+
+
 def test_servers_are_told_of_the_client(make: Make) -> None:
     world = make(*RULES, "x_forwarded_for = replace", "via = append")
     client = world.client()
@@ -717,7 +755,9 @@ def test_any_number_of_pipelined_requests_may_be_refused_at_once(make: Make) -> 
     world = make()
     client = world.client()
     client.says(get("/nobody") * 2000 + get("/a"))
-    assert client.heard().count(b"HTTP/1.1 503 ") == 2000
+    assert client.heard().count(b"HTTP/1.1 503 ") == 1 + REQUESTS_PER_TURN  # others have their turn
+    world.turns(2000 // REQUESTS_PER_TURN + 1)
+    assert client.heard().count(b"HTTP/1.1 503 ") == 2000 - 1 - REQUESTS_PER_TURN
     world.accepts(A).says(answer())
     assert client.heard() == answer()
 
