@@ -172,7 +172,7 @@ class VirtualService:
     relay: str = option(
         read_word,
         AUTO,
-        "what carries the bytes of joined connections; auto: the kernel, where it can",
+        "what carries the bytes of joined connections; auto: copy, and splice for bulk",
         check=one_of(*RELAYS),
     )
     first_byte_timeout: int | None = option(

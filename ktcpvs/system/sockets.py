@@ -335,3 +335,22 @@ def close_with_reset(sock: socket.socket) -> None:
     with contextlib.suppress(OSError):  # the peer was quicker
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
     sock.close()
+
+
+_SNDBUFFORCE, _BUF_LOCK, _SNDBUF_LOCKED = 32, 72, 1
+
+
+def send_buffer(sock: socket.socket) -> int:
+    """How much may wait to be sent, in bytes as the kernel counts them; negative when somebody has set it, so that the
+    kernel does not adjust it. Raises OSError."""
+    size = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    return -size if sock.getsockopt(socket.SOL_SOCKET, _BUF_LOCK) & _SNDBUF_LOCKED else size
+
+
+def set_send_buffer(sock: socket.socket, size: int) -> None:
+    """Let that much wait to be sent, or what `send_buffer` has returned before. Raises OSError; needs CAP_NET_ADMIN
+    (socket(7), SO_SNDBUFFORCE)."""
+    sock.setsockopt(socket.SOL_SOCKET, _SNDBUFFORCE, min(abs(size) // 2, 1 << 29))  # the kernel doubles it
+    if size > 0:
+        locked = sock.getsockopt(socket.SOL_SOCKET, _BUF_LOCK)
+        sock.setsockopt(socket.SOL_SOCKET, _BUF_LOCK, locked & ~_SNDBUF_LOCKED)
