@@ -170,6 +170,12 @@ class VirtualService:
         "what carries the bytes of joined connections; auto: the kernel, where it can",
         check=one_of(*RELAYS),
     )
+    upgrade: str = option(
+        read_word,
+        "any",
+        "the protocols to which servers may switch when a client asks for it, by schedulers that decide per request",
+        check=one_of("any", "websocket", "off"),
+    )
     startservers: int | None = option(read_number, None, "kept for old files, no effect", check=count)
     maxclients: int = option(read_number, 0, "the most clients at once; 0: no such limit", check=count)
     minspareservers: int | None = option(read_number, None, "kept for old files, no effect", check=count)
