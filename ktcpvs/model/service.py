@@ -176,6 +176,20 @@ class VirtualService:
         "the protocols to which servers may switch when a client asks for it, by schedulers that decide per request",
         check=one_of("any", "websocket", "off"),
     )
+    first_byte_timeout: int | None = option(
+        read_number,
+        None,
+        "seconds after which an idempotent request to a server that answers nobody goes to another one; 0: never by "
+        "time alone; not given: the setting of that name",
+        check=in_range(0, 86400),
+    )
+    abort_on_close: str = option(
+        read_word,
+        "off",
+        "on: a client that ends its side (FIN) abandons a request that no server has yet, or that is idempotent; "
+        "off: only one that resets its connection does",
+        check=one_of("on", "off"),
+    )
     startservers: int | None = option(read_number, None, "kept for old files, no effect", check=count)
     maxclients: int = option(read_number, 0, "the most clients at once; 0: no such limit", check=count)
     minspareservers: int | None = option(read_number, None, "kept for old files, no effect", check=count)

@@ -22,7 +22,7 @@ from ktcpvs.model.address import Address, Inet, Unix
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """SO_LINGER: closing throws away what was not sent, and resets the connection."""
 
-TCP_CLOSE = 7
+TCP_CLOSE, TCP_CLOSE_WAIT = 7, 8
 """The state of a connection that is over (the kernel's tcp_states.h)."""
 
 SO_ATTACH_FILTER, SO_DETACH_FILTER, SO_ATTACH_REUSEPORT_CBPF = 26, 27, 51
@@ -285,10 +285,20 @@ def unread(sock: socket.socket) -> int:
 def is_over(sock: socket.socket) -> bool:
     """True when the connection has been reset, though nobody has read of it yet (tcp(7), TCP_INFO). A unix socket's
     never shows."""
+    return _tcp_state(sock) == TCP_CLOSE
+
+
+def has_fin(sock: socket.socket) -> bool:
+    """True when the peer has sent its FIN, though nobody has read of it yet. A unix socket's never shows."""
+    return _tcp_state(sock) == TCP_CLOSE_WAIT
+
+
+def _tcp_state(sock: socket.socket) -> int:
+    """Of the kernel's states (net/tcp_states.h); 0 for a unix socket."""
     try:
-        return sock.family != socket.AF_UNIX and sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE
+        return 0 if sock.family == socket.AF_UNIX else int(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0])
     except (OSError, ValueError):
-        return True
+        return TCP_CLOSE
 
 
 def has_input(sock: socket.socket) -> bool:

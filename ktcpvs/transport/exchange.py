@@ -18,6 +18,7 @@ from ktcpvs.protocols.framing import BadFrame
 from ktcpvs.protocols.http1 import BadRequest, error_response
 from ktcpvs.system import log as levels
 from ktcpvs.transport.backend import call
+from ktcpvs.transport.http_client import CONNECTING, SERVER_IS_FULL
 from ktcpvs.transport.known import LINES_MAX, REMEMBERED, KnownAnswer, KnownLines, KnownRequest
 from ktcpvs.transport.pool import ServerStream
 from ktcpvs.transport.retrying import UNANSWERED, Retrying
@@ -129,7 +130,7 @@ class Exchange(Retrying):
         self._may_repeat = message.is_repeatable
         self._remember(message, head)
         if self._held:
-            self._hold(4, False)
+            self._hold(CONNECTING, False)
         if self._full:
             server.pause()
 
@@ -158,7 +159,7 @@ class Exchange(Retrying):
 
     def server_data(self, data: bytes) -> None:
         """What the server sends."""
-        self._since = self.context.wheel.now
+        before, self._since = self._since, self.context.wheel.now
         answer = self._answer
         if answer is None:
             server = self.server
@@ -181,18 +182,43 @@ class Exchange(Retrying):
             if server is not None:
                 server.destination.heard = self._since
             self._answer_head(data)
+            if self._answer is None and self.state == life.WAITING:
+                # Interim responses and a head that drips do not extend response_timeout.
+                self._since = before
             return
         if self.server is not None:
             self.server.destination.heard = self._since
         try:
             taken = answer.frame.feed(data)
         except BadFrame as bad:
-            self.context.log.event(
-                levels.NON_FATAL, "service {ident}: a server's answer: {why}", ident=self.service.ident, why=bad
-            )
-            self.expire(life.RESET)
+            self._break_off(f"the server's response: {bad}")
             return
         self._pass_on(answer, data, taken)
+
+    def _break_off(self, why: str) -> None:
+        """The rest of a response that has begun will not come: the client gets what there is, and must see that."""
+        self.context.log.event(
+            levels.NON_FATAL,
+            "service {ident}: {client}: {why}",
+            ident=self.service.ident,
+            client=self.client_name,
+            why=why,
+        )
+        self._server_failed(why)
+        self.ending = why
+        self._happened(life.RESET)
+        if self._calling is not None:
+            self._calling.cancel()
+        self._let_go(reset=True)
+        self._break_client_off()
+        self._maybe_over()
+
+    def _server_failed(self, why: str) -> None:
+        """The current request failed by its server's fault. why: in words."""
+        lease = self.lease
+        if lease is not None and not lease.ended:
+            lease.destination.failures += 1
+            self.service.health.failed(lease.destination, why)
 
     def _pass_whole(self, server: ServerStream, data: bytes, row: list[int]) -> None:
         """A whole answer, of a kind that is known. row: where it is counted how long such ones take."""
@@ -235,6 +261,7 @@ class Exchange(Retrying):
                 size = self.context.settings.head_size
                 read = messages.read_response(data, message.method, size, looked, message.minor)
             except BadRequest as bad:
+                self._server_failed(f"unreadable response: {bad}")
                 self._fail(502, str(bad))
                 return
             if read is None:
@@ -256,18 +283,16 @@ class Exchange(Retrying):
         try:
             taken = answer.frame.feed(data)
         except BadFrame as bad:
+            self._server_failed(f"unreadable response: {bad}")
             self._fail(502, f"the server's answer: {bad}")
             return
         self._may_repeat = False
         self._happened(life.ANSWER)
         self._answer = answer
-        if self.server is not None:
-            if answer.status >= 500:
-                self.service.health.failed(self.server.destination, f"status {answer.status}")
-            else:
-                self.server.destination.errors = 0
-        if not answer.is_delimited:
-            self._last = True
+        if self.server is not None and answer.status >= 500:
+            self.service.health.failed(self.server.destination, f"status {answer.status}")
+        if not answer.is_delimited or (self._body is not None and not answer.keep_alive):
+            self._last = True  # the second: an early response, and the server will not hear the rest of the request
         choice = self.choice
         head = answer.head + choice.answer_lines if choice is not None else answer.head
         if answer.length is not None and answer.keep_alive and self.server is not None and message.method == b"GET":
@@ -315,7 +340,7 @@ class Exchange(Retrying):
             answer.keep_alive = False  # a server that ignores the body would read it as another request
         if server is not None and answer.keep_alive and server.is_reusable:
             self.server = None
-            self._hold(1, False)
+            self._hold(SERVER_IS_FULL, False)
             if self._full:
                 server.resume()
             self.service.pool.put(server)
@@ -325,13 +350,16 @@ class Exchange(Retrying):
 
     def _end_of_answer(self) -> None:
         if self._answer is not None and self.lease is not None:
-            self.lease.destination.latencies.count(self._answer.status, monotonic() - self._asked)
+            destination, status = self.lease.destination, self._answer.status
+            destination.latencies.count(status, monotonic() - self._asked)
+            if status < 500:
+                destination.errors = 0
         self._settle("answered")
         self._answer = self._message = None
         self._received = b""
         if self._leaves and not self._pending and self._body is None:
             self._happened(life.FINISHED)
-            self._part()
+            self._close_gracefully()
             return
         if self._last or (self._no_more and not self._pending):
             self._happened(life.LAST)
@@ -362,8 +390,7 @@ class Exchange(Retrying):
             if self._may_repeat and not self._received and server is not None:
                 self._repeat(server)
             else:
-                if server is not None:
-                    self.service.health.failed(server.destination, UNANSWERED)
+                self._server_failed(UNANSWERED)
                 self._fail(502, UNANSWERED)
         elif self.state == life.ANSWERING:
             answer = self._answer
@@ -374,7 +401,7 @@ class Exchange(Retrying):
                 self._last = True
                 self._end_of_answer()
             else:
-                self.expire(life.RESET)
+                self._break_off("the server closed the connection in the middle of its response")
         elif self.state == life.CLOSED:
             self._maybe_over()
 
@@ -385,8 +412,10 @@ class Exchange(Retrying):
         message = self._message
         self._let_go(reset=True)
         self._answer = None
-        self._received = b""
-        if self._body is not None or self._last or message is None or status == 400:
+        self._received = self._out = b""
+        self._hold(CONNECTING, False)
+        ends = self._last or (self._no_more and not self._pending)
+        if self._body is not None or ends or message is None or status == 400:
             self._happened(life.LAST)
             self._refuse(status, why, later)
             return
@@ -404,7 +433,7 @@ class Exchange(Retrying):
     def _let_go(self, reset: bool) -> None:
         """Part with the server's connection, which is of no further use."""
         server, self.server = self.server, None
-        self._hold(1, False)
+        self._hold(SERVER_IS_FULL, False)
         if server is not None:
             if self.state != life.SWITCHED and self.relay is None:
                 server.exchange = None

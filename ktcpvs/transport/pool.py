@@ -64,6 +64,13 @@ class ServerStream(Stream):
         else:
             exchange.server_lost(clean)
 
+    def close(self) -> bool:
+        """Send what is buffered, then close; reset a server that does not take it within `linger_timeout` seconds."""
+        is_closing = super().close()
+        if not is_closing:
+            self.pool.close_later(self)
+        return is_closing
+
     # The server takes no more, or again: the client is held back.
 
     def pauseProducing(self) -> None:
@@ -97,6 +104,10 @@ class Pool:
         """One of them is closed."""
         self.open -= 1
         self._context.descriptors.give(1)
+
+    def close_later(self, stream: ServerStream) -> None:
+        """Reset a connection that is closing, unless it is closed within `linger_timeout` seconds."""
+        self._context.wheel.after(self._context.settings.linger_timeout, stream.reset)
 
     def take(self, destination: Destination, *, is_repeatable: bool) -> ServerStream | None:
         """An idle connection to `destination`; None when there is none.

@@ -297,7 +297,8 @@ class Served(ABC):
 
     def try_again(self) -> None:
         """There may be room at a server. A client that went away while it was not read takes none."""
-        if self.client.is_gone():
+        client = self.client
+        if client.is_gone() or (self.service.config.abort_on_close == "on" and client.has_ended()):
             self.expire(CLIENT_GONE)
             return
         self._happened(ROOM)

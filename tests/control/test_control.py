@@ -120,6 +120,8 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "access_log_format": "combined",
             "relay": "auto",
             "upgrade": "any",
+            "first_byte_timeout": None,
+            "abort_on_close": "off",
             "allow": [],
             "deny": [],
             "client_connections": 0,

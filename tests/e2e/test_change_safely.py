@@ -72,7 +72,11 @@ def test_check_finds_nothing_wrong(site: Path) -> None:
     ("old", "new", "why"),
     [
         ("scheduler = phttp", "scheduler = nope", "no scheduler 'nope'; there are: chttp, "),
-        ("scheduler = phttp", "scheduller = phttp", "{file}:4:5: unknown keyword 'scheduller'; there are: "),
+        (
+            "scheduler = phttp",
+            "scheduller = phttp",
+            "{file}:4:5: unknown keyword 'scheduller'; did you mean 'scheduler'?",
+        ),
         (
             "use server 10.0.0.1:80", "use server 10.0.0.2:80",
             'service web: test "GET /images/x" -> 10.0.0.1:80 fails: 10.0.0.2:80 serves: rule 1 \'^/images/\', ',

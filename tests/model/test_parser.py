@@ -282,7 +282,7 @@ def test_an_error_is_shown_where_it_stands(text, why):
             "nonsense = 1",
             "3: unknown keyword 'nonsense'; there are: listen, scheduler, balance, fallback, cookie_secure, ",
         ),
-        ("Scheduller = wlc", "3: unknown keyword 'Scheduller'; there are: listen, "),
+        ("Scheduller = wlc", "3: unknown keyword 'Scheduller'; did you mean 'scheduler'?"),
         ("pattern = a", "3: unknown keyword 'pattern'; there are: listen, "),
         ("nonsense", f"3: 'nonsense': {NO_BLOCK}"),
         ("listen r1:80", f"3: 'listen': {NO_BLOCK}"),

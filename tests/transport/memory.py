@@ -28,7 +28,9 @@ from ktcpvs.transport.stream import RESET_ON_CLOSE, Stream
 
 
 class Line(StringTransport):
-    """The switch's end of a connection in memory. full: it holds back whoever writes to it."""
+    """The switch's end of a connection in memory. unsent: bytes that the peer has still to take."""
+
+    unsent = 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,6 +49,9 @@ class Line(StringTransport):
 
     def getHandle(self) -> Line:
         return self
+
+    def buffered(self) -> int:
+        return self.unsent
 
     def fileno(self) -> int:
         """While there is none, the system knows of nothing that is unsent or unread."""
@@ -99,14 +104,17 @@ class Peer:
 
     def fills_up(self) -> None:
         """It takes no more."""
+        self.line.unsent = 100_000
         self.line.producer.pauseProducing()
 
     def takes_again(self) -> None:
+        self.line.unsent = 0
         self.line.producer.resumeProducing()
 
     def settle(self) -> bool:
         """Let a closed or aborted line come to its end; True if it was one."""
-        if (self.line.disconnecting or self.line.aborted) and self.stream.is_open:
+        closing = self.line.disconnecting and not self.line.unsent
+        if (closing or self.line.aborted) and self.stream.is_open:
             self.stream.connectionLost(Failure(ConnectionDone()))
             return True
         return False
@@ -192,6 +200,11 @@ class World:
     def passes(self, seconds: int) -> None:
         for _ in range(seconds):
             self.reactor.advance(1)
+
+    def turns(self, count: int) -> None:
+        """So many turns of the reactor, in no time."""
+        for _ in range(count):
+            self.reactor.advance(0)
 
     def settle(self) -> None:
         while [peer for peer in self.peers if peer.settle()]:

@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 from ktcpvs.control.client import NoAnswer, NotTrusted, Switch, connect
 from ktcpvs.control.tcpvsadm.options import Invocation
 from ktcpvs.control.tcpvsadm.outcome import Misuse, NoDaemon
-from ktcpvs.errors import BadAddress, NoSuchSetting, shorten
+from ktcpvs.errors import BadAddress, NoSuchSetting, unknown
 
 RATE_SECONDS = 1.0
 """Between the two looks of --rate."""
@@ -199,6 +199,5 @@ def _wanted(settings: list[dict[str, Any]], names: Sequence[str]) -> list[dict[s
         return settings
     found = [setting for setting in settings if setting["name"] == names[0]]
     if not found:
-        known = ", ".join(setting["name"] for setting in settings)
-        raise NoSuchSetting(f"no setting '{shorten(names[0], 40)}'; there are: {known}")
+        raise NoSuchSetting(f"no setting {unknown(names[0], [setting['name'] for setting in settings], 40)}")
     return found

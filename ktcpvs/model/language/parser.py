@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from attrs import Factory, define, evolve
 
-from ktcpvs.errors import BadConfiguration, Refusal, shorten
+from ktcpvs.errors import BadConfiguration, Refusal, shorten, unknown
 from ktcpvs.model.address import Address, PortNamed, no_port_names, parse_address
 from ktcpvs.model.edits import Load
 from ktcpvs.model.expectation import CLIENT, OUTCOMES, Expectation
@@ -244,7 +244,7 @@ def _service(reader: _Reader, name: Token, port_named: PortNamed) -> VirtualServ
             continue
         _once(seen, called, keyword)
         if option is None:
-            raise keyword.place.error(f"unknown keyword '{shorten(keyword.text)}'; there are: {', '.join(KEYWORDS)}")
+            raise keyword.place.error(f"unknown keyword {unknown(keyword.text, KEYWORDS)}")
         token = reader.next(f"the value of {option.name}")
         text = token.text if not option.is_phrase else reader.phrase(token)
         with _at(token.place):
