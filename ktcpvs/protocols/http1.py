@@ -8,6 +8,7 @@ which it cannot become valid any more, in whatever pieces it comes, and each byt
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from attrs import frozen
 
@@ -77,19 +78,29 @@ class HeadReader:
     """Collects bytes until a request's head is complete, and checks them as they come.
 
     max_size: bytes. max_lines: header lines. max_target: bytes of the request target; None: as many as fit in the head.
+    check_lines: called with header lines once they are complete, while the head is not, and with the version, True for
+    HTTP/1.1; it may raise BadRequest. None: nothing more is asked of them than their form.
     """
 
     __slots__ = (
-        "_at", "_begin", "_expected", "_lines", "_lines_begin", "_max_lines", "_max_size", "_max_target", "_minor",
-        "_target_begin", "_target_end", "received",
+        "_at", "_begin", "_check_lines", "_expected", "_lines", "_lines_begin", "_lines_checked", "_lines_end",
+        "_max_lines", "_max_size", "_max_target", "_minor", "_target_begin", "_target_end", "received",
     )  # fmt: skip
 
-    def __init__(self, max_size: int, max_lines: int, max_target: int | None = None) -> None:
+    def __init__(
+        self,
+        max_size: int,
+        max_lines: int,
+        max_target: int | None = None,
+        check_lines: Callable[[bytes, bool], object] | None = None,
+    ) -> None:
         self.received = bytearray()
+        self._check_lines = check_lines
         self._expected = _AT_START
         self._at = 0  # what stands before it has been checked; it stays at the beginning of a version
         self._begin = 0  # where the request line begins, after empty lines
         self._target_begin = self._target_end = self._lines_begin = 0
+        self._lines_checked = self._lines_end = 0  # where the lines end that `check_lines` knows, and the complete ones
         self._lines = 0  # complete header lines
         self._minor = 0
         self._max_size = max_size
@@ -109,6 +120,10 @@ class HeadReader:
         self._check(min(len(self.received), self._max_size))
         if self._expected == _COMPLETE:
             return self._head()
+        if self._check_lines is not None and self._lines_end > self._lines_checked:
+            lines = bytes(self.received[self._lines_checked : self._lines_end])
+            self._lines_checked = self._lines_end
+            self._check_lines(lines, self._minor == 1)
         if len(self.received) >= self._max_size:
             if self._expected == _AT_START:
                 raise BadRequest(400, "nothing but empty lines")
@@ -135,6 +150,7 @@ class HeadReader:
                 self._at += 1
                 if expected == _AT_LF:
                     self._expected = _AT_LINE
+                    self._lines_end = self._at
                     self._count(1)
                 else:
                     self._expected = _COMPLETE
@@ -156,7 +172,7 @@ class HeadReader:
         assert found is not None  # it may be empty
         if found.end() > self._at:
             self._count(self.received.count(b"\n", self._at, found.end()))
-            self._at = found.end()
+            self._at = self._lines_end = found.end()
         if self._at < end:
             first = self.received[self._at]
             if first == 0x0D:
@@ -216,6 +232,7 @@ class HeadReader:
         self._minor = min(int(version[2]), 1)
         self._path()
         self._at = self._lines_begin = self._at + _VERSION_BYTES
+        self._lines_checked = self._lines_end = self._at
         self._expected = _AT_LINE
 
     def _path(self) -> bytes:

@@ -157,6 +157,42 @@ class RequestFields:
         self.dropped = (self.dropped or frozenset()) | (frozenset(options) - _NO_FIELDS)
 
 
+class EarlyCheck:
+    """Refuses a request whose head is not complete, as soon as one of its header lines cannot stand in a valid one."""
+
+    __slots__ = ("_has_host", "_is_chunked", "_length")
+
+    def __init__(self) -> None:
+        self._has_host = self._is_chunked = False
+        self._length: int | None = None
+
+    def feed(self, lines: bytes, minor: bool) -> None:
+        """More header lines are complete. minor: True for HTTP/1.1. Raises BadRequest."""
+        for name, value in _REQUEST_FIELDS.findall(lines):
+            self._check(name.lower(), value.rstrip(), minor)
+
+    def _check(self, name: bytes, value: bytes, minor: bool) -> None:
+        if name == b"host":
+            if self._has_host:
+                raise BadRequest(400, "exactly one Host is wanted")
+            if not _HOST.fullmatch(value):
+                raise BadRequest(400, "Host has a form that HTTP/1.1 forbids")
+            self._has_host = True
+        elif name == b"content-length":
+            length, _ = body_length([value], [b"chunked"] * self._is_chunked, minor, is_request=True)
+            if self._length not in (None, length):
+                raise BadRequest(400, "two different values of Content-Length")
+            self._length = length
+        elif name == b"transfer-encoding":
+            lengths = [] if self._length is None else [b"%d" % self._length]
+            body_length(lengths, [*[b"chunked"] * self._is_chunked, value], minor, is_request=True)
+            self._is_chunked = True
+        elif name[:7] in (b"content", b"transfe"):
+            raise BadRequest(400, "a field has a name that could be taken for one that frames the body")
+        elif name == b"connection" and not FRAMING_FIELDS.isdisjoint(_OPTION.findall(value.lower())):
+            raise BadRequest(400, "Connection names a field that no hop may drop")
+
+
 class Request:
     """A request's head. line: method, target and version as they go on. fields: what its header lines say.
 

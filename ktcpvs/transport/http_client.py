@@ -262,7 +262,8 @@ class HTTPClient(Served):
                     self._begin(messages.Request(found), data, found)
                     return
                 settings = self.context.settings
-                reader = self._reader = HeadReader(settings.head_size, settings.head_lines, settings.uri_size)
+                check = messages.EarlyCheck().feed
+                reader = self._reader = HeadReader(settings.head_size, settings.head_lines, settings.uri_size, check)
                 self._head_began = self.context.wheel.now
             if reader.feed(data) is None:
                 return

@@ -72,7 +72,7 @@ def take_request(pieces: list[bytes], head_size: int = HEAD_SIZE) -> Taken | Non
     for data in coming:
         found = messages.REQUEST.match(data) if reader is None else None
         if found is None:
-            reader = reader or HeadReader(head_size, 100)
+            reader = reader or HeadReader(head_size, 100, check_lines=messages.EarlyCheck().feed)
             if reader.feed(data) is None:
                 continue
             data = bytes(reader.received).lstrip(b"\r\n")
@@ -191,6 +191,35 @@ def test_response(entry: Entry, way: str) -> None:
 
 
 # What a person would add by hand.
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"Host: a..b\r\n", b"Host: a\r\nA: b\r\nHOST: a\r\n", b"Content-Length: x\r\n", b"Content-Length: 010\r\n",
+        b"Content-Length: 3\r\nContent-Length: 4\r\n", b"Content-Length: 3, 4\r\n", b"Transfer-Encoding: gzip\r\n",
+        b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n", b"Transfer-Encoding: chunked\r\nContent-Length: 0\r\n",
+        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", b"Content_Length: 3\r\n",
+        b"Transfer.Encoding: chunked\r\n", b"Connection: close, Host\r\n",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("size", [1, 4, 1000])
+def test_a_head_is_refused_at_the_line_that_spoils_it(lines: bytes, size: int) -> None:
+    head = b"POST / HTTP/1.1\r\nX: y\r\n" + lines
+    reader = HeadReader(HEAD_SIZE, 100, check_lines=messages.EarlyCheck().feed)
+    pieces = [head[begin : begin + size] for begin in range(0, len(head), size)]
+    for piece in pieces[:-1]:
+        assert reader.feed(piece) is None
+    with pytest.raises(BadRequest):
+        reader.feed(pieces[-1])
+    with pytest.raises(BadRequest):
+        take_request([head + b"\r\n"])
+
+
+def test_no_coding_in_http_1_0_is_waited_for() -> None:
+    reader = HeadReader(HEAD_SIZE, 100, check_lines=messages.EarlyCheck().feed)
+    with pytest.raises(BadRequest):
+        reader.feed(b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n")
 
 
 def test_lines_of_the_switch_come_last() -> None:
@@ -405,6 +434,22 @@ def mutated(draw: st.DrawFn) -> bytes:
         removed = draw(st.sampled_from([0, 0, 0, 1, 2, 8]))
         message = message[:place] + draw(st.sampled_from([b"", *BITS])) + message[place + removed :]
     return message
+
+
+@settings(deadline=None, max_examples=150)
+@given(message=mutated(), places=cuts)
+def test_in_pieces_a_request_is_what_it_is_whole(message: bytes, places: list[int]) -> None:
+    def outcome(pieces: list[bytes]) -> object:
+        try:
+            taken = take_request(pieces)
+        except BadRequest:
+            return "refused"
+        if taken is None:
+            return "incomplete"
+        assert isinstance(taken.message, messages.Request)
+        return taken.message.head(), taken.onward, taken.body, taken.rest
+
+    assert outcome(cut(message, places)) == outcome([message])
 
 
 def heard_by_h11(message: bytes) -> tuple[h11.Request, bytes, bool, bytes]:

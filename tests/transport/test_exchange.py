@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from memory import Peer, World
 
 from ktcpvs.model import exchange as life
+from ktcpvs.model.latency import described
 from ktcpvs.transport.http_client import PENDING, REQUESTS_PER_TURN
 from ktcpvs.transport.known import REQUEST_REMEMBERED, REQUESTS_MAX
 
@@ -1065,6 +1066,9 @@ ASKED = st.sampled_from(
         get().replace(b"HTTP/1.1", b"HTTP/1.0"), b"GET /a HTTP/1.1\r\n\r\n", get("http://other/a"), get("*"),
         get("/a" + "x" * 9000), get("/a", "X: " + "y" * 3000), get() + get("/b"), get()[:-1], b"\r\n" + get(),
         get("/a", "Cookie: a=1", "Te: gzip"), get("/a", "Expect: 100-continue"), b"nonsense\r\n\r\n",
+        OLD, OLD_KEPT, OLD_KEPT.replace(b"1.0", b"1.2"), get("/a", "TE: trailers"), upgrading("x", method="GET"),
+        get("/a", "Transfer-Encoding: chunked", method="POST", body=b"3 ; a\r\nabc\r\n0\r\nVia: b\r\n\r\n"),
+        get("/a", "Content-Length: 3,3", method="POST", body=b"abc"), get("/a", "Content-Length: 2", body=b"{}"),
     )
 )  # fmt: skip
 TOLD = st.sampled_from(
@@ -1075,7 +1079,11 @@ TOLD = st.sampled_from(
         answer(b"hello").replace(b"1.1", b"1.0", 1), answer() + b"extra", answer()[:-2], answer(status="404 Not Found"),
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", b"rubbish\r\n\r\n",
         b"HTTP/1.1 100 Continue\r\n\r\n" + answer(), b"HTTP/1.1 200 OK\r\n\r\nto the end",
-        answer(b"", status="304 Not Modified"), answer(b"hello", "X: " + "y" * 3000),
+        answer(b"", status="304 Not Modified"), answer(b"hello", "X: " + "y" * 3000), b"HTTP/1.1 200 OK\r\n\r\n",
+        answer(b"hello", "Content-Length: 5"), b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\nContent-Length: 5\r\n\r\n" + answer(), answer(status="799 Odd"),
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 9\r\n\r\n3 \r\nabc\r\n0\r\n\r\n",
+        b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n",
     )
 )  # fmt: skip
 
@@ -1112,6 +1120,19 @@ def conversation(turns: list[tuple[bytes, bytes, bool]], option: str, quick: boo
 @given(st.lists(st.tuples(ASKED, TOLD, st.booleans()), min_size=1, max_size=10), st.sampled_from(("", "via = append")))
 def test_what_is_remembered_makes_no_difference(turns: list[tuple[bytes, bytes, bool]], option: str) -> None:
     assert conversation(turns, option, quick=True) == conversation(turns, option, quick=False)
+
+
+@pytest.mark.parametrize(("status", "row"), [(200, "2xx"), (599, "5xx"), (600, "other"), (999, "other")])
+def test_each_status_counts_somewhere(make: Make, status: int, row: str) -> None:
+    world = make()
+    client = world.client()
+    client.says(get())
+    a = world.accepts(A)
+    for number in range(1, 3):  # the second takes the short way
+        a.says(answer(status=f"{status} x"))
+        answers = described(next(iter(world.live.destinations.values())).latencies)["answers"]
+        assert answers == dict.fromkeys(("1xx", "2xx", "3xx", "4xx", "5xx", "other"), 0) | {row: number}
+        client.says(get())
 
 
 def test_the_short_way_is_taken(make: Make) -> None:
