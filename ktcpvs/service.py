@@ -6,18 +6,19 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.task import LoopingCall
+from twisted.python.failure import Failure
 
 from ktcpvs import __version__
 from ktcpvs.control.entrances import Entrances
 from ktcpvs.control.guard import Guard
-from ktcpvs.control.server import ControlFactory
+from ktcpvs.control.server import ControlFactory, fitting
 from ktcpvs.control.where import ControlAddress
 from ktcpvs.errors import CannotListen, Refusal
 from ktcpvs.manager import Manager
@@ -31,6 +32,7 @@ from ktcpvs.system.limits import calm_collector, raise_descriptor_limit
 from ktcpvs.system.log import ANNOUNCE, EventLog
 from ktcpvs.system.names import service_port
 from ktcpvs.system.notify import Notifier
+from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.privileges import Identity, become
 from ktcpvs.takeover.giving import Giver, Heir
 from ktcpvs.takeover.inventory import CONTROL, Inventory
@@ -57,8 +59,9 @@ class DaemonOptions:
     """control: where control connections are, one unix socket at most; none: the default place. config, state: absolute
     paths; None: none. workers: how many processes serve; 0: this one. takeover: where the daemon is to be found that
     this one takes over from; None: this one begins anew. pid_file: twistd's. status: where it is told over HTTP; None:
-    nowhere. user: who the daemon is to be; None: as it is. control_group: the group that may administer besides; None:
-    none. nameservers: who is asked for host names, (IP address, port); none: whom the system asks."""
+    nowhere. status_hosts: names that it is served under, besides IP addresses and localhost. user: who the daemon is to
+    be; None: as it is. control_group: the group that may administer besides; None: none. nameservers: who is asked for
+    host names, (IP address, port); none: whom the system asks."""
 
     control: tuple[ControlAddress, ...] = ()
     config: str | None = None
@@ -67,6 +70,7 @@ class DaemonOptions:
     takeover: ControlAddress | None = None
     pid_file: PidFile = PidFile(None)
     status: StatusAddress | None = None
+    status_hosts: tuple[str, ...] = ()
     user: Identity | None = None
     control_group: int | None = None
     nameservers: tuple[tuple[str, int], ...] = ()
@@ -143,7 +147,9 @@ class SwitchService(Service):
             self._entrances.hand_to(self._options.user)
             become(self._options.user, *([] if group is None else [group]))
             self._entrances.warn_of(self._options.user.name)
-        self._status = StatusDoor(self._options.status, self._administered, self.log, self._reactor)
+        self._status = StatusDoor(
+            self._options.status, self._options.status_hosts, self._administered, self.log, self._reactor
+        )
         notifier = Notifier.of_environment(os.environ)
         self._heirs = Heirs(self._reactor, self.log, self._entrances.unix, notifier)
         self._manager = Manager(notifier, self.director)
@@ -156,6 +162,7 @@ class SwitchService(Service):
                 self._entrances.open()
                 self._status.open()
                 self._load(state)
+                self._log_warnings(self.director.warnings(edits.StartService(), self.director.table))
         except BaseException:
             self._entrances.close()
             self._status.close()
@@ -169,7 +176,8 @@ class SwitchService(Service):
         self._reactor.callWhenRunning(self.director.start)
         self._reactor.callWhenRunning(calm_collector)
         self._reactor.callWhenRunning(self._handle_signals)
-        self._reactor.callWhenRunning(lambda: Deferred.fromCoroutine(self._begin()))
+        begun = partial(self.log.failure, "the daemon cannot tell that it has begun")
+        self._reactor.callWhenRunning(lambda: Deferred.fromCoroutine(self._begin()).addErrback(begun))
 
     def _sort(self, handed: list[tuple[str, socket.socket]]) -> None:
         """What a service manager has handed in is for the control connection, or for services, now or later."""
@@ -191,25 +199,45 @@ class SwitchService(Service):
         await self._manager.begin()
 
     def _load(self, state: StateFile | None) -> None:
-        """What was saved; where nothing was, the configuration file, all its services started."""
+        """The table that was saved; where none was, the configuration file, all its services started."""
         saved = state.load() if state is not None else None
         if state is not None:
             self.context.key = state.key
         config = self._options.config
         if saved is not None:
             self._run_again(saved)
-            if config:
-                self.log.event(
-                    ANNOUNCE, "{state} is the table; {config} is for SIGHUP", state=self._options.state, config=config
-                )
-        if saved is None:
-            if config is not None:
-                self._now(read_configuration(config, service_port))
-            self._now(edits.StartService())
+        elif config is not None:
+            self._now(evolve(read_configuration(config, service_port, may_wait=True), start=edits.START_ALL))
+            if not self.director.table.services:
+                self.log.warn("{config} configures no services", config=config)
+        self._log_source(is_saved=saved is not None)
         if state is not None:
             self.director.save = state.save  # not before all runs: a start that fails leaves no half of it behind
             if saved is None:
                 self._finished(state.save(self.director.table))
+
+    def _log_source(self, is_saved: bool) -> None:
+        """Say which of the state file and the configuration file became the table, and how to choose the other."""
+        config, state = self._options.config, self._options.state
+        if is_saved and config is not None:
+            form = (
+                "the table comes from the state file {state}, and {config} was not loaded: to see the difference, run "
+                "'tcpvsadm --diff {config}'; to load it, send SIGHUP"
+            )
+        elif is_saved:
+            form = "the table comes from the state file {state}"
+        elif config is not None and state is not None:
+            form = (
+                "the table comes from {config}, since there was no state file {state}: from now on the state file "
+                "keeps all changes, and the next start takes it; to take {config} at each start, leave out --state"
+            )
+        else:
+            return
+        self.log.event(ANNOUNCE, form, config=config, state=state)
+
+    def _log_warnings(self, warnings: Sequence[str]) -> None:
+        for line in fitting(warnings):
+            self.log.warn("warning: {line}", line=line)
 
     def _run_again(self, table: Table) -> None:
         """A table that ran before runs again; the log tells what is wrong with it."""
@@ -244,18 +272,22 @@ class SwitchService(Service):
         try:
             await self.director.ready()
             await taking.commit(self._reactor, self._options.workers or 1, self._options.pid_file.path)
-        except Refusal as refusal:
-            self.log.warn("nothing is taken over: {why}", why=refusal)
+        except Exception as error:
+            if not isinstance(error, Refusal):
+                self.log.failure("internal error in a takeover")
+            self.log.warn("nothing is taken over: {why}", why=error)
             if self._stopping is None:
                 self._reactor.addSystemEventTrigger("after", "shutdown", os._exit, 1)  # twistd knows no exit codes
                 self._reactor.stop()
             return False
+        # The old daemon has let go: from here on this one serves, whatever fails.
+        run = self.context.steps.run
+        run("serve", self.director.serve)
         if self._sockets.were_left and self._administered.giver is not None:
-            self._administered.giver.not_before_late()
-        taking.own()
-        self.director.serve()
-        self._entrances.follow()
-        self._status.open_when_free()
+            run("takeover: wait before the next", self._administered.giver.not_before_late)
+        run("takeover: files of sockets", taking.own)
+        run("takeover: control", self._entrances.follow)
+        run("takeover: status", self._status.open_when_free)
         try:
             self._options.pid_file.take()
         except OSError as error:
@@ -266,18 +298,19 @@ class SwitchService(Service):
     def _given(self, pid_file: str, pid: int) -> None:
         """Another daemon serves: this one drains and ends."""
         assert self._entrances.unix is not None  # else nothing is given
+        self._reactor.callLater(0, self._reactor.stop)
         successor = self._successor = Successor(self._reactor, self._entrances.unix)
         self.director.successor = successor.carry_out
         self._administered.hand_on(successor)
-        self._entrances.release()
-        self._status.close()
-        self._manager.handed_over(pid)
+        run = self.context.steps.run
+        run("hand over: control", self._entrances.release)
+        run("hand over: status", self._status.close)
+        run("hand over: service manager", self._manager.handed_over, pid)
         if pid_file == self._options.pid_file.path:
             self._options.pid_file.leave_alone()
         self.log.event(
             ANNOUNCE, "taken over: {n} {what} drain", n=self.director.connections(), what=self.director.drains
         )
-        self._reactor.callLater(0, self._reactor.stop)
 
     def _now(self, edit: edits.Edit) -> None:
         """Carry out an edit while the reactor does not run yet. Raises its Refusal."""
@@ -334,13 +367,16 @@ class SwitchService(Service):
     async def _load_again(self, config: str) -> None:
         self._manager.reloading()
         try:
-            await self.director.submit(read_configuration(config, service_port))
+            edit = read_configuration(config, service_port, allow_empty=False)
+            start = edits.START_NEW if self._options.state is not None else edits.START_ALL
+            warnings = await self.director.submit(evolve(edit, start=start))
         except Exception as error:
             what = f"nothing is changed: {error}"
             self.log.warn("SIGHUP: {what}", what=what)
         else:
             what = f"{config} is loaded"
             self.log.event(ANNOUNCE, "SIGHUP: {what}", what=what)
+            self._log_warnings(warnings)
         self._manager.reloaded(what)
 
     # The end.
@@ -348,26 +384,36 @@ class SwitchService(Service):
     def stopService(self) -> Deferred[None]:
         """Stop accepting, drain at most the drain timeout, end what is left. Control goes last."""
         super().stopService()  # type: ignore[no-untyped-call]
-        self.director.end()
+        run = self.context.steps.run
+        run("end: listeners", self.director.end)
         if self._taking is not None and self.context.holds:
-            self._taking.abandon()
+            run("end: takeover", self._taking.abandon)
         most = self.context.settings.drain_timeout + self.director.grace
         self._deadline = self._reactor.seconds() + most
-        self._manager.stopping(most + 2 * LAST_CLOSE)
+        run("end: service manager", self._manager.stopping, most + 2 * LAST_CLOSE)
         self._last: float | None = None
         self._stopping = self._until(self._drained).addCallback(lambda _: self._part())
         return self._stopping
 
     def _until(self, done: Callable[[], bool]) -> Deferred[None]:
         """Look again and again; fires when `done` says so."""
+        over: Deferred[None] = Deferred()
 
-        def look() -> None:
-            if done():
-                looks.stop()
+        def look() -> float | None:
+            if not done():
+                return DRAIN_LOOK
+            over.callback(None)
+            return None
 
-        looks = LoopingCall(look)
-        looks.clock = self._reactor
-        return looks.start(DRAIN_LOOK).addCallback(lambda _: None)
+        def failed(why: Failure) -> None:
+            self.log.failure("whether all has drained is not known", why)
+            if self._reactor.seconds() >= self._deadline + LAST_CLOSE and not over.called:
+                job.stop()
+                over.callback(None)
+
+        job = PeriodicJob(self._reactor, look, failed, DRAIN_LOOK)
+        job.start()
+        return over
 
     def _drained(self) -> bool:
         now = self._reactor.seconds()
@@ -381,8 +427,9 @@ class SwitchService(Service):
 
     def _part(self) -> Deferred[None]:
         """The last answers go out to the administrators before the reactor ends."""
-        self.director.stop()
-        self._status.close()
+        run = self.context.steps.run
+        run("end: director", self.director.stop)
+        run("end: status", self._status.close)
         with contextlib.suppress(OSError):
             self._entrances.close()
         last = self._reactor.seconds() + LAST_CLOSE

@@ -57,7 +57,8 @@ def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 
 
-def _prctl(option: int, first: int = 0, second: int = 0) -> int:
+def prctl(option: int, first: int = 0, second: int = 0) -> int:
+    """prctl(2). Raises OSError."""
     answer = int(_libc().prctl(option, *(ctypes.c_ulong(value) for value in (first, second, 0, 0))))
     if answer < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
@@ -94,19 +95,19 @@ def become(who: Identity, *groups: int) -> None:
         for number in range(_LAST + 1):
             if not kept >> number & 1:
                 try:
-                    _prctl(_CAPBSET_DROP, number)
+                    prctl(_CAPBSET_DROP, number)
                 except OSError:
                     break  # the last one that the kernel knows was before it
-        _prctl(_KEEPCAPS, 1)
+        prctl(_KEEPCAPS, 1)
         os.setgroups([*os.getgrouplist(who.name, who.gid), *groups])
         os.setresgid(who.gid, who.gid, who.gid)
         os.setresuid(who.uid, who.uid, who.uid)
         _set_capabilities(kept)
         for number in KEPT.values():
             if kept >> number & 1:
-                _prctl(_AMBIENT, _AMBIENT_RAISE, number)
-        _prctl(_NO_NEW_PRIVS, 1)
-        _prctl(_DUMPABLE, 1)  # else it could not read its own /proc/self, which is root's then
+                prctl(_AMBIENT, _AMBIENT_RAISE, number)
+        prctl(_NO_NEW_PRIVS, 1)
+        prctl(_DUMPABLE, 1)  # else it could not read its own /proc/self, which is root's then
     except OSError as error:
         raise CannotDrop(f"--user {who.name}: the rights of root cannot be given away: {error.strerror}") from None
     for path in (os.__file__, __file__):

@@ -19,6 +19,9 @@ from typing import Any
 from ktcpvs.errors import CannotListen
 from ktcpvs.model.address import Address, Inet, Unix
 
+EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+"""Errors that say that this system has nothing left for one more connection."""
+
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """SO_LINGER: closing throws away what was not sent, and resets the connection."""
 
@@ -320,24 +323,22 @@ def open_private_unix_listener(path: str, backlog: int) -> socket.socket:
         os.umask(before)
 
 
-def private_folder(path: str, owner: int | None = None) -> None:
-    """Make the folder, mode 0700, unless it is there; then it must be ours, or `owner`'s, and nobody else may write to
-    it. owner: a user's number; None: ours alone. Raises CannotListen.
-    """
-    try:
-        os.makedirs(path, mode=0o700, exist_ok=True)
-        status = os.stat(path)
-    except OSError as error:
-        raise CannotListen(f"cannot make the folder {path}: {error.strerror}") from None
-    if status.st_uid not in (os.getuid(), owner) or status.st_mode & 0o022:
-        raise CannotListen(f"the folder {path} is not this user's alone: whoever can write to it could take our place")
-
-
 def packed_address(peer: tuple[Any, ...]) -> bytes:
     """The IP address of an IP socket's peer, as accept() told it, in 4 or 16 bytes."""
     if len(peer) == 2:
         return socket.inet_aton(peer[0])
     return socket.inet_pton(socket.AF_INET6, peer[0].partition("%")[0])
+
+
+def is_dual_stack(sock: socket.socket) -> bool:
+    """True for an IPv6 socket that takes IPv4 clients too (ipv6(7), IPV6_V6ONLY): others open such sockets."""
+    return sock.family == socket.AF_INET6 and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+
+
+def unmapped(peer: tuple[Any, ...]) -> tuple[Any, ...]:
+    """An IP socket's peer, as accept() told it: an IPv4 client of a dual-stack socket as it is at an IPv4 socket."""
+    host = peer[0].removeprefix("::ffff:")
+    return (host, peer[1]) if "." in host and ":" not in host else peer
 
 
 def close_with_reset(sock: socket.socket) -> None:

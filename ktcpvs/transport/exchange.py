@@ -9,6 +9,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from time import monotonic
 
+from twisted.python.failure import Failure
+
 from ktcpvs.model import exchange as life
 from ktcpvs.model.destination import Destination, Lease
 from ktcpvs.model.latency import BUCKETS
@@ -48,7 +50,7 @@ class Exchange(Retrying):
         request.target = request.path = known.target
         request.tried = service.down
         if request.failed:
-            request.failed = NONE
+            request.failed = self._refused = NONE
         self._kept, self._found = None, known.data
         self._again = ()
         if not known.keep_alive:
@@ -96,13 +98,18 @@ class Exchange(Retrying):
 
     def _call(self, destination: Destination) -> None:
         self._happened(life.CHOSEN)
+        self.service.pool.opened()
         stream = ServerStream(self.service.pool, destination)
         self._calling = call(self.context.reactor, destination.address, self.context.settings.connect_timeout, stream)
+        self._calling.addErrback(self._not_made)
         self._calling.addCallbacks(self._connected, self._not_connected, (stream,))
+
+    def _not_made(self, why: Failure) -> Failure:
+        self.service.pool.closed()
+        return why
 
     def _connected(self, _: Stream, stream: ServerStream) -> None:
         self._calling = None
-        self.service.pool.opened()
         if self.state != life.CONNECTING:
             stream.reset()
             self._settle()

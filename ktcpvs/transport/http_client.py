@@ -46,12 +46,13 @@ class HTTPClient(Served):
     """One client connection that is served request by request; `choice`: who serves now, or served last."""
 
     table = life.TABLE
-    descriptors = 1  # those of server connections are counted by the pool
+    descriptors = 1
+    reserved = 1  # its server connection is counted by the pool, which must find a descriptor for it
 
     __slots__ = (
         "_again", "_answer", "_asked", "_body", "_body_bytes", "_found", "_full", "_going_on", "_head_began", "_held",
         "_kept", "_last", "_leaves", "_may_repeat", "_no_more", "_out", "_pending", "_progress", "_reader", "_received",
-        "_retries", "_turn_is_over", "bytes_in", "bytes_out", "server", "settled",
+        "_refused", "_retries", "_turn_is_over", "bytes_in", "bytes_out", "server", "settled",
     )  # fmt: skip
 
     def __init__(self, service: LiveService, client_name: str, client_host: str) -> None:
@@ -74,6 +75,8 @@ class HTTPClient(Served):
         self._reader: HeadReader | None = None  # of a head that comes in pieces
         self._asked = 0.0  # when the current request's head was there
         self._again: tuple[Destination, ...] = ()  # whose connections have died with this request
+        # Servers that could not be connected to for this request; None: they have been called a second time.
+        self._refused: frozenset[Destination] | None = NONE
         self._retries = False  # its next server is one more that works on it
         self._last = False  # the client connection ends with this answer
         self._leaves = False  # since the client wants it so
@@ -313,7 +316,7 @@ class HTTPClient(Served):
         request.method, request.target, request.path = message.method, message.target, message.path
         request.lines = message.lines
         request.tried = self.service.down
-        request.failed = NONE
+        request.failed = self._refused = NONE
         self._out = body
         if self.service.journal is not None:
             self.entry = self.service.journal.begin(self)
@@ -514,7 +517,12 @@ class HTTPClient(Served):
                 return
         elif state == life.WAITING and self._body is None and waited >= settings.response_timeout:
             self._is_unanswered()
-        elif settings.read_timeout and waited > settings.read_timeout and state == life.WAITING:
+        elif (
+            self._body is not None
+            and settings.read_timeout
+            and waited > settings.read_timeout
+            and state == life.WAITING
+        ):
             if self._held & SERVER_IS_FULL:
                 why = f"the server took none of the request's body for {settings.read_timeout} seconds"
                 self._server_failed(why)

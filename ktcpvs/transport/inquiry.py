@@ -22,6 +22,7 @@ from ktcpvs.model.service import VirtualService
 from ktcpvs.protocols import messages
 from ktcpvs.protocols.http1 import NO_HTTP_1, BadRequest, HeadReader
 from ktcpvs.transport.context import Context
+from ktcpvs.transport.pending import give_up
 from ktcpvs.transport.prepared import Prepared
 
 FAILED = "the scheduler failed"
@@ -169,7 +170,7 @@ class Inquiry:
             answer = Deferred.fromCoroutine(answer)
         if not isinstance(answer, Deferred):
             raise TypeError(f"{answer!r} is no Choice")
-        came: Deferred[Any] = Deferred(lambda _: answer.cancel())
+        came: Deferred[Any] = Deferred(lambda _: give_up(answer, self._context.log))
         answer.addBoth(lambda result: None if came.called else came.callback(result))
         return await came.addTimeout(seconds, self._context.reactor, _late)
 
@@ -183,7 +184,7 @@ class Inquiry:
             self._notes.append(f"fallback {config.fallback} failed: {error!r}")
             return None
         if not isinstance(choice, Choice) or choice.destination not in self._prepared.destinations.values():
-            _give_up(choice)
+            give_up(choice, self._context.log)
             return None
         return evolve(choice, reason=f"fallback {config.fallback}, since {why}: {choice.reason}")
 
@@ -201,7 +202,7 @@ class Inquiry:
             return None
         if isinstance(other, Choice) and other.destination in known and other.destination not in self._request.tried:
             return other
-        _give_up(other)
+        give_up(other, self._context.log)
         return None
 
 
@@ -211,11 +212,3 @@ class _Late(Exception):
 
 def _late(result: object, seconds: float) -> None:
     raise _Late
-
-
-def _give_up(answer: Any) -> None:
-    """Nobody waits for what a scheduler answered."""
-    if inspect.iscoroutine(answer):
-        answer.close()
-    elif isinstance(answer, Deferred):
-        answer.addErrback(lambda _: None).cancel()

@@ -86,24 +86,25 @@ class ServerStream(Stream):
 
 
 class Pool:
-    """All server connections of one service. open: how many there are, idle ones included. kept: the idle ones, the
-    most recently used last."""
+    """All server connections of one service. open: how many there are, idle ones and those being made included. kept:
+    the idle ones, the most recently used last."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self.kept: dict[Destination, list[ServerStream]] = {}
         self._sweeping = False
         self.open = 0
+        context.descriptors.pools.add(self)
 
     def opened(self) -> None:
-        """One more connection is open."""
+        """One more connection is being made."""
         self.open += 1
-        self._context.descriptors.take(1)
+        self._context.descriptors.take_server()
 
     def closed(self) -> None:
-        """One of them is closed."""
+        """One of them is closed, or could not be made."""
         self.open -= 1
-        self._context.descriptors.give(1)
+        self._context.descriptors.give_server()
 
     def close_later(self, stream: ServerStream) -> None:
         """Reset a connection that is closing, unless it is closed within `linger_timeout` seconds."""
@@ -137,7 +138,7 @@ class Pool:
         idle.append(stream)
         if not self._sweeping:
             self._sweeping = True
-            self._context.wheel.after(SWEEP, self._sweep)
+            self._context.wheel.repeat(SWEEP, self._sweep)
 
     def forget(self, stream: ServerStream) -> None:
         """It is idle no longer: its server closed it."""
@@ -155,14 +156,13 @@ class Pool:
             for stream in self.kept.pop(destination):
                 stream.close()
 
-    def _sweep(self) -> None:
-        self._sweeping = False
+    def _sweep(self) -> bool:
+        """Close what has been idle too long; True while something is kept."""
         oldest = self._context.wheel.now - self._context.settings.keepalive_timeout
         for destination, idle in list(self.kept.items()):
             while idle and idle[0].since < oldest:
                 idle.pop(0).close()
             if not idle:
                 del self.kept[destination]
-        if self.kept:
-            self._sweeping = True
-            self._context.wheel.after(SWEEP, self._sweep)
+        self._sweeping = bool(self.kept)
+        return self._sweeping

@@ -9,12 +9,14 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
+from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.python.failure import Failure
 
 from ktcpvs.errors import Refusal
 from ktcpvs.model.expansion import Resolution
 from ktcpvs.system.log import ANNOUNCE
+from ktcpvs.system.periodic import PeriodicJob
+from ktcpvs.transport.pending import give_up
 
 if TYPE_CHECKING:
     from ktcpvs.system.lookup import Found
@@ -73,28 +75,24 @@ class _Name:
         self._known = known
         self._failures = 0
         self._looking: Deferred[int] | None = None
-        self._is_over = False
-        self._call: Any = self._after(0)
+        self._job = PeriodicJob(self._context.reactor, self._begin, self._broken, FAILED_MOST)
+        self._job.start()
 
     def stop(self) -> None:
-        self._is_over = True
-        for waits in self._call, self._looking:
-            if waits is not None:
-                waits.cancel()
+        self._job.stop()
+        looking, self._looking = self._looking, None
+        if looking is not None:
+            give_up(looking, self._context.log)
 
     def look_now(self) -> None:
         """What was wanted of it has changed."""
-        if self._call is not None:
-            self._call.reset(0)
+        if self._job.is_scheduled:
+            self._job.start()
 
-    def _after(self, seconds: float) -> Any:
-        return self._context.reactor.callLater(seconds, self._begin)
-
-    def _begin(self) -> None:
-        self._call = None
+    def _begin(self) -> Deferred[int]:
         looking: Deferred[int] = self._resolver.turns.run(lambda: Deferred.fromCoroutine(self._look()))
         self._looking = looking
-        looking.addCallbacks(self._ended, self._broken)
+        return looking
 
     async def _look(self) -> int:
         """Seconds until the next look."""
@@ -136,15 +134,8 @@ class _Name:
     def _say(self, form: str, **values: Any) -> None:
         self._context.log.event(ANNOUNCE, form, host=self.host, **values)
 
-    def _ended(self, pause: int) -> None:
-        self._looking = None
-        if not self._is_over:
-            self._call = self._after(pause)
-
     def _broken(self, why: Failure) -> None:
-        if not why.check(CancelledError):
-            self._context.log.failure("{host} cannot be looked up", why, host=self.host)
-            self._ended(FAILED_MOST)
+        self._context.log.failure("{host} cannot be looked up", why, host=self.host)
 
 
 def _listed(addresses: tuple[str, ...]) -> str:

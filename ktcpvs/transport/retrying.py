@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
+from twisted.python.failure import Failure
+
 from ktcpvs.model import exchange as life
 from ktcpvs.model.destination import Destination, Lease
 from ktcpvs.model.health import DOWN
@@ -51,6 +53,21 @@ class Retrying(Upgrading):
             self._choose()
         else:
             self._fail(502, f"{UNANSWERED}, and there are as many retries as retry_budget allows")
+
+    def _tries_all_again(self) -> bool:
+        """A request that was at a server which died has taken time: a server that refused it before may be back."""
+        request, refused = self.request, self._refused
+        if not self._again or not refused:
+            return False
+        self._refused = None  # once; and a server that took the request and died does not get it again
+        request.failed -= refused
+        request.tried = self.service.down | request.failed
+        return True
+
+    def _not_connected(self, why: Failure) -> None:
+        if self.lease is not None and self._refused is not None:
+            self._refused |= {self.lease.destination}
+        super()._not_connected(why)
 
     def _lease(self, destination: Destination) -> Lease:
         if self._retries:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import socket
 from asyncio import AbstractEventLoop, get_running_loop
 from collections.abc import Callable, Coroutine, Iterable
@@ -211,16 +210,19 @@ class UVTransport:
         """Writing failed. What the peer had sent before it reset the connection is still in the socket: a server that
         refuses an upload sends its response and closes with bytes unread, and the reset overtakes our reading."""
         self.write = nothing
-        descriptor = self.getHandle().fileno()
         if type(self.stream) is _Held:
             self.stream.give_back()
+        handle = self.getHandle()
+        sock = socket.socket(handle.family, handle.type, 0, handle.fileno())
         try:
-            while self.stream is not None and (data := os.read(descriptor, len(_buffer))):
+            while self.stream is not None and (data := sock.recv(len(_buffer), AT_ONCE)):
                 self.stream.dataReceived(data)
         except OSError:  # it was read to its end
             return
         except Exception:
             _log.failure("a stream failed")
+        finally:
+            sock.detach()
 
     def _over(self, clean: bool) -> None:
         stream, self.stream = self.stream, None

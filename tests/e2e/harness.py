@@ -224,7 +224,7 @@ class Daemon:
         self._check_log()
         self.set(drain_timeout=0)
         self.call("stop")
-        self.call("load", "")
+        self.call("load", "", allow_empty=True)
         self.wait_until_empty()
 
     def _check_log(self) -> None:

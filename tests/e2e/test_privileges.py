@@ -195,3 +195,65 @@ def test_who_cannot_read_the_program_is_refused(control_thread: ControlThread, f
     said = Daemon(control_thread, folder, "--user", "nobody").refused()
     assert said.startswith("ktcpvs: --user nobody: nobody cannot read /")
     assert said.endswith(": install it where everybody can")
+
+
+AS_NOBODY = f"""
+import os
+import ktcpvs.control.tcpvsadm.daemon
+from ktcpvs.adm import run
+os.setgroups([])
+os.setresgid({NOBODY.pw_gid}, {NOBODY.pw_gid}, {NOBODY.pw_gid})
+os.setresuid({NOBODY.pw_uid}, {NOBODY.pw_uid}, {NOBODY.pw_uid})
+run()
+"""
+"""tcpvsadm, which has read Python's files as root and goes on as nobody."""
+
+
+def adm_as_nobody(*arguments: str, **words: str) -> tuple[int, str]:
+    """Exit status and error of tcpvsadm, run by nobody with these in its environment."""
+    done = subprocess.run(
+        [sys.executable, "-c", AS_NOBODY, *arguments],
+        env={**environment(), **words},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return done.returncode, done.stderr
+
+
+def test_tcpvsadm_does_not_trust_a_place_that_somebody_else_could_make(folder: Path) -> None:
+    folder.chmod(0o1777)
+    place = folder / f"ktcpvs-{NOBODY.pw_uid}"
+    place.mkdir()
+    place.chmod(0o777)
+    with socket.socket(socket.AF_UNIX) as trap:
+        trap.bind(str(place / "control.sock"))
+        trap.listen()
+        status, said = adm_as_nobody("--list", TMPDIR=str(folder), KTCPVS_CONTROL="", XDG_RUNTIME_DIR="")
+        trap.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            trap.accept()
+    how = "remove it, or name the daemon's place with --control"
+    assert (status, said) == (
+        3,
+        f"tcpvsadm: {place} can be written to by other users, so no daemon is trusted there: {how}\n",
+    )
+
+
+def test_permission_denied_is_not_no_daemon(start: Callable[..., Daemon], folder: Path) -> None:
+    daemon = start()
+    path = Path(daemon.control.removeprefix("unix:"))
+    how = "run tcpvsadm as root or as the daemon's user, or as a member of the daemon's --control-group GROUP\n"
+    denied = (3, f"tcpvsadm: permission denied at {daemon.control}: {how}")
+    assert adm_as_nobody("--control", daemon.control, "--list") == denied
+    path.chmod(0o666)
+    status, said = adm_as_nobody("--control", daemon.control, "--list")
+    assert status == 3
+    assert said.endswith(f"perhaps user {NOBODY.pw_uid} may not administer it, which its log would say: {how}")
+    assert "control connection refused: user" in daemon.log()
+    path.chmod(0o600)
+    folder.chmod(0)
+    assert adm_as_nobody("--control", daemon.control, "--list") == denied
+    path.unlink()
+    folder.chmod(0o755)
+    assert adm_as_nobody("--control", daemon.control, "--list")[1].startswith("tcpvsadm: no daemon answers at ")

@@ -6,8 +6,10 @@ What cannot be kept is refused, and what cannot be read stops the start with one
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -97,6 +99,28 @@ def test_what_cannot_be_saved_is_refused_and_changes_nothing(make_daemon: Make, 
     assert daemon.call("table")["settings"]["read_timeout"] == 5
 
 
+def test_what_lies_beside_the_state_and_at_the_configuration_is_not_waited_for(
+    make_daemon: Make, tmp_path: Path
+) -> None:
+    config, state, beside, victim = (tmp_path / name for name in ("conf", "state", "state.new", "victim"))
+    config.write_text("Virtual s {\n    server = 10.0.0.1:80\n    listen = " + f"{LOOPBACK}:{free_port()}" + "\n}\n")
+    victim.write_text("precious")
+    daemon = make_daemon("--config", config, "--state", state)
+    daemon.start()
+    for number, plant in enumerate((lambda: beside.symlink_to(victim), lambda: os.mkfifo(beside)), 1):
+        plant()
+        daemon.call("set", {"read_timeout": number})
+        assert not beside.is_symlink()
+        assert not beside.exists()
+        assert state.stat().st_mode == stat.S_IFREG | 0o600
+    assert victim.read_text() == "precious"
+    config.unlink()
+    os.mkfifo(config)
+    daemon.signal(1)
+    wait_for(lambda: f"SIGHUP: nothing is changed: {config}: not a regular file" in daemon.log())
+    assert daemon.call("table")["settings"]["read_timeout"] == 2
+
+
 def configuration(port: int, server: str) -> str:
     return f"Virtual c {{\n    listen = {LOOPBACK}:{port}\n    scheduler = wlc\n    server = {server}\n}}\n"
 
@@ -107,15 +131,30 @@ def test_config_begins_and_state_goes_on(make_daemon: Make, serve: Serve, tmp_pa
     daemon = make_daemon("--config", config, "--state", state)
     daemon.start()
     assert answers(port)
+    assert f"the table comes from {config}, since there was no state file {state}: " in daemon.log()
     assert state.stat().st_mode & 0o777 == 0o600
     daemon.call("add_service", "added", port=free_port())
     daemon.call("stop", "c")
     daemon.restart()
     idents = [(service["ident"], service["running"]) for service in daemon.call("table")["services"]]
     assert idents == [("c", False), ("added", False)]
-    assert f"{state} is the table" in daemon.log()
+    assert f"the table comes from the state file {state}, and {config} was not loaded: " in daemon.log()
+    new_port = free_port()
+    config.write_text(config.read_text() + configuration(new_port, "10.0.0.1:80").replace("Virtual c", "Virtual new"))
     daemon.signal(1)
-    wait_for(lambda: len(daemon.call("table")["services"]) == 1)
+    wait_for(lambda: daemon.log().count(f"SIGHUP: {config} is loaded"))
+    idents = [(service["ident"], service["running"]) for service in daemon.call("table")["services"]]
+    assert idents == [("c", False), ("new", True)]
+    assert answers(new_port)
+
+
+def test_an_empty_configuration_begins_without_services(make_daemon: Make, tmp_path: Path) -> None:
+    config = tmp_path / "conf"
+    config.write_text("# nothing yet\n")
+    daemon = make_daemon("--config", config)
+    daemon.start()
+    assert daemon.call("table")["services"] == []
+    assert f"{config} configures no services" in daemon.log()
 
 
 def test_a_state_file_that_cannot_be_read_refuses_the_start(make_daemon: Make, tmp_path: Path) -> None:

@@ -151,6 +151,44 @@ def bodies(port: int, path: str, count: int = 40) -> set[str]:
 # One switch.
 
 
+def test_a_file_is_loaded_and_what_is_new_is_started(daemon: Daemon, serve: Serve) -> None:
+    """In one step, in all workers; what an administrator has stopped stays so."""
+    old, new = free_port(), free_port()
+    blocks = {
+        port: f"Virtual s{port} {{ listen = {LOOPBACK}:{port} scheduler = wlc server = {server.address} }}\n"
+        for port, server in ((old, serve(speak_first(b"a"))), (new, serve(speak_first(b"b"))))
+    }
+    taken = blocks[new].replace(f":{new} ", f":{serve(echo).port} ")
+    daemon.adm("-f", "-", input=blocks[old])
+    refused = daemon.adm("-f", "-", "--start", input=blocks[old] + taken, check=False)
+    assert "something else listens there already" in refused.stderr
+    assert [service["ident"] for service in daemon.call("table")["services"]] == [f"s{old}"]
+    daemon.adm("-f", "-", "--start", input=blocks[old] + blocks[new])
+    assert greeted(new) == {"b"}
+    assert not answers(old)
+    empty = daemon.adm("--restore", input="# nothing\n", check=False)
+    assert (empty.returncode, empty.stderr.count("\n")) == (1, 1)
+    assert empty.stderr.startswith("tcpvsadm: restore: <stdin>: the configuration is empty, and would delete all ")
+    assert greeted(new) == {"b"}
+    daemon.adm("--restore", "--allow-empty", input="# nothing\n")
+    assert daemon.call("table")["services"] == []
+    assert not answers(new)
+
+
+@pytest.mark.parametrize("scheduler", ["phttp", "chttp"])
+def test_a_service_without_rules_uses_all_its_servers(daemon: Daemon, serve: Serve, scheduler: str) -> None:
+    """In all workers, and live, as its first rule is added and its last one is deleted."""
+    a, b = (serve(speaks_http(name)).address for name in (b"a", b"b"))
+    port = free_port()
+    daemon.service("s", port, a, b, scheduler=scheduler)
+    assert bodies(port, "/x") == {"a", "b"}
+    daemon.call("add_rule", "s", "^/x", b)
+    assert bodies(port, "/x") == {"b"}
+    assert get(port, "/y")[0].split()[1] == "503"
+    daemon.call("delete_rule", "s", "^/x", b)
+    assert bodies(port, "/y") == {"a", "b"}
+
+
 def test_the_load_is_that_of_all_workers_together(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
     """Whichever worker serves a client, it gets the server that is the least loaded of all; and the counts add up."""
     names = ("a", "b", "c", "d")
@@ -467,10 +505,6 @@ from zope.interface import implementer
 
 from ktcpvs.interfaces import CONNECTION, ISchedulerFactory
 from ktcpvs.schedulers.wlc import WLC
-from ktcpvs.workers import crew
-
-crew.ANSWER = 4.0
-
 
 @implementer(IPlugin, ISchedulerFactory)
 class Fatal:
@@ -502,14 +536,16 @@ def test_workers_that_cannot_start_or_do_not_answer(
     daemon.service("s", port, server.address, scheduler="fatal")
     wait_until_all_serve(daemon)
 
-    # One does not answer: an edit is answered all the same, and so is a look; it is replaced.
-    for ask in (lambda: daemon.set(read_timeout=33), lambda: daemon.stats("s")):
+    # One hangs: it is replaced though nobody asks, and an edit or a look is answered all the same.
+    daemon.set(worker_timeout=3)
+    for ask in (lambda: None, lambda: daemon.set(read_timeout=33), lambda: daemon.stats("s")):
         victim = workers(daemon)[0]
         os.kill(victim, signal.SIGSTOP)
         ask()
         wait_until_all_serve(daemon, but=(victim,))
         assert is_gone(victim)
-    assert daemon.log().count("is ended: ") == 2
+    assert daemon.log().count("is ended: it has not responded for 3 s") >= 3
+    daemon.set(worker_timeout=0)
 
     # The system has nothing to give for a while.
     limits = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
@@ -591,6 +627,7 @@ def test_a_daemon_with_a_configuration_logs_reloads_and_drains(
     for client in kept:
         client.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
     wait_for(lambda: daemon.stats("s")["servers"][0]["stats"]["active"] == 20)
+    daemon.set(worker_timeout=0)
     os.kill(pids[0], signal.SIGSTOP)
     edit = threading.Thread(target=daemon.set, kwargs={"read_timeout": 77})
     edit.start()
@@ -619,6 +656,7 @@ def test_when_the_supervisor_is_killed_nothing_is_left(
     assert all(echoes(client) for client in old)
     assert {shown["worker"] for shown in daemon.connections()} == {1, 2}
     before, pids = daemon.call("table"), workers(daemon)
+    os.kill(pids[0], signal.SIGSTOP)  # one hangs just then
     daemon.kill()
     wait_for(lambda: not answers(port), "the workers to listen no more")
     assert all(echoes(client) for client in old)

@@ -164,7 +164,7 @@ class World:
                 return None
         self.live.connections.add(connection)
         self.live.clients.add(1)
-        self.context.descriptors.take(connection.descriptors)
+        self.context.descriptors.take(connection.descriptors, connection.reserved)
         self.connection = connection
         return self._peer(connection.client)
 
@@ -192,6 +192,11 @@ class World:
         """The server that is being called does not."""
         assert self.called() == [address]
         self.refuse(self.reactor.tcpClients[-1][2])
+
+    def refuses_all(self) -> None:
+        """All servers that were called since the last time do not answer."""
+        for *_, factory, _timeout, _bind in self.reactor.tcpClients[self._called :]:
+            self.refuse(factory)
 
     def refuse(self, factory: ClientFactory) -> None:
         """The server that was called with `factory` does not answer."""

@@ -776,6 +776,30 @@ def test_an_edit_holds_for_the_next_request_of_a_connection(make: Make) -> None:
     assert client.heard() == answer() + answer(b"b now")
 
 
+def test_a_service_without_rules_uses_all_its_servers(make: Make) -> None:
+    """Until the first rule comes, and again when the last one has gone; on a client connection that stays."""
+    lines = ("scheduler = phttp", "balance = rr", f"server = {A}", f"server = {B}")
+    world = make(*lines)
+    client = world.client()
+
+    def asked(count: int, path: str = "/x") -> list[str]:
+        servers = []
+        for _ in range(count):
+            client.says(get(path, "Connection: keep-alive"))
+            servers += world.called()
+            world.connects().says(answer(b"x", "Connection: close"))
+            assert b"200 OK" in client.heard()
+        return servers
+
+    assert asked(2) == [A, B]
+    world.load(*lines, f'rule = pattern "^/b" use server {B}')
+    assert asked(2, "/b") == [B, B]
+    client.says(get("/x"))
+    assert b" 503 " in client.heard()
+    world.load(*lines)
+    assert sorted(asked(2)) == [A, B]
+
+
 STREAM = [
     get("/a/1"),
     get("/b/2", "Content-Length: 5", method="POST", body=b"hello"),
@@ -848,6 +872,17 @@ def test_an_upload_that_stops_is_timed_out(make: Make) -> None:
     world.passes(18)
     assert client.heard().startswith(b"HTTP/1.1 408")
     assert a.line.aborted
+
+
+def test_a_slow_server_is_no_late_body(make: Make) -> None:
+    world = make(settings="read_timeout = 5 response_timeout = 20 first_byte_timeout = 0")
+    client = world.client()
+    client.says(get())
+    a = world.accepts(A)
+    world.passes(15)
+    assert client.heard() == b""
+    a.says(answer())
+    assert client.heard() == answer()
 
 
 def test_servers_are_told_of_the_client(make: Make) -> None:

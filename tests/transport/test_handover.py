@@ -105,7 +105,8 @@ class Switch:
         return self.director.services["s"]
 
     def ticks(self, count: int) -> None:
-        self.thread.run(self.context.wheel._turn, count)
+        for _ in range(count):
+            self.thread.run(self.context.wheel._turn, 1)
 
     def join(self) -> Joined:
         """A client that is joined to its server."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 
 import pytest
 from memory import Peer, World
 from test_exchange import A, B, answer, get
+from twisted.internet.error import ConnectError
+from twisted.python.failure import Failure
 
 from ktcpvs.model import exchange as life
 from ktcpvs.model.health import EJECTED, UP
@@ -451,6 +454,93 @@ def test_who_is_blamed_for_a_body_that_stops(make: Make, is_full: bool, status: 
     world.passes(20)
     assert client.heard().split()[1] == status
     assert [one.errors for one in world.live.destinations.values()] == [1 if is_full else 0]
+
+
+# Descriptors.
+
+
+def test_connections_that_are_being_made_are_counted(make: Make) -> None:
+    world = make(descriptors=7)
+    descriptors = world.context.descriptors
+    first, second = world.client(), world.client()
+    first.says(get())
+    assert (descriptors.servers, descriptors.used) == (1, 4)  # each client has one for its server in reserve
+    second.says(get("/a/2"))
+    assert (descriptors.servers, descriptors.used) == (2, 4)
+    assert descriptors.are_free
+    third = world.client()
+    assert not descriptors.are_free
+    third.says(get("/a/3"))
+    assert descriptors.servers == 3
+    world.refuses_all()
+    assert descriptors.servers == 0
+
+
+def test_idle_connections_are_closed_before_a_call_finds_no_descriptor(make: Make) -> None:
+    world = make(*TWO, descriptors=4)
+    client = world.client()
+    client.says(get())
+    idle = world.accepts(A)
+    idle.says(answer())
+    client.says(get())
+    other = world.accepts(B)
+    assert idle.line.disconnecting
+    other.says(answer())
+
+
+def test_no_server_is_blamed_when_the_switch_has_no_descriptor(make: Make) -> None:
+    world = make(*TWO)
+    client = world.client()
+    for _ in range(5):
+        client.says(get())
+        assert len(world.called()) == 1
+        error = ConnectError(errno.EMFILE, "Too many open files")
+        world.reactor.tcpClients[-1][2].clientConnectionFailed(None, Failure(error))
+        assert client.heard().startswith(b"HTTP/1.1 503 ")
+    assert states(world) == [UP, UP]
+    assert [one.failures for one in world.live.destinations.values()] == [0, 0]
+
+
+# A server that died with a request, while the others were dead.
+
+
+def test_servers_that_refused_are_called_once_more(make: Make) -> None:
+    world = make(*TWO)
+    one, two = world.client(), world.client()
+    one.says(get())
+    two.says(get())
+    assert world.called() == [A, B]
+    kept = [world._peer(world.reactor.tcpClients[n][2].buildProtocol(None)) for n in (0, 1)]
+    for server in kept:
+        server.says(answer())
+    one.heard()
+    one.says(get())
+    kept[0].resets()  # with the request
+    world.refuses(A)
+    kept[1].resets()
+    world.refuses(B)
+    world.accepts(A).says(answer(b"back"))
+    assert one.heard() == answer(b"back")
+    assert world.called() == []
+
+
+def test_they_are_called_once_more_and_no_further(make: Make) -> None:
+    world = make(*TWO)
+    client = world.client()
+    client.says(get())
+    server = world.accepts(A)
+    server.says(answer())
+    client.says(get())
+    other = world.accepts(B)
+    other.says(answer())
+    other.resets()
+    client.heard()
+    client.says(get())
+    server.resets()
+    for refusing in (A, B, A, B):
+        world.refuses(refusing)
+    assert world.called() == []
+    assert client.heard().startswith(b"HTTP/1.1 502 ")  # a server had it
 
 
 # A response that never begins.

@@ -23,8 +23,9 @@ STDIN = "<stdin>"
 LONGEST_MESSAGE = 4000
 
 
-Check = Callable[[str, str], None]
-"""Judges a configuration: its text, and its name in messages. Raises a Refusal."""
+Check = Callable[[str, str, bool], Sequence[str]]
+"""Judges a configuration: its text, its name in messages, and whether it may be empty. Returns warnings, a line each.
+Raises a Refusal."""
 
 
 def run(check: Check | None = None) -> NoReturn:
@@ -84,11 +85,12 @@ def _answer(given: Invocation, environment: Mapping[str, str], check: Check | No
     if name == "check":
         if check is None:
             raise Refusal("this installation cannot judge a configuration without a daemon")
-        check(text, source)
+        for line in check(text, source, "allow-empty" in given.values):
+            _warn(line)
         return ""
     from ktcpvs.control.tcpvsadm.daemon import carry_out
 
-    answer = carry_out(given, control, text, source)
+    answer = carry_out(given, control, text, source, _warn)
     return "" if answer is None else _shown(given, answer)
 
 
@@ -186,6 +188,11 @@ def _subject(given: Invocation) -> str:
 def _misused(misuse: Misuse) -> int:
     _complain(str(misuse), "Try 'tcpvsadm --help'.")
     return outcome.MISUSED
+
+
+def _warn(line: str) -> None:
+    """A warning on standard error; the exit status stays what it is."""
+    _complain(f"warning: {line}")
 
 
 def _complain(why: str, then: str = "") -> None:

@@ -25,15 +25,24 @@ KEYWORDS = (*OPTIONS, "server", "rule", TEST)
 _HEADING = re.compile(r"\s*TCP Virtual Server version \d\S*[^\S\n]*(?:\n|\Z)")
 
 
-def parse(text: str, source: str = "<text>", port_named: PortNamed = no_port_names) -> Load:
+def parse(
+    text: str, source: str = "<text>", port_named: PortNamed = no_port_names, *, allow_empty: bool = True
+) -> Load:
     """Read a configuration. `source` names it in errors. Raises BadConfiguration.
 
-    The heading that `tcpvsadm --list` prints first may stand first, and a byte order mark before it.
+    The heading that `tcpvsadm --list` prints first may stand first, and a byte order mark before it. A line ends with
+    LF, CR LF or CR. allow_empty: False refuses a text in which there is nothing but comments.
     """
-    text = text.removeprefix("\ufeff")
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     if heading := _HEADING.match(text):
         text = "\n" * heading[0].count("\n") + text[heading.end() :]
-    reader = _Reader(tokens(text, source), Place(source, text.count("\n") + 1, 1))
+    found = tokens(text, source)
+    if not (found or allow_empty):
+        raise BadConfiguration(
+            f"{source}: the configuration is empty, and would delete all services; "
+            "to do that, use 'tcpvsadm -f FILE --allow-empty'"
+        )
+    reader = _Reader(found, Place(source, text.count("\n") + 1, 1))
     services: dict[str, VirtualService] = {}
     settings: Settings | None = None
     while (token := reader.next_or_none()) is not None:
