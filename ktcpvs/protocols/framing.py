@@ -17,8 +17,8 @@ TRAILER_BYTES = 16384
 """The most bytes of trailer fields."""
 
 COST_AT_ONCE = 512
-"""How much of a chunked body is read by one call: a line costs 1, and 1 more for each 64 bytes of it. Tiny chunks and long
-extensions cost a hundred times what other bytes cost."""
+"""How much of a chunked body is read by one call: a line costs 1, and 1 more for each 64 bytes of it. Tiny chunks and
+long extensions cost a hundred times what other bytes cost."""
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _QUOTED = rb"\"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+\""
