@@ -95,18 +95,15 @@ def untrusted_folder(path: str, owner: int | None = None) -> str | None:
 
 
 def untrusted_socket(path: str) -> str | None:
-    """Why the unix socket at `path` may be somebody else's than root's, this user's, or the user's to whom root has
-    given its folder; None: it is not, or there is none."""
+    """Why somebody else than root, this user, or the user to whom root has given its folder can have put a unix socket at
+    `path`; None: nobody can have, or there is no folder.
+
+    The folder decides, whoever owns the socket: systemd gives it to the user of the service (SocketUser).
+    """
     folder = os.path.dirname(path)
     try:
-        above, owner = os.path.dirname(folder), os.stat(folder).st_uid
         # Where nobody else can make a folder, the owner of this one was chosen by who could.
-        why = untrusted_folder(folder, owner if untrusted_folder(above) is None else None)
-        status = os.lstat(path)
+        owner = os.stat(folder).st_uid if untrusted_folder(os.path.dirname(folder)) is None else None
+        return untrusted_folder(folder, owner)
     except OSError:  # then nobody can be called there
         return None
-    if why is not None:
-        return why
-    if not stat.S_ISSOCK(status.st_mode):
-        return f"{path} is no socket"
-    return None if status.st_uid in (0, os.geteuid(), owner) else f"{path} belongs to user {status.st_uid}"

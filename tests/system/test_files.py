@@ -165,10 +165,6 @@ def test_a_socket_of_our_own_is_trusted(tmp_path: Path) -> None:
         assert untrusted_socket(str(place)) is None
         place.parent.chmod(0o777)
         assert untrusted_socket(str(place)) == f"{place.parent} can be written to by other users"
-    place.parent.chmod(0o700)
-    place.unlink()
-    place.write_text("")
-    assert untrusted_socket(str(place)) == f"{place} is no socket"
 
 
 @as_root
@@ -182,4 +178,4 @@ def test_a_socket_in_a_folder_that_another_user_could_make_is_not_trusted(tmp_pa
         tmp_path.chmod(0o1777)
         assert untrusted_socket(str(place)) == f"{place.parent} belongs to user {OTHER}"
         os.chown(place.parent, 0, 0)
-        assert untrusted_socket(str(place)) == f"{place} belongs to user {OTHER}"
+        assert untrusted_socket(str(place)) is None, "root alone can have put it there, as systemd does"
