@@ -95,8 +95,8 @@ def untrusted_folder(path: str, owner: int | None = None) -> str | None:
 
 
 def untrusted_socket(path: str) -> str | None:
-    """Why somebody else than root, this user, or the user to whom root has given its folder can have put a unix socket at
-    `path`; None: nobody can have, or there is no folder.
+    """Why somebody else than root, this user, or the user to whom root has given the folder can have put a unix socket
+    at `path`; None: nobody can have, or there is no folder.
 
     The folder decides, whoever owns the socket: systemd gives it to the user of the service (SocketUser).
     """
