@@ -6,9 +6,11 @@ import time
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from ktcpvs.errors import Refusal
 from ktcpvs.system.notify import Notifier
+from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.transport.director import Director
 
 OFTEN = 4
@@ -23,6 +25,7 @@ class Manager:
         self._director = director
         self._reactor: Any = director.context.reactor
         self._asked = False
+        self._job = PeriodicJob(self._reactor, self._watch, self._watch_failed)
         self.is_silent = False
 
     def tell(self, *words: str) -> None:
@@ -45,7 +48,7 @@ class Manager:
                 continue  # a worker could not begin; it is tried again
         self.tell("READY=1", self.status())
         if self._notifier.watchdog:
-            self._watch()
+            self._job.start()
 
     def reloading(self) -> None:
         """A configuration is being loaded."""
@@ -68,15 +71,18 @@ class Manager:
 
     # The watchdog.
 
-    def _watch(self) -> None:
+    def _watch(self) -> float | None:
         """The reactor runs, or this would not; the others are asked. While they do not answer, nothing is told."""
         if self.is_silent:
-            return
-        self._reactor.callLater(self._notifier.watchdog / OFTEN / 1e6, self._watch)
+            return None
         if not self._asked:
-            self._asked = True
             answered: Deferred[bool] = self._director.answers()
+            self._asked = True
             answered.addBoth(self._answered)
+        return self._notifier.watchdog / OFTEN / 1e6
+
+    def _watch_failed(self, why: Failure) -> None:
+        self._director.context.log.failure("the service manager cannot be told that all is well", why)
 
     def _answered(self, all_well: Any) -> None:
         self._asked = False

@@ -7,12 +7,13 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from attrs import evolve, frozen
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.task import LoopingCall
+from twisted.python.failure import Failure
 
 from ktcpvs import __version__
 from ktcpvs.control.entrances import Entrances
@@ -31,7 +32,9 @@ from ktcpvs.system.limits import calm_collector, raise_descriptor_limit
 from ktcpvs.system.log import ANNOUNCE, EventLog
 from ktcpvs.system.names import service_port
 from ktcpvs.system.notify import Notifier
+from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.privileges import Identity, become
+from ktcpvs.system.processes import is_proc_mounted
 from ktcpvs.takeover.giving import Giver, Heir
 from ktcpvs.takeover.inventory import CONTROL, Inventory
 from ktcpvs.takeover.pid_file import PidFile
@@ -50,6 +53,12 @@ DRAIN_LOOK = 0.1
 
 LAST_CLOSE = 2.0
 """Seconds that connections have to close after the drain timeout."""
+
+
+NO_PROC = (
+    "/proc is not mounted: sockets that a service manager hands in are not seen, the usage of processes is not known, "
+    "and workers start slowly; mount it with 'mount -t proc proc /proc'"
+)
 
 
 @frozen
@@ -126,6 +135,8 @@ class SwitchService(Service):
         raise_descriptor_limit()
         self.log = EventLog()
         self.context = Context(self._reactor, self.log)
+        if not is_proc_mounted():
+            self.log.warn(NO_PROC)
         state = StateFile(self._options.state, self._reactor, self.context.key) if self._options.state else None
         self.context.nameservers = self._options.nameservers
         self.context.sockets = self._sockets = InheritedSockets()
@@ -174,7 +185,8 @@ class SwitchService(Service):
         self._reactor.callWhenRunning(self.director.start)
         self._reactor.callWhenRunning(calm_collector)
         self._reactor.callWhenRunning(self._handle_signals)
-        self._reactor.callWhenRunning(lambda: Deferred.fromCoroutine(self._begin()))
+        begun = partial(self.log.failure, "the daemon cannot tell that it has begun")
+        self._reactor.callWhenRunning(lambda: Deferred.fromCoroutine(self._begin()).addErrback(begun))
 
     def _sort(self, handed: list[tuple[str, socket.socket]]) -> None:
         """What a service manager has handed in is for the control connection, or for services, now or later."""
@@ -269,18 +281,22 @@ class SwitchService(Service):
         try:
             await self.director.ready()
             await taking.commit(self._reactor, self._options.workers or 1, self._options.pid_file.path)
-        except Refusal as refusal:
-            self.log.warn("nothing is taken over: {why}", why=refusal)
+        except Exception as error:
+            if not isinstance(error, Refusal):
+                self.log.failure("internal error in a takeover")
+            self.log.warn("nothing is taken over: {why}", why=error)
             if self._stopping is None:
                 self._reactor.addSystemEventTrigger("after", "shutdown", os._exit, 1)  # twistd knows no exit codes
                 self._reactor.stop()
             return False
+        # The old daemon has let go: from here on this one serves, whatever fails.
+        run = self.context.steps.run
+        run("serve", self.director.serve)
         if self._sockets.were_left and self._administered.giver is not None:
-            self._administered.giver.not_before_late()
-        taking.own()
-        self.director.serve()
-        self._entrances.follow()
-        self._status.open_when_free()
+            run("takeover: wait before the next", self._administered.giver.not_before_late)
+        run("takeover: files of sockets", taking.own)
+        run("takeover: control", self._entrances.follow)
+        run("takeover: status", self._status.open_when_free)
         try:
             self._options.pid_file.take()
         except OSError as error:
@@ -291,18 +307,19 @@ class SwitchService(Service):
     def _given(self, pid_file: str, pid: int) -> None:
         """Another daemon serves: this one drains and ends."""
         assert self._entrances.unix is not None  # else nothing is given
+        self._reactor.callLater(0, self._reactor.stop)
         successor = self._successor = Successor(self._reactor, self._entrances.unix)
         self.director.successor = successor.carry_out
         self._administered.hand_on(successor)
-        self._entrances.release()
-        self._status.close()
-        self._manager.handed_over(pid)
+        run = self.context.steps.run
+        run("hand over: control", self._entrances.release)
+        run("hand over: status", self._status.close)
+        run("hand over: service manager", self._manager.handed_over, pid)
         if pid_file == self._options.pid_file.path:
             self._options.pid_file.leave_alone()
         self.log.event(
             ANNOUNCE, "taken over: {n} {what} drain", n=self.director.connections(), what=self.director.drains
         )
-        self._reactor.callLater(0, self._reactor.stop)
 
     def _now(self, edit: edits.Edit) -> None:
         """Carry out an edit while the reactor does not run yet. Raises its Refusal."""
@@ -376,26 +393,36 @@ class SwitchService(Service):
     def stopService(self) -> Deferred[None]:
         """Stop accepting, drain at most the drain timeout, end what is left. Control goes last."""
         super().stopService()  # type: ignore[no-untyped-call]
-        self.director.end()
+        run = self.context.steps.run
+        run("end: listeners", self.director.end)
         if self._taking is not None and self.context.holds:
-            self._taking.abandon()
+            run("end: takeover", self._taking.abandon)
         most = self.context.settings.drain_timeout + self.director.grace
         self._deadline = self._reactor.seconds() + most
-        self._manager.stopping(most + 2 * LAST_CLOSE)
+        run("end: service manager", self._manager.stopping, most + 2 * LAST_CLOSE)
         self._last: float | None = None
         self._stopping = self._until(self._drained).addCallback(lambda _: self._part())
         return self._stopping
 
     def _until(self, done: Callable[[], bool]) -> Deferred[None]:
         """Look again and again; fires when `done` says so."""
+        over: Deferred[None] = Deferred()
 
-        def look() -> None:
-            if done():
-                looks.stop()
+        def look() -> float | None:
+            if not done():
+                return DRAIN_LOOK
+            over.callback(None)
+            return None
 
-        looks = LoopingCall(look)
-        looks.clock = self._reactor
-        return looks.start(DRAIN_LOOK).addCallback(lambda _: None)
+        def failed(why: Failure) -> None:
+            self.log.failure("whether all has drained is not known", why)
+            if self._reactor.seconds() >= self._deadline + LAST_CLOSE and not over.called:
+                job.stop()
+                over.callback(None)
+
+        job = PeriodicJob(self._reactor, look, failed, DRAIN_LOOK)
+        job.start()
+        return over
 
     def _drained(self) -> bool:
         now = self._reactor.seconds()
@@ -409,8 +436,9 @@ class SwitchService(Service):
 
     def _part(self) -> Deferred[None]:
         """The last answers go out to the administrators before the reactor ends."""
-        self.director.stop()
-        self._status.close()
+        run = self.context.steps.run
+        run("end: director", self.director.stop)
+        run("end: status", self._status.close)
         with contextlib.suppress(OSError):
             self._entrances.close()
         last = self._reactor.seconds() + LAST_CLOSE

@@ -7,12 +7,15 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from twisted.python.failure import Failure
+
 from ktcpvs.control.server import ControlFactory
 from ktcpvs.control.where import ControlAddress, need_tls
 from ktcpvs.errors import CannotListen, NoTLS
 from ktcpvs.model.address import Inet
 from ktcpvs.model.settings import Settings
 from ktcpvs.system.log import ANNOUNCE, EventLog
+from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.sockets import open_listener
 
 BACKLOG = 128
@@ -38,7 +41,8 @@ class Port:
         self._factory = factory
         self._lasting = lasting
         self._port: Any = None
-        self._again: Any = None
+        self._attempts = 0
+        self._again = PeriodicJob(reactor, self._open_if_free, self._failed, AGAIN)
 
     def is_at(self, name: Any) -> bool:
         """True for what getsockname says of its socket."""
@@ -54,21 +58,27 @@ class Port:
         with sock:  # the reactor makes a descriptor of its own
             self._port = self._reactor.adoptStreamPort(sock.fileno(), sock.family, self._factory)
 
-    def open_when_free(self, attempt: int = 1) -> None:
+    def open_when_free(self) -> None:
         """Listen as soon as the daemon that was taken over listens no more."""
-        self._again = None
+        self._attempts = 0
+        self._again.start()
+
+    def _open_if_free(self) -> float | None:
+        self._attempts += 1
         try:
             self.open()
         except CannotListen as error:
-            if attempt == TOLD_AFTER:
+            if self._attempts == TOLD_AFTER:
                 self._log.warn("{why}; it is tried again and again", why=error)
-            self._again = self._reactor.callLater(AGAIN, self.open_when_free, attempt + 1)
+            return AGAIN
+        return None
+
+    def _failed(self, why: Failure) -> None:
+        self._log.failure("control {where} cannot be opened", why, where=self.where)
 
     def release(self) -> None:
         """Let nobody in any more."""
-        if self._again is not None:
-            self._again.cancel()
-            self._again = None
+        self._again.stop()
         if self._port is not None:
             self._port.stopListening()
             self._port = None

@@ -20,6 +20,7 @@ from ktcpvs.control.certificates import End, Found, peer, reason
 from ktcpvs.control.server import ControlFactory
 from ktcpvs.model.settings import Settings
 from ktcpvs.system.log import EventLog
+from ktcpvs.system.periodic import PeriodicJob
 
 TOLD_EVERY = 1.0
 """Seconds between two lines about strangers that were refused."""
@@ -47,33 +48,29 @@ class Refused:
     def __init__(self, log: EventLog, clock: Any) -> None:
         """clock: a reactor."""
         self._log = log
-        self._clock = clock
         self._untold = 0
-        self._timer: Any = None
+        self._job = PeriodicJob(clock, self._tell_rest, lambda why: None, TOLD_EVERY)
 
     def tell(self, who: str, why: str) -> None:
         """One more was refused."""
-        if self._timer is not None:
+        if self._job.is_scheduled:
             self._untold += 1
             return
         self._log.warn("control connection refused: {who}: {why}", who=who, why=why)
-        self._timer = self._clock.callLater(TOLD_EVERY, self._tell_rest)
+        self._job.start(TOLD_EVERY)
 
-    def _tell_rest(self) -> None:
-        self._timer = None
-        if self._untold:
-            self._log.warn("control connections refused: {n} more since the last such line", n=self._untold)
-            self._untold = 0
-            self._timer = self._clock.callLater(TOLD_EVERY, self._tell_rest)
+    def _tell_rest(self) -> float | None:
+        """Tell how many were refused since the last line; None: nobody was."""
+        untold, self._untold = self._untold, 0
+        if not untold:
+            return None
+        self._log.warn("control connections refused: {n} more since the last such line", n=untold)
+        return TOLD_EVERY
 
     def close(self) -> None:
         """Tell what is left."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._tell_rest()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._job.stop()
+        self._tell_rest()
 
 
 @implementer(IHandshakeListener)

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.error import CannotListenError
+from twisted.python.failure import Failure
 
 from ktcpvs.errors import CannotListen
 from ktcpvs.status.where import StatusAddress
 from ktcpvs.system.log import ANNOUNCE, EventLog
+from ktcpvs.system.periodic import PeriodicJob
 
 BACKLOG = 128
 
@@ -32,7 +34,7 @@ class StatusDoor:
         self._reactor = reactor
         self._port: Any = None
         self._factory: Any = None
-        self._again: Any = None
+        self._again = PeriodicJob(reactor, self._open_if_free, self._failed, AGAIN)
 
     def open(self) -> None:
         """Listen. Raises CannotListen."""
@@ -51,17 +53,21 @@ class StatusDoor:
 
     def open_when_free(self) -> None:
         """Listen as soon as the daemon that was taken over listens no more."""
-        self._again = None
+        self._again.start()
+
+    def _open_if_free(self) -> float | None:
         try:
             self.open()
         except CannotListen:
-            self._again = self._reactor.callLater(AGAIN, self.open_when_free)
+            return AGAIN
+        return None
+
+    def _failed(self, why: Failure) -> None:
+        self._log.failure("the status cannot be opened at {where}", why, where=self._where)
 
     def close(self) -> None:
         """Listen no more, and end all connections."""
-        if self._again is not None:
-            self._again.cancel()
-            self._again = None
+        self._again.stop()
         if self._port is not None:
             self._port.stopListening()
             self._factory.close_all()

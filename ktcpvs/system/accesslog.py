@@ -17,6 +17,8 @@ import time
 import weakref
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from queue import Empty, SimpleQueue
 
 from ktcpvs.errors import BadValue, shorten
@@ -226,23 +228,33 @@ def _serve(orders: SimpleQueue[_Order | float]) -> None:
             order = orders.get(timeout=_AGAIN if full else None)
         except Empty:
             for sink in full:
-                sink.flush()
+                _carry_out(sink, sink.flush)
             continue
         if isinstance(order, float):
             break
         sink, lines, what = order
         sinks.add(sink)
         sink.asked = False
-        sink.take(lines)
+        _carry_out(sink, partial(sink.take, lines))
         if what == "flush":
-            sink.flush()
+            _carry_out(sink, sink.flush)
         elif what == "reopen":
-            sink.reopen()
+            _carry_out(sink, sink.reopen)
         else:
             sinks.discard(sink)
-            sink.end(time.monotonic() + CLOSE_TIME)
+            _carry_out(sink, partial(sink.end, time.monotonic() + CLOSE_TIME))
+            sink.ended = True
     for sink in sinks:
-        sink.end(order)
+        _carry_out(sink, partial(sink.end, order))
+
+
+def _carry_out(sink: _Sink, call: Callable[[], object]) -> None:
+    """An order for one sink. A bug in it must not end the thread, which serves all of them."""
+    try:
+        call()
+    except Exception as error:
+        sink.full = False
+        sink.trouble = f"internal error: {error!r}"
 
 
 class AccessLog:

@@ -12,6 +12,7 @@ from typing import Any
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.python.reflect import safe_str
 
 ANNOUNCE = 0
 NON_FATAL = 1
@@ -54,7 +55,8 @@ class EventLog:
         """A bug, ours or a plugin's: written with its traceback, the same one once in FAILURES_EVERY seconds."""
         if failure is None:
             failure = Failure()
-        since = self._since((form, values.get("ident"), failure.type, str(failure.value)[:200], *_place(failure)))
+        why = safe_str(failure.value)[:200]  # the text of a plugin's exception may raise itself
+        since = self._since((form, values.get("ident"), failure.type, why, *_place(failure)))
         if since is not None:
             self._logger.failure(form + since, failure=failure, **values)
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
+import signal
 import socket
 import sys
+from collections.abc import Callable
+from typing import Any
+
+from ktcpvs.system.privileges import prctl
 
 
 def peer_process(sock: socket.socket) -> int:
@@ -31,6 +37,29 @@ def process_of(sock: socket.socket) -> Process | None:
     with contextlib.suppress(OSError):
         return Process(peer_process(sock))
     return None
+
+
+_PDEATHSIG = 1
+"""Of linux/prctl.h."""
+
+
+def end_after_parent(seconds: Callable[[], float]) -> None:
+    """When the process that has started this one ends, this one is continued if it was stopped, and is ended by the
+    kernel after `seconds()` unless it has ended by itself before.
+
+    The kernel sends SIGCONT (prctl(2), PR_SET_PDEATHSIG) when the *thread* ends that has started this process; it must
+    be one that lives as long as its process, as the main thread does. SIGKILL would cut off connections that can
+    drain. Raises OSError.
+    """
+    parent = os.getppid()
+
+    def continued(number: int, frame: Any) -> None:
+        if os.getppid() != parent:
+            signal.alarm(max(math.ceil(seconds()), 1))
+
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGCONT, continued)
+    prctl(_PDEATHSIG, signal.SIGCONT)
 
 
 class Process:

@@ -80,10 +80,15 @@ class Giver:
             self._taker = None
             self._director.go_on()
             raise Busy(f"the table is on trial for {self._director.trial.left} s more: confirm it, or wait")
+        try:
+            text = self._inventory().text()
+            self._pages = [text[start : start + PAGE] for start in range(0, len(text), PAGE)]
+        except BaseException:  # nothing is handed over, and edits go on
+            self._taker = None
+            self._forget()
+            self._director.go_on()
+            raise
         self._limit = reactor.callLater(LONGEST, self._too_long)
-        inventory = self._inventory()
-        text = inventory.text()
-        self._pages = [text[start : start + PAGE] for start in range(0, len(text), PAGE)]
         self._log.event(ANNOUNCE, "ktcpvs {version} begins to take over", version=version)
         return {"version": __version__, "pages": len(self._pages), "sockets": len(self._handed)}
 
@@ -121,7 +126,10 @@ class Giver:
         return self._handed[number].fileno()
 
     def commit(self, taker: Heir, processes: int, pid_file: str) -> None:
-        """The other serves from now on. Raises BadValue."""
+        """The other serves from now on. Raises BadValue, or OSError; then nothing has happened.
+
+        Once the new daemon is told that it serves, this one must let go of everything, whatever fails.
+        """
         if taker is not self._taker or not self._pages or processes < 1:
             raise BadValue("nothing was handed over")
         taken = {}
@@ -132,9 +140,10 @@ class Giver:
                 taken[ident] = processes
         self.is_over = True
         self._forget()
-        self._director.hand_over(taken)
-        self._given(pid_file, taker.process())
-        self._director.go_on()
+        run = self._director.context.steps.run
+        run("hand over: clients", self._director.hand_over, taken)
+        run("hand over: end", lambda: self._given(pid_file, taker.process()))
+        run("hand over: edits", self._director.go_on)
 
     def gone(self, taker: Heir) -> None:
         """The connection of a new daemon has ended: if it had not committed, all goes on as before."""

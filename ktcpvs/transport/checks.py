@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import ConnectError
 from twisted.internet.error import TimeoutError as LateError
 from twisted.python.failure import Failure
@@ -18,7 +18,9 @@ from twisted.python.failure import Failure
 from ktcpvs.errors import shorten
 from ktcpvs.model.check import OFF, SEND, TCP, Check, NotWell, parse_check
 from ktcpvs.model.destination import Destination
+from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.transport.backend import call
+from ktcpvs.transport.pending import give_up
 from ktcpvs.transport.stream import Stream
 
 if TYPE_CHECKING:
@@ -107,43 +109,71 @@ class _Watched:
         self._checks = checks
         self._context = context
         self._destination = destination
-        self._probe: Deferred[Any] | None = None
+        self._attempt: _Attempt | None = None
         self.look_at_options()
-        self._call: Any = self._after(checks.spread(live.config.check_interval))
+        self._job = PeriodicJob(context.reactor, self._run, self._broken)
+        self._job.start(checks.spread(live.config.check_interval))
 
     def look_at_options(self) -> None:
         self._check = parse_check(self.live.config.check)
 
     def stop(self) -> None:
-        for waits in self._call, self._probe:
-            if waits is not None:
-                waits.cancel()
+        self._job.stop()
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None:
+            attempt.abandon()
 
-    def _after(self, seconds: float) -> Any:
-        return self._context.reactor.callLater(seconds, self._begin)
-
-    def _begin(self) -> None:
-        self._call = None
+    def _run(self) -> float | Deferred[float]:
         if self._checks.running >= AT_ONCE:
-            self._call = self._after(WAIT)
-            return
-        self._checks.running += 1
-        probe = self._probe = maybeDeferred(self._checks.probe, self._check, self._destination)
-        probe.addTimeout(self.live.config.check_timeout, self._context.reactor, _late)
-        probe.addCallbacks(lambda _: self._ended(None), self._failed)
-        probe.addErrback(lambda why: self._context.log.failure("a check failed to be made", why))
+            return WAIT
+        timeout = self.live.config.check_timeout
+        attempt = self._attempt = _Attempt(self._checks, self._context, self._check, self._destination, timeout)
+        return attempt.done.addCallback(self._checked)
 
-    def _failed(self, why: Failure) -> None:
-        if why.check(CancelledError):
-            self._checks.running -= 1
-        else:
-            self._ended(_in_words(why, self.live.config.check_timeout))
-
-    def _ended(self, why: str | None) -> None:
-        self._probe = None
-        self._checks.running -= 1
-        self._call = self._after(self._checks.jittered(self.live.config.check_interval))
+    def _checked(self, why: str | None) -> float:
+        self._attempt = None
         self.live.health.checked(self._destination, why)
+        return self._checks.jittered(self.live.config.check_interval)
+
+    def _broken(self, why: Failure) -> None:
+        self._context.log.failure("a check of {server} failed to be made", why, server=self._destination.address)
+
+
+class _Attempt:
+    """One check under way.
+
+    done: fires with None when the server is well, else with the reason in words. It fires within the timeout whatever
+    the probe does, even if the probe cannot be cancelled.
+    """
+
+    def __init__(
+        self, checks: Checks, context: Context, check: Check, destination: Destination, timeout: float
+    ) -> None:
+        """timeout: seconds."""
+        self.done: Deferred[str | None] = Deferred()
+        self._checks = checks
+        self._log = context.log
+        self._is_over = False
+        self._probe: Deferred[Any] | None = None
+        checks.running += 1
+        self._timer = context.reactor.callLater(timeout, self._end, f"check: nothing within {timeout} s")
+        self._probe = maybeDeferred(checks.probe, check, destination)
+        self._probe.addCallbacks(lambda _: self._end(None), lambda why: self._end(_in_words(why)))
+
+    def abandon(self) -> None:
+        """Nobody wants to know any more: `done` does not fire."""
+        if self._is_over:
+            return
+        self._is_over = True
+        self._checks.running -= 1
+        if self._timer.active():
+            self._timer.cancel()
+        give_up(self._probe, self._log)
+
+    def _end(self, why: str | None) -> None:
+        if not self._is_over:
+            self.abandon()
+            self.done.callback(why)
 
 
 class _Talk:
@@ -194,18 +224,8 @@ class _Talk:
             self._answer.errback(why)
 
 
-class _Late(Exception):
-    """It has taken too long."""
-
-
-def _late(result: Any, seconds: float) -> Any:
-    raise _Late
-
-
-def _in_words(why: Failure, seconds: int) -> str:
+def _in_words(why: Failure) -> str:
     """One short line."""
-    if why.check(_Late):
-        return f"check: nothing within {seconds} s"
     if why.check(LateError):
         return "check: connecting took too long"
     if why.check(ConnectError):

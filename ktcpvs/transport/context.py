@@ -12,6 +12,7 @@ from weakref import WeakSet
 from ktcpvs.model.settings import Settings
 from ktcpvs.system.accesslog import AccessLogs
 from ktcpvs.system.log import EventLog
+from ktcpvs.system.steps import Steps
 from ktcpvs.transport.relay.engines import Relays
 from ktcpvs.transport.resources import Counters, Sockets
 from ktcpvs.transport.wheel import Wheel
@@ -94,11 +95,11 @@ class Descriptors:
 
 
 class Context:
-    """settings: replaced by the director when an edit changes them. key: this switch's own secret. wall: seconds since
-    1970, for logs. monotonic: seconds by a clock that nobody sets, the same in all processes. counters, sockets: where
-    live counts and listening sockets come from. relays: what relays share. holds: nobody is accepted yet, since another
-    process still accepts from these sockets. nameservers: (IP address, port) of who is asked for host names; none: whom
-    the system asks."""
+    """settings: replaced by the director when an edit changes them. steps: takes those of a change that is decided.
+    key: this switch's own secret. wall: seconds since 1970, for logs. monotonic: seconds by a clock that nobody sets,
+    the same in all processes. counters, sockets: where live counts and listening sockets come from. relays: what relays
+    share. holds: nobody is accepted yet, since another process still accepts from these sockets. nameservers: (IP
+    address, port) of who is asked for host names; none: whom the system asks."""
 
     def __init__(
         self, reactor: Any, log: EventLog, descriptors: Descriptors | None = None, key: bytes | None = None
@@ -107,6 +108,7 @@ class Context:
         self.reactor = reactor
         self.log = log
         self.settings = Settings()
+        self.steps = Steps(log)
         self.wheel = Wheel(reactor, lambda: log.failure("a timer's call failed"))
         self.descriptors = descriptors or Descriptors.of_process()
         self.access_logs = AccessLogs(log)
@@ -122,17 +124,17 @@ class Context:
     def start(self) -> None:
         """Time begins."""
         self.wheel.start()
-        self._tick()
+        self.wheel.repeat(0, self._tick)
 
     def stop(self) -> None:
         """Time ends; the access logs are written out, and what relays share is given back."""
         self.wheel.stop()
-        self.relays.close()
-        self.access_logs.close()
+        self.steps.run("relays", self.relays.close)
+        self.steps.run("access logs", self.access_logs.close)
 
-    def _tick(self) -> None:
-        self.wheel.after(0, self._tick)
+    def _tick(self) -> bool:
         self.access_logs.tick()
+        return True
 
     def cookie_key(self, settings: Settings) -> bytes:
         """The secret behind cookies by these settings: the configured one, or this switch's own."""

@@ -2,6 +2,9 @@
 
 Edits are taken one at a time. For each: the new table is made; everything that could fail is tried (schedulers
 found and bound, sockets opened); the table is saved; and only then what differs is started, changed or drained.
+
+Once the table is saved, the edit cannot be refused any more. Each step from then on is taken by `Context.steps`: an
+exception in one is logged, and the others follow.
 """
 
 from __future__ import annotations
@@ -18,11 +21,11 @@ from ktcpvs.interfaces import CONNECTION
 from ktcpvs.model.address import Address, Unix
 from ktcpvs.model.edits import Confirm, Edit, Load, Unload
 from ktcpvs.model.expansion import Resolution, expanded, names_of
-from ktcpvs.model.plan import plan
+from ktcpvs.model.plan import Plan, plan
 from ktcpvs.model.service import AUTO, KERNEL, NO_FALLBACK, NO_LOG, VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
-from ktcpvs.model.warnings import is_due, warned_services, warnings_of
+from ktcpvs.model.warnings import warnings_about
 from ktcpvs.system import log as levels
 from ktcpvs.system.plugins import Schedulers, find_schedulers
 from ktcpvs.system.sockets import close_listener
@@ -38,8 +41,12 @@ from ktcpvs.transport.trial import Trial
 
 @define
 class _Preparation:
-    """Everything that an edit needs, service by service; `abandon` gives back what was opened."""
+    """Everything that an edit needs, service by service; `abandon` gives back what was opened.
 
+    changes: what differs. others: what the other processes of the switch will be told."""
+
+    changes: Plan
+    others: Any = None
     ready: list[tuple[LiveService, Prepared]] = Factory(list)
 
     def abandon(self) -> None:
@@ -94,11 +101,12 @@ class Director:
 
     def stop(self) -> None:
         """Time ends."""
-        self.trial.end()
+        run = self.context.steps.run
+        run("trial", self.trial.end)
         if self.checks is not None:
-            self.checks.stop()
+            run("checks", self.checks.stop)
         if self.resolver is not None:
-            self.resolver.stop()
+            run("names", self.resolver.stop)
         self.context.stop()
 
     def schedulers(self) -> Schedulers:
@@ -134,33 +142,38 @@ class Director:
         runs = expanded(new, self.resolution)
         preparation = await self._prepare(self.expanded, runs)
         try:
+            preparation.others = self._words(edit)
             if (new != old and not getattr(edit, "confirm", 0)) or isinstance(edit, Confirm):
                 await self.save(new)
         except BaseException:
             preparation.abandon()
             raise
+        steps = self.context.steps
         self.table = new
-        self._commit(runs, preparation)
-        await self._retired(preparation)
+        await self._put_in_force(runs, preparation)
         if self.resolution or self.resolver is not None:
-            self._follow_names()
-        await self._spread(edit)
-        self.trial.carried_out(edit, old)
-        self.context.log.event(levels.CONFIGURATION, "{edit}", edit=_in_words(edit))
+            steps.run("names", self._follow_names)
+        steps.run("trial", self.trial.carried_out, edit, old)
+        steps.run("log", lambda: self.context.log.event(levels.CONFIGURATION, "{edit}", edit=_in_words(edit)))
         if isinstance(edit, Unload):
-            self._unload()
+            steps.run("end", self._unload)
         return warnings
 
     def warnings(self, edit: Edit, new: Table) -> Sequence[str]:
         """What `edit`, which makes the table `new`, configures and has no effect: a line each. Never raises."""
-        found: list[str] = []
         try:
-            for service in warned_services(edit, new.services):
-                scheduler, balance, _ = self._plugins(service)
-                found += [str(one) for one in warnings_of(service, scheduler, balance) if is_due(one, edit)]
+            return warnings_about(edit, new.services, self._plugins)
         except Exception:  # a plugin says something odd of itself
             self.context.log.failure("no warnings can be given about {name}", name=edit.name)
-        return found
+            return ()
+
+    async def _put_in_force(self, runs: Table, preparation: _Preparation) -> None:
+        """Nothing in here raises. runs: the table that is to run."""
+        steps = self.context.steps
+        self._commit(runs, preparation)
+        await steps.wait("listeners before", self._retired, preparation)
+        if not await steps.wait("other processes", self._spread, preparation.others) and not self._ending:
+            steps.run("replace other processes", self._replace_others)
 
     # What names mean.
 
@@ -191,10 +204,11 @@ class Director:
             return
         resolution = {**self.resolution, **found}
         runs = expanded(self.table, resolution)
+        others = self._words_of_names(found)
         preparation = await self._prepare(self.expanded, runs)
+        preparation.others = others
         self.resolution = resolution
-        self._commit(runs, preparation)
-        await self._spread_names(found)
+        await self._put_in_force(runs, preparation)
 
     # Try what can fail.
 
@@ -286,7 +300,7 @@ class Director:
         moving = [before.ident for before, config in changes.change if before.listen != config.listen]
         moving += [config.ident for config in changes.stop]
         closing = [sock for ident in moving for sock in self.sockets_of(ident)]
-        preparation = _Preparation()
+        preparation = _Preparation(changes)
         begun = [(None, config) for config in changes.start]
         try:
             for before, config in (*begun, *changes.change):
@@ -326,37 +340,43 @@ class Director:
     def _stop(self, live: LiveService) -> None:
         live.stop()
 
-    async def _spread(self, edit: Edit) -> None:
-        """The edit is in force here; it is to be in force wherever else the switch is."""
+    def _words(self, edit: Edit) -> Any:
+        """What `_spread` will tell of that edit. Raises whatever can be wrong with it: nothing has changed yet."""
 
-    async def _spread_names(self, found: Resolution) -> None:
-        """So are these names."""
+    def _words_of_names(self, found: Resolution) -> Any:
+        """The same of names."""
 
-    # Put in place what was prepared: nothing here fails.
+    async def _spread(self, words: Any) -> None:
+        """The edit is in force here; it is to be in force wherever else the switch is. words: of `_words`."""
+
+    def _replace_others(self) -> None:
+        """`_spread` has failed: other processes must not go on with another table than this one."""
+
+    # Put in place what was prepared: nothing here raises.
 
     def _commit(self, new: Table, preparation: _Preparation) -> None:
-        changes = plan(self.expanded, new)
+        changes, run = preparation.changes, self.context.steps.run
         self.expanded = new
         if changes.settings:
             self.context.settings = new.settings
             self.context.log.level = new.settings.debug_level
-            self.context.relays.set_window(new.settings.relay_window << 10)
-        for config in changes.stop:
-            self._stop(self.services[config.ident])
+            run("relay window", self.context.relays.set_window, new.settings.relay_window << 10)
+        for live in [self.services[config.ident] for config in changes.stop if config.ident in self.services]:
+            run(f"service {live.ident}: stop", self._stop, live)
         for live, prepared in preparation.ready:
             self.services[prepared.config.ident] = live
-            live.adopt(prepared)
+            run(f"service {live.ident}: change", live.adopt, prepared)
             if prepared.socks:
-                self._listen(live, prepared.socks)
+                run(f"service {live.ident}: listen", self._listen, live, prepared.socks)
         if changes.settings:
-            for live in self.services.values():
-                live.settings_changed()
+            for ident, live in self.services.items():
+                run(f"service {ident}: settings", live.settings_changed)
         for ident in [ident for ident in self.services if ident not in new.services]:
             live = self.services.pop(ident)
-            live.delete()
+            run(f"service {ident}: delete", live.delete)
             self.draining.add(live)
         self.draining = {live for live in self.draining if live.connections}
-        self._follow_checks()
+        run("checks", self._follow_checks)
 
     async def _retired(self, preparation: _Preparation) -> None:
         """No socket is left on an address that no service has any more."""
@@ -402,7 +422,7 @@ class Director:
         self.context.holds = False
         for live in self.services.values():
             if live.listener is not None:
-                live.listener.resume()
+                live.listener.resume()  # which does not raise
 
     def hand_over(self, taken: Mapping[str, int]) -> None:
         """Another process accepts from now on: take no more edits, accept nobody, let drain what lives.
@@ -411,7 +431,8 @@ class Director:
         """
         self._ending = True
         for ident, live in self.services.items():
-            live.hand_over(late=ident in taken and taken[ident] < 1)
+            late = ident in taken and taken[ident] < 1
+            self.context.steps.run(f"service {ident}: hand over", live.hand_over, late)
 
     # The end.
 
@@ -428,8 +449,8 @@ class Director:
 
     def stop_all(self) -> None:
         """Close all listeners."""
-        for live in self.services.values():
-            live.stop()
+        for ident, live in self.services.items():
+            self.context.steps.run(f"service {ident}: stop", live.stop)
 
     drains = "connections"
     """What `connections` counts, in a word for people."""

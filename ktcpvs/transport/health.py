@@ -32,6 +32,7 @@ class ServiceHealth:
         self._live = live
         self._context = live.context
         self._coming: dict[Destination, int] = {}  # slowly, since which tick
+        self._is_weighing = False  # the wheel calls `_next`
         self._known: frozenset[Destination] = frozenset()
         self._lines = (-1, 0)  # the tick, and how many lines were written in it
         self.told: Callable[[Destination], object] = lambda destination: None
@@ -133,16 +134,16 @@ class ServiceHealth:
     def _begin_slowly(self, destination: Destination) -> None:
         if not self._live.config.slow_start or destination not in self._live.destinations.values():
             return
-        idle = not self._coming
         self._coming[destination] = self._context.wheel.now
-        if idle:
-            self._context.wheel.after(0, self._next)
+        if not self._is_weighing:
+            self._is_weighing = True
+            self._context.wheel.repeat(0, self._next)
         self._weigh()
 
-    def _next(self) -> None:
+    def _next(self) -> bool:
         self._weigh()
-        if self._coming:
-            self._context.wheel.after(0, self._next)
+        self._is_weighing = bool(self._coming)
+        return self._is_weighing
 
     def _weigh(self) -> None:
         """Give all that come slowly the weight that is theirs now."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
 from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger, LogPublisher
 from twisted.python.failure import Failure
 from twisted.web._newclient import HTTP11ClientProtocol
 from twisted.web.client import URI, Agent, HTTPConnectionPool, ResponseFailed, _HTTP11ClientFactory
@@ -18,7 +19,7 @@ from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
 from ktcpvs import __version__
-from ktcpvs.model.address import Address, Unix
+from ktcpvs.model.address import Address, Unix, host_field
 from ktcpvs.model.check import Check, NotWell
 
 HEAD_MOST = 1 << 16
@@ -31,8 +32,19 @@ KEPT_SECONDS = 60
 """How long a connection is kept for the next check."""
 
 
+_SILENT = Logger(namespace=__name__, observer=LogPublisher())
+
+
+class _Response(NamedTuple):
+    """The head of a response, and the connection on which its body follows."""
+
+    head: Any
+    connection: _Connection
+
+
 class _Connection(HTTP11ClientProtocol):
-    """Twisted's own would read heads, and all that may stand before them, without end."""
+    """Twisted's own would read heads, and all that may stand before them, without end, and tell the log of each interim
+    response: thousands of lines for one check."""
 
     _heard = 0
     _is_answered = False
@@ -40,20 +52,29 @@ class _Connection(HTTP11ClientProtocol):
     def request(self, request: Any) -> Deferred[Any]:
         self._heard, self._is_answered = 0, False
         answer: Deferred[Any] = super().request(request)
+        if self._parser is not None:
+            self._parser._log = _SILENT
         return answer.addBoth(self._answered)
 
     def _answered(self, answer: Any) -> Any:
+        """The head has come, or a Failure."""
         self._is_answered = True
-        return answer
+        return answer if isinstance(answer, Failure) else _Response(answer, self)
+
+    def hang_up(self) -> None:
+        """Close the connection at once, whatever comes on it. Safe to call when it is closed."""
+        transport: Any = self.transport
+        if transport is not None:
+            transport.abortConnection()
 
     def dataReceived(self, bytes: bytes) -> None:
         self._heard += len(bytes)
         if self._heard > HEARD_MOST:
-            self.transport.abortConnection()  # type: ignore[union-attr]
+            self.hang_up()
         else:
             super().dataReceived(bytes)  # type: ignore[no-untyped-call]
             if self._heard > HEAD_MOST and not self._is_answered:
-                self.transport.abortConnection()  # type: ignore[union-attr]
+                self.hang_up()
 
 
 class _Factory(_HTTP11ClientFactory):
@@ -112,7 +133,8 @@ class HTTPChecks:
         """Fires when the server is well, fails when not. called: its host and port as they are configured; None: as
         in its address."""
         name = self._endpoints.name(address)
-        host = "localhost" if isinstance(address, Unix) else called or str(address)
+        # The dot at a name's end is for name servers; web servers do not expect it.
+        host = (called or host_field(address)).replace(".:", ":")
         headers = Headers({"Host": [host], "User-Agent": [f"ktcpvs/{__version__} check"]})
         url = f"http://{name}{check.path}"
         asked: Deferred[Any] = self._agent.request(b"GET", url.encode(), headers)
@@ -138,10 +160,11 @@ class _Body(Protocol):
             self._done.callback(None)
 
 
-def _judged(answer: Any, check: Check) -> Deferred[None]:
-    status = answer.code
-    read: Deferred[None] = Deferred(lambda _: answer._transport.abortConnection())
-    answer.deliverBody(_Body(read))
+def _judged(answer: _Response, check: Check) -> Deferred[None]:
+    status = answer.head.code
+    # The response's own transport is a proxy that cannot abort, so the connection is closed instead.
+    read: Deferred[None] = Deferred(lambda _: answer.connection.hang_up())
+    answer.head.deliverBody(_Body(read))
 
     def judge(_: None) -> None:
         if not check.is_well(status):

@@ -20,8 +20,9 @@ from ktcpvs.model.filter import filter_of
 from ktcpvs.model.scheduling import Choice, Request
 from ktcpvs.model.service import VirtualService
 from ktcpvs.protocols import messages
-from ktcpvs.protocols.http1 import BadRequest, HeadReader
+from ktcpvs.protocols.http1 import NO_HTTP_1, BadRequest, HeadReader
 from ktcpvs.transport.context import Context
+from ktcpvs.transport.pending import give_up
 from ktcpvs.transport.prepared import Prepared
 
 FAILED = "the scheduler failed"
@@ -68,11 +69,9 @@ def read_request(
     if method is None:
         notes.append("no request was given: GET / is looked at")
     settings = context.settings
-    read = HeadReader(settings.head_size, settings.head_lines).feed(head)
+    read = HeadReader(settings.head_size, settings.head_lines, settings.uri_size).feed(head)
     if read is None:
         raise BadRequest(400, "the head has no end")
-    if len(read.target) > settings.uri_size:
-        raise BadRequest(414, f"the request target is longer than {settings.uri_size} bytes")
     found = messages.REQUEST.match(head) if unit == EACH_REQUEST else None
     if unit == EACH_REQUEST and found is None:
         raise BadRequest(400, "the head has a form that HTTP/1.1 forbids")
@@ -105,7 +104,7 @@ def found(outcome: str, address: Address | None, reason: str) -> dict[str, Any]:
 
 def of_a_bad_request(bad: BadRequest, prepared: Prepared) -> dict[str, Any]:
     redirect = prepared.config.redirect
-    if bad.status == 400 and redirect is not None and prepared.factory.unit != EACH_REQUEST:
+    if bad.status in NO_HTTP_1 and redirect is not None and prepared.factory.unit != EACH_REQUEST:
         return found("redirect", redirect, f"redirect, since {bad}")
     return found("nobody", None, f"{bad}: the client is answered {bad.status}")
 
@@ -171,7 +170,7 @@ class Inquiry:
             answer = Deferred.fromCoroutine(answer)
         if not isinstance(answer, Deferred):
             raise TypeError(f"{answer!r} is no Choice")
-        came: Deferred[Any] = Deferred(lambda _: answer.cancel())
+        came: Deferred[Any] = Deferred(lambda _: give_up(answer, self._context.log))
         answer.addBoth(lambda result: None if came.called else came.callback(result))
         return await came.addTimeout(seconds, self._context.reactor, _late)
 
@@ -185,7 +184,7 @@ class Inquiry:
             self._notes.append(f"fallback {config.fallback} failed: {error!r}")
             return None
         if not isinstance(choice, Choice) or choice.destination not in self._prepared.destinations.values():
-            _give_up(choice)
+            give_up(choice, self._context.log)
             return None
         return evolve(choice, reason=f"fallback {config.fallback}, since {why}: {choice.reason}")
 
@@ -203,7 +202,7 @@ class Inquiry:
             return None
         if isinstance(other, Choice) and other.destination in known and other.destination not in self._request.tried:
             return other
-        _give_up(other)
+        give_up(other, self._context.log)
         return None
 
 
@@ -213,11 +212,3 @@ class _Late(Exception):
 
 def _late(result: object, seconds: float) -> None:
     raise _Late
-
-
-def _give_up(answer: Any) -> None:
-    """Nobody waits for what a scheduler answered."""
-    if inspect.iscoroutine(answer):
-        answer.close()
-    elif isinstance(answer, Deferred):
-        answer.addErrback(lambda _: None).cancel()

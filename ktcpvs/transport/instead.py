@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
 from attrs import evolve
-from twisted.internet.defer import Deferred
 
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.health import EJECTED
@@ -15,6 +13,7 @@ from ktcpvs.model.retries import RetryBudget
 from ktcpvs.model.scheduling import Choice, Request
 from ktcpvs.model.service import VirtualService
 from ktcpvs.transport.context import Context
+from ktcpvs.transport.pending import give_up
 
 
 class Instead:
@@ -46,7 +45,7 @@ class Instead:
             )
             return None
         if not isinstance(choice, Choice) or choice.destination not in self.usable:
-            _give_up(choice)
+            give_up(choice, self.context.log)
             return None
         return evolve(choice, reason=f"fallback {self.config.fallback}, since {why}: {choice.reason}")
 
@@ -93,14 +92,5 @@ class Instead:
         if usable:
             found: Choice = other
             return found
-        _give_up(other)
+        give_up(other, self.context.log)
         return None
-
-
-def _give_up(answer: Any) -> None:
-    """What a scheduler takes its time for is not waited for."""
-    if isinstance(answer, Deferred):
-        answer.addErrback(lambda _: None)
-        answer.cancel()
-    elif inspect.iscoroutine(answer):
-        answer.close()

@@ -18,6 +18,7 @@ from zope.interface import implementer
 
 from ktcpvs.system import log as levels
 from ktcpvs.system.handshakes import handshakes
+from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.sockets import (
     EXHAUSTED,
     close_listener,
@@ -75,9 +76,11 @@ class Listener:
         self._is_dual_stack = is_dual_stack(sock)
         self._reading = False
         self._exhausted = False
-        self._again: Any = None
+        self._again = PeriodicJob(context.reactor, self.resume, self._resume_failed, RETRY)
         self._retired: Deferred[None] | None = None  # once it retires
         self._left: frozenset[bytes] | None = None  # handshakes, then; None: the system does not tell
+        self._deadline = 0.0  # when it is closed, whatever is left
+        self._looks = PeriodicJob(context.reactor, self._look, self._look_failed, LOOK)
         self.closed = False
         read_urgent_in_place(sock)
         context.descriptors.listening += 1
@@ -86,10 +89,19 @@ class Listener:
         self.resume()
 
     def resume(self) -> None:
-        """There may be room again."""
-        if not self._reading and not self.closed and not self._context.holds:
-            self._reading = True
+        """There may be room again. Where the system does not let the socket be watched, it is tried again later."""
+        if self._reading or self.closed or self._context.holds:
+            return
+        try:
             self._context.reactor.addReader(self)
+        except Exception:
+            self._resume_failed(Failure())
+            self._again.start(RETRY)
+        else:
+            self._reading = True
+
+    def _resume_failed(self, why: Failure) -> None:
+        self._context.log.failure("service {ident}: the listening socket cannot be watched", why, ident=self._name)
 
     def pause(self) -> None:
         """Accept nobody until `resume`."""
@@ -101,28 +113,41 @@ class Listener:
         """Another one listens on the same port from now on. Take in those whose handshake has begun, then close; fires
         when it is closed. Closed at once, it would reset them: their last packet would come to the other one."""
         retired = self._retired = Deferred()
-        deafen(self.socket)
-        self._left = handshakes(self.socket)
-        self._look(self._context.reactor.seconds() + RETIRING)
+        self._deadline = self._context.reactor.seconds() + RETIRING
+        if not self._context.steps.run(f"service {self._name}: look for handshakes", self._begin_to_retire):
+            self.close()
         return retired
 
-    def _look(self, deadline: float) -> None:
-        if self.closed:
-            return
-        if self._left:
-            self._left = self._left & (handshakes(self.socket) or frozenset())
-        if self._left == frozenset() or self._context.reactor.seconds() >= deadline:
+    def _begin_to_retire(self) -> None:
+        deafen(self.socket)
+        self._left = handshakes(self.socket)
+        if self._left == frozenset():
             self.close()
         else:
-            self._context.reactor.callLater(LOOK, self._look, deadline)
+            self._looks.start(LOOK)
+
+    def _look(self) -> float | None:
+        if self._context.reactor.seconds() < self._deadline:
+            if self._left:
+                self._left = self._left & (handshakes(self.socket) or frozenset())
+            if self._left != frozenset():
+                return LOOK
+        self.close()
+        return None
+
+    def _look_failed(self, why: Failure) -> None:
+        self._context.log.failure("service {ident}: handshakes cannot be looked for", why, ident=self._name)
 
     def close(self) -> None:
         """Take in the clients who wait already and for whom there is room, then listen no more."""
         if not self.closed:
-            deafen(self.socket)
-            self._accept(self._backlog())
-            deafen(self.socket, False)  # somebody else may have the socket too, and listen on
+            self._context.steps.run(f"service {self._name}: accept who waits", self._accept_backlog)
         self._end(close_listener)
+
+    def _accept_backlog(self) -> None:
+        deafen(self.socket)
+        self._accept(self._backlog())
+        deafen(self.socket, False)  # another process may have the socket too, and listen on
 
     def release(self) -> None:
         """Listen no more: another process has the socket too, and takes in who waits."""
@@ -130,13 +155,14 @@ class Listener:
 
     def _end(self, close: Callable[[socket.socket], None]) -> None:
         if not self.closed:
-            self.pause()
+            run = self._context.steps.run
+            run(f"service {self._name}: stop accepting", self.pause)
             self.closed = True
+            self._looks.stop()
             self._context.descriptors.waiting.discard(self)
             self._context.descriptors.listening -= 1
-            if self._again is not None and self._again.active():
-                self._again.cancel()
-            close(self.socket)
+            self._again.stop()
+            run(f"service {self._name}: close the socket", close, self.socket)
             if self._retired is not None:
                 self._retired.callback(None)
 
@@ -173,8 +199,8 @@ class Listener:
                 why=error.strerror,
             )
         self.pause()
-        if self._again is None or not self._again.active():
-            self._again = self._context.reactor.callLater(RETRY, self.resume)
+        if not self._again.is_scheduled:
+            self._again.start(RETRY)
 
     @property
     def port(self) -> int | None:

@@ -8,6 +8,7 @@ from operator import methodcaller
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from ktcpvs.interfaces import CONNECTION, IBindsInSteps, IWatches
 from ktcpvs.model.address import Address, Unix
@@ -19,6 +20,7 @@ from ktcpvs.model.service import AUTO, COPY, KERNEL, NO_LOG, SPLICE, VirtualServ
 from ktcpvs.protocols.forwarding import FIELDS, Forwarding
 from ktcpvs.system import log as levels
 from ktcpvs.system.accesslog import AccessLog
+from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.transport.carry import carry
 from ktcpvs.transport.context import Context
 from ktcpvs.transport.gate import Gate
@@ -84,7 +86,7 @@ class LiveService(Instead):
         self._access_log: AccessLog | None = None
         self._is_deleted = False
         self._is_handed_over = False
-        self._looking = False
+        self._looks = PeriodicJob(context.reactor, self._looked, self._look_failed, LOOK_AGAIN)
         self.listener: Listener | None = None
         self.retired: Deferred[None] | None = None
         self._retiring: Listener | None = None  # which another one follows
@@ -160,20 +162,26 @@ class LiveService(Instead):
             self.redirect = Destination(config.redirect)
         self.config, self.destinations, self._seen = config, destinations, prepared.seen
         self.factory, self.scheduler, self.unit = prepared.factory, prepared.scheduler, prepared.factory.unit
-        self.gate.follow(config, self.unit)
-        self._keep_journal(config)
         self._fallback, self._bound_fallback = prepared.bind_fallback(), None
         self.usable = frozenset(destinations.values())
-        self.health.adopt()
-        self._let_watch(prepared.scheduler)
         self._limited = tuple(destination for destination in destinations.values() if destination.maxconn)
-        self.pool.close(self.usable | {self.redirect} if self.redirect is not None else self.usable)
         if gone:
             self.context.wheel.after(self.context.settings.drain_timeout, lambda: self._end_leaving(gone.values()))
-        self.look_at_settings()
+        # All of the above is assignments. What follows is another's code, or asks the system.
+        self._step("admission", self.gate.follow, config, self.unit)
+        self._step("access log", self._keep_journal, config)
+        self._step("health", self.health.adopt)
+        self._step("watching schedulers", self._let_watch, prepared.scheduler)
+        kept = self.usable if self.redirect is None else self.usable | {self.redirect}
+        self._step("idle connections", self.pool.close, kept)
+        self._step("settings", self.look_at_settings)
         if self.listener is not None:
             self.listener.resume()
-        self.queue.try_all()
+        self._step("queue", self.queue.try_all)
+
+    def _step(self, name: str, call: Callable[..., object], *arguments: Any) -> bool:
+        """Take a step of a change that has been decided."""
+        return self.context.steps.run(f"service {self.ident}: {name}", call, *arguments)
 
     def _keep_journal(self, config: VirtualService) -> None:
         before, self._access_log, self.journal = self._access_log, None, None
@@ -201,11 +209,8 @@ class LiveService(Instead):
     def listen(self, sock: socket.socket) -> None:
         """Accept clients from `sock`, and no longer from the one before."""
         before, self.listener = self.listener, Listener(self.context, self.ident, sock, self._admit, self._accepted)
-        if before is not None and before.port is not None and before.port == self.listener.port:
-            self._retiring = before
-            self.retired = before.retire()
-        elif before is not None:
-            before.close()
+        if before is not None:
+            self._step("listener before", self._end_listener, before, self.listener)
         if self._drain is not None:
             self._drain.cancel()
             self._drain = None
@@ -213,6 +218,14 @@ class LiveService(Instead):
         self.context.log.event(
             levels.DAEMON, "service {ident} listens on {at}", ident=self.ident, at=self.config.listen
         )
+
+    def _end_listener(self, before: Listener, after: Listener) -> None:
+        """Accept no longer from `before`, at once or, where both have the same port, without a gap."""
+        if before.port is not None and before.port == after.port:
+            self._retiring = before
+            self.retired = before.retire()
+        else:
+            before.close()
 
     @property
     def living(self) -> int:
@@ -233,7 +246,7 @@ class LiveService(Instead):
         self._let_drain(methodcaller("retire_gently"))
 
     def _let_go(self, close: Callable[[], None]) -> None:
-        close()
+        self._step("listener", close)
         self.listener = None
         self._let_drain(methodcaller("retire_gently"))
 
@@ -243,7 +256,7 @@ class LiveService(Instead):
             return
         self._close_retiring()
         if self.listener is not None:
-            self.listener.close()
+            self._step("listener", self.listener.close)
             self.listener = None
             self.context.log.event(
                 levels.DAEMON,
@@ -259,18 +272,18 @@ class LiveService(Instead):
 
     def _let_drain(self, part: Callable[[Served], object]) -> None:
         for connection in list(self.connections):
-            part(connection)
-        self.pool.close()
+            self._step("drain", part, connection)
+        self._step("idle connections", self.pool.close)
         if self.connections and self._drain is None:
             self._drain = self.context.wheel.after(self.context.settings.drain_timeout, self._end_all)
 
     def settings_changed(self) -> None:
         """Timeouts and the backlog hold for what lives already."""
         if self.listener is not None:
-            self.listener.socket.listen(self.context.settings.max_backlog)
-        self.look_at_settings()
+            self._step("backlog", self.listener.socket.listen, self.context.settings.max_backlog)
+        self._step("settings", self.look_at_settings)
         for connection in list(self.connections):
-            connection.rearm()
+            self._step("timeouts", connection.rearm)
 
     def look_at_settings(self) -> None:
         """Something has changed that requests depend on; what connections remember of earlier ones is void."""
@@ -300,7 +313,7 @@ class LiveService(Instead):
     def end_all(self) -> None:
         """End every connection now."""
         for connection in list(self.connections):
-            connection.expire()
+            self._step("end a connection", connection.expire)
 
     def _end_all(self) -> None:
         self._drain = None
@@ -317,7 +330,7 @@ class LiveService(Instead):
         leaving = set(gone).intersection(self.leaving.values())
         for connection in list(self.connections):
             if connection.destination in leaving:
-                connection.expire()
+                self._step("end a connection", connection.expire)
 
     # Clients.
 
@@ -344,12 +357,10 @@ class LiveService(Instead):
 
     def _look_again(self) -> None:
         """Other processes serve this service too: when their clients go, nobody tells."""
-        if not self._looking:
-            self._looking = True
-            self.context.reactor.callLater(LOOK_AGAIN, self._looked)
+        if not self._looks.is_scheduled:
+            self._looks.start(LOOK_AGAIN)
 
-    def _looked(self) -> None:
-        self._looking = False
+    def _looked(self) -> float | None:
         if self.listener is not None:
             self.listener.resume()
         for destination in self._limited if self.queue else ():
@@ -357,6 +368,10 @@ class LiveService(Instead):
                 self.queue.freed(destination)
         if self.queue:
             self._look_again()
+        return None
+
+    def _look_failed(self, why: Failure) -> None:
+        self.context.log.failure("service {ident}: clients that wait for room", why, ident=self.ident)
 
     def _accepted(self, sock: socket.socket, peer: Any) -> None:
         """One client; whatever goes wrong costs only this one."""

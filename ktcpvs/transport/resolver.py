@@ -9,12 +9,14 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
+from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.python.failure import Failure
 
 from ktcpvs.errors import Refusal
 from ktcpvs.model.expansion import Resolution
 from ktcpvs.system.log import ANNOUNCE
+from ktcpvs.system.periodic import PeriodicJob
+from ktcpvs.transport.pending import give_up
 
 if TYPE_CHECKING:
     from ktcpvs.system.lookup import Found
@@ -72,29 +74,26 @@ class _Name:
         self._context = resolver.context
         self._known = known
         self._failures = 0
+        self._trouble = ""  # with one family of addresses
         self._looking: Deferred[int] | None = None
-        self._is_over = False
-        self._call: Any = self._after(0)
+        self._job = PeriodicJob(self._context.reactor, self._begin, self._broken, FAILED_MOST)
+        self._job.start()
 
     def stop(self) -> None:
-        self._is_over = True
-        for waits in self._call, self._looking:
-            if waits is not None:
-                waits.cancel()
+        self._job.stop()
+        looking, self._looking = self._looking, None
+        if looking is not None:
+            give_up(looking, self._context.log)
 
     def look_now(self) -> None:
         """What was wanted of it has changed."""
-        if self._call is not None:
-            self._call.reset(0)
+        if self._job.is_scheduled:
+            self._job.start()
 
-    def _after(self, seconds: float) -> Any:
-        return self._context.reactor.callLater(seconds, self._begin)
-
-    def _begin(self) -> None:
-        self._call = None
+    def _begin(self) -> Deferred[int]:
         looking: Deferred[int] = self._resolver.turns.run(lambda: Deferred.fromCoroutine(self._look()))
         self._looking = looking
-        looking.addCallbacks(self._ended, self._broken)
+        return looking
 
     async def _look(self) -> int:
         """Seconds until the next look."""
@@ -112,18 +111,27 @@ class _Name:
     async def _take(self, found: Found) -> None:
         """Those that it had stay first, if it has too many."""
         most, before = self._context.settings.resolve_addresses, self._known
-        kept = [one for one in before if one in found.addresses]
-        now = (*kept, *(one for one in found.addresses if one not in kept))[:most]
+        self._tell_trouble(found.failed)
+        meant = found.beside(before)
+        kept = [one for one in before if one in meant]
+        now = (*kept, *(one for one in meant if one not in kept))[:most]
         if set(now) == set(before):
             if self._failures:
                 self._say("{host} is found again, and means what it did")
             return
-        addresses = tuple(one for one in found.addresses if one in now)
+        addresses = tuple(one for one in meant if one in now)
         await self._resolver.resolved({self.host: addresses})
         self._known = addresses
         self._say("{host} is {now}; before: {before}", now=_listed(addresses), before=_listed(before) or "not known")
-        if len(found.addresses) > most:
-            self._say("{host} has {n} addresses, of which {most} serve", n=len(found.addresses), most=most)
+        if len(meant) > most:
+            self._say("{host} has {n} addresses, of which {most} serve", n=len(meant), most=most)
+
+    def _tell_trouble(self, trouble: str) -> None:
+        """The addresses of one family cannot be looked up: told once. trouble: "" when they can."""
+        before, self._trouble = self._trouble, trouble
+        if trouble and trouble != before:
+            form = "{host} is found by one address family alone; {trouble}; those that it had stay"
+            self._context.log.warn(form, host=self.host, trouble=trouble)
 
     def _failed(self, error: Exception) -> int:
         if not self._failures:
@@ -136,15 +144,8 @@ class _Name:
     def _say(self, form: str, **values: Any) -> None:
         self._context.log.event(ANNOUNCE, form, host=self.host, **values)
 
-    def _ended(self, pause: int) -> None:
-        self._looking = None
-        if not self._is_over:
-            self._call = self._after(pause)
-
     def _broken(self, why: Failure) -> None:
-        if not why.check(CancelledError):
-            self._context.log.failure("{host} cannot be looked up", why, host=self.host)
-            self._ended(FAILED_MOST)
+        self._context.log.failure("{host} cannot be looked up", why, host=self.host)
 
 
 def _listed(addresses: tuple[str, ...]) -> str:

@@ -22,6 +22,7 @@ from ktcpvs.system import log as levels
 from ktcpvs.system.sockets import EXHAUSTED
 from ktcpvs.transport.handover import Handover
 from ktcpvs.transport.journal import Entry
+from ktcpvs.transport.pending import give_up
 from ktcpvs.transport.relay.copy import CopyRelay
 from ktcpvs.transport.relay.engines import Relay
 from ktcpvs.transport.stream import Stream
@@ -238,7 +239,7 @@ class Served(ABC):
     def _choice_is_late(self) -> None:
         asked, self._asking = self._asking, None
         if asked is not None:
-            asked.cancel()
+            give_up(asked, self.context.log)
             self._fall_back(f"the scheduler took more than {self.context.settings.choose_timeout} seconds")
 
     def _scheduler_failed(self, failure: Failure | None = None) -> None:
@@ -322,7 +323,7 @@ class Served(ABC):
         self.service.queue.leave(self)
         asked, self._asking = self._asking, None
         if asked is not None:
-            asked.cancel()
+            give_up(asked, self.context.log)
         self._rest_timer()
 
     def _chosen(self, choice: Choice) -> None:

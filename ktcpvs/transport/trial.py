@@ -10,7 +10,7 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 
 from ktcpvs.errors import Busy
 from ktcpvs.model.edits import Confirm, Edit, Load, StartService
@@ -63,7 +63,7 @@ class Trial:
 
     def _time_is_over(self) -> None:
         self._call = None
-        self._undo().addErrback(lambda why: self._log.failure("the table on trial cannot be undone", why))
+        maybeDeferred(self._undo).addErrback(lambda why: self._log.failure("the table on trial cannot be undone", why))
 
     async def undoing(
         self, carry_out: Callable[[Edit], Awaitable[object]], running: Callable[[], frozenset[str]]

@@ -25,6 +25,8 @@ from ktcpvs.control.where import ControlAddress
 from ktcpvs.errors import Refusal
 from ktcpvs.system import log as levels
 from ktcpvs.system.log import EventLog
+from ktcpvs.system.periodic import PeriodicJob
+from ktcpvs.workers.commands import Ping
 from ktcpvs.workers.worker import LINK
 
 AGAIN = 0.2
@@ -33,8 +35,11 @@ AGAIN = 0.2
 AGAIN_MOST = 10.0
 """The same for workers that die again and again."""
 
-ANSWER = 30.0
-"""Seconds that a worker may take to answer."""
+ANSWER_TIMEOUT = 30.0
+"""Seconds that a worker may take to answer a command, or to start."""
+
+PING_INTERVAL = 1.0
+"""Seconds between two pings of a worker; a fifth of the setting worker_timeout, where that is less."""
 
 LAST_WORDS = 0.1
 """Seconds from a worker's end until its output is read no more."""
@@ -53,6 +58,11 @@ class Worker(ProcessProtocol):
         self.link: amp.AMP | None = None
         self.pid: int | None = None
         self._failed = 0  # how many times since it was ready last
+        self._is_ended = False  # by `end`, since it was started
+        self._has_answered = False
+        self._is_pinged = False  # the answer has not come
+        self._silence = 0.0  # seconds for which it has not
+        self._starting = PeriodicJob(crew.reactor, self.start, self._start_failed, AGAIN_MOST)
         self._said = b""
         self._looks: DeferredLock = DeferredLock()
 
@@ -62,7 +72,9 @@ class Worker(ProcessProtocol):
         return self.number - 1
 
     def start(self) -> None:
-        """A new process; where the system has none to give, another try later."""
+        """A new process; where the system has none to give, another try later. Nothing where all workers end."""
+        if self.crew.is_ending:
+            return
         try:
             self._spawn()
         except OSError as error:
@@ -70,7 +82,15 @@ class Worker(ProcessProtocol):
             return
         self.crew.begun(self)
 
+    def start_in(self, seconds: float) -> None:
+        """The same, later."""
+        self._starting.start(seconds)
+
+    def _start_failed(self, why: Failure) -> None:
+        self.crew.log.failure("worker {n} cannot be started", why, n=self.number)
+
     def _spawn(self) -> None:
+        self._is_ended = self._has_answered = self._is_pinged = False
         reactor = self.crew.reactor
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with ours, its:
@@ -86,7 +106,35 @@ class Worker(ProcessProtocol):
         """Say something; fires with the answer, fails when there is none in time."""
         assert self.link is not None
         given = {name: value for name, value in arguments.items() if value is not None}
-        return maybeDeferred(self.link.callRemote, command, **given).addTimeout(ANSWER, self.crew.reactor)
+        answer = maybeDeferred(self.link.callRemote, command, **given).addTimeout(ANSWER_TIMEOUT, self.crew.reactor)
+        return answer.addCallback(self._answered, self.pid)
+
+    def _answered(self, answer: Any, pid: int | None) -> Any:
+        if self.pid == pid:
+            self._has_answered = True
+        return answer
+
+    def ping(self, seconds: float, timeout: float) -> None:
+        """Ask whether it is there. seconds: since the last time; timeout: for so long it may be silent.
+
+        Only the time in which this process has waited counts: after a pause of the whole machine each worker can answer
+        first. A worker that starts has not been asked yet, and has ANSWER_TIMEOUT.
+        """
+        link, pid = self.link, self.pid
+        if link is None or pid is None or not self._has_answered:
+            return
+        if not self._is_pinged:
+            self._is_pinged, self._silence = True, 0.0
+            maybeDeferred(link.callRemote, Ping).addBoth(self._responded, pid)
+            return
+        self._silence += seconds
+        if self._silence + seconds >= timeout:
+            self.end(f"it has not responded for {timeout:.0f} s")
+
+    def _responded(self, answer: Any, pid: int) -> None:
+        """It is there, or its link has broken."""
+        if self.pid == pid:
+            self._is_pinged = False
 
     def look(self, view: str, ident: str | None) -> Deferred[Any]:
         """What it sees, by a look of `control.client`; None: it has just ended, or does not know the service yet."""
@@ -96,7 +144,7 @@ class Worker(ProcessProtocol):
 
         def ask() -> Deferred[Any]:
             answer = Deferred.fromCoroutine(getattr(switch, view)(ident))
-            return answer.addTimeout(ANSWER, self.crew.reactor)
+            return answer.addTimeout(ANSWER_TIMEOUT, self.crew.reactor)
 
         def no_answer(failure: Failure) -> None:
             if failure.check(NoAnswer, Refusal) is None and self.pid == pid:
@@ -111,7 +159,10 @@ class Worker(ProcessProtocol):
 
     def end(self, why: str) -> None:
         """It is of no use any more; its end will be noticed."""
-        self.ready = False
+        if self._is_ended:
+            return
+        self._is_ended = True
+        self.ready = self._has_answered = False
         self.crew.log.warn("worker {n} is ended: {why}", n=self.number, why=why)
         self.signal("KILL")
 
@@ -163,6 +214,21 @@ class Worker(ProcessProtocol):
         self.crew.ended(self, why, again)
 
 
+def first_of(reactor: Any, awaited: Deferred[Any], seconds: float) -> Deferred[None]:
+    """Fires when `awaited` does, with which nothing happens, or when the time is over."""
+    over: Deferred[None] = Deferred()
+    call = reactor.callLater(seconds, over.callback, None)
+
+    def came(result: Any) -> Any:
+        if call.active():
+            call.cancel()
+            over.callback(None)
+        return result
+
+    awaited.addBoth(came)
+    return over
+
+
 def _environment() -> dict[str, str]:
     """A worker imports what the supervisor imports."""
     return {**os.environ, "PYTHONPATH": ":".join(path or os.getcwd() for path in sys.path)}
@@ -179,7 +245,7 @@ class _OneLink(Factory):
 
 
 class Crew:
-    """workers: all of them, dead ones included."""
+    """workers: all of them, dead ones included. is_ending: none is replaced any more."""
 
     def __init__(
         self,
@@ -188,14 +254,18 @@ class Crew:
         size: int,
         begun: Callable[[Worker], object],
         gone: Callable[[Worker], object],
+        timeout: Callable[[], int] = lambda: 0,
     ) -> None:
-        """begun: called with a worker whose link is there, to be told everything. gone: with one that has ended."""
+        """begun: called with a worker whose link is there, to be told everything. gone: with one that has ended.
+        timeout: the setting worker_timeout."""
         self.reactor = reactor
         self.log = log
         self.begun = begun
         self.workers = [Worker(self, number) for number in range(1, size + 1)]
         self._gone = gone
-        self._ending = False
+        self._timeout = timeout
+        self._pings = PeriodicJob(reactor, self._ping, self._pings_failed, PING_INTERVAL)
+        self.is_ending = False
 
     @property
     def reactor_name(self) -> str:
@@ -205,7 +275,19 @@ class Crew:
     def start(self) -> None:
         """All of them. Wants the main thread of a reactor that runs."""
         for worker in self.workers:
-            worker.start()
+            worker.start_in(0)
+        self._pings.start(PING_INTERVAL)
+
+    def _ping(self) -> float:
+        """Ping all workers; the seconds until the next time."""
+        timeout = self._timeout()
+        interval = min(PING_INTERVAL, timeout / 5) if timeout else PING_INTERVAL
+        for worker in self.running() if timeout else ():
+            worker.ping(interval, timeout)
+        return interval
+
+    def _pings_failed(self, why: Failure) -> None:
+        self.log.failure("workers cannot be pinged", why)
 
     def ready(self) -> list[Worker]:
         """Those that have the table."""
@@ -218,8 +300,13 @@ class Crew:
         """
         told = []
         for worker in self.ready():
-            answers = [*before(worker), *(worker.ask(command, **arguments) for command, arguments in asked)]
-            told.append(self.answered(worker, answers))
+            try:
+                answers = [*before(worker), *(worker.ask(command, **arguments) for command, arguments in asked)]
+            except Exception:
+                self.log.failure("worker {n} cannot be told of an edit", n=worker.number)
+                worker.end("it cannot be told of an edit")
+            else:
+                told.append(self.answered(worker, answers))
         return DeferredList(told, consumeErrors=True)
 
     def answered(self, worker: Worker, answers: Sequence[Deferred[Any]]) -> Deferred[bool]:
@@ -227,7 +314,7 @@ class Crew:
         pid = worker.pid
 
         def no_answer(failure: Failure) -> bool:
-            if worker.pid is not None and worker.pid == pid and not self._ending:  # else it is gone, or drains
+            if worker.pid is not None and worker.pid == pid and not self.is_ending:  # else it is gone, or drains
                 why: Any = failure.value
                 worker.end(why.subFailure.getErrorMessage())
             return False
@@ -242,14 +329,10 @@ class Crew:
 
     def ended(self, worker: Worker, why: str, again: float) -> None:
         """A worker has ended."""
-        self._gone(worker)
-        if not self._ending:
+        if not self.is_ending:
+            worker.start_in(again)
             self.log.warn("worker {n} has ended ({why}) and is replaced", n=worker.number, why=why)
-            self.reactor.callLater(again, self._restart, worker)
-
-    def _restart(self, worker: Worker) -> None:
-        if not self._ending:
-            worker.start()
+        self._gone(worker)
 
     def running(self) -> list[Worker]:
         """Those that have a process."""
@@ -257,6 +340,7 @@ class Crew:
 
     def end(self) -> None:
         """No worker is replaced any more; each drains and ends."""
-        self._ending = True
+        self.is_ending = True
+        self._pings.stop()
         for worker in self.running():
             worker.let_go()

@@ -12,7 +12,8 @@ from functools import partial
 from typing import Any
 
 from attrs import evolve
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.python.failure import Failure
 
 from ktcpvs.control.requests import Asked, requests
 from ktcpvs.errors import Refusal
@@ -30,7 +31,7 @@ from ktcpvs.transport.director import Director
 from ktcpvs.transport.live import LiveService
 from ktcpvs.transport.views import Views
 from ktcpvs.workers import commands, merged
-from ktcpvs.workers.crew import Crew, Worker
+from ktcpvs.workers.crew import ANSWER_TIMEOUT, Crew, Worker, first_of
 from ktcpvs.workers.shares import Key, RowBook, SharedCounters
 
 ROWS_AT_ONCE = 64
@@ -51,7 +52,9 @@ class Supervisor(Director):
         self._book = RowBook(self.counts)
         self._told: dict[Key, int] = {}  # the rows that all workers know
         context.counters = SharedCounters(self.counts, size, self._book.rows)
-        self.crew = Crew(context.reactor, context.log, size, self._begun, self._gone)
+        self.crew = Crew(
+            context.reactor, context.log, size, self._begun, self._gone, lambda: context.settings.worker_timeout
+        )
         self.listening: dict[str, list[socket.socket]] = {}
         self._handed: list[str] = []  # idents of what listens anew and has not been handed down
         self._views = Views(self)
@@ -86,20 +89,22 @@ class Supervisor(Director):
     def _close(self, ident: str) -> None:
         """The workers have the sockets still, and take in who waits there before they close them."""
         for sock in self.listening.pop(ident, []):
-            close_listener(sock)
+            self.context.steps.run(f"service {ident}: close a socket", close_listener, sock)
 
-    async def _spread(self, edit: edits.Edit) -> None:
+    def _words(self, edit: edits.Edit) -> Sequence[Asked] | None:
         if isinstance(edit, edits.Confirm):
-            return
+            return None
         if isinstance(edit, edits.Load):
             edit = evolve(edit, confirm=0)  # the trial is the supervisor's
-        await self._tell(requests(edit))
+        return requests(edit)
 
-    async def _spread_names(self, found: Resolution) -> None:
-        await self._tell(_named(found))
+    def _words_of_names(self, found: Resolution) -> Sequence[Asked]:
+        return _named(found)
 
-    async def _tell(self, said: Sequence[Asked]) -> None:
-        """Say these commands to all workers, behind all that they need for them."""
+    async def _spread(self, words: Sequence[Asked] | None) -> None:
+        """Say these commands to all workers, behind all that they need for them. None: they are told nothing."""
+        if words is None:
+            return
         new = {key: row for key, row in self._book.rows.items() if self._told.get(key) != row}
         self._told = dict(self._book.rows)
         handed, self._handed = self._handed, []
@@ -107,7 +112,11 @@ class Supervisor(Director):
         def before(worker: Worker) -> list[Deferred[Any]]:
             return [*self._name_rows(worker, new), *(self._hand(worker, ident) for ident in handed)]
 
-        await self.crew.tell(said, before)
+        await self.crew.tell(words, before)
+
+    def _replace_others(self) -> None:
+        for worker in self.crew.ready():
+            worker.end("it may not have been told of an edit")
 
     def _name_rows(self, worker: Worker, rows: dict[Key, int]) -> list[Deferred[Any]]:
         named = [{"ident": ident, "address": address, "row": row} for (ident, address), row in rows.items()]
@@ -146,10 +155,32 @@ class Supervisor(Director):
     # Workers.
 
     def _begun(self, worker: Worker) -> None:
-        """A worker is there: between two edits it is told all that there is."""
+        """A worker has been started: as soon as it responds, it is told all that there is, between two edits.
+
+        Edits wait for it, but for no longer than worker_timeout.
+        """
         pid = worker.pid
-        briefed = self._lock.run(lambda: Deferred.fromCoroutine(self._brief(worker, pid)))
-        briefed.addErrback(lambda why: self.context.log.failure("worker {n} not briefed", why, n=worker.number))
+        Deferred.fromCoroutine(self._introduce(worker, pid)).addErrback(self._not_briefed, worker, pid)
+
+    async def _introduce(self, worker: Worker, pid: int | None) -> None:
+        responded: list[bool] = []
+        answered = self.crew.answered(worker, [worker.ask(commands.Ping)]).addCallback(responded.append)
+
+        async def brief() -> None:
+            await first_of(self.context.reactor, answered, self.context.settings.worker_timeout or ANSWER_TIMEOUT)
+            if responded == [True]:
+                await self._brief(worker, pid)
+
+        await self._lock.run(lambda: Deferred.fromCoroutine(brief()))
+        if not responded:
+            await answered
+            await self._lock.run(lambda: Deferred.fromCoroutine(brief()))
+
+    def _not_briefed(self, why: Failure, worker: Worker, pid: int | None) -> None:
+        if why.check(CancelledError) is None:
+            self.context.log.failure("worker {n} cannot be told the table", why, n=worker.number)
+            if worker.pid == pid:
+                worker.end("it cannot be told the table")
 
     async def _brief(self, worker: Worker, pid: int | None) -> None:
         if worker.pid != pid:
@@ -219,7 +250,7 @@ class Supervisor(Director):
             self.crew.answered(worker, [worker.ask(commands.HandOver, late=late)])
         for ident in list(self.listening):
             for sock in self.listening.pop(ident):
-                release_listener(sock)
+                self.context.steps.run(f"service {ident}: release a socket", release_listener, sock)
 
     # Looks.
 

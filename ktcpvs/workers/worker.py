@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -25,6 +26,8 @@ from ktcpvs.errors import CannotListen
 from ktcpvs.model.address import Address
 from ktcpvs.system.limits import calm_collector, raise_descriptor_limit
 from ktcpvs.system.log import EventLog
+from ktcpvs.system.periodic import PeriodicJob
+from ktcpvs.system.process import end_after_parent
 from ktcpvs.system.shared import SharedTable
 from ktcpvs.transport.context import Context
 from ktcpvs.transport.director import Director
@@ -33,6 +36,12 @@ from ktcpvs.transport.resources import Sockets
 from ktcpvs.transport.views import Views
 from ktcpvs.workers import commands
 from ktcpvs.workers.shares import Key, SharedCounters
+
+DRAIN_LOOK = 0.05
+"""Seconds between two looks whether all connections have drained."""
+
+LAST_MOMENTS = 5.0
+"""Seconds that a worker whose supervisor has died may take to end, besides the drain timeout."""
 
 LINK = 3
 """The descriptor of the supervisor's link in a worker."""
@@ -154,6 +163,7 @@ class Worker:
         self.view = Views(self.director).view
         self.explain = Explainer(self.director).explain
         self._parting = False
+        self._deadline = 0.0  # when connections have to have drained
 
     def begin(self, key: bytes, table: SharedTable, column: int) -> None:
         """The supervisor's first word."""
@@ -170,17 +180,20 @@ class Worker:
         """Listen no more, drain, end."""
         if not self._parting:
             self._parting = True
-            self.director.end()
-            self._look(self._reactor.seconds() + self.context.settings.drain_timeout)
+            self._deadline = self._reactor.seconds() + self.context.settings.drain_timeout
+            failed = partial(self.log.failure, "whether all has drained is not known")
+            PeriodicJob(self._reactor, self._look, failed, DRAIN_LOOK).start()
+            self.context.steps.run("end: listeners", self.director.end)
 
-    def _look(self, deadline: float) -> None:
-        if self.director.connections() and self._reactor.seconds() < deadline:
-            self._reactor.callLater(0.05, self._look, deadline)
-            return
-        self.director.end_all()
-        self.director.stop()
+    def _look(self) -> float | None:
+        if self._reactor.seconds() < self._deadline and self.director.connections():
+            return DRAIN_LOOK
+        run = self.context.steps.run
+        run("end: connections", self.director.end_all)
+        run("end: director", self.director.stop)
         with contextlib.suppress(Exception):
             self._reactor.stop()
+        return None
 
 
 def run() -> None:
@@ -198,6 +211,8 @@ def run() -> None:
     reactor: Any = installed
     globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stderr, timeFormat=None)], redirectStandardIO=False)
     worker = Worker(reactor)
+    with contextlib.suppress(OSError):  # the end of the link tells too, unless this process is stopped then
+        end_after_parent(lambda: worker.context.settings.drain_timeout + LAST_MOMENTS)
     reactor.callWhenRunning(worker.start)
     reactor.callWhenRunning(calm_collector)
     reactor.run(installSignalHandlers=False)

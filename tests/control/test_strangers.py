@@ -131,7 +131,8 @@ def test_who_is_refused_in_the_handshake(world: World, ca: Authority, tmp_path: 
     assert line.startswith(f"control connection refused: 192.0.2.7:4711: {why}")
     assert not world.control.connections, "nobody was made an administrator"
     assert not world.strangers._here
-    assert not [call for call in world.clock.getDelayedCalls() if call.func != world.strangers.refused._tell_rest]
+    world.strangers.refused.close()
+    assert not world.clock.getDelayedCalls()
 
 
 NONSENSE = [(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x09"), (b"\x0c\x05alice", b"\x13\x05al\xff\xfee")]

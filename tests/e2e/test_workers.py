@@ -505,10 +505,6 @@ from zope.interface import implementer
 
 from ktcpvs.interfaces import CONNECTION, ISchedulerFactory
 from ktcpvs.schedulers.wlc import WLC
-from ktcpvs.workers import crew
-
-crew.ANSWER = 4.0
-
 
 @implementer(IPlugin, ISchedulerFactory)
 class Fatal:
@@ -540,14 +536,16 @@ def test_workers_that_cannot_start_or_do_not_answer(
     daemon.service("s", port, server.address, scheduler="fatal")
     wait_until_all_serve(daemon)
 
-    # One does not answer: an edit is answered all the same, and so is a look; it is replaced.
-    for ask in (lambda: daemon.set(read_timeout=33), lambda: daemon.stats("s")):
+    # One hangs: it is replaced though nobody asks, and an edit or a look is answered all the same.
+    daemon.set(worker_timeout=3)
+    for ask in (lambda: None, lambda: daemon.set(read_timeout=33), lambda: daemon.stats("s")):
         victim = workers(daemon)[0]
         os.kill(victim, signal.SIGSTOP)
         ask()
         wait_until_all_serve(daemon, but=(victim,))
         assert is_gone(victim)
-    assert daemon.log().count("is ended: ") == 2
+    assert daemon.log().count("is ended: it has not responded for 3 s") >= 3
+    daemon.set(worker_timeout=0)
 
     # The system has nothing to give for a while.
     limits = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
@@ -629,6 +627,7 @@ def test_a_daemon_with_a_configuration_logs_reloads_and_drains(
     for client in kept:
         client.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
     wait_for(lambda: daemon.stats("s")["servers"][0]["stats"]["active"] == 20)
+    daemon.set(worker_timeout=0)
     os.kill(pids[0], signal.SIGSTOP)
     edit = threading.Thread(target=daemon.set, kwargs={"read_timeout": 77})
     edit.start()
@@ -657,6 +656,7 @@ def test_when_the_supervisor_is_killed_nothing_is_left(
     assert all(echoes(client) for client in old)
     assert {shown["worker"] for shown in daemon.connections()} == {1, 2}
     before, pids = daemon.call("table"), workers(daemon)
+    os.kill(pids[0], signal.SIGSTOP)  # one hangs just then
     daemon.kill()
     wait_for(lambda: not answers(port), "the workers to listen no more")
     assert all(echoes(client) for client in old)

@@ -1,0 +1,53 @@
+"""The steps of a change that has been decided: each is taken, whatever becomes of the others.
+
+An edit that is saved, a takeover that is committed, and the end of the daemon cannot be refused any more. An exception
+in one of their steps is a bug; it is logged, and the other steps follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from twisted.internet.defer import CancelledError
+
+from ktcpvs.system.log import EventLog
+
+
+def _call(name: str, call: Callable[..., Any], *arguments: Any) -> Any:
+    return call(*arguments)
+
+
+class Steps:
+    """Takes steps, and logs those that fail."""
+
+    def __init__(self, log: EventLog, take: Callable[..., Any] = _call) -> None:
+        """take: called with the name of each step, its function and its arguments; returns the function's result."""
+        self._log = log
+        self._take = take
+
+    def run(self, name: str, call: Callable[..., Any], *arguments: Any) -> bool:
+        """Take a step. name: for the log. Returns False when it raised."""
+        try:
+            self._take(name, call, *arguments)
+        except Exception:
+            self._has_failed(name)
+            return False
+        return True
+
+    async def wait(self, name: str, call: Callable[..., Any], *arguments: Any) -> bool:
+        """Take a step that is over when what its function returns is: a coroutine or a Deferred. Returns False when it
+        failed, or was cancelled since the process ends."""
+        try:
+            await self._take(name, call, *arguments)
+        except CancelledError:
+            return False
+        except Exception:
+            self._has_failed(name)
+            return False
+        return True
+
+    def _has_failed(self, name: str) -> None:
+        with suppress(Exception):
+            self._log.failure("internal error in the step '{step}'; the other steps follow", step=name)
