@@ -55,14 +55,15 @@ def _remove_leftover(path: str) -> None:
         raise FileExistsError(errno.EEXIST, f"{path} is a folder: remove it") from None
 
 
-def read_regular_file(path: str) -> bytes:
-    """The contents of a file; anything else, such as a FIFO, is refused and never waited for. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+def read_file(path: str, may_wait: bool = False) -> bytes:
+    """The contents of a file. may_wait: it may be a pipe, whose other end is waited for; else only a regular file is
+    read, so that a daemon that serves cannot be held up. Raises OSError; ValueError for a name with a NUL."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | (0 if may_wait else os.O_NONBLOCK))
     with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if stat.S_ISDIR(status.st_mode):
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-        if not stat.S_ISREG(status.st_mode):
+        if not (may_wait or stat.S_ISREG(mode)):
             raise OSError(errno.EINVAL, "not a regular file", path)
         return file.read()
 
