@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help compiled demo test fuzz bench soak soak-relays lint clean
+.PHONY: help compiled demo test fuzz bench soak soak-hostile soak-relays lint clean
 
 help:
 	@echo "make demo            three web servers and the switch on loopback; the example, played through tcpvsadm"
@@ -13,6 +13,7 @@ help:
 	@echo "make fuzz            each fuzz target for a minute; FUZZ_SECONDS=600 for longer, TARGETS='request boxes' for some"
 	@echo "make bench           the switch and its peers, measured; writes docs/benchmarks.md. QUICK=1: in two minutes; ONLY=A,E: some"
 	@echo "make soak            ten minutes of everything at once; SECONDS=120: two of them"
+	@echo "make soak-hostile    ten minutes of hostile clients and servers beside others; SECONDS=120, SEED=1 to replay"
 	@echo "make soak-relays     100,000 connections through all relays, long transfers, kills, who does not read; 10 minutes"
 	@echo "make lint            ruff, mypy and the floors of the house"
 	@echo "make clean           remove the environment and what was built"
@@ -32,7 +33,7 @@ TESTS ?= tests
 JOBS ?= 6
 
 test: compiled
-	@docs/tools/debian-packages services=netbase nginx=nginx-light redis-server redis-cli=redis-tools postgres=postgresql curl apache2=apache2-bin node=nodejs zsh mandoc wrk promtool=prometheus chromium
+	@docs/tools/debian-packages services=netbase nginx=nginx-light redis-server redis-cli=redis-tools postgres=postgresql curl apache2=apache2-bin node=nodejs zsh mandoc wrk promtool=prometheus chromium systemd-socket-activate=systemd
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
 
 FUZZ_SECONDS ?= 60
@@ -50,6 +51,9 @@ SECONDS ?= 600
 soak: compiled
 	@docs/tools/debian-packages services=netbase nginx=nginx-light
 	@$(BIN)/python tests/soak/soak.py --seconds $(SECONDS) $(SOAK)
+
+soak-hostile: compiled
+	@$(BIN)/python tests/soak/hostile.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(SOAK)
 
 soak-relays: compiled
 	@$(BIN)/python tests/soak/relays.py $(SOAK)

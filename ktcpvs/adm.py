@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NoReturn
 
 from ktcpvs.control.tcpvsadm import main
@@ -12,8 +13,8 @@ def run() -> NoReturn:
     main.run(check_configuration)
 
 
-def check_configuration(text: str, source: str) -> None:
+def check_configuration(text: str, source: str, allow_empty: bool) -> Sequence[str]:
     """As ktcpvs.offline does, which is imported only for that."""
     from ktcpvs.offline import check_configuration as check
 
-    check(text, source)
+    return check(text, source, allow_empty)

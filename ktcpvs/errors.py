@@ -7,7 +7,8 @@ class back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from typing import ClassVar
 
 
@@ -15,6 +16,14 @@ def shorten(text: str, limit: int = 120) -> str:
     """`text` fit for one line of a message: control characters escaped, and cut to about `limit` characters."""
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: limit + 1])
     return shown if len(text) <= limit else shown[:limit] + "..."
+
+
+def unknown(name: str, known: Iterable[str], limit: int = 120) -> str:
+    """A name that is none of `known`, in quotes, and what may have been meant: the nearest one, or all there are."""
+    names = list(known)
+    near = get_close_matches(name.lower(), names, 1)
+    hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(names) or 'none'}"
+    return f"'{shorten(name, limit)}'; {hint}"
 
 
 class Refusal(Exception):

@@ -20,6 +20,10 @@ EACH_REQUEST = "EACH_REQUEST"
 UNITS = (CONNECTION, FIRST_REQUEST, EACH_REQUEST)
 
 
+USES_RULES, USES_MATCH, USES_BALANCE, USES_WEIGHT, USES_COOKIE = "rules", "match", "balance", "weight", "cookie"
+"""What a scheduler may look at in a service's configuration, see L{IUsesOptions}."""
+
+
 class IScheduler(Interface):
     """One virtual service's scheduler, bound to the service as it is configured now."""
 
@@ -75,3 +79,16 @@ class ISchedulerFactory(Interface):
         being replaced if it came from this same factory (take over what you remember), else None.
         Raise L{ktcpvs.errors.Refusal} when the service cannot be served so: the edit is refused with it.
         """
+
+
+class IUsesOptions(Interface):
+    """A scheduler plugin that says what it looks at in a service's configuration, besides L{ISchedulerFactory}.
+
+    The switch warns administrators of what they configure and the scheduler ignores. It has no such warnings about a
+    plugin that does not provide this interface.
+    """
+
+    uses = Attribute(
+        """A frozenset of USES_RULES: the service's rules; USES_MATCH: the rules' match numbers; USES_BALANCE: the
+        scheduler `balance`; USES_WEIGHT: the servers' weights, other than 0 or not; USES_COOKIE: it sets a cookie."""
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -17,9 +18,11 @@ from ktcpvs.transport.director import Director
 from ktcpvs.transport.live import LiveService
 
 
-def check_configuration(text: str, source: str) -> None:
-    """Read it, bind each service's schedulers, and run its tests. source: its name in messages.
+def check_configuration(text: str, source: str, allow_empty: bool) -> Sequence[str]:
+    """Read it, bind each service's schedulers, and run its tests. source: its name in messages. allow_empty: as for
+    `parse`.
 
+    Returns warnings about what it configures and has no effect, a line each.
     Runs the reactor, so it can be called once in a process. Raises a Refusal, as a daemon would answer with.
     """
     from twisted.internet import reactor as installed
@@ -27,13 +30,15 @@ def check_configuration(text: str, source: str) -> None:
     reactor: Any = installed
     outcome: list[Any] = []
 
-    async def judge() -> None:
-        table = parse(text, source, service_port).apply(Table())
+    async def judge() -> Sequence[str]:
+        edit = parse(text, source, service_port, allow_empty=allow_empty)
+        table = edit.apply(Table())
         context = Context(reactor, EventLog())
         director = Director(context)
         for service in table:
             await director.bind(LiveService(context, service), service, table.settings, trial=True)
             await director.run_tests(service, table.settings)
+        return director.warnings(edit, table)
 
     def begin() -> None:
         Deferred.fromCoroutine(judge()).addBoth(outcome.append).addBoth(lambda _: reactor.stop())
@@ -44,3 +49,5 @@ def check_configuration(text: str, source: str) -> None:
     (result,) = outcome
     if isinstance(result, Failure):
         result.raiseException()
+    warnings: Sequence[str] = result
+    return warnings

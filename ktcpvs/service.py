@@ -6,11 +6,11 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from ktcpvs import __version__
 from ktcpvs.control.entrances import Entrances
 from ktcpvs.control.guard import Guard
-from ktcpvs.control.server import ControlFactory
+from ktcpvs.control.server import ControlFactory, fitting
 from ktcpvs.control.where import ControlAddress
 from ktcpvs.errors import CannotListen, Refusal
 from ktcpvs.manager import Manager
@@ -66,8 +66,9 @@ class DaemonOptions:
     """control: where control connections are, one unix socket at most; none: the default place. config, state: absolute
     paths; None: none. workers: how many processes serve; 0: this one. takeover: where the daemon is to be found that
     this one takes over from; None: this one begins anew. pid_file: twistd's. status: where it is told over HTTP; None:
-    nowhere. user: who the daemon is to be; None: as it is. control_group: the group that may administer besides; None:
-    none. nameservers: who is asked for host names, (IP address, port); none: whom the system asks."""
+    nowhere. status_hosts: names that it is served under, besides IP addresses and localhost. user: who the daemon is to
+    be; None: as it is. control_group: the group that may administer besides; None: none. nameservers: who is asked for
+    host names, (IP address, port); none: whom the system asks."""
 
     control: tuple[ControlAddress, ...] = ()
     config: str | None = None
@@ -76,6 +77,7 @@ class DaemonOptions:
     takeover: ControlAddress | None = None
     pid_file: PidFile = PidFile(None)
     status: StatusAddress | None = None
+    status_hosts: tuple[str, ...] = ()
     user: Identity | None = None
     control_group: int | None = None
     nameservers: tuple[tuple[str, int], ...] = ()
@@ -154,7 +156,9 @@ class SwitchService(Service):
             self._entrances.hand_to(self._options.user)
             become(self._options.user, *([] if group is None else [group]))
             self._entrances.warn_of(self._options.user.name)
-        self._status = StatusDoor(self._options.status, self._administered, self.log, self._reactor)
+        self._status = StatusDoor(
+            self._options.status, self._options.status_hosts, self._administered, self.log, self._reactor
+        )
         notifier = Notifier.of_environment(os.environ)
         self._heirs = Heirs(self._reactor, self.log, self._entrances.unix, notifier)
         self._manager = Manager(notifier, self.director)
@@ -167,6 +171,7 @@ class SwitchService(Service):
                 self._entrances.open()
                 self._status.open()
                 self._load(state)
+                self._log_warnings(self.director.warnings(edits.StartService(), self.director.table))
         except BaseException:
             self._entrances.close()
             self._status.close()
@@ -203,25 +208,45 @@ class SwitchService(Service):
         await self._manager.begin()
 
     def _load(self, state: StateFile | None) -> None:
-        """What was saved; where nothing was, the configuration file, all its services started."""
+        """The table that was saved; where none was, the configuration file, all its services started."""
         saved = state.load() if state is not None else None
         if state is not None:
             self.context.key = state.key
         config = self._options.config
         if saved is not None:
             self._run_again(saved)
-            if config:
-                self.log.event(
-                    ANNOUNCE, "{state} is the table; {config} is for SIGHUP", state=self._options.state, config=config
-                )
-        if saved is None:
-            if config is not None:
-                self._now(read_configuration(config, service_port))
-            self._now(edits.StartService())
+        elif config is not None:
+            self._now(evolve(read_configuration(config, service_port, may_wait=True), start=edits.START_ALL))
+            if not self.director.table.services:
+                self.log.warn("{config} configures no services", config=config)
+        self._log_source(is_saved=saved is not None)
         if state is not None:
             self.director.save = state.save  # not before all runs: a start that fails leaves no half of it behind
             if saved is None:
                 self._finished(state.save(self.director.table))
+
+    def _log_source(self, is_saved: bool) -> None:
+        """Say which of the state file and the configuration file became the table, and how to choose the other."""
+        config, state = self._options.config, self._options.state
+        if is_saved and config is not None:
+            form = (
+                "the table comes from the state file {state}, and {config} was not loaded: to see the difference, run "
+                "'tcpvsadm --diff {config}'; to load it, send SIGHUP"
+            )
+        elif is_saved:
+            form = "the table comes from the state file {state}"
+        elif config is not None and state is not None:
+            form = (
+                "the table comes from {config}, since there was no state file {state}: from now on the state file "
+                "keeps all changes, and the next start takes it; to take {config} at each start, leave out --state"
+            )
+        else:
+            return
+        self.log.event(ANNOUNCE, form, config=config, state=state)
+
+    def _log_warnings(self, warnings: Sequence[str]) -> None:
+        for line in fitting(warnings):
+            self.log.warn("warning: {line}", line=line)
 
     def _run_again(self, table: Table) -> None:
         """A table that ran before runs again; the log tells what is wrong with it."""
@@ -351,13 +376,16 @@ class SwitchService(Service):
     async def _load_again(self, config: str) -> None:
         self._manager.reloading()
         try:
-            await self.director.submit(read_configuration(config, service_port))
+            edit = read_configuration(config, service_port, allow_empty=False)
+            start = edits.START_NEW if self._options.state is not None else edits.START_ALL
+            warnings = await self.director.submit(evolve(edit, start=start))
         except Exception as error:
             what = f"nothing is changed: {error}"
             self.log.warn("SIGHUP: {what}", what=what)
         else:
             what = f"{config} is loaded"
             self.log.event(ANNOUNCE, "SIGHUP: {what}", what=what)
+            self._log_warnings(warnings)
         self._manager.reloaded(what)
 
     # The end.

@@ -1,19 +1,16 @@
 """The state file: the table as it was after the last change that was answered "done".
 
-Written as a whole beside the old one, synced to the disk, and renamed over it: a crash at any moment leaves either
-the old or the new. A JSON object: format (1), running (idents), configuration (text in the configuration language), key
-(the switch's own secret, hexadecimal).
+Written as a whole beside the old one and renamed over it. A JSON object: format (1), running (idents), configuration
+(text in the configuration language), key (the switch's own secret, hexadecimal).
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 from typing import Any
 
 from attrs import evolve
-from twisted.internet.threads import deferToThreadPool
 
 from ktcpvs.errors import CannotSave, NoConfiguration
 from ktcpvs.model.describe import describe_service
@@ -22,6 +19,8 @@ from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write_service, write_settings
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.table import Table
+from ktcpvs.system.files import read_regular_file, replace_file
+from ktcpvs.system.thread import WorkerThread
 
 FORMAT = 1
 
@@ -34,17 +33,18 @@ class StateFile:
         self._path = path
         self.key = key
         self._reactor = reactor
+        self._thread = WorkerThread(reactor, "state file")
         self._written: dict[str, tuple[VirtualService, str]] = {}
 
     def load(self) -> Table | None:
         """The table that was saved; None when there is no file yet. Raises NoConfiguration or BadConfiguration."""
         try:
-            with open(self._path, encoding="utf-8") as file:
-                state = json.load(file)
+            state = json.loads(read_regular_file(self._path).decode("utf-8"))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RecursionError) as error:
-            raise NoConfiguration(f"the state file {self._path} cannot be read: {error}") from None
+            why = getattr(error, "strerror", None) or error
+            raise NoConfiguration(f"the state file {self._path} cannot be read: {why}") from None
         if not isinstance(state, dict) or state.get("format") != FORMAT:
             raise NoConfiguration(f"{self._path} is no state file of this version (format {FORMAT} is wanted)")
         running = state.get("running", [])
@@ -61,7 +61,7 @@ class StateFile:
         if not self._reactor.running:
             self._write(text)
         else:
-            await deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._write, text)
+            await self._thread.call(self._write, text)
 
     def _text(self, table: Table) -> str:
         """Only blocks of services that have changed since the last time are written anew."""
@@ -77,30 +77,24 @@ class StateFile:
         return json.dumps({"format": FORMAT, "running": running, "configuration": configuration, "key": self.key.hex()})
 
     def _write(self, text: str) -> None:
-        beside = f"{self._path}.new"
         try:
-            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with open(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.rename(beside, self._path)
-            folder = os.open(os.path.dirname(self._path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            replace_file(self._path, text.encode("utf-8"))
         except OSError as error:
             raise CannotSave(f"the state file {self._path} cannot be written: {error.strerror}") from None
 
 
-def read_configuration(path: str, port_named: Any) -> Load:
-    """The configuration file at `path`. Raises NoConfiguration or BadConfiguration."""
+def read_configuration(path: str, port_named: Any, *, allow_empty: bool = True, may_wait: bool = False) -> Load:
+    """The configuration file at `path`. allow_empty: as for `parse`. may_wait: it may be a pipe, whose other end is
+    waited for; else only a regular file is read. Raises NoConfiguration or BadConfiguration."""
     try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
+        if may_wait:
+            with open(path, "rb") as file:
+                data = file.read()
+        else:
+            data = read_regular_file(path)
+        text = data.decode("utf-8")
     except OSError as error:
         raise NoConfiguration(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise NoConfiguration(f"{path}: byte {error.start} is not UTF-8 text") from None
-    return parse(text, path, port_named)
+    return parse(text, path, port_named, allow_empty=allow_empty)

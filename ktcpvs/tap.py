@@ -11,6 +11,7 @@ from twisted.python import usage
 from ktcpvs.control.where import ControlAddress, default_control, parse_control, parse_listening
 from ktcpvs.errors import BadAddress, Refusal
 from ktcpvs.model.expansion import parse_nameserver
+from ktcpvs.status.hosts import parse_host_name
 from ktcpvs.status.where import parse_status
 from ktcpvs.system.limits import uncollected
 from ktcpvs.system.privileges import group_number, identity
@@ -25,9 +26,9 @@ class Options(usage.Options):
     synopsis = "[options]"
     longdesc = "A layer-7 switch for TCP services. Administer it with tcpvsadm."
     optParameters = [
-        ["config", "c", None, "Load this configuration file and start all its services; SIGHUP loads it again."],
+        ["config", "c", None, "Load this configuration file at each start and at SIGHUP, and start its services."],
         ["status", None, None, "Serve a status page and metrics here, as tcp:9109, on loopback. [default: nowhere]"],
-        ["state", "s", None, "Keep the table in this file, after every change, and begin with it."],
+        ["state", "s", None, "Keep the table in this file; later starts begin with it, and not with --config."],
         [
             "workers",
             "w",
@@ -49,17 +50,22 @@ class Options(usage.Options):
     def __init__(self) -> None:
         self.places: list[str] = []
         self.nameservers: list[str] = []
+        self.status_hosts: list[str] = []
         super().__init__()  # type: ignore[no-untyped-call]
 
     def opt_nameserver(self, text: str) -> None:
         """Ask this name server, HOST[:PORT], and not those of /etc/resolv.conf; may be given several times."""
         self.nameservers.append(text)
 
+    def opt_status_host(self, text: str) -> None:
+        """Serve the status under this host name too, besides IP addresses and localhost; may be given several times."""
+        self.status_hosts.append(text)
+
     def opt_control(self, text: str) -> None:
         self.places.append(text)
 
     opt_control.__doc__ = (
-        "Endpoint of the control connection: unix:/PATH, tcp:PORT:interface=127.0.0.1, or over a network "
+        "Endpoint of the control connection: unix:/PATH, tcp:PORT on loopback, or over a network "
         "tls:PORT:interface=HOST:cert=FILE:key=FILE:ca=FILE, which lets in who has a certificate of that CA; may be "
         f"given several times, with one unix:/PATH at most. [default: {default_control()}]"
     )
@@ -70,9 +76,12 @@ class Options(usage.Options):
             self["control"] = _places([text for text in self.places if text])
             self["takeover"] = _taken(self["takeover"]) if self["takeover"] else None
             self["nameservers"] = tuple(map(parse_nameserver, self.nameservers))
+            self["status_hosts"] = tuple(map(parse_host_name, self.status_hosts))
             self["status"] = parse_status(self["status"]) if self["status"] is not None else None
         except Refusal as refusal:
             raise usage.UsageError(str(refusal)) from None
+        if self.status_hosts and self["status"] is None:
+            raise usage.UsageError(f"--status-host {self.status_hosts[0]} goes with --status")
         for name in ("config", "state"):
             if self[name] == "":
                 raise usage.UsageError(f"--{name} names no file")
@@ -146,6 +155,7 @@ def makeService(options: Options) -> IService:
             state=options["state"],
             workers=options["workers"],
             status=options["status"],
+            status_hosts=options["status_hosts"],
             user=options["user"],
             control_group=options["control-group"],
             nameservers=options["nameservers"],

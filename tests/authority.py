@@ -13,6 +13,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 CLIENT, SERVER = ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH
+SIGNS_CERTIFICATES = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
 DAY = datetime.timedelta(days=1)
 
 
@@ -35,21 +46,26 @@ class Authority:
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.pem = folder / f"{name}.pem"
         signer = above or self
-        made = self._begun(name, signer, -1, 30).add_extension(x509.BasicConstraints(True, None), critical=True)
-        self.pem.write_bytes(
-            made.public_key(self.key.public_key()).sign(signer.key, hashes.SHA256()).public_bytes(
-                serialization.Encoding.PEM
-            )
-        )  # fmt: skip
+        made = self._begun(name, signer, self.key.public_key(), -1, 30)
+        made = made.add_extension(x509.BasicConstraints(True, None), critical=True)
+        made = made.add_extension(SIGNS_CERTIFICATES, critical=True)
+        self.pem.write_bytes(made.sign(signer.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
     @staticmethod
-    def _begun(common: str, signer: Authority, begins: int, ends: int) -> x509.CertificateBuilder:
+    def _begun(
+        common: str, signer: Authority, key: ec.EllipticCurvePublicKey, begins: int, ends: int
+    ) -> x509.CertificateBuilder:
+        """With the identifiers of both keys, which strict readers want (RFC 5280, 4.2.1.1 and 4.2.1.2)."""
         now = datetime.datetime.now(datetime.UTC)
+        signed_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.key.public_key())
         return (
             x509.CertificateBuilder(_name(signer.name), _name(common))
             .serial_number(x509.random_serial_number())
             .not_valid_before(now + begins * DAY)
             .not_valid_after(now + ends * DAY)
+            .public_key(key)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+            .add_extension(signed_by, critical=False)
         )
 
     def issue(
@@ -62,7 +78,7 @@ class Authority:
     ) -> Path:
         """A certificate with its key behind it, in one file. hosts: names and IP addresses. begins, ends: in days."""
         key = ec.generate_private_key(ec.SECP256R1())
-        made = self._begun(name, self, begins, ends).public_key(key.public_key())
+        made = self._begun(name, self, key.public_key(), begins, ends)
         if hosts:
             names: list[x509.GeneralName] = []
             for host in hosts:

@@ -15,12 +15,15 @@ from typing import Any
 
 import pytest
 from attrs import fields
+from zope.interface.interface import InterfaceClass
 from zope.interface.verify import verifyObject
 
+from ktcpvs import interfaces
 from ktcpvs.control.tcpvsadm.options import read_arguments
 from ktcpvs.control.tcpvsadm.outcome import Misuse
 from ktcpvs.errors import BadConfiguration
 from ktcpvs.interfaces import IScheduler, ISchedulerFactory
+from ktcpvs.model.destination import Destination
 from ktcpvs.model.language.lexer import unquoted
 from ktcpvs.model.language.parser import KEYWORDS, parse
 from ktcpvs.model.settings import SECRETS, Settings
@@ -255,6 +258,17 @@ def test_every_built_in_scheduler_is_described_and_asked_when_the_table_says() -
     known = find_schedulers().known
     rows = re.findall(r"^\| `(\w+)` \| ([\w ]+) \|", section, re.MULTILINE)
     assert sorted(rows) == [(name, units[known[name].unit]) for name in built_in()]
+
+
+def test_everything_that_a_plugin_may_use_is_described() -> None:
+    text = text_of("docs/schedulers.md")
+    contracts = [name for name, value in vars(interfaces).items() if isinstance(value, InterfaceClass)]
+    assert {"IBindsInSteps", "IExplains", "IWatches"} <= set(contracts)
+    assert [name for name in contracts if name != "Interface" and f"`{name}`" not in text] == []
+    table = text.split("### What a destination tells")[1].split("\n#")[0]
+    told = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", table, re.MULTILINE))))
+    of_the_switch = {"errors", "freed", "heard", "watchers"}
+    assert told == {*Destination.__slots__, "is_full"} - of_the_switch
 
 
 def test_the_scheduler_of_the_document_is_the_one_of_the_example() -> None:

@@ -20,6 +20,7 @@ from zope.interface import implementer
 
 from ktcpvs.control.where import Files
 from ktcpvs.errors import NoTLS, shorten
+from ktcpvs.system.files import read_regular_file
 
 _OUTCOMES = {
     9: "is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC",
@@ -161,8 +162,7 @@ def read_end(files: Files) -> End:
 
 def _read(word: str, path: str) -> bytes:
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        return read_regular_file(path)
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL
         raise NoTLS(f"{word}={shorten(path)}: {getattr(error, 'strerror', None) or error}") from None
 

@@ -13,13 +13,16 @@
 
     task.react(main)
 
-Refusals are raised as the classes of ktcpvs.errors. Nothing of a refused call is carried out.
+Refusals are raised as the classes of ktcpvs.errors. Nothing of a refused call is carried out. A method that changes
+something returns the warnings about it, a line each: what has been configured and has no effect.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import socket
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -32,6 +35,8 @@ from twisted.python.failure import Failure
 from ktcpvs.control import commands
 from ktcpvs.control.where import ControlAddress, default_control, need_tls, parse_control
 from ktcpvs.errors import Refusal, shorten
+from ktcpvs.system.files import untrusted_socket
+from ktcpvs.system.process import peer_user
 
 
 class QuietAMP(amp.AMP):
@@ -56,13 +61,19 @@ class NotTrusted(NoAnswer):
     """Somebody answers there, and one of the two does not trust the other, or does not speak TLS."""
 
 
+class NotPermitted(NoAnswer):
+    """The control connection is there, and this user may not use it."""
+
+
 async def connect(reactor: IReactorCore, control: str | None = None, timeout: float = 5.0) -> Switch:
     """Connect to the switch at `control`, an endpoint description; None: the default place.
 
-    timeout: seconds to wait for the connection, and as many for its TLS. Raises NoAnswer, BadAddress for a bad
-    description, or NoTLS for files of certificates that cannot be used.
+    timeout: seconds to wait for the connection, and as many for its TLS. Raises NoAnswer, with its kinds NotTrusted and
+    NotPermitted; BadAddress for a bad description; or NoTLS for files of certificates that cannot be used.
     """
     where = parse_control(control) if control else default_control()
+    if not control and (why := untrusted_socket(where.path or "")):
+        raise NotTrusted(f"{why}, so no daemon is trusted there: remove it, or name the daemon's place with --control")
     try:
         if where.tls is not None:
             need_tls()
@@ -71,9 +82,22 @@ async def connect(reactor: IReactorCore, control: str | None = None, timeout: fl
             return Switch(await call(reactor, where, timeout), where)
         protocol = await where.client_endpoint(reactor, timeout).connect(_Calls.forProtocol(QuietAMP))
     except (error.ConnectError, OSError) as failure:
+        if getattr(failure, "osError", None) in (errno.EACCES, errno.EPERM):
+            raise NotPermitted(f"permission denied at {where}: {_HOW_TO_BE_PERMITTED}") from None
         raise NoAnswer(f"no daemon answers at {where} ({_why(failure)})") from None
     assert isinstance(protocol, amp.AMP)
     return Switch(protocol, where)
+
+
+_HOW_TO_BE_PERMITTED = (
+    "run tcpvsadm as root or as the daemon's user, or as a member of the daemon's --control-group GROUP"
+)
+
+
+def _is_refused(transport: Any) -> bool:
+    """True where a unix socket's daemon may have closed the connection because of this user (see control.guard)."""
+    sock = getattr(transport, "socket", None)
+    return sock is not None and sock.family == socket.AF_UNIX and os.geteuid() not in (0, peer_user(sock))
 
 
 def _why(failure: Exception) -> str:
@@ -87,6 +111,7 @@ class Switch:
     def __init__(self, protocol: amp.AMP, where: ControlAddress) -> None:
         self._protocol = protocol
         self._where = where
+        self._may_be_refused = _is_refused(protocol.transport)
 
     async def call(self, command: type[amp.Command], **arguments: Any) -> dict[str, Any]:
         """The answer to one command of ktcpvs.control.commands; arguments that are None are left out."""
@@ -94,94 +119,117 @@ class Switch:
         try:
             answer: dict[str, Any] = await self._protocol.callRemote(command, **given)
         except (error.ConnectionDone, error.ConnectionLost) as failure:
+            if self._may_be_refused:
+                raise NotPermitted(
+                    f"the daemon at {self._where} closed the connection without an answer: perhaps user {os.geteuid()} "
+                    f"may not administer it, which its log would say: {_HOW_TO_BE_PERMITTED}"
+                ) from None
             raise NoAnswer(f"the daemon at {self._where} went away ({_why(failure)})") from None
         except amp.AmpError as failure:
             if isinstance(failure, amp.TooLong) and failure.isLocal:
                 raise Refusal("a value is longer than the 65,535 bytes that fit into a command") from None
             why = shorten(" ".join(str(failure).split()) or type(failure).__name__)
             raise NoAnswer(f"what answers at {self._where} does not speak as this version does: {why}") from None
+        self._may_be_refused = False
         return answer
+
+    async def edit(self, command: type[amp.Command], **arguments: Any) -> list[str]:
+        """Have one edit carried out. Returns the warnings about it, a line each."""
+        answer = await self.call(command, **arguments)
+        return list(answer.get("warnings", ()))
 
     def close(self) -> None:
         """End the connection."""
         if self._protocol.transport is not None:
             self._protocol.transport.loseConnection()
 
-    async def add_service(self, ident: str, /, **options: str | int) -> None:
+    async def add_service(self, ident: str, /, **options: str | int) -> list[str]:
         """options: listen, port, scheduler, maxclients, redirect, ...; see commands.AddService."""
-        await self.call(commands.AddService, ident=ident, options=_options(options))
+        return await self.edit(commands.AddService, ident=ident, options=_options(options))
 
-    async def edit_service(self, ident: str, /, **options: str | int) -> None:
+    async def edit_service(self, ident: str, /, **options: str | int) -> list[str]:
         """Change the options given and no others."""
-        await self.call(commands.EditService, ident=ident, options=_options(options))
+        return await self.edit(commands.EditService, ident=ident, options=_options(options))
 
-    async def delete_service(self, ident: str) -> None:
-        await self.call(commands.DeleteService, ident=ident)
+    async def delete_service(self, ident: str) -> list[str]:
+        return await self.edit(commands.DeleteService, ident=ident)
 
-    async def flush(self) -> None:
+    async def flush(self) -> list[str]:
         """Delete all services; refused while one runs."""
-        await self.call(commands.Flush)
+        return await self.edit(commands.Flush)
 
-    async def add_server(self, ident: str, address: str, weight: int | None = None, maxconn: int | None = None) -> None:
+    async def add_server(
+        self, ident: str, address: str, weight: int | None = None, maxconn: int | None = None
+    ) -> list[str]:
         """weight: 0..65535; None: 1. maxconn: the most connections at once, 0 and None: no such limit."""
-        await self.call(commands.AddServer, ident=ident, address=address, weight=weight, maxconn=maxconn)
+        return await self.edit(commands.AddServer, ident=ident, address=address, weight=weight, maxconn=maxconn)
 
     async def edit_server(
         self, ident: str, address: str, weight: int | None = None, maxconn: int | None = None
-    ) -> None:
-        """weight: 0..65535; None: 1. maxconn: the most connections at once, 0: no such limit; None: as it is."""
-        await self.call(commands.EditServer, ident=ident, address=address, weight=weight, maxconn=maxconn)
+    ) -> list[str]:
+        """Change what is given. weight: 0..65535. maxconn: the most connections at once, 0: no such limit. None: as it
+        is."""
+        return await self.edit(commands.EditServer, ident=ident, address=address, weight=weight, maxconn=maxconn)
 
-    async def delete_server(self, ident: str, address: str) -> None:
-        await self.call(commands.DeleteServer, ident=ident, address=address)
+    async def delete_server(self, ident: str, address: str) -> list[str]:
+        return await self.edit(commands.DeleteServer, ident=ident, address=address)
 
-    async def add_rule(self, ident: str, pattern: str, address: str, match: int | None = None) -> None:
+    async def add_rule(self, ident: str, pattern: str, address: str, match: int | None = None) -> list[str]:
         """match: 0..10, the group that hashing schedulers hash; None: none."""
-        await self.call(commands.AddRule, ident=ident, pattern=pattern, address=address, match=match)
+        return await self.edit(commands.AddRule, ident=ident, pattern=pattern, address=address, match=match)
 
-    async def delete_rule(self, ident: str, pattern: str, address: str) -> None:
-        await self.call(commands.DeleteRule, ident=ident, pattern=pattern, address=address)
+    async def delete_rule(self, ident: str, pattern: str, address: str) -> list[str]:
+        return await self.edit(commands.DeleteRule, ident=ident, pattern=pattern, address=address)
 
-    async def allow(self, ident: str, networks: str, only: bool = False) -> None:
+    async def allow(self, ident: str, networks: str, only: bool = False) -> list[str]:
         """networks: with white space between them; `#` begins a comment. only: in the place of those allowed before."""
         await self._upload(networks)
-        await self.call(commands.Allow, ident=ident, only=only)
+        return await self.edit(commands.Allow, ident=ident, only=only)
 
-    async def deny(self, ident: str, networks: str, only: bool = False) -> None:
+    async def deny(self, ident: str, networks: str, only: bool = False) -> list[str]:
         """The same for networks whose clients are turned away."""
         await self._upload(networks)
-        await self.call(commands.Deny, ident=ident, only=only)
+        return await self.edit(commands.Deny, ident=ident, only=only)
 
-    async def delete_network(self, ident: str, networks: str) -> None:
+    async def delete_network(self, ident: str, networks: str) -> list[str]:
         """Networks that are neither allowed nor denied any more."""
         await self._upload(networks)
-        await self.call(commands.DeleteNetwork, ident=ident)
+        return await self.edit(commands.DeleteNetwork, ident=ident)
 
-    async def start(self, ident: str | None = None) -> None:
+    async def start(self, ident: str | None = None) -> list[str]:
         """ident: None means all services."""
-        await self.call(commands.StartService, ident=ident)
+        return await self.edit(commands.StartService, ident=ident)
 
-    async def stop(self, ident: str | None = None) -> None:
+    async def stop(self, ident: str | None = None) -> list[str]:
         """ident: None means all services. Their connections drain after the answer."""
-        await self.call(commands.StopService, ident=ident)
+        return await self.edit(commands.StopService, ident=ident)
 
-    async def set(self, changes: Mapping[str, str | int]) -> None:
+    async def set(self, changes: Mapping[str, str | int]) -> list[str]:
         """changes: setting -> value."""
-        await self.call(commands.Set, changes=_options(changes))
+        return await self.edit(commands.Set, changes=_options(changes))
 
-    async def unload(self) -> None:
+    async def unload(self) -> list[str]:
         """Stop all services, drain, end the daemon."""
-        await self.call(commands.Unload)
+        return await self.edit(commands.Unload)
 
-    async def load(self, text: str, source: str = "<text>", confirm: int | None = None) -> None:
+    async def load(
+        self,
+        text: str,
+        source: str = "<text>",
+        confirm: int | None = None,
+        start: str | None = None,
+        allow_empty: bool = False,
+    ) -> list[str]:
         """Put a configuration in the table's place; `source` names it in errors. confirm: it is undone after so many
-        seconds unless `confirm` is called; None: it stays."""
+        seconds unless `confirm` is called; None: it stays. start: "new" starts the services that were not in the table
+        before, "all" all services of the text; None starts none. allow_empty: False refuses a text in which there is
+        nothing but comments."""
         await self._upload(text)
-        await self.call(commands.Load, source=source, confirm=confirm)
+        return await self.edit(commands.Load, source=source, confirm=confirm, start=start, allow_empty=allow_empty)
 
-    async def confirm(self) -> None:
+    async def confirm(self) -> list[str]:
         """What was loaded on trial stays."""
-        await self.call(commands.Confirm)
+        return await self.edit(commands.Confirm)
 
     async def _upload(self, text: str) -> None:
         for number, page in enumerate(commands.pages(text)):

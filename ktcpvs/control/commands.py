@@ -6,6 +6,8 @@ This is the protocol. Addresses, patterns and names are text as in the configura
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.protocols import amp
 
 from ktcpvs.errors import Refusal
@@ -31,27 +33,39 @@ class _Command(amp.Command):
     errors = ERRORS
 
 
-class AddService(_Command):
+class _Edit(_Command):
+    """The response to every edit: warnings about it, a line each; left out where there are none."""
+
+    response = [(b"warnings", amp.ListOf(amp.Unicode(), optional=True))]
+
+    @classmethod
+    def parseResponse(cls, objects: Any, protocol: Any) -> dict[str, Any]:
+        """What was said; AMP itself would give None for what was left out."""
+        answer = super().parseResponse(objects, protocol)  # type: ignore[no-untyped-call]
+        return {name: value for name, value in answer.items() if value is not None}
+
+
+class AddService(_Edit):
     """options: the keywords of the configuration language but server and rule, and port."""
 
     arguments = [(b"ident", amp.Unicode()), (b"options", OPTIONS)]
 
 
-class EditService(_Command):
+class EditService(_Edit):
     """Changes the options given and no others. An empty redirect takes the redirect away."""
 
     arguments = [(b"ident", amp.Unicode()), (b"options", OPTIONS)]
 
 
-class DeleteService(_Command):
+class DeleteService(_Edit):
     arguments = [(b"ident", amp.Unicode())]
 
 
-class Flush(_Command):
+class Flush(_Edit):
     arguments = []
 
 
-class AddServer(_Command):
+class AddServer(_Edit):
     """maxconn: the most connections at once, 0: no such limit, left out: 0."""
 
     arguments = [
@@ -62,8 +76,8 @@ class AddServer(_Command):
     ]
 
 
-class EditServer(_Command):
-    """maxconn: the most connections at once, 0: no such limit, left out: as it is."""
+class EditServer(_Edit):
+    """Changes what is given and keeps the rest. maxconn: the most connections at once, 0: no such limit."""
 
     arguments = [
         (b"ident", amp.Unicode()),
@@ -73,11 +87,11 @@ class EditServer(_Command):
     ]
 
 
-class DeleteServer(_Command):
+class DeleteServer(_Edit):
     arguments = [(b"ident", amp.Unicode()), (b"address", amp.Unicode())]
 
 
-class AddRule(_Command):
+class AddRule(_Edit):
     arguments = [
         (b"ident", amp.Unicode()),
         (b"pattern", amp.Unicode()),
@@ -86,47 +100,47 @@ class AddRule(_Command):
     ]
 
 
-class DeleteRule(_Command):
+class DeleteRule(_Edit):
     arguments = [(b"ident", amp.Unicode()), (b"pattern", amp.Unicode()), (b"address", amp.Unicode())]
 
 
-class Allow(_Command):
+class Allow(_Edit):
     """The networks that were uploaded are allowed too; `only`: no others are allowed any more."""
 
     arguments = [(b"ident", amp.Unicode()), (b"only", amp.Boolean())]
 
 
-class Deny(_Command):
+class Deny(_Edit):
     """The networks that were uploaded are denied too; `only`: no others are denied any more."""
 
     arguments = [(b"ident", amp.Unicode()), (b"only", amp.Boolean())]
 
 
-class DeleteNetwork(_Command):
+class DeleteNetwork(_Edit):
     """The networks that were uploaded are neither allowed nor denied any more."""
 
     arguments = [(b"ident", amp.Unicode())]
 
 
-class StartService(_Command):
+class StartService(_Edit):
     """Without an ident: all services."""
 
     arguments = [(b"ident", amp.Unicode(optional=True))]
 
 
-class StopService(_Command):
+class StopService(_Edit):
     """Without an ident: all services. Answered when the listeners are closed; connections drain."""
 
     arguments = [(b"ident", amp.Unicode(optional=True))]
 
 
-class Set(_Command):
+class Set(_Edit):
     """changes: settings by name. `unload` = 1 is the command Unload."""
 
     arguments = [(b"changes", OPTIONS)]
 
 
-class Unload(_Command):
+class Unload(_Edit):
     """Stops all services; when they have drained, the daemon ends."""
 
     arguments = []
@@ -139,14 +153,21 @@ class Upload(_Command):
     arguments = [(b"page", amp.String()), (b"first", amp.Boolean())]
 
 
-class Load(_Command):
+class Load(_Edit):
     """Put the uploaded text in the table's place, as one step. source: its name in errors. confirm: it is undone after
-    so many seconds unless Confirm comes; left out, 0: it stays."""
+    so many seconds unless Confirm comes; left out, 0: it stays. start: which services it starts: "nothing", "new"
+    (those that were not in the table before) or "all"; left out: nothing. allow_empty: load a text in which there is
+    nothing but comments; left out: it is refused."""
 
-    arguments = [(b"source", amp.Unicode()), (b"confirm", amp.Integer(optional=True))]
+    arguments = [
+        (b"source", amp.Unicode()),
+        (b"confirm", amp.Integer(optional=True)),
+        (b"start", amp.Unicode(optional=True)),
+        (b"allow_empty", amp.Boolean(optional=True)),
+    ]
 
 
-class Confirm(_Command):
+class Confirm(_Edit):
     """What was loaded on trial stays."""
 
     arguments = []

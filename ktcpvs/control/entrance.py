@@ -11,8 +11,9 @@ from twisted.python.failure import Failure
 
 from ktcpvs.control.server import ControlFactory
 from ktcpvs.control.where import ControlAddress, default_control
+from ktcpvs.system.files import private_folder
 from ktcpvs.system.privileges import Identity
-from ktcpvs.system.sockets import close_listener, open_private_unix_listener, private_folder, release_listener
+from ktcpvs.system.sockets import close_listener, open_private_unix_listener, release_listener
 
 BACKLOG = 128
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ktcpvs.errors import BadValue, shorten
+from ktcpvs.errors import BadValue, shorten, unknown
 from ktcpvs.model.address import parse_port
 from ktcpvs.model.service import OPTIONS
 from ktcpvs.system.names import service_port
@@ -29,7 +29,7 @@ def _value(name: str, text: str) -> Any:
         return parse_port(text, service_port)
     option = OPTIONS.get(name)
     if option is None:
-        raise BadValue(f"a service has no option '{shorten(name, 40)}'; there are: {', '.join(OPTIONS)}, port")
+        raise BadValue(f"a service has no option {unknown(name, [*OPTIONS, 'port'], 40)}")
     if not text and option.default is None:
         return None
     return option.read(name, text, service_port)

@@ -45,7 +45,8 @@ def _options(options: Mapping[str, Any]) -> list[dict[str, str]]:
 def _load(edit: edits.Load) -> list[Asked]:
     text = write([describe_service(service) for service in edit.services.values()], edit.settings.described())
     trial = {"confirm": edit.confirm} if edit.confirm else {}
-    return [*_uploads(text), (commands.Load, {"source": "the supervisor", **trial})]
+    asked = {"source": "the supervisor", "start": edit.start, "allow_empty": True, **trial}
+    return [*_uploads(text), (commands.Load, asked)]
 
 
 def _uploads(text: str) -> list[Asked]:

@@ -33,6 +33,9 @@ from ktcpvs.system.names import service_port
 MAX_CONNECTIONS = 64
 """Control connections at once."""
 
+MAX_WARNINGS = 50
+"""The most warnings in the answer to one edit, in lines."""
+
 SOURCE_LENGTH = 255
 """The most characters of a configuration's name that its errors repeat."""
 
@@ -43,8 +46,8 @@ MAX_CONFIGURATION = 64 << 20
 class Switch(Protocol):
     """What the control service administers."""
 
-    def submit(self, edit: edits.Edit) -> Deferred[None]:
-        """Carry an edit out; fails with a Refusal."""
+    def submit(self, edit: edits.Edit) -> Deferred[Sequence[str]]:
+        """Carry an edit out; fires with warnings about it, a line each; fails with a Refusal."""
 
     def view(self, name: str, ident: str | None) -> Any:
         """A look, as plain data, or a Deferred of it; raises a Refusal."""
@@ -83,8 +86,8 @@ class Administrator(Door):
         edit = make()
         if self.who:
             self._log.event(levels.CONFIGURATION, "{who} asks for {name}", who=self.who, name=edit.name)
-        await self._switch.submit(edit)
-        return {}
+        warnings = await self._switch.submit(edit)
+        return {"warnings": fitting(warnings)} if warnings else {}
 
     async def _answered(self, work: Awaitable[dict[str, Any]]) -> dict[str, Any]:
         try:
@@ -117,14 +120,14 @@ class Administrator(Door):
     def add_server(
         self, ident: str, address: str, weight: int | None = None, maxconn: int | None = None
     ) -> Deferred[dict[str, Any]]:
-        return self._edit(lambda: edits.AddServer(ident, _address(address), _weight(weight), maxconn or 0))
+        new = 1 if weight is None else weight
+        return self._edit(lambda: edits.AddServer(ident, _address(address), new, maxconn or 0))
 
     @commands.EditServer.responder
     def edit_server(
         self, ident: str, address: str, weight: int | None = None, maxconn: int | None = None
     ) -> Deferred[dict[str, Any]]:
-        new = _weight(weight) if maxconn is None else weight  # maxconn alone keeps the weight
-        return self._edit(lambda: edits.EditServer(ident, _address(address), new, maxconn))
+        return self._edit(lambda: edits.EditServer(ident, _address(address), weight, maxconn))
 
     @commands.DeleteServer.responder
     def delete_server(self, ident: str, address: str) -> Deferred[dict[str, Any]]:
@@ -183,9 +186,16 @@ class Administrator(Door):
         return {}
 
     @commands.Load.responder
-    def load(self, source: str, confirm: int | None = None) -> Deferred[dict[str, Any]]:
+    def load(
+        self, source: str, confirm: int | None = None, start: str | None = None, allow_empty: bool | None = None
+    ) -> Deferred[dict[str, Any]]:
         data = self._take_upload()
-        return self._edit(lambda: evolve(_load(data, shorten(source, SOURCE_LENGTH)), confirm=confirm or 0))
+
+        def make() -> edits.Edit:
+            read = _load(data, shorten(source, SOURCE_LENGTH), bool(allow_empty))
+            return evolve(read, confirm=confirm or 0, start=start or edits.START_NOTHING)
+
+        return self._edit(make)
 
     @commands.Confirm.responder
     def confirm(self) -> Deferred[dict[str, Any]]:
@@ -271,12 +281,21 @@ class ControlFactory(ServerFactory):
             administrator.close()
 
 
+def fitting(lines: Sequence[str]) -> list[str]:
+    """The first of these lines, as many as fit into one answer; then a line that says how many are left out."""
+    found: list[str] = []
+    size = 0
+    for line in lines[:MAX_WARNINGS]:
+        size += len(line.encode()) + 2
+        if size > commands.PAGE:
+            break
+        found.append(line)
+    left = len(lines) - len(found)
+    return [*found, f"{left} more warnings are left out; 'tcpvsadm --check FILE' prints all"] if left else found
+
+
 def _address(text: str) -> Address:
     return parse_address(text, service_port)
-
-
-def _weight(given: int | None) -> int:
-    return 1 if given is None else given
 
 
 def _set(changes: list[dict[str, str]]) -> edits.Edit:
@@ -289,10 +308,10 @@ def _set(changes: list[dict[str, str]]) -> edits.Edit:
     return edits.Unload() if unload == "1" else edits.Set(values)
 
 
-def _load(data: bytearray | None, source: str) -> edits.Load:
+def _load(data: bytearray | None, source: str, allow_empty: bool) -> edits.Load:
     if data is None:
         raise NoConfiguration("no configuration was sent")
-    return parse(_text(data, source), source, service_port)
+    return parse(_text(data, source), source, service_port, allow_empty=allow_empty)
 
 
 def _networks(data: bytearray | None) -> Networks:

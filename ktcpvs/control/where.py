@@ -1,8 +1,8 @@
 """Where the control connection is: endpoint descriptions, the default place, and what is refused.
 
-`unix:/PATH`, `tcp:PORT:interface=HOST` and `tls:PORT:interface=HOST:cert=FILE:key=FILE:ca=FILE` (as a daemon would
-write it), `tcp:HOST:PORT` and `tls:HOST:PORT:...` (as a client would); one reader for both. A TCP address must be
-loopback: whoever reaches the control connection owns the switch. With TLS a certificate says who may.
+`unix:/PATH`, `tcp:PORT`, `tcp:PORT:interface=HOST` and `tls:PORT:interface=HOST:cert=FILE:key=FILE:ca=FILE` (as a
+daemon would write it), `tcp:HOST:PORT` and `tls:HOST:PORT:...` (as a client would); one reader for both. A TCP address
+must be loopback: whoever reaches the control connection owns the switch. With TLS a certificate says who may.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 
 from ktcpvs.errors import BadAddress, NoTLS, shorten
 from ktcpvs.model.address import parse_address
+
+LOOPBACKS = {"tcp": "127.0.0.1", "tcp6": "::1"}
+"""Where an endpoint is that names no interface."""
 
 _PART = re.compile(r"((?:\[[0-9A-Fa-f:.]*\]|[^:\\]|\\.)*+)(?::|$)")  # an IPv6 address in brackets keeps its colons
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,253}")
@@ -88,12 +91,12 @@ def parse_control(text: str) -> ControlAddress:
             raise BadAddress(f"control '{shorten(text)}': a unix socket's absolute path is wanted, as unix:/run/x.sock")
         parse_address(f"unix:{path}")  # such a socket can be
         return ControlAddress(path=path)
-    if kind in ("tcp", "tcp6"):
-        return _tcp(text, named, plain)
+    if kind in LOOPBACKS:
+        return _tcp(text, LOOPBACKS[kind], named, plain)
     if kind == "tls":
         return _tls(text, named, plain)
     raise BadAddress(
-        f"control '{shorten(text)}': it is unix:/PATH, tcp:PORT:interface=127.0.0.1, or tls:PORT:interface=HOST with "
+        f"control '{shorten(text)}': it is unix:/PATH, tcp:PORT on loopback, or tls:PORT:interface=HOST with "
         "certificates"
     )
 
@@ -139,15 +142,16 @@ def _host(named: dict[str, str], plain: list[str]) -> str:
     return str(ipaddress.ip_address(host)) if is_ip(host) else host
 
 
-def _tcp(text: str, named: dict[str, str], plain: list[str]) -> ControlAddress:
-    port, host = _port(text, named, plain, "tcp:7777:interface=127.0.0.1"), _host(named, plain)
+def _tcp(text: str, loopback: str, named: dict[str, str], plain: list[str]) -> ControlAddress:
+    """loopback: where it is when no interface is named, as with --status."""
+    port, host = _port(text, named, plain, "tcp:7777"), _host(named, plain) or loopback
     if host == "localhost":
         host = "127.0.0.1"
     if not (is_ip(host) and ipaddress.ip_address(host).is_loopback):
         raise BadAddress(
-            f"control '{shorten(text)}': {shorten(host, 60) or 'every interface'} is not loopback, and whoever reaches "
-            "the control connection owns the switch: use unix:/PATH or interface=127.0.0.1, or over a network tls:, "
-            "with certificates"
+            f"control '{shorten(text)}': {shorten(host, 60)} is not loopback, and whoever reaches the control "
+            f"connection owns the switch: use unix:/PATH or tcp:{port} (127.0.0.1), or over a network tls:, with "
+            "certificates"
         )
     return ControlAddress(host=host, port=port)
 

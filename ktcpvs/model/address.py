@@ -67,6 +67,14 @@ class Unix:
 Address = Inet | Unix
 
 
+def host_field(address: Address) -> str:
+    """What the field Host says to a server of which only the address is known: `localhost` for a unix socket, and no
+    zone, which has a meaning on this machine alone (RFC 6874)."""
+    if isinstance(address, Unix):
+        return "localhost"
+    return str(evolve(address, host=address.host.partition("%")[0]))
+
+
 def parse_address(text: str, port_named: PortNamed = no_port_names) -> Address:
     """Read `HOST[:PORT]`, `[IPV6][:PORT]` or `unix:/PATH`.
 

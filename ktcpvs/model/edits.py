@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from attrs import Attribute, evolve, field, frozen
 
-from ktcpvs.errors import BadAddress, BadValue, Busy, ServiceExists
+from ktcpvs.errors import BadAddress, BadValue, Busy, ServiceExists, shorten
 from ktcpvs.model.address import Address, Inet, Unix
 from ktcpvs.model.network import Networks
 from ktcpvs.model.service import RealServer, VirtualService
@@ -57,7 +57,7 @@ def _listen(current: Address, listen: Address | None, port: int | None) -> Addre
     if port is not None and listen.port not in (None, port):
         raise BadValue(f"listen {listen} and port {port} do not agree")
     if listen.port is None and port is None and not isinstance(current, Inet):
-        raise BadAddress(f"{listen}: a port is wanted, as in {listen}:80")
+        raise BadAddress(f"{listen}: missing port (example: {listen}:80)")
     return listen.with_port(port or (current.port if isinstance(current, Inet) else None))
 
 
@@ -130,12 +130,12 @@ class AddServer(Edit):
 
 @frozen
 class EditServer(Edit):
-    """weight, maxconn: None keeps what it is."""
+    """Changes what is given and keeps the rest. weight, maxconn: None keeps what it is."""
 
     name: ClassVar[str] = "edit-server"
     ident: str
     address: Address
-    weight: int | None = 1
+    weight: int | None = None
     maxconn: int | None = None
 
     def apply(self, table: Table) -> Table:
@@ -283,6 +283,15 @@ class Confirm(Edit):
         return table
 
 
+START_NOTHING, START_NEW, START_ALL = STARTS = ("nothing", "new", "all")
+"""What a Load starts: nothing, the services that were not in the table before, or all that it names."""
+
+
+def _start(instance: object, attribute: Attribute[str], value: str) -> None:
+    if value not in STARTS:
+        raise BadValue(f"start = {shorten(value, 40)}: expected one of {', '.join(STARTS)}")
+
+
 def _trial_time(instance: object, attribute: Attribute[int], value: int) -> None:
     if not 0 <= value <= DAY:
         raise BadValue(f"confirm {value} is out of range: 0..{DAY} seconds")
@@ -293,14 +302,20 @@ class Load(Edit):
     """Puts a whole configuration in the place of the table's; what runs and is still there keeps running.
 
     services, settings: as the configuration text says; a setting that it does not name has its default. confirm: in so
-    many seconds it is undone unless it is confirmed; 0: it stays.
+    many seconds it is undone unless it is confirmed; 0: it stays. start: one of STARTS.
     """
 
     name: ClassVar[str] = "load-configfile"
     services: Mapping[str, VirtualService]
     settings: Settings = field(factory=Settings)
     confirm: int = field(default=0, validator=_trial_time)
+    start: str = field(default=START_NOTHING, validator=_start)
 
     def apply(self, table: Table) -> Table:
         services = dict(self.services)
-        return Table(services, table.running.intersection(services), self.settings)
+        running = table.running.intersection(services)
+        if self.start == START_NEW:
+            running = running.union(ident for ident in services if ident not in table.services)
+        elif self.start == START_ALL:
+            running = frozenset(services)
+        return Table(services, running, self.settings)

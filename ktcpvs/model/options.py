@@ -104,10 +104,10 @@ def rate(instance: object, attribute: Attribute[Any], value: str) -> None:
 
 
 def in_range(lowest: int, highest: int) -> Any:
-    """A validator: a number from `lowest` to `highest`."""
+    """A validator: a number from `lowest` to `highest`, or None for an option that was never given."""
 
-    def check(instance: object, attribute: Attribute[Any], value: int) -> None:
-        if not lowest <= value <= highest:
+    def check(instance: object, attribute: Attribute[Any], value: int | None) -> None:
+        if value is not None and not lowest <= value <= highest:
             raise BadValue(f"{attribute.name} = {value} is out of range: {lowest}..{highest}")
 
     return check

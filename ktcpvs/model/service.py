@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any
 
 from attrs import Attribute, evolve, field, frozen
@@ -53,7 +54,7 @@ SCHEDULER = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 def _complete(instance: object, attribute: Attribute[Any], value: Address | None) -> None:
     if isinstance(value, Inet) and value.port is None:
-        raise BadAddress(f"{value}: a port is wanted, as in {value}:80")
+        raise BadAddress(f"{value}: missing port (example: {value}:80)")
 
 
 def _weight(instance: object, attribute: Attribute[int], value: int) -> None:
@@ -137,7 +138,8 @@ class VirtualService:
     """A virtual service. The optional numbers are None where they were never given.
 
     maxclients: the most client connections at once; 0: as many as the descriptor limit allows.
-    balance: names a scheduler that decides per connection.
+    balance: names a scheduler that decides per connection; it chooses among the servers of a rule, or among all servers
+    of a service without rules.
     fallback: names a scheduler that is shown no more than the service's own; or NO_FALLBACK.
     redirect: used when the scheduler finds no server; None: the client is refused instead.
     tests: what it must do; a change by which it would not is refused.
@@ -149,7 +151,10 @@ class VirtualService:
         read_word, DEFAULT_SCHEDULER, "the scheduler plugin that chooses servers", shown=True, check=_scheduler
     )
     balance: str = option(
-        read_word, "wlc", "the scheduler that chooses among the servers of one rule", check=_scheduler
+        read_word,
+        "wlc",
+        "the scheduler that chooses among the servers of a rule, or of a service without rules",
+        check=_scheduler,
     )
     fallback: str = option(
         read_word,
@@ -167,8 +172,28 @@ class VirtualService:
     relay: str = option(
         read_word,
         AUTO,
-        "what carries the bytes of joined connections; auto: the kernel, where it can",
+        "what carries the bytes of joined connections; auto: copy, and splice for bulk",
         check=one_of(*RELAYS),
+    )
+    upgrade: str = option(
+        read_word,
+        "any",
+        "the protocols to which servers may switch when a client asks for it, by schedulers that decide per request",
+        check=one_of("any", "websocket", "off"),
+    )
+    first_byte_timeout: int | None = option(
+        read_number,
+        None,
+        "seconds after which an idempotent request to a server that answers nobody goes to another one; 0: never by "
+        "time alone; not given: the setting of that name",
+        check=in_range(0, 86400),
+    )
+    abort_on_close: str = option(
+        read_word,
+        "off",
+        "on: a client that ends its side (FIN) abandons a request that no server has yet, or that is idempotent; "
+        "off: only one that resets its connection does",
+        check=one_of("on", "off"),
     )
     startservers: int | None = option(read_number, None, "kept for old files, no effect", check=count)
     maxclients: int = option(read_number, 0, "the most clients at once; 0: no such limit", check=count)
@@ -268,7 +293,15 @@ class VirtualService:
         for server in self.servers:
             if server.address == address:
                 return server
-        raise NoSuchServer(f"service {self.ident} has no server {address}")
+        raise NoSuchServer(f"service {self.ident} has no server {address}{self._of_same_host(address)}")
+
+    def _of_same_host(self, address: Address) -> str:
+        """A hint at a server with that host and another port, as a port left out is the service's own; or ""."""
+        for server in self.servers:
+            known = server.address
+            if isinstance(known, Inet) and isinstance(address, Inet) and known.host == address.host:
+                return f"; did you mean {known}?"
+        return ""
 
     def with_server(self, server: RealServer) -> VirtualService:
         if any(known.address == server.address for known in self.servers):
@@ -277,10 +310,9 @@ class VirtualService:
 
     def with_weight(self, address: Address, weight: int | None, maxconn: int | None = None) -> VirtualService:
         """weight, maxconn: None keeps what it is."""
-        before = self.server(address)
-        changed = RealServer(
-            address, before.weight if weight is None else weight, before.maxconn if maxconn is None else maxconn
-        )
+        pairs = (("weight", weight), ("maxconn", maxconn))
+        given: dict[str, Any] = {name: value for name, value in pairs if value is not None}
+        changed = evolve(self.server(address), **given)
         return evolve(self, servers=_replaced(self.servers, changed, lambda known: known.address == address))
 
     def without_server(self, address: Address) -> VirtualService:
@@ -295,7 +327,9 @@ class VirtualService:
         for rule in self.rules:
             if rule.pattern == pattern:
                 return rule
-        raise NoSuchRule(f"service {self.ident} has no rule '{shorten(pattern)}'")
+        near = get_close_matches(pattern, [rule.pattern for rule in self.rules], 1)
+        hint = f"; did you mean '{shorten(near[0])}'?" if near else ""
+        raise NoSuchRule(f"service {self.ident} has no rule '{shorten(pattern)}'{hint}")
 
     def with_rule(self, pattern: str, address: Address, match: int | None) -> VirtualService:
         """The pattern's rule gets one more server, or is made; a new rule stands last."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from attrs import Attribute, evolve, field, fields, frozen
 
-from ktcpvs.errors import BadValue, NoSuchSetting, shorten
+from ktcpvs.errors import BadValue, NoSuchSetting, shorten, unknown
 
 
 def _in_range(instance: object, attribute: Attribute[int], value: int) -> None:
@@ -67,8 +67,8 @@ class Settings:
         60, 1, DAY, "seconds", "how long a server may take to begin its answer; for schedulers that decide per request"
     )
     first_byte_timeout: int = _setting(
-        10, 0, DAY, "seconds", "an idempotent request that has waited so long for a server that answers nobody goes to "
-        "another one; 0: never"
+        0, 0, DAY, "seconds", "an idempotent request that has waited so long for a server that answers nobody goes to "
+        "another one; 0: never by time alone, but after response_timeout"
     )  # fmt: skip
     eject_most: int = _setting(
         300, 1, DAY, "seconds", "the longest ejection of a server; one that was well for so long begins anew"
@@ -116,14 +116,24 @@ class Settings:
         "the secret behind the cookies of chttp, the same on all switches that serve one site; nothing: one of its own"
     )
     linger_timeout: int = _setting(
-        2, 0, 3600, "seconds", "how long a refused client's bytes are read and thrown away, so that it gets its answer"
-    )
+        2, 0, 3600, "seconds", "a client that has its last response and sends on is read this long after its last "
+        "byte, so that no reset takes the response from it"
+    )  # fmt: skip
+    linger_time: int = _setting(30, 0, 3600, "seconds", "how long such a client is read in all")
+    linger_size: int = _setting(65536, 0, 999_999_999, "KiB", "how much such a client may send")
     worker_timeout: int = _setting(
         10, 0, 3600, "seconds", "a worker that has not responded for so long is killed and replaced; 0: only when it "
         "has not answered a command for 30 seconds"
     )  # fmt: skip
     relay_after: int = _setting(
-        1, 0, 3600, "seconds", "with relay = auto: a joined connection that lives longer is handed to the kernel"
+        1,
+        0,
+        3600,
+        "seconds",
+        "with relay = auto: a joined connection that lives longer and is bulk is spliced; 0: all are, at once",
+    )
+    relay_rate: int = _setting(
+        16384, 0, 1 << 20, "KiB/s", "with relay = auto: a connection that moves more is bulk; 0: every one is"
     )
     relay_window: int = _setting(
         16384, 64, 1 << 20, "KiB", "the most that the kernel may hold for one direction of a connection that it relays"
@@ -150,7 +160,7 @@ class Settings:
         values: dict[str, Any] = {}
         for name, text in changes.items():
             if name not in known:
-                raise NoSuchSetting(f"no setting '{shorten(name, 40)}'; there are: {', '.join(known)}")
+                raise NoSuchSetting(f"no setting {unknown(name, known, 40)}")
             values[name] = text if name in SECRETS else whole_number(name, text)
         return evolve(self, **values)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from typing import Any
 
 from attrs import evolve, field, frozen
@@ -42,7 +43,9 @@ class Table:
         try:
             return self.services[ident]
         except KeyError:
-            raise NoSuchService(f"no service {shorten(ident, 40)}") from None
+            near = get_close_matches(ident, self.services, 1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise NoSuchService(f"no service {shorten(ident, 40)}{hint}") from None
 
     def with_service(self, service: VirtualService) -> Table:
         """The table with `service`, in the place of the one with its ident or at the end."""

@@ -14,10 +14,20 @@ from typing import Any
 
 from zope.interface import implementer
 
-from ktcpvs.interfaces import EACH_REQUEST, IBindsInSteps, IScheduler, ISchedulerFactory
+from ktcpvs.interfaces import (
+    EACH_REQUEST,
+    USES_BALANCE,
+    USES_COOKIE,
+    USES_MATCH,
+    USES_RULES,
+    IBindsInSteps,
+    IScheduler,
+    ISchedulerFactory,
+    IUsesOptions,
+)
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import Choice, Considered, Request, ServiceView
-from ktcpvs.schedulers.content import BoundRules
+from ktcpvs.schedulers.content import NO_RULE, BoundRules
 
 COOKIE = "KTCPVS_SID"
 NAMES_MAX = 8
@@ -45,10 +55,13 @@ class BoundCHTTP(BoundRules):
         key = hashlib.blake2b(service.key).digest()
         self._names = {destination: name_of(destination, key) for destination in service.destinations}
         self._named = {name: destination for destination, name in self._names.items()}
-        self._servers = [frozenset(rule.destinations) for rule in service.rules]
+        self._servers = [frozenset(rule.destinations) for rule in self.rules]
         secure = "; Secure" if service.config.cookie_secure == "on" else ""
         self._set_cookie = f"Set-Cookie: {COOKIE}=%b; Path=/; HttpOnly; SameSite=Lax{secure}\r\n".encode()
-        self._kept = [f"rule {rule.number}, by the client's cookie" for rule in service.rules]
+        self._kept = [
+            f"{'no rules' if rule.number == NO_RULE else f'rule {rule.number}'}, by the client's cookie"
+            for rule in self.rules
+        ]
 
     def choose(self, request: Request) -> Any:
         place = self.place(request)
@@ -113,12 +126,13 @@ def _cookies(lines: bytes) -> tuple[list[bytes], bytes | None]:
     return fields, without if fields else None
 
 
-@implementer(ISchedulerFactory, IBindsInSteps)
+@implementer(ISchedulerFactory, IBindsInSteps, IUsesOptions)
 class CHTTP:
     """Per request, sticky: like phttp, and a cookie keeps a client at its server."""
 
     name = "chttp"
     unit = EACH_REQUEST
+    uses = frozenset((USES_RULES, USES_MATCH, USES_BALANCE, USES_COOKIE))
 
     def bind(self, service: ServiceView, previous: IScheduler | None) -> BoundCHTTP:
         return BoundCHTTP(service, previous)

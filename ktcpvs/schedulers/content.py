@@ -3,6 +3,8 @@
 Rules are tried in the order in which they were added, default rules last. A rule whose servers cannot serve is
 not passed over for a later one: the request is the redirect address's then. Within a rule the service's
 `balance` scheduler chooses, or, where rules hash, the text of the rule's match group.
+
+A service without rules uses all its servers, as one default rule would.
 """
 
 from __future__ import annotations
@@ -27,10 +29,14 @@ AT_ONCE = 500
 LOOKED_AT = 2000
 """How many rules are looked at for what has changed before others are served."""
 
+NO_RULE = 0
+"""The number of the rule that stands for all servers of a service without rules; configured rules count from 1."""
+
 
 @implementer(IScheduler, IExplains, IWatches)
 class BoundRules:
-    """The rules of one service. within: pattern -> what chooses among that rule's servers."""
+    """The rules of one service. rules: in the order in which they are tried, one at least. within: pattern -> what
+    chooses among that rule's servers."""
 
     def __init__(self, service: ServiceView, previous: Any, *, hashing: bool) -> None:
         """hashing: rules with a match number choose by its text."""
@@ -47,16 +53,17 @@ class BoundRules:
     def steps(self, service: ServiceView, previous: Any, hashing: bool) -> Generator[None, None, None]:
         """Become the scheduler of `service`; yields between pieces of work that take a while."""
         before = previous if isinstance(previous, BoundRules) else None
-        self._rules: RuleSet = yield from RuleSet.in_steps(service.rules, before._rules if before else None)
-        if len(service.rules) > LOOKED_AT:
+        self.rules = service.rules or (_all_servers(service, before),)
+        self._rules: RuleSet = yield from RuleSet.in_steps(self.rules, before._rules if before else None)
+        if len(self.rules) > LOOKED_AT:
             yield
-        self._destinations = [rule.destinations for rule in service.rules]
+        self._destinations = [rule.destinations for rule in self.rules]
         self._balance = service.balance
         known = before.within if before is not None and before._balance is service.balance else {}
         self._bound_as: dict[str, Any] = {}
         self.within: dict[str, Any] = {}
         made = 0
-        for number, rule in enumerate(service.rules, 1):
+        for number, rule in enumerate(self.rules, 1):
             if number % LOOKED_AT == 0:
                 yield
             pattern = rule.pattern
@@ -71,7 +78,8 @@ class BoundRules:
         self._in_order = list(self.within.values())
 
     def _chooser(self, service: ServiceView, rule: BoundRule, before: Any, hashing: bool) -> Any:
-        view = service.of_rule(rule, f"rule {rule.number} '{shorten(rule.pattern, 60)}', ")
+        why = "no rules, " if rule.number == NO_RULE else f"rule {rule.number} '{shorten(rule.pattern, 60)}', "
+        view = service.of_rule(rule, why)
         if hashing and rule.match is not None:
             return HashedRule(view, rule.pattern, rule.match)
         return self._balance.bind(view, None if isinstance(before, HashedRule) else before)
@@ -97,10 +105,20 @@ class BoundRules:
         place = self.place(request)
         rules = self._rules.tried(place)
         if place is None:
-            return Considered(rules, ("no rule matches",) if rules else ("the service has no rules",))
+            return Considered(rules, ("no rule matches",))
+        if self.rules[place].number == NO_RULE:
+            return Considered((), ("the service has no rules: it uses all its servers",), self._destinations[place])
         within = self._in_order[place]
         notes = (within.key_in_words(request),) if isinstance(within, HashedRule) else ()
         return Considered(rules, notes, self._destinations[place])
+
+
+def _all_servers(service: ServiceView, before: BoundRules | None) -> BoundRule:
+    """The rule of a service without rules: the same one as before while its servers are the same."""
+    known = before.rules[0] if before is not None else None
+    if known is not None and known.number == NO_RULE and known.destinations == service.destinations:
+        return known
+    return BoundRule(NO_RULE, ".*", True, None, service.destinations)
 
 
 @implementer(IScheduler)

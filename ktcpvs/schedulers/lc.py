@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from zope.interface import implementer
 
-from ktcpvs.interfaces import CONNECTION, IScheduler, ISchedulerFactory
+from ktcpvs.interfaces import CONNECTION, IScheduler, ISchedulerFactory, IUsesOptions
 from ktcpvs.model.scheduling import ServiceView
 from ktcpvs.schedulers.wlc import BoundWLC, OnlyOne, OrderedWLC, bound_wlc
 
 
-@implementer(ISchedulerFactory)
+@implementer(ISchedulerFactory, IUsesOptions)
 class LC:
     """Per connection: the server with the fewest connections, whatever its weight."""
 
     name = "lc"
     unit = CONNECTION
+    uses = frozenset[str]()
 
     def bind(self, service: ServiceView, previous: IScheduler | None) -> OnlyOne | BoundWLC | OrderedWLC:
         return bound_wlc(service, previous, even=True)

@@ -9,7 +9,7 @@ import random
 
 from zope.interface import implementer
 
-from ktcpvs.interfaces import CONNECTION, IScheduler, ISchedulerFactory
+from ktcpvs.interfaces import CONNECTION, USES_WEIGHT, IScheduler, ISchedulerFactory, IUsesOptions
 from ktcpvs.model.scheduling import Choice, Request, ServiceView
 
 DRAWS = 4
@@ -45,12 +45,13 @@ def _less_loaded(one: Choice, other: Choice) -> Choice:
     return one if first.active * second.weight <= second.active * first.weight else other
 
 
-@implementer(ISchedulerFactory)
+@implementer(ISchedulerFactory, IUsesOptions)
 class P2C:
     """Per connection: of two servers drawn at random, the less loaded."""
 
     name = "p2c"
     unit = CONNECTION
+    uses = frozenset((USES_WEIGHT,))
 
     def __init__(self, draw: random.Random | None = None) -> None:
         """draw: where chance comes from; None: a generator of its own."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from zope.interface import implementer
 
-from ktcpvs.interfaces import CONNECTION, IScheduler, ISchedulerFactory
+from ktcpvs.interfaces import CONNECTION, IScheduler, ISchedulerFactory, IUsesOptions
 from ktcpvs.model.scheduling import Choice, Request, ServiceView
 
 
@@ -28,12 +28,13 @@ class BoundRR:
         return None
 
 
-@implementer(ISchedulerFactory)
+@implementer(ISchedulerFactory, IUsesOptions)
 class RR:
     """Per connection: one server after the other."""
 
     name = "rr"
     unit = CONNECTION
+    uses = frozenset[str]()
 
     def bind(self, service: ServiceView, previous: IScheduler | None) -> BoundRR:
         return BoundRR(service, previous.place if isinstance(previous, BoundRR) else 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from zope.interface import implementer
 
-from ktcpvs.interfaces import CONNECTION, IScheduler, ISchedulerFactory
+from ktcpvs.interfaces import CONNECTION, USES_WEIGHT, IScheduler, ISchedulerFactory, IUsesOptions
 from ktcpvs.model.scheduling import Choice, Request, ServiceView
 from ktcpvs.schedulers.rendezvous import Rendezvous
 
@@ -20,12 +20,13 @@ class BoundSH:
         return self._servers.pick(request.client.encode("ascii", "replace"), request)
 
 
-@implementer(ISchedulerFactory)
+@implementer(ISchedulerFactory, IUsesOptions)
 class SH:
     """Per connection: by the hash of the client's address, weighted."""
 
     name = "sh"
     unit = CONNECTION
+    uses = frozenset((USES_WEIGHT,))
 
     def bind(self, service: ServiceView, previous: IScheduler | None) -> BoundSH:
         return BoundSH(service)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 from zope.interface import implementer
 
-from ktcpvs.interfaces import CONNECTION, IScheduler, ISchedulerFactory, IWatches
+from ktcpvs.interfaces import CONNECTION, USES_WEIGHT, IScheduler, ISchedulerFactory, IUsesOptions, IWatches
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import Choice, Request, ServiceView
 from ktcpvs.schedulers.order import Order
@@ -98,12 +98,13 @@ def _reason(service: ServiceView, even: bool) -> str:
     return f"{service.why}{what} of {len(service.destinations)}"
 
 
-@implementer(ISchedulerFactory)
+@implementer(ISchedulerFactory, IUsesOptions)
 class WLC:
     """Per connection: the server with the fewest connections for its weight."""
 
     name = "wlc"
     unit = CONNECTION
+    uses = frozenset((USES_WEIGHT,))
 
     def bind(self, service: ServiceView, previous: IScheduler | None) -> OnlyOne | BoundWLC | OrderedWLC:
         return bound_wlc(service, previous)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from zope.interface import implementer
 
-from ktcpvs.interfaces import CONNECTION, IScheduler, ISchedulerFactory
+from ktcpvs.interfaces import CONNECTION, USES_WEIGHT, IScheduler, ISchedulerFactory, IUsesOptions
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import Choice, Request, ServiceView
 
@@ -71,12 +71,13 @@ class BoundWRR:
         return best.choices[place]
 
 
-@implementer(ISchedulerFactory)
+@implementer(ISchedulerFactory, IUsesOptions)
 class WRR:
     """Per connection: each server in turn, as often as its weight says."""
 
     name = "wrr"
     unit = CONNECTION
+    uses = frozenset((USES_WEIGHT,))
 
     def bind(self, service: ServiceView, previous: IScheduler | None) -> BoundWRR:
         return BoundWRR(service, previous.classes if isinstance(previous, BoundWRR) else {})

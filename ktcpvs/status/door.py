@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.error import CannotListenError
@@ -21,9 +22,13 @@ AGAIN = 0.5
 class StatusDoor:
     """where: None: nowhere, and nothing is done."""
 
-    def __init__(self, where: StatusAddress | None, switch: Any, log: EventLog, reactor: Any) -> None:
-        """switch: what is looked at, see ktcpvs.status.server."""
+    def __init__(
+        self, where: StatusAddress | None, hosts: Sequence[str], switch: Any, log: EventLog, reactor: Any
+    ) -> None:
+        """hosts: names that it is served under, besides IP addresses and localhost. switch: what is looked at, see
+        ktcpvs.status.server."""
         self._where = where
+        self._hosts = hosts
         self._switch = switch
         self._log = log
         self._reactor = reactor
@@ -38,7 +43,7 @@ class StatusDoor:
             return
         from ktcpvs.status.server import StatusFactory  # who does not want it does not pay for it
 
-        self._factory = StatusFactory(self._switch, self._log, self._reactor)
+        self._factory = StatusFactory(self._switch, self._hosts, self._log, self._reactor)
         try:
             self._port = self._reactor.listenTCP(where.port, self._factory, BACKLOG, where.host)
         except CannotListenError as error:

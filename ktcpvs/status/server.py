@@ -1,29 +1,34 @@
 """The status over HTTP: the page for people, its data under /api/v1/, and /metrics. One request a connection.
 
-Nothing can be changed here, so nobody is asked who he is; what it costs is bounded whoever asks: connections, their
-length of life, their heads, and how often anybody really looks.
+Nothing can be changed here, so nobody has to log in. What it costs is bounded whoever asks: connections, their length
+of life, their heads, how often the status is looked at and written, and what is kept for visitors who read slowly.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from io import BytesIO
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
-from twisted.internet.threads import deferToThreadPool
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.interfaces import IPushProducer
 from twisted.python.failure import Failure
 from twisted.web import http
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
+from zope.interface import implementer
 
+from ktcpvs.errors import shorten
+from ktcpvs.status.cache import SharedValue
+from ktcpvs.status.hosts import is_host_name, refused_host
 from ktcpvs.status.metrics import CONTENT_TYPE, exposition
 from ktcpvs.status.summary import summary
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.processes import usage
+from ktcpvs.system.thread import WorkerThread
 
 MAX_CONNECTIONS = 64
 """Connections at once; a further one is closed at once."""
@@ -34,8 +39,15 @@ LIFE = 20.0
 HEAD_SIZE = 8192
 """The longest head of a request, in bytes."""
 
-LOOK_AGE = 0.5
-"""For so many seconds what was seen is told again, before anybody looks anew."""
+MAX_HELD_BYTES = 64 << 20
+"""Bytes of texts older than the newest that are kept because visitors still read them; beyond that, the visitors who
+read the oldest one are cut off."""
+
+PIECE = 1 << 16
+"""Bytes of a text that are written to a visitor at once."""
+
+TURN = 0.001
+"""Seconds for which the thread that writes texts may hold the interpreter, while clients wait."""
 
 STATIC = {
     b"/": ("index.html", "text/html; charset=utf-8"),
@@ -63,55 +75,115 @@ class Switch(Protocol):
         """Name -> process id of each process of the switch."""
 
 
-class Looks:
-    """One look serves everybody who asks for it within LOOK_AGE."""
+class Texts:
+    """What visitors are told at each path, written in a thread of its own and shared by all who ask."""
 
     def __init__(self, switch: Switch, reactor: Any) -> None:
         self._switch = switch
-        self._reactor = reactor
         self._started = time.time()
-        self._until = 0.0
-        self._shapes: dict[str, bytes] = {}
-        self._told: dict[str, Any] = {}
-        self._waiting: list[Deferred[dict[str, Any]]] | None = None
+        self._thread = WorkerThread(reactor, "status")
+        self._snapshot = SharedValue(self._look, reactor)
+        self._texts = {
+            "/metrics": SharedValue(lambda: self._written(exposition), reactor),
+            "/api/v1/status": SharedValue(lambda: self._written(as_json), reactor),
+        }
 
-    async def shaped(self, name: str, shape: Callable[[dict[str, Any]], bytes]) -> bytes:
-        """What `shape` makes of a look, in a thread: thousands of servers take it a second."""
-        told = await self._look()
-        known = self._shapes.get(name) if told is self._told else None
-        if known is None:
-            known = await deferToThreadPool(self._reactor, self._reactor.getThreadPool(), shape, told)
-            if told is self._told:
-                self._shapes[name] = known
-        return known
+    def get(self, path: str) -> Deferred[bytes]:
+        """The text at `path`. Cancelling it ends this wait alone."""
+        return self._texts[path].get()
+
+    def close(self) -> None:
+        """Forget everything, and end the thread."""
+        self._snapshot.forget()
+        for text in self._texts.values():
+            text.forget()
+        self._thread.stop()
 
     async def _look(self) -> dict[str, Any]:
-        if self._reactor.seconds() < self._until:
-            return self._told
-        waits: Deferred[dict[str, Any]] = Deferred()
-        if self._waiting is not None:
-            self._waiting.append(waits)
-            return await waits
-        waiting = self._waiting = []
-        try:
-            stats = await maybeDeferred(self._switch.view, "stats", None)
-            processes = {name: usage(pid) for name, pid in self._switch.processes().items()}
-            self._told, self._shapes = summary(stats, time.time(), self._started, processes), {}
-            self._until = self._reactor.seconds() + LOOK_AGE
-        except Exception as error:
-            self._waiting = None
-            for one in waiting:
-                one.errback(error)
-            raise
-        self._waiting = None
-        for one in waiting:
-            one.callback(self._told)
-        return self._told
+        stats = await maybeDeferred(self._switch.view, "stats", None)
+        processes = {name: usage(pid) for name, pid in self._switch.processes().items()}
+        return summary(stats, time.time(), self._started, processes)
+
+    async def _written(self, write: Callable[[dict[str, Any]], Iterator[bytes]]) -> bytes:
+        return await self._thread.call(_joined, write, await self._snapshot.get())
 
 
-def as_json(told: dict[str, Any]) -> bytes:
-    """What the page reads."""
-    return json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
+def _joined(write: Callable[[dict[str, Any]], Iterator[bytes]], snapshot: dict[str, Any]) -> bytes:
+    """All pieces. Between two of them other threads run."""
+    pieces, turn = [], time.monotonic() + TURN
+    for piece in write(snapshot):
+        pieces.append(piece)
+        if time.monotonic() > turn:
+            time.sleep(0)  # gives the interpreter away
+            turn = time.monotonic() + TURN
+    return b"".join(pieces)
+
+
+def as_json(snapshot: dict[str, Any]) -> Iterator[bytes]:
+    """What the page reads, service by service: json.dumps lets no other thread run."""
+    head = {name: value for name, value in snapshot.items() if name != "services"}
+    yield _json(head)[:-1] + b',"services":['
+    for number, service in enumerate(snapshot["services"]):
+        yield b"," * (number > 0) + _json(service)
+    yield b"]}"
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
+
+
+@implementer(IPushProducer)
+class _Reading:
+    """A text on its way to one visitor, in pieces as it takes them: written at once, each visitor would have a copy."""
+
+    def __init__(self, request: Request, text: bytes) -> None:
+        self._request = request
+        self._text = memoryview(text)
+        self._is_paused = False
+
+    def pauseProducing(self) -> None:
+        """The visitor takes no more now."""
+        self._is_paused = True
+
+    def resumeProducing(self) -> None:
+        """Write what the visitor takes."""
+        self._is_paused = False
+        while self._text and not self._is_paused:
+            piece, self._text = self._text[:PIECE], self._text[PIECE:]
+            self._request.write(bytes(piece))
+        if not self._text:
+            self._request.unregisterProducer()
+            self._request.finish()
+
+    def stopProducing(self) -> None:
+        """The visitor has left."""
+        self._is_paused = True
+
+
+class HeldTexts:
+    """Which visitors still read which text, so that slow ones do not keep many old texts in memory."""
+
+    def __init__(self) -> None:
+        self._readers: dict[int, tuple[bytes, set[Any]]] = {}  # by the text's identity, in the order of their age
+
+    def add(self, text: bytes, transport: Any) -> None:
+        """A visitor begins to read `text`. transport: that of its connection."""
+        self._readers.setdefault(id(text), (text, set()))[1].add(transport)
+        held = sum(len(one) for one, _ in self._readers.values()) - len(text)
+        for old, readers in list(self._readers.values()):
+            if held <= MAX_HELD_BYTES:
+                return
+            if old is not text:
+                held -= len(old)
+                for reader in list(readers):
+                    reader.abortConnection()
+
+    def remove(self, text: bytes, transport: Any) -> None:
+        """It has read it, or has gone."""
+        _, readers = self._readers.get(id(text), (text, set()))
+        readers.discard(transport)
+        if not readers:
+            self._readers.pop(id(text), None)
 
 
 class Pages(Resource):
@@ -119,20 +191,22 @@ class Pages(Resource):
 
     isLeaf = True
 
-    def __init__(self, looks: Looks, log: EventLog) -> None:
+    def __init__(self, texts: Texts, hosts: Sequence[str], log: EventLog) -> None:
+        """hosts: names that are answered for besides IP addresses and localhost."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self._looks = looks
+        self._texts = texts
+        self._hosts = hosts
+        self._held = HeldTexts()
         self._log = log
         folder = files("ktcpvs.status") / "page"
         self._static = {path: ((folder / name).read_bytes(), kind) for path, (name, kind) in STATIC.items()}
-        self._live: dict[bytes, tuple[Callable[[dict[str, Any]], bytes], str]] = {
-            b"/metrics": (exposition, CONTENT_TYPE),
-            b"/api/v1/status": (as_json, "application/json; charset=utf-8"),
-        }
+        self._live = {b"/metrics": CONTENT_TYPE, b"/api/v1/status": "application/json; charset=utf-8"}
 
     def render(self, request: Request) -> Any:
         for name, value in HEADERS.items():
             request.setHeader(name, value)
+        if refusal := self._refusal(request):
+            return refusal
         if request.method not in (b"GET", b"HEAD"):
             request.setHeader(b"allow", b"GET, HEAD")
             return _plain(request, 405, "Only GET and HEAD: nothing can be changed here, but by tcpvsadm.")
@@ -140,23 +214,47 @@ class Pages(Resource):
             body, kind = self._static[request.path]
             return _whole(request, body, kind)
         if request.path in self._live:
-            shape, kind = self._live[request.path]
-            gone = request.notifyFinish()
-            answered = ensureDeferred(self._answer(request, request.path.decode(), shape, kind))
-            gone.addErrback(lambda _: answered.cancel())
+            self._answer(request)
             return NOT_DONE_YET
         return _plain(request, 404, f"There are: {b', '.join((*self._static, *self._live)).decode()}")
 
-    async def _answer(self, request: Request, path: str, shape: Callable[[dict[str, Any]], bytes], kind: str) -> None:
-        try:
-            body = await self._looks.shaped(path, shape)
-        except Exception:
-            self._log.failure("the status could not be told")
-            body, kind = b"The switch met a fault of its own; its log tells more.\n", "text/plain"
-            request.setResponseCode(500)
-        if not request._disconnected:
-            request.write(_whole(request, body, kind))
+    def _refusal(self, request: Request) -> bytes | None:
+        """What is answered to a request whose Host header is not right; None: it is."""
+        hosts = request.requestHeaders.getRawHeaders(b"host", [])
+        if len(hosts) > 1 or (not hosts and request.clientproto != b"HTTP/1.0"):
+            return _plain(request, 400, "The request has no Host header, or several; it needs one (RFC 9112, 3.2).")
+        refused = refused_host(hosts[0], self._hosts) if hosts else None
+        if refused is None:
+            return None
+        is_name = is_host_name(refused)
+        how = f"start ktcpvs with --status-host {shorten(refused)}" if is_name else "call it by its address"
+        request.setResponseCode(421, b"Misdirected Request")
+        text = f"The status is not served under the host name '{shorten(refused)}'; to have it served, {how}.\n"
+        return _whole(request, text.encode("ascii", "backslashreplace"), "text/plain; charset=utf-8")
+
+    def _answer(self, request: Request) -> None:
+        waits = self._texts.get(request.path.decode())
+        request.notifyFinish().addErrback(lambda _: waits.cancel())
+        waits.addCallbacks(lambda text: self._send(request, text), lambda failure: self._fail(request, failure))
+
+    def _send(self, request: Request, text: bytes) -> None:
+        _whole(request, text, self._live[request.path])
+        if request.method == b"HEAD":
             request.finish()
+            return
+        transport = request.channel.transport
+        self._held.add(text, transport)
+        request.notifyFinish().addBoth(lambda _: self._held.remove(text, transport))
+        reading = _Reading(request, text)
+        request.registerProducer(reading, True)
+        reading.resumeProducing()
+
+    def _fail(self, request: Request, failure: Failure) -> None:
+        if failure.check(CancelledError):
+            return  # the visitor has left
+        self._log.failure("the status cannot be told", failure)
+        request.write(_plain(request, 500, "Internal error; see the log of ktcpvs."))
+        request.finish()
 
 
 def _whole(request: Request, body: bytes, kind: str) -> bytes:
@@ -214,9 +312,11 @@ class StatusFactory(Site):
     noisy = False
     protocol: Any = _Visit
 
-    def __init__(self, switch: Switch, log: EventLog, reactor: Any) -> None:
+    def __init__(self, switch: Switch, hosts: Sequence[str], log: EventLog, reactor: Any) -> None:
+        """hosts: see Pages."""
+        self._texts = Texts(switch, reactor)
         super().__init__(  # type: ignore[no-untyped-call]
-            Pages(Looks(switch, reactor), log), requestFactory=_Request, timeout=LIFE, reactor=reactor
+            Pages(self._texts, hosts, log), requestFactory=_Request, timeout=LIFE, reactor=reactor
         )
         self.visits: set[_Visit] = set()
 
@@ -224,7 +324,8 @@ class StatusFactory(Site):
         """Visits are not logged."""
 
     def close_all(self) -> None:
-        """End all connections now."""
+        """End all connections now, and forget what they were told."""
+        self._texts.close()
         for visit in list(self.visits):
             transport: Any = visit.transport
             transport.abortConnection()

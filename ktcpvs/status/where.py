@@ -9,8 +9,8 @@ from attrs import frozen
 
 from ktcpvs.errors import BadAddress, shorten
 
-LOOPBACK = "127.0.0.1"
-_FORM = re.compile(r"tcp6?:(?:port=)?(?P<port>[0-9]{1,5})(?::interface=(?P<host>(?:[^:\\]|\\:)+))?", re.ASCII)
+_LOOPBACKS = {"tcp": "127.0.0.1", "tcp6": "::1"}
+_FORM = re.compile(r"(?P<kind>tcp6?):(?:port=)?(?P<port>[0-9]{1,5})(?::interface=(?P<host>(?:[^:\\]|\\:)+))?", re.ASCII)
 
 
 @frozen
@@ -27,11 +27,12 @@ class StatusAddress:
 def parse_status(text: str) -> StatusAddress:
     """Read an endpoint description, as Twisted's: an IPv6 address has `\\:` for each colon. Raises BadAddress."""
     found = _FORM.fullmatch(text)
-    host = (found["host"] or LOOPBACK).replace("\\:", ":") if found else ""
+    host = (found["host"] or _LOOPBACKS[found["kind"]]).replace("\\:", ":") if found else ""
+    host = _LOOPBACKS["tcp"] if host == "localhost" else host
     try:
-        ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+        ipaddress.ip_address(host)
     except ValueError:
         found = None
     if found is None or not 0 < int(found["port"]) <= 65535:
         raise BadAddress(f"status '{shorten(text)}': tcp:PORT or tcp:PORT:interface=ADDRESS is wanted, as tcp:9109")
-    return StatusAddress(LOOPBACK if host == "localhost" else host, int(found["port"]))
+    return StatusAddress(host, int(found["port"]))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import socket
 
-from twisted.python.systemd import ListenFDs
+from ktcpvs.errors import CannotListen, shorten
 
-from ktcpvs.errors import CannotListen
+PROCESS, COUNT, NAMES = "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"
 
-NAMES = "LISTEN_FDNAMES"
+FIRST = 3
+"""The first descriptor that is handed in; the others follow it (SD_LISTEN_FDS_START)."""
 
 
 def _environment_at_the_beginning() -> dict[str, str]:
@@ -26,24 +27,35 @@ def _environment_at_the_beginning() -> dict[str, str]:
 def handed_in() -> list[tuple[str, socket.socket]]:
     """(name, socket) of each. What the environment says of them is taken out of it. Raises CannotListen.
 
-    One that is no listening stream socket is refused, since whoever configured it means something else.
+    A name is "" where LISTEN_FDNAMES gives none, as with systemd-socket-activate(1). One that is no listening stream
+    socket is refused, since whoever configured it means something else.
     """
     found = []
     began = _environment_at_the_beginning()
-    names = began.get(NAMES, "").split(":")
-    listed = ListenFDs.fromEnvironment(began)
-    for name in ("LISTEN_PID", "LISTEN_FDS", NAMES):
+    for name in (PROCESS, COUNT, NAMES):
         os.environ.pop(name, None)
-    for place, descriptor in enumerate(listed.inheritedDescriptors()):
-        name = names[place] if place < len(names) else ""
-        os.set_inheritable(descriptor, False)
+    names = began.get(NAMES, "").split(":")
+    for place in range(_count(began)):
+        descriptor, name = FIRST + place, names[place] if place < len(names) else ""
         try:
+            os.set_inheritable(descriptor, False)
             sock = socket.socket(fileno=descriptor)
             listens = sock.type == socket.SOCK_STREAM and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         except OSError:
             listens = 0
         if not listens:
-            raise CannotListen(f"descriptor {descriptor} ({name}), which was handed in, is no listening stream socket")
+            called = f" ({name})" if name else ""
+            raise CannotListen(f"descriptor {descriptor}{called}, which was handed in, is no listening stream socket")
         sock.setblocking(False)
         found.append((name, sock))
     return found
+
+
+def _count(environment: dict[str, str]) -> int:
+    """How many sockets are handed in to this process. Raises CannotListen."""
+    if environment.get(PROCESS) != str(os.getpid()):
+        return 0
+    count = environment.get(COUNT, "0")
+    if not (count.isascii() and count.isdigit() and len(count) <= 9):
+        raise CannotListen(f"{COUNT}={shorten(count)} in the environment: not a number of descriptors (example: 1)")
+    return int(count)

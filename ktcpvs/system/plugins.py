@@ -15,7 +15,7 @@ from zope.interface import implementer
 from zope.interface.exceptions import Invalid
 from zope.interface.verify import verifyObject
 
-from ktcpvs.errors import NoSuchScheduler, shorten
+from ktcpvs.errors import NoSuchScheduler, shorten, unknown
 from ktcpvs.interfaces import UNITS, ISchedulerFactory
 
 
@@ -30,7 +30,7 @@ class Schedulers:
         """The L{ISchedulerFactory} of that name. Raises NoSuchScheduler, which names those there are."""
         if name in self.known:
             return self.known[name]
-        message = f"no scheduler '{shorten(name)}'; there are: {', '.join(sorted(self.known)) or 'none'}"
+        message = f"no scheduler {unknown(name, sorted(self.known))}"
         for where, error in self.broken:
             message += f"; {where} failed to load: {shorten(error)}"
         raise NoSuchScheduler(message)

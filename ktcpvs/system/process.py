@@ -25,6 +25,13 @@ def peer_process(sock: socket.socket) -> int:
     return int.from_bytes(said, sys.byteorder)
 
 
+def peer_user(sock: socket.socket) -> int:
+    """The number of the user at the other end (unix(7), SO_PEERCRED); a listener's is who called listen(2) last. Raises
+    OSError."""
+    said = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    return int.from_bytes(said[4:8], sys.byteorder)
+
+
 def process_of(sock: socket.socket) -> Process | None:
     """The same, to be watched; None: that is not known."""
     with contextlib.suppress(OSError):

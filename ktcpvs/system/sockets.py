@@ -7,6 +7,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import select
 import socket
 import stat
 import struct
@@ -18,10 +19,13 @@ from typing import Any
 from ktcpvs.errors import CannotListen
 from ktcpvs.model.address import Address, Inet, Unix
 
+EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+"""Errors that say that this system has nothing left for one more connection."""
+
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """SO_LINGER: closing throws away what was not sent, and resets the connection."""
 
-TCP_CLOSE = 7
+TCP_CLOSE, TCP_CLOSE_WAIT = 7, 8
 """The state of a connection that is over (the kernel's tcp_states.h)."""
 
 SO_ATTACH_FILTER, SO_DETACH_FILTER, SO_ATTACH_REUSEPORT_CBPF = 26, 27, 51
@@ -284,10 +288,30 @@ def unread(sock: socket.socket) -> int:
 def is_over(sock: socket.socket) -> bool:
     """True when the connection has been reset, though nobody has read of it yet (tcp(7), TCP_INFO). A unix socket's
     never shows."""
+    return _tcp_state(sock) == TCP_CLOSE
+
+
+def has_fin(sock: socket.socket) -> bool:
+    """True when the peer has sent its FIN, though nobody has read of it yet. A unix socket's never shows."""
+    return _tcp_state(sock) == TCP_CLOSE_WAIT
+
+
+def _tcp_state(sock: socket.socket) -> int:
+    """Of the kernel's states (net/tcp_states.h); 0 for a unix socket."""
     try:
-        return sock.family != socket.AF_UNIX and sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE
+        return 0 if sock.family == socket.AF_UNIX else int(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0])
     except (OSError, ValueError):
-        return True
+        return TCP_CLOSE
+
+
+def has_input(sock: socket.socket) -> bool:
+    """True when there is something to read: bytes, an end or an error (poll(2))."""
+    descriptor = sock.fileno()
+    if descriptor < 0:
+        return False
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN | select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def open_private_unix_listener(path: str, backlog: int) -> socket.socket:
@@ -299,19 +323,6 @@ def open_private_unix_listener(path: str, backlog: int) -> socket.socket:
         os.umask(before)
 
 
-def private_folder(path: str, owner: int | None = None) -> None:
-    """Make the folder, mode 0700, unless it is there; then it must be ours, or `owner`'s, and nobody else may write to
-    it. owner: a user's number; None: ours alone. Raises CannotListen.
-    """
-    try:
-        os.makedirs(path, mode=0o700, exist_ok=True)
-        status = os.stat(path)
-    except OSError as error:
-        raise CannotListen(f"cannot make the folder {path}: {error.strerror}") from None
-    if status.st_uid not in (os.getuid(), owner) or status.st_mode & 0o022:
-        raise CannotListen(f"the folder {path} is not this user's alone: whoever can write to it could take our place")
-
-
 def packed_address(peer: tuple[Any, ...]) -> bytes:
     """The IP address of an IP socket's peer, as accept() told it, in 4 or 16 bytes."""
     if len(peer) == 2:
@@ -319,8 +330,38 @@ def packed_address(peer: tuple[Any, ...]) -> bytes:
     return socket.inet_pton(socket.AF_INET6, peer[0].partition("%")[0])
 
 
+def is_dual_stack(sock: socket.socket) -> bool:
+    """True for an IPv6 socket that takes IPv4 clients too (ipv6(7), IPV6_V6ONLY): others open such sockets."""
+    return sock.family == socket.AF_INET6 and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+
+
+def unmapped(peer: tuple[Any, ...]) -> tuple[Any, ...]:
+    """An IP socket's peer, as accept() told it: an IPv4 client of a dual-stack socket as it is at an IPv4 socket."""
+    host = peer[0].removeprefix("::ffff:")
+    return (host, peer[1]) if "." in host and ":" not in host else peer
+
+
 def close_with_reset(sock: socket.socket) -> None:
     """Close a TCP connection at once; nothing of it stays behind here."""
     with contextlib.suppress(OSError):  # the peer was quicker
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
     sock.close()
+
+
+_SNDBUFFORCE, _BUF_LOCK, _SNDBUF_LOCKED = 32, 72, 1
+
+
+def send_buffer(sock: socket.socket) -> int:
+    """How much may wait to be sent, in bytes as the kernel counts them; negative when somebody has set it, so that the
+    kernel does not adjust it. Raises OSError."""
+    size = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    return -size if sock.getsockopt(socket.SOL_SOCKET, _BUF_LOCK) & _SNDBUF_LOCKED else size
+
+
+def set_send_buffer(sock: socket.socket, size: int) -> None:
+    """Let that much wait to be sent, or what `send_buffer` has returned before. Raises OSError; needs CAP_NET_ADMIN
+    (socket(7), SO_SNDBUFFORCE)."""
+    sock.setsockopt(socket.SOL_SOCKET, _SNDBUFFORCE, min(abs(size) // 2, 1 << 29))  # the kernel doubles it
+    if size > 0:
+        locked = sock.getsockopt(socket.SOL_SOCKET, _BUF_LOCK)
+        sock.setsockopt(socket.SOL_SOCKET, _BUF_LOCK, locked & ~_SNDBUF_LOCKED)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from ktcpvs.system.files import replace_file
+
 OPTION = "pidfile"
 
 
@@ -28,8 +30,5 @@ class PidFile:
     def take(self) -> None:
         """Name this process in it; it goes when this daemon ends. Raises OSError."""
         if self.path:
-            beside = f"{self.path}.new"
-            with open(beside, "w", encoding="ascii") as file:
-                file.write(str(os.getpid()))
-            os.rename(beside, self.path)
+            replace_file(self.path, str(os.getpid()).encode("ascii"), 0o644)
             self._options[OPTION] = self.path

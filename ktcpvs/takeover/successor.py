@@ -21,16 +21,19 @@ class Successor:
         self._where = where
         self.asked = 0
 
-    async def carry_out(self, edit: Edit) -> None:
+    async def carry_out(self, edit: Edit) -> Sequence[str]:
         """As Director.submit. Raises the other's Refusal."""
 
-        async def ask(switch: Switch) -> None:
+        async def ask(switch: Switch) -> list[str]:
+            warnings: list[str] = []
             for command, arguments in requests(edit):
-                await switch.call(command, **arguments)
+                warnings += await switch.edit(command, **arguments)
+            return warnings
 
-        await self._ask(ask)
+        found: list[str] = await self._ask(ask)
+        return found
 
-    def submit(self, edit: Edit) -> Deferred[None]:
+    def submit(self, edit: Edit) -> Deferred[Sequence[str]]:
         """The same, as a Deferred."""
         return Deferred.fromCoroutine(self.carry_out(edit))
 

@@ -6,6 +6,7 @@ stays open meanwhile, since with its end the old daemon goes on.
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterable
 from typing import Any
@@ -21,7 +22,7 @@ from ktcpvs import __version__
 from ktcpvs.control.client import QuietAMP
 from ktcpvs.control.where import ControlAddress
 from ktcpvs.errors import CannotTakeOver, Refusal
-from ktcpvs.system.process import process_of
+from ktcpvs.system.process import peer_user, process_of
 from ktcpvs.system.sockets import owns_file
 from ktcpvs.takeover.commands import PROTOCOL, Commit, TakeOver, TakePage, TakeSocket
 from ktcpvs.takeover.inventory import CONTROL, LASTING, Given, Inventory, read_inventory
@@ -78,16 +79,27 @@ class Taking:
         try:
             self._sock.settimeout(ANSWER)
             self._sock.connect(where.path or "")
+            self._trust(peer_user(self._sock))
             self._old = process_of(self._sock)
             self._link.makeConnection(_Waiting(self._sock))
             self.inventory = self._fetch()
         except OSError as error:
             self._sock.close()
+            if isinstance(error, PermissionError):
+                how = "run this one as the user of the daemon that runs"
+                raise CannotTakeOver(f"permission denied at {where}: {how}") from None
             why = error.strerror or f"no answer within {ANSWER:.0f} seconds"
             raise CannotTakeOver(f"no daemon to take over at {where} ({why}): start without --takeover") from None
         except BaseException:
             self._sock.close()
             raise
+
+    def _trust(self, user: int) -> None:
+        """Raises CannotTakeOver for the socket of another user, who could hand over any table."""
+        if user not in (0, os.geteuid()):
+            raise CannotTakeOver(
+                f"the daemon at {self.where} is user {user}'s: a takeover is from a daemon of the same user"
+            )
 
     def _fetch(self) -> Inventory:
         told = self._ask(TakeOver, protocol=PROTOCOL, version=__version__)

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakSet
 
 from ktcpvs.model.settings import Settings
 from ktcpvs.system.accesslog import AccessLogs
@@ -25,14 +26,20 @@ KEY_BYTES = 32
 class Descriptors:
     """How many connections the descriptor limit allows; each side of a connection takes one.
 
-    limit: of descriptors for connections and listeners. listening: how many listeners have. A listener that finds
-    none free waits in `waiting`; all who wait are woken when one comes free.
+    limit: of descriptors for connections and listeners. listening: how many listeners have. clients: how many clients
+    have, together with the server connections of those that are served as a whole. reserved: for how many clients a
+    server connection may be needed at any moment. servers: how many connections of pools there are, those being made
+    included. pools: all of them. A listener that finds none free waits in `waiting`; all who wait are woken when one
+    comes free.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.used = 0
         self.listening = 0
+        self.clients = 0
+        self.reserved = 0
+        self.servers = 0
+        self.pools: WeakSet[Any] = WeakSet()
         self.waiting: set[Any] = set()
 
     @classmethod
@@ -44,17 +51,43 @@ class Descriptors:
         return cls(max(soft - SPARE_DESCRIPTORS, 2))
 
     @property
+    def used(self) -> int:
+        """How many are taken or reserved: a client that has been accepted finds one for its server."""
+        return self.clients + max(self.servers, self.reserved)
+
+    @property
     def are_free(self) -> bool:
         """True when a new connection can have its two. One connection always can, however many listeners there are."""
         return self.used + 2 <= max(self.limit - self.listening, 2)
 
-    def take(self, count: int) -> None:
-        """`count` more are in use."""
-        self.used += count
+    def take(self, count: int, reserved: int = 0) -> None:
+        """A client takes `count`; for `reserved` of its server connections a pool takes them when they are made."""
+        self.clients += count
+        self.reserved += reserved
 
-    def give(self, count: int) -> None:
-        """`count` are free again."""
-        self.used -= count
+    def give(self, count: int, reserved: int = 0) -> None:
+        """A client is gone."""
+        self.clients -= count
+        self.reserved -= reserved
+        self._wake()
+
+    def take_server(self) -> None:
+        """A pool makes a connection. Where there is none to spare, idle ones of all pools are closed."""
+        if self.servers >= self.reserved and not self.are_free:
+            self.close_idle()
+        self.servers += 1
+
+    def give_server(self) -> None:
+        """A connection of a pool is closed, or could not be made."""
+        self.servers -= 1
+        self._wake()
+
+    def close_idle(self) -> None:
+        """Close the connections that pools keep for later."""
+        for pool in list(self.pools):
+            pool.close()
+
+    def _wake(self) -> None:
         if self.waiting:
             waiting, self.waiting = self.waiting, set()
             for listener in waiting:

@@ -10,7 +10,7 @@ exception in one is logged, and the others follow.
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from typing import Any
 
 from attrs import Factory, define
@@ -25,6 +25,7 @@ from ktcpvs.model.plan import Plan, plan
 from ktcpvs.model.service import AUTO, KERNEL, NO_FALLBACK, NO_LOG, VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
+from ktcpvs.model.warnings import warnings_about
 from ktcpvs.system import log as levels
 from ktcpvs.system.plugins import Schedulers, find_schedulers
 from ktcpvs.system.sockets import close_listener
@@ -86,7 +87,7 @@ class Director:
         self.is_strict = True
         self.checks: Checks | None = Checks(context)
         self.resolver: Resolver | None = Resolver(context, self.resolved)
-        self.successor: Callable[[Edit], Awaitable[None]] | None = None
+        self.successor: Callable[[Edit], Awaitable[Sequence[str]]] | None = None
         self.trial = Trial(context.reactor, context.log, self._undo_trial)
         self._started = False
         self._ending = False
@@ -113,21 +114,21 @@ class Director:
         self._schedulers = find_schedulers()
         return self._schedulers
 
-    def submit(self, edit: Edit) -> Deferred[None]:
-        """Carry `edit` out. Fires when it is in force and saved; fails with a Refusal, and then nothing has changed."""
+    def submit(self, edit: Edit) -> Deferred[Sequence[str]]:
+        """Carry `edit` out. Fires with the warnings about it, a line each, when it is in force and saved; fails with a
+        Refusal, and then nothing has changed."""
         return self._lock.run(lambda: Deferred.fromCoroutine(self._take(edit)))
 
-    async def _take(self, edit: Edit) -> None:
+    async def _take(self, edit: Edit) -> Sequence[str]:
         if self.successor is not None:
-            await self.successor(edit)
-        else:
-            await self._carry_out(edit)
+            return await self.successor(edit)
+        return await self._carry_out(edit)
 
     def _undo_trial(self) -> Deferred[None]:
         undoing = self.trial.undoing
         return self._lock.run(lambda: Deferred.fromCoroutine(undoing(self._carry_out, lambda: self.table.running)))
 
-    async def _carry_out(self, edit: Edit) -> None:
+    async def _carry_out(self, edit: Edit) -> Sequence[str]:
         if self._ending:
             raise Busy("the daemon is ending")
         self.trial.admit(edit)
@@ -137,6 +138,7 @@ class Director:
         except NoSuchServer as refusal:
             raise NoSuchServer(f"{refusal}{self._of_a_name(edit)}") from None
         await self._check(old, new)
+        warnings = self.warnings(edit, new) if self.is_strict else ()
         runs = expanded(new, self.resolution)
         preparation = await self._prepare(self.expanded, runs)
         try:
@@ -155,6 +157,15 @@ class Director:
         steps.run("log", lambda: self.context.log.event(levels.CONFIGURATION, "{edit}", edit=_in_words(edit)))
         if isinstance(edit, Unload):
             steps.run("end", self._unload)
+        return warnings
+
+    def warnings(self, edit: Edit, new: Table) -> Sequence[str]:
+        """What `edit`, which makes the table `new`, configures and has no effect: a line each. Never raises."""
+        try:
+            return warnings_about(edit, new.services, self._plugins)
+        except Exception:  # a plugin says something odd of itself
+            self.context.log.failure("no warnings can be given about {name}", name=edit.name)
+            return ()
 
     async def _put_in_force(self, runs: Table, preparation: _Preparation) -> None:
         """Nothing in here raises. runs: the table that is to run."""

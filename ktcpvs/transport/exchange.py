@@ -9,6 +9,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from time import monotonic
 
+from twisted.python.failure import Failure
+
 from ktcpvs.model import exchange as life
 from ktcpvs.model.destination import Destination, Lease
 from ktcpvs.model.latency import BUCKETS
@@ -18,6 +20,7 @@ from ktcpvs.protocols.framing import BadFrame
 from ktcpvs.protocols.http1 import BadRequest, error_response
 from ktcpvs.system import log as levels
 from ktcpvs.transport.backend import call
+from ktcpvs.transport.http_client import CONNECTING, SERVER_IS_FULL
 from ktcpvs.transport.known import LINES_MAX, REMEMBERED, KnownAnswer, KnownLines, KnownRequest
 from ktcpvs.transport.pool import ServerStream
 from ktcpvs.transport.retrying import UNANSWERED, Retrying
@@ -25,6 +28,9 @@ from ktcpvs.transport.stream import Stream
 
 _SENT = life.TABLE[life.IDLE][life.SENT]
 _WHOLE = life.TABLE[life.WAITING][life.WHOLE]
+
+KEEP_ALIVE = b"Connection: keep-alive\r\n\r\n"
+"""The end of a head for a client of HTTP/1.0 that may send another request."""
 
 JOINED = 4096
 """A body's beginning that is longer is sent beside its head, and not copied behind it, in bytes."""
@@ -44,7 +50,7 @@ class Exchange(Retrying):
         request.target = request.path = known.target
         request.tried = service.down
         if request.failed:
-            request.failed = NONE
+            request.failed = self._refused = NONE
         self._kept, self._found = None, known.data
         self._again = ()
         if not known.keep_alive:
@@ -78,7 +84,9 @@ class Exchange(Retrying):
         self._take(choice)
 
     def _serve(self, choice: Choice) -> None:
-        kept = self.service.pool.take(choice.destination)
+        message = self._message
+        assert message is not None
+        kept = self.service.pool.take(choice.destination, is_repeatable=message.is_repeatable)
         if kept is not None:
             self._happened(life.REUSED)
             choice.destination.reused += 1
@@ -90,13 +98,18 @@ class Exchange(Retrying):
 
     def _call(self, destination: Destination) -> None:
         self._happened(life.CHOSEN)
+        self.service.pool.opened()
         stream = ServerStream(self.service.pool, destination)
         self._calling = call(self.context.reactor, destination.address, self.context.settings.connect_timeout, stream)
+        self._calling.addErrback(self._not_made)
         self._calling.addCallbacks(self._connected, self._not_connected, (stream,))
+
+    def _not_made(self, why: Failure) -> Failure:
+        self.service.pool.closed()
+        return why
 
     def _connected(self, _: Stream, stream: ServerStream) -> None:
         self._calling = None
-        self.service.pool.opened()
         if self.state != life.CONNECTING:
             stream.reset()
             self._settle()
@@ -121,10 +134,10 @@ class Exchange(Retrying):
         server.transport.write(out)
         self._out = b""
         # May it go on another connection if this one dies before any answer? Never two servers for a POST.
-        self._may_repeat = message.length == 0 and message.method in messages.IDEMPOTENT
+        self._may_repeat = message.is_repeatable
         self._remember(message, head)
         if self._held:
-            self._hold(4, False)
+            self._hold(CONNECTING, False)
         if self._full:
             server.pause()
 
@@ -133,7 +146,7 @@ class Exchange(Retrying):
         fields, service, choice = message.fields, self.service, self.choice
         if message.lines is not fields.lines or not fields.minor or fields.length or len(head) > REMEMBERED:
             return
-        if fields.websocket or fields.expect or choice is None or choice.lines is not None:
+        if fields.upgrades or fields.expect or choice is None or choice.lines is not None:
             return
         if len(service.known) >= LINES_MAX:
             service.known.clear()
@@ -142,16 +155,18 @@ class Exchange(Retrying):
 
     def _head(self, message: messages.Request) -> bytes:
         """The request's head as the chosen server gets it."""
-        forwarding, choice = self.service.forwarding, self.choice
+        service, choice = self.service, self.choice
+        forwarding, mode = service.forwarding, service.config.upgrade
         lines = choice.lines if choice is not None else None
+        host = b"" if message.has_host or self.lease is None else self.lease.destination.host_field
         if not forwarding:
-            return message.head(lines=lines)
+            return message.head(lines=lines, host=host, mode=mode)
         added = forwarding.lines(self.request.client, message.host, message.minor)
-        return message.head(added, forwarding.replaced, lines)
+        return message.head(added, forwarding.replaced, lines, host, mode)
 
     def server_data(self, data: bytes) -> None:
         """What the server sends."""
-        self._since = self.context.wheel.now
+        before, self._since = self._since, self.context.wheel.now
         answer = self._answer
         if answer is None:
             server = self.server
@@ -174,18 +189,43 @@ class Exchange(Retrying):
             if server is not None:
                 server.destination.heard = self._since
             self._answer_head(data)
+            if self._answer is None and self.state == life.WAITING:
+                # Interim responses and a head that drips do not extend response_timeout.
+                self._since = before
             return
         if self.server is not None:
             self.server.destination.heard = self._since
         try:
             taken = answer.frame.feed(data)
         except BadFrame as bad:
-            self.context.log.event(
-                levels.NON_FATAL, "service {ident}: a server's answer: {why}", ident=self.service.ident, why=bad
-            )
-            self.expire(life.RESET)
+            self._break_off(f"the server's response: {bad}")
             return
         self._pass_on(answer, data, taken)
+
+    def _break_off(self, why: str) -> None:
+        """The rest of a response that has begun will not come: the client gets what there is, and must see that."""
+        self.context.log.event(
+            levels.NON_FATAL,
+            "service {ident}: {client}: {why}",
+            ident=self.service.ident,
+            client=self.client_name,
+            why=why,
+        )
+        self._server_failed(why)
+        self.ending = why
+        self._happened(life.RESET)
+        if self._calling is not None:
+            self._calling.cancel()
+        self._let_go(reset=True)
+        self._break_client_off()
+        self._maybe_over()
+
+    def _server_failed(self, why: str) -> None:
+        """The current request failed by its server's fault. why: in words."""
+        lease = self.lease
+        if lease is not None and not lease.ended:
+            lease.destination.failures += 1
+            self.service.health.failed(lease.destination, why)
 
     def _pass_whole(self, server: ServerStream, data: bytes, row: list[int]) -> None:
         """A whole answer, of a kind that is known. row: where it is counted how long such ones take."""
@@ -225,8 +265,10 @@ class Exchange(Retrying):
         self._received = b""
         while True:
             try:
-                read = messages.read_response(data, message.method, self.context.settings.head_size, looked)
+                size = self.context.settings.head_size
+                read = messages.read_response(data, message.method, size, looked, message.minor)
             except BadRequest as bad:
+                self._server_failed(f"unreadable response: {bad}")
                 self._fail(502, str(bad))
                 return
             if read is None:
@@ -239,6 +281,8 @@ class Exchange(Retrying):
             if answer.status == 101:
                 self._switch_protocols(message, answer, data)
                 return
+            if not answer.keep_alive and self.server is not None:
+                self.server.is_reusable, self.server.known = False, None
             if message.minor:  # an HTTP/1.0 client knows no interim answers
                 self.client.transport.write(answer.head + b"\r\n")
             if not data:
@@ -246,25 +290,23 @@ class Exchange(Retrying):
         try:
             taken = answer.frame.feed(data)
         except BadFrame as bad:
+            self._server_failed(f"unreadable response: {bad}")
             self._fail(502, f"the server's answer: {bad}")
             return
         self._may_repeat = False
         self._happened(life.ANSWER)
         self._answer = answer
-        if self.server is not None:
-            if answer.status >= 500:
-                self.service.health.failed(self.server.destination, f"status {answer.status}")
-            else:
-                self.server.destination.errors = 0
-        if answer.until_close:
-            self._last = True
+        if self.server is not None and answer.status >= 500:
+            self.service.health.failed(self.server.destination, f"status {answer.status}")
+        if not answer.is_delimited or (self._body is not None and not answer.keep_alive):
+            self._last = True  # the second: an early response, and the server will not hear the rest of the request
         choice = self.choice
         head = answer.head + choice.answer_lines if choice is not None else answer.head
         if answer.length is not None and answer.keep_alive and self.server is not None and message.method == b"GET":
             plain = (choice is None or not choice.answer_lines) and len(head) <= REMEMBERED and answer.status < 500
             row = self.server.destination.latencies.row(answer.status)
             self.server.known = KnownAnswer(answer.whole, head, answer.length, row) if plain else None
-        head += b"Connection: close\r\n\r\n" if self._last else b"\r\n"
+        head += b"Connection: close\r\n\r\n" if self._last else b"\r\n" if message.minor else KEEP_ALIVE
         if self.entry is not None:
             self.entry.answered(answer.status, len(head))
         self._pass_on(answer, data, taken, head)
@@ -272,7 +314,9 @@ class Exchange(Retrying):
     def _pass_on(self, answer: messages.Response, data: bytes, taken: int, head: bytes = b"") -> None:
         """What the server sent goes to the client: `taken` bytes of `data` are the answer's."""
         extra = taken < len(data)
-        if extra:
+        if answer.frame.onward is not None:
+            data = answer.frame.onward
+        elif extra:
             data = data[:taken]
         size = len(head) + len(data)
         if size:
@@ -289,19 +333,21 @@ class Exchange(Retrying):
     def _answered(self, answer: messages.Response) -> None:
         """The whole answer is on its way to the client."""
         server = self.server
+        message = self._message
+        assert message is not None
         if self._body is not None:
             if answer.keep_alive and server is not None:
+                message.leaves_doubt = True  # the server has not waited for the body
                 return  # the rest of the upload still goes to the server; `_more_body` comes here again
             self._last = True
             self._let_go(reset=True)
             self._end_of_answer()
             return
-        message = self._message
-        if message is not None and message.length and message.method in messages.BODILESS:
+        if message.length and message.method in messages.BODILESS and (message.leaves_doubt or answer.status >= 400):
             answer.keep_alive = False  # a server that ignores the body would read it as another request
-        if server is not None and answer.keep_alive:
+        if server is not None and answer.keep_alive and server.is_reusable:
             self.server = None
-            self._hold(1, False)
+            self._hold(SERVER_IS_FULL, False)
             if self._full:
                 server.resume()
             self.service.pool.put(server)
@@ -311,13 +357,16 @@ class Exchange(Retrying):
 
     def _end_of_answer(self) -> None:
         if self._answer is not None and self.lease is not None:
-            self.lease.destination.latencies.count(self._answer.status, monotonic() - self._asked)
+            destination, status = self.lease.destination, self._answer.status
+            destination.latencies.count(status, monotonic() - self._asked)
+            if status < 500:
+                destination.errors = 0
         self._settle("answered")
         self._answer = self._message = None
         self._received = b""
         if self._leaves and not self._pending and self._body is None:
             self._happened(life.FINISHED)
-            self._part()
+            self._close_gracefully()
             return
         if self._last or (self._no_more and not self._pending):
             self._happened(life.LAST)
@@ -348,8 +397,7 @@ class Exchange(Retrying):
             if self._may_repeat and not self._received and server is not None:
                 self._repeat(server)
             else:
-                if server is not None:
-                    self.service.health.failed(server.destination, UNANSWERED)
+                self._server_failed(UNANSWERED)
                 self._fail(502, UNANSWERED)
         elif self.state == life.ANSWERING:
             answer = self._answer
@@ -360,7 +408,7 @@ class Exchange(Retrying):
                 self._last = True
                 self._end_of_answer()
             else:
-                self.expire(life.RESET)
+                self._break_off("the server closed the connection in the middle of its response")
         elif self.state == life.CLOSED:
             self._maybe_over()
 
@@ -371,12 +419,16 @@ class Exchange(Retrying):
         message = self._message
         self._let_go(reset=True)
         self._answer = None
-        self._received = b""
-        if self._body is not None or self._last or message is None or status == 400:
+        self._received = self._out = b""
+        self._hold(CONNECTING, False)
+        ends = self._last or (self._no_more and not self._pending)
+        if self._body is not None or ends or message is None or status == 400:
             self._happened(life.LAST)
             self._refuse(status, why, later)
             return
-        own = error_response(status, why, message.method, keep_alive=True, later=self._retry_after(status, later))
+        own = error_response(
+            status, why, message.method, keep_alive=True, later=self._retry_after(status, later), minor=message.minor
+        )
         self._note_answer(status, own)
         self._settle(f"{status}: {why}")
         self._note_refusal(status, why)
@@ -388,7 +440,7 @@ class Exchange(Retrying):
     def _let_go(self, reset: bool) -> None:
         """Part with the server's connection, which is of no further use."""
         server, self.server = self.server, None
-        self._hold(1, False)
+        self._hold(SERVER_IS_FULL, False)
         if server is not None:
             if self.state != life.SWITCHED and self.relay is None:
                 server.exchange = None

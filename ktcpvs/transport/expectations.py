@@ -1,13 +1,17 @@
 """The tests that stand in a configuration: each request is put to the service as it would be; who serves is compared.
 
-Every server has no load and is up. Who is wanted must be among those who would serve when the same is asked again and
-again, so that servers among which is balanced have all had their turn.
+A test is about the configuration and not about what happens to run: every configured server is available to it, up,
+with the weight 1 and without load. So a server can be quiesced or die without breaking a test. One of the servers that
+the test names must serve when the same is asked again and again, so that servers among which `balance` chooses have all
+had their turn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator
 from typing import Any
+
+from attrs import evolve
 
 from ktcpvs.errors import BrokenTest
 from ktcpvs.interfaces import IBindsInSteps
@@ -21,17 +25,20 @@ from ktcpvs.transport.context import Context
 from ktcpvs.transport.inquiry import Inquiry, client_address, denial, found, of_a_bad_request, read_request
 from ktcpvs.transport.prepared import Prepared
 
-ASKS = 1000
-"""At most so often one test is asked."""
+MAX_ASKS = 2000
+"""How often one test is asked at most."""
+
+ASKS_PER_SERVER = 20
+"""How often it is asked for each server: where chance chooses, one of n servers is missed with a chance of e^-20."""
 
 
 def bound_for_tests(
     config: VirtualService, plugins: tuple[Any, Any, Any], key: bytes
 ) -> Generator[None, None, Prepared]:
-    """The service with servers that nobody uses, little by little. plugins: scheduler, balance and fallback."""
-    destinations = {
-        server.address: Destination(server.address, server.weight, server.maxconn) for server in config.servers
-    }
+    """The service with all its servers available and without load, little by little. plugins: scheduler, balance and
+    fallback."""
+    config = evolve(config, servers=tuple([evolve(server, weight=1, maxconn=0) for server in config.servers]))
+    destinations = {server.address: Destination(server.address) for server in config.servers}
     prepared = Prepared(config, destinations, *plugins, key, True)
     prepared.seen = prepared.view()
     if IBindsInSteps.providedBy(prepared.factory):
@@ -54,7 +61,7 @@ async def _came(context: Context, prepared: Prepared, test: Expectation) -> str 
     """None when it came as it should, else what came instead, in words."""
     wanted = {str(server) for server in test.servers}
     seen: dict[str, str] = {}
-    for _ in range(min(2 * len(prepared.destinations) + 8, ASKS)):
+    for _ in range(min(ASKS_PER_SERVER * (len(prepared.destinations) + 1), MAX_ASKS)):
         answer = await _answer(context, prepared, test)
         if answer["outcome"] == "server":
             if answer["server"] in wanted:

@@ -10,6 +10,7 @@ from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
 from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger, LogPublisher
 from twisted.python.failure import Failure
 from twisted.web._newclient import HTTP11ClientProtocol
 from twisted.web.client import URI, Agent, HTTPConnectionPool, ResponseFailed, _HTTP11ClientFactory
@@ -18,7 +19,7 @@ from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
 from ktcpvs import __version__
-from ktcpvs.model.address import Address, Unix
+from ktcpvs.model.address import Address, Unix, host_field
 from ktcpvs.model.check import Check, NotWell
 
 HEAD_MOST = 1 << 16
@@ -31,6 +32,9 @@ KEPT_SECONDS = 60
 """How long a connection is kept for the next check."""
 
 
+_SILENT = Logger(namespace=__name__, observer=LogPublisher())
+
+
 class _Response(NamedTuple):
     """The head of a response, and the connection on which its body follows."""
 
@@ -39,7 +43,8 @@ class _Response(NamedTuple):
 
 
 class _Connection(HTTP11ClientProtocol):
-    """Twisted's own would read heads, and all that may stand before them, without end."""
+    """Twisted's own would read heads, and all that may stand before them, without end, and tell the log of each interim
+    response: thousands of lines for one check."""
 
     _heard = 0
     _is_answered = False
@@ -47,6 +52,8 @@ class _Connection(HTTP11ClientProtocol):
     def request(self, request: Any) -> Deferred[Any]:
         self._heard, self._is_answered = 0, False
         answer: Deferred[Any] = super().request(request)
+        if self._parser is not None:
+            self._parser._log = _SILENT
         return answer.addBoth(self._answered)
 
     def _answered(self, answer: Any) -> Any:
@@ -126,8 +133,8 @@ class HTTPChecks:
         """Fires when the server is well, fails when not. called: its host and port as they are configured; None: as
         in its address."""
         name = self._endpoints.name(address)
-        host = "localhost" if isinstance(address, Unix) else called or str(address)
-        host = host.replace(".:", ":")  # the dot at a name's end is for name servers; web servers do not expect it
+        # The dot at a name's end is for name servers; web servers do not expect it.
+        host = (called or host_field(address)).replace(".:", ":")
         headers = Headers({"Host": [host], "User-Agent": [f"ktcpvs/{__version__} check"]})
         url = f"http://{name}{check.path}"
         asked: Deferred[Any] = self._agent.request(b"GET", url.encode(), headers)

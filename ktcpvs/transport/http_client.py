@@ -15,11 +15,12 @@ from ktcpvs.model import exchange as life
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import NONE
 from ktcpvs.protocols import messages
-from ktcpvs.protocols.framing import BadFrame
+from ktcpvs.protocols.framing import BadFrame, Frame
 from ktcpvs.protocols.http1 import BadRequest, HeadReader, error_response
 from ktcpvs.transport.known import KnownRequest
-from ktcpvs.transport.parting import Parting
+from ktcpvs.transport.lingering import LingeringClose, Progress
 from ktcpvs.transport.pool import ServerStream
+from ktcpvs.transport.served import Served
 
 if TYPE_CHECKING:
     from ktcpvs.transport.live import LiveService
@@ -34,22 +35,33 @@ PENDING = 65536
 WATCH = 5
 """Seconds between two looks whether something takes too long."""
 
+REQUESTS_PER_TURN = 16
+"""Pipelined requests of one client that are served before other connections get their turn."""
 
-class HTTPClient(Parting):
+SERVER_IS_FULL, PENDING_IS_FULL, CONNECTING = 1, 2, 4
+"""Reasons not to read the client, as bits: the server takes no more, enough is pending, the server is being called."""
+
+
+class HTTPClient(Served):
     """One client connection that is served request by request; `choice`: who serves now, or served last."""
 
     table = life.TABLE
-    descriptors = 1  # those of server connections are counted by the pool
+    descriptors = 1
+    reserved = 1  # its server connection is counted by the pool, which must find a descriptor for it
 
     __slots__ = (
-        "_again", "_answer", "_asked", "_body_bytes", "_found", "_full", "_going_on", "_head_began",
-        "_kept", "_last", "_leaves", "_may_repeat", "_out", "_reader", "_received", "_retries", "bytes_in", "bytes_out",
-        "server", "settled",
+        "_again", "_answer", "_asked", "_body", "_body_bytes", "_found", "_full", "_going_on", "_head_began", "_held",
+        "_kept", "_last", "_leaves", "_may_repeat", "_no_more", "_out", "_pending", "_progress", "_reader", "_received",
+        "_refused", "_retries", "_turn_is_over", "bytes_in", "bytes_out", "server", "settled",
     )  # fmt: skip
 
     def __init__(self, service: LiveService, client_name: str, client_host: str) -> None:
         super().__init__(service, client_name, client_host, life.IDLE)
         self.server: ServerStream | None = None
+        self._body: Frame | None = None  # of the request, while some of it is still to come
+        self._held = 0  # reasons not to read the client
+        self._no_more = False  # the client has sent its FIN
+        self._pending = b""  # of later requests
         self.bytes_in = 0  # of the current request and those before
         self.bytes_out = 0
         self.settled = (0, 0)  # what of them has been counted at a destination
@@ -63,11 +75,15 @@ class HTTPClient(Parting):
         self._reader: HeadReader | None = None  # of a head that comes in pieces
         self._asked = 0.0  # when the current request's head was there
         self._again: tuple[Destination, ...] = ()  # whose connections have died with this request
+        # Servers that could not be connected to for this request; None: they have been called a second time.
+        self._refused: frozenset[Destination] | None = NONE
         self._retries = False  # its next server is one more that works on it
         self._last = False  # the client connection ends with this answer
         self._leaves = False  # since the client wants it so
         self._full = False  # the client takes no more
+        self._progress: Progress | None = None  # whether a full client takes something
         self._going_on = False  # pending requests are being served
+        self._turn_is_over = False  # pending requests wait for the next turn
         self._head_began = 0  # the tick when the head began that comes in pieces
 
     # What the rest of the switch asks.
@@ -88,7 +104,7 @@ class HTTPClient(Parting):
         self._last = True
         if self.state == life.IDLE and not self._pending and self._reader is None:
             self._happened(life.FINISHED)
-            self.client.close()
+            self._close_gracefully()
 
     def retire_gently(self) -> None:
         """Serve the current request, or where there is none the next one, and no further one."""
@@ -130,6 +146,14 @@ class HTTPClient(Parting):
         """Count out the current request. ending: why it ended; "": as the connection does."""
 
     @abstractmethod
+    def _server_failed(self, why: str) -> None:
+        """The current request failed by its server's fault."""
+
+    @abstractmethod
+    def _is_unanswered(self) -> None:
+        """Its server has not begun its response within response_timeout."""
+
+    @abstractmethod
     def _is_silent(self, waited: int) -> None:
         """Its server has said nothing for so many seconds."""
 
@@ -169,40 +193,80 @@ class HTTPClient(Parting):
             data = self._more_body(data)
             if not data:
                 return
-        if self.state != life.IDLE:
-            if self.state == life.REFUSING:
-                return
-            self._pending += data
-            if len(self._pending) > PENDING:
-                self._hold(2, True)
-            return
-        self._next(data)
+        if self.state == life.IDLE:
+            self._next(data)
+        elif self.state != life.REFUSING:
+            self._append(data)
+
+    def _client_data_while_blocked(self, data: bytes) -> None:
+        """What the client sends while it is full or its turn is over: no request of it begins now."""
+        self._since = self.context.wheel.now
+        if self._body is not None:
+            data = self._more_body(data)
+        if data:
+            self._append(data)
+
+    def _append(self, data: bytes) -> None:
+        """`data` waits until the requests before it have been answered."""
+        self._pending += data
+        if len(self._pending) > PENDING:
+            self._hold(PENDING_IS_FULL, True)
+
+    @property
+    def _is_blocked(self) -> bool:
+        return self._full or self._turn_is_over
+
+    def _block(self) -> None:
+        """The client is full, or its turn is over, or not any more."""
+        if self.state not in (life.REFUSING, life.SWITCHED, life.CLOSED):
+            self.client.dataReceived = self._client_data_while_blocked if self._is_blocked else self._client_data
 
     def _go_on(self) -> None:
-        """Serve what is pending, and read on when there is little of it; a loop, since many may be refused at once."""
+        """Serve pending requests, and read on when little is pending.
+
+        A client that takes no more is served nothing, and no client is served more than some requests in one turn: the
+        switch's own responses cost the client nothing but a few bytes, and would fill memory and hold up all others.
+        """
         if self._going_on:
             return
         self._going_on = True
+        begun = 0
         try:
-            while self._pending and self.state == life.IDLE:
+            while self._pending and self.state == life.IDLE and not self._is_blocked:
+                if begun == REQUESTS_PER_TURN:
+                    self._turn_is_over = True
+                    self._block()
+                    self.context.reactor.callLater(0, self._next_turn)
+                    break
+                begun += 1
                 data, self._pending = self._pending, b""
                 self._next(data)
         finally:
             self._going_on = False
-        if self._held & 2 and len(self._pending) <= PENDING:
-            self._hold(2, False)
+        if self._held & PENDING_IS_FULL and len(self._pending) <= PENDING:
+            self._hold(PENDING_IS_FULL, False)
+        if self._no_more and self.state == life.IDLE and not self._pending:
+            self._happened(life.CLIENT_GONE)
+            self._close_gracefully()
+
+    def _next_turn(self) -> None:
+        self._turn_is_over = False
+        self._block()
+        self._go_on()
 
     def _next(self, data: bytes) -> None:
         """A request begins with `data`, or goes on with it while its head is not complete."""
+        found: re.Match[bytes] | None = None
+        reader = self._reader
         try:
-            reader = self._reader
             if reader is None:
                 found = messages.REQUEST.match(data)
                 if found is not None and found.end() <= self.context.settings.head_size:
                     self._begin(messages.Request(found), data, found)
                     return
                 settings = self.context.settings
-                reader = self._reader = HeadReader(settings.head_size, settings.head_lines)
+                check = messages.EarlyCheck().feed
+                reader = self._reader = HeadReader(settings.head_size, settings.head_lines, settings.uri_size, check)
                 self._head_began = self.context.wheel.now
             if reader.feed(data) is None:
                 return
@@ -214,7 +278,8 @@ class HTTPClient(Parting):
             self._begin(messages.Request(found), whole, found)
         except BadRequest as bad:
             self._happened(life.BAD_REQUEST)
-            self._refuse(bad.status, str(bad))
+            method = found[2] if found is not None else reader.method if reader is not None else None
+            self._refuse(bad.status, str(bad), method=method)
 
     def _begin(self, message: messages.Request, data: bytes, found: re.Match[bytes]) -> None:
         """A head is complete. Nothing is sent before what came with it has been checked."""
@@ -236,6 +301,9 @@ class HTTPClient(Parting):
                 raise BadRequest(413, self._too_large())
             self._body_bytes = taken
             body, rest = rest[:taken], rest[taken:]
+            message.note_body(body, frame.done)
+            if frame.onward is not None:
+                body = frame.onward
             if not frame.done:
                 self._body = frame
         self._pending = rest
@@ -248,7 +316,7 @@ class HTTPClient(Parting):
         request.method, request.target, request.path = message.method, message.target, message.path
         request.lines = message.lines
         request.tried = self.service.down
-        request.failed = NONE
+        request.failed = self._refused = NONE
         self._out = body
         if self.service.journal is not None:
             self.entry = self.service.journal.begin(self)
@@ -266,22 +334,26 @@ class HTTPClient(Parting):
             self._body = None
             self._broken(400, str(bad))
             return b""
+        mine = data if taken == len(data) else data[:taken]
+        if not self._body_bytes and self._message is not None:
+            self._message.note_body(mine, body.done)
+        if body.onward is not None:
+            mine = body.onward
         self._body_bytes += taken
         if self._is_too_large(self._body_bytes):
             self._body = None
             self._broken(413, self._too_large())
             return b""
-        mine = data if taken == len(data) else data[:taken]
         if body.done:
             self._body = None
         if self.server is not None:
-            self.bytes_in += taken
+            self.bytes_in += len(mine)
             self.server.transport.write(mine)
             if body.done and self._answer is not None and self._answer.frame.done:
                 self._answered(self._answer)  # the answer was there before the upload had ended
         elif self.state in (life.CHOOSING, life.QUEUED, life.CONNECTING):
             self._out += mine
-            self._hold(4, True)  # no more until there is somewhere to send it
+            self._hold(CONNECTING, True)  # no more until there is somewhere to send it
         return data[taken:]
 
     def _is_too_large(self, size: int) -> bool:
@@ -313,13 +385,21 @@ class HTTPClient(Parting):
         """The client sends no more; what it asked for it still gets."""
         self._no_more = True
         if self.state == life.IDLE:
-            self._happened(life.CLIENT_GONE)
-            self.client.close()
-        elif self.state == life.REFUSING:
-            self._happened(life.FINISHED)
-            self._part()
-        elif self._body is not None:
+            if not self._pending:
+                self._happened(life.CLIENT_GONE)
+                self._close_gracefully()
+        elif self._body is not None or self._is_abandoned:
             self.expire(life.CLIENT_GONE)
+
+    @property
+    def _is_abandoned(self) -> bool:
+        """Does the client's FIN end the current request (`abort_on_close`)? Not if it may have been carried out."""
+        if self.service.config.abort_on_close != "on" or self._pending:
+            return False
+        if self.state in (life.CHOOSING, life.QUEUED, life.CONNECTING):
+            return True
+        message = self._message
+        return self.state == life.WAITING and message is not None and message.method in messages.IDEMPOTENT
 
     def _client_lost(self, clean: bool) -> None:
         if self.state != life.CLOSED:
@@ -341,19 +421,25 @@ class HTTPClient(Parting):
 
     def hold_client(self, held: bool) -> None:
         """The server takes no more, or again."""
-        self._hold(1, held)
+        self._hold(SERVER_IS_FULL, held)
 
     def pauseProducing(self) -> None:
         """The client takes no more."""
         self._full = True
+        self._block()
         if self.server is not None:
             self.server.pause()
 
     def resumeProducing(self) -> None:
-        """The client takes again."""
+        """The client takes again. What its server did not say meanwhile is no fault of the server."""
         self._full = False
+        self._progress = None
+        self._since = self.context.wheel.now
+        self._block()
         if self.server is not None:
             self.server.resume()
+        if self._pending or self._no_more:
+            self._go_on()
 
     def stopProducing(self) -> None:
         """The transport is gone: nothing more can be sent."""
@@ -361,45 +447,99 @@ class HTTPClient(Parting):
 
     # The end.
 
-    def _refuse(self, status: int, why: str, later: int = 0) -> None:
-        """The last answer: the client gets it, and time to read it."""
+    def _refuse(self, status: int, why: str, later: int = 0, method: bytes | None = None) -> None:
+        """The last answer: the client gets it, and time to read it. method: of a request that has not become one."""
         self.ending = f"{status}: {why}"
         self._note_refusal(status, why)
-        method = self._message.method if self._message is not None else None
+        if self._message is not None:
+            method = self._message.method
+        elif self._reader is not None:
+            method = self._reader.method
         answer = error_response(status, why, method, later=self._retry_after(status, later))
         self._note_answer(status, answer)
         self._settle()
         self.client.transport.write(answer)
         self._linger()
 
+    def _note_answer(self, status: int, answer: bytes) -> None:
+        """The switch's own answer, for the access log."""
+        if self.service.journal is not None:
+            if self.entry is None:  # what came was no request
+                self.entry = self.service.journal.begin(self)
+            self.entry.refused(status, answer)
+
+    def _linger(self) -> None:
+        """The client has its last response: read on a little, so that no reset takes it away."""
+        self._body = None
+        self._pending = b""
+        self._held = 0
+        closing = self._closing()
+        if self._no_more:
+            closing.close()
+        else:
+            closing.linger()
+
+    def _close_gracefully(self) -> None:
+        """Close, once the client has what it was sent."""
+        self._closing().close()
+
+    def _break_client_off(self) -> None:
+        """The client has got a part of a response, and there will be no more of it."""
+        self._closing().close_with_reset()
+
+    def _closing(self) -> LingeringClose:
+        self._set_timer(0)
+        return LingeringClose(self.client, self.context, self._lingered)
+
+    def _lingered(self) -> None:
+        if self.state == life.REFUSING:
+            self._happened(life.FINISHED)
+
     def _watch(self) -> None:
-        """Has something taken too long?"""
+        """Has something taken too long? `docs/architecture.md` has the table of states and their timeouts."""
         settings = self.context.settings
         waited = self.context.wheel.now - self.idle_since()
         state = self.state
-        if state == life.IDLE:
+        if self._full and state != life.SWITCHED:
+            if self._progress is None:
+                self._progress = Progress(self.client, self.context)
+            if settings.read_timeout and self._progress.stalled() >= settings.read_timeout:
+                self.expire(life.READ_TIMEOUT)
+                return
+        elif state == life.IDLE:
             if self._reader is not None and self.context.wheel.now - self._head_began >= settings.head_timeout:
                 self._happened(life.SLOW_REQUEST)
                 self._refuse(408, f"the request's head did not come within {settings.head_timeout} seconds")
                 return
             if self._reader is None and waited >= settings.keepalive_timeout:
                 self._happened(life.IDLE_TIMEOUT)
-                self.client.close()
+                self._close_gracefully()
                 return
         elif state == life.WAITING and self._body is None and waited >= settings.response_timeout:
-            if self.server is not None:
-                self.service.health.failed(
-                    self.server.destination, f"no answer within {settings.response_timeout} seconds"
-                )
-            self._fail(504, f"the server did not answer within {settings.response_timeout} seconds")
-        elif settings.read_timeout and waited > settings.read_timeout and state == life.WAITING:
-            self._fail(408, f"the request's body did not come within {settings.read_timeout} seconds")
+            self._is_unanswered()
+        elif (
+            self._body is not None
+            and settings.read_timeout
+            and waited > settings.read_timeout
+            and state == life.WAITING
+        ):
+            if self._held & SERVER_IS_FULL:
+                why = f"the server took none of the request's body for {settings.read_timeout} seconds"
+                self._server_failed(why)
+                self._fail(504, why)
+            else:
+                self._fail(408, f"the request's body did not come within {settings.read_timeout} seconds")
         elif settings.read_timeout and waited > settings.read_timeout and state in (life.ANSWERING, life.SWITCHED):
+            if state == life.ANSWERING and (self._body is None or self._held & SERVER_IS_FULL):
+                self._server_failed(f"the response stopped for {settings.read_timeout} seconds")
             self.expire(life.READ_TIMEOUT)
             return
         elif state == life.WAITING:
             self._is_silent(waited)
         if self.state not in (life.CLOSED, life.REFUSING):
+            if self._held and self.client.is_gone():  # a client that is not read is not heard to go either
+                self.expire(life.CLIENT_GONE)
+                return
             if self.client.resting and not self._held:  # it takes long: who goes away meanwhile shall be noticed
                 self.client.resting = False
                 self.client.resume()
@@ -408,8 +548,10 @@ class HTTPClient(Parting):
     def _watch_period(self) -> int:
         """Seconds until the next look: as short as the shortest timeout, if that is less than usual."""
         settings = self.context.settings
-        first_byte = settings.first_byte_timeout or WATCH
-        return min(WATCH, settings.head_timeout, settings.keepalive_timeout, settings.response_timeout, first_byte)
+        first_byte = self.service.first_byte_timeout or WATCH
+        read = settings.read_timeout or WATCH
+        times = (settings.head_timeout, settings.keepalive_timeout, settings.response_timeout, first_byte, read)
+        return min(WATCH, *times)
 
     def _rest_timer(self) -> None:
         self._set_timer(self._watch_period(), self._watch)

@@ -10,8 +10,9 @@ import socket
 from collections.abc import Iterable
 from typing import Any
 
-from ktcpvs.model.address import Address
-from ktcpvs.system.sockets import distinct, listening_name
+from ktcpvs.errors import CannotListen
+from ktcpvs.model.address import Address, Inet
+from ktcpvs.system.sockets import distinct, is_dual_stack, listening_name
 from ktcpvs.transport.resources import Sockets
 
 
@@ -32,21 +33,41 @@ class InheritedSockets(Sockets):
         self.lasting.append(sock)
 
     def lasts(self, address: Address) -> socket.socket | None:
-        """The lasting socket that listens on `address`; None: there is none."""
+        """The lasting socket that listens on `address`; None: there is none. For 0.0.0.0 one that is bound to [::] will
+        do where it takes IPv4 clients too, as those of systemd do by default."""
         if not self.lasting:
             return None
         name = listening_name(address)
-        return next((sock for sock in self.lasting if _named(sock) == name), None)
+        found = next((sock for sock in self.lasting if _named(sock) == name), None)
+        if found is None and isinstance(name, tuple) and name[0] == "0.0.0.0":
+            both = ("::", name[1])
+            found = next((sock for sock in self.lasting if _named(sock) == both and is_dual_stack(sock)), None)
+        return found
 
     def open(self, address: Address, backlog: int, beside: Iterable[socket.socket]) -> socket.socket:
         found = self._given(address, 1)
-        return found[0] if found else super().open(address, backlog, beside)
+        try:
+            return found[0] if found else super().open(address, backlog, beside)
+        except CannotListen as error:
+            raise self._explained(error, address) from None
 
     def open_shared(
         self, address: Address, backlog: int, count: int, beside: Iterable[socket.socket]
     ) -> list[socket.socket]:
         found = self._given(address, count)
-        return found or super().open_shared(address, backlog, count, beside)
+        try:
+            return found or super().open_shared(address, backlog, count, beside)
+        except CannotListen as error:
+            raise self._explained(error, address) from None
+
+    def _explained(self, error: CannotListen, address: Address) -> CannotListen:
+        """The same error, with the lasting socket that is in the way, if there is one."""
+        if isinstance(address, Inet):
+            for sock in self.lasting:
+                host, port = _named(sock) if sock.family != socket.AF_UNIX else ("", None)
+                if port == address.port:
+                    return CannotListen(f"{error}: the socket that was handed in, at {Inet(host, port)}; listen there")
+        return error
 
     def _given(self, address: Address, count: int) -> list[socket.socket]:
         """`count` sockets of those that were there; none: there was none.

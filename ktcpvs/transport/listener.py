@@ -6,7 +6,6 @@ backlog and nobody is turned away.
 
 from __future__ import annotations
 
-import errno
 import socket
 from collections.abc import Callable
 from functools import cache
@@ -20,13 +19,20 @@ from zope.interface import implementer
 from ktcpvs.system import log as levels
 from ktcpvs.system.handshakes import handshakes
 from ktcpvs.system.periodic import PeriodicJob
-from ktcpvs.system.sockets import close_listener, deafen, read_urgent_in_place, release_listener
+from ktcpvs.system.sockets import (
+    EXHAUSTED,
+    close_listener,
+    deafen,
+    is_dual_stack,
+    read_urgent_in_place,
+    release_listener,
+    unmapped,
+)
 from ktcpvs.transport.context import Context
 
 BATCH = 64
 """How many clients are accepted in one turn, before the others get theirs."""
 
-EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 RETRY = 1.0
 """Seconds until a listener looks again after the system had no descriptor for it."""
 
@@ -67,6 +73,7 @@ class Listener:
         self._accepted = accepted
         self._family = int(sock.family)
         self._kind = _kind(sock.family)
+        self._is_dual_stack = is_dual_stack(sock)
         self._reading = False
         self._exhausted = False
         self._again = PeriodicJob(context.reactor, self.resume, self._resume_failed, RETRY)
@@ -181,7 +188,7 @@ class Listener:
                     return
                 continue  # this client went away while it waited
             self._exhausted = False
-            self._accepted(client, peer)
+            self._accepted(client, unmapped(peer) if self._is_dual_stack else peer)
 
     def _rest(self, error: OSError) -> None:
         if not self._exhausted:

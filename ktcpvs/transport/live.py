@@ -54,13 +54,13 @@ LOOK_AGAIN = 0.05
 class LiveService(Instead):
     """config: as it runs. destinations: its servers by address; usable: the same. down: those that are not up;
     never changed, but replaced. leaving: deleted servers whose connections drain. queue: who waits for room at a
-    server. gate: who comes in. journal: its access log; None: it has none. head_size, uri_size: the settings.
-    is_quick: nobody wants to know every step of a request. forwards: servers are told of clients. known: header
-    lines, with the client's address where it forwards, and what they say. requests: whole requests that came
-    before. engine: the name of the relay that serves; engine_why: why it is not the one asked for or the best one,
-    or ""; engine_after: how many seconds a connection is relayed by copying first. joined: relay -> how many
-    connections it carries, or has carried to their end; those that it gave away are not its. retired: fires when
-    the listener before is closed; None: there was none on the same port.
+    server. gate: who comes in. journal: its access log; None: it has none. head_size, uri_size, first_byte_timeout:
+    what holds here. is_quick: nobody wants to know every step of a request. forwards: servers are told of clients.
+    known: header lines, with the client's address where it forwards, and what they say. requests: whole requests
+    that came before. engine: the name of the relay that serves; engine_why: why it is not the one asked for or the
+    best one, or ""; engine_after: how many seconds a connection is relayed by copying first. joined: relay -> how
+    many connections it carries, or has carried to their end; those that it gave away are not its. retired: fires
+    when the listener before is closed; None: there was none on the same port.
 
     total: client connections accepted. refused: those that got no server; refusals: which status they got.
     ended_in, ended_out: bytes of connections that have ended.
@@ -78,7 +78,7 @@ class LiveService(Instead):
         self.queue = Queue()
         self.gate = Gate(context, config.ident)
         self.journal: Journal | None = None
-        self.head_size = self.uri_size = 0
+        self.head_size = self.uri_size = self.first_byte_timeout = 0
         self.is_quick = False
         self.engine, self.engine_why = COPY, ""
         self.engine_after = 0
@@ -292,6 +292,8 @@ class LiveService(Instead):
         self.known, self.requests = {}, {}
         settings = self.context.settings
         self.head_size, self.uri_size = settings.head_size, settings.uri_size
+        timeout = self.config.first_byte_timeout
+        self.first_byte_timeout = settings.first_byte_timeout if timeout is None else timeout
         self.is_quick = self.journal is None and self.context.log.level < levels.SCHEDULING
         relays, config, before = self.context.relays, self.config, self.engine_why
         self.engine, self.engine_why = relays.in_use(config.relay, settings.zerocopy_send, _has_tcp(config))
@@ -341,7 +343,7 @@ class LiveService(Instead):
             return False
         descriptors = self.context.descriptors
         if not descriptors.are_free:
-            self.pool.close()  # idle connections to servers are the first to go
+            descriptors.close_idle()  # idle connections to servers are the first to go
             if listener is not None:
                 descriptors.waiting.add(listener)
             return False
@@ -376,7 +378,7 @@ class LiveService(Instead):
         connection = new_client(self, sock, peer)
         if connection is None:
             return
-        self.context.descriptors.take(connection.descriptors)
+        self.context.descriptors.take(connection.descriptors, connection.reserved)
         self.connections.add(connection)
         self.clients.add(1)
         self.total += 1
@@ -418,7 +420,7 @@ class LiveService(Instead):
                 bytes_in=bytes_in,
                 bytes_out=bytes_out,
             )
-        self.context.descriptors.give(connection.descriptors)
+        self.context.descriptors.give(connection.descriptors, connection.reserved)
         if self.listener is not None:
             self.listener.resume()
         elif not self.connections:

@@ -22,7 +22,8 @@ SWEEP = 5
 
 class ServerStream(Stream):
     """A connection to `destination`. exchange: whose it is now; None while idle. used: it has served before.
-    since: the tick when it became idle. known: its last answer, if one like it can be passed on as a whole."""
+    since: the tick when it became idle. known: its last answer, if one like it can be passed on as a whole.
+    is_reusable: False once a response has left a doubt where the next one begins."""
 
     def __init__(self, pool: Pool, destination: Destination) -> None:
         super().__init__()
@@ -31,6 +32,7 @@ class ServerStream(Stream):
         self.exchange: Exchange | None = None
         self.used = False
         self.known: KnownAnswer | None = None
+        self.is_reusable = True
         self.since = 0
 
     def connectionMade(self) -> None:
@@ -62,6 +64,13 @@ class ServerStream(Stream):
         else:
             exchange.server_lost(clean)
 
+    def close(self) -> bool:
+        """Send what is buffered, then close; reset a server that does not take it within `linger_timeout` seconds."""
+        is_closing = super().close()
+        if not is_closing:
+            self.pool.close_later(self)
+        return is_closing
+
     # The server takes no more, or again: the client is held back.
 
     def pauseProducing(self) -> None:
@@ -77,29 +86,42 @@ class ServerStream(Stream):
 
 
 class Pool:
-    """All server connections of one service. open: how many there are, idle ones included. kept: the idle ones, the
-    most recently used last."""
+    """All server connections of one service. open: how many there are, idle ones and those being made included. kept:
+    the idle ones, the most recently used last."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self.kept: dict[Destination, list[ServerStream]] = {}
         self._sweeping = False
         self.open = 0
+        context.descriptors.pools.add(self)
 
     def opened(self) -> None:
-        """One more connection is open."""
+        """One more connection is being made."""
         self.open += 1
-        self._context.descriptors.take(1)
+        self._context.descriptors.take_server()
 
     def closed(self) -> None:
-        """One of them is closed."""
+        """One of them is closed, or could not be made."""
         self.open -= 1
-        self._context.descriptors.give(1)
+        self._context.descriptors.give_server()
 
-    def take(self, destination: Destination) -> ServerStream | None:
-        """An idle connection to `destination`; None when there is none."""
+    def close_later(self, stream: ServerStream) -> None:
+        """Reset a connection that is closing, unless it is closed within `linger_timeout` seconds."""
+        self._context.wheel.after(self._context.settings.linger_timeout, stream.reset)
+
+    def take(self, destination: Destination, *, is_repeatable: bool) -> ServerStream | None:
+        """An idle connection to `destination`; None when there is none.
+
+        is_repeatable: False for a request that must not be lost: it gets no connection whose server has already ended
+        it, or said something, which has not been read yet."""
         idle = self.kept.get(destination)
-        return idle.pop() if idle else None
+        while idle:
+            stream = idle.pop()
+            if is_repeatable or not stream.has_input():
+                return stream
+            stream.close()
+        return None
 
     def put(self, stream: ServerStream) -> None:
         """It is idle now: kept, or closed when there are pool_size of them already."""

@@ -19,6 +19,7 @@ from ktcpvs.model.destination import Destination, Lease
 from ktcpvs.model.scheduling import Choice, Request
 from ktcpvs.model.service import COPY
 from ktcpvs.system import log as levels
+from ktcpvs.system.sockets import EXHAUSTED
 from ktcpvs.transport.handover import Handover
 from ktcpvs.transport.journal import Entry
 from ktcpvs.transport.pending import give_up
@@ -53,6 +54,9 @@ class Served(ABC):
 
     descriptors: ClassVar[int]
     """How many descriptors it counts for."""
+
+    reserved: ClassVar[int] = 0
+    """For how many more it may have need, which somebody else counts once it has them."""
 
     __slots__ = (
         "_asking", "_asks", "_calling", "_queued", "_since", "_timer", "_waits", "began", "choice",
@@ -265,6 +269,9 @@ class Served(ABC):
                 if choice is None:
                     self._wait_for_room()
                     return
+        if choice is None and self._tries_all_again():
+            self._choose()
+            return
         if choice is None and service.down and not self._has_tried_enough():
             choice = service.last_resort(self.request)
         if choice is None and service.redirect is not None and service.redirect not in tried:
@@ -274,6 +281,10 @@ class Served(ABC):
             return
         self._chosen(choice)
         self._serve(choice)
+
+    def _tries_all_again(self) -> bool:
+        """True when servers that refused this client may be called once more."""
+        return False
 
     def _why_nobody(self) -> str:
         service = self.service
@@ -298,7 +309,8 @@ class Served(ABC):
 
     def try_again(self) -> None:
         """There may be room at a server. A client that went away while it was not read takes none."""
-        if self.client.is_gone():
+        client = self.client
+        if client.is_gone() or (self.service.config.abort_on_close == "on" and client.has_ended()):
             self.expire(CLIENT_GONE)
             return
         self._happened(ROOM)
@@ -342,6 +354,11 @@ class Served(ABC):
         if CONNECT_FAILED not in self.table[self.state]:  # the call was given up here
             lease.end()
             self._maybe_over()
+            return
+        if getattr(why.value, "osError", None) in EXHAUSTED:  # the server has not heard of it
+            lease.end()
+            self._happened(CONNECT_FAILED)
+            self._fail(503, f"no connection to a server can be made: {why.getErrorMessage()}")
             return
         lease.end(failed=True)
         lease.destination.retries += 1

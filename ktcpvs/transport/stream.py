@@ -17,7 +17,7 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ktcpvs.system.sockets import RESET_ON_CLOSE, is_over, unsent
+from ktcpvs.system.sockets import RESET_ON_CLOSE, has_fin, has_input, is_over, unsent
 
 
 def nothing(*_: Any) -> None:
@@ -70,12 +70,23 @@ class Stream(Protocol):
         self.made = self.much = nothing
 
     def unsent(self) -> int:
-        """Bytes that the peer has not taken yet, as far as the system knows; 0 when it is over."""
-        return unsent(self.transport.getHandle()) if self.is_open else 0
+        """Bytes that the peer has not taken yet, here and in the system; 0 when it is over."""
+        if not self.is_open:
+            return 0
+        buffered = getattr(self.transport, "buffered", None)  # Twisted's transports do not tell
+        return unsent(self.transport.getHandle()) + (buffered() if buffered is not None else 0)
 
     def is_gone(self) -> bool:
         """True when the peer has reset the connection, though it may not be read of yet."""
         return not self.is_open or is_over(self.transport.getHandle())
+
+    def has_input(self) -> bool:
+        """True when the peer has said something, or has ended or reset the connection, and that was not read yet."""
+        return not self.is_open or has_input(self.transport.getHandle())
+
+    def has_ended(self) -> bool:
+        """True when the peer has sent its FIN, though it may not be read of yet."""
+        return self.is_open and has_fin(self.transport.getHandle())
 
     # What an owner does with it.
 
@@ -95,7 +106,7 @@ class Stream(Protocol):
             self.transport.loseWriteConnection()
 
     def close(self) -> bool:
-        """Send what is buffered, then close. True: there is no need to look whether the peer takes it."""
+        """Send what is buffered, then close. True: nothing is buffered, so the peer cannot delay it."""
         if self.is_open:
             self.transport.unregisterProducer()
             return self.transport.loseConnection() is True
@@ -106,11 +117,11 @@ class Stream(Protocol):
         if self.is_open:
             self.transport.abortConnection()
 
-    def close_with_reset(self) -> None:
-        """Send what is buffered, then close with a reset: the other side was reset after it had said something."""
+    def close_with_reset(self) -> bool:
+        """As `close`, but with a reset: the other side was reset after it had said something."""
         if self.is_open:
             handle = self.transport.getHandle()
             if handle.family != socket.AF_UNIX:
                 handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
                 self.transport._shouldShutdown = False  # a FIN before the reset would look like a proper end
-            self.close()
+        return self.close()

@@ -66,7 +66,7 @@ class Trial:
         maybeDeferred(self._undo).addErrback(lambda why: self._log.failure("the table on trial cannot be undone", why))
 
     async def undoing(
-        self, carry_out: Callable[[Edit], Awaitable[None]], running: Callable[[], frozenset[str]]
+        self, carry_out: Callable[[Edit], Awaitable[object]], running: Callable[[], frozenset[str]]
     ) -> None:
         """Put the table from before in the place of the one on trial, by edits. running: what runs then."""
         before = self.before

@@ -200,9 +200,29 @@ class UVTransport:
             self._reset_on_close()
             if isinstance(error, OSError):  # uvloop takes it for one of the connection's own, and says nothing
                 _log.failure("a stream failed", Failure(error))
+        elif error is not None and not (self._aborted or self._peer_ended):
+            self._read_the_rest()
         elif error is None and self._shouldShutdown and not (self._aborted or self._fin or self._peer_ended):
             self._shut_down()
         self._over(error is None and not self._aborted)
+
+    def _read_the_rest(self) -> None:
+        """Writing failed. What the peer had sent before it reset the connection is still in the socket: a server that
+        refuses an upload sends its response and closes with bytes unread, and the reset overtakes our reading."""
+        self.write = nothing
+        if type(self.stream) is _Held:
+            self.stream.give_back()
+        handle = self.getHandle()
+        sock = socket.socket(handle.family, handle.type, 0, handle.fileno())
+        try:
+            while self.stream is not None and (data := sock.recv(len(_buffer), AT_ONCE)):
+                self.stream.dataReceived(data)
+        except OSError:  # it was read to its end
+            return
+        except Exception:
+            _log.failure("a stream failed")
+        finally:
+            sock.detach()
 
     def _over(self, clean: bool) -> None:
         stream, self.stream = self.stream, None
@@ -278,7 +298,8 @@ class UVTransport:
         self._closing = True
         if self._uv is not None:
             self._uv.close()
-        elif not self._attaches and self._loop is not None:
+            return not self._uv.get_write_buffer_size()
+        if not self._attaches and self._loop is not None:
             self._loop.call_soon(self._close_bare)
             return True
         return False
@@ -310,6 +331,11 @@ class UVTransport:
             self._uv.abort()  # reading stops now, the descriptor goes in the next turn
 
     # The socket.
+
+    def buffered(self) -> int:
+        """Bytes that were written and that the system has not taken yet."""
+        early = sum(map(len, self._early)) if self._early is not None else 0
+        return early + (self._uv.get_write_buffer_size() if self._uv is not None else 0)
 
     def getHandle(self) -> Any:
         """The socket, for its options."""
@@ -381,6 +407,13 @@ class _Held:
 
     def over(self, clean: bool) -> None:
         self._stream.over(clean)
+
+    def give_back(self) -> None:
+        """The stream stands in its place again, and gets what was kept."""
+        transport, data, self._data = self._transport, self._data, b""
+        transport.stream = self._stream
+        if data:
+            self._stream.dataReceived(data)
 
     def release(self) -> None:
         """The stream goes on: in the next turn it gets what was kept."""

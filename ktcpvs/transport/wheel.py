@@ -1,6 +1,8 @@
 """One coarse timer wheel for all timeouts: a tick a second, whatever the number of timers.
 
-A timer fires at the first tick after its time: never early, at most one tick late.
+A timer fires at the first tick after its time: never early, at most one tick late. Time in which the process did not
+run does not count: what clients and servers sent meanwhile waits in the kernel, and no timeout may fire before that has
+been read.
 """
 
 from __future__ import annotations
@@ -18,6 +20,10 @@ TICK = 1.0
 EARLY = 1e-6
 """Seconds by which a clock may call early, since it counts in floating point."""
 
+MAX_TICKS = 2
+"""Ticks that one turn makes up for. After a stall, as of a stopped process or a suspended machine, the others are
+dropped."""
+
 
 class Timer:
     """A call that is due; `cancel()` may be called at any time, any number of times."""
@@ -32,7 +38,7 @@ class Timer:
 
 
 class Wheel:
-    """now: ticks since the wheel began; to be read at any moment for almost nothing."""
+    """now: ticks since the wheel began, without stalls; to be read at any moment for almost nothing."""
 
     def __init__(self, clock: Any, failed: Callable[[], object]) -> None:
         """clock: an IReactorTime. failed: called, within the except block, when a timer's call raises; the wheel goes
@@ -76,16 +82,22 @@ class Wheel:
         self.after(seconds, again)
 
     def _turn(self) -> float:
-        """Make all ticks that are due: after a stall there are several. Returns the seconds until the next one."""
+        """Make the ticks that are due, MAX_TICKS at most. Returns the seconds until the next one."""
         elapsed: float = self._clock.seconds() - self._began
+        dropped = max(int(elapsed / TICK + EARLY) - self.now - MAX_TICKS, 0)
+        self._began += dropped * TICK
+        elapsed -= dropped * TICK
         while (self.now + 1) * TICK <= elapsed + EARLY:
-            self.now += 1
-            for timer in self._slots.pop(self.now, ()):
-                if timer.call is not None:
-                    try:
-                        timer.call()
-                    except Exception:
-                        with suppress(Exception):
-                            self._failed()
+            self._tick()
         left: float = self._began + (self.now + 1) * TICK - self._clock.seconds()
         return max(left, 0.0)
+
+    def _tick(self) -> None:
+        self.now += 1
+        for timer in self._slots.pop(self.now, ()):
+            if timer.call is not None:
+                try:
+                    timer.call()
+                except Exception:
+                    with suppress(Exception):
+                        self._failed()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from servers import free_address
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
 from twisted.protocols import amp
@@ -15,7 +16,7 @@ from ktcpvs import errors
 from ktcpvs.control import commands
 from ktcpvs.control.client import NoAnswer, Switch
 from ktcpvs.control.door import MAX_BOX_KEYS
-from ktcpvs.control.server import MAX_CONNECTIONS, Administrator, ControlFactory
+from ktcpvs.control.server import MAX_CONNECTIONS, MAX_WARNINGS, Administrator, ControlFactory
 from ktcpvs.control.where import ControlAddress
 from ktcpvs.model.edits import Edit
 from ktcpvs.model.service import OPTIONS
@@ -119,6 +120,9 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "access_log": "/var/log/web.log",
             "access_log_format": "combined",
             "relay": "auto",
+            "upgrade": "any",
+            "first_byte_timeout": None,
+            "abort_on_close": "off",
             "allow": [],
             "deny": [],
             "client_connections": 0,
@@ -159,6 +163,57 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
     ask(lambda switch: switch.flush())
     ask(lambda switch: switch.stop())
     assert ask(lambda switch: switch.table())["services"] == []
+
+
+@pytest.mark.parametrize(
+    ("work", "words"),
+    [
+        (lambda s: s.add_service("x", scheduler="wlc", via="append"), "via has no effect: scheduler wlc passes "),
+        (lambda s: s.edit_service("web", startservers=5), "startservers has no effect: "),
+        (lambda s: s.add_rule("web", "/b", "10.0.0.1:80"), "its rules have no effect: scheduler wlc "),
+        (lambda s: s.load("Virtual x { }"), "it has no servers: "),
+        (lambda s: s.start(), "its rules have no effect: scheduler wlc "),
+        (lambda s: s.edit_service("web", maxclients=5), None),
+        (lambda s: s.edit_server("web", "10.0.0.1:80", 5), None),
+        (lambda s: s.set({"read_timeout": 7}), None),
+        (lambda s: s.stop(), None),
+    ],
+)
+def test_an_edit_returns_the_warnings_about_it(daemon: Daemon, ask: Ask, work: Any, words: str | None) -> None:
+    rule = 'rule = pattern "/a" use server 10.0.0.1:80'
+    ask(lambda s: s.load(f"Virtual web {{ listen = {free_address()} scheduler = wlc server = 10.0.0.1:80 {rule} }}"))
+    warnings = ask(work)
+    daemon.director.end()
+    assert [words in line for line in warnings] == [True] * (words is not None)
+
+
+def test_an_empty_configuration_is_refused_unless_that_is_meant(daemon: Daemon, ask: Ask) -> None:
+    ask(lambda s: s.load("Virtual web { }"))
+    for text in ("", "# nothing\n"):
+        with pytest.raises(errors.BadConfiguration, match=r"^site\.conf: the configuration is empty, and would delete"):
+            ask(lambda s, text=text: s.load(text, "site.conf"))
+        assert list(daemon.director.table.services) == ["web"]
+    ask(lambda s: s.load("", allow_empty=True))
+    assert daemon.director.table.services == {}
+
+
+def test_a_load_may_start_services(daemon: Daemon, ask: Ask) -> None:
+    old, new = (f"Virtual {ident} {{ listen = {free_address()} }}\n" for ident in ("old", "new"))
+    ask(lambda s: s.load(old))
+    ask(lambda s: s.load(old + new, start="new"))
+    assert daemon.director.table.running == {"new"}
+    with pytest.raises(errors.BadValue):
+        ask(lambda s: s.load(old + new, start="some"))
+    ask(lambda s: s.load(old + new, start="all"))
+    assert daemon.director.table.running == {"old", "new"}
+    daemon.director.end()
+
+
+def test_many_warnings_fit_into_one_answer(ask: Ask) -> None:
+    text = "".join(f"Virtual {number}{'é' * 120} {{ }}\n" for number in range(200))
+    warnings = ask(lambda s: s.load(text))
+    assert len(warnings) == MAX_WARNINGS + 1
+    assert warnings[-1] == "150 more warnings are left out; 'tcpvsadm --check FILE' prints all"
 
 
 @pytest.mark.parametrize(
@@ -376,7 +431,7 @@ def test_stats_of_a_table_that_never_ran(ask: Ask) -> None:
     assert service["stats"] == {**counters, "refusals": {}, "relay": None}
     nothing = {"active": 0, "total": 0, "failures": 0, "retries": 0, "kept": 0, "reused": 0}
     nothing |= {"bytes_in": 0, "bytes_out": 0, "seconds": 0.0, "buckets": [0] * 17}
-    nothing["answers"] = dict.fromkeys(("1xx", "2xx", "3xx", "4xx", "5xx"), 0)
+    nothing["answers"] = dict.fromkeys(("1xx", "2xx", "3xx", "4xx", "5xx", "other"), 0)
     assert service["servers"][0]["stats"] == nothing
     assert service["redirect_stats"] == nothing
     assert ask(lambda s: s.connections()) == []

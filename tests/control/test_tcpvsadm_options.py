@@ -22,43 +22,44 @@ from ktcpvs.control.tcpvsadm.usage import help_text, synopsis
 
 COLUMNS = (
     *("ident", "scheduler", "balance", "port", "listen", "redirect", "maxclients", "real-server", "weight", "maxconn"),
-    *("pattern", "match", "header", "from", "confirm", "wait", "only", "numeric", "views", "json"),
+    *("pattern", "match", "header", "from", "confirm", "allow-empty", "wait", "only", "numeric"),
+    *("views", "json"),
 )
 MATRIX = """
-list             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  o
-top              o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .
-add-service      r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .
-edit-service     r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .
-delete-service   r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-flush            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-add-server       r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .  .  .  .
-edit-server      r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  o  .  .  .  .
-delete-server    r  .  .  .  .  .  .  r  .  .  .  .  .  .  .  o  .  .  .  .
-add-rule         r  .  .  .  .  .  .  r  .  .  r  o  .  .  .  .  .  .  .  .
-del-rule         r  .  .  .  .  .  .  r  .  .  r  .  .  .  .  .  .  .  .  .
-allow            r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .
-deny             r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .
-del-network      r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-load-configfile  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .
-restore          .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .
-confirm          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-check            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-diff             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-save             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-start            o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-stop             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-set              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-get              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o
-explain          r  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .  o
-schedulers       .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o
-help             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-version          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+list             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  o
+top              o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .
+add-service      r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+edit-service     r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+delete-service   r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+flush            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+add-server       r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .  .  .  .  .
+edit-server      r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  o  .  .  .  .
+delete-server    r  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  o  .  .  .  .
+add-rule         r  .  .  .  .  .  .  r  .  .  r  o  .  .  .  .  .  .  .  .  .
+del-rule         r  .  .  .  .  .  .  r  .  .  r  .  .  .  .  .  .  .  .  .  .
+allow            r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .
+deny             r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .
+del-network      r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+load-configfile  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .
+restore          .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .
+confirm          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+check            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .
+diff             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+save             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+start            o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+stop             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+set              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+get              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o
+explain          r  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .  .  o
+schedulers       .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o
+help             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+version          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
 """
 """r: required, o: may be given, .: refused; in the order of COLUMNS. `views` are --stats, --rate and --connections."""
 
 ROWS = [line.split() for line in MATRIX.strip().splitlines()]
 VIEWS = ("stats", "rate", "connections")
-FLAGS = ("wait", "only", "numeric", *VIEWS, "json")
+FLAGS = ("allow-empty", "wait", "only", "numeric", *VIEWS, "json")
 VALUES = {
     "weight": "2",
     "match": "1",
@@ -140,6 +141,10 @@ def test_every_command_goes_with_control(command: str) -> None:
 @pytest.mark.parametrize("other", USES)
 @pytest.mark.parametrize("command", USES)
 def test_two_commands_at_once(command: str, other: str) -> None:
+    if {command, other} & {"load-configfile", "restore"} and "start" in (command, other):
+        loading = command if other == "start" else other
+        assert read_arguments([*line(loading, "allow-empty"), "--start"]).values == {"start": "", "allow-empty": ""}
+        return
     why = complaint([*line(command, *required(command)), *line(other)])
     if "confirm" in (command, other):  # which is an option then
         other = next((name for name in (command, other) if name != "confirm"), "confirm")
@@ -188,10 +193,17 @@ SAID = [
     (["--confirm=5m", "-f", "site.conf"], "load-configfile", {"confirm": "300"}, ("site.conf",)),
     (["--restore", "--confirm", "9"], "restore", {"confirm": "9"}, ()),
     (["--confirm"], "confirm", {}, ()),
+    (["-f", "site.conf", "--start"], "load-configfile", {"start": ""}, ("site.conf",)),
+    (["--start", "-fsite.conf", "--confirm", "60s"], "load-configfile", {"confirm": "60", "start": ""}, ("site.conf",)),
+    (["--restore", "--star", "--allow-empty"], "restore", {"start": "", "allow-empty": ""}, ()),
     (["--check", "site.conf"], "check", {}, ("site.conf",)),
     (["--diff=site.conf"], "diff", {}, ("site.conf",)),
     (["-d", "-i", "web", "-r", "r1", "--wait"], "delete-server", {"ident": "web", "real-server": "r1", "wait": ""}, ()),
     (["-F"], "flush", {}, ()),
+    (["-C"], "flush", {}, ()),
+    (["-L", "--connection"], "list", {"connections": ""}, ()),
+    (["-S"], "save", {}, ()),
+    (["-R"], "restore", {}, ()),
     (["--start", "-i", "http"], "start", {"ident": "http"}, ()),
     # Short options in one word, values with and without a space.
     (["-L", "-n"], "list", {"numeric": ""}, ()),
@@ -254,6 +266,26 @@ COMPLAINTS = [
     (["-\x1b"], r"Unknown option '-\x1b'"),
     (["---list"], "Unknown option '---list'"),
     (["--=x"], "Unknown option '--'"),
+    (["--wieght", "2"], "Unknown option '--wieght'; did you mean '--weight'?"),
+    (["--lst"], "Unknown option '--lst'; did you mean '--list'?"),
+    # Habits of ipvsadm.
+    (
+        ["-A", "-t", "10.0.0.1:80", "-s", "wlc"],
+        "Unknown option '-t': a service is named with -i ID and listens at -l ADDR:PORT",
+    ),
+    (
+        ["-A", "--tcp-service", "x"],
+        "Unknown option '--tcp-service': a service is named with -i ID and listens at -l ADDR:PORT",
+    ),
+    (
+        ["-a", "-i", "web", "-r", "x", "-g"],
+        "Unknown option '-g': connections are always relayed, so there is no packet-forwarding method to choose",
+    ),
+    (["-Lc"], "Unknown option '-c': use --connections"),
+    (["-e", "-x", "5"], "Unknown option '-x': use --maxconn N"),
+    (["--clear"], "Unknown option '--clear': use -F, --flush"),
+    (["-f", "x", "--start", "-i", "web"], "Illegal 'ident' option with the 'load-configfile' command"),
+    (["-f", "x", "--start", "--start"], "Two commands: 'load-configfile' and 'start'"),
     (["--st"], "Option '--st' may be --start or --stop or --stats"),
     (["--add-ser"], "Option '--add-ser' may be --add-service or --add-server"),
     (["--li"], "Option '--li' may be --list or --listen"),
@@ -456,7 +488,7 @@ def test_control_on_the_command_line_goes_before_the_environment(nobody: str) ->
 
 
 def test_a_control_address_that_is_none_is_misuse(nobody: str) -> None:
-    places = "it is unix:/PATH, tcp:PORT:interface=127.0.0.1, or tls:PORT:interface=HOST with certificates"
+    places = "it is unix:/PATH, tcp:PORT on loopback, or tls:PORT:interface=HOST with certificates"
     why = f"tcpvsadm: control 'here': {places}\n"
     assert tcpvsadm("--list", "--control", "here", control=nobody) == (2, "", why + TRY)
 

@@ -20,6 +20,9 @@ from ktcpvs.errors import BadAddress
         ("unix:address=/run/x.sock", ControlAddress(path="/run/x.sock")),
         ("unix:path=/run/x.sock", ControlAddress(path="/run/x.sock")),
         (r"unix:/run/a\:b", ControlAddress(path="/run/a:b")),
+        ("tcp:7777", ControlAddress(host="127.0.0.1", port=7777)),
+        ("tcp6:7777", ControlAddress(host="::1", port=7777)),
+        ("tcp:port=7777", ControlAddress(host="127.0.0.1", port=7777)),
         ("tcp:7777:interface=127.0.0.1", ControlAddress(host="127.0.0.1", port=7777)),
         ("tcp:127.0.0.1:7777", ControlAddress(host="127.0.0.1", port=7777)),
         ("tcp:host=localhost:port=7777", ControlAddress(host="127.0.0.1", port=7777)),
@@ -34,7 +37,6 @@ def test_both_ends_write_it_their_way(text: str, where: ControlAddress) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("tcp:7777", "every interface is not loopback"),
         ("tcp:7777:interface=0.0.0.0", "0.0.0.0 is not loopback"),
         ("tcp:192.0.2.1:7777", "192.0.2.1 is not loopback"),
         ("tcp:example.org:7777", "example.org is not loopback"),
@@ -47,7 +49,7 @@ def test_both_ends_write_it_their_way(text: str, where: ControlAddress) -> None:
         ("unix:/run/a\0b", "all printable"),
         ("unix:relative", "absolute path"),
         ("unix:", "absolute path"),
-        ("ssl:443", "it is unix:/PATH, tcp:PORT:interface=127.0.0.1, or tls:"),
+        ("ssl:443", "it is unix:/PATH, tcp:PORT on loopback, or tls:"),
         ("", "it is unix:/PATH, tcp"),
         ("tcp:0.0.0.0:7777", "or over a network tls:"),
         ("tls:7777:cert=a:ca=b", "a host is wanted, and none is named"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import select
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -72,7 +73,11 @@ def test_check_finds_nothing_wrong(site: Path) -> None:
     ("old", "new", "why"),
     [
         ("scheduler = phttp", "scheduler = nope", "no scheduler 'nope'; there are: chttp, "),
-        ("scheduler = phttp", "scheduller = phttp", "{file}:4:5: unknown keyword 'scheduller'; there are: "),
+        (
+            "scheduler = phttp",
+            "scheduller = phttp",
+            "{file}:4:5: unknown keyword 'scheduller'; did you mean 'scheduler'?",
+        ),
         (
             "use server 10.0.0.1:80", "use server 10.0.0.2:80",
             'service web: test "GET /images/x" -> 10.0.0.1:80 fails: 10.0.0.2:80 serves: rule 1 \'^/images/\', ',
@@ -82,7 +87,7 @@ def test_check_finds_nothing_wrong(site: Path) -> None:
             'service web: test "GET /nothing" -> redirect fails: nobody: no server for this request: ',
         ),
         (
-            "10.0.0.3:80\n    rule", "10.0.0.3:80 0\n    rule",
+            " server 10.0.0.3:80\n", "\n",
             'service web: test "GET /both" "Cookie: a=b" -> 10.0.0.3:80 fails: 10.0.0.2:80 serves: ',
         ),
         (
@@ -108,6 +113,37 @@ def test_check_says_what_load_says(
 # With one.
 
 
+def test_what_has_no_effect_is_warned_of(make_daemon: Callable[..., Daemon], tmp_path: Path) -> None:
+    """On standard error, without another exit status; and once in the log when the daemon loads it."""
+    config = tmp_path / "site.conf"
+    text = f"Virtual s {{ listen = {LOOPBACK}:{free_port()} scheduler = wlc server = 10.0.0.1:80 balance = rr\n"
+    config.write_text(text + 'rule = pattern "/" use server 10.0.0.1:80 }\n')
+    rules = "service s: its rules have no effect: scheduler wlc uses none; http, hhttp, phttp and chttp do\n"
+    balance = (
+        "service s: balance = rr has no effect: scheduler wlc chooses by itself; with scheduler = rr it would choose\n"
+    )
+    both = f"tcpvsadm: warning: {rules}tcpvsadm: warning: {balance}"
+    assert adm("--check", config).stderr == both
+    daemon = make_daemon("--config", config, workers=2)
+    daemon.start()
+    logged = daemon.log()
+    assert logged.count(f"warning: {rules}") == logged.count(f"warning: {balance}") == 1
+    new = ("-A", "-i", "t", "-P", free_port())
+    for arguments, said in (
+        (("-f", config), both),
+        (("--start",), both),
+        (("-E", "-i", "s", "balance=p2c"), f"tcpvsadm: warning: {balance}".replace("rr", "p2c")),
+        (("--add-rule", "-i", "s", "-p", "/x", "-r", "10.0.0.1:80"), f"tcpvsadm: warning: {rules}"),
+        (("-E", "-i", "s", "maxclients=5"), ""),
+        ((*new, "-s", "wlc", "via=append"), "tcpvsadm: warning: service t: via has no effect: scheduler wlc passes "
+         "requests on unchanged; phttp and chttp add header fields\n"),
+    ):  # fmt: skip
+        done = daemon.adm(*arguments)
+        assert (done.stdout, done.stderr) == ("", said)
+    daemon.signal(signal.SIGHUP)
+    wait_for(lambda: daemon.log().count(f"warning: {rules}") == 2)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_change_that_breaks_a_test_is_refused(make_daemon: Callable[..., Daemon], site: Path, workers: int) -> None:
     daemon = make_daemon(workers=workers)
@@ -117,7 +153,6 @@ def test_a_change_that_breaks_a_test_is_refused(make_daemon: Callable[..., Daemo
     saved = daemon.adm("--save").stdout
     assert '    test "GET /both" "Cookie: a=b" -> 10.0.0.3:80\n' in saved
     for arguments in (
-        ("-e", "-i", "web", "-r", "10.0.0.1:80", "-w", 0),
         ("--add-rule", "-i", "web", "-p", "^/no", "-r", "10.0.0.1:80"),
         ("--del-rule", "-i", "web", "-p", "^/images/", "-r", "10.0.0.1:80"),
         ("-f", changed(site, '"^/images/"', '"^/pictures/"')),
@@ -128,7 +163,7 @@ def test_a_change_that_breaks_a_test_is_refused(make_daemon: Callable[..., Daemo
         assert 'service web: test "GET ' in refused.stderr
         assert refused.stderr.count("\n") == 1
         assert daemon.adm("--save").stdout == saved
-    daemon.adm("-e", "-i", "web", "-r", "10.0.0.2:80", "-w", 5)  # breaks nothing
+    daemon.adm("-e", "-i", "web", "-r", "10.0.0.1:80", "-w", 0)  # breaks nothing
 
 
 def test_diff(make_daemon: Callable[..., Daemon], site: Path) -> None:

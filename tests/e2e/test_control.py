@@ -114,7 +114,7 @@ def test_the_socket_is_its_users_alone(daemon: Daemon) -> None:
 
 def test_control_over_tcp_on_loopback(make_daemon: Make) -> None:
     port = free_port()
-    daemon = make_daemon(control=f"tcp:{port}:interface={LOOPBACK}")
+    daemon = make_daemon(control=f"tcp:{port}")
     daemon.start()
     daemon.adm("-A", "-i", "s", "-P", "8080")
     assert [service["ident"] for service in daemon.json("--list")["services"]] == ["s"]
@@ -128,11 +128,10 @@ def test_control_over_tcp_on_loopback(make_daemon: Make) -> None:
 def test_control_over_tcp_elsewhere_is_refused(make_daemon: Make) -> None:
     port = free_port()
     for control, why in (
-        (f"tcp:{port}", "every interface is not loopback"),
         (f"tcp:{port}:interface=0.0.0.0", "0.0.0.0 is not loopback"),
         (f"tcp:{port}:interface=192.0.2.1", "192.0.2.1 is not loopback"),
         ("unix:relative", "absolute path is wanted"),
-        ("nonsense", "it is unix:/PATH, tcp:PORT:interface=127.0.0.1, or tls:"),
+        ("nonsense", "it is unix:/PATH, tcp:PORT on loopback, or tls:"),
     ):
         daemon = make_daemon(control=control)
         said = daemon.refused()

@@ -154,7 +154,7 @@ def test_a_server_that_hangs_is_down(daemon: Daemon, serve: Callable[..., Socket
 def test_a_server_that_never_comes_to_the_point_is_hung_up_on(
     daemon: Daemon, serve: Callable[..., SocketServer], endless: bytes
 ) -> None:
-    """Long before the check has taken too long."""
+    """Long before the check has taken too long, and without a line in the log for each interim response."""
 
     def talks(sock: socket.socket) -> None:
         sock.recv(10_000)
@@ -167,6 +167,7 @@ def test_a_server_that_never_comes_to_the_point_is_hung_up_on(
     wait_for(lambda: not is_up(daemon))
     assert health(daemon)["reason"] == "check: no answer: a head without an end, 65536 bytes of it"
     wait_for(lambda: not server.living)
+    assert "unexpected" not in daemon.log()
 
 
 def test_a_check_that_cannot_be_meant_is_refused(daemon: Daemon) -> None:

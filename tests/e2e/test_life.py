@@ -387,6 +387,20 @@ def test_sighup_loads_the_configuration_again(
         daemon.signal(signal.SIGHUP)
         wait_for(lambda text=why: f"SIGHUP: nothing is changed: {text}" in re.sub(r"cannot.*: ", "", daemon.log()))
         assert daemon.call("table") == before
+    config.write_text("# all gone\n\n")
+    daemon.signal(signal.SIGHUP)
+    wait_for(lambda: f"SIGHUP: nothing is changed: {config}: the configuration is empty, and would" in daemon.log())
+    assert daemon.call("table") == before
+
+    # What it names runs then: what is new, and what an administrator has stopped.
+    daemon.call("stop", "s")
+    config.write_text(block("s", new_port, other.address) + block("new", port, one.address))
+    daemon.signal(signal.SIGHUP)
+    wait_for(lambda: daemon.log().count(f"SIGHUP: {config} is loaded") == 2)
+    assert answers(new_port)
+    assert answers(port)
+    assert [service["running"] for service in daemon.call("table")["services"]] == [True, True]
+    before = daemon.call("table")
     config.unlink()
     daemon.signal(signal.SIGHUP)
     wait_for(lambda: f"SIGHUP: nothing is changed: {config}: No such file" in daemon.log())

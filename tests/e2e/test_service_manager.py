@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import LOOPBACK, SocketServer, dial, echo, free_port, read_exactly, wait_for
+from servers import LOOPBACK, SocketServer, dial, echo, free_port, program, read_exactly, wait_for
 
 from .harness import CALM, Daemon
 
@@ -27,7 +27,9 @@ names, *program = sys.argv[1:]
 descriptors = [int(one) for one in os.environ.pop("HANDED").split()]
 for place, descriptor in enumerate([fcntl.fcntl(one, fcntl.F_DUPFD, 100) for one in descriptors]):
     os.dup2(descriptor, 3 + place)
-os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(descriptors)), LISTEN_FDNAMES=names)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(descriptors)))
+if names:
+    os.environ.update(LISTEN_FDNAMES=names)
 os.execv(program[0], program)
 """
 """What a manager does after fork(2)."""
@@ -55,10 +57,10 @@ class Manager:
         sock.listen(128)
         return sock
 
-    def hand_in(self, daemon: Daemon) -> None:
-        """The daemon will begin so."""
+    def hand_in(self, daemon: Daemon, has_names: bool = True) -> None:
+        """The daemon will begin so. has_names: the sockets have names, as systemd gives them."""
         descriptors = [sock.fileno() for sock in self.sockets]
-        names = ":".join(["control", *["ktcpvs.socket"] * (len(descriptors) - 1)])
+        names = ":".join(["control", *["ktcpvs.socket"] * (len(descriptors) - 1)]) if has_names else ""
         daemon.prefix(sys.executable, "-c", HAND_IN, names)
         daemon.handed = tuple(descriptors)
         daemon.environ(HANDED=" ".join(map(str, descriptors)), NOTIFY_SOCKET=self.path, WATCHDOG_USEC=str(WATCHDOG))
@@ -132,7 +134,7 @@ def test_under_a_service_manager(
     )
     control = f"unix:{manager.sockets[0].getsockname()}"
     daemon = make_daemon("--config", file, control=control, workers=workers)
-    manager.hand_in(daemon)
+    manager.hand_in(daemon, has_names=workers == 0)
 
     # Who comes before it is there waits for it.
     early = [stack.enter_context(dial(one)) for one in (where, path)]
@@ -209,3 +211,21 @@ def test_what_is_handed_in_wrongly_is_refused(make_daemon: Make, tmp_path: Path)
         daemon = make_daemon()
         manager.hand_in(daemon)
         assert "descriptor 4 (ktcpvs.socket), which was handed in, is no listening stream socket" in daemon.refused()
+
+
+def test_activation_by_systemd_socket_activate(make_daemon: Make, serve: Serve, tmp_path: Path) -> None:
+    """It gives no names, and its sockets take clients of both families."""
+    port, control, file = free_port("::"), tmp_path / "control.sock", tmp_path / "ktcpvs.conf"
+    server = serve(echo).address
+    file.write_text(f"Virtual s {{ listen = 0.0.0.0:{port} allow = 127.0.0.0/8 scheduler = wlc server = {server} }}\n")
+    daemon = make_daemon("--config", file, control=f"unix:{control}")
+    daemon.prefix(program("systemd-socket-activate"), "-E", "PYTHONPATH", "-l", str(control), "-l", str(port))
+    daemon.run()
+    wait_for(control.exists)
+    with dial((LOOPBACK, port)) as client:
+        assert echoes(client)
+        daemon.wait_until_ready()
+        (connection,) = daemon.connections()
+        assert connection["client"] == f"{LOOPBACK}:{client.getsockname()[1]}"
+    with dial(("::1", port)) as refused, pytest.raises(ConnectionResetError):
+        refused.recv(1)

@@ -6,8 +6,10 @@ What cannot be kept is refused, and what cannot be read stops the start with one
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +17,9 @@ import pytest
 from servers import LOOPBACK, SocketServer, answers, dial, echo, free_port, read_exactly, wait_for
 
 from ktcpvs.errors import CannotSave
+from ktcpvs.model.language.parser import parse
+from ktcpvs.state import read_configuration
+from ktcpvs.system.names import service_port
 
 from .harness import Daemon
 
@@ -97,6 +102,28 @@ def test_what_cannot_be_saved_is_refused_and_changes_nothing(make_daemon: Make, 
     assert daemon.call("table")["settings"]["read_timeout"] == 5
 
 
+def test_what_lies_beside_the_state_and_at_the_configuration_is_not_waited_for(
+    make_daemon: Make, tmp_path: Path
+) -> None:
+    config, state, beside, victim = (tmp_path / name for name in ("conf", "state", "state.new", "victim"))
+    config.write_text("Virtual s {\n    server = 10.0.0.1:80\n    listen = " + f"{LOOPBACK}:{free_port()}" + "\n}\n")
+    victim.write_text("precious")
+    daemon = make_daemon("--config", config, "--state", state)
+    daemon.start()
+    for number, plant in enumerate((lambda: beside.symlink_to(victim), lambda: os.mkfifo(beside)), 1):
+        plant()
+        daemon.call("set", {"read_timeout": number})
+        assert not beside.is_symlink()
+        assert not beside.exists()
+        assert state.stat().st_mode == stat.S_IFREG | 0o600
+    assert victim.read_text() == "precious"
+    config.unlink()
+    os.mkfifo(config)
+    daemon.signal(1)
+    wait_for(lambda: f"SIGHUP: nothing is changed: {config}: not a regular file" in daemon.log())
+    assert daemon.call("table")["settings"]["read_timeout"] == 2
+
+
 def configuration(port: int, server: str) -> str:
     return f"Virtual c {{\n    listen = {LOOPBACK}:{port}\n    scheduler = wlc\n    server = {server}\n}}\n"
 
@@ -107,15 +134,30 @@ def test_config_begins_and_state_goes_on(make_daemon: Make, serve: Serve, tmp_pa
     daemon = make_daemon("--config", config, "--state", state)
     daemon.start()
     assert answers(port)
+    assert f"the table comes from {config}, since there was no state file {state}: " in daemon.log()
     assert state.stat().st_mode & 0o777 == 0o600
     daemon.call("add_service", "added", port=free_port())
     daemon.call("stop", "c")
     daemon.restart()
     idents = [(service["ident"], service["running"]) for service in daemon.call("table")["services"]]
     assert idents == [("c", False), ("added", False)]
-    assert f"{state} is the table" in daemon.log()
+    assert f"the table comes from the state file {state}, and {config} was not loaded: " in daemon.log()
+    new_port = free_port()
+    config.write_text(config.read_text() + configuration(new_port, "10.0.0.1:80").replace("Virtual c", "Virtual new"))
     daemon.signal(1)
-    wait_for(lambda: len(daemon.call("table")["services"]) == 1)
+    wait_for(lambda: daemon.log().count(f"SIGHUP: {config} is loaded"))
+    idents = [(service["ident"], service["running"]) for service in daemon.call("table")["services"]]
+    assert idents == [("c", False), ("new", True)]
+    assert answers(new_port)
+
+
+def test_an_empty_configuration_begins_without_services(make_daemon: Make, tmp_path: Path) -> None:
+    config = tmp_path / "conf"
+    config.write_text("# nothing yet\n")
+    daemon = make_daemon("--config", config)
+    daemon.start()
+    assert daemon.call("table")["services"] == []
+    assert f"{config} configures no services" in daemon.log()
 
 
 def test_a_state_file_that_cannot_be_read_refuses_the_start(make_daemon: Make, tmp_path: Path) -> None:
@@ -156,6 +198,30 @@ def test_a_configuration_with_an_error_refuses_the_start(make_daemon: Make, tmp_
     assert re.fullmatch(rf"ktcpvs: {config}.+not UTF-8 text", daemon.refused())
     config.write_text("Virtual s {\n    scheduler = best\n}\n")
     assert re.fullmatch(r"ktcpvs: no scheduler 'best'; there are: .*http.*wlc.*", daemon.refused())
+
+
+@pytest.mark.parametrize("end", ["\r", "\r\n"])
+def test_line_ends_of_all_kinds_are_read_the_same_way(daemon: Daemon, tmp_path: Path, end: str) -> None:
+    """By --config, -f, --check, --diff and lists of networks."""
+    lines = ["# a comment", f"Virtual s {{ # {LOOPBACK}", f"listen = {LOOPBACK}:{free_port()}", "server = 10.0.0.1:80"]
+    lines += ['rule = pattern ".*" use server 10.0.0.1:80', 'test "GET /" -> 10.0.0.1:80', "}", ""]
+    config, networks = tmp_path / "conf", tmp_path / "networks"
+    config.write_bytes(end.join(lines).encode())
+    networks.write_bytes(end.join(("# ours", "192.0.2.0/24 # all", "2001:db8::/32")).encode())
+    assert daemon.adm("--check", config).stdout == ""
+    daemon.adm("-f", config)
+    assert daemon.adm("--diff", config).stdout == ""
+    daemon.adm("--deny", "-i", "s", f"@{networks}")
+    (service,) = daemon.call("table")["services"]
+    assert service["deny"] == ["192.0.2.0/24", "2001:db8::/32"]
+    assert (len(service["servers"]), len(service["rules"]), len(service["tests"])) == (1, 1, 1)
+    read = read_configuration(str(config), service_port)
+    assert read.services["s"] == parse("\n".join(lines), "conf", service_port).services["s"]
+    config.write_bytes(end.join(("# a comment", "Virtual s {", "  colour = red")).encode())
+    for refused in (daemon.adm("--check", config, check=False), daemon.adm("-f", config, check=False)):
+        assert f"{config}:3:3: unknown keyword 'colour'" in refused.stderr
+    config.write_bytes(f"# a comment{end}  ".encode() + b"\xff")
+    assert f"{config}:2:3: byte 0xff is not UTF-8 text" in daemon.adm("-f", config, check=False).stderr
 
 
 def test_a_port_that_is_taken_refuses_the_start(make_daemon: Make, serve: Serve, tmp_path: Path) -> None:

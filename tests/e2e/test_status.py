@@ -141,6 +141,9 @@ def test_nothing_can_be_changed_there_and_strange_clients_cost_nothing(status_da
     assert (code, text) == (200, "")
     assert int(headers["Content-Length"]) > 30
     assert "default-src 'none'" in headers["Content-Security-Policy"]
+    with socket.create_connection((LOOPBACK, status), timeout=20) as rebound:
+        rebound.sendall(b"GET /api/v1/status HTTP/1.1\r\nHost: rebound.example\r\n\r\n")
+        assert read_all(rebound).startswith(b"HTTP/1.1 421 Misdirected Request\r\n")
     assert get(status, "/etc/passwd")[0] == get(status, "/../page.js")[0] == 404
     before = daemon.descriptors()
     for data in (b"\0" * 20000, b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 5000, b"GET  \r\n\r\n", b"\r\n" * 9000):
@@ -180,8 +183,20 @@ def test_where_the_status_is() -> None:
     assert (
         str(parse_status("tcp:9109")) == str(parse_status("tcp:9109:interface=localhost")) == "http://127.0.0.1:9109/"
     )
+    assert str(parse_status("tcp6:9109")) == "http://[::1]:9109/"
     assert parse_status("tcp:80:interface=0.0.0.0") == StatusAddress("0.0.0.0", 80)
     assert str(parse_status(r"tcp:80:interface=\:\:1")) == "http://[::1]:80/"
+
+
+def test_names_that_the_status_is_served_under() -> None:
+    options = Options()
+    options.parseOptions(["--status", "tcp:9109", "--status-host", "LB1.example.org.", "--status-host", "lb1"])
+    assert options["status_hosts"] == ("lb1.example.org", "lb1")
+    for name in ("lb1:9109", "a b", "", ".", "http://lb1", "[::1]"):
+        with pytest.raises(UsageError, match=r"^--status-host '.*': not a host name"):
+            Options().parseOptions(["--status", "tcp:9109", "--status-host", name])
+    with pytest.raises(UsageError, match=r"^--status-host lb1 goes with --status$"):
+        Options().parseOptions(["--status-host", "lb1"])
 
 
 def test_a_place_that_is_taken_is_refused(

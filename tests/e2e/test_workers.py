@@ -151,6 +151,44 @@ def bodies(port: int, path: str, count: int = 40) -> set[str]:
 # One switch.
 
 
+def test_a_file_is_loaded_and_what_is_new_is_started(daemon: Daemon, serve: Serve) -> None:
+    """In one step, in all workers; what an administrator has stopped stays so."""
+    old, new = free_port(), free_port()
+    blocks = {
+        port: f"Virtual s{port} {{ listen = {LOOPBACK}:{port} scheduler = wlc server = {server.address} }}\n"
+        for port, server in ((old, serve(speak_first(b"a"))), (new, serve(speak_first(b"b"))))
+    }
+    taken = blocks[new].replace(f":{new} ", f":{serve(echo).port} ")
+    daemon.adm("-f", "-", input=blocks[old])
+    refused = daemon.adm("-f", "-", "--start", input=blocks[old] + taken, check=False)
+    assert "something else listens there already" in refused.stderr
+    assert [service["ident"] for service in daemon.call("table")["services"]] == [f"s{old}"]
+    daemon.adm("-f", "-", "--start", input=blocks[old] + blocks[new])
+    assert greeted(new) == {"b"}
+    assert not answers(old)
+    empty = daemon.adm("--restore", input="# nothing\n", check=False)
+    assert (empty.returncode, empty.stderr.count("\n")) == (1, 1)
+    assert empty.stderr.startswith("tcpvsadm: restore: <stdin>: the configuration is empty, and would delete all ")
+    assert greeted(new) == {"b"}
+    daemon.adm("--restore", "--allow-empty", input="# nothing\n")
+    assert daemon.call("table")["services"] == []
+    assert not answers(new)
+
+
+@pytest.mark.parametrize("scheduler", ["phttp", "chttp"])
+def test_a_service_without_rules_uses_all_its_servers(daemon: Daemon, serve: Serve, scheduler: str) -> None:
+    """In all workers, and live, as its first rule is added and its last one is deleted."""
+    a, b = (serve(speaks_http(name)).address for name in (b"a", b"b"))
+    port = free_port()
+    daemon.service("s", port, a, b, scheduler=scheduler)
+    assert bodies(port, "/x") == {"a", "b"}
+    daemon.call("add_rule", "s", "^/x", b)
+    assert bodies(port, "/x") == {"b"}
+    assert get(port, "/y")[0].split()[1] == "503"
+    daemon.call("delete_rule", "s", "^/x", b)
+    assert bodies(port, "/y") == {"a", "b"}
+
+
 def test_the_load_is_that_of_all_workers_together(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
     """Whichever worker serves a client, it gets the server that is the least loaded of all; and the counts add up."""
     names = ("a", "b", "c", "d")

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from ktcpvs.errors import BadPattern, Refusal
 from ktcpvs.model.address import UNIX_PATH_BYTES, Address, Inet, Unix, parse_address
 from ktcpvs.model.edits import (
+    STARTS,
     AddRule,
     AddServer,
     AddService,
@@ -299,7 +300,7 @@ def _one_edit() -> dict[type[Edit], st.SearchStrategy[Edit]]:
         DeleteService: st.builds(DeleteService, ident),
         Flush: st.just(Flush()),
         AddServer: st.builds(AddServer, ident, server, weight, maxconn),
-        EditServer: st.builds(EditServer, ident, server, weight, st.one_of(st.none(), maxconn)),
+        EditServer: st.builds(EditServer, ident, server, st.one_of(st.none(), weight), st.one_of(st.none(), maxconn)),
         DeleteServer: st.builds(DeleteServer, ident, server),
         AddRule: st.builds(AddRule, ident, pattern, server, match),
         DeleteRule: st.builds(DeleteRule, ident, pattern, server),
@@ -311,7 +312,11 @@ def _one_edit() -> dict[type[Edit], st.SearchStrategy[Edit]]:
         Set: st.builds(Set, changes),
         Unload: st.just(Unload()),
         Confirm: st.just(Confirm()),
-        Load: tables(max_services=2).map(lambda table: Load(table.services, table.settings)),
+        Load: st.builds(
+            lambda table, start: Load(table.services, table.settings, start=start),
+            tables(max_services=2),
+            st.sampled_from(STARTS),
+        ),
     }
 
 

@@ -200,14 +200,14 @@ REFUSED = [
     (AddService("new", {"port": 65536}), BadAddress, "port 65536 is out of range: ports are 1..65535"),
     (AddService("new", {"listen": R1, "port": 81}), BadValue, "listen r1:80 and port 81 do not agree"),
     (AddService("new", {"listen": Unix("/a"), "port": 80}), BadAddress, "unix:/a has no port: leave out port 80"),
-    (AddService("new", {"redirect": Inet("r1", None)}), BadAddress, "r1: a port is wanted, as in r1:80"),
+    (AddService("new", {"redirect": Inet("r1", None)}), BadAddress, "r1: missing port (example: r1:80)"),
     (AddService("new", {"scheduler": "a b"}), BadValue, "'a b' cannot name a scheduler"),
     (AddService("new", {"maxclients": -1}), BadValue, "maxclients = -1 is out of range: 0..10000000"),
     # edit-service
     (EditService("no", {}), NoSuchService, "no service no"),
     (EditService("web", {"maxclients": 10_000_001}), BadValue, "maxclients = 10000001 is out of range: 0..10000000"),
     (EditService("mail", {"port": 80}), BadAddress, "unix:/run/mail has no port: leave out port 80"),
-    (EditService("mail", {"listen": Inet("::", None)}), BadAddress, "[::]: a port is wanted, as in [::]:80"),
+    (EditService("mail", {"listen": Inet("::", None)}), BadAddress, "[::]: missing port (example: [::]:80)"),
     # delete-service, flush
     (DeleteService("no"), NoSuchService, "no service no"),
     (DeleteService("web"), Busy, "service web is running: stop it first"),
@@ -364,6 +364,28 @@ def test_load_keeps_what_runs_and_is_still_there():
         [VirtualService("new"), CHANGED], running=frozenset(("web",)), settings=Settings(debug_level=1)
     )
     assert Load({"mail": MAIL}).apply(TABLE) == Table.of([MAIL])
+
+
+def test_load_starts_nothing_what_is_new_or_all():
+    services = {"new": VirtualService("new"), "mail": MAIL, "web": CHANGED}
+    assert TABLE.running == {"web"}
+    assert Load(services).apply(TABLE).running == {"web"}
+    assert Load(services, start="new").apply(TABLE).running == {"web", "new"}
+    assert Load(services, start="all").apply(TABLE).running == {"web", "new", "mail"}
+    with pytest.raises(BadValue, match=r"^start = some: expected one of nothing, new, all$"):
+        Load(services, start="some")
+
+
+@pytest.mark.parametrize(
+    ("edit", "server"),
+    [
+        (EditServer("web", R1), RealServer(R1, 5, 9)),
+        (EditServer("web", R1, weight=0), RealServer(R1, 0, 9)),
+        (EditServer("web", R1, maxconn=0), RealServer(R1, 5, 0)),
+    ],
+)
+def test_an_edit_of_a_server_keeps_what_is_not_given(edit, server):
+    assert after(EditServer("web", R1, 5, 9), edit, table=TABLE).service("web").server(R1) == server
 
 
 def test_the_example_of_the_readme():

@@ -69,6 +69,8 @@ def test_the_example_is_read_as_it_stands():
     [
         pytest.param(ONE_LINE, id="one line"),
         pytest.param(EXAMPLE.replace("\n", "\r\n"), id="CRLF"),
+        pytest.param(EXAMPLE.replace("\n", "\r"), id="CR"),
+        pytest.param("# a comment\r" + EXAMPLE.replace("\n", "\r"), id="CR, a comment first"),
         pytest.param(EXAMPLE.replace("    ", "\t"), id="tabs"),
         pytest.param("\n".join(ONE_LINE.split()), id="one token a line"),
         pytest.param(EXAMPLE.replace("\n", ' # a } comment { = "\n'), id="comments"),
@@ -282,7 +284,7 @@ def test_an_error_is_shown_where_it_stands(text, why):
             "nonsense = 1",
             "3: unknown keyword 'nonsense'; there are: listen, scheduler, balance, fallback, cookie_secure, ",
         ),
-        ("Scheduller = wlc", "3: unknown keyword 'Scheduller'; there are: listen, "),
+        ("Scheduller = wlc", "3: unknown keyword 'Scheduller'; did you mean 'scheduler'?"),
         ("pattern = a", "3: unknown keyword 'pattern'; there are: listen, "),
         ("nonsense", f"3: 'nonsense': {NO_BLOCK}"),
         ("listen r1:80", f"3: 'listen': {NO_BLOCK}"),
@@ -290,12 +292,12 @@ def test_an_error_is_shown_where_it_stands(text, why):
         ('listen "=" r1:80', f"3: 'listen': {NO_BLOCK}"),
         ("listen=r1:80", "3: 'listen=r1:80': put white space around '='"),
         ("= 1", f"3: '=': {NO_BLOCK}"),
-        ("listen = r1", "12: r1: a port is wanted, as in r1:80"),
+        ("listen = r1", "12: r1: missing port (example: r1:80)"),
         ("listen = 1.2.3:80", "12: '1.2.3' is neither an IP address nor a host name"),
         ("listen = r1:www", "12: unknown port name 'www' in 'r1:www': give its number"),
         ("listen = r1:70000", "12: port 70000 in 'r1:70000' is out of range: ports are 1..65535"),
         ("listen = r1:80 listen = r1:81", "18: listen stands here a second time"),
-        ("redirect = r1", "14: r1: a port is wanted, as in r1:80"),
+        ("redirect = r1", "14: r1: missing port (example: r1:80)"),
         ("redirect = a:b:c", "14: 'a:b:c': write an IPv6 address in brackets, as [::1]:80"),
         ('scheduler = "a b"', "15: 'a b' cannot name a scheduler"),
         ("maxclients = many", "16: maxclients = many: a whole number is wanted"),
@@ -365,7 +367,7 @@ def check_any(text):
     if isinstance(answer, BadConfiguration):
         source, line, column, _ = str(answer).split(":", 3)
         assert source == "f"
-        assert 1 <= int(line) <= text.count("\n") + 1
+        assert 1 <= int(line) <= text.count("\n") + text.count("\r") + 1
         assert 1 <= int(column) <= len(text) + 1
     else:
         assert isinstance(answer, Load)
@@ -389,3 +391,19 @@ def test_a_damaged_configuration_is_a_load_or_a_bad_configuration(table, data):
 
 def test_a_byte_order_mark_is_passed_over() -> None:
     assert list(parse("\ufeffVirtual web { }").services) == ["web"]
+
+
+EMPTY = "f: the configuration is empty, and would delete all services; to do that, use 'tcpvsadm -f FILE --allow-empty'"
+
+
+@pytest.mark.parametrize("text", ["", "\n", "# nothing\n", "\ufeff#\r#\r\n", "TCP Virtual Server version 0.1.0\n\n"])
+def test_a_text_with_nothing_but_comments_is_refused_unless_it_may_be_empty(text):
+    with pytest.raises(BadConfiguration) as refused:
+        parse(text, "f", allow_empty=False)
+    assert str(refused.value) == EMPTY
+    assert parse(text, "f").services == {}
+
+
+@pytest.mark.parametrize("text", ["global { }", "Virtual s { }"])
+def test_a_text_that_says_something_is_not_empty(text):
+    assert parse(text, "f", allow_empty=False) == parse(text, "f")

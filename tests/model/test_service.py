@@ -165,11 +165,11 @@ def test_which_rule_is_the_default(pattern, default):
 
 
 def test_an_address_that_is_kept_has_a_port():
-    why = "r1: a port is wanted, as in r1:80"
+    why = "r1: missing port (example: r1:80)"
     refused(BadAddress, why, RealServer, Inet("r1", None))
     refused(BadAddress, why, VirtualService, "web", listen=Inet("r1", None))
     refused(BadAddress, why, VirtualService, "web", redirect=Inet("r1", None))
-    refused(BadAddress, "[::1]: a port is wanted, as in [::1]:80", RealServer, Inet("::1", None))
+    refused(BadAddress, "[::1]: missing port (example: [::1]:80)", RealServer, Inet("::1", None))
 
 
 def test_a_service_whose_parts_contradict_each_other_cannot_be_made():
@@ -230,3 +230,16 @@ def test_what_is_refused_of_a_rule():
     refused(NoSuchRule, "service web has no rule '/no'", WEB.without_rule, "/no", R1)
     refused(NoSuchServer, "rule '.*' does not use server r2:80", WEB.without_rule, ".*", R2)
     refused(NoSuchServer, "rule '.*' does not use server unix:/run/r3", WEB.without_rule, ".*", R3)
+
+
+def test_an_absent_server_or_rule_is_named_with_the_one_that_may_be_meant():
+    service = VirtualService("web", servers=(RealServer(Inet("10.0.0.1", 80)),)).with_rule(
+        "^/images/", Inet("10.0.0.1", 80), None
+    )
+    refused(
+        NoSuchServer, "service web has no server 10.0.0.1:8080; did you mean 10.0.0.1:80?",
+        service.server, Inet("10.0.0.1", 8080),
+    )  # fmt: skip
+    refused(NoSuchServer, "service web has no server 10.0.0.2:80", service.server, Inet("10.0.0.2", 80))
+    refused(NoSuchRule, "service web has no rule '/images/'; did you mean '^/images/'?", service.rule, "/images/")
+    refused(NoSuchRule, "service web has no rule 'x'", service.rule, "x")

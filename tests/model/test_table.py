@@ -57,7 +57,7 @@ def test_a_service_is_found_or_its_absence_is_said():
     assert Table.of([WEB]).service("web") is WEB
     with pytest.raises(NoSuchService) as refusal:
         Table.of([WEB]).service("Web")
-    assert str(refusal.value) == "no service Web"
+    assert str(refusal.value) == "no service Web; did you mean 'web'?"
 
 
 def test_it_is_frozen():

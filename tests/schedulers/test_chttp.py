@@ -25,8 +25,10 @@ class Service:
     """A service with these rules, bound; its destinations by address."""
 
     def __init__(self, *rules: Rule, key: bytes = KEY, previous: Service | None = None, **options: Any) -> None:
+        """rules: none means one for all servers."""
         servers = tuple(RealServer(address) for address in (A, B, C))
-        config = VirtualService("s", scheduler="chttp", servers=servers, rules=rules or ALL, **options)
+        options = {"rules": rules or ALL, **options}
+        config = VirtualService("s", scheduler="chttp", servers=servers, **options)
         self.servers = previous.servers if previous else {address: Destination(address) for address in (A, B, C)}
         view = ServiceView.of(config, self.servers, WLC(), key)
         self.bound: BoundCHTTP = CHTTP().bind(view, previous.bound if previous else None)
@@ -143,6 +145,19 @@ def test_rules_with_servers_of_their_own_keep_a_session_each() -> None:
         for path, expected in ((b"/a", at_a), (b"/", elsewhere)):
             again = service.ask(cookie, path)
             assert (again.destination, again.answer_lines) == (expected.destination, b"")
+
+
+def test_sessions_stay_as_the_first_rule_comes_and_the_last_one_goes() -> None:
+    service = Service(rules=())
+    first = service.ask()
+    assert first.reason == "no rules, fewest connections for its weight of 3, a new session"
+    again = service.ask(cookie_of(first))
+    assert (again.destination, again.answer_lines) == (first.destination, b"")
+    assert again.reason == "no rules, by the client's cookie"
+    for rules in (ALL, ()):
+        service = Service(rules=rules, previous=service)
+        again = service.ask(cookie_of(first))
+        assert (again.destination, again.answer_lines) == (first.destination, b"")
 
 
 def test_a_rule_that_hashes_does_so_where_no_cookie_speaks() -> None:

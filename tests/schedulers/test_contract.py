@@ -10,7 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zope.interface.verify import verifyObject
 
-from ktcpvs.interfaces import UNITS, IExplains, IScheduler, ISchedulerFactory
+from ktcpvs.interfaces import (
+    UNITS,
+    USES_BALANCE,
+    USES_COOKIE,
+    USES_MATCH,
+    USES_RULES,
+    USES_WEIGHT,
+    IExplains,
+    IScheduler,
+    ISchedulerFactory,
+    IUsesOptions,
+)
 from ktcpvs.model.address import Inet
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import Choice, Considered, Request, ServiceView
@@ -56,6 +67,8 @@ def test_the_plugin_provides_its_interface(name: str) -> None:
     assert plugin.unit in UNITS
     assert type(plugin).__doc__, "the list of schedulers shows it"
     verifyObject(IScheduler, plugin.bind(view([1, 2]), None))
+    verifyObject(IUsesOptions, plugin)
+    assert plugin.uses <= {USES_RULES, USES_MATCH, USES_BALANCE, USES_WEIGHT, USES_COOKIE}
 
 
 @pytest.mark.parametrize("name", ALL)

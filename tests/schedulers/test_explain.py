@@ -45,7 +45,6 @@ def explained(scheduler: Any, path: bytes, lines: bytes = b"") -> Any:
         (["^/.*", "/a", ".*"], b"/x", [(2, "/a", "does not match"), (1, "^/.*", LATER)]),
         (["^/.*"], b"/x", [(1, "^/.*", LATER)]),
         (["/a", "/b"], b"/x", [(1, "/a", "does not match"), (2, "/b", "does not match")]),
-        ([], b"/x", []),
     ],
 )
 def test_the_rules_that_are_tried(patterns: list[str], path: bytes, rules: list[tuple[int, str, str]]) -> None:
@@ -57,9 +56,15 @@ def test_the_rules_that_are_tried(patterns: list[str], path: bytes, rules: list[
     assert hosts == ([f"10.0.0.{taken[0]}:80", "10.0.0.9:80"] if taken else [])
 
 
-def test_without_a_rule_that_matches_there_is_a_word_about_it() -> None:
+def test_a_note_says_that_no_rule_matches() -> None:
     assert explained(HTTP().bind(view("/a"), None), b"/b").notes == ("no rule matches",)
-    assert explained(HTTP().bind(view(), None), b"/b").notes == ("the service has no rules",)
+
+
+def test_without_rules_all_servers_are_considered() -> None:
+    service = view()
+    considered = explained(HTTP().bind(service, None), b"/b")
+    assert considered.notes == ("the service has no rules: it uses all its servers",)
+    assert (considered.rules, considered.destinations) == ((), service.destinations)
 
 
 def test_what_is_hashed_is_told() -> None:
@@ -132,7 +137,9 @@ def test_the_last_rule_that_is_tried_is_the_one_that_serves(patterns: list[str],
     service, path = view(*patterns), b"/" + text.encode()
     scheduler = HTTP().bind(service, None)
     considered, choice = explained(scheduler, path), scheduler.choose(Request(path=path))
-    if choice is None:
+    if not patterns:
+        assert (considered.rules, choice.destination) == ((), service.destinations[0])
+    elif choice is None:
         assert len(considered.rules) == len(patterns)
         assert all(why == "does not match" for _, _, why in considered.rules)
     else:

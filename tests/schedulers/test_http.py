@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from hypothesis import assume, given, settings
@@ -16,7 +17,11 @@ from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import BoundRule, Request, ServiceView
 from ktcpvs.model.service import RealServer, Rule, VirtualService
 from ktcpvs.schedulers import rules as rules_module
+from ktcpvs.schedulers.chttp import CHTTP
+from ktcpvs.schedulers.hhttp import HHTTP
 from ktcpvs.schedulers.http import HTTP
+from ktcpvs.schedulers.phttp import PHTTP
+from ktcpvs.schedulers.rr import RR
 from ktcpvs.schedulers.rules import RuleSet
 from ktcpvs.schedulers.wlc import WLC
 
@@ -67,6 +72,27 @@ def test_which_rule(patterns: list[str], path: bytes, number: int | None) -> Non
 
 def test_a_rule_whose_servers_cannot_serve_is_not_passed_over() -> None:
     assert chosen(["!/a", ".*"], b"/a") is None
+
+
+@pytest.mark.parametrize("factory", [HTTP(), HHTTP(), PHTTP(), CHTTP()], ids=lambda factory: factory.name)
+def test_without_rules_balance_chooses_among_all_servers(factory: Any) -> None:
+    """As rules come and go, the service uses their servers, or all of them again."""
+    addresses = [Inet(f"10.0.0.{number}", 80) for number in (1, 2, 3)]
+    known = {address: Destination(address) for address in addresses}
+    config = VirtualService("s", servers=tuple(map(RealServer, addresses)), balance="rr")
+    scheduler: Any = None
+
+    def served(config: VirtualService) -> list[str]:
+        nonlocal scheduler
+        scheduler = factory.bind(ServiceView.of(config, known, RR(), b"key"), scheduler)
+        return [str(scheduler.choose(Request(path=b"/")).destination.address) for _ in range(3)]
+
+    everybody = [f"10.0.0.{number}:80" for number in (1, 2, 3)]
+    assert served(config) == everybody
+    assert scheduler.choose(Request(path=b"/")).reason.startswith("no rules, next in turn of 3")
+    assert served(config.with_rule("/", addresses[1], None)) == ["10.0.0.2:80"] * 3
+    assert sorted(served(config.with_rule(".*", addresses[1], None).without_rule(".*", addresses[1]))) == everybody
+    assert sorted(served(config.without_server(addresses[2]))) != everybody
 
 
 def test_the_reason_names_the_rule() -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,3 +92,25 @@ def answers(port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def cpu(pid: int) -> float:
+    """Seconds of CPU time that the process has used; 0 for one that has gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def kinds_of_descriptors(pid: int) -> Counter[str]:
+    """How many descriptors of each kind the process has, such as "socket:", "pipe:", "anon_inode:" and "/dev/null"."""
+    return Counter(kind if kind.startswith("/") else kind[: kind.index(":") + 1] for _, kind, _ in descriptors(pid))
+
+
+def unreclaimable_slab() -> int:
+    """Bytes of the kernel's own objects, such as sockets and packets, that it cannot give back (SUnreclaim)."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("SUnreclaim:"):
+            return int(line.split()[1]) << 10
+    raise AssertionError("no SUnreclaim in /proc/meminfo")

@@ -21,7 +21,6 @@ from ktcpvs.system.sockets import (
     open_listener,
     open_listeners,
     open_private_unix_listener,
-    private_folder,
     share_among,
 )
 
@@ -169,17 +168,3 @@ def test_a_private_socket_is_private(tmp_path: Path) -> None:
         os.umask(before)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     close_listener(private)
-
-
-def test_a_private_folder(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    private_folder(str(folder))
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    private_folder(str(folder))
-    folder.chmod(0o777)
-    with pytest.raises(CannotListen, match="not this user's alone"):
-        private_folder(str(folder))
-    file = tmp_path / "file"
-    file.write_text("")
-    with pytest.raises(CannotListen, match="cannot make the folder"):
-        private_folder(str(file / "run"))

@@ -28,7 +28,9 @@ from ktcpvs.transport.stream import RESET_ON_CLOSE, Stream
 
 
 class Line(StringTransport):
-    """The switch's end of a connection in memory. full: it holds back whoever writes to it."""
+    """The switch's end of a connection in memory. unsent: bytes that the peer has still to take."""
+
+    unsent = 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,6 +38,7 @@ class Line(StringTransport):
         self.aborted = False
         self.options: list[object] = []
         self.reset_unread = False  # the peer has reset it, and nobody has read so far
+        self.descriptor = -1  # of a real socket, whose state is then this one's; -1: there is none
 
     @property
     def reset_on_close(self) -> bool:
@@ -47,9 +50,12 @@ class Line(StringTransport):
     def getHandle(self) -> Line:
         return self
 
+    def buffered(self) -> int:
+        return self.unsent
+
     def fileno(self) -> int:
-        """There is none: the system knows of nothing that is unsent."""
-        return -1
+        """While there is none, the system knows of nothing that is unsent or unread."""
+        return self.descriptor
 
     def getsockopt(self, *option: object) -> bytes:
         """What TCP_INFO begins with: established."""
@@ -98,14 +104,17 @@ class Peer:
 
     def fills_up(self) -> None:
         """It takes no more."""
+        self.line.unsent = 100_000
         self.line.producer.pauseProducing()
 
     def takes_again(self) -> None:
+        self.line.unsent = 0
         self.line.producer.resumeProducing()
 
     def settle(self) -> bool:
         """Let a closed or aborted line come to its end; True if it was one."""
-        if (self.line.disconnecting or self.line.aborted) and self.stream.is_open:
+        closing = self.line.disconnecting and not self.line.unsent
+        if (closing or self.line.aborted) and self.stream.is_open:
             self.stream.connectionLost(Failure(ConnectionDone()))
             return True
         return False
@@ -155,7 +164,7 @@ class World:
                 return None
         self.live.connections.add(connection)
         self.live.clients.add(1)
-        self.context.descriptors.take(connection.descriptors)
+        self.context.descriptors.take(connection.descriptors, connection.reserved)
         self.connection = connection
         return self._peer(connection.client)
 
@@ -184,6 +193,11 @@ class World:
         assert self.called() == [address]
         self.refuse(self.reactor.tcpClients[-1][2])
 
+    def refuses_all(self) -> None:
+        """All servers that were called since the last time do not answer."""
+        for *_, factory, _timeout, _bind in self.reactor.tcpClients[self._called :]:
+            self.refuse(factory)
+
     def refuse(self, factory: ClientFactory) -> None:
         """The server that was called with `factory` does not answer."""
         factory.clientConnectionFailed(None, Failure(ConnectionRefusedError()))
@@ -191,6 +205,11 @@ class World:
     def passes(self, seconds: int) -> None:
         for _ in range(seconds):
             self.reactor.advance(1)
+
+    def turns(self, count: int) -> None:
+        """So many turns of the reactor, in no time."""
+        for _ in range(count):
+            self.reactor.advance(0)
 
     def settle(self) -> None:
         while [peer for peer in self.peers if peer.settle()]:

@@ -108,6 +108,13 @@ def test_no_rule_matches(make: Make) -> None:
     assert found(answer) == ("redirect", C, "redirect, since no server was found")
 
 
+def test_a_service_without_rules_uses_all_its_servers(make: Make) -> None:
+    answer = explain(make("scheduler = chttp", f"server = {A}", f"server = {B}"), "GET", "/b")
+    assert (answer["rules"], states(answer)) == ([], {A: "up", B: "up"})
+    assert answer["notes"][0] == "the service has no rules: it uses all its servers"
+    assert found(answer)[:2] == ("server", A)
+
+
 def test_a_quiesced_server_is_considered_and_not_chosen(make: Make) -> None:
     answer = explain(make("scheduler = http", f"server = {A} 0 maxconn 5", f'rule = pattern "/" use server {A}'))
     assert answer["servers"] == [{"address": A, "state": "quiesced", "active": 0, "weight": 0, "maxconn": 5}]

@@ -253,6 +253,22 @@ def test_writing_to_a_peer_who_is_gone(lines: Lines) -> None:
 
 
 @tcp_only
+@pytest.mark.parametrize("thread", ["uvloop"], indirect=True)  # Twisted's transports close the socket first
+@pytest.mark.parametrize("size", [12, 60_000], ids=["little", "much"])
+def test_what_came_before_a_failed_write_is_heard(lines: Lines, size: int) -> None:
+    """A server refuses an upload: it sends its response, closes with bytes unread, and is written to once more."""
+    owner, peer = lines.line(lambda owner: owner.stream.pause())
+    owner.write(b"a part of the upload")
+    assert peer.recv(1, socket.MSG_PEEK) == b"a"
+    peer.sendall(BULK[:size])
+    peer.close()
+    wait_for(lambda: owner.thread.run(owner.stream.is_gone))
+    owner.write(b"another part")
+    owner.hears("broken")
+    assert owner.data == BULK[:size]
+
+
+@tcp_only
 def test_ending_towards_a_peer_who_is_gone(lines: Lines) -> None:
     owner, peer = lines.line()
     reset(peer)

@@ -55,12 +55,12 @@ def test_a_call_that_raises_stops_nothing() -> None:
     assert turning.failures == 1
 
 
-def test_a_stalled_clock_catches_up() -> None:
+def test_a_late_turn_catches_up() -> None:
     turning = Turning()
     turning.at(3)
-    turning.clock.advance(60)
+    turning.clock.pump([1.9] * 3)
     assert turning.calls == [3]
-    assert turning.wheel.now == 60
+    assert turning.wheel.now == 5
 
 
 def test_what_repeats_goes_on_until_it_says_no() -> None:
@@ -89,3 +89,13 @@ def test_a_failure_that_cannot_be_told_stops_nothing() -> None:
     assert calls == [3]
     wheel.stop()
     assert not clock.getDelayedCalls()
+
+
+def test_the_time_of_a_stall_does_not_count() -> None:
+    turning = Turning()
+    turning.at(5)
+    turning.clock.advance(60)
+    assert turning.calls == []
+    assert turning.wheel.now == 2
+    turning.clock.pump([1] * 4)
+    assert turning.calls == [5]

@@ -19,28 +19,32 @@ from twisted.internet.task import deferLater
 from twisted.logger import globalLogBeginner
 from twisted.python.failure import Failure
 
-from ktcpvs.control.client import NoAnswer, NotTrusted, Switch, connect
+from ktcpvs.control.client import NoAnswer, NotPermitted, NotTrusted, Switch, connect
 from ktcpvs.control.tcpvsadm.options import Invocation
 from ktcpvs.control.tcpvsadm.outcome import Misuse, NoDaemon
-from ktcpvs.errors import BadAddress, NoSuchSetting, shorten
+from ktcpvs.errors import BadAddress, NoSuchSetting, unknown
 
 RATE_SECONDS = 1.0
 """Between the two looks of --rate."""
 
+Warn = Callable[[str], object]
+
 reactor: Any = installed
 
 
-def carry_out(given: Invocation, control: str | None, text: str = "", source: str = "") -> Any:
+def carry_out(
+    given: Invocation, control: str | None, text: str = "", source: str = "", warn: Warn = lambda line: None
+) -> Any:
     """Have the daemon at `control` do what is said; None: at its default place.
 
-    text, source: the configuration to load and its name, or networks. The answer is what the daemon told, None where
-    it had only to do something. Runs the reactor, so it can be called once in a process. Raises Refusal, NoDaemon, or
-    Misuse for a `control` that is no address.
+    text, source: the configuration to load and its name, or networks. warn: is given each warning about an edit. The
+    answer is what the daemon told, None where it had only to do something. Runs the reactor, so it can be called once
+    in a process. Raises Refusal, NoDaemon, or Misuse for a `control` that is no address.
     """
     outcome: list[Any] = []
 
     def begin() -> None:
-        talk = Deferred.fromCoroutine(_session(given, control, text, source))
+        talk = Deferred.fromCoroutine(_session(given, control, text, source, warn))
         talk.addBoth(outcome.append).addBoth(lambda _: reactor.stop())
 
     globalLogBeginner.beginLoggingTo([], discardBuffer=True, redirectStandardIO=False)
@@ -53,27 +57,24 @@ def carry_out(given: Invocation, control: str | None, text: str = "", source: st
     return result
 
 
-async def _session(given: Invocation, control: str | None, text: str, source: str) -> Any:
+async def _session(given: Invocation, control: str | None, text: str, source: str, warn: Warn) -> Any:
     try:
         switch = await connect(reactor, control)
     except BadAddress as error:
         raise Misuse(str(error)) from None
-    except NotTrusted as failure:
+    except (NotPermitted, NotTrusted) as failure:
         raise NoDaemon(str(failure)) from None
     except NoAnswer as failure:
         raise NoDaemon(f"{failure}: start it with 'ktcpvs', or name its place with --control") from None
     name = given.command.name
     try:
-        if name in ("load-configfile", "restore"):
-            return await switch.load(text, source, _number(given, "confirm"))
+        if name in _EDITS:
+            drained = await _draining(switch, given) if "wait" in given.values else None
+            for line in await _EDITS[name](switch, given, text, source):
+                warn(line)
+            return await drained() if drained is not None else None
         if name == "diff":
             return await _differences(switch, text, source)
-        if "wait" in given.values:
-            return await _drained(switch, given)
-        if name in _NETWORKS:
-            return await _NETWORKS[name](switch, given, text)
-        if name in _EDITS:
-            return await _EDITS[name](switch, given)
         if name == "top":
             return await _watch(switch, given)
         return await _look(switch, given)
@@ -105,31 +106,41 @@ def _server(given: Invocation) -> tuple[str, str]:
     return given.values["ident"], given.values["real-server"]
 
 
+def _loading(given: Invocation) -> dict[str, Any]:
+    """How a configuration is loaded."""
+    return {
+        "confirm": _number(given, "confirm"),
+        "start": "new" if "start" in given.values else None,
+        "allow_empty": "allow-empty" in given.values,
+    }
+
+
 def _rule(given: Invocation) -> tuple[str, str, str]:
     return given.values["ident"], given.values["pattern"], given.values["real-server"]
 
 
-_EDITS: dict[str, Callable[[Switch, Invocation], Coroutine[Any, Any, None]]] = {
-    "add-service": lambda switch, given: switch.add_service(given.values["ident"], **_options(given)),
-    "edit-service": lambda switch, given: switch.edit_service(given.values["ident"], **_options(given)),
-    "delete-service": lambda switch, given: switch.delete_service(given.values["ident"]),
-    "flush": lambda switch, given: switch.flush(),
-    "add-server": lambda switch, given: switch.add_server(*_server(given), *_numbers(given)),
-    "edit-server": lambda switch, given: switch.edit_server(*_server(given), *_numbers(given)),
-    "delete-server": lambda switch, given: switch.delete_server(*_server(given)),
-    "add-rule": lambda switch, given: switch.add_rule(*_rule(given), _number(given, "match")),
-    "del-rule": lambda switch, given: switch.delete_rule(*_rule(given)),
-    "confirm": lambda switch, given: switch.confirm(),
-    "start": lambda switch, given: switch.start(given.values.get("ident")),
-    "stop": lambda switch, given: switch.stop(given.values.get("ident")),
-    "set": lambda switch, given: switch.set(given.named()),
-}
+Edit = Callable[[Switch, Invocation, str, str], Coroutine[Any, Any, list[str]]]
+"""(switch, command line, text, source) -> the warnings about the edit. text, source: as for `carry_out`."""
 
-
-_NETWORKS: dict[str, Callable[[Switch, Invocation, str], Coroutine[Any, Any, None]]] = {
-    "allow": lambda switch, given, text: switch.allow(given.values["ident"], text, "only" in given.values),
-    "deny": lambda switch, given, text: switch.deny(given.values["ident"], text, "only" in given.values),
-    "del-network": lambda switch, given, text: switch.delete_network(given.values["ident"], text),
+_EDITS: dict[str, Edit] = {
+    "add-service": lambda switch, given, *_: switch.add_service(given.values["ident"], **_options(given)),
+    "edit-service": lambda switch, given, *_: switch.edit_service(given.values["ident"], **_options(given)),
+    "delete-service": lambda switch, given, *_: switch.delete_service(given.values["ident"]),
+    "flush": lambda switch, *_: switch.flush(),
+    "add-server": lambda switch, given, *_: switch.add_server(*_server(given), *_numbers(given)),
+    "edit-server": lambda switch, given, *_: switch.edit_server(*_server(given), *_numbers(given)),
+    "delete-server": lambda switch, given, *_: switch.delete_server(*_server(given)),
+    "add-rule": lambda switch, given, *_: switch.add_rule(*_rule(given), _number(given, "match")),
+    "del-rule": lambda switch, given, *_: switch.delete_rule(*_rule(given)),
+    "allow": lambda switch, given, text, _: switch.allow(given.values["ident"], text, "only" in given.values),
+    "deny": lambda switch, given, text, _: switch.deny(given.values["ident"], text, "only" in given.values),
+    "del-network": lambda switch, given, text, _: switch.delete_network(given.values["ident"], text),
+    "load-configfile": lambda switch, given, text, source: switch.load(text, source, **_loading(given)),
+    "restore": lambda switch, given, text, source: switch.load(text, source, **_loading(given)),
+    "confirm": lambda switch, *_: switch.confirm(),
+    "start": lambda switch, given, *_: switch.start(given.values.get("ident")),
+    "stop": lambda switch, given, *_: switch.stop(given.values.get("ident")),
+    "set": lambda switch, given, *_: switch.set(given.named()),
 }
 
 
@@ -146,14 +157,13 @@ async def _differences(switch: Switch, text: str, source: str) -> list[str]:
     return differences(table["services"], table["settings"], *after)
 
 
-async def _drained(switch: Switch, given: Invocation) -> None:
-    """The edit, and then waiting until nobody uses its server."""
+async def _draining(switch: Switch, given: Invocation) -> Callable[[], Coroutine[Any, Any, None]]:
+    """What waits until nobody uses the server that the edit names; asked before the edit."""
     from ktcpvs.control.tcpvsadm.waiting import wait_until_drained, whole_address
 
     ident, text = _server(given)
     address = await whole_address(switch, ident, text)
-    await _EDITS[given.command.name](switch, given)
-    await wait_until_drained(reactor, switch, ident, address)
+    return lambda: wait_until_drained(reactor, switch, ident, address)
 
 
 async def _look(switch: Switch, given: Invocation) -> Any:
@@ -199,6 +209,5 @@ def _wanted(settings: list[dict[str, Any]], names: Sequence[str]) -> list[dict[s
         return settings
     found = [setting for setting in settings if setting["name"] == names[0]]
     if not found:
-        known = ", ".join(setting["name"] for setting in settings)
-        raise NoSuchSetting(f"no setting '{shorten(names[0], 40)}'; there are: {known}")
+        raise NoSuchSetting(f"no setting {unknown(names[0], [setting['name'] for setting in settings], 40)}")
     return found

@@ -18,13 +18,15 @@ from ktcpvs.control.tcpvsadm import outcome
 from ktcpvs.control.tcpvsadm.options import Invocation, read_arguments
 from ktcpvs.control.tcpvsadm.outcome import Misuse, NoDaemon
 from ktcpvs.errors import BadValue, Refusal, shorten
+from ktcpvs.model.lines import split_lines
 
 STDIN = "<stdin>"
 LONGEST_MESSAGE = 4000
 
 
-Check = Callable[[str, str], None]
-"""Judges a configuration: its text, and its name in messages. Raises a Refusal."""
+Check = Callable[[str, str, bool], Sequence[str]]
+"""Judges a configuration: its text, its name in messages, and whether it may be empty. Returns warnings, a line each.
+Raises a Refusal."""
 
 
 def run(check: Check | None = None) -> NoReturn:
@@ -84,11 +86,12 @@ def _answer(given: Invocation, environment: Mapping[str, str], check: Check | No
     if name == "check":
         if check is None:
             raise Refusal("this installation cannot judge a configuration without a daemon")
-        check(text, source)
+        for line in check(text, source, "allow-empty" in given.values):
+            _warn(line)
         return ""
     from ktcpvs.control.tcpvsadm.daemon import carry_out
 
-    answer = carry_out(given, control, text, source)
+    answer = carry_out(given, control, text, source, _warn)
     return "" if answer is None else _shown(given, answer)
 
 
@@ -127,8 +130,8 @@ def _read(name: str) -> tuple[str, str]:
             data = sys.stdin.buffer.read()
         return data.decode("utf-8"), source
     except UnicodeDecodeError as error:
-        before = data[: error.start].decode("utf-8")
-        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        before = split_lines(data[: error.start].decode("utf-8"))
+        line, column = len(before), len(before[-1]) + 1
         raise Refusal(f"{source}:{line}:{column}: byte 0x{data[error.start]:02x} is not UTF-8 text") from None
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL
         raise Refusal(f"{source}: {getattr(error, 'strerror', None) or error}") from None
@@ -186,6 +189,11 @@ def _subject(given: Invocation) -> str:
 def _misused(misuse: Misuse) -> int:
     _complain(str(misuse), "Try 'tcpvsadm --help'.")
     return outcome.MISUSED
+
+
+def _warn(line: str) -> None:
+    """A warning on standard error; the exit status stays what it is."""
+    _complain(f"warning: {line}")
 
 
 def _complain(why: str, then: str = "") -> None:

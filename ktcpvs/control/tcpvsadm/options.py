@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 
 from attrs import field, frozen
 
@@ -29,7 +30,7 @@ class Option:
 
 @frozen
 class Command:
-    """required, optional: names of options. meaning: for --help.
+    """required, optional: names of options, or of the command `start`, given as an option. meaning: for --help.
 
     words: what its words are called in --help; least, most: how many there are, most None: any number.
     first_is_value: the first word is the value of the option itself, as in `-f FILE`.
@@ -55,6 +56,7 @@ _RULE = ("ident", "pattern", "real-server")
 _BALANCE = ("weight", "maxconn")
 _CHANGE = (*_BALANCE, "wait")
 _REQUEST = ("header", "from", "json")
+_LOADING = ("start", "confirm", "allow-empty")
 
 COMMANDS: dict[str, Command] = {
     command.name: command
@@ -90,13 +92,13 @@ COMMANDS: dict[str, Command] = {
         ),
         Command(
             "load-configfile", "f", "put a configuration file in the table's place, whole or not at all",
-            (), ("confirm",), words="FILE", least=1, most=1, first_is_value=True,
+            (), _LOADING, words="FILE", least=1, most=1, first_is_value=True,
         ),
-        Command("restore", None, "the same, from standard input", (), ("confirm",)),
+        Command("restore", None, "the same, from standard input", (), _LOADING),
         Command("confirm", None, "keep what -f --confirm TIME has put in force on trial"),
         Command(
             "check", None, "judge a configuration file without a daemon, its tests included",
-            words="FILE", least=1, most=1, first_is_value=True,
+            (), ("allow-empty",), words="FILE", least=1, most=1, first_is_value=True,
         ),
         Command(
             "diff", None, "say what -f would change, a line each; exit status 4 if anything",
@@ -123,7 +125,7 @@ OPTIONS: dict[str, Option] = {
     for option in (
         Option("ident", "i", "ID", "name of the virtual service"),
         Option("scheduler", "s", "SCHED", "scheduler, see --schedulers (default: http)"),
-        Option("balance", None, "SCHED", "scheduler among the servers of one rule (default: wlc)"),
+        Option("balance", None, "SCHED", "scheduler among the servers of a rule (default: wlc)"),
         Option("listen", "l", "ADDR[:PORT]", "where the service listens (default: 0.0.0.0:8080)"),
         Option("port", "P", "PORT", "port where it listens, a number or the name of a service"),
         Option("redirect", None, "ADDR", "last resort when there is no server; none: refuse instead"),
@@ -134,6 +136,7 @@ OPTIONS: dict[str, Option] = {
         Option("pattern", "p", "REGEX", "searched in the path and query of a request"),
         Option("match", "m", "N", "group of the pattern whose text is hashed, 0..10"),
         Option("confirm", None, "TIME", "undo it after 60s or 5m, unless 'tcpvsadm --confirm' comes"),
+        Option("allow-empty", None, None, "load an empty file too, which deletes all services"),
         Option("wait", None, None, "say who is left, until the server is drained"),
         Option("only", None, None, "in the place of those that were there"),
         Option("numeric", "n", None, "ports in numbers, host names as addresses"),
@@ -205,6 +208,9 @@ def read_arguments(argv: Sequence[str]) -> Invocation:
             del values["confirm"]
         else:
             values["confirm"] = _trial_time(given[0], words, values["confirm"])
+    if COMMANDS["start"] in given and any("start" in command.optional for command in given):
+        given.remove(COMMANDS["start"])
+        values["start"] = ""
     if len(given) > 1:
         one, two = (command.name for command in given[:2])
         raise Misuse(f"The '{one}' command is given twice" if one == two else f"Two commands: '{one}' and '{two}'")
@@ -255,7 +261,7 @@ def _cluster(letters: str, rest: Iterator[tuple[int, str]]) -> Iterator[tuple[Co
         letter, letters = letters[0], letters[1:]
         what = _SHORT.get(letter)
         if what is None:
-            raise Misuse(f"Unknown option '{shorten('-' + letter)}'")
+            raise Misuse(f"Unknown option '{shorten('-' + letter)}'{_hint('-' + letter)}")
         if letters and _needs_value(what):
             yield what, _filled(what, f"-{letter}", letters)
             return
@@ -264,17 +270,46 @@ def _cluster(letters: str, rest: Iterator[tuple[int, str]]) -> Iterator[tuple[Co
 
 _LONG: dict[str, Command | Option] = {**COMMANDS, **OPTIONS}
 _SHORT: dict[str, Command | Option] = {what.short: what for what in _LONG.values() if what.short}
+_SHORT |= {"C": COMMANDS["flush"], "S": COMMANDS["save"], "R": COMMANDS["restore"]}  # as in ipvsadm
+
+_SERVICE_HABIT = "a service is named with -i ID and listens at -l ADDR:PORT"
+_METHOD_HABIT = "connections are always relayed, so there is no packet-forwarding method to choose"
+_HABITS = {
+    "-t": _SERVICE_HABIT,
+    "--tcp-service": _SERVICE_HABIT,
+    "-u": "UDP is not switched; a TCP " + _SERVICE_HABIT[2:],
+    "--udp-service": "UDP is not switched; a TCP " + _SERVICE_HABIT[2:],
+    "-g": _METHOD_HABIT,
+    "--gatewaying": _METHOD_HABIT,
+    "--masquerading": _METHOD_HABIT,
+    "--ipip": _METHOD_HABIT,
+    "-c": "use --connections",
+    "-x": "use --maxconn N",
+    "--u-threshold": "use --maxconn N",
+    "--clear": "use -F, --flush",
+    "--zero": "counters cannot be zeroed; --rate shows what they gain in a second",
+    "--persistent": "use -s chttp, whose cookie keeps a client at its server, or -s sh, which hashes its address",
+}
+"""Options of ipvsadm that do not exist here -> what to do instead."""
 
 
 def _long(name: str) -> Command | Option:
     if name in _LONG:
         return _LONG[name]
     meant = [known for known in _LONG if known.startswith(name)]
-    if len(meant) == 1:
+    if len(meant) == 1 and f"--{name}" not in _HABITS:
         return _LONG[meant[0]]
-    if meant and name:
+    if f"--{name}" not in _HABITS and meant and name:
         raise Misuse(f"Option '--{name}' may be {' or '.join('--' + known for known in meant)}")
-    raise Misuse(f"Unknown option '{shorten('--' + name)}'")
+    raise Misuse(f"Unknown option '{shorten('--' + name)}'{_hint(f'--{name}')}")
+
+
+def _hint(written: str) -> str:
+    """What to do instead of the unknown option `written`, or which one may be meant; "" where nothing is near."""
+    if written in _HABITS:
+        return f": {_HABITS[written]}"
+    near = get_close_matches(written[2:], _LONG, 1) if re.match("--[a-z]", written) else []
+    return f"; did you mean '--{near[0]}'?" if near else ""
 
 
 def _needs_value(what: Command | Option) -> bool:

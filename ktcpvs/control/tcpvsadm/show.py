@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ktcpvs.control.tcpvsadm.columns import padded, text_width
 from ktcpvs.errors import shorten
 from ktcpvs.model.language import writer
 from ktcpvs.model.language.writer import ShowAddress
@@ -257,9 +258,13 @@ def _turned_away(counters: dict[str, Any]) -> str:
 
 def _aligned(rows: Sequence[Sequence[str]], sides: str) -> str:
     """Columns two spaces apart; sides: "<" or ">" for each of them. A row of one cell is a line as it stands."""
-    widths = [max(map(len, column)) for column in zip(*(row for row in rows if len(row) > 1), strict=True)]
-    form = "  ".join(f"{{:{side}{width}}}" for side, width in zip(sides, widths, strict=True))
-    return "".join((form.format(*row).rstrip() if len(row) > 1 else row[0]) + "\n" for row in rows)
+    widths = [max(map(text_width, column)) for column in zip(*(row for row in rows if len(row) > 1), strict=True)]
+
+    def line(row: Sequence[str]) -> str:
+        cells = (padded(cell, width, side) for cell, width, side in zip(row, widths, sides, strict=True))
+        return "  ".join(cells).rstrip() if len(row) > 1 else row[0]
+
+    return "".join(f"{line(row)}\n" for row in rows)
 
 
 def _service_rate(before: dict[str, Any], now: dict[str, Any], seconds: float) -> dict[str, Any]:

@@ -6,16 +6,27 @@ from collections.abc import Iterator
 from typing import Any
 
 from ktcpvs.control.tcpvsadm.colours import painted
+from ktcpvs.control.tcpvsadm.columns import fitted, text_width
 from ktcpvs.control.tcpvsadm.show import duration, heading, server_name
 from ktcpvs.errors import shorten
 from ktcpvs.model.language.writer import ShowAddress
-from ktcpvs.model.latency import within
+from ktcpvs.model.latency import described, within
 
-_HEADINGS = ("Active", "Conns/s", "In/s", "Out/s", "Err/s", "99 %")
-_FORM = "{:>7} {:>8} {:>8} {:>8} {:>6} {:>7}"
+_WIDTHS = {"Active": 7, "Conns/s": 8, "In/s": 8, "Out/s": 8, "Err/s": 6, "99 %": 7}
+"""The columns of numbers, and their widths."""
+
+_LEFT_OUT = ("Out/s", "In/s", "99 %", "Err/s", "Conns/s", "Active")
+"""In which order columns of numbers are left out where the terminal is too narrow for all of them."""
+
+_NAME, _NAME_SHORT = "Service / Server", "Server"
 _STATE = 9
-_NUMBERS = len(_FORM.format(*_HEADINGS))
-_NARROWEST = 12
+_NARROWEST = 20
+"""How many columns a long name has at least, while there is a column of numbers that can be left out."""
+
+_LONGEST = 1000
+"""The most characters of a name that are looked at."""
+
+_NO_BUCKETS: list[int] = described(None)["buckets"]
 
 _Row = tuple[str, str, tuple[str, ...]]
 """What it is, its state, its numbers."""
@@ -32,11 +43,13 @@ def screen(
     """before, now: two answers of `stats`, `seconds` apart; None: there is one alone yet, and rates are 0. size:
     columns and lines of the terminal; no line is longer, and there are not more."""
     columns, lines = size
-    name = max(columns - _STATE - _NUMBERS - 2, _NARROWEST)
-    title = f"{heading(now['version'])}, {len(now['services'])} services"
-    shown = [f"{title:{max(columns - 7, 0)}} q ends"[:columns]]
-    shown.append(f"{'Service / Server':{name}} {'State':{_STATE}} {_FORM.format(*_HEADINGS)}"[:columns])
     rows = list(_rows(before, now, max(seconds, 0.001), show))
+    longest = max(text_width(what) for what in (_NAME, *(what for what, _, _ in rows)))
+    numbers_shown, name = _layout(columns, longest)
+    title = f"{heading(now['version'])}, {len(now['services'])} services"
+    shown = [fitted(title, max(columns - 7, 0)) + " q ends"[:columns]]
+    headings = "".join(f" {number:>{_WIDTHS[number]}}" for number in numbers_shown)
+    shown.append(f"{fitted(_NAME if len(_NAME) <= name else _NAME_SHORT, name)} {'State':{_STATE}}{headings}"[:columns])
     room = max(lines - len(shown), 0)
     if len(rows) > room:
         left = len(rows) - room + 1
@@ -44,13 +57,29 @@ def screen(
     else:
         left = 0
     for what, state, numbers in rows:
-        begin, rest = f"{shorten(what, name):{name}} "[:columns], f" {_FORM.format(*numbers)}"
-        cell = f"{state:{_STATE}}"[: max(columns - len(begin), 0)]
-        rest = rest[: max(columns - len(begin) - len(cell), 0)]
+        begin = f"{fitted(what, name)} "
+        cell = f"{state:{_STATE}}"[: max(columns - name - 1, 0)]
+        values = dict(zip(_WIDTHS, numbers, strict=True))
+        rest = "".join(f" {values[number]:>{_WIDTHS[number]}}" for number in numbers_shown)
         shown.append(begin + (painted(state, cell) if in_colour else cell) + rest)
     if left and room:
         shown.append(f"... and {left} more lines: tcpvsadm --top -i ID shows one service"[:columns])
     return shown[:lines]
+
+
+def _layout(columns: int, longest: int) -> tuple[list[str], int]:
+    """(the columns of numbers that are shown, the width of names) on a terminal of so many columns. longest: the width
+    of the longest name."""
+    shown = list(_WIDTHS)
+
+    def room() -> int:
+        return columns - 1 - _STATE - sum(1 + _WIDTHS[number] for number in shown)
+
+    for number in _LEFT_OUT:
+        if room() >= min(longest, _NARROWEST):
+            break
+        shown.remove(number)
+    return shown, max(min(longest, room()), min(longest, _NARROWEST, columns - 1))
 
 
 def _rows(before: dict[str, Any] | None, now: dict[str, Any], seconds: float, show: ShowAddress) -> Iterator[_Row]:
@@ -74,11 +103,11 @@ def _rows(before: dict[str, Any] | None, now: dict[str, Any], seconds: float, sh
         gained = [_gained(stats, earlier) for _, _, stats, earlier in servers]
         own = _gained(service["stats"], then["stats"] if then is not None else None)
         own["errors"] += sum(one["errors"] for one in gained)
-        own["buckets"] = [sum(column) for column in zip(*(one["buckets"] for one in gained), strict=True)]
+        own["buckets"] = [sum(column) for column in zip(_NO_BUCKETS, *(one["buckets"] for one in gained), strict=True)]
         state = "running" if service["running"] else "stopped"
-        yield service["ident"], state, _numbers(service["stats"]["active"], own, seconds)
+        yield shorten(service["ident"], _LONGEST), state, _numbers(service["stats"]["active"], own, seconds)
         for (what, state, stats, _), one in zip(servers, gained, strict=True):
-            yield what, state, _numbers(stats["active"], one, seconds)
+            yield shorten(what, _LONGEST), state, _numbers(stats["active"], one, seconds)
 
 
 def _gained(now: dict[str, Any], before: dict[str, Any] | None) -> dict[str, Any]:

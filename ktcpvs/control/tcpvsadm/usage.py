@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ktcpvs.control.tcpvsadm.options import COMMANDS, OPTIONS, VIEWS, Command, Option
+from ktcpvs.control.tcpvsadm.options import COMMANDS, OPTIONS, VIEWS, Command
 
 WIDTH = 80
 _MEANINGS = 34
@@ -30,19 +30,22 @@ def help_text() -> str:
 def synopsis(command: Command) -> list[str]:
     """The command with its words and options, in parts: `-a, --add-server`, `-i ID`, `-r ADDR[:PORT]`, `[-w N]`."""
     parts = [_names(command.short, command.name)]
-    parts += [_use(OPTIONS[name]) for name in command.required]
+    parts += [_use(name) for name in command.required]
     if command.words:
         parts.append(command.words)
     views = [name for name in command.optional if name in VIEWS]
     for name in command.optional:
         if name not in views:
-            parts.append(f"[{_use(OPTIONS[name])}]" + ("..." if OPTIONS[name].repeats else ""))
+            parts.append(f"[{_use(name)}]" + ("..." if name in OPTIONS and OPTIONS[name].repeats else ""))
         elif name == views[0]:
             parts.append(f"[{' | '.join('--' + view for view in views)}]")
     return parts
 
 
-def _use(option: Option) -> str:
+def _use(option_name: str) -> str:
+    option = OPTIONS.get(option_name)
+    if option is None:  # a command that is an option here
+        return f"--{option_name}"
     name = f"-{option.short}" if option.short else f"--{option.name}"
     return f"{name} {option.value}" if option.value else name
 

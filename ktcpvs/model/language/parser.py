@@ -11,11 +11,12 @@ from contextlib import contextmanager
 
 from attrs import Factory, define, evolve
 
-from ktcpvs.errors import BadConfiguration, Refusal, shorten
+from ktcpvs.errors import BadConfiguration, Refusal, shorten, unknown
 from ktcpvs.model.address import Address, PortNamed, no_port_names, parse_address
 from ktcpvs.model.edits import Load
 from ktcpvs.model.expectation import CLIENT, OUTCOMES, Expectation
 from ktcpvs.model.language.lexer import Place, Token, quoted, tokens
+from ktcpvs.model.lines import split_lines
 from ktcpvs.model.network import Network, Networks, parse_network, parse_networks, read_networks
 from ktcpvs.model.service import OPTIONS, RealServer, Rule, VirtualService
 from ktcpvs.model.settings import Settings, whole_number
@@ -25,15 +26,24 @@ KEYWORDS = (*OPTIONS, "server", "rule", TEST)
 _HEADING = re.compile(r"\s*TCP Virtual Server version \d\S*[^\S\n]*(?:\n|\Z)")
 
 
-def parse(text: str, source: str = "<text>", port_named: PortNamed = no_port_names) -> Load:
+def parse(
+    text: str, source: str = "<text>", port_named: PortNamed = no_port_names, *, allow_empty: bool = True
+) -> Load:
     """Read a configuration. `source` names it in errors. Raises BadConfiguration.
 
-    The heading that `tcpvsadm --list` prints first may stand first, and a byte order mark before it.
+    The heading that `tcpvsadm --list` prints first may stand first, and a byte order mark before it. A line ends with
+    LF, CR LF or CR. allow_empty: False refuses a text in which there is nothing but comments.
     """
-    text = text.removeprefix("\ufeff")
+    text = "\n".join(split_lines(text.removeprefix("\ufeff")))
     if heading := _HEADING.match(text):
         text = "\n" * heading[0].count("\n") + text[heading.end() :]
-    reader = _Reader(tokens(text, source), Place(source, text.count("\n") + 1, 1))
+    found = tokens(text, source)
+    if not (found or allow_empty):
+        raise BadConfiguration(
+            f"{source}: the configuration is empty, and would delete all services; "
+            "to do that, use 'tcpvsadm -f FILE --allow-empty'"
+        )
+    reader = _Reader(found, Place(source, text.count("\n") + 1, 1))
     services: dict[str, VirtualService] = {}
     settings: Settings | None = None
     while (token := reader.next_or_none()) is not None:
@@ -244,7 +254,7 @@ def _service(reader: _Reader, name: Token, port_named: PortNamed) -> VirtualServ
             continue
         _once(seen, called, keyword)
         if option is None:
-            raise keyword.place.error(f"unknown keyword '{shorten(keyword.text)}'; there are: {', '.join(KEYWORDS)}")
+            raise keyword.place.error(f"unknown keyword {unknown(keyword.text, KEYWORDS)}")
         token = reader.next(f"the value of {option.name}")
         text = token.text if not option.is_phrase else reader.phrase(token)
         with _at(token.place):

@@ -1,0 +1,232 @@
+"""Warnings about a service: what is configured and has no effect, and what its configuration leaves without a use.
+
+A warning never refuses anything. It says which option or rule is ignored, by what, and what would use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from attrs import fields, frozen
+
+from ktcpvs.errors import shorten
+from ktcpvs.interfaces import (
+    CONNECTION,
+    EACH_REQUEST,
+    USES_BALANCE,
+    USES_COOKIE,
+    USES_MATCH,
+    USES_RULES,
+    USES_WEIGHT,
+    IUsesOptions,
+)
+from ktcpvs.model import edits
+from ktcpvs.model.address import Address
+from ktcpvs.model.check import OFF
+from ktcpvs.model.options import OFF as NO_RATE
+from ktcpvs.model.service import NO_LOG, OPTIONS, VirtualService
+
+WHOLE = "whole"
+"""The subject of warnings that only a configuration that is complete deserves."""
+
+RULES, MATCH, WEIGHT = "rules", "match", "weight"
+"""Subjects that are not options of a service."""
+
+POOL_OPTIONS = ("startservers", "minspareservers", "maxspareservers")
+FORWARDING_OPTIONS = ("forwarded", "x_forwarded_for", "x_forwarded_proto", "x_forwarded_host", "via")
+REQUEST_OPTIONS = ("first_byte_timeout",)
+HEAD_OPTIONS = ("client_head", "client_head_rate")
+CHECK_OPTIONS = ("check_interval", "check_timeout", "check_rise", "check_fall")
+EJECT_OPTIONS = ("eject_time", "eject_share")
+CLIENT_LIMITS = ("client_connections", "client_rate", *HEAD_OPTIONS)
+
+CATCH_ALL = frozenset((".*", "^/.*", "^/", "/", "^", "^.*", ".*$", "^.*$", "^/.*$"))
+"""Patterns that match every request target. Those of default rules are tried last wherever they stand."""
+
+_USERS = {
+    USES_RULES: "http, hhttp, phttp and chttp",
+    USES_MATCH: "hhttp, phttp and chttp",
+    USES_COOKIE: "chttp",
+    USES_WEIGHT: "wlc, wrr, p2c and sh",
+}
+"""What a scheduler may use -> the built-in schedulers that do."""
+
+_DEFAULTS = {attribute.name: attribute.default for attribute in fields(VirtualService)}
+
+
+@frozen
+class ServiceWarning:
+    """ident: of the service. text: what has no effect, and why. about: the options it concerns, and RULES, MATCH,
+    WEIGHT or WHOLE."""
+
+    ident: str
+    text: str
+    about: frozenset[str]
+
+    def __str__(self) -> str:
+        return f"service {self.ident}: {self.text}"
+
+
+_ABOUT_ALL = (edits.Load, edits.StartService)
+_ABOUT_ONE = (edits.AddService, edits.EditService, edits.AddRule, edits.AddServer, edits.EditServer)
+
+Plugins = Callable[[VirtualService], tuple[Any, Any, Any]]
+"""A service -> the scheduler and the balance that it names (L{ISchedulerFactory}), and its fallback."""
+
+
+def warnings_about(edit: edits.Edit, services: Mapping[str, VirtualService], plugins: Plugins) -> list[str]:
+    """The warnings that `edit` deserves, a line each. services: those that there are after it."""
+    is_whole = isinstance(edit, _ABOUT_ALL)
+    found: list[str] = []
+    for service in _concerned(edit, services):
+        scheduler, balance, _ = plugins(service)
+        about = warnings_of(service, scheduler, balance, is_whole=is_whole)
+        found += [str(warning) for warning in about if is_due(warning, edit)]
+    return found
+
+
+def warnings_of(
+    service: VirtualService, scheduler: Any, balance: Any, *, is_whole: bool = True
+) -> list[ServiceWarning]:
+    """All warnings about `service`. scheduler, balance: the plugins that it names. is_whole: False leaves out those
+    about WHOLE, which look at every rule."""
+    found = [*_about_scheduler(service, scheduler, balance), *_about_options(service)]
+    if is_whole:
+        found += _about_whole(service, scheduler)
+    return [ServiceWarning(service.ident, text, frozenset(about)) for text, about in found]
+
+
+def is_due(warning: ServiceWarning, edit: edits.Edit) -> bool:
+    """True when `edit` deserves the warning: it gives or changes what the warning is about."""
+    if isinstance(edit, _ABOUT_ALL):
+        return True
+    if WHOLE in warning.about:
+        return False
+    if isinstance(edit, edits.AddService):
+        return True
+    if isinstance(edit, edits.EditService):
+        return not warning.about.isdisjoint(edit.options)
+    if isinstance(edit, edits.AddRule):
+        return RULES in warning.about or (MATCH in warning.about and edit.match is not None)
+    if isinstance(edit, edits.AddServer | edits.EditServer):
+        return WEIGHT in warning.about and edit.weight not in (None, 0, 1)
+    return False
+
+
+def _concerned(edit: edits.Edit, services: Mapping[str, VirtualService]) -> Iterable[VirtualService]:
+    """The services that `edit` may deserve warnings about."""
+    if not isinstance(edit, (*_ABOUT_ALL, *_ABOUT_ONE)):
+        return ()
+    ident: str | None = getattr(edit, "ident", None)
+    return services.values() if ident is None else [services[ident]]
+
+
+_Found = tuple[str, tuple[str, ...]]
+"""The text of a warning, and what it is about."""
+
+
+def _about_scheduler(service: VirtualService, scheduler: Any, balance: Any) -> Iterator[_Found]:
+    """What the scheduler, or the one that it lets choose, does not look at."""
+    name = f"scheduler {service.scheduler}"
+    uses_rules = _uses(scheduler, USES_RULES)
+    if service.rules and not uses_rules:
+        yield f"its rules have no effect: {name} uses none; {_USERS[USES_RULES]} do", ("scheduler", RULES)
+    elif not _uses(scheduler, USES_MATCH) and (hashed := [rule for rule in service.rules if rule.match is not None]):
+        rules = f"rule '{shorten(hashed[0].pattern, 40)}'" + (f" and {len(hashed) - 1} more" if hashed[1:] else "")
+        yield (
+            f"match has no effect in {rules}: {name} hashes nothing; {_USERS[USES_MATCH]} do",
+            ("scheduler", RULES, MATCH),
+        )
+    uses_balance = _uses(scheduler, USES_BALANCE)
+    if service.balance != _DEFAULTS["balance"] and not uses_balance:
+        yield (
+            f"balance = {service.balance} has no effect: {name} chooses by itself; "
+            f"with scheduler = {service.balance} it would choose",
+            ("scheduler", "balance"),
+        )
+    if service.cookie_secure != _DEFAULTS["cookie_secure"] and not _uses(scheduler, USES_COOKIE):
+        yield f"cookie_secure has no effect: {name} sets no cookie; {_USERS[USES_COOKIE]} does", (
+            "scheduler", "cookie_secure",
+        )  # fmt: skip
+    weighs = _uses(scheduler, USES_WEIGHT) or (uses_balance and _uses(balance, USES_WEIGHT))
+    if not weighs and not (_uses(scheduler, USES_MATCH) and any(rule.match is not None for rule in service.rules)):
+        word = f"balance {service.balance}" if uses_balance else name
+        about = ("scheduler", "balance") if uses_balance else ("scheduler",)
+        if len({server.weight for server in service.servers} - {0}) > 1:
+            yield (
+                f"weights have no effect, except 0: {word} ignores them; {_USERS[USES_WEIGHT]} use them",
+                (*about, WEIGHT),
+            )
+        if service.slow_start:
+            yield f"slow_start has no effect: {word} ignores weights; {_USERS[USES_WEIGHT]} use them", (
+                *about, "slow_start",
+            )  # fmt: skip
+    if scheduler.unit != EACH_REQUEST and (given := _given(service, FORWARDING_OPTIONS)):
+        yield f"{_have(given)} no effect: {name} passes requests on unchanged; phttp and chttp add header fields", (
+            "scheduler", *given,
+        )  # fmt: skip
+    if scheduler.unit != EACH_REQUEST and (given := _given(service, REQUEST_OPTIONS)):
+        yield f"{_have(given)} no effect: {name} relays whole connections; phttp and chttp decide per request", (
+            "scheduler", *given,
+        )  # fmt: skip
+    if scheduler.unit == CONNECTION and (given := _given(service, HEAD_OPTIONS)):
+        yield f"{_have(given)} no effect: {name} reads no requests; {_USERS[USES_RULES]} do", ("scheduler", *given)
+
+
+def _about_options(service: VirtualService) -> Iterator[_Found]:
+    """Options that need another one, or that have no effect at all."""
+    if given := _given(service, POOL_OPTIONS):
+        yield f"{_have(given)} no effect: accepted for old files, but the switch has no thread pool", tuple(given)
+    if service.access_log == NO_LOG and (given := _given(service, ("access_log_format",))):
+        yield f"{_have(given)} no effect without access_log", ("access_log", *given)
+    if service.check == OFF and (given := _given(service, CHECK_OPTIONS)):
+        yield f"{_have(given)} no effect without check", ("check", *given)
+    if not service.eject and (given := _given(service, EJECT_OPTIONS)):
+        yield f"{_have(given)} no effect with eject = 0", ("eject", *given)
+    if service.client_rate == NO_RATE and (given := _given(service, ("client_burst",))):
+        yield f"{_have(given)} no effect without client_rate", ("client_rate", *given)
+    if not _given(service, CLIENT_LIMITS) and (given := _given(service, ("client_ipv6",))):
+        yield f"{_have(given)} no effect without one of {', '.join(CLIENT_LIMITS)}", (*CLIENT_LIMITS, *given)
+
+
+def _about_whole(service: VirtualService, scheduler: Any) -> Iterator[_Found]:
+    """What a service that is put to work lacks, or has for nothing."""
+    if not service.servers:
+        then = "goes to the redirect address" if service.redirect is not None else "is refused"
+        yield f"it has no servers: every client {then}", (WHOLE,)
+    if not service.rules or not (IUsesOptions.providedBy(scheduler) and USES_RULES in scheduler.uses):
+        return
+    used: set[Address] = {address for rule in service.rules for address in rule.servers}
+    unused = [str(server.address) for server in service.servers if server.address not in used]
+    if unused:
+        more = f" and {len(unused) - 3} more" if unused[3:] else ""
+        yield f"no rule uses {_count(unused, 'server')}: {', '.join(unused[:3])}{more}", (WHOLE,)
+    in_order = [rule for rule in service.rules if not rule.is_default]
+    in_order += [rule for rule in service.rules if rule.is_default]
+    last = next((place for place, rule in enumerate(in_order) if rule.pattern in CATCH_ALL), len(in_order))
+    if hidden := in_order[last + 1 :]:
+        more = f" and {len(hidden) - 1} more" if hidden[1:] else ""
+        yield (
+            f"rule '{shorten(hidden[0].pattern, 40)}'{more} can never be reached: "
+            f"rule '{in_order[last].pattern}' is tried first and matches every request",
+            (WHOLE,),
+        )
+
+
+def _uses(plugin: Any, what: str) -> bool:
+    """Does the plugin look at that? True where it does not say."""
+    return not IUsesOptions.providedBy(plugin) or what in plugin.uses
+
+
+def _given(service: VirtualService, names: Iterable[str]) -> list[str]:
+    """Those of these options that differ from their defaults."""
+    return [name for name in names if getattr(service, name) != OPTIONS[name].default]
+
+
+def _have(names: list[str]) -> str:
+    return f"{', '.join(names)} {'has' if len(names) == 1 else 'have'}"
+
+
+def _count(things: list[str], name: str) -> str:
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"

@@ -1,0 +1,115 @@
+"""The screen of --top: what a daemon tells, as lines that fit into any terminal, their columns below each other."""
+
+from __future__ import annotations
+
+import re
+from copy import deepcopy
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.testing import MemoryReactorClock
+
+from ktcpvs.control.tcpvsadm.columns import fitted, padded, text_width
+from ktcpvs.control.tcpvsadm.top import screen
+from ktcpvs.model.language.parser import parse
+from ktcpvs.system.log import EventLog
+from ktcpvs.transport.context import Context, Descriptors
+from ktcpvs.transport.director import Director
+from ktcpvs.transport.views import Views
+
+LONG = "shop.customers.eu-central-1.production.internal.example.org-blue-and-green"
+CONFIGURATION = f"""
+    Virtual empty {{ }}
+    Virtual {LONG} {{
+        redirect = [2001:db8:1234:5678:9abc:def0:1234:5678]:8443
+        server = 10.0.0.1:80
+        server = a-very-long-name-of-a-server.in-a-zone.that-is-longer.{LONG}:8080 0
+        server = [2001:db8:1234:5678:9abc:def0:1234:5678]:8080
+        server = unix:/run/{"application-" * 7}/socket
+    }}
+    Virtual {"名" * 40} {{ server = 10.0.0.1:80 }}
+    Virtual {"e" * 128} {{ server = 10.0.0.1:80 }}
+"""
+
+
+def stats(text: str = CONFIGURATION) -> dict[str, Any]:
+    """What a daemon with this configuration tells."""
+    director = Director(Context(MemoryReactorClock(), EventLog(), Descriptors(100)))
+    director.submit(parse(text)).addErrback(lambda failure: failure.raiseException())
+    told: dict[str, Any] = Views(director).view("stats", None)
+    return told
+
+
+def later(told: dict[str, Any]) -> dict[str, Any]:
+    """The same a second later: much has happened."""
+    told = deepcopy(told)
+    for service in told["services"]:
+        for row in (service, *service["servers"]):
+            row["stats"].update(active=123456, total=9_999_999, bytes_in=99_999_999_999, bytes_out=99_999_999_999)
+        for server in service["servers"]:
+            server["stats"]["buckets"][-1] += 5
+    return told
+
+
+@pytest.mark.parametrize("columns", [40, 41, 59, 60, 72, 80, 81, 100, 132, 200, 300])
+def test_the_columns_stand_below_each_other(columns: int) -> None:
+    told = stats()
+    for before in (None, told):
+        shown = screen(before, told if before is None else later(told), 1.0, (columns, 50))
+        assert all(text_width(line) <= columns for line in shown)
+        heading = shown[1]
+        ends = [found.end() for found in re.finditer(r"\S+(?: %)?", heading[heading.index("State") :])]
+        assert "Active" in heading
+        for line in shown[2:]:
+            at = heading.index("State") - (text_width(line) - len(line))  # wide characters take two columns
+            assert line[at - 1] == " "
+            state, *numbers = line[at:].split()
+            assert state in ("stopped", "up", "draining", "redirect")
+            assert len(numbers) == len(ends) - 1
+            assert [found.end() for found in re.finditer(r"\S+", line[at:])][1:] == ends[1:]
+
+
+def test_all_numbers_are_shown_at_80_columns_and_fewer_below() -> None:
+    assert screen(None, stats(), 0, (80, 50))[1].split() == [
+        "Service", "/", "Server", "State", "Active", "Conns/s", "In/s", "Out/s", "Err/s", "99", "%",
+    ]  # fmt: skip
+    assert screen(None, stats(), 0, (60, 50))[1].split()[4:] == ["Active", "Conns/s", "Err/s"]
+    assert screen(None, stats(), 0, (40, 50))[1].split()[4:] == ["Active"]
+    short = screen(None, stats("Virtual web { server = 10.0.0.1:80 }"), 0, (60, 50))
+    assert short[1].split()[4:] == ["Active", "Conns/s", "Err/s", "99", "%"]
+
+
+def test_a_long_name_is_whole_where_there_is_room_and_else_keeps_both_ends() -> None:
+    assert any(line.startswith(f"{LONG} ") for line in screen(None, stats(), 0, (200, 50)))
+    cut = next(line for line in screen(None, stats(), 0, (80, 50)) if line.startswith("shop."))
+    assert cut[:21] == "shop.cust...nd-green "
+
+
+def test_a_service_without_servers_has_a_line_of_zeros() -> None:
+    told = stats("Virtual empty { }")
+    assert screen(told, told, 1.0, (80, 24))[2].split() == ["empty", "stopped", "0", "0", "0", "0", "0", "-"]
+    refused = deepcopy(told)
+    refused["services"][0]["stats"]["refused"] += 7
+    assert screen(told, refused, 1.0, (80, 24))[2].split()[-2:] == ["7", "-"]
+
+
+def test_a_table_without_services_is_a_heading() -> None:
+    assert len(screen(None, stats("global { }"), 0, (80, 24))) == 2
+
+
+@settings(deadline=None, max_examples=60)
+@given(columns=st.integers(1, 300), lines=st.integers(1, 40))
+def test_no_terminal_is_too_small(columns: int, lines: int) -> None:
+    told = stats()
+    shown = screen(told, later(told), 1.0, (columns, lines))
+    assert len(shown) <= lines
+    assert all(text_width(line) <= columns for line in shown)
+
+
+@given(st.text(st.characters(exclude_categories=("C",)), max_size=40), st.integers(0, 50))
+def test_a_text_is_fitted_into_exactly_so_many_columns(text: str, width: int) -> None:
+    assert text_width(fitted(text, width)) == width
+    if text_width(text) <= width:
+        assert fitted(text, width) == padded(text, width)

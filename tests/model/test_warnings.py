@@ -1,0 +1,174 @@
+"""Warnings: which options and rules have no effect, and which edits are told so."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from ktcpvs.model import edits
+from ktcpvs.model.address import parse_address
+from ktcpvs.model.language.parser import parse
+from ktcpvs.model.service import OPTIONS
+from ktcpvs.model.warnings import CATCH_ALL, ServiceWarning, is_due, warnings_of
+from ktcpvs.system.plugins import find_schedulers
+
+KNOWN = find_schedulers().known
+A, B = "server = 10.0.0.1:80", "server = 10.0.0.2:80"
+RULE = 'rule = pattern ".*" use server 10.0.0.1:80'
+
+
+def found(*lines: str) -> list[ServiceWarning]:
+    """The warnings about one service of these lines."""
+    (service,) = parse("Virtual s {\n" + "\n".join(lines) + "\n}\n").services.values()
+    return warnings_of(service, KNOWN[service.scheduler], KNOWN[service.balance])
+
+
+def texts(*lines: str) -> list[str]:
+    return [str(warning).removeprefix("service s: ") for warning in found(*lines)]
+
+
+@pytest.mark.parametrize("scheduler", sorted(KNOWN))
+def test_nothing_is_said_of_a_service_that_has_no_options(scheduler: str) -> None:
+    assert texts(f"scheduler = {scheduler}", A, B) == []
+
+
+@pytest.mark.parametrize("scheduler", ["phttp", "chttp"])
+def test_nothing_is_said_of_what_is_used(scheduler: str) -> None:
+    lines = (
+        f"scheduler = {scheduler}", "balance = wrr", "via = append", "client_head = 9", "slow_start = 5",
+        f"{A} 5", B, 'rule = pattern "^/(.*)" match 1 use server 10.0.0.1:80 server 10.0.0.2:80',
+        "access_log = syslog", "access_log_format = json", "check = tcp", "check_rise = 3", "eject_time = 3",
+        "client_rate = 5/s", "client_burst = 9", "client_ipv6 = 56", "relay = copy", "fallback = rr",
+    )  # fmt: skip
+    assert texts(*lines) == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "text"),
+    [
+        (["scheduler = wlc", A, RULE],
+         "its rules have no effect: scheduler wlc uses none; http, hhttp, phttp and chttp do"),
+        (["scheduler = http", A, 'rule = pattern "/(a)" match 1 use server 10.0.0.1:80'],
+         "match has no effect in rule '/(a)': scheduler http hashes nothing; hhttp, phttp and chttp do"),
+        (["scheduler = wlc", "balance = rr", A],
+         "balance = rr has no effect: scheduler wlc chooses by itself; with scheduler = rr it would choose"),
+        (["scheduler = phttp", "cookie_secure = on", A],
+         "cookie_secure has no effect: scheduler phttp sets no cookie; chttp does"),
+        (["scheduler = rr", f"{A} 5", B],
+         "weights have no effect, except 0: scheduler rr ignores them; wlc, wrr, p2c and sh use them"),
+        (["scheduler = phttp", "balance = lc", f"{A} 5", B],
+         "weights have no effect, except 0: balance lc ignores them; wlc, wrr, p2c and sh use them"),
+        (["scheduler = lc", "slow_start = 5", A],
+         "slow_start has no effect: scheduler lc ignores weights; wlc, wrr, p2c and sh use them"),
+        (["scheduler = http", "via = append", "forwarded = replace", A],
+         "forwarded, via have no effect: scheduler http passes requests on unchanged; phttp and chttp add header "
+         "fields"),
+        (["scheduler = http", "first_byte_timeout = 5", A],
+         "first_byte_timeout has no effect: scheduler http relays whole connections; phttp and chttp decide per "
+         "request"),
+        (["scheduler = wlc", "client_head_rate = 5", A],
+         "client_head_rate has no effect: scheduler wlc reads no requests; http, hhttp, phttp and chttp do"),
+        (["startservers = 5", "maxspareservers = 9", A],
+         "startservers, maxspareservers have no effect: accepted for old files, but the switch has no thread pool"),
+        (["access_log_format = json", A], "access_log_format has no effect without access_log"),
+        (["check_rise = 5", A], "check_rise has no effect without check"),
+        (["eject = 0", "eject_share = 5", A], "eject_share has no effect with eject = 0"),
+        (["client_burst = 5", A], "client_burst has no effect without client_rate"),
+        (["client_ipv6 = 56", A],
+         "client_ipv6 has no effect without one of client_connections, client_rate, client_head, client_head_rate"),
+        (["scheduler = wlc"], "it has no servers: every client is refused"),
+        (["redirect = 10.0.0.9:80"], "it has no servers: every client goes to the redirect address"),
+        (["scheduler = phttp", A, B, RULE], "no rule uses 1 server: 10.0.0.2:80"),
+        (["scheduler = phttp", A, 'rule = pattern "/" use server 10.0.0.1:80', RULE],
+         "rule '.*' can never be reached: rule '/' is tried first and matches every request"),
+        (["scheduler = phttp", A, RULE, 'rule = pattern "^/.*" use server 10.0.0.1:80'],
+         "rule '^/.*' can never be reached: rule '.*' is tried first and matches every request"),
+    ],
+)  # fmt: skip
+def test_what_has_no_effect_is_named_with_what_would_use_it(lines: list[str], text: str) -> None:
+    assert texts(*lines) == [text]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["scheduler = rr", f"{A} 5", f"{B} 5"],
+        ["scheduler = rr", f"{A} 0", f"{B} 5"],
+        ["scheduler = phttp", A, RULE, 'rule = pattern "^/a" use server 10.0.0.1:80'],
+        ["scheduler = hhttp", "balance = rr", f"{A} 5", B,
+         'rule = pattern "/(a)" match 1 use server 10.0.0.1:80 server 10.0.0.2:80'],
+    ],
+)  # fmt: skip
+def test_what_has_an_effect_is_not_warned_of(lines: list[str]) -> None:
+    assert texts(*lines) == []
+
+
+def test_a_scheduler_that_does_not_say_what_it_uses_is_not_accused() -> None:
+    class Silent:
+        unit = "CONNECTION"
+
+    (service,) = parse(f"Virtual s {{ scheduler = silent\nbalance = rr\n{A} 5\n{B}\n{RULE}\n}}").services.values()
+    assert warnings_of(service, Silent(), Silent()) == []
+
+
+def test_patterns_that_are_said_to_match_everything_do() -> None:
+    assert all(re.search(pattern, target) for pattern in CATCH_ALL for target in ("/", "/a/b?c"))
+
+
+RR = (
+    "scheduler = wlc",
+    "balance = rr",
+    "startservers = 5",
+    f"{A} 5",
+    B,
+    'rule = pattern "(a)" match 1 use server 10.0.0.1:80',
+)
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (edits.AddService("s"), ["its rules", "balance", "startservers"]),
+        (edits.EditService("s", {"maxclients": 5}), []),
+        (edits.EditService("s", {"startservers": 5}), ["startservers"]),
+        (edits.EditService("s", {"balance": "rr"}), ["balance"]),
+        (edits.EditService("s", {"scheduler": "wlc"}), ["its rules", "balance"]),
+        (edits.AddRule("s", "(a)", parse_address("10.0.0.1:80"), 1), ["its rules"]),
+        (edits.DeleteRule("s", "(a)", parse_address("10.0.0.1:80")), []),
+        (edits.StartService("s"), ["its rules", "balance", "startservers"]),
+        (edits.Load({}), ["its rules", "balance", "startservers"]),
+        (edits.StopService("s"), []),
+    ],
+)  # fmt: skip
+def test_an_edit_is_told_of_what_it_concerns(edit: edits.Edit, words: list[str]) -> None:
+    assert [str(one).split()[2:] for one in found(*RR) if is_due(one, edit)] == [
+        str(one).split()[2:] for one in found(*RR) if any(one.text.startswith(word) for word in words)
+    ]
+
+
+def test_weights_are_a_matter_of_edits_that_give_one() -> None:
+    address = parse_address("10.0.0.1:80")
+    (warning,) = found("scheduler = rr", f"{A} 5", B)
+    assert is_due(warning, edits.EditServer("s", address, 5))
+    assert is_due(warning, edits.AddServer("s", address, 5))
+    assert not is_due(warning, edits.EditServer("s", address, 0))
+    assert not is_due(warning, edits.EditServer("s", address, None, 7))
+
+
+def test_what_a_whole_service_lacks_is_told_when_it_is_loaded_or_started() -> None:
+    (warning,) = found("scheduler = wlc")
+    assert not is_due(warning, edits.AddService("s"))
+    assert is_due(warning, edits.StartService())
+
+
+def test_every_option_in_a_warning_is_one() -> None:
+    """So that edit-service finds it."""
+    every: Any = {"startservers": 1, "cookie_secure": "on", "via": "append", "client_head": 1, "client_burst": 1}
+    (service,) = parse(f"Virtual s {{ scheduler = wlc\n{A} }}").services.values()
+    about = {
+        name for warning in warnings_of(evolve(service, **every), KNOWN["wlc"], KNOWN["wlc"]) for name in warning.about
+    }
+    assert about <= set(OPTIONS)

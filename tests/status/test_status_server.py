@@ -1,0 +1,253 @@
+"""The status over HTTP, in memory: visitors share what is made, read it in pieces, and come under known names only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionLost
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.logger import globalLogPublisher
+from twisted.python.failure import Failure
+
+from ktcpvs.model.address import parse_address
+from ktcpvs.model.edits import AddServer, AddService, Edit
+from ktcpvs.status.server import MAX_CONNECTIONS, MAX_HELD_BYTES, PIECE, HeldTexts, StatusFactory
+from ktcpvs.system.log import EventLog
+from ktcpvs.transport.context import Context, Descriptors
+from ktcpvs.transport.director import Director
+from ktcpvs.transport.views import Views
+
+ODD, ODDER = "back\\slash<wéb>", 'unix:/tmp/"quoted"'
+
+
+class Line(StringTransport):
+    """A visitor's connection. takes: how many bytes it takes before the visitor must be waited for."""
+
+    takes = 1 << 30
+    aborted = False
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        if len(self.value()) >= self.takes and self.producer is not None:
+            self.producer.pauseProducing()
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+
+
+class StatusWorld(MemoryReactorClock):
+    """A switch with a status, and a reactor whose calls from threads the test runs."""
+
+    def __init__(self, *edits: Edit, hosts: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.from_threads: SimpleQueue[Callable[[], Any]] = SimpleQueue()
+        self.looks = 0
+        self.late: list[Deferred[Any]] | None = None  # looks that the test lets come back
+        self._director = Director(Context(self, EventLog(), Descriptors(1000)))
+        for edit in edits:
+            self._director.submit(edit)
+        self.factory = StatusFactory(self, hosts, EventLog(), self)
+
+    def callFromThread(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.from_threads.put(lambda: function(*arguments))
+
+    def run_next(self) -> None:
+        self.from_threads.get(timeout=20)()
+
+    # What the status looks at.
+
+    def view(self, name: str, ident: str | None) -> Any:
+        self.looks += 1
+        if self.late is None:
+            return self.look()
+        self.late.append(Deferred())
+        return self.late[-1]
+
+    def look(self) -> Any:
+        return Views(self._director).view("stats", None)
+
+    def processes(self) -> dict[str, int]:
+        return {}
+
+    # Visitors.
+
+    def visit(self, path: str = "/metrics", takes: int = 1 << 30, host: str = "Host: 127.0.0.1\r\n") -> Line:
+        line = Line()
+        line.takes = takes
+        visit = self.factory.buildProtocol(None)
+        visit.makeConnection(line)
+        line.protocol = visit
+        visit.dataReceived(f"GET {path} HTTP/1.1\r\n{host}\r\n".encode("latin-1"))
+        return line
+
+    def leaves(self, line: Line) -> None:
+        line.protocol.connectionLost(Failure(ConnectionLost()))
+
+
+def status_of(line: Line) -> int:
+    return int(line.value().split()[1])
+
+
+@pytest.fixture
+def logged() -> Any:
+    """What is logged meanwhile with a traceback."""
+    events: list[Any] = []
+
+    def note(event: Any) -> None:
+        if "log_failure" in event:
+            events.append(event)
+
+    globalLogPublisher.addObserver(note)
+    yield events
+    globalLogPublisher.removeObserver(note)
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/api/v1/status"])
+def test_visitors_who_come_together_share_one_look_and_one_text(path: str, logged: list[Any]) -> None:
+    world = StatusWorld(AddService("s"))
+    visitors = [world.visit(path) for _ in range(MAX_CONNECTIONS)]
+    world.run_next()
+    assert {status_of(line) for line in visitors} == {200}
+    assert len({line.value() for line in visitors}) == 1
+    assert world.looks == 1
+    assert world.from_threads.empty(), "it was written once"
+    assert world.visit("/metrics").aborted, "one more than there may be"
+    assert logged == []
+
+
+def test_a_visitor_who_leaves_disturbs_nobody(logged: list[Any]) -> None:
+    world = StatusWorld()
+    world.late = []
+    first, second, third = (world.visit() for _ in range(3))
+    world.leaves(first)
+    world.late[0].callback(world.look())
+    world.leaves(second)
+    world.run_next()
+    assert (first.value(), second.value(), status_of(third)) == (b"", b"", 200)
+    assert logged == []
+    for line in (first, second, third):
+        world.leaves(line)
+    world.factory.close_all()
+    assert world.getDelayedCalls() == []
+
+
+def test_the_text_of_metrics_is_read_as_it_was_meant() -> None:
+    world = StatusWorld(AddService(ODD), AddServer(ODD, parse_address(ODDER), 7))
+    text = answered(world, world.visit("/metrics"))
+    found = {family.name: family for family in text_string_to_metric_families(text.decode())}
+    labels = {"service": ODD, "server": ODDER, "role": "server"}
+    assert [(one.labels, one.value) for one in found["ktcpvs_server_weight"].samples] == [(labels, 7)]
+    took = [one.name for one in found["ktcpvs_server_request_duration_seconds"].samples]
+    assert took == ["ktcpvs_server_request_duration_seconds_bucket"] * 17 + [
+        "ktcpvs_server_request_duration_seconds_count",
+        "ktcpvs_server_request_duration_seconds_sum",
+    ]
+    assert all(family.documentation and family.type != "untyped" for family in found.values())
+    told = json.loads(answered(world, world.visit("/api/v1/status")))
+    assert [(service["ident"], service["servers"][0]["weight"]) for service in told["services"]] == [(ODD, 7)]
+
+
+def answered(world: StatusWorld, line: Line) -> bytes:
+    """The body that comes when the text is written."""
+    if not line.value():
+        world.run_next()
+    return line.value().partition(b"\r\n\r\n")[2]
+
+
+def test_a_visitor_that_does_not_read_holds_one_piece() -> None:
+    world = StatusWorld(*many_servers())
+    whole = answered(world, world.visit())
+    assert len(whole) > 4 * PIECE
+    slow = world.visit(takes=1)
+    assert len(slow.value()) < PIECE + 1000
+    slow.takes = 1 << 30
+    slow.producer.resumeProducing()
+    assert slow.value().partition(b"\r\n\r\n")[2] == whole
+    assert slow.disconnecting
+
+
+def test_one_that_leaves_in_the_middle_is_forgotten(logged: list[Any]) -> None:
+    world = StatusWorld(*many_servers())
+    slow = world.visit(takes=1)
+    world.run_next()
+    world.leaves(slow)
+    assert world.factory.visits == set()
+    assert logged == []
+
+
+def many_servers() -> list[Edit]:
+    servers = [AddServer("s", parse_address(f"10.0.0.{number}:80")) for number in range(1, 200)]
+    return [AddService("s"), *servers]
+
+
+def test_readers_of_the_oldest_texts_are_cut_off_when_texts_hold_too_much() -> None:
+    held, lines = HeldTexts(), [Line() for _ in range(4)]
+    texts = [bytes(MAX_HELD_BYTES // 2) for _ in range(3)]
+    for text, line in zip(texts, lines, strict=False):
+        held.add(text, line)
+    assert not any(line.aborted for line in lines)  # the newest does not count
+    held.add(texts[0], lines[3])
+    assert not any(line.aborted for line in lines)
+    held.add(bytes(1), Line())
+    assert [line.aborted for line in lines] == [True, False, False, True]
+    held.remove(texts[0], lines[0])
+    held.remove(texts[0], lines[3])
+    held.remove(texts[1], lines[1])
+    held.add(bytes(2), Line())
+    assert not lines[2].aborted
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "127.0.0.1:9109",
+        "[::1]:9109",
+        "10.1.2.3",
+        "localhost",
+        "LOCALHOST:1",
+        "a.localhost",
+        "lb1.example",
+        "LB1.Example.:9109",
+    ],
+)
+@pytest.mark.parametrize("path", ["/", "/api/v1/status"])
+def test_addresses_localhost_and_given_names_are_answered(host: str, path: str) -> None:
+    world = StatusWorld(hosts=("lb1.example",))
+    line = world.visit(path, host=f"Host: {host}\r\n")
+    answered(world, line)
+    assert status_of(line) == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "evil.example:9109", "lb1.example.evil", "localhost.evil", "1.2.3.4.5", "127.1", "evil.example."],
+)
+@pytest.mark.parametrize("path", ["/", "/metrics", "/nothing"])
+def test_other_names_are_misdirected_and_told_what_to_do(host: str, path: str) -> None:
+    world = StatusWorld(hosts=("lb1.example",))
+    line = world.visit(path, host=f"Host: {host}\r\n")
+    name = host.partition(":")[0].removesuffix(".")
+    assert line.value().startswith(b"HTTP/1.1 421 Misdirected Request\r\n")
+    assert f"start ktcpvs with --status-host {name}." in line.value().decode()
+    assert world.looks == 0
+
+
+@pytest.mark.parametrize("host", ["[::1", "a b", "<script>", "\xff", ":80", ""])
+def test_what_is_no_name_is_refused_in_one_line(host: str) -> None:
+    line = StatusWorld().visit(host=f"Host: {host}\r\n")
+    assert status_of(line) == 421
+    body = line.value().partition(b"\r\n\r\n")[2]
+    assert body.count(b"\n") == 1
+    assert b"--status-host" not in body
+
+
+@pytest.mark.parametrize("host", ["", "Host: 127.0.0.1\r\nHost: 127.0.0.1\r\n"])
+def test_one_host_is_needed(host: str) -> None:
+    assert status_of(StatusWorld().visit(host=host)) == 400

@@ -1,0 +1,185 @@
+"""Files and folders that somebody else may have prepared: nothing is followed, waited for, or believed."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ktcpvs.errors import CannotListen
+from ktcpvs.system.files import (
+    private_folder,
+    read_regular_file,
+    replace_file,
+    untrusted_folder,
+    untrusted_socket,
+)
+
+OTHER = 65533
+"""A user's number that is neither root's nor this user's."""
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+
+
+# Writing.
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644])
+@pytest.mark.parametrize("umask", [0, 0o777])
+def test_a_file_is_replaced_and_has_its_mode(tmp_path: Path, mode: int, umask: int) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    path.chmod(0o666)
+    before = os.umask(umask)
+    try:
+        replace_file(str(path), b"new", mode)
+    finally:
+        os.umask(before)
+    assert path.read_bytes() == b"new"
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def _link(path: Path) -> None:
+    path.symlink_to(path.with_name("victim"))
+
+
+def _loose(path: Path) -> None:
+    path.write_text("")
+    path.chmod(0o666)
+
+
+def _hard_link(path: Path) -> None:
+    path.hardlink_to(path.with_name("victim"))
+
+
+@pytest.mark.parametrize("plant", [_link, _loose, _hard_link, os.mkfifo], ids=["link", "loose", "hard link", "fifo"])
+def test_what_lies_there_before_is_not_used(tmp_path: Path, plant: Callable[[Path], None]) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    plant(tmp_path / "file.new")
+    replace_file(str(tmp_path / "file"), b"new")
+    assert victim.read_text() == "precious"
+    assert sorted(os.listdir(tmp_path)) == ["file", "victim"]
+    status = os.lstat(tmp_path / "file")
+    assert stat.S_ISREG(status.st_mode)
+    assert stat.S_IMODE(status.st_mode) == 0o600
+    assert (tmp_path / "file").read_bytes() == b"new"
+
+
+@as_root
+def test_what_another_user_put_there_is_refused_and_stays(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "file.new").write_text("planted")
+    os.chown(tmp_path / "file.new", OTHER, OTHER)
+    with pytest.raises(FileExistsError, match=rf"file\.new belongs to user {OTHER}: remove it"):
+        replace_file(str(tmp_path / "file"), b"new")
+    assert (tmp_path / "file").read_text() == "old"
+    assert (tmp_path / "file.new").read_text() == "planted"
+
+
+def test_a_folder_in_its_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file.new").mkdir()
+    with pytest.raises(FileExistsError, match=r"file\.new is a folder: remove it"):
+        replace_file(str(tmp_path / "file"), b"new")
+
+
+def test_what_cannot_be_put_in_place_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "file").mkdir()
+    (tmp_path / "file" / "inside").write_text("")
+    with pytest.raises(OSError, match="Is a directory"):
+        replace_file(str(tmp_path / "file"), b"new")
+    assert os.listdir(tmp_path) == ["file"]
+
+
+# Reading.
+
+
+def test_only_a_regular_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"text")
+    (tmp_path / "link").symlink_to("file")
+    assert read_regular_file(str(tmp_path / "file")) == read_regular_file(str(tmp_path / "link")) == b"text"
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", Path("/dev/zero"), Path("/dev/null")):
+        with pytest.raises(OSError, match="not a regular file"):
+            read_regular_file(str(path))
+    with pytest.raises(IsADirectoryError):
+        read_regular_file(str(tmp_path))
+    with pytest.raises(FileNotFoundError):
+        read_regular_file(str(tmp_path / "none"))
+
+
+# Folders and sockets.
+
+
+def test_a_private_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    private_folder(str(folder))
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    private_folder(str(folder))
+    for mode in (0o777, 0o720, 0o702):
+        folder.chmod(mode)
+        with pytest.raises(CannotListen, match=f"{folder} can be written to by other users, who could take our place"):
+            private_folder(str(folder))
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(CannotListen, match="cannot make the folder"):
+        private_folder(str(file / "run"))
+
+
+@as_root
+def test_a_folder_of_somebody_else_is_not_trusted(tmp_path: Path) -> None:
+    folder, link = tmp_path / "run", tmp_path / "link"
+    folder.mkdir(0o700)
+    os.chown(folder, OTHER, OTHER)
+    assert untrusted_folder(str(folder)) == f"{folder} belongs to user {OTHER}"
+    assert untrusted_folder(str(folder), OTHER) is None
+    with pytest.raises(CannotListen, match=f"{folder} belongs to user {OTHER}"):
+        private_folder(str(folder))
+    os.chown(folder, 0, 0)
+    link.symlink_to("run")
+    assert untrusted_folder(str(link)) is None
+    os.chown(link, OTHER, OTHER, follow_symlinks=False)
+    assert untrusted_folder(str(link)) == f"{link} belongs to user {OTHER}"
+
+
+def listening(path: Path) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(str(path))
+    sock.listen()
+    return sock
+
+
+def test_a_socket_of_our_own_is_trusted(tmp_path: Path) -> None:
+    place = tmp_path / "run" / "control.sock"
+    assert untrusted_socket(str(place)) is None, "there is none"
+    place.parent.mkdir(0o700)
+    assert untrusted_socket(str(place)) is None, "there is none"
+    with listening(place):
+        assert untrusted_socket(str(place)) is None
+        tmp_path.chmod(0o1777)
+        assert untrusted_socket(str(place)) is None
+        place.parent.chmod(0o777)
+        assert untrusted_socket(str(place)) == f"{place.parent} can be written to by other users"
+    place.parent.chmod(0o700)
+    place.unlink()
+    place.write_text("")
+    assert untrusted_socket(str(place)) == f"{place} is no socket"
+
+
+@as_root
+def test_a_socket_in_a_folder_that_another_user_could_make_is_not_trusted(tmp_path: Path) -> None:
+    place = tmp_path / "run" / "control.sock"
+    place.parent.mkdir(0o700)
+    os.chown(place.parent, OTHER, OTHER)
+    with listening(place):
+        os.chown(place, OTHER, OTHER)
+        assert untrusted_socket(str(place)) is None, "root has given it to that user: nobody else can write above"
+        tmp_path.chmod(0o1777)
+        assert untrusted_socket(str(place)) == f"{place.parent} belongs to user {OTHER}"
+        os.chown(place.parent, 0, 0)
+        assert untrusted_socket(str(place)) == f"{place} belongs to user {OTHER}"
