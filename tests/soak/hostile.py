@@ -61,7 +61,7 @@ MAX_GROWTH = 256 << 20
 MAX_REMAINDER = 64 << 20
 """Bytes by which it may have grown when the attack is over: memory that malloc keeps."""
 
-MAX_SLAB_GROWTH = 384 << 20
+MAX_SLAB_GROWTH = 192 << 20
 """Bytes by which the kernel's unreclaimable slab may grow meanwhile: sockets, and the packets that they hold."""
 
 MAX_TCP_GROWTH = 512 << 20
@@ -403,6 +403,8 @@ class HostileSoak:
         for what, value, first, bound in zip(whose, now, self.samples[0], bounds, strict=True):
             if value - first > bound:
                 self.is_wrong(f"memory of {what} has grown by {value - first >> 20} MiB, {bound >> 20} may be", what)
+            if value - first > 4 * bound:
+                raise AssertionError(f"memory of {what} grows by {value - first >> 20} MiB: the attack ends here")
         if not self.daemon.is_alive:
             raise AssertionError(f"the daemon has ended: {self.daemon.log()[-3000:]}")
 
