@@ -552,11 +552,19 @@ def test_no_goal_without_the_kernel_and_a_note_where_nothing_can_be_compared() -
     assert relay_goals.goals_of([case]) == ([], [])
 
 
+def test_on_busy_cores_splicing_is_held_to_copying() -> None:
+    case = results.Case("wlc, contended", {"ktcpvs copy": {"rate": [100.0]}, "ktcpvs splice": {"rate": [95.0]}})
+    assert found_goals(case) == [(0.95, 0.9, True)]
+    del case.figures["ktcpvs copy"]
+    assert found_goals(case) == []
+
+
 def test_where_everybody_runs(tmp_path: Path) -> None:
     shop = Workshop(tmp_path, {3}, {0, 1}, rounds=1, seconds=1, quick=True)
-    places = {place: scenario_relays.place_of(shop, place) for place in ("pinned", "unpinned", "one core")}
+    places = {place: scenario_relays.place_of(shop, place) for place in ("pinned", "unpinned", "one core", "contended")}
     cores = {place: (there.proxy, there.load) for place, there in places.items()}
-    assert cores == {"pinned": ({3}, {0, 1}), "unpinned": ({0, 1, 3}, {0, 1, 3}), "one core": ({3}, {3})}
+    everywhere = ({0, 1, 3}, {0, 1, 3})
+    assert cores == {"pinned": ({3}, {0, 1}), "unpinned": everywhere, "one core": ({3}, {3}), "contended": everywhere}
 
 
 def test_every_goal_of_relays_has_its_case() -> None:
@@ -564,7 +572,7 @@ def test_every_goal_of_relays_has_its_case() -> None:
     assert labels == [
         *("wlc, pinned", "64 KiB, pinned", "100 MiB, pinned", "http, pinned"),
         *("wlc, unpinned", "64 KiB, unpinned", "100 MiB, unpinned", "http, unpinned"),
-        *("wlc, one core", "http, one core"),
+        *("wlc, one core", "http, one core", "wlc, contended"),
     ]
     assert [work.place for work in scenario_relays.works(quick=True)] == ["pinned"]
 

@@ -65,26 +65,44 @@ TABLE: dict[str, dict[str, str]] = {
     for state, moves in _MOVES.items()
 }
 
+PACKET_COST = 2 << 10
+"""What a packet is charged besides its bytes: the kernel's descriptors of it, and the rest of the memory it lies in.
+Loopback needs 1.2 KiB; network drivers that give each packet half a page need 2 KiB."""
+
 FIRST_WINDOW = 4 << 20
 LEAST_WINDOW = 256 << 10
-"""How many bytes are granted at first, and to who has proved slow. The setting relay_window limits both."""
+"""The charge that is granted at first, and to who has proved slow. The setting relay_window limits both."""
+
+
+def charge(size: int) -> int:
+    """The charge of that many bytes in packets of 1 KiB or more."""
+    return 3 * size
 
 
 def first_window(most: int) -> int:
-    """How many bytes are granted to a direction of which nothing is known yet; `most`: the setting, in bytes."""
+    """The charge that is granted to a direction of which nothing is known yet; `most`: the setting, in bytes."""
     return min(FIRST_WINDOW, most)
 
 
 def next_window(window: int, behind: int, most: int) -> int:
-    """The next grant, in bytes, to a direction that has used half of `window`; 0: none now.
+    """The next grant to a direction that has used half of `window`; 0: none now.
 
-    behind: bytes that were redirected and are not yet in the target's queue. Whoever keeps up gets twice as much, so
-    that the kernel seldom has to tell. For whoever does not, the rest comes through this process, which does not read
-    on when the target is full.
+    behind: the bytes that the target's TCP could not send yet. Whoever keeps up gets twice as much, so that the kernel
+    seldom has to tell. For whoever does not, the rest comes through this process, which does not read on when the
+    target is full.
     """
     return 0 if behind > window // 4 else min(2 * window, most)
 
 
 def less_window(window: int, most: int) -> int:
-    """The next grant, in bytes, to a direction that has used up `window`: it does not keep up."""
+    """The next grant, as a charge, to a direction that has used up `window`: it does not keep up."""
     return min(max(window // 4, LEAST_WINDOW), most)
+
+
+def passed_limit(most: int, receive_buffer: int) -> int:
+    """The charge of passed packets that may wait for this process to read them; beyond it the connection is reset.
+
+    most: the setting, in bytes. receive_buffer: the largest that a socket may have, in bytes. The kernel charges what
+    waits to the source's receive buffer, so TCP holds the sender back long before, unless memory is short.
+    """
+    return first_window(most) + charge(receive_buffer)

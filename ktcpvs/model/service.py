@@ -172,8 +172,14 @@ class VirtualService:
     relay: str = option(
         read_word,
         AUTO,
-        "what carries the bytes of joined connections; auto: the kernel, where it can",
+        "what carries the bytes of joined connections; auto: copy, and splice for bulk",
         check=one_of(*RELAYS),
+    )
+    upgrade: str = option(
+        read_word,
+        "any",
+        "the protocols to which servers may switch when a client asks for it, by schedulers that decide per request",
+        check=one_of("any", "websocket", "off"),
     )
     first_byte_timeout: int | None = option(
         read_number,

@@ -126,7 +126,14 @@ class Settings:
         "has not answered a command for 30 seconds"
     )  # fmt: skip
     relay_after: int = _setting(
-        1, 0, 3600, "seconds", "with relay = auto: a joined connection that lives longer is handed to the kernel"
+        1,
+        0,
+        3600,
+        "seconds",
+        "with relay = auto: a joined connection that lives longer and is bulk is spliced; 0: all are, at once",
+    )
+    relay_rate: int = _setting(
+        16384, 0, 1 << 20, "KiB/s", "with relay = auto: a connection that moves more is bulk; 0: every one is"
     )
     relay_window: int = _setting(
         16384, 64, 1 << 20, "KiB", "the most that the kernel may hold for one direction of a connection that it relays"

@@ -7,6 +7,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import select
 import socket
 import stat
 import struct
@@ -303,6 +304,16 @@ def _tcp_state(sock: socket.socket) -> int:
         return TCP_CLOSE
 
 
+def has_input(sock: socket.socket) -> bool:
+    """True when there is something to read: bytes, an end or an error (poll(2))."""
+    descriptor = sock.fileno()
+    if descriptor < 0:
+        return False
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN | select.POLLRDHUP)
+    return bool(poll.poll(0))
+
+
 def open_private_unix_listener(path: str, backlog: int) -> socket.socket:
     """A listening unix socket that only this user may use, mode 0600 from its first moment. Raises CannotListen."""
     before = os.umask(0o177)
@@ -335,3 +346,22 @@ def close_with_reset(sock: socket.socket) -> None:
     with contextlib.suppress(OSError):  # the peer was quicker
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
     sock.close()
+
+
+_SNDBUFFORCE, _BUF_LOCK, _SNDBUF_LOCKED = 32, 72, 1
+
+
+def send_buffer(sock: socket.socket) -> int:
+    """How much may wait to be sent, in bytes as the kernel counts them; negative when somebody has set it, so that the
+    kernel does not adjust it. Raises OSError."""
+    size = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    return -size if sock.getsockopt(socket.SOL_SOCKET, _BUF_LOCK) & _SNDBUF_LOCKED else size
+
+
+def set_send_buffer(sock: socket.socket, size: int) -> None:
+    """Let that much wait to be sent, or what `send_buffer` has returned before. Raises OSError; needs CAP_NET_ADMIN
+    (socket(7), SO_SNDBUFFORCE)."""
+    sock.setsockopt(socket.SOL_SOCKET, _SNDBUFFORCE, min(abs(size) // 2, 1 << 29))  # the kernel doubles it
+    if size > 0:
+        locked = sock.getsockopt(socket.SOL_SOCKET, _BUF_LOCK)
+        sock.setsockopt(socket.SOL_SOCKET, _BUF_LOCK, locked & ~_SNDBUF_LOCKED)

@@ -25,6 +25,26 @@ def queued(sock: socket.socket) -> int:
     return int(sent - again + waiting)
 
 
+def not_sent(sock: socket.socket) -> int:
+    """Bytes in this side's queue that were not sent yet, not even once. Raises OSError."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _NOTSENT + 4)
+    return int(_ONE.unpack_from(info, _NOTSENT)[0])
+
+
+_TCP_RMEM = "/proc/sys/net/ipv4/tcp_rmem"
+_USUAL_LARGEST = 6 << 20
+
+
+def largest_receive_buffer() -> int:
+    """How large the kernel may make a socket's receive buffer, in bytes (tcp(7), tcp_rmem); Linux's default if that
+    cannot be read."""
+    try:
+        with open(_TCP_RMEM, encoding="ascii") as file:
+            return int(file.read().split()[2])
+    except (OSError, ValueError, IndexError):
+        return _USUAL_LARGEST
+
+
 def silent_for(sock: socket.socket) -> float:
     """Seconds since the last data came, whoever read it. Raises OSError."""
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA_RECV + 4)

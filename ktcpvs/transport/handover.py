@@ -1,5 +1,8 @@
 """How a connection that is relayed by copying gets an engine, in the middle of its life and with nothing lost.
 
+With `relay = auto` only bulk does: for small messages copying is at least as fast as every engine, and on busy cores
+faster.
+
 An engine can take over when everything that was read has been written. Where it has not, neither side is read for a
 moment; who does not take it even then goes on as it was, and another attempt follows later.
 """
@@ -11,10 +14,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ktcpvs.model import connection, exchange
-from ktcpvs.model.service import AUTO, COPY, KERNEL, SPLICE
+from ktcpvs.model.service import COPY, KERNEL
 from ktcpvs.system import log as levels
 from ktcpvs.transport.relay.copy import CopyRelay
 from ktcpvs.transport.relay.detach import can_detach, flushed
+from ktcpvs.transport.uv_transport import UVTransport
 
 if TYPE_CHECKING:
     from ktcpvs.transport.served import Served
@@ -25,12 +29,9 @@ LOOKS = (0.002, 0.004, 0.008, 0.016, 0.032, 0.064)
 ATTEMPTS = 5
 """So often it is tried."""
 
-BULK = 16 << 20
-"""Bytes a second; what is left of a connection that moves more is spliced where `relay = auto` would give it to the
-kernel relay."""
-
 EARLY = 0.0625
-"""Seconds after a lot came at once; what has moved as much in them as `BULK` is for that time need not wait longer."""
+"""Seconds after a lot came at once; what has moved more in them than `relay_rate` is for that time need not wait
+longer."""
 
 JOINED = (connection.RELAYING, exchange.SWITCHED)
 
@@ -41,20 +42,37 @@ BEGINNING = "it is just beginning"
 class Handover:
     """One for each connection that waits for an engine, dropped when it has it or will never have it."""
 
-    __slots__ = ("_attempts", "_bulk", "_call", "_copy", "_early", "_finished", "_looks", "_served")
+    __slots__ = (
+        "_after",
+        "_attempts",
+        "_bulk",
+        "_call",
+        "_copy",
+        "_early",
+        "_finished",
+        "_looked",
+        "_looks",
+        "_served",
+        "_told",
+    )  # fmt: skip
 
     def __init__(self, served: Served, copy: CopyRelay, finished: Callable[[], object], after: int) -> None:
-        """copy: what relays now. finished: to be called when both directions have ended. after: seconds; 0: as soon as
-        possible."""
+        """copy: what relays now. finished: to be called when both directions have ended. after: seconds until it is
+        looked whether the connection moves enough, and between such looks; 0: it is handed over at once, whatever it
+        moves."""
         self._served = served
         self._copy = copy
         self._finished = finished
         self._attempts = 0
         self._looks = 0  # in this attempt; while there are some, neither side is read
         self._call: Any = None  # the one thing that is waited for: it can be cancelled
-        self._bulk = False  # it was found to be bulk early
+        self._after = after
+        self._bulk = not after  # it is worth it
+        self._looked = (0, 0)  # bytes that had moved, and the tick, when it was looked whether it is bulk
         self._early: Any = None  # a look whether it is bulk, before its time has come
+        self._told = not isinstance(copy.inward.source.transport, UVTransport)  # a lot came at once; only uvloop tells
         if after:
+            self._looked = (self._moved(), served.context.wheel.now)
             self._call = served.context.wheel.after(after, self._look)
             copy.inward.source.much = copy.outward.source.much = self._much
         else:
@@ -74,15 +92,20 @@ class Handover:
 
     def _much(self) -> None:
         """A lot has come at once: it may be bulk."""
-        if self._early is None and self._call is not None and not self._attempts + self._looks and self._may_splice():
+        self._told = True
+        if self._rate() and self._early is None and not self._bulk and self._served.handover is self:
             self._early = self._served.context.reactor.callLater(EARLY, self._look_early, self._moved())
 
     def _look_early(self, before: int) -> None:
         self._early = None
-        if self._call is not None and not self._attempts + self._looks and self._moved() - before > BULK * EARLY:
+        if self._bulk:
+            return
+        if self._moved() - before > self._rate() * EARLY:
             self._bulk = True
-            self._call.cancel()
-            self._look()
+        call, self._call = self._call, None
+        if call is not None:
+            call.cancel()
+        self._look()
 
     def _moved(self) -> int:
         return self._copy.inward.bytes + self._copy.outward.bytes
@@ -96,7 +119,12 @@ class Handover:
         self._forget_early()
         copy = self._copy
         client, server = copy.inward.source, copy.outward.source
-        obstacle = self._obstacle() or can_detach(client) or can_detach(server)
+        obstacle = self._obstacle()
+        if obstacle is None:
+            if not self._bulk and not self._is_bulk():
+                self._wait()
+                return
+            obstacle = can_detach(client) or can_detach(server)
         if obstacle == BEGINNING:
             self._soon(0)
         elif obstacle is not None:
@@ -124,8 +152,6 @@ class Handover:
         served, copy = self._served, self._copy
         client, server = copy.inward.source, copy.outward.source
         context, engine = served.context, served.service.engine
-        if engine == KERNEL and self._may_splice() and self._is_bulk():
-            engine = SPLICE
         families = [stream.transport.getHandle().family for stream in (client, server)]
         if engine == KERNEL and socket.AF_UNIX in families:
             self._part()
@@ -147,16 +173,21 @@ class Handover:
             joined[COPY] -= 1
             joined[engine] += 1
 
-    def _may_splice(self) -> bool:
-        """Bulk is spliced where the service takes the best there is."""
-        service = self._served.service
-        wants = service.engine == KERNEL and service.config.relay == AUTO
-        return wants and service.context.relays.refusal(SPLICE) is None
+    def _rate(self) -> int:
+        """Bytes a second from which on a connection is bulk."""
+        return self._served.context.settings.relay_rate << 10
 
     def _is_bulk(self) -> bool:
-        """So much went through already that its reader may not keep up; then the kernel relay would copy."""
-        seconds = max(self._served.context.wheel.now - self._served.began, 1)
-        return self._bulk or self._moved() > BULK * seconds
+        """True when enough has moved since the last look."""
+        moved, now = self._moved(), self._served.context.wheel.now
+        (before, since), self._looked = self._looked, (moved, now)
+        self._bulk = moved - before >= self._rate() * max(now - since, 1)
+        return self._bulk
+
+    def _wait(self) -> None:
+        """It is copied on. Who has never sent a lot at once needs no timer: `_much` will tell."""
+        if self._told:
+            self._call = self._served.context.wheel.after(self._after, self._look)
 
     def _try_again(self) -> None:
         self._go_on()

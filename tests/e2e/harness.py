@@ -82,6 +82,7 @@ class Daemon:
     """One `twistd ktcpvs`, in its folder.
 
     workers: how many, as --workers wants it. descriptors: its hard limit. tls: it has the extra `tls` installed.
+    python: runs it, and finds ktcpvs by `python_path`; None: the Python of the tests.
     options: further options of `ktcpvs`. broken: True when its log may hold tracebacks. ended: True when the test has
     ended it on purpose.
     """
@@ -97,6 +98,7 @@ class Daemon:
         descriptors: int | None = None,
         python_path: tuple[Path, ...] = (),
         tls: bool = False,
+        python: Path | None = None,
         arguments: tuple[str | Path, ...] = ("--nodaemon", "--pidfile="),
     ) -> None:
         self.folder = folder
@@ -109,7 +111,8 @@ class Daemon:
         self._switch: Any = None
         self._environment = environment(*python_path, tls=tls)
         limit = ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh"] if descriptors is not None else []
-        self._command = [*limit, *command("twistd", TWISTD), *map(str, arguments), f"--reactor={reactor}", "ktcpvs"]
+        program = command("twistd", TWISTD) if python is None else [str(python), "-c", TWISTD]
+        self._command = [*limit, *program, *map(str, arguments), f"--reactor={reactor}", "ktcpvs"]
         self._command += ["--control", self.control, "--workers", str(workers), *map(str, options)]
         self.process: subprocess.Popen[bytes] | None = None
 

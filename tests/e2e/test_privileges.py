@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 import signal
 import socket
@@ -22,22 +21,9 @@ from ktcpvs.system.privileges import KEPT
 from tests.authority import Authority
 
 from .harness import TCPVSADM, ControlThread, Daemon, command, environment
-
-NOBODY = pwd.getpwnam("nobody")
-
-
-def nobody_can_run_python() -> bool:
-    code = [sys.executable, "-c", "import ktcpvs, encodings.idna"]
-    try:
-        return subprocess.run(code, user="nobody", group=NOBODY.pw_gid, extra_groups=[], cwd="/").returncode == 0
-    except PermissionError:
-        return False
-
+from .readable import NOBODY, everybodys_python, nobody_can_run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")]
-with_python = pytest.mark.skipif(
-    os.geteuid() != 0 or not nobody_can_run_python(), reason="Python is where only root can read it"
-)
 
 ALL_KEPT = sum(1 << number for number in KEPT.values())
 
@@ -53,9 +39,17 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def start(control_thread: ControlThread, folder: Path) -> Iterator[Callable[..., Daemon]]:
+    """Starts a daemon with a Python that everybody can read."""
+    found = everybodys_python()
+    if found is None:
+        message = "there is no Python that everybody can read"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    python, path = found
     made: list[Daemon] = []
 
     def begin(*options: str, **named: Any) -> Daemon:
+        if path is not None:
+            named |= {"python": python, "python_path": (path,)}
         daemon = Daemon(control_thread, folder, *options, **named)
         made.append(daemon)
         daemon.start()
@@ -86,7 +80,6 @@ def low_port() -> int:
     raise AssertionError("no free port below 1024")
 
 
-@with_python
 @pytest.mark.parametrize("workers", [0, 2])
 def test_it_keeps_what_it_needs_and_nothing_else(
     start: Callable[..., Daemon], serve: Callable[..., SocketServer], folder: Path, workers: int
@@ -115,7 +108,6 @@ def test_it_keeps_what_it_needs_and_nothing_else(
     assert "/root/access.log" in refused.stderr
 
 
-@with_python
 def test_certificates_that_only_root_can_read(start: Callable[..., Daemon], folder: Path) -> None:
     """They serve, and are not read again until he can."""
     ca = Authority(folder)
@@ -143,12 +135,12 @@ AS_NOBODY = (
 
 def knock(path: Path, *groups: int) -> str:
     """What a stranger meets at the control socket: "b''" is that he is turned away."""
-    code = [sys.executable, "-c", AS_NOBODY, str(path), *map(str, groups)]
+    python, _ = everybodys_python() or (sys.executable, None)
+    code = [str(python), "-c", AS_NOBODY, str(path), *map(str, groups)]
     done = subprocess.run(code, capture_output=True, text=True, timeout=30)
     return (done.stdout + done.stderr).strip().splitlines()[-1]
 
 
-@with_python
 def test_strangers_may_not_administer(start: Callable[..., Daemon], folder: Path) -> None:
     daemon = start("--user", "nobody")
     path = folder / "control.sock"
@@ -161,7 +153,6 @@ def test_strangers_may_not_administer(start: Callable[..., Daemon], folder: Path
     assert daemon.adm("--list").returncode == 0
 
 
-@with_python
 def test_members_of_a_group_may(start: Callable[..., Daemon], folder: Path) -> None:
     daemon = start("--user", "nobody", "--control-group", "daemon")
     path = folder / "control.sock"
@@ -190,7 +181,7 @@ def test_who_is_nobody_is_refused(folder: Path, options: tuple[str, ...], why: s
     assert why in done.stderr + done.stdout
 
 
-@pytest.mark.skipif(nobody_can_run_python(), reason="everybody can read it")
+@pytest.mark.skipif(os.geteuid() != 0 or nobody_can_run(sys.executable), reason="everybody can read it")
 def test_who_cannot_read_the_program_is_refused(control_thread: ControlThread, folder: Path) -> None:
     said = Daemon(control_thread, folder, "--user", "nobody").refused()
     assert said.startswith("ktcpvs: --user nobody: nobody cannot read /")

@@ -30,7 +30,7 @@ def daemon(lasting_daemon: Daemon) -> Iterator[Daemon]:
 )
 def test_what_is_said_is_heard_and_counted(daemon: Daemon, relay: str, after: int, count: int, lives: float) -> None:
     port, serve_at = free_port(), free_port()
-    daemon.set(relay_after=after)
+    daemon.set(relay_after=after, relay_rate=0)
     daemon.service("s", port, f"{LOOPBACK}:{serve_at}", relay=relay)
     storm = Storm(port, serve_at, count, SEED, at_once=count if lives else 100, lives=lives)
     storm.run()

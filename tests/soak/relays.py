@@ -55,7 +55,7 @@ def storm(count: int, seed: int) -> list[str]:
         name = f"storm, relay = {relay}, relay_after = {after}"
         with running() as daemon:
             port, serve_at = free_port(), free_port()
-            daemon.set(relay_after=after)
+            daemon.set(relay_after=after, relay_rate=0)
             daemon.service("s", port, f"127.0.0.1:{serve_at}", relay=relay)
             began = time.monotonic()
 

@@ -85,10 +85,14 @@ class Switch:
         self.context = Context(self.thread.reactor, log, Descriptors(1000))
         self.relays = self.context.relays = Spliced(self.thread.reactor, 1000)
         self.director = Director(self.context)
-        self.does(parse(self.text))
+        self.configure()
         self.does(StartService("s"))
         assert self.live.listener is not None
         self.live.listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)  # who comes inherits it
+
+    def configure(self, settings: str = "relay_rate = 0") -> None:
+        """By itself: whatever moves is handed over, in time."""
+        self.does(parse(f"global {{ {settings} }}\n{self.text}"))
 
     def _note(self, level: int, form: str, values: dict[str, Any]) -> None:
         if level <= NON_FATAL:
@@ -395,18 +399,47 @@ def test_bulk_in_both_directions_passes_unharmed(make: Make) -> None:
     assert switch.relays.asked > 0
 
 
-@pytest.mark.parametrize(("engine", "option"), [("kernel", "auto"), ("kernel", "kernel"), ("splice", "auto")])
-def test_bulk_is_seen_before_its_time_has_come(make: Make, thread: ReactorThread, engine: str, option: str) -> None:
-    """Only where it changes what takes over: bulk is spliced under `auto` instead of given to the kernel."""
+def only_bulk(switch: Switch) -> None:
+    """As it is by default."""
+    switch.thread.run(switch.configure, "")
+
+
+def test_what_is_not_bulk_is_copied_for_ever(make: Make) -> None:
+    """And where nothing large comes at once, no timer looks after it."""
     switch = make(WLC)
-    switch.relays.engine = engine
-    switch.thread.run(switch.does, EditService("s", {"relay": option}))
-    switch.thread.run(switch.live.look_at_settings)
-    switch.live.engine_after = 1  # an option that names its relay does not wait
+    only_bulk(switch)
+    one = switch.join()
+    for _ in range(5):
+        one.talk()
+        switch.ticks(2)
+    assert isinstance(one.connection.relay, CopyRelay)
+    assert switch.relays.asked == 0
+    waits = one.connection.handover
+    assert waits is not None
+    assert (waits._call is None) == isinstance(one.connection.client.transport, UVTransport)
+
+
+def test_bulk_is_handed_over_when_its_time_has_come(make: Make) -> None:
+    switch = make(WLC)
+    only_bulk(switch)
+    one = switch.join()
+    one.talk()
+    switch.ticks(3)
+    sending = Pouring(one.server, one.client, 1)
+    wait_for(lambda: sending.received > 80_000_000 or one.is_spliced)
+    switch.ticks(1)
+    one.is_handed_over()
+    sending.ends()
+
+
+def test_bulk_is_seen_before_its_time_has_come(make: Make) -> None:
+    """uvloop tells of a lot that comes at once."""
+    switch = make(WLC)
+    only_bulk(switch)
     one = switch.join()
     relay = one.connection.relay
     pouring = Pouring(one.server, one.client, 1)
-    early = (engine, option) == ("kernel", "auto") and isinstance(one.connection.client.transport, UVTransport)
+    early = isinstance(one.connection.client.transport, UVTransport)
     if early:
         one.is_handed_over()
     else:
@@ -418,8 +451,7 @@ def test_bulk_is_seen_before_its_time_has_come(make: Make, thread: ReactorThread
 
 def test_a_lot_at_once_is_not_yet_bulk(make: Make) -> None:
     switch = make(WLC)
-    switch.relays.engine = "kernel"
-    switch.thread.run(switch.live.look_at_settings)
+    only_bulk(switch)
     one = switch.join()
     relay = one.connection.relay
     for _ in range(3):

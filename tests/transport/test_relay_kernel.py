@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import socket
 from collections.abc import Callable, Iterator
@@ -12,12 +13,13 @@ import pytest
 import test_relay_splice as like_splice
 from reactors import ReactorThread, descriptors, settled
 from servers import read_all, read_exactly, reset, wait_for
-from test_relay_splice import BULK, Joined, Sending
+from test_relay_splice import BULK, Joined, Sending, filled
 from test_relay_splice import thread as thread
 
 from ktcpvs.model import grants
 from ktcpvs.system import bpf
 from ktcpvs.transport.relay import programs
+from ktcpvs.transport.relay.bytecode import DONE_WORDS
 from ktcpvs.transport.relay.kernel import CHUNK, Kernel, KernelRelay
 from ktcpvs.transport.stream import Stream
 
@@ -141,6 +143,75 @@ def test_a_slow_reader_gets_no_more_than_its_window_ahead(relays: Relays) -> Non
     assert way.window < 1 << 20
 
 
+def send_packets(sock: socket.socket, size: int, most: int) -> int:
+    """Send up to `most` packets of `size` bytes, until the kernel has taken none for a second; how many it took."""
+    sock.settimeout(1)
+    sent = 0
+    with contextlib.suppress(TimeoutError):
+        while sent < most:
+            sock.send(bytes(size), socket.MSG_EOR)
+            sent += 1
+    sock.settimeout(10)
+    return sent
+
+
+def with_small_buffers(relays: Relays) -> Joined:
+    """As `joined`, and whatever is sent soon waits in the kernel."""
+    one = Joined(relays)
+    for line in one.inner, one.outer:
+        handle = line.stream.transport.getHandle()
+        for which in socket.SO_SNDBUF, socket.SO_RCVBUF:
+            handle.setsockopt(socket.SOL_SOCKET, which, 8192)
+    for sock in one.client, one.server:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    one.start()
+    wait_for(lambda: one.relay.is_joined)
+    return one
+
+
+@pytest.mark.parametrize("size", [1, 100, 1448])
+def test_packets_use_up_a_grant_like_bytes_when_nobody_reads(relays: Relays, size: int) -> None:
+    """What the kernel redirects and cannot send is limited by its charge; the rest comes to this process."""
+    window = relays.kernel.window = 512 << 10
+    one = with_small_buffers(relays)
+    way = one.relay.inward
+    most = window // (size + grants.PACKET_COST)
+    sent = send_packets(one.client, size, 4 * most)
+    assert relays.thread.run(way.under_way) <= window
+    settled, settled_charge = way._known
+    under_way = way.program.charged(way.slot) - settled_charge - (way.redirected - settled)
+    assert under_way // grants.PACKET_COST <= window // grants.PACKET_COST
+    assert way.program.passed(way.slot) > 0
+    one.server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+    assert read_exactly(one.server, sent * size) == bytes(sent * size)
+    assert way.bytes == sent * size
+
+
+def test_who_neither_reads_nor_stops_sending_is_held_back(relays: Relays) -> None:
+    """Both do. What is passed would wait, uncharged, behind what is redirected to the same socket."""
+    relays.kernel.window = 512 << 10
+    one = with_small_buffers(relays)
+    ways = one.relay.inward, one.relay.outward
+    for sock, way in zip((one.client, one.server), ways, strict=True):
+        filled(relays, sock, way)
+    for sock in one.client, one.server:
+        assert send_packets(sock, 100, 20_000) < 20_000
+    for way in ways:
+        assert way.behind() == 0
+        assert way.unread() < 1 << 20
+
+
+def test_what_may_not_wait_to_be_read_resets_both_sides(relays: Relays) -> None:
+    one = joined(relays)
+    way = one.relay.inward
+    way.program.void(way.slot)
+    way.program.limit(way.slot, 0)
+    one.client.sendall(b"too much")
+    for sock in (one.client, one.server):
+        with pytest.raises(ConnectionResetError):
+            read_all(sock)
+
+
 def test_after_a_slow_time_the_kernel_takes_over_again(relays: Relays) -> None:
     relays.kernel.window = 1 << 20
     one = joined(relays)
@@ -171,7 +242,7 @@ def test_a_reader_that_keeps_up_is_granted_more_and_more(relays: Relays) -> None
 def test_what_the_program_cannot_judge_resets_both_sides(relays: Relays) -> None:
     one, other = joined(relays), joined(relays)
     way = one.relay.inward
-    word = 4 * way.slot + 3
+    word = DONE_WORDS * way.slot + 3
     way.program._done.words[word] = (way.program._done.words[word] - 1) & 0xFFFFFFFF
     one.client.sendall(b"after a gap")
     for sock in (one.client, one.server):

@@ -9,8 +9,11 @@ import random
 import select
 import socket
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -18,13 +21,25 @@ from overlap import connected_at, make_room, takes_back
 from reactors import descriptors
 from servers import LOOPBACK, chunks, read_all, read_exactly, reset, wait_for
 
+from ktcpvs.model.grants import PACKET_COST
 from ktcpvs.system.bpf import BPFError, Map, available
 from ktcpvs.system.instructions import disassemble
 from ktcpvs.transport.relay import program as module
-from ktcpvs.transport.relay.bytecode import BROKEN, HALF_USED, LONGEST_CUT, PASSED, instructions
+from ktcpvs.transport.relay.bytecode import (
+    BROKEN,
+    DONE_WORDS,
+    GRANT_WORDS,
+    HALF_USED,
+    LONGEST_CUT,
+    OVERFULL,
+    PASSED,
+    instructions,
+)
 from ktcpvs.transport.relay.program import NO_GRANT, Lost, Program
 
 kernel = pytest.mark.skipif(available() is not None, reason=str(available()))
+
+ROOT = Path(__file__).parents[2]
 
 ALL = 1 << 40
 """A grant that is never used up, and a threshold that is never reached."""
@@ -33,116 +48,141 @@ ALL = 1 << 40
 def test_the_byte_code() -> None:
     code = instructions(slot_of=1, targets=2, done=3, grants=4, events=5)
     names = {1: "slot_of", 2: "targets", 3: "done", 4: "grants", 5: "events"}
-    assert "\n".join(disassemble(code, names)) == LISTING
+    lines = disassemble(code, names)
+    first = next(number for number, line in enumerate(lines) if "<= 4095" in line)
+    steps = [number for number, line in enumerate(lines) if "<= 4095" in line]
+    assert len(steps) == LONGEST_CUT // 4095
+    without_numbers = [[line.split(" ", 1)[1] for line in lines[step + 1 : step + 8]] for step in steps]
+    assert without_numbers == [without_numbers[0]] * len(steps)  # each cuts off as much as the first
+    assert "\n".join(lines[: first + 8]) == LISTING
 
 
 LISTING = """\
  0 r6 = r1
  1 r7 = u32 [r6+0]
- 2 if r7 == 0 goto 77
+ 2 if r7 == 0 goto 90
  3 call 46
  4 u64 [r10-8] = r0
  5 r1 = map slot_of
  7 r2 = r10
  8 r2 += -8
  9 call 1
-10 if r0 == 0 goto 75
+10 if r0 == 0 goto 88
 11 r1 = u32 [r0+0]
 12 u32 [r10-16] = r1
 13 r1 = map done
 15 r2 = r10
 16 r2 += -16
 17 call 1
-18 if r0 == 0 goto 75
+18 if r0 == 0 goto 88
 19 r8 = r0
 20 r9 = u32 [r8+24]
 21 r1 = u32 [r6+48]
-22 if r9 != r1 goto 79
+22 if r9 != r1 goto 92
 23 r9 += r7
 24 u32 [r8+24] = r9
 25 r1 = map grants
 27 r2 = r10
 28 r2 += -16
 29 call 1
-30 if r0 == 0 goto 75
+30 if r0 == 0 goto 88
 31 r9 = r0
-32 r1 = u64 [r8+8]
-33 r2 = u64 [r9+0]
-34 if r1 != r2 goto 72
-35 r1 = u64 [r8+0]
-36 r1 += r7
-37 r2 = u64 [r9+8]
-38 if r1 > r2 goto 60
-39 u64 [r8+0] = r1
-40 r2 = u64 [r9+16]
-41 if r1 <= r2 goto 53
-42 r3 = u64 [r8+16]
-43 if r3 == r2 goto 53
-44 u64 [r8+16] = r2
-45 u32 [r10-12] = 1
-46 r1 = map events
-48 r2 = r10
-49 r2 += -16
-50 r3 = 8
-51 r4 = 0
-52 call 130
-53 r1 = r6
-54 r2 = map targets
-56 r3 = u32 [r10-16]
-57 r4 = 0
-58 call 52
-59 exit
-60 r1 = u64 [r8+8]
-61 r1 += r7
-62 u64 [r8+8] = r1
-63 u32 [r10-12] = 2
-64 r1 = map events
-66 r2 = r10
-67 r2 += -16
-68 r3 = 8
-69 r4 = 0
-70 call 130
-71 goto 75
-72 r1 = u64 [r8+8]
-73 r1 += r7
-74 u64 [r8+8] = r1
-75 r0 = 1
-76 exit
-77 r0 = 0
-78 exit
-79 r9 -= (u32) r1
-80 if r9 > 524288 goto 101
-81 if r7 <= r9 goto 101
-82 if r9 <= 4095 goto 91
-83 r1 = r6
-84 r2 = -4095
-85 r3 = 0
+32 u32 [r10-12] = 0
+33 r1 = u64 [r8+8]
+34 r2 = u64 [r9+0]
+35 if r1 != r2 goto 70
+36 r3 = u64 [r8+32]
+37 r3 += r7
+38 r3 += 2048
+39 r2 = u64 [r9+8]
+40 if r3 > r2 goto 69
+41 r1 = u64 [r8+0]
+42 r1 += r7
+43 u64 [r8+0] = r1
+44 u64 [r8+32] = r3
+45 r2 = u64 [r9+24]
+46 if r3 > r2 goto 49
+47 u64 [r8+40] = r1
+48 u64 [r8+48] = r3
+49 r2 = u64 [r9+16]
+50 if r3 <= r2 goto 62
+51 r1 = u64 [r8+16]
+52 if r1 == r2 goto 62
+53 u64 [r8+16] = r2
+54 u32 [r10-12] = 1
+55 r1 = map events
+57 r2 = r10
+58 r2 += -16
+59 r3 = 8
+60 r4 = 0
+61 call 130
+62 r1 = r6
+63 r2 = map targets
+65 r3 = u32 [r10-16]
+66 r4 = 0
+67 call 52
+68 exit
+69 u32 [r10-12] = 2
+70 r1 = u64 [r8+56]
+71 r1 += r7
+72 r1 += 2048
+73 r2 = u64 [r9+32]
+74 if r1 > r2 goto 1129
+75 r2 = u64 [r8+8]
+76 r2 += r7
+77 u64 [r8+8] = r2
+78 u64 [r8+56] = r1
+79 r1 = u32 [r10-12]
+80 if r1 == 0 goto 88
+81 r1 = map events
+83 r2 = r10
+84 r2 += -16
+85 r3 = 8
 86 r4 = 0
-87 call 50
-88 if r0 != 0 goto 101
-89 r9 += -4095
-90 goto 82
-91 r1 = r6
-92 r2 = 0
-93 r2 -= (u32) r9
-94 r3 = 0
-95 r4 = 0
-96 call 50
-97 if r0 != 0 goto 101
-98 r7 = u32 [r6+0]
-99 r9 = u32 [r8+24]
-100 goto 23
-101 r1 = u32 [r8+28]
-102 if r1 != 0 goto 77
-103 u32 [r8+28] = 1
-104 u32 [r10-12] = 3
-105 r1 = map events
-107 r2 = r10
-108 r2 += -16
-109 r3 = 8
-110 r4 = 0
-111 call 130
-112 goto 77"""
+87 call 130
+88 r0 = 1
+89 exit
+90 r0 = 0
+91 exit
+92 r9 -= (u32) r1
+93 if r9 > 524288 goto 1134
+94 if r7 <= r9 goto 1134
+95 if r9 <= 4095 goto 1119
+96 r1 = r6
+97 r2 = -4095
+98 r3 = 0
+99 r4 = 0
+100 call 50
+101 if r0 != 0 goto 1134
+102 r9 += -4095"""
+
+
+WITH_THESE_ALONE = """
+import sys
+from ktcpvs.system import privileges
+from ktcpvs.transport.relay.program import available
+numbers = [privileges.KEPT[name] for name in sys.argv[1:]]
+privileges._set_capabilities(sum(1 << number for number in numbers))
+assert privileges.permitted() == sum(1 << number for number in numbers)
+print(available())
+"""
+
+
+@kernel
+@pytest.mark.parametrize(
+    ("names", "why"),
+    [
+        (["CAP_BPF", "CAP_NET_ADMIN"], "None"),
+        (["CAP_BPF"], "needs CAP_BPF and CAP_NET_ADMIN"),
+        (["CAP_NET_ADMIN"], "needs CAP_BPF and CAP_NET_ADMIN"),
+    ],
+)
+def test_the_capabilities_that_it_needs(names: list[str], why: str) -> None:
+    """These and no others: the verifier is stricter with who may not read the kernel's memory (CAP_PERFMON)."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITH_THESE_ALONE, *names], capture_output=True, text=True, cwd=ROOT, timeout=60
+    )
+    assert (done.stdout, done.stderr) == (f"{why}\n", "")
 
 
 class Relay(NamedTuple):
@@ -281,22 +321,24 @@ def test_a_threshold_is_told_once(program: Program, relay: Relay) -> None:
         assert bool(ready) == bool(events)
         return events
 
-    program.grant(relay.ab, 0, 1000, 500)
+    threshold = PACKET_COST + 500
+    program.grant(relay.ab, 0, ALL, threshold)
     assert send(500) == []
     assert send(1) == [(relay.ab, HALF_USED)]
     assert send(100) == []
-    program.grant(relay.ab, 0, 1000, 500)
+    program.grant(relay.ab, 0, ALL, threshold)
     assert send(100) == []
-    program.grant(relay.ab, 0, 2000, 1500)
+    program.grant(relay.ab, 0, ALL, 5 * PACKET_COST + 1500)
     assert send(799) == []
     assert send(100) == [(relay.ab, HALF_USED)]
     assert counts(program, relay.ab) == (1600, 0)
+    assert program.charged(relay.ab) == 1600 + 6 * PACKET_COST
     epoll.close()
 
 
 @kernel
 def test_a_grant_is_used_up(program: Program, relay: Relay) -> None:
-    program.grant(relay.ab, 0, 1000, ALL)
+    program.grant(relay.ab, 0, 1000 + PACKET_COST, ALL)
     relay.client.sendall(bytes(1000))
     read_exactly(relay.server, 1000)
     relay.client.sendall(b"1")
@@ -306,11 +348,64 @@ def test_a_grant_is_used_up(program: Program, relay: Relay) -> None:
     relay.client.sendall(b"2")
     assert read_exactly(relay.a, 1) == b"2"
     assert program.events() == []
-    program.grant(relay.ab, 2, 1001, ALL)
+    program.grant(relay.ab, 2, 1001 + 2 * PACKET_COST, ALL)
     relay.client.sendall(b"345")  # there is room for one byte, but it is one packet
     assert read_exactly(relay.a, 3) == b"345"
     assert counts(program, relay.ab) == (1000, 5)
     assert program.events() == [(relay.ab, PASSED)]
+
+
+@kernel
+def test_packets_use_a_grant_up_however_small_they_are(program: Program, relay: Relay) -> None:
+    program.grant(relay.ab, 0, 10 * (PACKET_COST + 1), ALL)
+    for _ in range(10):
+        relay.client.sendall(b"x")
+        assert read_exactly(relay.server, 1) == b"x"
+    relay.client.sendall(b"y")
+    assert read_exactly(relay.a, 1) == b"y"
+    assert counts(program, relay.ab) == (10, 1)
+    assert program.events() == [(relay.ab, PASSED)]
+
+
+@kernel
+def test_the_place_is_noted_until_a_charge(program: Program, relay: Relay) -> None:
+    program.grant(relay.ab, 0, ALL, ALL, 2 * PACKET_COST + 30)
+    assert program.mark(relay.ab) == (0, 0)
+    marks = []
+    for size in (10, 20, 30):
+        relay.client.sendall(bytes(size))
+        read_exactly(relay.server, size)
+        marks.append(program.mark(relay.ab))
+    assert marks == [(10, PACKET_COST + 10), (30, 2 * PACKET_COST + 30), (30, 2 * PACKET_COST + 30)]
+    program.grant(relay.ab, 0, ALL, ALL, ALL)
+    relay.client.sendall(bytes(40))
+    read_exactly(relay.server, 40)
+    assert program.mark(relay.ab) == (100, program.charged(relay.ab)) == (100, 4 * PACKET_COST + 100)
+
+
+@kernel
+@pytest.mark.parametrize("granted", [False, True])
+def test_what_is_passed_beyond_the_limit_is_dropped_and_told_once(
+    program: Program, relay: Relay, granted: bool
+) -> None:
+    """And so is all that comes later, though there is room again: something is missing before it."""
+    program.limit(relay.ab, 3 * (PACKET_COST + 1))
+    for _ in range(3):
+        relay.client.sendall(b"x")
+        assert read_exactly(relay.a, 1) == b"x"
+    if granted:
+        program.grant(relay.ab, 3, 0, ALL)
+    for _ in range(3):
+        relay.client.sendall(b"y")
+    wait_for(lambda: facts(relay.a).came == 6)
+    program.limit(relay.ab, ALL)
+    program.grant(relay.ab, 3, ALL, ALL)
+    relay.client.sendall(b"z")
+    wait_for(lambda: facts(relay.a).came == 7)
+    assert (nothing_to_read(relay.a), nothing_to_read(relay.server)) == (True, True)
+    assert program.events() == [(relay.ab, OVERFULL)]
+    assert counts(program, relay.ab) == (0, 3)
+    assert program.charged_passed(relay.ab) == 3 * (PACKET_COST + 1)
 
 
 @kernel
@@ -363,7 +458,7 @@ def test_directions_do_not_mix(program: Program, sockets: Callable[[], Relay]) -
     for relay in relays:
         program.join(relay.ab, relay.ba, relay.a, relay.b)
     for number, relay in enumerate(relays):
-        program.grant(relay.ab, 0, 1000 * number, ALL)
+        program.grant(relay.ab, 0, (1000 + PACKET_COST) * number, ALL)
         relay.client.sendall(bytes(100 * number + 1))
     for number, relay in enumerate(relays):
         read_exactly(relay.server if number else relay.a, 100 * number + 1)
@@ -431,7 +526,8 @@ def test_what_does_not_follow_is_dropped_and_told_once(program: Program, relay: 
     program.grant(relay.ab, 0, ALL, ALL)
     relay.client.sendall(b"first")
     assert read_exactly(relay.server, 5) == b"first"
-    program._done.words[4 * relay.ab + 3] = (program._done.words[4 * relay.ab + 3] - gap) & 0xFFFFFFFF
+    word = DONE_WORDS * relay.ab + 3
+    program._done.words[word] = (program._done.words[word] - gap) & 0xFFFFFFFF
     for _ in range(3):
         relay.client.sendall(b"later")
     wait_for(lambda: facts(relay.a).came == 20)
@@ -505,7 +601,7 @@ def test_what_came_before_is_redirected_where_it_is_granted(program: Program, so
     relay.client.sendall(b"unread")
     relay.server.sendall(b"unread too")
     wait_for(lambda: not nothing_to_read(relay.a) and not nothing_to_read(relay.b))
-    program.join(relay.ab, relay.ba, relay.a, relay.b, 100, 8)
+    program.join(relay.ab, relay.ba, relay.a, relay.b, ALL, PACKET_COST + 8)
     assert read_exactly(relay.server, 6) == b"unread"
     assert counts(program, relay.ab) == (6, 0)
     assert counts(program, relay.ba) == (0, 10)  # more than was granted
@@ -645,7 +741,7 @@ def test_parted_sockets_are_as_before(program: Program, relay: Relay) -> None:
     assert counts(program, relay.ab) == (1, 0)
     program.part(relay.ab, relay.ba)
     program.join(relay.ab, relay.ba, relay.a, relay.b)
-    assert program._grants.words[4 * relay.ab] == NO_GRANT
+    assert program._grants.words[GRANT_WORDS * relay.ab] == NO_GRANT
     assert counts(program, relay.ab) == (0, 0)
     relay.client.sendall(b"4")
     assert read_exactly(relay.a, 1) == b"4"
@@ -735,7 +831,7 @@ class Direction:
             self.target.sendall(data)
         elif self.read == passed:
             if data is None:
-                allowed = program.redirected(slot) + self.chance.randrange(200_000)
+                allowed = program.charged(slot) + self.chance.randrange(200_000)
                 program.grant(slot, passed, allowed, allowed // 2)
             else:
                 self.wait_for_the_queue(self.read)

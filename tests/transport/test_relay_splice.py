@@ -24,6 +24,7 @@ import pytest
 from reactors import Lines, Owner, ReactorThread, descriptors, settled
 from servers import read_all, read_exactly, reset, wait_for
 
+from ktcpvs.system.sockets import read_urgent_in_place
 from ktcpvs.transport.relay.copy import CopyRelay
 from ktcpvs.transport.relay.detach import can_detach, flushed
 from ktcpvs.transport.relay.pipes import PIPE_SIZE, PIPES_MOST, PIPES_SPARE, Pipes
@@ -300,6 +301,60 @@ def test_both_end_at_once_with_bytes_in_flight(relays: Relays) -> None:
         sending.join()
     joined.ends_well()
     assert (joined.relay.inward.bytes, joined.relay.outward.bytes) == (len(BULK), len(BULK))
+
+
+def joined_in_place(relays: Relays) -> Joined:
+    """As the switch joins them: urgent data is read among the rest."""
+    joined = Joined(relays)
+    for line in joined.inner, joined.outer:
+        read_urgent_in_place(line.stream.transport.getHandle())
+    return joined.start()
+
+
+@tcp_only
+@pytest.mark.parametrize("before", [0, 1, 100_000, 3_000_000])
+def test_an_urgent_byte_is_carried_in_its_place(relays: Relays, before: int) -> None:
+    """Alone, among others, and as the last one before the end, whatever way the bytes before it went."""
+    joined = joined_in_place(relays)
+    sent = bytearray()
+    for round_ in range(3):
+        data = BULK[:before] + bytes([round_])
+        sending = Sending(joined.client, data)
+        assert read_exactly(joined.server, len(data)) == data
+        sending.join()
+        joined.client.send(b"!", socket.MSG_OOB)
+        assert read_exactly(joined.server, 1) == b"!"
+        assert relays.rests()
+        sent += data + b"!"
+    more = Sending(joined.client, BULK[:before])
+    assert read_exactly(joined.server, before) == BULK[:before]
+    more.join()
+    joined.client.send(b"?", socket.MSG_OOB)
+    joined.client.shutdown(socket.SHUT_WR)
+    assert read_all(joined.server) == b"?"
+    joined.server.close()
+    joined.ends_well()
+    assert joined.relay.inward.bytes == len(sent) + before + 1
+
+
+@tcp_only
+def test_urgent_bytes_in_full_flow(relays: Relays) -> None:
+    joined = joined_in_place(relays)
+    chance = random.Random(13)
+    pieces = [BULK[: chance.choice((1, 100, 30_000, 700_000))] for _ in range(40)]
+
+    def send() -> None:
+        for number, piece in enumerate(pieces):
+            joined.client.sendall(piece)
+            joined.client.send(bytes([number]), socket.MSG_OOB)
+        joined.client.shutdown(socket.SHUT_WR)
+
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    assert read_all(joined.server) == b"".join(piece + bytes([number]) for number, piece in enumerate(pieces))
+    sender.join()
+    joined.server.close()
+    joined.ends_well()
 
 
 def test_the_peers_close_without_a_word(relays: Relays) -> None:

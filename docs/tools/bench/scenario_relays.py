@@ -14,7 +14,7 @@ from bench.configurations import LOOPBACK
 from bench.failure import Failure
 from bench.load import wrk
 from bench.peers import BIN, HERE, OURS, TCP, Peer
-from bench.processes import output_of, program
+from bench.processes import output_of, program, running
 from bench.relay_goals import ALONE, goals_of
 from bench.results import Case, Scenario
 from bench.rounds import Measured
@@ -31,14 +31,20 @@ WORK = (
     "itself belongs to no process and is done wherever the packet arrives; so all cores are looked at. *Beyond the "
     "load's* is their busy time less what the same load takes in the same round when it asks the servers without a "
     "proxy between. *Pinned*: the proxy has a core, load and servers have the others. *Unpinned*: everybody may run "
-    "everywhere. *One core*: proxy, load and servers share one. The proxy's own CPU is taken from the scheduler's "
+    "everywhere. *One core*: proxy, load and servers share one. *Contended*: as unpinned, while two programs for each "
+    "core compute and do nothing else. The proxy's own CPU is taken from the scheduler's "
     "count in nanoseconds. The last table is the memory of 1,000 connections that have made one request each, as in "
     "H."
 )
 
 METRICS = ["beyond", "own", "all", "rate", "p99", "beyond_gb", "own_gb", "all_gb", "speed"]
 
-PINNED, UNPINNED, ONE_CORE = "pinned", "unpinned", "one core"
+PINNED, UNPINNED, ONE_CORE, CONTENDED = "pinned", "unpinned", "one core", "contended"
+
+BUSY = [sys.executable, "-c", "while True: pass"]
+"""What takes the cores from everybody, when they are contended."""
+
+BUSY_FOR_EACH_CORE = 2
 
 
 @frozen
@@ -65,14 +71,14 @@ def works(quick: bool) -> list[Work]:
     if quick:
         return [Work("wlc", PINNED)]
     found = [work for place in (PINNED, UNPINNED) for work in (Work("wlc", place, SIZES), Work("http", place))]
-    return [*found, Work("wlc", ONE_CORE), Work("http", ONE_CORE)]
+    return [*found, Work("wlc", ONE_CORE), Work("http", ONE_CORE), Work("wlc", CONTENDED)]
 
 
 def place_of(shop: Workshop, place: str) -> Workshop:
     """The same workshop with its cores shared out otherwise."""
     every = shop.proxy | shop.load
-    shares = {PINNED: (shop.proxy, shop.load), UNPINNED: (every, every), ONE_CORE: (shop.proxy, shop.proxy)}
-    proxy, load = shares[place]
+    shares = {PINNED: (shop.proxy, shop.load), ONE_CORE: (shop.proxy, shop.proxy)}
+    proxy, load = shares.get(place, (every, every))
     return evolve(shop, proxy=proxy, load=load)
 
 
@@ -154,6 +160,9 @@ def run_work(shop: Workshop, work: Work, ways: list[str], count: int) -> list[Ca
         port = int(behind.addresses[0].removeprefix(f"{LOOPBACK}:"))
         everybody = [Peer(ALONE, port, behind.running), *found]
         rounds.warm_up(there, everybody, PATH)
+        if work.place == CONTENDED:
+            for number in range(BUSY_FOR_EACH_CORE * len(there.proxy)):
+                stack.enter_context(running(BUSY, there.proxy, there.folder / f"busy{number}.log"))
         return [
             Case(label, rounds.alternate(there, f"K, {label}", everybody, measure(there, size), count))
             for size in work.sizes

@@ -5,9 +5,17 @@ program decides: redirect it to the target, or pass it on to this process, which
 only, so that no more is under way in the kernel than was granted, and nothing overtakes what was passed.
 
 Per slot the program alone writes how many bytes it redirected (R) and passed (P), and this process alone writes the
-grant (gP, A, T): redirect while `P == gP and R + length <= A`. Whatever is passed makes P differ and the grant void,
-without a lock. Records in a ring tell this process that R has come above T, and that the first packet of a grant
-was passed.
+grant (gP, A, T, M): redirect while `P == gP and C + length + PACKET_COST <= A`. C is the charge of all redirected
+packets: their bytes, and PACKET_COST for each, because the kernel needs memory for a packet of one byte as well.
+Whatever is passed makes P differ and the grant void, without a lock. Records in a ring tell this process that C has
+come above T, and that the first packet of a grant was passed.
+
+While C is at most M the program notes R and C after each packet (mR, mC). When this process sees that mR bytes are in
+the target's queue, at most `C - mC` is still under way, in whatever packets.
+
+Passed packets can wait in the kernel where no receive buffer is charged for them. The program charges them in the same
+way (Q), and drops the packet that would make Q exceed the limit (L) that this process has written: such a connection is
+reset.
 
 A packet may begin with bytes that have come before: TCP's sender has repeated them in packets cut differently, while
 they were on their way. Who reads the socket is not given them twice; a program is. So it keeps the sequence number of
@@ -19,6 +27,7 @@ from __future__ import annotations
 
 import struct
 
+from ktcpvs.model.grants import PACKET_COST
 from ktcpvs.system.bpf import SK_DROP, SK_PASS
 from ktcpvs.system.instructions import (
     DW,
@@ -52,11 +61,12 @@ from ktcpvs.system.instructions import (
     sub32,
 )
 
-HALF_USED, PASSED, BROKEN = 1, 2, 3
-"""Kinds of records: R is above T; a packet was passed that would have been redirected, had there been more room; a
-packet did not follow what had come before, and was dropped, as are all after it: the connection can only be reset."""
+HALF_USED, PASSED, BROKEN, OVERFULL = 1, 2, 3, 4
+"""Kinds of records. HALF_USED: C is above T. PASSED: a packet was passed because the grant is used up. BROKEN: a packet
+did not follow what had come before. OVERFULL: Q would have exceeded L. After BROKEN and OVERFULL the program drops this
+packet and all later ones, so the connection can only be reset."""
 
-WORDS = 4
+DONE_WORDS, GRANT_WORDS = 8, 5
 """Words of a slot in `done` and in `grants`."""
 
 LONGEST_CUT = 512 << 10
@@ -78,8 +88,8 @@ _LEN, _SEQUENCE = 0, 48
 _COOKIE, _KIND, _SLOT = -8, -12, -16
 
 # Bytes within a slot of `done` and `grants`.
-_R, _P, _TOLD, _NEXT, _IS_BROKEN = 0, 8, 16, 24, 28
-_GP, _A, _T = 0, 8, 16
+_R, _P, _TOLD, _NEXT, _IS_BROKEN, _C, _MARK_R, _MARK_C, _Q = 0, 8, 16, 24, 28, 32, 40, 48, 56
+_GP, _A, _T, _M, _L = 0, 8, 16, 24, 32
 
 
 def instructions(slot_of: int, targets: int, done: int, grants: int, events: int) -> bytes:
@@ -93,6 +103,18 @@ def instructions(slot_of: int, targets: int, done: int, grants: int, events: int
         mov(R4, 0),  # wake the reader, unless it is reading
         call(_RING_OUTPUT),
     ]
+    # Straight on instead of a loop: the verifier refuses the loop to a process without CAP_PERFMON, because it follows
+    # the jumps that a processor may predict wrongly, and these need not end.
+    cut: list[Line] = [
+        jle(R9, _AT_ONCE, "rest"),
+        mov(R1, R6),
+        mov(R2, -_AT_ONCE),
+        mov(R3, 0),
+        mov(R4, 0),
+        call(_ADJUST_ROOM),
+        jne(R0, 0, "broken"),  # no memory
+        add(R9, -_AT_ONCE),
+    ] * (LONGEST_CUT // _AT_ONCE)
     program: list[Line] = [
         mov(R6, R1),  # R6: the packet
         ldx(W, R7, R6, _LEN),  # R7: its length
@@ -124,18 +146,28 @@ def instructions(slot_of: int, targets: int, done: int, grants: int, events: int
         call(_MAP_LOOKUP),
         jeq(R0, 0, "pass"),  # never so
         mov(R9, R0),
+        st(W, R10, _KIND, 0),  # nobody waits to be told
         ldx(DW, R1, R8, _P),  # is there a grant? gP == P
         ldx(DW, R2, R9, _GP),
         jne(R1, R2, "count"),
-        ldx(DW, R1, R8, _R),  # is there room? R + length <= A
-        add(R1, R7),
+        ldx(DW, R3, R8, _C),  # is there room? C + length + PACKET_COST <= A
+        add(R3, R7),
+        add(R3, PACKET_COST),
         ldx(DW, R2, R9, _A),
-        jgt(R1, R2, "used up"),
-        stx(DW, R8, _R, R1),  # R += length, before anybody can see the packet at the target
-        ldx(DW, R2, R9, _T),  # is it time to tell? R > T
-        jle(R1, R2, "redirect"),
-        ldx(DW, R3, R8, _TOLD),  # and was this T not told yet?
-        jeq(R3, R2, "redirect"),
+        jgt(R3, R2, "used up"),
+        ldx(DW, R1, R8, _R),  # R += length, before anybody can see the packet at the target
+        add(R1, R7),
+        stx(DW, R8, _R, R1),
+        stx(DW, R8, _C, R3),
+        ldx(DW, R2, R9, _M),  # is it to be noted? C <= M
+        jgt(R3, R2, "noted"),
+        stx(DW, R8, _MARK_R, R1),
+        stx(DW, R8, _MARK_C, R3),  # the reader begins with this one
+        Label("noted"),
+        ldx(DW, R2, R9, _T),  # is it time to tell? C > T
+        jle(R3, R2, "redirect"),
+        ldx(DW, R1, R8, _TOLD),  # and was this T not told yet?
+        jeq(R1, R2, "redirect"),
         stx(DW, R8, _TOLD, R2),
         st(W, R10, _KIND, HALF_USED),  # tell (slot, HALF_USED)
         *tell,
@@ -147,16 +179,20 @@ def instructions(slot_of: int, targets: int, done: int, grants: int, events: int
         call(_REDIRECT),
         leave(),  # SK_PASS; SK_DROP when the target is gone
         Label("used up"),
-        ldx(DW, R1, R8, _P),  # P += length, before this process is told
-        add(R1, R7),
-        stx(DW, R8, _P, R1),
-        st(W, R10, _KIND, PASSED),  # tell (slot, PASSED)
-        *tell,
-        ja("pass"),
+        st(W, R10, _KIND, PASSED),
         Label("count"),
-        ldx(DW, R1, R8, _P),  # P += length; nobody waits to be told
+        ldx(DW, R1, R8, _Q),  # is there room? Q + length + PACKET_COST <= L
         add(R1, R7),
-        stx(DW, R8, _P, R1),
+        add(R1, PACKET_COST),
+        ldx(DW, R2, R9, _L),
+        jgt(R1, R2, "overfull"),
+        ldx(DW, R2, R8, _P),  # P += length, before this process is told; and before Q, which is read first
+        add(R2, R7),
+        stx(DW, R8, _P, R2),
+        stx(DW, R8, _Q, R1),
+        ldx(W, R1, R10, _KIND),
+        jeq(R1, 0, "pass"),
+        *tell,  # (slot, PASSED)
         Label("pass"),
         mov(R0, SK_PASS),
         leave(),
@@ -167,16 +203,7 @@ def instructions(slot_of: int, targets: int, done: int, grants: int, events: int
         sub32(R9, R1),
         jgt(R9, LONGEST_CUT, "broken"),  # or there is a gap, which looks like 4 GB
         jle(R7, R9, "broken"),  # nothing new; TCP lets none of these through
-        Label("more"),
-        jle(R9, _AT_ONCE, "rest"),
-        mov(R1, R6),
-        mov(R2, -_AT_ONCE),
-        mov(R3, 0),
-        mov(R4, 0),
-        call(_ADJUST_ROOM),
-        jne(R0, 0, "broken"),  # no memory
-        add(R9, -_AT_ONCE),
-        ja("more"),
+        *cut,
         Label("rest"),
         mov(R1, R6),
         mov(R2, 0),
@@ -188,11 +215,18 @@ def instructions(slot_of: int, targets: int, done: int, grants: int, events: int
         ldx(W, R7, R6, _LEN),  # what is left follows
         ldx(W, R9, R8, _NEXT),
         ja("follows"),
+        Label("overfull"),
+        ldx(W, R1, R8, _NEXT),  # N -= length: it has not come, so nothing that comes later follows
+        sub32(R1, R7),
+        stx(W, R8, _NEXT, R1),
+        st(W, R10, _KIND, OVERFULL),
+        ja("end"),
         Label("broken"),
-        ldx(W, R1, R8, _IS_BROKEN),  # tell (slot, BROKEN) once
+        st(W, R10, _KIND, BROKEN),
+        Label("end"),
+        ldx(W, R1, R8, _IS_BROKEN),  # tell (slot, BROKEN or OVERFULL) once
         jne(R1, 0, "drop"),
         st(W, R8, _IS_BROKEN, 1),
-        st(W, R10, _KIND, BROKEN),
         *tell,
         ja("drop"),
     ]

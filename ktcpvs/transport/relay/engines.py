@@ -101,7 +101,9 @@ class Relays:
             return COPY, ""
         if wish == AUTO and not zerocopy:
             return COPY, SWITCHED_OFF
-        name = KERNEL if wish == AUTO else wish
+        # Not the kernel: on busy cores, and where messages are small, it is slower than copying, and nobody here can
+        # know beforehand.
+        name = SPLICE if wish == AUTO else wish
         why = NOT_TCP if name == KERNEL and not is_tcp else self.refusal(name)
         return (name, "") if why is None else (COPY, f"{name}: {why}")
 

@@ -18,7 +18,7 @@ from ktcpvs.system.bpf import BPFError
 from ktcpvs.system.sockets import is_over, unread
 from ktcpvs.system.tcpinfo import silent_for
 from ktcpvs.transport.relay.bare import ERR, HUP, IN, OUT, PEER_ENDED, BareRelay
-from ktcpvs.transport.relay.bytecode import BROKEN, HALF_USED
+from ktcpvs.transport.relay.bytecode import BROKEN, HALF_USED, OVERFULL
 from ktcpvs.transport.relay.detach import Detached
 from ktcpvs.transport.relay.granted import Direction
 from ktcpvs.transport.relay.program import Lost
@@ -116,6 +116,9 @@ class KernelRelay(BareRelay):
         if kind == BROKEN:
             _log.error("a relay is reset: what came for it could not be told from what had come before")
             self._reset()
+        elif kind == OVERFULL:
+            _log.info("a relay is reset: more came for it than may wait to be read")
+            self._reset()
         elif kind == HALF_USED:
             way.happened(grants.HALF)
             if granted:
@@ -162,6 +165,7 @@ class KernelRelay(BareRelay):
             way.seen = self._wheel.now
             way.read += size
             way.bytes += size
+            way.limit_passed(self._kernel.passed_limit)
             way.happened(grants.DATA)
             if not self._put(way, _scratch[:size]):
                 return
@@ -193,6 +197,7 @@ class KernelRelay(BareRelay):
             self._look_again(way)
             self._rewatch()
             return False
+        way.narrow()
         try:
             sent = way.to_side.sock.send(data)
         except BlockingIOError:
@@ -243,11 +248,12 @@ class KernelRelay(BareRelay):
         try:
             for way, number in ways:
                 way.join(program, number)
+                way.widen(kernel.window)
                 way.window = grants.first_window(kernel.window)
                 way.relay = self
                 kernel.enter(program, number, way)
             # What waits unread belongs to the first grant.
-            most = [way.window + unread(way.from_side.sock) for way, _ in ways]
+            most = [way.window + grants.charge(unread(way.from_side.sock)) for way, _ in ways]
             program.join(slot, slot + 1, client, server, *most)
         except OSError as error:
             for way, number in ways:
@@ -259,6 +265,7 @@ class KernelRelay(BareRelay):
             _log.debug("a relay stays in this process: {why}", why=error)
             return
         for way, _ in ways:
+            way.limit_passed(kernel.passed_limit)
             way.happened(grants.JOINED)
         self._rewatch()
         for way, _ in ways:
@@ -266,11 +273,9 @@ class KernelRelay(BareRelay):
 
     def _grant(self, way: Direction) -> None:
         """All that was passed is written: the kernel redirects again."""
-        program = way.program
-        assert program is not None
-        redirected = program.redirected(way.slot)
         way.happened(grants.ALL_PASSED)
-        program.grant(way.slot, way.read, redirected + way.window, redirected + way.window // 2)
+        way.widen(self._kernel.window)
+        way.grant(way.window - way.under_way())
         self._rewatch()
         self._check(way)
 
@@ -285,13 +290,10 @@ class KernelRelay(BareRelay):
 
     def _extend(self, way: Direction) -> None:
         """Half of the grant is used."""
-        behind = way.behind()
-        window = grants.next_window(way.window, behind, self._kernel.window)
-        program = way.program
-        if window and program is not None:
+        window = grants.next_window(way.window, way.waits(), self._kernel.window)
+        if window:
             way.window = window
-            redirected, more = program.redirected(way.slot), window - behind
-            program.grant(way.slot, way.read, redirected + more, redirected + more // 2)
+            way.grant(window - way.under_way())
 
     # Looking again.
 

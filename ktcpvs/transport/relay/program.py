@@ -1,6 +1,6 @@
 """The program that relays in the kernel, its maps, and what this process says to it and hears from it.
 
-What it does with a packet, and what R, P, gP, A, T and N are, stands in `bytecode`.
+What it does with a packet, and what R, P, C, Q, mR, mC, gP, A, T, M, L and N are, stands in `bytecode`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from functools import cache
 from ktcpvs.system import bpf
 from ktcpvs.system.bpf import HASH, NO_PREALLOC, SOCKMAP, Array, BPFError, Map, RingBuffer, attach, load_program
 from ktcpvs.system.tcpinfo import next_sequence
-from ktcpvs.transport.relay.bytecode import RECORD, WORDS, instructions
+from ktcpvs.transport.relay.bytecode import DONE_WORDS, GRANT_WORDS, RECORD, instructions
 
-NO_GRANT = (1 << 64) - 1
-"""No P is ever this number."""
+NO_GRANT = NO_LIMIT = (1 << 64) - 1
+"""No P is ever this number, and no Q is above it."""
 
 RECORDS = 4
 """So many records of a slot there is room for in the ring; at most two are ever unread for each grant, and one more."""
@@ -79,8 +79,8 @@ class Program:
             self._slot_of = enter(Map(HASH, _COOKIE_SIZE, 4, slots, NO_PREALLOC))
             self._targets = enter(Map(SOCKMAP, 4, _COOKIE_SIZE, slots))
             self._sources = enter(Map(SOCKMAP, 4, _COOKIE_SIZE, slots))
-            self._done = enter(Array(WORDS, slots))
-            self._grants = enter(Array(WORDS, slots))
+            self._done = enter(Array(DONE_WORDS, slots))
+            self._grants = enter(Array(GRANT_WORDS, slots))
             self._events = enter(RingBuffer(_ring_size(slots)))
             maps = (self._slot_of, self._targets, self._done, self._grants, self._events)
             self._program = load_program(instructions(*(each.fileno() for each in maps)))
@@ -98,8 +98,8 @@ class Program:
         return self._events.fileno()
 
     def events(self) -> list[tuple[int, int]]:
-        """What the program has told since the last call: (slot, HALF_USED, PASSED or BROKEN). Maybe of a direction that
-        has parted since."""
+        """What the program has told since the last call: (slot, HALF_USED, PASSED, BROKEN or OVERFULL). Maybe of a
+        direction that has parted since."""
         return [RECORD.unpack(record) for record in self._events.read()]
 
     def join(
@@ -107,9 +107,9 @@ class Program:
     ) -> None:
         """From now on the program sees all that comes for `a` and `b`, and what waits unread in the kernel.
 
-        slot_a: the direction from `a` to `b`; slot_b: the other. Both are free. grant_a, grant_b: bytes that are
-        redirected; what comes after them, or 0, is passed, so P is what this process has to read of a direction's
-        source from now on.
+        slot_a: the direction from `a` to `b`; slot_b: the other. Both are free. grant_a, grant_b: the charge up to
+        which packets are redirected; what comes after them, or 0, is passed, so P is what this process has to read of a
+        direction's source from now on. There is no limit yet for what is passed: see `limit`.
 
         The last read of either socket must have found nothing, or less than was asked for. Of a packet that was read in
         part the kernel shows all, and no more than LONGEST_CUT is cut off.
@@ -122,7 +122,7 @@ class Program:
                 raise BPFError(errno.EOPNOTSUPP, "only TCP connections that are open both ways can be joined")
         for slot, source in ((slot_a, a), (slot_b, b)):
             self.clear(slot)
-            self._done.words[WORDS * slot + 3] = _next_of(source)
+            self._done.words[DONE_WORDS * slot + 3] = _next_of(source)
         for slot, source in ((slot_a, a), (slot_b, b)):
             self._cookies[slot] = source.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, _COOKIE_SIZE)
         try:
@@ -131,7 +131,7 @@ class Program:
             for slot, target, granted in ((slot_a, b, grant_a), (slot_b, a, grant_b)):
                 self._targets.update(_NUMBER.pack(slot), _DESCRIPTOR.pack(target.fileno()))
                 if granted:
-                    self.grant(slot, 0, granted, max(granted // 2, 1))
+                    self.grant(slot, 0, granted, max(granted // 2, 1), granted * 3 // 8)
             # Last of all, when both targets are there: what comes for a source is judged from then on.
             for slot, source in ((slot_a, a), (slot_b, b)):
                 self._sources.update(_NUMBER.pack(slot), _DESCRIPTOR.pack(source.fileno()))
@@ -147,8 +147,8 @@ class Program:
     def clear(self, *slots: int) -> None:
         """Nothing has been done in these slots, which are free, and nothing is granted."""
         for slot in slots:
-            self._done.words[WORDS * slot : WORDS * (slot + 1)] = _NOTHING_DONE
-            self._grants.words[WORDS * slot : WORDS * (slot + 1)] = _NOTHING_GRANTED
+            self._done.words[DONE_WORDS * slot : DONE_WORDS * (slot + 1)] = _NOTHING_DONE
+            self._grants.words[GRANT_WORDS * slot : GRANT_WORDS * (slot + 1)] = _NOTHING_GRANTED
 
     def part(self, *slots: int) -> None:
         """These directions end, and the slots are free. Safe to call twice, and after the sockets were closed.
@@ -166,14 +166,33 @@ class Program:
 
     def redirected(self, slot: int) -> int:
         """R: so many bytes went to the target, or are on their way there."""
-        return self._done.words[WORDS * slot]
+        return self._done.words[DONE_WORDS * slot]
+
+    def charged(self, slot: int) -> int:
+        """C: the charge of all packets that were redirected."""
+        return self._done.words[DONE_WORDS * slot + 4]
+
+    def mark(self, slot: int) -> tuple[int, int]:
+        """R and C after the last packet for which C was at most M; (0, 0) when there was none."""
+        words, start = self._done.words, DONE_WORDS * slot
+        charged = words[start + 6]  # the program writes it last, so what is read next is as new or newer
+        return words[start + 5], charged
 
     def passed(self, slot: int) -> int:
         """P: so many bytes came to this process, or are on their way."""
-        return self._done.words[WORDS * slot + 1]
+        return self._done.words[DONE_WORDS * slot + 1]
 
-    def grant(self, slot: int, passed: int, allowed: int, threshold: int) -> None:
-        """Redirect until R is `allowed` bytes, as long as P is `passed`; tell once when R is above `threshold`.
+    def charged_passed(self, slot: int) -> int:
+        """Q: the charge of all packets that were passed."""
+        return self._done.words[DONE_WORDS * slot + 7]
+
+    def limit(self, slot: int, charge: int) -> None:
+        """A packet that would make Q exceed `charge` is dropped, as are all later ones; this is told as OVERFULL."""
+        self._grants.words[GRANT_WORDS * slot + 4] = charge
+
+    def grant(self, slot: int, passed: int, allowed: int, threshold: int, mark: int = 0) -> None:
+        """Redirect until C is `allowed`, as long as P is `passed`; tell once when C is above `threshold`; note the
+        place while C is at most `mark`.
 
         passed: P, all of which must have been read and be in the target's queue. That a read of the source gives
         nothing is no proof: what was passed waits in the kernel behind what is redirected to that same socket. A
@@ -182,9 +201,10 @@ class Program:
         The grant may be void before it is made, and nobody is told then: so look at `passed` once more, after a
         getsockopt(TCP_INFO) of the source, which waits until the program has done with its packet.
         """
-        words, start = self._grants.words, WORDS * slot
+        words, start = self._grants.words, GRANT_WORDS * slot
         # gP last: it makes the others count. On x86 stores are seen in their order. Where they are not, an older A may
         # be used once: it was granted too.
+        words[start + 3] = mark
         words[start + 2] = threshold
         words[start + 1] = allowed
         words[start] = passed
@@ -192,12 +212,12 @@ class Program:
     def void(self, slot: int) -> None:
         """Redirect nothing more. A packet may still be on its way through the program: after a getsockopt(TCP_INFO) of
         the source R does not change any more."""
-        self._grants.words[WORDS * slot] = NO_GRANT
+        self._grants.words[GRANT_WORDS * slot] = NO_GRANT
 
 
 _NUMBER, _DESCRIPTOR = struct.Struct("I"), struct.Struct("Q")
-_NOTHING_DONE = memoryview(bytes(8 * WORDS)).cast("Q")
-_NOTHING_GRANTED = memoryview(struct.pack("4Q", NO_GRANT, 0, 0, 0)).cast("Q")
+_NOTHING_DONE = memoryview(bytes(8 * DONE_WORDS)).cast("Q")
+_NOTHING_GRANTED = memoryview(struct.pack("5Q", NO_GRANT, 0, 0, 0, NO_LIMIT)).cast("Q")
 
 
 def _is_established(sock: socket.socket) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from ktcpvs.model import grants
+from ktcpvs.system.tcpinfo import largest_receive_buffer
 from ktcpvs.transport.relay.bare import IN
 from ktcpvs.transport.relay.granted import Direction
 from ktcpvs.transport.relay.program import Program
@@ -15,14 +16,20 @@ PAIRS = 2048
 
 
 class Kernel:
-    """window: the most bytes that the kernel may hold for one direction, now."""
+    """window: the charge up to which the kernel may hold packets for one direction, now."""
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
         self.window = grants.FIRST_WINDOW
+        self._receive_buffer = largest_receive_buffer()
         self._programs: list[Program] = []
         self._free: list[tuple[Program, int]] = []
         self._ways: dict[Program, list[Direction | None]] = {}
+
+    @property
+    def passed_limit(self) -> int:
+        """The charge of passed packets that may wait to be read; what exceeds it resets the connection."""
+        return grants.passed_limit(self.window, self._receive_buffer)
 
     def take(self) -> tuple[Program, int]:
         """A program and the first of two slots in a row. Raises BPFError."""

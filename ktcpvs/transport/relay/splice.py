@@ -120,24 +120,29 @@ class SpliceRelay(BareRelay):
             self.outward.source.reset()
 
     def _read(self, way: Direction) -> None:
-        """Nothing is held: carry on what the source has sent."""
+        """Nothing is held: carry on what the source has sent.
+
+        splice(2) stops before urgent data, as if there were an end or nothing to read. So neither is believed: recv(2)
+        says what is there.
+        """
         pipes, from_side = self._pipes, way.from_side
         pipe = pipes.take() if way.much else None
         if pipe is None:
             self._copy(way)
             return
-        for _ in range(ROUNDS):
+        for turn in range(ROUNDS):
             try:
                 size = os.splice(from_side.fd, pipe.writer, PIPE_SIZE, flags=FLAGS)
             except BlockingIOError:
-                break
+                size = 0
             except OSError:
                 pipes.give(pipe)
                 from_side.transport.broken()
                 return
             if not size:
                 pipes.give(pipe)
-                self._source_ended(way)
+                if not turn:
+                    self._copy(way)
                 return
             way.bytes += size
             way.seen = self._wheel.now
