@@ -34,6 +34,7 @@ from ktcpvs.system.names import service_port
 from ktcpvs.system.notify import Notifier
 from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.privileges import Identity, become
+from ktcpvs.system.processes import is_proc_mounted
 from ktcpvs.takeover.giving import Giver, Heir
 from ktcpvs.takeover.inventory import CONTROL, Inventory
 from ktcpvs.takeover.pid_file import PidFile
@@ -52,6 +53,12 @@ DRAIN_LOOK = 0.1
 
 LAST_CLOSE = 2.0
 """Seconds that connections have to close after the drain timeout."""
+
+
+NO_PROC = (
+    "/proc is not mounted: sockets that a service manager hands in are not seen, the usage of processes is not known, "
+    "and workers start slowly; mount it with 'mount -t proc proc /proc'"
+)
 
 
 @frozen
@@ -128,6 +135,8 @@ class SwitchService(Service):
         raise_descriptor_limit()
         self.log = EventLog()
         self.context = Context(self._reactor, self.log)
+        if not is_proc_mounted():
+            self.log.warn(NO_PROC)
         state = StateFile(self._options.state, self._reactor, self.context.key) if self._options.state else None
         self.context.nameservers = self._options.nameservers
         self.context.sockets = self._sockets = InheritedSockets()

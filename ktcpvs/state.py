@@ -84,8 +84,8 @@ class StateFile:
 
 
 def read_configuration(path: str, port_named: Any, *, allow_empty: bool = True, may_wait: bool = False) -> Load:
-    """The configuration file at `path`. allow_empty: as for `parse`. may_wait: it may be a pipe, whose other
-    end is waited for; else only a regular file is read. Raises NoConfiguration or BadConfiguration."""
+    """The configuration file at `path`. allow_empty: as for `parse`. may_wait: it may be a pipe, whose other end is
+    waited for; else only a regular file is read. Raises NoConfiguration or BadConfiguration."""
     try:
         if may_wait:
             with open(path, "rb") as file:

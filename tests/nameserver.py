@@ -25,7 +25,7 @@ class NameServer:
         self.is_silent = False
         self._zone: dict[str, tuple[list[Any], int]] = {}
         self._aliases: dict[str, str] = {}
-        self._broken: dict[str, int] = {}
+        self._broken: dict[tuple[str, int | None], int] = {}
         where = LOOPBACK, self.port
         self._servers = [_UDPServer(where, _UDP), _TCPServer(where, _TCP)]
         for server in self._servers:
@@ -41,15 +41,15 @@ class NameServer:
 
     def says(self, name: str, *addresses: str, ttl: int = 1) -> None:
         """`name` has these addresses from now on. ttl: seconds."""
-        self._broken.pop(name, None)
+        self._broken = {(other, kind): code for (other, kind), code in self._broken.items() if other != name}
         self._zone[name] = [ipaddress.ip_address(one) for one in addresses], ttl
 
     def alias(self, name: str, other: str) -> None:
         self._aliases[name] = other
 
-    def fails(self, name: str, code: int = dns.ESERVER) -> None:
-        """Asked for `name` it answers with an error."""
-        self._broken[name] = code
+    def fails(self, name: str, code: int = dns.ESERVER, kind: int | None = None) -> None:
+        """Asked for `name` it answers with an error. kind: of records, as dns.AAAA; None: of all."""
+        self._broken[name, kind] = code
 
     def count(self, name: str) -> int:
         """How often it was asked for that name's IPv4 addresses."""
@@ -68,7 +68,7 @@ class NameServer:
             return None
         answer = dns.Message(question.id, answer=1, recAv=1, maxSize=0)
         answer.queries = question.queries
-        answer.rCode = self._broken.get(name, dns.OK)
+        answer.rCode = self._broken.get((name, query.type), self._broken.get((name, None), dns.OK))
         if answer.rCode == dns.OK:
             answer.answers = self._records(name, query.type)
             known = {*self._zone, *self._aliases}

@@ -136,7 +136,7 @@ class Switch:
     async def edit(self, command: type[amp.Command], **arguments: Any) -> list[str]:
         """Have one edit carried out. Returns the warnings about it, a line each."""
         answer = await self.call(command, **arguments)
-        return list(answer.get("warnings") or ())
+        return list(answer.get("warnings", ()))
 
     def close(self) -> None:
         """End the connection."""

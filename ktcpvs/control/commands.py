@@ -6,6 +6,8 @@ This is the protocol. Addresses, patterns and names are text as in the configura
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.protocols import amp
 
 from ktcpvs.errors import Refusal
@@ -35,6 +37,12 @@ class _Edit(_Command):
     """The response to every edit: warnings about it, a line each; left out where there are none."""
 
     response = [(b"warnings", amp.ListOf(amp.Unicode(), optional=True))]
+
+    @classmethod
+    def parseResponse(cls, objects: Any, protocol: Any) -> dict[str, Any]:
+        """What was said; AMP itself would give None for what was left out."""
+        answer = super().parseResponse(objects, protocol)  # type: ignore[no-untyped-call]
+        return {name: value for name, value in answer.items() if value is not None}
 
 
 class AddService(_Edit):

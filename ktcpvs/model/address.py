@@ -67,6 +67,14 @@ class Unix:
 Address = Inet | Unix
 
 
+def host_field(address: Address) -> str:
+    """What the field Host says to a server of which only the address is known: `localhost` for a unix socket, and no
+    zone, which has a meaning on this machine alone (RFC 6874)."""
+    if isinstance(address, Unix):
+        return "localhost"
+    return str(evolve(address, host=address.host.partition("%")[0]))
+
+
 def parse_address(text: str, port_named: PortNamed = no_port_names) -> Address:
     """Read `HOST[:PORT]`, `[IPV6][:PORT]` or `unix:/PATH`.
 
@@ -125,7 +133,8 @@ def _host(host: str, whole: str) -> str:
         if percent and not _ZONE.fullmatch(zone):
             raise BadAddress(f"'{shorten(host)}': after the % stands the name of a network interface")
         return address
-    name = host.lower().removesuffix(".")
+    whole_name = host.lower()
+    name = whole_name.removesuffix(".")  # the dot at the end says that no search list is to be tried (resolv.conf(5))
     if not name:
         raise BadAddress(f"'{shorten(whole)}' names no host")
     if name == "unix":
@@ -133,7 +142,7 @@ def _host(host: str, whole: str) -> str:
     labels = name.split(".")
     if ":" in name or labels[-1].isdigit() or len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
         raise BadAddress(f"'{shorten(host)}' is neither an IP address nor a host name")
-    return name
+    return whole_name
 
 
 def _unix(path: str) -> Unix:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ktcpvs.model.address import Address
+from ktcpvs.model.address import Address, host_field
 from ktcpvs.model.health import Health
 from ktcpvs.model.latency import Latencies
 
@@ -52,6 +52,11 @@ class Destination:
 
     def __repr__(self) -> str:
         return f"<Destination {self.address} weight {self.weight}, {self.active} active>"
+
+    @property
+    def host_field(self) -> bytes:
+        """What the field Host says to it where the client has not said it: its name, or its address, with the port."""
+        return (self.name or host_field(self.address)).encode("ascii")
 
     @property
     def is_full(self) -> bool:

@@ -44,7 +44,7 @@ def names_of(services: Iterable[VirtualService]) -> set[str]:
 
 
 def _is_local(host: str) -> bool:
-    return host.rpartition(".")[2] == LOCALHOST
+    return host.removesuffix(".").rpartition(".")[2] == LOCALHOST
 
 
 def expanded(table: Table, resolution: Resolution) -> Table:

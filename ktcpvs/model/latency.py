@@ -1,4 +1,4 @@
-"""How long requests took: counts in buckets, one row for each class of status (1xx to 5xx)."""
+"""How long requests took: counts in buckets, one row for each class of status (1xx to 5xx, and other)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 
 CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
 """Classes of status codes; the row of a class is the first digit of its codes."""
+
+OTHER = "other"
+"""Codes of 600 and above, which no class defines (RFC 9110, section 15), but which servers send."""
 
 
 class Latencies:
@@ -38,7 +41,8 @@ def described(latencies: Latencies | None) -> dict[str, Any]:
         return {"answers": dict.fromkeys(CLASSES, 0), "buckets": [0] * (len(BUCKETS) + 1), "seconds": 0.0}
     rows = latencies.rows
     return {
-        "answers": {name: sum(rows[digit]) for digit, name in enumerate(CLASSES, 1)},
+        "answers": {name: sum(rows[digit]) for digit, name in enumerate(CLASSES, 1)}
+        | {OTHER: sum(map(sum, rows[len(CLASSES) + 1 :]))},
         "buckets": [sum(column) for column in zip(*rows, strict=True)],
         "seconds": round(latencies.seconds, 6),
     }

@@ -11,6 +11,7 @@ from attrs import field, frozen
 
 from ktcpvs.errors import BadValue, shorten
 from ktcpvs.model.address import PortNamed
+from ktcpvs.model.lines import split_lines
 
 NETWORKS_MAX = 100_000
 """The most networks in one list."""
@@ -101,13 +102,13 @@ def parse_networks(text: str) -> Networks:
     """Networks with white space between them; `#` begins a comment, to the end of its line. Raises BadValue, which
     names the line where there are several."""
     found: list[Network] = []
-    lines = text.splitlines()
+    lines = split_lines(text)
     for number, line in enumerate(lines, 1):
         for word in line.partition("#")[0].split():
             try:
                 found.append(parse_network(word))
             except BadValue as bad:
-                raise BadValue(f"line {number}: {bad}" if len(lines) > 1 else str(bad)) from None
+                raise BadValue(f"line {number}: {bad}" if any(lines[1:]) else str(bad)) from None
     return Networks.of(found)
 
 

@@ -175,6 +175,12 @@ class VirtualService:
         "what carries the bytes of joined connections; auto: copy, and splice for bulk",
         check=one_of(*RELAYS),
     )
+    upgrade: str = option(
+        read_word,
+        "any",
+        "the protocols to which servers may switch when a client asks for it, by schedulers that decide per request",
+        check=one_of("any", "websocket", "off"),
+    )
     first_byte_timeout: int | None = option(
         read_number,
         None,

@@ -5,7 +5,7 @@ A warning never refuses anything. It says which option or rule is ignored, by wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from attrs import fields, frozen
@@ -68,19 +68,38 @@ class ServiceWarning:
         return f"service {self.ident}: {self.text}"
 
 
-def warnings_of(service: VirtualService, scheduler: Any, balance: Any) -> list[ServiceWarning]:
-    """All warnings about `service`. scheduler, balance: the plugins (L{ISchedulerFactory}) that it names."""
-    found = [
-        *_about_scheduler(service, scheduler, balance),
-        *_about_options(service),
-        *_about_whole(service, scheduler),
-    ]
+_ABOUT_ALL = (edits.Load, edits.StartService)
+_ABOUT_ONE = (edits.AddService, edits.EditService, edits.AddRule, edits.AddServer, edits.EditServer)
+
+Plugins = Callable[[VirtualService], tuple[Any, Any, Any]]
+"""A service -> the scheduler and the balance that it names (L{ISchedulerFactory}), and its fallback."""
+
+
+def warnings_about(edit: edits.Edit, services: Mapping[str, VirtualService], plugins: Plugins) -> list[str]:
+    """The warnings that `edit` deserves, a line each. services: those that there are after it."""
+    is_whole = isinstance(edit, _ABOUT_ALL)
+    found: list[str] = []
+    for service in _concerned(edit, services):
+        scheduler, balance, _ = plugins(service)
+        about = warnings_of(service, scheduler, balance, is_whole=is_whole)
+        found += [str(warning) for warning in about if is_due(warning, edit)]
+    return found
+
+
+def warnings_of(
+    service: VirtualService, scheduler: Any, balance: Any, *, is_whole: bool = True
+) -> list[ServiceWarning]:
+    """All warnings about `service`. scheduler, balance: the plugins that it names. is_whole: False leaves out those
+    about WHOLE, which look at every rule."""
+    found = [*_about_scheduler(service, scheduler, balance), *_about_options(service)]
+    if is_whole:
+        found += _about_whole(service, scheduler)
     return [ServiceWarning(service.ident, text, frozenset(about)) for text, about in found]
 
 
 def is_due(warning: ServiceWarning, edit: edits.Edit) -> bool:
     """True when `edit` deserves the warning: it gives or changes what the warning is about."""
-    if isinstance(edit, edits.Load | edits.StartService):
+    if isinstance(edit, _ABOUT_ALL):
         return True
     if WHOLE in warning.about:
         return False
@@ -95,14 +114,12 @@ def is_due(warning: ServiceWarning, edit: edits.Edit) -> bool:
     return False
 
 
-def warned_services(edit: edits.Edit, services: dict[str, VirtualService]) -> Iterable[VirtualService]:
-    """The services that `edit` may deserve warnings about. services: those that there are after it."""
-    if isinstance(edit, edits.Load):
-        return services.values()
-    if isinstance(edit, edits.StartService) and edit.ident is None:
-        return services.values()
-    service = services.get(getattr(edit, "ident", None) or "")
-    return () if service is None else (service,)
+def _concerned(edit: edits.Edit, services: Mapping[str, VirtualService]) -> Iterable[VirtualService]:
+    """The services that `edit` may deserve warnings about."""
+    if not isinstance(edit, (*_ABOUT_ALL, *_ABOUT_ONE)):
+        return ()
+    ident: str | None = getattr(edit, "ident", None)
+    return services.values() if ident is None else [services[ident]]
 
 
 _Found = tuple[str, tuple[str, ...]]

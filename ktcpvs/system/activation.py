@@ -14,9 +14,13 @@ FIRST = 3
 
 
 def _environment_at_the_beginning() -> dict[str, str]:
-    """As this program got it (proc(5)); twistd has taken a part of it out, for endpoints that nobody asks for."""
-    with open("/proc/self/environ", "rb") as file:
-        words = file.read().split(b"\0")
+    """As this program got it (proc(5)); twistd has taken a part of it out, for endpoints that nobody asks for. Without
+    /proc: what is left of it."""
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            words = file.read().split(b"\0")
+    except OSError:
+        return dict(os.environ)
     return dict(os.fsdecode(word).split("=", 1) for word in words if b"=" in word)
 
 

@@ -29,7 +29,7 @@ PATIENCE = 2.0
 """Seconds that one name server has for an answer."""
 
 PATIENCE_IN_ALL = 8.0
-"""Seconds that all of them together have."""
+"""Seconds that all of them together have, for the addresses of one family."""
 
 DATAGRAM = 1232
 """Bytes of an answer over UDP that we take (RFC 6891, section 6.2.3); longer ones come over TCP."""
@@ -46,16 +46,28 @@ class NotFound(Exception):
 
 @frozen
 class Found:
-    """addresses: those of one name, in their own order. seconds: for so long that holds."""
+    """addresses: those of one name, in their own order. seconds: for so long that holds. failed: why the addresses of
+    one family are not known, "" when both could be looked up. family: that one, 4 or 6; 0: none. is_joined: they
+    would stand beside `addresses`; False: in the place of them."""
 
     addresses: tuple[str, ...]
     seconds: int
+    failed: str = ""
+    family: int = 0
+    is_joined: bool = False
+
+    def beside(self, known: Iterable[str]) -> tuple[str, ...]:
+        """The addresses of the name, where `known` are those that it had: a look-up that fails takes none away."""
+        kept = [one for one in known if ipaddress.ip_address(one).version == self.family]
+        if not kept:
+            return self.addresses
+        return _ordered(map(ipaddress.ip_address, (*kept, *self.addresses))) if self.is_joined else tuple(kept)
 
 
 def look_up(host: str, ipv6: int, nameservers: Sequence[tuple[str, int]] = ()) -> Found:
     """Waits for the answer. ipv6: as the setting resolve_ipv6. nameservers: (IP address, port) of who is asked, and
     nobody else then; none: as the system does. Raises NotFound."""
-    listed = _usable(searchFileForAll(FilePath(HOSTS), host.encode()))
+    listed = _usable(searchFileForAll(FilePath(HOSTS), host.removesuffix(".").encode()))
     if listed:
         return Found(_of_family(listed, ipv6), UNSAID)
     try:
@@ -76,26 +88,39 @@ def _ask_servers(host: str, ipv6: int, nameservers: Sequence[tuple[str, int]]) -
     resolver.timeout, resolver.lifetime = PATIENCE, PATIENCE_IN_ALL
     resolver.use_edns(0, 0, DATAGRAM)
     found: list[IP] = []
-    seconds = []
-    for kind in ("AAAA", "A") if ipv6 == IPV6_FIRST else ("A", "AAAA"):
+    seconds: list[int] = []
+    failures: dict[int, str] = {}
+    missing = 0
+    for family in (6, 4) if ipv6 == IPV6_FIRST else (4, 6):
         if found and ipv6 != BOTH:
             break
         try:
-            answer = resolver.resolve(host, kind, search=not nameservers, raise_on_no_answer=False)
+            usable, holds = _ask_for(resolver, host, family, not nameservers)
         except dns.resolver.NXDOMAIN:
-            raise NotFound("there is no such name") from None
+            missing += 1  # some name servers say so of IPv6 alone (RFC 4074, section 4.2)
         except dns.resolver.NoNameservers:
-            raise NotFound("its name servers have failed") from None
+            failures[family] = "its name servers have failed"
         except dns.exception.Timeout:
-            raise NotFound("no name server has answered") from None
+            failures[family] = "no name server has answered"
         except (dns.exception.DNSException, OSError) as error:
-            raise NotFound(shorten(str(error), 100)) from None
-        usable = _usable(record.address for record in answer.rrset or ())
-        found += usable
-        seconds += [answer.chaining_result.minimum_ttl] if usable else []
+            failures[family] = shorten(str(error), 100) or type(error).__name__
+        else:
+            found += usable
+            seconds += [holds] if usable else []
     if not found:
-        raise NotFound("it has no address")
-    return Found(_ordered(found), min(seconds))
+        raise NotFound(next(iter(failures.values()), "there is no such name" if missing else "it has no address"))
+    if not failures:
+        return Found(_ordered(found), min(seconds))
+    ((family, why),) = failures.items()
+    return Found(_ordered(found), min(*seconds, UNSAID), f"its IPv{family} addresses: {why}", family, ipv6 == BOTH)
+
+
+def _ask_for(resolver: dns.resolver.Resolver, host: str, family: int, search: bool) -> tuple[list[IP], int]:
+    """The usable addresses of that family, and for how many seconds they hold. search: with the domains of
+    resolv.conf(5), unless the name ends in a dot. Raises what dnspython raises."""
+    kind = "A" if family == 4 else "AAAA"
+    answer = resolver.resolve(host, kind, search=search, raise_on_no_answer=False)
+    return _usable(record.address for record in answer.rrset or ()), answer.chaining_result.minimum_ttl
 
 
 def _ask_system(host: str) -> list[IP]:

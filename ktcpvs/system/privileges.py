@@ -22,6 +22,9 @@ KEPT = {"CAP_NET_BIND_SERVICE": 10, "CAP_NET_ADMIN": 12, "CAP_BPF": 39}
 """For ports below 1024, and the two that the relay in the kernel needs."""
 
 _VERSION = 0x20080522
+_CAPABILITIES = "6I"
+"""Effective, permitted and inheritable, 32 bits of each; then the other 32."""
+
 _DUMPABLE, _KEEPCAPS, _CAPBSET_DROP, _NO_NEW_PRIVS, _AMBIENT, _AMBIENT_RAISE = 4, 8, 24, 38, 47, 2
 _LAST = 63
 
@@ -69,16 +72,19 @@ def _set_capabilities(kept: int) -> None:
     """Permitted, effective and inheritable are these and no others."""
     header = ctypes.create_string_buffer(struct.pack("Ii", _VERSION, 0))
     low, high = kept & 0xFFFFFFFF, kept >> 32
-    data = ctypes.create_string_buffer(struct.pack("6I", low, low, low, high, high, high))
+    data = ctypes.create_string_buffer(struct.pack(_CAPABILITIES, low, low, low, high, high, high))
     if _libc().capset(header, data) < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def permitted() -> int:
-    """The capabilities that this process may use, a bit for each."""
-    with open("/proc/self/status", encoding="ascii") as file:
-        line = next(line for line in file if line.startswith("CapPrm:"))
-    return int(line.split()[1], 16)
+    """The capabilities that this process may use, a bit for each (capget(2))."""
+    header = ctypes.create_string_buffer(struct.pack("Ii", _VERSION, 0))
+    data = ctypes.create_string_buffer(struct.calcsize(_CAPABILITIES))
+    if _libc().capget(header, data) < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    _, low, _, _, high, _ = struct.unpack_from(_CAPABILITIES, data)
+    return int(low | high << 32)
 
 
 def become(who: Identity, *groups: int) -> None:

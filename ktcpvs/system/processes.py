@@ -10,6 +10,11 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
+def is_proc_mounted() -> bool:
+    """True when /proc is there."""
+    return os.path.exists("/proc/self/stat")
+
+
 @frozen
 class Usage:
     """cpu: seconds in user and system mode. memory: resident bytes. descriptors: how many are open."""

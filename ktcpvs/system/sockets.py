@@ -7,6 +7,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import select
 import socket
 import stat
 import struct
@@ -301,6 +302,16 @@ def _tcp_state(sock: socket.socket) -> int:
         return 0 if sock.family == socket.AF_UNIX else int(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0])
     except (OSError, ValueError):
         return TCP_CLOSE
+
+
+def has_input(sock: socket.socket) -> bool:
+    """True when there is something to read: bytes, an end or an error (poll(2))."""
+    descriptor = sock.fileno()
+    if descriptor < 0:
+        return False
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN | select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def open_private_unix_listener(path: str, backlog: int) -> socket.socket:

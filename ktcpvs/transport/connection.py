@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ktcpvs.interfaces import CONNECTION as PER_CONNECTION
 from ktcpvs.model import connection as life
 from ktcpvs.model.scheduling import Choice
-from ktcpvs.protocols.http1 import BadRequest, HeadReader, error_response
+from ktcpvs.protocols.http1 import NO_HTTP_1, BadRequest, HeadReader, error_response
 from ktcpvs.transport.backend import call
 from ktcpvs.transport.lingering import close_gracefully
 from ktcpvs.transport.relay.copy import CopyRelay
@@ -67,7 +67,7 @@ class Connection(Served):
             self._choose()
             return
         settings = self.context.settings
-        self._reader = HeadReader(settings.head_size, settings.head_lines)
+        self._reader = HeadReader(settings.head_size, settings.head_lines, settings.uri_size)
         self.client.dataReceived = self._head_received
         self.client.ended = self._left_early
         self._set_timer(settings.head_timeout, self._head_is_late)
@@ -113,10 +113,6 @@ class Connection(Served):
             return
         if head is None:
             return
-        uri_size = self.context.settings.uri_size
-        if len(head.target) > uri_size:
-            self._bad_head(BadRequest(414, f"the request target is longer than {uri_size} bytes"))
-            return
         self._set_timer(0)
         self.client.pause()
         self.client.ended = nothing
@@ -130,7 +126,7 @@ class Connection(Served):
 
     def _bad_head(self, bad: BadRequest) -> None:
         redirect = self.service.redirect
-        if bad.status == 400 and redirect is not None:
+        if bad.status in NO_HTTP_1 and redirect is not None:
             self._set_timer(0)
             self.client.pause()
             self._happened(life.HEAD)
@@ -215,7 +211,8 @@ class Connection(Served):
             self.client.close()
             return
         self.client.ended = self._answer_taken
-        answer = error_response(status, why, self.request.method, later=self._retry_after(status, later))
+        method = self.request.method or (self._reader.method if self._reader is not None else None)
+        answer = error_response(status, why, method, later=self._retry_after(status, later))
         if self.entry is not None:
             self.entry.refused(status, answer)
         self.client.transport.write(answer)

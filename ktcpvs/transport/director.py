@@ -25,7 +25,7 @@ from ktcpvs.model.plan import Plan, plan
 from ktcpvs.model.service import AUTO, KERNEL, NO_FALLBACK, NO_LOG, VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
-from ktcpvs.model.warnings import is_due, warned_services, warnings_of
+from ktcpvs.model.warnings import warnings_about
 from ktcpvs.system import log as levels
 from ktcpvs.system.plugins import Schedulers, find_schedulers
 from ktcpvs.system.sockets import close_listener
@@ -161,14 +161,11 @@ class Director:
 
     def warnings(self, edit: Edit, new: Table) -> Sequence[str]:
         """What `edit`, which makes the table `new`, configures and has no effect: a line each. Never raises."""
-        found: list[str] = []
         try:
-            for service in warned_services(edit, new.services):
-                scheduler, balance, _ = self._plugins(service)
-                found += [str(one) for one in warnings_of(service, scheduler, balance) if is_due(one, edit)]
+            return warnings_about(edit, new.services, self._plugins)
         except Exception:  # a plugin says something odd of itself
             self.context.log.failure("no warnings can be given about {name}", name=edit.name)
-        return found
+            return ()
 
     async def _put_in_force(self, runs: Table, preparation: _Preparation) -> None:
         """Nothing in here raises. runs: the table that is to run."""

@@ -29,6 +29,9 @@ from ktcpvs.transport.stream import Stream
 _SENT = life.TABLE[life.IDLE][life.SENT]
 _WHOLE = life.TABLE[life.WAITING][life.WHOLE]
 
+KEEP_ALIVE = b"Connection: keep-alive\r\n\r\n"
+"""The end of a head for a client of HTTP/1.0 that may send another request."""
+
 JOINED = 4096
 """A body's beginning that is longer is sent beside its head, and not copied behind it, in bytes."""
 
@@ -81,7 +84,9 @@ class Exchange(Retrying):
         self._take(choice)
 
     def _serve(self, choice: Choice) -> None:
-        kept = self.service.pool.take(choice.destination)
+        message = self._message
+        assert message is not None
+        kept = self.service.pool.take(choice.destination, is_repeatable=message.is_repeatable)
         if kept is not None:
             self._happened(life.REUSED)
             choice.destination.reused += 1
@@ -129,7 +134,7 @@ class Exchange(Retrying):
         server.transport.write(out)
         self._out = b""
         # May it go on another connection if this one dies before any answer? Never two servers for a POST.
-        self._may_repeat = message.length == 0 and message.method in messages.IDEMPOTENT
+        self._may_repeat = message.is_repeatable
         self._remember(message, head)
         if self._held:
             self._hold(CONNECTING, False)
@@ -141,7 +146,7 @@ class Exchange(Retrying):
         fields, service, choice = message.fields, self.service, self.choice
         if message.lines is not fields.lines or not fields.minor or fields.length or len(head) > REMEMBERED:
             return
-        if fields.websocket or fields.expect or choice is None or choice.lines is not None:
+        if fields.upgrades or fields.expect or choice is None or choice.lines is not None:
             return
         if len(service.known) >= LINES_MAX:
             service.known.clear()
@@ -150,12 +155,14 @@ class Exchange(Retrying):
 
     def _head(self, message: messages.Request) -> bytes:
         """The request's head as the chosen server gets it."""
-        forwarding, choice = self.service.forwarding, self.choice
+        service, choice = self.service, self.choice
+        forwarding, mode = service.forwarding, service.config.upgrade
         lines = choice.lines if choice is not None else None
+        host = b"" if message.has_host or self.lease is None else self.lease.destination.host_field
         if not forwarding:
-            return message.head(lines=lines)
+            return message.head(lines=lines, host=host, mode=mode)
         added = forwarding.lines(self.request.client, message.host, message.minor)
-        return message.head(added, forwarding.replaced, lines)
+        return message.head(added, forwarding.replaced, lines, host, mode)
 
     def server_data(self, data: bytes) -> None:
         """What the server sends."""
@@ -258,7 +265,8 @@ class Exchange(Retrying):
         self._received = b""
         while True:
             try:
-                read = messages.read_response(data, message.method, self.context.settings.head_size, looked)
+                size = self.context.settings.head_size
+                read = messages.read_response(data, message.method, size, looked, message.minor)
             except BadRequest as bad:
                 self._server_failed(f"unreadable response: {bad}")
                 self._fail(502, str(bad))
@@ -273,6 +281,8 @@ class Exchange(Retrying):
             if answer.status == 101:
                 self._switch_protocols(message, answer, data)
                 return
+            if not answer.keep_alive and self.server is not None:
+                self.server.is_reusable, self.server.known = False, None
             if message.minor:  # an HTTP/1.0 client knows no interim answers
                 self.client.transport.write(answer.head + b"\r\n")
             if not data:
@@ -288,7 +298,7 @@ class Exchange(Retrying):
         self._answer = answer
         if self.server is not None and answer.status >= 500:
             self.service.health.failed(self.server.destination, f"status {answer.status}")
-        if answer.until_close or (self._body is not None and not answer.keep_alive):
+        if not answer.is_delimited or (self._body is not None and not answer.keep_alive):
             self._last = True  # the second: an early response, and the server will not hear the rest of the request
         choice = self.choice
         head = answer.head + choice.answer_lines if choice is not None else answer.head
@@ -296,7 +306,7 @@ class Exchange(Retrying):
             plain = (choice is None or not choice.answer_lines) and len(head) <= REMEMBERED and answer.status < 500
             row = self.server.destination.latencies.row(answer.status)
             self.server.known = KnownAnswer(answer.whole, head, answer.length, row) if plain else None
-        head += b"Connection: close\r\n\r\n" if self._last else b"\r\n"
+        head += b"Connection: close\r\n\r\n" if self._last else b"\r\n" if message.minor else KEEP_ALIVE
         if self.entry is not None:
             self.entry.answered(answer.status, len(head))
         self._pass_on(answer, data, taken, head)
@@ -304,7 +314,9 @@ class Exchange(Retrying):
     def _pass_on(self, answer: messages.Response, data: bytes, taken: int, head: bytes = b"") -> None:
         """What the server sent goes to the client: `taken` bytes of `data` are the answer's."""
         extra = taken < len(data)
-        if extra:
+        if answer.frame.onward is not None:
+            data = answer.frame.onward
+        elif extra:
             data = data[:taken]
         size = len(head) + len(data)
         if size:
@@ -321,17 +333,19 @@ class Exchange(Retrying):
     def _answered(self, answer: messages.Response) -> None:
         """The whole answer is on its way to the client."""
         server = self.server
+        message = self._message
+        assert message is not None
         if self._body is not None:
             if answer.keep_alive and server is not None:
+                message.leaves_doubt = True  # the server has not waited for the body
                 return  # the rest of the upload still goes to the server; `_more_body` comes here again
             self._last = True
             self._let_go(reset=True)
             self._end_of_answer()
             return
-        message = self._message
-        if message is not None and message.length and message.method in messages.BODILESS:
+        if message.length and message.method in messages.BODILESS and (message.leaves_doubt or answer.status >= 400):
             answer.keep_alive = False  # a server that ignores the body would read it as another request
-        if server is not None and answer.keep_alive:
+        if server is not None and answer.keep_alive and server.is_reusable:
             self.server = None
             self._hold(SERVER_IS_FULL, False)
             if self._full:
@@ -412,7 +426,9 @@ class Exchange(Retrying):
             self._happened(life.LAST)
             self._refuse(status, why, later)
             return
-        own = error_response(status, why, message.method, keep_alive=True, later=self._retry_after(status, later))
+        own = error_response(
+            status, why, message.method, keep_alive=True, later=self._retry_after(status, later), minor=message.minor
+        )
         self._note_answer(status, own)
         self._settle(f"{status}: {why}")
         self._note_refusal(status, why)

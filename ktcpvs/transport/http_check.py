@@ -19,7 +19,7 @@ from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
 from ktcpvs import __version__
-from ktcpvs.model.address import Address, Unix
+from ktcpvs.model.address import Address, Unix, host_field
 from ktcpvs.model.check import Check, NotWell
 
 HEAD_MOST = 1 << 16
@@ -133,7 +133,8 @@ class HTTPChecks:
         """Fires when the server is well, fails when not. called: its host and port as they are configured; None: as
         in its address."""
         name = self._endpoints.name(address)
-        host = "localhost" if isinstance(address, Unix) else called or str(address)
+        # The dot at a name's end is for name servers; web servers do not expect it.
+        host = (called or host_field(address)).replace(".:", ":")
         headers = Headers({"Host": [host], "User-Agent": [f"ktcpvs/{__version__} check"]})
         url = f"http://{name}{check.path}"
         asked: Deferred[Any] = self._agent.request(b"GET", url.encode(), headers)

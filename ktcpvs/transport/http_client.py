@@ -256,15 +256,17 @@ class HTTPClient(Served):
 
     def _next(self, data: bytes) -> None:
         """A request begins with `data`, or goes on with it while its head is not complete."""
+        found: re.Match[bytes] | None = None
+        reader = self._reader
         try:
-            reader = self._reader
             if reader is None:
                 found = messages.REQUEST.match(data)
                 if found is not None and found.end() <= self.context.settings.head_size:
                     self._begin(messages.Request(found), data, found)
                     return
                 settings = self.context.settings
-                reader = self._reader = HeadReader(settings.head_size, settings.head_lines)
+                check = messages.EarlyCheck().feed
+                reader = self._reader = HeadReader(settings.head_size, settings.head_lines, settings.uri_size, check)
                 self._head_began = self.context.wheel.now
             if reader.feed(data) is None:
                 return
@@ -276,7 +278,8 @@ class HTTPClient(Served):
             self._begin(messages.Request(found), whole, found)
         except BadRequest as bad:
             self._happened(life.BAD_REQUEST)
-            self._refuse(bad.status, str(bad))
+            method = found[2] if found is not None else reader.method if reader is not None else None
+            self._refuse(bad.status, str(bad), method=method)
 
     def _begin(self, message: messages.Request, data: bytes, found: re.Match[bytes]) -> None:
         """A head is complete. Nothing is sent before what came with it has been checked."""
@@ -298,6 +301,9 @@ class HTTPClient(Served):
                 raise BadRequest(413, self._too_large())
             self._body_bytes = taken
             body, rest = rest[:taken], rest[taken:]
+            message.note_body(body, frame.done)
+            if frame.onward is not None:
+                body = frame.onward
             if not frame.done:
                 self._body = frame
         self._pending = rest
@@ -328,16 +334,20 @@ class HTTPClient(Served):
             self._body = None
             self._broken(400, str(bad))
             return b""
+        mine = data if taken == len(data) else data[:taken]
+        if not self._body_bytes and self._message is not None:
+            self._message.note_body(mine, body.done)
+        if body.onward is not None:
+            mine = body.onward
         self._body_bytes += taken
         if self._is_too_large(self._body_bytes):
             self._body = None
             self._broken(413, self._too_large())
             return b""
-        mine = data if taken == len(data) else data[:taken]
         if body.done:
             self._body = None
         if self.server is not None:
-            self.bytes_in += taken
+            self.bytes_in += len(mine)
             self.server.transport.write(mine)
             if body.done and self._answer is not None and self._answer.frame.done:
                 self._answered(self._answer)  # the answer was there before the upload had ended
@@ -437,11 +447,14 @@ class HTTPClient(Served):
 
     # The end.
 
-    def _refuse(self, status: int, why: str, later: int = 0) -> None:
-        """The last answer: the client gets it, and time to read it."""
+    def _refuse(self, status: int, why: str, later: int = 0, method: bytes | None = None) -> None:
+        """The last answer: the client gets it, and time to read it. method: of a request that has not become one."""
         self.ending = f"{status}: {why}"
         self._note_refusal(status, why)
-        method = self._message.method if self._message is not None else None
+        if self._message is not None:
+            method = self._message.method
+        elif self._reader is not None:
+            method = self._reader.method
         answer = error_response(status, why, method, later=self._retry_after(status, later))
         self._note_answer(status, answer)
         self._settle()

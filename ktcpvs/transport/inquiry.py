@@ -20,7 +20,7 @@ from ktcpvs.model.filter import filter_of
 from ktcpvs.model.scheduling import Choice, Request
 from ktcpvs.model.service import VirtualService
 from ktcpvs.protocols import messages
-from ktcpvs.protocols.http1 import BadRequest, HeadReader
+from ktcpvs.protocols.http1 import NO_HTTP_1, BadRequest, HeadReader
 from ktcpvs.transport.context import Context
 from ktcpvs.transport.pending import give_up
 from ktcpvs.transport.prepared import Prepared
@@ -69,11 +69,9 @@ def read_request(
     if method is None:
         notes.append("no request was given: GET / is looked at")
     settings = context.settings
-    read = HeadReader(settings.head_size, settings.head_lines).feed(head)
+    read = HeadReader(settings.head_size, settings.head_lines, settings.uri_size).feed(head)
     if read is None:
         raise BadRequest(400, "the head has no end")
-    if len(read.target) > settings.uri_size:
-        raise BadRequest(414, f"the request target is longer than {settings.uri_size} bytes")
     found = messages.REQUEST.match(head) if unit == EACH_REQUEST else None
     if unit == EACH_REQUEST and found is None:
         raise BadRequest(400, "the head has a form that HTTP/1.1 forbids")
@@ -106,7 +104,7 @@ def found(outcome: str, address: Address | None, reason: str) -> dict[str, Any]:
 
 def of_a_bad_request(bad: BadRequest, prepared: Prepared) -> dict[str, Any]:
     redirect = prepared.config.redirect
-    if bad.status == 400 and redirect is not None and prepared.factory.unit != EACH_REQUEST:
+    if bad.status in NO_HTTP_1 and redirect is not None and prepared.factory.unit != EACH_REQUEST:
         return found("redirect", redirect, f"redirect, since {bad}")
     return found("nobody", None, f"{bad}: the client is answered {bad.status}")
 

@@ -22,7 +22,8 @@ SWEEP = 5
 
 class ServerStream(Stream):
     """A connection to `destination`. exchange: whose it is now; None while idle. used: it has served before.
-    since: the tick when it became idle. known: its last answer, if one like it can be passed on as a whole."""
+    since: the tick when it became idle. known: its last answer, if one like it can be passed on as a whole.
+    is_reusable: False once a response has left a doubt where the next one begins."""
 
     def __init__(self, pool: Pool, destination: Destination) -> None:
         super().__init__()
@@ -31,6 +32,7 @@ class ServerStream(Stream):
         self.exchange: Exchange | None = None
         self.used = False
         self.known: KnownAnswer | None = None
+        self.is_reusable = True
         self.since = 0
 
     def connectionMade(self) -> None:
@@ -108,10 +110,18 @@ class Pool:
         """Reset a connection that is closing, unless it is closed within `linger_timeout` seconds."""
         self._context.wheel.after(self._context.settings.linger_timeout, stream.reset)
 
-    def take(self, destination: Destination) -> ServerStream | None:
-        """An idle connection to `destination`; None when there is none."""
+    def take(self, destination: Destination, *, is_repeatable: bool) -> ServerStream | None:
+        """An idle connection to `destination`; None when there is none.
+
+        is_repeatable: False for a request that must not be lost: it gets no connection whose server has already ended
+        it, or said something, which has not been read yet."""
         idle = self.kept.get(destination)
-        return idle.pop() if idle else None
+        while idle:
+            stream = idle.pop()
+            if is_repeatable or not stream.has_input():
+                return stream
+            stream.close()
+        return None
 
     def put(self, stream: ServerStream) -> None:
         """It is idle now: kept, or closed when there are pool_size of them already."""

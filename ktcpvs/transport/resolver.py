@@ -74,6 +74,7 @@ class _Name:
         self._context = resolver.context
         self._known = known
         self._failures = 0
+        self._trouble = ""  # with one family of addresses
         self._looking: Deferred[int] | None = None
         self._job = PeriodicJob(self._context.reactor, self._begin, self._broken, FAILED_MOST)
         self._job.start()
@@ -110,18 +111,27 @@ class _Name:
     async def _take(self, found: Found) -> None:
         """Those that it had stay first, if it has too many."""
         most, before = self._context.settings.resolve_addresses, self._known
-        kept = [one for one in before if one in found.addresses]
-        now = (*kept, *(one for one in found.addresses if one not in kept))[:most]
+        self._tell_trouble(found.failed)
+        meant = found.beside(before)
+        kept = [one for one in before if one in meant]
+        now = (*kept, *(one for one in meant if one not in kept))[:most]
         if set(now) == set(before):
             if self._failures:
                 self._say("{host} is found again, and means what it did")
             return
-        addresses = tuple(one for one in found.addresses if one in now)
+        addresses = tuple(one for one in meant if one in now)
         await self._resolver.resolved({self.host: addresses})
         self._known = addresses
         self._say("{host} is {now}; before: {before}", now=_listed(addresses), before=_listed(before) or "not known")
-        if len(found.addresses) > most:
-            self._say("{host} has {n} addresses, of which {most} serve", n=len(found.addresses), most=most)
+        if len(meant) > most:
+            self._say("{host} has {n} addresses, of which {most} serve", n=len(meant), most=most)
+
+    def _tell_trouble(self, trouble: str) -> None:
+        """The addresses of one family cannot be looked up: told once. trouble: "" when they can."""
+        before, self._trouble = self._trouble, trouble
+        if trouble and trouble != before:
+            form = "{host} is found by one address family alone; {trouble}; those that it had stay"
+            self._context.log.warn(form, host=self.host, trouble=trouble)
 
     def _failed(self, error: Exception) -> int:
         if not self._failures:

@@ -17,7 +17,7 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ktcpvs.system.sockets import RESET_ON_CLOSE, has_fin, is_over, unsent
+from ktcpvs.system.sockets import RESET_ON_CLOSE, has_fin, has_input, is_over, unsent
 
 
 def nothing(*_: Any) -> None:
@@ -79,6 +79,10 @@ class Stream(Protocol):
     def is_gone(self) -> bool:
         """True when the peer has reset the connection, though it may not be read of yet."""
         return not self.is_open or is_over(self.transport.getHandle())
+
+    def has_input(self) -> bool:
+        """True when the peer has said something, or has ended or reset the connection, and that was not read yet."""
+        return not self.is_open or has_input(self.transport.getHandle())
 
     def has_ended(self) -> bool:
         """True when the peer has sent its FIN, though it may not be read of yet."""

@@ -6,6 +6,8 @@ from time import monotonic
 
 from ktcpvs.model import exchange as life
 from ktcpvs.protocols import messages
+from ktcpvs.protocols.framing import Chunked
+from ktcpvs.protocols.upgrades import accepted
 from ktcpvs.transport.http_client import HTTPClient
 from ktcpvs.transport.lingering import close_gracefully
 from ktcpvs.transport.relay.copy import CopyRelay
@@ -17,19 +19,20 @@ class Upgrading(HTTPClient):
     __slots__ = ()
 
     def _switch_protocols(self, message: messages.Request, answer: messages.Response, rest: bytes) -> None:
-        if message.websocket and self._body is None:
-            self._upgrade(answer, rest)
+        protocols = accepted(answer.upgrade, message.upgrades(self.service.config.upgrade))
+        if protocols:
+            self._upgrade(answer, b", ".join(protocols), rest)
         else:
-            self._fail(502, "the server switched protocols without being asked to")
+            self._fail(502, "the server switched to a protocol that it was not asked for")
 
-    def _upgrade(self, answer: messages.Response, rest: bytes) -> None:
-        """From now on bytes go both ways, whatever they are."""
+    def _upgrade(self, answer: messages.Response, protocols: bytes, rest: bytes) -> None:
+        """From now on bytes go both ways, whatever they are; a body of the request that has not ended is among them."""
         server = self.server
         assert server is not None
         self._happened(life.UPGRADED)
         server.destination.latencies.count(answer.status, monotonic() - self._asked)
         added = self.choice.answer_lines if self.choice is not None else b""
-        head = answer.head + added + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+        head = b"%b%bConnection: Upgrade\r\nUpgrade: %b\r\n\r\n" % (answer.head, added, protocols)
         self.client.transport.write(head)
         self.bytes_out += len(head)
         if self.entry is not None:
@@ -38,7 +41,10 @@ class Upgrading(HTTPClient):
         server.transport.unregisterProducer()
         server.lost = self._relay_server_lost
         relay = self.relay = CopyRelay(self.client, server, self.context.wheel, self._relay_finished)
+        body, self._body = self._body, None
         waiting, self._pending = self._pending, b""
+        if isinstance(body, Chunked):
+            waiting = body.held + waiting
         self._held = 0
         relay.start(waiting)
         self.client.resume()

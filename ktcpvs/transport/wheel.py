@@ -88,13 +88,16 @@ class Wheel:
         self._began += dropped * TICK
         elapsed -= dropped * TICK
         while (self.now + 1) * TICK <= elapsed + EARLY:
-            self.now += 1
-            for timer in self._slots.pop(self.now, ()):
-                if timer.call is not None:
-                    try:
-                        timer.call()
-                    except Exception:
-                        with suppress(Exception):
-                            self._failed()
+            self._tick()
         left: float = self._began + (self.now + 1) * TICK - self._clock.seconds()
         return max(left, 0.0)
+
+    def _tick(self) -> None:
+        self.now += 1
+        for timer in self._slots.pop(self.now, ()):
+            if timer.call is not None:
+                try:
+                    timer.call()
+                except Exception:
+                    with suppress(Exception):
+                        self._failed()

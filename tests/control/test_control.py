@@ -120,6 +120,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "access_log": "/var/log/web.log",
             "access_log_format": "combined",
             "relay": "auto",
+            "upgrade": "any",
             "first_byte_timeout": None,
             "abort_on_close": "off",
             "allow": [],
@@ -430,7 +431,7 @@ def test_stats_of_a_table_that_never_ran(ask: Ask) -> None:
     assert service["stats"] == {**counters, "refusals": {}, "relay": None}
     nothing = {"active": 0, "total": 0, "failures": 0, "retries": 0, "kept": 0, "reused": 0}
     nothing |= {"bytes_in": 0, "bytes_out": 0, "seconds": 0.0, "buckets": [0] * 17}
-    nothing["answers"] = dict.fromkeys(("1xx", "2xx", "3xx", "4xx", "5xx"), 0)
+    nothing["answers"] = dict.fromkeys(("1xx", "2xx", "3xx", "4xx", "5xx", "other"), 0)
     assert service["servers"][0]["stats"] == nothing
     assert service["redirect_stats"] == nothing
     assert ask(lambda s: s.connections()) == []

@@ -17,6 +17,9 @@ import pytest
 from servers import LOOPBACK, SocketServer, answers, dial, echo, free_port, read_exactly, wait_for
 
 from ktcpvs.errors import CannotSave
+from ktcpvs.model.language.parser import parse
+from ktcpvs.state import read_configuration
+from ktcpvs.system.names import service_port
 
 from .harness import Daemon
 
@@ -195,6 +198,30 @@ def test_a_configuration_with_an_error_refuses_the_start(make_daemon: Make, tmp_
     assert re.fullmatch(rf"ktcpvs: {config}.+not UTF-8 text", daemon.refused())
     config.write_text("Virtual s {\n    scheduler = best\n}\n")
     assert re.fullmatch(r"ktcpvs: no scheduler 'best'; there are: .*http.*wlc.*", daemon.refused())
+
+
+@pytest.mark.parametrize("end", ["\r", "\r\n"])
+def test_line_ends_of_all_kinds_are_read_the_same_way(daemon: Daemon, tmp_path: Path, end: str) -> None:
+    """By --config, -f, --check, --diff and lists of networks."""
+    lines = ["# a comment", f"Virtual s {{ # {LOOPBACK}", f"listen = {LOOPBACK}:{free_port()}", "server = 10.0.0.1:80"]
+    lines += ['rule = pattern ".*" use server 10.0.0.1:80', 'test "GET /" -> 10.0.0.1:80', "}", ""]
+    config, networks = tmp_path / "conf", tmp_path / "networks"
+    config.write_bytes(end.join(lines).encode())
+    networks.write_bytes(end.join(("# ours", "192.0.2.0/24 # all", "2001:db8::/32")).encode())
+    assert daemon.adm("--check", config).stdout == ""
+    daemon.adm("-f", config)
+    assert daemon.adm("--diff", config).stdout == ""
+    daemon.adm("--deny", "-i", "s", f"@{networks}")
+    (service,) = daemon.call("table")["services"]
+    assert service["deny"] == ["192.0.2.0/24", "2001:db8::/32"]
+    assert (len(service["servers"]), len(service["rules"]), len(service["tests"])) == (1, 1, 1)
+    read = read_configuration(str(config), service_port)
+    assert read.services["s"] == parse("\n".join(lines), "conf", service_port).services["s"]
+    config.write_bytes(end.join(("# a comment", "Virtual s {", "  colour = red")).encode())
+    for refused in (daemon.adm("--check", config, check=False), daemon.adm("-f", config, check=False)):
+        assert f"{config}:3:3: unknown keyword 'colour'" in refused.stderr
+    config.write_bytes(f"# a comment{end}  ".encode() + b"\xff")
+    assert f"{config}:2:3: byte 0xff is not UTF-8 text" in daemon.adm("-f", config, check=False).stderr
 
 
 def test_a_port_that_is_taken_refuses_the_start(make_daemon: Make, serve: Serve, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from twisted.protocols import amp
 from ktcpvs.control import commands
 from ktcpvs.control.server import Administrator, ControlFactory
 from ktcpvs.errors import Refusal
-from ktcpvs.model.edits import Edit, StartService
+from ktcpvs.model.edits import START_NOTHING, Edit, Load, StartService
 from ktcpvs.system.log import EventLog
 from ktcpvs.transport.context import Context, Descriptors
 from ktcpvs.transport.director import Director
@@ -98,7 +98,7 @@ class Daemon:
         self.factory = ControlFactory(self, log)
 
     def submit(self, edit: Edit) -> Deferred[None]:
-        if isinstance(edit, StartService):
+        if isinstance(edit, StartService) or (isinstance(edit, Load) and edit.start != START_NOTHING):
             return fail(Refusal("nothing starts here"))
         if self._is_slow:
             later: Deferred[None] = Deferred()

@@ -61,7 +61,7 @@ def _head(data: bytes, size: int) -> RequestHead | str:
                 return head
             assert len(fed) < HEAD_SIZE, "what never ends is held"
     except BadRequest as bad:
-        assert bad.status in (400, 414, 431)
+        assert bad.status in (400, 414, 431, 505)
         assert str(bad).isprintable()
         # A head is refused as soon as it shows: of one that has not ended it depends on the pieces when that is.
         return "refused" if b"\n\n" in data or b"\n\r\n" in data or len(data) >= HEAD_SIZE else "begun"
@@ -76,7 +76,7 @@ def _taken(data: bytes) -> messages.Request | None:
     try:
         return messages.Request(found)
     except BadRequest as bad:
-        assert bad.status == 400
+        assert bad.status in (400, 501)
         return None
 
 
@@ -88,9 +88,10 @@ def _goes_on_as_it_was_read(taken: messages.Request) -> None:
         assert again is not None
         second = messages.Request(again)
         assert second.length == taken.length
-        assert (second.method, second.path, second.minor) == (taken.method, taken.path, taken.minor)
+        assert (second.method, second.path, second.minor) == (taken.method, taken.path, True)
         assert second.host == taken.host
-        assert second.websocket == taken.websocket
+        assert second.upgrades() == taken.upgrades()
+        assert second.fields.has_trailers == taken.fields.has_trailers
         assert second.expect == taken.expect
         assert second.head() == own
         assert len(re.findall(rb"(?im)^via:", own)) == lines or not lines
@@ -102,14 +103,16 @@ def _h11_reads_the_same(taken: messages.Request, came: bytes) -> None:
         theirs = _h11_request(head, target)
         if theirs is None:
             continue
-        assert (theirs.method, theirs.http_version) == (taken.method, b"1.%d" % taken.minor)
+        assert theirs.method == taken.method
+        assert theirs.http_version > b"1.0" or (head is came and not taken.minor)
         fields = [(name, value) for name, value in theirs.headers if name in messages.FRAMING_FIELDS]
         framing = [(name, value.lower()) for name, value in fields if name != b"host"]
         if taken.length == messages.CHUNKED:
             assert framing == [(b"transfer-encoding", b"chunked")]
         else:
-            assert framing in ([], [(b"content-length", b"%d" % taken.length)])
+            assert [(name, int(value)) for name, value in framing] in ([], [(b"content-length", taken.length)])
             assert framing or taken.length == 0
+            assert head is came or framing in ([], [(b"content-length", b"%d" % taken.length)])
         if target == taken.path:
             assert [value for name, value in fields if name == b"host"] in ([taken.host], [])
 
@@ -134,17 +137,18 @@ METHODS = (b"GET", b"HEAD", b"POST")
 def response(data: bytes) -> None:
     """The head of a server's answer."""
     for method in METHODS:
-        read = only([_response(data, method, size) for size in SIZES])
-        if isinstance(read, tuple):
-            _answer_goes_on(data, method)
+        for minor in (True, False):
+            read = only([_response(data, method, minor, size) for size in SIZES])
+            if isinstance(read, tuple):
+                _answer_goes_on(data, method, minor)
 
 
-def _response(data: bytes, method: bytes, size: int) -> tuple[bytes, int, bool, int | None, int] | str:
+def _response(data: bytes, method: bytes, minor: bool, size: int) -> tuple[bytes, int, bool, int | None, int] | str:
     received = b""
     for piece in pieces(data, size):
         received += piece
         try:
-            read = messages.read_response(received, method, HEAD_SIZE, len(received) - len(piece))
+            read = messages.read_response(received, method, HEAD_SIZE, len(received) - len(piece), minor)
         except BadRequest as bad:
             assert bad.status == 502
             assert str(bad).isprintable()
@@ -156,8 +160,9 @@ def _response(data: bytes, method: bytes, size: int) -> tuple[bytes, int, bool, 
     return "begun"
 
 
-def _answer_goes_on(data: bytes, method: bytes) -> None:
-    read = messages.read_response(data, method, HEAD_SIZE)
+def _answer_goes_on(data: bytes, method: bytes, minor: bool) -> None:
+    """minor: False for a client of HTTP/1.0, which must see no coding."""
+    read = messages.read_response(data, method, HEAD_SIZE, minor=minor)
     assert read is not None
     answer, end = read
     assert answer.whole == data[:end]
@@ -165,13 +170,18 @@ def _answer_goes_on(data: bytes, method: bytes) -> None:
     own = answer.head + b"\r\n"
     if answer.status < 200 or answer.status == 204:
         assert not re.search(rb"(?im)^content-length:", own), "a length where no body can be"
-    again = messages.read_response(own, method, HEAD_SIZE + 16)
+    if answer.status < 200 or answer.status in (204, 304) or not minor:
+        assert not re.search(rb"(?im)^transfer-encoding:", own), "a coding where none can be"
+    assert len(re.findall(rb"(?im)^(?:content-length|transfer-encoding):", own)) <= 1
+    again = messages.read_response(own, method, HEAD_SIZE + 16, minor=minor)
     assert again is not None
     assert again[1] == len(own)
+    is_decoded = isinstance(answer.frame, Chunked) and not minor
+    assert answer.is_delimited is not (answer.until_close or is_decoded)
     assert (again[0].status, again[0].length, again[0].until_close) == (
         answer.status,
         answer.length,
-        answer.until_close,
+        answer.until_close or is_decoded,
     )
     assert again[0].head == answer.head
     if answer.status < 200:
@@ -195,42 +205,48 @@ def _answer_goes_on(data: bytes, method: bytes) -> None:
 def chunks(data: bytes) -> None:
     """A chunked body: where it ends, whatever the pieces, and h11 sees its end there too."""
     ended = only([_end(Chunked(), data, size) for size in SIZES])
-    if not isinstance(ended, int):
+    content = only([_end(Chunked(decode=True), data, size) for size in SIZES])
+    if not isinstance(ended, tuple) or not isinstance(content, tuple):
         return
-    assert ended == _plain_end(data)
+    end, onward = ended
+    assert (end, content[1]) == _plain_end(data)
+    assert content[0] == end
+    assert _end(Chunked(), onward, 1 << 20) == (len(onward), onward), "it is not the strict form"
     server = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
-    server.receive_data(b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n" + data)
-    event = server.next_event()
+    server.receive_data(b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n" + onward + b"next")
+    event, theirs = server.next_event(), b""
     while isinstance(event, h11.Request | h11.Data):
+        theirs += bytes(event.data) if isinstance(event, h11.Data) else b""
         try:
             event = server.next_event()
         except h11.RemoteProtocolError:
             return  # it is stricter
     assert isinstance(event, h11.EndOfMessage), event
-    assert server.trailing_data[0] == data[ended:]
+    assert (server.trailing_data[0], theirs) == (b"next", content[1])
 
 
-def _plain_end(data: bytes) -> int:
-    """Where a chunked body ends, read in the plainest way."""
-    position = 0
+def _plain_end(data: bytes) -> tuple[int, bytes]:
+    """Where a chunked body ends, read in the plainest way, and what it holds."""
+    position, content = 0, b""
     while True:
         line_end = data.index(b"\r\n", position)
-        digits = data[position:line_end].partition(b";")[0]
+        digits = data[position:line_end].partition(b";")[0].rstrip(b" \t")
         assert digits
         assert not digits.strip(b"0123456789abcdefABCDEF")
         position = line_end + 2
         if not int(digits, 16):
             break
+        content += data[position : position + int(digits, 16)]
         position += int(digits, 16) + 2
         assert data[position - 2 : position] == b"\r\n"
     while not data.startswith(b"\r\n", position):
         position = data.index(b"\r\n", position) + 2
-    return position + 2
+    return position + 2, content
 
 
-def _end(frame: Frame, data: bytes, size: int) -> int | str:
-    """How many bytes of `data` are the body's; a word where it has not ended."""
-    total = 0
+def _end(frame: Frame, data: bytes, size: int) -> tuple[int, bytes] | str:
+    """How many bytes of `data` are the body's, and what goes on; a word where it has not ended."""
+    total, onward = 0, b""
     for piece in pieces(data, size):
         try:
             taken = frame.feed(piece)
@@ -242,9 +258,10 @@ def _end(frame: Frame, data: bytes, size: int) -> int | str:
         assert taken == len(piece) or frame.done
         assert len(getattr(frame, "_line", b"")) <= max(CHUNK_LINE_BYTES, TRAILER_BYTES), "what never ends is held"
         total += taken
+        onward += piece[:taken] if frame.onward is None else frame.onward
         if frame.done:
             assert frame.feed(data[total:]) == 0, "it takes what is not its own"
-            return total
+            return total, onward
     return "begun"
 
 

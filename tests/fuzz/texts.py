@@ -29,6 +29,7 @@ from ktcpvs.model.edits import AddService, EditService, Load, Set
 from ktcpvs.model.filter import Filter
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write
+from ktcpvs.model.lines import split_lines
 from ktcpvs.model.network import Networks, parse_networks
 from ktcpvs.model.table import Table
 from ktcpvs.protocols.access import Record, as_json, combined
@@ -73,7 +74,7 @@ def _configuration(text: str) -> None:
     if isinstance(load, Refusal):
         place = PLACE.match(str(load))
         assert place is not None, load
-        lines = text.split("\n")
+        lines = split_lines(text)
         assert 1 <= int(place[1]) <= len(lines)
         assert 1 <= int(place[2]) <= len(lines[int(place[1]) - 1]) + 1
         return

@@ -84,7 +84,9 @@ def hosts() -> st.SearchStrategy[str]:
     label = st.text(st.sampled_from("az09_-"), min_size=1, max_size=10).map(lambda text: text.strip("-") or "x")
     names = st.lists(label, min_size=1, max_size=4).map(".".join)
     return st.one_of(
-        st.sampled_from(("server", "use", "match", "rule", "virtual", "unix.example", "r1", "1.example", "a--b")),
+        st.sampled_from(
+            ("server", "use", "match", "rule", "virtual", "unix.example", "r1", "1.example", "a--b", "a.b.")
+        ),
         names.filter(lambda name: not name.rpartition(".")[2].isdigit() and name != "unix"),
         st.ip_addresses(v=4).map(str),
         st.ip_addresses(v=6).map(str),

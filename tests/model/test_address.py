@@ -24,7 +24,7 @@ def known_ports(name: str) -> int | None:
         ("r1:https", Inet("r1", 443)),
         ("localhost:81", Inet("localhost", 81)),
         ("LocalHost:81", Inet("localhost", 81)),
-        ("www.example.com.:80", Inet("www.example.com", 80)),
+        ("www.example.com.:80", Inet("www.example.com.", 80)),
         ("a_b.example:080", Inet("a_b.example", 80)),
         ("[::]:80", Inet("::", 80)),
         ("[::1]", Inet("::1", None)),

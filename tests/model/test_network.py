@@ -127,3 +127,13 @@ def test_the_most_specific_network_decides(case: tuple[Networks, Networks, list[
         wanted = max(holders)[1:] if holders else (None, not allow)
         assert judge is not None
         assert judge.judge(address.packed)[::-1] == wanted
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_of_all_kinds_are_read_the_same_way(end: str) -> None:
+    text = end.join(("10.0.0.0/8 # ours", "# \u2028 192.0.2.1", "2001:db8::/32", ""))
+    assert str(parse_networks(text)) == "10.0.0.0/8 2001:db8::/32"
+    with pytest.raises(BadValue, match=r"^line 3: "):
+        parse_networks(end.join(("10.0.0.0/8", "# x", "nonsense")))
+    with pytest.raises(BadValue, match=r"^'nonsense': "):
+        parse_networks(f"nonsense{end}")

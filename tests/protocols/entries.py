@@ -15,8 +15,10 @@ class Entry:
     message: bytes = b""
     verdict: list[str] = field(default_factory=list)
     forwarded: bytes = b""
+    body: bytes | None = None
     rest: bytes = b""
     method: bytes = b"GET"
+    minor: bool = True
 
     @property
     def head(self) -> bytes:
@@ -50,11 +52,14 @@ def entries(kind: str) -> Iterator[Entry]:
                 if line.startswith("=>"):
                     entry.verdict = line[2:].split()
                 elif line.startswith("for "):
-                    entry.method = line[4:].encode("ascii")
+                    method, *version = line[4:].split()
+                    entry.method, entry.minor = method.encode("ascii"), version != ["HTTP/1.0"]
                 elif line[0] == "|":
                     entry.message += line_of(line[1:])
                 elif line[0] == ">":
                     entry.forwarded += line_of(line[1:])
+                elif line[0] == "+":
+                    entry.body = (entry.body or b"") + line_of(line[1:])
                 else:
                     assert line[0] == "<", f"{path}: {line}"
                     entry.rest += line_of(line[1:])

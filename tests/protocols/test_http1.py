@@ -32,9 +32,6 @@ BAD = [
     b"GET  / HTTP/1.1\r\n\r\n",
     b"GET / HTTP/1.1 \r\n\r\n",
     b"GET /\r\n\r\n",
-    b"GET / HTTP/0.9\r\n\r\n",
-    b"GET / HTTP/2.0\r\n\r\n",
-    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     b"GET / http/1.1\r\n\r\n",
     b"GET / HTTP/1.1\n\n",
     b"GET / HTTP/1.1\n\r\n",
@@ -119,6 +116,88 @@ def test_bad_byte_by_byte(text: bytes) -> None:
     with pytest.raises(BadRequest) as refused:
         fed([text[position : position + 1] for position in range(len(text))])
     assert refused.value.status == 400
+
+
+@pytest.mark.parametrize("text", [b"GET / HTTP/0.9\r\n", b"GET / HTTP/2.0\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"])
+@pytest.mark.parametrize("size", [1, 100])
+def test_another_major_version(text: bytes, size: int) -> None:
+    with pytest.raises(BadRequest) as refused:
+        fed([text[place : place + size] for place in range(0, len(text), size)])
+    assert refused.value.status == 505
+
+
+@pytest.mark.parametrize("size", [1, 100])
+def test_a_later_minor_version_is_read_as_ours(size: int) -> None:
+    text = b"GET / HTTP/1.2\r\n\r\n"
+    _, head = fed([text[place : place + size] for place in range(0, len(text), size)])
+    assert head is not None
+    assert head.minor == 1
+
+
+LINE = b"GET / HTTP/1.1\r\n"
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        (b"", b"\0"), (b"", b" "), (b"", b"\n"), (b"\r", b"G"), (b"\r\n", b"\n"), (b"GET", b":"), (b"GET", b"\r"),
+        (b"G" * 64, b"G"), (b"GET ", b" "), (b"GET /", b"#"), (b"GET /", b"\0"), (b"GET /", b"\r"), (b"GET /", b"\n"),
+        (b"GET / ", b"h"), (b"GET / HTTP", b" "), (b"GET / HTTP/", b"x"), (b"GET / HTTP/1", b"0"),
+        (b"GET / HTTP/1.1", b" "), (b"GET / HTTP/1.1", b"0"), (b"GET / HTTP/1.1", b"\n"), (b"GET / HTTP/1.1\r", b"\r"),
+        (b"GET * HTTP/1.1\r", b"\n"), (b"GET / HTTP/2.0\r", b"\n"), (LINE, b" "), (LINE, b":"), (LINE, b"\n"),
+        (LINE + b"A", b" "), (LINE + b"A", b"\r"), (LINE + b"A", b"\xe9"), (LINE + b"A:", b"\0"), (LINE + b"A:", b"\n"),
+        (LINE + b"A: b", b"\x7f"), (LINE + b"A: b\r", b"c"), (LINE + b"A: b\r\n", b"\t"), (LINE + b"A: b\r\n\r", b"\r"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_a_head_is_refused_at_the_first_byte_that_spoils_it(good: bytes, bad: bytes, size: int) -> None:
+    one = reader()
+    for place in range(0, len(good), size):
+        assert one.feed(good[place : place + size]) is None
+    with pytest.raises(BadRequest):
+        one.feed(bad)
+    with pytest.raises(BadRequest):
+        reader().feed(good + bad)
+
+
+@settings(deadline=None)
+@given(text=st.sampled_from(list(GOOD)), place=st.integers(0, 80), byte=st.integers(0, 255), size=st.integers(1, 9))
+def test_a_changed_head_is_refused_at_the_same_byte_in_every_split(
+    text: bytes, place: int, byte: int, size: int
+) -> None:
+    text = text[:place] + bytes((byte,)) + text[place + 1 :]
+
+    def refused_after(size: int) -> int | None:
+        one = reader()
+        for begin in range(0, len(text), size):
+            try:
+                one.feed(text[begin : begin + size])
+            except BadRequest:
+                return begin + size
+        return None
+
+    exact, coarse = refused_after(1), refused_after(size)
+    assert (coarse is None) == (exact is None)
+    if exact is not None and coarse is not None:
+        assert exact <= coarse < exact + size
+
+
+def test_a_target_has_a_size() -> None:
+    one = HeadReader(1024, 10, max_target=5)
+    assert one.feed(b"GET /1234") is None
+    with pytest.raises(BadRequest) as refused:
+        one.feed(b"5")
+    assert refused.value.status == 414
+    assert HeadReader(1024, 10, max_target=5).feed(b"GET /1234 HTTP/1.1\r\n\r\n") is not None
+
+
+def test_the_method_of_a_head_that_is_refused() -> None:
+    one = reader()
+    assert one.feed(b"\r\nHEA") is None
+    assert one.method is None
+    with pytest.raises(BadRequest):
+        one.feed(b"D / HTTP/1.1\r\nnothing\r\n")
+    assert one.method == b"HEAD"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import dns.name as dns_name
+import dns.nameserver as dns_nameserver
+import dns.resolver as dns_resolver
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -33,6 +36,10 @@ def server() -> Iterator[NameServer]:
     server.alias("square.test", "none.test")
     server.fails("broken.test")
     server.fails("refused.test", dns.EREFUSED)
+    for family, kind in (4, dns.A), (6, dns.AAAA):
+        for how, code in ("fails", dns.ESERVER), ("denied", dns.ENAME):
+            server.says(f"{how}{family}.test", "::2", "127.0.0.2", ttl=99)
+            server.fails(f"{how}{family}.test", code, kind)
     yield server
     server.stop()
 
@@ -56,6 +63,57 @@ def asked(server: NameServer, host: str, ipv6: int = IPV4_FIRST) -> Found:
 )
 def test_found(server: NameServer, host: str, ipv6: int, addresses: tuple[str, ...], seconds: int) -> None:
     assert asked(server, host, ipv6) == Found(addresses, seconds)
+
+
+FAILED = "addresses: its name servers have failed"
+ONE, OTHER = ("127.0.0.2",), ("::2",)
+
+
+@pytest.mark.parametrize(
+    ("host", "ipv6", "found"),
+    [
+        ("fails6.test", IPV4_FIRST, Found(ONE, 99)),
+        ("fails6.test", IPV6_FIRST, Found(ONE, lookup.UNSAID, f"its IPv6 {FAILED}", 6)),
+        ("fails6.test", BOTH, Found(ONE, lookup.UNSAID, f"its IPv6 {FAILED}", 6, True)),
+        ("fails4.test", IPV4_FIRST, Found(OTHER, lookup.UNSAID, f"its IPv4 {FAILED}", 4)),
+        ("fails4.test", IPV6_FIRST, Found(OTHER, 99)),
+        ("fails4.test", BOTH, Found(OTHER, lookup.UNSAID, f"its IPv4 {FAILED}", 4, True)),
+        ("denied6.test", IPV6_FIRST, Found(ONE, 99)),
+        ("denied6.test", BOTH, Found(ONE, 99)),
+        ("denied4.test", IPV4_FIRST, Found(OTHER, 99)),
+        ("denied4.test", BOTH, Found(OTHER, 99)),
+    ],
+)
+def test_a_name_of_which_one_family_cannot_be_looked_up(server: NameServer, host: str, ipv6: int, found: Found) -> None:
+    assert asked(server, host, ipv6) == found
+
+
+def test_what_is_kept_of_the_family_that_failed() -> None:
+    found = Found(("127.0.0.2",), 30, "its IPv6 addresses: no", 6, is_joined=True)
+    assert found.beside(("127.0.0.1", "::1")) == ("127.0.0.2", "::1")
+    assert found.beside(("127.0.0.1",)) == ("127.0.0.2",)
+    found = Found(("::2",), 30, "its IPv4 addresses: no", 4)
+    assert found.beside(("127.0.0.1",)) == ("127.0.0.1",)
+    assert found.beside(("::1",)) == ("::2",)
+    assert Found(("::2",), 30).beside(("127.0.0.1", "::1")) == ("::2",)
+
+
+def test_a_dot_at_the_end_skips_the_search_list(
+    server: NameServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.says("api.example.inner.test", "127.0.0.3")
+    server.says("api.example", "127.0.0.4")
+    resolver = dns_resolver.Resolver(configure=False)
+    resolver.nameservers = [dns_nameserver.Do53Nameserver(LOOPBACK, server.port)]
+    resolver.search = [dns_name.from_text("inner.test")]
+    resolver.ndots = 2
+    for host, address in ("api.example", "127.0.0.3"), ("api.example.", "127.0.0.4"):
+        usable, _ = lookup._ask_for(resolver, host, 4, True)
+        assert [str(one) for one in usable] == [address]
+    hosts = tmp_path / "hosts"
+    hosts.write_text("127.0.0.5 api.example\n")
+    monkeypatch.setattr(lookup, "HOSTS", str(hosts))
+    assert asked(server, "api.example.").addresses == ("127.0.0.5",)
 
 
 @pytest.mark.parametrize(

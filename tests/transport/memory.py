@@ -38,6 +38,7 @@ class Line(StringTransport):
         self.aborted = False
         self.options: list[object] = []
         self.reset_unread = False  # the peer has reset it, and nobody has read so far
+        self.descriptor = -1  # of a real socket, whose state is then this one's; -1: there is none
 
     @property
     def reset_on_close(self) -> bool:
@@ -53,8 +54,8 @@ class Line(StringTransport):
         return self.unsent
 
     def fileno(self) -> int:
-        """There is none: the system knows of nothing that is unsent."""
-        return -1
+        """While there is none, the system knows of nothing that is unsent or unread."""
+        return self.descriptor
 
     def getsockopt(self, *option: object) -> bytes:
         """What TCP_INFO begins with: established."""

@@ -186,7 +186,7 @@ def test_no_rule_that_matches(make: Make) -> None:
     [
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"400"),
         (b"hello\r\n", b"400"),
-        (b"GET / HTTP/2.0\r\n\r\n", b"400"),
+        (b"GET / HTTP/2.0\r\n\r\n", b"505"),
         (b"GET / HTTP/1.1\nHost: h\n\n", b"400"),
         (b"GET / HTTP/1.1\r\nBad Header: x\r\n\r\n", b"400"),
         (b"GET /" + b"x" * 70000, b"414"),

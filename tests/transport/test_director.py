@@ -85,8 +85,8 @@ def test_a_port_that_is_taken_refuses_the_whole_edit(switch: Switch) -> None:
 
 
 def test_an_unknown_scheduler_names_the_known_ones(switch: Switch) -> None:
-    with pytest.raises(NoSuchScheduler, match="no scheduler 'rr2'; there are: chttp, hhttp, http, lc, p2c, "):
-        switch.do(edits.AddService("a", {"scheduler": "rr2"}))
+    with pytest.raises(NoSuchScheduler, match="no scheduler 'zzz'; there are: chttp, hhttp, http, lc, p2c, "):
+        switch.do(edits.AddService("a", {"scheduler": "zzz"}))
     assert switch.director.table.services == {}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from memory import Peer, World
 
 from ktcpvs.model import exchange as life
+from ktcpvs.model.latency import described
 from ktcpvs.transport.http_client import PENDING, REQUESTS_PER_TURN
 from ktcpvs.transport.known import REQUEST_REMEMBERED, REQUESTS_MAX
 
@@ -214,13 +216,14 @@ def test_an_answer_that_closes_before_the_upload_has_ended(make: Make) -> None:
         (get("/a", "Content-Length: 1", "Transfer-Encoding: chunked", body=b"0\r\n\r\n"), b"400"),
         (get("/a", "Content-Length: 1", "Content-Length: 2", body=b"xx"), b"400"),
         (get("/a", "Content-Length: +1", body=b"x"), b"400"),
-        (get("/a", "Transfer-Encoding: gzip", body=b"0\r\n\r\n"), b"400"),
+        (get("/a", "Transfer-Encoding: gzip", body=b"0\r\n\r\n"), b"501"),
         (get("/a", "Transfer-Encoding: chunked", body=b"xyz\r\n"), b"400"),
         (get("/a", "Transfer-Encoding: chunked", body=b"1\r\nab\r\n"), b"400"),
         (get("/a", "Transfer-Encoding : chunked", body=b"0\r\n\r\n"), b"400"),
         (b"GET /a HTTP/1.1\nHost: h\n\n", b"400"),
         (get("/a", " folded"), b"400"),
-        (b"CONNECT h:443 HTTP/1.1\r\nHost: h:443\r\n\r\n", b"400"),
+        (b"CONNECT h:443 HTTP/1.1\r\nHost: h:443\r\n\r\n", b"501"),
+        (b"GET /a HTTP/2.0\r\n", b"505"),
         (get("/" + "x" * 70000), b"414"),
         (get("/a", *["X: y"] * 101), b"431"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"400"),
@@ -251,7 +254,7 @@ def test_a_body_that_goes_wrong_later_is_never_completed(make: Make) -> None:
     "said",
     [
         b"rubbish\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1, 2\r\nTransfer-Encoding: chunked\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
         b"HTTP/1.1 200 OK\nContent-Length: 1\n\nx",
@@ -325,12 +328,75 @@ def test_until_close(make: Make) -> None:
 def test_http_1_0(make: Make) -> None:
     world = make()
     client = world.client()
-    client.says(b"GET /a HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+    client.says(OLD)
     a = world.accepts(A)
-    assert a.heard() == b"GET /a HTTP/1.0\r\n\r\n"
-    a.says(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-    assert client.heard() == b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
+    assert a.heard() == b"GET /a HTTP/1.1\r\nHost: 10.0.0.1:80\r\n\r\n"
+    a.says(answer())
+    assert client.heard() == answer().replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
     assert client.line.disconnecting
+    assert not a.line.disconnecting
+
+
+OLD = b"GET /a HTTP/1.0\r\n\r\n"
+OLD_KEPT = b"GET /a HTTP/1.0\r\nHost: h\r\nConnection: Keep-Alive\r\n\r\n"
+
+
+def test_a_client_of_http_1_0_may_keep_its_connection(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(OLD_KEPT)
+    a = world.accepts(A)
+    kept = answer().replace(b"\r\n\r\n", b"\r\nConnection: keep-alive\r\n\r\n")
+    for _ in range(3):
+        assert a.heard() == get()
+        a.says(answer())
+        assert client.heard() == kept
+        client.says(OLD_KEPT)
+    a.says(answer(status="404 Not Found"))
+    assert b"Connection: keep-alive\r\n" in client.heard()
+    client.says(OLD_KEPT.replace(b"/a", b"/nothing/matches"))
+    refused = client.heard()
+    assert refused.startswith(b"HTTP/1.1 503 ")
+    assert b"Connection: keep-alive\r\n" in refused
+    client.says(OLD)
+    a.says(answer())
+    assert b"Connection: close\r\n" in client.heard()
+    assert client.line.disconnecting
+
+
+@pytest.mark.parametrize("request_", [OLD, OLD_KEPT])
+@pytest.mark.parametrize("step", [1, 5, 1000])
+def test_a_client_of_http_1_0_gets_a_chunked_body_decoded(make: Make, request_: bytes, step: int) -> None:
+    world = make()
+    client = world.client()
+    client.says(request_)
+    a = world.accepts(A)
+    said = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5 ;a\r\nhello\r\n2\r\n\r\n\r\n0\r\nA: b\r\n\r\n"
+    for begin in range(0, len(said), step):
+        a.says(said[begin : begin + step])
+    assert client.heard() == b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello\r\n"
+    assert client.line.ended or client.line.disconnecting
+    assert world.live.pool.idle(next(iter(world.live.destinations.values()))) == 1
+
+
+def test_a_chunked_body_that_breaks_off_is_not_made_to_look_whole_for_http_1_0(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(OLD_KEPT)
+    a = world.accepts(A)
+    a.says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+    a.ends()
+    assert client.heard().endswith(b"\r\n\r\nhello")
+    assert client.line.disconnecting
+    assert client.line.reset_on_close
+
+
+def test_a_client_of_http_1_0_gets_no_interim_answer(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(OLD_KEPT)
+    world.accepts(A).says(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + answer())
+    assert client.heard().startswith(b"HTTP/1.1 200 OK")
 
 
 def test_close_is_kept_between_each_two(make: Make) -> None:
@@ -338,7 +404,7 @@ def test_close_is_kept_between_each_two(make: Make) -> None:
     client = world.client()
     client.says(get("/a", "Connection: close, X-Mine", "X-Mine: 1", "X-Theirs: 2", "Keep-Alive: 5", "TE: trailers"))
     a = world.accepts(A)
-    assert a.heard() == get("/a", "X-Theirs: 2")
+    assert a.heard() == get("/a", "X-Theirs: 2", "Connection: TE", "TE: trailers")
     a.says(answer(b"x", "Connection: keep-alive", "Keep-Alive: timeout=5"))
     assert client.heard() == answer(b"x").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
     assert client.line.disconnecting
@@ -569,6 +635,96 @@ def test_websocket(make: Make) -> None:
     assert world.connection.state == life.CLOSED
 
 
+def upgrading(*protocols: str, method: str = "POST", body: bytes = b"") -> bytes:
+    length = [f"Content-Length: {len(body)}"] if body else []
+    lines = ["Connection: upgrade", *(f"Upgrade: {one}" for one in protocols)]
+    return get("/a", *length, *lines, method=method, body=body)
+
+
+@pytest.mark.parametrize(
+    ("mode", "method", "asked", "body", "passed"),
+    [
+        ("any", "POST", ["tcp"], b"{}", "tcp"), ("any", "GET", ["SPDY/3.1"], b"", "SPDY/3.1"),
+        ("any", "GET", ["WebSocket, x/1", "y"], b"", "WebSocket, x/1, y"), ("any", "GET", ["h2c, TLS/1.3"], b"", ""),
+        ("any", "GET", ["x, h2c"], b"", "x"),
+        ("websocket", "GET", ["x, WebSocket"], b"", "WebSocket"),
+        ("websocket", "POST", ["websocket"], b"", ""), ("websocket", "GET", ["websocket"], b"a", ""),
+        ("websocket", "GET", ["tcp"], b"", ""), ("off", "GET", ["websocket"], b"", ""),
+        ("off", "POST", ["x"], b"a", ""),
+    ],
+)  # fmt: skip
+def test_an_upgrade_is_passed_on_as_the_service_allows(
+    make: Make, mode: str, method: str, asked: list[str], body: bytes, passed: str
+) -> None:
+    world = make(*RULES, f"upgrade = {mode}")
+    client = world.client()
+    client.says(upgrading(*asked, method=method, body=body))
+    a = world.accepts(A)
+    heard = a.heard()
+    assert heard.endswith(b"\r\n\r\n" + body)
+    assert (f"Connection: Upgrade\r\nUpgrade: {passed}\r\n".encode() in heard) is bool(passed)
+    assert (b"Upgrade" in heard) is bool(passed)
+    protocol = (passed or asked[0]).rpartition(", ")[2]
+    a.says(f"HTTP/1.1 101 UPGRADED\r\nX: y\r\nUpgrade: {protocol}\r\nConnection: Upgrade\r\n\r\n".encode() + b"hi")
+    if passed:
+        said = f"HTTP/1.1 101 UPGRADED\r\nX: y\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\r\n".encode()
+        assert client.heard() == said + b"hi"
+        client.says(b"\0not HTTP")
+        assert a.heard() == b"\0not HTTP"
+    else:
+        assert client.heard().startswith(b"HTTP/1.1 502 ")
+        assert a.line.aborted
+
+
+@pytest.mark.parametrize("answered", ["Upgrade: y", "Upgrade: x/2", "Upgrade: x/1, y", "Upgrade: h2c"])
+def test_a_server_that_switches_to_what_was_not_asked_for_is_502(make: Make, answered: str) -> None:
+    world = make()
+    client = world.client()
+    client.says(upgrading("x/1, h2c"))
+    a = world.accepts(A)
+    a.says(f"HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\n{answered}\r\n\r\n".encode())
+    assert client.heard().startswith(b"HTTP/1.1 502 ")
+    assert a.line.aborted
+    client.says(get())
+    world.accepts(A).says(answer())
+    assert client.heard() == answer()
+
+
+@pytest.mark.parametrize(("asked", "status"), [(["x"], b"101"), (["x", "y"], b"502")])
+def test_a_101_that_names_no_protocol_means_the_only_one(make: Make, asked: list[str], status: bytes) -> None:
+    world = make()
+    client = world.client()
+    client.says(upgrading(*asked))
+    world.accepts(A).says(b"HTTP/1.1 101 Switching\r\n\r\n")
+    assert client.heard().startswith(b"HTTP/1.1 " + status)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_server_may_switch_before_the_body_has_ended(make: Make, chunked: bool) -> None:
+    world = make()
+    client = world.client()
+    field = "Transfer-Encoding: chunked" if chunked else "Content-Length: 5"
+    sent, rest = (b"5\r\nhello\r\n0", b"\r\n\r\n") if chunked else (b"hel", b"lo")
+    client.says(get("/a", field, "Connection: Upgrade", "Upgrade: tcp", method="POST", body=sent))
+    a = world.accepts(A)
+    a.says(b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
+    client.says(rest + b"raw")
+    assert a.heard().endswith(b"\r\n\r\n" + sent + rest + b"raw")
+    a.says(b"back")
+    assert client.heard().endswith(b"\r\n\r\nback")
+
+
+def test_an_upgrade_that_the_server_declines_is_a_request_like_others(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(upgrading("x", body=b"{}"))
+    a = world.accepts(A)
+    a.says(answer())
+    assert client.heard() == answer()
+    client.says(get())
+    assert a.heard().endswith(get())
+
+
 def test_h2c_is_not_passed_on(make: Make) -> None:
     world = make()
     client = world.client()
@@ -741,14 +897,165 @@ def test_servers_are_told_of_the_client(make: Make) -> None:
     assert a.heard() == get("/a", "X-Forwarded-For: 6.6.6.6")
 
 
-def test_a_connection_that_has_carried_a_body_without_meaning_is_not_kept(make: Make) -> None:
+@pytest.mark.parametrize(
+    ("body", "kept"),
+    [
+        (b'{"a": 1}', True),
+        (b"hello", True),
+        (b"a=1&b=2 ", True),
+        (b"GET /x HTTP/1.1\r\n\r\n\0", False),
+        (b"\r\nX ", False),
+    ],
+)
+@pytest.mark.parametrize("step", [1000, 1])
+def test_a_connection_that_has_carried_the_body_of_a_get_is_kept_unless_that_may_be_a_request(
+    make: Make, body: bytes, kept: bool, step: int
+) -> None:
+    """A server that passes over the body would answer it as the next request, of another client."""
     world = make()
     client = world.client()
-    client.says(get("/a", "Content-Length: 20", body=b"GET /x HTTP/1.1\r\n\r\n\0"))
+    client.says(get("/a", f"Content-Length: {len(body)}"))
     a = world.accepts(A)
+    for begin in range(0, len(body), step):
+        client.says(body[begin : begin + step])
     a.says(answer())
     assert client.heard() == answer()
+    assert a.line.disconnecting is not (kept and (step > 1 or body[:1] == b"{"))
+
+
+@pytest.mark.parametrize("when", ["early", "refused"])
+def test_a_get_with_a_body_that_is_not_answered_in_order_leaves_a_doubt(make: Make, when: str) -> None:
+    world = make()
+    client = world.client()
+    client.says(get("/a", "Content-Length: 5", body=b"{}   " if when == "refused" else b"{}"))
+    a = world.accepts(A)
+    a.says(answer(status="200 OK" if when == "early" else "400 Bad Request"))
+    if when == "early":
+        client.says(b"   ")
     assert a.line.disconnecting
+
+
+@pytest.mark.parametrize(
+    ("said", "onward"),
+    [
+        (b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n", b"HTTP/1.1 204 No Content\r\n\r\n"),
+        (b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", b"HTTP/1.1 204 No Content\r\n\r\n"),
+        (b"HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n", b"HTTP/1.1 304 Not Modified\r\n\r\n"),
+        (b"HTTP/1.1 103 E\r\nContent-Length: 5\r\n\r\n" + answer(), b"HTTP/1.1 103 E\r\n\r\n" + answer()),
+        (b"HTTP/1.1 100 C\r\nTransfer-Encoding: chunked\r\n\r\n" + answer(), b"HTTP/1.1 100 C\r\n\r\n" + answer()),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n1 \r\nx\r\n0\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+        ),
+    ],
+)
+@pytest.mark.parametrize("step", [1, 1000])
+def test_an_answer_with_odd_framing_passes_and_its_connection_is_not_used_again(
+    make: Make, said: bytes, onward: bytes, step: int
+) -> None:
+    world = make()
+    client = world.client()
+    client.says(get())
+    a = world.accepts(A)
+    for begin in range(0, len(said), step):
+        a.says(said[begin : begin + step])
+    assert client.heard() == onward
+    assert a.line.disconnecting
+    client.says(get("/b", method="POST"))
+    world.accepts(B).says(answer())
+    assert client.heard() == answer()
+
+
+def test_an_odd_interim_answer_before_a_known_answer_leaves_its_doubt(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(get())
+    a = world.accepts(A)
+    a.says(answer())
+    client.says(get())
+    a.says(b"HTTP/1.1 103 Early Hints\r\nContent-Length: 5\r\n\r\n")
+    a.says(answer())
+    assert client.heard().endswith(answer())
+    assert a.line.disconnecting
+
+
+def test_the_answer_to_head_without_a_length_is_the_last_of_its_connection(make: Make) -> None:
+    """Some servers close behind it without saying so, since a GET's body would have ended with the connection."""
+    world = make()
+    client = world.client()
+    client.says(get(method="HEAD") + get("/b", method="POST"))
+    a = world.accepts(A)
+    a.says(b"HTTP/1.1 200 OK\r\n\r\n")
+    assert a.line.disconnecting
+    world.accepts(B).says(answer())
+    assert client.heard() == b"HTTP/1.1 200 OK\r\n\r\n" + answer()
+
+
+@pytest.mark.parametrize("unread", [b"", b"HTTP/1.1 408 Request Timeout\r\n\r\n"])
+@pytest.mark.parametrize("method", ["POST", "GET"])
+def test_a_kept_connection_whose_end_has_come_gets_no_request_that_must_not_be_lost(
+    make: Make, unread: bytes, method: str
+) -> None:
+    """unread: what its server has said before that; nothing of it was read yet."""
+    world = make()
+    client, old = kept(world)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        old.line.descriptor = ours.fileno()
+        theirs.sendall(unread)
+        theirs.shutdown(socket.SHUT_WR)
+        client.says(get(method=method))
+        assert bool(old.heard()) is (method == "GET")  # that is sent again if it must be
+        assert old.line.disconnecting is (method == "POST")
+        if method == "POST":
+            world.accepts(A).says(answer())
+            assert client.heard() == answer()
+
+
+def test_a_kept_connection_that_is_quiet_gets_a_post(make: Make) -> None:
+    world = make()
+    client, old = kept(world)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        old.line.descriptor = ours.fileno()
+        client.says(get(method="POST"))
+        assert old.heard() == get(method="POST")
+
+
+def test_a_chunked_request_goes_on_in_the_strict_form(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(get("/a", "Transfer-Encoding: chunked", method="POST", body=b"2 ; a = b\r\nhi\r\n1 "))
+    a = world.accepts(A)
+    assert a.heard() == get("/a", "Transfer-Encoding: chunked", method="POST", body=b"2;a=b\r\nhi\r\n")
+    client.says(b" \r")
+    assert a.heard() == b""
+    client.says(b"\n!\r\n0\r\nX_Forwarded_For: 6.6.6.6\r\nA: b\r\n\r\n" + get("/a/next"))
+    assert a.heard() == b"1\r\n!\r\n0\r\nA: b\r\n\r\n"
+    a.says(answer())
+    assert a.heard() == get("/a/next")
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"HEAD /a HTTP/1.1\r\nHost: h\r\nA b\r\n", b"400"), (b"HEAD /a HTTP/1.1\r\n\r\n", b"400"),
+        (b"HEAD /a HTTP/1.1\r\nHost: h\r\nA: " + b"x" * 70000, b"431"), (b"HEAD /a HTTP/2.0\r\n", b"505"),
+        (b"HEAD x HTTP/1.1\r\n", b"400"), (b"HEAD /" + b"x" * 70000, b"414"), (b"HEAD /a HTTP/1.1\r\nA: b", b"408"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("scheduler", ["phttp", "http"])
+def test_the_refusal_of_a_bad_head_has_no_body(make: Make, head: bytes, status: bytes, scheduler: str) -> None:
+    if scheduler == "http" and head.endswith(b"1.1\r\n\r\n"):
+        return  # it does not ask for a Host
+    world = make(f"scheduler = {scheduler}", *RULES[1:])
+    client = world.client()
+    client.says(head)
+    world.passes(15)
+    heard = client.heard()
+    assert heard.startswith(b"HTTP/1.1 " + status)
+    assert heard.endswith(b"\r\n\r\n")
+    assert b"Content-Length: " in heard
 
 
 def test_any_number_of_pipelined_requests_may_be_refused_at_once(make: Make) -> None:
@@ -794,6 +1101,9 @@ ASKED = st.sampled_from(
         get().replace(b"HTTP/1.1", b"HTTP/1.0"), b"GET /a HTTP/1.1\r\n\r\n", get("http://other/a"), get("*"),
         get("/a" + "x" * 9000), get("/a", "X: " + "y" * 3000), get() + get("/b"), get()[:-1], b"\r\n" + get(),
         get("/a", "Cookie: a=1", "Te: gzip"), get("/a", "Expect: 100-continue"), b"nonsense\r\n\r\n",
+        OLD, OLD_KEPT, OLD_KEPT.replace(b"1.0", b"1.2"), get("/a", "TE: trailers"), upgrading("x", method="GET"),
+        get("/a", "Transfer-Encoding: chunked", method="POST", body=b"3 ; a\r\nabc\r\n0\r\nVia: b\r\n\r\n"),
+        get("/a", "Content-Length: 3,3", method="POST", body=b"abc"), get("/a", "Content-Length: 2", body=b"{}"),
     )
 )  # fmt: skip
 TOLD = st.sampled_from(
@@ -804,7 +1114,11 @@ TOLD = st.sampled_from(
         answer(b"hello").replace(b"1.1", b"1.0", 1), answer() + b"extra", answer()[:-2], answer(status="404 Not Found"),
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", b"rubbish\r\n\r\n",
         b"HTTP/1.1 100 Continue\r\n\r\n" + answer(), b"HTTP/1.1 200 OK\r\n\r\nto the end",
-        answer(b"", status="304 Not Modified"), answer(b"hello", "X: " + "y" * 3000),
+        answer(b"", status="304 Not Modified"), answer(b"hello", "X: " + "y" * 3000), b"HTTP/1.1 200 OK\r\n\r\n",
+        answer(b"hello", "Content-Length: 5"), b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\nContent-Length: 5\r\n\r\n" + answer(), answer(status="799 Odd"),
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 9\r\n\r\n3 \r\nabc\r\n0\r\n\r\n",
+        b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n",
     )
 )  # fmt: skip
 
@@ -841,6 +1155,19 @@ def conversation(turns: list[tuple[bytes, bytes, bool]], option: str, quick: boo
 @given(st.lists(st.tuples(ASKED, TOLD, st.booleans()), min_size=1, max_size=10), st.sampled_from(("", "via = append")))
 def test_what_is_remembered_makes_no_difference(turns: list[tuple[bytes, bytes, bool]], option: str) -> None:
     assert conversation(turns, option, quick=True) == conversation(turns, option, quick=False)
+
+
+@pytest.mark.parametrize(("status", "row"), [(200, "2xx"), (599, "5xx"), (600, "other"), (999, "other")])
+def test_each_status_counts_somewhere(make: Make, status: int, row: str) -> None:
+    world = make()
+    client = world.client()
+    client.says(get())
+    a = world.accepts(A)
+    for number in range(1, 3):  # the second takes the short way
+        a.says(answer(status=f"{status} x"))
+        answers = described(next(iter(world.live.destinations.values())).latencies)["answers"]
+        assert answers == dict.fromkeys(("1xx", "2xx", "3xx", "4xx", "5xx", "other"), 0) | {row: number}
+        client.says(get())
 
 
 def test_the_short_way_is_taken(make: Make) -> None:

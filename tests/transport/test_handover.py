@@ -111,7 +111,7 @@ class Switch:
 
     def ticks(self, count: int) -> None:
         for _ in range(count):
-            self.thread.run(self.context.wheel._turn, 1)
+            self.thread.run(self.context.wheel._tick)
 
     def join(self) -> Joined:
         """A client that is joined to its server."""

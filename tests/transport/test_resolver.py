@@ -159,6 +159,18 @@ def test_too_many_addresses_are_cut_but_not_those_that_serve_already() -> None:
     assert asked.lines[-1] == "a.example has 3 addresses, of which 2 serve"
 
 
+def test_a_family_that_cannot_be_looked_up_keeps_what_it_had() -> None:
+    asked = one_name({"a.example": (ONE, "::1")}, resolve_ipv6=2)
+    for _ in range(2):
+        asked.open.pop(0).callback(Found((ONE,), 20, "its IPv6 addresses: no name server has answered", 6, True))
+        asked.next_ask()
+    assert asked.means == []
+    said = "its IPv6 addresses: no name server has answered; those that it had stay"
+    assert asked.lines == [f"a.example is found by one address family alone; {said}"]
+    asked.says(ONE)
+    assert asked.means == [("a.example", (ONE,))]
+
+
 def test_a_change_that_is_refused_is_tried_again() -> None:
     asked = one_name()
     asked.refusal = BadValue("no room")

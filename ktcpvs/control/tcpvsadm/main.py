@@ -18,6 +18,7 @@ from ktcpvs.control.tcpvsadm import outcome
 from ktcpvs.control.tcpvsadm.options import Invocation, read_arguments
 from ktcpvs.control.tcpvsadm.outcome import Misuse, NoDaemon
 from ktcpvs.errors import BadValue, Refusal, shorten
+from ktcpvs.model.lines import split_lines
 
 STDIN = "<stdin>"
 LONGEST_MESSAGE = 4000
@@ -129,8 +130,8 @@ def _read(name: str) -> tuple[str, str]:
             data = sys.stdin.buffer.read()
         return data.decode("utf-8"), source
     except UnicodeDecodeError as error:
-        before = data[: error.start].decode("utf-8")
-        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        before = split_lines(data[: error.start].decode("utf-8"))
+        line, column = len(before), len(before[-1]) + 1
         raise Refusal(f"{source}:{line}:{column}: byte 0x{data[error.start]:02x} is not UTF-8 text") from None
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL
         raise Refusal(f"{source}: {getattr(error, 'strerror', None) or error}") from None

@@ -16,6 +16,7 @@ from ktcpvs.model.address import Address, PortNamed, no_port_names, parse_addres
 from ktcpvs.model.edits import Load
 from ktcpvs.model.expectation import CLIENT, OUTCOMES, Expectation
 from ktcpvs.model.language.lexer import Place, Token, quoted, tokens
+from ktcpvs.model.lines import split_lines
 from ktcpvs.model.network import Network, Networks, parse_network, parse_networks, read_networks
 from ktcpvs.model.service import OPTIONS, RealServer, Rule, VirtualService
 from ktcpvs.model.settings import Settings, whole_number
@@ -33,7 +34,7 @@ def parse(
     The heading that `tcpvsadm --list` prints first may stand first, and a byte order mark before it. A line ends with
     LF, CR LF or CR. allow_empty: False refuses a text in which there is nothing but comments.
     """
-    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    text = "\n".join(split_lines(text.removeprefix("\ufeff")))
     if heading := _HEADING.match(text):
         text = "\n" * heading[0].count("\n") + text[heading.end() :]
     found = tokens(text, source)
