@@ -112,7 +112,7 @@ class LingeringClose:
             self._stream.reset()
 
     def _after(self, call: Callable[[], None]) -> None:
-        self._context.wheel.after(self._context.settings.linger_timeout, call)
+        self._stream.timer = self._context.wheel.after(self._context.settings.linger_timeout, call)
 
 
 def close_gracefully(stream: Stream | None, context: Context, clean: bool = True) -> None:

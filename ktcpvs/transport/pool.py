@@ -128,7 +128,7 @@ class Pool:
 
     def close_later(self, stream: ServerStream) -> None:
         """Reset a connection that is closing, unless it is closed within `linger_timeout` seconds."""
-        self._context.wheel.after(self._context.settings.linger_timeout, stream.reset)
+        stream.timer = self._context.wheel.after(self._context.settings.linger_timeout, stream.reset)
 
     def call_later(self, call: Callable[[], object]) -> None:
         """Call it in the next turn of the reactor."""
