@@ -112,6 +112,8 @@ class LingeringClose:
             self._stream.reset()
 
     def _after(self, call: Callable[[], None]) -> None:
+        if self._stream.timer is not None:
+            self._stream.timer.cancel()
         self._stream.timer = self._context.wheel.after(self._context.settings.linger_timeout, call)
 
 
