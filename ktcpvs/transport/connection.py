@@ -14,6 +14,7 @@ from ktcpvs.model import connection as life
 from ktcpvs.model.scheduling import Choice
 from ktcpvs.protocols.http1 import NO_HTTP_1, BadRequest, HeadReader, error_response
 from ktcpvs.transport.backend import call
+from ktcpvs.transport.lingering import close_gracefully
 from ktcpvs.transport.relay.copy import CopyRelay
 from ktcpvs.transport.served import Served
 from ktcpvs.transport.stream import Stream, nothing
@@ -95,10 +96,9 @@ class Connection(Served):
         """The one side is gone; so goes the other, in the same manner."""
         if other is None or not other.is_open or self.state != life.CLOSED:
             return
-        if clean:
-            other.close()
-        elif other is self.client:
-            other.close_with_reset()
+        self._set_timer(0)
+        if clean or other is self.client:
+            close_gracefully(other, self.context, clean)
         else:
             other.reset()
 
@@ -180,11 +180,11 @@ class Connection(Served):
         self._hand_over(relay, self._finished)
 
     def _finished(self) -> None:
-        """Both directions have ended; what is buffered still goes out."""
+        """Both directions have ended; what is buffered still goes out, as long as somebody takes it."""
         self._happened(life.FINISHED)
-        self.client.close()
-        if self.server is not None:
-            self.server.close()
+        self._set_timer(0)
+        close_gracefully(self.client, self.context)
+        close_gracefully(self.server, self.context)
 
     def _rest_timer(self) -> None:
         self._set_timer(0)
