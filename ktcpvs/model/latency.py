@@ -38,7 +38,7 @@ def described(latencies: Latencies | None) -> dict[str, Any]:
     """`answers`: class -> how many; `buckets`: how many took at most BUCKETS (and more than the one before), the last:
     longer; `seconds`: all together. None: nothing was counted yet."""
     if latencies is None:  # thousands of servers in a large table: no rows are added up for them
-        return {"answers": dict.fromkeys(CLASSES, 0), "buckets": [0] * (len(BUCKETS) + 1), "seconds": 0.0}
+        return {"answers": dict.fromkeys((*CLASSES, OTHER), 0), "buckets": [0] * (len(BUCKETS) + 1), "seconds": 0.0}
     rows = latencies.rows
     return {
         "answers": {name: sum(rows[digit]) for digit, name in enumerate(CLASSES, 1)}
