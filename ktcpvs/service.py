@@ -60,6 +60,9 @@ NO_PROC = (
     "and workers start slowly; mount it with 'mount -t proc proc /proc'"
 )
 
+MAX_NAMES = 10
+"""How many services one line of the log names."""
+
 
 @frozen
 class DaemonOptions:
@@ -376,14 +379,14 @@ class SwitchService(Service):
     async def _load_again(self, config: str) -> None:
         self._manager.reloading()
         try:
-            edit = read_configuration(config, service_port, allow_empty=False)
+            edit, ran = read_configuration(config, service_port, allow_empty=False), self.director.table.running
             start = edits.START_NEW if self._options.state is not None else edits.START_ALL
             warnings = await self.director.submit(evolve(edit, start=start))
         except Exception as error:
             what = f"nothing is changed: {error}"
             self.log.warn("SIGHUP: {what}", what=what)
         else:
-            what = f"{config} is loaded"
+            what = f"{config} is loaded{_started(self.director.table, ran)}"
             self.log.event(ANNOUNCE, "SIGHUP: {what}", what=what)
             self._log_warnings(warnings)
         self._manager.reloaded(what)
@@ -444,3 +447,10 @@ class SwitchService(Service):
         last = self._reactor.seconds() + LAST_CLOSE
         parted = self._until(lambda: not self._control_factory.connections or self._reactor.seconds() >= last)
         return parted.addCallback(lambda _: self.log.event(ANNOUNCE, "ended"))
+
+
+def _started(table: Table, ran: frozenset[str]) -> str:
+    """Which services run in `table` and did not run before, for the log; "": none do. ran: those that did."""
+    started = [ident for ident in table.services if ident in table.running - ran]
+    more = f" and {len(started) - MAX_NAMES} more" if len(started) > MAX_NAMES else ""
+    return f"; started: {', '.join(started[:MAX_NAMES])}{more}" if started else ""

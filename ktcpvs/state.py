@@ -19,7 +19,7 @@ from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write_service, write_settings
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.table import Table
-from ktcpvs.system.files import read_regular_file, replace_file
+from ktcpvs.system.files import read_file, replace_file
 from ktcpvs.system.thread import WorkerThread
 
 FORMAT = 1
@@ -39,7 +39,7 @@ class StateFile:
     def load(self) -> Table | None:
         """The table that was saved; None when there is no file yet. Raises NoConfiguration or BadConfiguration."""
         try:
-            state = json.loads(read_regular_file(self._path).decode("utf-8"))
+            state = json.loads(read_file(self._path).decode("utf-8"))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RecursionError) as error:
@@ -84,15 +84,10 @@ class StateFile:
 
 
 def read_configuration(path: str, port_named: Any, *, allow_empty: bool = True, may_wait: bool = False) -> Load:
-    """The configuration file at `path`. allow_empty: as for `parse`. may_wait: it may be a pipe, whose other end is
-    waited for; else only a regular file is read. Raises NoConfiguration or BadConfiguration."""
+    """The configuration file at `path`. allow_empty: as for `parse`. may_wait: as for `read_file`. Raises
+    NoConfiguration or BadConfiguration."""
     try:
-        if may_wait:
-            with open(path, "rb") as file:
-                data = file.read()
-        else:
-            data = read_regular_file(path)
-        text = data.decode("utf-8")
+        text = read_file(path, may_wait).decode("utf-8")
     except OSError as error:
         raise NoConfiguration(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:

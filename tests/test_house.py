@@ -30,6 +30,11 @@ def test_a_module_is_one_thing() -> None:
     assert {path.name: size for path, size in sizes.items() if size > 600} == {}
 
 
+def test_what_is_repeated_survives_its_exceptions() -> None:
+    """Twisted's LoopingCall does not: ktcpvs.system.periodic says what does."""
+    assert [path.name for path in MODULES if "import LoopingCall" in path.read_text()] == []
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_file_opens_with_its_law(path: Path) -> None:
     assert path.read_text().startswith('"""')

@@ -20,7 +20,7 @@ from zope.interface import implementer
 
 from ktcpvs.control.where import Files
 from ktcpvs.errors import NoTLS, shorten
-from ktcpvs.system.files import read_regular_file
+from ktcpvs.system.files import read_file
 
 _OUTCOMES = {
     9: "is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC",
@@ -147,10 +147,10 @@ def extension(certificate: x509.Certificate, kind: type[Any]) -> Any:
         return None
 
 
-def read_end(files: Files) -> End:
-    """What the files hold. Raises NoTLS."""
-    chain, authorities = _certificates("cert", files.cert), _certificates("ca", files.ca)
-    key = _key(files.key)
+def read_end(files: Files, may_wait: bool = True) -> End:
+    """What the files hold. may_wait: as for `read_file`. Raises NoTLS."""
+    chain, authorities = _certificates("cert", files.cert, may_wait), _certificates("ca", files.ca, may_wait)
+    key = _key(files.key, may_wait)
     if key.public_key() != chain[0].public_key():
         whose = "" if files.key == files.cert else f" of the certificate in {files.cert}"
         raise NoTLS(f"key={files.key}: it is not the key{whose}, which is that of {subject(chain[0])}")
@@ -160,22 +160,22 @@ def read_end(files: Files) -> End:
         raise NoTLS(f"cert={files.cert}: OpenSSL does not take it: {reason(error)}") from None
 
 
-def _read(word: str, path: str) -> bytes:
+def _read(word: str, path: str, may_wait: bool) -> bytes:
     try:
-        return read_regular_file(path)
+        return read_file(path, may_wait)
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL
         raise NoTLS(f"{word}={shorten(path)}: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _certificates(word: str, path: str) -> list[x509.Certificate]:
+def _certificates(word: str, path: str, may_wait: bool) -> list[x509.Certificate]:
     try:
-        return x509.load_pem_x509_certificates(_read(word, path))
+        return x509.load_pem_x509_certificates(_read(word, path, may_wait))
     except ValueError:
         raise NoTLS(f"{word}={path}: there is no certificate in PEM, or one that cannot be read") from None
 
 
-def _key(path: str) -> Any:
-    data = _read("key", path)
+def _key(path: str, may_wait: bool) -> Any:
+    data = _read("key", path, may_wait)
     try:
         return load_pem_private_key(data, None)
     except TypeError:

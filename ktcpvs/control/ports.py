@@ -112,16 +112,16 @@ class TLSPort(Port):
 
         self._log = log
         self.where = where
-        self._strangers = Strangers(factory, self._end(), settings, log, reactor)
+        self._strangers = Strangers(factory, self._end(may_wait=True), settings, log, reactor)
         super().__init__(reactor, self._strangers.over_tls(), where, lasting, log)
 
-    def _end(self) -> Any:
-        """What the files hold. Raises NoTLS."""
+    def _end(self, may_wait: bool) -> Any:
+        """What the files hold. may_wait: as for `read_end`. Raises NoTLS."""
         from ktcpvs.control.certificates import read_end
 
         assert self.where.tls is not None
         try:
-            end = read_end(self.where.tls)
+            end = read_end(self.where.tls, may_wait)
         except NoTLS as error:
             raise NoTLS(f"control {self.where}: {error}") from None
         if trouble := end.trouble():
@@ -132,7 +132,7 @@ class TLSPort(Port):
     def read_again(self) -> None:
         """The files as they are now hold for those who come from now on; if they are bad, the old ones."""
         try:
-            self._strangers.end = self._end()
+            self._strangers.end = self._end(may_wait=False)
         except NoTLS as error:
             self._log.warn("SIGHUP: {why}; what was read before holds", why=error)
             return

@@ -16,6 +16,10 @@ CHUNK_LINE_BYTES = 4096
 TRAILER_BYTES = 16384
 """The most bytes of trailer fields."""
 
+COST_AT_ONCE = 512
+"""How much of a chunked body is read by one call: a line costs 1, and 1 more for each 64 bytes of it. Tiny chunks and
+long extensions cost a hundred times what other bytes cost."""
+
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _QUOTED = rb"\"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+\""
 _VALUE = rb"(?:%b|%b)" % (_TOKEN, _QUOTED)
@@ -105,10 +109,13 @@ class Chunked:
         return self._line if self._state in (_SIZE, _TRAILERS) else b""
 
     def feed(self, data: bytes) -> int:
-        """How many of these bytes are the body's. Raises BadFrame."""
+        """How many of these bytes are the body's. Raises BadFrame.
+
+        When that is not all and the body is not done, reading it takes long: feed the rest in another turn.
+        """
         out: list[bytes] = []
-        position = begin = 0  # what stands between goes on as it came
-        while position < len(data) and not self.done:
+        position = begin = cost = 0  # what stands between begin and position goes on as it came
+        while position < len(data) and not self.done and cost < COST_AT_ONCE:
             if self._state == _DATA:
                 taken = min(self._left, len(data) - position)
                 position += taken
@@ -122,6 +129,7 @@ class Chunked:
                 goes_on: bytes | None = b"" if self._decode else None
             else:
                 position, goes_on = self._take_line(data, position)
+                cost += 1 + ((position - line_begin) >> 6)
             if goes_on is not None:
                 out += (data[begin:line_begin], goes_on)
                 begin = position

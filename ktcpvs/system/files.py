@@ -55,14 +55,15 @@ def _remove_leftover(path: str) -> None:
         raise FileExistsError(errno.EEXIST, f"{path} is a folder: remove it") from None
 
 
-def read_regular_file(path: str) -> bytes:
-    """The contents of a file; anything else, such as a FIFO, is refused and never waited for. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+def read_file(path: str, may_wait: bool = False) -> bytes:
+    """The contents of a file. may_wait: it may be a pipe, whose other end is waited for; else only a regular file is
+    read, so that a daemon that serves cannot be held up. Raises OSError; ValueError for a name with a NUL."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | (0 if may_wait else os.O_NONBLOCK))
     with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if stat.S_ISDIR(status.st_mode):
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-        if not stat.S_ISREG(status.st_mode):
+        if not (may_wait or stat.S_ISREG(mode)):
             raise OSError(errno.EINVAL, "not a regular file", path)
         return file.read()
 
@@ -95,18 +96,15 @@ def untrusted_folder(path: str, owner: int | None = None) -> str | None:
 
 
 def untrusted_socket(path: str) -> str | None:
-    """Why the unix socket at `path` may be somebody else's than root's, this user's, or the user's to whom root has
-    given its folder; None: it is not, or there is none."""
+    """Why somebody else than root, this user, or the user to whom root has given the folder can have put a unix socket
+    at `path`; None: nobody can have, or there is no folder.
+
+    The folder decides, whoever owns the socket: systemd gives it to the user of the service (SocketUser).
+    """
     folder = os.path.dirname(path)
     try:
-        above, owner = os.path.dirname(folder), os.stat(folder).st_uid
         # Where nobody else can make a folder, the owner of this one was chosen by who could.
-        why = untrusted_folder(folder, owner if untrusted_folder(above) is None else None)
-        status = os.lstat(path)
+        owner = os.stat(folder).st_uid if untrusted_folder(os.path.dirname(folder)) is None else None
+        return untrusted_folder(folder, owner)
     except OSError:  # then nobody can be called there
         return None
-    if why is not None:
-        return why
-    if not stat.S_ISSOCK(status.st_mode):
-        return f"{path} is no socket"
-    return None if status.st_uid in (0, os.geteuid(), owner) else f"{path} belongs to user {status.st_uid}"

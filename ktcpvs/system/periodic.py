@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 RETRY_DELAY = 1.0
@@ -64,15 +64,16 @@ class PeriodicJob:
         try:
             pause = self._run()
         except Exception:
-            pause = self._has_failed(Failure())
+            pause = self._has_failed(Failure(), generation)
         if isinstance(pause, Deferred):
-            pause.addErrback(self._has_failed).addCallback(self._next, generation)
+            pause.addErrback(self._has_failed, generation).addCallback(self._next, generation)
         else:
             self._next(pause, generation)
 
-    def _has_failed(self, why: Failure) -> float:
-        with suppress(Exception):
-            self._failed(why)
+    def _has_failed(self, why: Failure, generation: int) -> float:
+        if generation == self._generation or not why.check(CancelledError):  # who stops the job may cancel its Deferred
+            with suppress(Exception):
+                self._failed(why)
         return self._retry
 
     def _next(self, pause: float | None, generation: int) -> None:

@@ -138,11 +138,12 @@ class Giver:
             if len(socks) > processes:
                 share_among(socks[0], processes)
                 taken[ident] = processes
+        pid = taker.process()
         self.is_over = True
         self._forget()
         run = self._director.context.steps.run
         run("hand over: clients", self._director.hand_over, taken)
-        run("hand over: end", lambda: self._given(pid_file, taker.process()))
+        run("hand over: end", self._given, pid_file, pid)
         run("hand over: edits", self._director.go_on)
 
     def gone(self, taker: Heir) -> None:

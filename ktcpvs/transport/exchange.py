@@ -202,7 +202,15 @@ class Exchange(Retrying):
         except BadFrame as bad:
             self._break_off(f"the server's response: {bad}")
             return
+        if taken < len(data) and not answer.frame.done:
+            data = self._read_server_later(data, taken)
         self._pass_on(answer, data, taken)
+
+    def _read_server_later(self, data: bytes, taken: int) -> bytes:
+        """The first `taken` bytes; the others are read in the next turn."""
+        if self.server is not None:
+            self.server.read_later(data[taken:])
+        return data[:taken]
 
     def _break_off(self, why: str) -> None:
         """The rest of a response that has begun will not come: the client gets what there is, and must see that."""
@@ -295,6 +303,8 @@ class Exchange(Retrying):
             self._server_failed(f"unreadable response: {bad}")
             self._fail(502, f"the server's answer: {bad}")
             return
+        if taken < len(data) and not answer.frame.done:
+            data = self._read_server_later(data, taken)
         self._may_repeat = False
         self._happened(life.ANSWER)
         self._answer = answer

@@ -38,8 +38,9 @@ WATCH = 5
 REQUESTS_PER_TURN = 16
 """Pipelined requests of one client that are served before other connections get their turn."""
 
-SERVER_IS_FULL, PENDING_IS_FULL, CONNECTING = 1, 2, 4
-"""Reasons not to read the client, as bits: the server takes no more, enough is pending, the server is being called."""
+SERVER_IS_FULL, PENDING_IS_FULL, CONNECTING, TURN_IS_OVER = 1, 2, 4, 8
+"""Reasons not to read the client, as bits: the server takes no more, enough is pending, the server is being called, and
+what has come costs more time than one turn."""
 
 
 class HTTPClient(Served):
@@ -302,6 +303,9 @@ class HTTPClient(Served):
                 raise BadRequest(413, self._too_large())
             self._body_bytes = taken
             body, rest = rest[:taken], rest[taken:]
+            if rest and not frame.done:
+                self._read_later(rest)
+                rest = b""
             message.note_body(body, frame.done)
             if frame.onward is not None:
                 body = frame.onward
@@ -355,7 +359,19 @@ class HTTPClient(Served):
         elif self.state in (life.CHOOSING, life.QUEUED, life.CONNECTING):
             self._out += mine
             self._hold(CONNECTING, True)  # no more until there is somewhere to send it
+        if taken < len(data) and not body.done:
+            self._read_later(data[taken:])
+            return b""
         return data[taken:]
+
+    def _read_later(self, data: bytes) -> None:
+        """Others have their turn before `data` is read, and the client is not read meanwhile."""
+        self._hold(TURN_IS_OVER, True)
+        self.context.reactor.callLater(0, self._read_now, data)
+
+    def _read_now(self, data: bytes) -> None:
+        self._hold(TURN_IS_OVER, False)
+        self.client.dataReceived(data)
 
     def _is_too_large(self, size: int) -> bool:
         limit = self.context.settings.body_size
@@ -419,6 +435,11 @@ class HTTPClient(Served):
             self.client.pause()
         elif before and not self._held and not self._no_more:
             self.client.resume()
+
+    def resume_server(self) -> None:
+        """The server may be read again, unless the client takes no more."""
+        if self.server is not None and not self._full:
+            self.server.resume()
 
     def hold_client(self, held: bool) -> None:
         """The server takes no more, or again."""

@@ -112,4 +112,17 @@ class LingeringClose:
             self._stream.reset()
 
     def _after(self, call: Callable[[], None]) -> None:
-        self._context.wheel.after(self._context.settings.linger_timeout, call)
+        self._stream.timer = self._context.wheel.after(self._context.settings.linger_timeout, call)
+
+
+def close_gracefully(stream: Stream | None, context: Context, clean: bool = True) -> None:
+    """Close one side of a relay once its peer has taken all; reset it if the peer stops taking.
+
+    clean: False ends with a reset, since the other side was reset. None, and a stream that is over, are left alone.
+    """
+    if stream is not None and stream.is_open:
+        closing = LingeringClose(stream, context)
+        if clean:
+            closing.close()
+        else:
+            closing.close_with_reset()

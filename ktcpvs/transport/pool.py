@@ -6,6 +6,7 @@ the pool at once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ktcpvs.model.destination import Destination
@@ -34,12 +35,29 @@ class ServerStream(Stream):
         self.known: KnownAnswer | None = None
         self.is_reusable = True
         self.since = 0
+        self._late = b""  # what has come and is read in the next turn
 
     def connectionMade(self) -> None:
         self.lost = self._gone
         self.ended = self._peer_ended
         self.transport.registerProducer(self, True)
         super().connectionMade()
+
+    def resume(self) -> None:
+        if not self._late:
+            super().resume()
+
+    def read_later(self, data: bytes) -> None:
+        """Others have their turn before `data` is read, and nothing more is read meanwhile."""
+        self._late += data
+        self.pause()
+        self.pool.call_later(self._read_now)
+
+    def _read_now(self) -> None:
+        data, self._late = self._late, b""
+        if self.exchange is not None and data:
+            self.exchange.resume_server()
+            self.exchange.server_data(data)
 
     def dataReceived(self, data: bytes) -> None:
         exchange = self.exchange
@@ -58,6 +76,8 @@ class ServerStream(Stream):
 
     def _gone(self, clean: bool) -> None:
         self.pool.closed()
+        while self._late and self.exchange is not None:
+            self._read_now()
         exchange, self.exchange = self.exchange, None
         if exchange is None:
             self.pool.forget(self)
@@ -108,7 +128,11 @@ class Pool:
 
     def close_later(self, stream: ServerStream) -> None:
         """Reset a connection that is closing, unless it is closed within `linger_timeout` seconds."""
-        self._context.wheel.after(self._context.settings.linger_timeout, stream.reset)
+        stream.timer = self._context.wheel.after(self._context.settings.linger_timeout, stream.reset)
+
+    def call_later(self, call: Callable[[], object]) -> None:
+        """Call it in the next turn of the reactor."""
+        self._context.reactor.callLater(0, call)
 
     def take(self, destination: Destination, *, is_repeatable: bool) -> ServerStream | None:
         """An idle connection to `destination`; None when there is none.

@@ -13,7 +13,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, maybeDeferred
 
 from ktcpvs.errors import Busy
-from ktcpvs.model.edits import Confirm, Edit, Load, StartService
+from ktcpvs.model.edits import Confirm, Edit, Load, StartService, StopService
 from ktcpvs.model.table import Table
 from ktcpvs.system.log import ANNOUNCE, EventLog
 
@@ -78,6 +78,8 @@ class Trial:
             for ident in before.services:
                 if ident in before.running - running():
                     await carry_out(StartService(ident))
+                elif ident in running() - before.running:
+                    await carry_out(StopService(ident))
             self._log.event(ANNOUNCE, "nobody has confirmed the new table: the one before it is in force again")
         finally:
             self._undoing = False

@@ -9,6 +9,7 @@ from ktcpvs.protocols import messages
 from ktcpvs.protocols.framing import Chunked
 from ktcpvs.protocols.upgrades import accepted
 from ktcpvs.transport.http_client import HTTPClient
+from ktcpvs.transport.lingering import close_gracefully
 from ktcpvs.transport.relay.copy import CopyRelay
 
 
@@ -52,17 +53,16 @@ class Upgrading(HTTPClient):
         self._hand_over(relay, self._relay_finished)
 
     def _relay_finished(self) -> None:
+        """Both directions have ended; what is buffered still goes out, as long as somebody takes it."""
         self._happened(life.FINISHED)
-        self.client.close()
-        if self.server is not None:
-            self.server.close()
+        self._set_timer(0)
+        close_gracefully(self.client, self.context)
+        close_gracefully(self.server, self.context)
 
     def _relay_server_lost(self, clean: bool) -> None:
         self.service.pool.closed()
         if self.state != life.CLOSED:
             self._happened(life.RESET)
-        if clean:
-            self.client.close()
-        else:
-            self.client.close_with_reset()
+        self._set_timer(0)
+        close_gracefully(self.client, self.context, clean)
         self._maybe_over()

@@ -260,6 +260,12 @@ def test_certificates_are_read_again(make_daemon: Make, site: Site) -> None:
     why = f"cert={site.cert}: there is no certificate in PEM, or one that cannot be read; what was read before holds"
     wait_for(lambda: f"SIGHUP: control tls:{LOOPBACK}:{site.port}: {why}\n" in daemon.log())
     assert site.ask() == []
+    site.cert.unlink()
+    os.mkfifo(site.cert)
+    daemon.signal(signal.SIGHUP)
+    wait_for(lambda: f"cert={site.cert}: not a regular file; what was read before holds\n" in daemon.log())
+    assert site.ask() == []
+    site.cert.unlink()
     site.cert.write_bytes(new.daemon().read_bytes())
     site.ca.pem.write_bytes(new.pem.read_bytes())
     daemon.signal(signal.SIGHUP)

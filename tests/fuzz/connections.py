@@ -23,6 +23,7 @@ from ktcpvs.transport.exchange import Exchange
 from ktcpvs.transport.http_client import PENDING
 from ktcpvs.transport.journal import Journal
 from tests.fuzz.door import Failures
+from tests.fuzz.messages import feed_all
 from tests.transport.memory import Peer, World
 
 A, B = "10.0.0.1:80", "10.0.0.2:80"
@@ -290,7 +291,7 @@ def _requests_of(said: bytes, heard: bytes, told: bool) -> list[Asked]:
             return seen  # what follows are the bytes of an upgraded connection
         frame = request.frame()
         try:
-            taken = frame.feed(rest[found.end() :])
+            taken, _ = feed_all(frame, rest[found.end() :])
         except BadFrame as bad:
             raise AssertionError(f"a server gets a body that the switch would not take: {bad}") from None
         whole = found.end() + taken
@@ -333,7 +334,7 @@ def _answers_of(heard: bytes, methods: list[bytes]) -> None:
                 break
             if answer.status == 101:
                 return
-        heard = heard[answer.frame.feed(heard) :]
+        heard = heard[feed_all(answer.frame, heard)[0] :]
         if not answer.keep_alive or not answer.frame.done:
             return
     assert not heard, f"more answers than requests: {heard[:200]!r}"
@@ -352,7 +353,7 @@ def _asked(said: bytes) -> list[Asked]:
             asked.append((request.method, request.path, request.host))
             frame = request.frame()
             said = said[found.end() :]
-            said = said[frame.feed(said) :]
+            said = said[feed_all(frame, said)[0] :]
             if not frame.done:
                 return asked
     except (BadRequest, BadFrame):

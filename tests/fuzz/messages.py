@@ -244,12 +244,23 @@ def _plain_end(data: bytes) -> tuple[int, bytes]:
     return position + 2, content
 
 
+def feed_all(frame: Frame, data: bytes) -> tuple[int, bytes]:
+    """How many bytes of `data` are the body's, by as many calls as it takes; and what goes on for them."""
+    total, onward = 0, b""
+    while total < len(data) and not frame.done:
+        taken = frame.feed(data[total:])
+        assert 0 < taken <= len(data) - total
+        onward += data[total : total + taken] if frame.onward is None else frame.onward
+        total += taken
+    return total, onward
+
+
 def _end(frame: Frame, data: bytes, size: int) -> tuple[int, bytes] | str:
     """How many bytes of `data` are the body's, and what goes on; a word where it has not ended."""
     total, onward = 0, b""
     for piece in pieces(data, size):
         try:
-            taken = frame.feed(piece)
+            taken, went_on = feed_all(frame, piece)
         except BadFrame as bad:
             assert str(bad).isprintable()
             # A line that is bad is refused as soon as it shows, which depends on the pieces.
@@ -258,7 +269,7 @@ def _end(frame: Frame, data: bytes, size: int) -> tuple[int, bytes] | str:
         assert taken == len(piece) or frame.done
         assert len(getattr(frame, "_line", b"")) <= max(CHUNK_LINE_BYTES, TRAILER_BYTES), "what never ends is held"
         total += taken
-        onward += piece[:taken] if frame.onward is None else frame.onward
+        onward += went_on
         if frame.done:
             assert frame.feed(data[total:]) == 0, "it takes what is not its own"
             return total, onward

@@ -48,14 +48,23 @@ def fed(frame: Frame, data: bytes, size: int) -> int:
     total = 0
     for begin in range(0, len(data), size):
         piece = data[begin : begin + size]
-        taken = frame.feed(piece)
-        total += taken
-        if taken < len(piece):
-            assert frame.done
-            break
+        while piece and not frame.done:  # again where it is much to read at once
+            taken = frame.feed(piece)
+            assert taken
+            total += taken
+            piece = piece[taken:]
         if frame.done:
             break
     return total
+
+
+def test_it_reads_only_some_lines_at_once() -> None:
+    for body in (b"1\r\nx\r\n" * 10_000, (b"1" + b";a" * 2000 + b"\r\nx\r\n") * 1000):
+        frame = Chunked()
+        taken = frame.feed(body)
+        assert 0 < taken < 512 * 80
+        assert not frame.done
+        assert taken + fed(frame, body[taken:], 1 << 20) == len(body)
 
 
 @settings(deadline=None, max_examples=150)

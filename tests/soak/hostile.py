@@ -14,6 +14,7 @@ import os
 import random
 import re
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -60,7 +61,7 @@ MAX_GROWTH = 256 << 20
 MAX_REMAINDER = 64 << 20
 """Bytes by which it may have grown when the attack is over: memory that malloc keeps."""
 
-MAX_SLAB_GROWTH = 384 << 20
+MAX_SLAB_GROWTH = 192 << 20
 """Bytes by which the kernel's unreclaimable slab may grow meanwhile: sockets, and the packets that they hold."""
 
 MAX_TCP_GROWTH = 512 << 20
@@ -77,8 +78,9 @@ LEFT_SLAB = 96 << 20
 
 CONFIGURATION = """
 global {{
-    keepalive_timeout = {keepalive} read_timeout = 5 connect_timeout = 1 response_timeout = 8 first_byte_timeout = 2
-    head_timeout = 2 queue_timeout = 2 choose_timeout = 1 linger_timeout = 1 drain_timeout = 5 pool_size = {pool}
+    keepalive_timeout = {keepalive} read_timeout = 5 connect_timeout = 1 response_timeout = 8
+    head_timeout = 2 queue_timeout = 2 choose_timeout = 1 linger_timeout = 1 linger_time = 5 drain_timeout = 5
+    pool_size = {pool}
 }}
 Virtual clean {{
     listen = {host}:{clean} scheduler = phttp balance = {balance}
@@ -96,7 +98,7 @@ Virtual mixed {{
 }}
 Virtual web {{
     listen = {host}:{web} scheduler = phttp balance = rr eject = 0 maxclients = 600
-    access_log = {folder}/web.log via = append x_forwarded_for = replace
+    access_log = {folder}/web.log via = append x_forwarded_for = replace first_byte_timeout = 2
     server = {host}:{target[0]} server = {host}:{hostile[0]} server = {host}:{hostile[1]} server = {host}:{full}
     rule = pattern ".*" use server {host}:{target[0]} server {host}:{hostile[0]} server {host}:{hostile[1]}
     rule = pattern "=1000000$" use server {host}:{full} server {host}:{target[0]}
@@ -104,7 +106,7 @@ Virtual web {{
 Virtual sessions {{
     listen = {host}:{sessions} scheduler = chttp eject = 0 maxclients = 600
     access_log = {folder}/sessions.log access_log_format = json
-    client_connections = 300 client_rate = 100/s client_head = 2000000
+    client_connections = 300 client_rate = 100/s client_head = 2000000 abort_on_close = on
     server = {host}:{target[0]} maxconn {maxconn} server = {host}:{hostile[0]} maxconn 3
     rule = pattern ".*" use server {host}:{target[0]} server {host}:{hostile[0]}
 }}
@@ -230,6 +232,8 @@ class HostileSoak:
         self.daemon.start()
         for name in ("clean", *HTTP):
             wait_for(lambda name=name: answers(self.ports[name]), "the services to listen", timeout=30)
+        for _ in range(10 * self.workers):
+            wait_for(lambda: _is_served(self.ports["clean"]), "the workers to serve", timeout=30)
 
     def _takes_kernel(self) -> bool:
         try:
@@ -399,6 +403,8 @@ class HostileSoak:
         for what, value, first, bound in zip(whose, now, self.samples[0], bounds, strict=True):
             if value - first > bound:
                 self.is_wrong(f"memory of {what} has grown by {value - first >> 20} MiB, {bound >> 20} may be", what)
+            if value - first > 4 * bound:
+                raise AssertionError(f"memory of {what} grows by {value - first >> 20} MiB: the attack ends here")
         if not self.daemon.is_alive:
             raise AssertionError(f"the daemon has ended: {self.daemon.log()[-3000:]}")
 
@@ -497,6 +503,8 @@ class HostileSoak:
         self._check_memory()
         self._check_log(events["connections"])
         print(f"hostile: {', '.join(f'{what} {count:,}' for what, count in sorted(events.items()))}")
+        joined = {relay: self.daemon.stats(relay)["stats"]["relay"]["joined"] for relay in self.relays}
+        print(f"relays: {joined}")
         print(f"administration: {dict(self.edits)}; the slowest edit or view took {self.slowest_edit:.1f} s")
         print(f"well-behaved: {dict(self.clients.done)}; {self.clients.races} sent again")
         print(f"failures of the mixed service: {dict(self.clients.failures)}")
@@ -585,6 +593,13 @@ class HostileSoak:
         if len(lines) > MAX_LINES * connections:
             self.is_wrong(told)
         print(told)
+
+
+def _is_served(port: int) -> bool:
+    """True when a GET is answered."""
+    with socket.create_connection((LOOPBACK, port), timeout=30) as sock:
+        sock.sendall(b"GET /echo/first HTTP/1.1\r\nHost: soak\r\nConnection: close\r\n\r\n")
+        return sock.recv(1000).startswith(b"HTTP/1.1 200 ")
 
 
 async def _some(clients: GoodClients) -> None:

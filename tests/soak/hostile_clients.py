@@ -319,11 +319,10 @@ class Attacker:
     async def floods_unread(self) -> None:
         """Segments of one size without reading: what the switch and the kernel hold must be bounded."""
         peer = await self.connect(self.raw, SMALL_BUFFER)
-        size, most = self.chance.choice(((1, 200_000), (100, 4 << 20), (1448, 16 << 20), (65536, 32 << 20)))
-        while peer.sent < most:
-            await peer.send(BLOCK[:size])
-            if not peer.sent % (size * 100):
-                await asyncio.sleep(0)
+        size, most = self.chance.choice(
+            ((1, 400_000), (1, 400_000), (100, 8 << 20), (1448, 16 << 20), (65536, 32 << 20))
+        )
+        await peer.flood(BLOCK[:size], most)
         await asyncio.sleep(MAX_TIME)
 
     async def drips_unread(self) -> None:

@@ -283,10 +283,9 @@ async def echoes(peer: Peer, chance: random.Random) -> None:
 
 async def sends_unread(peer: Peer, chance: random.Random) -> None:
     """Sends without end and reads nothing."""
-    size, pause = chance.choice((1, 100, 1448, 65536)), chance.choice((0, 0.001))
-    while peer.sent < MAX_BODY_BYTES:
-        await peer.send(BLOCK[:size])
-        await asyncio.sleep(pause)
+    size, most = chance.choice(((1, 400_000), (100, 8 << 20), (1448, 16 << 20), (65536, 32 << 20)))
+    await peer.flood(BLOCK[:size], most)
+    await asyncio.sleep(MAX_TIME)
 
 
 async def reads_only(peer: Peer, chance: random.Random) -> None:

@@ -22,6 +22,9 @@ LOST = OSError, TimeoutError, EOFError
 
 MAX_HEAD_BYTES = 1 << 18
 
+SEGMENTS_PER_TURN = 2000
+"""Segments that a flood sends before the other peers of the process have their turn."""
+
 NICENESS = 10
 """Of the hostile programs: they would run on machines of their own, and must not take the switch's processor time."""
 
@@ -65,6 +68,16 @@ class Peer:
         for start in range(0, len(data), size):
             await self.send(data[start : start + size])
             await asyncio.sleep(pause)
+
+    async def flood(self, data: bytes, most: int) -> None:
+        """Send segments of `data` as fast as the system takes them, until `most` bytes have been sent."""
+        while self.sent < most:
+            try:
+                for _ in range(SEGMENTS_PER_TURN):
+                    self.sent += self.sock.send(data)
+            except BlockingIOError:
+                await self.send(data)
+            await asyncio.sleep(0)
 
     async def urgent(self) -> None:
         """Send one byte of urgent data, if the system takes it now."""

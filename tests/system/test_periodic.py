@@ -81,6 +81,13 @@ def test_what_comes_of_a_run_before_a_stop_or_a_start_is_void() -> None:
     job.job.stop()
     awaited.callback(1.0)
     assert job.passes(10) == [1]
+    cancelled: Deferred[float] = Deferred()
+    job = Job(lambda: cancelled)
+    job.passes(1)
+    job.job.stop()
+    cancelled.cancel()
+    assert job.passes(10) == [1]
+    assert job.failures == []
     job = Job(lambda: job.job.stop() or 1.0)
     assert job.passes(10) == [1]
     job = Job(lambda: job.job.start(4) or 1.0)

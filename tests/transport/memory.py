@@ -99,6 +99,10 @@ class Peer:
     def resets(self) -> None:
         self.stream.connectionLost(Failure(ConnectionLost()))
 
+    def closes(self) -> None:
+        """It is gone, and has ended the connection in order."""
+        self.stream.connectionLost(Failure(ConnectionDone()))
+
     def is_read(self) -> bool:
         return self.line.producerState == "producing"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 from servers import free_port
 from twisted.internet.testing import MemoryReactorClock
 
@@ -242,3 +243,18 @@ def test_a_scheduler_that_cannot_be_bound_refuses_the_edit(switch: Switch) -> No
     with pytest.raises(Refusal, match="one server is all I can do"):
         switch.do(edits.AddServer("a", parse_address("10.0.0.2:80")))
     assert len(switch.director.table.service("a").servers) == 1
+
+
+@pytest.mark.parametrize("start", edits.STARTS)
+def test_what_a_load_on_trial_has_started_stops_when_it_is_undone(switch: Switch, start: str) -> None:
+    old, idle, new = free_port(), free_port(), free_port()
+    before = f"Virtual old {{ listen = 127.0.0.1:{old} }} Virtual idle {{ listen = 127.0.0.1:{idle} }}"
+    switch.load(before)
+    switch.do(edits.StartService("old"))
+    text = f"{before} Virtual new {{ listen = 127.0.0.1:{new} }}"
+    switch.do(evolve(parse(text), start=start, confirm=5))
+    assert switch.listening() == {"nothing": {old}, "new": {old, new}, "all": {old, idle, new}}[start]
+    switch.reactor.advance(5)
+    assert switch.listening() == {old}
+    assert list(switch.director.table.services) == ["old", "idle"]
+    assert switch.director.table.running == {"old"}

@@ -23,6 +23,7 @@ from servers import LOOPBACK, dial, free_port, read_all, read_exactly, reset, wa
 
 from ktcpvs.model.edits import EditService, StartService
 from ktcpvs.model.language.parser import parse
+from ktcpvs.system import bpf
 from ktcpvs.system.log import NON_FATAL, EventLog
 from ktcpvs.transport import handover
 from ktcpvs.transport.context import Context, Descriptors
@@ -459,6 +460,33 @@ def test_a_lot_at_once_is_not_yet_bulk(make: Make) -> None:
         assert read_exactly(one.client, 300_000) == BULK[:300_000]
         time.sleep(2 * EARLY)
     assert one.connection.relay is relay
+
+
+@pytest.mark.parametrize("relay", ["copy", "splice", "kernel"])
+@pytest.mark.parametrize("read_timeout", [0, 4])
+def test_a_client_that_never_reads_is_reset_after_both_have_ended(make: Make, relay: str, read_timeout: int) -> None:
+    if relay == "kernel" and bpf.available() is not None:
+        pytest.skip(str(bpf.available()))
+    switch = make(WLC, f"relay = {relay}")
+    switch.relays.engine = relay
+    settings = f"linger_timeout = 1 keepalive_timeout = 4 read_timeout = {read_timeout} relay_window = 64"
+    switch.thread.run(switch.configure, settings)
+    with dial(switch.where) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        one = switch.joined(client)
+        wait_for(lambda: one.connection.handover is None, "the engine to take over")
+        sending = threading.Thread(target=one.server.sendall, args=(BULK[:200_000],), daemon=True)
+        sending.start()
+        sending.join(10)
+        one.server.shutdown(socket.SHUT_WR)
+        client.shutdown(socket.SHUT_WR)
+        assert read_all(one.server) == b""
+        for _ in range(30):
+            switch.ticks(1)
+            if not switch.live.connections:
+                break
+            time.sleep(0.05)
+        wait_for(lambda: not switch.live.connections, "the connection to end")
 
 
 # Who has not been sent all that is his.

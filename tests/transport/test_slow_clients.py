@@ -145,6 +145,67 @@ def test_an_upload_goes_on_while_its_client_does_not_read(make: Make) -> None:
     assert server.heard() == get("/a/2")
 
 
+# Bytes that cost more time than others.
+
+CHUNKED = "Transfer-Encoding: chunked"
+TINY = b"1\r\nx\r\n" * 3000
+
+
+@pytest.mark.parametrize("is_late", [False, True], ids=["with the head", "behind the head"])
+def test_tiny_chunks_of_a_client_are_read_some_in_a_turn(make: Make, is_late: bool) -> None:
+    world = make()
+    client = world.client()
+    head = get("/a", CHUNKED, method="POST")
+    client.says(head if is_late else head + TINY)
+    server = world.accepts(A)
+    if is_late:
+        client.says(TINY)
+    heard = server.heard()
+    assert len(head) < len(heard) < len(head + TINY) / 2
+    assert not client.is_read()
+    world.turns(20)
+    assert heard + server.heard() == head + TINY
+    assert client.is_read()
+    client.says(b"0\r\n\r\n" + get("/a/2"))
+    server.heard()
+    server.says(answer())
+    assert world.accepts(A).heard() if world.called() else server.heard() == get("/a/2")
+
+
+def test_tiny_chunks_of_a_server_are_read_some_in_a_turn(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(get())
+    server = world.accepts(A)
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    server.says(head + TINY)
+    heard = client.heard()
+    assert len(head) < len(heard) < len(head + TINY) / 2
+    assert not server.is_read()
+    client.fills_up()
+    client.takes_again()
+    assert not server.is_read()
+    world.turns(20)
+    assert heard + client.heard() == head + TINY
+    server.says(TINY)
+    server.resets()  # what came before is heard
+    assert client.heard() == TINY
+    assert client.line.reset_on_close
+
+
+def test_a_full_client_stays_full_while_tiny_chunks_come(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(get())
+    server = world.accepts(A)
+    server.says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + TINY)
+    client.fills_up()
+    world.turns(20)
+    assert not server.is_read()
+    client.takes_again()
+    assert server.is_read()
+
+
 # Every state ends.
 
 

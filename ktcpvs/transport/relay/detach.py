@@ -80,14 +80,16 @@ class Detached:
         if not self._engine.holds(self):
             self._shut_down(socket.SHUT_WR)
 
-    def loseConnection(self) -> None:
-        """Send what is on its way, then close."""
+    def loseConnection(self) -> bool:
+        """Send what is on its way, then close. True: nothing is, and it is closed in the next turn."""
         if self._closing or self._engine is None:
-            return
+            return False
         self._closing = True
         self._engine.read_no_more(self)
-        if not self._engine.holds(self):
-            self._leave()
+        if self._engine.holds(self):
+            return False
+        self._leave()
+        return True
 
     def abortConnection(self) -> None:
         """Close at once, with a reset."""

@@ -1,0 +1,143 @@
+"""What stalls or hangs holds up nobody: a check, a worker, a machine without /proc."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from servers import LOOPBACK, SocketServer, dial, free_port, read_all, wait_for
+
+from .harness import CALM, Daemon
+
+pytestmark = pytest.mark.e2e
+
+Make = Callable[..., Daemon]
+Serve = Callable[..., SocketServer]
+
+CHECK = {"check": "http /health", "check_interval": 1, "check_timeout": 60, "check_rise": 1, "eject": 0}
+WITHOUT_PROC = "unshare", "-m", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"
+
+
+class Stalling:
+    """A server that serves, and stops in the middle of the response to a check. checks: how many have begun."""
+
+    def __init__(self, name: bytes) -> None:
+        self._name = name
+        self.checks = 0
+        self.goes_on = threading.Event()
+
+    def __call__(self, sock: socket.socket) -> None:
+        while head := sock.recv(10_000):
+            body = self._name
+            if b"/health" in head:
+                self.checks += 1
+                sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhal")
+                self.goes_on.wait(2 * CALM)
+                return
+            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+
+@pytest.fixture
+def stalling() -> Iterator[list[Stalling]]:
+    servers = [Stalling(b"1"), Stalling(b"2")]
+    yield servers
+    for one in servers:
+        one.goes_on.set()
+
+
+def serving(port: int) -> set[str]:
+    """Who responds."""
+    found = set()
+    for _ in range(30):
+        with dial((LOOPBACK, port)) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            found.add(read_all(client)[-1:].decode())
+    return found
+
+
+def workers(daemon: Daemon) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()]
+
+
+def test_edits_and_a_takeover_while_checks_stall_and_a_worker_hangs(
+    make_daemon: Make, serve: Serve, stalling: list[Stalling]
+) -> None:
+    one, two = (serve(server) for server in stalling)
+    port = free_port()
+    rules = (".*", one.address), (".*", two.address)
+    old = make_daemon(workers=2)
+    old.start()
+    old.set(worker_timeout=3)
+    old.service("web", port, one.address, two.address, scheduler="phttp", rules=rules, **CHECK)
+    wait_for(lambda: all(server.checks for server in stalling), "checks that stall", CALM)
+    assert serving(port) == {"1", "2"}
+
+    # An edit that ends a check is in force everywhere when it is answered.
+    old.call("delete_rule", "web", ".*", two.address)
+    old.call("delete_server", "web", two.address)
+    assert [server["address"] for server in old.call("table")["services"][0]["servers"]] == [one.address]
+    assert serving(port) == {"1"}
+
+    # A worker hangs: the edit is answered all the same, in both.
+    os.kill(workers(old)[0], signal.SIGSTOP)
+    old.call("add_server", "web", two.address)
+    old.call("add_rule", "web", ".*", two.address)
+    wait_for(lambda: "has not responded for 3 s" in old.log(), timeout=CALM)
+    assert serving(port) == {"1", "2"}
+    before = stalling[1].checks
+    wait_for(lambda: stalling[1].checks > before or stalling[1].checks > 1, "the check of the new server", CALM)
+
+    # Another daemon takes over, while checks stall and a worker hangs.
+    os.kill(workers(old)[0], signal.SIGSTOP)
+    new = make_daemon("--takeover", old.control, control=old.control, workers=2)
+    new.run()
+    wait_for(lambda: "taken over from" in new.log() or not new.is_alive, f"a takeover: {new.log()}", CALM)
+    assert new.is_alive, new.log()
+    assert serving(port) == {"1", "2"}
+    new.call("edit_service", "web", check="off")
+    assert serving(port) == {"1", "2"}
+    old.signal(signal.SIGTERM)  # it need not wait for the worker that hangs
+    assert old.wait() == 0
+
+
+def test_a_takeover_while_a_check_stalls(make_daemon: Make, serve: Serve, stalling: list[Stalling]) -> None:
+    """In one process: both live until the new one has taken over; the old one ends in order."""
+    server, port = serve(stalling[0]), free_port()
+    old = make_daemon()
+    old.start()
+    rules = ((".*", server.address),)
+    old.service("web", port, server.address, scheduler="phttp", rules=rules, **CHECK)
+    wait_for(lambda: stalling[0].checks, "a check that stalls", CALM)
+    new = make_daemon("--takeover", old.control, control=old.control)
+    new.run()
+    assert old.wait() == 0
+    assert "taken over: " in old.log()
+    assert serving(port) == {"1"}
+    wait_for(lambda: stalling[0].checks > 1, "a check by the new daemon", CALM)
+    new.call("delete_rule", "web", ".*", server.address)
+    new.call("delete_server", "web", server.address)
+    assert [*new.call("table")["services"][0]["servers"]] == []
+
+
+def test_without_proc(make_daemon: Make, serve: Serve, tmp_path: Path) -> None:
+    if subprocess.run([*WITHOUT_PROC, "true"], capture_output=True).returncode:
+        pytest.skip("this user may not mount anything")
+    server, port, status = serve(Stalling(b"1")), free_port(), free_port()
+    daemon = make_daemon("--status", f"tcp:{status}", workers=2, descriptors=2048)
+    daemon.prefix(*WITHOUT_PROC)
+    daemon.start()
+    rules = ((".*", server.address),)
+    daemon.service("web", port, server.address, scheduler="phttp", rules=rules, access_log=str(tmp_path / "log"))
+    assert serving(port) == {"1"}
+    with dial((LOOPBACK, status)) as client:
+        client.sendall(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        assert b"ktcpvs_" in read_all(client)
+    assert "web " in daemon.adm("--list", "--stats").stdout
+    (line,) = [line for line in daemon.log().splitlines() if "/proc" in line]
+    assert "mount it with 'mount -t proc proc /proc'" in line

@@ -1,0 +1,206 @@
+"""Every periodic job survives its own exceptions: each is made for real, over something that always raises."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import Logger, formatEvent
+
+from ktcpvs.control.ports import Port
+from ktcpvs.control.where import parse_control
+from ktcpvs.manager import Manager
+from ktcpvs.model.destination import Destination
+from ktcpvs.model.language.parser import parse
+from ktcpvs.model.table import Table
+from ktcpvs.status.door import StatusDoor
+from ktcpvs.status.where import parse_status
+from ktcpvs.system.log import EventLog
+from ktcpvs.system.lookup import Found
+from ktcpvs.system.notify import Notifier
+from ktcpvs.transport.checks import Checks
+from ktcpvs.transport.context import Context, Descriptors
+from ktcpvs.transport.director import Director
+from ktcpvs.transport.listener import Listener
+from ktcpvs.transport.live import LiveService
+from ktcpvs.transport.pool import Pool, ServerStream
+from ktcpvs.transport.resolver import Resolver
+from ktcpvs.workers.crew import Crew
+from ktcpvs.workers.worker import Worker
+
+
+class Broken:
+    """Raises whenever it is called. calls: how often that was."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, *arguments: object, **named: object) -> Any:
+        self.calls += 1
+        raise RuntimeError("broken")
+
+
+class BrokenReactor(MemoryReactorClock):
+    """A reactor on which nothing can be opened or watched."""
+
+    def __init__(self, broken: Broken) -> None:
+        super().__init__()
+        self.listenTCP = self.addReader = self.adoptStreamConnection = broken
+
+
+class World:
+    """What jobs are made of. lines: the log."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self.stack = stack
+        self.broken = Broken()
+        self.lines: list[str] = []
+        self.log = EventLog(logger=Logger(observer=lambda event: self.lines.append(formatEvent(event))))
+        self.reactor = MemoryReactorClock()
+        self.context = self.made_context(self.reactor)
+
+    def made_context(self, reactor: MemoryReactorClock) -> Context:
+        return Context(reactor, self.log, Descriptors(100))
+
+    def breaks(self) -> None:
+        """Nothing can be opened any more."""
+        self.reactor = BrokenReactor(self.broken)
+        self.context = self.made_context(self.reactor)
+
+
+def access_logs(world: World) -> None:
+    class Logs:
+        tick = world.broken
+
+    world.context.access_logs = Logs()  # type: ignore[assignment]
+    world.context.start()
+
+
+def idle_connections(world: World) -> None:
+    """Each look closes the connections that are too old."""
+
+    class Stream(ServerStream):
+        close = world.broken
+
+    world.context.start()
+    pool, server = Pool(world.context), Destination("10.0.0.1:80")  # type: ignore[arg-type]
+    for _ in range(3):
+        pool.put(Stream(pool, server))
+
+
+def control_port(world: World) -> None:
+    Port(world.reactor, None, parse_control("tcp:9109"), world.broken, world.log).open_when_free()
+
+
+def status_port(world: World) -> None:
+    world.breaks()
+    StatusDoor(parse_status("tcp:9109"), (), None, world.log, world.reactor).open_when_free()
+
+
+def watchdog(world: World) -> None:
+    class Unwell(Director):
+        answers = world.broken
+
+    manager = Manager(Notifier("", watchdog=4_000_000), Unwell(world.context))
+    Deferred.fromCoroutine(manager.begin())
+
+
+def listening_socket(world: World) -> None:
+    world.breaks()
+    sock = world.stack.enter_context(socket.socket())
+    sock.bind(("127.0.0.1", 0))
+    Listener(world.context, "s", sock, lambda: True, lambda *client: None).start()
+
+
+def workers_that_start(world: World) -> None:
+    world.breaks()
+    Crew(world.reactor, world.log, 1, lambda worker: None, lambda worker: None).start()
+
+
+def pings_of_workers(world: World) -> None:
+    crew = Crew(world.reactor, world.log, 0, lambda worker: None, lambda worker: None, world.broken)
+    crew.start()
+
+
+def a_worker_that_drains(world: World) -> None:
+    class Unsure(Director):
+        connections = world.broken
+
+    worker = Worker(world.reactor)
+    worker.log = worker.context.log = world.log
+    worker.director = Unsure(worker.context)
+    worker.part()
+
+
+def names(world: World) -> None:
+    class Asks(Resolver):
+        look_up = world.broken
+
+    Asks(world.context, lambda found: Deferred()).follow({"a.example"}, {})
+
+
+def names_that_are_found(world: World) -> None:
+    class Finds(Resolver):
+        def look_up(self, host: str) -> Deferred[Found]:
+            found: Deferred[Found] = Deferred()
+            found.callback(Found(("10.0.0.1",), 1))
+            return found
+
+    Finds(world.context, world.broken).follow({"a.example"}, {})
+
+
+def checks(world: World) -> None:
+    class Probes(Checks):
+        probe = world.broken
+
+    table = parse("Virtual s { listen = 127.0.0.1:80 check = tcp check_interval = 1 server = 10.0.0.1:80 }").apply(
+        Table()
+    )
+    live = LiveService(world.context, table.services["s"])
+    live.usable = frozenset(live.destinations_for(live.config).values())
+    Probes(world.context).follow([live])
+
+
+JOBS: list[Callable[[World], None]] = [
+    access_logs,
+    idle_connections,
+    control_port,
+    status_port,
+    watchdog,
+    listening_socket,
+    workers_that_start,
+    pings_of_workers,
+    a_worker_that_drains,
+    names,
+    names_that_are_found,
+    checks,
+]
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with ExitStack() as stack:
+        yield World(stack)
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.__name__)
+def test_a_job_that_raises_is_repeated(world: World, job: Callable[[World], None]) -> None:
+    job(world)
+    calls = []
+    for _ in range(4):
+        for _ in range(200):
+            world.reactor.advance(1)
+        calls.append(world.broken.calls)
+    if job in (idle_connections, a_worker_that_drains):  # these come to their end
+        assert calls[-1] >= 3
+    else:
+        assert 0 < calls[0] < calls[1] < calls[2] < calls[3]
+    if job is not checks:  # there it is the server that is not well
+        assert world.lines
+    if job is a_worker_that_drains:
+        assert world.reactor.hasStopped
