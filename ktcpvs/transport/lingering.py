@@ -77,7 +77,7 @@ class LingeringClose:
         self._closing = True
         self._stream.dataReceived = self._stream.ended = nothing
         self._finished()
-        if not close():
+        if not close() and self._stream.is_open:
             self._after(self._look_whether_gone)
 
     def _discard(self, data: bytes) -> None:
