@@ -68,8 +68,8 @@ Address = Inet | Unix
 
 
 def host_field(address: Address) -> str:
-    """What the field Host says to a server of which only the address is known: `localhost` for a unix socket, and no
-    zone, which has a meaning on this machine alone (RFC 6874)."""
+    """The value of Host for a server of which only the address is known: `localhost` for a unix socket, and no zone,
+    which has a meaning on this machine alone (RFC 6874)."""
     if isinstance(address, Unix):
         return "localhost"
     return str(evolve(address, host=address.host.partition("%")[0]))

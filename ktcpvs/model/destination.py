@@ -55,7 +55,7 @@ class Destination:
 
     @property
     def host_field(self) -> bytes:
-        """What the field Host says to it where the client has not said it: its name, or its address, with the port."""
+        """The value of Host for a request without one: the server's name, or its address, with the port."""
         return (self.name or host_field(self.address)).encode("ascii")
 
     @property

@@ -1,7 +1,7 @@
-"""What Content-Length and Transfer-Encoding say of a body's length (RFC 9112, section 6.3).
+"""The length of a body by Content-Length and Transfer-Encoding (RFC 9112, section 6.3).
 
-What two recipients could read differently is refused. A loose form that all of them read in the same way is accepted,
-and the caller sends it on in the strict form.
+A form that two recipients could read differently is refused. A loose form that all of them read in the same way is
+accepted, and the caller sends it on in the strict form.
 """
 
 from __future__ import annotations

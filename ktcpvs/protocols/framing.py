@@ -1,7 +1,7 @@
 """Where a message's body ends (RFC 9112, section 6 and 7): found while it streams, never collected.
 
-Each frame is fed what comes and says how many of those bytes are the body's; the rest belongs to the next message. What
-has a loose form that is read in one way only goes on in the strict form.
+Each frame is fed what comes and says how many of those bytes are the body's; the rest belongs to the next message. A
+loose form that all recipients read alike goes on in the strict form.
 """
 
 from __future__ import annotations

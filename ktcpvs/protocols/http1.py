@@ -25,7 +25,7 @@ MAX_METHOD_BYTES = 64
 
 _VERSION_BYTES = len(b"HTTP/1.1\r\n")
 
-# What a reader of heads expects next.
+# States of a reader of heads: the part that it expects next.
 _AT_START, _IN_METHOD, _IN_TARGET, _IN_VERSION, _AT_LINE, _IN_NAME, _IN_VALUE, _AT_LF, _AT_LAST_LF, _COMPLETE = range(
     10
 )

@@ -341,6 +341,8 @@ class Response:
             self.keep_alive = b"close" not in options and (self.keep_alive or b"keep-alive" in options)
         self.whole = whole[: found.end()]
         self.frame, dropped, added = self._frame(method, lengths, codings, version != b"0", minor)
+        if self.status == 426:  # RFC 9110, section 15.5.22: it says to which protocols the client should switch
+            added += _hop_lines(False, protocols(self.upgrade))
         self.length = self.frame.left if isinstance(self.frame, Length) else None
         if ends_here or dropped or version != b"1":
             names = (frozenset(options) - _NO_FIELDS) | dropped
@@ -413,7 +415,7 @@ def read_response(
 
 
 def _hop_lines(has_trailers: bool, asked: tuple[bytes, ...]) -> bytes:
-    """What a request says of the connection to the server."""
+    """The fields of a request that concern the connection to the server: Connection and those that it names."""
     if not has_trailers and not asked:
         return b""
     options = (b"TE",) * has_trailers + (b"Upgrade",) * bool(asked)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 ANY, WEBSOCKET, OFF = MODES = ("any", "websocket", "off")
-"""What the option `upgrade` of a service may be."""
+"""The values of the option `upgrade` of a service."""
 
 _PROTOCOL = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++)(?:/[!#$%&'*+\-.^_`|~0-9A-Za-z]++)?+")
 

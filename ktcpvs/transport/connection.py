@@ -14,7 +14,7 @@ from ktcpvs.model import connection as life
 from ktcpvs.model.scheduling import Choice
 from ktcpvs.protocols.http1 import NO_HTTP_1, BadRequest, HeadReader, error_response
 from ktcpvs.transport.backend import call
-from ktcpvs.transport.lingering import close_gracefully
+from ktcpvs.transport.lingering import LingeringClose, close_gracefully
 from ktcpvs.transport.relay.copy import CopyRelay
 from ktcpvs.transport.served import Served
 from ktcpvs.transport.stream import Stream, nothing
@@ -206,25 +206,21 @@ class Connection(Served):
         """Answer what can be answered, read on a little so that the answer arrives, and close."""
         self.ending = f"{status}: {why}"
         self._note_refusal(status, why)
-        self.client.dataReceived = nothing
+        self._set_timer(0)
         if self.unit == PER_CONNECTION:
+            self.client.dataReceived = nothing
             self.client.close()
             return
-        self.client.ended = self._answer_taken
         method = self.request.method or (self._reader.method if self._reader is not None else None)
         answer = error_response(status, why, method, later=self._retry_after(status, later))
         if self.entry is not None:
             self.entry.refused(status, answer)
         self.client.transport.write(answer)
-        self.client.end()
-        self.client.resume()
-        self._set_timer(self.context.settings.linger_timeout, self._answer_taken)
+        LingeringClose(self.client, self.context, self._lingered).linger()
 
-    def _answer_taken(self) -> None:
-        """The client has ended too, or had its time to read the answer."""
-        self._happened(life.FINISHED)
-        self.client.close()
-        self._set_timer(self.context.settings.linger_timeout, self.client.reset)
+    def _lingered(self) -> None:
+        if self.state == life.REFUSING:
+            self._happened(life.FINISHED)
 
     def _drop(self) -> None:
         self._set_timer(0)

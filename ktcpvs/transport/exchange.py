@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from time import monotonic
+from typing import Any
 
 from twisted.python.failure import Failure
 
@@ -21,7 +22,7 @@ from ktcpvs.protocols.http1 import BadRequest, error_response
 from ktcpvs.system import log as levels
 from ktcpvs.transport.backend import call
 from ktcpvs.transport.http_client import CONNECTING, SERVER_IS_FULL
-from ktcpvs.transport.known import LINES_MAX, REMEMBERED, KnownAnswer, KnownLines, KnownRequest
+from ktcpvs.transport.known import CLOSE, KEEP_ALIVE, LINES_MAX, REMEMBERED, KnownAnswer, KnownLines, KnownRequest
 from ktcpvs.transport.pool import ServerStream
 from ktcpvs.transport.retrying import UNANSWERED, Retrying
 from ktcpvs.transport.stream import Stream
@@ -29,8 +30,8 @@ from ktcpvs.transport.stream import Stream
 _SENT = life.TABLE[life.IDLE][life.SENT]
 _WHOLE = life.TABLE[life.WAITING][life.WHOLE]
 
-KEEP_ALIVE = b"Connection: keep-alive\r\n\r\n"
-"""The end of a head for a client of HTTP/1.0 that may send another request."""
+INTERIM_PER_TURN = 16
+"""Interim responses (1xx) of one server that are read before other connections get their turn."""
 
 JOINED = 4096
 """A body's beginning that is longer is sent beside its head, and not copied behind it, in bytes."""
@@ -51,7 +52,7 @@ class Exchange(Retrying):
         request.tried = service.down
         if request.failed:
             request.failed = self._refused = NONE
-        self._kept, self._found = None, known.data
+        self._kept, self._found, self._minor = None, known.data, known.minor
         self._again = ()
         if not known.keep_alive:
             self._last = self._leaves = self.client.resting = True
@@ -144,14 +145,16 @@ class Exchange(Retrying):
     def _remember(self, message: messages.Request, head: bytes) -> None:
         """The next request may have the same header lines, which then say the same and go on as these do."""
         fields, service, choice = message.fields, self.service, self.choice
-        if message.lines is not fields.lines or not fields.minor or fields.length or len(head) > REMEMBERED:
+        if message.lines is not fields.lines or not fields.has_host or fields.length or len(head) > REMEMBERED:
             return
         if fields.upgrades or fields.expect or choice is None or choice.lines is not None:
             return
         if len(service.known) >= LINES_MAX:
             service.known.clear()
-        key = (fields.lines, self.request.client) if service.forwards else fields.lines
-        service.known[key] = KnownLines(fields.keep_alive, head[len(message.line) :])
+        key: Any = fields.lines if fields.minor else (b"0", fields.lines)
+        if service.forwards:
+            key = (key, self.request.client)
+        service.known[key] = KnownLines(fields.keep_alive, fields.minor, head[len(message.line) :])
 
     def _head(self, message: messages.Request) -> bytes:
         """The request's head as the chosen server gets it."""
@@ -182,6 +185,8 @@ class Exchange(Retrying):
                 ):
                     if self._last:
                         data = known.closing + data[len(known.start) :]
+                    elif not self._minor:
+                        data = known.keeping + data[len(known.start) :]
                     elif not known.as_is:
                         data = known.head + data[len(known.start) :]
                     self._pass_whole(server, data, known.row)
@@ -271,6 +276,7 @@ class Exchange(Retrying):
         looked = len(self._received)
         data = self._received + data
         self._received = b""
+        interim = 0
         while True:
             try:
                 size = self.context.settings.head_size
@@ -295,6 +301,10 @@ class Exchange(Retrying):
                 self.client.transport.write(answer.head + b"\r\n")
             if not data:
                 return
+            interim += 1
+            if interim == INTERIM_PER_TURN and self.server is not None:
+                self.server.read_later(data)
+                return
         try:
             taken = answer.frame.feed(data)
         except BadFrame as bad:
@@ -316,7 +326,7 @@ class Exchange(Retrying):
             plain = (choice is None or not choice.answer_lines) and len(head) <= REMEMBERED and answer.status < 500
             row = self.server.destination.latencies.row(answer.status)
             self.server.known = KnownAnswer(answer.whole, head, answer.length, row) if plain else None
-        head += b"Connection: close\r\n\r\n" if self._last else b"\r\n" if message.minor else KEEP_ALIVE
+        head += CLOSE if self._last else b"\r\n" if message.minor else KEEP_ALIVE
         if self.entry is not None:
             self.entry.answered(answer.status, len(head))
         self._pass_on(answer, data, taken, head)

@@ -52,8 +52,8 @@ class HTTPClient(Served):
 
     __slots__ = (
         "_again", "_answer", "_asked", "_body", "_body_bytes", "_found", "_full", "_going_on", "_head_began", "_held",
-        "_kept", "_last", "_leaves", "_may_repeat", "_no_more", "_out", "_pending", "_progress", "_reader", "_received",
-        "_refused", "_retries", "_turn_is_over", "bytes_in", "bytes_out", "server", "settled",
+        "_kept", "_last", "_leaves", "_may_repeat", "_minor", "_no_more", "_out", "_pending", "_progress", "_reader",
+        "_received", "_refused", "_retries", "_turn_is_over", "bytes_in", "bytes_out", "server", "settled",
     )  # fmt: skip
 
     def __init__(self, service: LiveService, client_name: str, client_host: str) -> None:
@@ -68,6 +68,7 @@ class HTTPClient(Served):
         self.settled = (0, 0)  # what of them has been counted at a destination
         self._kept: messages.Request | None = None  # the current request, unless it stands in `_found`
         self._found: bytes | None = None  # as it came, not read any further yet
+        self._minor = True  # while it stands there: False for HTTP/1.0
         self._answer: messages.Response | None = None
         self._received = b""  # the beginning of an answer's head
         self._out = b""  # what came of the body before there was somewhere to send it
@@ -179,11 +180,11 @@ class HTTPClient(Served):
             found = _head(data)
             if found is not None:
                 groups = found.groups()
-                known = service.known.get((groups[4], self.request.client) if service.forwards else groups[4])
+                lines = groups[4] if groups[3] == b"1" else (groups[3], groups[4])
+                known = service.known.get((lines, self.request.client) if service.forwards else lines)
                 if (
                     known is not None
                     and groups[1] == b"GET"
-                    and groups[3] == b"1"
                     and found.end() == len(data) <= service.head_size
                     and len(groups[2]) <= service.uri_size
                     and groups[2][0] == SLASH

@@ -56,11 +56,11 @@ class LiveService(Instead):
     never changed, but replaced. leaving: deleted servers whose connections drain. queue: who waits for room at a
     server. gate: who comes in. journal: its access log; None: it has none. head_size, uri_size, first_byte_timeout:
     what holds here. is_quick: nobody wants to know every step of a request. forwards: servers are told of clients.
-    known: header lines, with the client's address where it forwards, and what they say. requests: whole requests
-    that came before. engine: the name of the relay that serves; engine_why: why it is not the one asked for or the
-    best one, or ""; engine_after: how many seconds a connection is relayed by copying first. joined: relay -> how
-    many connections it carries, or has carried to their end; those that it gave away are not its. retired: fires
-    when the listener before is closed; None: there was none on the same port.
+    known: header lines, with `0` in front for HTTP/1.0, and the client's address where it forwards; and what they
+    say. requests: whole requests that came before. engine: the name of the relay that serves; engine_why: why it is not
+    the one asked for or the best one, or ""; engine_after: how many seconds a connection is relayed by copying first.
+    joined: relay -> how many connections it carries, or has carried to their end; those that it gave away are not its.
+    retired: fires when the listener before is closed; None: there was none on the same port.
 
     total: client connections accepted. refused: those that got no server; refusals: which status they got.
     ended_in, ended_out: bytes of connections that have ended.

@@ -87,7 +87,7 @@ class ServerStream(Stream):
     def close(self) -> bool:
         """Send what is buffered, then close; reset a server that does not take it within `linger_timeout` seconds."""
         is_closing = super().close()
-        if not is_closing:
+        if not is_closing and self.is_open:
             self.pool.close_later(self)
         return is_closing
 
@@ -128,7 +128,7 @@ class Pool:
 
     def close_later(self, stream: ServerStream) -> None:
         """Reset a connection that is closing, unless it is closed within `linger_timeout` seconds."""
-        self._context.wheel.after(self._context.settings.linger_timeout, stream.reset)
+        stream.timer = self._context.wheel.after(self._context.settings.linger_timeout, stream.reset)
 
     def call_later(self, call: Callable[[], object]) -> None:
         """Call it in the next turn of the reactor."""

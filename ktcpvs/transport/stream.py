@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ktcpvs.system.sockets import RESET_ON_CLOSE, has_fin, has_input, is_over, unsent
+from ktcpvs.transport.wheel import Timer
 
 
 def nothing(*_: Any) -> None:
@@ -29,9 +30,11 @@ class Stream(Protocol):
     """made(): connected. dataReceived(data). ended(): the peer will send no more. lost(clean): it is over;
     clean: False after a reset or another error. much(): the peer sends a lot; told once at most, and by uvloop's only.
 
-    resting: its owner has what it wants of the peer, and need not be told should that go away."""
+    resting: its owner has what it wants of the peer, and need not be told should that go away. timer: of its close;
+    cancelled when the connection is gone."""
 
     transport: Any
+    timer: Timer | None = None
     dataReceived: Callable[[bytes], object]  # type: ignore[assignment]
 
     def __init__(self, made: Callable[[], object] = nothing) -> None:
@@ -62,6 +65,8 @@ class Stream(Protocol):
     def over(self, clean: bool) -> None:
         """The connection is gone. clean: both sides have ended it in order."""
         self.is_open = False
+        if self.timer is not None:
+            self.timer.cancel()
         lost, self.lost, self.ended = self.lost, nothing, nothing
         self.dataReceived = nothing
         lost(clean)

@@ -1170,6 +1170,26 @@ def test_each_status_counts_somewhere(make: Make, status: int, row: str) -> None
         client.says(get())
 
 
+def test_the_short_way_is_taken_for_http_1_0_too(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(OLD_KEPT)
+    server = world.accepts(A)
+    for number in range(4):
+        if number:
+            client.says(OLD_KEPT)
+        assert (world.connection._found is not None) is (number > 0)
+        assert server.heard() == get()
+        server.says(answer())
+        assert client.heard() == answer().replace(b"\r\n\r\n", b"\r\nConnection: keep-alive\r\n\r\n")
+    client.says(OLD_KEPT.replace(b"1.0", b"1.1"))  # the same header lines
+    server.says(answer())
+    assert client.heard() == answer()
+    client.says(OLD_KEPT.replace(b"1.0", b"1.1"))
+    server.says(answer())
+    assert client.heard() == answer()
+
+
 def test_the_short_way_is_taken(make: Make) -> None:
     world = make()
     client = world.client()
