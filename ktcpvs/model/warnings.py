@@ -35,7 +35,7 @@ RULES, MATCH, WEIGHT = "rules", "match", "weight"
 
 POOL_OPTIONS = ("startservers", "minspareservers", "maxspareservers")
 FORWARDING_OPTIONS = ("forwarded", "x_forwarded_for", "x_forwarded_proto", "x_forwarded_host", "via")
-REQUEST_OPTIONS = ("first_byte_timeout",)
+REQUEST_OPTIONS = ("first_byte_timeout", "upgrade")
 HEAD_OPTIONS = ("client_head", "client_head_rate")
 CHECK_OPTIONS = ("check_interval", "check_timeout", "check_rise", "check_fall")
 EJECT_OPTIONS = ("eject_time", "eject_share")

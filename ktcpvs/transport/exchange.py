@@ -30,6 +30,9 @@ from ktcpvs.transport.stream import Stream
 _SENT = life.TABLE[life.IDLE][life.SENT]
 _WHOLE = life.TABLE[life.WAITING][life.WHOLE]
 
+INTERIM_PER_TURN = 16
+"""Interim responses (1xx) of one server that are read before other connections get their turn."""
+
 JOINED = 4096
 """A body's beginning that is longer is sent beside its head, and not copied behind it, in bytes."""
 
@@ -273,6 +276,7 @@ class Exchange(Retrying):
         looked = len(self._received)
         data = self._received + data
         self._received = b""
+        interim = 0
         while True:
             try:
                 size = self.context.settings.head_size
@@ -296,6 +300,10 @@ class Exchange(Retrying):
             if message.minor:  # an HTTP/1.0 client knows no interim answers
                 self.client.transport.write(answer.head + b"\r\n")
             if not data:
+                return
+            interim += 1
+            if interim == INTERIM_PER_TURN and self.server is not None:
+                self.server.read_later(data)
                 return
         try:
             taken = answer.frame.feed(data)

@@ -77,7 +77,7 @@ class LingeringClose:
         self._closing = True
         self._stream.dataReceived = self._stream.ended = nothing
         self._finished()
-        if not close():
+        if not close() and self._stream.is_open:
             self._after(self._look_whether_gone)
 
     def _discard(self, data: bytes) -> None:
@@ -112,6 +112,8 @@ class LingeringClose:
             self._stream.reset()
 
     def _after(self, call: Callable[[], None]) -> None:
+        if self._stream.timer is not None:
+            self._stream.timer.cancel()
         self._stream.timer = self._context.wheel.after(self._context.settings.linger_timeout, call)
 
 

@@ -87,7 +87,7 @@ class ServerStream(Stream):
     def close(self) -> bool:
         """Send what is buffered, then close; reset a server that does not take it within `linger_timeout` seconds."""
         is_closing = super().close()
-        if not is_closing:
+        if not is_closing and self.is_open:
             self.pool.close_later(self)
         return is_closing
 

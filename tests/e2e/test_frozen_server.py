@@ -19,17 +19,29 @@ pytestmark = pytest.mark.e2e
 CLIENTS = 8
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("workers", "settings", "options"),
+    [
+        (0, {}, {"first_byte_timeout": 1}),
+        (2, {"response_timeout": 2}, {}),
+        (2, {}, {"check": "http /", "check_interval": 1, "check_timeout": 1, "check_fall": 2}),
+    ],
+    ids=["the service says what is silence", "no response in time", "its checks fail"],
+)
 def test_a_frozen_server_costs_no_request(
-    make_daemon: Callable[..., Daemon], nginx: Callable[[str], Nginx], workers: int
+    make_daemon: Callable[..., Daemon],
+    nginx: Callable[[str], Nginx],
+    workers: int,
+    settings: dict[str, int],
+    options: dict[str, str | int],
 ) -> None:
     daemon = make_daemon(workers=workers)
     daemon.start()
-    daemon.set(first_byte_timeout=1)  # by default it takes longer, and ends as well
+    daemon.set(**settings)
     freezes, lives = nginx("freezes"), nginx("lives")
     port = free_port()
     rule = (".*", freezes.address), (".*", lives.address)
-    daemon.service("web", port, freezes.address, lives.address, scheduler="phttp", balance="rr", rules=rule)
+    daemon.service("web", port, freezes.address, lives.address, scheduler="phttp", balance="rr", rules=rule, **options)
     enough = threading.Event()
     answers: list[list[bytes]] = [[] for _ in range(CLIENTS)]
 

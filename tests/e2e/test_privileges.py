@@ -188,7 +188,7 @@ def test_who_cannot_read_the_program_is_refused(control_thread: ControlThread, f
     assert said.endswith(": install it where everybody can")
 
 
-AS_NOBODY = f"""
+TCPVSADM_AS_NOBODY = f"""
 import os
 import ktcpvs.control.tcpvsadm.daemon
 from ktcpvs.adm import run
@@ -203,7 +203,7 @@ run()
 def adm_as_nobody(*arguments: str, **words: str) -> tuple[int, str]:
     """Exit status and error of tcpvsadm, run by nobody with these in its environment."""
     done = subprocess.run(
-        [sys.executable, "-c", AS_NOBODY, *arguments],
+        [sys.executable, "-c", TCPVSADM_AS_NOBODY, *arguments],
         env={**environment(), **words},
         capture_output=True,
         text=True,

@@ -66,9 +66,9 @@ def test_nothing_is_said_of_what_is_used(scheduler: str) -> None:
         (["scheduler = http", "via = append", "forwarded = replace", A],
          "forwarded, via have no effect: scheduler http passes requests on unchanged; phttp and chttp add header "
          "fields"),
-        (["scheduler = http", "first_byte_timeout = 5", A],
-         "first_byte_timeout has no effect: scheduler http relays whole connections; phttp and chttp decide per "
-         "request"),
+        (["scheduler = http", "first_byte_timeout = 5", "upgrade = off", A],
+         "first_byte_timeout, upgrade have no effect: scheduler http relays whole connections; phttp and chttp decide "
+         "per request"),
         (["scheduler = wlc", "client_head_rate = 5", A],
          "client_head_rate has no effect: scheduler wlc reads no requests; http, hhttp, phttp and chttp do"),
         (["startservers = 5", "maxspareservers = 9", A],

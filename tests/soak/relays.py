@@ -3,7 +3,8 @@
 storm: 20,000 connections of random sizes, pieces, pauses and ends through each relay, compared by SHA-256 and counted
 to the byte. kills: a minute in which clients and servers reset, leave, stop reading and are killed; then nothing is
 left over. bulk: 500 long transfers through each relay, both ways at once, while TCP repeats packets. slow: clients that
-read nothing for a minute, and what is held for them meanwhile.
+read nothing for a minute, and what is held for them meanwhile. packets: packets of 1 byte to 64 KiB to servers that
+read nothing, over one connection and over 1,000, and what the kernel holds for them.
 
 Exits with 1 when something was not as it must be.
 """
@@ -24,6 +25,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 from bulk import bulk  # noqa: E402
 from e2e.harness import ControlThread, Daemon  # noqa: E402
 from kills import kills  # noqa: E402
+from packets import packets  # noqa: E402
 from servers import free_port  # noqa: E402
 from slow import slow  # noqa: E402
 from storm import Storm  # noqa: E402
@@ -80,7 +82,7 @@ def storm(count: int, seed: int) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="storm,kills,bulk,slow", help="some of storm,kills,bulk,slow")
+    parser.add_argument("--only", default="storm,kills,bulk,slow,packets", help="some of storm,kills,bulk,slow,packets")
     parser.add_argument("--connections", type=int, default=20_000, help="through each relay [20000]")
     parser.add_argument("--transfers", type=int, default=500, help="of bulk, through each relay [500]")
     parser.add_argument("--seconds", type=int, default=60, help="how long kills and slow last [60]")
@@ -100,6 +102,9 @@ def main() -> int:
     if "slow" in chosen:
         with running() as daemon:
             wrong += slow(daemon, RELAYS, options.seconds)
+    if "packets" in chosen:
+        with running() as daemon:
+            wrong += packets(daemon)
     for line in wrong[:50]:
         print(f"WRONG {line}")
     print(f"{len(wrong)} wrong" if wrong else "all as it must be")

@@ -6,6 +6,7 @@ docs/architecture.md has the table of these states.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from memory import Peer, World
@@ -121,6 +122,13 @@ OPEN = STATES[:5]
 """Neither side is gone, and not both have ended: the read timeout alone ends them."""
 
 OVER = STATES[5:]
+
+
+def test_the_document_has_all_of_them() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text()
+    rows = text.partition("<!-- ends of relays: begin -->")[2].partition("<!-- ends of relays: end -->")[0]
+    named = [line.split("|")[1].strip() for line in rows.splitlines() if line.startswith("|")]
+    assert named[2:] == [state.__name__.replace("_", " ") for state in STATES]
 
 
 @pytest.mark.parametrize("begins", STATES)

@@ -193,6 +193,21 @@ def test_tiny_chunks_of_a_server_are_read_some_in_a_turn(make: Make) -> None:
     assert client.line.reset_on_close
 
 
+def test_interim_responses_are_read_some_in_a_turn(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(get())
+    server = world.accepts(A)
+    early = b"HTTP/1.1 103 Early Hints\r\n\r\n"
+    server.says(early * 1000 + answer())
+    heard = client.heard()
+    assert 0 < heard.count(early) < 100
+    world.turns(100)
+    assert heard + client.heard() == early * 1000 + answer()
+    client.says(get("/a/2"))
+    assert server.heard().endswith(get("/a/2"))
+
+
 def test_a_full_client_stays_full_while_tiny_chunks_come(make: Make) -> None:
     world = make()
     client = world.client()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -13,7 +16,7 @@ from twisted.python.failure import Failure
 from ktcpvs.control.client import QuietAMP
 from ktcpvs.system.log import EventLog
 from ktcpvs.workers.commands import Ping
-from ktcpvs.workers.crew import Crew
+from ktcpvs.workers.crew import Crew, Worker
 
 
 class Supervised:
@@ -109,3 +112,29 @@ def test_what_a_worker_before_has_not_answered_is_no_silence_of_the_next_one() -
     link.connectionLost(Failure(ConnectionDone()))
     one.worker.pid = 4712
     assert one.silent_for(3) >= 3
+
+
+def test_a_worker_that_cannot_be_told_of_an_edit_is_replaced() -> None:
+    one = Supervised(0)
+    one.worker.ready = True
+
+    def before(worker: Worker) -> list[Deferred[Any]]:
+        raise RuntimeError("broken")
+
+    told: list[Any] = []
+    one.crew.tell([(Ping, {})], before).addCallback(told.append)
+    assert told == [[]], "nobody is waited for"
+    assert one.lines == ["worker 1 cannot be told of an edit", "worker 1 is ended: it cannot be told of an edit"]
+    assert one.crew.ready() == []
+
+
+def test_what_the_edit_of_a_hung_worker_waits_for_fails_with_its_link() -> None:
+    one = Supervised(5)
+    one.begins()
+    one.worker.ready = True
+    told: list[Any] = []
+    one.crew.tell([(Ping, {})], lambda worker: []).addCallback(told.append)
+    assert one.silent_for(10) <= 6
+    assert told == []
+    one.worker.link.connectionLost(Failure(ConnectionDone()))
+    assert told == [[(True, False)]]
