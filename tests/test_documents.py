@@ -142,7 +142,8 @@ def command_lines(name: str) -> Iterator[str]:
         lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
         lexer.whitespace_split = True
         words = list(lexer)
-        yield " ".join(map(shlex.quote, words[words.index("tcpvsadm") :]))
+        if "tcpvsadm" in words:  # and not only in the name of a file
+            yield " ".join(map(shlex.quote, words[words.index("tcpvsadm") :]))
 
 
 def arguments(line: str) -> list[str]:
