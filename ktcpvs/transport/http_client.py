@@ -503,7 +503,9 @@ class HTTPClient(Served):
 
     def _close_gracefully(self) -> None:
         """Close, once the client has what it was sent."""
-        self._closing().close()
+        self._set_timer(0)
+        if not self.client.close():  # most clients have it all already
+            LingeringClose(self.client, self.context).close()
 
     def _break_client_off(self) -> None:
         """The client has got a part of a response, and there will be no more of it."""

@@ -49,7 +49,7 @@ class LingeringClose:
         self._stream = stream
         self._context = context
         self._finished = finished
-        self._progress = Progress(stream, context)
+        self._progress: Progress | None = None  # made at the first look
         self._began = self._heard = context.wheel.now
         self._discarded = 0
         self._closing = False
@@ -101,6 +101,8 @@ class LingeringClose:
 
     def _is_taking(self) -> bool:
         settings = self._context.settings
+        if self._progress is None:
+            self._progress = Progress(self._stream, self._context)
         return self._progress.is_taking(settings.read_timeout or settings.keepalive_timeout)
 
     def _look_whether_gone(self) -> None:

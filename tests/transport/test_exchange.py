@@ -13,6 +13,7 @@ from memory import Peer, World
 
 from ktcpvs.model import exchange as life
 from ktcpvs.model.latency import described
+from ktcpvs.transport.exchange import INTERIM_PER_TURN
 from ktcpvs.transport.http_client import PENDING, REQUESTS_PER_TURN
 from ktcpvs.transport.known import REQUEST_REMEMBERED, REQUESTS_MAX
 
@@ -849,6 +850,7 @@ def test_any_number_of_interim_answers(make: Make) -> None:
     client.says(get())
     interim = b"HTTP/1.1 102 Processing\r\n\r\n"
     world.accepts(A).says(interim * 2500 + answer())
+    world.turns(2500 // INTERIM_PER_TURN + 1)
     assert client.heard() == interim * 2500 + answer()
 
 
