@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from browser import Browser
 from prometheus_client.parser import text_string_to_metric_families
-from servers import LOOPBACK, SocketServer, chunks, dial, free_port, program, read_all, wait_for
+from servers import LOOPBACK, SocketServer, chunks, dial, free_port, program, read_all, reset, wait_for
 from twisted.python.usage import UsageError
 
 from ktcpvs.status.server import MAX_CONNECTIONS
@@ -162,6 +162,24 @@ def test_nothing_can_be_changed_there_and_strange_clients_cost_nothing(status_da
         client.close()
     wait_for(lambda: get_or_none(status) == 200)
     wait_for(lambda: daemon.descriptors() <= before)
+
+
+def test_visitors_who_come_together_and_leave_hold_no_edit_up(status_daemon: tuple[Daemon, int]) -> None:
+    daemon, status = status_daemon
+    visitors = [socket.create_connection((LOOPBACK, status)) for _ in range(MAX_CONNECTIONS)]
+    for number, visitor in enumerate(visitors):
+        path = ("/metrics", "/api/v1/status")[number % 2]
+        visitor.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    for number, visitor in enumerate(visitors):
+        if number % 3:
+            reset(visitor)
+        else:
+            assert read_all(visitor).startswith(b"HTTP/1.1 200 ")
+            visitor.close()
+        if number % 16 == 0:
+            daemon.set(read_timeout=100 + number)
+    wait_for(lambda: get_or_none(status) == 200)
+    assert "Traceback" not in daemon.log()
 
 
 def get_or_none(port: int) -> int | None:

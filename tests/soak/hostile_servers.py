@@ -38,13 +38,14 @@ MAX_CONNECTIONS = 1500
 MAX_INTERIM_BYTES = 4 << 20
 MAX_BODY_BYTES = 8 << 20
 
-_id = re.compile(rb"^[A-Z]+ \S*/echo/([\w-]+)")
+_id = re.compile(rb"/echo/([\w-]+)")
 _length = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 
 
 @dataclass
 class Asked:
-    """One request. ident: what stands in its path; length: of its body in bytes, 0 where it is not said."""
+    """One request. ident: what stands in its path, the last where the body of another is unread before it; length: of
+    its body in bytes, 0 where it is not said."""
 
     head: bytes
     ident: bytes
@@ -52,8 +53,8 @@ class Asked:
 
     @classmethod
     def read(cls, head: bytes) -> Asked:
-        ident, length = _id.match(head), _length.search(head)
-        return cls(head, ident[1] if ident else b"none", int(length[1]) if length else 0)
+        idents, length = _id.findall(head), _length.search(head)
+        return cls(head, idents[-1] if idents else b"none", int(length[1]) if length else 0)
 
     def response(self, body: bytes = b"ok", status: str = "200 OK", *fields: str, length: int | None = None) -> bytes:
         """A response to this request. length: what its Content-Length says; None: what is true."""
