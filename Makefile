@@ -14,7 +14,7 @@ help:
 	@echo "make bench           the switch and its peers, measured; writes docs/benchmarks.md. QUICK=1: in two minutes; ONLY=A,E: some"
 	@echo "make soak            ten minutes of everything at once; SECONDS=120: two of them"
 	@echo "make soak-hostile    ten minutes of hostile clients and servers beside others; SECONDS=120, SEED=1 to replay"
-	@echo "make soak-relays     100,000 connections through all relays, long transfers, kills, who does not read; 10 minutes"
+	@echo "make soak-relays     100,000 connections through all relays, long transfers, kills, who does not read; 15 minutes"
 	@echo "make lint            ruff, mypy and the floors of the house"
 	@echo "make clean           remove the environment and what was built"
 

@@ -21,6 +21,8 @@ from ktcpvs.system.sockets import (
     open_listener,
     open_listeners,
     open_private_unix_listener,
+    send_buffer,
+    set_send_buffer,
     share_among,
 )
 
@@ -168,3 +170,18 @@ def test_a_private_socket_is_private(tmp_path: Path) -> None:
         os.umask(before)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     close_listener(private)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may exceed the limits of buffers")
+@pytest.mark.parametrize("was_set", [False, True])
+def test_a_send_buffer_is_made_large_and_as_it_was(was_set: bool) -> None:
+    """Whether the kernel may adjust it is as it was, too."""
+    with socket.socket() as sock:
+        if was_set:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 20_000)
+        before = send_buffer(sock)
+        assert (before < 0) == was_set
+        set_send_buffer(sock, -(64 << 20))
+        assert send_buffer(sock) == -(64 << 20)
+        set_send_buffer(sock, before)
+        assert send_buffer(sock) == before
