@@ -8,7 +8,7 @@ from ktcpvs.model import exchange as life
 from ktcpvs.protocols import messages
 from ktcpvs.protocols.framing import Chunked
 from ktcpvs.protocols.upgrades import accepted
-from ktcpvs.transport.http_client import HTTPClient
+from ktcpvs.transport.http_client import TURN_IS_OVER, HTTPClient
 from ktcpvs.transport.lingering import close_gracefully
 from ktcpvs.transport.relay.copy import CopyRelay
 
@@ -20,7 +20,9 @@ class Upgrading(HTTPClient):
 
     def _switch_protocols(self, message: messages.Request, answer: messages.Response, rest: bytes) -> None:
         protocols = accepted(answer.upgrade, message.upgrades(self.service.config.upgrade))
-        if protocols:
+        if self._held & TURN_IS_OVER:
+            self._fail(502, "the server switched protocols while the request's body was still being read")
+        elif protocols:
             self._upgrade(answer, b", ".join(protocols), rest)
         else:
             self._fail(502, "the server switched to a protocol that it was not asked for")
