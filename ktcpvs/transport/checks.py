@@ -18,7 +18,9 @@ from twisted.python.failure import Failure
 from ktcpvs.errors import shorten
 from ktcpvs.model.check import OFF, SEND, TCP, Check, NotWell, parse_check
 from ktcpvs.model.destination import Destination
+from ktcpvs.system import log as levels
 from ktcpvs.system.periodic import PeriodicJob
+from ktcpvs.system.sockets import EXHAUSTED
 from ktcpvs.transport.backend import call
 from ktcpvs.transport.pending import give_up
 from ktcpvs.transport.stream import Stream
@@ -36,6 +38,9 @@ AT_ONCE = 200
 
 WAIT = 0.05
 """That moment, in seconds."""
+
+NOT_MADE = "check: not made, since the switch has no descriptor or memory left"
+"""What is said of a check that tells nothing of its server."""
 
 HEARD_MOST = 1 << 16
 """Bytes in which what is expected must come."""
@@ -132,7 +137,10 @@ class _Watched:
 
     def _checked(self, why: str | None) -> float:
         self._attempt = None
-        self.live.health.checked(self._destination, why)
+        if why == NOT_MADE:
+            self._context.log.event(levels.NON_FATAL, "{server}: {why}", server=self._destination.address, why=why)
+        else:
+            self.live.health.checked(self._destination, why)
         return self._checks.jittered(self.live.config.check_interval)
 
     def _broken(self, why: Failure) -> None:
@@ -226,6 +234,8 @@ class _Talk:
 
 def _in_words(why: Failure) -> str:
     """One short line."""
+    if getattr(why.value, "osError", None) in EXHAUSTED:
+        return NOT_MADE
     if why.check(LateError):
         return "check: connecting took too long"
     if why.check(ConnectError):

@@ -107,20 +107,22 @@ GARBAGE = (
     b"\0" * 100,
     b"EHLO\r\n",
     b"GET /\r\n\r\n",
-    b"GET / HTTP/2.0\r\n\r\n",
     b"GET  / HTTP/1.1\r\n\r\n",
     b"GET / HTTP/1.1\nHost: x\n\n",
     b"GET / HTTP/1.1\r\nHost : x\r\n\r\n",
     b"GET / HTTP/1.1\r\nA: b\r\n c\r\n\r\n",
-    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     random.Random(1).randbytes(3000),
 )
 
 
-def test_garbage_gets_400(port: int) -> None:
-    for data in (client_hello(), *GARBAGE):
+OTHER_VERSIONS = (b"GET / HTTP/2.0\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+
+
+def test_garbage_gets_400_and_other_versions_get_505(port: int) -> None:
+    for data in (client_hello(), *GARBAGE, *OTHER_VERSIONS):
         head, _, body = said(port, data).partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n"), data
+        refused = b"505 HTTP Version Not Supported" if data in OTHER_VERSIONS else b"400 Bad Request"
+        assert head.startswith(b"HTTP/1.1 %b\r\n" % refused), data
         assert b"\r\nConnection: close" in head
         assert f"Content-Length: {len(body)}".encode() in head
         assert b"ktcpvs: " in body

@@ -486,6 +486,8 @@ def test_all_workers_die_again_and_again(daemon: Daemon, serve: Serve, stack: co
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         clients = [connected(stack, port) for _ in range(8)]
+        for client in clients:
+            client.settimeout(CALM)  # they wait until processes have started
         daemon.call("add_server" if turn % 2 == 0 else "delete_server", "s", other.address)
         assert {client.recv(1) for client in clients} <= {b"1", b"2"}
         for client in clients:

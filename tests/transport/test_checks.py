@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from memory import Line, World
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectError
 from twisted.logger import Logger, formatEvent
+from twisted.python.failure import Failure
 
 from ktcpvs.model.check import Check
 from ktcpvs.model.destination import Destination
@@ -90,6 +94,19 @@ def test_an_edit_ends_a_check_that_stalls(said: bytes | None) -> None:
     assert world.lines == []
     world.passes(20)
     assert world.called() == []
+    world.close()
+
+
+@pytest.mark.parametrize("check", ["check = tcp", "check = http /health", 'check = send "PING" expect "PONG"'])
+@pytest.mark.parametrize(("number", "state"), [(errno.EMFILE, UP), (errno.ECONNREFUSED, DOWN)])
+def test_a_lack_of_descriptors_says_nothing_of_a_server(check: str, number: int, state: str) -> None:
+    world = Checked(check)
+    for _ in range(3):
+        world.waits_for_check()
+        error = ConnectError(number, os.strerror(number))
+        world.reactor.tcpClients[-1][2].clientConnectionFailed(None, Failure(error))
+        world.passes(1)
+        assert world.server.health.state == state
     world.close()
 
 
