@@ -540,7 +540,9 @@ class HostileSoak:
 
         def is_left() -> dict[str, int]:
             spare = {kind: (self.workers + 1) * count for kind, count in KEPT.items()}
-            spare |= {f"{self.folder}/{log}.log": self.workers for log in ("web", "sessions")}  # opened by a first line
+            spare |= {
+                f"{self.folder}/{log}.log": max(self.workers, 1) for log in ("web", "sessions")
+            }  # opened by a first line
             return {kind: count for kind, count in left().items() if count > spare.get(kind, 0)}
 
         try:
