@@ -180,7 +180,7 @@ def test_pages_of_nothing_take_no_room() -> None:
     peer.says(ask(b"Upload", page=b"", first=b"False") * 1000)
     assert len(peer.heard()) == 1000
     assert len(peer.end._upload) == 0
-    peer.asks(b"Load", source=b"x")
+    peer.asks(b"Load", source=b"x", allow_empty=b"True")
     assert peer.heard() == [{amp.ANSWER: b"1"}]
 
 

@@ -114,7 +114,7 @@ def test_visitors_who_come_together_share_one_look_and_one_text(path: str, logge
     visitors = [world.visit(path) for _ in range(MAX_CONNECTIONS)]
     world.run_next()
     assert {status_of(line) for line in visitors} == {200}
-    assert len({line.value() for line in visitors}) == 1
+    assert len({line.value().partition(b"\r\n\r\n")[2] for line in visitors}) == 1  # the heads tell the time
     assert world.looks == 1
     assert world.from_threads.empty(), "it was written once"
     assert world.visit("/metrics").aborted, "one more than there may be"
