@@ -119,17 +119,14 @@ class Listener:
         return retired
 
     def _begin_to_retire(self) -> None:
+        """The first look comes a moment later: a SYN that was under way just before would not show yet."""
         deafen(self.socket)
-        self._left = handshakes(self.socket)
-        if self._left == frozenset():
-            self.close()
-        else:
-            self._looks.start(LOOK)
+        self._looks.start(LOOK)
 
     def _look(self) -> float | None:
         if self._context.reactor.seconds() < self._deadline:
-            if self._left:
-                self._left = self._left & (handshakes(self.socket) or frozenset())
+            found = handshakes(self.socket)
+            self._left = found if self._left is None else self._left & (found or frozenset())
             if self._left != frozenset():
                 return LOOK
         self.close()

@@ -21,6 +21,7 @@ from ktcpvs.model.table import Table
 from ktcpvs.system.log import EventLog
 from ktcpvs.transport.context import Context, Descriptors
 from ktcpvs.transport.director import Director
+from ktcpvs.transport.listener import LOOK
 
 
 class Switch:
@@ -39,7 +40,9 @@ class Switch:
 
     def do(self, edit: edits.Edit) -> None:
         failures: list[Any] = []
-        self.director.submit(edit).addErrback(failures.append)
+        done = self.director.submit(edit).addErrback(failures.append)
+        self.reactor.advance(LOOK)  # a listener that another one follows takes its first look
+        assert done.called
         for failure in failures:
             failure.raiseException()
 
