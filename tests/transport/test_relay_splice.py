@@ -226,7 +226,7 @@ def test_requests_and_answers(relays: Relays) -> None:
         assert (joined.relay.inward.bytes, joined.relay.outward.bytes) == (moved_in, moved_out)
     assert (joined.inner.data, joined.outer.data) == (b"", b"")
     assert (joined.relay.inward.ended, joined.relay.outward.ended) == (False, False)
-    assert relays.rests()
+    wait_for(relays.rests)
     assert relays.pipes.lent == 0
     joined.client.close()
     assert ends(joined.server) == "end"
@@ -266,7 +266,7 @@ def test_the_client_ends_and_still_gets_its_answer(relays: Relays, size: int) ->
     sending = Sending(joined.client, BULK[:size], end=True)
     assert read_all(joined.server) == BULK[:size]
     sending.join()
-    assert relays.rests()
+    wait_for(relays.rests)
     wait_for(lambda: joined.relay.inward.ended)
     assert joined.heard == []
     sending = Sending(joined.server, BULK[:size], end=True)
@@ -281,7 +281,7 @@ def test_the_server_ends_and_still_hears_its_client(relays: Relays) -> None:
     joined.server.sendall(b"my last words")
     joined.server.shutdown(socket.SHUT_WR)
     assert read_all(joined.client) == b"my last words"
-    assert relays.rests()
+    wait_for(relays.rests)
     sending = Sending(joined.client, BULK, end=True)
     assert read_all(joined.server) == BULK
     sending.join()
@@ -324,7 +324,7 @@ def test_an_urgent_byte_is_carried_in_its_place(relays: Relays, before: int) -> 
         sending.join()
         joined.client.send(b"!", socket.MSG_OOB)
         assert read_exactly(joined.server, 1) == b"!"
-        assert relays.rests()
+        wait_for(relays.rests)
         sent += data + b"!"
     more = Sending(joined.client, BULK[:before])
     assert read_exactly(joined.server, before) == BULK[:before]
@@ -596,7 +596,7 @@ def test_without_descriptors_nothing_happens(relays: Relays) -> None:
     joined.start(bytes(joined.inner.data))
     assert read_exactly(joined.server, 5) == b"hello"
     assert (joined.relay.inward.bytes, joined.relay.outward.bytes) == (5, 0)
-    assert relays.rests()
+    wait_for(relays.rests)
 
 
 # Many.
