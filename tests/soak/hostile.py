@@ -543,6 +543,8 @@ class HostileSoak:
             spare |= {
                 f"{self.folder}/{log}.log": max(self.workers, 1) for log in ("web", "sessions")
             }  # opened by a first line
+            # When checks of one server by two services meet, each keeps its connection for the next check.
+            spare["socket:"] = len(self.good) + len(self.target)
             return {kind: count for kind, count in left().items() if count > spare.get(kind, 0)}
 
         try:
