@@ -21,7 +21,7 @@ UNITS = (CONNECTION, FIRST_REQUEST, EACH_REQUEST)
 
 
 USES_RULES, USES_MATCH, USES_BALANCE, USES_WEIGHT, USES_COOKIE = "rules", "match", "balance", "weight", "cookie"
-"""What a scheduler may look at in a service's configuration, see L{IUsesOptions}."""
+"""The parts of a service's configuration that a scheduler may use, see L{IUsesOptions}."""
 
 
 class IScheduler(Interface):

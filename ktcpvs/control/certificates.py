@@ -148,7 +148,7 @@ def extension(certificate: x509.Certificate, kind: type[Any]) -> Any:
 
 
 def read_end(files: Files, may_wait: bool = True) -> End:
-    """What the files hold. may_wait: as for `read_file`. Raises NoTLS."""
+    """Return what the files hold. may_wait: as for `read_file`. Raises NoTLS."""
     chain, authorities = _certificates("cert", files.cert, may_wait), _certificates("ca", files.ca, may_wait)
     key = _key(files.key, may_wait)
     if key.public_key() != chain[0].public_key():

@@ -40,7 +40,7 @@ class _Edit(_Command):
 
     @classmethod
     def parseResponse(cls, objects: Any, protocol: Any) -> dict[str, Any]:
-        """What was said; AMP itself would give None for what was left out."""
+        """Return the arguments that were sent; AMP itself would give None for each that was left out."""
         answer = super().parseResponse(objects, protocol)  # type: ignore[no-untyped-call]
         return {name: value for name, value in answer.items() if value is not None}
 

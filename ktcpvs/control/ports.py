@@ -116,7 +116,7 @@ class TLSPort(Port):
         super().__init__(reactor, self._strangers.over_tls(), where, lasting, log)
 
     def _end(self, may_wait: bool) -> Any:
-        """What the files hold. may_wait: as for `read_end`. Raises NoTLS."""
+        """Return what the files hold. may_wait: as for `read_end`. Raises NoTLS."""
         from ktcpvs.control.certificates import read_end
 
         assert self.where.tls is not None

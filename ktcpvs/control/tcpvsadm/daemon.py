@@ -158,7 +158,7 @@ async def _differences(switch: Switch, text: str, source: str) -> list[str]:
 
 
 async def _draining(switch: Switch, given: Invocation) -> Callable[[], Coroutine[Any, Any, None]]:
-    """What waits until nobody uses the server that the edit names; asked before the edit."""
+    """Prepare to wait until nobody uses the server that the edit names; call it before the edit."""
     from ktcpvs.control.tcpvsadm.waiting import wait_until_drained, whole_address
 
     ident, text = _server(given)

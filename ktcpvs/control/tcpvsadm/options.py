@@ -305,7 +305,7 @@ def _long(name: str) -> Command | Option:
 
 
 def _hint(written: str) -> str:
-    """What to do instead of the unknown option `written`, or which one may be meant; "" where nothing is near."""
+    """Advise what to use instead of the unknown option `written`, or guess what was meant; "" where nothing is near."""
     if written in _HABITS:
         return f": {_HABITS[written]}"
     near = get_close_matches(written[2:], _LONG, 1) if re.match("--[a-z]", written) else []
