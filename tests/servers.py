@@ -36,11 +36,14 @@ def program(name: str) -> str:
     return found
 
 
-def wait_for(condition: Callable[[], Any], what: str = "", timeout: float = 10.0, pause: float = 0.01) -> Any:
-    """The first true value of `condition()`. Raises AssertionError when there is none in `timeout` seconds."""
+def wait_for(
+    condition: Callable[[], Any], what: str | Callable[[], str] = "", timeout: float = 10.0, pause: float = 0.01
+) -> Any:
+    """The first true value of `condition()`. Raises AssertionError, which says `what`, when there is none in `timeout`
+    seconds."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {timeout} s: {what or condition}"
+        assert time.monotonic() < deadline, f"not within {timeout} s: {(what() if callable(what) else what) or condition}"
         time.sleep(pause)
     return value
 

@@ -74,13 +74,14 @@ def is_gone(pid: int) -> bool:
 def wait_until_all_serve(daemon: Daemon, *, but: tuple[int, ...] = ()) -> None:
     """Wait until there are two workers, none of them among `but`, and both have the table."""
 
-    def are_there() -> bool:
-        pids = workers(daemon)
-        return len(pids) == 2 and not set(but) & set(pids)
+    def they_serve() -> bool:
+        before = workers(daemon)
+        if len(before) != 2 or set(but) & set(before):
+            return False
+        daemon.set(debug_level=0)  # an edit waits for those who have begun
+        return workers(daemon) == before
 
-    wait_for(are_there, f"two workers, {but} not among them: {daemon.log()}", timeout=CALM)
-    daemon.set(debug_level=0)  # an edit waits for those who have begun
-    assert are_there(), daemon.log()
+    wait_for(they_serve, lambda: f"two workers, {but} not among them: {daemon.log()}", timeout=CALM)
 
 
 def connected(stack: contextlib.ExitStack, port: int) -> socket.socket:

@@ -56,13 +56,16 @@ class Follower:
         wait_for(lambda: handshakes(self.old.socket))
         return client
 
-    def retire(self) -> None:
-        def retire() -> None:
+    def retire(self) -> bool:
+        """Whether the old listener was closed in that same turn of the reactor."""
+
+        def retire() -> bool:
             self.new.start()
             self.old.start()
             self.old.retire().addCallback(self.fired.append)
+            return self.old.closed
 
-        self.thread.run(retire)
+        return self.thread.run(retire)
 
     def call(self, said: bytes = b"") -> socket.socket:
         client = socket.create_connection((LOOPBACK, self.port), timeout=10)
@@ -88,8 +91,7 @@ def test_it_is_closed_at_its_first_look_when_nobody_is_on_the_way(
     follower: Follower, stack: contextlib.ExitStack
 ) -> None:
     waiting = stack.enter_context(follower.call())
-    follower.retire()
-    assert not follower.old.closed  # a SYN that is under way now would not show yet
+    assert not follower.retire()  # a SYN that is under way now would not show yet
     wait_for(lambda: follower.fired == [None], timeout=RETIRING / 2)
     assert follower.old.closed
     assert len(follower.taken["old"]) == 1
