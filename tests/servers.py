@@ -43,7 +43,9 @@ def wait_for(
     seconds."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {timeout} s: {(what() if callable(what) else what) or condition}"
+        if time.monotonic() >= deadline:
+            said = what() if callable(what) else what
+            raise AssertionError(f"not within {timeout} s: {said or condition}")
         time.sleep(pause)
     return value
 
