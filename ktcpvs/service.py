@@ -21,9 +21,14 @@ from ktcpvs.control.guard import Guard
 from ktcpvs.control.server import ControlFactory, fitting
 from ktcpvs.control.where import ControlAddress
 from ktcpvs.errors import CannotListen, Refusal
+from ktcpvs.inspect.explain import Explainer
+from ktcpvs.inspect.views import Views
 from ktcpvs.manager import Manager
 from ktcpvs.model import edits
 from ktcpvs.model.table import Table
+from ktcpvs.runtime.context import Context
+from ktcpvs.runtime.inherited_sockets import InheritedSockets
+from ktcpvs.services.director import Director
 from ktcpvs.state import StateFile, read_configuration
 from ktcpvs.status.door import StatusDoor
 from ktcpvs.status.where import StatusAddress
@@ -41,11 +46,6 @@ from ktcpvs.takeover.pid_file import PidFile
 from ktcpvs.takeover.starting import Heirs
 from ktcpvs.takeover.successor import Successor
 from ktcpvs.takeover.taking import Taking
-from ktcpvs.transport.context import Context
-from ktcpvs.transport.director import Director
-from ktcpvs.transport.explain import Explainer
-from ktcpvs.transport.inherited import InheritedSockets
-from ktcpvs.transport.views import Views
 from ktcpvs.workers.supervisor import Supervisor
 
 DRAIN_LOOK = 0.1

@@ -14,22 +14,22 @@ from twisted.logger import Logger, formatEvent
 
 from ktcpvs.control.ports import Port
 from ktcpvs.control.where import parse_control
+from ktcpvs.health.active_checks import Checks
+from ktcpvs.http.pool import Pool, ServerStream
 from ktcpvs.manager import Manager
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.table import Table
+from ktcpvs.runtime.context import Context, Descriptors
+from ktcpvs.services.director import Director
+from ktcpvs.services.listener import Listener
+from ktcpvs.services.resolver import Resolver
+from ktcpvs.services.running import LiveService
 from ktcpvs.status.door import StatusDoor
 from ktcpvs.status.where import parse_status
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.lookup import Found
 from ktcpvs.system.notify import Notifier
-from ktcpvs.transport.checks import Checks
-from ktcpvs.transport.context import Context, Descriptors
-from ktcpvs.transport.director import Director
-from ktcpvs.transport.listener import Listener
-from ktcpvs.transport.live import LiveService
-from ktcpvs.transport.pool import Pool, ServerStream
-from ktcpvs.transport.resolver import Resolver
 from ktcpvs.workers.crew import Crew
 from ktcpvs.workers.worker import Worker
 

@@ -14,12 +14,12 @@ from twisted.logger import Logger, formatEvent
 
 from ktcpvs.model.edits import Set, StartService
 from ktcpvs.model.language.parser import parse
+from ktcpvs.runtime.context import Context, Descriptors
+from ktcpvs.runtime.inherited_sockets import InheritedSockets
+from ktcpvs.services.director import Director
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.steps import Steps
 from ktcpvs.takeover.giving import Giver, Heir
-from ktcpvs.transport.context import Context, Descriptors
-from ktcpvs.transport.director import Director
-from ktcpvs.transport.inherited import InheritedSockets
 
 
 class Fault(Exception):

@@ -19,14 +19,14 @@ from ktcpvs.control.commands import PAGE
 from ktcpvs.control.server import Administrator
 from ktcpvs.errors import BadValue, Busy, CannotTakeOver
 from ktcpvs.model.health import DOWN
+from ktcpvs.runtime.inherited_sockets import InheritedSockets
+from ktcpvs.services.director import Director
+from ktcpvs.services.running import LATE
 from ktcpvs.system.log import ANNOUNCE, EventLog
 from ktcpvs.system.process import peer_process
 from ktcpvs.system.sockets import distinct, file_of, share_among
 from ktcpvs.takeover.commands import PROTOCOL, Commit, TakeOver, TakePage, TakeSocket
 from ktcpvs.takeover.inventory import CONTROL, LASTING, SERVICE, Given, Inventory
-from ktcpvs.transport.director import Director
-from ktcpvs.transport.inherited import InheritedSockets
-from ktcpvs.transport.live import LATE
 
 LONGEST = 60.0
 """Seconds from TakeOver to Commit; then the new daemon is given up, and this one goes on."""

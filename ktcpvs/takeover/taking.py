@@ -22,11 +22,11 @@ from ktcpvs import __version__
 from ktcpvs.control.client import QuietAMP
 from ktcpvs.control.where import ControlAddress
 from ktcpvs.errors import CannotTakeOver, Refusal
+from ktcpvs.runtime.inherited_sockets import InheritedSockets
 from ktcpvs.system.process import peer_user, process_of
 from ktcpvs.system.sockets import owns_file
 from ktcpvs.takeover.commands import PROTOCOL, Commit, TakeOver, TakePage, TakeSocket
 from ktcpvs.takeover.inventory import CONTROL, LASTING, Given, Inventory, read_inventory
-from ktcpvs.transport.inherited import InheritedSockets
 
 ANSWER = 30.0
 """Seconds that the old daemon may take to answer; edits that are under way are carried out first."""

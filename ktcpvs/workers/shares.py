@@ -8,8 +8,8 @@ from ktcpvs.model.clients import ClientTable
 from ktcpvs.model.destination import Destination, SharedDestination
 from ktcpvs.model.service import RealServer
 from ktcpvs.model.table import Table
+from ktcpvs.runtime.resources import Clients, Counters
 from ktcpvs.system.shared import ROWS_MAX, SharedTable
-from ktcpvs.transport.resources import Clients, Counters
 
 CLIENTS = "clients"
 """In the place of an address: the row counts the clients of the service."""

@@ -17,19 +17,19 @@ from twisted.python.failure import Failure
 
 from ktcpvs.control.requests import Asked, requests
 from ktcpvs.errors import Refusal
+from ktcpvs.inspect.views import Views
 from ktcpvs.model import edits
 from ktcpvs.model.address import Address
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.expansion import Resolution
 from ktcpvs.model.health import DOWN
 from ktcpvs.model.table import Table
+from ktcpvs.runtime.context import Context
+from ktcpvs.services.director import Director
+from ktcpvs.services.running import LiveService
 from ktcpvs.system import log as levels
 from ktcpvs.system.shared import SharedTable
 from ktcpvs.system.sockets import close_listener, release_listener
-from ktcpvs.transport.context import Context
-from ktcpvs.transport.director import Director
-from ktcpvs.transport.live import LiveService
-from ktcpvs.transport.views import Views
 from ktcpvs.workers import commands, merged
 from ktcpvs.workers.crew import ANSWER_TIMEOUT, Crew, Worker, first_of
 from ktcpvs.workers.shares import Key, RowBook, SharedCounters

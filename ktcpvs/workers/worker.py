@@ -23,17 +23,17 @@ from twisted.python.failure import Failure
 
 from ktcpvs.control.server import Administrator
 from ktcpvs.errors import CannotListen
+from ktcpvs.inspect.explain import Explainer
+from ktcpvs.inspect.views import Views
 from ktcpvs.model.address import Address
+from ktcpvs.runtime.context import Context
+from ktcpvs.runtime.resources import Sockets
+from ktcpvs.services.director import Director
 from ktcpvs.system.limits import calm_collector, raise_descriptor_limit
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.process import end_after_parent
 from ktcpvs.system.shared import SharedTable
-from ktcpvs.transport.context import Context
-from ktcpvs.transport.director import Director
-from ktcpvs.transport.explain import Explainer
-from ktcpvs.transport.resources import Sockets
-from ktcpvs.transport.views import Views
 from ktcpvs.workers import commands
 from ktcpvs.workers.shares import Key, SharedCounters
 

@@ -24,11 +24,11 @@ from ktcpvs.control.server import ControlFactory
 from ktcpvs.control.strangers import Refused, Strangers
 from ktcpvs.control.where import Files
 from ktcpvs.errors import NoTLS
+from ktcpvs.inspect.views import Views
 from ktcpvs.model.settings import Settings
+from ktcpvs.runtime.context import Context, Descriptors
+from ktcpvs.services.director import Director
 from ktcpvs.system.log import DAEMON, EventLog
-from ktcpvs.transport.context import Context, Descriptors
-from ktcpvs.transport.director import Director
-from ktcpvs.transport.views import Views
 from tests.authority import SERVER, Authority
 
 

@@ -19,10 +19,10 @@ from twisted.python.usage import UsageError
 from ktcpvs.control.client import connect
 from ktcpvs.control.where import parse_control
 from ktcpvs.errors import CannotTakeOver
+from ktcpvs.runtime.inherited_sockets import InheritedSockets
 from ktcpvs.takeover.commands import TakeOver
 from ktcpvs.takeover.taking import Taking
 from ktcpvs.tap import Options
-from ktcpvs.transport.inherited import InheritedSockets
 
 from .harness import CALM, ControlThread, Daemon
 

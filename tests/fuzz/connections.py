@@ -13,18 +13,18 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import h11
+from tests.transport.memory import Peer, World
 
+from ktcpvs.dispatch.access_log import Journal
+from ktcpvs.http.client_connection import PENDING
+from ktcpvs.http.exchange import Exchange
 from ktcpvs.model.destination import Destination
 from ktcpvs.protocols import messages
 from ktcpvs.protocols.framing import BadFrame
 from ktcpvs.protocols.http1 import BadRequest
 from ktcpvs.system.accesslog import AccessLog
-from ktcpvs.transport.exchange import Exchange
-from ktcpvs.transport.http_client import PENDING
-from ktcpvs.transport.journal import Journal
 from tests.fuzz.door import Failures
 from tests.fuzz.messages import feed_all
-from tests.transport.memory import Peer, World
 
 A, B = "10.0.0.1:80", "10.0.0.2:80"
 _SERVERS = (f"server = {A}", f"server = {B} 2", f"redirect = {A}")

@@ -15,13 +15,13 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 
+from ktcpvs.inspect.views import Views
 from ktcpvs.model.address import parse_address
 from ktcpvs.model.edits import AddServer, AddService, Edit
+from ktcpvs.runtime.context import Context, Descriptors
+from ktcpvs.services.director import Director
 from ktcpvs.status.server import MAX_CONNECTIONS, MAX_HELD_BYTES, PIECE, HeldTexts, StatusFactory
 from ktcpvs.system.log import EventLog
-from ktcpvs.transport.context import Context, Descriptors
-from ktcpvs.transport.director import Director
-from ktcpvs.transport.views import Views
 
 ODD, ODDER = "back\\slash<wéb>", 'unix:/tmp/"quoted"'
 

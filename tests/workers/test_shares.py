@@ -12,9 +12,9 @@ from ktcpvs.model.address import Inet
 from ktcpvs.model.destination import Destination, SharedDestination
 from ktcpvs.model.service import RealServer, VirtualService
 from ktcpvs.model.table import Table
+from ktcpvs.runtime.resources import Clients
 from ktcpvs.schedulers.order import LOOKS, Order
 from ktcpvs.system.shared import SharedTable
-from ktcpvs.transport.resources import Clients
 from ktcpvs.workers.shares import CLIENTS, Key, RowBook, SharedClients, SharedCounters
 
 R1 = RealServer(Inet("r1", 80), weight=2, maxconn=3)
