@@ -13,7 +13,7 @@ from ktcpvs.model.language.parser import parse
 from ktcpvs.model.table import Table
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.director import Director
-from ktcpvs.services.running import LiveService
+from ktcpvs.services.running import RunningService
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.names import service_port
 
@@ -36,7 +36,7 @@ def check_configuration(text: str, source: str, allow_empty: bool) -> Sequence[s
         context = Context(reactor, EventLog())
         director = Director(context)
         for service in table:
-            await director.bind(LiveService(context, service), service, table.settings, trial=True)
+            await director.bind(RunningService(context, service), service, table.settings, trial=True)
             await director.run_tests(service, table.settings)
         return director.warnings(edit, table)
 

@@ -22,7 +22,7 @@ from ktcpvs.model.language.parser import parse
 from ktcpvs.runtime.context import Context, Descriptors
 from ktcpvs.services.director import Director
 from ktcpvs.services.rate_limits import new_client
-from ktcpvs.services.running import LiveService
+from ktcpvs.services.running import RunningService
 from ktcpvs.streams.stream import RESET_ON_CLOSE, Stream
 from ktcpvs.system.log import EventLog
 
@@ -150,7 +150,7 @@ class World:
         failure.raiseException()
 
     @property
-    def live(self) -> LiveService:
+    def live(self) -> RunningService:
         return self.director.services["s"]
 
     def client(self) -> Peer:

@@ -12,9 +12,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import Logger, formatEvent
 
+from ktcpvs.control.endpoints import parse_control
 from ktcpvs.control.ports import Port
-from ktcpvs.control.where import parse_control
-from ktcpvs.health.active_checks import Checks
+from ktcpvs.health.active_checks import ActiveChecks
 from ktcpvs.http.pool import Pool, ServerStream
 from ktcpvs.manager import Manager
 from ktcpvs.model.destination import Destination
@@ -24,14 +24,14 @@ from ktcpvs.runtime.context import Context, Descriptors
 from ktcpvs.services.director import Director
 from ktcpvs.services.listener import Listener
 from ktcpvs.services.resolver import Resolver
-from ktcpvs.services.running import LiveService
-from ktcpvs.status.door import StatusDoor
-from ktcpvs.status.where import parse_status
+from ktcpvs.services.running import RunningService
+from ktcpvs.status.endpoint import parse_status
+from ktcpvs.status.status_listener import StatusListener
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.lookup import Found
 from ktcpvs.system.notify import Notifier
-from ktcpvs.workers.crew import Crew
 from ktcpvs.workers.worker import Worker
+from ktcpvs.workers.worker_processes import WorkerProcesses
 
 
 class Broken:
@@ -99,7 +99,7 @@ def control_port(world: World) -> None:
 
 def status_port(world: World) -> None:
     world.breaks()
-    StatusDoor(parse_status("tcp:9109"), (), None, world.log, world.reactor).open_when_free()
+    StatusListener(parse_status("tcp:9109"), (), None, world.log, world.reactor).open_when_free()
 
 
 def watchdog(world: World) -> None:
@@ -119,11 +119,11 @@ def listening_socket(world: World) -> None:
 
 def workers_that_start(world: World) -> None:
     world.breaks()
-    Crew(world.reactor, world.log, 1, lambda worker: None, lambda worker: None).start()
+    WorkerProcesses(world.reactor, world.log, 1, lambda worker: None, lambda worker: None).start()
 
 
 def pings_of_workers(world: World) -> None:
-    crew = Crew(world.reactor, world.log, 0, lambda worker: None, lambda worker: None, world.broken)
+    crew = WorkerProcesses(world.reactor, world.log, 0, lambda worker: None, lambda worker: None, world.broken)
     crew.start()
 
 
@@ -155,13 +155,13 @@ def names_that_are_found(world: World) -> None:
 
 
 def checks(world: World) -> None:
-    class Probes(Checks):
+    class Probes(ActiveChecks):
         probe = world.broken
 
     table = parse("Virtual s { listen = 127.0.0.1:80 check = tcp check_interval = 1 server = 10.0.0.1:80 }").apply(
         Table()
     )
-    live = LiveService(world.context, table.services["s"])
+    live = RunningService(world.context, table.services["s"])
     live.usable = frozenset(live.destinations_for(live.config).values())
     Probes(world.context).follow([live])
 

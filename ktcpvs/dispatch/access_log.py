@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from ktcpvs.model.scheduling import Choice
 from ktcpvs.protocols.access import FORMATS, Record
 from ktcpvs.runtime.context import Context
-from ktcpvs.system.accesslog import AccessLog
+from ktcpvs.system.access_log_files import AccessLog
 
 if TYPE_CHECKING:
-    from ktcpvs.dispatch.client_connection import Served
+    from ktcpvs.dispatch.client_connection import ClientConnection
 
 
-class Journal:
+class AccessLogJournal:
     """log: where lines go. form: "combined" or "json"."""
 
     __slots__ = ("_context", "_form", "_log", "_scheduler", "_service")
@@ -25,10 +25,10 @@ class Journal:
         self._service = service
         self._scheduler = scheduler
 
-    def begin(self, served: Served) -> Entry:
+    def begin(self, served: ClientConnection) -> AccessLogEntry:
         """Something begins that will be one line."""
         record = Record(self._service, self._scheduler, served.request.client, self._context.wall())
-        return Entry(self, record, self.now(), served.moved())
+        return AccessLogEntry(self, record, self.now(), served.moved())
 
     def now(self) -> float:
         """Seconds by a clock that nobody sets."""
@@ -39,12 +39,12 @@ class Journal:
         self._log.write(self._form(record))
 
 
-class Entry:
+class AccessLogEntry:
     """What is noted of one request, or of one connection that is served as a whole."""
 
     __slots__ = ("_head_out", "_journal", "_moved", "_since", "record")
 
-    def __init__(self, journal: Journal, record: Record, since: float, moved: tuple[int, int]) -> None:
+    def __init__(self, journal: AccessLogJournal, record: Record, since: float, moved: tuple[int, int]) -> None:
         self.record = record
         self._journal = journal
         self._since = since
@@ -81,7 +81,7 @@ class Entry:
         self.record.bytes_out = len(answer)
         self._head_out = answer.find(b"\r\n\r\n") + 4
 
-    def end(self, served: Served, ending: str) -> None:
+    def end(self, served: ClientConnection, ending: str) -> None:
         """It is over: the line is written. ending: why."""
         record = self.record
         record.total = self._journal.now() - self._since

@@ -30,16 +30,33 @@ LATER = 1
 """Seconds after which a client may come again who holds too much."""
 
 
-class Gate:
-    """One service's. stands_open: everybody comes in as often as he likes, and it need not be asked. denied: clients
+class Admission:
+    """One service's. is_open_to_all: everybody comes in as often as he likes, and it need not be asked. denied: clients
     who were turned away since their networks are denied, or not allowed. limited: connections and requests beyond a
     limit."""
 
     __slots__ = (
-        "_clock", "_connections", "_context", "_cost", "_filter", "_head", "_head_cost", "_head_most", "_ident",
-        "_ipv6", "_is_first", "_known", "_limits", "_lists", "_most", "_room", "_table", "denied", "limited",
-        "stands_open",
-    )  # fmt: skip
+        "_clock",
+        "_connections",
+        "_context",
+        "_cost",
+        "_filter",
+        "_head",
+        "_head_cost",
+        "_head_most",
+        "_ident",
+        "_ipv6",
+        "_is_first",
+        "_known",
+        "_limits",
+        "_lists",
+        "_most",
+        "_room",
+        "_table",
+        "denied",
+        "is_open_to_all",
+        "limited",
+    )
 
     def __init__(self, context: Context, ident: str) -> None:
         self._context = context
@@ -53,7 +70,7 @@ class Gate:
         self._cost = self._room = self._most = self._head_cost = self._head_most = 0.0
         self._ipv6 = 128
         self._known: dict[str, tuple[int, int]] = {}  # addresses -> where they count, and whose that place was then
-        self.stands_open = True
+        self.is_open_to_all = True
         self.denied = self.limited = 0
 
     def follow(self, config: VirtualService, unit: str) -> None:
@@ -74,7 +91,7 @@ class Gate:
         self._limits = bool(self._connections or self._cost or self._head or self._head_cost)
         if self._limits and self._table is None:
             self._table = self._context.counters.client_table(self._context.key)
-        self.stands_open = self._filter is None and not self._limits
+        self.is_open_to_all = self._filter is None and not self._limits
 
     # Clients.
 

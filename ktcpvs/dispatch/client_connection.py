@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from ktcpvs.dispatch.access_log import Entry
+from ktcpvs.dispatch.access_log import AccessLogEntry
 from ktcpvs.model.clients import NOWHERE
 from ktcpvs.model.destination import Destination, Lease
 from ktcpvs.model.scheduling import Choice, Request
@@ -24,12 +24,12 @@ from ktcpvs.relay.engines import Relay
 from ktcpvs.relay.handover import Handover
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system import log as levels
-from ktcpvs.system.pending import give_up
+from ktcpvs.system.pending import cancel_pending
 from ktcpvs.system.sockets import EXHAUSTED
 from ktcpvs.system.timer_wheel import Timer
 
 if TYPE_CHECKING:
-    from ktcpvs.services.running import LiveService
+    from ktcpvs.services.running import RunningService
 
 # States and events that both tables have.
 CLOSED = "closed"
@@ -41,7 +41,7 @@ CLIENT_GONE = "client gone"
 CONNECT_FAILED = "connect failed"
 
 
-class Served(ABC):
+class ClientConnection(ABC):
     """client_name: the client's address as text, with its port. began: the wheel's tick at accept.
 
     choice: who serves, once that is known. relay: from the moment on when both sides are joined, else None. handover:
@@ -64,7 +64,7 @@ class Served(ABC):
         "service", "state",
     )  # fmt: skip
 
-    def __init__(self, service: LiveService, client_name: str, client_host: str, state: str) -> None:
+    def __init__(self, service: RunningService, client_name: str, client_host: str, state: str) -> None:
         self.service = service
         self.context = service.context
         self.client_name = client_name
@@ -77,7 +77,7 @@ class Served(ABC):
         self.handover: Handover | None = None
         self.state = state
         self.ending = ""
-        self.entry: Entry | None = None
+        self.entry: AccessLogEntry | None = None
         self._timer: Timer | None = None
         self._calling: Deferred[Stream] | None = None
         self._asks = True  # False when there is nothing to ask the scheduler about
@@ -108,7 +108,7 @@ class Served(ABC):
     def expire(self, event: str = DRAINED) -> None:
         """End it now, both sides."""
         if self.state != CLOSED:
-            self._happened(event)
+            self._transition(event)
         self._drop()
 
     def leave(self) -> None:
@@ -155,7 +155,7 @@ class Served(ABC):
 
     # What they share.
 
-    def _happened(self, event: str) -> None:
+    def _transition(self, event: str) -> None:
         before = self.state
         self.state = after = self.table[before][event]
         self._since = self.context.wheel.now
@@ -187,7 +187,7 @@ class Served(ABC):
 
     # Who serves.
 
-    def _wanted(self) -> None:
+    def _request_ready(self) -> None:
         """The client has said what it wants."""
         self._choose()
 
@@ -239,7 +239,7 @@ class Served(ABC):
     def _choice_is_late(self) -> None:
         asked, self._asking = self._asking, None
         if asked is not None:
-            give_up(asked, self.context.log)
+            cancel_pending(asked, self.context.log)
             self._fall_back(f"the scheduler took more than {self.context.settings.choose_timeout} seconds")
 
     def _scheduler_failed(self, failure: Failure | None = None) -> None:
@@ -295,7 +295,7 @@ class Served(ABC):
         )
 
     def _wait_for_room(self) -> None:
-        self._happened(FULL)
+        self._transition(FULL)
         now = self.context.wheel.now
         if not self._queued:
             self._queued = now + 1  # 0: it does not wait
@@ -313,7 +313,7 @@ class Served(ABC):
         if client.is_gone() or (self.service.config.abort_on_close == "on" and client.has_ended()):
             self.expire(CLIENT_GONE)
             return
-        self._happened(ROOM)
+        self._transition(ROOM)
         self.request.tried = self.request.tried | self.service.down
         self._choose()
 
@@ -323,7 +323,7 @@ class Served(ABC):
         self.service.queue.leave(self)
         asked, self._asking = self._asking, None
         if asked is not None:
-            give_up(asked, self.context.log)
+            cancel_pending(asked, self.context.log)
         self._rest_timer()
 
     def _chosen(self, choice: Choice) -> None:
@@ -357,7 +357,7 @@ class Served(ABC):
             return
         if getattr(why.value, "osError", None) in EXHAUSTED:  # the server has not heard of it
             lease.end()
-            self._happened(CONNECT_FAILED)
+            self._transition(CONNECT_FAILED)
             self._fail(503, f"no connection to a server can be made: {why.getErrorMessage()}")
             return
         lease.end(failed=True)
@@ -372,7 +372,7 @@ class Served(ABC):
             server=lease.destination.address,
             why=why.getErrorMessage(),
         )
-        self._happened(CONNECT_FAILED)
+        self._transition(CONNECT_FAILED)
         self._choose()
 
     def _has_failed(self, destination: Destination, why: str) -> None:

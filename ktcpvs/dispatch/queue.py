@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from ktcpvs.model.destination import Destination
 
 if TYPE_CHECKING:
-    from ktcpvs.dispatch.client_connection import Served
+    from ktcpvs.dispatch.client_connection import ClientConnection
 
 
 class Queue:
     """One service's queue."""
 
     def __init__(self) -> None:
-        self._waiting: dict[Served, set[Destination]] = {}  # who waits -> which destinations are not for them
+        self._waiting: dict[ClientConnection, set[Destination]] = {}  # who waits -> which destinations are not for them
         self._freed: list[Destination] = []
         self._serving = False
 
@@ -27,11 +27,11 @@ class Queue:
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
-    def enter(self, client: Served) -> None:
+    def enter(self, client: ClientConnection) -> None:
         """`client` waits from now on; whoever waits already keeps its place."""
         self._waiting.setdefault(client, set())
 
-    def leave(self, client: Served) -> None:
+    def leave(self, client: ClientConnection) -> None:
         """It waits no longer. Safe to call for one that does not."""
         self._waiting.pop(client, None)
 
@@ -57,7 +57,7 @@ class Queue:
                 client.try_again()
 
     def _serve(self, destination: Destination) -> None:
-        asked: set[Served] = set()
+        asked: set[ClientConnection] = set()
         while not destination.is_full:
             waiting = self._waiting.items()
             client = next((one for one, not_for in waiting if destination not in not_for and one not in asked), None)

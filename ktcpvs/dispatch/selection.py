@@ -13,10 +13,10 @@ from ktcpvs.model.retries import RetryBudget
 from ktcpvs.model.scheduling import Choice, Request
 from ktcpvs.model.service import VirtualService
 from ktcpvs.runtime.context import Context
-from ktcpvs.system.pending import give_up
+from ktcpvs.system.pending import cancel_pending
 
 
-class Instead:
+class Selector:
     """What a running service has for them."""
 
     context: Context
@@ -45,7 +45,7 @@ class Instead:
             )
             return None
         if not isinstance(choice, Choice) or choice.destination not in self.usable:
-            give_up(choice, self.context.log)
+            cancel_pending(choice, self.context.log)
             return None
         return evolve(choice, reason=f"fallback {self.config.fallback}, since {why}: {choice.reason}")
 
@@ -92,5 +92,5 @@ class Instead:
         if usable:
             found: Choice = other
             return found
-        give_up(other, self.context.log)
+        cancel_pending(other, self.context.log)
         return None

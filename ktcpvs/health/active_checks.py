@@ -21,14 +21,14 @@ from ktcpvs.model.destination import Destination
 from ktcpvs.streams.connect import call
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system import log as levels
-from ktcpvs.system.pending import give_up
+from ktcpvs.system.pending import cancel_pending
 from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.sockets import EXHAUSTED
 
 if TYPE_CHECKING:
     from ktcpvs.health.http_check import HTTPChecks
     from ktcpvs.runtime.context import Context
-    from ktcpvs.services.running import LiveService
+    from ktcpvs.services.running import RunningService
 
 JITTER = 0.1
 """By so much of itself an interval is longer or shorter, at random."""
@@ -46,7 +46,7 @@ HEARD_MOST = 1 << 16
 """Bytes in which what is expected must come."""
 
 
-class Checks:
+class ActiveChecks:
     """The checks that one process makes."""
 
     def __init__(self, context: Context, chance: Callable[[], float] = random.random) -> None:
@@ -57,7 +57,7 @@ class Checks:
         self._http: HTTPChecks | None = None  # the first check by HTTP makes it
         self.running = 0
 
-    def follow(self, services: Iterable[LiveService]) -> None:
+    def follow(self, services: Iterable[RunningService]) -> None:
         """From now on these are checked, as far as they want it, and nobody else."""
         wanted = {
             (live.ident, destination): live
@@ -109,7 +109,7 @@ class Checks:
 class _Watched:
     """One server of one service."""
 
-    def __init__(self, checks: Checks, context: Context, live: LiveService, destination: Destination) -> None:
+    def __init__(self, checks: ActiveChecks, context: Context, live: RunningService, destination: Destination) -> None:
         self.live = live
         self._checks = checks
         self._context = context
@@ -155,7 +155,7 @@ class _Attempt:
     """
 
     def __init__(
-        self, checks: Checks, context: Context, check: Check, destination: Destination, timeout: float
+        self, checks: ActiveChecks, context: Context, check: Check, destination: Destination, timeout: float
     ) -> None:
         """timeout: seconds."""
         self.done: Deferred[str | None] = Deferred()
@@ -176,7 +176,7 @@ class _Attempt:
         self._checks.running -= 1
         if self._timer.active():
             self._timer.cancel()
-        give_up(self._probe, self._log)
+        cancel_pending(self._probe, self._log)
 
     def _end(self, why: str | None) -> None:
         if not self._is_over:
@@ -200,11 +200,11 @@ class _Talk:
         stream.lost = lambda clean: self._over()
         calling = call(context.reactor, destination.address, context.settings.connect_timeout, stream)
 
-        def give_up(_: Deferred[None]) -> None:
+        def cancel(_: Deferred[None]) -> None:
             calling.cancel()
             stream.reset()
 
-        answer = self._answer = Deferred(give_up)
+        answer = self._answer = Deferred(cancel)
         calling.addCallbacks(self._connected, self._fail)
         return answer
 

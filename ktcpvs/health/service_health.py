@@ -16,7 +16,7 @@ from ktcpvs.model.health import DOWN, EJECTED, ERRORS, FELL, OVER, ROSE, UP
 from ktcpvs.system import log as levels
 
 if TYPE_CHECKING:
-    from ktcpvs.services.running import LiveService
+    from ktcpvs.services.running import RunningService
 
 LINES = 20
 """So many servers of one service are named in the log within a second; the others are counted."""
@@ -28,7 +28,7 @@ LEAST = 0.01
 class ServiceHealth:
     """told: called with a destination that checks have found up or down."""
 
-    def __init__(self, live: LiveService) -> None:
+    def __init__(self, live: RunningService) -> None:
         self._live = live
         self._context = live.context
         self._coming: dict[Destination, int] = {}  # slowly, since which tick

@@ -11,8 +11,8 @@ from abc import abstractmethod
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from ktcpvs.dispatch.client_connection import Served
-from ktcpvs.http.head_cache import KnownRequest
+from ktcpvs.dispatch.client_connection import ClientConnection
+from ktcpvs.http.head_cache import CachedRequest
 from ktcpvs.http.pool import ServerStream
 from ktcpvs.model import exchange as life
 from ktcpvs.model.destination import Destination
@@ -23,7 +23,7 @@ from ktcpvs.protocols.http1 import BadRequest, HeadReader, error_response
 from ktcpvs.streams.lingering_close import LingeringClose, Progress
 
 if TYPE_CHECKING:
-    from ktcpvs.services.running import LiveService
+    from ktcpvs.services.running import RunningService
 
 SLASH = ord("/")
 
@@ -43,7 +43,7 @@ SERVER_IS_FULL, PENDING_IS_FULL, CONNECTING, TURN_IS_OVER = 1, 2, 4, 8
 what has come costs more time than one turn."""
 
 
-class HTTPClient(Served):
+class HTTPClientConnection(ClientConnection):
     """One client connection that is served request by request; `choice`: who serves now, or served last."""
 
     table = life.TABLE
@@ -56,7 +56,7 @@ class HTTPClient(Served):
         "_received", "_refused", "_retries", "_turn_is_over", "bytes_in", "bytes_out", "server", "settled",
     )  # fmt: skip
 
-    def __init__(self, service: LiveService, client_name: str, client_host: str) -> None:
+    def __init__(self, service: RunningService, client_name: str, client_host: str) -> None:
         super().__init__(service, client_name, client_host, life.IDLE)
         self.server: ServerStream | None = None
         self._body: Frame | None = None  # of the request, while some of it is still to come
@@ -105,7 +105,7 @@ class HTTPClient(Served):
         """Serve the current request and no further one."""
         self._last = True
         if self.state == life.IDLE and not self._pending and self._reader is None:
-            self._happened(life.FINISHED)
+            self._transition(life.FINISHED)
             self._close_gracefully()
 
     def retire_gently(self) -> None:
@@ -132,7 +132,7 @@ class HTTPClient(Served):
     # What is done with a request.
 
     @abstractmethod
-    def _quickly(self, known: KnownRequest) -> None:
+    def _fast_path(self, known: CachedRequest) -> None:
         """A request has come of which it is known what it says."""
 
     @abstractmethod
@@ -140,7 +140,7 @@ class HTTPClient(Served):
         """The whole answer has gone out, and now the whole request too."""
 
     @abstractmethod
-    def _let_go(self, reset: bool) -> None:
+    def _release_server(self, reset: bool) -> None:
         """Part with the server's connection."""
 
     @abstractmethod
@@ -175,7 +175,7 @@ class HTTPClient(Served):
         if self.state == life.IDLE and service.is_quick and self._reader is None and not self._last:
             request = service.requests.get(data)
             if request is not None:
-                self._quickly(request)
+                self._fast_path(request)
                 return
             found = _head(data)
             if found is not None:
@@ -189,7 +189,7 @@ class HTTPClient(Served):
                     and len(groups[2]) <= service.uri_size
                     and groups[2][0] == SLASH
                 ):
-                    self._quickly(service.remember(data, groups, known))
+                    self._fast_path(service.remember(data, groups, known))
                     return
         if self._body is not None:
             data = self._more_body(data)
@@ -248,7 +248,7 @@ class HTTPClient(Served):
         if self._held & PENDING_IS_FULL and len(self._pending) <= PENDING:
             self._hold(PENDING_IS_FULL, False)
         if self._no_more and self.state == life.IDLE and not self._pending:
-            self._happened(life.CLIENT_GONE)
+            self._transition(life.CLIENT_GONE)
             self._close_gracefully()
 
     def _next_turn(self) -> None:
@@ -279,7 +279,7 @@ class HTTPClient(Served):
                 raise BadRequest(400, "the head has a form that HTTP/1.1 forbids")
             self._begin(messages.Request(found), whole, found)
         except BadRequest as bad:
-            self._happened(life.BAD_REQUEST)
+            self._transition(life.BAD_REQUEST)
             method = found[2] if found is not None else reader.method if reader is not None else None
             self._refuse(bad.status, str(bad), method=method)
 
@@ -326,8 +326,8 @@ class HTTPClient(Served):
         if self.service.journal is not None:
             self.entry = self.service.journal.begin(self)
             self.entry.asked(message.method, message.target, message.minor, message.lines)
-        self._happened(life.REQUEST)
-        self._wanted()
+        self._transition(life.REQUEST)
+        self._request_ready()
 
     def _more_body(self, data: bytes) -> bytes:
         """More of the request's body; what of `data` is not."""
@@ -387,9 +387,9 @@ class HTTPClient(Served):
             server.exchange = None
             server.reset()
         if self.state in (life.WAITING, life.ANSWERING):
-            self._happened(life.BAD_REQUEST)
+            self._transition(life.BAD_REQUEST)
         else:
-            self._happened(life.LAST)
+            self._transition(life.LAST)
         if self._calling is not None:
             self._calling.cancel()
         if self.state == life.REFUSING:
@@ -403,7 +403,7 @@ class HTTPClient(Served):
         self._no_more = True
         if self.state == life.IDLE:
             if not self._pending:
-                self._happened(life.CLIENT_GONE)
+                self._transition(life.CLIENT_GONE)
                 self._close_gracefully()
         elif self._body is not None or self._is_abandoned:
             self.expire(life.CLIENT_GONE)
@@ -420,10 +420,10 @@ class HTTPClient(Served):
 
     def _client_lost(self, clean: bool) -> None:
         if self.state != life.CLOSED:
-            self._happened(life.CLIENT_GONE)
+            self._transition(life.CLIENT_GONE)
         if self._calling is not None:
             self._calling.cancel()
-        self._let_go(reset=True)
+        self._release_server(reset=True)
         self._maybe_over()
 
     # Back-pressure.
@@ -517,7 +517,7 @@ class HTTPClient(Served):
 
     def _lingered(self) -> None:
         if self.state == life.REFUSING:
-            self._happened(life.FINISHED)
+            self._transition(life.FINISHED)
 
     def _watch(self) -> None:
         """Has something taken too long? `docs/architecture.md` has the table of states and their timeouts."""
@@ -532,11 +532,11 @@ class HTTPClient(Served):
                 return
         elif state == life.IDLE:
             if self._reader is not None and self.context.wheel.now - self._head_began >= settings.head_timeout:
-                self._happened(life.SLOW_REQUEST)
+                self._transition(life.SLOW_REQUEST)
                 self._refuse(408, f"the request's head did not come within {settings.head_timeout} seconds")
                 return
             if self._reader is None and waited >= settings.keepalive_timeout:
-                self._happened(life.IDLE_TIMEOUT)
+                self._transition(life.IDLE_TIMEOUT)
                 self._close_gracefully()
                 return
         elif state == life.WAITING and self._body is None and waited >= settings.response_timeout:
@@ -584,7 +584,7 @@ class HTTPClient(Served):
         if self._calling is not None:
             self._calling.cancel()
         self.client.reset()
-        self._let_go(reset=True)
+        self._release_server(reset=True)
         self._maybe_over()
 
     def _maybe_over(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from twisted.python.failure import Failure
 
 from ktcpvs.http.client_connection import CONNECTING, SERVER_IS_FULL
-from ktcpvs.http.head_cache import CLOSE, KEEP_ALIVE, LINES_MAX, REMEMBERED, KnownAnswer, KnownLines, KnownRequest
+from ktcpvs.http.head_cache import CLOSE, KEEP_ALIVE, LINES_MAX, REMEMBERED, CachedHead, CachedRequest, CachedResponse
 from ktcpvs.http.pool import ServerStream
 from ktcpvs.http.retrying import UNANSWERED, Retrying
 from ktcpvs.model import exchange as life
@@ -44,7 +44,7 @@ class Exchange(Retrying):
 
     # The server.
 
-    def _quickly(self, known: KnownRequest) -> None:
+    def _fast_path(self, known: CachedRequest) -> None:
         self._asked = monotonic()
         request, service = self.request, self.service
         request.method, request.lines = known.method, known.lines
@@ -59,7 +59,7 @@ class Exchange(Retrying):
         try:
             choice = service.scheduler.choose(request)
         except Exception:
-            self._happened(life.REQUEST)
+            self._transition(life.REQUEST)
             self._scheduler_failed()
             return
         if type(choice) is Choice and choice.lines is None:
@@ -81,7 +81,7 @@ class Exchange(Retrying):
                 if self._full:
                     server.pause()
                 return
-        self._happened(life.REQUEST)
+        self._transition(life.REQUEST)
         self._take(choice)
 
     def _serve(self, choice: Choice) -> None:
@@ -89,7 +89,7 @@ class Exchange(Retrying):
         assert message is not None
         kept = self.service.pool.take(choice.destination, is_repeatable=message.is_repeatable)
         if kept is not None:
-            self._happened(life.REUSED)
+            self._transition(life.REUSED)
             choice.destination.reused += 1
             if self.entry is not None:
                 self.entry.connected(reused=True)
@@ -98,7 +98,7 @@ class Exchange(Retrying):
             self._call(choice.destination)
 
     def _call(self, destination: Destination) -> None:
-        self._happened(life.CHOSEN)
+        self._transition(life.CHOSEN)
         self.service.pool.opened()
         stream = ServerStream(self.service.pool, destination)
         self._calling = call(self.context.reactor, destination.address, self.context.settings.connect_timeout, stream)
@@ -116,7 +116,7 @@ class Exchange(Retrying):
             self._settle()
             self._maybe_over()
             return
-        self._happened(life.CONNECTED)
+        self._transition(life.CONNECTED)
         if self.entry is not None:
             self.entry.connected(reused=False)
         self._send(stream)
@@ -154,7 +154,7 @@ class Exchange(Retrying):
         key: Any = fields.lines if fields.minor else (b"0", fields.lines)
         if service.forwards:
             key = (key, self.request.client)
-        service.known[key] = KnownLines(fields.keep_alive, fields.minor, head[len(message.line) :])
+        service.known[key] = CachedHead(fields.keep_alive, fields.minor, head[len(message.line) :])
 
     def _head(self, message: messages.Request) -> bytes:
         """The request's head as the chosen server gets it."""
@@ -226,10 +226,10 @@ class Exchange(Retrying):
         )
         self._server_failed(why)
         self.ending = why
-        self._happened(life.RESET)
+        self._transition(life.RESET)
         if self._calling is not None:
             self._calling.cancel()
-        self._let_go(reset=True)
+        self._release_server(reset=True)
         self._break_client_off()
         self._maybe_over()
 
@@ -314,7 +314,7 @@ class Exchange(Retrying):
         if taken < len(data) and not answer.frame.done:
             data = self._read_server_later(data, taken)
         self._may_repeat = False
-        self._happened(life.ANSWER)
+        self._transition(life.ANSWER)
         self._answer = answer
         if self.server is not None and answer.status >= 500:
             self.service.health.failed(self.server.destination, f"status {answer.status}")
@@ -325,7 +325,7 @@ class Exchange(Retrying):
         if answer.length is not None and answer.keep_alive and self.server is not None and message.method == b"GET":
             plain = (choice is None or not choice.answer_lines) and len(head) <= REMEMBERED and answer.status < 500
             row = self.server.destination.latencies.row(answer.status)
-            self.server.known = KnownAnswer(answer.whole, head, answer.length, row) if plain else None
+            self.server.known = CachedResponse(answer.whole, head, answer.length, row) if plain else None
         head += CLOSE if self._last else b"\r\n" if message.minor else KEEP_ALIVE
         if self.entry is not None:
             self.entry.answered(answer.status, len(head))
@@ -360,7 +360,7 @@ class Exchange(Retrying):
                 message.leaves_doubt = True  # the server has not waited for the body
                 return  # the rest of the upload still goes to the server; `_more_body` comes here again
             self._last = True
-            self._let_go(reset=True)
+            self._release_server(reset=True)
             self._end_of_answer()
             return
         if message.length and message.method in messages.BODILESS and (message.leaves_doubt or answer.status >= 400):
@@ -372,7 +372,7 @@ class Exchange(Retrying):
                 server.resume()
             self.service.pool.put(server)
         else:
-            self._let_go(reset=False)
+            self._release_server(reset=False)
         self._end_of_answer()
 
     def _end_of_answer(self) -> None:
@@ -385,14 +385,14 @@ class Exchange(Retrying):
         self._answer = self._message = None
         self._received = b""
         if self._leaves and not self._pending and self._body is None:
-            self._happened(life.FINISHED)
+            self._transition(life.FINISHED)
             self._close_gracefully()
             return
         if self._last or (self._no_more and not self._pending):
-            self._happened(life.LAST)
+            self._transition(life.LAST)
             self._linger()
             return
-        self._happened(life.ANSWERED)
+        self._transition(life.ANSWERED)
         self._go_on()
 
     def server_ended(self) -> None:
@@ -402,7 +402,7 @@ class Exchange(Retrying):
             return
         if answer is not None and answer.until_close:
             self._body = None
-            self._let_go(reset=False)
+            self._release_server(reset=False)
             self._end_of_answer()
             return
         self.server_lost(True)
@@ -437,13 +437,13 @@ class Exchange(Retrying):
         if status == 503 and self._again:
             status, why = 502, UNANSWERED  # there was a server
         message = self._message
-        self._let_go(reset=True)
+        self._release_server(reset=True)
         self._answer = None
         self._received = self._out = b""
         self._hold(CONNECTING, False)
         ends = self._last or (self._no_more and not self._pending)
         if self._body is not None or ends or message is None or status == 400:
-            self._happened(life.LAST)
+            self._transition(life.LAST)
             self._refuse(status, why, later)
             return
         own = error_response(
@@ -454,10 +454,10 @@ class Exchange(Retrying):
         self._note_refusal(status, why)
         self.client.transport.write(own)
         self._message = None
-        self._happened(life.REFUSED)
+        self._transition(life.REFUSED)
         self._go_on()
 
-    def _let_go(self, reset: bool) -> None:
+    def _release_server(self, reset: bool) -> None:
         """Part with the server's connection, which is of no further use."""
         server, self.server = self.server, None
         self._hold(SERVER_IS_FULL, False)

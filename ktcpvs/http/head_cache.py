@@ -24,7 +24,7 @@ REQUEST_REMEMBERED = 1024
 """The longest such request, in bytes."""
 
 
-class KnownLines:
+class CachedHead:
     """Header lines of a GET that has no body and asks for nothing special.
 
     keep_alive: the client may send another request. minor: False for HTTP/1.0. block: how they go on, with the empty
@@ -39,13 +39,13 @@ class KnownLines:
         self.block = block
 
 
-class KnownRequest:
+class CachedRequest:
     """A request as it came, with such lines. out: as it goes on, to any server, in HTTP/1.1. method, target, lines:
     what it says. keep_alive, minor: as of its lines."""
 
     __slots__ = ("data", "keep_alive", "lines", "method", "minor", "out", "target")
 
-    def __init__(self, data: bytes, groups: tuple[bytes, ...], known: KnownLines) -> None:
+    def __init__(self, data: bytes, groups: tuple[bytes, ...], known: CachedHead) -> None:
         """groups: of the expression that recognises a head (protocols.messages)."""
         self.data = data
         line, self.method, self.target, _, self.lines = groups
@@ -56,7 +56,7 @@ class KnownRequest:
         self.out = line + known.block
 
 
-class KnownAnswer:
+class CachedResponse:
     """An answer to a GET, after which the server's connection may be used again.
 
     start: its head as it came. head, closing, keeping: as it goes on, so if the client's connection ends with it, and

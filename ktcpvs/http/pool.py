@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ktcpvs.http.head_cache import KnownAnswer
+from ktcpvs.http.head_cache import CachedResponse
 from ktcpvs.model.destination import Destination
 from ktcpvs.runtime.context import Context
 from ktcpvs.streams.stream import Stream
@@ -32,7 +32,7 @@ class ServerStream(Stream):
         self.destination = destination
         self.exchange: Exchange | None = None
         self.used = False
-        self.known: KnownAnswer | None = None
+        self.known: CachedResponse | None = None
         self.is_reusable = True
         self.since = 0
         self._late = b""  # what has come and is read in the next turn

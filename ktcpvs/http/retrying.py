@@ -35,7 +35,7 @@ class Retrying(Upgrading):
         A kept connection may just have been old, so its server is called anew; that a new one dies is its server's
         fault, so the next best serves.
         """
-        self._happened(life.AGAIN)
+        self._transition(life.AGAIN)
         if self.entry is not None:
             self.entry.retried()
         destination = dead.destination
@@ -104,13 +104,13 @@ class Retrying(Upgrading):
             return False
         form = "service {ident}: server {server} is silent: {why}"
         self.context.log.event(levels.NON_FATAL, form, ident=self.service.ident, server=silent.address, why=why)
-        self._happened(life.SILENT)
+        self._transition(life.SILENT)
         silent.retries += 1
         if self.entry is not None:
             self.entry.retried()
         if self.lease is not None:
             self.lease.end(failed=True)
-        self._let_go(reset=True)
+        self._release_server(reset=True)
         self._again = (*self._again, silent)
         self._retries = True
         self._has_failed(silent, why)

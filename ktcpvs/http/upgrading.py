@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from time import monotonic
 
-from ktcpvs.http.client_connection import TURN_IS_OVER, HTTPClient
+from ktcpvs.http.client_connection import TURN_IS_OVER, HTTPClientConnection
 from ktcpvs.model import exchange as life
 from ktcpvs.protocols import messages
 from ktcpvs.protocols.framing import Chunked
@@ -13,7 +13,7 @@ from ktcpvs.relay.copy import CopyRelay
 from ktcpvs.streams.lingering_close import close_gracefully
 
 
-class Upgrading(HTTPClient):
+class Upgrading(HTTPClientConnection):
     """What an answer with status 101 does."""
 
     __slots__ = ()
@@ -31,7 +31,7 @@ class Upgrading(HTTPClient):
         """From now on bytes go both ways, whatever they are; a body of the request that has not ended is among them."""
         server = self.server
         assert server is not None
-        self._happened(life.UPGRADED)
+        self._transition(life.UPGRADED)
         server.destination.latencies.count(answer.status, monotonic() - self._asked)
         added = self.choice.answer_lines if self.choice is not None else b""
         head = b"%b%bConnection: Upgrade\r\nUpgrade: %b\r\n\r\n" % (answer.head, added, protocols)
@@ -56,7 +56,7 @@ class Upgrading(HTTPClient):
 
     def _relay_finished(self) -> None:
         """Both directions have ended; what is buffered still goes out, as long as somebody takes it."""
-        self._happened(life.FINISHED)
+        self._transition(life.FINISHED)
         self._set_timer(0)
         close_gracefully(self.client, self.context)
         close_gracefully(self.server, self.context)
@@ -64,7 +64,7 @@ class Upgrading(HTTPClient):
     def _relay_server_lost(self, clean: bool) -> None:
         self.service.pool.closed()
         if self.state != life.CLOSED:
-            self._happened(life.RESET)
+            self._transition(life.RESET)
         self._set_timer(0)
         close_gracefully(self.client, self.context, clean)
         self._maybe_over()

@@ -20,9 +20,9 @@ from ktcpvs.model.service import VirtualService
 from ktcpvs.protocols.http1 import BadRequest
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.director import Director
-from ktcpvs.services.dry_run import Inquiry, client_address, denial, found, of_a_bad_request, read_request
+from ktcpvs.services.dry_run import DryRun, client_address, denial, found, of_a_bad_request, read_request
 from ktcpvs.services.prepared import Prepared
-from ktcpvs.services.running import LiveService
+from ktcpvs.services.running import RunningService
 
 
 class Explainer:
@@ -43,7 +43,7 @@ class Explainer:
         table, context = director.expanded, director.context
         config = table.service(ident)
         running = ident in table.running
-        live = director.services[ident] if running else LiveService(context, config)
+        live = director.services[ident] if running else RunningService(context, config)
         prepared = await director.bind(live, config, table.settings, trial=True)
         notes = [] if running else [f"service {ident} is stopped: this is what it would do"]
         if not running and ident in director.services:
@@ -65,7 +65,7 @@ class Explainer:
             considered, answered = Considered(), of_a_bad_request(bad, prepared)
         else:
             considered = _considered(prepared, request, context, notes)
-            answered = await Inquiry(context, prepared, request, notes).answer()
+            answered = await DryRun(context, prepared, request, notes).answer()
         return {
             **answer,
             "request": _described(request, method, target),
@@ -83,7 +83,7 @@ class _Denied(Exception):
     """The client is turned away before it is heard; str(): why."""
 
 
-def _come_in(client: str, config: VirtualService, live: LiveService, notes: list[str]) -> None:
+def _come_in(client: str, config: VirtualService, live: RunningService, notes: list[str]) -> None:
     """What the service's gate says. Raises _Denied."""
     if isinstance(config.listen, Unix):
         return
@@ -118,7 +118,7 @@ def _described(request: Request, method: str | None, target: str | None) -> dict
 # What is looked at.
 
 
-def _take_loads(prepared: Prepared, before: LiveService) -> None:
+def _take_loads(prepared: Prepared, before: RunningService) -> None:
     """The servers of a stopped service have the connections that still drain."""
     for address, destination in prepared.destinations.items():
         known = before.destinations.get(address) or before.leaving.get(address)

@@ -15,7 +15,7 @@ from ktcpvs.model.latency import described as latencies
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.services.director import Director
-from ktcpvs.services.running import LiveService
+from ktcpvs.services.running import RunningService
 
 DRAINING = "draining"
 """The state of a server with weight 0, whatever its health."""
@@ -142,7 +142,7 @@ class Views:
         ]
 
 
-def _passed(live: LiveService | None) -> dict[Destination, tuple[int, int]]:
+def _passed(live: RunningService | None) -> dict[Destination, tuple[int, int]]:
     """Bytes in and out of the connections that live now, by destination; the ended ones' are counted there already."""
     passed: dict[Destination, tuple[int, int]] = {}
     for connection in live.connections if live is not None else ():
@@ -154,7 +154,7 @@ def _passed(live: LiveService | None) -> dict[Destination, tuple[int, int]]:
 
 
 def _destination_stats(
-    live: LiveService | None, destination: Destination | None, passed: dict[Destination, tuple[int, int]]
+    live: RunningService | None, destination: Destination | None, passed: dict[Destination, tuple[int, int]]
 ) -> dict[str, Any]:
     if live is None or destination is None:
         return dict.fromkeys(COUNTS_OF_SERVER, 0) | latencies(None)
@@ -180,13 +180,13 @@ def _health(destination: Destination | None, weight: int) -> dict[str, Any]:
     return {"state": known.state if weight else DRAINING, "since": known.since, "reason": known.reason}
 
 
-def _relay(live: LiveService | None) -> dict[str, Any] | None:
+def _relay(live: RunningService | None) -> dict[str, Any] | None:
     """Which relay serves, why it is not the one asked for or the best one, and how many connections each has carried;
     None for a service that does not run."""
     return {"in_use": live.engine, "why": live.engine_why, "joined": dict(live.joined)} if live is not None else None
 
 
-def _service_stats(live: LiveService | None) -> dict[str, Any]:
+def _service_stats(live: RunningService | None) -> dict[str, Any]:
     if live is None:
         return dict.fromkeys(COUNTS_OF_SERVICE, 0) | {"refusals": {}}
     return {

@@ -12,7 +12,7 @@ from ktcpvs.relay.copy import CopyRelay
 from ktcpvs.relay.detach import Detached, detach, duplicate
 from ktcpvs.relay.watch import Watch
 from ktcpvs.streams.stream import Stream, nothing
-from ktcpvs.system.timer_wheel import Wheel
+from ktcpvs.system.timer_wheel import TimerWheel
 
 IN: int = getattr(select, "EPOLLIN", 1)
 OUT: int = getattr(select, "EPOLLOUT", 4)
@@ -53,7 +53,7 @@ class BareRelay(ABC):
     __slots__ = ("_client", "_finished", "_server", "_watch", "_wheel", "inward", "outward")
 
     def __init__(
-        self, client: Stream, server: Stream, wheel: Wheel, finished: Callable[[], object], watch: Watch
+        self, client: Stream, server: Stream, wheel: TimerWheel, finished: Callable[[], object], watch: Watch
     ) -> None:
         self._client = Side(self, Detached(self, watch.soon))
         self._server = Side(self, Detached(self, watch.soon))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system.sockets import read_urgent_in_place
-from ktcpvs.system.timer_wheel import Wheel
+from ktcpvs.system.timer_wheel import TimerWheel
 
 
 class Direction:
@@ -18,7 +18,7 @@ class Direction:
 
     __slots__ = ("_wheel", "_write", "bytes", "ended", "seen", "source", "target")
 
-    def __init__(self, source: Stream, target: Stream, wheel: Wheel) -> None:
+    def __init__(self, source: Stream, target: Stream, wheel: TimerWheel) -> None:
         self.source = source
         self.target = target
         self.bytes = 0
@@ -43,7 +43,7 @@ class CopyRelay:
 
     __slots__ = ("_finished", "inward", "outward")
 
-    def __init__(self, client: Stream, server: Stream, wheel: Wheel, finished: Callable[[], object]) -> None:
+    def __init__(self, client: Stream, server: Stream, wheel: TimerWheel, finished: Callable[[], object]) -> None:
         """finished: called once, when both directions have ended."""
         self.inward = Direction(client, server, wheel)
         self.outward = Direction(server, client, wheel)

@@ -19,7 +19,7 @@ from ktcpvs.relay.programs import Kernel
 from ktcpvs.relay.splice import SpliceRelay
 from ktcpvs.relay.watch import Watch
 from ktcpvs.streams.stream import Stream
-from ktcpvs.system.timer_wheel import Wheel
+from ktcpvs.system.timer_wheel import TimerWheel
 
 DESCRIPTORS_FOR_A_PIPE = 32
 """One pipe for so many descriptors that connections may have: pipes live on what is kept besides those."""
@@ -115,7 +115,9 @@ class Relays:
         if self._kernel is not None:
             self._kernel.window = window
 
-    def make(self, name: str, client: Stream, server: Stream, wheel: Wheel, finished: Callable[[], object]) -> Taker:
+    def make(
+        self, name: str, client: Stream, server: Stream, wheel: TimerWheel, finished: Callable[[], object]
+    ) -> Taker:
         """An engine for two streams, not started yet. finished: called once, when both directions have ended.
 
         Raises OSError.

@@ -21,7 +21,7 @@ from ktcpvs.streams.uv_transport import UVTransport
 from ktcpvs.system import log as levels
 
 if TYPE_CHECKING:
-    from ktcpvs.dispatch.client_connection import Served
+    from ktcpvs.dispatch.client_connection import ClientConnection
 
 LOOKS = (0.002, 0.004, 0.008, 0.016, 0.032, 0.064)
 """Seconds that neither side is read, one after another; then the attempt is given up."""
@@ -54,9 +54,9 @@ class Handover:
         "_looks",
         "_served",
         "_told",
-    )  # fmt: skip
+    )
 
-    def __init__(self, served: Served, copy: CopyRelay, finished: Callable[[], object], after: int) -> None:
+    def __init__(self, served: ClientConnection, copy: CopyRelay, finished: Callable[[], object], after: int) -> None:
         """copy: what relays now. finished: to be called when both directions have ended. after: seconds until it is
         looked whether the connection moves enough, and between such looks; 0: it is handed over at once, whatever it
         moves."""

@@ -25,7 +25,7 @@ from ktcpvs.streams.stream import Stream
 from ktcpvs.system.bpf import BPFError
 from ktcpvs.system.sockets import is_over, unread
 from ktcpvs.system.tcpinfo import silent_for
-from ktcpvs.system.timer_wheel import Wheel
+from ktcpvs.system.timer_wheel import TimerWheel
 
 _log = Logger(namespace="ktcpvs")
 
@@ -56,7 +56,7 @@ class KernelRelay(BareRelay):
         self,
         client: Stream,
         server: Stream,
-        wheel: Wheel,
+        wheel: TimerWheel,
         finished: Callable[[], object],
         watch: Watch,
         kernel: Kernel,

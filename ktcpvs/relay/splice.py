@@ -19,7 +19,7 @@ from ktcpvs.relay.detach import Detached
 from ktcpvs.relay.pipes import PIPE_SIZE, Pipe, Pipes
 from ktcpvs.relay.watch import Watch
 from ktcpvs.streams.stream import Stream
-from ktcpvs.system.timer_wheel import Wheel
+from ktcpvs.system.timer_wheel import TimerWheel
 
 _log = Logger(namespace="ktcpvs")
 
@@ -90,7 +90,7 @@ class SpliceRelay(BareRelay):
         self,
         client: Stream,
         server: Stream,
-        wheel: Wheel,
+        wheel: TimerWheel,
         finished: Callable[[], object],
         watch: Watch,
         pipes: Pipes,

@@ -12,10 +12,10 @@ from weakref import WeakSet
 from ktcpvs.model.settings import Settings
 from ktcpvs.relay.engines import Relays
 from ktcpvs.runtime.resources import Counters, Sockets
-from ktcpvs.system.accesslog import AccessLogs
+from ktcpvs.system.access_log_files import AccessLogs
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.steps import Steps
-from ktcpvs.system.timer_wheel import Wheel
+from ktcpvs.system.timer_wheel import TimerWheel
 
 SPARE_DESCRIPTORS = 64
 """Descriptors kept for everything but connections and listeners: control, log, files, name look-ups."""
@@ -109,7 +109,7 @@ class Context:
         self.log = log
         self.settings = Settings()
         self.steps = Steps(log)
-        self.wheel = Wheel(reactor, lambda: log.failure("a timer's call failed"))
+        self.wheel = TimerWheel(reactor, lambda: log.failure("a timer's call failed"))
         self.descriptors = descriptors or Descriptors.of_process()
         self.access_logs = AccessLogs(log)
         self.relays = Relays(reactor, self.descriptors.limit)

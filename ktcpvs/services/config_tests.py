@@ -22,7 +22,7 @@ from ktcpvs.model.scheduling import Request
 from ktcpvs.model.service import VirtualService
 from ktcpvs.protocols.http1 import BadRequest
 from ktcpvs.runtime.context import Context
-from ktcpvs.services.dry_run import Inquiry, client_address, denial, found, of_a_bad_request, read_request
+from ktcpvs.services.dry_run import DryRun, client_address, denial, found, of_a_bad_request, read_request
 from ktcpvs.services.prepared import Prepared
 
 MAX_ASKS = 2000
@@ -84,4 +84,4 @@ async def _answer(context: Context, prepared: Prepared, test: Expectation) -> di
         read_request(request, prepared, context, method, target, test.pairs, [])
     except BadRequest as bad:
         return of_a_bad_request(bad, prepared)
-    return await Inquiry(context, prepared, request, []).answer()
+    return await DryRun(context, prepared, request, []).answer()

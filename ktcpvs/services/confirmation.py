@@ -18,7 +18,7 @@ from ktcpvs.model.table import Table
 from ktcpvs.system.log import ANNOUNCE, EventLog
 
 
-class Trial:
+class PendingConfirmation:
     """before: the table that comes back; None: nothing is on trial."""
 
     def __init__(self, reactor: Any, log: EventLog, undo: Callable[[], Deferred[None]]) -> None:

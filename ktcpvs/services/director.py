@@ -17,7 +17,7 @@ from attrs import Factory, define
 from twisted.internet.defer import Deferred, DeferredLock, succeed
 
 from ktcpvs.errors import BadValue, Busy, NoSuchServer, Refusal
-from ktcpvs.health.active_checks import Checks
+from ktcpvs.health.active_checks import ActiveChecks
 from ktcpvs.interfaces import CONNECTION
 from ktcpvs.model.address import Address, Unix
 from ktcpvs.model.edits import Confirm, Edit, Load, Unload
@@ -30,10 +30,10 @@ from ktcpvs.model.warnings import warnings_about
 from ktcpvs.relay.engines import NOT_TCP
 from ktcpvs.runtime.context import Context
 from ktcpvs.services import config_tests as expectations
-from ktcpvs.services.confirmation import Trial
+from ktcpvs.services.confirmation import PendingConfirmation
 from ktcpvs.services.prepared import Prepared
 from ktcpvs.services.resolver import Resolver
-from ktcpvs.services.running import LiveService
+from ktcpvs.services.running import RunningService
 from ktcpvs.system import log as levels
 from ktcpvs.system.plugins import Schedulers, find_schedulers
 from ktcpvs.system.sockets import close_listener
@@ -47,7 +47,7 @@ class _Preparation:
 
     changes: Plan
     others: Any = None
-    ready: list[tuple[LiveService, Prepared]] = Factory(list)
+    ready: list[tuple[RunningService, Prepared]] = Factory(list)
 
     def abandon(self) -> None:
         for _, prepared in self.ready:
@@ -80,15 +80,15 @@ class Director:
         self.context = context
         self.table = self.expanded = Table()
         self.resolution: Resolution = {}
-        self.services: dict[str, LiveService] = {}
-        self.draining: set[LiveService] = set()
+        self.services: dict[str, RunningService] = {}
+        self.draining: set[RunningService] = set()
         self.save = save
         self._unload = unload
         self.is_strict = True
-        self.checks: Checks | None = Checks(context)
+        self.checks: ActiveChecks | None = ActiveChecks(context)
         self.resolver: Resolver | None = Resolver(context, self.resolved)
         self.successor: Callable[[Edit], Awaitable[Sequence[str]]] | None = None
-        self.trial = Trial(context.reactor, context.log, self._undo_trial)
+        self.trial = PendingConfirmation(context.reactor, context.log, self._undo_trial)
         self._started = False
         self._ending = False
         self._lock: DeferredLock = DeferredLock()
@@ -235,7 +235,7 @@ class Director:
         return factory, balance, fallback
 
     def binding(
-        self, live: LiveService, config: VirtualService, settings: Settings, trial: bool = False
+        self, live: RunningService, config: VirtualService, settings: Settings, trial: bool = False
     ) -> Generator[None, None, Prepared]:
         """`config` bound for `live`, little by little; nothing is changed yet. Raises a Refusal.
 
@@ -253,7 +253,7 @@ class Director:
         return prepared
 
     async def bind(
-        self, live: LiveService, config: VirtualService, settings: Settings, trial: bool = False
+        self, live: RunningService, config: VirtualService, settings: Settings, trial: bool = False
     ) -> Prepared:
         """The same; others are served between its steps."""
         return await self._stepped(self.binding(live, config, settings, trial))
@@ -304,7 +304,7 @@ class Director:
         begun = [(None, config) for config in changes.start]
         try:
             for before, config in (*begun, *changes.change):
-                live = self.services.get(config.ident) or LiveService(self.context, config)
+                live = self.services.get(config.ident) or RunningService(self.context, config)
                 prepared = await self.bind(live, config, new.settings)
                 preparation.ready.append((live, prepared))
                 if before is None or before.listen != config.listen:
@@ -334,10 +334,10 @@ class Director:
         """Sockets that listen on `address`. closing: those that will be closed then. Raises CannotListen."""
         return [self.context.sockets.open(address, backlog, closing)]
 
-    def _listen(self, live: LiveService, socks: list[socket.socket]) -> None:
+    def _listen(self, live: RunningService, socks: list[socket.socket]) -> None:
         live.listen(socks[0])
 
-    def _stop(self, live: LiveService) -> None:
+    def _stop(self, live: RunningService) -> None:
         live.stop()
 
     def _words(self, edit: Edit) -> Any:

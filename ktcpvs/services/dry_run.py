@@ -23,7 +23,7 @@ from ktcpvs.protocols import messages
 from ktcpvs.protocols.http1 import NO_HTTP_1, BadRequest, HeadReader
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.prepared import Prepared
-from ktcpvs.system.pending import give_up
+from ktcpvs.system.pending import cancel_pending
 
 FAILED = "the scheduler failed"
 
@@ -109,7 +109,7 @@ def of_a_bad_request(bad: BadRequest, prepared: Prepared) -> dict[str, Any]:
     return found("nobody", None, f"{bad}: the client is answered {bad.status}")
 
 
-class Inquiry:
+class DryRun:
     """One request, as `served` would ask for it. notes: where is said what happens on the way."""
 
     def __init__(self, context: Context, prepared: Prepared, request: Request, notes: list[str]) -> None:
@@ -170,7 +170,7 @@ class Inquiry:
             answer = Deferred.fromCoroutine(answer)
         if not isinstance(answer, Deferred):
             raise TypeError(f"{answer!r} is no Choice")
-        came: Deferred[Any] = Deferred(lambda _: give_up(answer, self._context.log))
+        came: Deferred[Any] = Deferred(lambda _: cancel_pending(answer, self._context.log))
         answer.addBoth(lambda result: None if came.called else came.callback(result))
         return await came.addTimeout(seconds, self._context.reactor, _late)
 
@@ -184,7 +184,7 @@ class Inquiry:
             self._notes.append(f"fallback {config.fallback} failed: {error!r}")
             return None
         if not isinstance(choice, Choice) or choice.destination not in self._prepared.destinations.values():
-            give_up(choice, self._context.log)
+            cancel_pending(choice, self._context.log)
             return None
         return evolve(choice, reason=f"fallback {config.fallback}, since {why}: {choice.reason}")
 
@@ -202,7 +202,7 @@ class Inquiry:
             return None
         if isinstance(other, Choice) and other.destination in known and other.destination not in self._request.tried:
             return other
-        give_up(other, self._context.log)
+        cancel_pending(other, self._context.log)
         return None
 
 

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from ktcpvs.errors import Refusal
 from ktcpvs.model.expansion import Resolution
 from ktcpvs.system.log import ANNOUNCE
-from ktcpvs.system.pending import give_up
+from ktcpvs.system.pending import cancel_pending
 from ktcpvs.system.periodic import PeriodicJob
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class _Name:
         self._job.stop()
         looking, self._looking = self._looking, None
         if looking is not None:
-            give_up(looking, self._context.log)
+            cancel_pending(looking, self._context.log)
 
     def look_now(self) -> None:
         """What was wanted of it has changed."""

@@ -10,13 +10,13 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from ktcpvs.dispatch.access_log import Journal
-from ktcpvs.dispatch.admission import Gate
-from ktcpvs.dispatch.client_connection import Served
+from ktcpvs.dispatch.access_log import AccessLogJournal
+from ktcpvs.dispatch.admission import Admission
+from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.dispatch.queue import Queue
-from ktcpvs.dispatch.selection import Instead
+from ktcpvs.dispatch.selection import Selector
 from ktcpvs.health.service_health import ServiceHealth
-from ktcpvs.http.head_cache import REQUEST_REMEMBERED, REQUESTS_MAX, KnownLines, KnownRequest
+from ktcpvs.http.head_cache import REQUEST_REMEMBERED, REQUESTS_MAX, CachedHead, CachedRequest
 from ktcpvs.http.pool import Pool
 from ktcpvs.interfaces import CONNECTION, IBindsInSteps, IWatches
 from ktcpvs.model.address import Address, Unix
@@ -32,7 +32,7 @@ from ktcpvs.services.prepared import Prepared
 from ktcpvs.services.rate_limits import new_client
 from ktcpvs.streams.accept import carry
 from ktcpvs.system import log as levels
-from ktcpvs.system.accesslog import AccessLog
+from ktcpvs.system.access_log_files import AccessLog
 from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.timer_wheel import Timer
 
@@ -51,7 +51,7 @@ LOOK_AGAIN = 0.05
 """Seconds between two looks for room that another process may have made."""
 
 
-class LiveService(Instead):
+class RunningService(Selector):
     """config: as it runs. destinations: its servers by address; usable: the same. down: those that are not up;
     never changed, but replaced. leaving: deleted servers whose connections drain. queue: who waits for room at a
     server. gate: who comes in. journal: its access log; None: it has none. head_size, uri_size, first_byte_timeout:
@@ -76,8 +76,8 @@ class LiveService(Instead):
         self.factory: Any = None
         self.scheduler: Any = None
         self.queue = Queue()
-        self.gate = Gate(context, config.ident)
-        self.journal: Journal | None = None
+        self.gate = Admission(context, config.ident)
+        self.journal: AccessLogJournal | None = None
         self.head_size = self.uri_size = self.first_byte_timeout = 0
         self.is_quick = False
         self.engine, self.engine_why = COPY, ""
@@ -90,13 +90,13 @@ class LiveService(Instead):
         self.listener: Listener | None = None
         self.retired: Deferred[None] | None = None
         self._retiring: Listener | None = None  # which another one follows
-        self.connections: set[Served] = set()
+        self.connections: set[ClientConnection] = set()
         self.clients = context.counters.clients(config.ident)
         self.pool = Pool(context)
         self.forwarding = Forwarding({})
         self.forwards = False
-        self.known: dict[Any, KnownLines] = {}
-        self.requests: dict[bytes, KnownRequest] = {}
+        self.known: dict[Any, CachedHead] = {}
+        self.requests: dict[bytes, CachedRequest] = {}
         self.total = 0
         self.refused = 0
         self.refusals: dict[int, int] = {}
@@ -187,7 +187,7 @@ class LiveService(Instead):
         before, self._access_log, self.journal = self._access_log, None, None
         if config.access_log != NO_LOG:
             log = self._access_log = self.context.access_logs.open(config.access_log)
-            self.journal = Journal(self.context, log, config.access_log_format, config.ident, config.scheduler)
+            self.journal = AccessLogJournal(self.context, log, config.access_log_format, config.ident, config.scheduler)
         if before is not None:
             before.release()
 
@@ -240,12 +240,12 @@ class LiveService(Instead):
         self._is_handed_over = True
         self._close_retiring()
         if self.listener is not None and late:
-            self.context.reactor.callLater(LATE, self._let_go, self.listener.close)
+            self.context.reactor.callLater(LATE, self._close_listener, self.listener.close)
         elif self.listener is not None:
-            self._let_go(self.listener.release)
+            self._close_listener(self.listener.release)
         self._let_drain(methodcaller("retire_gently"))
 
-    def _let_go(self, close: Callable[[], None]) -> None:
+    def _close_listener(self, close: Callable[[], None]) -> None:
         self._step("listener", close)
         self.listener = None
         self._let_drain(methodcaller("retire_gently"))
@@ -270,7 +270,7 @@ class LiveService(Instead):
         if self._retiring is not None:
             self._retiring.close()
 
-    def _let_drain(self, part: Callable[[Served], object]) -> None:
+    def _let_drain(self, part: Callable[[ClientConnection], object]) -> None:
         for connection in list(self.connections):
             self._step("drain", part, connection)
         self._step("idle connections", self.pool.close)
@@ -301,9 +301,9 @@ class LiveService(Instead):
         if config.relay != AUTO and self.engine_why not in ("", before):
             self.context.log.warn("service {ident} copies: {why}", ident=self.ident, why=self.engine_why)
 
-    def remember(self, data: bytes, groups: tuple[bytes, ...], known: KnownLines) -> KnownRequest:
+    def remember(self, data: bytes, groups: tuple[bytes, ...], known: CachedHead) -> CachedRequest:
         """The request that `data` is, for the next one like it."""
-        request = KnownRequest(data, groups, known)
+        request = CachedRequest(data, groups, known)
         if len(data) <= REQUEST_REMEMBERED and not self.forwards:
             if len(self.requests) >= REQUESTS_MAX:
                 self.requests.clear()
@@ -349,7 +349,7 @@ class LiveService(Instead):
             return False
         return True
 
-    def wait_for_room(self, client: Served) -> None:
+    def wait_for_room(self, client: ClientConnection) -> None:
         """All servers that may serve `client` are full: it is told when one is not."""
         self.queue.enter(client)
         if any(destination.is_shared for destination in self._limited):
@@ -395,7 +395,7 @@ class LiveService(Instead):
             sock.close()
             self.ended(connection)
 
-    def ended(self, connection: Served) -> None:
+    def ended(self, connection: ClientConnection) -> None:
         """The connection is over: count it out. Called once for each."""
         if connection not in self.connections:
             return

@@ -30,7 +30,7 @@ Where = tuple[str, int] | str
 
 def call(reactor: Any, loop: AbstractEventLoop, address: Address, timeout: float, stream: Stream) -> Deferred[Stream]:
     """As backend.call."""
-    answer: Deferred[Stream] = Deferred(lambda _: running.give_up())
+    answer: Deferred[Stream] = Deferred(lambda _: running.cancel_pending())
     running = _Call(loop, timeout, stream, answer)
     if isinstance(address, Unix):
         running.try_all([address.path])
@@ -70,7 +70,7 @@ class _Call:
         self._left = addresses[::-1]
         self._try_next()
 
-    def give_up(self) -> None:
+    def cancel_pending(self) -> None:
         """Nobody waits for it any more."""
         self._answer = None
         self._part_with_all()
@@ -108,7 +108,7 @@ class _Call:
         self._stop_stagger()
         attempts, self._attempts = self._attempts, []
         for attempt in attempts:
-            attempt.give_up()
+            attempt.cancel_pending()
 
     def _stop_stagger(self) -> None:
         if self._stagger is not None:
@@ -144,7 +144,7 @@ class _Attempt:
     def _itself(self) -> Any:
         return self._transport
 
-    def give_up(self) -> None:
+    def cancel_pending(self) -> None:
         """Nobody waits for it any more."""
         self._over()
 

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from ktcpvs.system.log import EventLog
 
 
-def give_up(pending: Any, log: EventLog) -> None:
+def cancel_pending(pending: Any, log: EventLog) -> None:
     """Cancel a Deferred, or close a coroutine, and drop whatever comes of it; anything else is left alone.
 
     Never raises: a canceller, or a `finally` of a coroutine, that raises is somebody else's bug, and is logged.

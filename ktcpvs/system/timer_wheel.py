@@ -37,7 +37,7 @@ class Timer:
         self.call = None
 
 
-class Wheel:
+class TimerWheel:
     """now: ticks since the wheel began, without stalls; to be read at any moment for almost nothing."""
 
     def __init__(self, clock: Any, failed: Callable[[], object]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ktcpvs.dispatch.client_connection import Served
+from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.interfaces import CONNECTION as PER_CONNECTION
 from ktcpvs.model import connection as life
 from ktcpvs.model.scheduling import Choice
@@ -20,10 +20,10 @@ from ktcpvs.streams.lingering_close import LingeringClose, close_gracefully
 from ktcpvs.streams.stream import Stream, nothing
 
 if TYPE_CHECKING:
-    from ktcpvs.services.running import LiveService
+    from ktcpvs.services.running import RunningService
 
 
-class Connection(Served):
+class TCPClientConnection(ClientConnection):
     """One client connection that is served as a whole."""
 
     table = life.TABLE
@@ -31,7 +31,7 @@ class Connection(Served):
 
     __slots__ = ("_reader", "_settled", "server", "unit")
 
-    def __init__(self, service: LiveService, client_name: str, client_host: str) -> None:
+    def __init__(self, service: RunningService, client_name: str, client_host: str) -> None:
         self.unit = service.unit
         super().__init__(service, client_name, client_host, life.OPENING[self.unit])
         self.server: Stream | None = None
@@ -74,13 +74,13 @@ class Connection(Served):
 
     def _left_early(self) -> None:
         """A FIN before the head was complete: nobody is left to be served."""
-        self._happened(life.CLIENT_GONE)
+        self._transition(life.CLIENT_GONE)
         self._set_timer(0)
         self.client.close()
 
     def _client_lost(self, clean: bool) -> None:
         if self.state != life.CLOSED:
-            self._happened(life.CLIENT_GONE)
+            self._transition(life.CLIENT_GONE)
         if self._calling is not None:
             self._calling.cancel()
         self._part_with(self.server, clean)
@@ -88,7 +88,7 @@ class Connection(Served):
 
     def _server_lost(self, clean: bool) -> None:
         if self.state != life.CLOSED:
-            self._happened(life.RESET)
+            self._transition(life.RESET)
         self._part_with(self.client, clean)
         self._maybe_over()
 
@@ -121,36 +121,36 @@ class Connection(Served):
         request.lines = head.lines
         if self.entry is not None:
             self.entry.asked(head.method, head.target, head.minor, head.lines)
-        self._happened(life.HEAD)
-        self._wanted()
+        self._transition(life.HEAD)
+        self._request_ready()
 
     def _bad_head(self, bad: BadRequest) -> None:
         redirect = self.service.redirect
         if bad.status in NO_HTTP_1 and redirect is not None:
             self._set_timer(0)
             self.client.pause()
-            self._happened(life.HEAD)
+            self._transition(life.HEAD)
             self._asks = False
             choice = Choice(redirect, f"redirect, since {bad}")
             self._chosen(choice)
             self._serve(choice)
             return
-        self._happened(life.BAD_HEAD)
+        self._transition(life.BAD_HEAD)
         self._refuse(bad.status, str(bad))
 
     def _head_is_late(self) -> None:
-        self._happened(life.SLOW_HEAD)
+        self._transition(life.SLOW_HEAD)
         seconds = self.context.settings.head_timeout
         self._refuse(408, f"the request's head did not come within {seconds} seconds")
 
     # The server.
 
     def _fail(self, status: int, why: str, later: int = 0) -> None:
-        self._happened(life.NO_SERVER)
+        self._transition(life.NO_SERVER)
         self._refuse(status, why, later)
 
     def _serve(self, choice: Choice) -> None:
-        self._happened(life.CHOSEN)
+        self._transition(life.CHOSEN)
         address, timeout = choice.destination.address, self.context.settings.connect_timeout
         self._calling = call(self.context.reactor, address, timeout, Stream())
         self._calling.addCallbacks(self._connected, self._not_connected)
@@ -165,7 +165,7 @@ class Connection(Served):
             return
         self.server = server
         server.lost = self._server_lost
-        self._happened(life.CONNECTED)
+        self._transition(life.CONNECTED)
         self.lease.made()
         self.lease.destination.errors = 0
         if self.entry is not None:
@@ -181,7 +181,7 @@ class Connection(Served):
 
     def _finished(self) -> None:
         """Both directions have ended; what is buffered still goes out, as long as somebody takes it."""
-        self._happened(life.FINISHED)
+        self._transition(life.FINISHED)
         self._set_timer(0)
         close_gracefully(self.client, self.context)
         close_gracefully(self.server, self.context)
@@ -220,7 +220,7 @@ class Connection(Served):
 
     def _lingered(self) -> None:
         if self.state == life.REFUSING:
-            self._happened(life.FINISHED)
+            self._transition(life.FINISHED)
 
     def _drop(self) -> None:
         self._set_timer(0)

@@ -35,7 +35,7 @@ from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.process import end_after_parent
 from ktcpvs.system.shared import SharedTable
 from ktcpvs.workers import commands
-from ktcpvs.workers.shares import Key, SharedCounters
+from ktcpvs.workers.shared_counters import Key, SharedCounters
 
 DRAIN_LOOK = 0.05
 """Seconds between two looks whether all connections have drained."""
@@ -47,7 +47,7 @@ LINK = 3
 """The descriptor of the supervisor's link in a worker."""
 
 
-class HandedDown(Sockets):
+class InheritedWorkerSockets(Sockets):
     """Listening sockets that the supervisor has opened."""
 
     def __init__(self) -> None:
@@ -153,7 +153,7 @@ class Worker:
         self.log = EventLog()
         self.context = Context(reactor, self.log)
         self.rows: dict[Key, int] = {}
-        self.sockets = HandedDown()
+        self.sockets = InheritedWorkerSockets()
         self.context.sockets = self.sockets
         self.director = Director(self.context, unload=self.part)
         self.director.is_strict = False  # the supervisor has

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from memory import World
 
-from ktcpvs.dispatch.access_log import Journal
+from ktcpvs.dispatch.access_log import AccessLogJournal
 
 A, B = "10.0.0.1:80", "10.0.0.2:80"
 GET = b"GET /x HTTP/1.1\r\nHost: h\r\nUser-Agent: me\r\n\r\n"
@@ -41,7 +41,7 @@ def make() -> Iterator[Make]:
         worlds.append(world)
         world.context.wall = lambda: 1_700_000_000.0
         lines: Any = Lines()
-        world.live.journal = Journal(world.context, lines, "json", "s", scheduler)
+        world.live.journal = AccessLogJournal(world.context, lines, "json", "s", scheduler)
         world.live.look_at_settings()
         return world, lines.told
 

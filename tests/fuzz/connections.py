@@ -15,14 +15,14 @@ from typing import Any, cast
 import h11
 from tests.transport.memory import Peer, World
 
-from ktcpvs.dispatch.access_log import Journal
+from ktcpvs.dispatch.access_log import AccessLogJournal
 from ktcpvs.http.client_connection import PENDING
 from ktcpvs.http.exchange import Exchange
 from ktcpvs.model.destination import Destination
 from ktcpvs.protocols import messages
 from ktcpvs.protocols.framing import BadFrame
 from ktcpvs.protocols.http1 import BadRequest
-from ktcpvs.system.accesslog import AccessLog
+from ktcpvs.system.access_log_files import AccessLog
 from tests.fuzz.door import Failures
 from tests.fuzz.messages import feed_all
 
@@ -102,7 +102,9 @@ class Play:
         """The service's log is this one, in memory; a configuration that is loaded takes it away."""
         live = self.world.live
         if self.logged is not None:
-            live.journal = Journal(self.world.context, cast(AccessLog, self), "json", "s", live.config.scheduler)
+            live.journal = AccessLogJournal(
+                self.world.context, cast(AccessLog, self), "json", "s", live.config.scheduler
+            )
             live.look_at_settings()
 
     def write(self, line: bytes) -> None:

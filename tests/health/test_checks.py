@@ -14,7 +14,7 @@ from twisted.internet.error import ConnectError
 from twisted.logger import Logger, formatEvent
 from twisted.python.failure import Failure
 
-from ktcpvs.health.active_checks import AT_ONCE, Checks
+from ktcpvs.health.active_checks import AT_ONCE, ActiveChecks
 from ktcpvs.model.check import Check
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.health import DOWN, UP
@@ -110,7 +110,7 @@ def test_a_lack_of_descriptors_says_nothing_of_a_server(check: str, number: int,
     world.close()
 
 
-class Probes(Checks):
+class Probes(ActiveChecks):
     """Checks that are made by `make`, as those of a later kind might be. made: how many were begun."""
 
     def __init__(self, context: Context, make: Callable[[], Any]) -> None:

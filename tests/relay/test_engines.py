@@ -23,7 +23,7 @@ from ktcpvs.relay.splice import SpliceRelay
 from ktcpvs.runtime.context import Context, Descriptors
 from ktcpvs.services.director import Director
 from ktcpvs.system.log import EventLog
-from ktcpvs.system.timer_wheel import Wheel
+from ktcpvs.system.timer_wheel import TimerWheel
 
 RIGHTS = "needs CAP_BPF and CAP_NET_ADMIN"
 NO_SPLICE = "this Python or its system has no splice(2) or no epoll(7)"
@@ -103,7 +103,7 @@ def thread(request: pytest.FixtureRequest) -> Iterator[ReactorThread]:
 def test_what_relays_share_is_made_when_the_first_is_and_given_back(thread: ReactorThread, tmp_path: Path) -> None:
     lines = Lines(thread, "accepted", socket.AF_INET, tmp_path)
     (inner, _), (outer, _) = lines.line(), lines.line()
-    wheel = Wheel(thread.reactor, lambda: None)
+    wheel = TimerWheel(thread.reactor, lambda: None)
     before = settled(thread)
     some: Relays = thread.run(Relays, thread.reactor, 1000)
     assert descriptors() == before

@@ -21,7 +21,7 @@ import pytest
 from reactors import ReactorThread, descriptors, settled
 from servers import LOOPBACK, dial, free_port, read_all, read_exactly, reset, wait_for
 
-from ktcpvs.dispatch.client_connection import Served
+from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.model.edits import EditService, StartService
 from ktcpvs.model.language.parser import parse
 from ktcpvs.relay import handover
@@ -32,7 +32,7 @@ from ktcpvs.relay.handover import ATTEMPTS, EARLY
 from ktcpvs.relay.splice import SpliceRelay
 from ktcpvs.runtime.context import Context, Descriptors
 from ktcpvs.services.director import Director
-from ktcpvs.services.running import LiveService
+from ktcpvs.services.running import RunningService
 from ktcpvs.streams.uv_transport import UVTransport
 from ktcpvs.system import bpf
 from ktcpvs.system.log import NON_FATAL, EventLog
@@ -106,7 +106,7 @@ class Switch:
             failure.raiseException()
 
     @property
-    def live(self) -> LiveService:
+    def live(self) -> RunningService:
         return self.director.services["s"]
 
     def ticks(self, count: int) -> None:
@@ -140,7 +140,9 @@ class Switch:
 class Joined:
     """A client and its server, by their sockets, and the connection between them."""
 
-    def __init__(self, switch: Switch, connection: Served, client: socket.socket, server: socket.socket) -> None:
+    def __init__(
+        self, switch: Switch, connection: ClientConnection, client: socket.socket, server: socket.socket
+    ) -> None:
         self.switch = switch
         self.connection = connection
         self.client = client

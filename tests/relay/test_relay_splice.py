@@ -31,7 +31,7 @@ from ktcpvs.relay.splice import Direction, SpliceRelay, available
 from ktcpvs.relay.watch import Watch
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system.sockets import read_urgent_in_place
-from ktcpvs.system.timer_wheel import Wheel
+from ktcpvs.system.timer_wheel import TimerWheel
 
 BULK = random.Random(1).randbytes(12_000_000)
 """More than the kernel's buffers on the way take."""
@@ -133,7 +133,7 @@ class Relays:
             (folder / name).mkdir()
         self.clients = Lines(thread, "accepted", family, folder / "clients")
         self.servers = Lines(thread, "called", family, folder / "servers")
-        self.wheel = Wheel(thread.reactor, lambda: None)  # its ticks are what a test says
+        self.wheel = TimerWheel(thread.reactor, lambda: None)  # its ticks are what a test says
         self.watch: CountingWatch = thread.run(CountingWatch, thread.reactor)
         self.pipes = Pipes(most)
 

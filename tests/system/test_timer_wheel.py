@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from twisted.internet.task import Clock
 
-from ktcpvs.system.timer_wheel import Wheel
+from ktcpvs.system.timer_wheel import TimerWheel
 
 
 class Turning:
     def __init__(self) -> None:
         self.clock = Clock()
         self.failures = 0
-        self.wheel = Wheel(self.clock, self.failed)
+        self.wheel = TimerWheel(self.clock, self.failed)
         self.wheel.start()
         self.calls: list[object] = []
 
@@ -80,7 +80,7 @@ def test_what_repeats_goes_on_until_it_says_no() -> None:
 
 def test_a_failure_that_cannot_be_told_stops_nothing() -> None:
     clock = Clock()
-    wheel = Wheel(clock, lambda: [][0])
+    wheel = TimerWheel(clock, lambda: [][0])
     wheel.start()
     calls: list[int] = []
     wheel.after(1, lambda: [][0])

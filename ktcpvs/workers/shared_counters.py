@@ -58,7 +58,7 @@ class SharedCounters(Counters):
         return super().clients(ident) if number is None else SharedClients(self.table.row(number), self._column)
 
 
-class RowBook:
+class SlotAllocator:
     """Gives out rows: each server of each service has one, and each service.
 
     What leaves the table and comes back gets its row again: connections that it had then are still counted there. Its

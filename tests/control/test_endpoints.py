@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ktcpvs.control.where import ControlAddress, Files, default_control, parse_control, parse_listening
+from ktcpvs.control.endpoints import ControlAddress, Files, default_control, parse_control, parse_listening
 from ktcpvs.errors import BadAddress
 
 

@@ -9,7 +9,7 @@ from twisted.internet.error import CannotListenError
 from twisted.python.failure import Failure
 
 from ktcpvs.errors import CannotListen
-from ktcpvs.status.where import StatusAddress
+from ktcpvs.status.endpoint import StatusAddress
 from ktcpvs.system.log import ANNOUNCE, EventLog
 from ktcpvs.system.periodic import PeriodicJob
 
@@ -19,7 +19,7 @@ AGAIN = 0.5
 """Seconds between two attempts to listen where the daemon before still does."""
 
 
-class StatusDoor:
+class StatusListener:
     """where: None: nowhere, and nothing is done."""
 
     def __init__(

@@ -20,9 +20,9 @@ from zope.interface import implementer
 
 from ktcpvs.control import commands
 from ktcpvs.control.certificates import read_end
+from ktcpvs.control.endpoints import Files
 from ktcpvs.control.server import ControlFactory
-from ktcpvs.control.strangers import Refused, Strangers
-from ktcpvs.control.where import Files
+from ktcpvs.control.unauthenticated import Refused, TLSControlFactory
 from ktcpvs.errors import NoTLS
 from ktcpvs.inspect.views import Views
 from ktcpvs.model.settings import Settings
@@ -63,7 +63,7 @@ class World:
         self.settings = Settings(control_handshakes=3)
         self.control = ControlFactory(self, log)  # type: ignore[arg-type]
         cert = str(ca.daemon())
-        self.strangers = Strangers(
+        self.strangers = TLSControlFactory(
             self.control, read_end(Files(cert, cert, str(ca.pem))), lambda: self.settings, log, self.clock
         )
         self._factory = self.strangers.over_tls()

@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
-from ktcpvs.control.where import ControlAddress
+from ktcpvs.control.endpoints import ControlAddress
 from ktcpvs.system.log import ANNOUNCE, EventLog
 from ktcpvs.system.notify import SOCKET, Notifier
 
@@ -19,7 +19,7 @@ FOLDER = os.getcwd()
 """Where this program was started; twistd may go elsewhere (--rundir)."""
 
 
-class Heirs(ProcessProtocol):
+class UpgradeLauncher(ProcessProtocol):
     """The program that is started, one at a time. It writes where this one writes, and outlives it."""
 
     def __init__(self, reactor: Any, log: EventLog, where: ControlAddress | None, notifier: Notifier) -> None:

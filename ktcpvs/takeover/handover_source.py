@@ -32,7 +32,7 @@ LONGEST = 60.0
 """Seconds from TakeOver to Commit; then the new daemon is given up, and this one goes on."""
 
 
-class Giver:
+class HandoverSource:
     """What a daemon hands over, once. is_over: it has."""
 
     def __init__(
@@ -50,7 +50,7 @@ class Giver:
         self._control = control
         self._given = given
         self._log: EventLog = director.context.log
-        self._taker: Heir | None = None
+        self._taker: HandoverConnection | None = None
         self._limit: Any = None
         self._handed: list[socket.socket] = []
         self._idents: list[str] = []  # of the services whose sockets are handed over
@@ -64,7 +64,7 @@ class Giver:
         not known here."""
         self._not_before = self._director.context.reactor.seconds() + LATE + 1
 
-    async def begin(self, taker: Heir, version: str) -> dict[str, Any]:
+    async def begin(self, taker: HandoverConnection, version: str) -> dict[str, Any]:
         """Edits wait from now on; the inventory is made. Raises Busy."""
         reactor = self._director.context.reactor
         if self.is_over or self._taker is not None:
@@ -125,7 +125,7 @@ class Giver:
             raise BadValue(f"there is no socket {number}")
         return self._handed[number].fileno()
 
-    def commit(self, taker: Heir, processes: int, pid_file: str) -> None:
+    def commit(self, taker: HandoverConnection, processes: int, pid_file: str) -> None:
         """The other serves from now on. Raises BadValue, or OSError; then nothing has happened.
 
         Once the new daemon is told that it serves, this one must let go of everything, whatever fails.
@@ -146,7 +146,7 @@ class Giver:
         run("hand over: end", self._given, pid_file, pid)
         run("hand over: edits", self._director.go_on)
 
-    def gone(self, taker: Heir) -> None:
+    def gone(self, taker: HandoverConnection) -> None:
         """The connection of a new daemon has ended: if it had not committed, all goes on as before."""
         if taker is not self._taker or self.is_over:
             return
@@ -168,18 +168,18 @@ class Giver:
             self._limit = None
 
 
-class Heir(Administrator):
+class HandoverConnection(Administrator):
     """A control connection; the new daemon's is one of them. giver: None: nothing can be handed over here."""
 
     def __init__(self, switch: Any, log: EventLog) -> None:
         super().__init__(switch, log)
-        self._giver: Giver | None = getattr(switch, "giver", None)
+        self._giver: HandoverSource | None = getattr(switch, "giver", None)
 
     def process(self) -> int:
         """Whose connection it is (unix(7), SO_PEERCRED); 0: that is not known."""
         return peer_process(self.transport.socket)
 
-    def _from(self) -> Giver:
+    def _from(self) -> HandoverSource:
         if self._giver is None or not IUNIXTransport.providedBy(self.transport):
             raise CannotTakeOver("sockets are handed over on a unix socket only: --control must be unix:/PATH")
         return self._giver

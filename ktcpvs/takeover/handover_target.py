@@ -20,7 +20,7 @@ from zope.interface import implementer
 
 from ktcpvs import __version__
 from ktcpvs.control.client import QuietAMP
-from ktcpvs.control.where import ControlAddress
+from ktcpvs.control.endpoints import ControlAddress
 from ktcpvs.errors import CannotTakeOver, Refusal
 from ktcpvs.runtime.inherited_sockets import InheritedSockets
 from ktcpvs.system.process import peer_user, process_of
@@ -65,7 +65,7 @@ class _Waiting:
         socket.send_fds(self._sock, [b"\0"], [descriptor])
 
 
-class Taking:
+class HandoverTarget:
     """A takeover from the daemon at `where`. inventory: what it has. control: the socket of its control connection."""
 
     def __init__(self, where: ControlAddress, sockets: InheritedSockets) -> None:

@@ -15,7 +15,7 @@ from ktcpvs.model.table import Table
 from ktcpvs.runtime.resources import Clients
 from ktcpvs.schedulers.order import LOOKS, Order
 from ktcpvs.system.shared import SharedTable
-from ktcpvs.workers.shares import CLIENTS, Key, RowBook, SharedClients, SharedCounters
+from ktcpvs.workers.shared_counters import CLIENTS, Key, SharedClients, SharedCounters, SlotAllocator
 
 R1 = RealServer(Inet("r1", 80), weight=2, maxconn=3)
 
@@ -51,7 +51,7 @@ STEPS = st.lists(
 @given(steps=STEPS, most=st.sampled_from((4, 9, 100)))
 def test_whatever_happens_rows_are_nobodys_or_one_things(steps: list[tuple[str, Any, Any]], most: int) -> None:
     shared = SharedTable(2)
-    book = RowBook(shared, most)
+    book = SlotAllocator(shared, most)
     now: dict[str, set[int]] = {}
     counted: dict[int, Key] = {}  # row -> what those who count there count
     for kind, what, more in steps:
@@ -78,7 +78,7 @@ def test_whatever_happens_rows_are_nobodys_or_one_things(steps: list[tuple[str, 
 
 
 def test_what_comes_back_has_its_row_again() -> None:
-    book = RowBook(SharedTable(1))
+    book = SlotAllocator(SharedTable(1))
     book.follow(table_of({"a": {1, 2}}))
     row = book.rows["a", "r:1"]
     book.follow(table_of({"a": {2}}))
@@ -90,7 +90,7 @@ def test_what_comes_back_has_its_row_again() -> None:
 
 def test_when_all_rows_are_given_out_one_that_left_comes_back_and_nobody_counts_in_it() -> None:
     shared = SharedTable(2)
-    book = RowBook(shared, most=3)
+    book = SlotAllocator(shared, most=3)
     book.follow(table_of({"a": {1, 2}}))
     busy, idle = book.rows["a", "r:1"], book.rows["a", "r:2"]
     shared.row(busy)[1] += 1

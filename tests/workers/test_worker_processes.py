@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from ktcpvs.control.client import QuietAMP
 from ktcpvs.system.log import EventLog
 from ktcpvs.workers.commands import Ping
-from ktcpvs.workers.crew import Crew, Worker
+from ktcpvs.workers.worker_processes import Worker, WorkerProcesses
 
 
 class Supervised:
@@ -27,7 +27,7 @@ class Supervised:
         self.lines: list[str] = []
         self.clock = Clock()
         log = EventLog(logger=Logger(observer=lambda event: self.lines.append(formatEvent(event))))
-        self.crew = Crew(self.clock, log, 1, lambda worker: None, lambda worker: None, lambda: self.timeout)
+        self.crew = WorkerProcesses(self.clock, log, 1, lambda worker: None, lambda worker: None, lambda: self.timeout)
         self.crew.start()
         (self.worker,) = self.crew.workers
         self.worker._starting.stop()  # nothing is started here

@@ -20,8 +20,8 @@ from twisted.protocols import amp
 from twisted.python.failure import Failure
 
 from ktcpvs.control.client import NoAnswer, QuietAMP, Switch
-from ktcpvs.control.requests import Asked
-from ktcpvs.control.where import ControlAddress
+from ktcpvs.control.edit_commands import Asked
+from ktcpvs.control.endpoints import ControlAddress
 from ktcpvs.errors import Refusal
 from ktcpvs.system import log as levels
 from ktcpvs.system.log import EventLog
@@ -51,7 +51,7 @@ LINE = 4096
 class Worker(ProcessProtocol):
     """One worker. number: from 1. ready: it has the table. pid: None while it does not run."""
 
-    def __init__(self, crew: Crew, number: int) -> None:
+    def __init__(self, crew: WorkerProcesses, number: int) -> None:
         self.crew = crew
         self.number = number
         self.ready = False
@@ -244,7 +244,7 @@ class _OneLink(Factory):
         return self._link
 
 
-class Crew:
+class WorkerProcesses:
     """workers: all of them, dead ones included. is_ending: none is replaced any more."""
 
     def __init__(

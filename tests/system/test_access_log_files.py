@@ -17,7 +17,7 @@ import pytest
 from twisted.logger import Logger, formatEvent
 
 from ktcpvs.errors import BadValue
-from ktcpvs.system.accesslog import BATCH, LIMIT, LINE_MAX, AccessLog, AccessLogs
+from ktcpvs.system.access_log_files import BATCH, LIMIT, LINE_MAX, AccessLog, AccessLogs
 from ktcpvs.system.log import EventLog
 
 MINUTE = 60

@@ -74,12 +74,12 @@ class Refused:
 
 
 @implementer(IHandshakeListener)
-class Stranger(Protocol):
+class UnauthenticatedClient(Protocol):
     """One connection until its handshake is done. found: what is wrong with its certificate."""
 
     transport: Any
 
-    def __init__(self, strangers: Strangers) -> None:
+    def __init__(self, strangers: TLSControlFactory) -> None:
         self.found = Found()
         self._strangers = strangers
         self._timer: Any = None
@@ -135,7 +135,7 @@ class Stranger(Protocol):
 
 
 @implementer(IOpenSSLServerConnectionCreator)
-class Strangers(ServerFactory):
+class TLSControlFactory(ServerFactory):
     """Makes a Stranger of each connection, and an administrator of whom its certificate lets in. factory: makes those.
     end: what the daemon shows, and whom it trusts; for the next connections it may be another."""
 
@@ -149,7 +149,7 @@ class Strangers(ServerFactory):
         self.refused = Refused(log, reactor)
         self._settings = settings
         self._reactor = reactor
-        self._here: dict[Stranger, None] = {}  # the oldest first
+        self._here: dict[UnauthenticatedClient, None] = {}  # the oldest first
 
     def over_tls(self) -> TLSMemoryBIOFactory:
         """What listens."""
@@ -159,10 +159,10 @@ class Strangers(ServerFactory):
         """As Twisted wants it."""
         return self.end.serverConnectionForTLS(protocol)
 
-    def buildProtocol(self, addr: Any) -> Stranger:
-        return Stranger(self)
+    def buildProtocol(self, addr: Any) -> UnauthenticatedClient:
+        return UnauthenticatedClient(self)
 
-    def came(self, stranger: Stranger) -> Any:
+    def came(self, stranger: UnauthenticatedClient) -> Any:
         """Let it in as a stranger, in the place of the oldest if need be; the timer that ends it."""
         settings = self._settings()
         self._here[stranger] = None
@@ -171,7 +171,7 @@ class Strangers(ServerFactory):
         why = f"no certificate within {settings.control_handshake_timeout} s"
         return self._reactor.callLater(settings.control_handshake_timeout, stranger.turn_away, why)
 
-    def left(self, stranger: Stranger) -> None:
+    def left(self, stranger: UnauthenticatedClient) -> None:
         """It is a stranger no more."""
         self._here.pop(stranger, None)
 

@@ -17,7 +17,7 @@ MODULES = [path for path in (ROOT / "ktcpvs").rglob("*.py") if path.name != "__i
 @pytest.mark.parametrize(
     "command",
     [["lint-imports"], ["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]],
-    ids=["floors", "ruff", "format", "types"],
+    ids=["layers", "ruff", "format", "types"],
 )
 def test_the_checks_that_need_no_running(command: list[str]) -> None:
     done = subprocess.run([BIN / command[0], *command[1:]], cwd=ROOT, capture_output=True, text=True)

@@ -12,7 +12,7 @@ _PEERGROUPS = 59  # SO_PEERGROUPS of asm-generic/socket.h
 _GROUPS_MOST = 256
 
 
-class Guard:
+class Permissions:
     """Root, this process's user, and members of a group may; nobody else."""
 
     def __init__(self, group: int | None = None) -> None:

@@ -22,7 +22,7 @@ from zope.interface import implementer
 
 from ktcpvs.control.certificates import End, Found, extension, read_end, reason, subject
 from ktcpvs.control.client import NotTrusted, QuietAMP
-from ktcpvs.control.where import ControlAddress, Files, is_ip
+from ktcpvs.control.endpoints import ControlAddress, Files, is_ip
 from ktcpvs.errors import shorten
 
 _ALERTS = {

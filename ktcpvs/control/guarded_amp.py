@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.protocols import amp
 from twisted.python.failure import Failure
 
-from ktcpvs.control.guard import Guard
+from ktcpvs.control.permissions import Permissions
 from ktcpvs.errors import BadValue, Refusal, shorten
 from ktcpvs.system import log as levels
 from ktcpvs.system.log import EventLog
@@ -27,11 +27,11 @@ MAX_COMMANDS = 32
 _FULL, _BUSY, _OVER = 1, 2, 4
 
 
-class Door(amp.AMP):
+class GuardedAMP(amp.AMP):
     """One control connection. Its commands are the responders of the class below this one."""
 
     transport: Any
-    guard: Guard | None = None
+    guard: Permissions | None = None
     """Who may come in; None: everybody who can."""
 
     who: str = ""

@@ -9,8 +9,8 @@ from typing import Any
 from twisted.internet import tcp, unix
 from twisted.python.failure import Failure
 
+from ktcpvs.control.endpoints import ControlAddress, default_control
 from ktcpvs.control.server import ControlFactory
-from ktcpvs.control.where import ControlAddress, default_control
 from ktcpvs.system.files import private_folder
 from ktcpvs.system.privileges import Identity
 from ktcpvs.system.sockets import close_listener, open_private_unix_listener, release_listener
@@ -31,7 +31,7 @@ class _Port(unix.Port):
         tcp.Port.connectionLost(self, reason)
 
 
-class Entrance:
+class ControlListener:
     """The unix socket. socket: None before it is there."""
 
     def __init__(

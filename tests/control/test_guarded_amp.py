@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.protocols import amp
 
-from ktcpvs.control.door import MAX_COMMANDS
+from ktcpvs.control.guarded_amp import MAX_COMMANDS
 from ktcpvs.control.server import MAX_CONFIGURATION
 from ktcpvs.errors import BadValue, NoConfiguration, Refusal
 from ktcpvs.model.edits import Edit

@@ -8,12 +8,12 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from ktcpvs.control.client import Switch, connect
-from ktcpvs.control.requests import requests
-from ktcpvs.control.where import ControlAddress
+from ktcpvs.control.edit_commands import requests
+from ktcpvs.control.endpoints import ControlAddress
 from ktcpvs.model.edits import Edit
 
 
-class Successor:
+class NewDaemon:
     """As the control connection wants a switch. asked: how many questions have no answer yet."""
 
     def __init__(self, reactor: Any, where: ControlAddress) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import succeed
 from twisted.protocols import amp
 
-from ktcpvs.control.requests import requests
+from ktcpvs.control.edit_commands import requests
 from ktcpvs.control.server import Administrator
 from ktcpvs.errors import Refusal
 from ktcpvs.model import edits

@@ -6,16 +6,16 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ktcpvs.control.entrance import Entrance
+from ktcpvs.control.control_listener import ControlListener
+from ktcpvs.control.endpoints import ControlAddress
 from ktcpvs.control.ports import Lasting, Port, TLSPort
 from ktcpvs.control.server import ControlFactory
-from ktcpvs.control.where import ControlAddress
 from ktcpvs.model.settings import Settings
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.privileges import Identity
 
 
-class Entrances:
+class ControlListeners:
     """local: the unix socket's; None: there is none. A daemon hands it over to the next one, and nothing else."""
 
     def __init__(
@@ -32,10 +32,10 @@ class Entrances:
         `ports`. Raises NoTLS."""
         self._factory = factory
         self._ports: list[Port] = []
-        self.local: Entrance | None = None if places else Entrance(reactor, factory, None, group)
+        self.local: ControlListener | None = None if places else ControlListener(reactor, factory, None, group)
         for where in places:
             if where.path is not None:
-                self.local = Entrance(reactor, factory, where, group)
+                self.local = ControlListener(reactor, factory, where, group)
             elif where.tls is not None:
                 self._ports.append(TLSPort(reactor, factory, where, lasting, settings, log))
             else:
@@ -44,7 +44,7 @@ class Entrances:
     def __str__(self) -> str:
         return ", ".join(str(one.where) for one in self._all())
 
-    def _all(self) -> list[Entrance | Port]:
+    def _all(self) -> list[ControlListener | Port]:
         return [*([] if self.local is None else [self.local]), *self._ports]
 
     @property
