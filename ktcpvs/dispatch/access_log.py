@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ktcpvs.model.scheduling import Choice
-from ktcpvs.protocols.access import FORMATS, Record
+from ktcpvs.protocols.access_log import FORMATS, Record
 from ktcpvs.runtime.context import Context
 from ktcpvs.system.access_log_files import AccessLog
 

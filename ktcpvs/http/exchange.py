@@ -22,7 +22,7 @@ from ktcpvs.model.latency import BUCKETS
 from ktcpvs.model.scheduling import NONE, Choice
 from ktcpvs.protocols import messages
 from ktcpvs.protocols.framing import BadFrame
-from ktcpvs.protocols.http1 import BadRequest, error_response
+from ktcpvs.protocols.http1 import BadResponse, error_response
 from ktcpvs.streams.connect import call
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system import log as levels
@@ -281,7 +281,7 @@ class Exchange(Retrying):
             try:
                 size = self.context.settings.head_size
                 read = messages.read_response(data, message.method, size, looked, message.minor)
-            except BadRequest as bad:
+            except BadResponse as bad:
                 self._server_failed(f"unreadable response: {bad}")
                 self._fail(502, str(bad))
                 return

@@ -16,7 +16,7 @@ from ktcpvs.http.exchange import INTERIM_PER_TURN
 from ktcpvs.http.head_cache import REQUEST_REMEMBERED, REQUESTS_MAX
 from ktcpvs.model import exchange as life
 from ktcpvs.model.latency import described
-from ktcpvs.protocols.framing import COST_AT_ONCE
+from ktcpvs.protocols.http1.body import COST_AT_ONCE
 
 A, B, C = "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"
 RULES = (

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ktcpvs.protocols.framing import CHUNK_LINE_BYTES, TRAILER_BYTES, BadFrame, Chunked, Frame, Length, UntilClose
+from ktcpvs.protocols.http1 import BadFrame, Chunked, Frame
+from ktcpvs.protocols.http1.body import CHUNK_LINE_BYTES, TRAILER_BYTES, Length, UntilClose
 
 TCHAR = [b"%c" % letter for letter in b"!#$%&'*+-.^_`|~0189AFZafz"]
 TEXT = [b"%c" % letter for letter in b"\t !#$;:,=az09[]~\x80\xff"]
