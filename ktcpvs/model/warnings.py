@@ -11,7 +11,11 @@ from typing import Any
 from attrs import fields, frozen
 
 from ktcpvs.errors import shorten
-from ktcpvs.interfaces import (
+from ktcpvs.model import edits
+from ktcpvs.model.address import Address
+from ktcpvs.model.check import OFF
+from ktcpvs.model.options import OFF as NO_RATE
+from ktcpvs.model.scheduling import (
     CONNECTION,
     EACH_REQUEST,
     USES_BALANCE,
@@ -21,10 +25,6 @@ from ktcpvs.interfaces import (
     USES_WEIGHT,
     IUsesOptions,
 )
-from ktcpvs.model import edits
-from ktcpvs.model.address import Address
-from ktcpvs.model.check import OFF
-from ktcpvs.model.options import OFF as NO_RATE
 from ktcpvs.model.service import NO_LOG, OPTIONS, VirtualService
 
 WHOLE = "whole"
