@@ -12,7 +12,7 @@ import h11
 
 from ktcpvs.protocols import http1
 from ktcpvs.protocols.http1 import BadFrame, BadRequest, BadResponse, Chunked, Frame, HeadReader, RequestHead
-from ktcpvs.protocols.http1.body import CHUNK_LINE_BYTES, TRAILER_BYTES
+from ktcpvs.protocols.http1.body import MAX_CHUNK_LINE_BYTES, MAX_TRAILER_BYTES
 from ktcpvs.protocols.http1.hop_by_hop import FRAMING_FIELDS
 
 SIZES = (1, 2, 7, 64, 1 << 20)
@@ -268,7 +268,9 @@ def _end(frame: Frame, data: bytes, size: int) -> tuple[int, bytes] | str:
             return "refused" if data.endswith(b"\n") else "begun"
         assert 0 <= taken <= len(piece)
         assert taken == len(piece) or frame.done
-        assert len(getattr(frame, "_line", b"")) <= max(CHUNK_LINE_BYTES, TRAILER_BYTES), "what never ends is held"
+        assert len(getattr(frame, "_line", b"")) <= max(MAX_CHUNK_LINE_BYTES, MAX_TRAILER_BYTES), (
+            "what never ends is held"
+        )
         total += taken
         onward += went_on
         if frame.done:

@@ -16,7 +16,7 @@ from ktcpvs.http.exchange import INTERIM_PER_TURN
 from ktcpvs.http.head_cache import REQUEST_REMEMBERED, REQUESTS_MAX
 from ktcpvs.model import exchange as life
 from ktcpvs.model.latency import described
-from ktcpvs.protocols.http1.body import COST_AT_ONCE
+from ktcpvs.protocols.http1.body import MAX_COST_PER_CALL
 
 A, B, C = "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"
 RULES = (
@@ -720,7 +720,7 @@ def test_a_server_that_switches_while_the_body_waits_for_its_turn_is_502(make: M
     """The bytes that wait would come behind what the client sends next."""
     world = make()
     client = world.client()
-    body = b"1\r\nx\r\n" * (COST_AT_ONCE + 100)
+    body = b"1\r\nx\r\n" * (MAX_COST_PER_CALL + 100)
     client.says(get("/a", "Transfer-Encoding: chunked", "Connection: Upgrade", "Upgrade: x", method="POST", body=body))
     a = world.accepts(A)
     assert not client.is_read()

@@ -41,14 +41,14 @@ def test_forms(text: str, check: Check) -> None:
         ("tcp 80", "check = tcp 80: off, tcp"),
         ('"tcp"', "off, tcp, http PATH"),
         ("http", "check = http: off, tcp"),
-        ("http health", "check = http health: a path is wanted, as /health"),
-        ("http /a b", "after the path stands nothing, or expect STATUS"),
-        ("http /a expect", "after the path stands nothing, or expect STATUS"),
+        ("http health", "check = http health: expected a path (example: /health)"),
+        ("http /a b", "only expect STATUS ... may follow the path"),
+        ("http /a expect", "only expect STATUS ... may follow the path"),
         ("http /a expect ok", "status ok: a number from 100 to 599"),
         ("http /a expect 600", "status 600: a number from 100 to 599"),
         ('send "a"', "off, tcp, http PATH"),
-        ('send "a" expect ""', "a text of 1 to 1024 bytes is wanted"),
-        (r'send "\q" expect "a"', r"'\q': after a backslash stands r, n, t"),
+        ('send "a" expect ""', "expected a text of 1 to 1024 bytes"),
+        (r'send "\q" expect "a"', r"'\q': unknown escape; expected"),
         ('send "a expect', "the quote that begins here does not end"),
     ],
 )
@@ -86,5 +86,5 @@ def test_it_is_written_as_it_was_read(texts: list[str]) -> None:
 
 
 def test_an_error_has_its_place() -> None:
-    with pytest.raises(Refusal, match=r"^<text>:2:13: check = http: status 7: a number from 100 to 599 is wanted$"):
+    with pytest.raises(Refusal, match=r"^<text>:2:13: check = http: status 7: expected a number from 100 to 599$"):
         parse(block("http /a expect 7"))

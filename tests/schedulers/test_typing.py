@@ -141,7 +141,15 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[i
     (folder / "good.py").write_text(HEAD + GOOD)
     for name, (text, _) in BAD.items():
         (folder / f"{name}.py").write_text(HEAD + text)
-    command = [sys.executable, "-m", "mypy", "--config-file", str(config), "--cache-dir", str(folder / "cache")]
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--config-file",
+        str(config),
+        "--cache-dir",
+        str(ROOT / ".mypy_cache" / "of_plugins"),
+    ]
     command += ["--no-error-summary", *map(str, sorted(folder.glob("*.py")))]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert not ran.stderr, ran.stderr

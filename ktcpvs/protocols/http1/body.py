@@ -13,13 +13,13 @@ from ktcpvs.protocols.http1.errors import BadFrame, BadMessage, BadRequest, BadR
 from ktcpvs.protocols.http1.field_names import canonical
 from ktcpvs.protocols.http1.grammar import QUOTED_STRING, TEXT_CHAR, TOKEN
 
-CHUNK_LINE_BYTES = 4096
+MAX_CHUNK_LINE_BYTES = 4096
 """The longest line that announces a chunk, its extensions included."""
 
-TRAILER_BYTES = 16384
+MAX_TRAILER_BYTES = 16384
 """The most bytes of trailer fields."""
 
-COST_AT_ONCE = 512
+MAX_COST_PER_CALL = 512
 """How much of a chunked body one call reads: a line costs 1, and 1 more for each 64 bytes of it. Tiny chunks and long
 extensions cost a hundred times what other bytes cost."""
 
@@ -177,7 +177,7 @@ class Chunked:
         """
         out: list[bytes] = []
         position = begin = cost = 0  # what stands between begin and position goes on as it came
-        while position < len(data) and not self.done and cost < COST_AT_ONCE:
+        while position < len(data) and not self.done and cost < MAX_COST_PER_CALL:
             if self._state == _DATA:
                 taken = min(self._left, len(data) - position)
                 position += taken
@@ -225,7 +225,7 @@ class Chunked:
 
     def _check_beginning(self) -> None:
         """Refuse a line that can no longer become a good one before it ends."""
-        most = CHUNK_LINE_BYTES if self._state == _SIZE else TRAILER_BYTES
+        most = MAX_CHUNK_LINE_BYTES if self._state == _SIZE else MAX_TRAILER_BYTES
         if len(self._line) > most:
             raise BadFrame(f"a line of a chunked body is longer than {most} bytes")
         if self._state == _SIZE and not _SIZE_BEGUN.fullmatch(self._line):
@@ -236,7 +236,7 @@ class Chunked:
         size = _STRICT_SIZE.fullmatch(line)
         if size is None:
             size = _LOOSE_SIZE.fullmatch(line)
-        if size is None or len(line) > CHUNK_LINE_BYTES:
+        if size is None or len(line) > MAX_CHUNK_LINE_BYTES:
             raise BadFrame("a chunk size is not a hexadecimal number of at most 15 digits")
         self._left = int(size[1], 16)
         self._state = _DATA if self._left else _TRAILERS
@@ -253,8 +253,8 @@ class Chunked:
         if line == b"\r\n":
             self.done = True
             return line
-        if self._trailers > TRAILER_BYTES:
-            raise BadFrame(f"the trailer fields are longer than {TRAILER_BYTES} bytes")
+        if self._trailers > MAX_TRAILER_BYTES:
+            raise BadFrame(f"the trailer fields are longer than {MAX_TRAILER_BYTES} bytes")
         field = _TRAILER_LINE.fullmatch(line)
         if field is None:
             raise BadFrame("malformed trailer field")
