@@ -17,7 +17,7 @@ import pytest
 from twisted.logger import Logger, formatEvent
 
 from ktcpvs.errors import BadValue
-from ktcpvs.system.access_log_files import BATCH, LIMIT, LINE_MAX, AccessLog, AccessLogs
+from ktcpvs.system.access_log_files import BATCH_BYTES, MAX_PENDING_BYTES, MAX_SYSLOG_BYTES, AccessLog, AccessLogs
 from ktcpvs.system.log import EventLog
 
 MINUTE = 60
@@ -35,7 +35,7 @@ def wait_for(condition: Callable[[], Any]) -> None:
 class Logs(AccessLogs):
     """said: what the event log was told; all of it in this thread."""
 
-    def __init__(self, limit: int = LIMIT) -> None:
+    def __init__(self, limit: int = MAX_PENDING_BYTES) -> None:
         self.said: list[str] = []
         self._mine = threading.get_ident()
         super().__init__(EventLog(logger=Logger(namespace="test", observer=self._hear)), limit)
@@ -150,7 +150,7 @@ def test_few_lines_wait_for_the_tick_and_many_do_not(tmp_path: Path, logs: Logs)
     few, many = tmp_path / "few.log", tmp_path / "many.log"
     log, other = logs.open(str(few)), logs.open(str(many))
     write(log, lines(0, 3))
-    write(other, lines(0, BATCH // 100 + 1))
+    write(other, lines(0, BATCH_BYTES // 100 + 1))
     wait_for(lambda: many.exists() and numbers(many.read_bytes()))
     assert not few.exists()
     logs.tick()
@@ -319,7 +319,7 @@ def test_syslog(tmp_path: Path, logs: Logs) -> None:
         write(log, [b"one\n", b"y" * 10_000 + b"\n", b"three\n"])
         logs.tick()
         head = b"<134>ktcpvs[%d]: " % os.getpid()
-        long = (head + b"y" * 10_000)[:LINE_MAX]
+        long = (head + b"y" * 10_000)[:MAX_SYSLOG_BYTES]
         assert [daemon.recv(1 << 20) for _ in range(3)] == [head + b"one", long, head + b"three"]
         logs.reopen()
         write(log, lines(0, 5000))
@@ -371,7 +371,7 @@ def test_a_syslogd_that_reads_nothing(tmp_path: Path, small: Logs) -> None:
         ("{}", "Is a directory"),
         ("{}/none/a.log", "No such file or directory"),
         ("{}/file/a.log", "Not a directory"),
-        ("{}/fifo", "nobody reads this FIFO"),
+        ("{}/fifo", "no process reads this FIFO"),
         ("syslog:{}/none", "no syslogd at {}/none: No such file or directory"),
         ("syslog:{}/file", "no syslogd at {}/file: Connection refused"),
         ("syslog:{}/" + "x" * 100, "AF_UNIX path too long"),
