@@ -222,7 +222,7 @@ REFUSED = [
     (AddServer("web", Inet("r1", None)), ServerExists, "service web already has server r1:80"),
     (AddServer("web", NO, -1), BadValue, "weight -1 is out of range: 0..65535"),
     (AddServer("web", NO, 65536), BadValue, "weight 65536 is out of range: 0..65535"),
-    (AddServer("mail", Inet("r4", None)), BadAddress, "r4: give a port, since service mail listens on none"),
+    (AddServer("mail", Inet("r4", None)), BadAddress, "r4: missing port, since service mail has none (example: r4:80)"),
     # edit-server
     (EditServer("no", R1), NoSuchService, "no service no"),
     (EditServer("web", NO), NoSuchServer, "service web has no server no:80"),

@@ -360,7 +360,7 @@ def test_an_error_in_a_block_is_shown_where_it_stands(line, why):
 def test_a_service_on_a_unix_socket_completes_no_address():
     with pytest.raises(BadConfiguration) as refusal:
         parse("Virtual web { listen = unix:/run/web\n server = r1 }", "f")
-    assert str(refusal.value) == "f:2:11: r1: give a port, since service web listens on none"
+    assert str(refusal.value) == "f:2:11: r1: missing port, since service web has none (example: r1:80)"
 
 
 def check_any(text):
