@@ -204,7 +204,7 @@ class ISchedulerFactory(Interface):
 class IBindsInSteps(Interface):
     """A scheduler plugin whose `bind` may take long. Optional, besides L{ISchedulerFactory}."""
 
-    def binding(service: ServiceView, previous: IScheduler | None) -> Generator[object, None, IScheduler]:
+    def binding(service: ServiceView, previous: IScheduler | None) -> Generator[None, None, IScheduler]:
         """Do what `bind` does, as a generator that returns the scheduler.
 
         It yields after a few milliseconds of work, and the switch serves clients before it resumes the generator. For a

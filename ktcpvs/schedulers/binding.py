@@ -12,7 +12,7 @@ from ktcpvs.interfaces import IBindsInSteps, IScheduler, ServiceView
 Result = TypeVar("Result")
 
 
-def run_to_end(steps: Generator[object, None, Result]) -> Result:
+def run_to_end(steps: Generator[None, None, Result]) -> Result:
     """Run a generator to its end without a pause, and return what it returns."""
     while True:
         try:
@@ -26,7 +26,7 @@ def run_to_end(steps: Generator[object, None, Result]) -> Result:
 class BindsInSteps:
     """Base of scheduler plugins that bind in steps: they define `binding`, and get `bind` from it."""
 
-    def binding(self, service: ServiceView, previous: IScheduler | None) -> Generator[object, None, IScheduler]:
+    def binding(self, service: ServiceView, previous: IScheduler | None) -> Generator[None, None, IScheduler]:
         raise NotImplementedError
 
     def bind(self, service: ServiceView, previous: IScheduler | None) -> IScheduler:

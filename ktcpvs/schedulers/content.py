@@ -143,13 +143,15 @@ class RuleScheduler(BindsInSteps):
     unit: str
     uses: frozenset[str]
 
-    def binding(self, service: ServiceView, previous: IScheduler | None) -> Generator[object, None, BoundRules]:
-        before = previous if isinstance(previous, BoundRules) else None
+    def binding(self, service: ServiceView, previous: IScheduler | None) -> Generator[None, None, BoundRules]:
+        before: BoundRules | None = previous if isinstance(previous, BoundRules) else None
         rules = service.rules or (_all_servers(service, before),)
         rule_set = yield from compile_rules(rules, before.rule_set if before is not None else None)
         if len(rules) > COMPARED_PER_STEP:
             yield
-        known = before.within if before is not None and before.balance is service.balance else {}
+        known: dict[str, WithinRule] = {}
+        if before is not None and before.balance is service.balance:
+            known = before.within
         within: dict[str, WithinRule] = {}
         bound = 0
         for number, rule in enumerate(rules, 1):

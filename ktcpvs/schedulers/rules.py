@@ -90,7 +90,7 @@ class RuleSet:
         return (*passed_over, (taken.number, taken.pattern, why))
 
 
-def compile_rules(rules: Sequence[BoundRule], previous: RuleSet | None = None) -> Generator[object, None, RuleSet]:
+def compile_rules(rules: Sequence[BoundRule], previous: RuleSet | None = None) -> Generator[None, None, RuleSet]:
     """Make a rule set, as a generator that returns it and yields after each block that it compiles.
 
     previous: the rule set that it replaces; blocks with the same patterns are taken over. Raises BadPattern if the

@@ -36,20 +36,20 @@ def test_forms(text: str, check: Check) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "check = : off, tcp, http PATH"),
-        ("udp", "check = udp: off, tcp, http PATH"),
-        ("tcp 80", "check = tcp 80: off, tcp"),
+        ("", "check = : expected off, tcp, http PATH"),
+        ("udp", "check = udp: expected off, tcp, http PATH"),
+        ("tcp 80", "check = tcp 80: expected off, tcp"),
         ('"tcp"', "off, tcp, http PATH"),
-        ("http", "check = http: off, tcp"),
+        ("http", "check = http: expected off, tcp"),
         ("http health", "check = http health: expected a path (example: /health)"),
         ("http /a b", "only expect STATUS ... may follow the path"),
         ("http /a expect", "only expect STATUS ... may follow the path"),
-        ("http /a expect ok", "status ok: a number from 100 to 599"),
-        ("http /a expect 600", "status 600: a number from 100 to 599"),
+        ("http /a expect ok", "status ok: expected a number from 100 to 599"),
+        ("http /a expect 600", "status 600: expected a number from 100 to 599"),
         ('send "a"', "off, tcp, http PATH"),
         ('send "a" expect ""', "expected a text of 1 to 1024 bytes"),
         (r'send "\q" expect "a"', r"'\q': unknown escape; expected"),
-        ('send "a expect', "the quote that begins here does not end"),
+        ('send "a expect', "unterminated quote"),
     ],
 )
 def test_what_is_none(text: str, why: str) -> None:

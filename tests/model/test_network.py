@@ -36,7 +36,7 @@ def test_a_network_is_shown_in_its_shortest_form(text: str, shown: str) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("10.1.2.3/8", "'10.1.2.3/8': the address goes on behind the prefix; 10.0.0.0/8 holds it"),
+        ("10.1.2.3/8", "'10.1.2.3/8': the address has bits beyond the prefix; did you mean 10.0.0.0/8?"),
         ("10.0.0.0/33", "'10.0.0.0/33': expected a network (example: 10.0.0.0/8 or 2001:db8::/32)"),
         ("010.0.0.0/8", "'010.0.0.0/8': expected a network (example: 10.0.0.0/8 or 2001:db8::/32)"),
         ("r1.example", "'r1.example': expected a network (example: 10.0.0.0/8 or 2001:db8::/32)"),
@@ -67,7 +67,7 @@ def test_a_list_with_comments_names_the_line_of_a_mistake() -> None:
 def test_a_list_has_an_end() -> None:
     many = [Network(32, number, 32) for number in range(MAX_NETWORKS + 1)]
     assert len(Networks.of(many[1:]).entries) == MAX_NETWORKS
-    with pytest.raises(BadValue, match=f"{MAX_NETWORKS + 1} networks in one list; at most {MAX_NETWORKS}"):
+    with pytest.raises(BadValue, match=f"{MAX_NETWORKS + 1} networks in one list; the limit is {MAX_NETWORKS}"):
         Networks.of(many)
 
 
@@ -76,7 +76,7 @@ def test_a_list_has_an_end() -> None:
     [
         (
             "allow = 10.0.0.0/8 10.1.2.3/8",
-            "2:20: '10.1.2.3/8': the address goes on behind the prefix; 10.0.0.0/8 holds it",
+            "2:20: '10.1.2.3/8': the address has bits beyond the prefix; did you mean 10.0.0.0/8?",
         ),
         ("allow = ::1\ndeny =\n}", "4:1: '}': expected a network (example: 10.0.0.0/8 or 2001:db8::/32)"),
         ("allow = ::1\n deny = ::2 ::1", "3:13: service s both allows and denies ::1"),

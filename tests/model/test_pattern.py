@@ -103,8 +103,8 @@ def test_what_re2_never_has_is_refused_by_name(pattern, what, position):
         ("a\tb", "pattern 'a\\tb': white space other than a space at position 1"),
         ("a\n", "pattern 'a\\n': white space other than a space at position 1"),
         ("\u2028", "pattern '\\u2028': white space other than a space at position 0"),
-        ("x" * (MAX_PATTERN_BYTES + 1), "a pattern of 8193 bytes: at most 8192 are taken"),
-        ("é" * (MAX_PATTERN_BYTES // 2 + 1), "a pattern of 8194 bytes: at most 8192 are taken"),
+        ("x" * (MAX_PATTERN_BYTES + 1), "a pattern of 8193 bytes: the limit is 8192"),
+        ("é" * (MAX_PATTERN_BYTES // 2 + 1), "a pattern of 8194 bytes: the limit is 8192"),
     ],
 )
 def test_what_no_line_can_hold_is_refused(pattern, why):

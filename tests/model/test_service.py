@@ -184,7 +184,9 @@ def test_the_port_of_the_service_completes_an_address():
     assert WEB.complete(R3) is R3
     deaf = evolve(WEB, listen=Unix("/run/web"))
     assert deaf.complete(R1) is R1
-    refused(BadAddress, "r9: missing port, since service web has none", deaf.complete, Inet("r9", None))
+    refused(
+        BadAddress, "r9: missing port, since service web has none (example: r9:80)", deaf.complete, Inet("r9", None)
+    )
 
 
 def test_servers_come_change_and_go():
