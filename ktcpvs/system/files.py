@@ -81,9 +81,7 @@ def private_folder(path: str, owner: int | None = None) -> None:
     except OSError as error:
         raise CannotListen(f"cannot create the folder {path}: {error.strerror}") from None
     if why is not None:
-        raise CannotListen(
-            f"{why}, so other users could replace the control socket: remove it, or use another path with --control"
-        )
+        raise CannotListen(f"{why}: others could replace the control socket; remove it, or use another --control")
 
 
 def untrusted_folder(path: str, owner: int | None = None) -> str | None:

@@ -132,7 +132,7 @@ def test_a_private_folder(tmp_path: Path) -> None:
     private_folder(str(folder))
     for mode in (0o777, 0o720, 0o702):
         folder.chmod(mode)
-        with pytest.raises(CannotListen, match=f"{folder} is writable by other users, who could take our place"):
+        with pytest.raises(CannotListen, match=f"{folder} is writable by other users: others could replace"):
             private_folder(str(folder))
     file = tmp_path / "file"
     file.write_text("")
