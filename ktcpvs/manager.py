@@ -9,9 +9,9 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from ktcpvs.errors import Refusal
+from ktcpvs.services.director import Director
 from ktcpvs.system.notify import Notifier
 from ktcpvs.system.periodic import PeriodicJob
-from ktcpvs.transport.director import Director
 
 OFTEN = 4
 """How many times within the watchdog's time it hears that all is well."""

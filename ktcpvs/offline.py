@@ -11,11 +11,11 @@ from twisted.python.failure import Failure
 
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.table import Table
+from ktcpvs.runtime.context import Context
+from ktcpvs.services.director import Director
+from ktcpvs.services.running import RunningService
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.names import service_port
-from ktcpvs.transport.context import Context
-from ktcpvs.transport.director import Director
-from ktcpvs.transport.live import LiveService
 
 
 def check_configuration(text: str, source: str, allow_empty: bool) -> Sequence[str]:
@@ -36,7 +36,7 @@ def check_configuration(text: str, source: str, allow_empty: bool) -> Sequence[s
         context = Context(reactor, EventLog())
         director = Director(context)
         for service in table:
-            await director.bind(LiveService(context, service), service, table.settings, trial=True)
+            await director.bind(RunningService(context, service), service, table.settings, trial=True)
             await director.run_tests(service, table.settings)
         return director.warnings(edit, table)
 

@@ -16,17 +16,22 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
 
 from ktcpvs import __version__
-from ktcpvs.control.entrances import Entrances
-from ktcpvs.control.guard import Guard
+from ktcpvs.control.control_listeners import ControlListeners
+from ktcpvs.control.endpoints import ControlAddress
+from ktcpvs.control.permissions import Permissions
 from ktcpvs.control.server import ControlFactory, fitting
-from ktcpvs.control.where import ControlAddress
 from ktcpvs.errors import CannotListen, Refusal
+from ktcpvs.inspect.explain import Explainer
+from ktcpvs.inspect.views import Views
 from ktcpvs.manager import Manager
 from ktcpvs.model import edits
 from ktcpvs.model.table import Table
+from ktcpvs.runtime.context import Context
+from ktcpvs.runtime.inherited_sockets import InheritedSockets
+from ktcpvs.services.director import Director
 from ktcpvs.state import StateFile, read_configuration
-from ktcpvs.status.door import StatusDoor
-from ktcpvs.status.where import StatusAddress
+from ktcpvs.status.endpoint import StatusAddress
+from ktcpvs.status.status_listener import StatusListener
 from ktcpvs.system.activation import handed_in
 from ktcpvs.system.limits import calm_collector, raise_descriptor_limit
 from ktcpvs.system.log import ANNOUNCE, EventLog
@@ -35,17 +40,12 @@ from ktcpvs.system.notify import Notifier
 from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.privileges import Identity, become
 from ktcpvs.system.processes import is_proc_mounted
-from ktcpvs.takeover.giving import Giver, Heir
+from ktcpvs.takeover.handover_source import HandoverConnection, HandoverSource
+from ktcpvs.takeover.handover_target import HandoverTarget
 from ktcpvs.takeover.inventory import CONTROL, Inventory
+from ktcpvs.takeover.new_daemon import NewDaemon
 from ktcpvs.takeover.pid_file import PidFile
-from ktcpvs.takeover.starting import Heirs
-from ktcpvs.takeover.successor import Successor
-from ktcpvs.takeover.taking import Taking
-from ktcpvs.transport.context import Context
-from ktcpvs.transport.director import Director
-from ktcpvs.transport.explain import Explainer
-from ktcpvs.transport.inherited import InheritedSockets
-from ktcpvs.transport.views import Views
+from ktcpvs.takeover.upgrade_launcher import UpgradeLauncher
 from ktcpvs.workers.supervisor import Supervisor
 
 DRAIN_LOOK = 0.1
@@ -101,9 +101,9 @@ class _Administered:
         self.submit = director.submit
         self.view: Any = director.view if isinstance(director, Supervisor) else Views(director).view
         self.explain: Any = Explainer(director).explain
-        self.giver: Giver | None = None
+        self.giver: HandoverSource | None = None
 
-    def hand_on(self, successor: Successor) -> None:
+    def hand_on(self, successor: NewDaemon) -> None:
         """From now on another daemon is asked."""
         self.submit, self.view, self.explain = successor.submit, successor.view, successor.explain
 
@@ -121,8 +121,8 @@ class SwitchService(Service):
     def __init__(self, options: DaemonOptions, reactor: Any) -> None:
         self._options = options
         self._reactor = reactor
-        self._taking: Taking | None = None
-        self._successor: Successor | None = None
+        self._taking: HandoverTarget | None = None
+        self._successor: NewDaemon | None = None
         self._stopping: Deferred[None] | None = None
         self._deadline = 0.0
 
@@ -147,11 +147,11 @@ class SwitchService(Service):
         self.director = Supervisor(self.context, size, unload=unload) if size else Director(self.context, unload=unload)
         self._administered = _Administered(self.director)
         group = self._options.control_group
-        self._control_factory = ControlFactory(self._administered, self.log, Heir, Guard(group))
+        self._control_factory = ControlFactory(self._administered, self.log, HandoverConnection, Permissions(group))
         taken, places = self._options.takeover, self._options.control
         if taken is not None and taken not in places:
             places = (taken, *places)
-        self._entrances = Entrances(
+        self._entrances = ControlListeners(
             self._reactor, self._control_factory, places, group, self._sockets.lasts,
             lambda: self.context.settings, self.log,
         )  # fmt: skip
@@ -159,11 +159,11 @@ class SwitchService(Service):
             self._entrances.hand_to(self._options.user)
             become(self._options.user, *([] if group is None else [group]))
             self._entrances.warn_of(self._options.user.name)
-        self._status = StatusDoor(
+        self._status = StatusListener(
             self._options.status, self._options.status_hosts, self._administered, self.log, self._reactor
         )
         notifier = Notifier.of_environment(os.environ)
-        self._heirs = Heirs(self._reactor, self.log, self._entrances.unix, notifier)
+        self._heirs = UpgradeLauncher(self._reactor, self.log, self._entrances.unix, notifier)
         self._manager = Manager(notifier, self.director)
         try:
             self._sort(handed_in())
@@ -184,7 +184,9 @@ class SwitchService(Service):
             raise
         local = self._entrances.local
         if local is not None and local.socket is not None:
-            self._administered.giver = Giver(self.director, self._sockets, local.socket, notifier.watchdog, self._given)
+            self._administered.giver = HandoverSource(
+                self.director, self._sockets, local.socket, notifier.watchdog, self._given
+            )
         self._reactor.callWhenRunning(self.director.start)
         self._reactor.callWhenRunning(calm_collector)
         self._reactor.callWhenRunning(self._handle_signals)
@@ -264,7 +266,7 @@ class SwitchService(Service):
 
     def _take(self, where: ControlAddress, state: StateFile | None) -> Inventory:
         """All that the daemon at `where` has, and whatever of it can fail; it still serves."""
-        self._taking = Taking(where, self._sockets)
+        self._taking = HandoverTarget(where, self._sockets)
         inventory = self._taking.inventory
         self._entrances.adopt(self._taking.control)
         self.context.key = inventory.key
@@ -279,7 +281,7 @@ class SwitchService(Service):
             self._finished(state.save(self.director.table))
         return inventory
 
-    async def _take_over(self, taking: Taking) -> bool:
+    async def _take_over(self, taking: HandoverTarget) -> bool:
         """All is ready: from now on this daemon serves, and the one before drains. False: nothing came of it."""
         try:
             await self.director.ready()
@@ -311,7 +313,7 @@ class SwitchService(Service):
         """Another daemon serves: this one drains and ends."""
         assert self._entrances.unix is not None  # else nothing is given
         self._reactor.callLater(0, self._reactor.stop)
-        successor = self._successor = Successor(self._reactor, self._entrances.unix)
+        successor = self._successor = NewDaemon(self._reactor, self._entrances.unix)
         self.director.successor = successor.carry_out
         self._administered.hand_on(successor)
         run = self.context.steps.run

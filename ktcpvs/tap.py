@@ -8,11 +8,11 @@ from typing import Any
 from twisted.application.service import IService
 from twisted.python import usage
 
-from ktcpvs.control.where import ControlAddress, default_control, parse_control, parse_listening
+from ktcpvs.control.endpoints import ControlAddress, default_control, parse_control, parse_listening
 from ktcpvs.errors import BadAddress, Refusal
 from ktcpvs.model.expansion import parse_nameserver
+from ktcpvs.status.endpoint import parse_status
 from ktcpvs.status.hosts import parse_host_name
-from ktcpvs.status.where import parse_status
 from ktcpvs.system.limits import uncollected
 from ktcpvs.system.privileges import group_number, identity
 from ktcpvs.takeover.pid_file import PidFile

@@ -12,26 +12,26 @@ from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import Logger, formatEvent
 
+from ktcpvs.control.endpoints import parse_control
 from ktcpvs.control.ports import Port
-from ktcpvs.control.where import parse_control
+from ktcpvs.health.active_checks import ActiveChecks
+from ktcpvs.http.server_connection import ServerConnection, ServerConnections
 from ktcpvs.manager import Manager
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.table import Table
-from ktcpvs.status.door import StatusDoor
-from ktcpvs.status.where import parse_status
+from ktcpvs.runtime.context import Context, Descriptors
+from ktcpvs.services.director import Director
+from ktcpvs.services.listener import Listener
+from ktcpvs.services.resolver import Resolver
+from ktcpvs.services.running import RunningService
+from ktcpvs.status.endpoint import parse_status
+from ktcpvs.status.status_listener import StatusListener
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.lookup import Found
 from ktcpvs.system.notify import Notifier
-from ktcpvs.transport.checks import Checks
-from ktcpvs.transport.context import Context, Descriptors
-from ktcpvs.transport.director import Director
-from ktcpvs.transport.listener import Listener
-from ktcpvs.transport.live import LiveService
-from ktcpvs.transport.pool import Pool, ServerStream
-from ktcpvs.transport.resolver import Resolver
-from ktcpvs.workers.crew import Crew
 from ktcpvs.workers.worker import Worker
+from ktcpvs.workers.worker_processes import WorkerProcesses
 
 
 class Broken:
@@ -84,13 +84,13 @@ def access_logs(world: World) -> None:
 def idle_connections(world: World) -> None:
     """Each look closes the connections that are too old."""
 
-    class Stream(ServerStream):
+    class Connection(ServerConnection):
         close = world.broken
 
     world.context.start()
-    pool, server = Pool(world.context), Destination("10.0.0.1:80")  # type: ignore[arg-type]
+    connections, server = ServerConnections(world.context), Destination("10.0.0.1:80")  # type: ignore[arg-type]
     for _ in range(3):
-        pool.put(Stream(pool, server))
+        connections.put(Connection(connections, server))
 
 
 def control_port(world: World) -> None:
@@ -99,7 +99,7 @@ def control_port(world: World) -> None:
 
 def status_port(world: World) -> None:
     world.breaks()
-    StatusDoor(parse_status("tcp:9109"), (), None, world.log, world.reactor).open_when_free()
+    StatusListener(parse_status("tcp:9109"), (), None, world.log, world.reactor).open_when_free()
 
 
 def watchdog(world: World) -> None:
@@ -119,11 +119,11 @@ def listening_socket(world: World) -> None:
 
 def workers_that_start(world: World) -> None:
     world.breaks()
-    Crew(world.reactor, world.log, 1, lambda worker: None, lambda worker: None).start()
+    WorkerProcesses(world.reactor, world.log, 1, lambda worker: None, lambda worker: None).start()
 
 
 def pings_of_workers(world: World) -> None:
-    crew = Crew(world.reactor, world.log, 0, lambda worker: None, lambda worker: None, world.broken)
+    crew = WorkerProcesses(world.reactor, world.log, 0, lambda worker: None, lambda worker: None, world.broken)
     crew.start()
 
 
@@ -155,14 +155,14 @@ def names_that_are_found(world: World) -> None:
 
 
 def checks(world: World) -> None:
-    class Probes(Checks):
+    class Probes(ActiveChecks):
         probe = world.broken
 
     table = parse("Virtual s { listen = 127.0.0.1:80 check = tcp check_interval = 1 server = 10.0.0.1:80 }").apply(
         Table()
     )
-    live = LiveService(world.context, table.services["s"])
-    live.usable = frozenset(live.destinations_for(live.config).values())
+    live = RunningService(world.context, table.services["s"])
+    live.selector.usable = frozenset(live.destinations_for(live.config).values())
     Probes(world.context).follow([live])
 
 

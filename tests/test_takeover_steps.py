@@ -14,12 +14,12 @@ from twisted.logger import Logger, formatEvent
 
 from ktcpvs.model.edits import Set, StartService
 from ktcpvs.model.language.parser import parse
+from ktcpvs.runtime.context import Context, Descriptors
+from ktcpvs.runtime.inherited_sockets import InheritedSockets
+from ktcpvs.services.director import Director
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.steps import Steps
-from ktcpvs.takeover.giving import Giver, Heir
-from ktcpvs.transport.context import Context, Descriptors
-from ktcpvs.transport.director import Director
-from ktcpvs.transport.inherited import InheritedSockets
+from ktcpvs.takeover.handover_source import HandoverConnection, HandoverSource
 
 
 class Fault(Exception):
@@ -41,10 +41,10 @@ class Given:
         self.director = Director(context)
         self.edit(parse(f"Virtual s {{ listen = {free_address()} server = 10.0.0.1:80 }}"), StartService())
         self.control, self.other = socket.socketpair()
-        self.giver = Giver(
+        self.giver = HandoverSource(
             self.director, InheritedSockets(), self.control, 0, lambda file, pid: self.given.append((file, pid))
         )
-        self.heir = Heir(self, log)
+        self.heir = HandoverConnection(self, log)
         self.heir.transport = self  # type: ignore[assignment]
         self.socket = self.other
         self.began: list[Any] = []

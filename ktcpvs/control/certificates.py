@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSS
 from twisted.internet.ssl import Certificate, CertificateOptions, TLSVersion, trustRootFromCertificates
 from zope.interface import implementer
 
-from ktcpvs.control.where import Files
+from ktcpvs.control.endpoints import Files
 from ktcpvs.errors import NoTLS, shorten
 from ktcpvs.system.files import read_file
 

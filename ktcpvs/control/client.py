@@ -33,7 +33,7 @@ from twisted.protocols import amp
 from twisted.python.failure import Failure
 
 from ktcpvs.control import commands
-from ktcpvs.control.where import ControlAddress, default_control, need_tls, parse_control
+from ktcpvs.control.endpoints import ControlAddress, default_control, need_tls, parse_control
 from ktcpvs.errors import Refusal, shorten
 from ktcpvs.system.files import untrusted_socket
 from ktcpvs.system.process import peer_user
@@ -77,7 +77,7 @@ async def connect(reactor: IReactorCore, control: str | None = None, timeout: fl
     try:
         if where.tls is not None:
             need_tls()
-            from ktcpvs.control.caller import call  # OpenSSL takes long to import
+            from ktcpvs.control.tls_client import call  # OpenSSL takes long to import
 
             return Switch(await call(reactor, where, timeout), where)
         protocol = await where.client_endpoint(reactor, timeout).connect(_Calls.forProtocol(QuietAMP))

@@ -9,8 +9,8 @@ from typing import Any
 
 from twisted.python.failure import Failure
 
+from ktcpvs.control.endpoints import ControlAddress, need_tls
 from ktcpvs.control.server import ControlFactory
-from ktcpvs.control.where import ControlAddress, need_tls
 from ktcpvs.errors import CannotListen, NoTLS
 from ktcpvs.model.address import Inet
 from ktcpvs.model.settings import Settings
@@ -108,11 +108,11 @@ class TLSPort(Port):
     ) -> None:
         """settings: as they are at the moment. Raises NoTLS."""
         need_tls()
-        from ktcpvs.control.strangers import Strangers  # who has no TLS does not pay for it
+        from ktcpvs.control.unauthenticated import TLSControlFactory  # who has no TLS does not pay for it
 
         self._log = log
         self.where = where
-        self._strangers = Strangers(factory, self._end(may_wait=True), settings, log, reactor)
+        self._strangers = TLSControlFactory(factory, self._end(may_wait=True), settings, log, reactor)
         super().__init__(reactor, self._strangers.over_tls(), where, lasting, log)
 
     def _end(self, may_wait: bool) -> Any:

@@ -18,9 +18,9 @@ from twisted.internet.protocol import ServerFactory
 from twisted.python.failure import Failure
 
 from ktcpvs.control import commands
-from ktcpvs.control.door import Door
-from ktcpvs.control.guard import Guard
-from ktcpvs.control.options import service_options
+from ktcpvs.control.arguments import service_options
+from ktcpvs.control.guarded_amp import GuardedAMP
+from ktcpvs.control.permissions import Permissions
 from ktcpvs.errors import BadValue, NoConfiguration, Refusal, shorten
 from ktcpvs.model import edits
 from ktcpvs.model.address import Address, parse_address
@@ -58,7 +58,7 @@ class Switch(Protocol):
         """Who would serve a request, and why, as plain data; raises a Refusal."""
 
 
-class Administrator(Door):
+class Administrator(GuardedAMP):
     """One control connection."""
 
     def __init__(self, switch: Switch, log: EventLog) -> None:
@@ -256,7 +256,7 @@ class ControlFactory(ServerFactory):
         switch: Switch,
         log: EventLog,
         kind: type[Administrator] = Administrator,
-        guard: Guard | None = None,
+        guard: Permissions | None = None,
     ) -> None:
         """kind: what is made. guard: who may come in; None: everybody who can."""
         self._guard = guard

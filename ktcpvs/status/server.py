@@ -160,7 +160,7 @@ class _Reading:
         self._is_paused = True
 
 
-class HeldTexts:
+class CachedTexts:
     """Which visitors still read which text, so that slow ones do not keep many old texts in memory."""
 
     def __init__(self) -> None:
@@ -196,7 +196,7 @@ class Pages(Resource):
         super().__init__()  # type: ignore[no-untyped-call]
         self._texts = texts
         self._hosts = hosts
-        self._held = HeldTexts()
+        self._held = CachedTexts()
         self._log = log
         folder = files("ktcpvs.status") / "page"
         self._static = {path: ((folder / name).read_bytes(), kind) for path, (name, kind) in STATIC.items()}

@@ -15,24 +15,24 @@ from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.python.failure import Failure
 
-from ktcpvs.control.requests import Asked, requests
+from ktcpvs.control.edit_commands import Asked, requests
 from ktcpvs.errors import Refusal
+from ktcpvs.inspect.views import Views
 from ktcpvs.model import edits
 from ktcpvs.model.address import Address
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.expansion import Resolution
 from ktcpvs.model.health import DOWN
 from ktcpvs.model.table import Table
+from ktcpvs.runtime.context import Context
+from ktcpvs.services.director import Director
+from ktcpvs.services.running import RunningService
 from ktcpvs.system import log as levels
 from ktcpvs.system.shared import SharedTable
 from ktcpvs.system.sockets import close_listener, release_listener
-from ktcpvs.transport.context import Context
-from ktcpvs.transport.director import Director
-from ktcpvs.transport.live import LiveService
-from ktcpvs.transport.views import Views
 from ktcpvs.workers import commands, merged
-from ktcpvs.workers.crew import ANSWER_TIMEOUT, Crew, Worker, first_of
-from ktcpvs.workers.shares import Key, RowBook, SharedCounters
+from ktcpvs.workers.shared_counters import Key, SharedCounters, SlotAllocator
+from ktcpvs.workers.worker_processes import ANSWER_TIMEOUT, Worker, WorkerProcesses, first_of
 
 ROWS_AT_ONCE = 64
 """How many rows one command names: with the longest names they fit into the 65,535 bytes of an AMP value."""
@@ -49,10 +49,10 @@ class Supervisor(Director):
         """size: how many workers there are. others: as for a Director."""
         super().__init__(context, **others)
         self.counts = SharedTable(size + 1)  # the last column is the supervisor's own, where it counts nothing
-        self._book = RowBook(self.counts)
+        self._book = SlotAllocator(self.counts)
         self._told: dict[Key, int] = {}  # the rows that all workers know
         context.counters = SharedCounters(self.counts, size, self._book.rows)
-        self.crew = Crew(
+        self.crew = WorkerProcesses(
             context.reactor, context.log, size, self._begun, self._gone, lambda: context.settings.worker_timeout
         )
         self.listening: dict[str, list[socket.socket]] = {}
@@ -77,12 +77,12 @@ class Supervisor(Director):
     def _open(self, address: Address, backlog: int, closing: list[socket.socket]) -> list[socket.socket]:
         return self.context.sockets.open_shared(address, backlog, len(self.crew.workers), closing)
 
-    def _listen(self, live: LiveService, socks: list[socket.socket]) -> None:
+    def _listen(self, live: RunningService, socks: list[socket.socket]) -> None:
         self._close(live.ident)
         self.listening[live.ident] = socks
         self._handed.append(live.ident)
 
-    def _stop(self, live: LiveService) -> None:
+    def _stop(self, live: RunningService) -> None:
         live.stop()
         self._close(live.ident)
 
@@ -135,11 +135,11 @@ class Supervisor(Director):
         for live in self.services.values():
             live.health.told = partial(self._mark, live)
 
-    def _mark(self, live: LiveService, destination: Destination) -> None:
+    def _mark(self, live: RunningService, destination: Destination) -> None:
         for worker in self.crew.ready():
             self.crew.answered(worker, self._marks(worker, [(live, destination)]))
 
-    def _marks(self, worker: Worker, found: list[tuple[LiveService, Destination]]) -> list[Deferred[Any]]:
+    def _marks(self, worker: Worker, found: list[tuple[RunningService, Destination]]) -> list[Deferred[Any]]:
         marks = [
             {
                 "ident": live.ident,

@@ -23,19 +23,19 @@ from twisted.python.failure import Failure
 
 from ktcpvs.control.server import Administrator
 from ktcpvs.errors import CannotListen
+from ktcpvs.inspect.explain import Explainer
+from ktcpvs.inspect.views import Views
 from ktcpvs.model.address import Address
+from ktcpvs.runtime.context import Context
+from ktcpvs.runtime.resources import Sockets
+from ktcpvs.services.director import Director
 from ktcpvs.system.limits import calm_collector, raise_descriptor_limit
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.process import end_after_parent
 from ktcpvs.system.shared import SharedTable
-from ktcpvs.transport.context import Context
-from ktcpvs.transport.director import Director
-from ktcpvs.transport.explain import Explainer
-from ktcpvs.transport.resources import Sockets
-from ktcpvs.transport.views import Views
 from ktcpvs.workers import commands
-from ktcpvs.workers.shares import Key, SharedCounters
+from ktcpvs.workers.shared_counters import Key, SharedCounters
 
 DRAIN_LOOK = 0.05
 """Seconds between two looks whether all connections have drained."""
@@ -47,7 +47,7 @@ LINK = 3
 """The descriptor of the supervisor's link in a worker."""
 
 
-class HandedDown(Sockets):
+class InheritedWorkerSockets(Sockets):
     """Listening sockets that the supervisor has opened."""
 
     def __init__(self) -> None:
@@ -153,7 +153,7 @@ class Worker:
         self.log = EventLog()
         self.context = Context(reactor, self.log)
         self.rows: dict[Key, int] = {}
-        self.sockets = HandedDown()
+        self.sockets = InheritedWorkerSockets()
         self.context.sockets = self.sockets
         self.director = Director(self.context, unload=self.part)
         self.director.is_strict = False  # the supervisor has

@@ -15,16 +15,16 @@ from twisted.test.iosim import FakeTransport, connect
 from ktcpvs import errors
 from ktcpvs.control import commands
 from ktcpvs.control.client import NoAnswer, Switch
-from ktcpvs.control.door import MAX_BOX_KEYS
+from ktcpvs.control.endpoints import ControlAddress
+from ktcpvs.control.guarded_amp import MAX_BOX_KEYS
 from ktcpvs.control.server import MAX_CONNECTIONS, MAX_WARNINGS, Administrator, ControlFactory
-from ktcpvs.control.where import ControlAddress
+from ktcpvs.inspect.explain import Explainer
+from ktcpvs.inspect.views import Views
 from ktcpvs.model.edits import Edit
 from ktcpvs.model.service import OPTIONS
+from ktcpvs.runtime.context import Context, Descriptors
+from ktcpvs.services.director import Director
 from ktcpvs.system.log import EventLog
-from ktcpvs.transport.context import Context, Descriptors
-from ktcpvs.transport.director import Director
-from ktcpvs.transport.explain import Explainer
-from ktcpvs.transport.views import Views
 
 
 class Daemon:

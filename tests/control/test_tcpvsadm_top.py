@@ -13,11 +13,11 @@ from twisted.internet.testing import MemoryReactorClock
 
 from ktcpvs.control.tcpvsadm.columns import fitted, padded, text_width
 from ktcpvs.control.tcpvsadm.top import screen
+from ktcpvs.inspect.views import Views
 from ktcpvs.model.language.parser import parse
+from ktcpvs.runtime.context import Context, Descriptors
+from ktcpvs.services.director import Director
 from ktcpvs.system.log import EventLog
-from ktcpvs.transport.context import Context, Descriptors
-from ktcpvs.transport.director import Director
-from ktcpvs.transport.views import Views
 
 LONG = "shop.customers.eu-central-1.production.internal.example.org-blue-and-green"
 CONFIGURATION = f"""

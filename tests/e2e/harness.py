@@ -22,7 +22,7 @@ from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.threads import blockingCallFromThread
 
 from ktcpvs.control.client import NoAnswer, connect
-from ktcpvs.transport.relay.pipes import PIPES_SPARE
+from ktcpvs.relay.pipes import PIPES_SPARE
 
 ROOT = Path(__file__).parents[2]
 TWISTD = "from twisted.scripts.twistd import run; run()"

@@ -16,8 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from servers import LOOPBACK, SocketServer, chunks, dial, free_port, program, read_all, reset, wait_for
 from twisted.python.usage import UsageError
 
+from ktcpvs.status.endpoint import StatusAddress, parse_status
 from ktcpvs.status.server import MAX_CONNECTIONS
-from ktcpvs.status.where import StatusAddress, parse_status
 from ktcpvs.tap import Options
 
 from .harness import ControlThread, Daemon

@@ -17,12 +17,12 @@ from servers import LOOPBACK, Nginx, SocketServer, dial, echo, free_port, read_e
 from twisted.python.usage import UsageError
 
 from ktcpvs.control.client import connect
-from ktcpvs.control.where import parse_control
+from ktcpvs.control.endpoints import parse_control
 from ktcpvs.errors import CannotTakeOver
+from ktcpvs.runtime.inherited_sockets import InheritedSockets
 from ktcpvs.takeover.commands import TakeOver
-from ktcpvs.takeover.taking import Taking
+from ktcpvs.takeover.handover_target import HandoverTarget
 from ktcpvs.tap import Options
-from ktcpvs.transport.inherited import InheritedSockets
 
 from .harness import CALM, ControlThread, Daemon
 
@@ -319,7 +319,7 @@ def test_a_takeover_that_fails_changes_nothing(
 
     # One that goes away when it has everything; and another meanwhile.
     where = parse_control(daemon.control)
-    first = Taking(where, InheritedSockets())
+    first = HandoverTarget(where, InheritedSockets())
     assert "another daemon takes over already" in refused_meanwhile()
     first.abandon()
     wait_for(lambda: "went away; this one goes on" in daemon.log())

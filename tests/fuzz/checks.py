@@ -9,12 +9,12 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 
+from ktcpvs.health.active_checks import ActiveChecks
 from ktcpvs.model.address import Inet
 from ktcpvs.model.check import parse_check
 from ktcpvs.model.destination import Destination
+from ktcpvs.runtime.context import Context, Descriptors
 from ktcpvs.system.log import EventLog
-from ktcpvs.transport.checks import Checks
-from ktcpvs.transport.context import Context, Descriptors
 from tests.fuzz.door import Failures
 from tests.fuzz.messages import pieces
 
@@ -60,7 +60,7 @@ def checks(data: bytes) -> None:
 def _outcome(check: Any, said: bytes, size: int) -> bool:
     """True when the server is well."""
     reactor = MemoryReactorClock()
-    checks = Checks(Context(reactor, EventLog(), Descriptors(100)))
+    checks = ActiveChecks(Context(reactor, EventLog(), Descriptors(100)))
     found: list[Any] = []
     probe = checks.probe(check, Destination(Inet("10.0.0.1", 80)))
     probe.addBoth(found.append)

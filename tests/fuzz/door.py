@@ -19,12 +19,12 @@ from twisted.protocols import amp
 from ktcpvs.control import commands
 from ktcpvs.control.server import Administrator, ControlFactory
 from ktcpvs.errors import Refusal
+from ktcpvs.inspect.explain import Explainer
+from ktcpvs.inspect.views import Views
 from ktcpvs.model.edits import START_NOTHING, Edit, Load, StartService
+from ktcpvs.runtime.context import Context, Descriptors
+from ktcpvs.services.director import Director
 from ktcpvs.system.log import EventLog
-from ktcpvs.transport.context import Context, Descriptors
-from ktcpvs.transport.director import Director
-from ktcpvs.transport.explain import Explainer
-from ktcpvs.transport.views import Views
 from tests.fuzz.messages import pieces
 
 FULL = 65536

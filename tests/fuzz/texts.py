@@ -18,10 +18,10 @@ from typing import Any, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
 
-from ktcpvs.control.options import service_options
+from ktcpvs.control.arguments import service_options
+from ktcpvs.control.endpoints import parse_control
 from ktcpvs.control.tcpvsadm.options import read_arguments
 from ktcpvs.control.tcpvsadm.outcome import Misuse
-from ktcpvs.control.where import parse_control
 from ktcpvs.errors import BadConfiguration, Refusal
 from ktcpvs.model.address import Inet, parse_address
 from ktcpvs.model.describe import configuration as described

@@ -10,7 +10,7 @@ CORPUS = Path(__file__).parent / "corpus"
 
 
 @dataclass
-class Entry:
+class AccessLogEntry:
     name: str
     message: bytes = b""
     verdict: list[str] = field(default_factory=list)
@@ -42,12 +42,12 @@ def line_of(text: str) -> bytes:
     return unescaped(text) + b"\r\n"
 
 
-def entries(kind: str) -> Iterator[Entry]:
+def entries(kind: str) -> Iterator[AccessLogEntry]:
     for path in sorted(CORPUS.glob(f"{kind}-*.txt")):
         for block in path.read_text("ascii").strip().split("\n\n"):
             name, *lines = block.split("\n")
             assert name.startswith("## "), f"{path}: {name}"
-            entry = Entry(f"{path.stem}: {name[3:]}")
+            entry = AccessLogEntry(f"{path.stem}: {name[3:]}")
             for line in lines:
                 if line.startswith("=>"):
                     entry.verdict = line[2:].split()

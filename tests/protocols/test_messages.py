@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ktcpvs.protocols import messages
 from ktcpvs.protocols.framing import BadFrame, Chunked, Frame, Length, UntilClose
 from ktcpvs.protocols.http1 import BadRequest, HeadReader
-from tests.protocols.entries import Entry, entries, unescaped
+from tests.protocols.entries import AccessLogEntry, entries, unescaped
 
 HEAD_SIZE = 65536
 FOLLOWING = [b"", b"GET /next HTTP/1.1\r\nHost: h\r\n\r\n", b"\0\xff\r\n\r\n0\r\n\r\n"]
@@ -118,7 +118,7 @@ def test_the_corpus_is_large_enough() -> None:
 
 @each_request
 @in_each_way
-def test_request(entry: Entry, way: str) -> None:
+def test_request(entry: AccessLogEntry, way: str) -> None:
     pieces, following = pieces_of(entry.message, way)
     verdict = entry.verdict
     if verdict == ["incomplete"]:
@@ -157,7 +157,7 @@ def test_request(entry: Entry, way: str) -> None:
 
 @each_response
 @in_each_way
-def test_response(entry: Entry, way: str) -> None:
+def test_response(entry: AccessLogEntry, way: str) -> None:
     pieces, following = pieces_of(entry.message, way)
     verdict = entry.verdict
     if verdict == ["incomplete"]:

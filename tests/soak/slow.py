@@ -16,7 +16,7 @@ from e2e.harness import Daemon
 from servers import LOOPBACK, SocketServer, chunks, free_port
 
 from ktcpvs.model.grants import FIRST_WINDOW
-from ktcpvs.transport.relay.kernel import ALL
+from ktcpvs.relay.kernel import ALL
 
 BLOCK = random.Random(3).randbytes(1 << 20)
 

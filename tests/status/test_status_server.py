@@ -15,13 +15,13 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 
+from ktcpvs.inspect.views import Views
 from ktcpvs.model.address import parse_address
 from ktcpvs.model.edits import AddServer, AddService, Edit
-from ktcpvs.status.server import MAX_CONNECTIONS, MAX_HELD_BYTES, PIECE, HeldTexts, StatusFactory
+from ktcpvs.runtime.context import Context, Descriptors
+from ktcpvs.services.director import Director
+from ktcpvs.status.server import MAX_CONNECTIONS, MAX_HELD_BYTES, PIECE, CachedTexts, StatusFactory
 from ktcpvs.system.log import EventLog
-from ktcpvs.transport.context import Context, Descriptors
-from ktcpvs.transport.director import Director
-from ktcpvs.transport.views import Views
 
 ODD, ODDER = "back\\slash<wéb>", 'unix:/tmp/"quoted"'
 
@@ -187,7 +187,7 @@ def many_servers() -> list[Edit]:
 
 
 def test_readers_of_the_oldest_texts_are_cut_off_when_texts_hold_too_much() -> None:
-    held, lines = HeldTexts(), [Line() for _ in range(4)]
+    held, lines = CachedTexts(), [Line() for _ in range(4)]
     texts = [bytes(MAX_HELD_BYTES // 2) for _ in range(3)]
     for text, line in zip(texts, lines, strict=False):
         held.add(text, line)

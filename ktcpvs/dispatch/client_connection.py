@@ -1,0 +1,178 @@
+"""What every client connection has: a stream, a state by a table, a dispatcher, one timer, and perhaps a relay."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+from ktcpvs.dispatch.client_limits import ClientLimits
+from ktcpvs.dispatch.dispatcher import CLIENT_GONE, Dispatcher
+from ktcpvs.dispatch.service_context import ServiceContext
+from ktcpvs.model.scheduling import Choice
+from ktcpvs.model.service import COPY
+from ktcpvs.relay.copy import CopyRelay
+from ktcpvs.relay.engines import Relay
+from ktcpvs.relay.handover import Handover
+from ktcpvs.streams.stream import Stream
+from ktcpvs.system import log as levels
+from ktcpvs.system.timer_wheel import Timer
+
+# States and events that all tables have.
+CLOSED = "closed"
+WAITING_STATES = ("choosing", "queued")
+DRAINED = "drain timeout"
+
+
+def _nothing(connection: ClientConnection) -> None:
+    pass
+
+
+class ClientConnection(ABC):
+    """One client connection of a service.
+
+    client: the stream to the client. client_name: the client's address with its port. began: the wheel's tick at
+    accept. last_activity: the tick at which bytes came or the state changed last. state: see `table`. ending: why the
+    connection ended, once that is known. dispatcher: selects its servers. limits: of its client address; None: it has
+    none. relay: once both sides are joined. is_over: both sides are gone. on_end: called
+    then. handover: while the relay copies and is to be replaced by an engine.
+    """
+
+    table: ClassVar[dict[str, dict[str, str]]]
+    """state -> event -> state."""
+
+    descriptors: ClassVar[int]
+    """How many descriptors the connection counts for."""
+
+    reserved: ClassVar[int] = 0
+    """How many more it may need, which a pool counts once it has them."""
+
+    __slots__ = (
+        "_timer", "began", "client", "client_name", "context", "dispatcher", "ending", "handover", "is_over",
+        "last_activity", "limits", "on_end", "relay", "service", "state",
+    )  # fmt: skip
+
+    def __init__(self, service: ServiceContext, client_name: str, client_host: str, state: str) -> None:
+        self.service = service
+        self.context = service.context
+        self.client_name = client_name
+        self.began = self.last_activity = self.context.wheel.now
+        self.client = Stream(self._opened)
+        self.dispatcher = Dispatcher(service, self, client_host)
+        self.limits: ClientLimits | None = None
+        self.relay: Relay | None = None
+        self.handover: Handover | None = None
+        self.state = state
+        self.ending = ""
+        self.is_over = False
+        self.on_end: Callable[[ClientConnection], object] = _nothing
+        self._timer: Timer | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.client_name} of {self.service.ident}: {self.state}>"
+
+    # What a running service and its views ask.
+
+    @abstractmethod
+    def moved(self) -> tuple[int, int]:
+        """Bytes from the client and to it, so far."""
+
+    @abstractmethod
+    def unsettled(self) -> tuple[int, int]:
+        """The part of `moved` that is not yet counted at the destination."""
+
+    def idle_since(self) -> int:
+        """The wheel's tick at which something happened last."""
+        return self.last_activity if self.relay is None else max(self.last_activity, self.relay.idle_since())
+
+    def expire(self, event: str = DRAINED) -> None:
+        """End the connection now, both sides."""
+        if self.state != CLOSED:
+            self.transition(event)
+        self.drop()
+
+    @abstractmethod
+    def retire(self) -> None:
+        """The service does not listen any more: finish the current request, and take no further one."""
+
+    def retire_gently(self) -> None:
+        """As `retire`, but an idle client may send one more request: it may be under way."""
+        self.retire()
+
+    @abstractmethod
+    def rearm(self) -> None:
+        """A timeout has changed."""
+
+    # What the kinds of connections do.
+
+    @abstractmethod
+    def _opened(self) -> None:
+        """The stream is connected."""
+
+    @abstractmethod
+    def serve(self, choice: Choice) -> None:
+        """Connect to this server; its lease has begun."""
+
+    @abstractmethod
+    def restore_timer(self) -> None:
+        """Start the timer of the current state, where the state has one."""
+
+    @abstractmethod
+    def fail(self, status: int, reason: str, retry_after: int = 0) -> None:
+        """Refuse the request with an HTTP status. retry_after: seconds; 0: not said."""
+
+    @abstractmethod
+    def drop(self) -> None:
+        """Reset both sides."""
+
+    # What they share.
+
+    def transition(self, event: str) -> None:
+        """Change the state as the table says. Raises KeyError for an event that the state does not have: a bug."""
+        before = self.state
+        self.state = after = self.table[before][event]
+        self.last_activity = self.context.wheel.now
+        if after == CLOSED:
+            if not self.ending:
+                self.ending = event
+            if self.handover is not None:
+                self.handover.cancel()
+                self.handover = None
+        if self.dispatcher.is_waiting and after not in WAITING_STATES:
+            self.dispatcher.stop_waiting()
+        log = self.context.log
+        if log.level >= levels.STATE:
+            form = "{client}: {before}, {event}: {after}"
+            log.event(levels.STATE, form, client=self.client_name, before=before, event=event, after=after)
+
+    def set_timer(self, seconds: float, due: Callable[[], object] | None = None) -> None:
+        """Start the one timer of this connection anew: call `due` after `seconds`; None: no timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.context.wheel.after(seconds, due) if due is not None else None
+
+    def is_client_gone(self) -> bool:
+        """True when the client has left, though that was not read yet. With `abort_on_close = on` a FIN counts."""
+        client = self.client
+        return client.is_gone() or (self.service.config.abort_on_close == "on" and client.has_ended())
+
+    def join(self, relay: CopyRelay, finished: Callable[[], object]) -> None:
+        """Both sides are joined by `relay`: the service's engine takes over, at once or when that is worth it."""
+        choice = self.service.relay
+        choice.joined[COPY] += 1
+        if choice.engine != COPY and self.state != CLOSED:
+            self.handover = Handover(self, relay, finished, choice.after)
+
+    def retry_after(self, status: int, seconds: int) -> int:
+        """The value of Retry-After: `seconds`, or the setting for a refusal with 503; 0: none."""
+        return seconds or (self.context.settings.retry_after if status == 503 else 0)
+
+    def end(self) -> None:
+        """Both sides are gone: count the connection out. Called once."""
+        self.is_over = True
+        self.on_end(self)
+        self.on_end = _nothing  # no cycles: memory comes back now, not when they are looked for
+        self.dispatcher.detach()
+
+
+__all__ = ["CLIENT_GONE", "CLOSED", "DRAINED", "ClientConnection"]

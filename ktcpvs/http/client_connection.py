@@ -1,0 +1,584 @@
+"""The client side of a connection that is switched request by request.
+
+What the client sends becomes requests, one at a time. Heads and bodies are checked here before any byte of them goes
+on; later requests wait; a client that may not go on gets its last response, and time to read it. `http.exchange` serves
+each request.
+"""
+
+from __future__ import annotations
+
+import re
+from time import monotonic
+
+from ktcpvs.dispatch.admission import RETRY_AFTER_HEAD
+from ktcpvs.dispatch.client_connection import ClientConnection
+from ktcpvs.dispatch.client_limits import TOO_MUCH_HEAD
+from ktcpvs.http.exchange import CONNECTING, PENDING_IS_FULL, SERVER_IS_FULL, TURN_IS_OVER, Exchange
+from ktcpvs.http.service import HTTPService
+from ktcpvs.http.upgrade import Upgrade
+from ktcpvs.model import exchange as life
+from ktcpvs.model.scheduling import Choice
+from ktcpvs.protocols import messages
+from ktcpvs.protocols.framing import BadFrame, Chunked, Frame
+from ktcpvs.protocols.http1 import BadRequest, HeadReader, error_response
+from ktcpvs.streams.lingering_close import LingeringClose, Progress
+
+SLASH = ord("/")
+
+_match_head = messages.REQUEST.match
+
+MAX_PENDING_BYTES = 65536
+"""Bytes of later requests that are held while one is served; then the client is not read."""
+
+CHECK_INTERVAL = 5
+"""Seconds between two looks whether something takes too long."""
+
+MAX_REQUESTS_PER_TURN = 16
+"""Pipelined requests of one client that are served before other connections get their turn."""
+
+
+class HTTPClientConnection(ClientConnection):
+    """One HTTP/1 client connection.
+
+    exchange: of its current request, or its last one. The attributes that `http.exchange.ExchangeOwner` describes are
+    the exchange's to read.
+    """
+
+    table = life.TABLE
+    descriptors = 1
+    reserved = 1  # its server connection is counted by the pool, which must find a descriptor for it
+
+    __slots__ = (
+        "_body_bytes", "_cache", "_connections", "_head_began", "_is_serving_pending", "_is_turn_over", "_progress",
+        "_reader", "body", "closes_after", "exchange", "has_ended", "held", "is_full", "is_last", "pending",
+    )  # fmt: skip
+
+    def __init__(self, http: HTTPService, client_name: str, client_host: str) -> None:
+        super().__init__(http.context, client_name, client_host, life.IDLE)
+        self._cache = http.cache
+        self._connections = http.connections
+        self._reader: HeadReader | None = None  # of a head that comes in pieces
+        self._head_began = 0  # the tick when that head began
+        self._body_bytes = 0  # of the current request's body, so far
+        self._is_serving_pending = False
+        self._is_turn_over = False  # pending requests wait for the next turn
+        self._progress: Progress | None = None  # of a client that is full
+        self.body: Frame | None = None
+        self.closes_after = False
+        self.has_ended = False
+        self.held = 0
+        self.is_full = False
+        self.is_last = False
+        self.pending = b""
+        self.exchange = Exchange(http, self, self.dispatcher)
+
+    # What a running service and its views ask.
+
+    def moved(self) -> tuple[int, int]:
+        exchange = self.exchange
+        if self.relay is None:
+            return exchange.bytes_in, exchange.bytes_out
+        return exchange.bytes_in + self.relay.inward.bytes, exchange.bytes_out + self.relay.outward.bytes
+
+    def unsettled(self) -> tuple[int, int]:
+        moved, settled = self.moved(), self.exchange.settled
+        return moved[0] - settled[0], moved[1] - settled[1]
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of requests and responses that wait in this process, besides what transports buffer."""
+        reader = self._reader
+        return len(self.pending) + self.exchange.held_bytes + (len(reader.received) if reader is not None else 0)
+
+    def retire(self) -> None:
+        self.is_last = True
+        if self.state == life.IDLE and not self.pending and self._reader is None:
+            self.transition(life.FINISHED)
+            self._close_gracefully()
+
+    def retire_gently(self) -> None:
+        self.is_last = True
+
+    def rearm(self) -> None:
+        self._check_timeouts()
+
+    # What the dispatcher asks.
+
+    def serve(self, choice: Choice) -> None:
+        self.exchange.serve(choice)
+
+    def fail(self, status: int, reason: str, retry_after: int = 0) -> None:
+        self.exchange.fail(status, reason, retry_after)
+
+    # Requests.
+
+    def _opened(self) -> None:
+        client = self.client
+        client.dataReceived = self._client_data
+        client.ended = self._client_ended
+        client.lost = self._client_lost
+        client.transport.registerProducer(self, True)
+        self.restore_timer()
+
+    def _client_data(self, data: bytes) -> None:
+        self.last_activity = self.context.wheel.now
+        cache = self._cache
+        if self.state == life.IDLE and cache.is_enabled and self._reader is None and not self.is_last:
+            request = cache.requests.get(data)
+            if request is not None:
+                if self.limits is None or self.limits.allows(len(data)):
+                    self.exchange.start_cached(request)
+                    return
+            else:
+                found = _match_head(data)
+                if found is not None:
+                    groups = found.groups()
+                    lines = groups[4] if groups[3] == b"1" else (groups[3], groups[4])
+                    known = cache.heads.get((lines, self.dispatcher.request.client) if cache.forwards else lines)
+                    if (
+                        known is not None
+                        and groups[1] == b"GET"
+                        and found.end() == len(data) <= cache.head_size
+                        and len(groups[2]) <= cache.uri_size
+                        and groups[2][0] == SLASH
+                        and (self.limits is None or self.limits.allows(len(data)))
+                    ):
+                        self.exchange.start_cached(cache.remember_request(data, groups, known))
+                        return
+        if self.body is not None:
+            data = self._read_body(data)
+            if not data:
+                return
+        if self.state == life.IDLE:
+            self._read_request(data)
+        elif self.state != life.REFUSING:
+            self._append_pending(data)
+
+    def _client_data_while_blocked(self, data: bytes) -> None:
+        """What the client sends while it is full or its turn is over: no request of it begins now."""
+        self.last_activity = self.context.wheel.now
+        if self.body is not None:
+            data = self._read_body(data)
+        if data:
+            self._append_pending(data)
+
+    def _append_pending(self, data: bytes) -> None:
+        """Hold `data` until the requests before it have been served."""
+        self.pending += data
+        if len(self.pending) > MAX_PENDING_BYTES:
+            self.hold(PENDING_IS_FULL, True)
+
+    @property
+    def _is_blocked(self) -> bool:
+        return self.is_full or self._is_turn_over
+
+    def _follow_blocked(self) -> None:
+        """The client is full, or its turn is over, or not any more."""
+        if self.state not in (life.REFUSING, life.SWITCHED, life.CLOSED):
+            self.client.dataReceived = self._client_data_while_blocked if self._is_blocked else self._client_data
+
+    def _serve_pending(self) -> None:
+        """Serve pending requests, and read on when little is pending.
+
+        A full client is served nothing, and no client is served more than some requests in one turn: the switch's own
+        responses cost the client nothing but a few bytes, and would fill memory and hold up all others.
+        """
+        if self._is_serving_pending:
+            return
+        self._is_serving_pending = True
+        begun = 0
+        try:
+            while self.pending and self.state == life.IDLE and not self._is_blocked:
+                if begun == MAX_REQUESTS_PER_TURN:
+                    self._is_turn_over = True
+                    self._follow_blocked()
+                    self.context.reactor.callLater(0, self._next_turn)
+                    break
+                begun += 1
+                data, self.pending = self.pending, b""
+                self._read_request(data)
+        finally:
+            self._is_serving_pending = False
+        if self.held & PENDING_IS_FULL and len(self.pending) <= MAX_PENDING_BYTES:
+            self.hold(PENDING_IS_FULL, False)
+        if self.has_ended and self.state == life.IDLE and not self.pending:
+            self.transition(life.CLIENT_GONE)
+            self._close_gracefully()
+
+    def _next_turn(self) -> None:
+        self._is_turn_over = False
+        self._follow_blocked()
+        self._serve_pending()
+
+    def _read_request(self, data: bytes) -> None:
+        """Read the head of a request, or some more of it."""
+        self._read_head(data)
+        limits = self.limits
+        if limits is not None:
+            reads = self._reader is not None and self.state == life.IDLE
+            if not limits.hold_head(len(self._reader.received) if reads and self._reader is not None else 0):
+                self._reader = None
+                self.transition(life.BAD_REQUEST)
+                self.refuse(429, TOO_MUCH_HEAD, RETRY_AFTER_HEAD)
+
+    def _read_head(self, data: bytes) -> None:
+        found: re.Match[bytes] | None = None
+        reader = self._reader
+        try:
+            if reader is None:
+                found = _match_head(data)
+                if found is not None and found.end() <= self.context.settings.head_size:
+                    self._begin(messages.Request(found), data, found)
+                    return
+                settings = self.context.settings
+                check = messages.EarlyCheck().feed
+                reader = self._reader = HeadReader(settings.head_size, settings.head_lines, settings.uri_size, check)
+                self._head_began = self.context.wheel.now
+            if reader.feed(data) is None:
+                return
+            self._reader = None
+            whole = bytes(reader.received).lstrip(b"\r\n")
+            found = _match_head(whole)
+            if found is None:
+                raise BadRequest(400, "the head has a form that HTTP/1.1 forbids")
+            self._begin(messages.Request(found), whole, found)
+        except BadRequest as bad:
+            self.transition(life.BAD_REQUEST)
+            method = found[2] if found is not None else reader.method if reader is not None else None
+            self.refuse(bad.status, str(bad), method=method)
+
+    def _begin(self, message: messages.Request, data: bytes, found: re.Match[bytes]) -> None:
+        """A head is complete. Nothing is sent before what came with it has been checked."""
+        started, settings = monotonic(), self.context.settings
+        end = found.end()
+        if message.lines.count(b"\n") > settings.head_lines:
+            raise BadRequest(431, f"the request has more than {settings.head_lines} header lines")
+        if len(message.target) > settings.uri_size:
+            raise BadRequest(414, f"the request target is longer than {settings.uri_size} bytes")
+        body = b""
+        rest = data[end:] if end < len(data) else b""
+        if message.length:
+            frame = message.frame()
+            try:
+                taken = frame.feed(rest)
+            except BadFrame as bad:
+                raise BadRequest(400, str(bad)) from None
+            if self._is_too_large(max(taken, message.length)):
+                raise BadRequest(413, self._too_large())
+            self._body_bytes = taken
+            body, rest = rest[:taken], rest[taken:]
+            if rest and not frame.done:
+                self._read_later(rest)
+                rest = b""
+            message.note_body(body, frame.done)
+            if frame.onward is not None:
+                body = frame.onward
+            if not frame.done:
+                self.body = frame
+        self.pending = rest
+        if not message.keep_alive:
+            self.is_last = self.closes_after = True
+            self.client.resting = self.body is None
+        self.exchange.start(message, body, started)
+
+    def _read_body(self, data: bytes) -> bytes:
+        """Read more of the request's body. Returns the part of `data` that comes after it."""
+        body, exchange = self.body, self.exchange
+        assert body is not None
+        try:
+            taken = body.feed(data)
+        except BadFrame as bad:
+            self.body = None
+            self._bad_body(400, str(bad))
+            return b""
+        piece = data if taken == len(data) else data[:taken]
+        if not self._body_bytes and exchange.message is not None:
+            exchange.message.note_body(piece, body.done)
+        if body.onward is not None:
+            piece = body.onward
+        self._body_bytes += taken
+        if self._is_too_large(self._body_bytes):
+            self.body = None
+            self._bad_body(413, self._too_large())
+            return b""
+        if body.done:
+            self.body = None
+        exchange.send_body(piece, body.done)
+        if taken < len(data) and not body.done:
+            self._read_later(data[taken:])
+            return b""
+        return data[taken:]
+
+    def _read_later(self, data: bytes) -> None:
+        """Let other connections have their turn before `data` is read; the client is not read meanwhile."""
+        self.hold(TURN_IS_OVER, True)
+        self.context.reactor.callLater(0, self._read_now, data)
+
+    def _read_now(self, data: bytes) -> None:
+        self.hold(TURN_IS_OVER, False)
+        self.client.dataReceived(data)
+
+    def _is_too_large(self, size: int) -> bool:
+        limit = self.context.settings.body_size
+        return 0 < limit << 10 < size
+
+    def _too_large(self) -> str:
+        return f"the request's body is longer than {self.context.settings.body_size} KiB"
+
+    def _bad_body(self, status: int, reason: str) -> None:
+        """The request's body cannot be read to its end: no server may believe that the request was complete."""
+        self.exchange.release_server(reset=True)
+        if self.state in (life.WAITING, life.ANSWERING):
+            self.transition(life.BAD_REQUEST)
+        else:
+            self.transition(life.LAST)
+        self.exchange.cancel_connecting()
+        if self.state == life.REFUSING:
+            self.refuse(status, reason)
+        else:
+            self.ending = reason
+            self.drop()
+
+    # The client's end.
+
+    def _client_ended(self) -> None:
+        """The client sends no more; it still gets the responses to what it has sent."""
+        self.has_ended = True
+        if self.state == life.IDLE:
+            if not self.pending:
+                self.transition(life.CLIENT_GONE)
+                self._close_gracefully()
+        elif self.body is not None or self._is_abandoned:
+            self.expire(life.CLIENT_GONE)
+
+    @property
+    def _is_abandoned(self) -> bool:
+        """Does the client's FIN end the current request (`abort_on_close`)? Not if it may have been carried out."""
+        if self.service.config.abort_on_close != "on" or self.pending:
+            return False
+        if self.state in (life.CHOOSING, life.QUEUED, life.CONNECTING):
+            return True
+        message = self.exchange.message
+        return self.state == life.WAITING and message is not None and message.method in messages.IDEMPOTENT
+
+    def _client_lost(self, clean: bool) -> None:
+        if self.state != life.CLOSED:
+            self.transition(life.CLIENT_GONE)
+        self.exchange.release_server(reset=True)
+        self.exchange.cancel_connecting()
+        self.end_if_over()
+
+    # Back-pressure.
+
+    def hold(self, reason: int, held: bool) -> None:
+        """Add or remove a reason not to read the client, and read it while there is none."""
+        before = self.held
+        self.held = before | reason if held else before & ~reason
+        if self.held and not before:
+            self.client.pause()
+        elif before and not self.held and not self.has_ended:
+            self.client.resume()
+
+    def pauseProducing(self) -> None:
+        """The client takes no more."""
+        self.is_full = True
+        self._follow_blocked()
+        if self.exchange.server is not None:
+            self.exchange.server.pause()
+
+    def resumeProducing(self) -> None:
+        """The client takes again. That its server sent nothing meanwhile is no fault of the server."""
+        self.is_full = False
+        self._progress = None
+        self.last_activity = self.context.wheel.now
+        self._follow_blocked()
+        if self.exchange.server is not None:
+            self.exchange.server.resume()
+        if self.pending or self.has_ended:
+            self._serve_pending()
+
+    def stopProducing(self) -> None:
+        """The transport is gone: nothing more can be sent."""
+        self.is_full = True
+
+    # What the exchange tells.
+
+    def begin_entry(self) -> None:
+        if self.dispatcher.entry is None:
+            self.dispatcher.entry = self.service.access_log.begin(self.dispatcher.request.client, self.moved())
+
+    def exchange_finished(self) -> None:
+        if self.closes_after and not self.pending and self.body is None:
+            self.transition(life.FINISHED)
+            self._close_gracefully()
+            return
+        if self.is_last or (self.has_ended and not self.pending):
+            self.transition(life.LAST)
+            self._linger()
+            return
+        self.transition(life.ANSWERED)
+        self._serve_pending()
+
+    def refused(self) -> None:
+        self._serve_pending()
+
+    def switch_protocols(self, response: messages.Response, protocols: bytes, rest: bytes) -> None:
+        exchange, choice = self.exchange, self.dispatcher.choice
+        server = exchange.server
+        assert server is not None  # it has sent the response
+        self.transition(life.UPGRADED)
+        added = choice.answer_lines if choice is not None else b""
+        head = b"%b%bConnection: Upgrade\r\nUpgrade: %b\r\n\r\n" % (response.head, added, protocols)
+        self.client.transport.write(head)
+        exchange.bytes_out += len(head)
+        if self.dispatcher.entry is not None:
+            self.dispatcher.entry.response_begun(response.status, len(head))
+        body, self.body = self.body, None
+        waiting, self.pending = self.pending, b""
+        if isinstance(body, Chunked):
+            waiting = body.held + waiting  # a body that has not ended is part of what is relayed
+        self.held = 0
+        Upgrade(self.context, self, server, self._connections.closed).start(waiting, rest)
+
+    def break_off(self) -> None:
+        self._lingering_close().close_with_reset()
+
+    # The end.
+
+    def refuse(self, status: int, reason: str, retry_after: int = 0, method: bytes | None = None) -> None:
+        """Send the last response, and let the client read it. method: of a request that has not become one."""
+        exchange = self.exchange
+        self.ending = f"{status}: {reason}"
+        self.service.note_refusal(self.client_name, status, reason)
+        message = exchange.message
+        if message is not None:
+            method = message.method
+        elif self._reader is not None:
+            method = self._reader.method
+        response = error_response(status, reason, method, later=self.retry_after(status, retry_after))
+        exchange.note_own_response(status, response)
+        exchange.settle()
+        self.client.transport.write(response)
+        self._linger()
+
+    def _linger(self) -> None:
+        """The client has its last response: read on a little, so that no reset takes it away."""
+        self.body = None
+        self.pending = b""
+        self.held = 0
+        closing = self._lingering_close()
+        if self.has_ended:
+            closing.close()
+        else:
+            closing.linger()
+
+    def _close_gracefully(self) -> None:
+        """Close, once the client has what it was sent."""
+        self.set_timer(0)
+        if not self.client.close():  # most clients have it all already
+            LingeringClose(self.client, self.context).close()
+
+    def _lingering_close(self) -> LingeringClose:
+        self.set_timer(0)
+        return LingeringClose(self.client, self.context, self._lingered)
+
+    def _lingered(self) -> None:
+        if self.state == life.REFUSING:
+            self.transition(life.FINISHED)
+
+    def drop(self) -> None:
+        self.client.reset()
+        self.exchange.release_server(reset=True)
+        self.exchange.cancel_connecting()
+        self.end_if_over()
+
+    def end_if_over(self) -> None:
+        exchange = self.exchange
+        if self.client.is_open or exchange.is_connecting or self.is_over:
+            return
+        if self.relay is not None and exchange.server is not None and exchange.server.is_open:
+            return
+        self.set_timer(0)
+        exchange.settle()
+        self.end()
+        exchange.detach()
+
+    # Timeouts. docs/architecture.md has the table of states and their timeouts.
+
+    def restore_timer(self) -> None:
+        self.set_timer(self._check_interval(), self._check_timeouts)
+
+    def _check_interval(self) -> int:
+        """Seconds until the next look: as short as the shortest timeout, if that is less than usual."""
+        settings = self.context.settings
+        first_byte = self.service.first_byte_timeout or CHECK_INTERVAL
+        read = settings.read_timeout or CHECK_INTERVAL
+        times = (settings.head_timeout, settings.keepalive_timeout, settings.response_timeout, first_byte, read)
+        return min(CHECK_INTERVAL, *times)
+
+    def _check_timeouts(self) -> None:
+        """End what takes too long."""
+        waited = self.context.wheel.now - self.idle_since()
+        state = self.state
+        if self.is_full and state != life.SWITCHED:
+            is_over = self._check_full()
+        elif state == life.IDLE:
+            is_over = self._check_idle(waited)
+        else:
+            is_over = self._check_server(state, waited)
+        if is_over or self.state in (life.CLOSED, life.REFUSING):
+            return
+        if self.held and self.client.is_gone():  # a client that is not read is not heard to go either
+            self.expire(life.CLIENT_GONE)
+            return
+        if self.client.resting and not self.held:  # it takes long: notice a client that leaves meanwhile
+            self.client.resting = False
+            self.client.resume()
+        self.restore_timer()
+
+    def _check_full(self) -> bool:
+        """Time in which the client takes nothing is the client's. Returns True when the connection was ended."""
+        limit = self.context.settings.read_timeout
+        if self._progress is None:
+            self._progress = Progress(self.client, self.context)
+        if limit and self._progress.stalled() >= limit:
+            self.expire(life.READ_TIMEOUT)
+            return True
+        return False
+
+    def _check_idle(self, waited: int) -> bool:
+        settings = self.context.settings
+        if self._reader is None:
+            if waited < settings.keepalive_timeout:
+                return False
+            self.transition(life.IDLE_TIMEOUT)
+            self._close_gracefully()
+            return True
+        if self.context.wheel.now - self._head_began < settings.head_timeout:
+            return False
+        self.transition(life.SLOW_REQUEST)
+        self.refuse(408, f"the request's head did not come within {settings.head_timeout} seconds")
+        return True
+
+    def _check_server(self, state: str, waited: int) -> bool:
+        settings, exchange, limit = self.context.settings, self.exchange, self.context.settings.read_timeout
+        if state == life.WAITING and self.body is None and waited >= settings.response_timeout:
+            exchange.response_timed_out()
+        elif self.body is not None and limit and waited > limit and state == life.WAITING:
+            if self.held & SERVER_IS_FULL:
+                reason = f"the server took none of the request's body for {limit} seconds"
+                exchange.server_failed(reason)
+                exchange.fail(504, reason)
+            else:
+                exchange.fail(408, f"the request's body did not come within {limit} seconds")
+        elif limit and waited > limit and state in (life.ANSWERING, life.SWITCHED):
+            if state == life.ANSWERING and (self.body is None or self.held & SERVER_IS_FULL):
+                exchange.server_failed(f"the response stopped for {limit} seconds")
+            self.expire(life.READ_TIMEOUT)
+            return True
+        elif state == life.WAITING:
+            exchange.check_silence(waited)
+        return False
+
+
+__all__ = ["CONNECTING", "HTTPClientConnection"]

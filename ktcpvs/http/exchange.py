@@ -1,0 +1,758 @@
+"""The exchange of one request and its response: select a server, connect, send, retry, pass the response on, settle.
+
+A client connection has one exchange object, which it uses for one request after the other. Bodies stream in both
+directions at once with back-pressure and are never collected. A request that a server connection lost before any
+response is sent again if that is safe (RFC 9110, section 9.2.2), else never.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from time import monotonic
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from ktcpvs.dispatch.client_limits import TOO_MANY_REQUESTS, ClientLimits
+from ktcpvs.dispatch.dispatcher import CONNECT_FAILED, Dispatcher
+from ktcpvs.http.head_cache import CLOSE, KEEP_ALIVE, MAX_CACHED_HEAD, CachedHead, CachedRequest, CachedResponse
+from ktcpvs.http.server_connection import ServerConnection
+from ktcpvs.http.service import HTTPService
+from ktcpvs.model import exchange as life
+from ktcpvs.model.destination import Destination, Lease
+from ktcpvs.model.health import DOWN
+from ktcpvs.model.latency import BUCKETS
+from ktcpvs.model.scheduling import Choice
+from ktcpvs.protocols import messages
+from ktcpvs.protocols.framing import BadFrame, Frame
+from ktcpvs.protocols.http1 import BadRequest, error_response
+from ktcpvs.protocols.upgrades import accepted
+from ktcpvs.streams.stream import Stream
+from ktcpvs.system import log as levels
+
+_SENT = life.TABLE[life.IDLE][life.SENT]
+_WHOLE = life.TABLE[life.WAITING][life.WHOLE]
+
+UNANSWERED = "the server closed the connection before it answered"
+
+MAX_INTERIM_PER_TURN = 16
+"""Interim responses (1xx) of one server that are read before other connections get their turn."""
+
+MAX_JOINED_BODY = 4096
+"""The longest beginning of a body, in bytes, that is copied behind its head; a longer one is sent beside it."""
+
+SERVER_IS_FULL, PENDING_IS_FULL, CONNECTING, TURN_IS_OVER = 1, 2, 4, 8
+"""Reasons not to read the client, as bits: the server takes no more, enough requests are pending, there is no server
+connection yet, and what has come costs more time than one turn."""
+
+
+class ExchangeOwner(Protocol):
+    """What an exchange needs of its client connection.
+
+    body: the framing of the request's body while some of it is still to come. closes_after: the client wants the
+    connection to end with this response. has_ended: the client has sent a FIN. held: reasons not to read the client.
+    is_full: the client takes no more. is_last: the connection ends with this response. last_activity: the tick at which
+    bytes came last. pending: bytes of later requests.
+    """
+
+    body: Frame | None
+    client: Stream
+    client_name: str
+    closes_after: bool
+    ending: str
+    has_ended: bool
+    held: int
+    is_full: bool
+    is_last: bool
+    last_activity: int
+    limits: ClientLimits | None
+    pending: bytes
+    state: str
+
+    def transition(self, event: str) -> None:
+        """Change the state."""
+
+    def hold(self, reason: int, held: bool) -> None:
+        """Add or remove a reason not to read the client."""
+
+    def exchange_finished(self) -> None:
+        """The response is on its way to the client: go on with the next request, or close."""
+
+    def refused(self) -> None:
+        """The switch has responded itself, and the connection goes on."""
+
+    def refuse(self, status: int, reason: str, retry_after: int = 0) -> None:
+        """Respond with an error and close the connection."""
+
+    def retry_after(self, status: int, seconds: int) -> int:
+        """The value of Retry-After; 0: none."""
+
+    def begin_entry(self) -> None:
+        """Begin an access log entry, where there is a log and none has begun."""
+
+    def switch_protocols(self, response: messages.Response, protocols: bytes, rest: bytes) -> None:
+        """The server has accepted an upgrade to `protocols`; `rest` follows its response."""
+
+    def moved(self) -> tuple[int, int]:
+        """Bytes from the client and to it, so far."""
+
+    def break_off(self) -> None:
+        """The client has got a part of a response, and there will be no more of it."""
+
+    def end_if_over(self) -> None:
+        """Count the connection out when both sides are gone."""
+
+
+class Exchange:
+    """The exchanges of one client connection, one at a time.
+
+    dispatcher: selects the server. server: the connection to it, while there is one. response: the response's head,
+    once it has come. bytes_in, bytes_out: from the client and to it, of this exchange and those before. settled: the
+    part of them that has been counted at a destination.
+    """
+
+    __slots__ = (
+        "_body_start", "_cache", "_cached_data", "_connecting", "_connections", "_has_http_1_1", "_is_repeatable",
+        "_kept", "_message", "_owner", "_received", "_selector", "_service", "_started", "bytes_in", "bytes_out",
+        "dispatcher", "response", "server", "settled",
+    )  # fmt: skip
+
+    def __init__(self, http: HTTPService, owner: ExchangeOwner, dispatcher: Dispatcher) -> None:
+        self._service = http.context
+        self._selector = http.context.selector
+        self._connections = http.connections
+        self._kept = http.connections.pool.kept
+        self._cache = http.cache
+        self._owner = owner
+        self._message: messages.Request | None = None  # the current request, unless it stands in `_cached_data`
+        self._cached_data: bytes | None = None  # the current request as it came, not parsed: the cache knows it
+        self._has_http_1_1 = True  # of such a request; False for HTTP/1.0
+        self._started = 0.0  # the monotonic time when its head was complete
+        self._body_start = b""  # the part of its body that has come before there was a server connection
+        self._is_repeatable = False  # it may be sent again if the server connection dies now
+        self._received = b""  # the beginning of a response's head
+        self._connecting: Deferred[Stream] | None = None
+        self.dispatcher = dispatcher
+        self.server: ServerConnection | None = None
+        self.response: messages.Response | None = None
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.settled = (0, 0)
+
+    def __repr__(self) -> str:
+        server = self.server.destination.address if self.server is not None else "no server"
+        return f"<Exchange of {self._service.ident} with {server}, {self.bytes_in} in, {self.bytes_out} out>"
+
+    def detach(self) -> None:
+        """The client connection is over: let go of it, so that its memory is free at once, without a collection."""
+        del self._owner
+
+    @property
+    def message(self) -> messages.Request | None:
+        """The current request."""
+        if self._cached_data is not None:
+            found = messages.REQUEST.match(self._cached_data)
+            assert found is not None  # as it was when it came first
+            self._message, self._cached_data = messages.Request(found), None
+        return self._message
+
+    @message.setter
+    def message(self, message: messages.Request | None) -> None:
+        self._message, self._cached_data = message, None
+
+    @property
+    def is_cached(self) -> bool:
+        """True while the current request is one that the cache knows, and nothing has needed it parsed."""
+        return self._cached_data is not None
+
+    @property
+    def is_connecting(self) -> bool:
+        return self._connecting is not None
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the request's body and of the response's head that wait here."""
+        return len(self._body_start) + len(self._received)
+
+    # The fast path: a cached request on a kept connection, and a response like the last one. It changes the state
+    # without `transition`, and looks every object up once: docs/performance.md has its cost.
+
+    def start_cached(self, cached: CachedRequest) -> None:
+        """Begin with a request that the cache knows."""
+        self._started = monotonic()
+        owner, dispatcher, selector = self._owner, self.dispatcher, self._selector
+        request = dispatcher.request
+        request.method, request.lines = cached.method, cached.lines
+        request.target = request.path = cached.target
+        request.tried = selector.down
+        if request.failed or dispatcher.failed_connections:
+            dispatcher.begin()
+        self._message, self._cached_data, self._has_http_1_1 = None, cached.data, cached.minor
+        if not cached.keep_alive:
+            owner.is_last = owner.closes_after = owner.client.resting = True
+        try:
+            choice = selector.scheduler.choose(request)
+        except Exception:
+            owner.transition(life.REQUEST)
+            dispatcher.scheduler_failed()
+            return
+        if type(choice) is Choice and choice.lines is None:
+            destination = choice.destination
+            kept = self._kept.get(destination)
+            if kept and destination in selector.usable and not destination.maxconn:
+                server = kept.pop()
+                dispatcher.choice = choice
+                dispatcher.lease = Lease(destination)
+                destination.total += 1
+                destination.reused += 1
+                self._is_repeatable = True
+                self.server = server
+                server.exchange = self
+                owner.state = _SENT
+                out = cached.out
+                self.bytes_in += len(out)
+                server.transport.write(out)
+                if owner.is_full:
+                    server.pause()
+                return
+        owner.transition(life.REQUEST)
+        dispatcher.handle_answer(choice)
+
+    def _pass_whole(self, server: ServerConnection, data: bytes, row: list[int]) -> None:
+        """Pass on a whole response with a cached head. row: where its latency is counted."""
+        owner = self._owner
+        self.bytes_out += len(data)
+        owner.client.transport.write(data)
+        if not owner.is_last or owner.closes_after:  # else it is the last response, though the client did not ask
+            owner.state = _WHOLE
+        self.server = None
+        if owner.is_full:
+            server.resume()
+        self._connections.put(server)
+        lease = self.dispatcher.lease
+        if lease is not None:
+            lease.end()
+            destination = lease.destination
+            destination.heard = owner.last_activity
+            if destination.errors:
+                destination.errors = 0
+            took = monotonic() - self._started
+            row[bisect_left(BUCKETS, took)] += 1
+            destination.latencies.seconds += took
+            moved_in, moved_out = self.bytes_in, self.bytes_out
+            destination.bytes_in += moved_in - self.settled[0]
+            destination.bytes_out += moved_out - self.settled[1]
+            self.settled = moved_in, moved_out
+        if owner.is_last:
+            self._finish()
+        else:
+            self._cached_data = None
+
+    # The request.
+
+    def start(self, message: messages.Request, body: bytes, started: float) -> None:
+        """Begin with a request. body: what has come of its body, as it goes on. started: the monotonic time."""
+        self._started = started
+        self.message = message
+        self._body_start = body
+        owner, dispatcher = self._owner, self.dispatcher
+        dispatcher.begin()
+        request = dispatcher.request
+        request.method, request.target, request.path = message.method, message.target, message.path
+        request.lines = message.lines
+        owner.begin_entry()
+        if dispatcher.entry is not None:
+            dispatcher.entry.head_complete(message.method, message.target, message.minor, message.lines)
+        owner.transition(life.REQUEST)
+        wait = owner.limits.wait_time(request) if owner.limits is not None else 0
+        if wait:
+            self.fail(429, TOO_MANY_REQUESTS, wait)
+        else:
+            dispatcher.select()
+
+    def send_body(self, data: bytes, is_complete: bool) -> None:
+        """More of the request's body, as it goes on."""
+        if self.server is not None:
+            self.bytes_in += len(data)
+            self.server.transport.write(data)
+            if is_complete and self.response is not None and self.response.frame.done:
+                self._response_complete(self.response)  # the response was there before the upload had ended
+        elif self._owner.state in (life.CHOOSING, life.QUEUED, life.CONNECTING):
+            self._body_start += data
+            self._owner.hold(CONNECTING, True)  # no more until there is a connection to send it on
+
+    def serve(self, choice: Choice) -> None:
+        """Send the request to this server; its lease has begun."""
+        message, destination = self.message, choice.destination
+        assert message is not None  # nothing is selected without a request
+        kept = self._connections.take(destination, is_repeatable=message.is_repeatable)
+        if kept is None:
+            self._connect(destination)
+            return
+        self._owner.transition(life.REUSED)
+        destination.reused += 1
+        if self.dispatcher.entry is not None:
+            self.dispatcher.entry.connected(is_reused=True)
+        self._send(kept)
+
+    def _connect(self, destination: Destination) -> None:
+        self._owner.transition(life.CHOSEN)
+        connection, self._connecting = self._connections.connect(destination)
+        self._connecting.addCallbacks(self._connected, self._not_connected, (connection,))
+
+    def _connected(self, _: Stream, connection: ServerConnection) -> None:
+        self._connecting = None
+        if self._owner.state != life.CONNECTING:
+            connection.reset()
+            self.settle()
+            self._owner.end_if_over()
+            return
+        self._owner.transition(life.CONNECTED)
+        if self.dispatcher.entry is not None:
+            self.dispatcher.entry.connected(is_reused=False)
+        self._send(connection)
+
+    def _not_connected(self, why: Failure) -> None:
+        self._connecting = None
+        if CONNECT_FAILED in life.TABLE[self._owner.state]:
+            self.dispatcher.connect_failed(why)
+            return
+        if self.dispatcher.lease is not None:  # the attempt was cancelled here
+            self.dispatcher.lease.end()
+        self._owner.end_if_over()
+
+    def cancel_connecting(self) -> None:
+        """Give a connection attempt up; safe to call without one."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+
+    def _send(self, server: ServerConnection) -> None:
+        """Send the request on `server`."""
+        self.server = server
+        server.exchange = self
+        message, lease, owner = self.message, self.dispatcher.lease, self._owner
+        assert message is not None
+        assert lease is not None
+        lease.made()
+        head = self._request_head(message, lease.destination)
+        out = head + self._body_start
+        self.bytes_in += len(out)
+        server.transport.write(out)
+        self._body_start = b""
+        # May it go on another connection if this one dies before any response? Never two servers for a POST.
+        self._is_repeatable = message.is_repeatable
+        self._remember(message, head)
+        if owner.held:
+            owner.hold(CONNECTING, False)
+        if owner.is_full:
+            server.pause()
+
+    def _request_head(self, message: messages.Request, destination: Destination) -> bytes:
+        """The request's head as the selected server gets it."""
+        forwarding, mode, choice = self._cache.forwarding, self._service.config.upgrade, self.dispatcher.choice
+        lines = choice.lines if choice is not None else None
+        host = b"" if message.has_host else destination.host_field
+        if not forwarding:
+            return message.head(lines=lines, host=host, mode=mode)
+        added = forwarding.lines(self.dispatcher.request.client, message.host, message.minor)
+        return message.head(added, forwarding.replaced, lines, host, mode)
+
+    def _remember(self, message: messages.Request, head: bytes) -> None:
+        """Cache the header lines: the next request with the same ones means the same and goes on like this one."""
+        fields, cache, choice = message.fields, self._cache, self.dispatcher.choice
+        if message.lines is not fields.lines or not fields.has_host or fields.length or len(head) > MAX_CACHED_HEAD:
+            return
+        if fields.upgrades or fields.expect or choice is None or choice.lines is not None:
+            return
+        key: Any = fields.lines if fields.minor else (b"0", fields.lines)
+        if cache.forwards:
+            key = (key, self.dispatcher.request.client)
+        cache.remember_head(key, CachedHead(fields.keep_alive, fields.minor, head[len(message.line) :]))
+
+    # The response.
+
+    def server_data(self, data: bytes) -> None:
+        """The server has sent `data`."""
+        owner = self._owner
+        before, owner.last_activity = owner.last_activity, self._service.context.wheel.now
+        response, server = self.response, self.server
+        if response is None:
+            if self._cached_data is not None and server is not None:
+                cached = server.cached_response
+                if (
+                    cached is not None
+                    and len(data) == cached.total
+                    and data.startswith(cached.start)
+                    and not self._received
+                    and not (owner.has_ended or owner.pending or owner.held)
+                    and not (self.dispatcher.choice is not None and self.dispatcher.choice.answer_lines)
+                ):
+                    if owner.is_last:
+                        data = cached.closing + data[len(cached.start) :]
+                    elif not self._has_http_1_1:
+                        data = cached.keeping + data[len(cached.start) :]
+                    elif not cached.as_is:
+                        data = cached.head + data[len(cached.start) :]
+                    self._pass_whole(server, data, cached.row)
+                    return
+            if server is not None:
+                server.destination.heard = owner.last_activity
+            self._read_response_head(data)
+            if self.response is None and owner.state == life.WAITING:
+                # Interim responses and a head that drips do not extend response_timeout.
+                owner.last_activity = before
+            return
+        if server is not None:
+            server.destination.heard = owner.last_activity
+        try:
+            taken = response.frame.feed(data)
+        except BadFrame as bad:
+            self._break_off(f"the server's response: {bad}")
+            return
+        if taken < len(data) and not response.frame.done:
+            data = self._read_server_later(data, taken)
+        self._pass_on(response, data, taken)
+
+    def _read_server_later(self, data: bytes, taken: int) -> bytes:
+        """The first `taken` bytes; the others are read in the next turn."""
+        if self.server is not None:
+            self.server.read_later(data[taken:])
+        return data[:taken]
+
+    def _read_response_head(self, data: bytes) -> None:
+        """Read the head of a response, or some more of it, and the interim responses before it."""
+        message, owner = self.message, self._owner
+        assert message is not None
+        looked = len(self._received)
+        data = self._received + data
+        self._received = b""
+        interim = 0
+        while True:
+            try:
+                size = self._service.context.settings.head_size
+                read = messages.read_response(data, message.method, size, looked, message.minor)
+            except BadRequest as bad:
+                self.server_failed(f"unreadable response: {bad}")
+                self.fail(502, str(bad))
+                return
+            if read is None:
+                self._received = data
+                return
+            response, end = read
+            data, looked = data[end:], 0
+            if response.status >= 200:
+                break
+            if response.status == 101:
+                self._switch_protocols(message, response, data)
+                return
+            if not response.keep_alive and self.server is not None:
+                self.server.is_reusable, self.server.cached_response = False, None
+            if message.minor:  # an HTTP/1.0 client knows no interim responses
+                owner.client.transport.write(response.head + b"\r\n")
+            if not data:
+                return
+            interim += 1
+            if interim == MAX_INTERIM_PER_TURN and self.server is not None:
+                self.server.read_later(data)
+                return
+        try:
+            taken = response.frame.feed(data)
+        except BadFrame as bad:
+            self.server_failed(f"unreadable response: {bad}")
+            self.fail(502, f"the server's answer: {bad}")
+            return
+        if taken < len(data) and not response.frame.done:
+            data = self._read_server_later(data, taken)
+        self._pass_on(response, data, taken, self._begin_response(message, response))
+
+    def _begin_response(self, message: messages.Request, response: messages.Response) -> bytes:
+        """The response's head is complete. Returns the head as the client gets it."""
+        owner, server = self._owner, self.server
+        self._is_repeatable = False
+        owner.transition(life.ANSWER)
+        self.response = response
+        if server is not None and response.status >= 500:
+            self._service.server_failed(server.destination, f"status {response.status}")
+        if not response.is_delimited or (owner.body is not None and not response.keep_alive):
+            owner.is_last = True  # the second: an early response, and the server will not hear the rest of the request
+        choice = self.dispatcher.choice
+        added = choice.answer_lines if choice is not None else b""
+        head = response.head + added
+        if response.length is not None and response.keep_alive and server is not None and message.method == b"GET":
+            is_plain = not added and len(head) <= MAX_CACHED_HEAD and response.status < 500
+            row = server.destination.latencies.row(response.status)
+            server.cached_response = CachedResponse(response.whole, head, response.length, row) if is_plain else None
+        head += CLOSE if owner.is_last else b"\r\n" if message.minor else KEEP_ALIVE
+        if self.dispatcher.entry is not None:
+            self.dispatcher.entry.response_begun(response.status, len(head))
+        return head
+
+    def _pass_on(self, response: messages.Response, data: bytes, taken: int, head: bytes = b"") -> None:
+        """Pass `data` on to the client: `taken` bytes of it belong to the response."""
+        has_extra = taken < len(data)
+        if response.frame.onward is not None:
+            data = response.frame.onward
+        elif has_extra:
+            data = data[:taken]
+        size = len(head) + len(data)
+        if size:
+            self.bytes_out += size
+            transport = self._owner.client.transport
+            if head and len(data) > MAX_JOINED_BODY:
+                transport.writeSequence((head, data))
+            else:
+                transport.write(head + data if head else data)
+        if has_extra:
+            response.keep_alive = False  # the bytes behind the response belong to nobody
+        if response.frame.done:
+            self._response_complete(response)
+
+    def _response_complete(self, response: messages.Response) -> None:
+        """The whole response is on its way to the client."""
+        server, message, owner = self.server, self.message, self._owner
+        assert message is not None
+        if owner.body is not None:
+            if response.keep_alive and server is not None:
+                message.leaves_doubt = True  # the server has not waited for the body
+                return  # the rest of the upload still goes to the server; `send_body` comes here again
+            owner.is_last = True
+            self.release_server(reset=True)
+            self._finish()
+            return
+        if message.length and message.method in messages.BODILESS and (message.leaves_doubt or response.status >= 400):
+            response.keep_alive = False  # a server that ignores the body would read it as another request
+        if server is not None and response.keep_alive and server.is_reusable:
+            self.server = None
+            owner.hold(SERVER_IS_FULL, False)
+            if owner.is_full:
+                server.resume()
+            self._connections.put(server)
+        else:
+            self.release_server(reset=False)
+        self._finish()
+
+    def _finish(self) -> None:
+        """The exchange is over: count it out, and let the client connection go on."""
+        response, lease = self.response, self.dispatcher.lease
+        if response is not None and lease is not None:
+            lease.destination.latencies.count(response.status, monotonic() - self._started)
+            if response.status < 500:
+                lease.destination.errors = 0
+        self.settle("answered")
+        self.response = self.message = None
+        self._received = b""
+        self._owner.exchange_finished()
+
+    def _switch_protocols(self, message: messages.Request, response: messages.Response, rest: bytes) -> None:
+        """The server has answered an upgrade with 101 (RFC 9110, section 7.8)."""
+        protocols = accepted(response.upgrade, message.upgrades(self._service.config.upgrade))
+        if self._owner.held & TURN_IS_OVER:
+            self.fail(502, "the server switched protocols while the request's body was still being read")
+        elif protocols:
+            assert self.server is not None
+            self.server.destination.latencies.count(response.status, monotonic() - self._started)
+            self._owner.switch_protocols(response, b", ".join(protocols), rest)
+        else:
+            self.fail(502, "the server switched to a protocol that it was not asked for")
+
+    # The server connection's end.
+
+    def server_ended(self) -> None:
+        """The server has sent a FIN."""
+        response = self.response
+        if self._owner.state == life.SWITCHED:
+            return
+        if response is not None and response.until_close:
+            self._owner.body = None
+            self.release_server(reset=False)
+            self._finish()
+            return
+        self.server_lost(True)
+
+    def server_lost(self, clean: bool) -> None:
+        """The server connection is over. clean: False after a reset or another error."""
+        owner = self._owner
+        server, self.server = self.server, None
+        if server is not None:
+            server.exchange = None
+            server.close()
+        if owner.state == life.WAITING:
+            if self._is_repeatable and not self._received and server is not None:
+                self._repeat(server)
+            else:
+                self.server_failed(UNANSWERED)
+                self.fail(502, UNANSWERED)
+        elif owner.state == life.ANSWERING:
+            response = self.response
+            if response is not None and response.until_close and clean:
+                self._finish()
+            elif response is not None and response.frame.done:
+                owner.body = None
+                owner.is_last = True
+                self._finish()
+            else:
+                self._break_off("the server closed the connection in the middle of its response")
+        elif owner.state == life.CLOSED:
+            owner.end_if_over()
+
+    def _break_off(self, reason: str) -> None:
+        """The rest of a response that has begun will not come: the client gets what there is, and must notice."""
+        owner, service = self._owner, self._service
+        form = "service {ident}: {client}: {why}"
+        log = service.context.log
+        log.event(levels.NON_FATAL, form, ident=service.ident, client=owner.client_name, why=reason)
+        self.server_failed(reason)
+        owner.ending = reason
+        owner.transition(life.RESET)
+        self.release_server(reset=True)
+        owner.break_off()
+        owner.end_if_over()
+
+    def server_failed(self, reason: str) -> None:
+        """The request has failed by its server's fault."""
+        lease = self.dispatcher.lease
+        if lease is not None and not lease.ended:
+            lease.destination.failures += 1
+            self._service.server_failed(lease.destination, reason)
+
+    def release_server(self, reset: bool) -> None:
+        """Close the server connection, which cannot be used again, or reset it."""
+        server, self.server = self.server, None
+        self._owner.hold(SERVER_IS_FULL, False)
+        if server is not None:
+            server.exchange = None
+            if reset:
+                server.reset()
+            else:
+                server.close()
+
+    # Retries.
+
+    def _repeat(self, dead: ServerConnection) -> None:
+        """Send the same request again.
+
+        A kept connection may just have been old: its server is connected to anew. That a new connection dies is its
+        server's fault, so the next best server gets the request.
+        """
+        dispatcher, destination = self.dispatcher, dead.destination
+        self._owner.transition(life.AGAIN)
+        if dispatcher.entry is not None:
+            dispatcher.entry.retried()
+        destination.retries += 1
+        was_first = destination not in dispatcher.failed_connections
+        dispatcher.failed_connections = (*dispatcher.failed_connections, destination)
+        if dead.is_used and was_first:
+            self._connect(destination)
+            return
+        dispatcher.exclude(destination, UNANSWERED)
+        if dispatcher.lease is not None:
+            dispatcher.lease.end(failed=True)
+        if self._selector.may_retry():
+            dispatcher.is_retry = True
+            dispatcher.select()
+        else:
+            self.fail(502, f"{UNANSWERED}, and there are as many retries as retry_budget allows")
+
+    def check_silence(self, seconds: int) -> None:
+        """The server has sent nothing for `seconds`. Time alone tells little, but a check that has failed does."""
+        server, timeout = self.server, self._service.first_byte_timeout
+        if server is None:
+            return
+        if server.destination.health.state == DOWN:
+            self._retry_elsewhere(f"no response within {seconds} seconds, and its checks fail")
+        elif timeout and seconds >= timeout:
+            self._retry_elsewhere(f"no response within {timeout} seconds")
+
+    def response_timed_out(self) -> None:
+        """The server has not begun its response within `response_timeout`."""
+        seconds = self._service.context.settings.response_timeout
+        if not self._retry_elsewhere(f"no response within {seconds} seconds"):
+            self.server_failed(f"no response within {seconds} seconds")
+            self.fail(504, f"the server did not answer within {seconds} seconds")
+
+    def _retry_elsewhere(self, reason: str) -> bool:
+        """Send the request to another server, if that is safe and this one responds to nobody else either. Returns
+        False when it stays where it is."""
+        server, dispatcher, owner = self.server, self.dispatcher, self._owner
+        if not self._is_repeatable or self._received or server is None:
+            return False
+        silent = server.destination
+        if silent.heard > owner.last_activity or silent in dispatcher.request.tried:
+            return False
+        choice = self._selector.instead_of_silent(silent, dispatcher.request)
+        if choice is None:
+            return False
+        form = "service {ident}: server {server} is silent: {why}"
+        log, ident = self._service.context.log, self._service.ident
+        log.event(levels.NON_FATAL, form, ident=ident, server=silent.address, why=reason)
+        owner.transition(life.SILENT)
+        silent.retries += 1
+        if dispatcher.entry is not None:
+            dispatcher.entry.retried()
+        if dispatcher.lease is not None:
+            dispatcher.lease.end(failed=True)
+        self.release_server(reset=True)
+        dispatcher.failed_connections = (*dispatcher.failed_connections, silent)
+        dispatcher.is_retry = True
+        dispatcher.exclude(silent, reason)
+        dispatcher.take(choice)
+        return True
+
+    # Back-pressure.
+
+    def hold_client(self, held: bool) -> None:
+        """The server takes no more of the request, or again."""
+        self._owner.hold(SERVER_IS_FULL, held)
+
+    def resume_server(self) -> None:
+        """Read the server again, unless the client takes no more."""
+        if self.server is not None and not self._owner.is_full:
+            self.server.resume()
+
+    # The end.
+
+    def fail(self, status: int, reason: str, retry_after: int = 0) -> None:
+        """Respond with an error of the switch's own. retry_after: seconds; 0: not said."""
+        owner, dispatcher = self._owner, self.dispatcher
+        if status == 503 and dispatcher.failed_connections:
+            status, reason = 502, UNANSWERED  # there was a server
+        message = self.message
+        self.release_server(reset=True)
+        self.response = None
+        self._received = self._body_start = b""
+        owner.hold(CONNECTING, False)
+        ends = owner.is_last or (owner.has_ended and not owner.pending)
+        if owner.body is not None or ends or message is None or status == 400:
+            owner.transition(life.LAST)
+            owner.refuse(status, reason, retry_after)
+            return
+        later = owner.retry_after(status, retry_after)
+        own = error_response(status, reason, message.method, keep_alive=True, later=later, minor=message.minor)
+        self.note_own_response(status, own)
+        self.settle(f"{status}: {reason}")
+        self._service.note_refusal(owner.client_name, status, reason)
+        owner.client.transport.write(own)
+        self.message = None
+        owner.transition(life.REFUSED)
+        owner.refused()
+
+    def note_own_response(self, status: int, response: bytes) -> None:
+        """Note a response of the switch's own in the access log; also one to what was no request."""
+        self._owner.begin_entry()
+        if self.dispatcher.entry is not None:
+            self.dispatcher.entry.refused(status, response)
+
+    def settle(self, ending: str = "") -> None:
+        """Count the current request out, where it was served. ending: why it ended; "": as the connection does."""
+        dispatcher = self.dispatcher
+        lease = dispatcher.lease
+        if lease is not None and not lease.ended:
+            lease.end()
+            moved = self._owner.moved()
+            lease.destination.bytes_in += moved[0] - self.settled[0]
+            lease.destination.bytes_out += moved[1] - self.settled[1]
+            self.settled = moved
+        if dispatcher.entry is not None:
+            dispatcher.entry.end(self._owner.moved(), ending or self._owner.ending)
+            dispatcher.entry = None

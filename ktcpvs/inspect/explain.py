@@ -1,0 +1,154 @@
+"""Who would serve a request, and why: the way of one request, walked with nobody on it.
+
+Nothing is sent and nothing changes: a scheduler bound for the purpose, as an edit would bind it, is asked in the place
+of the one that runs, and it is asked as a connection would ask.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from typing import Any
+
+from ktcpvs.interfaces import IExplains
+from ktcpvs.model.address import Unix
+from ktcpvs.model.destination import Destination
+from ktcpvs.model.filter import filter_of
+from ktcpvs.model.health import UP
+from ktcpvs.model.scheduling import Considered, Request
+from ktcpvs.model.service import VirtualService
+from ktcpvs.protocols.http1 import BadRequest
+from ktcpvs.runtime.context import Context
+from ktcpvs.services.director import Director
+from ktcpvs.services.dry_run import DryRun, client_address, denial, found, of_a_bad_request, read_request
+from ktcpvs.services.prepared import Prepared
+from ktcpvs.services.running import RunningService
+
+
+class Explainer:
+    """Explains what the table that is in force does."""
+
+    def __init__(self, director: Director) -> None:
+        self._director = director
+
+    async def explain(
+        self, ident: str, method: str | None, target: str | None, headers: Sequence[tuple[str, str]], client: str
+    ) -> dict[str, Any]:
+        """What service `ident` would do with this request, as plain data for JSON: docs/tcpvsadm.md names what it has.
+
+        method, target: None for a client that has only connected. headers: (name, value) of header lines. client: its
+        IP address. Raises NoSuchService, BadValue for what cannot be a request, or what a scheduler refuses with.
+        """
+        director = self._director
+        table, context = director.expanded, director.context
+        config = table.service(ident)
+        running = ident in table.running
+        live = director.services[ident] if running else RunningService(context, config)
+        prepared = await director.bind(live, config, table.settings, trial=True)
+        notes = [] if running else [f"service {ident} is stopped: this is what it would do"]
+        if not running and ident in director.services:
+            _take_loads(prepared, director.services[ident])
+        down = {destination for destination in prepared.destinations.values() if destination.health.state != UP}
+        request = Request(client_address(client), tried=down)
+        answer = {
+            "service": ident,
+            "running": running,
+            "scheduler": config.scheduler,
+            "unit": prepared.factory.unit,
+        }
+        try:
+            _come_in(request.client, config, live, notes)
+            read_request(request, prepared, context, method, target, headers, notes)
+        except _Denied as why:
+            considered, answered = Considered(), found("nobody", None, f"{why}: the connection is reset")
+        except BadRequest as bad:
+            considered, answered = Considered(), of_a_bad_request(bad, prepared)
+        else:
+            considered = _considered(prepared, request, context, notes)
+            answered = await DryRun(context, prepared, request, notes, down).answer()
+        return {
+            **answer,
+            "request": _described(request, method, target),
+            "rules": [{"number": number, "pattern": pattern, "why": why} for number, pattern, why in considered.rules],
+            "servers": [_server(destination) for destination in considered.destinations],
+            "notes": [*considered.notes, *notes],
+            "answer": answered,
+        }
+
+
+# The request.
+
+
+class _Denied(Exception):
+    """The client is turned away before it is heard; str(): why."""
+
+
+def _come_in(client: str, config: VirtualService, live: RunningService, notes: list[str]) -> None:
+    """What the service's gate says. Raises _Denied."""
+    if isinstance(config.listen, Unix):
+        return
+    packed, judge = ipaddress.ip_address(client).packed, filter_of(config.allow, config.deny)
+    denied = denial(client, config)
+    if denied:
+        raise _Denied(denied)
+    network = None if judge is None else judge.judge(packed)[1]
+    if network is not None:
+        notes.append(f"client allowed by {network}")
+    notes += live.traffic.admission.look(packed)
+
+
+def _text(data: bytes | None) -> str | None:
+    return None if data is None else data.decode("utf-8", "backslashreplace")
+
+
+def _described(request: Request, method: str | None, target: str | None) -> dict[str, Any]:
+    """The request as it was understood; one that was not, as it was given."""
+    return {
+        "client": request.client,
+        "method": _text(request.method) or method,
+        "target": _text(request.target) or target,
+        "path": _text(request.path),
+        "headers": [
+            {"name": _text(name), "value": _text(value.strip(b" \t"))}
+            for name, _, value in (line.partition(b":") for line in request.lines.split(b"\r\n") if line)
+        ],
+    }
+
+
+# What is looked at.
+
+
+def _take_loads(prepared: Prepared, before: RunningService) -> None:
+    """The servers of a stopped service have the connections that still drain."""
+    for address, destination in prepared.destinations.items():
+        known = before.destinations.get(address) or before.leaving.get(address)
+        if known is not None:
+            destination.active = known.active
+
+
+def _considered(prepared: Prepared, request: Request, context: Context, notes: list[str]) -> Considered:
+    everybody = Considered(destinations=tuple(prepared.destinations.values()))
+    if not IExplains.providedBy(prepared.scheduler):
+        return everybody
+    try:
+        considered = prepared.scheduler.explain(request)
+        if not isinstance(considered, Considered):
+            raise TypeError(f"{considered!r} is not Considered")
+    except Exception as error:
+        context.log.failure("scheduler {name} cannot explain itself", name=prepared.config.scheduler)
+        notes.append(f"scheduler {prepared.config.scheduler} cannot explain itself: {error!r}")
+        return everybody
+    return considered
+
+
+def _server(destination: Destination) -> dict[str, Any]:
+    state: str = destination.health.state
+    if state == UP:
+        state = "quiesced" if not destination.weight else "full" if destination.is_full else UP
+    return {
+        "address": str(destination.address),
+        "state": state,
+        "active": destination.active,
+        "weight": destination.weight,
+        "maxconn": destination.maxconn,
+    }

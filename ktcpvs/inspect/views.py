@@ -1,0 +1,215 @@
+"""What people may look at: the table, counters, connections, schedulers and settings, as plain data for JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import fields
+
+from ktcpvs import __version__
+from ktcpvs.dispatch.client_connection import ClientConnection
+from ktcpvs.dispatch.service_context import RelayChoice
+from ktcpvs.errors import BadValue, shorten
+from ktcpvs.model.describe import describe_server, describe_service
+from ktcpvs.model.destination import Destination
+from ktcpvs.model.health import UP
+from ktcpvs.model.latency import described as latencies
+from ktcpvs.model.service import VirtualService
+from ktcpvs.model.settings import Settings
+from ktcpvs.services.director import Director
+from ktcpvs.services.running import RunningService
+
+DRAINING = "draining"
+"""The state of a server with weight 0, whatever its health."""
+
+
+COUNTS_OF_SERVICE = ("active", "total", "refused", "queued", "denied", "limited", "bytes_in", "bytes_out")
+COUNTS_OF_SERVER = ("active", "total", "failures", "retries", "kept", "reused", "bytes_in", "bytes_out")
+
+
+class Views:
+    """One method a view, by name; `ident`: only of this service, None: of all."""
+
+    def __init__(self, director: Director) -> None:
+        self._director = director
+
+    def view(self, name: str, ident: str | None) -> Any:
+        """The named view. Raises BadValue for an unknown one, NoSuchService."""
+        views = {
+            "table": self.table,
+            "stats": self.stats,
+            "connections": self.connections,
+            "schedulers": self.schedulers,
+            "settings": self.settings,
+        }
+        if name not in views:
+            raise BadValue(f"no view '{shorten(name, 40)}'; there are: {', '.join(views)}")
+        return views[name](ident)
+
+    def _chosen(self, ident: str | None) -> list[VirtualService]:
+        table = self._director.table
+        return list(table) if ident is None else [table.service(ident)]
+
+    def table(self, ident: str | None) -> dict[str, Any]:
+        table = self._director.table
+        return {
+            "version": __version__,
+            "services": [
+                {**describe_service(service), "running": service.ident in table.running}
+                for service in self._chosen(ident)
+            ],
+            "settings": table.settings.described(),
+            "trial": self._director.trial.left,
+        }
+
+    def stats(self, ident: str | None) -> dict[str, Any]:
+        answer = self.table(ident)
+        for described in answer["services"]:
+            config = self._director.expanded.services[described["ident"]]
+            described["servers"] = [{**describe_server(server), "name": server.name} for server in config.servers]
+            live = self._director.services.get(config.ident)
+            described["stats"] = {**_service_stats(live), "relay": _relay(live if described["running"] else None)}
+            passed = _passed(live)
+            for server, row in zip(config.servers, described["servers"], strict=True):
+                destination = live.destinations.get(server.address) if live is not None else None
+                row["stats"] = _destination_stats(live, destination, passed)
+                row["health"] = _health(destination, server.weight)
+            if config.redirect is not None:
+                described["redirect_stats"] = _destination_stats(live, live.selector.redirect if live else None, passed)
+        return answer
+
+    def connections(self, ident: str | None) -> list[dict[str, Any]]:
+        director = self._director
+        if ident is not None:
+            director.table.service(ident)
+        now = director.context.wheel.now
+        return [
+            _connection(live, connection, now)
+            for live in (*director.services.values(), *director.draining)
+            if ident is None or live.ident == ident
+            for connection in live.connections
+        ]
+
+    def schedulers(self, ident: str | None) -> dict[str, Any]:
+        found = self._director.schedulers()
+        used = [service.scheduler for service in self._director.table]
+        return {
+            "schedulers": [
+                {
+                    "name": name,
+                    "unit": plugin.unit,
+                    "module": type(plugin).__module__,
+                    "summary": (type(plugin).__doc__ or "").strip().split("\n")[0],
+                    "services": used.count(name),
+                }
+                for name, plugin in sorted(found.known.items())
+            ],
+            "broken": [{"module": module, "error": error} for module, error in found.broken],
+        }
+
+    def settings(self, ident: str | None) -> list[dict[str, Any]]:
+        settings = self._director.table.settings
+        return [
+            {
+                "name": attribute.name,
+                "value": getattr(settings, attribute.name),
+                "default": attribute.default,
+                "lowest": (attribute.metadata["range"] or (None, None))[0],
+                "highest": (attribute.metadata["range"] or (None, None))[1],
+                "unit": attribute.metadata["unit"],
+                "meaning": attribute.metadata["meaning"],
+            }
+            for attribute in fields(Settings)
+        ] + [
+            {
+                "name": "unload",
+                "value": 0,
+                "default": 0,
+                "lowest": 0,
+                "highest": 1,
+                "unit": "",
+                "meaning": "writing 1 stops all services, drains and ends the daemon",
+            }
+        ]
+
+
+def _connection(live: RunningService, connection: ClientConnection, now: int) -> dict[str, Any]:
+    """One client connection. now: the wheel's tick."""
+    choice, moved = connection.dispatcher.choice, connection.moved()
+    return {
+        "service": live.ident,
+        "client": connection.client_name,
+        "server": str(choice.destination.address) if choice else None,
+        "name": choice.destination.name if choice else None,
+        "state": connection.state,
+        "age": now - connection.began,
+        "idle": now - connection.idle_since(),
+        "bytes_in": moved[0],
+        "bytes_out": moved[1],
+        "reason": choice.reason if choice else None,
+    }
+
+
+def _passed(live: RunningService | None) -> dict[Destination, tuple[int, int]]:
+    """Bytes in and out of the connections that live now, by destination; the ended ones' are counted there already."""
+    passed: dict[Destination, tuple[int, int]] = {}
+    for connection in live.connections if live is not None else ():
+        if connection.dispatcher.lease is not None:
+            destination = connection.dispatcher.lease.destination
+            before, more = passed.get(destination, (0, 0)), connection.unsettled()
+            passed[destination] = before[0] + more[0], before[1] + more[1]
+    return passed
+
+
+def _destination_stats(
+    live: RunningService | None, destination: Destination | None, passed: dict[Destination, tuple[int, int]]
+) -> dict[str, Any]:
+    if live is None or destination is None:
+        return dict.fromkeys(COUNTS_OF_SERVER, 0) | latencies(None)
+    live_in, live_out = passed.get(destination, (0, 0))
+    return {
+        "active": destination.own,
+        "total": destination.total,
+        "failures": destination.failures,
+        "retries": destination.retries,
+        "kept": live.server_connections.pool.idle(destination),
+        "reused": destination.reused,
+        "bytes_in": destination.bytes_in + live_in,
+        "bytes_out": destination.bytes_out + live_out,
+        **latencies(destination.latencies),
+    }
+
+
+def _health(destination: Destination | None, weight: int) -> dict[str, Any]:
+    """How a server fares: its state, since when (seconds since 1970; 0: as long as it is known), the last reason."""
+    if destination is None:
+        return {"state": UP if weight else DRAINING, "since": 0.0, "reason": ""}
+    known = destination.health
+    return {"state": known.state if weight else DRAINING, "since": known.since, "reason": known.reason}
+
+
+def _relay(live: RunningService | None) -> dict[str, Any] | None:
+    """Which relay serves, why it is not the one asked for or the best one, and how many connections each has carried;
+    None for a service that does not run."""
+    return _relay_in_use(live.traffic.relay) if live is not None else None
+
+
+def _relay_in_use(relay: RelayChoice) -> dict[str, Any]:
+    return {"in_use": relay.engine, "why": relay.reason, "joined": dict(relay.joined)}
+
+
+def _service_stats(live: RunningService | None) -> dict[str, Any]:
+    if live is None:
+        return dict.fromkeys(COUNTS_OF_SERVICE, 0) | {"refusals": {}}
+    traffic, counters = live.traffic, live.traffic.counters
+    return {
+        "active": len(live.connections),
+        "total": counters.total,
+        "refused": counters.refused,
+        "refusals": {str(status): count for status, count in sorted(counters.refusals.items())},
+        "queued": len(traffic.queue),
+        "denied": traffic.admission.denied,
+        "limited": traffic.admission.limited,
+        "bytes_in": counters.ended_in + sum(connection.moved()[0] for connection in live.connections),
+        "bytes_out": counters.ended_out + sum(connection.moved()[1] for connection in live.connections),
+    }

@@ -1,0 +1,244 @@
+"""The program that relays in the kernel, its maps, and what this process says to it and hears from it.
+
+What it does with a packet, and what R, P, C, Q, mR, mC, gP, A, T, M, L and N are, stands in `bytecode`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import select
+import socket
+import struct
+from functools import cache
+
+from ktcpvs.relay.bytecode import DONE_WORDS, GRANT_WORDS, RECORD, instructions
+from ktcpvs.system import bpf
+from ktcpvs.system.bpf import HASH, NO_PREALLOC, SOCKMAP, Array, BPFError, Map, RingBuffer, attach, load_program
+from ktcpvs.system.tcpinfo import next_sequence
+
+NO_GRANT = NO_LIMIT = (1 << 64) - 1
+"""No P is ever this number, and no Q is above it."""
+
+RECORDS = 4
+"""So many records of a slot there is room for in the ring; at most two are ever unread for each grant, and one more."""
+
+_TRY_MOST = 1.0
+"""Seconds that a try with one byte may take."""
+
+_SO_COOKIE = 57
+_COOKIE_SIZE = 8
+_TCP_ESTABLISHED = 1
+_RECORD_SIZE = 8 + RECORD.size
+
+
+class Lost(BPFError):
+    """Two sockets could not be joined, and bytes were lost while that was found out: both must be reset."""
+
+
+@cache
+def available() -> str | None:
+    """None when the kernel can relay for this process, else the reason why not, in one line. Tries it, once, with one
+    byte on the loopback interface."""
+    return bpf.available() or _tried()
+
+
+def _tried() -> str | None:
+    """As `available`. A kernel before 5.16 does not show the program where a packet begins."""
+    with contextlib.ExitStack() as stack:
+        try:
+            program = stack.enter_context(contextlib.closing(Program(2)))
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            peer, source, _, target = (
+                stack.enter_context(sock)
+                for _ in range(2)
+                for sock in (socket.create_connection(listener.getsockname()), listener.accept()[0])
+            )
+            program.join(0, 1, source, target)
+            peer.sendall(b"?")
+            if select.select([source.fileno(), program.fileno()], [], [], _TRY_MOST)[0] == [source.fileno()]:
+                return None
+        except OSError as error:
+            return f"a try failed: {error.strerror or error}"
+    return f"kernel too old: {os.uname().release} does not show where a packet begins"
+
+
+class Program:
+    """The program at work, with room for `slots` directions. Raises BPFError when the kernel refuses.
+
+    It costs eleven descriptors. Sockets leave the maps by themselves when they are closed.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self._cookies: dict[int, bytes] = {}  # slot -> cookie of its source
+        with contextlib.ExitStack() as made:
+            enter = made.enter_context
+            self._slot_of = enter(Map(HASH, _COOKIE_SIZE, 4, slots, NO_PREALLOC))
+            self._targets = enter(Map(SOCKMAP, 4, _COOKIE_SIZE, slots))
+            self._sources = enter(Map(SOCKMAP, 4, _COOKIE_SIZE, slots))
+            self._done = enter(Array(DONE_WORDS, slots))
+            self._grants = enter(Array(GRANT_WORDS, slots))
+            self._events = enter(RingBuffer(_ring_size(slots)))
+            maps = (self._slot_of, self._targets, self._done, self._grants, self._events)
+            self._program = load_program(instructions(*(each.fileno() for each in maps)))
+            made.callback(os.close, self._program)
+            attach(self._program, self._sources)
+            self._made = made.pop_all()
+
+    def close(self) -> None:
+        """All directions end, as by `part`; safe to call twice."""
+        self._made.close()
+        self._cookies.clear()
+
+    def fileno(self) -> int:
+        """Readable (epoll, level-triggered) while there are `events`."""
+        return self._events.fileno()
+
+    def events(self) -> list[tuple[int, int]]:
+        """What the program has told since the last call: (slot, HALF_USED, PASSED, BROKEN or OVERFULL). Maybe of a
+        direction that has parted since."""
+        return [RECORD.unpack(record) for record in self._events.read()]
+
+    def join(
+        self, slot_a: int, slot_b: int, a: socket.socket, b: socket.socket, grant_a: int = 0, grant_b: int = 0
+    ) -> None:
+        """From now on the program sees all that comes for `a` and `b`, and what waits unread in the kernel.
+
+        slot_a: the direction from `a` to `b`; slot_b: the other. Both are free. grant_a, grant_b: the charge up to
+        which packets are redirected; what comes after them, or 0, is passed, so P is what this process has to read of a
+        direction's source from now on. There is no limit yet for what is passed: see `limit`.
+
+        The last read of either socket must have found nothing, or less than was asked for. Of a packet that was read in
+        part the kernel shows all, and no more than LONGEST_CUT is cut off.
+
+        Raises BPFError, and all is as before: EOPNOTSUPP for a socket that is not TCP, or has got or sent a FIN; EAGAIN
+        for one for which bytes come too fast. Raises Lost.
+        """
+        for sock in (a, b):
+            if not _is_established(sock):
+                raise BPFError(errno.EOPNOTSUPP, "only TCP connections that are open both ways can be joined")
+        for slot, source in ((slot_a, a), (slot_b, b)):
+            self.clear(slot)
+            self._done.words[DONE_WORDS * slot + 3] = _next_of(source)
+        for slot, source in ((slot_a, a), (slot_b, b)):
+            self._cookies[slot] = source.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, _COOKIE_SIZE)
+        try:
+            for slot in (slot_a, slot_b):
+                self._slot_of.update(self._cookies[slot], _NUMBER.pack(slot))
+            for slot, target, granted in ((slot_a, b, grant_a), (slot_b, a, grant_b)):
+                self._targets.update(_NUMBER.pack(slot), _DESCRIPTOR.pack(target.fileno()))
+                if granted:
+                    self.grant(slot, 0, granted, max(granted // 2, 1), granted * 3 // 8)
+            # Last of all, when both targets are there: what comes for a source is judged from then on.
+            for slot, source in ((slot_a, a), (slot_b, b)):
+                self._sources.update(_NUMBER.pack(slot), _DESCRIPTOR.pack(source.fileno()))
+        except BPFError as error:
+            self.part(slot_a, slot_b)
+            if any(count(slot) for count in (self.passed, self.redirected) for slot in (slot_a, slot_b)):
+                raise Lost(errno.ECONNABORTED, f"bytes were lost: {error}") from None
+            raise
+        for sock in (a, b):
+            # The kernel looks whether there is enough to wake a reader: so the program is shown what waits already.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
+    def clear(self, *slots: int) -> None:
+        """Nothing has been done in these slots, which are free, and nothing is granted."""
+        for slot in slots:
+            self._done.words[DONE_WORDS * slot : DONE_WORDS * (slot + 1)] = _NOTHING_DONE
+            self._grants.words[GRANT_WORDS * slot : GRANT_WORDS * (slot + 1)] = _NOTHING_GRANTED
+
+    def part(self, *slots: int) -> None:
+        """These directions end, and the slots are free. Safe to call twice, and after the sockets were closed.
+
+        What is under way in the kernel is lost: redirected and not yet in the target's queue, or passed and not yet
+        read. A source that lost what was passed can only be closed.
+        """
+        for slot in slots:
+            self.void(slot)
+            self._sources.delete(_NUMBER.pack(slot))
+            self._targets.delete(_NUMBER.pack(slot))
+        for slot in slots:
+            if (cookie := self._cookies.pop(slot, None)) is not None:
+                self._slot_of.delete(cookie)
+
+    def redirected(self, slot: int) -> int:
+        """R: so many bytes went to the target, or are on their way there."""
+        return self._done.words[DONE_WORDS * slot]
+
+    def charged(self, slot: int) -> int:
+        """C: the charge of all packets that were redirected."""
+        return self._done.words[DONE_WORDS * slot + 4]
+
+    def mark(self, slot: int) -> tuple[int, int]:
+        """R and C after the last packet for which C was at most M; (0, 0) when there was none."""
+        words, start = self._done.words, DONE_WORDS * slot
+        charged = words[start + 6]  # the program writes it last, so what is read next is as new or newer
+        return words[start + 5], charged
+
+    def passed(self, slot: int) -> int:
+        """P: so many bytes came to this process, or are on their way."""
+        return self._done.words[DONE_WORDS * slot + 1]
+
+    def charged_passed(self, slot: int) -> int:
+        """Q: the charge of all packets that were passed."""
+        return self._done.words[DONE_WORDS * slot + 7]
+
+    def limit(self, slot: int, charge: int) -> None:
+        """A packet that would make Q exceed `charge` is dropped, as are all later ones; this is told as OVERFULL."""
+        self._grants.words[GRANT_WORDS * slot + 4] = charge
+
+    def grant(self, slot: int, passed: int, allowed: int, threshold: int, mark: int = 0) -> None:
+        """Redirect until C is `allowed`, as long as P is `passed`; tell once when C is above `threshold`; note the
+        place while C is at most `mark`.
+
+        passed: P, all of which must have been read and be in the target's queue. That a read of the source gives
+        nothing is no proof: what was passed waits in the kernel behind what is redirected to that same socket. A
+        threshold told already is not told again, and 0 never is.
+
+        The grant may be void before it is made, and nobody is told then: so look at `passed` once more, after a
+        getsockopt(TCP_INFO) of the source, which waits until the program has done with its packet.
+        """
+        words, start = self._grants.words, GRANT_WORDS * slot
+        # gP last: it makes the others count. On x86 stores are seen in their order. Where they are not, an older A may
+        # be used once: it was granted too.
+        words[start + 3] = mark
+        words[start + 2] = threshold
+        words[start + 1] = allowed
+        words[start] = passed
+
+    def void(self, slot: int) -> None:
+        """Redirect nothing more. A packet may still be on its way through the program: after a getsockopt(TCP_INFO) of
+        the source R does not change any more."""
+        self._grants.words[GRANT_WORDS * slot] = NO_GRANT
+
+
+_NUMBER, _DESCRIPTOR = struct.Struct("I"), struct.Struct("Q")
+_NOTHING_DONE = memoryview(bytes(8 * DONE_WORDS)).cast("Q")
+_NOTHING_GRANTED = memoryview(struct.pack("5Q", NO_GRANT, 0, 0, 0, NO_LIMIT)).cast("Q")
+
+
+def _is_established(sock: socket.socket) -> bool:
+    """True for a TCP connection that nobody has ended."""
+    try:
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_ESTABLISHED
+    except OSError:
+        return False
+
+
+def _next_of(sock: socket.socket) -> int:
+    """Its N. Raises BPFError."""
+    try:
+        return next_sequence(sock)
+    except OSError as error:
+        raise BPFError(error.errno, f"the next sequence number: {error.strerror}") from None
+
+
+def _ring_size(slots: int) -> int:
+    """Bytes of a ring with room for all records of so many slots."""
+    size = mmap.PAGESIZE
+    while size <= slots * RECORDS * _RECORD_SIZE:
+        size *= 2
+    return size

@@ -1,0 +1,1 @@
+"""Running services: listening, accepting, changing the configuration without a gap."""

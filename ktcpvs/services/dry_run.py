@@ -1,0 +1,170 @@
+"""One request put to a scheduler that was bound for the purpose, as a connection would put it: who would serve?
+
+Nothing is sent and nothing changes.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from ktcpvs.dispatch.selection import QUEUE, Decision, Selector
+from ktcpvs.errors import BadValue, shorten
+from ktcpvs.interfaces import CONNECTION, EACH_REQUEST
+from ktcpvs.model.address import Address, Inet, Unix
+from ktcpvs.model.destination import Destination
+from ktcpvs.model.filter import filter_of
+from ktcpvs.model.scheduling import Request
+from ktcpvs.model.service import VirtualService
+from ktcpvs.protocols import messages
+from ktcpvs.protocols.http1 import NO_HTTP_1, BadRequest, HeadReader
+from ktcpvs.runtime.context import Context
+from ktcpvs.services.prepared import Prepared
+from ktcpvs.system.pending import cancel_pending
+
+# The request.
+
+
+def client_address(text: str) -> str:
+    """An IP address in its usual form. Raises BadValue."""
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise BadValue(f"client '{shorten(text, 40)}': an IP address is wanted") from None
+
+
+def denial(client: str, config: VirtualService) -> str:
+    """Why the service's lists of networks turn that client away, in words; "" when they do not."""
+    judge = None if isinstance(config.listen, Unix) else filter_of(config.allow, config.deny)
+    may, network = (True, None) if judge is None else judge.judge(ipaddress.ip_address(client).packed)
+    if may:
+        return ""
+    return f"client denied by {network}" if network else "client denied, since no network allowed holds it"
+
+
+def read_request(
+    request: Request,
+    prepared: Prepared,
+    context: Context,
+    method: str | None,
+    target: str | None,
+    headers: Sequence[tuple[str, str]],
+    notes: list[str],
+) -> None:
+    """Fill `request` with what the scheduler would be shown. Raises BadValue, or BadRequest as for a client."""
+    name, unit = prepared.config.scheduler, prepared.factory.unit
+    if method is None or target is None:
+        head = _head("GET", "/", headers, prepared.config.listen)
+    else:
+        head = _head(method, target, headers, prepared.config.listen)
+    if unit == CONNECTION:
+        if method is not None or headers:
+            notes.append(f"scheduler {name} decides per connection: the request is not looked at")
+        return
+    if method is None:
+        notes.append("no request was given: GET / is looked at")
+    settings = context.settings
+    read = HeadReader(settings.head_size, settings.head_lines, settings.uri_size).feed(head)
+    if read is None:
+        raise BadRequest(400, "the head has no end")
+    found = messages.REQUEST.match(head) if unit == EACH_REQUEST else None
+    if unit == EACH_REQUEST and found is None:
+        raise BadRequest(400, "the head has a form that HTTP/1.1 forbids")
+    seen = read if found is None else messages.Request(found)
+    request.method, request.target, request.path, request.lines = seen.method, seen.target, seen.path, seen.lines
+
+
+def _head(method: str, target: str, headers: Sequence[tuple[str, str]], listen: Address) -> bytes:
+    """A head of HTTP/1.1, with a Host where none was given. Raises BadValue for what would be more than was said."""
+    for what, text in (("method", method), ("target", target)):
+        if not text or any(character <= " " or character == "\x7f" for character in text):
+            raise BadValue(f"{what} '{shorten(text, 40)}': printable characters without a blank are wanted")
+    for name, value in headers:
+        if any(character in "\r\n\0" for character in name + value):
+            raise BadValue(f"header '{shorten(name, 40)}': a line end or NUL stands in it")
+    lines = [f"{name}: {value}\r\n" for name, value in headers]
+    if not any(name.lower() == "host" for name, _ in headers):
+        _, scheme, rest = target.partition("://")
+        host = rest.partition("/")[0] if scheme else str(listen) if isinstance(listen, Inet) else "localhost"
+        lines.insert(0, f"Host: {host}\r\n")
+    return f"{method} {target} HTTP/1.1\r\n{''.join(lines)}\r\n".encode("utf-8", "replace")
+
+
+# The answer.
+
+
+def found(outcome: str, address: Address | None, reason: str) -> dict[str, Any]:
+    return {"outcome": outcome, "server": None if address is None else str(address), "reason": reason}
+
+
+def of_a_bad_request(bad: BadRequest, prepared: Prepared) -> dict[str, Any]:
+    redirect = prepared.config.redirect
+    if bad.status in NO_HTTP_1 and redirect is not None and prepared.factory.unit != EACH_REQUEST:
+        return found("redirect", redirect, f"redirect, since {bad}")
+    return found("nobody", None, f"{bad}: the client is answered {bad.status}")
+
+
+class DryRun:
+    """The selection for one request, on which nothing is sent."""
+
+    def __init__(
+        self,
+        context: Context,
+        prepared: Prepared,
+        request: Request,
+        notes: list[str],
+        down: set[Destination] | None = None,
+    ) -> None:
+        """notes: gets a line for each unusual step. down: the servers that are out of service; None: none is."""
+        self._context = context
+        self._prepared = prepared
+        self._request = request
+        self._notes = notes
+        destinations = frozenset(prepared.destinations.values())
+        self._selector = Selector(context, prepared.config, notes.append)
+        self._selector.configure(prepared.config, prepared.scheduler, destinations, prepared.bind_fallback())
+        self._selector.down = down or set()
+
+    async def answer(self) -> dict[str, Any]:
+        """The outcome: {"outcome", "server", "reason"}."""
+        decision = self._selector.select(self._request)
+        while isinstance(decision, Deferred):
+            decision = await self._after(decision)
+        choice = decision.choice
+        if decision.outcome == QUEUE and choice is not None:
+            others = "" if choice.waits else ", and so is every other that may serve"
+            seconds = self._context.settings.queue_timeout
+            reason = f"{choice.reason}; it is full{others}: the client waits at most {seconds} seconds for room"
+            return found("queue", choice.destination.address if choice.waits else None, reason)
+        if choice is None:
+            closes = self._prepared.factory.unit == CONNECTION
+            end = "the connection is closed" if closes else "the client is answered 503"
+            return found("nobody", None, f"{decision.reason}: {end}")
+        if choice.answer_lines:
+            lines = choice.answer_lines.decode("utf-8", "backslashreplace").split("\r\n")
+            self._notes += [f"the answer gets {line}" for line in lines if line]
+        return found(decision.outcome, choice.destination.address, choice.reason)
+
+    async def _after(self, promised: Deferred[Any]) -> Decision | Deferred[Any]:
+        """The decision after a scheduler's promise was kept, broken, or not kept in time."""
+        selector, request, context = self._selector, self._request, self._context
+        kept: Deferred[Any] = Deferred(lambda _: cancel_pending(promised, context.log))
+        promised.addBoth(lambda result: None if kept.called else kept.callback(result))
+        try:
+            answer = await kept.addTimeout(context.settings.choose_timeout, context.reactor, _timed_out)
+        except _TimedOut:
+            return selector.scheduler_timed_out(request)
+        except Exception:
+            return selector.scheduler_failed(request)
+        return selector.judge(request, answer)
+
+
+class _TimedOut(Exception):
+    """The scheduler took longer than `choose_timeout`."""
+
+
+def _timed_out(result: object, seconds: float) -> None:
+    raise _TimedOut

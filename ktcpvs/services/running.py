@@ -1,0 +1,403 @@
+"""One virtual service that runs, or ran and drains: its listener, its scheduler, its destinations, its connections."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Generator, Iterable
+from operator import methodcaller
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from ktcpvs.dispatch.client_connection import ClientConnection
+from ktcpvs.dispatch.selection import Selector
+from ktcpvs.dispatch.service_context import ServiceContext
+from ktcpvs.health.service_health import ServiceHealth
+from ktcpvs.http.head_cache import HeadCache
+from ktcpvs.http.server_connection import ServerConnections
+from ktcpvs.http.service import HTTPService
+from ktcpvs.interfaces import CONNECTION, IBindsInSteps, IWatches
+from ktcpvs.model.address import Address
+from ktcpvs.model.destination import Destination
+from ktcpvs.model.scheduling import ServiceView
+from ktcpvs.model.service import VirtualService
+from ktcpvs.runtime.context import Context
+from ktcpvs.services.client_factory import ClientFactory
+from ktcpvs.services.listener import Listener
+from ktcpvs.services.prepared import Prepared
+from ktcpvs.streams.accept import adopt_socket
+from ktcpvs.system import log as levels
+from ktcpvs.system.periodic import PeriodicJob
+from ktcpvs.system.sockets import close_with_reset
+from ktcpvs.system.timer_wheel import Timer
+
+WATCHERS_MAX = 8
+"""How many rules with many servers are told of each change of one server's load; the others find out when they look."""
+
+
+MANY_RULES = 1000
+"""A service of more rules takes a few milliseconds just to be looked at."""
+
+HANDED_OVER_TIME = 3.0
+"""Seconds that a socket which another process does not take over is listened on: a lost SYN-ACK is sent again after one
+second, and after two more."""
+
+ROOM_INTERVAL = 0.05
+"""Seconds between two looks for room that another process may have made."""
+
+
+class RunningService:
+    """A service that runs, or ran and drains: its listener, its scheduler, its servers, its connections.
+
+    context: what all of the process shares. traffic: the collaborators of its connections. config: as it runs.
+    destinations: its servers by address. leaving: deleted servers whose connections drain. server_connections: of a
+    service that is switched request by request. cache: its parsed heads. health: of its servers. clients: how many
+    clients it has in all processes. retired: fires when the previous listener is closed; None: there was none on the
+    same port. scheduler_factory: the scheduler's plugin.
+    """
+
+    def __init__(self, context: Context, config: VirtualService) -> None:
+        self.context = context
+        self.config = config
+        self.traffic = ServiceContext(context, config, CONNECTION)
+        self.destinations: dict[Address, Destination] = {}
+        self.leaving: dict[Address, Destination] = {}
+        self.scheduler_factory: Any = None
+        self.listener: Listener | None = None
+        self.retired: Deferred[None] | None = None
+        self.connections: set[ClientConnection] = set()
+        self.clients = context.counters.clients(config.ident)
+        self.server_connections = ServerConnections(context)
+        self.cache = HeadCache()
+        self.health = ServiceHealth(context, self.traffic.selector, self.traffic.queue)
+        http = HTTPService(self.traffic, self.server_connections, self.cache)
+        self.client_factory = ClientFactory(http, self._began)
+        self.traffic.server_failed = self.health.failed
+        self.traffic.room_needed = self._room_needed
+        self._is_deleted = False
+        self._is_handed_over = False
+        self._room_job = PeriodicJob(context.reactor, self._look_for_room, self._look_failed, ROOM_INTERVAL)
+        self._retiring: Listener | None = None  # the previous listener, while it takes in its last clients
+        self._view: ServiceView | None = None
+        self._drain: Timer | None = None
+
+    def __repr__(self) -> str:
+        return f"<RunningService {self.ident}: {len(self.connections)} connections, {len(self.destinations)} servers>"
+
+    @property
+    def ident(self) -> str:
+        return self.config.ident
+
+    @property
+    def selector(self) -> Selector:
+        return self.traffic.selector
+
+    @property
+    def usable(self) -> frozenset[Destination]:
+        """All its servers."""
+        return self.traffic.selector.usable
+
+    @property
+    def down(self) -> set[Destination]:
+        """The servers that checks or errors have taken out of service."""
+        return self.traffic.selector.down
+
+    # Changes, called by the director alone.
+
+    def destinations_for(self, config: VirtualService) -> dict[Address, Destination]:
+        """The destinations that `config` needs: those there are, and new ones; nothing is changed yet."""
+        known = {**self.leaving, **self.destinations}
+        return {
+            server.address: known.get(server.address) or self.context.counters.destination(config.ident, server)
+            for server in config.servers
+        }
+
+    def binding(self, prepared: Prepared) -> Generator[None, None, None]:
+        """Bind a scheduler for what was prepared, little by little; weights are as its configuration says meanwhile."""
+        destinations, factory = prepared.destinations, prepared.factory
+        many = len(prepared.config.rules) > MANY_RULES
+        if many:
+            yield
+        before = {destination: destination.weight for destination in destinations.values()}
+        try:
+            for server in prepared.config.servers:
+                destinations[server.address].weight = server.weight
+            previous = self.selector.scheduler if factory is self.scheduler_factory else None
+            prepared.seen = prepared.view(self._view)
+            if many:
+                yield
+            if IBindsInSteps.providedBy(factory):
+                prepared.scheduler = yield from factory.binding(prepared.seen, previous)
+            else:
+                prepared.scheduler = factory.bind(prepared.seen, previous)
+        finally:
+            for destination, weight in before.items():
+                destination.weight = weight
+
+    def adopt(self, prepared: Prepared) -> None:
+        """From now on the service is as was prepared. Connections to servers that are gone drain."""
+        config, destinations = prepared.config, prepared.destinations
+        gone = {address: known for address, known in self.destinations.items() if address not in destinations}
+        for address in destinations:
+            self.leaving.pop(address, None)
+        gone = {address: known for address, known in gone.items() if known.active}
+        self.leaving.update(gone)
+        for server in config.servers:
+            destination = destinations[server.address]
+            destination.weight, destination.maxconn, destination.name = server.weight, server.maxconn, server.name
+            destination.freed = self.traffic.queue.freed if server.maxconn else None
+        traffic, unit = self.traffic, prepared.factory.unit
+        self.config = traffic.config = config
+        self.destinations, self._view = destinations, prepared.seen
+        self.scheduler_factory, traffic.unit = prepared.factory, unit
+        usable = frozenset(destinations.values())
+        traffic.selector.configure(config, prepared.scheduler, usable, prepared.bind_fallback())
+        if gone:
+            self.context.wheel.after(self.context.settings.drain_timeout, lambda: self._end_leaving(gone.values()))
+        # All of the above is assignments. The steps that follow call other parts, or the system.
+        self._step("admission", traffic.admission.follow, config, unit)
+        self._step("access log", traffic.access_log.configure, config)
+        self._step("health", self.health.configure, config, tuple(destinations.values()))
+        self._step("watching schedulers", self._register_watchers, prepared.scheduler)
+        redirect = traffic.selector.redirect
+        kept = usable if redirect is None else usable | {redirect}
+        self._step("idle connections", self.server_connections.close, kept)
+        self._step("settings", self.apply_settings)
+        if self.listener is not None:
+            self.listener.resume()
+        self._step("queue", traffic.queue.try_all)
+
+    def _step(self, name: str, call: Callable[..., object], *arguments: Any) -> bool:
+        """Take a step of a change that has been decided."""
+        return self.context.steps.run(f"service {self.ident}: {name}", call, *arguments)
+
+    def _register_watchers(self, scheduler: Any) -> None:
+        for destination in self.usable:
+            destination.watchers = ()
+        if IWatches.providedBy(scheduler):
+            for destination, call in scheduler.watched():
+                if len(destination.watchers) < WATCHERS_MAX:
+                    destination.watchers += (call,)
+
+    def delete(self) -> None:
+        """The service is no longer in the table: with its last connection all of it goes."""
+        self._is_deleted = True
+        if not self.connections:
+            self.traffic.access_log.release()
+
+    def listen(self, sock: socket.socket) -> None:
+        """Accept clients from `sock`, and no longer from the one before."""
+        before, self.listener = self.listener, Listener(self.context, self.ident, sock, self._admit, self._accepted)
+        if before is not None:
+            self._step("listener before", self._end_listener, before, self.listener)
+        if self._drain is not None:
+            self._drain.cancel()
+            self._drain = None
+        self.listener.start()
+        self.context.log.event(
+            levels.DAEMON, "service {ident} listens on {at}", ident=self.ident, at=self.config.listen
+        )
+
+    def _end_listener(self, before: Listener, after: Listener) -> None:
+        """Accept no longer from `before`, at once or, where both have the same port, without a gap."""
+        if before.port is not None and before.port == after.port:
+            self._retiring = before
+            self.retired = before.retire()
+        else:
+            before.close()
+
+    @property
+    def living(self) -> int:
+        """How many connections live; a socket that is listened on a little longer counts as one."""
+        return len(self.connections) + (self._is_handed_over and self.listener is not None)
+
+    def hand_over(self, late: bool) -> None:
+        """Another process accepts its clients. Connections may finish until the drain timeout, and who is idle may ask
+        once more. late: the other process has not taken this socket, and no more clients are sent to it."""
+        if self._is_handed_over:
+            return
+        self._is_handed_over = True
+        self._close_retiring()
+        if self.listener is not None and late:
+            self.context.reactor.callLater(HANDED_OVER_TIME, self._close_listener, self.listener.close)
+        elif self.listener is not None:
+            self._close_listener(self.listener.release)
+        self._let_drain(methodcaller("retire_gently"))
+
+    def _close_listener(self, close: Callable[[], None]) -> None:
+        self._step("listener", close)
+        self.listener = None
+        self._let_drain(methodcaller("retire_gently"))
+
+    def stop(self) -> None:
+        """Close the listener; connections may finish until the drain timeout."""
+        if self._is_handed_over:
+            return
+        self._close_retiring()
+        if self.listener is not None:
+            self._step("listener", self.listener.close)
+            self.listener = None
+            self.context.log.event(
+                levels.DAEMON,
+                "service {ident} stopped, {n} connections drain",
+                ident=self.ident,
+                n=len(self.connections),
+            )
+        self._let_drain(methodcaller("retire"))
+
+    def _close_retiring(self) -> None:
+        if self._retiring is not None:
+            self._retiring.close()
+
+    def _let_drain(self, part: Callable[[ClientConnection], object]) -> None:
+        for connection in list(self.connections):
+            self._step("drain", part, connection)
+        self._step("idle connections", self.server_connections.close)
+        if self.connections and self._drain is None:
+            self._drain = self.context.wheel.after(self.context.settings.drain_timeout, self._end_all)
+
+    def settings_changed(self) -> None:
+        """Timeouts and the backlog hold for what lives already."""
+        if self.listener is not None:
+            self._step("backlog", self.listener.socket.listen, self.context.settings.max_backlog)
+        self._step("settings", self.apply_settings)
+        for connection in list(self.connections):
+            self._step("timeouts", connection.rearm)
+
+    def apply_settings(self) -> None:
+        """Something that requests depend on has changed: forget what is cached, and choose the relay anew."""
+        settings, config, traffic = self.context.settings, self.config, self.traffic
+        is_logged = traffic.access_log.writer is not None or self.context.log.level >= levels.SCHEDULING
+        self.cache.configure(config, settings.head_size, settings.uri_size, not is_logged)
+        timeout = config.first_byte_timeout
+        traffic.first_byte_timeout = settings.first_byte_timeout if timeout is None else timeout
+        traffic.relay.configure(self.context, config)
+
+    def end_all(self) -> None:
+        """End every connection now."""
+        for connection in list(self.connections):
+            self._step("end a connection", connection.expire)
+
+    def _end_all(self) -> None:
+        self._drain = None
+        if self.connections:
+            self.context.log.event(
+                levels.ANNOUNCE,
+                "service {ident}: {n} connections did not drain and are closed",
+                ident=self.ident,
+                n=len(self.connections),
+            )
+        self.end_all()
+
+    def _end_leaving(self, gone: Iterable[Destination]) -> None:
+        leaving = set(gone).intersection(self.leaving.values())
+        for connection in list(self.connections):
+            if connection.dispatcher.destination in leaving:
+                self._step("end a connection", connection.expire)
+
+    # Clients.
+
+    def _admit(self) -> bool:
+        listener = self.listener
+        most = self.config.maxclients
+        if most and self.clients.in_all >= most:
+            if self.clients.is_shared:
+                self._look_again()
+            return False
+        descriptors = self.context.descriptors
+        if not descriptors.are_free:
+            descriptors.close_idle()  # idle connections to servers are the first to go
+            if listener is not None:
+                descriptors.waiting.add(listener)
+            return False
+        return True
+
+    def _room_needed(self) -> None:
+        """A client waits for room. Room that other processes make has to be looked for."""
+        if any(destination.is_shared for destination in self.selector.limited):
+            self._look_again()
+
+    def _look_again(self) -> None:
+        """Other processes serve this service too, and do not tell when their clients go."""
+        if not self._room_job.is_scheduled:
+            self._room_job.start(ROOM_INTERVAL)
+
+    def _look_for_room(self) -> float | None:
+        queue = self.traffic.queue
+        if self.listener is not None:
+            self.listener.resume()
+        for destination in self.selector.limited if queue else ():
+            if not destination.is_full:
+                queue.freed(destination)
+        if queue:
+            self._look_again()
+        return None
+
+    def _look_failed(self, why: Failure) -> None:
+        self.context.log.failure("service {ident}: clients that wait for room", why, ident=self.ident)
+
+    def _accepted(self, sock: socket.socket, peer: Any) -> None:
+        """Serve one client; whatever goes wrong costs only this one."""
+        connection = self.client_factory.build(peer)
+        if connection is None:
+            close_with_reset(sock)
+            return
+        client = connection.client
+        try:
+            adopt_socket(self.context.reactor, sock, peer, client)
+        except Exception:
+            self.context.log.failure("service {ident}: {client} lost", ident=self.ident, client=connection.client_name)
+            client.reset()
+        if not client.is_open:
+            sock.close()
+            self._ended(connection)
+
+    def _began(self, connection: ClientConnection) -> None:
+        """Count a new connection in."""
+        connection.on_end = self._ended
+        self.context.descriptors.take(connection.descriptors, connection.reserved)
+        self.connections.add(connection)
+        self.clients.add(1)
+        self.traffic.counters.total += 1
+        log = self.context.log
+        if log.level >= levels.CONNECTION:
+            log.event(
+                levels.CONNECTION, "{client} connected to {ident}", client=connection.client_name, ident=self.ident
+            )
+
+    def _ended(self, connection: ClientConnection) -> None:
+        """Count a connection out; safe to call twice."""
+        if connection not in self.connections:
+            return
+        self.connections.discard(connection)
+        self.clients.add(-1)
+        if connection.limits is not None:
+            connection.limits.release()
+        counters, choice = self.traffic.counters, connection.dispatcher.choice
+        bytes_in, bytes_out = connection.moved()
+        counters.ended_in += bytes_in
+        counters.ended_out += bytes_out
+        if self.leaving:
+            self.leaving = {address: gone for address, gone in self.leaving.items() if gone.active}
+        log = self.context.log
+        if log.level >= levels.CONNECTION:
+            log.event(
+                levels.CONNECTION,
+                "{client} ended after {seconds} s: {why}; {server}, {bytes_in} in, {bytes_out} out",
+                client=connection.client_name,
+                seconds=self.context.wheel.now - connection.began,
+                why=connection.ending,
+                server=choice.destination.address if choice else "no server",
+                bytes_in=bytes_in,
+                bytes_out=bytes_out,
+            )
+        self.context.descriptors.give(connection.descriptors, connection.reserved)
+        if self.listener is not None:
+            self.listener.resume()
+        elif not self.connections:
+            if self._drain is not None:
+                self._drain.cancel()
+                self._drain = None
+            if self._is_deleted:
+                self.delete()

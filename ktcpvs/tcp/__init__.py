@@ -1,0 +1,1 @@
+"""Client connections that are relayed as a whole, whatever protocol they speak."""

@@ -1,0 +1,67 @@
+"""An edit becomes a command and the command the same edit again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.defer import succeed
+from twisted.protocols import amp
+
+from ktcpvs.control.edit_commands import requests
+from ktcpvs.control.server import Administrator
+from ktcpvs.errors import Refusal
+from ktcpvs.model import edits
+from ktcpvs.model.table import Table
+from ktcpvs.system.log import EventLog
+from tests.model.strategies import EDITS
+
+
+class Taker:
+    """Takes edits down."""
+
+    def __init__(self) -> None:
+        self.edits: list[edits.Edit] = []
+
+    def submit(self, edit: edits.Edit) -> Any:
+        self.edits.append(edit)
+        return succeed(None)
+
+    def view(self, name: str, ident: str | None) -> Any:
+        raise AssertionError("nobody looks")
+
+
+def arrived(edit: edits.Edit) -> list[edits.Edit]:
+    """What an administrator at the other end makes of the commands, through AMP's own boxes."""
+    taker: Any = Taker()
+    administrator = Administrator(taker, EventLog())
+    failures: list[Any] = []
+    for command, arguments in requests(edit):
+        box = command.makeArguments(arguments, amp.AMP())
+        box[amp.COMMAND] = command.commandName
+        assert all(len(value) <= 0xFFFF for value in box.values())
+        administrator.dispatchCommand(box).addErrback(failures.append)
+    assert not failures, failures
+    return taker.edits
+
+
+@pytest.mark.parametrize("kind", sorted(EDITS, key=lambda kind: kind.__name__))
+@settings(deadline=None, max_examples=40)
+@given(data=st.data())
+def test_there_and_back(kind: type[edits.Edit], data: Any) -> None:
+    edit = data.draw(EDITS[kind])
+    if isinstance(edit, edits.AddService | edits.EditService):  # only what was done already is asked for
+        good = {name: value for name, value in edit.options.items() if _is_good(edits.AddService("x", {name: value}))}
+        edit = type(edit)(edit.ident, good)
+    (found,) = arrived(edit)
+    assert found == edit
+
+
+def _is_good(edit: edits.Edit) -> bool:
+    try:
+        edit.apply(Table())
+    except Refusal:
+        return False
+    return True

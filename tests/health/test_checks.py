@@ -1,0 +1,170 @@
+"""Checks: each ends in its time whatever its server and its probe do, and the next one follows."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from memory import Line, World
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectError
+from twisted.logger import Logger, formatEvent
+from twisted.python.failure import Failure
+
+from ktcpvs.health.active_checks import AT_ONCE, ActiveChecks
+from ktcpvs.model.check import Check
+from ktcpvs.model.destination import Destination
+from ktcpvs.model.health import DOWN, UP
+from ktcpvs.runtime.context import Context
+from ktcpvs.system.log import EventLog
+
+A, B = "127.0.0.1:80", "127.0.0.2:80"  # the reactor in memory finds every name there
+QUICK = "check_interval = 5", "check_timeout = 2", "check_fall = 1", "check_rise = 1"
+NOTHING_CAME = "check: nothing within 2 s"
+STALLS = {
+    "connect": None,
+    "nothing": b"",
+    "head": b"HTTP/1.1 200 OK\r\nContent-Le",
+    "body": b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhal",
+    "chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhal",
+}
+
+
+class Checked(World):
+    """A switch whose server A is checked. lines: its log."""
+
+    def __init__(self, *lines: str) -> None:
+        self.lines: list[str] = []
+        super().__init__("scheduler = wlc", f"server = {A}", *QUICK, *lines)
+        self.context.log = EventLog(logger=Logger(observer=lambda event: self.lines.append(formatEvent(event))))
+        self.hung_up: list[Line] = []
+
+    @property
+    def server(self) -> Destination:
+        return next(iter(self.live.destinations.values()))
+
+    def waits_for_check(self) -> None:
+        """Until the server is called."""
+        for _ in range(7):
+            if self._called < len(self.reactor.tcpClients):
+                break
+            self.passes(1)
+        assert self.called() == [A]
+
+    def server_says(self, data: bytes | None) -> None:
+        """To the check that calls now; None: it does not even connect."""
+        if data is None:
+            return
+        line = Line()
+        self.hung_up.append(line)
+        protocol = self.reactor.tcpClients[-1][2].buildProtocol(None)
+        protocol.makeConnection(line)
+        self.passes(0)
+        if data:
+            protocol.dataReceived(data)
+
+
+@pytest.mark.parametrize("said", STALLS.values(), ids=STALLS)
+@pytest.mark.parametrize("check", ["check = http /health", 'check = send "PING" expect "PONG"'], ids=["http", "send"])
+def test_a_server_that_stalls_is_down_and_is_checked_again(check: str, said: bytes | None) -> None:
+    world = Checked(check)
+    for _ in range(3):
+        world.waits_for_check()
+        world.server_says(said)
+        world.passes(3)
+        assert (world.server.health.state, world.server.health.reason) == (DOWN, NOTHING_CAME)
+        assert all(line.aborted or line.reset_on_close for line in world.hung_up)
+        assert world.director.checks is not None
+        assert world.director.checks.running == 0
+    assert world.lines == [f"service s: server {A} is down: {NOTHING_CAME}"]
+    world.close()
+
+
+@pytest.mark.parametrize("said", STALLS.values(), ids=STALLS)
+def test_an_edit_ends_a_check_that_stalls(said: bytes | None) -> None:
+    world = Checked("check = http /health")
+    world.waits_for_check()
+    world.server_says(said)
+    world.load("scheduler = wlc", f"server = {B}", *QUICK)
+    assert all(line.aborted for line in world.hung_up)
+    assert [str(one) for one in world.live.destinations] == [B]
+    assert world.lines == []
+    world.passes(20)
+    assert world.called() == []
+    world.close()
+
+
+@pytest.mark.parametrize("check", ["check = tcp", "check = http /health", 'check = send "PING" expect "PONG"'])
+@pytest.mark.parametrize(("number", "state"), [(errno.EMFILE, UP), (errno.ECONNREFUSED, DOWN)])
+def test_a_lack_of_descriptors_says_nothing_of_a_server(check: str, number: int, state: str) -> None:
+    world = Checked(check)
+    for _ in range(3):
+        world.waits_for_check()
+        error = ConnectError(number, os.strerror(number))
+        world.reactor.tcpClients[-1][2].clientConnectionFailed(None, Failure(error))
+        world.passes(1)
+        assert world.server.health.state == state
+    world.close()
+
+
+class Probes(ActiveChecks):
+    """Checks that are made by `make`, as those of a later kind might be. made: how many were begun."""
+
+    def __init__(self, context: Context, make: Callable[[], Any]) -> None:
+        super().__init__(context)
+        self._make = make
+        self.made = 0
+
+    def probe(self, check: Check, destination: Destination) -> Deferred[Any]:
+        self.made += 1
+        return self._make()  # type: ignore[no-any-return]
+
+
+def _canceller_raises() -> Deferred[Any]:
+    def cancel(_: Deferred[Any]) -> None:
+        raise RuntimeError("cannot be cancelled")
+
+    return Deferred(cancel)
+
+
+@pytest.mark.parametrize("probe", [_canceller_raises, lambda: [][0], lambda: Deferred(lambda own: own.callback(None))])
+def test_no_probe_ends_the_checks_of_its_server(probe: Callable[[], Any]) -> None:
+    world = Checked("check = tcp")
+    assert world.director.checks is not None
+    world.director.checks.stop()
+    checks = world.director.checks = Probes(world.context, probe)
+    checks.follow([world.live])
+    world.passes(40)
+    assert 5 <= checks.made <= 9
+    assert checks.running <= 1
+    assert world.server.health.state == DOWN
+    checks.stop()
+    assert checks.running == 0
+    world.close()
+
+
+def test_a_check_that_was_ended_reports_nothing() -> None:
+    """Its server may not even have been connected."""
+    world = Checked("check = tcp")
+    world.waits_for_check()
+    server = world.server
+    world.load("scheduler = wlc", f"server = {A}", *QUICK)
+    world.refuse(world.reactor.tcpClients[-1][2])
+    assert server.health.state == UP
+    world.passes(20)
+    assert world.called() == []
+    world.close()
+
+
+def test_checks_wait_for_each_other_when_there_are_too_many() -> None:
+    world = Checked("check = tcp")
+    assert world.director.checks is not None
+    world.director.checks.running = AT_ONCE
+    world.passes(10)
+    assert world.called() == []
+    world.director.checks.running = 0
+    world.waits_for_check()
+    world.close()

@@ -1,0 +1,230 @@
+"""A switch in memory: clients and servers are transcripts, time is a clock, and the net has no sockets.
+
+world = World("scheduler = wlc", "server = 10.0.0.1:80")
+client = world.client()
+server = world.accepts("10.0.0.1:80")
+client.says(b"hello")
+assert server.heard() == b"hello"
+"""
+
+from __future__ import annotations
+
+import socket
+
+from servers import free_address
+from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
+from twisted.internet.protocol import ClientFactory
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.python.failure import Failure
+
+from ktcpvs.model.edits import Load, StartService
+from ktcpvs.model.language.parser import parse
+from ktcpvs.runtime.context import Context, Descriptors
+from ktcpvs.services.director import Director
+from ktcpvs.services.running import RunningService
+from ktcpvs.streams.stream import RESET_ON_CLOSE, Stream
+from ktcpvs.system.log import EventLog
+
+
+class Line(StringTransport):
+    """The switch's end of a connection in memory. unsent: bytes that the peer has still to take."""
+
+    unsent = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended = False
+        self.aborted = False
+        self.options: list[object] = []
+        self.reset_unread = False  # the peer has reset it, and nobody has read so far
+        self.descriptor = -1  # of a real socket, whose state is then this one's; -1: there is none
+
+    @property
+    def reset_on_close(self) -> bool:
+        return (socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE) in self.options
+
+    # What a stream asks of its socket.
+    family = socket.AF_INET
+
+    def getHandle(self) -> Line:
+        return self
+
+    def buffered(self) -> int:
+        return self.unsent
+
+    def fileno(self) -> int:
+        """While there is none, the system knows of nothing that is unsent or unread."""
+        return self.descriptor
+
+    def getsockopt(self, *option: object) -> bytes:
+        """What TCP_INFO begins with: established."""
+        return b"\x07" if self.reset_unread else b"\x01"
+
+    def setsockopt(self, *option: object) -> None:
+        self.options.append(option)
+
+    def unregisterProducer(self) -> None:
+        self.producer = None
+
+    def loseWriteConnection(self) -> None:
+        self.ended = True
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+
+
+class Peer:
+    """A client or a server, seen from the other end of its line."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.line = Line()
+        stream.makeConnection(self.line)
+
+    def says(self, data: bytes) -> None:
+        assert self.line.producerState == "producing", "the switch does not read now"
+        self.stream.dataReceived(data)
+
+    def heard(self) -> bytes:
+        """What has come since the last time."""
+        value = self.line.value()
+        self.line.clear()
+        return value
+
+    def ends(self) -> None:
+        """It sends a FIN."""
+        self.stream.readConnectionLost()
+
+    def resets(self) -> None:
+        self.stream.connectionLost(Failure(ConnectionLost()))
+
+    def closes(self) -> None:
+        """It is gone, and has ended the connection in order."""
+        self.stream.connectionLost(Failure(ConnectionDone()))
+
+    def is_read(self) -> bool:
+        return self.line.producerState == "producing"
+
+    def fills_up(self) -> None:
+        """It takes no more."""
+        self.line.unsent = 100_000
+        self.line.producer.pauseProducing()
+
+    def takes_again(self) -> None:
+        self.line.unsent = 0
+        self.line.producer.resumeProducing()
+
+    def settle(self) -> bool:
+        """Let a closed or aborted line come to its end; True if it was one."""
+        closing = self.line.disconnecting and not self.line.unsent
+        if (closing or self.line.aborted) and self.stream.is_open:
+            self.stream.connectionLost(Failure(ConnectionDone()))
+            return True
+        return False
+
+
+class World:
+    """One service `s` of these configuration lines, running, in memory."""
+
+    def __init__(self, *lines: str, settings: str = "", descriptors: int = 1000) -> None:
+        self.reactor = MemoryReactorClock()
+        self.context = Context(self.reactor, EventLog(), Descriptors(descriptors))
+        self.context.monotonic = self.reactor.seconds
+        self.director = Director(self.context)
+        self.director.start()
+        self.peers: list[Peer] = []
+        self._called = 0
+        self.load(*lines, settings=settings)
+        self.director.submit(StartService("s")).addErrback(self._unexpected)
+        assert self.context.reactor.getReaders(), "the service listens"
+
+    def load(self, *lines: str, settings: str = "") -> None:
+        path = getattr(self, "_path", None) or free_address()
+        self._path = path
+        text = f"global {{ {settings} }}\nVirtual s {{\nlisten = {path}\n" + "\n".join(lines) + "\n}\n"
+        edit: Load = parse(text)
+        self.director.submit(edit).addErrback(self._unexpected)
+
+    def _unexpected(self, failure: Failure) -> None:
+        failure.raiseException()
+
+    @property
+    def live(self) -> RunningService:
+        return self.director.services["s"]
+
+    def client(self) -> Peer:
+        """A client comes."""
+        peer = self.comes("192.0.2.1")
+        assert peer is not None, "the client was turned away"
+        return peer
+
+    def comes(self, host: str) -> Peer | None:
+        """A client comes from that address; None: it was turned away."""
+        connection = self.live.client_factory.build((host, 4711, 0, 0) if ":" in host else (host, 4711))
+        if connection is None:
+            return None
+        self.connection = connection
+        return self.peer(connection.client)
+
+    def peer(self, stream: Stream) -> Peer:
+        peer = Peer(stream)
+        self.peers.append(peer)
+        return peer
+
+    def called(self) -> list[str]:
+        """The servers that were called since the last time."""
+        new = self.reactor.tcpClients[self._called :]
+        self._called = len(self.reactor.tcpClients)
+        return [f"{host}:{port}" for host, port, *_ in new]
+
+    def accepts(self, address: str) -> Peer:
+        """The server that is being called answers."""
+        assert self.called() == [address]
+        return self.connects()
+
+    def connects(self) -> Peer:
+        """The server that was called last answers."""
+        return self.peer(self.reactor.tcpClients[-1][2].buildProtocol(None))
+
+    def refuses(self, address: str) -> None:
+        """The server that is being called does not."""
+        assert self.called() == [address]
+        self.refuse(self.reactor.tcpClients[-1][2])
+
+    def refuses_all(self) -> None:
+        """All servers that were called since the last time do not answer."""
+        for *_, factory, _timeout, _bind in self.reactor.tcpClients[self._called :]:
+            self.refuse(factory)
+
+    def refuse(self, factory: ClientFactory) -> None:
+        """The server that was called with `factory` does not answer."""
+        factory.clientConnectionFailed(None, Failure(ConnectionRefusedError()))
+
+    def passes(self, seconds: int) -> None:
+        for _ in range(seconds):
+            self.reactor.advance(1)
+
+    def turns(self, count: int) -> None:
+        """So many turns of the reactor, in no time."""
+        for _ in range(count):
+            self.reactor.advance(0)
+
+    def settle(self) -> None:
+        while [peer for peer in self.peers if peer.settle()]:
+            pass
+
+    def close(self) -> None:
+        """All lines come to their end; afterwards nothing may be left counted."""
+        self.settle()
+        self.live.server_connections.close()
+        self.settle()
+        self.passes(2 * self.context.settings.linger_timeout + 4)  # refused clients who did not go by themselves
+        self.settle()
+        counted = [d for d in (*self.live.destinations.values(), *self.live.leaving.values()) if d.active]
+        assert not counted, counted
+        assert not self.live.connections
+        assert self.context.descriptors.used == 0
+        assert self.live.server_connections.open == 0
+        self.director.end()
+        self.director.stop()
+        assert not self.reactor.getDelayedCalls()

@@ -1,0 +1,191 @@
+"""Real reactors in threads, and streams over real sockets: what a test sees of both sides of a connection."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from servers import dial, wait_for
+from twisted.internet.epollreactor import EPollReactor
+from twisted.internet.task import deferLater
+from twisted.internet.threads import blockingCallFromThread
+from twisted.logger import globalLogPublisher
+
+from ktcpvs.model.address import Address, Inet, Unix
+from ktcpvs.reactor import PersistentLoop, UVReactor
+from ktcpvs.streams.accept import adopt_socket
+from ktcpvs.streams.connect import connect
+from ktcpvs.streams.stream import Stream
+
+
+class ReactorThread:
+    """A reactor that runs in a thread. name: `uvloop` for ours, `epoll` for Twisted's.
+
+    failures: the exceptions that were logged, each as often as it was.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._loop = PersistentLoop() if name == "uvloop" else None
+        self.reactor: Any = EPollReactor() if self._loop is None else UVReactor(self._loop)
+        self.failures: list[BaseException] = []
+        globalLogPublisher.addObserver(self._logged)
+        self._thread = threading.Thread(target=self.reactor.run, args=(False,), daemon=True)
+        self._thread.start()
+
+    def _logged(self, event: Any) -> None:
+        failure = event.get("log_failure") or event.get("failure")  # the second is what Twisted's older parts write
+        if failure is not None:
+            self.failures.append(failure.value)
+
+    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call it there; what it returns, or what its Deferred fires with."""
+        return blockingCallFromThread(self.reactor, function, *arguments)
+
+    def stop(self) -> None:
+        self.reactor.callFromThread(self.reactor.stop)
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+        globalLogPublisher.removeObserver(self._logged)
+        if self._loop is not None:
+            self._loop.close()
+        else:
+            self.reactor._poller.close()  # which Twisted leaves to the garbage collector, at a time of its choice
+
+
+class Owner:
+    """The owner of a stream. heard: what its stream has told, in order, without the data; data: all that has come.
+
+    at_once: called with it within `made`. received: called with the data, after it was noted.
+    """
+
+    def __init__(self, thread: ReactorThread, at_once: Callable[[Owner], object] = lambda _: None) -> None:
+        self.thread = thread
+        self.heard: list[str] = []
+        self.data = bytearray()
+        self.received: Callable[[bytes], object] = lambda _: None
+        self._at_once = at_once
+        self.stream: Any = Stream(self._made)
+
+    def _made(self) -> None:
+        stream = self.stream
+        stream.dataReceived = self._data_received
+        stream.ended = lambda: self.heard.append("ended")
+        stream.lost = lambda clean: self.heard.append("lost" if clean else "broken")
+        self._at_once(self)
+
+    def _data_received(self, data: bytes) -> None:
+        self.data += data
+        self.received(data)
+
+    def do(self, *names: str) -> None:
+        """Call these methods of the stream, in one turn of the reactor."""
+
+        def all_of_them() -> None:
+            for name in names:
+                getattr(self.stream, name)()
+
+        self.thread.run(all_of_them)
+
+    def write(self, data: bytes) -> None:
+        self.thread.run(lambda: self.stream.transport.write(data))
+
+    def has(self, data: bytes) -> None:
+        """Wait until exactly this has come."""
+        wait_for(lambda: self.data == data, f"{data[:50]!r}, not {bytes(self.data[:50])!r}")
+
+    def hears(self, *heard: str) -> None:
+        """Wait until exactly this has been told."""
+        wait_for(lambda: self.heard == [*heard], f"{heard}, not {self.heard}")
+
+
+class Lines:
+    """Makes connections, each with a stream at one end and a socket at the other.
+
+    how: `accepted` or `called`, which is how the stream came to its connection. family: of all sockets.
+    """
+
+    def __init__(self, thread: ReactorThread, how: str, family: int, folder: Path) -> None:
+        self.thread = thread
+        self.how = how
+        self.is_unix = family == socket.AF_UNIX
+        self._stack = contextlib.ExitStack()
+        self.listener = self._stack.enter_context(socket.socket(family))
+        self.listener.bind(str(folder / "socket") if self.is_unix else ("127.0.0.1", 0))
+        self.listener.listen(100)
+        self.where = self.listener.getsockname()
+        self.owners: list[Owner] = []
+
+    @property
+    def address(self) -> Address:
+        return Unix(self.where) if self.is_unix else Inet(*self.where)
+
+    def line(
+        self, at_once: Callable[[Owner], object] = lambda _: None, first: bytes = b""
+    ) -> tuple[Owner, socket.socket]:
+        """A stream's owner, and its peer, who has said `first` already. at_once: what is done when it is made."""
+        owner = Owner(self.thread, at_once)
+        self.owners.append(owner)
+        if self.how == "accepted":
+            peer = self._stack.enter_context(dial(self.where))
+            peer.sendall(first)
+            ours, whose = self.listener.accept()
+            self.thread.run(adopt_socket, self.thread.reactor, ours, whose, owner.stream)
+        else:
+            speaker = threading.Thread(target=self._answer, args=(first, answered := []))
+            speaker.start()
+
+            def calling() -> Any:
+                made = owner._made
+                owner.stream.made = lambda: None
+                return connect(self.thread.reactor, self.address, 10, owner.stream).addCallback(lambda _: made())
+
+            self.thread.run(calling)
+            speaker.join(10)
+            peer = self._stack.enter_context(answered[0])
+        return owner, peer
+
+    def _answer(self, first: bytes, answered: list[socket.socket]) -> None:
+        peer, _ = self.listener.accept()
+        peer.settimeout(10)
+        if first:
+            peer.sendall(first)
+        answered.append(peer)
+
+    def close(self) -> None:
+        """Drop all connections."""
+
+        def drop() -> None:
+            for owner in self.owners:
+                owner.stream.reset()
+
+        self.thread.run(drop)
+        wait_for(lambda: not any(owner.stream.is_open for owner in self.owners))
+        self._stack.close()
+
+
+def descriptors() -> int:
+    """How many this process has open."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+def settled(thread: ReactorThread) -> int:
+    """How many descriptors there are when what was closing is closed, which takes the reactor a turn or two, and what
+    earlier tests left as garbage is collected; else it would go while the test counts.
+    """
+    counts = [descriptors(), -1]
+    while counts[-1] != counts[-2]:
+        for _ in range(3):
+            thread.run(deferLater, thread.reactor, 0.01)
+        gc.collect()
+        counts.append(descriptors())
+    return counts[-1]

@@ -1,0 +1,300 @@
+"""The relay in the kernel over real sockets: all that holds for the splicing one, and who carries the bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import test_relay_splice as like_splice
+from reactors import ReactorThread, descriptors, settled
+from servers import read_all, read_exactly, reset, wait_for
+from test_relay_splice import BULK, Joined, Sending, filled
+from test_relay_splice import thread as thread
+
+from ktcpvs.model import grants
+from ktcpvs.relay import programs
+from ktcpvs.relay.bytecode import DONE_WORDS
+from ktcpvs.relay.kernel import CHUNK, Kernel, KernelRelay
+from ktcpvs.streams.stream import Stream
+from ktcpvs.system import bpf
+
+pytestmark = pytest.mark.skipif(bpf.available() is not None, reason=str(bpf.available()))
+
+
+class Relays(like_splice.Relays):
+    def __init__(self, thread: ReactorThread, folder: Path) -> None:
+        super().__init__(thread, socket.AF_INET, 0, folder)
+        self.kernel: Kernel = thread.run(Kernel, self.watch)
+
+    def make(self, client: Stream, server: Stream, finished: Callable[[], object]) -> Any:
+        return KernelRelay(client, server, self.wheel, finished, self.watch, self.kernel)
+
+    def close(self) -> None:
+        self.clients.close()
+        self.servers.close()
+        places = sum(program.slots // 2 for program in self.kernel._programs)
+        wait_for(lambda: self.thread.run(len, self.watch) == len(self.kernel._programs))
+        wait_for(lambda: len(self.kernel._free) == places)
+        self.thread.run(self.kernel.close)
+        super().close()
+
+
+@pytest.fixture(params=["TCP"])
+def family() -> int:
+    return socket.AF_INET
+
+
+@pytest.fixture
+def most() -> int:
+    return 0
+
+
+@pytest.fixture
+def relays(thread: ReactorThread, family: int, most: int, tmp_path: Path) -> Iterator[Relays]:
+    thread.failures.clear()
+    relays = Relays(thread, tmp_path)
+    yield relays
+    relays.close()
+    assert thread.failures == []
+
+
+NOT_FOR_IT = {"test_a_slow_reader_holds_the_sender_back", "test_the_time_of_the_last_bytes", "test_pipes_are_few"}
+"""Of pipes, and of times that only user space knows."""
+
+for name, test in vars(like_splice).items():
+    if name.startswith("test_") and "relays" in getattr(test, "__annotations__", {}) and name not in NOT_FOR_IT:
+        globals()[name] = test
+
+
+def joined(relays: Relays) -> Joined:
+    """A connection in which the kernel takes part."""
+    joined = relays.join()
+    wait_for(lambda: joined.relay.is_joined)
+    return joined
+
+
+def in_user_space(joined: Joined) -> int:
+    return int(joined.relay.inward.read + joined.relay.outward.read)
+
+
+def test_requests_and_answers_do_not_come_to_this_process(relays: Relays) -> None:
+    one = joined(relays)
+    for size in (1, 1000, 50_000):
+        one.client.sendall(BULK[:size])
+        assert read_exactly(one.server, size) == BULK[:size]
+        one.server.sendall(BULK[: 2 * size])
+        assert read_exactly(one.client, 2 * size) == BULK[: 2 * size]
+    assert relays.rests()
+    assert in_user_space(one) == 0
+    assert (one.relay.inward.redirected, one.relay.outward.redirected) == (51_001, 102_002)
+    one.client.close()
+    one.server.close()
+    one.ends_well()
+    assert (one.relay.inward.bytes, one.relay.outward.bytes) == (51_001, 102_002)
+
+
+def test_what_waits_unread_when_it_is_joined_goes_through_the_kernel(relays: Relays) -> None:
+    one = Joined(relays)
+    one.do(lambda: (one.inner.stream.pause(), one.outer.stream.pause()))
+    one.client.sendall(BULK[:100_000])
+    one.server.sendall(b"220 hello")
+    one.start()
+    assert read_exactly(one.client, 9) == b"220 hello"
+    assert read_exactly(one.server, 100_000) == BULK[:100_000]
+    wait_for(lambda: one.relay.is_joined)
+    assert one.relay.inward.bytes == 100_000
+
+
+@pytest.mark.parametrize("said", [b"", BULK[:100_000]])
+@pytest.mark.parametrize("who", ["client", "server"])
+def test_one_who_was_reset_before_it_begins(relays: Relays, who: str, said: bytes) -> None:
+    """The first direction that is read finds out, and then the other one is gone before it was read."""
+    one = Joined(relays)
+    one.do(lambda: (one.inner.stream.pause(), one.outer.stream.pause()))
+    leaves, line, stays = one.client, one.inner, one.server
+    if who == "server":
+        leaves, line, stays = one.server, one.outer, one.client
+    stays.sendall(said)
+    reset(leaves)
+    wait_for(lambda: relays.thread.run(line.stream.is_gone))
+    one.start()
+    with pytest.raises(ConnectionResetError):
+        read_all(stays)
+
+
+def test_a_slow_reader_gets_no_more_than_its_window_ahead(relays: Relays) -> None:
+    relays.kernel.window = 1 << 20
+    one = joined(relays)
+    way = one.relay.inward
+    sending = Sending(one.client, BULK, end=True)
+    wait_for(lambda: way.state in (grants.HOLDING, grants.BLOCKED))
+    assert relays.thread.run(way.behind) <= 1 << 20
+    assert len(way.copied) <= CHUNK
+    one.server.sendall(b"the other direction goes on")
+    assert read_exactly(one.client, 27) == b"the other direction goes on"
+    assert hashlib.sha256(read_all(one.server)).digest() == hashlib.sha256(BULK).digest()
+    sending.join()
+    assert way.bytes == len(BULK)
+    assert way.window < 1 << 20
+
+
+def send_packets(sock: socket.socket, size: int, most: int) -> int:
+    """Send up to `most` packets of `size` bytes, until the kernel has taken none for a second; how many it took."""
+    sock.settimeout(1)
+    sent = 0
+    with contextlib.suppress(TimeoutError):
+        while sent < most:
+            sock.send(bytes(size), socket.MSG_EOR)
+            sent += 1
+    sock.settimeout(10)
+    return sent
+
+
+def with_small_buffers(relays: Relays) -> Joined:
+    """As `joined`, and whatever is sent soon waits in the kernel."""
+    one = Joined(relays)
+    for line in one.inner, one.outer:
+        handle = line.stream.transport.getHandle()
+        for which in socket.SO_SNDBUF, socket.SO_RCVBUF:
+            handle.setsockopt(socket.SOL_SOCKET, which, 8192)
+    for sock in one.client, one.server:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    one.start()
+    wait_for(lambda: one.relay.is_joined)
+    return one
+
+
+@pytest.mark.parametrize("size", [1, 100, 1448])
+def test_packets_use_up_a_grant_like_bytes_when_nobody_reads(relays: Relays, size: int) -> None:
+    """What the kernel redirects and cannot send is limited by its charge; the rest comes to this process."""
+    window = relays.kernel.window = 512 << 10
+    one = with_small_buffers(relays)
+    way = one.relay.inward
+    most = window // (size + grants.PACKET_COST)
+    sent = send_packets(one.client, size, 4 * most)
+    # The estimate counts packets twice that came while it noted what had been acknowledged: a few, on another core.
+    twice = 4
+    assert relays.thread.run(way.under_way) <= window + twice * (size + grants.PACKET_COST)
+    settled, settled_charge = way._known
+    under_way = way.program.charged(way.slot) - settled_charge - (way.redirected - settled)
+    assert under_way // grants.PACKET_COST <= window // grants.PACKET_COST + twice
+    assert way.program.passed(way.slot) > 0
+    one.server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+    assert read_exactly(one.server, sent * size) == bytes(sent * size)
+    assert way.bytes == sent * size
+
+
+def test_who_neither_reads_nor_stops_sending_is_held_back(relays: Relays) -> None:
+    """Both do. What is passed would wait, uncharged, behind what is redirected to the same socket."""
+    relays.kernel.window = 512 << 10
+    one = with_small_buffers(relays)
+    ways = one.relay.inward, one.relay.outward
+    for sock, way in zip((one.client, one.server), ways, strict=True):
+        filled(relays, sock, way)
+    for sock in one.client, one.server:
+        assert send_packets(sock, 100, 20_000) < 20_000
+    for way in ways:
+        assert way.behind() == 0
+        assert way.unread() < 1 << 20
+
+
+def test_what_may_not_wait_to_be_read_resets_both_sides(relays: Relays) -> None:
+    one = joined(relays)
+    way = one.relay.inward
+    way.program.void(way.slot)
+    way.program.limit(way.slot, 0)
+    one.client.sendall(b"too much")
+    for sock in (one.client, one.server):
+        with pytest.raises(ConnectionResetError):
+            read_all(sock)
+
+
+def test_after_a_slow_time_the_kernel_takes_over_again(relays: Relays) -> None:
+    relays.kernel.window = 1 << 20
+    one = joined(relays)
+    way = one.relay.inward
+    sending = Sending(one.client, BULK)
+    wait_for(lambda: way.state in (grants.HOLDING, grants.BLOCKED))
+    assert read_exactly(one.server, len(BULK)) == BULK
+    sending.join()
+    wait_for(lambda: way.state == grants.GRANTED)
+    before = way.read
+    one.client.sendall(b"and on")
+    assert read_exactly(one.server, 6) == b"and on"
+    assert way.read == before
+
+
+def test_a_reader_that_keeps_up_is_granted_more_and_more(relays: Relays) -> None:
+    relays.kernel.window = 16 << 20
+    one = joined(relays)
+    way = one.relay.inward
+    for _ in range(150):
+        one.client.sendall(BULK[:200_000])
+        assert read_exactly(one.server, 200_000) == BULK[:200_000]
+        wait_for(relays.rests)  # what was told has been heard
+    wait_for(lambda: way.window == 16 << 20)
+    assert way.read == 0
+
+
+def test_what_the_program_cannot_judge_resets_both_sides(relays: Relays) -> None:
+    one, other = joined(relays), joined(relays)
+    way = one.relay.inward
+    word = DONE_WORDS * way.slot + 3
+    way.program._done.words[word] = (way.program._done.words[word] - 1) & 0xFFFFFFFF
+    one.client.sendall(b"after a gap")
+    for sock in (one.client, one.server):
+        with pytest.raises(ConnectionResetError):
+            read_all(sock)
+    other.client.sendall(b"goes on")
+    assert read_exactly(other.server, 7) == b"goes on"
+
+
+def test_the_time_of_the_last_bytes_is_the_kernels(relays: Relays) -> None:
+    one = joined(relays)
+    relays.wheel.now = 100  # seconds after it began, as far as the relay knows
+    one.client.sendall(b"x")
+    assert read_exactly(one.server, 1) == b"x"
+    assert relays.thread.run(one.relay.idle_since) in (99, 100)
+    relays.wheel.now = 200
+    assert relays.thread.run(one.relay.idle_since) in (199, 200)  # it came a moment ago
+
+
+def test_a_half_closed_connection_stays_in_this_process(relays: Relays) -> None:
+    one = Joined(relays)
+    one.do(lambda: (one.inner.stream.pause(), one.outer.stream.pause()))
+    one.client.sendall(b"last words")
+    one.client.shutdown(socket.SHUT_WR)
+    one.start()
+    assert read_all(one.server) == b"last words"
+    sending = Sending(one.server, BULK, end=True)
+    assert read_all(one.client) == BULK
+    sending.join()
+    one.client.close()
+    one.server.close()
+    one.ends_well()
+    assert not one.relay.is_joined
+
+
+def test_more_connections_than_one_program_has_room_for(relays: Relays, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "PAIRS", 2)
+    for one in [joined(relays) for _ in range(5)]:
+        one.client.sendall(b"x")
+        assert read_exactly(one.server, 1) == b"x"
+    assert len(relays.kernel._programs) == 3
+    assert in_user_space(one) == 0
+
+
+def test_when_the_kernel_is_closed_it_carries_no_more(relays: Relays) -> None:
+    one = joined(relays)
+    one.client.sendall(b"x")
+    assert read_exactly(one.server, 1) == b"x"
+    before = settled(relays.thread)
+    relays.thread.run(relays.kernel.close)
+    assert one.relay.inward.bytes == 1
+    relays.thread.run(lambda: (one.inner.stream.reset(), one.outer.stream.reset()))
+    wait_for(lambda: descriptors() <= before - 12)  # ten of the program, two sockets

@@ -1,0 +1,257 @@
+"""A commit cannot fail: whatever raises in one of its steps, the edit is in force and saved, and the next one works."""
+
+from __future__ import annotations
+
+import inspect
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from servers import free_port
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import Logger, formatEvent
+
+from ktcpvs.model import edits
+from ktcpvs.model.address import parse_address
+from ktcpvs.model.language.parser import parse
+from ktcpvs.model.table import Table
+from ktcpvs.runtime.context import Context, Descriptors
+from ktcpvs.runtime.resources import Sockets
+from ktcpvs.services.director import Director
+from ktcpvs.system.log import EventLog
+from ktcpvs.system.steps import Steps
+
+Take = Callable[..., Any]
+
+
+class Fault(Exception):
+    """What the tests make steps raise."""
+
+
+class Opened(Sockets):
+    """opened: every socket that there was."""
+
+    def __init__(self) -> None:
+        self.opened: list[socket.socket] = []
+
+    def open(self, *arguments: Any) -> socket.socket:
+        self.opened.append(super().open(*arguments))
+        return self.opened[-1]
+
+
+class Switch:
+    """A director whose steps can be made to fail, with real listening sockets. told: what other processes were told.
+    steps: names of the steps that were taken."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.saved = Table()
+        self.steps: list[str] = []
+        self.told: list[Any] = []
+        self.replaced = 0
+        self.refused: list[str] = []
+        self.reactor = MemoryReactorClock()
+        log = EventLog(logger=Logger(observer=lambda event: self.lines.append(formatEvent(event))))
+        self.context = Context(self.reactor, log, Descriptors(100))
+        self.context.steps = Steps(log, self.take)
+        self.context.sockets = self.sockets = Opened()
+        self.fault: Callable[[str], None] = lambda name: None
+        self.fault_after: Callable[[str], None] = lambda name: None
+        self.director = Told(self)
+
+    def take(self, name: str, call: Take, *arguments: Any) -> Any:
+        self.steps.append(name)
+        self.fault(name)
+        result = call(*arguments)
+        if inspect.iscoroutine(result):
+            return self._awaited(name, result)
+        self.fault_after(name)
+        return result
+
+    async def _awaited(self, name: str, result: Any) -> None:
+        await result
+        self.fault_after(name)
+
+    async def save(self, table: Table) -> None:
+        self.saved = table
+
+    def do(self, *orders: edits.Edit) -> None:
+        for order in orders:
+            self.director.submit(order).addErrback(lambda why: self.refused.append(why.getErrorMessage()))
+        for _ in range(3):
+            self.reactor.advance(0.5)  # listeners that retire
+
+    def end(self) -> None:
+        """Nothing is left open."""
+        self.fault = self.fault_after = lambda name: None
+        self.director.end()
+        self.director.stop()
+        for sock in self.sockets.opened:
+            sock.close()  # the step that closes it may not have been taken
+
+    def checked(self) -> list[str]:
+        assert self.director.checks is not None
+        return sorted(ident for ident, _ in self.director.checks._watched)
+
+
+class Told(Director):
+    """The director of a switch of several processes."""
+
+    def __init__(self, switch: Switch) -> None:
+        super().__init__(switch.context, switch.save)
+        self._switch = switch
+
+    def _words(self, edit: edits.Edit) -> str:
+        return edit.name
+
+    async def _spread(self, words: str) -> None:
+        self._switch.told.append(words)
+
+    def _replace_others(self) -> None:
+        self._switch.replaced += 1
+
+
+PORTS = [free_port() for _ in range(5)]
+
+
+def configuration(number: int) -> edits.Load:
+    """Two tables; from each to the other, services come and go, move, are checked and not, with other settings."""
+    one, two, other, *three = PORTS
+    service = (
+        "Virtual {ident} {{ listen = 127.0.0.1:{port} scheduler = {scheduler} {more} server = 10.0.0.1:80 {servers} }}"
+    )
+    both = service.format(
+        ident="both",
+        port=one,
+        scheduler="wlc",
+        more=f"check = tcp maxclients = {10 * number} access_log = /dev/null",
+        servers=f"server = 10.0.0.{number + 1}:80",
+    )
+    moves = service.format(
+        ident="moves", port=(two, other)[number - 1], scheduler="rr", more="", servers="server = 10.0.0.9:80"
+    )
+    comes = service.format(
+        ident=f"only{number}", port=three[number - 1], scheduler="rr", more="check = tcp", servers=""
+    )
+    settings = f"global {{ max_backlog = {100 * number} relay_window = {1000 * number} }}"
+    return parse("\n".join([settings, both, moves, comes]))
+
+
+@pytest.fixture
+def switch() -> Iterator[Switch]:
+    one = Switch()
+    one.do(configuration(1), edits.StartService())
+    yield one
+    one.end()
+
+
+def change(switch: Switch) -> None:
+    """The other table, all of it started."""
+    switch.steps.clear()
+    switch.told.clear()
+    switch.do(configuration(2), edits.StartService())
+
+
+def steps() -> list[str]:
+    """All steps that this change takes."""
+    switch = Switch()
+    switch.do(configuration(1), edits.StartService())
+    change(switch)
+    taken = list(dict.fromkeys(switch.steps))
+    switch.end()
+    return taken
+
+
+STEPS = steps()
+
+
+def is_in_force(switch: Switch) -> bool:
+    """The table, what is saved, what others are told, and what can be edited next."""
+    wanted = configuration(2).apply(Table())
+    return (
+        switch.refused == []
+        and switch.director.table.services == wanted.services
+        and switch.director.expanded.services == wanted.services
+        and switch.director.table.running == wanted.services.keys()
+        and switch.context.settings == wanted.settings
+        and switch.saved == switch.director.table
+        and set(switch.director.services) == set(wanted.services)
+    )
+
+
+def runs(switch: Switch) -> bool:
+    """Everything that the table says is so."""
+    listens = {name: live.listener.port for name, live in switch.director.services.items() if live.listener is not None}
+    servers = {name: sorted(map(str, live.destinations)) for name, live in switch.director.services.items()}
+    return (
+        listens == {"both": PORTS[0], "moves": PORTS[2], "only2": PORTS[4]}
+        and servers["both"] == ["10.0.0.1:80", "10.0.0.3:80"]
+        and {reader.socket.getsockname()[1] for reader in switch.reactor.getReaders()} == set(listens.values())
+        and switch.checked() == ["both", "both", "only2"]
+    )
+
+
+def test_what_is_tried_here_touches_everything() -> None:
+    parts = "stop", "change", "listen", "settings", "delete", "checks", "names", "other processes", "trial", "log"
+    assert [part for part in parts if not any(part in step for step in STEPS)] == []
+    assert len(STEPS) > 30
+
+
+def test_without_a_fault(switch: Switch) -> None:
+    change(switch)
+    assert is_in_force(switch)
+    assert runs(switch)
+    assert switch.told == ["load-configfile", "start"]
+    assert switch.lines == []
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_that_raises_at_its_end(switch: Switch, step: str) -> None:
+    def fault(name: str) -> None:
+        if name == step:
+            raise Fault
+
+    switch.fault_after = fault
+    change(switch)
+    assert is_in_force(switch)
+    assert runs(switch)
+    assert f"internal error in the step '{step}'; the other steps follow" in switch.lines
+    assert switch.told == ["load-configfile", "start"]
+    assert (switch.replaced > 0) == (step == "other processes")
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_that_is_not_taken(switch: Switch, step: str) -> None:
+    """All others are, and the next edit is carried out."""
+
+    def fault(name: str) -> None:
+        if name == step:
+            raise Fault
+
+    switch.fault = fault
+    change(switch)
+    assert is_in_force(switch)
+    assert f"internal error in the step '{step}'; the other steps follow" in switch.lines
+    if "service" not in step:
+        assert set(STEPS) - set(switch.steps) == set()
+    assert switch.told == ([] if step == "other processes" else ["load-configfile", "start"])
+    assert (switch.replaced > 0) == (step == "other processes")
+    switch.fault = lambda name: None
+    switch.do(edits.EditServer("both", parse_address("10.0.0.1:80"), 7), edits.StopService("moves"))
+    assert switch.refused == []
+    (weighed,) = [one for one in switch.director.services["both"].usable if str(one.address) == "10.0.0.1:80"]
+    assert weighed.weight == 7
+    assert switch.saved == switch.director.table
+
+
+@pytest.mark.parametrize("where", ["words", "save"])
+def test_before_the_commit_a_fault_refuses_the_edit_and_nothing_has_changed(switch: Switch, where: str) -> None:
+    def broken(*arguments: Any) -> Any:
+        raise Fault("broken")
+
+    before, saved, readers = switch.director.table, switch.saved, list(switch.reactor.getReaders())
+    setattr(switch.director, {"words": "_words", "save": "save"}[where], broken)
+    switch.do(configuration(2))
+    assert switch.refused == ["broken"]
+    assert (switch.director.table, switch.saved, list(switch.reactor.getReaders())) == (before, saved, readers)

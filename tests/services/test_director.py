@@ -1,0 +1,263 @@
+"""The director: an edit is carried out as a whole or not at all, and touches nothing that it does not change."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import evolve
+from servers import free_port
+from twisted.internet.testing import MemoryReactorClock
+
+from ktcpvs.errors import BadValue, Busy, CannotListen, CannotSave, NoSuchScheduler, Refusal
+from ktcpvs.model import edits
+from ktcpvs.model.address import parse_address
+from ktcpvs.model.language.parser import parse
+from ktcpvs.model.table import Table
+from ktcpvs.runtime.context import Context, Descriptors
+from ktcpvs.services.director import Director
+from ktcpvs.services.listener import LOOK
+from ktcpvs.system.log import EventLog
+
+
+class Switch:
+    """A director with real listening sockets and nothing else that is real."""
+
+    def __init__(self) -> None:
+        self.reactor = MemoryReactorClock()
+        self.saved: list[Table] = []
+        self.disk_is_full = False
+        self.director = Director(Context(self.reactor, EventLog(), Descriptors(100)), self.save)
+
+    async def save(self, table: Table) -> None:
+        if self.disk_is_full:
+            raise CannotSave("the disk is full")
+        self.saved.append(table)
+
+    def do(self, edit: edits.Edit) -> None:
+        failures: list[Any] = []
+        done = self.director.submit(edit).addErrback(failures.append)
+        self.reactor.advance(LOOK)  # a listener that another one follows takes its first look
+        assert done.called
+        for failure in failures:
+            failure.raiseException()
+
+    def load(self, text: str) -> None:
+        self.do(parse(text))
+
+    def listening(self) -> set[int]:
+        return {reader.socket.getsockname()[1] for reader in self.reactor.getReaders()}
+
+    def listener(self, ident: str) -> Any:
+        return self.director.services[ident].listener
+
+
+@pytest.fixture
+def switch() -> Iterator[Switch]:
+    one = Switch()
+    yield one
+    one.director.end()
+
+
+def test_start_and_stop(switch: Switch) -> None:
+    port = free_port()
+    switch.load(f"Virtual a {{ listen = 127.0.0.1:{port} }}")
+    assert switch.listening() == set()
+    switch.do(edits.StartService("a"))
+    assert switch.listening() == {port}
+    switch.do(edits.StartService("a"))
+    switch.do(edits.StopService("a"))
+    assert switch.listening() == set()
+    assert switch.director.table.running == frozenset()
+
+
+def test_a_port_that_is_taken_refuses_the_whole_edit(switch: Switch) -> None:
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as other:
+        taken, port = other.getsockname()[1], free_port()
+        switch.load(f"Virtual a {{ listen = 127.0.0.1:{port} }} Virtual b {{ listen = 127.0.0.1:{taken} }}")
+        before = switch.director.table
+        with pytest.raises(CannotListen, match=f"127.0.0.1:{taken}: something else listens there already"):
+            switch.do(edits.StartService())
+        assert switch.director.table is before
+        assert switch.listening() == set()
+        with contextlib.closing(socket.create_server(("127.0.0.1", port))):
+            pass  # what had been opened for `a` was given back
+
+
+def test_an_unknown_scheduler_names_the_known_ones(switch: Switch) -> None:
+    with pytest.raises(NoSuchScheduler, match="no scheduler 'zzz'; there are: chttp, hhttp, http, lc, p2c, "):
+        switch.do(edits.AddService("a", {"scheduler": "zzz"}))
+    assert switch.director.table.services == {}
+
+
+def test_what_chooses_within_a_rule_decides_per_connection(switch: Switch) -> None:
+    with pytest.raises(BadValue, match="balance = http: one that decides per connection is wanted"):
+        switch.load("Virtual a { balance = http }")
+    with pytest.raises(NoSuchScheduler, match="no scheduler 'nope'"):
+        switch.load("Virtual a { balance = nope }")
+    switch.load("Virtual a { balance = rr }")
+
+
+def test_what_cannot_be_saved_is_not_done(switch: Switch) -> None:
+    port = free_port()
+    switch.load(f"Virtual a {{ listen = 127.0.0.1:{port} }}")
+    switch.disk_is_full = True
+    before = switch.director.table
+    with pytest.raises(CannotSave):
+        switch.do(edits.StartService("a"))
+    assert switch.director.table is before
+    assert switch.listening() == set()
+    switch.disk_is_full = False
+    switch.do(edits.StartService("a"))
+    assert switch.saved[-1].running == {"a"}
+
+
+def test_an_edit_that_changes_nothing_is_not_saved(switch: Switch) -> None:
+    switch.load("Virtual a { }")
+    saves = len(switch.saved)
+    switch.do(edits.StopService())
+    assert len(switch.saved) == saves
+
+
+def test_load_leaves_alone_what_it_does_not_change(switch: Switch) -> None:
+    a, b, c = free_port(), free_port(), free_port()
+    text = "Virtual {0} {{ listen = 127.0.0.1:{1}\n server = 10.0.0.1:80 {2} }}\n"
+    switch.load(text.format("same", a, 1) + text.format("changed", b, 1) + text.format("removed", c, 1))
+    switch.do(edits.StartService())
+    same, changed = switch.director.services["same"], switch.director.services["changed"]
+    schedulers = same.selector.scheduler, changed.selector.scheduler
+    listeners = same.listener, changed.listener
+    switch.load(text.format("same", a, 1) + text.format("changed", b, 5) + text.format("new", free_port(), 1))
+    assert switch.listening() == {a, b}
+    assert (same.listener, changed.listener) == listeners
+    assert same.selector.scheduler is schedulers[0]
+    assert changed.selector.scheduler is not schedulers[1]
+    assert [d.weight for d in changed.destinations.values()] == [5]
+    assert "removed" not in switch.director.services
+    assert switch.director.table.running == {"same", "changed"}
+
+
+def test_listen_moves_to_another_port(switch: Switch) -> None:
+    old, new = free_port(), free_port()
+    switch.load(f"Virtual a {{ listen = 127.0.0.1:{old} }}")
+    switch.do(edits.StartService("a"))
+    switch.do(edits.EditService("a", {"port": new}))
+    assert switch.listening() == {new}
+
+
+def test_listen_moves_on_its_own_port(switch: Switch) -> None:
+    port = free_port()
+    switch.load(f"Virtual a {{ listen = 127.0.0.1:{port} }}")
+    switch.do(edits.StartService("a"))
+    first = switch.listener("a").socket
+    switch.do(edits.EditService("a", {"listen": parse_address("0.0.0.0")}))
+    assert first.fileno() == -1
+    assert switch.listener("a").socket.getsockname() == ("0.0.0.0", port)
+    with pytest.raises(OSError, match="in use"):
+        socket.create_server(("127.0.0.1", port))
+
+
+def test_two_services_swap_their_ports_in_one_load(switch: Switch) -> None:
+    one, two = free_port(), free_port()
+    text = "Virtual a {{ listen = 127.0.0.1:{} }} Virtual b {{ listen = 127.0.0.1:{} }}"
+    switch.load(text.format(one, two))
+    switch.do(edits.StartService())
+    switch.load(text.format(two, one))
+    assert switch.listener("a").socket.getsockname()[1] == two
+    assert switch.listener("b").socket.getsockname()[1] == one
+
+
+def test_an_edit_that_cannot_listen_leaves_the_old_listener(switch: Switch) -> None:
+    port = free_port()
+    switch.load(f"Virtual a {{ listen = 127.0.0.1:{port} }}")
+    switch.do(edits.StartService("a"))
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as other, pytest.raises(CannotListen):
+        switch.do(edits.EditService("a", {"port": other.getsockname()[1]}))
+    assert switch.listening() == {port}
+    with pytest.raises(OSError, match="in use"):
+        socket.create_server(("127.0.0.1", port))
+
+
+def test_a_unix_socket_comes_and_goes_with_its_service(switch: Switch, tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    switch.load(f"Virtual a {{ listen = unix:{path} }}")
+    switch.do(edits.StartService("a"))
+    assert path.is_socket()
+    switch.do(edits.StopService("a"))
+    assert not path.exists()
+
+
+def test_settings_are_in_force_at_once(switch: Switch) -> None:
+    switch.do(edits.Set({"debug_level": "5", "read_timeout": "9"}))
+    assert switch.director.context.log.level == 5
+    assert switch.director.context.settings.read_timeout == 9
+
+
+def test_nothing_more_is_taken_at_the_end(switch: Switch) -> None:
+    switch.load(f"Virtual a {{ listen = 127.0.0.1:{free_port()} }}")
+    switch.do(edits.StartService())
+    switch.director.end()
+    assert switch.listening() == set()
+    with pytest.raises(Busy, match="the daemon is ending"):
+        switch.do(edits.Flush())
+    assert switch.director.table.running == {"a"}
+
+
+def test_edits_wait_for_each_other(switch: Switch) -> None:
+    """While one is being saved, the next does not begin."""
+    from twisted.internet.defer import Deferred
+
+    gates: list[Deferred[None]] = []
+
+    async def slow(table: Table) -> None:
+        gates.append(Deferred())
+        await gates[-1]
+
+    switch.director.save = slow
+    done: list[str] = []
+    for name in ("a", "b"):
+        switch.director.submit(edits.AddService(name)).addCallback(lambda _, name=name: done.append(name))
+    assert len(gates) == 1
+    assert done == []
+    gates[0].callback(None)
+    assert done == ["a"]
+    gates[1].callback(None)
+    assert done == ["a", "b"]
+    assert list(switch.director.table.services) == ["a", "b"]
+
+
+def test_a_scheduler_that_cannot_be_bound_refuses_the_edit(switch: Switch) -> None:
+    class Picky:
+        name, unit = "picky", "CONNECTION"
+
+        def bind(self, service: Any, previous: Any) -> Any:
+            if len(service.destinations) > 1:
+                raise Refusal("one server is all I can do")
+            return object()
+
+    switch.director.schedulers().known["picky"] = Picky()
+    switch.do(edits.AddService("a", {"scheduler": "picky", "listen": parse_address(f"127.0.0.1:{free_port()}")}))
+    switch.do(edits.AddServer("a", parse_address("10.0.0.1:80")))
+    switch.do(edits.StartService("a"))
+    with pytest.raises(Refusal, match="one server is all I can do"):
+        switch.do(edits.AddServer("a", parse_address("10.0.0.2:80")))
+    assert len(switch.director.table.service("a").servers) == 1
+
+
+@pytest.mark.parametrize("start", edits.STARTS)
+def test_what_a_load_on_trial_has_started_stops_when_it_is_undone(switch: Switch, start: str) -> None:
+    old, idle, new = free_port(), free_port(), free_port()
+    before = f"Virtual old {{ listen = 127.0.0.1:{old} }} Virtual idle {{ listen = 127.0.0.1:{idle} }}"
+    switch.load(before)
+    switch.do(edits.StartService("old"))
+    text = f"{before} Virtual new {{ listen = 127.0.0.1:{new} }}"
+    switch.do(evolve(parse(text), start=start, confirm=5))
+    assert switch.listening() == {"nothing": {old}, "new": {old, new}, "all": {old, idle, new}}[start]
+    switch.reactor.advance(5)
+    assert switch.listening() == {old}
+    assert list(switch.director.table.services) == ["old", "idle"]
+    assert switch.director.table.running == {"old"}

@@ -1,0 +1,150 @@
+"""A listener that another one follows on the same port costs nobody a connection."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from reactors import ReactorThread, descriptors, settled
+from servers import LOOPBACK, let_only_syn_in, wait_for
+
+from ktcpvs.model.address import Inet
+from ktcpvs.runtime.context import Context
+from ktcpvs.services import listener as module
+from ktcpvs.services.listener import RETIRING, Listener
+from ktcpvs.system.handshakes import handshakes
+from ktcpvs.system.log import EventLog
+from ktcpvs.system.sockets import open_listener
+
+
+@pytest.fixture(scope="module")
+def thread() -> Iterator[ReactorThread]:
+    thread = ReactorThread("epoll")
+    yield thread
+    thread.stop()
+
+
+class Follower:
+    """A listener on one address of the loopback interface, and one on all addresses that follows it."""
+
+    def __init__(self, thread: ReactorThread, stack: contextlib.ExitStack) -> None:
+        self.thread = thread
+        self.context = thread.run(Context, thread.reactor, EventLog())
+        self.taken: dict[str, list[socket.socket]] = {"old": [], "new": []}
+        self.fired: list[Any] = []
+        sock = open_listener(Inet(LOOPBACK, 0), 50)
+        self.port = sock.getsockname()[1]
+        self.old = self._listener("old", sock)
+        self.new = self._listener("new", open_listener(Inet("0.0.0.0", self.port), 50, [sock]))
+        stack.callback(lambda: [taken.close() for kind in self.taken.values() for taken in kind])
+        for one in (self.old, self.new):
+            stack.callback(thread.run, one.close)
+
+    def _listener(self, name: str, sock: socket.socket) -> Listener:
+        accepted = self.taken[name]
+        return self.thread.run(
+            Listener, self.context, name, sock, lambda: True, lambda client, _: accepted.append(client)
+        )
+
+    def begins(self) -> socket.socket:
+        """A client who says hello, and whose handshake the old one knows but cannot end."""
+        let_only_syn_in(self.old.socket)
+        client = self.call(b"hello")
+        wait_for(lambda: handshakes(self.old.socket))
+        return client
+
+    def retire(self) -> bool:
+        """Whether the old listener was closed in that same turn of the reactor."""
+
+        def retire() -> bool:
+            self.new.start()
+            self.old.start()
+            self.old.retire().addCallback(self.fired.append)
+            return self.old.closed
+
+        return self.thread.run(retire)
+
+    def call(self, said: bytes = b"") -> socket.socket:
+        client = socket.create_connection((LOOPBACK, self.port), timeout=10)
+        client.sendall(said)
+        return client
+
+
+@pytest.fixture
+def stack(thread: ReactorThread) -> Iterator[contextlib.ExitStack]:
+    thread.run(Context, thread.reactor, EventLog())  # what is made once is made
+    before = settled(thread)
+    with contextlib.ExitStack() as stack:
+        yield stack
+    wait_for(lambda: descriptors() == before)
+
+
+@pytest.fixture
+def follower(thread: ReactorThread, stack: contextlib.ExitStack) -> Follower:
+    return Follower(thread, stack)
+
+
+def test_it_is_closed_at_its_first_look_when_nobody_is_on_the_way(
+    follower: Follower, stack: contextlib.ExitStack
+) -> None:
+    waiting = stack.enter_context(follower.call())
+    assert not follower.retire()  # a SYN that is under way now would not show yet
+    wait_for(lambda: follower.fired == [None], timeout=RETIRING / 2)
+    assert follower.old.closed
+    assert len(follower.taken["old"]) == 1
+    stack.enter_context(follower.call())
+    wait_for(lambda: len(follower.taken["new"]) == 1)
+    follower.taken["old"][0].sendall(b"hello")
+    assert waiting.recv(5) == b"hello"
+
+
+def test_a_handshake_that_has_begun_comes_to_its_end(follower: Follower, stack: contextlib.ExitStack) -> None:
+    """Its last packet was late: the client says something, and says it again."""
+    client = stack.enter_context(follower.begins())
+    follower.retire()
+    assert follower.fired == []
+    wait_for(lambda: follower.fired)
+    assert follower.old.closed
+    assert (len(follower.taken["old"]), follower.taken["new"]) == (1, [])
+    accepted = follower.taken["old"][0]
+    accepted.settimeout(10)
+    assert accepted.recv(5) == b"hello"
+    accepted.sendall(b"good day")
+    assert client.recv(8) == b"good day"
+
+
+def test_who_begins_meanwhile_finds_the_other_one(follower: Follower, stack: contextlib.ExitStack) -> None:
+    stack.enter_context(follower.begins())
+    follower.retire()
+    stack.enter_context(follower.call())
+    assert follower.fired == [None]
+    wait_for(lambda: len(follower.taken["new"]) == 1)
+    assert len(follower.taken["old"]) == 1
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_a_handshake_that_does_not_end_is_not_waited_for_long(
+    follower: Follower, stack: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch, tells: bool
+) -> None:
+    """Nor is one of which the system does not tell."""
+    if not tells:
+        monkeypatch.setattr(module, "handshakes", lambda _: None)
+    monkeypatch.setattr(module, "deafen", lambda *_: None)  # its packets are lost for ever
+    client = stack.enter_context(follower.begins())
+    follower.retire()
+    assert follower.fired == []
+    wait_for(lambda: follower.fired)
+    assert follower.taken == {"old": [], "new": []}
+    with pytest.raises(ConnectionResetError):
+        client.recv(1)
+
+
+def test_it_may_be_closed_before(follower: Follower, stack: contextlib.ExitStack) -> None:
+    stack.enter_context(follower.begins())
+    follower.retire()
+    assert follower.fired == []
+    follower.thread.run(follower.old.close)
+    assert follower.fired == [None]

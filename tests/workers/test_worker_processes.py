@@ -1,0 +1,140 @@
+"""Pings of workers: one that is silent for too long is ended, one that responds is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.logger import Logger, formatEvent
+from twisted.protocols import amp
+from twisted.python.failure import Failure
+
+from ktcpvs.control.client import QuietAMP
+from ktcpvs.system.log import EventLog
+from ktcpvs.workers.commands import Ping
+from ktcpvs.workers.worker_processes import Worker, WorkerProcesses
+
+
+class Supervised:
+    """A crew of one worker, which has no process. lines: the log. timeout: the setting worker_timeout."""
+
+    def __init__(self, timeout: int) -> None:
+        self.timeout = timeout
+        self.lines: list[str] = []
+        self.clock = Clock()
+        log = EventLog(logger=Logger(observer=lambda event: self.lines.append(formatEvent(event))))
+        self.crew = WorkerProcesses(self.clock, log, 1, lambda worker: None, lambda worker: None, lambda: self.timeout)
+        self.crew.start()
+        (self.worker,) = self.crew.workers
+        self.worker._starting.stop()  # nothing is started here
+        self.transport = StringTransport()
+        self.worker.link = QuietAMP()
+        self.worker.link.makeConnection(self.transport)
+        self.worker.pid = 4711
+
+    def hears(self) -> list[amp.AmpBox]:
+        """What the worker is asked."""
+        boxes = amp.parseString(self.transport.value())
+        self.transport.clear()
+        return list(boxes)
+
+    def responds(self) -> int:
+        """To all that it was asked; how often that was."""
+        boxes = self.hears()
+        for box in boxes:
+            self.worker.link.dataReceived(amp.AmpBox({amp.ANSWER: box[amp.ASK]}).serialize())
+        return len(boxes)
+
+    def begins(self) -> None:
+        """It has responded for the first time."""
+        self.worker.ask(Ping)
+        assert self.responds() == 1
+
+    def silent_for(self, seconds: float) -> float:
+        """Seconds after which it is ended; at most so many."""
+        began = self.clock.seconds()
+        while not self.lines and self.clock.seconds() < began + seconds:
+            self.clock.advance(1 / 128)  # exact in floating point
+        return self.clock.seconds() - began
+
+
+@pytest.mark.parametrize("timeout", [1, 3, 10, 60])
+def test_a_worker_that_is_silent_is_ended_within_its_time(timeout: int) -> None:
+    one = Supervised(timeout)
+    one.begins()
+    for _ in range(5 * timeout):
+        one.clock.advance(1)
+        one.responds()
+    assert one.lines == []
+    assert 0.7 * timeout <= one.silent_for(2 * timeout) <= timeout + 0.1
+    assert one.lines == [f"worker 1 is ended: it has not responded for {timeout} s"]
+    one.clock.advance(5 * timeout)
+    assert len(one.lines) == 1, "told once"
+    one.crew.end()
+    assert not one.clock.getDelayedCalls()
+
+
+def test_a_worker_that_starts_is_not_pinged_yet() -> None:
+    one = Supervised(3)
+    assert one.silent_for(20) >= 20
+    assert one.hears() == []
+
+
+def test_0_turns_it_off_and_another_value_holds_at_once() -> None:
+    one = Supervised(0)
+    one.begins()
+    assert one.silent_for(100) >= 100
+    assert one.hears() == []
+    one.timeout = 2
+    assert 1.5 <= one.silent_for(10) <= 3.1
+
+
+def test_a_pause_of_the_whole_machine_ends_nobody() -> None:
+    one = Supervised(5)
+    one.begins()
+    one.clock.advance(1)
+    for _ in range(10):
+        one.clock.advance(1000)  # the supervisor was not running either
+        one.responds()
+    assert one.lines == []
+
+
+def test_what_a_worker_before_has_not_answered_is_no_silence_of_the_next_one() -> None:
+    one = Supervised(5)
+    one.begins()
+    assert one.silent_for(3) >= 3
+    link, pings = one.worker.link, one.hears()
+    assert pings
+    link.connectionLost(Failure(ConnectionDone()))
+    one.worker.pid = 4712
+    assert one.silent_for(3) >= 3
+
+
+def test_a_worker_that_cannot_be_told_of_an_edit_is_replaced() -> None:
+    one = Supervised(0)
+    one.worker.ready = True
+
+    def before(worker: Worker) -> list[Deferred[Any]]:
+        raise RuntimeError("broken")
+
+    told: list[Any] = []
+    one.crew.tell([(Ping, {})], before).addCallback(told.append)
+    assert told == [[]], "nobody is waited for"
+    assert one.lines == ["worker 1 cannot be told of an edit", "worker 1 is ended: it cannot be told of an edit"]
+    assert one.crew.ready() == []
+
+
+def test_what_the_edit_of_a_hung_worker_waits_for_fails_with_its_link() -> None:
+    one = Supervised(5)
+    one.begins()
+    one.worker.ready = True
+    told: list[Any] = []
+    one.crew.tell([(Ping, {})], lambda worker: []).addCallback(told.append)
+    assert one.silent_for(10) <= 6
+    assert told == []
+    one.worker.link.connectionLost(Failure(ConnectionDone()))
+    assert told == [[(True, False)]]
