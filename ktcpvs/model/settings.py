@@ -58,7 +58,7 @@ class Settings:
         2048, 1, 65535, "connections", "the most connections that wait to be accepted (listen(2))"
     )
     zerocopy_send: int = _setting(
-        1, 0, 1, "", "0: services with relay = auto use copy; 1: they use the fastest relay available"
+        1, 0, 1, "", "0: services with relay = auto always copy; 1: they splice bulk connections"
     )
     keepalive_timeout: int = _setting(
         30,
