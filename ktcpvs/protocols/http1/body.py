@@ -85,8 +85,8 @@ def _bad(is_request: bool, why: str, status: int = 400) -> BadMessage:
 
 def _content_length(lengths: list[bytes], is_request: bool) -> tuple[int, bool]:
     value = lengths[0]
-    is_short = len(value) <= MAX_LENGTH_DIGITS
-    if len(lengths) == 1 and value.isdigit() and is_short and (value[:1] != b"0" or value == b"0"):
+    has_one_number = len(lengths) == 1 and value.isdigit()
+    if has_one_number and len(value) <= MAX_LENGTH_DIGITS and (value[:1] != b"0" or value == b"0"):
         return int(value), True
     # RFC 9110, section 8.6: several equal values may be read as one.
     numbers = {_number(element.strip(b" \t"), is_request) for value in lengths for element in value.split(b",")}

@@ -62,16 +62,15 @@ def may_be_request(body: bytes, is_whole: bool) -> bool:
     return found is not None and (found[1] == b" " or not is_whole)
 
 
-def _check_host(value: bytes) -> None:
-    if not HOST.fullmatch(value):
-        raise BadRequest(400, "malformed Host")
-
-
 def _check_options(options: list[bytes]) -> None:
     if not FRAMING_FIELDS.isdisjoint(options):
         raise BadRequest(400, "Connection names Host, Content-Length or Transfer-Encoding")
 
 
+# Bound once: CPython 3.11 makes a bound method at each call of a method of an imported name.
+_match_host = HOST.fullmatch
+
+_MALFORMED_HOST = "malformed Host"
 _SEVERAL_HOSTS = "a request must have exactly one Host"
 _LOOKALIKE = "a field has a name that programs take for Content-Length or Transfer-Encoding"
 
@@ -103,8 +102,8 @@ class RequestFields:
         fields = _FIELDS.findall(lines)
         if len(fields) == 1 and minor and len(fields[0][0]) == 4 and fields[0][0][:2] in (b"Ho", b"ho"):
             self.host = fields[0][1].rstrip()
-            if not HOST.fullmatch(self.host):
-                raise BadRequest(400, "malformed Host")
+            if not _match_host(self.host):
+                raise BadRequest(400, _MALFORMED_HOST)
         else:
             self._read(fields)
 
@@ -138,7 +137,8 @@ class RequestFields:
             raise BadRequest(400, _SEVERAL_HOSTS)
         self.has_host = bool(hosts)
         self.host = hosts[0] if hosts else b""
-        _check_host(self.host)
+        if not _match_host(self.host):
+            raise BadRequest(400, _MALFORMED_HOST)
         self.length, is_strict = body_length(lengths, codings, self.minor, is_request=True)
         if not is_strict:
             self._drop(b"content-length")
@@ -185,7 +185,8 @@ class EarlyCheck:
         if name == b"host":
             if self._has_host:
                 raise BadRequest(400, _SEVERAL_HOSTS)
-            _check_host(value)
+            if not _match_host(value):
+                raise BadRequest(400, _MALFORMED_HOST)
             self._has_host = True
         elif name == b"content-length":
             length, _ = body_length([value], [b"chunked"] * self._is_chunked, minor, is_request=True)
@@ -274,7 +275,7 @@ class Request:
         if absolute is None:
             return  # OPTIONS *
         authority, path = absolute.groups()
-        if b"@" in authority or not HOST.fullmatch(authority):
+        if b"@" in authority or not _match_host(authority):
             raise BadRequest(400, "malformed authority in the request target")
         if self.method == b"OPTIONS" and not path:
             self.path = b"*"

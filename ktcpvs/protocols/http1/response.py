@@ -17,6 +17,9 @@ _OPTION = re.compile(TOKEN)
 _HEAD_BEGUN = re.compile(beginning_of((b"H", b"T", b"T", b"P", b"/", b"1", rb"\.", b"[0-9]", b" .*+")), re.DOTALL)
 _HEAD_END = re.compile(rb"\n\r?\n")
 
+# Bound once: CPython 3.11 makes a bound method at each call of a method of an imported name.
+_match_head = RESPONSE_HEAD.match
+
 _NONE: frozenset[bytes] = frozenset()
 _CONTENT_LENGTH = frozenset((b"content-length",))
 _FRAMING = frozenset((b"content-length", b"transfer-encoding"))
@@ -122,7 +125,7 @@ def read_response(
     when the client speaks HTTP/1.0.
     """
     has_ended = looked and _HEAD_END.search(received, max(looked - 3, 0)) is not None
-    found = RESPONSE_HEAD.match(received) if has_ended or not looked else None
+    found = _match_head(received) if has_ended or not looked else None
     if found is not None and found.end() <= max_size:
         return Response(found, received, method, minor), found.end()
     if len(received) > max_size:
