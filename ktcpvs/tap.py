@@ -8,7 +8,7 @@ from typing import Any
 from twisted.application.service import IService
 from twisted.python import usage
 
-from ktcpvs.control.endpoints import ControlAddress, default_control, parse_control, parse_listening
+from ktcpvs.control.endpoints import ControlAddress, default_control, parse_control, parse_listen_address
 from ktcpvs.errors import BadAddress, Refusal
 from ktcpvs.model.expansion import parse_nameserver
 from ktcpvs.status.endpoint import parse_status
@@ -114,7 +114,7 @@ class Options(usage.Options):
 
 def _places(texts: list[str]) -> tuple[ControlAddress, ...]:
     """Where control connections are. Raises BadAddress."""
-    places = tuple(map(parse_listening, texts))
+    places = tuple(map(parse_listen_address, texts))
     if sum(where.path is not None for where in places) > 1:
         raise BadAddress("--control names two unix sockets: one unix:/PATH is wanted, and the others tls: or tcp:")
     for where in places:
