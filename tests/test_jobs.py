@@ -13,7 +13,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import Logger, formatEvent
 
 from ktcpvs.control.endpoints import parse_control
-from ktcpvs.control.ports import Port
+from ktcpvs.control.tcp_listeners import TCPControlListener
 from ktcpvs.health.active_checks import ActiveChecks
 from ktcpvs.http.pool import Pool, ServerStream
 from ktcpvs.manager import Manager
@@ -94,7 +94,7 @@ def idle_connections(world: World) -> None:
 
 
 def control_port(world: World) -> None:
-    Port(world.reactor, None, parse_control("tcp:9109"), world.broken, world.log).open_when_free()
+    TCPControlListener(world.reactor, None, parse_control("tcp:9109"), world.broken, world.log).open_when_free()
 
 
 def status_port(world: World) -> None:

@@ -55,7 +55,9 @@ async def connect(reactor: IReactorCore, control: str | None = None, timeout: fl
     """
     address = parse_control(control) if control else default_control()
     if not control and (why := untrusted_socket(address.path or "")):
-        raise NotTrusted(f"{why}, so a daemon there is not trusted: remove it, or give the daemon's --control")
+        raise NotTrusted(
+            f"{why}, so a daemon there is not trusted: remove it, or give the daemon's address with --control"
+        )
     try:
         if address.tls is not None:
             require_tls()
@@ -104,11 +106,11 @@ def _edit_method(edit: str) -> EditMethod:
     entry = COMMAND_OF_EDIT[edit]
     signature = _signature(entry)
 
-    async def method(*args: Any, **kwargs: Any) -> list[str]:
+    def method(*args: Any, **kwargs: Any) -> Coroutine[Any, Any, list[str]]:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         switch: Switch = bound.arguments.pop("self")
-        return await switch.submit(entry, bound.arguments)
+        return switch.submit(entry, bound.arguments)
 
     method.__name__ = entry.method
     method.__qualname__ = f"Switch.{entry.method}"

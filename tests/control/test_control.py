@@ -77,7 +77,7 @@ def ask(daemon: Daemon) -> Ask:
 
 def test_every_edit_has_its_command_and_its_responder() -> None:
     for edit in Edit.__subclasses__():
-        command = getattr(commands, edit.__name__)
+        command = commands.OF_EDIT[edit.__name__]
         assert issubclass(command, amp.Command)
         assert Administrator._commandDispatch[command.commandName]
 
@@ -85,7 +85,7 @@ def test_every_edit_has_its_command_and_its_responder() -> None:
 def test_every_refusal_has_a_code_of_its_own() -> None:
     kinds = list(errors.Refusal.kinds())
     assert len({kind.code for kind in kinds}) == len(kinds)
-    assert all(commands.AddService.reverseErrors[kind.code] is kind for kind in kinds)
+    assert all(commands.OF_EDIT["AddService"].reverseErrors[kind.code] is kind for kind in kinds)
 
 
 def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
@@ -349,7 +349,7 @@ def test_a_fault_in_an_explanation_is_told_in_one_line(daemon: Daemon, ask: Ask)
         raise ZeroDivisionError
 
     daemon.explain = fault  # type: ignore[assignment]
-    with pytest.raises(errors.Refusal, match="the daemon met a fault of its own"):
+    with pytest.raises(errors.Refusal, match="internal error; see the daemon's log"):
         ask(lambda s: s.explain("web"))
 
 

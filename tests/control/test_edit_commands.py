@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import succeed
 from twisted.protocols import amp
 
-from ktcpvs.control.edit_commands import requests
+from ktcpvs.control.edit_commands import commands_for
 from ktcpvs.control.server import Administrator
 from ktcpvs.errors import Refusal
 from ktcpvs.model import edits
@@ -38,7 +38,7 @@ def arrived(edit: edits.Edit) -> list[edits.Edit]:
     taker: Any = Taker()
     administrator = Administrator(taker, EventLog())
     failures: list[Any] = []
-    for command, arguments in requests(edit):
+    for command, arguments in commands_for(edit):
         box = command.makeArguments(arguments, amp.AMP())
         box[amp.COMMAND] = command.commandName
         assert all(len(value) <= 0xFFFF for value in box.values())

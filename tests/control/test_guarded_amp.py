@@ -8,8 +8,8 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.protocols import amp
 
-from ktcpvs.control.guarded_amp import MAX_COMMANDS
-from ktcpvs.control.server import MAX_CONFIGURATION
+from ktcpvs.control.guarded_amp import MAX_RUNNING_COMMANDS
+from ktcpvs.control.server import MAX_UPLOAD_BYTES
 from ktcpvs.errors import BadValue, NoConfiguration, Refusal
 from ktcpvs.model.edits import Edit
 from tests.fuzz.door import FULL, HELD_MOST, Daemon, Failures
@@ -143,8 +143,8 @@ def test_not_all_commands_at_once() -> None:
     peer = Peer(daemon)
     peer.says(b"".join(ask(b"DeleteService", b"%d" % tag, ident=b"s%d" % tag) for tag in range(100)))
     for tag in range(100):
-        assert len(daemon.waiting) == min(MAX_COMMANDS, 100 - tag)
-        assert peer.line.is_read == (100 - tag < MAX_COMMANDS)
+        assert len(daemon.waiting) == min(MAX_RUNNING_COMMANDS, 100 - tag)
+        assert peer.line.is_read == (100 - tag < MAX_RUNNING_COMMANDS)
         edit, answer = daemon.waiting.pop(0)
         assert edit.ident == f"s{tag}"  # type: ignore[attr-defined]
         answer.callback(None)
@@ -156,21 +156,21 @@ def test_not_all_commands_at_once() -> None:
 def test_a_command_that_takes_no_time_beside_as_many_as_may_be() -> None:
     daemon = SlowDaemon()
     peer = Peer(daemon)
-    peer.says(ask(b"Flush") * (MAX_COMMANDS - 1))
+    peer.says(ask(b"Flush") * (MAX_RUNNING_COMMANDS - 1))
     peer.says(ask(b"Upload", b"u", page=b"x", first=b"False") + ask(b"Upload", b"v", page=b"y", first=b"False"))
     assert peer.heard() == [{amp.ANSWER: b"u"}, {amp.ANSWER: b"v"}]
-    assert peer.end._upload == b"xy", "each was carried out once"
-    assert len(daemon.waiting) == MAX_COMMANDS - 1
+    assert peer.end.take_upload() == b"xy", "each was carried out once"
+    assert len(daemon.waiting) == MAX_RUNNING_COMMANDS - 1
 
 
 def test_what_was_not_begun_when_a_peer_goes_is_not_done() -> None:
     daemon = SlowDaemon()
     peer = Peer(daemon)
-    peer.says(ask(b"Flush") * (MAX_COMMANDS + 3))
+    peer.says(ask(b"Flush") * (MAX_RUNNING_COMMANDS + 3))
     peer.end.connectionLost(amp.Failure(amp.ConnectionLost()))
     for _, answer in list(daemon.waiting):
         answer.callback(None)
-    assert len(daemon.waiting) == MAX_COMMANDS
+    assert len(daemon.waiting) == MAX_RUNNING_COMMANDS
 
 
 def test_pages_of_nothing_take_no_room() -> None:
@@ -179,7 +179,7 @@ def test_pages_of_nothing_take_no_room() -> None:
     assert peer.heard()[0][amp.ERROR_CODE] == NoConfiguration.code
     peer.says(ask(b"Upload", page=b"", first=b"False") * 1000)
     assert len(peer.heard()) == 1000
-    assert len(peer.end._upload) == 0
+    assert peer.end.uploaded_bytes == 0
     peer.asks(b"Load", source=b"x", allow_empty=b"True")
     assert peer.heard() == [{amp.ANSWER: b"1"}]
 
@@ -188,7 +188,7 @@ def test_all_connections_together_send_no_more_than_one_configuration() -> None:
     daemon = Daemon()
     one, other = Peer(daemon), Peer(daemon)
     page = ask(b"Upload", page=b"#" * 65535, first=b"False")
-    for _ in range(MAX_CONFIGURATION // 65535 - 10):
+    for _ in range(MAX_UPLOAD_BYTES // 65535 - 10):
         one.says(page)
     one.heard()
     other.says(page * 11)
@@ -204,5 +204,5 @@ def test_a_fault_of_ours_is_told_in_one_line(failures: Failures) -> None:
     peer.asks(b"ReadPage", number=b"1")
     (answer,) = peer.heard()
     assert answer[amp.ERROR_CODE] == Refusal.code
-    assert b"fault of its own" in answer[amp.ERROR_DESCRIPTION]
+    assert answer[amp.ERROR_DESCRIPTION] == b"internal error; see the daemon's log"
     assert failures.seen.pop()["log_failure"].check(TypeError)

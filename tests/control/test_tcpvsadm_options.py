@@ -16,8 +16,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ktcpvs import __version__
+from ktcpvs.control.tcpvsadm.exit_status import UsageError
 from ktcpvs.control.tcpvsadm.options import COMMANDS, OPTIONS, Command, Invocation, read_arguments
-from ktcpvs.control.tcpvsadm.outcome import Misuse
 from ktcpvs.control.tcpvsadm.usage import help_text, synopsis
 
 COLUMNS = (
@@ -101,7 +101,7 @@ def required(command: str) -> list[str]:
 
 
 def complaint(argv: list[str]) -> str:
-    with pytest.raises(Misuse) as caught:
+    with pytest.raises(UsageError) as caught:
         read_arguments(argv)
     return str(caught.value)
 
@@ -164,7 +164,7 @@ def test_an_option_twice(option: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [name for name, command in COMMANDS.items() if command.most in (0, 1) and name != "get"]
+    "command", [name for name, command in COMMANDS.items() if command.max_words in (0, 1) and name != "get"]
 )
 def test_leftover_words(command: str) -> None:
     why = complaint([*line(command, *required(command)), "left", "over"])
@@ -271,11 +271,11 @@ COMPLAINTS = [
     # Habits of ipvsadm.
     (
         ["-A", "-t", "10.0.0.1:80", "-s", "wlc"],
-        "Unknown option '-t': a service is named with -i ID and listens at -l ADDR:PORT",
+        "Unknown option '-t': use -i ID for the name of a service, and -l ADDR:PORT for its address",
     ),
     (
         ["-A", "--tcp-service", "x"],
-        "Unknown option '--tcp-service': a service is named with -i ID and listens at -l ADDR:PORT",
+        "Unknown option '--tcp-service': use -i ID for the name of a service, and -l ADDR:PORT for its address",
     ),
     (
         ["-a", "-i", "web", "-r", "x", "-g"],
@@ -310,40 +310,40 @@ COMPLAINTS = [
     (["--get", ""], "The name of a setting is empty"),
     (["-f", "a", "b"], "Unexpected argument 'b' with the 'load-configfile' command"),
     (["--set"], "You need to supply NAME=VALUE... for the 'set' command"),
-    (["--set", "a"], "'a': NAME=VALUE is wanted"),
-    (["--set", "=1"], "'=1': NAME=VALUE is wanted"),
+    (["--set", "a"], "'a': not NAME=VALUE"),
+    (["--set", "=1"], "'=1': not NAME=VALUE"),
     (["--set", "a=1", "a=2"], "The setting 'a' is given twice"),
-    (["-Aix", "a"], "'a': NAME=VALUE is wanted"),
+    (["-Aix", "a"], "'a': not NAME=VALUE"),
     (["-Eix", "via=off", "via=append"], "The option 'via' is given twice"),
     (["-Eix", "-swlc", "scheduler=rr"], "The option 'scheduler' is given twice"),
     (["-Eix", "maxclients=3", "--maxclients", "4"], "The option 'maxclients' is given twice"),
-    (["--explain", "-ix", "GET"], "'GET': METHOD TARGET is wanted, as 'GET /index.html'"),
-    (["--explain", "-ix", "GET /a b"], "'GET /a b': METHOD TARGET is wanted, as 'GET /index.html'"),
-    (["--explain", "-ix", "GET  /a"], "'GET  /a': METHOD TARGET is wanted, as 'GET /index.html'"),
-    (["--explain", "-ix", "GET /a HTTP/2"], "'GET /a HTTP/2': METHOD TARGET is wanted, as 'GET /index.html'"),
+    (["--explain", "-ix", "GET"], "'GET': not METHOD TARGET (example: 'GET /index.html')"),
+    (["--explain", "-ix", "GET /a b"], "'GET /a b': not METHOD TARGET (example: 'GET /index.html')"),
+    (["--explain", "-ix", "GET  /a"], "'GET  /a': not METHOD TARGET (example: 'GET /index.html')"),
+    (["--explain", "-ix", "GET /a HTTP/2"], "'GET /a HTTP/2': not METHOD TARGET (example: 'GET /index.html')"),
     (["--explain", "-ix", "GET", "/a", "HTTP/1.1", "x"], "Unexpected argument 'x' with the 'explain' command"),
-    (["--explain", "-ix", ""], "'': METHOD TARGET is wanted, as 'GET /index.html'"),
-    (["--explain", "-ix", "-H", "Accept"], "header 'Accept': 'NAME: VALUE' is wanted"),
+    (["--explain", "-ix", ""], "'': not METHOD TARGET (example: 'GET /index.html')"),
+    (["--explain", "-ix", "-H", "Accept"], "header 'Accept': not 'NAME: VALUE'"),
     (["--explain", "-ix", "-H", ""], "The value of option '-H' is empty"),
     (["--explain", "GET /"], "You need to supply the 'ident' option for the 'explain' command"),
-    (["-aix", "-ry", "--maxconn", "x"], "maxconn 'x': a whole number of at most 9 digits is wanted"),
+    (["-aix", "-ry", "--maxconn", "x"], "maxconn 'x': not a whole number of at most 9 digits"),
     (["-w", "3"], "Illegal 'weight' option with the 'list' command"),
     (["--start", "-w", "3"], "Illegal 'weight' option with the 'start' command"),
     (["-a"], "You need to supply the 'ident' option for the 'add-server' command"),
-    (["-aix", "-ry", "-w", "two"], "weight 'two': a whole number of at most 9 digits is wanted"),
-    (["-aix", "-ry", "-w", "1.5"], "weight '1.5': a whole number of at most 9 digits is wanted"),
-    (["-aix", "-ry", "-w", "+5"], "weight '+5': a whole number of at most 9 digits is wanted"),
-    (["-aix", "-ry", "-w", "٣"], "weight '٣': a whole number of at most 9 digits is wanted"),
-    (["-aix", "-ry", "-w", "5\n"], r"weight '5\n': a whole number of at most 9 digits is wanted"),
-    (["-eix", "-ry", "-w", "1234567890"], "weight '1234567890': a whole number of at most 9 digits is wanted"),
-    (["--add-rule", "-ix", "-ry", "-pz", "-mm"], "match 'm': a whole number of at most 9 digits is wanted"),
-    (["-Aix", "--maxclients", "many"], "maxclients 'many': a whole number of at most 9 digits is wanted"),
-    (["-Aix", "-P", "-1"], "port '-1': a number or the name of a service is wanted"),
-    (["-Aix", "-P", "1234567890"], "port '1234567890': a number or the name of a service is wanted"),
-    (["-Aix", "-P", "a b"], "port 'a b': a number or the name of a service is wanted"),
-    (["-i", os.fsdecode(b"caf\xe9")], "Argument 2 is no text in this locale: 'caf\\xe9'"),
-    (["--", os.fsdecode(b"\xff")], "Argument 2 is no text in this locale: '\\xff'"),
-    (["-f", "\ud800"], "Argument 2 is no text in this locale: '\\ud800'"),
+    (["-aix", "-ry", "-w", "two"], "weight 'two': not a whole number of at most 9 digits"),
+    (["-aix", "-ry", "-w", "1.5"], "weight '1.5': not a whole number of at most 9 digits"),
+    (["-aix", "-ry", "-w", "+5"], "weight '+5': not a whole number of at most 9 digits"),
+    (["-aix", "-ry", "-w", "٣"], "weight '٣': not a whole number of at most 9 digits"),
+    (["-aix", "-ry", "-w", "5\n"], r"weight '5\n': not a whole number of at most 9 digits"),
+    (["-eix", "-ry", "-w", "1234567890"], "weight '1234567890': not a whole number of at most 9 digits"),
+    (["--add-rule", "-ix", "-ry", "-pz", "-mm"], "match 'm': not a whole number of at most 9 digits"),
+    (["-Aix", "--maxclients", "many"], "maxclients 'many': not a whole number of at most 9 digits"),
+    (["-Aix", "-P", "-1"], "port '-1': not a number or a service name"),
+    (["-Aix", "-P", "1234567890"], "port '1234567890': not a number or a service name"),
+    (["-Aix", "-P", "a b"], "port 'a b': not a number or a service name"),
+    (["-i", os.fsdecode(b"caf\xe9")], "Argument 2 is not text in this locale: 'caf\\xe9'"),
+    (["--", os.fsdecode(b"\xff")], "Argument 2 is not text in this locale: '\\xff'"),
+    (["-f", "\ud800"], "Argument 2 is not text in this locale: '\\ud800'"),
 ]
 
 
@@ -398,7 +398,7 @@ PIECES = [
 def test_every_command_line_is_meant_or_refused_in_one_line(argv: list[str]) -> None:
     try:
         said = read_arguments(argv)
-    except Misuse as misuse:
+    except UsageError as misuse:
         why = str(misuse)
     else:
         why = f"{said.command.name} is meant"
@@ -476,7 +476,7 @@ TRY = "Try 'tcpvsadm --help'.\n"
 @pytest.mark.parametrize("argv", [[], ["-L", "--json"], ["-F"], ["--stop"], ["--set", "debug_level=1"], ["--rate"]])
 def test_nobody_answers(nobody: str, argv: list[str]) -> None:
     status, out, err = tcpvsadm(*argv, control=nobody)
-    what_to_do = "start it with 'ktcpvs', or name its place with --control"
+    what_to_do = "start it with 'ktcpvs', or give its address with --control"
     assert err == f"tcpvsadm: no daemon answers at {nobody} (No such file or directory): {what_to_do}\n"
     assert (status, out) == (3, "")
 
@@ -488,7 +488,7 @@ def test_control_on_the_command_line_goes_before_the_environment(nobody: str) ->
 
 
 def test_a_control_address_that_is_none_is_misuse(nobody: str) -> None:
-    places = "it is unix:/PATH, tcp:PORT on loopback, or tls:PORT:interface=HOST with certificates"
+    places = "expected unix:/PATH, tcp:PORT on loopback, or tls:PORT:interface=HOST with certificates"
     why = f"tcpvsadm: control 'here': {places}\n"
     assert tcpvsadm("--list", "--control", "here", control=nobody) == (2, "", why + TRY)
 
@@ -499,7 +499,7 @@ def test_a_control_address_that_is_none_is_misuse(nobody: str) -> None:
         (["--help"], 0, help_text(), ""),
         (["--version"], 0, f"tcpvsadm {__version__}\n", ""),
         (["-Z"], 2, "", f"tcpvsadm: Unknown option '-Z'\n{TRY}"),
-        (["-i", b"\xff"], 2, "", f"tcpvsadm: Argument 2 is no text in this locale: '\\xff'\n{TRY}"),
+        (["-i", b"\xff"], 2, "", f"tcpvsadm: Argument 2 is not text in this locale: '\\xff'\n{TRY}"),
         (["-f", "/no/such"], 1, "", "tcpvsadm: load-configfile: /no/such: No such file or directory\n"),
         (["-f", "/"], 1, "", "tcpvsadm: load-configfile: /: Is a directory\n"),
         (["-f", "/a\nb"], 1, "", "tcpvsadm: load-configfile: /a\\nb: No such file or directory\n"),

@@ -190,7 +190,7 @@ def test_who_cannot_read_the_program_is_refused(control_thread: ControlThread, f
 
 TCPVSADM_AS_NOBODY = f"""
 import os
-import ktcpvs.control.tcpvsadm.daemon
+import ktcpvs.control.tcpvsadm.session
 from ktcpvs.adm import run
 os.setgroups([])
 os.setresgid({NOBODY.pw_gid}, {NOBODY.pw_gid}, {NOBODY.pw_gid})
@@ -224,10 +224,10 @@ def test_tcpvsadm_does_not_trust_a_place_that_somebody_else_could_make(folder: P
         trap.setblocking(False)
         with pytest.raises(BlockingIOError):
             trap.accept()
-    how = "remove it, or name the daemon's place with --control"
+    how = "remove it, or give the daemon's address with --control"
     assert (status, said) == (
         3,
-        f"tcpvsadm: {place} can be written to by other users, so no daemon is trusted there: {how}\n",
+        f"tcpvsadm: {place} can be written to by other users, so a daemon there is not trusted: {how}\n",
     )
 
 
@@ -240,7 +240,7 @@ def test_permission_denied_is_not_no_daemon(start: Callable[..., Daemon], folder
     path.chmod(0o666)
     status, said = adm_as_nobody("--control", daemon.control, "--list")
     assert status == 3
-    assert said.endswith(f"perhaps user {NOBODY.pw_uid} may not administer it, which its log would say: {how}")
+    assert said.endswith(f"its log says whether user {NOBODY.pw_uid} may not administer it: {how}")
     assert "control connection refused: user" in daemon.log()
     path.chmod(0o600)
     folder.chmod(0)

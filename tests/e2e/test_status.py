@@ -118,9 +118,9 @@ def test_what_clients_did_is_told_by_metrics_stats_and_data(
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
 
     listed = daemon.adm("--list", "--stats", "-i", NAME).stdout
-    assert "answers: 2xx 4, 4xx 1; half of them within " in listed
+    assert "responses: 2xx 4, 4xx 1; 50 % within " in listed
     assert "  refused: 400 1\n" in listed
-    assert "     tried again: 1\n" in daemon.adm("--list", "--stats", "-i", "dead").stdout
+    assert "     retried: 1\n" in daemon.adm("--list", "--stats", "-i", "dead").stdout
 
     told = json.loads(get(status, "/api/v1/status")[1])
     (service,) = (one for one in told["services"] if one["ident"] == NAME)

@@ -1,6 +1,6 @@
-"""Answers of the daemon -> text. Nothing is asked here, neither of the daemon nor of the system.
+"""Answers of the daemon as text. This module uses neither the daemon nor the system.
 
-`show` is how an address is shown. What `table` prints is read back by --load-configfile to the same services.
+`show` is the function that formats an address. --load-configfile reads the output of `table` back to the same services.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ktcpvs.model.latency import within
 SERVICE_COUNTERS = ("active", "total", "refused", "queued", "", "bytes_in", "bytes_out")
 SERVER_COUNTERS = ("active", "total", "failures", "kept", "reused", "bytes_in", "bytes_out")
 RATES = ("connections", "bytes_in", "bytes_out")
-"""The columns, by the names of their numbers; "": nothing stands there."""
+"""The columns, by the names of their counters; "": an empty column."""
 
 _HEADINGS = {
     "": "",
@@ -36,22 +36,22 @@ _HEADINGS = {
 }
 
 
-_ANSWERS = {
+_OUTCOMES = {
     "server": "{}",
     "redirect": "redirect to {}",
-    "queue": "the client waits for {}",
-    "nobody": "nobody",
+    "queue": "queued for {}",
+    "nobody": "no server",
 }
-"""What may come of a request -> how --explain says it, with the server's address."""
+"""The outcome of a request -> its text in --explain, with the server's address."""
 
 
 def heading(version: str) -> str:
-    """The first line of --list, without its end."""
+    """Return the first line of --list, without its line end."""
     return f"TCP Virtual Server version {version}"
 
 
 def table(answer: dict[str, Any], show: ShowAddress = str) -> str:
-    """Each service as its block of the configuration language, with a comment that says whether it runs."""
+    """Format each service as a block of the configuration language, with a comment that says whether it runs."""
     blocks = [heading(answer["version"]) + "\n" + _trial(answer)]
     for service in answer["services"]:
         first, rest = writer.write_service(service, show).split("\n", 1)
@@ -60,31 +60,33 @@ def table(answer: dict[str, Any], show: ShowAddress = str) -> str:
 
 
 def configuration(answer: dict[str, Any]) -> str:
-    """Settings and services as a configuration file: ports in numbers, hosts as configured."""
+    """Format settings and services as a configuration file: numeric ports, hosts as configured."""
     return writer.write(answer["services"], answer["settings"])
 
 
 def stats(answer: dict[str, Any], show: ShowAddress = str) -> str:
-    """Counters: a line for each service; below it its relay, whom it turned away, each of its servers, its redirect."""
+    """Format counters: a line for each service; below it its relay, its rejected clients, its servers, its redirect."""
     return _counted(answer, show, "stats", SERVICE_COUNTERS, SERVER_COUNTERS)
 
 
 def rate(answer: dict[str, Any], show: ShowAddress = str) -> str:
-    """What `rates` found, laid out like `stats`."""
+    """Format the result of `rates` like `stats`."""
     return _counted(answer, show, "rate", RATES, RATES, "/s")
 
 
 def rates(before: dict[str, Any], after: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """Two answers of `stats`, `seconds` apart -> the later one, in which `rate` (and `redirect_rate`) stand in the
-    place of the counters: new connections and bytes each second, rounded. What was not there before began at 0; a
-    counter that began anew counts as 0."""
+    """Make rates from two answers of `stats`, `seconds` apart.
+
+    Returns the later one with `rate` (and `redirect_rate`) instead of the counters: new connections and bytes per
+    second, rounded. Counters that are new began at 0; a counter that was reset has the rate 0.
+    """
     known = {service["ident"]: service for service in before["services"]}
     services = [_service_rate(known.get(now["ident"], {}), now, seconds) for now in after["services"]]
     return {**after, "services": services}
 
 
 def connections(answer: list[dict[str, Any]], show: ShowAddress = str) -> str:
-    """A line for each client connection. Ages are seconds; a server that is not chosen yet is "-"."""
+    """Format a line for each client connection. Ages are seconds; "-": no server has been chosen yet."""
     rows = [("Service", "Client", "Server", "State", "Age", "Idle", "InBytes", "OutBytes")]
     for one in answer:
         server = "-" if one["server"] is None else show(one["server"])
@@ -94,7 +96,7 @@ def connections(answer: list[dict[str, Any]], show: ShowAddress = str) -> str:
 
 
 def schedulers(answer: dict[str, Any]) -> str:
-    """A line for each scheduler; then the plugins that could not be loaded, if there are any."""
+    """Format a line for each scheduler, and then the plugins that could not be loaded, if there are any."""
     rows = [("Scheduler", "Decides", "Services", "Module", "Summary")]
     for one in answer["schedulers"]:
         unit = one["unit"].lower().replace("_", " ")
@@ -107,22 +109,22 @@ def schedulers(answer: dict[str, Any]) -> str:
 
 
 def settings(answer: list[dict[str, Any]]) -> str:
-    """`NAME = VALUE`, a line for each setting."""
+    """Format a line `NAME = VALUE` for each setting."""
     return "".join(f"{one['name']} = {one['value']}\n" for one in answer)
 
 
 def explanation(answer: dict[str, Any]) -> str:
-    """Who would serve a request: what was asked, what was looked at, and the answer, as blocks."""
+    """Format an explanation: the request, the rules and servers that were considered, and the answer."""
     unit = answer["unit"].lower().replace("_", " ")
-    asked = answer["request"]
-    words = "a connection" if asked["method"] is None else f"{asked['method']} {asked['target']}"
+    request = answer["request"]
+    words = "a connection" if request["method"] is None else f"{request['method']} {request['target']}"
     lines = [
         f"Service {answer['service']}, {_state(answer)}: scheduler {answer['scheduler']} ({unit})",
-        f"Request: {_line(words)}, from {asked['client']}",
-        *(f"  {header['name']}: {_line(header['value'])}" for header in asked["headers"]),
+        f"Request: {_line(words)}, from {request['client']}",
+        *(f"  {header['name']}: {_line(header['value'])}" for header in request["headers"]),
     ]
-    if asked["path"] not in (None, asked["target"]):
-        lines.append(f"  of which rules see {_line(asked['path'])}")
+    if request["path"] not in (None, request["target"]):
+        lines.append(f"  matched against rules as {_line(request['path'])}")
     if answer["rules"]:
         lines += ["", "Rules tried:"]
         rows = [(f"  {rule['number']}", rule["pattern"], rule["why"]) for rule in answer["rules"]]
@@ -139,14 +141,14 @@ def explanation(answer: dict[str, Any]) -> str:
     found = answer["answer"]
     lines += [
         "",
-        f"Answer: {_ANSWERS[found['outcome']].format(found['server'] or 'a server')}",
+        f"Answer: {_OUTCOMES[found['outcome']].format(found['server'] or 'a server')}",
         f"  {_line(found['reason'])}",
     ]
     return "\n".join(lines) + "\n"
 
 
 def as_json(answer: Any) -> str:
-    """The answer as it came, for programs."""
+    """Format the answer as JSON, for programs."""
     return json.dumps(answer, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -159,7 +161,7 @@ def _limit(maxconn: int) -> str:
 
 
 def _line(text: Any) -> str:
-    """Text from elsewhere, made fit for one line."""
+    """Foreign text, escaped for one line."""
     return shorten(str(text), 1000)
 
 
@@ -171,7 +173,7 @@ def _counted(
     of_server: Sequence[str],
     each: str = "",
 ) -> str:
-    """kind: where the numbers stand. of_service, of_server: their names. each: what is added to their headings."""
+    """kind: the key of the counters. of_service, of_server: their names. each: appended to their headings."""
 
     def numbers(counters: dict[str, int], names: Sequence[str]) -> list[str]:
         return [str(counters[name]) if name else "" for name in names]
@@ -184,8 +186,8 @@ def _counted(
         rows.append((service["ident"], _state(service), service["scheduler"], *numbers(service[kind], of_service)))
         if service["running"] and "relay" in service[kind]:
             rows.append((_relay(service[kind]["relay"]),))
-        if away := _turned_away(service[kind]):
-            rows.append((away,))
+        if rejected := _rejected(service[kind]):
+            rows.append((rejected,))
         if refusals := service[kind].get("refusals"):
             rows.append((f"  refused: {_counts(refusals)}",))
         for server in service["servers"]:
@@ -193,41 +195,41 @@ def _counted(
             rows.append((*begin, *numbers(server[kind], of_server)))
             if kind == "stats" and (state := _health(server.get("health"))):
                 rows.append((state,))
-            rows += [(line,) for line in _answered(server[kind])]
+            rows += [(line,) for line in _responses(server[kind])]
         if service["redirect"] is not None:
             begin = f"  -> {show(service['redirect'])}", "redirect", ""
             rows.append((*begin, *numbers(service[f"redirect_{kind}"], of_server)))
-            rows += [(line,) for line in _answered(service[f"redirect_{kind}"])]
+            rows += [(line,) for line in _responses(service[f"redirect_{kind}"])]
     return f"{heading(answer['version'])}\n{_trial(answer)}{_aligned(rows, '<<<' + '>' * len(of_service))}"
 
 
 def _trial(answer: dict[str, Any]) -> str:
-    """A line that says how long the table is on trial; a comment, since --list can be loaded again. "": it is not."""
+    """A line that says how long the table is on trial; "": it is not. A comment, since --list can be loaded again."""
     left = answer.get("trial")
-    return "" if left is None else f"# On trial: undone in {left} s, unless 'tcpvsadm --confirm' comes.\n"
+    return "" if left is None else f"# On trial: undone in {left} s unless 'tcpvsadm --confirm' is run.\n"
 
 
 def _health(health: dict[str, Any] | None) -> str:
-    """ "down since DATE TIME: why" of a server whose state has changed; else ""."""
+    """ "down since DATE TIME: why" for a server whose state has changed; else ""."""
     if health is None or not health["since"]:
         return ""
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(health["since"]))
     return f"     {health['state']} since {since}: {_line(health['reason'])}"
 
 
-def _answered(stats: dict[str, Any]) -> list[str]:
-    """What a server has answered to requests, and how soon; nothing where it was asked none."""
-    told = []
+def _responses(stats: dict[str, Any]) -> list[str]:
+    """A server's responses by status class, their latency, and its retries; empty where it has handled no requests."""
+    parts = []
     if counts := _counts(stats.get("answers", {})):
         half, most = within(stats["buckets"], 0.5), within(stats["buckets"], 0.99)
-        told.append(f"answers: {counts}; half of them within {duration(half)}, 99 % within {duration(most)}")
+        parts.append(f"responses: {counts}; 50 % within {duration(half)}, 99 % within {duration(most)}")
     if stats.get("retries"):
-        told.append(f"tried again: {stats['retries']}")
-    return [f"     {'; '.join(told)}"] if told else []
+        parts.append(f"retried: {stats['retries']}")
+    return [f"     {'; '.join(parts)}"] if parts else []
 
 
 def server_name(server: dict[str, Any], show: ShowAddress) -> str:
-    """A server's address, and the name in the configuration whose address it is, if it is one's."""
+    """Return a server's address, and its name where the configuration names it."""
     name = server.get("name")
     return f"{show(server['address'])} ({name})" if name else show(server["address"])
 
@@ -244,20 +246,20 @@ def _counts(counts: dict[str, int]) -> str:
 
 
 def _relay(relay: dict[str, Any]) -> str:
-    """ "relay copy (why nothing better)", and who has carried how many connections, once there were some."""
+    """ "relay copy (why it is not the configured one)", and the number of connections of each relay."""
     why, joined = relay["why"], relay.get("joined", {})
     counts = ", ".join(f"{name} {count}" for name, count in joined.items() if count)
     return f"  relay {relay['in_use']}{why and f' ({_line(why)})'}{counts and f'; connections: {counts}'}"
 
 
-def _turned_away(counters: dict[str, Any]) -> str:
-    """Clients that did not come in, or not so often as they wanted; "" where there were none."""
+def _rejected(counters: dict[str, Any]) -> str:
+    """Clients that were denied or limited; "" where there were none."""
     counts = ", ".join(f"{name} {counters[name]}" for name in ("denied", "limited") if counters.get(name))
-    return counts and f"  turned away: {counts}"
+    return counts and f"  rejected: {counts}"
 
 
 def _aligned(rows: Sequence[Sequence[str]], sides: str) -> str:
-    """Columns two spaces apart; sides: "<" or ">" for each of them. A row of one cell is a line as it stands."""
+    """Align columns, two spaces apart. sides: "<" or ">" for each column. A row of one cell is not aligned."""
     widths = [max(map(text_width, column)) for column in zip(*(row for row in rows if len(row) > 1), strict=True)]
 
     def line(row: Sequence[str]) -> str:
