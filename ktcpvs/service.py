@@ -30,7 +30,7 @@ from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.inherited_sockets import InheritedSockets
 from ktcpvs.services.director import Director
 from ktcpvs.state import StateFile, read_configuration
-from ktcpvs.status.endpoint import StatusAddress
+from ktcpvs.status.address import StatusAddress
 from ktcpvs.status.status_listener import StatusListener
 from ktcpvs.system.activation import handed_in
 from ktcpvs.system.limits import calm_collector, raise_descriptor_limit

@@ -25,7 +25,7 @@ from ktcpvs.services.director import Director
 from ktcpvs.services.listener import Listener
 from ktcpvs.services.resolver import Resolver
 from ktcpvs.services.running import RunningService
-from ktcpvs.status.endpoint import parse_status
+from ktcpvs.status.address import parse_status
 from ktcpvs.status.status_listener import StatusListener
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.lookup import Found

@@ -216,7 +216,7 @@ def test_what_a_daemon_does_not_begin_with(make_daemon: Make, site: Site) -> Non
         in_the_way = f"cannot listen on {LOOPBACK}:{site.port}: something else listens there already"
         assert said(site.listens, tls=True) == f"{where}{in_the_way}"
     for places, why in (
-        (["unix:/x", "unix:/y"], "--control names two unix sockets: one unix:/PATH is wanted"),
+        (["unix:/x", "unix:/y"], "--control names two unix sockets: at most one may be unix:/PATH"),
         ([site.listens, site.listens], f"--control names tls:{LOOPBACK}:{site.port} twice"),
     ):
         with pytest.raises(UsageError, match=why):

@@ -115,7 +115,7 @@ def test_certificates_that_only_root_can_read(start: Callable[..., Daemon], fold
     cert.chmod(0o600)
     where = f"tls:{LOOPBACK}:{port}"
     daemon = start("--user", "nobody", "--control", f"{where}:cert={cert}:ca={ca.pem}", tls=True)
-    assert f"control {where}: nobody cannot read {cert}: SIGHUP will not read it again until he can" in daemon.log()
+    assert f"control {where}: user nobody cannot read {cert}, so SIGHUP cannot reload the certificates" in daemon.log()
     adm = [*command("tcpvsadm", TCPVSADM), "--control", f"{where}:cert={alice}:ca={ca.pem}", "--list"]
     assert subprocess.run(adm, env=environment(tls=True), capture_output=True, timeout=30).returncode == 0
     daemon.signal(signal.SIGHUP)
@@ -168,7 +168,7 @@ def test_members_of_a_group_may(start: Callable[..., Daemon], folder: Path) -> N
     [
         (("--user", "no-such-user"), "--user no-such-user: there is no such user; add one, as with 'useradd --system "),
         (("--user", "nobody", "--group", "nope"), "--group nope: there is no such group"),
-        (("--group", "daemon"), "--group daemon goes with --user"),
+        (("--group", "daemon"), "--group daemon requires --user"),
         (("--control-group", "nope"), "--control-group nope: there is no such group"),
     ],
 )  # fmt: skip

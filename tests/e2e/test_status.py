@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from servers import LOOPBACK, SocketServer, chunks, dial, free_port, program, read_all, reset, wait_for
 from twisted.python.usage import UsageError
 
-from ktcpvs.status.endpoint import StatusAddress, parse_status
+from ktcpvs.status.address import StatusAddress, parse_status
 from ktcpvs.status.server import MAX_CONNECTIONS
 from ktcpvs.tap import Options
 
@@ -193,7 +193,7 @@ def get_or_none(port: int) -> int | None:
     "place", ["9109", "tcp:", "tcp:0", "tcp:70000", "tcp:9109:interface=example.org", "tcp:1:interface=", "unix:/x", ""]
 )
 def test_places_that_are_none_are_refused(place: str) -> None:
-    with pytest.raises(UsageError, match=r"tcp:PORT or tcp:PORT:interface=ADDRESS is wanted, as tcp:9109$"):
+    with pytest.raises(UsageError, match=r"expected tcp:PORT or tcp:PORT:interface=ADDRESS \(example: tcp:9109\)$"):
         Options().parseOptions(["--status", place])
 
 
@@ -213,7 +213,7 @@ def test_names_that_the_status_is_served_under() -> None:
     for name in ("lb1:9109", "a b", "", ".", "http://lb1", "[::1]"):
         with pytest.raises(UsageError, match=r"^--status-host '.*': not a host name"):
             Options().parseOptions(["--status", "tcp:9109", "--status-host", name])
-    with pytest.raises(UsageError, match=r"^--status-host lb1 goes with --status$"):
+    with pytest.raises(UsageError, match=r"^--status-host lb1 requires --status$"):
         Options().parseOptions(["--status-host", "lb1"])
 
 

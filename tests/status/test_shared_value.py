@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
-from ktcpvs.status.cache import MAX_AGE, REST, SharedValue
+from ktcpvs.status.shared_value import AGE_PER_COST, MIN_AGE, SharedValue
 
 
 class Making:
@@ -45,7 +45,7 @@ def test_a_value_is_made_anew_when_it_is_old() -> None:
     making = Making()
     making.ask()
     making.started[0].callback("old")
-    making.clock.advance(MAX_AGE - 0.01)
+    making.clock.advance(MIN_AGE - 0.01)
     assert making.ask() == ["old"]
     making.clock.advance(0.01)
     later = making.ask()
@@ -59,7 +59,7 @@ def test_a_value_that_takes_long_is_kept_longer() -> None:
     making.ask()
     making.clock.advance(3)
     making.started[0].callback("text")
-    making.clock.advance(3 * REST - 0.01)
+    making.clock.advance(3 * AGE_PER_COST - 0.01)
     assert making.ask() == ["text"]
     making.clock.advance(0.01)
     assert making.ask() == []

@@ -20,7 +20,7 @@ from ktcpvs.model.address import parse_address
 from ktcpvs.model.edits import AddServer, AddService, Edit
 from ktcpvs.runtime.context import Context, Descriptors
 from ktcpvs.services.director import Director
-from ktcpvs.status.server import MAX_CONNECTIONS, MAX_HELD_BYTES, PIECE, CachedTexts, StatusFactory
+from ktcpvs.status.server import CHUNK_SIZE, MAX_CONNECTIONS, MAX_HELD_BYTES, BodyReaders, StatusFactory
 from ktcpvs.system.log import EventLog
 
 ODD, ODDER = "back\\slash<wéb>", 'unix:/tmp/"quoted"'
@@ -163,9 +163,9 @@ def answered(world: StatusWorld, line: Line) -> bytes:
 def test_a_visitor_that_does_not_read_holds_one_piece() -> None:
     world = StatusWorld(*many_servers())
     whole = answered(world, world.visit())
-    assert len(whole) > 4 * PIECE
+    assert len(whole) > 4 * CHUNK_SIZE
     slow = world.visit(takes=1)
-    assert len(slow.value()) < PIECE + 1000
+    assert len(slow.value()) < CHUNK_SIZE + 1000
     slow.takes = 1 << 30
     slow.producer.resumeProducing()
     assert slow.value().partition(b"\r\n\r\n")[2] == whole
@@ -177,7 +177,7 @@ def test_one_that_leaves_in_the_middle_is_forgotten(logged: list[Any]) -> None:
     slow = world.visit(takes=1)
     world.run_next()
     world.leaves(slow)
-    assert world.factory.visits == set()
+    assert world.factory.channels == set()
     assert logged == []
 
 
@@ -187,7 +187,7 @@ def many_servers() -> list[Edit]:
 
 
 def test_readers_of_the_oldest_texts_are_cut_off_when_texts_hold_too_much() -> None:
-    held, lines = CachedTexts(), [Line() for _ in range(4)]
+    held, lines = BodyReaders(), [Line() for _ in range(4)]
     texts = [bytes(MAX_HELD_BYTES // 2) for _ in range(3)]
     for text, line in zip(texts, lines, strict=False):
         held.add(text, line)
