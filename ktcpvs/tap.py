@@ -102,7 +102,7 @@ class Options(usage.Options):
             where.path is not None and where != self["takeover"] for where in self["control"]
         ):
             raise usage.UsageError(
-                "--takeover and --control name different unix sockets: leave --control out, since the socket is taken over"
+                "--takeover and --control name different unix sockets: leave --control out, which is taken over"
             )
         self["pid_file"] = PidFile(self.parent)
         if self["takeover"] is not None:
@@ -112,7 +112,7 @@ class Options(usage.Options):
         parent: Any = self.parent or {}
         if self["user"] is not None and (parent.get("uid") is not None or parent.get("gid") is not None):
             raise usage.UsageError(
-                "--user excludes twistd's --uid and --gid: use --user alone, which keeps the capabilities that are needed"
+                "--user excludes twistd's --uid and --gid: use --user alone, which keeps the needed capabilities"
             )
         if self["group"] is not None and self["user"] is None:
             raise usage.UsageError(f"--group {self['group']} requires --user")

@@ -123,7 +123,7 @@ def test_certificates_that_only_root_can_read(start: Callable[..., Daemon], fold
     wait_for(lambda: refused in daemon.log())
     shutil.chown(cert, NOBODY.pw_uid)
     daemon.signal(signal.SIGHUP)
-    wait_for(lambda: f"SIGHUP: control {where} has the certificate of lb1" in daemon.log())
+    wait_for(lambda: f"SIGHUP: control {where} uses the certificate of lb1" in daemon.log())
 
 
 AS_NOBODY = (

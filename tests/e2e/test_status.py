@@ -263,7 +263,7 @@ def test_the_page_in_a_browser(
         assert browser.ask("document.getElementById('alert').hidden")
         daemon.kill()
         wait_for(lambda: browser.ask("!document.getElementById('alert').hidden"), timeout=20)
-        assert browser.ask("document.getElementById('alert').textContent").startswith("The daemon does not answer")
+        assert browser.ask("document.getElementById('alert').textContent").startswith("The daemon does not respond")
         daemon.start()
         wait_for(lambda: browser.ask("document.getElementById('alert').hidden"), timeout=20)
 

@@ -7,7 +7,7 @@ const MAX_SAMPLES = 120; // updates that the plots show
 const MAX_ROWS = 200; // the most services, and servers of one service, that are drawn
 const SVG = "http://www.w3.org/2000/svg";
 
-const history = new Map(); // name of a plot -> its last values
+const samples = new Map(); // name of a plot -> its last values
 let previous = null; // the data of the last update
 let failures = 0;
 let lastSuccess = Date.now();
@@ -69,10 +69,10 @@ function gained(now, then) {
 }
 
 function remember(key, value) {
-  const values = history.get(key) || [];
+  const values = samples.get(key) || [];
   values.push(value);
   if (values.length > MAX_SAMPLES) values.shift();
-  history.set(key, values);
+  samples.set(key, values);
 }
 
 function plot(key, label, write, second) {
@@ -82,10 +82,10 @@ function plot(key, label, write, second) {
   svg.setAttribute("role", "img");
   svg.setAttribute("aria-label", label);
   const lines = second ? [[key, "first"], [second, "second"]] : [[key, "first"]];
-  const top = Math.max(...lines.flatMap(([one]) => history.get(one) || []), 1e-9);
+  const top = Math.max(...lines.flatMap(([one]) => samples.get(one) || []), 1e-9);
   const caption = element("b");
   for (const [one, style] of lines) {
-    const values = history.get(one) || [];
+    const values = samples.get(one) || [];
     const line = document.createElementNS(SVG, "polyline");
     line.setAttribute("class", style);
     const points = values.map((value, place) => `${MAX_SAMPLES - values.length + place},${(39 - 37 * (value || 0) / top).toFixed(2)}`);
@@ -189,8 +189,8 @@ function draw(data) {
     const then = previous && previous.processes.find((one) => one.name === process.name);
     return `${process.name}: ${Math.round(100 * gain(process.cpu, then ? then.cpu : undefined, seconds))} % CPU, ${bytes(process.memory)}`;
   }).join(" · ");
-  for (const key of history.keys()) {
-    if (!data.services.some((one) => key.startsWith(`${one.ident} `))) history.delete(key);
+  for (const key of samples.keys()) {
+    if (!data.services.some((one) => key.startsWith(`${one.ident} `))) samples.delete(key);
   }
   previous = data;
 }
