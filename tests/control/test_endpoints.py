@@ -1,4 +1,4 @@
-"""Where the control connection may be, and where it may not."""
+"""Addresses of the control connection that are accepted, and those that are refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ktcpvs.errors import BadAddress
         (r"tcp6:7777:interface=\:\:1", ControlAddress(host="::1", port=7777)),
     ],
 )
-def test_both_ends_write_it_their_way(text: str, where: ControlAddress) -> None:
+def test_forms_of_daemon_and_client(text: str, where: ControlAddress) -> None:
     assert parse_control(text) == where
     assert parse_control(str(where)) == where
 
@@ -61,13 +61,13 @@ def test_both_ends_write_it_their_way(text: str, where: ControlAddress) -> None:
         ("tls:lb1:7777:cert=a:ca=b:verify=none", "unknown parameter 'verify='; tls: has cert, key and ca"),
     ],
 )
-def test_what_is_refused(text: str, why: str) -> None:
+def test_refused_addresses(text: str, why: str) -> None:
     with pytest.raises(BadAddress, match=why):
         parse_control(text)
 
 
 @given(st.text(max_size=40))
-def test_any_text_at_all(text: str) -> None:
+def test_any_text(text: str) -> None:
     try:
         where = parse_control(text)
     except BadAddress:
@@ -91,17 +91,19 @@ def test_any_text_at_all(text: str) -> None:
         ("tls:host=lb1:port=7777", "lb1", "tls:lb1:7777"),
     ],
 )
-def test_tls_with_its_files(text: str, host: str, shown: str) -> None:
+def test_tls_with_files(text: str, host: str, shown: str) -> None:
     where = parse_control(f"{text}:cert=/x/a:key=/x/b:ca=c")
     assert where == ControlAddress(host=host, port=7777, tls=TLSFiles("/x/a", "/x/b", "c"))
     assert str(where) == shown
     assert parse_control(f"{text}:ca=c:cert=/x/a").tls == TLSFiles("/x/a", "/x/a", "c"), "the key is in the same file"
 
 
-def test_a_daemon_listens_on_addresses_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_daemon_listens_only_on_ip_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     where = parse_listen_address("tls:7777:interface=0.0.0.0:cert=a:ca=/b")
-    assert where.tls == TLSFiles(f"{tmp_path}/a", f"{tmp_path}/a", "/b"), "wherever it goes"
+    assert where.tls == TLSFiles(f"{tmp_path}/a", f"{tmp_path}/a", "/b"), (
+        "absolute, since the daemon may change its directory"
+    )
     assert parse_listen_address("unix:/x") == ControlAddress(path="/x")
     with pytest.raises(BadAddress, match=r"interface=lb1 is not an IP address; 0\.0\.0\.0 means every interface"):
         parse_listen_address("tls:lb1:7777:cert=a:ca=b")

@@ -1,4 +1,4 @@
-"""tcpvsadm's command line: argv in; a command with its values, or the exact complaint and exit status, out."""
+"""The command line of tcpvsadm: from argv to a command with its values, or to the exact error and exit status."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ CELLS = [(command, option, use) for command, uses in USES.items() for option, us
 
 
 def written(option: str) -> list[str]:
-    """The option with a value that has its form."""
+    """The option with a value of its form."""
     return [f"--{option}"] if option in FLAGS else [f"--{option}", VALUES.get(option, "x")]
 
 
@@ -171,7 +171,7 @@ def test_leftover_words(command: str) -> None:
     assert why == f"Unexpected argument 'left' with the '{command}' command"
 
 
-SAID = [
+VALID = [
     # Nothing at all, and views without a command.
     ([], "list", {}, ()),
     (["-n"], "list", {"numeric": ""}, ()),
@@ -214,7 +214,7 @@ SAID = [
     (["-ffile"], "load-configfile", {}, ("file",)),
     (["-Di=x"], "delete-service", {"ident": "=x"}, ()),
     (["--ident=a=b", "--start"], "start", {"ident": "a=b"}, ()),
-    # What looks like an option is the value where a value is wanted.
+    # A word that looks like an option is a value where a value is expected.
     (["-D", "-i", "-L"], "delete-service", {"ident": "-L"}, ()),
     (["--start", "--ident", "--"], "start", {"ident": "--"}, ()),
     (["-f", "-"], "load-configfile", {}, ("-",)),
@@ -254,12 +254,12 @@ SAID = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("argv", "command", "values", "words"), SAID, ids=lambda it: None)
-def test_what_is_said(argv: list[str], command: str, values: dict[str, str], words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(("argv", "command", "values", "words"), VALID, ids=lambda it: None)
+def test_valid_command_lines(argv: list[str], command: str, values: dict[str, str], words: tuple[str, ...]) -> None:
     assert read_arguments(argv) == Invocation(COMMANDS[command], values, words)
 
 
-COMPLAINTS = [
+INVALID = [
     (["--nope"], "Unknown option '--nope'"),
     (["-Z"], "Unknown option '-Z'"),
     (["-LZ"], "Unknown option '-Z'"),
@@ -268,7 +268,7 @@ COMPLAINTS = [
     (["--=x"], "Unknown option '--'"),
     (["--wieght", "2"], "Unknown option '--wieght'; did you mean '--weight'?"),
     (["--lst"], "Unknown option '--lst'; did you mean '--list'?"),
-    # Habits of ipvsadm.
+    # Options of ipvsadm.
     (
         ["-A", "-t", "10.0.0.1:80", "-s", "wlc"],
         "Unknown option '-t': use -i ID for the name of a service, and -l ADDR:PORT for its address",
@@ -347,8 +347,8 @@ COMPLAINTS = [
 ]
 
 
-@pytest.mark.parametrize(("argv", "why"), COMPLAINTS, ids=lambda it: None)
-def test_what_cannot_be_meant(argv: list[str], why: str) -> None:
+@pytest.mark.parametrize(("argv", "why"), INVALID, ids=lambda it: None)
+def test_invalid_command_lines(argv: list[str], why: str) -> None:
     assert complaint(argv) == why
 
 
@@ -357,7 +357,7 @@ def test_words_that_are_names_and_values(command: list[str]) -> None:
     assert read_arguments([*command, "a=1", "b=2=3", "c="]).named() == {"a": "1", "b": "2=3", "c": ""}
 
 
-def test_a_header_may_be_given_again_and_again() -> None:
+def test_a_header_may_be_repeated() -> None:
     said = read_arguments(["--explain", "-i", "web", "-H", "Accept: a", "--header=Accept:b ", "-HX-Empty:"])
     assert said.headers == (("Accept", "a"), ("Accept", "b"), ("X-Empty", ""))
     assert read_arguments(["--explain", "-i", "web"]).headers == ()
@@ -395,13 +395,13 @@ PIECES = [
 
 @given(st.lists(st.sampled_from(PIECES) | st.text(st.characters(exclude_categories=()), max_size=6), max_size=6))
 @example(["--set=", "=", "--"])
-def test_every_command_line_is_meant_or_refused_in_one_line(argv: list[str]) -> None:
+def test_any_command_line_is_read_or_refused_in_one_line(argv: list[str]) -> None:
     try:
         said = read_arguments(argv)
-    except UsageError as misuse:
-        why = str(misuse)
+    except UsageError as error:
+        why = str(error)
     else:
-        why = f"{said.command.name} is meant"
+        why = f"{said.command.name} is valid"
         assert set(said.values) <= {*said.command.required, *said.command.optional, "control"}
     assert why
     assert why.isprintable()
@@ -474,20 +474,20 @@ TRY = "Try 'tcpvsadm --help'.\n"
 
 
 @pytest.mark.parametrize("argv", [[], ["-L", "--json"], ["-F"], ["--stop"], ["--set", "debug_level=1"], ["--rate"]])
-def test_nobody_answers(nobody: str, argv: list[str]) -> None:
+def test_no_daemon_answers(nobody: str, argv: list[str]) -> None:
     status, out, err = tcpvsadm(*argv, control=nobody)
     what_to_do = "start it with 'ktcpvs', or give its address with --control"
     assert err == f"tcpvsadm: no daemon answers at {nobody} (No such file or directory): {what_to_do}\n"
     assert (status, out) == (3, "")
 
 
-def test_control_on_the_command_line_goes_before_the_environment(nobody: str) -> None:
+def test_control_on_the_command_line_takes_precedence_over_the_environment(nobody: str) -> None:
     status, _, err = tcpvsadm("--list", "--control", f"{nobody}2", control=nobody)
     assert status == 3
     assert f"at {nobody}2 (" in err
 
 
-def test_a_control_address_that_is_none_is_misuse(nobody: str) -> None:
+def test_an_invalid_control_address_is_wrong_usage(nobody: str) -> None:
     places = "expected unix:/PATH, tcp:PORT on loopback, or tls:PORT:interface=HOST with certificates"
     why = f"tcpvsadm: control 'here': {places}\n"
     assert tcpvsadm("--list", "--control", "here", control=nobody) == (2, "", why + TRY)
@@ -507,7 +507,7 @@ def test_a_control_address_that_is_none_is_misuse(nobody: str) -> None:
         (["-f-"], 1, "", "tcpvsadm: load-configfile: <stdin>:2:3: byte 0xe9 is not UTF-8 text\n"),
     ],
 )
-def test_what_needs_no_daemon_does_not_wait_for_twisted(
+def test_commands_that_need_no_daemon_do_not_import_twisted(
     nobody: str, argv: list[str | bytes], status: int, out: str, err: str
 ) -> None:
     assert tcpvsadm(*argv, control=nobody, code=MAIN, stdin="é\né ".encode() + b"\xe9") == (
@@ -517,7 +517,7 @@ def test_what_needs_no_daemon_does_not_wait_for_twisted(
     )
 
 
-def test_what_needs_a_daemon_imports_twisted(nobody: str) -> None:
+def test_commands_that_need_a_daemon_import_twisted(nobody: str) -> None:
     assert tcpvsadm("-L", control=nobody, code=MAIN)[2].endswith("True\n")
 
 
@@ -529,14 +529,14 @@ def test_a_closed_pipe_is_quiet() -> None:
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
 
 
-def test_a_full_disk_is_told() -> None:
+def test_a_full_disk_is_reported() -> None:
     with open("/dev/full", "wb") as full:
         done = subprocess.run([sys.executable, "-c", RUN, "--help"], stdout=full, stderr=subprocess.PIPE, timeout=60)
     assert (done.returncode, done.stderr) == (1, b"tcpvsadm: cannot write: No space left on device\n")
 
 
 def test_ctrl_c_is_quiet(tmp_path: Path) -> None:
-    """While a daemon keeps it waiting."""
+    """While tcpvsadm waits for a daemon."""
     path = str(tmp_path / "silent.sock")
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(path)

@@ -1,4 +1,4 @@
-"""The screen of --top: what a daemon tells, as lines that fit into any terminal, their columns below each other."""
+"""The screen of --top: lines that fit into any terminal, with aligned columns."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CONFIGURATION = f"""
 
 
 def stats(text: str = CONFIGURATION) -> dict[str, Any]:
-    """What a daemon with this configuration tells."""
+    """The view `stats` of a daemon with this configuration."""
     director = Director(Context(MemoryReactorClock(), EventLog(), Descriptors(100)))
     director.submit(parse(text)).addErrback(lambda failure: failure.raiseException())
     told: dict[str, Any] = Views(director).view("stats", None)
@@ -43,7 +43,7 @@ def stats(text: str = CONFIGURATION) -> dict[str, Any]:
 
 
 def later(told: dict[str, Any]) -> dict[str, Any]:
-    """The same a second later: much has happened."""
+    """The same one second later, with higher counters."""
     told = deepcopy(told)
     for service in told["services"]:
         for row in (service, *service["servers"]):
@@ -54,7 +54,7 @@ def later(told: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("columns", [40, 41, 59, 60, 72, 80, 81, 100, 132, 200, 300])
-def test_the_columns_stand_below_each_other(columns: int) -> None:
+def test_the_columns_are_aligned(columns: int) -> None:
     told = stats()
     for before in (None, told):
         shown = screen(before, told if before is None else later(told), 1.0, (columns, 50))
@@ -81,7 +81,7 @@ def test_all_numbers_are_shown_at_80_columns_and_fewer_below() -> None:
     assert short[1].split()[4:] == ["Active", "Conns/s", "Err/s", "99", "%"]
 
 
-def test_a_long_name_is_whole_where_there_is_room_and_else_keeps_both_ends() -> None:
+def test_a_long_name_is_cut_in_the_middle() -> None:
     assert any(line.startswith(f"{LONG} ") for line in screen(None, stats(), 0, (200, 50)))
     cut = next(line for line in screen(None, stats(), 0, (80, 50)) if line.startswith("shop."))
     assert cut[:21] == "shop.cust...nd-green "
@@ -109,7 +109,7 @@ def test_no_terminal_is_too_small(columns: int, lines: int) -> None:
 
 
 @given(st.text(st.characters(exclude_categories=("C",)), max_size=40), st.integers(0, 50))
-def test_a_text_is_fitted_into_exactly_so_many_columns(text: str, width: int) -> None:
+def test_a_text_is_fitted_into_the_exact_width(text: str, width: int) -> None:
     assert text_width(fitted(text, width)) == width
     if text_width(text) <= width:
         assert fitted(text, width) == padded(text, width)

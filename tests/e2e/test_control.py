@@ -130,8 +130,8 @@ def test_control_over_tcp_elsewhere_is_refused(make_daemon: Make) -> None:
     for control, why in (
         (f"tcp:{port}:interface=0.0.0.0", "0.0.0.0 is not loopback"),
         (f"tcp:{port}:interface=192.0.2.1", "192.0.2.1 is not loopback"),
-        ("unix:relative", "absolute path is wanted"),
-        ("nonsense", "it is unix:/PATH, tcp:PORT on loopback, or tls:"),
+        ("unix:relative", "missing absolute path of a unix socket"),
+        ("nonsense", "expected unix:/PATH, tcp:PORT on loopback, or tls:"),
     ):
         daemon = make_daemon(control=control)
         said = daemon.refused()

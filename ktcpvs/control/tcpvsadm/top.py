@@ -7,7 +7,7 @@ from typing import Any
 
 from ktcpvs.control.tcpvsadm.colours import painted
 from ktcpvs.control.tcpvsadm.columns import fitted, text_width
-from ktcpvs.control.tcpvsadm.show import duration, heading, server_name
+from ktcpvs.control.tcpvsadm.output import duration, heading, server_name
 from ktcpvs.errors import shorten
 from ktcpvs.model.language.writer import ShowAddress
 from ktcpvs.model.latency import described, within

@@ -104,7 +104,7 @@ def test_list_of_an_empty_table() -> None:
     assert output.table({**table(), "services": []}) == "TCP Virtual Server version 1.2.3\n"
 
 
-def test_list_shows_addresses_as_it_is_told() -> None:
+def test_list_formats_addresses_with_the_given_function() -> None:
     shown = output.table(table(), lambda address: address.replace(":80", ":web").replace(":81", ":sorry"))
     assert (
         "    redirect = localhost:sorry\n    server = 10.0.0.1:web 1 maxconn 99\n    server = [2001:db8::1]:web80 0\n"
@@ -148,7 +148,7 @@ def test_stats() -> None:
         """)
 
 
-def test_stats_say_why_a_service_has_no_better_relay() -> None:
+def test_stats_say_why_a_service_has_another_relay() -> None:
     answer = stats(1)
     relay = answer["services"][0]["stats"]["relay"]
     relay.update(in_use="copy", why="kernel: needs CAP_BPF and CAP_NET_ADMIN")
@@ -156,7 +156,7 @@ def test_stats_say_why_a_service_has_no_better_relay() -> None:
     assert output.stats(answer) == output.stats(stats(1)).replace("  relay kernel\n", line)
 
 
-def test_stats_say_what_has_carried_the_connections() -> None:
+def test_stats_count_the_connections_of_each_relay() -> None:
     answer = stats(1)
     answer["services"][0]["stats"]["relay"]["joined"] = {"copy": 3, "splice": 0, "kernel": 20}
     line = "  relay kernel; connections: copy 3, kernel 20\n"
@@ -164,7 +164,7 @@ def test_stats_say_what_has_carried_the_connections() -> None:
 
 
 def test_rate() -> None:
-    """Two looks, half a second apart."""
+    """Two reads, half a second apart."""
     assert output.rate(output.rates(stats(1), stats(3), 0.5)) == text("""
         TCP Virtual Server version 1.2.3
         Service                  State     Scheduler  Conns/s  InBytes/s  OutBytes/s
@@ -197,8 +197,8 @@ def test_rates_in_json_have_no_counters() -> None:
     assert "redirect_rate" not in other
 
 
-def test_rate_of_what_was_not_there_before() -> None:
-    """A service, a server, another redirect: they began at nothing."""
+def test_rate_of_new_counters() -> None:
+    """Those of a new service, a new server and another redirect began at 0."""
     before, after = stats(1), stats(3)
     del before["services"][1], before["services"][0]["servers"][0]
     before["services"][0]["redirect"] = "localhost:82"
@@ -208,7 +208,7 @@ def test_rate_of_what_was_not_there_before() -> None:
     assert web["redirect_rate"]["connections"] == 3 * 51
 
 
-def test_rate_of_what_is_gone_or_began_anew() -> None:
+def test_rate_of_deleted_and_reset_counters() -> None:
     before, after = stats(3), stats(1)
     del after["services"][1]
     (web,) = output.rates(before, after, 1.0)["services"]
@@ -342,7 +342,7 @@ def test_explain_of_a_connection() -> None:
         ("nobody", None, "no server"),
     ],
 )
-def test_what_comes_of_it(outcome: str, server: str | None, said: str) -> None:
+def test_the_outcomes_of_an_explanation(outcome: str, server: str | None, said: str) -> None:
     answer = {**EXPLAINED, "answer": {"outcome": outcome, "server": server, "reason": "since\nso"}}
     assert output.explanation(answer).endswith(f"\n\nAnswer: {said}\n  since\\nso\n")
 
@@ -363,7 +363,7 @@ def test_settings() -> None:
     assert output.settings(answer) == "debug_level = 0\nread_timeout = 180\n"
 
 
-def test_json_is_the_answer_as_it_came() -> None:
+def test_json_is_the_answer_unchanged() -> None:
     printed = output.as_json(table())
     assert json.loads(printed) == table()
     assert printed.startswith('{\n  "version": "1.2.3",\n  "services": [\n    {\n      "ident": "web",\n')
@@ -410,7 +410,7 @@ def test_without_a_port_there_is_no_name(address: str) -> None:
     assert addresses.named(address) == address
 
 
-def test_numeric_looks_hosts_up() -> None:
+def test_numeric_resolves_host_names() -> None:
     found = socket.getaddrinfo("localhost", None, type=socket.SOCK_STREAM)[0][4][0]
     expected = f"[{found}]:81" if ":" in str(found) else f"{found}:81"
     assert addresses.numeric("localhost:81") == expected
@@ -419,5 +419,5 @@ def test_numeric_looks_hosts_up() -> None:
 @pytest.mark.parametrize(
     "address", ["10.0.0.1:80", "[2001:db8::1]:80", "unix:/run/localhost", "no-such-host.invalid:80"]
 )
-def test_numeric_leaves_what_is_no_name_or_is_not_found(address: str) -> None:
+def test_numeric_leaves_addresses_and_unknown_names(address: str) -> None:
     assert addresses.numeric(address) == address
