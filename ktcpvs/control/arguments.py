@@ -1,4 +1,4 @@
-"""The values of command arguments: read from what the wire brings, and written for it, by type.
+"""The values of command arguments: read from AMP values and written as AMP values, by type.
 
 Texts are those of the configuration language. Readers raise a Refusal.
 """
@@ -29,11 +29,11 @@ def service_options(options: NamedValues) -> dict[str, Any]:
         name, text = option["name"], option["value"]
         if name in values:
             raise BadValue(f"option {shorten(name, 40)} is given twice")
-        values[name] = _option(name, text)
+        values[name] = _read_option(name, text)
     return values
 
 
-def _option(name: str, text: str) -> Any:
+def _read_option(name: str, text: str) -> Any:
     if name == "port":
         return parse_port(text, service_port)
     option = OPTIONS.get(name)
@@ -45,7 +45,7 @@ def _option(name: str, text: str) -> Any:
 
 
 def named_values(values: Mapping[str, Any]) -> NamedValues:
-    """{name: value} as the wire carries it; None becomes an empty text."""
+    """Return {name: value} as AMP encodes it; None becomes an empty text."""
     return [{"name": name, "value": "" if value is None else str(value)} for name, value in values.items()]
 
 
@@ -57,51 +57,51 @@ def decode(data: bytearray, source: str) -> str:
         raise NoConfiguration(f"{source}: byte {error.start} is not UTF-8 text") from None
 
 
-def _address(text: str) -> Address:
+def _read_address(text: str) -> Address:
     return parse_address(text, service_port)
 
 
-def _settings(changes: NamedValues) -> dict[str, str]:
+def _read_settings(changes: NamedValues) -> dict[str, str]:
     return {change["name"]: change["value"] for change in changes}
 
 
-def _networks(data: bytearray | None) -> Networks:
+def _read_networks(data: bytearray | None) -> Networks:
     if data is None:
         raise NoConfiguration("no networks were uploaded before the command")
     return parse_networks(decode(data, "networks"))
 
 
-def _configuration(data: bytearray | None) -> bytearray:
-    """The bytes as they came: only the command knows the name of the text, which errors need."""
+def _take_configuration(data: bytearray | None) -> bytearray:
+    """Return the bytes undecoded: decoding errors name the text, and only the command knows its name."""
     if data is None:
         raise NoConfiguration("no configuration was uploaded before the command")
     return data
 
 
-def _same(value: Any) -> Any:
+def _unchanged(value: Any) -> Any:
     return value
 
 
 READERS: dict[ArgumentType, Callable[[Any], Any]] = {
-    ArgumentType.TEXT: _same,
-    ArgumentType.INTEGER: _same,
-    ArgumentType.BOOLEAN: _same,
-    ArgumentType.ADDRESS: _address,
+    ArgumentType.TEXT: _unchanged,
+    ArgumentType.INTEGER: _unchanged,
+    ArgumentType.BOOLEAN: _unchanged,
+    ArgumentType.ADDRESS: _read_address,
     ArgumentType.SERVICE_OPTIONS: service_options,
-    ArgumentType.SETTINGS: _settings,
-    ArgumentType.NETWORKS: _networks,
-    ArgumentType.CONFIGURATION: _configuration,
+    ArgumentType.SETTINGS: _read_settings,
+    ArgumentType.NETWORKS: _read_networks,
+    ArgumentType.CONFIGURATION: _take_configuration,
 }
-"""Type -> how the daemon reads a value, or for the last two an upload, None where there was none."""
+"""Type -> the function that reads a value, or for the last two types an upload, which is None if there was none."""
 
 WRITERS: dict[ArgumentType, Callable[[Any], Any]] = {
-    ArgumentType.TEXT: _same,
-    ArgumentType.INTEGER: _same,
-    ArgumentType.BOOLEAN: _same,
+    ArgumentType.TEXT: _unchanged,
+    ArgumentType.INTEGER: _unchanged,
+    ArgumentType.BOOLEAN: _unchanged,
     ArgumentType.ADDRESS: str,
     ArgumentType.SERVICE_OPTIONS: named_values,
     ArgumentType.SETTINGS: named_values,
     ArgumentType.NETWORKS: str,
-    ArgumentType.CONFIGURATION: _same,
+    ArgumentType.CONFIGURATION: _unchanged,
 }
-"""Type -> how a value of an edit becomes that of a command, or the text of an upload."""
+"""Type -> the function that makes the value of a command, or the text of an upload, of a value of an edit."""

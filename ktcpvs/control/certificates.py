@@ -90,7 +90,7 @@ class TLSContext:
         trusted = [Certificate(crypto.X509.from_cryptography(one)) for one in authorities]
         trust = trustRootFromCertificates(trusted)
         self._context = context = CertificateOptions(trustRoot=trust, raiseMinimumTo=TLSVersion.TLSv1_2).getContext()
-        context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _verified)
+        context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _verify)
         context.use_certificate(self.certificate)
         context.use_privatekey(key)
         for one in chain[1:]:
@@ -122,13 +122,13 @@ class TLSContext:
     serverConnectionForTLS = clientConnectionForTLS
 
 
-def _verified(connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, is_good: int) -> bool:
+def _verify(connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, is_good: int) -> bool:
     if not is_good and isinstance(connection, _Connection):
-        connection.verify_errors.append((error, _parsed(certificate)))
+        connection.verify_errors.append((error, _parse(certificate)))
     return bool(is_good)
 
 
-def _parsed(certificate: crypto.X509) -> x509.Certificate | None:
+def _parse(certificate: crypto.X509) -> x509.Certificate | None:
     """The certificate as `cryptography` reads it; None: it is malformed, but in a way that OpenSSL accepts."""
     try:
         return certificate.to_cryptography()
@@ -139,7 +139,7 @@ def _parsed(certificate: crypto.X509) -> x509.Certificate | None:
 def peer_name(connection: SSL.Connection) -> str:
     """Return the subject of the peer's certificate, in one line."""
     certificate = connection.get_peer_certificate()
-    parsed = _parsed(certificate) if certificate is not None else None
+    parsed = _parse(certificate) if certificate is not None else None
     return subject(parsed) if parsed is not None else "an unreadable subject"
 
 

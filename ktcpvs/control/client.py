@@ -101,10 +101,10 @@ _ANNOTATIONS: dict[ArgumentType, Any] = {
 }
 
 
-def _edit_method(edit: str) -> EditMethod:
+def _make_method(edit: str) -> EditMethod:
     """Make the client's method for one command of the table. edit: the name of the edit's class."""
     entry = COMMAND_OF_EDIT[edit]
-    signature = _signature(entry)
+    signature = _make_signature(entry)
 
     def method(*args: Any, **kwargs: Any) -> Coroutine[Any, Any, list[str]]:
         bound = signature.bind(*args, **kwargs)
@@ -114,19 +114,19 @@ def _edit_method(edit: str) -> EditMethod:
 
     method.__name__ = entry.method
     method.__qualname__ = f"Switch.{entry.method}"
-    method.__doc__ = _documentation(entry)
+    method.__doc__ = _make_documentation(entry)
     method.__signature__ = signature  # type: ignore[attr-defined]
     return method
 
 
-def _signature(entry: EditCommand) -> Signature:
+def _make_signature(entry: EditCommand) -> Signature:
     has_options = any(argument.type is ArgumentType.SERVICE_OPTIONS for argument in entry.arguments)
     kind = Parameter.POSITIONAL_ONLY if has_options else Parameter.POSITIONAL_OR_KEYWORD  # options may have any name
-    parameters = [Parameter("self", kind), *(_parameter(argument, kind) for argument in entry.arguments)]
+    parameters = [Parameter("self", kind), *(_make_parameter(argument, kind) for argument in entry.arguments)]
     return Signature(parameters, return_annotation=list[str])
 
 
-def _parameter(argument: Argument, kind: Any) -> Parameter:
+def _make_parameter(argument: Argument, kind: Any) -> Parameter:
     annotation = _ANNOTATIONS[argument.type]
     if argument.type is ArgumentType.SERVICE_OPTIONS:
         return Parameter(argument.name, Parameter.VAR_KEYWORD, annotation=annotation)
@@ -137,7 +137,7 @@ def _parameter(argument: Argument, kind: Any) -> Parameter:
     return Parameter(argument.name, kind, default=argument.default, annotation=annotation)
 
 
-def _documentation(entry: EditCommand) -> str:
+def _make_documentation(entry: EditCommand) -> str:
     lines = [f"{entry.help[0].upper()}{entry.help[1:]}."]
     lines += [f"{argument.name}: {argument.help}" for argument in entry.arguments if argument.help]
     return "\n\n".join([lines[0], " ".join(lines[1:])]) if lines[1:] else lines[0]
@@ -180,7 +180,7 @@ class Switch:
         """Send a command of the table. arguments: all of them by name, as the method of the command takes them."""
         if entry.uploaded is not None:
             await self._upload(arguments[entry.uploaded.name])
-        sent = {argument.name: _sent(argument, arguments[argument.name]) for argument in entry.on_the_wire}
+        sent = {argument.name: _encode(argument, arguments[argument.name]) for argument in entry.on_the_wire}
         return await self.edit(commands.OF_EDIT[entry.edit], **sent)
 
     async def _upload(self, text: str) -> None:
@@ -194,24 +194,24 @@ class Switch:
 
     # Edits, as the table of commands describes them.
 
-    add_service = _edit_method("AddService")
-    edit_service = _edit_method("EditService")
-    delete_service = _edit_method("DeleteService")
-    flush = _edit_method("Flush")
-    add_server = _edit_method("AddServer")
-    edit_server = _edit_method("EditServer")
-    delete_server = _edit_method("DeleteServer")
-    add_rule = _edit_method("AddRule")
-    delete_rule = _edit_method("DeleteRule")
-    allow = _edit_method("Allow")
-    deny = _edit_method("Deny")
-    delete_network = _edit_method("DeleteNetwork")
-    start = _edit_method("StartService")
-    stop = _edit_method("StopService")
-    set = _edit_method("Set")
-    unload = _edit_method("Unload")
-    load = _edit_method("Load")
-    confirm = _edit_method("Confirm")
+    add_service = _make_method("AddService")
+    edit_service = _make_method("EditService")
+    delete_service = _make_method("DeleteService")
+    flush = _make_method("Flush")
+    add_server = _make_method("AddServer")
+    edit_server = _make_method("EditServer")
+    delete_server = _make_method("DeleteServer")
+    add_rule = _make_method("AddRule")
+    delete_rule = _make_method("DeleteRule")
+    allow = _make_method("Allow")
+    deny = _make_method("Deny")
+    delete_network = _make_method("DeleteNetwork")
+    start = _make_method("StartService")
+    stop = _make_method("StopService")
+    set = _make_method("Set")
+    unload = _make_method("Unload")
+    load = _make_method("Load")
+    confirm = _make_method("Confirm")
 
     # Views.
 
@@ -267,8 +267,8 @@ class Switch:
         return list(await self.read("settings"))
 
 
-def _sent(argument: Argument, value: Any) -> Any:
-    """The value of an argument as AMP encodes it."""
+def _encode(argument: Argument, value: Any) -> Any:
+    """Return the value of an argument as AMP takes it."""
     if argument.type in (ArgumentType.SERVICE_OPTIONS, ArgumentType.SETTINGS):
         return [{"name": name, "value": str(text)} for name, text in value.items()]
     return value

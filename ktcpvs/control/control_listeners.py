@@ -64,7 +64,7 @@ class ControlListeners:
         return any(listener.is_at(name) for listener in self._tcp_listeners)
 
     def create_folder_for(self, identity: Identity) -> None:
-        """Create the folder of the unix socket's default address for that user. Raises CannotListen."""
+        """Create the folder of the unix socket's default address, and give it to that user. Raises CannotListen."""
         if self.unix_listener is not None:
             self.unix_listener.create_folder_for(identity)
 

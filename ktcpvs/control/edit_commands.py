@@ -37,7 +37,7 @@ def commands_for(edit: edits.Edit) -> list[CommandCall]:
 
 def edit_for(entry: EditCommand, arguments: dict[str, Any], upload: bytearray | None) -> edits.Edit:
     """Return the edit that a command asks for. arguments: as AMP has parsed them; None where one was left out. upload:
-    what came before the command; None: nothing. Raises a Refusal."""
+    the bytes that were uploaded before the command; None: there were none. Raises a Refusal."""
     values = {}
     for argument in entry.arguments:
         value = upload if argument.type.is_uploaded else arguments[argument.name]
@@ -87,4 +87,4 @@ def _make_load(
 
 
 _MAKERS = {"Set": _make_set, "Load": _make_load}
-"""Edits that are not made of their command's arguments one to one."""
+"""Edits whose constructors do not take the arguments of their commands."""

@@ -61,11 +61,11 @@ class GuardedAMP(amp.AMP):
             self._pause(_CLOSED)
             transport.abortConnection()
             return
-        self._log.event(levels.DAEMON, "administrator connected: {who}", who=self.peer_name)
+        self._log.event(levels.DAEMON, "administrator connected: {peer}", peer=self.peer_name)
         transport.registerProducer(self, True)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-        self._log.event(levels.DAEMON, "administrator disconnected: {who}", who=self.peer_name)
+        self._log.event(levels.DAEMON, "administrator disconnected: {peer}", peer=self.peer_name)
         self._pause(_CLOSED)
         amp.BinaryBoxProtocol.connectionLost(self, reason)
 

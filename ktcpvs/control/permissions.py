@@ -1,4 +1,4 @@
-"""Permission to administer over a unix socket, by the user of the peer's process, which the kernel tells (unix(7))."""
+"""Permission to administer over a unix socket, by the user that the kernel reports for the peer (unix(7))."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MAX_GROUPS = 256
 
 
 class Permissions:
-    """Lets in root, the user of this process, and the members of one group."""
+    """Permits root, the user of this process, and the members of one group."""
 
     def __init__(self, group: int | None = None) -> None:
         """group: its number; None: no group."""
@@ -22,7 +22,7 @@ class Permissions:
     def refusal(self, transport: Any) -> str | None:
         """Return why the peer may not administer; None: it may.
 
-        Over TCP every peer may that reaches the server: it comes over loopback, or has shown a certificate.
+        Over TCP every peer may: it has connected over loopback, or has shown a certificate.
         """
         sock = _unix_socket(transport)
         if sock is None:
@@ -44,7 +44,7 @@ def _unix_socket(transport: Any) -> socket.socket | None:
 
 
 def _peer_credentials(sock: socket.socket) -> tuple[int, int]:
-    """The numbers of the peer's user and group."""
+    """Return the numbers of the peer's user and group."""
     _, uid, gid = _PEERCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))
     return uid, gid
 

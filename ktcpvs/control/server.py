@@ -96,12 +96,12 @@ class Administrator(GuardedAMP):
     async def _submit(self, make: Callable[[], edits.Edit]) -> dict[str, Any]:
         edit = make()
         if self.peer_name:
-            self._log.event(levels.CONFIGURATION, "{who} asks for {name}", who=self.peer_name, name=edit.name)
+            self._log.event(levels.CONFIGURATION, "{peer} asks for {name}", peer=self.peer_name, name=edit.name)
         warnings = await self._switch.submit(edit)
         return {"warnings": limit_warnings(warnings)} if warnings else {}
 
     def respond(self, work: Awaitable[dict[str, Any]]) -> Deferred[dict[str, Any]]:
-        """The response of `work`; its refusals are logged, and its failures are logged and become a Refusal."""
+        """Return the response of `work`. Logs refusals, and logs other failures and raises a Refusal instead."""
         return Deferred.fromCoroutine(self._respond(work))
 
     async def _respond(self, work: Awaitable[dict[str, Any]]) -> dict[str, Any]:
@@ -168,7 +168,7 @@ class Administrator(GuardedAMP):
         return self._first_page(await self._switch.explain(*request))
 
     def _first_page(self, data: Any) -> dict[str, Any]:
-        """The first page of `data` as JSON; the others are kept for ReadPage."""
+        """Return the first page of `data` as JSON, and keep the others for ReadPage."""
         text = json.dumps(data).encode("ascii")
         pages = [text[start : start + commands.PAGE_SIZE] for start in range(0, len(text), commands.PAGE_SIZE)]
         self._pages = pages if len(pages) > 1 else []

@@ -32,7 +32,7 @@ _KEEPALIVE = {
     socket.TCP_KEEPCNT: 4,
     socket.TCP_USER_TIMEOUT: 120_000,
 }
-"""Finds out within two minutes that an administrator's machine is gone (tcp(7))."""
+"""TCP options that detect within two minutes that an administrator's machine is gone (tcp(7))."""
 
 
 def _keep_alive(sock: socket.socket | None) -> None:
@@ -90,7 +90,7 @@ class UnauthenticatedClient(Protocol):
         self._timer = self._tls_factory.add(self)
 
     def handshakeCompleted(self) -> None:
-        self._leave()
+        self._deregister()
         name = peer_name(self.transport.getHandle())
         administrator = self._tls_factory.control_factory.buildProtocol(None)
         if administrator is None:  # too many connections, which the factory has logged
@@ -102,18 +102,18 @@ class UnauthenticatedClient(Protocol):
         administrator.makeConnection(self.transport)
 
     def connectionLost(self, why: Failure) -> None:  # type: ignore[override]
-        self._leave()
+        self._deregister()
         if not self._is_refused:
-            self._tls_factory.refusals.add(self._address(), self._reason(why))
+            self._tls_factory.refusals.add(self._address(), self._explain(why))
 
     def refuse(self, why: str) -> None:
         """Close the connection. why: for the log."""
-        self._leave()
+        self._deregister()
         self._is_refused = True
         self._tls_factory.refusals.add(self._address(), why)
         self.transport.abortConnection()
 
-    def _leave(self) -> None:
+    def _deregister(self) -> None:
         self._tls_factory.remove(self)
         if self._timer is not None:
             if self._timer.active():
@@ -124,7 +124,7 @@ class UnauthenticatedClient(Protocol):
         peer = self.transport.getPeer()
         return f"[{peer.host}]:{peer.port}" if ":" in peer.host else f"{peer.host}:{peer.port}"
 
-    def _reason(self, why: Failure) -> str:
+    def _explain(self, why: Failure) -> str:
         if self.verify_errors:
             return str(self.verify_errors)
         if not isinstance(why.value, SSL.Error):
@@ -174,7 +174,7 @@ class TLSControlFactory(ServerFactory):
         return UnauthenticatedClient(self)
 
     def add(self, client: UnauthenticatedClient) -> Any:
-        """Count a client in, refuse the oldest ones if there are too many, and return the timer of the handshake."""
+        """Register a client, refuse the oldest ones if there are too many, and return the timer of the handshake."""
         settings = self._settings()
         self.clients[client] = None
         for oldest in list(self.clients)[: -settings.control_handshakes]:
@@ -183,7 +183,7 @@ class TLSControlFactory(ServerFactory):
         return self._reactor.callLater(settings.control_handshake_timeout, client.refuse, why)
 
     def remove(self, client: UnauthenticatedClient) -> None:
-        """Count a client out: its handshake is done, or its connection is closed."""
+        """Forget a client: its handshake is done, or its connection is closed."""
         self.clients.pop(client, None)
 
     def close_all(self) -> None:

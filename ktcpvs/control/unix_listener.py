@@ -62,7 +62,7 @@ class UnixControlListener:
         self.listen()
 
     def create_folder_for(self, identity: Identity) -> None:
-        """Create the folder of the default address for that user, who could not create it. Raises CannotListen."""
+        """Create the folder of the default address, and give it to that user. Raises CannotListen."""
         if self._is_default:
             folder = os.path.dirname(self.path)
             private_folder(folder, identity.uid)

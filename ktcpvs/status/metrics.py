@@ -48,45 +48,48 @@ _Row = tuple[str, dict[str, Any]]
 """The formatted labels of a server, and its data."""
 
 
-def exposition(snapshot: dict[str, Any]) -> Iterator[bytes]:
-    """Format a snapshot of `summary`, in pieces."""
+def format_metrics(snapshot: dict[str, Any]) -> Iterator[bytes]:
+    """Format a snapshot of `summarize`, in pieces."""
     services = snapshot["services"]
-    version = _labels(version=snapshot["version"], python=platform.python_version())
-    yield from _family("ktcpvs_build_info", GAUGE, "Version of the running program.", [f"{{{version}}} 1\n"])
-    yield from _family(
+    version = _format_labels(version=snapshot["version"], python=platform.python_version())
+    yield from _format_metric("ktcpvs_build_info", GAUGE, "Version of the running program.", [f"{{{version}}} 1\n"])
+    yield from _format_metric(
         "ktcpvs_start_time_seconds",
         GAUGE,
         "Start time of the daemon, in seconds since 1970.",
         [f" {snapshot['started']!r}\n"],
     )
-    processes = [(_labels(process=process["name"]), process) for process in snapshot["processes"]]
+    processes = [(_format_labels(process=process["name"]), process) for process in snapshot["processes"]]
     for name, kind, metric, meaning in _OF_PROCESS:
         samples = (f"{{{labels}}} {process[name]!r}\n" for labels, process in processes)
-        yield from _family(f"ktcpvs_process_{metric}", kind, meaning, samples)
-    yield from _services(services)
+        yield from _format_metric(f"ktcpvs_process_{metric}", kind, meaning, samples)
+    yield from _format_services(services)
     servers = [
-        (_labels(service=service["ident"], server=row["address"], role="server"), row)
+        (_format_labels(service=service["ident"], server=row["address"], role="server"), row)
         for service in services
         for row in service["servers"]
     ]
     redirects = [
-        (_labels(service=service["ident"], server=service["redirect"]["address"], role="redirect"), service["redirect"])
+        (
+            _format_labels(service=service["ident"], server=service["redirect"]["address"], role="redirect"),
+            service["redirect"],
+        )
         for service in services
         if "redirect" in service
     ]
-    yield from _configured(servers)
-    yield from _counted(servers + redirects, snapshot["buckets"])
+    yield from _format_configuration(servers)
+    yield from _format_counters(servers + redirects, snapshot["buckets"])
 
 
-def _services(services: list[dict[str, Any]]) -> Iterator[bytes]:
-    rows = [(_labels(service=service["ident"]), service) for service in services]
-    yield from _family(
+def _format_services(services: list[dict[str, Any]]) -> Iterator[bytes]:
+    rows = [(_format_labels(service=service["ident"]), service) for service in services]
+    yield from _format_metric(
         "ktcpvs_service_running",
         GAUGE,
         "1: the service runs, 0: it is stopped.",
-        (f"{{{labels},{_labels(scheduler=row['scheduler'])}}} {int(row['running'])}\n" for labels, row in rows),
+        (f"{{{labels},{_format_labels(scheduler=row['scheduler'])}}} {int(row['running'])}\n" for labels, row in rows),
     )
-    yield from _family(
+    yield from _format_metric(
         "ktcpvs_service_refusals_total",
         COUNTER,
         "Requests and connections that the switch refused, by status.",
@@ -96,29 +99,29 @@ def _services(services: list[dict[str, Any]]) -> Iterator[bytes]:
             for code, count in row["stats"]["refusals"].items()
         ),
     )
-    yield from _family(
+    yield from _format_metric(
         "ktcpvs_service_relayed_connections_total",
         COUNTER,
         "Connections carried by each relay.",
         (
-            f"{{{labels},{_labels(relay=relay)}}} {count}\n"
+            f"{{{labels},{_format_labels(relay=relay)}}} {count}\n"
             for labels, row in rows
             for relay, count in (row["stats"]["relay"] or {}).get("joined", {}).items()
         ),
     )
     for name, kind, metric, meaning in _OF_SERVICE:
         samples = (f"{{{labels}}} {row['stats'][name]}\n" for labels, row in rows)
-        yield from _family(f"ktcpvs_service_{metric}", kind, meaning, samples)
+        yield from _format_metric(f"ktcpvs_service_{metric}", kind, meaning, samples)
 
 
-def _configured(rows: Sequence[_Row]) -> Iterator[bytes]:
+def _format_configuration(rows: Sequence[_Row]) -> Iterator[bytes]:
     for name, metric, meaning in (
         ("weight", "weight", "The configured weight."),
         ("maxconn", "max_connections", "The configured maxconn, 0: no limit."),
     ):
         samples = (f"{{{labels}}} {row[name]}\n" for labels, row in rows)
-        yield from _family(f"ktcpvs_server_{metric}", GAUGE, meaning, samples)
-    yield from _family(
+        yield from _format_metric(f"ktcpvs_server_{metric}", GAUGE, meaning, samples)
+    yield from _format_metric(
         "ktcpvs_server_state",
         GAUGE,
         "1 for the current state of the server, 0 for the others.",
@@ -130,11 +133,11 @@ def _configured(rows: Sequence[_Row]) -> Iterator[bytes]:
     )
 
 
-def _counted(rows: Sequence[_Row], buckets: list[float]) -> Iterator[bytes]:
+def _format_counters(rows: Sequence[_Row], buckets: list[float]) -> Iterator[bytes]:
     for name, kind, metric, meaning in _OF_SERVER:
         samples = (f"{{{labels}}} {row['stats'][name]}\n" for labels, row in rows)
-        yield from _family(f"ktcpvs_server_{metric}", kind, meaning, samples)
-    yield from _family(
+        yield from _format_metric(f"ktcpvs_server_{metric}", kind, meaning, samples)
+    yield from _format_metric(
         "ktcpvs_server_answers_total",
         COUNTER,
         "Responses, by the class of their status.",
@@ -145,15 +148,15 @@ def _counted(rows: Sequence[_Row], buckets: list[float]) -> Iterator[bytes]:
         ),
     )
     bounds = [*map(str, buckets), "+Inf"]
-    yield from _family(
+    yield from _format_metric(
         "ktcpvs_server_request_duration_seconds",
         "histogram",
         "Time from a request's head to the end of the response, where each request is scheduled.",
-        (sample for labels, row in rows for sample in _histogram(labels, row["stats"], bounds)),
+        (sample for labels, row in rows for sample in _format_histogram(labels, row["stats"], bounds)),
     )
 
 
-def _histogram(labels: str, stats: dict[str, Any], bounds: list[str]) -> Iterator[str]:
+def _format_histogram(labels: str, stats: dict[str, Any], bounds: list[str]) -> Iterator[str]:
     seen = 0
     for bound, count in zip(bounds, stats["buckets"], strict=True):
         seen += count
@@ -162,22 +165,22 @@ def _histogram(labels: str, stats: dict[str, Any], bounds: list[str]) -> Iterato
     yield f"_sum{{{labels}}} {stats['seconds']!r}\n"
 
 
-def _family(name: str, kind: str, meaning: str, samples: Iterable[str]) -> Iterator[bytes]:
+def _format_metric(name: str, kind: str, meaning: str, samples: Iterable[str]) -> Iterator[bytes]:
     """Format one metric, in pieces. samples: lines without the name at their beginning."""
     piece = [f"# HELP {name} {meaning}\n# TYPE {name} {kind}\n"]
     for sample in samples:
         piece.append(name + sample)
         if len(piece) > SAMPLES_PER_PIECE:
-            yield _encoded(piece)
+            yield _encode(piece)
             piece = []
-    yield _encoded(piece)
+    yield _encode(piece)
 
 
-def _encoded(piece: list[str]) -> bytes:
+def _encode(piece: list[str]) -> bytes:
     return "".join(piece).encode("utf-8", "backslashreplace")
 
 
-def _labels(**labels: str) -> str:
+def _format_labels(**labels: str) -> str:
     escaped = {
         name: text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"") for name, text in labels.items()
     }

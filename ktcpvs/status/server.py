@@ -1,7 +1,7 @@
 """The HTTP server of the status: the page, its data under /api/v1/, and /metrics. One request per connection.
 
-The status is read-only, so it needs no login. Its cost is bounded, whatever clients do: connections, their lifetime,
-the size of heads, how often the status is rendered, and the memory held for slow clients.
+The status is read-only, so it needs no login. Limits bound what clients can cost: the number of connections, their
+lifetime, the size of heads, how often the status is rendered, and the memory held for slow clients.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from zope.interface import implementer
 
 from ktcpvs.errors import shorten
 from ktcpvs.status.host_names import is_host_name, refused_host
-from ktcpvs.status.metrics import CONTENT_TYPE, exposition
+from ktcpvs.status.metrics import CONTENT_TYPE, format_metrics
 from ktcpvs.status.shared_value import SharedValue
-from ktcpvs.status.summary import summary
+from ktcpvs.status.summary import summarize
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.processes import usage
 from ktcpvs.system.thread import WorkerThread
@@ -84,8 +84,8 @@ class RenderedStatus:
         self._thread = WorkerThread(reactor, "status")
         self._snapshot = SharedValue(self._take_snapshot, reactor)
         self._bodies = {
-            "/metrics": SharedValue(lambda: self._rendered(exposition), reactor),
-            "/api/v1/status": SharedValue(lambda: self._rendered(as_json), reactor),
+            "/metrics": SharedValue(lambda: self._render_in_thread(format_metrics), reactor),
+            "/api/v1/status": SharedValue(lambda: self._render_in_thread(format_json), reactor),
         }
 
     def get(self, path: str) -> Deferred[bytes]:
@@ -102,9 +102,9 @@ class RenderedStatus:
     async def _take_snapshot(self) -> dict[str, Any]:
         stats = await maybeDeferred(self._switch.view, "stats", None)
         processes = {name: usage(pid) for name, pid in self._switch.processes().items()}
-        return summary(stats, time.time(), self._started, processes)
+        return summarize(stats, time.time(), self._started, processes)
 
-    async def _rendered(self, render: Callable[[dict[str, Any]], Iterator[bytes]]) -> bytes:
+    async def _render_in_thread(self, render: Callable[[dict[str, Any]], Iterator[bytes]]) -> bytes:
         return await self._thread.call(_render, render, await self._snapshot.get())
 
 
@@ -119,7 +119,7 @@ def _render(render: Callable[[dict[str, Any]], Iterator[bytes]], snapshot: dict[
     return b"".join(pieces)
 
 
-def as_json(snapshot: dict[str, Any]) -> Iterator[bytes]:
+def format_json(snapshot: dict[str, Any]) -> Iterator[bytes]:
     """Format the page's data service by service, since json.dumps lets no other thread run."""
     head = {name: value for name, value in snapshot.items() if name != "services"}
     yield _json(head)[:-1] + b',"services":['
@@ -167,7 +167,7 @@ class BodyReaders:
         self._readers: dict[int, tuple[bytes, set[Any]]] = {}  # by the identity of the body, the oldest first
 
     def add(self, body: bytes, transport: Any) -> None:
-        """A client begins to read `body`. transport: that of its connection."""
+        """Register a client that begins to read `body`. transport: that of its connection."""
         self._readers.setdefault(id(body), (body, set()))[1].add(transport)
         held = sum(len(one) for one, _ in self._readers.values()) - len(body)
         for old, readers in list(self._readers.values()):
@@ -179,7 +179,7 @@ class BodyReaders:
                     reader.abortConnection()
 
     def remove(self, body: bytes, transport: Any) -> None:
-        """The client has read the body, or has disconnected."""
+        """Forget a client that has read the body, or has disconnected."""
         _, readers = self._readers.get(id(body), (body, set()))
         readers.discard(transport)
         if not readers:
@@ -205,26 +205,28 @@ class StatusResource(Resource):
     def render(self, request: Request) -> Any:
         for name, value in HEADERS.items():
             request.setHeader(name, value)
-        if refusal := self._refusal(request):
+        if refusal := self._refuse_host(request):
             return refusal
         if request.method not in (b"GET", b"HEAD"):
             request.setHeader(b"allow", b"GET, HEAD")
-            return _plain(
+            return _text_response(
                 request, 405, "Only GET and HEAD are allowed: the status is read-only; use tcpvsadm for changes."
             )
         if request.path in self._static:
             body, kind = self._static[request.path]
-            return _whole(request, body, kind)
+            return _set_body(request, body, kind)
         if request.path in self._live:
             self._respond(request)
             return NOT_DONE_YET
-        return _plain(request, 404, f"Not found; the paths are: {b', '.join((*self._static, *self._live)).decode()}")
+        return _text_response(
+            request, 404, f"Not found; the paths are: {b', '.join((*self._static, *self._live)).decode()}"
+        )
 
-    def _refusal(self, request: Request) -> bytes | None:
+    def _refuse_host(self, request: Request) -> bytes | None:
         """Return the response to a request with a wrong Host header; None: the header is right."""
         hosts = request.requestHeaders.getRawHeaders(b"host", [])
         if len(hosts) > 1 or (not hosts and request.clientproto != b"HTTP/1.0"):
-            return _plain(request, 400, "The request must have exactly one Host header (RFC 9112, 3.2).")
+            return _text_response(request, 400, "The request must have exactly one Host header (RFC 9112, 3.2).")
         refused = refused_host(hosts[0], self._hosts) if hosts else None
         if refused is None:
             return None
@@ -232,7 +234,7 @@ class StatusResource(Resource):
         how = f"start ktcpvs with --status-host {shorten(refused)}" if is_name else "use its IP address"
         request.setResponseCode(421, b"Misdirected Request")
         text = f"The status is not served under the host name '{shorten(refused)}'; to have it served, {how}.\n"
-        return _whole(request, text.encode("ascii", "backslashreplace"), "text/plain; charset=utf-8")
+        return _set_body(request, text.encode("ascii", "backslashreplace"), "text/plain; charset=utf-8")
 
     def _respond(self, request: Request) -> None:
         waiting = self._rendered.get(request.path.decode())
@@ -240,7 +242,7 @@ class StatusResource(Resource):
         waiting.addCallbacks(lambda body: self._send(request, body), lambda failure: self._fail(request, failure))
 
     def _send(self, request: Request, body: bytes) -> None:
-        _whole(request, body, self._live[request.path])
+        _set_body(request, body, self._live[request.path])
         if request.method == b"HEAD":
             request.finish()
             return
@@ -255,19 +257,19 @@ class StatusResource(Resource):
         if failure.check(CancelledError):
             return  # the client has disconnected
         self._log.failure("the status cannot be rendered", failure)
-        request.write(_plain(request, 500, "Internal error; see the log of ktcpvs."))
+        request.write(_text_response(request, 500, "Internal error; see the log of ktcpvs."))
         request.finish()
 
 
-def _whole(request: Request, body: bytes, kind: str) -> bytes:
+def _set_body(request: Request, body: bytes, kind: str) -> bytes:
     request.setHeader(b"content-type", kind.encode())
     request.setHeader(b"content-length", str(len(body)).encode())
     return body
 
 
-def _plain(request: Request, status: int, text: str) -> bytes:
+def _text_response(request: Request, status: int, text: str) -> bytes:
     request.setResponseCode(status)
-    return _whole(request, f"{text}\n".encode(), "text/plain; charset=utf-8")
+    return _set_body(request, f"{text}\n".encode(), "text/plain; charset=utf-8")
 
 
 class _Request(Request):

@@ -15,7 +15,7 @@ _OF_SERVER = ("address", "name", "weight", "maxconn", "stats", "health")
 _OF_RULE = ("pattern", "match", "servers")
 
 
-def summary(stats: dict[str, Any], now: float, started: float, processes: dict[str, Usage | None]) -> dict[str, Any]:
+def summarize(stats: dict[str, Any], now: float, started: float, processes: dict[str, Usage | None]) -> dict[str, Any]:
     """Return the data as one snapshot.
 
     stats: the view of that name. now, started: seconds since 1970. processes: name -> usage.
@@ -30,18 +30,18 @@ def summary(stats: dict[str, Any], now: float, started: float, processes: dict[s
             for name, used in processes.items()
             if used is not None
         ],
-        "services": [_service(service) for service in stats["services"]],
+        "services": [_summarize_service(service) for service in stats["services"]],
     }
 
 
-def _service(service: dict[str, Any]) -> dict[str, Any]:
-    data = _selected(service, _OF_SERVICE)
-    data["servers"] = [_selected(server, _OF_SERVER) for server in service["servers"]]
-    data["rules"] = [_selected(rule, _OF_RULE) for rule in service["rules"]]
+def _summarize_service(service: dict[str, Any]) -> dict[str, Any]:
+    data = _select(service, _OF_SERVICE)
+    data["servers"] = [_select(server, _OF_SERVER) for server in service["servers"]]
+    data["rules"] = [_select(rule, _OF_RULE) for rule in service["rules"]]
     if service["redirect"] is not None:
         data["redirect"] = {"address": service["redirect"], "stats": service["redirect_stats"]}
     return data
 
 
-def _selected(row: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+def _select(row: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: row[name] for name in names}

@@ -457,7 +457,7 @@ sys.exit(status)
 
 
 @pytest.fixture
-def nobody(tmp_path: Path) -> str:
+def unused_control(tmp_path: Path) -> str:
     """A control address at which no daemon answers."""
     return f"unix:{tmp_path}/no.sock"
 
@@ -474,23 +474,23 @@ TRY = "Try 'tcpvsadm --help'.\n"
 
 
 @pytest.mark.parametrize("argv", [[], ["-L", "--json"], ["-F"], ["--stop"], ["--set", "debug_level=1"], ["--rate"]])
-def test_no_daemon_answers(nobody: str, argv: list[str]) -> None:
-    status, out, err = tcpvsadm(*argv, control=nobody)
+def test_no_daemon_answers(unused_control: str, argv: list[str]) -> None:
+    status, out, err = tcpvsadm(*argv, control=unused_control)
     what_to_do = "start it with 'ktcpvs', or give its address with --control"
-    assert err == f"tcpvsadm: no daemon answers at {nobody} (No such file or directory): {what_to_do}\n"
+    assert err == f"tcpvsadm: no daemon answers at {unused_control} (No such file or directory): {what_to_do}\n"
     assert (status, out) == (3, "")
 
 
-def test_control_on_the_command_line_takes_precedence_over_the_environment(nobody: str) -> None:
-    status, _, err = tcpvsadm("--list", "--control", f"{nobody}2", control=nobody)
+def test_control_on_the_command_line_takes_precedence_over_the_environment(unused_control: str) -> None:
+    status, _, err = tcpvsadm("--list", "--control", f"{unused_control}2", control=unused_control)
     assert status == 3
-    assert f"at {nobody}2 (" in err
+    assert f"at {unused_control}2 (" in err
 
 
-def test_an_invalid_control_address_is_wrong_usage(nobody: str) -> None:
+def test_an_invalid_control_address_is_wrong_usage(unused_control: str) -> None:
     places = "expected unix:/PATH, tcp:PORT on loopback, or tls:PORT:interface=HOST with certificates"
     why = f"tcpvsadm: control 'here': {places}\n"
-    assert tcpvsadm("--list", "--control", "here", control=nobody) == (2, "", why + TRY)
+    assert tcpvsadm("--list", "--control", "here", control=unused_control) == (2, "", why + TRY)
 
 
 @pytest.mark.parametrize(
@@ -508,17 +508,17 @@ def test_an_invalid_control_address_is_wrong_usage(nobody: str) -> None:
     ],
 )
 def test_commands_that_need_no_daemon_do_not_import_twisted(
-    nobody: str, argv: list[str | bytes], status: int, out: str, err: str
+    unused_control: str, argv: list[str | bytes], status: int, out: str, err: str
 ) -> None:
-    assert tcpvsadm(*argv, control=nobody, code=MAIN, stdin="é\né ".encode() + b"\xe9") == (
+    assert tcpvsadm(*argv, control=unused_control, code=MAIN, stdin="é\né ".encode() + b"\xe9") == (
         status,
         out,
         f"{err}False\n",
     )
 
 
-def test_commands_that_need_a_daemon_import_twisted(nobody: str) -> None:
-    assert tcpvsadm("-L", control=nobody, code=MAIN)[2].endswith("True\n")
+def test_commands_that_need_a_daemon_import_twisted(unused_control: str) -> None:
+    assert tcpvsadm("-L", control=unused_control, code=MAIN)[2].endswith("True\n")
 
 
 def test_a_closed_pipe_is_quiet() -> None:

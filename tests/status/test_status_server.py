@@ -27,14 +27,14 @@ ODD, ODDER = "back\\slash<wéb>", 'unix:/tmp/"quoted"'
 
 
 class Line(StringTransport):
-    """A client's connection. takes: the bytes that it takes until it pauses the producer."""
+    """A client's connection. limit: the bytes after which it pauses the producer."""
 
-    takes = 1 << 30
+    limit = 1 << 30
     aborted = False
 
     def write(self, data: bytes) -> None:
         super().write(data)
-        if len(self.value()) >= self.takes and self.producer is not None:
+        if len(self.value()) >= self.limit and self.producer is not None:
             self.producer.pauseProducing()
 
     def abortConnection(self) -> None:
@@ -77,9 +77,9 @@ class StatusWorld(MemoryReactorClock):
 
     # Clients.
 
-    def get(self, path: str = "/metrics", takes: int = 1 << 30, host: str = "Host: 127.0.0.1\r\n") -> Line:
+    def get(self, path: str = "/metrics", limit: int = 1 << 30, host: str = "Host: 127.0.0.1\r\n") -> Line:
         line = Line()
-        line.takes = takes
+        line.limit = limit
         channel = self.factory.buildProtocol(None)
         channel.makeConnection(line)
         line.protocol = channel
@@ -139,22 +139,22 @@ def test_a_client_that_disconnects_does_not_affect_others(logged: list[Any]) -> 
 
 def test_prometheus_reads_the_metrics() -> None:
     world = StatusWorld(AddService(ODD), AddServer(ODD, parse_address(ODDER), 7))
-    text = answered(world, world.get("/metrics"))
+    text = read_body(world, world.get("/metrics"))
     found = {family.name: family for family in text_string_to_metric_families(text.decode())}
     labels = {"service": ODD, "server": ODDER, "role": "server"}
     assert [(one.labels, one.value) for one in found["ktcpvs_server_weight"].samples] == [(labels, 7)]
-    took = [one.name for one in found["ktcpvs_server_request_duration_seconds"].samples]
-    assert took == ["ktcpvs_server_request_duration_seconds_bucket"] * 17 + [
+    names = [one.name for one in found["ktcpvs_server_request_duration_seconds"].samples]
+    assert names == ["ktcpvs_server_request_duration_seconds_bucket"] * 17 + [
         "ktcpvs_server_request_duration_seconds_count",
         "ktcpvs_server_request_duration_seconds_sum",
     ]
     assert all(family.documentation and family.type != "untyped" for family in found.values())
-    told = json.loads(answered(world, world.get("/api/v1/status")))
-    assert [(service["ident"], service["servers"][0]["weight"]) for service in told["services"]] == [(ODD, 7)]
+    data = json.loads(read_body(world, world.get("/api/v1/status")))
+    assert [(service["ident"], service["servers"][0]["weight"]) for service in data["services"]] == [(ODD, 7)]
 
 
-def answered(world: StatusWorld, line: Line) -> bytes:
-    """The response's body, after rendering."""
+def read_body(world: StatusWorld, line: Line) -> bytes:
+    """Return the response's body, after rendering."""
     if not line.value():
         world.run_next()
     return line.value().partition(b"\r\n\r\n")[2]
@@ -162,11 +162,11 @@ def answered(world: StatusWorld, line: Line) -> bytes:
 
 def test_a_client_that_does_not_read_holds_one_chunk() -> None:
     world = StatusWorld(*many_servers())
-    whole = answered(world, world.get())
+    whole = read_body(world, world.get())
     assert len(whole) > 4 * CHUNK_SIZE
-    slow = world.get(takes=1)
+    slow = world.get(limit=1)
     assert len(slow.value()) < CHUNK_SIZE + 1000
-    slow.takes = 1 << 30
+    slow.limit = 1 << 30
     slow.producer.resumeProducing()
     assert slow.value().partition(b"\r\n\r\n")[2] == whole
     assert slow.disconnecting
@@ -174,7 +174,7 @@ def test_a_client_that_does_not_read_holds_one_chunk() -> None:
 
 def test_a_client_that_disconnects_in_the_middle_is_forgotten(logged: list[Any]) -> None:
     world = StatusWorld(*many_servers())
-    slow = world.get(takes=1)
+    slow = world.get(limit=1)
     world.run_next()
     world.disconnect(slow)
     assert world.factory.channels == set()
@@ -221,7 +221,7 @@ def test_readers_of_the_oldest_bodies_are_aborted_when_bodies_hold_too_much() ->
 def test_addresses_localhost_and_configured_names_are_served(host: str, path: str) -> None:
     world = StatusWorld(hosts=("lb1.example",))
     line = world.get(path, host=f"Host: {host}\r\n")
-    answered(world, line)
+    read_body(world, line)
     assert status_of(line) == 200
 
 

@@ -16,7 +16,7 @@ from ktcpvs.system.names import service_port
 
 
 @cache
-def named(address: str) -> str:
+def with_port_name(address: str) -> str:
     """Return `address` with its port as a name, where the name reads back to the same number. The host stays."""
     parsed = parse_address(address)
     if not isinstance(parsed, Inet) or parsed.port is None:
@@ -26,12 +26,12 @@ def named(address: str) -> str:
 
 
 @cache
-def numeric(address: str) -> str:
+def with_numeric_host(address: str) -> str:
     """Return `address` with its host name resolved, if it is a name and is found."""
     parsed = parse_address(address)
     if not isinstance(parsed, Inet) or not parsed.is_name:
         return address
-    host = _host_address(parsed.host)
+    host = _resolve(parsed.host)
     return address if host is None else str(evolve(parsed, host=host))
 
 
@@ -45,7 +45,7 @@ def _port_name(port: int) -> str | None:
 
 
 @cache
-def _host_address(host: str) -> str | None:
+def _resolve(host: str) -> str | None:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):

@@ -15,19 +15,19 @@ _STATES = re.compile(
 """The states in the output of --list: in a comment, in a row of --stats, below a server."""
 
 
-def is_wanted(output: Any, environment: Mapping[str, str]) -> bool:
+def should_colour(output: Any, environment: Mapping[str, str]) -> bool:
     """True where `output`, a file or None, is a terminal that may show colours."""
     plain = environment.get("NO_COLOR") or environment.get("TERM", "dumb") == "dumb"
     return output is not None and not plain and bool(output.isatty())
 
 
-def painted(state: str, text: str | None = None) -> str:
+def paint(state: str, text: str | None = None) -> str:
     """Return `text` in the colour of a state; None: the name of the state."""
     colour = _COLOURS.get(state)
     text = state if text is None else text
     return text if colour is None else f"\x1b[{colour}m{text}\x1b[0m"
 
 
-def coloured(listed: str) -> str:
+def colour_states(listed: str) -> str:
     """Return the output of --list with its states in colour."""
-    return _STATES.sub(lambda found: found[1] + painted(found[2]), listed)
+    return _STATES.sub(lambda found: found[1] + paint(found[2]), listed)

@@ -38,8 +38,8 @@ async def wait_until_drained(reactor: Any, switch: Switch, ident: str, address: 
     printed, last = "", 0.0
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     while True:
-        left = await _connections(switch, ident, address)
-        text = progress([connection["age"] for connection in left])
+        left = await _find_connections(switch, ident, address)
+        text = format_progress([connection["age"] for connection in left])
         now = reactor.seconds()
         if text != printed and (is_terminal or not left or now - last >= PRINT_INTERVAL):
             _print(f"\r\x1b[K{text}" if is_terminal else f"{text}\n")
@@ -50,21 +50,21 @@ async def wait_until_drained(reactor: Any, switch: Switch, ident: str, address: 
         await deferLater(reactor, POLL_INTERVAL)
 
 
-async def _connections(switch: Switch, ident: str, address: str) -> list[dict[str, Any]]:
-    """The connections of the service that use the server."""
+async def _find_connections(switch: Switch, ident: str, address: str) -> list[dict[str, Any]]:
+    """Return the connections of the service that use the server."""
     found = await switch.connections(ident)
     return [one for one in found if address in (one["server"], one["name"]) and one["state"] not in IDLE_STATES]
 
 
-def progress(ages: list[float]) -> str:
-    """ "12 connections, oldest 4 min"; ages: seconds."""
+def format_progress(ages: list[float]) -> str:
+    """Return a line such as "12 connections, oldest 4 min". ages: of the connections, in seconds."""
     if not ages:
         return "drained"
     count = "1 connection" if len(ages) == 1 else f"{len(ages)} connections"
-    return f"{count}, oldest {_duration(max(ages))}"
+    return f"{count}, oldest {_format_duration(max(ages))}"
 
 
-def _duration(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     if seconds < 120:
         return f"{round(seconds)} s"
     return f"{round(seconds / 60)} min" if seconds < 7200 else f"{round(seconds / 3600)} h"

@@ -45,17 +45,17 @@ def main(argv: Sequence[str], environment: Mapping[str, str], check: Check | Non
     except UsageError as error:
         return _report_usage(error)
     try:
-        text = _answer(given, environment, check)
+        text = _run_command(given, environment, check)
     except UsageError as error:
         return _report_usage(error)
     except Refusal as refusal:
-        _print_error(f"{_subject(given)}: {refusal}")
+        _print_error(f"{_describe_command(given)}: {refusal}")
         return exit_status.REFUSED
     except NoDaemon as failure:
         _print_error(str(failure))
         return exit_status.NO_DAEMON
     except Exception as fault:
-        _print_error(f"{_subject(given)}: internal error in tcpvsadm, please report it: {fault!r}")
+        _print_error(f"{_describe_command(given)}: internal error in tcpvsadm, please report it: {fault!r}")
         return exit_status.REFUSED
     status = _print(text)
     return exit_status.DIFFERS if given.command.name == "diff" and text and status == exit_status.DONE else status
@@ -67,7 +67,7 @@ def _block_openssl() -> None:
         sys.modules["OpenSSL"] = None  # type: ignore[assignment]  # Twisted works without it
 
 
-def _answer(given: Invocation, environment: Mapping[str, str], check: Check | None) -> str:
+def _run_command(given: Invocation, environment: Mapping[str, str], check: Check | None) -> str:
     """Return what the command prints. Raises UsageError, Refusal or NoDaemon."""
     name = given.command.name
     if name == "help":
@@ -78,7 +78,7 @@ def _answer(given: Invocation, environment: Mapping[str, str], check: Check | No
         return f"tcpvsadm {__version__}\n"
     if name == "top" and not all(file is not None and file.isatty() for file in (sys.stdin, sys.stdout)):
         raise UsageError("--top needs a terminal; in a pipe use --list --rate, or --list --stats --json")
-    text, source = _text(given)
+    text, source = _read_input(given)
     control = given.values.get("control") or environment.get("KTCPVS_CONTROL") or None
     if control is None or not control.startswith("tls:"):
         _block_openssl()
@@ -91,19 +91,19 @@ def _answer(given: Invocation, environment: Mapping[str, str], check: Check | No
     from ktcpvs.control.tcpvsadm.session import run_command
 
     answer = run_command(given, control, text, source, _warn)
-    return "" if answer is None else _formatted(given, answer)
+    return "" if answer is None else _format(given, answer)
 
 
-def _text(given: Invocation) -> tuple[str, str]:
+def _read_input(given: Invocation) -> tuple[str, str]:
     """Return the configuration to load and its name in messages, or networks; "" for other commands. Raises Refusal."""
     if given.command.name in ("load-configfile", "restore", "check", "diff"):
         return _read(given.words[0] if given.words else "-")
     if given.command.name in ("allow", "deny", "del-network"):
-        return "\n".join(_networks(word) for word in given.words), ""
+        return "\n".join(_read_networks(word) for word in given.words), ""
     return "", ""
 
 
-def _networks(word: str) -> str:
+def _read_networks(word: str) -> str:
     """Return the networks of a word: itself, or for @FILE those in the file. Raises Refusal, which names the file."""
     if not word.startswith("@"):
         return word
@@ -139,27 +139,38 @@ def _read(name: str) -> tuple[str, str]:
 # Output.
 
 
-def _formatted(given: Invocation, answer: Any) -> str:
-    """The daemon's answer as the command prints it."""
+def _format(given: Invocation, answer: Any) -> str:
+    """Return the daemon's answer as the command prints it."""
     from ktcpvs.control.tcpvsadm import addresses, colours, output
 
     if "json" in given.values:
-        return output.as_json(answer)
+        return output.format_json(answer)
     if given.command.name == "diff":
         return "".join(f"{line}\n" for line in answer)
     if given.command.name == "save":
-        return output.configuration(answer)
+        return output.format_configuration(answer)
     if given.command.name == "schedulers":
-        return output.schedulers(answer)
+        return output.format_schedulers(answer)
     if given.command.name == "get":
-        return output.settings(answer)
+        return output.format_settings(answer)
     if given.command.name == "explain":
-        return output.explanation(answer)
-    show = addresses.numeric if "numeric" in given.values else addresses.named
-    views = (output.stats, output.rate, output.connections)
-    view = next((view for view in views if view.__name__ in given.values), output.table)
-    text = view(answer, show)
-    return colours.coloured(text) if colours.is_wanted(sys.stdout, os.environ) else text
+        return output.format_explanation(answer)
+    show = addresses.with_numeric_host if "numeric" in given.values else addresses.with_port_name
+    text = _format_view(given, answer, show)
+    return colours.colour_states(text) if colours.should_colour(sys.stdout, os.environ) else text
+
+
+def _format_view(given: Invocation, answer: Any, show: Callable[[str], str]) -> str:
+    """Return the output of --list, in the view that its options select."""
+    from ktcpvs.control.tcpvsadm import output
+
+    if "stats" in given.values:
+        return output.format_stats(answer, show)
+    if "rate" in given.values:
+        return output.format_rates(answer, show)
+    if "connections" in given.values:
+        return output.format_connections(answer, show)
+    return output.format_table(answer, show)
 
 
 def _print(text: str) -> int:
@@ -181,7 +192,7 @@ def _print(text: str) -> int:
     return exit_status.DONE
 
 
-def _subject(given: Invocation) -> str:
+def _describe_command(given: Invocation) -> str:
     ident = given.values.get("ident")
     return given.command.name if ident is None else f"{given.command.name} {shorten(ident)}"
 

@@ -199,7 +199,7 @@ def read_arguments(argv: Sequence[str]) -> Invocation:
     values: dict[str, str] = {}
     words: list[str] = []
     headers: list[tuple[str, str]] = []
-    for item, value in _items(argv):
+    for item, value in _scan(argv):
         if item is None:
             words.append(value or "")
         elif isinstance(item, Command):
@@ -210,13 +210,13 @@ def read_arguments(argv: Sequence[str]) -> Invocation:
         else:
             values[item.name] = value or ""
             if item.name == "header":
-                headers.append(_header(values[item.name]))
+                headers.append(_parse_header(values[item.name]))
     if "confirm" in values:
         if not given:
             given = [COMMANDS["confirm"]]
             del values["confirm"]
         else:
-            values["confirm"] = _trial_time(given[0], words, values["confirm"])
+            values["confirm"] = _take_confirm_time(given[0], words, values["confirm"])
     if COMMANDS["start"] in given and any("start" in command.optional for command in given):
         given.remove(COMMANDS["start"])
         values["start"] = ""
@@ -230,7 +230,7 @@ def read_arguments(argv: Sequence[str]) -> Invocation:
     return Invocation(command, values, tuple(words), tuple(headers))
 
 
-def _trial_time(command: Command, words: list[str], value: str) -> str:
+def _take_confirm_time(command: Command, words: list[str], value: str) -> str:
     """Return the seconds of `--confirm TIME`, whose value may be in `words` and is removed there. Raises UsageError."""
     if not value and len(words) > command.min_words:
         value = words.pop()
@@ -240,7 +240,7 @@ def _trial_time(command: Command, words: list[str], value: str) -> str:
     return str(int(found[1]) * (60 if found[2] == "m" else 1)) if found else value
 
 
-def _items(argv: Sequence[str]) -> Iterator[tuple[Command | Option | None, str | None]]:
+def _scan(argv: Sequence[str]) -> Iterator[tuple[Command | Option | None, str | None]]:
     """Iterate over commands and options with their values, None for those without, and over the other words, with None
     instead of a command."""
     rest = iter(enumerate(argv, 1))
@@ -252,7 +252,7 @@ def _items(argv: Sequence[str]) -> Iterator[tuple[Command | Option | None, str |
                 yield None, plain
         elif word.startswith("--"):
             name, equals, value = word[2:].partition("=")
-            item = _long(name)
+            item = _find_long(name)
             if equals:
                 if not _may_have_value(item):
                     raise UsageError(f"Option '--{item.name}' takes no value")
@@ -260,18 +260,18 @@ def _items(argv: Sequence[str]) -> Iterator[tuple[Command | Option | None, str |
             else:
                 yield item, _next_value(item, f"--{item.name}", rest)
         elif word.startswith("-") and word != "-":
-            yield from _cluster(word[1:], rest)
+            yield from _scan_cluster(word[1:], rest)
         else:
             yield None, word
 
 
-def _cluster(letters: str, rest: Iterator[tuple[int, str]]) -> Iterator[tuple[Command | Option, str | None]]:
+def _scan_cluster(letters: str, rest: Iterator[tuple[int, str]]) -> Iterator[tuple[Command | Option, str | None]]:
     """Iterate over the short options of one word; the rest of the word is the value of an option that takes one."""
     while letters:
         letter, letters = letters[0], letters[1:]
         item = _SHORT.get(letter)
         if item is None:
-            raise UsageError(f"Unknown option '{shorten('-' + letter)}'{_hint('-' + letter)}")
+            raise UsageError(f"Unknown option '{shorten('-' + letter)}'{_suggest('-' + letter)}")
         if letters and _needs_value(item):
             yield item, _nonempty(item, f"-{letter}", letters)
             return
@@ -303,7 +303,7 @@ _IPVSADM_OPTIONS = {
 """Options of ipvsadm that do not exist here -> what to use instead."""
 
 
-def _long(name: str) -> Command | Option:
+def _find_long(name: str) -> Command | Option:
     if name in _LONG:
         return _LONG[name]
     matches = [known for known in _LONG if known.startswith(name)]
@@ -311,10 +311,10 @@ def _long(name: str) -> Command | Option:
         return _LONG[matches[0]]
     if f"--{name}" not in _IPVSADM_OPTIONS and matches and name:
         raise UsageError(f"Option '--{name}' may be {' or '.join('--' + known for known in matches)}")
-    raise UsageError(f"Unknown option '{shorten('--' + name)}'{_hint(f'--{name}')}")
+    raise UsageError(f"Unknown option '{shorten('--' + name)}'{_suggest(f'--{name}')}")
 
 
-def _hint(written: str) -> str:
+def _suggest(written: str) -> str:
     """Return what to use instead of the unknown option `written`, or the nearest option; "" where there is none."""
     if written in _IPVSADM_OPTIONS:
         return f": {_IPVSADM_OPTIONS[written]}"
@@ -350,11 +350,11 @@ def _nonempty(item: Command | Option, written: str, value: str) -> str:
 
 def _check_text(number: int, word: str) -> None:
     if any("\ud800" <= character <= "\udfff" for character in word):
-        shown = ascii(word.encode("utf-8", "surrogateescape"))[1:] if _from_bytes(word) else ascii(word)
+        shown = ascii(word.encode("utf-8", "surrogateescape"))[1:] if _is_from_bytes(word) else ascii(word)
         raise UsageError(f"Argument {number} is not text in this locale: {shorten(shown)}")
 
 
-def _from_bytes(word: str) -> bool:
+def _is_from_bytes(word: str) -> bool:
     return all(not "\ud800" <= character <= "\udfff" or "\udc80" <= character <= "\udcff" for character in word)
 
 
@@ -405,7 +405,7 @@ def _check_named(command: Command, values: Mapping[str, str], words: Sequence[st
         names.append(name)
 
 
-def _header(text: str) -> tuple[str, str]:
+def _parse_header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon:
         raise UsageError(f"header '{shorten(text, 40)}': not 'NAME: VALUE'")

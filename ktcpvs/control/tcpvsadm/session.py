@@ -47,7 +47,7 @@ def run_command(
     results: list[Any] = []
 
     def begin() -> None:
-        session = Deferred.fromCoroutine(_session(given, control, text, source, warn))
+        session = Deferred.fromCoroutine(_run_session(given, control, text, source, warn))
         session.addBoth(results.append).addBoth(lambda _: reactor.stop())
 
     globalLogBeginner.beginLoggingTo([], discardBuffer=True, redirectStandardIO=False)
@@ -60,7 +60,7 @@ def run_command(
     return result
 
 
-async def _session(given: Invocation, control: str | None, text: str, source: str, warn: Warn) -> Any:
+async def _run_session(given: Invocation, control: str | None, text: str, source: str, warn: Warn) -> Any:
     try:
         switch = await connect(reactor, control)
     except BadAddress as error:
@@ -73,14 +73,14 @@ async def _session(given: Invocation, control: str | None, text: str, source: st
     entry = COMMAND_OF_NAME.get("load-configfile" if name == "restore" else name)
     try:
         if entry is not None:
-            wait = await _drain_wait(switch, given) if "wait" in given.values else None
-            for line in await switch.submit(entry, _arguments(entry, given, text, source)):
+            wait = await _prepare_wait(switch, given) if "wait" in given.values else None
+            for line in await switch.submit(entry, _edit_arguments(entry, given, text, source)):
                 warn(line)
             return await wait() if wait is not None else None
         if name == "diff":
-            return await _differences(switch, text, source)
+            return await _find_differences(switch, text, source)
         if name == "top":
-            return await _top(switch, given)
+            return await _show_top(switch, given)
         return await _read(switch, given)
     except NoAnswer as failure:
         raise NoDaemon(str(failure)) from None
@@ -88,15 +88,15 @@ async def _session(given: Invocation, control: str | None, text: str, source: st
         switch.close()
 
 
-def _arguments(entry: EditCommand, given: Invocation, text: str, source: str) -> dict[str, Any]:
-    """The arguments of an edit's command, from the command line."""
-    arguments = {argument.name: _value(argument, given, text) for argument in entry.arguments}
+def _edit_arguments(entry: EditCommand, given: Invocation, text: str, source: str) -> dict[str, Any]:
+    """Return the arguments of an edit's command, from the command line."""
+    arguments = {argument.name: _edit_argument(argument, given, text) for argument in entry.arguments}
     if entry.edit == "Load":
         arguments |= {"source": source, "start": "new" if "start" in given.values else None}
     return arguments
 
 
-def _value(argument: Argument, given: Invocation, text: str) -> Any:
+def _edit_argument(argument: Argument, given: Invocation, text: str) -> Any:
     option = argument.option or ""
     if argument.type.is_uploaded:
         return text
@@ -112,7 +112,7 @@ def _value(argument: Argument, given: Invocation, text: str) -> Any:
 
 
 def _service_options(given: Invocation) -> dict[str, str | int]:
-    """The options of a service under the daemon's names, from options and words. The redirect `none` becomes ""."""
+    """Return the service options under the daemon's names, from options and words. The redirect `none` becomes ""."""
     options: dict[str, str | int] = {name: given.values[name] for name in _SERVICE_OPTIONS if name in given.values}
     options |= given.named()
     if options.get("redirect") == "none":
@@ -120,8 +120,8 @@ def _service_options(given: Invocation) -> dict[str, str | int]:
     return options
 
 
-async def _differences(switch: Switch, text: str, source: str) -> list[str]:
-    """What the configuration would change, one line each. Raises BadConfiguration."""
+async def _find_differences(switch: Switch, text: str, source: str) -> list[str]:
+    """Return what the configuration would change, one line per change. Raises BadConfiguration."""
     from ktcpvs.model.describe import configuration
     from ktcpvs.model.difference import differences
     from ktcpvs.model.language.parser import parse
@@ -133,7 +133,7 @@ async def _differences(switch: Switch, text: str, source: str) -> list[str]:
     return differences(table["services"], table["settings"], *after)
 
 
-async def _drain_wait(switch: Switch, given: Invocation) -> Callable[[], Coroutine[Any, Any, None]]:
+async def _prepare_wait(switch: Switch, given: Invocation) -> Callable[[], Coroutine[Any, Any, None]]:
     """Return the function that waits until the server of the command line has drained. Call this before the edit, after
     which the server may be gone."""
     from ktcpvs.control.tcpvsadm.draining import complete_address, wait_until_drained
@@ -144,7 +144,7 @@ async def _drain_wait(switch: Switch, given: Invocation) -> Callable[[], Corouti
 
 
 async def _read(switch: Switch, given: Invocation) -> Any:
-    """The daemon's answer to a command that prints something."""
+    """Return the daemon's answer to a command that prints something."""
     name, ident = given.command.name, given.values.get("ident")
     if name == "schedulers":
         return await switch.schedulers()
@@ -153,35 +153,35 @@ async def _read(switch: Switch, given: Invocation) -> Any:
         client = given.values.get("from", "127.0.0.1")
         return await switch.explain(given.values["ident"], method, target, given.headers, client)
     if name == "get":
-        return _named_settings(await switch.settings(), given.words)
+        return _select_settings(await switch.settings(), given.words)
     if "connections" in given.values:
         return await switch.connections(ident)
     if "stats" in given.values:
         return await switch.stats(ident)
     if "rate" in given.values:
-        return await _rates(switch, ident)
+        return await _measure_rates(switch, ident)
     return await switch.table(ident)
 
 
-async def _top(switch: Switch, given: Invocation) -> None:
+async def _show_top(switch: Switch, given: Invocation) -> None:
     from ktcpvs.control.tcpvsadm import addresses, colours, terminal
 
-    show = addresses.numeric if "numeric" in given.values else addresses.named
-    in_colour = colours.is_wanted(sys.stdout, os.environ)
+    show = addresses.with_numeric_host if "numeric" in given.values else addresses.with_port_name
+    in_colour = colours.should_colour(sys.stdout, os.environ)
     await terminal.show_top(reactor, switch, given.values.get("ident"), show, in_colour)
 
 
-async def _rates(switch: Switch, ident: str | None) -> dict[str, Any]:
-    from ktcpvs.control.tcpvsadm.output import rates
+async def _measure_rates(switch: Switch, ident: str | None) -> dict[str, Any]:
+    from ktcpvs.control.tcpvsadm.output import compute_rates
 
     before, began = await switch.stats(ident), time.monotonic()
     await deferLater(reactor, RATE_SECONDS)
     after = await switch.stats(ident)
-    return rates(before, after, time.monotonic() - began)
+    return compute_rates(before, after, time.monotonic() - began)
 
 
-def _named_settings(settings: list[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
-    """All settings, or the one named. Raises NoSuchSetting."""
+def _select_settings(settings: list[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return all settings, or the one that the command line names. Raises NoSuchSetting."""
     if not names:
         return settings
     found = [setting for setting in settings if setting["name"] == names[0]]

@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IReadDescriptor
 from zope.interface import implementer
 
 from ktcpvs.control.client import Switch
-from ktcpvs.control.tcpvsadm.top import screen
+from ktcpvs.control.tcpvsadm.top import layout_screen
 from ktcpvs.model.language.writer import ShowAddress
 
 UPDATE_INTERVAL = 1.0
@@ -79,8 +79,8 @@ async def show_top(reactor: Any, switch: Switch, ident: str | None, show: ShowAd
         while not keyboard.has_quit:
             now, at = await switch.stats(ident), time.monotonic()
             columns, rows = os.get_terminal_size(stdout)
-            lines = screen(before, now, at - began, (columns, rows), show, in_colour)
-            _write(stdout, _drawn(lines))
+            lines = layout_screen(before, now, at - began, (columns, rows), show, in_colour)
+            _write(stdout, _overwrite(lines))
             before, began = now, at
             await _pause(reactor, keyboard)
     finally:
@@ -90,8 +90,8 @@ async def show_top(reactor: Any, switch: Switch, ident: str | None, show: ShowAd
             termios.tcsetattr(stdin, termios.TCSADRAIN, saved)
 
 
-def _drawn(lines: Sequence[str]) -> str:
-    """The lines, each written over the one before, so that nothing flickers."""
+def _overwrite(lines: Sequence[str]) -> str:
+    """Return the output that writes each line over the one on the screen, so that nothing flickers."""
     return "\x1b[H" + "\n".join(f"{line}\x1b[K" for line in lines) + "\x1b[J"
 
 
