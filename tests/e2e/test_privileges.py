@@ -119,7 +119,9 @@ def test_certificates_that_only_root_can_read(start: Callable[..., Daemon], fold
     adm = [*command("tcpvsadm", TCPVSADM), "--control", f"{where}:cert={alice}:ca={ca.pem}", "--list"]
     assert subprocess.run(adm, env=environment(tls=True), capture_output=True, timeout=30).returncode == 0
     daemon.signal(signal.SIGHUP)
-    refused = f"SIGHUP: control {where}: cert={cert}: Permission denied; the certificates that were loaded before stay in use"
+    refused = (
+        f"SIGHUP: control {where}: cert={cert}: Permission denied; the certificates that were loaded before stay in use"
+    )
     wait_for(lambda: refused in daemon.log())
     shutil.chown(cert, NOBODY.pw_uid)
     daemon.signal(signal.SIGHUP)
