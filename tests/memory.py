@@ -23,8 +23,9 @@ from ktcpvs.runtime.context import Context, Descriptors
 from ktcpvs.services.director import Director
 from ktcpvs.services.rate_limits import new_client
 from ktcpvs.services.running import RunningService
-from ktcpvs.streams.stream import RESET_ON_CLOSE, Stream
+from ktcpvs.streams.stream import Stream
 from ktcpvs.system.log import EventLog
+from ktcpvs.system.sockets import RESET_ON_CLOSE
 
 
 class Line(StringTransport):

@@ -15,12 +15,13 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from ktcpvs.dispatch.access_log import AccessLogEntry
+from ktcpvs.model import connection, exchange
 from ktcpvs.model.clients import NOWHERE
 from ktcpvs.model.destination import Destination, Lease
 from ktcpvs.model.scheduling import Choice, Request
 from ktcpvs.model.service import COPY
 from ktcpvs.relay.copy import CopyRelay
-from ktcpvs.relay.engines import Relay
+from ktcpvs.relay.engines import EngineRelay, Relay
 from ktcpvs.relay.handover import Handover
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system import log as levels
@@ -30,6 +31,8 @@ from ktcpvs.system.timer_wheel import Timer
 
 if TYPE_CHECKING:
     from ktcpvs.services.running import RunningService
+
+JOINED_STATES = (connection.RELAYING, exchange.SWITCHED)
 
 # States and events that both tables have.
 CLOSED = "closed"
@@ -183,7 +186,34 @@ class ClientConnection(ABC):
         service = self.service
         service.joined[COPY] += 1
         if service.engine != COPY and self.state != CLOSED:
-            self.handover = Handover(self, relay, finished, service.engine_after)
+            self.handover = Handover(self, relay, finished, service.engine_after, self.context)
+
+    # What the hand-over asks and tells.
+
+    def wanted_engine(self) -> str:
+        """The name of the relay that its service has now; COPY when the connection is ending."""
+        return self.service.engine if self.state in JOINED_STATES else COPY
+
+    def set_relay(self, relay: CopyRelay | EngineRelay) -> None:
+        """`relay` carries the bytes from now on."""
+        self.relay = relay
+
+    def handed_over(self, engine: str) -> None:
+        """The engine has taken over."""
+        self.handover = None
+        joined = self.service.joined
+        joined[COPY] -= 1
+        joined[engine] += 1
+
+    def handover_failed(self, engine: str, error: OSError) -> None:
+        """The engine could not be started: copying goes on."""
+        form = "service {ident}: {client} is not relayed by {engine}: {why}"
+        values = {"ident": self.service.ident, "client": self.client_name, "engine": engine}
+        self.context.log.event(levels.NON_FATAL, form, why=error.strerror or str(error), **values)
+
+    def handover_ended(self) -> None:
+        """The connection is copied to its end."""
+        self.handover = None
 
     # Who serves.
 

@@ -505,7 +505,7 @@ class HTTPClientConnection(ClientConnection):
         """Close, once the client has what it was sent."""
         self._set_timer(0)
         if not self.client.close():  # most clients have it all already
-            LingeringClose(self.client, self.context).close()
+            LingeringClose(self.client, self.context.wheel, self.context.settings).close()
 
     def _break_client_off(self) -> None:
         """The client has got a part of a response, and there will be no more of it."""
@@ -513,7 +513,7 @@ class HTTPClientConnection(ClientConnection):
 
     def _closing(self) -> LingeringClose:
         self._set_timer(0)
-        return LingeringClose(self.client, self.context, self._lingered)
+        return LingeringClose(self.client, self.context.wheel, self.context.settings, self._lingered)
 
     def _lingered(self) -> None:
         if self.state == life.REFUSING:
@@ -526,7 +526,7 @@ class HTTPClientConnection(ClientConnection):
         state = self.state
         if self._full and state != life.SWITCHED:
             if self._progress is None:
-                self._progress = Progress(self.client, self.context)
+                self._progress = Progress(self.client, self.context.wheel)
             if settings.read_timeout and self._progress.stalled() >= settings.read_timeout:
                 self.expire(life.READ_TIMEOUT)
                 return

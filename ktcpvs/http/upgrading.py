@@ -58,13 +58,13 @@ class Upgrading(HTTPClientConnection):
         """Both directions have ended; what is buffered still goes out, as long as somebody takes it."""
         self._transition(life.FINISHED)
         self._set_timer(0)
-        close_gracefully(self.client, self.context)
-        close_gracefully(self.server, self.context)
+        close_gracefully(self.client, self.context.wheel, self.context.settings)
+        close_gracefully(self.server, self.context.wheel, self.context.settings)
 
     def _relay_server_lost(self, clean: bool) -> None:
         self.service.pool.closed()
         if self.state != life.CLOSED:
             self._transition(life.RESET)
         self._set_timer(0)
-        close_gracefully(self.client, self.context, clean)
+        close_gracefully(self.client, self.context.wheel, self.context.settings, clean)
         self._maybe_over()

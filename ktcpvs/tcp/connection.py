@@ -98,7 +98,7 @@ class TCPClientConnection(ClientConnection):
             return
         self._set_timer(0)
         if clean or other is self.client:
-            close_gracefully(other, self.context, clean)
+            close_gracefully(other, self.context.wheel, self.context.settings, clean)
         else:
             other.reset()
 
@@ -183,8 +183,8 @@ class TCPClientConnection(ClientConnection):
         """Both directions have ended; what is buffered still goes out, as long as somebody takes it."""
         self._transition(life.FINISHED)
         self._set_timer(0)
-        close_gracefully(self.client, self.context)
-        close_gracefully(self.server, self.context)
+        close_gracefully(self.client, self.context.wheel, self.context.settings)
+        close_gracefully(self.server, self.context.wheel, self.context.settings)
 
     def _rest_timer(self) -> None:
         self._set_timer(0)
@@ -216,7 +216,7 @@ class TCPClientConnection(ClientConnection):
         if self.entry is not None:
             self.entry.refused(status, answer)
         self.client.transport.write(answer)
-        LingeringClose(self.client, self.context, self._lingered).linger()
+        LingeringClose(self.client, self.context.wheel, self.context.settings, self._lingered).linger()
 
     def _lingered(self) -> None:
         if self.state == life.REFUSING:
