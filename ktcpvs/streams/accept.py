@@ -32,7 +32,3 @@ def adopt_socket(reactor: Any, sock: socket.socket, peer: Any, stream: Stream) -
 def client_name(peer: Any) -> tuple[str, str]:
     """(address with port, host) of a socket's peer, as text; a unix socket's peer has no address."""
     return (address_text(peer), peer[0]) if isinstance(peer, tuple) else ("unix", "")
-
-
-carry = adopt_socket
-"""Former name."""

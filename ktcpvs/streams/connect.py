@@ -66,7 +66,3 @@ def _connect_to_name(reactor: Any, host: str, port: int | None, timeout: float, 
     assert port is not None  # a configured address is complete
     endpoint = HostnameEndpoint(reactor, host, port, timeout=timeout)
     return endpoint.connect(_OneStream(stream)).addCallback(lambda _: stream)
-
-
-call = connect
-"""Former name."""
