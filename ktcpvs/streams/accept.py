@@ -26,7 +26,7 @@ def adopt_socket(reactor: Any, sock: socket.socket, peer: Any, stream: Stream) -
         return
     kind = unix.Server if sock.family == socket.AF_UNIX else tcp.Server
     no_port: Any = None  # Twisted wants its Port only for the log
-    stream.makeConnection(kind(sock, stream, peer, no_port, sock.fileno(), reactor))  # type: ignore[no-untyped-call]
+    stream.makeConnection(kind(sock, stream, peer, no_port, sock.fileno(), reactor))
 
 
 def client_name(peer: Any) -> tuple[str, str]:

@@ -40,6 +40,7 @@ class ProtocolStream(Stream):
         self._factory = factory
         self._protocol: Any = None
         self._aborted = False
+        self._peer_closed = False
         factory.doStart()
 
     def begin(self) -> IProtocol:
@@ -72,12 +73,15 @@ class ProtocolStream(Stream):
         if IHalfCloseableProtocol.providedBy(self._protocol):
             self._protocol.readConnectionLost()
         else:
+            self._peer_closed = True
             self.close()
 
     def _connection_lost(self, clean: bool) -> None:
         protocol, self._protocol = self._protocol, None
         if protocol is not None:
-            reason = ConnectionDone() if clean else ConnectionAborted() if self._aborted else ConnectionLost()
+            # After the peer's close, epoll reports an error of a unix socket that is about to be closed.
+            is_done = clean or (self._peer_closed and not self._aborted)
+            reason = ConnectionDone() if is_done else ConnectionAborted() if self._aborted else ConnectionLost()
             protocol.connectionLost(Failure(reason))
         self._factory.doStop()
 

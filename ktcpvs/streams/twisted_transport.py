@@ -25,7 +25,7 @@ class TwistedTransport(SocketTransport):
     def __init__(self, twisted: Any) -> None:
         self.twisted = twisted
         self.write: Callable[[bytes], object] = twisted.write
-        self.writev: Callable[[Sequence[bytes]], object] = twisted.writeSequence  # type: ignore[misc]
+        self.writev: Callable[[Sequence[bytes]], object] = twisted.writeSequence
         set_no_delay = getattr(twisted, "setTcpNoDelay", None)
         if set_no_delay is not None:
             with contextlib.suppress(OSError):  # a unix socket, or a peer that is gone, which reading will tell

@@ -10,6 +10,7 @@ import contextlib
 import random
 import re
 import socket
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -62,6 +63,10 @@ class Case(ABC):
     def reset(self, peer: Any) -> None:
         """The peer resets the connection."""
 
+    @abstractmethod
+    def send_and_end(self, peer: Any, data: bytes) -> None:
+        """Let the peer send, beside what the test does, and then half-close."""
+
     def ending(self, peer: Any) -> str:
         """How the connection ends for the peer, after it has read `rest`: "" for a FIN."""
         try:
@@ -95,6 +100,13 @@ class SocketCase(Case):
 
     def reset(self, peer: Any) -> None:
         reset(peer)
+
+    def send_and_end(self, peer: Any, data: bytes) -> None:
+        def send() -> None:
+            peer.sendall(data)
+            peer.shutdown(socket.SHUT_WR)
+
+        threading.Thread(target=send, daemon=True).start()
 
     def close(self) -> None:
         self._lines.close()
@@ -228,6 +240,10 @@ class MemoryCase(Case):
 
     def reset(self, peer: Any) -> None:
         peer.abort()
+
+    def send_and_end(self, peer: Any, data: bytes) -> None:
+        peer.sendall(data)
+        peer.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         self.settle()
@@ -608,11 +624,8 @@ def test_one_stream_holds_another_back(case: Case) -> None:
         source.stream.ended = target.stream.half_close
 
     case.run(join)
-    size = 50_000
-    for start in range(0, 500_000, size):
-        sender.sendall(BULK[start : start + size])
-    sender.shutdown(socket.SHUT_WR)
-    assert read_all(reader) == BULK[:500_000]
+    case.send_and_end(sender, BULK)
+    assert read_all(reader) == BULK
 
 
 # What can be asked.
