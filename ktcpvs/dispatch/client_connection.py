@@ -27,13 +27,18 @@ WAITING_STATES = ("choosing", "queued")
 DRAINED = "drain timeout"
 
 
+def _nothing(connection: ClientConnection) -> None:
+    pass
+
+
 class ClientConnection(ABC):
     """One client connection of a service.
 
     client: the stream to the client. client_name: the client's address with its port. began: the wheel's tick at
     accept. last_activity: the tick at which bytes came or the state changed last. state: see `table`. ending: why the
     connection ended, once that is known. dispatcher: selects its servers. limits: of its client address; None: it has
-    none. relay: once both sides are joined. handover: while the relay copies and is to be replaced by an engine.
+    none. relay: once both sides are joined. is_over: both sides are gone. on_end: called
+    then. handover: while the relay copies and is to be replaced by an engine.
     """
 
     table: ClassVar[dict[str, dict[str, str]]]
@@ -46,8 +51,8 @@ class ClientConnection(ABC):
     """How many more it may need, which a pool counts once it has them."""
 
     __slots__ = (
-        "_timer", "began", "client", "client_name", "context", "dispatcher", "ending", "handover", "last_activity",
-        "limits", "on_end", "relay", "service", "state",
+        "_timer", "began", "client", "client_name", "context", "dispatcher", "ending", "handover", "is_over",
+        "last_activity", "limits", "on_end", "relay", "service", "state",
     )  # fmt: skip
 
     def __init__(self, service: ServiceContext, client_name: str, client_host: str, state: str) -> None:
@@ -62,7 +67,8 @@ class ClientConnection(ABC):
         self.handover: Handover | None = None
         self.state = state
         self.ending = ""
-        self.on_end: Callable[[ClientConnection], object] = lambda connection: None
+        self.is_over = False
+        self.on_end: Callable[[ClientConnection], object] = _nothing
         self._timer: Timer | None = None
 
     def __repr__(self) -> str:
@@ -192,8 +198,11 @@ class ClientConnection(ABC):
         self.handover = None
 
     def end(self) -> None:
-        """Both sides are gone: count the connection out."""
+        """Both sides are gone: count the connection out. Called once."""
+        self.is_over = True
         self.on_end(self)
+        self.on_end = _nothing  # no cycles: memory comes back now, not when they are looked for
+        self.dispatcher.detach()
 
 
 __all__ = ["CLIENT_GONE", "CLOSED", "DRAINED", "ClientConnection"]

@@ -87,8 +87,13 @@ class Dispatcher:
         self.uses_scheduler = True
 
     def __repr__(self) -> str:
-        server = self.choice.destination.address if self.choice is not None else None
-        return f"<Dispatcher of {self._owner.client_name}: {server}>"
+        choice = self.choice
+        server = "no server" if choice is None else f"{choice.destination.address}, {choice.reason}"
+        return f"<Dispatcher of {self._service.ident}: {server}>"
+
+    def detach(self) -> None:
+        """The client connection is over: let go of it, so that its memory is free at once, without a collection."""
+        del self._owner
 
     @property
     def destination(self) -> Destination | None:

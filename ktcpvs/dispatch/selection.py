@@ -184,7 +184,7 @@ class Selector:
     def _foreign_choice(self, request: Request, answer: Any, allows_second_round: Callable[[], bool]) -> Decision:
         form = "scheduler of service {ident} failed: it chose {answer!r}, which is no server of the service"
         self._context.log.fault(form, ident=self.config.ident, answer=answer)
-        self._note(f"scheduler {self.config.scheduler} chose no server of this service")
+        self._note(f"scheduler {self.config.scheduler} chose no server of this service: {answer!r}")
         return self._fall_back(request, SCHEDULER_FAILED, allows_second_round)
 
     def _fall_back(self, request: Request, reason: str, allows_second_round: Callable[[], bool]) -> Decision:

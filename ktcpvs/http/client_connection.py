@@ -364,8 +364,8 @@ class HTTPClientConnection(ClientConnection):
     def _client_lost(self, clean: bool) -> None:
         if self.state != life.CLOSED:
             self.transition(life.CLIENT_GONE)
-        self.exchange.cancel_connecting()
         self.exchange.release_server(reset=True)
+        self.exchange.cancel_connecting()
         self.end_if_over()
 
     # Back-pressure.
@@ -487,20 +487,21 @@ class HTTPClientConnection(ClientConnection):
             self.transition(life.FINISHED)
 
     def drop(self) -> None:
-        self.exchange.cancel_connecting()
         self.client.reset()
         self.exchange.release_server(reset=True)
+        self.exchange.cancel_connecting()
         self.end_if_over()
 
     def end_if_over(self) -> None:
         exchange = self.exchange
-        if self.client.is_open or exchange.is_connecting:
+        if self.client.is_open or exchange.is_connecting or self.is_over:
             return
         if self.relay is not None and exchange.server is not None and exchange.server.is_open:
             return
         self.set_timer(0)
         exchange.settle()
         self.end()
+        exchange.detach()
 
     # Timeouts. docs/architecture.md has the table of states and their timeouts.
 

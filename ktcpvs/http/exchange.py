@@ -141,7 +141,12 @@ class Exchange:
         self.settled = (0, 0)
 
     def __repr__(self) -> str:
-        return f"<Exchange of {self._owner.client_name}: {self._owner.state}, {self.dispatcher!r}>"
+        server = self.server.destination.address if self.server is not None else "no server"
+        return f"<Exchange of {self._service.ident} with {server}, {self.bytes_in} in, {self.bytes_out} out>"
+
+    def detach(self) -> None:
+        """The client connection is over: let go of it, so that its memory is free at once, without a collection."""
+        del self._owner
 
     @property
     def message(self) -> messages.Request | None:
@@ -600,7 +605,6 @@ class Exchange:
         self.server_failed(reason)
         owner.ending = reason
         owner.transition(life.RESET)
-        self.cancel_connecting()
         self.release_server(reset=True)
         owner.break_off()
         owner.end_if_over()

@@ -259,7 +259,7 @@ class TCPClientConnection(ClientConnection):
     def _end_if_over(self) -> None:
         """Count the connection out, and write its line, when both sides are gone."""
         server_is_open = self.server is not None and self.server.is_open
-        if self.client.is_open or self._connecting is not None or server_is_open:
+        if self.client.is_open or self._connecting is not None or server_is_open or self.is_over:
             return
         self.set_timer(0)
         lease, entry = self.dispatcher.lease, self.dispatcher.entry

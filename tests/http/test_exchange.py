@@ -378,7 +378,7 @@ def test_a_client_of_http_1_0_gets_a_chunked_body_decoded(make: Make, request_: 
         a.says(said[begin : begin + step])
     assert client.heard() == b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello\r\n"
     assert client.line.ended or client.line.disconnecting
-    assert world.live.server_connections.idle(next(iter(world.live.destinations.values()))) == 1
+    assert world.live.server_connections.pool.idle(next(iter(world.live.destinations.values()))) == 1
 
 
 def test_a_chunked_body_that_breaks_off_is_not_made_to_look_whole_for_http_1_0(make: Make) -> None:
@@ -410,7 +410,7 @@ def test_close_is_kept_between_each_two(make: Make) -> None:
     a.says(answer(b"x", "Connection: keep-alive", "Keep-Alive: timeout=5"))
     assert client.heard() == answer(b"x").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
     assert client.line.disconnecting
-    assert world.live.server_connections.idle(next(iter(world.live.destinations.values()))) == 1
+    assert world.live.server_connections.pool.idle(next(iter(world.live.destinations.values()))) == 1
 
 
 def test_a_server_that_closes_is_not_kept(make: Make) -> None:

@@ -485,8 +485,8 @@ async def broken_later(servers: Any, request: Request) -> Any:
     [
         (broken, "scheduler theirs failed: ZeroDivisionError('x')"),
         (broken_later, "scheduler theirs failed: ZeroDivisionError('x')"),
-        (lambda servers, request: 7, "scheduler theirs failed: TypeError('7 is no Choice')"),
-        (lambda servers, request: Choice("nobody", "so"), "scheduler theirs chose no server of this service"),
+        (lambda servers, request: 7, "scheduler theirs chose no server of this service: 7"),
+        (lambda servers, request: Choice("nobody", "so"), "scheduler theirs chose no server of this service: 'nobody'"),
     ],
 )
 def test_a_scheduler_that_fails(theirs: Theirs, answers: Any, note: str) -> None:
