@@ -199,7 +199,7 @@ def filled(relays: Relays, sock: socket.socket, way: Direction) -> int:
     """How many bytes `sock` could send until nothing moves any more, and something is held in the relay."""
     sent = 0
     sock.setblocking(False)
-    while not (relays.rests() and (getattr(way, "held", 0) or way.pending)):
+    while not (relays.rests() and (getattr(way, "in_pipe", 0) or way.pending)):
         with contextlib.suppress(BlockingIOError):
             while True:
                 sent += sock.send(BULK[sent % 1000 : 1 << 16])
@@ -536,7 +536,7 @@ def test_from_a_relay_in_full_flow(relays: Relays) -> None:
             joined.relay.continue_from(copying)
             joined.relay.start()
         else:
-            relays.poller.soon(hand_over)
+            relays.poller.call_soon(hand_over)
 
     def begin() -> None:
         copying.start()
