@@ -164,6 +164,7 @@ class Dispatcher:
     def _wait_for_scheduler(self, answer: Deferred[Any]) -> None:
         self._pending = answer
         self.is_waiting = True
+        self._service.queue.leave(self)  # room that is freed meanwhile is seen when the answer has come
         self._owner.set_timer(self._settings_of.settings.choose_timeout, self._scheduler_timed_out)
         answer.addCallbacks(self._answered, self._answer_failed, (answer,), {}, (answer,))
 

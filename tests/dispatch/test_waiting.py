@@ -504,3 +504,18 @@ def test_a_body_of_just_that_size(make: Make) -> None:
     server = world.accepts(A)
     server.says(OK)
     assert client.heard() == OK
+
+
+def test_room_that_is_freed_while_the_scheduler_thinks_again(make: Make, later: Later) -> None:
+    """The client waits for the scheduler a second time: it is not in the queue meanwhile, and misses nothing."""
+    world = make("wlc", f"{A} maxconn 1", f"{B} maxconn 1")
+    leases = [destination.lease() for destination in world.live.destinations.values()]
+    waiting(world, later)
+    later.asked[0].callback(chosen(world, A))
+    assert (states(world), len(later.asked)) == ([QUEUED], 2)  # it was asked for another server, and took its time
+    leases[0].end()
+    assert (states(world), len(later.asked)) == ([CHOOSING], 3)
+    leases[1].end()
+    assert (states(world), len(world.live.traffic.queue)) == ([CHOOSING], 0)
+    later.asked[2].callback(chosen(world, B))
+    world.accepts(B)

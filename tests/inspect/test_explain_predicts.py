@@ -58,7 +58,7 @@ BROKEN = {"failing": Failing, "foreign": Foreign, "late": Late}
 def make_world(scheduler: str, states: list[str], options: list[str], use: list[int]) -> tuple[World, list[Lease]]:
     lines = [f"scheduler = {scheduler}", "eject = 1 eject_share = 100", *options]
     for address, state in zip(SERVERS, states, strict=False):
-        lines.append(f"server = {address} {'0' if state == 'quiesced' else '1'} maxconn = {int(state == 'full')}")
+        lines.append(f"server = {address} {'0' if state == 'quiesced' else '1'} maxconn {int(state == 'full')}")
     used = [SERVERS[number] for number in use if number < len(states)] or [SERVERS[0]]
     if scheduler != "wlc":
         lines.append(f'rule = pattern ".*" use {" ".join(f"server {address}" for address in used)}')
@@ -123,7 +123,7 @@ def end(world: World, leases: list[Lease]) -> None:
     st.lists(st.sampled_from(STATES), min_size=1, max_size=3),
     st.lists(st.integers(0, 2), max_size=3, unique=True),
     st.booleans(),
-    st.sampled_from(("none", "wlc", "rr")),
+    st.sampled_from(("none", "lc", "rr")),
     st.sampled_from(("well", "well", "well", "promising", *BROKEN)),
 )
 def test_explain_predicts(
