@@ -26,6 +26,21 @@ from ktcpvs.streams.stream import Stream
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.sockets import RESET_ON_CLOSE
 
+A, B, C = "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"
+"""Addresses of servers."""
+
+
+def get(path: str = "/a", *lines: str, method: str = "GET", body: bytes = b"") -> bytes:
+    """A request."""
+    head = "\r\n".join((f"{method} {path} HTTP/1.1", "Host: h", *lines))
+    return head.encode() + b"\r\n\r\n" + body
+
+
+def answer(body: bytes = b"hello", *lines: str, status: str = "200 OK") -> bytes:
+    """A response."""
+    head = "\r\n".join((f"HTTP/1.1 {status}", *lines, f"Content-Length: {len(body)}"))
+    return head.encode() + b"\r\n\r\n" + body
+
 
 class Line(StringTransport):
     """The switch's end of a connection in memory. unsent: bytes that the peer has still to take."""

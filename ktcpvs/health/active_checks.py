@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -68,6 +69,8 @@ class CheckedService(Protocol):
     @property
     def health(self) -> ReportedTo: ...
 
+    def connector(self, destination: Destination) -> Connector: ...
+
 
 class ActiveChecks:
     """The checks that one process makes. running: how many are under way."""
@@ -114,9 +117,8 @@ class ActiveChecks:
         """`seconds`, a little more or less at random."""
         return seconds * (1 - JITTER + 2 * JITTER * self._chance())
 
-    def probe(self, check: Check, destination: Destination) -> Deferred[Any]:
+    def probe(self, check: Check, destination: Destination, connector: Connector) -> Deferred[Any]:
         """Fires when the server is well, fails when it is not. Cancelling it stops the check."""
-        connector = self._connector(destination)
         if check.kind == TCP:
             return connector.connect_stream(Stream()).addCallback(Stream.close)
         if check.kind == SEND:
@@ -126,10 +128,6 @@ class ActiveChecks:
 
             self._http = HTTPChecks(self._context.reactor)
         return self._http.probe(check, connector, destination.name)
-
-    def _connector(self, destination: Destination) -> Connector:
-        context = self._context
-        return Connector(context.reactor, destination.address, lambda: context.settings.connect_timeout)
 
 
 class _CheckedServer:
@@ -161,7 +159,8 @@ class _CheckedServer:
         if self._checks.running >= MAX_RUNNING:
             return RETRY_DELAY
         timeout = self.service.config.check_timeout
-        attempt = self._attempt = _Attempt(self._checks, self._context, self._check, self._destination, timeout)
+        probe = partial(self._checks.probe, self._check, self._destination, self.service.connector(self._destination))
+        attempt = self._attempt = _Attempt(self._checks, self._context, probe, timeout)
         return attempt.done.addCallback(self._checked)
 
     def _checked(self, why: str | None) -> float:
@@ -184,9 +183,9 @@ class _Attempt:
     """
 
     def __init__(
-        self, checks: ActiveChecks, context: Context, check: Check, destination: Destination, timeout: float
+        self, checks: ActiveChecks, context: Context, probe: Callable[[], Deferred[Any]], timeout: float
     ) -> None:
-        """timeout: seconds."""
+        """probe: starts the check. timeout: seconds."""
         self.done: Deferred[str | None] = Deferred()
         self._checks = checks
         self._log = context.log
@@ -194,7 +193,7 @@ class _Attempt:
         self._probe: Deferred[Any] | None = None
         checks.running += 1
         self._timer = context.reactor.callLater(timeout, self._end, f"check: nothing within {timeout} s")
-        self._probe = maybeDeferred(checks.probe, check, destination)
+        self._probe = maybeDeferred(probe)
         self._probe.addCallbacks(lambda _: self._end(None), lambda why: self._end(_in_words(why)))
 
     def abandon(self) -> None:

@@ -51,8 +51,8 @@ class Upgrade:
     def start(self, from_client: bytes, from_server: bytes) -> None:
         """Begin. from_client, from_server: what has come already and goes on first."""
         owner, server = self._owner, self._server
-        owner.client.transport.unregisterProducer()
-        server.transport.unregisterProducer()
+        owner.client.clear_backpressure()
+        server.clear_backpressure()
         server.lost = self._server_lost
         relay = CopyRelay(owner.client, server, self._context.wheel, self._finished)
         owner.relay = relay

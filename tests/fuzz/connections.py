@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import h11
-from tests.transport.memory import Peer, World
 
 from ktcpvs.dispatch.access_log import AccessLogWriter
 from ktcpvs.http.client_connection import MAX_PENDING_BYTES, HTTPClientConnection
@@ -24,6 +23,7 @@ from ktcpvs.protocols.http1 import BadRequest
 from ktcpvs.system.access_log_files import AccessLog
 from tests.fuzz.door import Failures
 from tests.fuzz.messages import feed_all
+from tests.memory import Peer, World
 
 A, B = "10.0.0.1:80", "10.0.0.2:80"
 _SERVERS = (f"server = {A}", f"server = {B} 2", f"redirect = {A}")

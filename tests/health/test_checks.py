@@ -19,6 +19,7 @@ from ktcpvs.model.check import Check
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.health import DOWN, UP
 from ktcpvs.runtime.context import Context
+from ktcpvs.streams.connector import Connector
 from ktcpvs.system.log import EventLog
 
 A, B = "127.0.0.1:80", "127.0.0.2:80"  # the reactor in memory finds every name there
@@ -118,7 +119,7 @@ class Probes(ActiveChecks):
         self._make = make
         self.made = 0
 
-    def probe(self, check: Check, destination: Destination) -> Deferred[Any]:
+    def probe(self, check: Check, destination: Destination, connector: Connector) -> Deferred[Any]:
         self.made += 1
         return self._make()  # type: ignore[no-any-return]
 

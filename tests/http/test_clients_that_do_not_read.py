@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from memory import Peer, World
-from test_exchange import A, B, answer, get
+from memory import A, B, Peer, World, answer, get
 from twisted.internet.error import ConnectError
 from twisted.python.failure import Failure
 

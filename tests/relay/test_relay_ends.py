@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from memory import Peer, World
-from test_exchange import get
+from memory import Peer, World, get
 
 A = "10.0.0.1:80"
 WLC = ("scheduler = wlc", f"server = {A}")
