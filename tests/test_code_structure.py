@@ -1,17 +1,36 @@
-"""The house stays easy to see: its floors, its types, its style, the size of its rooms."""
+"""The structure of the code: layers, import cycles, types, style, inheritance, complexity and privacy."""
 
 from __future__ import annotations
 
-import statistics
+import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
-MODULES = [path for path in (ROOT / "ktcpvs").rglob("*.py") if path.name != "__init__.py"]
+PACKAGE = ROOT / "ktcpvs"
+
+MAX_INHERITANCE = 2
+"""The most classes of this package above a class."""
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+"""Name -> file of every module and package."""
+
+
+@cache
+def tree_of(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize(
@@ -19,22 +38,229 @@ MODULES = [path for path in (ROOT / "ktcpvs").rglob("*.py") if path.name != "__i
     [["lint-imports"], ["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]],
     ids=["layers", "ruff", "format", "types"],
 )
-def test_the_checks_that_need_no_running(command: list[str]) -> None:
+def test_static_checks_pass(command: list[str]) -> None:
     done = subprocess.run([BIN / command[0], *command[1:]], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_module_is_one_thing() -> None:
-    sizes = {path: len(path.read_text().splitlines()) for path in MODULES}
-    assert statistics.median(sizes.values()) <= 200
-    assert {path.name: size for path, size in sizes.items() if size > 600} == {}
+# Imports.
 
 
-def test_what_is_repeated_survives_its_exceptions() -> None:
-    """Twisted's LoopingCall does not: ktcpvs.system.periodic says what does."""
-    assert [path.name for path in MODULES if "import LoopingCall" in path.read_text()] == []
+def imports_of(module: str) -> set[str]:
+    """The modules of this package that `module` names in any import: at its head, in a function, under TYPE_CHECKING."""
+    package = module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
+    found: set[str] = set()
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            # What is imported from a package may be a module of it. The package itself does not count then.
+            names = {f"{source}.{alias.name}" for alias in node.names}
+            found.update(name if name in MODULES else source for name in names)
+    return {name for name in found if name in MODULES} - {module}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_file_opens_with_its_law(path: Path) -> None:
-    assert path.read_text().startswith('"""')
+def cycles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """The groups of modules that reach each other (Tarjan's strongly connected components of more than one)."""
+    index: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(name: str) -> None:
+        index[name] = lowest[name] = len(index)
+        stack.append(name)
+        for other in sorted(graph[name]):
+            if other not in index:
+                visit(other)
+                lowest[name] = min(lowest[name], lowest[other])
+            elif other in stack:
+                lowest[name] = min(lowest[name], index[other])
+        if lowest[name] == index[name]:
+            place = stack.index(name)
+            group = stack[place:]
+            del stack[place:]
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for name in graph:
+        if name not in index:
+            visit(name)
+    return found
+
+
+def one_cycle(graph: dict[str, set[str]], group: list[str]) -> str:
+    """A shortest way from the first module of a group back to it, as text."""
+    first = group[0]
+    ways = [[first]]
+    seen = {first}
+    while ways:
+        way = ways.pop(0)
+        for other in sorted(graph[way[-1]] & set(group)):
+            if other == first:
+                return " -> ".join([*way, first])
+            if other not in seen:
+                seen.add(other)
+                ways.append([*way, other])
+    return " -> ".join(group)
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    """Imports in functions and under TYPE_CHECKING count: they show that two modules cannot be understood apart."""
+    graph = {module: imports_of(module) for module in MODULES}
+    found = [f"{len(group)} modules, such as {one_cycle(graph, group)}" for group in cycles(graph)]
+    assert not found, "\n".join(found)
+
+
+def test_the_search_for_cycles_finds_them() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set(), "e": {"f"}, "f": {"e"}}
+    assert cycles(graph) == [["b", "c"], ["e", "f"]]
+    assert one_cycle(graph, ["b", "c"]) == "b -> c -> b"
+
+
+# Classes.
+
+
+def classes() -> Iterator[tuple[str, ast.ClassDef]]:
+    """Every class of the package with its module."""
+    for module in MODULES:
+        yield from ((module, node) for node in ast.walk(tree_of(module)) if isinstance(node, ast.ClassDef))
+
+
+def class_names(module: str) -> dict[str, str]:
+    """Name -> full name of every class name of this package that a module defines or imports by name."""
+    names: dict[str, str] = {}
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.ImportFrom) and node.module in MODULES:
+            names.update({alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names})
+        elif isinstance(node, ast.Import):
+            names.update({alias.asname or alias.name: alias.name for alias in node.names})
+        elif isinstance(node, ast.ClassDef):
+            names[node.name] = f"{module}.{node.name}"
+    # `from ktcpvs.control import commands`, and then `commands.Load`.
+    return names
+
+
+def dotted(node: ast.expr) -> str:
+    """`a.b.c` of an expression; "" of any other."""
+    if isinstance(node, ast.Subscript):
+        return dotted(node.value)
+    if isinstance(node, ast.Attribute):
+        before = dotted(node.value)
+        return f"{before}.{node.attr}" if before else ""
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def bases() -> dict[str, list[str]]:
+    """Full name of each class of the package -> full names of its bases in the package."""
+    known = {f"{module}.{node.name}" for module, node in classes()}
+    found: dict[str, list[str]] = {}
+    for module, node in classes():
+        names = class_names(module)
+        above = []
+        for base in node.bases:
+            first, _, rest = dotted(base).partition(".")
+            name = names.get(first, first) + (f".{rest}" if rest else "")
+            if name in known:
+                above.append(name)
+        found[f"{module}.{node.name}"] = above
+    return found
+
+
+INTERFACES = "ktcpvs.interfaces."
+"""zope interfaces extend each other as contracts; that is no inheritance of code."""
+
+ERRORS = "ktcpvs.errors."
+"""Errors are caught by kind, and the kinds are a tree."""
+
+
+def test_inheritance_is_shallow() -> None:
+    """A class is read with all classes above it."""
+    above = bases()
+
+    def depth(name: str) -> int:
+        return max((1 + depth(base) for base in above[name]), default=0)
+
+    deep = {name: depth(name) for name in above if not name.startswith((INTERFACES, ERRORS))}
+    assert {name: number for name, number in deep.items() if number > MAX_INHERITANCE} == {}
+    assert max(deep.values()) > 0, "no inheritance was found at all: the search is broken"
+
+
+PRIVATE_OF_OTHERS: dict[str, dict[str, str]] = {}
+"""Module -> expression -> why it may read this private attribute of another object."""
+
+
+def private_reads(module: str) -> Iterator[tuple[int, str]]:
+    """(line, expression) of each attribute `_name` of anything but self and cls.
+
+    A class may read those of its own kind, which a comparison or a constructor does: `other._name` where the
+    class itself sets `self._name` or has it in its slots or its body.
+    """
+    tree = tree_of(module)
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Attribute) or not is_private(node.attr):
+            continue
+        owner = node.value
+        if isinstance(owner, ast.Name) and owner.id in ("self", "cls"):
+            continue
+        if isinstance(owner, ast.Call) and isinstance(owner.func, ast.Name) and owner.func.id == "super":
+            continue
+        if any(node.attr in own_attributes(definition) for definition in enclosing_classes(tree, node)):
+            continue
+        yield node.lineno, ast.unparse(node)
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def enclosing_classes(tree: ast.Module, inner: ast.AST) -> Iterator[ast.ClassDef]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef) and any(child is inner for child in ast.walk(node)):
+            yield node
+
+
+@cache
+def own_attributes(definition: ast.ClassDef) -> frozenset[str]:
+    """What a class defines itself: methods, class attributes, slots, and what it sets on self."""
+    found: set[str] = set()
+    for node in ast.walk(definition):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            if isinstance(node.value, ast.Name) and node.value.id == "self":
+                found.add(node.attr)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                if isinstance(target, ast.Name):
+                    found.add(target.id)
+                    if target.id == "__slots__" and node.value is not None:
+                        found.update(text.value for text in ast.walk(node.value) if isinstance(text, ast.Constant))
+    return frozenset(found)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_private_attributes_of_other_objects_are_left_alone(module: str) -> None:
+    allowed = PRIVATE_OF_OTHERS.get(module, {})
+    found = list(private_reads(module))
+    assert [f"{MODULES[module]}:{line}: {text}" for line, text in found if text not in allowed] == []
+    assert set(allowed) <= {text for _, text in found}, "the list allows what is not there any more"
+
+
+def test_the_list_of_exceptions_names_modules_that_exist() -> None:
+    assert PRIVATE_OF_OTHERS.keys() <= MODULES.keys()
+
+
+# Habits.
+
+
+def test_periodic_work_does_not_use_looping_call() -> None:
+    """LoopingCall stops at the first exception; ktcpvs.system.periodic does not."""
+    assert [module for module, path in MODULES.items() if "import LoopingCall" in path.read_text()] == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_opens_with_its_docstring(module: str) -> None:
+    assert ast.get_docstring(tree_of(module))
