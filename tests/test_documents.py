@@ -1,4 +1,4 @@
-"""What the documents say is so: their links, their programs, their tables, their command lines and their output."""
+"""The documents are right: their links, programs, tables, command lines and output."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from ktcpvs.control.tcpvsadm.options import read_arguments
 from ktcpvs.control.tcpvsadm.outcome import Misuse
 from ktcpvs.errors import BadConfiguration
 from ktcpvs.interfaces import IScheduler, ISchedulerFactory
+from ktcpvs.model import exchange
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.language.lexer import unquoted
 from ktcpvs.model.language.parser import KEYWORDS, parse
@@ -33,7 +34,7 @@ from ktcpvs.system.plugins import find_schedulers
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-DOCUMENTS = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 EXAMPLE = DOCS / "examples" / "ktcpvs-random"
 
 _FENCE = re.compile(r"^```([\w-]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -278,10 +279,10 @@ def test_the_scheduler_of_the_document_is_the_one_of_the_example() -> None:
     assert programs[1] == (EXAMPLE / "twisted" / "plugins" / "ktcpvs_random_plugin.py").read_text()
 
 
-# Pictures.
+# Generated tables, pictures, names of files.
 
 
-def test_the_picture_of_the_states_is_up_to_date() -> None:
+def test_the_generated_tables_are_up_to_date() -> None:
     command = [sys.executable, str(DOCS / "tools" / "draw_states.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -294,13 +295,35 @@ def test_the_files_in_a_picture_exist(path: Path) -> None:
     assert [file for file in files if not (ROOT / "ktcpvs" / file).exists()] == []
 
 
-def test_every_file_of_the_house_has_its_line_and_no_other() -> None:
-    section = text_of("docs/architecture.md").split("## The files")[1].split("\n## ")[0]
-    named = re.findall(r"^\| `([\w/]+\.py)` \|", section, re.MULTILINE)
+def test_every_module_is_listed_with_its_purpose_and_no_other() -> None:
+    rows = re.findall(r"^\| `([\w/]+\.py)` \| (.+) \|$", text_of("docs/files.md"), re.MULTILINE)
     package = ROOT / "ktcpvs"
     there = {str(path.relative_to(package)) for path in package.rglob("*.py") if path.name != "__init__.py"}
-    assert len(named) == len(set(named))
-    assert set(named) == there
+    assert sorted(name for name, _ in rows) == sorted(there)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_the_modules_that_a_document_names_exist(path: Path) -> None:
+    """In backquotes: `http/pool.py` and `schedulers/` of the package, `tests/memory.py` and `docs/tools/` of the source."""
+    parts = {folder.name for folder in (ROOT / "ktcpvs").iterdir() if folder.is_dir()}
+    named = re.findall(r"`([a-z]\w*/[\w/]*(?:\.py)?)`", prose(str(path.relative_to(ROOT))))
+    missing = [
+        name
+        for name in named
+        if (name.endswith(".py") or name.partition("/")[0] in parts)
+        and "NAME" not in name
+        and not (ROOT / "ktcpvs" / name).exists()
+        and not (ROOT / name).exists()
+    ]
+    assert missing == []
+
+
+def test_every_state_of_a_request_has_its_timeouts() -> None:
+    section = text_of("docs/timeouts.md").split("## Schedulers that decide per request")[1].split("\n## ")[0]
+    first = re.findall(r"^\| (\S.*?) \|.*\|.*\|.*\|$", section, re.MULTILINE)
+    named = {state for column in first for state in column.split(", ")}
+    assert named >= exchange.TABLE.keys()
+    assert named - exchange.TABLE.keys() == {"state", "every state", "(a server connection)"}
 
 
 def test_every_dependency_has_its_reason_and_no_other() -> None:
