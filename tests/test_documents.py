@@ -304,7 +304,7 @@ def test_every_module_is_listed_with_its_purpose_and_no_other() -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_the_modules_that_a_document_names_exist(path: Path) -> None:
-    """In backquotes: `http/pool.py` and `schedulers/` of the package, `tests/memory.py` and `docs/tools/` of the source."""
+    """Names in backquotes: of the package (`http/pool.py`, `schedulers/`) or of the source (`tests/memory.py`)."""
     parts = {folder.name for folder in (ROOT / "ktcpvs").iterdir() if folder.is_dir()}
     named = re.findall(r"`([a-z]\w*/[\w/]*(?:\.py)?)`", prose(str(path.relative_to(ROOT))))
     missing = [
