@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shlex
@@ -327,6 +328,18 @@ def test_every_dependency_has_its_reason_and_no_other() -> None:
     wanted = "".join((setup["options"]["install_requires"], *setup["options.extras_require"].values()))
     named = re.findall(r"^\| `([\w.-]+)` \|", text_of("docs/dependencies.md"), re.MULTILINE)
     assert sorted(named) == sorted(re.findall(r"^([\w.-]+)", wanted, re.MULTILINE))
+
+
+def test_the_measurements_of_the_document_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """docs/tools/measure.py, with numbers so small that the results mean nothing."""
+    monkeypatch.syspath_prepend(str(DOCS / "tools"))
+    measure = importlib.import_module("measure")
+    monkeypatch.delitem(sys.modules, "measure")
+    measure.rules((10,), 1)
+    measure.admission((1, 10), 10)
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 2 + 3
 
 
 # The tutorial, played.
