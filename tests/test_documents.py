@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import configparser
 import importlib
+import itertools
 import os
 import re
 import shlex
@@ -312,6 +314,19 @@ def test_the_modules_that_a_document_names_exist(path: Path) -> None:
     assert [name for name in ours if not (ROOT / "ktcpvs" / name).exists() and not (ROOT / name).exists()] == []
 
 
+def test_the_parts_of_the_architecture_are_the_layers() -> None:
+    """From top to bottom; a row of the document may hold neighbouring layers."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    layers = re.findall(r"ktcpvs\.(\w+)", setup["importlinter:contract:layers"]["layers"])
+    section = text_of("docs/architecture.md").split("## The parts")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+    parts = [re.findall(r"`(\w+)`", row) for row in rows]
+    assert sorted(name for row in parts for name in row) == sorted(layers)
+    places = [[layers.index(name) for name in row] for row in parts]
+    assert all(max(above) < min(below) for above, below in itertools.pairwise(places))
+
+
 def test_every_state_of_a_request_has_its_timeouts() -> None:
     section = text_of("docs/timeouts.md").split("## Schedulers that decide per request")[1].split("\n## ")[0]
     first = re.findall(r"^\| (\S.*?) \|.*\|.*\|.*\|$", section, re.MULTILINE)
@@ -321,8 +336,6 @@ def test_every_state_of_a_request_has_its_timeouts() -> None:
 
 
 def test_every_dependency_has_its_reason_and_no_other() -> None:
-    import configparser
-
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     wanted = "".join((setup["options"]["install_requires"], *setup["options.extras_require"].values()))
