@@ -49,7 +49,7 @@ def text_of(name: str) -> str:
 
 
 def blocks(name: str, language: str) -> list[str]:
-    """The contents of a document's fenced blocks of one language, in their order."""
+    """The fenced blocks of one language, in their order."""
     return [body for kind, body in _FENCE.findall(text_of(name)) if kind == language]
 
 
@@ -64,7 +64,7 @@ def prose(name: str) -> str:
 
 
 def built_in() -> list[str]:
-    """The names of the schedulers that this package brings."""
+    """The names of this package's schedulers."""
     known = find_schedulers().known.items()
     return sorted(name for name, plugin in known if type(plugin).__module__.startswith("ktcpvs."))
 
@@ -73,7 +73,7 @@ def built_in() -> list[str]:
 
 
 def anchors(name: str) -> set[str]:
-    """The headings of a document as GitHub makes anchors of them."""
+    """The anchors that GitHub makes of a document's headings."""
     headings = re.findall(r"^#+ (.*)$", prose(name), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -135,7 +135,7 @@ def test_the_readme_names_the_schedulers_that_work_and_no_other() -> None:
 
 
 def command_lines(name: str) -> Iterator[str]:
-    """Every tcpvsadm command of a document: after a prompt, in an indented block, or between backquotes."""
+    """Every tcpvsadm command of a document: after a prompt, in an indented block, or in backquotes."""
     shells = "\n".join(blocks(name, "console") + blocks(name, "sh"))
     lines = re.findall(r"^(?:\$ )?(.*\btcpvsadm\b.*)$", shells, re.MULTILINE)
     lines += re.findall(r"^    (tcpvsadm .*)$", prose(name), re.MULTILINE)
@@ -146,12 +146,12 @@ def command_lines(name: str) -> Iterator[str]:
         lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
         lexer.whitespace_split = True
         words = list(lexer)
-        if "tcpvsadm" in words:  # and not only in the name of a file
+        if "tcpvsadm" in words:  # not only as a part of a file's name
             yield " ".join(map(shlex.quote, words[words.index("tcpvsadm") :]))
 
 
 def arguments(line: str) -> list[str]:
-    """The words after `tcpvsadm`, up to where the shell takes over."""
+    """The words after `tcpvsadm`, up to the first operator of the shell."""
     words = shlex.split(line)[1:]
     ends = [place for place, word in enumerate(words) if word in (">", "<", "|", "||", "&&", ";", "&")]
     return words[: min(ends, default=len(words))]
@@ -159,13 +159,13 @@ def arguments(line: str) -> list[str]:
 
 COMMAND_LINES = [
     (name, line)
-    for name in (str(path.relative_to(ROOT)) for path in DOCUMENTS if path.name != "tcpvsadm.md")  # it shows forms
+    for name in (str(path.relative_to(ROOT)) for path in DOCUMENTS if path.name != "tcpvsadm.md")  # it has synopses
     for line in dict.fromkeys(command_lines(name))
 ]
 
 
 @pytest.mark.parametrize(("name", "line"), [pytest.param(*case, id=" ".join(case)) for case in COMMAND_LINES])
-def test_a_command_line_can_be_meant(name: str, line: str) -> None:
+def test_a_command_line_is_valid(name: str, line: str) -> None:
     try:
         read_arguments(arguments(line))
     except Misuse as misuse:
@@ -191,7 +191,7 @@ def test_a_configuration_can_be_read(name: str, body: str) -> None:
         table = parse(body, name, service_port).apply(Table())
     except BadConfiguration as error:
         pytest.fail(str(error))
-    assert table != Table(), "it says nothing"
+    assert table != Table(), "the configuration is empty"
 
 
 def test_every_keyword_of_a_service_is_described_and_no_other() -> None:
@@ -224,8 +224,8 @@ def test_the_table_of_settings_is_whole_and_right() -> None:
 
 
 def test_the_programs_about_schedulers_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plugin file by itself, with the example on the path; the others one after another, as one module; then every
-    test in it."""
+    """The plugin file runs by itself with the example on the path, the other programs in turn as one module; so do its
+    tests."""
     programs = blocks("docs/schedulers.md", "python")
     assert len(programs) >= 4
     monkeypatch.syspath_prepend(str(EXAMPLE))
@@ -361,18 +361,18 @@ PORTS = ("8001", "8002", "8080")
 HOME = "/home/you/ktcpvs"
 MARK = "=====next====="
 NOTICE = re.compile(r"^(\S*: line \d+: +\d+ |\[\d+\]. +)(Killed|Terminated|Done) .*\n", re.MULTILINE)
-"""What bash says of its jobs."""
+"""Bash's messages about its jobs."""
 
 WAITS = {
     "python3 -m http": "for try in {{1..200}}; do (: </dev/tcp/127.0.0.1/{port}) 2>/dev/null && break; sleep 0.1; done",
     "ktcpvs --control": "for try in {{1..100}}; do tcpvsadm >/dev/null 2>&1 && break; sleep 0.1; done",
     "kill ": "wait $switch 2>/dev/null",
 }
-"""How a command begins -> what the reader waits for after it."""
+"""Beginning of a command -> shell command that waits until a reader would go on."""
 
 
 def free_ports(count: int) -> list[str]:
-    """Ports of four digits, as the document's, that nobody uses."""
+    """Unused ports of four digits, as in the document."""
     found: list[str] = []
     for port in range(5200, 9900):
         with socket.socket() as probe:
@@ -390,15 +390,15 @@ def free_ports(count: int) -> list[str]:
 
 
 def steps() -> list[tuple[str, str]]:
-    """(command, output) of everything that is typed, the installation left out."""
+    """(command, output) of everything that a reader types, except the installation."""
     typed = "".join(blocks("docs/tutorial.md", "console")[1:])
     return [(part.split("\n", 1)[0], part.split("\n", 1)[1]) for part in re.split(r"^\$ ", typed, flags=re.M)[1:]]
 
 
 def alike(output: str) -> str:
-    """Output without what differs from machine to machine: byte counts, versions, the widths of columns."""
+    """Output without what differs between machines: byte counts, versions, the widths of columns."""
     output = re.sub(r"(?<=version )\S+", "X", output)
-    output = re.sub(r"^  relay .*$", "  relay X", output, flags=re.MULTILINE)  # as this machine can
+    output = re.sub(r"^  relay .*$", "  relay X", output, flags=re.MULTILINE)  # depends on the machine
     output = re.sub(r"(?<= )\d{2,}(?=\s)", "N", output)
     return re.sub(r" +", " ", output)
 
