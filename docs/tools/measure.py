@@ -81,16 +81,15 @@ def admission(counts: Sequence[int] = (1, 100, 10_000, 100_000), calls: int = 10
     def report(name: str, call: Callable[[], object]) -> None:
         print(f"{name}: {min(timeit.repeat(call, number=calls, repeat=5)) / calls * 1e6:.2f} us")
 
-    with socket.socket() as sock:
-        for count in counts:
-            numbers = random.Random(1).sample(range(11 << 16, 200 << 16), count)
-            one = made(deny=Networks.of(Network(32, number << 8, 24) for number in numbers))
-            report(f"deny of {count} networks", partial(one.enter, sock, peer))
-        one = made(client_connections=10_000_000)
-        report("client_connections, in and out", lambda: one.leave(one.enter(sock, peer), 0))
-        for name, value in (("client_rate", "10000000/s"), ("client_head_rate", 10_000_000)):
-            limited = made(**{name: value})
-            report(name, partial(limited.asks, limited.enter(sock, peer), 60))
+    for count in counts:
+        numbers = random.Random(1).sample(range(11 << 16, 200 << 16), count)
+        one = made(deny=Networks.of(Network(32, number << 8, 24) for number in numbers))
+        report(f"deny of {count} networks", partial(one.enter, peer))
+    one = made(client_connections=10_000_000)
+    report("client_connections, in and out", lambda: one.leave(one.enter(peer), 0))
+    for name, value in (("client_rate", "10000000/s"), ("client_head_rate", 10_000_000)):
+        limited = made(**{name: value})
+        report(name, partial(limited.asks, limited.enter(peer), 60))
 
 
 def memory(pid: int, port: int, kind: str) -> None:
