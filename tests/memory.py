@@ -22,8 +22,9 @@ from ktcpvs.model.language.parser import parse
 from ktcpvs.runtime.context import Context, Descriptors
 from ktcpvs.services.director import Director
 from ktcpvs.services.running import RunningService
-from ktcpvs.streams.stream import RESET_ON_CLOSE, Stream
+from ktcpvs.streams.stream import Stream
 from ktcpvs.system.log import EventLog
+from ktcpvs.system.sockets import RESET_ON_CLOSE
 
 
 class Line(StringTransport):

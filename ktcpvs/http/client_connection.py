@@ -476,11 +476,11 @@ class HTTPClientConnection(ClientConnection):
         """Close, once the client has what it was sent."""
         self.set_timer(0)
         if not self.client.close():  # most clients have it all already
-            LingeringClose(self.client, self.context).close()
+            LingeringClose(self.client, self.context.wheel, self.context.settings).close()
 
     def _lingering_close(self) -> LingeringClose:
         self.set_timer(0)
-        return LingeringClose(self.client, self.context, self._lingered)
+        return LingeringClose(self.client, self.context.wheel, self.context.settings, self._lingered)
 
     def _lingered(self) -> None:
         if self.state == life.REFUSING:
@@ -540,7 +540,7 @@ class HTTPClientConnection(ClientConnection):
         """Time in which the client takes nothing is the client's. Returns True when the connection was ended."""
         limit = self.context.settings.read_timeout
         if self._progress is None:
-            self._progress = Progress(self.client, self.context)
+            self._progress = Progress(self.client, self.context.wheel)
         if limit and self._progress.stalled() >= limit:
             self.expire(life.READ_TIMEOUT)
             return True

@@ -100,7 +100,7 @@ class TCPClientConnection(ClientConnection):
             return
         self.set_timer(0)
         if clean or other is self.client:
-            close_gracefully(other, self.context, clean)
+            close_gracefully(other, self.context.wheel, self.context.settings, clean)
         else:
             other.reset()
 
@@ -207,8 +207,8 @@ class TCPClientConnection(ClientConnection):
         """Both directions have ended; what is buffered still goes out, as long as the peers take it."""
         self.transition(life.FINISHED)
         self.set_timer(0)
-        close_gracefully(self.client, self.context)
-        close_gracefully(self.server, self.context)
+        close_gracefully(self.client, self.context.wheel, self.context.settings)
+        close_gracefully(self.server, self.context.wheel, self.context.settings)
 
     def restore_timer(self) -> None:
         self.set_timer(0)
@@ -241,7 +241,7 @@ class TCPClientConnection(ClientConnection):
         if self.dispatcher.entry is not None:
             self.dispatcher.entry.refused(status, response)
         self.client.transport.write(response)
-        LingeringClose(self.client, self.context, self._lingered).linger()
+        LingeringClose(self.client, self.context.wheel, self.context.settings, self._lingered).linger()
 
     def _lingered(self) -> None:
         if self.state == life.REFUSING:

@@ -14,7 +14,7 @@ from twisted.internet.error import ConnectError
 from twisted.logger import Logger, formatEvent
 from twisted.python.failure import Failure
 
-from ktcpvs.health.active_checks import AT_ONCE, ActiveChecks
+from ktcpvs.health.active_checks import MAX_RUNNING, ActiveChecks
 from ktcpvs.model.check import Check
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.health import DOWN, UP
@@ -162,7 +162,7 @@ def test_a_check_that_was_ended_reports_nothing() -> None:
 def test_checks_wait_for_each_other_when_there_are_too_many() -> None:
     world = Checked("check = tcp")
     assert world.director.checks is not None
-    world.director.checks.running = AT_ONCE
+    world.director.checks.running = MAX_RUNNING
     world.passes(10)
     assert world.called() == []
     world.director.checks.running = 0

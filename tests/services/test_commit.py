@@ -92,7 +92,7 @@ class Switch:
 
     def checked(self) -> list[str]:
         assert self.director.checks is not None
-        return sorted(ident for ident, _ in self.director.checks._watched)
+        return sorted(ident for ident, _ in self.director.checks._servers)
 
 
 class Told(Director):

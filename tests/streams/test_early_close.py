@@ -1,4 +1,4 @@
-"""Clients of whom one thing is wanted: on uvloop they are served on their bare socket, and end as all others do."""
+"""Clients that get one response and are closed: on uvloop they are served on their bare socket, and end as others."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def answering(*what: Callable[[Owner], object]) -> Callable[[Owner], None]:
 
 
 def write(data: bytes) -> Callable[[Owner], object]:
-    return lambda owner: owner.stream.transport.write(data)
+    return lambda owner: owner.stream.write(data)
 
 
 def do(name: str) -> Callable[[Owner], object]:
@@ -85,7 +85,7 @@ def test_an_answer_that_does_not_fit(lines: Lines) -> None:
 
 
 def test_an_answer_and_an_end(lines: Lines) -> None:
-    owner, peer = lines.line(answering(write(b"an answer"), do("end")), b"a request")
+    owner, peer = lines.line(answering(write(b"an answer"), do("half_close")), b"a request")
     assert read_all(peer) == b"an answer"
     peer.sendall(b"!")
     owner.has(b"a request!")
@@ -94,7 +94,7 @@ def test_an_answer_and_an_end(lines: Lines) -> None:
 
 
 def test_a_reset(lines: Lines) -> None:
-    owner, peer = lines.line(answering(do("close"), do("reset")), b"a request")
+    owner, peer = lines.line(answering(do("close"), do("abort")), b"a request")
     owner.hears("broken")
     if lines.is_unix:
         assert peer.recv(1) == b""

@@ -14,13 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from reactors import Lines, Owner, ReactorThread, descriptors, settled
+from reactors import Lines, Owner, ReactorThread, descriptors, flushed, settled
 from servers import read_all, read_exactly, reset, wait_for
 from twisted.internet.testing import StringTransport
 
-from ktcpvs.relay.detach import Detached, can_detach, detach, duplicate, flushed
-from ktcpvs.relay.watch import Watch
-from ktcpvs.streams.stream import RESET_ON_CLOSE, Stream
+from ktcpvs.relay.poller import SocketPoller
+from ktcpvs.streams.contract import NotDetachable
+from ktcpvs.streams.detached import DetachedTransport
+from ktcpvs.streams.stream import Stream
+from ktcpvs.system.sockets import RESET_ON_CLOSE
 
 BULK = random.Random(1).randbytes(6_000_000)
 """More than the kernel's buffers on the way take."""
@@ -53,10 +55,10 @@ def lines(thread: ReactorThread, how: str, family: int, tmp_path: Path) -> Itera
 
 
 @pytest.fixture
-def watch(thread: ReactorThread) -> Iterator[Watch]:
-    watch = thread.run(Watch, thread.reactor)
-    yield watch
-    thread.run(watch.close)
+def poller(thread: ReactorThread) -> Iterator[SocketPoller]:
+    poller = thread.run(SocketPoller, thread.reactor)
+    yield poller
+    thread.run(poller.close)
 
 
 class Hand:
@@ -65,30 +67,31 @@ class Hand:
     on_its_way: whether it holds something.
     """
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, poller: SocketPoller) -> None:
         self.asked: list[str] = []
         self.on_its_way = False
-        self.transport = Detached(self, watch.soon)
+        self.transport = DetachedTransport(self, poller.call_soon)
         self.sock: socket.socket
         self.taken = False
 
-    def holds(self, transport: Detached) -> bool:
+    def has_unsent(self, transport: DetachedTransport) -> bool:
         assert transport is self.transport
         return self.on_its_way
 
-    def read_no_more(self, transport: Detached) -> None:
+    def stop_reading(self, transport: DetachedTransport) -> None:
         assert transport is self.transport
         self.asked.append("read no more")
 
-    def forget(self, transport: Detached) -> None:
+    def forget(self, transport: DetachedTransport) -> None:
         assert transport is self.transport
         assert self.sock.fileno() >= 0
         self.asked.append("forget")
 
     def take(self, stream: Stream) -> None:
-        assert can_detach(stream) is None
-        assert flushed(stream)
-        self.sock = detach(stream, self.transport)
+        assert stream.detach_obstacle() is None
+        sock = stream.detach(self.transport)
+        assert isinstance(sock, socket.socket)
+        self.sock = sock
         assert stream.transport is self.transport
         self.taken = True
 
@@ -107,9 +110,9 @@ class Hand:
         return bytes(data)
 
 
-def taken(lines: Lines, watch: Watch, owner: Owner) -> Hand:
+def taken(lines: Lines, poller: SocketPoller, owner: Owner) -> Hand:
     """The stream's connection has left its transport."""
-    hand = Hand(watch)
+    hand = Hand(poller)
     lines.thread.run(hand.take, owner.stream)
     return hand
 
@@ -136,7 +139,7 @@ def a_moment(thread: ReactorThread) -> None:
 
 
 @pytest.mark.parametrize("reset_on_close", [False, True])
-def test_nobody_notices(lines: Lines, watch: Watch, reset_on_close: bool) -> None:
+def test_nobody_notices(lines: Lines, poller: SocketPoller, reset_on_close: bool) -> None:
     owner, peer = lines.line()
     peer.sendall(b"hello")
     owner.has(b"hello")
@@ -147,7 +150,7 @@ def test_nobody_notices(lines: Lines, watch: Watch, reset_on_close: bool) -> Non
     if reset_on_close and not lines.is_unix:  # what close_with_reset sets on the socket
         handle = owner.stream.transport.getHandle()
         lines.thread.run(handle.setsockopt, socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-    hand = taken(lines, watch, owner)
+    hand = taken(lines, poller, owner)
     a_moment(lines.thread)
     assert silent(peer)
     assert (owner.heard, owner.stream.is_open) == ([], True)
@@ -162,21 +165,21 @@ def test_nobody_notices(lines: Lines, watch: Watch, reset_on_close: bool) -> Non
     assert hand.asked == []
 
 
-def test_what_waits_in_the_kernel_is_there(lines: Lines, watch: Watch) -> None:
+def test_what_waits_in_the_kernel_is_there(lines: Lines, poller: SocketPoller) -> None:
     owner, peer = lines.line()
     owner.do("pause")
     first = BULK[:50_000]
     peer.sendall(first)
-    hand = taken(lines, watch, owner)
+    hand = taken(lines, poller, owner)
     peer.sendall(b"and more")
     assert hand.read(50_008) == first + b"and more"
     assert owner.data == b""
 
 
-def test_in_the_middle_of_what_comes(lines: Lines, watch: Watch) -> None:
+def test_in_the_middle_of_what_comes(lines: Lines, poller: SocketPoller) -> None:
     """No byte is lost or read twice while its peer sends on and on."""
     owner, peer = lines.line()
-    hand = Hand(watch)
+    hand = Hand(poller)
 
     def leave(_: bytes) -> None:
         if len(owner.data) > 500_000:
@@ -198,9 +201,9 @@ def test_in_the_middle_of_what_comes(lines: Lines, watch: Watch) -> None:
 
 
 @pytest.mark.parametrize("pause", [False, True])
-def test_from_the_first(lines: Lines, watch: Watch, pause: bool) -> None:
+def test_from_the_first(lines: Lines, poller: SocketPoller, pause: bool) -> None:
     """Within `made`, or when it was paused there and nothing has happened since."""
-    hand = Hand(watch)
+    hand = Hand(poller)
 
     def at_once(owner: Owner) -> None:
         if pause:
@@ -223,8 +226,8 @@ def test_from_the_first(lines: Lines, watch: Watch, pause: bool) -> None:
     assert ends(peer) == "end"
 
 
-def test_with_the_first_that_comes(lines: Lines, watch: Watch) -> None:
-    hand = Hand(watch)
+def test_with_the_first_that_comes(lines: Lines, poller: SocketPoller) -> None:
+    hand = Hand(poller)
 
     def at_once(owner: Owner) -> None:
         owner.received = lambda _: hand.take(owner.stream)
@@ -238,15 +241,16 @@ def test_with_the_first_that_comes(lines: Lines, watch: Watch) -> None:
     assert (owner.data, ends(peer)) == (b"first", "end")
 
 
-def test_what_was_written_just_before(lines: Lines, watch: Watch) -> None:
+def test_what_was_written_just_before(lines: Lines, poller: SocketPoller) -> None:
     """uvloop sends at once, so nothing is buffered; Twisted in its next turn."""
     owner, peer = lines.line()
-    hand = Hand(watch)
+    hand = Hand(poller)
 
     def write_and_leave() -> bool:
-        owner.stream.transport.write(b"one")
-        owner.stream.transport.writeSequence([b"two", b"three"])
+        owner.stream.write(b"one")
+        owner.stream.writev([b"two", b"three"])
         if not flushed(owner.stream):
+            assert owner.stream.detach(hand.transport) is NotDetachable.BUFFERED
             return False
         hand.take(owner.stream)
         return True
@@ -282,11 +286,11 @@ class Producer:
         self.told.append("stop")
 
 
-def test_a_producer_is_not_told(lines: Lines, watch: Watch) -> None:
+def test_a_producer_is_not_told(lines: Lines, poller: SocketPoller) -> None:
     owner, _ = lines.line()
     producer = Producer()
-    lines.thread.run(owner.stream.transport.registerProducer, producer, True)
-    taken(lines, watch, owner)
+    lines.thread.run(owner.stream.set_backpressure, producer.pauseProducing, producer.resumeProducing)
+    taken(lines, poller, owner)
     owner.do("close")
     owner.hears("lost")
     assert producer.told == []
@@ -296,9 +300,9 @@ def test_a_producer_is_not_told(lines: Lines, watch: Watch) -> None:
 
 
 @pytest.mark.parametrize("unread", [b"", b"nobody reads this"])
-def test_a_close(lines: Lines, watch: Watch, unread: bytes) -> None:
+def test_a_close(lines: Lines, poller: SocketPoller, unread: bytes) -> None:
     owner, peer = lines.line()
-    hand = taken(lines, watch, owner)
+    hand = taken(lines, poller, owner)
     small = BULK[:50_000]
     assert hand.sock.send(small) == len(small)
     peer.sendall(unread)
@@ -311,33 +315,33 @@ def test_a_close(lines: Lines, watch: Watch, unread: bytes) -> None:
         assert ends(peer) == "end"
     assert hand.sock.fileno() == -1
     assert hand.asked == ["read no more", "forget"]
-    owner.do("reset", "close", "end", "pause", "resume", "close_with_reset")
+    owner.do("abort", "close", "half_close", "pause", "resume", "close_with_reset")
     a_moment(lines.thread)
     assert owner.heard == ["lost"]
 
 
-def test_a_reset(lines: Lines, watch: Watch) -> None:
+def test_a_reset(lines: Lines, poller: SocketPoller) -> None:
     owner, peer = lines.line()
-    hand = taken(lines, watch, owner)
-    owner.do("reset", "reset", "close")
+    hand = taken(lines, poller, owner)
+    owner.do("abort", "abort", "close")
     owner.hears("broken")
     assert ends(peer) == ("end" if lines.is_unix else "reset")
     assert hand.asked == ["forget"]
     assert hand.sock.fileno() == -1
 
 
-def test_a_close_that_becomes_a_reset(lines: Lines, watch: Watch) -> None:
+def test_a_close_that_becomes_a_reset(lines: Lines, poller: SocketPoller) -> None:
     owner, peer = lines.line()
-    hand = taken(lines, watch, owner)
-    owner.do("close", "reset")
+    hand = taken(lines, poller, owner)
+    owner.do("close", "abort")
     owner.hears("broken")
     assert ends(peer) == ("end" if lines.is_unix else "reset")
     assert hand.asked == ["read no more", "forget"]
 
 
-def test_a_reset_after_what_was_sent(lines: Lines, watch: Watch) -> None:
+def test_a_reset_after_what_was_sent(lines: Lines, poller: SocketPoller) -> None:
     owner, peer = lines.line()
-    hand = taken(lines, watch, owner)
+    hand = taken(lines, poller, owner)
     hand.sock.send(b"last words")
     assert read_exactly(peer, 10) == b"last words"
     owner.do("close_with_reset")
@@ -345,10 +349,10 @@ def test_a_reset_after_what_was_sent(lines: Lines, watch: Watch) -> None:
     owner.hears("lost")
 
 
-def test_an_end_and_then_a_close(lines: Lines, watch: Watch) -> None:
+def test_an_end_and_then_a_close(lines: Lines, poller: SocketPoller) -> None:
     owner, peer = lines.line()
-    hand = taken(lines, watch, owner)
-    owner.do("end", "end")
+    hand = taken(lines, poller, owner)
+    owner.do("half_close", "half_close")
     assert read_all(peer) == b""
     peer.sendall(b"an answer")
     assert hand.read(9) == b"an answer"
@@ -358,11 +362,11 @@ def test_an_end_and_then_a_close(lines: Lines, watch: Watch) -> None:
     owner.hears("lost")
 
 
-def test_ends_wait_for_what_is_on_its_way(lines: Lines, watch: Watch) -> None:
+def test_ends_wait_for_what_is_on_its_way(lines: Lines, poller: SocketPoller) -> None:
     owner, peer = lines.line()
-    hand = taken(lines, watch, owner)
+    hand = taken(lines, poller, owner)
     hand.on_its_way = True
-    owner.do("end")
+    owner.do("half_close")
     a_moment(lines.thread)
     assert silent(peer)
 
@@ -376,11 +380,11 @@ def test_ends_wait_for_what_is_on_its_way(lines: Lines, watch: Watch) -> None:
     assert (owner.heard, hand.asked) == ([], [])
 
 
-def test_a_close_waits_for_what_is_on_its_way(lines: Lines, watch: Watch) -> None:
+def test_a_close_waits_for_what_is_on_its_way(lines: Lines, poller: SocketPoller) -> None:
     owner, peer = lines.line()
-    hand = taken(lines, watch, owner)
+    hand = taken(lines, poller, owner)
     hand.on_its_way = True
-    owner.do("end", "close")
+    owner.do("half_close", "close")
     a_moment(lines.thread)
     assert silent(peer)
     assert (owner.heard, hand.asked) == ([], ["read no more"])
@@ -396,18 +400,18 @@ def test_a_close_waits_for_what_is_on_its_way(lines: Lines, watch: Watch) -> Non
     assert hand.asked == ["read no more", "forget"]
 
 
-def test_a_reset_waits_for_nothing(lines: Lines, watch: Watch) -> None:
+def test_a_reset_waits_for_nothing(lines: Lines, poller: SocketPoller) -> None:
     owner, peer = lines.line()
-    hand = taken(lines, watch, owner)
+    hand = taken(lines, poller, owner)
     hand.on_its_way = True
-    owner.do("close", "reset")
+    owner.do("close", "abort")
     owner.hears("broken")
     assert ends(peer) == ("end" if lines.is_unix else "reset")
 
 
-def test_what_the_system_breaks(lines: Lines, watch: Watch) -> None:
+def test_what_the_system_breaks(lines: Lines, poller: SocketPoller) -> None:
     owner, _ = lines.line()
-    hand = taken(lines, watch, owner)
+    hand = taken(lines, poller, owner)
 
     def break_it() -> list[str]:
         hand.transport.broken()
@@ -417,14 +421,14 @@ def test_what_the_system_breaks(lines: Lines, watch: Watch) -> None:
     assert lines.thread.run(break_it) == ["broken"]
     assert hand.asked == ["forget"]
     assert hand.sock.fileno() == -1
-    owner.do("close", "reset", "end")
+    owner.do("close", "abort", "half_close")
     a_moment(lines.thread)
     assert owner.heard == ["broken"]
 
 
-def test_what_breaks_while_it_is_closed(lines: Lines, watch: Watch) -> None:
+def test_what_breaks_while_it_is_closed(lines: Lines, poller: SocketPoller) -> None:
     owner, _ = lines.line()
-    hand = taken(lines, watch, owner)
+    hand = taken(lines, poller, owner)
     lines.thread.run(lambda: (owner.stream.close(), hand.transport.broken(), owner.stream.close()))
     owner.hears("broken")
     a_moment(lines.thread)
@@ -434,34 +438,34 @@ def test_what_breaks_while_it_is_closed(lines: Lines, watch: Watch) -> None:
 # Who cannot leave.
 
 
-def refusal(lines: Lines, owner: Owner) -> str | None:
-    answer: str | None = lines.thread.run(can_detach, owner.stream)
+def refusal(lines: Lines, owner: Owner) -> NotDetachable | None:
+    answer: NotDetachable | None = lines.thread.run(owner.stream.detach_obstacle)
     return answer
 
 
 def test_who_has_ended_or_is_being_closed_stays(lines: Lines) -> None:
     owner, peer = lines.line()
     assert refusal(lines, owner) is None
-    owner.do("end")
-    assert refusal(lines, owner) == "it has been ended"
+    owner.do("half_close")
+    assert refusal(lines, owner) == NotDetachable.HALF_CLOSED
     assert read_all(peer) == b""
 
     owner, _ = lines.line()
-    reasons = lines.thread.run(lambda: (owner.stream.close(), can_detach(owner.stream)))
-    assert reasons[1] == "it is being closed"
+    reasons = lines.thread.run(lambda: (owner.stream.close(), owner.stream.detach_obstacle()))
+    assert reasons[1] == NotDetachable.CLOSING
     owner.hears("lost")
-    assert refusal(lines, owner) == "it is not open"
+    assert refusal(lines, owner) == NotDetachable.NOT_OPEN
 
     owner, _ = lines.line()
-    reasons = lines.thread.run(lambda: (owner.stream.reset(), can_detach(owner.stream)))
-    assert reasons[1] == "it is being closed"
+    reasons = lines.thread.run(lambda: (owner.stream.abort(), owner.stream.detach_obstacle()))
+    assert reasons[1] == NotDetachable.CLOSING
 
 
 def test_whose_peer_has_ended_stays(lines: Lines) -> None:
     owner, peer = lines.line()
     peer.shutdown(socket.SHUT_WR)
     owner.hears("ended")
-    assert refusal(lines, owner) == "its peer has ended"
+    assert refusal(lines, owner) == NotDetachable.PEER_ENDED
     owner.do("close")
 
 
@@ -471,29 +475,30 @@ def test_whose_peer_has_reset_stays_or_is_over(lines: Lines) -> None:
     owner.has(b"x")
     reset(peer)
     wait_for(lambda: owner.heard)
-    assert refusal(lines, owner) in ("it is not open", "its peer has ended")  # the second: a unix socket's end
+    assert refusal(lines, owner) in (
+        NotDetachable.NOT_OPEN,
+        NotDetachable.PEER_ENDED,
+    )  # a unix socket
 
 
-def test_who_has_read_without_being_asked_stays(lines: Lines, watch: Watch) -> None:
+def test_who_has_read_without_being_asked_stays(lines: Lines, poller: SocketPoller) -> None:
     """uvloop reads from a connection that it made, whatever one says: what came first must be given out first."""
     owner, _ = lines.line(lambda owner: owner.stream.pause(), b"first")
     if lines.thread.name != "uvloop" or lines.how != "called":
         assert refusal(lines, owner) is None
         return
-    assert refusal(lines, owner) == "what came early has not been read"
+    assert refusal(lines, owner) == NotDetachable.UNREAD
     owner.do("resume")
     owner.has(b"first")
     assert refusal(lines, owner) is None
-    taken(lines, watch, owner)
+    taken(lines, poller, owner)
 
 
 def test_who_has_no_socket_stays() -> None:
     stream = Stream()
-    assert can_detach(stream) == "it is not open"
-    assert not flushed(stream)
+    assert stream.detach_obstacle() == NotDetachable.NOT_OPEN
     stream.makeConnection(StringTransport())
-    assert can_detach(stream) == "its transport has no socket of its own"
-    assert not flushed(stream)
+    assert stream.detach_obstacle() == NotDetachable.NO_SOCKET
 
 
 def test_without_a_descriptor_nothing_happens(lines: Lines) -> None:
@@ -509,7 +514,7 @@ def test_without_a_descriptor_nothing_happens(lines: Lines) -> None:
                 while True:
                     filled.append(os.dup(peer.fileno()))
             with pytest.raises(OSError, match="Too many open files"):
-                duplicate(owner.stream)
+                owner.stream.duplicate_socket()
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             for fd in filled:
@@ -524,19 +529,19 @@ def test_without_a_descriptor_nothing_happens(lines: Lines) -> None:
 
 def living() -> int:
     """How many streams and transports there are."""
-    names = ("Stream", "UVTransport", "UVCaller", "TCPTransport", "UnixTransport", "Server", "Client", "Detached")
+    names = ("Stream", "UVTransport", "UVClientTransport", "Server", "Client", "DetachedTransport")
     return sum(type(thing).__name__ in names for thing in gc.get_objects())
 
 
-def test_nothing_holds_on_to_the_old_transport_nor_to_what_is_over(lines: Lines, watch: Watch) -> None:
+def test_nothing_holds_on_to_the_old_transport_nor_to_what_is_over(lines: Lines, poller: SocketPoller) -> None:
     lines.line()
     settled(lines.thread)
     gc.disable()
     try:
         before = living()
-        for last in ("close", "reset"):
+        for last in ("close", "abort"):
             owner, _ = lines.line()
-            hand = taken(lines, watch, owner)
+            hand = taken(lines, poller, owner)
             if lines.thread.name == "epoll" and lines.how == "called":
                 gc.collect()  # Twisted's connectors hold each other
             wait_for(lambda: living() == before + 2, "the old transport to be freed")

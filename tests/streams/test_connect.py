@@ -1,4 +1,4 @@
-"""Calling servers over real sockets, on uvloop's own transports and on Twisted's: who answers, and who does not."""
+"""Connecting to servers over real sockets, on uvloop's own transports and on Twisted's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from twisted.internet.error import ConnectError, ConnectionRefusedError, DNSLook
 from ktcpvs.model.address import Address, Inet, Unix
 from ktcpvs.streams.connect import connect
 from ktcpvs.streams.stream import Stream
-from ktcpvs.streams.uv_connect import _Call
+from ktcpvs.streams.uv_connect import HappyEyeballs
 
 
 @pytest.fixture(scope="module", params=["uvloop", "epoll"])
@@ -62,7 +62,7 @@ def reach(thread: ReactorThread, address: Address, timeout: float = 10) -> Strea
 
 
 def leave(thread: ReactorThread, stream: Stream) -> None:
-    thread.run(stream.reset)
+    thread.run(stream.abort)
     wait_for(lambda: not stream.is_open)
 
 
@@ -147,7 +147,7 @@ def test_a_unix_socket_whose_backlog_is_full(thread: ReactorThread, tmp_path: Pa
 def reach_any(thread: ReactorThread, *where: tuple[str, int], timeout: float = 10) -> Stream:
     def call_all() -> Deferred[Stream]:
         answer: Deferred[Stream] = Deferred()
-        _Call(thread.reactor.uv, timeout, Stream(), answer).try_all([*where])
+        HappyEyeballs(thread.reactor.uv, timeout, Stream(), answer).try_all([*where])
         return answer
 
     stream: Stream = thread.run(call_all)

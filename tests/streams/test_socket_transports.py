@@ -1,4 +1,6 @@
-"""Streams over real sockets keep one contract, whatever carries them: uvloop's own transports, or Twisted's."""
+"""Streams over real sockets, on uvloop's own transports and on Twisted's: what is particular to sockets.
+
+`test_contract` checks what holds for every stream."""
 
 from __future__ import annotations
 
@@ -67,17 +69,16 @@ def test_the_peer_ends_first(lines: Lines) -> None:
     owner.has(b"last words")
     owner.write(b"an answer")
     assert read_exactly(peer, 9) == b"an answer"
-    owner.do("end")
+    owner.do("half_close")
     assert ends(peer) == "end"
-    if lines.thread.name == "uvloop":  # Twisted would tell it again
-        owner.do("pause", "resume")
+    owner.do("pause", "resume")
     owner.do("close")
     owner.hears("ended", "lost")
 
 
 def test_the_stream_ends_first(lines: Lines) -> None:
     owner, peer = lines.line()
-    owner.thread.run(lambda: (owner.stream.transport.write(BULK), owner.stream.end()))
+    owner.thread.run(lambda: (owner.stream.write(BULK), owner.stream.half_close()))
     assert read_all(peer) == BULK
     peer.sendall(b"still heard")
     owner.has(b"still heard")
@@ -90,7 +91,7 @@ def test_the_stream_ends_first(lines: Lines) -> None:
 def test_what_is_written_after_the_end_is_dropped(lines: Lines) -> None:
     owner, peer = lines.line()
     owner.write(b"first")
-    owner.do("end", "end")
+    owner.do("half_close", "half_close")
     owner.write(b"too late")
     assert read_all(peer) == b"first"
     owner.do("close")
@@ -135,9 +136,9 @@ def test_paused_from_the_first(lines: Lines, first: bytes) -> None:
 
 def test_written_and_ended_from_the_first(lines: Lines) -> None:
     def at_once(owner: Owner) -> None:
-        owner.stream.transport.write(b"220 ")
-        owner.stream.transport.write(b"hello")
-        owner.stream.end()
+        owner.stream.write(b"220 ")
+        owner.stream.write(b"hello")
+        owner.stream.half_close()
 
     owner, peer = lines.line(at_once)
     assert read_all(peer) == b"220 hello"
@@ -147,16 +148,16 @@ def test_written_and_ended_from_the_first(lines: Lines) -> None:
     owner.hears("lost")
 
 
-@pytest.mark.parametrize(("what", "told"), [("close", "lost"), ("reset", "broken")])
+@pytest.mark.parametrize(("what", "told"), [("close", "lost"), ("abort", "broken")])
 def test_left_from_the_first(lines: Lines, what: str, told: str) -> None:
     owner, peer = lines.line(lambda owner: getattr(owner.stream, what)())
-    assert ends(peer) == ("reset" if what == "reset" and not lines.is_unix else "end")
+    assert ends(peer) == ("reset" if what == "abort" and not lines.is_unix else "end")
     owner.hears(told)
 
 
 def test_a_close_sends_all_that_is_buffered(lines: Lines) -> None:
     owner, peer = lines.line()
-    owner.thread.run(lambda: (owner.stream.transport.write(BULK), owner.stream.close()))
+    owner.thread.run(lambda: (owner.stream.write(BULK), owner.stream.close()))
     time.sleep(0.05)
     assert owner.heard == []
     assert read_all(peer) == BULK
@@ -176,7 +177,7 @@ def test_a_close_is_an_end_even_when_something_is_unread(lines: Lines) -> None:
 
 def test_a_reset_drops_what_is_buffered(lines: Lines) -> None:
     owner, peer = lines.line()
-    owner.thread.run(lambda: (owner.stream.transport.write(BULK), owner.stream.reset(), owner.stream.reset()))
+    owner.thread.run(lambda: (owner.stream.write(BULK), owner.stream.abort(), owner.stream.abort()))
     owner.hears("broken")
     received = bytearray()
     try:
@@ -191,17 +192,17 @@ def test_a_reset_drops_what_is_buffered(lines: Lines) -> None:
 
 def test_a_close_that_takes_too_long_becomes_a_reset(lines: Lines) -> None:
     owner, _ = lines.line()
-    owner.thread.run(lambda: (owner.stream.transport.write(BULK), owner.stream.close()))
+    owner.thread.run(lambda: (owner.stream.write(BULK), owner.stream.close()))
     time.sleep(0.05)
     assert owner.heard == []
-    owner.do("reset")
+    owner.do("abort")
     owner.hears("broken")
 
 
 def test_a_reset_after_what_is_buffered(lines: Lines) -> None:
     owner, peer = lines.line()
     small = BULK[:50_000]
-    owner.thread.run(lambda: (owner.stream.transport.write(small), owner.stream.close_with_reset()))
+    owner.thread.run(lambda: (owner.stream.write(small), owner.stream.close_with_reset()))
     assert read_exactly(peer, len(small)) == small
     assert ends(peer) == ("end" if lines.is_unix else "reset")
     owner.hears("lost")
@@ -214,7 +215,7 @@ def test_the_peer_resets(lines: Lines) -> None:
     owner.has(b"x")
     reset(peer)
     owner.hears("broken")
-    owner.do("reset", "close", "end", "pause", "resume", "close_with_reset")
+    owner.do("abort", "close", "half_close", "pause", "resume", "close_with_reset")
     owner.hears("broken")
 
 
@@ -242,7 +243,7 @@ def test_writing_to_a_peer_who_is_gone(lines: Lines) -> None:
 
     def write() -> None:
         if owner.stream.is_open:
-            owner.stream.transport.write(b"x" * 1000)
+            owner.stream.write(b"x" * 1000)
 
     for _ in range(100):
         lines.thread.run(write)
@@ -272,7 +273,7 @@ def test_what_came_before_a_failed_write_is_heard(lines: Lines, size: int) -> No
 def test_ending_towards_a_peer_who_is_gone(lines: Lines) -> None:
     owner, peer = lines.line()
     reset(peer)
-    owner.do("end", "close")
+    owner.do("half_close", "close")
     wait_for(lambda: owner.heard)
     assert len(owner.heard) == 1
 
@@ -306,7 +307,7 @@ def test_a_producer_is_held_back(lines: Lines) -> None:
     wait_for(lambda: producer.told == ["pause", "resume"])
     peer.close()
     owner.hears("ended")
-    owner.do("reset")
+    owner.do("abort")
     owner.hears("ended", "broken")
     assert producer.told == ["pause", "resume", "stop"]
 
@@ -320,7 +321,7 @@ def test_a_producer_that_comes_late_or_goes_early(lines: Lines) -> None:
         owner.stream.transport.registerProducer(producer, True)
         if lines.thread.name == "uvloop":
             assert producer.told == ["pause"]
-        owner.stream.transport.write(b"!")
+        owner.stream.write(b"!")
 
     lines.thread.run(register)
     assert producer.told == ["pause"]
@@ -340,9 +341,9 @@ def test_a_relay_of_two_streams_with_a_slow_reader(lines: Lines) -> None:
     size = 20_000_000
 
     def join() -> None:
-        target.stream.transport.registerProducer(source.stream.transport, True)
-        source.stream.dataReceived = target.stream.transport.write
-        source.stream.ended = target.stream.end
+        target.stream.set_backpressure(source.stream.pause, source.stream.resume)
+        source.stream.dataReceived = target.stream.write
+        source.stream.ended = target.stream.half_close
 
     lines.thread.run(join)
     sent, received = hashlib.sha256(), hashlib.sha256()
@@ -435,14 +436,14 @@ def test_one_descriptor_for_each_side(lines: Lines) -> None:
         if number % 2:
             owner.do("close")
         else:
-            owner.do("reset")
+            owner.do("abort")
         peer.close()
     wait_for(lambda: descriptors() == before, "all descriptors to be closed")
 
 
 def living() -> int:
     """How many streams and transports there are."""
-    names = ("Stream", "UVTransport", "UVCaller", "TCPTransport", "UnixTransport", "Server", "Client")
+    names = ("Stream", "UVTransport", "UVClientTransport", "TCPTransport", "UnixTransport", "Server", "Client")
     return sum(type(thing).__name__ in names for thing in gc.get_objects())
 
 
@@ -452,12 +453,12 @@ def test_nothing_holds_on_to_a_connection_that_is_over(lines: Lines) -> None:
     gc.disable()
     try:
         before = living()
-        for last in ("close", "reset"):
+        for last in ("close", "abort"):
             owner, peer = lines.line()
             assert living() > before
             peer.sendall(b"x")
             owner.has(b"x")
-            owner.do("end", last)
+            owner.do("half_close", last)
             wait_for(lambda owner=owner: owner.heard)
             owner.stream = None
             lines.owners.remove(owner)
