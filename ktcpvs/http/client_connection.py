@@ -499,7 +499,7 @@ class HTTPClientConnection(ClientConnection):
         self.end()
         exchange.detach()
 
-    # Timeouts. docs/architecture.md has the table of states and their timeouts.
+    # Timeouts. docs/timeouts.md has the table of states and their timeouts.
 
     def restore_timer(self) -> None:
         self.set_timer(self._check_interval(), self._check_timeouts)
