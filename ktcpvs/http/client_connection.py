@@ -18,14 +18,13 @@ from ktcpvs.http.service import HTTPService
 from ktcpvs.http.upgrade import Upgrade
 from ktcpvs.model import exchange as life
 from ktcpvs.model.scheduling import Choice
-from ktcpvs.protocols import messages
-from ktcpvs.protocols.framing import BadFrame, Chunked, Frame
-from ktcpvs.protocols.http1 import BadRequest, HeadReader, error_response
+from ktcpvs.protocols import http1
+from ktcpvs.protocols.http1 import BadFrame, BadRequest, Chunked, Frame, HeadReader, error_response
 from ktcpvs.streams.lingering_close import LingeringClose, Progress
 
 SLASH = ord("/")
 
-_match_head = messages.REQUEST.match
+_match_head = http1.REQUEST.match
 
 MAX_PENDING_BYTES = 65536
 """Bytes of later requests that are held while one is served; then the client is not read."""
@@ -228,10 +227,10 @@ class HTTPClientConnection(ClientConnection):
             if reader is None:
                 found = _match_head(data)
                 if found is not None and found.end() <= self.context.settings.head_size:
-                    self._begin(messages.Request(found), data, found)
+                    self._begin(http1.Request(found), data, found)
                     return
                 settings = self.context.settings
-                check = messages.EarlyCheck().feed
+                check = http1.EarlyCheck().feed
                 reader = self._reader = HeadReader(settings.head_size, settings.head_lines, settings.uri_size, check)
                 self._head_began = self.context.wheel.now
             if reader.feed(data) is None:
@@ -241,13 +240,13 @@ class HTTPClientConnection(ClientConnection):
             found = _match_head(whole)
             if found is None:
                 raise BadRequest(400, "the head has a form that HTTP/1.1 forbids")
-            self._begin(messages.Request(found), whole, found)
+            self._begin(http1.Request(found), whole, found)
         except BadRequest as bad:
             self.transition(life.BAD_REQUEST)
             method = found[2] if found is not None else reader.method if reader is not None else None
             self.refuse(bad.status, str(bad), method=method)
 
-    def _begin(self, message: messages.Request, data: bytes, found: re.Match[bytes]) -> None:
+    def _begin(self, message: http1.Request, data: bytes, found: re.Match[bytes]) -> None:
         """A head is complete. Nothing is sent before what came with it has been checked."""
         started, settings = monotonic(), self.context.settings
         end = found.end()
@@ -359,7 +358,7 @@ class HTTPClientConnection(ClientConnection):
         if self.state in (life.CHOOSING, life.QUEUED, life.CONNECTING):
             return True
         message = self.exchange.message
-        return self.state == life.WAITING and message is not None and message.method in messages.IDEMPOTENT
+        return self.state == life.WAITING and message is not None and message.method in http1.IDEMPOTENT
 
     def _client_lost(self, clean: bool) -> None:
         if self.state != life.CLOSED:
@@ -418,7 +417,7 @@ class HTTPClientConnection(ClientConnection):
     def refused(self) -> None:
         self._serve_pending()
 
-    def switch_protocols(self, response: messages.Response, protocols: bytes, rest: bytes) -> None:
+    def switch_protocols(self, response: http1.Response, protocols: bytes, rest: bytes) -> None:
         exchange, choice = self.exchange, self.dispatcher.choice
         server = exchange.server
         assert server is not None  # it has sent the response

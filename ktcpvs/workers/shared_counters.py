@@ -9,7 +9,7 @@ from ktcpvs.model.destination import Destination, SharedDestination
 from ktcpvs.model.service import RealServer
 from ktcpvs.model.table import Table
 from ktcpvs.runtime.resources import Clients, Counters
-from ktcpvs.system.shared import ROWS_MAX, SharedTable
+from ktcpvs.system.shared import MAX_ROWS, SharedTable
 
 CLIENTS = "clients"
 """In the place of an address: the row counts the clients of the service."""
@@ -67,7 +67,7 @@ class SlotAllocator:
     rows: who has which. used: how many were ever given out.
     """
 
-    def __init__(self, table: SharedTable, most: int = ROWS_MAX) -> None:
+    def __init__(self, table: SharedTable, most: int = MAX_ROWS) -> None:
         """most: how many rows there are."""
         self._table = table
         self._most = most

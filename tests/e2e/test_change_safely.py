@@ -94,10 +94,10 @@ def test_check_finds_nothing_wrong(site: Path) -> None:
             "deny = 192.0.2.0/24", "",
             'service web: test "GET /images/x" from 192.0.2.7 -> nobody fails: 10.0.0.1:80 serves',
         ),
-        ('"GET /nothing" ->', '"GET" ->', "{file}:14:10: test 'GET': METHOD TARGET is wanted"),
-        ("-> nobody", "", "{file}:15:5: '->' is wanted here, not 'test'"),
-        ('"Cookie: a=b"', '"Cookie"', "{file}:12:10: test: header 'Cookie': \"NAME: VALUE\" is wanted"),
-        ("from 192.0.2.7", "from me", "{file}:15:10: test: client 'me': an IP address is wanted"),
+        ('"GET /nothing" ->', '"GET" ->', "{file}:14:10: test 'GET': expected METHOD TARGET"),
+        ("-> nobody", "", "{file}:15:5: expected '->', not 'test'"),
+        ('"Cookie: a=b"', '"Cookie"', "{file}:12:10: test: header 'Cookie': expected \"NAME: VALUE\""),
+        ("from 192.0.2.7", "from me", "{file}:15:10: test: client 'me': expected an IP address"),
     ],
 )  # fmt: skip
 def test_check_says_what_load_says(
@@ -184,7 +184,7 @@ def test_diff(make_daemon: Callable[..., Daemon], site: Path) -> None:
     assert text.stdout.splitlines() == [
         "setting read_timeout: 60 -> 180",
         "setting cookie_key changes",
-        "- service old, which runs: it stops and drains",
+        "- service old (running): it stops and drains",
         "service web: balance: wlc -> rr",
         "service web: server 10.0.0.2:80: weight 3 -> 1",
         "service web: - server 10.0.0.3:80, which drains",

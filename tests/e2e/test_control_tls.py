@@ -211,7 +211,7 @@ def test_what_a_daemon_does_not_begin_with(make_daemon: Make, site: Site) -> Non
     with socket.socket() as taken:
         taken.bind((LOOPBACK, site.port))
         taken.listen()
-        in_the_way = f"cannot listen on {LOOPBACK}:{site.port}: something else listens there already"
+        in_the_way = f"cannot listen on {LOOPBACK}:{site.port}: another program listens there already"
         assert said(site.listens, tls=True) == f"{where}{in_the_way}"
     for places, why in (
         (["unix:/x", "unix:/y"], "--control names two unix sockets: one unix:/PATH is wanted"),
@@ -372,7 +372,7 @@ def test_a_takeover_beside_it(make_daemon: Make, site: Site) -> None:
         assert old.wait() == 0
         wait_for(lambda: answers(site.port))
         assert site.ask() == ["s"]
-        why = f"cannot listen on {LOOPBACK}:{busy}: something else listens there already; it is tried again and again"
+        why = f"cannot listen on {LOOPBACK}:{busy}: another program listens there already; it is tried again and again"
         wait_for(lambda: f"control tls:{LOOPBACK}:{busy}: {why}" in new.log())
     wait_for(lambda: answers(busy))
     assert site.ask(port=busy) == ["s"]

@@ -16,7 +16,7 @@ from ktcpvs.http.exchange import MAX_INTERIM_PER_TURN
 from ktcpvs.http.head_cache import MAX_CACHED_REQUEST, MAX_REQUESTS
 from ktcpvs.model import exchange as life
 from ktcpvs.model.latency import described
-from ktcpvs.protocols.framing import COST_AT_ONCE
+from ktcpvs.protocols.http1.body import MAX_COST_PER_CALL
 
 RULES = (
     "scheduler = phttp", f"server = {A}", f"server = {B}",
@@ -709,7 +709,7 @@ def test_a_server_that_switches_while_the_body_waits_for_its_turn_is_502(make: M
     """The bytes that wait would come behind what the client sends next."""
     world = make()
     client = world.client()
-    body = b"1\r\nx\r\n" * (COST_AT_ONCE + 100)
+    body = b"1\r\nx\r\n" * (MAX_COST_PER_CALL + 100)
     client.says(get("/a", "Transfer-Encoding: chunked", "Connection: Upgrade", "Upgrade: x", method="POST", body=body))
     a = world.accepts(A)
     assert not client.is_read()

@@ -53,7 +53,7 @@ class Asked(Resolver):
         """To the oldest question."""
         self.open.pop(0).callback(Found(addresses, ttl))
 
-    def finds_nothing(self, why: str = "there is no such name") -> None:
+    def finds_nothing(self, why: str = "the name does not exist") -> None:
         self.open.pop(0).errback(NotFound(why))
 
     def next_ask(self) -> float:
@@ -125,7 +125,7 @@ def test_what_is_not_found_keeps_what_it_had_and_is_asked_less_and_less_often() 
         seconds.append(asked.next_ask())
     assert [after - before for before, after in zip([5, *seconds], seconds, strict=False)] == [5, 10, 20, 40, 60, 60]
     assert asked.means == [("a.example", (ONE,))]
-    assert asked.lines[1:] == [f"a.example is not found: there is no such name; it stays {ONE}"]
+    assert asked.lines[1:] == [f"a.example is not found: the name does not exist; it stays {ONE}"]
     asked.says(ONE)
     assert asked.lines[2:] == ["a.example is found again, and means what it did"]
     assert asked.means == [("a.example", (ONE,))]

@@ -13,7 +13,7 @@ from ktcpvs.model.destination import Destination, SharedDestination
 from ktcpvs.model.service import RealServer, VirtualService
 from ktcpvs.model.table import Table
 from ktcpvs.runtime.resources import Clients
-from ktcpvs.schedulers.order import LOOKS, Order
+from ktcpvs.schedulers.order import REFRESHED_PER_CHOICE, Order
 from ktcpvs.system.shared import SharedTable
 from ktcpvs.workers.shared_counters import CLIENTS, Key, SharedClients, SharedCounters, SlotAllocator
 
@@ -194,7 +194,7 @@ def test_one_that_became_idle_elsewhere_is_found_after_a_bounded_number_of_choic
     looks = 0
     while order.first(set()) is not servers[17]:
         looks += 1
-        assert looks <= 30 / LOOKS
+        assert looks <= 30 / REFRESHED_PER_CHOICE
 
 
 @settings(max_examples=60, deadline=None)
@@ -209,7 +209,7 @@ def test_after_one_look_at_each_the_least_loaded_is_first(steps: list[tuple[int,
             leases.setdefault(number, []).append(servers[number].lease())
         elif leases.get(number):
             leases[number].pop().end()
-    for _ in range(20 // LOOKS):
+    for _ in range(20 // REFRESHED_PER_CHOICE):
         order.first(set())
     found = order.first(set())
     assert found is not None

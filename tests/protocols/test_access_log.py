@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ktcpvs.model.service import OPTIONS, VirtualService
-from ktcpvs.protocols.access import FORMATS, Record, as_json, combined
+from ktcpvs.protocols.access_log import FORMATS, Record, as_json, combined
 
 LINES = b"Host: www.example.org\r\nUSER-agent:curl/8.1 \r\nX-Referer: no\r\nreferer:  http://example.org/a?b\r\n"
 BEGAN = 1795404694.1239  # 23 November 2026, 03:31:34 UTC

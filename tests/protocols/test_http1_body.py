@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ktcpvs.protocols.framing import CHUNK_LINE_BYTES, TRAILER_BYTES, BadFrame, Chunked, Frame, Length, UntilClose
+from ktcpvs.protocols.http1 import BadFrame, Chunked, Frame
+from ktcpvs.protocols.http1.body import MAX_CHUNK_LINE_BYTES, MAX_TRAILER_BYTES, Length, UntilClose
 
 TCHAR = [b"%c" % letter for letter in b"!#$%&'*+-.^_`|~0189AFZafz"]
 TEXT = [b"%c" % letter for letter in b"\t !#$;:,=az09[]~\x80\xff"]
@@ -128,10 +129,10 @@ def test_a_size_that_cannot_become_one_is_refused_before_its_line_ends(begun: by
 @pytest.mark.parametrize("size", [1, 7, 1 << 20])
 @pytest.mark.parametrize("more", [0, 1])
 def test_the_line_of_a_chunk_has_a_longest(size: int, more: int) -> None:
-    line = b"5;" + b"a" * (CHUNK_LINE_BYTES - 4 + more) + b"\r\n"
+    line = b"5;" + b"a" * (MAX_CHUNK_LINE_BYTES - 4 + more) + b"\r\n"
     frame = Chunked()
     if not more:
-        assert fed(frame, line, size) == CHUNK_LINE_BYTES
+        assert fed(frame, line, size) == MAX_CHUNK_LINE_BYTES
         return
     with pytest.raises(BadFrame):
         fed(frame, line, size)
@@ -148,7 +149,7 @@ def test_a_line_that_never_ends() -> None:
 @pytest.mark.parametrize("size", [7, 1 << 20])
 @pytest.mark.parametrize("more", [0, 1])
 def test_trailers_have_a_size(size: int, more: int) -> None:
-    lines = (b"a: " + b"b" * 11 + b"\r\n") * (TRAILER_BYTES // 16)
+    lines = (b"a: " + b"b" * 11 + b"\r\n") * (MAX_TRAILER_BYTES // 16)
     frame = Chunked()
     assert frame.feed(b"0\r\n") == 3
     if not more:

@@ -1,8 +1,8 @@
-"""The head of an HTTP/1 request (RFC 9112, sections 2 to 5), and the answers with which the switch refuses one.
+"""Reads the head of a request that comes in pieces, or that is not HTTP/1 at all.
 
-A reader looks and never eats: `HeadReader.feed` gives a RequestHead, None for "more is needed", or raises
-BadRequest, and `HeadReader.received` holds every byte that came, as it came. A head is refused at the first byte with
-which it cannot become valid any more, in whatever pieces it comes, and each byte is looked at once.
+A complete head is recognised faster by grammar.REQUEST_HEAD. This reader is for everything else: it refuses a head at
+the first byte with which the head cannot become valid any more, in whatever pieces it comes, and looks at each byte
+once. It consumes nothing: `HeadReader.received` holds every byte that came.
 """
 
 from __future__ import annotations
@@ -12,16 +12,24 @@ from collections.abc import Callable
 
 from attrs import frozen
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
-_NAME = re.compile(rb"%b*+" % _TOKEN)
-_TARGET = re.compile(rb"[\x21\x22\x24-\x7e\x80-\xff]*+")
-_VERSION = re.compile(rb"HTTP/([0-9])\.([0-9])\r\n")
-_VERSION_BEGUN = re.compile(rb"H(?:T(?:T(?:P(?:/(?:[0-9](?:\.(?:[0-9]\r?)?)?)?)?)?)?)?")
-_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*+")
-_HEADER_LINES = re.compile(rb"(?:%b++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+" % _TOKEN)
+from ktcpvs.protocols.http1.errors import BadRequest
+from ktcpvs.protocols.http1.grammar import (
+    FIELD_LINES,
+    FIELD_VALUE,
+    MAX_METHOD_BYTES,
+    TARGET,
+    TOKEN,
+    beginning_of,
+)
+from ktcpvs.protocols.http1.target import path_of
 
-MAX_METHOD_BYTES = 64
-"""The longest method that is accepted."""
+# The same parts as in grammar.REQUEST_HEAD, each of which may have come in part or not at all.
+_NAME_BEGUN = re.compile(rb"(?:%b)?" % TOKEN)
+_TARGET_BEGUN = re.compile(rb"(?:%b)?" % TARGET)
+_VALUE_BEGUN = re.compile(FIELD_VALUE)
+_LINES_BEGUN = re.compile(FIELD_LINES)
+_VERSION = re.compile(rb"HTTP/([0-9])\.([0-9])\r\n")
+_VERSION_BEGUN = re.compile(beginning_of((b"H", b"T", b"T", b"P", b"/", b"[0-9]", rb"\.", b"[0-9]", rb"\r")))
 
 _VERSION_BYTES = len(b"HTTP/1.1\r\n")
 
@@ -30,41 +38,15 @@ _AT_START, _IN_METHOD, _IN_TARGET, _IN_VERSION, _AT_LINE, _IN_NAME, _IN_VALUE, _
     10
 )
 
-_ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*+://[^/?#]++([^#]*+)")
-_AUTHORITY = re.compile(rb"(?:\[[0-9A-Fa-f:.]++\]|[^/?#@:\[\]]++):[0-9]{1,5}")
-
-REASONS = {
-    400: "Bad Request",
-    408: "Request Timeout",
-    413: "Content Too Large",
-    414: "URI Too Long",
-    429: "Too Many Requests",
-    431: "Request Header Fields Too Large",
-    501: "Not Implemented",
-    502: "Bad Gateway",
-    503: "Service Unavailable",
-    504: "Gateway Timeout",
-    505: "HTTP Version Not Supported",
-}
-
-
-NO_HTTP_1 = (400, 505)
-"""The statuses of what is no request of HTTP/1 at all, and may be another protocol."""
-
-
-class BadRequest(Exception):
-    """What came is no request that can be served. status: the HTTP status to answer; str(): why."""
-
-    def __init__(self, status: int, why: str) -> None:
-        super().__init__(why)
-        self.status = status
-
 
 @frozen
 class RequestHead:
-    """A request's head. method, target: raw bytes. path: the path and query of the target, for rules to match.
-    minor: 0 or 1, of HTTP/1.x. lines: the raw header lines, each with its line end. size: bytes of the whole head,
-    from the first byte that came, empty lines before the request included."""
+    """A request's head.
+
+    method, target: raw bytes. path: the path and query of the target, for rules to match. minor: 0 or 1, of HTTP/1.x.
+    lines: the raw header lines, each with its line end. size: bytes of the whole head, from the first byte that came,
+    empty lines before the request included.
+    """
 
     method: bytes
     target: bytes
@@ -79,7 +61,7 @@ class HeadReader:
 
     max_size: bytes. max_lines: header lines. max_target: bytes of the request target; None: as many as fit in the head.
     check_lines: called with header lines once they are complete, while the head is not, and with the version, True for
-    HTTP/1.1; it may raise BadRequest. None: nothing more is asked of them than their form.
+    HTTP/1.1; it may raise BadRequest. None: the reader checks their form alone.
     """
 
     __slots__ = (
@@ -97,10 +79,10 @@ class HeadReader:
         self.received = bytearray()
         self._check_lines = check_lines
         self._expected = _AT_START
-        self._at = 0  # what stands before it has been checked; it stays at the beginning of a version
+        self._at = 0  # the bytes before it have been checked; it stays at the beginning of a version
         self._begin = 0  # where the request line begins, after empty lines
         self._target_begin = self._target_end = self._lines_begin = 0
-        self._lines_checked = self._lines_end = 0  # where the lines end that `check_lines` knows, and the complete ones
+        self._lines_checked = self._lines_end = 0  # where the lines end that `check_lines` got, and the complete ones
         self._lines = 0  # complete header lines
         self._minor = 0
         self._max_size = max_size
@@ -115,7 +97,7 @@ class HeadReader:
         return bytes(self.received[self._begin : self._target_begin - 1])
 
     def feed(self, data: bytes) -> RequestHead | None:
-        """Take what came; the head when it is complete, else None. Raises BadRequest."""
+        """Take more bytes; return the head when it is complete, else None. Raises BadRequest."""
         self.received += data
         self._check(min(len(self.received), self._max_size))
         if self._expected == _COMPLETE:
@@ -126,13 +108,13 @@ class HeadReader:
             self._check_lines(lines, self._minor == 1)
         if len(self.received) >= self._max_size:
             if self._expected == _AT_START:
-                raise BadRequest(400, "nothing but empty lines")
+                raise BadRequest(400, "empty lines without a request")
             status = 431 if self._expected > _IN_VERSION else 414
-            raise BadRequest(status, f"the request's head is longer than {self._max_size} bytes")
+            raise BadRequest(status, f"the head of the request is longer than {self._max_size} bytes")
         return None
 
     def _check(self, end: int) -> None:
-        """Look at the bytes before `end` that have not been looked at. Raises BadRequest."""
+        """Check the bytes before `end` that have not been checked. Raises BadRequest."""
         if self._expected <= _IN_VERSION:
             self._check_request_line(end)
         received = self.received
@@ -141,12 +123,12 @@ class HeadReader:
             if expected == _AT_LINE:
                 self._complete_lines(end)
             elif expected == _IN_NAME:
-                self._skip(_NAME, end, b":", _IN_VALUE, "a header line has a name that HTTP/1.1 forbids, or no colon")
+                self._skip(_NAME_BEGUN, end, b":", _IN_VALUE, "a header line has a malformed name or no colon")
             elif expected == _IN_VALUE:
-                self._skip(_VALUE, end, b"\r", _AT_LF, "a header line has a byte that HTTP/1.1 forbids")
+                self._skip(_VALUE_BEGUN, end, b"\r", _AT_LF, "a header line contains a control character")
             else:
                 if received[self._at] != 0x0A:
-                    raise BadRequest(400, "a header line ends with a CR alone")
+                    raise BadRequest(400, "a header line contains a CR without LF")
                 self._at += 1
                 if expected == _AT_LF:
                     self._expected = _AT_LINE
@@ -156,7 +138,7 @@ class HeadReader:
                     self._expected = _COMPLETE
 
     def _skip(self, allowed: re.Pattern[bytes], end: int, then: bytes, expected: int, why: str) -> None:
-        """Go on behind the bytes that are allowed here, and behind `then`, which must follow them."""
+        """Pass over the bytes that are allowed here, and over `then`, which must follow them."""
         found = allowed.match(self.received, self._at, end)
         assert found is not None  # it may be empty
         self._at = found.end()
@@ -167,8 +149,8 @@ class HeadReader:
             self._expected = expected
 
     def _complete_lines(self, end: int) -> None:
-        """Go on behind the header lines that are complete, and into the one that is not."""
-        found = _HEADER_LINES.match(self.received, self._at, end)
+        """Pass over the header lines that are complete, and enter the one that is not."""
+        found = _LINES_BEGUN.match(self.received, self._at, end)
         assert found is not None  # it may be empty
         if found.end() > self._at:
             self._count(self.received.count(b"\n", self._at, found.end()))
@@ -198,7 +180,7 @@ class HeadReader:
             self._at = self._begin
             self._expected = _IN_METHOD
         if self._expected == _IN_METHOD:
-            found = _NAME.match(received, self._at, end)
+            found = _NAME_BEGUN.match(received, self._at, end)
             assert found is not None  # it may be empty
             self._at = found.end()
             size = self._at - self._begin
@@ -211,12 +193,12 @@ class HeadReader:
             self._expected = _IN_TARGET
         if self._expected == _IN_TARGET:
             longest = self._target_begin + self._max_target + 1
-            self._skip(_TARGET, min(end, longest), b" ", _IN_VERSION, "this is not a request line of HTTP/1")
+            self._skip(_TARGET_BEGUN, min(end, longest), b" ", _IN_VERSION, "malformed request line")
             self._target_end = self._at - (self._expected == _IN_VERSION)
             if self._target_end == longest:
                 raise BadRequest(414, f"the request target is longer than {self._max_target} bytes")
             if self._expected == _IN_VERSION and self._target_end == self._target_begin:
-                raise BadRequest(400, "this is not a request line of HTTP/1")
+                raise BadRequest(400, "malformed request line")
         if self._expected == _IN_VERSION:
             self._check_version(end)
 
@@ -225,10 +207,10 @@ class HeadReader:
         version = _VERSION.fullmatch(begun)
         if version is None:
             if begun and not _VERSION_BEGUN.fullmatch(begun):
-                raise BadRequest(400, "this is not a request line of HTTP/1")
+                raise BadRequest(400, "malformed request line")
             return
         if version[1] != b"1":
-            raise BadRequest(505, f"this is HTTP/{version[1].decode()}, and HTTP/1 is spoken here")
+            raise BadRequest(505, f"HTTP/{version[1].decode()} is not supported here; use HTTP/1.1")
         self._minor = min(int(version[2]), 1)
         self._path()
         self._at = self._lines_begin = self._at + _VERSION_BYTES
@@ -246,46 +228,3 @@ class HeadReader:
         target = bytes(received[self._target_begin : self._target_end])
         lines = bytes(received[self._lines_begin : self._at - 2])
         return RequestHead(method, target, self._path(), self._minor, lines, self._at)
-
-
-def path_of(method: bytes, target: bytes) -> bytes:
-    """The path and query of a request target, by its form (RFC 9112, section 3.2). Raises BadRequest.
-
-    origin-form: itself. absolute-form: what follows the authority. `*` and CONNECT's authority: themselves.
-    """
-    if target.startswith(b"/"):
-        return target
-    absolute = _ABSOLUTE.fullmatch(target)
-    if absolute is not None:
-        return absolute[1] if absolute[1].startswith(b"/") else b"/" + absolute[1]
-    if (target == b"*" and method == b"OPTIONS") or (method == b"CONNECT" and _AUTHORITY.fullmatch(target)):
-        return target
-    raise BadRequest(400, "the request target has no form that HTTP/1.1 knows")
-
-
-def error_response(
-    status: int,
-    why: str,
-    method: bytes | None = None,
-    *,
-    keep_alive: bool = False,
-    later: int = 0,
-    minor: bool = True,
-) -> bytes:
-    """A whole answer that refuses a request. method: of the request, None when unknown. keep_alive: another request may
-    follow; else the answer ends the connection. later: Retry-After, seconds until the client may come again (RFC 9110,
-    10.2.3); 0: nothing is said of it. minor: False for a client of HTTP/1.0, which is told that it may go on."""
-    connection = "Connection: close\r\n" if not keep_alive else "" if minor else "Connection: keep-alive\r\n"
-    again = f"Retry-After: {later}\r\n" if later else ""
-    body = b"" if method == b"HEAD" else _body(status, why)
-    return (
-        f"HTTP/1.1 {status} {REASONS[status]}\r\n"
-        "Content-Type: text/plain; charset=utf-8\r\n"
-        f"Content-Length: {len(_body(status, why))}\r\n"
-        "Cache-Control: no-store\r\n"
-        f"{again}{connection}\r\n"
-    ).encode("ascii") + body
-
-
-def _body(status: int, why: str) -> bytes:
-    return f"{status} {REASONS[status]}\nktcpvs: {why}\n".encode()

@@ -1,7 +1,7 @@
-"""The lines of an access log: what is known of a request when it has ended, as one line in one of two formats.
+"""The formats of the access log: one line for each request that has ended.
 
-`combined` is the format of that name of Apache and nginx, which log analysers read; `json` has everything. Whatever a
-client sends, it gets exactly one line of ASCII, and cannot make it look like another.
+`combined` is the format that Apache and nginx call so and that log analysers read; `json` has everything. Whatever a
+client sends, its request becomes exactly one line of ASCII, and cannot forge another line.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from attrs import define
 
 @define(eq=False)
 class Record:
-    """One request, or one connection where the scheduler decides per connection; filled in while it goes on.
+    """One request, or one connection if the scheduler decides per connection; filled in while it goes on.
 
     service, scheduler: names. client: its host without the port, "" for a client on a unix socket. began: Unix time.
-    method, target: as they came; minor: of HTTP/1.x; all None where no request was read. lines: the request's header
-    lines as they came, each with CRLF. status: of the answer; None where none went out. server: its address; None where
-    no server was chosen. reason: the scheduler's. connect, first, total: seconds from `began` until a connection to a
-    server was there, until the first byte of the answer, until the end; None where it did not come so far.
-    bytes_in, bytes_out: all bytes of the request and of the answer, heads included. body_out: those of the answer's
-    body. retries: servers called in vain or again. reused: on a kept connection. ending: what ended it.
+    method, target: as they came; minor: of HTTP/1.x; all None if no request was read. lines: the request's header
+    lines as they came, each with CRLF. status: of the response; None if none was sent. server: its address; None if no
+    server was chosen. reason: the scheduler's. connect, first, total: seconds from `began` until the connection to the
+    server was established, until the first byte of the response, until the end; None if that never happened.
+    bytes_in, bytes_out: all bytes of the request and of the response, heads included. body_out: those of the response's
+    body. retries: failed or repeated attempts at a server. reused: on a kept server connection. ending: what ended it.
     """
 
     service: str
@@ -57,14 +57,14 @@ _UNPLAIN = re.compile(rb"[^%b]" % re.escape(_PLAIN))
 _ESCAPES = {bytes((code,)): b"\\x%02X" % code for code in range(256)}
 
 _MONTHS = (b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec")
-"""Of their own, since those of strftime follow the locale."""
+"""Not from strftime, whose names depend on the locale."""
 
 
 def combined(record: Record) -> bytes:
-    """The line in the combined format, its line end included.
+    """Format a record as a line in the combined format, its line end included.
 
-    The time is that of `began`, in UTC. A double quote, a backslash, and all that is not printable ASCII are written as
-    \\xHH. What there is none of is "-", but a status is then 000: three digits, as nginx writes it and readers expect.
+    The time is `began`, in UTC. A double quote, a backslash, and everything but printable ASCII are written as \\xHH. A
+    missing value is "-", but a missing status is 000: three digits, as nginx writes it and log readers expect.
     """
     lines = b"\n" + record.lines
     lower = lines.lower()
@@ -78,8 +78,8 @@ def combined(record: Record) -> bytes:
         _value(lines, lower, _USER_AGENT) or b"-",
     )
     line = _COMBINED % fields
-    if line.translate(None, _PLAIN) != b'""""""\n':  # more than the format's own
-        line = _COMBINED % tuple(_escaped(one) if isinstance(one, bytes) else one for one in fields)
+    if line.translate(None, _PLAIN) != b'""""""\n':  # a value has such a byte
+        line = _COMBINED % tuple(_escaped(value) if isinstance(value, bytes) else value for value in fields)
     return line
 
 
@@ -87,11 +87,11 @@ _COMBINED = b'%b - - [%b] "%b" %03d %d "%b" "%b"\n'
 
 
 def as_json(record: Record) -> bytes:
-    """The line as a JSON object, its line end included; its keys are always there, in this order.
+    """Format a record as a JSON object on one line, its line end included. All keys are always there, in this order.
 
-    Times are seconds with six decimals; `time` is that of `began`, ISO 8601 in UTC, with milliseconds. Bytes from
-    the client become the characters U+0000 to U+00FF of the same numbers (ISO 8859-1): so nothing is lost, and every
-    reader of JSON takes the line; some refuse lone surrogates (RFC 8259, 8.2). What there is none of is null.
+    Times are seconds with six decimals; `time` is `began` in ISO 8601, UTC, with milliseconds. Bytes from the client
+    become the characters U+0000 to U+00FF (ISO 8859-1): this loses nothing, and every JSON parser accepts it, whereas
+    some refuse lone surrogates (RFC 8259, section 8.2). A missing value is null.
     """
     lines = b"\n" + record.lines
     lower = lines.lower()
@@ -114,7 +114,7 @@ def as_json(record: Record) -> bytes:
 _PROTOCOL = {None: "null", 0: '"HTTP/1.0"', 1: '"HTTP/1.1"'}
 
 FORMATS: dict[str, Callable[[Record], bytes]] = {"combined": combined, "json": as_json}
-"""What the option `access_log_format` names."""
+"""The values of the option `access_log_format`."""
 
 
 def _request_line(record: Record) -> bytes:
@@ -129,7 +129,7 @@ _HOST, _REFERER, _USER_AGENT = b"\nhost:", b"\nreferer:", b"\nuser-agent:"
 
 
 def _value(lines: bytes, lower: bytes, begin: bytes) -> bytes | None:
-    """The value of the first header line of that name; None when there is none.
+    """Return the value of the first header line of that name, or None.
 
     lines: with a line end before the first of them. lower: the same in lower case. begin: line end, name, colon.
     """
@@ -157,7 +157,7 @@ def _seconds(value: float | None) -> str:
     return "null" if value is None else f"{value:.6f}"
 
 
-# Requests that end now began in many different seconds: the last ones are kept.
+# Requests that end in the same second began in many different seconds, so several are cached.
 
 
 @lru_cache(maxsize=256)

@@ -9,6 +9,6 @@ _CANONICAL = bytes(code if chr(code).isascii() and chr(code).isalnum() else ord(
 
 
 def canonical(name: bytes) -> bytes:
-    """The name that stands for all names that a program could take for this one: lower case, with a hyphen for
-    whatever is neither a letter nor a digit."""
+    """Return the one name for all names that a program could mistake for each other: in lower case, and with a hyphen
+    for each character that is neither a letter nor a digit."""
     return name.translate(_CANONICAL)

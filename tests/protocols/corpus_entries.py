@@ -1,4 +1,4 @@
-"""The corpus of messages, read from its files; corpus/README.txt tells how they are written."""
+"""Reads the corpus of messages from its files, whose format corpus/README.txt describes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CORPUS = Path(__file__).parent / "corpus"
 
 
 @dataclass
-class AccessLogEntry:
+class CorpusEntry:
     name: str
     message: bytes = b""
     verdict: list[str] = field(default_factory=list)
@@ -22,7 +22,7 @@ class AccessLogEntry:
 
     @property
     def head(self) -> bytes:
-        """What should go on."""
+        """The head that goes on."""
         if self.forwarded:
             return self.forwarded
         return self.message[: self.message.index(b"\r\n\r\n") + 4]
@@ -42,12 +42,12 @@ def line_of(text: str) -> bytes:
     return unescaped(text) + b"\r\n"
 
 
-def entries(kind: str) -> Iterator[AccessLogEntry]:
+def entries(kind: str) -> Iterator[CorpusEntry]:
     for path in sorted(CORPUS.glob(f"{kind}-*.txt")):
         for block in path.read_text("ascii").strip().split("\n\n"):
             name, *lines = block.split("\n")
             assert name.startswith("## "), f"{path}: {name}"
-            entry = AccessLogEntry(f"{path.stem}: {name[3:]}")
+            entry = CorpusEntry(f"{path.stem}: {name[3:]}")
             for line in lines:
                 if line.startswith("=>"):
                     entry.verdict = line[2:].split()

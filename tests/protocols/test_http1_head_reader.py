@@ -1,4 +1,4 @@
-"""The reader of request heads: every case whole, byte by byte, and with bytes that follow."""
+"""HeadReader: every case whole, byte by byte, and with bytes that follow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ktcpvs.model.scheduling import Request
-from ktcpvs.protocols.http1 import BadRequest, HeadReader, RequestHead, error_response, path_of
+from ktcpvs.protocols.http1 import BadRequest, HeadReader, RequestHead, error_response
+from ktcpvs.protocols.http1.target import path_of
 
 GOOD = {
     b"GET / HTTP/1.1\r\n\r\n": (b"GET", b"/", b"/", 1, ()),
@@ -251,7 +252,7 @@ def test_a_path_is_never_longer_than_its_target(target: bytes) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 408, 414, 431, 503])
-def test_an_error_answer_says_who_and_why(status: int) -> None:
+def test_an_error_response_says_which_program_refuses_and_why(status: int) -> None:
     head, body = error_response(status, "the reason").split(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 %d " % status)
     assert b"Content-Length: %d" % len(body) in head
@@ -259,5 +260,5 @@ def test_an_error_answer_says_who_and_why(status: int) -> None:
     assert b"ktcpvs: the reason" in body
 
 
-def test_an_error_answer_to_head_has_no_body() -> None:
+def test_an_error_response_to_head_has_no_body() -> None:
     assert error_response(503, "x", b"HEAD").endswith(b"\r\n\r\n")
