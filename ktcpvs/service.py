@@ -19,7 +19,7 @@ from ktcpvs import __version__
 from ktcpvs.control.control_listeners import ControlListeners
 from ktcpvs.control.endpoints import ControlAddress
 from ktcpvs.control.permissions import Permissions
-from ktcpvs.control.server import ControlFactory, fitting
+from ktcpvs.control.server import ControlFactory, limit_warnings
 from ktcpvs.errors import CannotListen, Refusal
 from ktcpvs.inspect.explain import Explainer
 from ktcpvs.inspect.views import Views
@@ -30,7 +30,7 @@ from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.inherited_sockets import InheritedSockets
 from ktcpvs.services.director import Director
 from ktcpvs.state import StateFile, read_configuration
-from ktcpvs.status.endpoint import StatusAddress
+from ktcpvs.status.address import StatusAddress
 from ktcpvs.status.status_listener import StatusListener
 from ktcpvs.system.activation import handed_in
 from ktcpvs.system.limits import calm_collector, raise_descriptor_limit
@@ -151,19 +151,19 @@ class SwitchService(Service):
         taken, places = self._options.takeover, self._options.control
         if taken is not None and taken not in places:
             places = (taken, *places)
-        self._entrances = ControlListeners(
+        self._control_listeners = ControlListeners(
             self._reactor, self._control_factory, places, group, self._sockets.lasts,
             lambda: self.context.settings, self.log,
         )  # fmt: skip
         if self._options.user is not None:
-            self._entrances.hand_to(self._options.user)
+            self._control_listeners.create_folder_for(self._options.user)
             become(self._options.user, *([] if group is None else [group]))
-            self._entrances.warn_of(self._options.user.name)
+            self._control_listeners.warn_unreadable_files(self._options.user.name)
         self._status = StatusListener(
             self._options.status, self._options.status_hosts, self._administered, self.log, self._reactor
         )
         notifier = Notifier.of_environment(os.environ)
-        self._heirs = UpgradeLauncher(self._reactor, self.log, self._entrances.unix, notifier)
+        self._heirs = UpgradeLauncher(self._reactor, self.log, self._control_listeners.unix_address, notifier)
         self._manager = Manager(notifier, self.director)
         try:
             self._sort(handed_in())
@@ -171,18 +171,18 @@ class SwitchService(Service):
                 inventory = self._take(self._options.takeover, state)
                 notifier.watchdog = notifier.watchdog or inventory.watchdog
             else:
-                self._entrances.open()
+                self._control_listeners.open()
                 self._status.open()
                 self._load(state)
                 self._log_warnings(self.director.warnings(edits.StartService(), self.director.table))
         except BaseException:
-            self._entrances.close()
+            self._control_listeners.close()
             self._status.close()
             self.director.end()
             if self._taking is not None:
                 self._taking.abandon()
             raise
-        local = self._entrances.local
+        local = self._control_listeners.unix_listener
         if local is not None and local.socket is not None:
             self._administered.giver = HandoverSource(
                 self.director, self._sockets, local.socket, notifier.watchdog, self._given
@@ -196,10 +196,10 @@ class SwitchService(Service):
     def _sort(self, handed: list[tuple[str, socket.socket]]) -> None:
         """What a service manager has handed in is for the control connection, or for services, now or later."""
         for name, sock in handed:
-            at, where = sock.getsockname(), self._entrances
-            if where.unix is not None and at == where.unix.path:
+            at, where = sock.getsockname(), self._control_listeners
+            if where.unix_address is not None and at == where.unix_address.path:
                 where.adopt(sock)
-            elif name == CONTROL and not where.is_at(at):
+            elif name == CONTROL and not where.has_socket_at(at):
                 raise CannotListen(f"the socket that was handed in as '{name}' listens at {at}; --control is {where}")
             else:
                 self._sockets.keep(sock)
@@ -208,7 +208,7 @@ class SwitchService(Service):
         """The reactor runs: what serves begins to."""
         if self._taking is not None and not await self._take_over(self._taking):
             return
-        where = self._entrances
+        where = self._control_listeners
         self.log.event(ANNOUNCE, "ktcpvs {version}, control at {where}", version=__version__, where=where)
         await self._manager.begin()
 
@@ -250,7 +250,7 @@ class SwitchService(Service):
         self.log.event(ANNOUNCE, form, config=config, state=state)
 
     def _log_warnings(self, warnings: Sequence[str]) -> None:
-        for line in fitting(warnings):
+        for line in limit_warnings(warnings):
             self.log.warn("warning: {line}", line=line)
 
     def _run_again(self, table: Table) -> None:
@@ -268,7 +268,7 @@ class SwitchService(Service):
         """All that the daemon at `where` has, and whatever of it can fail; it still serves."""
         self._taking = HandoverTarget(where, self._sockets)
         inventory = self._taking.inventory
-        self._entrances.adopt(self._taking.control)
+        self._control_listeners.adopt(self._taking.control)
         self.context.key = inventory.key
         self.context.holds = True
         self.director.resolution = inventory.resolution
@@ -300,7 +300,7 @@ class SwitchService(Service):
         if self._sockets.were_left and self._administered.giver is not None:
             run("takeover: wait before the next", self._administered.giver.not_before_late)
         run("takeover: files of sockets", taking.own)
-        run("takeover: control", self._entrances.follow)
+        run("takeover: control", self._control_listeners.open_after_takeover)
         run("takeover: status", self._status.open_when_free)
         try:
             self._options.pid_file.take()
@@ -311,13 +311,13 @@ class SwitchService(Service):
 
     def _given(self, pid_file: str, pid: int) -> None:
         """Another daemon serves: this one drains and ends."""
-        assert self._entrances.unix is not None  # else nothing is given
+        assert self._control_listeners.unix_address is not None  # else nothing is given
         self._reactor.callLater(0, self._reactor.stop)
-        successor = self._successor = NewDaemon(self._reactor, self._entrances.unix)
+        successor = self._successor = NewDaemon(self._reactor, self._control_listeners.unix_address)
         self.director.successor = successor.carry_out
         self._administered.hand_on(successor)
         run = self.context.steps.run
-        run("hand over: control", self._entrances.release)
+        run("hand over: control", self._control_listeners.release)
         run("hand over: status", self._status.close)
         run("hand over: service manager", self._manager.handed_over, pid)
         if pid_file == self._options.pid_file.path:
@@ -368,9 +368,9 @@ class SwitchService(Service):
         if self.context.holds:
             self.log.warn("SIGHUP: nothing is changed: this daemon has not taken over yet")
             return
-        self._entrances.read_again()
+        self._control_listeners.reload_certificates()
         if config is None:
-            if self._entrances.has_tls():
+            if self._control_listeners.has_tls():
                 self._manager.reloading()
                 self._manager.reloaded("certificates are read again")
             else:
@@ -445,7 +445,7 @@ class SwitchService(Service):
         run("end: director", self.director.stop)
         run("end: status", self._status.close)
         with contextlib.suppress(OSError):
-            self._entrances.close()
+            self._control_listeners.close()
         last = self._reactor.seconds() + LAST_CLOSE
         parted = self._until(lambda: not self._control_factory.connections or self._reactor.seconds() >= last)
         return parted.addCallback(lambda _: self.log.event(ANNOUNCE, "ended"))

@@ -23,8 +23,8 @@ from zope.interface.interface import InterfaceClass
 from zope.interface.verify import verifyObject
 
 from ktcpvs import interfaces
+from ktcpvs.control.tcpvsadm.exit_status import UsageError
 from ktcpvs.control.tcpvsadm.options import read_arguments
-from ktcpvs.control.tcpvsadm.outcome import Misuse
 from ktcpvs.errors import BadConfiguration
 from ktcpvs.interfaces import IScheduler, ISchedulerFactory
 from ktcpvs.model import exchange
@@ -169,7 +169,7 @@ COMMAND_LINES = [
 def test_a_command_line_is_valid(name: str, line: str) -> None:
     try:
         read_arguments(arguments(line))
-    except Misuse as misuse:
+    except UsageError as misuse:
         pytest.fail(f"{name} shows `{line}`: {misuse}")
 
 

@@ -13,7 +13,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import Logger, formatEvent
 
 from ktcpvs.control.endpoints import parse_control
-from ktcpvs.control.ports import Port
+from ktcpvs.control.tcp_listeners import TCPControlListener
 from ktcpvs.health.active_checks import ActiveChecks
 from ktcpvs.http.server_connection import ServerConnection, ServerConnections
 from ktcpvs.manager import Manager
@@ -25,7 +25,7 @@ from ktcpvs.services.director import Director
 from ktcpvs.services.listener import Listener
 from ktcpvs.services.resolver import Resolver
 from ktcpvs.services.running import RunningService
-from ktcpvs.status.endpoint import parse_status
+from ktcpvs.status.address import parse_status
 from ktcpvs.status.status_listener import StatusListener
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.lookup import Found
@@ -94,7 +94,7 @@ def idle_connections(world: World) -> None:
 
 
 def control_port(world: World) -> None:
-    Port(world.reactor, None, parse_control("tcp:9109"), world.broken, world.log).open_when_free()
+    TCPControlListener(world.reactor, None, parse_control("tcp:9109"), world.broken, world.log).open_when_free()
 
 
 def status_port(world: World) -> None:

@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IUNIXTransport
 from twisted.python.failure import Failure
 
 from ktcpvs import __version__
-from ktcpvs.control.commands import PAGE
+from ktcpvs.control.commands import PAGE_SIZE
 from ktcpvs.control.server import Administrator
 from ktcpvs.errors import BadValue, Busy, CannotTakeOver
 from ktcpvs.model.health import DOWN
@@ -82,7 +82,7 @@ class HandoverSource:
             raise Busy(f"the table is on trial for {self._director.trial.left} s more: confirm it, or wait")
         try:
             text = self._inventory().text()
-            self._pages = [text[start : start + PAGE] for start in range(0, len(text), PAGE)]
+            self._pages = [text[start : start + PAGE_SIZE] for start in range(0, len(text), PAGE_SIZE)]
         except BaseException:  # nothing is handed over, and edits go on
             self._taker = None
             self._forget()
@@ -186,7 +186,7 @@ class HandoverConnection(Administrator):
 
     @TakeOver.responder
     def take_over(self, protocol: int, version: str) -> Deferred[dict[str, Any]]:
-        return Deferred.fromCoroutine(self._answered(self._begin(protocol, version)))
+        return self.respond(self._begin(protocol, version))
 
     async def _begin(self, protocol: int, version: str) -> dict[str, Any]:
         if protocol != PROTOCOL:

@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from ktcpvs.control.client import Switch, connect
-from ktcpvs.control.edit_commands import requests
+from ktcpvs.control.edit_commands import commands_for
 from ktcpvs.control.endpoints import ControlAddress
 from ktcpvs.model.edits import Edit
 
@@ -26,7 +26,7 @@ class NewDaemon:
 
         async def ask(switch: Switch) -> list[str]:
             warnings: list[str] = []
-            for command, arguments in requests(edit):
+            for command, arguments in commands_for(edit):
                 warnings += await switch.edit(command, **arguments)
             return warnings
 

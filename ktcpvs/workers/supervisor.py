@@ -15,7 +15,7 @@ from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.python.failure import Failure
 
-from ktcpvs.control.edit_commands import Asked, requests
+from ktcpvs.control.edit_commands import CommandCall, commands_for
 from ktcpvs.errors import Refusal
 from ktcpvs.inspect.views import Views
 from ktcpvs.model import edits
@@ -91,17 +91,17 @@ class Supervisor(Director):
         for sock in self.listening.pop(ident, []):
             self.context.steps.run(f"service {ident}: close a socket", close_listener, sock)
 
-    def _words(self, edit: edits.Edit) -> Sequence[Asked] | None:
+    def _words(self, edit: edits.Edit) -> Sequence[CommandCall] | None:
         if isinstance(edit, edits.Confirm):
             return None
         if isinstance(edit, edits.Load):
             edit = evolve(edit, confirm=0)  # the trial is the supervisor's
-        return requests(edit)
+        return commands_for(edit)
 
-    def _words_of_names(self, found: Resolution) -> Sequence[Asked]:
+    def _words_of_names(self, found: Resolution) -> Sequence[CommandCall]:
         return _named(found)
 
-    async def _spread(self, words: Sequence[Asked] | None) -> None:
+    async def _spread(self, words: Sequence[CommandCall] | None) -> None:
         """Say these commands to all workers, behind all that they need for them. None: they are told nothing."""
         if words is None:
             return
@@ -198,10 +198,10 @@ class Supervisor(Director):
         ]
         answers += self._name_rows(worker, self._book.rows)
         answers += [self._hand(worker, ident) for ident in self.listening]
-        said = [*_named(self.resolution), *requests(edits.Load(table.services, table.settings))]
+        said = [*_named(self.resolution), *commands_for(edits.Load(table.services, table.settings))]
         for ident in table.services:
             if ident in table.running:
-                said += requests(edits.StartService(ident))
+                said += commands_for(edits.StartService(ident))
         answers += [worker.ask(command, **arguments) for command, arguments in said]
         lives = self.services.values()
         down = [(live, one) for live in lives for one in live.down if one.health.state == DOWN]
@@ -301,6 +301,6 @@ class Supervisor(Director):
         self.crew.signal("KILL")
 
 
-def _named(resolution: Resolution) -> list[Asked]:
+def _named(resolution: Resolution) -> list[CommandCall]:
     """What says what these names mean, a command for each: one may have a thousand addresses."""
     return [(commands.Name, {"host": host, "addresses": list(found)}) for host, found in resolution.items()]

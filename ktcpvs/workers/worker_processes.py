@@ -20,7 +20,7 @@ from twisted.protocols import amp
 from twisted.python.failure import Failure
 
 from ktcpvs.control.client import NoAnswer, QuietAMP, Switch
-from ktcpvs.control.edit_commands import Asked
+from ktcpvs.control.edit_commands import CommandCall
 from ktcpvs.control.endpoints import ControlAddress
 from ktcpvs.errors import Refusal
 from ktcpvs.system import log as levels
@@ -293,7 +293,7 @@ class WorkerProcesses:
         """Those that have the table."""
         return [worker for worker in self.workers if worker.ready]
 
-    def tell(self, asked: Sequence[Asked], before: Callable[[Worker], list[Deferred[Any]]]) -> Deferred[Any]:
+    def tell(self, asked: Sequence[CommandCall], before: Callable[[Worker], list[Deferred[Any]]]) -> Deferred[Any]:
         """Say these commands to all who are ready; fires when all have answered, and those that did not are ended.
 
         before: says something to one worker alone, and gives its answers to come.

@@ -52,7 +52,7 @@ def test_lists_hold_for_new_clients(daemon: Daemon, serve: Serve, stack: context
     assert read_exactly(live, 1) == b"!"  # who is in stays
     counters = daemon.stats("s")["stats"]
     assert (counters["denied"], counters["total"]) == (3, 3)
-    assert "  turned away: denied 3\n" in daemon.adm("--stats").stdout
+    assert "  rejected: denied 3\n" in daemon.adm("--stats").stdout
     assert "service s: clients are denied, as 127.0." in daemon.log()
 
     listed = daemon.adm("--save").stdout

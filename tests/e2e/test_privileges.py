@@ -115,7 +115,7 @@ def test_certificates_that_only_root_can_read(start: Callable[..., Daemon], fold
     cert.chmod(0o600)
     where = f"tls:{LOOPBACK}:{port}"
     daemon = start("--user", "nobody", "--control", f"{where}:cert={cert}:ca={ca.pem}", tls=True)
-    assert f"control {where}: nobody cannot read {cert}: SIGHUP will not read it again until he can" in daemon.log()
+    assert f"control {where}: user nobody cannot read {cert}, so SIGHUP cannot reload the certificates" in daemon.log()
     adm = [*command("tcpvsadm", TCPVSADM), "--control", f"{where}:cert={alice}:ca={ca.pem}", "--list"]
     assert subprocess.run(adm, env=environment(tls=True), capture_output=True, timeout=30).returncode == 0
     daemon.signal(signal.SIGHUP)
@@ -123,7 +123,7 @@ def test_certificates_that_only_root_can_read(start: Callable[..., Daemon], fold
     wait_for(lambda: refused in daemon.log())
     shutil.chown(cert, NOBODY.pw_uid)
     daemon.signal(signal.SIGHUP)
-    wait_for(lambda: f"SIGHUP: control {where} has the certificate of lb1" in daemon.log())
+    wait_for(lambda: f"SIGHUP: control {where} uses the certificate of lb1" in daemon.log())
 
 
 AS_NOBODY = (
@@ -168,7 +168,7 @@ def test_members_of_a_group_may(start: Callable[..., Daemon], folder: Path) -> N
     [
         (("--user", "no-such-user"), "--user no-such-user: no such user; create it, as with 'useradd --system "),
         (("--user", "nobody", "--group", "nope"), "--group nope: no such group"),
-        (("--group", "daemon"), "--group daemon goes with --user"),
+        (("--group", "daemon"), "--group daemon requires --user"),
         (("--control-group", "nope"), "--control-group nope: no such group"),
     ],
 )  # fmt: skip
@@ -190,7 +190,7 @@ def test_who_cannot_read_the_program_is_refused(control_thread: ControlThread, f
 
 TCPVSADM_AS_NOBODY = f"""
 import os
-import ktcpvs.control.tcpvsadm.daemon
+import ktcpvs.control.tcpvsadm.session
 from ktcpvs.adm import run
 os.setgroups([])
 os.setresgid({NOBODY.pw_gid}, {NOBODY.pw_gid}, {NOBODY.pw_gid})
@@ -224,7 +224,7 @@ def test_tcpvsadm_does_not_trust_a_place_that_somebody_else_could_make(folder: P
         trap.setblocking(False)
         with pytest.raises(BlockingIOError):
             trap.accept()
-    how = "remove it, or name the daemon's place with --control"
+    how = "remove it, or give the daemon's address with --control"
     assert (status, said) == (
         3,
         f"tcpvsadm: {place} is writable by other users, so no daemon is trusted there: {how}\n",
@@ -240,7 +240,7 @@ def test_permission_denied_is_not_no_daemon(start: Callable[..., Daemon], folder
     path.chmod(0o666)
     status, said = adm_as_nobody("--control", daemon.control, "--list")
     assert status == 3
-    assert said.endswith(f"perhaps user {NOBODY.pw_uid} may not administer it, which its log would say: {how}")
+    assert said.endswith(f"its log says whether user {NOBODY.pw_uid} may not administer it: {how}")
     assert "control connection refused: user" in daemon.log()
     path.chmod(0o600)
     folder.chmod(0)

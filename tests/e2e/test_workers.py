@@ -689,7 +689,7 @@ def meant(*arguments: str) -> Any:
 def test_a_bad_number_of_workers_is_refused(value: str) -> None:
     with pytest.raises(UsageError) as refused:
         meant("--workers", value)
-    assert str(refused.value) == f"--workers {value}: auto, or a number from 0 to 64 is wanted"
+    assert str(refused.value) == f"--workers {value}: expected auto, or a number from 0 to 64"
 
 
 @pytest.mark.parametrize(("value", "number"), [("0", 0), ("1", 1), ("64", 64)])

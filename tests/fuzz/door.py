@@ -220,9 +220,11 @@ def _still_works(daemon: Daemon) -> None:
     administrator, line = daemon.connect()
     edit = [{"name": "scheduler", "value": "rr"}]
     done: list[Any] = []
-    Deferred.fromCoroutine(_asked(administrator, line, commands.DeleteService, ident="fuzz-again")).addBoth(done.append)
+    Deferred.fromCoroutine(_asked(administrator, line, commands.OF_EDIT["DeleteService"], ident="fuzz-again")).addBoth(
+        done.append
+    )
     Deferred.fromCoroutine(
-        _asked(administrator, line, commands.AddService, ident="fuzz-again", options=edit)
+        _asked(administrator, line, commands.OF_EDIT["AddService"], ident="fuzz-again", options=edit)
     ).addCallback(done.append)
     Deferred.fromCoroutine(_asked(administrator, line, commands.Read, view="settings")).addCallback(done.append)
     assert len(done) == 3, "a sensible command is not answered"

@@ -1,6 +1,6 @@
-"""Addresses as people see them: with the names of ports, or all in numbers, as this machine knows them.
+"""Addresses as tcpvsadm prints them: with port names, or numeric, by the databases of this machine.
 
-Only here does tcpvsadm ask the services database and the resolver. What was asked once is not asked again.
+Only this module of tcpvsadm uses the services database and the resolver. It asks each question once.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from ktcpvs.system.names import service_port
 
 
 @cache
-def named(address: str) -> str:
-    """`address` with its port's name, where there is one that reads back to the same number; its host as it is."""
+def with_port_name(address: str) -> str:
+    """Return `address` with its port as a name, where the name reads back to the same number. The host stays."""
     parsed = parse_address(address)
     if not isinstance(parsed, Inet) or parsed.port is None:
         return address
@@ -26,12 +26,12 @@ def named(address: str) -> str:
 
 
 @cache
-def numeric(address: str) -> str:
-    """`address` with its host looked up; as it is where the host is no name, or is not found."""
+def with_numeric_host(address: str) -> str:
+    """Return `address` with its host name resolved, if it is a name and is found."""
     parsed = parse_address(address)
     if not isinstance(parsed, Inet) or not parsed.is_name:
         return address
-    host = _host_address(parsed.host)
+    host = _resolve(parsed.host)
     return address if host is None else str(evolve(parsed, host=host))
 
 
@@ -45,7 +45,7 @@ def _port_name(port: int) -> str | None:
 
 
 @cache
-def _host_address(host: str) -> str | None:
+def _resolve(host: str) -> str | None:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):

@@ -1,4 +1,4 @@
-"""Where administrators of this machine come in: a unix socket, opened here, handed in or taken over."""
+"""The control connection's unix socket: opened here, handed in by a service manager, or taken over from a daemon."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ from ktcpvs.system.sockets import close_listener, open_private_unix_listener, re
 BACKLOG = 128
 
 
-class _Port(unix.Port):
-    """An adopted unix socket, whose file is the business of who opened it: Twisted's own would make it everybody's, and
-    take it away. Another process may have the socket too and go on listening, so it is not shut down."""
+class _AdoptedPort(unix.Port):
+    """A Twisted port on a unix socket that it does not own.
+
+    Twisted's own port would make the socket's file accessible to everybody, and remove it at the end. The socket is not
+    shut down either, since another process may have it too and go on listening.
+    """
 
     _shouldShutdown = False
 
@@ -31,24 +34,24 @@ class _Port(unix.Port):
         tcp.Port.connectionLost(self, reason)
 
 
-class ControlListener:
-    """The unix socket. socket: None before it is there."""
+class UnixControlListener:
+    """Listens on the unix socket. socket: None until there is one."""
 
     def __init__(
-        self, reactor: Any, factory: ControlFactory, where: ControlAddress | None, group: int | None = None
+        self, reactor: Any, factory: ControlFactory, address: ControlAddress | None, group: int | None = None
     ) -> None:
-        """where: None: the default place. group: whose members may use the socket too; None: nobody but its owner."""
+        """address: None: the default. group: its members may use the socket too; None: only its owner may."""
         self._group = group
-        self.where = where or default_control()
-        self.path: str = self.where.path or ""
+        self.address = address or default_control()
+        self.path: str = self.address.path or ""
         self.socket: socket.socket | None = None
-        self._is_default = where is None
+        self._is_default = address is None
         self._reactor = reactor
         self._factory = factory
         self._port: Any = None
 
     def open(self) -> None:
-        """Listen, where nothing was adopted on a socket of our own. Raises CannotListen."""
+        """Listen, on a new socket unless one was adopted. Raises CannotListen."""
         if self.socket is None:
             if self._is_default:
                 private_folder(os.path.dirname(self.path))
@@ -58,42 +61,43 @@ class ControlListener:
                 os.chmod(self.path, 0o660)
         self.listen()
 
-    def hand_to(self, who: Identity) -> None:
-        """The folder of the default place is that user's, who is not to be able to make it. Raises CannotListen."""
+    def create_folder_for(self, identity: Identity) -> None:
+        """Create the folder of the default address, and give it to that user. Raises CannotListen."""
         if self._is_default:
             folder = os.path.dirname(self.path)
-            private_folder(folder, who.uid)
-            group = who.gid if self._group is None else self._group
-            os.chown(folder, who.uid, group)
+            private_folder(folder, identity.uid)
+            group = identity.gid if self._group is None else self._group
+            os.chown(folder, identity.uid, group)
             os.chmod(folder, 0o700 if self._group is None else 0o750)
 
     def adopt(self, sock: socket.socket) -> None:
-        """That is the listening unix socket; nobody is let in yet."""
+        """Use this listening unix socket, but accept no connections before `listen`."""
         sock.setblocking(False)
         self.socket = sock
 
     def listen(self) -> None:
-        """Let administrators in."""
+        """Accept connections."""
         assert self.socket is not None
-        self._port = _Port._fromListeningDescriptor(  # type: ignore[no-untyped-call]
+        self._port = _AdoptedPort._fromListeningDescriptor(  # type: ignore[no-untyped-call]
             self._reactor, self.socket.fileno(), self._factory
         )
         self._port.startListening()
 
     def release(self) -> None:
-        """Let nobody in any more: another process has the socket too, and does."""
-        if self._port is not None:
-            self._port.stopListening()
-            self._port = None
+        """Accept no more connections, but leave the socket's file: another process has the socket and goes on."""
+        self._stop_port()
         if self.socket is not None:
             release_listener(self.socket)
             self.socket = None
 
     def close(self) -> None:
-        """Close it."""
-        if self._port is not None:
-            self._port.stopListening()
-            self._port = None
+        """Accept no more connections, and remove the socket's file."""
+        self._stop_port()
         if self.socket is not None:
             close_listener(self.socket)
             self.socket = None
+
+    def _stop_port(self) -> None:
+        if self._port is not None:
+            self._port.stopListening()
+            self._port = None

@@ -1,4 +1,4 @@
-"""Where the status is served: `tcp:PORT` on loopback, or `tcp:PORT:interface=HOST` where the administrator wants it."""
+"""The address of the status server: `tcp:PORT` on loopback, or `tcp:PORT:interface=HOST`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from attrs import frozen
 
 from ktcpvs.errors import BadAddress, shorten
 
-_LOOPBACKS = {"tcp": "127.0.0.1", "tcp6": "::1"}
+_LOOPBACK_HOSTS = {"tcp": "127.0.0.1", "tcp6": "::1"}
 _FORM = re.compile(r"(?P<kind>tcp6?):(?:port=)?(?P<port>[0-9]{1,5})(?::interface=(?P<host>(?:[^:\\]|\\:)+))?", re.ASCII)
 
 
@@ -25,14 +25,16 @@ class StatusAddress:
 
 
 def parse_status(text: str) -> StatusAddress:
-    """Read an endpoint description, as Twisted's: an IPv6 address has `\\:` for each colon. Raises BadAddress."""
+    """Read an endpoint description in Twisted's syntax: the colons of an IPv6 address are `\\:`. Raises BadAddress."""
     found = _FORM.fullmatch(text)
-    host = (found["host"] or _LOOPBACKS[found["kind"]]).replace("\\:", ":") if found else ""
-    host = _LOOPBACKS["tcp"] if host == "localhost" else host
+    host = (found["host"] or _LOOPBACK_HOSTS[found["kind"]]).replace("\\:", ":") if found else ""
+    host = _LOOPBACK_HOSTS["tcp"] if host == "localhost" else host
     try:
         ipaddress.ip_address(host)
     except ValueError:
         found = None
     if found is None or not 0 < int(found["port"]) <= 65535:
-        raise BadAddress(f"status '{shorten(text)}': tcp:PORT or tcp:PORT:interface=ADDRESS is wanted, as tcp:9109")
+        raise BadAddress(
+            f"status '{shorten(text)}': expected tcp:PORT or tcp:PORT:interface=ADDRESS (example: tcp:9109)"
+        )
     return StatusAddress(host, int(found["port"]))

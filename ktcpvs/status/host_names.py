@@ -1,8 +1,8 @@
-"""Which Host names the status page answers for.
+"""The host names under which the status is served.
 
-A web site can let its own name lead to 127.0.0.1 and have a visitor's browser read the status page as if it belonged to
-the site (DNS rebinding). The browser says that name in Host. So only names that nobody else can own are answered for,
-and those that the administrator gives.
+A web site can make its own name resolve to 127.0.0.1, and so let a visitor's browser read the status as a part of the
+site (DNS rebinding). The browser sends that name in Host. Therefore the status is served only under names that no site
+can own, and under those that the administrator configures.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9
 
 
 def parse_host_name(text: str) -> str:
-    """A name for `--status-host`, in lower case and without a dot at its end. Raises BadAddress."""
+    """Read a name for `--status-host`; returns it in lower case and without a final dot. Raises BadAddress."""
     name = text.lower().removesuffix(".")
     if not is_host_name(name):
         raise BadAddress(f"--status-host '{shorten(text)}': not a host name (example: lb1.example.org, without a port)")
@@ -30,9 +30,10 @@ def is_host_name(text: str) -> bool:
 
 
 def refused_host(header: bytes, allowed: Sequence[str]) -> str | None:
-    """The host that a Host header names, where it is none that is answered for; else None.
+    """Return the host of a Host header where the status is not served under it; None: it is.
 
-    allowed: as of `parse_host_name`. IP addresses, `localhost` and names below it (RFC 6761, 6.3) are always allowed.
+    allowed: names as `parse_host_name` returns them. IP addresses, `localhost` and names below it (RFC 6761, 6.3) are
+    always allowed.
     """
     text = header.decode("ascii", "backslashreplace").strip()
     found = _HOST.fullmatch(text)
