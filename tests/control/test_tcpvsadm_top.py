@@ -15,7 +15,8 @@ from ktcpvs.control.tcpvsadm.columns import fitted, padded, text_width
 from ktcpvs.control.tcpvsadm.top import screen
 from ktcpvs.inspect.views import Views
 from ktcpvs.model.language.parser import parse
-from ktcpvs.runtime.context import Context, Descriptors
+from ktcpvs.runtime.context import Context
+from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.services.director import Director
 from ktcpvs.system.log import EventLog
 

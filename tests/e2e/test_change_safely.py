@@ -222,7 +222,7 @@ def test_a_table_on_trial_is_undone(
         assert read_exactly(client, 5) == b"hello"
     assert state.read_text() == saved
     again = daemon.adm("--confirm", check=False)
-    assert again.stderr == "tcpvsadm: confirm: nothing waits to be confirmed: what is in force stays\n"
+    assert again.stderr == "tcpvsadm: confirm: no change is waiting for confirmation\n"
 
 
 def test_a_daemon_that_dies_on_trial_begins_with_the_table_before(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +18,27 @@ from ktcpvs.model import edits
 from ktcpvs.model.address import parse_address
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.table import Table
-from ktcpvs.runtime.context import Context, Descriptors
+from ktcpvs.runtime.context import Context
+from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.services.director import Director
 from ktcpvs.services.listener import LOOK
 from ktcpvs.system.log import EventLog
 
 
 class Switch:
-    """A director with real listening sockets and nothing else that is real."""
+    """A director with real listening sockets; everything else is a fake."""
 
     def __init__(self) -> None:
         self.reactor = MemoryReactorClock()
         self.saved: list[Table] = []
         self.disk_is_full = False
+        self.before_save: Callable[[], Awaitable[None] | None] = lambda: None
         self.director = Director(Context(self.reactor, EventLog(), Descriptors(100)), self.save)
 
     async def save(self, table: Table) -> None:
+        awaited = self.before_save()
+        if awaited is not None:
+            await awaited
         if self.disk_is_full:
             raise CannotSave("the disk is full")
         self.saved.append(table)
@@ -95,7 +100,9 @@ def test_an_unknown_scheduler_names_the_known_ones(switch: Switch) -> None:
 
 
 def test_what_chooses_within_a_rule_decides_per_connection(switch: Switch) -> None:
-    with pytest.raises(BadValue, match="balance = http: one that decides per connection is wanted"):
+    with pytest.raises(
+        BadValue, match="balance = http: it chooses per request; balance needs a scheduler that chooses per connection"
+    ):
         switch.load("Virtual a { balance = http }")
     with pytest.raises(NoSuchScheduler, match="no scheduler 'nope'"):
         switch.load("Virtual a { balance = nope }")
@@ -213,11 +220,11 @@ def test_edits_wait_for_each_other(switch: Switch) -> None:
 
     gates: list[Deferred[None]] = []
 
-    async def slow(table: Table) -> None:
+    async def wait() -> None:
         gates.append(Deferred())
         await gates[-1]
 
-    switch.director.save = slow
+    switch.before_save = wait
     done: list[str] = []
     for name in ("a", "b"):
         switch.director.submit(edits.AddService(name)).addCallback(lambda _, name=name: done.append(name))

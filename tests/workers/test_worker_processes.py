@@ -16,20 +16,22 @@ from twisted.python.failure import Failure
 from ktcpvs.control.client import QuietAMP
 from ktcpvs.system.log import EventLog
 from ktcpvs.workers.commands import Ping
-from ktcpvs.workers.worker_processes import Worker, WorkerProcesses
+from ktcpvs.workers.worker_processes import WorkerProcess, WorkerProcesses
 
 
 class Supervised:
-    """A crew of one worker, which has no process. lines: the log. timeout: the setting worker_timeout."""
+    """One worker, which has no process. lines: the log. timeout: the setting worker_timeout."""
 
     def __init__(self, timeout: int) -> None:
         self.timeout = timeout
         self.lines: list[str] = []
         self.clock = Clock()
         log = EventLog(logger=Logger(observer=lambda event: self.lines.append(formatEvent(event))))
-        self.crew = WorkerProcesses(self.clock, log, 1, lambda worker: None, lambda worker: None, lambda: self.timeout)
-        self.crew.start()
-        (self.worker,) = self.crew.workers
+        self.workers = WorkerProcesses(
+            self.clock, log, 1, lambda worker: None, lambda worker: None, lambda: self.timeout
+        )
+        self.workers.start()
+        (self.worker,) = self.workers.all
         self.worker._starting.stop()  # nothing is started here
         self.transport = StringTransport()
         self.worker.link = QuietAMP()
@@ -51,7 +53,7 @@ class Supervised:
 
     def begins(self) -> None:
         """It has responded for the first time."""
-        self.worker.ask(Ping)
+        self.worker.call(Ping)
         assert self.responds() == 1
 
     def silent_for(self, seconds: float) -> float:
@@ -71,10 +73,10 @@ def test_a_worker_that_is_silent_is_ended_within_its_time(timeout: int) -> None:
         one.responds()
     assert one.lines == []
     assert 0.7 * timeout <= one.silent_for(2 * timeout) <= timeout + 0.1
-    assert one.lines == [f"worker 1 is ended: it has not responded for {timeout} s"]
+    assert one.lines == [f"worker 1 is killed: it has not responded for {timeout} s"]
     one.clock.advance(5 * timeout)
     assert len(one.lines) == 1, "told once"
-    one.crew.end()
+    one.workers.drain()
     assert not one.clock.getDelayedCalls()
 
 
@@ -116,24 +118,24 @@ def test_what_a_worker_before_has_not_answered_is_no_silence_of_the_next_one() -
 
 def test_a_worker_that_cannot_be_told_of_an_edit_is_replaced() -> None:
     one = Supervised(0)
-    one.worker.ready = True
+    one.worker.is_ready = True
 
-    def before(worker: Worker) -> list[Deferred[Any]]:
+    def before(worker: WorkerProcess) -> list[Deferred[Any]]:
         raise RuntimeError("broken")
 
     told: list[Any] = []
-    one.crew.tell([(Ping, {})], before).addCallback(told.append)
+    one.workers.broadcast([(Ping, {})], before).addCallback(told.append)
     assert told == [[]], "nobody is waited for"
-    assert one.lines == ["worker 1 cannot be told of an edit", "worker 1 is ended: it cannot be told of an edit"]
-    assert one.crew.ready() == []
+    assert one.lines == ["worker 1 cannot be sent an edit", "worker 1 is killed: it cannot be sent an edit"]
+    assert one.workers.ready() == []
 
 
 def test_what_the_edit_of_a_hung_worker_waits_for_fails_with_its_link() -> None:
     one = Supervised(5)
     one.begins()
-    one.worker.ready = True
+    one.worker.is_ready = True
     told: list[Any] = []
-    one.crew.tell([(Ping, {})], lambda worker: []).addCallback(told.append)
+    one.workers.broadcast([(Ping, {})], lambda worker: []).addCallback(told.append)
     assert one.silent_for(10) <= 6
     assert told == []
     one.worker.link.connectionLost(Failure(ConnectionDone()))
