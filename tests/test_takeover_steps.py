@@ -24,7 +24,7 @@ from ktcpvs.takeover.handover_source import HandoverConnection, HandoverSource
 
 
 class Fault(Exception):
-    """What the tests make steps raise."""
+    """The tests make steps raise it."""
 
 
 class Sockets(InheritedSockets):

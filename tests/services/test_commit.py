@@ -29,11 +29,11 @@ Take = Callable[..., Any]
 
 
 class Fault(Exception):
-    """What the tests make steps raise."""
+    """The tests make steps raise it."""
 
 
 class Opened(ListeningSockets):
-    """opened: every socket that there was."""
+    """opened: every socket that was ever opened."""
 
     def __init__(self) -> None:
         self.opened: list[socket.socket] = []
@@ -87,7 +87,7 @@ class Switch:
             self.reactor.advance(0.5)  # listeners that retire
 
     def end(self) -> None:
-        """Nothing is left open."""
+        """End it, and leave nothing open."""
         self.fault = self.fault_after = lambda name: None
         self.director.end()
         self.director.stop()
@@ -172,7 +172,7 @@ STEPS = steps()
 
 
 def is_in_force(switch: Switch) -> bool:
-    """The table, what is saved, what others are told, and what can be edited next."""
+    """True when the table is in force and saved, and no edit was refused."""
     wanted = configuration(2).apply(Table())
     return (
         switch.refused == []
@@ -186,7 +186,7 @@ def is_in_force(switch: Switch) -> bool:
 
 
 def runs(switch: Switch) -> bool:
-    """Everything that the table says is so."""
+    """True when everything that the table says is true of the running services."""
     listens = {name: live.listener.port for name, live in switch.director.services.items() if live.listener is not None}
     servers = {name: sorted(map(str, live.destinations)) for name, live in switch.director.services.items()}
     return (
@@ -197,7 +197,7 @@ def runs(switch: Switch) -> bool:
     )
 
 
-def test_what_is_tried_here_touches_everything() -> None:
+def test_the_change_takes_every_kind_of_step() -> None:
     parts = (
         "stop",
         "change",
@@ -238,8 +238,8 @@ def test_a_step_that_raises_at_its_end(switch: Switch, step: str) -> None:
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_step_that_is_not_taken(switch: Switch, step: str) -> None:
-    """All others are, and the next edit is carried out."""
+def test_a_step_that_raises_before_it_does_anything(switch: Switch, step: str) -> None:
+    """All other steps are taken, and the next edit is carried out."""
 
     def fault(name: str) -> None:
         if name == step:
@@ -262,7 +262,7 @@ def test_a_step_that_is_not_taken(switch: Switch, step: str) -> None:
 
 
 @pytest.mark.parametrize("where", ["commands", "save"])
-def test_before_the_commit_a_fault_refuses_the_edit_and_nothing_has_changed(switch: Switch, where: str) -> None:
+def test_a_fault_before_the_commit_refuses_the_edit_and_changes_nothing(switch: Switch, where: str) -> None:
     def broken(*arguments: Any) -> Any:
         raise Fault("broken")
 

@@ -49,7 +49,7 @@ STEPS = st.lists(
 
 @settings(max_examples=150, deadline=None)
 @given(steps=STEPS, limit=st.sampled_from((4, 9, 100)))
-def test_whatever_happens_rows_are_nobodys_or_one_things(steps: list[tuple[str, Any, Any]], limit: int) -> None:
+def test_a_slot_counts_one_thing_at_most(steps: list[tuple[str, Any, Any]], limit: int) -> None:
     shared = SharedTable(2)
     allocator = SlotAllocator(shared, limit)
     now: dict[str, set[int]] = {}
@@ -77,7 +77,7 @@ def test_whatever_happens_rows_are_nobodys_or_one_things(steps: list[tuple[str, 
             assert counted.get(row, key) == key, "a row with counts went to another"
 
 
-def test_what_comes_back_has_its_row_again() -> None:
+def test_a_server_that_comes_back_has_its_slot_again() -> None:
     allocator = SlotAllocator(SharedTable(1))
     allocator.allocate(table_of({"a": {1, 2}}))
     row = allocator.slots["a", "r:1"]
@@ -88,7 +88,7 @@ def test_what_comes_back_has_its_row_again() -> None:
     assert allocator.slots["a", "r:1"] == row
 
 
-def test_when_all_rows_are_given_out_one_that_left_comes_back_and_nobody_counts_in_it() -> None:
+def test_when_all_slots_are_allocated_unused_ones_are_reused() -> None:
     shared = SharedTable(2)
     allocator = SlotAllocator(shared, limit=3)
     allocator.allocate(table_of({"a": {1, 2}}))
@@ -114,7 +114,7 @@ def counters(shared: SharedTable) -> list[SharedCounters]:
     return [SharedCounters(shared, 0, slots), SharedCounters(SharedTable(3, shared.descriptor), 1, slots)]
 
 
-def test_what_one_process_counts_the_other_sees(counters: list[SharedCounters]) -> None:
+def test_each_process_sees_what_the_other_counts(counters: list[SharedCounters]) -> None:
     one, other = (each.destination("s", R1) for each in counters)
     assert isinstance(one, SharedDestination)
     assert (one.address, one.weight, one.maxconn) == (R1.address, 2, 3)
@@ -133,7 +133,7 @@ def test_what_one_process_counts_the_other_sees(counters: list[SharedCounters]) 
     assert (one.failures, other.failures) == (0, 1)  # these each process counts for itself
 
 
-def test_clients_are_counted_over_all(counters: list[SharedCounters]) -> None:
+def test_clients_are_counted_over_all_processes(counters: list[SharedCounters]) -> None:
     one, other = (each.clients("s") for each in counters)
     assert isinstance(one, SharedClientCounter)
     one.add(1)
@@ -144,7 +144,7 @@ def test_clients_are_counted_over_all(counters: list[SharedCounters]) -> None:
     assert one.in_all == 2
 
 
-def test_the_counts_of_a_process_that_is_gone_are_gone(shared: SharedTable, counters: list[SharedCounters]) -> None:
+def test_the_counts_of_a_dead_process_are_cleared(shared: SharedTable, counters: list[SharedCounters]) -> None:
     one, other = (each.destination("s", R1) for each in counters)
     clients = [each.clients("s") for each in counters]
     leases = [one.lease(), other.lease(), other.lease()]
@@ -157,7 +157,7 @@ def test_the_counts_of_a_process_that_is_gone_are_gone(shared: SharedTable, coun
     assert one.active == 0
 
 
-def test_what_has_no_row_is_counted_by_each_alone(counters: list[SharedCounters]) -> None:
+def test_each_process_counts_alone_what_has_no_slot(counters: list[SharedCounters]) -> None:
     server = RealServer(Inet("r2", 80), 5)
     one, other = (each.destination("s", server) for each in counters)
     assert type(one) is Destination
@@ -179,14 +179,14 @@ def ordered(count: int) -> tuple[list[SharedDestination], list[memoryview], Orde
     return servers, rows, order
 
 
-def test_one_that_became_busier_elsewhere_is_not_taken() -> None:
+def test_a_server_that_became_busier_elsewhere_is_not_chosen() -> None:
     servers, rows, order = ordered(30)
     for row in rows[:29]:
         row[1] += 1
     assert order.first(set()) is servers[29]
 
 
-def test_one_that_became_idle_elsewhere_is_found_after_a_bounded_number_of_choices() -> None:
+def test_a_server_that_became_idle_elsewhere_is_found_after_a_bounded_number_of_choices() -> None:
     servers, rows, order = ordered(30)
     for row in rows:
         row[1] += 100
