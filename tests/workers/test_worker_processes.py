@@ -57,7 +57,7 @@ class Supervised:
         assert self.answer_all() == 1
 
     def silent_for(self, seconds: float) -> float:
-        """Advance the clock until the worker is killed, for at most so many seconds; returns the seconds that passed."""
+        """Advance the clock until the worker is killed, or so many seconds have passed; returns the seconds passed."""
         began = self.clock.seconds()
         while not self.lines and self.clock.seconds() < began + seconds:
             self.clock.advance(1 / 128)  # exact in floating point
