@@ -217,7 +217,7 @@ def test_a_table_on_trial_is_undone(
     with pytest.raises(Busy, match=r"^the table is on trial, and undone in [1-5] s: 'tcpvsadm --confirm' keeps it$"):
         daemon.set(read_timeout=8)
     wait_for(lambda: daemon.call("table")["trial"] is None)
-    wait_for(lambda: "the one before it is in force again" in daemon.log())
+    wait_for(lambda: "the table before it is in force again" in daemon.log())
     with dial((LOOPBACK, port)) as client:
         assert read_exactly(client, 5) == b"hello"
     assert state.read_text() == saved

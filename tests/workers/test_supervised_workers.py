@@ -69,7 +69,7 @@ class Supervised:
         for order in orders:
             self.director.submit(order).addBoth(self.outcomes.append)
             self.answer()
-            assert self.outcomes[-1] == (), self.outcomes[-1]
+            assert list(self.outcomes[-1]) == [], self.outcomes[-1]
 
     def worker(self, number: int) -> WorkerProcess:
         return self.supervisor.workers.all[number - 1]
@@ -126,7 +126,7 @@ def test_an_edit_is_done_when_all_workers_have_answered(supervised: Supervised) 
     assert supervised.outcomes == []
     for box in second:
         supervised.worker(2).link.dataReceived(amp.AmpBox({amp.ANSWER: box[amp.ASK]}).serialize())  # type: ignore[union-attr]
-    assert supervised.outcomes == [()]
+    assert [list(outcome) for outcome in supervised.outcomes] == [[]]
 
 
 def test_a_refused_edit_reaches_no_worker(supervised: Supervised) -> None:
