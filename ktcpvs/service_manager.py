@@ -26,7 +26,7 @@ class ServiceManager:
         self._director = director
         self._watchdog = watchdog
         self._is_pinging = False
-        self._is_silent = False  # another daemon speaks now
+        self._is_silent = False  # another daemon reports now
         self._job = PeriodicJob(director.context.reactor, self._ping, self._ping_failed)
 
     def _notify(self, *assignments: str) -> None:
@@ -59,12 +59,12 @@ class ServiceManager:
         self._notify("READY=1", f"{self._status()}; {outcome}")
 
     def stopping(self, seconds: float) -> None:
-        """The daemon drains, for so many seconds at most."""
+        """The daemon drains, for at most `seconds`."""
         draining = f"{self._director.count_draining()} {self._director.processes.draining_unit} drain"
         self._notify("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}", f"STATUS=ending: {draining}")
 
     def handed_over(self, pid: int) -> None:
-        """Another daemon is the service now, and speaks for it. pid: its process; 0: it is not known."""
+        """Another daemon is the service now, and reports its state. pid: its process; 0: it is not known."""
         if pid:
             self._notify(f"MAINPID={pid}")
         self._is_silent = True

@@ -1,7 +1,8 @@
-"""The state file: the table as of the last change that an administrator was told is done.
+"""The state file: the table as of the last change that has been acknowledged to an administrator.
 
-Each time a whole new file is written beside the old one and renamed over it. It is a JSON object: format (1), running
-(idents), configuration (text in the configuration language), key (the switch's own secret, in hexadecimal).
+Each save writes a whole new file beside the old one, and renames it over the old one. The file is a JSON object with
+format (1), running (idents), configuration (text in the configuration language), and key (the secret of this switch, in
+hexadecimal).
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def new_key() -> bytes:
 
 
 class Context:
-    """What the services of one process share. Complete when built; only `settings` and `is_accepting` change later.
+    """All that the services of one process share. Complete when built; only `settings` and `is_accepting` change later.
 
     settings: those of the table in force. steps: runs the steps of a change that cannot be refused any more. key: this
     switch's own secret. wall: seconds since 1970, for logs. monotonic: seconds of a clock that is never set, and that
@@ -52,7 +52,7 @@ class Context:
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """None stands for what a process of its own has: its descriptor limit, a new random key, counters of its own,
+        """None stands for the default of a single process: its descriptor limit, a new random key, counters of its own,
         sockets that it opens itself, the default settings, every relay that the machine supports."""
         self.reactor = reactor
         self.log = log

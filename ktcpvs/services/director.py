@@ -215,7 +215,7 @@ class Director:
         return warnings
 
     def warnings(self, edit: Edit, new: Table) -> Sequence[str]:
-        """What `edit` configures without effect, a line each. new: the table that it makes. Never raises."""
+        """Warnings about settings of `edit` without effect, a line each. new: the table that it makes. Never raises."""
         try:
             return warnings_about(edit, new.services, self._binder.plugins_of)
         except Exception:  # a plugin raises, or describes itself wrongly

@@ -15,12 +15,12 @@ from twisted.python.failure import Failure
 
 from ktcpvs.errors import Refusal
 from ktcpvs.model.expansion import Resolution
+from ktcpvs.runtime.context import Context
 from ktcpvs.system.log import ANNOUNCE
 from ktcpvs.system.pending import cancel_pending
 from ktcpvs.system.periodic import PeriodicJob
 
 if TYPE_CHECKING:
-    from ktcpvs.runtime.context import Context
     from ktcpvs.system.lookup import Found
 
 MAX_CONCURRENT_LOOKUPS = 8

@@ -17,7 +17,7 @@ from ktcpvs.services.running import RunningService
 
 
 class ServingProcesses(Protocol):
-    """What a director needs to know and to tell of the processes that serve clients.
+    """The processes that serve clients, as their director needs them.
 
     The director itself changes the services of its own process. draining_unit: the plural of what `count_draining`
     counts. extra_drain_time: seconds that draining may take beyond the drain timeout.
@@ -38,19 +38,19 @@ class ServingProcesses(Protocol):
         """New sockets that listen on `address`. closing: those that this change closes. Raises CannotListen."""
 
     def commands_for(self, edit: Edit) -> Any:
-        """What `send` must say so that other processes carry `edit` out. Nothing has changed yet, so it may raise."""
+        """The commands by which `send` makes other processes carry `edit` out. May raise: nothing has changed yet."""
 
     def commands_for_names(self, found: Resolution) -> Any:
-        """What `send` must say so that other processes know these addresses of names."""
+        """The commands by which `send` makes other processes use these addresses of names."""
 
     def listen(self, service: RunningService, socks: list[socket.socket]) -> None:
         """Accept clients from `socks`, which `open` has made, and no longer from the sockets before."""
 
     def stop(self, service: RunningService) -> None:
-        """The service has stopped: close what other processes' listening sockets there are."""
+        """The service has stopped: close the listening sockets of other processes."""
 
     def watch_health(self, services: Iterable[RunningService]) -> None:
-        """Tell other processes from now on what checks find about these services' servers."""
+        """Send other processes the results of the checks of these services' servers from now on."""
 
     async def send(self, commands: Any) -> None:
         """Have the edit in force in all other processes. commands: those of `commands_for`."""

@@ -114,9 +114,9 @@ class HandoverTarget:
         for number, record in enumerate(inventory.sockets):
             sock = socket.socket(fileno=self._ask(TakeSocket, number=number)["descriptor"])
             sock.set_inheritable(False)
-            sock.setblocking(
-                False
-            )  # it is; but Python makes a duplicate block if it thinks so, and then both daemons do
+            # The socket does not block, but this object believes that it does. A duplicate would then be made blocking,
+            # and with it the socket in both daemons.
+            sock.setblocking(False)
             self._sort_in(sock, record, inventory)
         if not hasattr(self, "control"):
             raise CannotTakeOver(f"{source} hands over no control connection; it goes on")

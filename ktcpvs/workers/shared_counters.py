@@ -19,7 +19,7 @@ CLIENTS = "clients"
 """Stands in a CounterKey for the address when the slot counts the clients of the service."""
 
 CounterKey = tuple[str, str]
-"""What a slot counts: (ident of the service, address of the server or CLIENTS)."""
+"""The subject of a slot: (ident of the service, address of the server or CLIENTS)."""
 
 
 class SharedClientCounter(ClientCounter):
@@ -41,7 +41,7 @@ class SharedClientCounter(ClientCounter):
 
 
 class SharedCounters(Counters):
-    """The counts of one process among several. What has no slot is counted by each process for itself."""
+    """The counts of one process among several. Each process counts for itself whatever has no slot."""
 
     def __init__(self, table: SharedTable, index: int, slots: Mapping[CounterKey, int]) -> None:
         """index: of this process among those that count. slots: may grow later."""

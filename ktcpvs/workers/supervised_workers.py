@@ -1,4 +1,4 @@
-"""What a supervisor's director tells its workers, and the listening sockets that it opens for them."""
+"""The workers as their supervisor's director sees them: it sends them edits, and opens listening sockets for them."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class SupervisedWorkers:
 
     def watch_health(self, services: Iterable[RunningService]) -> None:
         for service in services:
-            service.health.told = partial(self._send_health, service.ident)
+            service.health.observe_checks(partial(self._send_health, service.ident))
 
     def _send_health(self, ident: str, destination: Destination) -> None:
         health = destination.health

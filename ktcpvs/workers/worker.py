@@ -71,7 +71,7 @@ class HandedDownSockets(ListeningSockets):
 
 
 class SupervisorLink(Administrator):
-    """The worker's end of the link: what every administrator may ask, and the supervisor's own commands."""
+    """The worker's end of the link: the commands of every administrator, and those of the supervisor alone."""
 
     def __init__(self, worker: Worker, log: EventLog) -> None:
         super().__init__(worker, log)
@@ -183,7 +183,7 @@ class Worker:
             raise Busy("the worker has not begun")
         return self._director
 
-    # What an administrator may ask.
+    # Requests of an administrator.
 
     def submit(self, edit: Edit) -> Deferred[Sequence[str]]:
         return self.director.submit(edit)

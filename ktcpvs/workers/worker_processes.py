@@ -221,7 +221,7 @@ class WorkerProcess(ProcessProtocol):
 
 
 def wait_at_most(reactor: Any, awaited: Deferred[Any], seconds: float) -> Deferred[None]:
-    """Fires when `awaited` does, whose result is not touched, or after so many seconds."""
+    """Fires when `awaited` does, or after `seconds`. The result of `awaited` stays with it."""
     done: Deferred[None] = Deferred()
     call = reactor.callLater(seconds, done.callback, None)
 
