@@ -19,7 +19,8 @@ from twisted.python.failure import Failure
 
 from ktcpvs.model.edits import Load, StartService
 from ktcpvs.model.language.parser import parse
-from ktcpvs.runtime.context import Context, Descriptors
+from ktcpvs.runtime.context import Context
+from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.services.director import Director
 from ktcpvs.services.running import RunningService
 from ktcpvs.streams.stream import Stream
@@ -144,8 +145,7 @@ class World:
 
     def __init__(self, *lines: str, settings: str = "", descriptors: int = 1000) -> None:
         self.reactor = MemoryReactorClock()
-        self.context = Context(self.reactor, EventLog(), Descriptors(descriptors))
-        self.context.monotonic = self.reactor.seconds
+        self.context = Context(self.reactor, EventLog(), Descriptors(descriptors), monotonic=self.reactor.seconds)
         self.director = Director(self.context)
         self.director.start()
         self.peers: list[Peer] = []

@@ -270,3 +270,16 @@ def _in_words(why: Failure) -> str:
     if why.check(ConnectError):
         return f"check: {shorten(why.getErrorMessage(), 100)}"
     return f"check: {shorten(why.getErrorMessage(), 100) or repr(why.value)}"
+
+
+class NoChecks:
+    """Makes no checks: another process does, and tells this one what it found."""
+
+    def __init__(self, context: Context) -> None:
+        """context: as for ActiveChecks; not used."""
+
+    def follow(self, services: Iterable[CheckedService]) -> None:
+        """Do nothing."""
+
+    def stop(self) -> None:
+        """Do nothing."""

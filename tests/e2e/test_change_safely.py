@@ -217,12 +217,12 @@ def test_a_table_on_trial_is_undone(
     with pytest.raises(Busy, match=r"^the table is on trial, and undone in [1-5] s: 'tcpvsadm --confirm' keeps it$"):
         daemon.set(read_timeout=8)
     wait_for(lambda: daemon.call("table")["trial"] is None)
-    wait_for(lambda: "the one before it is in force again" in daemon.log())
+    wait_for(lambda: "the table before it is in force again" in daemon.log())
     with dial((LOOPBACK, port)) as client:
         assert read_exactly(client, 5) == b"hello"
     assert state.read_text() == saved
     again = daemon.adm("--confirm", check=False)
-    assert again.stderr == "tcpvsadm: confirm: nothing waits to be confirmed: what is in force stays\n"
+    assert again.stderr == "tcpvsadm: confirm: no change is waiting for confirmation\n"
 
 
 def test_a_daemon_that_dies_on_trial_begins_with_the_table_before(

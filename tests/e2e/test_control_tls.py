@@ -280,7 +280,7 @@ def test_certificates_are_read_again(make_daemon: Make, site: Site) -> None:
     assert "there is no --config" not in daemon.log()
     # Beside no unix socket there is no takeover.
     daemon.signal(signal.SIGUSR2)
-    wait_for(lambda: "sockets are handed over on a unix socket, and --control is none" in daemon.log())
+    wait_for(lambda: "upgrades need a Unix control socket" in daemon.log())
 
 
 # Strangers.

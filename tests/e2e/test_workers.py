@@ -547,7 +547,7 @@ def test_workers_that_cannot_start_or_do_not_answer(
         ask()
         wait_until_all_serve(daemon, but=(victim,))
         assert is_gone(victim)
-    assert daemon.log().count("is ended: it has not responded for 3 s") >= 3
+    assert daemon.log().count("is killed: it has not responded for 3 s") >= 3
     daemon.set(worker_timeout=0)
 
     # The system has nothing to give for a while.

@@ -13,7 +13,8 @@ from ktcpvs.health.active_checks import ActiveChecks
 from ktcpvs.model.address import Inet
 from ktcpvs.model.check import parse_check
 from ktcpvs.model.destination import Destination
-from ktcpvs.runtime.context import Context, Descriptors
+from ktcpvs.runtime.context import Context
+from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.streams.connector import Connector
 from ktcpvs.system.log import EventLog
 from tests.fuzz.door import Failures

@@ -78,7 +78,7 @@ def test_a_server_that_stalls_is_down_and_is_checked_again(check: str, said: byt
         world.passes(3)
         assert (world.server.health.state, world.server.health.reason) == (DOWN, NOTHING_CAME)
         assert all(line.aborted or line.reset_on_close for line in world.hung_up)
-        assert world.director.checks is not None
+        assert isinstance(world.director.checks, ActiveChecks)
         assert world.director.checks.running == 0
     assert world.lines == [f"service s: server {A} is down: {NOTHING_CAME}"]
     world.close()
@@ -134,7 +134,7 @@ def _canceller_raises() -> Deferred[Any]:
 @pytest.mark.parametrize("probe", [_canceller_raises, lambda: [][0], lambda: Deferred(lambda own: own.callback(None))])
 def test_no_probe_ends_the_checks_of_its_server(probe: Callable[[], Any]) -> None:
     world = Checked("check = tcp")
-    assert world.director.checks is not None
+    assert isinstance(world.director.checks, ActiveChecks)
     world.director.checks.stop()
     checks = world.director.checks = Probes(world.context, probe)
     checks.follow([world.live])
@@ -162,7 +162,7 @@ def test_a_check_that_was_ended_reports_nothing() -> None:
 
 def test_checks_wait_for_each_other_when_there_are_too_many() -> None:
     world = Checked("check = tcp")
-    assert world.director.checks is not None
+    assert isinstance(world.director.checks, ActiveChecks)
     world.director.checks.running = MAX_RUNNING
     world.passes(10)
     assert world.called() == []

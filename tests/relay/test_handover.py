@@ -29,7 +29,8 @@ from ktcpvs.relay.copy import CopyRelay
 from ktcpvs.relay.engines import Relays
 from ktcpvs.relay.handover import EARLY_CHECK_DELAY, MAX_ATTEMPTS
 from ktcpvs.relay.splice import SpliceRelay
-from ktcpvs.runtime.context import Context, Descriptors
+from ktcpvs.runtime.context import Context
+from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.services.director import Director
 from ktcpvs.services.running import RunningService
 from ktcpvs.system import bpf
@@ -81,8 +82,8 @@ class Switch:
     def _start(self) -> None:
         log = EventLog(NON_FATAL)
         log.event = lambda level, form, **values: self._note(level, form, values)  # type: ignore[method-assign]
-        self.context = Context(self.thread.reactor, log, Descriptors(1000))
-        self.relays = self.context.relays = Spliced(self.thread.reactor, 1000)
+        self.relays = Spliced(self.thread.reactor, 1000)
+        self.context = Context(self.thread.reactor, log, Descriptors(1000), relays=self.relays)
         self.director = Director(self.context)
         self.configure()
         self.does(StartService("s"))
