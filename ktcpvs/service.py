@@ -160,7 +160,8 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
     if options.takeover is not None:
         target = HandoverTarget(options.takeover, sockets)
         opened.callback(target.abandon)
-        opened.callback(control.close)  # first: it will adopt one of the sockets that `abandon` closes
+        # Once more, so that it runs before `abandon`: the listener adopts a socket that `abandon` closes.
+        opened.callback(control.close)
     state, saved = _read_state(options, reactor, target)
     built = _build_switch(options, reactor, log, sockets, state, target)
     director = built.director
