@@ -36,7 +36,7 @@ def check_configuration(text: str, source: str, allow_empty: bool) -> Sequence[s
         context = Context(reactor, EventLog())
         director = Director(context)
         for service in table:
-            await director.bind(RunningService(context, service), service, table.settings, trial=True)
+            await director.bind(RunningService(context, service), service, table.settings, is_dry_run=True)
             await director.run_tests(service, table.settings)
         return director.warnings(edit, table)
 

@@ -15,7 +15,8 @@ from ktcpvs.control.tcpvsadm.columns import fit, pad, text_width
 from ktcpvs.control.tcpvsadm.top import layout_screen
 from ktcpvs.inspect.views import Views
 from ktcpvs.model.language.parser import parse
-from ktcpvs.runtime.context import Context, Descriptors
+from ktcpvs.runtime.context import Context
+from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.services.director import Director
 from ktcpvs.system.log import EventLog
 

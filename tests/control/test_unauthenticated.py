@@ -26,7 +26,8 @@ from ktcpvs.control.unauthenticated import RefusalLog, TLSControlFactory
 from ktcpvs.errors import NoTLS
 from ktcpvs.inspect.views import Views
 from ktcpvs.model.settings import Settings
-from ktcpvs.runtime.context import Context, Descriptors
+from ktcpvs.runtime.context import Context
+from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.services.director import Director
 from ktcpvs.system.log import DAEMON, EventLog
 from tests.authority import SERVER, Authority

@@ -22,7 +22,7 @@ from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.threads import blockingCallFromThread
 
 from ktcpvs.control.client import NoAnswer, connect
-from ktcpvs.relay.pipes import PIPES_SPARE
+from ktcpvs.relay.pipes import MAX_SPARE_PIPES
 
 ROOT = Path(__file__).parents[2]
 TWISTD = "from twisted.scripts.twistd import run; run()"
@@ -31,7 +31,7 @@ TCPVSADM = "from ktcpvs.adm import run; run()"
 AS_INSTALLED = Path(__file__).with_name("as_installed")
 """Hides what is installed for the tests alone."""
 
-KEPT = {"pipe:": 2 * PIPES_SPARE + 8, "anon_inode:": 9 + 8}
+KEPT = {"pipe:": 2 * MAX_SPARE_PIPES + 8, "anon_inode:": 9 + 8}
 """How many descriptors of some kinds a daemon may have: what relays keep, and a few of the reactor's."""
 
 CALM = 30.0

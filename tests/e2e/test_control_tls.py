@@ -213,7 +213,7 @@ def test_what_a_daemon_does_not_begin_with(make_daemon: Make, site: Site) -> Non
     with socket.socket() as taken:
         taken.bind((LOOPBACK, site.port))
         taken.listen()
-        in_the_way = f"cannot listen on {LOOPBACK}:{site.port}: something else listens there already"
+        in_the_way = f"cannot listen on {LOOPBACK}:{site.port}: another program listens there already"
         assert said(site.listens, tls=True) == f"{where}{in_the_way}"
     for places, why in (
         (["unix:/x", "unix:/y"], "--control names two unix sockets: at most one may be unix:/PATH"),
@@ -280,7 +280,7 @@ def test_certificates_are_read_again(make_daemon: Make, site: Site) -> None:
     assert "there is no --config" not in daemon.log()
     # Beside no unix socket there is no takeover.
     daemon.signal(signal.SIGUSR2)
-    wait_for(lambda: "sockets are handed over on a unix socket, and --control is none" in daemon.log())
+    wait_for(lambda: "upgrades need a Unix control socket" in daemon.log())
 
 
 # Strangers.
@@ -377,7 +377,7 @@ def test_a_takeover_beside_it(make_daemon: Make, site: Site) -> None:
         assert old.wait() == 0
         wait_for(lambda: answers(site.port))
         assert site.ask() == ["s"]
-        why = f"cannot listen on {LOOPBACK}:{busy}: something else listens there already; the daemon keeps trying"
+        why = f"cannot listen on {LOOPBACK}:{busy}: another program listens there already; the daemon keeps trying"
         wait_for(lambda: f"control tls:{LOOPBACK}:{busy}: {why}" in new.log())
     wait_for(lambda: answers(busy))
     assert site.ask(port=busy) == ["s"]

@@ -173,7 +173,7 @@ def test_a_server_that_never_comes_to_the_point_is_hung_up_on(
 def test_a_check_that_cannot_be_meant_is_refused(daemon: Daemon) -> None:
     refused = daemon.adm("-A", "-i", "web", "check=http health", check=False)
     assert refused.returncode == 1
-    said = "tcpvsadm: add-service web: check = http health: a path is wanted, as /health\n"
+    said = "tcpvsadm: add-service web: check = http health: expected a path (example: /health)\n"
     assert refused.stderr == said
     daemon.adm("-A", "-i", "web", "check=http /health expect 200 204")
     assert "    check = http /health expect 200 204\n" in daemon.adm("--list").stdout

@@ -168,10 +168,10 @@ def test_members_of_a_group_may(start: Callable[..., Daemon], folder: Path) -> N
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (("--user", "no-such-user"), "--user no-such-user: there is no such user; add one, as with 'useradd --system "),
-        (("--user", "nobody", "--group", "nope"), "--group nope: there is no such group"),
+        (("--user", "no-such-user"), "--user no-such-user: no such user; create it, as with 'useradd --system "),
+        (("--user", "nobody", "--group", "nope"), "--group nope: no such group"),
         (("--group", "daemon"), "--group daemon requires --user"),
-        (("--control-group", "nope"), "--control-group nope: there is no such group"),
+        (("--control-group", "nope"), "--control-group nope: no such group"),
     ],
 )  # fmt: skip
 def test_who_is_nobody_is_refused(folder: Path, options: tuple[str, ...], why: str) -> None:
@@ -229,7 +229,7 @@ def test_tcpvsadm_does_not_trust_a_place_that_somebody_else_could_make(folder: P
     how = "remove it, or give the daemon's address with --control"
     assert (status, said) == (
         3,
-        f"tcpvsadm: {place} can be written to by other users, so a daemon there is not trusted: {how}\n",
+        f"tcpvsadm: {place} is writable by other users, so no daemon is trusted there: {how}\n",
     )
 
 

@@ -162,7 +162,7 @@ def test_a_file_is_loaded_and_what_is_new_is_started(daemon: Daemon, serve: Serv
     taken = blocks[new].replace(f":{new} ", f":{serve(echo).port} ")
     daemon.adm("-f", "-", input=blocks[old])
     refused = daemon.adm("-f", "-", "--start", input=blocks[old] + taken, check=False)
-    assert "something else listens there already" in refused.stderr
+    assert "another program listens there already" in refused.stderr
     assert [service["ident"] for service in daemon.call("table")["services"]] == [f"s{old}"]
     daemon.adm("-f", "-", "--start", input=blocks[old] + blocks[new])
     assert greeted(new) == {"b"}
@@ -547,7 +547,7 @@ def test_workers_that_cannot_start_or_do_not_answer(
         ask()
         wait_until_all_serve(daemon, but=(victim,))
         assert is_gone(victim)
-    assert daemon.log().count("is ended: it has not responded for 3 s") >= 3
+    assert daemon.log().count("is killed: it has not responded for 3 s") >= 3
     daemon.set(worker_timeout=0)
 
     # The system has nothing to give for a while.
@@ -716,5 +716,5 @@ def test_an_address_belongs_to_one_service(daemon: Daemon, serve: Serve) -> None
     if refused.returncode == 0:  # the address is taken when it is started
         refused = daemon.adm("--start", "-i", "second", check=False)
     assert refused.returncode == 1
-    assert "something else listens there already" in refused.stderr or "has that address" in refused.stderr
+    assert "another program listens there already" in refused.stderr or "has that address" in refused.stderr
     assert answers(port)

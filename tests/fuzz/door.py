@@ -22,7 +22,8 @@ from ktcpvs.errors import Refusal
 from ktcpvs.inspect.explain import Explainer
 from ktcpvs.inspect.views import Views
 from ktcpvs.model.edits import START_NOTHING, Edit, Load, StartService
-from ktcpvs.runtime.context import Context, Descriptors
+from ktcpvs.runtime.context import Context
+from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.services.director import Director
 from ktcpvs.system.log import EventLog
 from tests.fuzz.messages import pieces

@@ -32,7 +32,7 @@ from ktcpvs.model.language.writer import write
 from ktcpvs.model.lines import split_lines
 from ktcpvs.model.network import Networks, parse_networks
 from ktcpvs.model.table import Table
-from ktcpvs.protocols.access import Record, as_json, combined
+from ktcpvs.protocols.access_log import Record, as_json, combined
 from ktcpvs.state import StateFile
 from tests.model.strategies import assert_sound
 

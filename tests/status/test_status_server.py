@@ -18,7 +18,8 @@ from twisted.python.failure import Failure
 from ktcpvs.inspect.views import Views
 from ktcpvs.model.address import parse_address
 from ktcpvs.model.edits import AddServer, AddService, Edit
-from ktcpvs.runtime.context import Context, Descriptors
+from ktcpvs.runtime.context import Context
+from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.services.director import Director
 from ktcpvs.status.server import CHUNK_SIZE, MAX_CONNECTIONS, MAX_HELD_BYTES, BodyReaders, StatusFactory
 from ktcpvs.system.log import EventLog
