@@ -13,7 +13,7 @@ from servers import LOOPBACK, SocketServer, answers, dial, echo, free_port, read
 
 from ktcpvs import __version__
 
-from .harness import CALM, TCPVSADM, Daemon, command
+from .harness import TCPVSADM, TIMEOUT, Daemon, command
 
 pytestmark = pytest.mark.e2e
 
@@ -147,10 +147,10 @@ def test_no_daemon_is_3(make_daemon: Callable[..., Daemon]) -> None:
 
 
 def test_the_control_address_from_the_environment(daemon: Daemon) -> None:
-    environment = {**daemon._environment, "KTCPVS_CONTROL": daemon.control}
+    environment = {**daemon.environment, "KTCPVS_CONTROL": daemon.control}
     daemon.adm("-A", "-i", "s")
     done = subprocess.run(
-        [*command("tcpvsadm", TCPVSADM), "--save"], capture_output=True, text=True, timeout=CALM, env=environment
+        [*command("tcpvsadm", TCPVSADM), "--save"], capture_output=True, text=True, timeout=TIMEOUT, env=environment
     )
     assert done.returncode == 0
     assert "Virtual s {" in done.stdout
@@ -166,12 +166,12 @@ def test_a_reader_who_goes_away_is_no_fault(daemon: Daemon) -> None:
         stdout=write,
         stderr=subprocess.PIPE,
         text=True,
-        env=daemon._environment,
+        env=daemon.environment,
     )
     os.close(write)
     assert os.read(read, 10).startswith(b"TCP ")
     os.close(read)
-    _, complaint = adm.communicate(timeout=CALM)
+    _, complaint = adm.communicate(timeout=TIMEOUT)
     assert "Traceback" not in complaint
     assert adm.returncode in (0, 141)
 
@@ -181,10 +181,10 @@ def test_two_administrators_at_once(daemon: Daemon) -> None:
     started = [
         subprocess.Popen(
             [*command("tcpvsadm", TCPVSADM), "--control", daemon.control, "-A", "-i", f"s{number}"],
-            env=daemon._environment,
+            env=daemon.environment,
         )
         for number in range(6)
     ]
-    assert [adm.wait(CALM) for adm in started] == [0] * 6
+    assert [adm.wait(TIMEOUT) for adm in started] == [0] * 6
     idents = {service["ident"] for service in daemon.call("table")["services"]}
     assert idents == {f"s{number}" for number in range(6)}

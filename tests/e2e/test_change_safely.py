@@ -15,7 +15,7 @@ from servers import LOOPBACK, SocketServer, dial, echo, free_port, read_exactly,
 
 from ktcpvs.errors import Busy
 
-from .harness import TCPVSADM, Daemon, command, environment
+from .harness import TCPVSADM, Daemon, command, environment, tcpvsadm
 
 pytestmark = pytest.mark.e2e
 
@@ -54,11 +54,8 @@ def changed(site: Path, old: str, new: str) -> Path:
 
 
 def adm(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """tcpvsadm where no daemon is."""
-    return subprocess.run(
-        [*command("tcpvsadm", TCPVSADM), *map(str, arguments)],
-        capture_output=True, text=True, timeout=30, env={**environment(), "KTCPVS_CONTROL": "unix:/nonexistent"},
-    )  # fmt: skip
+    """Run tcpvsadm without a daemon."""
+    return tcpvsadm(*arguments, KTCPVS_CONTROL="unix:/nonexistent")
 
 
 # Without a daemon.
@@ -141,13 +138,11 @@ def test_what_has_no_effect_is_warned_of(make_daemon: Callable[..., Daemon], tmp
         done = daemon.adm(*arguments)
         assert (done.stdout, done.stderr) == ("", said)
     daemon.signal(signal.SIGHUP)
-    wait_for(lambda: daemon.log().count(f"warning: {rules}") == 2)
+    daemon.wait_for_log(f"warning: {rules}", 2)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_change_that_breaks_a_test_is_refused(make_daemon: Callable[..., Daemon], site: Path, workers: int) -> None:
-    daemon = make_daemon(workers=workers)
-    daemon.start()
+def test_a_change_that_breaks_a_test_is_refused(daemon: Daemon, site: Path, workers: int) -> None:
     daemon.adm("-f", site)
     daemon.adm("--start")
     saved = daemon.adm("--save").stdout
@@ -166,9 +161,7 @@ def test_a_change_that_breaks_a_test_is_refused(make_daemon: Callable[..., Daemo
     daemon.adm("-e", "-i", "web", "-r", "10.0.0.1:80", "-w", 0)  # breaks nothing
 
 
-def test_diff(make_daemon: Callable[..., Daemon], site: Path) -> None:
-    daemon = make_daemon()
-    daemon.start()
+def test_diff(daemon: Daemon, site: Path) -> None:
     before = daemon.adm("--diff", site, check=False)
     assert (before.returncode, before.stdout.startswith("+ service web: phttp at 127.0.0.1:")) == (4, True)
     daemon.adm("-f", site)
@@ -217,7 +210,7 @@ def test_a_table_on_trial_is_undone(
     with pytest.raises(Busy, match=r"^the table is on trial, and undone in [1-5] s: 'tcpvsadm --confirm' keeps it$"):
         daemon.set(read_timeout=8)
     wait_for(lambda: daemon.call("table")["trial"] is None)
-    wait_for(lambda: "the one before it is in force again" in daemon.log())
+    daemon.wait_for_log("the one before it is in force again")
     with dial((LOOPBACK, port)) as client:
         assert read_exactly(client, 5) == b"hello"
     assert state.read_text() == saved
@@ -252,9 +245,7 @@ def test_what_is_confirmed_stays_and_is_saved(make_daemon: Callable[..., Daemon]
 # Waiting.
 
 
-def test_wait_says_who_is_left(make_daemon: Callable[..., Daemon], serve: Callable[..., SocketServer]) -> None:
-    daemon = make_daemon()
-    daemon.start()
+def test_wait_says_who_is_left(daemon: Daemon, serve: Callable[..., SocketServer]) -> None:
     server, port = serve(echo), free_port()
     daemon.service("s", port, server.address)
     clients = [dial((LOOPBACK, port)) for _ in range(3)]
@@ -293,11 +284,7 @@ def test_wait_says_who_is_left(make_daemon: Callable[..., Daemon], serve: Callab
         os.close(screen)
 
 
-def test_wait_in_a_pipe_and_with_a_server_that_is_deleted(
-    make_daemon: Callable[..., Daemon], serve: Callable[..., SocketServer]
-) -> None:
-    daemon = make_daemon()
-    daemon.start()
+def test_wait_in_a_pipe_and_with_a_server_that_is_deleted(daemon: Daemon, serve: Callable[..., SocketServer]) -> None:
     server, port = serve(echo), free_port()
     daemon.service("s", port, server.address)
     done = daemon.adm("-d", "-i", "s", "-r", server.address, "--wait")

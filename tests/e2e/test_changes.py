@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from servers import LOOPBACK, Nginx, free_port, program, wait_for
 
-from .harness import CALM, Daemon
+from .harness import TIMEOUT, Daemon
 
 pytestmark = pytest.mark.e2e
 
@@ -48,7 +48,7 @@ class Wrk:
     def stop(self) -> tuple[int, list[str]]:
         """(requests answered, what went wrong: lines of its report)."""
         self._process.send_signal(signal.SIGINT)
-        said, _ = self._process.communicate(timeout=CALM)
+        said, _ = self._process.communicate(timeout=TIMEOUT)
         found = re.search(r"(\d+) requests in", said)
         assert found is not None, said
         return int(found[1]), re.findall(r"^ *((?:Socket errors|Non-2xx).*)$", said, re.MULTILINE)
@@ -75,7 +75,7 @@ class Downloads:
     def _run(self) -> None:
         while not self._over.is_set():
             try:
-                with contextlib.closing(http.client.HTTPConnection(LOOPBACK, self._port, timeout=CALM)) as client:
+                with contextlib.closing(http.client.HTTPConnection(LOOPBACK, self._port, timeout=TIMEOUT)) as client:
                     client.request("GET", "/slow/file")
                     answer = client.getresponse()
                     assert (answer.status, len(answer.read())) == (200, self.SIZE)
@@ -85,7 +85,7 @@ class Downloads:
 
     def stop(self) -> None:
         self._over.set()
-        self._thread.join(CALM)
+        self._thread.join(TIMEOUT)
 
 
 class Changes:

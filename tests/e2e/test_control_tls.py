@@ -10,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def test_administration(make_daemon: Make, site: Site, workers: int) -> None:
     assert " asks for add-service\n" in log
     refused = site.adm("-D", "-i", "nope")
     assert (refused.returncode, refused.stderr) == (1, "tcpvsadm: delete-service nope: no service nope\n")
-    wait_for(lambda: "refused to alice from 127.0.0.1:" in daemon.log())
+    daemon.wait_for_log("refused to alice from 127.0.0.1:")
     for newest in ("TLSv1_3", "TLSv1_2"):
         context = strict_context(site.ca.pem)
         context.load_cert_chain(site.alice)
@@ -154,8 +155,8 @@ def test_what_an_administrator_is_told(
     assert "is for no name at all and not for 127.0.0.1" in site.wrong()
     shows(site.ca.daemon("lb5", ends=-1, begins=-9))
     assert site.wrong().startswith("the certificate of lb5 has expired on 20")
-    assert "the certificate of lb5 has expired on 20" in daemon.log()
-    assert "UTC: administrators will not trust it" in daemon.log()
+    daemon.wait_for_log("the certificate of lb5 has expired on 20")
+    daemon.wait_for_log("UTC: administrators will not trust it")
     shows(site.alice)
     assert site.wrong() == "the certificate of alice is not for this purpose: it wants the other extendedKeyUsage"
 
@@ -185,7 +186,7 @@ def test_what_an_administrator_is_told(
     assert (
         site.wrong() == "it closed the connection in the TLS handshake: perhaps it speaks no TLS, or its log tells why"
     )
-    plain.broken = True
+    plain.may_log_tracebacks = True
 
     with pytest.raises(NotTrusted, match=r"nothing came of the TLS handshake within 0 s: does it speak TLS\?"):
         control_thread.run(connect, control_thread.reactor, site.place(port=serve(sink).port), 0.2)
@@ -251,31 +252,31 @@ def test_the_recipe_of_the_document(make_daemon: Make, site: Site, tmp_path: Pat
 def test_certificates_are_read_again(make_daemon: Make, site: Site) -> None:
     daemon = make_daemon(control=site.listens, tls=True)
     daemon.run()
-    wait_for(lambda: "control at tls:" in daemon.log(), timeout=30)
+    daemon.wait_for_log("control at tls:")
     assert site.ask() == []
     (site.folder / "new").mkdir()
     new = Authority(site.folder / "new", "new")
     site.cert.write_text("no certificate")
     daemon.signal(signal.SIGHUP)
     why = f"cert={site.cert}: there is no certificate in PEM, or one that cannot be read; what was read before holds"
-    wait_for(lambda: f"SIGHUP: control tls:{LOOPBACK}:{site.port}: {why}\n" in daemon.log())
+    daemon.wait_for_log(f"SIGHUP: control tls:{LOOPBACK}:{site.port}: {why}\n")
     assert site.ask() == []
     site.cert.unlink()
     os.mkfifo(site.cert)
     daemon.signal(signal.SIGHUP)
-    wait_for(lambda: f"cert={site.cert}: not a regular file; what was read before holds\n" in daemon.log())
+    daemon.wait_for_log(f"cert={site.cert}: not a regular file; what was read before holds\n")
     assert site.ask() == []
     site.cert.unlink()
     site.cert.write_bytes(new.daemon().read_bytes())
     site.ca.pem.write_bytes(new.pem.read_bytes())
     daemon.signal(signal.SIGHUP)
-    wait_for(lambda: f"SIGHUP: control tls:{LOOPBACK}:{site.port} has the certificate of lb1, until 20" in daemon.log())
+    daemon.wait_for_log(f"SIGHUP: control tls:{LOOPBACK}:{site.port} has the certificate of lb1, until 20")
     assert site.ask(cert=new.issue("carol")) == []
     assert "the ca= of the daemon has not signed it" in site.wrong()
     assert "there is no --config" not in daemon.log()
     # Beside no unix socket there is no takeover.
     daemon.signal(signal.SIGUSR2)
-    wait_for(lambda: "sockets are handed over on a unix socket, and --control is none" in daemon.log())
+    daemon.wait_for_log("sockets are handed over on a unix socket, and --control is none")
 
 
 # Strangers.
@@ -328,8 +329,9 @@ def test_a_thousand_strangers(
         wait_for(lambda: not [one for one in daemon.connections() if one["state"] != "relaying"])
         return daemon.descriptors()
 
-    wait_for(lambda: daemon.log().count("more since the last such line") > 0)
+    daemon.wait_for_log("more since the last such line")
     before, memory, lines = quiet(), daemon.memory(), daemon.log().count("\n")
+    began = time.monotonic()
     thread = threading.Thread(target=client)
     thread.start()
     held: list[socket.socket] = []
@@ -352,7 +354,8 @@ def test_a_thousand_strangers(
         sock.close()
     wait_for(lambda: daemon.descriptors() <= before)
     assert daemon.memory() < memory + (8 << 20)
-    assert daemon.log().count("\n") - lines < 40, "a line a second"
+    lines = daemon.log().count("\n") - lines
+    assert lines < max(40, 4 * (time.monotonic() - began)), "each kind of line is logged once a second"
     assert site.ask() == ["s"]
 
 
@@ -373,7 +376,7 @@ def test_a_takeover_beside_it(make_daemon: Make, site: Site) -> None:
         wait_for(lambda: answers(site.port))
         assert site.ask() == ["s"]
         why = f"cannot listen on {LOOPBACK}:{busy}: something else listens there already; it is tried again and again"
-        wait_for(lambda: f"control tls:{LOOPBACK}:{busy}: {why}" in new.log())
+        new.wait_for_log(f"control tls:{LOOPBACK}:{busy}: {why}")
     wait_for(lambda: answers(busy))
     assert site.ask(port=busy) == ["s"]
     assert [service["ident"] for service in new.call("table")["services"]] == ["s"]

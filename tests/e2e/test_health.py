@@ -7,9 +7,8 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,15 +21,9 @@ pytestmark = pytest.mark.e2e
 QUICK = {"check_interval": 1, "check_timeout": 1, "check_rise": 1, "check_fall": 1}
 
 
-@pytest.fixture(scope="module", params=["uvloop", "epoll"])
-def lasting_reactor(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(params=["uvloop", "epoll"])
+def reactor(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-@pytest.fixture
-def daemon(lasting_daemon: Daemon) -> Iterator[Daemon]:
-    yield lasting_daemon
-    lasting_daemon.clear()
 
 
 def health(daemon: Daemon, place: int = 0) -> dict[str, Any]:
@@ -51,11 +44,7 @@ def asked(port: int) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_server_that_dies_and_comes_back(
-    make_daemon: Callable[..., Daemon], nginx: Callable[[str], Nginx], workers: int
-) -> None:
-    daemon = make_daemon(workers=workers)
-    daemon.start()
+def test_a_server_that_dies_and_comes_back(daemon: Daemon, nginx: Callable[[str], Nginx], workers: int) -> None:
     one, two = nginx("one"), nginx("two")
     port = free_port()
     rules = (".*", one.address), (".*", two.address)
@@ -66,13 +55,13 @@ def test_a_server_that_dies_and_comes_back(
     wait_for(lambda: not is_up(daemon))
     assert health(daemon)["reason"].startswith("check: ")
     assert {asked(port) for _ in range(10)} == {(200, "two")}
-    assert f"service web: server {one.address} is down: check: " in daemon.log()
+    daemon.wait_for_log(f"service web: server {one.address} is down: check: ")
     assert "     down since 2" in daemon.adm("--stats").stdout
     if workers:
         daemon.set(debug_level=3)
-        for child in Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split():
-            os.kill(int(child), signal.SIGKILL)  # its successor is told what is down
-        wait_for(lambda: daemon.log().count("serves, process") == workers)
+        for worker in daemon.workers():
+            os.kill(worker, signal.SIGKILL)  # the new worker learns which servers are down
+        daemon.wait_for_log("serves, process", workers)
         assert {asked(port) for _ in range(10)} == {(200, "two")}
     two.stop()
     wait_for(lambda: not is_up(daemon, 1))
@@ -180,11 +169,7 @@ def test_a_check_that_cannot_be_meant_is_refused(daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_clients_errors_eject_and_are_told(
-    make_daemon: Callable[..., Daemon], nginx: Callable[[str], Nginx], workers: int
-) -> None:
-    daemon = make_daemon(workers=workers)
-    daemon.start()
+def test_clients_errors_eject_and_are_told(daemon: Daemon, nginx: Callable[[str], Nginx], workers: int) -> None:
     one, two = nginx("one"), nginx("two")
     port = free_port()
     rules = (".*", one.address), (".*", two.address)

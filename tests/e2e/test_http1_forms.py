@@ -20,12 +20,6 @@ Serve = Callable[..., SocketServer]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
-@pytest.fixture
-def daemon(lasting_daemon: Daemon) -> Iterator[Daemon]:
-    yield lasting_daemon
-    lasting_daemon.clear()
-
-
 def service(daemon: Daemon, server: SocketServer, *words: str) -> int:
     """A service with that one server, which is not ejected. words: further options, NAME=VALUE."""
     port, address = free_port(), f"{LOOPBACK}:{server.port}"

@@ -20,12 +20,6 @@ from .harness import Daemon
 pytestmark = pytest.mark.e2e
 
 
-@pytest.fixture
-def daemon(lasting_daemon: Daemon) -> Iterator[Daemon]:
-    yield lasting_daemon
-    lasting_daemon.clear()
-
-
 @pytest.fixture(scope="module", params=[Nginx, Httpd, TwistedWeb], ids=["nginx", "apache", "twisted"])
 def server(request: pytest.FixtureRequest) -> Iterator[WebServer]:
     server: WebServer = request.param()

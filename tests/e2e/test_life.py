@@ -28,7 +28,7 @@ from servers import (
     wait_for,
 )
 
-from .harness import CALM, Daemon
+from .harness import PROMPT, TIMEOUT, Daemon, has_ended
 
 pytestmark = pytest.mark.e2e
 
@@ -139,7 +139,7 @@ def requests() -> Iterator[Callable[[int], list[str]]]:
     yield start
     done.set()
     for thread in threads:
-        thread.join(CALM)
+        thread.join(TIMEOUT)
     assert failed == []
 
 
@@ -211,7 +211,7 @@ def test_what_does_not_drain_in_time_is_closed(daemon: Daemon, serve: Serve, sta
     assert echoes(client)
     daemon.call("stop", "s")
     assert echoes(client)
-    assert 0.9 <= seconds_until_ended(client) < 4
+    assert 0.9 <= seconds_until_ended(client) < PROMPT
     daemon.wait_until_empty()
     wait_for(lambda: server.living == 0)
 
@@ -247,7 +247,7 @@ def test_a_deleted_server_keeps_its_connections_until_the_drain_timeout(
         with dial((LOOPBACK, port)) as late:
             assert late.recv(1) == b"2"
     assert echoes(by_server[b"1"])
-    assert 0.5 <= seconds_until_ended(by_server[b"1"]) < 4
+    assert 0.5 <= seconds_until_ended(by_server[b"1"]) < PROMPT
     assert echoes(by_server[b"2"])
     assert daemon.active("s") == 1
 
@@ -288,7 +288,7 @@ def test_a_stopped_service_is_deleted_while_it_drains(
     daemon.service("s", port, server.address)
     with dial((LOOPBACK, port)) as late:
         assert echoes(late)
-        assert seconds_until_ended(client) < 4
+        assert seconds_until_ended(client) < PROMPT
         assert echoes(late)
 
 
@@ -306,7 +306,7 @@ def test_sigterm_drains_and_ends_with_0(daemon: Daemon, web: list[Nginx]) -> Non
     assert refused.returncode == 1
     assert "the daemon is ending" in refused.stderr
     assert hashlib.sha256(finish()).hexdigest() == digest
-    assert daemon.wait(5) == 0
+    assert daemon.wait() == 0
     assert re.search(r"ending: [12] connections drain", daemon.log())
 
 
@@ -319,8 +319,8 @@ def test_sigterm_ends_after_the_drain_timeout(daemon: Daemon, serve: Serve, stac
     began = time.monotonic()
     daemon.signal(signal.SIGINT)
     assert echoes(client)
-    assert daemon.wait(10) == 0
-    assert 0.9 <= time.monotonic() - began < 5
+    assert daemon.wait() == 0
+    assert 0.9 <= time.monotonic() - began < PROMPT
     assert not echoes(client)
 
 
@@ -333,10 +333,8 @@ def test_a_second_sigterm_ends_at_once(daemon: Daemon, serve: Serve, stack: cont
     daemon.signal(signal.SIGTERM)
     wait_for(lambda: not answers(port))
     assert echoes(client)
-    began = time.monotonic()
     daemon.signal(signal.SIGTERM)
-    assert daemon.wait(5) == 0
-    assert time.monotonic() - began < 1.5
+    assert daemon.wait(PROMPT) == 0  # drain_timeout is longer
 
 
 def test_unload_stops_all_drains_and_ends(daemon: Daemon, web: list[Nginx]) -> None:
@@ -345,7 +343,7 @@ def test_unload_stops_all_drains_and_ends(daemon: Daemon, web: list[Nginx]) -> N
     daemon.adm("--set", "unload=1")
     assert not answers(port)
     assert hashlib.sha256(finish()).hexdigest() == digest
-    assert daemon.wait(5) == 0
+    assert daemon.wait() == 0
     assert not Path(daemon.control.removeprefix("unix:")).exists()
 
 
@@ -375,7 +373,7 @@ def test_sighup_loads_the_configuration_again(
         assert late.recv(1) == b"2"
     assert not answers(port)
     assert echoes(client)
-    wait_for(lambda: f"SIGHUP: {config} is loaded" in daemon.log())
+    daemon.wait_for_log(f"SIGHUP: {config} is loaded")
 
     before = daemon.call("table")
     for broken, why in (
@@ -389,28 +387,28 @@ def test_sighup_loads_the_configuration_again(
         assert daemon.call("table") == before
     config.write_text("# all gone\n\n")
     daemon.signal(signal.SIGHUP)
-    wait_for(lambda: f"SIGHUP: nothing is changed: {config}: the configuration is empty, and would" in daemon.log())
+    daemon.wait_for_log(f"SIGHUP: nothing is changed: {config}: the configuration is empty, and would")
     assert daemon.call("table") == before
 
     # What it names runs then: what is new, and what an administrator has stopped.
     daemon.call("stop", "s")
     config.write_text(block("s", new_port, other.address) + block("new", port, one.address))
     daemon.signal(signal.SIGHUP)
-    wait_for(lambda: f"SIGHUP: {config} is loaded; started: s, new\n" in daemon.log())
+    daemon.wait_for_log(f"SIGHUP: {config} is loaded; started: s, new\n")
     assert answers(new_port)
     assert answers(port)
     assert [service["running"] for service in daemon.call("table")["services"]] == [True, True]
     before = daemon.call("table")
     config.unlink()
     daemon.signal(signal.SIGHUP)
-    wait_for(lambda: f"SIGHUP: nothing is changed: {config}: No such file" in daemon.log())
+    daemon.wait_for_log(f"SIGHUP: nothing is changed: {config}: No such file")
     assert daemon.call("table") == before
     assert answers(new_port)
 
 
 def test_sighup_without_a_configuration_says_so(daemon: Daemon) -> None:
     daemon.signal(signal.SIGHUP)
-    wait_for(lambda: "there is no --config to load again" in daemon.log())
+    daemon.wait_for_log("there is no --config to load again")
     assert daemon.call("table")["services"] == []
 
 
@@ -436,7 +434,7 @@ def test_loading_a_file_touches_only_what_it_changes(
     assert [answers(ports[name]) for name in ("same", "changed", "removed", "new")] == [True, True, False, False]
     assert daemon.stats("same")["stats"]["total"] == total + 1
     assert [row["weight"] for row in daemon.stats("changed")["servers"]] == [1, 3]
-    assert seconds_until_ended(clients["removed"]) < 4
+    assert seconds_until_ended(clients["removed"]) < PROMPT
     daemon.adm("--start", "-i", "new")
     assert answers(ports["new"])
     assert echoes(clients["same"])
@@ -464,14 +462,6 @@ def test_a_file_with_an_error_on_any_line_changes_nothing(
 
 
 # In the background.
-
-
-def has_ended(pid: int) -> bool:
-    """True when that process is gone, or dead and only not yet reaped by its adoptive parent."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 @pytest.mark.parametrize("reactor", ["uvloop", "epoll"])

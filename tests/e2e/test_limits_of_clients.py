@@ -28,13 +28,6 @@ def workers(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
 
-@pytest.fixture
-def daemon(make_daemon: Callable[..., Daemon], workers: int) -> Daemon:
-    daemon = make_daemon(workers=workers)
-    daemon.start()
-    return daemon
-
-
 def served(port: int, source: str, stack: contextlib.ExitStack) -> socket.socket | None:
     """A client with that address that somebody echoes; None: it was reset."""
     try:
@@ -57,7 +50,7 @@ def test_connections_at_once(
     assert served(port, "127.0.0.3", stack)
     assert daemon.stats("s")["stats"]["limited"] == MANY - 6
     assert f"  turned away: limited {MANY - 6}\n" in daemon.adm("--stats").stdout
-    assert "service s: clients are beyond their limit, as 127.0.0.2" in daemon.log()
+    daemon.wait_for_log("service s: clients are beyond their limit, as 127.0.0.2")
     assert "    client_connections = 6\n" in daemon.adm("--save").stdout
     notes = daemon.call("explain", "s", client="127.0.0.2")["notes"]
     assert "client has 6 of 6 connections: one more is reset" in notes
@@ -68,9 +61,9 @@ def test_connections_at_once(
     if workers:  # what a dead worker has counted is gone
         (victim,) = {one["worker"] for one in daemon.connections() if one["client"].startswith("127.0.0.3:")}
         left = [one for one in daemon.connections() if one["worker"] != victim and "127.0.0.2:" in one["client"]]
-        pids = _children(daemon.pid)
-        os.kill(pids[victim - 1], signal.SIGKILL)
-        wait_for(lambda: len(now := _children(daemon.pid)) == 2 and pids[victim - 1] not in now, "its successor")
+        pid = sorted(daemon.workers())[victim - 1]
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: len(now := daemon.workers()) == 2 and pid not in now, "a new worker")
         again = [served(port, "127.0.0.2", stack) for _ in range(MANY)]
         assert sum(client is not None for client in again) == 6 - len(left)
 
@@ -80,11 +73,6 @@ def test_connections_at_once(
         client.connect(f"{tmp_path}/u")
         client.sendall(b"?")
         assert read_exactly(client, 1) == b"?"
-
-
-def _children(pid: int) -> list[int]:
-    """The workers of a supervisor, in the order in which they were started."""
-    return sorted(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
 
 def test_requests(daemon: Daemon, web: list[Nginx], tmp_path: Path) -> None:

@@ -19,10 +19,8 @@ Serve = Callable[..., SocketServer]
 
 
 @pytest.fixture(params=[0, 2], ids=["alone", "workers"])
-def daemon(make_daemon: Callable[..., Daemon], request: pytest.FixtureRequest) -> Daemon:
-    daemon = make_daemon(workers=request.param)
-    daemon.start()
-    return daemon
+def workers(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
 
 
 def comes_in(port: int, source: str, host: str = LOOPBACK) -> bool:
@@ -53,7 +51,7 @@ def test_lists_hold_for_new_clients(daemon: Daemon, serve: Serve, stack: context
     counters = daemon.stats("s")["stats"]
     assert (counters["denied"], counters["total"]) == (3, 3)
     assert "  turned away: denied 3\n" in daemon.adm("--stats").stdout
-    assert "service s: clients are denied, as 127.0." in daemon.log()
+    daemon.wait_for_log("service s: clients are denied, as 127.0.")
 
     listed = daemon.adm("--save").stdout
     assert "    allow = 127.0.0.1 127.0.1.0/24\n    deny = 127.0.0.0/30 2001:db8::/32\n" in listed

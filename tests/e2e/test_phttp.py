@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 from servers import LOOPBACK, Nginx, dial, free_port, program, read_all, wait_for
 
-from .harness import CALM, Daemon
+from .harness import TIMEOUT, Daemon
 
 pytestmark = pytest.mark.e2e
 
@@ -108,7 +108,7 @@ def test_servers_that_die_and_come_back_cost_no_idempotent_request(
     def each_has_more(more: int) -> None:
         """Requests have been answered that began after now, to every client."""
         wanted = [count + more for count in answered]
-        wait_for(lambda: all(map(int.__ge__, answered, wanted)), timeout=CALM)
+        wait_for(lambda: all(map(int.__ge__, answered, wanted)), timeout=TIMEOUT)
 
     threads = [threading.Thread(target=load, args=(number,)) for number in range(4)]
     for thread in threads:

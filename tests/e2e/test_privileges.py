@@ -65,10 +65,6 @@ def status(pid: int) -> dict[str, str]:
     return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
-def children(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
 def low_port() -> int:
     for port in range(600, 1024):
         with socket.socket() as probe:
@@ -85,10 +81,10 @@ def test_it_keeps_what_it_needs_and_nothing_else(
     start: Callable[..., Daemon], serve: Callable[..., SocketServer], folder: Path, workers: int
 ) -> None:
     daemon = start("--user", "nobody", "--state", str(folder / "state.json"), workers=workers)
-    wait_for(lambda: len(children(daemon.pid)) == workers)
+    daemon.wait_until_workers_serve(workers)
     port = low_port()
     daemon.service("s", port, serve(echo).address, relay="kernel" if bpf.available() is None else "auto")
-    for pid in (daemon.pid, *children(daemon.pid)):
+    for pid in (daemon.pid, *daemon.workers()):
         seen = status(pid)
         assert set(seen["Uid"].split()) == {str(NOBODY.pw_uid)}
         assert set(seen["Gid"].split()) == {str(NOBODY.pw_gid)}
@@ -115,28 +111,28 @@ def test_certificates_that_only_root_can_read(start: Callable[..., Daemon], fold
     cert.chmod(0o600)
     where = f"tls:{LOOPBACK}:{port}"
     daemon = start("--user", "nobody", "--control", f"{where}:cert={cert}:ca={ca.pem}", tls=True)
-    assert f"control {where}: nobody cannot read {cert}: SIGHUP will not read it again until he can" in daemon.log()
+    daemon.wait_for_log(f"control {where}: nobody cannot read {cert}: SIGHUP will not read it again until he can")
     adm = [*command("tcpvsadm", TCPVSADM), "--control", f"{where}:cert={alice}:ca={ca.pem}", "--list"]
     assert subprocess.run(adm, env=environment(tls=True), capture_output=True, timeout=30).returncode == 0
     daemon.signal(signal.SIGHUP)
     refused = f"SIGHUP: control {where}: cert={cert}: Permission denied; what was read before holds"
-    wait_for(lambda: refused in daemon.log())
+    daemon.wait_for_log(refused)
     shutil.chown(cert, NOBODY.pw_uid)
     daemon.signal(signal.SIGHUP)
-    wait_for(lambda: f"SIGHUP: control {where} has the certificate of lb1" in daemon.log())
+    daemon.wait_for_log(f"SIGHUP: control {where} has the certificate of lb1")
 
 
-AS_NOBODY = (
-    "import os, sys; os.setgroups([int(group) for group in sys.argv[2:]]); os.setgid(65534); os.setuid(65533);"
-    "import socket; s = socket.socket(socket.AF_UNIX); s.settimeout(10); s.connect(sys.argv[1]);"
-    "print(s.recv(1) if True else '')"
+CONNECT_AS_STRANGER = (
+    "import os, sys; os.setgroups([int(group) for group in sys.argv[3:]]); os.setgid(65534); os.setuid(65533);"
+    "import socket; s = socket.socket(socket.AF_UNIX); s.settimeout(float(sys.argv[2])); s.connect(sys.argv[1]);"
+    "print(s.recv(1))"
 )
 
 
-def knock(path: Path, *groups: int) -> str:
-    """What a stranger meets at the control socket: "b''" is that he is turned away."""
+def connect_as_stranger(path: Path, *groups: int, timeout: float = 10) -> str:
+    """Connect to the control socket as another user, and return what comes of it: "b''" when the daemon closes it."""
     python, _ = everybodys_python() or (sys.executable, None)
-    code = [str(python), "-c", AS_NOBODY, str(path), *map(str, groups)]
+    code = [str(python), "-c", CONNECT_AS_STRANGER, str(path), str(timeout), *map(str, groups)]
     done = subprocess.run(code, capture_output=True, text=True, timeout=30)
     return (done.stdout + done.stderr).strip().splitlines()[-1]
 
@@ -145,11 +141,11 @@ def test_strangers_may_not_administer(start: Callable[..., Daemon], folder: Path
     daemon = start("--user", "nobody")
     path = folder / "control.sock"
     assert (path.stat().st_mode & 0o777, path.stat().st_uid) == (0o600, NOBODY.pw_uid)
-    assert knock(path).startswith("PermissionError")
+    assert connect_as_stranger(path).startswith("PermissionError")
     path.chmod(0o666)  # whatever is done to the file
     folder.chmod(0o755)
-    assert knock(path) == "b''" or knock(path).startswith("ConnectionResetError")
-    assert "control connection refused: user 65533 may not administer" in daemon.log()
+    assert connect_as_stranger(path) == "b''" or connect_as_stranger(path).startswith("ConnectionResetError")
+    daemon.wait_for_log("control connection refused: user 65533 may not administer")
     assert daemon.adm("--list").returncode == 0
 
 
@@ -159,7 +155,7 @@ def test_members_of_a_group_may(start: Callable[..., Daemon], folder: Path) -> N
     folder.chmod(0o755)
     seen = path.stat()
     assert (seen.st_mode & 0o777, seen.st_gid) == (0o660, 1)
-    assert knock(path, 1).startswith("TimeoutError")  # he is let in, and says nothing
+    assert connect_as_stranger(path, 1, timeout=2).startswith("TimeoutError")  # the daemon waits for a command
     assert "refused" not in daemon.log()
 
 
@@ -241,7 +237,7 @@ def test_permission_denied_is_not_no_daemon(start: Callable[..., Daemon], folder
     status, said = adm_as_nobody("--control", daemon.control, "--list")
     assert status == 3
     assert said.endswith(f"perhaps user {NOBODY.pw_uid} may not administer it, which its log would say: {how}")
-    assert "control connection refused: user" in daemon.log()
+    daemon.wait_for_log("control connection refused: user")
     path.chmod(0o600)
     folder.chmod(0)
     assert adm_as_nobody("--control", daemon.control, "--list") == denied

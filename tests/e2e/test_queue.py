@@ -14,17 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from servers import LOOPBACK, SocketServer, dial, echo, free_port, read_all, read_exactly, wait_for
 
-from .harness import CALM, Daemon
+from .harness import TIMEOUT, Daemon
 
 pytestmark = pytest.mark.e2e
 
 Serve = Callable[..., SocketServer]
-
-
-@pytest.fixture
-def daemon(lasting_daemon: Daemon) -> Iterator[Daemon]:
-    yield lasting_daemon
-    lasting_daemon.clear()
 
 
 class Careful:
@@ -48,7 +42,7 @@ class Careful:
                     pass
                 with self._counted():
                     if self.seconds is None:
-                        assert self.go.wait(CALM)
+                        assert self.go.wait(TIMEOUT)
                     else:
                         time.sleep(self.seconds)
                 body = self.name.encode()
@@ -86,7 +80,7 @@ def started(daemon: Daemon, scheduler: str, *servers: str, settings: str = "") -
 
 def get(port: int, cookie: str = "") -> tuple[int, str, str]:
     """(status, body, cookie) of a request on a connection of its own."""
-    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=CALM)
+    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=TIMEOUT)
     try:
         connection.request("GET", "/", headers={"Cookie": cookie} if cookie else {})
         answer = connection.getresponse()
@@ -110,7 +104,7 @@ def test_thirty_requests_at_once_and_never_more_than_two_at_the_server(
     barrier = threading.Barrier(30)
 
     def ask(_: int) -> list[tuple[int, str, str]]:
-        barrier.wait(CALM)
+        barrier.wait(TIMEOUT)
         return [get(port), get(port)]
 
     answers = [answer for both in crowd.map(ask, range(30)) for answer in both]

@@ -54,20 +54,14 @@ WITHOUT_RIGHTS = ("setpriv", "--bounding-set=-bpf,-net_admin,-sys_admin", "--inh
 Serve = Callable[..., SocketServer]
 
 
-@pytest.fixture(scope="module", params=["uvloop", "epoll"])
-def lasting_reactor(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(params=["uvloop", "epoll"])
+def reactor(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture(params=RELAYS)
 def relay(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-@pytest.fixture
-def daemon(lasting_daemon: Daemon) -> Iterator[Daemon]:
-    yield lasting_daemon
-    lasting_daemon.clear()
 
 
 class Relayed:
@@ -451,7 +445,7 @@ def test_a_state_file_that_wants_the_kernel_is_taken_without_the_rights(
     daemon.start()
     assert daemon.stats("web")["relay"] == "kernel"
     assert daemon.stats("web")["stats"]["relay"]["in_use"] == "copy"
-    assert "service web copies: kernel: needs CAP_BPF and CAP_NET_ADMIN" in daemon.log()
+    daemon.wait_for_log("service web copies: kernel: needs CAP_BPF and CAP_NET_ADMIN")
     with dial((LOOPBACK, port)) as client:
         client.sendall(b"hello")
         assert read_exactly(client, 5) == b"hello"

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from servers import LOOPBACK, free_port
 from storm import Storm
@@ -16,12 +14,6 @@ from .harness import Daemon
 pytestmark = pytest.mark.e2e
 
 SEED = 20261123
-
-
-@pytest.fixture
-def daemon(lasting_daemon: Daemon) -> Iterator[Daemon]:
-    yield lasting_daemon
-    lasting_daemon.clear()
 
 
 @pytest.mark.parametrize(

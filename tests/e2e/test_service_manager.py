@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from servers import LOOPBACK, SocketServer, dial, echo, free_port, program, read_exactly, wait_for
 
-from .harness import CALM, Daemon
+from .harness import TIMEOUT, Daemon, has_ended
 
 pytestmark = pytest.mark.e2e
 
@@ -47,7 +47,7 @@ class Manager:
         self.path = str(folder / "notify")
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(self.path)
-        self._notify.settimeout(CALM)
+        self._notify.settimeout(TIMEOUT)
 
     @staticmethod
     def _listening(where: Any) -> socket.socket:
@@ -62,8 +62,12 @@ class Manager:
         descriptors = [sock.fileno() for sock in self.sockets]
         names = ":".join(["control", *["ktcpvs.socket"] * (len(descriptors) - 1)]) if has_names else ""
         daemon.prefix(sys.executable, "-c", HAND_IN, names)
-        daemon.handed = tuple(descriptors)
-        daemon.environ(HANDED=" ".join(map(str, descriptors)), NOTIFY_SOCKET=self.path, WATCHDOG_USEC=str(WATCHDOG))
+        daemon.inherited = tuple(descriptors)
+        daemon.environment |= {
+            "HANDED": " ".join(map(str, descriptors)),
+            "NOTIFY_SOCKET": self.path,
+            "WATCHDOG_USEC": str(WATCHDOG),
+        }
 
     def hear(self, wanted: str) -> dict[str, str]:
         """The next message that says `wanted`, as names and values; others are passed over."""
@@ -78,7 +82,7 @@ class Manager:
         with contextlib.suppress(BlockingIOError):
             while True:
                 self._notify.recv(4096)
-        self._notify.settimeout(CALM)
+        self._notify.settimeout(TIMEOUT)
 
     def hears_nothing(self, seconds: float) -> bool:
         """True when nothing is said for so long."""
@@ -88,7 +92,7 @@ class Manager:
         except TimeoutError:
             return True
         finally:
-            self._notify.settimeout(CALM)
+            self._notify.settimeout(TIMEOUT)
         return False
 
     def close(self) -> None:
@@ -107,14 +111,6 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
 def echoes(client: socket.socket) -> bool:
     client.sendall(b"ping")
     return read_exactly(client, 4) == b"ping"
-
-
-def has_ended(pid: int) -> bool:
-    """True when that process is gone, or dead and not yet reaped."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -160,8 +156,7 @@ def test_under_a_service_manager(
 
     # The watchdog hears nothing while a process that serves does not answer.
     assert manager.hear("WATCHDOG")
-    children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
-    victim = int(children[-1]) if workers else daemon.pid
+    victim = daemon.workers()[-1] if workers else daemon.pid
     os.kill(victim, signal.SIGSTOP)
     manager.hears_nothing(WATCHDOG / 4e6)  # what was asked before
     manager.forget()

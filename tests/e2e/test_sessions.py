@@ -6,7 +6,7 @@ import http.client
 import re
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,12 +19,6 @@ pytestmark = pytest.mark.e2e
 Make = Callable[..., Daemon]
 
 COOKIE = "KTCPVS_SID"
-
-
-@pytest.fixture
-def daemon(lasting_daemon: Daemon) -> Iterator[Daemon]:
-    yield lasting_daemon
-    lasting_daemon.clear()
 
 
 def configuration(port: int, *servers: str, rules: tuple[str, ...] = (), more: str = "", settings: str = "") -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from servers import LOOPBACK, SocketServer, answers, dial, echo, free_port, read_exactly, wait_for
+from servers import LOOPBACK, SocketServer, answers, dial, echo, free_port, read_exactly
 
 from ktcpvs.errors import CannotSave
 from ktcpvs.model.language.parser import parse
@@ -120,7 +120,7 @@ def test_what_lies_beside_the_state_and_at_the_configuration_is_not_waited_for(
     config.unlink()
     os.mkfifo(config)
     daemon.signal(1)
-    wait_for(lambda: f"SIGHUP: nothing is changed: {config}: not a regular file" in daemon.log())
+    daemon.wait_for_log(f"SIGHUP: nothing is changed: {config}: not a regular file")
     assert daemon.call("table")["settings"]["read_timeout"] == 2
 
 
@@ -134,18 +134,18 @@ def test_config_begins_and_state_goes_on(make_daemon: Make, serve: Serve, tmp_pa
     daemon = make_daemon("--config", config, "--state", state)
     daemon.start()
     assert answers(port)
-    assert f"the table comes from {config}, since there was no state file {state}: " in daemon.log()
+    daemon.wait_for_log(f"the table comes from {config}, since there was no state file {state}: ")
     assert state.stat().st_mode & 0o777 == 0o600
     daemon.call("add_service", "added", port=free_port())
     daemon.call("stop", "c")
     daemon.restart()
     idents = [(service["ident"], service["running"]) for service in daemon.call("table")["services"]]
     assert idents == [("c", False), ("added", False)]
-    assert f"the table comes from the state file {state}, and {config} was not loaded: " in daemon.log()
+    daemon.wait_for_log(f"the table comes from the state file {state}, and {config} was not loaded: ")
     new_port = free_port()
     config.write_text(config.read_text() + configuration(new_port, "10.0.0.1:80").replace("Virtual c", "Virtual new"))
     daemon.signal(1)
-    wait_for(lambda: daemon.log().count(f"SIGHUP: {config} is loaded"))
+    daemon.wait_for_log(f"SIGHUP: {config} is loaded")
     idents = [(service["ident"], service["running"]) for service in daemon.call("table")["services"]]
     assert idents == [("c", False), ("new", True)]
     assert answers(new_port)
@@ -157,7 +157,7 @@ def test_an_empty_configuration_begins_without_services(make_daemon: Make, tmp_p
     daemon = make_daemon("--config", config)
     daemon.start()
     assert daemon.call("table")["services"] == []
-    assert f"{config} configures no services" in daemon.log()
+    daemon.wait_for_log(f"{config} configures no services")
 
 
 def test_a_state_file_that_cannot_be_read_refuses_the_start(make_daemon: Make, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from ktcpvs.takeover.commands import TakeOver
 from ktcpvs.takeover.handover_target import HandoverTarget
 from ktcpvs.tap import Options
 
-from .harness import CALM, ControlThread, Daemon
+from .harness import TIMEOUT, ControlThread, Daemon, has_ended
 
 pytestmark = pytest.mark.e2e
 
@@ -88,7 +88,7 @@ class Load:
     def stop(self) -> None:
         self._over.set()
         for thread in self._threads:
-            thread.join(CALM)
+            thread.join(TIMEOUT)
 
 
 def _some(connection: socket.socket) -> bytes:
@@ -110,7 +110,7 @@ def taken_over(make_daemon: Make, old: Daemon, *options: str | Path, **named: An
     """A daemon that has taken over from `old`."""
     new = make_daemon(*options, "--takeover", old.control, control=old.control, **named)
     new.run()
-    wait_for(took_over(new), f"a takeover: {new.log()}", timeout=CALM)
+    wait_for(took_over(new), f"a takeover: {new.log()}", timeout=TIMEOUT)
     return new
 
 
@@ -195,7 +195,7 @@ def test_administrators_notice_nothing(
     stack.callback(over.set)
     thread = threading.Thread(target=administer)
     thread.start()
-    stack.callback(thread.join, CALM)
+    stack.callback(thread.join, TIMEOUT)
     daemon = old
     for workers in (0, 1):
         new = taken_over(make_daemon, daemon, "--state", tmp_path / "state", workers=workers)
@@ -205,7 +205,7 @@ def test_administrators_notice_nothing(
         done_by_then = done[-1]
         wait_for(lambda last=done_by_then: done[-1] != last)
     over.set()
-    thread.join(CALM)
+    thread.join(TIMEOUT)
     assert wrong == []
     shown = daemon.call("table")["services"][0]["servers"]
     assert [server["address"] for server in shown] == done
@@ -222,9 +222,7 @@ def test_when_the_old_one_dies_meanwhile_the_new_one_serves(make_daemon: Make, s
     old.service("s", f"unix:{path}", server.address)
     new = make_daemon("--takeover", old.control, control=old.control, workers=2)
     new.run()
-    wait_for(
-        lambda: Path(f"/proc/{new.pid}/task/{new.pid}/children").read_text(), "it to have all, and to start workers"
-    )
+    wait_for(new.workers, "it to have all, and to start workers")
     old.kill()
     wait_for(took_over(new))
     with dial(path) as client:
@@ -322,7 +320,7 @@ def test_a_takeover_that_fails_changes_nothing(
     first = HandoverTarget(where, InheritedSockets())
     assert "another daemon takes over already" in refused_meanwhile()
     first.abandon()
-    wait_for(lambda: "went away; this one goes on" in daemon.log())
+    daemon.wait_for_log("went away; this one goes on")
     goes_on()
 
 
@@ -378,11 +376,3 @@ def test_the_pid_file_names_who_serves(make_daemon: Make, tmp_path: Path) -> Non
         for pid in (old, new):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-
-
-def has_ended(pid: int) -> bool:
-    """True when that process is gone, or dead and not yet reaped."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from servers import LOOPBACK, SocketServer, chunks, dial, free_port, read_exactly, wait_for
 
-from .harness import CALM, TCPVSADM, Daemon, command, environment
+from .harness import TCPVSADM, TIMEOUT, Daemon, command, environment
 
 pytestmark = pytest.mark.e2e
 
@@ -56,7 +56,7 @@ class Terminal:
             self.look()
             return self._process.poll() is not None
 
-        wait_for(ended, timeout=CALM)
+        wait_for(ended, timeout=TIMEOUT)
         self.look()
         return self._process.returncode
 
@@ -103,7 +103,7 @@ def test_top_shows_what_happens_until_q(
             rows = [line.split() for line in top.screen() if line.startswith(f"  -> {server} ")]
             return bool(rows) and rows[0][2] == "up" and float(rows[0][4]) > 0 and float(rows[0][7]) > 0
 
-        wait_for(happens, "requests and errors in a second", timeout=CALM, pause=0.02)
+        wait_for(happens, "requests and errors in a second", timeout=TIMEOUT, pause=0.02)
     screen = top.screen()
     assert len(screen) == ROWS
     assert max(map(len, screen)) <= COLUMNS
@@ -126,7 +126,7 @@ def test_top_ends_as_it_should_when_the_daemon_does_and_by_ctrl_c(
     nobody = terminal("--top", "-i", "nobody")
     assert nobody.wait() == 1
     one, other = terminal("--top", NO_COLOR="1"), terminal("--top")
-    wait_for(lambda: one.screen() and other.screen(), timeout=CALM)
+    wait_for(lambda: one.screen() and other.screen(), timeout=TIMEOUT)
     one.type(b"\x03")
     assert one.wait() == 0
     daemon.kill()

@@ -31,12 +31,6 @@ pytestmark = pytest.mark.e2e
 Serve = Callable[..., SocketServer]
 
 
-@pytest.fixture
-def daemon(lasting_daemon: Daemon) -> Iterator[Daemon]:
-    yield lasting_daemon
-    lasting_daemon.clear()
-
-
 def run(*command: str) -> str:
     done = subprocess.run([program(command[0]), *command[1:]], capture_output=True, text=True, timeout=20)
     assert done.returncode == 0, done.stderr
@@ -168,7 +162,7 @@ def test_a_server_that_does_not_answer_costs_the_connect_timeout_and_no_more(
     daemon.service("s", port, (silent, 100), (server.address, 1))
     began = time.monotonic()
     assert names(3, port, stack) == ["1"] * 3
-    assert 0.9 <= time.monotonic() - began < 4
+    assert 0.9 <= time.monotonic() - began < 5  # the default of connect_timeout
 
 
 def test_stop_ends_a_connection_that_is_being_made(daemon: Daemon, silent: str) -> None:

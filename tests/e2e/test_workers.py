@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from ktcpvs.control.client import connect
 from ktcpvs.errors import BadAddress, CannotListen, Refusal
 from ktcpvs.tap import Options
 
-from .harness import CALM, ControlThread, Daemon
+from .harness import TIMEOUT, ControlThread, Daemon, has_ended
 
 pytestmark = pytest.mark.e2e
 
@@ -43,45 +43,9 @@ Make = Callable[..., Daemon]
 Serve = Callable[..., SocketServer]
 
 
-@pytest.fixture(scope="module")
-def lasting_daemon(control_thread: ControlThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    daemon = Daemon(control_thread, tmp_path_factory.mktemp("daemon"), workers=2)
-    daemon.start()
-    yield daemon
-    daemon.finish()
-
-
 @pytest.fixture
-def daemon(lasting_daemon: Daemon) -> Iterator[Daemon]:
-    wait_until_all_serve(lasting_daemon)
-    yield lasting_daemon
-    lasting_daemon.clear()
-
-
-def workers(daemon: Daemon) -> list[int]:
-    """The processes of its workers."""
-    return [int(pid) for pid in Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()]
-
-
-def is_gone(pid: int) -> bool:
-    """True when that process has ended, whether or not anybody has asked how."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
-
-
-def wait_until_all_serve(daemon: Daemon, *, but: tuple[int, ...] = ()) -> None:
-    """Wait until there are two workers, none of them among `but`, and both have the table."""
-
-    def they_serve() -> bool:
-        before = workers(daemon)
-        if len(before) != 2 or set(but) & set(before):
-            return False
-        daemon.set(debug_level=0)  # an edit waits for those who have begun
-        return workers(daemon) == before
-
-    wait_for(they_serve, lambda: f"two workers, {but} not among them: {daemon.log()}", timeout=CALM)
+def workers() -> int:
+    return 2
 
 
 def connected(stack: contextlib.ExitStack, port: int) -> socket.socket:
@@ -130,7 +94,7 @@ def speaks_http(name: bytes, gate: threading.Event | None = None) -> Callable[[s
                     pass
                 if b" /slow " in line:
                     assert gate is not None
-                    gate.wait(CALM)
+                    gate.wait(TIMEOUT)
                 sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(name), name))
 
     return serve
@@ -274,7 +238,7 @@ def test_maxconn_holds_over_both_and_who_waits_is_served(
     assert server.accepted <= 7  # two workers may see the same room at the same moment
     left = set(late)
     while left:  # one that is served and leaves makes room for another, at whichever worker it waits
-        answered, _, _ = select.select(list(left), [], [], CALM)
+        answered, _, _ = select.select(list(left), [], [], TIMEOUT)
         assert answered, f"{len(left)} are not served"
         for client in answered:
             assert read_exactly(client, 1) == b"?"
@@ -368,7 +332,7 @@ def test_rules_and_whole_configurations_reach_both(daemon: Daemon, serve: Serve,
 def test_a_refused_edit_changes_nothing_in_any(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
     one, other, port = serve(speak_first(b"1")), serve(speak_first(b"2")), free_port()
     daemon.service("s", port, one.address)
-    before, pids = daemon.call("table"), workers(daemon)
+    before, pids = daemon.call("table"), daemon.workers()
     taken = stack.enter_context(socket.socket())
     taken.bind((LOOPBACK, free_port()))
     taken.listen()
@@ -385,7 +349,7 @@ def test_a_refused_edit_changes_nothing_in_any(daemon: Daemon, serve: Serve, sta
         )
     assert daemon.call("table") == before
     assert greeted(port) == {"1"}
-    assert workers(daemon) == pids
+    assert daemon.workers() == pids
 
 
 def test_many_servers_with_long_names(
@@ -398,7 +362,7 @@ def test_many_servers_with_long_names(
     block = f"Virtual {ident} {{ listen = {LOOPBACK}:{port} scheduler = wlc\n{servers} server = {server.address} 1 }}"
     daemon.call("load", block)
     daemon.call("start", ident)
-    pids = workers(daemon)
+    pids = daemon.workers()
     assert greetings(port, 10, stack) == ["1"] * 10
 
     async def look() -> list[Any]:
@@ -416,7 +380,7 @@ def test_many_servers_with_long_names(
         assert len(rows) == (601 if isinstance(found, dict) else 10)
         assert not isinstance(found, dict) or rows[-1]["stats"]["active"] == 10
     assert daemon.active(ident) == 10
-    assert workers(daemon) == pids
+    assert daemon.workers() == pids
 
 
 # A worker dies.
@@ -442,7 +406,7 @@ def test_what_a_dying_worker_served_is_lost_and_nothing_else(
     def load() -> None:
         while not over.is_set():
             try:
-                with dial((LOOPBACK, port), timeout=CALM) as client:
+                with dial((LOOPBACK, port), timeout=TIMEOUT) as client:
                     (done if echoes(client) else lost).append(client.fileno())
             except OSError as error:
                 refused.append(error)
@@ -451,16 +415,16 @@ def test_what_a_dying_worker_served_is_lost_and_nothing_else(
     for thread in threads:
         thread.start()
     wait_for(lambda: len(done) > 50)
-    victim = workers(daemon)[0]
+    victim = daemon.workers()[0]
     os.kill(victim, signal.SIGKILL)
     waiting = [connected(stack, port) for _ in range(20)]  # about half of them come to the dead one's socket
-    wait_until_all_serve(daemon, but=(victim,))
+    daemon.wait_until_workers_serve(but=(victim,))
     assert all(echoes(client) for client in waiting)
     so_far = len(done)
     wait_for(lambda: len(done) > so_far + 50)
     over.set()
     for thread in threads:
-        thread.join(CALM)
+        thread.join(TIMEOUT)
     assert not refused, refused
     assert len(lost) <= len(threads)
 
@@ -483,17 +447,17 @@ def test_all_workers_die_again_and_again(daemon: Daemon, serve: Serve, stack: co
     daemon.service("s", port, one.address)
     before = daemon.descriptors()
     for turn in range(10):
-        pids = tuple(workers(daemon))
+        pids = tuple(daemon.workers())
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         clients = [connected(stack, port) for _ in range(8)]
         for client in clients:
-            client.settimeout(CALM)  # they wait until processes have started
+            client.settimeout(TIMEOUT)  # they wait until processes have started
         daemon.call("add_server" if turn % 2 == 0 else "delete_server", "s", other.address)
         assert {client.recv(1) for client in clients} <= {b"1", b"2"}
         for client in clients:
             client.close()
-        wait_until_all_serve(daemon, but=pids)
+        daemon.wait_until_workers_serve(but=pids)
         wait_for(lambda: daemon.active("s") == 0)
         assert greeted(port) == ({"1", "2"} if turn % 2 == 0 else {"1"})
     wait_for(lambda: daemon.descriptors() <= before, f"the descriptors of {daemon.pid} to be {before}")
@@ -537,40 +501,40 @@ def test_workers_that_cannot_start_or_do_not_answer(
     daemon.start()
     server, port = serve(echo), free_port()
     daemon.service("s", port, server.address, scheduler="fatal")
-    wait_until_all_serve(daemon)
+    daemon.wait_until_workers_serve()
 
     # One hangs: it is replaced though nobody asks, and an edit or a look is answered all the same.
     daemon.set(worker_timeout=3)
     for ask in (lambda: None, lambda: daemon.set(read_timeout=33), lambda: daemon.stats("s")):
-        victim = workers(daemon)[0]
+        victim = daemon.workers()[0]
         os.kill(victim, signal.SIGSTOP)
         ask()
-        wait_until_all_serve(daemon, but=(victim,))
-        assert is_gone(victim)
+        daemon.wait_until_workers_serve(but=(victim,))
+        assert has_ended(victim)
     assert daemon.log().count("is ended: it has not responded for 3 s") >= 3
     daemon.set(worker_timeout=0)
 
     # The system has nothing to give for a while.
     limits = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (10, limits[1]))
-    victim = workers(daemon)[0]
+    victim = daemon.workers()[0]
     os.kill(victim, signal.SIGKILL)
-    wait_for(lambda: "cannot start: " in daemon.log())
+    daemon.wait_for_log("cannot start: ")
     resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, limits)
-    wait_until_all_serve(daemon, but=(victim,))
+    daemon.wait_until_workers_serve(but=(victim,))
 
     # None can start: they are tried seldom, and the daemon can be administered.
     file.touch()
-    for pid in workers(daemon):
+    for pid in daemon.workers():
         os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: daemon.log().count("exit code 7") >= 2, timeout=CALM)
-    assert "the last words" in daemon.log()
+    daemon.wait_for_log("exit code 7", 2)
+    daemon.wait_for_log("the last words")
     time.sleep(4)
     tried = daemon.log().count("exit code 7")
     assert tried <= 14, f"{tried} starts in 4 seconds"
     waiting = [connected(stack, port) for _ in range(4)]
     daemon.call("edit_service", "s", scheduler="wlc")  # and with it all is well
-    wait_until_all_serve(daemon)
+    daemon.wait_until_workers_serve()
     assert all(echoes(client) for client in waiting)
 
 
@@ -593,8 +557,8 @@ def test_a_daemon_with_a_configuration_logs_reloads_and_drains(
     write(one.address)
     daemon = make_daemon("--config", file, workers=2)
     daemon.start()
-    wait_until_all_serve(daemon)
-    pids = workers(daemon)
+    daemon.wait_until_workers_serve()
+    pids = daemon.workers()
     kept = [connected(stack, port) for _ in range(20)]
 
     def ask(number: int) -> bytes:
@@ -622,9 +586,9 @@ def test_a_daemon_with_a_configuration_logs_reloads_and_drains(
 
     write(other.address)
     daemon.signal(signal.SIGHUP)
-    wait_for(lambda: "is loaded" in daemon.log())
+    daemon.wait_for_log("is loaded")
     assert ask(3) == b"2"
-    assert workers(daemon) == pids
+    assert daemon.workers() == pids
 
     # SIGTERM, while an edit is under way: what is being answered is answered.
     for client in kept:
@@ -636,14 +600,14 @@ def test_a_daemon_with_a_configuration_logs_reloads_and_drains(
     edit.start()
     wait_for(lambda: 77 in [setting["value"] for setting in daemon.call("settings")])
     daemon.signal(signal.SIGTERM)
-    wait_for(lambda: "ending: " in daemon.log())
+    daemon.wait_for_log("ending: ")
     os.kill(pids[0], signal.SIGCONT)
-    edit.join(CALM)
+    edit.join(TIMEOUT)
     wait_for(lambda: not answers(port))
     gate.set()
     assert all(read_all(client).endswith(b"2") for client in kept)
     assert daemon.wait() == 0
-    assert all(is_gone(pid) for pid in pids)
+    assert all(has_ended(pid) for pid in pids)
 
 
 def test_when_the_supervisor_is_killed_nothing_is_left(
@@ -654,24 +618,24 @@ def test_when_the_supervisor_is_killed_nothing_is_left(
     daemon = make_daemon("--state", tmp_path / "state", workers=2)
     daemon.start()
     daemon.service("s", port, server.address)
-    wait_until_all_serve(daemon)
+    daemon.wait_until_workers_serve()
     old = [connected(stack, port) for _ in range(20)]
     assert all(echoes(client) for client in old)
     assert {shown["worker"] for shown in daemon.connections()} == {1, 2}
-    before, pids = daemon.call("table"), workers(daemon)
+    before, pids = daemon.call("table"), daemon.workers()
     os.kill(pids[0], signal.SIGSTOP)  # one hangs just then
     daemon.kill()
     wait_for(lambda: not answers(port), "the workers to listen no more")
     assert all(echoes(client) for client in old)
     daemon.start()
-    wait_until_all_serve(daemon, but=tuple(pids))
+    daemon.wait_until_workers_serve(but=tuple(pids))
     assert daemon.call("table") == before
     new = [connected(stack, port) for _ in range(20)]
     assert all(echoes(client) for client in [*old, *new])
     assert daemon.active("s") == 20
     for client in old:
         client.close()
-    wait_for(lambda: all(is_gone(pid) for pid in pids), "the old workers to end")
+    wait_for(lambda: all(has_ended(pid) for pid in pids), "the old workers to end")
     assert all(echoes(client) for client in new)
 
 

@@ -208,7 +208,7 @@ class HostileSoak:
             workers=workers,
             control=f"unix:{control}",
         )
-        self.daemon.broken = True  # its log is judged here
+        self.daemon.may_log_tracebacks = True  # its log is judged here
         self.programs: list[Program] = []
         self.hostile_programs: list[Program] = []
         self.clients = self._clients()

@@ -81,7 +81,7 @@ class Soak:
         new.run()
         wait_for(lambda: "taken over from" in new.log(), f"a takeover: {new.log()}", timeout=60)
         self.daemon = new
-        old.ended = True
+        old.may_have_ended = True
         wait_for(lambda: not old.is_alive, f"the old daemon to end: {old.log()}", timeout=60)
         assert old.process is not None
         assert old.process.returncode == 0, old.log()
