@@ -1,4 +1,4 @@
-"""Every command of tcpvsadm once, against a running daemon, with every exit code it can have."""
+"""Every command of tcpvsadm against a running daemon, and every exit code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.e2e
 
 
 def refused(daemon: Daemon, code: int, *arguments: object) -> str:
-    """Run a command that must end with this exit code, one line on standard error and nothing on standard output."""
+    """Run a command that must be refused: with this exit code, one line on standard error and no output."""
     before = daemon.call("table")
     done = daemon.adm(*arguments, check=False)
     assert done.returncode == code, done
@@ -122,7 +122,7 @@ def test_every_command(daemon: Daemon, serve: Callable[..., SocketServer], tmp_p
     assert "--load-configfile" in adm("-h").stdout
 
 
-def test_misuse_of_the_command_line_is_2(daemon: Daemon) -> None:
+def test_a_wrong_command_line_exits_with_2(daemon: Daemon) -> None:
     for arguments, why in (
         (("--start", "-w", "1"), "Illegal 'weight' option with the 'start' command"),
         (("-a", "-r", "h:1"), "You need to supply the 'ident' option for the 'add-server' command"),
@@ -136,7 +136,7 @@ def test_misuse_of_the_command_line_is_2(daemon: Daemon) -> None:
         assert why in refused(daemon, 2, *arguments)
 
 
-def test_no_daemon_is_3(make_daemon: Callable[..., Daemon]) -> None:
+def test_without_a_daemon_the_exit_code_is_3(make_daemon: Callable[..., Daemon]) -> None:
     daemon = make_daemon()
     for arguments in (("--list",), ("--start",), ("--restore",)):
         done = daemon.adm(*arguments, check=False)
@@ -146,7 +146,7 @@ def test_no_daemon_is_3(make_daemon: Callable[..., Daemon]) -> None:
     assert daemon.adm("--version").returncode == 0
 
 
-def test_the_control_address_from_the_environment(daemon: Daemon) -> None:
+def test_the_control_address_is_read_from_the_environment(daemon: Daemon) -> None:
     environment = {**daemon.environment, "KTCPVS_CONTROL": daemon.control}
     daemon.adm("-A", "-i", "s")
     done = subprocess.run(
@@ -156,7 +156,7 @@ def test_the_control_address_from_the_environment(daemon: Daemon) -> None:
     assert "Virtual s {" in done.stdout
 
 
-def test_a_reader_who_goes_away_is_no_fault(daemon: Daemon) -> None:
+def test_a_closed_pipe_is_no_error(daemon: Daemon) -> None:
     """tcpvsadm --list | head -1"""
     server_lines = "".join(f"server = 10.1.{number // 250}.{number % 250}:80\n" for number in range(20_000))
     daemon.call("load", f"Virtual s {{\n{server_lines}}}\n")
@@ -176,8 +176,7 @@ def test_a_reader_who_goes_away_is_no_fault(daemon: Daemon) -> None:
     assert adm.returncode in (0, 141)
 
 
-def test_two_administrators_at_once(daemon: Daemon) -> None:
-    """What each has been answered is in the table, whatever the order."""
+def test_concurrent_edits_are_all_applied(daemon: Daemon) -> None:
     started = [
         subprocess.Popen(
             [*command("tcpvsadm", TCPVSADM), "--control", daemon.control, "-A", "-i", f"s{number}"],

@@ -23,11 +23,11 @@ pytestmark = pytest.mark.e2e
 Make = Callable[..., Daemon]
 
 CHANGES = 500
-"""With each number of workers."""
+"""How many are made with each number of workers."""
 
 
 class Wrk:
-    """wrk at full speed, until it is told to stop."""
+    """wrk at full speed, until `stop`."""
 
     def __init__(self, port: int, clients: int, *options: str) -> None:
         self._process = subprocess.Popen(
@@ -46,7 +46,7 @@ class Wrk:
         )
 
     def stop(self) -> tuple[int, list[str]]:
-        """(requests answered, what went wrong: lines of its report)."""
+        """Return how many requests were answered, and the errors that its report lists."""
         self._process.send_signal(signal.SIGINT)
         said, _ = self._process.communicate(timeout=TIMEOUT)
         found = re.search(r"(\d+) requests in", said)
@@ -60,7 +60,7 @@ class Wrk:
 
 
 class Downloads:
-    """One download after the other, each of which takes a second; what went wrong is in `wrong`."""
+    """Downloads that take a second each, one after another. `wrong` lists their errors."""
 
     SIZE = 100_000
 
@@ -89,7 +89,7 @@ class Downloads:
 
 
 class Changes:
-    """Changes drawn at random; those of a kind that the table allows now."""
+    """Makes random changes that the present table allows."""
 
     def __init__(self, daemon: Daemon, file: Path, port: int, servers: list[str]) -> None:
         self._daemon = daemon
@@ -103,7 +103,7 @@ class Changes:
         self._rules: list[str] = []
 
     def configuration(self, number: int) -> str:
-        """One of two, and what is in it."""
+        """One of two configurations; it becomes the table that the next changes start from."""
         some = self._servers[:1] if number % 2 else self._servers[:2]
         rules = "".join(f' rule = pattern ".*" use server {server}' for server in some)
         servers = "".join(f" server = {server} {2 - number % 2}" for server in some)
@@ -114,7 +114,7 @@ class Changes:
         )
 
     def make(self) -> None:
-        """One change, answered."""
+        """Make one change and wait until the daemon has answered."""
         kinds = [self._add, self._delete, self._weight, self._rule, self._option, self._setting, self._look]
         kinds += [self._other, self._load, self._hang_up]
         kind = self._chance.choices(kinds, [4, 4, 4, 4, 4, 2, 1, 0.5, 1, 0.3])[0]
@@ -132,7 +132,7 @@ class Changes:
             self._there.append(server)
 
     def _delete(self) -> None:
-        """Not the last one that rules use."""
+        """Delete a server, unless it is the last one that rules use."""
         server = self._chance.choice(self._there)
         if server in self._rules:
             if len(self._rules) == 1:
@@ -190,7 +190,7 @@ class Changes:
         self._call(look, *(["web"] if look == "explain" else []))
 
     def _other(self) -> None:
-        """Another service comes, runs, listens elsewhere, stops and goes."""
+        """Add another service, start it, move it, stop it and delete it."""
         port = free_port()
         self._call("add_service", "other", listen=f"{LOOPBACK}:{port}", scheduler="wlc")
         self._call("start", "other")
@@ -211,7 +211,7 @@ class Changes:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_nobody_notices_changes(
+def test_changes_under_load_fail_no_request(
     make_daemon: Make, web: list[Nginx], stack: contextlib.ExitStack, tmp_path: Path, workers: int
 ) -> None:
     port, file = free_port(), tmp_path / "ktcpvs.conf"

@@ -1,4 +1,4 @@
-"""The control connection: only its user reaches it, garbage does not hurt it, and large tables pass through it."""
+"""The control connection: access, malformed input, limits and large tables."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ GARBAGE = (
 )
 
 
-def test_garbage_on_the_control_socket_does_not_hurt(new_daemon: Daemon) -> None:
-    new_daemon.may_log_tracebacks = True  # whoever talks nonsense may find it in the log
+def test_malformed_input_changes_nothing(new_daemon: Daemon) -> None:
+    new_daemon.may_log_tracebacks = True  # malformed input may be logged with a traceback
     before = new_daemon.call("table")
     memory = new_daemon.memory()
     for data in GARBAGE:
@@ -80,7 +80,7 @@ def test_garbage_on_the_control_socket_does_not_hurt(new_daemon: Daemon) -> None
     assert new_daemon.memory() - memory < 8 << 20
 
 
-def test_boxes_without_end_are_cut_off(daemon: Daemon) -> None:
+def test_an_endless_box_closes_the_connection(daemon: Daemon) -> None:
     endless = b"".join(key(b"key%d" % number) + key(b"v" * 65535) for number in range(100))
     with dial(path_of(daemon)) as caller, pytest.raises(ConnectionError):
         caller.sendall(endless)
@@ -88,8 +88,8 @@ def test_boxes_without_end_are_cut_off(daemon: Daemon) -> None:
     assert daemon.call("table")["services"] == []
 
 
-def test_callers_who_say_nothing_do_not_keep_others_out(daemon: Daemon) -> None:
-    """At most so many control connections at once; a caller over that is turned away and the others go on."""
+def test_silent_connections_do_not_keep_others_out(daemon: Daemon) -> None:
+    """The daemon limits the control connections: it refuses a connection over the limit and serves the others."""
     with contextlib.ExitStack() as stack:
 
         def another() -> bool:
@@ -106,7 +106,7 @@ def test_callers_who_say_nothing_do_not_keep_others_out(daemon: Daemon) -> None:
     wait_for(lambda: daemon.adm("--list", check=False).returncode == 0)
 
 
-def test_the_socket_is_its_users_alone(daemon: Daemon) -> None:
+def test_only_the_user_may_use_the_socket(daemon: Daemon) -> None:
     status = os.stat(path_of(daemon))
     assert status.st_mode & 0o777 == 0o600
     assert status.st_uid == os.getuid()
@@ -139,8 +139,7 @@ def test_control_over_tcp_elsewhere_is_refused(make_daemon: Make) -> None:
     assert not answers(port)
 
 
-def test_the_default_place_is_a_private_folder(make_daemon: Make, tmp_path: Path) -> None:
-    """--control= with nothing is the default place; only its refusal is tried here, since the place may be in use."""
+def test_a_control_socket_whose_folder_is_a_file_is_refused(make_daemon: Make, tmp_path: Path) -> None:
     (tmp_path / "not a folder").write_text("")
     daemon = make_daemon(control=f"unix:{tmp_path}/not a folder/control.sock")
     assert "cannot listen on unix:" in daemon.refused()
@@ -180,7 +179,7 @@ def test_10000_rules_in_1000_services(make_daemon: Make, tmp_path: Path) -> None
     assert daemon.adm("--save").stdout == "global {\n    read_timeout = 99\n}\n\n" + text
 
 
-def test_500_services_start_and_stop_at_once(
+def test_500_services_start_and_stop_with_one_command(
     daemon: Daemon, serve: Callable[..., SocketServer], tmp_path: Path
 ) -> None:
     server = serve(echo)
@@ -198,7 +197,7 @@ def test_500_services_start_and_stop_at_once(
     assert [name for name in os.listdir(tmp_path) if name.isdigit()] == []
 
 
-def test_a_program_as_the_documentation_shows_it(daemon: Daemon, tmp_path: Path) -> None:
+def test_the_program_in_the_documentation_works(daemon: Daemon, tmp_path: Path) -> None:
     text = inspect.getdoc(control_client) or ""
     example = textwrap.dedent("\n".join(line for line in text.splitlines() if line.startswith("    ") or not line))
     assert "connect(reactor)" in example
@@ -216,7 +215,7 @@ def test_a_program_as_the_documentation_shows_it(daemon: Daemon, tmp_path: Path)
     assert service["servers"] == [{"address": "10.0.0.1:80", "weight": 2, "maxconn": 0}]
 
 
-def test_refusals_come_back_as_their_classes(daemon: Daemon) -> None:
+def test_refusals_arrive_as_their_classes(daemon: Daemon) -> None:
     call, port = daemon.call, free_port()
     call("add_service", "s", listen=f"{LOOPBACK}:{port}", scheduler="http")
     call("add_server", "s", "10.0.0.1:80")
@@ -250,7 +249,7 @@ def test_refusals_come_back_as_their_classes(daemon: Daemon) -> None:
     assert len(call("table")["services"]) == 1
 
 
-def test_the_daemon_goes_away_under_its_client(daemon: Daemon, control_thread: ControlThread) -> None:
+def test_a_client_whose_daemon_dies_gets_no_answer(daemon: Daemon, control_thread: ControlThread) -> None:
     switch = daemon.switch
     daemon.kill()
     with pytest.raises(control_client.NoAnswer, match=r"went away|no daemon answers"):

@@ -1,4 +1,4 @@
-"""Control over a network: a real daemon and real administrators, each with a certificate, and strangers without."""
+"""Control over TLS: administrators with certificates, and unauthenticated clients."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Make = Callable[..., Daemon]
 
 
 class Site:
-    """A CA for daemons and administrators, and a port. alice: as whom `adm` and `ask` come."""
+    """A CA for daemons and administrators, and a port. alice: the certificate that `adm` and `ask` use."""
 
     def __init__(self, folder: Path, thread: ControlThread) -> None:
         self.folder = folder
@@ -44,24 +44,24 @@ class Site:
 
     @property
     def listens(self) -> str:
-        """As the daemon is told."""
+        """The daemon's --control."""
         return f"tls:{self.port}:interface={LOOPBACK}:cert={self.cert}:ca={self.ca.pem}"
 
     def place(
         self, cert: Path | None = None, host: str = LOOPBACK, ca: Path | None = None, port: int | None = None
     ) -> str:
-        """As an administrator is told."""
+        """The --control of an administrator."""
         return f"tls:{host}:{port or self.port}:cert={cert or self.alice}:ca={ca or self.ca.pem}"
 
     def adm(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-        """A run of tcpvsadm; where it calls, stands in the environment."""
+        """Run tcpvsadm; the environment has its --control."""
         given = {**environment(tls=True), "KTCPVS_CONTROL": self.place(), **environ}
         return subprocess.run(
             [*command("tcpvsadm", TCPVSADM), *arguments], capture_output=True, text=True, timeout=30, env=given
         )
 
     def ask(self, **place: Any) -> list[str]:
-        """The services that there are. Raises NoAnswer."""
+        """List the services. Raises NoAnswer."""
 
         async def asked() -> list[str]:
             switch = await connect(self._thread.reactor, self.place(**place))
@@ -74,7 +74,7 @@ class Site:
         return found
 
     def wrong(self, **place: Any) -> str:
-        """Why that does not come about."""
+        """Return why the connection fails."""
         with pytest.raises(NotTrusted) as refused:
             self.ask(**place)
         said = str(refused.value)
@@ -90,7 +90,7 @@ def site(tmp_path: Path, control_thread: ControlThread) -> Site:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_administration(make_daemon: Make, site: Site, workers: int) -> None:
+def test_an_administrator_with_a_certificate_may_administer(make_daemon: Make, site: Site, workers: int) -> None:
     daemon = make_daemon("--control", site.listens, workers=workers, tls=True)
     daemon.start()
     daemon.set(debug_level=3)
@@ -115,7 +115,7 @@ def test_administration(make_daemon: Make, site: Site, workers: int) -> None:
             assert over.version() == newest.replace("_", ".")
 
 
-def test_what_an_administrator_is_told(
+def test_errors_of_a_connection_name_the_cause(
     make_daemon: Make, site: Site, serve: Callable[..., SocketServer], control_thread: ControlThread
 ) -> None:
     daemon = make_daemon("--control", site.listens, tls=True)
@@ -199,7 +199,7 @@ def test_what_an_administrator_is_told(
     assert site.wrong().startswith("it does not speak TLS as it should (")
 
 
-def test_what_a_daemon_does_not_begin_with(make_daemon: Make, site: Site) -> None:
+def test_a_daemon_with_a_wrong_control_is_refused(make_daemon: Make, site: Site) -> None:
     def said(control: str, **named: Any) -> str:
         return make_daemon(control=control, **named).refused()
 
@@ -223,14 +223,16 @@ def test_what_a_daemon_does_not_begin_with(make_daemon: Make, site: Site) -> Non
 
 
 def strict_context(ca: Path) -> ssl.SSLContext:
-    """A client's, as Python makes it from 3.13 on: certificates must have what RFC 5280 asks of them."""
+    """A client's context as Python makes it from 3.13 on: it enforces RFC 5280."""
     context = ssl.create_default_context(cafile=str(ca))
     context.verify_flags |= ssl.VERIFY_X509_STRICT
     return context
 
 
-def test_the_recipe_of_the_document(make_daemon: Make, site: Site, tmp_path: Path) -> None:
-    """The CA and the certificates that docs/security.md makes, word for word."""
+def test_the_commands_in_the_documentation_make_certificates_that_work(
+    make_daemon: Make, site: Site, tmp_path: Path
+) -> None:
+    """It runs the commands of docs/security.md."""
     text = (ROOT / "docs/security.md").read_text()
     (recipe,) = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     subprocess.run(["sh", "-ec", recipe], cwd=tmp_path, check=True, capture_output=True)
@@ -249,7 +251,7 @@ def test_the_recipe_of_the_document(make_daemon: Make, site: Site, tmp_path: Pat
     )
 
 
-def test_certificates_are_read_again(make_daemon: Make, site: Site) -> None:
+def test_sighup_reloads_certificates(make_daemon: Make, site: Site) -> None:
     daemon = make_daemon(control=site.listens, tls=True)
     daemon.run()
     daemon.wait_for_log("control at tls:")
@@ -279,11 +281,11 @@ def test_certificates_are_read_again(make_daemon: Make, site: Site) -> None:
     daemon.wait_for_log("sockets are handed over on a unix socket, and --control is none")
 
 
-# Strangers.
+# Unauthenticated clients.
 
 
 def storm(port: int, count: int, held: list[socket.socket]) -> None:
-    """So many strangers of five kinds; those that say nothing more are held."""
+    """Open `count` connections of five kinds without a certificate; those that stay open go to `held`."""
     for number in range(count):
         kind = number % 5
         with contextlib.suppress(OSError):
@@ -300,7 +302,7 @@ def storm(port: int, count: int, held: list[socket.socket]) -> None:
             held.append(sock)  # the others say nothing at all
 
 
-def test_a_thousand_strangers(
+def test_a_thousand_unauthenticated_clients_keep_no_administrator_out(
     make_daemon: Make, site: Site, serve: Callable[..., SocketServer], stack: contextlib.ExitStack
 ) -> None:
     daemon = make_daemon("--control", site.listens, tls=True)
@@ -359,10 +361,10 @@ def test_a_thousand_strangers(
     assert site.ask() == ["s"]
 
 
-# With others that start and follow a daemon.
+# Takeover and inherited sockets.
 
 
-def test_a_takeover_beside_it(make_daemon: Make, site: Site) -> None:
+def test_a_takeover_keeps_control_over_tls(make_daemon: Make, site: Site) -> None:
     old = make_daemon("--control", site.listens, tls=True)
     old.start()
     old.call("add_service", "s")
@@ -382,8 +384,8 @@ def test_a_takeover_beside_it(make_daemon: Make, site: Site) -> None:
     assert [service["ident"] for service in new.call("table")["services"]] == ["s"]
 
 
-def test_a_socket_that_is_handed_in(make_daemon: Make, site: Site, tmp_path: Path) -> None:
-    """And stays open for the next daemon, also for one that takes over."""
+def test_an_inherited_socket_stays_open_for_the_next_daemon(make_daemon: Make, site: Site, tmp_path: Path) -> None:
+    """The next daemon may be a restarted one, or one that takes over."""
     manager = Manager(tmp_path, (LOOPBACK, site.port))
     try:
         daemon = make_daemon("--control", site.listens, tls=True)

@@ -1,4 +1,4 @@
-"""What stalls or hangs holds up nobody: a check, a worker, a machine without /proc."""
+"""Faults that must not stop the switch: stalled checks, hanging workers, a machine without /proc."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WITHOUT_PROC = "unshare", "-m", "sh", "-c", 'mount -t tmpfs none /proc && exec "
 
 
 class Stalling:
-    """A server that serves, and stops in the middle of the response to a check. checks: how many have begun."""
+    """A server that stops in the middle of each response to a check. checks: how many have begun."""
 
     def __init__(self, name: bytes) -> None:
         self._name = name
@@ -52,7 +52,7 @@ def stalling() -> Iterator[list[Stalling]]:
 
 
 def serving(port: int) -> set[str]:
-    """Who responds."""
+    """Return which servers respond."""
     found = set()
     for _ in range(30):
         with dial((LOOPBACK, port)) as client:
@@ -61,7 +61,7 @@ def serving(port: int) -> set[str]:
     return found
 
 
-def test_edits_and_a_takeover_while_checks_stall_and_a_worker_hangs(
+def test_edits_and_a_takeover_do_not_wait_for_stalled_checks_and_a_hanging_worker(
     make_daemon: Make, serve: Serve, stalling: list[Stalling]
 ) -> None:
     one, two = (serve(server) for server in stalling)
@@ -101,8 +101,10 @@ def test_edits_and_a_takeover_while_checks_stall_and_a_worker_hangs(
     assert old.wait() == 0, "the old one ends, though one of its workers hangs"
 
 
-def test_a_takeover_while_a_check_stalls(make_daemon: Make, serve: Serve, stalling: list[Stalling]) -> None:
-    """In one process: both live until the new one has taken over; the old one ends in order."""
+def test_a_takeover_does_not_wait_for_a_stalled_check(
+    make_daemon: Make, serve: Serve, stalling: list[Stalling]
+) -> None:
+    """Without workers. The old daemon ends with 0."""
     server, port = serve(stalling[0]), free_port()
     old = make_daemon()
     old.start()
@@ -120,7 +122,7 @@ def test_a_takeover_while_a_check_stalls(make_daemon: Make, serve: Serve, stalli
     assert [*new.call("table")["services"][0]["servers"]] == []
 
 
-def test_without_proc(make_daemon: Make, serve: Serve, tmp_path: Path) -> None:
+def test_a_daemon_runs_without_proc(make_daemon: Make, serve: Serve, tmp_path: Path) -> None:
     if subprocess.run([*WITHOUT_PROC, "true"], capture_output=True).returncode:
         pytest.skip("this user may not mount anything")
     server, port, status = serve(Stalling(b"1")), free_port(), free_port()

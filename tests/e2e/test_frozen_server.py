@@ -1,4 +1,4 @@
-"""A server that is stopped by SIGSTOP accepts still and never answers: no request fails by it."""
+"""A server that SIGSTOP has stopped still accepts connections and never responds: no request fails."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CLIENTS = 8
     ],
     ids=["the service says what is silence", "no response in time", "its checks fail"],
 )
-def test_a_frozen_server_costs_no_request(
+def test_a_frozen_server_fails_no_request(
     daemon: Daemon,
     nginx: Callable[[str], Nginx],
     workers: int,
@@ -61,7 +61,7 @@ def test_a_frozen_server_costs_no_request(
     try:
         wait_for(
             lambda: all(len(mine) > count + 1 for mine, count in zip(answers, before, strict=True)),
-            "all clients to be answered by the other one",
+            "the other server to answer all clients",
             timeout=60,
         )
     finally:

@@ -1,4 +1,4 @@
-"""Checks of real servers, which die, come back, answer badly or not at all; nobody is sent to one that is down."""
+"""Health checks of real servers that die, come back, respond wrongly or not at all."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def reactor(request: pytest.FixtureRequest) -> str:
 
 
 def health(daemon: Daemon, place: int = 0) -> dict[str, Any]:
-    """Of the first service's server at `place`."""
+    """The health of the server at `place` of the first service."""
     return dict(daemon.call("stats")["services"][0]["servers"][place]["health"])
 
 
@@ -36,7 +36,7 @@ def is_up(daemon: Daemon, place: int = 0) -> bool:
 
 
 def asked(port: int) -> tuple[int, str]:
-    """The status, and who answered."""
+    """Request / and return (status, name of the server)."""
     with closing(http.client.HTTPConnection(LOOPBACK, port, timeout=10)) as client:
         client.request("GET", "/")
         answer = client.getresponse()
@@ -44,7 +44,9 @@ def asked(port: int) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_server_that_dies_and_comes_back(daemon: Daemon, nginx: Callable[[str], Nginx], workers: int) -> None:
+def test_a_server_that_dies_gets_no_request_until_it_comes_back(
+    daemon: Daemon, nginx: Callable[[str], Nginx], workers: int
+) -> None:
     one, two = nginx("one"), nginx("two")
     port = free_port()
     rules = (".*", one.address), (".*", two.address)
@@ -74,7 +76,7 @@ def test_a_server_that_dies_and_comes_back(daemon: Daemon, nginx: Callable[[str]
 
 
 @pytest.mark.parametrize("length", [5, 500_000])
-def test_http_checks_keep_their_connection(daemon: Daemon, serve: Callable[..., SocketServer], length: int) -> None:
+def test_http_checks_reuse_their_connection(daemon: Daemon, serve: Callable[..., SocketServer], length: int) -> None:
     heard: list[bytes] = []
 
     def answers(sock: socket.socket) -> None:
@@ -105,7 +107,7 @@ def test_http_checks_keep_their_connection(daemon: Daemon, serve: Callable[..., 
     ],
 )
 @pytest.mark.parametrize("unix", [False, True])
-def test_what_is_expected(
+def test_a_check_compares_the_response_with_what_it_expects(
     daemon: Daemon, serve: Callable[..., SocketServer], tmp_path: Any, check: str, said: bytes, well: bool, unix: bool
 ) -> None:
     checks: list[int] = []
@@ -140,10 +142,10 @@ def test_a_server_that_hangs_is_down(daemon: Daemon, serve: Callable[..., Socket
 
 
 @pytest.mark.parametrize("endless", [b"X: y\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"])
-def test_a_server_that_never_comes_to_the_point_is_hung_up_on(
+def test_a_check_ends_a_response_without_end(
     daemon: Daemon, serve: Callable[..., SocketServer], endless: bytes
 ) -> None:
-    """Long before the check has taken too long, and without a line in the log for each interim response."""
+    """It does so before check_timeout, and does not log each interim response."""
 
     def talks(sock: socket.socket) -> None:
         sock.recv(10_000)
@@ -159,7 +161,7 @@ def test_a_server_that_never_comes_to_the_point_is_hung_up_on(
     assert "unexpected" not in daemon.log()
 
 
-def test_a_check_that_cannot_be_meant_is_refused(daemon: Daemon) -> None:
+def test_a_malformed_check_is_refused(daemon: Daemon) -> None:
     refused = daemon.adm("-A", "-i", "web", "check=http health", check=False)
     assert refused.returncode == 1
     said = "tcpvsadm: add-service web: check = http health: a path is wanted, as /health\n"
@@ -169,7 +171,7 @@ def test_a_check_that_cannot_be_meant_is_refused(daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_clients_errors_eject_and_are_told(daemon: Daemon, nginx: Callable[[str], Nginx], workers: int) -> None:
+def test_failed_requests_eject_a_server(daemon: Daemon, nginx: Callable[[str], Nginx], workers: int) -> None:
     one, two = nginx("one"), nginx("two")
     port = free_port()
     rules = (".*", one.address), (".*", two.address)

@@ -1,4 +1,4 @@
-"""phttp under load: a gigabyte each way, thousands of slow clients, and a client that reads slowly."""
+"""phttp under load: a gigabyte each way, thousands of slow clients, and clients that read slowly."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SLOW_CLIENTS = 5000
 
 
 def gigabyte() -> Iterator[bytes]:
-    """1 GiB in blocks, none of them equal to another."""
+    """1 GiB in blocks that all differ."""
     for number in range(GIB // len(BLOCK)):
         yield number.to_bytes(8, "big") + BLOCK[8:]
 
@@ -58,7 +58,7 @@ def take_gigabyte(sock: socket.socket) -> bool:
 
 
 def head_of(sock: socket.socket) -> bytes:
-    """Everything up to an empty line, and no byte of what follows."""
+    """Read up to an empty line, and no byte behind it."""
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         head += read_exactly(sock, 1)
@@ -66,7 +66,7 @@ def head_of(sock: socket.socket) -> bytes:
 
 
 def highest(daemon: Daemon) -> int:
-    """The most resident bytes that the daemon has had since its peak was forgotten."""
+    """The highest number of resident bytes since `forget_peak`."""
     status = Path(f"/proc/{daemon.pid}/status").read_text()
     found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
     assert found is not None
@@ -74,13 +74,13 @@ def highest(daemon: Daemon) -> int:
 
 
 def forget_peak(daemon: Daemon) -> int:
-    """From here on `highest` counts anew (proc(5), clear_refs); the resident bytes of now."""
+    """Let `highest` start from now (proc(5), clear_refs); return the resident bytes."""
     Path(f"/proc/{daemon.pid}/clear_refs").write_text("5")
     return highest(daemon)
 
 
 def started(daemon: Daemon, server: SocketServer | Nginx) -> int:
-    """A service with this server; its port."""
+    """Start a service with this server; return its port."""
     port = free_port()
     daemon.service("web", port, server.address, scheduler="phttp", rules=((".*", server.address),))
     return port
@@ -118,9 +118,9 @@ def test_a_gigabyte_up(new_daemon: Daemon, serve: Serve) -> None:
 
 
 class SlowClients:
-    """Many clients that send the head of a request, one byte a second each, until they are answered.
+    """Many clients that send the head of a request, one byte a second each, until they get a response.
 
-    answers: what each has got that the switch has closed. Made and driven in one thread.
+    answers: the responses of those whose connection the switch has closed. All run in one thread.
     """
 
     HEAD = b"GET /slow HTTP/1.1\r\nHost: h\r\nX-Slow: " + b"w" * 1000
@@ -139,11 +139,11 @@ class SlowClients:
 
     @property
     def waiting(self) -> int:
-        """How many have heard nothing yet."""
+        """How many have received nothing yet."""
         return sum(not heard for heard in self._heard.values())
 
     def run(self, seconds: float) -> None:
-        """Send and hear for so long, or until all are answered."""
+        """Send and receive for so many seconds, or until all have a response."""
         until = time.monotonic() + seconds
         while self._heard and time.monotonic() < until:
             if time.monotonic() >= self._next:
@@ -179,14 +179,14 @@ class SlowClients:
 
 @pytest.fixture
 def many_descriptors() -> Iterator[int]:
-    """How many this process may open, while the test runs."""
+    """Raise the limit of open files while the test runs; the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     yield hard
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_slow_clients_hold_nobody_up(
+def test_slow_clients_do_not_delay_a_fast_one(
     daemon: Daemon, web: list[Nginx], stack: contextlib.ExitStack, many_descriptors: int
 ) -> None:
     count = min(SLOW_CLIENTS, many_descriptors - 500)
@@ -197,7 +197,7 @@ def test_slow_clients_hold_nobody_up(
     enough = threading.Event()
 
     def ask() -> None:
-        """One fast client: 200 requests as fast as it can, then some more while the slow ones are refused."""
+        """One fast client: 200 requests as fast as it can, then more while the switch refuses the slow clients."""
         with contextlib.closing(http.client.HTTPConnection(LOOPBACK, port, timeout=TIMEOUT)) as client:
             while not answered or not enough.wait(0.01 if len(answered) >= 200 else 0):
                 client.request("GET", f"/fast/{len(answered)}")
@@ -236,7 +236,7 @@ def test_slow_clients_hold_nobody_up(
 
 
 def answer_of_size(sock: socket.socket) -> None:
-    """Answer a request for /SIZE with that many bytes."""
+    """Respond to a request for /SIZE with that many bytes."""
     size = int(head_of(sock).split()[1][1:])
     sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (size, body_of_size(size)))
     sink(sock)
@@ -247,10 +247,11 @@ def body_of_size(size: int) -> bytes:
 
 
 def test_slow_readers_get_every_byte(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
-    """They pause in the middle of answers after which the switch closes; linger_timeout is far shorter than the pause.
+    """They pause in the middle of a response after which the switch closes, for longer than linger_timeout.
 
-    What the switch and the kernel hold of an answer differs by a little from connection to connection. So there are
-    several answers about as long: of some the switch has the end, has closed, and holds what the kernel does not take.
+    How much of a response the switch and the kernel hold differs a little between connections. So the test requests
+    several sizes around that amount: of some responses the switch has the end, has closed the connection, and still
+    holds what the kernel does not take.
     """
     daemon.set(linger_timeout=1)
     port = started(daemon, serve(answer_of_size))

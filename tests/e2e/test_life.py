@@ -1,4 +1,4 @@
-"""Nothing that changes in a running switch costs anybody a connection; what ends, drains first and ends in time."""
+"""Edits, draining, signals and configuration files: no change of a running switch drops a connection."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def echoes(client: socket.socket) -> bool:
 
 
 def seconds_until_ended(client: socket.socket) -> float:
-    """How long it takes until the other side ends or resets this connection."""
+    """Seconds until the other side ends or resets this connection."""
     began = time.monotonic()
     with contextlib.suppress(ConnectionResetError):
         assert client.recv(1) == b""
@@ -55,7 +55,7 @@ def seconds_until_ended(client: socket.socket) -> float:
 # Editing.
 
 
-def test_the_listen_address_moves_and_connections_stay(
+def test_a_new_listen_address_keeps_connections(
     daemon: Daemon, serve: Serve, stack: contextlib.ExitStack, tmp_path: Path
 ) -> None:
     server, old, new = serve(echo), free_port(), free_port()
@@ -78,7 +78,7 @@ def test_the_listen_address_moves_and_connections_stay(
     assert not answers(new, "::1")
 
 
-def test_all_interfaces_become_one_on_the_same_port_and_back(
+def test_a_service_moves_between_all_interfaces_and_one(
     daemon: Daemon, serve: Serve, stack: contextlib.ExitStack
 ) -> None:
     server, port = serve(echo), free_port()
@@ -92,9 +92,7 @@ def test_all_interfaces_become_one_on_the_same_port_and_back(
     assert not answers(port, "127.0.0.2")
 
 
-def test_an_address_that_is_taken_is_refused_and_nothing_changes(
-    daemon: Daemon, serve: Serve, stack: contextlib.ExitStack
-) -> None:
+def test_an_address_in_use_is_refused(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
     server, other, port = serve(echo), serve(echo), free_port()
     daemon.service("s", port, server.address)
     client = stack.enter_context(dial((LOOPBACK, port)))
@@ -110,8 +108,9 @@ def test_an_address_that_is_taken_is_refused_and_nothing_changes(
 
 @pytest.fixture
 def requests() -> Iterator[Callable[[int], list[str]]]:
-    """requests(port): asks for pages from now on until the test ends, each on a new connection; then none may have
-    failed. Gives the list of answers, which grows."""
+    """requests(port): request pages until the test ends, each on a new connection; none may fail.
+
+    Returns the growing list of the servers that responded."""
     done = threading.Event()
     answered: list[str] = []
     failed: list[BaseException] = []
@@ -171,7 +170,7 @@ def test_no_request_fails_while_the_service_is_edited(
 
 
 def download(port: int, path: str) -> Callable[[], bytes]:
-    """Begin to download, and give what finishes it and answers with the body."""
+    """Begin a download; return a function that finishes it and returns the body."""
     client = dial((LOOPBACK, port))
     client.sendall(b"GET %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % path.encode())
     first = client.recv(2000)
@@ -185,13 +184,13 @@ def download(port: int, path: str) -> Callable[[], bytes]:
 
 
 def slow_service(daemon: Daemon, nginx: Nginx) -> tuple[int, str]:
-    """A service before a server that takes two seconds for the file /slow/part. (port, the file's SHA-256)."""
+    """Start a service whose server takes two seconds for the file /slow/part; return (port, the file's SHA-256)."""
     port = free_port()
     daemon.service("web", port, nginx.address, scheduler="http", rules=((".*", nginx.address),))
     return port, nginx.file("part", 200_000)
 
 
-def test_stop_lets_downloads_finish_and_takes_nobody_new(daemon: Daemon, web: list[Nginx]) -> None:
+def test_stop_lets_downloads_finish_and_accepts_no_client(daemon: Daemon, web: list[Nginx]) -> None:
     port, digest = slow_service(daemon, web[0])
     finish = download(port, "/slow/part")
     daemon.call("stop", "web")
@@ -203,7 +202,7 @@ def test_stop_lets_downloads_finish_and_takes_nobody_new(daemon: Daemon, web: li
     assert answers(port)
 
 
-def test_what_does_not_drain_in_time_is_closed(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
+def test_connections_are_closed_after_drain_timeout(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
     server, port = serve(echo), free_port()
     daemon.set(drain_timeout=1)
     daemon.service("s", port, server.address)
@@ -216,7 +215,7 @@ def test_what_does_not_drain_in_time_is_closed(daemon: Daemon, serve: Serve, sta
     wait_for(lambda: server.living == 0)
 
 
-def test_a_service_that_starts_again_keeps_what_still_drains(
+def test_a_service_that_starts_again_keeps_draining_connections(
     daemon: Daemon, serve: Serve, stack: contextlib.ExitStack
 ) -> None:
     server, port = serve(echo), free_port()
@@ -337,7 +336,7 @@ def test_a_second_sigterm_ends_at_once(daemon: Daemon, serve: Serve, stack: cont
     assert daemon.wait(PROMPT) == 0  # drain_timeout is longer
 
 
-def test_unload_stops_all_drains_and_ends(daemon: Daemon, web: list[Nginx]) -> None:
+def test_unload_drains_all_services_and_ends(daemon: Daemon, web: list[Nginx]) -> None:
     port, digest = slow_service(daemon, web[2])
     finish = download(port, "/slow/part")
     daemon.adm("--set", "unload=1")
@@ -412,7 +411,7 @@ def test_sighup_without_a_configuration_says_so(daemon: Daemon) -> None:
     assert daemon.call("table")["services"] == []
 
 
-def test_loading_a_file_touches_only_what_it_changes(
+def test_loading_a_file_leaves_unchanged_services_alone(
     daemon: Daemon, serve: Serve, stack: contextlib.ExitStack, tmp_path: Path
 ) -> None:
     server, second = serve(echo), serve(echo)

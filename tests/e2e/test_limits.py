@@ -1,4 +1,4 @@
-"""What there is not enough of is waited for: nobody is turned away, and waiting costs nothing."""
+"""maxclients, max_backlog and open files: clients over a limit wait, and waiting costs no CPU time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def waits(client: socket.socket) -> bool:
     return not select.select([client], [], [], 0.3)[0]
 
 
-def test_maxclients_are_served_and_the_others_wait(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
+def test_clients_over_maxclients_wait(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
     server, port = serve(echo), free_port()
     daemon.service("s", port, server.address, maxclients=3)
 
@@ -72,7 +72,9 @@ def test_maxclients_are_served_and_the_others_wait(daemon: Daemon, serve: Serve,
     assert all(is_served(another()) for _ in range(10))
 
 
-def test_max_backlog_is_set_while_the_service_runs(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
+def test_max_backlog_may_change_while_the_service_runs(
+    daemon: Daemon, serve: Serve, stack: contextlib.ExitStack
+) -> None:
     server, port = serve(echo), free_port()
     daemon.set(max_backlog=1)
     daemon.service("s", port, server.address, maxclients=1)
@@ -120,7 +122,7 @@ def test_when_descriptors_run_out_clients_wait(
     assert daemon.adm("--list").stdout.startswith("TCP Virtual Server")
     assert daemon.active("s") == most
 
-    for client in clients:  # in the order in which they came: each that leaves makes room for one
+    for client in clients:  # in the order of their connections: each that leaves makes room for one
         assert read_exactly(client, 1) == b"?"
         client.close()
     assert server.accepted == CLIENTS
@@ -130,7 +132,7 @@ def test_when_descriptors_run_out_clients_wait(
 def test_services_share_the_descriptors(
     make_daemon: Callable[..., Daemon], serve: Serve, stack: contextlib.ExitStack
 ) -> None:
-    """A service that has taken them all gives them back to the others."""
+    """A service that has used all of them frees them for the others."""
     daemon = make_daemon(descriptors=LIMIT)
     daemon.start()
     server, one, other = serve(echo), free_port(), free_port()
@@ -148,10 +150,10 @@ def test_services_share_the_descriptors(
         client.close()
 
 
-def test_listeners_need_descriptors_too(
+def test_listeners_count_as_descriptors(
     make_daemon: Callable[..., Daemon], serve: Serve, stack: contextlib.ExitStack, tmp_path: Path
 ) -> None:
-    """Many services leave fewer descriptors for connections: clients wait all the same and are not turned away."""
+    """Many services leave fewer descriptors for connections: clients still wait and are not refused."""
     daemon = make_daemon(descriptors=LIMIT)
     daemon.start()
     server = serve(echo)
@@ -176,7 +178,7 @@ def test_listeners_need_descriptors_too(
     daemon.wait_until_empty()
 
 
-def test_an_unconnectable_server_does_not_eat_descriptors(daemon: Daemon) -> None:
+def test_failed_connects_leak_no_descriptors(daemon: Daemon) -> None:
     port = free_port()
     daemon.service("s", port, f"{LOOPBACK}:{free_port()}")
     before = daemon.descriptors()

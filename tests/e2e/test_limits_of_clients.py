@@ -1,4 +1,4 @@
-"""Limits for each client address, for real clients of several loopback addresses; with workers they count together."""
+"""Limits per client address, with clients of several loopback addresses. Workers count together."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def workers(request: pytest.FixtureRequest) -> int:
 
 
 def served(port: int, source: str, stack: contextlib.ExitStack) -> socket.socket | None:
-    """A client with that address that somebody echoes; None: it was reset."""
+    """Connect from that address; return the connection when it is served, and None when it is reset."""
     try:
         client = stack.enter_context(socket.create_connection((LOOPBACK, port), 10, (source, 0)))
         client.sendall(b"?")
@@ -39,7 +39,7 @@ def served(port: int, source: str, stack: contextlib.ExitStack) -> socket.socket
     return client
 
 
-def test_connections_at_once(
+def test_connections_over_client_connections_are_reset(
     daemon: Daemon, workers: int, serve: Serve, stack: contextlib.ExitStack, tmp_path: Path
 ) -> None:
     server, port = serve(echo), free_port()
@@ -75,7 +75,7 @@ def test_connections_at_once(
         assert read_exactly(client, 1) == b"?"
 
 
-def test_requests(daemon: Daemon, web: list[Nginx], tmp_path: Path) -> None:
+def test_requests_over_client_rate_get_429(daemon: Daemon, web: list[Nginx], tmp_path: Path) -> None:
     port, log = free_port(), tmp_path / "log"
     lines = [f"listen = {LOOPBACK}:{port}", "scheduler = phttp", "client_rate = 5/h", "client_burst = 7"]
     lines += [f"server = {web[0].address}", f'rule = pattern ".*" use server {web[0].address}']
@@ -116,7 +116,9 @@ def test_requests(daemon: Daemon, web: list[Nginx], tmp_path: Path) -> None:
     assert why == "429: this client address asks more than it may"
 
 
-def test_unfinished_heads(daemon: Daemon, web: list[Nginx], stack: contextlib.ExitStack) -> None:
+def test_unfinished_heads_over_client_head_get_429(
+    daemon: Daemon, web: list[Nginx], stack: contextlib.ExitStack
+) -> None:
     port = free_port()
     daemon.service("s", port, web[0].address, scheduler="phttp", client_head=3000)
     clients = []

@@ -1,4 +1,4 @@
-"""Servers by name: a name server changes its mind, fails, says nothing; whoever the name means serves."""
+"""Servers by name: addresses that change, name servers that fail or do not answer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def names() -> Iterator[NameServer]:
 
 @pytest.fixture
 def there(serve: Callable[..., SocketServer]) -> int:
-    """The port on which a server listens at each of HOSTS, and says which."""
+    """The port on which a server listens at each of HOSTS; it sends its host."""
     port = free_port()
     for host in HOSTS:
         serve(speak_first(host.encode()), (host, port))
@@ -41,7 +41,7 @@ def there(serve: Callable[..., SocketServer]) -> int:
 
 
 def served(port: int, clients: int = 24) -> set[str]:
-    """Who serves so many clients; "" is nobody."""
+    """Connect so many clients; return the hosts that serve them, "" for none."""
     said = set()
     for _ in range(clients):
         with dial((LOOPBACK, port)) as client:
@@ -51,12 +51,12 @@ def served(port: int, clients: int = 24) -> set[str]:
 
 
 def becomes(port: int, *hosts: str) -> None:
-    """Wait until these serve, and nobody else."""
+    """Wait until these hosts serve, and no other."""
     wait_for(lambda: served(port) == {*hosts}, f"{hosts} to serve", timeout=TIMEOUT)
 
 
 @pytest.mark.parametrize(("reactor", "workers"), [("epoll", 0), ("uvloop", 2)])
-def test_a_name_is_as_many_servers_as_it_has_addresses(
+def test_each_address_of_a_name_is_a_server(
     make_daemon: Make, names: NameServer, there: int, workers: int, stack: contextlib.ExitStack
 ) -> None:
     daemon = make_daemon("--nameserver", names.address, workers=workers)
@@ -112,9 +112,7 @@ def test_a_name_is_as_many_servers_as_it_has_addresses(
     assert served(port) == {""}
 
 
-def test_a_name_is_looked_up_when_what_is_known_of_it_does_not_hold_any_more(
-    make_daemon: Make, names: NameServer, there: int
-) -> None:
+def test_a_name_is_looked_up_again_when_its_ttl_is_over(make_daemon: Make, names: NameServer, there: int) -> None:
     daemon = make_daemon("--nameserver", names.address)
     daemon.start()
     daemon.set(resolve_least=1)
@@ -127,7 +125,7 @@ def test_a_name_is_looked_up_when_what_is_known_of_it_does_not_hold_any_more(
     assert names.count("long.test") == 1
 
 
-def test_a_server_by_name_is_drained_and_waited_for_by_its_name(
+def test_wait_drains_all_servers_of_a_name(
     make_daemon: Make, names: NameServer, there: int, stack: contextlib.ExitStack
 ) -> None:
     daemon = make_daemon("--nameserver", names.address)
@@ -150,7 +148,7 @@ def test_a_server_by_name_is_drained_and_waited_for_by_its_name(
     assert served(port) == {HOSTS[2]}
 
 
-def test_the_next_daemon_knows_what_names_mean(make_daemon: Make, names: NameServer, there: int) -> None:
+def test_a_takeover_hands_over_the_addresses_of_names(make_daemon: Make, names: NameServer, there: int) -> None:
     old = make_daemon("--nameserver", names.address)
     old.start()
     names.says("api.test", HOSTS[0])
@@ -165,8 +163,8 @@ def test_the_next_daemon_knows_what_names_mean(make_daemon: Make, names: NameSer
     assert served(port) == {HOSTS[0]}
 
 
-def test_a_name_with_very_many_addresses(make_daemon: Make, names: NameServer) -> None:
-    """Its answer comes over TCP."""
+def test_a_name_with_100_addresses(make_daemon: Make, names: NameServer) -> None:
+    """The name server's answer comes over TCP."""
     daemon = make_daemon("--nameserver", names.address)
     daemon.start()
     names.says("many.test", *(f"127.1.0.{number}" for number in range(1, 101)), ttl=3600)
@@ -177,7 +175,7 @@ def test_a_name_with_very_many_addresses(make_daemon: Make, names: NameServer) -
     wait_for(lambda: len(daemon.stats("web")["servers"]) == 100, timeout=TIMEOUT)
 
 
-def test_a_name_that_changes_all_the_time_costs_no_request(
+def test_changes_of_a_name_under_load_fail_no_request(
     make_daemon: Make, names: NameServer, serve: Callable[..., SocketServer]
 ) -> None:
     daemon = make_daemon("--nameserver", names.address, workers=2)
@@ -210,11 +208,11 @@ def _http(sock: socket.socket) -> None:
 
 
 @pytest.mark.parametrize(("text", "said"), [("here", "'here': an IP address"), ("1.2.3.4:x", "unknown port name 'x'")])
-def test_what_is_no_name_server(make_daemon: Make, text: str, said: str) -> None:
+def test_a_malformed_name_server_is_refused(make_daemon: Make, text: str, said: str) -> None:
     assert said in make_daemon("--nameserver", text).refused()
 
 
-def test_checks_name_the_host_and_rules_lead_to_all_its_servers(
+def test_checks_send_the_name_as_host_and_rules_use_all_its_servers(
     make_daemon: Make, names: NameServer, serve: Callable[..., SocketServer]
 ) -> None:
     daemon = make_daemon("--nameserver", names.address)

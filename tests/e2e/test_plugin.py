@@ -1,4 +1,4 @@
-"""Schedulers of other people: found on the path of a running daemon, and kept from hurting anybody when they fail."""
+"""Schedulers of other packages: how a running daemon finds them, and what happens when they fail."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ def add_plugin(folder: Path, name: str, choose: str, bind: str = "pass") -> None
 
 
 def served(port: int) -> bytes:
-    """What a client is greeted with; nothing when it is refused."""
+    """Connect; return the server's greeting, or b"" when the client is refused."""
     with dial((LOOPBACK, port)) as client:
         client.shutdown(1)
         return read_all(client)
 
 
 def install(source: Path, target: Path) -> None:
-    """As `pip install --target` does; where the network is needed for that, by copying."""
+    """Install as `pip install --target` does; copy the files where pip would need the network."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
     built = target.parent / "source"
     shutil.copytree(source, built)

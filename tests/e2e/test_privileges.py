@@ -1,4 +1,4 @@
-"""A daemon that root starts as another user: it can do what a switch needs, and nothing else. Who may administer it."""
+"""A daemon that root starts as another user: its capabilities, and who may administer it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ALL_KEPT = sum(1 << number for number in KEPT.values())
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """One that nobody can use."""
+    """A folder that the user `nobody` may use."""
     path = Path(tempfile.mkdtemp(prefix="ktcpvs-user-"))
     shutil.chown(path, NOBODY.pw_uid, NOBODY.pw_gid)
     yield path
@@ -39,7 +39,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def start(control_thread: ControlThread, folder: Path) -> Iterator[Callable[..., Daemon]]:
-    """Starts a daemon with a Python that everybody can read."""
+    """start(*options, ...): start a daemon with a Python that every user can read."""
     found = everybodys_python()
     if found is None:
         message = "there is no Python that everybody can read"
@@ -77,7 +77,7 @@ def low_port() -> int:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_it_keeps_what_it_needs_and_nothing_else(
+def test_it_keeps_only_the_capabilities_that_it_needs(
     start: Callable[..., Daemon], serve: Callable[..., SocketServer], folder: Path, workers: int
 ) -> None:
     daemon = start("--user", "nobody", "--state", str(folder / "state.json"), workers=workers)
@@ -105,7 +105,7 @@ def test_it_keeps_what_it_needs_and_nothing_else(
 
 
 def test_certificates_that_only_root_can_read(start: Callable[..., Daemon], folder: Path) -> None:
-    """They serve, and are not read again until he can."""
+    """The daemon uses them, and reloads them only when its user can read them."""
     ca = Authority(folder)
     cert, alice, port = ca.daemon(), ca.issue("alice"), low_port()
     cert.chmod(0o600)
@@ -137,7 +137,7 @@ def connect_as_stranger(path: Path, *groups: int, timeout: float = 10) -> str:
     return (done.stdout + done.stderr).strip().splitlines()[-1]
 
 
-def test_strangers_may_not_administer(start: Callable[..., Daemon], folder: Path) -> None:
+def test_other_users_may_not_administer(start: Callable[..., Daemon], folder: Path) -> None:
     daemon = start("--user", "nobody")
     path = folder / "control.sock"
     assert (path.stat().st_mode & 0o777, path.stat().st_uid) == (0o600, NOBODY.pw_uid)
@@ -149,7 +149,7 @@ def test_strangers_may_not_administer(start: Callable[..., Daemon], folder: Path
     assert daemon.adm("--list").returncode == 0
 
 
-def test_members_of_a_group_may(start: Callable[..., Daemon], folder: Path) -> None:
+def test_members_of_the_control_group_may_administer(start: Callable[..., Daemon], folder: Path) -> None:
     daemon = start("--user", "nobody", "--control-group", "daemon")
     path = folder / "control.sock"
     folder.chmod(0o755)
@@ -168,7 +168,7 @@ def test_members_of_a_group_may(start: Callable[..., Daemon], folder: Path) -> N
         (("--control-group", "nope"), "--control-group nope: there is no such group"),
     ],
 )  # fmt: skip
-def test_who_is_nobody_is_refused(folder: Path, options: tuple[str, ...], why: str) -> None:
+def test_unknown_users_and_groups_are_refused(folder: Path, options: tuple[str, ...], why: str) -> None:
     done = subprocess.run(
         [str(Path(sys.executable).with_name("twistd")), "--nodaemon", "--pidfile=", "ktcpvs", *options],
         capture_output=True, text=True, timeout=30, cwd=folder,
@@ -178,7 +178,7 @@ def test_who_is_nobody_is_refused(folder: Path, options: tuple[str, ...], why: s
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or nobody_can_run(sys.executable), reason="everybody can read it")
-def test_who_cannot_read_the_program_is_refused(control_thread: ControlThread, folder: Path) -> None:
+def test_a_user_who_cannot_read_the_program_is_refused(control_thread: ControlThread, folder: Path) -> None:
     said = Daemon(control_thread, folder, "--user", "nobody").refused()
     assert said.startswith("ktcpvs: --user nobody: nobody cannot read /")
     assert said.endswith(": install it where everybody can")
@@ -193,11 +193,11 @@ os.setresgid({NOBODY.pw_gid}, {NOBODY.pw_gid}, {NOBODY.pw_gid})
 os.setresuid({NOBODY.pw_uid}, {NOBODY.pw_uid}, {NOBODY.pw_uid})
 run()
 """
-"""tcpvsadm, which has read Python's files as root and goes on as nobody."""
+"""tcpvsadm, which reads Python's files as root and then becomes the user `nobody`."""
 
 
 def adm_as_nobody(*arguments: str, **words: str) -> tuple[int, str]:
-    """Exit status and error of tcpvsadm, run by nobody with these in its environment."""
+    """Run tcpvsadm as the user `nobody`; return (exit status, standard error). words: environment variables."""
     done = subprocess.run(
         [sys.executable, "-c", TCPVSADM_AS_NOBODY, *arguments],
         env={**environment(), **words},
@@ -208,7 +208,7 @@ def adm_as_nobody(*arguments: str, **words: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-def test_tcpvsadm_does_not_trust_a_place_that_somebody_else_could_make(folder: Path) -> None:
+def test_tcpvsadm_does_not_trust_a_folder_that_other_users_can_write_to(folder: Path) -> None:
     folder.chmod(0o1777)
     place = folder / f"ktcpvs-{NOBODY.pw_uid}"
     place.mkdir()
@@ -227,7 +227,7 @@ def test_tcpvsadm_does_not_trust_a_place_that_somebody_else_could_make(folder: P
     )
 
 
-def test_permission_denied_is_not_no_daemon(start: Callable[..., Daemon], folder: Path) -> None:
+def test_a_denied_permission_is_reported_as_such(start: Callable[..., Daemon], folder: Path) -> None:
     daemon = start()
     path = Path(daemon.control.removeprefix("unix:"))
     how = "run tcpvsadm as root or as the daemon's user, or as a member of the daemon's --control-group GROUP\n"

@@ -1,4 +1,4 @@
-"""The example of KTCPVS' README, line for line, with three web servers behind it."""
+"""The example of KTCPVS's README, line for line, with three web servers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ tcpvsadm --add-rule -i http --pattern=.* -r r3:80
 """
 
 
-def test_the_readme_line_for_line(daemon: Daemon, web: list[Nginx], tmp_path: Path) -> None:
+def test_the_commands_of_the_readme(daemon: Daemon, web: list[Nginx], tmp_path: Path) -> None:
     port = free_port()
     for line in COMMANDS.strip().splitlines():
         for number, server in enumerate(web, 1):

@@ -1,6 +1,6 @@
-"""Whatever relays, clients and servers notice no difference, and every byte is counted.
+"""All relays behave alike, and count every byte.
 
-After each test nobody is counted any more, and no descriptor is left open but those that are kept for the next.
+After each test no connection is counted any more, and only descriptors that are kept for later connections are open.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ from .harness import Daemon
 pytestmark = pytest.mark.e2e
 
 RELAYS = ("copy", "splice", "kernel", "auto")
-"""The relays that must all be alike."""
+"""The relays that must behave alike."""
 
 BULK = random.Random(8).randbytes(20_000_000)
 
 WITHOUT_RIGHTS = ("setpriv", "--bounding-set=-bpf,-net_admin,-sys_admin", "--inh-caps=-bpf,-net_admin,-sys_admin")
-"""How root runs a program that may do less."""
+"""Runs a program of root without the capabilities of the kernel relay."""
 
 Serve = Callable[..., SocketServer]
 
@@ -65,7 +65,7 @@ def relay(request: pytest.FixtureRequest) -> str:
 
 
 class Relayed:
-    """Makes services whose connections are relayed by `relay`."""
+    """Starts services whose option relay is `relay`."""
 
     def __init__(self, daemon: Daemon, serve: Serve, relay: str) -> None:
         self.daemon = daemon
@@ -74,7 +74,7 @@ class Relayed:
         self.services = 0
 
     def __call__(self, what: Callable[[socket.socket], object], **options: str) -> Where:
-        """Where to dial to be relayed to a SocketServer that does `what`."""
+        """Start a service with a SocketServer that does `what`; return the service's address."""
         self.services += 1
         port = free_port()
         server = self._serve(what).address
@@ -82,7 +82,7 @@ class Relayed:
         return LOOPBACK, port
 
     def counted(self) -> tuple[int, int]:
-        """Bytes from clients and to them, of the first service, by all who count them."""
+        """Bytes from clients and to clients, as the first service and its server count them."""
         service = self.daemon.stats("service1")
         stats, server = service["stats"], service["servers"][0]["stats"]
         assert (stats["bytes_in"], stats["bytes_out"]) == (server["bytes_in"], server["bytes_out"])
@@ -99,7 +99,7 @@ def relayed(daemon: Daemon, serve: Serve, relay: str) -> Iterator[Relayed]:
     wait_for(lambda: daemon.descriptors() <= before + relayed.services, "all descriptors to be closed")
 
 
-def test_the_client_ends_and_still_gets_its_answer(relayed: Relayed) -> None:
+def test_a_client_that_has_ended_gets_the_response(relayed: Relayed) -> None:
     where = relayed(digest_at_end)
     for size in (0, 1, 3_000_000):
         with dial(where) as client:
@@ -110,7 +110,7 @@ def test_the_client_ends_and_still_gets_its_answer(relayed: Relayed) -> None:
     assert relayed.counted() == (3_000_001, 3 * 64)
 
 
-def test_the_server_ends_and_still_hears_its_client(relayed: Relayed) -> None:
+def test_a_server_that_has_ended_gets_what_the_client_sends(relayed: Relayed) -> None:
     heard: list[bytes] = []
 
     def serve(sock: socket.socket) -> None:
@@ -126,7 +126,7 @@ def test_the_server_ends_and_still_hears_its_client(relayed: Relayed) -> None:
     assert heard == [BULK[:3_000_000]]
 
 
-def test_a_server_that_speaks_first(relayed: Relayed) -> None:
+def test_a_server_may_send_first(relayed: Relayed) -> None:
     with dial(relayed(speak_first(b"220 hello\r\n"))) as client:
         assert read_exactly(client, 11) == b"220 hello\r\n"
         client.sendall(b"and back")
@@ -161,7 +161,7 @@ def test_20_million_bytes_each_way_at_once(relayed: Relayed) -> None:
     assert relayed.counted() == (len(BULK), len(BULK))
 
 
-def test_a_long_talk_passes_through_whatever_takes_over(relayed: Relayed) -> None:
+def test_bytes_pass_while_an_engine_takes_over(relayed: Relayed) -> None:
     """Bytes go both ways before, while and after an engine takes over, which for `auto` is after a while."""
     relayed.daemon.set(relay_rate=0)
     with dial(relayed(echo)) as client:
@@ -178,8 +178,8 @@ def test_a_long_talk_passes_through_whatever_takes_over(relayed: Relayed) -> Non
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may repair connections")
-def test_bytes_that_come_again_are_carried_once(relayed: Relayed) -> None:
-    """TCP's sender repeats some, cut differently."""
+def test_retransmitted_bytes_are_relayed_once(relayed: Relayed) -> None:
+    """The sender repeats some bytes in packets that are cut differently."""
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(dial(relayed(echo)))
         for again in (0, 1, 5, 9):
@@ -195,7 +195,6 @@ def test_bytes_that_come_again_are_carried_once(relayed: Relayed) -> None:
 
 
 def test_an_urgent_byte_keeps_its_place(relayed: Relayed) -> None:
-    """It is relayed like the others."""
     heard: list[bytes] = []
     with dial(relayed(lambda sock: heard.append(read_all(sock)))) as client:
         for number in range(5):
@@ -224,7 +223,7 @@ def test_a_reset_of_the_client_reaches_the_server(relayed: Relayed) -> None:
     assert ends == ["reset"]
 
 
-def test_a_reset_of_the_server_reaches_the_client_after_what_it_said(relayed: Relayed) -> None:
+def test_a_reset_of_the_server_reaches_the_client_after_what_it_sent(relayed: Relayed) -> None:
     gone = threading.Event()
 
     def serve(sock: socket.socket) -> None:
@@ -264,7 +263,7 @@ def test_the_access_log_counts_every_byte(relayed: Relayed, tmp_path: Path) -> N
     relayed.daemon.call("edit_service", "service1", access_log="off")  # its file is closed
 
 
-def test_connections_are_shown_while_they_live(relayed: Relayed) -> None:
+def test_open_connections_are_listed(relayed: Relayed) -> None:
     with dial(relayed(echo)) as client:
         client.sendall(b"hello")
         assert read_exactly(client, 5) == b"hello"
@@ -272,7 +271,7 @@ def test_connections_are_shown_while_they_live(relayed: Relayed) -> None:
         assert (shown["state"], shown["bytes_in"], shown["bytes_out"]) == ("relaying", 5, 5)
 
 
-def test_the_read_timeout_closes_what_is_idle_and_nothing_else(relayed: Relayed) -> None:
+def test_read_timeout_closes_only_idle_connections(relayed: Relayed) -> None:
     relayed.daemon.set(read_timeout=1)
     where = relayed(echo)
     with dial(where) as idle, dial(where) as busy:
@@ -288,7 +287,7 @@ def test_the_read_timeout_closes_what_is_idle_and_nothing_else(relayed: Relayed)
         assert read_exactly(busy, 10) == b"still here"
 
 
-def test_it_drains_when_its_service_stops(relayed: Relayed) -> None:
+def test_a_connection_drains_when_its_service_stops(relayed: Relayed) -> None:
     with dial(relayed(echo)) as client:
         client.sendall(b"hello")
         assert read_exactly(client, 5) == b"hello"
@@ -300,7 +299,7 @@ def test_it_drains_when_its_service_stops(relayed: Relayed) -> None:
         assert read_all(client) == b""
 
 
-def test_it_is_ended_when_it_does_not_drain(relayed: Relayed) -> None:
+def test_a_connection_that_does_not_drain_is_reset(relayed: Relayed) -> None:
     with dial(relayed(echo)) as client:
         client.sendall(b"hello")
         assert read_exactly(client, 5) == b"hello"
@@ -349,12 +348,12 @@ def test_a_websocket_after_its_upgrade(daemon: Daemon, stack: contextlib.ExitSta
     assert min(stats["bytes_in"], stats["bytes_out"]) > 40 << 18
 
 
-# What is said of it.
+# Listings.
 
 NO_CONNECTIONS = {"copy": 0, "splice": 0, "kernel": 0}
 
 
-def test_stats_say_which_relay_serves(daemon: Daemon, serve: Serve) -> None:
+def test_stats_name_the_relay_in_use(daemon: Daemon, serve: Serve) -> None:
     server = serve(echo).address
     for relay in ("copy", "splice"):
         daemon.service(relay, free_port(), server, relay=relay)
@@ -372,7 +371,7 @@ def test_stats_say_which_relay_serves(daemon: Daemon, serve: Serve) -> None:
     ]
 
 
-def test_it_is_listed_and_saved_when_it_was_set(daemon: Daemon, serve: Serve) -> None:
+def test_the_option_relay_is_listed_and_saved_when_it_is_set(daemon: Daemon, serve: Serve) -> None:
     server = serve(echo).address
     daemon.service("web", free_port(), server)
     assert "relay" not in daemon.adm("--list").stdout
@@ -381,8 +380,8 @@ def test_it_is_listed_and_saved_when_it_was_set(daemon: Daemon, serve: Serve) ->
     assert "    relay = splice\n" in daemon.adm("--save").stdout
 
 
-def test_splicing_splices(daemon: Daemon, serve: Serve) -> None:
-    """By the pipes that are kept."""
+def test_splice_uses_pipes(daemon: Daemon, serve: Serve) -> None:
+    """Some of them stay open for later connections."""
 
     def pipes() -> int:
         folder = f"/proc/{daemon.pid}/fd"
@@ -429,10 +428,10 @@ def test_a_daemon_without_the_rights_refuses_the_kernel(
 
 
 @as_root
-def test_a_state_file_that_wants_the_kernel_is_taken_without_the_rights(
+def test_a_state_file_with_relay_kernel_is_loaded_without_the_rights(
     make_daemon: Callable[..., Daemon], serve: Serve, tmp_path: Path
 ) -> None:
-    """What ran before runs again; the log says what is wrong with it."""
+    """The service runs with another relay, and the log says why."""
     daemon = make_daemon("--state", tmp_path / "state.json")
     daemon.prefix(*WITHOUT_RIGHTS)
     daemon.start()
