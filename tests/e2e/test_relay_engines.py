@@ -39,7 +39,7 @@ from servers import (
 
 from ktcpvs.errors import BadValue
 
-from .harness import Daemon
+from .harness import TIMEOUT, Daemon
 
 pytestmark = pytest.mark.e2e
 
@@ -162,18 +162,24 @@ def test_20_million_bytes_each_way_at_once(relayed: Relayed) -> None:
 
 
 def test_bytes_pass_while_an_engine_takes_over(relayed: Relayed) -> None:
-    """Bytes go both ways before, while and after an engine takes over, which for `auto` is after a while."""
-    relayed.daemon.set(relay_rate=0)
+    """Bytes go both ways before, while and after an engine takes over, which for `auto` is after `relay_after`."""
+    relayed.daemon.set(relay_rate=0, relay_after=1)
     with dial(relayed(echo)) as client:
         sent = turn = 0
-        while not turn or turn % 1000 or relayed.daemon.connections()[0]["age"] < 4:
+        taken_over_at = None
+        began = time.monotonic()
+        while taken_over_at is None or turn < taken_over_at + 1000:
             block = BULK[turn : turn + 1 + 31 * (turn % 1000)]
             client.sendall(block)
             assert read_exactly(client, len(block)) == block
             sent += len(block)
             turn += 1
-            if not turn % 50:
-                time.sleep(0.02)  # there is a second until `auto` looks, and other tests run beside this one
+            if turn % 50 == 0 and taken_over_at is None:
+                relay = relayed.daemon.stats("service1")["stats"]["relay"]
+                if relay["joined"][relay["in_use"]]:
+                    taken_over_at = turn
+                assert time.monotonic() - began < TIMEOUT, relay
+                time.sleep(0.02)  # until the switch looks, other tests need the processor
         wait_for(lambda: relayed.counted() == (sent, sent))
 
 
