@@ -1,4 +1,4 @@
-"""The fuzz target for whole connections: clients and servers say anything in any order, through a switch in memory.
+"""The fuzz target for whole connections: clients and servers send anything in any order, through a switch in memory.
 
 An input is a play. Its first byte names the service (SERVICES). Then come the events, with NUL between them: a letter
 for what happens (EVENTS), and what is said.
@@ -48,13 +48,13 @@ LOGGED = (b"j", b"w")
 """The services with an access log."""
 
 LONG = 1000
-"""How often an event of great size says what it says."""
+"""How often an event of great size repeats its bytes."""
 
 PIECE = 65536
-"""The most bytes that are said at once."""
+"""The most bytes that are sent at once."""
 
 HELD_MOST = PENDING + PIECE + 4 * 512
-"""What a connection holds of later requests and of a body that cannot go on yet: what it may, one piece, and heads."""
+"""The most bytes that a connection may hold of later requests and of a body that waits: its limit, a piece, heads."""
 
 EVENTS = {
     b"n": "a new client comes, and is the one of whom we speak (at most 4)",
@@ -81,7 +81,7 @@ EVENTS = {
 
 
 class Play:
-    """One switch, those who speak with it, and all they said and heard."""
+    """One switch, its clients and servers, and all that they have sent and received."""
 
     def __init__(self, service: bytes) -> None:
         self._lines = SERVICES[service]
@@ -99,7 +99,7 @@ class Play:
         self._calls = 0  # of the reactor's, those that are over
 
     def _keep_log(self) -> None:
-        """The service's log is this one, in memory; a configuration that is loaded takes it away."""
+        """Give the service this log, in memory; loading a configuration removes it."""
         live = self.world.live
         if self.logged is not None:
             live.journal = AccessLogJournal(
@@ -141,7 +141,7 @@ class Play:
         self._keep_log()
 
     def _server(self) -> Peer | None:
-        """The server of whom we speak: one that is waited for, or the last one that is there."""
+        """The server connection that an event is for: one that is being made, or the last one."""
         there = [peer for peer in self.servers if peer.stream.is_open]
         busy = [peer for peer in there if getattr(peer.stream, "exchange", None) is not None]
         return (busy or there or [None])[-1]
@@ -204,7 +204,7 @@ class Play:
             self.heard[peer] = self.heard.get(peer, b"") + peer.heard()
 
     def ends(self) -> Ended:
-        """Everybody goes; nothing may be left counted."""
+        """End all connections; none may be counted any more."""
         for peer in self.world.peers:
             if peer.stream.is_open and not peer.line.disconnecting and not peer.line.aborted:
                 peer.resets()
@@ -230,7 +230,7 @@ class Ended:
 
 
 def connections(data: bytes) -> None:
-    """A play through the switch: no bug, nothing left, nothing held, and no request that the switch did not send."""
+    """Play a script: no exception, nothing left or held, and no request that the switch did not send."""
     service, events = data[:1], data[1:].split(b"\0")[:200]
     if service not in SERVICES:
         return
@@ -260,7 +260,7 @@ Asked = tuple[bytes, bytes, bytes]
 """The method, the path and the host of a request."""
 
 SERVER = re.compile(rb"10\.0\.0\.[0-9]:80")
-"""The host that a server is told for a client of HTTP/1.0 that has named none."""
+"""The Host that the switch sends for a client of HTTP/1.0 without one."""
 
 
 def _played(service: bytes, events: list[bytes]) -> Ended:
@@ -273,7 +273,7 @@ def _played(service: bytes, events: list[bytes]) -> Ended:
 
 
 def _requests_of(said: bytes, heard: bytes, told: bool) -> list[Asked]:
-    """The requests that a server sees in all that it heard; h11 sees as many, as far as it takes them."""
+    """The requests in all that a server has received; h11 sees as many, as far as it accepts them."""
     rest = heard
     seen: list[Asked] = []
     h11_follows = True
@@ -308,7 +308,7 @@ def _requests_of(said: bytes, heard: bytes, told: bool) -> list[Asked]:
 
 
 def _h11_end(data: bytes) -> int | None:
-    """Where the request at the beginning of `data` ends for h11; all of it where it has not ended; None: it refuses."""
+    """Where the first request ends for h11; the length of `data` when it has not ended; None: h11 refuses it."""
     server = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
     server.receive_data(data)
     try:
@@ -323,7 +323,7 @@ def _h11_end(data: bytes) -> int | None:
 
 
 def _answers_of(heard: bytes, methods: list[bytes]) -> None:
-    """A client gets no more answers than it made requests, and one more for what was none."""
+    """A client gets at most one response per request, and one for what is no request."""
     for method in [*methods, b"GET"]:
         while True:
             if not heard:
@@ -343,7 +343,7 @@ def _answers_of(heard: bytes, methods: list[bytes]) -> None:
 
 
 def _asked(said: bytes) -> list[Asked]:
-    """The requests that a client made, as long as they can be read."""
+    """The requests that a client has sent, up to the first that cannot be read."""
     asked = []
     try:
         while True:
