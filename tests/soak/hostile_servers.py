@@ -154,7 +154,6 @@ UNREADABLE = (
     b"SSH-2.0-OpenSSH_9.2\r\n",
     b"HTTP/1.1 2x0 OK\r\nContent-Length: 0\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nabc",
-    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nContent-Length : 2\r\n\r\nab",
     b"HTTP/1.1 200 OK\r\n folded\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nX: \0\r\n\r\n",
@@ -171,6 +170,13 @@ async def is_unreadable(peer: Peer, asked: Asked, chance: random.Random) -> bool
     await peer.send(chance.choice((*UNREADABLE, chance.randbytes(300))))
     await asyncio.sleep(chance.choice((0, 0.3)))
     return False
+
+
+async def frames_twice(peer: Peer, asked: Asked, chance: random.Random) -> bool:
+    """Content-Length beside Transfer-Encoding: the latter counts, and the connection is used for nothing else."""
+    await peer.send(asked.response(b"2\r\nab\r\n0\r\n\r\n", "200 OK", "Transfer-Encoding: chunked"))
+    await asyncio.sleep(chance.choice((0, 0.3)))
+    return True
 
 
 async def frames_wrongly(peer: Peer, asked: Asked, chance: random.Random) -> bool:
@@ -258,9 +264,9 @@ HTTP: dict[str, Serve] = {
     kind.__name__: kind
     for kind in (
         responds, says_nothing, resets_instead, resets_in_head, resets_in_body, ends_in_body, refuses_early,
-        never_reads, never_ends_interim, drips_head, never_ends_head, is_unreadable, frames_wrongly, says_too_much,
-        says_more_later, ends_after_response, has_body_where_none_belongs, stalls_in_body, drips_body, never_ends_body,
-        has_huge_head, upgrades_unasked,
+        never_reads, never_ends_interim, drips_head, never_ends_head, is_unreadable, frames_twice, frames_wrongly,
+        says_too_much, says_more_later, ends_after_response, has_body_where_none_belongs, stalls_in_body, drips_body,
+        never_ends_body, has_huge_head, upgrades_unasked,
     )
 }  # fmt: skip
 
