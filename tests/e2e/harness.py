@@ -185,8 +185,12 @@ class Daemon:
 
     @property
     def _is_preloaded(self) -> bool:
-        is_plain = not self._prefix and not self.inherited and self.environment == environment()
-        return self._may_be_preloaded and is_plain
+        return self._may_be_preloaded and not self._prefix and not self.inherited and self._has_same_python_path
+
+    @property
+    def _has_same_python_path(self) -> bool:
+        """True when it imports what preloaded programs import."""
+        return self.environment["PYTHONPATH"] == environment()["PYTHONPATH"]
 
     def start(self) -> None:
         """Start it and wait until it answers."""
@@ -347,7 +351,7 @@ class Daemon:
     def adm(self, *arguments: object, check: bool = True, input: str = "") -> subprocess.CompletedProcess[str]:
         """Run tcpvsadm. check: it must succeed."""
         words = ["--control", self.control, *map(str, arguments)]
-        if self.environment == environment():
+        if self._has_same_python_path:
             done = tcpvsadm(*words, input=input, folder=self.folder)
         else:
             done = self.run_tcpvsadm(*words, input=input)

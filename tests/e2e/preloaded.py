@@ -14,7 +14,6 @@ import array
 import atexit
 import contextlib
 import gc
-import io
 import json
 import os
 import signal
@@ -58,7 +57,11 @@ class PreloadedProcess:
         self.returncode: int | None = None
         self._server = server
         server.settimeout(timeout)
-        self.pid = self._receive()
+        try:
+            self.pid = self._receive()
+        except BaseException:
+            server.close()
+            raise
 
     def poll(self) -> int | None:
         if self.returncode is None:
@@ -141,10 +144,11 @@ class PreloadedPrograms:
                 status = process.wait(self._timeout)
             except subprocess.TimeoutExpired:
                 process.kill()
+                process.wait()
                 raise
             for stream in streams:
                 stream.seek(0)
-            out, err = (io.TextIOWrapper(stream, "utf-8").read() for stream in streams[1:])
+            out, err = (stream.read().decode().replace("\r\n", "\n") for stream in streams[1:])
         return subprocess.CompletedProcess(process.args, status, out, err)
 
     def _begin(self) -> None:
@@ -230,6 +234,8 @@ def _become(request: dict[str, Any], streams: Sequence[int]) -> NoReturn:
         status = 0
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
     except BaseException:
         sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
     finally:
