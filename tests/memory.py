@@ -21,7 +21,6 @@ from ktcpvs.model.edits import Load, StartService
 from ktcpvs.model.language.parser import parse
 from ktcpvs.runtime.context import Context, Descriptors
 from ktcpvs.services.director import Director
-from ktcpvs.services.rate_limits import new_client
 from ktcpvs.services.running import RunningService
 from ktcpvs.streams.stream import RESET_ON_CLOSE, Stream
 from ktcpvs.system.log import EventLog
@@ -161,18 +160,13 @@ class World:
 
     def comes(self, host: str) -> Peer | None:
         """A client comes from that address; None: it was turned away."""
-        with socket.socket() as sock:
-            connection = new_client(self.live, sock, (host, 4711, 0, 0) if ":" in host else (host, 4711))
-            if connection is None:
-                assert sock.fileno() == -1, "it was closed"
-                return None
-        self.live.connections.add(connection)
-        self.live.clients.add(1)
-        self.context.descriptors.take(connection.descriptors, connection.reserved)
+        connection = self.live.client_factory.build((host, 4711, 0, 0) if ":" in host else (host, 4711))
+        if connection is None:
+            return None
         self.connection = connection
-        return self._peer(connection.client)
+        return self.peer(connection.client)
 
-    def _peer(self, stream: Stream) -> Peer:
+    def peer(self, stream: Stream) -> Peer:
         peer = Peer(stream)
         self.peers.append(peer)
         return peer
@@ -190,7 +184,7 @@ class World:
 
     def connects(self) -> Peer:
         """The server that was called last answers."""
-        return self._peer(self.reactor.tcpClients[-1][2].buildProtocol(None))
+        return self.peer(self.reactor.tcpClients[-1][2].buildProtocol(None))
 
     def refuses(self, address: str) -> None:
         """The server that is being called does not."""
@@ -222,7 +216,7 @@ class World:
     def close(self) -> None:
         """All lines come to their end; afterwards nothing may be left counted."""
         self.settle()
-        self.live.pool.close()
+        self.live.server_connections.close()
         self.settle()
         self.passes(2 * self.context.settings.linger_timeout + 4)  # refused clients who did not go by themselves
         self.settle()
@@ -230,7 +224,7 @@ class World:
         assert not counted, counted
         assert not self.live.connections
         assert self.context.descriptors.used == 0
-        assert self.live.pool.open == 0
+        assert self.live.server_connections.open == 0
         self.director.end()
         self.director.stop()
         assert not self.reactor.getDelayedCalls()

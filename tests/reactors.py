@@ -22,8 +22,8 @@ from twisted.logger import globalLogPublisher
 
 from ktcpvs.model.address import Address, Inet, Unix
 from ktcpvs.reactor import PersistentLoop, UVReactor
-from ktcpvs.streams.accept import carry
-from ktcpvs.streams.connect import call
+from ktcpvs.streams.accept import adopt_socket
+from ktcpvs.streams.connect import connect
 from ktcpvs.streams.stream import Stream
 
 
@@ -139,7 +139,7 @@ class Lines:
             peer = self._stack.enter_context(dial(self.where))
             peer.sendall(first)
             ours, whose = self.listener.accept()
-            self.thread.run(carry, self.thread.reactor, ours, whose, owner.stream)
+            self.thread.run(adopt_socket, self.thread.reactor, ours, whose, owner.stream)
         else:
             speaker = threading.Thread(target=self._answer, args=(first, answered := []))
             speaker.start()
@@ -147,7 +147,7 @@ class Lines:
             def calling() -> Any:
                 made = owner._made
                 owner.stream.made = lambda: None
-                return call(self.thread.reactor, self.address, 10, owner.stream).addCallback(lambda _: made())
+                return connect(self.thread.reactor, self.address, 10, owner.stream).addCallback(lambda _: made())
 
             self.thread.run(calling)
             speaker.join(10)

@@ -15,7 +15,7 @@ from twisted.logger import Logger, formatEvent
 from ktcpvs.control.endpoints import parse_control
 from ktcpvs.control.ports import Port
 from ktcpvs.health.active_checks import ActiveChecks
-from ktcpvs.http.pool import Pool, ServerStream
+from ktcpvs.http.server_connection import ServerConnection, ServerConnections
 from ktcpvs.manager import Manager
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.language.parser import parse
@@ -84,13 +84,13 @@ def access_logs(world: World) -> None:
 def idle_connections(world: World) -> None:
     """The job closes connections that are too old."""
 
-    class Stream(ServerStream):
+    class Connection(ServerConnection):
         close = world.broken
 
     world.context.start()
-    pool, server = Pool(world.context), Destination("10.0.0.1:80")  # type: ignore[arg-type]
+    connections, server = ServerConnections(world.context), Destination("10.0.0.1:80")  # type: ignore[arg-type]
     for _ in range(3):
-        pool.put(Stream(pool, server))
+        connections.put(Connection(connections, server))
 
 
 def control_port(world: World) -> None:
@@ -162,7 +162,7 @@ def checks(world: World) -> None:
         Table()
     )
     live = RunningService(world.context, table.services["s"])
-    live.usable = frozenset(live.destinations_for(live.config).values())
+    live.selector.usable = frozenset(live.destinations_for(live.config).values())
     Probes(world.context).follow([live])
 
 

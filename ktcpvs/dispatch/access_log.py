@@ -1,93 +1,118 @@
-"""One service's access log: what is noted of each request while it goes on, and the line that comes of it."""
+"""Access log entries: what is noted of a request while it is served, and the line that is written at its end."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ktcpvs.model.scheduling import Choice
+from ktcpvs.model.service import NO_LOG, VirtualService
 from ktcpvs.protocols.access import FORMATS, Record
 from ktcpvs.runtime.context import Context
 from ktcpvs.system.access_log_files import AccessLog
 
-if TYPE_CHECKING:
-    from ktcpvs.dispatch.client_connection import ClientConnection
 
-
-class AccessLogJournal:
-    """log: where lines go. form: "combined" or "json"."""
+class AccessLogWriter:
+    """Writes lines in one form to one log. An entry keeps its writer, so that a line goes where its request began."""
 
     __slots__ = ("_context", "_form", "_log", "_scheduler", "_service")
 
     def __init__(self, context: Context, log: AccessLog, form: str, service: str, scheduler: str) -> None:
+        """form: a name in FORMATS. service, scheduler: names for the lines."""
         self._context = context
         self._log = log
         self._form = FORMATS[form]
         self._service = service
         self._scheduler = scheduler
 
-    def begin(self, served: ClientConnection) -> AccessLogEntry:
-        """Something begins that will be one line."""
-        record = Record(self._service, self._scheduler, served.request.client, self._context.wall())
-        return AccessLogEntry(self, record, self.now(), served.moved())
+    def begin(self, client: str, moved: tuple[int, int]) -> AccessLogEntry:
+        """A new entry. client: its address. moved: bytes from and to the client until now."""
+        record = Record(self._service, self._scheduler, client, self._context.wall())
+        return AccessLogEntry(self, record, self.now(), moved)
 
     def now(self) -> float:
-        """Seconds by a clock that nobody sets."""
+        """Seconds by the reactor's monotonic clock."""
         return float(self._context.reactor.seconds())
 
     def write(self, record: Record) -> None:
-        """The line of `record`."""
+        """Write the line of `record`."""
         self._log.write(self._form(record))
 
 
+class ServiceAccessLog:
+    """The access log of one service. writer: None without one."""
+
+    __slots__ = ("_context", "_log", "writer")
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._log: AccessLog | None = None
+        self.writer: AccessLogWriter | None = None
+
+    def configure(self, config: VirtualService) -> None:
+        """Write where `config` says from now on. Raises what opening the log raises; then nothing is logged."""
+        before, self._log, self.writer = self._log, None, None
+        if config.access_log != NO_LOG:
+            log = self._log = self._context.access_logs.open(config.access_log)
+            self.writer = AccessLogWriter(self._context, log, config.access_log_format, config.ident, config.scheduler)
+        if before is not None:
+            before.release()
+
+    def begin(self, client: str, moved: tuple[int, int]) -> AccessLogEntry | None:
+        """A new entry, as AccessLogWriter makes it; None without a log."""
+        return self.writer.begin(client, moved) if self.writer is not None else None
+
+    def release(self) -> None:
+        """Give the log back: the last connection of a deleted service has ended. Safe to call twice."""
+        log, self._log = self._log, None
+        if log is not None:
+            log.release()
+
+
 class AccessLogEntry:
-    """What is noted of one request, or of one connection that is served as a whole."""
+    """The notes about one request, or about one connection that is relayed as a whole."""
 
-    __slots__ = ("_head_out", "_journal", "_moved", "_since", "record")
+    __slots__ = ("_head_out", "_log", "_moved", "_since", "record")
 
-    def __init__(self, journal: AccessLogJournal, record: Record, since: float, moved: tuple[int, int]) -> None:
+    def __init__(self, log: AccessLogWriter, record: Record, since: float, moved: tuple[int, int]) -> None:
         self.record = record
-        self._journal = journal
+        self._log = log
         self._since = since
         self._moved = moved
         self._head_out = 0
 
-    def asked(self, method: bytes, target: bytes, minor: int, lines: bytes) -> None:
-        """The request's head is complete."""
+    def head_complete(self, method: bytes, target: bytes, minor: int, lines: bytes) -> None:
+        """Note the request. minor: 1 for HTTP/1.1, 0 for HTTP/1.0. lines: its header lines."""
         record = self.record
         record.method, record.target, record.minor, record.lines = method, target, minor, lines
 
-    def chosen(self, choice: Choice) -> None:
-        """That is who shall serve, and why."""
+    def server_chosen(self, choice: Choice) -> None:
         self.record.server, self.record.reason = str(choice.destination.address), choice.reason
 
-    def connected(self, reused: bool) -> None:
-        """There is a connection to a server."""
-        self.record.connect = self._journal.now() - self._since
-        self.record.reused = reused
+    def connected(self, is_reused: bool) -> None:
+        """Note when a server connection was there, and whether it was a kept one."""
+        self.record.connect = self._log.now() - self._since
+        self.record.reused = is_reused
 
     def retried(self) -> None:
-        """A server was called in vain, or has to be called again."""
+        """Note that a server failed and the request goes out again."""
         self.record.retries += 1
 
-    def answered(self, status: int, head: int) -> None:
-        """The answer begins with a head of `head` bytes."""
-        self.record.first = self._journal.now() - self._since
+    def response_begun(self, status: int, head_size: int) -> None:
+        """Note the response's first byte. head_size: bytes."""
+        self.record.first = self._log.now() - self._since
         self.record.status = status
-        self._head_out = head
+        self._head_out = head_size
 
-    def refused(self, status: int, answer: bytes) -> None:
-        """The switch answers itself; what it says is in no other count."""
+    def refused(self, status: int, response: bytes) -> None:
+        """Note a response of the switch's own, whose bytes are in no other count."""
         self.record.status = status
-        self.record.bytes_out = len(answer)
-        self._head_out = answer.find(b"\r\n\r\n") + 4
+        self.record.bytes_out = len(response)
+        self._head_out = response.find(b"\r\n\r\n") + 4
 
-    def end(self, served: ClientConnection, ending: str) -> None:
-        """It is over: the line is written. ending: why."""
+    def end(self, moved: tuple[int, int], ending: str) -> None:
+        """Write the line. moved: bytes from and to the client until now. ending: the reason of the end."""
         record = self.record
-        record.total = self._journal.now() - self._since
-        moved = served.moved()
+        record.total = self._log.now() - self._since
         record.bytes_in += moved[0] - self._moved[0]
         record.bytes_out += moved[1] - self._moved[1]
         record.body_out = max(record.bytes_out - self._head_out, 0)
         record.ending = ending
-        self._journal.write(record)
+        self._log.write(record)

@@ -5,7 +5,6 @@ Decided right after accept, before anything is read of a client or made for it; 
 
 from __future__ import annotations
 
-import socket
 from typing import Any
 
 from ktcpvs.interfaces import CONNECTION
@@ -16,7 +15,7 @@ from ktcpvs.model.options import rate_of
 from ktcpvs.model.service import VirtualService
 from ktcpvs.runtime.context import Context
 from ktcpvs.system import log as levels
-from ktcpvs.system.sockets import close_with_reset, packed_address
+from ktcpvs.system.sockets import packed_address
 
 HEADS_AT_ONCE = 1.0
 """Seconds' worth of head bytes that may come at once; and then one head more."""
@@ -26,7 +25,7 @@ KNOWN_MOST = 4096
 
 _NOBODY = NOWHERE, 0
 
-LATER = 1
+RETRY_AFTER_HEAD = 1
 """Seconds after which a client may come again who holds too much."""
 
 
@@ -95,14 +94,14 @@ class Admission:
 
     # Clients.
 
-    def enter(self, sock: socket.socket, peer: Any) -> int | None:
-        """Where that client counts from now on, until `leave`; NOWHERE: nowhere; None: it was turned away, and its
-        connection is reset. peer: as accept() told it."""
+    def enter(self, peer: Any) -> int | None:
+        """Admit a client. Returns the slot where it counts until `leave`; NOWHERE: it counts nowhere; None: its
+        connection is to be reset. peer: as accept() tells it."""
         if type(peer) is not tuple:  # a unix socket's clients have no address
             return NOWHERE
         if self._filter is not None and not self._filter.judge(packed_address(peer))[0]:
             self.denied += 1
-            self._turn_away(sock, "service {ident}: clients are denied, as {client}", peer)
+            self._note_rejection("service {ident}: clients are denied, as {client}", peer)
             return None
         table = self._table
         if not self._limits or table is None:
@@ -117,7 +116,7 @@ class Admission:
             self._is_first and self._cost and take(table.requests, place, now, self._cost, self._room, self._most)
         ):
             self.limited += 1
-            self._turn_away(sock, "service {ident}: clients are beyond their limit, as {client}", peer)
+            self._note_rejection("service {ident}: clients are beyond their limit, as {client}", peer)
             return None
         table.connect(place, 1)
         return place
@@ -143,8 +142,7 @@ class Admission:
             packed = (int.from_bytes(packed, "big") >> (128 - self._ipv6)).to_bytes(16, "big")
         return self._ident.encode() + b"\0" + packed
 
-    def _turn_away(self, sock: socket.socket, form: str, peer: Any) -> None:
-        close_with_reset(sock)
+    def _note_rejection(self, form: str, peer: Any) -> None:
         log = self._context.log
         log.fault(form, ident=self._ident, client=peer[0])
         log.event(levels.CONNECTION, "{client} turned away by {ident}", client=peer[0], ident=self._ident)

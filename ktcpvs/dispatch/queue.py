@@ -1,25 +1,29 @@
-"""Who waits for a server of one service, because all that may serve have as many connections as their maxconn allows.
+"""Waiting for room: clients of one service whose servers all have `maxconn` connections.
 
-First come, first served, but for those whom the server that came free may not serve.
+First come, first served; a client that a freed server may not serve is passed over.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from ktcpvs.model.destination import Destination
 
-if TYPE_CHECKING:
-    from ktcpvs.dispatch.client_connection import ClientConnection
+
+class Waiter(Protocol):
+    """A request that waits for room at a server."""
+
+    def try_again(self) -> object:
+        """Select a server again: one has room, or the service has changed."""
 
 
 class Queue:
-    """One service's queue."""
+    """The queue of one service."""
 
     def __init__(self) -> None:
-        self._waiting: dict[ClientConnection, set[Destination]] = {}  # who waits -> which destinations are not for them
+        self._waiting: dict[Waiter, set[Destination]] = {}  # waiter -> servers that it does not take
         self._freed: list[Destination] = []
-        self._serving = False
+        self._is_serving = False
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -27,47 +31,50 @@ class Queue:
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
-    def enter(self, client: ClientConnection) -> None:
-        """`client` waits from now on; whoever waits already keeps its place."""
-        self._waiting.setdefault(client, set())
+    def __repr__(self) -> str:
+        return f"<Queue {len(self._waiting)} waiting>"
 
-    def leave(self, client: ClientConnection) -> None:
-        """It waits no longer. Safe to call for one that does not."""
-        self._waiting.pop(client, None)
+    def enter(self, waiter: Waiter) -> None:
+        """Add `waiter` at the end; one that waits already keeps its position."""
+        self._waiting.setdefault(waiter, set())
+
+    def leave(self, waiter: Waiter) -> None:
+        """Remove `waiter`; safe to call for one that does not wait."""
+        self._waiting.pop(waiter, None)
 
     def freed(self, destination: Destination) -> None:
-        """`destination` has room: whoever waited longest and may have it is asked to try again."""
+        """`destination` has room: let the first waiter that takes it try again."""
         if not self._waiting:
             return
         self._freed.append(destination)
-        if self._serving:
-            return  # a loop, not a recursion: who tries may free something itself
-        self._serving = True
+        if self._is_serving:
+            return  # a loop, not a recursion: a waiter that tries again may free a server itself
+        self._is_serving = True
         try:
             while self._freed:
                 self._serve(self._freed.pop())
         finally:
-            self._serving = False
+            self._is_serving = False
 
     def try_all(self) -> None:
-        """The service has changed: everybody tries again, in their order."""
-        for client in list(self._waiting):
-            if client in self._waiting:
-                self._waiting[client] = set()
-                client.try_again()
+        """The service has changed: let all waiters try again, in their order."""
+        for waiter in list(self._waiting):
+            if waiter in self._waiting:
+                self._waiting[waiter] = set()
+                waiter.try_again()
 
     def _serve(self, destination: Destination) -> None:
-        asked: set[ClientConnection] = set()
+        asked: set[Waiter] = set()
         while not destination.is_full:
             waiting = self._waiting.items()
-            client = next((one for one, not_for in waiting if destination not in not_for and one not in asked), None)
-            if client is None:
+            waiter = next((one for one, refused in waiting if destination not in refused and one not in asked), None)
+            if waiter is None:
                 return
-            client.try_again()
-            not_for = self._waiting.get(client)
-            if not_for is None:
+            waiter.try_again()
+            refused = self._waiting.get(waiter)
+            if refused is None:
                 continue
-            if destination.is_shared:  # another process may have taken the place just before: it is asked again later
-                asked.add(client)
-            else:  # there was room, and it was not for this one
-                not_for.add(destination)
+            if destination.is_shared:  # another process may have taken the room just before: it is asked again later
+                asked.add(waiter)
+            else:  # there was room, and this waiter did not take it
+                refused.add(destination)

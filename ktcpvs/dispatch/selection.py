@@ -1,11 +1,23 @@
-"""Whom a service's scheduler cannot serve as it would: the fallback chooses, or the scheduler anew, from fewer."""
+"""Selection: which server handles a request.
+
+Traffic, `--explain` and configuration tests call the same procedure, `Selector.select`, so that they cannot differ:
+
+1. The scheduler chooses. When it fails or takes too long, the `fallback` scheduler chooses instead.
+2. A full server is replaced by another choice of the scheduler; when there is none, the client waits in the queue.
+3. Without a choice, servers that refused this request may be called a second time (`allows_second_round`).
+4. Then a server serves that clients' errors have ejected, then the `redirect` address.
+5. Else the request is refused.
+"""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
-from attrs import evolve
+from attrs import evolve, frozen
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.health import EJECTED
@@ -15,82 +27,229 @@ from ktcpvs.model.service import VirtualService
 from ktcpvs.runtime.context import Context
 from ktcpvs.system.pending import cancel_pending
 
+SERVER, REDIRECT, QUEUE, NOBODY = "server", "redirect", "queue", "nobody"
+"""The outcomes of a selection."""
+
+AGAIN = "again"
+"""The outcome when `allows_second_round` has allowed one: call `select` again."""
+
+SCHEDULER_FAILED = "the scheduler failed"
+
+
+@frozen(eq=False)
+class Decision:
+    """The result of a selection.
+
+    outcome: SERVER, REDIRECT, QUEUE, NOBODY or AGAIN. choice: the server; with QUEUE the full server that was chosen;
+    None with NOBODY and AGAIN. reason: with NOBODY, why the request is refused.
+    """
+
+    outcome: str
+    choice: Choice | None = None
+    reason: str = ""
+
+
+def never() -> bool:
+    """The `allows_second_round` of a request whose servers are called only once."""
+    return False
+
 
 class Selector:
-    """What a running service has for them."""
+    """Selects servers for the requests of one service, or of one dry run.
 
-    context: Context
-    config: VirtualService
-    scheduler: Any
-    usable: frozenset[Destination]
-    down: set[Destination]
-    retries: RetryBudget
-    _limited: tuple[Destination, ...]
-    _fallback: Callable[[], Any] | None
-    _bound_fallback: Any
+    config: the service's configuration. scheduler: the bound scheduler. usable: all configured servers. down: the
+    servers that checks or errors have taken out of service; replaced, never changed in place. limited: the servers
+    with a `maxconn`. redirect: None without a redirect address. retries: the budget of retried requests.
+    """
 
-    @property
-    def ident(self) -> str:
-        return self.config.ident
+    __slots__ = (
+        "_context", "_fallback", "_make_fallback", "_note", "config", "down", "limited", "redirect", "retries",
+        "scheduler", "usable",
+    )  # fmt: skip
 
-    def fall_back(self, request: Request, why: str) -> Choice | None:
-        """The fallback scheduler's choice, since the scheduler has none: `why`."""
+    def __init__(
+        self, context: Context, config: VirtualService, note: Callable[[str], object] = lambda text: None
+    ) -> None:
+        """note: called with a line of text for each unusual step, for a dry run's report."""
+        self._context = context
+        self._note = note
+        self._fallback: Any = None
+        self._make_fallback: Callable[[], Any] | None = None
+        self.config = config
+        self.scheduler: Any = None
+        self.usable: frozenset[Destination] = frozenset()
+        self.down: set[Destination] = set()
+        self.limited: tuple[Destination, ...] = ()
+        self.redirect: Destination | None = None
+        self.retries = RetryBudget()
+
+    def configure(
+        self,
+        config: VirtualService,
+        scheduler: Any,
+        destinations: frozenset[Destination],
+        make_fallback: Callable[[], Any] | None,
+    ) -> None:
+        """Take over a configuration. make_fallback: binds the fallback scheduler when it is first needed; None: the
+        service has none. Only assignments: it cannot raise."""
+        self.config, self.scheduler, self.usable = config, scheduler, destinations
+        self._make_fallback, self._fallback = make_fallback, None
+        self.limited = tuple([destination for destination in destinations if destination.maxconn])
+        if config.redirect is None:
+            self.redirect = None
+        elif self.redirect is None or self.redirect.address != config.redirect:
+            self.redirect = Destination(config.redirect)
+
+    # The procedure.
+
+    def select(self, request: Request, allows_second_round: Callable[[], bool] = never) -> Decision | Deferred[Any]:
+        """Ask the scheduler. Returns a Decision, or a Deferred when the scheduler takes its time: pass its result to
+        `judge`, its failure to `scheduler_failed`.
+
+        allows_second_round: called when no server is left; True when it has removed servers from `request.tried`.
+        """
+        if self._has_failed_too_often(request):
+            return self.decide(request, None, "", allows_second_round)
         try:
-            if self._bound_fallback is None and self._fallback is not None:
-                self._bound_fallback = self._fallback()
-            choice = self._bound_fallback.choose(request) if self._bound_fallback is not None else None
+            answer = self.scheduler.choose(request)
         except Exception:
-            self.context.log.failure(
-                "fallback {name} of service {ident} failed", name=self.config.fallback, ident=self.ident
-            )
+            return self.scheduler_failed(request, None, allows_second_round)
+        return self.judge(request, answer, allows_second_round)
+
+    def judge(
+        self, request: Request, answer: Any, allows_second_round: Callable[[], bool] = never
+    ) -> Decision | Deferred[Any]:
+        """Decide what a scheduler's answer means: a choice, a promise of one, or an error of the scheduler."""
+        if answer is None or isinstance(answer, Choice):
+            return self.decide(request, answer, "", allows_second_round)
+        if isinstance(answer, Deferred):
+            return answer
+        if inspect.iscoroutine(answer):
+            return Deferred.fromCoroutine(answer)
+        return self._foreign_choice(request, answer, allows_second_round)
+
+    def scheduler_failed(
+        self, request: Request, failure: Failure | None = None, allows_second_round: Callable[[], bool] = never
+    ) -> Decision:
+        """Decide after an exception of the scheduler: `failure`, or the one that is being handled."""
+        failure = failure or Failure()
+        self._context.log.failure("scheduler of service {ident} failed", failure, ident=self.config.ident)
+        self._note(f"scheduler {self.config.scheduler} failed: {failure.value!r}")
+        return self._fall_back(request, SCHEDULER_FAILED, allows_second_round)
+
+    def scheduler_timed_out(self, request: Request, allows_second_round: Callable[[], bool] = never) -> Decision:
+        """Decide after the scheduler has taken longer than `choose_timeout`."""
+        reason = f"the scheduler took more than {self._context.settings.choose_timeout} seconds"
+        return self._fall_back(request, reason, allows_second_round)
+
+    def decide(
+        self,
+        request: Request,
+        choice: Choice | None,
+        reason: str = "",
+        allows_second_round: Callable[[], bool] = never,
+    ) -> Decision:
+        """Decide for a scheduler's choice. reason: why there is none, where that is known."""
+        tried = request.tried
+        if choice is not None:
+            destination = choice.destination
+            if destination not in self.usable:
+                return self._foreign_choice(request, destination, allows_second_round)
+            if destination in tried:
+                choice = None
+            elif destination.maxconn and destination.is_full:
+                other = self._instead_of_full(choice, request)
+                if other is None:
+                    return Decision(QUEUE, choice)
+                choice = other
+        if choice is None and allows_second_round():
+            return Decision(AGAIN)
+        if choice is None and self.down and not self._has_failed_too_often(request):
+            choice = self._last_resort(request)
+        if choice is not None:
+            return Decision(SERVER, choice)
+        if self.redirect is not None and self.redirect not in tried:
+            return Decision(REDIRECT, Choice(self.redirect, "redirect, since no server was found"))
+        return Decision(NOBODY, None, reason or self._why_nobody(request))
+
+    def _has_failed_too_often(self, request: Request) -> bool:
+        return len(request.failed) >= self._context.settings.connect_tries
+
+    def _why_nobody(self, request: Request) -> str:
+        if request.failed:
+            return "no server answered"
+        all_are_down = self.down and self.down >= self.usable
+        return "all servers are down" if all_are_down else "no server for this request"
+
+    def _foreign_choice(self, request: Request, answer: Any, allows_second_round: Callable[[], bool]) -> Decision:
+        form = "scheduler of service {ident} failed: it chose {answer!r}, which is no server of the service"
+        self._context.log.fault(form, ident=self.config.ident, answer=answer)
+        self._note(f"scheduler {self.config.scheduler} chose no server of this service: {answer!r}")
+        return self._fall_back(request, SCHEDULER_FAILED, allows_second_round)
+
+    def _fall_back(self, request: Request, reason: str, allows_second_round: Callable[[], bool]) -> Decision:
+        return self.decide(request, self._fallback_choice(request, reason), reason, allows_second_round)
+
+    def _fallback_choice(self, request: Request, reason: str) -> Choice | None:
+        """The fallback scheduler's choice; None when there is none. reason: why the scheduler has not chosen."""
+        name = self.config.fallback
+        try:
+            if self._fallback is None and self._make_fallback is not None:
+                self._fallback = self._make_fallback()
+            choice = self._fallback.choose(request) if self._fallback is not None else None
+        except Exception as error:
+            self._context.log.failure("fallback {name} of service {ident} failed", name=name, ident=self.config.ident)
+            self._note(f"fallback {name} failed: {error!r}")
             return None
         if not isinstance(choice, Choice) or choice.destination not in self.usable:
-            cancel_pending(choice, self.context.log)
+            cancel_pending(choice, self._context.log)
             return None
-        return evolve(choice, reason=f"fallback {self.config.fallback}, since {why}: {choice.reason}")
+        return evolve(choice, reason=f"fallback {name}, since {reason}: {choice.reason}")
 
-    def instead_of_full(self, choice: Choice, request: Request) -> Choice | None:
-        """Another choice, since the one made has no room now; None: wait for room."""
+    def _instead_of_full(self, choice: Choice, request: Request) -> Choice | None:
+        """Another choice for a request whose server is full; None when the client must wait."""
         if choice.waits:
             return None
-        return self._another(request, {destination for destination in self._limited if destination.is_full})
+        self._note(f"{choice.destination.address} is chosen first, and it is full")
+        return self._choose_without(request, request.tried | self._full())
 
-    def instead_of_silent(self, silent: Destination, request: Request) -> Choice | None:
-        """Another choice, since that destination does not answer; None: there is none, or no room for more retries."""
-        if not self.may_retry():
-            return None
-        return self._another(request, {silent, *(destination for destination in self._limited if destination.is_full)})
-
-    def may_retry(self) -> bool:
-        """May one more request that a server did not answer go to another one?"""
-        settings = self.context.settings
-        live = sum(destination.own for destination in self.usable)
-        return self.retries.allows(live, settings.retry_budget, settings.retry_least)
-
-    def last_resort(self, request: Request) -> Choice | None:
-        """One of those that clients' errors have ejected, since nobody else is left: better than nobody."""
+    def _last_resort(self, request: Request) -> Choice | None:
+        """An ejected server: better than none."""
         ejected = {one for one in self.down if one.health.state == EJECTED and not one.is_full} - request.failed
-        choice = self._asked(request, request.tried - ejected) if ejected else None
+        choice = self._choose_without(request, request.tried - ejected) if ejected else None
         return None if choice is None else evolve(choice, reason=f"{choice.reason}, ejected, since nobody else is left")
 
-    def _another(self, request: Request, not_these: set[Destination]) -> Choice | None:
-        """Whom the scheduler chooses, at once, besides these."""
-        return self._asked(request, request.tried | not_these)
+    def _full(self) -> set[Destination]:
+        return {destination for destination in self.limited if destination.is_full}
 
-    def _asked(self, request: Request, not_these: set[Destination]) -> Choice | None:
-        """Whom the scheduler chooses, at once, when these are as tried."""
+    def _choose_without(self, request: Request, excluded: set[Destination]) -> Choice | None:
+        """The scheduler's immediate choice among the servers that are not `excluded`."""
         tried = request.tried
-        request.tried = not_these
+        request.tried = excluded
         try:
             other = self.scheduler.choose(request)
-            usable = isinstance(other, Choice) and other.destination in self.usable.difference(request.tried)
+            is_usable = isinstance(other, Choice) and other.destination in self.usable.difference(excluded)
         except Exception:
-            self.context.log.failure("scheduler of service {ident} failed", ident=self.ident)
+            self._context.log.failure("scheduler of service {ident} failed", ident=self.config.ident)
             return None
         finally:
             request.tried = tried
-        if usable:
+        if is_usable:
             found: Choice = other
             return found
-        cancel_pending(other, self.context.log)
+        cancel_pending(other, self._context.log)
         return None
+
+    # Retries.
+
+    def may_retry(self) -> bool:
+        """True while `retry_budget` allows one more request to be sent to a second server."""
+        settings = self._context.settings
+        live = sum([destination.own for destination in self.usable])
+        return self.retries.allows(live, settings.retry_budget, settings.retry_least)
+
+    def instead_of_silent(self, silent: Destination, request: Request) -> Choice | None:
+        """Another choice for a request whose server does not respond; None without another server or retry budget."""
+        if not self.may_retry():
+            return None
+        return self._choose_without(request, request.tried | {silent} | self._full())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import ConnectError
@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from ktcpvs.errors import shorten
 from ktcpvs.model.check import OFF, SEND, TCP, Check, NotWell, parse_check
 from ktcpvs.model.destination import Destination
-from ktcpvs.streams.connect import call
+from ktcpvs.streams.connect import connect
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system import log as levels
 from ktcpvs.system.pending import cancel_pending
@@ -27,8 +27,9 @@ from ktcpvs.system.sockets import EXHAUSTED
 
 if TYPE_CHECKING:
     from ktcpvs.health.http_check import HTTPChecks
+    from ktcpvs.health.service_health import ServiceHealth
+    from ktcpvs.model.service import VirtualService
     from ktcpvs.runtime.context import Context
-    from ktcpvs.services.running import RunningService
 
 JITTER = 0.1
 """By so much of itself an interval is longer or shorter, at random."""
@@ -46,6 +47,21 @@ HEARD_MOST = 1 << 16
 """Bytes in which what is expected must come."""
 
 
+class CheckedService(Protocol):
+    """A service whose servers are checked."""
+
+    config: VirtualService
+    health: ServiceHealth
+
+    @property
+    def ident(self) -> str:
+        """The service's name."""
+
+    @property
+    def usable(self) -> frozenset[Destination]:
+        """All its servers."""
+
+
 class ActiveChecks:
     """The checks that one process makes."""
 
@@ -57,7 +73,7 @@ class ActiveChecks:
         self._http: HTTPChecks | None = None  # the first check by HTTP makes it
         self.running = 0
 
-    def follow(self, services: Iterable[RunningService]) -> None:
+    def follow(self, services: Iterable[CheckedService]) -> None:
         """From now on these are checked, as far as they want it, and nobody else."""
         wanted = {
             (live.ident, destination): live
@@ -95,7 +111,7 @@ class ActiveChecks:
         """Fires when it is well, fails when not; cancelling it gives it up."""
         context = self._context
         if check.kind == TCP:
-            calling = call(context.reactor, destination.address, context.settings.connect_timeout, Stream())
+            calling = connect(context.reactor, destination.address, context.settings.connect_timeout, Stream())
             return calling.addCallback(Stream.close)
         if check.kind == SEND:
             return _Talk(check).begin(context, destination)
@@ -109,7 +125,7 @@ class ActiveChecks:
 class _Watched:
     """One server of one service."""
 
-    def __init__(self, checks: ActiveChecks, context: Context, live: RunningService, destination: Destination) -> None:
+    def __init__(self, checks: ActiveChecks, context: Context, live: CheckedService, destination: Destination) -> None:
         self.live = live
         self._checks = checks
         self._context = context
@@ -198,7 +214,7 @@ class _Talk:
         stream.dataReceived = self._came
         stream.ended = self._over
         stream.lost = lambda clean: self._over()
-        calling = call(context.reactor, destination.address, context.settings.connect_timeout, stream)
+        calling = connect(context.reactor, destination.address, context.settings.connect_timeout, stream)
 
         def cancel(_: Deferred[None]) -> None:
             calling.cancel()

@@ -7,16 +7,16 @@ chooses it, whichever scheduler it is, and nothing has to be bound anew.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from ktcpvs.dispatch.queue import Queue
+from ktcpvs.dispatch.selection import Selector
 from ktcpvs.model import health
 from ktcpvs.model.check import OFF
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.health import DOWN, EJECTED, ERRORS, FELL, OVER, ROSE, UP
+from ktcpvs.model.service import VirtualService
+from ktcpvs.runtime.context import Context
 from ktcpvs.system import log as levels
-
-if TYPE_CHECKING:
-    from ktcpvs.services.running import RunningService
 
 LINES = 20
 """So many servers of one service are named in the log within a second; the others are counted."""
@@ -28,9 +28,12 @@ LEAST = 0.01
 class ServiceHealth:
     """told: called with a destination that checks have found up or down."""
 
-    def __init__(self, live: RunningService) -> None:
-        self._live = live
-        self._context = live.context
+    def __init__(self, context: Context, selector: Selector, queue: Queue) -> None:
+        """selector: whose `down` is kept. queue: of clients that wait for room, which a server that is up may have."""
+        self._context = context
+        self._selector = selector
+        self._queue = queue
+        self._destinations: tuple[Destination, ...] = ()
         self._coming: dict[Destination, int] = {}  # slowly, since which tick
         self._is_weighing = False  # the wheel calls `_next`
         self._known: frozenset[Destination] = frozenset()
@@ -41,14 +44,14 @@ class ServiceHealth:
 
     def failed(self, destination: Destination, why: str) -> None:
         """A client's connection or request has failed there. why: in words."""
-        config = self._live.config
+        config = self._selector.config
         destination.errors += 1
         errors = destination.errors
         if not config.eject or errors < config.eject or destination.health.state != UP:
             return
-        usable = [one for one in self._live.usable if one in self._live.down or one.weight > 0]
-        if destination not in self._live.usable or not health.may_eject(
-            len(usable), len(self._live.down), config.eject_share
+        usable = [one for one in self._selector.usable if one in self._selector.down or one.weight > 0]
+        if destination not in self._selector.usable or not health.may_eject(
+            len(usable), len(self._selector.down), config.eject_share
         ):
             return
         now, most = self._context.wall(), self._context.settings.eject_most
@@ -63,7 +66,7 @@ class ServiceHealth:
 
     def checked(self, destination: Destination, why: str | None) -> None:
         """A check has passed (None), or failed."""
-        config = self._live.config
+        config = self._selector.config
         event = destination.health.checked(why, config.check_rise, config.check_fall)
         if event is not None:
             self._change(destination, event, why or f"{config.check_rise} checks have passed")
@@ -85,11 +88,11 @@ class ServiceHealth:
             self._begin_slowly(destination)
         self._count()
         if destination.health.state == UP:
-            self._live.queue.try_all()
+            self._queue.try_all()
 
     def _count(self) -> None:
-        live = self._live
-        live.down = {destination for destination in live.usable if destination.health.state != UP}
+        selector = self._selector
+        selector.down = {destination for destination in selector.usable if destination.health.state != UP}
 
     def _note(self, destination: Destination, why: str) -> None:
         tick, lines = self._lines
@@ -99,32 +102,39 @@ class ServiceHealth:
         self._lines = now, lines + 1
         if lines < LINES:
             form = "service {ident}: server {server} is {state}: {why}"
-            values = {"ident": self._live.ident, "server": destination.address, "state": destination.health.state}
+            values = {
+                "ident": self._selector.config.ident,
+                "server": destination.address,
+                "state": destination.health.state,
+            }
             self._context.log.event(levels.ANNOUNCE, form, why=why, **values)
         elif lines == LINES:
             self._context.wheel.after(0, self._note_others)
 
     def _note_others(self) -> None:
         form = "service {ident}: more of its servers have changed: {down} of {n} are not up"
-        live = self._live
-        self._context.log.event(levels.ANNOUNCE, form, ident=live.ident, down=len(live.down), n=len(live.usable))
+        selector = self._selector
+        self._context.log.event(
+            levels.ANNOUNCE, form, ident=selector.config.ident, down=len(selector.down), n=len(selector.usable)
+        )
 
     # Changes of the configuration.
 
-    def adopt(self) -> None:
-        """The service has another configuration."""
-        live = self._live
+    def configure(self, config: VirtualService, destinations: tuple[Destination, ...]) -> None:
+        """The service has another configuration, with these servers."""
+        self._destinations = destinations
+        selector = self._selector
         now = self._context.wall()
-        for destination in live.usable:
+        for destination in selector.usable:
             state = destination.health.state
-            if state == DOWN and live.config.check == OFF:
+            if state == DOWN and selector.config.check == OFF:
                 destination.health.happened(ROSE, "it is not checked any more", now)
-            elif state == EJECTED and not live.config.eject:
+            elif state == EJECTED and not selector.config.eject:
                 destination.health.happened(OVER, "errors eject no server any more", now)
-        before, self._known = self._known, live.usable
-        self._coming = {one: since for one, since in self._coming.items() if one in live.usable}
+        before, self._known = self._known, selector.usable
+        self._coming = {one: since for one, since in self._coming.items() if one in selector.usable}
         if before:
-            for destination in live.usable - before:
+            for destination in selector.usable - before:
                 self._begin_slowly(destination)
         self._weigh()
         self._count()
@@ -132,7 +142,7 @@ class ServiceHealth:
     # Slow start.
 
     def _begin_slowly(self, destination: Destination) -> None:
-        if not self._live.config.slow_start or destination not in self._live.destinations.values():
+        if not self._selector.config.slow_start or destination not in self._destinations:
             return
         self._coming[destination] = self._context.wheel.now
         if not self._is_weighing:
@@ -147,9 +157,9 @@ class ServiceHealth:
 
     def _weigh(self) -> None:
         """Give all that come slowly the weight that is theirs now."""
-        live = self._live
-        seconds, now = live.config.slow_start, self._context.wheel.now
-        weights = {server.address: server.weight for server in live.config.servers}
+        selector = self._selector
+        seconds, now = selector.config.slow_start, self._context.wheel.now
+        weights = {server.address: server.weight for server in selector.config.servers}
         for destination, since in list(self._coming.items()):
             whole = weights.get(destination.address, 0)
             part = (now - since) / seconds if seconds else 1.0

@@ -1,213 +1,418 @@
-"""Request by request: each message of a client connection goes to the server that the scheduler chooses for it.
+"""The exchange of one request and its response: select a server, connect, send, retry, pass the response on, settle.
 
-Requests are answered in order, one at a time; bodies stream both ways at once with back-pressure and are never
-collected. A request that a kept connection lost before any answer is sent again if that is safe, and never else.
+A client connection has one exchange object, which it uses for one request after the other. Bodies stream in both
+directions at once with back-pressure and are never collected. A request that a server connection lost before any
+response is sent again if that is safe (RFC 9110, section 9.2.2), else never.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from ktcpvs.http.client_connection import CONNECTING, SERVER_IS_FULL
-from ktcpvs.http.head_cache import CLOSE, KEEP_ALIVE, LINES_MAX, REMEMBERED, CachedHead, CachedRequest, CachedResponse
-from ktcpvs.http.pool import ServerStream
-from ktcpvs.http.retrying import UNANSWERED, Retrying
+from ktcpvs.dispatch.client_limits import TOO_MANY_REQUESTS, ClientLimits
+from ktcpvs.dispatch.dispatcher import CONNECT_FAILED, Dispatcher
+from ktcpvs.http.head_cache import CLOSE, KEEP_ALIVE, MAX_CACHED_HEAD, CachedHead, CachedRequest, CachedResponse
+from ktcpvs.http.server_connection import ServerConnection
+from ktcpvs.http.service import HTTPService
 from ktcpvs.model import exchange as life
 from ktcpvs.model.destination import Destination, Lease
+from ktcpvs.model.health import DOWN
 from ktcpvs.model.latency import BUCKETS
-from ktcpvs.model.scheduling import NONE, Choice
+from ktcpvs.model.scheduling import Choice
 from ktcpvs.protocols import messages
-from ktcpvs.protocols.framing import BadFrame
+from ktcpvs.protocols.framing import BadFrame, Frame
 from ktcpvs.protocols.http1 import BadRequest, error_response
-from ktcpvs.streams.connect import call
+from ktcpvs.protocols.upgrades import accepted
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system import log as levels
 
 _SENT = life.TABLE[life.IDLE][life.SENT]
 _WHOLE = life.TABLE[life.WAITING][life.WHOLE]
 
-INTERIM_PER_TURN = 16
+UNANSWERED = "the server closed the connection before it answered"
+
+MAX_INTERIM_PER_TURN = 16
 """Interim responses (1xx) of one server that are read before other connections get their turn."""
 
-JOINED = 4096
-"""A body's beginning that is longer is sent beside its head, and not copied behind it, in bytes."""
+MAX_JOINED_BODY = 4096
+"""The longest beginning of a body, in bytes, that is copied behind its head; a longer one is sent beside it."""
+
+SERVER_IS_FULL, PENDING_IS_FULL, CONNECTING, TURN_IS_OVER = 1, 2, 4, 8
+"""Reasons not to read the client, as bits: the server takes no more, enough requests are pending, there is no server
+connection yet, and what has come costs more time than one turn."""
 
 
-class Exchange(Retrying):
-    """One client connection; its current request and the answer to it."""
+class ExchangeOwner(Protocol):
+    """What an exchange needs of its client connection.
 
-    __slots__ = ()
+    body: the framing of the request's body while some of it is still to come. closes_after: the client wants the
+    connection to end with this response. has_ended: the client has sent a FIN. held: reasons not to read the client.
+    is_full: the client takes no more. is_last: the connection ends with this response. last_activity: the tick at which
+    bytes came last. pending: bytes of later requests.
+    """
 
-    # The server.
+    body: Frame | None
+    client: Stream
+    client_name: str
+    closes_after: bool
+    ending: str
+    has_ended: bool
+    held: int
+    is_full: bool
+    is_last: bool
+    last_activity: int
+    limits: ClientLimits | None
+    pending: bytes
+    state: str
 
-    def _fast_path(self, known: CachedRequest) -> None:
-        self._asked = monotonic()
-        request, service = self.request, self.service
-        request.method, request.lines = known.method, known.lines
-        request.target = request.path = known.target
-        request.tried = service.down
-        if request.failed:
-            request.failed = self._refused = NONE
-        self._kept, self._found, self._minor = None, known.data, known.minor
-        self._again = ()
-        if not known.keep_alive:
-            self._last = self._leaves = self.client.resting = True
+    def transition(self, event: str) -> None:
+        """Change the state."""
+
+    def hold(self, reason: int, held: bool) -> None:
+        """Add or remove a reason not to read the client."""
+
+    def exchange_finished(self) -> None:
+        """The response is on its way to the client: go on with the next request, or close."""
+
+    def refused(self) -> None:
+        """The switch has responded itself, and the connection goes on."""
+
+    def refuse(self, status: int, reason: str, retry_after: int = 0) -> None:
+        """Respond with an error and close the connection."""
+
+    def retry_after(self, status: int, seconds: int) -> int:
+        """The value of Retry-After; 0: none."""
+
+    def begin_entry(self) -> None:
+        """Begin an access log entry, where there is a log and none has begun."""
+
+    def switch_protocols(self, response: messages.Response, protocols: bytes, rest: bytes) -> None:
+        """The server has accepted an upgrade to `protocols`; `rest` follows its response."""
+
+    def moved(self) -> tuple[int, int]:
+        """Bytes from the client and to it, so far."""
+
+    def break_off(self) -> None:
+        """The client has got a part of a response, and there will be no more of it."""
+
+    def end_if_over(self) -> None:
+        """Count the connection out when both sides are gone."""
+
+
+class Exchange:
+    """The exchanges of one client connection, one at a time.
+
+    dispatcher: selects the server. server: the connection to it, while there is one. response: the response's head,
+    once it has come. bytes_in, bytes_out: from the client and to it, of this exchange and those before. settled: the
+    part of them that has been counted at a destination.
+    """
+
+    __slots__ = (
+        "_body_start", "_cache", "_cached_data", "_connecting", "_connections", "_has_http_1_1", "_is_repeatable",
+        "_kept", "_message", "_owner", "_received", "_selector", "_service", "_started", "bytes_in", "bytes_out",
+        "dispatcher", "response", "server", "settled",
+    )  # fmt: skip
+
+    def __init__(self, http: HTTPService, owner: ExchangeOwner, dispatcher: Dispatcher) -> None:
+        self._service = http.context
+        self._selector = http.context.selector
+        self._connections = http.connections
+        self._kept = http.connections.pool.kept
+        self._cache = http.cache
+        self._owner = owner
+        self._message: messages.Request | None = None  # the current request, unless it stands in `_cached_data`
+        self._cached_data: bytes | None = None  # the current request as it came, not parsed: the cache knows it
+        self._has_http_1_1 = True  # of such a request; False for HTTP/1.0
+        self._started = 0.0  # the monotonic time when its head was complete
+        self._body_start = b""  # the part of its body that has come before there was a server connection
+        self._is_repeatable = False  # it may be sent again if the server connection dies now
+        self._received = b""  # the beginning of a response's head
+        self._connecting: Deferred[Stream] | None = None
+        self.dispatcher = dispatcher
+        self.server: ServerConnection | None = None
+        self.response: messages.Response | None = None
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.settled = (0, 0)
+
+    def __repr__(self) -> str:
+        server = self.server.destination.address if self.server is not None else "no server"
+        return f"<Exchange of {self._service.ident} with {server}, {self.bytes_in} in, {self.bytes_out} out>"
+
+    def detach(self) -> None:
+        """The client connection is over: let go of it, so that its memory is free at once, without a collection."""
+        del self._owner
+
+    @property
+    def message(self) -> messages.Request | None:
+        """The current request."""
+        if self._cached_data is not None:
+            found = messages.REQUEST.match(self._cached_data)
+            assert found is not None  # as it was when it came first
+            self._message, self._cached_data = messages.Request(found), None
+        return self._message
+
+    @message.setter
+    def message(self, message: messages.Request | None) -> None:
+        self._message, self._cached_data = message, None
+
+    @property
+    def is_cached(self) -> bool:
+        """True while the current request is one that the cache knows, and nothing has needed it parsed."""
+        return self._cached_data is not None
+
+    @property
+    def is_connecting(self) -> bool:
+        return self._connecting is not None
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the request's body and of the response's head that wait here."""
+        return len(self._body_start) + len(self._received)
+
+    # The fast path: a cached request on a kept connection, and a response like the last one. It changes the state
+    # without `transition`, and looks every object up once: docs/performance.md has its cost.
+
+    def start_cached(self, cached: CachedRequest) -> None:
+        """Begin with a request that the cache knows."""
+        self._started = monotonic()
+        owner, dispatcher, selector = self._owner, self.dispatcher, self._selector
+        request = dispatcher.request
+        request.method, request.lines = cached.method, cached.lines
+        request.target = request.path = cached.target
+        request.tried = selector.down
+        if request.failed or dispatcher.failed_connections:
+            dispatcher.begin()
+        self._message, self._cached_data, self._has_http_1_1 = None, cached.data, cached.minor
+        if not cached.keep_alive:
+            owner.is_last = owner.closes_after = owner.client.resting = True
         try:
-            choice = service.scheduler.choose(request)
+            choice = selector.scheduler.choose(request)
         except Exception:
-            self._transition(life.REQUEST)
-            self._scheduler_failed()
+            owner.transition(life.REQUEST)
+            dispatcher.scheduler_failed()
             return
         if type(choice) is Choice and choice.lines is None:
             destination = choice.destination
-            kept = service.pool.kept.get(destination)
-            if kept and destination in service.usable and not destination.maxconn:
+            kept = self._kept.get(destination)
+            if kept and destination in selector.usable and not destination.maxconn:
                 server = kept.pop()
-                self.choice = choice
-                self.lease = Lease(destination)
+                dispatcher.choice = choice
+                dispatcher.lease = Lease(destination)
                 destination.total += 1
                 destination.reused += 1
-                self._may_repeat = True
+                self._is_repeatable = True
                 self.server = server
                 server.exchange = self
-                self.state = _SENT
-                out = known.out
+                owner.state = _SENT
+                out = cached.out
                 self.bytes_in += len(out)
                 server.transport.write(out)
-                if self._full:
+                if owner.is_full:
                     server.pause()
                 return
-        self._transition(life.REQUEST)
-        self._take(choice)
+        owner.transition(life.REQUEST)
+        dispatcher.handle_answer(choice)
 
-    def _serve(self, choice: Choice) -> None:
-        message = self._message
-        assert message is not None
-        kept = self.service.pool.take(choice.destination, is_repeatable=message.is_repeatable)
-        if kept is not None:
-            self._transition(life.REUSED)
-            choice.destination.reused += 1
-            if self.entry is not None:
-                self.entry.connected(reused=True)
-            self._send(kept)
+    def _pass_whole(self, server: ServerConnection, data: bytes, row: list[int]) -> None:
+        """Pass on a whole response with a cached head. row: where its latency is counted."""
+        owner = self._owner
+        self.bytes_out += len(data)
+        owner.client.transport.write(data)
+        if not owner.is_last or owner.closes_after:  # else it is the last response, though the client did not ask
+            owner.state = _WHOLE
+        self.server = None
+        if owner.is_full:
+            server.resume()
+        self._connections.put(server)
+        lease = self.dispatcher.lease
+        if lease is not None:
+            lease.end()
+            destination = lease.destination
+            destination.heard = owner.last_activity
+            if destination.errors:
+                destination.errors = 0
+            took = monotonic() - self._started
+            row[bisect_left(BUCKETS, took)] += 1
+            destination.latencies.seconds += took
+            moved_in, moved_out = self.bytes_in, self.bytes_out
+            destination.bytes_in += moved_in - self.settled[0]
+            destination.bytes_out += moved_out - self.settled[1]
+            self.settled = moved_in, moved_out
+        if owner.is_last:
+            self._finish()
         else:
-            self._call(choice.destination)
+            self._cached_data = None
 
-    def _call(self, destination: Destination) -> None:
-        self._transition(life.CHOSEN)
-        self.service.pool.opened()
-        stream = ServerStream(self.service.pool, destination)
-        self._calling = call(self.context.reactor, destination.address, self.context.settings.connect_timeout, stream)
-        self._calling.addErrback(self._not_made)
-        self._calling.addCallbacks(self._connected, self._not_connected, (stream,))
+    # The request.
 
-    def _not_made(self, why: Failure) -> Failure:
-        self.service.pool.closed()
-        return why
+    def start(self, message: messages.Request, body: bytes, started: float) -> None:
+        """Begin with a request. body: what has come of its body, as it goes on. started: the monotonic time."""
+        self._started = started
+        self.message = message
+        self._body_start = body
+        owner, dispatcher = self._owner, self.dispatcher
+        dispatcher.begin()
+        request = dispatcher.request
+        request.method, request.target, request.path = message.method, message.target, message.path
+        request.lines = message.lines
+        owner.begin_entry()
+        if dispatcher.entry is not None:
+            dispatcher.entry.head_complete(message.method, message.target, message.minor, message.lines)
+        owner.transition(life.REQUEST)
+        wait = owner.limits.wait_time(request) if owner.limits is not None else 0
+        if wait:
+            self.fail(429, TOO_MANY_REQUESTS, wait)
+        else:
+            dispatcher.select()
 
-    def _connected(self, _: Stream, stream: ServerStream) -> None:
-        self._calling = None
-        if self.state != life.CONNECTING:
-            stream.reset()
-            self._settle()
-            self._maybe_over()
+    def send_body(self, data: bytes, is_complete: bool) -> None:
+        """More of the request's body, as it goes on."""
+        if self.server is not None:
+            self.bytes_in += len(data)
+            self.server.transport.write(data)
+            if is_complete and self.response is not None and self.response.frame.done:
+                self._response_complete(self.response)  # the response was there before the upload had ended
+        elif self._owner.state in (life.CHOOSING, life.QUEUED, life.CONNECTING):
+            self._body_start += data
+            self._owner.hold(CONNECTING, True)  # no more until there is a connection to send it on
+
+    def serve(self, choice: Choice) -> None:
+        """Send the request to this server; its lease has begun."""
+        message, destination = self.message, choice.destination
+        assert message is not None  # nothing is selected without a request
+        kept = self._connections.take(destination, is_repeatable=message.is_repeatable)
+        if kept is None:
+            self._connect(destination)
             return
-        self._transition(life.CONNECTED)
-        if self.entry is not None:
-            self.entry.connected(reused=False)
-        self._send(stream)
+        self._owner.transition(life.REUSED)
+        destination.reused += 1
+        if self.dispatcher.entry is not None:
+            self.dispatcher.entry.connected(is_reused=True)
+        self._send(kept)
 
-    def _send(self, server: ServerStream) -> None:
-        """The request goes out on `server`."""
+    def _connect(self, destination: Destination) -> None:
+        self._owner.transition(life.CHOSEN)
+        connection, self._connecting = self._connections.connect(destination)
+        self._connecting.addCallbacks(self._connected, self._not_connected, (connection,))
+
+    def _connected(self, _: Stream, connection: ServerConnection) -> None:
+        self._connecting = None
+        if self._owner.state != life.CONNECTING:
+            connection.reset()
+            self.settle()
+            self._owner.end_if_over()
+            return
+        self._owner.transition(life.CONNECTED)
+        if self.dispatcher.entry is not None:
+            self.dispatcher.entry.connected(is_reused=False)
+        self._send(connection)
+
+    def _not_connected(self, why: Failure) -> None:
+        self._connecting = None
+        if CONNECT_FAILED in life.TABLE[self._owner.state]:
+            self.dispatcher.connect_failed(why)
+            return
+        if self.dispatcher.lease is not None:  # the attempt was cancelled here
+            self.dispatcher.lease.end()
+        self._owner.end_if_over()
+
+    def cancel_connecting(self) -> None:
+        """Give a connection attempt up; safe to call without one."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+
+    def _send(self, server: ServerConnection) -> None:
+        """Send the request on `server`."""
         self.server = server
         server.exchange = self
-        message, lease = self._message, self.lease
+        message, lease, owner = self.message, self.dispatcher.lease, self._owner
         assert message is not None
         assert lease is not None
         lease.made()
-        head = self._head(message)
-        out = head + self._out
+        head = self._request_head(message, lease.destination)
+        out = head + self._body_start
         self.bytes_in += len(out)
         server.transport.write(out)
-        self._out = b""
-        # May it go on another connection if this one dies before any answer? Never two servers for a POST.
-        self._may_repeat = message.is_repeatable
+        self._body_start = b""
+        # May it go on another connection if this one dies before any response? Never two servers for a POST.
+        self._is_repeatable = message.is_repeatable
         self._remember(message, head)
-        if self._held:
-            self._hold(CONNECTING, False)
-        if self._full:
+        if owner.held:
+            owner.hold(CONNECTING, False)
+        if owner.is_full:
             server.pause()
 
+    def _request_head(self, message: messages.Request, destination: Destination) -> bytes:
+        """The request's head as the selected server gets it."""
+        forwarding, mode, choice = self._cache.forwarding, self._service.config.upgrade, self.dispatcher.choice
+        lines = choice.lines if choice is not None else None
+        host = b"" if message.has_host else destination.host_field
+        if not forwarding:
+            return message.head(lines=lines, host=host, mode=mode)
+        added = forwarding.lines(self.dispatcher.request.client, message.host, message.minor)
+        return message.head(added, forwarding.replaced, lines, host, mode)
+
     def _remember(self, message: messages.Request, head: bytes) -> None:
-        """The next request may have the same header lines, which then say the same and go on as these do."""
-        fields, service, choice = message.fields, self.service, self.choice
-        if message.lines is not fields.lines or not fields.has_host or fields.length or len(head) > REMEMBERED:
+        """Cache the header lines: the next request with the same ones means the same and goes on like this one."""
+        fields, cache, choice = message.fields, self._cache, self.dispatcher.choice
+        if message.lines is not fields.lines or not fields.has_host or fields.length or len(head) > MAX_CACHED_HEAD:
             return
         if fields.upgrades or fields.expect or choice is None or choice.lines is not None:
             return
-        if len(service.known) >= LINES_MAX:
-            service.known.clear()
         key: Any = fields.lines if fields.minor else (b"0", fields.lines)
-        if service.forwards:
-            key = (key, self.request.client)
-        service.known[key] = CachedHead(fields.keep_alive, fields.minor, head[len(message.line) :])
+        if cache.forwards:
+            key = (key, self.dispatcher.request.client)
+        cache.remember_head(key, CachedHead(fields.keep_alive, fields.minor, head[len(message.line) :]))
 
-    def _head(self, message: messages.Request) -> bytes:
-        """The request's head as the chosen server gets it."""
-        service, choice = self.service, self.choice
-        forwarding, mode = service.forwarding, service.config.upgrade
-        lines = choice.lines if choice is not None else None
-        host = b"" if message.has_host or self.lease is None else self.lease.destination.host_field
-        if not forwarding:
-            return message.head(lines=lines, host=host, mode=mode)
-        added = forwarding.lines(self.request.client, message.host, message.minor)
-        return message.head(added, forwarding.replaced, lines, host, mode)
+    # The response.
 
     def server_data(self, data: bytes) -> None:
-        """What the server sends."""
-        before, self._since = self._since, self.context.wheel.now
-        answer = self._answer
-        if answer is None:
-            server = self.server
-            if self._found is not None and server is not None:
-                known = server.known
+        """The server has sent `data`."""
+        owner = self._owner
+        before, owner.last_activity = owner.last_activity, self._service.context.wheel.now
+        response, server = self.response, self.server
+        if response is None:
+            if self._cached_data is not None and server is not None:
+                cached = server.cached_response
                 if (
-                    known is not None
-                    and len(data) == known.total
-                    and data.startswith(known.start)
+                    cached is not None
+                    and len(data) == cached.total
+                    and data.startswith(cached.start)
                     and not self._received
-                    and not (self._no_more or self._pending or self._held)
-                    and not (self.choice is not None and self.choice.answer_lines)
+                    and not (owner.has_ended or owner.pending or owner.held)
+                    and not (self.dispatcher.choice is not None and self.dispatcher.choice.answer_lines)
                 ):
-                    if self._last:
-                        data = known.closing + data[len(known.start) :]
-                    elif not self._minor:
-                        data = known.keeping + data[len(known.start) :]
-                    elif not known.as_is:
-                        data = known.head + data[len(known.start) :]
-                    self._pass_whole(server, data, known.row)
+                    if owner.is_last:
+                        data = cached.closing + data[len(cached.start) :]
+                    elif not self._has_http_1_1:
+                        data = cached.keeping + data[len(cached.start) :]
+                    elif not cached.as_is:
+                        data = cached.head + data[len(cached.start) :]
+                    self._pass_whole(server, data, cached.row)
                     return
             if server is not None:
-                server.destination.heard = self._since
-            self._answer_head(data)
-            if self._answer is None and self.state == life.WAITING:
+                server.destination.heard = owner.last_activity
+            self._read_response_head(data)
+            if self.response is None and owner.state == life.WAITING:
                 # Interim responses and a head that drips do not extend response_timeout.
-                self._since = before
+                owner.last_activity = before
             return
-        if self.server is not None:
-            self.server.destination.heard = self._since
+        if server is not None:
+            server.destination.heard = owner.last_activity
         try:
-            taken = answer.frame.feed(data)
+            taken = response.frame.feed(data)
         except BadFrame as bad:
             self._break_off(f"the server's response: {bad}")
             return
-        if taken < len(data) and not answer.frame.done:
+        if taken < len(data) and not response.frame.done:
             data = self._read_server_later(data, taken)
-        self._pass_on(answer, data, taken)
+        self._pass_on(response, data, taken)
 
     def _read_server_later(self, data: bytes, taken: int) -> bytes:
         """The first `taken` bytes; the others are read in the next turn."""
@@ -215,63 +420,9 @@ class Exchange(Retrying):
             self.server.read_later(data[taken:])
         return data[:taken]
 
-    def _break_off(self, why: str) -> None:
-        """The rest of a response that has begun will not come: the client gets what there is, and must see that."""
-        self.context.log.event(
-            levels.NON_FATAL,
-            "service {ident}: {client}: {why}",
-            ident=self.service.ident,
-            client=self.client_name,
-            why=why,
-        )
-        self._server_failed(why)
-        self.ending = why
-        self._transition(life.RESET)
-        if self._calling is not None:
-            self._calling.cancel()
-        self._release_server(reset=True)
-        self._break_client_off()
-        self._maybe_over()
-
-    def _server_failed(self, why: str) -> None:
-        """The current request failed by its server's fault. why: in words."""
-        lease = self.lease
-        if lease is not None and not lease.ended:
-            lease.destination.failures += 1
-            self.service.health.failed(lease.destination, why)
-
-    def _pass_whole(self, server: ServerStream, data: bytes, row: list[int]) -> None:
-        """A whole answer, of a kind that is known. row: where it is counted how long such ones take."""
-        self.bytes_out += len(data)
-        self.client.transport.write(data)
-        if not self._last or self._leaves:  # else it is the last answer, though nobody has asked for that
-            self.state = _WHOLE
-        self.server = None
-        if self._full:
-            server.resume()
-        self.service.pool.put(server)
-        lease = self.lease
-        if lease is not None:
-            lease.end()
-            destination = lease.destination
-            destination.heard = self._since
-            if destination.errors:
-                destination.errors = 0
-            took = monotonic() - self._asked
-            row[bisect_left(BUCKETS, took)] += 1
-            destination.latencies.seconds += took
-            moved_in, moved_out = self.bytes_in, self.bytes_out
-            destination.bytes_in += moved_in - self.settled[0]
-            destination.bytes_out += moved_out - self.settled[1]
-            self.settled = moved_in, moved_out
-        if self._last:
-            self._end_of_answer()
-        else:
-            self._found = None
-
-    def _answer_head(self, data: bytes) -> None:
-        """An answer begins with `data`, or goes on with it while its head is not complete."""
-        message = self._message
+    def _read_response_head(self, data: bytes) -> None:
+        """Read the head of a response, or some more of it, and the interim responses before it."""
+        message, owner = self.message, self._owner
         assert message is not None
         looked = len(self._received)
         data = self._received + data
@@ -279,205 +430,329 @@ class Exchange(Retrying):
         interim = 0
         while True:
             try:
-                size = self.context.settings.head_size
+                size = self._service.context.settings.head_size
                 read = messages.read_response(data, message.method, size, looked, message.minor)
             except BadRequest as bad:
-                self._server_failed(f"unreadable response: {bad}")
-                self._fail(502, str(bad))
+                self.server_failed(f"unreadable response: {bad}")
+                self.fail(502, str(bad))
                 return
             if read is None:
                 self._received = data
                 return
-            answer, end = read
+            response, end = read
             data, looked = data[end:], 0
-            if answer.status >= 200:
+            if response.status >= 200:
                 break
-            if answer.status == 101:
-                self._switch_protocols(message, answer, data)
+            if response.status == 101:
+                self._switch_protocols(message, response, data)
                 return
-            if not answer.keep_alive and self.server is not None:
-                self.server.is_reusable, self.server.known = False, None
-            if message.minor:  # an HTTP/1.0 client knows no interim answers
-                self.client.transport.write(answer.head + b"\r\n")
+            if not response.keep_alive and self.server is not None:
+                self.server.is_reusable, self.server.cached_response = False, None
+            if message.minor:  # an HTTP/1.0 client knows no interim responses
+                owner.client.transport.write(response.head + b"\r\n")
             if not data:
                 return
             interim += 1
-            if interim == INTERIM_PER_TURN and self.server is not None:
+            if interim == MAX_INTERIM_PER_TURN and self.server is not None:
                 self.server.read_later(data)
                 return
         try:
-            taken = answer.frame.feed(data)
+            taken = response.frame.feed(data)
         except BadFrame as bad:
-            self._server_failed(f"unreadable response: {bad}")
-            self._fail(502, f"the server's answer: {bad}")
+            self.server_failed(f"unreadable response: {bad}")
+            self.fail(502, f"the server's answer: {bad}")
             return
-        if taken < len(data) and not answer.frame.done:
+        if taken < len(data) and not response.frame.done:
             data = self._read_server_later(data, taken)
-        self._may_repeat = False
-        self._transition(life.ANSWER)
-        self._answer = answer
-        if self.server is not None and answer.status >= 500:
-            self.service.health.failed(self.server.destination, f"status {answer.status}")
-        if not answer.is_delimited or (self._body is not None and not answer.keep_alive):
-            self._last = True  # the second: an early response, and the server will not hear the rest of the request
-        choice = self.choice
-        head = answer.head + choice.answer_lines if choice is not None else answer.head
-        if answer.length is not None and answer.keep_alive and self.server is not None and message.method == b"GET":
-            plain = (choice is None or not choice.answer_lines) and len(head) <= REMEMBERED and answer.status < 500
-            row = self.server.destination.latencies.row(answer.status)
-            self.server.known = CachedResponse(answer.whole, head, answer.length, row) if plain else None
-        head += CLOSE if self._last else b"\r\n" if message.minor else KEEP_ALIVE
-        if self.entry is not None:
-            self.entry.answered(answer.status, len(head))
-        self._pass_on(answer, data, taken, head)
+        self._pass_on(response, data, taken, self._begin_response(message, response))
 
-    def _pass_on(self, answer: messages.Response, data: bytes, taken: int, head: bytes = b"") -> None:
-        """What the server sent goes to the client: `taken` bytes of `data` are the answer's."""
-        extra = taken < len(data)
-        if answer.frame.onward is not None:
-            data = answer.frame.onward
-        elif extra:
+    def _begin_response(self, message: messages.Request, response: messages.Response) -> bytes:
+        """The response's head is complete. Returns the head as the client gets it."""
+        owner, server = self._owner, self.server
+        self._is_repeatable = False
+        owner.transition(life.ANSWER)
+        self.response = response
+        if server is not None and response.status >= 500:
+            self._service.server_failed(server.destination, f"status {response.status}")
+        if not response.is_delimited or (owner.body is not None and not response.keep_alive):
+            owner.is_last = True  # the second: an early response, and the server will not hear the rest of the request
+        choice = self.dispatcher.choice
+        added = choice.answer_lines if choice is not None else b""
+        head = response.head + added
+        if response.length is not None and response.keep_alive and server is not None and message.method == b"GET":
+            is_plain = not added and len(head) <= MAX_CACHED_HEAD and response.status < 500
+            row = server.destination.latencies.row(response.status)
+            server.cached_response = CachedResponse(response.whole, head, response.length, row) if is_plain else None
+        head += CLOSE if owner.is_last else b"\r\n" if message.minor else KEEP_ALIVE
+        if self.dispatcher.entry is not None:
+            self.dispatcher.entry.response_begun(response.status, len(head))
+        return head
+
+    def _pass_on(self, response: messages.Response, data: bytes, taken: int, head: bytes = b"") -> None:
+        """Pass `data` on to the client: `taken` bytes of it belong to the response."""
+        has_extra = taken < len(data)
+        if response.frame.onward is not None:
+            data = response.frame.onward
+        elif has_extra:
             data = data[:taken]
         size = len(head) + len(data)
         if size:
             self.bytes_out += size
-            if head and len(data) > JOINED:
-                self.client.transport.writeSequence((head, data))
+            transport = self._owner.client.transport
+            if head and len(data) > MAX_JOINED_BODY:
+                transport.writeSequence((head, data))
             else:
-                self.client.transport.write(head + data if head else data)
-        if extra:
-            answer.keep_alive = False  # what else it may say belongs to nobody
-        if answer.frame.done:
-            self._answered(answer)
+                transport.write(head + data if head else data)
+        if has_extra:
+            response.keep_alive = False  # the bytes behind the response belong to nobody
+        if response.frame.done:
+            self._response_complete(response)
 
-    def _answered(self, answer: messages.Response) -> None:
-        """The whole answer is on its way to the client."""
-        server = self.server
-        message = self._message
+    def _response_complete(self, response: messages.Response) -> None:
+        """The whole response is on its way to the client."""
+        server, message, owner = self.server, self.message, self._owner
         assert message is not None
-        if self._body is not None:
-            if answer.keep_alive and server is not None:
+        if owner.body is not None:
+            if response.keep_alive and server is not None:
                 message.leaves_doubt = True  # the server has not waited for the body
-                return  # the rest of the upload still goes to the server; `_more_body` comes here again
-            self._last = True
-            self._release_server(reset=True)
-            self._end_of_answer()
+                return  # the rest of the upload still goes to the server; `send_body` comes here again
+            owner.is_last = True
+            self.release_server(reset=True)
+            self._finish()
             return
-        if message.length and message.method in messages.BODILESS and (message.leaves_doubt or answer.status >= 400):
-            answer.keep_alive = False  # a server that ignores the body would read it as another request
-        if server is not None and answer.keep_alive and server.is_reusable:
+        if message.length and message.method in messages.BODILESS and (message.leaves_doubt or response.status >= 400):
+            response.keep_alive = False  # a server that ignores the body would read it as another request
+        if server is not None and response.keep_alive and server.is_reusable:
             self.server = None
-            self._hold(SERVER_IS_FULL, False)
-            if self._full:
+            owner.hold(SERVER_IS_FULL, False)
+            if owner.is_full:
                 server.resume()
-            self.service.pool.put(server)
+            self._connections.put(server)
         else:
-            self._release_server(reset=False)
-        self._end_of_answer()
+            self.release_server(reset=False)
+        self._finish()
 
-    def _end_of_answer(self) -> None:
-        if self._answer is not None and self.lease is not None:
-            destination, status = self.lease.destination, self._answer.status
-            destination.latencies.count(status, monotonic() - self._asked)
-            if status < 500:
-                destination.errors = 0
-        self._settle("answered")
-        self._answer = self._message = None
+    def _finish(self) -> None:
+        """The exchange is over: count it out, and let the client connection go on."""
+        response, lease = self.response, self.dispatcher.lease
+        if response is not None and lease is not None:
+            lease.destination.latencies.count(response.status, monotonic() - self._started)
+            if response.status < 500:
+                lease.destination.errors = 0
+        self.settle("answered")
+        self.response = self.message = None
         self._received = b""
-        if self._leaves and not self._pending and self._body is None:
-            self._transition(life.FINISHED)
-            self._close_gracefully()
-            return
-        if self._last or (self._no_more and not self._pending):
-            self._transition(life.LAST)
-            self._linger()
-            return
-        self._transition(life.ANSWERED)
-        self._go_on()
+        self._owner.exchange_finished()
+
+    def _switch_protocols(self, message: messages.Request, response: messages.Response, rest: bytes) -> None:
+        """The server has answered an upgrade with 101 (RFC 9110, section 7.8)."""
+        protocols = accepted(response.upgrade, message.upgrades(self._service.config.upgrade))
+        if self._owner.held & TURN_IS_OVER:
+            self.fail(502, "the server switched protocols while the request's body was still being read")
+        elif protocols:
+            assert self.server is not None
+            self.server.destination.latencies.count(response.status, monotonic() - self._started)
+            self._owner.switch_protocols(response, b", ".join(protocols), rest)
+        else:
+            self.fail(502, "the server switched to a protocol that it was not asked for")
+
+    # The server connection's end.
 
     def server_ended(self) -> None:
-        """The server sends no more."""
-        answer = self._answer
-        if self.state == life.SWITCHED:
+        """The server has sent a FIN."""
+        response = self.response
+        if self._owner.state == life.SWITCHED:
             return
-        if answer is not None and answer.until_close:
-            self._body = None
-            self._release_server(reset=False)
-            self._end_of_answer()
+        if response is not None and response.until_close:
+            self._owner.body = None
+            self.release_server(reset=False)
+            self._finish()
             return
         self.server_lost(True)
 
     def server_lost(self, clean: bool) -> None:
-        """The server's connection is over."""
+        """The server connection is over. clean: False after a reset or another error."""
+        owner = self._owner
         server, self.server = self.server, None
         if server is not None:
             server.exchange = None
             server.close()
-        if self.state == life.WAITING:
-            if self._may_repeat and not self._received and server is not None:
+        if owner.state == life.WAITING:
+            if self._is_repeatable and not self._received and server is not None:
                 self._repeat(server)
             else:
-                self._server_failed(UNANSWERED)
-                self._fail(502, UNANSWERED)
-        elif self.state == life.ANSWERING:
-            answer = self._answer
-            if answer is not None and answer.until_close and clean:
-                self._end_of_answer()
-            elif answer is not None and answer.frame.done:
-                self._body = None
-                self._last = True
-                self._end_of_answer()
+                self.server_failed(UNANSWERED)
+                self.fail(502, UNANSWERED)
+        elif owner.state == life.ANSWERING:
+            response = self.response
+            if response is not None and response.until_close and clean:
+                self._finish()
+            elif response is not None and response.frame.done:
+                owner.body = None
+                owner.is_last = True
+                self._finish()
             else:
                 self._break_off("the server closed the connection in the middle of its response")
-        elif self.state == life.CLOSED:
-            self._maybe_over()
+        elif owner.state == life.CLOSED:
+            owner.end_if_over()
 
-    def _fail(self, status: int, why: str, later: int = 0) -> None:
-        """The switch answers this request itself."""
-        if status == 503 and self._again:
-            status, why = 502, UNANSWERED  # there was a server
-        message = self._message
-        self._release_server(reset=True)
-        self._answer = None
-        self._received = self._out = b""
-        self._hold(CONNECTING, False)
-        ends = self._last or (self._no_more and not self._pending)
-        if self._body is not None or ends or message is None or status == 400:
-            self._transition(life.LAST)
-            self._refuse(status, why, later)
-            return
-        own = error_response(
-            status, why, message.method, keep_alive=True, later=self._retry_after(status, later), minor=message.minor
-        )
-        self._note_answer(status, own)
-        self._settle(f"{status}: {why}")
-        self._note_refusal(status, why)
-        self.client.transport.write(own)
-        self._message = None
-        self._transition(life.REFUSED)
-        self._go_on()
+    def _break_off(self, reason: str) -> None:
+        """The rest of a response that has begun will not come: the client gets what there is, and must notice."""
+        owner, service = self._owner, self._service
+        form = "service {ident}: {client}: {why}"
+        log = service.context.log
+        log.event(levels.NON_FATAL, form, ident=service.ident, client=owner.client_name, why=reason)
+        self.server_failed(reason)
+        owner.ending = reason
+        owner.transition(life.RESET)
+        self.release_server(reset=True)
+        owner.break_off()
+        owner.end_if_over()
 
-    def _release_server(self, reset: bool) -> None:
-        """Part with the server's connection, which is of no further use."""
+    def server_failed(self, reason: str) -> None:
+        """The request has failed by its server's fault."""
+        lease = self.dispatcher.lease
+        if lease is not None and not lease.ended:
+            lease.destination.failures += 1
+            self._service.server_failed(lease.destination, reason)
+
+    def release_server(self, reset: bool) -> None:
+        """Close the server connection, which cannot be used again, or reset it."""
         server, self.server = self.server, None
-        self._hold(SERVER_IS_FULL, False)
+        self._owner.hold(SERVER_IS_FULL, False)
         if server is not None:
-            if self.state != life.SWITCHED and self.relay is None:
-                server.exchange = None
+            server.exchange = None
             if reset:
                 server.reset()
             else:
                 server.close()
 
-    def _settle(self, ending: str = "") -> None:
-        """Count out the current request, where it was served. ending: why it ended; "": as the connection does."""
-        lease = self.lease
+    # Retries.
+
+    def _repeat(self, dead: ServerConnection) -> None:
+        """Send the same request again.
+
+        A kept connection may just have been old: its server is connected to anew. That a new connection dies is its
+        server's fault, so the next best server gets the request.
+        """
+        dispatcher, destination = self.dispatcher, dead.destination
+        self._owner.transition(life.AGAIN)
+        if dispatcher.entry is not None:
+            dispatcher.entry.retried()
+        destination.retries += 1
+        was_first = destination not in dispatcher.failed_connections
+        dispatcher.failed_connections = (*dispatcher.failed_connections, destination)
+        if dead.is_used and was_first:
+            self._connect(destination)
+            return
+        dispatcher.exclude(destination, UNANSWERED)
+        if dispatcher.lease is not None:
+            dispatcher.lease.end(failed=True)
+        if self._selector.may_retry():
+            dispatcher.is_retry = True
+            dispatcher.select()
+        else:
+            self.fail(502, f"{UNANSWERED}, and there are as many retries as retry_budget allows")
+
+    def check_silence(self, seconds: int) -> None:
+        """The server has sent nothing for `seconds`. Time alone tells little, but a check that has failed does."""
+        server, timeout = self.server, self._service.first_byte_timeout
+        if server is None:
+            return
+        if server.destination.health.state == DOWN:
+            self._retry_elsewhere(f"no response within {seconds} seconds, and its checks fail")
+        elif timeout and seconds >= timeout:
+            self._retry_elsewhere(f"no response within {timeout} seconds")
+
+    def response_timed_out(self) -> None:
+        """The server has not begun its response within `response_timeout`."""
+        seconds = self._service.context.settings.response_timeout
+        if not self._retry_elsewhere(f"no response within {seconds} seconds"):
+            self.server_failed(f"no response within {seconds} seconds")
+            self.fail(504, f"the server did not answer within {seconds} seconds")
+
+    def _retry_elsewhere(self, reason: str) -> bool:
+        """Send the request to another server, if that is safe and this one responds to nobody else either. Returns
+        False when it stays where it is."""
+        server, dispatcher, owner = self.server, self.dispatcher, self._owner
+        if not self._is_repeatable or self._received or server is None:
+            return False
+        silent = server.destination
+        if silent.heard > owner.last_activity or silent in dispatcher.request.tried:
+            return False
+        choice = self._selector.instead_of_silent(silent, dispatcher.request)
+        if choice is None:
+            return False
+        form = "service {ident}: server {server} is silent: {why}"
+        log, ident = self._service.context.log, self._service.ident
+        log.event(levels.NON_FATAL, form, ident=ident, server=silent.address, why=reason)
+        owner.transition(life.SILENT)
+        silent.retries += 1
+        if dispatcher.entry is not None:
+            dispatcher.entry.retried()
+        if dispatcher.lease is not None:
+            dispatcher.lease.end(failed=True)
+        self.release_server(reset=True)
+        dispatcher.failed_connections = (*dispatcher.failed_connections, silent)
+        dispatcher.is_retry = True
+        dispatcher.exclude(silent, reason)
+        dispatcher.take(choice)
+        return True
+
+    # Back-pressure.
+
+    def hold_client(self, held: bool) -> None:
+        """The server takes no more of the request, or again."""
+        self._owner.hold(SERVER_IS_FULL, held)
+
+    def resume_server(self) -> None:
+        """Read the server again, unless the client takes no more."""
+        if self.server is not None and not self._owner.is_full:
+            self.server.resume()
+
+    # The end.
+
+    def fail(self, status: int, reason: str, retry_after: int = 0) -> None:
+        """Respond with an error of the switch's own. retry_after: seconds; 0: not said."""
+        owner, dispatcher = self._owner, self.dispatcher
+        if status == 503 and dispatcher.failed_connections:
+            status, reason = 502, UNANSWERED  # there was a server
+        message = self.message
+        self.release_server(reset=True)
+        self.response = None
+        self._received = self._body_start = b""
+        owner.hold(CONNECTING, False)
+        ends = owner.is_last or (owner.has_ended and not owner.pending)
+        if owner.body is not None or ends or message is None or status == 400:
+            owner.transition(life.LAST)
+            owner.refuse(status, reason, retry_after)
+            return
+        later = owner.retry_after(status, retry_after)
+        own = error_response(status, reason, message.method, keep_alive=True, later=later, minor=message.minor)
+        self.note_own_response(status, own)
+        self.settle(f"{status}: {reason}")
+        self._service.note_refusal(owner.client_name, status, reason)
+        owner.client.transport.write(own)
+        self.message = None
+        owner.transition(life.REFUSED)
+        owner.refused()
+
+    def note_own_response(self, status: int, response: bytes) -> None:
+        """Note a response of the switch's own in the access log; also one to what was no request."""
+        self._owner.begin_entry()
+        if self.dispatcher.entry is not None:
+            self.dispatcher.entry.refused(status, response)
+
+    def settle(self, ending: str = "") -> None:
+        """Count the current request out, where it was served. ending: why it ended; "": as the connection does."""
+        dispatcher = self.dispatcher
+        lease = dispatcher.lease
         if lease is not None and not lease.ended:
             lease.end()
-            bytes_in, bytes_out = self.unsettled()
-            lease.destination.bytes_in += bytes_in
-            lease.destination.bytes_out += bytes_out
-            self.settled = self.moved()
-        if self.entry is not None:
-            self.entry.end(self, ending or self.ending)
-            self.entry = None
+            moved = self._owner.moved()
+            lease.destination.bytes_in += moved[0] - self.settled[0]
+            lease.destination.bytes_out += moved[1] - self.settled[1]
+            self.settled = moved
+        if dispatcher.entry is not None:
+            dispatcher.entry.end(self._owner.moved(), ending or self._owner.ending)
+            dispatcher.entry = None

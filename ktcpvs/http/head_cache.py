@@ -1,34 +1,39 @@
-"""What is known of messages because one like them was read before: then they need not be read again.
+"""The head cache of a service: what messages mean because messages with the same bytes were parsed before.
 
 Nothing here is a guess: header lines and heads are compared byte for byte.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
+from ktcpvs.model.service import VirtualService
+from ktcpvs.protocols.forwarding import FIELDS, Forwarding
+
 CLOSE = b"Connection: close\r\n\r\n"
 """The end of the head of a response with which the client's connection ends."""
 
 KEEP_ALIVE = b"Connection: keep-alive\r\n\r\n"
-"""The end of a head for a client of HTTP/1.0 that may send another request."""
+"""The end of a head for an HTTP/1.0 client that may send another request."""
 
-REMEMBERED = 2048
-"""The longest head of which it is remembered what it says, in bytes."""
+MAX_CACHED_HEAD = 2048
+"""The longest head that is cached, in bytes."""
 
-LINES_MAX = 1024
-"""For how many different header lines a service remembers what they say."""
+MAX_HEADS = 1024
+"""How many different header line blocks are cached for a service."""
 
-REQUESTS_MAX = 2048
-"""How many whole requests a service remembers, where servers are told nothing of clients."""
+MAX_REQUESTS = 2048
+"""How many whole requests are cached for a service whose servers are told nothing about clients."""
 
-REQUEST_REMEMBERED = 1024
-"""The longest such request, in bytes."""
+MAX_CACHED_REQUEST = 1024
+"""The longest whole request that is cached, in bytes."""
 
 
 class CachedHead:
-    """Header lines of a GET that has no body and asks for nothing special.
+    """Header lines of a GET without a body or special requests.
 
-    keep_alive: the client may send another request. minor: False for HTTP/1.0. block: how they go on, with the empty
-    line behind them.
+    keep_alive: the client may send another request. minor: False for HTTP/1.0. block: the lines as they go on, with the
+    empty line behind them.
     """
 
     __slots__ = ("block", "keep_alive", "minor")
@@ -40,34 +45,37 @@ class CachedHead:
 
 
 class CachedRequest:
-    """A request as it came, with such lines. out: as it goes on, to any server, in HTTP/1.1. method, target, lines:
-    what it says. keep_alive, minor: as of its lines."""
+    """A request with such header lines.
+
+    data: as it came. out: as it goes on to any server, in HTTP/1.1. method, target, lines: parts of it. keep_alive,
+    minor: as in its CachedHead.
+    """
 
     __slots__ = ("data", "keep_alive", "lines", "method", "minor", "out", "target")
 
-    def __init__(self, data: bytes, groups: tuple[bytes, ...], known: CachedHead) -> None:
-        """groups: of the expression that recognises a head (protocols.messages)."""
+    def __init__(self, data: bytes, groups: tuple[bytes, ...], head: CachedHead) -> None:
+        """groups: of the expression that matches a head (protocols.messages)."""
         self.data = data
         line, self.method, self.target, _, self.lines = groups
-        self.keep_alive = known.keep_alive
-        self.minor = known.minor
-        if not known.minor:
+        self.keep_alive = head.keep_alive
+        self.minor = head.minor
+        if not head.minor:
             line = b"%b %b HTTP/1.1\r\n" % (self.method, self.target)
-        self.out = line + known.block
+        self.out = line + head.block
 
 
 class CachedResponse:
-    """An answer to a GET, after which the server's connection may be used again.
+    """A response to a GET after which the server's connection may be used again.
 
-    start: its head as it came. head, closing, keeping: as it goes on, so if the client's connection ends with it, and
-    so if an HTTP/1.0 client keeps its own. total: bytes of the whole answer. as_is: it goes on as it came. row: where
-    such answers are counted (model.latency).
+    start: its head as it came. head, closing, keeping: the head as it goes on; if the client's connection ends with it;
+    and if an HTTP/1.0 client keeps its own. total: bytes of the whole response. as_is: the head goes on unchanged. row:
+    where the latency of such responses is counted (model.latency).
     """
 
     __slots__ = ("as_is", "closing", "head", "keeping", "row", "start", "total")
 
     def __init__(self, start: bytes, head: bytes, length: int, row: list[int]) -> None:
-        """head: as it goes on, but for the empty line. length: of the body."""
+        """head: as it goes on, but for the empty line. length: of the body, in bytes."""
         self.start = start
         self.head = head + b"\r\n"
         self.closing = head + CLOSE
@@ -75,3 +83,49 @@ class CachedResponse:
         self.total = len(start) + length
         self.row = row
         self.as_is = start == self.head
+
+
+class HeadCache:
+    """The head cache of one service.
+
+    is_enabled: False while every step of a request is logged. heads: header lines, with `0` in front for HTTP/1.0, and
+    with the client's address where servers are told it -> what they mean. requests: whole requests -> what they mean.
+    head_size, uri_size: the limits in force, in bytes. forwarding: what servers are told about clients; forwards: that
+    it is anything.
+    """
+
+    __slots__ = ("forwarding", "forwards", "head_size", "heads", "is_enabled", "requests", "uri_size")
+
+    def __init__(self) -> None:
+        self.is_enabled = False
+        self.heads: dict[Any, CachedHead] = {}
+        self.requests: dict[bytes, CachedRequest] = {}
+        self.head_size = self.uri_size = 0
+        self.forwarding = Forwarding({})
+        self.forwards = False
+
+    def __repr__(self) -> str:
+        return f"<HeadCache {len(self.heads)} heads, {len(self.requests)} requests>"
+
+    def configure(self, config: VirtualService, head_size: int, uri_size: int, is_enabled: bool) -> None:
+        """Something that requests depend on has changed: forget everything."""
+        self.forwarding = Forwarding({name: getattr(config, name) for name in FIELDS})
+        self.forwards = bool(self.forwarding)
+        self.heads, self.requests = {}, {}
+        self.head_size, self.uri_size = head_size, uri_size
+        self.is_enabled = is_enabled
+
+    def remember_head(self, key: Any, head: CachedHead) -> None:
+        """Cache header lines."""
+        if len(self.heads) >= MAX_HEADS:
+            self.heads.clear()
+        self.heads[key] = head
+
+    def remember_request(self, data: bytes, groups: tuple[bytes, ...], head: CachedHead) -> CachedRequest:
+        """The request `data` with cached header lines; cached itself where that is possible."""
+        request = CachedRequest(data, groups, head)
+        if len(data) <= MAX_CACHED_REQUEST and not self.forwards:
+            if len(self.requests) >= MAX_REQUESTS:
+                self.requests.clear()
+            self.requests[data] = request
+        return request

@@ -65,7 +65,7 @@ class Explainer:
             considered, answered = Considered(), of_a_bad_request(bad, prepared)
         else:
             considered = _considered(prepared, request, context, notes)
-            answered = await DryRun(context, prepared, request, notes).answer()
+            answered = await DryRun(context, prepared, request, notes, down).answer()
         return {
             **answer,
             "request": _described(request, method, target),
@@ -94,7 +94,7 @@ def _come_in(client: str, config: VirtualService, live: RunningService, notes: l
     network = None if judge is None else judge.judge(packed)[1]
     if network is not None:
         notes.append(f"client allowed by {network}")
-    notes += live.gate.look(packed)
+    notes += live.traffic.admission.look(packed)
 
 
 def _text(data: bytes | None) -> str | None:

@@ -7,6 +7,8 @@ from typing import Any
 from attrs import fields
 
 from ktcpvs import __version__
+from ktcpvs.dispatch.client_connection import ClientConnection
+from ktcpvs.dispatch.service_context import RelayChoice
 from ktcpvs.errors import BadValue, shorten
 from ktcpvs.model.describe import describe_server, describe_service
 from ktcpvs.model.destination import Destination
@@ -73,7 +75,7 @@ class Views:
                 row["stats"] = _destination_stats(live, destination, passed)
                 row["health"] = _health(destination, server.weight)
             if config.redirect is not None:
-                described["redirect_stats"] = _destination_stats(live, live.redirect if live else None, passed)
+                described["redirect_stats"] = _destination_stats(live, live.selector.redirect if live else None, passed)
         return answer
 
     def connections(self, ident: str | None) -> list[dict[str, Any]]:
@@ -82,18 +84,7 @@ class Views:
             director.table.service(ident)
         now = director.context.wheel.now
         return [
-            {
-                "service": live.ident,
-                "client": connection.client_name,
-                "server": str(connection.choice.destination.address) if connection.choice else None,
-                "name": connection.choice.destination.name if connection.choice else None,
-                "state": connection.state,
-                "age": now - connection.began,
-                "idle": now - connection.idle_since(),
-                "bytes_in": connection.moved()[0],
-                "bytes_out": connection.moved()[1],
-                "reason": connection.choice.reason if connection.choice else None,
-            }
+            _connection(live, connection, now)
             for live in (*director.services.values(), *director.draining)
             if ident is None or live.ident == ident
             for connection in live.connections
@@ -142,12 +133,29 @@ class Views:
         ]
 
 
+def _connection(live: RunningService, connection: ClientConnection, now: int) -> dict[str, Any]:
+    """One client connection. now: the wheel's tick."""
+    choice, moved = connection.dispatcher.choice, connection.moved()
+    return {
+        "service": live.ident,
+        "client": connection.client_name,
+        "server": str(choice.destination.address) if choice else None,
+        "name": choice.destination.name if choice else None,
+        "state": connection.state,
+        "age": now - connection.began,
+        "idle": now - connection.idle_since(),
+        "bytes_in": moved[0],
+        "bytes_out": moved[1],
+        "reason": choice.reason if choice else None,
+    }
+
+
 def _passed(live: RunningService | None) -> dict[Destination, tuple[int, int]]:
     """Bytes in and out of the connections that live now, by destination; the ended ones' are counted there already."""
     passed: dict[Destination, tuple[int, int]] = {}
     for connection in live.connections if live is not None else ():
-        if connection.lease is not None:
-            destination = connection.lease.destination
+        if connection.dispatcher.lease is not None:
+            destination = connection.dispatcher.lease.destination
             before, more = passed.get(destination, (0, 0)), connection.unsettled()
             passed[destination] = before[0] + more[0], before[1] + more[1]
     return passed
@@ -164,7 +172,7 @@ def _destination_stats(
         "total": destination.total,
         "failures": destination.failures,
         "retries": destination.retries,
-        "kept": live.pool.idle(destination),
+        "kept": live.server_connections.pool.idle(destination),
         "reused": destination.reused,
         "bytes_in": destination.bytes_in + live_in,
         "bytes_out": destination.bytes_out + live_out,
@@ -183,20 +191,25 @@ def _health(destination: Destination | None, weight: int) -> dict[str, Any]:
 def _relay(live: RunningService | None) -> dict[str, Any] | None:
     """Which relay serves, why it is not the one asked for or the best one, and how many connections each has carried;
     None for a service that does not run."""
-    return {"in_use": live.engine, "why": live.engine_why, "joined": dict(live.joined)} if live is not None else None
+    return _relay_in_use(live.traffic.relay) if live is not None else None
+
+
+def _relay_in_use(relay: RelayChoice) -> dict[str, Any]:
+    return {"in_use": relay.engine, "why": relay.reason, "joined": dict(relay.joined)}
 
 
 def _service_stats(live: RunningService | None) -> dict[str, Any]:
     if live is None:
         return dict.fromkeys(COUNTS_OF_SERVICE, 0) | {"refusals": {}}
+    traffic, counters = live.traffic, live.traffic.counters
     return {
         "active": len(live.connections),
-        "total": live.total,
-        "refused": live.refused,
-        "refusals": {str(status): count for status, count in sorted(live.refusals.items())},
-        "queued": len(live.queue),
-        "denied": live.gate.denied,
-        "limited": live.gate.limited,
-        "bytes_in": live.ended_in + sum(connection.moved()[0] for connection in live.connections),
-        "bytes_out": live.ended_out + sum(connection.moved()[1] for connection in live.connections),
+        "total": counters.total,
+        "refused": counters.refused,
+        "refusals": {str(status): count for status, count in sorted(counters.refusals.items())},
+        "queued": len(traffic.queue),
+        "denied": traffic.admission.denied,
+        "limited": traffic.admission.limited,
+        "bytes_in": counters.ended_in + sum(connection.moved()[0] for connection in live.connections),
+        "bytes_out": counters.ended_out + sum(connection.moved()[1] for connection in live.connections),
     }

@@ -144,14 +144,14 @@ class Handover:
         served, copy = self._served, self._copy
         if served.state not in JOINED or copy.inward.ended or copy.outward.ended:
             return "it is ending"
-        if served.service.engine == COPY:
+        if served.service.relay.engine == COPY:
             return "its service copies by now"
         return None
 
     def _move(self) -> None:
         served, copy = self._served, self._copy
         client, server = copy.inward.source, copy.outward.source
-        context, engine = served.context, served.service.engine
+        context, engine = served.context, served.service.relay.engine
         families = [stream.transport.getHandle().family for stream in (client, server)]
         if engine == KERNEL and socket.AF_UNIX in families:
             self._part()
@@ -169,7 +169,7 @@ class Handover:
             self._part()
         else:
             served.handover = None
-            joined = served.service.joined
+            joined = served.service.relay.joined
             joined[COPY] -= 1
             joined[engine] += 1
 

@@ -5,27 +5,25 @@ Nothing is sent and nothing changes.
 
 from __future__ import annotations
 
-import inspect
 import ipaddress
 from collections.abc import Sequence
 from typing import Any
 
-from attrs import evolve
 from twisted.internet.defer import Deferred
 
+from ktcpvs.dispatch.selection import QUEUE, Decision, Selector
 from ktcpvs.errors import BadValue, shorten
 from ktcpvs.interfaces import CONNECTION, EACH_REQUEST
 from ktcpvs.model.address import Address, Inet, Unix
+from ktcpvs.model.destination import Destination
 from ktcpvs.model.filter import filter_of
-from ktcpvs.model.scheduling import Choice, Request
+from ktcpvs.model.scheduling import Request
 from ktcpvs.model.service import VirtualService
 from ktcpvs.protocols import messages
 from ktcpvs.protocols.http1 import NO_HTTP_1, BadRequest, HeadReader
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.prepared import Prepared
 from ktcpvs.system.pending import cancel_pending
-
-FAILED = "the scheduler failed"
 
 # The request.
 
@@ -110,105 +108,63 @@ def of_a_bad_request(bad: BadRequest, prepared: Prepared) -> dict[str, Any]:
 
 
 class DryRun:
-    """One request, as `served` would ask for it. notes: where is said what happens on the way."""
+    """The selection for one request, on which nothing is sent."""
 
-    def __init__(self, context: Context, prepared: Prepared, request: Request, notes: list[str]) -> None:
+    def __init__(
+        self,
+        context: Context,
+        prepared: Prepared,
+        request: Request,
+        notes: list[str],
+        down: set[Destination] | None = None,
+    ) -> None:
+        """notes: gets a line for each unusual step. down: the servers that are out of service; None: none is."""
         self._context = context
         self._prepared = prepared
         self._request = request
         self._notes = notes
+        destinations = frozenset(prepared.destinations.values())
+        self._selector = Selector(context, prepared.config, notes.append)
+        self._selector.configure(prepared.config, prepared.scheduler, destinations, prepared.bind_fallback())
+        self._selector.down = down or set()
 
     async def answer(self) -> dict[str, Any]:
-        """What comes of it: {"outcome", "server", "reason"}."""
-        choice, why = await self._choice()
-        config = self._prepared.config
-        if choice is not None and choice.destination.is_full:
-            other = self._instead_of(choice)
-            if other is None:
-                others = "" if choice.waits else ", and so is every other that may serve"
-                seconds = self._context.settings.queue_timeout
-                reason = f"{choice.reason}; it is full{others}: the client waits at most {seconds} seconds for room"
-                return found("queue", choice.destination.address if choice.waits else None, reason)
-            choice = other
-        if choice is not None:
-            if choice.answer_lines:
-                lines = choice.answer_lines.decode("utf-8", "backslashreplace").split("\r\n")
-                self._notes += [f"the answer gets {line}" for line in lines if line]
-            return found("server", choice.destination.address, choice.reason)
-        if config.redirect is not None:
-            return found("redirect", config.redirect, "redirect, since no server was found")
-        closes = self._prepared.factory.unit == CONNECTION
-        end = "the connection is closed" if closes else "the client is answered 503"
-        return found("nobody", None, f"{why or 'no server for this request'}: {end}")
+        """The outcome: {"outcome", "server", "reason"}."""
+        decision = self._selector.select(self._request)
+        while isinstance(decision, Deferred):
+            decision = await self._after(decision)
+        choice = decision.choice
+        if decision.outcome == QUEUE and choice is not None:
+            others = "" if choice.waits else ", and so is every other that may serve"
+            seconds = self._context.settings.queue_timeout
+            reason = f"{choice.reason}; it is full{others}: the client waits at most {seconds} seconds for room"
+            return found("queue", choice.destination.address if choice.waits else None, reason)
+        if choice is None:
+            closes = self._prepared.factory.unit == CONNECTION
+            end = "the connection is closed" if closes else "the client is answered 503"
+            return found("nobody", None, f"{decision.reason}: {end}")
+        if choice.answer_lines:
+            lines = choice.answer_lines.decode("utf-8", "backslashreplace").split("\r\n")
+            self._notes += [f"the answer gets {line}" for line in lines if line]
+        return found(decision.outcome, choice.destination.address, choice.reason)
 
-    async def _choice(self) -> tuple[Choice | None, str]:
-        """The scheduler's choice or its fallback's; and why it is the fallback's, "" where it is not."""
-        choice, why = await self._asked()
-        if choice is not None and choice.destination not in self._prepared.destinations.values():
-            choice, why = None, FAILED
-            self._notes.append(f"scheduler {self._prepared.config.scheduler} chose no server of this service")
-        return (self._fallen_back(why), why) if why else (choice, "")
-
-    async def _asked(self) -> tuple[Choice | None, str]:
-        """The scheduler's choice, or why it has none to give."""
-        name, seconds = self._prepared.config.scheduler, self._context.settings.choose_timeout
+    async def _after(self, promised: Deferred[Any]) -> Decision | Deferred[Any]:
+        """The decision after a scheduler's promise was kept, broken, or not kept in time."""
+        selector, request, context = self._selector, self._request, self._context
+        kept: Deferred[Any] = Deferred(lambda _: cancel_pending(promised, context.log))
+        promised.addBoth(lambda result: None if kept.called else kept.callback(result))
         try:
-            answer = self._prepared.scheduler.choose(self._request)
-            while answer is not None and not isinstance(answer, Choice):
-                answer = await self._waited(answer, seconds)
-        except _Late:
-            return None, f"the scheduler took more than {seconds} seconds"
-        except Exception as error:
-            self._context.log.failure("scheduler of service {ident} failed", ident=self._prepared.config.ident)
-            self._notes.append(f"scheduler {name} failed: {error!r}")
-            return None, FAILED
-        return answer, ""
-
-    async def _waited(self, answer: Any, seconds: int) -> Any:
-        """What comes of a Deferred or a coroutine. Raises _Late, or whatever it fails with."""
-        if inspect.iscoroutine(answer):
-            answer = Deferred.fromCoroutine(answer)
-        if not isinstance(answer, Deferred):
-            raise TypeError(f"{answer!r} is no Choice")
-        came: Deferred[Any] = Deferred(lambda _: cancel_pending(answer, self._context.log))
-        answer.addBoth(lambda result: None if came.called else came.callback(result))
-        return await came.addTimeout(seconds, self._context.reactor, _late)
-
-    def _fallen_back(self, why: str) -> Choice | None:
-        config = self._prepared.config
-        bind = self._prepared.bind_fallback()
-        try:
-            choice = bind().choose(self._request) if bind is not None else None
-        except Exception as error:
-            self._context.log.failure("fallback of service {ident} failed", ident=config.ident)
-            self._notes.append(f"fallback {config.fallback} failed: {error!r}")
-            return None
-        if not isinstance(choice, Choice) or choice.destination not in self._prepared.destinations.values():
-            cancel_pending(choice, self._context.log)
-            return None
-        return evolve(choice, reason=f"fallback {config.fallback}, since {why}: {choice.reason}")
-
-    def _instead_of(self, full: Choice) -> Choice | None:
-        """Another choice, since that server is full; None: the client waits."""
-        if full.waits:
-            return None
-        known = self._prepared.destinations.values()
-        self._notes.append(f"{full.destination.address} is chosen first, and it is full")
-        self._request.tried = self._request.tried | {destination for destination in known if destination.is_full}
-        try:
-            other = self._prepared.scheduler.choose(self._request)
+            answer = await kept.addTimeout(context.settings.choose_timeout, context.reactor, _timed_out)
+        except _TimedOut:
+            return selector.scheduler_timed_out(request)
         except Exception:
-            self._context.log.failure("scheduler of service {ident} failed", ident=self._prepared.config.ident)
-            return None
-        if isinstance(other, Choice) and other.destination in known and other.destination not in self._request.tried:
-            return other
-        cancel_pending(other, self._context.log)
-        return None
+            return selector.scheduler_failed(request)
+        return selector.judge(request, answer)
 
 
-class _Late(Exception):
-    """The scheduler did not answer in time."""
+class _TimedOut(Exception):
+    """The scheduler took longer than `choose_timeout`."""
 
 
-def _late(result: object, seconds: float) -> None:
-    raise _Late
+def _timed_out(result: object, seconds: float) -> None:
+    raise _TimedOut

@@ -10,30 +10,26 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from ktcpvs.dispatch.access_log import AccessLogJournal
-from ktcpvs.dispatch.admission import Admission
 from ktcpvs.dispatch.client_connection import ClientConnection
-from ktcpvs.dispatch.queue import Queue
 from ktcpvs.dispatch.selection import Selector
+from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.health.service_health import ServiceHealth
-from ktcpvs.http.head_cache import REQUEST_REMEMBERED, REQUESTS_MAX, CachedHead, CachedRequest
-from ktcpvs.http.pool import Pool
+from ktcpvs.http.head_cache import HeadCache
+from ktcpvs.http.server_connection import ServerConnections
+from ktcpvs.http.service import HTTPService
 from ktcpvs.interfaces import CONNECTION, IBindsInSteps, IWatches
-from ktcpvs.model.address import Address, Unix
-from ktcpvs.model.clients import NOWHERE
+from ktcpvs.model.address import Address
 from ktcpvs.model.destination import Destination
-from ktcpvs.model.retries import RetryBudget
 from ktcpvs.model.scheduling import ServiceView
-from ktcpvs.model.service import AUTO, COPY, KERNEL, NO_LOG, SPLICE, VirtualService
-from ktcpvs.protocols.forwarding import FIELDS, Forwarding
+from ktcpvs.model.service import VirtualService
 from ktcpvs.runtime.context import Context
+from ktcpvs.services.client_factory import ClientFactory
 from ktcpvs.services.listener import Listener
 from ktcpvs.services.prepared import Prepared
-from ktcpvs.services.rate_limits import new_client
-from ktcpvs.streams.accept import carry
+from ktcpvs.streams.accept import adopt_socket
 from ktcpvs.system import log as levels
-from ktcpvs.system.access_log_files import AccessLog
 from ktcpvs.system.periodic import PeriodicJob
+from ktcpvs.system.sockets import close_with_reset
 from ktcpvs.system.timer_wheel import Timer
 
 WATCHERS_MAX = 8
@@ -43,74 +39,69 @@ WATCHERS_MAX = 8
 MANY_RULES = 1000
 """A service of more rules takes a few milliseconds just to be looked at."""
 
-LATE = 3.0
+HANDED_OVER_TIME = 3.0
 """Seconds that a socket which another process does not take over is listened on: a lost SYN-ACK is sent again after one
 second, and after two more."""
 
-LOOK_AGAIN = 0.05
+ROOM_INTERVAL = 0.05
 """Seconds between two looks for room that another process may have made."""
 
 
-class RunningService(Selector):
-    """config: as it runs. destinations: its servers by address; usable: the same. down: those that are not up;
-    never changed, but replaced. leaving: deleted servers whose connections drain. queue: who waits for room at a
-    server. gate: who comes in. journal: its access log; None: it has none. head_size, uri_size, first_byte_timeout:
-    what holds here. is_quick: nobody wants to know every step of a request. forwards: servers are told of clients.
-    known: header lines, with `0` in front for HTTP/1.0, and the client's address where it forwards; and what they
-    say. requests: whole requests that came before. engine: the name of the relay that serves; engine_why: why it is not
-    the one asked for or the best one, or ""; engine_after: how many seconds a connection is relayed by copying first.
-    joined: relay -> how many connections it carries, or has carried to their end; those that it gave away are not its.
-    retired: fires when the listener before is closed; None: there was none on the same port.
+class RunningService:
+    """A service that runs, or ran and drains: its listener, its scheduler, its servers, its connections.
 
-    total: client connections accepted. refused: those that got no server; refusals: which status they got.
-    ended_in, ended_out: bytes of connections that have ended.
+    context: what all of the process shares. traffic: the collaborators of its connections. config: as it runs.
+    destinations: its servers by address. leaving: deleted servers whose connections drain. server_connections: of a
+    service that is switched request by request. cache: its parsed heads. health: of its servers. clients: how many
+    clients it has in all processes. retired: fires when the previous listener is closed; None: there was none on the
+    same port. scheduler_factory: the scheduler's plugin.
     """
 
     def __init__(self, context: Context, config: VirtualService) -> None:
         self.context = context
         self.config = config
+        self.traffic = ServiceContext(context, config, CONNECTION)
         self.destinations: dict[Address, Destination] = {}
         self.leaving: dict[Address, Destination] = {}
-        self.redirect: Destination | None = None
-        self.unit = CONNECTION
-        self.factory: Any = None
-        self.scheduler: Any = None
-        self.queue = Queue()
-        self.gate = Admission(context, config.ident)
-        self.journal: AccessLogJournal | None = None
-        self.head_size = self.uri_size = self.first_byte_timeout = 0
-        self.is_quick = False
-        self.engine, self.engine_why = COPY, ""
-        self.engine_after = 0
-        self.joined = dict.fromkeys((COPY, SPLICE, KERNEL), 0)
-        self._access_log: AccessLog | None = None
-        self._is_deleted = False
-        self._is_handed_over = False
-        self._looks = PeriodicJob(context.reactor, self._looked, self._look_failed, LOOK_AGAIN)
+        self.scheduler_factory: Any = None
         self.listener: Listener | None = None
         self.retired: Deferred[None] | None = None
-        self._retiring: Listener | None = None  # which another one follows
         self.connections: set[ClientConnection] = set()
         self.clients = context.counters.clients(config.ident)
-        self.pool = Pool(context)
-        self.forwarding = Forwarding({})
-        self.forwards = False
-        self.known: dict[Any, CachedHead] = {}
-        self.requests: dict[bytes, CachedRequest] = {}
-        self.total = 0
-        self.refused = 0
-        self.refusals: dict[int, int] = {}
-        self.retries = RetryBudget()
-        self.ended_in = 0
-        self.ended_out = 0
-        self.usable: frozenset[Destination] = frozenset()
-        self.down: set[Destination] = set()
-        self.health = ServiceHealth(self)
-        self._seen: ServiceView | None = None
-        self._limited: tuple[Destination, ...] = ()
-        self._fallback: Callable[[], Any] | None = None  # makes the fallback scheduler when it is needed first
-        self._bound_fallback: Any = None
+        self.server_connections = ServerConnections(context)
+        self.cache = HeadCache()
+        self.health = ServiceHealth(context, self.traffic.selector, self.traffic.queue)
+        http = HTTPService(self.traffic, self.server_connections, self.cache)
+        self.client_factory = ClientFactory(http, self._began)
+        self.traffic.server_failed = self.health.failed
+        self.traffic.room_needed = self._room_needed
+        self._is_deleted = False
+        self._is_handed_over = False
+        self._room_job = PeriodicJob(context.reactor, self._look_for_room, self._look_failed, ROOM_INTERVAL)
+        self._retiring: Listener | None = None  # the previous listener, while it takes in its last clients
+        self._view: ServiceView | None = None
         self._drain: Timer | None = None
+
+    def __repr__(self) -> str:
+        return f"<RunningService {self.ident}: {len(self.connections)} connections, {len(self.destinations)} servers>"
+
+    @property
+    def ident(self) -> str:
+        return self.config.ident
+
+    @property
+    def selector(self) -> Selector:
+        return self.traffic.selector
+
+    @property
+    def usable(self) -> frozenset[Destination]:
+        """All its servers."""
+        return self.traffic.selector.usable
+
+    @property
+    def down(self) -> set[Destination]:
+        """The servers that checks or errors have taken out of service."""
+        return self.traffic.selector.down
 
     # Changes, called by the director alone.
 
@@ -132,8 +123,8 @@ class RunningService(Selector):
         try:
             for server in prepared.config.servers:
                 destinations[server.address].weight = server.weight
-            previous = self.scheduler if factory is self.factory else None
-            prepared.seen = prepared.view(self._seen)
+            previous = self.selector.scheduler if factory is self.scheduler_factory else None
+            prepared.seen = prepared.view(self._view)
             if many:
                 yield
             if IBindsInSteps.providedBy(factory):
@@ -155,43 +146,33 @@ class RunningService(Selector):
         for server in config.servers:
             destination = destinations[server.address]
             destination.weight, destination.maxconn, destination.name = server.weight, server.maxconn, server.name
-            destination.freed = self.queue.freed if server.maxconn else None
-        if config.redirect is None:
-            self.redirect = None
-        elif self.redirect is None or self.redirect.address != config.redirect:
-            self.redirect = Destination(config.redirect)
-        self.config, self.destinations, self._seen = config, destinations, prepared.seen
-        self.factory, self.scheduler, self.unit = prepared.factory, prepared.scheduler, prepared.factory.unit
-        self._fallback, self._bound_fallback = prepared.bind_fallback(), None
-        self.usable = frozenset(destinations.values())
-        self._limited = tuple(destination for destination in destinations.values() if destination.maxconn)
+            destination.freed = self.traffic.queue.freed if server.maxconn else None
+        traffic, unit = self.traffic, prepared.factory.unit
+        self.config = traffic.config = config
+        self.destinations, self._view = destinations, prepared.seen
+        self.scheduler_factory, traffic.unit = prepared.factory, unit
+        usable = frozenset(destinations.values())
+        traffic.selector.configure(config, prepared.scheduler, usable, prepared.bind_fallback())
         if gone:
             self.context.wheel.after(self.context.settings.drain_timeout, lambda: self._end_leaving(gone.values()))
-        # All of the above is assignments. What follows is another's code, or asks the system.
-        self._step("admission", self.gate.follow, config, self.unit)
-        self._step("access log", self._keep_journal, config)
-        self._step("health", self.health.adopt)
-        self._step("watching schedulers", self._let_watch, prepared.scheduler)
-        kept = self.usable if self.redirect is None else self.usable | {self.redirect}
-        self._step("idle connections", self.pool.close, kept)
-        self._step("settings", self.look_at_settings)
+        # All of the above is assignments. The steps that follow call other parts, or the system.
+        self._step("admission", traffic.admission.follow, config, unit)
+        self._step("access log", traffic.access_log.configure, config)
+        self._step("health", self.health.configure, config, tuple(destinations.values()))
+        self._step("watching schedulers", self._register_watchers, prepared.scheduler)
+        redirect = traffic.selector.redirect
+        kept = usable if redirect is None else usable | {redirect}
+        self._step("idle connections", self.server_connections.close, kept)
+        self._step("settings", self.apply_settings)
         if self.listener is not None:
             self.listener.resume()
-        self._step("queue", self.queue.try_all)
+        self._step("queue", traffic.queue.try_all)
 
     def _step(self, name: str, call: Callable[..., object], *arguments: Any) -> bool:
         """Take a step of a change that has been decided."""
         return self.context.steps.run(f"service {self.ident}: {name}", call, *arguments)
 
-    def _keep_journal(self, config: VirtualService) -> None:
-        before, self._access_log, self.journal = self._access_log, None, None
-        if config.access_log != NO_LOG:
-            log = self._access_log = self.context.access_logs.open(config.access_log)
-            self.journal = AccessLogJournal(self.context, log, config.access_log_format, config.ident, config.scheduler)
-        if before is not None:
-            before.release()
-
-    def _let_watch(self, scheduler: Any) -> None:
+    def _register_watchers(self, scheduler: Any) -> None:
         for destination in self.usable:
             destination.watchers = ()
         if IWatches.providedBy(scheduler):
@@ -202,9 +183,8 @@ class RunningService(Selector):
     def delete(self) -> None:
         """The service is no longer in the table: with its last connection all of it goes."""
         self._is_deleted = True
-        if not self.connections and self._access_log is not None:
-            self._access_log.release()
-            self._access_log = None
+        if not self.connections:
+            self.traffic.access_log.release()
 
     def listen(self, sock: socket.socket) -> None:
         """Accept clients from `sock`, and no longer from the one before."""
@@ -240,7 +220,7 @@ class RunningService(Selector):
         self._is_handed_over = True
         self._close_retiring()
         if self.listener is not None and late:
-            self.context.reactor.callLater(LATE, self._close_listener, self.listener.close)
+            self.context.reactor.callLater(HANDED_OVER_TIME, self._close_listener, self.listener.close)
         elif self.listener is not None:
             self._close_listener(self.listener.release)
         self._let_drain(methodcaller("retire_gently"))
@@ -273,7 +253,7 @@ class RunningService(Selector):
     def _let_drain(self, part: Callable[[ClientConnection], object]) -> None:
         for connection in list(self.connections):
             self._step("drain", part, connection)
-        self._step("idle connections", self.pool.close)
+        self._step("idle connections", self.server_connections.close)
         if self.connections and self._drain is None:
             self._drain = self.context.wheel.after(self.context.settings.drain_timeout, self._end_all)
 
@@ -281,34 +261,18 @@ class RunningService(Selector):
         """Timeouts and the backlog hold for what lives already."""
         if self.listener is not None:
             self._step("backlog", self.listener.socket.listen, self.context.settings.max_backlog)
-        self._step("settings", self.look_at_settings)
+        self._step("settings", self.apply_settings)
         for connection in list(self.connections):
             self._step("timeouts", connection.rearm)
 
-    def look_at_settings(self) -> None:
-        """Something has changed that requests depend on; what connections remember of earlier ones is void."""
-        self.forwarding = Forwarding({name: getattr(self.config, name) for name in FIELDS})
-        self.forwards = bool(self.forwarding)
-        self.known, self.requests = {}, {}
-        settings = self.context.settings
-        self.head_size, self.uri_size = settings.head_size, settings.uri_size
-        timeout = self.config.first_byte_timeout
-        self.first_byte_timeout = settings.first_byte_timeout if timeout is None else timeout
-        self.is_quick = self.journal is None and self.context.log.level < levels.SCHEDULING
-        relays, config, before = self.context.relays, self.config, self.engine_why
-        self.engine, self.engine_why = relays.in_use(config.relay, settings.zerocopy_send, _has_tcp(config))
-        self.engine_after = settings.relay_after if config.relay == AUTO else 0
-        if config.relay != AUTO and self.engine_why not in ("", before):
-            self.context.log.warn("service {ident} copies: {why}", ident=self.ident, why=self.engine_why)
-
-    def remember(self, data: bytes, groups: tuple[bytes, ...], known: CachedHead) -> CachedRequest:
-        """The request that `data` is, for the next one like it."""
-        request = CachedRequest(data, groups, known)
-        if len(data) <= REQUEST_REMEMBERED and not self.forwards:
-            if len(self.requests) >= REQUESTS_MAX:
-                self.requests.clear()
-            self.requests[data] = request
-        return request
+    def apply_settings(self) -> None:
+        """Something that requests depend on has changed: forget what is cached, and choose the relay anew."""
+        settings, config, traffic = self.context.settings, self.config, self.traffic
+        is_logged = traffic.access_log.writer is not None or self.context.log.level >= levels.SCHEDULING
+        self.cache.configure(config, settings.head_size, settings.uri_size, not is_logged)
+        timeout = config.first_byte_timeout
+        traffic.first_byte_timeout = settings.first_byte_timeout if timeout is None else timeout
+        traffic.relay.configure(self.context, config)
 
     def end_all(self) -> None:
         """End every connection now."""
@@ -329,7 +293,7 @@ class RunningService(Selector):
     def _end_leaving(self, gone: Iterable[Destination]) -> None:
         leaving = set(gone).intersection(self.leaving.values())
         for connection in list(self.connections):
-            if connection.destination in leaving:
+            if connection.dispatcher.destination in leaving:
                 self._step("end a connection", connection.expire)
 
     # Clients.
@@ -349,24 +313,24 @@ class RunningService(Selector):
             return False
         return True
 
-    def wait_for_room(self, client: ClientConnection) -> None:
-        """All servers that may serve `client` are full: it is told when one is not."""
-        self.queue.enter(client)
-        if any(destination.is_shared for destination in self._limited):
+    def _room_needed(self) -> None:
+        """A client waits for room. Room that other processes make has to be looked for."""
+        if any(destination.is_shared for destination in self.selector.limited):
             self._look_again()
 
     def _look_again(self) -> None:
-        """Other processes serve this service too: when their clients go, nobody tells."""
-        if not self._looks.is_scheduled:
-            self._looks.start(LOOK_AGAIN)
+        """Other processes serve this service too, and do not tell when their clients go."""
+        if not self._room_job.is_scheduled:
+            self._room_job.start(ROOM_INTERVAL)
 
-    def _looked(self) -> float | None:
+    def _look_for_room(self) -> float | None:
+        queue = self.traffic.queue
         if self.listener is not None:
             self.listener.resume()
-        for destination in self._limited if self.queue else ():
+        for destination in self.selector.limited if queue else ():
             if not destination.is_full:
-                self.queue.freed(destination)
-        if self.queue:
+                queue.freed(destination)
+        if queue:
             self._look_again()
         return None
 
@@ -374,38 +338,46 @@ class RunningService(Selector):
         self.context.log.failure("service {ident}: clients that wait for room", why, ident=self.ident)
 
     def _accepted(self, sock: socket.socket, peer: Any) -> None:
-        """One client; whatever goes wrong costs only this one."""
-        connection = new_client(self, sock, peer)
+        """Serve one client; whatever goes wrong costs only this one."""
+        connection = self.client_factory.build(peer)
         if connection is None:
+            close_with_reset(sock)
             return
+        client = connection.client
+        try:
+            adopt_socket(self.context.reactor, sock, peer, client)
+        except Exception:
+            self.context.log.failure("service {ident}: {client} lost", ident=self.ident, client=connection.client_name)
+            client.reset()
+        if not client.is_open:
+            sock.close()
+            self._ended(connection)
+
+    def _began(self, connection: ClientConnection) -> None:
+        """Count a new connection in."""
+        connection.on_end = self._ended
         self.context.descriptors.take(connection.descriptors, connection.reserved)
         self.connections.add(connection)
         self.clients.add(1)
-        self.total += 1
-        if self.context.log.level >= levels.CONNECTION:
-            self.context.log.event(
+        self.traffic.counters.total += 1
+        log = self.context.log
+        if log.level >= levels.CONNECTION:
+            log.event(
                 levels.CONNECTION, "{client} connected to {ident}", client=connection.client_name, ident=self.ident
             )
-        try:
-            carry(self.context.reactor, sock, peer, connection.client)
-        except Exception:
-            self.context.log.failure("service {ident}: {client} lost", ident=self.ident, client=connection.client_name)
-            connection.client.reset()
-        if not connection.client.is_open:
-            sock.close()
-            self.ended(connection)
 
-    def ended(self, connection: ClientConnection) -> None:
-        """The connection is over: count it out. Called once for each."""
+    def _ended(self, connection: ClientConnection) -> None:
+        """Count a connection out; safe to call twice."""
         if connection not in self.connections:
             return
         self.connections.discard(connection)
         self.clients.add(-1)
-        if connection.place != NOWHERE:
-            connection.leave()
+        if connection.limits is not None:
+            connection.limits.release()
+        counters, choice = self.traffic.counters, connection.dispatcher.choice
         bytes_in, bytes_out = connection.moved()
-        self.ended_in += bytes_in
-        self.ended_out += bytes_out
+        counters.ended_in += bytes_in
+        counters.ended_out += bytes_out
         if self.leaving:
             self.leaving = {address: gone for address, gone in self.leaving.items() if gone.active}
         log = self.context.log
@@ -416,7 +388,7 @@ class RunningService(Selector):
                 client=connection.client_name,
                 seconds=self.context.wheel.now - connection.began,
                 why=connection.ending,
-                server=connection.choice.destination.address if connection.choice else "no server",
+                server=choice.destination.address if choice else "no server",
                 bytes_in=bytes_in,
                 bytes_out=bytes_out,
             )
@@ -429,10 +401,3 @@ class RunningService(Selector):
                 self._drain = None
             if self._is_deleted:
                 self.delete()
-
-
-def _has_tcp(config: VirtualService) -> bool:
-    """True when there may be connections with TCP at both sides."""
-    servers = config.servers
-    some = not servers or any(not isinstance(server.address, Unix) for server in servers)
-    return some and not isinstance(config.listen, Unix)

@@ -14,7 +14,7 @@ from ktcpvs.streams import uv_transport
 from ktcpvs.streams.stream import Stream
 
 
-def carry(reactor: Any, sock: socket.socket, peer: Any, stream: Stream) -> None:
+def adopt_socket(reactor: Any, sock: socket.socket, peer: Any, stream: Stream) -> None:
     """From now on `stream` speaks over an accepted socket, blocking or not. peer: its address, as accept() gave it.
 
     What reactor.adoptStreamConnection does, without a second descriptor and without asking for the address again, which
@@ -23,7 +23,7 @@ def carry(reactor: Any, sock: socket.socket, peer: Any, stream: Stream) -> None:
     """
     loop = getattr(reactor, "uv", None)
     if loop is not None:
-        uv_transport.carry(loop, sock, stream)
+        uv_transport.adopt(loop, sock, stream)
         return
     kind = unix.Server if sock.family == socket.AF_UNIX else tcp.Server
     no_port: Any = None  # Twisted wants its Port only for the log

@@ -45,7 +45,7 @@ class _OneStream(Factory):
         return self._stream
 
 
-def call(reactor: Any, address: Address, timeout: float, stream: Stream) -> Deferred[Stream]:
+def connect(reactor: Any, address: Address, timeout: float, stream: Stream) -> Deferred[Stream]:
     """Connect `stream` to `address`; fires with it when it is open. timeout: seconds for each of a name's addresses.
 
     Fails with ConnectError and the like. Cancelling the Deferred gives the attempt up.

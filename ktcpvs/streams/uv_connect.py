@@ -29,7 +29,7 @@ Where = tuple[str, int] | str
 
 
 def call(reactor: Any, loop: AbstractEventLoop, address: Address, timeout: float, stream: Stream) -> Deferred[Stream]:
-    """As backend.call."""
+    """As streams.connect.connect."""
     answer: Deferred[Stream] = Deferred(lambda _: running.cancel_pending())
     running = _Call(loop, timeout, stream, answer)
     if isinstance(address, Unix):

@@ -468,7 +468,7 @@ class UVCaller(UVTransport):
             self.stream = _Held(self, stream)
 
 
-def carry(loop: AbstractEventLoop, sock: socket.socket, stream: Stream) -> None:
+def adopt(loop: AbstractEventLoop, sock: socket.socket, stream: Stream) -> None:
     """From now on `stream` speaks over an accepted socket. Raises what its owner raises, or the system."""
     transport = UVTransport(stream, sock)
     try:

@@ -21,7 +21,7 @@ from ktcpvs.errors import BadValue, Busy, CannotTakeOver
 from ktcpvs.model.health import DOWN
 from ktcpvs.runtime.inherited_sockets import InheritedSockets
 from ktcpvs.services.director import Director
-from ktcpvs.services.running import LATE
+from ktcpvs.services.running import HANDED_OVER_TIME
 from ktcpvs.system.log import ANNOUNCE, EventLog
 from ktcpvs.system.process import peer_process
 from ktcpvs.system.sockets import distinct, file_of, share_among
@@ -62,7 +62,7 @@ class HandoverSource:
     def not_before_late(self) -> None:
         """A daemon before this one still listens on sockets that were not taken: until it does no more, their order is
         not known here."""
-        self._not_before = self._director.context.reactor.seconds() + LATE + 1
+        self._not_before = self._director.context.reactor.seconds() + HANDED_OVER_TIME + 1
 
     async def begin(self, taker: HandoverConnection, version: str) -> dict[str, Any]:
         """Edits wait from now on; the inventory is made. Raises Busy."""
@@ -70,7 +70,7 @@ class HandoverSource:
         if self.is_over or self._taker is not None:
             raise Busy("another daemon takes over already")
         if reactor.seconds() < self._not_before:
-            raise Busy(f"the takeover before is not over: try again in {LATE + 1:.0f} seconds")
+            raise Busy(f"the takeover before is not over: try again in {HANDED_OVER_TIME + 1:.0f} seconds")
         self._taker = taker
         await self._director.hold()
         if self._taker is not taker:  # it has gone meanwhile

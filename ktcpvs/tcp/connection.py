@@ -1,102 +1,104 @@
-"""One client's connection, from accept to end: does what the states of `model.connection` ask for.
+"""A client connection that is relayed as a whole.
 
-It begins by reading a head, or at once by asking the scheduler, as the scheduler's unit says; calls servers until one
-answers; joins both sides in a relay; and counts itself out. While nothing is wanted from the client it is
-not read, so what it sends waits in the kernel.
+The connection begins with the head of a request, or asks the scheduler at once, as the scheduler's unit says; connects
+to servers until one answers; and joins both sides in a relay. While nothing is needed from the client it is not read,
+so what it sends waits in the kernel.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
+from ktcpvs.dispatch.admission import RETRY_AFTER_HEAD
 from ktcpvs.dispatch.client_connection import ClientConnection
+from ktcpvs.dispatch.client_limits import TOO_MANY_REQUESTS, TOO_MUCH_HEAD
+from ktcpvs.dispatch.dispatcher import CONNECT_FAILED
+from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.interfaces import CONNECTION as PER_CONNECTION
 from ktcpvs.model import connection as life
 from ktcpvs.model.scheduling import Choice
-from ktcpvs.protocols.http1 import NO_HTTP_1, BadRequest, HeadReader, error_response
+from ktcpvs.protocols.http1 import NO_HTTP_1, BadRequest, HeadReader, RequestHead, error_response
 from ktcpvs.relay.copy import CopyRelay
-from ktcpvs.streams.connect import call
+from ktcpvs.streams.connect import connect
 from ktcpvs.streams.lingering_close import LingeringClose, close_gracefully
 from ktcpvs.streams.stream import Stream, nothing
 
-if TYPE_CHECKING:
-    from ktcpvs.services.running import RunningService
-
 
 class TCPClientConnection(ClientConnection):
-    """One client connection that is served as a whole."""
+    """One client connection whose server is chosen once.
+
+    server: the stream to the server, once it is connected.
+    """
 
     table = life.TABLE
     descriptors = 2  # its server's is taken with it
 
-    __slots__ = ("_reader", "_settled", "server", "unit")
+    __slots__ = ("_connecting", "_is_settled", "_reader", "server")
 
-    def __init__(self, service: RunningService, client_name: str, client_host: str) -> None:
-        self.unit = service.unit
-        super().__init__(service, client_name, client_host, life.OPENING[self.unit])
+    def __init__(self, service: ServiceContext, client_name: str, client_host: str) -> None:
+        super().__init__(service, client_name, client_host, life.OPENING[service.unit])
         self.server: Stream | None = None
+        self._connecting: Deferred[Stream] | None = None
         self._reader: HeadReader | None = None
-        self._settled = False
+        self._is_settled = False
 
-    # What the rest of the switch asks.
+    # What a running service and its views ask.
 
     def moved(self) -> tuple[int, int]:
-        """Bytes from the client to the server and back, so far."""
         return (self.relay.inward.bytes, self.relay.outward.bytes) if self.relay is not None else (0, 0)
 
     def unsettled(self) -> tuple[int, int]:
-        """What of them is not yet counted at the destination."""
-        return (0, 0) if self._settled else self.moved()
+        return (0, 0) if self._is_settled else self.moved()
 
     def retire(self) -> None:
-        """Its service listens no more: it may finish what it does."""
+        """Nothing changes: a relayed connection has no further requests."""
 
     def rearm(self) -> None:
-        """The read timeout has changed."""
         if self.state == life.RELAYING:
-            self._watch()
+            self._check_idle()
 
-    # What happens to it.
+    # The client.
 
     def _opened(self) -> None:
         self.client.lost = self._client_lost
-        if self.service.journal is not None:
-            self.entry = self.service.journal.begin(self)
-        if self.unit == PER_CONNECTION:
+        dispatcher = self.dispatcher
+        dispatcher.entry = self.service.access_log.begin(dispatcher.request.client, self.moved())
+        if self.service.unit == PER_CONNECTION:
             self.client.pause()
-            self._choose()
+            dispatcher.select()
             return
         settings = self.context.settings
         self._reader = HeadReader(settings.head_size, settings.head_lines, settings.uri_size)
         self.client.dataReceived = self._head_received
-        self.client.ended = self._left_early
-        self._set_timer(settings.head_timeout, self._head_is_late)
+        self.client.ended = self._ended_early
+        self.set_timer(settings.head_timeout, self._head_timed_out)
 
-    def _left_early(self) -> None:
-        """A FIN before the head was complete: nobody is left to be served."""
-        self._transition(life.CLIENT_GONE)
-        self._set_timer(0)
+    def _ended_early(self) -> None:
+        """A FIN before the head was complete: there is no request to serve."""
+        self.transition(life.CLIENT_GONE)
+        self.set_timer(0)
         self.client.close()
 
     def _client_lost(self, clean: bool) -> None:
         if self.state != life.CLOSED:
-            self._transition(life.CLIENT_GONE)
-        if self._calling is not None:
-            self._calling.cancel()
-        self._part_with(self.server, clean)
-        self._maybe_over()
+            self.transition(life.CLIENT_GONE)
+        if self._connecting is not None:
+            self._connecting.cancel()
+        self._close_other(self.server, clean)
+        self._end_if_over()
 
     def _server_lost(self, clean: bool) -> None:
         if self.state != life.CLOSED:
-            self._transition(life.RESET)
-        self._part_with(self.client, clean)
-        self._maybe_over()
+            self.transition(life.RESET)
+        self._close_other(self.client, clean)
+        self._end_if_over()
 
-    def _part_with(self, other: Stream | None, clean: bool) -> None:
-        """The one side is gone; so goes the other, in the same manner."""
+    def _close_other(self, other: Stream | None, clean: bool) -> None:
+        """One side is gone: close the other side in the same manner."""
         if other is None or not other.is_open or self.state != life.CLOSED:
             return
-        self._set_timer(0)
+        self.set_timer(0)
         if clean or other is self.client:
             close_gracefully(other, self.context, clean)
         else:
@@ -110,141 +112,166 @@ class TCPClientConnection(ClientConnection):
             head = self._reader.feed(data)
         except BadRequest as bad:
             self._bad_head(bad)
-            return
-        if head is None:
-            return
-        self._set_timer(0)
+        else:
+            if head is not None:
+                self._head_complete(head)
+        limits = self.limits
+        if limits is not None:
+            reads = self._reader is not None and self.state == life.READING_HEAD
+            if not limits.hold_head(len(self._reader.received) if reads and self._reader is not None else 0):
+                self.transition(life.BAD_HEAD)
+                self._refuse(429, TOO_MUCH_HEAD, RETRY_AFTER_HEAD)
+
+    def _head_complete(self, head: RequestHead) -> None:
+        self.set_timer(0)
         self.client.pause()
         self.client.ended = nothing
-        request = self.request
+        dispatcher = self.dispatcher
+        request = dispatcher.request
         request.method, request.target, request.path = head.method, head.target, head.path
         request.lines = head.lines
-        if self.entry is not None:
-            self.entry.asked(head.method, head.target, head.minor, head.lines)
-        self._transition(life.HEAD)
-        self._request_ready()
+        if dispatcher.entry is not None:
+            dispatcher.entry.head_complete(head.method, head.target, head.minor, head.lines)
+        self.transition(life.HEAD)
+        wait = self.limits.wait_time(request) if self.limits is not None else 0
+        if wait:
+            self.fail(429, TOO_MANY_REQUESTS, wait)
+        else:
+            dispatcher.select()
 
     def _bad_head(self, bad: BadRequest) -> None:
-        redirect = self.service.redirect
+        redirect = self.service.selector.redirect
         if bad.status in NO_HTTP_1 and redirect is not None:
-            self._set_timer(0)
+            self.set_timer(0)
             self.client.pause()
-            self._transition(life.HEAD)
-            self._asks = False
-            choice = Choice(redirect, f"redirect, since {bad}")
-            self._chosen(choice)
-            self._serve(choice)
+            self.transition(life.HEAD)
+            self.dispatcher.uses_scheduler = False
+            self.dispatcher.take(Choice(redirect, f"redirect, since {bad}"))
             return
-        self._transition(life.BAD_HEAD)
+        self.transition(life.BAD_HEAD)
         self._refuse(bad.status, str(bad))
 
-    def _head_is_late(self) -> None:
-        self._transition(life.SLOW_HEAD)
+    def _head_timed_out(self) -> None:
+        self.transition(life.SLOW_HEAD)
         seconds = self.context.settings.head_timeout
         self._refuse(408, f"the request's head did not come within {seconds} seconds")
 
     # The server.
 
-    def _fail(self, status: int, why: str, later: int = 0) -> None:
-        self._transition(life.NO_SERVER)
-        self._refuse(status, why, later)
+    def fail(self, status: int, reason: str, retry_after: int = 0) -> None:
+        self.transition(life.NO_SERVER)
+        self._refuse(status, reason, retry_after)
 
-    def _serve(self, choice: Choice) -> None:
-        self._transition(life.CHOSEN)
+    def serve(self, choice: Choice) -> None:
+        self.transition(life.CHOSEN)
         address, timeout = choice.destination.address, self.context.settings.connect_timeout
-        self._calling = call(self.context.reactor, address, timeout, Stream())
-        self._calling.addCallbacks(self._connected, self._not_connected)
+        self._connecting = connect(self.context.reactor, address, timeout, Stream())
+        self._connecting.addCallbacks(self._connected, self._not_connected)
+
+    def _not_connected(self, why: Failure) -> None:
+        self._connecting = None
+        if CONNECT_FAILED in self.table[self.state]:
+            self.dispatcher.connect_failed(why)
+            return
+        if self.dispatcher.lease is not None:  # the attempt was cancelled here
+            self.dispatcher.lease.end()
+        self._end_if_over()
 
     def _connected(self, server: Stream) -> None:
-        self._calling = None
-        assert self.lease is not None
+        self._connecting = None
+        dispatcher = self.dispatcher
+        lease = dispatcher.lease
+        assert lease is not None  # nothing is connected without one
         if self.state == life.CLOSED:
             server.reset()
-            self.lease.end()
-            self._maybe_over()
+            lease.end()
+            self._end_if_over()
             return
         self.server = server
         server.lost = self._server_lost
-        self._transition(life.CONNECTED)
-        self.lease.made()
-        self.lease.destination.errors = 0
-        if self.entry is not None:
-            self.entry.connected(reused=False)
+        self.transition(life.CONNECTED)
+        lease.made()
+        lease.destination.errors = 0
+        if dispatcher.entry is not None:
+            dispatcher.entry.connected(is_reused=False)
         relay = self.relay = CopyRelay(self.client, server, self.context.wheel, self._finished)
-        waiting = bytes(self._reader.received) if self._reader is not None else b""
+        head = bytes(self._reader.received) if self._reader is not None else b""
         self._reader = None
-        self.request.lines = b""
-        self._watch()
-        relay.start(waiting)
+        dispatcher.request.lines = b""
+        self._check_idle()
+        relay.start(head)
         self.client.resume()
-        self._hand_over(relay, self._finished)
+        self.join(relay, self._finished)
 
     def _finished(self) -> None:
-        """Both directions have ended; what is buffered still goes out, as long as somebody takes it."""
-        self._transition(life.FINISHED)
-        self._set_timer(0)
+        """Both directions have ended; what is buffered still goes out, as long as the peers take it."""
+        self.transition(life.FINISHED)
+        self.set_timer(0)
         close_gracefully(self.client, self.context)
         close_gracefully(self.server, self.context)
 
-    def _rest_timer(self) -> None:
-        self._set_timer(0)
+    def restore_timer(self) -> None:
+        self.set_timer(0)
 
-    def _watch(self) -> None:
+    def _check_idle(self) -> None:
+        """End a relay on which no byte has come for `read_timeout`, or look again when it may be over."""
         timeout = self.context.settings.read_timeout
         if timeout == 0 or self.relay is None:
-            self._set_timer(0)
+            self.set_timer(0)
             return
         idle = self.context.wheel.now - self.relay.idle_since()
         if idle > timeout:  # the first of these ticks may have come right after the last bytes
             self.expire(life.IDLE)
         else:
-            self._set_timer(timeout - idle, self._watch)
+            self.set_timer(timeout - idle, self._check_idle)
 
     # The end.
 
-    def _refuse(self, status: int, why: str, later: int = 0) -> None:
-        """Answer what can be answered, read on a little so that the answer arrives, and close."""
-        self.ending = f"{status}: {why}"
-        self._note_refusal(status, why)
-        self._set_timer(0)
-        if self.unit == PER_CONNECTION:
+    def _refuse(self, status: int, reason: str, retry_after: int = 0) -> None:
+        """Respond with an error where the client speaks HTTP, read on a little so that it arrives, and close."""
+        self.ending = f"{status}: {reason}"
+        self.service.note_refusal(self.client_name, status, reason)
+        self.set_timer(0)
+        if self.service.unit == PER_CONNECTION:
             self.client.dataReceived = nothing
             self.client.close()
             return
-        method = self.request.method or (self._reader.method if self._reader is not None else None)
-        answer = error_response(status, why, method, later=self._retry_after(status, later))
-        if self.entry is not None:
-            self.entry.refused(status, answer)
-        self.client.transport.write(answer)
+        method = self.dispatcher.request.method or (self._reader.method if self._reader is not None else None)
+        response = error_response(status, reason, method, later=self.retry_after(status, retry_after))
+        if self.dispatcher.entry is not None:
+            self.dispatcher.entry.refused(status, response)
+        self.client.transport.write(response)
         LingeringClose(self.client, self.context, self._lingered).linger()
 
     def _lingered(self) -> None:
         if self.state == life.REFUSING:
-            self._transition(life.FINISHED)
+            self.transition(life.FINISHED)
 
-    def _drop(self) -> None:
-        self._set_timer(0)
-        if self._calling is not None:
-            self._calling.cancel()
+    def drop(self) -> None:
+        self.set_timer(0)
+        if self._connecting is not None:
+            self._connecting.cancel()
         self.client.reset()
         if self.server is not None:
             self.server.reset()
-        self._maybe_over()
+        self._end_if_over()
 
-    def _maybe_over(self) -> None:
-        """When both sides are gone: count out, and one line in the log."""
-        if self.client.is_open or self._calling is not None or (self.server is not None and self.server.is_open):
+    def _end_if_over(self) -> None:
+        """Count the connection out, and write its line, when both sides are gone."""
+        server_is_open = self.server is not None and self.server.is_open
+        if self.client.is_open or self._connecting is not None or server_is_open or self.is_over:
             return
-        self._set_timer(0)
-        if self.lease is not None:
-            self.lease.end()
-            if not self._settled:
-                self._settled = True
+        self.set_timer(0)
+        lease, entry = self.dispatcher.lease, self.dispatcher.entry
+        if lease is not None:
+            lease.end()
+            if not self._is_settled:
+                self._is_settled = True
                 bytes_in, bytes_out = self.moved()
-                self.lease.destination.bytes_in += bytes_in
-                self.lease.destination.bytes_out += bytes_out
-        if self.entry is not None:
-            self.entry.end(self, self.ending)
-            self.entry = None
-        self.service.ended(self)
+                lease.destination.bytes_in += bytes_in
+                lease.destination.bytes_out += bytes_out
+        if entry is not None:
+            entry.end(self.moved(), self.ending)
+            self.dispatcher.entry = None
+        self.end()
         self.relay = self.server = None

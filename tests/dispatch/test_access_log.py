@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from memory import World
 
-from ktcpvs.dispatch.access_log import AccessLogJournal
+from ktcpvs.dispatch.access_log import AccessLogWriter
 
 A, B = "10.0.0.1:80", "10.0.0.2:80"
 GET = b"GET /x HTTP/1.1\r\nHost: h\r\nUser-Agent: me\r\n\r\n"
@@ -41,8 +41,8 @@ def make() -> Iterator[Make]:
         worlds.append(world)
         world.context.wall = lambda: 1_700_000_000.0
         lines: Any = Lines()
-        world.live.journal = AccessLogJournal(world.context, lines, "json", "s", scheduler)
-        world.live.look_at_settings()
+        world.live.traffic.access_log.writer = AccessLogWriter(world.context, lines, "json", "s", scheduler)
+        world.live.apply_settings()
         return world, lines.told
 
     yield new
@@ -203,9 +203,9 @@ def test_a_refused_head(make: Make) -> None:
 
 def test_without_a_log_nothing_is_noted(make: Make) -> None:
     world, lines = make("phttp", A)
-    world.live.journal = None
+    world.live.traffic.access_log.writer = None
     client = world.client()
     client.says(GET)
     world.accepts(A).says(OK)
-    assert world.connection.entry is None
+    assert world.connection.dispatcher.entry is None
     assert lines == []

@@ -63,14 +63,14 @@ def test_when_all_are_full_clients_wait_in_their_order(make: Make) -> None:
     first = world.client()
     world.accepts(A)
     second, third = world.client(), world.client()
-    assert len(world.live.queue) == 2
+    assert len(world.live.traffic.queue) == 2
     assert states(world).count(QUEUED) == 2
     assert not second.is_read()
     assert world.called() == []
     first.resets()
     world.settle()
     server = world.accepts(A)
-    assert len(world.live.queue) == 1
+    assert len(world.live.traffic.queue) == 1
     assert second.is_read()
     second.says(b"from the second")
     assert server.heard() == b"from the second"
@@ -79,7 +79,7 @@ def test_when_all_are_full_clients_wait_in_their_order(make: Make) -> None:
     third_server = world.accepts(A)
     third.says(b"3")
     assert third_server.heard() == b"3"
-    assert not world.live.queue
+    assert not world.live.traffic.queue
 
 
 def test_who_has_gone_away_meanwhile_takes_no_room(make: Make) -> None:
@@ -141,9 +141,9 @@ def test_who_waits_too_long_is_refused(make: Make) -> None:
     assert two.heard() == b""
     world.passes(2)
     assert two.heard().startswith(b"HTTP/1.1 503 ")
-    assert not world.live.queue
+    assert not world.live.traffic.queue
     two.says(GET)  # its connection may be used again
-    assert len(world.live.queue) == 1
+    assert len(world.live.traffic.queue) == 1
     server.says(OK)
     assert one.heard() == OK
 
@@ -156,7 +156,7 @@ def test_a_whole_connection_that_waits_too_long_is_closed(make: Make) -> None:
     world.passes(4)
     assert late.line.disconnecting
     assert REFUSING in states(world)
-    assert not world.live.queue
+    assert not world.live.traffic.queue
 
 
 def test_who_leaves_the_queue_is_forgotten(make: Make) -> None:
@@ -165,7 +165,7 @@ def test_who_leaves_the_queue_is_forgotten(make: Make) -> None:
     world.accepts(A)
     second = world.client()
     second.resets()
-    assert not world.live.queue
+    assert not world.live.traffic.queue
     first.resets()
     assert world.called() == []
 
@@ -183,10 +183,10 @@ def test_room_that_is_not_for_the_first_is_for_the_next(make: Make) -> None:
     for_a, for_b = world.client(), world.client()
     for_a.says(b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
     for_b.says(b"GET /b HTTP/1.1\r\nHost: h\r\n\r\n")
-    assert len(world.live.queue) == 2
+    assert len(world.live.traffic.queue) == 2
     server.says(OK)
     assert server.heard().startswith(b"GET /b ")
-    assert len(world.live.queue) == 1
+    assert len(world.live.traffic.queue) == 1
     server.says(OK)
     assert for_b.heard() == OK
     assert for_a.heard() == b""
@@ -207,13 +207,13 @@ def test_an_edit_lets_those_who_wait_try_again(make: Make, change: str) -> None:
     else:
         world.load("scheduler = wlc", f"server = {A} 0 maxconn 1")
         assert waiting.line.disconnecting
-    assert not world.live.queue
+    assert not world.live.traffic.queue
 
 
 def test_a_failed_connect_gives_its_room_to_the_next(make: Make) -> None:
     world = make("wlc", f"{A} maxconn 1")
     first, second = world.client(), world.client()
-    assert len(world.live.queue) == 1
+    assert len(world.live.traffic.queue) == 1
     world.refuses(A)
     assert first.line.disconnecting
     second_server = world.accepts(A)
@@ -224,9 +224,9 @@ def test_a_failed_connect_gives_its_room_to_the_next(make: Make) -> None:
 def test_any_number_may_wait_and_fail_at_once(make: Make) -> None:
     world = make("wlc", f"{A} maxconn 1", settings="connect_tries = 1")
     clients = [world.client() for _ in range(3000)]
-    assert len(world.live.queue) == 2999
+    assert len(world.live.traffic.queue) == 2999
     world.load("scheduler = wlc", f"server = {A} 0 maxconn 1")
-    assert not world.live.queue
+    assert not world.live.traffic.queue
     assert sum(client.line.disconnecting for client in clients) == 2999
 
 
@@ -282,9 +282,9 @@ def later(request: pytest.FixtureRequest) -> Later:
 
 def waiting(world: World, later: Later, ask: bytes = GET) -> Peer:
     """A client whose request waits for the scheduler."""
-    world.live.scheduler = later
+    world.live.selector.scheduler = later
     client = world.client()
-    if world.live.unit != "CONNECTION":
+    if world.live.traffic.unit != "CONNECTION":
         client.says(ask)
     assert states(world) == [CHOOSING]
     return client
@@ -308,8 +308,8 @@ def test_the_client_waits_for_the_answer(make: Make, later: Later, scheduler: st
     world.passes(5)
     server.says(OK)
     assert client.heard() == OK
-    assert world.connection.choice is not None
-    assert world.connection.choice.reason == "because"
+    assert world.connection.dispatcher.choice is not None
+    assert world.connection.dispatcher.choice.reason == "because"
     assert later.cancelled == 0
 
 
@@ -320,7 +320,7 @@ def test_an_answer_that_is_there_at_once(make: Make) -> None:
         async def choose(self, request: Request) -> Choice:
             return chosen(world, A)
 
-    world.live.scheduler = AtOnce()
+    world.live.selector.scheduler = AtOnce()
     world.client()
     world.accepts(A)
 
@@ -334,8 +334,8 @@ def test_after_choose_timeout_the_fallback_answers(make: Make, later: Later, sch
     world.passes(1)
     world.accepts(A)
     assert later.cancelled == 1
-    assert world.connection.choice is not None
-    assert world.connection.choice.reason == (
+    assert world.connection.dispatcher.choice is not None
+    assert world.connection.dispatcher.choice.reason == (
         "fallback wlc, since the scheduler took more than 3 seconds: fewest connections for its weight of 1"
     )
 
@@ -378,7 +378,7 @@ def test_nonsense_is_no_choice(make: Make, later: Later, nonsense: object) -> No
         def choose(self, request: Request) -> Any:
             return nonsense
 
-    world.live.scheduler = Foolish()
+    world.live.selector.scheduler = Foolish()
     world.client()
     world.accepts(A)
 
@@ -433,15 +433,15 @@ def test_a_full_server_is_waited_for(make: Make, later: Later) -> None:
     world = make("wlc", f"{A} maxconn 1")
     first = world.client()
     world.accepts(A)
-    world.live.scheduler = later
+    world.live.selector.scheduler = later
     world.client()
     later.asked[0].callback(chosen(world, A))
-    assert len(world.live.queue) == 1
+    assert len(world.live.traffic.queue) == 1
     first.resets()
     world.settle()
     later.asked[-1].callback(chosen(world, A))
     world.accepts(A)
-    assert not world.live.queue
+    assert not world.live.traffic.queue
 
 
 def test_the_fallback_is_bound_anew_after_an_edit(make: Make, later: Later) -> None:
@@ -466,7 +466,7 @@ def test_a_choice_may_be_of_a_class_of_its_own(make: Make) -> None:
         def choose(self, request: Request) -> Choice:
             return Special(chosen(world, A).destination, "special")
 
-    world.live.scheduler = Scheduler()
+    world.live.selector.scheduler = Scheduler()
     world.client()
     world.accepts(A)
     assert evolve(chosen(world, A), reason="x").reason == "x"
@@ -504,3 +504,18 @@ def test_a_body_of_just_that_size(make: Make) -> None:
     server = world.accepts(A)
     server.says(OK)
     assert client.heard() == OK
+
+
+def test_room_that_is_freed_while_the_scheduler_thinks_again(make: Make, later: Later) -> None:
+    """The client waits for the scheduler a second time: it is not in the queue meanwhile, and misses nothing."""
+    world = make("wlc", f"{A} maxconn 1", f"{B} maxconn 1")
+    leases = [destination.lease() for destination in world.live.destinations.values()]
+    waiting(world, later)
+    later.asked[0].callback(chosen(world, A))
+    assert (states(world), len(later.asked)) == ([QUEUED], 2)  # it was asked for another server, and took its time
+    leases[0].end()
+    assert (states(world), len(later.asked)) == ([CHOOSING], 3)
+    leases[1].end()
+    assert (states(world), len(world.live.traffic.queue)) == ([CHOOSING], 0)
+    later.asked[2].callback(chosen(world, B))
+    world.accepts(B)

@@ -15,9 +15,8 @@ from typing import Any, cast
 import h11
 from tests.transport.memory import Peer, World
 
-from ktcpvs.dispatch.access_log import AccessLogJournal
-from ktcpvs.http.client_connection import PENDING
-from ktcpvs.http.exchange import Exchange
+from ktcpvs.dispatch.access_log import AccessLogWriter
+from ktcpvs.http.client_connection import MAX_PENDING_BYTES, HTTPClientConnection
 from ktcpvs.model.destination import Destination
 from ktcpvs.protocols import messages
 from ktcpvs.protocols.framing import BadFrame
@@ -53,7 +52,7 @@ LONG = 1000
 PIECE = 65536
 """The most bytes that are sent at once."""
 
-HELD_MOST = PENDING + PIECE + 4 * 512
+HELD_MOST = MAX_PENDING_BYTES + PIECE + 4 * 512
 """The most bytes that a connection may hold of later requests and of a body that waits: its limit, a piece, heads."""
 
 EVENTS = {
@@ -102,10 +101,10 @@ class Play:
         """Give the service this log, in memory; loading a configuration removes it."""
         live = self.world.live
         if self.logged is not None:
-            live.journal = AccessLogJournal(
+            live.traffic.access_log.writer = AccessLogWriter(
                 self.world.context, cast(AccessLog, self), "json", "s", live.config.scheduler
             )
-            live.look_at_settings()
+            live.apply_settings()
 
     def write(self, line: bytes) -> None:
         """A line of the access log."""
@@ -154,7 +153,7 @@ class Play:
         factory = open_calls[0][2]
         self._calls = calls.index(open_calls[0]) + 1
         if accepts:
-            self.servers.append(self.world._peer(factory.buildProtocol(None)))
+            self.servers.append(self.world.peer(factory.buildProtocol(None)))
         else:
             self.world.refuse(factory)
 
@@ -191,15 +190,15 @@ class Play:
 
     def _holds_little(self) -> None:
         for connection in self.world.live.connections:
-            if isinstance(connection, Exchange):
-                reader = connection._reader
-                held = (connection._pending, connection._out, connection._received, reader.received if reader else b"")
-                assert sum(map(len, held)) <= HELD_MOST, [len(one) for one in held]
+            if isinstance(connection, HTTPClientConnection):
+                assert connection.held_bytes <= HELD_MOST, connection
 
     def _settled(self) -> None:
         self.world.settle()
         live = self.world.live
-        self._destinations.update(live.destinations.values(), live.leaving.values(), filter(None, (live.redirect,)))
+        self._destinations.update(
+            live.destinations.values(), live.leaving.values(), filter(None, (live.selector.redirect,))
+        )
         for peer in self.world.peers:
             self.heard[peer] = self.heard.get(peer, b"") + peer.heard()
 

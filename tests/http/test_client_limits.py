@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from memory import Peer, World
 
-from ktcpvs.dispatch.admission import LATER
+from ktcpvs.dispatch.admission import RETRY_AFTER_HEAD
 from ktcpvs.model.clients import NOWHERE, WAYS, ClientTable
 
 A = "10.0.0.1:80"
@@ -58,7 +58,8 @@ def test_connections_at_once(make: Make) -> None:
     first, second = comes(world), comes(world)
     assert world.comes("192.0.2.1") is None
     comes(world, "192.0.2.2")
-    assert (world.live.gate.limited, world.live.total, len(world.live.connections)) == (1, 0, 3)
+    traffic = world.live.traffic
+    assert (traffic.admission.limited, traffic.counters.total, len(world.live.connections)) == (1, 3, 3)
     first.resets()
     third = comes(world)
     assert world.comes("192.0.2.1") is None
@@ -138,7 +139,12 @@ def test_a_client_that_asks_too_often_is_answered_429_and_may_go_on(make: Make) 
         assert refused(peer.heard(), b"asks more than it may") == 2
     client.says(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\n1")
     assert refused(client.heard(), b"") == 2
-    assert (world.live.gate.limited, world.live.refused, server.heard(), world.called()) == (3, 0, b"", [])
+    assert (
+        world.live.traffic.admission.limited,
+        world.live.traffic.counters.refused,
+        server.heard(),
+        world.called(),
+    ) == (3, 0, b"", [])
     client.says(GET + GET)
     assert client.heard().count(b"\r\nRetry-After: 2\r\n") == 2
     world.passes(2)
@@ -185,7 +191,7 @@ def test_heads_that_are_held_count_together(make: Make, scheduler: str) -> None:
         peer.says(begun)
         assert not peer.heard()
     second.says(begun)
-    assert refused(second.heard(), b"more unfinished heads than it may") == LATER
+    assert refused(second.heard(), b"more unfinished heads than it may") == RETRY_AFTER_HEAD
     assert second.line.ended
     second.ends()
     world.settle()
@@ -199,7 +205,7 @@ def test_heads_that_are_held_count_together(make: Make, scheduler: str) -> None:
     third.says(b".1\r\nX: " + b"x" * 80)
     assert not third.heard()
     third.says(b"x" * 10)
-    assert refused(third.heard(), b"more unfinished heads than it may") == LATER
+    assert refused(third.heard(), b"more unfinished heads than it may") == RETRY_AFTER_HEAD
 
 
 @pytest.mark.parametrize("scheduler", ["http", "phttp"])
@@ -220,7 +226,7 @@ def test_bytes_of_heads_in_a_second(make: Make, scheduler: str) -> None:
 
 def test_an_explanation_says_what_counts_for_the_client(make: Make) -> None:
     world = make("wlc", "client_connections = 1", "client_rate = 6/m", "client_burst = 1")
-    gate = world.live.gate
+    gate = world.live.traffic.admission
     assert gate.look(b"\xc0\0\2\1") == ["client has 0 of 1 connections", "client within its rate"]
     peer = comes(world)
     assert gate.look(b"\xc0\0\2\1") == [

@@ -11,7 +11,7 @@ from test_exchange import A, B, answer, get
 from twisted.internet.error import ConnectError
 from twisted.python.failure import Failure
 
-from ktcpvs.http.client_connection import PENDING, REQUESTS_PER_TURN
+from ktcpvs.http.client_connection import MAX_PENDING_BYTES, MAX_REQUESTS_PER_TURN
 from ktcpvs.model import exchange as life
 from ktcpvs.model.health import EJECTED, UP
 
@@ -65,7 +65,7 @@ def test_a_full_client_gets_no_responses_of_the_switch(make: Make) -> None:
     world.turns(100)
     assert client.heard() == b""
     client.takes_again()
-    world.turns(100 // REQUESTS_PER_TURN + 1)
+    world.turns(100 // MAX_REQUESTS_PER_TURN + 1)
     assert client.heard().count(b"HTTP/1.1 503 ") == 100
 
 
@@ -74,7 +74,7 @@ def test_a_full_client_is_not_read_without_end(make: Make) -> None:
     client = world.client()
     client.says(get("/nobody"))
     client.fills_up()
-    client.says(b"x" * (PENDING + 1))
+    client.says(b"x" * (MAX_PENDING_BYTES + 1))
     assert not client.is_read()
 
 
@@ -586,7 +586,7 @@ def test_servers_that_refused_are_called_once_more(make: Make) -> None:
     one.says(get())
     two.says(get())
     assert world.called() == [A, B]
-    kept = [world._peer(world.reactor.tcpClients[n][2].buildProtocol(None)) for n in (0, 1)]
+    kept = [world.peer(world.reactor.tcpClients[n][2].buildProtocol(None)) for n in (0, 1)]
     for server in kept:
         server.says(answer())
     one.heard()
@@ -696,7 +696,7 @@ def test_a_client_that_is_not_read_is_noticed_when_it_resets(make: Make) -> None
     client = world.client()
     client.says(get())
     server = world.accepts(A)
-    client.says(b"x" * (PENDING + 1))
+    client.says(b"x" * (MAX_PENDING_BYTES + 1))
     assert not client.is_read()
     client.line.reset_unread = True
     world.passes(6)

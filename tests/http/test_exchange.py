@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory import Peer, World
 
-from ktcpvs.http.client_connection import PENDING, REQUESTS_PER_TURN
-from ktcpvs.http.exchange import INTERIM_PER_TURN
-from ktcpvs.http.head_cache import REQUEST_REMEMBERED, REQUESTS_MAX
+from ktcpvs.http.client_connection import MAX_PENDING_BYTES, MAX_REQUESTS_PER_TURN
+from ktcpvs.http.exchange import MAX_INTERIM_PER_TURN
+from ktcpvs.http.head_cache import MAX_CACHED_REQUEST, MAX_REQUESTS
 from ktcpvs.model import exchange as life
 from ktcpvs.model.latency import described
 from ktcpvs.protocols.framing import COST_AT_ONCE
@@ -126,7 +126,7 @@ def test_enough_stays_enough_until_little_is_pending(make: Make) -> None:
     client.says(get("/a/" + "x" * 1000) * 100)
     assert not client.is_read()
     pending = 100
-    while pending * len(get("/a/" + "x" * 1000)) > PENDING:
+    while pending * len(get("/a/" + "x" * 1000)) > MAX_PENDING_BYTES:
         assert not client.is_read()
         a.says(answer())
         pending -= 1
@@ -141,7 +141,7 @@ def test_a_client_is_read_again_when_all_that_was_pending_is_refused(make: Make)
     client.says(get("/c" + "x" * 1000) * 100)
     assert not client.is_read()
     world.accepts(A).says(answer())
-    world.turns(100 // REQUESTS_PER_TURN + 1)
+    world.turns(100 // MAX_REQUESTS_PER_TURN + 1)
     assert client.heard().count(b"HTTP/1.1 503 ") == 100
     assert client.is_read()
 
@@ -378,7 +378,7 @@ def test_a_client_of_http_1_0_gets_a_chunked_body_decoded(make: Make, request_: 
         a.says(said[begin : begin + step])
     assert client.heard() == b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello\r\n"
     assert client.line.ended or client.line.disconnecting
-    assert world.live.pool.idle(next(iter(world.live.destinations.values()))) == 1
+    assert world.live.server_connections.pool.idle(next(iter(world.live.destinations.values()))) == 1
 
 
 def test_a_chunked_body_that_breaks_off_is_not_made_to_look_whole_for_http_1_0(make: Make) -> None:
@@ -410,7 +410,7 @@ def test_close_is_kept_between_each_two(make: Make) -> None:
     a.says(answer(b"x", "Connection: keep-alive", "Keep-Alive: timeout=5"))
     assert client.heard() == answer(b"x").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
     assert client.line.disconnecting
-    assert world.live.pool.idle(next(iter(world.live.destinations.values()))) == 1
+    assert world.live.server_connections.pool.idle(next(iter(world.live.destinations.values()))) == 1
 
 
 def test_a_server_that_closes_is_not_kept(make: Make) -> None:
@@ -839,7 +839,7 @@ def test_any_split_into_packets_gives_the_same_requests(cuts: list[int]) -> None
         while progress:
             progress = False
             for address in world.called():
-                servers[address] = world._peer(world.reactor.tcpClients[world._called - 1][2].buildProtocol(None))
+                servers[address] = world.peer(world.reactor.tcpClients[world._called - 1][2].buildProtocol(None))
             for address, server in servers.items():
                 heard[address] += server.heard()
                 wanted = [request for request in STREAM if (request.split(b" ")[1][:2] == b"/a") == (address == A)]
@@ -865,8 +865,8 @@ def test_any_number_of_interim_answers(make: Make) -> None:
     interim = b"HTTP/1.1 102 Processing\r\n\r\n"
     world.accepts(A).says(interim * 2500 + answer())
     heard = client.heard()
-    assert heard == interim * INTERIM_PER_TURN
-    for _ in range(2500 // INTERIM_PER_TURN + 1):
+    assert heard == interim * MAX_INTERIM_PER_TURN
+    for _ in range(2500 // MAX_INTERIM_PER_TURN + 1):
         world.reactor.advance(0)
         heard += client.heard()
     assert heard == interim * 2500 + answer()
@@ -1082,9 +1082,9 @@ def test_any_number_of_pipelined_requests_may_be_refused_at_once(make: Make) -> 
     world = make()
     client = world.client()
     client.says(get("/nobody") * 2000 + get("/a"))
-    assert client.heard().count(b"HTTP/1.1 503 ") == 1 + REQUESTS_PER_TURN  # others have their turn
-    world.turns(2000 // REQUESTS_PER_TURN + 1)
-    assert client.heard().count(b"HTTP/1.1 503 ") == 2000 - 1 - REQUESTS_PER_TURN
+    assert client.heard().count(b"HTTP/1.1 503 ") == 1 + MAX_REQUESTS_PER_TURN  # others have their turn
+    world.turns(2000 // MAX_REQUESTS_PER_TURN + 1)
+    assert client.heard().count(b"HTTP/1.1 503 ") == 2000 - 1 - MAX_REQUESTS_PER_TURN
     world.accepts(A).says(answer())
     assert client.heard() == answer()
 
@@ -1146,7 +1146,7 @@ TOLD = st.sampled_from(
 def conversation(turns: list[tuple[bytes, bytes, bool]], option: str, quick: bool) -> list[object]:
     """What everybody hears, and what is counted. quick: the switch takes the short way where it can."""
     world = World(*RULES, option)
-    world.live.is_quick = quick
+    world.live.cache.is_enabled = quick
     client, said = world.client(), []
     servers: list[Peer] = []
     for asked, told, whole in turns:
@@ -1198,7 +1198,7 @@ def test_the_short_way_is_taken_for_http_1_0_too(make: Make) -> None:
     for number in range(4):
         if number:
             client.says(OLD_KEPT)
-        assert (world.connection._found is not None) is (number > 0)
+        assert world.connection.exchange.is_cached is (number > 0)
         assert server.heard() == get()
         server.says(answer())
         assert client.heard() == answer().replace(b"\r\n\r\n", b"\r\nConnection: keep-alive\r\n\r\n")
@@ -1218,7 +1218,7 @@ def test_the_short_way_is_taken(make: Make) -> None:
     for number in range(3):
         if number:
             client.says(get(f"/a{number}"))
-        assert (world.connection._found is not None) is (number > 0)
+        assert world.connection.exchange.is_cached is (number > 0)
         assert server.heard() == get(f"/a{number}")
         server.says(answer())
         assert client.heard() == answer()
@@ -1237,7 +1237,7 @@ def test_an_edit_voids_what_is_remembered(make: Make, change: str) -> None:
     world.load(*RULES, change)
     client.says(get())
     heard = server.heard()
-    assert world.connection._found is None
+    assert not world.connection.exchange.is_cached
     assert (b"Via:" in heard, b"X-Forwarded-For:" in heard) == (change.startswith("via"), change.startswith("x_"))
 
 
@@ -1247,13 +1247,13 @@ def test_whole_requests_that_are_remembered_are_bounded(make: Make) -> None:
     client.says(get("/a"))
     server = world.accepts(A)
     server.says(answer())
-    for number in range(REQUESTS_MAX + 10):
+    for number in range(MAX_REQUESTS + 10):
         client.says(get(f"/a{number}"))
         server.says(answer())
-    assert 0 < len(world.live.requests) <= REQUESTS_MAX
-    client.says(get("/a" + "x" * REQUEST_REMEMBERED))
+    assert 0 < len(world.live.cache.requests) <= MAX_REQUESTS
+    client.says(get("/a" + "x" * MAX_CACHED_REQUEST))
     server.says(answer())
-    assert max(map(len, world.live.requests)) <= REQUEST_REMEMBERED
+    assert max(map(len, world.live.cache.requests)) <= MAX_CACHED_REQUEST
 
 
 def test_what_servers_are_told_of_clients_is_each_clients_own(make: Make) -> None:
@@ -1266,4 +1266,4 @@ def test_what_servers_are_told_of_clients_is_each_clients_own(make: Make) -> Non
         server.says(answer())
         client.says(get("/a"))
     server.says(answer())
-    assert not world.live.requests
+    assert not world.live.cache.requests

@@ -35,7 +35,7 @@ def make() -> Iterator[Make]:
         for peer in world.peers:
             if peer.stream.is_open and not peer.line.disconnecting and not peer.line.aborted:
                 peer.resets()
-        assert world.live.retries.taken == 0
+        assert world.live.selector.retries.taken == 0
         world.close()
 
 
@@ -149,9 +149,9 @@ def test_the_budget_lets_some_go_and_the_others_later(make: Make) -> None:
     for expected in (2, 4, 5):
         world.passes(12)
         calls = world.reactor.tcpClients[seen:]
-        assert world.live.retries.taken == len(calls) <= 2
+        assert world.live.selector.retries.taken == len(calls) <= 2
         for _, _, factory, *_ in calls:
-            world._peer(factory.buildProtocol(None)).says(answer())
+            world.peer(factory.buildProtocol(None)).says(answer())
         seen += len(calls)
         assert sum(bool(client.line.value()) for client in clients) == expected
     world.called()

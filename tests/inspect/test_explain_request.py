@@ -274,11 +274,11 @@ def test_the_next_client_meets_whom_it_was_said_to_meet(make: Make, scheduler: s
 def test_an_explanation_counts_nothing(make: Make) -> None:
     world = make("scheduler = chttp", *RULES)
     before = [(d.active, d.total, d.failures) for d in world.live.destinations.values()]
-    scheduler = world.live.scheduler
+    scheduler = world.live.selector.scheduler
     explain(world, "GET", "/images/")
     assert [(d.active, d.total, d.failures) for d in world.live.destinations.values()] == before
-    assert world.live.scheduler is scheduler
-    assert (world.live.total, world.live.refused, world.called()) == (0, 0, [])
+    assert world.live.selector.scheduler is scheduler
+    assert (world.live.traffic.counters.total, world.live.traffic.counters.refused, world.called()) == (0, 0, [])
 
 
 def test_loads_are_those_of_now(make: Make) -> None:
@@ -360,7 +360,7 @@ def test_when_all_are_full_the_client_waits(make: Make) -> None:
         "the client waits at most 7 seconds for room",
     )
     world.client()
-    assert len(world.live.queue) == 1
+    assert len(world.live.traffic.queue) == 1
 
 
 def test_a_session_waits_for_its_server(make: Make) -> None:
@@ -485,8 +485,8 @@ async def broken_later(servers: Any, request: Request) -> Any:
     [
         (broken, "scheduler theirs failed: ZeroDivisionError('x')"),
         (broken_later, "scheduler theirs failed: ZeroDivisionError('x')"),
-        (lambda servers, request: 7, "scheduler theirs failed: TypeError('7 is no Choice')"),
-        (lambda servers, request: Choice("nobody", "so"), "scheduler theirs chose no server of this service"),
+        (lambda servers, request: 7, "scheduler theirs chose no server of this service: 7"),
+        (lambda servers, request: Choice("nobody", "so"), "scheduler theirs chose no server of this service: 'nobody'"),
     ],
 )
 def test_a_scheduler_that_fails(theirs: Theirs, answers: Any, note: str) -> None:

@@ -242,11 +242,11 @@ def test_a_setting_changes_what_serves_at_once(rich: Machine) -> None:
     rich.load(f"listen = {free_address()}", settings="zerocopy_send = 0 relay_after = 7")
     rich.does(StartService("web"))
     live = rich.director.services["web"]
-    assert (live.engine, live.engine_after) == ("copy", 7)
+    assert (live.traffic.relay.engine, live.traffic.relay.after) == ("copy", 7)
     rich.load(f"listen = {live.config.listen}", settings="relay_after = 9")
-    assert (live.engine, live.engine_after) == ("splice", 9)
+    assert (live.traffic.relay.engine, live.traffic.relay.after) == ("splice", 9)
     rich.does(EditService("web", {"relay": "splice"}))
-    assert (live.engine, live.engine_after) == ("splice", 0)
+    assert (live.traffic.relay.engine, live.traffic.relay.after) == ("splice", 0)
 
 
 def test_what_ran_before_copies_where_its_relay_went_away(poor: Machine) -> None:

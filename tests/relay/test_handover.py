@@ -397,8 +397,8 @@ def test_bulk_in_both_directions_passes_unharmed(make: Make) -> None:
             wait_for(lambda: inward.received > goal[0] and outward.received > goal[1])  # noqa: B023
             total = inward.ends(), outward.ends()
             wait_for(lambda: not switch.live.connections)
-        assert (switch.live.ended_in, switch.live.ended_out) == total
-        switch.live.ended_in = switch.live.ended_out = 0
+        assert (switch.live.traffic.counters.ended_in, switch.live.traffic.counters.ended_out) == total
+        switch.live.traffic.counters.ended_in = switch.live.traffic.counters.ended_out = 0
     assert switch.relays.asked > 0
 
 
@@ -449,7 +449,7 @@ def test_bulk_is_seen_before_its_time_has_come(make: Make) -> None:
         wait_for(lambda: pouring.received > 100_000_000)
         assert one.connection.relay is relay
     pouring.ends()
-    assert switch.live.joined == {"copy": not early, "splice": early, "kernel": 0}
+    assert switch.live.traffic.relay.joined == {"copy": not early, "splice": early, "kernel": 0}
 
 
 def test_a_lot_at_once_is_not_yet_bulk(make: Make) -> None:
@@ -620,7 +620,7 @@ def test_a_unix_socket_is_nothing_for_the_kernel(make: Make, tmp_path: Path, sid
     path = str(tmp_path / "socket")
     switch = make(WLC, listen=f"unix:{path}") if side == "client" else make(WLC, where=path)
     switch.relays.engine = "kernel"
-    switch.thread.run(switch.live.look_at_settings)
+    switch.thread.run(switch.live.apply_settings)
     one = switch.join()
     switch.ticks(2)
     one.stays()
@@ -653,7 +653,7 @@ def test_it_ends_as_any_other(make: Make) -> None:
     assert read_all(one.client) == b"answer"
     wait_for(lambda: not switch.live.connections)
     assert one.connection.ending == "both directions ended"
-    assert (switch.live.ended_in, switch.live.ended_out) == (8, 6)
+    assert (switch.live.traffic.counters.ended_in, switch.live.traffic.counters.ended_out) == (8, 6)
 
 
 def test_the_read_timeout_sees_what_the_engine_relays(make: Make) -> None:

@@ -129,13 +129,13 @@ def test_load_leaves_alone_what_it_does_not_change(switch: Switch) -> None:
     switch.load(text.format("same", a, 1) + text.format("changed", b, 1) + text.format("removed", c, 1))
     switch.do(edits.StartService())
     same, changed = switch.director.services["same"], switch.director.services["changed"]
-    schedulers = same.scheduler, changed.scheduler
+    schedulers = same.selector.scheduler, changed.selector.scheduler
     listeners = same.listener, changed.listener
     switch.load(text.format("same", a, 1) + text.format("changed", b, 5) + text.format("new", free_port(), 1))
     assert switch.listening() == {a, b}
     assert (same.listener, changed.listener) == listeners
-    assert same.scheduler is schedulers[0]
-    assert changed.scheduler is not schedulers[1]
+    assert same.selector.scheduler is schedulers[0]
+    assert changed.selector.scheduler is not schedulers[1]
     assert [d.weight for d in changed.destinations.values()] == [5]
     assert "removed" not in switch.director.services
     assert switch.director.table.running == {"same", "changed"}

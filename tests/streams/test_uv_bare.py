@@ -12,7 +12,7 @@ import pytest
 from reactors import Lines, Owner, ReactorThread, descriptors, settled
 from servers import read_all, reset, wait_for
 
-from ktcpvs.streams.accept import carry
+from ktcpvs.streams.accept import adopt_socket
 
 BULK = random.Random(2).randbytes(6_000_000)
 """More than the kernel's buffers on the way take."""
@@ -146,5 +146,5 @@ def test_a_client_that_was_reset_before_it_was_read(lines: Lines) -> None:
     reset(peer)
     time.sleep(0.05)
 
-    lines.thread.run(carry, lines.thread.reactor, ours, whose, owner.stream)
+    lines.thread.run(adopt_socket, lines.thread.reactor, ours, whose, owner.stream)
     owner.hears("broken")

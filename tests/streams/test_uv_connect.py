@@ -16,7 +16,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError, ConnectionRefusedError, DNSLookupError, TimeoutError
 
 from ktcpvs.model.address import Address, Inet, Unix
-from ktcpvs.streams.connect import call
+from ktcpvs.streams.connect import connect
 from ktcpvs.streams.stream import Stream
 from ktcpvs.streams.uv_connect import _Call
 
@@ -56,7 +56,7 @@ def deaf() -> Iterator[tuple[str, int]]:
 
 
 def reach(thread: ReactorThread, address: Address, timeout: float = 10) -> Stream:
-    stream: Stream = thread.run(call, thread.reactor, address, timeout, Stream())
+    stream: Stream = thread.run(connect, thread.reactor, address, timeout, Stream())
     assert stream.is_open
     return stream
 
@@ -89,7 +89,7 @@ def test_a_server_that_does_not_answer(thread: ReactorThread, deaf: tuple[str, i
 
 def test_a_call_that_is_given_up(thread: ReactorThread, deaf: tuple[str, int]) -> None:
     def call_and_cancel() -> Deferred[Any]:
-        called = call(thread.reactor, Inet(*deaf), 30, Stream())
+        called = connect(thread.reactor, Inet(*deaf), 30, Stream())
         thread.reactor.callLater(0.1, called.cancel)
         return called
 
@@ -101,7 +101,7 @@ def test_a_call_that_is_given_up_at_once(thread: ReactorThread) -> None:
     with socket.create_server((LOOPBACK, 0)) as server:
 
         def call_and_cancel() -> Deferred[Any]:
-            called = call(thread.reactor, Inet(*server.getsockname()), 30, Stream())
+            called = connect(thread.reactor, Inet(*server.getsockname()), 30, Stream())
             called.cancel()
             return called
 
@@ -137,7 +137,7 @@ def test_a_unix_socket_whose_backlog_is_full(thread: ReactorThread, tmp_path: Pa
 
         def call_and_accept() -> Deferred[Any]:
             thread.reactor.callLater(0.2, lambda: server.accept()[0].close())
-            return call(thread.reactor, Unix(path), 10, Stream())
+            return connect(thread.reactor, Unix(path), 10, Stream())
 
         stream: Stream = thread.run(call_and_accept)
         server.accept()[0].close()

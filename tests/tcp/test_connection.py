@@ -162,7 +162,7 @@ def test_when_the_redirect_address_fails_too_wlc_closes(make: Make) -> None:
         world.refuses(address)
     assert client.heard() == b""
     assert client.line.disconnecting
-    assert world.live.refused == 1
+    assert world.live.traffic.counters.refused == 1
 
 
 def test_no_more_servers_are_called_than_the_setting_says(make: Make) -> None:
@@ -340,4 +340,4 @@ def test_bytes_are_counted(make: Make) -> None:
         peer.settle()
     destination = next(iter(world.live.destinations.values()))
     assert (destination.total, destination.bytes_in, destination.bytes_out) == (1, len(GET), 1000)
-    assert (world.live.ended_in, world.live.ended_out) == (len(GET), 1000)
+    assert (world.live.traffic.counters.ended_in, world.live.traffic.counters.ended_out) == (len(GET), 1000)

@@ -1,0 +1,44 @@
+"""Limits of one client address, as they apply to one of its connections (RFC 6585, section 4)."""
+
+from __future__ import annotations
+
+import math
+
+from ktcpvs.dispatch.admission import Admission
+from ktcpvs.model.scheduling import Request
+
+TOO_MANY_REQUESTS = "this client address asks more than it may"
+TOO_MUCH_HEAD = "this client address has more unfinished heads than it may"
+
+_HEAD_OVERHEAD = len(b"  HTTP/1.1\r\n\r\n")
+"""Bytes of a request's head besides its method, target and header lines."""
+
+
+class ClientLimits:
+    """The limits for one client connection; connections of services without limits have none."""
+
+    __slots__ = ("_admission", "_held", "_slot")
+
+    def __init__(self, admission: Admission, slot: int) -> None:
+        """slot: where the client address counts, from `Admission.enter`."""
+        self._admission = admission
+        self._slot = slot
+        self._held = 0
+
+    def allows(self, head_size: int) -> bool:
+        """Count a request with a head of `head_size` bytes; False, and not counted, when it comes too early."""
+        return not self._admission.asks(self._slot, head_size)
+
+    def wait_time(self, request: Request) -> int:
+        """Count a request. Returns 0, or the seconds until the client may send it; then it is not counted."""
+        size = len(request.method or b"") + len(request.target or b"") + len(request.lines) + _HEAD_OVERHEAD
+        return math.ceil(self._admission.asks(self._slot, size))
+
+    def hold_head(self, size: int) -> bool:
+        """Count `size` bytes of an unfinished head in all; 0: there is none. Returns False when that is too much."""
+        more, self._held = size - self._held, size
+        return not (more and self._admission.hold(self._slot, more) and size)
+
+    def release(self) -> None:
+        """The connection is over: it counts no more."""
+        self._admission.leave(self._slot, self._held)

@@ -1,0 +1,262 @@
+"""The dispatcher of one client connection: it selects a server for each request, waits where that takes time, and holds
+the request's place at its server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from ktcpvs.dispatch.access_log import AccessLogEntry
+from ktcpvs.dispatch.selection import AGAIN, NOBODY, QUEUE, Decision
+from ktcpvs.dispatch.service_context import ServiceContext
+from ktcpvs.model.destination import Destination, Lease
+from ktcpvs.model.scheduling import NONE, Choice, Request
+from ktcpvs.system import log as levels
+from ktcpvs.system.pending import cancel_pending
+from ktcpvs.system.sockets import EXHAUSTED
+
+# Events and a state that the state machines of all client connections have.
+SERVERS_FULL = "servers full"
+ROOM_FREED = "room at a server"
+CONNECT_FAILED = "connect failed"
+CLIENT_GONE = "client gone"
+CONNECTING = "connecting"
+
+
+class DispatcherOwner(Protocol):
+    """What a dispatcher needs of its client connection."""
+
+    client_name: str
+    state: str
+
+    def transition(self, event: str) -> None:
+        """Change the state."""
+
+    def set_timer(self, seconds: float, due: Callable[[], object] | None = None) -> None:
+        """Start the connection's one timer anew."""
+
+    def restore_timer(self) -> None:
+        """Nothing is waited for any more: start the timer of the new state."""
+
+    def serve(self, choice: Choice) -> None:
+        """Send the request to this server; its lease has begun."""
+
+    def fail(self, status: int, reason: str, retry_after: int = 0) -> None:
+        """Refuse the request with an HTTP status. retry_after: seconds; 0: not said."""
+
+    def is_client_gone(self) -> bool:
+        """True when the client has left, though that was not read yet."""
+
+    def expire(self, event: str) -> None:
+        """End the connection."""
+
+
+class Dispatcher:
+    """The selection of a server for the current request of one client connection.
+
+    request: as the scheduler sees it. choice: the server of the current request, or of the last one. lease: its place
+    there. entry: of the access log; None without one. failed_connections: servers whose connection died with the
+    current request. is_retry: the next lease counts against `retry_budget`. uses_scheduler: False once there is nothing
+    to ask the scheduler about.
+    """
+
+    __slots__ = (
+        "_log", "_owner", "_pending", "_queued_since", "_refused", "_service", "_settings_of", "choice", "entry",
+        "failed_connections", "is_retry", "is_waiting", "lease", "request", "uses_scheduler",
+    )  # fmt: skip
+
+    def __init__(self, service: ServiceContext, owner: DispatcherOwner, client_host: str) -> None:
+        self._service = service
+        self._settings_of = service.context
+        self._log = service.context.log
+        self._owner = owner
+        self._pending: Deferred[Any] | None = None  # the scheduler's answer
+        self._queued_since = 0  # the tick after the one when it began to wait for room; 0: it does not
+        # Servers that refused a connection for this request; None: they have been called a second time.
+        self._refused: frozenset[Destination] | None = NONE
+        self.request = Request(client_host, tried=service.selector.down)
+        self.choice: Choice | None = None
+        self.lease: Lease | None = None
+        self.entry: AccessLogEntry | None = None
+        self.failed_connections: tuple[Destination, ...] = ()
+        self.is_retry = False
+        self.is_waiting = False  # for the scheduler or for room at a server
+        self.uses_scheduler = True
+
+    def __repr__(self) -> str:
+        choice = self.choice
+        server = "no server" if choice is None else f"{choice.destination.address}, {choice.reason}"
+        return f"<Dispatcher of {self._service.ident}: {server}>"
+
+    def detach(self) -> None:
+        """The client connection is over: let go of it, so that its memory is free at once, without a collection."""
+        del self._owner
+
+    @property
+    def destination(self) -> Destination | None:
+        """The server that the current request has a place at."""
+        return self.lease.destination if self.lease is not None and not self.lease.ended else None
+
+    def begin(self) -> None:
+        """A new request: all servers that are up may serve it."""
+        request = self.request
+        request.tried = self._service.selector.down
+        request.failed = self._refused = NONE
+        self.failed_connections = ()
+
+    # Selection.
+
+    def select(self) -> None:
+        """Select a server: `serve` or `fail` of the owner follows, at once or later."""
+        selector = self._service.selector
+        if self.uses_scheduler:
+            self._handle(selector.select(self.request, self._allows_second_round))
+        else:
+            self._handle(selector.decide(self.request, None))
+
+    def handle_answer(self, answer: Any) -> None:
+        """Go on with a scheduler's answer, which `select` would have asked for."""
+        self._handle(self._service.selector.judge(self.request, answer, self._allows_second_round))
+
+    def scheduler_failed(self) -> None:
+        """Go on after the scheduler has raised the exception that is being handled."""
+        self._handle(self._service.selector.scheduler_failed(self.request, None, self._allows_second_round))
+
+    def _handle(self, decision: Decision | Deferred[Any]) -> None:
+        if isinstance(decision, Deferred):
+            self._wait_for_scheduler(decision)
+        elif decision.outcome == QUEUE:
+            self._wait_for_room()
+        elif decision.outcome == AGAIN:
+            self.select()
+        elif decision.outcome == NOBODY or decision.choice is None:
+            self._owner.fail(503, decision.reason)
+        else:
+            self.take(decision.choice)
+
+    def take(self, choice: Choice) -> None:
+        """Use this server: take a place there and tell the owner."""
+        self.choice = choice
+        if self.is_retry:
+            self.is_retry = False
+            self.lease = self._service.selector.retries.lease(choice.destination)
+        else:
+            self.lease = choice.destination.lease()
+        if self.entry is not None:
+            self.entry.server_chosen(choice)
+        log = self._log
+        if log.level >= levels.SCHEDULING:
+            log.event(
+                levels.SCHEDULING,
+                "{client}: {path}: {server}: {why}",
+                client=self._owner.client_name,
+                path=self.request.path,
+                server=choice.destination.address,
+                why=choice.reason,
+            )
+        self._owner.serve(choice)
+
+    # A scheduler that takes its time.
+
+    def _wait_for_scheduler(self, answer: Deferred[Any]) -> None:
+        self._pending = answer
+        self.is_waiting = True
+        self._service.queue.leave(self)  # room that is freed meanwhile is seen when the answer has come
+        self._owner.set_timer(self._settings_of.settings.choose_timeout, self._scheduler_timed_out)
+        answer.addCallbacks(self._answered, self._answer_failed, (answer,), {}, (answer,))
+
+    def _answered(self, result: Any, answer: Deferred[Any]) -> None:
+        if self._pending is answer:
+            self._pending = None
+            self.handle_answer(result)
+
+    def _answer_failed(self, failure: Failure, answer: Deferred[Any]) -> None:
+        if self._pending is answer:  # else it was cancelled here, and this is what came of it
+            self._pending = None
+            selector = self._service.selector
+            self._handle(selector.scheduler_failed(self.request, failure, self._allows_second_round))
+
+    def _scheduler_timed_out(self) -> None:
+        answer, self._pending = self._pending, None
+        if answer is not None:
+            cancel_pending(answer, self._log)
+            self._handle(self._service.selector.scheduler_timed_out(self.request, self._allows_second_round))
+
+    # Room at a server.
+
+    def _wait_for_room(self) -> None:
+        owner, context = self._owner, self._settings_of
+        owner.transition(SERVERS_FULL)
+        now = context.wheel.now
+        if not self._queued_since:
+            self._queued_since = now + 1
+        self.is_waiting = True
+        self._service.wait_for_room(self)
+        left = context.settings.queue_timeout + self._queued_since - 1 - now
+        owner.set_timer(max(left, 0), self._queue_timed_out)
+
+    def _queue_timed_out(self) -> None:
+        self._owner.fail(503, f"no server had room within {self._settings_of.settings.queue_timeout} seconds")
+
+    def try_again(self) -> None:
+        """Select again: a server may have room. A client that has left meanwhile takes none."""
+        owner = self._owner
+        if owner.is_client_gone():
+            owner.expire(CLIENT_GONE)
+            return
+        owner.transition(ROOM_FREED)
+        self.request.tried = self.request.tried | self._service.selector.down
+        self.select()
+
+    def stop_waiting(self) -> None:
+        """The request waits no longer, for whatever reason."""
+        self.is_waiting = False
+        self._queued_since = 0
+        self._service.queue.leave(self)
+        answer, self._pending = self._pending, None
+        if answer is not None:
+            cancel_pending(answer, self._log)
+        self._owner.restore_timer()
+
+    # Servers that fail.
+
+    def exclude(self, destination: Destination, reason: str) -> None:
+        """A server has failed this request: it is not selected for it again."""
+        request = self.request
+        request.tried, request.failed = {*request.tried, destination}, request.failed | {destination}
+        self._service.server_failed(destination, reason)
+
+    def connect_failed(self, why: Failure) -> None:
+        """The selected server could not be connected to: select the next one, or refuse the request."""
+        owner, lease = self._owner, self.lease
+        assert lease is not None  # nothing is connected without one
+        if getattr(why.value, "osError", None) in EXHAUSTED:  # the server has not heard of it
+            lease.end()
+            owner.transition(CONNECT_FAILED)
+            owner.fail(503, f"no connection to a server can be made: {why.getErrorMessage()}")
+            return
+        destination, reason = lease.destination, why.getErrorMessage()
+        if self._refused is not None:
+            self._refused |= {destination}
+        lease.end(failed=True)
+        destination.retries += 1
+        if self.entry is not None:
+            self.entry.retried()
+        self.exclude(destination, reason)
+        form = "service {ident}: server {server} not connected: {why}"
+        self._log.event(levels.NON_FATAL, form, ident=self._service.ident, server=destination.address, why=reason)
+        owner.transition(CONNECT_FAILED)
+        self.select()
+
+    def _allows_second_round(self) -> bool:
+        """A request that was at a server which died has taken time: a server that refused it before may be back."""
+        request, refused = self.request, self._refused
+        if not self.failed_connections or not refused:
+            return False
+        self._refused = None  # once; and a server that took the request and died does not get it again
+        request.failed -= refused
+        request.tried = self._service.selector.down | request.failed
+        return True

@@ -1,0 +1,110 @@
+"""What the connections of one service share: the collaborators that a client connection is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ktcpvs.dispatch.access_log import ServiceAccessLog
+from ktcpvs.dispatch.admission import Admission
+from ktcpvs.dispatch.queue import Queue, Waiter
+from ktcpvs.dispatch.selection import Selector
+from ktcpvs.model.address import Unix
+from ktcpvs.model.destination import Destination
+from ktcpvs.model.service import AUTO, COPY, KERNEL, SPLICE, VirtualService
+from ktcpvs.runtime.context import Context
+from ktcpvs.system import log as levels
+
+
+class TrafficCounters:
+    """total: client connections accepted. refused: requests and connections that got no server. refusals: HTTP status
+    -> how many clients were refused with it. ended_in, ended_out: bytes of connections that have ended."""
+
+    __slots__ = ("ended_in", "ended_out", "refusals", "refused", "total")
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.refused = 0
+        self.refusals: dict[int, int] = {}
+        self.ended_in = 0
+        self.ended_out = 0
+
+
+class RelayChoice:
+    """Which relay engine joins the connections of a service.
+
+    engine: the relay's name. reason: why it is not the configured or the best one; "" when it is. after: seconds of
+    copying before the engine takes over. joined: relay -> connections that it carries or has carried to their end.
+    """
+
+    __slots__ = ("after", "engine", "joined", "reason")
+
+    def __init__(self) -> None:
+        self.engine, self.reason = COPY, ""
+        self.after = 0
+        self.joined = dict.fromkeys((COPY, SPLICE, KERNEL), 0)
+
+    def configure(self, context: Context, config: VirtualService) -> None:
+        """Choose the engine for a configuration and the current settings."""
+        settings, before = context.settings, self.reason
+        self.engine, self.reason = context.relays.in_use(config.relay, settings.zerocopy_send, _has_tcp(config))
+        self.after = settings.relay_after if config.relay == AUTO else 0
+        if config.relay != AUTO and self.reason not in ("", before):
+            context.log.warn("service {ident} copies: {why}", ident=config.ident, why=self.reason)
+
+
+class ServiceContext:
+    """The collaborators of one service's connections.
+
+    unit: of the scheduler. first_byte_timeout: seconds; 0: none. server_failed: called with a server and a reason when
+    a connection or request has failed by that server's fault. room_needed: called when a client waits for room.
+    """
+
+    __slots__ = (
+        "access_log", "admission", "config", "context", "counters", "first_byte_timeout", "queue", "relay",
+        "room_needed", "selector", "server_failed", "unit",
+    )  # fmt: skip
+
+    def __init__(self, context: Context, config: VirtualService, unit: str) -> None:
+        self.context = context
+        self.config = config
+        self.unit = unit
+        self.selector = Selector(context, config)
+        self.queue = Queue()
+        self.admission = Admission(context, config.ident)
+        self.access_log = ServiceAccessLog(context)
+        self.counters = TrafficCounters()
+        self.relay = RelayChoice()
+        self.first_byte_timeout = 0
+        self.server_failed: Callable[[Destination, str], object] = lambda destination, reason: None
+        self.room_needed: Callable[[], object] = lambda: None
+
+    def __repr__(self) -> str:
+        return f"<service {self.ident}, {self.config.scheduler}>"
+
+    @property
+    def ident(self) -> str:
+        return self.config.ident
+
+    def wait_for_room(self, waiter: Waiter) -> None:
+        """Put a request into the queue."""
+        self.queue.enter(waiter)
+        self.room_needed()
+
+    def note_refusal(self, client_name: str, status: int, reason: str) -> None:
+        """Count and log a request that the switch answers itself. status: of HTTP."""
+        if status == 429:
+            self.admission.limited += 1
+        else:
+            self.counters.refused += 1
+        refusals = self.counters.refusals
+        refusals[status] = refusals.get(status, 0) + 1
+        form = "service {ident}: {client} refused: {status} {why}"
+        log = self.context.log
+        log.event(levels.NON_FATAL, form, ident=self.ident, client=client_name, status=status, why=reason)
+
+
+def _has_tcp(config: VirtualService) -> bool:
+    """True when there may be connections with TCP on both sides."""
+    servers = config.servers
+    some = not servers or any(not isinstance(server.address, Unix) for server in servers)
+    return some and not isinstance(config.listen, Unix)

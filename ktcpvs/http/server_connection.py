@@ -1,0 +1,229 @@
+"""Server connections of a service that is switched request by request: each serves one exchange, or is idle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from ktcpvs.http.head_cache import CachedResponse
+from ktcpvs.http.pool import Pool
+from ktcpvs.model.destination import Destination
+from ktcpvs.runtime.context import Context
+from ktcpvs.streams.connect import connect
+from ktcpvs.streams.stream import Stream
+
+SWEEP_INTERVAL = 5
+"""Seconds between two looks for connections that have been idle too long."""
+
+
+class ServerConnectionUser(Protocol):
+    """The exchange that a server connection serves."""
+
+    def server_data(self, data: bytes) -> None:
+        """The server has sent `data`."""
+
+    def server_ended(self) -> None:
+        """The server has sent a FIN."""
+
+    def server_lost(self, clean: bool) -> None:
+        """The connection is gone. clean: False after a reset or another error."""
+
+    def hold_client(self, held: bool) -> None:
+        """The server takes no more of the request, or again."""
+
+    def resume_server(self) -> None:
+        """Read the server again, unless the client takes no more."""
+
+
+class ConnectionKeeper(Protocol):
+    """What a server connection needs of the service that it belongs to."""
+
+    def forget(self, connection: ServerConnection) -> None:
+        """An idle connection is closing."""
+
+    def closed(self) -> None:
+        """A connection is gone."""
+
+    def close_later(self, connection: ServerConnection) -> None:
+        """Reset a closing connection whose server does not take what is buffered."""
+
+    def call_later(self, call: Callable[[], object]) -> None:
+        """Call it in the next turn of the reactor."""
+
+
+class ServerConnection(Stream):
+    """A connection to `destination`.
+
+    exchange: the exchange that it serves; None while idle. is_used: it has served an exchange before. idle_since: the
+    tick when it became idle. cached_response: its last response, if one like it can be passed on as a whole.
+    is_reusable: False once a response has left a doubt where the next one begins.
+    """
+
+    def __init__(self, keeper: ConnectionKeeper, destination: Destination) -> None:
+        super().__init__()
+        self.destination = destination
+        self.exchange: ServerConnectionUser | None = None
+        self.is_used = False
+        self.cached_response: CachedResponse | None = None
+        self.is_reusable = True
+        self.idle_since = 0
+        self._keeper = keeper
+        self._unread = b""  # has come and is read in the next turn
+
+    def __repr__(self) -> str:
+        state = "closed" if not self.is_open else "idle" if self.exchange is None else "in use"
+        return f"<ServerConnection {self.destination.address} {state}>"
+
+    def connectionMade(self) -> None:
+        self.lost = self._gone
+        self.ended = self._peer_ended
+        self.transport.registerProducer(self, True)
+        super().connectionMade()
+
+    def resume(self) -> None:
+        if not self._unread:
+            super().resume()
+
+    def read_later(self, data: bytes) -> None:
+        """Let other connections have their turn before `data` is read; nothing more is read meanwhile."""
+        self._unread += data
+        self.pause()
+        self._keeper.call_later(self._read_now)
+
+    def _read_now(self) -> None:
+        data, self._unread = self._unread, b""
+        if self.exchange is not None and data:
+            self.exchange.resume_server()
+            self.exchange.server_data(data)
+
+    def dataReceived(self, data: bytes) -> None:
+        exchange = self.exchange
+        if exchange is None:
+            self.close()  # a response that nobody asked for
+            self._keeper.forget(self)
+        else:
+            exchange.server_data(data)
+
+    def _peer_ended(self) -> None:
+        if self.exchange is None:
+            self._keeper.forget(self)
+            self.close()
+        else:
+            self.exchange.server_ended()
+
+    def _gone(self, clean: bool) -> None:
+        self._keeper.closed()
+        while self._unread and self.exchange is not None:
+            self._read_now()
+        exchange, self.exchange = self.exchange, None
+        if exchange is None:
+            self._keeper.forget(self)
+        else:
+            exchange.server_lost(clean)
+
+    def close(self) -> bool:
+        """Send what is buffered, then close; reset a server that does not take it within `linger_timeout` seconds."""
+        is_closing = super().close()
+        if not is_closing and self.is_open:
+            self._keeper.close_later(self)
+        return is_closing
+
+    # Back-pressure: the transport is full, or empty again.
+
+    def pauseProducing(self) -> None:
+        if self.exchange is not None:
+            self.exchange.hold_client(True)
+
+    def resumeProducing(self) -> None:
+        if self.exchange is not None:
+            self.exchange.hold_client(False)
+
+    def stopProducing(self) -> None:
+        """The transport is gone; `lost` tells."""
+
+
+class ServerConnections:
+    """All server connections of one service: those in use, and the idle ones in `pool`.
+
+    open: how many there are, those being made included.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.pool: Pool[ServerConnection] = Pool()
+        self._is_sweeping = False
+        self.open = 0
+        context.descriptors.pools.add(self)
+
+    def __repr__(self) -> str:
+        return f"<ServerConnections {self.open} open, {self.pool!r}>"
+
+    def take(self, destination: Destination, *, is_repeatable: bool) -> ServerConnection | None:
+        """An idle connection to `destination`; None when there is none.
+
+        is_repeatable: False for a request that must not be lost: it gets no connection that its server has already
+        closed, or has sent something on, which has not been read yet.
+        """
+        while (connection := self.pool.take(destination)) is not None:
+            if is_repeatable or not connection.has_input():
+                return connection
+            connection.close()
+        return None
+
+    def put(self, connection: ServerConnection) -> None:
+        """The connection is idle: keep it, or close it when `pool_size` of them are kept already."""
+        connection.exchange = None
+        connection.is_used = True
+        context = self._context
+        surplus = self.pool.put(connection, context.wheel.now, context.settings.pool_size)
+        if surplus is not None:
+            surplus.close()
+        elif not self._is_sweeping:
+            self._is_sweeping = True
+            context.wheel.repeat(SWEEP_INTERVAL, self._sweep)
+
+    def connect(self, destination: Destination) -> tuple[ServerConnection, Deferred[Stream]]:
+        """Connect to `destination`: the connection, and a Deferred that fires when it is open."""
+        context = self._context
+        self.open += 1
+        context.descriptors.take_server()
+        connection = ServerConnection(self, destination)
+        made = connect(context.reactor, destination.address, context.settings.connect_timeout, connection)
+        return connection, made.addErrback(self._not_connected)
+
+    def _not_connected(self, why: Failure) -> Failure:
+        self.closed()
+        return why
+
+    def close(self, keep: frozenset[Destination] = frozenset()) -> None:
+        """Close the idle connections to all servers but `keep`."""
+        self._close_all(self.pool.drain(keep))
+
+    def _close_all(self, connections: list[ServerConnection]) -> None:
+        for connection in connections:  # each is out of the pool: an exception must not keep the others open
+            self._context.steps.run(f"close an idle connection to {connection.destination.address}", connection.close)
+
+    def _sweep(self) -> bool:
+        """Close what has been idle too long; True while something is kept."""
+        context = self._context
+        self._close_all(self.pool.expire(context.wheel.now - context.settings.keepalive_timeout))
+        self._is_sweeping = bool(self.pool)
+        return self._is_sweeping
+
+    # What a connection tells.
+
+    def forget(self, connection: ServerConnection) -> None:
+        self.pool.discard(connection)
+
+    def closed(self) -> None:
+        self.open -= 1
+        self._context.descriptors.give_server()
+
+    def close_later(self, connection: ServerConnection) -> None:
+        connection.timer = self._context.wheel.after(self._context.settings.linger_timeout, connection.reset)
+
+    def call_later(self, call: Callable[[], object]) -> None:
+        self._context.reactor.callLater(0, call)

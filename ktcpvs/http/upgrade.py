@@ -1,0 +1,80 @@
+"""The relay that a client connection becomes after an upgrade (101, RFC 9110, section 7.8)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from ktcpvs.http.server_connection import ServerConnection
+from ktcpvs.model import exchange as life
+from ktcpvs.relay.copy import CopyRelay
+from ktcpvs.relay.engines import Relay
+from ktcpvs.runtime.context import Context
+from ktcpvs.streams.lingering_close import close_gracefully
+from ktcpvs.streams.stream import Stream
+
+
+class UpgradeOwner(Protocol):
+    """What an upgrade needs of its client connection."""
+
+    client: Stream
+    relay: Relay | None
+    state: str
+
+    def transition(self, event: str) -> None:
+        """Change the state."""
+
+    def set_timer(self, seconds: float, due: Callable[[], object] | None = None) -> None:
+        """Start the connection's one timer anew; None: no timer."""
+
+    def join(self, relay: CopyRelay, finished: Callable[[], object]) -> None:
+        """Let the service's relay engine take over."""
+
+    def end_if_over(self) -> None:
+        """Count the connection out when both sides are gone."""
+
+
+class Upgrade:
+    """Relays the bytes of both sides, whatever they are, until both directions have ended."""
+
+    __slots__ = ("_connection_closed", "_context", "_owner", "_server")
+
+    def __init__(
+        self, context: Context, owner: UpgradeOwner, server: ServerConnection, connection_closed: Callable[[], object]
+    ) -> None:
+        """connection_closed: called when the server connection is gone."""
+        self._context = context
+        self._owner = owner
+        self._server = server
+        self._connection_closed = connection_closed
+
+    def start(self, from_client: bytes, from_server: bytes) -> None:
+        """Begin. from_client, from_server: what has come already and goes on first."""
+        owner, server = self._owner, self._server
+        owner.client.transport.unregisterProducer()
+        server.transport.unregisterProducer()
+        server.lost = self._server_lost
+        relay = CopyRelay(owner.client, server, self._context.wheel, self._finished)
+        owner.relay = relay
+        relay.start(from_client)
+        owner.client.resume()
+        if from_server:
+            relay.outward.received(from_server)
+        owner.join(relay, self._finished)
+
+    def _finished(self) -> None:
+        """Both directions have ended; what is buffered still goes out, as long as the peers take it."""
+        owner = self._owner
+        owner.transition(life.FINISHED)
+        owner.set_timer(0)
+        close_gracefully(owner.client, self._context)
+        close_gracefully(self._server, self._context)
+
+    def _server_lost(self, clean: bool) -> None:
+        owner = self._owner
+        self._connection_closed()
+        if owner.state != life.CLOSED:
+            owner.transition(life.RESET)
+        owner.set_timer(0)
+        close_gracefully(owner.client, self._context, clean)
+        owner.end_if_over()

@@ -1,0 +1,69 @@
+"""The client side of a service as a Twisted protocol factory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.interfaces import IAddress, IProtocolFactory
+from zope.interface import implementer
+
+from ktcpvs.dispatch.client_connection import ClientConnection
+from ktcpvs.dispatch.client_limits import ClientLimits
+from ktcpvs.http.client_connection import HTTPClientConnection
+from ktcpvs.http.service import HTTPService
+from ktcpvs.interfaces import EACH_REQUEST
+from ktcpvs.model.clients import NOWHERE
+from ktcpvs.streams.accept import client_name
+from ktcpvs.streams.stream import Stream
+from ktcpvs.tcp.connection import TCPClientConnection
+
+
+@implementer(IProtocolFactory)
+class ClientFactory:
+    """Makes client connections.
+
+    The switch's own accept loop calls `build` with a socket's peer. Any Twisted endpoint can serve the service too, by
+    `endpoint.listen(factory)`; then `maxclients` does not apply, since the endpoint accepts.
+    """
+
+    def __init__(self, http: HTTPService, began: Callable[[ClientConnection], object]) -> None:
+        """began: called with each new connection, before its stream is connected."""
+        self._http = http
+        self._service = http.context
+        self._began = began
+
+    def __repr__(self) -> str:
+        return f"<ClientFactory of {self._service.ident}>"
+
+    def doStart(self) -> None:
+        """An endpoint begins to listen."""
+
+    def doStop(self) -> None:
+        """An endpoint listens no more."""
+
+    def buildProtocol(self, addr: IAddress | None) -> Stream | None:
+        """The stream of a new client connection; None when the client is turned away: the endpoint closes it.
+
+        addr: as Twisted gives it; a client without an IP address is taken for one of a unix socket.
+        """
+        connection = self.build((addr.host, addr.port) if isinstance(addr, IPv4Address | IPv6Address) else "")
+        return connection.client if connection is not None else None
+
+    def build(self, peer: Any) -> ClientConnection | None:
+        """A new client connection; None when the client is turned away. peer: as accept() tells it."""
+        service = self._service
+        slot = NOWHERE if service.admission.is_open_to_all else service.admission.enter(peer)
+        if slot is None:
+            return None
+        name, host = client_name(peer)
+        connection: ClientConnection
+        if service.unit == EACH_REQUEST:
+            connection = HTTPClientConnection(self._http, name, host)
+        else:
+            connection = TCPClientConnection(service, name, host)
+        if slot != NOWHERE:
+            connection.limits = ClientLimits(service.admission, slot)
+        self._began(connection)
+        return connection
