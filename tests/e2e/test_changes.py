@@ -27,11 +27,15 @@ CHANGES = 500
 
 
 class Wrk:
-    """wrk at full speed, until `stop`."""
+    """wrk at full speed, until `stop`.
+
+    It has a low priority: it takes what the daemon leaves of the processors, and does not delay the changes.
+    """
 
     def __init__(self, port: int, clients: int, *options: str) -> None:
         self._process = subprocess.Popen(
             [
+                "nice",
                 program("wrk"),
                 "-t1",
                 f"-c{clients}",

@@ -18,7 +18,8 @@ from .harness import Daemon
 
 pytestmark = pytest.mark.e2e
 
-QUICK = {"check_interval": 1, "check_timeout": 1, "check_rise": 1, "check_fall": 1}
+QUICK = {"check_interval": 1, "check_timeout": 5, "check_rise": 1, "check_fall": 1}
+"""Options with which one check decides. The timeout leaves a busy machine time to respond."""
 
 
 @pytest.fixture(params=["uvloop", "epoll"])
@@ -121,7 +122,8 @@ def test_a_check_compares_the_response_with_what_it_expects(
             sock.sendall(said)
 
     server = serve(answers, str(tmp_path / "socket")) if unix else serve(answers)
-    daemon.service("s", free_port(), server.address, check=check, eject=0, **QUICK)
+    options = QUICK if well else {**QUICK, "check_timeout": 1}
+    daemon.service("s", free_port(), server.address, check=check, eject=0, **options)
     wait_for(lambda: len(checks) >= 2 if well else not is_up(daemon))
     assert is_up(daemon) == well
     if not well:
@@ -133,7 +135,7 @@ def test_a_check_compares_the_response_with_what_it_expects(
 def test_a_server_that_hangs_is_down(daemon: Daemon, serve: Callable[..., SocketServer]) -> None:
     enough = threading.Event()
     server = serve(lambda sock: enough.wait(20))
-    daemon.service("s", free_port(), server.address, check="http /", **QUICK)
+    daemon.service("s", free_port(), server.address, **{**QUICK, "check": "http /", "check_timeout": 1})
     try:
         wait_for(lambda: not is_up(daemon))
         assert health(daemon)["reason"] == "check: nothing within 1 s"

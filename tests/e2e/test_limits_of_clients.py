@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from servers import LOOPBACK, Nginx, SocketServer, echo, free_port, read_exactly, wait_for
 
-from .harness import Daemon
+from .harness import TIMEOUT, Daemon
 
 pytestmark = pytest.mark.e2e
 
@@ -63,7 +63,7 @@ def test_connections_over_client_connections_are_reset(
         left = [one for one in daemon.connections() if one["worker"] != victim and "127.0.0.2:" in one["client"]]
         pid = sorted(daemon.workers())[victim - 1]
         os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: len(now := daemon.workers()) == 2 and pid not in now, "a new worker")
+        wait_for(lambda: len(now := daemon.workers()) == 2 and pid not in now, "a new worker", timeout=TIMEOUT)
         again = [served(port, "127.0.0.2", stack) for _ in range(MANY)]
         assert sum(client is not None for client in again) == 6 - len(left)
 

@@ -5,6 +5,7 @@ After each test no connection is counted any more, and only descriptors that are
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
@@ -12,8 +13,6 @@ import os
 import random
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -36,6 +35,7 @@ from servers import (
     speak_first,
     wait_for,
 )
+from websockets.asyncio.client import connect
 
 from ktcpvs.errors import BadValue
 
@@ -315,18 +315,15 @@ def test_a_connection_that_does_not_drain_is_reset(relayed: Relayed) -> None:
             read_all(client)
 
 
-WEBSOCKET_CODE = """
-import asyncio, hashlib, os, sys
-from websockets.asyncio.client import connect
-
-async def converse():
-    async with connect(sys.argv[1], max_size=None) as websocket:
+async def converse(address: str) -> None:
+    """Send short messages in turns, then 10 MiB of long ones while they come back."""
+    async with connect(address, max_size=None) as websocket:
         for turn in range(40):
             await websocket.send(b"%d " % turn + b"x" * turn)
             assert await websocket.recv() == b"%d " % turn + b"x" * turn
         blocks = [os.urandom(1 << 18) for _ in range(40)]
 
-        async def send():
+        async def send() -> None:
             for block in blocks:
                 await websocket.send(block)
 
@@ -335,20 +332,20 @@ async def converse():
             assert await websocket.recv() == block
         await sending
 
-asyncio.run(asyncio.wait_for(converse(), 30))
-"""
+
+@pytest.fixture(scope="module")
+def websocket_echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebSocketEcho]:
+    server = WebSocketEcho(tmp_path_factory.mktemp("websocket"))
+    yield server
+    server.stop()
 
 
-def test_a_websocket_after_its_upgrade(daemon: Daemon, stack: contextlib.ExitStack, tmp_path: Path, relay: str) -> None:
+def test_a_websocket_after_its_upgrade(daemon: Daemon, websocket_echo: WebSocketEcho, relay: str) -> None:
     daemon.set(relay_after=0)
-    server = WebSocketEcho(tmp_path)
-    stack.callback(server.stop)
     port = free_port()
-    rules = ((".*", server.address),)
-    daemon.service("chat", port, server.address, scheduler="phttp", relay=relay, rules=rules)
-    code = [sys.executable, "-W", "error", "-c", WEBSOCKET_CODE, f"ws://{LOOPBACK}:{port}/chat"]
-    done = subprocess.run(code, capture_output=True, text=True, timeout=40)
-    assert (done.returncode, done.stderr) == (0, "")
+    rules = ((".*", websocket_echo.address),)
+    daemon.service("chat", port, websocket_echo.address, scheduler="phttp", relay=relay, rules=rules)
+    asyncio.run(asyncio.wait_for(converse(f"ws://{LOOPBACK}:{port}/chat"), TIMEOUT))
     daemon.wait_until_empty()
     stats = daemon.stats("chat")["stats"]
     assert min(stats["bytes_in"], stats["bytes_out"]) > 40 << 18

@@ -83,7 +83,7 @@ class Load:
 
     def wait(self, count: int) -> None:
         """Wait until more than `count` responses have arrived."""
-        wait_for(lambda: self.answered > count)
+        wait_for(lambda: self.answered > count, timeout=TIMEOUT)
 
     def stop(self) -> None:
         self._over.set()
@@ -222,9 +222,9 @@ def test_the_new_daemon_serves_when_the_old_one_dies_meanwhile(make_daemon: Make
     old.service("s", f"unix:{path}", server.address)
     new = make_daemon("--takeover", old.control, control=old.control, workers=2)
     new.run()
-    wait_for(new.workers, "it to have all, and to start workers")
+    wait_for(new.workers, "it to have all, and to start workers", timeout=TIMEOUT)
     old.kill()
-    wait_for(took_over(new))
+    wait_for(took_over(new), timeout=TIMEOUT)
     with dial(path) as client:
         client.sendall(b"ping")
         assert read_exactly(client, 4) == b"ping"
@@ -358,7 +358,7 @@ def test_the_pid_file_names_the_daemon_that_serves(make_daemon: Make, tmp_path: 
         daemon = make_daemon(*options, control=control, arguments=arguments)
         daemon.run()
         assert daemon.wait() == 0, daemon.log()
-        wait_for(lambda: pid_file.exists() and pid_file.read_text() != before)
+        wait_for(lambda: pid_file.exists() and pid_file.read_text() not in ("", before))
         daemons.append(daemon)
         return int(pid_file.read_text())
 
