@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import h11
-from tests.transport.memory import Peer, World
+from memory import Peer, World
 
 from ktcpvs.dispatch.access_log import AccessLogWriter
 from ktcpvs.http.client_connection import MAX_PENDING_BYTES, HTTPClientConnection
