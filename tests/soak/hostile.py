@@ -30,7 +30,7 @@ import uvloop
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from e2e.harness import KEPT, ControlThread, Daemon  # noqa: E402
+from e2e.harness import MAX_KEPT, ControlThread, Daemon  # noqa: E402
 from good_clients import GoodClients  # noqa: E402
 from servers import LOOPBACK, answers, free_port, wait_for  # noqa: E402
 from slow import kernel_memory  # noqa: E402
@@ -539,7 +539,7 @@ class HostileSoak:
             return now - before
 
         def is_left() -> dict[str, int]:
-            spare = {kind: (self.workers + 1) * count for kind, count in KEPT.items()}
+            spare = {kind: (self.workers + 1) * count for kind, count in MAX_KEPT.items()}
             spare |= {
                 f"{self.folder}/{log}.log": max(self.workers, 1) for log in ("web", "sessions")
             }  # opened by a first line
