@@ -117,7 +117,7 @@ def test_every_command(daemon: Daemon, serve: Callable[..., SocketServer], tmp_p
     assert "<stdin>:2:5: unknown keyword 'colour'" in broken.stderr
     assert daemon.call("table") == before
 
-    # What needs no daemon.
+    # Options that need no daemon.
     assert adm("--version").stdout.strip().endswith(__version__)
     assert "--load-configfile" in adm("-h").stdout
 

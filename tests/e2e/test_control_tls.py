@@ -393,11 +393,11 @@ def test_an_inherited_socket_stays_open_for_the_next_daemon(make_daemon: Make, s
         daemon.start()
         assert site.ask() == []
         daemon.restart()
-        heir = make_daemon("--control", site.listens, "--takeover", daemon.control, control=daemon.control, tls=True)
-        heir.run()
+        new = make_daemon("--control", site.listens, "--takeover", daemon.control, control=daemon.control, tls=True)
+        new.run()
         assert daemon.wait() == 0
         assert site.ask() == []
-        heir.kill()
+        new.kill()
         assert answers(site.port)
     finally:
         manager.close()

@@ -392,7 +392,7 @@ def test_sighup_loads_the_configuration_again(
     daemon.wait_for_log(f"SIGHUP: nothing is changed: {config}: the configuration is empty, and would")
     assert daemon.call("table") == before
 
-    # What it names runs then: what is new, and what an administrator has stopped.
+    # All services of the file run then: new ones, and those that an administrator has stopped.
     daemon.call("stop", "s")
     config.write_text(block("s", new_port, other.address) + block("new", port, one.address))
     daemon.signal(signal.SIGHUP)

@@ -58,7 +58,7 @@ def test_connections_over_client_connections_are_reset(
     clients[2].close()
     wait_for(lambda: served(port, "127.0.0.2", stack) is not None, "a place of one that left")
     assert not served(port, "127.0.0.2", stack)
-    if workers:  # what a dead worker has counted is gone
+    if workers:  # the counts of a dead worker are gone
         (victim,) = {one["worker"] for one in daemon.connections() if one["client"].startswith("127.0.0.3:")}
         left = [one for one in daemon.connections() if one["worker"] != victim and "127.0.0.2:" in one["client"]]
         pid = sorted(daemon.workers())[victim - 1]

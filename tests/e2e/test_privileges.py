@@ -23,7 +23,7 @@ from tests.authority import Authority
 from .harness import TCPVSADM, ControlThread, Daemon, command, environment
 from .readable import NOBODY, everybodys_python, nobody_can_run
 
-pytestmark = [pytest.mark.e2e, pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")]
+pytestmark = [pytest.mark.e2e, pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")]
 
 ALL_KEPT = sum(1 << number for number in KEPT.values())
 
@@ -129,7 +129,7 @@ CONNECT_AS_STRANGER = (
 )
 
 
-def connect_as_stranger(path: Path, *groups: int, timeout: float = 10) -> str:
+def connect_as_other_user(path: Path, *groups: int, timeout: float = 10) -> str:
     """Connect to the control socket as another user, and return what comes of it: "b''" when the daemon closes it."""
     python, _ = everybodys_python() or (sys.executable, None)
     code = [str(python), "-c", CONNECT_AS_STRANGER, str(path), str(timeout), *map(str, groups)]
@@ -141,10 +141,10 @@ def test_other_users_may_not_administer(start: Callable[..., Daemon], folder: Pa
     daemon = start("--user", "nobody")
     path = folder / "control.sock"
     assert (path.stat().st_mode & 0o777, path.stat().st_uid) == (0o600, NOBODY.pw_uid)
-    assert connect_as_stranger(path).startswith("PermissionError")
+    assert connect_as_other_user(path).startswith("PermissionError")
     path.chmod(0o666)  # whatever is done to the file
     folder.chmod(0o755)
-    assert connect_as_stranger(path) == "b''" or connect_as_stranger(path).startswith("ConnectionResetError")
+    assert connect_as_other_user(path) == "b''" or connect_as_other_user(path).startswith("ConnectionResetError")
     daemon.wait_for_log("control connection refused: user 65533 may not administer")
     assert daemon.adm("--list").returncode == 0
 
@@ -155,7 +155,7 @@ def test_members_of_the_control_group_may_administer(start: Callable[..., Daemon
     folder.chmod(0o755)
     seen = path.stat()
     assert (seen.st_mode & 0o777, seen.st_gid) == (0o660, 1)
-    assert connect_as_stranger(path, 1, timeout=2).startswith("TimeoutError")  # the daemon waits for a command
+    assert connect_as_other_user(path, 1, timeout=2).startswith("TimeoutError")  # the daemon waits for a command
     assert "refused" not in daemon.log()
 
 

@@ -30,7 +30,7 @@ def test_the_commands_of_the_readme(daemon: Daemon, web: list[Nginx], tmp_path: 
             line = line.replace(f"r{number}:80", server.address)
         assert daemon.adm(*line.split()[1:]).stdout == ""
     assert daemon.call("table")["services"][0]["listen"] == "0.0.0.0:8080"
-    daemon.adm("-E", "-i", "http", "-l", f"{LOOPBACK}:{port}")  # 8080 may be somebody's
+    daemon.adm("-E", "-i", "http", "-l", f"{LOOPBACK}:{port}")  # another program may use 8080
 
     r1, r2, r3 = (server.address for server in web)
     listed = daemon.adm("--list").stdout.splitlines()

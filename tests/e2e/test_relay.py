@@ -399,7 +399,7 @@ def test_connections_that_end_at_random_moments_leave_nothing(daemon: Daemon, re
     for client in waiting:
         client.close()
     daemon.wait_until_empty()
-    assert daemon.stats("service1")["stats"]["total"] > 200  # who was reset before we looked does not count
+    assert daemon.stats("service1")["stats"]["total"] > 200  # one that was reset before its accept does not count
 
 
 def test_resets_while_bytes_wait_in_both_directions(daemon: Daemon, relayed: Callable[..., Where]) -> None:

@@ -84,9 +84,9 @@ def test_unread_responses_of_the_switch_do_not_fill_its_memory(daemon: Daemon, l
                 stalled = 0
             except BlockingIOError:
                 stalled += 1
-                with dial((LOOPBACK, other)) as somebody:  # who is served meanwhile
-                    somebody.sendall(GET)
-                    assert somebody.recv(9) == b"HTTP/1.1 "
+                with dial((LOOPBACK, other)) as another:  # it is served meanwhile
+                    another.sendall(GET)
+                    assert another.recv(9) == b"HTTP/1.1 "
         assert sent < 40 * MEBIBYTE, "it is read without end"
         assert daemon.memory() - before < 8 * MEBIBYTE
 

@@ -231,7 +231,7 @@ def test_the_new_daemon_serves_when_the_old_one_dies_meanwhile(make_daemon: Make
     assert len(new.call("table")["services"]) == 1
 
 
-# What is refused.
+# Refusals.
 
 ONLY_HERE = '''
 import os

@@ -15,7 +15,7 @@ from ktcpvs.model.check import parse_check
 from ktcpvs.model.destination import Destination
 from ktcpvs.runtime.context import Context, Descriptors
 from ktcpvs.system.log import EventLog
-from tests.fuzz.door import Failures
+from tests.fuzz.guarded_amp import Failures
 from tests.fuzz.messages import pieces
 
 HTTP = parse_check("http / expect 200 204 301")

@@ -22,7 +22,7 @@ from ktcpvs.protocols import messages
 from ktcpvs.protocols.framing import BadFrame
 from ktcpvs.protocols.http1 import BadRequest
 from ktcpvs.system.access_log_files import AccessLog
-from tests.fuzz.door import Failures
+from tests.fuzz.guarded_amp import Failures
 from tests.fuzz.messages import feed_all
 
 A, B = "10.0.0.1:80", "10.0.0.2:80"
@@ -56,20 +56,20 @@ HELD_MOST = MAX_PENDING_BYTES + PIECE + 4 * 512
 """The most bytes that a connection may hold of later requests and of a body that waits: its limit, a piece, heads."""
 
 EVENTS = {
-    b"n": "a new client comes, and is the one of whom we speak (at most 4)",
-    b"1": "we speak of the first client again; 2, 3 and 4: of the others",
-    b"c": "the client says it",
-    b"d": "the client says it byte by byte",
-    b"m": "the client says it 1000 times",
+    b"n": "a new client comes, and the next events are its own (at most 4)",
+    b"1": "the next events are those of the first client; 2, 3 and 4: of the others",
+    b"c": "the client sends it",
+    b"d": "the client sends it byte by byte",
+    b"m": "the client sends it 1000 times",
     b"C": "the client sends a FIN",
     b"R": "the client sends a reset",
     b"f": "the client takes no more",
     b"g": "the client takes again",
     b"a": "the server that is called accepts",
     b"r": "the server that is called refuses",
-    b"s": "the server says it: the one whose answer is waited for, or the last one",
-    b"e": "the server says it byte by byte",
-    b"M": "the server says it 1000 times",
+    b"s": "the server sends it: the one whose response is awaited, or the last one",
+    b"e": "the server sends it byte by byte",
+    b"M": "the server sends it 1000 times",
     b"E": "the server sends a FIN",
     b"X": "the server sends a reset",
     b"F": "the server takes no more",
@@ -219,8 +219,8 @@ class Play:
 
 @dataclass
 class Ended:
-    """sent: how many requests, or connections, the switch sent to servers. clients, servers: what each said, heard.
-    logged: the lines of the access log; None: there is none."""
+    """sent: how many requests, or connections, the switch sent to servers. clients, servers: the bytes that each has
+    sent and received. logged: the lines of the access log; None: there is none."""
 
     sent: int
     clients: list[tuple[bytes, bytes]]

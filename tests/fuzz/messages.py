@@ -245,7 +245,7 @@ def _plain_end(data: bytes) -> tuple[int, bytes]:
 
 
 def feed_all(frame: Frame, data: bytes) -> tuple[int, bytes]:
-    """How many bytes of `data` are the body's, by as many calls as it takes; and what goes on for them."""
+    """Feed `data` in as many calls as it takes; return how many bytes belong to the body, and the bytes to send on."""
     total, onward = 0, b""
     while total < len(data) and not frame.done:
         taken = frame.feed(data[total:])
@@ -256,7 +256,7 @@ def feed_all(frame: Frame, data: bytes) -> tuple[int, bytes]:
 
 
 def _end(frame: Frame, data: bytes, size: int) -> tuple[int, bytes] | str:
-    """How many bytes of `data` are the body's, and what goes on; a word where it has not ended."""
+    """Feed `data` in pieces; return what `feed_all` returns, or a word when the body has not ended."""
     total, onward = 0, b""
     for piece in pieces(data, size):
         try:

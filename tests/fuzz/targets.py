@@ -6,14 +6,14 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.fuzz import checks, connections, cookies, door, messages, texts
+from tests.fuzz import checks, connections, cookies, guarded_amp, messages, texts
 from tests.protocols.entries import entries
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     **messages.TARGETS,
     **texts.TARGETS,
     **cookies.TARGETS,
-    **door.TARGETS,
+    **guarded_amp.TARGETS,
     **connections.TARGETS,
     **checks.TARGETS,
 }

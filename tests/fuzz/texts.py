@@ -1,4 +1,4 @@
-"""Fuzz targets for what people and files say: every text is taken, or refused in one line that says what and where.
+"""Fuzz targets for texts of people and files: each is accepted, or refused in one line that names error and place.
 
 Each target takes any bytes and returns; an AssertionError or any other exception is a find.
 """

@@ -19,8 +19,8 @@ LOST = OSError, EOFError, asyncio.IncompleteReadError, RuntimeError
 
 @dataclass
 class Failure:
-    """kind: of client. when: seconds, monotonic. port: the client's own; 0: it was refused. why: in words. server: who
-    had begun to answer; "" for nobody. safe: the request could have been sent again: it must not fail."""
+    """kind: of client. when: seconds, monotonic. port: the client's own; 0: it was refused. why: in words. server: the
+    one whose response had begun; "" for none. safe: the request could have been sent again: it must not fail."""
 
     kind: str
     when: float

@@ -44,8 +44,8 @@ _length = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 
 @dataclass
 class Asked:
-    """One request. ident: what stands in its path, the last where the body of another is unread before it; length: of
-    its body in bytes, 0 where it is not said."""
+    """One request. ident: from its path; from the last path where an unread body comes before. length: of its body, in
+    bytes; 0 when the request does not declare it."""
 
     head: bytes
     ident: bytes

@@ -35,7 +35,7 @@ HELD_MOST = FULL + 2 * 65535 + 4096
 
 
 class Failures:
-    """What is logged as a bug while this is in force.
+    """Collects the errors that are logged within its block, and fails when there are any.
 
     Twisted logs an error that nobody handles when the Deferred is thrown away: so all that was made here is thrown
     away at the end. The collector rests meanwhile, and then needs to look at nothing older.
@@ -170,9 +170,9 @@ def _boxes(data: bytes) -> Iterator[tuple[amp.AmpBox, int]]:
 
 
 def _said(coming: Iterator[bytes], is_slow: bool = False) -> tuple[Counter[bytes], bool]:
-    """A peer says it and reads nothing; then it reads everything; then another does something sensible.
+    """A peer sends `coming` and reads nothing, then reads everything; then another peer sends a correct command.
 
-    The tags that were answered, and whether the connection was ended for what was said.
+    Return the tags that were answered, and whether the daemon closed the first connection.
     """
     daemon = Daemon(is_slow)
     with Failures():
