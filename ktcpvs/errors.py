@@ -1,8 +1,7 @@
-"""Every refusal that a user can meet, one class each.
+"""The errors that users can get, one class each.
 
-A refusal is an answer, not an accident: its text says what is wrong in one line fit to be shown, and after it
-the table is as it was. `code` names the class on the control connection (AMP); Python clients get the same
-class back.
+A refusal is a result, not a failure of the program: its text says in one line what is wrong, and nothing has changed.
+`code` identifies the class on the control connection (AMP), so that Python clients raise the same class.
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ from typing import ClassVar
 
 
 def shorten(text: str, limit: int = 120) -> str:
-    """`text` fit for one line of a message: control characters escaped, and cut to about `limit` characters."""
+    """Return `text` for use in a message: control characters escaped, and cut to about `limit` characters."""
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: limit + 1])
     return shown if len(text) <= limit else shown[:limit] + "..."
 
 
 def unknown(name: str, known: Iterable[str], limit: int = 120) -> str:
-    """A name that is none of `known`, in quotes, and what may have been meant: the nearest one, or all there are."""
+    """Return an unknown name in quotes, and a hint: the most similar name of `known`, or all of them."""
     names = list(known)
     near = get_close_matches(name.lower(), names, 1)
     hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(names) or 'none'}"
@@ -27,13 +26,13 @@ def unknown(name: str, known: Iterable[str], limit: int = 120) -> str:
 
 
 class Refusal(Exception):
-    """The request is refused and nothing was changed; `str()` of it is the reason, in one line."""
+    """A request was refused and nothing changed; str() is the reason, in one line."""
 
     code: ClassVar[bytes] = b"REFUSED"
 
     @classmethod
     def kinds(cls) -> Iterator[type[Refusal]]:
-        """This class and all those below it."""
+        """Yield this class and all its subclasses."""
         yield cls
         for kind in cls.__subclasses__():
             yield from kind.kinds()
@@ -76,7 +75,7 @@ class NoSuchSetting(Refusal):
 
 
 class Busy(Refusal):
-    """What should go is in use: a running service, a server that a rule names."""
+    """The object to be deleted is in use: a running service, or a server that a rule names."""
 
     code = b"BUSY"
 
@@ -90,37 +89,37 @@ class BadPattern(Refusal):
 
 
 class BadValue(Refusal):
-    """A value of the wrong form or out of its range."""
+    """A malformed value, or one out of range."""
 
     code = b"BAD_VALUE"
 
 
 class BadConfiguration(Refusal):
-    """A configuration text that cannot be read; the message begins with file:line:column."""
+    """A malformed configuration text; the message begins with file:line:column."""
 
     code = b"BAD_CONFIGURATION"
 
 
 class BrokenTest(Refusal):
-    """A test that stands in the configuration would fail."""
+    """A test of the configuration would fail."""
 
     code = b"BROKEN_TEST"
 
 
 class CannotListen(Refusal):
-    """The operating system does not give us the address."""
+    """The operating system refused to open a listening socket at that address."""
 
     code = b"CANNOT_LISTEN"
 
 
 class NoTLS(Refusal):
-    """TLS was asked for and cannot be had: one of its files cannot be used, or its packages are not installed."""
+    """TLS is not available: one of its files cannot be used, or its packages are not installed."""
 
     code = b"NO_TLS"
 
 
 class CannotDrop(Refusal):
-    """The rights of root cannot be given away."""
+    """The daemon cannot drop its privileges."""
 
     code = b"CANNOT_DROP"
 
@@ -132,12 +131,12 @@ class CannotSave(Refusal):
 
 
 class CannotTakeOver(Refusal):
-    """The running daemon does not hand over; it goes on."""
+    """The running daemon does not hand over and keeps running."""
 
     code = b"CANNOT_TAKE_OVER"
 
 
 class NoConfiguration(Refusal):
-    """No configuration text was sent before it was to be loaded, or it is too long."""
+    """No configuration text was sent before the command to load it, or the text is too long."""
 
     code = b"NO_CONFIGURATION"

@@ -13,23 +13,26 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import Logger, formatEvent
 
 from ktcpvs.control.endpoints import parse_control
-from ktcpvs.control.ports import Port
+from ktcpvs.control.tcp_listeners import TCPControlListener
 from ktcpvs.health.active_checks import ActiveChecks
 from ktcpvs.http.server_connection import ServerConnection, ServerConnections
-from ktcpvs.manager import Manager
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.table import Table
-from ktcpvs.runtime.context import Context, Descriptors
+from ktcpvs.runtime.context import Context
+from ktcpvs.runtime.descriptors import Descriptors
+from ktcpvs.service_manager import ServiceManager
 from ktcpvs.services.director import Director
 from ktcpvs.services.listener import Listener
 from ktcpvs.services.resolver import Resolver
 from ktcpvs.services.running import RunningService
-from ktcpvs.status.endpoint import parse_status
+from ktcpvs.services.serving_processes import SingleProcess
+from ktcpvs.status.address import parse_status
 from ktcpvs.status.status_listener import StatusListener
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.lookup import Found
 from ktcpvs.system.notify import Notifier
+from ktcpvs.system.shared import SharedTable
 from ktcpvs.workers.worker import Worker
 from ktcpvs.workers.worker_processes import WorkerProcesses
 
@@ -94,7 +97,7 @@ def idle_connections(world: World) -> None:
 
 
 def control_port(world: World) -> None:
-    Port(world.reactor, None, parse_control("tcp:9109"), world.broken, world.log).open_when_free()
+    TCPControlListener(world.reactor, None, parse_control("tcp:9109"), world.broken, world.log).open_when_free()
 
 
 def status_port(world: World) -> None:
@@ -103,11 +106,11 @@ def status_port(world: World) -> None:
 
 
 def watchdog(world: World) -> None:
-    class Unwell(Director):
-        answers = world.broken
+    class Unwell(SingleProcess):
+        ping = world.broken
 
-    manager = Manager(Notifier("", watchdog=4_000_000), Unwell(world.context))
-    Deferred.fromCoroutine(manager.begin())
+    director = Director(world.context, processes=Unwell(world.context))
+    Deferred.fromCoroutine(ServiceManager(Notifier(), director, watchdog=4_000_000).started())
 
 
 def listening_socket(world: World) -> None:
@@ -123,18 +126,14 @@ def workers_that_start(world: World) -> None:
 
 
 def pings_of_workers(world: World) -> None:
-    crew = WorkerProcesses(world.reactor, world.log, 0, lambda worker: None, lambda worker: None, world.broken)
-    crew.start()
+    WorkerProcesses(world.reactor, world.log, 0, lambda worker: None, lambda worker: None, world.broken).start()
 
 
 def a_worker_that_drains(world: World) -> None:
-    class Unsure(Director):
-        connections = world.broken
-
-    worker = Worker(world.reactor)
-    worker.log = worker.context.log = world.log
-    worker.director = Unsure(worker.context)
-    worker.part()
+    worker = Worker(world.reactor, world.log)
+    worker.begin(b"key", SharedTable(1), 0, is_accepting=True)
+    worker.director.count_draining = world.broken  # type: ignore[method-assign]
+    worker.drain()
 
 
 def names(world: World) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ktcpvs.model.scheduling import Choice
 from ktcpvs.model.service import NO_LOG, VirtualService
-from ktcpvs.protocols.access import FORMATS, Record
+from ktcpvs.protocols.access_log import FORMATS, Record
 from ktcpvs.runtime.context import Context
 from ktcpvs.system.access_log_files import AccessLog
 

@@ -18,14 +18,13 @@ from ktcpvs.http.service import HTTPService
 from ktcpvs.http.upgrade import Upgrade
 from ktcpvs.model import exchange as life
 from ktcpvs.model.scheduling import Choice
-from ktcpvs.protocols import messages
-from ktcpvs.protocols.framing import BadFrame, Chunked, Frame
-from ktcpvs.protocols.http1 import BadRequest, HeadReader, error_response
+from ktcpvs.protocols import http1
+from ktcpvs.protocols.http1 import BadFrame, BadRequest, Chunked, Frame, HeadReader, error_response
 from ktcpvs.streams.lingering_close import LingeringClose, Progress
 
 SLASH = ord("/")
 
-_match_head = messages.REQUEST.match
+_match_head = http1.REQUEST.match
 
 MAX_PENDING_BYTES = 65536
 """Bytes of later requests that are held while one is served; then the client is not read."""
@@ -117,7 +116,7 @@ class HTTPClientConnection(ClientConnection):
         client.dataReceived = self._client_data
         client.ended = self._client_ended
         client.lost = self._client_lost
-        client.transport.registerProducer(self, True)
+        client.set_backpressure(self._client_full, self._client_drained)
         self.restore_timer()
 
     def _client_data(self, data: bytes) -> None:
@@ -228,10 +227,10 @@ class HTTPClientConnection(ClientConnection):
             if reader is None:
                 found = _match_head(data)
                 if found is not None and found.end() <= self.context.settings.head_size:
-                    self._begin(messages.Request(found), data, found)
+                    self._begin(http1.Request(found), data, found)
                     return
                 settings = self.context.settings
-                check = messages.EarlyCheck().feed
+                check = http1.EarlyCheck().feed
                 reader = self._reader = HeadReader(settings.head_size, settings.head_lines, settings.uri_size, check)
                 self._head_began = self.context.wheel.now
             if reader.feed(data) is None:
@@ -241,13 +240,13 @@ class HTTPClientConnection(ClientConnection):
             found = _match_head(whole)
             if found is None:
                 raise BadRequest(400, "the head has a form that HTTP/1.1 forbids")
-            self._begin(messages.Request(found), whole, found)
+            self._begin(http1.Request(found), whole, found)
         except BadRequest as bad:
             self.transition(life.BAD_REQUEST)
             method = found[2] if found is not None else reader.method if reader is not None else None
             self.refuse(bad.status, str(bad), method=method)
 
-    def _begin(self, message: messages.Request, data: bytes, found: re.Match[bytes]) -> None:
+    def _begin(self, message: http1.Request, data: bytes, found: re.Match[bytes]) -> None:
         """A head is complete. Nothing is sent before what came with it has been checked."""
         started, settings = monotonic(), self.context.settings
         end = found.end()
@@ -359,7 +358,7 @@ class HTTPClientConnection(ClientConnection):
         if self.state in (life.CHOOSING, life.QUEUED, life.CONNECTING):
             return True
         message = self.exchange.message
-        return self.state == life.WAITING and message is not None and message.method in messages.IDEMPOTENT
+        return self.state == life.WAITING and message is not None and message.method in http1.IDEMPOTENT
 
     def _client_lost(self, clean: bool) -> None:
         if self.state != life.CLOSED:
@@ -379,14 +378,14 @@ class HTTPClientConnection(ClientConnection):
         elif before and not self.held and not self.has_ended:
             self.client.resume()
 
-    def pauseProducing(self) -> None:
+    def _client_full(self) -> None:
         """The client takes no more."""
         self.is_full = True
         self._follow_blocked()
         if self.exchange.server is not None:
             self.exchange.server.pause()
 
-    def resumeProducing(self) -> None:
+    def _client_drained(self) -> None:
         """The client takes again. That its server sent nothing meanwhile is no fault of the server."""
         self.is_full = False
         self._progress = None
@@ -396,10 +395,6 @@ class HTTPClientConnection(ClientConnection):
             self.exchange.server.resume()
         if self.pending or self.has_ended:
             self._serve_pending()
-
-    def stopProducing(self) -> None:
-        """The transport is gone: nothing more can be sent."""
-        self.is_full = True
 
     # What the exchange tells.
 
@@ -422,14 +417,14 @@ class HTTPClientConnection(ClientConnection):
     def refused(self) -> None:
         self._serve_pending()
 
-    def switch_protocols(self, response: messages.Response, protocols: bytes, rest: bytes) -> None:
+    def switch_protocols(self, response: http1.Response, protocols: bytes, rest: bytes) -> None:
         exchange, choice = self.exchange, self.dispatcher.choice
         server = exchange.server
         assert server is not None  # it has sent the response
         self.transition(life.UPGRADED)
         added = choice.answer_lines if choice is not None else b""
         head = b"%b%bConnection: Upgrade\r\nUpgrade: %b\r\n\r\n" % (response.head, added, protocols)
-        self.client.transport.write(head)
+        self.client.write(head)
         exchange.bytes_out += len(head)
         if self.dispatcher.entry is not None:
             self.dispatcher.entry.response_begun(response.status, len(head))
@@ -458,7 +453,7 @@ class HTTPClientConnection(ClientConnection):
         response = error_response(status, reason, method, later=self.retry_after(status, retry_after))
         exchange.note_own_response(status, response)
         exchange.settle()
-        self.client.transport.write(response)
+        self.client.write(response)
         self._linger()
 
     def _linger(self) -> None:
@@ -476,18 +471,18 @@ class HTTPClientConnection(ClientConnection):
         """Close, once the client has what it was sent."""
         self.set_timer(0)
         if not self.client.close():  # most clients have it all already
-            LingeringClose(self.client, self.context).close()
+            LingeringClose(self.client, self.context.wheel, self.context.settings).close()
 
     def _lingering_close(self) -> LingeringClose:
         self.set_timer(0)
-        return LingeringClose(self.client, self.context, self._lingered)
+        return LingeringClose(self.client, self.context.wheel, self.context.settings, self._lingered)
 
     def _lingered(self) -> None:
         if self.state == life.REFUSING:
             self.transition(life.FINISHED)
 
     def drop(self) -> None:
-        self.client.reset()
+        self.client.abort()
         self.exchange.release_server(reset=True)
         self.exchange.cancel_connecting()
         self.end_if_over()
@@ -503,7 +498,7 @@ class HTTPClientConnection(ClientConnection):
         self.end()
         exchange.detach()
 
-    # Timeouts. docs/architecture.md has the table of states and their timeouts.
+    # Timeouts. docs/timeouts.md has the table of states and their timeouts.
 
     def restore_timer(self) -> None:
         self.set_timer(self._check_interval(), self._check_timeouts)
@@ -540,7 +535,7 @@ class HTTPClientConnection(ClientConnection):
         """Time in which the client takes nothing is the client's. Returns True when the connection was ended."""
         limit = self.context.settings.read_timeout
         if self._progress is None:
-            self._progress = Progress(self.client, self.context)
+            self._progress = Progress(self.client, self.context.wheel)
         if limit and self._progress.stalled() >= limit:
             self.expire(life.READ_TIMEOUT)
             return True

@@ -24,10 +24,9 @@ from ktcpvs.model.destination import Destination, Lease
 from ktcpvs.model.health import DOWN
 from ktcpvs.model.latency import BUCKETS
 from ktcpvs.model.scheduling import Choice
-from ktcpvs.protocols import messages
-from ktcpvs.protocols.framing import BadFrame, Frame
-from ktcpvs.protocols.http1 import BadRequest, error_response
-from ktcpvs.protocols.upgrades import accepted
+from ktcpvs.protocols import http1
+from ktcpvs.protocols.http1 import BadFrame, BadResponse, Frame, error_response
+from ktcpvs.protocols.http1.upgrade import accepted
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system import log as levels
 
@@ -91,7 +90,7 @@ class ExchangeOwner(Protocol):
     def begin_entry(self) -> None:
         """Begin an access log entry, where there is a log and none has begun."""
 
-    def switch_protocols(self, response: messages.Response, protocols: bytes, rest: bytes) -> None:
+    def switch_protocols(self, response: http1.Response, protocols: bytes, rest: bytes) -> None:
         """The server has accepted an upgrade to `protocols`; `rest` follows its response."""
 
     def moved(self) -> tuple[int, int]:
@@ -125,7 +124,7 @@ class Exchange:
         self._kept = http.connections.pool.kept
         self._cache = http.cache
         self._owner = owner
-        self._message: messages.Request | None = None  # the current request, unless it stands in `_cached_data`
+        self._message: http1.Request | None = None  # the current request, unless it stands in `_cached_data`
         self._cached_data: bytes | None = None  # the current request as it came, not parsed: the cache knows it
         self._has_http_1_1 = True  # of such a request; False for HTTP/1.0
         self._started = 0.0  # the monotonic time when its head was complete
@@ -135,7 +134,7 @@ class Exchange:
         self._connecting: Deferred[Stream] | None = None
         self.dispatcher = dispatcher
         self.server: ServerConnection | None = None
-        self.response: messages.Response | None = None
+        self.response: http1.Response | None = None
         self.bytes_in = 0
         self.bytes_out = 0
         self.settled = (0, 0)
@@ -149,16 +148,16 @@ class Exchange:
         del self._owner
 
     @property
-    def message(self) -> messages.Request | None:
+    def message(self) -> http1.Request | None:
         """The current request."""
         if self._cached_data is not None:
-            found = messages.REQUEST.match(self._cached_data)
+            found = http1.REQUEST.match(self._cached_data)
             assert found is not None  # as it was when it came first
-            self._message, self._cached_data = messages.Request(found), None
+            self._message, self._cached_data = http1.Request(found), None
         return self._message
 
     @message.setter
-    def message(self, message: messages.Request | None) -> None:
+    def message(self, message: http1.Request | None) -> None:
         self._message, self._cached_data = message, None
 
     @property
@@ -212,7 +211,7 @@ class Exchange:
                 owner.state = _SENT
                 out = cached.out
                 self.bytes_in += len(out)
-                server.transport.write(out)
+                server.write(out)
                 if owner.is_full:
                     server.pause()
                 return
@@ -223,7 +222,7 @@ class Exchange:
         """Pass on a whole response with a cached head. row: where its latency is counted."""
         owner = self._owner
         self.bytes_out += len(data)
-        owner.client.transport.write(data)
+        owner.client.write(data)
         if not owner.is_last or owner.closes_after:  # else it is the last response, though the client did not ask
             owner.state = _WHOLE
         self.server = None
@@ -251,7 +250,7 @@ class Exchange:
 
     # The request.
 
-    def start(self, message: messages.Request, body: bytes, started: float) -> None:
+    def start(self, message: http1.Request, body: bytes, started: float) -> None:
         """Begin with a request. body: what has come of its body, as it goes on. started: the monotonic time."""
         self._started = started
         self.message = message
@@ -275,7 +274,7 @@ class Exchange:
         """More of the request's body, as it goes on."""
         if self.server is not None:
             self.bytes_in += len(data)
-            self.server.transport.write(data)
+            self.server.write(data)
             if is_complete and self.response is not None and self.response.frame.done:
                 self._response_complete(self.response)  # the response was there before the upload had ended
         elif self._owner.state in (life.CHOOSING, life.QUEUED, life.CONNECTING):
@@ -298,13 +297,13 @@ class Exchange:
 
     def _connect(self, destination: Destination) -> None:
         self._owner.transition(life.CHOSEN)
-        connection, self._connecting = self._connections.connect(destination)
+        connection, self._connecting = self._connections.connect(destination, self._service.connector(destination))
         self._connecting.addCallbacks(self._connected, self._not_connected, (connection,))
 
     def _connected(self, _: Stream, connection: ServerConnection) -> None:
         self._connecting = None
         if self._owner.state != life.CONNECTING:
-            connection.reset()
+            connection.abort()
             self.settle()
             self._owner.end_if_over()
             return
@@ -338,7 +337,7 @@ class Exchange:
         head = self._request_head(message, lease.destination)
         out = head + self._body_start
         self.bytes_in += len(out)
-        server.transport.write(out)
+        server.write(out)
         self._body_start = b""
         # May it go on another connection if this one dies before any response? Never two servers for a POST.
         self._is_repeatable = message.is_repeatable
@@ -348,7 +347,7 @@ class Exchange:
         if owner.is_full:
             server.pause()
 
-    def _request_head(self, message: messages.Request, destination: Destination) -> bytes:
+    def _request_head(self, message: http1.Request, destination: Destination) -> bytes:
         """The request's head as the selected server gets it."""
         forwarding, mode, choice = self._cache.forwarding, self._service.config.upgrade, self.dispatcher.choice
         lines = choice.lines if choice is not None else None
@@ -358,7 +357,7 @@ class Exchange:
         added = forwarding.lines(self.dispatcher.request.client, message.host, message.minor)
         return message.head(added, forwarding.replaced, lines, host, mode)
 
-    def _remember(self, message: messages.Request, head: bytes) -> None:
+    def _remember(self, message: http1.Request, head: bytes) -> None:
         """Cache the header lines: the next request with the same ones means the same and goes on like this one."""
         fields, cache, choice = message.fields, self._cache, self.dispatcher.choice
         if message.lines is not fields.lines or not fields.has_host or fields.length or len(head) > MAX_CACHED_HEAD:
@@ -431,8 +430,8 @@ class Exchange:
         while True:
             try:
                 size = self._service.context.settings.head_size
-                read = messages.read_response(data, message.method, size, looked, message.minor)
-            except BadRequest as bad:
+                read = http1.read_response(data, message.method, size, looked, message.minor)
+            except BadResponse as bad:
                 self.server_failed(f"unreadable response: {bad}")
                 self.fail(502, str(bad))
                 return
@@ -449,7 +448,7 @@ class Exchange:
             if not response.keep_alive and self.server is not None:
                 self.server.is_reusable, self.server.cached_response = False, None
             if message.minor:  # an HTTP/1.0 client knows no interim responses
-                owner.client.transport.write(response.head + b"\r\n")
+                owner.client.write(response.head + b"\r\n")
             if not data:
                 return
             interim += 1
@@ -466,7 +465,7 @@ class Exchange:
             data = self._read_server_later(data, taken)
         self._pass_on(response, data, taken, self._begin_response(message, response))
 
-    def _begin_response(self, message: messages.Request, response: messages.Response) -> bytes:
+    def _begin_response(self, message: http1.Request, response: http1.Response) -> bytes:
         """The response's head is complete. Returns the head as the client gets it."""
         owner, server = self._owner, self.server
         self._is_repeatable = False
@@ -488,7 +487,7 @@ class Exchange:
             self.dispatcher.entry.response_begun(response.status, len(head))
         return head
 
-    def _pass_on(self, response: messages.Response, data: bytes, taken: int, head: bytes = b"") -> None:
+    def _pass_on(self, response: http1.Response, data: bytes, taken: int, head: bytes = b"") -> None:
         """Pass `data` on to the client: `taken` bytes of it belong to the response."""
         has_extra = taken < len(data)
         if response.frame.onward is not None:
@@ -498,17 +497,17 @@ class Exchange:
         size = len(head) + len(data)
         if size:
             self.bytes_out += size
-            transport = self._owner.client.transport
+            client = self._owner.client
             if head and len(data) > MAX_JOINED_BODY:
-                transport.writeSequence((head, data))
+                client.writev((head, data))
             else:
-                transport.write(head + data if head else data)
+                client.write(head + data if head else data)
         if has_extra:
             response.keep_alive = False  # the bytes behind the response belong to nobody
         if response.frame.done:
             self._response_complete(response)
 
-    def _response_complete(self, response: messages.Response) -> None:
+    def _response_complete(self, response: http1.Response) -> None:
         """The whole response is on its way to the client."""
         server, message, owner = self.server, self.message, self._owner
         assert message is not None
@@ -520,7 +519,7 @@ class Exchange:
             self.release_server(reset=True)
             self._finish()
             return
-        if message.length and message.method in messages.BODILESS and (message.leaves_doubt or response.status >= 400):
+        if message.length and message.method in http1.BODILESS and (message.leaves_doubt or response.status >= 400):
             response.keep_alive = False  # a server that ignores the body would read it as another request
         if server is not None and response.keep_alive and server.is_reusable:
             self.server = None
@@ -544,7 +543,7 @@ class Exchange:
         self._received = b""
         self._owner.exchange_finished()
 
-    def _switch_protocols(self, message: messages.Request, response: messages.Response, rest: bytes) -> None:
+    def _switch_protocols(self, message: http1.Request, response: http1.Response, rest: bytes) -> None:
         """The server has answered an upgrade with 101 (RFC 9110, section 7.8)."""
         protocols = accepted(response.upgrade, message.upgrades(self._service.config.upgrade))
         if self._owner.held & TURN_IS_OVER:
@@ -623,7 +622,7 @@ class Exchange:
         if server is not None:
             server.exchange = None
             if reset:
-                server.reset()
+                server.abort()
             else:
                 server.close()
 
@@ -732,7 +731,7 @@ class Exchange:
         self.note_own_response(status, own)
         self.settle(f"{status}: {reason}")
         self._service.note_refusal(owner.client_name, status, reason)
-        owner.client.transport.write(own)
+        owner.client.write(own)
         self.message = None
         owner.transition(life.REFUSED)
         owner.refused()

@@ -54,7 +54,7 @@ class CachedRequest:
     __slots__ = ("data", "keep_alive", "lines", "method", "minor", "out", "target")
 
     def __init__(self, data: bytes, groups: tuple[bytes, ...], head: CachedHead) -> None:
-        """groups: of the expression that matches a head (protocols.messages)."""
+        """groups: of the expression that matches a head (protocols.http1.REQUEST)."""
         self.data = data
         line, self.method, self.target, _, self.lines = groups
         self.keep_alive = head.keep_alive

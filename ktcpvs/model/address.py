@@ -1,7 +1,7 @@
 """Addresses as people write them: HOST:PORT, [IPV6]:PORT, unix:/PATH.
 
-Nothing is looked up here: a host name stays a name. Port names need the system's services database, which
-the caller brings as `port_named`.
+Nothing is looked up here: a host name stays a name. Port names need the system's services database, which the caller
+passes as `port_named`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from attrs import evolve, frozen
 from ktcpvs.errors import BadAddress, shorten
 
 PortNamed = Callable[[str], int | None]
-"""Name of a port ("www") -> its number, or None when there is no such name."""
+"""Name of a port ("www") -> its number, or None if there is no such name."""
 
-UNIX_PATH_BYTES = 107
+MAX_UNIX_PATH_BYTES = 107
 """The longest path a unix socket can have on Linux, in bytes (unix(7), sun_path)."""
 
 _ZONE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
@@ -28,14 +28,14 @@ _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 
 
 def no_port_names(name: str) -> int | None:
-    """The services database of nobody: every name is unknown."""
+    """A services database without entries."""
     return None
 
 
 @frozen
 class Inet:
-    """A TCP address. `host` is a name or an IP address in its shortest form, without brackets;
-    `port` is 1..65535, or None where it was left out."""
+    """A TCP address. host: a name, or an IP address in its shortest form, without brackets. port: 1..65535, or None if
+    it was left out."""
 
     host: str
     port: int | None
@@ -46,11 +46,11 @@ class Inet:
 
     @property
     def is_name(self) -> bool:
-        """True when the host is a name, which must be looked up before use: no name's last label is a number."""
+        """Whether the host is a name, which must be looked up before use: its last label is never a number."""
         return ":" not in self.host and not self.host.rpartition(".")[2].isdigit()
 
     def with_port(self, port: int | None) -> Inet:
-        """The same address with `port` where its own was left out."""
+        """Return the same address, with `port` if its own was left out."""
         return self if self.port is not None else evolve(self, port=port)
 
 
@@ -68,8 +68,10 @@ Address = Inet | Unix
 
 
 def host_field(address: Address) -> str:
-    """The value of Host for a server of which only the address is known: `localhost` for a unix socket, and no zone,
-    which has a meaning on this machine alone (RFC 6874)."""
+    """Return the value of Host for a server of which only the address is known.
+
+    It is `localhost` for a unix socket. A zone is left out, since it means something on this machine only (RFC 6874).
+    """
     if isinstance(address, Unix):
         return "localhost"
     return str(evolve(address, host=address.host.partition("%")[0]))
@@ -78,21 +80,21 @@ def host_field(address: Address) -> str:
 def parse_address(text: str, port_named: PortNamed = no_port_names) -> Address:
     """Read `HOST[:PORT]`, `[IPV6][:PORT]` or `unix:/PATH`.
 
-    Raises BadAddress. A port that was left out is None in the answer.
+    Raises BadAddress. The port is None if it was left out.
     """
     if text.startswith("unix:"):
         return _unix(text[5:])
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         if not bracket or (rest and not rest.startswith(":")):
-            raise BadAddress(f"'{shorten(text)}' is not an address: an IPv6 address is written as [::1]:80")
+            raise BadAddress(f"'{shorten(text)}' is not an address: write an IPv6 address as [::1]:80")
         if ":" not in host:
-            raise BadAddress(f"'{shorten(text)}': only an IPv6 address stands in brackets")
+            raise BadAddress(f"'{shorten(text)}': only IPv6 addresses are written in brackets")
         colon, port_text = rest[:1], rest[1:]
     else:
         host, colon, port_text = text.partition(":")
         if ":" in port_text:
-            raise BadAddress(f"'{shorten(text)}': write an IPv6 address in brackets, as [::1]:80")
+            raise BadAddress(f"'{shorten(text)}': write an IPv6 address in brackets: [::1]:80")
     host = _host(host, text)
     return Inet(host, _port(port_text, text, port_named) if colon else None)
 
@@ -110,7 +112,7 @@ def _port(port: str, whole: str, port_named: PortNamed) -> int:
             raise BadAddress(f"port {shorten(port, 20)}{where} is out of range: ports are 1..65535")
         return number
     if not port:
-        raise BadAddress(f"there is no port after the colon{where}")
+        raise BadAddress(f"missing port after the colon{where}")
     named = port_named(port)
     if named is None:
         raise BadAddress(f"unknown port name '{shorten(port, 40)}'{where}: give its number")
@@ -119,7 +121,7 @@ def _port(port: str, whole: str, port_named: PortNamed) -> int:
 
 @lru_cache(4096)
 def _ip(host: str) -> str | None:
-    """An IP address as it is written; None for what is none."""
+    """Return an IP address in its usual form, or None if `host` is a name."""
     try:
         return str(ipaddress.ip_address(host))
     except ValueError:
@@ -131,14 +133,14 @@ def _host(host: str, whole: str) -> str:
     if address is not None:
         _, percent, zone = host.partition("%")
         if percent and not _ZONE.fullmatch(zone):
-            raise BadAddress(f"'{shorten(host)}': after the % stands the name of a network interface")
+            raise BadAddress(f"'{shorten(host)}': the zone after % must be the name of a network interface")
         return address
     whole_name = host.lower()
-    name = whole_name.removesuffix(".")  # the dot at the end says that no search list is to be tried (resolv.conf(5))
+    name = whole_name.removesuffix(".")  # a final dot means that no search list is used (resolv.conf(5))
     if not name:
-        raise BadAddress(f"'{shorten(whole)}' names no host")
+        raise BadAddress(f"'{shorten(whole)}' has no host")
     if name == "unix":
-        raise BadAddress(f"'{shorten(whole)}': a host cannot be called unix, which begins the path of a unix socket")
+        raise BadAddress(f"'{shorten(whole)}': a host cannot be named unix: unix:/PATH is a unix socket")
     labels = name.split(".")
     if ":" in name or labels[-1].isdigit() or len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
         raise BadAddress(f"'{shorten(host)}' is neither an IP address nor a host name")
@@ -147,9 +149,12 @@ def _host(host: str, whole: str) -> str:
 
 def _unix(path: str) -> Unix:
     if not path.startswith("/"):
-        raise BadAddress(f"'{shorten('unix:' + path)}': the path of a unix socket is absolute, as unix:/run/web.sock")
-    if not path.isprintable() or len(path.encode("utf-8", "surrogatepass")) > UNIX_PATH_BYTES:
         raise BadAddress(
-            f"'{shorten('unix:' + path)}': a unix socket's path has at most {UNIX_PATH_BYTES} bytes, all printable"
+            f"'{shorten('unix:' + path)}': the path of a unix socket must be absolute (example: unix:/run/web.sock)"
+        )
+    if not path.isprintable() or len(path.encode("utf-8", "surrogatepass")) > MAX_UNIX_PATH_BYTES:
+        raise BadAddress(
+            f"'{shorten('unix:' + path)}': the path of a unix socket must have at most "
+            f"{MAX_UNIX_PATH_BYTES} bytes, all printable"
         )
     return Unix(path)

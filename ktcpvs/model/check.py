@@ -1,11 +1,11 @@
-"""What the option `check` says: how a server shows that it is well.
+"""The option `check`: how the switch checks whether a server is healthy.
 
     check = off
     check = tcp
     check = http PATH [expect STATUS ...]
     check = send "TEXT" expect "TEXT"
 
-In TEXT, \\r \\n \\t \\\\ and \\xHH stand for bytes.
+In TEXT, the escapes \\r \\n \\t \\\\ and \\xHH stand for bytes.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from ktcpvs.model.language.lexer import Token, quoted, tokens, word
 
 OFF, TCP, HTTP, SEND = "off", "tcp", "http", "send"
 
-_FORMS = 'off, tcp, http PATH [expect STATUS ...], or send "TEXT" expect "TEXT" is wanted'
+_FORMS = 'expected off, tcp, http PATH [expect STATUS ...], or send "TEXT" expect "TEXT"'
 _PATH = re.compile(r"/[!-~]{0,1023}")
 _ESCAPE = re.compile(r"\\(?:([rnt\\])|x([0-9A-Fa-f]{2})|(.?))", re.DOTALL)
 _MEANING = {"r": "\r", "n": "\n", "t": "\t", "\\": "\\"}
 
 
 class NotWell(Exception):
-    """What a check finds wrong, in words."""
+    """A check has failed; str() says why."""
 
 
 @frozen
 class Check:
-    """kind: OFF, TCP, HTTP or SEND. path: of HTTP. statuses: those that are well; none: 200 to 399. send, expect: bytes
-    of SEND."""
+    """A parsed check. kind: OFF, TCP, HTTP or SEND. path: of HTTP. statuses: those that pass; empty: 200 to 399. send,
+    expect: bytes of SEND."""
 
     kind: str = OFF
     path: str = ""
@@ -43,12 +43,12 @@ class Check:
     expect: bytes = b""
 
     def is_well(self, status: int) -> bool:
-        """Is that what a well server answers to HTTP?"""
+        """Whether an HTTP check with this status passes."""
         return status in self.statuses if self.statuses else 200 <= status < 400
 
 
 def parse_check(text: str) -> Check:
-    """Read the option's text. Raises BadValue."""
+    """Parse the option's text. Raises BadValue."""
     found = tokens(text, "check")
     kind = found[0].text if found and not found[0].quoted else ""
     rest = found[1:]
@@ -64,13 +64,13 @@ def parse_check(text: str) -> Check:
 def _http(rest: list[Token]) -> Check:
     path = rest[0].text
     if not _PATH.fullmatch(path):
-        raise BadValue(f"check = http {shorten(path, 60)}: a path is wanted, as /health")
+        raise BadValue(f"check = http {shorten(path, 60)}: expected a path (example: /health)")
     if len(rest) > 1 and (not rest[1].is_word("expect") or len(rest) == 2):
-        raise BadValue(f"check = http {shorten(path, 60)}: after the path stands nothing, or expect STATUS ...")
+        raise BadValue(f"check = http {shorten(path, 60)}: only expect STATUS ... may follow the path")
     statuses = []
     for token in rest[2:]:
         if not re.fullmatch(r"[1-5][0-9][0-9]", token.text):
-            raise BadValue(f"check = http: status {shorten(token.text, 20)}: a number from 100 to 599 is wanted")
+            raise BadValue(f"check = http: status {shorten(token.text, 20)}: expected a number from 100 to 599")
         statuses.append(int(token.text))
     return Check(HTTP, path, tuple(statuses))
 
@@ -81,7 +81,7 @@ def _bytes(text: str, least: int = 0) -> bytes:
             return _MEANING[found[1]]
         if found[2]:
             return chr(int(found[2], 16))
-        raise BadValue(rf"check: '\{found[3]}': after a backslash stands r, n, t, x with two digits, or another one")
+        raise BadValue(rf"check: '\{found[3]}': unknown escape; expected \r, \n, \t, \\ or \xHH")
 
     value = _ESCAPE.sub(meant, text)
     try:
@@ -89,16 +89,17 @@ def _bytes(text: str, least: int = 0) -> bytes:
     except UnicodeEncodeError:
         meaning = value.encode()
     if not least <= len(meaning) <= 1024:
-        raise BadValue(f"check: a text of {least} to 1024 bytes is wanted")
+        raise BadValue(f"check: expected a text of {least} to 1024 bytes")
     return meaning
 
 
 def read_check(name: str, text: str, port_named: PortNamed) -> str:
-    """The option's text in its usual form, as it is written and listed. Raises BadValue or BadConfiguration."""
+    """Return the option's text in its usual form, in which it is written and listed. Raises BadValue or
+    BadConfiguration."""
     parse_check(text)
     return " ".join(quoted(token.text) if token.quoted else word(token.text) for token in tokens(text, name))
 
 
 def well_formed(instance: object, attribute: Attribute[Any], value: str) -> None:
-    """A validator: what `parse_check` reads."""
+    """A validator: a text that `parse_check` accepts."""
     parse_check(value)

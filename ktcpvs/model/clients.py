@@ -1,11 +1,11 @@
-"""What each client address takes of each service: a table of a fixed size, in memory that several processes may share.
+"""Per-client limits: a table of fixed size with the counts of each client, in memory that several processes may share.
 
-A client has one of WAYS slots, which a keyed hash names; nobody can choose addresses that meet there. Where all are
-taken, the idle one that was seen longest ago gives way; where none is idle, the client goes uncounted.
+A keyed hash assigns WAYS slots to each client, one of which it uses; nobody can choose addresses that collide. If all
+are taken, the idle client that was seen longest ago loses its slot; if none is idle, the client is not counted.
 
-Counts have a column for each process, which alone writes there, so nothing is lost between two of them; what one that
-died has counted is cleared. Times have one writer at a time at best: of two who take in the same moment one take may be
-lost, which gives a client one request more.
+Counts have a column for each process, in which no other process writes, so no update is lost; the column of a process
+that died is cleared. Times are written by all processes without a lock: when two of them take at the same moment, one
+take may be lost, which gives a client one more request.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from __future__ import annotations
 import hashlib
 
 SLOTS = 1 << 17
-"""How many clients are known at once; memory is taken only for those that are used."""
+"""The most clients at once. Memory is used for those that exist only."""
 
 WAYS = 8
-"""In how many slots a client may be."""
+"""The slots among which a client has one."""
 
 NOWHERE = -1
 """The slot of a client that is not counted."""
 
 _SLACK = 1e-9
-"""Seconds by which sums of times may be off."""
+"""Seconds that rounding may add to sums of times."""
 
 
 class ClientTable:
-    """Slots by the names of clients."""
+    """Slots, found by the names of clients."""
 
     def __init__(self, memory: memoryview, columns: int, column: int, key: bytes) -> None:
-        """memory: `size(columns)` bytes, zeros at first. columns: how many processes count. column: where this one
-        does. key: of the hash, the same in all of them, at most 64 bytes."""
+        """memory: `size(columns)` bytes, zeros at first. columns: the number of processes. column: the one of this
+        process. key: of the hash, the same in all processes, at most 64 bytes."""
         doubles, ints = SLOTS * 8, SLOTS * 4 * columns
         ends = [doubles, 2 * doubles, 3 * doubles, 4 * doubles, 4 * doubles + ints, 4 * doubles + 2 * ints]
         tags, seen, requests, heads, clients, held = (
@@ -47,12 +47,14 @@ class ClientTable:
 
     @staticmethod
     def size(columns: int) -> int:
-        """Bytes that a table of so many columns has."""
+        """Return the size in bytes of a table with that number of columns."""
         return SLOTS * (4 * 8 + 2 * 4 * columns)
 
     def find(self, name: bytes, now: float, make: bool = True) -> int:
-        """The slot of the client of that name, a new one if it has none; NOWHERE: all are in use. make: False only
-        looks, NOWHERE: it has none."""
+        """Return the slot of the client of that name, a new one if it has none. NOWHERE: all its slots are in use.
+
+        make: False makes no new slot; NOWHERE: the client has none.
+        """
         digest = hashlib.blake2b(name, digest_size=12, key=self._key).digest()
         tag = int.from_bytes(digest[:8], "little") or 1
         first = int.from_bytes(digest[8:], "little") % (SLOTS // WAYS) * WAYS
@@ -75,45 +77,46 @@ class ClientTable:
         return slot
 
     def tag(self, slot: int) -> int:
-        """Whose slot it is, as a number."""
+        """Return a number that identifies the client in that slot."""
         return self._tags[slot]
 
     def still(self, slot: int, tag: int, now: float) -> bool:
-        """Is that still the slot of that client? Then it is seen again: a short way for one who was found before."""
+        """Whether the slot still belongs to that client, which then counts as seen now: a fast path after `find`."""
         if self._tags[slot] != tag:
             return False
         self._seen[slot] = now
         return True
 
     def connections(self, slot: int) -> int:
-        """How many connections the client has, in all processes."""
+        """Return the number of the client's connections, in all processes."""
         return sum(self._connections[slot::SLOTS])
 
     def held(self, slot: int) -> int:
-        """How many bytes of it are held, in all processes."""
+        """Return how many bytes of the client are held, in all processes."""
         return sum(self._held[slot::SLOTS])
 
     def connect(self, slot: int, more: int) -> None:
-        """So many connections more, here."""
+        """Add to the client's connections in this process."""
         self._connections[self._start + slot] += more
 
     def hold(self, slot: int, more: int) -> None:
-        """So many bytes more are held, here."""
+        """Add to the client's held bytes in this process."""
         self._held[self._start + slot] += more
 
     def clear_column(self, column: int) -> None:
-        """The process of that column is gone: it counts nothing any more."""
+        """Clear the counts of a process that is gone."""
         nothing = memoryview(bytes(SLOTS * 4)).cast("i")
         for counts in (self._connections, self._held):
             counts[column * SLOTS : (column + 1) * SLOTS] = nothing
 
 
 def take(times: memoryview[float], slot: int, now: float, cost: float, room: float, most: float) -> float:
-    """Take of a token bucket, which is told by the time when it will be full: seconds to wait; 0: it was taken.
+    """Take from a token bucket, which is stored as the time when it will be full. Return the seconds to wait; 0: taken.
 
-    times: of all slots. cost: seconds in which the bucket regains what is taken. room: something may be taken of a
-    bucket that is full in so many seconds or less. most: no bucket needs more seconds; one that does had a slower limit
-    before."""
+    times: of all slots. cost: seconds in which the bucket regains what is taken. room: the take succeeds if the bucket
+    will be full within so many seconds. most: the seconds in which an empty bucket becomes full; a stored time beyond
+    that comes from a slower limit in the past, and is reduced.
+    """
     full: float = times[slot]
     if full < now:
         full = now

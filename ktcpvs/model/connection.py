@@ -1,20 +1,20 @@
-"""The life of one client connection, as a table: everything that changes its state is listed here.
+"""The state machine of a client connection whose scheduler chooses once per connection.
 
-This file knows nothing of sockets. `transport.connection` tells what happened and does what the new state asks
-for; the documents draw their picture from TABLE.
+This module knows no sockets: `ktcpvs.tcp.connection` reports the events and acts on the new states. The documents draw
+their diagram from TABLE.
 
-    state = TABLE[state][event]        # KeyError: that cannot happen in this state
+    state = TABLE[state][event]        # KeyError: a bug, the event is not possible in this state
 """
 
 from __future__ import annotations
 
 # States.
-READING_HEAD = "reading head"  # wait for the first request's head (FIRST_REQUEST schedulers only)
-CHOOSING = "choosing"  # the scheduler is asked, and perhaps waits for something itself
-QUEUED = "queued"  # all servers that may serve have as many connections as they may have
-CONNECTING = "connecting"  # the chosen server is called; nothing is read from the client
-RELAYING = "relaying"  # bytes go both ways
-REFUSING = "refusing"  # the client gets its error answer; what it sends is thrown away
+READING_HEAD = "reading head"  # the first request's head is not complete (FIRST_REQUEST schedulers only)
+CHOOSING = "choosing"  # the scheduler chooses a server, perhaps asynchronously
+QUEUED = "queued"  # all usable servers have reached their maxconn
+CONNECTING = "connecting"  # connecting to the chosen server; nothing is read from the client
+RELAYING = "relaying"  # bytes pass in both directions
+REFUSING = "refusing"  # the client gets its error response; its bytes are discarded
 CLOSED = "closed"
 
 # Events.

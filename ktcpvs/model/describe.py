@@ -1,4 +1,4 @@
-"""The table as plain data: what goes over the control connection, into --json and to the writer of configurations."""
+"""The table as plain data: for the control connection, for --json, and for the writer of configurations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ktcpvs.model.table import Table
 
 
 def describe_value(value: Any) -> Any:
-    """An option's value: an address as its text, networks as a list of texts, anything else as it is."""
+    """Return an option's value as plain data: an address as text, networks as a list of texts."""
     if isinstance(value, Networks):
         return list(value.texts)
     return str(value) if isinstance(value, Address) else value
@@ -23,7 +23,7 @@ def describe_server(server: RealServer) -> dict[str, Any]:
 
 
 def describe_service(service: VirtualService) -> dict[str, Any]:
-    """A service as str, int, None, list and dict; addresses as their text."""
+    """Return a service as str, int, None, list and dict; addresses as text."""
     return {
         "ident": service.ident,
         **{name: describe_value(getattr(service, name)) for name in OPTIONS},
@@ -37,5 +37,5 @@ def describe_service(service: VirtualService) -> dict[str, Any]:
 
 
 def configuration(table: Table) -> tuple[list[dict[str, Any]], dict[str, int | str]]:
-    """All services and settings, described."""
+    """Return all services and settings as plain data."""
     return [describe_service(service) for service in table], table.settings.described()

@@ -1,9 +1,8 @@
-"""The live counts. Counting happens here alone, through leases; schedulers look and never count."""
+"""The live counters of real servers. Leases do all counting; schedulers only read the counters."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from ktcpvs.model.address import Address, host_field
 from ktcpvs.model.health import Health
@@ -13,15 +12,16 @@ from ktcpvs.model.latency import Latencies
 class Destination:
     """A real server inside one service, with its live counters.
 
-    address: Address. name: the configured server that it is one address of; None: it is configured itself. weight,
-    maxconn: follow every edit; weight: a whole number, but for a server that comes slowly; maxconn 0: no limit. active:
-    connections that it has now, those being made included; for schedulers that decide per request, requests. total:
-    those that were made. failures: connections that could not be made, and requests that were not answered. retries:
-    those that were tried again after it failed them. latencies: of requests, where they are switched one by one. heard:
-    the tick when it last said something to a request. errors: how many in a row. health: may it be chosen? reused:
-    requests that went on a kept connection. bytes_in: bytes from clients to it. bytes_out: bytes from it to clients.
-    freed: called with it when one that counted has ended; None: nobody waits. watchers: called with it whenever
-    `active` changes. is_shared: `active` changes without anybody being told.
+    address: Address. name: the configured host name that this address belongs to; None: the address itself is
+    configured. weight, maxconn: follow every edit; weight: a whole number, except during slow start; maxconn 0: no
+    limit. active: current connections, those being established included; requests, for schedulers that choose per
+    request. total: connections established. failures: connections that could not be established, and requests without a
+    response. retries: requests that were sent to another server after this one failed. latencies: of requests, for
+    schedulers that choose per request. heard: the tick when it last sent a response. errors: consecutive failed
+    requests. health: whether it may be chosen. reused: requests on a kept connection. bytes_in: bytes from clients to
+    it. bytes_out: bytes from it to clients. freed: called with the destination when a lease has ended; None: nothing
+    waits for that. watchers: called with the destination whenever `active` changes. is_shared: `active` also changes
+    without such a call, since other processes use the server too.
     """
 
     is_shared = False
@@ -60,7 +60,7 @@ class Destination:
 
     @property
     def is_full(self) -> bool:
-        """True when it has as many connections as it may have."""
+        """Whether it has reached its maxconn."""
         return 0 < self.maxconn <= self.active
 
     @property
@@ -69,35 +69,35 @@ class Destination:
         return self.active
 
     def take(self) -> None:
-        """One connection more."""
+        """Count one more connection."""
         self.active += 1
 
     def give(self) -> None:
-        """One less."""
+        """Count one connection less."""
         self.active -= 1
 
     def tell(self) -> None:
-        """Its number of connections has changed."""
+        """Call the watchers: the number of connections has changed."""
         for watcher in self.watchers:
             watcher(self)
 
     def lease(self) -> Lease:
-        """Count one connection in; it counts until the lease's `end()`."""
+        """Count one connection, until the lease's `end()`."""
         return Lease(self)
 
 
 class SharedDestination(Destination):
     """A real server that several processes use: `active` counts the connections of all of them.
 
-    Each process has a place of its own in `row`, where it alone writes.
+    Each process has its own place in `row`, in which no other process writes.
     """
 
     __slots__ = ("_place", "row")
 
     is_shared = True
 
-    def __init__(self, address: Address, weight: int, maxconn: int, row: Any, place: int) -> None:
-        """row: one count for each process, a sequence of int. place: this one's."""
+    def __init__(self, address: Address, weight: int, maxconn: int, row: memoryview, place: int) -> None:
+        """row: one count for each process. place: of this process."""
         self.row = row
         self._place = place
         super().__init__(address, weight, maxconn)
@@ -108,11 +108,11 @@ class SharedDestination(Destination):
 
     @active.setter
     def active(self, value: int) -> None:
-        """Only a new one is set, to what it is already."""
+        """Do nothing: only the constructor of Destination sets it, to 0."""
 
     @property
     def own(self) -> int:
-        return int(self.row[self._place])
+        return self.row[self._place]
 
     def take(self) -> None:
         self.row[self._place] += 1
@@ -122,7 +122,7 @@ class SharedDestination(Destination):
 
 
 class Lease:
-    """One connection's place at a destination."""
+    """One counted connection of a destination."""
 
     __slots__ = ("destination", "ended")
 
@@ -137,11 +137,11 @@ class Lease:
             destination.tell()
 
     def made(self) -> None:
-        """The connection was made."""
+        """Count the connection as established."""
         self.destination.total += 1
 
     def end(self, failed: bool = False) -> None:
-        """Count the connection out; `failed` when it could not be made. Safe to call twice."""
+        """End the lease. failed: the connection could not be established. A second call does nothing."""
         if not self.ended:
             self.ended = True
             destination = self.destination

@@ -1,4 +1,4 @@
-"""What one configuration would change in another, in words: a line for each thing."""
+"""The differences between two configurations, in words, one line each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ktcpvs.model.service import OPTIONS
 from ktcpvs.model.settings import SECRETS
 
 Described = dict[str, Any]
-"""A service as model.describe says it, perhaps with `running` besides."""
+"""A service as model.describe returns it, perhaps with `running`."""
 
 
 def differences(
@@ -20,13 +20,13 @@ def differences(
     after: list[Described],
     settings_after: dict[str, Any],
 ) -> list[str]:
-    """What changes from `before` to `after`; nothing when they are the same."""
+    """Return the differences between `before` and `after`; empty if they are equal."""
     old = {service["ident"]: service for service in before}
     new = {service["ident"]: service for service in after}
     lines = [*_settings(settings_before, settings_after)]
     for ident, service in old.items():
         if ident not in new:
-            running = ", which runs: it stops and drains" if service.get("running") else ""
+            running = " (running): it stops and drains" if service.get("running") else ""
             lines.append(f"- service {ident}{running}")
     for ident, service in new.items():
         if ident in old:
@@ -35,7 +35,7 @@ def differences(
             counts = f"{_count(service['servers'], 'server')}, {_count(service['rules'], 'rule')}"
             lines.append(f"+ service {ident}: {service['scheduler']} at {service['listen']}, {counts}, stopped")
     if not lines and list(old) != list(new):
-        lines.append("the services stand in another order")
+        lines.append("the order of the services changes")
     return lines
 
 
@@ -76,7 +76,7 @@ def _servers(before: list[Described], after: list[Described]) -> Iterator[str]:
             most = f", maxconn {server['maxconn']}" if server["maxconn"] else ""
             yield f"+ server {address}, weight {server['weight']}{most}"
     if list(old) != list(new) and set(old) == set(new):
-        yield "the servers stand in another order"
+        yield "the order of the servers changes"
 
 
 def _rules(before: list[Described], after: list[Described]) -> Iterator[str]:
@@ -95,7 +95,7 @@ def _rules(before: list[Described], after: list[Described]) -> Iterator[str]:
             yield f"rule '{shorten(pattern, 100)}': {' '.join(old[pattern]['servers'])}{was} -> {servers}{match}"
     kept = [pattern for pattern in old if pattern in new]
     if kept != [pattern for pattern in new if pattern in old]:
-        yield "the rules are tried in another order"
+        yield "the order of the rules changes"
 
 
 def _tests(before: list[str], after: list[str]) -> Iterator[str]:

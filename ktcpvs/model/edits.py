@@ -1,8 +1,7 @@
-"""Every change that can be made to the table, one class each: the one road in.
+"""The edits: every change that can be made to the table, one class each.
 
-`edit.apply(table)` gives the new table or raises a Refusal; nothing else changes a table. The configuration
-file, tcpvsadm and the daemon's own start all come this way. Each edit has an AMP command and a tcpvsadm command of
-its name.
+`edit.apply(table)` returns the new table or raises a Refusal; nothing else changes a table. The configuration file,
+tcpvsadm and the start of the daemon all use edits. Each edit has an AMP command and a tcpvsadm command of its name.
 """
 
 from __future__ import annotations
@@ -21,19 +20,20 @@ from ktcpvs.model.table import Table
 
 
 class Edit:
-    """A change of the table. `name`: its command's name in tcpvsadm, without the dashes."""
+    """A change of the table. name: of its command in tcpvsadm, without the dashes."""
 
     name: ClassVar[str]
 
     def apply(self, table: Table) -> Table:
-        """The changed table. Raises a Refusal."""
-        raise TypeError(f"{type(self).__name__} does not say how it is applied")
+        """Return the changed table. Raises a Refusal."""
+        raise TypeError(f"{type(self).__name__} does not define apply()")
 
 
 def _changed(service: VirtualService, options: Mapping[str, Any]) -> VirtualService:
-    """`service` with `options`: names of its fields -> typed values, and `port`, which stands for the port of listen.
+    """Return `service` with other options.
 
-    A listen address without a port keeps the service's port; `port` alone keeps its host.
+    options: field -> typed value, and `port`, the port of `listen`. A listen address without a port keeps the service's
+    port; `port` alone keeps its host.
     """
     options = dict(options)
     port = options.pop("port", None)
@@ -63,7 +63,7 @@ def _listen(current: Address, listen: Address | None, port: int | None) -> Addre
 
 @frozen
 class AddService(Edit):
-    """options: field of VirtualService -> value, and port."""
+    """Add a service. options: field of VirtualService -> value, and port."""
 
     name: ClassVar[str] = "add-service"
     ident: str
@@ -77,7 +77,7 @@ class AddService(Edit):
 
 @frozen
 class EditService(Edit):
-    """Changes the options given and no others."""
+    """Change the options given and no others."""
 
     name: ClassVar[str] = "edit-service"
     ident: str
@@ -101,7 +101,7 @@ class DeleteService(Edit):
 
 @frozen
 class Flush(Edit):
-    """Deletes all services; settings stay."""
+    """Delete all services; settings stay."""
 
     name: ClassVar[str] = "flush"
 
@@ -130,7 +130,7 @@ class AddServer(Edit):
 
 @frozen
 class EditServer(Edit):
-    """Changes what is given and keeps the rest. weight, maxconn: None keeps what it is."""
+    """Change a server. weight, maxconn: None keeps the value."""
 
     name: ClassVar[str] = "edit-server"
     ident: str
@@ -181,7 +181,7 @@ class DeleteRule(Edit):
 
 @frozen
 class Allow(Edit):
-    """More networks whose clients may come. only: they take the place of those that were allowed."""
+    """Allow clients from more networks. only: replace the networks that were allowed."""
 
     name: ClassVar[str] = "allow"
     ident: str
@@ -191,7 +191,7 @@ class Allow(Edit):
     def apply(self, table: Table) -> Table:
         service = table.service(self.ident)
         if not self.networks:
-            raise BadValue(f"no network is named; to let everybody come: edit-service -i {self.ident} allow=")
+            raise BadValue(f"missing network; to allow all clients: edit-service -i {self.ident} allow=")
         if self.only:
             service = evolve(service, allow=Networks())
         return table.with_service(service.with_networks(self.networks.entries, ()))
@@ -199,7 +199,7 @@ class Allow(Edit):
 
 @frozen
 class Deny(Edit):
-    """More networks whose clients are turned away. only: they take the place of those that were denied."""
+    """Deny clients from more networks. only: replace the networks that were denied."""
 
     name: ClassVar[str] = "deny"
     ident: str
@@ -215,7 +215,7 @@ class Deny(Edit):
 
 @frozen
 class DeleteNetwork(Edit):
-    """Networks that are neither allowed nor denied any more."""
+    """Remove networks from the lists of allowed and denied ones."""
 
     name: ClassVar[str] = "del-network"
     ident: str
@@ -227,7 +227,7 @@ class DeleteNetwork(Edit):
 
 @frozen
 class StartService(Edit):
-    """ident: None means all services. Starting what runs changes nothing."""
+    """Start a service; nothing changes if it runs already. ident: None starts all services."""
 
     name: ClassVar[str] = "start"
     ident: str | None = None
@@ -239,7 +239,7 @@ class StartService(Edit):
 
 @frozen
 class StopService(Edit):
-    """ident: None means all services. Stopping what does not run changes nothing."""
+    """Stop a service; nothing changes if it does not run. ident: None stops all services."""
 
     name: ClassVar[str] = "stop"
     ident: str | None = None
@@ -252,7 +252,7 @@ class StopService(Edit):
 
 @frozen
 class Set(Edit):
-    """changes: setting -> text."""
+    """Change settings. changes: setting -> text."""
 
     name: ClassVar[str] = "set"
     changes: Mapping[str, str] = field(
@@ -265,7 +265,7 @@ class Set(Edit):
 
 @frozen
 class Unload(Edit):
-    """Stops all services; when they have drained, the daemon ends (KTCPVS: unload = 1)."""
+    """Stop all services; when they have drained, the daemon ends (KTCPVS: unload = 1)."""
 
     name: ClassVar[str] = "unload"
 
@@ -275,7 +275,7 @@ class Unload(Edit):
 
 @frozen
 class Confirm(Edit):
-    """What a Load has put in force on trial stays."""
+    """Keep the configuration that a Load has put in force on trial."""
 
     name: ClassVar[str] = "confirm"
 
@@ -284,7 +284,7 @@ class Confirm(Edit):
 
 
 START_NOTHING, START_NEW, START_ALL = STARTS = ("nothing", "new", "all")
-"""What a Load starts: nothing, the services that were not in the table before, or all that it names."""
+"""The services that a Load starts: none, those that were not in the table before, or all that it names."""
 
 
 def _start(instance: object, attribute: Attribute[str], value: str) -> None:
@@ -299,10 +299,10 @@ def _trial_time(instance: object, attribute: Attribute[int], value: int) -> None
 
 @frozen
 class Load(Edit):
-    """Puts a whole configuration in the place of the table's; what runs and is still there keeps running.
+    """Replace the whole configuration; services that run and are still there keep running.
 
-    services, settings: as the configuration text says; a setting that it does not name has its default. confirm: in so
-    many seconds it is undone unless it is confirmed; 0: it stays. start: one of STARTS.
+    services, settings: of the configuration text; a setting that it does not name has its default. confirm: seconds
+    after which the load is undone unless it is confirmed; 0: it stays. start: one of STARTS.
     """
 
     name: ClassVar[str] = "load-configfile"

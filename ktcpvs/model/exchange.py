@@ -1,19 +1,19 @@
-"""The life of a client connection that is switched request by request, as a table.
+"""The state machine of a client connection whose scheduler chooses for each request.
 
-This file knows nothing of sockets. `transport.exchange` tells what happened and does what the new state asks for.
+This module knows no sockets: `ktcpvs.http` reports the events and acts on the new states.
 """
 
 from __future__ import annotations
 
 # States.
 IDLE = "waiting for a request"
-CHOOSING = "choosing"  # the scheduler is asked, and perhaps waits for something itself
-QUEUED = "queued"  # all servers that may serve have as many requests as they may have
-CONNECTING = "connecting"  # the chosen server is called
-WAITING = "waiting for the answer"  # the request is on its way, nothing has come back
-ANSWERING = "answering"  # the answer goes to the client; the request's body may still come
-SWITCHED = "relaying"  # after 101: bytes go both ways
-REFUSING = "refusing"  # the client has its last answer; what it sends is thrown away
+CHOOSING = "choosing"  # the scheduler chooses a server, perhaps asynchronously
+QUEUED = "queued"  # all usable servers have reached their maxconn
+CONNECTING = "connecting"  # connecting to the chosen server
+WAITING = "waiting for the answer"  # the request has been sent, no byte of the response has come
+ANSWERING = "answering"  # the response goes to the client; the request's body may still come
+SWITCHED = "relaying"  # after status 101: bytes pass in both directions
+REFUSING = "refusing"  # the client has its last response; its bytes are discarded
 CLOSED = "closed"
 
 # Events.
@@ -24,7 +24,7 @@ CHOSEN = "chosen"
 FULL = "servers full"
 ROOM = "room at a server"
 REUSED = "chosen, a kept connection"
-SENT = "request on a kept connection"  # all at once, with nothing to wait for
+SENT = "request on a kept connection"  # chosen and sent in one step, with nothing to wait for
 WHOLE = "whole answer"
 CONNECTED = "connected"
 CONNECT_FAILED = "connect failed"

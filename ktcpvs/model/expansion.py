@@ -1,7 +1,7 @@
-"""Servers by name: what stands as one name in the configuration is as many servers as the name has addresses.
+"""Servers by host name: a name in the configuration becomes as many servers as it has addresses.
 
-The table of the administrators keeps the name. What runs is that table expanded by what names mean at the moment; a
-name that has never been looked up stays in its place.
+The administrators' table keeps the name. The table that runs is that table with names expanded to their current
+addresses; a name that has not been looked up yet stays as it is.
 """
 
 from __future__ import annotations
@@ -16,25 +16,27 @@ from ktcpvs.model.service import RealServer, Rule, VirtualService
 from ktcpvs.model.table import Table
 
 Resolution = Mapping[str, tuple[str, ...]]
-"""Host name -> its IP addresses, in an order that does not change by itself."""
+"""Host name -> its IP addresses, in a stable order."""
 
 LOCALHOST = "localhost"
-"""It and what ends with it is this machine (RFC 6761, section 6.3): nobody is asked for it."""
+"""This name, and names that end with it, are this machine (RFC 6761, section 6.3) and are not looked up."""
 
 
 DNS_PORT = 53
 
 
 def parse_nameserver(text: str) -> tuple[str, int]:
-    """(IP address, port) of a name server, written HOST[:PORT]. Raises BadAddress."""
+    """Parse HOST[:PORT] as (IP address, port) of a name server. Raises BadAddress."""
     address = parse_address(text)
     if not isinstance(address, Inet) or address.is_name:
-        raise BadAddress(f"name server '{shorten(text, 60)}': an IP address is wanted, as 127.0.0.1:53 or [::1]:53")
+        raise BadAddress(
+            f"name server '{shorten(text, 60)}': expected an IP address (example: 127.0.0.1:53 or [::1]:53)"
+        )
     return address.host, address.port or DNS_PORT
 
 
 def names_of(services: Iterable[VirtualService]) -> set[str]:
-    """The host names of their servers that are to be looked up."""
+    """Return the host names of these services' servers that must be looked up."""
     return {
         server.address.host
         for service in services
@@ -48,7 +50,7 @@ def _is_local(host: str) -> bool:
 
 
 def expanded(table: Table, resolution: Resolution) -> Table:
-    """The table that runs."""
+    """Return the table that runs."""
     if not resolution:
         return table
     services = {ident: _expanded(service, resolution) for ident, service in table.services.items()}
@@ -56,7 +58,8 @@ def expanded(table: Table, resolution: Resolution) -> Table:
 
 
 def _expanded(service: VirtualService, resolution: Resolution) -> VirtualService:
-    """The service with a server for each address; one that is configured by its address too is that one."""
+    """Return the service with a server for each address. A server that is configured by that address too takes
+    precedence."""
     meant = {server.address: _addresses(server.address, resolution) for server in service.servers}
     if not any(meant.values()):
         return service
@@ -82,7 +85,7 @@ def _each(addresses: Iterable[Address], resolution: Resolution) -> Iterator[Addr
 
 
 def _addresses(address: Address, resolution: Resolution) -> tuple[Address, ...]:
-    """What the name in `address` means; nothing where there is no name, or none that was ever looked up."""
+    """Return the addresses of the host name in `address`; empty if it is no name, or has not been looked up yet."""
     if not isinstance(address, Inet):
         return ()
     return tuple(Inet(host, address.port) for host in resolution.get(address.host, ()))

@@ -1,7 +1,7 @@
-"""Which client addresses may come: the networks of a service's lists, made ready for looking an address up.
+"""Allow and deny lists of client networks, prepared for fast look-ups.
 
-The most specific network that holds an address decides. One that none holds is denied where there is a list of those
-allowed, and else allowed. All networks together are cut into ranges, in order; a look-up is one bisection.
+The most specific network that contains an address decides. An address that no network contains is denied if the service
+has an allow list, and allowed if it has none. All networks are cut into sorted ranges; a look-up is one bisection.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from ktcpvs.model.network import Network, Networks
 
 
 class _Ranges:
-    """The addresses of one family: where each range begins, as packed bytes, and the network that holds it."""
+    """The ranges of one address family: the first address of each, as packed bytes, and the network that decides."""
 
     def __init__(self, bits: int, networks: Iterable[Network]) -> None:
         self._size = bits // 8
         end = 1 << bits
         found: dict[int, Network | None] = {0: None}
-        around: list[Network] = []  # those that hold where we are, the most specific last
+        around: list[Network] = []  # the networks that contain the current position, the most specific last
 
         def leave(before: int) -> None:
             while around and around[-1].last < before:
@@ -41,7 +41,7 @@ class _Ranges:
 
 
 class Filter:
-    """Knows who may come."""
+    """The allow and deny lists of one service."""
 
     def __init__(self, allow: Networks, deny: Networks) -> None:
         both = (*allow.entries, *deny.entries)
@@ -50,11 +50,11 @@ class Filter:
         self._others = not allow
 
     def judge(self, packed: bytes) -> tuple[bool, Network | None]:
-        """(may it come, the network that decides; None: no network holds it). packed: 4 or 16 bytes."""
+        """Return (is the address allowed, the network that decides, or None). packed: the address, 4 or 16 bytes."""
         network = self._families[len(packed)].holder(packed)
         return (self._others if network is None else network not in self._denied), network
 
 
 def filter_of(allow: Networks, deny: Networks) -> Filter | None:
-    """None: everybody may come."""
+    """Return the filter of these lists, or None if they allow every client."""
     return Filter(allow, deny) if allow or deny else None

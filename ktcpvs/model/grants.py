@@ -1,25 +1,25 @@
-"""One direction of a connection that the kernel relays, as a table: who carries the bytes, and what comes before what.
+"""The state machine of one direction of a connection that the kernel relays, and the sizes of its grants.
 
-The kernel redirects what it was granted, and passes everything else to this process, which reads it, writes it on, and
-grants anew. Bytes of two ways must not overtake each other, nor an end the bytes before it: that is what the states are
-for. This file knows nothing of sockets; `transport.relay.kernel` tells what happened and does what the new state asks
-for.
+The kernel redirects as many bytes as it was granted and passes all others to this process, which reads them, writes
+them on, and makes the next grant. Bytes that take different ways must not overtake each other, and a FIN must not
+overtake bytes: the states ensure that. This module knows no sockets: `ktcpvs.relay.kernel` reports the events and acts
+on the new states.
 
-    state = TABLE[state][event]        # KeyError: that cannot happen in this state
+    state = TABLE[state][event]        # KeyError: a bug, the event is not possible in this state
 """
 
 from __future__ import annotations
 
 # States.
-READING = "reading"  # this process reads what comes
-HOLDING = "holding"  # what it read waits until all that was redirected before stands in the target's queue
-BLOCKED = "blocked"  # the target takes no more of what was read
-READY = "ready"  # all that was read is written, and the kernel may take over when the other direction is ready too
-GRANTED = "granted"  # the kernel redirects; nothing is read
-WAITING = "waiting"  # what was passed, or what came before the end, cannot be read yet
-ENDING = "ending"  # all was read; the end waits until all that was redirected stands in the target's queue
-ENDED = "ended"  # the end has been carried on
-GONE = "gone"  # the source or the target is closed, or the target is broken: nothing is carried any more
+READING = "reading"  # this process reads the source
+HOLDING = "holding"  # the bytes read wait until all bytes redirected before are in the target's send queue
+BLOCKED = "blocked"  # the target accepts no more of the bytes read
+READY = "ready"  # all bytes read are written; the kernel takes over when the other direction is ready too
+GRANTED = "granted"  # the kernel redirects; this process reads nothing
+WAITING = "waiting"  # bytes that were passed, or that came before the end, cannot be read yet
+ENDING = "ending"  # all bytes are read; the end waits until all redirected bytes are in the target's send queue
+ENDED = "ended"  # the end has been passed on
+GONE = "gone"  # the source or the target is closed, or the target is broken: nothing is relayed any more
 
 # Events.
 DATA = "bytes read"
@@ -60,49 +60,49 @@ _MOVES: dict[str, dict[str, str]] = {
 }
 
 TABLE: dict[str, dict[str, str]] = {
-    # What the kernel tells may be read late, when it holds no more.
+    # A report of the kernel may be read late, when it is out of date.
     state: {HALF: state, PASSED: READING if state == GRANTED else state, LOST: GONE, **moves}
     for state, moves in _MOVES.items()
 }
 
 PACKET_COST = 2 << 10
-"""What a packet is charged besides its bytes: the kernel's descriptors of it, and the rest of the memory it lies in.
-Loopback needs 1.2 KiB; network drivers that give each packet half a page need 2 KiB."""
+"""The charge for a packet besides its bytes: the kernel's descriptors, and the unused rest of its memory. Loopback
+needs 1.2 KiB; network drivers that give each packet half a page need 2 KiB."""
 
 FIRST_WINDOW = 4 << 20
-LEAST_WINDOW = 256 << 10
-"""The charge that is granted at first, and to who has proved slow. The setting relay_window limits both."""
+MIN_WINDOW = 256 << 10
+"""The charge of the first grant, and the smallest for a slow direction. The setting relay_window limits both."""
 
 
 def charge(size: int) -> int:
-    """The charge of that many bytes in packets of 1 KiB or more."""
+    """Return the charge for that many bytes in packets of 1 KiB or more."""
     return 3 * size
 
 
 def first_window(most: int) -> int:
-    """The charge that is granted to a direction of which nothing is known yet; `most`: the setting, in bytes."""
+    """Return the charge of the first grant of a direction. most: the setting relay_window, in bytes."""
     return min(FIRST_WINDOW, most)
 
 
 def next_window(window: int, behind: int, most: int) -> int:
-    """The next grant to a direction that has used half of `window`; 0: none now.
+    """Return the next grant of a direction that has used half of `window`; 0: none now.
 
-    behind: the bytes that the target's TCP could not send yet. Whoever keeps up gets twice as much, so that the kernel
-    seldom has to tell. For whoever does not, the rest comes through this process, which does not read on when the
-    target is full.
+    behind: the bytes that the target's TCP could not send yet. A target that keeps up gets twice as much, so that the
+    kernel seldom has to report. The bytes for a target that does not keep up come through this process, which stops
+    reading when the target is full.
     """
     return 0 if behind > window // 4 else min(2 * window, most)
 
 
 def less_window(window: int, most: int) -> int:
-    """The next grant, as a charge, to a direction that has used up `window`: it does not keep up."""
-    return min(max(window // 4, LEAST_WINDOW), most)
+    """Return the next grant, as a charge, of a direction that has used up `window`: its target does not keep up."""
+    return min(max(window // 4, MIN_WINDOW), most)
 
 
 def passed_limit(most: int, receive_buffer: int) -> int:
-    """The charge of passed packets that may wait for this process to read them; beyond it the connection is reset.
+    """Return the charge of passed packets that may wait to be read; a connection with more is reset.
 
-    most: the setting, in bytes. receive_buffer: the largest that a socket may have, in bytes. The kernel charges what
-    waits to the source's receive buffer, so TCP holds the sender back long before, unless memory is short.
+    most: the setting relay_window, in bytes. receive_buffer: the largest of a socket, in bytes. The kernel charges
+    waiting packets to the source's receive buffer, so TCP slows the sender down long before, unless memory is short.
     """
     return first_window(most) + charge(receive_buffer)

@@ -1,7 +1,7 @@
-"""The health of one real server as a table: whether it may be chosen, since when, and why.
+"""The state machine of one real server's health: whether it may be chosen, since when, and why.
 
-Checks say whether it answers when nobody depends on it; errors of real connections say how it fares with clients. This
-file knows no sockets and no clock: `transport.health` tells what happened.
+Active checks find servers that are down; errors of client connections eject servers. This module knows no sockets and
+no clock: `ktcpvs.health` reports the events.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 # States.
 UP = "up"
 DOWN = "down"  # checks have failed
-EJECTED = "ejected"  # clients' connections have failed, one after another; it comes back by itself
+EJECTED = "ejected"  # consecutive client connections or requests have failed; it comes back after a while
 
 # Events.
 ROSE = "checks passed"
@@ -25,8 +25,11 @@ TABLE: dict[str, dict[str, str]] = {
 
 
 class Health:
-    """state: of the table. since: when it began, seconds since 1970; 0: as long as it has been known. reason: the last
-    one in words; "" for none. ejections: how often it was ejected lately, in a row."""
+    """The health of one server.
+
+    state: see TABLE. since: Unix time when the state began; 0: since the server is known. reason: the last one, in
+    words; "" for none. ejections: how many in a row, with short times between them.
+    """
 
     __slots__ = ("_streak", "ejections", "reason", "returned", "since", "state")
 
@@ -35,13 +38,14 @@ class Health:
         self.since = 0.0
         self.reason = ""
         self.ejections = 0
-        self.returned = 0.0  # when the last ejection was over
-        self._streak = 0  # checks passed in a row; negative: failed
+        self.returned = 0.0  # Unix time when the last ejection ended
+        self._streak = 0  # consecutive checks that passed; negative: that failed
 
     def checked(self, why: str | None, rise: int, fall: int) -> str | None:
-        """A check has passed (why is None), or failed. What happened by it: ROSE, FELL, or None for nothing.
+        """Count a check. Return the event that it causes: ROSE, FELL, or None.
 
-        rise: how many must pass until a server that is down is up. fall: how many must fail until it is down.
+        why: the reason why it failed, or None if it passed. rise: how many consecutive checks must pass until a server
+        that is down is up. fall: how many must fail until it is down.
         """
         if why is None:
             self._streak = max(self._streak, 0) + 1
@@ -51,7 +55,7 @@ class Health:
         return FELL if self.state != DOWN and -self._streak >= fall else None
 
     def happened(self, event: str, why: str, now: float) -> None:
-        """Change the state. why: the reason, in words. now: seconds since 1970. Raises KeyError for what cannot be."""
+        """Change the state. why: the reason, in words. now: Unix time. Raises KeyError if the event is not possible."""
         self.state = TABLE[self.state][event]
         self.since, self.reason = now, why
         if event == ERRORS:
@@ -60,15 +64,18 @@ class Health:
             self.returned = now
 
     def ejection_time(self, base: int, most: int, now: float) -> int:
-        """How many seconds the next ejection lasts: `base` for the first, longer for each that follows soon, at most
-        `most`. Whoever was well for `most` seconds begins anew."""
+        """Return the seconds of the next ejection: `base` for the first, and longer for each that follows soon, at most
+        `most`. A server that was healthy for `most` seconds begins with `base` again."""
         if self.ejections and now - self.returned > most:
             self.ejections = 0
         return min(base * (self.ejections + 1), max(base, most))
 
 
 def may_eject(servers: int, out: int, share: int) -> bool:
-    """May one more be ejected? servers: of the service. out: how many of them are not up. share: percent of them that
-    may be out; one may where there are two or more, but for a share of 0, and the last one never."""
+    """Whether one more server may be ejected.
+
+    servers: how many the service has. out: how many of them are not up. share: percent of them that may be out. Of two
+    or more servers one may always be ejected, unless the share is 0, and the last one never.
+    """
     most = min(max(servers * share // 100, 1), servers - 1)
     return share > 0 and out < most

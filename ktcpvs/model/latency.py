@@ -1,4 +1,4 @@
-"""How long requests took: counts in buckets, one row for each class of status (1xx to 5xx, and other)."""
+"""Latencies of requests: a histogram for each class of status codes (1xx to 5xx, and other)."""
 
 from __future__ import annotations
 
@@ -6,38 +6,38 @@ from bisect import bisect_left
 from typing import Any
 
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-"""The upper bounds of the buckets, in seconds; what took longer than the last has a bucket of its own."""
+"""The upper bounds of the buckets, in seconds; one more bucket is for longer times."""
 
 CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
 """Classes of status codes; the row of a class is the first digit of its codes."""
 
 OTHER = "other"
-"""Codes of 600 and above, which no class defines (RFC 9110, section 15), but which servers send."""
+"""Codes of 600 and above, which are in no class (RFC 9110, section 15) but which servers send."""
 
 
 class Latencies:
-    """rows: status // 100 -> how many took how long, bucket by bucket. seconds: how long all of them took together."""
+    """The histograms of one server. rows: status // 100 -> count of each bucket. seconds: the sum of all latencies."""
 
     __slots__ = ("rows", "seconds")
 
     def __init__(self) -> None:
-        self.rows = tuple([0] * (len(BUCKETS) + 1) for _ in range(10))  # a server may say any status of three digits
+        self.rows = tuple([0] * (len(BUCKETS) + 1) for _ in range(10))  # a server may send any status of three digits
         self.seconds = 0.0
 
     def row(self, status: int) -> list[int]:
-        """Where answers with that status are counted."""
+        """Return the histogram for responses with that status."""
         return self.rows[status // 100]
 
     def count(self, status: int, seconds: float) -> None:
-        """A request has been answered. seconds: since its head was there."""
+        """Count a response. seconds: since the request's head was complete."""
         self.row(status)[bisect_left(BUCKETS, seconds)] += 1
         self.seconds += seconds
 
 
 def described(latencies: Latencies | None) -> dict[str, Any]:
-    """`answers`: class -> how many; `buckets`: how many took at most BUCKETS (and more than the one before), the last:
-    longer; `seconds`: all together. None: nothing was counted yet."""
-    if latencies is None:  # thousands of servers in a large table: no rows are added up for them
+    """Return `answers`: class -> count; `buckets`: counts of the buckets, all classes together; `seconds`: the sum of
+    all latencies. latencies: None if nothing was counted yet."""
+    if latencies is None:  # saves the sums for thousands of idle servers in a large table
         return {"answers": dict.fromkeys((*CLASSES, OTHER), 0), "buckets": [0] * (len(BUCKETS) + 1), "seconds": 0.0}
     rows = latencies.rows
     return {
@@ -49,11 +49,13 @@ def described(latencies: Latencies | None) -> dict[str, Any]:
 
 
 def within(buckets: list[int], share: float) -> float | None:
-    """The bound that `share` (0 to 1) of what was counted did not exceed; None: nothing was counted. What took longer
-    than the last bound counts as that."""
-    wanted, seen = sum(buckets) * share, 0
+    """Return the upper bound of the smallest latencies that make up `share` (0 to 1) of all; None if there are none.
+
+    Latencies beyond the last bound count as the last bound.
+    """
+    enough, seen = sum(buckets) * share, 0
     for bound, count in zip((*BUCKETS, BUCKETS[-1]), buckets, strict=True):
         seen += count
-        if seen and seen >= wanted:
+        if seen and seen >= enough:
             return bound
     return None

@@ -1,4 +1,4 @@
-"""The lines of a text: LF, CR LF and CR end a line everywhere, and nothing else does."""
+"""Splits a text into lines, which end with LF, CR LF or CR and with nothing else."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ _END = re.compile(r"\r\n|\r|\n")
 
 
 def split_lines(text: str) -> list[str]:
-    """All lines without their ends; one more, which may be empty, after the last line end."""
+    """Return all lines without their ends, the text after the last line end included, even if it is empty."""
     return _END.split(text) if "\r" in text else text.split("\n")

@@ -1,4 +1,4 @@
-"""Networks as people write them, 10.0.0.0/8 or 2001:db8::/32 or one address, and lists of them."""
+"""Networks (10.0.0.0/8, 2001:db8::/32, or a single address) and lists of them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from ktcpvs.errors import BadValue, shorten
 from ktcpvs.model.address import PortNamed
 from ktcpvs.model.lines import split_lines
 
-NETWORKS_MAX = 100_000
+MAX_NETWORKS = 100_000
 """The most networks in one list."""
 
 
 class Network(NamedTuple):
-    """bits: 32 for IPv4, 128 for IPv6. first: the lowest address, as a number. length: of the prefix, in bits."""
+    """A network. bits: 32 for IPv4, 128 for IPv6. first: the lowest address, as a number. length: of the prefix, in
+    bits."""
 
     bits: int
     first: int
@@ -35,7 +36,7 @@ class Network(NamedTuple):
 
 
 def parse_network(text: str) -> Network:
-    """ADDRESS/LENGTH, or ADDRESS alone for just that one. Raises BadValue."""
+    """Parse ADDRESS/LENGTH, or ADDRESS alone for a single address. Raises BadValue."""
     address, _, length = text.partition("/")
     try:
         found = ipaddress.ip_address(address)
@@ -43,21 +44,21 @@ def parse_network(text: str) -> Network:
         if length.isascii() and length.isdigit() and len(length) <= 3 and int(length) <= bits:
             known = int(length)
         else:
-            known = ipaddress.ip_interface(text).network.prefixlen  # none, or a mask, or nonsense
+            known = ipaddress.ip_interface(text).network.prefixlen  # no length, a mask, or an error
     except ValueError:
-        raise BadValue(f"'{shorten(text, 40)}': a network is wanted, as 10.0.0.0/8 or 2001:db8::/32") from None
+        raise BadValue(f"'{shorten(text, 40)}': expected a network (example: 10.0.0.0/8 or 2001:db8::/32)") from None
     if isinstance(found, ipaddress.IPv6Address) and found.scope_id is not None:
         raise BadValue(f"'{shorten(text, 40)}': a network has no zone; leave out %{shorten(found.scope_id, 20)}")
     number = int(found)
     network = Network(bits, number >> (bits - known) << (bits - known), known)
     if network.first != number:
-        raise BadValue(f"'{shorten(text, 40)}': the address goes on behind the prefix; {network} holds it")
+        raise BadValue(f"'{shorten(text, 40)}': the address has bits beyond the prefix; did you mean {network}?")
     return network
 
 
 def _not_too_many(instance: object, attribute: object, value: tuple[Network, ...]) -> None:
-    if len(value) > NETWORKS_MAX:
-        raise BadValue(f"{len(value)} networks in one list; at most {NETWORKS_MAX} are possible")
+    if len(value) > MAX_NETWORKS:
+        raise BadValue(f"{len(value)} networks in one list; the limit is {MAX_NETWORKS}")
 
 
 @frozen(slots=False)
@@ -68,17 +69,17 @@ class Networks:
 
     @classmethod
     def of(cls, entries: Iterable[Network]) -> Networks:
-        """The same once more is left out."""
+        """Make the list of these networks without repetitions."""
         return cls(tuple(dict.fromkeys(entries)))
 
     @cached_property
     def known(self) -> frozenset[Network]:
-        """The same, to look one up."""
+        """The networks as a set."""
         return frozenset(self.entries)
 
     @cached_property
     def texts(self) -> tuple[str, ...]:
-        """The same, for people."""
+        """The networks as texts."""
         return tuple(map(str, self.entries))
 
     def __bool__(self) -> bool:
@@ -88,19 +89,19 @@ class Networks:
         return " ".join(self.texts)
 
     def with_more(self, more: Iterable[Network]) -> Networks:
-        """These and those."""
+        """Return this list with more networks."""
         return Networks.of((*self.entries, *more))
 
     def without(self, leaving: Networks) -> Networks:
-        """These but not those."""
+        """Return this list without some networks."""
         if self.known.isdisjoint(leaving.known):
             return self
         return Networks(tuple(entry for entry in self.entries if entry not in leaving.known))
 
 
 def parse_networks(text: str) -> Networks:
-    """Networks with white space between them; `#` begins a comment, to the end of its line. Raises BadValue, which
-    names the line where there are several."""
+    """Parse networks that white space separates; `#` begins a comment. Raises BadValue, with the line's number if there
+    are several lines."""
     found: list[Network] = []
     lines = split_lines(text)
     for number, line in enumerate(lines, 1):
@@ -113,5 +114,5 @@ def parse_networks(text: str) -> Networks:
 
 
 def read_networks(name: str, text: str, port_named: PortNamed) -> Networks:
-    """The value of an option."""
+    """Read the value of an option."""
     return parse_networks(text)

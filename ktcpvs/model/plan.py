@@ -1,4 +1,4 @@
-"""What differs between two tables, and so what has to be done: decided here, done by the director."""
+"""The plan for a change of the table: the services to start, change and stop. The director carries it out."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from ktcpvs.model.table import Table
 
 @frozen
 class Plan:
-    """start: services that run from now on. change: (old, new) of services that run on and are bound anew.
-    stop: services that run no longer. settings: True when any setting differs."""
+    """start: services to start. change: (old, new) of services that keep running with another configuration. stop:
+    services to stop. settings: whether any setting differs."""
 
     start: tuple[VirtualService, ...]
     change: tuple[tuple[VirtualService, VirtualService], ...]
@@ -20,7 +20,7 @@ class Plan:
 
 
 def plan(old: Table, new: Table) -> Plan:
-    """What makes `new` out of `old`."""
+    """Return the plan that turns `old` into `new`."""
     rekeyed = old.settings.cookie_key != new.settings.cookie_key
     started, stopped = new.running - old.running, old.running - new.running
     return Plan(

@@ -1,4 +1,5 @@
-"""How many requests may be with their second server at once, so that a failing service is not buried by retries."""
+"""The retry budget: limits how many requests are at another server than their first, so that retries do not overload a
+failing service."""
 
 from __future__ import annotations
 
@@ -6,10 +7,10 @@ from ktcpvs.model.destination import Destination, Lease
 
 
 class RetryBudget:
-    """One for each service. taken: how many requests are with another server than their first, now.
+    """The budget of one service. taken: how many requests are at another server than their first now.
 
-    A request counts that a server has had and did not answer. One that never reached a server costs no server anything,
-    and is not counted: a call that failed, or a kept connection that was found closed and is called anew.
+    Only requests count that a server has received without responding. A failed connect, or a kept connection that was
+    closed, costs no server anything and does not count.
     """
 
     __slots__ = ("taken",)
@@ -18,12 +19,12 @@ class RetryBudget:
         self.taken = 0
 
     def allows(self, live: int, share: int, least: int) -> bool:
-        """May one more be retried? live: requests that are being served. share: percent of them that may be retries;
-        least: so many may, however few are live."""
+        """Whether one more request may be retried. live: requests being served. share: percent of them that may be
+        retries. least: the number of retries that is always allowed."""
         return self.taken < max(least, live * share // 100)
 
     def lease(self, destination: Destination) -> Lease:
-        """A place at another server; until it ends the request is counted as a retry."""
+        """Return a lease of another server, which counts as a retry until it ends."""
         return _Retried(destination, self)
 
 

@@ -1,29 +1,52 @@
-"""What a scheduler is asked and what it answers."""
+"""The contract between the switch and its schedulers: what a scheduler sees, what it returns, and its interfaces.
+
+A scheduler decides and never acts: it sees what the switch knows, returns a server and a reason, and touches no socket,
+no clock and no counter. Authors of schedulers import these names from L{ktcpvs.interfaces}.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Awaitable, Callable, Generator, Iterable
 
 from attrs import Factory, define, field, frozen
+from zope.interface import Attribute, Interface
 
 from ktcpvs.model.address import Address
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.service import Rule, VirtualService
 
+CONNECTION = "CONNECTION"
+"""Choose once for each connection, before anything has been read from it."""
+
+FIRST_REQUEST = "FIRST_REQUEST"
+"""Choose once for each connection, when the head of the first HTTP request has come; the rest of the connection is
+relayed unchanged."""
+
+EACH_REQUEST = "EACH_REQUEST"
+"""Choose for every HTTP request; each goes on a connection to its own server."""
+
+UNITS = (CONNECTION, FIRST_REQUEST, EACH_REQUEST)
+
+USES_RULES, USES_MATCH, USES_BALANCE, USES_WEIGHT, USES_COOKIE = "rules", "match", "balance", "weight", "cookie"
+"""The parts of a service's configuration that a scheduler may use, see L{IUsesOptions}."""
+
 NONE: frozenset[Destination] = frozenset()
 """No destinations."""
 
 
+# What a scheduler sees and returns.
+
+
 @define(eq=False)
 class Request:
-    """What is known when a scheduler is asked.
+    """The request, or the connection, for which a scheduler chooses a server.
 
-    client: the client's address as text, without its port; "" for a unix socket's client.
-    method, target, path: of the HTTP request, raw bytes; None for schedulers that are asked per connection.
-    `target` is the request target as it was sent, `path` the path and query in it: what rules are matched against.
+    client: the client's address as text, without its port; "" for a client on a unix socket.
+    method, target, path: of the HTTP request, raw bytes; None for schedulers that choose per connection. `target` is
+    the request target as the client sent it, `path` the path and query in it: rules match against `path`.
     lines: the request's header lines as they came, each with its line end.
-    tried: the destinations that are not up, and those that have already failed for this request. Not to be changed.
-    failed: only the latter.
+    tried: the destinations that are not up, and those that have already failed for this request; a scheduler must not
+    change this set. failed: those that have already failed.
     """
 
     client: str = ""
@@ -43,11 +66,11 @@ class Request:
 
 @frozen(eq=False)
 class Choice:
-    """Who shall serve, and why, in words for the log and for people.
+    """The server that a scheduler chooses, and the reason, for the log and for people.
 
-    waits: when the destination has all the connections that its maxconn allows, the client waits for it, and no other
-    is asked for. For schedulers that decide per request: lines, the request's header lines as the server shall see
-    them, None: as they came; answer_lines: header lines, each with its line end, that the answer gets besides its own.
+    waits: if the destination has reached its maxconn, the client waits for it, and no other one is chosen instead.
+    For schedulers that choose per request: lines, the request's header lines that the server gets, None: as they came;
+    answer_lines: header lines, each with its line end, that the response gets besides its own.
     """
 
     destination: Destination
@@ -57,12 +80,16 @@ class Choice:
     answer_lines: bytes = b""
 
 
+Choosing = Choice | None | Awaitable[Choice | None]
+"""What `choose` returns. Awaitable: a coroutine or a Deferred."""
+
+
 @frozen(eq=False)
 class Considered:
-    """What a scheduler looked at for one request, for people to read.
+    """What a scheduler considered for one request, for people to read.
 
-    rules: (number, pattern, why it was taken or not) of each rule that was tried, in their order. notes: what else
-    counted, a line each. destinations: those among which it chose.
+    rules: (number, pattern, why it was taken or not) of each rule that was tried, in their order. notes: other facts
+    that mattered, a line each. destinations: those among which it chose.
     """
 
     rules: tuple[tuple[int, str, str], ...] = ()
@@ -87,17 +114,17 @@ class BoundRule:
 class ServiceView:
     """A service as a scheduler sees it when it is bound.
 
-    config: the service as configured. destinations: its servers, in their order.
-    rules: its rules, in the order in which they are tried (default rules last). balance: the L{ISchedulerFactory} that
-    chooses among the servers of one rule. why: stands in front of the reasons of what is bound to this view. key: a
-    secret of this switch, or of all that share its cookie_key; never to be shown. trial: what is bound will be asked
-    once and thrown away, while `previous` goes on: it shares nothing with it that changes.
+    config: the service as configured. destinations: its servers, in their order. rules: its rules, in the order in
+    which they are tried (default rules last). balance: the scheduler that chooses among the servers of one rule; None
+    in tests without rules. why: the beginning of the reasons of all choices. key: a secret of this switch, or of all
+    switches that share its cookie_key; it must never be shown. trial: the bound scheduler will be asked and thrown
+    away while `previous` stays in use: it must share nothing with `previous` that changes.
     """
 
     config: VirtualService
     destinations: tuple[Destination, ...]
     rules: tuple[BoundRule, ...] = ()
-    balance: Any = None
+    balance: ISchedulerFactory | None = None
     why: str = ""
     key: bytes = field(default=b"", repr=False)
     trial: bool = False
@@ -111,19 +138,19 @@ class ServiceView:
         cls,
         config: VirtualService,
         known: dict[Address, Destination],
-        balance: Any = None,
+        balance: ISchedulerFactory | None = None,
         key: bytes = b"",
         before: ServiceView | None = None,
         trial: bool = False,
     ) -> ServiceView:
-        """The view of `config`, with destinations from `known`, which holds one for every server.
+        """Make the view of `config`, with destinations from `known`, which has one for every server.
 
-        before: a view of the same service; what has not changed since is taken from it.
+        before: an earlier view of the same service; rules that have not changed since are taken from it.
         """
         destinations = tuple([known[server.address] for server in config.servers])
         same: dict[int, BoundRule] = {}
         if before is not None and set(before.destinations).issubset(destinations):
-            same = {id(bound.rule): bound for bound in before.rules}  # the rules live as long as the view before
+            same = {id(bound.rule): bound for bound in before.rules}  # `before` keeps these rules alive
         rules: list[BoundRule] = []
         last: list[BoundRule] = []
         for number, rule in enumerate(config.rules, 1):
@@ -135,5 +162,81 @@ class ServiceView:
         return cls(config, destinations, (*rules, *last), balance, "", key, trial)
 
     def of_rule(self, rule: BoundRule, why: str) -> ServiceView:
-        """The view of one rule: its servers are all there is."""
+        """Make the view of one rule, which has no servers but its own."""
         return ServiceView(self.config, rule.destinations, (), self.balance, why, self.key)
+
+
+# Interfaces of schedulers.
+
+
+class IScheduler(Interface):
+    """A scheduler that is bound to one virtual service as it is configured now."""
+
+    def choose(request: Request) -> Choosing:
+        """Choose the server for `request`.
+
+        Destinations in `request.tried` are not up, or have already failed for this request, and must not be chosen.
+
+        Returns a L{Choice}, or None if no server can serve: the switch then uses the service's redirect address, or
+        refuses the client.
+
+        It may also return a Deferred that fires with one of these, or be a coroutine. Then the client waits, at most
+        for the setting choose_timeout. After that, or if it fails, the service's `fallback` scheduler chooses.
+        """
+
+
+class ISchedulerFactory(Interface):
+    """A scheduler plugin: an object that also provides L{twisted.plugin.IPlugin}, in a `twisted/plugins` folder."""
+
+    name: str = Attribute("The word after `scheduler =` and `tcpvsadm -s`.")
+
+    unit: str = Attribute("When to choose: CONNECTION, FIRST_REQUEST or EACH_REQUEST.")
+
+    def bind(service: ServiceView, previous: IScheduler | None) -> IScheduler:
+        """Return the scheduler for `service`.
+
+        The switch calls this when the service starts, and again after every edit of the service. previous: the
+        scheduler that is being replaced, if this same factory made it, to take over what it remembers; else None.
+        Raise L{ktcpvs.errors.Refusal} if this scheduler cannot serve the service: the edit is refused with its text.
+        """
+
+
+class IBindsInSteps(Interface):
+    """A scheduler plugin whose `bind` may take long. Optional, besides L{ISchedulerFactory}."""
+
+    def binding(service: ServiceView, previous: IScheduler | None) -> Generator[None, None, IScheduler]:
+        """Do what `bind` does, as a generator that returns the scheduler.
+
+        It yields after a few milliseconds of work, and the switch serves clients before it resumes the generator. For a
+        service that is bound quickly it yields nothing. L{ktcpvs.schedulers.binding.BindsInSteps} makes `bind` from it.
+        """
+
+
+class IWatches(Interface):
+    """A bound scheduler that keeps its servers in an order. Optional, besides L{IScheduler}."""
+
+    def watched() -> Iterable[tuple[Destination, Callable[[Destination], object]]]:
+        """Return (destination, function) pairs: the switch calls `function(destination)` whenever the number of
+        connections of that destination changes. It asks once, when the scheduler comes into use."""
+
+
+class IExplains(Interface):
+    """A bound scheduler that can explain its choices. Optional, besides L{IScheduler}."""
+
+    def explain(request: Request) -> Considered:
+        """Return what `choose` would consider for `request`, in its order. This must change nothing: the next call of
+        `choose` returns the same as without it."""
+
+
+class IUsesOptions(Interface):
+    """A scheduler plugin that says which parts of a service's configuration it uses. Optional, besides
+    L{ISchedulerFactory}.
+
+    The switch warns administrators who configure something that the scheduler ignores. It has no such warnings about a
+    plugin that does not provide this interface.
+    """
+
+    uses: frozenset[str] = Attribute(
+        """A set of USES_RULES: the service's rules; USES_MATCH: the rules' match numbers; USES_BALANCE: the scheduler
+        `balance`; USES_WEIGHT: the servers' weights beyond 0 or not 0; USES_COOKIE: it sets a cookie."""
+    )

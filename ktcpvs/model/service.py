@@ -25,7 +25,7 @@ from ktcpvs.model.check import read_check, well_formed
 from ktcpvs.model.expectation import Expectation
 from ktcpvs.model.network import Network, Networks, read_networks
 from ktcpvs.model.options import (
-    COUNT_MAX,
+    MAX_COUNT,
     OFF,
     count,
     in_range,
@@ -45,9 +45,9 @@ DEFAULT_SCHEDULER = "http"
 NO_FALLBACK = "none"
 NO_LOG = "off"
 AUTO, KERNEL, SPLICE, COPY = RELAYS = ("auto", "kernel", "splice", "copy")
-"""What the option `relay` may be."""
-WEIGHT_MAX = 65535
-MATCH_MAX = 10
+"""The values of the option `relay`."""
+MAX_WEIGHT = 65535
+MAX_MATCH = 10
 IDENT = re.compile(r'[^\s"{}#=\x00-\x1f\x7f-\x9f]{1,128}')
 SCHEDULER = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -58,32 +58,32 @@ def _complete(instance: object, attribute: Attribute[Any], value: Address | None
 
 
 def _weight(instance: object, attribute: Attribute[int], value: int) -> None:
-    if not 0 <= value <= WEIGHT_MAX:
-        raise BadValue(f"weight {value} is out of range: 0..{WEIGHT_MAX}")
+    if not 0 <= value <= MAX_WEIGHT:
+        raise BadValue(f"weight {value} is out of range: 0..{MAX_WEIGHT}")
 
 
 def _ident(instance: object, attribute: Attribute[str], value: str) -> None:
     if not IDENT.fullmatch(value) or not value.isprintable():
         raise BadValue(
-            f"'{shorten(value)}' cannot name a service: "
-            '1..128 printable characters, no white space and none of " { } # ='
+            f"'{shorten(value)}' is not a valid service name: expected "
+            '1 to 128 printable characters without white space and without " { } # ='
         )
 
 
 def _scheduler(instance: object, attribute: Attribute[str], value: str) -> None:
     if not SCHEDULER.fullmatch(value):
-        raise BadValue(f"'{shorten(value)}' cannot name a scheduler")
+        raise BadValue(f"'{shorten(value)}' is not a valid scheduler name")
 
 
 def _maxconn(instance: object, attribute: Attribute[int], value: int) -> None:
-    if not 0 <= value <= COUNT_MAX:
-        raise BadValue(f"maxconn {value} is out of range: 0..{COUNT_MAX}")
+    if not 0 <= value <= MAX_COUNT:
+        raise BadValue(f"maxconn {value} is out of range: 0..{MAX_COUNT}")
 
 
 @frozen
 class RealServer:
-    """A server with its weight; weight 0 = quiesced. maxconn: the most connections at once; 0: no such limit. name: the
-    configured server that this is one address of; None: it is configured by its own address."""
+    """A server with its weight; weight 0 = quiesced. maxconn: the most connections at once; 0: no limit. name: the
+    configured host name that this address belongs to; None: the address itself is configured."""
 
     address: Address = field(validator=_complete)
     weight: int = field(default=1, validator=_weight)
@@ -95,7 +95,8 @@ def _log_place(instance: object, attribute: Attribute[str], value: str) -> None:
     path = value.removeprefix("syslog:")
     if value not in (NO_LOG, "syslog") and not (path.startswith("/") and path.isprintable() and len(path) <= 1024):
         raise BadValue(
-            f"{attribute.name} = {shorten(value, 40)}: off, syslog, syslog:/a/socket or a file's whole path is wanted"
+            f"{attribute.name} = {shorten(value, 40)}: expected off, syslog, syslog:/PATH, or "
+            "the absolute path of a file"
         )
 
 
@@ -103,8 +104,7 @@ def _log_place(instance: object, attribute: Attribute[str], value: str) -> None:
 class Rule:
     """Requests whose target `pattern` matches go to one of `servers`.
 
-    match: the number (0..10) of the group whose text is hashed by schedulers that hash; None where no number
-    was given.
+    match: the number (0..10) of the group whose text schedulers hash; None if no number was given.
     """
 
     pattern: str
@@ -113,8 +113,8 @@ class Rule:
 
     def __attrs_post_init__(self) -> None:
         groups = check_pattern(self.pattern)
-        if self.match is not None and not 0 <= self.match <= MATCH_MAX:
-            raise BadValue(f"match {self.match} is out of range: 0..{MATCH_MAX}")
+        if self.match is not None and not 0 <= self.match <= MAX_MATCH:
+            raise BadValue(f"match {self.match} is out of range: 0..{MAX_MATCH}")
         if self.match is not None and self.match > groups:
             raise BadValue(f"match {self.match}: pattern '{shorten(self.pattern)}' has {groups} groups")
         if not self.servers:
@@ -124,25 +124,25 @@ class Rule:
 
     @property
     def is_default(self) -> bool:
-        """True for the patterns that are tried last wherever they stand."""
+        """Whether the rule is tried last, wherever it is in the list."""
         return self.pattern in DEFAULT_PATTERNS
 
 
 def _forwarding(field_name: str) -> Any:
-    meaning = f"what servers are told in {field_name}, by schedulers that decide per request"
+    meaning = f"{field_name} in requests to servers, for schedulers that decide per request"
     return option(read_word, "off", meaning, check=one_of("off", "append", "replace"))
 
 
 @frozen
 class VirtualService:
-    """A virtual service. The optional numbers are None where they were never given.
+    """A virtual service. Optional numbers are None if they were never set.
 
     maxclients: the most client connections at once; 0: as many as the descriptor limit allows.
-    balance: names a scheduler that decides per connection; it chooses among the servers of a rule, or among all servers
-    of a service without rules.
-    fallback: names a scheduler that is shown no more than the service's own; or NO_FALLBACK.
-    redirect: used when the scheduler finds no server; None: the client is refused instead.
-    tests: what it must do; a change by which it would not is refused.
+    balance: the name of a scheduler that chooses per connection, among the servers of a rule, or among all servers of a
+    service without rules.
+    fallback: the name of a scheduler that needs no more of a request than the service's own; or NO_FALLBACK.
+    redirect: the address that is used when the scheduler finds no server; None: the client is refused instead.
+    tests: expectations; a change after which one of them would fail is refused.
     """
 
     ident: str = field(validator=_ident)
@@ -159,100 +159,108 @@ class VirtualService:
     fallback: str = option(
         read_word,
         "wlc",
-        "the scheduler that chooses when the service's own fails or takes too long; none: nobody",
+        "the scheduler that chooses when the service's own fails or takes too long; none: no fallback",
         check=_scheduler,
     )
     cookie_secure: str = option(
         read_word, "off", "on: browsers send the cookie of chttp over TLS only", check=one_of("off", "on")
     )
     access_log: str = option(
-        read_word, NO_LOG, "where one line for each request is written: a file, or syslog", check=_log_place
+        read_word, NO_LOG, "where to write one line for each request: a file, or syslog", check=_log_place
     )
-    access_log_format: str = option(read_word, "combined", "the form of these lines", check=one_of("combined", "json"))
+    access_log_format: str = option(
+        read_word, "combined", "the format of these lines", check=one_of("combined", "json")
+    )
     relay: str = option(
         read_word,
         AUTO,
-        "what carries the bytes of joined connections; auto: copy, and splice for bulk",
+        "how to relay the bytes of connections; auto: copy, and splice for bulk",
         check=one_of(*RELAYS),
     )
     upgrade: str = option(
         read_word,
         "any",
-        "the protocols to which servers may switch when a client asks for it, by schedulers that decide per request",
+        "the protocols to which clients may switch (Upgrade), for schedulers that decide per request",
         check=one_of("any", "websocket", "off"),
     )
     first_byte_timeout: int | None = option(
         read_number,
         None,
-        "seconds after which an idempotent request to a server that answers nobody goes to another one; 0: never by "
-        "time alone; not given: the setting of that name",
+        "seconds after which an idempotent request to an unresponsive server goes to another one; 0: not by time "
+        "alone; not given: the setting of that name",
         check=in_range(0, 86400),
     )
     abort_on_close: str = option(
         read_word,
         "off",
-        "on: a client that ends its side (FIN) abandons a request that no server has yet, or that is idempotent; "
-        "off: only one that resets its connection does",
+        "on: a client that closes its side (FIN) abandons a request that no server has yet, or that is idempotent; "
+        "off: only a reset abandons it",
         check=one_of("on", "off"),
     )
-    startservers: int | None = option(read_number, None, "kept for old files, no effect", check=count)
-    maxclients: int = option(read_number, 0, "the most clients at once; 0: no such limit", check=count)
-    minspareservers: int | None = option(read_number, None, "kept for old files, no effect", check=count)
-    maxspareservers: int | None = option(read_number, None, "kept for old files, no effect", check=count)
+    startservers: int | None = option(read_number, None, "accepted for old files, no effect", check=count)
+    maxclients: int = option(read_number, 0, "the most client connections at once; 0: no limit", check=count)
+    minspareservers: int | None = option(read_number, None, "accepted for old files, no effect", check=count)
+    maxspareservers: int | None = option(read_number, None, "accepted for old files, no effect", check=count)
     redirect: Address | None = option(
-        read_address, None, "the address of last resort, when no server is found", check=_complete
+        read_address, None, "the address to use when no server is available", check=_complete
     )
     check: str = option(
         read_check,
         OFF,
-        "how servers show that they are well: off, tcp, http PATH [expect STATUS ...], or send TEXT expect TEXT",
+        "health check of servers: off, tcp, http PATH [expect STATUS ...], or send TEXT expect TEXT",
         check=well_formed,
         is_phrase=True,
     )
-    check_interval: int = option(read_number, 5, "seconds between two checks of a server", check=in_range(1, 86400))
-    check_timeout: int = option(read_number, 2, "seconds that a check may take", check=in_range(1, 3600))
-    check_rise: int = option(
-        read_number, 2, "so many checks must pass until a server is up again", check=in_range(1, 100)
+    check_interval: int = option(
+        read_number, 5, "seconds between two health checks of a server", check=in_range(1, 86400)
     )
-    check_fall: int = option(read_number, 3, "so many checks must fail until a server is down", check=in_range(1, 100))
+    check_timeout: int = option(
+        read_number, 2, "the most seconds that a health check may take", check=in_range(1, 3600)
+    )
+    check_rise: int = option(
+        read_number, 2, "mark a server up after this many consecutive passed checks", check=in_range(1, 100)
+    )
+    check_fall: int = option(
+        read_number, 3, "mark a server down after this many consecutive failed checks", check=in_range(1, 100)
+    )
     eject: int = option(
         read_number,
         5,
-        "so many errors of clients' requests in a row eject a server; 0: never",
+        "eject a server after this many consecutive failed requests; 0: never",
         check=in_range(0, 65535),
     )
     eject_time: int = option(
-        read_number, 10, "seconds of a server's first ejection; the following ones are longer", check=in_range(1, 86400)
+        read_number, 10, "seconds of a server's first ejection; later ones are longer", check=in_range(1, 86400)
     )
     eject_share: int = option(
-        read_number, 50, "the most servers, in percent, that errors may take out of service", check=in_range(0, 100)
+        read_number, 50, "the most servers, in percent, that may be ejected", check=in_range(0, 100)
     )
     slow_start: int = option(
-        read_number, 0, "seconds in which a server that comes gets its share little by little; 0: at once",
+        read_number, 0, "seconds in which a new server's share grows to its full weight; 0: at once",
         check=in_range(0, 86400),
     )  # fmt: skip
-    allow: Networks = option(read_networks, Networks(), "networks whose clients may come; then no others may")
-    deny: Networks = option(read_networks, Networks(), "networks whose clients are turned away at once")
+    allow: Networks = option(read_networks, Networks(), "networks whose clients are accepted; all others are denied")
+    deny: Networks = option(read_networks, Networks(), "networks whose clients are denied")
     client_connections: int = option(
-        read_number, 0, "the most connections of one client address at once; 0: no such limit", check=count
+        read_number, 0, "the most connections of one client address at once; 0: no limit", check=count
     )
     client_rate: str = option(
         read_rate,
         OFF,
-        "the most requests of one client address, as 100/s; or connections",
+        "the most requests (or connections) of one client address, as 100/s",
         check=rate,
     )
     client_burst: int = option(
-        read_number, 0, "how many of these may come at once; 0: as many as the rate says", check=count
+        read_number, 0, "how many of these may come at once; 0: as many as the rate", check=count
     )
     client_head: int = option(
-        read_number, 0, "the most bytes of unfinished heads of one client address; 0: no such limit", check=count
+        read_number, 0, "the most bytes of incomplete request heads of one client address; 0: no limit", check=count
     )
     client_head_rate: int = option(
-        read_number, 0, "the most bytes of heads in a second of one client address; 0: no such limit", check=count
+        read_number, 0, "the most bytes of request heads per second of one client address; 0: no limit", check=count
     )
     client_ipv6: int = option(
-        read_number, 64, "so many bits of an IPv6 address tell one client from another", check=in_range(1, 128)
+        read_number, 64, "the number of leading bits of an IPv6 address that identify a client", check=in_range(1, 128)
     )
     forwarded: str = _forwarding("Forwarded (RFC 7239)")
     x_forwarded_for: str = _forwarding("X-Forwarded-For")
@@ -278,25 +286,27 @@ class VirtualService:
                         f"service {self.ident} has no server {address} for rule '{shorten(rule.pattern)}'"
                     )
 
-    # What follows answers with a changed copy, or refuses.
+    # The methods below return a changed copy or raise a Refusal.
 
     def complete(self, address: Address) -> Address:
-        """`address` with this service's port where its own was left out. Raises BadAddress."""
+        """Return `address`, with this service's port if its own was left out. Raises BadAddress."""
         if isinstance(address, Inet) and address.port is None:
             if not isinstance(self.listen, Inet):
-                raise BadAddress(f"{address}: give a port, since service {self.ident} listens on none")
+                raise BadAddress(
+                    f"{address}: missing port, since service {self.ident} has none (example: {address}:80)"
+                )
             return address.with_port(self.listen.port)
         return address
 
     def server(self, address: Address) -> RealServer:
-        """The real server with that complete address. Raises NoSuchServer."""
+        """Return the real server with that complete address. Raises NoSuchServer."""
         for server in self.servers:
             if server.address == address:
                 return server
         raise NoSuchServer(f"service {self.ident} has no server {address}{self._of_same_host(address)}")
 
     def _of_same_host(self, address: Address) -> str:
-        """A hint at a server with that host and another port, as a port left out is the service's own; or ""."""
+        """Return a hint at a server with that host and another port, or ""."""
         for server in self.servers:
             known = server.address
             if isinstance(known, Inet) and isinstance(address, Inet) and known.host == address.host:
@@ -309,7 +319,7 @@ class VirtualService:
         return evolve(self, servers=(*self.servers, server))
 
     def with_weight(self, address: Address, weight: int | None, maxconn: int | None = None) -> VirtualService:
-        """weight, maxconn: None keeps what it is."""
+        """weight, maxconn: None keeps the value."""
         pairs = (("weight", weight), ("maxconn", maxconn))
         given: dict[str, Any] = {name: value for name, value in pairs if value is not None}
         changed = evolve(self.server(address), **given)
@@ -323,7 +333,7 @@ class VirtualService:
         return evolve(self, servers=tuple(known for known in self.servers if known is not leaving))
 
     def rule(self, pattern: str) -> Rule:
-        """The rule with that pattern. Raises NoSuchRule."""
+        """Return the rule with that pattern. Raises NoSuchRule."""
         for rule in self.rules:
             if rule.pattern == pattern:
                 return rule
@@ -332,7 +342,7 @@ class VirtualService:
         raise NoSuchRule(f"service {self.ident} has no rule '{shorten(pattern)}'{hint}")
 
     def with_rule(self, pattern: str, address: Address, match: int | None) -> VirtualService:
-        """The pattern's rule gets one more server, or is made; a new rule stands last."""
+        """Add a server to the rule with that pattern, or append a new rule."""
         self.server(address)
         known = next((rule for rule in self.rules if rule.pattern == pattern), None)
         if known is None:
@@ -345,7 +355,7 @@ class VirtualService:
         return evolve(self, rules=_replaced(self.rules, changed, lambda rule: rule.pattern == pattern))
 
     def with_networks(self, allow: Iterable[Network], deny: Iterable[Network]) -> VirtualService:
-        """More networks that are allowed, and more that are denied; one that stood in the other list moves."""
+        """Add to the allowed and the denied networks; a network in the other list moves."""
         allowed, denied = Networks.of(allow), Networks.of(deny)
         return evolve(
             self,
@@ -360,7 +370,7 @@ class VirtualService:
         return evolve(self, allow=self.allow.without(leaving), deny=self.deny.without(leaving))
 
     def without_rule(self, pattern: str, address: Address) -> VirtualService:
-        """The rule loses that server, and goes with its last one."""
+        """Remove a server from a rule; a rule without servers is deleted."""
         known = self.rule(pattern)
         if address not in known.servers:
             raise NoSuchServer(f"rule '{shorten(pattern)}' does not use server {address}")

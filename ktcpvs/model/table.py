@@ -1,4 +1,4 @@
-"""The table: all virtual services, which of them run, and the settings. Immutable; edits make a new one."""
+"""The table: all virtual services, which of them run, and the settings. It is immutable; edits make a new one."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def _by_ident(services: Iterable[VirtualService]) -> dict[str, VirtualService]:
 
 @frozen
 class Table:
-    """services: ident -> service, in the order in which they were added; never changed in place.
-    running: the idents of the services that are started."""
+    """services: ident -> service, in the order in which they were added; never changed in place. running: the idents of
+    the services that are started."""
 
     services: dict[str, VirtualService] = field(factory=dict, eq=lambda services: tuple(services.items()))
     running: frozenset[str] = frozenset()
@@ -28,18 +28,18 @@ class Table:
 
     @classmethod
     def of(cls, services: Iterable[VirtualService], **others: Any) -> Table:
-        """A table of these services. Raises ServiceExists when two have one ident."""
+        """Make a table of these services. Raises ServiceExists if two of them have the same ident."""
         services = tuple(services)
         by_ident = _by_ident(services)
         if len(by_ident) != len(services):
-            raise ServiceExists("two services have one ident")
+            raise ServiceExists("two services have the same ident")
         return cls(by_ident, **others)
 
     def __iter__(self) -> Iterator[VirtualService]:
         return iter(self.services.values())
 
     def service(self, ident: str) -> VirtualService:
-        """The service of that ident. Raises NoSuchService."""
+        """Return the service with that ident. Raises NoSuchService."""
         try:
             return self.services[ident]
         except KeyError:
@@ -48,7 +48,7 @@ class Table:
             raise NoSuchService(f"no service {shorten(ident, 40)}{hint}") from None
 
     def with_service(self, service: VirtualService) -> Table:
-        """The table with `service`, in the place of the one with its ident or at the end."""
+        """Return the table with `service`, which replaces the one with its ident or is appended."""
         return evolve(self, services={**self.services, service.ident: service})
 
     def without_service(self, ident: str) -> Table:

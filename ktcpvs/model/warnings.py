@@ -1,17 +1,20 @@
-"""Warnings about a service: what is configured and has no effect, and what its configuration leaves without a use.
+"""Warnings about a service: options, rules and weights that have no effect, and servers that nothing uses.
 
-A warning never refuses anything. It says which option or rule is ignored, by what, and what would use it.
+A warning never refuses an edit. It says which option or rule is ignored, by what, and what would use it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
 
 from attrs import fields, frozen
 
 from ktcpvs.errors import shorten
-from ktcpvs.interfaces import (
+from ktcpvs.model import edits
+from ktcpvs.model.address import Address
+from ktcpvs.model.check import OFF
+from ktcpvs.model.options import OFF as NO_RATE
+from ktcpvs.model.scheduling import (
     CONNECTION,
     EACH_REQUEST,
     USES_BALANCE,
@@ -19,16 +22,13 @@ from ktcpvs.interfaces import (
     USES_MATCH,
     USES_RULES,
     USES_WEIGHT,
+    ISchedulerFactory,
     IUsesOptions,
 )
-from ktcpvs.model import edits
-from ktcpvs.model.address import Address
-from ktcpvs.model.check import OFF
-from ktcpvs.model.options import OFF as NO_RATE
 from ktcpvs.model.service import NO_LOG, OPTIONS, VirtualService
 
 WHOLE = "whole"
-"""The subject of warnings that only a configuration that is complete deserves."""
+"""The subject of warnings that make sense only for a complete configuration."""
 
 RULES, MATCH, WEIGHT = "rules", "match", "weight"
 """Subjects that are not options of a service."""
@@ -42,7 +42,7 @@ EJECT_OPTIONS = ("eject_time", "eject_share")
 CLIENT_LIMITS = ("client_connections", "client_rate", *HEAD_OPTIONS)
 
 CATCH_ALL = frozenset((".*", "^/.*", "^/", "/", "^", "^.*", ".*$", "^.*$", "^/.*$"))
-"""Patterns that match every request target. Those of default rules are tried last wherever they stand."""
+"""Patterns that match every request target."""
 
 _USERS = {
     USES_RULES: "http, hhttp, phttp and chttp",
@@ -50,15 +50,15 @@ _USERS = {
     USES_COOKIE: "chttp",
     USES_WEIGHT: "wlc, wrr, p2c and sh",
 }
-"""What a scheduler may use -> the built-in schedulers that do."""
+"""Part of a configuration -> the built-in schedulers that use it."""
 
 _DEFAULTS = {attribute.name: attribute.default for attribute in fields(VirtualService)}
 
 
 @frozen
 class ServiceWarning:
-    """ident: of the service. text: what has no effect, and why. about: the options it concerns, and RULES, MATCH,
-    WEIGHT or WHOLE."""
+    """A warning. ident: of the service. text: what has no effect, and why. about: the options that it concerns, or
+    RULES, MATCH, WEIGHT or WHOLE."""
 
     ident: str
     text: str
@@ -71,12 +71,12 @@ class ServiceWarning:
 _ABOUT_ALL = (edits.Load, edits.StartService)
 _ABOUT_ONE = (edits.AddService, edits.EditService, edits.AddRule, edits.AddServer, edits.EditServer)
 
-Plugins = Callable[[VirtualService], tuple[Any, Any, Any]]
-"""A service -> the scheduler and the balance that it names (L{ISchedulerFactory}), and its fallback."""
+Plugins = Callable[[VirtualService], tuple[ISchedulerFactory, ISchedulerFactory, ISchedulerFactory | None]]
+"""A service -> the plugins of its options `scheduler`, `balance` and `fallback`."""
 
 
 def warnings_about(edit: edits.Edit, services: Mapping[str, VirtualService], plugins: Plugins) -> list[str]:
-    """The warnings that `edit` deserves, a line each. services: those that there are after it."""
+    """Return the warnings that are due after `edit`, a line each. services: after the edit."""
     is_whole = isinstance(edit, _ABOUT_ALL)
     found: list[str] = []
     for service in _concerned(edit, services):
@@ -87,10 +87,10 @@ def warnings_about(edit: edits.Edit, services: Mapping[str, VirtualService], plu
 
 
 def warnings_of(
-    service: VirtualService, scheduler: Any, balance: Any, *, is_whole: bool = True
+    service: VirtualService, scheduler: ISchedulerFactory, balance: ISchedulerFactory, *, is_whole: bool = True
 ) -> list[ServiceWarning]:
-    """All warnings about `service`. scheduler, balance: the plugins that it names. is_whole: False leaves out those
-    about WHOLE, which look at every rule."""
+    """Return all warnings about `service`. scheduler, balance: its plugins. is_whole: False leaves out those about
+    WHOLE, for which every rule is examined."""
     found = [*_about_scheduler(service, scheduler, balance), *_about_options(service)]
     if is_whole:
         found += _about_whole(service, scheduler)
@@ -98,7 +98,7 @@ def warnings_of(
 
 
 def is_due(warning: ServiceWarning, edit: edits.Edit) -> bool:
-    """True when `edit` deserves the warning: it gives or changes what the warning is about."""
+    """Whether the warning is due after `edit`: the edit sets what the warning is about."""
     if isinstance(edit, _ABOUT_ALL):
         return True
     if WHOLE in warning.about:
@@ -115,7 +115,7 @@ def is_due(warning: ServiceWarning, edit: edits.Edit) -> bool:
 
 
 def _concerned(edit: edits.Edit, services: Mapping[str, VirtualService]) -> Iterable[VirtualService]:
-    """The services that `edit` may deserve warnings about."""
+    """Return the services that `edit` may cause warnings about."""
     if not isinstance(edit, (*_ABOUT_ALL, *_ABOUT_ONE)):
         return ()
     ident: str | None = getattr(edit, "ident", None)
@@ -123,11 +123,13 @@ def _concerned(edit: edits.Edit, services: Mapping[str, VirtualService]) -> Iter
 
 
 _Found = tuple[str, tuple[str, ...]]
-"""The text of a warning, and what it is about."""
+"""The text of a warning, and its subjects."""
 
 
-def _about_scheduler(service: VirtualService, scheduler: Any, balance: Any) -> Iterator[_Found]:
-    """What the scheduler, or the one that it lets choose, does not look at."""
+def _about_scheduler(
+    service: VirtualService, scheduler: ISchedulerFactory, balance: ISchedulerFactory
+) -> Iterator[_Found]:
+    """Warn of what the scheduler, and its balance scheduler, ignore."""
     name = f"scheduler {service.scheduler}"
     uses_rules = _uses(scheduler, USES_RULES)
     if service.rules and not uses_rules:
@@ -175,7 +177,7 @@ def _about_scheduler(service: VirtualService, scheduler: Any, balance: Any) -> I
 
 
 def _about_options(service: VirtualService) -> Iterator[_Found]:
-    """Options that need another one, or that have no effect at all."""
+    """Warn of options that need another one, or that never have an effect."""
     if given := _given(service, POOL_OPTIONS):
         yield f"{_have(given)} no effect: accepted for old files, but the switch has no thread pool", tuple(given)
     if service.access_log == NO_LOG and (given := _given(service, ("access_log_format",))):
@@ -190,8 +192,8 @@ def _about_options(service: VirtualService) -> Iterator[_Found]:
         yield f"{_have(given)} no effect without one of {', '.join(CLIENT_LIMITS)}", (*CLIENT_LIMITS, *given)
 
 
-def _about_whole(service: VirtualService, scheduler: Any) -> Iterator[_Found]:
-    """What a service that is put to work lacks, or has for nothing."""
+def _about_whole(service: VirtualService, scheduler: ISchedulerFactory) -> Iterator[_Found]:
+    """Warn of what a complete service lacks, and of servers and rules that it never uses."""
     if not service.servers:
         then = "goes to the redirect address" if service.redirect is not None else "is refused"
         yield f"it has no servers: every client {then}", (WHOLE,)
@@ -214,13 +216,13 @@ def _about_whole(service: VirtualService, scheduler: Any) -> Iterator[_Found]:
         )
 
 
-def _uses(plugin: Any, what: str) -> bool:
-    """Does the plugin look at that? True where it does not say."""
+def _uses(plugin: ISchedulerFactory, what: str) -> bool:
+    """Whether the plugin uses that part of a configuration; True if it does not say."""
     return not IUsesOptions.providedBy(plugin) or what in plugin.uses
 
 
 def _given(service: VirtualService, names: Iterable[str]) -> list[str]:
-    """Those of these options that differ from their defaults."""
+    """Return those of these options that differ from their defaults."""
     return [name for name in names if getattr(service, name) != OPTIONS[name].default]
 
 

@@ -1,1 +1,1 @@
-"""Pure: what the bytes say. Each protocol a file; every reader gives a value, None for "not yet", or an error."""
+"""Pure: the protocols. A reader gets bytes and returns a value, or None for "not yet", or raises an exception."""

@@ -1,7 +1,7 @@
-"""What a server is told of the client before the switch: Forwarded (RFC 7239), X-Forwarded-*, Via (RFC 9110, 7.6.3).
+"""Header fields that tell a server about the client: Forwarded (RFC 7239), X-Forwarded-*, Via (RFC 9110, 7.6.3).
 
-For each field a service says: off, it passes as it came; append, the switch adds a field line of its own after the
-client's; replace, what the client says of itself is thrown away first.
+A service has a mode for each field. off: the field passes as it came. append: the switch adds a line of its own after
+the client's. replace: the switch drops the client's lines first.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ FIELDS = {
     "x_forwarded_host": b"X-Forwarded-Host",
     "via": b"Via",
 }
-"""Option of a service -> field."""
+"""Option of a service -> name of the field."""
 
 
 class Forwarding:
-    """The fields of one service. replaced: lower-case names of those of which the client's own are thrown away."""
+    """The fields that one service adds. replaced: lower-case names of the fields that are dropped from the client's."""
 
     __slots__ = ("_added", "replaced")
 
     def __init__(self, modes: Mapping[str, str]) -> None:
-        """modes: option -> mode; those that are missing are off."""
+        """modes: option -> mode; a missing one is off."""
         self._added = [name for name in FIELDS if modes.get(name, OFF) != OFF]
         self.replaced = frozenset(FIELDS[name].lower() for name in FIELDS if modes.get(name) == REPLACE)
 
@@ -35,8 +35,11 @@ class Forwarding:
         return bool(self._added)
 
     def lines(self, client: str, host: bytes, minor: bool) -> bytes:
-        """The switch's own field lines. client: IP address, or "" where there is none. host: of the request, perhaps
-        empty. minor: True for HTTP/1.1."""
+        """Return the switch's own field lines.
+
+        client: IP address; "" for a client on a unix socket. host: of the request; may be empty. minor: True for
+        HTTP/1.1.
+        """
         address = client.encode("ascii")
         values = {
             "forwarded": _forwarded(address, host),
@@ -49,7 +52,7 @@ class Forwarding:
 
 
 def _forwarded(address: bytes, host: bytes) -> bytes:
-    """One element of Forwarded; an IPv6 address and a host stand in quotes (RFC 7239, sections 4 and 6)."""
+    """Return one element of Forwarded; an IPv6 address and a host are quoted (RFC 7239, sections 4 and 6)."""
     node = b'"[%b]"' % address if b":" in address else address or b"unknown"
     element = b"for=%b;proto=http" % node
     return element + b';host="%b"' % host if host else element

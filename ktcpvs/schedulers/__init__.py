@@ -1,1 +1,1 @@
-"""Pure: who serves. One scheduler a file; each is a plugin, found through twisted/plugins like anybody else's."""
+"""Pure: the built-in schedulers. twisted/plugins makes plugins of them, like those of other packages."""

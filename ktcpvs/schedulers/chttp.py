@@ -1,16 +1,15 @@
 """chttp: phttp with sessions: a cookie keeps a client at the server that served it first.
 
 The cookie KTCPVS_SID names servers by a keyed hash of their addresses, so there is no table to lose or to share: every
-switch with the same key reads it. What is forged, stale or another switch's is simply no cookie. A client that meets
-several rules has one name for each of them in its cookie, since their servers may differ.
+switch with the same key can read it. A cookie that is forged, stale or another switch's is ignored. The cookie of a
+client whose requests match several rules has one name for each rule, since their servers may differ.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Generator
-from typing import Any
+from collections.abc import Awaitable
 
 from zope.interface import implementer
 
@@ -20,18 +19,21 @@ from ktcpvs.interfaces import (
     USES_COOKIE,
     USES_MATCH,
     USES_RULES,
-    IBindsInSteps,
+    Choice,
+    Choosing,
+    Considered,
+    Destination,
     IScheduler,
-    ISchedulerFactory,
-    IUsesOptions,
+    Request,
+    ServiceView,
 )
-from ktcpvs.model.destination import Destination
-from ktcpvs.model.scheduling import Choice, Considered, Request, ServiceView
-from ktcpvs.schedulers.content import NO_RULE, BoundRules
+from ktcpvs.model.scheduling import BoundRule
+from ktcpvs.schedulers.content import NO_RULE, BoundRules, RuleScheduler, WithinRule
+from ktcpvs.schedulers.rules import RuleSet
 
 COOKIE = "KTCPVS_SID"
-NAMES_MAX = 8
-"""The most servers that one cookie names: those of the rules that the client met last."""
+MAX_COOKIE_NAMES = 8
+"""The most servers that one cookie names: those of the rules that the client's requests matched last."""
 
 _FIELD = re.compile(rb"(?im)^cookie:[^\n]*+\n")
 _PAIR = re.compile(rb"(?:^|;)[ \t]*+%b=([^;]*+)" % COOKIE.encode())
@@ -39,7 +41,7 @@ _WHOLE_PAIR = re.compile(rb"(?:^|;)[ \t]*+%b=[^;]*+" % COOKIE.encode())
 
 
 def name_of(destination: Destination, key: bytes) -> bytes:
-    """What a cookie calls `destination`: 32 hexadecimal digits that nobody without the key can guess."""
+    """Return the name of `destination` in cookies: 32 hexadecimal digits, which cannot be guessed without the key."""
     return hashlib.blake2b(str(destination.address).encode(), key=key, digest_size=16).hexdigest().encode()
 
 
@@ -47,23 +49,26 @@ def name_of(destination: Destination, key: bytes) -> bytes:
 class BoundCHTTP(BoundRules):
     """The rules of one service, and the names of its servers."""
 
-    def __init__(self, service: ServiceView, previous: IScheduler | None) -> None:
-        super().__init__(service, previous, hashing=True)
-
-    def steps(self, service: ServiceView, previous: Any, hashing: bool) -> Generator[None, None, None]:
-        yield from super().steps(service, previous, hashing)
+    def __init__(
+        self,
+        service: ServiceView,
+        rules: tuple[BoundRule, ...],
+        rule_set: RuleSet,
+        within: dict[str, WithinRule],
+    ) -> None:
+        super().__init__(service, rules, rule_set, within)
         key = hashlib.blake2b(service.key).digest()
         self._names = {destination: name_of(destination, key) for destination in service.destinations}
         self._named = {name: destination for destination, name in self._names.items()}
-        self._servers = [frozenset(rule.destinations) for rule in self.rules]
+        self._servers = [frozenset(rule.destinations) for rule in rules]
         secure = "; Secure" if service.config.cookie_secure == "on" else ""
         self._set_cookie = f"Set-Cookie: {COOKIE}=%b; Path=/; HttpOnly; SameSite=Lax{secure}\r\n".encode()
         self._kept = [
             f"{'no rules' if rule.number == NO_RULE else f'rule {rule.number}'}, by the client's cookie"
-            for rule in self.rules
+            for rule in rules
         ]
 
-    def choose(self, request: Request) -> Any:
+    def choose(self, request: Request) -> Choosing:
         place = self.place(request)
         if place is None:
             return None
@@ -71,7 +76,7 @@ class BoundCHTTP(BoundRules):
         names = self._read(fields) if fields else []
         servers = self._servers[place]
         tried = request.tried
-        for destination in names:  # weight 0 keeps its sessions
+        for destination in names:  # a server of weight 0 keeps its sessions
             if destination in servers and destination not in tried:
                 return Choice(destination, self._kept[place], True, lines)
         others = [self._names[destination] for destination in names if destination not in servers]
@@ -81,23 +86,27 @@ class BoundCHTTP(BoundRules):
         return self._begun_later(choice, others, lines)
 
     def _begun(self, choice: Choice | None, others: list[bytes], lines: bytes | None) -> Choice | None:
-        """A session at the server chosen. others: what the cookie already says of other rules."""
+        """Begin a session at the chosen server. others: the cookie's names for other rules."""
         if choice is None:
             return None
-        cookie = self._set_cookie % b".".join([*others, self._names[choice.destination]][-NAMES_MAX:])
+        cookie = self._set_cookie % b".".join([*others, self._names[choice.destination]][-MAX_COOKIE_NAMES:])
         return Choice(choice.destination, f"{choice.reason}, a new session", choice.waits, lines, cookie)
 
-    async def _begun_later(self, choice: Any, others: list[bytes], lines: bytes | None) -> Choice | None:
+    async def _begun_later(
+        self, choice: Awaitable[Choice | None], others: list[bytes], lines: bytes | None
+    ) -> Choice | None:
         return self._begun(await choice, others, lines)
 
     def _read(self, fields: list[bytes]) -> list[Destination]:
-        """The servers that the request's cookies name, in their order; what names none is passed over."""
+        """Return the servers that the request's cookies name, in their order; unknown names are ignored."""
         texts = (text for field in fields for text in _PAIR.findall(field))
-        names = (name for text in texts for name in text.strip(b' \t"').split(b".", NAMES_MAX)[:NAMES_MAX])
+        names = (
+            name for text in texts for name in text.strip(b' \t"').split(b".", MAX_COOKIE_NAMES)[:MAX_COOKIE_NAMES]
+        )
         return list(dict.fromkeys(self._named[name] for name in names if name in self._named))
 
     def explain(self, request: Request) -> Considered:
-        """As the rules explain it, and what the cookie said."""
+        """Add what the cookie says to what the rules explain."""
         considered = super().explain(request)
         fields, _ = _cookies(request.lines)
         names = self._read(fields)
@@ -109,7 +118,8 @@ class BoundCHTTP(BoundRules):
 
 
 def _cookies(lines: bytes) -> tuple[list[bytes], bytes | None]:
-    """The values of the Cookie lines that hold our cookie, and the header lines without it; None: as they are."""
+    """Return the values of the Cookie lines that contain our cookie, and the header lines without it; None: as they
+    are."""
     if COOKIE.encode() not in lines:
         return [], None
     fields: list[bytes] = []
@@ -126,16 +136,14 @@ def _cookies(lines: bytes) -> tuple[list[bytes], bytes | None]:
     return fields, without if fields else None
 
 
-@implementer(ISchedulerFactory, IBindsInSteps, IUsesOptions)
-class CHTTP:
+class CHTTP(RuleScheduler):
     """Per request, sticky: like phttp, and a cookie keeps a client at its server."""
 
     name = "chttp"
     unit = EACH_REQUEST
     uses = frozenset((USES_RULES, USES_MATCH, USES_BALANCE, USES_COOKIE))
 
-    def bind(self, service: ServiceView, previous: IScheduler | None) -> BoundCHTTP:
-        return BoundCHTTP(service, previous)
-
-    def binding(self, service: ServiceView, previous: IScheduler | None) -> Generator[None, None, BoundRules]:
-        return BoundCHTTP.in_steps(service, previous, hashing=True)
+    def make(
+        self, service: ServiceView, rules: tuple[BoundRule, ...], rule_set: RuleSet, within: dict[str, WithinRule]
+    ) -> BoundRules:
+        return BoundCHTTP(service, rules, rule_set, within)

@@ -1,34 +1,36 @@
-"""http: the first request's path chooses a rule and one of its servers; the rest of the connection follows."""
+"""http, hhttp and phttp: rules choose a server by the request's path and query.
+
+They differ in two parameters: whether they choose for each connection or for each request, and whether a rule with
+`match N` hashes the text of its group N, so that like requests go to one server. KTCPVS adds up the bytes of that text,
+modulo the number of servers; here it is weighted rendezvous hashing, so that a server that leaves moves only its own
+keys.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator
-
-from zope.interface import implementer
-
-from ktcpvs.interfaces import (
-    FIRST_REQUEST,
-    USES_BALANCE,
-    USES_RULES,
-    IBindsInSteps,
-    IScheduler,
-    ISchedulerFactory,
-    IUsesOptions,
-)
-from ktcpvs.model.scheduling import ServiceView
-from ktcpvs.schedulers.content import BoundRules
+from ktcpvs.interfaces import EACH_REQUEST, FIRST_REQUEST, USES_BALANCE, USES_MATCH, USES_RULES
+from ktcpvs.schedulers.content import RuleScheduler
 
 
-@implementer(ISchedulerFactory, IBindsInSteps, IUsesOptions)
-class HTTP:
+class HTTP(RuleScheduler):
     """Per connection: the first request's path and query, by rules."""
 
     name = "http"
     unit = FIRST_REQUEST
     uses = frozenset((USES_RULES, USES_BALANCE))
 
-    def bind(self, service: ServiceView, previous: IScheduler | None) -> BoundRules:
-        return BoundRules(service, previous, hashing=False)
 
-    def binding(self, service: ServiceView, previous: IScheduler | None) -> Generator[None, None, BoundRules]:
-        return BoundRules.in_steps(service, previous, hashing=False)
+class HHTTP(RuleScheduler):
+    """Per connection: like http, and a rule with match N hashes the text of group N."""
+
+    name = "hhttp"
+    unit = FIRST_REQUEST
+    uses = frozenset((USES_RULES, USES_MATCH, USES_BALANCE))
+
+
+class PHTTP(RuleScheduler):
+    """Per request: its path and query, by rules; a rule with match N hashes the text of group N."""
+
+    name = "phttp"
+    unit = EACH_REQUEST
+    uses = frozenset((USES_RULES, USES_MATCH, USES_BALANCE))

@@ -1,7 +1,8 @@
-"""Many servers in the order of their load, kept as connections come and go.
+"""Many servers in the order of their load, which is kept as connections come and go.
 
-A heap in which each change of a server's load puts a new entry and makes its old one void; void entries are thrown away
-when they come to the top, and all at once when they are many. A change and a look cost the logarithm of the number.
+It is a heap. Each change of a server's load pushes a new entry and makes the old one stale; stale entries are dropped
+when they come to the top, and all at once when there are many. A change and a choice cost the logarithm of the number
+of servers.
 """
 
 from __future__ import annotations
@@ -14,13 +15,12 @@ from ktcpvs.model.destination import Destination
 _Entry = tuple[float, int, Destination]
 """(load, number, server): numbers count entries, so that of equal loads the one that changed longest ago is first."""
 
-
-LOOKS = 2
-"""How many servers that other processes use too are looked at for each choice."""
+REFRESHED_PER_CHOICE = 2
+"""How many of the servers that other processes use too are refreshed for each choice."""
 
 
 class Order:
-    """Servers with weight > 0, the least loaded for its weight first."""
+    """Servers with a weight above 0, the one with the least load for its weight first."""
 
     __slots__ = ("_even", "_heap", "_last", "_next", "_shared", "_valid")
 
@@ -28,17 +28,17 @@ class Order:
         """even: all weights count as 1."""
         self._even = even
         self._heap = [(self._load(d), number, d) for number, d in enumerate(destinations)]
-        self._valid = {d: (number, load) for load, number, d in self._heap}  # what its entry says
+        self._valid = {d: (number, load) for load, number, d in self._heap}  # the current entry of each
         self._last = len(self._heap)
         self._shared = [destination for _, _, destination in self._heap if destination.is_shared]
-        self._next = 0  # of them, to be looked at
+        self._next = 0  # of `_shared`, to be refreshed
         heapify(self._heap)
 
     def _load(self, destination: Destination) -> float:
         return destination.active if self._even else destination.active / destination.weight
 
     def changed(self, destination: Destination) -> None:
-        """Its number of connections is another."""
+        """Reorder a destination whose number of connections has changed."""
         self._last = number = self._last + 1
         load = self._load(destination)
         self._valid[destination] = number, load
@@ -47,18 +47,18 @@ class Order:
             self._heap = [entry for entry in self._heap if self._valid[entry[2]][0] == entry[1]]
             heapify(self._heap)
 
-    def _look_around(self) -> None:
-        """Servers that others use too change untold: a few are looked at each time, in turn."""
-        for _ in range(LOOKS):
+    def _refresh(self) -> None:
+        """Reorder some of the servers that other processes use too, in turn: their changes are not announced."""
+        for _ in range(REFRESHED_PER_CHOICE):
             self._next = (self._next + 1) % len(self._shared)
             destination = self._shared[self._next]
             if self._load(destination) != self._valid[destination][1]:
                 self.changed(destination)
 
     def first(self, tried: set[Destination]) -> Destination | None:
-        """The first that has not been tried; None: all have. It goes behind those of equal load."""
+        """Return the first that has not been tried, and put it behind those of equal load; None if all have been."""
         if self._shared:
-            self._look_around()
+            self._refresh()
         heap, valid = self._heap, self._valid
         aside: list[_Entry] = []
         found: Destination | None = None
@@ -70,7 +70,7 @@ class Order:
             now = self._load(destination)
             if destination in tried:
                 aside.append(heappop(heap))
-            elif now != load:  # it changed where nobody told
+            elif now != load:  # it changed unannounced
                 self.changed(heappop(heap)[2])
                 heap = self._heap
             else:

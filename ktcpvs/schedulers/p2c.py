@@ -1,6 +1,6 @@
 """p2c, power of two choices: of two servers drawn at random, the one with fewer connections for its weight.
 
-Nearly as even as looking at all of them, at a cost that does not grow with their number.
+It spreads connections nearly as evenly as a comparison of all servers, at a cost that does not grow with their number.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from zope.interface import implementer
 from ktcpvs.interfaces import CONNECTION, USES_WEIGHT, IScheduler, ISchedulerFactory, IUsesOptions
 from ktcpvs.model.scheduling import Choice, Request, ServiceView
 
-DRAWS = 4
-"""How often a quiesced or tried server may be drawn before the usable ones are listed."""
+MAX_DRAWS = 4
+"""How many draws may hit a quiesced or tried server before the usable servers are listed."""
 
 
 @implementer(IScheduler)
@@ -28,7 +28,7 @@ class BoundP2C:
     def choose(self, request: Request) -> Choice | None:
         usable = self._choices
         one = other = None
-        for _ in range(DRAWS):
+        for _ in range(MAX_DRAWS):
             if len(usable) < 2:
                 break
             one, other = self._draw.sample(usable, 2)
@@ -54,7 +54,7 @@ class P2C:
     uses = frozenset((USES_WEIGHT,))
 
     def __init__(self, draw: random.Random | None = None) -> None:
-        """draw: where chance comes from; None: a generator of its own."""
+        """draw: the source of randomness; None: a generator of its own."""
         self._draw = draw or random.Random()
 
     def bind(self, service: ServiceView, previous: IScheduler | None) -> BoundP2C:

@@ -1,9 +1,9 @@
-"""A rule list as automata: which rule is the first that matches, at a cost that hardly grows with their number.
+"""A rule list as automata: it finds the first rule that matches, at a cost that hardly grows with their number.
 
-An RE2 set of up to BLOCK rules says in one call which of them match. Lists that are longer are several such blocks, one
-after another: so an edit of a long list compiles one block anew and takes over the others, and no compilation holds the
-switch up for long, since it cannot be interrupted. A last entry of each block matches everything: it tells "no rule"
-from "the automaton ran out of memory", in which case the rules of that block are asked one by one.
+One call of an RE2 set of up to BLOCK rules returns those that match. A longer list has several such blocks, one after
+another: an edit of it compiles one block anew and takes over the others, and no compilation, which cannot be
+interrupted, takes long. The last entry of each block matches everything: it distinguishes "no rule matches" from "the
+automaton ran out of memory", in which case the rules of that block are tried one by one.
 """
 
 from __future__ import annotations
@@ -17,27 +17,26 @@ from ktcpvs.model.pattern import encode_pattern, re2_options
 from ktcpvs.model.scheduling import BoundRule
 
 BLOCK = 2000
-"""The most rules in one block; it takes some 12 ms to compile."""
+"""The most rules in one block, which takes some 12 ms to compile."""
 
 BLOCK_MEMORY = 4 << 20
-"""What the automaton of one block may take, in bytes (RE2's max_mem); it is built as requests come."""
+"""The most bytes for the automaton of one block (RE2's max_mem), which is built as requests come."""
 
-BLOCKS_SPARE = 4
-"""How many more blocks than its rules need by their number a service may have, because patterns are large. Automata
-that are larger yet could make a request of a long path wait for seconds."""
+SPARE_BLOCKS = 4
+"""How many blocks a service may have beyond those that its number of rules requires, because its patterns are large.
+Still larger automata could make a request with a long path wait for seconds."""
 
+MAX_CACHED_PATHS = 4096
+"""The most paths whose rule is cached."""
 
-PATHS_REMEMBERED = 4096
-"""For how many paths it is remembered which rule is theirs."""
-
-PATH_REMEMBERED = 256
-"""The longest of them, in bytes."""
+MAX_CACHED_PATH_BYTES = 256
+"""The longest path whose rule is cached."""
 
 UNKNOWN = -1
 
 
-class _Block:
-    """Some rules that follow one another: their patterns, and the automaton that knows all of them."""
+class Block:
+    """The patterns of some consecutive rules, and the automaton of all of them."""
 
     __slots__ = ("automaton", "patterns", "size")
 
@@ -48,62 +47,29 @@ class _Block:
 
 
 class RuleSet:
-    """The rules of one service, in the order in which they are tried."""
+    """The rules of one service, in the order in which they are tried. blocks: of all rules but default ones."""
 
-    def __init__(self, rules: Sequence[BoundRule], previous: RuleSet | None = None) -> None:
-        """previous: what it replaces; blocks whose patterns are the same are taken over.
-
-        Raises BadPattern when the rules need more memory than there is for them.
-        """
-        for _ in self._steps(rules, previous):
-            pass
-
-    @classmethod
-    def in_steps(cls, rules: Sequence[BoundRule], previous: RuleSet | None = None) -> Generator[None, None, RuleSet]:
-        """The same, made little by little: yields between pieces of work that take a while. Raises BadPattern."""
-        made = cls.__new__(cls)
-        yield from made._steps(rules, previous)
-        return made
-
-    def _steps(self, rules: Sequence[BoundRule], previous: RuleSet | None) -> Iterator[None]:
+    def __init__(self, rules: Sequence[BoundRule], blocks: Sequence[Block]) -> None:
+        self.blocks = list(blocks)
         self._rules = tuple(rules)
         self._default = next((place for place, rule in enumerate(rules) if rule.is_default), None)
-        self._blocks: list[_Block] = []
-        self._known: dict[bytes, int | None] = {}
-        before = previous._blocks if previous is not None else []
-        patterns = tuple(encode_pattern(rule.pattern) for rule in rules if not rule.is_default)
-        was_compiled = False
-        for piece in _pieces(patterns, before):
-            if isinstance(piece, _Block):
-                self._blocks.append(piece)
-                continue
-            for block in _compiled(piece):
-                if was_compiled:
-                    yield
-                was_compiled = True
-                self._blocks.append(block)
-        most = BLOCKS_SPARE + len(patterns) // (BLOCK // 2)
-        if len(self._blocks) > most:
-            raise BadPattern(
-                f"the service's {len(patterns)} patterns together need automata of more than "
-                f"{most * BLOCK_MEMORY >> 20} MiB: make the largest of them simpler"
-            )
+        self._cache: dict[bytes, int | None] = {}
 
     def first(self, path: bytes) -> int | None:
-        """The place of the first rule that matches `path`, in the sequence given; None when none does."""
-        place = self._known.get(path, UNKNOWN)
+        """Return the place of the first rule that matches `path`, or None."""
+        place = self._cache.get(path, UNKNOWN)
         if place != UNKNOWN:
             return place
-        place = self._look(path)
-        if len(path) <= PATH_REMEMBERED:
-            if len(self._known) >= PATHS_REMEMBERED:
-                self._known.clear()
-            self._known[path] = place
+        place = self._search(path)
+        if len(path) <= MAX_CACHED_PATH_BYTES:
+            if len(self._cache) >= MAX_CACHED_PATHS:
+                self._cache.clear()
+            self._cache[path] = place
         return place
 
-    def _look(self, path: bytes) -> int | None:
+    def _search(self, path: bytes) -> int | None:
         begin = 0
-        for block in self._blocks:
+        for block in self.blocks:
             matched = block.automaton.Match(path)
             place = min(matched) if matched else _one_by_one(block.patterns, path)
             if place < block.size:
@@ -112,8 +78,10 @@ class RuleSet:
         return self._default
 
     def tried(self, place: int | None) -> tuple[tuple[int, str, str], ...]:
-        """What is tried until the rule at `place` is taken, None: until none is: (number, pattern, why it was taken or
-        not) of each rule, in that order."""
+        """Return (number, pattern, why it was taken or not) of each rule up to the one at `place`, in their order.
+
+        place: None if no rule matches.
+        """
         if place is None:
             return tuple((rule.number, rule.pattern, "does not match") for rule in self._rules)
         taken = self._rules[place]
@@ -122,10 +90,37 @@ class RuleSet:
         return (*passed_over, (taken.number, taken.pattern, why))
 
 
-def _pieces(patterns: tuple[bytes, ...], before: Sequence[_Block]) -> Iterator[_Block | tuple[bytes, ...]]:
-    """`patterns` cut into blocks of `before`, where they hold the same ones, and into pieces that have to be compiled.
+def compile_rules(rules: Sequence[BoundRule], previous: RuleSet | None = None) -> Generator[None, None, RuleSet]:
+    """Make a rule set, as a generator that returns it and yields after each block that it compiles.
 
-    Small blocks are compiled again with what is new beside them, so that blocks do not become many in time.
+    previous: the rule set that it replaces; blocks with the same patterns are taken over. Raises BadPattern if the
+    rules need too much memory.
+    """
+    patterns = tuple(encode_pattern(rule.pattern) for rule in rules if not rule.is_default)
+    blocks: list[Block] = []
+    was_compiled = False
+    for piece in _pieces(patterns, previous.blocks if previous is not None else ()):
+        if isinstance(piece, Block):
+            blocks.append(piece)
+            continue
+        for block in _compiled(piece):
+            if was_compiled:
+                yield
+            was_compiled = True
+            blocks.append(block)
+    most = SPARE_BLOCKS + len(patterns) // (BLOCK // 2)
+    if len(blocks) > most:
+        raise BadPattern(
+            f"the service's {len(patterns)} patterns together need automata of more than "
+            f"{most * BLOCK_MEMORY >> 20} MiB: make the largest of them simpler"
+        )
+    return RuleSet(rules, blocks)
+
+
+def _pieces(patterns: tuple[bytes, ...], before: Sequence[Block]) -> Iterator[Block | tuple[bytes, ...]]:
+    """Cut `patterns` into blocks of `before` with the same patterns, and into pieces that must be compiled.
+
+    Small blocks are compiled again together with new patterns beside them, so that their number does not grow.
     """
     if patterns == tuple(pattern for block in before for pattern in block.patterns):
         yield from before
@@ -147,8 +142,8 @@ def _cut(patterns: tuple[bytes, ...]) -> Iterator[tuple[bytes, ...]]:
         yield patterns[start : start + BLOCK]
 
 
-def _compiled(patterns: tuple[bytes, ...]) -> Iterator[_Block]:
-    """Blocks of these patterns: one, or more when one automaton is not enough. Raises BadPattern."""
+def _compiled(patterns: tuple[bytes, ...]) -> Iterator[Block]:
+    """Compile blocks of these patterns: one, or more if one automaton is too small. Raises BadPattern."""
     automaton = re2.Set.SearchSet(re2_options(BLOCK_MEMORY))
     try:
         for pattern in patterns:
@@ -159,7 +154,7 @@ def _compiled(patterns: tuple[bytes, ...]) -> Iterator[_Block]:
     except re2.error:
         usable = False
     if usable:
-        yield _Block(patterns, automaton)
+        yield Block(patterns, automaton)
     elif len(patterns) == 1:
         shown = shorten(patterns[0].decode("utf-8", "replace"))
         raise BadPattern(f"pattern '{shown}' needs an automaton of more than {BLOCK_MEMORY >> 20} MiB: make it simpler")

@@ -1,8 +1,8 @@
 """wlc, weighted least connections: the server with the fewest connections for its weight.
 
-Fewest connections/weight among the servers with weight > 0 (KTCPVS: the first wins a tie; here ties rotate,
-so that equal servers share evenly). A few servers are looked at one by one; many are kept in order as their connections
-come and go, so that a choice does not cost more for their number.
+It compares connections/weight of the servers with a weight above 0. In KTCPVS the first server wins a tie; here ties
+rotate, so that equal servers share evenly. A few servers are compared one by one; many are kept in order as their
+connections come and go, so that the cost of a choice hardly grows with their number.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from ktcpvs.model.scheduling import Choice, Request, ServiceView
 from ktcpvs.schedulers.order import Order
 
 SCAN_MAX = 16
-"""The most servers that are looked at one by one: up to here that costs less than to keep them in order."""
+"""The most servers that are compared one by one: up to here that costs less than keeping them in order."""
 
 
 @implementer(IScheduler)
 class BoundWLC:
-    """wlc over a few servers. even: all weights but 0 count as 1. place: where the next look begins."""
+    """wlc over a few servers. even: all weights but 0 count as 1. place: where the next comparison begins."""
 
     def __init__(self, service: ServiceView, even: bool = False, place: int = 0) -> None:
         reason = _reason(service, even)
@@ -54,7 +54,7 @@ class BoundWLC:
 
 @implementer(IScheduler)
 class OnlyOne:
-    """wlc over one server, as in many a rule."""
+    """wlc over one server, as in many rules."""
 
     place = 0
 
@@ -69,7 +69,7 @@ class OnlyOne:
 
 @implementer(IScheduler, IWatches)
 class OrderedWLC:
-    """wlc over many servers, which are kept in order."""
+    """wlc over many servers, which are kept in the order of their load."""
 
     def __init__(self, service: ServiceView, even: bool = False) -> None:
         reason = _reason(service, even)
@@ -85,7 +85,7 @@ class OrderedWLC:
 
 
 def bound_wlc(service: ServiceView, previous: IScheduler | None, even: bool = False) -> OnlyOne | BoundWLC | OrderedWLC:
-    """wlc in the form that suits the number of servers."""
+    """Bind wlc in the form that suits the number of servers."""
     if len(service.destinations) > SCAN_MAX:
         return OrderedWLC(service, even)
     if len(service.destinations) == 1:

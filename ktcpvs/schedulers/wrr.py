@@ -1,8 +1,8 @@
-"""wrr, weighted round robin, smooth: each server in turn as often as its weight says, the turns well mixed.
+"""wrr, smooth weighted round robin: each server in turn, as often as its weight says, with the turns well mixed.
 
-Servers of one weight are a class, within which they take turns. Each turn every class earns its servers' weights; the
-richest serves and pays what all have earned. Of weights 5, 1, 1 comes a b a a a c a, never five a in a row. What a turn
-costs grows with the number of different weights, not with that of the servers.
+Servers of one weight form a class, within which they take turns. Each turn adds the weights of a class's servers to its
+credit; the class with the most credit serves, and pays what all classes have got. Weights 5, 1, 1 give a b a a a c a,
+never five a in a row. The cost of a turn grows with the number of different weights, not with the number of servers.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from ktcpvs.model.scheduling import Choice, Request, ServiceView
 
 
 class _Class:
-    """Servers of one weight. share: of all turns. earned: so far. place: whose turn it is among them."""
+    """Servers of one weight. share: the sum of their weights. credit: so far. place: of the server that is next."""
 
-    __slots__ = ("choices", "earned", "place", "share")
+    __slots__ = ("choices", "credit", "place", "share")
 
-    def __init__(self, choices: list[Choice], weight: float, earned: float, place: int) -> None:
+    def __init__(self, choices: list[Choice], weight: float, credit: float, place: int) -> None:
         self.choices = choices
         self.share = weight * len(choices)
-        self.earned = earned
+        self.credit = credit
         self.place = place
 
     def next(self, tried: set[Destination]) -> int | None:
-        """The place of the first from `place` on that has not been tried; None: all have."""
+        """Return the place of the next server that has not been tried, or None."""
         count = len(self.choices)
         for step in range(count):
             place = (self.place + step) % count
@@ -46,7 +46,7 @@ class BoundWRR:
             if destination.weight > 0:
                 by_weight.setdefault(destination.weight, []).append(Choice(destination, reason))
         self.classes = {
-            weight: _Class(choices, weight, known[weight].earned, known[weight].place)
+            weight: _Class(choices, weight, known[weight].credit, known[weight].place)
             if weight in known
             else _Class(choices, weight, 0, 0)
             for weight, choices in by_weight.items()
@@ -61,12 +61,12 @@ class BoundWRR:
             usable = one.next(tried)
             if usable is not None:
                 total += one.share
-                one.earned += one.share
-                if best is None or one.earned > best.earned:
+                one.credit += one.share
+                if best is None or one.credit > best.credit:
                     best, place = one, usable
         if best is None:
             return None
-        best.earned -= total
+        best.credit -= total
         best.place = place + 1
         return best.choices[place]
 

@@ -19,7 +19,7 @@ from ktcpvs.model.destination import Destination
 from ktcpvs.model.filter import filter_of
 from ktcpvs.model.scheduling import Request
 from ktcpvs.model.service import VirtualService
-from ktcpvs.protocols import messages
+from ktcpvs.protocols import http1
 from ktcpvs.protocols.http1 import NO_HTTP_1, BadRequest, HeadReader
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.prepared import Prepared
@@ -70,10 +70,10 @@ def read_request(
     read = HeadReader(settings.head_size, settings.head_lines, settings.uri_size).feed(head)
     if read is None:
         raise BadRequest(400, "the head has no end")
-    found = messages.REQUEST.match(head) if unit == EACH_REQUEST else None
+    found = http1.REQUEST.match(head) if unit == EACH_REQUEST else None
     if unit == EACH_REQUEST and found is None:
         raise BadRequest(400, "the head has a form that HTTP/1.1 forbids")
-    seen = read if found is None else messages.Request(found)
+    seen = read if found is None else http1.Request(found)
     request.method, request.target, request.path, request.lines = seen.method, seen.target, seen.path, seen.lines
 
 

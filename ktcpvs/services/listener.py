@@ -23,7 +23,7 @@ from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.sockets import (
     EXHAUSTED,
     close_listener,
-    deafen,
+    drop_handshakes,
     is_dual_stack,
     read_urgent_in_place,
     release_listener,
@@ -90,7 +90,7 @@ class Listener:
 
     def resume(self) -> None:
         """There may be room again. Where the system does not let the socket be watched, it is tried again later."""
-        if self._reading or self.closed or self._context.holds:
+        if self._reading or self.closed or not self._context.is_accepting:
             return
         try:
             self._context.reactor.addReader(self)
@@ -120,7 +120,7 @@ class Listener:
 
     def _begin_to_retire(self) -> None:
         """The first look comes a moment later: a SYN that was under way just before would not show yet."""
-        deafen(self.socket)
+        drop_handshakes(self.socket)
         self._looks.start(LOOK)
 
     def _look(self) -> float | None:
@@ -142,9 +142,9 @@ class Listener:
         self._end(close_listener)
 
     def _accept_backlog(self) -> None:
-        deafen(self.socket)
+        drop_handshakes(self.socket)
         self._accept(self._backlog())
-        deafen(self.socket, False)  # another process may have the socket too, and listen on
+        drop_handshakes(self.socket, False)  # another process may have the socket too, and listen on
 
     def release(self) -> None:
         """Listen no more: another process has the socket too, and takes in who waits."""

@@ -1,1 +1,1 @@
-"""What the operating system and the installation give: the log, sockets, names, plugins."""
+"""What the operating system and the installation provide: sockets, BPF, files, processes, plugins, logs."""

@@ -1,7 +1,8 @@
-"""Where the lines of access logs go: files and syslog, written by one thread of the process.
+"""The outputs of access logs: files and syslog, which one thread of the process writes.
 
-The reactor's thread appends a line to a list and never waits. What the list has goes to the thread in one piece, when
-it is enough or when a second has passed. What cannot be written waits, up to a limit, and is tried again each second.
+The reactor's thread appends lines to a list and never blocks. It hands the list over to the writer thread when the list
+is large enough or a second has passed. Lines that cannot be written wait, up to a limit, and are tried again each
+second.
 """
 
 from __future__ import annotations
@@ -24,42 +25,42 @@ from queue import Empty, SimpleQueue
 from ktcpvs.errors import BadValue, shorten
 from ktcpvs.system.log import EventLog
 
-LIMIT = 4 << 20
-"""Bytes that may wait unwritten for one log; what comes beyond them is thrown away and counted."""
+MAX_PENDING_BYTES = 4 << 20
+"""The most unwritten bytes of one log; lines beyond that are dropped and counted."""
 
-BATCH = 64 << 10
-"""Bytes after which the thread is woken before the second is over."""
+BATCH_BYTES = 64 << 10
+"""The bytes that are handed over before the second has passed."""
 
-LINE_MAX = 8 << 10
-"""Bytes of the longest line for syslog, its head included: syslogds cut or refuse longer ones (rsyslog: at 8 KiB)."""
+MAX_SYSLOG_BYTES = 8 << 10
+"""The longest syslog message: syslogds cut or refuse longer ones (rsyslog: at 8 KiB)."""
 
 SYSLOG_SOCKET = "/dev/log"
 
 PRIORITY = 16 * 8 + 6
-"""local0 and informational (RFC 3164, 4.1.1). Not local7, which some distributions write to their boot log."""
+"""local0 and informational (RFC 3164, section 4.1.1). Some distributions write local7 to their boot log."""
 
-CLOSE_TIME = 2.0
-"""Seconds that `close` waits at most."""
+MAX_CLOSE_SECONDS = 2.0
+"""The most seconds that `close` waits."""
 
-_QUIET = 60
-"""Ticks between two warnings of one kind."""
+_WARNING_INTERVAL = 60
+"""Ticks between two warnings of the same kind."""
 
-_AGAIN = 0.05
-"""Seconds until what is full is tried again, and that a full syslogd is waited for."""
+_RETRY_DELAY = 0.05
+"""Seconds until a full output is tried again, and the time that one write to syslogd may block."""
 
-_TURN = 0.5
-"""Seconds after which a slow log lets the others have their turn."""
+_MAX_TURN_SECONDS = 0.5
+"""The most seconds for a slow log until the other logs get their turn."""
 
-_GONE = (errno.EPIPE, errno.ESTALE, errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOTCONN)
-"""What is open leads nowhere any more: it has to be opened anew."""
+_STALE_ERRORS = (errno.EPIPE, errno.ESTALE, errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOTCONN)
+"""Errors after which the output must be opened again."""
 
 
 class _Sink(ABC):
-    """The thread's side of one log. Numbers that the reactor's thread looks at are changed by this side only.
+    """The writer thread's side of one log. Only this side changes the numbers that the reactor's thread reads.
 
-    done: bytes that wait no longer, written or lost. lost: lines thrown away here. trouble: why nothing can be written
-    now, None when it can. full: it takes no more at this moment, which is no trouble. asked: an order is on its way.
-    ended: nothing more will come.
+    done: bytes that are written or lost. lost: lines dropped by this side. trouble: why nothing can be written now, or
+    None. full: the output accepts no more at the moment, which is no trouble. asked: an order is in the queue. ended:
+    no more lines will come.
     """
 
     def __init__(self, place: str) -> None:
@@ -71,22 +72,22 @@ class _Sink(ABC):
 
     @abstractmethod
     def open(self) -> None:
-        """Open it unless it is open. Raises OSError."""
+        """Open the output unless it is open. Raises OSError."""
 
     @abstractmethod
     def take(self, lines: list[bytes]) -> None:
-        """These wait now, too."""
+        """Append lines to those that wait."""
 
     @abstractmethod
     def _write(self) -> None:
-        """Write some of what waits, or set `full`. Raises OSError."""
+        """Write some of the waiting lines, or set `full`. Raises OSError."""
 
     @abstractmethod
     def _shut(self) -> None:
-        """Close it if it is open."""
+        """Close the output if it is open."""
 
-    def flush(self, turn: float = _TURN) -> None:
-        """Write what waits, as far as it goes now. turn: seconds after which it is enough, as if it were full."""
+    def flush(self, turn: float = _MAX_TURN_SECONDS) -> None:
+        """Write waiting lines until the output is full. turn: seconds after which it counts as full."""
         self.full = False
         enough = time.monotonic() + turn
         try:
@@ -96,22 +97,22 @@ class _Sink(ABC):
                 self.full = self.full or time.monotonic() > enough
         except OSError as error:
             self.trouble = error.strerror or str(error)
-            if error.errno in _GONE:
+            if error.errno in _STALE_ERRORS:
                 self._shut()
         else:
             self.trouble = None
 
     def reopen(self) -> None:
-        """What waits goes to the old one, as far as it takes it; then open anew."""
+        """Write waiting lines to the old output, as far as it accepts them; then open it again."""
         self.flush(math.inf)
         self._shut()
         self.flush()
 
     def end(self, deadline: float) -> None:
-        """Write what can be written until then (by time.monotonic()), and close. The rest is lost."""
+        """Write until `deadline` (time.monotonic()), and close. The remaining lines are lost."""
         self.flush()
         while self.full and self._waiting and time.monotonic() < deadline:
-            time.sleep(_AGAIN)
+            time.sleep(_RETRY_DELAY)
             self.flush()
         self._shut()
         while self._waiting:
@@ -125,11 +126,11 @@ class _Sink(ABC):
 
 
 class _File(_Sink):
-    """What came together is written together. Opened without waiting, so that a FIFO cannot hold up the thread."""
+    """A file. It is opened without blocking, so that a FIFO cannot stop the thread."""
 
     _descriptor: int | None = None
     _torn = False
-    """What waits begins with the rest of a line whose beginning is written."""
+    """The waiting bytes begin with the rest of a line whose beginning is written."""
 
     def open(self) -> None:
         if self._descriptor is None:
@@ -161,7 +162,7 @@ class _File(_Sink):
             with contextlib.suppress(OSError):
                 os.close(self._descriptor)
             self._descriptor = None
-        if self._torn:  # half a line cannot go on elsewhere
+        if self._torn:  # the rest of a line must not go to another file
             self._torn = False
             rest, end, others = self._waiting.popleft().partition(b"\n")
             self._lose(rest + end)
@@ -170,7 +171,7 @@ class _File(_Sink):
 
 
 class _Syslog(_Sink):
-    """A line a datagram, as local programs send them: "<134>ktcpvs[pid]: line"; syslogd adds time and host."""
+    """Syslog, one datagram for each line: "<134>ktcpvs[pid]: line". The syslogd adds time and host."""
 
     _socket: socket.socket | None = None
     _head = b""
@@ -179,7 +180,7 @@ class _Syslog(_Sink):
         if self._socket is None:
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             try:
-                sock.settimeout(_AGAIN)
+                sock.settimeout(_RETRY_DELAY)
                 sock.connect(self.place)
             except BaseException:
                 sock.close()
@@ -194,7 +195,7 @@ class _Syslog(_Sink):
         assert self._socket is not None
         line = self._waiting[0]
         try:
-            self._socket.send((self._head + line[:-1])[:LINE_MAX])
+            self._socket.send((self._head + line[:-1])[:MAX_SYSLOG_BYTES])
         except (TimeoutError, BlockingIOError):
             self.full = True
             return
@@ -216,16 +217,16 @@ def _sink(place: str) -> _Sink:
 
 
 _Order = tuple[_Sink, list[bytes], str]
-"""Lines for a sink, and what is to be done after they are taken: flush, reopen or end."""
+"""Lines for a sink, and the action that follows: flush, reopen or end."""
 
 
 def _serve(orders: SimpleQueue[_Order | float]) -> None:
-    """The thread. A number is the last order: end all until then."""
+    """Run the writer thread. A number is the last order: the deadline by which all sinks must end."""
     sinks: set[_Sink] = set()
     while True:
         full = [sink for sink in sinks if sink.full]
         try:
-            order = orders.get(timeout=_AGAIN if full else None)
+            order = orders.get(timeout=_RETRY_DELAY if full else None)
         except Empty:
             for sink in full:
                 _carry_out(sink, sink.flush)
@@ -242,14 +243,14 @@ def _serve(orders: SimpleQueue[_Order | float]) -> None:
             _carry_out(sink, sink.reopen)
         else:
             sinks.discard(sink)
-            _carry_out(sink, partial(sink.end, time.monotonic() + CLOSE_TIME))
+            _carry_out(sink, partial(sink.end, time.monotonic() + MAX_CLOSE_SECONDS))
             sink.ended = True
     for sink in sinks:
         _carry_out(sink, partial(sink.end, order))
 
 
 def _carry_out(sink: _Sink, call: Callable[[], object]) -> None:
-    """An order for one sink. A bug in it must not end the thread, which serves all of them."""
+    """Carry out an order for one sink. A bug in it must not end the thread, which serves all sinks."""
     try:
         call()
     except Exception as error:
@@ -258,62 +259,62 @@ def _carry_out(sink: _Sink, call: Callable[[], object]) -> None:
 
 
 class AccessLog:
-    """One place where lines are written. To be used in the reactor's thread only."""
+    """One access log. Only the reactor's thread may use it."""
 
     def __init__(self, place: str, logs: AccessLogs, limit: int) -> None:
-        """limit: bytes that may wait."""
+        """limit: the most unwritten bytes."""
         self.place = place
         self.users = 1
         self.sink = _sink(place)
         self._logs = logs
         self._limit = limit
         self._lines: list[bytes] = []
-        self._taken = 0  # bytes, ever
-        self._handed = 0  # of them, to the thread
+        self._taken = 0  # bytes in all
+        self._handed = 0  # bytes handed over to the thread
         self._lost = 0  # lines
         self._lost_told = 0
-        self._quiet_lost = self._quiet_trouble = 0  # ticks until the next warning may come
+        self._quiet_lost = self._quiet_trouble = 0  # ticks until the next warning is allowed
 
     def write(self, line: bytes) -> None:
-        """Write the line, which has its line end, sooner or later; or throw it away when too much waits already."""
+        """Write a line, which has its line end, later; drop it if too many bytes wait already."""
         taken = self._taken + len(line)
         if taken - self.sink.done > self._limit:
             self._lost += 1
             return
         self._taken = taken
         self._lines.append(line)
-        if taken - self._handed >= BATCH:
+        if taken - self._handed >= BATCH_BYTES:
             self.hand_over()
 
     def release(self) -> None:
-        """One user less; the last one closes the place when all is written."""
+        """Drop one user. After the last one, the log is closed when all lines are written."""
         self.users -= 1
         if not self.users:
             self._logs.leave(self)
 
     def stop(self) -> None:
-        """What is written from now on is lost."""
+        """Drop all lines from now on."""
         self._limit = -1
 
     @property
     def lost(self) -> int:
-        """Lines thrown away, ever."""
+        """The number of dropped lines."""
         return self._lost + self.sink.lost
 
     @property
     def waiting(self) -> int:
-        """Bytes that are not written yet."""
+        """The number of unwritten bytes."""
         return self._taken - self.sink.done
 
     def hand_over(self, what: str = "flush") -> None:
-        """Give the thread what has come, and an order."""
+        """Give the thread the new lines and an order."""
         lines, self._lines = self._lines, []
         self._handed = self._taken
         self.sink.asked = True
         self._logs.put((self.sink, lines, what))
 
     def tick(self) -> None:
-        """Hand over what has come; try again what could not be written; warn of what is wrong."""
+        """Hand over new lines, retry failed writes, and log warnings."""
         if self._lines or ((self.waiting or self.sink.trouble) and not self.sink.asked):
             self.hand_over()
         self._quiet_lost = max(self._quiet_lost - 1, 0)
@@ -321,22 +322,22 @@ class AccessLog:
         self.warn(self._quiet_lost == 0, self._quiet_trouble == 0)
 
     def warn(self, of_lost: bool = True, of_trouble: bool = True) -> None:
-        """Say in the event log what is wrong, if something is."""
+        """Write warnings to the event log, if there is trouble."""
         trouble, lost = self.sink.trouble, self.lost
         if trouble is not None and of_trouble:
-            self._quiet_trouble = _QUIET
-            self._logs.log.warn("the access log {place} cannot be written: {why}", place=self.place, why=trouble)
+            self._quiet_trouble = _WARNING_INTERVAL
+            self._logs.log.warn("cannot write to access log {place}: {why}", place=self.place, why=trouble)
         if lost > self._lost_told and of_lost:
-            self._quiet_lost = _QUIET
+            self._quiet_lost = _WARNING_INTERVAL
             count, self._lost_told = lost - self._lost_told, lost
-            self._logs.log.warn("the access log {place} has lost {count} lines", place=self.place, count=count)
+            self._logs.log.warn("access log {place} dropped {count} lines", place=self.place, count=count)
 
 
 class AccessLogs:
-    """All access logs of the process. The thread is there from the first line until `close`."""
+    """All access logs of the process. The thread runs from the first order until `close`."""
 
-    def __init__(self, log: EventLog, limit: int = LIMIT) -> None:
-        """limit: bytes that may wait for one log."""
+    def __init__(self, log: EventLog, limit: int = MAX_PENDING_BYTES) -> None:
+        """limit: the most unwritten bytes of one log."""
         self.log = log
         self._limit = limit
         self._open: dict[str, AccessLog] = {}
@@ -346,21 +347,21 @@ class AccessLogs:
         self._closed = False
 
     def check(self, place: str) -> None:
-        """Raises BadValue, with the reason, when `place` cannot be opened now. A file that is missing is made."""
+        """Check that `place` can be opened now; create a missing file. Raises BadValue with the reason."""
         sink = _sink(place)
         try:
             sink.open()
         except OSError as error:
             why = error.strerror or str(error)
             if error.errno == errno.ENXIO and _is_fifo(sink.place):
-                why = "nobody reads this FIFO"
+                why = "no process reads this FIFO"
             if isinstance(sink, _Syslog):
                 why = f"no syslogd at {sink.place}: {why}"
             raise BadValue(f"access_log = {shorten(place)}: {why}") from None
         sink.end(0.0)
 
     def open(self, place: str) -> AccessLog:
-        """The log of that place, one and the same for all who ask. Opens nothing yet, and never fails."""
+        """Return the log of that place, the same object for all its users. This opens nothing and never fails."""
         known = self._open.get(place)
         if known is not None:
             known.users += 1
@@ -369,12 +370,12 @@ class AccessLogs:
         return opened
 
     def reopen(self) -> None:
-        """After a rotation: what has come goes to the old files, then each is opened anew by its path."""
+        """Write all lines to the old files, and open each file again by its path: after a rotation."""
         for log in self._open.values():
             log.hand_over("reopen")
 
     def tick(self) -> None:
-        """To be called once a second."""
+        """Do the work of each second; the caller calls this once a second."""
         for log in self._open.values():
             log.tick()
         ended = [log for log in self._leaving if log.sink.ended]
@@ -383,7 +384,7 @@ class AccessLogs:
             self._leaving.remove(log)
 
     def close(self) -> None:
-        """Write out what waits, for at most two seconds, and end the thread. What is written afterwards is lost."""
+        """Write waiting lines for at most two seconds, and end the thread. Later lines are lost."""
         if self._closed:
             return
         logs = (*self._open.values(), *self._leaving)
@@ -392,18 +393,16 @@ class AccessLogs:
             log.stop()
         self._closed = True
         if self._thread is not None:
-            self._orders.put(time.monotonic() + 0.75 * CLOSE_TIME)
-            self._thread.join(CLOSE_TIME)
+            self._orders.put(time.monotonic() + 0.75 * MAX_CLOSE_SECONDS)
+            self._thread.join(MAX_CLOSE_SECONDS)
             self._thread = None
         for log in logs:
             log.warn()
             if log.waiting:
-                self.log.warn(
-                    "the access log {place} has lost its last {size} bytes", place=log.place, size=log.waiting
-                )
+                self.log.warn("access log {place} lost its last {size} bytes", place=log.place, size=log.waiting)
 
     def leave(self, log: AccessLog) -> None:
-        """Its last user has gone."""
+        """Close a log whose last user has gone."""
         if not self._closed:
             del self._open[log.place]
             log.stop()
@@ -411,13 +410,13 @@ class AccessLogs:
             self._leaving.append(log)
 
     def put(self, order: _Order) -> None:
-        """Give the thread an order; it is started for the first. After `close` there is nobody who takes them."""
+        """Give the thread an order; the first order starts it. After `close`, orders are ignored."""
         if self._closed:
             return
         if self._thread is None:
             self._thread = threading.Thread(target=_serve, args=(self._orders,), name="access logs", daemon=True)
             self._thread.start()
-            weakref.finalize(self, self._orders.put, 0.0)  # who forgets `close` leaves no thread behind
+            weakref.finalize(self, self._orders.put, 0.0)  # ends the thread even if `close` is never called
         self._orders.put(order)
 
 

@@ -1,4 +1,4 @@
-"""Listening sockets that a service manager has opened and hands in (sd_listen_fds(3))."""
+"""Socket activation: listening sockets that a service manager has opened (sd_listen_fds(3))."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ktcpvs.errors import CannotListen, shorten
 PROCESS, COUNT, NAMES = "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"
 
 FIRST = 3
-"""The first descriptor that is handed in; the others follow it (SD_LISTEN_FDS_START)."""
+"""The first descriptor; the others follow it (SD_LISTEN_FDS_START)."""
 
 
 def _environment_at_the_beginning() -> dict[str, str]:
-    """As this program got it (proc(5)); twistd has taken a part of it out, for endpoints that nobody asks for. Without
-    /proc: what is left of it."""
+    """Return the environment with which this program was started (proc(5)): twistd has removed a part of os.environ for
+    endpoints that are not used here. Without /proc: os.environ."""
     try:
         with open("/proc/self/environ", "rb") as file:
             words = file.read().split(b"\0")
@@ -25,10 +25,10 @@ def _environment_at_the_beginning() -> dict[str, str]:
 
 
 def handed_in() -> list[tuple[str, socket.socket]]:
-    """(name, socket) of each. What the environment says of them is taken out of it. Raises CannotListen.
+    """Return (name, socket) of each, and remove their variables from the environment. Raises CannotListen.
 
-    A name is "" where LISTEN_FDNAMES gives none, as with systemd-socket-activate(1). One that is no listening stream
-    socket is refused, since whoever configured it means something else.
+    A name is "" if LISTEN_FDNAMES has none, as with systemd-socket-activate(1). A descriptor that is not a listening
+    stream socket is refused, since its configuration must be wrong.
     """
     found = []
     began = _environment_at_the_beginning()
@@ -45,17 +45,17 @@ def handed_in() -> list[tuple[str, socket.socket]]:
             listens = 0
         if not listens:
             called = f" ({name})" if name else ""
-            raise CannotListen(f"descriptor {descriptor}{called}, which was handed in, is no listening stream socket")
+            raise CannotListen(f"descriptor {descriptor}{called} of the service manager is no listening stream socket")
         sock.setblocking(False)
         found.append((name, sock))
     return found
 
 
 def _count(environment: dict[str, str]) -> int:
-    """How many sockets are handed in to this process. Raises CannotListen."""
+    """Return the number of sockets for this process. Raises CannotListen."""
     if environment.get(PROCESS) != str(os.getpid()):
         return 0
     count = environment.get(COUNT, "0")
     if not (count.isascii() and count.isdigit() and len(count) <= 9):
-        raise CannotListen(f"{COUNT}={shorten(count)} in the environment: not a number of descriptors (example: 1)")
+        raise CannotListen(f"{COUNT}={shorten(count)} in the environment: expected a number (example: 1)")
     return int(count)

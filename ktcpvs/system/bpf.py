@@ -1,7 +1,7 @@
-"""The kernel's bpf(2): maps, programs of SK_SKB type, and a ring of records, spoken to without a compiler or headers.
+"""The kernel's bpf(2): maps, programs of type SK_SKB, and ring buffers, without a compiler or kernel headers.
 
-What is made here is held by descriptors and by nothing else, so that nothing stays in the kernel when this process is
-gone. Numbers and structures are those of linux/bpf.h. A map is to be used by one thread.
+Only descriptors keep these objects alive, so that nothing stays in the kernel after this process. Numbers and
+structures are those of linux/bpf.h. Only one thread may use a map.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ HASH, ARRAY, SOCKMAP, RINGBUF = 1, 2, 15, 27
 """Types of maps (enum bpf_map_type)."""
 
 NO_PREALLOC, MMAPABLE = 1 << 0, 1 << 10
-"""Flags of maps: memory is taken for entries that there are only; memory can be shared with the kernel."""
+"""Flags of maps: allocate memory for existing entries only; share memory with the kernel."""
 
 SK_PASS, SK_DROP = 1, 0
-"""Answers of an SK_SKB program (enum sk_action)."""
+"""Return values of an SK_SKB program (enum sk_action)."""
 
 _MAP_CREATE, _LOOKUP, _UPDATE, _DELETE, _PROG_LOAD, _PROG_ATTACH, _PROG_DETACH = 0, 1, 2, 3, 5, 8, 9
 _SK_SKB, _SK_SKB_VERDICT = 14, 38
 _LOG_SIZE = 1 << 20
-_ATTEMPTS = 5
-"""So often a program is loaded anew when the kernel was interrupted."""
+_MAX_ATTEMPTS = 5
+"""How often loading a program is tried when the kernel was interrupted."""
 
 _NUMBER_OF_CALL = {"x86_64": 321, "aarch64": 280, "riscv64": 280}
 _BUSY, _DISCARD = 1 << 31, 1 << 30
@@ -38,7 +38,7 @@ _HEADER = 8
 
 
 class BPFError(OSError):
-    """The kernel has refused; `str()` of it is what and why, in one line."""
+    """The kernel refused a command; str() says which and why, in one line."""
 
     def __str__(self) -> str:
         return str(self.strerror)
@@ -46,7 +46,7 @@ class BPFError(OSError):
 
 @cache
 def available() -> str | None:
-    """None when this process can load programs for sockets, else the reason why not, in one line. Tries it, once."""
+    """Return None if this process can load programs for sockets, else the reason in one line. It tries once."""
     if sys.platform != "linux":
         return "only Linux has bpf(2)"
     if _number() is None:
@@ -81,15 +81,15 @@ def _syscall() -> ctypes._NamedFuncPointer:
 
 
 def _bpf(command: int, attributes: ctypes.Array[ctypes.c_char], what: str) -> int:
-    """What the kernel answers; `what` is tried, for the error's text. Raises BPFError."""
+    """Call the kernel and return its result. what: the command in words, for the error. Raises BPFError."""
     number = _number()
     if number is None:
         raise BPFError(errno.ENOSYS, f"{what}: no bpf(2) known for this machine")
-    answer = int(_syscall()(number, command, ctypes.addressof(attributes), len(attributes)))
-    if answer < 0:
+    result = int(_syscall()(number, command, ctypes.addressof(attributes), len(attributes)))
+    if result < 0:
         code = ctypes.get_errno()
         raise BPFError(code, f"{what}: {os.strerror(code)}")
-    return answer
+    return result
 
 
 def _buffer(content: bytes) -> ctypes.Array[ctypes.c_char]:
@@ -104,15 +104,15 @@ def _shared(fd: int, length: int, offset: int = 0, protection: int = mmap.PROT_R
 
 
 class Map:
-    """Keys and values of fixed sizes, in bytes. Raises BPFError when it cannot be made."""
+    """A map from keys to values, which have fixed sizes in bytes. Raises BPFError if it cannot be made."""
 
     def __init__(self, kind: int, key_size: int, value_size: int, entries: int, flags: int = 0) -> None:
         self._fd = -1
         made = _buffer(struct.pack("5I", kind, key_size, value_size, entries, flags))
         self._fd = _bpf(_MAP_CREATE, made, f"a map of type {kind}")
-        # A sockmap says EINVAL for what is not there.
+        # A sockmap returns EINVAL for a missing key.
         self._missing = (errno.ENOENT, errno.EINVAL) if kind == SOCKMAP else (errno.ENOENT,)
-        # The kernel is given the same buffers each time; what a command does not know must be zero.
+        # All calls use the same buffers; fields that a command does not use must be zero.
         self._key = ctypes.create_string_buffer(key_size or 1)
         self._value = ctypes.create_string_buffer(value_size or 1)
         places = ctypes.addressof(self._key), ctypes.addressof(self._value)
@@ -126,16 +126,16 @@ class Map:
         self.close()
 
     def fileno(self) -> int:
-        """-1 when it is closed."""
+        """Return the descriptor; -1: the map is closed."""
         return self._fd
 
     def update(self, key: bytes, value: bytes) -> None:
-        """Enter it, or replace what is there. For a sockmap the value is a socket's descriptor. Raises BPFError."""
+        """Add or replace an entry. For a sockmap, the value is a socket's descriptor. Raises BPFError."""
         self._key.raw, self._value.raw = key, value
         _bpf(_UPDATE, self._element, "update of a map")
 
     def delete(self, key: bytes) -> bool:
-        """Take it out; False when it is not there. Raises BPFError."""
+        """Remove an entry; return False if there is none. Raises BPFError."""
         self._key.raw = key
         try:
             _bpf(_DELETE, self._place, "deletion from a map")
@@ -146,7 +146,7 @@ class Map:
         return True
 
     def lookup(self, key: bytes) -> bytes | None:
-        """The value; None when there is none. Of a sockmap: the socket's cookie, if values have 8 bytes.
+        """Return the value, or None. For a sockmap with values of 8 bytes: the socket's cookie.
 
         Raises BPFError.
         """
@@ -160,16 +160,16 @@ class Map:
         return self._value.raw
 
     def close(self) -> None:
-        """The map is gone when no program has it any more; safe to call twice."""
+        """Close the map; it exists until no program uses it. A second call does nothing."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
 
 
 class Array(Map):
-    """Entries 0, 1, 2, ... of so many words each, in memory that is shared with the kernel: no call is needed.
+    """A map with entries 0, 1, 2, ... in memory that is shared with the kernel, so that access needs no system call.
 
-    words: all of them in one row; each is read and written whole.
+    words: the words of all entries in a row; each word is read and written atomically.
     """
 
     def __init__(self, words: int, entries: int) -> None:
@@ -189,10 +189,9 @@ class Array(Map):
 
 
 class RingBuffer(Map):
-    """Records that programs write and this process reads, in their order. Its descriptor is readable while there are
-    some.
+    """Records that programs write and this process reads, in order. Its descriptor is readable while there are records.
 
-    size: bytes, a power of two and whole pages; a record takes 8 more than it has, in steps of 8.
+    size: in bytes, a power of two and whole pages; a record takes 8 bytes more than its data, rounded up to 8.
     """
 
     def __init__(self, size: int) -> None:
@@ -202,7 +201,7 @@ class RingBuffer(Map):
         try:
             self._front = _shared(self._fd, page)
             try:
-                # The data is mapped twice in a row, so that no record is in two pieces.
+                # The data is mapped twice in a row, so that every record is contiguous.
                 self._back = _shared(self._fd, page + 2 * size, page, mmap.PROT_READ)
             except BPFError:
                 self._front.close()
@@ -215,11 +214,11 @@ class RingBuffer(Map):
         self._data = memoryview(self._back)[page:]
 
     def read(self) -> list[bytes]:
-        """The records that there are; they are gone from the ring."""
+        """Return all records and remove them from the ring."""
         records: list[bytes] = []
         place = self._consumed[0]
-        # A record is whole when its busy bit is gone. Loads of this thread must not change places for that: on x86 they
-        # never do, and elsewhere an interpreter's are too far apart.
+        # A record is complete when its busy bit is clear. That needs this thread's loads in program order: x86 never
+        # reorders them, and elsewhere an interpreter's loads are too far apart to be reordered.
         while place < self._produced[0]:
             start = (place & self._size - 1) + _HEADER
             (header,) = struct.unpack_from("I", self._data, start - _HEADER)
@@ -242,14 +241,14 @@ class RingBuffer(Map):
 
 
 def load_program(code: bytes, licence: str = "Dual MIT/GPL") -> int:
-    """A program of type SK_SKB: its descriptor. Raises BPFError; the verifier's last words stand in it."""
+    """Load a program of type SK_SKB and return its descriptor. Raises BPFError with the verifier's last messages."""
     instructions, name = _buffer(code), _buffer(licence.encode() + b"\0")
     what = struct.pack("IIQQ", _SK_SKB, len(code) // 8, ctypes.addressof(instructions), ctypes.addressof(name))
     try:
         return _load(what + bytes(16))
     except BPFError as refused:
         log = ctypes.create_string_buffer(_LOG_SIZE)
-        try:  # once more, for what the verifier says
+        try:  # once more, for the log of the verifier
             return _load(what + struct.pack("IIQ", 1, _LOG_SIZE, ctypes.addressof(log)))
         except BPFError:
             said = [line for line in log.value.decode("ascii", "replace").splitlines() if line.strip()]
@@ -259,7 +258,7 @@ def load_program(code: bytes, licence: str = "Dual MIT/GPL") -> int:
 
 def _load(form: bytes) -> int:
     attributes = _buffer(form)
-    for _ in range(_ATTEMPTS - 1):
+    for _ in range(_MAX_ATTEMPTS - 1):
         try:
             return _bpf(_PROG_LOAD, attributes, "a program for sockets")
         except BPFError as error:
@@ -269,10 +268,10 @@ def _load(form: bytes) -> int:
 
 
 def attach(program: int, sockets: Map) -> None:
-    """From now on the program judges what comes for each socket that is put into that sockmap. Raises BPFError."""
+    """Attach a program, which then gets all packets for sockets that are added to that sockmap. Raises BPFError."""
     _bpf(_PROG_ATTACH, _buffer(struct.pack("4I", sockets.fileno(), program, _SK_SKB_VERDICT, 0)), "attaching a program")
 
 
 def detach(program: int, sockets: Map) -> None:
-    """It judges for no socket that is put in later. Raises BPFError when it is not attached."""
+    """Detach a program from a sockmap, for sockets that are added later. Raises BPFError if it is not attached."""
     _bpf(_PROG_DETACH, _buffer(struct.pack("4I", sockets.fileno(), program, _SK_SKB_VERDICT, 0)), "detaching a program")

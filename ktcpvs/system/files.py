@@ -1,4 +1,4 @@
-"""Files and folders that others may have prepared for us: written whole, read without waiting, checked for owners."""
+"""Files and folders that other users may have tampered with: atomic writes, reads that never block, owners' checks."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 def replace_file(path: str, data: bytes, mode: int = 0o600) -> None:
     """Write `data` to a new file beside `path`, sync it to the disk, and rename it over `path`.
 
-    A crash at any moment leaves either the old file or the new one. The new file, `path`.new, is always made here: what
-    lies there already is not followed, not waited for, and removed if it is this user's. mode: of the file. Raises
-    OSError; `path` is then as it was.
+    A crash at any moment leaves either the old file or the new one. The new file, `path`.new, is always created: a file
+    that is there already is neither followed nor waited for, and removed if it is this user's. mode: of the file.
+    Raises OSError and leaves `path` unchanged.
     """
     beside = f"{path}.new"
     _remove_leftover(beside)
@@ -42,7 +42,7 @@ def replace_file(path: str, data: bytes, mode: int = 0o600) -> None:
 
 
 def _remove_leftover(path: str) -> None:
-    """Remove what an earlier attempt left at `path`. Raises FileExistsError for what another user has put there."""
+    """Remove the file of an earlier attempt. Raises FileExistsError for a file of another user."""
     try:
         owner = os.lstat(path).st_uid
     except FileNotFoundError:
@@ -56,8 +56,11 @@ def _remove_leftover(path: str) -> None:
 
 
 def read_file(path: str, may_wait: bool = False) -> bytes:
-    """The contents of a file. may_wait: it may be a pipe, whose other end is waited for; else only a regular file is
-    read, so that a daemon that serves cannot be held up. Raises OSError; ValueError for a name with a NUL."""
+    """Return the contents of a file. Raises OSError; ValueError for a name with a NUL.
+
+    may_wait: the file may be a pipe whose other end is waited for; else only a regular file is read, so that the call
+    cannot block a daemon that serves clients.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | (0 if may_wait else os.O_NONBLOCK))
     with open(descriptor, "rb") as file:
         mode = os.fstat(descriptor).st_mode
@@ -69,21 +72,20 @@ def read_file(path: str, may_wait: bool = False) -> bytes:
 
 
 def private_folder(path: str, owner: int | None = None) -> None:
-    """Make the folder, mode 0700, unless it is there; then it must be ours, or `owner`'s, and nobody else may write to
-    it. owner: a user's number; None: ours alone. Raises CannotListen.
+    """Create a folder with mode 0700 if it is missing. An existing one must belong to this user or `owner`, and no
+    other user may write to it. owner: a user's number, or None. Raises CannotListen.
     """
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
         why = untrusted_folder(path, owner)
     except OSError as error:
-        raise CannotListen(f"cannot make the folder {path}: {error.strerror}") from None
+        raise CannotListen(f"cannot create the folder {path}: {error.strerror}") from None
     if why is not None:
-        raise CannotListen(f"{why}, who could take our place: remove it, or choose another place with --control")
+        raise CannotListen(f"{why}: others could replace the control socket; remove it, or use another --control")
 
 
 def untrusted_folder(path: str, owner: int | None = None) -> str | None:
-    """Why somebody else than root, this user or the user `owner` can put something into a folder; None: nobody can.
-    Raises OSError."""
+    """Return why users other than root, this user and `owner` can create files in a folder, or None. Raises OSError."""
     allowed = {0, os.geteuid(), owner}
     status = os.lstat(path)
     if stat.S_ISLNK(status.st_mode) and status.st_uid in allowed:
@@ -91,20 +93,21 @@ def untrusted_folder(path: str, owner: int | None = None) -> str | None:
     if status.st_uid not in allowed:
         return f"{path} belongs to user {status.st_uid}"
     if status.st_mode & WRITABLE_BY_OTHERS:
-        return f"{path} can be written to by other users"
+        return f"{path} is writable by other users"
     return None
 
 
 def untrusted_socket(path: str) -> str | None:
-    """Why somebody else than root, this user, or the user to whom root has given the folder can have put a unix socket
-    at `path`; None: nobody can have, or there is no folder.
+    """Return why a user other than root, this user, and the owner whom root chose for the folder may have created the
+    unix socket at `path`; None if that is impossible, or if there is no folder.
 
-    The folder decides, whoever owns the socket: systemd gives it to the user of the service (SocketUser).
+    The owner of the folder decides, not that of the socket: systemd gives the socket to the service's user
+    (SocketUser).
     """
     folder = os.path.dirname(path)
     try:
-        # Where nobody else can make a folder, the owner of this one was chosen by who could.
+        # If only trusted users can create folders here, they have chosen the owner of this one.
         owner = os.stat(folder).st_uid if untrusted_folder(os.path.dirname(folder)) is None else None
         return untrusted_folder(folder, owner)
-    except OSError:  # then nobody can be called there
+    except OSError:  # then no server can be there
         return None

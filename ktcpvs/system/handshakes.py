@@ -1,4 +1,4 @@
-"""TCP handshakes that are under way, as the kernel tells them over netlink (sock_diag(7))."""
+"""TCP handshakes in progress, from the kernel over netlink (sock_diag(7))."""
 
 from __future__ import annotations
 
@@ -14,28 +14,30 @@ _ERROR, _DONE = 2, 3
 _SYN_RECV = 3
 _HEADER = struct.Struct("=IHHII")
 _ID_START, _ID_SIZE = _HEADER.size + 4, 48
-"""Where struct inet_diag_sockid stands in an answer, and how long it is: addresses, ports and a cookie."""
+"""Offset and size of struct inet_diag_sockid in a reply: addresses, ports and a cookie."""
 
-_RECEIVED_AT_ONCE = 1 << 16
+_MAX_MESSAGE_BYTES = 1 << 16
 
 
 def handshakes(listener: socket.socket) -> frozenset[bytes] | None:
-    """The handshakes under way on the port of a TCP listener, each by a name that is its own. None: the system does not
-    tell. It takes a quarter of a millisecond, and more where the kernel has much memory for connections."""
-    asked = struct.pack("=BBBxI", int(listener.family), socket.IPPROTO_TCP, 0, 1 << _SYN_RECV)
-    asked += struct.pack("!HH", listener.getsockname()[1], 0) + bytes(36) + b"\xff" * 8
+    """Return an identifier of each handshake in progress on the port of a TCP listener; None if the kernel refuses.
+
+    It takes a quarter of a millisecond, and more on kernels with much memory for connections.
+    """
+    query = struct.pack("=BBBxI", int(listener.family), socket.IPPROTO_TCP, 0, 1 << _SYN_RECV)
+    query += struct.pack("!HH", listener.getsockname()[1], 0) + bytes(36) + b"\xff" * 8
     try:
         with socket.socket(_NETLINK, socket.SOCK_RAW, _SOCK_DIAG) as link:
-            link.send(_HEADER.pack(_HEADER.size + len(asked), _BY_FAMILY, _REQUEST | _DUMP, 1, 0) + asked)
-            return frozenset(_told(link))
+            link.send(_HEADER.pack(_HEADER.size + len(query), _BY_FAMILY, _REQUEST | _DUMP, 1, 0) + query)
+            return frozenset(_replies(link))
     except OSError:
         return None
 
 
-def _told(link: socket.socket) -> Iterator[bytes]:
-    """Raises OSError when the kernel refuses."""
+def _replies(link: socket.socket) -> Iterator[bytes]:
+    """Yield the sockid of each reply. Raises OSError if the kernel refuses."""
     while True:
-        data = link.recv(_RECEIVED_AT_ONCE)
+        data = link.recv(_MAX_MESSAGE_BYTES)
         while data:
             size, kind, *_ = _HEADER.unpack_from(data)
             if kind == _DONE:

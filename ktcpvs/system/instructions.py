@@ -1,7 +1,7 @@
-"""Instructions of eBPF: written by name with labels, made into bytes, and read back as text.
+"""An assembler and disassembler for eBPF: instructions with names and labels become bytes, and bytes become text.
 
 The names are those of RFC 9669 in small letters: `mov`, `ldx`, `jeq`. An operand is a register or a number; numbers
-are signed and have 32 bits. Only what a short program needs is here.
+are signed and have 32 bits. Only the instructions that the relay needs are here.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from typing import NamedTuple
 
 
 class BadProgram(ValueError):
-    """A program that cannot be made into bytes, or bytes that cannot be read; `str()` of it says why."""
+    """A program that cannot be assembled, or bytes that cannot be disassembled; str() says why."""
 
 
 class Register(IntEnum):
-    """One of the machine's eleven."""
+    """One of the eleven registers."""
 
     R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10 = range(11)
 
 
 R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10 = Register
-"""R0: what a call returned, and the program returns. R1 to R5: what a call is given, and destroys. R6 to R9: kept.
-R10: the end of the stack, 512 bytes, read-only."""
+"""R0: the result of a call and of the program. R1 to R5: arguments of a call, which destroys them. R6 to R9: preserved
+by calls. R10: the end of the stack (512 bytes), read-only."""
 
 W, DW = 4, 8
-"""Sizes of what is loaded and stored, in bytes."""
+"""Sizes of loads and stores, in bytes."""
 
 _SIZES = {W: 0x00, DW: 0x18}
 _LDX_MEM, _ST_MEM, _STX_MEM, _MAP_BY_FD, _CALL, _EXIT = 0x61, 0x62, 0x63, 0x18, 0x85, 0x95
 _X = 0x08
-"""This bit of a code: the operand is a register."""
+"""The bit of an opcode that says that the operand is a register."""
 
 _ARITHMETIC = {0x07: "+=", 0x14: "-= (u32)", 0xB7: "="}
 _JUMPS = {0x15: "==", 0x55: "!=", 0x25: ">", 0xB5: "<="}
@@ -42,7 +42,7 @@ _FORM = struct.Struct("<BBhi")
 
 
 class Instruction(NamedTuple):
-    """code: the opcode. target: the label that `offset` has to lead to, for a jump."""
+    """An instruction. code: the opcode. target: the label of a jump, from which `offset` is computed."""
 
     code: int
     dst: int = 0
@@ -53,7 +53,7 @@ class Instruction(NamedTuple):
 
 
 class Label(str):
-    """The name of the instruction that comes next."""
+    """The name of the next instruction."""
 
 
 def mov(dst: Register, operand: Register | int) -> Instruction:
@@ -67,47 +67,47 @@ def add(dst: Register, operand: Register | int) -> Instruction:
 
 
 def sub32(dst: Register, operand: Register | int) -> Instruction:
-    """dst = the difference dst - operand in 32 bits, never negative: what is under 0 begins anew at the top"""
+    """dst = dst - operand, of 32 bits unsigned, with wrap-around"""
     return _two(0x14, dst, operand)
 
 
 def ldx(size: int, dst: Register, base: Register, offset: int) -> Instruction:
-    """dst = what is at base + offset"""
+    """dst = *(base + offset)"""
     return Instruction(_LDX_MEM | _SIZES[size], dst, base, offset)
 
 
 def stx(size: int, base: Register, offset: int, src: Register) -> Instruction:
-    """What is at base + offset = src"""
+    """*(base + offset) = src"""
     return Instruction(_STX_MEM | _SIZES[size], base, src, offset)
 
 
 def st(size: int, base: Register, offset: int, imm: int) -> Instruction:
-    """What is at base + offset = imm"""
+    """*(base + offset) = imm"""
     return Instruction(_ST_MEM | _SIZES[size], base, 0, offset, imm)
 
 
 def ja(target: str) -> Instruction:
-    """Go on at the label `target`."""
+    """Jump to the label `target`."""
     return Instruction(_JA, target=target)
 
 
 def jeq(dst: Register, operand: Register | int, target: str) -> Instruction:
-    """Go on at `target` if dst == operand. All comparisons are unsigned and of 64 bits."""
+    """Jump if dst == operand. All comparisons are unsigned and of 64 bits."""
     return _two(0x15, dst, operand, target)
 
 
 def jne(dst: Register, operand: Register | int, target: str) -> Instruction:
-    """if dst != operand"""
+    """Jump if dst != operand."""
     return _two(0x55, dst, operand, target)
 
 
 def jgt(dst: Register, operand: Register | int, target: str) -> Instruction:
-    """if dst > operand"""
+    """Jump if dst > operand."""
     return _two(0x25, dst, operand, target)
 
 
 def jle(dst: Register, operand: Register | int, target: str) -> Instruction:
-    """if dst <= operand"""
+    """Jump if dst <= operand."""
     return _two(0xB5, dst, operand, target)
 
 
@@ -117,12 +117,12 @@ def call(helper: int) -> Instruction:
 
 
 def leave() -> Instruction:
-    """The program's end ("exit"): R0 is its answer."""
+    """End the program ("exit"); R0 is its result."""
     return Instruction(_EXIT)
 
 
 def map_by_fd(dst: Register, fd: int) -> tuple[Instruction, Instruction]:
-    """dst = the map with that descriptor. Takes the room of two instructions (RFC 9669, 5.4)."""
+    """dst = the map with that descriptor. It has the size of two instructions (RFC 9669, section 5.4)."""
     return Instruction(_MAP_BY_FD, dst, 1, imm=fd), Instruction(0)
 
 
@@ -136,7 +136,7 @@ Line = Instruction | tuple[Instruction, Instruction] | Label
 
 
 def assemble(lines: Iterable[Line]) -> bytes:
-    """The byte code. Raises BadProgram for a label that is not there, there twice or too far away, and for a number
+    """Return the byte code. Raises BadProgram for a label that is missing, duplicate or too far away, and for a number
     that is too large."""
     instructions: list[Instruction] = []
     labels: dict[str, int] = {}
@@ -166,9 +166,9 @@ def _encoded(place: int, instruction: Instruction, labels: Mapping[str, int]) ->
 
 
 def disassemble(code: bytes, maps: Mapping[int, str] | None = None) -> list[str]:
-    """A line of text for each instruction, its number first; jumps show the number they lead to.
+    """Return a line of text for each instruction, which begins with its number; jumps show the number of their target.
 
-    maps: descriptor -> name. Raises BadProgram for bytes that no function here makes.
+    maps: descriptor -> name. Raises BadProgram for instructions that this module cannot make.
     """
     lines: list[str] = []
     second = False

@@ -1,4 +1,4 @@
-"""What the system lets this process have."""
+"""Limits of this process: descriptors, and the garbage collector."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import gc
 import resource
 from collections.abc import Iterator
 
-COLLECT_AFTER = 50_000
-"""How many more objects there are than when cycles were last sought, until they are sought again."""
+COLLECTION_THRESHOLD = 50_000
+"""The number of new objects after which the collector runs."""
 
 
 def calm_collector() -> None:
-    """Seek cycles seldom, and never among what is there now: connections leave none behind, and a search takes longer
-    than many requests."""
+    """Run the garbage collector seldom, and never over the objects that exist now: connections leave no cycles, and one
+    collection takes longer than many requests."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(COLLECT_AFTER, 20, 100)
+    gc.set_threshold(COLLECTION_THRESHOLD, 20, 100)
 
 
 @contextlib.contextmanager
 def uncollected() -> Iterator[None]:
-    """What is imported within is not sought through for cycles, then or later: it stays, and the search would take a
-    quarter of the time."""
+    """Exclude objects that are made within from garbage collection: imported modules stay anyway, and collections would
+    take a quarter of the start-up time."""
     gc.disable()
     try:
         yield
@@ -32,7 +32,7 @@ def uncollected() -> Iterator[None]:
 
 
 def raise_descriptor_limit() -> None:
-    """As many descriptors as the system lets this process have."""
+    """Raise the limit of descriptors to the hard limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

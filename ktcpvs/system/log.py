@@ -1,7 +1,7 @@
-"""One line an event, written or not by the debug level of KTCPVS.
+"""The event log: one line for each event, filtered by the debug levels of KTCPVS.
 
 Level 0 is always written. The levels: 0 announcements and transmission errors, 1 non-fatal errors, 2 configuration,
-3 daemon and listening, 4 connections new and ended, 5 scheduling, 8 state changes, 12 data relayed.
+3 daemon and listening, 4 new and ended connections, 5 scheduling, 8 state changes, 12 relayed data.
 """
 
 from __future__ import annotations
@@ -23,64 +23,64 @@ SCHEDULING = 5
 STATE = 8
 DATA = 12
 
-FAILURES_EVERY = 60
-"""Seconds between two tracebacks of the same failure: what fails for every request must not fill the disk."""
+FAILURE_INTERVAL = 60
+"""Seconds between two tracebacks of the same failure: one that every request causes must not fill the disk."""
 
-FAILURES_KNOWN = 64
-"""How many different ones are told apart; then all are forgotten."""
+MAX_KNOWN_FAILURES = 64
+"""How many different failures are remembered; then all are forgotten."""
 
 
 class EventLog:
-    """level: what is written, 0..12. Ask `if log.level >= CONNECTION` first where the values cost something."""
+    """Writes events up to a level, 0..12. Check `log.level >= CONNECTION` first if the values are expensive."""
 
     def __init__(
         self, level: int = 0, logger: Logger | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """clock: seconds that only grow."""
+        """clock: returns monotonic seconds."""
         self.level = level
         self._logger = logger or Logger(namespace="ktcpvs")
         self._clock = clock
-        self._failures: dict[Any, tuple[float, int]] = {}  # what failed where -> last written, how often since
+        self._failures: dict[Any, tuple[float, int]] = {}  # failure and place -> last written, count since
 
     def event(self, level: int, form: str, **values: Any) -> None:
-        """Write `form`, filled in with `values`, if the level says so."""
+        """Write `form`, filled in with `values`, if the level allows it."""
         if self.level >= level:
             self._logger.info(form, **values)
 
     def warn(self, form: str, **values: Any) -> None:
-        """Something is wrong that people should know: always written."""
+        """Write a warning, at every level."""
         self._logger.warn(form, **values)
 
     def failure(self, form: str, failure: Failure | None = None, **values: Any) -> None:
-        """A bug, ours or a plugin's: written with its traceback, the same one once in FAILURES_EVERY seconds."""
+        """Write a bug, ours or a plugin's, with its traceback; the same one only once in FAILURE_INTERVAL seconds."""
         if failure is None:
             failure = Failure()
-        why = safe_str(failure.value)[:200]  # the text of a plugin's exception may raise itself
+        why = safe_str(failure.value)[:200]  # str() of a plugin's exception may raise
         since = self._since((form, values.get("ident"), failure.type, why, *_place(failure)))
         if since is not None:
             self._logger.failure(form + since, failure=failure, **values)
 
     def fault(self, form: str, **values: Any) -> None:
-        """The same for one without a traceback. ident: what it is the fault of."""
+        """Write a bug without a traceback, as `failure` does. ident: the service at fault."""
         since = self._since((form, values.get("ident")))
         if since is not None:
             self._logger.warn(form + since, **values)
 
     def _since(self, key: Any) -> str | None:
-        """None: it is not to be written again so soon; else what to say of the times when it was not written."""
+        """Return None if the failure was written recently, else a note on how often it has been suppressed."""
         now = self._clock()
         written, since = self._failures.get(key, (None, 0))
-        if written is not None and now - written < FAILURES_EVERY:
+        if written is not None and now - written < FAILURE_INTERVAL:
             self._failures[key] = written, since + 1
             return None
-        if written is None and len(self._failures) >= FAILURES_KNOWN:
+        if written is None and len(self._failures) >= MAX_KNOWN_FAILURES:
             self._failures.clear()
         self._failures[key] = now, 0
         return f" ({since} times more since the last such line)" if since else ""
 
 
 def _place(failure: Failure) -> tuple[str, int] | tuple[()]:
-    """(file, line) where it was raised."""
+    """Return (file, line) where the exception was raised."""
     trace = failure.getTracebackObject()
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

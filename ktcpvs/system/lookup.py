@@ -1,7 +1,7 @@
-"""What a host name means, and for how long: asked of /etc/hosts, of name servers, and last of the system.
+"""Look-ups of host names with their TTL: in /etc/hosts, by name servers, and finally by the system.
 
-Name servers alone say how long their answers hold (RFC 1035, section 3.2.1). The system is asked for what they do not
-know: it has other sources. All of it takes its time, and is called in a thread.
+Only name servers return a TTL (RFC 1035, section 3.2.1). The system's resolver is the fallback, since it has other
+sources. Look-ups block, so they run in a thread.
 """
 
 from __future__ import annotations
@@ -22,33 +22,36 @@ from ktcpvs.errors import shorten
 
 HOSTS = "/etc/hosts"
 
-UNSAID = 30
-"""Seconds for which an answer holds that does not say it."""
+DEFAULT_TTL = 30
+"""Seconds for which a result without a TTL is valid."""
 
-PATIENCE = 2.0
-"""Seconds that one name server has for an answer."""
+SERVER_TIMEOUT = 2.0
+"""Seconds to wait for one name server."""
 
-PATIENCE_IN_ALL = 8.0
-"""Seconds that all of them together have, for the addresses of one family."""
+TOTAL_TIMEOUT = 8.0
+"""Seconds to wait for all name servers together, for the addresses of one family."""
 
-DATAGRAM = 1232
-"""Bytes of an answer over UDP that we take (RFC 6891, section 6.2.3); longer ones come over TCP."""
+MAX_UDP_BYTES = 1232
+"""The longest reply over UDP (RFC 6891, section 6.2.3); longer ones come over TCP."""
 
 IPV4_FIRST, IPV6_FIRST, BOTH = range(3)
-"""What the setting resolve_ipv6 may be."""
+"""The values of the setting resolve_ipv6."""
 
 IP = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class NotFound(Exception):
-    """There is no answer; str(): why."""
+    """The name could not be resolved; str() says why."""
 
 
 @frozen
 class Found:
-    """addresses: those of one name, in their own order. seconds: for so long that holds. failed: why the addresses of
-    one family are not known, "" when both could be looked up. family: that one, 4 or 6; 0: none. is_joined: they
-    would stand beside `addresses`; False: in the place of them."""
+    """The result of a look-up.
+
+    addresses: of the name, sorted. seconds: for which they are valid. failed: why the look-up of one family failed; ""
+    if none did. family: that family, 4 or 6; 0: none. is_joined: its addresses would be used together with `addresses`;
+    False: instead of them.
+    """
 
     addresses: tuple[str, ...]
     seconds: int
@@ -57,7 +60,7 @@ class Found:
     is_joined: bool = False
 
     def beside(self, known: Iterable[str]) -> tuple[str, ...]:
-        """The addresses of the name, where `known` are those that it had: a look-up that fails takes none away."""
+        """Return the new addresses of a name that had the addresses `known`: a failed look-up removes none of them."""
         kept = [one for one in known if ipaddress.ip_address(one).version == self.family]
         if not kept:
             return self.addresses
@@ -65,17 +68,20 @@ class Found:
 
 
 def look_up(host: str, ipv6: int, nameservers: Sequence[tuple[str, int]] = ()) -> Found:
-    """Waits for the answer. ipv6: as the setting resolve_ipv6. nameservers: (IP address, port) of who is asked, and
-    nobody else then; none: as the system does. Raises NotFound."""
+    """Look up a host name, which may block. Raises NotFound.
+
+    ipv6: the setting resolve_ipv6. nameservers: (IP address, port) of the name servers to use, and no other source;
+    empty: those of the system.
+    """
     listed = _usable(searchFileForAll(FilePath(HOSTS), host.removesuffix(".").encode()))
     if listed:
-        return Found(_of_family(listed, ipv6), UNSAID)
+        return Found(_of_family(listed, ipv6), DEFAULT_TTL)
     try:
         return _ask_servers(host, ipv6, nameservers)
     except NotFound:
         if nameservers:
             raise
-    return Found(_of_family(_ask_system(host), ipv6), UNSAID)
+    return Found(_of_family(_ask_system(host), ipv6), DEFAULT_TTL)
 
 
 def _ask_servers(host: str, ipv6: int, nameservers: Sequence[tuple[str, int]]) -> Found:
@@ -85,8 +91,8 @@ def _ask_servers(host: str, ipv6: int, nameservers: Sequence[tuple[str, int]]) -
         raise NotFound("no name server is configured") from None
     if nameservers:
         resolver.nameservers = [dns.nameserver.Do53Nameserver(*one) for one in nameservers]
-    resolver.timeout, resolver.lifetime = PATIENCE, PATIENCE_IN_ALL
-    resolver.use_edns(0, 0, DATAGRAM)
+    resolver.timeout, resolver.lifetime = SERVER_TIMEOUT, TOTAL_TIMEOUT
+    resolver.use_edns(0, 0, MAX_UDP_BYTES)
     found: list[IP] = []
     seconds: list[int] = []
     failures: dict[int, str] = {}
@@ -95,9 +101,9 @@ def _ask_servers(host: str, ipv6: int, nameservers: Sequence[tuple[str, int]]) -
         if found and ipv6 != BOTH:
             break
         try:
-            usable, holds = _ask_for(resolver, host, family, not nameservers)
+            usable, ttl = _ask_for(resolver, host, family, not nameservers)
         except dns.resolver.NXDOMAIN:
-            missing += 1  # some name servers say so of IPv6 alone (RFC 4074, section 4.2)
+            missing += 1  # some name servers return this for IPv6 only (RFC 4074, section 4.2)
         except dns.resolver.NoNameservers:
             failures[family] = "its name servers have failed"
         except dns.exception.Timeout:
@@ -106,18 +112,20 @@ def _ask_servers(host: str, ipv6: int, nameservers: Sequence[tuple[str, int]]) -
             failures[family] = shorten(str(error), 100) or type(error).__name__
         else:
             found += usable
-            seconds += [holds] if usable else []
+            seconds += [ttl] if usable else []
     if not found:
-        raise NotFound(next(iter(failures.values()), "there is no such name" if missing else "it has no address"))
+        raise NotFound(next(iter(failures.values()), "the name does not exist" if missing else "it has no address"))
     if not failures:
         return Found(_ordered(found), min(seconds))
     ((family, why),) = failures.items()
-    return Found(_ordered(found), min(*seconds, UNSAID), f"its IPv{family} addresses: {why}", family, ipv6 == BOTH)
+    return Found(_ordered(found), min(*seconds, DEFAULT_TTL), f"its IPv{family} addresses: {why}", family, ipv6 == BOTH)
 
 
 def _ask_for(resolver: dns.resolver.Resolver, host: str, family: int, search: bool) -> tuple[list[IP], int]:
-    """The usable addresses of that family, and for how many seconds they hold. search: with the domains of
-    resolv.conf(5), unless the name ends in a dot. Raises what dnspython raises."""
+    """Return the usable addresses of that family, and their TTL. Raises dnspython's exceptions.
+
+    search: use the search list of resolv.conf(5), unless the name ends in a dot.
+    """
     kind = "A" if family == 4 else "AAAA"
     answer = resolver.resolve(host, kind, search=search, raise_on_no_answer=False)
     return _usable(record.address for record in answer.rrset or ()), answer.chaining_result.minimum_ttl
@@ -135,7 +143,7 @@ def _ask_system(host: str) -> list[IP]:
 
 
 def _usable(addresses: Iterable[str]) -> list[IP]:
-    """Those where a server can be."""
+    """Return the addresses that a server can have."""
     found = []
     for text in addresses:
         with contextlib.suppress(ValueError):
@@ -146,12 +154,12 @@ def _usable(addresses: Iterable[str]) -> list[IP]:
 
 
 def _of_family(addresses: Iterable[IP], ipv6: int) -> tuple[str, ...]:
-    """Those of the wanted family, or the others where there are none. ipv6: as the setting."""
-    everybody = list(addresses)
-    wanted = [one for one in everybody if ipv6 == BOTH or (one.version == 6) == (ipv6 == IPV6_FIRST)]
-    return _ordered(wanted or everybody)
+    """Return the addresses of the preferred family, or the others if there are none. ipv6: the setting."""
+    every = list(addresses)
+    preferred = [one for one in every if ipv6 == BOTH or (one.version == 6) == (ipv6 == IPV6_FIRST)]
+    return _ordered(preferred or every)
 
 
 def _ordered(addresses: Iterable[IP]) -> tuple[str, ...]:
-    """As text, each once, in their own order: name servers give them in another one each time."""
+    """Return the addresses as text, each once and sorted: name servers return them in varying order."""
     return tuple(map(str, sorted(set(addresses), key=lambda one: (one.version, int(one)))))

@@ -1,4 +1,4 @@
-"""Names that this machine knows."""
+"""Names of ports in the services database."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import socket
 
 
 def service_port(name: str) -> int | None:
-    """The number of a TCP port's name by the services database; None when there is no such name."""
+    """Return the number of a TCP port by its name, or None."""
     try:
         return socket.getservbyname(name, "tcp")
     except (OSError, UnicodeError, ValueError):

@@ -1,4 +1,4 @@
-"""Pending results that nobody waits for any more: what a scheduler, a check or a look-up would still bring."""
+"""Cancels pending results that are not needed any more: of a scheduler, a check or a look-up."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ktcpvs.system.log import EventLog
 
 
 def cancel_pending(pending: Any, log: EventLog) -> None:
-    """Cancel a Deferred, or close a coroutine, and drop whatever comes of it; anything else is left alone.
+    """Cancel a Deferred, or close a coroutine, and drop its result; ignore any other object.
 
-    Never raises: a canceller, or a `finally` of a coroutine, that raises is somebody else's bug, and is logged.
+    This never raises: a canceller or a coroutine that raises has a bug, which is logged.
     """
     try:
         if isinstance(pending, Deferred):
@@ -21,4 +21,4 @@ def cancel_pending(pending: Any, log: EventLog) -> None:
         elif inspect.iscoroutine(pending):
             pending.close()
     except Exception:
-        log.failure("a result that is not wanted any more cannot be cancelled")
+        log.failure("cannot cancel a pending result")

@@ -1,8 +1,7 @@
-"""Periodic jobs: work that is repeated, and that its own exceptions do not end.
+"""Periodic jobs, which keep running when they raise.
 
-Twisted's LoopingCall stops at the first exception, and a call that schedules itself with callLater ends when it raises
-before it has done so. Every job of the daemon that is repeated in the reactor's thread is a PeriodicJob, or a
-repetition of the timer wheel (`transport.wheel`).
+Twisted's LoopingCall stops at the first exception, and a function that reschedules itself with callLater ends when it
+raises before that. Every periodic job in the reactor's thread is a PeriodicJob or a repetition of the timer wheel.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 RETRY_DELAY = 1.0
-"""Seconds from a run that raised until the next one, where the job names no other delay."""
+"""Seconds from a run that raised until the next one, unless the job has another delay."""
 
 
 class PeriodicJob:
@@ -39,15 +38,15 @@ class PeriodicJob:
         self._failed = failed
         self._retry = retry
         self._call: Any = None
-        self._generation = 0  # a result that comes after `start` or `stop` is void
+        self._generation = 0  # a result that comes after `start` or `stop` is ignored
 
     def start(self, seconds: float = 0.0) -> None:
-        """Make the next run in `seconds`; a run that was scheduled, or whose Deferred is awaited, counts no more."""
+        """Schedule the next run in `seconds`. An earlier schedule, or the result of a pending run, is ignored."""
         self.stop()
         self._call = self._clock.callLater(seconds, self._begin)
 
     def stop(self) -> None:
-        """Make no further run. Safe to call at any time, also within a run."""
+        """Stop the job. This is safe at any time, also within a run."""
         self._generation += 1
         call, self._call = self._call, None
         if call is not None:
@@ -55,7 +54,7 @@ class PeriodicJob:
 
     @property
     def is_scheduled(self) -> bool:
-        """True between two runs."""
+        """Whether the next run is scheduled."""
         return self._call is not None
 
     def _begin(self) -> None:
@@ -71,7 +70,7 @@ class PeriodicJob:
             self._next(pause, generation)
 
     def _has_failed(self, why: Failure, generation: int) -> float:
-        if generation == self._generation or not why.check(CancelledError):  # who stops the job may cancel its Deferred
+        if generation == self._generation or not why.check(CancelledError):  # stopping the job may cancel its Deferred
             with suppress(Exception):
                 self._failed(why)
         return self._retry

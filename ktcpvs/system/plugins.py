@@ -1,7 +1,6 @@
-"""The schedulers that are installed: ours and other people's, found by twisted.plugin.
+"""Finds installed schedulers, the built-in ones and those of other packages, by twisted.plugin.
 
-A plugin file that cannot be imported is not silently passed over: its name and error are kept, and shown when a
-scheduler is not found.
+The name and error of a plugin file that cannot be imported are kept, and shown when a scheduler is not found.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from ktcpvs.interfaces import UNITS, ISchedulerFactory
 
 @frozen
 class Schedulers:
-    """known: name -> scheduler plugin. broken: (where, error) of what could not be used."""
+    """The installed schedulers. known: name -> plugin. broken: (module, error) of plugins that cannot be used."""
 
-    known: dict[str, Any]
+    known: dict[str, ISchedulerFactory]
     broken: tuple[tuple[str, str], ...] = ()
 
-    def factory(self, name: str) -> Any:
-        """The L{ISchedulerFactory} of that name. Raises NoSuchScheduler, which names those there are."""
+    def factory(self, name: str) -> ISchedulerFactory:
+        """Return the plugin of that name. Raises NoSuchScheduler, with the names of all plugins."""
         if name in self.known:
             return self.known[name]
         message = f"no scheduler {unknown(name, sorted(self.known))}"
@@ -37,8 +36,8 @@ class Schedulers:
 
 
 def find_schedulers() -> Schedulers:
-    """Look through all twisted.plugins folders on the path; new files are seen each time."""
-    known: dict[str, Any] = {}
+    """Search all twisted.plugins folders on the path; new files are found each time."""
+    known: dict[str, ISchedulerFactory] = {}
     failures: list[Any] = []
 
     @implementer(ILogObserver)
@@ -55,21 +54,22 @@ def find_schedulers() -> Schedulers:
             try:
                 verifyObject(ISchedulerFactory, plugin)
                 if plugin.unit not in UNITS:
-                    raise ValueError(f"unit is {plugin.unit!r}, not one of {', '.join(UNITS)}")
+                    raise ValueError(f"unit is {plugin.unit!r}; expected one of {', '.join(UNITS)}")
             except (Invalid, ValueError) as error:
                 broken.append((where, " ".join(str(error).split())))
                 continue
             if plugin.name in known:
-                broken.append((where, f"a second scheduler named {plugin.name}"))
+                broken.append((where, f"a second scheduler has the name {plugin.name}"))
             else:
                 known[plugin.name] = plugin
     finally:
         globalLogPublisher.removeObserver(observe)
     for failure in failures:
-        broken.append((_culprit(failure), failure.getErrorMessage()))
+        broken.append((_plugin_file(failure), failure.getErrorMessage()))
     return Schedulers(known, tuple(broken))
 
 
-def _culprit(failure: Any) -> str:
+def _plugin_file(failure: Any) -> str:
+    """Return the plugin file in which an import failed."""
     frames = [frame[1] for frame in failure.frames if "plugins" in frame[1]]
     return str(frames[-1]) if frames else "a plugin"

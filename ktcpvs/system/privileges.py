@@ -1,8 +1,8 @@
-"""Giving the rights of root away: the process goes on as another user, with the few capabilities that a switch needs.
+"""Drops the privileges of root: the process continues as another user, with the few capabilities that a switch needs.
 
-What is given away cannot be got back: the bounding set is emptied too, and no program that is started may gain anything
-(PR_SET_NO_NEW_PRIVS). Workers, which are started as programs, inherit what is kept as ambient capabilities. Numbers are
-those of linux/capability.h and linux/prctl.h; see capabilities(7).
+It cannot get them back: the bounding set is cleared too, and programs that it starts cannot gain privileges
+(PR_SET_NO_NEW_PRIVS). Workers, which are started as programs, inherit the remaining capabilities as ambient ones.
+Numbers are those of linux/capability.h and linux/prctl.h; see capabilities(7).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from attrs import frozen
 from ktcpvs.errors import BadValue, CannotDrop
 
 KEPT = {"CAP_NET_BIND_SERVICE": 10, "CAP_NET_ADMIN": 12, "CAP_BPF": 39}
-"""For ports below 1024, and the two that the relay in the kernel needs."""
+"""For ports below 1024, and the two that the kernel relay needs."""
 
 _VERSION = 0x20080522
 _CAPABILITIES = "6I"
-"""Effective, permitted and inheritable, 32 bits of each; then the other 32."""
+"""Effective, permitted and inheritable: the low 32 bits of each, then the high ones."""
 
 _DUMPABLE, _KEEPCAPS, _CAPBSET_DROP, _NO_NEW_PRIVS, _AMBIENT, _AMBIENT_RAISE = 4, 8, 24, 38, 47, 2
 _LAST = 63
@@ -31,7 +31,7 @@ _LAST = 63
 
 @frozen
 class Identity:
-    """Who the daemon is to be: a user by name and number, and a group's number."""
+    """The user of the daemon by name and number, and the group's number."""
 
     name: str
     uid: int
@@ -39,20 +39,20 @@ class Identity:
 
 
 def identity(user: str, group: str = "") -> Identity:
-    """The user and group of these names, or numbers. group: "" for the user's own. Raises BadValue."""
+    """Return the user and group with these names or numbers. group: "" for the user's own. Raises BadValue."""
     try:
         known = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
     except (KeyError, OverflowError):
-        raise BadValue(f"--user {user}: there is no such user; add one, as with 'useradd --system ktcpvs'") from None
+        raise BadValue(f"--user {user}: no such user; create it, as with 'useradd --system ktcpvs'") from None
     return Identity(known.pw_name, known.pw_uid, group_number(group, "--group") if group else known.pw_gid)
 
 
 def group_number(group: str, option: str) -> int:
-    """The group of that name, or number. Raises BadValue, which names the option."""
+    """Return the number of a group by name or number. option: for the message of BadValue, which this raises."""
     try:
         return (grp.getgrgid(int(group)) if group.isdigit() else grp.getgrnam(group)).gr_gid
     except (KeyError, OverflowError):
-        raise BadValue(f"{option} {group}: there is no such group") from None
+        raise BadValue(f"{option} {group}: no such group") from None
 
 
 @cache
@@ -62,14 +62,14 @@ def _libc() -> ctypes.CDLL:
 
 def prctl(option: int, first: int = 0, second: int = 0) -> int:
     """prctl(2). Raises OSError."""
-    answer = int(_libc().prctl(option, *(ctypes.c_ulong(value) for value in (first, second, 0, 0))))
-    if answer < 0:
+    result = int(_libc().prctl(option, *(ctypes.c_ulong(value) for value in (first, second, 0, 0))))
+    if result < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return answer
+    return result
 
 
 def _set_capabilities(kept: int) -> None:
-    """Permitted, effective and inheritable are these and no others."""
+    """Set the permitted, effective and inheritable capabilities."""
     header = ctypes.create_string_buffer(struct.pack("Ii", _VERSION, 0))
     low, high = kept & 0xFFFFFFFF, kept >> 32
     data = ctypes.create_string_buffer(struct.pack(_CAPABILITIES, low, low, low, high, high, high))
@@ -78,7 +78,7 @@ def _set_capabilities(kept: int) -> None:
 
 
 def permitted() -> int:
-    """The capabilities that this process may use, a bit for each (capget(2))."""
+    """Return the permitted capabilities of this process, a bit for each (capget(2))."""
     header = ctypes.create_string_buffer(struct.pack("Ii", _VERSION, 0))
     data = ctypes.create_string_buffer(struct.calcsize(_CAPABILITIES))
     if _libc().capget(header, data) < 0:
@@ -88,9 +88,9 @@ def permitted() -> int:
 
 
 def become(who: Identity, *groups: int) -> None:
-    """Go on as `who`, with those of KEPT that this process has, for ever. Raises CannotDrop.
+    """Become the user `who` for good, and keep those capabilities of KEPT that this process has. Raises CannotDrop.
 
-    groups: to which he shall belong besides his own. Who is `who` already, and not root, stays as he is.
+    groups: additional groups. A process that already runs as `who`, and not as root, is left unchanged.
     """
     if os.getuid() == who.uid != 0:
         return
@@ -103,7 +103,7 @@ def become(who: Identity, *groups: int) -> None:
                 try:
                     prctl(_CAPBSET_DROP, number)
                 except OSError:
-                    break  # the last one that the kernel knows was before it
+                    break  # the kernel does not know this one and those after it
         prctl(_KEEPCAPS, 1)
         os.setgroups([*os.getgrouplist(who.name, who.gid), *groups])
         os.setresgid(who.gid, who.gid, who.gid)
@@ -113,10 +113,10 @@ def become(who: Identity, *groups: int) -> None:
             if kept >> number & 1:
                 prctl(_AMBIENT, _AMBIENT_RAISE, number)
         prctl(_NO_NEW_PRIVS, 1)
-        prctl(_DUMPABLE, 1)  # else it could not read its own /proc/self, which is root's then
+        prctl(_DUMPABLE, 1)  # else its /proc/self would belong to root and be unreadable
     except OSError as error:
-        raise CannotDrop(f"--user {who.name}: the rights of root cannot be given away: {error.strerror}") from None
+        raise CannotDrop(f"--user {who.name}: cannot drop privileges: {error.strerror}") from None
     for path in (os.__file__, __file__):
         if not os.access(path, os.R_OK):
-            why = f"cannot read {path}, of which the daemon and its workers are made: install it where everybody can"
+            why = f"cannot read {path}, which the daemon and its workers need: install it where all users can read it"
             raise CannotDrop(f"--user {who.name}: {who.name} {why}")

@@ -1,4 +1,4 @@
-"""What processes use, as the kernel counts it in /proc (proc(5))."""
+"""The resource usage of processes, from /proc (proc(5))."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def is_proc_mounted() -> bool:
-    """True when /proc is there."""
+    """Whether /proc is mounted."""
     return os.path.exists("/proc/self/stat")
 
 
 @frozen
 class Usage:
-    """cpu: seconds in user and system mode. memory: resident bytes. descriptors: how many are open."""
+    """The usage of a process. cpu: seconds in user and system mode. memory: resident bytes. descriptors: open ones."""
 
     cpu: float
     memory: int
@@ -25,10 +25,10 @@ class Usage:
 
 
 def usage(pid: int) -> Usage | None:
-    """What process `pid` uses now; None: there is no such process, or it may not be looked at."""
+    """Return the usage of a process; None if it does not exist or is not accessible."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()  # field 3 and those behind; the name may hold anything
+            fields = file.read().rpartition(b")")[2].split()  # from field 3 on; the name before may contain anything
         return Usage(
             cpu=(int(fields[11]) + int(fields[12])) / _TICKS,
             memory=int(fields[21]) * _PAGE,

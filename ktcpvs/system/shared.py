@@ -1,8 +1,9 @@
-"""Counts that several processes share: a table in memory, in which each process writes its own column alone.
+"""Counters that several processes share: a table in memory, in which each process writes its own column only.
 
-Rows are what is counted, columns are processes; behind them is the table of clients. The supervisor makes the table and
-says which row is whose; a worker gets its descriptor. Reading all of a row is a sum over a few numbers, without a lock:
-each of them has one writer."""
+A row is a counter, a column is a process; the table of clients follows them. The supervisor makes the table and assigns
+the rows; a worker gets the descriptor. The value of a counter is the sum of its row, without a lock, since each number
+has one writer.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +15,17 @@ from ktcpvs.model.clients import ClientTable
 WIDTH = 4
 """Bytes of a count."""
 
-ROWS_MAX = 1 << 16
-"""How many things can be counted; memory is taken only for rows that are used."""
+MAX_ROWS = 1 << 16
+"""The most counters. Memory is used for rows that are written only."""
 
 
 class SharedTable:
-    """columns: how many processes count, at most."""
+    """The table. columns: the most processes."""
 
     def __init__(self, columns: int, descriptor: int | None = None) -> None:
-        """descriptor: of a table that was made with as many columns; None makes one, all 0."""
+        """descriptor: of an existing table with that number of columns; None makes a new one, all 0."""
         self.columns = columns
-        counts = ROWS_MAX * columns * WIDTH
+        counts = MAX_ROWS * columns * WIDTH
         size = counts + ClientTable.size(columns)
         if descriptor is None:
             descriptor = os.memfd_create("ktcpvs counts", os.MFD_CLOEXEC)
@@ -35,15 +36,15 @@ class SharedTable:
         self._clients = memory[counts:]
 
     def row(self, number: int) -> memoryview:
-        """That row: one number for each column."""
+        """Return a row: one number for each column."""
         return self._numbers[number * self.columns : (number + 1) * self.columns]
 
     def clear_column(self, column: int, rows: int) -> None:
-        """The process of that column is gone: in the first `rows` rows it counts nothing any more."""
+        """Clear the column of a process that is gone, in the first `rows` rows and in the table of clients."""
         for number in range(rows):
             self._numbers[number * self.columns + column] = 0
         self.clients(column, b"").clear_column(column)
 
     def clients(self, column: int, key: bytes) -> ClientTable:
-        """What each client address takes, for the process of that column. key: of its hash."""
+        """Return the table of clients for the process of that column. key: of its hash."""
         return ClientTable(self._clients, self.columns, column, key)

@@ -1,4 +1,4 @@
-"""Listening sockets: opened here, whole or not at all, with errors fit to be shown."""
+"""Sockets: listening ones with readable errors, and what the kernel knows of connected ones."""
 
 from __future__ import annotations
 
@@ -20,24 +20,23 @@ from ktcpvs.errors import CannotListen
 from ktcpvs.model.address import Address, Inet, Unix
 
 EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
-"""Errors that say that this system has nothing left for one more connection."""
+"""Errors that mean that the system has no resources for another connection."""
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-"""SO_LINGER: closing throws away what was not sent, and resets the connection."""
+"""The value of SO_LINGER with which close(2) drops unsent bytes and resets the connection."""
 
 TCP_CLOSE, TCP_CLOSE_WAIT = 7, 8
-"""The state of a connection that is over (the kernel's tcp_states.h)."""
+"""States of a TCP connection: closed; the peer has sent its FIN (the kernel's tcp_states.h)."""
 
 SO_ATTACH_FILTER, SO_DETACH_FILTER, SO_ATTACH_REUSEPORT_CBPF = 26, 27, 51
-"""The socket module does not have them (the kernel's asm-generic/socket.h)."""
+"""Options that the socket module lacks (the kernel's asm-generic/socket.h)."""
 
 
 def open_listener(address: Address, backlog: int, beside: Iterable[socket.socket] = ()) -> socket.socket:
-    """A non-blocking socket that listens on `address`.
+    """Return a non-blocking socket that listens on `address`. Raises CannotListen.
 
-    backlog: how many connections wait to be accepted. beside: listening sockets of ours that will be closed when this
-    one takes over; they may hold the same port meanwhile. A unix socket's file that nobody listens on any more
-    is replaced. Raises CannotListen.
+    backlog: the most connections that wait to be accepted. beside: listening sockets of ours that this one replaces;
+    they may have the same port. A stale file of a unix socket is replaced.
     """
     try:
         if isinstance(address, Unix):
@@ -50,9 +49,9 @@ def open_listener(address: Address, backlog: int, beside: Iterable[socket.socket
 def open_listeners(
     address: Address, backlog: int, count: int, beside: Iterable[socket.socket] = ()
 ) -> list[socket.socket]:
-    """As many sockets that listen on `address`: the kernel deals clients out among them. Raises CannotListen.
+    """Return `count` sockets that listen on `address`: the kernel distributes clients among them. Raises CannotListen.
 
-    Of a unix socket they are one and the same.
+    For a unix socket, they are duplicates of one socket.
     """
     opened: list[socket.socket] = []
     try:
@@ -62,7 +61,7 @@ def open_listeners(
             return opened
         for _ in range(count):
             try:
-                # The first one alone finds out whether somebody else has the port.
+                # Only the first one detects that another program has the port.
                 opened.append(_inet_socket(address, backlog, [*beside, *opened], shared=True))
             except OSError as error:
                 raise CannotListen(f"cannot listen on {address}: {_why(error)}") from None
@@ -74,7 +73,7 @@ def open_listeners(
 
 
 def close_listener(listener: socket.socket) -> None:
-    """Close it; the file of a unix socket goes with it, if it is still ours."""
+    """Close a listener, and remove the file of a unix socket if it is still ours."""
     if listener.family == socket.AF_UNIX:
         path = listener.getsockname()
         with contextlib.suppress(OSError):
@@ -88,18 +87,18 @@ _bound_inodes: dict[int, tuple[int, int]] = {}
 
 
 def release_listener(listener: socket.socket) -> None:
-    """Close it here alone: another process has it too and goes on listening. The file of a unix socket stays."""
+    """Close a listener in this process only: another process keeps listening. The file of a unix socket stays."""
     _bound_inodes.pop(listener.fileno(), None)
     listener.close()
 
 
 def file_of(listener: socket.socket) -> tuple[int, int] | None:
-    """(device, inode) of the file that goes with this listening unix socket; None: there is none, or it is not ours."""
+    """Return (device, inode) of the file of a listening unix socket; None: there is none, or it is not ours."""
     return _bound_inodes.get(listener.fileno())
 
 
 def owns_file(listener: socket.socket, file: tuple[int, int] | None) -> None:
-    """From now on that file goes with the socket, which another process of ours has opened. file: as of `file_of`."""
+    """Take over the file of a unix socket that another process of ours has opened. file: from `file_of`."""
     if file is not None:
         _bound_inodes[listener.fileno()] = file
 
@@ -111,9 +110,9 @@ def _inode(path: str) -> tuple[int, int]:
 
 def _why(error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return "something else listens there already"
+        return "another program listens there already"
     if error.errno == errno.EACCES:
-        return "permission denied: ports under 1024 and folders of others need more rights"
+        return "permission denied: ports below 1024 and other users' folders need more privileges"
     if error.errno == errno.EADDRNOTAVAIL:
         return "this machine does not have that address"
     return error.strerror or str(error)
@@ -130,8 +129,8 @@ def _listening(sock: socket.socket, backlog: int) -> socket.socket:
 
 
 def listening_name(address: Address) -> Any:
-    """What getsockname says of a socket that listens on `address`: a path, or the first two parts of a tuple. None: the
-    address is not known here."""
+    """Return what getsockname returns for a socket that listens on `address`: a path, or the first two parts of a
+    tuple. None: the address is not known here."""
     if isinstance(address, Unix):
         return address.path
     try:
@@ -141,13 +140,13 @@ def listening_name(address: Address) -> Any:
 
 
 def _listening_info(address: Inet) -> Any:
-    """The first of what getaddrinfo gives. Raises OSError."""
+    """Return the first result of getaddrinfo. Raises OSError."""
     kind, flags = socket.SOCK_STREAM, socket.AI_PASSIVE | socket.AI_NUMERICSERV
     return socket.getaddrinfo(address.host, address.port, type=kind, flags=flags)[0]
 
 
 def _inet_socket(address: Inet, backlog: int, beside: Iterable[socket.socket], shared: bool = False) -> socket.socket:
-    """shared: others of ours may listen on the same address."""
+    """shared: other sockets of ours may listen on the same address."""
     info = _listening_info(address)
     sock = socket.socket(info[0], socket.SOCK_STREAM)
     try:
@@ -156,7 +155,7 @@ def _inet_socket(address: Inet, backlog: int, beside: Iterable[socket.socket], s
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         with _sharing_port(sock, (one for one in beside if one.getsockname()[1:2] == info[4][1:2])):
             sock.bind(info[4])
-            if shared:  # from now on others of ours may join, and the kernel deals clients out among them
+            if shared:  # others of ours may join, and the kernel distributes clients among them
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             sock.listen(backlog)
         if shared:
@@ -170,7 +169,7 @@ def _inet_socket(address: Inet, backlog: int, beside: Iterable[socket.socket], s
 
 @contextlib.contextmanager
 def _sharing_port(sock: socket.socket, beside: Iterable[socket.socket]) -> Iterator[None]:
-    """While all have SO_REUSEPORT, the kernel lets `sock` take a port that one of `beside` holds (socket(7))."""
+    """Set SO_REUSEPORT on all of these, so that `sock` can bind to a port that one of `beside` has (socket(7))."""
     others = [one for one in beside if one.family != socket.AF_UNIX]
     lent = [one for one in others if not one.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)]
     if others:
@@ -202,7 +201,7 @@ def _unix_socket(path: str) -> socket.socket:
 
 
 def _is_stale(path: str) -> bool:
-    """True for the file of a unix socket that nobody listens on."""
+    """Whether `path` is the file of a unix socket on which nothing listens."""
     if not stat.S_ISSOCK(os.lstat(path).st_mode):
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
@@ -217,7 +216,7 @@ def _is_stale(path: str) -> bool:
 
 
 def distinct(socks: Iterable[socket.socket]) -> list[socket.socket]:
-    """Each socket once, in their order: duplicates of a descriptor are one socket."""
+    """Return each socket once, in order: duplicated descriptors are one socket."""
     found: dict[int, socket.socket] = {}
     for sock in socks:
         found.setdefault(os.fstat(sock.fileno()).st_ino, sock)
@@ -225,8 +224,8 @@ def distinct(socks: Iterable[socket.socket]) -> list[socket.socket]:
 
 
 def share_among(listener: socket.socket, count: int) -> None:
-    """New clients go to the first `count` of the sockets that share an address with `listener`, in the order in which
-    they began to listen: the kernel draws one of them (socket(7), SO_ATTACH_REUSEPORT_CBPF). Raises OSError."""
+    """Distribute new clients at random among the first `count` sockets that share an address with `listener`, in the
+    order in which they began to listen (socket(7), SO_ATTACH_REUSEPORT_CBPF). Raises OSError."""
     words = (
         (0x20, 0, 0, 0xFFFFF000 + 56),  # ld [SKF_AD_OFF + SKF_AD_RANDOM]
         (0x94, 0, 0, count),  # mod
@@ -244,19 +243,19 @@ _WITHOUT_SYN = (
     (0x06, 0, 0, 0),  # then drop it
     (0x06, 0, 0, 0xFFFFFFFF),  # else take all of it
 )
-"""Classic BPF: handshakes that have begun go on, and none begins."""
+"""Classic BPF: drop SYN, so that no new handshake begins; those in progress continue."""
 
 
-def deafen(listener: socket.socket, is_deaf: bool = True) -> None:
-    """From now on a TCP listener hears of no new client (socket(7), SO_ATTACH_FILTER), or again.
+def drop_handshakes(listener: socket.socket, is_dropping: bool = True) -> None:
+    """Let a TCP listener ignore new clients (socket(7), SO_ATTACH_FILTER), or accept them again.
 
-    Who calls meanwhile calls again a second later, by his system, and finds whoever listens then; else he would be
-    reset when he comes between the last accept and the close.
+    A client that connects meanwhile retransmits its SYN a second later, to the socket that listens then. Without the
+    filter, it would be reset if it came between the last accept and the close.
     """
     if listener.family == socket.AF_UNIX:
         return
-    with contextlib.suppress(OSError):  # then it is as it was before
-        if is_deaf:
+    with contextlib.suppress(OSError):  # then the listener is unchanged
+        if is_dropping:
             program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in _WITHOUT_SYN))
             filter_ = struct.pack("HP", len(_WITHOUT_SYN), ctypes.addressof(program))
             listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, filter_)
@@ -265,39 +264,39 @@ def deafen(listener: socket.socket, is_deaf: bool = True) -> None:
 
 
 def read_urgent_in_place(sock: socket.socket) -> None:
-    """Urgent data is read among the rest, where it stands; else reads would leave it out (socket(7), SO_OOBINLINE). Who
-    comes through a listener inherits it."""
+    """Read urgent data in its place among other data; without this, reads would skip it (socket(7), SO_OOBINLINE).
+    Accepted sockets inherit it from their listener."""
     if sock.family != socket.AF_UNIX:
-        with contextlib.suppress(OSError):  # it is over
+        with contextlib.suppress(OSError):  # the connection has ended
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
 
 
 def unsent(sock: socket.socket) -> int:
-    """Bytes that were sent and that the peer has not acknowledged; of a unix socket, not read (tcp(7), SIOCOUTQ)."""
+    """Return the bytes that the peer has not acknowledged; for a unix socket, not read (tcp(7), SIOCOUTQ)."""
     try:
         return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4), sys.byteorder)
-    except (OSError, ValueError):  # it is closed
+    except (OSError, ValueError):  # the socket is closed
         return 0
 
 
 def unread(sock: socket.socket) -> int:
-    """Bytes that have come and were not read. Raises OSError."""
+    """Return the bytes that can be read. Raises OSError."""
     return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.FIONREAD, b"\0" * 4), sys.byteorder)
 
 
 def is_over(sock: socket.socket) -> bool:
-    """True when the connection has been reset, though nobody has read of it yet (tcp(7), TCP_INFO). A unix socket's
-    never shows."""
+    """Whether the connection has been reset, even before a read reports it (tcp(7), TCP_INFO). Always False for a unix
+    socket."""
     return _tcp_state(sock) == TCP_CLOSE
 
 
 def has_fin(sock: socket.socket) -> bool:
-    """True when the peer has sent its FIN, though nobody has read of it yet. A unix socket's never shows."""
+    """Whether the peer has sent its FIN, even before a read reports it. Always False for a unix socket."""
     return _tcp_state(sock) == TCP_CLOSE_WAIT
 
 
 def _tcp_state(sock: socket.socket) -> int:
-    """Of the kernel's states (net/tcp_states.h); 0 for a unix socket."""
+    """Return the state (the kernel's net/tcp_states.h); 0 for a unix socket."""
     try:
         return 0 if sock.family == socket.AF_UNIX else int(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0])
     except (OSError, ValueError):
@@ -305,7 +304,7 @@ def _tcp_state(sock: socket.socket) -> int:
 
 
 def has_input(sock: socket.socket) -> bool:
-    """True when there is something to read: bytes, an end or an error (poll(2))."""
+    """Whether bytes, an end or an error can be read (poll(2))."""
     descriptor = sock.fileno()
     if descriptor < 0:
         return False
@@ -315,7 +314,7 @@ def has_input(sock: socket.socket) -> bool:
 
 
 def open_private_unix_listener(path: str, backlog: int) -> socket.socket:
-    """A listening unix socket that only this user may use, mode 0600 from its first moment. Raises CannotListen."""
+    """Return a listening unix socket with mode 0600 from the start: only this user may connect. Raises CannotListen."""
     before = os.umask(0o177)
     try:
         return open_listener(Unix(path), backlog)
@@ -324,26 +323,26 @@ def open_private_unix_listener(path: str, backlog: int) -> socket.socket:
 
 
 def packed_address(peer: tuple[Any, ...]) -> bytes:
-    """The IP address of an IP socket's peer, as accept() told it, in 4 or 16 bytes."""
+    """Return the IP address of a peer in 4 or 16 bytes. peer: from accept() of an IP socket."""
     if len(peer) == 2:
         return socket.inet_aton(peer[0])
     return socket.inet_pton(socket.AF_INET6, peer[0].partition("%")[0])
 
 
 def is_dual_stack(sock: socket.socket) -> bool:
-    """True for an IPv6 socket that takes IPv4 clients too (ipv6(7), IPV6_V6ONLY): others open such sockets."""
+    """Whether an IPv6 socket accepts IPv4 clients too (ipv6(7), IPV6_V6ONLY), as sockets of other programs may."""
     return sock.family == socket.AF_INET6 and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
 
 
 def unmapped(peer: tuple[Any, ...]) -> tuple[Any, ...]:
-    """An IP socket's peer, as accept() told it: an IPv4 client of a dual-stack socket as it is at an IPv4 socket."""
+    """Return a peer from accept() with an IPv4-mapped address converted to IPv4, as an IPv4 socket reports it."""
     host = peer[0].removeprefix("::ffff:")
     return (host, peer[1]) if "." in host and ":" not in host else peer
 
 
 def close_with_reset(sock: socket.socket) -> None:
-    """Close a TCP connection at once; nothing of it stays behind here."""
-    with contextlib.suppress(OSError):  # the peer was quicker
+    """Close a TCP connection with a reset; the kernel keeps nothing of it."""
+    with contextlib.suppress(OSError):  # the peer has ended it before
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
     sock.close()
 
@@ -352,15 +351,15 @@ _SNDBUFFORCE, _BUF_LOCK, _SNDBUF_LOCKED = 32, 72, 1
 
 
 def send_buffer(sock: socket.socket) -> int:
-    """How much may wait to be sent, in bytes as the kernel counts them; negative when somebody has set it, so that the
-    kernel does not adjust it. Raises OSError."""
+    """Return the size of the send buffer, in bytes as the kernel counts them; negative if it was set explicitly, so
+    that the kernel does not adjust it. Raises OSError."""
     size = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
     return -size if sock.getsockopt(socket.SOL_SOCKET, _BUF_LOCK) & _SNDBUF_LOCKED else size
 
 
 def set_send_buffer(sock: socket.socket, size: int) -> None:
-    """Let that much wait to be sent, or what `send_buffer` has returned before. Raises OSError; needs CAP_NET_ADMIN
-    (socket(7), SO_SNDBUFFORCE)."""
+    """Set the size of the send buffer, or restore a value of `send_buffer`. Needs CAP_NET_ADMIN (socket(7),
+    SO_SNDBUFFORCE). Raises OSError."""
     sock.setsockopt(socket.SOL_SOCKET, _SNDBUFFORCE, min(abs(size) // 2, 1 << 29))  # the kernel doubles it
     if size > 0:
         locked = sock.getsockopt(socket.SOL_SOCKET, _BUF_LOCK)

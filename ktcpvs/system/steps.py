@@ -1,7 +1,7 @@
-"""The steps of a change that has been decided: each is taken, whatever becomes of the others.
+"""The steps of a change that can no longer fail: every step is taken, even if others raise.
 
-An edit that is saved, a takeover that is committed, and the end of the daemon cannot be refused any more. An exception
-in one of their steps is a bug; it is logged, and the other steps follow.
+After an edit is saved or a takeover is committed, and when the daemon ends, there is no way back. An exception in a
+step is a bug; it is logged, and the other steps follow.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def _call(name: str, call: Callable[..., Any], *arguments: Any) -> Any:
 
 
 class Steps:
-    """Takes steps, and logs those that fail."""
+    """Takes steps and logs those that raise."""
 
     def __init__(self, log: EventLog, take: Callable[..., Any] = _call) -> None:
         """take: called with the name of each step, its function and its arguments; returns the function's result."""
@@ -28,7 +28,7 @@ class Steps:
         self._take = take
 
     def run(self, name: str, call: Callable[..., Any], *arguments: Any) -> bool:
-        """Take a step. name: for the log. Returns False when it raised."""
+        """Take a step. name: for the log. Returns False if it raised."""
         try:
             self._take(name, call, *arguments)
         except Exception:
@@ -37,8 +37,8 @@ class Steps:
         return True
 
     async def wait(self, name: str, call: Callable[..., Any], *arguments: Any) -> bool:
-        """Take a step that is over when what its function returns is: a coroutine or a Deferred. Returns False when it
-        failed, or was cancelled since the process ends."""
+        """Take a step whose function returns a coroutine or a Deferred, and wait for it. Returns False if it failed, or
+        was cancelled because the process ends."""
         try:
             await self._take(name, call, *arguments)
         except CancelledError:

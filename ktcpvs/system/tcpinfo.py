@@ -1,5 +1,4 @@
-"""What the kernel knows of a TCP connection: the parts of struct tcp_info (linux/tcp.h) that are needed here, and the
-sequence number that is next."""
+"""The kernel's view of a TCP connection: parts of struct tcp_info (linux/tcp.h), and the next sequence number."""
 
 from __future__ import annotations
 
@@ -17,8 +16,8 @@ _TWO = struct.Struct("=QQ")
 
 
 def queued(sock: socket.socket) -> int:
-    """Bytes that this side's TCP has been given to send since the connection was made: those sent, each once, and those
-    that wait. Raises OSError."""
+    """Return the bytes that were queued for sending since the connection was established: those sent, without
+    retransmissions, and those that wait. Raises OSError."""
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SIZE)
     sent, again = _TWO.unpack_from(info, _SENT)
     (waiting,) = _ONE.unpack_from(info, _NOTSENT)
@@ -26,7 +25,7 @@ def queued(sock: socket.socket) -> int:
 
 
 def not_sent(sock: socket.socket) -> int:
-    """Bytes in this side's queue that were not sent yet, not even once. Raises OSError."""
+    """Return the bytes in the send queue that have not been sent yet. Raises OSError."""
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _NOTSENT + 4)
     return int(_ONE.unpack_from(info, _NOTSENT)[0])
 
@@ -36,8 +35,8 @@ _USUAL_LARGEST = 6 << 20
 
 
 def largest_receive_buffer() -> int:
-    """How large the kernel may make a socket's receive buffer, in bytes (tcp(7), tcp_rmem); Linux's default if that
-    cannot be read."""
+    """Return the largest receive buffer of a socket, in bytes (tcp(7), tcp_rmem); Linux's default if it cannot be
+    read."""
     try:
         with open(_TCP_RMEM, encoding="ascii") as file:
             return int(file.read().split()[2])
@@ -46,7 +45,7 @@ def largest_receive_buffer() -> int:
 
 
 def silent_for(sock: socket.socket) -> float:
-    """Seconds since the last data came, whoever read it. Raises OSError."""
+    """Return the seconds since the last data came, whether this process or the kernel read it. Raises OSError."""
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA_RECV + 4)
     return int(_ONE.unpack_from(info, _LAST_DATA_RECV)[0]) / 1000
 
@@ -57,10 +56,10 @@ _ATTEMPTS = 100
 
 
 def next_sequence(sock: socket.socket) -> int:
-    """The TCP sequence number of the byte that the next read gives; nobody may read meanwhile.
+    """Return the TCP sequence number of the byte that the next read returns. Nothing may read meanwhile.
 
-    The kernel tells it to who has CAP_NET_ADMIN (tcp(7), TCP_REPAIR). From now on urgent data is read in its place:
-    else nobody knows how much is unread. Raises OSError: EAGAIN when bytes come all the time.
+    This needs CAP_NET_ADMIN (tcp(7), TCP_REPAIR). From now on urgent data is read in its place; otherwise the number of
+    unread bytes would be unknown. Raises OSError: EAGAIN if bytes keep coming.
     """
     read_urgent_in_place(sock)
     shared = sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
@@ -74,6 +73,6 @@ def next_sequence(sock: socket.socket) -> int:
                 return (end - before) & 0xFFFFFFFF
     finally:
         sock.setsockopt(socket.IPPROTO_TCP, _REPAIR, _OFF_IN_SILENCE)
-        if shared:  # it was forgotten
+        if shared:  # TCP_REPAIR has cleared it
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))

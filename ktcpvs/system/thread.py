@@ -1,7 +1,6 @@
-"""A thread of its own for one kind of work, so that this work and that of the reactor's thread pool do not wait for
-each other.
+"""A separate thread for one kind of blocking work, independent of the reactor's thread pool.
 
-The reactor's pool also looks up host names: ten lookups that hang would hold up whatever else runs there.
+The reactor's pool also looks up host names: ten lookups that hang would block all other work there.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ _Job = tuple[Callable[[], Any], "Deferred[Any]"]
 
 
 class WorkerThread:
-    """Calls functions one after another in a single thread, which starts with the first call and ends with `stop` or
-    with the process."""
+    """Calls functions one after another in one thread, which starts with the first call and ends with `stop` or with
+    the process."""
 
     def __init__(self, reactor: Any, name: str) -> None:
         """reactor: its `callFromThread` brings the results back. name: of the thread, for debuggers."""
@@ -55,4 +54,4 @@ class WorkerThread:
             except BaseException:
                 result = Failure()
             self._reactor.callFromThread(done.callback, result)
-            del function, done, result, job  # results may be large, and the next job may be long in coming
+            del function, done, result, job  # results may be large, and the next job may come much later

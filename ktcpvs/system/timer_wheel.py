@@ -1,8 +1,8 @@
-"""One coarse timer wheel for all timeouts: a tick a second, whatever the number of timers.
+"""One coarse timer wheel for all timeouts, with one tick per second, whatever the number of timers.
 
 A timer fires at the first tick after its time: never early, at most one tick late. Time in which the process did not
-run does not count: what clients and servers sent meanwhile waits in the kernel, and no timeout may fire before that has
-been read.
+run does not count: bytes that clients and servers sent meanwhile wait in the kernel, and no timeout may fire before
+they have been read.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from ktcpvs.system.periodic import PeriodicJob
 TICK = 1.0
 """Seconds between two ticks."""
 
-EARLY = 1e-6
-"""Seconds by which a clock may call early, since it counts in floating point."""
+CLOCK_TOLERANCE = 1e-6
+"""Seconds by which a clock may call early because of rounding."""
 
-MAX_TICKS = 2
-"""Ticks that one turn makes up for. After a stall, as of a stopped process or a suspended machine, the others are
-dropped."""
+MAX_TICKS_PER_TURN = 2
+"""The most ticks that one turn catches up on. After a stall, as of a stopped process or a suspended machine, the
+others are dropped."""
 
 
 class Timer:
-    """A call that is due; `cancel()` may be called at any time, any number of times."""
+    """A pending call; `cancel()` may be called at any time, any number of times."""
 
     __slots__ = ("call",)
 
@@ -38,11 +38,11 @@ class Timer:
 
 
 class TimerWheel:
-    """now: ticks since the wheel began, without stalls; to be read at any moment for almost nothing."""
+    """The wheel. now: ticks since its start, without stalls; a cheap clock."""
 
     def __init__(self, clock: Any, failed: Callable[[], object]) -> None:
-        """clock: an IReactorTime. failed: called, within the except block, when a timer's call raises; the wheel goes
-        on, whatever `failed` does."""
+        """clock: an IReactorTime. failed: called within the except block when a timer's call raises; the wheel keeps
+        running even if `failed` raises."""
         self.now = 0
         self._clock = clock
         self._slots: dict[int, list[Timer]] = {}
@@ -69,7 +69,7 @@ class TimerWheel:
         return timer
 
     def repeat(self, seconds: float, call: Callable[[], bool]) -> None:
-        """Call `call` every `seconds`, a tick more at most, until it returns False. When it raises, it is repeated."""
+        """Call `call` every `seconds`, at most a tick later, until it returns False. An exception does not end it."""
 
         def again() -> None:
             goes_on = True
@@ -82,12 +82,12 @@ class TimerWheel:
         self.after(seconds, again)
 
     def _turn(self) -> float:
-        """Make the ticks that are due, MAX_TICKS at most. Returns the seconds until the next one."""
+        """Make the due ticks, at most MAX_TICKS_PER_TURN. Returns the seconds until the next one."""
         elapsed: float = self._clock.seconds() - self._began
-        dropped = max(int(elapsed / TICK + EARLY) - self.now - MAX_TICKS, 0)
+        dropped = max(int(elapsed / TICK + CLOCK_TOLERANCE) - self.now - MAX_TICKS_PER_TURN, 0)
         self._began += dropped * TICK
         elapsed -= dropped * TICK
-        while (self.now + 1) * TICK <= elapsed + EARLY:
+        while (self.now + 1) * TICK <= elapsed + CLOCK_TOLERANCE:
             self._tick()
         left: float = self._began + (self.now + 1) * TICK - self._clock.seconds()
         return max(left, 0.0)

@@ -111,7 +111,7 @@ def test_a_kept_connection_that_died(make: Make) -> None:
     ("sent", "status", "ending"),
     [
         (b"nonsense\r\n\r\n", 400, "400: this is not HTTP"),
-        (b"GET /x HTTP/1.1\r\n\r\n", 400, "400: exactly one Host is wanted"),
+        (b"GET /x HTTP/1.1\r\n\r\n", 400, "400: a request must have exactly one Host"),
         (GET, 503, "503: no server for this request"),
     ],
 )

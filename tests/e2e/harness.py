@@ -24,7 +24,7 @@ from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.threads import blockingCallFromThread
 
 from ktcpvs.control.client import NoAnswer, connect
-from ktcpvs.relay.pipes import PIPES_SPARE
+from ktcpvs.relay.pipes import MAX_SPARE_PIPES
 
 from .preloaded import PreloadedProcess, PreloadedPrograms
 
@@ -35,7 +35,7 @@ TCPVSADM = "from ktcpvs.adm import run; run()"
 AS_INSTALLED = Path(__file__).with_name("as_installed")
 """Hides what is installed for the tests alone."""
 
-MAX_KEPT = {"pipe:": 2 * PIPES_SPARE + 8, "anon_inode:": 9 + 8}
+MAX_KEPT = {"pipe:": 2 * MAX_SPARE_PIPES + 8, "anon_inode:": 9 + 8}
 """How many descriptors of some kinds a daemon may keep open: those that relays reuse, and a few of the reactor's."""
 
 TIMEOUT = 30.0

@@ -91,7 +91,7 @@ def test_a_log_file_that_cannot_be_written_is_refused(daemon: Daemon, web: list[
     port = serve(daemon, web)
     with pytest.raises(BadValue, match="no such folder"):
         daemon.call("edit_service", "web", access_log=f"{tmp_path}/no such folder/web.log")
-    with pytest.raises(BadValue, match="a file's whole path is wanted"):
+    with pytest.raises(BadValue, match="the absolute path of a file"):
         daemon.call("edit_service", "web", access_log="web.log")
     ask(port, "/x")
     daemon.call("edit_service", "web", access_log=str(tmp_path / "web.log"))

@@ -91,10 +91,10 @@ def test_check_accepts_a_correct_file(site: Path) -> None:
             "deny = 192.0.2.0/24", "",
             'service web: test "GET /images/x" from 192.0.2.7 -> nobody fails: 10.0.0.1:80 serves',
         ),
-        ('"GET /nothing" ->', '"GET" ->', "{file}:14:10: test 'GET': METHOD TARGET is wanted"),
-        ("-> nobody", "", "{file}:15:5: '->' is wanted here, not 'test'"),
-        ('"Cookie: a=b"', '"Cookie"', "{file}:12:10: test: header 'Cookie': \"NAME: VALUE\" is wanted"),
-        ("from 192.0.2.7", "from me", "{file}:15:10: test: client 'me': an IP address is wanted"),
+        ('"GET /nothing" ->', '"GET" ->', "{file}:14:10: test 'GET': expected METHOD TARGET"),
+        ("-> nobody", "", "{file}:15:5: expected '->', not 'test'"),
+        ('"Cookie: a=b"', '"Cookie"', "{file}:12:10: test: header 'Cookie': expected \"NAME: VALUE\""),
+        ("from 192.0.2.7", "from me", "{file}:15:10: test: client 'me': expected an IP address"),
     ],
 )  # fmt: skip
 def test_check_reports_errors_as_load_does(
@@ -177,7 +177,7 @@ def test_diff_lists_what_a_file_would_change(daemon: Daemon, site: Path) -> None
     assert text.stdout.splitlines() == [
         "setting read_timeout: 60 -> 180",
         "setting cookie_key changes",
-        "- service old, which runs: it stops and drains",
+        "- service old (running): it stops and drains",
         "service web: balance: wlc -> rr",
         "service web: server 10.0.0.2:80: weight 3 -> 1",
         "service web: - server 10.0.0.3:80, which drains",
@@ -210,12 +210,12 @@ def test_an_unconfirmed_table_is_undone(
     with pytest.raises(Busy, match=r"^the table is on trial, and undone in [1-5] s: 'tcpvsadm --confirm' keeps it$"):
         daemon.set(read_timeout=8)
     wait_for(lambda: daemon.call("table")["trial"] is None)
-    daemon.wait_for_log("the one before it is in force again")
+    daemon.wait_for_log("the table before it is in force again")
     with dial((LOOPBACK, port)) as client:
         assert read_exactly(client, 5) == b"hello"
     assert state.read_text() == saved
     again = daemon.adm("--confirm", check=False)
-    assert again.stderr == "tcpvsadm: confirm: nothing waits to be confirmed: what is in force stays\n"
+    assert again.stderr == "tcpvsadm: confirm: no change is waiting for confirmation\n"
 
 
 def test_a_daemon_that_dies_before_the_confirmation_starts_with_the_table_before(

@@ -101,7 +101,7 @@ def test_an_administrator_with_a_certificate_may_administer(make_daemon: Make, s
     assert [service["ident"] for service in daemon.call("table")["services"]] == ["web"]
     log = daemon.log()
     assert f"control at {daemon.control}, tls:{LOOPBACK}:{site.port}\n" in log
-    for line in (r"an administrator came: alice from 127.0.0.1:", "alice from 127.0.0.1:"):
+    for line in (r"administrator connected: alice from 127.0.0.1:", "alice from 127.0.0.1:"):
         assert line in log
     assert " asks for add-service\n" in log
     refused = site.adm("-D", "-i", "nope")
@@ -125,13 +125,14 @@ def test_errors_of_a_connection_name_the_cause(
     other = Authority(site.folder / "other", "other")
     refused = "it refuses our certificate, cert="
     assert site.wrong(ca=other.pem) == (
-        f"its certificate is signed by ca, which is not trusted by ca={other.pem}: name the CA of the daemon"
+        f"its certificate is signed by ca, which is not trusted by ca={other.pem}: set ca= to the CA of the daemon's "
+        "certificate"
     )
     for cert, why in (
-        (other.issue("mallory"), "the ca= of the daemon has not signed it"),
-        (site.ca.issue("past", ends=-1, begins=-9), "it has expired: get a new one"),
-        (site.ca.issue("future", begins=1), "it may not be valid yet: compare the clocks"),
-        (site.ca.daemon("lb2"), "it is not for this purpose: extendedKeyUsage must have clientAuth"),
+        (other.issue("mallory"), "the daemon's ca= has not signed it"),
+        (site.ca.issue("past", ends=-1, begins=-9), "it has expired; get a new one"),
+        (site.ca.issue("future", begins=1), "it may not be valid yet; compare the clocks"),
+        (site.ca.daemon("lb2"), "it is not for this purpose: its extendedKeyUsage must contain clientAuth"),
     ):
         said = site.wrong(cert=cert)
         assert said.startswith(f"{refused}{cert} (")
@@ -140,25 +141,28 @@ def test_errors_of_a_connection_name_the_cause(
 
     # The daemon's own certificate, which is read again each time.
     def shows(cert: Path) -> None:
-        before = daemon.log().count("has the certificate of")
+        before = daemon.log().count("uses the certificate of")
         site.cert.write_bytes(cert.read_bytes())
         daemon.signal(signal.SIGHUP)
-        wait_for(lambda: daemon.log().count("has the certificate of") > before)
+        wait_for(lambda: daemon.log().count("uses the certificate of") > before)
 
     shows(site.ca.daemon("lb3", "lb3.example", "192.0.2.1"))
     assert site.wrong() == (
-        "its certificate, of lb3, is for lb3.example, 192.0.2.1 and not for 127.0.0.1: call it by such a name, or give "
-        "it a certificate with this one in subjectAltName"
+        "its certificate, of lb3, is for lb3.example, 192.0.2.1 and not for 127.0.0.1: connect to one of "
+        "its names, or give the daemon a certificate with 127.0.0.1 in its subjectAltName"
     )
     assert "and not for localhost: " in site.wrong(host="localhost")
     shows(site.ca.issue("lb4", purposes=()))
     assert "is for no name at all and not for 127.0.0.1" in site.wrong()
     shows(site.ca.daemon("lb5", ends=-1, begins=-9))
-    assert site.wrong().startswith("the certificate of lb5 has expired on 20")
-    daemon.wait_for_log("the certificate of lb5 has expired on 20")
-    daemon.wait_for_log("UTC: administrators will not trust it")
+    assert site.wrong().startswith("the certificate of lb5 expired on 20")
+    daemon.wait_for_log("the certificate of lb5 expired on 20")
+    daemon.wait_for_log("UTC, so clients will not trust it")
     shows(site.alice)
-    assert site.wrong() == "the certificate of alice is not for this purpose: it wants the other extendedKeyUsage"
+    assert (
+        site.wrong()
+        == "the certificate of alice is not for this purpose: its extendedKeyUsage must be that of the other side"
+    )
 
     # As tcpvsadm says it.
     said = site.adm("--list")
@@ -172,23 +176,21 @@ def test_errors_of_a_connection_name_the_cause(
     without = site.adm("--list", PYTHONPATH=environment()["PYTHONPATH"])
     assert (without.returncode, without.stderr) == (
         1,
-        "tcpvsadm: list: control over tls: OpenSSL is not installed: pip install 'ktcpvs[tls]'\n",
+        "tcpvsadm: list: control over tls: OpenSSL is not installed; try: pip install 'ktcpvs[tls]'\n",
     )
 
     # Others than such a daemon.
     site.port = free_port()
     nobody = site.adm("--list")
-    why = "(Connection refused): start it with 'ktcpvs', or name its place with --control"
+    why = "(Connection refused): start it with 'ktcpvs', or give its address with --control"
     assert nobody.stderr == f"tcpvsadm: no daemon answers at tls:{LOOPBACK}:{site.port} {why}\n"
     assert nobody.returncode == 3
     plain = make_daemon(control=f"tcp:{site.port}:interface={LOOPBACK}")
     plain.start()
-    assert (
-        site.wrong() == "it closed the connection in the TLS handshake: perhaps it speaks no TLS, or its log tells why"
-    )
+    assert site.wrong() == "it closed the connection in the TLS handshake: it may not speak TLS; otherwise see its log"
     plain.may_log_tracebacks = True
 
-    with pytest.raises(NotTrusted, match=r"nothing came of the TLS handshake within 0 s: does it speak TLS\?"):
+    with pytest.raises(NotTrusted, match=r"the TLS handshake was not done within 0 s: does it speak TLS\?"):
         control_thread.run(connect, control_thread.reactor, site.place(port=serve(sink).port), 0.2)
 
     def http(client: socket.socket) -> None:
@@ -196,7 +198,7 @@ def test_errors_of_a_connection_name_the_cause(
         client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
     site.port = serve(http).port
-    assert site.wrong().startswith("it does not speak TLS as it should (")
+    assert site.wrong().startswith("it does not speak TLS correctly (")
 
 
 def test_a_daemon_with_a_wrong_control_is_refused(make_daemon: Make, site: Site) -> None:
@@ -205,17 +207,17 @@ def test_a_daemon_with_a_wrong_control_is_refused(make_daemon: Make, site: Site)
 
     cert = site.cert
     where = f"ktcpvs: control tls:{LOOPBACK}:{site.port}: "
-    assert said(site.listens) == "ktcpvs: control over tls: OpenSSL is not installed: pip install 'ktcpvs[tls]'"
+    assert said(site.listens) == "ktcpvs: control over tls: OpenSSL is not installed; try: pip install 'ktcpvs[tls]'"
     site.cert = site.folder / "nope"
     assert said(site.listens, tls=True) == f"{where}cert={site.cert}: No such file or directory"
     site.cert = cert
     with socket.socket() as taken:
         taken.bind((LOOPBACK, site.port))
         taken.listen()
-        in_the_way = f"cannot listen on {LOOPBACK}:{site.port}: something else listens there already"
+        in_the_way = f"cannot listen on {LOOPBACK}:{site.port}: another program listens there already"
         assert said(site.listens, tls=True) == f"{where}{in_the_way}"
     for places, why in (
-        (["unix:/x", "unix:/y"], "--control names two unix sockets: one unix:/PATH is wanted"),
+        (["unix:/x", "unix:/y"], "--control names two unix sockets: at most one may be unix:/PATH"),
         ([site.listens, site.listens], f"--control names tls:{LOOPBACK}:{site.port} twice"),
     ):
         with pytest.raises(UsageError, match=why):
@@ -246,8 +248,8 @@ def test_the_commands_in_the_documentation_make_certificates_that_work(
         assert amp.parseString(over.recv(1000)) == [{amp.ANSWER: b"1"}]
     told = site.adm("--list", "--control", f"tls:{LOOPBACK}:{site.port}:{files.replace('lb1.', 'alice.')}")
     assert told.stderr.endswith(
-        "its certificate, of lb1, is for lb1.example.org, 192.0.2.10 and not for 127.0.0.1: call it by such a name, or "
-        "give it a certificate with this one in subjectAltName\n"
+        "its certificate, of lb1, is for lb1.example.org, 192.0.2.10 and not for 127.0.0.1: connect to one of "
+        "its names, or give the daemon a certificate with 127.0.0.1 in its subjectAltName\n"
     )
 
 
@@ -260,25 +262,26 @@ def test_sighup_reloads_certificates(make_daemon: Make, site: Site) -> None:
     new = Authority(site.folder / "new", "new")
     site.cert.write_text("no certificate")
     daemon.signal(signal.SIGHUP)
-    why = f"cert={site.cert}: there is no certificate in PEM, or one that cannot be read; what was read before holds"
+    kept = "the certificates that were loaded before stay in use"
+    why = f"cert={site.cert}: no certificate in PEM, or an unreadable one; {kept}"
     daemon.wait_for_log(f"SIGHUP: control tls:{LOOPBACK}:{site.port}: {why}\n")
     assert site.ask() == []
     site.cert.unlink()
     os.mkfifo(site.cert)
     daemon.signal(signal.SIGHUP)
-    daemon.wait_for_log(f"cert={site.cert}: not a regular file; what was read before holds\n")
+    daemon.wait_for_log(f"cert={site.cert}: not a regular file; {kept}\n")
     assert site.ask() == []
     site.cert.unlink()
     site.cert.write_bytes(new.daemon().read_bytes())
     site.ca.pem.write_bytes(new.pem.read_bytes())
     daemon.signal(signal.SIGHUP)
-    daemon.wait_for_log(f"SIGHUP: control tls:{LOOPBACK}:{site.port} has the certificate of lb1, until 20")
+    daemon.wait_for_log(f"SIGHUP: control tls:{LOOPBACK}:{site.port} uses the certificate of lb1, until 20")
     assert site.ask(cert=new.issue("carol")) == []
-    assert "the ca= of the daemon has not signed it" in site.wrong()
+    assert "the daemon's ca= has not signed it" in site.wrong()
     assert "there is no --config" not in daemon.log()
     # Beside no unix socket there is no takeover.
     daemon.signal(signal.SIGUSR2)
-    daemon.wait_for_log("sockets are handed over on a unix socket, and --control is none")
+    daemon.wait_for_log("upgrades need a Unix control socket")
 
 
 # Unauthenticated clients.
@@ -377,7 +380,7 @@ def test_a_takeover_keeps_control_over_tls(make_daemon: Make, site: Site) -> Non
         assert old.wait() == 0
         wait_for(lambda: answers(site.port))
         assert site.ask() == ["s"]
-        why = f"cannot listen on {LOOPBACK}:{busy}: something else listens there already; it is tried again and again"
+        why = f"cannot listen on {LOOPBACK}:{busy}: another program listens there already; the daemon keeps trying"
         new.wait_for_log(f"control tls:{LOOPBACK}:{busy}: {why}")
     wait_for(lambda: answers(busy))
     assert site.ask(port=busy) == ["s"]

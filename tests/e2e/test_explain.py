@@ -109,7 +109,7 @@ def test_maxconn_limits_the_connections_of_a_server(daemon: Daemon, serve: Calla
         assert re.search(rf"-> {server.address} +1 +1 +1 +1 +0 +0 +0 +\d+ +\d+$", shown, re.MULTILINE), shown
         explained = adm("--explain", "-i", "s").stdout
         assert re.search(rf"^  {server.address} +full +1 +1 +1$", explained, re.MULTILINE), explained
-        assert "\nAnswer: the client waits for a server\n" in explained
+        assert "\nAnswer: queued for a server\n" in explained
         adm("-e", "-i", "s", "-r", server.address, "--maxconn", 2)
         assert read_exactly(second, 1) == b"2"
         adm("-e", "-i", "s", "-r", server.address)

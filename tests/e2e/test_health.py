@@ -166,7 +166,7 @@ def test_a_check_ends_a_response_without_end(
 def test_a_malformed_check_is_refused(daemon: Daemon) -> None:
     refused = daemon.adm("-A", "-i", "web", "check=http health", check=False)
     assert refused.returncode == 1
-    said = "tcpvsadm: add-service web: check = http health: a path is wanted, as /health\n"
+    said = "tcpvsadm: add-service web: check = http health: expected a path (example: /health)\n"
     assert refused.stderr == said
     daemon.adm("-A", "-i", "web", "check=http /health expect 200 204")
     assert "    check = http /health expect 200 204\n" in daemon.adm("--list").stdout

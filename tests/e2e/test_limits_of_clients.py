@@ -49,7 +49,7 @@ def test_connections_over_client_connections_are_reset(
     assert [client is not None for client in clients] == [True] * 6 + [False] * (MANY - 6)
     assert served(port, "127.0.0.3", stack)
     assert daemon.stats("s")["stats"]["limited"] == MANY - 6
-    assert f"  turned away: limited {MANY - 6}\n" in daemon.adm("--stats").stdout
+    assert f"  rejected: limited {MANY - 6}\n" in daemon.adm("--stats").stdout
     daemon.wait_for_log("service s: clients are beyond their limit, as 127.0.0.2")
     assert "    client_connections = 6\n" in daemon.adm("--save").stdout
     notes = daemon.call("explain", "s", client="127.0.0.2")["notes"]

@@ -170,7 +170,7 @@ def test_a_name_with_100_addresses(make_daemon: Make, names: NameServer) -> None
     names.says("many.test", *(f"127.1.0.{number}" for number in range(1, 101)), ttl=3600)
     daemon.service("web", free_port(), "many.test:80")
     wait_for(lambda: len(daemon.stats("web")["servers"]) == 64, timeout=TIMEOUT)
-    daemon.wait_for_log("many.test has 100 addresses, of which 64 serve")
+    daemon.wait_for_log("many.test has 100 addresses; 64 of them serve")
     daemon.set(resolve_addresses=1024)
     wait_for(lambda: len(daemon.stats("web")["servers"]) == 100, timeout=TIMEOUT)
 

@@ -50,7 +50,7 @@ def test_lists_apply_to_new_clients(daemon: Daemon, serve: Serve, stack: context
     assert read_exactly(live, 1) == b"!"  # served clients stay
     counters = daemon.stats("s")["stats"]
     assert (counters["denied"], counters["total"]) == (3, 3)
-    assert "  turned away: denied 3\n" in daemon.adm("--stats").stdout
+    assert "  rejected: denied 3\n" in daemon.adm("--stats").stdout
     daemon.wait_for_log("service s: clients are denied, as 127.0.")
 
     listed = daemon.adm("--save").stdout

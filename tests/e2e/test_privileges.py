@@ -111,7 +111,7 @@ def test_certificates_that_only_root_can_read(start: Callable[..., Daemon], fold
     cert.chmod(0o600)
     where = f"tls:{LOOPBACK}:{port}"
     daemon = start("--user", "nobody", "--control", f"{where}:cert={cert}:ca={ca.pem}", tls=True)
-    daemon.wait_for_log(f"control {where}: nobody cannot read {cert}: SIGHUP will not read it again until he can")
+    daemon.wait_for_log(f"control {where}: user nobody cannot read {cert}, so SIGHUP cannot reload the certificates")
     adm = [*command("tcpvsadm", TCPVSADM), "--control", f"{where}:cert={alice}:ca={ca.pem}", "--list"]
     assert subprocess.run(adm, env=environment(tls=True), capture_output=True, timeout=30).returncode == 0
     daemon.signal(signal.SIGHUP)
@@ -119,7 +119,7 @@ def test_certificates_that_only_root_can_read(start: Callable[..., Daemon], fold
     daemon.wait_for_log(refused)
     shutil.chown(cert, NOBODY.pw_uid)
     daemon.signal(signal.SIGHUP)
-    daemon.wait_for_log(f"SIGHUP: control {where} has the certificate of lb1")
+    daemon.wait_for_log(f"SIGHUP: control {where} uses the certificate of lb1")
 
 
 CONNECT_AS_STRANGER = (
@@ -162,10 +162,10 @@ def test_members_of_the_control_group_may_administer(start: Callable[..., Daemon
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (("--user", "no-such-user"), "--user no-such-user: there is no such user; add one, as with 'useradd --system "),
-        (("--user", "nobody", "--group", "nope"), "--group nope: there is no such group"),
-        (("--group", "daemon"), "--group daemon goes with --user"),
-        (("--control-group", "nope"), "--control-group nope: there is no such group"),
+        (("--user", "no-such-user"), "--user no-such-user: no such user; create it, as with 'useradd --system "),
+        (("--user", "nobody", "--group", "nope"), "--group nope: no such group"),
+        (("--group", "daemon"), "--group daemon requires --user"),
+        (("--control-group", "nope"), "--control-group nope: no such group"),
     ],
 )  # fmt: skip
 def test_unknown_users_and_groups_are_refused(folder: Path, options: tuple[str, ...], why: str) -> None:
@@ -186,7 +186,7 @@ def test_a_user_who_cannot_read_the_program_is_refused(control_thread: ControlTh
 
 TCPVSADM_AS_NOBODY = f"""
 import os
-import ktcpvs.control.tcpvsadm.daemon
+import ktcpvs.control.tcpvsadm.session
 from ktcpvs.adm import run
 os.setgroups([])
 os.setresgid({NOBODY.pw_gid}, {NOBODY.pw_gid}, {NOBODY.pw_gid})
@@ -220,10 +220,10 @@ def test_tcpvsadm_does_not_trust_a_folder_that_other_users_can_write_to(folder: 
         trap.setblocking(False)
         with pytest.raises(BlockingIOError):
             trap.accept()
-    how = "remove it, or name the daemon's place with --control"
+    how = "remove it, or give the daemon's address with --control"
     assert (status, said) == (
         3,
-        f"tcpvsadm: {place} can be written to by other users, so no daemon is trusted there: {how}\n",
+        f"tcpvsadm: {place} is writable by other users, so no daemon is trusted there: {how}\n",
     )
 
 
@@ -236,7 +236,7 @@ def test_a_denied_permission_is_reported_as_such(start: Callable[..., Daemon], f
     path.chmod(0o666)
     status, said = adm_as_nobody("--control", daemon.control, "--list")
     assert status == 3
-    assert said.endswith(f"perhaps user {NOBODY.pw_uid} may not administer it, which its log would say: {how}")
+    assert said.endswith(f"its log says whether user {NOBODY.pw_uid} may not administer it: {how}")
     daemon.wait_for_log("control connection refused: user")
     path.chmod(0o600)
     folder.chmod(0)

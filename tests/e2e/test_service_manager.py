@@ -207,7 +207,7 @@ def test_wrong_inherited_sockets_are_refused(make_daemon: Make, tmp_path: Path) 
         manager.sockets.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         daemon = make_daemon()
         manager.hand_in(daemon)
-        assert "descriptor 4 (ktcpvs.socket), which was handed in, is no listening stream socket" in daemon.refused()
+        assert "descriptor 4 (ktcpvs.socket) of the service manager is no listening stream socket" in daemon.refused()
 
 
 def test_socket_activation_by_systemd_socket_activate(make_daemon: Make, serve: Serve, tmp_path: Path) -> None:

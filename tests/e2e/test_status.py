@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from servers import LOOPBACK, SocketServer, chunks, dial, free_port, program, read_all, reset, wait_for
 from twisted.python.usage import UsageError
 
-from ktcpvs.status.endpoint import StatusAddress, parse_status
+from ktcpvs.status.address import StatusAddress, parse_status
 from ktcpvs.status.server import MAX_CONNECTIONS
 from ktcpvs.tap import Options
 
@@ -118,9 +118,9 @@ def test_metrics_stats_and_page_data_agree(
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
 
     listed = daemon.adm("--list", "--stats", "-i", NAME).stdout
-    assert "answers: 2xx 4, 4xx 1; half of them within " in listed
+    assert "responses: 2xx 4, 4xx 1; 50 % within " in listed
     assert "  refused: 400 1\n" in listed
-    assert "     tried again: 1\n" in daemon.adm("--list", "--stats", "-i", "dead").stdout
+    assert "     retried: 1\n" in daemon.adm("--list", "--stats", "-i", "dead").stdout
 
     told = json.loads(get(status, "/api/v1/status")[1])
     (service,) = (one for one in told["services"] if one["ident"] == NAME)
@@ -193,7 +193,7 @@ def get_or_none(port: int) -> int | None:
     "place", ["9109", "tcp:", "tcp:0", "tcp:70000", "tcp:9109:interface=example.org", "tcp:1:interface=", "unix:/x", ""]
 )
 def test_malformed_status_addresses_are_refused(place: str) -> None:
-    with pytest.raises(UsageError, match=r"tcp:PORT or tcp:PORT:interface=ADDRESS is wanted, as tcp:9109$"):
+    with pytest.raises(UsageError, match=r"expected tcp:PORT or tcp:PORT:interface=ADDRESS \(example: tcp:9109\)$"):
         Options().parseOptions(["--status", place])
 
 
@@ -213,7 +213,7 @@ def test_host_names_of_the_status() -> None:
     for name in ("lb1:9109", "a b", "", ".", "http://lb1", "[::1]"):
         with pytest.raises(UsageError, match=r"^--status-host '.*': not a host name"):
             Options().parseOptions(["--status", "tcp:9109", "--status-host", name])
-    with pytest.raises(UsageError, match=r"^--status-host lb1 goes with --status$"):
+    with pytest.raises(UsageError, match=r"^--status-host lb1 requires --status$"):
         Options().parseOptions(["--status-host", "lb1"])
 
 
@@ -263,7 +263,7 @@ def test_the_page_in_a_browser(
         assert browser.ask("document.getElementById('alert').hidden")
         daemon.kill()
         wait_for(lambda: browser.ask("!document.getElementById('alert').hidden"), timeout=20)
-        assert browser.ask("document.getElementById('alert').textContent").startswith("The daemon does not answer")
+        assert browser.ask("document.getElementById('alert').textContent").startswith("The daemon does not respond")
         daemon.start()
         wait_for(lambda: browser.ask("document.getElementById('alert').hidden"), timeout=20)
 

@@ -327,9 +327,9 @@ def test_a_takeover_that_fails_leaves_the_old_daemon_unchanged(
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (["--takeover", "tcp:7777:interface=127.0.0.1"], "unix:/PATH is wanted, since sockets pass there"),
-        (["--takeover", "tls:7777:interface=0.0.0.0"], "--takeover tls:...: unix:/PATH is wanted, since sockets pass"),
-        (["--takeover", "unix:/a", "--control", "unix:/b"], "--takeover and --control name two places"),
+        (["--takeover", "tcp:7777:interface=127.0.0.1"], "expected unix:/PATH, since sockets can be passed only"),
+        (["--takeover", "tls:7777:interface=0.0.0.0"], "--takeover tls:...: expected unix:/PATH, since sockets can be"),
+        (["--takeover", "unix:/a", "--control", "unix:/b"], "--takeover and --control name different unix sockets"),
         (["--takeover", "here"], "control 'here'"),
     ],
 )

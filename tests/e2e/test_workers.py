@@ -126,7 +126,7 @@ def test_loading_a_file_with_start_starts_new_services(daemon: Daemon, serve: Se
     taken = blocks[new].replace(f":{new} ", f":{serve(echo).port} ")
     daemon.adm("-f", "-", input=blocks[old])
     refused = daemon.adm("-f", "-", "--start", input=blocks[old] + taken, check=False)
-    assert "something else listens there already" in refused.stderr
+    assert "another program listens there already" in refused.stderr
     assert [service["ident"] for service in daemon.call("table")["services"]] == [f"s{old}"]
     daemon.adm("-f", "-", "--start", input=blocks[old] + blocks[new])
     assert greeted(new) == {"b"}
@@ -515,7 +515,7 @@ def test_workers_that_hang_or_cannot_start_are_replaced(
         ask()
         daemon.wait_until_workers_serve(but=(victim,))
         assert has_ended(victim)
-    assert daemon.log().count("is ended: it has not responded for 3 s") >= 3
+    assert daemon.log().count("is killed: it has not responded for 3 s") >= 3
     daemon.set(worker_timeout=0)
 
     # The system has no descriptors for a while.
@@ -657,7 +657,7 @@ def meant(*arguments: str) -> Any:
 def test_a_bad_number_of_workers_is_refused(value: str) -> None:
     with pytest.raises(UsageError) as refused:
         meant("--workers", value)
-    assert str(refused.value) == f"--workers {value}: auto, or a number from 0 to 64 is wanted"
+    assert str(refused.value) == f"--workers {value}: expected auto, or a number from 0 to 64"
 
 
 @pytest.mark.parametrize(("value", "number"), [("0", 0), ("1", 1), ("64", 64)])
@@ -684,5 +684,5 @@ def test_an_address_belongs_to_one_service(daemon: Daemon, serve: Serve) -> None
     if refused.returncode == 0:  # the address is taken when it is started
         refused = daemon.adm("--start", "-i", "second", check=False)
     assert refused.returncode == 1
-    assert "something else listens there already" in refused.stderr or "has that address" in refused.stderr
+    assert "another program listens there already" in refused.stderr or "has that address" in refused.stderr
     assert answers(port)

@@ -13,7 +13,9 @@ from ktcpvs.health.active_checks import ActiveChecks
 from ktcpvs.model.address import Inet
 from ktcpvs.model.check import parse_check
 from ktcpvs.model.destination import Destination
-from ktcpvs.runtime.context import Context, Descriptors
+from ktcpvs.runtime.context import Context
+from ktcpvs.runtime.descriptors import Descriptors
+from ktcpvs.streams.connector import Connector
 from ktcpvs.system.log import EventLog
 from tests.fuzz.guarded_amp import Failures
 from tests.fuzz.messages import pieces
@@ -62,7 +64,8 @@ def _outcome(check: Any, said: bytes, size: int) -> bool:
     reactor = MemoryReactorClock()
     checks = ActiveChecks(Context(reactor, EventLog(), Descriptors(100)))
     found: list[Any] = []
-    probe = checks.probe(check, Destination(Inet("10.0.0.1", 80)))
+    address = Inet("10.0.0.1", 80)
+    probe = checks.probe(check, Destination(address), Connector(reactor, address, 5))
     probe.addBoth(found.append)
     reactor.advance(0)
     ((_, _, factory, _, _),) = reactor.tcpClients

@@ -13,17 +13,16 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import h11
-from memory import Peer, World
 
 from ktcpvs.dispatch.access_log import AccessLogWriter
 from ktcpvs.http.client_connection import MAX_PENDING_BYTES, HTTPClientConnection
 from ktcpvs.model.destination import Destination
-from ktcpvs.protocols import messages
-from ktcpvs.protocols.framing import BadFrame
-from ktcpvs.protocols.http1 import BadRequest
+from ktcpvs.protocols import http1
+from ktcpvs.protocols.http1 import BadFrame, BadRequest
 from ktcpvs.system.access_log_files import AccessLog
 from tests.fuzz.guarded_amp import Failures
 from tests.fuzz.messages import feed_all
+from tests.memory import Peer, World
 
 A, B = "10.0.0.1:80", "10.0.0.2:80"
 _SERVERS = (f"server = {A}", f"server = {B} 2", f"redirect = {A}")
@@ -277,10 +276,10 @@ def _requests_of(said: bytes, heard: bytes, told: bool) -> list[Asked]:
     seen: list[Asked] = []
     h11_follows = True
     while rest:
-        found = messages.REQUEST.match(rest)
+        found = http1.REQUEST.match(rest)
         assert found is not None, rest[:200]
         try:
-            request = messages.Request(found)
+            request = http1.Request(found)
         except BadRequest as bad:
             raise AssertionError(f"a server gets what the switch would not take: {bad}") from None
         seen.append((request.method, request.path, request.host))
@@ -327,7 +326,7 @@ def _answers_of(heard: bytes, methods: list[bytes]) -> None:
         while True:
             if not heard:
                 return
-            read = messages.read_response(heard, method, 1 << 16)
+            read = http1.read_response(heard, method, 1 << 16)
             assert read is not None, heard[:200]
             answer, end = read
             heard = heard[end:]
@@ -347,10 +346,10 @@ def _asked(said: bytes) -> list[Asked]:
     try:
         while True:
             said = said.lstrip(b"\r\n")
-            found = messages.REQUEST.match(said)
+            found = http1.REQUEST.match(said)
             if found is None:
                 return asked
-            request = messages.Request(found)
+            request = http1.Request(found)
             asked.append((request.method, request.path, request.host))
             frame = request.frame()
             said = said[found.end() :]

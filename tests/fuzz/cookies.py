@@ -8,7 +8,7 @@ from ktcpvs.model.address import Inet
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import Choice, Request, ServiceView
 from ktcpvs.model.service import RealServer, Rule, VirtualService
-from ktcpvs.protocols import messages
+from ktcpvs.protocols import http1
 from ktcpvs.protocols.http1 import BadRequest
 from ktcpvs.schedulers.chttp import CHTTP, COOKIE, name_of
 from ktcpvs.schedulers.wlc import WLC
@@ -26,11 +26,11 @@ _BOUND = CHTTP().bind(_VIEW, None)
 
 def cookies(data: bytes) -> None:
     """The header lines of a request: a server is chosen, and gets every cookie but that of the switch."""
-    found = messages.REQUEST.fullmatch(b"GET /a HTTP/1.1\r\nHost: h\r\n%b\r\n" % data)
+    found = http1.REQUEST.fullmatch(b"GET /a HTTP/1.1\r\nHost: h\r\n%b\r\n" % data)
     if found is None:
         return
     try:
-        lines = messages.Request(found).lines
+        lines = http1.Request(found).lines
     except BadRequest:
         return
     for path in (b"/a", b"/b"):
@@ -38,7 +38,7 @@ def cookies(data: bytes) -> None:
         assert isinstance(choice, Choice)
         assert (choice.destination.address is _ADDRESSES[0]) == (path == b"/a"), "a server of another rule"
         passed = lines if choice.lines is None else choice.lines
-        assert messages.REQUEST.fullmatch(b"GET / HTTP/1.1\r\n%b\r\n" % passed)
+        assert http1.REQUEST.fullmatch(b"GET / HTTP/1.1\r\n%b\r\n" % passed)
         assert not [pair for pair in _pairs(passed) if pair.startswith(OURS)]
         assert _pairs(passed) == [pair for pair in _pairs(lines) if not pair.startswith(OURS)]
         assert _others(passed) == _others(lines)

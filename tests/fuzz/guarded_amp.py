@@ -22,7 +22,8 @@ from ktcpvs.errors import Refusal
 from ktcpvs.inspect.explain import Explainer
 from ktcpvs.inspect.views import Views
 from ktcpvs.model.edits import START_NOTHING, Edit, Load, StartService
-from ktcpvs.runtime.context import Context, Descriptors
+from ktcpvs.runtime.context import Context
+from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.services.director import Director
 from ktcpvs.system.log import EventLog
 from tests.fuzz.messages import pieces
@@ -220,9 +221,11 @@ def _still_works(daemon: Daemon) -> None:
     administrator, line = daemon.connect()
     edit = [{"name": "scheduler", "value": "rr"}]
     done: list[Any] = []
-    Deferred.fromCoroutine(_asked(administrator, line, commands.DeleteService, ident="fuzz-again")).addBoth(done.append)
+    Deferred.fromCoroutine(_asked(administrator, line, commands.OF_EDIT["DeleteService"], ident="fuzz-again")).addBoth(
+        done.append
+    )
     Deferred.fromCoroutine(
-        _asked(administrator, line, commands.AddService, ident="fuzz-again", options=edit)
+        _asked(administrator, line, commands.OF_EDIT["AddService"], ident="fuzz-again", options=edit)
     ).addCallback(done.append)
     Deferred.fromCoroutine(_asked(administrator, line, commands.Read, view="settings")).addCallback(done.append)
     assert len(done) == 3, "a sensible command is not answered"

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 
 import h11
 
-from ktcpvs.protocols import messages
-from ktcpvs.protocols.framing import CHUNK_LINE_BYTES, TRAILER_BYTES, BadFrame, Chunked, Frame
-from ktcpvs.protocols.http1 import BadRequest, HeadReader, RequestHead
+from ktcpvs.protocols import http1
+from ktcpvs.protocols.http1 import BadFrame, BadRequest, BadResponse, Chunked, Frame, HeadReader, RequestHead
+from ktcpvs.protocols.http1.body import MAX_CHUNK_LINE_BYTES, MAX_TRAILER_BYTES
+from ktcpvs.protocols.http1.hop_by_hop import FRAMING_FIELDS
 
 SIZES = (1, 2, 7, 64, 1 << 20)
 """The sizes of pieces in which the same bytes are read."""
@@ -38,7 +39,7 @@ def only(outcomes: list[object]) -> object:
 def request(data: bytes) -> None:
     """The head of a request, for both readers of it: HeadReader, and the expression that takes a request whole."""
     head = only([_head(data, size) for size in SIZES])
-    came = data if messages.REQUEST.match(data) or not isinstance(head, RequestHead) else data.lstrip(b"\r\n")
+    came = data if http1.REQUEST.match(data) or not isinstance(head, RequestHead) else data.lstrip(b"\r\n")
     taken = _taken(came)
     if taken is not None:
         assert isinstance(head, RequestHead), "only one of two readers takes it"
@@ -68,25 +69,25 @@ def _head(data: bytes, size: int) -> RequestHead | str:
     return "begun"
 
 
-def _taken(data: bytes) -> messages.Request | None:
+def _taken(data: bytes) -> http1.Request | None:
     """The request as the switch reads it from bytes that come at once."""
-    found = messages.REQUEST.match(data)
+    found = http1.REQUEST.match(data)
     if found is None or found.end() > HEAD_SIZE or found[5].count(b"\n") > LINES:
         return None
     try:
-        return messages.Request(found)
+        return http1.Request(found)
     except BadRequest as bad:
         assert bad.status in (400, 501)
         return None
 
 
-def _goes_on_as_it_was_read(taken: messages.Request) -> None:
+def _goes_on_as_it_was_read(taken: http1.Request) -> None:
     """A reader of the head that the switch sends on sees the same body after it, and would not change the head."""
     added = b"Via: 1.1 k\r\n"
     for own, lines in ((taken.head(), 0), (taken.head(added, frozenset((b"via",))), 1)):
-        again = messages.REQUEST.fullmatch(own)
+        again = http1.REQUEST.fullmatch(own)
         assert again is not None
-        second = messages.Request(again)
+        second = http1.Request(again)
         assert second.length == taken.length
         assert (second.method, second.path, second.minor) == (taken.method, taken.path, True)
         assert second.host == taken.host
@@ -97,7 +98,7 @@ def _goes_on_as_it_was_read(taken: messages.Request) -> None:
         assert len(re.findall(rb"(?im)^via:", own)) == lines or not lines
 
 
-def _h11_reads_the_same(taken: messages.Request, came: bytes) -> None:
+def _h11_reads_the_same(taken: http1.Request, came: bytes) -> None:
     """Compare with h11 on the received head and on the head that the switch sends on, where h11 accepts them."""
     for head, target in ((came, taken.target), (taken.head(), taken.path)):
         theirs = _h11_request(head, target)
@@ -105,9 +106,9 @@ def _h11_reads_the_same(taken: messages.Request, came: bytes) -> None:
             continue
         assert theirs.method == taken.method
         assert theirs.http_version > b"1.0" or (head is came and not taken.minor)
-        fields = [(name, value) for name, value in theirs.headers if name in messages.FRAMING_FIELDS]
+        fields = [(name, value) for name, value in theirs.headers if name in FRAMING_FIELDS]
         framing = [(name, value.lower()) for name, value in fields if name != b"host"]
-        if taken.length == messages.CHUNKED:
+        if taken.length == http1.CHUNKED:
             assert framing == [(b"transfer-encoding", b"chunked")]
         else:
             assert [(name, int(value)) for name, value in framing] in ([], [(b"content-length", taken.length)])
@@ -148,8 +149,8 @@ def _response(data: bytes, method: bytes, minor: bool, size: int) -> tuple[bytes
     for piece in pieces(data, size):
         received += piece
         try:
-            read = messages.read_response(received, method, HEAD_SIZE, len(received) - len(piece), minor)
-        except BadRequest as bad:
+            read = http1.read_response(received, method, HEAD_SIZE, len(received) - len(piece), minor)
+        except BadResponse as bad:
             assert bad.status == 502
             assert str(bad).isprintable()
             return "refused"
@@ -162,7 +163,7 @@ def _response(data: bytes, method: bytes, minor: bool, size: int) -> tuple[bytes
 
 def _answer_goes_on(data: bytes, method: bytes, minor: bool) -> None:
     """minor: False for a client of HTTP/1.0, which must get no transfer coding."""
-    read = messages.read_response(data, method, HEAD_SIZE, minor=minor)
+    read = http1.read_response(data, method, HEAD_SIZE, minor=minor)
     assert read is not None
     answer, end = read
     assert answer.whole == data[:end]
@@ -173,7 +174,7 @@ def _answer_goes_on(data: bytes, method: bytes, minor: bool) -> None:
     if answer.status < 200 or answer.status in (204, 304) or not minor:
         assert not re.search(rb"(?im)^transfer-encoding:", own), "a coding where none can be"
     assert len(re.findall(rb"(?im)^(?:content-length|transfer-encoding):", own)) <= 1
-    again = messages.read_response(own, method, HEAD_SIZE + 16, minor=minor)
+    again = http1.read_response(own, method, HEAD_SIZE + 16, minor=minor)
     assert again is not None
     assert again[1] == len(own)
     is_decoded = isinstance(answer.frame, Chunked) and not minor
@@ -267,7 +268,9 @@ def _end(frame: Frame, data: bytes, size: int) -> tuple[int, bytes] | str:
             return "refused" if data.endswith(b"\n") else "begun"
         assert 0 <= taken <= len(piece)
         assert taken == len(piece) or frame.done
-        assert len(getattr(frame, "_line", b"")) <= max(CHUNK_LINE_BYTES, TRAILER_BYTES), "what never ends is held"
+        assert len(getattr(frame, "_line", b"")) <= max(MAX_CHUNK_LINE_BYTES, MAX_TRAILER_BYTES), (
+            "what never ends is held"
+        )
         total += taken
         onward += went_on
         if frame.done:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.fuzz import checks, connections, cookies, guarded_amp, messages, texts
-from tests.protocols.entries import entries
+from tests.protocols.corpus_entries import entries
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     **messages.TARGETS,

@@ -20,8 +20,8 @@ from twisted.internet.testing import MemoryReactorClock
 
 from ktcpvs.control.arguments import service_options
 from ktcpvs.control.endpoints import parse_control
+from ktcpvs.control.tcpvsadm.exit_status import UsageError
 from ktcpvs.control.tcpvsadm.options import read_arguments
-from ktcpvs.control.tcpvsadm.outcome import Misuse
 from ktcpvs.errors import BadConfiguration, Refusal
 from ktcpvs.model.address import Inet, parse_address
 from ktcpvs.model.describe import configuration as described
@@ -32,7 +32,7 @@ from ktcpvs.model.language.writer import write
 from ktcpvs.model.lines import split_lines
 from ktcpvs.model.network import Networks, parse_networks
 from ktcpvs.model.table import Table
-from ktcpvs.protocols.access import Record, as_json, combined
+from ktcpvs.protocols.access_log import Record, as_json, combined
 from ktcpvs.state import StateFile
 from tests.model.strategies import assert_sound
 
@@ -126,7 +126,7 @@ def arguments(data: bytes) -> None:
     argv = text_of(data).split("\n")
     try:
         given = read_arguments(argv)
-    except Misuse as misuse:
+    except UsageError as misuse:
         assert all(line.isprintable() for line in str(misuse).split("\n")), ascii(str(misuse))
     else:
         assert given.command.name

@@ -21,7 +21,7 @@ from ktcpvs.model.destination import Destination
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.scheduling import Choice, Request
 from ktcpvs.model.table import Table
-from ktcpvs.protocols import messages
+from ktcpvs.protocols import http1
 from ktcpvs.runtime.context import Context, Descriptors
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system.log import EventLog
@@ -123,7 +123,7 @@ class Owner:
     def refuse(self, status: int, reason: str, retry_after: int = 0) -> None:
         raise AssertionError(reason)
 
-    def switch_protocols(self, response: messages.Response, protocols: bytes, rest: bytes) -> None:
+    def switch_protocols(self, response: http1.Response, protocols: bytes, rest: bytes) -> None:
         raise AssertionError(protocols)
 
     def break_off(self) -> None:
@@ -133,9 +133,9 @@ class Owner:
         pass
 
     def asks(self) -> None:
-        found = messages.REQUEST.match(GET)
+        found = http1.REQUEST.match(GET)
         assert found is not None
-        self.exchange.start(messages.Request(found), b"", 0.0)
+        self.exchange.start(http1.Request(found), b"", 0.0)
 
 
 def test_an_exchange_without_a_client_connection() -> None:
@@ -204,7 +204,7 @@ class User:
 
 def test_a_server_connection_without_an_exchange() -> None:
     parts = Parts()
-    connection, made = parts.http.connections.connect(parts.server)
+    connection, made = parts.http.connections.connect(parts.server, parts.service.connector(parts.server))
     assert parts.http.connections.open == 1
     stream, line = parts.connected()
     assert stream is connection
@@ -212,8 +212,8 @@ def test_a_server_connection_without_an_exchange() -> None:
     user = User()
     connection.exchange = user
     connection.dataReceived(b"a")
-    connection.pauseProducing()
-    connection.resumeProducing()
+    line.producer.pauseProducing()
+    line.producer.resumeProducing()
     connection.read_later(b"b")
     assert line.producerState == "paused"
     parts.reactor.advance(0)

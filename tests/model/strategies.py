@@ -22,7 +22,7 @@ from attrs import fields
 from hypothesis import strategies as st
 
 from ktcpvs.errors import BadPattern, Refusal
-from ktcpvs.model.address import UNIX_PATH_BYTES, Address, Inet, Unix, parse_address
+from ktcpvs.model.address import MAX_UNIX_PATH_BYTES, Address, Inet, Unix, parse_address
 from ktcpvs.model.edits import (
     STARTS,
     AddRule,
@@ -46,9 +46,9 @@ from ktcpvs.model.edits import (
     Unload,
 )
 from ktcpvs.model.network import Network, Networks, parse_networks
-from ktcpvs.model.options import COUNT_MAX
+from ktcpvs.model.options import MAX_COUNT
 from ktcpvs.model.pattern import check_pattern
-from ktcpvs.model.service import MATCH_MAX, NO_FALLBACK, RELAYS, WEIGHT_MAX, RealServer, Rule, VirtualService
+from ktcpvs.model.service import MAX_MATCH, MAX_WEIGHT, NO_FALLBACK, RELAYS, RealServer, Rule, VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
 
@@ -100,7 +100,7 @@ def unix_paths() -> st.SearchStrategy[str]:
     return st.one_of(
         st.sampled_from(("/run/web.sock", "/a b", '/"', "/\\", '/\\"', "/#", "/x\\\\", "/=", "/ ", "/unix:/a:80")),
         odd.map(lambda text: "/" + text),
-    ).filter(lambda path: path.isprintable() and len(path.encode()) <= UNIX_PATH_BYTES)
+    ).filter(lambda path: path.isprintable() and len(path.encode()) <= MAX_UNIX_PATH_BYTES)
 
 
 @cache
@@ -141,8 +141,8 @@ def patterns() -> st.SearchStrategy[str]:
 
 @cache
 def real_servers() -> st.SearchStrategy[RealServer]:
-    weight = st.one_of(st.sampled_from((0, 1)), st.integers(0, WEIGHT_MAX))
-    maxconn = st.one_of(st.sampled_from((0, 0, 1, COUNT_MAX)), st.integers(0, COUNT_MAX))
+    weight = st.one_of(st.sampled_from((0, 1)), st.integers(0, MAX_WEIGHT))
+    maxconn = st.one_of(st.sampled_from((0, 0, 1, MAX_COUNT)), st.integers(0, MAX_COUNT))
     return st.builds(RealServer, complete_addresses(), weight, maxconn)
 
 
@@ -154,10 +154,10 @@ def rules(draw: st.DrawFn, known: list[Address]) -> Rule:
     return Rule(pattern, tuple(draw(st.lists(st.sampled_from(known), min_size=1, max_size=3, unique=True))), match)
 
 
-_matches = cache(lambda groups: st.one_of(st.none(), st.integers(0, min(MATCH_MAX, groups))))
-_counts = st.one_of(st.none(), st.sampled_from((0, 1, COUNT_MAX)), st.integers(0, COUNT_MAX))
+_matches = cache(lambda groups: st.one_of(st.none(), st.integers(0, min(MAX_MATCH, groups))))
+_counts = st.one_of(st.none(), st.sampled_from((0, 1, MAX_COUNT)), st.integers(0, MAX_COUNT))
 _rates = st.one_of(
-    st.just("off"), st.builds("{}/{}".format, st.sampled_from((1, 100, COUNT_MAX)), st.sampled_from("smh"))
+    st.just("off"), st.builds("{}/{}".format, st.sampled_from((1, 100, MAX_COUNT)), st.sampled_from("smh"))
 )
 _redirects = st.one_of(st.none(), complete_addresses())
 _schedulers = st.sampled_from(("http", "wlc", "server", "Virtual", "x-1.2_3"))
@@ -256,7 +256,7 @@ POOL_PATTERNS = (".*", "^/.*", '/\\\\"', "/users/([^/]+)", "(", "(a)\\1", "", "a
 
 
 def _options() -> st.SearchStrategy[dict[str, Any]]:
-    count = st.sampled_from((None, -1, 0, 5, COUNT_MAX, COUNT_MAX + 1))
+    count = st.sampled_from((None, -1, 0, 5, MAX_COUNT, MAX_COUNT + 1))
     return st.fixed_dictionaries(
         {},
         optional={
@@ -289,8 +289,8 @@ def _options() -> st.SearchStrategy[dict[str, Any]]:
 def _one_edit() -> dict[type[Edit], st.SearchStrategy[Edit]]:
     ident, server = st.sampled_from(POOL_IDENTS), st.sampled_from(POOL_ADDRESSES)
     some, pattern = st.one_of(st.none(), ident), st.sampled_from(POOL_PATTERNS)
-    weight, match = st.sampled_from((-1, 0, 1, WEIGHT_MAX, WEIGHT_MAX + 1)), st.sampled_from((None, None, -1, 0, 1, 11))
-    maxconn = st.sampled_from((-1, 0, 1, COUNT_MAX, COUNT_MAX + 1))
+    weight, match = st.sampled_from((-1, 0, 1, MAX_WEIGHT, MAX_WEIGHT + 1)), st.sampled_from((None, None, -1, 0, 1, 11))
+    maxconn = st.sampled_from((-1, 0, 1, MAX_COUNT, MAX_COUNT + 1))
     some_networks = st.sampled_from(POOL_NETWORKS)
     text = st.sampled_from(("", "0", "1", "600", "-1", "x", "9999999999", "a secret", "secret-8"))
     changes = st.dictionaries(st.sampled_from((*Settings.names(), "unknown")), text, max_size=2)
@@ -393,8 +393,8 @@ def assert_sound(table: Table) -> None:
         assert ident == service.ident
         known = [server.address for server in service.servers]
         assert len(known) == len(set(known))
-        assert all(0 <= server.weight <= WEIGHT_MAX for server in service.servers)
-        assert all(0 <= server.maxconn <= COUNT_MAX for server in service.servers)
+        assert all(0 <= server.weight <= MAX_WEIGHT for server in service.servers)
+        assert all(0 <= server.maxconn <= MAX_COUNT for server in service.servers)
         assert service.allow.known.isdisjoint(service.deny.known)
         used = [rule.pattern for rule in service.rules]
         assert len(used) == len(set(used))

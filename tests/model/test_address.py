@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ktcpvs.errors import BadAddress
-from ktcpvs.model.address import UNIX_PATH_BYTES, Inet, Unix, no_port_names, parse_address, parse_port
+from ktcpvs.model.address import MAX_UNIX_PATH_BYTES, Inet, Unix, no_port_names, parse_address, parse_port
 from tests.model.strategies import ODD, addresses, answer_or_refusal
 
 
@@ -46,25 +46,25 @@ def test_what_is_written_is_read(text, address):
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "'' names no host"),
-        (":80", "':80' names no host"),
-        (".:80", "'.:80' names no host"),
-        ("r1:", "there is no port after the colon in 'r1:'"),
+        ("", "'' has no host"),
+        (":80", "':80' has no host"),
+        (".:80", "'.:80' has no host"),
+        ("r1:", "missing port after the colon in 'r1:'"),
         ("r1:0", "port 0 in 'r1:0' is out of range: ports are 1..65535"),
         ("r1:65536", "port 65536 in 'r1:65536' is out of range: ports are 1..65535"),
         ("r1:99999999999999999999999", "port 99999999999999999999... in 'r1:99999999999999999999999' is out of range"),
         ("r1:-1", "unknown port name '-1' in 'r1:-1': give its number"),
         ("r1:²", "unknown port name '²' in 'r1:²': give its number"),
         ("r1:nosuch", "unknown port name 'nosuch' in 'r1:nosuch': give its number"),
-        ("::1", "'::1': write an IPv6 address in brackets, as [::1]:80"),
-        ("a:b:80", "'a:b:80': write an IPv6 address in brackets, as [::1]:80"),
-        ("[::1", "'[::1' is not an address: an IPv6 address is written as [::1]:80"),
-        ("[::1]80", "'[::1]80' is not an address: an IPv6 address is written as [::1]:80"),
-        ("[127.0.0.1]:80", "'[127.0.0.1]:80': only an IPv6 address stands in brackets"),
-        ("[r1]:80", "'[r1]:80': only an IPv6 address stands in brackets"),
+        ("::1", "'::1': write an IPv6 address in brackets: [::1]:80"),
+        ("a:b:80", "'a:b:80': write an IPv6 address in brackets: [::1]:80"),
+        ("[::1", "'[::1' is not an address: write an IPv6 address as [::1]:80"),
+        ("[::1]80", "'[::1]80' is not an address: write an IPv6 address as [::1]:80"),
+        ("[127.0.0.1]:80", "'[127.0.0.1]:80': only IPv6 addresses are written in brackets"),
+        ("[r1]:80", "'[r1]:80': only IPv6 addresses are written in brackets"),
         ("[:::1]:80", "':::1' is neither an IP address nor a host name"),
-        ("[fe80::1%e th]:80", "'fe80::1%e th': after the % stands the name of a network interface"),
-        ("[fe80::1%\n]:80", "'fe80::1%\\n': after the % stands the name of a network interface"),
+        ("[fe80::1%e th]:80", "'fe80::1%e th': the zone after % must be the name of a network interface"),
+        ("[fe80::1%\n]:80", "'fe80::1%\\n': the zone after % must be the name of a network interface"),
         ("1.2.3:80", "'1.2.3' is neither an IP address nor a host name"),
         ("256.0.0.1", "'256.0.0.1' is neither an IP address nor a host name"),
         ("010.0.0.1", "'010.0.0.1' is neither an IP address nor a host name"),
@@ -76,15 +76,15 @@ def test_what_is_written_is_read(text, address):
         ("münchen:80", "'münchen' is neither an IP address nor a host name"),
         ("x" * 64, f"'{'x' * 64}' is neither an IP address nor a host name"),
         (".".join(["x" * 60] * 5), "is neither an IP address nor a host name"),
-        ("unix:web.sock", "'unix:web.sock': the path of a unix socket is absolute, as unix:/run/web.sock"),
-        ("unix:80", "'unix:80': the path of a unix socket is absolute, as unix:/run/web.sock"),
-        ("unix", "'unix': a host cannot be called unix, which begins the path of a unix socket"),
-        ("UNIX:80", "'UNIX:80': a host cannot be called unix, which begins the path of a unix socket"),
-        ("unix:/" + "x" * 107, "a unix socket's path has at most 107 bytes, all printable"),
-        ("unix:/" + "é" * 54, "a unix socket's path has at most 107 bytes, all printable"),
-        ("unix:/a\tb", "a unix socket's path has at most 107 bytes, all printable"),
-        ("unix:/a\0", "a unix socket's path has at most 107 bytes, all printable"),
-        ("unix:/\ud800", "a unix socket's path has at most 107 bytes, all printable"),
+        ("unix:web.sock", "'unix:web.sock': the path of a unix socket must be absolute (example: unix:/run/web.sock)"),
+        ("unix:80", "'unix:80': the path of a unix socket must be absolute (example: unix:/run/web.sock)"),
+        ("unix", "'unix': a host cannot be named unix: unix:/PATH is a unix socket"),
+        ("UNIX:80", "'UNIX:80': a host cannot be named unix: unix:/PATH is a unix socket"),
+        ("unix:/" + "x" * 107, "the path of a unix socket must have at most 107 bytes, all printable"),
+        ("unix:/" + "é" * 54, "the path of a unix socket must have at most 107 bytes, all printable"),
+        ("unix:/a\tb", "the path of a unix socket must have at most 107 bytes, all printable"),
+        ("unix:/a\0", "the path of a unix socket must have at most 107 bytes, all printable"),
+        ("unix:/\ud800", "the path of a unix socket must have at most 107 bytes, all printable"),
     ],
 )
 def test_what_is_no_address_is_refused(text, why):
@@ -100,7 +100,7 @@ def test_a_port_alone():
         ("0", "port 0 is out of range: ports are 1..65535"),
         ("65536", "port 65536 is out of range: ports are 1..65535"),
         ("www", "unknown port name 'www': give its number"),
-        ("", "there is no port after the colon"),
+        ("", "missing port after the colon"),
     ):
         with pytest.raises(BadAddress) as refusal:
             parse_port(text)
@@ -122,9 +122,9 @@ def test_a_name_must_be_looked_up_and_an_ip_address_not(host, is_name):
 
 
 def test_the_longest_path_fits_the_system_and_one_byte_more_does_not():
-    assert parse_address("unix:/" + "x" * (UNIX_PATH_BYTES - 1)) == Unix("/" + "x" * (UNIX_PATH_BYTES - 1))
+    assert parse_address("unix:/" + "x" * (MAX_UNIX_PATH_BYTES - 1)) == Unix("/" + "x" * (MAX_UNIX_PATH_BYTES - 1))
     with pytest.raises(BadAddress):
-        parse_address("unix:/" + "x" * UNIX_PATH_BYTES)
+        parse_address("unix:/" + "x" * MAX_UNIX_PATH_BYTES)
 
 
 def test_a_refusal_is_one_short_line_whatever_was_given():

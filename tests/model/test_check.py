@@ -36,20 +36,20 @@ def test_forms(text: str, check: Check) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "check = : off, tcp, http PATH"),
-        ("udp", "check = udp: off, tcp, http PATH"),
-        ("tcp 80", "check = tcp 80: off, tcp"),
+        ("", "check = : expected off, tcp, http PATH"),
+        ("udp", "check = udp: expected off, tcp, http PATH"),
+        ("tcp 80", "check = tcp 80: expected off, tcp"),
         ('"tcp"', "off, tcp, http PATH"),
-        ("http", "check = http: off, tcp"),
-        ("http health", "check = http health: a path is wanted, as /health"),
-        ("http /a b", "after the path stands nothing, or expect STATUS"),
-        ("http /a expect", "after the path stands nothing, or expect STATUS"),
-        ("http /a expect ok", "status ok: a number from 100 to 599"),
-        ("http /a expect 600", "status 600: a number from 100 to 599"),
+        ("http", "check = http: expected off, tcp"),
+        ("http health", "check = http health: expected a path (example: /health)"),
+        ("http /a b", "only expect STATUS ... may follow the path"),
+        ("http /a expect", "only expect STATUS ... may follow the path"),
+        ("http /a expect ok", "status ok: expected a number from 100 to 599"),
+        ("http /a expect 600", "status 600: expected a number from 100 to 599"),
         ('send "a"', "off, tcp, http PATH"),
-        ('send "a" expect ""', "a text of 1 to 1024 bytes is wanted"),
-        (r'send "\q" expect "a"', r"'\q': after a backslash stands r, n, t"),
-        ('send "a expect', "the quote that begins here does not end"),
+        ('send "a" expect ""', "expected a text of 1 to 1024 bytes"),
+        (r'send "\q" expect "a"', r"'\q': unknown escape; expected"),
+        ('send "a expect', "unterminated quote"),
     ],
 )
 def test_what_is_none(text: str, why: str) -> None:
@@ -86,5 +86,5 @@ def test_it_is_written_as_it_was_read(texts: list[str]) -> None:
 
 
 def test_an_error_has_its_place() -> None:
-    with pytest.raises(Refusal, match=r"^<text>:2:13: check = http: status 7: a number from 100 to 599 is wanted$"):
+    with pytest.raises(Refusal, match=r"^<text>:2:13: check = http: status 7: expected a number from 100 to 599$"):
         parse(block("http /a expect 7"))

@@ -42,15 +42,15 @@ def test_they_are_written_as_they_were_read(tests: list[Expectation]) -> None:
 @pytest.mark.parametrize(
     ("values", "why"),
     [
-        ({"request": "GET", "servers": (A,)}, "METHOD TARGET is wanted"),
-        ({"request": "GET /a b", "servers": (A,)}, "METHOD TARGET is wanted"),
-        ({"request": "GET /\n", "servers": (A,)}, "METHOD TARGET is wanted"),
-        ({"request": "GET /", "headers": ("Host",), "servers": (A,)}, '"NAME: VALUE" is wanted'),
-        ({"request": "GET /", "headers": ("A: b\r\nC: d",), "servers": (A,)}, '"NAME: VALUE" is wanted'),
-        ({"request": "GET /", "client": "me", "servers": (A,)}, "an IP address is wanted"),
-        ({"request": "GET /"}, "after -> stand servers, redirect or nobody"),
-        ({"request": "GET /", "servers": (A,), "outcome": "nobody"}, "after -> stand servers, redirect or nobody"),
-        ({"request": "GET /", "outcome": "somebody"}, "after -> stand servers, redirect or nobody"),
+        ({"request": "GET", "servers": (A,)}, "expected METHOD TARGET"),
+        ({"request": "GET /a b", "servers": (A,)}, "expected METHOD TARGET"),
+        ({"request": "GET /\n", "servers": (A,)}, "expected METHOD TARGET"),
+        ({"request": "GET /", "headers": ("Host",), "servers": (A,)}, 'expected "NAME: VALUE"'),
+        ({"request": "GET /", "headers": ("A: b\r\nC: d",), "servers": (A,)}, 'expected "NAME: VALUE"'),
+        ({"request": "GET /", "client": "me", "servers": (A,)}, "expected an IP address"),
+        ({"request": "GET /"}, "expected servers, redirect or nobody after ->"),
+        ({"request": "GET /", "servers": (A,), "outcome": "nobody"}, "expected servers, redirect or nobody after ->"),
+        ({"request": "GET /", "outcome": "somebody"}, "expected servers, redirect or nobody after ->"),
     ],
 )
 def test_what_is_none(values: dict[str, object], why: str) -> None:

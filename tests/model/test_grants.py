@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ktcpvs.model import grants
-from ktcpvs.model.grants import FIRST_WINDOW, LEAST_WINDOW, TABLE, first_window, less_window, next_window
+from ktcpvs.model.grants import FIRST_WINDOW, MIN_WINDOW, TABLE, first_window, less_window, next_window
 
 EVENTS = sorted({event for moves in TABLE.values() for event in moves})
 
@@ -76,7 +76,7 @@ def test_windows_stay_within_their_limit(most: int, data: st.DataObject) -> None
         grown = next_window(window, behind, most)
         assert grown == 0 if behind > window // 4 else window <= grown <= most
         window = less_window(window, most) if data.draw(st.booleans()) else grown or window
-        assert min(LEAST_WINDOW, most) <= window <= most
+        assert min(MIN_WINDOW, most) <= window <= most
 
 
 def test_who_keeps_up_gets_all_there_is_and_who_does_not_the_least() -> None:
@@ -86,4 +86,4 @@ def test_who_keeps_up_gets_all_there_is_and_who_does_not_the_least() -> None:
     assert window == 64 << 20
     for _ in range(5):
         window = less_window(window, 64 << 20)
-    assert window == LEAST_WINDOW
+    assert window == MIN_WINDOW

@@ -65,14 +65,14 @@ def test_what_is_a_token(text, found):
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ('a\n  "b', "f:2:3: the quote that begins here does not end in this line"),
-        ('"', "f:1:1: the quote that begins here does not end in this line"),
-        ('"a\nb"', "f:1:1: the quote that begins here does not end in this line"),
-        (r'"a\"', "f:1:1: the quote that begins here does not end in this line"),
-        (r'"a\\\"', "f:1:1: the quote that begins here does not end in this line"),
-        ('"a"b', "f:1:4: white space is wanted after a quoted word, not 'b'"),
-        ('x "a""b"', "f:1:6: white space is wanted after a quoted word, not '\"b\"'"),
-        ('"a"{', "f:1:4: white space is wanted after a quoted word, not '{'"),
+        ('a\n  "b', "f:2:3: unterminated quote: it must end on the same line"),
+        ('"', "f:1:1: unterminated quote: it must end on the same line"),
+        ('"a\nb"', "f:1:1: unterminated quote: it must end on the same line"),
+        (r'"a\"', "f:1:1: unterminated quote: it must end on the same line"),
+        (r'"a\\\"', "f:1:1: unterminated quote: it must end on the same line"),
+        ('"a"b', "f:1:4: expected white space after a quoted word, not 'b'"),
+        ('x "a""b"', "f:1:6: expected white space after a quoted word, not '\"b\"'"),
+        ('"a"{', "f:1:4: expected white space after a quoted word, not '{'"),
     ],
 )
 def test_what_cannot_be_read_is_refused_where_it_stands(text, why):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ktcpvs.errors import BadConfiguration, BadValue
 from ktcpvs.model.filter import filter_of
 from ktcpvs.model.language.parser import parse
-from ktcpvs.model.network import NETWORKS_MAX, Network, Networks, parse_network, parse_networks
+from ktcpvs.model.network import MAX_NETWORKS, Network, Networks, parse_network, parse_networks
 from tests.model.strategies import network_lists, networks
 
 
@@ -36,11 +36,11 @@ def test_a_network_is_shown_in_its_shortest_form(text: str, shown: str) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("10.1.2.3/8", "'10.1.2.3/8': the address goes on behind the prefix; 10.0.0.0/8 holds it"),
-        ("10.0.0.0/33", "'10.0.0.0/33': a network is wanted, as 10.0.0.0/8 or 2001:db8::/32"),
-        ("010.0.0.0/8", "'010.0.0.0/8': a network is wanted, as 10.0.0.0/8 or 2001:db8::/32"),
-        ("r1.example", "'r1.example': a network is wanted, as 10.0.0.0/8 or 2001:db8::/32"),
-        ("", "'': a network is wanted, as 10.0.0.0/8 or 2001:db8::/32"),
+        ("10.1.2.3/8", "'10.1.2.3/8': the address has bits beyond the prefix; did you mean 10.0.0.0/8?"),
+        ("10.0.0.0/33", "'10.0.0.0/33': expected a network (example: 10.0.0.0/8 or 2001:db8::/32)"),
+        ("010.0.0.0/8", "'010.0.0.0/8': expected a network (example: 10.0.0.0/8 or 2001:db8::/32)"),
+        ("r1.example", "'r1.example': expected a network (example: 10.0.0.0/8 or 2001:db8::/32)"),
+        ("", "'': expected a network (example: 10.0.0.0/8 or 2001:db8::/32)"),
         ("fe80::1%eth0", "'fe80::1%eth0': a network has no zone; leave out %eth0"),
     ],
 )
@@ -60,14 +60,14 @@ def test_a_network_is_written_as_it_is_read(network: Network) -> None:
 def test_a_list_with_comments_names_the_line_of_a_mistake() -> None:
     found = parse_networks("# spam\n10.0.0.0/8  ::1 # both\n\n10.0.0.0/8\n")
     assert str(found) == "10.0.0.0/8 ::1"
-    with pytest.raises(BadValue, match=r"^line 3: 'x': a network is wanted"):
+    with pytest.raises(BadValue, match=r"^line 3: 'x': expected a network"):
         parse_networks("::1\n# y\nx\n")
 
 
 def test_a_list_has_an_end() -> None:
-    many = [Network(32, number, 32) for number in range(NETWORKS_MAX + 1)]
-    assert len(Networks.of(many[1:]).entries) == NETWORKS_MAX
-    with pytest.raises(BadValue, match=f"{NETWORKS_MAX + 1} networks in one list; at most {NETWORKS_MAX}"):
+    many = [Network(32, number, 32) for number in range(MAX_NETWORKS + 1)]
+    assert len(Networks.of(many[1:]).entries) == MAX_NETWORKS
+    with pytest.raises(BadValue, match=f"{MAX_NETWORKS + 1} networks in one list; the limit is {MAX_NETWORKS}"):
         Networks.of(many)
 
 
@@ -76,11 +76,11 @@ def test_a_list_has_an_end() -> None:
     [
         (
             "allow = 10.0.0.0/8 10.1.2.3/8",
-            "2:20: '10.1.2.3/8': the address goes on behind the prefix; 10.0.0.0/8 holds it",
+            "2:20: '10.1.2.3/8': the address has bits beyond the prefix; did you mean 10.0.0.0/8?",
         ),
-        ("allow = ::1\ndeny =\n}", "4:1: '}': a network is wanted, as 10.0.0.0/8 or 2001:db8::/32"),
+        ("allow = ::1\ndeny =\n}", "4:1: '}': expected a network (example: 10.0.0.0/8 or 2001:db8::/32)"),
         ("allow = ::1\n deny = ::2 ::1", "3:13: service s both allows and denies ::1"),
-        ("client_rate = 5/d", "2:15: client_rate = 5/d: a rate is wanted, as 100/s, 30/m or 5/h, or off"),
+        ("client_rate = 5/d", "2:15: client_rate = 5/d: expected a rate (100/s, 30/m, 5/h) or off"),
         ("client_ipv6 = 129", "2:15: client_ipv6 = 129 is out of range: 1..128"),
     ],
 )

@@ -108,7 +108,7 @@ def test_nothing_is_an_empty_table(text):
 def test_the_heading_moves_no_line():
     with pytest.raises(BadConfiguration) as refusal:
         parse("\nTCP Virtual Server version 1.0.0\n\n  nonsense", "f")
-    assert str(refusal.value) == "f:4:3: 'nonsense': 'Virtual' or 'global' is wanted here"
+    assert str(refusal.value) == "f:4:3: 'nonsense': expected 'Virtual' or 'global'"
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_the_heading_moves_no_line():
 def test_a_heading_stands_first_and_alone(text, place):
     with pytest.raises(BadConfiguration) as refusal:
         parse(text, "f")
-    assert str(refusal.value) == f"{place}: 'TCP': 'Virtual' or 'global' is wanted here"
+    assert str(refusal.value) == f"{place}: 'TCP': expected 'Virtual' or 'global'"
 
 
 def test_what_is_left_out_has_its_default():
@@ -155,7 +155,8 @@ def test_a_secret_that_is_not_taken_is_not_told(written):
     with pytest.raises(BadConfiguration) as refusal:
         parse(f"global {{ cookie_key = {written} }}", "f")
     assert str(refusal.value) == (
-        'f:1:23: cookie_key: 8..128 printable characters, no white space and none of " { } # =, or nothing'
+        "f:1:23: cookie_key: expected 8 to 128 printable characters without white space and "
+        'without " { } # =, or nothing'
     )
 
 
@@ -243,8 +244,8 @@ def test_a_pattern_is_written_as_it_is(written, pattern):
     assert in_web("server = r1:80", f"rule = pattern {written} use server r1:80").rules[0].pattern == pattern
 
 
-TOP = "'Virtual' or 'global' is wanted here"
-NO_BLOCK = "a keyword followed by '=' is wanted here, or '}'"
+TOP = "expected 'Virtual' or 'global'"
+NO_BLOCK = "expected a keyword followed by '=', or '}'"
 
 
 @pytest.mark.parametrize(
@@ -253,21 +254,21 @@ NO_BLOCK = "a keyword followed by '=' is wanted here, or '}'"
         ("nonsense", f"1:1: 'nonsense': {TOP}"),
         ("Virtual web { } }", f"1:17: '}}': {TOP}"),
         ('"Virtual" web { }', f"1:1: 'Virtual': {TOP}"),
-        ("Virtual", "1:1: the text ends where the service's name is wanted"),
-        ("Virtual\n", "2:1: the text ends where the service's name is wanted"),
-        ("Virtual {\n}", "1:9: '{' cannot name a service: 1..128 printable characters"),
-        ("Virtual web\n\n", "3:1: the text ends where '{' is wanted"),
-        ("Virtual web listen", "1:13: '{' is wanted here, not 'listen'"),
-        ('Virtual web "{" }', "1:13: '{' is wanted here, not '{'"),
-        ("Virtual web {\n", "2:1: the text ends where '}' is wanted"),
-        ("Virtual web { }\n\n Virtual web { }", "3:10: service web stands here a second time"),
+        ("Virtual", "1:1: unexpected end of the text; expected the service's name"),
+        ("Virtual\n", "2:1: unexpected end of the text; expected the service's name"),
+        ("Virtual {\n}", "1:9: '{' is not a valid service name: expected 1 to 128 printable characters"),
+        ("Virtual web\n\n", "3:1: unexpected end of the text; expected '{'"),
+        ("Virtual web listen", "1:13: expected '{', not 'listen'"),
+        ('Virtual web "{" }', "1:13: expected '{', not '{'"),
+        ("Virtual web {\n", "2:1: unexpected end of the text; expected '}'"),
+        ("Virtual web { }\n\n Virtual web { }", "3:10: service web appears a second time"),
         ("global { }\nGlobal { }", "2:1: a second global block"),
         ("global {\n  no_such = 1\n}", "2:3: no setting 'no_such'; there are: debug_level, "),
-        ("global {\n  read_timeout = x\n}", "2:18: read_timeout = x: a whole number is wanted"),
+        ("global {\n  read_timeout = x\n}", "2:18: read_timeout = x: expected a whole number"),
         ("global {\n  debug_level = 13\n}", "2:17: debug_level = 13 is out of range: 0..12"),
-        ("global {\n  debug_level = 1\n  DEBUG_LEVEL = 2\n}", "3:3: debug_level stands here a second time"),
-        ("global { debug_level =", "1:1: the text ends where the value of debug_level is wanted"),
-        ('Virtual web { "', "1:15: the quote that begins here does not end in this line"),
+        ("global {\n  debug_level = 1\n  DEBUG_LEVEL = 2\n}", "3:3: debug_level appears a second time"),
+        ("global { debug_level =", "1:1: unexpected end of the text; expected the value of debug_level"),
+        ('Virtual web { "', "1:15: unterminated quote: it must end on the same line"),
     ],
 )
 def test_an_error_is_shown_where_it_stands(text, why):
@@ -296,48 +297,51 @@ def test_an_error_is_shown_where_it_stands(text, why):
         ("listen = 1.2.3:80", "12: '1.2.3' is neither an IP address nor a host name"),
         ("listen = r1:www", "12: unknown port name 'www' in 'r1:www': give its number"),
         ("listen = r1:70000", "12: port 70000 in 'r1:70000' is out of range: ports are 1..65535"),
-        ("listen = r1:80 listen = r1:81", "18: listen stands here a second time"),
+        ("listen = r1:80 listen = r1:81", "18: listen appears a second time"),
         ("redirect = r1", "14: r1: missing port (example: r1:80)"),
-        ("redirect = a:b:c", "14: 'a:b:c': write an IPv6 address in brackets, as [::1]:80"),
-        ('scheduler = "a b"', "15: 'a b' cannot name a scheduler"),
-        ("maxclients = many", "16: maxclients = many: a whole number is wanted"),
-        ("maxclients = -1", "16: maxclients = -1: a whole number is wanted"),
+        ("redirect = a:b:c", "14: 'a:b:c': write an IPv6 address in brackets: [::1]:80"),
+        ('scheduler = "a b"', "15: 'a b' is not a valid scheduler name"),
+        ("maxclients = many", "16: maxclients = many: expected a whole number"),
+        ("maxclients = -1", "16: maxclients = -1: expected a whole number"),
         ("maxclients = 10000001", "16: maxclients = 10000001 is out of range: 0..10000000"),
-        ("startservers = 1 STARTSERVERS = 1", "20: startservers stands here a second time"),
-        ("server = r1:80", "12: server r1:80 stands here a second time"),
-        ("server = r1", "12: server r1:80 stands here a second time"),
+        ("startservers = 1 STARTSERVERS = 1", "20: startservers appears a second time"),
+        ("server = r1:80", "12: server r1:80 appears a second time"),
+        ("server = r1", "12: server r1:80 appears a second time"),
         ("server = r9:80 65536", "18: weight 65536 is out of range: 0..65535"),
-        ("server = r9:80 -1", "18: weight = -1: a whole number is wanted"),
-        ("server = r9:80 maxconn }", "26: maxconn = }: a whole number is wanted"),
-        ("server = r9:80 maxconn many", "26: maxconn = many: a whole number is wanted"),
-        ("server = r9:80 maxconn -1", "26: maxconn = -1: a whole number is wanted"),
+        ("server = r9:80 -1", "18: weight = -1: expected a whole number"),
+        ("server = r9:80 maxconn }", "26: maxconn = }: expected a whole number"),
+        ("server = r9:80 maxconn many", "26: maxconn = many: expected a whole number"),
+        ("server = r9:80 maxconn -1", "26: maxconn = -1: expected a whole number"),
         ("server = r9:80 maxconn 10000001", "26: maxconn 10000001 is out of range: 0..10000000"),
         ("server = r9:80 maxconn 1 5", f"28: '5': {NO_BLOCK}"),
         ('server = r9:80 "maxconn" 1', f"18: 'maxconn': {NO_BLOCK}"),
         ("server = r9:80 maxconn = 1", "18: unknown keyword 'maxconn'; there are: listen, "),
-        ("fallback = a/b", "14: 'a/b' cannot name a scheduler"),
-        ("cookie_secure = yes", "19: cookie_secure = yes: one of off, on is wanted"),
-        ("access_log_format = common", "23: access_log_format = common: one of combined, json is wanted"),
-        ("relay = sendfile", "11: relay = sendfile: one of auto, kernel, splice, copy is wanted"),
+        ("fallback = a/b", "14: 'a/b' is not a valid scheduler name"),
+        ("cookie_secure = yes", "19: cookie_secure = yes: expected one of off, on"),
+        ("access_log_format = common", "23: access_log_format = common: expected one of combined, json"),
+        ("relay = sendfile", "11: relay = sendfile: expected one of auto, kernel, splice, copy"),
         (
             "access_log = web.log",
-            "16: access_log = web.log: off, syslog, syslog:/a/socket or a file's whole path is wanted",
+            "16: access_log = web.log: expected off, syslog, syslog:/PATH, or the absolute path of a file",
         ),
-        ("server = r9:80 ²", "18: weight = ²: a whole number is wanted"),
+        ("server = r9:80 ²", "18: weight = ²: expected a whole number"),
         ("server = r9:80 1 2", f"20: '2': {NO_BLOCK}"),
         ('server = r9:80 "1"', f"18: '1': {NO_BLOCK}"),
         ("server = r9:80 heavy", f"18: 'heavy': {NO_BLOCK}"),
-        ("rule = a use server r1:80", "10: 'pattern' is wanted here, not 'a'"),
-        ("rule = pattern a server r1:80", "20: 'use' is wanted here, not 'server'"),
-        ("rule = pattern a use r1:80", "24: 'server' is wanted here, not 'r1:80'"),
+        ("rule = a use server r1:80", "10: expected 'pattern', not 'a'"),
+        ("rule = pattern a server r1:80", "20: expected 'use', not 'server'"),
+        ("rule = pattern a use r1:80", "24: expected 'server', not 'r1:80'"),
         ("rule = pattern ( use server r1:80", "18: pattern '(': missing ) '(' at position 0"),
-        ('rule = pattern "" use server r1:80', "18: an empty pattern matches nothing that can be told apart"),
-        (r"rule = pattern (a)\1 use server r1:80", r"18: pattern '(a)\1': \1 at position 3 is not in RE2's language"),
+        ('rule = pattern "" use server r1:80', "18: empty pattern; use .* for a default rule"),
+        (
+            r"rule = pattern (a)\1 use server r1:80",
+            r"18: pattern '(a)\1': \1 at position 3 is not supported: RE2 has no back-references",
+        ),
         ("rule = pattern a use server r9:80", "31: service web has no server r9:80"),
         ("rule = pattern a use server r1:80 server r9:80", "44: service web has no server r9:80"),
         ("rule = pattern a use server r1:80 server r1", "44: rule 'a' already uses server r1:80"),
-        ("rule = pattern a match x use server r1:80", "26: match = x: a whole number is wanted"),
-        ("rule = pattern a match -1 use server r1:80", "26: match = -1: a whole number is wanted"),
+        ("rule = pattern a match x use server r1:80", "26: match = x: expected a whole number"),
+        ("rule = pattern a match -1 use server r1:80", "26: match = -1: expected a whole number"),
         ("rule = pattern (a) match 11 use server r1:80", "18: match 11 is out of range: 0..10"),
         ("rule = pattern (a) match 2 use server r1:80", "18: match 2: pattern '(a)' has 1 groups"),
         (
@@ -359,7 +363,7 @@ def test_an_error_in_a_block_is_shown_where_it_stands(line, why):
 def test_a_service_on_a_unix_socket_completes_no_address():
     with pytest.raises(BadConfiguration) as refusal:
         parse("Virtual web { listen = unix:/run/web\n server = r1 }", "f")
-    assert str(refusal.value) == "f:2:11: r1: give a port, since service web listens on none"
+    assert str(refusal.value) == "f:2:11: r1: missing port, since service web has none (example: r1:80)"
 
 
 def check_any(text):

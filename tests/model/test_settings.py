@@ -63,7 +63,7 @@ def test_a_secret_that_is_not_taken_is_not_told(key):
     with pytest.raises(BadValue) as refusal:
         Settings().changed({"cookie_key": key})
     assert str(refusal.value) == (
-        'cookie_key: 8..128 printable characters, no white space and none of " { } # =, or nothing'
+        'cookie_key: expected 8 to 128 printable characters without white space and without " { } # =, or nothing'
     )
 
 
@@ -110,7 +110,7 @@ def test_several_changes_are_one_or_none():
 def test_a_number_is_made_of_at_most_nine_digits(text):
     with pytest.raises(BadValue) as refusal:
         whole_number("n", text)
-    assert str(refusal.value) == f"n = {text}: a whole number is wanted"
+    assert str(refusal.value) == f"n = {text}: expected a whole number"
 
 
 def test_a_number_is_read():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ktcpvs.model.service import OPTIONS
-from ktcpvs.protocols import messages
+from ktcpvs.protocols import http1
 from ktcpvs.protocols.forwarding import FIELDS, MODES, Forwarding
 
 CLIENTS_OWN = b"X-Forwarded-For: 6.6.6.6\r\nx-forwarded-for: 7.7.7.7\r\nVia: 1.0 fred\r\nForwarded: for=evil\r\n"
@@ -45,10 +45,10 @@ def test_what_is_said(name: str, client: str, host: bytes, line: bytes) -> None:
 @pytest.mark.parametrize("connection", [b"", b"Connection: keep-alive\r\n"])
 def test_the_client_s_own(mode: str, connection: bytes) -> None:
     data = b"GET / HTTP/1.1\r\nHost: h\r\n%b%bX: y\r\n\r\n" % (CLIENTS_OWN, connection)
-    found = messages.REQUEST.match(data)
+    found = http1.REQUEST.match(data)
     assert found is not None
     told = Forwarding({"x_forwarded_for": mode, "via": mode})
-    head = messages.Request(found).head(told.lines("192.0.2.1", b"h", True), told.replaced)
+    head = http1.Request(found).head(told.lines("192.0.2.1", b"h", True), told.replaced)
     ours = b"X-Forwarded-For: 192.0.2.1\r\nVia: 1.1 ktcpvs\r\n"
     assert (b"6.6.6.6" in head, b"7.7.7.7" in head, b"fred" in head) == (mode != "replace",) * 3
     assert (ours in head) == (mode != "off")

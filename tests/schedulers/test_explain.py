@@ -12,10 +12,10 @@ from ktcpvs.model.address import Inet
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import BoundRule, Request, ServiceView
 from ktcpvs.model.service import RealServer, Rule, VirtualService
+from ktcpvs.schedulers.binding import run_to_end
 from ktcpvs.schedulers.chttp import CHTTP
-from ktcpvs.schedulers.hhttp import HHTTP
-from ktcpvs.schedulers.http import HTTP
-from ktcpvs.schedulers.rules import RuleSet
+from ktcpvs.schedulers.http import HHTTP, HTTP
+from ktcpvs.schedulers.rules import RuleSet, compile_rules
 from ktcpvs.schedulers.wlc import WLC
 
 LATER = "default rule, tried last"
@@ -103,6 +103,10 @@ def bound_rules(*patterns: str) -> list[BoundRule]:
     return sorted(rules, key=lambda rule: rule.is_default)
 
 
+def rule_set(*patterns: str, previous: RuleSet | None = None) -> RuleSet:
+    return run_to_end(compile_rules(bound_rules(*patterns), previous))
+
+
 @pytest.mark.parametrize(
     ("before", "after", "same"),
     [
@@ -117,18 +121,18 @@ def bound_rules(*patterns: str) -> list[BoundRule]:
     ],
 )
 def test_the_same_patterns_are_not_compiled_again(before: tuple[str, ...], after: tuple[str, ...], same: bool) -> None:
-    first = RuleSet(bound_rules(*before))
-    second = RuleSet(bound_rules(*after), first)
-    assert (second._blocks == first._blocks) is same
-    alone = RuleSet(bound_rules(*after))
+    first = rule_set(*before)
+    second = rule_set(*after, previous=first)
+    assert (second.blocks == first.blocks) is same
+    alone = rule_set(*after)
     for path in (b"/a", b"/b", b"/a/b", b"/c"):
         assert second.first(path) == alone.first(path)
 
 
 def test_a_service_takes_its_automaton_along() -> None:
     first = HTTP().bind(view("/a", "/b"), None)
-    assert HTTP().bind(view("/a", "/b"), first)._rules._blocks == first._rules._blocks
-    assert HTTP().bind(view("/a", "/c"), first)._rules._blocks != first._rules._blocks
+    assert HTTP().bind(view("/a", "/b"), first).rule_set.blocks == first.rule_set.blocks
+    assert HTTP().bind(view("/a", "/c"), first).rule_set.blocks != first.rule_set.blocks
 
 
 @settings(deadline=None, max_examples=100)

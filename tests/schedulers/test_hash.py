@@ -10,8 +10,7 @@ from ktcpvs.model.address import Inet
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import Request, ServiceView
 from ktcpvs.model.service import RealServer, Rule, VirtualService
-from ktcpvs.schedulers.hhttp import HHTTP
-from ktcpvs.schedulers.http import HTTP
+from ktcpvs.schedulers.http import HHTTP, HTTP
 from ktcpvs.schedulers.rendezvous import Rendezvous
 from ktcpvs.schedulers.sh import SH
 from ktcpvs.schedulers.wlc import WLC

@@ -132,7 +132,7 @@ def test_a_handshake_that_does_not_end_is_not_waited_for_long(
     """Nor is one of which the system does not tell."""
     if not tells:
         monkeypatch.setattr(module, "handshakes", lambda _: None)
-    monkeypatch.setattr(module, "deafen", lambda *_: None)  # its packets are lost for ever
+    monkeypatch.setattr(module, "drop_handshakes", lambda *_: None)  # its packets are lost for ever
     client = stack.enter_context(follower.begins())
     follower.retire()
     assert follower.fired == []

@@ -16,7 +16,7 @@ from e2e.harness import Daemon
 from servers import LOOPBACK, SocketServer, chunks, free_port
 
 from ktcpvs.model.grants import FIRST_WINDOW
-from ktcpvs.relay.kernel import ALL
+from ktcpvs.relay.kernel import WHOLE_QUEUE
 
 BLOCK = random.Random(3).randbytes(1 << 20)
 
@@ -27,7 +27,7 @@ SMALL = 128 << 10
 """Bytes that the buffers of clients and servers hold."""
 
 
-HELD = {"copy": 1 << 20, "splice": 1 << 20, "kernel": FIRST_WINDOW + ALL}
+HELD = {"copy": 1 << 20, "splice": 1 << 20, "kernel": FIRST_WINDOW + WHOLE_QUEUE}
 """Bytes that each relay may hold for one direction besides what sockets hold: two reads; a pipe; a grant and a read."""
 
 

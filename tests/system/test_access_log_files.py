@@ -17,7 +17,7 @@ import pytest
 from twisted.logger import Logger, formatEvent
 
 from ktcpvs.errors import BadValue
-from ktcpvs.system.access_log_files import BATCH, LIMIT, LINE_MAX, AccessLog, AccessLogs
+from ktcpvs.system.access_log_files import BATCH_BYTES, MAX_PENDING_BYTES, MAX_SYSLOG_BYTES, AccessLog, AccessLogs
 from ktcpvs.system.log import EventLog
 
 MINUTE = 60
@@ -35,7 +35,7 @@ def wait_for(condition: Callable[[], Any]) -> None:
 class Logs(AccessLogs):
     """said: what the event log was told; all of it in this thread."""
 
-    def __init__(self, limit: int = LIMIT) -> None:
+    def __init__(self, limit: int = MAX_PENDING_BYTES) -> None:
         self.said: list[str] = []
         self._mine = threading.get_ident()
         super().__init__(EventLog(logger=Logger(namespace="test", observer=self._hear)), limit)
@@ -150,7 +150,7 @@ def test_few_lines_wait_for_the_tick_and_many_do_not(tmp_path: Path, logs: Logs)
     few, many = tmp_path / "few.log", tmp_path / "many.log"
     log, other = logs.open(str(few)), logs.open(str(many))
     write(log, lines(0, 3))
-    write(other, lines(0, BATCH // 100 + 1))
+    write(other, lines(0, BATCH_BYTES // 100 + 1))
     wait_for(lambda: many.exists() and numbers(many.read_bytes()))
     assert not few.exists()
     logs.tick()
@@ -200,7 +200,7 @@ def test_a_file_that_cannot_be_opened_is_tried_again(tmp_path: Path, logs: Logs)
     log = logs.open(str(path))
     write(log, lines(0, 10))
     logs.tick_until(lambda: logs.said)
-    why = f"the access log {path} cannot be written: No such file or directory"
+    why = f"cannot write to access log {path}: No such file or directory"
     assert logs.said == [why]
     for _ in range(MINUTE - 1):
         logs.tick()
@@ -219,21 +219,21 @@ def test_a_full_disk(small: Logs) -> None:
     log = small.open("/dev/full")
     write(log, lines(0, 900))
     small.tick_until(lambda: small.said)
-    assert small.said == ["the access log /dev/full cannot be written: No space left on device"]
+    assert small.said == ["cannot write to access log /dev/full: No space left on device"]
     write(log, lines(0, 600))
     assert (log.waiting, log.lost) == (100_000, 500)
     small.tick()
-    assert small.said[1:] == ["the access log /dev/full has lost 500 lines"]
+    assert small.said[1:] == ["access log /dev/full dropped 500 lines"]
     write(log, lines(0, 7))
     for _ in range(MINUTE):
         small.tick()
     assert sorted(small.said[2:]) == [
-        "the access log /dev/full cannot be written: No space left on device",
-        "the access log /dev/full has lost 7 lines",
+        "access log /dev/full dropped 7 lines",
+        "cannot write to access log /dev/full: No space left on device",
     ]
     small.close()
     assert log.waiting == 0
-    assert small.said[-1] == "the access log /dev/full has lost 1000 lines"
+    assert small.said[-1] == "access log /dev/full dropped 1000 lines"
 
 
 def test_a_log_in_trouble_does_not_hold_up_the_others(tmp_path: Path, logs: Logs) -> None:
@@ -254,7 +254,7 @@ def test_lines_of_a_log_that_is_given_back_in_trouble_are_counted(logs: Logs) ->
     log.release()
     log.write(b"too late\n")
     logs.tick_until(lambda: logs.said)
-    assert logs.said[-1] == "the access log /dev/full has lost 6 lines"
+    assert logs.said[-1] == "access log /dev/full dropped 6 lines"
     assert descriptors("/dev/full") == 0
 
 
@@ -269,7 +269,7 @@ def test_a_fifo_that_nobody_reads(tmp_path: Path, small: Logs) -> None:
         write(log, lines(0, 50_000))
         small.tick()
         assert 0 < log.waiting <= 100_000
-        assert small.said == [f"the access log {path} has lost {log.lost} lines"]
+        assert small.said == [f"access log {path} dropped {log.lost} lines"]
         data = b""
         accepted = (50_000 - log.lost) * 100
         while len(data) < accepted:
@@ -319,7 +319,7 @@ def test_syslog(tmp_path: Path, logs: Logs) -> None:
         write(log, [b"one\n", b"y" * 10_000 + b"\n", b"three\n"])
         logs.tick()
         head = b"<134>ktcpvs[%d]: " % os.getpid()
-        long = (head + b"y" * 10_000)[:LINE_MAX]
+        long = (head + b"y" * 10_000)[:MAX_SYSLOG_BYTES]
         assert [daemon.recv(1 << 20) for _ in range(3)] == [head + b"one", long, head + b"three"]
         logs.reopen()
         write(log, lines(0, 5000))
@@ -337,7 +337,7 @@ def test_a_syslogd_that_goes_away_and_comes_back(tmp_path: Path, small: Logs) ->
         assert daemon.recv(1000).endswith(b": one")
     log.write(b"two\n")
     small.tick_until(lambda: small.said)
-    assert small.said[0].startswith(f"the access log syslog:{tmp_path / 'log'} cannot be written: ")
+    assert small.said[0].startswith(f"cannot write to access log syslog:{tmp_path / 'log'}: ")
     write(log, lines(0, 2000))
     assert log.waiting <= 100_000
     assert log.lost > 1000
@@ -359,7 +359,7 @@ def test_a_syslogd_that_reads_nothing(tmp_path: Path, small: Logs) -> None:
         small.close()
     assert log.waiting == 0
     assert log.lost > 9000 - 1000
-    assert all("has lost" in said for said in small.said)
+    assert all("dropped" in said for said in small.said)
 
 
 # What an edit is told.
@@ -371,7 +371,7 @@ def test_a_syslogd_that_reads_nothing(tmp_path: Path, small: Logs) -> None:
         ("{}", "Is a directory"),
         ("{}/none/a.log", "No such file or directory"),
         ("{}/file/a.log", "Not a directory"),
-        ("{}/fifo", "nobody reads this FIFO"),
+        ("{}/fifo", "no process reads this FIFO"),
         ("syslog:{}/none", "no syslogd at {}/none: No such file or directory"),
         ("syslog:{}/file", "no syslogd at {}/file: Connection refused"),
         ("syslog:{}/" + "x" * 100, "AF_UNIX path too long"),
@@ -405,7 +405,7 @@ def test_close_gives_up_what_nobody_takes(tmp_path: Path, logs: Logs) -> None:
         assert threads() == 0
         written = len(read_pipe(reader))
         assert log.lost == 3000 - written // 100
-        assert logs.said == [f"the access log {tmp_path / 'fifo'} has lost {log.lost} lines"]
+        assert logs.said == [f"access log {tmp_path / 'fifo'} dropped {log.lost} lines"]
         assert descriptors(tmp_path / "fifo") == 1  # the reader's
 
 

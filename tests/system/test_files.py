@@ -132,11 +132,11 @@ def test_a_private_folder(tmp_path: Path) -> None:
     private_folder(str(folder))
     for mode in (0o777, 0o720, 0o702):
         folder.chmod(mode)
-        with pytest.raises(CannotListen, match=f"{folder} can be written to by other users, who could take our place"):
+        with pytest.raises(CannotListen, match=f"{folder} is writable by other users: others could replace"):
             private_folder(str(folder))
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(CannotListen, match="cannot make the folder"):
+    with pytest.raises(CannotListen, match="cannot create the folder"):
         private_folder(str(file / "run"))
 
 
@@ -173,7 +173,7 @@ def test_a_socket_of_our_own_is_trusted(tmp_path: Path) -> None:
         tmp_path.chmod(0o1777)
         assert untrusted_socket(str(place)) is None
         place.parent.chmod(0o777)
-        assert untrusted_socket(str(place)) == f"{place.parent} can be written to by other users"
+        assert untrusted_socket(str(place)) == f"{place.parent} is writable by other users"
 
 
 @as_root

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.logger import Logger, formatEvent
 
-from ktcpvs.system.log import CONNECTION, DAEMON, FAILURES_EVERY, FAILURES_KNOWN, EventLog
+from ktcpvs.system.log import CONNECTION, DAEMON, FAILURE_INTERVAL, MAX_KNOWN_FAILURES, EventLog
 
 
 def log(level: int, clock: Clock) -> tuple[EventLog, list[str]]:
@@ -35,7 +35,7 @@ def test_the_same_failure_is_written_once_a_minute_and_counted() -> None:
     for _ in range(5):
         fail(events, "no")
     assert said == ["scheduler of service web failed"]
-    clock.advance(FAILURES_EVERY)
+    clock.advance(FAILURE_INTERVAL)
     fail(events, "no")
     assert said[1:] == ["scheduler of service web failed (4 times more since the last such line)"]
 
@@ -50,8 +50,8 @@ def test_other_failures_are_other_lines() -> None:
 
 def test_what_is_remembered_is_bounded() -> None:
     events, said = log(0, Clock())
-    for number in range(FAILURES_KNOWN):
+    for number in range(MAX_KNOWN_FAILURES):
         fail(events, str(number))
     fail(events, "one more")  # all are forgotten
     fail(events, "0")
-    assert len(said) == FAILURES_KNOWN + 2
+    assert len(said) == MAX_KNOWN_FAILURES + 2

@@ -1,4 +1,4 @@
-"""Names asked of a real name server: kinds of addresses, aliases, how long it holds, and whatever goes wrong."""
+"""Names asked of a real name server: kinds of addresses, aliases, how long it ttl, and whatever goes wrong."""
 
 from __future__ import annotations
 
@@ -73,11 +73,11 @@ ONE, OTHER = ("127.0.0.2",), ("::2",)
     ("host", "ipv6", "found"),
     [
         ("fails6.test", IPV4_FIRST, Found(ONE, 99)),
-        ("fails6.test", IPV6_FIRST, Found(ONE, lookup.UNSAID, f"its IPv6 {FAILED}", 6)),
-        ("fails6.test", BOTH, Found(ONE, lookup.UNSAID, f"its IPv6 {FAILED}", 6, True)),
-        ("fails4.test", IPV4_FIRST, Found(OTHER, lookup.UNSAID, f"its IPv4 {FAILED}", 4)),
+        ("fails6.test", IPV6_FIRST, Found(ONE, lookup.DEFAULT_TTL, f"its IPv6 {FAILED}", 6)),
+        ("fails6.test", BOTH, Found(ONE, lookup.DEFAULT_TTL, f"its IPv6 {FAILED}", 6, True)),
+        ("fails4.test", IPV4_FIRST, Found(OTHER, lookup.DEFAULT_TTL, f"its IPv4 {FAILED}", 4)),
         ("fails4.test", IPV6_FIRST, Found(OTHER, 99)),
-        ("fails4.test", BOTH, Found(OTHER, lookup.UNSAID, f"its IPv4 {FAILED}", 4, True)),
+        ("fails4.test", BOTH, Found(OTHER, lookup.DEFAULT_TTL, f"its IPv4 {FAILED}", 4, True)),
         ("denied6.test", IPV6_FIRST, Found(ONE, 99)),
         ("denied6.test", BOTH, Found(ONE, 99)),
         ("denied4.test", IPV4_FIRST, Found(OTHER, 99)),
@@ -119,7 +119,7 @@ def test_a_dot_at_the_end_skips_the_search_list(
 @pytest.mark.parametrize(
     ("host", "why"),
     [
-        ("nobody.test", "there is no such name"),
+        ("nobody.test", "the name does not exist"),
         ("empty.test", "it has no address"),
         ("useless.test", "it has no address"),
         ("round.test", "it has no address"),
@@ -133,13 +133,13 @@ def test_not_found(server: NameServer, host: str, why: str) -> None:
 
 
 def test_where_no_name_server_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lookup, "PATIENCE_IN_ALL", 0.5)
+    monkeypatch.setattr(lookup, "TOTAL_TIMEOUT", 0.5)
     with pytest.raises(NotFound, match="no name server has answered"):
         look_up("four.test", IPV4_FIRST, [(LOOPBACK, free_port())])
 
 
 def test_a_name_server_that_is_silent_is_not_the_only_one(server: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lookup, "PATIENCE", 0.3)
+    monkeypatch.setattr(lookup, "SERVER_TIMEOUT", 0.3)
     silent = NameServer()
     silent.is_silent = True
     found = look_up("four.test", IPV4_FIRST, [(LOOPBACK, silent.port), (LOOPBACK, server.port)])
@@ -155,7 +155,7 @@ def test_what_stands_in_the_file_of_hosts_is_asked_of_nobody(
     hosts.write_text("127.0.0.5 four.test\n::5 four.test\n127.0.0.6 more four.test # and so on\n")
     monkeypatch.setattr(lookup, "HOSTS", str(hosts))
     before = server.count("four.test")
-    assert asked(server, "four.test") == Found(("127.0.0.5", "127.0.0.6"), lookup.UNSAID)
+    assert asked(server, "four.test") == Found(("127.0.0.5", "127.0.0.6"), lookup.DEFAULT_TTL)
     assert asked(server, "four.test", IPV6_FIRST).addresses == ("::5",)
     assert server.count("four.test") == before
 
@@ -163,6 +163,6 @@ def test_what_stands_in_the_file_of_hosts_is_asked_of_nobody(
 def test_the_system_is_asked_last(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The resolver of this machine may know no name server at all; its own name it knows."""
     monkeypatch.setattr(lookup, "HOSTS", str(tmp_path / "none"))
-    monkeypatch.setattr(lookup, "PATIENCE_IN_ALL", 0.5)
+    monkeypatch.setattr(lookup, "TOTAL_TIMEOUT", 0.5)
     found = look_up("localhost", BOTH)
     assert set(found.addresses) <= {"127.0.0.1", "::1"}

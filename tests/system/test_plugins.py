@@ -72,4 +72,4 @@ def test_a_plugin_that_breaks_the_contract_is_named(folder: Path) -> None:
 def test_a_name_that_is_taken_stays_with_the_first(folder: Path) -> None:
     (folder / "somebodys_wlc.py").write_text(GOOD.format(name="wlc", unit="CONNECTION"))
     found = find_schedulers()
-    assert "a second scheduler named wlc" in str(found.broken)
+    assert "a second scheduler has the name wlc" in str(found.broken)

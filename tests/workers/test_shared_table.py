@@ -6,12 +6,12 @@ import os
 import subprocess
 import sys
 
-from ktcpvs.system.shared import ROWS_MAX, SharedTable
+from ktcpvs.system.shared import MAX_ROWS, SharedTable
 
 
 def test_it_begins_with_zeros_and_each_row_is_its_own() -> None:
     table = SharedTable(3)
-    assert table.row(0).tolist() == table.row(ROWS_MAX - 1).tolist() == [0, 0, 0]
+    assert table.row(0).tolist() == table.row(MAX_ROWS - 1).tolist() == [0, 0, 0]
     table.row(1)[0] = 5
     table.row(1)[2] = -1
     assert [table.row(number).tolist() for number in range(3)] == [[0, 0, 0], [5, 0, -1], [0, 0, 0]]

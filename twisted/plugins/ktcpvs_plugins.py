@@ -1,4 +1,4 @@
-"""What ktcpvs offers to twistd: the command, the uvloop reactor, and its schedulers."""
+"""The plugins of ktcpvs: the twistd command, the uvloop reactor, and the built-in schedulers."""
 
 from twisted.application.reactors import Reactor
 from twisted.application.service import ServiceMaker
@@ -6,11 +6,9 @@ from twisted.plugin import IPlugin
 from zope.interface import alsoProvides
 
 from ktcpvs.schedulers.chttp import CHTTP
-from ktcpvs.schedulers.hhttp import HHTTP
-from ktcpvs.schedulers.http import HTTP
+from ktcpvs.schedulers.http import HHTTP, HTTP, PHTTP
 from ktcpvs.schedulers.lc import LC
 from ktcpvs.schedulers.p2c import P2C
-from ktcpvs.schedulers.phttp import PHTTP
 from ktcpvs.schedulers.rr import RR
 from ktcpvs.schedulers.sh import SH
 from ktcpvs.schedulers.wlc import WLC
@@ -21,9 +19,9 @@ ktcpvs = ServiceMaker(
 )
 uvloop = Reactor("uvloop", "ktcpvs.reactor", "asyncio on uvloop, the fastest for ktcpvs.")
 
-# The schedulers themselves know nothing of Twisted; here they become plugins.
+# The schedulers do not import Twisted; here they become plugins.
 wlc, lc, rr, wrr, p2c, sh = WLC(), LC(), RR(), WRR(), P2C(), SH()
 http, hhttp, phttp, chttp = HTTP(), HHTTP(), PHTTP(), CHTTP()
 for scheduler in (wlc, lc, rr, wrr, p2c, sh, http, hhttp, phttp, chttp):
     alsoProvides(scheduler, IPlugin)
-del scheduler  # else twisted.plugin would find the last one twice
+del scheduler  # or twisted.plugin would find the last one twice

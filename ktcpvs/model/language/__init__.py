@@ -1,1 +1,1 @@
-"""The configuration language of KTCPVS: read by `parser`, written by `writer`; docs/configuration.md describes it."""
+"""The configuration language of KTCPVS: `parser` reads it, `writer` writes it, docs/configuration.md describes it."""

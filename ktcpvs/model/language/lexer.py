@@ -1,8 +1,8 @@
-"""Text -> tokens with their places. White space separates; `"..."` is one token; `#` begins a comment.
+"""Splits a text into tokens. White space separates them; `"..."` is one token; `#` begins a comment.
 
-Inside quotes a backslash stands for itself, so that patterns are written as they are; only before a quote it
-matters: n pairs of backslashes before a quote are n backslashes and the end of the token, and one more backslash makes
-the quote part of the token. So `\\"` is a quote, as in KTCPVS, and every text can be written.
+Inside quotes a backslash is an ordinary character, so that patterns need no escapes, except before a quote: n pairs of
+backslashes before a quote are n backslashes and the end of the token, and one more backslash makes the quote a part of
+the token. So `\\"` is a quote, as in KTCPVS, and every text can be written.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ _PLAIN = re.compile(r'[^\s"#={}\\][^\s"]*')
 
 @frozen
 class Place:
-    """Where something stands: a file's name as the user gave it, line and column from 1."""
+    """A position: the file's name as the user gave it, line and column from 1."""
 
     source: str
     line: int
     column: int
 
     def error(self, why: str) -> BadConfiguration:
-        """A refusal that names this place."""
+        """Return a refusal that names this place."""
         return BadConfiguration(f"{self.source}:{self.line}:{self.column}: {why}")
 
 
 @frozen
 class Token:
-    """text: without quotes. quoted: then it is never a keyword or a sign."""
+    """A token. text: without quotes. quoted: then it is never a keyword or a sign."""
 
     text: str
     place: Place
     quoted: bool = False
 
     def is_word(self, *words: str) -> bool:
-        """True when this is one of `words`, in any case, and not quoted."""
+        """Whether this is one of `words`, in any case, and not quoted."""
         return not self.quoted and self.text.lower() in words
 
 
 def tokens(text: str, source: str) -> list[Token]:
-    """All tokens of `text`. Raises BadConfiguration."""
+    """Return all tokens of `text`. Raises BadConfiguration."""
     found: list[Token] = []
     for number, line in enumerate(text.split("\n"), 1):
         _line(line.removesuffix("\r"), Place(source, number, 1), found)
@@ -65,40 +65,40 @@ def _line(line: str, start: Place, found: list[Token]) -> None:
         if line[position] == '"':
             end = _closing_quote(line, position + 1)
             if end < 0:
-                raise place.error("the quote that begins here does not end in this line")
+                raise place.error("unterminated quote: it must end on the same line")
             text, position = unquoted(line[position + 1 : end]), end + 1
             if position < len(line) and not line[position].isspace():
                 raise Place(start.source, start.line, position + 1).error(
-                    f"white space is wanted after a quoted word, not '{shorten(line[position:], 20)}'"
+                    f"expected white space after a quoted word, not '{shorten(line[position:], 20)}'"
                 )
             found.append(Token(text, place, quoted=True))
         else:
             bare = _BARE.match(line, position)
-            assert bare is not None  # a character that is no white space stands here
+            assert bare is not None  # the next character is no white space
             found.append(Token(bare[0], place))
             position = bare.end()
 
 
 def _closing_quote(line: str, start: int) -> int:
-    """Where the token that began before `start` ends: a quote after an even number of backslashes; -1: nowhere."""
+    """Return where the token that began before `start` ends: at a quote after an even number of backslashes, or -1."""
     ends = (found.end() - 1 for found in _BEFORE_QUOTE.finditer(line, start) if len(found[1]) % 2 == 0)
     return next(ends, -1)
 
 
 def unquoted(inside: str) -> str:
-    """What stands between two quotes, as text: backslashes before a quote undone, and before the end."""
+    """Return the text of a quoted token: undo the doubling of backslashes before a quote and before the end."""
     text = _BEFORE_QUOTE.sub(lambda m: "\\" * (len(m[1]) // 2) + '"', inside)
     bare = text.rstrip("\\")
     return bare + "\\" * ((len(text) - len(bare)) // 2)
 
 
 def quoted(text: str) -> str:
-    """`text` as one token in quotes. It has no line end."""
+    """Return `text`, which has no line end, as one token in quotes."""
     bare = text.rstrip("\\")
     inside = _BEFORE_QUOTE.sub(lambda m: m[1] * 2 + '\\"', bare)
     return f'"{inside}{text[len(bare) :] * 2}"'
 
 
 def word(text: str) -> str:
-    """`text` as one token, in quotes only where it needs them."""
+    """Return `text` as one token, in quotes only if it needs them."""
     return text if _PLAIN.fullmatch(text) else quoted(text)

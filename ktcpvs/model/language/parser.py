@@ -1,6 +1,6 @@
-"""Configuration text -> an edit that puts it in the table's place.
+"""Parses a configuration text into an edit that replaces the table.
 
-The whole text is read and checked before anything comes of it. Every error says file:line:column.
+The whole text is read and checked before it has any effect. Every error begins with file:line:column.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _HEADING = re.compile(r"\s*TCP Virtual Server version \d\S*[^\S\n]*(?:\n|\Z)")
 def parse(
     text: str, source: str = "<text>", port_named: PortNamed = no_port_names, *, allow_empty: bool = True
 ) -> Load:
-    """Read a configuration. `source` names it in errors. Raises BadConfiguration.
+    """Parse a configuration. Raises BadConfiguration.
 
-    The heading that `tcpvsadm --list` prints first may stand first, and a byte order mark before it. A line ends with
-    LF, CR LF or CR. allow_empty: False refuses a text in which there is nothing but comments.
+    The text may begin with a byte order mark and with the heading of `tcpvsadm --list`. A line ends with LF, CR LF or
+    CR. source: the name of the text in errors. allow_empty: False refuses a text with nothing but comments.
     """
     text = "\n".join(split_lines(text.removeprefix("\ufeff")))
     if heading := _HEADING.match(text):
@@ -50,19 +50,19 @@ def parse(
         if token.is_word("virtual"):
             name = reader.next("the service's name")
             if name.text in services:
-                raise name.place.error(f"service {shorten(name.text)} stands here a second time")
+                raise name.place.error(f"service {shorten(name.text)} appears a second time")
             services[name.text] = _service(reader, name, port_named)
         elif token.is_word("global"):
             if settings is not None:
                 raise token.place.error("a second global block")
             settings = _settings(reader)
         else:
-            raise token.place.error(f"'{shorten(token.text)}': 'Virtual' or 'global' is wanted here")
+            raise token.place.error(f"'{shorten(token.text)}': expected 'Virtual' or 'global'")
     return Load(services, settings or Settings())
 
 
 class _Reader:
-    """The tokens, one after another."""
+    """Reads one token after another."""
 
     def __init__(self, found: list[Token], end: Place) -> None:
         self._tokens = found
@@ -77,21 +77,21 @@ class _Reader:
         self._position += 1
         return token
 
-    def next(self, wanted: str) -> Token:
+    def next(self, expected: str) -> Token:
         token = self.next_or_none()
         if token is None:
-            raise self._end.error(f"the text ends where {wanted} is wanted")
+            raise self._end.error(f"unexpected end of the text; expected {expected}")
         return token
 
     def is_keyword(self) -> bool:
-        """True when a keyword with its `=` comes next, or a test."""
+        """Whether a keyword with its `=` comes next, or a test."""
         after = self._tokens[self._position + 1 : self._position + 2]
         return bool(after) and (
             after[0].is_word("=") or (after[0].quoted and self._tokens[self._position].is_word(TEST))
         )
 
     def phrase(self, first: Token) -> str:
-        """`first` and the tokens behind it, as text, up to the next keyword or the block's end."""
+        """Return `first` and the tokens after it as text, up to the next keyword or the end of the block."""
         found = [first]
         while (token := self.peek()) is not None and not token.is_word("}") and not self.is_keyword():
             found.append(self.next("a word"))
@@ -100,11 +100,11 @@ class _Reader:
     def sign(self, sign: str) -> None:
         token = self.next(f"'{sign}'")
         if token.quoted or token.text != sign:
-            raise token.place.error(f"'{sign}' is wanted here, not '{shorten(token.text)}'")
+            raise token.place.error(f"expected '{sign}', not '{shorten(token.text)}'")
 
     def block(self, bare: str = "") -> Iterator[Token]:
-        """The keywords of a `{ ... }` block, each followed by its `=`; `bare`: a word that is followed by a quoted one
-        and by no `=`."""
+        """Yield the keywords of a `{ ... }` block, after their `=`. bare: a keyword that is followed by a quoted word
+        instead of `=`."""
         self.sign("{")
         while True:
             keyword = self.next("'}'")
@@ -121,14 +121,14 @@ class _Reader:
                 if "=" in keyword.text and keyword.text != "=":
                     raise keyword.place.error(f"'{shorten(keyword.text)}': put white space around '='")
                 shown = repr(shorten(keyword.text))
-                raise keyword.place.error(f"{shown}: a keyword followed by '=' is wanted here, or '}}'")
+                raise keyword.place.error(f"{shown}: expected a keyword followed by '=', or '}}'")
             self.sign("=")
             yield keyword
 
 
 @contextmanager
 def _at(place: Place) -> Iterator[None]:
-    """Refusals from within get this place, unless they have one."""
+    """Add this place to refusals from within, unless they have one."""
     try:
         yield
     except BadConfiguration:
@@ -151,7 +151,7 @@ def _settings(reader: _Reader) -> Settings:
 
 def _once(seen: set[str], name: str, keyword: Token) -> None:
     if name in seen:
-        raise keyword.place.error(f"{name} stands here a second time")
+        raise keyword.place.error(f"{name} appears a second time")
     seen.add(name)
 
 
@@ -162,7 +162,7 @@ def _number(name: str, token: Token) -> int:
 
 @define
 class _Block:
-    """What stands in one Virtual block, with its places; put together when the block has ended."""
+    """The contents of one Virtual block with their places; `complete` makes a service of them."""
 
     service: VirtualService
     servers: list[tuple[Place, Address, Place, int, Place, int]] = Factory(list)
@@ -179,7 +179,7 @@ class _Block:
             with _at(place):
                 address = self.service.complete(written)
             if address in servers:
-                raise place.error(f"server {address} stands here a second time")
+                raise place.error(f"server {address} appears a second time")
             with _at(weight_place):
                 server = RealServer(address, weight)
             with _at(most_place):
@@ -203,7 +203,7 @@ class _Block:
                 yield make(service)
 
     def _merged_rules(self) -> Iterable[tuple[Token, int | None, list[tuple[Place, Address]]]]:
-        """Rules that repeat a pattern add their servers to its first rule."""
+        """Merge rules with the same pattern into the first of them."""
         merged: dict[str, tuple[Token, int | None, list[tuple[Place, Address]]]] = {}
         for pattern, match, users in self.rules:
             first = merged.setdefault(pattern.text, (pattern, match, []))
@@ -264,7 +264,7 @@ def _service(reader: _Reader, name: Token, port_named: PortNamed) -> VirtualServ
 
 
 def _networks(reader: _Reader) -> Iterator[tuple[Network, Place]]:
-    """One network or more, up to the next keyword or the end of the block."""
+    """Read one or more networks, up to the next keyword or the end of the block."""
     token = reader.next("a network")
     while True:
         with _at(token.place):
@@ -277,7 +277,7 @@ def _networks(reader: _Reader) -> Iterator[tuple[Network, Place]]:
 
 
 def _weight(reader: _Reader, address: Place) -> tuple[Place, int]:
-    """The number after a server's address; 1, in the address's place, where there is none."""
+    """Read the number after a server's address; without one, return 1 and the place of the address."""
     token = reader.peek()
     if token is None or token.quoted or not token.text.lstrip("-+").isdigit():
         return address, 1
@@ -286,7 +286,7 @@ def _weight(reader: _Reader, address: Place) -> tuple[Place, int]:
 
 
 def _maxconn(reader: _Reader, address: Place) -> tuple[Place, int]:
-    """The number after `maxconn`; 0, in the address's place, where there is none."""
+    """Read the number after `maxconn`; without one, return 0 and the place of the address."""
     token = reader.peek()
     if token is None or not token.is_word("maxconn") or reader.is_keyword():
         return address, 0
@@ -298,7 +298,7 @@ def _maxconn(reader: _Reader, address: Place) -> tuple[Place, int]:
 def _rule(
     reader: _Reader, address: Callable[[], tuple[Place, Address]]
 ) -> tuple[Token, int | None, list[tuple[Place, Address]]]:
-    """pattern P [match N] use server A [server B ...]"""
+    """Read: pattern P [match N] use server A [server B ...]"""
     _word(reader, "pattern")
     pattern = reader.next("the pattern")
     match = None
@@ -315,7 +315,7 @@ def _rule(
 
 
 def _test(reader: _Reader, port_named: PortNamed) -> tuple[Place, Callable[[VirtualService], Expectation]]:
-    """ "METHOD TARGET" ["NAME: VALUE" ...] [from ADDRESS] -> SERVER [SERVER ...] | redirect | nobody"""
+    """Read: "METHOD TARGET" ["NAME: VALUE" ...] [from ADDRESS] -> SERVER [SERVER ...] | redirect | nobody"""
     request = reader.next("METHOD TARGET")
     headers = []
     while (token := reader.peek()) is not None and token.quoted:
@@ -349,4 +349,4 @@ def _is_address(reader: _Reader, token: Token) -> bool:
 def _word(reader: _Reader, word: str) -> None:
     token = reader.next(f"'{word}'")
     if not token.is_word(word):
-        raise token.place.error(f"'{word}' is wanted here, not '{shorten(token.text)}'")
+        raise token.place.error(f"expected '{word}', not '{shorten(token.text)}'")

@@ -1,4 +1,4 @@
-"""A service's tests as lines of the configuration language."""
+"""Writes a service's tests as lines of the configuration language."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ktcpvs.model.language.lexer import quoted, word
 
 
 def write_test(test: Expectation) -> str:
-    """`test "GET /x" ... -> ...`, as the parser reads it."""
+    """Return `test "GET /x" ... -> ...`, which the parser reads."""
     words = ["test", quoted(test.request), *map(quoted, test.headers)]
     if test.client != CLIENT:
         words += ["from", test.client]

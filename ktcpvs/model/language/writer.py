@@ -1,7 +1,4 @@
-"""A described service -> its block in the configuration language.
-
-What is written here, `parser` reads back to the same service.
-"""
+"""Writes services and settings in the configuration language. `parser` reads the text back to the same values."""
 
 from __future__ import annotations
 
@@ -14,15 +11,15 @@ from ktcpvs.model.options import read_address
 from ktcpvs.model.service import OPTIONS
 from ktcpvs.model.settings import Settings
 
-IN_A_LINE = 8
-"""How many networks are written in one line."""
+NETWORKS_PER_LINE = 8
+"""How many networks are written on one line."""
 
 ShowAddress = Callable[[str], str]
-"""How an address is shown: itself, with names, or in numbers."""
+"""Address -> its text: as it is, with names, or numeric."""
 
 
 def write_service(described: dict[str, Any], show: ShowAddress = str) -> str:
-    """The `Virtual ID { ... }` block of a service as `model.describe` describes it."""
+    """Return the `Virtual ID { ... }` block of a service as plain data (model.describe)."""
     lines = [f"Virtual {word(described['ident'])} {{"]
     for option in OPTIONS.values():
         value = described.get(option.name)
@@ -47,18 +44,18 @@ def write_service(described: dict[str, Any], show: ShowAddress = str) -> str:
 
 
 def _parts(networks: list[str]) -> Iterable[list[str]]:
-    """As many as stand in a line, line by line."""
-    return (networks[start : start + IN_A_LINE] for start in range(0, len(networks), IN_A_LINE))
+    """Yield the networks of each line."""
+    return (networks[start : start + NETWORKS_PER_LINE] for start in range(0, len(networks), NETWORKS_PER_LINE))
 
 
 def write_settings(values: dict[str, int | str]) -> str:
-    """The `global { ... }` block of the settings that differ from their defaults; "" when none does."""
+    """Return the `global { ... }` block of the settings that differ from their defaults, or ""."""
     defaults = Settings().described()
     changed = [f"    {name} = {word(str(value))}" for name, value in values.items() if value != defaults[name]]
     return "\n".join(("global {", *changed, "}")) + "\n" if changed else ""
 
 
 def write(services: Iterable[dict[str, Any]], settings: dict[str, int | str]) -> str:
-    """A whole configuration."""
+    """Return a whole configuration."""
     blocks = [write_settings(settings), *(write_service(service) for service in services)]
     return "\n".join(block for block in blocks if block)

@@ -5,8 +5,7 @@ import random
 from twisted.plugin import IPlugin
 from zope.interface import implementer
 
-from ktcpvs.interfaces import CONNECTION, IScheduler, ISchedulerFactory
-from ktcpvs.model.scheduling import Choice
+from ktcpvs.interfaces import CONNECTION, Choice, IScheduler, ISchedulerFactory
 
 
 @implementer(IPlugin, ISchedulerFactory)

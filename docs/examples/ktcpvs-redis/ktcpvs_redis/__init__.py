@@ -1,4 +1,4 @@
-"""redis: Redis says which server serves a tenant. A scheduler that waits for an answer from elsewhere."""
+"""redis: Redis maps tenants to servers. An example of an asynchronous scheduler."""
 
 import os
 import random
@@ -7,17 +7,16 @@ from twisted.internet.defer import Deferred
 from twisted.plugin import IPlugin
 from zope.interface import implementer
 
-from ktcpvs.interfaces import EACH_REQUEST, IScheduler, ISchedulerFactory
-from ktcpvs.model.scheduling import Choice
+from ktcpvs.interfaces import EACH_REQUEST, Choice, IScheduler, ISchedulerFactory
 
 ADDRESS = os.environ.get("KTCPVS_REDIS", "127.0.0.1:6379")
 HEADER = b"x-tenant"
-TIMEOUT = 5  # seconds after which a Redis that does not answer is called anew
+TIMEOUT = 5  # seconds after which an unresponsive Redis is connected again
 
 
 @implementer(IPlugin, ISchedulerFactory)
 class Redis:
-    """Per request: the server that Redis names for the header X-Tenant; for others by weight."""
+    """Per request: the server that Redis has for the header X-Tenant; without one, by weight."""
 
     name = "redis"
     unit = EACH_REQUEST
@@ -27,8 +26,8 @@ class Redis:
 
     def bind(self, service, previous):
         if self._redis is None:
-            # Not at the top of the file: this import installs a reactor, and plugins may be looked at before the
-            # daemon has installed its own.
+            # Not at the top of the file: this import installs a reactor, and plugins may be loaded before the daemon
+            # has installed its own.
             from twisted.internet import endpoints, reactor
             from txredisapi import RedisFactory
 
@@ -58,10 +57,10 @@ class BoundRedis:
         return Choice(chosen, f"drawn by weight from {len(with_room)}")
 
     async def _look_up(self, tenant):
-        """The address that the tenant's key holds; None: there is no such key."""
+        """Return the address in the tenant's key, or None if there is no such key."""
         if not self._redis.size:
-            raise ConnectionError(f"no connection to Redis at {ADDRESS}")  # at once: the fallback serves
-        answer = Deferred()  # when choose_timeout ends this one, Redis still has TIMEOUT to answer, or is hung up on
+            raise ConnectionError(f"no connection to Redis at {ADDRESS}")  # without waiting: the fallback chooses
+        answer = Deferred()  # choose_timeout cancels this one; Redis still has TIMEOUT to reply
         key = b"ktcpvs:%b:%b" % (self._service.ident.encode(), tenant)
         self._redis.handler.get(key).chainDeferred(answer)
         return await answer

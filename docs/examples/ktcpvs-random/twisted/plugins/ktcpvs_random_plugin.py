@@ -1,4 +1,4 @@
-"""What makes the scheduler known: an instance, in a twisted/plugins folder."""
+"""Registers the scheduler: twisted.plugin finds this instance."""
 
 from ktcpvs_random import Random
 

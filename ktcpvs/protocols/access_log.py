@@ -1,0 +1,174 @@
+"""The formats of the access log: one line for each request that has ended.
+
+`combined` is the format that Apache and nginx call so and that log analysers read; `json` has everything. Whatever a
+client sends, its request becomes exactly one line of ASCII, and cannot forge another line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import lru_cache
+from json.encoder import encode_basestring_ascii as _quoted
+
+from attrs import define
+
+
+@define(eq=False)
+class Record:
+    """One request, or one connection if the scheduler decides per connection; filled in while it goes on.
+
+    service, scheduler: names. client: its host without the port, "" for a client on a unix socket. began: Unix time.
+    method, target: as they came; minor: of HTTP/1.x; all None if no request was read. lines: the request's header
+    lines as they came, each with CRLF. status: of the response; None if none was sent. server: its address; None if no
+    server was chosen. reason: the scheduler's. connect, first, total: seconds from `began` until the connection to the
+    server was established, until the first byte of the response, until the end; None if that never happened.
+    bytes_in, bytes_out: all bytes of the request and of the response, heads included. body_out: those of the response's
+    body. retries: failed or repeated attempts at a server. reused: on a kept server connection. ending: what ended it.
+    """
+
+    service: str
+    scheduler: str
+    client: str
+    began: float
+    method: bytes | None = None
+    target: bytes | None = None
+    minor: int | None = None
+    lines: bytes = b""
+    status: int | None = None
+    server: str | None = None
+    reason: str | None = None
+    connect: float | None = None
+    first: float | None = None
+    total: float = 0.0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    body_out: int = 0
+    retries: int = 0
+    reused: bool = False
+    ending: str = ""
+
+
+_PLAIN = bytes(code for code in range(0x20, 0x7F) if code not in b'"\\')
+"""The bytes that need no escape in the combined format."""
+
+_UNPLAIN = re.compile(rb"[^%b]" % re.escape(_PLAIN))
+_ESCAPES = {bytes((code,)): b"\\x%02X" % code for code in range(256)}
+
+_MONTHS = (b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec")
+"""Not from strftime, whose names depend on the locale."""
+
+
+def combined(record: Record) -> bytes:
+    """Format a record as a line in the combined format, its line end included.
+
+    The time is `began`, in UTC. A double quote, a backslash, and everything but printable ASCII are written as \\xHH. A
+    missing value is "-", but a missing status is 000: three digits, as nginx writes it and log readers expect.
+    """
+    lines = b"\n" + record.lines
+    lower = lines.lower()
+    fields = (
+        record.client.encode() or b"-",
+        _clf_second(int(record.began)),
+        _request_line(record),
+        record.status or 0,
+        record.body_out,
+        _value(lines, lower, _REFERER) or b"-",
+        _value(lines, lower, _USER_AGENT) or b"-",
+    )
+    line = _COMBINED % fields
+    if line.translate(None, _PLAIN) != b'""""""\n':  # a value has such a byte
+        line = _COMBINED % tuple(_escaped(value) if isinstance(value, bytes) else value for value in fields)
+    return line
+
+
+_COMBINED = b'%b - - [%b] "%b" %03d %d "%b" "%b"\n'
+
+
+def as_json(record: Record) -> bytes:
+    """Format a record as a JSON object on one line, its line end included. All keys are always there, in this order.
+
+    Times are seconds with six decimals; `time` is `began` in ISO 8601, UTC, with milliseconds. Bytes from the client
+    become the characters U+0000 to U+00FF (ISO 8859-1): this loses nothing, and every JSON parser accepts it, whereas
+    some refuse lone surrogates (RFC 8259, section 8.2). A missing value is null.
+    """
+    lines = b"\n" + record.lines
+    lower = lines.lower()
+    milliseconds = int(record.began * 1000)
+    return (
+        f'{{"time": "{_iso_second(milliseconds // 1000)}.{milliseconds % 1000:03d}Z", '
+        f'"service": {_quoted(record.service)}, "scheduler": {_quoted(record.scheduler)}, '
+        f'"client": {_quoted(record.client) if record.client else "null"}, '
+        f'"method": {_bytes(record.method)}, "target": {_bytes(record.target)}, "protocol": {_PROTOCOL[record.minor]}, '
+        f'"host": {_bytes(_value(lines, lower, _HOST))}, "referer": {_bytes(_value(lines, lower, _REFERER))}, '
+        f'"user_agent": {_bytes(_value(lines, lower, _USER_AGENT))}, '
+        f'"status": {record.status or "null"}, "server": {_text(record.server)}, "reason": {_text(record.reason)}, '
+        f'"connect": {_seconds(record.connect)}, "first": {_seconds(record.first)}, "total": {record.total:.6f}, '
+        f'"bytes_in": {record.bytes_in}, "bytes_out": {record.bytes_out}, "body_out": {record.body_out}, '
+        f'"retries": {record.retries}, "reused": {"true" if record.reused else "false"}, '
+        f'"ending": {_quoted(record.ending)}}}\n'
+    ).encode("ascii")
+
+
+_PROTOCOL = {None: "null", 0: '"HTTP/1.0"', 1: '"HTTP/1.1"'}
+
+FORMATS: dict[str, Callable[[Record], bytes]] = {"combined": combined, "json": as_json}
+"""The values of the option `access_log_format`."""
+
+
+def _request_line(record: Record) -> bytes:
+    if record.method is None or record.target is None:
+        return b"-"
+    if record.minor is None:
+        return b"%b %b" % (record.method, record.target)
+    return b"%b %b HTTP/1.%d" % (record.method, record.target, record.minor)
+
+
+_HOST, _REFERER, _USER_AGENT = b"\nhost:", b"\nreferer:", b"\nuser-agent:"
+
+
+def _value(lines: bytes, lower: bytes, begin: bytes) -> bytes | None:
+    """Return the value of the first header line of that name, or None.
+
+    lines: with a line end before the first of them. lower: the same in lower case. begin: line end, name, colon.
+    """
+    at = lower.find(begin)
+    if at < 0:
+        return None
+    at += len(begin)
+    end = lower.find(b"\n", at)
+    return lines[at : end if end >= 0 else len(lines)].strip(b" \t\r")
+
+
+def _escaped(value: bytes) -> bytes:
+    return _UNPLAIN.sub(lambda found: _ESCAPES[found[0]], value)
+
+
+def _bytes(value: bytes | None) -> str:
+    return "null" if value is None else _quoted(value.decode("latin-1"))
+
+
+def _text(value: str | None) -> str:
+    return "null" if value is None else _quoted(value)
+
+
+def _seconds(value: float | None) -> str:
+    return "null" if value is None else f"{value:.6f}"
+
+
+# Requests that end in the same second began in many different seconds, so several are cached.
+
+
+@lru_cache(maxsize=256)
+def _clf_second(second: int) -> bytes:
+    """As in 23/Nov/2026:03:31:34 +0000."""
+    at = datetime.fromtimestamp(second, UTC)
+    month = _MONTHS[at.month - 1]
+    return b"%02d/%b/%04d:%02d:%02d:%02d +0000" % (at.day, month, at.year, at.hour, at.minute, at.second)
+
+
+@lru_cache(maxsize=256)
+def _iso_second(second: int) -> str:
+    """As in 2026-11-23T03:31:34."""
+    return f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}"

@@ -1,0 +1,76 @@
+"""Messages that the switch does not accept, and the responses with which it refuses requests."""
+
+from __future__ import annotations
+
+
+class BadMessage(Exception):
+    """A message that the switch does not pass on; str() says why, in one line.
+
+    status: the HTTP status that the client gets.
+    """
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+class BadRequest(BadMessage):
+    """A client's request that the switch does not pass on."""
+
+
+class BadResponse(BadMessage):
+    """A server's response that the switch does not pass on: the client gets 502."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(502, why)
+
+
+class BadFrame(Exception):
+    """A body that is not framed as its head says; str() says how. It is a bad request or a bad response, as the case
+    may be."""
+
+
+NO_HTTP_1 = (400, 505)
+"""The statuses of a BadRequest whose bytes may be another protocol than HTTP/1."""
+
+REASON_PHRASES = {
+    400: "Bad Request",
+    408: "Request Timeout",
+    413: "Content Too Large",
+    414: "URI Too Long",
+    429: "Too Many Requests",
+    431: "Request Header Fields Too Large",
+    501: "Not Implemented",
+    502: "Bad Gateway",
+    503: "Service Unavailable",
+    504: "Gateway Timeout",
+    505: "HTTP Version Not Supported",
+}
+
+
+def error_response(
+    status: int,
+    why: str,
+    method: bytes | None = None,
+    *,
+    keep_alive: bool = False,
+    later: int = 0,
+    minor: bool = True,
+) -> bytes:
+    """A whole response that refuses a request.
+
+    method: of the request; None when it is unknown. keep_alive: another request may follow; else the response ends the
+    connection. later: seconds for Retry-After (RFC 9110, section 10.2.3); 0: no such field. minor: False for a client
+    that speaks HTTP/1.0, which must be told that the connection stays open.
+    """
+    body = f"{status} {REASON_PHRASES[status]}\nktcpvs: {why}\n".encode()
+    connection = "Connection: close\r\n" if not keep_alive else "" if minor else "Connection: keep-alive\r\n"
+    retry_after = f"Retry-After: {later}\r\n" if later else ""
+    head = (
+        f"HTTP/1.1 {status} {REASON_PHRASES[status]}\r\n"
+        "Content-Type: text/plain; charset=utf-8\r\n"
+        f"Content-Length: {len(body)}\r\n"
+        "Cache-Control: no-store\r\n"
+        f"{retry_after}{connection}\r\n"
+    ).encode("ascii")
+    return head if method == b"HEAD" else head + body
