@@ -1,4 +1,4 @@
-"""Every periodic job survives its own exceptions: each is made for real, over something that always raises."""
+"""Every periodic job goes on after an exception. Each test runs a real job whose work always raises."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from ktcpvs.workers.worker_processes import WorkerProcesses
 
 
 class Broken:
-    """Raises whenever it is called. calls: how often that was."""
+    """Raises whenever it is called. calls: how often it was called."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -57,7 +57,7 @@ class BrokenReactor(MemoryReactorClock):
 
 
 class World:
-    """What jobs are made of. lines: the log."""
+    """The objects that jobs need. lines: of the log."""
 
     def __init__(self, stack: ExitStack) -> None:
         self.stack = stack
@@ -71,7 +71,7 @@ class World:
         return Context(reactor, self.log, Descriptors(100))
 
     def breaks(self) -> None:
-        """Nothing can be opened any more."""
+        """Make opening and watching descriptors fail."""
         self.reactor = BrokenReactor(self.broken)
         self.context = self.made_context(self.reactor)
 
@@ -85,7 +85,7 @@ def access_logs(world: World) -> None:
 
 
 def idle_connections(world: World) -> None:
-    """Each look closes the connections that are too old."""
+    """The job closes connections that are too old."""
 
     class Connection(ServerConnection):
         close = world.broken
@@ -188,18 +188,18 @@ def world() -> Iterator[World]:
 
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.__name__)
-def test_a_job_that_raises_is_repeated(world: World, job: Callable[[World], None]) -> None:
+def test_a_job_that_raises_runs_again(world: World, job: Callable[[World], None]) -> None:
     job(world)
     calls = []
     for _ in range(4):
         for _ in range(200):
             world.reactor.advance(1)
         calls.append(world.broken.calls)
-    if job in (idle_connections, a_worker_that_drains):  # these come to their end
+    if job in (idle_connections, a_worker_that_drains):  # these end
         assert calls[-1] >= 3
     else:
         assert 0 < calls[0] < calls[1] < calls[2] < calls[3]
-    if job is not checks:  # there it is the server that is not well
+    if job is not checks:  # an exception of a check means that the server is down, and is not logged
         assert world.lines
     if job is a_worker_that_drains:
         assert world.reactor.hasStopped

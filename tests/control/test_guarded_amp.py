@@ -12,7 +12,7 @@ from ktcpvs.control.guarded_amp import MAX_RUNNING_COMMANDS
 from ktcpvs.control.server import MAX_UPLOAD_BYTES
 from ktcpvs.errors import BadValue, NoConfiguration, Refusal
 from ktcpvs.model.edits import Edit
-from tests.fuzz.door import FULL, HELD_MOST, Daemon, Failures
+from tests.fuzz.guarded_amp import FULL, HELD_MOST, Daemon, Failures
 
 
 class Peer:

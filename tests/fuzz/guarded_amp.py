@@ -1,4 +1,4 @@
-"""Fuzz targets for the control connection: a peer may say anything, and the switch goes on.
+"""Fuzz targets for the control connection: a peer may send anything, and the switch goes on.
 
 The whole daemon behind it is real, but for services that start: those would open whatever the fuzzer names.
 """
@@ -29,14 +29,14 @@ from ktcpvs.system.log import EventLog
 from tests.fuzz.messages import pieces
 
 FULL = 65536
-"""Bytes that the line takes before it holds back who writes to it."""
+"""Bytes that the connection takes before it applies back-pressure."""
 
 HELD_MOST = FULL + 2 * 65535 + 4096
-"""Bytes that may wait for a peer that reads nothing: what the line takes, and one answer more."""
+"""Bytes that may wait for a peer that reads nothing: the connection's limit and one answer."""
 
 
 class Failures:
-    """What is logged as a bug while this is in force.
+    """Collects the errors that are logged within its block, and fails when there are any.
 
     Twisted logs an error that nobody handles when the Deferred is thrown away: so all that was made here is thrown
     away at the end. The collector rests meanwhile, and then needs to look at nothing older.
@@ -63,7 +63,7 @@ class Failures:
 
 
 class Line(StringTransport):
-    """The switch's end of a control connection whose peer reads nothing until it is asked to."""
+    """The switch's end of a control connection whose peer reads only when the test says so."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,10 +86,10 @@ class Line(StringTransport):
 
 
 class Daemon:
-    """A switch without sockets, as its control connection sees it."""
+    """A switch without sockets, with the interface that the control connection uses."""
 
     def __init__(self, is_slow: bool = False) -> None:
-        """is_slow: edits are carried out when `go_on` is called."""
+        """is_slow: edits are applied when `go_on` is called."""
         log = EventLog()
         self._is_slow = is_slow
         self._waiting: list[tuple[Edit, Deferred[None]]] = []
@@ -108,7 +108,7 @@ class Daemon:
         return self.director.submit(edit)
 
     def go_on(self) -> None:
-        """Carry out the edits that wait; no others come to wait from now on."""
+        """Apply the edits that wait; later ones do not wait."""
         self._is_slow = False
         waiting, self._waiting = self._waiting, []
         for edit, later in waiting:
@@ -149,7 +149,7 @@ _REPEATED = re.compile(rb"(.*)\*([0-9]{1,5})", re.DOTALL)
 
 
 def _boxes(data: bytes) -> Iterator[tuple[amp.AmpBox, int]]:
-    """The boxes that `data` describes, and how often each is said."""
+    """The boxes that `data` describes, and how often each is sent."""
     for number, line in enumerate(data.split(b"\n")[:20]):
         name, *fields = line.split(b"\t")
         count = 1
@@ -171,9 +171,9 @@ def _boxes(data: bytes) -> Iterator[tuple[amp.AmpBox, int]]:
 
 
 def _said(coming: Iterator[bytes], is_slow: bool = False) -> tuple[Counter[bytes], bool]:
-    """A peer says it and reads nothing; then it reads everything; then another does something sensible.
+    """A peer sends `coming` and reads nothing, then reads everything; then another peer sends a correct command.
 
-    The tags that were answered, and whether the connection was ended for what was said.
+    Return the tags that were answered, and whether the daemon closed the first connection.
     """
     daemon = Daemon(is_slow)
     with Failures():
@@ -203,7 +203,7 @@ CODES = {kind.code for kind in Refusal.kinds()} | {amp.UNHANDLED_ERROR_CODE}
 
 
 def _answered(answers: bytes) -> Counter[bytes]:
-    """The tags of sound answers."""
+    """The tags of valid answers."""
     tags: Counter[bytes] = Counter()
     for box in amp.parseString(answers):
         if amp.ERROR in box:
@@ -217,7 +217,7 @@ def _answered(answers: bytes) -> Counter[bytes]:
 
 
 def _still_works(daemon: Daemon) -> None:
-    """Another administrator looks, edits and looks again."""
+    """Another administrator lists, edits and lists again."""
     administrator, line = daemon.connect()
     edit = [{"name": "scheduler", "value": "rr"}]
     done: list[Any] = []
@@ -235,7 +235,7 @@ def _still_works(daemon: Daemon) -> None:
 
 
 async def _asked(administrator: Administrator, line: Line, command: Any, **arguments: Any) -> dict[str, Any]:
-    """One command and its answer. Raises Refusal."""
+    """Send a command; return its answer. Raises Refusal."""
     box = command.makeArguments(arguments, administrator)
     box[amp.COMMAND], box[amp.ASK] = command.commandName, b"1"
     administrator.dataReceived(box.serialize())
