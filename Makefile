@@ -1,4 +1,4 @@
-# make demo: see it work.  make test: every test.  Both set up what they need.
+# make demo: see it work.  make test: run every test.  Both set up what they need.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,17 +12,17 @@ help:
 	@echo "make test            every test; TESTS='tests/model -k rules' for some"
 	@echo "make fuzz            each fuzz target for a minute; FUZZ_SECONDS=600 for longer, TARGETS='request boxes' for some"
 	@echo "make bench           the switch and its peers, measured; writes docs/benchmarks.md. QUICK=1: in two minutes; ONLY=A,E: some"
-	@echo "make soak            ten minutes of everything at once; SECONDS=120: two of them"
-	@echo "make soak-hostile    ten minutes of hostile clients and servers beside others; SECONDS=120, SEED=1 to replay"
-	@echo "make soak-relays     100,000 connections through all relays, long transfers, kills, who does not read; 15 minutes"
-	@echo "make lint            ruff, mypy and the floors of the house"
+	@echo "make soak            ten minutes of load while servers, workers and daemons come and go; SECONDS=120: two minutes"
+	@echo "make soak-hostile    ten minutes of hostile clients and servers beside others; SECONDS=120, SEED=1 to repeat a run"
+	@echo "make soak-relays     100,000 connections through all relays, long transfers, kills, peers that do not read; 15 minutes"
+	@echo "make lint            ruff, mypy and import-linter"
 	@echo "make clean           remove the environment and what was built"
 
 $(VENV)/ready: setup.cfg pyproject.toml constraints.txt docs/tools/environment
 	@docs/tools/environment "$(PYTHON)" "$(VENV)"
 	@touch $@
 
-# Where Python is told to write no byte code, each start of a daemon would compile all of it anew.
+# With PYTHONDONTWRITEBYTECODE set, each start of a daemon would compile every module again.
 compiled: $(VENV)/ready
 	@$(BIN)/python -m compileall -q ktcpvs twisted
 

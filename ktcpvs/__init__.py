@@ -1,16 +1,25 @@
 """ktcpvs, the TCP Virtual Server: a layer-7 switch for TCP services.
 
-The rooms of the house, from the cellar up; a floor imports only what lies below it:
+Its packages, from the bottom up; each imports only from those below it (setup.cfg has the exact layers):
 
-- `errors`, `interfaces`: the refusals and the contracts
-- `model`: pure; the table of virtual services, the edits that change it, the life of one connection
-- `protocols`: pure; what the bytes say
-- `schedulers`: pure; who serves
-- `system`: what the operating system gives: the log, sockets, names, plugins
-- `transport` | `control`: how connections live | how people reach the switch
+- `errors`, `interfaces`: refusals, and the contracts of schedulers
+- `model`: pure; the table of virtual services, the edits that change it, the states of a connection
+- `protocols`: pure; HTTP/1 as bytes: heads, bodies, upgrades
+- `schedulers`: pure; the choice of a server
+- `system`: the operating system: log, sockets, names, plugins
+- `streams`, `relay`: byte streams over sockets, and the engines that join two of them
+- `runtime`: everything that the services of one process share
+- `dispatch`, `health`: the choice of a server for one request; active checks and ejection
+- `http`, `tcp`: client connections
+- `services`: running services, and the director that carries edits out
+- `control`, `status`: the control connection and tcpvsadm; the status page and metrics
+- `inspect`: views and explanations
 - `workers`: one switch in several processes
-- `takeover`, `manager`: a new daemon in the place of the one that runs; what a service manager is told
-- `state`, `service`, `tap`, `daemon`: the state file and the composition root
+- `state`, `service_manager`: the state file; sd_notify(3)
+- `takeover`: a new daemon takes over from the one that runs
+- `reload`, `shutdown`, `signals`: SIGHUP; the end of a daemon; all signals
+- `service`, `offline`: the composition root; checks of a configuration without a daemon
+- `daemon`, `tap`, `adm`: the programs
 """
 
 __version__ = "0.1.0"

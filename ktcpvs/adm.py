@@ -1,4 +1,4 @@
-"""The console script `tcpvsadm`: the control client, and beside it what judges a configuration without a daemon."""
+"""The console script `tcpvsadm`: the control client, with the check of configurations that needs no daemon."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def run() -> NoReturn:
 
 
 def check_configuration(text: str, source: str, allow_empty: bool) -> Sequence[str]:
-    """As ktcpvs.offline does, which is imported only for that."""
+    """Check a configuration by ktcpvs.offline, which is imported only here."""
     from ktcpvs.offline import check_configuration as check
 
     return check(text, source, allow_empty)

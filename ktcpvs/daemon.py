@@ -1,4 +1,4 @@
-"""The console script `ktcpvs`: short for `twistd --nodaemon --pidfile= --reactor=uvloop ktcpvs`."""
+"""The console script `ktcpvs`, a short form of `twistd --nodaemon --pidfile= --reactor=uvloop ktcpvs`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A configuration judged without a daemon: as far as it can be known where it will not run."""
+"""Checking a configuration without a daemon (tcpvsadm --check)."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ from ktcpvs.system.names import service_port
 
 
 def check_configuration(text: str, source: str, allow_empty: bool) -> Sequence[str]:
-    """Read it, bind each service's schedulers, and run its tests. source: its name in messages. allow_empty: as for
-    `parse`.
+    """Read a configuration, bind the schedulers of each service, and run its tests.
 
-    Returns warnings about what it configures and has no effect, a line each.
-    Runs the reactor, so it can be called once in a process. Raises a Refusal, as a daemon would answer with.
+    source: the name of the text in messages. allow_empty: as for `parse`. Returns warnings about settings without
+    effect, one per line. Runs the reactor, so it can be called once in a process. Raises a Refusal, as a
+    daemon would.
     """
     from twisted.internet import reactor as installed
 
     reactor: Any = installed
-    outcome: list[Any] = []
+    results: list[Any] = []
 
-    async def judge() -> Sequence[str]:
+    async def check() -> Sequence[str]:
         edit = parse(text, source, service_port, allow_empty=allow_empty)
         table = edit.apply(Table())
         context = Context(reactor, EventLog())
         director = Director(context)
         for service in table:
-            await director.bind(RunningService(context, service), service, table.settings, trial=True)
+            await director.bind(RunningService(context, service), service, table.settings, is_dry_run=True)
             await director.run_tests(service, table.settings)
         return director.warnings(edit, table)
 
     def begin() -> None:
-        Deferred.fromCoroutine(judge()).addBoth(outcome.append).addBoth(lambda _: reactor.stop())
+        Deferred.fromCoroutine(check()).addBoth(results.append).addBoth(lambda _: reactor.stop())
 
     globalLogBeginner.beginLoggingTo([], discardBuffer=True, redirectStandardIO=False)
     reactor.callWhenRunning(begin)
     reactor.run(installSignalHandlers=False)
-    (result,) = outcome
+    (result,) = results
     if isinstance(result, Failure):
         result.raiseException()
     warnings: Sequence[str] = result

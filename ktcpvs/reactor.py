@@ -25,8 +25,8 @@ class PersistentLoop(uvloop.Loop):
     """A uvloop whose readers stay registered after an error.
 
     When a socket is reset, libuv stops polling it and calls its reader once (uv_poll_start(3), UV_EBADF). If data was
-    still waiting then, that call reads the data, and nobody would ever hear of the reset. So after each call the socket
-    is asked for errors, and a reader whose socket has one is registered anew.
+    still waiting then, that call reads the data, and the reset would never be reported. So this loop checks the socket
+    for errors after each call, and registers the reader again when there is one.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class PersistentLoop(uvloop.Loop):
             super().add_reader(number, callback, *args)
             return
         errors = select.poll()
-        errors.register(number, 0)  # no events: errors and hang-ups are always told
+        errors.register(number, 0)  # no events: poll always reports errors and hang-ups
 
         def ready() -> None:
             callback(*args)
@@ -81,7 +81,7 @@ def _failed(loop: AbstractEventLoop, context: dict[str, Any]) -> None:
 
 
 async def _first_stream(loop: uvloop.Loop) -> None:
-    """libuv opens a descriptor that it keeps with its first stream: better now than when descriptors are counted."""
+    """Make libuv open the descriptor that it keeps from its first stream on, before descriptors are counted."""
     one, other = socket.socketpair()
     transport, _ = await loop.connect_accepted_socket(Protocol, one)
     transport.abort()  # type: ignore[attr-defined]
@@ -90,22 +90,23 @@ async def _first_stream(loop: uvloop.Loop) -> None:
 
 
 class UVReactor(AsyncioSelectorReactor):
-    """uv: the loop, for those who want uvloop's own transports."""
+    """uv: the loop, for code that uses uvloop's own transports."""
 
     def __init__(self, loop: uvloop.Loop) -> None:
         self.uv = loop
         loop.set_exception_handler(_failed)
         loop.run_until_complete(_first_stream(loop))
         super().__init__(loop)
-        self.callWhenRunning(self._hear_of_children)
+        self.callWhenRunning(self._watch_children)
 
-    def _hear_of_children(self) -> None:
-        """Twisted hears of a process' end by Python's wake-up descriptor (signal.set_wakeup_fd), which uvloop takes."""
+    def _watch_children(self) -> None:
+        """Reap child processes: Twisted would learn of them by Python's wake-up descriptor (signal.set_wakeup_fd),
+        which uvloop uses for itself."""
         if threading.current_thread() is threading.main_thread():
             reap = partial(self.callFromThread, reapAllProcesses)
             signal.signal(signal.SIGCHLD, lambda *_: reap())
 
 
 def install() -> None:
-    """Make it this process' reactor; twistd calls this for `--reactor=uvloop`."""
+    """Install it as the reactor of this process; twistd calls this for `--reactor=uvloop`."""
     installReactor(UVReactor(PersistentLoop()))

@@ -1,77 +1,74 @@
-"""The composition root: the only place that knows transport and control. One daemon from start to end."""
+"""The composition root: builds one daemon from its options, starts it, and ends it."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import socket
-from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 from attrs import evolve, frozen
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from ktcpvs import __version__
 from ktcpvs.control.control_listeners import ControlListeners
 from ktcpvs.control.endpoints import ControlAddress
 from ktcpvs.control.permissions import Permissions
-from ktcpvs.control.server import ControlFactory, fitting
+from ktcpvs.control.server import ControlFactory
 from ktcpvs.errors import CannotListen, Refusal
-from ktcpvs.inspect.explain import Explainer
 from ktcpvs.inspect.views import Views
-from ktcpvs.manager import Manager
 from ktcpvs.model import edits
 from ktcpvs.model.table import Table
-from ktcpvs.runtime.context import Context
+from ktcpvs.reload import Reload, log_warnings
+from ktcpvs.runtime.context import Context, new_key
 from ktcpvs.runtime.inherited_sockets import InheritedSockets
-from ktcpvs.services.director import Director
+from ktcpvs.service_manager import ServiceManager
+from ktcpvs.services.director import Director, edits_for
+from ktcpvs.shutdown import Shutdown
+from ktcpvs.signals import SignalHandlers
 from ktcpvs.state import StateFile, read_configuration
-from ktcpvs.status.endpoint import StatusAddress
+from ktcpvs.status.address import StatusAddress
 from ktcpvs.status.status_listener import StatusListener
 from ktcpvs.system.activation import handed_in
 from ktcpvs.system.limits import calm_collector, raise_descriptor_limit
 from ktcpvs.system.log import ANNOUNCE, EventLog
 from ktcpvs.system.names import service_port
 from ktcpvs.system.notify import Notifier
-from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.privileges import Identity, become
 from ktcpvs.system.processes import is_proc_mounted
+from ktcpvs.system.shared import SharedTable
+from ktcpvs.takeover.administered_switch import AdministeredSwitch, OwnSwitch
 from ktcpvs.takeover.handover_source import HandoverConnection, HandoverSource
 from ktcpvs.takeover.handover_target import HandoverTarget
-from ktcpvs.takeover.inventory import CONTROL, Inventory
-from ktcpvs.takeover.new_daemon import NewDaemon
+from ktcpvs.takeover.inventory import CONTROL
 from ktcpvs.takeover.pid_file import PidFile
+from ktcpvs.takeover.takeover import Handover, Takeover, restore
 from ktcpvs.takeover.upgrade_launcher import UpgradeLauncher
+from ktcpvs.workers.merged_views import MergedViews
+from ktcpvs.workers.shared_counters import SlotAllocator
 from ktcpvs.workers.supervisor import Supervisor
-
-DRAIN_LOOK = 0.1
-"""Seconds between two looks whether all connections have drained."""
-
-LAST_CLOSE = 2.0
-"""Seconds that connections have to close after the drain timeout."""
-
+from ktcpvs.workers.worker_processes import WorkerProcesses
 
 NO_PROC = (
     "/proc is not mounted: sockets that a service manager hands in are not seen, the usage of processes is not known, "
     "and workers start slowly; mount it with 'mount -t proc proc /proc'"
 )
 
-MAX_NAMES = 10
-"""How many services one line of the log names."""
-
 
 @frozen
 class DaemonOptions:
-    """control: where control connections are, one unix socket at most; none: the default place. config, state: absolute
-    paths; None: none. workers: how many processes serve; 0: this one. takeover: where the daemon is to be found that
-    this one takes over from; None: this one begins anew. pid_file: twistd's. status: where it is told over HTTP; None:
-    nowhere. status_hosts: names that it is served under, besides IP addresses and localhost. user: who the daemon is to
-    be; None: as it is. control_group: the group that may administer besides; None: none. nameservers: who is asked for
-    host names, (IP address, port); none: whom the system asks."""
+    """The options of the command line.
+
+    control: the addresses of control connections, with at most one unix socket; none: the default one. config, state:
+    absolute paths; None: none. workers: the number of worker processes; 0: this process serves. takeover: the control
+    address of the daemon to take over from; None: start without one. pid_file: twistd's. status: the address of the
+    status page; None: none. status_hosts: its host names, besides IP addresses and localhost. user: the user to become;
+    None: stay the same. control_group: the group whose members may administer too; None: none. nameservers: (IP
+    address, port) of the name servers to ask; none: those of the system.
+    """
 
     control: tuple[ControlAddress, ...] = ()
     config: str | None = None
@@ -87,32 +84,10 @@ class DaemonOptions:
 
 
 class NotStarted(SystemExit, Exception):
-    """The start is refused: Python prints the reason and exits with 1.
+    """The start is refused: Python prints the reason and exits with status 1.
 
-    An Exception too, since twistd in the background waits for one to tell its parent and to take its pid file away.
+    It is an Exception too, since twistd in the background catches these to inform its parent and remove its pid file.
     """
-
-
-class _Administered:
-    """The director and its views, as the control service wants them. giver: hands over to another daemon."""
-
-    def __init__(self, director: Director) -> None:
-        self._director = director
-        self.submit = director.submit
-        self.view: Any = director.view if isinstance(director, Supervisor) else Views(director).view
-        self.explain: Any = Explainer(director).explain
-        self.giver: HandoverSource | None = None
-
-    def hand_on(self, successor: NewDaemon) -> None:
-        """From now on another daemon is asked."""
-        self.submit, self.view, self.explain = successor.submit, successor.view, successor.explain
-
-    def processes(self) -> dict[str, int]:
-        """Name -> process id of each process of the switch."""
-        if not isinstance(self._director, Supervisor):
-            return {"switch": os.getpid()}
-        workers = {f"worker {one.number}": one.pid for one in self._director.crew.running() if one.pid is not None}
-        return {"supervisor": os.getpid(), **workers}
 
 
 class SwitchService(Service):
@@ -121,338 +96,275 @@ class SwitchService(Service):
     def __init__(self, options: DaemonOptions, reactor: Any) -> None:
         self._options = options
         self._reactor = reactor
-        self._taking: HandoverTarget | None = None
-        self._successor: NewDaemon | None = None
-        self._stopping: Deferred[None] | None = None
-        self._deadline = 0.0
+        self._daemon: Daemon | None = None
 
     def startService(self) -> None:
-        """Load, listen, be administered. On a refusal: one line on standard error, and exit with 1."""
+        """Start the daemon. On a refusal: write one line to standard error, and exit with status 1."""
         try:
-            self._start()
+            self._daemon = start(self._options, self._reactor)
         except Refusal as refusal:
             raise NotStarted(f"ktcpvs: {refusal}") from None
         super().startService()  # type: ignore[no-untyped-call]
 
-    def _start(self) -> None:
-        raise_descriptor_limit()
-        self.log = EventLog()
-        self.context = Context(self._reactor, self.log)
-        if not is_proc_mounted():
-            self.log.warn(NO_PROC)
-        state = StateFile(self._options.state, self._reactor, self.context.key) if self._options.state else None
-        self.context.nameservers = self._options.nameservers
-        self.context.sockets = self._sockets = InheritedSockets()
-        unload, size = self._reactor.stop, self._options.workers
-        self.director = Supervisor(self.context, size, unload=unload) if size else Director(self.context, unload=unload)
-        self._administered = _Administered(self.director)
-        group = self._options.control_group
-        self._control_factory = ControlFactory(self._administered, self.log, HandoverConnection, Permissions(group))
-        taken, places = self._options.takeover, self._options.control
-        if taken is not None and taken not in places:
-            places = (taken, *places)
-        self._entrances = ControlListeners(
-            self._reactor, self._control_factory, places, group, self._sockets.lasts,
-            lambda: self.context.settings, self.log,
-        )  # fmt: skip
-        if self._options.user is not None:
-            self._entrances.hand_to(self._options.user)
-            become(self._options.user, *([] if group is None else [group]))
-            self._entrances.warn_of(self._options.user.name)
-        self._status = StatusListener(
-            self._options.status, self._options.status_hosts, self._administered, self.log, self._reactor
-        )
-        notifier = Notifier.of_environment(os.environ)
-        self._heirs = UpgradeLauncher(self._reactor, self.log, self._entrances.unix, notifier)
-        self._manager = Manager(notifier, self.director)
-        try:
-            self._sort(handed_in())
-            if self._options.takeover is not None:
-                inventory = self._take(self._options.takeover, state)
-                notifier.watchdog = notifier.watchdog or inventory.watchdog
-            else:
-                self._entrances.open()
-                self._status.open()
-                self._load(state)
-                self._log_warnings(self.director.warnings(edits.StartService(), self.director.table))
-        except BaseException:
-            self._entrances.close()
-            self._status.close()
-            self.director.end()
-            if self._taking is not None:
-                self._taking.abandon()
-            raise
-        local = self._entrances.local
-        if local is not None and local.socket is not None:
-            self._administered.giver = HandoverSource(
-                self.director, self._sockets, local.socket, notifier.watchdog, self._given
-            )
-        self._reactor.callWhenRunning(self.director.start)
-        self._reactor.callWhenRunning(calm_collector)
-        self._reactor.callWhenRunning(self._handle_signals)
-        begun = partial(self.log.failure, "the daemon cannot tell that it has begun")
-        self._reactor.callWhenRunning(lambda: Deferred.fromCoroutine(self._begin()).addErrback(begun))
-
-    def _sort(self, handed: list[tuple[str, socket.socket]]) -> None:
-        """What a service manager has handed in is for the control connection, or for services, now or later."""
-        for name, sock in handed:
-            at, where = sock.getsockname(), self._entrances
-            if where.unix is not None and at == where.unix.path:
-                where.adopt(sock)
-            elif name == CONTROL and not where.is_at(at):
-                raise CannotListen(f"the socket that was handed in as '{name}' listens at {at}; --control is {where}")
-            else:
-                self._sockets.keep(sock)
-
-    async def _begin(self) -> None:
-        """The reactor runs: what serves begins to."""
-        if self._taking is not None and not await self._take_over(self._taking):
-            return
-        where = self._entrances
-        self.log.event(ANNOUNCE, "ktcpvs {version}, control at {where}", version=__version__, where=where)
-        await self._manager.begin()
-
-    def _load(self, state: StateFile | None) -> None:
-        """The table that was saved; where none was, the configuration file, all its services started."""
-        saved = state.load() if state is not None else None
-        if state is not None:
-            self.context.key = state.key
-        config = self._options.config
-        if saved is not None:
-            self._run_again(saved)
-        elif config is not None:
-            self._now(evolve(read_configuration(config, service_port, may_wait=True), start=edits.START_ALL))
-            if not self.director.table.services:
-                self.log.warn("{config} configures no services", config=config)
-        self._log_source(is_saved=saved is not None)
-        if state is not None:
-            self.director.save = state.save  # not before all runs: a start that fails leaves no half of it behind
-            if saved is None:
-                self._finished(state.save(self.director.table))
-
-    def _log_source(self, is_saved: bool) -> None:
-        """Say which of the state file and the configuration file became the table, and how to choose the other."""
-        config, state = self._options.config, self._options.state
-        if is_saved and config is not None:
-            form = (
-                "the table comes from the state file {state}, and {config} was not loaded: to see the difference, run "
-                "'tcpvsadm --diff {config}'; to load it, send SIGHUP"
-            )
-        elif is_saved:
-            form = "the table comes from the state file {state}"
-        elif config is not None and state is not None:
-            form = (
-                "the table comes from {config}, since there was no state file {state}: from now on the state file "
-                "keeps all changes, and the next start takes it; to take {config} at each start, leave out --state"
-            )
-        else:
-            return
-        self.log.event(ANNOUNCE, form, config=config, state=state)
-
-    def _log_warnings(self, warnings: Sequence[str]) -> None:
-        for line in fitting(warnings):
-            self.log.warn("warning: {line}", line=line)
-
-    def _run_again(self, table: Table) -> None:
-        """A table that ran before runs again; the log tells what is wrong with it."""
-        self.director.is_strict = False
-        self._now(edits.Load(table.services, table.settings))
-        for ident in table.services:
-            if ident in table.running:
-                self._now(edits.StartService(ident))
-        self.director.is_strict = True
-
-    # Upgrade in place.
-
-    def _take(self, where: ControlAddress, state: StateFile | None) -> Inventory:
-        """All that the daemon at `where` has, and whatever of it can fail; it still serves."""
-        self._taking = HandoverTarget(where, self._sockets)
-        inventory = self._taking.inventory
-        self._entrances.adopt(self._taking.control)
-        self.context.key = inventory.key
-        self.context.holds = True
-        self.director.resolution = inventory.resolution
-        self._run_again(inventory.table)
-        for ident, address, why in inventory.down:
-            self.director.mark(ident, address, False, why)
-        if state is not None:
-            state.key = inventory.key
-            self.director.save = state.save
-            self._finished(state.save(self.director.table))
-        return inventory
-
-    async def _take_over(self, taking: HandoverTarget) -> bool:
-        """All is ready: from now on this daemon serves, and the one before drains. False: nothing came of it."""
-        try:
-            await self.director.ready()
-            await taking.commit(self._reactor, self._options.workers or 1, self._options.pid_file.path)
-        except Exception as error:
-            if not isinstance(error, Refusal):
-                self.log.failure("internal error in a takeover")
-            self.log.warn("nothing is taken over: {why}", why=error)
-            if self._stopping is None:
-                self._reactor.addSystemEventTrigger("after", "shutdown", os._exit, 1)  # twistd knows no exit codes
-                self._reactor.stop()
-            return False
-        # The old daemon has let go: from here on this one serves, whatever fails.
-        run = self.context.steps.run
-        run("serve", self.director.serve)
-        if self._sockets.were_left and self._administered.giver is not None:
-            run("takeover: wait before the next", self._administered.giver.not_before_late)
-        run("takeover: files of sockets", taking.own)
-        run("takeover: control", self._entrances.follow)
-        run("takeover: status", self._status.open_when_free)
-        try:
-            self._options.pid_file.take()
-        except OSError as error:
-            self.log.warn("the pid file is not written: {why}", why=error)
-        self.log.event(ANNOUNCE, "taken over from ktcpvs {version}", version=taking.version)
-        return True
-
-    def _given(self, pid_file: str, pid: int) -> None:
-        """Another daemon serves: this one drains and ends."""
-        assert self._entrances.unix is not None  # else nothing is given
-        self._reactor.callLater(0, self._reactor.stop)
-        successor = self._successor = NewDaemon(self._reactor, self._entrances.unix)
-        self.director.successor = successor.carry_out
-        self._administered.hand_on(successor)
-        run = self.context.steps.run
-        run("hand over: control", self._entrances.release)
-        run("hand over: status", self._status.close)
-        run("hand over: service manager", self._manager.handed_over, pid)
-        if pid_file == self._options.pid_file.path:
-            self._options.pid_file.leave_alone()
-        self.log.event(
-            ANNOUNCE, "taken over: {n} {what} drain", n=self.director.connections(), what=self.director.drains
-        )
-
-    def _now(self, edit: edits.Edit) -> None:
-        """Carry out an edit while the reactor does not run yet. Raises its Refusal."""
-        self._finished(self.director.submit(edit))
-
-    def _finished(self, work: Any) -> None:
-        failures: list[Any] = []
-        maybeDeferred(lambda: work).addErrback(failures.append)
-        for failure in failures:
-            failure.raiseException()
-
-    # Signals.
-
-    def _handle_signals(self) -> None:
-        """SIGTERM, SIGINT: drain and end; a second one: end now. SIGHUP: load the configuration file and certificates
-        again. SIGUSR1: open log files anew. SIGUSR2: start the program anew, which takes over."""
-        signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reload))
-        signal.signal(signal.SIGUSR2, lambda *_: self._reactor.callFromThread(self._heirs.start))
-        self._rotate = signal.getsignal(signal.SIGUSR1)
-        signal.signal(signal.SIGUSR1, self._reopen)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._reactor.callFromThread(self._terminate))
-
-    def _reopen(self, number: int, frame: Any) -> None:
-        """The logs are opened anew; twistd's own too, if it keeps one."""
-        if callable(self._rotate):
-            self._rotate(number, frame)
-        self._reactor.callFromThread(self.director.reopen_logs)
-
-    def _terminate(self) -> None:
-        if self._stopping is None:
-            self.log.event(
-                ANNOUNCE, "ending: {n} {what} drain", n=self.director.connections(), what=self.director.drains
-            )
-            self._reactor.stop()
-        else:
-            self._deadline = 0.0
-
-    def _reload(self) -> None:
-        config = self._options.config
-        if self.context.holds:
-            self.log.warn("SIGHUP: nothing is changed: this daemon has not taken over yet")
-            return
-        self._entrances.read_again()
-        if config is None:
-            if self._entrances.has_tls():
-                self._manager.reloading()
-                self._manager.reloaded("certificates are read again")
-            else:
-                self.log.warn("SIGHUP: there is no --config to load again")
-            return
-        Deferred.fromCoroutine(self._load_again(config))
-
-    async def _load_again(self, config: str) -> None:
-        self._manager.reloading()
-        try:
-            edit, ran = read_configuration(config, service_port, allow_empty=False), self.director.table.running
-            start = edits.START_NEW if self._options.state is not None else edits.START_ALL
-            warnings = await self.director.submit(evolve(edit, start=start))
-        except Exception as error:
-            what = f"nothing is changed: {error}"
-            self.log.warn("SIGHUP: {what}", what=what)
-        else:
-            what = f"{config} is loaded{_started(self.director.table, ran)}"
-            self.log.event(ANNOUNCE, "SIGHUP: {what}", what=what)
-            self._log_warnings(warnings)
-        self._manager.reloaded(what)
-
-    # The end.
-
-    def stopService(self) -> Deferred[None]:
-        """Stop accepting, drain at most the drain timeout, end what is left. Control goes last."""
+    def stopService(self) -> Deferred[None] | None:
+        """Stop accepting, let connections drain for at most the drain timeout, and close the rest."""
         super().stopService()  # type: ignore[no-untyped-call]
-        run = self.context.steps.run
-        run("end: listeners", self.director.end)
-        if self._taking is not None and self.context.holds:
-            run("end: takeover", self._taking.abandon)
-        most = self.context.settings.drain_timeout + self.director.grace
-        self._deadline = self._reactor.seconds() + most
-        run("end: service manager", self._manager.stopping, most + 2 * LAST_CLOSE)
-        self._last: float | None = None
-        self._stopping = self._until(self._drained).addCallback(lambda _: self._part())
-        return self._stopping
-
-    def _until(self, done: Callable[[], bool]) -> Deferred[None]:
-        """Look again and again; fires when `done` says so."""
-        over: Deferred[None] = Deferred()
-
-        def look() -> float | None:
-            if not done():
-                return DRAIN_LOOK
-            over.callback(None)
-            return None
-
-        def failed(why: Failure) -> None:
-            self.log.failure("whether all has drained is not known", why)
-            if self._reactor.seconds() >= self._deadline + LAST_CLOSE and not over.called:
-                job.stop()
-                over.callback(None)
-
-        job = PeriodicJob(self._reactor, look, failed, DRAIN_LOOK)
-        job.start()
-        return over
-
-    def _drained(self) -> bool:
-        now = self._reactor.seconds()
-        left = self.director.connections() + (self._successor.asked if self._successor is not None else 0)
-        if left and self._last is None and now >= self._deadline:
-            what = self.director.drains
-            self.log.event(ANNOUNCE, "{n} {what} have not drained and are closed", n=left, what=what)
-            self._last = now + LAST_CLOSE
-            self.director.end_all()
-        return not left or (self._last is not None and now >= self._last)
-
-    def _part(self) -> Deferred[None]:
-        """The last answers go out to the administrators before the reactor ends."""
-        run = self.context.steps.run
-        run("end: director", self.director.stop)
-        run("end: status", self._status.close)
-        with contextlib.suppress(OSError):
-            self._entrances.close()
-        last = self._reactor.seconds() + LAST_CLOSE
-        parted = self._until(lambda: not self._control_factory.connections or self._reactor.seconds() >= last)
-        return parted.addCallback(lambda _: self.log.event(ANNOUNCE, "ended"))
+        return self._daemon.stop() if self._daemon is not None else None
 
 
-def _started(table: Table, ran: frozenset[str]) -> str:
-    """Which services run in `table` and did not run before, for the log; "": none do. ran: those that did."""
-    started = [ident for ident in table.services if ident in table.running - ran]
-    more = f" and {len(started) - MAX_NAMES} more" if len(started) > MAX_NAMES else ""
-    return f"; started: {', '.join(started[:MAX_NAMES])}{more}" if started else ""
+@frozen
+class Daemon:
+    """A daemon that has been started. target: the daemon that it takes over from; None: there is none."""
+
+    director: Director
+    shutdown: Shutdown
+    target: HandoverTarget | None
+
+    def stop(self) -> Deferred[None]:
+        """End it. Fires when it has ended."""
+        has_not_taken_over = not self.director.context.is_accepting
+        ended = self.shutdown.begin()
+        if self.target is not None and has_not_taken_over:
+            self.director.context.steps.run("end: takeover", self.target.abandon)
+        return ended
+
+
+def start(options: DaemonOptions, reactor: Any) -> Daemon:
+    """Build a daemon, run its table, and let administrators in; clients are served when the reactor runs.
+
+    Raises a Refusal; then nothing is left open, and a daemon to take over from goes on.
+    """
+    with ExitStack() as opened:
+        daemon = _start(options, reactor, opened)
+        opened.pop_all()  # the daemon closes it from now on
+    return daemon
+
+
+def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
+    """opened: gets what must be closed again if the start is refused."""
+    raise_descriptor_limit()
+    log = EventLog()
+    if not is_proc_mounted():
+        log.warn(NO_PROC)
+    notifier = Notifier.of_environment(os.environ)
+    sockets = InheritedSockets()
+    switch = AdministeredSwitch()
+    control_factory = ControlFactory(switch, log, HandoverConnection, Permissions(options.control_group))
+    control = _control_listeners(options, reactor, log, control_factory, sockets, switch)
+    opened.callback(control.close)
+    if options.user is not None:
+        _give_up_root(options.user, options.control_group, control)
+    _sort_in(handed_in(), control, sockets)
+
+    target = None
+    if options.takeover is not None:
+        target = HandoverTarget(options.takeover, sockets)
+        opened.callback(target.abandon)
+        # Once more, so that it runs before `abandon`: the listener adopts a socket that `abandon` closes.
+        opened.callback(control.close)
+    state, saved = _read_state(options, reactor, target)
+    built = _build_switch(options, reactor, log, sockets, state, target)
+    director = built.director
+    opened.callback(director.end)
+    status = StatusListener(options.status, options.status_hosts, switch, log, reactor)
+    opened.callback(status.close)
+
+    # All that may still be refused.
+    if target is not None:
+        control.adopt(target.control)
+        result_of(restore(director, target))
+    else:
+        control.open()
+        status.open()
+        load_table(director, saved, options)
+        log_warnings(log, director.warnings(edits.StartService(), director.table))
+    if options.state is not None and saved is None:
+        result_of(Deferred.fromCoroutine(state.save(director.table)))
+
+    watchdog = notifier.watchdog or (target.inventory.watchdog if target is not None else 0)
+    service_manager = ServiceManager(notifier, director, watchdog)
+    handover = Handover(reactor, director, switch, control, status, service_manager, options.pid_file)
+    source = None
+    if control.unix_listener is not None and control.unix_listener.socket is not None:
+        source = HandoverSource(director, sockets, control.unix_listener.socket, watchdog, handover.complete)
+    switch.begin(OwnSwitch(director, built.views), built.workers, source)
+    shutdown = Shutdown(director, service_manager, status, control, control_factory, handover)
+    reload = Reload(director, control, service_manager, options.config, options.state is not None)
+    upgrade = UpgradeLauncher(reactor, log, control.unix_address, notifier)
+    takeover = None
+    if target is not None:
+        takeover = Takeover(target, director, sockets, control, status, options.pid_file, source)
+
+    async def begin_to_serve() -> None:
+        if takeover is not None and not await _has_taken_over(takeover, options, reactor, log, shutdown):
+            return
+        log.event(ANNOUNCE, "ktcpvs {version}, control at {where}", version=__version__, where=control)
+        await service_manager.started()
+
+    def begin() -> None:
+        failed = partial(log.failure, "internal error: the service manager does not know that the daemon has started")
+        Deferred.fromCoroutine(begin_to_serve()).addErrback(failed)
+
+    reactor.callWhenRunning(director.start)
+    reactor.callWhenRunning(calm_collector)
+    reactor.callWhenRunning(SignalHandlers(director, reload, upgrade, shutdown).install)
+    reactor.callWhenRunning(begin)
+    return Daemon(director, shutdown, target)
+
+
+def _give_up_root(user: Identity, group: int | None, control: ControlListeners) -> None:
+    """Become `user`, who then owns the folder of the control socket."""
+    control.create_folder_for(user)
+    become(user, *([] if group is None else [group]))
+    control.warn_unreadable_files(user.name)
+
+
+class _NoStateFile:
+    """Saves nothing. key: a new secret, or that of the daemon before."""
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+
+    async def save(self, table: Table) -> None:
+        return None
+
+
+def _read_state(
+    options: DaemonOptions, reactor: Any, target: HandoverTarget | None
+) -> tuple[StateFile | _NoStateFile, Table | None]:
+    """The state file, and the table that was saved in it; None: there is none, or that of `target` counts.
+
+    Raises NoConfiguration or BadConfiguration.
+    """
+    key = new_key() if target is None else target.inventory.key
+    if options.state is None:
+        return _NoStateFile(key), None
+    state = StateFile(options.state, reactor, key)
+    return state, state.load() if target is None else None
+
+
+@frozen
+class _BuiltSwitch:
+    """A director with its views. workers: None: one process serves."""
+
+    director: Director
+    views: Views | MergedViews
+    workers: WorkerProcesses | None = None
+
+
+def _build_switch(
+    options: DaemonOptions,
+    reactor: Any,
+    log: EventLog,
+    sockets: InheritedSockets,
+    state: StateFile | _NoStateFile,
+    target: HandoverTarget | None,
+) -> _BuiltSwitch:
+    make_context = partial(
+        Context,
+        reactor,
+        log,
+        key=state.key,
+        sockets=sockets,
+        nameservers=options.nameservers,
+        is_accepting=target is None,
+    )
+    size = options.workers
+    if not size:
+        director = Director(make_context(), state.save, reactor.stop)
+        return _BuiltSwitch(director, Views(director))
+    slots = SlotAllocator(SharedTable(size + 1))  # the last of the processes is the supervisor, which counts nothing
+    context = make_context(counters=slots.counters(size))
+    supervisor = Supervisor(context, size, slots, state.save, reactor.stop)
+    return _BuiltSwitch(supervisor.director, supervisor.views, supervisor.workers)
+
+
+def _control_listeners(
+    options: DaemonOptions,
+    reactor: Any,
+    log: EventLog,
+    factory: ControlFactory,
+    sockets: InheritedSockets,
+    switch: AdministeredSwitch,
+) -> ControlListeners:
+    addresses = options.control
+    if options.takeover is not None and options.takeover not in addresses:
+        addresses = (options.takeover, *addresses)
+    group = options.control_group
+    return ControlListeners(reactor, factory, addresses, group, sockets.find_activated, switch.settings, log)
+
+
+def _sort_in(handed: list[tuple[str, socket.socket]], control: ControlListeners, sockets: InheritedSockets) -> None:
+    """Give the sockets that a service manager has handed in to the control connection, or keep them for services.
+
+    handed: (name, socket) of each. Raises CannotListen.
+    """
+    for name, sock in handed:
+        at = sock.getsockname()
+        if control.unix_address is not None and at == control.unix_address.path:
+            control.adopt(sock)
+        elif name == CONTROL and not control.has_socket_at(at):
+            raise CannotListen(f"the socket that was handed in as '{name}' listens at {at}; --control is {control}")
+        else:
+            sockets.add_activated(sock)
+
+
+def load_table(director: Director, saved: Table | None, options: DaemonOptions) -> None:
+    """Run the table that was saved; if there is none, the configuration file with all its services. Logs which.
+
+    Raises a Refusal.
+    """
+    log, config = director.context.log, options.config
+    if saved is not None:
+        result_of(director.load_initial(edits_for(saved), is_strict=False))
+    elif config is not None:
+        edit = evolve(read_configuration(config, service_port, may_wait=True), start=edits.START_ALL)
+        result_of(director.load_initial([edit], is_strict=True))
+        if not director.table.services:
+            log.warn("{config} configures no services", config=config)
+    source = _source_of_table(is_saved=saved is not None, options=options)
+    if source:
+        log.event(ANNOUNCE, source, config=config, state=options.state)
+
+
+def _source_of_table(is_saved: bool, options: DaemonOptions) -> str:
+    """Says which of state file and configuration file has become the table, and how to choose the other; "": there is
+    no choice."""
+    if is_saved and options.config is not None:
+        return (
+            "the table comes from the state file {state}, and {config} was not loaded: to see the difference, run "
+            "'tcpvsadm --diff {config}'; to load it, send SIGHUP"
+        )
+    if is_saved:
+        return "the table comes from the state file {state}"
+    if options.config is not None and options.state is not None:
+        return (
+            "the table comes from {config}, since there was no state file {state}: from now on the state file keeps "
+            "all changes, and the next start takes it; to take {config} at each start, leave out --state"
+        )
+    return ""
+
+
+async def _has_taken_over(
+    takeover: Takeover, options: DaemonOptions, reactor: Any, log: EventLog, shutdown: Shutdown
+) -> bool:
+    """Complete the takeover. If it fails, end this daemon with status 1, and return False."""
+    try:
+        await takeover.complete(reactor, options.workers or 1)
+    except Exception as error:
+        if not isinstance(error, Refusal):
+            log.failure("internal error in a takeover")
+        log.warn("nothing is taken over: {why}", why=error)
+        if not shutdown.has_begun:
+            reactor.addSystemEventTrigger("after", "shutdown", os._exit, 1)  # twistd has no exit status of its own
+            reactor.stop()
+        return False
+    return True
+
+
+def result_of(work: Deferred[Any]) -> None:
+    """Raise what `work` has failed with. To be called while the reactor does not run, when `work` has fired."""
+    failures: list[Failure] = []
+    work.addErrback(failures.append)
+    for failure in failures:
+        failure.raiseException()

@@ -1,7 +1,8 @@
-"""The state file: the table as it was after the last change that was answered "done".
+"""The state file: the table as of the last change that has been acknowledged to an administrator.
 
-Written as a whole beside the old one and renamed over it. A JSON object: format (1), running (idents), configuration
-(text in the configuration language), key (the switch's own secret, hexadecimal).
+Each save writes a whole new file beside the old one, and renames it over the old one. The file is a JSON object with
+format (1), running (idents), configuration (text in the configuration language), and key (the secret of this switch, in
+hexadecimal).
 """
 
 from __future__ import annotations
@@ -26,18 +27,21 @@ FORMAT = 1
 
 
 class StateFile:
-    """path: absolute. key: the secret that is kept with the table, the saved one once it is loaded. Only one change is
-    saved at a time; the director sees to that."""
+    """Loads and saves tables, one at a time: the director carries out one edit after another.
+
+    key: the secret that is saved with the table; after `load` the one that was saved.
+    """
 
     def __init__(self, path: str, reactor: Any, key: bytes) -> None:
-        self._path = path
+        """path: absolute. key: used where none has been saved."""
         self.key = key
+        self._path = path
         self._reactor = reactor
         self._thread = WorkerThread(reactor, "state file")
         self._written: dict[str, tuple[VirtualService, str]] = {}
 
     def load(self) -> Table | None:
-        """The table that was saved; None when there is no file yet. Raises NoConfiguration or BadConfiguration."""
+        """The table that was saved; None: there is no file yet. Raises NoConfiguration or BadConfiguration."""
         try:
             state = json.loads(read_file(self._path).decode("utf-8"))
         except FileNotFoundError:
@@ -46,17 +50,17 @@ class StateFile:
             why = getattr(error, "strerror", None) or error
             raise NoConfiguration(f"the state file {self._path} cannot be read: {why}") from None
         if not isinstance(state, dict) or state.get("format") != FORMAT:
-            raise NoConfiguration(f"{self._path} is no state file of this version (format {FORMAT} is wanted)")
+            raise NoConfiguration(f"{self._path} is not a state file of this version (its format must be {FORMAT})")
         running = state.get("running", [])
         if not isinstance(running, list) or not all(isinstance(ident, str) for ident in running):
-            raise NoConfiguration(f"the state file {self._path} cannot be read: running is no list of names")
+            raise NoConfiguration(f"the state file {self._path} cannot be read: running is not a list of names")
         with contextlib.suppress(ValueError):
             self.key = bytes.fromhex(str(state.get("key", ""))) or self.key
         table = parse(str(state.get("configuration", "")), self._path).apply(Table())
         return evolve(table, running=frozenset(running).intersection(table.services))
 
     async def save(self, table: Table) -> None:
-        """Write `table`; done when it is on the disk. Raises CannotSave."""
+        """Write `table`, and return when it is on the disk. Raises CannotSave."""
         text = self._text(table)
         if not self._reactor.running:
             self._write(text)
@@ -64,7 +68,7 @@ class StateFile:
             await self._thread.call(self._write, text)
 
     def _text(self, table: Table) -> str:
-        """Only blocks of services that have changed since the last time are written anew."""
+        """The text of the file. The blocks of services that have not changed since the last time are reused."""
         written: dict[str, tuple[VirtualService, str]] = {}
         for service in table:
             known = self._written.get(service.ident)
@@ -84,8 +88,10 @@ class StateFile:
 
 
 def read_configuration(path: str, port_named: Any, *, allow_empty: bool = True, may_wait: bool = False) -> Load:
-    """The configuration file at `path`. allow_empty: as for `parse`. may_wait: as for `read_file`. Raises
-    NoConfiguration or BadConfiguration."""
+    """Read the configuration file at `path`. port_named, allow_empty: as for `parse`. may_wait: as for `read_file`.
+
+    Raises NoConfiguration or BadConfiguration.
+    """
     try:
         text = read_file(path, may_wait).decode("utf-8")
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A certificate authority for tests, with certificates of all kinds, in files."""
+"""A certificate authority for tests. It writes its certificates to files."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 class Authority:
-    """folder: where all of it is written. pem: its own certificate."""
+    """folder: for its files. pem: its own certificate."""
 
     def __init__(self, folder: Path, name: str = "ca", above: Authority | None = None) -> None:
-        """above: who has signed it; None: itself."""
+        """above: the authority that signs it; None: itself."""
         self.folder = folder
         self.name = name
         self.key = ec.generate_private_key(ec.SECP256R1())
@@ -55,7 +55,7 @@ class Authority:
     def _begun(
         common: str, signer: Authority, key: ec.EllipticCurvePublicKey, begins: int, ends: int
     ) -> x509.CertificateBuilder:
-        """With the identifiers of both keys, which strict readers want (RFC 5280, 4.2.1.1 and 4.2.1.2)."""
+        """A certificate with the identifiers of both keys, which RFC 5280 requires (4.2.1.1 and 4.2.1.2)."""
         now = datetime.datetime.now(datetime.UTC)
         signed_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.key.public_key())
         return (
@@ -76,7 +76,7 @@ class Authority:
         begins: int = -1,
         ends: int = 30,
     ) -> Path:
-        """A certificate with its key behind it, in one file. hosts: names and IP addresses. begins, ends: in days."""
+        """Write a certificate followed by its key to one file. hosts: names and IP addresses. begins, ends: in days."""
         key = ec.generate_private_key(ec.SECP256R1())
         made = self._begun(name, self, key.public_key(), begins, ends)
         if hosts:
@@ -93,5 +93,5 @@ class Authority:
         return path
 
     def daemon(self, name: str = "lb1", *hosts: str, **named: int) -> Path:
-        """One for a daemon on loopback."""
+        """Issue a certificate for a daemon on loopback."""
         return self.issue(name, *(hosts or ("127.0.0.1", "::1", "localhost")), purposes=(SERVER,), **named)

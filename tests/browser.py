@@ -17,11 +17,11 @@ from servers import program
 from websockets.sync.client import connect
 
 PATIENCE = 30.0
-"""Seconds that anything may take."""
+"""Seconds after which a step has failed."""
 
 
 class Browser:
-    """One page. folder: where its profile may be."""
+    """One page. folder: for its profile."""
 
     def __init__(self, folder: Path) -> None:
         self._opened = contextlib.ExitStack()
@@ -56,7 +56,7 @@ class Browser:
         raise AssertionError("chromium does not answer")
 
     def say(self, method: str, **parameters: Any) -> Any:
-        """One command, and what comes of it; `complaints`: what the page's console and its errors said meanwhile."""
+        """Send a command and return its result. `complaints` collects messages of the page's console and its errors."""
         self._number += 1
         self._socket.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
         while True:
@@ -68,7 +68,7 @@ class Browser:
                 return told["result"]
 
     def open(self, address: str, width: int = 1200, height: int = 900, dark: bool = False) -> None:
-        """Go there, with a window of that size in pixels. A narrow one is a telephone's."""
+        """Open an address in a window of that size in pixels. A narrow one is that of a telephone."""
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.say("Emulation.setEmulatedMedia", features=[scheme])
         phone = width < 600
@@ -82,13 +82,13 @@ class Browser:
         self.say("Page.navigate", url=address)
 
     def ask(self, script: str) -> Any:
-        """The value of an expression there."""
+        """Evaluate an expression in the page."""
         answer = self.say("Runtime.evaluate", expression=script, returnByValue=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
     def picture(self, path: Path) -> None:
-        """Write what is seen as a PNG."""
+        """Write a screenshot as a PNG."""
         path.write_bytes(base64.b64decode(self.say("Page.captureScreenshot", format="png")["data"]))
 
     def __enter__(self) -> Browser:

@@ -1,5 +1,7 @@
-"""What holds in every test process: the thousands of collected tests stay to its end, so nobody looks for garbage in
-them, neither while they are collected nor in each later collection, of which many tests ask for some.
+"""Exclude the collected tests from garbage collection.
+
+There are thousands of them and they live to the end of the process. Searching them would slow down the collection of
+tests, and each later gc.collect(), which many tests call.
 """
 
 from __future__ import annotations

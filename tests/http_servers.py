@@ -1,8 +1,9 @@
-"""Web servers for tests: nginx, Apache httpd and twisted.web, which all answer the same, and an echo by WebSocket.
+"""Web servers for tests: nginx, Apache httpd and twisted.web, which respond alike, and a WebSocket echo.
 
-What each of the three has: `/hello.txt` ("hello of NAME"), `/big.bin`, `/text.txt` (gzipped for whoever wants it),
+Each of the three serves `/hello.txt` ("hello of NAME"), `/big.bin`, `/text.txt` (gzipped for clients that accept it),
 `/stream.shtml` (the same text, chunked), `/empty` (204), and `/echo`, which sends a request's body back; all else is
-404. Every answer has `X-Server: NAME`, and in `X-Back` what the request has in `X-Ask`. twisted.web has `/digest` too.
+404. Every response has `X-Server: NAME`, and in `X-Back` the value of the request's `X-Ask`. twisted.web serves
+`/digest` too.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ from typing import Any
 from servers import LOOPBACK, Program, answers, free_port
 
 BIG = random.Random("big").randbytes(4 << 20)
-"""What `/big.bin` is."""
+"""The content of `/big.bin`."""
 
 TEXT = " ".join(random.Random("text").choices(("one", "two", "three", "four", "five"), k=50000)).encode()
-"""What `/text.txt` and `/stream.shtml` are."""
+"""The content of `/text.txt` and `/stream.shtml`."""
 
 
 def sha256(data: bytes) -> str:
-    """In hexadecimal."""
+    """The SHA-256, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
 def run_python(code: str, log_path: Path, *arguments: object) -> subprocess.Popen[bytes]:
-    """Begin a program that finds `arguments` in sys.argv."""
+    """Start a Python program with these arguments."""
     with open(log_path, "ab") as log:
         return subprocess.Popen(
             [sys.executable, "-c", code, *map(str, arguments)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -41,7 +42,7 @@ def run_python(code: str, log_path: Path, *arguments: object) -> subprocess.Pope
 
 
 class WebServer(Program, ABC):
-    """A server of the three. Its folder is its own, since httpd reads it as `nobody` when we are root."""
+    """One of the three. It has its own folder, since httpd reads it as `nobody` when root runs the tests."""
 
     name: str
 
@@ -68,7 +69,7 @@ class WebServer(Program, ABC):
 
     @abstractmethod
     def start(self) -> None:
-        """Begin, without waiting for anything."""
+        """Start it, and do not wait."""
 
     def stop(self) -> None:
         if hasattr(self, "process"):
@@ -102,7 +103,7 @@ http {{
         location = /text.txt {{ gzip on; gzip_types text/plain; }}
         location = /stream.shtml {{ ssi on; ssi_types text/plain; }}
         location = /empty {{ return 204; }}
-        # A body becomes a file, and the file is the answer.
+        # A body becomes a file, and the file is the response.
         location = /echo {{
             proxy_method PUT;
             proxy_pass http://unix:{folder}/keeper:/kept/$request_id;
@@ -172,7 +173,7 @@ Redirect 204 /empty
 
 
 class Httpd(WebServer):
-    """Apache httpd with event's threads, by hand and in the foreground; as the user `nobody` when we are root."""
+    """Apache httpd with mpm_event, in the foreground. Root runs it as the user `nobody`."""
 
     name = "apache"
 
@@ -269,7 +270,7 @@ asyncio.run(main())
 
 
 class WebSocketEcho(Program):
-    """Sends every message back, text as text and bytes as bytes; nothing is too long."""
+    """Sends every message back, text as text and bytes as bytes. Messages may have any length."""
 
     def __init__(self, folder: Path) -> None:
         self.port = free_port()

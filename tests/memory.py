@@ -19,11 +19,28 @@ from twisted.python.failure import Failure
 
 from ktcpvs.model.edits import Load, StartService
 from ktcpvs.model.language.parser import parse
-from ktcpvs.runtime.context import Context, Descriptors
+from ktcpvs.runtime.context import Context
+from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.services.director import Director
 from ktcpvs.services.running import RunningService
-from ktcpvs.streams.stream import RESET_ON_CLOSE, Stream
+from ktcpvs.streams.stream import Stream
 from ktcpvs.system.log import EventLog
+from ktcpvs.system.sockets import RESET_ON_CLOSE
+
+A, B, C = "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"
+"""Addresses of servers."""
+
+
+def get(path: str = "/a", *lines: str, method: str = "GET", body: bytes = b"") -> bytes:
+    """A request."""
+    head = "\r\n".join((f"{method} {path} HTTP/1.1", "Host: h", *lines))
+    return head.encode() + b"\r\n\r\n" + body
+
+
+def answer(body: bytes = b"hello", *lines: str, status: str = "200 OK") -> bytes:
+    """A response."""
+    head = "\r\n".join((f"HTTP/1.1 {status}", *lines, f"Content-Length: {len(body)}"))
+    return head.encode() + b"\r\n\r\n" + body
 
 
 class Line(StringTransport):
@@ -128,8 +145,7 @@ class World:
 
     def __init__(self, *lines: str, settings: str = "", descriptors: int = 1000) -> None:
         self.reactor = MemoryReactorClock()
-        self.context = Context(self.reactor, EventLog(), Descriptors(descriptors))
-        self.context.monotonic = self.reactor.seconds
+        self.context = Context(self.reactor, EventLog(), Descriptors(descriptors), monotonic=self.reactor.seconds)
         self.director = Director(self.context)
         self.director.start()
         self.peers: list[Peer] = []

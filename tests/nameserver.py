@@ -1,4 +1,4 @@
-"""A name server on loopback, over UDP and TCP, whose answers a test changes as it likes."""
+"""A name server on loopback, over UDP and TCP, whose answers a test may change."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 from servers import LOOPBACK, free_port
 from twisted.names import dns
 
-UDP_MOST = 512
-"""Bytes of an answer over UDP; a longer one is cut, and the client asks again over TCP (RFC 1035, section 4.2.1)."""
+MAX_UDP_BYTES = 512
+"""Bytes of an answer over UDP. A longer one is truncated, and the client asks again over TCP (RFC 1035, 4.2.1)."""
 
 
 class NameServer:
-    """address: "127.0.0.1:PORT". asked: every question, as (name, type). is_silent: it answers nobody."""
+    """address: "127.0.0.1:PORT". asked: every question, as (name, type). is_silent: it answers no question."""
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -37,10 +37,10 @@ class NameServer:
             server.shutdown()
             server.server_close()
 
-    # What it knows.
+    # Its data.
 
     def says(self, name: str, *addresses: str, ttl: int = 1) -> None:
-        """`name` has these addresses from now on. ttl: seconds."""
+        """Set the addresses of `name`. ttl: seconds."""
         self._broken = {(other, kind): code for (other, kind), code in self._broken.items() if other != name}
         self._zone[name] = [ipaddress.ip_address(one) for one in addresses], ttl
 
@@ -48,17 +48,17 @@ class NameServer:
         self._aliases[name] = other
 
     def fails(self, name: str, code: int = dns.ESERVER, kind: int | None = None) -> None:
-        """Asked for `name` it answers with an error. kind: of records, as dns.AAAA; None: of all."""
+        """Answer questions for `name` with an error. kind: only those for such records, as dns.AAAA; None: all."""
         self._broken[name, kind] = code
 
     def count(self, name: str) -> int:
-        """How often it was asked for that name's IPv4 addresses."""
+        """Count the questions for that name's IPv4 addresses."""
         return self.asked.count((name, dns.A))
 
     # Questions.
 
     def answer(self, data: bytes, most: int) -> bytes | None:
-        """None: it says nothing. most: bytes."""
+        """Return the answer to a question, or None for no answer. most: bytes of an answer."""
         question = dns.Message()
         question.fromStr(data)
         (query,) = question.queries
@@ -112,7 +112,7 @@ class _UDP(socketserver.BaseRequestHandler):
 
     def handle(self) -> None:
         data, sock = self.request
-        answer = self.server.names.answer(data, UDP_MOST)
+        answer = self.server.names.answer(data, MAX_UDP_BYTES)
         if answer is not None:
             sock.sendto(answer, self.client_address)
 

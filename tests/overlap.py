@@ -1,6 +1,6 @@
-"""A TCP sender that repeats bytes of packets in packets cut differently, as one does that had them for lost.
+"""A TCP sender that repeats bytes in packets that are cut differently, as after packets that it believes lost.
 
-TCP_REPAIR (tcp(7)) makes a second socket in the place of the first, which knows less of what was sent.
+TCP_REPAIR (tcp(7)) replaces the sender's socket by a second one, whose sequence number is lower.
 """
 
 from __future__ import annotations
@@ -19,24 +19,26 @@ LARGEST = 65483
 """The longest segment on the loopback interface."""
 
 ROOM = 4 << 20
-"""The receiver's window, in bytes: less would cut what is sent into small packets."""
+"""The receiver's window, in bytes. A smaller one would make small packets."""
 
 
 def make_room(listener: socket.socket) -> None:
-    """Before `takes_back`, for those that will be accepted."""
+    """Set the window of sockets that will be accepted. Must be called before `takes_back`."""
     listener.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, ROOM)
 
 
 def takes_back(sock: socket.socket, count: int) -> socket.socket:
-    """The other end of the same connection once more, as if the last `count` bytes had never been sent; `sock` is
-    closed. What is sent next has to begin with these bytes, which the peer has, and to be longer."""
+    """Close `sock` and return a socket of the same connection that has not sent the last `count` bytes.
+
+    What is sent next must begin with these bytes, which the peer already has, and must be longer.
+    """
     sock.setsockopt(socket.IPPROTO_TCP, REPAIR, ON)
     received, sent = (_sequence(sock, queue) for queue in (RECEIVED, SENT))
     window = sock.getsockopt(socket.IPPROTO_TCP, REPAIR_WINDOW, 20)
     timestamp = sock.getsockopt(socket.IPPROTO_TCP, TIMESTAMP)
     scales = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)[6]
     here, there = sock.getsockname(), sock.getpeername()
-    sock.close()  # in silence, since it is under repair
+    sock.close()  # without a packet, since it is in repair mode
     new = _bound(here)
     _begins(new, there, received, sent - count, window, (scales & 15, scales >> 4))
     new.setsockopt(socket.IPPROTO_TCP, TIMESTAMP, timestamp)
@@ -45,7 +47,7 @@ def takes_back(sock: socket.socket, count: int) -> socket.socket:
 
 
 def connected_at(sequence: int) -> tuple[socket.socket, socket.socket]:
-    """Both ends of a connection whose first byte, either way, has that sequence number."""
+    """Make a connection whose first byte, in both directions, has that sequence number; return both ends."""
     one, other = _bound((LOOPBACK, 0)), _bound((LOOPBACK, 0))
     sequence &= 0xFFFFFFFF
     window = struct.pack("5I", sequence, ROOM, ROOM, ROOM, sequence)
@@ -57,7 +59,7 @@ def connected_at(sequence: int) -> tuple[socket.socket, socket.socket]:
 
 
 def _bound(address: tuple[str, int]) -> socket.socket:
-    """A socket under repair."""
+    """A bound socket in repair mode."""
     sock = socket.socket()
     sock.settimeout(10)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -70,7 +72,7 @@ def _bound(address: tuple[str, int]) -> socket.socket:
 def _begins(
     sock: socket.socket, peer: tuple[str, int], received: int, sent: int, window: bytes, scales: tuple[int, int]
 ) -> None:
-    """It is connected, without a packet; received, sent: the next sequence numbers."""
+    """Connect it without a packet. received, sent: the next sequence numbers."""
     for queue, number in (RECEIVED, received), (SENT, sent):
         sock.setsockopt(socket.IPPROTO_TCP, REPAIR_QUEUE, queue)
         sock.setsockopt(socket.IPPROTO_TCP, QUEUE_SEQ, struct.pack("I", number & 0xFFFFFFFF))
@@ -81,7 +83,7 @@ def _begins(
 
 
 def _works(sock: socket.socket) -> None:
-    sock.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, b"")  # the length of a segment is worked out anew
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, b"")  # makes the kernel compute the segment size again
     sock.setsockopt(socket.IPPROTO_TCP, REPAIR, OFF_IN_SILENCE)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 

@@ -24,6 +24,7 @@ from ktcpvs.model.address import Address, Inet, Unix
 from ktcpvs.reactor import PersistentLoop, UVReactor
 from ktcpvs.streams.accept import adopt_socket
 from ktcpvs.streams.connect import connect
+from ktcpvs.streams.contract import NotDetachable
 from ktcpvs.streams.stream import Stream
 
 
@@ -97,7 +98,7 @@ class Owner:
         self.thread.run(all_of_them)
 
     def write(self, data: bytes) -> None:
-        self.thread.run(lambda: self.stream.transport.write(data))
+        self.thread.run(lambda: self.stream.write(data))
 
     def has(self, data: bytes) -> None:
         """Wait until exactly this has come."""
@@ -166,11 +167,16 @@ class Lines:
 
         def drop() -> None:
             for owner in self.owners:
-                owner.stream.reset()
+                owner.stream.abort()
 
         self.thread.run(drop)
         wait_for(lambda: not any(owner.stream.is_open for owner in self.owners))
         self._stack.close()
+
+
+def flushed(stream: Stream) -> bool:
+    """True when the system has all that was written to an open stream."""
+    return stream.detach_obstacle() is not NotDetachable.BUFFERED
 
 
 def descriptors() -> int:

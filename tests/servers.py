@@ -1,7 +1,7 @@
 """Real servers on loopback for tests and measurements: nginx, redis, PostgreSQL, and small socket servers in threads.
 
-Each has `address`, written as tcpvsadm wants it, answers as soon as it is made, and is gone after `stop()`. Nothing
-is left behind: files lie in the folder that the caller gives.
+Each has an `address` in the form of tcpvsadm, accepts connections as soon as it is made, and has ended after `stop()`.
+All its files are in the folder that the caller gives.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LOOPBACK = "127.0.0.1"
 
 
 def program(name: str) -> str:
-    """The path of a program that tests need. Raises AssertionError, which says what to install."""
+    """Return the path of a program that tests need. Raises AssertionError, which names the packages to install."""
     folders = [*os.environ.get("PATH", "").split(":"), "/usr/sbin", *sorted(glob.glob("/usr/lib/postgresql/*/bin"))]
     found = shutil.which(name, path=":".join(folders))
     assert found is not None, f"{name} is not installed; these tests need the Debian packages {PACKAGES}"
@@ -39,8 +39,10 @@ def program(name: str) -> str:
 def wait_for(
     condition: Callable[[], Any], what: str | Callable[[], str] = "", timeout: float = 10.0, pause: float = 0.01
 ) -> Any:
-    """The first true value of `condition()`. Raises AssertionError, which says `what`, when there is none in `timeout`
-    seconds."""
+    """Call `condition` until it returns a true value; return that value.
+
+    Raises AssertionError, which says `what`, after `timeout` seconds. pause: seconds between two calls.
+    """
     deadline = time.monotonic() + timeout
     while not (value := condition()):
         if time.monotonic() >= deadline:
@@ -55,7 +57,7 @@ _ports = iter(random.Random(os.getpid()).sample(range(20000 + 1500 * _worker, 21
 
 
 def _is_nameless(port: int) -> bool:
-    """True for a port that listings show as a number."""
+    """True for a port that has no name in /etc/services: listings show its number."""
     try:
         socket.getservbyport(port, "tcp")
     except OSError:
@@ -64,7 +66,7 @@ def _is_nameless(port: int) -> bool:
 
 
 def free_port(host: str = LOOPBACK) -> int:
-    """A port that nobody has and that has no name; below the range from which the kernel takes clients' ports."""
+    """Return an unused port without a name, below the range from which the kernel takes the ports of clients."""
     for port in filter(_is_nameless, _ports):
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(family) as probe, contextlib.suppress(OSError):
@@ -74,8 +76,10 @@ def free_port(host: str = LOOPBACK) -> int:
 
 
 def free_address() -> str:
-    """HOST:PORT where nobody has bound anything, on a loopback address that only this process binds: nobody's call is
-    given its port. There are enough for thousands of calls."""
+    """Return an unused HOST:PORT on a loopback address that only this process uses.
+
+    So the kernel never gives its port to a client. There are enough for thousands of calls.
+    """
     number = os.getpid()
     host = f"127.{1 + (number >> 16)}.{number >> 8 & 255}.{number & 255}"
     with socket.socket() as probe:
@@ -84,7 +88,7 @@ def free_address() -> str:
 
 
 def answers(port: int, host: str = LOOPBACK) -> bool:
-    """True when somebody accepts connections there."""
+    """True when a server accepts connections there."""
     try:
         socket.create_connection((host, port), timeout=5).close()
     except OSError:
@@ -103,7 +107,7 @@ class Program:
             )
 
     def wait_until(self, ready: Callable[[], Any]) -> None:
-        """Wait for `ready()`, or fail with what the program has said."""
+        """Wait for `ready()`, or fail with the program's output."""
 
         def looked() -> Any:
             assert self.process.poll() is None, f"{self.process.args} ended: {self.log_path.read_text()}"
@@ -112,7 +116,7 @@ class Program:
         wait_for(looked, f"{self.process.args} to answer", timeout=20)
 
     def stop(self) -> None:
-        """End it; safe to call twice."""
+        """End it. May be called twice."""
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -151,8 +155,10 @@ http {{
 
 
 class Nginx(Program):
-    """Answers every path with "NAME connection-number METHOD path"; serves `file()` under /files/, and under
-    /slow/ with 100 kB/s."""
+    """Responds to every path with "NAME connection-number METHOD path".
+
+    It serves the files of `file()` under /files/, and with 100 kB/s under /slow/.
+    """
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name
@@ -163,7 +169,7 @@ class Nginx(Program):
         self.start()
 
     def start(self) -> None:
-        """Begin, or begin again after `stop()` with the same port."""
+        """Start it, or start it again after `stop()` with the same port."""
         configuration = self.folder / "nginx.conf"
         user = "user root;" if os.getuid() == 0 else ""
         configuration.write_text(
@@ -174,7 +180,7 @@ class Nginx(Program):
         self.wait_until(lambda: answers(self.port))
 
     def file(self, name: str, size: int) -> str:
-        """Make a file of random bytes; its SHA-256, in hexadecimal."""
+        """Make a file of random bytes; return its SHA-256, in hexadecimal."""
         digest = hashlib.sha256()
         chance = random.Random(name)
         with open(self.folder / "www/files" / name, "wb") as file:
@@ -186,7 +192,7 @@ class Nginx(Program):
 
 
 class Redis(Program):
-    """A redis-server that keeps nothing."""
+    """A redis-server that saves nothing to disk."""
 
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
@@ -197,7 +203,7 @@ class Redis(Program):
 
 
 class PostgreSQL(Program):
-    """A PostgreSQL with one database, `postgres`, that trusts everybody; as the user `nobody` when we are root."""
+    """A PostgreSQL with one database, `postgres`, and no passwords. Root runs it as the user `nobody`."""
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -237,18 +243,18 @@ def reset(sock: socket.socket) -> None:
 
 
 def chunks(sock: socket.socket, size: int = 65536) -> Iterator[bytes]:
-    """What comes, until the other side ends."""
+    """Yield what the other side sends, until it ends."""
     while data := sock.recv(size):
         yield data
 
 
 def read_all(sock: socket.socket) -> bytes:
-    """Everything until the other side ends."""
+    """Read until the other side ends."""
     return b"".join(chunks(sock))
 
 
 def read_exactly(sock: socket.socket, size: int) -> bytes:
-    """`size` bytes. Raises EOFError when the other side ends before."""
+    """Read `size` bytes. Raises EOFError when the other side ends before."""
     data = bytearray()
     while len(data) < size:
         more = sock.recv(size - len(data))
@@ -266,14 +272,14 @@ SO_ATTACH_FILTER = 26
 
 
 def let_only_syn_in(listener: socket.socket) -> None:
-    """Whoever calls it gets an answer, and what he says then is thrown away: his handshake does not come to its end."""
-    program = (0x30, 0, 0, 13), (0x45, 0, 1, 0x02), (0x06, 0, 0, 0xFFFFFFFF), (0x06, 0, 0, 0)  # a look at TCP's flags
+    """Let the kernel drop all packets but SYNs: a client gets a SYN-ACK, and its handshake never completes."""
+    program = (0x30, 0, 0, 13), (0x45, 0, 1, 0x02), (0x06, 0, 0, 0xFFFFFFFF), (0x06, 0, 0, 0)  # TCP's flags
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in program))
     listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", len(program), ctypes.addressof(code)))
 
 
 def dial(where: Where, timeout: float = 10.0) -> socket.socket:
-    """A connected socket with a timeout for everything that is done with it."""
+    """Connect; the timeout applies to all operations of the socket."""
     if isinstance(where, tuple):
         sock = socket.create_connection(where, timeout=timeout)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -289,7 +295,7 @@ def dial(where: Where, timeout: float = 10.0) -> socket.socket:
 
 
 def written(where: Where) -> str:
-    """As an address for tcpvsadm."""
+    """Return the address in the form of tcpvsadm."""
     if isinstance(where, str):
         return f"unix:{where}"
     host, port = where
@@ -297,10 +303,10 @@ def written(where: Where) -> str:
 
 
 class SocketServer:
-    """Calls `serve(socket)` in a thread for each client; the socket is closed afterwards.
+    """Calls `serve(socket)` in a thread for each client, and closes the socket afterwards.
 
-    where: host and port (0: a free one), or the path of a unix socket. accepted: how many clients have come.
-    sockets: those of all clients, in the order in which they came.
+    where: host and port (0: a free one), or the path of a unix socket. accepted: how many connections it has accepted.
+    sockets: all accepted sockets, in their order.
     """
 
     def __init__(self, serve: Callable[[socket.socket], object], where: Where = (LOOPBACK, 0)) -> None:
@@ -330,7 +336,7 @@ class SocketServer:
 
     @property
     def living(self) -> int:
-        """Clients that are being served now."""
+        """How many clients it serves now."""
         return sum(thread.is_alive() for thread in self._threads)
 
     def _accept(self) -> None:
@@ -349,7 +355,7 @@ class SocketServer:
             self._serve(client)
 
     def stop(self) -> None:
-        """Listen no more and drop all clients; safe to call twice."""
+        """Stop listening and end all connections. May be called twice."""
         if self._listener.fileno() < 0:
             return
         with contextlib.suppress(OSError):
@@ -367,24 +373,24 @@ class SocketServer:
         assert not self.living, "a server thread did not end"
 
 
-# What a SocketServer can do with a client.
+# Functions that a SocketServer may call for each client.
 
 
 def echo(sock: socket.socket) -> None:
-    """Send back what comes."""
+    """Send back all that the client sends."""
     for data in chunks(sock):
         sock.sendall(data)
     sock.shutdown(socket.SHUT_WR)
 
 
 def sink(sock: socket.socket) -> None:
-    """Read all and say nothing."""
+    """Read all and send nothing."""
     for _ in chunks(sock):
         pass
 
 
 def speak_first(greeting: bytes) -> Callable[[socket.socket], None]:
-    """Greet, then echo."""
+    """Send the greeting, then echo."""
 
     def serve(sock: socket.socket) -> None:
         sock.sendall(greeting)
@@ -394,7 +400,7 @@ def speak_first(greeting: bytes) -> Callable[[socket.socket], None]:
 
 
 def digest_at_end(sock: socket.socket) -> None:
-    """Read until the client ends, then answer with the SHA-256 of all that came, in hexadecimal."""
+    """Read until the client ends, then send the SHA-256 of all bytes, in hexadecimal."""
     digest = hashlib.sha256()
     for data in chunks(sock):
         digest.update(data)
@@ -402,7 +408,7 @@ def digest_at_end(sock: socket.socket) -> None:
 
 
 def digest_of_upload(sock: socket.socket) -> None:
-    """A small HTTP server: answers each upload with the SHA-256 of its body; agrees to `Expect: 100-continue`."""
+    """A small HTTP server: responds to each upload with the SHA-256 of its body, and to `Expect: 100-continue`."""
     with sock.makefile("rb") as stream:
         while stream.readline():
             headers: dict[str, str] = {}

@@ -1,7 +1,7 @@
-"""Many connections at once through a switch, each of random sizes, pieces, pauses and ends, that check themselves.
+"""Many connections at once through a switch, with random sizes, pieces, pauses and ends, which check each other.
 
-All that one side does follows from the seed, its side and its number, so a connection that fails can be made again.
-Each side says its number first; so the other knows what must come, to the byte, and compares SHA-256.
+The seed, the side and the number of a connection determine all that a side does, so a failure can be repeated. Each
+side sends its number first: the other side then knows every byte that must follow, and compares the SHA-256.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BLOB = random.Random(5).randbytes(4 << 20)
 NUMBER = struct.Struct("!Q")
 LARGE = 3 << 20
 USUAL = 18
-"""What is not large has at most 2**USUAL bytes."""
+"""All but a few contents have at most 2**USUAL bytes."""
 
 PATIENCE = 0.3
 """Seconds that one side waits for the other's end before it ends itself."""
@@ -34,8 +34,8 @@ LATEST = 60.0
 class Half:
     """What one side of a connection does.
 
-    content: all that it says, its number included; b"" for one that says nothing. rests: seconds that it rests in the
-    middle of what it says, so that it lives longer.
+    content: all that it sends, with its number; may be b"". rests: seconds that it pauses in the middle of the content,
+    so that the connection lives longer.
     """
 
     def __init__(self, seed: int, side: str, number: int, lives: float) -> None:
@@ -57,7 +57,7 @@ class Half:
         self.ends = chance.choice(("at once", "at once", "later", "after the other"))
 
     async def speak(self, writer: asyncio.StreamWriter, heard: asyncio.Event) -> None:
-        """Say it, then send a FIN. heard: the other side has ended."""
+        """Send the content, then a FIN. heard: is set when the other side has ended."""
         chance, content = self.chance, self.content
         await asyncio.sleep(self.begins)
         done = 0
@@ -83,7 +83,7 @@ class Half:
         writer.write_eof()
 
     async def hear(self, reader: asyncio.StreamReader, heard: asyncio.Event) -> tuple[int | None, str, int]:
-        """(the other side's number, SHA-256 of what it said, how many bytes); no number of one that said nothing."""
+        """Read to the end; return (the other side's number or None, the SHA-256 and the size of what it sent)."""
         await asyncio.sleep(self.reads_late)
         digest, size, first = hashlib.sha256(), 0, b""
         for turn in range(1 << 30):
@@ -105,8 +105,8 @@ class Half:
 class Storm:
     """count connections to `port`, `at_once` of them at a time; `serve_at`: the port where the switch finds its server.
 
-    lives: so many seconds longer a side lives at most. failures: what went wrong, a line each. bytes_in, bytes_out:
-    what clients and the server have said. told: called with how many are done, now and then.
+    lives: the most seconds that a side pauses. failures: a line each. bytes_in, bytes_out: what clients and the server
+    have sent. told: is called with the number of finished connections.
     """
 
     port: int
@@ -126,7 +126,7 @@ class Storm:
     _serving: set[asyncio.Task[None]] = field(default_factory=set)
 
     def run(self) -> None:
-        """Make all of them."""
+        """Make all connections, and wait for their end."""
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(self._run())
 
@@ -140,7 +140,7 @@ class Storm:
         finally:
             server.close()
         if self._said != self._heard:
-            self.failures.append(f"{(self._said - self._heard).total()} directions were not heard as they were said")
+            self.failures.append(f"{(self._said - self._heard).total()} directions did not arrive as they were sent")
 
     async def _clients(self, numbers: object) -> None:
         for number in numbers:  # type: ignore[attr-defined]
@@ -166,7 +166,7 @@ class Storm:
     async def _converse(
         self, side: str, other: str, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> int:
-        """One side of one connection; how many bytes it has said."""
+        """Run one side of one connection; return how many bytes it has sent."""
         half, heard = Half(self.seed, side, number, self.lives), asyncio.Event()
         writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._said[half.digest] += 1

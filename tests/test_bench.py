@@ -1,4 +1,4 @@
-"""The benchmark's own work: what it reads, reckons and writes, and that nothing wrong is passed over."""
+"""The benchmark program: reading reports, calculating, writing the page, and refusing wrong measurements."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ Transfer/sec:      9.84MB
 # wrk.
 
 
-def test_what_wrk_says_is_read() -> None:
+def test_the_report_of_wrk_is_read() -> None:
     report = load.read(WRK)
     assert (report.requests, report.seconds) == (60755, 1.01)
     assert report.slowest == pytest.approx(2.35e-3)
@@ -85,7 +85,7 @@ def test_every_unit_of_a_duration_is_read(written: str, seconds: float) -> None:
     "line",
     ["  Socket errors: connect 0, read 3, write 0, timeout 0", "  Non-2xx or 3xx responses: 12"],
 )
-def test_what_went_wrong_during_the_load_ends_the_run(line: str) -> None:
+def test_errors_during_the_load_end_the_run(line: str) -> None:
     with pytest.raises(Failure, match=line.strip()):
         load.read(WRK.replace("Requests/sec", f"{line}\nRequests/sec"))
 
@@ -98,7 +98,7 @@ def test_a_load_that_has_not_measured_ends_the_run(text: str) -> None:
         load.read(text)
 
 
-# Reckoning.
+# Calculating.
 
 FIGURES = {
     "ktcpvs": {"cpu": [30.0, 20.0, 40.0], "rate": [100.0, 200.0, 300.0]},
@@ -114,12 +114,12 @@ def test_the_median_and_the_ratio_of_medians() -> None:
 @pytest.mark.parametrize(
     ("who", "metric"), [("haproxy", "cpu"), ("nginx", "p99")], ids=["peer is missing", "metric is missing"]
 )
-def test_no_ratio_of_what_was_not_measured(who: str, metric: str) -> None:
+def test_a_ratio_needs_figures(who: str, metric: str) -> None:
     with pytest.raises(ValueError, match="no figures"):
         results.ratio({**FIGURES, "ktcpvs": {"cpu": [1.0], "p99": [1.0]}}, who, "ktcpvs", metric)
 
 
-def test_no_ratio_to_a_cost_of_nothing() -> None:
+def test_a_ratio_to_a_cost_of_zero_is_refused() -> None:
     with pytest.raises(ValueError, match="spent nothing"):
         results.ratio({**FIGURES, "ktcpvs": {"cpu": [0.0]}}, "nginx", "ktcpvs", "cpu")
 
@@ -132,7 +132,7 @@ def test_a_goal_is_reached_or_not(value: float, wanted: float, at_most: bool, re
     assert results.Goal("", value, wanted, at_most).reached is reached
 
 
-def test_fewer_idle_connections_where_descriptors_are_few() -> None:
+def test_few_descriptors_allow_fewer_idle_connections() -> None:
     assert scenario_memory.possible((5000, 15000), 65536) == (5000, 15000)
     assert scenario_memory.possible((5000, 15000), 20000) == (5000, 9900)
     assert scenario_memory.possible((5000, 15000), 1024) == (400,)
@@ -148,7 +148,7 @@ intr 1
 """
 
 
-def test_the_busy_time_of_a_core_counts_all_but_idling_and_waiting() -> None:
+def test_the_busy_time_of_a_core_excludes_idle_and_iowait() -> None:
     assert counters.busy(STAT, 0) == (100 + 20 + 300 + 6 + 7) / counters.HERTZ
     assert counters.busy(STAT, 1) == (1 + 2 + 3 + 6 + 7) / counters.HERTZ
     with pytest.raises(ValueError, match="no core 2"):
@@ -158,8 +158,8 @@ def test_the_busy_time_of_a_core_counts_all_but_idling_and_waiting() -> None:
 SPIN = "import time\nwhile time.process_time() < {}: pass"
 
 
-def test_the_time_of_children_counts_whether_they_live_or_not(tmp_path: Path) -> None:
-    """A shell with a child that has ended and one that lives; each has used CPU time, the shell next to none."""
+def test_the_time_of_living_and_ended_children_counts(tmp_path: Path) -> None:
+    """A shell has a child that has ended and one that lives. Both have used CPU time, the shell almost none."""
     ended, lives = (SPIN.format(seconds) for seconds in (0.2, 0.3))
     script = f"{sys.executable} -c '{ended}'; {sys.executable} -c '{lives}\ntime.sleep(60)' & echo both; wait"
     with processes.running(["/bin/sh", "-c", script], HERE, tmp_path / "log") as shell:
@@ -169,7 +169,7 @@ def test_the_time_of_children_counts_whether_they_live_or_not(tmp_path: Path) ->
 
 
 def test_the_exact_time_is_that_of_all_processes_and_threads(tmp_path: Path) -> None:
-    """A program with a thread, and a child; each has used CPU time and lives."""
+    """Two programs with a second thread each; all have used CPU time and live."""
     thread = f"import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\n{SPIN.format(0.2)}"
     spins = f"{thread}\nprint('used', flush=True)"
     script = f'{sys.executable} -c "{spins}" & {sys.executable} -c "{spins}" & wait'
@@ -186,7 +186,7 @@ def test_the_name_of_the_processor() -> None:
 # Programs.
 
 
-def test_a_missing_program_ends_the_run_and_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_program_ends_the_run_and_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes.shutil, "which", lambda name, path: None)
     with pytest.raises(Failure, match="nginx is missing: install the Debian package nginx-light"):
         processes.program("nginx")
@@ -194,7 +194,7 @@ def test_a_missing_program_ends_the_run_and_says_what_to_install(monkeypatch: py
         machine.describe()
 
 
-def test_the_command_fails_loudly(tmp_path: Path) -> None:
+def test_a_failed_run_writes_no_page(tmp_path: Path) -> None:
     code = (
         "import sys; from bench import processes, run\n"
         "processes.shutil.which = lambda name, path: None\n"
@@ -218,7 +218,7 @@ def is_alive(pid: int) -> bool:
 
 
 def test_a_program_ends_with_its_block_and_so_do_its_children(tmp_path: Path) -> None:
-    """The children do not listen to SIGTERM."""
+    """The children ignore SIGTERM."""
     script = "trap '' TERM; sleep 300 & sleep 300 & wait"
     with (
         contextlib.suppress(KeyboardInterrupt),
@@ -261,7 +261,7 @@ def test_a_program_that_ends_by_itself_ends_the_run(tmp_path: Path) -> None:
         processes.output_of(["/bin/sh", "-c", "echo no; exit 3"], HERE)
 
 
-# Answers, from a real server.
+# Responses of a real server.
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -283,7 +283,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    """A server that says `hello from a`."""
+    """A server that responds `hello from a`."""
     server = ThreadingHTTPServer(("127.0.0.1", free_port()), Handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
@@ -295,7 +295,7 @@ def port() -> Iterator[int]:
 
 
 @pytest.mark.parametrize("one_server", [False, True])
-def test_right_answers_pass(port: int, one_server: bool) -> None:
+def test_right_responses_pass(port: int, one_server: bool) -> None:
     wanted = {"/": ("hello from a",), "/other": ("hello from b", "hello from a")}
     answers.check("somebody", port, wanted, one_server=one_server)
 
@@ -309,12 +309,12 @@ def test_right_answers_pass(port: int, one_server: bool) -> None:
         ("/closing", "hello from a", "has closed a connection"),
     ],
 )
-def test_a_wrong_answer_ends_the_run(port: int, path: str, wanted: str, complaint: str) -> None:
+def test_a_wrong_response_ends_the_run(port: int, path: str, wanted: str, complaint: str) -> None:
     with pytest.raises(Failure, match=complaint):
         answers.check("somebody", port, {path: (wanted,)})
 
 
-def test_nobody_there_ends_the_run() -> None:
+def test_a_missing_server_ends_the_run() -> None:
     with pytest.raises(Failure, match="no answer for /"):
         answers.check("somebody", free_port(), {"/": ("",)})
 
@@ -324,7 +324,7 @@ def fetcher(port: int, path: str, size: int) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
-def test_the_fetcher_looks_at_what_it_fetches(port: int) -> None:
+def test_the_fetcher_checks_the_length(port: int) -> None:
     done = fetcher(port, "/closing", 12)
     assert (done.returncode, done.stderr) == (0, "")
     assert float(done.stdout) > 0
@@ -340,7 +340,7 @@ def prober(port: int, path: str, body: str) -> subprocess.Popen[str]:
 
 @contextlib.contextmanager
 def killed(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
-    """The process for as long as the block lasts."""
+    """Kill the process when the block ends."""
     with process:
         try:
             yield process
@@ -348,7 +348,7 @@ def killed(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def test_the_prober_tells_the_slowest_request_since_the_last_mark(port: int) -> None:
+def test_the_prober_prints_the_slowest_request_since_the_last_mark(port: int) -> None:
     with killed(prober(port, "/", "hello from a")) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -364,7 +364,7 @@ def test_the_prober_tells_the_slowest_request_since_the_last_mark(port: int) -> 
 
 
 @pytest.mark.parametrize(("path", "body"), [("/missing", "hello from a"), ("/closing", "hello from a")])
-def test_the_prober_ends_at_a_wrong_answer(port: int, path: str, body: str) -> None:
+def test_the_prober_ends_at_a_wrong_response(port: int, path: str, body: str) -> None:
     with killed(prober(port, path, body)) as process:
         assert process.stderr is not None
         assert process.wait(30) == 1
@@ -376,7 +376,7 @@ def test_the_prober_ends_at_a_wrong_answer(port: int, path: str, body: str) -> N
 SITE = Site(8080, ("127.0.0.1:9001", "127.0.0.1:9002"), (Rule("/images/", 1),), default=0)
 
 
-def test_the_switch_reads_its_configuration() -> None:
+def test_the_configuration_of_ktcpvs_is_valid() -> None:
     table = parse(configurations.ktcpvs(SITE, "phttp"), "test", service_port).apply(Table())
     service = table.services["web"]
     assert [(rule.pattern, [str(server) for server in rule.servers]) for rule in service.rules] == [
@@ -387,13 +387,13 @@ def test_the_switch_reads_its_configuration() -> None:
 
 
 @pytest.mark.parametrize("relay", ["copy", "splice", "kernel"])
-def test_the_switch_reads_its_relay(relay: str) -> None:
+def test_the_configuration_of_ktcpvs_names_the_relay(relay: str) -> None:
     written = configurations.ktcpvs(SITE, "wlc", relay)
     assert parse(written, "test", service_port).apply(Table()).services["web"].relay == relay
     assert "relay" not in configurations.ktcpvs(SITE, "wlc")
 
 
-def test_haproxy_splices_where_it_is_told_to() -> None:
+def test_the_configuration_of_haproxy_may_splice() -> None:
     written = configurations.haproxy_tcp(SITE, ("splice-request", "splice-response"))
     assert "    option splice-request\n    option splice-response\n" in written
     assert "splice" not in configurations.haproxy_tcp(SITE)
@@ -410,11 +410,11 @@ def test_peers_have_the_same_rules() -> None:
     assert f"use_backend s1 if {{ path_reg {pattern} }}" in configurations.haproxy_http(many)
 
 
-def test_answers_are_12_bytes() -> None:
+def test_responses_have_12_bytes() -> None:
     assert [len(configurations.answer(number)) for number in range(3)] == [12, 12, 12]
 
 
-# What is written.
+# The page.
 
 
 def scenario(letter: str = "A") -> results.Scenario:
@@ -431,7 +431,7 @@ def texts(svg: str) -> list[str]:
     ]
 
 
-def test_a_chart_has_a_bar_for_everybody_to_one_scale() -> None:
+def test_the_bars_of_a_chart_have_one_scale() -> None:
     svg = document.picture(scenario())
     root = xml.etree.ElementTree.fromstring(svg)
     widths = [float(node.attrib["width"]) for node in root.iter() if node.tag.endswith("rect")]
@@ -468,14 +468,14 @@ def test_the_table_of_a_case() -> None:
     ]
 
 
-def test_a_goal_is_told_with_its_outcome() -> None:
+def test_the_page_lists_goals_with_their_outcome() -> None:
     assert list(map(document.goal_line, scenario().goals)) == [
         "| few & <small>: nginx / ktcpvs | at least 1 | 1.50 | reached |",
         "| memory | at most 6 KiB | 7.00 KiB | **not reached** |",
     ]
 
 
-def test_what_was_not_measured_is_said() -> None:
+def test_the_page_names_scenarios_that_were_not_measured() -> None:
     skipped = results.Scenario("I", "Workers", "Two of them.", ["rate"], skipped="there is one core.")
     page = document.markdown(document.Results({}, {"I": skipped}))
     assert "**Not measured**: there is one core." in page
@@ -483,7 +483,7 @@ def test_what_was_not_measured_is_said() -> None:
     assert "i.svg" not in page
 
 
-def test_what_was_written_can_be_read_back() -> None:
+def test_results_can_be_read_back() -> None:
     found = document.Results({"cores": "2"}, {"A": scenario()})
     assert document.from_text(document.as_json(found)) == found
 
@@ -501,7 +501,7 @@ def test_the_page_its_charts_and_its_figures_are_written(tmp_path: Path) -> None
     assert json.loads((folder / "results.json").read_text())["scenarios"][0]["cases"][0]["figures"] == FIGURES
 
 
-def test_scenarios_that_were_not_chosen_stay_unless_the_machine_is_another(tmp_path: Path) -> None:
+def test_other_scenarios_stay_on_the_page_unless_the_machine_differs(tmp_path: Path) -> None:
     page = tmp_path / "benchmarks.md"
     document.write(document.Results({"cores": "2"}, {"B": scenario("B")}), page)
     together = document.write(document.Results({"cores": "2"}, {"A": scenario("A")}), page)
@@ -522,7 +522,7 @@ def relay_case(label: str, kernel: dict[str, float], haproxy: dict[str, float]) 
 
 
 def found_goals(case: results.Case) -> list[tuple[float, float, bool]]:
-    """Value, what was wanted, and whether it was reached."""
+    """(value, goal, whether it is reached) of each."""
     return [(round(goal.value, 6), goal.wanted, goal.reached) for goal in relay_goals.goals_of([case])[0]]
 
 
@@ -542,7 +542,7 @@ def test_the_goals_of_relays() -> None:
     assert found_goals(memory) == [(2.9, 3.0, True)]
 
 
-def test_no_goal_without_the_kernel_and_a_note_where_nothing_can_be_compared() -> None:
+def test_without_comparable_figures_there_are_no_goals() -> None:
     case = relay_case("http, pinned", {"beyond": -1.0}, {"beyond": 4.0})
     goals, notes = relay_goals.goals_of([case])
     assert not goals
@@ -552,14 +552,14 @@ def test_no_goal_without_the_kernel_and_a_note_where_nothing_can_be_compared() -
     assert relay_goals.goals_of([case]) == ([], [])
 
 
-def test_on_busy_cores_splicing_is_held_to_copying() -> None:
+def test_on_busy_cores_splice_is_compared_with_copy() -> None:
     case = results.Case("wlc, contended", {"ktcpvs copy": {"rate": [100.0]}, "ktcpvs splice": {"rate": [95.0]}})
     assert found_goals(case) == [(0.95, 0.9, True)]
     del case.figures["ktcpvs copy"]
     assert found_goals(case) == []
 
 
-def test_where_everybody_runs(tmp_path: Path) -> None:
+def test_the_cores_of_proxy_and_load(tmp_path: Path) -> None:
     shop = Workshop(tmp_path, {3}, {0, 1}, rounds=1, seconds=1, quick=True)
     places = {place: scenario_relays.place_of(shop, place) for place in ("pinned", "unpinned", "one core", "contended")}
     cores = {place: (there.proxy, there.load) for place, there in places.items()}
@@ -582,7 +582,7 @@ def test_a_relay_that_the_machine_refuses_is_left_out(monkeypatch: pytest.Monkey
     assert scenario_relays.relays() == (["copy", "splice"], "no right to it")
 
 
-def test_a_chart_leaves_out_who_has_no_such_figure_and_keeps_less_than_nothing_in_its_frame() -> None:
+def test_a_chart_omits_missing_figures_and_draws_negative_ones_as_empty_bars() -> None:
     case = relay_case("wlc, pinned", {"beyond": -1.0}, {"beyond": 4.0})
     svg = document.picture(results.Scenario("K", "Relays", "", ["beyond", "all"], [case]))
     assert texts(svg)[2:] == [relay_goals.KERNEL, "-1.0 us", "HAProxy tcp", "4.0 us"]

@@ -1,8 +1,12 @@
-"""What the documents say is so: their links, their programs, their tables, their command lines and their output."""
+"""The documents are right: their links, programs, tables, command lines and output."""
 
 from __future__ import annotations
 
+import configparser
+import importlib
+import itertools
 import os
+import random
 import re
 import shlex
 import socket
@@ -19,10 +23,11 @@ from zope.interface.interface import InterfaceClass
 from zope.interface.verify import verifyObject
 
 from ktcpvs import interfaces
+from ktcpvs.control.tcpvsadm.exit_status import UsageError
 from ktcpvs.control.tcpvsadm.options import read_arguments
-from ktcpvs.control.tcpvsadm.outcome import Misuse
 from ktcpvs.errors import BadConfiguration
 from ktcpvs.interfaces import IScheduler, ISchedulerFactory
+from ktcpvs.model import exchange
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.language.lexer import unquoted
 from ktcpvs.model.language.parser import KEYWORDS, parse
@@ -33,7 +38,7 @@ from ktcpvs.system.plugins import find_schedulers
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-DOCUMENTS = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 EXAMPLE = DOCS / "examples" / "ktcpvs-random"
 
 _FENCE = re.compile(r"^```([\w-]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -45,7 +50,7 @@ def text_of(name: str) -> str:
 
 
 def blocks(name: str, language: str) -> list[str]:
-    """The contents of a document's fenced blocks of one language, in their order."""
+    """The fenced blocks of one language, in their order."""
     return [body for kind, body in _FENCE.findall(text_of(name)) if kind == language]
 
 
@@ -60,7 +65,7 @@ def prose(name: str) -> str:
 
 
 def built_in() -> list[str]:
-    """The names of the schedulers that this package brings."""
+    """The names of this package's schedulers."""
     known = find_schedulers().known.items()
     return sorted(name for name, plugin in known if type(plugin).__module__.startswith("ktcpvs."))
 
@@ -69,7 +74,7 @@ def built_in() -> list[str]:
 
 
 def anchors(name: str) -> set[str]:
-    """The headings of a document as GitHub makes anchors of them."""
+    """The anchors that GitHub makes of a document's headings."""
     headings = re.findall(r"^#+ (.*)$", prose(name), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -131,7 +136,7 @@ def test_the_readme_names_the_schedulers_that_work_and_no_other() -> None:
 
 
 def command_lines(name: str) -> Iterator[str]:
-    """Every tcpvsadm command of a document: after a prompt, in an indented block, or between backquotes."""
+    """Every tcpvsadm command of a document: after a prompt, in an indented block, or in backquotes."""
     shells = "\n".join(blocks(name, "console") + blocks(name, "sh"))
     lines = re.findall(r"^(?:\$ )?(.*\btcpvsadm\b.*)$", shells, re.MULTILINE)
     lines += re.findall(r"^    (tcpvsadm .*)$", prose(name), re.MULTILINE)
@@ -142,12 +147,12 @@ def command_lines(name: str) -> Iterator[str]:
         lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
         lexer.whitespace_split = True
         words = list(lexer)
-        if "tcpvsadm" in words:  # and not only in the name of a file
+        if "tcpvsadm" in words:  # not only as a part of a file's name
             yield " ".join(map(shlex.quote, words[words.index("tcpvsadm") :]))
 
 
 def arguments(line: str) -> list[str]:
-    """The words after `tcpvsadm`, up to where the shell takes over."""
+    """The words after `tcpvsadm`, up to the first operator of the shell."""
     words = shlex.split(line)[1:]
     ends = [place for place, word in enumerate(words) if word in (">", "<", "|", "||", "&&", ";", "&")]
     return words[: min(ends, default=len(words))]
@@ -155,16 +160,16 @@ def arguments(line: str) -> list[str]:
 
 COMMAND_LINES = [
     (name, line)
-    for name in (str(path.relative_to(ROOT)) for path in DOCUMENTS if path.name != "tcpvsadm.md")  # it shows forms
+    for name in (str(path.relative_to(ROOT)) for path in DOCUMENTS if path.name != "tcpvsadm.md")  # it has synopses
     for line in dict.fromkeys(command_lines(name))
 ]
 
 
 @pytest.mark.parametrize(("name", "line"), [pytest.param(*case, id=" ".join(case)) for case in COMMAND_LINES])
-def test_a_command_line_can_be_meant(name: str, line: str) -> None:
+def test_a_command_line_is_valid(name: str, line: str) -> None:
     try:
         read_arguments(arguments(line))
-    except Misuse as misuse:
+    except UsageError as misuse:
         pytest.fail(f"{name} shows `{line}`: {misuse}")
 
 
@@ -187,7 +192,7 @@ def test_a_configuration_can_be_read(name: str, body: str) -> None:
         table = parse(body, name, service_port).apply(Table())
     except BadConfiguration as error:
         pytest.fail(str(error))
-    assert table != Table(), "it says nothing"
+    assert table != Table(), "the configuration is empty"
 
 
 def test_every_keyword_of_a_service_is_described_and_no_other() -> None:
@@ -220,8 +225,8 @@ def test_the_table_of_settings_is_whole_and_right() -> None:
 
 
 def test_the_programs_about_schedulers_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plugin file by itself, with the example on the path; the others one after another, as one module; then every
-    test in it."""
+    """The plugin file runs by itself with the example on the path, the other programs in turn as one module; so do its
+    tests."""
     programs = blocks("docs/schedulers.md", "python")
     assert len(programs) >= 4
     monkeypatch.syspath_prepend(str(EXAMPLE))
@@ -278,10 +283,10 @@ def test_the_scheduler_of_the_document_is_the_one_of_the_example() -> None:
     assert programs[1] == (EXAMPLE / "twisted" / "plugins" / "ktcpvs_random_plugin.py").read_text()
 
 
-# Pictures.
+# Generated tables, pictures, names of files.
 
 
-def test_the_picture_of_the_states_is_up_to_date() -> None:
+def test_the_generated_tables_are_up_to_date() -> None:
     command = [sys.executable, str(DOCS / "tools" / "draw_states.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -294,23 +299,61 @@ def test_the_files_in_a_picture_exist(path: Path) -> None:
     assert [file for file in files if not (ROOT / "ktcpvs" / file).exists()] == []
 
 
-def test_every_file_of_the_house_has_its_line_and_no_other() -> None:
-    section = text_of("docs/architecture.md").split("## The files")[1].split("\n## ")[0]
-    named = re.findall(r"^\| `([\w/]+\.py)` \|", section, re.MULTILINE)
+def test_every_module_is_listed_with_its_purpose_and_no_other() -> None:
+    rows = re.findall(r"^\| `([\w/]+\.py)` \| (.+) \|$", text_of("docs/files.md"), re.MULTILINE)
     package = ROOT / "ktcpvs"
     there = {str(path.relative_to(package)) for path in package.rglob("*.py") if path.name != "__init__.py"}
-    assert len(named) == len(set(named))
-    assert set(named) == there
+    assert sorted(name for name, _ in rows) == sorted(there)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_the_modules_that_a_document_names_exist(path: Path) -> None:
+    """Names in backquotes: of the package (`http/pool.py`, `schedulers/`) or of the source (`tests/memory.py`)."""
+    folders = {folder.name for folder in (ROOT / "ktcpvs").iterdir() if folder.is_dir()} | {"tests", "docs"}
+    named = re.findall(r"`([a-z]\w*/[\w/]*(?:\.py)?)`", prose(str(path.relative_to(ROOT))))
+    ours = [name for name in named if name.partition("/")[0] in folders and "NAME" not in name]
+    assert [name for name in ours if not (ROOT / "ktcpvs" / name).exists() and not (ROOT / name).exists()] == []
+
+
+def test_the_parts_of_the_architecture_are_the_layers() -> None:
+    """From top to bottom; a row of the document may hold neighbouring layers."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    layers = re.findall(r"ktcpvs\.(\w+)", setup["importlinter:contract:layers"]["layers"])
+    section = text_of("docs/architecture.md").split("## The parts")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+    parts = [re.findall(r"`(\w+)`", row) for row in rows]
+    assert sorted(name for row in parts for name in row) == sorted(layers)
+    places = [[layers.index(name) for name in row] for row in parts]
+    assert all(max(above) < min(below) for above, below in itertools.pairwise(places))
+
+
+def test_every_state_of_a_request_has_its_timeouts() -> None:
+    section = text_of("docs/timeouts.md").split("## Schedulers that decide per request")[1].split("\n## ")[0]
+    first = re.findall(r"^\| (\S.*?) \|.*\|.*\|.*\|$", section, re.MULTILINE)
+    named = {state for column in first for state in column.split(", ")}
+    assert named >= exchange.TABLE.keys()
+    assert named - exchange.TABLE.keys() == {"state", "every state", "(a server connection)"}
 
 
 def test_every_dependency_has_its_reason_and_no_other() -> None:
-    import configparser
-
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     wanted = "".join((setup["options"]["install_requires"], *setup["options.extras_require"].values()))
     named = re.findall(r"^\| `([\w.-]+)` \|", text_of("docs/dependencies.md"), re.MULTILINE)
     assert sorted(named) == sorted(re.findall(r"^([\w.-]+)", wanted, re.MULTILINE))
+
+
+def test_the_measurements_of_the_document_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """docs/tools/measure.py, with numbers so small that the results mean nothing."""
+    monkeypatch.syspath_prepend(str(DOCS / "tools"))
+    measure = importlib.import_module("measure")
+    monkeypatch.delitem(sys.modules, "measure")
+    measure.rules((10,), 1)
+    measure.admission((1, 10), 10)
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 2 + 3
 
 
 # The tutorial, played.
@@ -319,20 +362,20 @@ PORTS = ("8001", "8002", "8080")
 HOME = "/home/you/ktcpvs"
 MARK = "=====next====="
 NOTICE = re.compile(r"^(\S*: line \d+: +\d+ |\[\d+\]. +)(Killed|Terminated|Done) .*\n", re.MULTILINE)
-"""What bash says of its jobs."""
+"""Bash's messages about its jobs."""
 
 WAITS = {
     "python3 -m http": "for try in {{1..200}}; do (: </dev/tcp/127.0.0.1/{port}) 2>/dev/null && break; sleep 0.1; done",
     "ktcpvs --control": "for try in {{1..100}}; do tcpvsadm >/dev/null 2>&1 && break; sleep 0.1; done",
     "kill ": "wait $switch 2>/dev/null",
 }
-"""How a command begins -> what the reader waits for after it."""
+"""Beginning of a command -> shell command that waits until a reader would go on."""
 
 
 def free_ports(count: int) -> list[str]:
-    """Ports of four digits, as the document's, that nobody uses."""
+    """Unused ports of four digits, as in the document; at random, since another run of the tests may look too."""
     found: list[str] = []
-    for port in range(5200, 9900):
+    for port in random.sample(range(5200, 9900), 4700):
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
@@ -348,15 +391,15 @@ def free_ports(count: int) -> list[str]:
 
 
 def steps() -> list[tuple[str, str]]:
-    """(command, output) of everything that is typed, the installation left out."""
+    """(command, output) of everything that a reader types, except the installation."""
     typed = "".join(blocks("docs/tutorial.md", "console")[1:])
     return [(part.split("\n", 1)[0], part.split("\n", 1)[1]) for part in re.split(r"^\$ ", typed, flags=re.M)[1:]]
 
 
 def alike(output: str) -> str:
-    """Output without what differs from machine to machine: byte counts, versions, the widths of columns."""
+    """Output without what differs between machines: byte counts, versions, the widths of columns."""
     output = re.sub(r"(?<=version )\S+", "X", output)
-    output = re.sub(r"^  relay .*$", "  relay X", output, flags=re.MULTILINE)  # as this machine can
+    output = re.sub(r"^  relay .*$", "  relay X", output, flags=re.MULTILINE)  # depends on the machine
     output = re.sub(r"(?<= )\d{2,}(?=\s)", "N", output)
     return re.sub(r" +", " ", output)
 

@@ -1,4 +1,4 @@
-"""Every periodic job survives its own exceptions: each is made for real, over something that always raises."""
+"""Every periodic job goes on after an exception. Each test runs a real job whose work always raises."""
 
 from __future__ import annotations
 
@@ -13,29 +13,32 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import Logger, formatEvent
 
 from ktcpvs.control.endpoints import parse_control
-from ktcpvs.control.ports import Port
+from ktcpvs.control.tcp_listeners import TCPControlListener
 from ktcpvs.health.active_checks import ActiveChecks
 from ktcpvs.http.server_connection import ServerConnection, ServerConnections
-from ktcpvs.manager import Manager
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.table import Table
-from ktcpvs.runtime.context import Context, Descriptors
+from ktcpvs.runtime.context import Context
+from ktcpvs.runtime.descriptors import Descriptors
+from ktcpvs.service_manager import ServiceManager
 from ktcpvs.services.director import Director
 from ktcpvs.services.listener import Listener
 from ktcpvs.services.resolver import Resolver
 from ktcpvs.services.running import RunningService
-from ktcpvs.status.endpoint import parse_status
+from ktcpvs.services.serving_processes import SingleProcess
+from ktcpvs.status.address import parse_status
 from ktcpvs.status.status_listener import StatusListener
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.lookup import Found
 from ktcpvs.system.notify import Notifier
+from ktcpvs.system.shared import SharedTable
 from ktcpvs.workers.worker import Worker
 from ktcpvs.workers.worker_processes import WorkerProcesses
 
 
 class Broken:
-    """Raises whenever it is called. calls: how often that was."""
+    """Raises whenever it is called. calls: how often it was called."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -54,7 +57,7 @@ class BrokenReactor(MemoryReactorClock):
 
 
 class World:
-    """What jobs are made of. lines: the log."""
+    """The objects that jobs need. lines: of the log."""
 
     def __init__(self, stack: ExitStack) -> None:
         self.stack = stack
@@ -68,7 +71,7 @@ class World:
         return Context(reactor, self.log, Descriptors(100))
 
     def breaks(self) -> None:
-        """Nothing can be opened any more."""
+        """Make opening and watching descriptors fail."""
         self.reactor = BrokenReactor(self.broken)
         self.context = self.made_context(self.reactor)
 
@@ -82,7 +85,7 @@ def access_logs(world: World) -> None:
 
 
 def idle_connections(world: World) -> None:
-    """Each look closes the connections that are too old."""
+    """The job closes connections that are too old."""
 
     class Connection(ServerConnection):
         close = world.broken
@@ -94,7 +97,7 @@ def idle_connections(world: World) -> None:
 
 
 def control_port(world: World) -> None:
-    Port(world.reactor, None, parse_control("tcp:9109"), world.broken, world.log).open_when_free()
+    TCPControlListener(world.reactor, None, parse_control("tcp:9109"), world.broken, world.log).open_when_free()
 
 
 def status_port(world: World) -> None:
@@ -103,11 +106,11 @@ def status_port(world: World) -> None:
 
 
 def watchdog(world: World) -> None:
-    class Unwell(Director):
-        answers = world.broken
+    class Unwell(SingleProcess):
+        ping = world.broken
 
-    manager = Manager(Notifier("", watchdog=4_000_000), Unwell(world.context))
-    Deferred.fromCoroutine(manager.begin())
+    director = Director(world.context, processes=Unwell(world.context))
+    Deferred.fromCoroutine(ServiceManager(Notifier(), director, watchdog=4_000_000).started())
 
 
 def listening_socket(world: World) -> None:
@@ -123,18 +126,14 @@ def workers_that_start(world: World) -> None:
 
 
 def pings_of_workers(world: World) -> None:
-    crew = WorkerProcesses(world.reactor, world.log, 0, lambda worker: None, lambda worker: None, world.broken)
-    crew.start()
+    WorkerProcesses(world.reactor, world.log, 0, lambda worker: None, lambda worker: None, world.broken).start()
 
 
 def a_worker_that_drains(world: World) -> None:
-    class Unsure(Director):
-        connections = world.broken
-
-    worker = Worker(world.reactor)
-    worker.log = worker.context.log = world.log
-    worker.director = Unsure(worker.context)
-    worker.part()
+    worker = Worker(world.reactor, world.log)
+    worker.begin(b"key", SharedTable(1), 0, is_accepting=True)
+    worker.director.count_draining = world.broken  # type: ignore[method-assign]
+    worker.drain()
 
 
 def names(world: World) -> None:
@@ -189,18 +188,18 @@ def world() -> Iterator[World]:
 
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.__name__)
-def test_a_job_that_raises_is_repeated(world: World, job: Callable[[World], None]) -> None:
+def test_a_job_that_raises_runs_again(world: World, job: Callable[[World], None]) -> None:
     job(world)
     calls = []
     for _ in range(4):
         for _ in range(200):
             world.reactor.advance(1)
         calls.append(world.broken.calls)
-    if job in (idle_connections, a_worker_that_drains):  # these come to their end
+    if job in (idle_connections, a_worker_that_drains):  # these end
         assert calls[-1] >= 3
     else:
         assert 0 < calls[0] < calls[1] < calls[2] < calls[3]
-    if job is not checks:  # there it is the server that is not well
+    if job is not checks:  # an exception of a check means that the server is down, and is not logged
         assert world.lines
     if job is a_worker_that_drains:
         assert world.reactor.hasStopped

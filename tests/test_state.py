@@ -41,7 +41,7 @@ def table() -> Table:
     return edits.StartService("b").apply(parse(TEXT).apply(Table()))
 
 
-def test_there_and_back(tmp_path: Path) -> None:
+def test_a_saved_table_is_loaded_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "state"
     save(state(path), table())
     assert state(path).load() == table()
@@ -49,7 +49,7 @@ def test_there_and_back(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["state"]
 
 
-def test_only_what_changed_is_written_anew_and_all_of_it_stands_there(tmp_path: Path) -> None:
+def test_every_save_writes_the_whole_table(tmp_path: Path) -> None:
     file = state(tmp_path / "state")
     now = table()
     save(file, now)
@@ -64,12 +64,12 @@ def test_only_what_changed_is_written_anew_and_all_of_it_stands_there(tmp_path: 
         assert state(tmp_path / "state").load() == now
 
 
-def test_no_file_yet(tmp_path: Path) -> None:
+def test_without_a_file_there_is_no_table(tmp_path: Path) -> None:
     assert state(tmp_path / "state").load() is None
 
 
 @pytest.mark.parametrize("text", ["", "rubbish", "[]", '{"format": 2}', '"x"', "\0"])
-def test_what_is_no_state_file_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_state_file_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "state"
     path.write_text(text)
     with pytest.raises(NoConfiguration, match=str(path)):
@@ -83,7 +83,7 @@ def test_a_table_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         state(path).load()
 
 
-def test_what_cannot_be_written_leaves_the_old(tmp_path: Path) -> None:
+def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     file = state(folder / "state")
@@ -106,7 +106,7 @@ def test_the_key_is_kept_with_the_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", [None, "", "xy", 7])
-def test_without_a_key_that_can_be_read_it_is_a_new_one(tmp_path: Path, key: object) -> None:
+def test_a_missing_or_unreadable_key_is_replaced(tmp_path: Path, key: object) -> None:
     path = tmp_path / "state"
     path.write_text(json.dumps({"format": 1, "running": [], "configuration": "", "key": key}))
     file = state(path)

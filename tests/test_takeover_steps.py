@@ -1,4 +1,4 @@
-"""The daemon that is taken over: a fault before the commit changes nothing, one after it holds nothing up."""
+"""The old daemon of a takeover: a fault before the commit changes nothing, one after it delays nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from twisted.logger import Logger, formatEvent
 
 from ktcpvs.model.edits import Set, StartService
 from ktcpvs.model.language.parser import parse
-from ktcpvs.runtime.context import Context, Descriptors
+from ktcpvs.runtime.context import Context
+from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.runtime.inherited_sockets import InheritedSockets
 from ktcpvs.services.director import Director
 from ktcpvs.system.log import EventLog
@@ -23,29 +24,46 @@ from ktcpvs.takeover.handover_source import HandoverConnection, HandoverSource
 
 
 class Fault(Exception):
-    """What the tests make steps raise."""
+    """The tests make steps raise it."""
 
 
-class Given:
-    """A daemon that hands over. fails: called with each step's name, before it and, with "!" behind it, after it."""
+class Sockets(InheritedSockets):
+    """No inherited sockets. is_broken: looking for those of a service manager fails."""
+
+    is_broken = False
+
+    @property
+    def activated(self) -> list[socket.socket]:
+        if self.is_broken:
+            raise Fault("broken")
+        return []
+
+    @activated.setter
+    def activated(self, value: list[socket.socket]) -> None:
+        assert value == []
+
+
+class OldDaemon:
+    """A daemon that is taken over. fails: called with each step's name, before it and, with "!" behind it, after it.
+    committed: (pid file, process) of the new daemon. edits: the outcome of each edit."""
 
     def __init__(self) -> None:
         self.fails: Callable[[str], None] = lambda name: None
         self.lines: list[str] = []
-        self.given: list[tuple[str, int]] = []
+        self.committed: list[tuple[str, int]] = []
         self.edits: list[str] = []
         log = EventLog(logger=Logger(observer=lambda event: self.lines.append(formatEvent(event))))
         self.reactor = MemoryReactorClock()
-        context = Context(self.reactor, log, Descriptors(100))
-        context.steps = Steps(log, self.take)
+        context = Context(self.reactor, log, Descriptors(100), steps=Steps(log, self.take))
         self.director = Director(context)
         self.edit(parse(f"Virtual s {{ listen = {free_address()} server = 10.0.0.1:80 }}"), StartService())
         self.control, self.other = socket.socketpair()
-        self.giver = HandoverSource(
-            self.director, InheritedSockets(), self.control, 0, lambda file, pid: self.given.append((file, pid))
+        self.sockets = Sockets()
+        self.handover_source = HandoverSource(
+            self.director, self.sockets, self.control, 0, lambda file, pid: self.committed.append((file, pid))
         )
-        self.heir = HandoverConnection(self, log)
-        self.heir.transport = self  # type: ignore[assignment]
+        self.connection = HandoverConnection(self, log)
+        self.connection.transport = self  # type: ignore[assignment]
         self.socket = self.other
         self.began: list[Any] = []
 
@@ -61,7 +79,7 @@ class Given:
             done.addCallbacks(lambda _: self.edits.append("done"), lambda why: self.edits.append(why.getErrorMessage()))
 
     def begin(self) -> None:
-        Deferred.fromCoroutine(self.giver.begin(self.heir, "1")).addBoth(self.began.append)
+        Deferred.fromCoroutine(self.handover_source.begin(self.connection, "1")).addBoth(self.began.append)
 
     def close(self) -> None:
         self.fails = lambda name: None
@@ -72,8 +90,8 @@ class Given:
 
 
 @pytest.fixture
-def daemon() -> Iterator[Given]:
-    one = Given()
+def daemon() -> Iterator[OldDaemon]:
+    one = OldDaemon()
     yield one
     one.close()
 
@@ -82,7 +100,7 @@ STEPS = ("hand over: clients", "service s: hand over", "hand over: end", "hand o
 
 
 @pytest.mark.parametrize("step", ["", *STEPS, *(f"{step}!" for step in STEPS)])
-def test_a_fault_after_the_commit(daemon: Given, step: str) -> None:
+def test_a_fault_after_the_commit(daemon: OldDaemon, step: str) -> None:
     daemon.begin()
     daemon.edits.clear()
     daemon.edit(Set({"read_timeout": "7"}))
@@ -93,32 +111,27 @@ def test_a_fault_after_the_commit(daemon: Given, step: str) -> None:
             raise Fault
 
     daemon.fails = fails
-    daemon.giver.commit(daemon.heir, 1, "/run/pid")
-    assert daemon.giver.is_over
-    assert len(daemon.given) == (step != "hand over: end")
+    daemon.handover_source.commit(daemon.connection, 1, "/run/pid")
+    assert daemon.handover_source.is_committed
+    assert len(daemon.committed) == (step != "hand over: end")
     if step not in ("hand over: clients", "service s: hand over"):
         assert not daemon.reactor.getReaders(), "it accepts nobody"
     assert len([line for line in daemon.lines if "internal error" in line]) == bool(step)
     if step == "hand over: edits":
-        daemon.director.go_on()
+        daemon.director.resume_edits()
     assert daemon.edits == ["done" if step == "hand over: clients" else "the daemon is ending"]
 
 
-def test_a_fault_before_the_commit(daemon: Given) -> None:
-    class Unreadable(InheritedSockets):
-        @property
-        def lasting(self) -> Any:
-            raise Fault("broken")
-
-    daemon.giver._sockets = Unreadable.__new__(Unreadable)
+def test_a_fault_before_the_commit(daemon: OldDaemon) -> None:
+    daemon.sockets.is_broken = True
     daemon.begin()
     assert "broken" in str(daemon.began)
     daemon.edits.clear()
     daemon.edit(Set({"read_timeout": "7"}))
     assert daemon.edits == ["done"], "edits go on at once"
-    daemon.giver._sockets = InheritedSockets()
+    daemon.sockets.is_broken = False
     daemon.began.clear()
     daemon.begin()
     assert daemon.began[0]["sockets"] == 2, "and another may take over"
-    daemon.giver.commit(daemon.heir, 1, "")
-    assert daemon.given
+    daemon.handover_source.commit(daemon.connection, 1, "")
+    assert daemon.committed

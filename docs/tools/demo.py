@@ -1,6 +1,6 @@
-"""The example of KTCPVS' README, played against three real web servers and a real switch, all on loopback.
+"""Play the example of KTCPVS' README with three web servers and a switch on loopback.
 
-`make demo` runs until Ctrl-C; `make demo ONESHOT=1` plays it, checks it, and exits with 0 or 1.
+`make demo` runs until Ctrl-C; `make demo ONESHOT=1` checks each step and exits with 0 or 1.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PATHS = {"/images/cat.txt": "r1", "/html/page.txt": "r2", "/about.txt": "r3"}
 
 
 def free_port(wanted: int = 0) -> int:
-    """`wanted` if it is free on loopback, else any port that is."""
+    """Return `wanted` if it is free on loopback, else any free port."""
     for port in (wanted, 0):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
@@ -42,7 +42,7 @@ def wait_until_open(port: int, seconds: float = 20) -> None:
 
 @contextlib.contextmanager
 def running(*command: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process for as long as the block lasts."""
+    """Run a process while the block lasts."""
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
     try:
@@ -66,7 +66,7 @@ class Demo:
         print(f"\n\x1b[1m{text}\x1b[0m" if self.colour else f"\n{text}", flush=True)
 
     def adm(self, *arguments: str) -> None:
-        """Type one tcpvsadm command and show what comes back."""
+        """Run one tcpvsadm command and print its output."""
         shown = " ".join(
             argument if argument.isascii() and " " not in argument else f"'{argument}'" for argument in arguments
         )
@@ -76,7 +76,7 @@ class Demo:
         self.failures += done.returncode != 0
 
     def servers(self, stack: contextlib.ExitStack) -> list[str]:
-        """Three web servers, each with the same paths and its own name in every answer."""
+        """Start three web servers with the same paths, each with its own name in every response."""
         addresses = []
         for name in ("r1", "r2", "r3"):
             root = self.folder / name
@@ -92,17 +92,17 @@ class Demo:
             print(f"{name} is 127.0.0.1:{port}")
         return addresses
 
-    def look(self, url: str) -> None:
-        """Ask for every path and see who answers."""
+    def request_all(self, url: str) -> None:
+        """Request every path and check which server responds."""
         for path, server in PATHS.items():
-            with urllib.request.urlopen(url + path, timeout=10) as answer:
-                body = answer.read().decode()
+            with urllib.request.urlopen(url + path, timeout=10) as response:
+                body = response.read().decode()
             right = body == f"{path} from {server}\n"
             self.failures += not right
-            print(f"$ curl {url}{path}\n{body}", end="" if right else f"WRONG: {server} should have answered\n")
+            print(f"$ curl {url}{path}\n{body}", end="" if right else f"WRONG: {server} should have responded\n")
 
     def play(self, addresses: list[str]) -> str:
-        """The example; the URL at which the switch serves."""
+        """Play the example. Returns the URL of the service."""
         r1, r2, r3 = addresses
         url = f"127.0.0.1:{free_port(8080)}"
         file = self.folder / "ktcpvs.conf"
@@ -113,29 +113,29 @@ class Demo:
         self.adm("--add-rule", "-i", "http", "--pattern=/images/.*", "-r", r1)
         self.adm("--add-rule", "-i", "http", "--pattern=/html/.*", "-r", r2)
         self.adm("--add-rule", "-i", "http", "--pattern=.*", "-r", r3)
-        self.say("A demonstration stays on loopback (the default is 0.0.0.0:8080):")
+        self.say("This demonstration stays on loopback (the default is 0.0.0.0:8080):")
         self.adm("-E", "-i", "http", "-l", url)
-        self.say("What it is now:")
+        self.say("The table now:")
         self.adm("--list")
-        self.say("Kept in a file, loaded from it, flushed, loaded again:")
+        self.say("Save it to a file, load the file, flush, load it again:")
         saved = subprocess.run([BIN / "tcpvsadm", "--save"], capture_output=True, text=True, check=True).stdout
         file.write_text(saved)
         print(f"$ tcpvsadm --save > {file.name}")
         self.adm("-f", str(file))
         self.adm("-F")
         self.adm("-f", str(file))
-        self.say("Started, and asked:")
+        self.say("Start the service and send requests:")
         self.adm("--start", "-i", "http")
-        self.look(f"http://{url}")
+        self.request_all(f"http://{url}")
         self.adm("--list", "--stats", "-n")
-        self.say("Stopped:")
+        self.say("Stop the service:")
         self.adm("--stop", "-i", "http")
         try:
             urllib.request.urlopen(f"http://{url}/", timeout=5)
             self.failures += 1
-            print("WRONG: it still answers")
+            print("WRONG: the service still responds")
         except OSError:
-            print("Nobody answers any more.")
+            print("Connection refused, as it must be.")
         return f"http://{url}"
 
 
@@ -160,15 +160,15 @@ def main() -> int:
             time.sleep(0.05)
         url = demo.play(addresses)
         if oneshot:
-            print("\nAll as it should be." if not demo.failures else f"\n{demo.failures} things went wrong.")
+            print("\nEvery step succeeded." if not demo.failures else f"\n{demo.failures} steps failed.")
             if demo.failures:
                 print(log.read_text(), file=sys.stderr)
             return min(demo.failures, 1)
-        demo.say("Started again for you:")
+        demo.say("Start it again for you:")
         demo.adm("--start", "-i", "http")
         print(f"\nOpen {url}/images/cat.txt, {url}/html/page.txt or {url}/about.txt")
         print(f"and try tcpvsadm yourself: export KTCPVS_CONTROL=unix:{control}; {BIN}/tcpvsadm --list")
-        print("Ctrl-C ends it all.", flush=True)
+        print("Ctrl-C ends everything.", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             daemon.wait()
     print("\nEnded.")

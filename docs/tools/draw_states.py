@@ -1,8 +1,7 @@
-"""Draws what documents show of the code: the states of ktcpvs.model.connection and ktcpvs.model.exchange, and the
-files, each with the first sentence of its docstring, in docs/architecture.md; the states of ktcpvs.model.grants in
-docs/kernel-relay.md, and those of ktcpvs.model.health in docs/health.md.
+"""Write the generated tables of the documents: state machines of ktcpvs.model, and the purpose of each module.
 
-`draw_states.py` writes what stands between the marks; `draw_states.py --check` ends with 1 if that is out of date.
+`draw_states.py` replaces what stands between the marks of each document; `draw_states.py --check` changes nothing and
+exits with 1 if a document is out of date.
 """
 
 from __future__ import annotations
@@ -20,109 +19,109 @@ BEGIN = "<!-- {} drawn by docs/tools/draw_states.py: begin -->\n"
 END = "<!-- {} drawn by docs/tools/draw_states.py: end -->\n"
 
 
-# The states.
+# State machines.
 
 Table = dict[str, dict[str, str]]
 
 
-def everywhere(states: Table) -> dict[str, str]:
-    """Event -> state, of the events that lead to the same state from every state that has an end."""
+def common_events(states: Table) -> dict[str, str]:
+    """Return event -> next state of the events that mean the same in every state but final ones."""
     rows = [row for row in states.values() if row]
     return {event: after for event, after in rows[0].items() if all(row.get(event) == after for row in rows)}
 
 
-def edges(states: Table) -> dict[tuple[str, str], list[str]]:
-    """(state, next state) -> events, without those that stand in every state."""
-    found: dict[tuple[str, str], list[str]] = {}
-    common = everywhere(states)
-    for before, row in states.items():
-        for event, after in row.items():
-            if event not in common:
-                found.setdefault((before, after), []).append(event)
-    return found
+def transitions(row: dict[str, str]) -> str:
+    """Return the transitions of one state as text, with the events of one next state together."""
+    events: dict[str, list[str]] = {}
+    for event, after in row.items():
+        events.setdefault(after, []).append(event)
+    return "; ".join(f"{' / '.join(names)} → {after}" for after, names in events.items())
 
 
-def name(state: str) -> str:
-    """A state as mermaid wants to call it."""
-    return state.replace(" ", "_")
-
-
-def picture(states: Table, opening: dict[str, str]) -> str:
-    """The states as a mermaid diagram. opening: what begins -> the state in which it begins."""
-    lines = ["```mermaid", "stateDiagram-v2"]
-    lines += [f'    state "{state}" as {name(state)}' for state in states if " " in state]
-    lines += [f"    [*] --> {name(state)}: {unit}" for unit, state in opening.items()]
-    lines += [f"    {name(a)} --> {name(b)}: {' / '.join(events)}" for (a, b), events in edges(states).items()]
-    lines += [f"    {name(state)} --> [*]" for state, row in states.items() if not row]
-    return "\n".join([*lines, "```"])
-
-
-def table(states: Table) -> str:
-    lines = ["| state | events | next state |", "|---|---|---|"]
-    lines += [f"| {before} | {' / '.join(events)} | {after} |" for (before, after), events in edges(states).items()]
-    lines += [f"| every one | {event} | {after} |" for event, after in everywhere(states).items()]
+def table(states: Table, first: dict[str, str]) -> str:
+    """Return a state machine as a table. first: what begins -> the state in which it begins."""
+    common = common_events(states)
+    lines = ["| state | events → next state |", "|---|---|"]
+    lines += [f"| (begin) | {transitions(first)} |"] if first else []
+    for state, row in states.items():
+        own = {event: after for event, after in row.items() if event not in common}
+        if own:
+            lines.append(f"| {state} | {transitions(own)} |")
+    if common:
+        lines.append(f"| any state | {transitions(common)} |")
     return "\n".join(lines)
 
 
-def states() -> str:
-    return f"{picture(connection.TABLE, connection.OPENING)}\n\n{table(connection.TABLE)}"
+def connection_states() -> str:
+    return table(connection.TABLE, connection.OPENING)
 
 
 def request_states() -> str:
-    return f"{picture(exchange.TABLE, {'EACH_REQUEST': exchange.IDLE})}\n\n{table(exchange.TABLE)}"
+    return table(exchange.TABLE, {"EACH_REQUEST": exchange.IDLE})
 
 
 def health_states() -> str:
-    return f"{picture(health.TABLE, {'a new server': health.UP})}\n\n{table(health.TABLE)}"
+    return table(health.TABLE, {"new server": health.UP})
 
 
 def grant_states() -> str:
-    """Without what changes nothing because it is told late, and without what comes after the end."""
+    """Leave out late records, which change nothing, and what follows the end."""
     late = (grants.HALF, grants.PASSED)
     shown: Table = {
         state: {event: after for event, after in row.items() if event not in late or state == grants.GRANTED}
         for state, row in grants.TABLE.items()
     }
     shown[grants.GONE] = {}
-    return table(shown)
+    return table(shown, {})
 
 
-# The files.
+# Modules.
 
 
-def job(path: Path) -> str:
-    """The first sentence of a file's docstring."""
+def purpose(path: Path) -> str:
+    """Return the first sentence of a module's docstring."""
     document = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     paragraph = " ".join(document.split("\n\n")[0].split())
     return re.split(r"\.(?= [A-Z`]|$)", paragraph)[0].rstrip(".:").replace("|", "\\|")
 
 
 def files() -> str:
+    """Return a table for each package, with its modules; the modules outside of packages come first."""
     package = ROOT / "ktcpvs"
-    paths = [path for path in package.rglob("*.py") if path.name != "__init__.py"]
-    paths.sort(key=lambda path: (str(path.parent), path.name))
-    lines = [f"| `{path.relative_to(package)}` | {job(path)} |" for path in paths]
-    return "\n".join(["| file | its one job |", "|---|---|", *lines])
+    folders: dict[Path, list[Path]] = {}
+    for path in sorted(package.rglob("*.py"), key=lambda path: (str(path.parent), path.name)):
+        if path.name != "__init__.py":
+            folders.setdefault(path.parent, []).append(path)
+    parts = []
+    for folder, paths in folders.items():
+        name = str(folder.relative_to(package.parent))
+        opening = folder / "__init__.py"
+        about = purpose(opening) if folder != package and opening.exists() else ""
+        lines = [f"## {name}", "", *([f"{about}.", ""] if about else []), "| file | purpose |", "|---|---|"]
+        lines += [f"| `{path.relative_to(package)}` | {purpose(path)} |" for path in paths]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
 
 
-# The documents.
+# Documents.
 
 DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
-    "architecture.md": {"states": states, "request states": request_states, "files": files},
+    "architecture.md": {"states": connection_states, "request states": request_states},
+    "files.md": {"files": files},
     "health.md": {"health states": health_states},
     "kernel-relay.md": {"grant states": grant_states},
 }
-"""Name -> what is between the marks -> who draws it."""
+"""Document -> name of a pair of marks -> what makes the text between them."""
 
 
 def drawn(name: str, text: str) -> str:
-    """`text` of that document with everything drawn anew. Raises ValueError when a mark is missing."""
-    for what, draw in DOCUMENTS[name].items():
-        begin, end = BEGIN.format(what), END.format(what)
+    """Return `text`, of that document, with its generated parts up to date. Raises ValueError if a mark is missing."""
+    for part, draw in DOCUMENTS[name].items():
+        begin, end = BEGIN.format(part), END.format(part)
         before, mark, rest = text.partition(begin)
         _, other, after = rest.partition(end)
         if not mark or not other:
-            raise ValueError(f"{name}: the marks of the {what} are missing")
+            raise ValueError(f"{name}: the marks of the {part} are missing")
         text = f"{before}{begin}\n{draw()}\n\n{end}{after}"
     return text
 

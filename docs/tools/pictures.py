@@ -1,6 +1,6 @@
-"""Makes the pictures of the status page in docs/pictures again: a daemon, three servers, a few clients, Chromium.
+"""Take the screenshots of the status page in docs/pictures, with a daemon, servers, clients and Chromium.
 
-Needs what tests need. Takes a minute, since the plots have to fill.
+Needs the same packages as the tests. Takes a minute, since the plots must fill.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 from browser import Browser  # noqa: E402
 from servers import LOOPBACK, SocketServer, answers, chunks, echo, free_port, wait_for  # noqa: E402
 
-FILLS = 45
-"""Seconds until the pictures are taken."""
+FILL_TIME = 45
+"""Seconds until the screenshots are taken."""
 
 CONFIGURATION = """
 Virtual shop {{
@@ -49,15 +49,15 @@ Virtual mail {{
 
 
 def web(sock: socket.socket) -> None:
-    """Answers after a few milliseconds; some are errors."""
+    """Respond after a few milliseconds, sometimes with an error."""
     for _ in chunks(sock):
         time.sleep(random.expovariate(200) + (0.08 if random.random() < 0.02 else 0))
         status = random.choices(("200 OK", "404 Not Found", "500 Internal Server Error"), (95, 4, 1))[0]
         sock.sendall(f"HTTP/1.1 {status}\r\nContent-Length: 900\r\n\r\n".encode() + b"x" * 900)
 
 
-def shops(port: int, ended: threading.Event) -> None:
-    """A client that asks now and then."""
+def browse(port: int, ended: threading.Event) -> None:
+    """A client that sends requests now and then."""
     while not ended.is_set():
         with contextlib.suppress(OSError, http.client.HTTPException):
             connection = http.client.HTTPConnection(LOOPBACK, port, timeout=5)
@@ -68,8 +68,8 @@ def shops(port: int, ended: threading.Event) -> None:
             connection.close()
 
 
-def talks(port: int, ended: threading.Event) -> None:
-    """A client that says something now and then."""
+def talk(port: int, ended: threading.Event) -> None:
+    """A client that sends bytes now and then."""
     with socket.create_connection((LOOPBACK, port)) as sock:
         while not ended.wait(random.expovariate(10)):
             sock.sendall(b"x" * random.randrange(100, 30000))
@@ -95,23 +95,23 @@ def main() -> None:
                 wait_for(lambda: answers(shop) and answers(status), timeout=30)
             except AssertionError:
                 raise SystemExit((folder / "log").read_text()) from None
-            clients = [threading.Thread(target=shops, args=(shop, ended)) for _ in range(6)]
-            clients += [threading.Thread(target=talks, args=(mail, ended)) for _ in range(3)]
+            clients = [threading.Thread(target=browse, args=(shop, ended)) for _ in range(6)]
+            clients += [threading.Thread(target=talk, args=(mail, ended)) for _ in range(3)]
             for client in clients:
                 client.start()
             pictures = ROOT / "docs" / "pictures"
             address = f"http://{LOOPBACK}:{status}/"
             with contextlib.ExitStack() as stack:
-                looks = (("light", 1100, 1000, False), ("dark", 1100, 1000, True), ("telephone", 390, 844, False))
+                variants = (("light", 1100, 1000, False), ("dark", 1100, 1000, True), ("telephone", 390, 844, False))
                 browsers = []
-                for look, width, height, dark in looks:
-                    browser = stack.enter_context(Browser(folder / look))
+                for variant, width, height, dark in variants:
+                    browser = stack.enter_context(Browser(folder / variant))
                     browser.open(address, width, height, dark)
-                    browsers.append((look, browser))
-                time.sleep(FILLS)
-                for look, browser in browsers:
-                    browser.picture(pictures / f"status-{look}.png")
-                    print(f"docs/pictures/status-{look}.png")
+                    browsers.append((variant, browser))
+                time.sleep(FILL_TIME)
+                for variant, browser in browsers:
+                    browser.picture(pictures / f"status-{variant}.png")
+                    print(f"docs/pictures/status-{variant}.png")
         finally:
             ended.set()
             daemon.terminate()

@@ -1,1 +1,1 @@
-"""How people reach the switch: AMP commands, their server side and their client, and tcpvsadm."""
+"""The control connection: AMP commands, their server and client sides, listeners, and tcpvsadm."""

@@ -1,17 +1,26 @@
-"""A service's options as text -> typed values for an edit; the words are those of the configuration language."""
+"""The values of command arguments: read from AMP values and written as AMP values, by type.
+
+Texts are those of the configuration language. Readers raise a Refusal.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from ktcpvs.errors import BadValue, shorten, unknown
-from ktcpvs.model.address import parse_port
+from ktcpvs.control.command_table import ArgumentType
+from ktcpvs.errors import BadValue, NoConfiguration, shorten, unknown
+from ktcpvs.model.address import Address, parse_address, parse_port
+from ktcpvs.model.network import Networks, parse_networks
 from ktcpvs.model.service import OPTIONS
 from ktcpvs.system.names import service_port
 
+NamedValues = list[dict[str, str]]
+"""[{"name": ..., "value": ...}], as `commands.NAMED_VALUES` encodes it."""
 
-def service_options(options: list[dict[str, str]]) -> dict[str, Any]:
-    """[{"name", "value"}] -> {name: value}; an empty text takes away what may be missing.
+
+def service_options(options: NamedValues) -> dict[str, Any]:
+    """Return {option: typed value}. An empty text removes an option that may be absent.
 
     Raises BadValue or BadAddress.
     """
@@ -20,11 +29,11 @@ def service_options(options: list[dict[str, str]]) -> dict[str, Any]:
         name, text = option["name"], option["value"]
         if name in values:
             raise BadValue(f"option {shorten(name, 40)} is given twice")
-        values[name] = _value(name, text)
+        values[name] = _read_option(name, text)
     return values
 
 
-def _value(name: str, text: str) -> Any:
+def _read_option(name: str, text: str) -> Any:
     if name == "port":
         return parse_port(text, service_port)
     option = OPTIONS.get(name)
@@ -33,3 +42,66 @@ def _value(name: str, text: str) -> Any:
     if not text and option.default is None:
         return None
     return option.read(name, text, service_port)
+
+
+def named_values(values: Mapping[str, Any]) -> NamedValues:
+    """Return {name: value} as AMP encodes it; None becomes an empty text."""
+    return [{"name": name, "value": "" if value is None else str(value)} for name, value in values.items()]
+
+
+def decode(data: bytearray, source: str) -> str:
+    """Return an uploaded text. source: its name in the error. Raises NoConfiguration."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise NoConfiguration(f"{source}: byte {error.start} is not UTF-8 text") from None
+
+
+def _read_address(text: str) -> Address:
+    return parse_address(text, service_port)
+
+
+def _read_settings(changes: NamedValues) -> dict[str, str]:
+    return {change["name"]: change["value"] for change in changes}
+
+
+def _read_networks(data: bytearray | None) -> Networks:
+    if data is None:
+        raise NoConfiguration("no networks were uploaded before the command")
+    return parse_networks(decode(data, "networks"))
+
+
+def _take_configuration(data: bytearray | None) -> bytearray:
+    """Return the bytes undecoded: decoding errors name the text, and only the command knows its name."""
+    if data is None:
+        raise NoConfiguration("no configuration was uploaded before the command")
+    return data
+
+
+def _unchanged(value: Any) -> Any:
+    return value
+
+
+READERS: dict[ArgumentType, Callable[[Any], Any]] = {
+    ArgumentType.TEXT: _unchanged,
+    ArgumentType.INTEGER: _unchanged,
+    ArgumentType.BOOLEAN: _unchanged,
+    ArgumentType.ADDRESS: _read_address,
+    ArgumentType.SERVICE_OPTIONS: service_options,
+    ArgumentType.SETTINGS: _read_settings,
+    ArgumentType.NETWORKS: _read_networks,
+    ArgumentType.CONFIGURATION: _take_configuration,
+}
+"""Type -> the function that reads a value, or for the last two types an upload, which is None if there was none."""
+
+WRITERS: dict[ArgumentType, Callable[[Any], Any]] = {
+    ArgumentType.TEXT: _unchanged,
+    ArgumentType.INTEGER: _unchanged,
+    ArgumentType.BOOLEAN: _unchanged,
+    ArgumentType.ADDRESS: str,
+    ArgumentType.SERVICE_OPTIONS: named_values,
+    ArgumentType.SETTINGS: named_values,
+    ArgumentType.NETWORKS: str,
+    ArgumentType.CONFIGURATION: _unchanged,
+}
+"""Type -> the function that makes the value of a command, or the text of an upload, of a value of an edit."""

@@ -1,7 +1,8 @@
-"""One end of TLS: its certificate, its key and the CAs that it trusts, read from files, and made into connections.
+"""TLS contexts of the control connection: certificate, key and trusted CAs, loaded from files.
 
-Whoever has a certificate of the other end's CA is let in, by the rules of OpenSSL: it is signed, of its time, and for
-its purpose (RFC 5280, section 4.2.1.12). This module imports OpenSSL, so it is imported by who uses TLS.
+Both ends must show a certificate that OpenSSL verifies: signed by a CA that the other end trusts, within its validity,
+and for its purpose (RFC 5280, section 4.2.1.12). This module imports OpenSSL, which takes long, so it is imported only
+where TLS is used.
 """
 
 from __future__ import annotations
@@ -18,48 +19,51 @@ from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSS
 from twisted.internet.ssl import Certificate, CertificateOptions, TLSVersion, trustRootFromCertificates
 from zope.interface import implementer
 
-from ktcpvs.control.endpoints import Files
+from ktcpvs.control.endpoints import TLSFiles
 from ktcpvs.errors import NoTLS, shorten
 from ktcpvs.system.files import read_file
 
-_OUTCOMES = {
+_VERIFY_ERRORS = {
     9: "is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC",
-    10: "has expired on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC",
-    26: "is not for this purpose: it wants the other extendedKeyUsage",
+    10: "expired on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC",
+    26: "is not for this purpose: its extendedKeyUsage must be that of the other side",
 }
-"""Errors of openssl-verify(1) that have words of their own."""
+"""Errors of openssl-verify(1) with an explanation of their own."""
 
-_UNKNOWN = {2, 18, 19, 20, 21}
-"""Those of them that say: not signed by who is trusted."""
+_UNKNOWN_CA = {2, 18, 19, 20, 21}
+"""Errors of openssl-verify(1) that mean: not signed by a trusted CA."""
 
 
-class Found(list[tuple[int, x509.Certificate | None]]):
-    """What a handshake has found wrong with the other end's certificates: (error of openssl-verify(1), certificate).
-    None: what only OpenSSL can read."""
+class VerifyErrors(list[tuple[int, x509.Certificate | None]]):
+    """The defects of the peer's certificates that a handshake has found: (error of openssl-verify(1), certificate).
+    None: a certificate that only OpenSSL can read."""
 
     @property
-    def is_unknown(self) -> bool:
-        """The first of it is that nobody who is trusted has signed."""
-        return bool(self) and self[0][0] in _UNKNOWN
+    def is_unknown_ca(self) -> bool:
+        """True where the first defect is that no trusted CA has signed."""
+        return bool(self) and self[0][0] in _UNKNOWN_CA
 
     def __str__(self) -> str:
-        """The first of it in words; "" for nothing."""
+        """Describe the first defect; "" where there is none."""
         if not self:
             return ""
         error, certificate = self[0]
         if certificate is None:
             return f"its certificate cannot be read (error {error} of openssl-verify(1))"
-        if self.is_unknown:
+        if self.is_unknown_ca:
             return f"its certificate is signed by {issuer(certificate)}, which is not trusted"
-        words = _OUTCOMES.get(error, f"is not accepted: error {error} of openssl-verify(1)")
+        words = _VERIFY_ERRORS.get(error, f"is not accepted: error {error} of openssl-verify(1)")
         return f"the certificate of {subject(certificate)} {words.format(certificate=certificate)}"
 
 
 class _Connection(SSL.Connection):
-    """Its errors do not hold it: Twisted keeps some of them in cycles, which are sought seldom here, and each has
-    50 KiB of OpenSSL's buffers. found: what is wrong with the other end's certificates."""
+    """A connection whose errors do not refer to it.
 
-    found: Found
+    Twisted keeps some errors in reference cycles, for which the garbage collector seldom looks here, and each
+    connection has 50 KiB of OpenSSL's buffers. verify_errors: the defects of the peer's certificates.
+    """
+
+    verify_errors: VerifyErrors
 
     def do_handshake(self) -> None:
         try:
@@ -77,87 +81,88 @@ class _Connection(SSL.Connection):
 
 
 @implementer(IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator)
-class End:
-    """One end, which makes TLS of connections. certificate: its own."""
+class TLSContext:
+    """Creates the TLS connections of one side. certificate: its own."""
 
     def __init__(self, chain: list[x509.Certificate], key: Any, authorities: list[x509.Certificate]) -> None:
-        """Raises SSL.Error or ValueError for what OpenSSL does not take."""
+        """Raises SSL.Error or ValueError for values that OpenSSL does not accept."""
         self.certificate = chain[0]
         trusted = [Certificate(crypto.X509.from_cryptography(one)) for one in authorities]
         trust = trustRootFromCertificates(trusted)
         self._context = context = CertificateOptions(trustRoot=trust, raiseMinimumTo=TLSVersion.TLSv1_2).getContext()
-        context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _judged)
+        context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _verify)
         context.use_certificate(self.certificate)
         context.use_privatekey(key)
         for one in chain[1:]:
             context.add_extra_chain_cert(one)
 
-    def trouble(self) -> str:
-        """Why nobody will trust a daemon with the own certificate today, in words; "" for nothing."""
+    def server_defect(self) -> str:
+        """Explain why clients will not trust a daemon with this certificate today; "" where they will."""
         now = datetime.datetime.now(datetime.UTC)
         if now > self.certificate.not_valid_after_utc:
-            return str(Found([(10, self.certificate)]))
+            return str(VerifyErrors([(10, self.certificate)]))
         if now < self.certificate.not_valid_before_utc:
-            return str(Found([(9, self.certificate)]))
+            return str(VerifyErrors([(9, self.certificate)]))
         purposes = extension(self.certificate, x509.ExtendedKeyUsage)
         if purposes is not None and ExtendedKeyUsageOID.SERVER_AUTH not in purposes:
-            return f"the certificate of {subject(self.certificate)} is not for a daemon: serverAuth is wanted"
+            return f"the certificate of {subject(self.certificate)} is not for a daemon: it lacks serverAuth"
         if extension(self.certificate, x509.SubjectAlternativeName) is None:
-            return f"the certificate of {subject(self.certificate)} is for no host: a subjectAltName is wanted"
+            return f"the certificate of {subject(self.certificate)} is for no host: it lacks a subjectAltName"
         return ""
 
     def __str__(self) -> str:
         return f"{subject(self.certificate)}, until {self.certificate.not_valid_after_utc:%Y-%m-%d}"
 
     def clientConnectionForTLS(self, protocol: Any) -> SSL.Connection:
-        """As Twisted wants it. The protocol within has a list `found`."""
+        """As IOpenSSLClientConnectionCreator describes. The wrapped protocol has `verify_errors`."""
         connection = _Connection(self._context)
-        connection.found = protocol.wrappedProtocol.found
+        connection.verify_errors = protocol.wrappedProtocol.verify_errors
         return connection
 
     serverConnectionForTLS = clientConnectionForTLS
 
 
-def _judged(connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, is_good: int) -> bool:
+def _verify(connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, is_good: int) -> bool:
     if not is_good and isinstance(connection, _Connection):
-        connection.found.append((error, _parsed(certificate)))
+        connection.verify_errors.append((error, _parse(certificate)))
     return bool(is_good)
 
 
-def _parsed(certificate: crypto.X509) -> x509.Certificate | None:
-    """What a stranger sends need not be well-formed, and OpenSSL takes more than there is a class for."""
+def _parse(certificate: crypto.X509) -> x509.Certificate | None:
+    """The certificate as `cryptography` reads it; None: it is malformed, but in a way that OpenSSL accepts."""
     try:
         return certificate.to_cryptography()
-    except Exception:  # each kind of nonsense has its own
+    except Exception:  # each malformation raises another
         return None
 
 
-def peer(connection: SSL.Connection) -> str:
-    """Whose certificate the other end has shown, in a line."""
+def peer_name(connection: SSL.Connection) -> str:
+    """Return the subject of the peer's certificate, in one line."""
     certificate = connection.get_peer_certificate()
-    parsed = _parsed(certificate) if certificate is not None else None
-    return subject(parsed) if parsed is not None else "somebody"
+    parsed = _parse(certificate) if certificate is not None else None
+    return subject(parsed) if parsed is not None else "an unreadable subject"
 
 
 def extension(certificate: x509.Certificate, kind: type[Any]) -> Any:
-    """Its value; None: it is not there, or cannot be read."""
+    """Return the value of an extension; None: the certificate lacks it, or it cannot be read."""
     try:
         return certificate.extensions.get_extension_for_class(kind).value
     except (x509.ExtensionNotFound, ValueError):
         return None
 
 
-def read_end(files: Files, may_wait: bool = True) -> End:
-    """Return what the files hold. may_wait: as for `read_file`. Raises NoTLS."""
+def load_context(files: TLSFiles, may_wait: bool = True) -> TLSContext:
+    """Load a context from its files. may_wait: as for `read_file`. Raises NoTLS."""
     chain, authorities = _certificates("cert", files.cert, may_wait), _certificates("ca", files.ca, may_wait)
     key = _key(files.key, may_wait)
     if key.public_key() != chain[0].public_key():
-        whose = "" if files.key == files.cert else f" of the certificate in {files.cert}"
-        raise NoTLS(f"key={files.key}: it is not the key{whose}, which is that of {subject(chain[0])}")
+        raise NoTLS(
+            f"key={files.key}: the key does not belong to the certificate of {subject(chain[0])} in cert={files.cert}"
+        )
     try:
-        return End(chain, key, authorities)
+        return TLSContext(chain, key, authorities)
     except (SSL.Error, ValueError, TypeError) as error:
-        raise NoTLS(f"cert={files.cert}: OpenSSL does not take it: {reason(error)}") from None
+        raise NoTLS(f"cert={files.cert}: OpenSSL does not accept it: {openssl_reason(error)}") from None
 
 
 def _read(word: str, path: str, may_wait: bool) -> bytes:
@@ -171,7 +176,7 @@ def _certificates(word: str, path: str, may_wait: bool) -> list[x509.Certificate
     try:
         return x509.load_pem_x509_certificates(_read(word, path, may_wait))
     except ValueError:
-        raise NoTLS(f"{word}={path}: there is no certificate in PEM, or one that cannot be read") from None
+        raise NoTLS(f"{word}={path}: no certificate in PEM, or an unreadable one") from None
 
 
 def _key(path: str, may_wait: bool) -> Any:
@@ -179,33 +184,33 @@ def _key(path: str, may_wait: bool) -> Any:
     try:
         return load_pem_private_key(data, None)
     except TypeError:
-        why = "the key has a password, for which nobody can be asked: 'openssl pkey' takes it away"
+        why = "the key is encrypted, and a daemon cannot ask for its password; 'openssl pkey' decrypts it"
     except (ValueError, UnsupportedAlgorithm):
-        why = "there is no private key in PEM, or one that cannot be read"
+        why = "no private key in PEM, or an unreadable one"
     raise NoTLS(f"key={path}: {why}")
 
 
 def subject(certificate: x509.Certificate) -> str:
-    """Whose it is, in a line: its common name, or else its whole name."""
+    """Return the subject in one line: its common name, or else its whole name."""
     return _name(certificate, "subject")
 
 
 def issuer(certificate: x509.Certificate) -> str:
-    """Who signed it, in the same way."""
+    """Return the issuer, in the same way."""
     return _name(certificate, "issuer")
 
 
-def _name(certificate: x509.Certificate, whose: str) -> str:
+def _name(certificate: x509.Certificate, attribute: str) -> str:
     try:
-        name: x509.Name = getattr(certificate, whose)
+        name: x509.Name = getattr(certificate, attribute)
         common = name.get_attributes_for_oid(NameOID.COMMON_NAME)
-        return shorten(str(common[0].value) if common else name.rfc4514_string(), 64) or "nobody"
-    except Exception:  # it is parsed only now
-        return "somebody"
+        return shorten(str(common[0].value) if common else name.rfc4514_string(), 64) or "an empty name"
+    except Exception:  # the name is parsed only here
+        return "an unreadable name"
 
 
-def reason(error: BaseException) -> str:
-    """What OpenSSL says of it, in a few words."""
-    queue = error.args[0] if error.args else None
-    said = [entry[-1] for entry in queue if entry] if isinstance(error, SSL.Error) and isinstance(queue, list) else []
-    return shorten(" ".join(str(said[0] if said else error).split())) or type(error).__name__
+def openssl_reason(error: BaseException) -> str:
+    """Return OpenSSL's reason for an error, in a few words."""
+    queue = error.args[0] if error.args and isinstance(error, SSL.Error) else None
+    reasons = [entry[-1] for entry in queue if entry] if isinstance(queue, list) else []
+    return shorten(" ".join(str(reasons[0] if reasons else error).split())) or type(error).__name__

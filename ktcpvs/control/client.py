@@ -1,4 +1,4 @@
-"""Administer a switch from a Python program: everything that tcpvsadm can say, as methods.
+"""Administer a switch from a Python program: a method for each command of tcpvsadm.
 
     from twisted.internet import task
     from ktcpvs.control.client import connect
@@ -13,8 +13,8 @@
 
     task.react(main)
 
-Refusals are raised as the classes of ktcpvs.errors. Nothing of a refused call is carried out. A method that changes
-something returns the warnings about it, a line each: what has been configured and has no effect.
+Refusals are raised as the classes of ktcpvs.errors. A refused call changes nothing. A method that changes something
+returns the warnings about it, one per line: what has been configured and has no effect.
 """
 
 from __future__ import annotations
@@ -23,231 +23,211 @@ import errno
 import json
 import os
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from inspect import Parameter, Signature
 from typing import Any
 
 from twisted.internet import error
 from twisted.internet.interfaces import IReactorCore
 from twisted.internet.protocol import Factory
 from twisted.protocols import amp
-from twisted.python.failure import Failure
 
 from ktcpvs.control import commands
-from ktcpvs.control.endpoints import ControlAddress, default_control, need_tls, parse_control
+from ktcpvs.control.client_protocol import NoAnswer, NotPermitted, NotTrusted, QuietAMP
+from ktcpvs.control.command_table import COMMAND_OF_EDIT, Argument, ArgumentType, EditCommand
+from ktcpvs.control.endpoints import ControlAddress, default_control, parse_control, require_tls
 from ktcpvs.errors import Refusal, shorten
 from ktcpvs.system.files import untrusted_socket
 from ktcpvs.system.process import peer_user
 
-
-class QuietAMP(amp.AMP):
-    """AMP itself would log every coming and going."""
-
-    def makeConnection(self, transport: Any) -> None:
-        amp.BinaryBoxProtocol.makeConnection(self, transport)
-
-    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-        amp.BinaryBoxProtocol.connectionLost(self, reason)
+__all__ = ["NoAnswer", "NotPermitted", "NotTrusted", "QuietAMP", "Switch", "connect"]
 
 
-class _Calls(Factory):
+class _QuietFactory(Factory):
     noisy = False
 
 
-class NoAnswer(Exception):
-    """No daemon answers at the control address, or it went away; the text says where and why."""
-
-
-class NotTrusted(NoAnswer):
-    """Somebody answers there, and one of the two does not trust the other, or does not speak TLS."""
-
-
-class NotPermitted(NoAnswer):
-    """The control connection is there, and this user may not use it."""
-
-
 async def connect(reactor: IReactorCore, control: str | None = None, timeout: float = 5.0) -> Switch:
-    """Connect to the switch at `control`, an endpoint description; None: the default place.
+    """Connect to the switch at `control`, an endpoint description; None: the default address.
 
-    timeout: seconds to wait for the connection, and as many for its TLS. Raises NoAnswer, with its kinds NotTrusted and
-    NotPermitted; BadAddress for a bad description; or NoTLS for files of certificates that cannot be used.
+    timeout: seconds for the connection, and again for its TLS handshake. Raises NoAnswer, with its kinds NotTrusted and
+    NotPermitted; BadAddress for an invalid description; or NoTLS for certificate files that cannot be used.
     """
-    where = parse_control(control) if control else default_control()
-    if not control and (why := untrusted_socket(where.path or "")):
-        raise NotTrusted(f"{why}, so no daemon is trusted there: remove it, or name the daemon's place with --control")
+    address = parse_control(control) if control else default_control()
+    if not control and (why := untrusted_socket(address.path or "")):
+        raise NotTrusted(
+            f"{why}, so a daemon there is not trusted: remove it, or give the daemon's address with --control"
+        )
     try:
-        if where.tls is not None:
-            need_tls()
-            from ktcpvs.control.tls_client import call  # OpenSSL takes long to import
+        if address.tls is not None:
+            require_tls()
+            from ktcpvs.control.tls_client import connect_tls  # importing OpenSSL takes long
 
-            return Switch(await call(reactor, where, timeout), where)
-        protocol = await where.client_endpoint(reactor, timeout).connect(_Calls.forProtocol(QuietAMP))
+            return Switch(await connect_tls(reactor, address, timeout), address)
+        protocol = await address.client_endpoint(reactor, timeout).connect(_QuietFactory.forProtocol(QuietAMP))
     except (error.ConnectError, OSError) as failure:
         if getattr(failure, "osError", None) in (errno.EACCES, errno.EPERM):
-            raise NotPermitted(f"permission denied at {where}: {_HOW_TO_BE_PERMITTED}") from None
-        raise NoAnswer(f"no daemon answers at {where} ({_why(failure)})") from None
+            raise NotPermitted(f"permission denied at {address}: {_PERMISSION_HINT}") from None
+        raise NoAnswer(f"no daemon answers at {address} ({_reason(failure)})") from None
     assert isinstance(protocol, amp.AMP)
-    return Switch(protocol, where)
+    return Switch(protocol, address)
 
 
-_HOW_TO_BE_PERMITTED = (
-    "run tcpvsadm as root or as the daemon's user, or as a member of the daemon's --control-group GROUP"
-)
+_PERMISSION_HINT = "run tcpvsadm as root or as the daemon's user, or as a member of the daemon's --control-group GROUP"
 
 
-def _is_refused(transport: Any) -> bool:
-    """True where a unix socket's daemon may have closed the connection because of this user (see control.guard)."""
+def _may_be_refused(transport: Any) -> bool:
+    """True where a unix socket's daemon may close the connection because of this user (see control.permissions)."""
     sock = getattr(transport, "socket", None)
     return sock is not None and sock.family == socket.AF_UNIX and os.geteuid() not in (0, peer_user(sock))
 
 
-def _why(failure: Exception) -> str:
+def _reason(failure: Exception) -> str:
     number = getattr(failure, "osError", None)
     return os.strerror(number) if isinstance(number, int) else str(failure).rstrip(".")
+
+
+EditMethod = Callable[..., Coroutine[Any, Any, list[str]]]
+
+_ANNOTATIONS: dict[ArgumentType, Any] = {
+    ArgumentType.TEXT: str,
+    ArgumentType.INTEGER: int,
+    ArgumentType.BOOLEAN: bool,
+    ArgumentType.ADDRESS: str,
+    ArgumentType.SERVICE_OPTIONS: str | int,
+    ArgumentType.SETTINGS: Mapping[str, str | int],
+    ArgumentType.NETWORKS: str,
+    ArgumentType.CONFIGURATION: str,
+}
+
+
+def _make_method(edit: str) -> EditMethod:
+    """Make the client's method for one command of the table. edit: the name of the edit's class."""
+    entry = COMMAND_OF_EDIT[edit]
+    signature = _make_signature(entry)
+
+    def method(*args: Any, **kwargs: Any) -> Coroutine[Any, Any, list[str]]:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        switch: Switch = bound.arguments.pop("self")
+        return switch.submit(entry, bound.arguments)
+
+    method.__name__ = entry.method
+    method.__qualname__ = f"Switch.{entry.method}"
+    method.__doc__ = _make_documentation(entry)
+    method.__signature__ = signature  # type: ignore[attr-defined]
+    return method
+
+
+def _make_signature(entry: EditCommand) -> Signature:
+    has_options = any(argument.type is ArgumentType.SERVICE_OPTIONS for argument in entry.arguments)
+    kind = Parameter.POSITIONAL_ONLY if has_options else Parameter.POSITIONAL_OR_KEYWORD  # options may have any name
+    parameters = [Parameter("self", kind), *(_make_parameter(argument, kind) for argument in entry.arguments)]
+    return Signature(parameters, return_annotation=list[str])
+
+
+def _make_parameter(argument: Argument, kind: Any) -> Parameter:
+    annotation = _ANNOTATIONS[argument.type]
+    if argument.type is ArgumentType.SERVICE_OPTIONS:
+        return Parameter(argument.name, Parameter.VAR_KEYWORD, annotation=annotation)
+    if argument.is_required:
+        return Parameter(argument.name, kind, annotation=annotation)
+    if argument.default is None:
+        annotation = annotation | None
+    return Parameter(argument.name, kind, default=argument.default, annotation=annotation)
+
+
+def _make_documentation(entry: EditCommand) -> str:
+    lines = [f"{entry.help[0].upper()}{entry.help[1:]}."]
+    lines += [f"{argument.name}: {argument.help}" for argument in entry.arguments if argument.help]
+    return "\n\n".join([lines[0], " ".join(lines[1:])]) if lines[1:] else lines[0]
 
 
 class Switch:
     """A connection to a running switch. Methods are coroutines; addresses and options are text, as in tcpvsadm."""
 
-    def __init__(self, protocol: amp.AMP, where: ControlAddress) -> None:
+    def __init__(self, protocol: amp.AMP, address: ControlAddress) -> None:
         self._protocol = protocol
-        self._where = where
-        self._may_be_refused = _is_refused(protocol.transport)
+        self._address = address
+        self._may_be_refused = _may_be_refused(protocol.transport)
 
     async def call(self, command: type[amp.Command], **arguments: Any) -> dict[str, Any]:
-        """The answer to one command of ktcpvs.control.commands; arguments that are None are left out."""
+        """Send one command of ktcpvs.control.commands and return its response. Arguments that are None are left out."""
         given = {name: value for name, value in arguments.items() if value is not None}
         try:
-            answer: dict[str, Any] = await self._protocol.callRemote(command, **given)
+            response: dict[str, Any] = await self._protocol.callRemote(command, **given)
         except (error.ConnectionDone, error.ConnectionLost) as failure:
             if self._may_be_refused:
                 raise NotPermitted(
-                    f"the daemon at {self._where} closed the connection without an answer: perhaps user {os.geteuid()} "
-                    f"may not administer it, which its log would say: {_HOW_TO_BE_PERMITTED}"
+                    f"the daemon at {self._address} closed the connection without an answer; its log says whether user "
+                    f"{os.geteuid()} may not administer it: {_PERMISSION_HINT}"
                 ) from None
-            raise NoAnswer(f"the daemon at {self._where} went away ({_why(failure)})") from None
+            raise NoAnswer(f"the daemon at {self._address} closed the connection ({_reason(failure)})") from None
         except amp.AmpError as failure:
             if isinstance(failure, amp.TooLong) and failure.isLocal:
                 raise Refusal("a value is longer than the 65,535 bytes that fit into a command") from None
             why = shorten(" ".join(str(failure).split()) or type(failure).__name__)
-            raise NoAnswer(f"what answers at {self._where} does not speak as this version does: {why}") from None
+            raise NoAnswer(f"the program at {self._address} does not speak this version's protocol: {why}") from None
         self._may_be_refused = False
-        return answer
+        return response
 
     async def edit(self, command: type[amp.Command], **arguments: Any) -> list[str]:
-        """Have one edit carried out. Returns the warnings about it, a line each."""
-        answer = await self.call(command, **arguments)
-        return list(answer.get("warnings", ()))
+        """Send one command that edits. Returns the warnings about the edit, one per line."""
+        response = await self.call(command, **arguments)
+        return list(response.get("warnings", ()))
 
-    def close(self) -> None:
-        """End the connection."""
-        if self._protocol.transport is not None:
-            self._protocol.transport.loseConnection()
-
-    async def add_service(self, ident: str, /, **options: str | int) -> list[str]:
-        """options: listen, port, scheduler, maxclients, redirect, ...; see commands.AddService."""
-        return await self.edit(commands.AddService, ident=ident, options=_options(options))
-
-    async def edit_service(self, ident: str, /, **options: str | int) -> list[str]:
-        """Change the options given and no others."""
-        return await self.edit(commands.EditService, ident=ident, options=_options(options))
-
-    async def delete_service(self, ident: str) -> list[str]:
-        return await self.edit(commands.DeleteService, ident=ident)
-
-    async def flush(self) -> list[str]:
-        """Delete all services; refused while one runs."""
-        return await self.edit(commands.Flush)
-
-    async def add_server(
-        self, ident: str, address: str, weight: int | None = None, maxconn: int | None = None
-    ) -> list[str]:
-        """weight: 0..65535; None: 1. maxconn: the most connections at once, 0 and None: no such limit."""
-        return await self.edit(commands.AddServer, ident=ident, address=address, weight=weight, maxconn=maxconn)
-
-    async def edit_server(
-        self, ident: str, address: str, weight: int | None = None, maxconn: int | None = None
-    ) -> list[str]:
-        """Change what is given. weight: 0..65535. maxconn: the most connections at once, 0: no such limit. None: as it
-        is."""
-        return await self.edit(commands.EditServer, ident=ident, address=address, weight=weight, maxconn=maxconn)
-
-    async def delete_server(self, ident: str, address: str) -> list[str]:
-        return await self.edit(commands.DeleteServer, ident=ident, address=address)
-
-    async def add_rule(self, ident: str, pattern: str, address: str, match: int | None = None) -> list[str]:
-        """match: 0..10, the group that hashing schedulers hash; None: none."""
-        return await self.edit(commands.AddRule, ident=ident, pattern=pattern, address=address, match=match)
-
-    async def delete_rule(self, ident: str, pattern: str, address: str) -> list[str]:
-        return await self.edit(commands.DeleteRule, ident=ident, pattern=pattern, address=address)
-
-    async def allow(self, ident: str, networks: str, only: bool = False) -> list[str]:
-        """networks: with white space between them; `#` begins a comment. only: in the place of those allowed before."""
-        await self._upload(networks)
-        return await self.edit(commands.Allow, ident=ident, only=only)
-
-    async def deny(self, ident: str, networks: str, only: bool = False) -> list[str]:
-        """The same for networks whose clients are turned away."""
-        await self._upload(networks)
-        return await self.edit(commands.Deny, ident=ident, only=only)
-
-    async def delete_network(self, ident: str, networks: str) -> list[str]:
-        """Networks that are neither allowed nor denied any more."""
-        await self._upload(networks)
-        return await self.edit(commands.DeleteNetwork, ident=ident)
-
-    async def start(self, ident: str | None = None) -> list[str]:
-        """ident: None means all services."""
-        return await self.edit(commands.StartService, ident=ident)
-
-    async def stop(self, ident: str | None = None) -> list[str]:
-        """ident: None means all services. Their connections drain after the answer."""
-        return await self.edit(commands.StopService, ident=ident)
-
-    async def set(self, changes: Mapping[str, str | int]) -> list[str]:
-        """changes: setting -> value."""
-        return await self.edit(commands.Set, changes=_options(changes))
-
-    async def unload(self) -> list[str]:
-        """Stop all services, drain, end the daemon."""
-        return await self.edit(commands.Unload)
-
-    async def load(
-        self,
-        text: str,
-        source: str = "<text>",
-        confirm: int | None = None,
-        start: str | None = None,
-        allow_empty: bool = False,
-    ) -> list[str]:
-        """Put a configuration in the table's place; `source` names it in errors. confirm: it is undone after so many
-        seconds unless `confirm` is called; None: it stays. start: "new" starts the services that were not in the table
-        before, "all" all services of the text; None starts none. allow_empty: False refuses a text in which there is
-        nothing but comments."""
-        await self._upload(text)
-        return await self.edit(commands.Load, source=source, confirm=confirm, start=start, allow_empty=allow_empty)
-
-    async def confirm(self) -> list[str]:
-        """What was loaded on trial stays."""
-        return await self.edit(commands.Confirm)
+    async def submit(self, entry: EditCommand, arguments: Mapping[str, Any]) -> list[str]:
+        """Send a command of the table. arguments: all of them by name, as the method of the command takes them."""
+        if entry.uploaded is not None:
+            await self._upload(arguments[entry.uploaded.name])
+        sent = {argument.name: _encode(argument, arguments[argument.name]) for argument in entry.on_the_wire}
+        return await self.edit(commands.OF_EDIT[entry.edit], **sent)
 
     async def _upload(self, text: str) -> None:
         for number, page in enumerate(commands.pages(text)):
             await self.call(commands.Upload, page=page, first=number == 0)
 
-    async def read(self, view: str, ident: str | None = None) -> Any:
-        """The named view, whole."""
-        return await self._all_pages(await self.call(commands.Read, view=view, ident=ident))
+    def close(self) -> None:
+        """Close the connection."""
+        if self._protocol.transport is not None:
+            self._protocol.transport.loseConnection()
 
-    async def _all_pages(self, first: dict[str, Any]) -> Any:
+    # Edits, as the table of commands describes them.
+
+    add_service = _make_method("AddService")
+    edit_service = _make_method("EditService")
+    delete_service = _make_method("DeleteService")
+    flush = _make_method("Flush")
+    add_server = _make_method("AddServer")
+    edit_server = _make_method("EditServer")
+    delete_server = _make_method("DeleteServer")
+    add_rule = _make_method("AddRule")
+    delete_rule = _make_method("DeleteRule")
+    allow = _make_method("Allow")
+    deny = _make_method("Deny")
+    delete_network = _make_method("DeleteNetwork")
+    start = _make_method("StartService")
+    stop = _make_method("StopService")
+    set = _make_method("Set")
+    unload = _make_method("Unload")
+    load = _make_method("Load")
+    confirm = _make_method("Confirm")
+
+    # Views.
+
+    async def read(self, view: str, ident: str | None = None) -> Any:
+        """Return the named view, whole."""
+        return await self._read_pages(await self.call(commands.Read, view=view, ident=ident))
+
+    async def _read_pages(self, first: dict[str, Any]) -> Any:
         pages = [first["page"]]
         for number in range(1, first["pages"]):
             pages.append((await self.call(commands.ReadPage, number=number))["page"])
         return json.loads(b"".join(pages))
 
     async def table(self, ident: str | None = None) -> dict[str, Any]:
-        """{"version": str, "services": [...], "settings": {name: value}}; a service as ktcpvs.model.describe says it,
-        with "running" besides."""
+        """Return {"version": str, "services": [...], "settings": {name: value}}; a service as ktcpvs.model.describe
+        describes it, and "running"."""
         return dict(await self.read("table", ident))
 
     async def stats(self, ident: str | None = None) -> dict[str, Any]:
@@ -255,12 +235,13 @@ class Switch:
         return dict(await self.read("stats", ident))
 
     async def connections(self, ident: str | None = None) -> list[dict[str, Any]]:
-        """The client connections that live now."""
+        """Return the client connections that are open."""
         return list(await self.read("connections", ident))
 
     async def schedulers(self) -> dict[str, Any]:
-        """{"schedulers": [...], "broken": [...]}: those that were found, with name, unit, module, summary and the
-        number of services that use each; and the plugins that could not be used, with module and error."""
+        """Return {"schedulers": [...], "broken": [...]}: the schedulers that were found, each with name, unit, module,
+        summary and the number of services that use it; and the plugins that could not be loaded, with module and
+        error."""
         return dict(await self.read("schedulers"))
 
     async def explain(
@@ -271,20 +252,23 @@ class Switch:
         headers: Iterable[tuple[str, str]] = (),
         client: str = "127.0.0.1",
     ) -> dict[str, Any]:
-        """Who would serve this request, and why; docs/tcpvsadm.md names what the answer holds. Nothing is sent.
+        """Explain which server would handle a request; docs/tcpvsadm.md describes the result. No server is contacted.
 
-        headers: (name, value) of header lines, a name as often as wanted. client: the client's IP address.
+        headers: (name, value) of header fields; a name may be repeated. client: the client's IP address.
         """
-        lines = [{"name": name, "value": value} for name, value in headers]
+        fields = [{"name": name, "value": value} for name, value in headers]
         first = await self.call(
-            commands.Explain, ident=ident, method=method, target=target, headers=lines, client=client
+            commands.Explain, ident=ident, method=method, target=target, headers=fields, client=client
         )
-        return dict(await self._all_pages(first))
+        return dict(await self._read_pages(first))
 
     async def settings(self) -> list[dict[str, Any]]:
-        """All settings: name, value, default, lowest, highest, unit, meaning."""
+        """Return all settings: name, value, default, lowest, highest, unit, meaning."""
         return list(await self.read("settings"))
 
 
-def _options(options: Mapping[str, str | int]) -> list[dict[str, str]]:
-    return [{"name": name, "value": str(value)} for name, value in options.items()]
+def _encode(argument: Argument, value: Any) -> Any:
+    """Return the value of an argument as AMP takes it."""
+    if argument.type in (ArgumentType.SERVICE_OPTIONS, ArgumentType.SETTINGS):
+        return [{"name": name, "value": str(text)} for name, text in value.items()]
+    return value

@@ -1,4 +1,4 @@
-"""All places where administrators come in: one unix socket at most, and any number of TCP ports beside it."""
+"""All listeners of the control connection: at most one unix socket, and any number of TCP ports beside it."""
 
 from __future__ import annotations
 
@@ -6,100 +6,104 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ktcpvs.control.control_listener import ControlListener
 from ktcpvs.control.endpoints import ControlAddress
-from ktcpvs.control.ports import Lasting, Port, TLSPort
 from ktcpvs.control.server import ControlFactory
+from ktcpvs.control.tcp_listeners import HeldSocket, TCPControlListener, TLSControlListener
+from ktcpvs.control.unix_listener import UnixControlListener
 from ktcpvs.model.settings import Settings
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.privileges import Identity
 
 
 class ControlListeners:
-    """local: the unix socket's; None: there is none. A daemon hands it over to the next one, and nothing else."""
+    """unix_listener: None where there is no unix socket. A takeover hands over the unix socket only."""
 
     def __init__(
         self,
         reactor: Any,
         factory: ControlFactory,
-        places: Sequence[ControlAddress],
+        addresses: Sequence[ControlAddress],
         group: int | None,
-        lasting: Lasting,
+        held_socket: HeldSocket,
         settings: Callable[[], Settings],
         log: EventLog,
     ) -> None:
-        """places: none: the default one. group: whose members may use the unix socket too. lasting, settings: as in
-        `ports`. Raises NoTLS."""
+        """addresses: none: the default. group: its members may use the unix socket too. held_socket, settings: as in
+        `tcp_listeners`. Raises NoTLS."""
         self._factory = factory
-        self._ports: list[Port] = []
-        self.local: ControlListener | None = None if places else ControlListener(reactor, factory, None, group)
-        for where in places:
-            if where.path is not None:
-                self.local = ControlListener(reactor, factory, where, group)
-            elif where.tls is not None:
-                self._ports.append(TLSPort(reactor, factory, where, lasting, settings, log))
+        self._tcp_listeners: list[TCPControlListener] = []
+        self.unix_listener: UnixControlListener | None = None
+        if not addresses:
+            self.unix_listener = UnixControlListener(reactor, factory, None, group)
+        for address in addresses:
+            if address.path is not None:
+                self.unix_listener = UnixControlListener(reactor, factory, address, group)
+            elif address.tls is not None:
+                self._tcp_listeners.append(TLSControlListener(reactor, factory, address, held_socket, settings, log))
             else:
-                self._ports.append(Port(reactor, factory, where, lasting, log))
+                self._tcp_listeners.append(TCPControlListener(reactor, factory, address, held_socket, log))
 
     def __str__(self) -> str:
-        return ", ".join(str(one.where) for one in self._all())
+        return ", ".join(str(listener.address) for listener in self._all())
 
-    def _all(self) -> list[ControlListener | Port]:
-        return [*([] if self.local is None else [self.local]), *self._ports]
+    def _all(self) -> list[UnixControlListener | TCPControlListener]:
+        return [*([] if self.unix_listener is None else [self.unix_listener]), *self._tcp_listeners]
 
     @property
-    def unix(self) -> ControlAddress | None:
-        """Where the unix socket is; None: there is none."""
-        return self.local.where if self.local is not None else None
+    def unix_address(self) -> ControlAddress | None:
+        """The address of the unix socket; None: there is none."""
+        return self.unix_listener.address if self.unix_listener is not None else None
 
     def has_tls(self) -> bool:
-        return any(port.where.tls is not None for port in self._ports)
+        return any(listener.address.tls is not None for listener in self._tcp_listeners)
 
-    def is_at(self, name: Any) -> bool:
-        """True for what getsockname says of a socket that is one of these."""
-        return (self.local is not None and name == self.local.path) or any(port.is_at(name) for port in self._ports)
+    def has_socket_at(self, name: Any) -> bool:
+        """True where getsockname returns `name` for the socket of one of these listeners."""
+        if self.unix_listener is not None and name == self.unix_listener.path:
+            return True
+        return any(listener.is_at(name) for listener in self._tcp_listeners)
 
-    def hand_to(self, who: Identity) -> None:
-        """See Entrance."""
-        if self.local is not None:
-            self.local.hand_to(who)
+    def create_folder_for(self, identity: Identity) -> None:
+        """Create the folder of the unix socket's default address, and give it to that user. Raises CannotListen."""
+        if self.unix_listener is not None:
+            self.unix_listener.create_folder_for(identity)
 
-    def warn_of(self, user: str) -> None:
-        """Certificates that this user, as who the daemon goes on, cannot read again."""
-        for port in self._ports:
-            port.warn_of(user)
+    def warn_unreadable_files(self, user: str) -> None:
+        """Warn of certificate files that this process, which runs as `user`, cannot read again."""
+        for listener in self._tcp_listeners:
+            listener.warn_unreadable_files(user)
 
-    def read_again(self) -> None:
-        """The certificates. The log tells how it went."""
-        for port in self._ports:
-            port.read_again()
+    def reload_certificates(self) -> None:
+        """Read the certificate files again. The log says what came of it."""
+        for listener in self._tcp_listeners:
+            listener.reload_certificates()
 
     def adopt(self, sock: socket.socket) -> None:
-        """That is the unix socket; nobody is let in yet."""
-        assert self.local is not None
-        self.local.adopt(sock)
+        """Use this unix socket, but accept no connections yet."""
+        assert self.unix_listener is not None
+        self.unix_listener.adopt(sock)
 
     def open(self) -> None:
-        """Let administrators in. Raises CannotListen."""
-        for one in self._all():
-            one.open()
+        """Accept connections. Raises CannotListen."""
+        for listener in self._all():
+            listener.open()
 
-    def follow(self) -> None:
-        """Let them in after the daemon before, who still listens on the TCP ports."""
-        assert self.local is not None
-        self.local.listen()
-        for port in self._ports:
-            port.open_when_free()
+    def open_after_takeover(self) -> None:
+        """Accept connections on the adopted unix socket, and on the TCP ports as soon as the old daemon closes them."""
+        assert self.unix_listener is not None
+        self.unix_listener.listen()
+        for listener in self._tcp_listeners:
+            listener.open_when_free()
 
     def release(self) -> None:
-        """Let nobody in any more: another daemon does."""
-        for one in self._all():
-            one.release()
+        """Accept no more connections: another daemon has taken over."""
+        for listener in self._all():
+            listener.release()
 
     def close(self) -> None:
-        """The same, and end all control connections, when what was answered has gone out."""
-        for port in self._ports:
-            port.close()
+        """Accept no more connections, and close those that are open after their responses have been sent."""
+        for listener in self._tcp_listeners:
+            listener.close()
         self._factory.close_all()
-        if self.local is not None:
-            self.local.close()
+        if self.unix_listener is not None:
+            self.unix_listener.close()

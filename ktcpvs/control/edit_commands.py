@@ -1,55 +1,90 @@
-"""An edit -> the AMP command that asks for it: what an administrator sends who has edits rather than words.
+"""An edit as AMP commands, and AMP commands as an edit, by `command_table`.
 
-The way back is `control.server`: what it makes of the command is the same edit.
+A supervisor sends its edits to its workers in this way, and a daemon that was taken over forwards them to the new one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
+from attrs import evolve
+
 from ktcpvs.control import commands
+from ktcpvs.control.arguments import READERS, WRITERS, decode
+from ktcpvs.control.command_table import COMMAND_OF_EDIT, EditCommand
+from ktcpvs.errors import BadValue, shorten
 from ktcpvs.model import edits
-from ktcpvs.model.describe import describe_service, describe_value
+from ktcpvs.model.describe import describe_service
+from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write
+from ktcpvs.system.names import service_port
 
-Asked = tuple[type[Any], dict[str, Any]]
-"""A command of `control.commands` and its arguments."""
+SOURCE_LENGTH = 255
+"""The most characters of a configuration's name that its errors repeat."""
 
-
-def requests(edit: edits.Edit) -> list[Asked]:
-    """The commands that make up `edit`, in their order: one, or for a Load the pages of its text before it."""
-    if isinstance(edit, edits.Load):
-        return _load(edit)
-    if isinstance(edit, edits.Allow | edits.Deny):
-        told: Asked = (getattr(commands, type(edit).__name__), {"ident": edit.ident, "only": edit.only})
-        return [*_uploads(str(edit.networks)), told]
-    if isinstance(edit, edits.DeleteNetwork):
-        return [*_uploads(str(edit.networks)), (commands.DeleteNetwork, {"ident": edit.ident})]
-    return [(getattr(commands, type(edit).__name__), _arguments(edit))]
+CommandCall = tuple[type[Any], dict[str, Any]]
+"""A class of `control.commands`, and the arguments to call it with."""
 
 
-def _arguments(edit: edits.Edit) -> dict[str, Any]:
-    if isinstance(edit, edits.AddService | edits.EditService):
-        return {"ident": edit.ident, "options": _options(edit.options)}
-    if isinstance(edit, edits.Set):
-        return {"changes": [{"name": name, "value": value} for name, value in edit.changes.items()]}
-    values = {name: getattr(edit, name) for name in getattr(type(edit), "__match_args__", ())}
-    return {name: describe_value(value) for name, value in values.items()}
+def commands_for(edit: edits.Edit) -> list[CommandCall]:
+    """Return the commands that ask for `edit`, in their order: uploads first, where it needs some, then its own."""
+    entry = COMMAND_OF_EDIT[type(edit).__name__]
+    values = _load_values(edit) if isinstance(edit, edits.Load) else _values(edit, entry)
+    written = {argument.name: WRITERS[argument.type](values[argument.name]) for argument in entry.arguments}
+    uploads = _uploads(written.pop(entry.uploaded.name)) if entry.uploaded is not None else []
+    return [*uploads, (commands.OF_EDIT[entry.edit], written)]
 
 
-def _options(options: Mapping[str, Any]) -> list[dict[str, str]]:
-    return [{"name": name, "value": "" if value is None else str(value)} for name, value in options.items()]
+def edit_for(entry: EditCommand, arguments: dict[str, Any], upload: bytearray | None) -> edits.Edit:
+    """Return the edit that a command asks for. arguments: as AMP has parsed them; None where one was left out. upload:
+    the bytes that were uploaded before the command; None: there were none. Raises a Refusal."""
+    values = {}
+    for argument in entry.arguments:
+        value = upload if argument.type.is_uploaded else arguments[argument.name]
+        if value is not None or argument.type.is_uploaded:
+            values[argument.name] = READERS[argument.type](value)
+    make: Any = _MAKERS.get(entry.edit) or getattr(edits, entry.edit)
+    edit: edits.Edit = make(**values)
+    return edit
 
 
-def _load(edit: edits.Load) -> list[Asked]:
-    text = write([describe_service(service) for service in edit.services.values()], edit.settings.described())
-    trial = {"confirm": edit.confirm} if edit.confirm else {}
-    asked = {"source": "the supervisor", "start": edit.start, "allow_empty": True, **trial}
-    return [*_uploads(text), (commands.Load, asked)]
+def _values(edit: edits.Edit, entry: EditCommand) -> dict[str, Any]:
+    return {argument.name: getattr(edit, argument.name) for argument in entry.arguments}
 
 
-def _uploads(text: str) -> list[Asked]:
-    """The commands that send `text`."""
+def _load_values(edit: edits.Load) -> dict[str, Any]:
+    return {
+        "text": write([describe_service(service) for service in edit.services.values()], edit.settings.described()),
+        "source": "the supervisor",
+        "confirm": edit.confirm or None,
+        "start": edit.start,
+        "allow_empty": True,
+    }
+
+
+def _uploads(text: str) -> list[CommandCall]:
+    """The commands that upload `text`."""
     pages = enumerate(commands.pages(text))
     return [(commands.Upload, {"page": page, "first": number == 0}) for number, page in pages]
+
+
+def _make_set(changes: dict[str, str]) -> edits.Edit:
+    """`unload` is written like a setting, and is an edit of its own."""
+    unload = changes.pop("unload", None)
+    if unload is None:
+        return edits.Set(changes)
+    if unload not in ("0", "1") or (unload == "1" and changes):
+        raise BadValue("unload = 1 must be the only change, and ends the daemon; unload = 0 changes nothing")
+    return edits.Unload() if unload == "1" else edits.Set(changes)
+
+
+def _make_load(
+    text: bytearray, source: str, confirm: int = 0, start: str = "", allow_empty: bool = False
+) -> edits.Edit:
+    name = shorten(source, SOURCE_LENGTH)
+    load = parse(decode(text, name), name, service_port, allow_empty=allow_empty)
+    return evolve(load, confirm=confirm, start=start or edits.START_NOTHING)
+
+
+_MAKERS = {"Set": _make_set, "Load": _make_load}
+"""Edits whose constructors do not take the arguments of their commands."""

@@ -1,8 +1,9 @@
-"""Where the control connection is: endpoint descriptions, the default place, and what is refused.
+"""Addresses of the control connection: endpoint descriptions, the default address, and the addresses that are refused.
 
-`unix:/PATH`, `tcp:PORT`, `tcp:PORT:interface=HOST` and `tls:PORT:interface=HOST:cert=FILE:key=FILE:ca=FILE` (as a
-daemon would write it), `tcp:HOST:PORT` and `tls:HOST:PORT:...` (as a client would); one reader for both. A TCP address
-must be loopback: whoever reaches the control connection owns the switch. With TLS a certificate says who may.
+One reader for the forms of a daemon, `unix:/PATH`, `tcp:PORT`, `tcp:PORT:interface=HOST` and
+`tls:PORT:interface=HOST:cert=FILE:key=FILE:ca=FILE`, and those of a client, `tcp:HOST:PORT` and `tls:HOST:PORT:...`.
+A plain TCP address must be loopback, since every client that reaches it may administer the switch. With TLS, a client
+needs a certificate.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from ktcpvs.errors import BadAddress, NoTLS, shorten
 from ktcpvs.model.address import parse_address
 
-LOOPBACKS = {"tcp": "127.0.0.1", "tcp6": "::1"}
-"""Where an endpoint is that names no interface."""
+LOOPBACK_HOSTS = {"tcp": "127.0.0.1", "tcp6": "::1"}
+"""The host of an endpoint that names no interface."""
 
 _PART = re.compile(r"((?:\[[0-9A-Fa-f:.]*\]|[^:\\]|\\.)*+)(?::|$)")  # an IPv6 address in brackets keeps its colons
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,253}")
-_TLS_WORDS = ("port", "host", "interface", "cert", "key", "ca")
+_TLS_PARAMETERS = ("port", "host", "interface", "cert", "key", "ca")
 
 
 @frozen
-class Files:
-    """One end of TLS, in PEM. cert: its certificate, then those between it and its CA; key: its private key, which may
-    stand in the same file; ca: the certificates of who signs those of the other end."""
+class TLSFiles:
+    """The PEM files of one side. cert: its certificate, followed by intermediate ones; key: its private key, which may
+    be in the same file; ca: the certificates of the CAs that sign those of the other side."""
 
     cert: str
     key: str
@@ -44,12 +45,12 @@ class Files:
 
 @frozen
 class ControlAddress:
-    """path: of a unix socket, or None; then host and port are those of a TCP address, on loopback unless it has tls."""
+    """path: of a unix socket; None: host and port are a TCP address, on loopback unless it has tls."""
 
     path: str | None = None
     host: str = ""
     port: int = 0
-    tls: Files | None = None
+    tls: TLSFiles | None = None
 
     def __str__(self) -> str:
         if self.path is not None:
@@ -59,7 +60,7 @@ class ControlAddress:
         return f"tcp:{self.port}:interface={self.host}".replace("::1", r"\:\:1")
 
     def client_endpoint(self, reactor: Any, timeout: float) -> IStreamClientEndpoint:
-        """The endpoint that reaches it, without its TLS. timeout: seconds."""
+        """Return the endpoint that connects to this address, without TLS. timeout: seconds."""
         if self.path is not None:
             return endpoints.UNIXClientEndpoint(reactor, self.path, timeout=timeout)
         if not is_ip(self.host):
@@ -69,7 +70,8 @@ class ControlAddress:
 
 
 def default_control() -> ControlAddress:
-    """/run/ktcpvs for root; for others $XDG_RUNTIME_DIR, else a folder of their own under the temporary directory."""
+    """Return the default address: in /run/ktcpvs for root; for other users in $XDG_RUNTIME_DIR, or else in a folder of
+    their own in the temporary directory."""
     uid = os.getuid()
     if uid == 0:
         folder = "/run/ktcpvs"
@@ -88,40 +90,45 @@ def parse_control(text: str) -> ControlAddress:
     if kind == "unix":
         path = named.get("address") or named.get("path") or (plain[0] if plain else "")
         if not path.startswith("/"):
-            raise BadAddress(f"control '{shorten(text)}': a unix socket's absolute path is wanted, as unix:/run/x.sock")
-        parse_address(f"unix:{path}")  # such a socket can be
+            raise BadAddress(
+                f"control '{shorten(text)}': missing absolute path of a unix socket (example: unix:/run/x.sock)"
+            )
+        parse_address(f"unix:{path}")  # refuses paths that a socket cannot have
         return ControlAddress(path=path)
-    if kind in LOOPBACKS:
-        return _tcp(text, LOOPBACKS[kind], named, plain)
+    if kind in LOOPBACK_HOSTS:
+        return _tcp(text, LOOPBACK_HOSTS[kind], named, plain)
     if kind == "tls":
         return _tls(text, named, plain)
     raise BadAddress(
-        f"control '{shorten(text)}': it is unix:/PATH, tcp:PORT on loopback, or tls:PORT:interface=HOST with "
+        f"control '{shorten(text)}': expected unix:/PATH, tcp:PORT on loopback, or tls:PORT:interface=HOST with "
         "certificates"
     )
 
 
-def parse_listening(text: str) -> ControlAddress:
-    """The same for a daemon, which listens on IP addresses alone, and may go to another folder. Raises BadAddress."""
-    where = parse_control(text)
-    if where.tls is None:
-        return where
-    if not is_ip(where.host):
-        raise BadAddress(f"control '{where}': interface={where.host} is no IP address; 0.0.0.0 is every interface")
-    return evolve(where, tls=Files(*(os.path.abspath(one) for one in (where.tls.cert, where.tls.key, where.tls.ca))))
+def parse_listen_address(text: str) -> ControlAddress:
+    """Read the address of a daemon: its host must be an IP address, and its files become absolute paths, since the
+    daemon may change its working directory. Raises BadAddress."""
+    address = parse_control(text)
+    if address.tls is None:
+        return address
+    if not is_ip(address.host):
+        raise BadAddress(
+            f"control '{address}': interface={address.host} is not an IP address; 0.0.0.0 means every interface"
+        )
+    return evolve(address, tls=TLSFiles(*map(os.path.abspath, (address.tls.cert, address.tls.key, address.tls.ca))))
 
 
-def need_tls() -> None:
-    """What TLS needs is installed. Raises NoTLS."""
+def require_tls() -> None:
+    """Raise NoTLS where a package that TLS needs is not installed."""
     for name in ("OpenSSL", "service_identity", "idna"):
         try:
             import_module(name)
         except ImportError:
-            raise NoTLS(f"control over tls: {name} is not installed: pip install 'ktcpvs[tls]'") from None
+            raise NoTLS(f"control over tls: {name} is not installed; try: pip install 'ktcpvs[tls]'") from None
 
 
 def is_ip(host: str) -> bool:
-    """True for an IP address."""
+    """True where `host` is an IP address and not a name."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -132,7 +139,9 @@ def is_ip(host: str) -> bool:
 def _port(text: str, named: dict[str, str], plain: list[str], example: str) -> int:
     port = named.get("port") or (plain.pop() if plain else "")
     if not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) <= 65535):
-        raise BadAddress(f"control '{shorten(text)}': a port is wanted, as {example}")
+        raise BadAddress(
+            f"control '{shorten(text)}': missing port, or not a number from 1 to 65535 (example: {example})"
+        )
     return int(port)
 
 
@@ -143,35 +152,36 @@ def _host(named: dict[str, str], plain: list[str]) -> str:
 
 
 def _tcp(text: str, loopback: str, named: dict[str, str], plain: list[str]) -> ControlAddress:
-    """loopback: where it is when no interface is named, as with --status."""
+    """loopback: the host where `text` names none."""
     port, host = _port(text, named, plain, "tcp:7777"), _host(named, plain) or loopback
     if host == "localhost":
         host = "127.0.0.1"
     if not (is_ip(host) and ipaddress.ip_address(host).is_loopback):
         raise BadAddress(
-            f"control '{shorten(text)}': {shorten(host, 60)} is not loopback, and whoever reaches the control "
-            f"connection owns the switch: use unix:/PATH or tcp:{port} (127.0.0.1), or over a network tls:, with "
-            "certificates"
+            f"control '{shorten(text)}': {shorten(host, 60)} is not loopback, and every client that reaches it may "
+            f"administer the switch: use unix:/PATH or tcp:{port} (127.0.0.1), or over a network tls: with certificates"
         )
     return ControlAddress(host=host, port=port)
 
 
 def _tls(text: str, named: dict[str, str], plain: list[str]) -> ControlAddress:
     for name in named:
-        if name not in _TLS_WORDS:
-            raise BadAddress(f"control '{shorten(text)}': tls: has no '{shorten(name, 40)}='; it has cert, key and ca")
+        if name not in _TLS_PARAMETERS:
+            raise BadAddress(
+                f"control '{shorten(text)}': unknown parameter '{shorten(name, 40)}='; tls: has cert, key and ca"
+            )
     port, host = _port(text, named, plain, "tls:7777:interface=0.0.0.0:cert=FILE:ca=FILE"), _host(named, plain)
     if not (is_ip(host) or _NAME.fullmatch(host)):
-        found = f"{shorten(host, 60)} is none" if host else "none is named"
+        defect = f"'{shorten(host, 60)}' is not a host" if host else "missing host"
         raise BadAddress(
-            f"control '{shorten(text)}': a host is wanted, and {found}: a daemon says interface=ADDRESS, as 0.0.0.0, "
-            "and a client tls:HOST:PORT"
+            f"control '{shorten(text)}': {defect}: use interface=ADDRESS for a daemon (example: 0.0.0.0), and "
+            "tls:HOST:PORT for a client"
         )
     missing = [name for name in ("cert", "ca") if not named.get(name)]
     if missing:
         raise BadAddress(
-            f"control '{shorten(text)}': {' and '.join(f'{name}=FILE' for name in missing)} is missing: cert is the "
-            "own certificate, with key=FILE unless its key is in it too, and ca is who signs those of the other side"
+            f"control '{shorten(text)}': missing {' and '.join(f'{name}=FILE' for name in missing)}: cert= is the own "
+            "certificate (with key= where its key is in another file), and ca= the CA of the other side's certificates"
         )
-    files = Files(named["cert"], named.get("key") or named["cert"], named["ca"])
+    files = TLSFiles(named["cert"], named.get("key") or named["cert"], named["ca"])
     return ControlAddress(host=host, port=port, tls=files)

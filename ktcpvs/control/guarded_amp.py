@@ -1,7 +1,7 @@
-"""What a peer of the control connection may say at all: commands in boxes, some at a time, no faster than it reads.
+"""AMP for untrusted peers: commands in boxes, a limited number at a time, and none while the peer reads no responses.
 
-All else is answered by a typed error, or ends the connection with one line in the log; never with a traceback, which
-a peer could have written as often as it likes.
+Everything else gets a typed error, or closes the connection with one line in the log; never with a traceback, since a
+peer could have tracebacks written as often as it likes.
 """
 
 from __future__ import annotations
@@ -20,154 +20,159 @@ from ktcpvs.system.log import EventLog
 MAX_BOX_KEYS = 32
 """The most keys in one AMP box; no command has as many."""
 
-MAX_COMMANDS = 32
-"""Commands of one connection that are being carried out at once; further ones are not read."""
+MAX_RUNNING_COMMANDS = 32
+"""The most commands of one connection that run at once. While there are as many, the connection is not read."""
 
-# Reasons to read nothing: the peer does not take what it was answered; many commands are being carried out; it is over.
-_FULL, _BUSY, _OVER = 1, 2, 4
+INTERNAL_ERROR = "internal error; see the daemon's log"
+
+# Reasons not to read the connection.
+_PEER_IS_SLOW, _COMMANDS_RUN, _CLOSED = 1, 2, 4
 
 
 class GuardedAMP(amp.AMP):
-    """One control connection. Its commands are the responders of the class below this one."""
+    """The server side of one control connection. Subclasses bring the responders.
+
+    permissions: decides whether the peer may administer; None: every peer may. peer_name: the peer, for the log; "":
+    unknown.
+    """
 
     transport: Any
-    guard: Permissions | None = None
-    """Who may come in; None: everybody who can."""
-
-    who: str = ""
-    """Who it is, for the log; "": that is not known."""
+    permissions: Permissions | None = None
+    peer_name: str = ""
 
     def __init__(self, log: EventLog) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._log = log
-        self._keys = 0  # of the box that is coming
-        self._held = 0
-        self._answer: Deferred[Any] | None = None  # to the command that has just come
-        self._running = 0  # commands
+        self._box_keys = 0  # of the box that is being received
+        self._pause_reasons = 0
+        self._response: Deferred[Any] | None = None  # to the command that has just been dispatched
+        self._running_commands = 0
 
-    # AMP itself would log every coming and going; to us that is an event of level 3.
+    # AMP itself would log every connection; here that is an event of level 3.
 
     def makeConnection(self, transport: Any) -> None:
         refusal = None
-        if self.guard is not None:
-            refusal, self.who = self.guard.refusal(transport), self.who or self.guard.who(transport)
+        if self.permissions is not None:
+            refusal = self.permissions.refusal(transport)
+            self.peer_name = self.peer_name or self.permissions.peer_name(transport)
         amp.BinaryBoxProtocol.makeConnection(self, transport)
         if refusal is not None:
             self._log.fault("control connection refused: {why}", why=refusal)
-            self._hold(_OVER, True)
+            self._pause(_CLOSED)
             transport.abortConnection()
             return
-        self._log.event(levels.DAEMON, "an administrator came: {who}", who=self.who)
+        self._log.event(levels.DAEMON, "administrator connected: {peer}", peer=self.peer_name)
         transport.registerProducer(self, True)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-        self._log.event(levels.DAEMON, "an administrator left: {who}", who=self.who)
-        self._hold(_OVER, True)
+        self._log.event(levels.DAEMON, "administrator disconnected: {peer}", peer=self.peer_name)
+        self._pause(_CLOSED)
         amp.BinaryBoxProtocol.connectionLost(self, reason)
 
     def close(self) -> None:
-        """End it when what was answered has gone out."""
-        self._hold(_OVER, True)
-        self.transport.unregisterProducer()  # it is waited for otherwise
+        """Close the connection, after the responses that are ready have been sent."""
+        self._pause(_CLOSED)
+        self.transport.unregisterProducer()  # the transport would wait for the producer
         self.transport.loseConnection()
 
-    def _end(self, why: str) -> None:
+    def _abort(self, why: str) -> None:
         self._log.warn("control connection closed: {why}", why=why)
-        self._hold(_OVER, True)
+        self._pause(_CLOSED)
         self.transport.abortConnection()
 
     # Boxes.
 
     def proto_init(self, string: bytes) -> str | None:
-        self._keys = 0
+        self._box_keys = 0
         state: str | None = super().proto_init(string)  # type: ignore[no-untyped-call]
         return state
 
     def proto_key(self, string: bytes) -> str | None:
-        self._keys += 1
-        if self._keys > MAX_BOX_KEYS:
-            self._end(f"a box of more than {MAX_BOX_KEYS} keys")
+        self._box_keys += 1
+        if self._box_keys > MAX_BOX_KEYS:
+            self._abort(f"the peer sent a box of more than {MAX_BOX_KEYS} keys")
             return "init"
         state: str | None = super().proto_key(string)  # type: ignore[no-untyped-call]
         return state
 
     def lengthLimitExceeded(self, length: int) -> None:
-        self._end(f"a key of {length} bytes, which AMP does not know")
+        self._abort(f"the peer sent a key of {length} bytes, which is not AMP")
 
     def ampBoxReceived(self, box: amp.AmpBox) -> None:
         if amp.COMMAND not in box or amp.ANSWER in box or amp.ERROR in box:
-            self._end("a box that is no command")  # nothing was asked of this peer, so it has nothing to answer
+            self._abort("the peer sent a box that is not a command")  # the server asks nothing, so expects no answers
             return
         super().ampBoxReceived(box)  # type: ignore[no-untyped-call]
-        answer, self._answer = self._answer, None
-        assert answer is not None  # dispatchCommand has put it there
-        self._running += 1
-        answer.addBoth(self._done)
-        if self._running >= MAX_COMMANDS:  # not before: what is done already would let go, and all be read again
-            self._hold(_BUSY, True)
+        response, self._response = self._response, None
+        assert response is not None  # dispatchCommand has set it
+        self._running_commands += 1
+        response.addBoth(self._command_done)
+        if self._running_commands >= MAX_RUNNING_COMMANDS:  # not earlier: a command that is done already would resume
+            self._pause(_COMMANDS_RUN)
 
     # Commands.
 
     def dispatchCommand(self, box: amp.AmpBox) -> Deferred[Any]:
-        self._answer = answer = self._dispatched(box)
-        return answer
+        self._response = response = self._dispatch(box)
+        return response
 
-    def _dispatched(self, box: amp.AmpBox) -> Deferred[Any]:
-        called = box[amp.COMMAND]
-        command, _ = self._commandDispatch.get(called, (amp.StartTLS, None))  # type: ignore[attr-defined]
-        if command is amp.StartTLS:  # AMP brings it along
-            name = shorten(called.decode("utf-8", "replace"), 40)
-            return _refused(amp.UNHANDLED_ERROR_CODE, f"there is no command '{name}'")
-        for name, argument in command.arguments:
+    def _dispatch(self, box: amp.AmpBox) -> Deferred[Any]:
+        name = box[amp.COMMAND]
+        command, _ = self._commandDispatch.get(name, (amp.StartTLS, None))  # type: ignore[attr-defined]
+        if command is amp.StartTLS:  # every AMP protocol has this command; here TLS begins with the connection
+            shown = shorten(name.decode("utf-8", "replace"), 40)
+            return _refuse(amp.UNHANDLED_ERROR_CODE, f"there is no command '{shown}'")
+        for key, argument in command.arguments:
             if isinstance(argument, amp.Descriptor):
-                continue  # to read it is to take it
+                continue  # reading it would take it out of the queue of received descriptors
             try:
-                argument.fromBox(name, box.copy(), {}, self)
-            except Exception:  # each kind of argument has its own
-                why = f"{command.__name__}: its argument '{name.decode()}' is missing or cannot be read"
-                return _refused(BadValue.code, why)
-        answer: Deferred[Any] = super().dispatchCommand(box)  # type: ignore[no-untyped-call]
-        return answer.addErrback(self._fault)
+                argument.fromBox(key, box.copy(), {}, self)
+            except Exception:  # each type of argument raises another
+                why = f"{command.__name__}: its argument '{key.decode()}' is missing or cannot be read"
+                return _refuse(BadValue.code, why)
+        response: Deferred[Any] = super().dispatchCommand(box)  # type: ignore[no-untyped-call]
+        return response.addErrback(self._internal_error)
 
-    def _fault(self, failure: Failure) -> Failure:
-        """What no responder foresaw is a bug of ours."""
+    def _internal_error(self, failure: Failure) -> Failure:
+        """Log a failure that no responder foresaw."""
         if failure.check(amp.RemoteAmpError):
             return failure
         self._log.failure("a control command failed", failure)
-        return Failure(amp.RemoteAmpError(Refusal.code, "the daemon met a fault of its own; its log tells more"))
+        return Failure(amp.RemoteAmpError(Refusal.code, INTERNAL_ERROR))
 
     def unhandledError(self, failure: Failure) -> None:
-        """Nobody gets this refusal: its command wanted no answer."""
+        """Called for a refusal of a command that asked for no response, and for a response that cannot be encoded."""
         if not failure.check(amp.RemoteAmpError):
-            self._log.failure("an answer cannot be sent", failure)
-            self._end("an answer cannot be sent")
+            self._log.failure("a response cannot be sent", failure)
+            self._abort("a response cannot be sent")
 
-    def _done(self, result: Any) -> None:
-        self._running -= 1
-        if self._held & _BUSY:
-            self._hold(_BUSY, False)
+    def _command_done(self, result: Any) -> None:
+        self._running_commands -= 1
+        self._resume(_COMMANDS_RUN)
 
     # Back-pressure.
 
-    def _hold(self, reason: int, held: bool) -> None:
-        before = self._held
-        self._held = before | reason if held else before & ~reason
-        if self._held and not before:
+    def _pause(self, reason: int) -> None:
+        before, self._pause_reasons = self._pause_reasons, self._pause_reasons | reason
+        if not before:
             super().pauseProducing()  # type: ignore[no-untyped-call]
-        elif before and not self._held:
+
+    def _resume(self, reason: int) -> None:
+        before, self._pause_reasons = self._pause_reasons, self._pause_reasons & ~reason
+        if before and not self._pause_reasons:
             super().resumeProducing()  # type: ignore[no-untyped-call]
 
     def pauseProducing(self) -> None:
-        """The peer takes no more."""
-        self._hold(_FULL, True)
+        """The transport's buffer is full: the peer does not read its responses."""
+        self._pause(_PEER_IS_SLOW)
 
     def resumeProducing(self) -> None:
-        """The peer takes again."""
-        self._hold(_FULL, False)
+        """The transport's buffer has room again."""
+        self._resume(_PEER_IS_SLOW)
 
     def stopProducing(self) -> None:
-        """The transport is gone; `connectionLost` tells."""
+        """Do nothing: `connectionLost` follows."""
 
 
-def _refused(code: bytes, why: str) -> Deferred[Any]:
+def _refuse(code: bytes, why: str) -> Deferred[Any]:
     return fail(amp.RemoteAmpError(code, why))

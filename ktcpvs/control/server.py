@@ -1,7 +1,7 @@
-"""The daemon's end of the control connection: each AMP command becomes an edit, or a look.
+"""The daemon's end of the control connection: AMP commands become edits of the switch, or views of it.
 
-Nothing that comes in is believed: text becomes values through the model's own readers, refusals go back as typed
-errors, and whatever else goes wrong is logged here and told as one line, never as a traceback.
+The server trusts no input: the model's own readers turn text into values, refusals go back as typed errors, and any
+other failure is logged here and answered in one line, never as a traceback.
 """
 
 from __future__ import annotations
@@ -11,65 +11,71 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
-from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import ServerFactory
 from twisted.python.failure import Failure
 
 from ktcpvs.control import commands
-from ktcpvs.control.arguments import service_options
-from ktcpvs.control.guarded_amp import GuardedAMP
+from ktcpvs.control.command_table import EDIT_COMMANDS, EditCommand
+from ktcpvs.control.edit_commands import edit_for
+from ktcpvs.control.guarded_amp import INTERNAL_ERROR, GuardedAMP
 from ktcpvs.control.permissions import Permissions
-from ktcpvs.errors import BadValue, NoConfiguration, Refusal, shorten
+from ktcpvs.errors import BadValue, NoConfiguration, Refusal
 from ktcpvs.model import edits
-from ktcpvs.model.address import Address, parse_address
-from ktcpvs.model.language.parser import parse
-from ktcpvs.model.network import Networks, parse_networks
 from ktcpvs.system import log as levels
 from ktcpvs.system.log import EventLog
-from ktcpvs.system.names import service_port
 
 MAX_CONNECTIONS = 64
-"""Control connections at once."""
+"""The most control connections at once."""
 
 MAX_WARNINGS = 50
-"""The most warnings in the answer to one edit, in lines."""
+"""The most warnings in the response to one edit, in lines."""
 
-SOURCE_LENGTH = 255
-"""The most characters of a configuration's name that its errors repeat."""
-
-MAX_CONFIGURATION = 64 << 20
-"""The longest configuration text, in bytes; of all connections together."""
+MAX_UPLOAD_BYTES = 64 << 20
+"""The most bytes of uploads, of all connections together."""
 
 
 class Switch(Protocol):
-    """What the control service administers."""
+    """The switch that the control connection administers."""
 
     def submit(self, edit: edits.Edit) -> Deferred[Sequence[str]]:
-        """Carry an edit out; fires with warnings about it, a line each; fails with a Refusal."""
+        """Carry an edit out; fires with warnings about it, one per line; fails with a Refusal."""
 
     def view(self, name: str, ident: str | None) -> Any:
-        """A look, as plain data, or a Deferred of it; raises a Refusal."""
+        """Return a view as plain data, or a Deferred of it. Raises a Refusal."""
 
     def explain(
         self, ident: str, method: str | None, target: str | None, headers: Sequence[tuple[str, str]], client: str
     ) -> Awaitable[Any]:
-        """Who would serve a request, and why, as plain data; raises a Refusal."""
+        """Explain which server would handle a request, as plain data. Raises a Refusal."""
+
+
+Responder = Callable[..., Deferred[dict[str, Any]]]
+
+
+def _edit_responder(entry: EditCommand) -> Responder:
+    """Make the method that responds to one command of the table."""
+
+    def respond(self: Administrator, **arguments: Any) -> Deferred[dict[str, Any]]:
+        upload = self.take_upload() if entry.uploaded is not None else None
+        return self.submit(lambda: edit_for(entry, arguments, upload))
+
+    return respond
 
 
 class Administrator(GuardedAMP):
-    """One control connection."""
+    """The server side of one control connection."""
 
     def __init__(self, switch: Switch, log: EventLog) -> None:
         super().__init__(log)
         self._switch = switch
         self._upload = bytearray()
-        self._uploaded = False
+        self._has_upload = False
         self._pages: list[bytes] = []
 
     def fileDescriptorReceived(self, descriptor: int) -> None:
-        """No administrator has one to give."""
+        """Close it: no administrator has a reason to pass one."""
         os.close(descriptor)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
@@ -79,143 +85,72 @@ class Administrator(GuardedAMP):
 
     # Edits.
 
-    def _edit(self, make: Callable[[], edits.Edit]) -> Deferred[dict[str, Any]]:
-        return Deferred.fromCoroutine(self._answered(self._submit(make)))
+    for _entry in EDIT_COMMANDS:
+        commands.OF_EDIT[_entry.edit].responder(_edit_responder(_entry))
+    del _entry
+
+    def submit(self, make: Callable[[], edits.Edit]) -> Deferred[dict[str, Any]]:
+        """Make an edit and carry it out; fires with the response. Fails with a Refusal."""
+        return self.respond(self._submit(make))
 
     async def _submit(self, make: Callable[[], edits.Edit]) -> dict[str, Any]:
         edit = make()
-        if self.who:
-            self._log.event(levels.CONFIGURATION, "{who} asks for {name}", who=self.who, name=edit.name)
+        if self.peer_name:
+            self._log.event(levels.CONFIGURATION, "{peer} asks for {name}", peer=self.peer_name, name=edit.name)
         warnings = await self._switch.submit(edit)
-        return {"warnings": fitting(warnings)} if warnings else {}
+        return {"warnings": limit_warnings(warnings)} if warnings else {}
 
-    async def _answered(self, work: Awaitable[dict[str, Any]]) -> dict[str, Any]:
+    def respond(self, work: Awaitable[dict[str, Any]]) -> Deferred[dict[str, Any]]:
+        """Return the response of `work`. Logs refusals, and logs other failures and raises a Refusal instead."""
+        return Deferred.fromCoroutine(self._respond(work))
+
+    async def _respond(self, work: Awaitable[dict[str, Any]]) -> dict[str, Any]:
         try:
             return await work
         except Refusal as refusal:
-            whom = f" to {self.who}" if self.who else ""
-            self._log.event(levels.CONFIGURATION, "refused{whom}: {why}", whom=whom, why=refusal)
+            to = f" to {self.peer_name}" if self.peer_name else ""
+            self._log.event(levels.CONFIGURATION, "refused{to}: {why}", to=to, why=refusal)
             raise
         except Exception:
             self._log.failure("a control command failed")
-            raise Refusal("the daemon met a fault of its own; its log tells more") from None
+            raise Refusal(INTERNAL_ERROR) from None
 
-    @commands.AddService.responder
-    def add_service(self, ident: str, options: list[dict[str, str]]) -> Deferred[dict[str, Any]]:
-        return self._edit(lambda: edits.AddService(ident, service_options(options)))
+    # Uploads.
 
-    @commands.EditService.responder
-    def edit_service(self, ident: str, options: list[dict[str, str]]) -> Deferred[dict[str, Any]]:
-        return self._edit(lambda: edits.EditService(ident, service_options(options)))
-
-    @commands.DeleteService.responder
-    def delete_service(self, ident: str) -> Deferred[dict[str, Any]]:
-        return self._edit(lambda: edits.DeleteService(ident))
-
-    @commands.Flush.responder
-    def flush(self) -> Deferred[dict[str, Any]]:
-        return self._edit(edits.Flush)
-
-    @commands.AddServer.responder
-    def add_server(
-        self, ident: str, address: str, weight: int | None = None, maxconn: int | None = None
-    ) -> Deferred[dict[str, Any]]:
-        new = 1 if weight is None else weight
-        return self._edit(lambda: edits.AddServer(ident, _address(address), new, maxconn or 0))
-
-    @commands.EditServer.responder
-    def edit_server(
-        self, ident: str, address: str, weight: int | None = None, maxconn: int | None = None
-    ) -> Deferred[dict[str, Any]]:
-        return self._edit(lambda: edits.EditServer(ident, _address(address), weight, maxconn))
-
-    @commands.DeleteServer.responder
-    def delete_server(self, ident: str, address: str) -> Deferred[dict[str, Any]]:
-        return self._edit(lambda: edits.DeleteServer(ident, _address(address)))
-
-    @commands.AddRule.responder
-    def add_rule(self, ident: str, pattern: str, address: str, match: int | None = None) -> Deferred[dict[str, Any]]:
-        return self._edit(lambda: edits.AddRule(ident, pattern, _address(address), match))
-
-    @commands.DeleteRule.responder
-    def delete_rule(self, ident: str, pattern: str, address: str) -> Deferred[dict[str, Any]]:
-        return self._edit(lambda: edits.DeleteRule(ident, pattern, _address(address)))
-
-    @commands.Allow.responder
-    def allow(self, ident: str, only: bool) -> Deferred[dict[str, Any]]:
-        data = self._take_upload()
-        return self._edit(lambda: edits.Allow(ident, _networks(data), only))
-
-    @commands.Deny.responder
-    def deny(self, ident: str, only: bool) -> Deferred[dict[str, Any]]:
-        data = self._take_upload()
-        return self._edit(lambda: edits.Deny(ident, _networks(data), only))
-
-    @commands.DeleteNetwork.responder
-    def delete_network(self, ident: str) -> Deferred[dict[str, Any]]:
-        data = self._take_upload()
-        return self._edit(lambda: edits.DeleteNetwork(ident, _networks(data)))
-
-    @commands.StartService.responder
-    def start_service(self, ident: str | None = None) -> Deferred[dict[str, Any]]:
-        return self._edit(lambda: edits.StartService(ident))
-
-    @commands.StopService.responder
-    def stop_service(self, ident: str | None = None) -> Deferred[dict[str, Any]]:
-        return self._edit(lambda: edits.StopService(ident))
-
-    @commands.Set.responder
-    def set(self, changes: list[dict[str, str]]) -> Deferred[dict[str, Any]]:
-        return self._edit(lambda: _set(changes))
-
-    @commands.Unload.responder
-    def unload(self) -> Deferred[dict[str, Any]]:
-        return self._edit(edits.Unload)
-
-    # Texts, in pages.
+    @property
+    def uploaded_bytes(self) -> int:
+        """The size of the upload that no command has taken yet."""
+        return len(self._upload)
 
     @commands.Upload.responder
     def upload(self, page: bytes, first: bool) -> dict[str, Any]:
         if first:
             self._upload = bytearray()
-        self._uploaded = True
+        self._has_upload = True
         self._upload += page
-        if sum(len(one._upload) for one in getattr(self.factory, "connections", (self,))) > MAX_CONFIGURATION:
-            self._upload, self._uploaded = bytearray(), False
-            raise NoConfiguration(f"the configurations that are being sent are longer than {MAX_CONFIGURATION} bytes")
+        connections: set[Administrator] = getattr(self.factory, "connections", {self})
+        if sum(connection.uploaded_bytes for connection in connections) > MAX_UPLOAD_BYTES:
+            self.take_upload()
+            raise NoConfiguration(
+                f"the uploads of all control connections together are longer than {MAX_UPLOAD_BYTES} bytes"
+            )
         return {}
 
-    @commands.Load.responder
-    def load(
-        self, source: str, confirm: int | None = None, start: str | None = None, allow_empty: bool | None = None
-    ) -> Deferred[dict[str, Any]]:
-        data = self._take_upload()
-
-        def make() -> edits.Edit:
-            read = _load(data, shorten(source, SOURCE_LENGTH), bool(allow_empty))
-            return evolve(read, confirm=confirm or 0, start=start or edits.START_NOTHING)
-
-        return self._edit(make)
-
-    @commands.Confirm.responder
-    def confirm(self) -> Deferred[dict[str, Any]]:
-        return self._edit(edits.Confirm)
-
-    def _take_upload(self) -> bytearray | None:
-        """What was uploaded, once; None: nothing was."""
-        data = self._upload if self._uploaded else None
-        self._upload, self._uploaded = bytearray(), False
+    def take_upload(self) -> bytearray | None:
+        """Return the upload and forget it; None: there was none."""
+        data = self._upload if self._has_upload else None
+        self._upload, self._has_upload = bytearray(), False
         return data
 
-    # Looks.
+    # Views.
 
     @commands.Read.responder
     def read(self, view: str, ident: str | None = None) -> Deferred[dict[str, Any]]:
-        return Deferred.fromCoroutine(self._answered(self._read(view, ident)))
+        return self.respond(self._read(view, ident))
 
     async def _read(self, view: str, ident: str | None) -> dict[str, Any]:
-        found = self._switch.view(view, ident)
-        return self._first_page(await found if isinstance(found, Deferred) else found)
+        data = self._switch.view(view, ident)
+        return self._first_page(await data if isinstance(data, Deferred) else data)
 
     @commands.Explain.responder
     def explain(
@@ -226,16 +161,16 @@ class Administrator(GuardedAMP):
         method: str | None = None,
         target: str | None = None,
     ) -> Deferred[dict[str, Any]]:
-        lines = [(header["name"], header["value"]) for header in headers]
-        return Deferred.fromCoroutine(self._answered(self._explain(ident, method, target, lines, client)))
+        fields = [(header["name"], header["value"]) for header in headers]
+        return self.respond(self._explain(ident, method, target, fields, client))
 
-    async def _explain(self, *asked: Any) -> dict[str, Any]:
-        return self._first_page(await self._switch.explain(*asked))
+    async def _explain(self, *request: Any) -> dict[str, Any]:
+        return self._first_page(await self._switch.explain(*request))
 
-    def _first_page(self, answer: Any) -> dict[str, Any]:
-        """The first page of `answer`; the others are kept for ReadPage."""
-        text = json.dumps(answer).encode("ascii")
-        pages = [text[start : start + commands.PAGE] for start in range(0, len(text), commands.PAGE)]
+    def _first_page(self, data: Any) -> dict[str, Any]:
+        """Return the first page of `data` as JSON, and keep the others for ReadPage."""
+        text = json.dumps(data).encode("ascii")
+        pages = [text[start : start + commands.PAGE_SIZE] for start in range(0, len(text), commands.PAGE_SIZE)]
         self._pages = pages if len(pages) > 1 else []
         return {"page": pages[0], "pages": len(pages)}
 
@@ -255,73 +190,42 @@ class ControlFactory(ServerFactory):
         self,
         switch: Switch,
         log: EventLog,
-        kind: type[Administrator] = Administrator,
-        guard: Permissions | None = None,
+        protocol_class: type[Administrator] = Administrator,
+        permissions: Permissions | None = None,
     ) -> None:
-        """kind: what is made. guard: who may come in; None: everybody who can."""
-        self._guard = guard
+        """permissions: None lets every peer in."""
+        self._permissions = permissions
         self._switch = switch
         self._log = log
-        self._kind = kind
+        self._protocol_class = protocol_class
         self.connections: set[Administrator] = set()
 
     def buildProtocol(self, addr: IAddress | None) -> Administrator | None:
         if len(self.connections) >= MAX_CONNECTIONS:
-            self._log.warn("control connection refused: there are {most} already", most=MAX_CONNECTIONS)
+            self._log.warn("control connection refused: {most} connections are open already", most=MAX_CONNECTIONS)
             return None
-        administrator = self._kind(self._switch, self._log)
+        administrator = self._protocol_class(self._switch, self._log)
         administrator.factory = self
-        administrator.guard = self._guard
+        administrator.permissions = self._permissions
         self.connections.add(administrator)
         return administrator
 
     def close_all(self) -> None:
-        """End all control connections, when what was answered has gone out."""
+        """Close all control connections, after the responses that are ready have been sent."""
         for administrator in list(self.connections):
             administrator.close()
 
 
-def fitting(lines: Sequence[str]) -> list[str]:
-    """The first of these lines, as many as fit into one answer; then a line that says how many are left out."""
-    found: list[str] = []
+def limit_warnings(lines: Sequence[str]) -> list[str]:
+    """Return as many of the first lines as fit into one response, and a line that counts the others."""
+    kept: list[str] = []
     size = 0
     for line in lines[:MAX_WARNINGS]:
         size += len(line.encode()) + 2
-        if size > commands.PAGE:
+        if size > commands.PAGE_SIZE:
             break
-        found.append(line)
-    left = len(lines) - len(found)
-    return [*found, f"{left} more warnings are left out; 'tcpvsadm --check FILE' prints all"] if left else found
-
-
-def _address(text: str) -> Address:
-    return parse_address(text, service_port)
-
-
-def _set(changes: list[dict[str, str]]) -> edits.Edit:
-    values = {change["name"]: change["value"] for change in changes}
-    unload = values.pop("unload", None)
-    if unload is None:
-        return edits.Set(values)
-    if unload not in ("0", "1") or (unload == "1" and values):
-        raise BadValue("unload = 1 stands alone and ends the daemon; unload = 0 changes nothing")
-    return edits.Unload() if unload == "1" else edits.Set(values)
-
-
-def _load(data: bytearray | None, source: str, allow_empty: bool) -> edits.Load:
-    if data is None:
-        raise NoConfiguration("no configuration was sent")
-    return parse(_text(data, source), source, service_port, allow_empty=allow_empty)
-
-
-def _networks(data: bytearray | None) -> Networks:
-    if data is None:
-        raise NoConfiguration("no networks were sent")
-    return parse_networks(_text(data, "networks"))
-
-
-def _text(data: bytearray, source: str) -> str:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise NoConfiguration(f"{source}: byte {error.start} is not UTF-8 text") from None
+        kept.append(line)
+    left_out = len(lines) - len(kept)
+    if left_out:
+        kept.append(f"{left_out} more warnings are left out; 'tcpvsadm --check FILE' prints all")
+    return kept

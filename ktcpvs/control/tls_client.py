@@ -1,7 +1,6 @@
-"""An administrator's end of a control connection over TLS: who answers must have a certificate for the name that was
-called, and what goes wrong is told in words that say what to do.
+"""A client's end of a control connection over TLS: verifies the daemon's certificate, and explains failures.
 
-Imports OpenSSL, so it is imported by who calls over TLS.
+This module imports OpenSSL, which takes long, so it is imported only for an address with tls:.
 """
 
 from __future__ import annotations
@@ -20,104 +19,109 @@ from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ktcpvs.control.certificates import End, Found, extension, read_end, reason, subject
-from ktcpvs.control.client import NotTrusted, QuietAMP
-from ktcpvs.control.endpoints import ControlAddress, Files, is_ip
+from ktcpvs.control.certificates import TLSContext, VerifyErrors, extension, load_context, openssl_reason, subject
+from ktcpvs.control.client_protocol import NotTrusted, QuietAMP
+from ktcpvs.control.endpoints import ControlAddress, TLSFiles, is_ip
 from ktcpvs.errors import shorten
 
 _ALERTS = {
-    "unknown ca": "the ca= of the daemon has not signed it",
-    "expired": "it has expired: get a new one",
-    "unsupported certificate": "it is not for this purpose: extendedKeyUsage must have clientAuth",
-    "bad certificate": "it may not be valid yet: compare the clocks",
+    "unknown ca": "the daemon's ca= has not signed it",
+    "expired": "it has expired; get a new one",
+    "unsupported certificate": "it is not for this purpose: its extendedKeyUsage must contain clientAuth",
+    "bad certificate": "it may not be valid yet; compare the clocks",
 }
-"""What the daemon says of our certificate (RFC 8446, section 6.2), and why."""
+"""What the daemon's alerts about our certificate (RFC 8446, section 6.2) mean."""
 
 
 @implementer(IHandshakeListener)
-class _Caller(QuietAMP):
-    """ready: fires when who answers has shown who it is; fails with NotTrusted. found: what is wrong with that."""
+class _TLSClientProtocol(QuietAMP):
+    """ready: fires when the daemon's certificate has been verified; fails with NotTrusted. verify_errors: the defects
+    of that certificate."""
 
     transport: Any
 
-    def __init__(self, where: ControlAddress, files: Files) -> None:
+    def __init__(self, address: ControlAddress, files: TLSFiles) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.found = Found()
+        self.verify_errors = VerifyErrors()
         self.ready: Deferred[None] = Deferred()
-        self._where = where
+        self._control = address
         self._files = files
-        self._why: str | None = None
+        self._name_error: str | None = None
 
     def handshakeCompleted(self) -> None:
-        self._why = _wrong_name(self.transport.getHandle(), self._where.host)
-        if self._why is not None:
+        self._name_error = _name_error(self.transport.getHandle(), self._control.host)
+        if self._name_error is not None:
             self.transport.abortConnection()
         elif not self.ready.called:
             self.ready.callback(None)
 
     def connectionLost(self, why: Failure) -> None:  # type: ignore[override]
-        in_words = self._why or self._in_words(why)
-        failure = Failure(NotTrusted(f"the daemon at {self._where}: {in_words}")) if in_words else why
+        reason = self._name_error or self._tls_reason(why)
+        failure = Failure(NotTrusted(f"the daemon at {self._control}: {reason}")) if reason else why
         if not self.ready.called:
             self.ready.errback(failure)
         super().connectionLost(failure)
 
-    def _in_words(self, why: Failure) -> str | None:
-        """What went wrong with TLS; None: that was not it."""
+    def _tls_reason(self, why: Failure) -> str | None:
+        """Explain what went wrong with TLS; None: the connection was lost for another reason."""
         ca = self._files.ca
-        if self.found:
-            return f"{self.found} by ca={ca}: name the CA of the daemon" if self.found.is_unknown else str(self.found)
+        if self.verify_errors:
+            if self.verify_errors.is_unknown_ca:
+                return f"{self.verify_errors} by ca={ca}: set ca= to the CA of the daemon's certificate"
+            return str(self.verify_errors)
         if not isinstance(why.value, SSL.Error):
-            closed = "it closed the connection in the TLS handshake: perhaps it speaks no TLS, or its log tells why"
-            return None if self.ready.called else closed
-        said = reason(why.value)
-        if "alert" not in said:
-            return f"it does not speak TLS as it should ({said}): was it started with --control tls:...?"
-        because = next((because for word, because in _ALERTS.items() if word in said), "its log may tell why")
-        return f"it refuses our certificate, cert={self._files.cert} ({said}): {because}"
+            if self.ready.called:
+                return None
+            return "it closed the connection in the TLS handshake: it may not speak TLS; otherwise see its log"
+        reason = openssl_reason(why.value)
+        if "alert" not in reason:
+            return f"it does not speak TLS correctly ({reason}): was it started with --control tls:...?"
+        meaning = next((meaning for word, meaning in _ALERTS.items() if word in reason), "see its log")
+        return f"it refuses our certificate, cert={self._files.cert} ({reason}): {meaning}"
 
 
 @implementer(IOpenSSLClientConnectionCreator)
-class _Called:
-    """TLS to a host."""
+class _ConnectionCreator:
+    """Creates TLS connections to one host."""
 
-    def __init__(self, end: End, host: str) -> None:
-        self._end = end
+    def __init__(self, context: TLSContext, host: str) -> None:
+        self._context = context
         self._host = host
 
     def clientConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
-        connection = self._end.clientConnectionForTLS(protocol)
-        if not is_ip(self._host):  # RFC 6066, section 3: names alone
+        connection = self._context.clientConnectionForTLS(protocol)
+        if not is_ip(self._host):  # RFC 6066, section 3: the server name is never an IP address
             connection.set_tlsext_host_name(self._host.encode("ascii"))
         return connection
 
 
-async def call(reactor: Any, where: ControlAddress, timeout: float) -> QuietAMP:
-    """The connection, when both ends may trust each other. timeout: seconds for TCP, and again for TLS.
+async def connect_tls(reactor: Any, address: ControlAddress, timeout: float) -> QuietAMP:
+    """Connect, and return when both sides have verified each other's certificates.
 
-    Raises NoTLS, NotTrusted, and what Twisted's endpoints raise where nobody answers.
+    timeout: seconds for the TCP connection, and again for the TLS handshake. Raises NoTLS, NotTrusted, and the errors
+    of Twisted's endpoints.
     """
-    assert where.tls is not None
-    caller = _Caller(where, where.tls)
-    factory = Factory.forProtocol(lambda: caller)
+    assert address.tls is not None
+    protocol = _TLSClientProtocol(address, address.tls)
+    factory = Factory.forProtocol(lambda: protocol)
     factory.noisy = False
-    over_tls = TLSMemoryBIOFactory(_Called(read_end(where.tls), where.host), True, factory, reactor)
-    await where.client_endpoint(reactor, timeout).connect(over_tls)
+    creator = _ConnectionCreator(load_context(address.tls), address.host)
+    await address.client_endpoint(reactor, timeout).connect(TLSMemoryBIOFactory(creator, True, factory, reactor))
     try:
-        await caller.ready.addTimeout(timeout, reactor)
+        await protocol.ready.addTimeout(timeout, reactor)
     except (TimeoutError, CancelledError):
-        caller.transport.abortConnection()
+        protocol.transport.abortConnection()
         raise NotTrusted(
-            f"the daemon at {where}: nothing came of the TLS handshake within {timeout:.0f} s: does it speak TLS?"
+            f"the daemon at {address}: the TLS handshake was not done within {timeout:.0f} s: does it speak TLS?"
         ) from None
-    return caller
+    return protocol
 
 
-def _wrong_name(connection: SSL.Connection, host: str) -> str | None:
-    """What is wrong with the name in the certificate; None: it is for that host (RFC 9525)."""
+def _name_error(connection: SSL.Connection, host: str) -> str | None:
+    """Explain what is wrong with the names in the certificate; None: it is for that host (RFC 9525)."""
     try:
         certificate = connection.get_peer_certificate(as_cryptography=True)
-        assert certificate is not None  # there is no handshake without
+        assert certificate is not None  # without one, the handshake fails
     except ValueError as error:
         return f"its certificate cannot be read: {shorten(str(error))}"
     try:
@@ -128,8 +132,8 @@ def _wrong_name(connection: SSL.Connection, host: str) -> str | None:
     except (VerificationError, CertificateError, ValueError):
         names = ", ".join(_names(certificate)) or "no name at all"
         return (
-            f"its certificate, of {subject(certificate)}, is for {shorten(names)} and not for {host}: call it by "
-            "such a name, or give it a certificate with this one in subjectAltName"
+            f"its certificate, of {subject(certificate)}, is for {shorten(names)} and not for {host}: connect to one "
+            f"of its names, or give the daemon a certificate with {host} in its subjectAltName"
         )
     return None
 

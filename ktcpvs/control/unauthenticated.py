@@ -1,6 +1,7 @@
-"""Who comes over TLS is a stranger until a certificate says who it is; only then there is an administrator.
+"""TLS clients of the control connection, which are unauthenticated until their certificates have been verified.
 
-Strangers have little time and little room, and many of them make few lines in the log.
+Only then an Administrator takes the connection over. Unauthenticated clients are limited in time and number, and many
+refused ones make few lines in the log.
 """
 
 from __future__ import annotations
@@ -16,167 +17,177 @@ from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ktcpvs.control.certificates import End, Found, peer, reason
+from ktcpvs.control.certificates import TLSContext, VerifyErrors, openssl_reason, peer_name
 from ktcpvs.control.server import ControlFactory
 from ktcpvs.model.settings import Settings
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.periodic import PeriodicJob
 
-TOLD_EVERY = 1.0
-"""Seconds between two lines about strangers that were refused."""
+REFUSAL_LOG_INTERVAL = 1.0
+"""Seconds between two lines about refused connections."""
 
-_ALIVE = {
+_KEEPALIVE = {
     socket.TCP_KEEPIDLE: 60,
     socket.TCP_KEEPINTVL: 15,
     socket.TCP_KEEPCNT: 4,
     socket.TCP_USER_TIMEOUT: 120_000,
 }
-"""An administrator whose machine is gone is found out within two minutes (tcp(7))."""
+"""TCP options that detect within two minutes that an administrator's machine is gone (tcp(7))."""
 
 
 def _keep_alive(sock: socket.socket | None) -> None:
-    """sock: None where there is none, as in memory."""
+    """sock: None for a transport without a socket, as in memory."""
     if sock is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in _ALIVE.items():
+        for option, value in _KEEPALIVE.items():
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-class Refused:
-    """Tells of strangers that were refused, in one line every TOLD_EVERY seconds."""
+class RefusalLog:
+    """Logs refused connections, at most one line in REFUSAL_LOG_INTERVAL."""
 
     def __init__(self, log: EventLog, clock: Any) -> None:
         """clock: a reactor."""
         self._log = log
-        self._untold = 0
-        self._job = PeriodicJob(clock, self._tell_rest, lambda why: None, TOLD_EVERY)
+        self._unlogged = 0
+        self._job = PeriodicJob(clock, self._log_count, lambda why: None, REFUSAL_LOG_INTERVAL)
 
-    def tell(self, who: str, why: str) -> None:
-        """One more was refused."""
+    def add(self, peer: str, why: str) -> None:
+        """Log one refusal, or count it for the next line."""
         if self._job.is_scheduled:
-            self._untold += 1
+            self._unlogged += 1
             return
-        self._log.warn("control connection refused: {who}: {why}", who=who, why=why)
-        self._job.start(TOLD_EVERY)
+        self._log.warn("control connection refused: {peer}: {why}", peer=peer, why=why)
+        self._job.start(REFUSAL_LOG_INTERVAL)
 
-    def _tell_rest(self) -> float | None:
-        """Tell how many were refused since the last line; None: nobody was."""
-        untold, self._untold = self._untold, 0
-        if not untold:
+    def _log_count(self) -> float | None:
+        """Log how many were refused since the last line, and return when to look again; None where there were none."""
+        count, self._unlogged = self._unlogged, 0
+        if not count:
             return None
-        self._log.warn("control connections refused: {n} more since the last such line", n=untold)
-        return TOLD_EVERY
+        self._log.warn("control connections refused: {n} more since the last such line", n=count)
+        return REFUSAL_LOG_INTERVAL
 
     def close(self) -> None:
-        """Tell what is left."""
+        """Log the last count."""
         self._job.stop()
-        self._tell_rest()
+        self._log_count()
 
 
 @implementer(IHandshakeListener)
 class UnauthenticatedClient(Protocol):
-    """One connection until its handshake is done. found: what is wrong with its certificate."""
+    """A connection until its handshake is done. verify_errors: the defects of the client's certificate."""
 
     transport: Any
 
-    def __init__(self, strangers: TLSControlFactory) -> None:
-        self.found = Found()
-        self._strangers = strangers
+    def __init__(self, factory: TLSControlFactory) -> None:
+        self.verify_errors = VerifyErrors()
+        self._tls_factory = factory
         self._timer: Any = None
-        self._told = False
+        self._is_refused = False
 
     def connectionMade(self) -> None:
-        self._timer = self._strangers.came(self)
+        self._timer = self._tls_factory.add(self)
 
     def handshakeCompleted(self) -> None:
-        self._leave()
-        name = peer(self.transport.getHandle())
-        administrator = self._strangers.factory.buildProtocol(None)
-        if administrator is None:  # there are many, which has been told
+        self._deregister()
+        name = peer_name(self.transport.getHandle())
+        administrator = self._tls_factory.control_factory.buildProtocol(None)
+        if administrator is None:  # too many connections, which the factory has logged
             self.transport.abortConnection()
             return
         _keep_alive(getattr(self.transport, "socket", None))
-        administrator.who = f"{name} from {self._address()}"
+        administrator.peer_name = f"{name} from {self._address()}"
         self.transport.wrappedProtocol = administrator
         administrator.makeConnection(self.transport)
 
     def connectionLost(self, why: Failure) -> None:  # type: ignore[override]
-        self._leave()
-        if not self._told:
-            self._strangers.refused.tell(self._address(), self._in_words(why))
+        self._deregister()
+        if not self._is_refused:
+            self._tls_factory.refusals.add(self._address(), self._explain(why))
 
-    def turn_away(self, why: str) -> None:
-        """End it. why: in words, for the log."""
-        self._leave()
-        self._told = True
-        self._strangers.refused.tell(self._address(), why)
+    def refuse(self, why: str) -> None:
+        """Close the connection. why: for the log."""
+        self._deregister()
+        self._is_refused = True
+        self._tls_factory.refusals.add(self._address(), why)
         self.transport.abortConnection()
 
-    def _leave(self) -> None:
-        self._strangers.left(self)
+    def _deregister(self) -> None:
+        self._tls_factory.remove(self)
         if self._timer is not None:
             if self._timer.active():
                 self._timer.cancel()
             self._timer = None
 
     def _address(self) -> str:
-        at = self.transport.getPeer()
-        return f"[{at.host}]:{at.port}" if ":" in at.host else f"{at.host}:{at.port}"
+        peer = self.transport.getPeer()
+        return f"[{peer.host}]:{peer.port}" if ":" in peer.host else f"{peer.host}:{peer.port}"
 
-    def _in_words(self, why: Failure) -> str:
-        if self.found:
-            return str(self.found)
+    def _explain(self, why: Failure) -> str:
+        if self.verify_errors:
+            return str(self.verify_errors)
         if not isinstance(why.value, SSL.Error):
-            return "it went before it had shown a certificate"
-        said = reason(why.value)
-        if "peer did not return a certificate" in said:
-            return "it has no certificate"
-        return f"it does not accept ours ({said})" if "alert" in said else f"it does not speak as TLS does ({said})"
+            return "the client closed the connection before it had shown a certificate"
+        reason = openssl_reason(why.value)
+        if "peer did not return a certificate" in reason:
+            return "the client has no certificate"
+        if "alert" in reason:
+            return f"the client does not accept the daemon's certificate ({reason})"
+        return f"the client does not speak TLS correctly ({reason})"
 
 
 @implementer(IOpenSSLServerConnectionCreator)
 class TLSControlFactory(ServerFactory):
-    """Makes a Stranger of each connection, and an administrator of whom its certificate lets in. factory: makes those.
-    end: what the daemon shows, and whom it trusts; for the next connections it may be another."""
+    """Makes an UnauthenticatedClient for each connection, which becomes an Administrator of `control_factory` when its
+    certificate has been verified.
+
+    context: the daemon's certificate and the CAs that it trusts; a new one holds for new connections.
+    """
 
     noisy = False
 
     def __init__(
-        self, factory: ControlFactory, end: End, settings: Callable[[], Settings], log: EventLog, reactor: Any
+        self,
+        control_factory: ControlFactory,
+        context: TLSContext,
+        settings: Callable[[], Settings],
+        log: EventLog,
+        reactor: Any,
     ) -> None:
-        self.factory = factory
-        self.end = end
-        self.refused = Refused(log, reactor)
+        self.control_factory = control_factory
+        self.context = context
+        self.refusals = RefusalLog(log, reactor)
+        self.clients: dict[UnauthenticatedClient, None] = {}  # the oldest first
         self._settings = settings
         self._reactor = reactor
-        self._here: dict[UnauthenticatedClient, None] = {}  # the oldest first
 
     def over_tls(self) -> TLSMemoryBIOFactory:
-        """What listens."""
+        """Return the factory to listen with."""
         return TLSMemoryBIOFactory(self, False, self, self._reactor)
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
-        """As Twisted wants it."""
-        return self.end.serverConnectionForTLS(protocol)
+        """As IOpenSSLServerConnectionCreator describes."""
+        return self.context.serverConnectionForTLS(protocol)
 
     def buildProtocol(self, addr: Any) -> UnauthenticatedClient:
         return UnauthenticatedClient(self)
 
-    def came(self, stranger: UnauthenticatedClient) -> Any:
-        """Let it in as a stranger, in the place of the oldest if need be; the timer that ends it."""
+    def add(self, client: UnauthenticatedClient) -> Any:
+        """Register a client, refuse the oldest ones if there are too many, and return the timer of the handshake."""
         settings = self._settings()
-        self._here[stranger] = None
-        for oldest in list(self._here)[: -settings.control_handshakes]:
-            oldest.turn_away(f"the oldest of more than {settings.control_handshakes} that had shown no certificate")
+        self.clients[client] = None
+        for oldest in list(self.clients)[: -settings.control_handshakes]:
+            oldest.refuse(f"it was the oldest of more than {settings.control_handshakes} clients without a certificate")
         why = f"no certificate within {settings.control_handshake_timeout} s"
-        return self._reactor.callLater(settings.control_handshake_timeout, stranger.turn_away, why)
+        return self._reactor.callLater(settings.control_handshake_timeout, client.refuse, why)
 
-    def left(self, stranger: UnauthenticatedClient) -> None:
-        """It is a stranger no more."""
-        self._here.pop(stranger, None)
+    def remove(self, client: UnauthenticatedClient) -> None:
+        """Forget a client: its handshake is done, or its connection is closed."""
+        self.clients.pop(client, None)
 
     def close_all(self) -> None:
-        """End them all."""
-        for stranger in list(self._here):
-            stranger.turn_away("the daemon ends")
-        self.refused.close()
+        """Close all connections of unauthenticated clients."""
+        for client in list(self.clients):
+            client.refuse("the daemon ends")
+        self.refusals.close()

@@ -9,14 +9,17 @@ from typing import ClassVar
 from ktcpvs.dispatch.client_limits import ClientLimits
 from ktcpvs.dispatch.dispatcher import CLIENT_GONE, Dispatcher
 from ktcpvs.dispatch.service_context import ServiceContext
+from ktcpvs.model import connection, exchange
 from ktcpvs.model.scheduling import Choice
 from ktcpvs.model.service import COPY
 from ktcpvs.relay.copy import CopyRelay
-from ktcpvs.relay.engines import Relay
+from ktcpvs.relay.engines import EngineRelay, Relay
 from ktcpvs.relay.handover import Handover
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system import log as levels
 from ktcpvs.system.timer_wheel import Timer
+
+JOINED_STATES = (connection.RELAYING, exchange.SWITCHED)
 
 # States and events that all tables have.
 CLOSED = "closed"
@@ -161,11 +164,38 @@ class ClientConnection(ABC):
         choice = self.service.relay
         choice.joined[COPY] += 1
         if choice.engine != COPY and self.state != CLOSED:
-            self.handover = Handover(self, relay, finished, choice.after)
+            self.handover = Handover(self, relay, finished, choice.after, self.context)
 
     def retry_after(self, status: int, seconds: int) -> int:
         """The value of Retry-After: `seconds`, or the setting for a refusal with 503; 0: none."""
         return seconds or (self.context.settings.retry_after if status == 503 else 0)
+
+    # What the hand-over asks and tells.
+
+    def wanted_engine(self) -> str:
+        """The name of the relay that the service has now; COPY when the connection is ending."""
+        return self.service.relay.engine if self.state in JOINED_STATES else COPY
+
+    def set_relay(self, relay: CopyRelay | EngineRelay) -> None:
+        """`relay` carries the bytes from now on."""
+        self.relay = relay
+
+    def handed_over(self, engine: str) -> None:
+        """The engine has taken over."""
+        self.handover = None
+        joined = self.service.relay.joined
+        joined[COPY] -= 1
+        joined[engine] += 1
+
+    def handover_failed(self, engine: str, error: OSError) -> None:
+        """The engine could not be started: copying goes on."""
+        form = "service {ident}: {client} is not relayed by {engine}: {why}"
+        values = {"ident": self.service.ident, "client": self.client_name, "engine": engine}
+        self.context.log.event(levels.NON_FATAL, form, why=error.strerror or str(error), **values)
+
+    def handover_ended(self) -> None:
+        """The connection is copied to its end."""
+        self.handover = None
 
     def end(self) -> None:
         """Both sides are gone: count the connection out. Called once."""

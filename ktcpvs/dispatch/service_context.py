@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from ktcpvs.dispatch.access_log import ServiceAccessLog
 from ktcpvs.dispatch.admission import Admission
@@ -12,6 +12,7 @@ from ktcpvs.model.address import Unix
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.service import AUTO, COPY, KERNEL, SPLICE, VirtualService
 from ktcpvs.runtime.context import Context
+from ktcpvs.streams.connector import Connector
 from ktcpvs.system import log as levels
 
 
@@ -60,8 +61,8 @@ class ServiceContext:
     """
 
     __slots__ = (
-        "access_log", "admission", "config", "context", "counters", "first_byte_timeout", "queue", "relay",
-        "room_needed", "selector", "server_failed", "unit",
+        "_connectors", "access_log", "admission", "config", "context", "counters", "first_byte_timeout", "queue",
+        "relay", "room_needed", "selector", "server_failed", "unit",
     )  # fmt: skip
 
     def __init__(self, context: Context, config: VirtualService, unit: str) -> None:
@@ -75,6 +76,7 @@ class ServiceContext:
         self.counters = TrafficCounters()
         self.relay = RelayChoice()
         self.first_byte_timeout = 0
+        self._connectors: dict[Destination, Connector] = {}
         self.server_failed: Callable[[Destination, str], object] = lambda destination, reason: None
         self.room_needed: Callable[[], object] = lambda: None
 
@@ -84,6 +86,19 @@ class ServiceContext:
     @property
     def ident(self) -> str:
         return self.config.ident
+
+    def connector(self, destination: Destination) -> Connector:
+        """The connector of a server: the one way to connect to it, for traffic and for health checks."""
+        found = self._connectors.get(destination)
+        if found is None:
+            context = self.context
+            timeout = lambda: context.settings.connect_timeout  # noqa: E731
+            found = self._connectors[destination] = Connector(context.reactor, destination.address, timeout)
+        return found
+
+    def keep_connectors(self, destinations: Collection[Destination]) -> None:
+        """Drop the connectors of other servers; a connection attempt that is under way goes on."""
+        self._connectors = {one: found for one, found in self._connectors.items() if one in destinations}
 
     def wait_for_room(self, waiter: Waiter) -> None:
         """Put a request into the queue."""

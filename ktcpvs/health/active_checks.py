@@ -1,13 +1,14 @@
-"""Active checks: each server of each service that wants it is called now and then, and its health told what came.
+"""Active checks: each server of a service with the option `check` is checked at intervals, and its health is told.
 
-Where several processes serve, one of them checks. Calls are spread: each server has its own moment, and no two
-intervals are quite the same.
+Where several processes serve, one of them checks. Checks are spread over time: each server has its own first moment,
+and intervals vary at random.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -18,7 +19,8 @@ from twisted.python.failure import Failure
 from ktcpvs.errors import shorten
 from ktcpvs.model.check import OFF, SEND, TCP, Check, NotWell, parse_check
 from ktcpvs.model.destination import Destination
-from ktcpvs.streams.connect import connect
+from ktcpvs.model.service import VirtualService
+from ktcpvs.streams.connector import Connector
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system import log as levels
 from ktcpvs.system.pending import cancel_pending
@@ -27,116 +29,125 @@ from ktcpvs.system.sockets import EXHAUSTED
 
 if TYPE_CHECKING:
     from ktcpvs.health.http_check import HTTPChecks
-    from ktcpvs.health.service_health import ServiceHealth
-    from ktcpvs.model.service import VirtualService
     from ktcpvs.runtime.context import Context
 
 JITTER = 0.1
-"""By so much of itself an interval is longer or shorter, at random."""
+"""The part of an interval by which it is longer or shorter, at random."""
 
-AT_ONCE = 200
-"""So many checks are made at the same time; the next ones wait a moment."""
+MAX_RUNNING = 200
+"""Checks at the same time; further ones are retried after RETRY_DELAY."""
 
-WAIT = 0.05
-"""That moment, in seconds."""
+RETRY_DELAY = 0.05
+"""Seconds."""
 
 NOT_MADE = "check: not made, since the switch has no descriptor or memory left"
-"""What is said of a check that tells nothing of its server."""
+"""The outcome of a check that tells nothing about its server."""
 
-HEARD_MOST = 1 << 16
-"""Bytes in which what is expected must come."""
+MAX_RESPONSE = 1 << 16
+"""Bytes of a response within which the expected text must come."""
+
+
+class ReportedTo(Protocol):
+    """The health of a service's servers."""
+
+    def checked(self, destination: Destination, why: str | None) -> None:
+        """A check of a server has ended. why: the reason in words when the server is not well."""
 
 
 class CheckedService(Protocol):
-    """A service whose servers are checked."""
-
-    config: VirtualService
-    health: ServiceHealth
+    """What checks need of a running service. usable: the servers that it may use."""
 
     @property
-    def ident(self) -> str:
-        """The service's name."""
+    def ident(self) -> str: ...
 
     @property
-    def usable(self) -> frozenset[Destination]:
-        """All its servers."""
+    def config(self) -> VirtualService: ...
+
+    @property
+    def usable(self) -> frozenset[Destination]: ...
+
+    @property
+    def health(self) -> ReportedTo: ...
+
+    def connector(self, destination: Destination) -> Connector: ...
 
 
 class ActiveChecks:
-    """The checks that one process makes."""
+    """The checks that one process makes. running: how many are under way."""
 
     def __init__(self, context: Context, chance: Callable[[], float] = random.random) -> None:
-        """chance: where jitter comes from, 0.0 to 1.0."""
+        """chance: returns random numbers from 0.0 to 1.0."""
         self._context = context
         self._chance = chance
-        self._watched: dict[tuple[str, Destination], _Watched] = {}
+        self._servers: dict[tuple[str, Destination], _CheckedServer] = {}
         self._http: HTTPChecks | None = None  # the first check by HTTP makes it
         self.running = 0
 
     def follow(self, services: Iterable[CheckedService]) -> None:
-        """From now on these are checked, as far as they want it, and nobody else."""
+        """Check the servers of these services from now on, where the option `check` asks for it, and no others."""
         wanted = {
-            (live.ident, destination): live
-            for live in services
-            if live.config.check != OFF
-            for destination in live.usable
+            (service.ident, destination): service
+            for service in services
+            if service.config.check != OFF
+            for destination in service.usable
         }
-        for key in [key for key, one in self._watched.items() if wanted.get(key) is not one.live]:
-            self._watched.pop(key).stop()
+        for key in [key for key, server in self._servers.items() if wanted.get(key) is not server.service]:
+            self._servers.pop(key).stop()
             if self._http is not None:
                 self._http.forget(key[1].address)
-        for key, live in wanted.items():
-            watched = self._watched.get(key)
-            if watched is None:
-                self._watched[key] = _Watched(self, self._context, live, key[1])
+        for key, service in wanted.items():
+            server = self._servers.get(key)
+            if server is None:
+                self._servers[key] = _CheckedServer(self, self._context, service, key[1])
             else:
-                watched.look_at_options()
+                server.update_check()
 
     def stop(self) -> None:
-        """Check nobody any more."""
+        """Stop all checks."""
         self.follow(())
         if self._http is not None:
             self._http.close()
             self._http = None
 
     def spread(self, seconds: float) -> float:
-        """A moment within the first `seconds`."""
+        """Seconds until the first check, at random within the first interval."""
         return self._chance() * seconds
 
     def jittered(self, seconds: float) -> float:
-        """About so many seconds."""
+        """`seconds`, a little more or less at random."""
         return seconds * (1 - JITTER + 2 * JITTER * self._chance())
 
-    def probe(self, check: Check, destination: Destination) -> Deferred[Any]:
-        """Fires when it is well, fails when not; cancelling it gives it up."""
-        context = self._context
+    def probe(self, check: Check, destination: Destination, connector: Connector) -> Deferred[Any]:
+        """Fires when the server is well, fails when it is not. Cancelling it stops the check."""
         if check.kind == TCP:
-            calling = connect(context.reactor, destination.address, context.settings.connect_timeout, Stream())
-            return calling.addCallback(Stream.close)
+            return connector.connect_stream(Stream()).addCallback(Stream.close)
         if check.kind == SEND:
-            return _Talk(check).begin(context, destination)
+            return _SendExpect(check).begin(connector)
         if self._http is None:
-            from ktcpvs.health.http_check import HTTPChecks  # a client of HTTP takes 10 MiB, which few need
+            from ktcpvs.health.http_check import HTTPChecks  # an HTTP client takes 10 MiB, which few need
 
-            self._http = HTTPChecks(context.reactor)
-        return self._http.probe(check, destination.address, destination.name)
+            self._http = HTTPChecks(self._context.reactor)
+        return self._http.probe(check, connector, destination.name)
 
 
-class _Watched:
-    """One server of one service."""
+class _CheckedServer:
+    """One server of one service, checked at intervals."""
 
-    def __init__(self, checks: ActiveChecks, context: Context, live: CheckedService, destination: Destination) -> None:
-        self.live = live
+    def __init__(
+        self, checks: ActiveChecks, context: Context, service: CheckedService, destination: Destination
+    ) -> None:
+        self.service = service
         self._checks = checks
         self._context = context
         self._destination = destination
         self._attempt: _Attempt | None = None
-        self.look_at_options()
-        self._job = PeriodicJob(context.reactor, self._run, self._broken)
-        self._job.start(checks.spread(live.config.check_interval))
+        self.update_check()
+        self._job = PeriodicJob(context.reactor, self._run, self._failed)
+        self._job.start(checks.spread(service.config.check_interval))
 
-    def look_at_options(self) -> None:
-        self._check = parse_check(self.live.config.check)
+    def update_check(self) -> None:
+        """Read the option `check` again."""
+        self._check = parse_check(self.service.config.check)
 
     def stop(self) -> None:
         self._job.stop()
@@ -145,10 +156,11 @@ class _Watched:
             attempt.abandon()
 
     def _run(self) -> float | Deferred[float]:
-        if self._checks.running >= AT_ONCE:
-            return WAIT
-        timeout = self.live.config.check_timeout
-        attempt = self._attempt = _Attempt(self._checks, self._context, self._check, self._destination, timeout)
+        if self._checks.running >= MAX_RUNNING:
+            return RETRY_DELAY
+        timeout = self.service.config.check_timeout
+        probe = partial(self._checks.probe, self._check, self._destination, self.service.connector(self._destination))
+        attempt = self._attempt = _Attempt(self._checks, self._context, probe, timeout)
         return attempt.done.addCallback(self._checked)
 
     def _checked(self, why: str | None) -> float:
@@ -156,24 +168,24 @@ class _Watched:
         if why == NOT_MADE:
             self._context.log.event(levels.NON_FATAL, "{server}: {why}", server=self._destination.address, why=why)
         else:
-            self.live.health.checked(self._destination, why)
-        return self._checks.jittered(self.live.config.check_interval)
+            self.service.health.checked(self._destination, why)
+        return self._checks.jittered(self.service.config.check_interval)
 
-    def _broken(self, why: Failure) -> None:
-        self._context.log.failure("a check of {server} failed to be made", why, server=self._destination.address)
+    def _failed(self, why: Failure) -> None:
+        self._context.log.failure("internal error in a check of {server}", why, server=self._destination.address)
 
 
 class _Attempt:
     """One check under way.
 
-    done: fires with None when the server is well, else with the reason in words. It fires within the timeout whatever
-    the probe does, even if the probe cannot be cancelled.
+    done: fires with None when the server is well, else with the reason in words. It fires within the timeout, even if
+    the probe neither ends nor can be cancelled.
     """
 
     def __init__(
-        self, checks: ActiveChecks, context: Context, check: Check, destination: Destination, timeout: float
+        self, checks: ActiveChecks, context: Context, probe: Callable[[], Deferred[Any]], timeout: float
     ) -> None:
-        """timeout: seconds."""
+        """probe: starts the check. timeout: seconds."""
         self.done: Deferred[str | None] = Deferred()
         self._checks = checks
         self._log = context.log
@@ -181,11 +193,11 @@ class _Attempt:
         self._probe: Deferred[Any] | None = None
         checks.running += 1
         self._timer = context.reactor.callLater(timeout, self._end, f"check: nothing within {timeout} s")
-        self._probe = maybeDeferred(checks.probe, check, destination)
+        self._probe = maybeDeferred(probe)
         self._probe.addCallbacks(lambda _: self._end(None), lambda why: self._end(_in_words(why)))
 
     def abandon(self) -> None:
-        """Nobody wants to know any more: `done` does not fire."""
+        """Stop the check; `done` does not fire."""
         if self._is_over:
             return
         self._is_over = True
@@ -200,56 +212,57 @@ class _Attempt:
             self.done.callback(why)
 
 
-class _Talk:
-    """Something is sent, and something must come."""
+class _SendExpect:
+    """A check that sends a text and expects another one in the response."""
 
     def __init__(self, check: Check) -> None:
         self._check = check
-        self._heard = bytearray()
+        self._received = bytearray()
         self._stream = Stream()
-        self._answer: Deferred[None] = Deferred()
+        self._outcome: Deferred[None] = Deferred()
 
-    def begin(self, context: Context, destination: Destination) -> Deferred[None]:
+    def begin(self, connector: Connector) -> Deferred[None]:
+        """Fires when the expected text has come, else fails. Cancelling it closes the connection."""
         stream = self._stream
-        stream.dataReceived = self._came
+        stream.dataReceived = self._data_received
         stream.ended = self._over
         stream.lost = lambda clean: self._over()
-        calling = connect(context.reactor, destination.address, context.settings.connect_timeout, stream)
+        connecting = connector.connect_stream(stream)
 
         def cancel(_: Deferred[None]) -> None:
-            calling.cancel()
-            stream.reset()
+            connecting.cancel()
+            stream.abort()
 
-        answer = self._answer = Deferred(cancel)
-        calling.addCallbacks(self._connected, self._fail)
-        return answer
+        outcome = self._outcome = Deferred(cancel)
+        connecting.addCallbacks(self._connected, self._fail)
+        return outcome
 
     def _connected(self, stream: Stream) -> None:
         if self._check.send:
-            stream.transport.write(self._check.send)
+            stream.write(self._check.send)
 
-    def _came(self, data: bytes) -> None:
-        looked = max(len(self._heard) - len(self._check.expect), 0)
-        self._heard += data
-        if self._heard.find(self._check.expect, looked) >= 0:
-            if not self._answer.called:
-                self._answer.callback(None)
+    def _data_received(self, data: bytes) -> None:
+        searched = max(len(self._received) - len(self._check.expect), 0)
+        self._received += data
+        if self._received.find(self._check.expect, searched) >= 0:
+            if not self._outcome.called:
+                self._outcome.callback(None)
             self._stream.close()
-        elif len(self._heard) > HEARD_MOST:
+        elif len(self._received) > MAX_RESPONSE:
             self._over()
 
     def _over(self) -> None:
-        said = shorten(self._heard.decode("latin-1"), 60)
+        said = shorten(self._received.decode("latin-1"), 60)
         self._fail(Failure(NotWell(f"it said '{said}'" if said else "it said nothing")))
-        self._stream.reset()
+        self._stream.abort()
 
     def _fail(self, why: Failure) -> None:
-        if not self._answer.called:
-            self._answer.errback(why)
+        if not self._outcome.called:
+            self._outcome.errback(why)
 
 
 def _in_words(why: Failure) -> str:
-    """One short line."""
+    """The reason of a failed check, in one short line."""
     if getattr(why.value, "osError", None) in EXHAUSTED:
         return NOT_MADE
     if why.check(LateError):
@@ -257,3 +270,16 @@ def _in_words(why: Failure) -> str:
     if why.check(ConnectError):
         return f"check: {shorten(why.getErrorMessage(), 100)}"
     return f"check: {shorten(why.getErrorMessage(), 100) or repr(why.value)}"
+
+
+class NoChecks:
+    """Makes no checks: another process does, and tells this one what it found."""
+
+    def __init__(self, context: Context) -> None:
+        """context: as for ActiveChecks; not used."""
+
+    def follow(self, services: Iterable[CheckedService]) -> None:
+        """Do nothing."""
+
+    def stop(self) -> None:
+        """Do nothing."""

@@ -26,7 +26,7 @@ LEAST = 0.01
 
 
 class ServiceHealth:
-    """told: called with a destination that checks have found up or down."""
+    """The health of one service's servers."""
 
     def __init__(self, context: Context, selector: Selector, queue: Queue) -> None:
         """selector: whose `down` is kept. queue: of clients that wait for room, which a server that is up may have."""
@@ -38,7 +38,11 @@ class ServiceHealth:
         self._is_weighing = False  # the wheel calls `_next`
         self._known: frozenset[Destination] = frozenset()
         self._lines = (-1, 0)  # the tick, and how many lines were written in it
-        self.told: Callable[[Destination], object] = lambda destination: None
+        self._observer: Callable[[Destination], object] = lambda destination: None
+
+    def observe_checks(self, observer: Callable[[Destination], object]) -> None:
+        """Call `observer` with each destination that checks find up or down from now on."""
+        self._observer = observer
 
     # What happens.
 
@@ -70,7 +74,7 @@ class ServiceHealth:
         event = destination.health.checked(why, config.check_rise, config.check_fall)
         if event is not None:
             self._change(destination, event, why or f"{config.check_rise} checks have passed")
-            self.told(destination)
+            self._observer(destination)
 
     def mark(self, destination: Destination, is_up: bool, why: str) -> None:
         """Who checks says that it is up, or down."""

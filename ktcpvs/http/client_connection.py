@@ -116,7 +116,7 @@ class HTTPClientConnection(ClientConnection):
         client.dataReceived = self._client_data
         client.ended = self._client_ended
         client.lost = self._client_lost
-        client.transport.registerProducer(self, True)
+        client.set_backpressure(self._client_full, self._client_drained)
         self.restore_timer()
 
     def _client_data(self, data: bytes) -> None:
@@ -378,14 +378,14 @@ class HTTPClientConnection(ClientConnection):
         elif before and not self.held and not self.has_ended:
             self.client.resume()
 
-    def pauseProducing(self) -> None:
+    def _client_full(self) -> None:
         """The client takes no more."""
         self.is_full = True
         self._follow_blocked()
         if self.exchange.server is not None:
             self.exchange.server.pause()
 
-    def resumeProducing(self) -> None:
+    def _client_drained(self) -> None:
         """The client takes again. That its server sent nothing meanwhile is no fault of the server."""
         self.is_full = False
         self._progress = None
@@ -395,10 +395,6 @@ class HTTPClientConnection(ClientConnection):
             self.exchange.server.resume()
         if self.pending or self.has_ended:
             self._serve_pending()
-
-    def stopProducing(self) -> None:
-        """The transport is gone: nothing more can be sent."""
-        self.is_full = True
 
     # What the exchange tells.
 
@@ -428,7 +424,7 @@ class HTTPClientConnection(ClientConnection):
         self.transition(life.UPGRADED)
         added = choice.answer_lines if choice is not None else b""
         head = b"%b%bConnection: Upgrade\r\nUpgrade: %b\r\n\r\n" % (response.head, added, protocols)
-        self.client.transport.write(head)
+        self.client.write(head)
         exchange.bytes_out += len(head)
         if self.dispatcher.entry is not None:
             self.dispatcher.entry.response_begun(response.status, len(head))
@@ -457,7 +453,7 @@ class HTTPClientConnection(ClientConnection):
         response = error_response(status, reason, method, later=self.retry_after(status, retry_after))
         exchange.note_own_response(status, response)
         exchange.settle()
-        self.client.transport.write(response)
+        self.client.write(response)
         self._linger()
 
     def _linger(self) -> None:
@@ -475,18 +471,18 @@ class HTTPClientConnection(ClientConnection):
         """Close, once the client has what it was sent."""
         self.set_timer(0)
         if not self.client.close():  # most clients have it all already
-            LingeringClose(self.client, self.context).close()
+            LingeringClose(self.client, self.context.wheel, self.context.settings).close()
 
     def _lingering_close(self) -> LingeringClose:
         self.set_timer(0)
-        return LingeringClose(self.client, self.context, self._lingered)
+        return LingeringClose(self.client, self.context.wheel, self.context.settings, self._lingered)
 
     def _lingered(self) -> None:
         if self.state == life.REFUSING:
             self.transition(life.FINISHED)
 
     def drop(self) -> None:
-        self.client.reset()
+        self.client.abort()
         self.exchange.release_server(reset=True)
         self.exchange.cancel_connecting()
         self.end_if_over()
@@ -502,7 +498,7 @@ class HTTPClientConnection(ClientConnection):
         self.end()
         exchange.detach()
 
-    # Timeouts. docs/architecture.md has the table of states and their timeouts.
+    # Timeouts. docs/timeouts.md has the table of states and their timeouts.
 
     def restore_timer(self) -> None:
         self.set_timer(self._check_interval(), self._check_timeouts)
@@ -539,7 +535,7 @@ class HTTPClientConnection(ClientConnection):
         """Time in which the client takes nothing is the client's. Returns True when the connection was ended."""
         limit = self.context.settings.read_timeout
         if self._progress is None:
-            self._progress = Progress(self.client, self.context)
+            self._progress = Progress(self.client, self.context.wheel)
         if limit and self._progress.stalled() >= limit:
             self.expire(life.READ_TIMEOUT)
             return True

@@ -211,7 +211,7 @@ class Exchange:
                 owner.state = _SENT
                 out = cached.out
                 self.bytes_in += len(out)
-                server.transport.write(out)
+                server.write(out)
                 if owner.is_full:
                     server.pause()
                 return
@@ -222,7 +222,7 @@ class Exchange:
         """Pass on a whole response with a cached head. row: where its latency is counted."""
         owner = self._owner
         self.bytes_out += len(data)
-        owner.client.transport.write(data)
+        owner.client.write(data)
         if not owner.is_last or owner.closes_after:  # else it is the last response, though the client did not ask
             owner.state = _WHOLE
         self.server = None
@@ -274,7 +274,7 @@ class Exchange:
         """More of the request's body, as it goes on."""
         if self.server is not None:
             self.bytes_in += len(data)
-            self.server.transport.write(data)
+            self.server.write(data)
             if is_complete and self.response is not None and self.response.frame.done:
                 self._response_complete(self.response)  # the response was there before the upload had ended
         elif self._owner.state in (life.CHOOSING, life.QUEUED, life.CONNECTING):
@@ -297,13 +297,13 @@ class Exchange:
 
     def _connect(self, destination: Destination) -> None:
         self._owner.transition(life.CHOSEN)
-        connection, self._connecting = self._connections.connect(destination)
+        connection, self._connecting = self._connections.connect(destination, self._service.connector(destination))
         self._connecting.addCallbacks(self._connected, self._not_connected, (connection,))
 
     def _connected(self, _: Stream, connection: ServerConnection) -> None:
         self._connecting = None
         if self._owner.state != life.CONNECTING:
-            connection.reset()
+            connection.abort()
             self.settle()
             self._owner.end_if_over()
             return
@@ -337,7 +337,7 @@ class Exchange:
         head = self._request_head(message, lease.destination)
         out = head + self._body_start
         self.bytes_in += len(out)
-        server.transport.write(out)
+        server.write(out)
         self._body_start = b""
         # May it go on another connection if this one dies before any response? Never two servers for a POST.
         self._is_repeatable = message.is_repeatable
@@ -448,7 +448,7 @@ class Exchange:
             if not response.keep_alive and self.server is not None:
                 self.server.is_reusable, self.server.cached_response = False, None
             if message.minor:  # an HTTP/1.0 client knows no interim responses
-                owner.client.transport.write(response.head + b"\r\n")
+                owner.client.write(response.head + b"\r\n")
             if not data:
                 return
             interim += 1
@@ -497,11 +497,11 @@ class Exchange:
         size = len(head) + len(data)
         if size:
             self.bytes_out += size
-            transport = self._owner.client.transport
+            client = self._owner.client
             if head and len(data) > MAX_JOINED_BODY:
-                transport.writeSequence((head, data))
+                client.writev((head, data))
             else:
-                transport.write(head + data if head else data)
+                client.write(head + data if head else data)
         if has_extra:
             response.keep_alive = False  # the bytes behind the response belong to nobody
         if response.frame.done:
@@ -622,7 +622,7 @@ class Exchange:
         if server is not None:
             server.exchange = None
             if reset:
-                server.reset()
+                server.abort()
             else:
                 server.close()
 
@@ -731,7 +731,7 @@ class Exchange:
         self.note_own_response(status, own)
         self.settle(f"{status}: {reason}")
         self._service.note_refusal(owner.client_name, status, reason)
-        owner.client.transport.write(own)
+        owner.client.write(own)
         self.message = None
         owner.transition(life.REFUSED)
         owner.refused()

@@ -12,7 +12,7 @@ from ktcpvs.http.head_cache import CachedResponse
 from ktcpvs.http.pool import Pool
 from ktcpvs.model.destination import Destination
 from ktcpvs.runtime.context import Context
-from ktcpvs.streams.connect import connect
+from ktcpvs.streams.connector import Connector
 from ktcpvs.streams.stream import Stream
 
 SWEEP_INTERVAL = 5
@@ -80,7 +80,8 @@ class ServerConnection(Stream):
     def connectionMade(self) -> None:
         self.lost = self._gone
         self.ended = self._peer_ended
-        self.transport.registerProducer(self, True)
+        self.is_open = True
+        self.set_backpressure(self._full, self._drained)
         super().connectionMade()
 
     def resume(self) -> None:
@@ -131,18 +132,15 @@ class ServerConnection(Stream):
             self._keeper.close_later(self)
         return is_closing
 
-    # Back-pressure: the transport is full, or empty again.
-
-    def pauseProducing(self) -> None:
+    def _full(self) -> None:
+        """The server takes no more."""
         if self.exchange is not None:
             self.exchange.hold_client(True)
 
-    def resumeProducing(self) -> None:
+    def _drained(self) -> None:
+        """The server takes again."""
         if self.exchange is not None:
             self.exchange.hold_client(False)
-
-    def stopProducing(self) -> None:
-        """The transport is gone; `lost` tells."""
 
 
 class ServerConnections:
@@ -185,14 +183,12 @@ class ServerConnections:
             self._is_sweeping = True
             context.wheel.repeat(SWEEP_INTERVAL, self._sweep)
 
-    def connect(self, destination: Destination) -> tuple[ServerConnection, Deferred[Stream]]:
+    def connect(self, destination: Destination, connector: Connector) -> tuple[ServerConnection, Deferred[Stream]]:
         """Connect to `destination`: the connection, and a Deferred that fires when it is open."""
-        context = self._context
         self.open += 1
-        context.descriptors.take_server()
+        self._context.descriptors.take_server()
         connection = ServerConnection(self, destination)
-        made = connect(context.reactor, destination.address, context.settings.connect_timeout, connection)
-        return connection, made.addErrback(self._not_connected)
+        return connection, connector.connect_stream(connection).addErrback(self._not_connected)
 
     def _not_connected(self, why: Failure) -> Failure:
         self.closed()
@@ -223,7 +219,7 @@ class ServerConnections:
         self._context.descriptors.give_server()
 
     def close_later(self, connection: ServerConnection) -> None:
-        connection.timer = self._context.wheel.after(self._context.settings.linger_timeout, connection.reset)
+        connection.timer = self._context.wheel.after(self._context.settings.linger_timeout, connection.abort)
 
     def call_later(self, call: Callable[[], object]) -> None:
         self._context.reactor.callLater(0, call)

@@ -51,8 +51,8 @@ class Upgrade:
     def start(self, from_client: bytes, from_server: bytes) -> None:
         """Begin. from_client, from_server: what has come already and goes on first."""
         owner, server = self._owner, self._server
-        owner.client.transport.unregisterProducer()
-        server.transport.unregisterProducer()
+        owner.client.clear_backpressure()
+        server.clear_backpressure()
         server.lost = self._server_lost
         relay = CopyRelay(owner.client, server, self._context.wheel, self._finished)
         owner.relay = relay
@@ -67,8 +67,8 @@ class Upgrade:
         owner = self._owner
         owner.transition(life.FINISHED)
         owner.set_timer(0)
-        close_gracefully(owner.client, self._context)
-        close_gracefully(self._server, self._context)
+        close_gracefully(owner.client, self._context.wheel, self._context.settings)
+        close_gracefully(self._server, self._context.wheel, self._context.settings)
 
     def _server_lost(self, clean: bool) -> None:
         owner = self._owner
@@ -76,5 +76,5 @@ class Upgrade:
         if owner.state != life.CLOSED:
             owner.transition(life.RESET)
         owner.set_timer(0)
-        close_gracefully(owner.client, self._context, clean)
+        close_gracefully(owner.client, self._context.wheel, self._context.settings, clean)
         owner.end_if_over()

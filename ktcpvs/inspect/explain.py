@@ -44,7 +44,7 @@ class Explainer:
         config = table.service(ident)
         running = ident in table.running
         live = director.services[ident] if running else RunningService(context, config)
-        prepared = await director.bind(live, config, table.settings, trial=True)
+        prepared = await director.bind(live, config, table.settings, is_dry_run=True)
         notes = [] if running else [f"service {ident} is stopped: this is what it would do"]
         if not running and ident in director.services:
             _take_loads(prepared, director.services[ident])

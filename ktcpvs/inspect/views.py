@@ -59,7 +59,7 @@ class Views:
                 for service in self._chosen(ident)
             ],
             "settings": table.settings.described(),
-            "trial": self._director.trial.left,
+            "trial": self._director.confirmation.seconds_left,
         }
 
     def stats(self, ident: str | None) -> dict[str, Any]:

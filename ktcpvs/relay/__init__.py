@@ -1,1 +1,1 @@
-"""Relays: what carries the bytes between two streams once nothing is left to decide. One engine a file."""
+"""Relays: they carry the bytes between two streams once nothing is left to decide. Each engine has its own module."""

@@ -1,26 +1,26 @@
 """The byte code of the program that relays in the kernel: what it does with a packet, in readable instructions.
 
-A direction is a slot: a number, a source socket and a target socket. For each packet that comes for a source the
-program decides: redirect it to the target, or pass it on to this process, which relays it. It redirects by *grants*
-only, so that no more is under way in the kernel than was granted, and nothing overtakes what was passed.
+A direction has a slot: a number, a source socket and a target socket. For each packet that comes for a source the
+program either redirects it to the target, or passes it to this process, which relays it. It redirects by *grants* only,
+so that no more is in transit in the kernel than was granted, and nothing overtakes what was passed.
 
-Per slot the program alone writes how many bytes it redirected (R) and passed (P), and this process alone writes the
+For each slot, only the program writes how many bytes it redirected (R) and passed (P), and only this process writes the
 grant (gP, A, T, M): redirect while `P == gP and C + length + PACKET_COST <= A`. C is the charge of all redirected
-packets: their bytes, and PACKET_COST for each, because the kernel needs memory for a packet of one byte as well.
-Whatever is passed makes P differ and the grant void, without a lock. Records in a ring tell this process that C has
-come above T, and that the first packet of a grant was passed.
+packets: their bytes, and PACKET_COST for each, because the kernel needs memory for a packet of one byte as well. Any
+packet that is passed makes P differ and the grant void, without a lock. Records in a ring tell this process that C is
+above T, and that the first packet of a grant was passed.
 
-While C is at most M the program notes R and C after each packet (mR, mC). When this process sees that mR bytes are in
-the target's queue, at most `C - mC` is still under way, in whatever packets.
+While C is at most M, the program notes R and C after each packet (mR, mC). When mR bytes are in the target's queue, at
+most `C - mC` is still in transit, in whatever packets.
 
 Passed packets can wait in the kernel where no receive buffer is charged for them. The program charges them in the same
 way (Q), and drops the packet that would make Q exceed the limit (L) that this process has written: such a connection is
 reset.
 
-A packet may begin with bytes that have come before: TCP's sender has repeated them in packets cut differently, while
-they were on their way. Who reads the socket is not given them twice; a program is. So it keeps the sequence number of
-the next byte (N), compares it with the packet's, which the kernel leaves in its control block, and cuts off what is
-before N.
+A packet may begin with bytes that have come before: TCP's sender has sent them again, in packets that are cut
+differently, while the first ones were on their way. A reader of the socket does not get them twice, but a program does.
+So it keeps the sequence number of the next byte (N), compares it with the packet's, which the kernel leaves in its
+control block, and cuts off what is before N.
 """
 
 from __future__ import annotations
@@ -63,17 +63,17 @@ from ktcpvs.system.instructions import (
 
 HALF_USED, PASSED, BROKEN, OVERFULL = 1, 2, 3, 4
 """Kinds of records. HALF_USED: C is above T. PASSED: a packet was passed because the grant is used up. BROKEN: a packet
-did not follow what had come before. OVERFULL: Q would have exceeded L. After BROKEN and OVERFULL the program drops this
-packet and all later ones, so the connection can only be reset."""
+does not follow what came before. OVERFULL: Q would have exceeded L. After BROKEN and OVERFULL the program drops this
+packet and all later ones, so that the connection can only be reset."""
 
 DONE_WORDS, GRANT_WORDS = 8, 5
 """Words of a slot in `done` and in `grants`."""
 
-LONGEST_CUT = 512 << 10
-"""So many bytes that came before are cut off a packet, which is the longest that Linux makes of what it received."""
+MAX_CUT = 512 << 10
+"""Bytes that can be cut off a packet: the length of the longest packet that Linux makes of what it received."""
 
-_AT_ONCE = 4095
-"""What the helper cuts off at most."""
+_MAX_HELPER_CUT = 4095
+"""Bytes that one call of the helper cuts off at most."""
 
 RECORD = struct.Struct("II")
 """slot, kind"""
@@ -95,7 +95,7 @@ _GP, _A, _T, _M, _L = 0, 8, 16, 24, 32
 def instructions(slot_of: int, targets: int, done: int, grants: int, events: int) -> bytes:
     """The byte code for the maps with these descriptors."""
 
-    tell: list[Line] = [  # a record to the ring: the slot, and the kind that stands behind it
+    tell: list[Line] = [  # a record to the ring: the slot, and the kind that follows it on the stack
         map_by_fd(R1, events),
         mov(R2, R10),
         add(R2, _SLOT),
@@ -103,18 +103,18 @@ def instructions(slot_of: int, targets: int, done: int, grants: int, events: int
         mov(R4, 0),  # wake the reader, unless it is reading
         call(_RING_OUTPUT),
     ]
-    # Straight on instead of a loop: the verifier refuses the loop to a process without CAP_PERFMON, because it follows
-    # the jumps that a processor may predict wrongly, and these need not end.
+    # Unrolled: the verifier refuses a loop to a process without CAP_PERFMON, because it also follows the jumps that a
+    # processor may predict wrongly, and these need not end.
     cut: list[Line] = [
-        jle(R9, _AT_ONCE, "rest"),
+        jle(R9, _MAX_HELPER_CUT, "rest"),
         mov(R1, R6),
-        mov(R2, -_AT_ONCE),
+        mov(R2, -_MAX_HELPER_CUT),
         mov(R3, 0),
         mov(R4, 0),
         call(_ADJUST_ROOM),
         jne(R0, 0, "broken"),  # no memory
-        add(R9, -_AT_ONCE),
-    ] * (LONGEST_CUT // _AT_ONCE)
+        add(R9, -_MAX_HELPER_CUT),
+    ] * (MAX_CUT // _MAX_HELPER_CUT)
     program: list[Line] = [
         mov(R6, R1),  # R6: the packet
         ldx(W, R7, R6, _LEN),  # R7: its length
@@ -132,7 +132,7 @@ def instructions(slot_of: int, targets: int, done: int, grants: int, events: int
         mov(R2, R10),
         add(R2, _SLOT),
         call(_MAP_LOOKUP),
-        jeq(R0, 0, "pass"),  # never so, but the verifier wants it
+        jeq(R0, 0, "pass"),  # cannot happen, but the verifier asks for it
         mov(R8, R0),
         ldx(W, R9, R8, _NEXT),  # does it begin with N?
         ldx(W, R1, R6, _SEQUENCE),
@@ -144,9 +144,9 @@ def instructions(slot_of: int, targets: int, done: int, grants: int, events: int
         mov(R2, R10),
         add(R2, _SLOT),
         call(_MAP_LOOKUP),
-        jeq(R0, 0, "pass"),  # never so
+        jeq(R0, 0, "pass"),  # cannot happen
         mov(R9, R0),
-        st(W, R10, _KIND, 0),  # nobody waits to be told
+        st(W, R10, _KIND, 0),  # no record is due
         ldx(DW, R1, R8, _P),  # is there a grant? gP == P
         ldx(DW, R2, R9, _GP),
         jne(R1, R2, "count"),
@@ -162,7 +162,7 @@ def instructions(slot_of: int, targets: int, done: int, grants: int, events: int
         ldx(DW, R2, R9, _M),  # is it to be noted? C <= M
         jgt(R3, R2, "noted"),
         stx(DW, R8, _MARK_R, R1),
-        stx(DW, R8, _MARK_C, R3),  # the reader begins with this one
+        stx(DW, R8, _MARK_C, R3),  # the reader reads this one first
         Label("noted"),
         ldx(DW, R2, R9, _T),  # is it time to tell? C > T
         jle(R3, R2, "redirect"),
@@ -199,9 +199,9 @@ def instructions(slot_of: int, targets: int, done: int, grants: int, events: int
         Label("drop"),
         mov(R0, SK_DROP),
         leave(),
-        Label("cut"),  # R9: so many bytes have come before, N - sequence
+        Label("cut"),  # R9: bytes that have come before, N - sequence
         sub32(R9, R1),
-        jgt(R9, LONGEST_CUT, "broken"),  # or there is a gap, which looks like 4 GB
+        jgt(R9, MAX_CUT, "broken"),  # or there is a gap, which looks like 4 GB
         jle(R7, R9, "broken"),  # nothing new; TCP lets none of these through
         *cut,
         Label("rest"),

@@ -1,7 +1,7 @@
-"""The relay that reads and writes: works everywhere.
+"""The copying relay: it reads from one stream and writes to the other, and works everywhere.
 
-Each direction ends by itself: a FIN is carried across when all before it has been written. Back-pressure: who
-cannot take more stops the reading from the other side, so a direction never holds more than two reads.
+Each direction ends by itself: a FIN is forwarded after all bytes before it. Back-pressure: while a target is full, its
+source is not read, so that a direction never holds more than two reads.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ktcpvs.streams.stream import Stream
-from ktcpvs.system.sockets import read_urgent_in_place
 from ktcpvs.system.timer_wheel import TimerWheel
 
 
 class Direction:
-    """From `source` to `target`. bytes: how many went through. seen: the tick when the last of them came."""
+    """From `source` to `target`. bytes: how many have passed. last_data: the tick when the last of them came. ended:
+    the source's FIN has been forwarded."""
 
-    __slots__ = ("_wheel", "_write", "bytes", "ended", "seen", "source", "target")
+    __slots__ = ("_wheel", "_write", "bytes", "ended", "last_data", "source", "target")
 
     def __init__(self, source: Stream, target: Stream, wheel: TimerWheel) -> None:
         self.source = source
@@ -24,18 +24,25 @@ class Direction:
         self.bytes = 0
         self.ended = False
         self._wheel = wheel
-        self.seen = wheel.now
-        self._write = target.transport.write
+        self.last_data = wheel.now
+        self._write = target.write
 
     def received(self, data: bytes) -> None:
-        """What the source's `dataReceived` is while the relay lasts."""
+        """The source's `dataReceived` while the relay lasts."""
         self.bytes += len(data)
-        self.seen = self._wheel.now
+        self.last_data = self._wheel.now
         self._write(data)
 
     def start(self) -> None:
-        self.target.transport.registerProducer(self.source.transport, True)
+        self.hold_back_source()
         self.source.dataReceived = self.received
+
+    def hold_back_source(self) -> None:
+        """Do not read the source while the target is full."""
+        self.target.set_backpressure(self.source.pause, self.source.resume)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self.bytes} bytes{', ended' if self.ended else ''}>"
 
 
 class CopyRelay:
@@ -48,7 +55,7 @@ class CopyRelay:
         self.inward = Direction(client, server, wheel)
         self.outward = Direction(server, client, wheel)
         self._finished = finished
-        read_urgent_in_place(server.transport.getHandle())
+        server.keep_urgent_data_in_place()
 
     def start(self, waiting: bytes = b"") -> None:
         """Begin. waiting: what the client has sent already, which goes to the server first."""
@@ -61,7 +68,7 @@ class CopyRelay:
 
     def idle_since(self) -> int:
         """The wheel's tick at which the last bytes came, either way."""
-        return max(self.inward.seen, self.outward.seen)
+        return max(self.inward.last_data, self.outward.last_data)
 
     def _inward_ended(self) -> None:
         self._ended(self.inward)
@@ -71,6 +78,9 @@ class CopyRelay:
 
     def _ended(self, direction: Direction) -> None:
         direction.ended = True
-        direction.target.end()
+        direction.target.half_close()
         if self.inward.ended and self.outward.ended:
             self._finished()
+
+    def __repr__(self) -> str:
+        return f"<CopyRelay of {self.inward.source} and {self.outward.source}>"

@@ -1,7 +1,7 @@
-"""Which relays there are here, which of them a service gets, and the making of them.
+"""Which relays this machine has, which of them a service gets, and how they are made.
 
-A relay that copies works everywhere and begins at once. The others, engines, take over from one that copies; what they
-share is made when the first of them is.
+The copying relay works everywhere and begins at once. The others, the engines, take over from it; what they share is
+made when the first of them is.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from ktcpvs.model.settings import Settings
 from ktcpvs.relay import program, splice
 from ktcpvs.relay.copy import CopyRelay
 from ktcpvs.relay.kernel import KernelRelay
-from ktcpvs.relay.pipes import PIPES_MOST, Pipes
-from ktcpvs.relay.programs import Kernel
+from ktcpvs.relay.pipes import MAX_PIPES, Pipes
+from ktcpvs.relay.poller import SocketPoller
+from ktcpvs.relay.program_slots import ProgramSlots
 from ktcpvs.relay.splice import SpliceRelay
-from ktcpvs.relay.watch import Watch
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system.timer_wheel import TimerWheel
 
-DESCRIPTORS_FOR_A_PIPE = 32
-"""One pipe for so many descriptors that connections may have: pipes live on what is kept besides those."""
+DESCRIPTORS_PER_PIPE = 32
+"""One pipe for this many descriptors that connections may have: pipes use the descriptors that are reserved besides."""
 
 NOT_TCP = "not TCP"
 SWITCHED_OFF = "zerocopy_send = 0"
 
-Find = Callable[[], str | None]
-"""Answers None, or the reason why there is no such relay here."""
+FindObstacle = Callable[[], str | None]
+"""Returns None, or the reason why this machine does not have a relay."""
 
 
-class Way(Protocol):
-    """One direction. bytes: how many went through, those that went before the relay was there included."""
+class Direction(Protocol):
+    """One direction. bytes: how many have passed, those before this relay included."""
 
     @property
     def bytes(self) -> int: ...
@@ -42,49 +42,49 @@ class Relay(Protocol):
     """Two joined streams; `inward` goes from the client to the server, `outward` back."""
 
     @property
-    def inward(self) -> Way: ...
+    def inward(self) -> Direction: ...
 
     @property
-    def outward(self) -> Way: ...
+    def outward(self) -> Direction: ...
 
     def idle_since(self) -> int:
         """The wheel's tick at which the last bytes came, either way."""
 
 
-class Taker(Relay, Protocol):
-    """A relay that takes over from one that copies."""
+class EngineRelay(Relay, Protocol):
+    """A relay that takes over from the copying one."""
 
-    def count_on(self, before: CopyRelay) -> None:
-        """It goes on where `before` has stopped."""
+    def continue_from(self, before: CopyRelay) -> None:
+        """Count on from where `before` has stopped."""
 
     def start(self) -> None:
-        """Begin. Both streams can be detached and are flushed. Raises OSError, and then nothing has happened."""
+        """Begin. Neither stream has a `detach_obstacle`. Raises OSError, and then nothing has happened."""
 
 
 class Relays:
-    """One for each process."""
+    """The relays of one process."""
 
     def __init__(
         self,
         reactor: Any,
         descriptors: int,
-        find_kernel: Find = program.available,
-        find_splice: Find = splice.available,
+        find_kernel: FindObstacle = program.available,
+        find_splice: FindObstacle = splice.available,
     ) -> None:
         """descriptors: how many connections may have."""
         self._reactor = reactor
-        self._most = min(PIPES_MOST, descriptors // DESCRIPTORS_FOR_A_PIPE)
+        self._max_pipes = min(MAX_PIPES, descriptors // DESCRIPTORS_PER_PIPE)
         self._find = {KERNEL: find_kernel, SPLICE: find_splice}
         self._found: dict[str, str | None] = {}
         self._window = Settings().relay_window << 10
-        self._watch: Watch | None = None
+        self._poller: SocketPoller | None = None
         self._pipes: Pipes | None = None
-        self._kernel: Kernel | None = None
+        self._slots: ProgramSlots | None = None
 
     # What there is.
 
     def refusal(self, wish: str) -> str | None:
-        """None when the machine has what the option `relay` says, else the reason why not."""
+        """None when this machine has the relay that the option `relay` asks for, else the reason why not."""
         if wish not in self._find:
             return None
         if wish not in self._found:
@@ -94,15 +94,15 @@ class Relays:
     def in_use(self, wish: str, zerocopy: int, is_tcp: bool = True) -> tuple[str, str]:
         """(the name of the relay that serves, why it is not the one asked for or the best one; "" when it is).
 
-        wish: what the option `relay` says. zerocopy: the setting `zerocopy_send`. is_tcp: False where all connections
-        of one side are those of unix sockets.
+        wish: the value of the option `relay`. zerocopy: the setting `zerocopy_send`. is_tcp: False where all
+        connections of one side are those of unix sockets.
         """
         if wish == COPY:
             return COPY, ""
         if wish == AUTO and not zerocopy:
             return COPY, SWITCHED_OFF
-        # Not the kernel: on busy cores, and where messages are small, it is slower than copying, and nobody here can
-        # know beforehand.
+        # Not the kernel: on busy cores, and where messages are small, it is slower than copying, and nothing here can
+        # know that beforehand.
         name = SPLICE if wish == AUTO else wish
         why = NOT_TCP if name == KERNEL and not is_tcp else self.refusal(name)
         return (name, "") if why is None else (COPY, f"{name}: {why}")
@@ -110,32 +110,32 @@ class Relays:
     # The relays themselves.
 
     def set_window(self, window: int) -> None:
-        """From now on the kernel may hold so many bytes for one direction of a connection."""
+        """Let the kernel hold at most this many bytes for one direction of a connection from now on."""
         self._window = window
-        if self._kernel is not None:
-            self._kernel.window = window
+        if self._slots is not None:
+            self._slots.window = window
 
     def make(
         self, name: str, client: Stream, server: Stream, wheel: TimerWheel, finished: Callable[[], object]
-    ) -> Taker:
+    ) -> EngineRelay:
         """An engine for two streams, not started yet. finished: called once, when both directions have ended.
 
         Raises OSError.
         """
-        if self._watch is None:
-            self._watch = Watch(self._reactor)
+        if self._poller is None:
+            self._poller = SocketPoller(self._reactor)
         if name == KERNEL:
-            if self._kernel is None:
-                self._kernel = Kernel(self._watch)
-                self._kernel.window = self._window
-            return KernelRelay(client, server, wheel, finished, self._watch, self._kernel)
+            if self._slots is None:
+                self._slots = ProgramSlots(self._poller)
+                self._slots.window = self._window
+            return KernelRelay(client, server, wheel, finished, self._poller, self._slots)
         if self._pipes is None:
-            self._pipes = Pipes(self._most)
-        return SpliceRelay(client, server, wheel, finished, self._watch, self._pipes)
+            self._pipes = Pipes(self._max_pipes)
+        return SpliceRelay(client, server, wheel, finished, self._poller, self._pipes)
 
     def close(self) -> None:
-        """No connection is relayed any more; safe to call twice."""
-        for shared in self._kernel, self._pipes, self._watch:
+        """Relay no connection any more; safe to call twice."""
+        for shared in self._slots, self._pipes, self._poller:
             if shared is not None:
                 shared.close()
-        self._kernel = self._pipes = self._watch = None
+        self._slots = self._pipes = self._poller = None

@@ -1,222 +1,255 @@
-"""How a connection that is relayed by copying gets an engine, in the middle of its life and with nothing lost.
+"""Gives a connection that is copied to an engine, while it lives and without losing a byte.
 
-With `relay = auto` only bulk does: for small messages copying is at least as fast as every engine, and on busy cores
-faster.
+With `relay = auto` only bulk is handed over: for small messages copying is at least as fast as every engine, and faster
+on busy cores.
 
-An engine can take over when everything that was read has been written. Where it has not, neither side is read for a
-moment; who does not take it even then goes on as it was, and another attempt follows later.
+An engine can take over once everything that was read has been sent. While it has not, neither side is read for a
+moment. If the peers do not read it even then, copying goes on, and another attempt follows later.
 """
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from ktcpvs.model import connection, exchange
 from ktcpvs.model.service import COPY, KERNEL
+from ktcpvs.model.settings import Settings
 from ktcpvs.relay.copy import CopyRelay
-from ktcpvs.relay.detach import can_detach, flushed
-from ktcpvs.streams.uv_transport import UVTransport
-from ktcpvs.system import log as levels
+from ktcpvs.relay.engines import EngineRelay, Relays
+from ktcpvs.streams.contract import NotDetachable
+from ktcpvs.system.timer_wheel import TimerWheel
 
-if TYPE_CHECKING:
-    from ktcpvs.dispatch.client_connection import ClientConnection
+FLUSH_DELAYS = (0.002, 0.004, 0.008, 0.016, 0.032, 0.064)
+"""Seconds that neither side is read, one after another, until all is sent; then the attempt is given up."""
 
-LOOKS = (0.002, 0.004, 0.008, 0.016, 0.032, 0.064)
-"""Seconds that neither side is read, one after another; then the attempt is given up."""
+MAX_ATTEMPTS = 5
 
-ATTEMPTS = 5
-"""So often it is tried."""
+EARLY_CHECK_DELAY = 0.0625
+"""Seconds from a large read to an early check: a connection that moves more than `relay_rate` in them is bulk."""
 
-EARLY = 0.0625
-"""Seconds after a lot came at once; what has moved more in them than `relay_rate` is for that time need not wait
-longer."""
 
-JOINED = (connection.RELAYING, exchange.SWITCHED)
+class Environment(Protocol):
+    """What a hand-over uses of its process. settings: those now in force."""
 
-BEGINNING = "it is just beginning"
-"""What `can_detach` says of a connection that can leave its transport in the next turn."""
+    @property
+    def reactor(self) -> Any: ...
+
+    @property
+    def wheel(self) -> TimerWheel: ...
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def relays(self) -> Relays: ...
+
+
+class RelayOwner(Protocol):
+    """The connection whose streams are joined."""
+
+    def wanted_engine(self) -> str:
+        """The name of the relay that its service has now; COPY when the connection is ending."""
+
+    def set_relay(self, relay: CopyRelay | EngineRelay) -> None:
+        """`relay` carries the bytes from now on; an engine is about to be started."""
+
+    def handed_over(self, engine: str) -> None:
+        """The engine has taken over: the hand-over is finished."""
+
+    def handover_failed(self, engine: str, error: OSError) -> None:
+        """The engine could not be started: copying goes on."""
+
+    def handover_ended(self) -> None:
+        """The connection is copied to its end: the hand-over is finished."""
 
 
 class Handover:
-    """One for each connection that waits for an engine, dropped when it has it or will never have it."""
+    """The hand-over of one connection, from when it is copied until an engine has it or never will."""
 
     __slots__ = (
         "_after",
         "_attempts",
-        "_bulk",
+        "_bulk_from",
         "_call",
         "_copy",
-        "_early",
+        "_early_check",
+        "_environment",
         "_finished",
-        "_looked",
-        "_looks",
-        "_served",
-        "_told",
+        "_flush_checks",
+        "_is_bulk",
+        "_is_over",
+        "_owner",
+        "_saw_bulk_read",
     )
 
-    def __init__(self, served: ClientConnection, copy: CopyRelay, finished: Callable[[], object], after: int) -> None:
-        """copy: what relays now. finished: to be called when both directions have ended. after: seconds until it is
-        looked whether the connection moves enough, and between such looks; 0: it is handed over at once, whatever it
-        moves."""
-        self._served = served
+    def __init__(
+        self,
+        owner: RelayOwner,
+        copy: CopyRelay,
+        finished: Callable[[], object],
+        after: int,
+        environment: Environment,
+    ) -> None:
+        """copy: the relay now. finished: what the engine calls when both directions have ended. after: seconds until
+        the first check whether the connection moves enough, and between such checks; 0: hand it over at once, whatever
+        it moves."""
+        self._owner = owner
         self._copy = copy
         self._finished = finished
-        self._attempts = 0
-        self._looks = 0  # in this attempt; while there are some, neither side is read
-        self._call: Any = None  # the one thing that is waited for: it can be cancelled
         self._after = after
-        self._bulk = not after  # it is worth it
-        self._looked = (0, 0)  # bytes that had moved, and the tick, when it was looked whether it is bulk
-        self._early: Any = None  # a look whether it is bulk, before its time has come
-        self._told = not isinstance(copy.inward.source.transport, UVTransport)  # a lot came at once; only uvloop tells
+        self._environment = environment
+        self._attempts = 0
+        self._flush_checks = 0  # in this attempt; while there are some, neither side is read
+        self._call: Any = None  # the next check; it can be cancelled
+        self._early_check: Any = None
+        self._is_over = False
+        self._is_bulk = not after
+        self._bulk_from = (0, 0)  # bytes that had moved, and the tick, at the last check whether it is bulk
+        client, server = copy.inward.source, copy.outward.source
+        self._saw_bulk_read = not client.reports_bulk  # where nobody reports it, every connection is checked
         if after:
-            self._looked = (self._moved(), served.context.wheel.now)
-            self._call = served.context.wheel.after(after, self._look)
-            copy.inward.source.much = copy.outward.source.much = self._much
+            self._bulk_from = (self._moved(), environment.wheel.now)
+            self._call = environment.wheel.after(after, self._check)
+            client.bulk_detected = server.bulk_detected = self._bulk_detected
         else:
-            self._soon(0)
+            self._check_soon(0)
+
+    @property
+    def is_flushing(self) -> bool:
+        """True while neither side is read, since something must be sent first."""
+        return self._flush_checks > 0
 
     def cancel(self) -> None:
         """The connection is over."""
+        self._is_over = True
         call, self._call = self._call, None
         if call is not None:
             call.cancel()
-        self._forget_early()
+        self._cancel_early_check()
 
-    def _forget_early(self) -> None:
-        early, self._early = self._early, None
-        if early is not None:
-            early.cancel()
+    def _cancel_early_check(self) -> None:
+        check, self._early_check = self._early_check, None
+        if check is not None:
+            check.cancel()
 
-    def _much(self) -> None:
-        """A lot has come at once: it may be bulk."""
-        self._told = True
-        if self._rate() and self._early is None and not self._bulk and self._served.handover is self:
-            self._early = self._served.context.reactor.callLater(EARLY, self._look_early, self._moved())
+    # Whether it is bulk.
 
-    def _look_early(self, before: int) -> None:
-        self._early = None
-        if self._bulk:
+    def _bulk_detected(self) -> None:
+        """A lot has come at once."""
+        self._saw_bulk_read = True
+        if self._rate() and self._early_check is None and not self._is_bulk and not self._is_over:
+            call_later = self._environment.reactor.callLater
+            self._early_check = call_later(EARLY_CHECK_DELAY, self._check_early, self._moved())
+
+    def _check_early(self, before: int) -> None:
+        self._early_check = None
+        if self._is_bulk:
             return
-        if self._moved() - before > self._rate() * EARLY:
-            self._bulk = True
+        if self._moved() - before > self._rate() * EARLY_CHECK_DELAY:
+            self._is_bulk = True
         call, self._call = self._call, None
         if call is not None:
             call.cancel()
-        self._look()
+        self._check()
 
     def _moved(self) -> int:
         return self._copy.inward.bytes + self._copy.outward.bytes
 
-    def _soon(self, seconds: float) -> None:
-        self._call = self._served.context.reactor.callLater(seconds, self._look)
-
-    def _look(self) -> None:
-        """Now?"""
-        self._call = None
-        self._forget_early()
-        copy = self._copy
-        client, server = copy.inward.source, copy.outward.source
-        obstacle = self._obstacle()
-        if obstacle is None:
-            if not self._bulk and not self._is_bulk():
-                self._wait()
-                return
-            obstacle = can_detach(client) or can_detach(server)
-        if obstacle == BEGINNING:
-            self._soon(0)
-        elif obstacle is not None:
-            self._part()
-        elif flushed(client) and flushed(server):
-            self._move()
-        elif self._looks < len(LOOKS):
-            if not self._looks:
-                self._hold()
-            self._soon(LOOKS[self._looks])
-            self._looks += 1
-        else:
-            self._try_again()
-
-    def _obstacle(self) -> str | None:
-        """None, or why it stays as it is for ever."""
-        served, copy = self._served, self._copy
-        if served.state not in JOINED or copy.inward.ended or copy.outward.ended:
-            return "it is ending"
-        if served.service.relay.engine == COPY:
-            return "its service copies by now"
-        return None
-
-    def _move(self) -> None:
-        served, copy = self._served, self._copy
-        client, server = copy.inward.source, copy.outward.source
-        context, engine = served.context, served.service.relay.engine
-        families = [stream.transport.getHandle().family for stream in (client, server)]
-        if engine == KERNEL and socket.AF_UNIX in families:
-            self._part()
-            return
-        try:
-            relay = context.relays.make(engine, client, server, context.wheel, self._finished)
-            relay.count_on(copy)
-            served.relay = relay
-            relay.start()
-        except OSError as error:
-            served.relay = copy
-            form = "service {ident}: {client} is not relayed by {engine}: {why}"
-            values = {"ident": served.service.ident, "client": served.client_name, "engine": engine}
-            context.log.event(levels.NON_FATAL, form, why=error.strerror or str(error), **values)
-            self._part()
-        else:
-            served.handover = None
-            joined = served.service.relay.joined
-            joined[COPY] -= 1
-            joined[engine] += 1
-
     def _rate(self) -> int:
         """Bytes a second from which on a connection is bulk."""
-        return self._served.context.settings.relay_rate << 10
+        return self._environment.settings.relay_rate << 10
 
-    def _is_bulk(self) -> bool:
-        """True when enough has moved since the last look."""
-        moved, now = self._moved(), self._served.context.wheel.now
-        (before, since), self._looked = self._looked, (moved, now)
-        self._bulk = moved - before >= self._rate() * max(now - since, 1)
-        return self._bulk
+    def _moves_enough(self) -> bool:
+        """True when enough has moved since the last check."""
+        moved, now = self._moved(), self._environment.wheel.now
+        (before, since), self._bulk_from = self._bulk_from, (moved, now)
+        self._is_bulk = moved - before >= self._rate() * max(now - since, 1)
+        return self._is_bulk
+
+    # The attempts.
+
+    def _check_soon(self, seconds: float) -> None:
+        self._call = self._environment.reactor.callLater(seconds, self._check)
+
+    def _check(self) -> None:
+        """Hand the connection over, if it is worth it and possible now."""
+        self._call = None
+        self._cancel_early_check()
+        copy = self._copy
+        engine = self._owner.wanted_engine()
+        if engine == COPY or copy.inward.ended or copy.outward.ended:
+            self._give_up()
+            return
+        if not self._is_bulk and not self._moves_enough():
+            self._wait()
+            return
+        client, server = copy.inward.source, copy.outward.source
+        obstacles = {client.detach_obstacle(), server.detach_obstacle()}
+        if any(obstacle is not None and not obstacle.is_temporary for obstacle in obstacles):
+            self._give_up()
+        elif NotDetachable.STARTING in obstacles:
+            self._check_soon(0)
+        elif NotDetachable.BUFFERED not in obstacles:
+            self._hand_over(engine)
+        elif self._flush_checks < len(FLUSH_DELAYS):
+            if not self._flush_checks:
+                self._stop_reading()
+            self._check_soon(FLUSH_DELAYS[self._flush_checks])
+            self._flush_checks += 1
+        else:
+            self._retry_later()
+
+    def _hand_over(self, engine: str) -> None:
+        owner, copy, environment = self._owner, self._copy, self._environment
+        client, server = copy.inward.source, copy.outward.source
+        if engine == KERNEL and (client.is_unix or server.is_unix):
+            self._give_up()
+            return
+        try:
+            relay = environment.relays.make(engine, client, server, environment.wheel, self._finished)
+            relay.continue_from(copy)
+            owner.set_relay(relay)
+            relay.start()
+        except OSError as error:
+            owner.set_relay(copy)
+            owner.handover_failed(engine, error)
+            self._give_up()
+        else:
+            self._is_over = True
+            owner.handed_over(engine)
 
     def _wait(self) -> None:
-        """It is copied on. Who has never sent a lot at once needs no timer: `_much` will tell."""
-        if self._told:
-            self._call = self._served.context.wheel.after(self._after, self._look)
+        """Copy on. A connection without a large read so far needs no timer: `_bulk_detected` follows one."""
+        if self._saw_bulk_read:
+            self._call = self._environment.wheel.after(self._after, self._check)
 
-    def _try_again(self) -> None:
-        self._go_on()
+    def _retry_later(self) -> None:
+        self._read_again()
         self._attempts += 1
-        if self._attempts < ATTEMPTS:
-            context = self._served.context
-            self._call = context.wheel.after(context.settings.relay_after, self._look)
+        if self._attempts < MAX_ATTEMPTS:
+            self._call = self._environment.wheel.after(self._environment.settings.relay_after, self._check)
         else:
-            self._part()
+            self._give_up()
 
-    def _part(self) -> None:
-        """It copies to its end."""
-        self._go_on()
-        self._served.handover = None
+    def _give_up(self) -> None:
+        """Copy to the end."""
+        self._read_again()
+        self._is_over = True
+        self._owner.handover_ended()
 
     # Reading.
 
-    def _hold(self) -> None:
-        """Read neither side any more. Who was held back by the other side would be read again when that takes more."""
-        for way in self._copy.inward, self._copy.outward:
-            way.target.transport.unregisterProducer()
-            way.source.pause()
+    def _stop_reading(self) -> None:
+        """Read neither side. Without back-pressure, so that a target which takes more does not resume its source."""
+        for direction in self._copy.inward, self._copy.outward:
+            direction.target.clear_backpressure()
+            direction.source.pause()
 
-    def _go_on(self) -> None:
-        """Undo that. Read first: a transport that is full holds back who is registered."""
-        if not self._looks:
+    def _read_again(self) -> None:
+        """Undo that. Resume first: a target that is full pauses its source when back-pressure is set."""
+        if not self._flush_checks:
             return
-        self._looks = 0
-        for way in self._copy.inward, self._copy.outward:
-            way.source.resume()
-            if way.target.is_open:
-                way.target.transport.registerProducer(way.source.transport, True)
+        self._flush_checks = 0
+        for direction in self._copy.inward, self._copy.outward:
+            direction.source.resume()
+            direction.hold_back_source()

@@ -1,8 +1,8 @@
-"""The relay in the kernel: a program there redirects what comes for one socket straight to the other, by grants.
+"""The relay in the kernel: a BPF program redirects what comes for one socket straight to the other, by grants.
 
-This process hears of a direction again when half of its grant is used, when the grant is used up and packets are passed
-to it, or when an end is near; what it has to do then stands in `model.grants`. What cannot be joined is read and
-written here.
+This process learns of a direction again when half of its grant is used, when the grant is used up and packets are
+passed to it, or when the source has ended; `model.grants` has the states. Connections that cannot be joined in the
+kernel are read and written here.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from twisted.logger import Logger
 
 from ktcpvs.model import grants
 from ktcpvs.model.grants import BLOCKED, ENDED, ENDING, GONE, GRANTED, HOLDING, READING, READY, WAITING
-from ktcpvs.relay.bare import ERR, HUP, IN, OUT, PEER_ENDED, BareRelay
 from ktcpvs.relay.bytecode import BROKEN, HALF_USED, OVERFULL
-from ktcpvs.relay.detach import Detached
-from ktcpvs.relay.granted import Direction
-from ktcpvs.relay.program import Lost
-from ktcpvs.relay.programs import Kernel as Kernel
-from ktcpvs.relay.watch import Watch
+from ktcpvs.relay.kernel_direction import KernelDirection
+from ktcpvs.relay.poller import ERR, HUP, IN, OUT, RDHUP, SocketPoller
+from ktcpvs.relay.program import BytesLost
+from ktcpvs.relay.program_slots import ProgramSlots
+from ktcpvs.relay.socket_relay import SocketRelay
+from ktcpvs.streams.detached import DetachedTransport
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system.bpf import BPFError
 from ktcpvs.system.sockets import is_over, unread
@@ -29,28 +29,28 @@ from ktcpvs.system.timer_wheel import TimerWheel
 
 _log = Logger(namespace="ktcpvs")
 
-ALL = 8 << 20
-"""More than a socket's queue holds, in bytes: what is read like that is all there is."""
+WHOLE_QUEUE = 8 << 20
+"""More than a socket's queue holds, in bytes: a read of this size that returns less has emptied the queue."""
 
 CHUNK = 128 << 10
-"""What is read at once when it need not be all."""
+"""Bytes that are read at once when the queue need not be emptied."""
 
 ROUNDS = 4
-"""How often one source is read in one turn; then the others have their turn."""
+"""Reads from one source in one turn; then other connections have their turn."""
 
-SOON, LATE = 0.001, 0.25
-"""Seconds until one looks again whether redirected bytes are in the target's queue: at first, and at last."""
+MIN_RETRY_DELAY, MAX_RETRY_DELAY = 0.001, 0.25
+"""Seconds until the next check whether redirected bytes are in the target's queue: at first, and at last."""
 
 Buffer = bytes | memoryview
 
-_scratch = memoryview(bytearray(ALL))
-"""What is read is read into here; nothing stays in it."""
+_scratch = memoryview(bytearray(WHOLE_QUEUE))
+"""The buffer for reading, shared by all; nothing stays in it."""
 
 
-class KernelRelay(BareRelay):
-    """One connection; its two sides are in the program's maps once both have been read empty."""
+class KernelRelay(SocketRelay):
+    """One connection. Its sockets enter the program's maps once both have been read empty."""
 
-    __slots__ = ("_kernel",)
+    __slots__ = ("_slots",)
 
     def __init__(
         self,
@@ -58,14 +58,14 @@ class KernelRelay(BareRelay):
         server: Stream,
         wheel: TimerWheel,
         finished: Callable[[], object],
-        watch: Watch,
-        kernel: Kernel,
+        poller: SocketPoller,
+        slots: ProgramSlots,
     ) -> None:
         """finished: called once, when both directions have ended."""
-        super().__init__(client, server, wheel, finished, watch)
-        self.inward = Direction(client, self._client, server, self._server, wheel.now)
-        self.outward = Direction(server, self._server, client, self._client, wheel.now)
-        self._kernel = kernel
+        super().__init__(client, server, wheel, finished, poller)
+        self.inward = KernelDirection(client, self._client, server, self._server, wheel.now)
+        self.outward = KernelDirection(server, self._server, client, self._client, wheel.now)
+        self._slots = slots
 
     @property
     def is_joined(self) -> bool:
@@ -73,46 +73,46 @@ class KernelRelay(BareRelay):
         return self.inward.program is not None and self.outward.program is not None
 
     def start(self, waiting: bytes = b"", answer: bytes = b"") -> None:
-        """As BareRelay."""
-        for way, first in (self.inward, waiting), (self.outward, answer):
+        """As SocketRelay."""
+        for direction, first in (self.inward, waiting), (self.outward, answer):
             if first:
-                way.state = BLOCKED
+                direction.state = BLOCKED
         super().start(waiting, answer)
-        for way in self.inward, self.outward:
-            if way.state is BLOCKED:
-                self._safely(self._write, way)
-            elif way.state is READING:  # the other one may have found this one's end
-                self._safely(self._read, way)
+        for direction in self.inward, self.outward:
+            if direction.state is BLOCKED:
+                self._guarded(self._write, direction)
+            elif direction.state is READING:  # the other direction may have found that this one has ended
+                self._guarded(self._read, direction)
 
     def idle_since(self) -> int:
         """The wheel's tick at which the last bytes came, either way, as the kernel knows it."""
-        seen: int = max(self.inward.seen, self.outward.seen)
+        last_data: int = max(self.inward.last_data, self.outward.last_data)
         if self.is_joined and self._client.fd >= 0 and self._server.fd >= 0:
             silent = min(silent_for(self._client.sock), silent_for(self._server.sock))
-            seen = max(seen, self._wheel.now - int(silent))
-        return seen
+            last_data = max(last_data, self._wheel.now - int(silent))
+        return last_data
 
-    # What is told.
+    # Events.
 
-    def _ready(self, into: Direction, out: Direction, events: int) -> None:
-        self._safely(self._is_ready, into, out, events)
+    def _ready(self, incoming: KernelDirection, outgoing: KernelDirection, events: int) -> None:
+        self._guarded(self._is_ready, incoming, outgoing, events)
 
-    def _is_ready(self, into: Direction, out: Direction, events: int) -> None:
-        if events & ERR and self._is_broken(into, out):
+    def _is_ready(self, incoming: KernelDirection, outgoing: KernelDirection, events: int) -> None:
+        if events & ERR and self._is_reset(incoming, outgoing):
             return
-        if events & OUT and out.state is BLOCKED:
-            self._safely(self._write, out)
-        if events & (IN | PEER_ENDED | HUP) and into.from_side.fd >= 0:
-            if into.state is GRANTED:
-                into.happened(grants.PEER_ENDED)
-            elif into.state is READY:
-                into.happened(grants.BYTES_CAME)
-            if into.state is READING:
-                self._safely(self._read, into, True)
+        if events & OUT and outgoing.state is BLOCKED:
+            self._guarded(self._write, outgoing)
+        if events & (IN | RDHUP | HUP) and incoming.from_side.fd >= 0:
+            if incoming.state is GRANTED:
+                incoming.transition(grants.PEER_ENDED)
+            elif incoming.state is READY:
+                incoming.transition(grants.BYTES_CAME)
+            if incoming.state is READING:
+                self._guarded(self._read, incoming, True)
 
-    def told(self, way: Direction, kind: int) -> None:
-        """What the program tells of a direction."""
-        granted = way.state is GRANTED
+    def program_event(self, direction: KernelDirection, kind: int) -> None:
+        """The program has written a record about a direction."""
+        granted = direction.state is GRANTED
         if kind == BROKEN:
             _log.error("a relay is reset: what came for it could not be told from what had come before")
             self._reset()
@@ -120,17 +120,17 @@ class KernelRelay(BareRelay):
             _log.info("a relay is reset: more came for it than may wait to be read")
             self._reset()
         elif kind == HALF_USED:
-            way.happened(grants.HALF)
+            direction.transition(grants.HALF)
             if granted:
-                self._extend(way)
+                self._extend_grant(direction)
         else:
-            way.happened(grants.PASSED)
+            direction.transition(grants.PASSED)
             if granted:
-                way.window = grants.less_window(way.window, self._kernel.window)
-                self._safely(self._read, way)
+                direction.window = grants.less_window(direction.window, self._slots.window)
+                self._guarded(self._read, direction)
 
-    def _safely(self, do: Callable[..., object], *arguments: Any) -> None:
-        """A bug shall cost no more than this connection."""
+    def _guarded(self, do: Callable[..., object], *arguments: Any) -> None:
+        """A bug must cost no more than this connection."""
         try:
             do(*arguments)
         except Exception:
@@ -138,315 +138,315 @@ class KernelRelay(BareRelay):
             self._reset()
 
     def _reset(self) -> None:
-        self.inward.source.reset()
-        self.outward.source.reset()
+        self.inward.source.abort()
+        self.outward.source.abort()
 
-    # The bytes that come to this process.
+    # The bytes that this process relays.
 
-    def _read(self, way: Direction, told: bool = False) -> None:
-        """Carry on what comes to this process. told: the system says that there is something."""
-        side = way.from_side
-        for _ in range(ROUNDS if not side.refuses else ALL // CHUNK):  # who is over is not watched any more
-            most = ALL if way.program is None and not way.empty else CHUNK
+    def _read(self, direction: KernelDirection, polled: bool = False) -> None:
+        """Read and write on. polled: epoll has reported that there is something to read."""
+        side = direction.from_side
+        for _ in range(ROUNDS if not side.write_failed else WHOLE_QUEUE // CHUNK):  # it is polled no more
+            most = WHOLE_QUEUE if direction.program is None and not direction.empty else CHUNK
             try:
                 size = side.sock.recv_into(_scratch, most)
             except BlockingIOError:
-                way.empty = True
-                self._nothing(way, told)
+                direction.empty = True
+                self._read_empty(direction, polled)
                 return
             except OSError:
                 side.transport.broken()
                 return
             if not size:
-                self._source_ended(way)
+                self._source_ended(direction)
                 return
-            told = False
-            way.empty = size < most
-            way.seen = self._wheel.now
-            way.read += size
-            way.bytes += size
-            way.limit_passed(self._kernel.passed_limit)
-            way.happened(grants.DATA)
-            if not self._put(way, _scratch[:size]):
+            polled = False
+            direction.empty = size < most
+            direction.last_data = self._wheel.now
+            direction.read += size
+            direction.bytes += size
+            direction.limit_passed(self._slots.passed_limit)
+            direction.transition(grants.DATA)
+            if not self._send(direction, _scratch[:size]):
                 return
-            if way.empty and not way.unread():
-                self._nothing(way, False)
+            if direction.empty and not direction.unread():
+                self._read_empty(direction, False)
                 return
-        self._rewatch()
+        self._update_polling()
 
-    def _nothing(self, way: Direction, told: bool) -> None:
-        """There is nothing more to read now, and all that was read is written. told: although the system said so."""
-        if way.from_side.refuses:
-            way.from_side.transport.broken()
-        elif way.program is None:
-            way.happened(grants.EMPTIED)
+    def _read_empty(self, direction: KernelDirection, polled: bool) -> None:
+        """There is nothing more to read now, and all that was read is written. polled: epoll had reported otherwise."""
+        if direction.from_side.write_failed:
+            direction.from_side.transport.broken()
+        elif direction.program is None:
+            direction.transition(grants.EMPTIED)
             self._join()
-        elif not way.unread():
-            self._grant(way)
-        elif told:  # it waits in the kernel behind what is redirected to its source
-            way.happened(grants.NOT_YET)
-            self._look_again(way)
+        elif not direction.unread():
+            self._grant(direction)
+        elif polled:  # it waits in the kernel behind what is redirected to its source
+            direction.transition(grants.NOT_YET)
+            self._retry_later(direction)
         else:
-            way.happened(grants.NOTHING)
-        self._rewatch()
+            direction.transition(grants.NOTHING)
+        self._update_polling()
 
-    def _put(self, way: Direction, data: Buffer) -> bool:
-        """Write what was read; False when it is not all written now, and the rest is held."""
-        if way.state is HOLDING and way.behind():
-            way.copied = bytes(data)
-            self._look_again(way)
-            self._rewatch()
+    def _send(self, direction: KernelDirection, data: Buffer) -> bool:
+        """Write what was read; False when it cannot all be written now, and the rest is pending."""
+        if direction.state is HOLDING and direction.in_transit():
+            direction.pending = bytes(data)
+            self._retry_later(direction)
+            self._update_polling()
             return False
-        way.narrow()
+        direction.restore_send_buffer()
         try:
-            sent = way.to_side.sock.send(data)
+            sent = direction.to_side.sock.send(data)
         except BlockingIOError:
             sent = 0
         except OSError:
-            self._refused(way)
+            self._write_failed(direction)
             return False
-        way.wrote += sent
+        direction.wrote += sent
         if sent < len(data):
-            way.copied = bytes(data[sent:])
-            way.happened(grants.FULL)
-            self._rewatch()
+            direction.pending = bytes(data[sent:])
+            direction.transition(grants.FULL)
+            self._update_polling()
             return False
-        way.copied = b""
-        way.happened(grants.WRITTEN)
-        way.tries = 0
+        direction.pending = b""
+        direction.transition(grants.WRITTEN)
+        direction.retries = 0
         return True
 
-    def _write(self, way: Direction) -> None:
-        """Go on with what is held, and then with reading."""
-        if self._put(way, way.copied):
-            if way.stopped:
-                way.happened(grants.LOST)
-            way.to_side.transport.drained()
-            if way.state is GONE:
-                self._part_when_settled(way)
-            elif way.state is READING:
-                if way.empty and not way.unread():
-                    self._nothing(way, False)
+    def _write(self, direction: KernelDirection) -> None:
+        """Write what is pending, and then read on."""
+        if self._send(direction, direction.pending):
+            if direction.stopped:
+                direction.transition(grants.LOST)
+            direction.to_side.transport.drained()
+            if direction.state is GONE:
+                self._leave_when_delivered(direction)
+            elif direction.state is READING:
+                if direction.empty and not direction.unread():
+                    self._read_empty(direction, False)
                 else:
-                    self._read(way)
+                    self._read(direction)
 
     # The kernel takes over.
 
     def _join(self) -> None:
-        """When both directions are ready: all that comes from now on is the program's."""
+        """When both directions are ready, let the program handle all that comes from now on."""
         inward, outward = self.inward, self.outward
         if not (inward.state is READY and outward.state is READY):
             return
         client, server = self._client.sock, self._server.sock
-        kernel = self._kernel
+        slots = self._slots
         try:
-            program, slot = kernel.take()
+            program, slot = slots.take()
         except BPFError as error:
             _log.debug("a relay stays in this process: {why}", why=error)
             return
-        ways = (inward, slot), (outward, slot + 1)
+        directions = (inward, slot), (outward, slot + 1)
         try:
-            for way, number in ways:
-                way.join(program, number)
-                way.widen(kernel.window)
-                way.window = grants.first_window(kernel.window)
-                way.relay = self
-                kernel.enter(program, number, way)
-            # What waits unread belongs to the first grant.
-            most = [way.window + grants.charge(unread(way.from_side.sock)) for way, _ in ways]
+            for direction, number in directions:
+                direction.join(program, number)
+                direction.enlarge_send_buffer(slots.window)
+                direction.window = grants.first_window(slots.window)
+                direction.on_event = self.program_event
+                slots.enter(program, number, direction)
+            # What is unread now is added to the first grant.
+            most = [direction.window + grants.charge(unread(direction.from_side.sock)) for direction, _ in directions]
             program.join(slot, slot + 1, client, server, *most)
         except OSError as error:
-            for way, number in ways:
-                way.part()
-                kernel.leave(program, number)
-            kernel.give(program, slot)
-            if isinstance(error, Lost):
+            for direction, number in directions:
+                direction.leave()
+                slots.leave(program, number)
+            slots.give(program, slot)
+            if isinstance(error, BytesLost):
                 raise
             _log.debug("a relay stays in this process: {why}", why=error)
             return
-        for way, _ in ways:
-            way.limit_passed(kernel.passed_limit)
-            way.happened(grants.JOINED)
-        self._rewatch()
-        for way, _ in ways:
-            self._check(way)
+        for direction, _ in directions:
+            direction.limit_passed(slots.passed_limit)
+            direction.transition(grants.JOINED)
+        self._update_polling()
+        for direction, _ in directions:
+            self._check_grant(direction)
 
-    def _grant(self, way: Direction) -> None:
-        """All that was passed is written: the kernel redirects again."""
-        way.happened(grants.ALL_PASSED)
-        way.widen(self._kernel.window)
-        way.grant(way.window - way.under_way())
-        self._rewatch()
-        self._check(way)
+    def _grant(self, direction: KernelDirection) -> None:
+        """All that was passed is written: let the kernel redirect again."""
+        direction.transition(grants.ALL_PASSED)
+        direction.enlarge_send_buffer(self._slots.window)
+        direction.grant(direction.window - direction.unacknowledged_charge())
+        self._update_polling()
+        self._check_grant(direction)
 
-    def _check(self, way: Direction) -> None:
-        """Has something been passed before the grant was made? Then nobody tells."""
-        if way.state is not GRANTED:
+    def _check_grant(self, direction: KernelDirection) -> None:
+        """Read on if a packet was passed before the grant was made, of which no record tells."""
+        if direction.state is not GRANTED:
             return
-        silent_for(way.from_side.sock)  # waits until the program has done with the packet it has
-        if way.unread():
-            way.happened(grants.VOID)
-            self._read(way)
+        silent_for(direction.from_side.sock)  # returns when the program is done with its packet
+        if direction.unread():
+            direction.transition(grants.VOID)
+            self._read(direction)
 
-    def _extend(self, way: Direction) -> None:
+    def _extend_grant(self, direction: KernelDirection) -> None:
         """Half of the grant is used."""
-        window = grants.next_window(way.window, way.waits(), self._kernel.window)
+        window = grants.next_window(direction.window, direction.not_sent(), self._slots.window)
         if window:
-            way.window = window
-            way.grant(window - way.under_way())
+            direction.window = window
+            direction.grant(window - direction.unacknowledged_charge())
 
-    # Looking again.
+    # Retries.
 
-    def _look_again(self, way: Direction) -> None:
-        if way.call is None:
-            delay = min(SOON * 2**way.tries, LATE)
-            way.tries = min(way.tries + 1, 16)
-            way.call = self._watch.after(delay, self._again, way)
+    def _retry_later(self, direction: KernelDirection) -> None:
+        if direction.retry_call is None:
+            delay = min(MIN_RETRY_DELAY * 2**direction.retries, MAX_RETRY_DELAY)
+            direction.retries = min(direction.retries + 1, 16)
+            direction.retry_call = self._poller.call_later(delay, self._retry, direction)
 
-    def _again(self, way: Direction) -> None:
-        way.call = None
-        self._safely(self._looked_again, way)
+    def _retry(self, direction: KernelDirection) -> None:
+        direction.retry_call = None
+        self._guarded(self._try_again, direction)
 
-    def _looked_again(self, way: Direction) -> None:
-        if way.state is HOLDING:
-            self._write(way)
-        elif way.state is WAITING:
-            way.happened(grants.AGAIN)
-            self._read(way, True)
-        elif way.state is ENDING:
-            self._carry_end(way)
-        elif way.behind():
-            self._look_again(way)
+    def _try_again(self, direction: KernelDirection) -> None:
+        if direction.state is HOLDING:
+            self._write(direction)
+        elif direction.state is WAITING:
+            direction.transition(grants.AGAIN)
+            self._read(direction, True)
+        elif direction.state is ENDING:
+            self._forward_end(direction)
+        elif direction.in_transit():
+            self._retry_later(direction)
         else:
-            self._settled(way)
+            self._delivered(direction)
 
-    def _settled(self, way: Direction) -> None:
-        """Nothing is under way to the target any more, which may have waited for that with its end."""
-        way.tries = 0
-        if way.to_side.fd >= 0:
-            way.to_side.transport.drained()
-        if way.state is GONE:
-            self._part(way)
+    def _delivered(self, direction: KernelDirection) -> None:
+        """All that was redirected is in the target's queue; its FIN or close may have waited for that."""
+        direction.retries = 0
+        if direction.to_side.fd >= 0:
+            direction.to_side.transport.drained()
+        if direction.state is GONE:
+            self._leave(direction)
 
-    def _part_when_settled(self, way: Direction) -> None:
-        """It is gone: what was redirected still goes out."""
-        if way.behind():
-            self._look_again(way)
+    def _leave_when_delivered(self, direction: KernelDirection) -> None:
+        """The direction is gone; what was redirected still goes out."""
+        if direction.in_transit():
+            self._retry_later(direction)
         else:
-            self._part(way)
+            self._leave(direction)
 
     # The ends.
 
-    def _source_ended(self, way: Direction) -> None:
-        if way.from_side.refuses:
-            way.from_side.transport.broken()
-        elif way.unread():
-            way.happened(grants.NOT_YET)
-            self._look_again(way)
-            self._rewatch()
+    def _source_ended(self, direction: KernelDirection) -> None:
+        if direction.from_side.write_failed:
+            direction.from_side.transport.broken()
+        elif direction.unread():
+            direction.transition(grants.NOT_YET)
+            self._retry_later(direction)
+            self._update_polling()
         else:
-            way.happened(grants.END)
-            self._rewatch()
-            self._carry_end(way)
+            direction.transition(grants.END)
+            self._update_polling()
+            self._forward_end(direction)
 
-    def _carry_end(self, way: Direction) -> None:
-        if way.behind():
-            self._look_again(way)
+    def _forward_end(self, direction: KernelDirection) -> None:
+        if direction.in_transit():
+            self._retry_later(direction)
             return
-        way.happened(grants.SETTLED)
-        way.ended = True
-        way.target.end()
+        direction.transition(grants.SETTLED)
+        direction.ended = True
+        direction.target.half_close()
         if self.inward.ended and self.outward.ended:
             self._finished()
 
-    def _is_broken(self, into: Direction, out: Direction) -> bool:
-        """A side is told to be over. False: it has merely ended both ways."""
-        if not is_over(into.from_side.sock):
+    def _is_reset(self, incoming: KernelDirection, outgoing: KernelDirection) -> bool:
+        """epoll has reported an error of a side. False: it has only ended both ways."""
+        if not is_over(incoming.from_side.sock):
             return False
-        self._refused(out)
+        self._write_failed(outgoing)
         return True
 
-    def _refused(self, way: Direction) -> None:
-        """The target takes nothing any more. What it had said before is carried on first."""
-        side = way.to_side
-        back = self.outward if way is self.inward else self.inward
-        way.copied = b""
-        if way.state is not GONE:
-            way.happened(grants.LOST)
-        if side.refuses:
+    def _write_failed(self, direction: KernelDirection) -> None:
+        """The target takes nothing any more. What it had sent before is passed on first."""
+        side = direction.to_side
+        back = self.outward if direction is self.inward else self.inward
+        direction.pending = b""
+        if direction.state is not GONE:
+            direction.transition(grants.LOST)
+        if side.write_failed:
             return
-        side.refuses = True
-        if side.events:  # it would be told so for ever
-            self._watch.forget(side.fd)
+        side.write_failed = True
+        if side.events:  # epoll would keep reporting the error
+            self._poller.unregister(side.fd)
             side.events = 0
-        self._rewatch()
+        self._update_polling()
         if back.state in (ENDING, ENDED, GONE):
             side.transport.broken()
         elif back.state is GRANTED:
-            back.happened(grants.PEER_ENDED)
+            back.transition(grants.PEER_ENDED)
         elif back.state is READY:
-            back.happened(grants.BYTES_CAME)
+            back.transition(grants.BYTES_CAME)
         if back.state is READING:
-            self._safely(self._read, back)
+            self._guarded(self._read, back)
 
-    def _part(self, way: Direction) -> None:
-        """The program has nothing more to do with a direction that is gone."""
-        program, slot = way.program, way.slot
+    def _leave(self, direction: KernelDirection) -> None:
+        """Take a direction that is gone out of the program."""
+        program, slot = direction.program, direction.slot
         if program is None:
             return
-        way.part()
-        self._kernel.leave(program, slot)
+        direction.leave()
+        self._slots.leave(program, slot)
         if self.inward.program is None and self.outward.program is None:
-            self._kernel.give(program, slot & ~1)
+            self._slots.give(program, slot & ~1)
 
-    def _events(self, into: Direction, out: Direction) -> int:
-        if into.from_side.refuses:
+    def _events(self, incoming: KernelDirection, outgoing: KernelDirection) -> int:
+        if incoming.from_side.write_failed:
             return 0
         events: int = ERR
-        if into.state in (READING, READY):
+        if incoming.state in (READING, READY):
             events |= IN
-        elif into.state is GRANTED:
-            events |= PEER_ENDED
-        if out.state is BLOCKED:
+        elif incoming.state is GRANTED:
+            events |= RDHUP
+        if outgoing.state is BLOCKED:
             events |= OUT
-        # Who has ended both ways is told so for ever.
-        return 0 if events == ERR and out.state in (ENDED, GONE) else events
+        # epoll keeps reporting a socket that has ended both ways, so stop polling it.
+        return 0 if events == ERR and outgoing.state in (ENDED, GONE) else events
 
     # What the transports ask of their engine.
 
-    def holds(self, transport: Detached) -> bool:
-        _, _, out = self._of(transport)
-        if out.copied:
+    def has_unsent(self, transport: DetachedTransport) -> bool:
+        _, _, outgoing = self._side_of(transport)
+        if outgoing.pending:
             return True
-        if out.behind():
-            self._look_again(out)
+        if outgoing.in_transit():
+            self._retry_later(outgoing)
             return True
         return False
 
-    def read_no_more(self, transport: Detached) -> None:
-        _, into, _ = self._of(transport)
-        self._stop(into)
-        self._rewatch()
+    def stop_reading(self, transport: DetachedTransport) -> None:
+        _, incoming, _ = self._side_of(transport)
+        self._stop(incoming)
+        self._update_polling()
 
-    def _stop(self, way: Direction) -> None:
-        """Nothing more is carried from its source. What is held, or redirected already, still goes out."""
-        way.stopped = True
-        if way.program is not None:
-            way.program.void(way.slot)
-        if way.state not in (HOLDING, BLOCKED, GONE):
-            way.happened(grants.LOST)
+    def _stop(self, direction: KernelDirection) -> None:
+        """Pass on nothing more from the source. What is pending or redirected already still goes out."""
+        direction.stopped = True
+        if direction.program is not None:
+            direction.program.void(direction.slot)
+        if direction.state not in (HOLDING, BLOCKED, GONE):
+            direction.transition(grants.LOST)
 
-    def forget(self, transport: Detached) -> None:
-        side, into, out = self._of(transport)
-        self._unwatch(side)
-        self._stop(into)
-        out.copied = b""
-        if out.state is not GONE:
-            out.happened(grants.LOST)
-        if out.call is not None:
-            out.call.cancel()
-            out.call = None
-        self._part(out)
-        if into.state is GONE:
-            self._part_when_settled(into)
-        self._rewatch()
+    def forget(self, transport: DetachedTransport) -> None:
+        side, incoming, outgoing = self._side_of(transport)
+        self._remove(side)
+        self._stop(incoming)
+        outgoing.pending = b""
+        if outgoing.state is not GONE:
+            outgoing.transition(grants.LOST)
+        if outgoing.retry_call is not None:
+            outgoing.retry_call.cancel()
+            outgoing.retry_call = None
+        self._leave(outgoing)
+        if incoming.state is GONE:
+            self._leave_when_delivered(incoming)
+        self._update_polling()

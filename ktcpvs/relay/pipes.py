@@ -1,4 +1,4 @@
-"""The pipes through which spliced bytes go: few, kept, and lent while something is in them."""
+"""A pool of the pipes through which spliced bytes pass."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import fcntl
 import os
 
 PIPE_SIZE = 512 << 10
-"""What a pipe is to take, in bytes."""
+"""Bytes that a pipe should hold."""
 
-PIPE_LEAST = 32 << 10
-"""A pipe that takes less is not worth having, in bytes."""
+MIN_PIPE_SIZE = 32 << 10
+"""Bytes that a pipe must hold to be worth having."""
 
-PIPES_SPARE = 16
-"""So many empty pipes are kept."""
+MAX_SPARE_PIPES = 16
+"""Empty pipes that are kept."""
 
-PIPES_MOST = 256
-"""So many pipes there are at once, each two descriptors; what waits for slow readers beyond that is in memory."""
+MAX_PIPES = 256
+"""Pipes at the same time, each of two descriptors. What waits for further slow readers is held in memory."""
 
 
 class Pipe:
-    """reader, writer: its descriptors.
+    """A pipe. reader, writer: its descriptors.
 
-    Raises OSError when there are no more, or when this user's pipes have so much that new ones get next to nothing
-    (pipe(7), pipe-user-pages-soft).
+    Raises OSError when there are no descriptors left, or when this user's pipes use so much memory that new ones get
+    next to none (pipe(7), pipe-user-pages-soft).
     """
 
     __slots__ = ("reader", "writer")
@@ -33,7 +33,7 @@ class Pipe:
         self.reader, self.writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         with contextlib.suppress(OSError):
             fcntl.fcntl(self.writer, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
-        if fcntl.fcntl(self.writer, fcntl.F_GETPIPE_SZ) < PIPE_LEAST:
+        if fcntl.fcntl(self.writer, fcntl.F_GETPIPE_SZ) < MIN_PIPE_SIZE:
             self.close()
             raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
 
@@ -43,27 +43,27 @@ class Pipe:
 
 
 class Pipes:
-    """The pipes of all relays. made: how many there are, those in use and those kept."""
+    """The pipes of all relays. made: how many there are, those in use and the spare ones."""
 
-    __slots__ = ("_closed", "_most", "_spare", "made")
+    __slots__ = ("_closed", "_max_pipes", "_spare", "made")
 
-    def __init__(self, most: int = PIPES_MOST) -> None:
-        """most: how many there may be at once."""
+    def __init__(self, max_pipes: int = MAX_PIPES) -> None:
+        """max_pipes: how many there may be at once."""
         self.made = 0
-        self._most = most
+        self._max_pipes = max_pipes
         self._spare: list[Pipe] = []
         self._closed = False
 
     @property
-    def lent(self) -> int:
+    def in_use(self) -> int:
         """How many are in use."""
         return self.made - len(self._spare)
 
     def take(self) -> Pipe | None:
-        """An empty pipe; None when there are too many, or no descriptors for one."""
+        """An empty pipe; None when there are too many, or no descriptors left."""
         if self._spare:
             return self._spare.pop()
-        if self.made >= self._most:
+        if self.made >= self._max_pipes:
             return None
         try:
             pipe = Pipe()
@@ -73,19 +73,19 @@ class Pipes:
         return pipe
 
     def give(self, pipe: Pipe) -> None:
-        """It is not needed any more, and empty."""
-        if len(self._spare) < PIPES_SPARE and not self._closed:
+        """Give back an empty pipe."""
+        if len(self._spare) < MAX_SPARE_PIPES and not self._closed:
             self._spare.append(pipe)
         else:
             self.drop(pipe)
 
     def drop(self, pipe: Pipe) -> None:
-        """It is not needed any more, and something is in it."""
+        """Close a pipe that holds something."""
         pipe.close()
         self.made -= 1
 
     def close(self) -> None:
-        """Keep none from now on; safe to call twice."""
+        """Close the spare pipes, and keep none from now on. Safe to call twice."""
         self._closed = True
         while self._spare:
             self.drop(self._spare.pop())

@@ -1,6 +1,6 @@
-"""The program that relays in the kernel, its maps, and what this process says to it and hears from it.
+"""The BPF program that relays in the kernel, and its maps, through which this process and the program communicate.
 
-What it does with a packet, and what R, P, C, Q, mR, mC, gP, A, T, M, L and N are, stands in `bytecode`.
+`bytecode` describes what the program does with a packet, and the numbers R, P, C, Q, mR, mC, gP, A, T, M, L and N.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from ktcpvs.system.bpf import HASH, NO_PREALLOC, SOCKMAP, Array, BPFError, Map, 
 from ktcpvs.system.tcpinfo import next_sequence
 
 NO_GRANT = NO_LIMIT = (1 << 64) - 1
-"""No P is ever this number, and no Q is above it."""
+"""A number that P never reaches and Q never exceeds."""
 
 RECORDS = 4
-"""So many records of a slot there is room for in the ring; at most two are ever unread for each grant, and one more."""
+"""Records of one slot that the ring has room for; at most two are ever unread for each grant, and one more."""
 
-_TRY_MOST = 1.0
-"""Seconds that a try with one byte may take."""
+_TRY_TIMEOUT = 1.0
+"""Seconds that the trial with one byte may take."""
 
 _SO_COOKIE = 57
 _COOKIE_SIZE = 8
@@ -34,19 +34,19 @@ _TCP_ESTABLISHED = 1
 _RECORD_SIZE = 8 + RECORD.size
 
 
-class Lost(BPFError):
-    """Two sockets could not be joined, and bytes were lost while that was found out: both must be reset."""
+class BytesLost(BPFError):
+    """Two sockets could not be joined, and bytes were lost in the attempt: both must be reset."""
 
 
 @cache
 def available() -> str | None:
-    """None when the kernel can relay for this process, else the reason why not, in one line. Tries it, once, with one
+    """None when the kernel can relay for this process, else the reason why not, in one line. It is tried once, with one
     byte on the loopback interface."""
-    return bpf.available() or _tried()
+    return bpf.available() or _try_it()
 
 
-def _tried() -> str | None:
-    """As `available`. A kernel before 5.16 does not show the program where a packet begins."""
+def _try_it() -> str | None:
+    """As `available`. A kernel before 5.16 does not tell the program where a packet begins."""
     with contextlib.ExitStack() as stack:
         try:
             program = stack.enter_context(contextlib.closing(Program(2)))
@@ -58,7 +58,7 @@ def _tried() -> str | None:
             )
             program.join(0, 1, source, target)
             peer.sendall(b"?")
-            if select.select([source.fileno(), program.fileno()], [], [], _TRY_MOST)[0] == [source.fileno()]:
+            if select.select([source.fileno(), program.fileno()], [], [], _TRY_TIMEOUT)[0] == [source.fileno()]:
                 return None
         except OSError as error:
             return f"a try failed: {error.strerror or error}"
@@ -68,7 +68,7 @@ def _tried() -> str | None:
 class Program:
     """The program at work, with room for `slots` directions. Raises BPFError when the kernel refuses.
 
-    It costs eleven descriptors. Sockets leave the maps by themselves when they are closed.
+    It uses eleven descriptors. The kernel removes sockets from the maps when they are closed.
     """
 
     def __init__(self, slots: int) -> None:
@@ -89,7 +89,7 @@ class Program:
             self._made = made.pop_all()
 
     def close(self) -> None:
-        """All directions end, as by `part`; safe to call twice."""
+        """All directions end, as by `leave`; safe to call twice."""
         self._made.close()
         self._cookies.clear()
 
@@ -98,24 +98,24 @@ class Program:
         return self._events.fileno()
 
     def events(self) -> list[tuple[int, int]]:
-        """What the program has told since the last call: (slot, HALF_USED, PASSED, BROKEN or OVERFULL). Maybe of a
-        direction that has parted since."""
+        """The records since the last call: (slot, HALF_USED, PASSED, BROKEN or OVERFULL). A direction may have left
+        since."""
         return [RECORD.unpack(record) for record in self._events.read()]
 
     def join(
         self, slot_a: int, slot_b: int, a: socket.socket, b: socket.socket, grant_a: int = 0, grant_b: int = 0
     ) -> None:
-        """From now on the program sees all that comes for `a` and `b`, and what waits unread in the kernel.
+        """Let the program handle all that comes for `a` and `b`, and what is unread in the kernel.
 
-        slot_a: the direction from `a` to `b`; slot_b: the other. Both are free. grant_a, grant_b: the charge up to
-        which packets are redirected; what comes after them, or 0, is passed, so P is what this process has to read of a
-        direction's source from now on. There is no limit yet for what is passed: see `limit`.
+        slot_a: of the direction from `a` to `b`; slot_b: of the other. Both are free. grant_a, grant_b: the charge up
+        to which packets are redirected. Later packets, or all where it is 0, are passed: so P is what this process has
+        to read of a direction's source from now on. There is no limit yet for what is passed: see `limit`.
 
         The last read of either socket must have found nothing, or less than was asked for. Of a packet that was read in
-        part the kernel shows all, and no more than LONGEST_CUT is cut off.
+        part the kernel shows the program all, and no more than MAX_CUT is cut off.
 
         Raises BPFError, and all is as before: EOPNOTSUPP for a socket that is not TCP, or has got or sent a FIN; EAGAIN
-        for one for which bytes come too fast. Raises Lost.
+        for one for which bytes come too fast. Raises BytesLost.
         """
         for sock in (a, b):
             if not _is_established(sock):
@@ -132,28 +132,28 @@ class Program:
                 self._targets.update(_NUMBER.pack(slot), _DESCRIPTOR.pack(target.fileno()))
                 if granted:
                     self.grant(slot, 0, granted, max(granted // 2, 1), granted * 3 // 8)
-            # Last of all, when both targets are there: what comes for a source is judged from then on.
+            # Last of all, when both targets are there: the program handles what comes for a source from then on.
             for slot, source in ((slot_a, a), (slot_b, b)):
                 self._sources.update(_NUMBER.pack(slot), _DESCRIPTOR.pack(source.fileno()))
         except BPFError as error:
-            self.part(slot_a, slot_b)
+            self.leave(slot_a, slot_b)
             if any(count(slot) for count in (self.passed, self.redirected) for slot in (slot_a, slot_b)):
-                raise Lost(errno.ECONNABORTED, f"bytes were lost: {error}") from None
+                raise BytesLost(errno.ECONNABORTED, f"bytes were lost: {error}") from None
             raise
         for sock in (a, b):
-            # The kernel looks whether there is enough to wake a reader: so the program is shown what waits already.
+            # This makes the kernel check whether it must wake a reader, and so show the program what is unread.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
     def clear(self, *slots: int) -> None:
-        """Nothing has been done in these slots, which are free, and nothing is granted."""
+        """Reset the numbers of these slots, which are free, and grant nothing."""
         for slot in slots:
             self._done.words[DONE_WORDS * slot : DONE_WORDS * (slot + 1)] = _NOTHING_DONE
             self._grants.words[GRANT_WORDS * slot : GRANT_WORDS * (slot + 1)] = _NOTHING_GRANTED
 
-    def part(self, *slots: int) -> None:
-        """These directions end, and the slots are free. Safe to call twice, and after the sockets were closed.
+    def leave(self, *slots: int) -> None:
+        """End these directions and free the slots. Safe to call twice, and after the sockets were closed.
 
-        What is under way in the kernel is lost: redirected and not yet in the target's queue, or passed and not yet
+        What is in transit in the kernel is lost: redirected and not yet in the target's queue, or passed and not yet
         read. A source that lost what was passed can only be closed.
         """
         for slot in slots:
@@ -165,7 +165,7 @@ class Program:
                 self._slot_of.delete(cookie)
 
     def redirected(self, slot: int) -> int:
-        """R: so many bytes went to the target, or are on their way there."""
+        """R: bytes that were redirected to the target, those on their way included."""
         return self._done.words[DONE_WORDS * slot]
 
     def charged(self, slot: int) -> int:
@@ -179,7 +179,7 @@ class Program:
         return words[start + 5], charged
 
     def passed(self, slot: int) -> int:
-        """P: so many bytes came to this process, or are on their way."""
+        """P: bytes that were passed to this process, those on their way included."""
         return self._done.words[DONE_WORDS * slot + 1]
 
     def charged_passed(self, slot: int) -> int:
@@ -187,31 +187,31 @@ class Program:
         return self._done.words[DONE_WORDS * slot + 7]
 
     def limit(self, slot: int, charge: int) -> None:
-        """A packet that would make Q exceed `charge` is dropped, as are all later ones; this is told as OVERFULL."""
+        """Drop a packet that would make Q exceed `charge`, and all later ones; a record OVERFULL tells of it."""
         self._grants.words[GRANT_WORDS * slot + 4] = charge
 
     def grant(self, slot: int, passed: int, allowed: int, threshold: int, mark: int = 0) -> None:
-        """Redirect until C is `allowed`, as long as P is `passed`; tell once when C is above `threshold`; note the
-        place while C is at most `mark`.
+        """Redirect until C is `allowed`, as long as P is `passed`; write a record once when C is above `threshold`;
+        note R and C while C is at most `mark`.
 
-        passed: P, all of which must have been read and be in the target's queue. That a read of the source gives
-        nothing is no proof: what was passed waits in the kernel behind what is redirected to that same socket. A
-        threshold told already is not told again, and 0 never is.
+        passed: P, all of which must have been read and be in the target's queue. That a read of the source returns
+        nothing is no proof: what was passed may wait in the kernel behind what is redirected to that same socket. There
+        is no second record for the same threshold, and none for 0.
 
-        The grant may be void before it is made, and nobody is told then: so look at `passed` once more, after a
-        getsockopt(TCP_INFO) of the source, which waits until the program has done with its packet.
+        The grant may be void before it is made, and then there is no record: so check `passed` once more after a
+        getsockopt(TCP_INFO) of the source, which returns when the program is done with its packet.
         """
         words, start = self._grants.words, GRANT_WORDS * slot
-        # gP last: it makes the others count. On x86 stores are seen in their order. Where they are not, an older A may
-        # be used once: it was granted too.
+        # gP comes last: it makes the others count. x86 shows stores in order. Where a processor does not, an older
+        # A may be used once: it was granted too.
         words[start + 3] = mark
         words[start + 2] = threshold
         words[start + 1] = allowed
         words[start] = passed
 
     def void(self, slot: int) -> None:
-        """Redirect nothing more. A packet may still be on its way through the program: after a getsockopt(TCP_INFO) of
-        the source R does not change any more."""
+        """Redirect nothing more. The program may still be handling a packet: R does not change any more after a
+        getsockopt(TCP_INFO) of the source."""
         self._grants.words[GRANT_WORDS * slot] = NO_GRANT
 
 
@@ -221,7 +221,7 @@ _NOTHING_GRANTED = memoryview(struct.pack("5Q", NO_GRANT, 0, 0, 0, NO_LIMIT)).ca
 
 
 def _is_established(sock: socket.socket) -> bool:
-    """True for a TCP connection that nobody has ended."""
+    """True for a TCP connection that is open both ways."""
     try:
         return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_ESTABLISHED
     except OSError:
@@ -237,7 +237,7 @@ def _next_of(sock: socket.socket) -> int:
 
 
 def _ring_size(slots: int) -> int:
-    """Bytes of a ring with room for all records of so many slots."""
+    """Bytes of a ring with room for all records of that many slots."""
     size = mmap.PAGESIZE
     while size <= slots * RECORDS * _RECORD_SIZE:
         size *= 2

@@ -1,8 +1,8 @@
-"""The relay whose bytes stay in the kernel: splice(2) from socket to pipe and from pipe to socket.
+"""The splicing relay: its bytes stay in the kernel, by splice(2) from socket to pipe and from pipe to socket.
 
-What a target does not take stays in its direction's pipe, and its source is not read until the pipe is empty: so a
-direction never holds more than one pipe. Who holds nothing has no pipe. A direction copies as long as little comes at
-once, which costs less, and when no pipe is to be had.
+What a target does not take stays in its direction's pipe, and the source is not read until the pipe is empty: so a
+direction never holds more than one pipe's bytes. A direction that holds nothing has no pipe. While little comes at
+once, and while there is no free pipe, a direction copies, which then costs less.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from collections.abc import Callable
 
 from twisted.logger import Logger
 
-from ktcpvs.relay.bare import IN, OUT, BareRelay, Side
-from ktcpvs.relay.detach import Detached
 from ktcpvs.relay.pipes import PIPE_SIZE, Pipe, Pipes
-from ktcpvs.relay.watch import Watch
+from ktcpvs.relay.poller import IN, OUT, SocketPoller
+from ktcpvs.relay.socket_relay import Side, SocketRelay
+from ktcpvs.streams.detached import DetachedTransport
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system.timer_wheel import TimerWheel
 
 _log = Logger(namespace="ktcpvs")
 
 ROUNDS = 2
-"""How often one source is read in one turn; then the others have their turn."""
+"""Reads from one source in one turn; then other connections have their turn."""
 
-LITTLE = 16 << 10
-"""Less than that, in bytes, was all that the source had, and is copied at less cost than it is spliced."""
+COPY_SIZE = 16 << 10
+"""Bytes that are copied at once. A read that returns fewer has emptied the source, and costs less than splicing."""
 
 FLAGS = getattr(os, "SPLICE_F_MOVE", 0) | getattr(os, "SPLICE_F_NONBLOCK", 0)
 
 
 def available() -> str | None:
-    """None, or the reason why there is no such relay here."""
+    """None, or the reason why this machine cannot splice."""
     if not hasattr(os, "splice") or not hasattr(select, "epoll"):
         return "this Python or its system has no splice(2) or no epoll(7)"
     try:
@@ -55,14 +55,14 @@ def available() -> str | None:
 
 
 class Direction:
-    """From `source` to `target`. bytes: how many went through. seen: the tick when the last of them came.
+    """From `source` to `target`. bytes: how many have passed. last_data: the tick when the last of them came.
 
-    ended: the source's end has been carried on.
+    ended: the source's FIN has been forwarded.
     """
 
     __slots__ = (
-        "bytes", "copied", "ended", "fin", "from_side", "held", "much", "pipe", "read", "seen", "source", "target",
-        "to_side",
+        "bytes", "ended", "from_side", "in_pipe", "is_bulk", "is_read", "last_data", "pending", "pipe", "source",
+        "source_ended", "target", "to_side",
     )  # fmt: skip
 
     def __init__(self, source: Stream, from_side: Side, target: Stream, to_side: Side, now: int) -> None:
@@ -71,18 +71,27 @@ class Direction:
         self.from_side = from_side
         self.to_side = to_side
         self.bytes = 0
-        self.seen = now
+        self.last_data = now
         self.ended = False
-        self.read = True  # False when its source has ended, or one of the two is gone or being closed
-        self.fin = False  # its source has ended
-        self.much = False  # more than a little came at once
-        self.pipe: Pipe | None = None  # that holds something
-        self.held = 0  # how much, in bytes
-        self.copied = b""  # what is held without a pipe
+        self.is_read = True  # False when its source has ended, or one of the two is gone or being closed
+        self.source_ended = False
+        self.is_bulk = False  # the last read was a full one
+        self.pipe: Pipe | None = None  # while it holds something
+        self.in_pipe = 0  # bytes
+        self.pending = b""  # bytes that are held without a pipe
+
+    @property
+    def holds(self) -> bool:
+        """True while bytes were read that the target has not taken."""
+        return bool(self.in_pipe or self.pending)
+
+    def __repr__(self) -> str:
+        held = self.in_pipe + len(self.pending)
+        return f"<Direction of {self.bytes} bytes{f', {held} held' if held else ''}{', ended' if self.ended else ''}>"
 
 
-class SpliceRelay(BareRelay):
-    """Bytes go through a pipe, or through this process while they are few."""
+class SpliceRelay(SocketRelay):
+    """Bytes pass through a pipe, or through this process while they are few."""
 
     __slots__ = ("_pipes",)
 
@@ -92,43 +101,42 @@ class SpliceRelay(BareRelay):
         server: Stream,
         wheel: TimerWheel,
         finished: Callable[[], object],
-        watch: Watch,
+        poller: SocketPoller,
         pipes: Pipes,
     ) -> None:
         """finished: called once, when both directions have ended."""
-        super().__init__(client, server, wheel, finished, watch)
+        super().__init__(client, server, wheel, finished, poller)
         self.inward = Direction(client, self._client, server, self._server, wheel.now)
         self.outward = Direction(server, self._server, client, self._client, wheel.now)
         self._pipes = pipes
 
     def idle_since(self) -> int:
         """The wheel's tick at which the last bytes came, either way."""
-        return int(max(self.inward.seen, self.outward.seen))
+        return int(max(self.inward.last_data, self.outward.last_data))
 
     # The bytes.
 
-    def _ready(self, into: Direction, out: Direction, events: int) -> None:
-        """into: what comes from a side; out: what goes to it."""
+    def _ready(self, incoming: Direction, outgoing: Direction, events: int) -> None:
         try:
-            if events != IN and (out.held or out.copied):
-                self._write(out)
-            if events != OUT and into.read and not into.held and not into.copied:
-                self._read(into)
+            if events != IN and (outgoing.in_pipe or outgoing.pending):
+                self._write(outgoing)
+            if events != OUT and incoming.is_read and not incoming.in_pipe and not incoming.pending:
+                self._read(incoming)
         except Exception:
             _log.failure("a relay failed")
-            self.inward.source.reset()
-            self.outward.source.reset()
+            self.inward.source.abort()
+            self.outward.source.abort()
 
-    def _read(self, way: Direction) -> None:
-        """Nothing is held: carry on what the source has sent.
+    def _read(self, direction: Direction) -> None:
+        """Nothing is held: pass on what the source has sent.
 
-        splice(2) stops before urgent data, as if there were an end or nothing to read. So neither is believed: recv(2)
-        says what is there.
+        splice(2) stops before urgent data, as if there were an end or nothing to read. So recv(2) decides in both
+        cases.
         """
-        pipes, from_side = self._pipes, way.from_side
-        pipe = pipes.take() if way.much else None
+        pipes, from_side = self._pipes, direction.from_side
+        pipe = pipes.take() if direction.is_bulk else None
         if pipe is None:
-            self._copy(way)
+            self._copy(direction)
             return
         for turn in range(ROUNDS):
             try:
@@ -142,131 +150,131 @@ class SpliceRelay(BareRelay):
             if not size:
                 pipes.give(pipe)
                 if not turn:
-                    self._copy(way)
+                    self._copy(direction)
                 return
-            way.bytes += size
-            way.seen = self._wheel.now
+            direction.bytes += size
+            direction.last_data = self._wheel.now
             try:
-                sent = os.splice(pipe.reader, way.to_side.fd, size, flags=FLAGS)
+                sent = os.splice(pipe.reader, direction.to_side.fd, size, flags=FLAGS)
             except BlockingIOError:
                 sent = 0
             except OSError:
                 pipes.drop(pipe)
-                self._refused(way)
+                self._write_failed(direction)
                 return
             if sent < size:
-                way.pipe, way.held = pipe, size - sent
-                self._rewatch()
+                direction.pipe, direction.in_pipe = pipe, size - sent
+                self._update_polling()
                 return
-            if size < LITTLE:
-                way.much = False
+            if size < COPY_SIZE:
+                direction.is_bulk = False
                 break
         pipes.give(pipe)
 
-    def _copy(self, way: Direction) -> None:
+    def _copy(self, direction: Direction) -> None:
         """`_read` without a pipe."""
         try:
-            data = way.from_side.sock.recv(LITTLE)
+            data = direction.from_side.sock.recv(COPY_SIZE)
         except BlockingIOError:
             return
         except OSError:
-            way.from_side.transport.broken()
+            direction.from_side.transport.broken()
             return
         if not data:
-            self._source_ended(way)
+            self._source_ended(direction)
             return
-        way.bytes += len(data)
-        way.seen = self._wheel.now
-        way.much = len(data) == LITTLE
+        direction.bytes += len(data)
+        direction.last_data = self._wheel.now
+        direction.is_bulk = len(data) == COPY_SIZE
         try:
-            sent = way.to_side.sock.send(data)
+            sent = direction.to_side.sock.send(data)
         except BlockingIOError:
             sent = 0
         except OSError:
-            self._refused(way)
+            self._write_failed(direction)
             return
         if sent < len(data):
-            way.copied = data[sent:]
-            self._rewatch()
+            direction.pending = data[sent:]
+            self._update_polling()
 
-    def _write(self, way: Direction) -> None:
-        """Something is held: send it, or what the target takes of it."""
-        pipe, side = way.pipe, way.to_side
+    def _write(self, direction: Direction) -> None:
+        """Something is held: send as much of it as the target takes."""
+        pipe, side = direction.pipe, direction.to_side
         try:
-            if way.copied:
-                way.copied = way.copied[side.sock.send(way.copied) :]
+            if direction.pending:
+                direction.pending = direction.pending[side.sock.send(direction.pending) :]
             elif pipe is not None:
-                way.held -= os.splice(pipe.reader, side.fd, way.held, flags=FLAGS)
+                direction.in_pipe -= os.splice(pipe.reader, side.fd, direction.in_pipe, flags=FLAGS)
         except BlockingIOError:
             return
         except OSError:
-            self._refused(way)
+            self._write_failed(direction)
             return
-        if way.held or way.copied:
+        if direction.holds:
             return
         if pipe is not None:
-            way.pipe = None
+            direction.pipe = None
             self._pipes.give(pipe)
-        self._rewatch()
+        self._update_polling()
         side.transport.drained()
-        if way.fin and side.fd >= 0 and way.from_side.fd >= 0:
-            self._carry_end(way)
+        if direction.source_ended and side.fd >= 0 and direction.from_side.fd >= 0:
+            self._forward_end(direction)
 
-    def _refused(self, way: Direction) -> None:
-        """The target is gone. What it had said before may not have been read, and is carried on first."""
-        way.read = False
-        way.to_side.refuses = True
-        self._discard(way)
-        self._rewatch()
-        back = self.outward if way is self.inward else self.inward
-        if not back.read:
-            way.to_side.transport.broken()
-        elif not (back.held or back.copied):
+    def _write_failed(self, direction: Direction) -> None:
+        """The target is gone. What it had sent before may be unread, and is passed on first."""
+        direction.is_read = False
+        direction.to_side.write_failed = True
+        self._discard(direction)
+        self._update_polling()
+        back = self.outward if direction is self.inward else self.inward
+        if not back.is_read:
+            direction.to_side.transport.broken()
+        elif not back.holds:
             self._read(back)
 
-    def _discard(self, way: Direction) -> None:
-        """Nobody takes what is held."""
-        pipe, way.pipe, way.held, way.copied = way.pipe, None, 0, b""
+    def _discard(self, direction: Direction) -> None:
+        """Drop what is held."""
+        pipe, direction.pipe, direction.in_pipe, direction.pending = direction.pipe, None, 0, b""
         if pipe is not None:
             self._pipes.drop(pipe)
 
     # The ends.
 
-    def _source_ended(self, way: Direction) -> None:
-        """A FIN, and nothing is held. The system says the same when it has told of a reset before."""
-        if way.from_side.refuses:
-            way.from_side.transport.broken()
+    def _source_ended(self, direction: Direction) -> None:
+        """A FIN was read, and nothing is held. After a reset has been reported, recv(2) returns the same."""
+        if direction.from_side.write_failed:
+            direction.from_side.transport.broken()
             return
-        way.read = False
-        way.fin = True
-        self._rewatch()
-        self._carry_end(way)
+        direction.is_read = False
+        direction.source_ended = True
+        self._update_polling()
+        self._forward_end(direction)
 
-    def _carry_end(self, way: Direction) -> None:
-        way.ended = True
-        way.target.end()
+    def _forward_end(self, direction: Direction) -> None:
+        direction.ended = True
+        direction.target.half_close()
         if self.inward.ended and self.outward.ended:
             self._finished()
 
-    def _events(self, into: Direction, out: Direction) -> int:
-        """What is wanted now, and nothing else: an end that was told is told for ever."""
-        events: int = IN if into.read and not (into.held or into.copied) else 0
-        return events | OUT if out.held or out.copied else events
+    def _events(self, incoming: Direction, outgoing: Direction) -> int:
+        """Nothing but what is wanted now: epoll keeps reporting a FIN that has been read."""
+        events: int = IN if incoming.is_read and not incoming.holds else 0
+        return events | OUT if outgoing.holds else events
 
     # What the transports ask of their engine.
 
-    def holds(self, transport: Detached) -> bool:
-        _, _, out = self._of(transport)
-        return bool(out.held or out.copied)
+    def has_unsent(self, transport: DetachedTransport) -> bool:
+        _, _, outgoing = self._side_of(transport)
+        return bool(outgoing.holds)
 
-    def read_no_more(self, transport: Detached) -> None:
-        _, into, _ = self._of(transport)
-        into.read = False
-        self._rewatch()
+    def stop_reading(self, transport: DetachedTransport) -> None:
+        _, incoming, _ = self._side_of(transport)
+        incoming.is_read = False
+        self._update_polling()
 
-    def forget(self, transport: Detached) -> None:
-        side, into, out = self._of(transport)
-        self._unwatch(side)
-        into.read = out.read = False
-        self._discard(out)
-        self._rewatch()
+    def forget(self, transport: DetachedTransport) -> None:
+        side, incoming, outgoing = self._side_of(transport)
+        self._remove(side)
+        incoming.is_read = outgoing.is_read = False
+        self._discard(outgoing)
+        self._update_polling()

@@ -1,1 +1,1 @@
-"""What all parts of one running process share: reactor, timers, log, settings, descriptors, sockets, counters."""
+"""The context that all parts of one process share: reactor, timers, log, settings, descriptors, sockets, counters."""

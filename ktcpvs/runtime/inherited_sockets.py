@@ -1,7 +1,7 @@
-"""Listening sockets that were there before this process: those of a daemon that is taken over, and those of systemd.
+"""Listening sockets from elsewhere: those of the daemon before, and those that a service manager passes (systemd).
 
-A socket that somebody else holds as well, as systemd does, lasts: each service that wants its address gets a duplicate,
-as often as it begins to listen. One that was taken over is had once; then it is the service's like any other.
+A service manager keeps its sockets open, so each service that listens on such an address gets a duplicate, any number
+of times. A socket from the daemon before is used once; then it belongs to the service like any other.
 """
 
 from __future__ import annotations
@@ -12,40 +12,49 @@ from typing import Any
 
 from ktcpvs.errors import CannotListen
 from ktcpvs.model.address import Address, Inet
-from ktcpvs.runtime.resources import Sockets
+from ktcpvs.runtime.listening_sockets import ListeningSockets
 from ktcpvs.system.sockets import distinct, is_dual_stack, listening_name
 
 
-class InheritedSockets(Sockets):
-    """lasting: sockets that somebody else holds too. taken: listening address -> sockets that were taken over, in the
-    order in which they began to listen. were_left: not all of those are used."""
+class InheritedSockets(ListeningSockets):
+    """Prefers inherited sockets, and opens new ones for other addresses.
 
-    def __init__(self, lasting: Iterable[socket.socket] = ()) -> None:
-        self.lasting: list[socket.socket] = []
-        self.taken: dict[Address, list[socket.socket]] = {}
-        self.were_left = False
-        for sock in lasting:
-            self.keep(sock)
+    activated: sockets that a service manager keeps open. were_left_over: the daemon before had more sockets for an
+    address than this one uses.
+    """
 
-    def keep(self, sock: socket.socket) -> None:
-        """That socket lasts."""
+    def __init__(self, activated: Iterable[socket.socket] = ()) -> None:
+        self.activated: list[socket.socket] = []
+        self.were_left_over = False
+        self._taken_over: dict[Address, list[socket.socket]] = {}
+        for sock in activated:
+            self.add_activated(sock)
+
+    def add_activated(self, sock: socket.socket) -> None:
+        """Add a socket that a service manager keeps open."""
         sock.setblocking(False)
-        self.lasting.append(sock)
+        self.activated.append(sock)
 
-    def lasts(self, address: Address) -> socket.socket | None:
-        """The lasting socket that listens on `address`; None: there is none. For 0.0.0.0 one that is bound to [::] will
-        do where it takes IPv4 clients too, as those of systemd do by default."""
-        if not self.lasting:
+    def add_taken_over(self, address: Address, sock: socket.socket) -> None:
+        """Add a socket of the daemon before; for one address in the order in which they began to listen."""
+        self._taken_over.setdefault(address, []).append(sock)
+
+    def find_activated(self, address: Address) -> socket.socket | None:
+        """The service manager's socket that listens on `address`; None: there is none.
+
+        For 0.0.0.0 a socket bound to [::] matches too if it accepts IPv4 clients, as those of systemd do by default.
+        """
+        if not self.activated:
             return None
         name = listening_name(address)
-        found = next((sock for sock in self.lasting if _named(sock) == name), None)
+        found = next((sock for sock in self.activated if _local_name(sock) == name), None)
         if found is None and isinstance(name, tuple) and name[0] == "0.0.0.0":
             both = ("::", name[1])
-            found = next((sock for sock in self.lasting if _named(sock) == both and is_dual_stack(sock)), None)
+            found = next((sock for sock in self.activated if _local_name(sock) == both and is_dual_stack(sock)), None)
         return found
 
     def open(self, address: Address, backlog: int, beside: Iterable[socket.socket]) -> socket.socket:
-        found = self._given(address, 1)
+        found = self._inherited(address, 1)
         try:
             return found[0] if found else super().open(address, backlog, beside)
         except CannotListen as error:
@@ -54,40 +63,41 @@ class InheritedSockets(Sockets):
     def open_shared(
         self, address: Address, backlog: int, count: int, beside: Iterable[socket.socket]
     ) -> list[socket.socket]:
-        found = self._given(address, count)
+        found = self._inherited(address, count)
         try:
             return found or super().open_shared(address, backlog, count, beside)
         except CannotListen as error:
             raise self._explained(error, address) from None
 
     def _explained(self, error: CannotListen, address: Address) -> CannotListen:
-        """The same error, with the lasting socket that is in the way, if there is one."""
+        """The same error; if a service manager's socket is in the way, the message names it."""
         if isinstance(address, Inet):
-            for sock in self.lasting:
-                host, port = _named(sock) if sock.family != socket.AF_UNIX else ("", None)
+            for sock in self.activated:
+                host, port = _local_name(sock) if sock.family != socket.AF_UNIX else ("", None)
                 if port == address.port:
-                    return CannotListen(f"{error}: the socket that was handed in, at {Inet(host, port)}; listen there")
+                    where = Inet(host, port)
+                    return CannotListen(f"{error}: the service manager's socket listens on {where}; listen there")
         return error
 
-    def _given(self, address: Address, count: int) -> list[socket.socket]:
-        """`count` sockets of those that were there; none: there was none.
+    def _inherited(self, address: Address, count: int) -> list[socket.socket]:
+        """`count` inherited sockets for `address`; none: there is none.
 
-        Where there are fewer, processes share one: a new one beside them could not be given back without turning away
-        whom the kernel sends to it.
+        When there are fewer, several processes share one. A new socket beside them could not be given back later
+        without refusing the clients that the kernel has assigned to it.
         """
-        lasting = self.lasts(address)
-        if lasting is not None:
-            return [lasting.dup() for _ in range(count)]
-        given = self.taken.pop(address, [])
-        found = distinct(given)
+        activated = self.find_activated(address)
+        if activated is not None:
+            return [activated.dup() for _ in range(count)]
+        taken_over = self._taken_over.pop(address, [])
+        found = distinct(taken_over)
         used = found[:count]
-        self.were_left = self.were_left or len(found) > count
-        for sock in given:
+        self.were_left_over = self.were_left_over or len(found) > count
+        for sock in taken_over:
             if sock not in used:
                 sock.close()
-        return used + [used[place % len(used)].dup() for place in range(len(used), count) if used]
+        return used + [used[number % len(used)].dup() for number in range(len(used), count) if used]
 
 
-def _named(sock: socket.socket) -> Any:
+def _local_name(sock: socket.socket) -> Any:
     name = sock.getsockname()
     return name[:2] if isinstance(name, tuple) else name

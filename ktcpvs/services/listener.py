@@ -90,7 +90,7 @@ class Listener:
 
     def resume(self) -> None:
         """There may be room again. Where the system does not let the socket be watched, it is tried again later."""
-        if self._reading or self.closed or self._context.holds:
+        if self._reading or self.closed or not self._context.is_accepting:
             return
         try:
             self._context.reactor.addReader(self)

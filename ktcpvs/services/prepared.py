@@ -1,4 +1,4 @@
-"""What a service needs for its next configuration, made and tried before anything is changed."""
+"""A service's next configuration with everything that it needs, made and tried before anything is changed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from ktcpvs.model.service import VirtualService
 
 @define
 class Prepared:
-    """config: as it shall run. destinations: one for each of its servers. factory, balance, fallback: scheduler
-    plugins; fallback None: there is none. key: the secret of its cookies. trial: it will be asked and thrown away.
-    scheduler: bound. seen: what it saw. socks: new listening sockets; none: it listens where it did."""
+    """config: the next configuration. destinations: one for each of its servers. factory, balance, fallback: scheduler
+    plugins; fallback None: the service has none. key: the secret that signs its cookies. is_dry_run: the scheduler is
+    bound for questions only and thrown away. scheduler: the bound scheduler. seen: the view that it was bound with.
+    socks: new listening sockets; none: the service listens where it did."""
 
     config: VirtualService
     destinations: dict[Address, Destination]
@@ -26,17 +27,17 @@ class Prepared:
     balance: Any
     fallback: Any
     key: bytes = field(repr=False)
-    trial: bool = False
+    is_dry_run: bool = False
     scheduler: Any = None
     seen: ServiceView | None = None
     socks: list[socket.socket] = Factory(list)
 
     def view(self, before: ServiceView | None = None) -> ServiceView:
-        """The service as a scheduler sees it. before: as it saw it until now."""
-        return ServiceView.of(self.config, self.destinations, self.balance, self.key, before, self.trial)
+        """The service as a scheduler sees it. before: the view of the scheduler that runs now."""
+        return ServiceView.of(self.config, self.destinations, self.balance, self.key, before, self.is_dry_run)
 
     def bind_fallback(self) -> Callable[[], Any] | None:
-        """Binds the fallback scheduler when it is called: most services never need theirs."""
+        """A function that binds the fallback scheduler; None: there is none. Most services never need to call it."""
         if self.fallback is None:
             return None
         return lambda: self.fallback.bind(self.view(), None)

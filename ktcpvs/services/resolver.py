@@ -1,6 +1,7 @@
-"""Names of servers are looked up again when what is known of them does not hold any more.
+"""Looks the host names of servers up again when their time to live is over.
 
-Where several processes serve, one of them asks, and tells the others. A name that is not found keeps what it had.
+Where several processes serve, one of them looks up, and tells the others. A name that is not found keeps the addresses
+that it had.
 """
 
 from __future__ import annotations
@@ -14,150 +15,172 @@ from twisted.python.failure import Failure
 
 from ktcpvs.errors import Refusal
 from ktcpvs.model.expansion import Resolution
+from ktcpvs.runtime.context import Context
 from ktcpvs.system.log import ANNOUNCE
 from ktcpvs.system.pending import cancel_pending
 from ktcpvs.system.periodic import PeriodicJob
 
 if TYPE_CHECKING:
-    from ktcpvs.runtime.context import Context
     from ktcpvs.system.lookup import Found
 
-AT_ONCE = 8
-"""So many names are looked up at the same time; the next ones wait."""
+MAX_CONCURRENT_LOOKUPS = 8
+"""Names looked up at the same time; further ones wait for their turn."""
 
-FAILED_MOST = 60
-"""Seconds: the longest pause after a name was not found. The first is the setting resolve_least; each next one is twice
-as long."""
+MAX_RETRY_DELAY = 60
+"""Seconds: the longest pause after a name was not found. The first pause is the setting resolve_least; each further
+one is twice as long."""
+
+MAX_LOGGED_ADDRESSES = 8
+"""Addresses of one name that a line of the log lists."""
 
 
 class Resolver:
-    """The names of one table. Where the settings change, all are looked up at once."""
+    """Keeps the addresses of one table's host names up to date.
+
+    When one of the settings `resolve_*` changes, it looks all names up at once.
+    """
 
     def __init__(self, context: Context, resolved: Callable[[Resolution], Deferred[None]]) -> None:
-        """resolved: called with what names mean from now on; fires when it is in force, fails with a Refusal."""
+        """resolved: called with the new addresses of names; fires when they are in force, fails with a Refusal."""
         self.context = context
         self.resolved = resolved
-        self.turns: DeferredSemaphore = DeferredSemaphore(AT_ONCE)
-        self._names: dict[str, _Name] = {}
-        self._wishes: tuple[int, ...] = ()  # what the settings were
+        self.turns: DeferredSemaphore = DeferredSemaphore(MAX_CONCURRENT_LOOKUPS)
+        self._names: dict[str, _ResolvedName] = {}
+        self._settings: tuple[int, ...] = ()  # the values of resolve_* at the last call of `follow`
 
-    def follow(self, names: Iterable[str], known: Resolution) -> None:
-        """From now on these are looked up, and no others. known: what they mean so far."""
-        wanted = set(names)
+    def follow(self, hosts: Iterable[str], known: Resolution) -> None:
+        """Look these names up from now on, and no others. known: the addresses that they have so far."""
+        wanted = set(hosts)
         settings = self.context.settings
-        wishes = tuple(getattr(settings, name) for name in settings.names() if name.startswith("resolve_"))
-        if wishes != self._wishes:
-            self._wishes = wishes
-            for one in self._names.values():
-                one.look_now()
+        values = tuple(getattr(settings, name) for name in settings.names() if name.startswith("resolve_"))
+        if values != self._settings:
+            self._settings = values
+            for name in self._names.values():
+                name.look_up_now()
         for host in [host for host in self._names if host not in wanted]:
             self._names.pop(host).stop()
         for host in wanted:
             if host not in self._names:
-                self._names[host] = _Name(self, host, known.get(host, ()))
+                self._names[host] = _ResolvedName(self, host, known.get(host, ()))
 
     def stop(self) -> None:
-        """Look up nothing any more."""
+        """Look nothing up any more."""
         self.follow((), {})
 
     def look_up(self, host: str) -> Deferred[Found]:
-        """Fires with what the name means, fails with NotFound."""
-        return _in_thread(self.context, host)
+        """Fires with the addresses of `host`; fails with NotFound."""
+        return _look_up_in_thread(self.context, host)
 
 
-class _Name:
-    """One name. host: itself."""
+class NoResolver:
+    """Looks no name up: another process does, and tells this one."""
+
+    def __init__(self, context: Context, resolved: Callable[[Resolution], Deferred[None]]) -> None:
+        """context, resolved: as for a Resolver; not used."""
+
+    def follow(self, hosts: Iterable[str], known: Resolution) -> None:
+        """Do nothing."""
+
+    def stop(self) -> None:
+        """Do nothing."""
+
+
+class _ResolvedName:
+    """One host name, and the addresses that it had at the last look-up."""
 
     def __init__(self, resolver: Resolver, host: str, known: tuple[str, ...]) -> None:
         self.host = host
         self._resolver = resolver
         self._context = resolver.context
-        self._known = known
+        self._addresses = known
         self._failures = 0
-        self._trouble = ""  # with one family of addresses
-        self._looking: Deferred[int] | None = None
-        self._job = PeriodicJob(self._context.reactor, self._begin, self._broken, FAILED_MOST)
+        self._failed_family = ""  # why one address family cannot be looked up; "": both can
+        self._lookup: Deferred[int] | None = None
+        self._job = PeriodicJob(self._context.reactor, self._begin, self._log_bug, MAX_RETRY_DELAY)
         self._job.start()
 
     def stop(self) -> None:
         self._job.stop()
-        looking, self._looking = self._looking, None
-        if looking is not None:
-            cancel_pending(looking, self._context.log)
+        lookup, self._lookup = self._lookup, None
+        if lookup is not None:
+            cancel_pending(lookup, self._context.log)
 
-    def look_now(self) -> None:
-        """What was wanted of it has changed."""
+    def look_up_now(self) -> None:
+        """Do not wait for the time to live, unless a look-up is under way."""
         if self._job.is_scheduled:
             self._job.start()
 
     def _begin(self) -> Deferred[int]:
-        looking: Deferred[int] = self._resolver.turns.run(lambda: Deferred.fromCoroutine(self._look()))
-        self._looking = looking
-        return looking
+        lookup: Deferred[int] = self._resolver.turns.run(lambda: Deferred.fromCoroutine(self._look_up()))
+        self._lookup = lookup
+        return lookup
 
-    async def _look(self) -> int:
-        """Seconds until the next look."""
+    async def _look_up(self) -> int:
+        """Look the name up once. Returns the seconds until the next time."""
         from ktcpvs.system.lookup import NotFound
 
         settings = self._context.settings
         try:
             found = await self._resolver.look_up(self.host)
-            await self._take(found)
+            await self._update(found)
         except (NotFound, Refusal) as error:
-            return self._failed(error)
+            return self._retry_delay(error)
         self._failures = 0
         return min(max(found.seconds, settings.resolve_least), settings.resolve_most)
 
-    async def _take(self, found: Found) -> None:
-        """Those that it had stay first, if it has too many."""
-        most, before = self._context.settings.resolve_addresses, self._known
-        self._tell_trouble(found.failed)
-        meant = found.beside(before)
-        kept = [one for one in before if one in meant]
-        now = (*kept, *(one for one in meant if one not in kept))[:most]
+    async def _update(self, found: Found) -> None:
+        """Put the addresses found in force. If there are too many, those that serve already stay first."""
+        most, before = self._context.settings.resolve_addresses, self._addresses
+        self._log_failed_family(found.failed)
+        answered = found.beside(before)
+        kept = [address for address in before if address in answered]
+        now = (*kept, *(address for address in answered if address not in kept))[:most]
         if set(now) == set(before):
             if self._failures:
-                self._say("{host} is found again, and means what it did")
+                self._log("{host} is found again, with the same addresses as before")
             return
-        addresses = tuple(one for one in meant if one in now)
+        addresses = tuple(address for address in answered if address in now)
         await self._resolver.resolved({self.host: addresses})
-        self._known = addresses
-        self._say("{host} is {now}; before: {before}", now=_listed(addresses), before=_listed(before) or "not known")
-        if len(meant) > most:
-            self._say("{host} has {n} addresses, of which {most} serve", n=len(meant), most=most)
+        self._addresses = addresses
+        self._log("{host} is {now}; before: {before}", now=_listed(addresses), before=_listed(before) or "not known")
+        if len(answered) > most:
+            self._log("{host} has {n} addresses; {most} of them serve", n=len(answered), most=most)
 
-    def _tell_trouble(self, trouble: str) -> None:
-        """The addresses of one family cannot be looked up: told once. trouble: "" when they can."""
-        before, self._trouble = self._trouble, trouble
-        if trouble and trouble != before:
-            form = "{host} is found by one address family alone; {trouble}; those that it had stay"
-            self._context.log.warn(form, host=self.host, trouble=trouble)
+    def _log_failed_family(self, reason: str) -> None:
+        """Log once that one address family cannot be looked up. reason: "" when both can."""
+        before, self._failed_family = self._failed_family, reason
+        if reason and reason != before:
+            form = "{host} is found for one address family only: {reason}; it keeps those that it had"
+            self._context.log.warn(form, host=self.host, reason=reason)
 
-    def _failed(self, error: Exception) -> int:
+    def _retry_delay(self, error: Exception) -> int:
+        """Log the first failure in a row. Returns the seconds until the next look-up."""
         if not self._failures:
-            keeps = f"it stays {_listed(self._known)}" if self._known else "each connection to it asks the system anew"
-            self._context.log.warn("{host} is not found: {why}; {keeps}", host=self.host, why=error, keeps=keeps)
+            addresses = _listed(self._addresses)
+            then = f"it stays {addresses}" if addresses else "each connection to it asks the system anew"
+            self._context.log.warn("{host} is not found: {why}; {then}", host=self.host, why=error, then=then)
         self._failures += 1
         least = self._context.settings.resolve_least
-        return int(min(least << min(self._failures - 1, 16), max(FAILED_MOST, least)))
+        return int(min(least << min(self._failures - 1, 16), max(MAX_RETRY_DELAY, least)))
 
-    def _say(self, form: str, **values: Any) -> None:
+    def _log(self, form: str, **values: Any) -> None:
         self._context.log.event(ANNOUNCE, form, host=self.host, **values)
 
-    def _broken(self, why: Failure) -> None:
-        self._context.log.failure("{host} cannot be looked up", why, host=self.host)
+    def _log_bug(self, why: Failure) -> None:
+        self._context.log.failure("internal error: {host} cannot be looked up", why, host=self.host)
 
 
 def _listed(addresses: tuple[str, ...]) -> str:
-    shown = ", ".join(addresses[:8])
-    return shown if len(addresses) <= 8 else f"{shown} and {len(addresses) - 8} more"
+    shown = ", ".join(addresses[:MAX_LOGGED_ADDRESSES])
+    more = len(addresses) - MAX_LOGGED_ADDRESSES
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
-def _in_thread(context: Context, host: str) -> Deferred[Found]:
-    """In a thread of its own, which nobody waits for at the end: name servers may take their time."""
-    from ktcpvs.system.lookup import look_up  # a client of the DNS takes memory, which many do not need
+def _look_up_in_thread(context: Context, host: str) -> Deferred[Found]:
+    """Look `host` up in a daemon thread: a slow name server must not delay the reactor's thread pool or the end."""
+    from ktcpvs.system.lookup import look_up  # imports a DNS client, whose memory only configurations with names need
 
-    answer: Deferred[Found] = Deferred()
+    result: Deferred[Found] = Deferred()
     ipv6, nameservers = context.settings.resolve_ipv6, context.nameservers
 
     def ask() -> None:
@@ -165,7 +188,7 @@ def _in_thread(context: Context, host: str) -> Deferred[Found]:
             found: Any = look_up(host, ipv6, nameservers)
         except Exception:
             found = Failure()
-        context.reactor.callFromThread(answer.callback, found)
+        context.reactor.callFromThread(result.callback, found)
 
     threading.Thread(target=ask, name=f"look up {host}", daemon=True).start()
-    return answer
+    return result

@@ -27,6 +27,7 @@ from ktcpvs.services.client_factory import ClientFactory
 from ktcpvs.services.listener import Listener
 from ktcpvs.services.prepared import Prepared
 from ktcpvs.streams.accept import adopt_socket
+from ktcpvs.streams.connector import Connector
 from ktcpvs.system import log as levels
 from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.sockets import close_with_reset
@@ -103,6 +104,10 @@ class RunningService:
         """The servers that checks or errors have taken out of service."""
         return self.traffic.selector.down
 
+    def connector(self, destination: Destination) -> Connector:
+        """The connector of one of its servers."""
+        return self.traffic.connector(destination)
+
     # Changes, called by the director alone.
 
     def destinations_for(self, config: VirtualService) -> dict[Address, Destination]:
@@ -163,6 +168,7 @@ class RunningService:
         redirect = traffic.selector.redirect
         kept = usable if redirect is None else usable | {redirect}
         self._step("idle connections", self.server_connections.close, kept)
+        self._step("connectors", traffic.keep_connectors, kept)
         self._step("settings", self.apply_settings)
         if self.listener is not None:
             self.listener.resume()
@@ -348,7 +354,7 @@ class RunningService:
             adopt_socket(self.context.reactor, sock, peer, client)
         except Exception:
             self.context.log.failure("service {ident}: {client} lost", ident=self.ident, client=connection.client_name)
-            client.reset()
+            client.abort()
         if not client.is_open:
             sock.close()
             self._ended(connection)

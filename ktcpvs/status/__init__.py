@@ -1,1 +1,1 @@
-"""What an administrator and Prometheus look at over HTTP: a page, its data, metrics. Nothing can be changed here."""
+"""The status over HTTP, read-only: a page, its data as JSON, and metrics for Prometheus."""

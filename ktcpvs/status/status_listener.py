@@ -1,4 +1,4 @@
-"""The listening socket of the status, where one is wanted."""
+"""The listening socket of the status server."""
 
 from __future__ import annotations
 
@@ -9,65 +9,65 @@ from twisted.internet.error import CannotListenError
 from twisted.python.failure import Failure
 
 from ktcpvs.errors import CannotListen
-from ktcpvs.status.endpoint import StatusAddress
+from ktcpvs.status.address import StatusAddress
 from ktcpvs.system.log import ANNOUNCE, EventLog
 from ktcpvs.system.periodic import PeriodicJob
 
 BACKLOG = 128
 
-AGAIN = 0.5
-"""Seconds between two attempts to listen where the daemon before still does."""
+RETRY_INTERVAL = 0.5
+"""Seconds between two attempts to listen on a port on which the daemon that was taken over still listens."""
 
 
 class StatusListener:
-    """where: None: nowhere, and nothing is done."""
+    """Opens and closes the status server. address: None: there is none, and all methods do nothing."""
 
     def __init__(
-        self, where: StatusAddress | None, hosts: Sequence[str], switch: Any, log: EventLog, reactor: Any
+        self, address: StatusAddress | None, hosts: Sequence[str], switch: Any, log: EventLog, reactor: Any
     ) -> None:
-        """hosts: names that it is served under, besides IP addresses and localhost. switch: what is looked at, see
+        """hosts: names under which the status is served, besides IP addresses and localhost. switch: see
         ktcpvs.status.server."""
-        self._where = where
+        self._address = address
         self._hosts = hosts
         self._switch = switch
         self._log = log
         self._reactor = reactor
         self._port: Any = None
         self._factory: Any = None
-        self._again = PeriodicJob(reactor, self._open_if_free, self._failed, AGAIN)
+        self._retries = PeriodicJob(reactor, self._open_if_free, self._retry_failed, RETRY_INTERVAL)
 
     def open(self) -> None:
         """Listen. Raises CannotListen."""
-        where = self._where
-        if where is None:
+        address = self._address
+        if address is None:
             return
-        from ktcpvs.status.server import StatusFactory  # who does not want it does not pay for it
+        from ktcpvs.status.server import StatusFactory  # imported only where the status is served
 
         self._factory = StatusFactory(self._switch, self._hosts, self._log, self._reactor)
         try:
-            self._port = self._reactor.listenTCP(where.port, self._factory, BACKLOG, where.host)
+            self._port = self._reactor.listenTCP(address.port, self._factory, BACKLOG, address.host)
         except CannotListenError as error:
-            why = error.socketError.strerror  # the rest of it names the place in another way
-            raise CannotListen(f"cannot listen for the status at {where}: {why}") from None
-        self._log.event(ANNOUNCE, "status at {where}", where=where)
+            why = error.socketError.strerror  # its own text names the address in another form
+            raise CannotListen(f"cannot listen for the status at {address}: {why}") from None
+        self._log.event(ANNOUNCE, "status at {where}", where=address)
 
     def open_when_free(self) -> None:
-        """Listen as soon as the daemon that was taken over listens no more."""
-        self._again.start()
+        """Listen as soon as the daemon that was taken over has closed the port."""
+        self._retries.start()
 
     def _open_if_free(self) -> float | None:
         try:
             self.open()
         except CannotListen:
-            return AGAIN
+            return RETRY_INTERVAL
         return None
 
-    def _failed(self, why: Failure) -> None:
-        self._log.failure("the status cannot be opened at {where}", why, where=self._where)
+    def _retry_failed(self, why: Failure) -> None:
+        self._log.failure("the status cannot be opened at {where}", why, where=self._address)
 
     def close(self) -> None:
-        """Listen no more, and end all connections."""
-        self._again.stop()
+        """Stop listening, and close all connections."""
+        self._retries.stop()
         if self._port is not None:
             self._port.stopListening()
             self._factory.close_all()

@@ -1,6 +1,6 @@
-"""What the status page and its readers are told, as plain data. Named one by one: what is not named here stays inside.
+"""The data of the status page and the metrics.
 
-Settings are not among it, and with them no secret.
+Only the fields that are named here are published: no settings, and so no secrets.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ _OF_SERVER = ("address", "name", "weight", "maxconn", "stats", "health")
 _OF_RULE = ("pattern", "match", "servers")
 
 
-def summary(stats: dict[str, Any], now: float, started: float, processes: dict[str, Usage | None]) -> dict[str, Any]:
-    """stats: the view of that name. now, started: seconds since 1970. processes: name -> what it uses."""
+def summarize(stats: dict[str, Any], now: float, started: float, processes: dict[str, Usage | None]) -> dict[str, Any]:
+    """Return the data as one snapshot.
+
+    stats: the view of that name. now, started: seconds since 1970. processes: name -> usage.
+    """
     return {
         "version": stats["version"],
         "time": now,
@@ -27,18 +30,18 @@ def summary(stats: dict[str, Any], now: float, started: float, processes: dict[s
             for name, used in processes.items()
             if used is not None
         ],
-        "services": [_service(service) for service in stats["services"]],
+        "services": [_summarize_service(service) for service in stats["services"]],
     }
 
 
-def _service(service: dict[str, Any]) -> dict[str, Any]:
-    told = _chosen(service, _OF_SERVICE)
-    told["servers"] = [_chosen(server, _OF_SERVER) for server in service["servers"]]
-    told["rules"] = [_chosen(rule, _OF_RULE) for rule in service["rules"]]
+def _summarize_service(service: dict[str, Any]) -> dict[str, Any]:
+    data = _select(service, _OF_SERVICE)
+    data["servers"] = [_select(server, _OF_SERVER) for server in service["servers"]]
+    data["rules"] = [_select(rule, _OF_RULE) for rule in service["rules"]]
     if service["redirect"] is not None:
-        told["redirect"] = {"address": service["redirect"], "stats": service["redirect_stats"]}
-    return told
+        data["redirect"] = {"address": service["redirect"], "stats": service["redirect_stats"]}
+    return data
 
 
-def _chosen(row: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+def _select(row: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: row[name] for name in names}

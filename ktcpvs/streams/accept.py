@@ -1,7 +1,5 @@
-"""An accepted socket becomes a stream's connection.
-
-On uvloop's own transport where the reactor has a uvloop, else on Twisted's.
-"""
+"""Let a stream speak over an accepted socket: on uvloop's own transport where the reactor has a uvloop, else on
+Twisted's."""
 
 from __future__ import annotations
 
@@ -11,28 +9,26 @@ from typing import Any
 from twisted.internet import tcp, unix
 
 from ktcpvs.streams import uv_transport
+from ktcpvs.streams.contract import address_text
 from ktcpvs.streams.stream import Stream
 
 
 def adopt_socket(reactor: Any, sock: socket.socket, peer: Any, stream: Stream) -> None:
-    """From now on `stream` speaks over an accepted socket, blocking or not. peer: its address, as accept() gave it.
+    """Let `stream` speak over an accepted socket, blocking or not. peer: its address, as accept() gave it.
 
-    What reactor.adoptStreamConnection does, without a second descriptor and without asking for the address again, which
-    fails for a client that has gone already. `stream.made` has been called when it returns. Raises what that raises, or
-    the system.
+    It does what reactor.adoptStreamConnection does, without a second descriptor and without asking for the address
+    again, which fails for a client that has gone already. `stream.made` has been called when it returns. Raises what
+    that raises, or the system.
     """
     loop = getattr(reactor, "uv", None)
     if loop is not None:
-        uv_transport.adopt(loop, sock, stream)
+        uv_transport.adopt_socket(loop, sock, peer, stream)
         return
     kind = unix.Server if sock.family == socket.AF_UNIX else tcp.Server
     no_port: Any = None  # Twisted wants its Port only for the log
-    stream.makeConnection(kind(sock, stream, peer, no_port, sock.fileno(), reactor))  # type: ignore[no-untyped-call]
+    stream.makeConnection(kind(sock, stream, peer, no_port, sock.fileno(), reactor))
 
 
 def client_name(peer: Any) -> tuple[str, str]:
     """(address with port, host) of a socket's peer, as text; a unix socket's peer has no address."""
-    if not isinstance(peer, tuple):
-        return "unix", ""
-    host, port = peer[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}", host
+    return (address_text(peer), peer[0]) if isinstance(peer, tuple) else ("unix", "")

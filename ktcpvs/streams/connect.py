@@ -1,7 +1,4 @@
-"""Calling a real server: an address becomes a connected stream, or fails in good time.
-
-On uvloop's own transports where the reactor has a uvloop, else on Twisted's.
-"""
+"""Connect a stream to a server: on uvloop's own transports where the reactor has a uvloop, else on Twisted's."""
 
 from __future__ import annotations
 
@@ -14,25 +11,25 @@ from twisted.internet.protocol import ClientFactory, Factory
 from twisted.python.failure import Failure
 
 from ktcpvs.model.address import Address, Unix
-from ktcpvs.streams import uv_connect as uv_call
+from ktcpvs.streams import uv_connect
 from ktcpvs.streams.stream import Stream
 
 
-class _Call(ClientFactory):
-    """One attempt to connect one stream."""
+class _Attempt(ClientFactory):
+    """One attempt to connect one stream, as Twisted's reactors want it."""
 
     noisy = False
 
-    def __init__(self, stream: Stream, answer: Deferred[Stream]) -> None:
+    def __init__(self, stream: Stream, connected: Deferred[Stream]) -> None:
         self._stream = stream
-        self._answer = answer
+        self._connected = connected
 
     def buildProtocol(self, addr: IAddress | None) -> Stream:  # type: ignore[override]
         return self._stream
 
     def clientConnectionFailed(self, connector: Any, reason: Failure) -> None:
-        if not self._answer.called:
-            self._answer.errback(reason)
+        if not self._connected.called:
+            self._connected.errback(reason)
 
 
 class _OneStream(Factory):
@@ -48,24 +45,24 @@ class _OneStream(Factory):
 def connect(reactor: Any, address: Address, timeout: float, stream: Stream) -> Deferred[Stream]:
     """Connect `stream` to `address`; fires with it when it is open. timeout: seconds for each of a name's addresses.
 
-    Fails with ConnectError and the like. Cancelling the Deferred gives the attempt up.
+    Fails with ConnectError and the like. Cancelling the Deferred stops the attempt.
     """
     loop = getattr(reactor, "uv", None)
     if loop is not None:
-        return uv_call.call(reactor, loop, address, timeout, stream)
+        return uv_connect.connect(reactor, loop, address, timeout, stream)
     if not isinstance(address, Unix) and address.is_name:
-        return _call_name(reactor, address.host, address.port, timeout, stream)
-    answer: Deferred[Stream] = Deferred(lambda _: connector.disconnect())
-    stream.made = lambda: answer.callback(stream)
-    factory = _Call(stream, answer)
+        return _connect_to_name(reactor, address.host, address.port, timeout, stream)
+    connected: Deferred[Stream] = Deferred(lambda _: connector.disconnect())
+    stream.made = lambda: connected.callback(stream)
+    factory = _Attempt(stream, connected)
     if isinstance(address, Unix):
         connector = reactor.connectUNIX(address.path, factory, timeout, False)
     else:
         connector = reactor.connectTCP(address.host, address.port, factory, timeout)
-    return answer
+    return connected
 
 
-def _call_name(reactor: Any, host: str, port: int | None, timeout: float, stream: Stream) -> Deferred[Stream]:
+def _connect_to_name(reactor: Any, host: str, port: int | None, timeout: float, stream: Stream) -> Deferred[Stream]:
     assert port is not None  # a configured address is complete
     endpoint = HostnameEndpoint(reactor, host, port, timeout=timeout)
     return endpoint.connect(_OneStream(stream)).addCallback(lambda _: stream)

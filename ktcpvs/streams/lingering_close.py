@@ -1,74 +1,82 @@
-"""Closing a connection so that its peer gets everything that was sent to it (RFC 9112, section 9.6).
+"""Lingering close: close a connection so that its peer gets everything that was sent to it (RFC 9112, section 9.6).
 
-A socket that is closed while its peer still sends answers with a reset, and a reset makes the peer's system throw away
-what the peer has not read yet. So the connection is read on for a while; and a peer that stops taking is reset.
+When a socket is closed while its peer is still sending, the kernel answers with a reset, and the reset makes the peer's
+system drop what the peer has not read yet. So the connection is read for some more time before it is closed, and reset
+only if the peer stops reading.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from ktcpvs.runtime.context import Context
+from ktcpvs.model.settings import Settings
 from ktcpvs.streams.stream import Stream, nothing
+from ktcpvs.system.timer_wheel import TimerWheel
 
 
 class Progress:
-    """Whether a peer takes what is sent to it."""
+    """Tells whether a peer reads what is sent to it, from how much of it is unsent at each call."""
 
-    __slots__ = ("_stream", "_taken_at", "_unsent", "_wheel")
+    __slots__ = ("_changed_at", "_stream", "_unsent", "_wheel")
 
-    def __init__(self, stream: Stream, context: Context) -> None:
+    def __init__(self, stream: Stream, wheel: TimerWheel) -> None:
         self._stream = stream
-        self._wheel = context.wheel
+        self._wheel = wheel
         self._unsent = stream.unsent()
-        self._taken_at = self._wheel.now
+        self._changed_at = wheel.now
 
     def stalled(self) -> int:
-        """Seconds since the last look at which some of it had been taken."""
+        """Seconds since the last call at which the peer had read something."""
         unsent, now = self._stream.unsent(), self._wheel.now
         if unsent != self._unsent:
-            self._unsent, self._taken_at = unsent, now
-        return now - self._taken_at
+            self._unsent, self._changed_at = unsent, now
+        return now - self._changed_at
 
-    def is_taking(self, patience: int) -> bool:
-        """True while there is something left to take, and some of it was taken within `patience` seconds."""
-        return self.stalled() < patience and self._unsent > 0
+    def is_reading(self, timeout: int) -> bool:
+        """True while something is unsent and the peer has read some of it within `timeout` seconds."""
+        return self.stalled() < timeout and self._unsent > 0
 
 
 class LingeringClose:
-    """Ends one client connection; made when its last response has been written.
+    """Closes one stream, after its last bytes have been written.
 
-    Bounds: `linger_timeout` seconds after the peer's last byte, `linger_time` seconds and `linger_size` KiB in all; and
-    while something is left to take, `read_timeout` seconds without progress, `keepalive_timeout` where that is 0.
+    It reads on for at most `linger_timeout` seconds after the peer's last byte, and at most `linger_time` seconds and
+    `linger_size` KiB in all. While bytes are unsent, it waits for at most `read_timeout` seconds (`keepalive_timeout`
+    where that is 0) in which the peer reads none of them; then it resets the peer.
     """
 
-    __slots__ = ("_began", "_closing", "_context", "_discarded", "_finished", "_heard", "_progress", "_stream")
+    __slots__ = (
+        "_began", "_closing", "_discarded", "_finished", "_last_data", "_progress", "_settings", "_stream", "_wheel",
+    )  # fmt: skip
 
-    def __init__(self, stream: Stream, context: Context, finished: Callable[[], object] = nothing) -> None:
-        """finished: called once, when reading on is over and the connection is about to be closed."""
+    def __init__(
+        self, stream: Stream, wheel: TimerWheel, settings: Settings, finished: Callable[[], object] = nothing
+    ) -> None:
+        """finished: called once, when reading is over and the connection is about to be closed."""
         self._stream = stream
-        self._context = context
+        self._wheel = wheel
+        self._settings = settings
         self._finished = finished
-        self._progress: Progress | None = None  # made at the first look
-        self._began = self._heard = context.wheel.now
+        self._progress: Progress | None = None  # made at the first check
+        self._began = self._last_data = wheel.now
         self._discarded = 0
         self._closing = False
 
     def linger(self) -> None:
-        """Send a FIN behind what was written; read on and discard; then close."""
+        """Send a FIN behind what was written, read and discard what comes, then close."""
         stream = self._stream
-        stream.end()
+        stream.half_close()
         stream.dataReceived = self._discard
         stream.ended = self.close
         stream.resume()
-        self._after(self._look)
+        self._after(self._check_lingering)
 
     def close(self) -> None:
-        """Close once the peer has taken what was written; reset it if it stops taking."""
+        """Close once the peer has read what was written; reset it if it stops reading."""
         self._close(self._stream.close)
 
     def close_with_reset(self) -> None:
-        """The same, but end with a reset: what was written is not all that there should be."""
+        """As `close`, but end with a reset: the peer has not been sent all that there should be."""
         self._close(self._stream.close_with_reset)
 
     def _close(self, close: Callable[[], bool]) -> None:
@@ -78,54 +86,53 @@ class LingeringClose:
         self._stream.dataReceived = self._stream.ended = nothing
         self._finished()
         if not close() and self._stream.is_open:
-            self._after(self._look_whether_gone)
+            self._after(self._check_closed)
 
     def _discard(self, data: bytes) -> None:
-        self._heard = self._context.wheel.now
+        self._last_data = self._wheel.now
         self._discarded += len(data)
-        if self._discarded >> 10 >= self._context.settings.linger_size:
+        if self._discarded >> 10 >= self._settings.linger_size:
             self.close()
 
-    def _look(self) -> None:
+    def _check_lingering(self) -> None:
         if self._closing or not self._stream.is_open:
             return
-        if self._is_sending() or self._is_taking():
-            self._after(self._look)
+        if self._peer_is_sending() or self._peer_is_reading():
+            self._after(self._check_lingering)
         else:
             self.close()
 
-    def _is_sending(self) -> bool:
-        settings, now = self._context.settings, self._context.wheel.now
-        still = self._discarded > 0 and now - self._heard <= settings.linger_timeout
-        return still and now - self._began < settings.linger_time
+    def _peer_is_sending(self) -> bool:
+        settings, now = self._settings, self._wheel.now
+        has_sent = self._discarded > 0 and now - self._last_data <= settings.linger_timeout
+        return has_sent and now - self._began < settings.linger_time
 
-    def _is_taking(self) -> bool:
-        settings = self._context.settings
+    def _peer_is_reading(self) -> bool:
         if self._progress is None:
-            self._progress = Progress(self._stream, self._context)
-        return self._progress.is_taking(settings.read_timeout or settings.keepalive_timeout)
+            self._progress = Progress(self._stream, self._wheel)
+        return self._progress.is_reading(self._settings.read_timeout or self._settings.keepalive_timeout)
 
-    def _look_whether_gone(self) -> None:
+    def _check_closed(self) -> None:
         if not self._stream.is_open:
             return
-        if self._is_taking():
-            self._after(self._look_whether_gone)
+        if self._peer_is_reading():
+            self._after(self._check_closed)
         else:
-            self._stream.reset()
+            self._stream.abort()
 
     def _after(self, call: Callable[[], None]) -> None:
         if self._stream.timer is not None:
             self._stream.timer.cancel()
-        self._stream.timer = self._context.wheel.after(self._context.settings.linger_timeout, call)
+        self._stream.timer = self._wheel.after(self._settings.linger_timeout, call)
 
 
-def close_gracefully(stream: Stream | None, context: Context, clean: bool = True) -> None:
-    """Close one side of a relay once its peer has taken all; reset it if the peer stops taking.
+def close_gracefully(stream: Stream | None, wheel: TimerWheel, settings: Settings, clean: bool = True) -> None:
+    """Close one side of a relay once its peer has read all; reset it if the peer stops reading.
 
-    clean: False ends with a reset, since the other side was reset. None, and a stream that is over, are left alone.
+    clean: False ends with a reset, because the other side was reset. None, and a stream that is over, are left alone.
     """
     if stream is not None and stream.is_open:
-        closing = LingeringClose(stream, context)
+        closing = LingeringClose(stream, wheel, settings)
         if clean:
             closing.close()
         else:

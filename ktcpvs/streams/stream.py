@@ -1,14 +1,13 @@
-"""One side of a connection as a Twisted protocol that tells its owner what happens, and nothing more.
+"""One end of a connection, as a Twisted protocol that tells its owner what happens.
 
-The owner sets `dataReceived`, `ended` and `lost`, and sets them anew when the connection's state changes: what
-a packet means is decided when the state changes, not when the packet comes.
+The owner sets `dataReceived`, `ended` and `lost`, and sets them anew when the connection's state changes: the state
+decides what a packet means before the packet comes.
 """
 
 from __future__ import annotations
 
-import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.error import ConnectionDone
@@ -17,47 +16,64 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ktcpvs.system.sockets import RESET_ON_CLOSE, has_fin, has_input, is_over, unsent
+from ktcpvs.streams.contract import Detached, NotDetachable, SocketAddress, TLSFacts, address_text
+from ktcpvs.streams.transport import StreamTransport
+from ktcpvs.streams.transport import nothing as nothing
+from ktcpvs.streams.twisted_transport import TwistedTransport
 from ktcpvs.system.timer_wheel import Timer
-
-
-def nothing(*_: Any) -> None:
-    """What an owner sets who does not want to hear of something."""
 
 
 @implementer(IHalfCloseableProtocol)
 class Stream(Protocol):
-    """made(): connected. dataReceived(data). ended(): the peer will send no more. lost(clean): it is over;
-    clean: False after a reset or another error. much(): the peer sends a lot; told once at most, and by uvloop's only.
+    """A `ByteStream`; its methods may be called at any time.
 
-    resting: its owner has what it wants of the peer, and need not be told should that go away. timer: of its close;
-    cancelled when the connection is gone."""
+    Callbacks: made(): connected. dataReceived(data). ended(): the peer has sent its FIN. lost(clean): the connection is
+    gone; clean: False after a reset or another error. bulk_detected(): the peer sends a lot; at most once, and only
+    where `reports_bulk`.
 
-    transport: Any
+    resting: the owner has all it wants from the peer, and need not hear at once that the peer has gone. timer: of the
+    close, cancelled when the connection is gone. peer_ended: `ended` has been called.
+    """
+
+    transport: Any  # a StreamTransport while the stream is open, else None
     timer: Timer | None = None
+    peer_ended = False
+    tls: TLSFacts | None = None
     dataReceived: Callable[[bytes], object]  # type: ignore[assignment]
 
     def __init__(self, made: Callable[[], object] = nothing) -> None:
         self.made = made
         self.ended: Callable[[], object] = nothing
         self.lost: Callable[[bool], object] = nothing
-        self.much: Callable[[], object] = nothing
+        self.bulk_detected: Callable[[], object] = nothing
+        self.write: Callable[[bytes], object] = nothing
+        self.writev: Callable[[Sequence[bytes]], object] = nothing
         self.is_open = False
         self.resting = False
 
+    # What the transport calls.
+
+    def makeConnection(self, transport: Any) -> None:
+        """`transport` carries the stream from now on: a StreamTransport, or any of Twisted's."""
+        if not isinstance(transport, StreamTransport):
+            transport = TwistedTransport(transport)
+        self.connected = 1
+        self.transport = transport
+        self.write = transport.write
+        self.writev = transport.writev
+        self.connectionMade()
+
     def connectionMade(self) -> None:
         self.is_open = True
-        set_no_delay = getattr(self.transport, "setTcpNoDelay", None)
-        if set_no_delay is not None:
-            with contextlib.suppress(OSError):  # the peer has gone already: reading will tell
-                set_no_delay(True)
         self.made()
 
     def readConnectionLost(self) -> None:
-        self.ended()
+        if not self.peer_ended:  # Twisted's transports report a FIN again after each `resume`
+            self.peer_ended = True
+            self.ended()
 
     def writeConnectionLost(self) -> None:
-        pass
+        """Our FIN is sent; nobody waits for that."""
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         self.over(reason.check(ConnectionDone) is not None)
@@ -68,65 +84,144 @@ class Stream(Protocol):
         if self.timer is not None:
             self.timer.cancel()
         lost, self.lost, self.ended = self.lost, nothing, nothing
-        self.dataReceived = nothing
+        self.dataReceived = self.write = self.writev = nothing
         lost(clean)
-        # Nothing of a connection may hold on to the rest of it: memory comes back now, not when cycles are sought.
+        # No part of a connection refers to the rest of it, so that memory is freed now and not by the cycle collector.
         self.transport = None
-        self.made = self.much = nothing
+        self.made = self.bulk_detected = nothing
 
-    def unsent(self) -> int:
-        """Bytes that the peer has not taken yet, here and in the system; 0 when it is over."""
-        if not self.is_open:
-            return 0
-        buffered = getattr(self.transport, "buffered", None)  # Twisted's transports do not tell
-        return unsent(self.transport.getHandle()) + (buffered() if buffered is not None else 0)
+    # What the owner calls.
 
-    def is_gone(self) -> bool:
-        """True when the peer has reset the connection, though it may not be read of yet."""
-        return not self.is_open or is_over(self.transport.getHandle())
-
-    def has_input(self) -> bool:
-        """True when the peer has said something, or has ended or reset the connection, and that was not read yet."""
-        return not self.is_open or has_input(self.transport.getHandle())
-
-    def has_ended(self) -> bool:
-        """True when the peer has sent its FIN, though it may not be read of yet."""
-        return self.is_open and has_fin(self.transport.getHandle())
-
-    # What an owner does with it.
-
-    def pause(self) -> None:
-        """Read no more until `resume`."""
-        if self.is_open:
-            self.transport.pauseProducing()
-
-    def resume(self) -> None:
-        if self.is_open:
-            self.transport.resumeProducing()
-
-    def end(self) -> None:
+    def half_close(self) -> None:
         """Send what is buffered, then a FIN; reading goes on."""
         if self.is_open:
-            self.transport.unregisterProducer()
-            self.transport.loseWriteConnection()
+            self.write = self.writev = nothing
+            self.transport.half_close()
 
     def close(self) -> bool:
         """Send what is buffered, then close. True: nothing is buffered, so the peer cannot delay it."""
         if self.is_open:
-            self.transport.unregisterProducer()
-            return self.transport.loseConnection() is True
+            self.write = self.writev = nothing
+            closes_now: bool = self.transport.close()
+            return closes_now
         return True
 
-    def reset(self) -> None:
-        """Close at once and tell the peer by a reset."""
-        if self.is_open:
-            self.transport.abortConnection()
-
     def close_with_reset(self) -> bool:
-        """As `close`, but with a reset: the other side was reset after it had said something."""
+        """As `close`, but end with a reset: the peer has not been sent all that there should be."""
         if self.is_open:
-            handle = self.transport.getHandle()
-            if handle.family != socket.AF_UNIX:
-                handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-                self.transport._shouldShutdown = False  # a FIN before the reset would look like a proper end
-        return self.close()
+            self.write = self.writev = nothing
+            closes_now: bool = self.transport.close_with_reset()
+            return closes_now
+        return True
+
+    def abort(self) -> None:
+        """Drop what is buffered, and close with a reset."""
+        if self.is_open:
+            self.write = self.writev = nothing
+            self.transport.abort()
+
+    def pause(self) -> None:
+        """Stop reading until `resume`."""
+        if self.is_open:
+            self.transport.pause()
+
+    def resume(self) -> None:
+        """Read again."""
+        if self.is_open:
+            self.transport.resume()
+
+    def set_backpressure(self, paused: Callable[[], object], resumed: Callable[[], object]) -> None:
+        """Call `paused` while more than 64 KiB wait to be sent, and `resumed` when most of that has been sent."""
+        if self.is_open:
+            self.transport.set_backpressure(paused, resumed)
+
+    def clear_backpressure(self) -> None:
+        """Call neither any more."""
+        if self.is_open:
+            self.transport.clear_backpressure()
+
+    # What the owner asks.
+
+    def unsent(self) -> int:
+        """Bytes that the peer has not acknowledged, in this process and in the system; 0 when the stream is over."""
+        unsent: int = self.transport.unsent() if self.is_open else 0
+        return unsent
+
+    def is_gone(self) -> bool:
+        """True when the peer has reset the connection, even if that was not read yet."""
+        return not self.is_open or self.transport.is_gone()
+
+    def has_input(self) -> bool:
+        """True when bytes, a FIN or a reset have come that were not read yet."""
+        return not self.is_open or self.transport.has_input()
+
+    def has_ended(self) -> bool:
+        """True when the peer has sent its FIN, even if that was not read yet."""
+        return self.is_open and self.transport.has_ended()
+
+    @property
+    def peer_address(self) -> SocketAddress:
+        """The address of the other end; None when the stream is over."""
+        address: SocketAddress = self.transport.peer_address if self.transport is not None else None
+        return address
+
+    @property
+    def local_address(self) -> SocketAddress:
+        """The address of this end; None when the stream is over."""
+        address: SocketAddress = self.transport.local_address if self.transport is not None else None
+        return address
+
+    @property
+    def is_unix(self) -> bool:
+        """True for a unix socket's stream that is open."""
+        return self.is_open and self.transport.is_unix
+
+    @property
+    def reports_bulk(self) -> bool:
+        """True when the transport calls `bulk_detected`."""
+        return self.is_open and self.transport.reports_bulk
+
+    def keep_urgent_data_in_place(self) -> None:
+        """Read urgent data where it stands among the rest; else reads leave it out."""
+        if self.is_open:
+            self.transport.keep_urgent_data_in_place()
+
+    # The hand-over to a relay engine.
+
+    def detach_obstacle(self) -> NotDetachable | None:
+        """None, or why `detach` is not possible now."""
+        if not self.is_open:
+            return NotDetachable.NOT_OPEN
+        obstacle: NotDetachable | None = self.transport.detach_obstacle()
+        return obstacle
+
+    def duplicate_socket(self) -> socket.socket:
+        """The stream's socket by another descriptor, non-blocking. Raises OSError."""
+        sock: socket.socket = self.transport.duplicate_socket()
+        return sock
+
+    def detach(self, onto: Detached, sock: socket.socket | None = None) -> socket.socket | NotDetachable:
+        """Give the socket to a relay engine; the stream goes on over the transport `onto`.
+
+        sock: a `duplicate_socket` made before, of a stream without `detach_obstacle`; then nothing can fail. Returns
+        the socket, which `onto` closes, or the obstacle. Raises OSError, and then nothing has happened.
+        """
+        if sock is None:
+            obstacle = self.detach_obstacle()
+            if obstacle is not None:
+                return obstacle
+            sock = self.duplicate_socket()
+        self.transport.release()
+        onto.attach(self, sock)
+        return sock
+
+    def __repr__(self) -> str:
+        name, transport = type(self).__name__, self.transport
+        if transport is None:
+            return f"<{name} {'closed' if self.connected else 'not connected'}>"
+        addresses = f"{address_text(transport.local_address)} -> {address_text(transport.peer_address)}"
+        return f"<{name} {addresses} {transport.state()}>"
+
+    # Former names.
+    end = half_close
+    reset = abort

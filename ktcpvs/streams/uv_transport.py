@@ -1,8 +1,9 @@
-"""A connection on uvloop's own transport: what Twisted's transports do for a stream, with less in between.
+"""A stream's transport over uvloop's own transports: what Twisted's transports do, with less in between.
 
-`write` is uvloop's own; what comes goes to the stream's `dataReceived` of that moment. uvloop may take a reset that
-comes after data for an orderly end, closes without a FIN when something is unread, and reads even what was paused as
-soon as it was connected. Here it is as Twisted has it.
+`write` is uvloop's own method, and what comes goes to the `dataReceived` that the stream has at that moment. Three
+habits of uvloop are mended here, so that a stream sees what it sees over Twisted: uvloop may take a reset that follows
+data for an orderly end, closes without a FIN when bytes are unread, and reads from a new connection even when reading
+is paused.
 """
 
 from __future__ import annotations
@@ -11,64 +12,73 @@ import contextlib
 import errno
 import socket
 from asyncio import AbstractEventLoop, get_running_loop
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ktcpvs.streams.stream import Stream, nothing
-from ktcpvs.system.sockets import RESET_ON_CLOSE
+from ktcpvs.streams.contract import NotDetachable, SocketAddress
+from ktcpvs.streams.transport import (
+    NONBLOCKING,
+    Backpressure,
+    SocketTransport,
+    local_of,
+    nothing,
+    peer_of,
+    reset_on_close,
+)
 
 _log = Logger(namespace="ktcpvs")
 
-MUCH = 64 << 10
-"""Who sends so many bytes at once is read in pieces from then on: uvloop itself reads 250 KiB at once, and all of it is
-in memory until its last byte has been sent to a slow reader."""
+BULK_READ_SIZE = 64 << 10
+"""A peer that sends this many bytes at once is read in pieces from then on: uvloop itself reads 250 KiB at once, and
+all of it stays in memory until its last byte has been sent to a slow reader."""
 
-FIRST = 16 << 10
-"""How much of a new client is read at once, in bytes: its request, and not all of an upload."""
-
-AT_ONCE = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-"""How to send and receive on a bare socket, which nobody has made non-blocking."""
+FIRST_READ_SIZE = 16 << 10
+"""Bytes that are read at once from a new client: its request, and not all of an upload."""
 
 _buffer = memoryview(bytearray(128 << 10))
-"""What is read in pieces is read into here; nothing stays in it."""
+"""The buffer for reading in pieces, shared by all; nothing stays in it."""
 
 
-class UVTransport:
-    """The protocol that uvloop calls (`data_received` and the like) and the transport that the stream's owner calls
-    (`loseConnection` and the like), in one.
+class UVTransport(SocketTransport):
+    """Two roles in one object: the protocol that uvloop calls (`data_received` and the like), and the transport that
+    the stream calls.
 
-    stream: who hears of everything; None when it is over. sock: the socket where it is ours, else None.
-    write: bytes to be sent. What is written after `loseWriteConnection` or after the end is dropped.
+    stream: the Stream that it carries, or what stands in for it while its first bytes are held; None when it is over.
+    sock: the socket where this object owns it, else None.
     """
 
     __slots__ = (
-        "_aborted", "_attaches", "_closing", "_early", "_ended", "_fin", "_full", "_loop", "_paused", "_peer_ended",
-        "_producer", "_shouldShutdown", "_sock", "_uv", "stream", "write",
+        "_aborted", "_attaches", "_closing", "_early", "_fin_sent", "_full", "_half_closed", "_loop", "_paused",
+        "_peer", "_peer_ended", "_producer", "_sends_fin", "_sock", "_uv", "stream", "write",
     )  # fmt: skip
 
-    def __init__(self, stream: Stream | _Held | None, sock: socket.socket | None = None) -> None:
+    reports_bulk = True
+
+    def __init__(self, stream: Any, sock: socket.socket | None = None, peer: SocketAddress = None) -> None:
+        """peer: the address that accept() told, if it did."""
         self.stream = stream
         self._sock: Any = sock
-        self._uv: Any = None  # uvloop's transport, when there is one
-        self._loop: AbstractEventLoop | None = None  # that gets the socket, should it be worth it
-        self._attaches = False  # it gets it
-        self._early: list[bytes] | None = None  # what was written before and could not be sent at once
+        self._peer = peer
+        self._uv: Any = None  # uvloop's transport, once there is one
+        self._loop: AbstractEventLoop | None = None  # gets the socket, if the connection lasts
+        self._attaches = False  # the loop is getting it, or has it
+        self._early: list[bytes] | None = None  # written before, and not sent at once
         self.write: Callable[[bytes], object] = self._write_early
         self._producer: Any = None
-        self._full = False  # the producer is to wait
+        self._full = False  # the producer must wait
         self._paused = False
         self._peer_ended = False
-        self._ended = False  # our FIN is to be sent after what is buffered
-        self._fin = False  # and nothing was buffered
+        self._half_closed = False  # our FIN follows what is buffered
+        self._fin_sent = False  # when it was asked for, nothing was buffered
         self._closing = False
-        self._aborted = False  # by us, or by the peer where uvloop says it was an end
-        self._shouldShutdown = True  # the name that Twisted's transports have for it: a FIN goes before the close
+        self._aborted = False  # by us, or by the peer where uvloop reports an end
+        self._sends_fin = True  # before the close
 
-    # How a connection that was accepted begins: on its bare socket. Many a client has sent its request already, gets
-    # its answer by one write, and is gone: it is not worth what `loop` does to take a socket.
+    # An accepted connection begins on its bare socket. Many clients have sent their request already, get their response
+    # by one write, and are gone: these are not worth the work that the loop does to take a socket.
 
     def start(self, loop: AbstractEventLoop) -> None:
         """Read what has come already, if the stream reads; give the socket to `loop`, unless that was all it wants.
@@ -81,16 +91,16 @@ class UVTransport:
             return
         if not self._paused and self._early is None:
             try:
-                data = self._sock.recv(FIRST, AT_ONCE)
+                data = self._sock.recv(FIRST_READ_SIZE, NONBLOCKING)
             except BlockingIOError:
                 data = b""
             except OSError:
-                self.abortConnection()
+                self.abort()
                 return
             if data:
-                self.stream.dataReceived(data)  # type: ignore[union-attr]
-        stream: Any = self.stream  # None when it has left
-        if stream is not None and (self._early is not None or self._ended or not stream.resting):
+                self.stream.dataReceived(data)
+        stream = self.stream  # None when the socket has been released
+        if stream is not None and (self._early is not None or self._half_closed or not stream.resting):
             self._attach()
 
     def _attach(self) -> None:
@@ -99,15 +109,15 @@ class UVTransport:
         if self._attaches or loop is None or self.stream is None or self._closing or self._aborted:
             return
         self._attaches = True
-        # A coroutine that waits once, for what `loop` does in its next turn: we come right after that, before anything
-        # is read, where a task would come one turn later.
+        # This coroutine waits once, for what the loop does in its next turn. Our callback runs right after that, before
+        # anything is read; a task would run one turn later.
         attaching = loop.connect_accepted_socket(self._itself, self._sock)
         try:
             attaching.send(None)
         except Exception:
-            _log.failure("a connection is lost")
+            _log.failure("a connection is lost: uvloop did not take its socket")
             self._attaches = False
-            self.abortConnection()
+            self.abort()
             return
         loop.call_soon(self._attached, attaching)
 
@@ -115,7 +125,7 @@ class UVTransport:
         return self
 
     def _attached(self, attaching: Coroutine[Any, Any, Any]) -> None:
-        """uvloop would read from now on; what the owner asked for meanwhile is done first."""
+        """The loop has the socket and would read from now on: first do what the owner has asked for meanwhile."""
         with contextlib.suppress(StopIteration):
             attaching.send(None)
         early, self._early = self._early, None
@@ -126,22 +136,22 @@ class UVTransport:
         elif self._closing:
             self._uv.close()
         else:
-            if self._ended:
-                self._end()
+            if self._half_closed:
+                self._send_fin()
             if self._paused:
                 self._uv.pause_reading()
 
     def _write_early(self, data: bytes) -> None:
-        if self._uv is not None:  # somebody has kept what `write` was
+        if self._uv is not None:  # somebody has kept an older `write`
             self.write(data)
             return
-        if self._ended or self._closing or self._aborted:
+        if self._half_closed or self._closing or self._aborted:
             return
         if self._early is None:
             sent = 0
             if not self._attaches:
-                with contextlib.suppress(OSError):  # it is full, or over: the loop will tell
-                    sent = self._sock.send(data, AT_ONCE)
+                with contextlib.suppress(OSError):  # full, or over: the loop will tell
+                    sent = self._sock.send(data, NONBLOCKING)
             if sent == len(data):
                 return
             self._early = [data[sent:]]
@@ -150,10 +160,10 @@ class UVTransport:
             self._early.append(data)
 
     def _close_bare(self) -> None:
-        """The end of one that the loop never had."""
+        """The end of a connection that the loop never had."""
         if self._aborted:
             self._reset_on_close()
-        elif self._shouldShutdown:
+        elif self._sends_fin:
             self._shut_down()
         self._sock.close()
         self._over(not self._aborted)
@@ -162,27 +172,46 @@ class UVTransport:
 
     def connection_made(self, uv: Any) -> None:
         self._uv = uv
-        self.write = nothing if self._ended else uv.write
+        if self._half_closed:
+            self._drop_writes()
+            return
+        self.write = uv.write
+        stream = self.stream
+        if stream is not None and not (self._closing or self._aborted):
+            stream.write, stream.writev = uv.write, uv.writelines
+
+    def begin(self, stream: Any, made: Callable[[Any], object]) -> None:
+        """Carry `stream` from now on; then call `made(stream)`."""
+        self.stream = stream
+        try:
+            stream.makeConnection(self)
+            made(stream)
+        except Exception:
+            _log.failure("a stream failed")
+            self.abort()
+        if self._paused and self.stream is stream:
+            self.stream = _HeldStream(self, stream)
 
     def data_received(self, data: bytes) -> None:
-        if len(data) >= MUCH:
-            self._uv.set_protocol(_InPieces(self))
-            self.stream.much()  # type: ignore[union-attr]
-        self.stream.dataReceived(data)  # type: ignore[union-attr]
+        if len(data) >= BULK_READ_SIZE:
+            self._uv.set_protocol(_PieceReader(self))
+            self.stream.bulk_detected()
+        self.stream.dataReceived(data)
 
     def piece_received(self, size: int) -> None:
         """`data_received` of a connection that is read in pieces."""
-        self.stream.dataReceived(_buffer[:size].tobytes())  # type: ignore[union-attr]
+        self.stream.dataReceived(_buffer[:size].tobytes())
 
     def eof_received(self) -> bool:
-        """An end; or a reset that came while data was still waiting, which libuv 1.48 takes for an end."""
+        """The peer has ended; or it has reset the connection while data was waiting, which libuv 1.48 reports as an
+        end."""
         if self.getHandle().getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) not in (0, errno.EPIPE):
             self._aborted = True
             self._uv.abort()
         else:
             self._peer_ended = True
-            self.stream.readConnectionLost()  # type: ignore[union-attr]
-        return True  # uvloop shall not close it
+            self.stream.readConnectionLost()
+        return True  # uvloop must not close the connection
 
     def pause_writing(self) -> None:
         self._full = True
@@ -195,29 +224,29 @@ class UVTransport:
             self._producer.resumeProducing()
 
     def connection_lost(self, error: BaseException | None) -> None:
-        """error: of the system, or what a stream has raised; None when it was closed or aborted."""
+        """error: of the system, or raised by the stream's owner; None when the connection was closed or aborted."""
         if error is not None and error.__traceback__ is not None:
             self._reset_on_close()
-            if isinstance(error, OSError):  # uvloop takes it for one of the connection's own, and says nothing
+            if isinstance(error, OSError):  # uvloop takes it for an error of the connection, and logs nothing
                 _log.failure("a stream failed", Failure(error))
         elif error is not None and not (self._aborted or self._peer_ended):
             self._read_the_rest()
-        elif error is None and self._shouldShutdown and not (self._aborted or self._fin or self._peer_ended):
+        elif error is None and self._sends_fin and not (self._aborted or self._fin_sent or self._peer_ended):
             self._shut_down()
         self._over(error is None and not self._aborted)
 
     def _read_the_rest(self) -> None:
         """Writing failed. What the peer had sent before it reset the connection is still in the socket: a server that
         refuses an upload sends its response and closes with bytes unread, and the reset overtakes our reading."""
-        self.write = nothing
-        if type(self.stream) is _Held:
+        self._drop_writes()
+        if type(self.stream) is _HeldStream:
             self.stream.give_back()
         handle = self.getHandle()
         sock = socket.socket(handle.family, handle.type, 0, handle.fileno())
         try:
-            while self.stream is not None and (data := sock.recv(len(_buffer), AT_ONCE)):
+            while self.stream is not None and (data := sock.recv(len(_buffer), NONBLOCKING)):
                 self.stream.dataReceived(data)
-        except OSError:  # it was read to its end
+        except OSError:  # all of it has been read
             return
         except Exception:
             _log.failure("a stream failed")
@@ -235,64 +264,62 @@ class UVTransport:
 
     # What the stream and its owner call.
 
-    def writeSequence(self, data: Iterable[bytes]) -> None:
-        """Write all of `data`, at best by one call to the system."""
-        if self._uv is None or self._ended or self.stream is None:
-            self.write(b"".join(data))
-        else:
-            self._uv.writelines(data)
+    def _drop_writes(self) -> None:
+        """What is written from now on is dropped."""
+        self.write = nothing
+        if self.stream is not None:
+            self.stream.write = self.stream.writev = nothing
 
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """`producer` is paused while more than 64 KiB wait to be sent, and resumed when all is sent."""
-        if self._producer is not None:
-            raise RuntimeError(f"{producer} cannot be registered: {self._producer} is")
-        if self.stream is None:
-            producer.stopProducing()
-            return
-        self._producer = producer
+    @property
+    def writev(self) -> Callable[[Sequence[bytes]], object]:
+        if self._uv is None:
+            return self._writev_early
+        writelines: Callable[[Sequence[bytes]], object] = self._uv.writelines
+        return nothing if self.write is nothing else writelines
+
+    def _writev_early(self, pieces: Sequence[bytes]) -> None:
+        self.write(b"".join(pieces))
+
+    def set_backpressure(self, paused: Callable[[], object], resumed: Callable[[], object]) -> None:
+        self._producer = producer = Backpressure(paused, resumed)
         if self._full:
             producer.pauseProducing()
 
-    def unregisterProducer(self) -> None:
+    def clear_backpressure(self) -> None:
         self._producer = None
 
-    def pauseProducing(self) -> None:
-        """Read no more."""
+    def pause(self) -> None:
         self._paused = True
         if self._uv is not None:
             self._uv.pause_reading()
 
-    def resumeProducing(self) -> None:
-        """Read again, unless the peer has ended."""
+    def resume(self) -> None:
         self._paused = False
         stream = self.stream
-        if type(stream) is _Held:
+        if type(stream) is _HeldStream:
             stream.release()
         elif self._uv is None:
             self._attach()
         elif not self._peer_ended:
             self._uv.resume_reading()
 
-    def stopProducing(self) -> None:
-        self.loseConnection()
-
-    def loseWriteConnection(self) -> None:
-        """Send what is buffered, then a FIN; reading goes on."""
-        if self._ended or self._closing or self._aborted or self.stream is None:
+    def half_close(self) -> None:
+        self._producer = None
+        if self._half_closed or self._closing or self._aborted or self.stream is None:
             return
-        self._ended = True
+        self._half_closed = True
         if self._uv is not None:
-            self.write = nothing
-            self._end()
+            self._drop_writes()
+            self._send_fin()
         else:
             self._attach()
 
-    def _end(self) -> None:
-        self._fin = not self._uv.get_write_buffer_size()
+    def _send_fin(self) -> None:
+        self._fin_sent = not self._uv.get_write_buffer_size()
         self._uv.write_eof()
 
-    def loseConnection(self) -> bool:
-        """Send what is buffered, then close. True: nothing is buffered, and it is closed in the next turn for sure."""
+    def close(self) -> bool:
+        self._producer = None
         if self._closing or self._aborted or self.stream is None:
             return False
         self._closing = True
@@ -304,8 +331,12 @@ class UVTransport:
             return True
         return False
 
-    def abortConnection(self) -> None:
-        """Close at once, with a reset."""
+    def close_with_reset(self) -> bool:
+        if not self.is_unix:
+            self._reset_on_close()
+        return self.close()
+
+    def abort(self) -> None:
         if self._aborted or self.stream is None:
             return
         self._aborted = True
@@ -318,22 +349,34 @@ class UVTransport:
         self._reset_on_close()
         self._uv.abort()
 
-    # How a connection leaves it and goes on elsewhere.
+    # The hand-over to a relay engine.
 
-    def leave(self) -> None:
-        """Close our descriptor and tell nobody. While a duplicate is open, the system sends the peer nothing."""
+    def detach_obstacle(self) -> NotDetachable | None:
+        uv = self._uv
+        if type(self.stream) is _HeldStream:
+            return NotDetachable.UNREAD
+        if self._closing or self._aborted or (uv is not None and uv.is_closing()):
+            return NotDetachable.CLOSING
+        if self._half_closed:
+            return NotDetachable.HALF_CLOSED
+        if self._peer_ended:
+            return NotDetachable.PEER_ENDED
+        if self._attaches and uv is None:
+            return NotDetachable.STARTING
+        return NotDetachable.BUFFERED if self.buffered() else None
+
+    def release(self) -> None:
         self.stream = self._producer = None
         self._aborted = self._paused = True
         self.write = nothing
         if self._uv is None:
             self._sock.close()
         else:
-            self._uv.abort()  # reading stops now, the descriptor goes in the next turn
+            self._uv.abort()  # it stops reading now, and closes the descriptor in the next turn
 
     # The socket.
 
     def buffered(self) -> int:
-        """Bytes that were written and that the system has not taken yet."""
         early = sum(map(len, self._early)) if self._early is not None else 0
         return early + (self._uv.get_write_buffer_size() if self._uv is not None else 0)
 
@@ -343,28 +386,76 @@ class UVTransport:
             self._sock = self._uv.get_extra_info("socket")
         return self._sock
 
+    @property
+    def peer_address(self) -> SocketAddress:
+        return self._peer if self._peer is not None else peer_of(self.getHandle())
+
+    @property
+    def local_address(self) -> SocketAddress:
+        return local_of(self.getHandle())
+
+    @property
+    def is_paused(self) -> bool:
+        """True while its owner does not read."""
+        return self._paused
+
+    def state(self) -> str:
+        if self.stream is None:
+            return "closed"
+        if self._aborted or self._closing:
+            return "aborted" if self._aborted else "closing"
+        words = ["half-closed" if self._half_closed else "open"]
+        if self._peer_ended:
+            words.append("peer has ended")
+        if self._paused:
+            words.append("paused")
+        if self._full:
+            words.append("full")
+        return ", ".join(words)
+
     def _reset_on_close(self) -> None:
-        self._shouldShutdown = False
-        handle = self.getHandle()
-        if handle.family != socket.AF_UNIX:
-            with contextlib.suppress(OSError):  # it is closed by its peer already
-                handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        self._sends_fin = False
+        reset_on_close(self.getHandle())
 
     def _shut_down(self) -> None:
-        """A FIN before the close, which is none when something has not been read."""
+        """Send a FIN before the close, which sends none when bytes are unread."""
         handle = self.getHandle()
         ours = isinstance(handle, socket.socket)
         sock = handle if ours else socket.socket(handle.family, handle.type, 0, handle.fileno())
         try:
-            with contextlib.suppress(OSError):  # it is closed by its peer already
+            with contextlib.suppress(OSError):  # the peer has closed it already
                 sock.shutdown(socket.SHUT_RDWR)
         finally:
             if not ours:
                 sock.detach()
 
+    # Twisted's names, for owners that know the transport as Twisted's.
 
-class _InPieces:
-    """The protocol that uvloop calls for a connection that is read in pieces of 128 KiB: into a buffer of ours."""
+    writeSequence = writev
+    pauseProducing = pause
+    resumeProducing = resume
+    loseWriteConnection = half_close
+    loseConnection = close
+    abortConnection = abort
+    unregisterProducer = clear_backpressure
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """As Twisted's: pauses `producer` when it is full, and resumes it when most is sent."""
+        if self._producer is not None:
+            raise RuntimeError(f"{producer} cannot be registered: {self._producer} is")
+        if self.stream is None:
+            producer.stopProducing()
+            return
+        self._producer = producer
+        if self._full:
+            producer.pauseProducing()
+
+    def stopProducing(self) -> None:
+        self.close()
+
+
+class _PieceReader:
+    """The protocol that uvloop calls for a connection that is read in pieces of 128 KiB, into one shared buffer."""
 
     __slots__ = ("buffer_updated", "connection_lost", "eof_received", "pause_writing", "resume_writing")
 
@@ -376,31 +467,49 @@ class _InPieces:
         self.resume_writing = transport.resume_writing
 
     def get_buffer(self, size: int) -> memoryview:
-        """Where to read to; size: what libuv suggests."""
+        """The buffer to read into; size: what libuv suggests."""
         return _buffer
 
 
-class _Held:
-    """Stands before a stream that was paused when its connection was made.
+class _HeldStream:
+    """Stands in for a stream that was paused when its connection was made.
 
-    uvloop begins to read then, whatever one says; so the first that comes is kept until the stream goes on.
+    uvloop begins to read then in any case; so the first bytes are held until the stream is resumed.
     """
 
     __slots__ = ("_data", "_ended", "_released", "_stream", "_transport")
 
-    def __init__(self, transport: UVTransport, stream: Stream) -> None:
+    def __init__(self, transport: UVTransport, stream: Any) -> None:
         self._transport = transport
         self._stream = stream
         self._data = b""
         self._ended = False
         self._released = False
 
+    @property
+    def write(self) -> Callable[[bytes], object]:
+        write: Callable[[bytes], object] = self._stream.write
+        return write
+
+    @write.setter
+    def write(self, write: Callable[[bytes], object]) -> None:
+        self._stream.write = write
+
+    @property
+    def writev(self) -> Callable[[Sequence[bytes]], object]:
+        writev: Callable[[Sequence[bytes]], object] = self._stream.writev
+        return writev
+
+    @writev.setter
+    def writev(self, writev: Callable[[Sequence[bytes]], object]) -> None:
+        self._stream.writev = writev
+
     def dataReceived(self, data: bytes) -> None:
         self._data = data
-        self._transport.pauseProducing()
+        self._transport.pause()
 
-    def much(self) -> None:
-        self._stream.much()
+    def bulk_detected(self) -> None:
+        self._stream.bulk_detected()
 
     def readConnectionLost(self) -> None:
         self._ended = True
@@ -409,14 +518,14 @@ class _Held:
         self._stream.over(clean)
 
     def give_back(self) -> None:
-        """The stream stands in its place again, and gets what was kept."""
+        """The stream takes its place again, and gets what was held."""
         transport, data, self._data = self._transport, self._data, b""
         transport.stream = self._stream
         if data:
             self._stream.dataReceived(data)
 
     def release(self) -> None:
-        """The stream goes on: in the next turn it gets what was kept."""
+        """The stream goes on: in the next turn it gets what was held."""
         if not self._released:
             self._released = True
             get_running_loop().call_soon(self._go_on)
@@ -424,10 +533,10 @@ class _Held:
     def _go_on(self) -> None:
         transport, stream = self._transport, self._stream
         self._released = False
-        if transport.stream is not self or transport._paused:
+        if transport.stream is not self or transport.is_paused:
             return  # it is over, or was paused again
         transport.stream = stream
-        transport.resumeProducing()
+        transport.resume()
         try:
             if self._data:
                 stream.dataReceived(self._data)
@@ -435,46 +544,38 @@ class _Held:
                 stream.readConnectionLost()
         except Exception:
             _log.failure("a stream failed")
-            transport.abortConnection()
+            transport.abort()
 
 
-class UVCaller(UVTransport):
-    """The same for a connection that we make. connected: called with it when there is one; it may `begin` it."""
+class ConnectingProtocol:
+    """What uvloop calls when a connection that this process makes is there; then a UVTransport takes its place."""
 
     __slots__ = ("_connected",)
 
-    def __init__(self, connected: Callable[[UVCaller], object]) -> None:
-        super().__init__(None)
-        self._connected: Callable[[UVCaller], object] | None = connected
+    def __init__(self, connected: Callable[[UVTransport], object]) -> None:
+        """connected: called with the transport; it may `begin` it, or else the connection is closed."""
+        self._connected = connected
 
     def connection_made(self, uv: Any) -> None:
-        super().connection_made(uv)
-        connected, self._connected = self._connected, None
-        if connected is not None:
-            connected(self)
-        if self.stream is None:
-            uv.abort()  # nobody wants it any more
+        transport = UVTransport(None)
+        uv.set_protocol(transport)
+        transport.connection_made(uv)
+        self._connected(transport)
+        if transport.stream is None:
+            uv.abort()
 
-    def begin(self, stream: Stream, made: Callable[[Stream], object]) -> None:
-        """`stream` speaks over it from now on; then `made(stream)`."""
-        self.stream = stream
-        try:
-            stream.makeConnection(self)  # type: ignore[no-untyped-call]
-            made(stream)
-        except Exception:
-            _log.failure("a stream failed")
-            self.abortConnection()
-        if self._paused and self.stream is stream:
-            self.stream = _Held(self, stream)
+    def connection_lost(self, error: BaseException | None) -> None:
+        """The connection was lost before there was a transport."""
 
 
-def adopt(loop: AbstractEventLoop, sock: socket.socket, stream: Stream) -> None:
-    """From now on `stream` speaks over an accepted socket. Raises what its owner raises, or the system."""
-    transport = UVTransport(stream, sock)
+def adopt_socket(loop: AbstractEventLoop, sock: socket.socket, peer: SocketAddress, stream: Any) -> None:
+    """Let `stream` speak over an accepted socket. peer: its address. Raises what the stream's owner or the system
+    raises."""
+    transport = UVTransport(stream, sock, peer)
     try:
-        stream.makeConnection(transport)  # type: ignore[no-untyped-call]
+        stream.makeConnection(transport)
     except BaseException:
-        transport.abortConnection()
+        transport.abort()
         raise
     finally:
         transport.start(loop)

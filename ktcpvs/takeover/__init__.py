@@ -1,1 +1,1 @@
-"""Upgrade in place: a new daemon takes table, secret and listening sockets from one that runs and then drains."""
+"""Upgrade in place: a new daemon takes table, secret and listening sockets from a running one, which then drains."""

@@ -1,12 +1,13 @@
-"""What a new daemon says to the one that it takes over from, on the control connection of the latter.
+"""The AMP commands of a takeover: a new daemon sends them to the running one, on its control connection.
 
-    >> TakeOver        the old one takes no more edits, and makes the inventory
-    >> TakePage ...    what there is, a page at a time
+    >> TakeOver        the old daemon takes no more edits, and makes the inventory
+    >> TakePage ...    the inventory, one page at a time
     >> TakeSocket ...  the listening sockets, one at a time
-                       meanwhile the new one gets ready; where it ends, the old one goes on
-    >> Commit          from now on the new one serves
+                       the new daemon gets ready; if it ends, the old daemon goes on
+    >> Commit          the new daemon serves from now on
 
-Descriptors go with an answer, so the connection must be a unix socket's.
+Answers carry descriptors, so the connection must be a unix socket. Daemons of two versions speak this protocol with
+each other, so the names of commands and arguments stay.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from twisted.protocols import amp
 from ktcpvs.control.commands import ERRORS
 
 PROTOCOL = 1
-"""Changes when a daemon that speaks as before could not take part any more."""
+"""To be raised when a daemon that speaks the protocol as before could not take part any more."""
 
 
 class _Command(amp.Command):
@@ -24,28 +25,28 @@ class _Command(amp.Command):
 
 
 class TakeOver(_Command):
-    """protocol, version: of the new one. pages: of the inventory; sockets: how many there are."""
+    """protocol, version: those of the new daemon. pages: the number of pages of the inventory; sockets: of sockets."""
 
     arguments = [(b"protocol", amp.Integer()), (b"version", amp.Unicode())]
     response = [(b"version", amp.Unicode()), (b"pages", amp.Integer()), (b"sockets", amp.Integer())]
 
 
 class TakePage(_Command):
-    """One page of the inventory: JSON in UTF-8, as `inventory` describes it; number: from 0."""
+    """One page of the inventory, JSON in UTF-8 as in inventory.py. number: from 0."""
 
     arguments = [(b"number", amp.Integer())]
     response = [(b"page", amp.String())]
 
 
 class TakeSocket(_Command):
-    """One listening socket; number: its place in the inventory."""
+    """One listening socket. number: its position in the inventory, from 0."""
 
     arguments = [(b"number", amp.Integer())]
     response = [(b"descriptor", amp.Descriptor())]
 
 
 class Commit(_Command):
-    """The new one is ready. processes: how many of it serve, and so how many sockets of each service it uses. pid_file:
-    the file that names its process, "" for none."""
+    """The new daemon is ready. processes: how many of its processes serve, which is the number of sockets that it uses
+    for each service. pid_file: the file that names its process; "": none."""
 
     arguments = [(b"processes", amp.Integer()), (b"pid_file", amp.Unicode())]

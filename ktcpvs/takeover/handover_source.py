@@ -1,7 +1,7 @@
-"""The daemon that is taken over: it hands over what it has, goes on if nothing comes of it, and else drains.
+"""The old daemon's side of a takeover: it hands over what it has, then drains; if nothing comes of it, it goes on.
 
-From TakeOver to Commit edits wait. When the connection of the new daemon ends before its Commit, or that takes too
-long, they go on, and nothing has happened.
+From TakeOver to Commit edits wait. If the new daemon's connection ends before Commit, or Commit does not come in time,
+edits go on and nothing has happened.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from twisted.internet.interfaces import IUNIXTransport
 from twisted.python.failure import Failure
 
 from ktcpvs import __version__
-from ktcpvs.control.commands import PAGE
+from ktcpvs.control.commands import PAGE_SIZE
 from ktcpvs.control.server import Administrator
 from ktcpvs.errors import BadValue, Busy, CannotTakeOver
-from ktcpvs.model.health import DOWN
 from ktcpvs.runtime.inherited_sockets import InheritedSockets
 from ktcpvs.services.director import Director
 from ktcpvs.services.running import HANDED_OVER_TIME
@@ -26,14 +25,14 @@ from ktcpvs.system.log import ANNOUNCE, EventLog
 from ktcpvs.system.process import peer_process
 from ktcpvs.system.sockets import distinct, file_of, share_among
 from ktcpvs.takeover.commands import PROTOCOL, Commit, TakeOver, TakePage, TakeSocket
-from ktcpvs.takeover.inventory import CONTROL, LASTING, SERVICE, Given, Inventory
+from ktcpvs.takeover.inventory import ACTIVATED, CONTROL, SERVICE, Inventory, SocketRecord
 
-LONGEST = 60.0
-"""Seconds from TakeOver to Commit; then the new daemon is given up, and this one goes on."""
+COMMIT_TIMEOUT = 60.0
+"""Seconds from TakeOver to Commit; then this daemon closes the new one's connection, and goes on."""
 
 
 class HandoverSource:
-    """What a daemon hands over, once. is_over: it has."""
+    """Hands over what a daemon has, to one new daemon at a time. is_committed: it has been handed over."""
 
     def __init__(
         self,
@@ -41,75 +40,86 @@ class HandoverSource:
         sockets: InheritedSockets,
         control: socket.socket,
         watchdog: int,
-        given: Callable[[str, int], object],
+        committed: Callable[[str, int], object],
     ) -> None:
-        """control: the socket of the control connection. watchdog: as the inventory says it. given: called when the
-        other has taken over, with the name of its pid file, and its process, 0 where that is not known."""
+        """control: the listening socket of the control connection. watchdog: as in the inventory. committed: called
+        when the new daemon serves, with the name of its pid file, and its process id, 0 if that is not known."""
+        self.is_committed = False
         self._director = director
         self._sockets = sockets
         self._control = control
-        self._given = given
-        self._log: EventLog = director.context.log
-        self._taker: HandoverConnection | None = None
-        self._limit: Any = None
-        self._handed: list[socket.socket] = []
-        self._idents: list[str] = []  # of the services whose sockets are handed over
-        self._pages: list[bytes] = []
-        self._not_before = 0.0
         self._watchdog = watchdog
-        self.is_over = False
+        self._committed = committed
+        self._log: EventLog = director.context.log
+        self._target: HandoverConnection | None = None
+        self._timeout: Any = None
+        self._not_before = 0.0  # on the reactor's clock
+        self._forget()
 
-    def not_before_late(self) -> None:
-        """A daemon before this one still listens on sockets that were not taken: until it does no more, their order is
-        not known here."""
+    def _forget(self) -> None:
+        """Drop the inventory."""
+        self._pages: list[bytes] = []
+        self._offered: list[socket.socket] = []
+        self._idents: list[str] = []  # of the services whose sockets are offered
+        if self._timeout is not None:
+            self._timeout.cancel()
+            self._timeout = None
+
+    def delay_next(self) -> None:
+        """Refuse a takeover for a few seconds: the daemon before this one still listens on sockets that this one does
+        not use, and until it stops, the order of the sockets is not known."""
         self._not_before = self._director.context.reactor.seconds() + HANDED_OVER_TIME + 1
 
-    async def begin(self, taker: HandoverConnection, version: str) -> dict[str, Any]:
-        """Edits wait from now on; the inventory is made. Raises Busy."""
-        reactor = self._director.context.reactor
-        if self.is_over or self._taker is not None:
+    async def begin(self, target: HandoverConnection, version: str) -> dict[str, Any]:
+        """Pause edits, and make the inventory. target: the new daemon's connection. version: of the new daemon.
+
+        Returns the answer to TakeOver. Raises Busy.
+        """
+        director = self._director
+        reactor = director.context.reactor
+        if self.is_committed or self._target is not None:
             raise Busy("another daemon takes over already")
         if reactor.seconds() < self._not_before:
             raise Busy(f"the takeover before is not over: try again in {HANDED_OVER_TIME + 1:.0f} seconds")
-        self._taker = taker
-        await self._director.hold()
-        if self._taker is not taker:  # it has gone meanwhile
-            self._director.go_on()
+        self._target = target
+        await director.pause_edits()
+        if self._target is not target:  # its connection has ended meanwhile
+            director.resume_edits()
             raise CannotTakeOver("the new daemon went away")
-        if self._director.trial.left is not None:
-            self._taker = None
-            self._director.go_on()
-            raise Busy(f"the table is on trial for {self._director.trial.left} s more: confirm it, or wait")
+        seconds_left = director.confirmation.seconds_left
+        if seconds_left is not None:
+            self._target = None
+            director.resume_edits()
+            raise Busy(f"the table is on trial for {seconds_left} s more: confirm it, or wait")
         try:
             text = self._inventory().text()
-            self._pages = [text[start : start + PAGE] for start in range(0, len(text), PAGE)]
+            self._pages = [text[start : start + PAGE_SIZE] for start in range(0, len(text), PAGE_SIZE)]
         except BaseException:  # nothing is handed over, and edits go on
-            self._taker = None
+            self._target = None
             self._forget()
-            self._director.go_on()
+            director.resume_edits()
             raise
-        self._limit = reactor.callLater(LONGEST, self._too_long)
+        self._timeout = reactor.callLater(COMMIT_TIMEOUT, self._timed_out)
         self._log.event(ANNOUNCE, "ktcpvs {version} begins to take over", version=version)
-        return {"version": __version__, "pages": len(self._pages), "sockets": len(self._handed)}
+        return {"version": __version__, "pages": len(self._pages), "sockets": len(self._offered)}
 
     def _inventory(self) -> Inventory:
-        table = self._director.table
-        found = [(self._control, Given(CONTROL, file=file_of(self._control)))]
-        found += [(sock, Given(LASTING)) for sock in self._sockets.lasting]
+        director = self._director
+        table = director.table
+        found = [(self._control, SocketRecord(CONTROL, file=file_of(self._control)))]
+        found += [(sock, SocketRecord(ACTIVATED)) for sock in self._sockets.activated]
         for service in table:
-            if service.ident in table.running and self._sockets.lasts(service.listen) is None:
-                for sock in self._director.sockets_of(service.ident):
-                    found.append((sock, Given(SERVICE, service.ident, file_of(sock))))
-        self._handed = [sock for sock, _ in found]
-        self._idents = list(dict.fromkeys(given.ident for _, given in found if given.kind == SERVICE))
-        lives = self._director.services.values()
-        down = [(live, one) for live in lives for one in live.down if one.health.state == DOWN]
+            if service.ident in table.running and self._sockets.find_activated(service.listen) is None:
+                for sock in director.sockets_of(service.ident):
+                    found.append((sock, SocketRecord(SERVICE, service.ident, file_of(sock))))
+        self._offered = [sock for sock, _ in found]
+        self._idents = list(dict.fromkeys(record.ident for _, record in found if record.use == SERVICE))
         return Inventory(
             table=table,
-            key=self._director.context.key,
-            sockets=[given for _, given in found],
-            resolution=dict(self._director.resolution),
-            down=[(live.ident, str(one.address), one.health.reason) for live, one in down],
+            key=director.context.key,
+            sockets=[record for _, record in found],
+            resolution=dict(director.resolution),
+            down=director.servers_down(),
             watchdog=self._watchdog,
         )
 
@@ -120,17 +130,18 @@ class HandoverSource:
         return self._pages[number]
 
     def descriptor(self, number: int) -> int:
-        """That of a socket of the inventory. Raises BadValue."""
-        if not 0 <= number < len(self._handed):
+        """The descriptor of a socket of the inventory. Raises BadValue."""
+        if not 0 <= number < len(self._offered):
             raise BadValue(f"there is no socket {number}")
-        return self._handed[number].fileno()
+        return self._offered[number].fileno()
 
-    def commit(self, taker: HandoverConnection, processes: int, pid_file: str) -> None:
-        """The other serves from now on. Raises BadValue, or OSError; then nothing has happened.
+    def commit(self, target: HandoverConnection, processes: int, pid_file: str) -> None:
+        """The new daemon serves from now on. Raises BadValue, or OSError; then nothing has happened.
 
-        Once the new daemon is told that it serves, this one must let go of everything, whatever fails.
+        As soon as the new daemon has been answered, both would serve: so this one must let go of everything, whatever
+        fails.
         """
-        if taker is not self._taker or not self._pages or processes < 1:
+        if target is not self._target or not self._pages or processes < 1:
             raise BadValue("nothing was handed over")
         taken = {}
         for ident in self._idents:
@@ -138,55 +149,50 @@ class HandoverSource:
             if len(socks) > processes:
                 share_among(socks[0], processes)
                 taken[ident] = processes
-        pid = taker.process()
-        self.is_over = True
+        pid = target.process()
+        self.is_committed = True
         self._forget()
         run = self._director.context.steps.run
         run("hand over: clients", self._director.hand_over, taken)
-        run("hand over: end", self._given, pid_file, pid)
-        run("hand over: edits", self._director.go_on)
+        run("hand over: end", self._committed, pid_file, pid)
+        run("hand over: edits", self._director.resume_edits)
 
-    def gone(self, taker: HandoverConnection) -> None:
-        """The connection of a new daemon has ended: if it had not committed, all goes on as before."""
-        if taker is not self._taker or self.is_over:
+    def connection_lost(self, target: HandoverConnection) -> None:
+        """A control connection has ended. If it was the new daemon's, and it had not committed, go on as before."""
+        if target is not self._target or self.is_committed:
             return
-        self._taker = None
+        self._target = None
         if self._pages:
             self._forget()
             self._log.warn("the daemon that was to take over went away; this one goes on")
-            self._director.go_on()
+            self._director.resume_edits()
 
-    def _too_long(self) -> None:
-        self._limit = None
-        if self._taker is not None:
-            self._taker.transport.abortConnection()
-
-    def _forget(self) -> None:
-        self._pages, self._handed = [], []
-        if self._limit is not None:
-            self._limit.cancel()
-            self._limit = None
+    def _timed_out(self) -> None:
+        self._timeout = None
+        if self._target is not None:
+            self._target.transport.abortConnection()
 
 
 class HandoverConnection(Administrator):
-    """A control connection; the new daemon's is one of them. giver: None: nothing can be handed over here."""
+    """A control connection. A new daemon uses one, and then it carries the commands of a takeover."""
 
     def __init__(self, switch: Any, log: EventLog) -> None:
+        """switch: as for an Administrator; its attribute `handover_source` is None where nothing can be handed over."""
         super().__init__(switch, log)
-        self._giver: HandoverSource | None = getattr(switch, "giver", None)
+        self._source: HandoverSource | None = switch.handover_source
 
     def process(self) -> int:
-        """Whose connection it is (unix(7), SO_PEERCRED); 0: that is not known."""
+        """The process id of the peer (unix(7), SO_PEERCRED); 0: it is not known."""
         return peer_process(self.transport.socket)
 
-    def _from(self) -> HandoverSource:
-        if self._giver is None or not IUNIXTransport.providedBy(self.transport):
+    def _handover_source(self) -> HandoverSource:
+        if self._source is None or not IUNIXTransport.providedBy(self.transport):
             raise CannotTakeOver("sockets are handed over on a unix socket only: --control must be unix:/PATH")
-        return self._giver
+        return self._source
 
     @TakeOver.responder
     def take_over(self, protocol: int, version: str) -> Deferred[dict[str, Any]]:
-        return Deferred.fromCoroutine(self._answered(self._begin(protocol, version)))
+        return self.respond(self._begin(protocol, version))
 
     async def _begin(self, protocol: int, version: str) -> dict[str, Any]:
         if protocol != PROTOCOL:
@@ -194,22 +200,22 @@ class HandoverConnection(Administrator):
                 f"ktcpvs {__version__}, which runs, hands over by protocol {PROTOCOL}, and ktcpvs {version} takes by "
                 f"protocol {protocol}: stop the one and start the other"
             )
-        return await self._from().begin(self, version)
+        return await self._handover_source().begin(self, version)
 
     @TakePage.responder
     def take_page(self, number: int) -> dict[str, Any]:
-        return {"page": self._from().page(number)}
+        return {"page": self._handover_source().page(number)}
 
     @TakeSocket.responder
     def take_socket(self, number: int) -> dict[str, Any]:
-        return {"descriptor": self._from().descriptor(number)}
+        return {"descriptor": self._handover_source().descriptor(number)}
 
     @Commit.responder
     def commit(self, processes: int, pid_file: str) -> dict[str, Any]:
-        self._from().commit(self, processes, pid_file)
+        self._handover_source().commit(self, processes, pid_file)
         return {}
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         super().connectionLost(reason)
-        if self._giver is not None:
-            self._giver.gone(self)
+        if self._source is not None:
+            self._source.connection_lost(self)

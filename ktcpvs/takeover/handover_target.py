@@ -1,7 +1,7 @@
-"""The new daemon's side of a takeover: it fetches what there is before it begins, and says when it is ready to serve.
+"""The new daemon's side of a takeover: it fetches the inventory and the sockets, and commits when it is ready to serve.
 
-The first part is done before the reactor runs, so that what is refused is refused as every other start is; the link
-stays open meanwhile, since with its end the old daemon goes on.
+It fetches before the reactor runs, so that a refusal ends the start as every other one does. The link stays open until
+the commit, since the old daemon goes on when it ends.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from ktcpvs.runtime.inherited_sockets import InheritedSockets
 from ktcpvs.system.process import peer_user, process_of
 from ktcpvs.system.sockets import owns_file
 from ktcpvs.takeover.commands import PROTOCOL, Commit, TakeOver, TakePage, TakeSocket
-from ktcpvs.takeover.inventory import CONTROL, LASTING, Given, Inventory, read_inventory
+from ktcpvs.takeover.inventory import ACTIVATED, CONTROL, Inventory, SocketRecord, read_inventory
 
-ANSWER = 30.0
-"""Seconds that the old daemon may take to answer; edits that are under way are carried out first."""
+ANSWER_TIMEOUT = 30.0
+"""Seconds that the old daemon may take to answer; it first carries out the edits that are under way."""
 
-READ = 65536
-DESCRIPTORS = 64
-"""The most that one message brings."""
+READ_BYTES = 65536
+MAX_DESCRIPTORS = 64
+"""The most that one recvmsg(2) takes."""
 
 
 @implementer(IUNIXTransport)
-class _Waiting:
-    """A transport without a reactor, just enough for AMP: who writes waits until it is sent."""
+class _BlockingTransport:
+    """A transport for AMP without a reactor: writing blocks until everything is sent."""
 
     disconnecting = False
 
@@ -66,78 +66,80 @@ class _Waiting:
 
 
 class HandoverTarget:
-    """A takeover from the daemon at `where`. inventory: what it has. control: the socket of its control connection."""
+    """A takeover from the daemon at `where`. inventory: its own. version: its own. control: its control socket."""
 
     def __init__(self, where: ControlAddress, sockets: InheritedSockets) -> None:
-        """sockets: gets those of services, and those that last. Raises CannotTakeOver."""
+        """Fetch everything. sockets: gets all sockets but the control socket. Raises CannotTakeOver."""
         self.where = where
         self._sockets = sockets
-        self._owned: list[tuple[socket.socket, Given]] = []
+        self._fetched: list[tuple[socket.socket, SocketRecord]] = []
         self._sock = socket.socket(socket.AF_UNIX)
         self._link: Any = QuietAMP()  # type: ignore[no-untyped-call]
         self.control: socket.socket
         try:
-            self._sock.settimeout(ANSWER)
+            self._sock.settimeout(ANSWER_TIMEOUT)
             self._sock.connect(where.path or "")
-            self._trust(peer_user(self._sock))
-            self._old = process_of(self._sock)
-            self._link.makeConnection(_Waiting(self._sock))
+            self._check_user(peer_user(self._sock))
+            self._old_process = process_of(self._sock)
+            self._link.makeConnection(_BlockingTransport(self._sock))
             self.inventory = self._fetch()
         except OSError as error:
             self._sock.close()
             if isinstance(error, PermissionError):
-                how = "run this one as the user of the daemon that runs"
-                raise CannotTakeOver(f"permission denied at {where}: {how}") from None
-            why = error.strerror or f"no answer within {ANSWER:.0f} seconds"
+                hint = "run this one as the user of the daemon that runs"
+                raise CannotTakeOver(f"permission denied at {where}: {hint}") from None
+            why = error.strerror or f"no answer within {ANSWER_TIMEOUT:.0f} seconds"
             raise CannotTakeOver(f"no daemon to take over at {where} ({why}): start without --takeover") from None
         except BaseException:
             self._sock.close()
             raise
 
-    def _trust(self, user: int) -> None:
-        """Raises CannotTakeOver for the socket of another user, who could hand over any table."""
+    def _check_user(self, user: int) -> None:
+        """Raise CannotTakeOver for the daemon of another user, which could hand over any table."""
         if user not in (0, os.geteuid()):
             raise CannotTakeOver(
-                f"the daemon at {self.where} is user {user}'s: a takeover is from a daemon of the same user"
+                f"the daemon at {self.where} runs as user {user}: run this one as the same user to take over"
             )
 
     def _fetch(self) -> Inventory:
-        told = self._ask(TakeOver, protocol=PROTOCOL, version=__version__)
-        self.version = told["version"]
+        answer = self._ask(TakeOver, protocol=PROTOCOL, version=__version__)
+        self.version = answer["version"]
         source = f"ktcpvs {self.version} at {self.where}"
-        text = b"".join(self._ask(TakePage, number=number)["page"] for number in range(told["pages"]))
+        text = b"".join(self._ask(TakePage, number=number)["page"] for number in range(answer["pages"]))
         inventory = read_inventory(text, source)
-        if len(inventory.sockets) != told["sockets"]:
+        if len(inventory.sockets) != answer["sockets"]:
             raise CannotTakeOver(
-                f"{source} names {len(inventory.sockets)} sockets and has {told['sockets']}; it goes on"
+                f"{source} lists {len(inventory.sockets)} sockets and has {answer['sockets']}; it goes on"
             )
-        for number, given in enumerate(inventory.sockets):
+        for number, record in enumerate(inventory.sockets):
             sock = socket.socket(fileno=self._ask(TakeSocket, number=number)["descriptor"])
             sock.set_inheritable(False)
-            sock.setblocking(False)  # as it is; but a duplicate of what Python takes to block would block both daemons
-            self._place(sock, given, inventory)
+            # The socket does not block, but this object believes that it does. A duplicate would then be made blocking,
+            # and with it the socket in both daemons.
+            sock.setblocking(False)
+            self._sort_in(sock, record, inventory)
         if not hasattr(self, "control"):
             raise CannotTakeOver(f"{source} hands over no control connection; it goes on")
         return inventory
 
-    def _place(self, sock: socket.socket, given: Given, inventory: Inventory) -> None:
-        service = inventory.table.services.get(given.ident)
-        self._owned.append((sock, given))
-        if given.kind == CONTROL:
+    def _sort_in(self, sock: socket.socket, record: SocketRecord, inventory: Inventory) -> None:
+        service = inventory.table.services.get(record.ident)
+        self._fetched.append((sock, record))
+        if record.use == CONTROL:
             self.control = sock
-        elif given.kind == LASTING:
-            self._sockets.keep(sock)
+        elif record.use == ACTIVATED:
+            self._sockets.add_activated(sock)
         elif service is not None:
-            self._sockets.taken.setdefault(service.listen, []).append(sock)
+            self._sockets.add_taken_over(service.listen, sock)
         else:
-            raise CannotTakeOver(f"a socket came for {given.kind} {given.ident}, which this version does not know")
+            raise CannotTakeOver(f"a socket came for {record.use} {record.ident}, which this version does not know")
 
     def _ask(self, command: Any, **arguments: Any) -> dict[str, Any]:
-        """The old daemon's answer, waited for. Raises its Refusal, OSError, or CannotTakeOver."""
+        """Wait for the old daemon's answer. Raises its Refusal, OSError, or CannotTakeOver."""
         answers: list[Any] = []
         self._link.callRemote(command, **arguments).addBoth(answers.append)
         while not answers:
-            data, descriptors, _, _ = socket.recv_fds(self._sock, READ, DESCRIPTORS)
+            data, descriptors, _, _ = socket.recv_fds(self._sock, READ_BYTES, MAX_DESCRIPTORS)
             for descriptor in descriptors:
                 self._link.fileDescriptorReceived(descriptor)
             if not data:
@@ -147,23 +149,22 @@ class HandoverTarget:
 
     def _answer(self, answer: Any) -> dict[str, Any]:
         if not isinstance(answer, Failure):
-            told: dict[str, Any] = answer
-            return told
+            values: dict[str, Any] = answer
+            return values
         why: Any = answer.value
         if isinstance(why, amp.UnhandledCommand):
             raise CannotTakeOver(
-                f"the daemon at {self.where} is of a version that does not hand over: stop it and start this one"
+                f"the daemon at {self.where} is of a version that cannot hand over: stop it and start this one"
             )
         if isinstance(why, Refusal):
             raise why
         raise CannotTakeOver(f"the daemon at {self.where} does not hand over: {answer.getErrorMessage()}")
 
     async def commit(self, reactor: Any, processes: int, pid_file: str) -> None:
-        """This daemon is ready: the old one accepts nobody any more. Raises CannotTakeOver; then the old one goes on.
+        """Tell the old daemon that this one is ready; from then on the old one accepts no clients.
 
-        Where the old one has died meanwhile, nobody else serves, and so this one does.
-
-        processes: how many of this daemon serve. pid_file: "" for none.
+        processes: how many processes of this daemon serve. pid_file: "" for none. Raises CannotTakeOver, and then the
+        old daemon goes on. If the old daemon has died meanwhile, returns: no other daemon serves.
         """
         link: Any = QuietAMP()  # type: ignore[no-untyped-call]
         self._sock.setblocking(False)
@@ -171,11 +172,11 @@ class HandoverTarget:
         self._sock.close()
         answer: Deferred[Any] = link.callRemote(Commit, processes=processes, pid_file=pid_file)
         try:
-            await answer.addTimeout(ANSWER, reactor)
+            await answer.addTimeout(ANSWER_TIMEOUT, reactor)
         except Refusal:
             raise
         except Exception as error:
-            if self._old is not None and self._old.has_ended():
+            if self._old_process is not None and self._old_process.has_ended():
                 return
             why = str(error) or type(error).__name__
             raise CannotTakeOver(f"the daemon at {self.where} does not hand over any more: {why}") from None
@@ -183,14 +184,14 @@ class HandoverTarget:
             if link.transport is not None:
                 link.transport.loseConnection()
 
-    def own(self) -> None:
-        """This daemon serves: the files of unix sockets go when it ends."""
-        for sock, given in self._owned:
+    def own_socket_files(self) -> None:
+        """This daemon serves: it removes the files of unix sockets when it closes them."""
+        for sock, record in self._fetched:
             if sock.fileno() >= 0:
-                owns_file(sock, given.file)
+                owns_file(sock, record.file)
 
     def abandon(self) -> None:
-        """Nothing comes of it: the old daemon goes on. What nobody uses is closed."""
+        """Give the takeover up: the old daemon goes on. Close all sockets that were fetched."""
         self._sock.close()
-        for sock, _ in self._owned:
+        for sock, _ in self._fetched:
             sock.close()

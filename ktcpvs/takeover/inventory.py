@@ -1,4 +1,4 @@
-"""What is handed over, as plain data: the table, what runs, the secret, and what each socket is for."""
+"""The inventory of a takeover, as plain data: the table, the services that run, the secret, the use of each socket."""
 
 from __future__ import annotations
 
@@ -14,44 +14,45 @@ from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write
 from ktcpvs.model.table import Table
 
-CONTROL, SERVICE, LASTING = "control", "service", "lasting"
-"""What a socket is for: the control connection; a service; none yet, but somebody else holds it too."""
+CONTROL, SERVICE, ACTIVATED = "control", "service", "lasting"
+"""The uses of a socket: the control connection; a service; none yet, but a service manager keeps it open."""
 
-File = tuple[int, int]
+FileIdentity = tuple[int, int]
+"""(device, inode)."""
 
 
 @frozen
-class Given:
-    """One socket. kind: what it is for. ident: of the service. file: (device, inode) of its file, None where it has
-    none or the file is somebody else's."""
+class SocketRecord:
+    """One socket. use: one of those above. ident: of the service. file: the file of a unix socket that the switch has
+    made; None: it has none, or another program has made it."""
 
-    kind: str
+    use: str
     ident: str = ""
-    file: File | None = None
+    file: FileIdentity | None = None
 
 
 @frozen
 class Inventory:
     """key: the switch's own secret. sockets: in the order in which they are fetched. down: servers that checks have
-    found down: ident, address, and why. resolution: what names mean. watchdog: within how many microseconds the service
-    manager wants to hear of the daemon; 0: it does not."""
+    found down: ident, address, reason. resolution: the addresses of host names. watchdog: the microseconds within which
+    the service manager expects a sign of life; 0: it expects none."""
 
     table: Table
     key: bytes
-    sockets: list[Given] = Factory(list)
+    sockets: list[SocketRecord] = Factory(list)
     down: list[tuple[str, str, str]] = Factory(list)
     resolution: dict[str, tuple[str, ...]] = Factory(dict)
     watchdog: int = 0
 
     def text(self) -> bytes:
-        """As one JSON document."""
+        """The inventory as one JSON document. Two versions exchange it, so its names stay."""
         running = [ident for ident in self.table.services if ident in self.table.running]
         return json.dumps(
             {
                 "configuration": write(*configuration(self.table)),
                 "running": running,
                 "key": self.key.hex(),
-                "sockets": [[one.kind, one.ident, one.file] for one in self.sockets],
+                "sockets": [[record.use, record.ident, record.file] for record in self.sockets],
                 "down": self.down,
                 "resolution": self.resolution,
                 "watchdog": self.watchdog,
@@ -60,23 +61,25 @@ class Inventory:
 
 
 def read_inventory(text: bytes, source: str) -> Inventory:
-    """What `text` says; source: whose it is. Raises CannotTakeOver."""
+    """The inventory that `text` holds. source: the daemon that sent it, for messages. Raises CannotTakeOver."""
     try:
-        said: dict[str, Any] = json.loads(text)
-        table = parse(said["configuration"], "its table").apply(Table())
-        sockets = [Given(kind, ident, tuple(file) if file else None) for kind, ident, file in said["sockets"]]
+        data: dict[str, Any] = json.loads(text)
+        table = parse(data["configuration"], "its table").apply(Table())
+        sockets = [SocketRecord(use, ident, tuple(file) if file else None) for use, ident, file in data["sockets"]]
         return Inventory(
-            table=evolve(table, running=frozenset(said["running"]).intersection(table.services)),
-            key=bytes.fromhex(said["key"]),
+            table=evolve(table, running=frozenset(data["running"]).intersection(table.services)),
+            key=bytes.fromhex(data["key"]),
             sockets=sockets,
-            down=[(str(ident), str(address), str(why)) for ident, address, why in said["down"]],
+            down=[(str(ident), str(address), str(why)) for ident, address, why in data["down"]],
             resolution={
-                str(host): tuple(str(ipaddress.ip_address(one)) for one in found)
-                for host, found in said.get("resolution", {}).items()
+                str(host): tuple(str(ipaddress.ip_address(address)) for address in addresses)
+                for host, addresses in data.get("resolution", {}).items()
             },
-            watchdog=int(said["watchdog"]),
+            watchdog=int(data["watchdog"]),
         )
     except Refusal as refusal:
         raise CannotTakeOver(f"{source} has a table that this version cannot read: {refusal}; it goes on") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise CannotTakeOver(f"{source} hands over what is not understood here: {error!r}; it goes on") from None
+        raise CannotTakeOver(
+            f"{source} sent an inventory that this version cannot read: {error!r}; it goes on"
+        ) from None

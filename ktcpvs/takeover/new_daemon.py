@@ -1,54 +1,55 @@
-"""A switch that is elsewhere: what a daemon that was taken over is still asked is asked of the one that took over."""
+"""A client of the daemon that has taken over: the old daemon forwards to it what it is still asked."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 
 from ktcpvs.control.client import Switch, connect
-from ktcpvs.control.edit_commands import requests
+from ktcpvs.control.edit_commands import commands_for
 from ktcpvs.control.endpoints import ControlAddress
 from ktcpvs.model.edits import Edit
 
+T = TypeVar("T")
+
 
 class NewDaemon:
-    """As the control connection wants a switch. asked: how many questions have no answer yet."""
+    """Provides control.server.Switch. pending: the number of requests that have not been answered yet."""
 
     def __init__(self, reactor: Any, where: ControlAddress) -> None:
+        self.pending = 0
         self._reactor = reactor
         self._where = where
-        self.asked = 0
 
     async def carry_out(self, edit: Edit) -> Sequence[str]:
-        """As Director.submit. Raises the other's Refusal."""
+        """Have the new daemon carry `edit` out; returns the warnings about it. Raises the new daemon's Refusal."""
 
-        async def ask(switch: Switch) -> list[str]:
+        async def send(switch: Switch) -> list[str]:
             warnings: list[str] = []
-            for command, arguments in requests(edit):
+            for command, arguments in commands_for(edit):
                 warnings += await switch.edit(command, **arguments)
             return warnings
 
-        found: list[str] = await self._ask(ask)
-        return found
+        return await self._ask(send)
 
     def submit(self, edit: Edit) -> Deferred[Sequence[str]]:
-        """The same, as a Deferred."""
+        """As Director.submit."""
         return Deferred.fromCoroutine(self.carry_out(edit))
 
     def view(self, name: str, ident: str | None) -> Deferred[Any]:
-        """The named view of the other."""
+        """The new daemon's view of that name."""
         return Deferred.fromCoroutine(self._ask(lambda switch: switch.read(name, ident)))
 
     async def explain(
         self, ident: str, method: str | None, target: str | None, headers: Sequence[tuple[str, str]], client: str
     ) -> Any:
-        """Who would serve a request there."""
+        """As Explainer.explain."""
         return await self._ask(lambda switch: switch.explain(ident, method, target, headers, client))
 
-    async def _ask(self, question: Any) -> Any:
-        self.asked += 1
+    async def _ask(self, question: Callable[[Switch], Awaitable[T]]) -> T:
+        self.pending += 1
         try:
             switch = await connect(self._reactor, str(self._where))
             try:
@@ -56,4 +57,4 @@ class NewDaemon:
             finally:
                 switch.close()
         finally:
-            self.asked -= 1
+            self.pending -= 1

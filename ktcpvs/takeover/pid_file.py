@@ -1,7 +1,7 @@
-"""twistd's pid file, which passes from a daemon to its successor.
+"""twistd's pid file, which passes from the old daemon to the new one.
 
-twistd refuses to start where the file names a process that runs, and takes the file away when it ends. So it is told
-that there is none, until this daemon has taken over, and from the moment on when another has the file.
+twistd refuses to start if the file names a process that runs, and removes the file when it ends. So a new daemon hides
+the file from twistd until it has taken over, and an old one from the moment on when the new one has the file.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ OPTION = "pidfile"
 
 
 class PidFile:
-    """path: absolute; "" where there is none. options: twistd's own; None: it is not twistd that runs."""
+    """path: absolute; "": there is none."""
 
     def __init__(self, options: Any) -> None:
+        """options: twistd's own; None: the daemon does not run under twistd."""
         self._options = options
         path = options[OPTION] if options is not None else ""
         self.path = os.path.abspath(path) if path else ""
 
     def leave_alone(self) -> None:
-        """twistd neither looks at the file nor takes it away."""
+        """Have twistd neither read nor remove the file."""
         if self._options is not None:
             self._options[OPTION] = ""
 
     def take(self) -> None:
-        """Name this process in it; it goes when this daemon ends. Raises OSError."""
+        """Write this process's id into the file; twistd removes it when this daemon ends. Raises OSError."""
         if self.path:
             replace_file(self.path, str(os.getpid()).encode("ascii"), 0o644)
             self._options[OPTION] = self.path

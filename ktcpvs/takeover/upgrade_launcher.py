@@ -1,4 +1,4 @@
-"""SIGUSR2: this daemon starts its program anew, as it is installed now, and the new one takes over."""
+"""SIGUSR2: start this daemon's program anew, as it is installed now, with --takeover."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ktcpvs.system.notify import SOCKET, Notifier
 
 OPTION = "--takeover"
 
-FOLDER = os.getcwd()
-"""Where this program was started; twistd may go elsewhere (--rundir)."""
+START_FOLDER = os.getcwd()
+"""Where this program was started; twistd may have changed to another folder since (--rundir)."""
 
 
 class UpgradeLauncher(ProcessProtocol):
-    """The program that is started, one at a time. It writes where this one writes, and outlives it."""
+    """Starts new daemons, one at a time. A new daemon has this one's standard streams, and outlives it."""
 
     def __init__(self, reactor: Any, log: EventLog, where: ControlAddress | None, notifier: Notifier) -> None:
         """where: the unix socket of control; None: there is none."""
@@ -28,15 +28,15 @@ class UpgradeLauncher(ProcessProtocol):
         self._log = log
         self._where = where
         self._notifier = notifier
-        self._runs = False
+        self._is_running = False
 
     def start(self) -> None:
-        """Start one, unless one is on its way."""
+        """Start a new daemon, unless one that was started has not ended yet."""
         if self._where is None:
-            self._log.warn("SIGUSR2: nothing is done: sockets are handed over on a unix socket, and --control is none")
+            self._log.warn("SIGUSR2 ignored: upgrades need a Unix control socket (--control unix:/PATH)")
             return
-        if self._runs:
-            self._log.warn("SIGUSR2: nothing is done: a new daemon is on its way already")
+        if self._is_running:
+            self._log.warn("SIGUSR2 ignored: a new daemon is starting already")
             return
         program = [sys.executable, *sys.orig_argv[1:]]
         if not any(word.split("=")[0] == OPTION for word in program):
@@ -44,15 +44,17 @@ class UpgradeLauncher(ProcessProtocol):
         environment = dict(os.environ)
         if self._notifier.path:
             environment[SOCKET] = self._notifier.path
-        self._log.event(ANNOUNCE, "SIGUSR2: a new daemon is started, which takes over")
+        self._log.event(ANNOUNCE, "SIGUSR2: starting a new daemon, which takes over")
+        streams = {0: 0, 1: 1, 2: 2}
         try:
-            self._reactor.spawnProcess(self, program[0], program, environment, FOLDER, childFDs={0: 0, 1: 1, 2: 2})
+            self._reactor.spawnProcess(self, program[0], program, environment, START_FOLDER, childFDs=streams)
         except OSError as error:
-            self._log.warn("a new daemon cannot be started: {why}", why=error.strerror)
+            self._log.warn("the new daemon cannot be started: {why}", why=error.strerror)
             return
-        self._runs = True
+        self._is_running = True
 
     def processEnded(self, reason: Failure) -> None:
-        self._runs = False
-        if getattr(reason.value, "exitCode", None) != 0:  # in the background, its parent ends with 0 when it has begun
+        self._is_running = False
+        # A new daemon that goes into the background ends with 0 here, when it has started.
+        if getattr(reason.value, "exitCode", None) != 0:
             self._log.warn("the new daemon has ended: {why}; this one goes on", why=reason.getErrorMessage())

@@ -20,7 +20,6 @@ from ktcpvs.model import connection as life
 from ktcpvs.model.scheduling import Choice
 from ktcpvs.protocols.http1 import NO_HTTP_1, BadRequest, HeadReader, RequestHead, error_response
 from ktcpvs.relay.copy import CopyRelay
-from ktcpvs.streams.connect import connect
 from ktcpvs.streams.lingering_close import LingeringClose, close_gracefully
 from ktcpvs.streams.stream import Stream, nothing
 
@@ -100,9 +99,9 @@ class TCPClientConnection(ClientConnection):
             return
         self.set_timer(0)
         if clean or other is self.client:
-            close_gracefully(other, self.context, clean)
+            close_gracefully(other, self.context.wheel, self.context.settings, clean)
         else:
-            other.reset()
+            other.abort()
 
     # The head.
 
@@ -164,8 +163,7 @@ class TCPClientConnection(ClientConnection):
 
     def serve(self, choice: Choice) -> None:
         self.transition(life.CHOSEN)
-        address, timeout = choice.destination.address, self.context.settings.connect_timeout
-        self._connecting = connect(self.context.reactor, address, timeout, Stream())
+        self._connecting = self.service.connector(choice.destination).connect_stream(Stream())
         self._connecting.addCallbacks(self._connected, self._not_connected)
 
     def _not_connected(self, why: Failure) -> None:
@@ -183,7 +181,7 @@ class TCPClientConnection(ClientConnection):
         lease = dispatcher.lease
         assert lease is not None  # nothing is connected without one
         if self.state == life.CLOSED:
-            server.reset()
+            server.abort()
             lease.end()
             self._end_if_over()
             return
@@ -207,8 +205,8 @@ class TCPClientConnection(ClientConnection):
         """Both directions have ended; what is buffered still goes out, as long as the peers take it."""
         self.transition(life.FINISHED)
         self.set_timer(0)
-        close_gracefully(self.client, self.context)
-        close_gracefully(self.server, self.context)
+        close_gracefully(self.client, self.context.wheel, self.context.settings)
+        close_gracefully(self.server, self.context.wheel, self.context.settings)
 
     def restore_timer(self) -> None:
         self.set_timer(0)
@@ -240,8 +238,8 @@ class TCPClientConnection(ClientConnection):
         response = error_response(status, reason, method, later=self.retry_after(status, retry_after))
         if self.dispatcher.entry is not None:
             self.dispatcher.entry.refused(status, response)
-        self.client.transport.write(response)
-        LingeringClose(self.client, self.context, self._lingered).linger()
+        self.client.write(response)
+        LingeringClose(self.client, self.context.wheel, self.context.settings, self._lingered).linger()
 
     def _lingered(self) -> None:
         if self.state == life.REFUSING:
@@ -251,9 +249,9 @@ class TCPClientConnection(ClientConnection):
         self.set_timer(0)
         if self._connecting is not None:
             self._connecting.cancel()
-        self.client.reset()
+        self.client.abort()
         if self.server is not None:
-            self.server.reset()
+            self.server.abort()
         self._end_if_over()
 
     def _end_if_over(self) -> None:

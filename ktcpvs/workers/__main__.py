@@ -1,4 +1,4 @@
-"""The process of a worker."""
+"""The program of a worker process; see worker.py."""
 
 from __future__ import annotations
 

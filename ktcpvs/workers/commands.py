@@ -1,55 +1,66 @@
-"""What a supervisor says to its workers besides what every administrator can say."""
+"""The AMP commands that only a supervisor sends to its workers, besides those of control/commands.py.
+
+Supervisor and workers are always of one version, so these may change with any version.
+"""
 
 from __future__ import annotations
 
 from twisted.protocols import amp
 
+LINK_DESCRIPTOR = 3
+"""The descriptor of a worker's connection to its supervisor, in the worker."""
+
 
 class Begin(amp.Command):
-    """The first word. key: the secret behind cookies. columns: of the shared table of counts; column: this worker's.
-    descriptor: the table's. holds: accept nobody before Serve."""
+    """The first command after Ping: all that the worker needs to build its switch.
+
+    key: the switch's own secret. processes: the number of processes that count in the shared table; index: this one's
+    among them; descriptor: the table's. is_accepting: False: accept no clients before StartAccepting.
+    """
 
     arguments = [
         (b"key", amp.String()),
-        (b"columns", amp.Integer()),
-        (b"column", amp.Integer()),
+        (b"processes", amp.Integer()),
+        (b"index", amp.Integer()),
         (b"descriptor", amp.Descriptor()),
-        (b"holds", amp.Boolean()),
+        (b"is_accepting", amp.Boolean()),
     ]
 
 
 class Ping(amp.Command):
-    """Is anybody there?"""
+    """Answer, to show that the worker's reactor runs."""
 
 
-class Serve(amp.Command):
+class StartAccepting(amp.Command):
     """Accept clients from now on."""
 
 
 class HandOver(amp.Command):
-    """Another daemon has taken over: accept nobody, let drain what lives. late: services whose socket it has not taken,
-    which is closed a little later."""
+    """Another daemon has taken over: accept no more clients, and let connections drain.
 
-    arguments = [(b"late", amp.ListOf(amp.Unicode()))]
+    left_over: the services whose socket it does not use; the worker closes these a little later.
+    """
+
+    arguments = [(b"left_over", amp.ListOf(amp.Unicode()))]
 
 
-class Rows(amp.Command):
-    """Which rows of the shared table count what: one page of them."""
+class AssignSlots(amp.Command):
+    """The slots of the shared table in which servers and services are counted: one page of them."""
 
     arguments = [
         (
-            b"rows",
-            amp.AmpList([(b"ident", amp.Unicode()), (b"address", amp.Unicode()), (b"row", amp.Integer())]),
+            b"slots",
+            amp.AmpList([(b"ident", amp.Unicode()), (b"address", amp.Unicode()), (b"slot", amp.Integer())]),
         )
     ]
 
 
-class Marks(amp.Command):
-    """What checks have found: servers that are up, or down, and why. One page of them."""
+class UpdateHealth(amp.Command):
+    """Servers that checks have found up or down, and the reason: one page of them."""
 
     arguments = [
         (
-            b"marks",
+            b"servers",
             amp.AmpList(
                 [
                     (b"ident", amp.Unicode()),
@@ -62,17 +73,17 @@ class Marks(amp.Command):
     ]
 
 
-class Name(amp.Command):
-    """What a host name means from now on: the addresses of servers that are configured by it."""
+class SetAddresses(amp.Command):
+    """The addresses of a host name, for servers that are configured by it."""
 
     arguments = [(b"host", amp.Unicode()), (b"addresses", amp.ListOf(amp.Unicode()))]
 
 
-class Reopen(amp.Command):
-    """Open the files of access logs anew."""
+class ReopenLogs(amp.Command):
+    """Reopen the files of access logs."""
 
 
-class Listen(amp.Command):
-    """A listening socket for the next edit that wants to listen on `address`."""
+class AddListener(amp.Command):
+    """A listening socket for the next edit that makes a service listen on `address`."""
 
     arguments = [(b"address", amp.Unicode()), (b"descriptor", amp.Descriptor())]

@@ -1,4 +1,4 @@
-"""What several workers tell, as if one had told it: counts add up, connections stand one after another."""
+"""Merges the views of several workers into one: adds counts up, and concatenates lists of connections."""
 
 from __future__ import annotations
 
@@ -7,78 +7,86 @@ from typing import Any
 
 from ktcpvs.model.health import EJECTED, UP
 
+Data = dict[str, Any]
+"""Plain data of a view, as inspect/views.py makes it."""
 
-def stats(own: dict[str, Any], told: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The stats of all workers. own: the supervisor's, the table with all counts 0. told: each worker's."""
-    all_told = [{service["ident"]: service for service in one["services"]} for one in told]
+
+def stats(own: Data, answers: Sequence[Data]) -> Data:
+    """The stats of all workers. own: the supervisor's, with the table and all counts 0. answers: one of each worker."""
+    by_ident = [{service["ident"]: service for service in answer["services"]} for answer in answers]
     return {
         **own,
         "services": [
-            _service(service, [one[service["ident"]] for one in all_told if service["ident"] in one])
+            _service(service, [services[service["ident"]] for services in by_ident if service["ident"] in services])
             for service in own["services"]
         ],
     }
 
 
-def connections(told: Sequence[tuple[int, list[dict[str, Any]]]]) -> list[dict[str, Any]]:
-    """The connections of all workers; `worker` says whose each is. told: (number, what it sees) of each."""
-    return [{**connection, "worker": number} for number, one in told for connection in one]
+def connections(answers: Sequence[tuple[int, list[Data]]]) -> list[Data]:
+    """The connections of all workers, each with its worker's number. answers: (number, connections) of each worker."""
+    return [{**connection, "worker": number} for number, answer in answers for connection in answer]
 
 
-def _service(own: dict[str, Any], told: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One service. A worker may be an edit behind, or ahead: what the supervisor does not know is left out.
+def _service(own: Data, answers: Sequence[Data]) -> Data:
+    """One service of `own`, with the counts of the workers that know it.
 
-    Which relay serves says the first worker: the supervisor may have other rights than those who relay.
+    A worker may be one edit behind or ahead: servers that the supervisor does not know are left out. The relay is that
+    of the first worker, since the supervisor may have other rights than the processes that relay.
     """
     merged = dict(own)
     for name in ("stats", "redirect_stats"):
         if name in own:
-            merged[name] = _added(own[name], [one[name] for one in told if name in one])
-    servers = [{server["address"]: server["stats"] for server in one["servers"]} for one in told]
-    merged["stats"]["relay"] = _relay(own["stats"]["relay"], [one["stats"]["relay"] for one in told])
+            merged[name] = _added(own[name], [answer[name] for answer in answers if name in answer])
+    by_address = [{server["address"]: server["stats"] for server in answer["servers"]} for answer in answers]
+    merged["stats"]["relay"] = _relay(own["stats"]["relay"], [answer["stats"]["relay"] for answer in answers])
     merged["servers"] = [
         {
-            **row,
-            "stats": _added(row["stats"], [one[row["address"]] for one in servers if row["address"] in one]),
-            "health": _health(row, told),
+            **server,
+            "stats": _added(
+                server["stats"], [seen[server["address"]] for seen in by_address if server["address"] in seen]
+            ),
+            "health": _health(server, answers),
         }
-        for row in own["servers"]
+        for server in own["servers"]
     ]
     return merged
 
 
-def _health(own: dict[str, Any], told: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What checks found stands in the supervisor's own; errors of clients each worker sees by itself."""
-    known: dict[str, Any] = own["health"]
-    rows = [row["health"] for one in told for row in one["servers"] if row["address"] == own["address"]]
-    if known["state"] != UP or not rows:
+def _health(own: Data, answers: Sequence[Data]) -> Data:
+    """The health of one server: the supervisor knows the results of checks, each worker the ejections that it made."""
+    known: Data = own["health"]
+    seen = [
+        server["health"] for answer in answers for server in answer["servers"] if server["address"] == own["address"]
+    ]
+    if known["state"] != UP or not seen:
         return known
-    ejected = [one for one in rows if one["state"] == EJECTED]
-    last: dict[str, Any] = max(ejected or [known, *rows], key=lambda one: one["since"])
-    return {**last, "reason": f"in {len(ejected)} of {len(rows)} workers: {last['reason']}"} if ejected else last
+    ejected = [health for health in seen if health["state"] == EJECTED]
+    last: Data = max(ejected or [known, *seen], key=lambda health: health["since"])
+    return {**last, "reason": f"in {len(ejected)} of {len(seen)} workers: {last['reason']}"} if ejected else last
 
 
-def _relay(own: dict[str, Any] | None, told: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
-    seen = [one for one in told if one is not None]
-    if not seen:
+def _relay(own: Data | None, answers: Sequence[Data | None]) -> Data | None:
+    known = [relay for relay in answers if relay is not None]
+    if not known:
         return own
-    joined = {name: sum(one["joined"][name] for one in seen) for name in seen[0]["joined"]}
-    return {**seen[0], "joined": joined}
+    joined = {name: sum(relay["joined"][name] for relay in known) for name in known[0]["joined"]}
+    return {**known[0], "joined": joined}
 
 
-def _added(own: dict[str, Any], counts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _added(own: Data, counts: Sequence[Data]) -> Data:
     return {
-        name: _sum(start, [one[name] for one in counts if name in one])
+        name: _sum(start, [count[name] for count in counts if name in count])
         for name, start in own.items()
         if name != "relay"
     }
 
 
 def _sum(start: Any, more: Sequence[Any]) -> Any:
-    """Numbers added up; lists of them place by place, dicts of them name by name."""
+    """The sum of numbers; lists are summed element by element, dicts name by name."""
     if isinstance(start, dict):
-        names = sorted({name for one in (start, *more) for name in one})
-        return {name: start.get(name, 0) + sum(one.get(name, 0) for one in more) for name in names}
+        names = sorted({name for each in (start, *more) for name in each})
+        return {name: start.get(name, 0) + sum(each.get(name, 0) for each in more) for name in names}
     if isinstance(start, list):
-        return [sum(column) for column in zip(start, *more, strict=True)]
+        return [sum(elements) for elements in zip(start, *more, strict=True)]
     return sum(more, start)

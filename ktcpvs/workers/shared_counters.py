@@ -1,4 +1,8 @@
-"""Who counts where: rows of the shared table for servers and for services, given out by the supervisor."""
+"""Live counts in shared memory, and the allocation of its slots to servers and services.
+
+The supervisor allocates a slot to each server of each service, and to each service for its clients. A slot has one
+number for each process, which that process alone writes; the sum is the count over all processes.
+"""
 
 from __future__ import annotations
 
@@ -8,104 +12,114 @@ from ktcpvs.model.clients import ClientTable
 from ktcpvs.model.destination import Destination, SharedDestination
 from ktcpvs.model.service import RealServer
 from ktcpvs.model.table import Table
-from ktcpvs.runtime.resources import Clients, Counters
+from ktcpvs.runtime.counters import ClientCounter, Counters
 from ktcpvs.system.shared import MAX_ROWS, SharedTable
 
 CLIENTS = "clients"
-"""In the place of an address: the row counts the clients of the service."""
+"""Stands in a CounterKey for the address when the slot counts the clients of the service."""
 
-Key = tuple[str, str]
-"""(ident, address, or CLIENTS)."""
+CounterKey = tuple[str, str]
+"""The subject of a slot: (ident of the service, address of the server or CLIENTS)."""
 
 
-class SharedClients(Clients):
-    """The clients of one service, in all processes."""
+class SharedClientCounter(ClientCounter):
+    """The number of clients of one service, over all processes."""
 
     is_shared = True
 
-    def __init__(self, row: memoryview, place: int) -> None:
-        self._row = row
-        self._place = place
+    def __init__(self, slot: memoryview, index: int) -> None:
+        """slot: one number for each process. index: of this process."""
+        self._slot = slot
+        self._index = index
 
     @property
     def in_all(self) -> int:  # type: ignore[override]
-        return sum(self._row)
+        return sum(self._slot)
 
     def add(self, more: int) -> None:
-        self._row[self._place] += more
+        self._slot[self._index] += more
 
 
 class SharedCounters(Counters):
-    """Counts of one process among several."""
+    """The counts of one process among several. Each process counts for itself whatever has no slot."""
 
-    def __init__(self, table: SharedTable, column: int, rows: Mapping[Key, int]) -> None:
-        """column: where this process counts. rows: what is counted where; may grow."""
-        self.table = table
-        self.rows = rows
-        self._column = column
+    def __init__(self, table: SharedTable, index: int, slots: Mapping[CounterKey, int]) -> None:
+        """index: of this process among those that count. slots: may grow later."""
+        self._table = table
+        self._index = index
+        self._slots = slots
 
     def destination(self, ident: str, server: RealServer) -> Destination:
-        number = self.rows.get((ident, str(server.address)))
+        number = self._slots.get((ident, str(server.address)))
         if number is None:
             return super().destination(ident, server)
-        return SharedDestination(server.address, server.weight, server.maxconn, self.table.row(number), self._column)
+        slot = self._table.row(number)
+        return SharedDestination(server.address, server.weight, server.maxconn, slot, self._index)
 
     def _new_client_table(self, key: bytes) -> ClientTable:
-        return self.table.clients(self._column, key)
+        return self._table.clients(self._index, key)
 
-    def clients(self, ident: str) -> Clients:
-        number = self.rows.get((ident, CLIENTS))
-        return super().clients(ident) if number is None else SharedClients(self.table.row(number), self._column)
+    def clients(self, ident: str) -> ClientCounter:
+        number = self._slots.get((ident, CLIENTS))
+        return super().clients(ident) if number is None else SharedClientCounter(self._table.row(number), self._index)
 
 
 class SlotAllocator:
-    """Gives out rows: each server of each service has one, and each service.
+    """Allocates the slots of a shared table.
 
-    What leaves the table and comes back gets its row again: connections that it had then are still counted there. Its
-    row goes to another only when all rows have been given out, and only when nobody counts there.
+    A server that leaves the table and comes back gets its slot again: its earlier connections are still counted there.
+    Other servers get that slot only when all slots have been allocated and nothing is counted in it any more.
 
-    rows: who has which. used: how many were ever given out.
+    table: the shared memory. slots: what is counted in which slot. allocated: the number of slots ever allocated.
     """
 
-    def __init__(self, table: SharedTable, most: int = MAX_ROWS) -> None:
-        """most: how many rows there are."""
-        self._table = table
-        self._most = most
-        self._left: dict[Key, int] = {}  # no longer in the table; the first has been gone the longest
-        self.rows: dict[Key, int] = {}
-        self.used = 0
+    def __init__(self, table: SharedTable, limit: int = MAX_ROWS) -> None:
+        """limit: the number of slots."""
+        self.table = table
+        self.slots: dict[CounterKey, int] = {}
+        self.allocated = 0
+        self._limit = limit
+        self._free: dict[CounterKey, int] = {}  # of what has left the table; what left first is first
 
-    def follow(self, table: Table, before: Table | None = None) -> None:
-        """Rows for all that stands in `table`; what there are none left for is counted by each process alone.
+    def counters(self, index: int) -> SharedCounters:
+        """The counters of process `index`."""
+        return SharedCounters(self.table, index, self.slots)
 
-        before: the table that holds until all processes have gone over to `table`; its rows stay as they are, since
-        the change may be refused, and until it is done its servers are chosen. None: there is none.
+    def allocate(self, table: Table, before: Table | None = None) -> None:
+        """Allocate slots for everything in `table`, as long as there are any.
+
+        before: the table in force until all processes have changed to `table`. Its slots stay as they are, since the
+        change may be refused, and its servers are still chosen meanwhile. None: there is none.
         """
         tables = (table,) if before is None else (before, table)
-        wanted = dict.fromkeys(key for one in tables for key in _keys(one))
-        for key in [key for key in self.rows if key not in wanted]:
-            self._left[key] = self.rows.pop(key)
-        for key in [key for key in self._left if key in wanted]:
-            self.rows[key] = self._left.pop(key)
+        wanted = dict.fromkeys(key for each in tables for key in _keys(each))
+        for key in [key for key in self.slots if key not in wanted]:
+            self._free[key] = self.slots.pop(key)
+        for key in [key for key in self._free if key in wanted]:
+            self.slots[key] = self._free.pop(key)
         for key in wanted:
-            if key not in self.rows:
-                row = self._next()
-                if row is None:
+            if key not in self.slots:
+                slot = self._next_slot()
+                if slot is None:
                     return
-                self.rows[key] = row
+                self.slots[key] = slot
 
-    def _next(self) -> int | None:
-        if self.used < self._most:
-            self.used += 1
-            return self.used - 1
-        for key, row in self._left.items():
-            if not any(self._table.row(row)):
-                del self._left[key]
-                return row
+    def _next_slot(self) -> int | None:
+        if self.allocated < self._limit:
+            self.allocated += 1
+            return self.allocated - 1
+        for key, slot in self._free.items():
+            if not any(self.table.row(slot)):
+                del self._free[key]
+                return slot
         return None
 
+    def clear(self, index: int) -> None:
+        """Process `index` is gone: set all its counts to 0."""
+        self.table.clear_column(index, self.allocated)
 
-def _keys(table: Table) -> Iterator[Key]:
+
+def _keys(table: Table) -> Iterator[CounterKey]:
     for service in table:
         yield service.ident, CLIENTS
         for server in service.servers:

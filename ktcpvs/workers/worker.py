@@ -1,7 +1,7 @@
-"""A worker: a switch like any other, but its administrator is the supervisor, and its sockets are handed down to it.
+"""A worker: a switch whose administrator is the supervisor, and whose listening sockets are handed down to it.
 
-Started by the supervisor, as `python -m ktcpvs.workers REACTOR`, which talks to it over descriptor LINK; when that
-link breaks it drains and ends.
+The supervisor starts it as `python -m ktcpvs.workers REACTOR`, and sends it commands over the descriptor
+LINK_DESCRIPTOR. When that link breaks, the worker drains and ends.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,113 +22,114 @@ from twisted.protocols import amp
 from twisted.python.failure import Failure
 
 from ktcpvs.control.server import Administrator
-from ktcpvs.errors import CannotListen
+from ktcpvs.errors import Busy, CannotListen
+from ktcpvs.health.active_checks import NoChecks
 from ktcpvs.inspect.explain import Explainer
 from ktcpvs.inspect.views import Views
 from ktcpvs.model.address import Address
+from ktcpvs.model.edits import Edit
+from ktcpvs.model.settings import Settings
 from ktcpvs.runtime.context import Context
-from ktcpvs.runtime.resources import Sockets
+from ktcpvs.runtime.listening_sockets import ListeningSockets
 from ktcpvs.services.director import Director
+from ktcpvs.services.resolver import NoResolver
 from ktcpvs.system.limits import calm_collector, raise_descriptor_limit
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.process import end_after_parent
 from ktcpvs.system.shared import SharedTable
 from ktcpvs.workers import commands
-from ktcpvs.workers.shared_counters import Key, SharedCounters
+from ktcpvs.workers.commands import LINK_DESCRIPTOR
+from ktcpvs.workers.shared_counters import CounterKey, SharedCounters
 
-DRAIN_LOOK = 0.05
+DRAIN_POLL_INTERVAL = 0.05
 """Seconds between two looks whether all connections have drained."""
 
-LAST_MOMENTS = 5.0
-"""Seconds that a worker whose supervisor has died may take to end, besides the drain timeout."""
-
-LINK = 3
-"""The descriptor of the supervisor's link in a worker."""
+MAX_END_TIME = 5.0
+"""Seconds that a worker whose supervisor has died may take to end, beyond the drain timeout."""
 
 
-class InheritedWorkerSockets(Sockets):
+class HandedDownSockets(ListeningSockets):
     """Listening sockets that the supervisor has opened."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, socket.socket] = {}
+        self._unused: dict[str, socket.socket] = {}
 
-    def put(self, address: str, sock: socket.socket) -> None:
-        """The next service that listens on `address` gets this one."""
-        before = self._waiting.pop(address, None)
+    def add(self, address: str, sock: socket.socket) -> None:
+        """Keep `sock` for the next service that listens on `address`."""
+        before = self._unused.pop(address, None)
         if before is not None:
             before.close()
-        self._waiting[address] = sock
+        self._unused[address] = sock
 
     def open(self, address: Address, backlog: int, beside: Iterable[socket.socket]) -> socket.socket:
-        sock = self._waiting.pop(str(address), None)
+        sock = self._unused.pop(str(address), None)
         if sock is None:
             raise CannotListen(f"the supervisor has handed down no socket for {address}")
         sock.setblocking(False)
         return sock
 
 
-class Link(Administrator):
-    """The worker's end of the link to its supervisor."""
+class SupervisorLink(Administrator):
+    """The worker's end of the link: the commands of every administrator, and those of the supervisor alone."""
 
     def __init__(self, worker: Worker, log: EventLog) -> None:
         super().__init__(worker, log)
         self._worker = worker
 
     def fileDescriptorReceived(self, descriptor: int) -> None:
-        amp.AMP.fileDescriptorReceived(self, descriptor)  # the supervisor has
+        amp.AMP.fileDescriptorReceived(self, descriptor)  # an Administrator accepts none
 
     @commands.Begin.responder
-    def begin(self, key: bytes, columns: int, column: int, descriptor: int, holds: bool) -> dict[str, Any]:
-        self._worker.context.holds = holds
-        self._worker.begin(key, SharedTable(columns, descriptor), column)
+    def begin(self, key: bytes, processes: int, index: int, descriptor: int, is_accepting: bool) -> dict[str, Any]:
+        self._worker.begin(key, SharedTable(processes, descriptor), index, is_accepting)
         return {}
 
     @commands.Ping.responder
     def ping(self) -> dict[str, Any]:
         return {}
 
-    @commands.Serve.responder
-    def serve(self) -> dict[str, Any]:
-        self._worker.director.serve()
+    @commands.StartAccepting.responder
+    def start_accepting(self) -> dict[str, Any]:
+        self._worker.director.start_accepting()
         return {}
 
     @commands.HandOver.responder
-    def hand_over(self, late: list[str]) -> dict[str, Any]:
-        self._worker.director.hand_over(dict.fromkeys(late, 0))
+    def hand_over(self, left_over: list[str]) -> dict[str, Any]:
+        self._worker.director.hand_over(dict.fromkeys(left_over, 0))
         return {}
 
-    @commands.Rows.responder
-    def rows(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        self._worker.rows.update({(one["ident"], one["address"]): one["row"] for one in rows})
+    @commands.AssignSlots.responder
+    def assign_slots(self, slots: list[dict[str, Any]]) -> dict[str, Any]:
+        self._worker.slots.update({(given["ident"], given["address"]): given["slot"] for given in slots})
         return {}
 
-    @commands.Marks.responder
-    def marks(self, marks: list[dict[str, Any]]) -> dict[str, Any]:
-        for mark in marks:
-            self._worker.director.mark(**mark)
+    @commands.UpdateHealth.responder
+    def update_health(self, servers: list[dict[str, Any]]) -> dict[str, Any]:
+        for server in servers:
+            self._worker.director.set_health(**server)
         return {}
 
-    @commands.Name.responder
-    def name(self, host: str, addresses: list[str]) -> Deferred[dict[str, Any]]:
+    @commands.SetAddresses.responder
+    def set_addresses(self, host: str, addresses: list[str]) -> Deferred[dict[str, Any]]:
         return self._worker.director.resolved({host: tuple(addresses)}).addCallback(lambda _: {})
 
-    @commands.Reopen.responder
-    def reopen(self) -> dict[str, Any]:
+    @commands.ReopenLogs.responder
+    def reopen_logs(self) -> dict[str, Any]:
         self._worker.director.reopen_logs()
         return {}
 
-    @commands.Listen.responder
-    def listen(self, address: str, descriptor: int) -> dict[str, Any]:
-        self._worker.sockets.put(address, socket.socket(fileno=descriptor))
+    @commands.AddListener.responder
+    def add_listener(self, address: str, descriptor: int) -> dict[str, Any]:
+        self._worker.sockets.add(address, socket.socket(fileno=descriptor))
         return {}
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         super().connectionLost(reason)
-        self._worker.part()
+        self._worker.drain()
 
 
-class LinkFactory(ServerFactory):
+class _LinkFactory(ServerFactory):
     """Makes the one link."""
 
     noisy = False
@@ -136,69 +137,100 @@ class LinkFactory(ServerFactory):
     def __init__(self, worker: Worker, log: EventLog) -> None:
         self._worker = worker
         self._log = log
-        self.connections: set[Link] = set()
+        self.connections: set[SupervisorLink] = set()
 
-    def buildProtocol(self, addr: Any) -> Link:
-        link = Link(self._worker, self._log)
+    def buildProtocol(self, addr: Any) -> SupervisorLink:
+        link = SupervisorLink(self._worker, self._log)
         link.factory = self
         self.connections.add(link)
         return link
 
 
 class Worker:
-    """The switch of one worker, as its link wants it."""
+    """One worker process. The supervisor's Begin gives it a director.
 
-    def __init__(self, reactor: Any) -> None:
+    slots: what the shared table counts in which slot. sockets: those handed down.
+    """
+
+    def __init__(self, reactor: Any, log: EventLog) -> None:
+        self.slots: dict[CounterKey, int] = {}
+        self.sockets = HandedDownSockets()
         self._reactor = reactor
-        self.log = EventLog()
-        self.context = Context(reactor, self.log)
-        self.rows: dict[Key, int] = {}
-        self.sockets = InheritedWorkerSockets()
-        self.context.sockets = self.sockets
-        self.director = Director(self.context, unload=self.part)
-        self.director.is_strict = False  # the supervisor has
-        self.director.checks = None  # these too
-        self.director.resolver = None
-        self.submit = self.director.submit
-        self.view = Views(self.director).view
-        self.explain = Explainer(self.director).explain
-        self._parting = False
-        self._deadline = 0.0  # when connections have to have drained
-
-    def begin(self, key: bytes, table: SharedTable, column: int) -> None:
-        """The supervisor's first word."""
-        self.context.key = key
-        self.context.counters = SharedCounters(table, column, self.rows)
+        self._log = log
+        self._director: Director | None = None
+        self._is_draining = False
+        self._deadline = 0.0  # when draining ends at the latest
 
     def start(self) -> None:
-        """Take the link up, and begin."""
-        self._reactor.adoptStreamConnection(LINK, socket.AF_UNIX, LinkFactory(self, self.log))
-        os.close(LINK)
-        self.director.start()
+        """Take the link up."""
+        self._reactor.adoptStreamConnection(LINK_DESCRIPTOR, socket.AF_UNIX, _LinkFactory(self, self._log))
+        os.close(LINK_DESCRIPTOR)
 
-    def part(self) -> None:
-        """Listen no more, drain, end."""
-        if not self._parting:
-            self._parting = True
-            self._deadline = self._reactor.seconds() + self.context.settings.drain_timeout
-            failed = partial(self.log.failure, "whether all has drained is not known")
-            PeriodicJob(self._reactor, self._look, failed, DRAIN_LOOK).start()
-            self.context.steps.run("end: listeners", self.director.end)
+    def begin(self, key: bytes, table: SharedTable, index: int, is_accepting: bool) -> None:
+        """Build the switch; arguments as for the command Begin."""
+        counters = SharedCounters(table, index, self.slots)
+        context = Context(
+            self._reactor, self._log, key=key, counters=counters, sockets=self.sockets, is_accepting=is_accepting
+        )
+        # The supervisor has made sure that everything is there, checks the servers, and looks names up.
+        self._director = Director(context, unload=self.drain, checks=NoChecks, resolver=NoResolver, is_strict=False)
+        self._director.start()
 
-    def _look(self) -> float | None:
-        if self._reactor.seconds() < self._deadline and self.director.connections():
-            return DRAIN_LOOK
-        run = self.context.steps.run
-        run("end: connections", self.director.end_all)
-        run("end: director", self.director.stop)
+    @property
+    def director(self) -> Director:
+        """Raises Busy before Begin."""
+        if self._director is None:
+            raise Busy("the worker has not begun")
+        return self._director
+
+    # Requests of an administrator.
+
+    def submit(self, edit: Edit) -> Deferred[Sequence[str]]:
+        return self.director.submit(edit)
+
+    def view(self, name: str, ident: str | None) -> Any:
+        return Views(self.director).view(name, ident)
+
+    def explain(
+        self, ident: str, method: str | None, target: str | None, headers: Sequence[tuple[str, str]], client: str
+    ) -> Awaitable[Any]:
+        return Explainer(self.director).explain(ident, method, target, headers, client)
+
+    # The end.
+
+    @property
+    def drain_timeout(self) -> int:
+        """Seconds."""
+        settings = Settings() if self._director is None else self._director.context.settings
+        return settings.drain_timeout
+
+    def drain(self) -> None:
+        """Close the listeners, let connections drain, and end the process."""
+        if self._is_draining:
+            return
+        self._is_draining = True
+        self._deadline = self._reactor.seconds() + self.drain_timeout
+        failed = partial(self._log.failure, "internal error: whether connections still drain is not known")
+        PeriodicJob(self._reactor, self._end_if_drained, failed, DRAIN_POLL_INTERVAL).start()
+        if self._director is not None:
+            self._director.context.steps.run("end: listeners", self._director.end)
+
+    def _end_if_drained(self) -> float | None:
+        director = self._director
+        if director is not None:
+            if self._reactor.seconds() < self._deadline and director.count_draining():
+                return DRAIN_POLL_INTERVAL
+            run = director.context.steps.run
+            run("end: connections", director.end_all)
+            run("end: director", director.stop)
         with contextlib.suppress(Exception):
             self._reactor.stop()
         return None
 
 
 def run() -> None:
-    """A worker's whole life. The command line says which reactor."""
-    # The supervisor says over the link what a signal says to it; a terminal, or killall, would say it to everybody.
+    """Run a worker until it ends. The command line names the reactor."""
+    # The supervisor passes signals on as commands. A terminal, or killall, would send them to every process.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     raise_descriptor_limit()
@@ -210,9 +242,9 @@ def run() -> None:
 
     reactor: Any = installed
     globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stderr, timeFormat=None)], redirectStandardIO=False)
-    worker = Worker(reactor)
-    with contextlib.suppress(OSError):  # the end of the link tells too, unless this process is stopped then
-        end_after_parent(lambda: worker.context.settings.drain_timeout + LAST_MOMENTS)
+    worker = Worker(reactor, EventLog())
+    with contextlib.suppress(OSError):  # a supervisor that dies also breaks the link, unless this process is stopped
+        end_after_parent(lambda: worker.drain_timeout + MAX_END_TIME)
     reactor.callWhenRunning(worker.start)
     reactor.callWhenRunning(calm_collector)
     reactor.run(installSignalHandlers=False)

@@ -1,7 +1,7 @@
-"""The workers as the supervisor has them: started, told everything, and replaced when they die.
+"""Worker processes as their supervisor sees them: started, sent commands, and replaced when they die.
 
-What a worker is told stands in a line: nothing overtakes. A worker that refuses or does not answer what all others do
-is ended, and its successor gets the table as a whole.
+Commands to one worker are carried out in the order in which they were sent. A worker that refuses what the others have
+carried out, or does not answer, is killed; its replacement gets the whole table.
 """
 
 from __future__ import annotations
@@ -20,20 +20,19 @@ from twisted.protocols import amp
 from twisted.python.failure import Failure
 
 from ktcpvs.control.client import NoAnswer, QuietAMP, Switch
-from ktcpvs.control.edit_commands import Asked
+from ktcpvs.control.edit_commands import CommandCall
 from ktcpvs.control.endpoints import ControlAddress
 from ktcpvs.errors import Refusal
 from ktcpvs.system import log as levels
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.periodic import PeriodicJob
-from ktcpvs.workers.commands import Ping
-from ktcpvs.workers.worker import LINK
+from ktcpvs.workers.commands import LINK_DESCRIPTOR, Ping
 
-AGAIN = 0.2
-"""Seconds until a worker that died is replaced."""
+RETRY_DELAY = 0.2
+"""Seconds until a worker that died is replaced; doubled each time that it dies before it was ready."""
 
-AGAIN_MOST = 10.0
-"""The same for workers that die again and again."""
+MAX_RETRY_DELAY = 10.0
+"""Seconds: the longest such delay."""
 
 ANSWER_TIMEOUT = 30.0
 """Seconds that a worker may take to answer a command, or to start."""
@@ -41,72 +40,73 @@ ANSWER_TIMEOUT = 30.0
 PING_INTERVAL = 1.0
 """Seconds between two pings of a worker; a fifth of the setting worker_timeout, where that is less."""
 
-LAST_WORDS = 0.1
+OUTPUT_TIMEOUT = 0.1
 """Seconds from a worker's end until its output is read no more."""
 
-LINE = 4096
-"""Bytes of the longest line of its output that are kept until it is whole."""
+MAX_LINE_BYTES = 4096
+"""The part of an unfinished line of output that is kept until its end comes."""
 
 
-class Worker(ProcessProtocol):
-    """One worker. number: from 1. ready: it has the table. pid: None while it does not run."""
+class WorkerProcess(ProcessProtocol):
+    """One worker. number: from 1. is_ready: it has the table. pid: None while it does not run."""
 
-    def __init__(self, crew: WorkerProcesses, number: int) -> None:
-        self.crew = crew
+    def __init__(self, workers: WorkerProcesses, number: int) -> None:
         self.number = number
-        self.ready = False
+        self.is_ready = False
         self.link: amp.AMP | None = None
         self.pid: int | None = None
-        self._failed = 0  # how many times since it was ready last
-        self._is_ended = False  # by `end`, since it was started
+        self._workers = workers
+        self._failed_starts = 0  # since it was ready last
+        self._is_killed = False  # by `kill`, since it was started
         self._has_answered = False
         self._is_pinged = False  # the answer has not come
         self._silence = 0.0  # seconds for which it has not
-        self._starting = PeriodicJob(crew.reactor, self.start, self._start_failed, AGAIN_MOST)
-        self._said = b""
-        self._looks: DeferredLock = DeferredLock()
+        self._starting = PeriodicJob(workers.reactor, self.start, self._start_failed, MAX_RETRY_DELAY)
+        self._output = b""
+        self._views: DeferredLock = DeferredLock()
 
     @property
-    def column(self) -> int:
-        """Where it counts in the shared table."""
+    def index(self) -> int:
+        """Its number among the processes that count in shared memory, from 0."""
         return self.number - 1
 
     def start(self) -> None:
-        """A new process; where the system has none to give, another try later. Nothing where all workers end."""
-        if self.crew.is_ending:
+        """Start a new process; if the system has none to give, try again later. Do nothing while the workers end."""
+        if self._workers.is_ending:
             return
         try:
             self._spawn()
         except OSError as error:
-            self._is_gone(f"cannot start: {error.strerror}")
+            self._has_ended(f"cannot start: {error.strerror}")
             return
-        self.crew.begun(self)
+        self._workers.started(self)
 
     def start_in(self, seconds: float) -> None:
-        """The same, later."""
+        """Call `start` later."""
         self._starting.start(seconds)
 
     def _start_failed(self, why: Failure) -> None:
-        self.crew.log.failure("worker {n} cannot be started", why, n=self.number)
+        self._workers.log.failure("worker {n} cannot be started", why, n=self.number)
 
     def _spawn(self) -> None:
-        self._is_ended = self._has_answered = self._is_pinged = False
-        reactor = self.crew.reactor
+        self._is_killed = self._has_answered = self._is_pinged = False
+        reactor = self._workers.reactor
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with ours, its:
             ours.setblocking(False)
             self.link = QuietAMP()  # type: ignore[no-untyped-call]
-            reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, _OneLink(self.link))
-            program = [sys.executable, "-P", "-m", "ktcpvs.workers", self.crew.reactor_name]
-            descriptors = {0: "w", 1: "r", 2: "r", LINK: its.fileno()}
+            reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, _LinkFactory(self.link))
+            program = [sys.executable, "-P", "-m", "ktcpvs.workers", self._workers.reactor_name]
+            descriptors = {0: "w", 1: "r", 2: "r", LINK_DESCRIPTOR: its.fileno()}
             process = reactor.spawnProcess(self, program[0], program, env=_environment(), childFDs=descriptors)
             self.pid = process.pid
 
-    def ask(self, command: Any, **arguments: Any) -> Deferred[Any]:
-        """Say something; fires with the answer, fails when there is none in time."""
+    def call(self, command: Any, **arguments: Any) -> Deferred[Any]:
+        """Send a command, without the arguments that are None. Fires with the answer; fails when none comes in time."""
         assert self.link is not None
         given = {name: value for name, value in arguments.items() if value is not None}
-        answer = maybeDeferred(self.link.callRemote, command, **given).addTimeout(ANSWER_TIMEOUT, self.crew.reactor)
+        reactor = self._workers.reactor
+        answer = maybeDeferred(self.link.callRemote, command, **given).addTimeout(ANSWER_TIMEOUT, reactor)
         return answer.addCallback(self._answered, self.pid)
 
     def _answered(self, answer: Any, pid: int | None) -> Any:
@@ -115,59 +115,65 @@ class Worker(ProcessProtocol):
         return answer
 
     def ping(self, seconds: float, timeout: float) -> None:
-        """Ask whether it is there. seconds: since the last time; timeout: for so long it may be silent.
+        """Ping the worker, and kill it when it has been silent for too long.
 
-        Only the time in which this process has waited counts: after a pause of the whole machine each worker can answer
-        first. A worker that starts has not been asked yet, and has ANSWER_TIMEOUT.
+        Only the time that the supervisor has itself been waiting counts, so that after a pause of the whole machine
+        each worker can answer first. A worker that starts is not pinged yet; it has ANSWER_TIMEOUT.
+
+        seconds: since the last call. timeout: the longest silence allowed, in seconds.
         """
         link, pid = self.link, self.pid
         if link is None or pid is None or not self._has_answered:
             return
         if not self._is_pinged:
             self._is_pinged, self._silence = True, 0.0
-            maybeDeferred(link.callRemote, Ping).addBoth(self._responded, pid)
+            maybeDeferred(link.callRemote, Ping).addBoth(self._ping_answered, pid)
             return
         self._silence += seconds
         if self._silence + seconds >= timeout:
-            self.end(f"it has not responded for {timeout:.0f} s")
+            self.kill(f"it has not responded for {timeout:.0f} s")
 
-    def _responded(self, answer: Any, pid: int) -> None:
-        """It is there, or its link has broken."""
+    def _ping_answered(self, answer: Any, pid: int) -> None:
+        """The worker has answered, or its link has broken."""
         if self.pid == pid:
             self._is_pinged = False
 
-    def look(self, view: str, ident: str | None) -> Deferred[Any]:
-        """What it sees, by a look of `control.client`; None: it has just ended, or does not know the service yet."""
+    def read_view(self, view: str, ident: str | None) -> Deferred[Any]:
+        """A view of this worker, read by that method of `control.client.Switch`.
+
+        Fires with None when the worker has just ended or does not know the service yet. A worker that does not answer
+        is killed.
+        """
         link, pid = self.link, self.pid
         assert link is not None
         switch = Switch(link, ControlAddress(path=f"worker {self.number}"))
 
-        def ask() -> Deferred[Any]:
+        def read() -> Deferred[Any]:
             answer = Deferred.fromCoroutine(getattr(switch, view)(ident))
-            return answer.addTimeout(ANSWER_TIMEOUT, self.crew.reactor)
+            return answer.addTimeout(ANSWER_TIMEOUT, self._workers.reactor)
 
-        def no_answer(failure: Failure) -> None:
+        def failed(failure: Failure) -> None:
             if failure.check(NoAnswer, Refusal) is None and self.pid == pid:
-                self.end(f"no answer: {failure.getErrorMessage() or failure.type}")
+                self.kill(f"no answer: {failure.getErrorMessage() or failure.type}")
 
-        return self._looks.run(ask).addErrback(no_answer)  # the pages of two looks would mix
+        return self._views.run(read).addErrback(failed)  # the pages of two views would get mixed up
 
-    def serves(self) -> None:
-        """It has the table."""
-        self.ready = True
-        self._failed = 0
+    def mark_ready(self) -> None:
+        """The worker has the table."""
+        self.is_ready = True
+        self._failed_starts = 0
 
-    def end(self, why: str) -> None:
-        """It is of no use any more; its end will be noticed."""
-        if self._is_ended:
+    def kill(self, why: str) -> None:
+        """Kill the process, which is of no use any more; it will be replaced. why: for the log."""
+        if self._is_killed:
             return
-        self._is_ended = True
-        self.ready = self._has_answered = False
-        self.crew.log.warn("worker {n} is ended: {why}", n=self.number, why=why)
+        self._is_killed = True
+        self.is_ready = self._has_answered = False
+        self._workers.log.warn("worker {n} is killed: {why}", n=self.number, why=why)
         self.signal("KILL")
 
-    def let_go(self) -> None:
-        """End the link: the worker drains and ends."""
+    def close_link(self) -> None:
+        """Close the link; the worker then drains and ends."""
         if self.link is not None and self.link.transport is not None:
             self.link.transport.loseConnection()
 
@@ -177,64 +183,64 @@ class Worker(ProcessProtocol):
             with contextlib.suppress(ProcessExitedAlready):
                 self.transport.signalProcess(name)
 
-    # What it says and how it ends.
+    # Its output and its end.
 
     def outReceived(self, data: bytes) -> None:
         self.errReceived(data)
 
     def errReceived(self, data: bytes) -> None:
-        *lines, self._said = (self._said + data).split(b"\n")
-        self._said = self._said[-LINE:]
+        *lines, self._output = (self._output + data).split(b"\n")
+        self._output = self._output[-MAX_LINE_BYTES:]
         for line in lines:
-            self._tell(line)
+            self._log_line(line)
 
-    def _tell(self, line: bytes) -> None:
+    def _log_line(self, line: bytes) -> None:
         text = line.decode("utf-8", "backslashreplace").removeprefix("- ")
-        self.crew.log.event(levels.ANNOUNCE, "worker {n}: {line}", n=self.number, line=text)
+        self._workers.log.event(levels.ANNOUNCE, "worker {n}: {line}", n=self.number, line=text)
 
     def processExited(self, reason: Failure) -> None:
-        """What it started may live on and hold its output open; that is not waited for."""
+        """Do not wait for programs that the worker has started, and that keep its output open."""
         process = self.transport
         if process is not None:
-            self.crew.reactor.callLater(LAST_WORDS, process.loseConnection)
+            self._workers.reactor.callLater(OUTPUT_TIMEOUT, process.loseConnection)
 
     def processEnded(self, reason: Failure) -> None:
-        if self._said:
-            self._tell(self._said)
-        self._said = b""
-        self._is_gone(reason.getErrorMessage())
+        if self._output:
+            self._log_line(self._output)
+        self._output = b""
+        self._has_ended(reason.getErrorMessage())
 
-    def _is_gone(self, why: str) -> None:
-        self.ready = False
+    def _has_ended(self, why: str) -> None:
+        self.is_ready = False
         self.pid = None
         self.transport = None
-        self.let_go()
-        again = min(AGAIN * (1 << min(self._failed, 10)), AGAIN_MOST)
-        self._failed += 1
-        self.crew.ended(self, why, again)
+        self.close_link()
+        delay = min(RETRY_DELAY * (1 << min(self._failed_starts, 10)), MAX_RETRY_DELAY)
+        self._failed_starts += 1
+        self._workers.ended(self, why, delay)
 
 
-def first_of(reactor: Any, awaited: Deferred[Any], seconds: float) -> Deferred[None]:
-    """Fires when `awaited` does, with which nothing happens, or when the time is over."""
-    over: Deferred[None] = Deferred()
-    call = reactor.callLater(seconds, over.callback, None)
+def wait_at_most(reactor: Any, awaited: Deferred[Any], seconds: float) -> Deferred[None]:
+    """Fires when `awaited` does, or after `seconds`. The result of `awaited` stays with it."""
+    done: Deferred[None] = Deferred()
+    call = reactor.callLater(seconds, done.callback, None)
 
     def came(result: Any) -> Any:
         if call.active():
             call.cancel()
-            over.callback(None)
+            done.callback(None)
         return result
 
     awaited.addBoth(came)
-    return over
+    return done
 
 
 def _environment() -> dict[str, str]:
-    """A worker imports what the supervisor imports."""
+    """The environment of a worker, which imports modules from where the supervisor does."""
     return {**os.environ, "PYTHONPATH": ":".join(path or os.getcwd() for path in sys.path)}
 
 
-class _OneLink(Factory):
+class _LinkFactory(Factory):
     noisy = False
 
     def __init__(self, link: amp.AMP) -> None:
@@ -245,102 +251,104 @@ class _OneLink(Factory):
 
 
 class WorkerProcesses:
-    """workers: all of them, dead ones included. is_ending: none is replaced any more."""
+    """All workers of a switch. all: those that do not run, too. is_ending: no worker is replaced any more."""
 
     def __init__(
         self,
         reactor: Any,
         log: EventLog,
         size: int,
-        begun: Callable[[Worker], object],
-        gone: Callable[[Worker], object],
+        started: Callable[[WorkerProcess], object],
+        ended: Callable[[WorkerProcess], object],
         timeout: Callable[[], int] = lambda: 0,
     ) -> None:
-        """begun: called with a worker whose link is there, to be told everything. gone: with one that has ended.
-        timeout: the setting worker_timeout."""
+        """size: the number of workers. started: called with a worker that can be sent commands, and that knows nothing
+        yet. ended: called with one that has ended. timeout: the setting worker_timeout."""
         self.reactor = reactor
         self.log = log
-        self.begun = begun
-        self.workers = [Worker(self, number) for number in range(1, size + 1)]
-        self._gone = gone
-        self._timeout = timeout
-        self._pings = PeriodicJob(reactor, self._ping, self._pings_failed, PING_INTERVAL)
+        self.started = started
+        self.all = [WorkerProcess(self, number) for number in range(1, size + 1)]
         self.is_ending = False
+        self._ended = ended
+        self._timeout = timeout
+        self._pings = PeriodicJob(reactor, self._ping, self._ping_failed, PING_INTERVAL)
 
     @property
     def reactor_name(self) -> str:
-        """What the workers run on: the same as the supervisor."""
+        """The workers' reactor: the same as the supervisor's."""
         return "uvloop" if getattr(self.reactor, "uv", None) is not None else "default"
 
     def start(self) -> None:
-        """All of them. Wants the main thread of a reactor that runs."""
-        for worker in self.workers:
+        """Start all workers. To be called in the main thread, while the reactor runs."""
+        for worker in self.all:
             worker.start_in(0)
         self._pings.start(PING_INTERVAL)
 
     def _ping(self) -> float:
-        """Ping all workers; the seconds until the next time."""
+        """Ping all workers. Returns the seconds until the next time."""
         timeout = self._timeout()
         interval = min(PING_INTERVAL, timeout / 5) if timeout else PING_INTERVAL
         for worker in self.running() if timeout else ():
             worker.ping(interval, timeout)
         return interval
 
-    def _pings_failed(self, why: Failure) -> None:
+    def _ping_failed(self, why: Failure) -> None:
         self.log.failure("workers cannot be pinged", why)
 
-    def ready(self) -> list[Worker]:
+    def ready(self) -> list[WorkerProcess]:
         """Those that have the table."""
-        return [worker for worker in self.workers if worker.ready]
+        return [worker for worker in self.all if worker.is_ready]
 
-    def tell(self, asked: Sequence[Asked], before: Callable[[Worker], list[Deferred[Any]]]) -> Deferred[Any]:
-        """Say these commands to all who are ready; fires when all have answered, and those that did not are ended.
+    def running(self) -> list[WorkerProcess]:
+        """Those that have a process."""
+        return [worker for worker in self.all if worker.pid is not None]
 
-        before: says something to one worker alone, and gives its answers to come.
+    def broadcast(
+        self, commands: Sequence[CommandCall], prepare: Callable[[WorkerProcess], list[Deferred[Any]]]
+    ) -> Deferred[Any]:
+        """Send these commands to all workers that are ready. Fires when each has answered, or is killed.
+
+        prepare: called for each worker before; sends it what the others do not get, and returns the answers to come.
         """
-        told = []
+        sent = []
         for worker in self.ready():
             try:
-                answers = [*before(worker), *(worker.ask(command, **arguments) for command, arguments in asked)]
+                answers = [*prepare(worker), *(worker.call(command, **arguments) for command, arguments in commands)]
             except Exception:
-                self.log.failure("worker {n} cannot be told of an edit", n=worker.number)
-                worker.end("it cannot be told of an edit")
+                self.log.failure("worker {n} cannot be sent an edit", n=worker.number)
+                worker.kill("it cannot be sent an edit")
             else:
-                told.append(self.answered(worker, answers))
-        return DeferredList(told, consumeErrors=True)
+                sent.append(self.all_answered(worker, answers))
+        return DeferredList(sent, consumeErrors=True)
 
-    def answered(self, worker: Worker, answers: Sequence[Deferred[Any]]) -> Deferred[bool]:
-        """Fires with True when the worker has answered all of them, with False when not; then it is ended."""
+    def all_answered(self, worker: WorkerProcess, answers: Sequence[Deferred[Any]]) -> Deferred[bool]:
+        """Fires with True when the worker has given all these answers. If one fails, kills it and fires with False."""
         pid = worker.pid
 
-        def no_answer(failure: Failure) -> bool:
-            if worker.pid is not None and worker.pid == pid and not self.is_ending:  # else it is gone, or drains
+        def failed(failure: Failure) -> bool:
+            if worker.pid is not None and worker.pid == pid and not self.is_ending:  # else it has ended, or drains
                 why: Any = failure.value
-                worker.end(why.subFailure.getErrorMessage())
+                worker.kill(why.subFailure.getErrorMessage())
             return False
 
         everything: Deferred[Any] = DeferredList(list(answers), fireOnOneErrback=True, consumeErrors=True)
-        return everything.addCallbacks(lambda _: True, no_answer)
+        return everything.addCallbacks(lambda _: True, failed)
 
-    def signal(self, name: str) -> None:
-        """Send a signal to all."""
-        for worker in self.workers:
+    def signal_all(self, name: str) -> None:
+        """Send a signal to all workers."""
+        for worker in self.all:
             worker.signal(name)
 
-    def ended(self, worker: Worker, why: str, again: float) -> None:
-        """A worker has ended."""
+    def ended(self, worker: WorkerProcess, why: str, delay: float) -> None:
+        """A worker has ended: replace it after `delay` seconds, unless all end. why: for the log."""
         if not self.is_ending:
-            worker.start_in(again)
+            worker.start_in(delay)
             self.log.warn("worker {n} has ended ({why}) and is replaced", n=worker.number, why=why)
-        self._gone(worker)
+        self._ended(worker)
 
-    def running(self) -> list[Worker]:
-        """Those that have a process."""
-        return [worker for worker in self.workers if worker.pid is not None]
-
-    def end(self) -> None:
-        """No worker is replaced any more; each drains and ends."""
+    def drain(self) -> None:
+        """Let all workers drain and end, and replace none any more."""
         self.is_ending = True
         self._pings.stop()
         for worker in self.running():
-            worker.let_go()
+            worker.close_link()

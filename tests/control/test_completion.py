@@ -1,4 +1,4 @@
-"""The completions of tcpvsadm as a person meets them: keys typed into a real shell, with a real daemon to ask."""
+"""The shell completions of tcpvsadm: keys typed into a real shell, with a real daemon."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ktcpvs.model.service import OPTIONS as SERVICE_OPTIONS
 ROOT = Path(__file__).parents[2]
 COMPLETION = ROOT / "docs" / "completion"
 LIMIT = 30.0
-"""Seconds that anything may take."""
+"""Seconds until a step has failed."""
 
 PROGRAM = """#!{python}
 from ktcpvs.{module} import run
@@ -47,7 +47,7 @@ Virtual back\\slash {
 """
 
 TAB, ALL, LOOK = "\t", "\x1b*", "\x0f"
-"""Complete; insert all completions (bash); print the line as it stands, which the shells are told to do."""
+"""Complete; insert all completions (bash); print the current line, for which the shells are configured."""
 
 
 class Shell:
@@ -72,7 +72,7 @@ class Shell:
         return found
 
     def type(self, keys: str) -> str:
-        """The line, after these keys. Then it is thrown away."""
+        """Return the line after these keys, and clear it."""
         os.write(self.terminal, keys.encode() + LOOK.encode())
         line = self._until(r"<<(.*)>>")[1]
         os.write(self.terminal, b"\x15")
@@ -90,7 +90,7 @@ def program(path: Path, module: str) -> None:
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """What a shell runs with while the daemon serves TABLE."""
+    """The environment of a shell while the daemon serves TABLE."""
     folder = tmp_path_factory.mktemp("completion")
     (folder / "bin").mkdir()
     program(folder / "bin" / "tcpvsadm", "adm")
@@ -114,7 +114,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
         end = time.monotonic() + LIMIT
         while not control.exists():
             assert daemon.poll() is None, f"the daemon ended: {log.read_text()}"
-            assert time.monotonic() < end, "the daemon does not begin"
+            assert time.monotonic() < end, "the daemon does not start"
             time.sleep(0.02)
         subprocess.run(["tcpvsadm", "-f", str(folder / "site.conf")], env=environment, check=True)
         yield environment
@@ -137,13 +137,13 @@ def bash(environment: dict[str, str]) -> Iterator[Shell]:
 
 
 def others(command: str, *given: str) -> set[str]:
-    """The long options that may still be given."""
+    """The long options that can still be given."""
     taken = COMMANDS[command]
     return {f"--{name}" for name in (*taken.required, *taken.optional, "control") if name not in given}
 
 
 def named() -> set[str]:
-    """The words that name those options of a service which have none on the command line."""
+    """The service options that are written NAME=VALUE."""
     return {f"{name}=" for name in SERVICE_OPTIONS if name not in OPTIONS}
 
 
@@ -170,7 +170,7 @@ def test_bash_knows_short_commands(bash: Shell, command: object) -> None:
 
 @pytest.mark.parametrize("option", [option for option in OPTIONS.values() if option.short and option.value])
 def test_bash_knows_short_options(bash: Shell, option: object) -> None:
-    """The word after one is its value, whatever it looks like."""
+    """The word after such an option is its value, whatever it looks like."""
     short = option.short  # type: ignore[attr-defined]
     words = bash.type(f"tcpvsadm -{short} --start --{ALL}").split()
     assert set(words) >= {"--list", "--stats"}

@@ -22,7 +22,8 @@ from ktcpvs.inspect.explain import Explainer
 from ktcpvs.inspect.views import Views
 from ktcpvs.model.edits import Edit
 from ktcpvs.model.service import OPTIONS
-from ktcpvs.runtime.context import Context, Descriptors
+from ktcpvs.runtime.context import Context
+from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.services.director import Director
 from ktcpvs.system.log import EventLog
 
@@ -59,7 +60,7 @@ def daemon() -> Daemon:
 
 @pytest.fixture
 def ask(daemon: Daemon) -> Ask:
-    """Runs something with the client until it is answered: the answer, or its exception."""
+    """Run calls of the client until they are answered; return the answer, or raise its exception."""
     switch, pump = daemon.connect()
 
     def run(work: Callable[[Switch], Coroutine[Any, Any, Any]]) -> Any:
@@ -77,7 +78,7 @@ def ask(daemon: Daemon) -> Ask:
 
 def test_every_edit_has_its_command_and_its_responder() -> None:
     for edit in Edit.__subclasses__():
-        command = getattr(commands, edit.__name__)
+        command = commands.OF_EDIT[edit.__name__]
         assert issubclass(command, amp.Command)
         assert Administrator._commandDispatch[command.commandName]
 
@@ -85,7 +86,7 @@ def test_every_edit_has_its_command_and_its_responder() -> None:
 def test_every_refusal_has_a_code_of_its_own() -> None:
     kinds = list(errors.Refusal.kinds())
     assert len({kind.code for kind in kinds}) == len(kinds)
-    assert all(commands.AddService.reverseErrors[kind.code] is kind for kind in kinds)
+    assert all(commands.OF_EDIT["AddService"].reverseErrors[kind.code] is kind for kind in kinds)
 
 
 def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
@@ -187,7 +188,7 @@ def test_an_edit_returns_the_warnings_about_it(daemon: Daemon, ask: Ask, work: A
     assert [words in line for line in warnings] == [True] * (words is not None)
 
 
-def test_an_empty_configuration_is_refused_unless_that_is_meant(daemon: Daemon, ask: Ask) -> None:
+def test_an_empty_configuration_is_refused_without_allow_empty(daemon: Daemon, ask: Ask) -> None:
     ask(lambda s: s.load("Virtual web { }"))
     for text in ("", "# nothing\n"):
         with pytest.raises(errors.BadConfiguration, match=r"^site\.conf: the configuration is empty, and would delete"):
@@ -209,7 +210,7 @@ def test_a_load_may_start_services(daemon: Daemon, ask: Ask) -> None:
     daemon.director.end()
 
 
-def test_many_warnings_fit_into_one_answer(ask: Ask) -> None:
+def test_many_warnings_are_limited_to_one_response(ask: Ask) -> None:
     text = "".join(f"Virtual {number}{'é' * 120} {{ }}\n" for number in range(200))
     warnings = ask(lambda s: s.load(text))
     assert len(warnings) == MAX_WARNINGS + 1
@@ -257,7 +258,7 @@ def test_many_warnings_fit_into_one_answer(ask: Ask) -> None:
         (lambda s: s.load("Virtual x { listen = 10.0.0.1:nosuchport }"), errors.BadConfiguration),
     ],
 )
-def test_refusals_come_back_as_their_class_and_change_nothing(daemon: Daemon, ask: Ask, work: Any, kind: type) -> None:
+def test_refusals_are_raised_as_their_class_and_change_nothing(daemon: Daemon, ask: Ask, work: Any, kind: type) -> None:
     ask(lambda s: s.load('Virtual web { server = 10.0.0.1:80\n rule = pattern "/a" use server 10.0.0.1:80 }'))
     before = daemon.director.table
     with pytest.raises(errors.Refusal) as refused:
@@ -291,7 +292,7 @@ def test_long_configurations_and_lists_go_in_pages(daemon: Daemon, ask: Ask) -> 
     assert ask(lambda s: s.table("s7"))["services"][0]["rules"][3]["pattern"] == "/s7/r3/"
 
 
-def test_pages_are_of_one_moment(daemon: Daemon, ask: Ask) -> None:
+def test_the_pages_of_a_view_describe_one_moment(daemon: Daemon, ask: Ask) -> None:
     text = "".join(f"Virtual s{number} {{ }}\n" for number in range(3000))
 
     async def work(switch: Switch) -> list[bytes]:
@@ -309,7 +310,7 @@ def test_a_page_that_is_not_there(ask: Ask) -> None:
         ask(lambda s: s.call(commands.ReadPage, number=1))
 
 
-def test_an_option_that_a_service_has_not_names_those_it_has(ask: Ask) -> None:
+def test_an_unknown_option_names_the_known_ones(ask: Ask) -> None:
     with pytest.raises(errors.BadValue) as refused:
         ask(lambda s: s.add_service("x", colour="red"))
     assert str(refused.value) == f"a service has no option 'colour'; there are: {', '.join(OPTIONS)}, port"
@@ -344,24 +345,24 @@ def test_a_long_explanation_goes_in_pages(ask: Ask) -> None:
     assert first["pages"] > 1
 
 
-def test_a_fault_in_an_explanation_is_told_in_one_line(daemon: Daemon, ask: Ask) -> None:
+def test_an_internal_error_in_an_explanation_is_answered_in_one_line(daemon: Daemon, ask: Ask) -> None:
     async def fault(*asked: Any) -> None:
         raise ZeroDivisionError
 
     daemon.explain = fault  # type: ignore[assignment]
-    with pytest.raises(errors.Refusal, match="the daemon met a fault of its own"):
+    with pytest.raises(errors.Refusal, match="internal error; see the daemon's log"):
         ask(lambda s: s.explain("web"))
 
 
 def test_load_without_upload(ask: Ask) -> None:
     with pytest.raises(errors.NoConfiguration):
-        ask(lambda s: s.call(commands.Load, source="x"))
+        ask(lambda s: s.call(commands.OF_EDIT["Load"], source="x"))
 
 
 def test_a_configuration_that_is_not_text(ask: Ask) -> None:
     async def work(switch: Switch) -> None:
         await switch.call(commands.Upload, page=b"\xff\xfe", first=True)
-        await switch.call(commands.Load, source="site.conf")
+        await switch.call(commands.OF_EDIT["Load"], source="site.conf")
 
     with pytest.raises(errors.NoConfiguration, match=r"site\.conf: byte 0 is not UTF-8"):
         ask(work)
@@ -377,7 +378,7 @@ def test_a_value_too_long_for_a_box(ask: Ask) -> None:
         ask(lambda s: s.add_rule("web", "x" * 70000, "10.0.0.1:80"))
 
 
-def test_the_daemon_goes_away(daemon: Daemon) -> None:
+def test_the_daemon_closes_the_connection(daemon: Daemon) -> None:
     switch, pump = daemon.connect()
     daemon.factory.close_all()
     pump.flush()
@@ -387,7 +388,7 @@ def test_the_daemon_goes_away(daemon: Daemon) -> None:
     assert failures[0].check(NoAnswer)
 
 
-def test_a_box_without_end_is_cut_off(daemon: Daemon) -> None:
+def test_a_box_without_end_closes_the_connection(daemon: Daemon) -> None:
     server = daemon.factory.buildProtocol(None)
     assert server is not None
     client = amp.AMP()

@@ -1,4 +1,4 @@
-"""An edit becomes a command and the command the same edit again."""
+"""An edit becomes commands, and the commands the same edit again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import succeed
 from twisted.protocols import amp
 
-from ktcpvs.control.edit_commands import requests
+from ktcpvs.control.edit_commands import commands_for
 from ktcpvs.control.server import Administrator
 from ktcpvs.errors import Refusal
 from ktcpvs.model import edits
@@ -19,8 +19,8 @@ from ktcpvs.system.log import EventLog
 from tests.model.strategies import EDITS
 
 
-class Taker:
-    """Takes edits down."""
+class Recorder:
+    """A switch that records edits."""
 
     def __init__(self) -> None:
         self.edits: list[edits.Edit] = []
@@ -30,32 +30,32 @@ class Taker:
         return succeed(None)
 
     def view(self, name: str, ident: str | None) -> Any:
-        raise AssertionError("nobody looks")
+        raise AssertionError("no view is read")
 
 
-def arrived(edit: edits.Edit) -> list[edits.Edit]:
-    """What an administrator at the other end makes of the commands, through AMP's own boxes."""
-    taker: Any = Taker()
-    administrator = Administrator(taker, EventLog())
+def received(edit: edits.Edit) -> list[edits.Edit]:
+    """The edits that the server makes of the commands, through AMP's own boxes."""
+    recorder: Any = Recorder()
+    administrator = Administrator(recorder, EventLog())
     failures: list[Any] = []
-    for command, arguments in requests(edit):
+    for command, arguments in commands_for(edit):
         box = command.makeArguments(arguments, amp.AMP())
         box[amp.COMMAND] = command.commandName
         assert all(len(value) <= 0xFFFF for value in box.values())
         administrator.dispatchCommand(box).addErrback(failures.append)
     assert not failures, failures
-    return taker.edits
+    return recorder.edits
 
 
 @pytest.mark.parametrize("kind", sorted(EDITS, key=lambda kind: kind.__name__))
 @settings(deadline=None, max_examples=40)
 @given(data=st.data())
-def test_there_and_back(kind: type[edits.Edit], data: Any) -> None:
+def test_round_trip(kind: type[edits.Edit], data: Any) -> None:
     edit = data.draw(EDITS[kind])
-    if isinstance(edit, edits.AddService | edits.EditService):  # only what was done already is asked for
+    if isinstance(edit, edits.AddService | edits.EditService):  # only valid edits are forwarded
         good = {name: value for name, value in edit.options.items() if _is_good(edits.AddService("x", {name: value}))}
         edit = type(edit)(edit.ident, good)
-    (found,) = arrived(edit)
+    (found,) = received(edit)
     assert found == edit
 
 

@@ -1,4 +1,4 @@
-"""Where the control connection may be, and where it may not."""
+"""Addresses of the control connection that are accepted, and those that are refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ktcpvs.control.endpoints import ControlAddress, Files, default_control, parse_control, parse_listening
+from ktcpvs.control.endpoints import ControlAddress, TLSFiles, default_control, parse_control, parse_listen_address
 from ktcpvs.errors import BadAddress
 
 
@@ -29,7 +29,7 @@ from ktcpvs.errors import BadAddress
         (r"tcp6:7777:interface=\:\:1", ControlAddress(host="::1", port=7777)),
     ],
 )
-def test_both_ends_write_it_their_way(text: str, where: ControlAddress) -> None:
+def test_forms_of_daemon_and_client(text: str, where: ControlAddress) -> None:
     assert parse_control(text) == where
     assert parse_control(str(where)) == where
 
@@ -40,34 +40,34 @@ def test_both_ends_write_it_their_way(text: str, where: ControlAddress) -> None:
         ("tcp:7777:interface=0.0.0.0", "0.0.0.0 is not loopback"),
         ("tcp:192.0.2.1:7777", "192.0.2.1 is not loopback"),
         ("tcp:example.org:7777", "example.org is not loopback"),
-        ("tcp:interface=127.0.0.1", "a port is wanted"),
-        ("tcp:70000:interface=127.0.0.1", "a port is wanted"),
-        ("tcp:0:interface=127.0.0.1", "a port is wanted"),
-        ("tcp:00000111111:interface=127.0.0.1", "a port is wanted"),
+        ("tcp:interface=127.0.0.1", "missing port, or not a number from 1 to 65535"),
+        ("tcp:70000:interface=127.0.0.1", "missing port, or not a number from 1 to 65535"),
+        ("tcp:0:interface=127.0.0.1", "missing port, or not a number from 1 to 65535"),
+        ("tcp:00000111111:interface=127.0.0.1", "missing port, or not a number from 1 to 65535"),
         ("tcp:7:host=\x1b[0m", r"\\x1b\[0m is not loopback"),
         ("unix:/run/" + "x" * 110, "at most 107 bytes"),
         ("unix:/run/a\0b", "all printable"),
         ("unix:relative", "absolute path"),
         ("unix:", "absolute path"),
-        ("ssl:443", "it is unix:/PATH, tcp:PORT on loopback, or tls:"),
-        ("", "it is unix:/PATH, tcp"),
+        ("ssl:443", "expected unix:/PATH, tcp:PORT on loopback, or tls:"),
+        ("", "expected unix:/PATH, tcp"),
         ("tcp:0.0.0.0:7777", "or over a network tls:"),
-        ("tls:7777:cert=a:ca=b", "a host is wanted, and none is named"),
-        ("tls:7777:interface=x/y:cert=a:ca=b", "a host is wanted, and x/y is none"),
-        ("tls:lb1:cert=a:ca=b", "a port is wanted"),
-        ("tls:lb1:7777:cert=a", "ca=FILE is missing"),
-        ("tls:lb1:7777", "cert=FILE and ca=FILE is missing"),
-        ("tls:lb1:7777:cert=a:ca=", "ca=FILE is missing"),
-        ("tls:lb1:7777:cert=a:ca=b:verify=none", "tls: has no 'verify='"),
+        ("tls:7777:cert=a:ca=b", "missing host: use interface=ADDRESS for a daemon"),
+        ("tls:7777:interface=x/y:cert=a:ca=b", "'x/y' is not a host: use interface=ADDRESS"),
+        ("tls:lb1:cert=a:ca=b", "missing port, or not a number from 1 to 65535"),
+        ("tls:lb1:7777:cert=a", "missing ca=FILE"),
+        ("tls:lb1:7777", "missing cert=FILE and ca=FILE"),
+        ("tls:lb1:7777:cert=a:ca=", "missing ca=FILE"),
+        ("tls:lb1:7777:cert=a:ca=b:verify=none", "unknown parameter 'verify='; tls: has cert, key and ca"),
     ],
 )
-def test_what_is_refused(text: str, why: str) -> None:
+def test_refused_addresses(text: str, why: str) -> None:
     with pytest.raises(BadAddress, match=why):
         parse_control(text)
 
 
 @given(st.text(max_size=40))
-def test_any_text_at_all(text: str) -> None:
+def test_any_text(text: str) -> None:
     try:
         where = parse_control(text)
     except BadAddress:
@@ -91,20 +91,22 @@ def test_any_text_at_all(text: str) -> None:
         ("tls:host=lb1:port=7777", "lb1", "tls:lb1:7777"),
     ],
 )
-def test_tls_with_its_files(text: str, host: str, shown: str) -> None:
+def test_tls_with_files(text: str, host: str, shown: str) -> None:
     where = parse_control(f"{text}:cert=/x/a:key=/x/b:ca=c")
-    assert where == ControlAddress(host=host, port=7777, tls=Files("/x/a", "/x/b", "c"))
+    assert where == ControlAddress(host=host, port=7777, tls=TLSFiles("/x/a", "/x/b", "c"))
     assert str(where) == shown
-    assert parse_control(f"{text}:ca=c:cert=/x/a").tls == Files("/x/a", "/x/a", "c"), "the key is in the same file"
+    assert parse_control(f"{text}:ca=c:cert=/x/a").tls == TLSFiles("/x/a", "/x/a", "c"), "the key is in the same file"
 
 
-def test_a_daemon_listens_on_addresses_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_daemon_listens_only_on_ip_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    where = parse_listening("tls:7777:interface=0.0.0.0:cert=a:ca=/b")
-    assert where.tls == Files(f"{tmp_path}/a", f"{tmp_path}/a", "/b"), "wherever it goes"
-    assert parse_listening("unix:/x") == ControlAddress(path="/x")
-    with pytest.raises(BadAddress, match=r"interface=lb1 is no IP address; 0\.0\.0\.0 is every interface"):
-        parse_listening("tls:lb1:7777:cert=a:ca=b")
+    where = parse_listen_address("tls:7777:interface=0.0.0.0:cert=a:ca=/b")
+    assert where.tls == TLSFiles(f"{tmp_path}/a", f"{tmp_path}/a", "/b"), (
+        "absolute, since the daemon may change its directory"
+    )
+    assert parse_listen_address("unix:/x") == ControlAddress(path="/x")
+    with pytest.raises(BadAddress, match=r"interface=lb1 is not an IP address; 0\.0\.0\.0 means every interface"):
+        parse_listen_address("tls:lb1:7777:cert=a:ca=b")
 
 
 def test_the_default_is_a_unix_socket() -> None:

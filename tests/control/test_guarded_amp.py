@@ -1,4 +1,4 @@
-"""What a peer of the control connection may say, as transcripts: no traceback, no flood, and the next is served."""
+"""Untrusted input on the control connection: no tracebacks, no floods, and other peers are still served."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.protocols import amp
 
-from ktcpvs.control.guarded_amp import MAX_COMMANDS
-from ktcpvs.control.server import MAX_CONFIGURATION
+from ktcpvs.control.guarded_amp import MAX_RUNNING_COMMANDS
+from ktcpvs.control.server import MAX_UPLOAD_BYTES
 from ktcpvs.errors import BadValue, NoConfiguration, Refusal
 from ktcpvs.model.edits import Edit
-from tests.fuzz.door import FULL, HELD_MOST, Daemon, Failures
+from tests.fuzz.guarded_amp import FULL, HELD_MOST, Daemon, Failures
 
 
 class Peer:
-    """A peer that says what it likes to a real daemon in memory."""
+    """A peer that sends any bytes to a real daemon in memory."""
 
     def __init__(self, daemon: Daemon) -> None:
         self.end, self.line = daemon.connect()
 
-    def says(self, data: bytes) -> None:
+    def send(self, data: bytes) -> None:
         self.end.dataReceived(data)
 
-    def asks(self, command: bytes, tag: bytes | None = b"1", **arguments: bytes) -> None:
-        self.says(ask(command, tag, **arguments))
+    def ask(self, command: bytes, tag: bytes | None = b"1", **arguments: bytes) -> None:
+        self.send(ask(command, tag, **arguments))
 
-    def heard(self) -> list[amp.AmpBox]:
-        """The answers since the last time."""
+    def responses(self) -> list[amp.AmpBox]:
+        """Return the responses since the last call."""
         answers: list[amp.AmpBox] = amp.parseString(self.line.value())
         self.line.clear()
         return answers
@@ -43,7 +43,7 @@ def ask(command: bytes, tag: bytes | None = b"1", **arguments: bytes) -> bytes:
 
 
 class SlowDaemon(Daemon):
-    """Its edits wait."""
+    """Its edits wait until the test answers them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class SlowDaemon(Daemon):
 
 @pytest.fixture(autouse=True)
 def failures() -> Iterator[Failures]:
-    """Whatever a peer says is no bug of ours: nothing may be logged as one."""
+    """No input may be logged as a bug of the daemon."""
     with Failures() as logged:
         yield logged
 
@@ -76,22 +76,22 @@ def failures() -> Iterator[Failures]:
 )
 def test_arguments_that_cannot_be_read(command: bytes, arguments: dict[str, bytes], why: str) -> None:
     peer = Peer(Daemon())
-    peer.asks(command, **arguments)
-    (answer,) = peer.heard()
+    peer.ask(command, **arguments)
+    (answer,) = peer.responses()
     assert answer[amp.ERROR_CODE] == BadValue.code
     assert answer[amp.ERROR_DESCRIPTION].decode().startswith(why)
     assert not peer.line.gone
 
 
 @pytest.mark.parametrize("name", [b"Nope", b"", b"\xff", b"x" * 65535, b"StartTLS", b"__init__"])
-def test_a_command_that_there_is_not(name: bytes) -> None:
+def test_an_unknown_command(name: bytes) -> None:
     peer = Peer(Daemon())
-    peer.asks(name)
-    (answer,) = peer.heard()
+    peer.ask(name)
+    (answer,) = peer.responses()
     assert answer[amp.ERROR_CODE] == amp.UNHANDLED_ERROR_CODE
     assert answer[amp.ERROR_DESCRIPTION].startswith(b"there is no command '")
-    peer.asks(b"Flush")
-    assert peer.heard() == [{amp.ANSWER: b"1"}]
+    peer.ask(b"Flush")
+    assert peer.responses() == [{amp.ANSWER: b"1"}]
 
 
 @pytest.mark.parametrize(
@@ -105,104 +105,104 @@ def test_a_command_that_there_is_not(name: bytes) -> None:
         amp.AmpBox({b"_answer": b"1", b"_command": b"Flush"}).serialize(),
     ],
 )
-def test_what_is_no_command_ends_the_connection(said: bytes) -> None:
+def test_other_bytes_than_commands_close_the_connection(said: bytes) -> None:
     daemon = Daemon()
     before = daemon.director.table
     peer = Peer(daemon)
-    peer.says(said + ask(b"AddService", ident=b"late", options=b""))
+    peer.send(said + ask(b"AddService", ident=b"late", options=b""))
     assert peer.line.gone
-    assert peer.heard() == []
-    assert daemon.director.table is before, "what follows is not carried out"
+    assert peer.responses() == []
+    assert daemon.director.table is before, "later commands are not carried out"
 
 
-def test_a_command_that_wants_no_answer_may_be_refused() -> None:
+def test_a_command_without_a_response_can_be_refused() -> None:
     peer = Peer(Daemon())
-    peer.asks(b"DeleteService", None, ident=b"nope")
-    peer.asks(b"Nope", None)
-    peer.asks(b"Flush")
-    assert peer.heard() == [{amp.ANSWER: b"1"}]
+    peer.ask(b"DeleteService", None, ident=b"nope")
+    peer.ask(b"Nope", None)
+    peer.ask(b"Flush")
+    assert peer.responses() == [{amp.ANSWER: b"1"}]
 
 
-def test_a_peer_that_reads_nothing_is_answered_no_further() -> None:
+def test_a_peer_that_does_not_read_gets_no_more_responses() -> None:
     peer = Peer(Daemon())
     ask_one = ask(b"Read", view=b"settings")
-    peer.says(ask_one * 200)
+    peer.send(ask_one * 200)
     assert not peer.line.is_read
     held = len(peer.line.value())
     assert FULL < held <= HELD_MOST
     answers = []
     while not peer.line.is_read:
-        answers += peer.heard()
+        answers += peer.responses()
         peer.line.producer.resumeProducing()
-    answers += peer.heard()
-    assert len(answers) == 200, "all are answered in the end"
+    answers += peer.responses()
+    assert len(answers) == 200, "all are answered when it reads again"
 
 
-def test_not_all_commands_at_once() -> None:
+def test_the_number_of_running_commands_is_limited() -> None:
     daemon = SlowDaemon()
     peer = Peer(daemon)
-    peer.says(b"".join(ask(b"DeleteService", b"%d" % tag, ident=b"s%d" % tag) for tag in range(100)))
+    peer.send(b"".join(ask(b"DeleteService", b"%d" % tag, ident=b"s%d" % tag) for tag in range(100)))
     for tag in range(100):
-        assert len(daemon.waiting) == min(MAX_COMMANDS, 100 - tag)
-        assert peer.line.is_read == (100 - tag < MAX_COMMANDS)
+        assert len(daemon.waiting) == min(MAX_RUNNING_COMMANDS, 100 - tag)
+        assert peer.line.is_read == (100 - tag < MAX_RUNNING_COMMANDS)
         edit, answer = daemon.waiting.pop(0)
         assert edit.ident == f"s{tag}"  # type: ignore[attr-defined]
         answer.callback(None)
-        assert peer.heard() == [{amp.ANSWER: b"%d" % tag}]
+        assert peer.responses() == [{amp.ANSWER: b"%d" % tag}]
     assert not daemon.waiting
     assert peer.line.is_read
 
 
-def test_a_command_that_takes_no_time_beside_as_many_as_may_be() -> None:
+def test_an_immediate_command_beside_the_most_running_ones() -> None:
     daemon = SlowDaemon()
     peer = Peer(daemon)
-    peer.says(ask(b"Flush") * (MAX_COMMANDS - 1))
-    peer.says(ask(b"Upload", b"u", page=b"x", first=b"False") + ask(b"Upload", b"v", page=b"y", first=b"False"))
-    assert peer.heard() == [{amp.ANSWER: b"u"}, {amp.ANSWER: b"v"}]
-    assert peer.end._upload == b"xy", "each was carried out once"
-    assert len(daemon.waiting) == MAX_COMMANDS - 1
+    peer.send(ask(b"Flush") * (MAX_RUNNING_COMMANDS - 1))
+    peer.send(ask(b"Upload", b"u", page=b"x", first=b"False") + ask(b"Upload", b"v", page=b"y", first=b"False"))
+    assert peer.responses() == [{amp.ANSWER: b"u"}, {amp.ANSWER: b"v"}]
+    assert peer.end.take_upload() == b"xy", "each was carried out once"
+    assert len(daemon.waiting) == MAX_RUNNING_COMMANDS - 1
 
 
-def test_what_was_not_begun_when_a_peer_goes_is_not_done() -> None:
+def test_commands_that_were_not_read_when_a_peer_disconnects_are_not_run() -> None:
     daemon = SlowDaemon()
     peer = Peer(daemon)
-    peer.says(ask(b"Flush") * (MAX_COMMANDS + 3))
+    peer.send(ask(b"Flush") * (MAX_RUNNING_COMMANDS + 3))
     peer.end.connectionLost(amp.Failure(amp.ConnectionLost()))
     for _, answer in list(daemon.waiting):
         answer.callback(None)
-    assert len(daemon.waiting) == MAX_COMMANDS
+    assert len(daemon.waiting) == MAX_RUNNING_COMMANDS
 
 
-def test_pages_of_nothing_take_no_room() -> None:
+def test_empty_pages_take_no_memory() -> None:
     peer = Peer(Daemon())
-    peer.asks(b"Load", source=b"x")
-    assert peer.heard()[0][amp.ERROR_CODE] == NoConfiguration.code
-    peer.says(ask(b"Upload", page=b"", first=b"False") * 1000)
-    assert len(peer.heard()) == 1000
-    assert len(peer.end._upload) == 0
-    peer.asks(b"Load", source=b"x", allow_empty=b"True")
-    assert peer.heard() == [{amp.ANSWER: b"1"}]
+    peer.ask(b"Load", source=b"x")
+    assert peer.responses()[0][amp.ERROR_CODE] == NoConfiguration.code
+    peer.send(ask(b"Upload", page=b"", first=b"False") * 1000)
+    assert len(peer.responses()) == 1000
+    assert peer.end.uploaded_bytes == 0
+    peer.ask(b"Load", source=b"x", allow_empty=b"True")
+    assert peer.responses() == [{amp.ANSWER: b"1"}]
 
 
-def test_all_connections_together_send_no_more_than_one_configuration() -> None:
+def test_the_uploads_of_all_connections_are_limited() -> None:
     daemon = Daemon()
     one, other = Peer(daemon), Peer(daemon)
     page = ask(b"Upload", page=b"#" * 65535, first=b"False")
-    for _ in range(MAX_CONFIGURATION // 65535 - 10):
-        one.says(page)
-    one.heard()
-    other.says(page * 11)
-    assert [box.get(amp.ERROR_CODE) for box in other.heard()] == [None] * 10 + [NoConfiguration.code]
+    for _ in range(MAX_UPLOAD_BYTES // 65535 - 10):
+        one.send(page)
+    one.responses()
+    other.send(page * 11)
+    assert [box.get(amp.ERROR_CODE) for box in other.responses()] == [None] * 10 + [NoConfiguration.code]
     one.end.connectionLost(amp.Failure(amp.ConnectionLost()))
-    other.says(page)
-    assert other.heard() == [{amp.ANSWER: b"1"}]
+    other.send(page)
+    assert other.responses() == [{amp.ANSWER: b"1"}]
 
 
-def test_a_fault_of_ours_is_told_in_one_line(failures: Failures) -> None:
+def test_an_internal_error_is_answered_in_one_line(failures: Failures) -> None:
     peer = Peer(Daemon())
     peer.end._pages = None  # type: ignore[assignment]
-    peer.asks(b"ReadPage", number=b"1")
-    (answer,) = peer.heard()
+    peer.ask(b"ReadPage", number=b"1")
+    (answer,) = peer.responses()
     assert answer[amp.ERROR_CODE] == Refusal.code
-    assert b"fault of its own" in answer[amp.ERROR_DESCRIPTION]
+    assert answer[amp.ERROR_DESCRIPTION] == b"internal error; see the daemon's log"
     assert failures.seen.pop()["log_failure"].check(TypeError)

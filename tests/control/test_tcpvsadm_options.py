@@ -1,4 +1,4 @@
-"""tcpvsadm's command line: argv in; a command with its values, or the exact complaint and exit status, out."""
+"""The command line of tcpvsadm: from argv to a command with its values, or to the exact error and exit status."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ktcpvs import __version__
+from ktcpvs.control.tcpvsadm.exit_status import UsageError
 from ktcpvs.control.tcpvsadm.options import COMMANDS, OPTIONS, Command, Invocation, read_arguments
-from ktcpvs.control.tcpvsadm.outcome import Misuse
 from ktcpvs.control.tcpvsadm.usage import help_text, synopsis
 
 COLUMNS = (
@@ -87,7 +87,7 @@ CELLS = [(command, option, use) for command, uses in USES.items() for option, us
 
 
 def written(option: str) -> list[str]:
-    """The option with a value that has its form."""
+    """The option with a value of its form."""
     return [f"--{option}"] if option in FLAGS else [f"--{option}", VALUES.get(option, "x")]
 
 
@@ -101,7 +101,7 @@ def required(command: str) -> list[str]:
 
 
 def complaint(argv: list[str]) -> str:
-    with pytest.raises(Misuse) as caught:
+    with pytest.raises(UsageError) as caught:
         read_arguments(argv)
     return str(caught.value)
 
@@ -164,14 +164,14 @@ def test_an_option_twice(option: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [name for name, command in COMMANDS.items() if command.most in (0, 1) and name != "get"]
+    "command", [name for name, command in COMMANDS.items() if command.max_words in (0, 1) and name != "get"]
 )
 def test_leftover_words(command: str) -> None:
     why = complaint([*line(command, *required(command)), "left", "over"])
     assert why == f"Unexpected argument 'left' with the '{command}' command"
 
 
-SAID = [
+VALID = [
     # Nothing at all, and views without a command.
     ([], "list", {}, ()),
     (["-n"], "list", {"numeric": ""}, ()),
@@ -214,7 +214,7 @@ SAID = [
     (["-ffile"], "load-configfile", {}, ("file",)),
     (["-Di=x"], "delete-service", {"ident": "=x"}, ()),
     (["--ident=a=b", "--start"], "start", {"ident": "a=b"}, ()),
-    # What looks like an option is the value where a value is wanted.
+    # A word that looks like an option is a value where a value is expected.
     (["-D", "-i", "-L"], "delete-service", {"ident": "-L"}, ()),
     (["--start", "--ident", "--"], "start", {"ident": "--"}, ()),
     (["-f", "-"], "load-configfile", {}, ("-",)),
@@ -254,12 +254,12 @@ SAID = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("argv", "command", "values", "words"), SAID, ids=lambda it: None)
-def test_what_is_said(argv: list[str], command: str, values: dict[str, str], words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(("argv", "command", "values", "words"), VALID, ids=lambda it: None)
+def test_valid_command_lines(argv: list[str], command: str, values: dict[str, str], words: tuple[str, ...]) -> None:
     assert read_arguments(argv) == Invocation(COMMANDS[command], values, words)
 
 
-COMPLAINTS = [
+INVALID = [
     (["--nope"], "Unknown option '--nope'"),
     (["-Z"], "Unknown option '-Z'"),
     (["-LZ"], "Unknown option '-Z'"),
@@ -268,14 +268,14 @@ COMPLAINTS = [
     (["--=x"], "Unknown option '--'"),
     (["--wieght", "2"], "Unknown option '--wieght'; did you mean '--weight'?"),
     (["--lst"], "Unknown option '--lst'; did you mean '--list'?"),
-    # Habits of ipvsadm.
+    # Options of ipvsadm.
     (
         ["-A", "-t", "10.0.0.1:80", "-s", "wlc"],
-        "Unknown option '-t': a service is named with -i ID and listens at -l ADDR:PORT",
+        "Unknown option '-t': use -i ID for the name of a service, and -l ADDR:PORT for its address",
     ),
     (
         ["-A", "--tcp-service", "x"],
-        "Unknown option '--tcp-service': a service is named with -i ID and listens at -l ADDR:PORT",
+        "Unknown option '--tcp-service': use -i ID for the name of a service, and -l ADDR:PORT for its address",
     ),
     (
         ["-a", "-i", "web", "-r", "x", "-g"],
@@ -310,45 +310,45 @@ COMPLAINTS = [
     (["--get", ""], "The name of a setting is empty"),
     (["-f", "a", "b"], "Unexpected argument 'b' with the 'load-configfile' command"),
     (["--set"], "You need to supply NAME=VALUE... for the 'set' command"),
-    (["--set", "a"], "'a': NAME=VALUE is wanted"),
-    (["--set", "=1"], "'=1': NAME=VALUE is wanted"),
+    (["--set", "a"], "'a': not NAME=VALUE"),
+    (["--set", "=1"], "'=1': not NAME=VALUE"),
     (["--set", "a=1", "a=2"], "The setting 'a' is given twice"),
-    (["-Aix", "a"], "'a': NAME=VALUE is wanted"),
+    (["-Aix", "a"], "'a': not NAME=VALUE"),
     (["-Eix", "via=off", "via=append"], "The option 'via' is given twice"),
     (["-Eix", "-swlc", "scheduler=rr"], "The option 'scheduler' is given twice"),
     (["-Eix", "maxclients=3", "--maxclients", "4"], "The option 'maxclients' is given twice"),
-    (["--explain", "-ix", "GET"], "'GET': METHOD TARGET is wanted, as 'GET /index.html'"),
-    (["--explain", "-ix", "GET /a b"], "'GET /a b': METHOD TARGET is wanted, as 'GET /index.html'"),
-    (["--explain", "-ix", "GET  /a"], "'GET  /a': METHOD TARGET is wanted, as 'GET /index.html'"),
-    (["--explain", "-ix", "GET /a HTTP/2"], "'GET /a HTTP/2': METHOD TARGET is wanted, as 'GET /index.html'"),
+    (["--explain", "-ix", "GET"], "'GET': not METHOD TARGET (example: 'GET /index.html')"),
+    (["--explain", "-ix", "GET /a b"], "'GET /a b': not METHOD TARGET (example: 'GET /index.html')"),
+    (["--explain", "-ix", "GET  /a"], "'GET  /a': not METHOD TARGET (example: 'GET /index.html')"),
+    (["--explain", "-ix", "GET /a HTTP/2"], "'GET /a HTTP/2': not METHOD TARGET (example: 'GET /index.html')"),
     (["--explain", "-ix", "GET", "/a", "HTTP/1.1", "x"], "Unexpected argument 'x' with the 'explain' command"),
-    (["--explain", "-ix", ""], "'': METHOD TARGET is wanted, as 'GET /index.html'"),
-    (["--explain", "-ix", "-H", "Accept"], "header 'Accept': 'NAME: VALUE' is wanted"),
+    (["--explain", "-ix", ""], "'': not METHOD TARGET (example: 'GET /index.html')"),
+    (["--explain", "-ix", "-H", "Accept"], "header 'Accept': not 'NAME: VALUE'"),
     (["--explain", "-ix", "-H", ""], "The value of option '-H' is empty"),
     (["--explain", "GET /"], "You need to supply the 'ident' option for the 'explain' command"),
-    (["-aix", "-ry", "--maxconn", "x"], "maxconn 'x': a whole number of at most 9 digits is wanted"),
+    (["-aix", "-ry", "--maxconn", "x"], "maxconn 'x': not a whole number of at most 9 digits"),
     (["-w", "3"], "Illegal 'weight' option with the 'list' command"),
     (["--start", "-w", "3"], "Illegal 'weight' option with the 'start' command"),
     (["-a"], "You need to supply the 'ident' option for the 'add-server' command"),
-    (["-aix", "-ry", "-w", "two"], "weight 'two': a whole number of at most 9 digits is wanted"),
-    (["-aix", "-ry", "-w", "1.5"], "weight '1.5': a whole number of at most 9 digits is wanted"),
-    (["-aix", "-ry", "-w", "+5"], "weight '+5': a whole number of at most 9 digits is wanted"),
-    (["-aix", "-ry", "-w", "٣"], "weight '٣': a whole number of at most 9 digits is wanted"),
-    (["-aix", "-ry", "-w", "5\n"], r"weight '5\n': a whole number of at most 9 digits is wanted"),
-    (["-eix", "-ry", "-w", "1234567890"], "weight '1234567890': a whole number of at most 9 digits is wanted"),
-    (["--add-rule", "-ix", "-ry", "-pz", "-mm"], "match 'm': a whole number of at most 9 digits is wanted"),
-    (["-Aix", "--maxclients", "many"], "maxclients 'many': a whole number of at most 9 digits is wanted"),
-    (["-Aix", "-P", "-1"], "port '-1': a number or the name of a service is wanted"),
-    (["-Aix", "-P", "1234567890"], "port '1234567890': a number or the name of a service is wanted"),
-    (["-Aix", "-P", "a b"], "port 'a b': a number or the name of a service is wanted"),
-    (["-i", os.fsdecode(b"caf\xe9")], "Argument 2 is no text in this locale: 'caf\\xe9'"),
-    (["--", os.fsdecode(b"\xff")], "Argument 2 is no text in this locale: '\\xff'"),
-    (["-f", "\ud800"], "Argument 2 is no text in this locale: '\\ud800'"),
+    (["-aix", "-ry", "-w", "two"], "weight 'two': not a whole number of at most 9 digits"),
+    (["-aix", "-ry", "-w", "1.5"], "weight '1.5': not a whole number of at most 9 digits"),
+    (["-aix", "-ry", "-w", "+5"], "weight '+5': not a whole number of at most 9 digits"),
+    (["-aix", "-ry", "-w", "٣"], "weight '٣': not a whole number of at most 9 digits"),
+    (["-aix", "-ry", "-w", "5\n"], r"weight '5\n': not a whole number of at most 9 digits"),
+    (["-eix", "-ry", "-w", "1234567890"], "weight '1234567890': not a whole number of at most 9 digits"),
+    (["--add-rule", "-ix", "-ry", "-pz", "-mm"], "match 'm': not a whole number of at most 9 digits"),
+    (["-Aix", "--maxclients", "many"], "maxclients 'many': not a whole number of at most 9 digits"),
+    (["-Aix", "-P", "-1"], "port '-1': not a number or a service name"),
+    (["-Aix", "-P", "1234567890"], "port '1234567890': not a number or a service name"),
+    (["-Aix", "-P", "a b"], "port 'a b': not a number or a service name"),
+    (["-i", os.fsdecode(b"caf\xe9")], "Argument 2 is not text in this locale: 'caf\\xe9'"),
+    (["--", os.fsdecode(b"\xff")], "Argument 2 is not text in this locale: '\\xff'"),
+    (["-f", "\ud800"], "Argument 2 is not text in this locale: '\\ud800'"),
 ]
 
 
-@pytest.mark.parametrize(("argv", "why"), COMPLAINTS, ids=lambda it: None)
-def test_what_cannot_be_meant(argv: list[str], why: str) -> None:
+@pytest.mark.parametrize(("argv", "why"), INVALID, ids=lambda it: None)
+def test_invalid_command_lines(argv: list[str], why: str) -> None:
     assert complaint(argv) == why
 
 
@@ -357,7 +357,7 @@ def test_words_that_are_names_and_values(command: list[str]) -> None:
     assert read_arguments([*command, "a=1", "b=2=3", "c="]).named() == {"a": "1", "b": "2=3", "c": ""}
 
 
-def test_a_header_may_be_given_again_and_again() -> None:
+def test_a_header_may_be_repeated() -> None:
     said = read_arguments(["--explain", "-i", "web", "-H", "Accept: a", "--header=Accept:b ", "-HX-Empty:"])
     assert said.headers == (("Accept", "a"), ("Accept", "b"), ("X-Empty", ""))
     assert read_arguments(["--explain", "-i", "web"]).headers == ()
@@ -395,13 +395,13 @@ PIECES = [
 
 @given(st.lists(st.sampled_from(PIECES) | st.text(st.characters(exclude_categories=()), max_size=6), max_size=6))
 @example(["--set=", "=", "--"])
-def test_every_command_line_is_meant_or_refused_in_one_line(argv: list[str]) -> None:
+def test_any_command_line_is_read_or_refused_in_one_line(argv: list[str]) -> None:
     try:
         said = read_arguments(argv)
-    except Misuse as misuse:
-        why = str(misuse)
+    except UsageError as error:
+        why = str(error)
     else:
-        why = f"{said.command.name} is meant"
+        why = f"{said.command.name} is valid"
         assert set(said.values) <= {*said.command.required, *said.command.optional, "control"}
     assert why
     assert why.isprintable()
@@ -457,7 +457,7 @@ sys.exit(status)
 
 
 @pytest.fixture
-def nobody(tmp_path: Path) -> str:
+def unused_control(tmp_path: Path) -> str:
     """A control address at which no daemon answers."""
     return f"unix:{tmp_path}/no.sock"
 
@@ -474,23 +474,23 @@ TRY = "Try 'tcpvsadm --help'.\n"
 
 
 @pytest.mark.parametrize("argv", [[], ["-L", "--json"], ["-F"], ["--stop"], ["--set", "debug_level=1"], ["--rate"]])
-def test_nobody_answers(nobody: str, argv: list[str]) -> None:
-    status, out, err = tcpvsadm(*argv, control=nobody)
-    what_to_do = "start it with 'ktcpvs', or name its place with --control"
-    assert err == f"tcpvsadm: no daemon answers at {nobody} (No such file or directory): {what_to_do}\n"
+def test_no_daemon_answers(unused_control: str, argv: list[str]) -> None:
+    status, out, err = tcpvsadm(*argv, control=unused_control)
+    what_to_do = "start it with 'ktcpvs', or give its address with --control"
+    assert err == f"tcpvsadm: no daemon answers at {unused_control} (No such file or directory): {what_to_do}\n"
     assert (status, out) == (3, "")
 
 
-def test_control_on_the_command_line_goes_before_the_environment(nobody: str) -> None:
-    status, _, err = tcpvsadm("--list", "--control", f"{nobody}2", control=nobody)
+def test_control_on_the_command_line_takes_precedence_over_the_environment(unused_control: str) -> None:
+    status, _, err = tcpvsadm("--list", "--control", f"{unused_control}2", control=unused_control)
     assert status == 3
-    assert f"at {nobody}2 (" in err
+    assert f"at {unused_control}2 (" in err
 
 
-def test_a_control_address_that_is_none_is_misuse(nobody: str) -> None:
-    places = "it is unix:/PATH, tcp:PORT on loopback, or tls:PORT:interface=HOST with certificates"
+def test_an_invalid_control_address_is_wrong_usage(unused_control: str) -> None:
+    places = "expected unix:/PATH, tcp:PORT on loopback, or tls:PORT:interface=HOST with certificates"
     why = f"tcpvsadm: control 'here': {places}\n"
-    assert tcpvsadm("--list", "--control", "here", control=nobody) == (2, "", why + TRY)
+    assert tcpvsadm("--list", "--control", "here", control=unused_control) == (2, "", why + TRY)
 
 
 @pytest.mark.parametrize(
@@ -499,7 +499,7 @@ def test_a_control_address_that_is_none_is_misuse(nobody: str) -> None:
         (["--help"], 0, help_text(), ""),
         (["--version"], 0, f"tcpvsadm {__version__}\n", ""),
         (["-Z"], 2, "", f"tcpvsadm: Unknown option '-Z'\n{TRY}"),
-        (["-i", b"\xff"], 2, "", f"tcpvsadm: Argument 2 is no text in this locale: '\\xff'\n{TRY}"),
+        (["-i", b"\xff"], 2, "", f"tcpvsadm: Argument 2 is not text in this locale: '\\xff'\n{TRY}"),
         (["-f", "/no/such"], 1, "", "tcpvsadm: load-configfile: /no/such: No such file or directory\n"),
         (["-f", "/"], 1, "", "tcpvsadm: load-configfile: /: Is a directory\n"),
         (["-f", "/a\nb"], 1, "", "tcpvsadm: load-configfile: /a\\nb: No such file or directory\n"),
@@ -507,18 +507,18 @@ def test_a_control_address_that_is_none_is_misuse(nobody: str) -> None:
         (["-f-"], 1, "", "tcpvsadm: load-configfile: <stdin>:2:3: byte 0xe9 is not UTF-8 text\n"),
     ],
 )
-def test_what_needs_no_daemon_does_not_wait_for_twisted(
-    nobody: str, argv: list[str | bytes], status: int, out: str, err: str
+def test_commands_that_need_no_daemon_do_not_import_twisted(
+    unused_control: str, argv: list[str | bytes], status: int, out: str, err: str
 ) -> None:
-    assert tcpvsadm(*argv, control=nobody, code=MAIN, stdin="é\né ".encode() + b"\xe9") == (
+    assert tcpvsadm(*argv, control=unused_control, code=MAIN, stdin="é\né ".encode() + b"\xe9") == (
         status,
         out,
         f"{err}False\n",
     )
 
 
-def test_what_needs_a_daemon_imports_twisted(nobody: str) -> None:
-    assert tcpvsadm("-L", control=nobody, code=MAIN)[2].endswith("True\n")
+def test_commands_that_need_a_daemon_import_twisted(unused_control: str) -> None:
+    assert tcpvsadm("-L", control=unused_control, code=MAIN)[2].endswith("True\n")
 
 
 def test_a_closed_pipe_is_quiet() -> None:
@@ -529,14 +529,14 @@ def test_a_closed_pipe_is_quiet() -> None:
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
 
 
-def test_a_full_disk_is_told() -> None:
+def test_a_full_disk_is_reported() -> None:
     with open("/dev/full", "wb") as full:
         done = subprocess.run([sys.executable, "-c", RUN, "--help"], stdout=full, stderr=subprocess.PIPE, timeout=60)
     assert (done.returncode, done.stderr) == (1, b"tcpvsadm: cannot write: No space left on device\n")
 
 
 def test_ctrl_c_is_quiet(tmp_path: Path) -> None:
-    """While a daemon keeps it waiting."""
+    """While tcpvsadm waits for a daemon."""
     path = str(tmp_path / "silent.sock")
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(path)

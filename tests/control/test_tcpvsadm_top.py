@@ -1,4 +1,4 @@
-"""The screen of --top: what a daemon tells, as lines that fit into any terminal, their columns below each other."""
+"""The screen of --top: lines that fit into any terminal, with aligned columns."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.testing import MemoryReactorClock
 
-from ktcpvs.control.tcpvsadm.columns import fitted, padded, text_width
-from ktcpvs.control.tcpvsadm.top import screen
+from ktcpvs.control.tcpvsadm.columns import fit, pad, text_width
+from ktcpvs.control.tcpvsadm.top import layout_screen
 from ktcpvs.inspect.views import Views
 from ktcpvs.model.language.parser import parse
-from ktcpvs.runtime.context import Context, Descriptors
+from ktcpvs.runtime.context import Context
+from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.services.director import Director
 from ktcpvs.system.log import EventLog
 
@@ -35,29 +36,29 @@ CONFIGURATION = f"""
 
 
 def stats(text: str = CONFIGURATION) -> dict[str, Any]:
-    """What a daemon with this configuration tells."""
+    """The view `stats` of a daemon with this configuration."""
     director = Director(Context(MemoryReactorClock(), EventLog(), Descriptors(100)))
     director.submit(parse(text)).addErrback(lambda failure: failure.raiseException())
-    told: dict[str, Any] = Views(director).view("stats", None)
-    return told
+    answer: dict[str, Any] = Views(director).view("stats", None)
+    return answer
 
 
-def later(told: dict[str, Any]) -> dict[str, Any]:
-    """The same a second later: much has happened."""
-    told = deepcopy(told)
-    for service in told["services"]:
+def later(answer: dict[str, Any]) -> dict[str, Any]:
+    """The same one second later, with higher counters."""
+    answer = deepcopy(answer)
+    for service in answer["services"]:
         for row in (service, *service["servers"]):
             row["stats"].update(active=123456, total=9_999_999, bytes_in=99_999_999_999, bytes_out=99_999_999_999)
         for server in service["servers"]:
             server["stats"]["buckets"][-1] += 5
-    return told
+    return answer
 
 
 @pytest.mark.parametrize("columns", [40, 41, 59, 60, 72, 80, 81, 100, 132, 200, 300])
-def test_the_columns_stand_below_each_other(columns: int) -> None:
-    told = stats()
-    for before in (None, told):
-        shown = screen(before, told if before is None else later(told), 1.0, (columns, 50))
+def test_the_columns_are_aligned(columns: int) -> None:
+    answer = stats()
+    for before in (None, answer):
+        shown = layout_screen(before, answer if before is None else later(answer), 1.0, (columns, 50))
         assert all(text_width(line) <= columns for line in shown)
         heading = shown[1]
         ends = [found.end() for found in re.finditer(r"\S+(?: %)?", heading[heading.index("State") :])]
@@ -72,44 +73,44 @@ def test_the_columns_stand_below_each_other(columns: int) -> None:
 
 
 def test_all_numbers_are_shown_at_80_columns_and_fewer_below() -> None:
-    assert screen(None, stats(), 0, (80, 50))[1].split() == [
+    assert layout_screen(None, stats(), 0, (80, 50))[1].split() == [
         "Service", "/", "Server", "State", "Active", "Conns/s", "In/s", "Out/s", "Err/s", "99", "%",
     ]  # fmt: skip
-    assert screen(None, stats(), 0, (60, 50))[1].split()[4:] == ["Active", "Conns/s", "Err/s"]
-    assert screen(None, stats(), 0, (40, 50))[1].split()[4:] == ["Active"]
-    short = screen(None, stats("Virtual web { server = 10.0.0.1:80 }"), 0, (60, 50))
+    assert layout_screen(None, stats(), 0, (60, 50))[1].split()[4:] == ["Active", "Conns/s", "Err/s"]
+    assert layout_screen(None, stats(), 0, (40, 50))[1].split()[4:] == ["Active"]
+    short = layout_screen(None, stats("Virtual web { server = 10.0.0.1:80 }"), 0, (60, 50))
     assert short[1].split()[4:] == ["Active", "Conns/s", "Err/s", "99", "%"]
 
 
-def test_a_long_name_is_whole_where_there_is_room_and_else_keeps_both_ends() -> None:
-    assert any(line.startswith(f"{LONG} ") for line in screen(None, stats(), 0, (200, 50)))
-    cut = next(line for line in screen(None, stats(), 0, (80, 50)) if line.startswith("shop."))
+def test_a_long_name_is_cut_in_the_middle() -> None:
+    assert any(line.startswith(f"{LONG} ") for line in layout_screen(None, stats(), 0, (200, 50)))
+    cut = next(line for line in layout_screen(None, stats(), 0, (80, 50)) if line.startswith("shop."))
     assert cut[:21] == "shop.cust...nd-green "
 
 
 def test_a_service_without_servers_has_a_line_of_zeros() -> None:
-    told = stats("Virtual empty { }")
-    assert screen(told, told, 1.0, (80, 24))[2].split() == ["empty", "stopped", "0", "0", "0", "0", "0", "-"]
-    refused = deepcopy(told)
+    answer = stats("Virtual empty { }")
+    assert layout_screen(answer, answer, 1.0, (80, 24))[2].split() == ["empty", "stopped", "0", "0", "0", "0", "0", "-"]
+    refused = deepcopy(answer)
     refused["services"][0]["stats"]["refused"] += 7
-    assert screen(told, refused, 1.0, (80, 24))[2].split()[-2:] == ["7", "-"]
+    assert layout_screen(answer, refused, 1.0, (80, 24))[2].split()[-2:] == ["7", "-"]
 
 
 def test_a_table_without_services_is_a_heading() -> None:
-    assert len(screen(None, stats("global { }"), 0, (80, 24))) == 2
+    assert len(layout_screen(None, stats("global { }"), 0, (80, 24))) == 2
 
 
 @settings(deadline=None, max_examples=60)
 @given(columns=st.integers(1, 300), lines=st.integers(1, 40))
 def test_no_terminal_is_too_small(columns: int, lines: int) -> None:
-    told = stats()
-    shown = screen(told, later(told), 1.0, (columns, lines))
+    answer = stats()
+    shown = layout_screen(answer, later(answer), 1.0, (columns, lines))
     assert len(shown) <= lines
     assert all(text_width(line) <= columns for line in shown)
 
 
 @given(st.text(st.characters(exclude_categories=("C",)), max_size=40), st.integers(0, 50))
-def test_a_text_is_fitted_into_exactly_so_many_columns(text: str, width: int) -> None:
-    assert text_width(fitted(text, width)) == width
+def test_a_text_is_fitted_into_the_exact_width(text: str, width: int) -> None:
+    assert text_width(fit(text, width)) == width
     if text_width(text) <= width:
-        assert fitted(text, width) == padded(text, width)
+        assert fit(text, width) == pad(text, width)

@@ -1,4 +1,4 @@
-"""The switch as people run it: `twistd ktcpvs` and `tcpvsadm` as programs of their own, real servers, real sockets."""
+"""End-to-end tests: `twistd ktcpvs` and `tcpvsadm` run as programs, with real servers and real sockets."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What every test of this folder gets: a running daemon, and starters for real servers."""
+"""Fixtures of the end-to-end tests: running daemons and real servers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from servers import LOOPBACK, Nginx, SocketServer, Where
 
-from .harness import ControlThread, Daemon
+from .harness import ControlThread, Daemon, SharedDaemons
 
 
 @pytest.fixture(scope="session")
@@ -22,8 +22,28 @@ def control_thread() -> Iterator[ControlThread]:
 
 @pytest.fixture
 def reactor() -> str:
-    """The daemon's reactor; test files that run with several override this."""
+    """The reactor of `daemon` and of daemons that `make_daemon` makes; tests that run with several override this."""
     return "uvloop"
+
+
+@pytest.fixture
+def workers() -> int:
+    """How many workers `daemon` has; tests that run with several numbers override this."""
+    return 0
+
+
+@pytest.fixture(scope="session")
+def shared_daemons(control_thread: ControlThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedDaemons]:
+    daemons = SharedDaemons(control_thread, lambda: tmp_path_factory.mktemp("daemon"))
+    yield daemons
+    daemons.finish()
+
+
+@pytest.fixture
+def daemon(shared_daemons: SharedDaemons, reactor: str, workers: int) -> Iterator[Daemon]:
+    """A running daemon with an empty table. It may have served other tests; `new_daemon` has not."""
+    with shared_daemons.borrow(reactor, workers) as daemon:
+        yield daemon
 
 
 @pytest.fixture
@@ -34,7 +54,7 @@ def make_daemon(control_thread: ControlThread, tmp_path: Path, reactor: str) -> 
     def make(*options: str | Path, **named: Any) -> Daemon:
         folder = tmp_path / f"daemon{len(made)}"
         folder.mkdir()
-        made.append(Daemon(control_thread, folder, *options, **{"reactor": reactor, **named}))
+        made.append(Daemon(control_thread, folder, *options, **{"reactor": reactor, "preloaded": True, **named}))
         return made[-1]
 
     yield make
@@ -44,40 +64,23 @@ def make_daemon(control_thread: ControlThread, tmp_path: Path, reactor: str) -> 
 
 
 @pytest.fixture
-def daemon(make_daemon: Callable[..., Daemon]) -> Daemon:
-    """A running daemon with an empty table."""
+def new_daemon(make_daemon: Callable[..., Daemon]) -> Daemon:
+    """A running daemon that has done nothing yet: for tests that measure it, or that end it."""
     daemon = make_daemon()
     daemon.start()
     return daemon
 
 
-@pytest.fixture(scope="module")
-def lasting_reactor() -> str:
-    """The reactor of `lasting_daemon`; test files that run with several override this."""
-    return "uvloop"
-
-
-@pytest.fixture(scope="module")
-def lasting_daemon(
-    control_thread: ControlThread, tmp_path_factory: pytest.TempPathFactory, lasting_reactor: str
-) -> Iterator[Daemon]:
-    """One daemon for a whole file. Such a file's `daemon` is this one, cleared after each test."""
-    daemon = Daemon(control_thread, tmp_path_factory.mktemp("daemon"), reactor=lasting_reactor)
-    daemon.start()
-    yield daemon
-    daemon.finish()
-
-
 @pytest.fixture
 def stack() -> Iterator[contextlib.ExitStack]:
-    """What is entered here is left when the test ends, before the daemon ends."""
+    """A stack that is closed when the test ends, before its daemon ends or is cleared."""
     with contextlib.ExitStack() as stack:
         yield stack
 
 
 @pytest.fixture(scope="session")
 def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Nginx]]:
-    """Three nginx that live as long as the tests: r1, r2, r3. Not to be stopped."""
+    """Three nginx that live as long as the tests: r1, r2, r3. Tests must not stop them."""
     folder = tmp_path_factory.mktemp("web")
     with contextlib.ExitStack() as stack:
         servers = []
@@ -89,7 +92,7 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Nginx]]:
 
 @pytest.fixture
 def nginx(tmp_path: Path) -> Iterator[Callable[[str], Nginx]]:
-    """nginx(name): one more nginx, which the test may stop."""
+    """nginx(name): start another nginx, which the test may stop."""
     with contextlib.ExitStack() as stack:
 
         def start(name: str) -> Nginx:
@@ -102,7 +105,7 @@ def nginx(tmp_path: Path) -> Iterator[Callable[[str], Nginx]]:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., SocketServer]]:
-    """serve(what, where): a SocketServer."""
+    """serve(what, where): start a SocketServer."""
     with contextlib.ExitStack() as stack:
 
         def start(what: Callable[..., object], where: Where = (LOOPBACK, 0)) -> SocketServer:

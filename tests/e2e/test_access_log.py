@@ -1,4 +1,4 @@
-"""The access log of the daemon that runs: written, rotated, refused, and the same reason as everywhere."""
+"""The access log of a running daemon: its formats, rotation, and log files that cannot be written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.e2e
 
 
 def serve(daemon: Daemon, web: list[Nginx], *options: str, scheduler: str = "phttp") -> int:
-    """A service of that scheduler with these options; its port."""
+    """Start a service with that scheduler and these options; return its port."""
     port = free_port()
     lines = [f"listen = {LOOPBACK}:{port}", f"scheduler = {scheduler}", *options]
     lines += [f"server = {web[0].address}", f'rule = pattern ".*" use server {web[0].address}']
@@ -41,7 +41,7 @@ def lines(path: Path, count: int) -> list[str]:
     return path.read_text().splitlines()
 
 
-def test_combined_and_rotated(daemon: Daemon, web: list[Nginx], tmp_path: Path) -> None:
+def test_the_combined_format_and_rotation(daemon: Daemon, web: list[Nginx], tmp_path: Path) -> None:
     log, old = tmp_path / "web.log", tmp_path / "web.log.1"
     port = serve(daemon, web, f"access_log = {log}")
     ask(port, '/images/a?b="c"')
@@ -63,7 +63,7 @@ def test_combined_and_rotated(daemon: Daemon, web: list[Nginx], tmp_path: Path) 
     assert len(lines(old, 2)) == 2
 
 
-def test_json_tells_who_served_and_why(daemon: Daemon, web: list[Nginx], tmp_path: Path) -> None:
+def test_json_names_the_server_and_the_reason(daemon: Daemon, web: list[Nginx], tmp_path: Path) -> None:
     log = tmp_path / "web.json"
     port = serve(daemon, web, f"access_log = {log}", "access_log_format = json")
     ask(port, "/x")
@@ -74,7 +74,7 @@ def test_json_tells_who_served_and_why(daemon: Daemon, web: list[Nginx], tmp_pat
     daemon.call("stop")
 
 
-def test_whole_connections_and_syslog(daemon: Daemon, web: list[Nginx], tmp_path: Path) -> None:
+def test_connections_are_logged_to_syslog(daemon: Daemon, web: list[Nginx], tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslogd:
         syslogd.bind(str(tmp_path / "log"))
         syslogd.settimeout(10)
@@ -87,9 +87,7 @@ def test_whole_connections_and_syslog(daemon: Daemon, web: list[Nginx], tmp_path
     assert told["bytes_out"] > 0
 
 
-def test_a_log_that_cannot_be_written_is_refused_and_nothing_changes(
-    daemon: Daemon, web: list[Nginx], tmp_path: Path
-) -> None:
+def test_a_log_file_that_cannot_be_written_is_refused(daemon: Daemon, web: list[Nginx], tmp_path: Path) -> None:
     port = serve(daemon, web)
     with pytest.raises(BadValue, match="no such folder"):
         daemon.call("edit_service", "web", access_log=f"{tmp_path}/no such folder/web.log")

@@ -1,4 +1,4 @@
-"""Every command of tcpvsadm once, against a running daemon, with every exit code it can have."""
+"""Every command of tcpvsadm against a running daemon, and every exit code."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from servers import LOOPBACK, SocketServer, answers, dial, echo, free_port, read
 
 from ktcpvs import __version__
 
-from .harness import CALM, TCPVSADM, Daemon, command
+from .harness import TCPVSADM, TIMEOUT, Daemon, command
 
 pytestmark = pytest.mark.e2e
 
 
 def refused(daemon: Daemon, code: int, *arguments: object) -> str:
-    """Run a command that must end with this exit code, one line on standard error and nothing on standard output."""
+    """Run a command that must be refused: with this exit code, one line on standard error and no output."""
     before = daemon.call("table")
     done = daemon.adm(*arguments, check=False)
     assert done.returncode == code, done
@@ -117,12 +117,12 @@ def test_every_command(daemon: Daemon, serve: Callable[..., SocketServer], tmp_p
     assert "<stdin>:2:5: unknown keyword 'colour'" in broken.stderr
     assert daemon.call("table") == before
 
-    # What needs no daemon.
+    # Options that need no daemon.
     assert adm("--version").stdout.strip().endswith(__version__)
     assert "--load-configfile" in adm("-h").stdout
 
 
-def test_misuse_of_the_command_line_is_2(daemon: Daemon) -> None:
+def test_a_wrong_command_line_exits_with_2(daemon: Daemon) -> None:
     for arguments, why in (
         (("--start", "-w", "1"), "Illegal 'weight' option with the 'start' command"),
         (("-a", "-r", "h:1"), "You need to supply the 'ident' option for the 'add-server' command"),
@@ -130,13 +130,13 @@ def test_misuse_of_the_command_line_is_2(daemon: Daemon) -> None:
         (("-A", "-i", "s", "-i", "t"), "given twice"),
         (("--colour",), "Unknown option"),
         (("-L", "more"), "Unexpected argument"),
-        (("--set", "read_timeout"), "NAME=VALUE is wanted"),
+        (("--set", "read_timeout"), "'read_timeout': not NAME=VALUE"),
         (("-a", "-i", "s", "-r", "h:1", "-w", "many"), "a whole number"),
     ):
         assert why in refused(daemon, 2, *arguments)
 
 
-def test_no_daemon_is_3(make_daemon: Callable[..., Daemon]) -> None:
+def test_without_a_daemon_the_exit_code_is_3(make_daemon: Callable[..., Daemon]) -> None:
     daemon = make_daemon()
     for arguments in (("--list",), ("--start",), ("--restore",)):
         done = daemon.adm(*arguments, check=False)
@@ -146,17 +146,17 @@ def test_no_daemon_is_3(make_daemon: Callable[..., Daemon]) -> None:
     assert daemon.adm("--version").returncode == 0
 
 
-def test_the_control_address_from_the_environment(daemon: Daemon) -> None:
-    environment = {**daemon._environment, "KTCPVS_CONTROL": daemon.control}
+def test_the_control_address_is_read_from_the_environment(daemon: Daemon) -> None:
+    environment = {**daemon.environment, "KTCPVS_CONTROL": daemon.control}
     daemon.adm("-A", "-i", "s")
     done = subprocess.run(
-        [*command("tcpvsadm", TCPVSADM), "--save"], capture_output=True, text=True, timeout=CALM, env=environment
+        [*command("tcpvsadm", TCPVSADM), "--save"], capture_output=True, text=True, timeout=TIMEOUT, env=environment
     )
     assert done.returncode == 0
     assert "Virtual s {" in done.stdout
 
 
-def test_a_reader_who_goes_away_is_no_fault(daemon: Daemon) -> None:
+def test_a_closed_pipe_is_no_error(daemon: Daemon) -> None:
     """tcpvsadm --list | head -1"""
     server_lines = "".join(f"server = 10.1.{number // 250}.{number % 250}:80\n" for number in range(20_000))
     daemon.call("load", f"Virtual s {{\n{server_lines}}}\n")
@@ -166,25 +166,24 @@ def test_a_reader_who_goes_away_is_no_fault(daemon: Daemon) -> None:
         stdout=write,
         stderr=subprocess.PIPE,
         text=True,
-        env=daemon._environment,
+        env=daemon.environment,
     )
     os.close(write)
     assert os.read(read, 10).startswith(b"TCP ")
     os.close(read)
-    _, complaint = adm.communicate(timeout=CALM)
+    _, complaint = adm.communicate(timeout=TIMEOUT)
     assert "Traceback" not in complaint
     assert adm.returncode in (0, 141)
 
 
-def test_two_administrators_at_once(daemon: Daemon) -> None:
-    """What each has been answered is in the table, whatever the order."""
+def test_concurrent_edits_are_all_applied(daemon: Daemon) -> None:
     started = [
         subprocess.Popen(
             [*command("tcpvsadm", TCPVSADM), "--control", daemon.control, "-A", "-i", f"s{number}"],
-            env=daemon._environment,
+            env=daemon.environment,
         )
         for number in range(6)
     ]
-    assert [adm.wait(CALM) for adm in started] == [0] * 6
+    assert [adm.wait(TIMEOUT) for adm in started] == [0] * 6
     idents = {service["ident"] for service in daemon.call("table")["services"]}
     assert idents == {f"s{number}" for number in range(6)}

@@ -1,4 +1,4 @@
-"""Changes that are looked at before they are made, tested, tried out, undone: all as a user types it."""
+"""Safe changes: --check, --diff, tests in the configuration, --confirm and --wait, as a user types them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from servers import LOOPBACK, SocketServer, dial, echo, free_port, read_exactly,
 
 from ktcpvs.errors import Busy
 
-from .harness import TCPVSADM, Daemon, command, environment
+from .harness import TCPVSADM, Daemon, command, environment, tcpvsadm
 
 pytestmark = pytest.mark.e2e
 
@@ -54,17 +54,14 @@ def changed(site: Path, old: str, new: str) -> Path:
 
 
 def adm(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """tcpvsadm where no daemon is."""
-    return subprocess.run(
-        [*command("tcpvsadm", TCPVSADM), *map(str, arguments)],
-        capture_output=True, text=True, timeout=30, env={**environment(), "KTCPVS_CONTROL": "unix:/nonexistent"},
-    )  # fmt: skip
+    """Run tcpvsadm without a daemon."""
+    return tcpvsadm(*arguments, KTCPVS_CONTROL="unix:/nonexistent")
 
 
 # Without a daemon.
 
 
-def test_check_finds_nothing_wrong(site: Path) -> None:
+def test_check_accepts_a_correct_file(site: Path) -> None:
     done = adm("--check", site)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -100,7 +97,7 @@ def test_check_finds_nothing_wrong(site: Path) -> None:
         ("from 192.0.2.7", "from me", "{file}:15:10: test: client 'me': expected an IP address"),
     ],
 )  # fmt: skip
-def test_check_says_what_load_says(
+def test_check_reports_errors_as_load_does(
     site: Path, make_daemon: Callable[..., Daemon], old: str, new: str, why: str
 ) -> None:
     path = changed(site, old, new)
@@ -110,11 +107,11 @@ def test_check_says_what_load_says(
     assert done.stderr.count("\n") == 1
 
 
-# With one.
+# With a daemon.
 
 
-def test_what_has_no_effect_is_warned_of(make_daemon: Callable[..., Daemon], tmp_path: Path) -> None:
-    """On standard error, without another exit status; and once in the log when the daemon loads it."""
+def test_options_without_effect_cause_warnings(make_daemon: Callable[..., Daemon], tmp_path: Path) -> None:
+    """tcpvsadm writes them to standard error and exits with 0; the daemon logs them once when it loads a file."""
     config = tmp_path / "site.conf"
     text = f"Virtual s {{ listen = {LOOPBACK}:{free_port()} scheduler = wlc server = 10.0.0.1:80 balance = rr\n"
     config.write_text(text + 'rule = pattern "/" use server 10.0.0.1:80 }\n')
@@ -141,13 +138,11 @@ def test_what_has_no_effect_is_warned_of(make_daemon: Callable[..., Daemon], tmp
         done = daemon.adm(*arguments)
         assert (done.stdout, done.stderr) == ("", said)
     daemon.signal(signal.SIGHUP)
-    wait_for(lambda: daemon.log().count(f"warning: {rules}") == 2)
+    daemon.wait_for_log(f"warning: {rules}", 2)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_change_that_breaks_a_test_is_refused(make_daemon: Callable[..., Daemon], site: Path, workers: int) -> None:
-    daemon = make_daemon(workers=workers)
-    daemon.start()
+def test_a_change_that_breaks_a_test_is_refused(daemon: Daemon, site: Path, workers: int) -> None:
     daemon.adm("-f", site)
     daemon.adm("--start")
     saved = daemon.adm("--save").stdout
@@ -166,9 +161,7 @@ def test_a_change_that_breaks_a_test_is_refused(make_daemon: Callable[..., Daemo
     daemon.adm("-e", "-i", "web", "-r", "10.0.0.1:80", "-w", 0)  # breaks nothing
 
 
-def test_diff(make_daemon: Callable[..., Daemon], site: Path) -> None:
-    daemon = make_daemon()
-    daemon.start()
+def test_diff_lists_what_a_file_would_change(daemon: Daemon, site: Path) -> None:
     before = daemon.adm("--diff", site, check=False)
     assert (before.returncode, before.stdout.startswith("+ service web: phttp at 127.0.0.1:")) == (4, True)
     daemon.adm("-f", site)
@@ -196,10 +189,10 @@ def test_diff(make_daemon: Callable[..., Daemon], site: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_table_on_trial_is_undone(
+def test_an_unconfirmed_table_is_undone(
     make_daemon: Callable[..., Daemon], serve: Callable[..., SocketServer], tmp_path: Path, workers: int
 ) -> None:
-    """Also for a service that the new table has not: it runs again."""
+    """A service that the unconfirmed table did not have runs again."""
     state = tmp_path / "state.json"
     daemon = make_daemon("--state", state, workers=workers)
     daemon.start()
@@ -217,15 +210,15 @@ def test_a_table_on_trial_is_undone(
     with pytest.raises(Busy, match=r"^the table is on trial, and undone in [1-5] s: 'tcpvsadm --confirm' keeps it$"):
         daemon.set(read_timeout=8)
     wait_for(lambda: daemon.call("table")["trial"] is None)
-    wait_for(lambda: "the one before it is in force again" in daemon.log())
+    daemon.wait_for_log("the table before it is in force again")
     with dial((LOOPBACK, port)) as client:
         assert read_exactly(client, 5) == b"hello"
     assert state.read_text() == saved
     again = daemon.adm("--confirm", check=False)
-    assert again.stderr == "tcpvsadm: confirm: nothing waits to be confirmed: what is in force stays\n"
+    assert again.stderr == "tcpvsadm: confirm: no change is waiting for confirmation\n"
 
 
-def test_a_daemon_that_dies_on_trial_begins_with_the_table_before(
+def test_a_daemon_that_dies_before_the_confirmation_starts_with_the_table_before(
     make_daemon: Callable[..., Daemon], site: Path, tmp_path: Path
 ) -> None:
     daemon = make_daemon("--state", tmp_path / "state.json")
@@ -238,7 +231,7 @@ def test_a_daemon_that_dies_on_trial_begins_with_the_table_before(
     assert daemon.adm("--save").stdout == before
 
 
-def test_what_is_confirmed_stays_and_is_saved(make_daemon: Callable[..., Daemon], site: Path, tmp_path: Path) -> None:
+def test_a_confirmed_table_is_saved(make_daemon: Callable[..., Daemon], site: Path, tmp_path: Path) -> None:
     daemon = make_daemon("--state", tmp_path / "state.json")
     daemon.start()
     daemon.adm("-f", site, "--confirm", "5m")
@@ -252,9 +245,7 @@ def test_what_is_confirmed_stays_and_is_saved(make_daemon: Callable[..., Daemon]
 # Waiting.
 
 
-def test_wait_says_who_is_left(make_daemon: Callable[..., Daemon], serve: Callable[..., SocketServer]) -> None:
-    daemon = make_daemon()
-    daemon.start()
+def test_wait_shows_how_many_connections_are_left(daemon: Daemon, serve: Callable[..., SocketServer]) -> None:
     server, port = serve(echo), free_port()
     daemon.service("s", port, server.address)
     clients = [dial((LOOPBACK, port)) for _ in range(3)]
@@ -293,11 +284,7 @@ def test_wait_says_who_is_left(make_daemon: Callable[..., Daemon], serve: Callab
         os.close(screen)
 
 
-def test_wait_in_a_pipe_and_with_a_server_that_is_deleted(
-    make_daemon: Callable[..., Daemon], serve: Callable[..., SocketServer]
-) -> None:
-    daemon = make_daemon()
-    daemon.start()
+def test_wait_in_a_pipe_for_a_deleted_server(daemon: Daemon, serve: Callable[..., SocketServer]) -> None:
     server, port = serve(echo), free_port()
     daemon.service("s", port, server.address)
     done = daemon.adm("-d", "-i", "s", "-r", server.address, "--wait")

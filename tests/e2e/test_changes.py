@@ -16,22 +16,26 @@ from typing import Any
 import pytest
 from servers import LOOPBACK, Nginx, free_port, program, wait_for
 
-from .harness import CALM, Daemon
+from .harness import TIMEOUT, Daemon
 
 pytestmark = pytest.mark.e2e
 
 Make = Callable[..., Daemon]
 
 CHANGES = 500
-"""With each number of workers."""
+"""How many are made with each number of workers."""
 
 
 class Wrk:
-    """wrk at full speed, until it is told to stop."""
+    """wrk at full speed, until `stop`.
+
+    It has a low priority: it takes what the daemon leaves of the processors, and does not delay the changes.
+    """
 
     def __init__(self, port: int, clients: int, *options: str) -> None:
         self._process = subprocess.Popen(
             [
+                "nice",
                 program("wrk"),
                 "-t1",
                 f"-c{clients}",
@@ -46,9 +50,9 @@ class Wrk:
         )
 
     def stop(self) -> tuple[int, list[str]]:
-        """(requests answered, what went wrong: lines of its report)."""
+        """Return how many requests were answered, and the errors that its report lists."""
         self._process.send_signal(signal.SIGINT)
-        said, _ = self._process.communicate(timeout=CALM)
+        said, _ = self._process.communicate(timeout=TIMEOUT)
         found = re.search(r"(\d+) requests in", said)
         assert found is not None, said
         return int(found[1]), re.findall(r"^ *((?:Socket errors|Non-2xx).*)$", said, re.MULTILINE)
@@ -60,7 +64,7 @@ class Wrk:
 
 
 class Downloads:
-    """One download after the other, each of which takes a second; what went wrong is in `wrong`."""
+    """Downloads that take a second each, one after another. `wrong` lists their errors."""
 
     SIZE = 100_000
 
@@ -75,7 +79,7 @@ class Downloads:
     def _run(self) -> None:
         while not self._over.is_set():
             try:
-                with contextlib.closing(http.client.HTTPConnection(LOOPBACK, self._port, timeout=CALM)) as client:
+                with contextlib.closing(http.client.HTTPConnection(LOOPBACK, self._port, timeout=TIMEOUT)) as client:
                     client.request("GET", "/slow/file")
                     answer = client.getresponse()
                     assert (answer.status, len(answer.read())) == (200, self.SIZE)
@@ -85,11 +89,11 @@ class Downloads:
 
     def stop(self) -> None:
         self._over.set()
-        self._thread.join(CALM)
+        self._thread.join(TIMEOUT)
 
 
 class Changes:
-    """Changes drawn at random; those of a kind that the table allows now."""
+    """Makes random changes that the present table allows."""
 
     def __init__(self, daemon: Daemon, file: Path, port: int, servers: list[str]) -> None:
         self._daemon = daemon
@@ -103,7 +107,7 @@ class Changes:
         self._rules: list[str] = []
 
     def configuration(self, number: int) -> str:
-        """One of two, and what is in it."""
+        """One of two configurations; it becomes the table that the next changes start from."""
         some = self._servers[:1] if number % 2 else self._servers[:2]
         rules = "".join(f' rule = pattern ".*" use server {server}' for server in some)
         servers = "".join(f" server = {server} {2 - number % 2}" for server in some)
@@ -114,7 +118,7 @@ class Changes:
         )
 
     def make(self) -> None:
-        """One change, answered."""
+        """Make one change and wait until the daemon has answered."""
         kinds = [self._add, self._delete, self._weight, self._rule, self._option, self._setting, self._look]
         kinds += [self._other, self._load, self._hang_up]
         kind = self._chance.choices(kinds, [4, 4, 4, 4, 4, 2, 1, 0.5, 1, 0.3])[0]
@@ -132,7 +136,7 @@ class Changes:
             self._there.append(server)
 
     def _delete(self) -> None:
-        """Not the last one that rules use."""
+        """Delete a server, unless it is the last one that rules use."""
         server = self._chance.choice(self._there)
         if server in self._rules:
             if len(self._rules) == 1:
@@ -190,7 +194,7 @@ class Changes:
         self._call(look, *(["web"] if look == "explain" else []))
 
     def _other(self) -> None:
-        """Another service comes, runs, listens elsewhere, stops and goes."""
+        """Add another service, start it, move it, stop it and delete it."""
         port = free_port()
         self._call("add_service", "other", listen=f"{LOOPBACK}:{port}", scheduler="wlc")
         self._call("start", "other")
@@ -211,7 +215,7 @@ class Changes:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_nobody_notices_changes(
+def test_changes_under_load_fail_no_request(
     make_daemon: Make, web: list[Nginx], stack: contextlib.ExitStack, tmp_path: Path, workers: int
 ) -> None:
     port, file = free_port(), tmp_path / "ktcpvs.conf"

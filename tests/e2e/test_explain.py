@@ -1,4 +1,4 @@
-"""tcpvsadm --explain, --maxconn and the words of -A and -E, typed at a running daemon before real servers."""
+"""tcpvsadm --explain, --maxconn, and options that -A and -E take as NAME=VALUE."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.e2e
 
 
 def get(port: int, path: str, **headers: str) -> tuple[str, str]:
-    """(the body's first word, Set-Cookie) of a request on a connection of its own."""
+    """Request `path` on a new connection; return (the body's first word, Set-Cookie)."""
     connection = http.client.HTTPConnection(LOOPBACK, port, timeout=30)
     try:
         connection.request("GET", path, headers=headers)
@@ -33,7 +33,7 @@ def answer_of(text: str) -> str:
     return found[1]
 
 
-def test_what_is_explained_is_what_happens(daemon: Daemon, web: list[Nginx]) -> None:
+def test_explain_predicts_what_happens(daemon: Daemon, web: list[Nginx]) -> None:
     adm, port = daemon.adm, free_port()
     r1, r2, r3 = (server.address for server in web)
     names = {server.address: name for server, name in zip(web, ("r1", "r2", "r3"), strict=True)}
@@ -93,7 +93,7 @@ def test_what_is_explained_is_what_happens(daemon: Daemon, web: list[Nginx]) -> 
     assert [rule["why"] for rule in answer["rules"]] == ["matches"]
 
 
-def test_a_server_has_no_more_connections_than_its_maxconn(daemon: Daemon, serve: Callable[..., SocketServer]) -> None:
+def test_maxconn_limits_the_connections_of_a_server(daemon: Daemon, serve: Callable[..., SocketServer]) -> None:
     adm, server, port = daemon.adm, serve(echo), free_port()
     adm("-A", "-i", "s", "-s", "wlc", "-l", f"{LOOPBACK}:{port}")
     adm("-a", "-i", "s", "-r", server.address, "--maxconn=1")
@@ -109,7 +109,7 @@ def test_a_server_has_no_more_connections_than_its_maxconn(daemon: Daemon, serve
         assert re.search(rf"-> {server.address} +1 +1 +1 +1 +0 +0 +0 +\d+ +\d+$", shown, re.MULTILINE), shown
         explained = adm("--explain", "-i", "s").stdout
         assert re.search(rf"^  {server.address} +full +1 +1 +1$", explained, re.MULTILINE), explained
-        assert "\nAnswer: the client waits for a server\n" in explained
+        assert "\nAnswer: queued for a server\n" in explained
         adm("-e", "-i", "s", "-r", server.address, "--maxconn", 2)
         assert read_exactly(second, 1) == b"2"
         adm("-e", "-i", "s", "-r", server.address)
@@ -117,7 +117,7 @@ def test_a_server_has_no_more_connections_than_its_maxconn(daemon: Daemon, serve
     daemon.wait_until_empty()
 
 
-def test_kept_connections_are_shown(daemon: Daemon, web: list[Nginx]) -> None:
+def test_stats_show_kept_connections(daemon: Daemon, web: list[Nginx]) -> None:
     port = free_port()
     daemon.service("web", port, web[0].address, scheduler="phttp", rules=((".*", web[0].address),))
     for _ in range(3):
@@ -128,7 +128,7 @@ def test_kept_connections_are_shown(daemon: Daemon, web: list[Nginx]) -> None:
     assert re.search(rf"-> {web[0].address} +1 +- +0 +3 +0 +1 +2 +\d+ +\d+$", shown, re.MULTILINE), shown
 
 
-def test_options_that_are_words(daemon: Daemon) -> None:
+def test_options_may_be_given_as_words(daemon: Daemon) -> None:
     daemon.adm("-A", "-i", "s", "fallback=rr", "startservers=3", "-s", "sh")
     daemon.adm("-E", "-i", "s", "via=append", "startservers=", "cookie_secure=on")
     (service,) = daemon.call("table", "s")["services"]
@@ -138,7 +138,7 @@ def test_options_that_are_words(daemon: Daemon) -> None:
         (("colour=red",), 1, "a service has no option 'colour'; there are: listen, scheduler, balance, fallback, "),
         (("via=append", "fallback=nope"), 1, "no scheduler 'nope'; there are: chttp, "),
         (("-s", "wlc", "scheduler=rr"), 2, "The option 'scheduler' is given twice"),
-        (("append",), 2, "'append': NAME=VALUE is wanted"),
+        (("append",), 2, "'append': not NAME=VALUE"),
     ):
         done = daemon.adm("-E", "-i", "s", *arguments, check=False)
         assert (done.returncode, done.stdout) == (code, "")
@@ -146,17 +146,17 @@ def test_options_that_are_words(daemon: Daemon) -> None:
     assert daemon.call("table", "s")["services"] == [service]
 
 
-def test_what_cannot_be_explained(daemon: Daemon) -> None:
+def test_wrong_explain_commands_are_refused(daemon: Daemon) -> None:
     daemon.adm("-A", "-i", "s", "-s", "wlc")
     for arguments, code, why in (
         (("-i", "t"), 1, "explain t: no service t"),
         (("-i", "s", "--from", "localhost"), 1, "explain s: client 'localhost': an IP address is wanted"),
         (("-i", "s", "-H", "A: b\nC: d"), 1, "explain s: header 'A': a line end or NUL stands in it"),
-        (("-i", "s", "GET"), 2, "'GET': METHOD TARGET is wanted, as 'GET /index.html'"),
-        (("-i", "s", "-H", "A"), 2, "header 'A': 'NAME: VALUE' is wanted"),
+        (("-i", "s", "GET"), 2, "'GET': not METHOD TARGET (example: 'GET /index.html')"),
+        (("-i", "s", "-H", "A"), 2, "header 'A': not 'NAME: VALUE'"),
     ):
         done = daemon.adm("--explain", *arguments, check=False)
         assert (done.returncode, done.stdout) == (code, "")
         assert why in done.stderr
     nobody = daemon.adm("--explain", "-i", "s").stdout
-    assert nobody.endswith("\n\nAnswer: nobody\n  no server for this request: the connection is closed\n")
+    assert nobody.endswith("\n\nAnswer: no server\n  no server for this request: the connection is closed\n")

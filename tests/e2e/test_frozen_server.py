@@ -1,4 +1,4 @@
-"""A server that is stopped by SIGSTOP accepts still and never answers: no request fails by it."""
+"""A server that SIGSTOP has stopped still accepts connections and never responds: no request fails."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import closing
 import pytest
 from servers import LOOPBACK, Nginx, free_port, wait_for
 
-from .harness import Daemon
+from .harness import Daemon, child_processes
 
 pytestmark = pytest.mark.e2e
 
@@ -28,15 +28,13 @@ CLIENTS = 8
     ],
     ids=["the service says what is silence", "no response in time", "its checks fail"],
 )
-def test_a_frozen_server_costs_no_request(
-    make_daemon: Callable[..., Daemon],
+def test_a_frozen_server_fails_no_request(
+    daemon: Daemon,
     nginx: Callable[[str], Nginx],
     workers: int,
     settings: dict[str, int],
     options: dict[str, str | int],
 ) -> None:
-    daemon = make_daemon(workers=workers)
-    daemon.start()
     daemon.set(**settings)
     freezes, lives = nginx("freezes"), nginx("lives")
     port = free_port()
@@ -56,14 +54,14 @@ def test_a_frozen_server_costs_no_request(
     for thread in asking:
         thread.start()
     wait_for(lambda: all(b"200 freezes" in mine for mine in answers))
-    children = _children(freezes.process.pid)
+    children = child_processes(freezes.process.pid)
     for pid in (freezes.process.pid, *children):
         os.kill(pid, signal.SIGSTOP)
     before = [len(mine) for mine in answers]
     try:
         wait_for(
             lambda: all(len(mine) > count + 1 for mine, count in zip(answers, before, strict=True)),
-            "all clients to be answered by the other one",
+            "the other server to answer all clients",
             timeout=60,
         )
     finally:
@@ -75,8 +73,3 @@ def test_a_frozen_server_costs_no_request(
     said = {line for mine in answers for line in mine}
     assert said == {b"200 freezes", b"200 lives"}
     assert daemon.stats("web")["servers"][0]["stats"]["failures"] > 0
-
-
-def _children(pid: int) -> list[int]:
-    with open(f"/proc/{pid}/task/{pid}/children") as file:
-        return [int(word) for word in file.read().split()]

@@ -1,4 +1,4 @@
-"""HTTP/1 as it is really spoken: old clients, custom upgrades, and servers that close without saying so."""
+"""Uncommon forms of HTTP/1: old clients, custom upgrades, and servers that close without `Connection: close`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,8 @@ Serve = Callable[..., SocketServer]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
-@pytest.fixture
-def daemon(lasting_daemon: Daemon) -> Iterator[Daemon]:
-    yield lasting_daemon
-    lasting_daemon.clear()
-
-
 def service(daemon: Daemon, server: SocketServer, *words: str) -> int:
-    """A service with that one server, which is not ejected. words: further options, NAME=VALUE."""
+    """Start a service whose only server is never ejected; return its port. words: further options, NAME=VALUE."""
     port, address = free_port(), f"{LOOPBACK}:{server.port}"
     daemon.service("web", port, address, scheduler="phttp", rules=((".*", address),))
     daemon.adm("-E", "-i", "web", "eject=0", *words)
@@ -35,7 +29,7 @@ def service(daemon: Daemon, server: SocketServer, *words: str) -> int:
 
 
 def read_head(sock: socket.socket) -> bytes:
-    """A head, byte by byte so that nothing behind it is taken; b"" at the end."""
+    """Read a head, byte by byte so that no byte behind it is read; b"" at the end."""
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         byte = sock.recv(1)
@@ -57,7 +51,7 @@ def requests(sock: socket.socket) -> Iterator[tuple[bytes, bytes]]:
 
 
 def shouting(sock: socket.socket) -> None:
-    """Switches to the protocol `shout/1`: it sends the request's body back, then what comes, in capitals."""
+    """Switch to the protocol `shout/1`: send back the request's body, then all that comes, in capitals."""
     for head, body in requests(sock):
         if b"\r\nUpgrade: shout/1\r\n" not in head or b"\r\nConnection: Upgrade\r\n" not in head:
             sock.sendall(OK)
@@ -74,7 +68,7 @@ UPGRADE = (
 )
 
 
-def test_a_custom_protocol_with_a_body_of_the_request(daemon: Daemon, serve: Serve) -> None:
+def test_an_upgrade_to_a_custom_protocol_with_a_request_body(daemon: Daemon, serve: Serve) -> None:
     port = service(daemon, serve(shouting))
     with dial((LOOPBACK, port)) as client:
         client.sendall(UPGRADE)
@@ -91,7 +85,7 @@ def test_a_custom_protocol_with_a_body_of_the_request(daemon: Daemon, serve: Ser
 
 
 @pytest.mark.parametrize("mode", ["websocket", "off"])
-def test_a_service_may_forbid_it(daemon: Daemon, serve: Serve, mode: str) -> None:
+def test_a_service_may_forbid_upgrades_to_custom_protocols(daemon: Daemon, serve: Serve, mode: str) -> None:
     port = service(daemon, serve(shouting), f"upgrade={mode}")
     with dial((LOOPBACK, port)) as client:
         client.sendall(UPGRADE)
@@ -103,7 +97,7 @@ def test_a_service_may_forbid_it(daemon: Daemon, serve: Serve, mode: str) -> Non
 
 
 def old_fashioned(sock: socket.socket) -> None:
-    """Closes behind the answer to HTTP/1.0, and behind the answer to HEAD, whose length it does not say."""
+    """Close after the response to HTTP/1.0, and after a response to HEAD without Content-Length."""
     for head, _ in requests(sock):
         if head.startswith(b"HEAD"):
             sock.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
@@ -114,7 +108,7 @@ def old_fashioned(sock: socket.socket) -> None:
 
 
 def statuses(port: int, *sent: bytes) -> list[bytes]:
-    """The statuses of the answers to these requests, which are sent at once on one connection."""
+    """Send these requests at once on one connection; return the statuses of the responses."""
     with dial((LOOPBACK, port)) as client:
         client.sendall(b"".join(sent))
         client.shutdown(socket.SHUT_WR)
@@ -151,21 +145,21 @@ def test_no_post_is_lost_beside_clients_of_http_1_0(daemon: Daemon, serve: Serve
     assert answered == [200] * 200
 
 
-def test_no_post_is_lost_behind_a_head_whose_server_closes(daemon: Daemon, serve: Serve) -> None:
+def test_no_post_is_lost_after_a_head_request_whose_server_closes(daemon: Daemon, serve: Serve) -> None:
     port = service(daemon, serve(old_fashioned))
     for _ in range(30):
         assert statuses(port, b"HEAD / HTTP/1.1\r\nHost: h\r\n\r\n", POST) == [b"200", b"200"]
 
 
 def closing(sock: socket.socket) -> None:
-    """Answers once and closes without saying so; the answer and the end come together."""
+    """Respond once and close without `Connection: close`; the response and the FIN come together."""
     for _ in requests(sock):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
         sock.sendall(OK)
         return
 
 
-def test_no_post_is_lost_behind_an_answer_that_comes_with_an_end(daemon: Daemon, serve: Serve) -> None:
+def test_no_post_is_lost_after_a_response_that_comes_with_a_fin(daemon: Daemon, serve: Serve) -> None:
     port = service(daemon, serve(closing))
     for _ in range(30):
         assert statuses(port, POST, POST, POST) == [b"200"] * 3
@@ -184,7 +178,7 @@ def test_a_client_of_http_1_0_keeps_its_connection(daemon: Daemon, serve: Serve)
 
 
 def chunking(sock: socket.socket) -> None:
-    """Answers by chunks, and stays."""
+    """Respond in chunks, and keep the connection."""
     for _ in requests(sock):
         sock.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         for piece in (b"5   \r\nhel", b"lo\r\n6;a\r\n", b" world\r", b"\n0\r\n\r\n"):

@@ -274,12 +274,6 @@ CLIENTS: dict[str, Callable[[], list[str]]] = {
 """How each kind of client begins."""
 
 
-@pytest.fixture
-def daemon(lasting_daemon: Daemon) -> Iterator[Daemon]:
-    yield lasting_daemon
-    lasting_daemon.clear()
-
-
 @pytest.fixture(scope="module")
 def three() -> Iterator[list[WebServer]]:
     """nginx, Apache httpd and twisted.web."""

@@ -1,9 +1,8 @@
-"""phttp under load: a gigabyte each way, thousands of slow clients, and a client that reads slowly."""
+"""phttp under load: a gigabyte each way, thousands of slow clients, and clients that read slowly."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import http.client
 import random
 import re
@@ -18,7 +17,7 @@ from pathlib import Path
 import pytest
 from servers import LOOPBACK, Nginx, SocketServer, dial, free_port, read_exactly, sink, wait_for
 
-from .harness import CALM, Daemon
+from .harness import TIMEOUT, Daemon
 
 pytestmark = pytest.mark.e2e
 
@@ -32,34 +31,34 @@ SLOW_CLIENTS = 5000
 
 
 def gigabyte() -> Iterator[bytes]:
-    """1 GiB in blocks, none of them equal to another."""
+    """1 GiB in blocks that all differ."""
     for number in range(GIB // len(BLOCK)):
         yield number.to_bytes(8, "big") + BLOCK[8:]
 
 
-def send_gigabyte(sock: socket.socket) -> str:
-    """Send it; its SHA-256."""
-    digest = hashlib.sha256()
+def send_gigabyte(sock: socket.socket) -> None:
     for block in gigabyte():
-        digest.update(block)
         sock.sendall(block)
-    return digest.hexdigest()
 
 
-def take(sock: socket.socket, size: int) -> str:
-    """The SHA-256 of the next `size` bytes. Raises EOFError when there are fewer."""
-    digest, buffer = hashlib.sha256(), memoryview(bytearray(1 << 20))
-    while size:
-        count = sock.recv_into(buffer, min(size, len(buffer)))
-        if not count:
-            raise EOFError(f"{size} bytes are missing")
-        digest.update(buffer[:count])
-        size -= count
-    return digest.hexdigest()
+def take_gigabyte(sock: socket.socket) -> bool:
+    """Read 1 GiB; True when it is that of `gigabyte`. Raises EOFError when there is less."""
+    taken = bytearray(1 << 20)
+    buffer = memoryview(taken)
+    is_equal = True
+    for block in gigabyte():
+        size = 0
+        while size < len(block):
+            count = sock.recv_into(buffer[size:])
+            if not count:
+                raise EOFError("there is less than a gigabyte")
+            size += count
+        is_equal = is_equal and taken == block
+    return is_equal
 
 
 def head_of(sock: socket.socket) -> bytes:
-    """Everything up to an empty line, and no byte of what follows."""
+    """Read up to an empty line, and no byte behind it."""
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         head += read_exactly(sock, 1)
@@ -67,7 +66,7 @@ def head_of(sock: socket.socket) -> bytes:
 
 
 def highest(daemon: Daemon) -> int:
-    """The most resident bytes that the daemon has had since its peak was forgotten."""
+    """The highest number of resident bytes since `forget_peak`."""
     status = Path(f"/proc/{daemon.pid}/status").read_text()
     found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
     assert found is not None
@@ -75,57 +74,53 @@ def highest(daemon: Daemon) -> int:
 
 
 def forget_peak(daemon: Daemon) -> int:
-    """From here on `highest` counts anew (proc(5), clear_refs); the resident bytes of now."""
+    """Let `highest` start from now (proc(5), clear_refs); return the resident bytes."""
     Path(f"/proc/{daemon.pid}/clear_refs").write_text("5")
     return highest(daemon)
 
 
 def started(daemon: Daemon, server: SocketServer | Nginx) -> int:
-    """A service with this server; its port."""
+    """Start a service with this server; return its port."""
     port = free_port()
     daemon.service("web", port, server.address, scheduler="phttp", rules=((".*", server.address),))
     return port
 
 
-def test_a_gigabyte_down(daemon: Daemon, serve: Serve) -> None:
-    sent: list[str] = []
-
+def test_a_gigabyte_down(new_daemon: Daemon, serve: Serve) -> None:
     def answer(sock: socket.socket) -> None:
         head_of(sock)
         sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % GIB)
-        sent.append(send_gigabyte(sock))
+        send_gigabyte(sock)
 
-    port = started(daemon, serve(answer))
-    before = forget_peak(daemon)
-    with dial((LOOPBACK, port), CALM) as client:
+    port = started(new_daemon, serve(answer))
+    before = forget_peak(new_daemon)
+    with dial((LOOPBACK, port), TIMEOUT) as client:
         client.sendall(b"GET /big HTTP/1.1\r\nHost: h\r\n\r\n")
         assert b"\r\nContent-Length: %d\r\n" % GIB in head_of(client)
-        taken = take(client, GIB)
-    wait_for(lambda: sent, "the server to be done")
-    assert [taken] == sent
-    assert highest(daemon) < before + (8 << 20)
+        assert take_gigabyte(client)
+    assert highest(new_daemon) < before + (8 << 20)
 
 
-def test_a_gigabyte_up(daemon: Daemon, serve: Serve) -> None:
+def test_a_gigabyte_up(new_daemon: Daemon, serve: Serve) -> None:
     def answer(sock: socket.socket) -> None:
         assert b"\r\nContent-Length: %d\r\n" % GIB in head_of(sock)
-        digest = take(sock, GIB).encode()
-        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(digest), digest))
+        said = b"as it was sent" if take_gigabyte(sock) else b"something else"
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(said), said))
 
-    port = started(daemon, serve(answer))
-    before = forget_peak(daemon)
-    with dial((LOOPBACK, port), CALM) as client:
+    port = started(new_daemon, serve(answer))
+    before = forget_peak(new_daemon)
+    with dial((LOOPBACK, port), TIMEOUT) as client:
         client.sendall(b"POST /big HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % GIB)
-        sent = send_gigabyte(client)
+        send_gigabyte(client)
         assert head_of(client).startswith(b"HTTP/1.1 200 ")
-        assert read_exactly(client, 64).decode() == sent
-    assert highest(daemon) < before + (8 << 20)
+        assert read_exactly(client, 14) == b"as it was sent"
+    assert highest(new_daemon) < before + (8 << 20)
 
 
 class SlowClients:
-    """Many clients that send the head of a request, one byte a second each, until they are answered.
+    """Many clients that send the head of a request, one byte a second each, until they get a response.
 
-    answers: what each has got that the switch has closed. Made and driven in one thread.
+    answers: the responses of those whose connection the switch has closed. All run in one thread.
     """
 
     HEAD = b"GET /slow HTTP/1.1\r\nHost: h\r\nX-Slow: " + b"w" * 1000
@@ -137,18 +132,18 @@ class SlowClients:
         self._heard: dict[socket.socket, bytes] = {}
         self._selector = selectors.DefaultSelector()
         for _ in range(count):
-            client = socket.create_connection((LOOPBACK, port), timeout=CALM)
+            client = socket.create_connection((LOOPBACK, port), timeout=TIMEOUT)
             client.setblocking(False)
             self._heard[client] = b""
             self._selector.register(client, selectors.EVENT_READ)
 
     @property
     def waiting(self) -> int:
-        """How many have heard nothing yet."""
+        """How many have received nothing yet."""
         return sum(not heard for heard in self._heard.values())
 
     def run(self, seconds: float) -> None:
-        """Send and hear for so long, or until all are answered."""
+        """Send and receive for so many seconds, or until all have a response."""
         until = time.monotonic() + seconds
         while self._heard and time.monotonic() < until:
             if time.monotonic() >= self._next:
@@ -184,26 +179,26 @@ class SlowClients:
 
 @pytest.fixture
 def many_descriptors() -> Iterator[int]:
-    """How many this process may open, while the test runs."""
+    """Raise the limit of open files while the test runs; the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     yield hard
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_slow_clients_hold_nobody_up(
+def test_slow_clients_do_not_delay_a_fast_one(
     daemon: Daemon, web: list[Nginx], stack: contextlib.ExitStack, many_descriptors: int
 ) -> None:
     count = min(SLOW_CLIENTS, many_descriptors - 500)
-    daemon.set(head_timeout=4)
+    daemon.set(head_timeout=600)
     port = started(daemon, web[0])
     answered: list[int] = []
 
     enough = threading.Event()
 
     def ask() -> None:
-        """One fast client: 200 requests as fast as it can, then some more while the slow ones are refused."""
-        with contextlib.closing(http.client.HTTPConnection(LOOPBACK, port, timeout=CALM)) as client:
+        """One fast client: 200 requests as fast as it can, then more while the switch refuses the slow clients."""
+        with contextlib.closing(http.client.HTTPConnection(LOOPBACK, port, timeout=TIMEOUT)) as client:
             while not answered or not enough.wait(0.01 if len(answered) >= 200 else 0):
                 client.request("GET", f"/fast/{len(answered)}")
                 answer = client.getresponse()
@@ -219,19 +214,20 @@ def test_slow_clients_hold_nobody_up(
 
     slow = SlowClients(port, count)
     stack.callback(slow.close)
-    wait_for(lambda: daemon.active("web") == count, "all to be accepted", timeout=CALM)
+    wait_for(lambda: daemon.active("web") == count, "all to be accepted", timeout=TIMEOUT)
     slow.run(0.1)  # all have begun
     fast = threading.Thread(target=ask)
     fast.start()
-    stack.callback(fast.join, CALM)
+    stack.callback(fast.join, TIMEOUT)
     stack.callback(enough.set)
     while len(answered) < 200 and fast.is_alive():
         slow.run(0.1)
-    assert (slow.waiting, slow.answers) == (count, []), "the fast client was not done before they ran out of time"
+    assert (slow.waiting, slow.answers) == (count, [])
 
-    slow.run(CALM)
+    daemon.set(head_timeout=1)  # applies to heads that have begun, too
+    slow.run(TIMEOUT)
     enough.set()
-    fast.join(CALM)
+    fast.join(TIMEOUT)
     assert len(answered) >= 200
     assert set(answered) == {200}
     assert len(slow.answers) == count
@@ -241,7 +237,7 @@ def test_slow_clients_hold_nobody_up(
 
 
 def answer_of_size(sock: socket.socket) -> None:
-    """Answer a request for /SIZE with that many bytes."""
+    """Respond to a request for /SIZE with that many bytes."""
     size = int(head_of(sock).split()[1][1:])
     sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (size, body_of_size(size)))
     sink(sock)
@@ -252,10 +248,11 @@ def body_of_size(size: int) -> bytes:
 
 
 def test_slow_readers_get_every_byte(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
-    """They pause in the middle of answers after which the switch closes; linger_timeout is far shorter than the pause.
+    """They pause in the middle of a response after which the switch closes, for longer than linger_timeout.
 
-    What the switch and the kernel hold of an answer differs by a little from connection to connection. So there are
-    several answers about as long: of some the switch has the end, has closed, and holds what the kernel does not take.
+    How much of a response the switch and the kernel hold differs a little between connections. So the test requests
+    several sizes around that amount: of some responses the switch has the end, has closed the connection, and still
+    holds what the kernel does not take.
     """
     daemon.set(linger_timeout=1)
     port = started(daemon, serve(answer_of_size))
@@ -264,7 +261,7 @@ def test_slow_readers_get_every_byte(daemon: Daemon, serve: Serve, stack: contex
     def ask(size: int) -> None:
         clients[size] = client = stack.enter_context(socket.socket())
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
-        client.settimeout(CALM)
+        client.settimeout(TIMEOUT)
         client.connect((LOOPBACK, port))
         client.sendall(b"GET /%d HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n" % size)
 
@@ -282,7 +279,8 @@ def test_slow_readers_get_every_byte(daemon: Daemon, serve: Serve, stack: contex
     assert held < 15 << 20
     for number in range(16):
         ask(held - (number - 4) * 16384)
-    time.sleep(6)
+    wait_for(lambda: "closed" in {client["state"] for client in daemon.connections()}, timeout=TIMEOUT)
+    time.sleep(4)
     assert "closed" in {client["state"] for client in daemon.connections()}
     for size, client in clients.items():
         assert b"\r\nContent-Length: %d\r\n" % size in head_of(client)

@@ -1,4 +1,4 @@
-"""phttp before nginx, Apache httpd and twisted.web: what each of them answers arrives as it was sent."""
+"""phttp with nginx, Apache httpd and twisted.web: their responses arrive as they were sent."""
 
 from __future__ import annotations
 
@@ -18,12 +18,6 @@ from servers import LOOPBACK, free_port, program
 from .harness import Daemon
 
 pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture
-def daemon(lasting_daemon: Daemon) -> Iterator[Daemon]:
-    yield lasting_daemon
-    lasting_daemon.clear()
 
 
 @pytest.fixture(scope="module", params=[Nginx, Httpd, TwistedWeb], ids=["nginx", "apache", "twisted"])
@@ -53,7 +47,7 @@ def ask(
     body: bytes | Iterable[bytes] | None = None,
     **headers: str,
 ) -> tuple[http.client.HTTPResponse, bytes]:
-    """The answer and its body. headers: `If_Modified_Since` is sent as If-Modified-Since."""
+    """Send a request; return the response and its body. headers: `If_Modified_Since` is sent as If-Modified-Since."""
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     client.request(method, path, body, sent, encode_chunked=not isinstance(body, bytes | None))
     answer = client.getresponse()
@@ -61,7 +55,7 @@ def ask(
 
 
 def fields(answer: http.client.HTTPResponse) -> list[tuple[str, str]]:
-    """What the server says in its head, in its order, but for the time and for what belongs to one connection.
+    """The header fields in their order, without the time and the fields that belong to one connection.
 
     A 204 has no Content-Length (RFC 9110, section 8.6); twisted.web sends one all the same.
     """
@@ -73,7 +67,7 @@ def fields(answer: http.client.HTTPResponse) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("path", ["/hello.txt", "/big.bin", "/stream.shtml", "/text.txt", "/empty", "/none/such"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_an_answer_is_the_one_of_the_server(
+def test_a_response_is_the_one_of_the_server(
     client: http.client.HTTPConnection, server: WebServer, method: str, path: str
 ) -> None:
     with contextlib.closing(http.client.HTTPConnection(LOOPBACK, server.port, timeout=20)) as direct:
@@ -85,7 +79,7 @@ def test_an_answer_is_the_one_of_the_server(
     assert body == wanted_body
 
 
-def test_what_there_is_and_what_there_is_not(client: http.client.HTTPConnection, server: WebServer) -> None:
+def test_status_and_body_of_existing_and_missing_files(client: http.client.HTTPConnection, server: WebServer) -> None:
     answer, body = ask(client, "GET", "/hello.txt")
     assert (answer.status, body) == (200, server.hello.encode())
     assert answer.headers["X-Server"] == server.name
@@ -107,7 +101,7 @@ def test_what_there_is_and_what_there_is_not(client: http.client.HTTPConnection,
     assert (answer.status, body) == (200, BIG)
 
 
-def test_what_has_not_changed_has_no_body(client: http.client.HTTPConnection, server: WebServer) -> None:
+def test_a_304_has_no_body(client: http.client.HTTPConnection, server: WebServer) -> None:
     answer, _ = ask(client, "GET", "/hello.txt")
     since = answer.headers["Last-Modified"]
     for _ in range(3):
@@ -117,7 +111,7 @@ def test_what_has_not_changed_has_no_body(client: http.client.HTTPConnection, se
         assert (answer.status, body) == (200, server.hello.encode())
 
 
-def test_a_chunked_answer(client: http.client.HTTPConnection) -> None:
+def test_a_chunked_response_arrives_whole(client: http.client.HTTPConnection) -> None:
     for _ in range(3):
         answer, body = ask(client, "GET", "/stream.shtml")
         assert answer.headers["Transfer-Encoding"] == "chunked"
@@ -125,7 +119,7 @@ def test_a_chunked_answer(client: http.client.HTTPConnection) -> None:
         assert body == TEXT
 
 
-def test_gzip_is_not_touched(client: http.client.HTTPConnection) -> None:
+def test_a_gzipped_response_is_relayed_unchanged(client: http.client.HTTPConnection) -> None:
     answer, body = ask(client, "GET", "/text.txt", Accept_Encoding="gzip")
     assert answer.headers["Content-Encoding"] == "gzip"
     assert len(body) < len(TEXT) / 2
@@ -137,7 +131,7 @@ def test_gzip_is_not_touched(client: http.client.HTTPConnection) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 5000, 300_000])
-def test_a_body_of_a_known_length(client: http.client.HTTPConnection, size: int) -> None:
+def test_a_request_body_with_content_length(client: http.client.HTTPConnection, size: int) -> None:
     for seed in range(3):
         sent = random.Random(seed).randbytes(size)
         answer, body = ask(client, "POST", "/echo", sent)
@@ -145,14 +139,14 @@ def test_a_body_of_a_known_length(client: http.client.HTTPConnection, size: int)
 
 
 @pytest.mark.parametrize("sizes", [(1,), (1, 4000, 7), (70_000, 1, 65_536, 100_000)])
-def test_a_body_in_chunks(client: http.client.HTTPConnection, sizes: tuple[int, ...]) -> None:
+def test_a_request_body_in_chunks(client: http.client.HTTPConnection, sizes: tuple[int, ...]) -> None:
     for seed in range(3):
         pieces = [random.Random(seed).randbytes(size) for size in sizes]
         answer, body = ask(client, "POST", "/echo", iter(pieces))
         assert (answer.status, body) == (200, b"".join(pieces))
 
 
-def test_a_large_header_goes_and_comes(client: http.client.HTTPConnection) -> None:
+def test_large_header_fields_pass_both_ways(client: http.client.HTTPConnection) -> None:
     large = "".join(random.Random(1).choices(string.ascii_letters + string.digits, k=7000))
     for asked in (large, "small", large[::-1]):
         answer, _ = ask(client, "GET", "/hello.txt", X_Ask=asked)

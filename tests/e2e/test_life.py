@@ -1,4 +1,4 @@
-"""Nothing that changes in a running switch costs anybody a connection; what ends, drains first and ends in time."""
+"""Edits, draining, signals and configuration files: no change of a running switch drops a connection."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from servers import (
     wait_for,
 )
 
-from .harness import CALM, Daemon
+from .harness import PROMPT, TIMEOUT, Daemon, has_ended
 
 pytestmark = pytest.mark.e2e
 
@@ -44,18 +44,17 @@ def echoes(client: socket.socket) -> bool:
         return False
 
 
-def seconds_until_ended(client: socket.socket) -> float:
-    """How long it takes until the other side ends or resets this connection."""
-    began = time.monotonic()
+def wait_until_ended(client: socket.socket) -> None:
+    """Wait until the other side ends or resets this connection."""
+    client.settimeout(PROMPT)
     with contextlib.suppress(ConnectionResetError):
         assert client.recv(1) == b""
-    return time.monotonic() - began
 
 
 # Editing.
 
 
-def test_the_listen_address_moves_and_connections_stay(
+def test_a_new_listen_address_keeps_connections(
     daemon: Daemon, serve: Serve, stack: contextlib.ExitStack, tmp_path: Path
 ) -> None:
     server, old, new = serve(echo), free_port(), free_port()
@@ -78,7 +77,7 @@ def test_the_listen_address_moves_and_connections_stay(
     assert not answers(new, "::1")
 
 
-def test_all_interfaces_become_one_on_the_same_port_and_back(
+def test_a_service_moves_between_all_interfaces_and_one(
     daemon: Daemon, serve: Serve, stack: contextlib.ExitStack
 ) -> None:
     server, port = serve(echo), free_port()
@@ -92,9 +91,7 @@ def test_all_interfaces_become_one_on_the_same_port_and_back(
     assert not answers(port, "127.0.0.2")
 
 
-def test_an_address_that_is_taken_is_refused_and_nothing_changes(
-    daemon: Daemon, serve: Serve, stack: contextlib.ExitStack
-) -> None:
+def test_an_address_in_use_is_refused(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
     server, other, port = serve(echo), serve(echo), free_port()
     daemon.service("s", port, server.address)
     client = stack.enter_context(dial((LOOPBACK, port)))
@@ -110,8 +107,9 @@ def test_an_address_that_is_taken_is_refused_and_nothing_changes(
 
 @pytest.fixture
 def requests() -> Iterator[Callable[[int], list[str]]]:
-    """requests(port): asks for pages from now on until the test ends, each on a new connection; then none may have
-    failed. Gives the list of answers, which grows."""
+    """requests(port): request pages until the test ends, each on a new connection; none may fail.
+
+    Returns the growing list of the servers that responded."""
     done = threading.Event()
     answered: list[str] = []
     failed: list[BaseException] = []
@@ -139,7 +137,7 @@ def requests() -> Iterator[Callable[[int], list[str]]]:
     yield start
     done.set()
     for thread in threads:
-        thread.join(CALM)
+        thread.join(TIMEOUT)
     assert failed == []
 
 
@@ -171,7 +169,7 @@ def test_no_request_fails_while_the_service_is_edited(
 
 
 def download(port: int, path: str) -> Callable[[], bytes]:
-    """Begin to download, and give what finishes it and answers with the body."""
+    """Begin a download; return a function that finishes it and returns the body."""
     client = dial((LOOPBACK, port))
     client.sendall(b"GET %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % path.encode())
     first = client.recv(2000)
@@ -185,13 +183,13 @@ def download(port: int, path: str) -> Callable[[], bytes]:
 
 
 def slow_service(daemon: Daemon, nginx: Nginx) -> tuple[int, str]:
-    """A service before a server that takes two seconds for the file /slow/part. (port, the file's SHA-256)."""
+    """Start a service whose server takes two seconds for the file /slow/part; return (port, the file's SHA-256)."""
     port = free_port()
     daemon.service("web", port, nginx.address, scheduler="http", rules=((".*", nginx.address),))
     return port, nginx.file("part", 200_000)
 
 
-def test_stop_lets_downloads_finish_and_takes_nobody_new(daemon: Daemon, web: list[Nginx]) -> None:
+def test_stop_lets_downloads_finish_and_accepts_no_client(daemon: Daemon, web: list[Nginx]) -> None:
     port, digest = slow_service(daemon, web[0])
     finish = download(port, "/slow/part")
     daemon.call("stop", "web")
@@ -203,20 +201,22 @@ def test_stop_lets_downloads_finish_and_takes_nobody_new(daemon: Daemon, web: li
     assert answers(port)
 
 
-def test_what_does_not_drain_in_time_is_closed(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
+def test_connections_are_closed_after_drain_timeout(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
     server, port = serve(echo), free_port()
-    daemon.set(drain_timeout=1)
+    daemon.set(drain_timeout=2)
     daemon.service("s", port, server.address)
     client = stack.enter_context(dial((LOOPBACK, port)))
     assert echoes(client)
+    began = time.monotonic()
     daemon.call("stop", "s")
     assert echoes(client)
-    assert 0.9 <= seconds_until_ended(client) < 4
+    wait_until_ended(client)
+    assert 1.9 <= time.monotonic() - began < PROMPT
     daemon.wait_until_empty()
     wait_for(lambda: server.living == 0)
 
 
-def test_a_service_that_starts_again_keeps_what_still_drains(
+def test_a_service_that_starts_again_keeps_draining_connections(
     daemon: Daemon, serve: Serve, stack: contextlib.ExitStack
 ) -> None:
     server, port = serve(echo), free_port()
@@ -238,16 +238,18 @@ def test_a_deleted_server_keeps_its_connections_until_the_drain_timeout(
     daemon: Daemon, serve: Serve, stack: contextlib.ExitStack
 ) -> None:
     one, other, port = serve(speak_first(b"1")), serve(speak_first(b"2")), free_port()
-    daemon.set(drain_timeout=1)
+    daemon.set(drain_timeout=2)
     daemon.service("s", port, one.address, other.address)
     clients = [stack.enter_context(dial((LOOPBACK, port))) for _ in range(2)]
     by_server = {client.recv(1): client for client in clients}
+    began = time.monotonic()
     daemon.call("delete_server", "s", one.address)
     for _ in range(3):
         with dial((LOOPBACK, port)) as late:
             assert late.recv(1) == b"2"
     assert echoes(by_server[b"1"])
-    assert 0.5 <= seconds_until_ended(by_server[b"1"]) < 4
+    wait_until_ended(by_server[b"1"])
+    assert 1.9 <= time.monotonic() - began < PROMPT
     assert echoes(by_server[b"2"])
     assert daemon.active("s") == 1
 
@@ -277,7 +279,7 @@ def test_a_stopped_service_is_deleted_while_it_drains(
     daemon: Daemon, serve: Serve, stack: contextlib.ExitStack
 ) -> None:
     server, port = serve(echo), free_port()
-    daemon.set(drain_timeout=1)
+    daemon.set(drain_timeout=2)
     daemon.service("s", port, server.address)
     client = stack.enter_context(dial((LOOPBACK, port)))
     assert echoes(client)
@@ -288,7 +290,7 @@ def test_a_stopped_service_is_deleted_while_it_drains(
     daemon.service("s", port, server.address)
     with dial((LOOPBACK, port)) as late:
         assert echoes(late)
-        assert seconds_until_ended(client) < 4
+        wait_until_ended(client)
         assert echoes(late)
 
 
@@ -306,21 +308,21 @@ def test_sigterm_drains_and_ends_with_0(daemon: Daemon, web: list[Nginx]) -> Non
     assert refused.returncode == 1
     assert "the daemon is ending" in refused.stderr
     assert hashlib.sha256(finish()).hexdigest() == digest
-    assert daemon.wait(5) == 0
+    assert daemon.wait() == 0
     assert re.search(r"ending: [12] connections drain", daemon.log())
 
 
 def test_sigterm_ends_after_the_drain_timeout(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
     server, port = serve(echo), free_port()
-    daemon.set(drain_timeout=1)
+    daemon.set(drain_timeout=2)
     daemon.service("s", port, server.address)
     client = stack.enter_context(dial((LOOPBACK, port)))
     assert echoes(client)
     began = time.monotonic()
     daemon.signal(signal.SIGINT)
     assert echoes(client)
-    assert daemon.wait(10) == 0
-    assert 0.9 <= time.monotonic() - began < 5
+    assert daemon.wait() == 0
+    assert 1.9 <= time.monotonic() - began < PROMPT
     assert not echoes(client)
 
 
@@ -333,19 +335,17 @@ def test_a_second_sigterm_ends_at_once(daemon: Daemon, serve: Serve, stack: cont
     daemon.signal(signal.SIGTERM)
     wait_for(lambda: not answers(port))
     assert echoes(client)
-    began = time.monotonic()
     daemon.signal(signal.SIGTERM)
-    assert daemon.wait(5) == 0
-    assert time.monotonic() - began < 1.5
+    assert daemon.wait(PROMPT) == 0  # drain_timeout is longer
 
 
-def test_unload_stops_all_drains_and_ends(daemon: Daemon, web: list[Nginx]) -> None:
+def test_unload_drains_all_services_and_ends(daemon: Daemon, web: list[Nginx]) -> None:
     port, digest = slow_service(daemon, web[2])
     finish = download(port, "/slow/part")
     daemon.adm("--set", "unload=1")
     assert not answers(port)
     assert hashlib.sha256(finish()).hexdigest() == digest
-    assert daemon.wait(5) == 0
+    assert daemon.wait() == 0
     assert not Path(daemon.control.removeprefix("unix:")).exists()
 
 
@@ -375,7 +375,7 @@ def test_sighup_loads_the_configuration_again(
         assert late.recv(1) == b"2"
     assert not answers(port)
     assert echoes(client)
-    wait_for(lambda: f"SIGHUP: {config} is loaded" in daemon.log())
+    daemon.wait_for_log(f"SIGHUP: {config} is loaded")
 
     before = daemon.call("table")
     for broken, why in (
@@ -389,32 +389,32 @@ def test_sighup_loads_the_configuration_again(
         assert daemon.call("table") == before
     config.write_text("# all gone\n\n")
     daemon.signal(signal.SIGHUP)
-    wait_for(lambda: f"SIGHUP: nothing is changed: {config}: the configuration is empty, and would" in daemon.log())
+    daemon.wait_for_log(f"SIGHUP: nothing is changed: {config}: the configuration is empty, and would")
     assert daemon.call("table") == before
 
-    # What it names runs then: what is new, and what an administrator has stopped.
+    # All services of the file run then: new ones, and those that an administrator has stopped.
     daemon.call("stop", "s")
     config.write_text(block("s", new_port, other.address) + block("new", port, one.address))
     daemon.signal(signal.SIGHUP)
-    wait_for(lambda: f"SIGHUP: {config} is loaded; started: s, new\n" in daemon.log())
+    daemon.wait_for_log(f"SIGHUP: {config} is loaded; started: s, new\n")
     assert answers(new_port)
     assert answers(port)
     assert [service["running"] for service in daemon.call("table")["services"]] == [True, True]
     before = daemon.call("table")
     config.unlink()
     daemon.signal(signal.SIGHUP)
-    wait_for(lambda: f"SIGHUP: nothing is changed: {config}: No such file" in daemon.log())
+    daemon.wait_for_log(f"SIGHUP: nothing is changed: {config}: No such file")
     assert daemon.call("table") == before
     assert answers(new_port)
 
 
 def test_sighup_without_a_configuration_says_so(daemon: Daemon) -> None:
     daemon.signal(signal.SIGHUP)
-    wait_for(lambda: "there is no --config to load again" in daemon.log())
+    daemon.wait_for_log("there is no --config to load again")
     assert daemon.call("table")["services"] == []
 
 
-def test_loading_a_file_touches_only_what_it_changes(
+def test_loading_a_file_leaves_unchanged_services_alone(
     daemon: Daemon, serve: Serve, stack: contextlib.ExitStack, tmp_path: Path
 ) -> None:
     server, second = serve(echo), serve(echo)
@@ -430,13 +430,13 @@ def test_loading_a_file_touches_only_what_it_changes(
 
     more = f"    server = {second.address} 3\n"
     blocks = [block("same", ports["same"], server.address), block("changed", ports["changed"], server.address, more)]
-    file.write_text("global { drain_timeout = 1 }\n" + "".join(blocks) + block("new", ports["new"], server.address))
+    file.write_text("global { drain_timeout = 3 }\n" + "".join(blocks) + block("new", ports["new"], server.address))
     daemon.adm("-f", file)
     assert all(map(echoes, clients.values()))
     assert [answers(ports[name]) for name in ("same", "changed", "removed", "new")] == [True, True, False, False]
     assert daemon.stats("same")["stats"]["total"] == total + 1
     assert [row["weight"] for row in daemon.stats("changed")["servers"]] == [1, 3]
-    assert seconds_until_ended(clients["removed"]) < 4
+    wait_until_ended(clients["removed"])
     daemon.adm("--start", "-i", "new")
     assert answers(ports["new"])
     assert echoes(clients["same"])
@@ -464,14 +464,6 @@ def test_a_file_with_an_error_on_any_line_changes_nothing(
 
 
 # In the background.
-
-
-def has_ended(pid: int) -> bool:
-    """True when that process is gone, or dead and only not yet reaped by its adoptive parent."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 @pytest.mark.parametrize("reactor", ["uvloop", "epoll"])

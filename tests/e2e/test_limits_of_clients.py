@@ -1,4 +1,4 @@
-"""Limits for each client address, for real clients of several loopback addresses; with workers they count together."""
+"""Limits per client address, with clients of several loopback addresses. Workers count together."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from servers import LOOPBACK, Nginx, SocketServer, echo, free_port, read_exactly, wait_for
 
-from .harness import Daemon
+from .harness import TIMEOUT, Daemon
 
 pytestmark = pytest.mark.e2e
 
@@ -28,15 +28,8 @@ def workers(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
 
-@pytest.fixture
-def daemon(make_daemon: Callable[..., Daemon], workers: int) -> Daemon:
-    daemon = make_daemon(workers=workers)
-    daemon.start()
-    return daemon
-
-
 def served(port: int, source: str, stack: contextlib.ExitStack) -> socket.socket | None:
-    """A client with that address that somebody echoes; None: it was reset."""
+    """Connect from that address; return the connection when it is served, and None when it is reset."""
     try:
         client = stack.enter_context(socket.create_connection((LOOPBACK, port), 10, (source, 0)))
         client.sendall(b"?")
@@ -46,7 +39,7 @@ def served(port: int, source: str, stack: contextlib.ExitStack) -> socket.socket
     return client
 
 
-def test_connections_at_once(
+def test_connections_over_client_connections_are_reset(
     daemon: Daemon, workers: int, serve: Serve, stack: contextlib.ExitStack, tmp_path: Path
 ) -> None:
     server, port = serve(echo), free_port()
@@ -56,8 +49,8 @@ def test_connections_at_once(
     assert [client is not None for client in clients] == [True] * 6 + [False] * (MANY - 6)
     assert served(port, "127.0.0.3", stack)
     assert daemon.stats("s")["stats"]["limited"] == MANY - 6
-    assert f"  turned away: limited {MANY - 6}\n" in daemon.adm("--stats").stdout
-    assert "service s: clients are beyond their limit, as 127.0.0.2" in daemon.log()
+    assert f"  rejected: limited {MANY - 6}\n" in daemon.adm("--stats").stdout
+    daemon.wait_for_log("service s: clients are beyond their limit, as 127.0.0.2")
     assert "    client_connections = 6\n" in daemon.adm("--save").stdout
     notes = daemon.call("explain", "s", client="127.0.0.2")["notes"]
     assert "client has 6 of 6 connections: one more is reset" in notes
@@ -65,12 +58,12 @@ def test_connections_at_once(
     clients[2].close()
     wait_for(lambda: served(port, "127.0.0.2", stack) is not None, "a place of one that left")
     assert not served(port, "127.0.0.2", stack)
-    if workers:  # what a dead worker has counted is gone
+    if workers:  # the counts of a dead worker are gone
         (victim,) = {one["worker"] for one in daemon.connections() if one["client"].startswith("127.0.0.3:")}
         left = [one for one in daemon.connections() if one["worker"] != victim and "127.0.0.2:" in one["client"]]
-        pids = _children(daemon.pid)
-        os.kill(pids[victim - 1], signal.SIGKILL)
-        wait_for(lambda: len(now := _children(daemon.pid)) == 2 and pids[victim - 1] not in now, "its successor")
+        pid = sorted(daemon.workers())[victim - 1]
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: len(now := daemon.workers()) == 2 and pid not in now, "a new worker", timeout=TIMEOUT)
         again = [served(port, "127.0.0.2", stack) for _ in range(MANY)]
         assert sum(client is not None for client in again) == 6 - len(left)
 
@@ -82,12 +75,7 @@ def test_connections_at_once(
         assert read_exactly(client, 1) == b"?"
 
 
-def _children(pid: int) -> list[int]:
-    """The workers of a supervisor, in the order in which they were started."""
-    return sorted(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
-
-
-def test_requests(daemon: Daemon, web: list[Nginx], tmp_path: Path) -> None:
+def test_requests_over_client_rate_get_429(daemon: Daemon, web: list[Nginx], tmp_path: Path) -> None:
     port, log = free_port(), tmp_path / "log"
     lines = [f"listen = {LOOPBACK}:{port}", "scheduler = phttp", "client_rate = 5/h", "client_burst = 7"]
     lines += [f"server = {web[0].address}", f'rule = pattern ".*" use server {web[0].address}']
@@ -128,7 +116,9 @@ def test_requests(daemon: Daemon, web: list[Nginx], tmp_path: Path) -> None:
     assert why == "429: this client address asks more than it may"
 
 
-def test_unfinished_heads(daemon: Daemon, web: list[Nginx], stack: contextlib.ExitStack) -> None:
+def test_unfinished_heads_over_client_head_get_429(
+    daemon: Daemon, web: list[Nginx], stack: contextlib.ExitStack
+) -> None:
     port = free_port()
     daemon.service("s", port, web[0].address, scheduler="phttp", client_head=3000)
     clients = []

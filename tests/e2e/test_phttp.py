@@ -1,4 +1,4 @@
-"""phttp before real web servers: each request of a kept connection meets its own server, and none is lost."""
+"""phttp with real web servers: each request of a kept connection goes to its own server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 from servers import LOOPBACK, Nginx, dial, free_port, program, read_all, wait_for
 
-from .harness import CALM, Daemon
+from .harness import TIMEOUT, Daemon
 
 pytestmark = pytest.mark.e2e
 
@@ -46,7 +46,7 @@ def port(daemon: Daemon, web: list[Nginx]) -> int:
     return port
 
 
-def test_one_connection_three_servers(port: int) -> None:
+def test_requests_of_one_connection_go_to_three_servers(port: int) -> None:
     urls = [f"http://{LOOPBACK}:{port}/{path}" for path in ("images/x", "html/x", "x", "images/y")]
     done = subprocess.run(
         [program("curl"), "-sS", "--noproxy", "*", "-w", "%{num_connects}\n", *urls], capture_output=True, text=True
@@ -78,7 +78,7 @@ def test_pipelined_requests_are_answered_in_order(port: int) -> None:
     assert names == ["r1", "r3", "r2", "r3", "r1", "r3"]
 
 
-def test_servers_that_die_and_come_back_cost_no_idempotent_request(
+def test_servers_that_die_and_come_back_fail_no_idempotent_request(
     daemon: Daemon, nginx: Callable[[str], Nginx]
 ) -> None:
     one, two = nginx("one"), nginx("two")
@@ -106,9 +106,9 @@ def test_servers_that_die_and_come_back_cost_no_idempotent_request(
         client.close()
 
     def each_has_more(more: int) -> None:
-        """Requests have been answered that began after now, to every client."""
+        """Wait until each client has so many more responses."""
         wanted = [count + more for count in answered]
-        wait_for(lambda: all(map(int.__ge__, answered, wanted)), timeout=CALM)
+        wait_for(lambda: all(map(int.__ge__, answered, wanted)), timeout=TIMEOUT)
 
     threads = [threading.Thread(target=load, args=(number,)) for number in range(4)]
     for thread in threads:
@@ -119,7 +119,7 @@ def test_servers_that_die_and_come_back_cost_no_idempotent_request(
                 server.stop()
                 each_has_more(12)
                 server.start()
-                each_has_more(2)  # a request that began when this one was away has been at the other one
+                each_has_more(2)  # each client has retried a request that began while this server was away
     finally:
         enough.set()
         for thread in threads:
@@ -128,7 +128,7 @@ def test_servers_that_die_and_come_back_cost_no_idempotent_request(
     assert sum(answered) >= 300
 
 
-def test_stats_know_each_request(port: int, daemon: Daemon) -> None:
+def test_stats_count_each_request(port: int, daemon: Daemon) -> None:
     client = http.client.HTTPConnection(LOOPBACK, port, timeout=20)
     for path in ("/images/x", "/x", "/x"):
         client.request("GET", path)

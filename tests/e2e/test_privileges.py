@@ -1,4 +1,4 @@
-"""A daemon that root starts as another user: it can do what a switch needs, and nothing else. Who may administer it."""
+"""A daemon that root starts as another user: its capabilities, and who may administer it."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from tests.authority import Authority
 from .harness import TCPVSADM, ControlThread, Daemon, command, environment
 from .readable import NOBODY, everybodys_python, nobody_can_run
 
-pytestmark = [pytest.mark.e2e, pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")]
+pytestmark = [pytest.mark.e2e, pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")]
 
 ALL_KEPT = sum(1 << number for number in KEPT.values())
 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """One that nobody can use."""
+    """A folder that the user `nobody` may use."""
     path = Path(tempfile.mkdtemp(prefix="ktcpvs-user-"))
     shutil.chown(path, NOBODY.pw_uid, NOBODY.pw_gid)
     yield path
@@ -39,7 +39,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def start(control_thread: ControlThread, folder: Path) -> Iterator[Callable[..., Daemon]]:
-    """Starts a daemon with a Python that everybody can read."""
+    """start(*options, ...): start a daemon with a Python that every user can read."""
     found = everybodys_python()
     if found is None:
         message = "there is no Python that everybody can read"
@@ -65,10 +65,6 @@ def status(pid: int) -> dict[str, str]:
     return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
-def children(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
 def low_port() -> int:
     for port in range(600, 1024):
         with socket.socket() as probe:
@@ -81,14 +77,14 @@ def low_port() -> int:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_it_keeps_what_it_needs_and_nothing_else(
+def test_it_keeps_only_the_capabilities_that_it_needs(
     start: Callable[..., Daemon], serve: Callable[..., SocketServer], folder: Path, workers: int
 ) -> None:
     daemon = start("--user", "nobody", "--state", str(folder / "state.json"), workers=workers)
-    wait_for(lambda: len(children(daemon.pid)) == workers)
+    daemon.wait_until_workers_serve(workers)
     port = low_port()
     daemon.service("s", port, serve(echo).address, relay="kernel" if bpf.available() is None else "auto")
-    for pid in (daemon.pid, *children(daemon.pid)):
+    for pid in (daemon.pid, *daemon.workers()):
         seen = status(pid)
         assert set(seen["Uid"].split()) == {str(NOBODY.pw_uid)}
         assert set(seen["Gid"].split()) == {str(NOBODY.pw_gid)}
@@ -109,57 +105,57 @@ def test_it_keeps_what_it_needs_and_nothing_else(
 
 
 def test_certificates_that_only_root_can_read(start: Callable[..., Daemon], folder: Path) -> None:
-    """They serve, and are not read again until he can."""
+    """The daemon uses them, and reloads them only when its user can read them."""
     ca = Authority(folder)
     cert, alice, port = ca.daemon(), ca.issue("alice"), low_port()
     cert.chmod(0o600)
     where = f"tls:{LOOPBACK}:{port}"
     daemon = start("--user", "nobody", "--control", f"{where}:cert={cert}:ca={ca.pem}", tls=True)
-    assert f"control {where}: nobody cannot read {cert}: SIGHUP will not read it again until he can" in daemon.log()
+    daemon.wait_for_log(f"control {where}: user nobody cannot read {cert}, so SIGHUP cannot reload the certificates")
     adm = [*command("tcpvsadm", TCPVSADM), "--control", f"{where}:cert={alice}:ca={ca.pem}", "--list"]
     assert subprocess.run(adm, env=environment(tls=True), capture_output=True, timeout=30).returncode == 0
     daemon.signal(signal.SIGHUP)
-    refused = f"SIGHUP: control {where}: cert={cert}: Permission denied; what was read before holds"
-    wait_for(lambda: refused in daemon.log())
+    kept = "the certificates that were loaded before stay in use"
+    daemon.wait_for_log(f"SIGHUP: control {where}: cert={cert}: Permission denied; {kept}")
     shutil.chown(cert, NOBODY.pw_uid)
     daemon.signal(signal.SIGHUP)
-    wait_for(lambda: f"SIGHUP: control {where} has the certificate of lb1" in daemon.log())
+    daemon.wait_for_log(f"SIGHUP: control {where} uses the certificate of lb1")
 
 
-AS_NOBODY = (
-    "import os, sys; os.setgroups([int(group) for group in sys.argv[2:]]); os.setgid(65534); os.setuid(65533);"
-    "import socket; s = socket.socket(socket.AF_UNIX); s.settimeout(10); s.connect(sys.argv[1]);"
-    "print(s.recv(1) if True else '')"
+CONNECT_AS_STRANGER = (
+    "import os, sys; os.setgroups([int(group) for group in sys.argv[3:]]); os.setgid(65534); os.setuid(65533);"
+    "import socket; s = socket.socket(socket.AF_UNIX); s.settimeout(float(sys.argv[2])); s.connect(sys.argv[1]);"
+    "print(s.recv(1))"
 )
 
 
-def knock(path: Path, *groups: int) -> str:
-    """What a stranger meets at the control socket: "b''" is that he is turned away."""
+def connect_as_other_user(path: Path, *groups: int, timeout: float = 10) -> str:
+    """Connect to the control socket as another user, and return what comes of it: "b''" when the daemon closes it."""
     python, _ = everybodys_python() or (sys.executable, None)
-    code = [str(python), "-c", AS_NOBODY, str(path), *map(str, groups)]
+    code = [str(python), "-c", CONNECT_AS_STRANGER, str(path), str(timeout), *map(str, groups)]
     done = subprocess.run(code, capture_output=True, text=True, timeout=30)
     return (done.stdout + done.stderr).strip().splitlines()[-1]
 
 
-def test_strangers_may_not_administer(start: Callable[..., Daemon], folder: Path) -> None:
+def test_other_users_may_not_administer(start: Callable[..., Daemon], folder: Path) -> None:
     daemon = start("--user", "nobody")
     path = folder / "control.sock"
     assert (path.stat().st_mode & 0o777, path.stat().st_uid) == (0o600, NOBODY.pw_uid)
-    assert knock(path).startswith("PermissionError")
+    assert connect_as_other_user(path).startswith("PermissionError")
     path.chmod(0o666)  # whatever is done to the file
     folder.chmod(0o755)
-    assert knock(path) == "b''" or knock(path).startswith("ConnectionResetError")
-    assert "control connection refused: user 65533 may not administer" in daemon.log()
+    assert connect_as_other_user(path) == "b''" or connect_as_other_user(path).startswith("ConnectionResetError")
+    daemon.wait_for_log("control connection refused: user 65533 may not administer")
     assert daemon.adm("--list").returncode == 0
 
 
-def test_members_of_a_group_may(start: Callable[..., Daemon], folder: Path) -> None:
+def test_members_of_the_control_group_may_administer(start: Callable[..., Daemon], folder: Path) -> None:
     daemon = start("--user", "nobody", "--control-group", "daemon")
     path = folder / "control.sock"
     folder.chmod(0o755)
     seen = path.stat()
     assert (seen.st_mode & 0o777, seen.st_gid) == (0o660, 1)
-    assert knock(path, 1).startswith("TimeoutError")  # he is let in, and says nothing
+    assert connect_as_other_user(path, 1, timeout=2).startswith("TimeoutError")  # the daemon waits for a command
     assert "refused" not in daemon.log()
 
 
@@ -168,11 +164,11 @@ def test_members_of_a_group_may(start: Callable[..., Daemon], folder: Path) -> N
     [
         (("--user", "no-such-user"), "--user no-such-user: no such user; create it, as with 'useradd --system "),
         (("--user", "nobody", "--group", "nope"), "--group nope: no such group"),
-        (("--group", "daemon"), "--group daemon goes with --user"),
+        (("--group", "daemon"), "--group daemon requires --user"),
         (("--control-group", "nope"), "--control-group nope: no such group"),
     ],
 )  # fmt: skip
-def test_who_is_nobody_is_refused(folder: Path, options: tuple[str, ...], why: str) -> None:
+def test_unknown_users_and_groups_are_refused(folder: Path, options: tuple[str, ...], why: str) -> None:
     done = subprocess.run(
         [str(Path(sys.executable).with_name("twistd")), "--nodaemon", "--pidfile=", "ktcpvs", *options],
         capture_output=True, text=True, timeout=30, cwd=folder,
@@ -182,7 +178,7 @@ def test_who_is_nobody_is_refused(folder: Path, options: tuple[str, ...], why: s
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or nobody_can_run(sys.executable), reason="everybody can read it")
-def test_who_cannot_read_the_program_is_refused(control_thread: ControlThread, folder: Path) -> None:
+def test_a_user_who_cannot_read_the_program_is_refused(control_thread: ControlThread, folder: Path) -> None:
     said = Daemon(control_thread, folder, "--user", "nobody").refused()
     assert said.startswith("ktcpvs: --user nobody: nobody cannot read /")
     assert said.endswith(": install it where everybody can")
@@ -190,18 +186,18 @@ def test_who_cannot_read_the_program_is_refused(control_thread: ControlThread, f
 
 TCPVSADM_AS_NOBODY = f"""
 import os
-import ktcpvs.control.tcpvsadm.daemon
+import ktcpvs.control.tcpvsadm.session
 from ktcpvs.adm import run
 os.setgroups([])
 os.setresgid({NOBODY.pw_gid}, {NOBODY.pw_gid}, {NOBODY.pw_gid})
 os.setresuid({NOBODY.pw_uid}, {NOBODY.pw_uid}, {NOBODY.pw_uid})
 run()
 """
-"""tcpvsadm, which has read Python's files as root and goes on as nobody."""
+"""tcpvsadm, which reads Python's files as root and then becomes the user `nobody`."""
 
 
 def adm_as_nobody(*arguments: str, **words: str) -> tuple[int, str]:
-    """Exit status and error of tcpvsadm, run by nobody with these in its environment."""
+    """Run tcpvsadm as the user `nobody`; return (exit status, standard error). words: environment variables."""
     done = subprocess.run(
         [sys.executable, "-c", TCPVSADM_AS_NOBODY, *arguments],
         env={**environment(), **words},
@@ -212,7 +208,7 @@ def adm_as_nobody(*arguments: str, **words: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-def test_tcpvsadm_does_not_trust_a_place_that_somebody_else_could_make(folder: Path) -> None:
+def test_tcpvsadm_does_not_trust_a_folder_that_other_users_can_write_to(folder: Path) -> None:
     folder.chmod(0o1777)
     place = folder / f"ktcpvs-{NOBODY.pw_uid}"
     place.mkdir()
@@ -224,14 +220,14 @@ def test_tcpvsadm_does_not_trust_a_place_that_somebody_else_could_make(folder: P
         trap.setblocking(False)
         with pytest.raises(BlockingIOError):
             trap.accept()
-    how = "remove it, or name the daemon's place with --control"
+    how = "remove it, or give the daemon's address with --control"
     assert (status, said) == (
         3,
         f"tcpvsadm: {place} is writable by other users, so no daemon is trusted there: {how}\n",
     )
 
 
-def test_permission_denied_is_not_no_daemon(start: Callable[..., Daemon], folder: Path) -> None:
+def test_a_denied_permission_is_reported_as_such(start: Callable[..., Daemon], folder: Path) -> None:
     daemon = start()
     path = Path(daemon.control.removeprefix("unix:"))
     how = "run tcpvsadm as root or as the daemon's user, or as a member of the daemon's --control-group GROUP\n"
@@ -240,8 +236,8 @@ def test_permission_denied_is_not_no_daemon(start: Callable[..., Daemon], folder
     path.chmod(0o666)
     status, said = adm_as_nobody("--control", daemon.control, "--list")
     assert status == 3
-    assert said.endswith(f"perhaps user {NOBODY.pw_uid} may not administer it, which its log would say: {how}")
-    assert "control connection refused: user" in daemon.log()
+    assert said.endswith(f"its log says whether user {NOBODY.pw_uid} may not administer it: {how}")
+    daemon.wait_for_log("control connection refused: user")
     path.chmod(0o600)
     folder.chmod(0)
     assert adm_as_nobody("--control", daemon.control, "--list") == denied

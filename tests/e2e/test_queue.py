@@ -1,4 +1,4 @@
-"""maxconn and the queue before real servers: no server gets more than it may have, and who waits is served or told."""
+"""maxconn and the queue: no server gets more than its maxconn, and waiting clients are served or refused."""
 
 from __future__ import annotations
 
@@ -14,21 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from servers import LOOPBACK, SocketServer, dial, echo, free_port, read_all, read_exactly, wait_for
 
-from .harness import CALM, Daemon
+from .harness import TIMEOUT, Daemon
 
 pytestmark = pytest.mark.e2e
 
 Serve = Callable[..., SocketServer]
 
 
-@pytest.fixture
-def daemon(lasting_daemon: Daemon) -> Iterator[Daemon]:
-    yield lasting_daemon
-    lasting_daemon.clear()
-
-
 class Careful:
-    """What a server does that must not get too much at once: answers each HTTP request with `name`, in its time.
+    """A server that responds to each HTTP request with `name` and counts the requests at once.
 
     seconds: how long a request takes; None: until `go` is set. now, most: requests at once. total: all of them.
     """
@@ -48,7 +42,7 @@ class Careful:
                     pass
                 with self._counted():
                     if self.seconds is None:
-                        assert self.go.wait(CALM)
+                        assert self.go.wait(TIMEOUT)
                     else:
                         time.sleep(self.seconds)
                 body = self.name.encode()
@@ -68,7 +62,7 @@ class Careful:
 
 
 def configuration(port: int, scheduler: str, *servers: str, settings: str = "") -> str:
-    """servers: each with its options. The rule is for those that use rules."""
+    """A configuration with one service. servers: each with its options. The rule is for schedulers that use rules."""
     addresses = " ".join(f"server {server.split()[0]}" for server in servers)
     lines = [f"server = {server}" for server in servers]
     head = f"listen = {LOOPBACK}:{port} scheduler = {scheduler}"
@@ -77,7 +71,7 @@ def configuration(port: int, scheduler: str, *servers: str, settings: str = "") 
 
 
 def started(daemon: Daemon, scheduler: str, *servers: str, settings: str = "") -> int:
-    """The port of such a service, which runs."""
+    """Start such a service; return its port."""
     port = free_port()
     daemon.call("load", configuration(port, scheduler, *servers, settings=settings))
     daemon.call("start")
@@ -85,8 +79,8 @@ def started(daemon: Daemon, scheduler: str, *servers: str, settings: str = "") -
 
 
 def get(port: int, cookie: str = "") -> tuple[int, str, str]:
-    """(status, body, cookie) of a request on a connection of its own."""
-    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=CALM)
+    """Send a request on a new connection; return (status, body, cookie)."""
+    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=TIMEOUT)
     try:
         connection.request("GET", "/", headers={"Cookie": cookie} if cookie else {})
         answer = connection.getresponse()
@@ -97,20 +91,18 @@ def get(port: int, cookie: str = "") -> tuple[int, str, str]:
 
 @pytest.fixture
 def crowd() -> Iterator[ThreadPoolExecutor]:
-    """Thirty who can do something at once."""
+    """Thirty threads."""
     with ThreadPoolExecutor(30) as crowd:
         yield crowd
 
 
-def test_thirty_requests_at_once_and_never_more_than_two_at_the_server(
-    daemon: Daemon, serve: Serve, crowd: ThreadPoolExecutor
-) -> None:
+def test_maxconn_limits_requests_at_once(daemon: Daemon, serve: Serve, crowd: ThreadPoolExecutor) -> None:
     careful = Careful("one")
     port = started(daemon, "phttp", f"{serve(careful).address} 1 maxconn 2")
     barrier = threading.Barrier(30)
 
     def ask(_: int) -> list[tuple[int, str, str]]:
-        barrier.wait(CALM)
+        barrier.wait(TIMEOUT)
         return [get(port), get(port)]
 
     answers = [answer for both in crowd.map(ask, range(30)) for answer in both]
@@ -138,7 +130,7 @@ def test_a_kept_connection_waits_for_each_of_its_requests(
 
 
 @pytest.mark.parametrize("scheduler", ["phttp", "http"])
-def test_a_server_with_room_is_taken_before_anybody_waits(
+def test_a_server_with_room_is_chosen_before_a_request_waits(
     daemon: Daemon, serve: Serve, crowd: ThreadPoolExecutor, scheduler: str
 ) -> None:
     small, large = Careful("small", None), Careful("large", None)
@@ -154,7 +146,9 @@ def test_a_server_with_room_is_taken_before_anybody_waits(
     assert large.most <= 4
 
 
-def test_queue_timeout_tells_those_who_wait_too_long(daemon: Daemon, serve: Serve, crowd: ThreadPoolExecutor) -> None:
+def test_queue_timeout_refuses_requests_that_wait_too_long(
+    daemon: Daemon, serve: Serve, crowd: ThreadPoolExecutor
+) -> None:
     careful = Careful("one", None)
     port = started(daemon, "phttp", f"{serve(careful).address} maxconn 2", settings="queue_timeout = 1")
     asked = [crowd.submit(get, port) for _ in range(10)]
@@ -196,9 +190,7 @@ def test_wlc_counts_whole_connections(daemon: Daemon, serve: Serve, stack: conte
     assert read_exactly(late[1], 1) == b"y"
 
 
-def test_wlc_closes_the_connections_that_wait_too_long(
-    daemon: Daemon, serve: Serve, stack: contextlib.ExitStack
-) -> None:
+def test_wlc_closes_connections_that_wait_too_long(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
     server = serve(echo)
     port = started(daemon, "wlc", f"{server.address} maxconn 2", settings="queue_timeout = 1")
     served = [stack.enter_context(dial((LOOPBACK, port))) for _ in range(2)]

@@ -1,4 +1,4 @@
-"""The example of KTCPVS' README, line for line, with three web servers behind it."""
+"""The example of KTCPVS's README, line for line, with three web servers."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ tcpvsadm --add-rule -i http --pattern=.* -r r3:80
 """
 
 
-def test_the_readme_line_for_line(daemon: Daemon, web: list[Nginx], tmp_path: Path) -> None:
+def test_the_commands_of_the_readme(daemon: Daemon, web: list[Nginx], tmp_path: Path) -> None:
     port = free_port()
     for line in COMMANDS.strip().splitlines():
         for number, server in enumerate(web, 1):
             line = line.replace(f"r{number}:80", server.address)
         assert daemon.adm(*line.split()[1:]).stdout == ""
     assert daemon.call("table")["services"][0]["listen"] == "0.0.0.0:8080"
-    daemon.adm("-E", "-i", "http", "-l", f"{LOOPBACK}:{port}")  # 8080 may be somebody's
+    daemon.adm("-E", "-i", "http", "-l", f"{LOOPBACK}:{port}")  # another program may use 8080
 
     r1, r2, r3 = (server.address for server in web)
     listed = daemon.adm("--list").stdout.splitlines()

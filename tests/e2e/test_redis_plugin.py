@@ -1,4 +1,4 @@
-"""The example ktcpvs-redis before a real Redis: tenants meet their servers, and nobody is lost when Redis is."""
+"""The example ktcpvs-redis with a real Redis: each tenant has its server; without Redis the fallback serves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from servers import LOOPBACK, Nginx, Program, Redis, answers, free_port, wait_for
 
-from .harness import CALM, ROOT, Daemon
+from .harness import ROOT, TIMEOUT, Daemon
 from .test_plugin import install
 from .test_wlc import run
 
@@ -27,7 +27,7 @@ EXAMPLE = ROOT / "docs/examples/ktcpvs-redis"
 
 @pytest.fixture(scope="module")
 def plugin(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
-    """Where the plugin is installed, and what it needs besides."""
+    """The folder where the plugin is installed, and that of its dependency."""
     folder = tmp_path_factory.mktemp("plugin") / "site"
     install(EXAMPLE, folder)
     needs = find_spec("txredisapi")
@@ -37,7 +37,7 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
 
 
 class Store:
-    """A Redis that can be gone for a while."""
+    """A Redis that can be stopped and started."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -46,7 +46,7 @@ class Store:
         self.port, self.address = self._program.port, self._program.address
 
     def do(self, *command: str) -> str:
-        """What redis-cli says to it."""
+        """Run redis-cli; return its output."""
         return run("redis-cli", "-h", LOOPBACK, "-p", str(self.port), *command)
 
     def signal(self, number: int) -> None:
@@ -58,14 +58,14 @@ class Store:
         self._program.process.wait()
 
     def start(self) -> None:
-        """Be there again, and empty."""
+        """Start it again, empty."""
         command: Any = self._program.process.args
         self._program = Program("redis-server", command[1:], self._folder)
         self._program.wait_until(lambda: answers(self.port))
 
     def wait_for_the_switch(self) -> None:
-        """Until a client besides redis-cli itself is there."""
-        wait_for(lambda: "connected_clients:2" in self.do("INFO", "clients"), timeout=CALM)
+        """Wait until another client than redis-cli is connected."""
+        wait_for(lambda: "connected_clients:2" in self.do("INFO", "clients"), timeout=TIMEOUT)
 
 
 @pytest.fixture
@@ -77,8 +77,8 @@ def redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
 
 
 def get(port: int, tenant: str | bytes | None = None) -> str:
-    """The name of the server that answers."""
-    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=CALM)
+    """Send a request; return the name of the server."""
+    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=TIMEOUT)
     try:
         connection.request("GET", "/", headers={} if tenant is None else {"X-Tenant": tenant})
         answer = connection.getresponse()
@@ -90,7 +90,7 @@ def get(port: int, tenant: str | bytes | None = None) -> str:
 
 
 def loaded(daemon: Daemon, web: list[Nginx], scheduler: str = "redis", settings: str = "") -> int:
-    """The port of a service `web` before all three servers, which runs. Its fallback gives all of us one server."""
+    """Start a service `web` with all three servers; return its port. Its fallback gives a client address one server."""
     port = free_port()
     lines = "\n".join(f"server = {server.address}" for server in web)
     head = f"listen = {LOOPBACK}:{port} scheduler = {scheduler} fallback = sh"
@@ -100,7 +100,7 @@ def loaded(daemon: Daemon, web: list[Nginx], scheduler: str = "redis", settings:
 
 
 @pytest.mark.parametrize("reactor", ["uvloop", "epoll"])
-def test_each_tenant_meets_its_server(
+def test_each_tenant_gets_its_server(
     make_daemon: Make, redis: Store, plugin: tuple[Path, ...], web: list[Nginx], reactor: str
 ) -> None:
     daemon = make_daemon(python_path=plugin, reactor=reactor)
@@ -127,7 +127,7 @@ def test_without_redis_the_fallback_serves(
     make_daemon: Make, redis: Store, plugin: tuple[Path, ...], web: list[Nginx]
 ) -> None:
     daemon = make_daemon(python_path=plugin)
-    daemon.broken = True
+    daemon.may_log_tracebacks = True
     daemon.start()
     fallen = get(loaded(daemon, web, "sh"))
     port = loaded(daemon, web)
@@ -137,21 +137,21 @@ def test_without_redis_the_fallback_serves(
     redis.do("LPUSH", "ktcpvs:web:list", own.address)
     assert [get(port, "acme") for _ in range(5)] == [own.name] * 5
     assert get(port, "list") == fallen
-    assert "WRONGTYPE" in daemon.log()
+    daemon.wait_for_log("WRONGTYPE")
 
     redis.stop()
     wait_for(lambda: get(port, "acme") == fallen)
     assert [get(port, "acme") for _ in range(5)] == [fallen] * 5
-    assert f"no connection to Redis at {redis.address}" in daemon.log()
+    daemon.wait_for_log(f"no connection to Redis at {redis.address}")
     assert len({get(port) for _ in range(40)}) > 1, "those without a tenant need no Redis"
 
     redis.start()
     redis.do("SET", "ktcpvs:web:acme", own.address)
-    wait_for(lambda: get(port, "acme") == own.name, timeout=CALM)
+    wait_for(lambda: get(port, "acme") == own.name, timeout=TIMEOUT)
     assert [get(port, "acme") for _ in range(5)] == [own.name] * 5
 
 
-def test_a_redis_that_hangs_holds_up_its_own_tenants_alone(
+def test_a_redis_that_hangs_delays_only_its_tenants(
     make_daemon: Make, redis: Store, plugin: tuple[Path, ...], web: list[Nginx]
 ) -> None:
     daemon = make_daemon(python_path=plugin)
@@ -181,5 +181,5 @@ def test_a_redis_that_hangs_holds_up_its_own_tenants_alone(
         assert "fallback sh, since the scheduler took more than 1 seconds" in explained["answer"]["reason"]
         assert [one.result() for one in asked] == [fallen] * 10
         redis.signal(signal.SIGCONT)
-    wait_for(lambda: get(port, "acme") == own.name, timeout=CALM)
+    wait_for(lambda: get(port, "acme") == own.name, timeout=TIMEOUT)
     assert [get(port, "acme") for _ in range(5)] == [own.name] * 5

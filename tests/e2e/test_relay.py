@@ -1,6 +1,6 @@
-"""The relay over real sockets: bytes, ends, resets and back-pressure pass from the one side to the other as they are.
+"""The relay over real sockets: bytes, FINs, resets and back-pressure pass from one side to the other.
 
-After each test nobody is counted any more and no descriptor is left open.
+After each test no connection is counted any more, and no descriptor is left open.
 """
 
 from __future__ import annotations
@@ -35,27 +35,21 @@ from servers import (
     written,
 )
 
-from .harness import Daemon
+from .harness import PROMPT, Daemon
 
 pytestmark = pytest.mark.e2e
 
 Serve = Callable[..., SocketServer]
 
 
-@pytest.fixture(scope="module", params=["uvloop", "epoll"])
-def lasting_reactor(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(params=["uvloop", "epoll"])
+def reactor(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture
-def daemon(lasting_daemon: Daemon) -> Iterator[Daemon]:
-    yield lasting_daemon
-    lasting_daemon.clear()
-
-
-@pytest.fixture
 def relayed(daemon: Daemon, serve: Serve) -> Iterator[Callable[..., Where]]:
-    """relayed(what): where to dial to be relayed to a SocketServer that does `what`. Nothing is left at the end."""
+    """relayed(what): start a service with a SocketServer that does `what`; the service's address."""
     daemon.call("settings")  # our own control connection is counted
     before = daemon.descriptors()
     services = 0
@@ -72,7 +66,7 @@ def relayed(daemon: Daemon, serve: Serve) -> Iterator[Callable[..., Where]]:
     wait_for(lambda: daemon.descriptors() <= before + services, "all descriptors to be closed")
 
 
-def test_the_client_ends_and_still_gets_its_answer(relayed: Callable[..., Where]) -> None:
+def test_a_client_that_has_ended_gets_the_response(relayed: Callable[..., Where]) -> None:
     data = random.Random(1).randbytes(3_000_000)
     for size in (0, 1, len(data)):
         with dial(relayed(digest_at_end)) as client:
@@ -81,7 +75,7 @@ def test_the_client_ends_and_still_gets_its_answer(relayed: Callable[..., Where]
             assert read_all(client).decode() == hashlib.sha256(data[:size]).hexdigest()
 
 
-def test_the_server_ends_and_still_hears_its_client(relayed: Callable[..., Where]) -> None:
+def test_a_server_that_has_ended_gets_what_the_client_sends(relayed: Callable[..., Where]) -> None:
     heard: list[str] = []
 
     def serve(sock: socket.socket) -> None:
@@ -98,12 +92,12 @@ def test_the_server_ends_and_still_hears_its_client(relayed: Callable[..., Where
     assert heard == [hashlib.sha256(data).hexdigest()]
 
 
-def test_the_servers_close_closes_the_client(relayed: Callable[..., Where]) -> None:
+def test_a_close_of_the_server_reaches_the_client(relayed: Callable[..., Where]) -> None:
     with dial(relayed(lambda sock: sock.sendall(b"bye"))) as client:
         assert read_all(client) == b"bye"
 
 
-def test_a_server_that_speaks_first(relayed: Callable[..., Where]) -> None:
+def test_a_server_may_send_first(relayed: Callable[..., Where]) -> None:
     with dial(relayed(speak_first(b"220 hello\r\n"))) as client:
         assert read_exactly(client, 11) == b"220 hello\r\n"
         client.sendall(b"and back")
@@ -140,7 +134,7 @@ def test_a_reset_of_the_server_reaches_the_client(relayed: Callable[..., Where])
 
 
 def test_a_reset_after_an_end_is_still_a_reset(relayed: Callable[..., Where]) -> None:
-    """The client has ended; what the server does then must not look like a proper end."""
+    """The client has ended; a reset of the server must not become a FIN."""
 
     def serve(sock: socket.socket) -> None:
         read_all(sock)
@@ -153,7 +147,7 @@ def test_a_reset_after_an_end_is_still_a_reset(relayed: Callable[..., Where]) ->
             read_all(client)
 
 
-def test_what_the_server_said_before_its_reset_arrives(relayed: Callable[..., Where]) -> None:
+def test_what_the_server_sent_before_its_reset_arrives(relayed: Callable[..., Where]) -> None:
     gone = threading.Event()
 
     def serve(sock: socket.socket) -> None:
@@ -168,7 +162,7 @@ def test_what_the_server_said_before_its_reset_arrives(relayed: Callable[..., Wh
             read_all(client)
 
 
-def test_200_connections_at_once_come_back_byte_by_byte(daemon: Daemon, relayed: Callable[..., Where]) -> None:
+def test_200_connections_at_once_get_their_own_bytes_back(daemon: Daemon, relayed: Callable[..., Where]) -> None:
     where = relayed(echo)
     chance = random.Random(3)
 
@@ -233,7 +227,7 @@ def test_all_kinds_of_addresses(daemon: Daemon, serve: Serve, tmp_path: Path, cl
             dial(listen)
 
 
-def test_a_server_by_its_name(daemon: Daemon, serve: Serve) -> None:
+def test_a_server_by_name(daemon: Daemon, serve: Serve) -> None:
     server, port = serve(echo), free_port()
     daemon.service("s", port, f"localhost:{server.port}")
     with dial((LOOPBACK, port)) as client:
@@ -249,7 +243,7 @@ MOST_BUFFERED = 24 << 20  # what the kernel's buffers on the way may hold for on
 
 @pytest.mark.parametrize("zerocopy", [0, 1], ids=["copied", "auto"])
 def test_a_slow_reader_holds_the_sender_back(daemon: Daemon, relayed: Callable[..., Where], zerocopy: int) -> None:
-    """Servers that would send without end, readers that read 1 MB/s: what waits is in the kernel, not with us."""
+    """Servers send without end, clients read 1 MB/s: what waits is in the kernel and not in the switch."""
     sent: dict[int, int] = {}
     block = b"s" * 65536
 
@@ -318,7 +312,7 @@ def test_a_server_that_does_not_read_holds_the_client_back(daemon: Daemon, relay
     assert heard == [digest.hexdigest()]
 
 
-def test_the_read_timeout_closes_what_is_idle(daemon: Daemon, relayed: Callable[..., Where]) -> None:
+def test_read_timeout_closes_idle_connections(daemon: Daemon, relayed: Callable[..., Where]) -> None:
     daemon.set(read_timeout=1)
     where = relayed(echo)
     began = time.monotonic()
@@ -330,21 +324,21 @@ def test_the_read_timeout_closes_what_is_idle(daemon: Daemon, relayed: Callable[
             with contextlib.suppress(TimeoutError):
                 assert ended(idle)
                 break
-            assert time.monotonic() - began < 10
+            assert time.monotonic() - began < PROMPT
         assert time.monotonic() - began >= 1
         busy.sendall(b"still here")
         assert read_exactly(busy, 10) == b"still here"
 
 
 def ended(sock: socket.socket) -> bool:
-    """True when the other side has ended or reset it; TimeoutError while nothing comes."""
+    """True when the other side has ended or reset it. Raises TimeoutError when nothing comes."""
     try:
         return sock.recv(1) == b""
     except ConnectionResetError:
         return True
 
 
-def test_a_new_read_timeout_holds_for_living_connections(daemon: Daemon, relayed: Callable[..., Where]) -> None:
+def test_a_new_read_timeout_applies_to_open_connections(daemon: Daemon, relayed: Callable[..., Where]) -> None:
     where = relayed(echo)
     with dial(where) as one, dial(where) as other:
         one.sendall(b"x")
@@ -353,14 +347,14 @@ def test_a_new_read_timeout_holds_for_living_connections(daemon: Daemon, relayed
         began = time.monotonic()
         assert ended(one)
         assert ended(other)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < PROMPT
     daemon.set(read_timeout=0)
     with dial(where) as client:
         client.sendall(b"x")
         assert client.recv(1) == b"x"
 
 
-def test_connections_are_shown_while_they_live(daemon: Daemon, relayed: Callable[..., Where]) -> None:
+def test_open_connections_are_listed(daemon: Daemon, relayed: Callable[..., Where]) -> None:
     with dial(relayed(echo)) as client:
         client.sendall(b"hello")
         assert read_exactly(client, 5) == b"hello"
@@ -372,10 +366,8 @@ def test_connections_are_shown_while_they_live(daemon: Daemon, relayed: Callable
         assert daemon.stats("service1")["servers"][0]["stats"]["active"] == 1
 
 
-def test_it_goes_on_relaying_when_clients_come_and_go_at_every_moment(
-    daemon: Daemon, relayed: Callable[..., Where]
-) -> None:
-    """Ends and resets of both sides, mixed at random."""
+def test_connections_that_end_at_random_moments_leave_nothing(daemon: Daemon, relayed: Callable[..., Where]) -> None:
+    """FINs and resets of both sides, mixed at random."""
     chance = random.Random(6)
 
     def moody(sock: socket.socket) -> None:
@@ -407,11 +399,10 @@ def test_it_goes_on_relaying_when_clients_come_and_go_at_every_moment(
     for client in waiting:
         client.close()
     daemon.wait_until_empty()
-    assert daemon.stats("service1")["stats"]["total"] > 200  # who was reset before we looked does not count
+    assert daemon.stats("service1")["stats"]["total"] > 200  # one that was reset before its accept does not count
 
 
-def test_resets_in_full_flow(daemon: Daemon, relayed: Callable[..., Where]) -> None:
-    """Clients are reset while bytes wait in both directions: read and write are wanted at that moment."""
+def test_resets_while_bytes_wait_in_both_directions(daemon: Daemon, relayed: Callable[..., Where]) -> None:
 
     def pour_and_sink(sock: socket.socket) -> None:
         pouring = threading.Thread(target=pour, args=(sock,))

@@ -1,10 +1,11 @@
-"""Whatever relays, clients and servers notice no difference, and every byte is counted.
+"""All relays behave alike, and count every byte.
 
-After each test nobody is counted any more, and no descriptor is left open but those that are kept for the next.
+After each test no connection is counted any more, and only descriptors that are kept for later connections are open.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
@@ -12,8 +13,6 @@ import os
 import random
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -36,26 +35,27 @@ from servers import (
     speak_first,
     wait_for,
 )
+from websockets.asyncio.client import connect
 
 from ktcpvs.errors import BadValue
 
-from .harness import Daemon
+from .harness import TIMEOUT, Daemon
 
 pytestmark = pytest.mark.e2e
 
 RELAYS = ("copy", "splice", "kernel", "auto")
-"""The relays that must all be alike."""
+"""The relays that must behave alike."""
 
 BULK = random.Random(8).randbytes(20_000_000)
 
 WITHOUT_RIGHTS = ("setpriv", "--bounding-set=-bpf,-net_admin,-sys_admin", "--inh-caps=-bpf,-net_admin,-sys_admin")
-"""How root runs a program that may do less."""
+"""Runs a program of root without the capabilities of the kernel relay."""
 
 Serve = Callable[..., SocketServer]
 
 
-@pytest.fixture(scope="module", params=["uvloop", "epoll"])
-def lasting_reactor(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(params=["uvloop", "epoll"])
+def reactor(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
@@ -64,14 +64,8 @@ def relay(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture
-def daemon(lasting_daemon: Daemon) -> Iterator[Daemon]:
-    yield lasting_daemon
-    lasting_daemon.clear()
-
-
 class Relayed:
-    """Makes services whose connections are relayed by `relay`."""
+    """Starts services whose option relay is `relay`."""
 
     def __init__(self, daemon: Daemon, serve: Serve, relay: str) -> None:
         self.daemon = daemon
@@ -80,7 +74,7 @@ class Relayed:
         self.services = 0
 
     def __call__(self, what: Callable[[socket.socket], object], **options: str) -> Where:
-        """Where to dial to be relayed to a SocketServer that does `what`."""
+        """Start a service with a SocketServer that does `what`; return the service's address."""
         self.services += 1
         port = free_port()
         server = self._serve(what).address
@@ -88,7 +82,7 @@ class Relayed:
         return LOOPBACK, port
 
     def counted(self) -> tuple[int, int]:
-        """Bytes from clients and to them, of the first service, by all who count them."""
+        """Bytes from clients and to clients, as the first service and its server count them."""
         service = self.daemon.stats("service1")
         stats, server = service["stats"], service["servers"][0]["stats"]
         assert (stats["bytes_in"], stats["bytes_out"]) == (server["bytes_in"], server["bytes_out"])
@@ -105,7 +99,7 @@ def relayed(daemon: Daemon, serve: Serve, relay: str) -> Iterator[Relayed]:
     wait_for(lambda: daemon.descriptors() <= before + relayed.services, "all descriptors to be closed")
 
 
-def test_the_client_ends_and_still_gets_its_answer(relayed: Relayed) -> None:
+def test_a_client_that_has_ended_gets_the_response(relayed: Relayed) -> None:
     where = relayed(digest_at_end)
     for size in (0, 1, 3_000_000):
         with dial(where) as client:
@@ -116,7 +110,7 @@ def test_the_client_ends_and_still_gets_its_answer(relayed: Relayed) -> None:
     assert relayed.counted() == (3_000_001, 3 * 64)
 
 
-def test_the_server_ends_and_still_hears_its_client(relayed: Relayed) -> None:
+def test_a_server_that_has_ended_gets_what_the_client_sends(relayed: Relayed) -> None:
     heard: list[bytes] = []
 
     def serve(sock: socket.socket) -> None:
@@ -132,7 +126,7 @@ def test_the_server_ends_and_still_hears_its_client(relayed: Relayed) -> None:
     assert heard == [BULK[:3_000_000]]
 
 
-def test_a_server_that_speaks_first(relayed: Relayed) -> None:
+def test_a_server_may_send_first(relayed: Relayed) -> None:
     with dial(relayed(speak_first(b"220 hello\r\n"))) as client:
         assert read_exactly(client, 11) == b"220 hello\r\n"
         client.sendall(b"and back")
@@ -167,25 +161,31 @@ def test_20_million_bytes_each_way_at_once(relayed: Relayed) -> None:
     assert relayed.counted() == (len(BULK), len(BULK))
 
 
-def test_a_long_talk_passes_through_whatever_takes_over(relayed: Relayed) -> None:
-    """Bytes go both ways before, while and after an engine takes over, which for `auto` is after a while."""
-    relayed.daemon.set(relay_rate=0)
+def test_bytes_pass_while_an_engine_takes_over(relayed: Relayed) -> None:
+    """Bytes go both ways before, while and after an engine takes over, which for `auto` is after `relay_after`."""
+    relayed.daemon.set(relay_rate=0, relay_after=1)
     with dial(relayed(echo)) as client:
         sent = turn = 0
-        while not turn or turn % 1000 or relayed.daemon.connections()[0]["age"] < 4:
+        taken_over_at = None
+        began = time.monotonic()
+        while taken_over_at is None or turn < taken_over_at + 1000:
             block = BULK[turn : turn + 1 + 31 * (turn % 1000)]
             client.sendall(block)
             assert read_exactly(client, len(block)) == block
             sent += len(block)
             turn += 1
-            if not turn % 50:
-                time.sleep(0.02)  # there is a second until `auto` looks, and other tests run beside this one
+            if turn % 50 == 0 and taken_over_at is None:
+                relay = relayed.daemon.stats("service1")["stats"]["relay"]
+                if relay["joined"][relay["in_use"]]:
+                    taken_over_at = turn
+                assert time.monotonic() - began < TIMEOUT, relay
+                time.sleep(0.02)  # until the switch looks, other tests need the processor
         wait_for(lambda: relayed.counted() == (sent, sent))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may repair connections")
-def test_bytes_that_come_again_are_carried_once(relayed: Relayed) -> None:
-    """TCP's sender repeats some, cut differently."""
+def test_retransmitted_bytes_are_relayed_once(relayed: Relayed) -> None:
+    """The sender repeats some bytes in packets that are cut differently."""
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(dial(relayed(echo)))
         for again in (0, 1, 5, 9):
@@ -201,7 +201,6 @@ def test_bytes_that_come_again_are_carried_once(relayed: Relayed) -> None:
 
 
 def test_an_urgent_byte_keeps_its_place(relayed: Relayed) -> None:
-    """It is relayed like the others."""
     heard: list[bytes] = []
     with dial(relayed(lambda sock: heard.append(read_all(sock)))) as client:
         for number in range(5):
@@ -230,7 +229,7 @@ def test_a_reset_of_the_client_reaches_the_server(relayed: Relayed) -> None:
     assert ends == ["reset"]
 
 
-def test_a_reset_of_the_server_reaches_the_client_after_what_it_said(relayed: Relayed) -> None:
+def test_a_reset_of_the_server_reaches_the_client_after_what_it_sent(relayed: Relayed) -> None:
     gone = threading.Event()
 
     def serve(sock: socket.socket) -> None:
@@ -270,7 +269,7 @@ def test_the_access_log_counts_every_byte(relayed: Relayed, tmp_path: Path) -> N
     relayed.daemon.call("edit_service", "service1", access_log="off")  # its file is closed
 
 
-def test_connections_are_shown_while_they_live(relayed: Relayed) -> None:
+def test_open_connections_are_listed(relayed: Relayed) -> None:
     with dial(relayed(echo)) as client:
         client.sendall(b"hello")
         assert read_exactly(client, 5) == b"hello"
@@ -278,7 +277,7 @@ def test_connections_are_shown_while_they_live(relayed: Relayed) -> None:
         assert (shown["state"], shown["bytes_in"], shown["bytes_out"]) == ("relaying", 5, 5)
 
 
-def test_the_read_timeout_closes_what_is_idle_and_nothing_else(relayed: Relayed) -> None:
+def test_read_timeout_closes_only_idle_connections(relayed: Relayed) -> None:
     relayed.daemon.set(read_timeout=1)
     where = relayed(echo)
     with dial(where) as idle, dial(where) as busy:
@@ -294,7 +293,7 @@ def test_the_read_timeout_closes_what_is_idle_and_nothing_else(relayed: Relayed)
         assert read_exactly(busy, 10) == b"still here"
 
 
-def test_it_drains_when_its_service_stops(relayed: Relayed) -> None:
+def test_a_connection_drains_when_its_service_stops(relayed: Relayed) -> None:
     with dial(relayed(echo)) as client:
         client.sendall(b"hello")
         assert read_exactly(client, 5) == b"hello"
@@ -306,7 +305,7 @@ def test_it_drains_when_its_service_stops(relayed: Relayed) -> None:
         assert read_all(client) == b""
 
 
-def test_it_is_ended_when_it_does_not_drain(relayed: Relayed) -> None:
+def test_a_connection_that_does_not_drain_is_reset(relayed: Relayed) -> None:
     with dial(relayed(echo)) as client:
         client.sendall(b"hello")
         assert read_exactly(client, 5) == b"hello"
@@ -316,18 +315,15 @@ def test_it_is_ended_when_it_does_not_drain(relayed: Relayed) -> None:
             read_all(client)
 
 
-WEBSOCKET_CODE = """
-import asyncio, hashlib, os, sys
-from websockets.asyncio.client import connect
-
-async def converse():
-    async with connect(sys.argv[1], max_size=None) as websocket:
+async def converse(address: str) -> None:
+    """Send short messages in turns, then 10 MiB of long ones while they come back."""
+    async with connect(address, max_size=None) as websocket:
         for turn in range(40):
             await websocket.send(b"%d " % turn + b"x" * turn)
             assert await websocket.recv() == b"%d " % turn + b"x" * turn
         blocks = [os.urandom(1 << 18) for _ in range(40)]
 
-        async def send():
+        async def send() -> None:
             for block in blocks:
                 await websocket.send(block)
 
@@ -336,31 +332,31 @@ async def converse():
             assert await websocket.recv() == block
         await sending
 
-asyncio.run(asyncio.wait_for(converse(), 30))
-"""
+
+@pytest.fixture(scope="module")
+def websocket_echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebSocketEcho]:
+    server = WebSocketEcho(tmp_path_factory.mktemp("websocket"))
+    yield server
+    server.stop()
 
 
-def test_a_websocket_after_its_upgrade(daemon: Daemon, stack: contextlib.ExitStack, tmp_path: Path, relay: str) -> None:
+def test_a_websocket_after_its_upgrade(daemon: Daemon, websocket_echo: WebSocketEcho, relay: str) -> None:
     daemon.set(relay_after=0)
-    server = WebSocketEcho(tmp_path)
-    stack.callback(server.stop)
     port = free_port()
-    rules = ((".*", server.address),)
-    daemon.service("chat", port, server.address, scheduler="phttp", relay=relay, rules=rules)
-    code = [sys.executable, "-W", "error", "-c", WEBSOCKET_CODE, f"ws://{LOOPBACK}:{port}/chat"]
-    done = subprocess.run(code, capture_output=True, text=True, timeout=40)
-    assert (done.returncode, done.stderr) == (0, "")
+    rules = ((".*", websocket_echo.address),)
+    daemon.service("chat", port, websocket_echo.address, scheduler="phttp", relay=relay, rules=rules)
+    asyncio.run(asyncio.wait_for(converse(f"ws://{LOOPBACK}:{port}/chat"), TIMEOUT))
     daemon.wait_until_empty()
     stats = daemon.stats("chat")["stats"]
     assert min(stats["bytes_in"], stats["bytes_out"]) > 40 << 18
 
 
-# What is said of it.
+# Listings.
 
 NO_CONNECTIONS = {"copy": 0, "splice": 0, "kernel": 0}
 
 
-def test_stats_say_which_relay_serves(daemon: Daemon, serve: Serve) -> None:
+def test_stats_name_the_relay_in_use(daemon: Daemon, serve: Serve) -> None:
     server = serve(echo).address
     for relay in ("copy", "splice"):
         daemon.service(relay, free_port(), server, relay=relay)
@@ -378,7 +374,7 @@ def test_stats_say_which_relay_serves(daemon: Daemon, serve: Serve) -> None:
     ]
 
 
-def test_it_is_listed_and_saved_when_it_was_set(daemon: Daemon, serve: Serve) -> None:
+def test_the_option_relay_is_listed_and_saved_when_it_is_set(daemon: Daemon, serve: Serve) -> None:
     server = serve(echo).address
     daemon.service("web", free_port(), server)
     assert "relay" not in daemon.adm("--list").stdout
@@ -387,8 +383,8 @@ def test_it_is_listed_and_saved_when_it_was_set(daemon: Daemon, serve: Serve) ->
     assert "    relay = splice\n" in daemon.adm("--save").stdout
 
 
-def test_splicing_splices(daemon: Daemon, serve: Serve) -> None:
-    """By the pipes that are kept."""
+def test_splice_uses_pipes(daemon: Daemon, serve: Serve) -> None:
+    """Some of them stay open for later connections."""
 
     def pipes() -> int:
         folder = f"/proc/{daemon.pid}/fd"
@@ -435,10 +431,10 @@ def test_a_daemon_without_the_rights_refuses_the_kernel(
 
 
 @as_root
-def test_a_state_file_that_wants_the_kernel_is_taken_without_the_rights(
+def test_a_state_file_with_relay_kernel_is_loaded_without_the_rights(
     make_daemon: Callable[..., Daemon], serve: Serve, tmp_path: Path
 ) -> None:
-    """What ran before runs again; the log says what is wrong with it."""
+    """The service runs with another relay, and the log says why."""
     daemon = make_daemon("--state", tmp_path / "state.json")
     daemon.prefix(*WITHOUT_RIGHTS)
     daemon.start()
@@ -451,7 +447,7 @@ def test_a_state_file_that_wants_the_kernel_is_taken_without_the_rights(
     daemon.start()
     assert daemon.stats("web")["relay"] == "kernel"
     assert daemon.stats("web")["stats"]["relay"]["in_use"] == "copy"
-    assert "service web copies: kernel: needs CAP_BPF and CAP_NET_ADMIN" in daemon.log()
+    daemon.wait_for_log("service web copies: kernel: needs CAP_BPF and CAP_NET_ADMIN")
     with dial((LOOPBACK, port)) as client:
         client.sendall(b"hello")
         assert read_exactly(client, 5) == b"hello"

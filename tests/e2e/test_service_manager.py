@@ -1,4 +1,4 @@
-"""A service manager is played, as systemd is one: sockets are handed in, and what the daemon tells is heard."""
+"""The protocols of service managers such as systemd: inherited sockets and notifications."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from servers import LOOPBACK, SocketServer, dial, echo, free_port, program, read_exactly, wait_for
 
-from .harness import CALM, Daemon
+from .harness import TIMEOUT, Daemon, has_ended
 
 pytestmark = pytest.mark.e2e
 
@@ -32,14 +32,14 @@ if names:
     os.environ.update(LISTEN_FDNAMES=names)
 os.execv(program[0], program)
 """
-"""What a manager does after fork(2)."""
+"""What a service manager does between fork(2) and execve(2)."""
 
 WATCHDOG = 400_000
 """Microseconds."""
 
 
 class Manager:
-    """Holds sockets, starts the daemon with them, and hears it."""
+    """Holds sockets, starts the daemon with them, and receives its notifications."""
 
     def __init__(self, folder: Path, *where: Any) -> None:
         """where: the addresses of its sockets, the first that of the control connection."""
@@ -47,7 +47,7 @@ class Manager:
         self.path = str(folder / "notify")
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(self.path)
-        self._notify.settimeout(CALM)
+        self._notify.settimeout(TIMEOUT)
 
     @staticmethod
     def _listening(where: Any) -> socket.socket:
@@ -58,37 +58,41 @@ class Manager:
         return sock
 
     def hand_in(self, daemon: Daemon, has_names: bool = True) -> None:
-        """The daemon will begin so. has_names: the sockets have names, as systemd gives them."""
+        """Let the daemon inherit the sockets. has_names: with names, as systemd gives them."""
         descriptors = [sock.fileno() for sock in self.sockets]
         names = ":".join(["control", *["ktcpvs.socket"] * (len(descriptors) - 1)]) if has_names else ""
         daemon.prefix(sys.executable, "-c", HAND_IN, names)
-        daemon.handed = tuple(descriptors)
-        daemon.environ(HANDED=" ".join(map(str, descriptors)), NOTIFY_SOCKET=self.path, WATCHDOG_USEC=str(WATCHDOG))
+        daemon.inherited = tuple(descriptors)
+        daemon.environment |= {
+            "HANDED": " ".join(map(str, descriptors)),
+            "NOTIFY_SOCKET": self.path,
+            "WATCHDOG_USEC": str(WATCHDOG),
+        }
 
     def hear(self, wanted: str) -> dict[str, str]:
-        """The next message that says `wanted`, as names and values; others are passed over."""
+        """Wait for a message with the name `wanted`; return its names and values."""
         while True:
             said = dict(line.split("=", 1) for line in self._notify.recv(4096).decode().splitlines())
             if wanted in said:
                 return said
 
     def forget(self) -> None:
-        """Throw away what has been said until now."""
+        """Discard the messages received so far."""
         self._notify.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             while True:
                 self._notify.recv(4096)
-        self._notify.settimeout(CALM)
+        self._notify.settimeout(TIMEOUT)
 
     def hears_nothing(self, seconds: float) -> bool:
-        """True when nothing is said for so long."""
+        """True when no message comes for so many seconds."""
         self._notify.settimeout(seconds)
         try:
             self._notify.recv(4096)
         except TimeoutError:
             return True
         finally:
-            self._notify.settimeout(CALM)
+            self._notify.settimeout(TIMEOUT)
         return False
 
     def close(self) -> None:
@@ -109,16 +113,8 @@ def echoes(client: socket.socket) -> bool:
     return read_exactly(client, 4) == b"ping"
 
 
-def has_ended(pid: int) -> bool:
-    """True when that process is gone, or dead and not yet reaped."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
-
-
 @pytest.mark.parametrize("workers", [0, 2])
-def test_under_a_service_manager(
+def test_a_daemon_under_a_service_manager(
     make_daemon: Make,
     serve: Serve,
     stack: contextlib.ExitStack,
@@ -136,7 +132,7 @@ def test_under_a_service_manager(
     daemon = make_daemon("--config", file, control=control, workers=workers)
     manager.hand_in(daemon, has_names=workers == 0)
 
-    # Who comes before it is there waits for it.
+    # Clients that connect before the daemon has started wait.
     early = [stack.enter_context(dial(one)) for one in (where, path)]
     daemon.run()
     ready = manager.hear("READY")
@@ -144,7 +140,7 @@ def test_under_a_service_manager(
     assert all(echoes(client) for client in early)
     assert len(daemon.call("table")["services"]) == 2
 
-    # A service that stops and starts gets its socket again.
+    # A service that stops and starts uses its inherited socket again.
     daemon.call("stop", "tcp")
     waiting = stack.enter_context(dial(where))
     daemon.call("start", "tcp")
@@ -158,18 +154,17 @@ def test_under_a_service_manager(
     daemon.signal(signal.SIGHUP)
     assert "nothing is changed: " in manager.hear("READY")["STATUS"]
 
-    # The watchdog hears nothing while a process that serves does not answer.
+    # The daemon does not notify the watchdog while a process that serves does not answer.
     assert manager.hear("WATCHDOG")
-    children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
-    victim = int(children[-1]) if workers else daemon.pid
+    victim = daemon.workers()[-1] if workers else daemon.pid
     os.kill(victim, signal.SIGSTOP)
-    manager.hears_nothing(WATCHDOG / 4e6)  # what was asked before
+    manager.hears_nothing(WATCHDOG / 4e6)  # for the answer to an earlier ping
     manager.forget()
     assert manager.hears_nothing(3 * WATCHDOG / 4e6)
     os.kill(victim, signal.SIGCONT)
     assert manager.hear("WATCHDOG")
 
-    # SIGUSR2: another process is the service, and has the sockets.
+    # SIGUSR2: a new daemon takes over, with the inherited sockets.
     late = stack.enter_context(dial(where))
     assert echoes(late)
     daemon.signal(signal.SIGUSR2)
@@ -189,7 +184,7 @@ def test_under_a_service_manager(
         assert len(daemon.call("table")["services"]) == 2
         assert manager.hear("WATCHDOG").keys() == {"WATCHDOG"}
 
-        # It ends, and its sockets live.
+        # The sockets outlive the daemon.
         last.close()
         os.kill(new, signal.SIGTERM)
         assert int(manager.hear("STOPPING")["EXTEND_TIMEOUT_USEC"]) > 30_000_000
@@ -203,7 +198,7 @@ def test_under_a_service_manager(
     assert echoes(waiting)
 
 
-def test_what_is_handed_in_wrongly_is_refused(make_daemon: Make, tmp_path: Path) -> None:
+def test_wrong_inherited_sockets_are_refused(make_daemon: Make, tmp_path: Path) -> None:
     manager = Manager(tmp_path, str(tmp_path / "elsewhere"))
     with contextlib.closing(manager):
         daemon = make_daemon()
@@ -215,8 +210,8 @@ def test_what_is_handed_in_wrongly_is_refused(make_daemon: Make, tmp_path: Path)
         assert "descriptor 4 (ktcpvs.socket) of the service manager is no listening stream socket" in daemon.refused()
 
 
-def test_activation_by_systemd_socket_activate(make_daemon: Make, serve: Serve, tmp_path: Path) -> None:
-    """It gives no names, and its sockets take clients of both families."""
+def test_socket_activation_by_systemd_socket_activate(make_daemon: Make, serve: Serve, tmp_path: Path) -> None:
+    """It gives no names to the sockets, and they accept clients of both address families."""
     port, control, file = free_port("::"), tmp_path / "control.sock", tmp_path / "ktcpvs.conf"
     server = serve(echo).address
     file.write_text(f"Virtual s {{ listen = 0.0.0.0:{port} allow = 127.0.0.0/8 scheduler = wlc server = {server} }}\n")

@@ -1,4 +1,4 @@
-"""chttp before real servers: a session stays where it began, and what becomes of it when something else does not."""
+"""chttp with real servers: a session stays at its server, and moves when that server is gone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import http.client
 import re
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,14 +21,8 @@ Make = Callable[..., Daemon]
 COOKIE = "KTCPVS_SID"
 
 
-@pytest.fixture
-def daemon(lasting_daemon: Daemon) -> Iterator[Daemon]:
-    yield lasting_daemon
-    lasting_daemon.clear()
-
-
 def configuration(port: int, *servers: str, rules: tuple[str, ...] = (), more: str = "", settings: str = "") -> str:
-    """A service `web` with chttp; without rules of its own it has one for all its servers, which take turns."""
+    """A configuration with a service `web` of chttp. Without `rules` it has one rule with all servers."""
     rules = rules or (f'pattern ".*" use {" ".join(f"server {server}" for server in servers)}',)
     lines = [f"server = {server}" for server in servers] + [f"rule = {rule}" for rule in rules]
     head = f"listen = {LOOPBACK}:{port} scheduler = chttp balance = rr {more}"
@@ -36,7 +30,7 @@ def configuration(port: int, *servers: str, rules: tuple[str, ...] = (), more: s
 
 
 def started(daemon: Daemon, *servers: str, rules: tuple[str, ...] = (), more: str = "") -> int:
-    """The port of such a service, which runs."""
+    """Start such a service; return its port."""
     port = free_port()
     daemon.call("load", configuration(port, *servers, rules=rules, more=more))
     daemon.call("start")
@@ -46,7 +40,7 @@ def started(daemon: Daemon, *servers: str, rules: tuple[str, ...] = (), more: st
 def get(
     port: int, cookie: str | None = None, path: str = "/", body: bytes | None = None
 ) -> tuple[int, bytes, list[str]]:
-    """(status, body, the Set-Cookie lines) of a request on a connection of its own."""
+    """Send a request on a new connection; return (status, body, the Set-Cookie lines)."""
     connection = http.client.HTTPConnection(LOOPBACK, port, timeout=30)
     try:
         headers = {} if cookie is None else {"Cookie": cookie}
@@ -58,7 +52,7 @@ def get(
 
 
 class Browser:
-    """A client that keeps its cookie. port: where it goes. changes: how often the cookie was set."""
+    """A client that keeps its cookie. port: of the service. changes: how often the cookie was set."""
 
     def __init__(self, port: int, cookie: str | None = None) -> None:
         self.port = port
@@ -66,7 +60,7 @@ class Browser:
         self.changes = 0
 
     def visit(self, path: str = "/") -> str:
-        """The name of the server that answers."""
+        """Request `path`; return the name of the server."""
         status, body, set_cookies = get(self.port, self.cookie, path)
         assert status == 200, body
         for line in set_cookies:
@@ -88,7 +82,7 @@ def test_a_session_stays_at_its_server(daemon: Daemon, web: list[Nginx]) -> None
 
 @pytest.mark.parametrize("secure", [False, True])
 def test_curl_keeps_the_cookie(daemon: Daemon, web: list[Nginx], tmp_path: Path, secure: bool) -> None:
-    """Another's idea of what Set-Cookie says; over plain HTTP nobody sends a cookie that is Secure."""
+    """curl parses Set-Cookie itself; over plain HTTP it does not send a cookie that is Secure."""
     more = "cookie_secure = on" if secure else ""
     port = started(daemon, *(server.address for server in web), more=more)
     jar = tmp_path / "jar"
@@ -107,7 +101,7 @@ def test_curl_keeps_the_cookie(daemon: Daemon, web: list[Nginx], tmp_path: Path,
 
 
 def show(sock: socket.socket) -> None:
-    """A small HTTP server that answers with all that it was sent."""
+    """A small HTTP server whose responses hold all that it has received."""
     with sock.makefile("rb") as stream:
         while line := stream.readline():
             seen = line
@@ -157,7 +151,7 @@ def test_a_quiesced_server_keeps_its_sessions_and_a_deleted_one_does_not(daemon:
     assert there.changes == 2
 
 
-def test_a_killed_server_loses_its_sessions_and_the_cookie_changes(
+def test_sessions_of_a_killed_server_move_with_a_new_cookie(
     daemon: Daemon, web: list[Nginx], nginx: Callable[[str], Nginx]
 ) -> None:
     mortal = nginx("mortal")
@@ -189,7 +183,7 @@ def test_rules_with_servers_of_their_own(daemon: Daemon, web: list[Nginx]) -> No
         assert re.fullmatch(rf"{COOKIE}=\w{{32}}\.\w{{32}}", browser.cookie or "")
 
 
-def test_whoever_comes_later_gets_a_session_too(daemon: Daemon, web: list[Nginx]) -> None:
+def test_later_clients_get_sessions_too(daemon: Daemon, web: list[Nginx]) -> None:
     port = started(daemon, web[0].address)
     for _ in range(4):
         browser = Browser(port)
@@ -226,7 +220,7 @@ def test_a_forged_cookie_is_replaced(daemon: Daemon, web: list[Nginx]) -> None:
     assert honest.changes == 1
 
 
-def test_switches_with_one_key_know_each_others_sessions(make_daemon: Make, web: list[Nginx], tmp_path: Path) -> None:
+def test_switches_with_the_same_key_share_sessions(make_daemon: Make, web: list[Nginx], tmp_path: Path) -> None:
     addresses = [server.address for server in web]
     ports = [free_port() for _ in range(3)]
     for port, key in zip(ports, ("one-for-both", "one-for-both", "of-its-own"), strict=True):
@@ -245,7 +239,7 @@ def test_switches_with_one_key_know_each_others_sessions(make_daemon: Make, web:
     assert browser.changes == 2, "another's cookie is none"
 
 
-def test_sessions_outlive_the_daemon_with_its_state(make_daemon: Make, web: list[Nginx], tmp_path: Path) -> None:
+def test_sessions_survive_a_restart_with_the_state_file(make_daemon: Make, web: list[Nginx], tmp_path: Path) -> None:
     file, port = tmp_path / "ktcpvs.conf", free_port()
     file.write_text(configuration(port, *(server.address for server in web)))
     daemon = make_daemon("--config", file, "--state", tmp_path / "state")

@@ -1,4 +1,4 @@
-"""Clients that do not read, go away, or upload what nobody wants: what they cost, and what they get."""
+"""Clients that do not read, that go away, or whose uploads are refused."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,14 +21,8 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 MEBIBYTE = 1 << 20
 
 
-@pytest.fixture
-def daemon(lasting_daemon: Daemon) -> Iterator[Daemon]:
-    yield lasting_daemon
-    lasting_daemon.clear()
-
-
 def read_head(sock: socket.socket) -> bytes:
-    """The head of a request, and what came with it; b"" when there is none."""
+    """Read the head of a request and what comes with it; b"" at the end."""
     data = b""
     while b"\r\n\r\n" not in data:
         more = sock.recv(65536)
@@ -39,7 +33,7 @@ def read_head(sock: socket.socket) -> bytes:
 
 
 def responder(response: bytes) -> Callable[[socket.socket], None]:
-    """Answers each request of a connection so."""
+    """A server that sends this response to each request."""
 
     def serve(sock: socket.socket) -> None:
         while read_head(sock):
@@ -49,7 +43,7 @@ def responder(response: bytes) -> Callable[[socket.socket], None]:
 
 
 def refuse_upload(sock: socket.socket) -> None:
-    """Refuse without reading the body, and close: a reset follows the response."""
+    """Respond 413 without reading the body, and close: a reset follows the response."""
     if read_head(sock):
         sock.sendall(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig")
 
@@ -64,7 +58,7 @@ def narrow(port: int) -> socket.socket:
 
 
 def upload(port: int, file: Path) -> str:
-    """The status that curl gets for it, or its complaint."""
+    """Upload the file with curl; return the status, or curl's error."""
     done = subprocess.run(
         [program("curl"), "-sS", "-m", "10", "-H", "Expect:", "-o", "/dev/null", "-w", "%{http_code}",
          "--data-binary", f"@{file}", f"http://{LOOPBACK}:{port}/up"],
@@ -74,8 +68,8 @@ def upload(port: int, file: Path) -> str:
 
 
 @pytest.mark.parametrize("limit", ["", "client_rate"])
-def test_responses_of_the_switch_do_not_fill_its_memory(daemon: Daemon, limit: str) -> None:
-    """A client pipelines what is answered 503 or 429, and never reads."""
+def test_unread_responses_of_the_switch_do_not_fill_its_memory(daemon: Daemon, limit: str) -> None:
+    """A client pipelines requests whose responses are 503 or 429, and never reads."""
     port = free_port()
     daemon.service("web", port, scheduler="phttp", **({"client_rate": "1/h"} if limit else {}))
     other = free_port()
@@ -90,9 +84,9 @@ def test_responses_of_the_switch_do_not_fill_its_memory(daemon: Daemon, limit: s
                 stalled = 0
             except BlockingIOError:
                 stalled += 1
-                with dial((LOOPBACK, other)) as somebody:  # who is served meanwhile
-                    somebody.sendall(GET)
-                    assert somebody.recv(9) == b"HTTP/1.1 "
+                with dial((LOOPBACK, other)) as another:  # it is served meanwhile
+                    another.sendall(GET)
+                    assert another.recv(9) == b"HTTP/1.1 "
         assert sent < 40 * MEBIBYTE, "it is read without end"
         assert daemon.memory() - before < 8 * MEBIBYTE
 
@@ -100,7 +94,7 @@ def test_responses_of_the_switch_do_not_fill_its_memory(daemon: Daemon, limit: s
 def test_a_client_that_never_reads_is_closed(
     daemon: Daemon, serve: Callable[..., SocketServer], stack: contextlib.ExitStack
 ) -> None:
-    """Whether the end of its response waits in the system, in the switch, or at the server."""
+    """The end of its response may wait in the kernel, in the switch, or at the server."""
     daemon.set(keepalive_timeout=1, read_timeout=2, linger_timeout=1)
     before = daemon.descriptors()
     for index, size in enumerate((1, 2600, 2800, 3000, 20_000)):
@@ -117,10 +111,10 @@ def test_a_client_that_never_reads_is_closed(
     wait_for(lambda: daemon.descriptors() <= before, "their descriptors to be free", timeout=30)
 
 
-def test_a_server_that_reads_no_more_after_its_response_is_left(
+def test_a_server_that_stops_reading_after_its_response_is_closed(
     daemon: Daemon, serve: Callable[..., SocketServer], stack: contextlib.ExitStack
 ) -> None:
-    """It has answered an upload that it does not read, and closes nothing."""
+    """It has responded to an upload that it does not read, and does not close the connection."""
     daemon.set(linger_timeout=1)
     responded, enough = threading.Semaphore(0), threading.Event()
     stack.callback(enough.set)
@@ -154,10 +148,10 @@ def test_a_server_that_reads_no_more_after_its_response_is_left(
 
 
 @pytest.mark.parametrize("options", [{"scheduler": "phttp"}, {"relay": "copy"}, {"relay": "splice"}])
-def test_a_refusal_reaches_a_client_that_uploads(
+def test_a_413_reaches_a_client_that_uploads(
     daemon: Daemon, serve: Callable[..., SocketServer], tmp_path: Path, options: dict[str, str]
 ) -> None:
-    """The server's reset behind its response does not take it from the client, and ejects nobody."""
+    """The server's reset after its response does not destroy the response, and ejects no server."""
     server = serve(refuse_upload)
     port = free_port()
     address = f"{LOOPBACK}:{server.port}"
@@ -174,8 +168,8 @@ def test_a_refusal_reaches_a_client_that_uploads(
     assert (told["health"]["state"], told["stats"]["failures"]) == ("up", 0)
 
 
-def test_an_upload_that_the_switch_refuses_is_read_to_its_end(daemon: Daemon, tmp_path: Path) -> None:
-    """A client that reads nothing before it has sent everything gets its response too."""
+def test_a_refused_upload_is_read_to_its_end(daemon: Daemon, tmp_path: Path) -> None:
+    """A client that does not read before it has sent everything gets its response."""
     port = free_port()
     daemon.service("web", port, scheduler="phttp")
     size = 20 * MEBIBYTE
@@ -186,10 +180,10 @@ def test_an_upload_that_the_switch_refuses_is_read_to_its_end(daemon: Daemon, tm
         assert read_all(client).startswith(b"HTTP/1.1 503 ")
 
 
-def test_as_many_clients_as_there_are_descriptors_for(
+def test_more_requests_than_descriptors_blame_no_server(
     make_daemon: Callable[..., Daemon], serve: Callable[..., SocketServer], stack: contextlib.ExitStack
 ) -> None:
-    """All of them ask at once: each finds a descriptor for its server, and no server is blamed."""
+    """All clients send a request at once; each gets a descriptor for its server connection."""
     daemon = make_daemon(descriptors=150)
     daemon.start()
     go_on = threading.Event()
@@ -213,10 +207,10 @@ def test_as_many_clients_as_there_are_descriptors_for(
     assert [(one["health"]["state"], one["stats"]["failures"]) for one in told] == [("up", 0)] * 2
 
 
-def test_a_request_whose_client_has_left_the_queue_reaches_no_server(
+def test_a_queued_request_whose_client_has_left_reaches_no_server(
     daemon: Daemon, serve: Callable[..., SocketServer]
 ) -> None:
-    """With abort_on_close: a reader who presses reload ten times does not wait for ten slow pages."""
+    """With abort_on_close: a user who reloads a slow page ten times does not wait for ten responses."""
     asked: list[bytes] = []
     go_on = threading.Event()
 
@@ -245,6 +239,6 @@ def test_a_request_whose_client_has_left_the_queue_reaches_no_server(
 
 
 def add(daemon: Daemon, ident: str, port: int, *servers: SocketServer, **options: str) -> None:
-    """A phttp service of these servers."""
+    """Start a service of phttp with these servers."""
     addresses = [f"{LOOPBACK}:{server.port}" for server in servers]
     daemon.service(ident, port, *addresses, rules=tuple((".*", one) for one in addresses), scheduler="phttp", **options)

@@ -1,6 +1,6 @@
-"""What was answered "done" is kept: after a crash the table and the running services are back exactly.
+"""The state file: after a crash the table and the running services are as after the last answered command.
 
-What cannot be kept is refused, and what cannot be read stops the start with one clear line.
+An edit that cannot be saved is refused. A state file or a configuration that cannot be read refuses the start.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from servers import LOOPBACK, SocketServer, answers, dial, echo, free_port, read_exactly, wait_for
+from servers import LOOPBACK, SocketServer, answers, dial, echo, free_port, read_exactly
 
 from ktcpvs.errors import CannotSave
 from ktcpvs.model.language.parser import parse
@@ -29,7 +29,7 @@ Make = Callable[..., Daemon]
 Serve = Callable[..., SocketServer]
 
 
-def test_kill_after_every_answered_command(make_daemon: Make, serve: Serve, tmp_path: Path) -> None:
+def test_every_answered_command_survives_a_crash(make_daemon: Make, serve: Serve, tmp_path: Path) -> None:
     server, port, more = serve(echo).address, free_port(), free_port()
     daemon = make_daemon("--state", tmp_path / "state")
     daemon.start()
@@ -67,8 +67,7 @@ def test_kill_after_every_answered_command(make_daemon: Make, serve: Serve, tmp_
     assert not answers(port)
 
 
-def test_the_end_of_the_daemon_does_not_stop_its_services(make_daemon: Make, serve: Serve, tmp_path: Path) -> None:
-    """SIGTERM closes them; the next daemon runs them again."""
+def test_services_run_again_after_sigterm(make_daemon: Make, serve: Serve, tmp_path: Path) -> None:
     port = free_port()
     daemon = make_daemon("--state", tmp_path / "state")
     daemon.start()
@@ -79,7 +78,7 @@ def test_the_end_of_the_daemon_does_not_stop_its_services(make_daemon: Make, ser
     assert answers(port)
 
 
-def test_what_cannot_be_saved_is_refused_and_changes_nothing(make_daemon: Make, serve: Serve, tmp_path: Path) -> None:
+def test_an_edit_that_cannot_be_saved_is_refused(make_daemon: Make, serve: Serve, tmp_path: Path) -> None:
     folder = tmp_path / "gone"
     folder.mkdir()
     port = free_port()
@@ -102,9 +101,7 @@ def test_what_cannot_be_saved_is_refused_and_changes_nothing(make_daemon: Make, 
     assert daemon.call("table")["settings"]["read_timeout"] == 5
 
 
-def test_what_lies_beside_the_state_and_at_the_configuration_is_not_waited_for(
-    make_daemon: Make, tmp_path: Path
-) -> None:
+def test_a_fifo_or_a_link_in_the_place_of_a_file_does_not_block(make_daemon: Make, tmp_path: Path) -> None:
     config, state, beside, victim = (tmp_path / name for name in ("conf", "state", "state.new", "victim"))
     config.write_text("Virtual s {\n    server = 10.0.0.1:80\n    listen = " + f"{LOOPBACK}:{free_port()}" + "\n}\n")
     victim.write_text("precious")
@@ -120,7 +117,7 @@ def test_what_lies_beside_the_state_and_at_the_configuration_is_not_waited_for(
     config.unlink()
     os.mkfifo(config)
     daemon.signal(1)
-    wait_for(lambda: f"SIGHUP: nothing is changed: {config}: not a regular file" in daemon.log())
+    daemon.wait_for_log(f"SIGHUP: nothing is changed: {config}: not a regular file")
     assert daemon.call("table")["settings"]["read_timeout"] == 2
 
 
@@ -128,36 +125,38 @@ def configuration(port: int, server: str) -> str:
     return f"Virtual c {{\n    listen = {LOOPBACK}:{port}\n    scheduler = wlc\n    server = {server}\n}}\n"
 
 
-def test_config_begins_and_state_goes_on(make_daemon: Make, serve: Serve, tmp_path: Path) -> None:
+def test_the_first_start_loads_the_configuration_and_later_ones_the_state(
+    make_daemon: Make, serve: Serve, tmp_path: Path
+) -> None:
     config, state, port = tmp_path / "conf", tmp_path / "state", free_port()
     config.write_text(configuration(port, serve(echo).address))
     daemon = make_daemon("--config", config, "--state", state)
     daemon.start()
     assert answers(port)
-    assert f"the table comes from {config}, since there was no state file {state}: " in daemon.log()
+    daemon.wait_for_log(f"the table comes from {config}, since there was no state file {state}: ")
     assert state.stat().st_mode & 0o777 == 0o600
     daemon.call("add_service", "added", port=free_port())
     daemon.call("stop", "c")
     daemon.restart()
     idents = [(service["ident"], service["running"]) for service in daemon.call("table")["services"]]
     assert idents == [("c", False), ("added", False)]
-    assert f"the table comes from the state file {state}, and {config} was not loaded: " in daemon.log()
+    daemon.wait_for_log(f"the table comes from the state file {state}, and {config} was not loaded: ")
     new_port = free_port()
     config.write_text(config.read_text() + configuration(new_port, "10.0.0.1:80").replace("Virtual c", "Virtual new"))
     daemon.signal(1)
-    wait_for(lambda: daemon.log().count(f"SIGHUP: {config} is loaded"))
+    daemon.wait_for_log(f"SIGHUP: {config} is loaded")
     idents = [(service["ident"], service["running"]) for service in daemon.call("table")["services"]]
     assert idents == [("c", False), ("new", True)]
     assert answers(new_port)
 
 
-def test_an_empty_configuration_begins_without_services(make_daemon: Make, tmp_path: Path) -> None:
+def test_an_empty_configuration_starts_without_services(make_daemon: Make, tmp_path: Path) -> None:
     config = tmp_path / "conf"
     config.write_text("# nothing yet\n")
     daemon = make_daemon("--config", config)
     daemon.start()
     assert daemon.call("table")["services"] == []
-    assert f"{config} configures no services" in daemon.log()
+    daemon.wait_for_log(f"{config} configures no services")
 
 
 def test_a_state_file_that_cannot_be_read_refuses_the_start(make_daemon: Make, tmp_path: Path) -> None:
@@ -201,8 +200,8 @@ def test_a_configuration_with_an_error_refuses_the_start(make_daemon: Make, tmp_
 
 
 @pytest.mark.parametrize("end", ["\r", "\r\n"])
-def test_line_ends_of_all_kinds_are_read_the_same_way(daemon: Daemon, tmp_path: Path, end: str) -> None:
-    """By --config, -f, --check, --diff and lists of networks."""
+def test_all_line_ends_are_read_alike(daemon: Daemon, tmp_path: Path, end: str) -> None:
+    """In files of --config, -f, --check and --diff, and in lists of networks."""
     lines = ["# a comment", f"Virtual s {{ # {LOOPBACK}", f"listen = {LOOPBACK}:{free_port()}", "server = 10.0.0.1:80"]
     lines += ['rule = pattern ".*" use server 10.0.0.1:80', 'test "GET /" -> 10.0.0.1:80', "}", ""]
     config, networks = tmp_path / "conf", tmp_path / "networks"
@@ -224,7 +223,7 @@ def test_line_ends_of_all_kinds_are_read_the_same_way(daemon: Daemon, tmp_path: 
     assert f"{config}:2:3: byte 0xff is not UTF-8 text" in daemon.adm("-f", config, check=False).stderr
 
 
-def test_a_port_that_is_taken_refuses_the_start(make_daemon: Make, serve: Serve, tmp_path: Path) -> None:
+def test_a_port_in_use_refuses_the_start(make_daemon: Make, serve: Serve, tmp_path: Path) -> None:
     server, config = serve(echo), tmp_path / "conf"
     config.write_text(configuration(server.port, server.address))
     daemon = make_daemon("--config", config, "--state", tmp_path / "state")

@@ -1,4 +1,4 @@
-"""--status: metrics for Prometheus and data for the page, told over HTTP by a daemon that nobody can change there."""
+"""--status: metrics for Prometheus, and the status page and its data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from servers import LOOPBACK, SocketServer, chunks, dial, free_port, program, read_all, reset, wait_for
 from twisted.python.usage import UsageError
 
-from ktcpvs.status.endpoint import StatusAddress, parse_status
+from ktcpvs.status.address import StatusAddress, parse_status
 from ktcpvs.status.server import MAX_CONNECTIONS
 from ktcpvs.tap import Options
 
@@ -29,7 +29,7 @@ NAME = "<b>wéb'&</b>"
 
 
 def answers(sock: socket.socket) -> None:
-    """A server: /missing gets 404, all else 200."""
+    """A server: it responds 404 to /missing, and 200 to all else."""
     for data in chunks(sock):
         status = b"404 Not Found" if b" /missing " in data else b"200 OK"
         sock.sendall(b"HTTP/1.1 " + status + b"\r\nContent-Length: 2\r\n\r\nok")
@@ -73,7 +73,7 @@ def value(port: int, name: str, **labels: str) -> float:
     return sum(rows)
 
 
-def test_what_clients_did_is_told_by_metrics_stats_and_data(
+def test_metrics_stats_and_page_data_agree(
     status_daemon: tuple[Daemon, int], serve: Callable[..., SocketServer]
 ) -> None:
     daemon, status = status_daemon
@@ -118,9 +118,9 @@ def test_what_clients_did_is_told_by_metrics_stats_and_data(
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
 
     listed = daemon.adm("--list", "--stats", "-i", NAME).stdout
-    assert "answers: 2xx 4, 4xx 1; half of them within " in listed
+    assert "responses: 2xx 4, 4xx 1; 50 % within " in listed
     assert "  refused: 400 1\n" in listed
-    assert "     tried again: 1\n" in daemon.adm("--list", "--stats", "-i", "dead").stdout
+    assert "     retried: 1\n" in daemon.adm("--list", "--stats", "-i", "dead").stdout
 
     told = json.loads(get(status, "/api/v1/status")[1])
     (service,) = (one for one in told["services"] if one["ident"] == NAME)
@@ -132,7 +132,7 @@ def test_what_clients_did_is_told_by_metrics_stats_and_data(
     wait_for(lambda: NAME not in get(status, "/metrics")[1])
 
 
-def test_nothing_can_be_changed_there_and_strange_clients_cost_nothing(status_daemon: tuple[Daemon, int]) -> None:
+def test_only_get_and_head_are_allowed_and_malformed_requests_leak_nothing(status_daemon: tuple[Daemon, int]) -> None:
     daemon, status = status_daemon
     for method in ("POST", "PUT", "DELETE", "OPTIONS", "BREW"):
         code, _, headers = get(status, "/", method)
@@ -164,7 +164,7 @@ def test_nothing_can_be_changed_there_and_strange_clients_cost_nothing(status_da
     wait_for(lambda: daemon.descriptors() <= before)
 
 
-def test_visitors_who_come_together_and_leave_hold_no_edit_up(status_daemon: tuple[Daemon, int]) -> None:
+def test_many_status_clients_delay_no_edit(status_daemon: tuple[Daemon, int]) -> None:
     daemon, status = status_daemon
     visitors = [socket.create_connection((LOOPBACK, status)) for _ in range(MAX_CONNECTIONS)]
     for number, visitor in enumerate(visitors):
@@ -192,12 +192,12 @@ def get_or_none(port: int) -> int | None:
 @pytest.mark.parametrize(
     "place", ["9109", "tcp:", "tcp:0", "tcp:70000", "tcp:9109:interface=example.org", "tcp:1:interface=", "unix:/x", ""]
 )
-def test_places_that_are_none_are_refused(place: str) -> None:
-    with pytest.raises(UsageError, match=r"tcp:PORT or tcp:PORT:interface=ADDRESS is wanted, as tcp:9109$"):
+def test_malformed_status_addresses_are_refused(place: str) -> None:
+    with pytest.raises(UsageError, match=r"expected tcp:PORT or tcp:PORT:interface=ADDRESS \(example: tcp:9109\)$"):
         Options().parseOptions(["--status", place])
 
 
-def test_where_the_status_is() -> None:
+def test_status_addresses() -> None:
     assert (
         str(parse_status("tcp:9109")) == str(parse_status("tcp:9109:interface=localhost")) == "http://127.0.0.1:9109/"
     )
@@ -206,18 +206,18 @@ def test_where_the_status_is() -> None:
     assert str(parse_status(r"tcp:80:interface=\:\:1")) == "http://[::1]:80/"
 
 
-def test_names_that_the_status_is_served_under() -> None:
+def test_host_names_of_the_status() -> None:
     options = Options()
     options.parseOptions(["--status", "tcp:9109", "--status-host", "LB1.example.org.", "--status-host", "lb1"])
     assert options["status_hosts"] == ("lb1.example.org", "lb1")
     for name in ("lb1:9109", "a b", "", ".", "http://lb1", "[::1]"):
         with pytest.raises(UsageError, match=r"^--status-host '.*': not a host name"):
             Options().parseOptions(["--status", "tcp:9109", "--status-host", name])
-    with pytest.raises(UsageError, match=r"^--status-host lb1 goes with --status$"):
+    with pytest.raises(UsageError, match=r"^--status-host lb1 requires --status$"):
         Options().parseOptions(["--status-host", "lb1"])
 
 
-def test_a_place_that_is_taken_is_refused(
+def test_a_status_address_in_use_is_refused(
     make_daemon: Callable[..., Daemon], serve: Callable[..., SocketServer]
 ) -> None:
     port = serve(answers).port
@@ -263,12 +263,12 @@ def test_the_page_in_a_browser(
         assert browser.ask("document.getElementById('alert').hidden")
         daemon.kill()
         wait_for(lambda: browser.ask("!document.getElementById('alert').hidden"), timeout=20)
-        assert browser.ask("document.getElementById('alert').textContent").startswith("The daemon does not answer")
+        assert browser.ask("document.getElementById('alert').textContent").startswith("The daemon does not respond")
         daemon.start()
         wait_for(lambda: browser.ask("document.getElementById('alert').hidden"), timeout=20)
 
 
-def test_after_an_upgrade_the_new_daemon_tells_the_status(make_daemon: Callable[..., Daemon]) -> None:
+def test_after_a_takeover_the_new_daemon_serves_the_status(make_daemon: Callable[..., Daemon]) -> None:
     status = free_port()
     old = make_daemon("--status", f"tcp:{status}")
     old.start()

@@ -1,4 +1,4 @@
-"""Upgrade in place: a new daemon takes over from the one that runs, under load, and nobody notices."""
+"""Upgrade in place: a new daemon takes over from the running one, under load, and no request fails."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ktcpvs.takeover.commands import TakeOver
 from ktcpvs.takeover.handover_target import HandoverTarget
 from ktcpvs.tap import Options
 
-from .harness import CALM, ControlThread, Daemon
+from .harness import TIMEOUT, ControlThread, Daemon, has_ended
 
 pytestmark = pytest.mark.e2e
 
@@ -33,13 +33,13 @@ Serve = Callable[..., SocketServer]
 
 
 class Load:
-    """Clients that ask all the time, each in a thread, with a short pause after each answer.
+    """Clients that send requests, each in a thread, with a short pause after each response.
 
-    answered: how many requests were. wrong: what else happened to any, in words.
+    answered: how many responses have arrived. wrong: errors, a line each.
     """
 
     def __init__(self, where: Any, clients: int, keeps: bool, pause: float = 0.002) -> None:
-        """keeps: a client keeps its connection until it is told that this ends; else it has one for each request."""
+        """keeps: a client keeps its connection until `Connection: close`; else each request has its own."""
         self.answered = 0
         self.wrong: list[str] = []
         self._where, self._keeps, self._pause = where, keeps, pause
@@ -82,13 +82,13 @@ class Load:
             connection.close()
 
     def wait(self, count: int) -> None:
-        """Until more than `count` requests were answered."""
-        wait_for(lambda: self.answered > count)
+        """Wait until more than `count` responses have arrived."""
+        wait_for(lambda: self.answered > count, timeout=TIMEOUT)
 
     def stop(self) -> None:
         self._over.set()
         for thread in self._threads:
-            thread.join(CALM)
+            thread.join(TIMEOUT)
 
 
 def _some(connection: socket.socket) -> bytes:
@@ -107,15 +107,15 @@ def took_over(daemon: Daemon) -> Callable[[], bool]:
 
 
 def taken_over(make_daemon: Make, old: Daemon, *options: str | Path, **named: Any) -> Daemon:
-    """A daemon that has taken over from `old`."""
+    """Start a daemon and wait until it has taken over from `old`."""
     new = make_daemon(*options, "--takeover", old.control, control=old.control, **named)
     new.run()
-    wait_for(took_over(new), f"a takeover: {new.log()}", timeout=CALM)
+    wait_for(took_over(new), f"a takeover: {new.log()}", timeout=TIMEOUT)
     return new
 
 
 @pytest.mark.parametrize("sizes", [[0] * 20 + [2], [2, 2, 3, 2, 2, 1]], ids=["alone", "workers"])
-def test_nobody_notices_a_takeover(
+def test_a_takeover_under_load_fails_no_request(
     make_daemon: Make, web: list[Nginx], stack: contextlib.ExitStack, tmp_path: Path, sizes: list[int]
 ) -> None:
     port, path, state = free_port(), str(tmp_path / "web.sock"), tmp_path / "state"
@@ -159,16 +159,16 @@ def health(daemon: Daemon, server: str) -> str:
     return next(str(row["health"]["state"]) for row in rows if row["address"] == server)
 
 
-def test_administrators_notice_nothing(
+def test_a_takeover_fails_no_command(
     make_daemon: Make, control_thread: ControlThread, stack: contextlib.ExitStack, tmp_path: Path
 ) -> None:
-    """What is asked meanwhile is answered by the one or the other, and what was done is there in the end."""
+    """The old or the new daemon answers each command, and in the end every edit is in the table."""
     old = make_daemon("--state", tmp_path / "state", workers=1)
     old.start()
     old.service("web", free_port(), scheduler="phttp")
     old.service("ill", free_port(), dead := f"{LOOPBACK}:{free_port()}", check="tcp", check_fall=1, check_interval=1)
     wait_for(lambda: health(old, dead) == "down", "the server to be down")
-    old.call("edit_service", "ill", check_interval=3600)  # who takes over will know it from nobody else
+    old.call("edit_service", "ill", check_interval=3600)  # the new daemon can know it only from the old one
     wrong: list[str] = []
     done: list[str] = []
     over = threading.Event()
@@ -195,7 +195,7 @@ def test_administrators_notice_nothing(
     stack.callback(over.set)
     thread = threading.Thread(target=administer)
     thread.start()
-    stack.callback(thread.join, CALM)
+    stack.callback(thread.join, TIMEOUT)
     daemon = old
     for workers in (0, 1):
         new = taken_over(make_daemon, daemon, "--state", tmp_path / "state", workers=workers)
@@ -205,7 +205,7 @@ def test_administrators_notice_nothing(
         done_by_then = done[-1]
         wait_for(lambda last=done_by_then: done[-1] != last)
     over.set()
-    thread.join(CALM)
+    thread.join(TIMEOUT)
     assert wrong == []
     shown = daemon.call("table")["services"][0]["servers"]
     assert [server["address"] for server in shown] == done
@@ -215,25 +215,23 @@ def test_administrators_notice_nothing(
     assert again.call("table")["services"][0]["servers"] == shown
 
 
-def test_when_the_old_one_dies_meanwhile_the_new_one_serves(make_daemon: Make, serve: Serve, tmp_path: Path) -> None:
+def test_the_new_daemon_serves_when_the_old_one_dies_meanwhile(make_daemon: Make, serve: Serve, tmp_path: Path) -> None:
     server, path = serve(echo), str(tmp_path / "s.sock")
     old = make_daemon()
     old.start()
     old.service("s", f"unix:{path}", server.address)
     new = make_daemon("--takeover", old.control, control=old.control, workers=2)
     new.run()
-    wait_for(
-        lambda: Path(f"/proc/{new.pid}/task/{new.pid}/children").read_text(), "it to have all, and to start workers"
-    )
+    wait_for(new.workers, "it to have all, and to start workers", timeout=TIMEOUT)
     old.kill()
-    wait_for(took_over(new))
+    wait_for(took_over(new), timeout=TIMEOUT)
     with dial(path) as client:
         client.sendall(b"ping")
         assert read_exactly(client, 4) == b"ping"
     assert len(new.call("table")["services"]) == 1
 
 
-# What is refused.
+# Refusals.
 
 ONLY_HERE = '''
 import os
@@ -248,7 +246,7 @@ from ktcpvs.schedulers.wlc import WLC
 
 @implementer(IPlugin, ISchedulerFactory)
 class Only:
-    """wlc; but where the file says so a worker's process ends."""
+    """wlc; but while a file exists, the process of a worker ends."""
 
     name = "only"
     unit = CONNECTION
@@ -263,7 +261,7 @@ only = Only()
 '''
 
 
-def test_a_takeover_that_fails_changes_nothing(
+def test_a_takeover_that_fails_leaves_the_old_daemon_unchanged(
     make_daemon: Make, control_thread: ControlThread, serve: Serve, stack: contextlib.ExitStack, tmp_path: Path
 ) -> None:
     file, plugins = tmp_path / "fatal", tmp_path / "plugins/twisted/plugins"
@@ -322,25 +320,25 @@ def test_a_takeover_that_fails_changes_nothing(
     first = HandoverTarget(where, InheritedSockets())
     assert "another daemon takes over already" in refused_meanwhile()
     first.abandon()
-    wait_for(lambda: "went away; this one goes on" in daemon.log())
+    daemon.wait_for_log("went away; this one goes on")
     goes_on()
 
 
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (["--takeover", "tcp:7777:interface=127.0.0.1"], "unix:/PATH is wanted, since sockets pass there"),
-        (["--takeover", "tls:7777:interface=0.0.0.0"], "--takeover tls:...: unix:/PATH is wanted, since sockets pass"),
-        (["--takeover", "unix:/a", "--control", "unix:/b"], "--takeover and --control name two places"),
+        (["--takeover", "tcp:7777:interface=127.0.0.1"], "expected unix:/PATH, since sockets can be passed only"),
+        (["--takeover", "tls:7777:interface=0.0.0.0"], "--takeover tls:...: expected unix:/PATH, since sockets can be"),
+        (["--takeover", "unix:/a", "--control", "unix:/b"], "--takeover and --control name different unix sockets"),
         (["--takeover", "here"], "control 'here'"),
     ],
 )
-def test_what_cannot_be_meant(options: list[str], why: str) -> None:
+def test_contradictory_options_are_refused(options: list[str], why: str) -> None:
     with pytest.raises(UsageError, match=why):
         Options().parseOptions(options)  # type: ignore[no-untyped-call]
 
 
-def test_there_must_be_a_daemon(make_daemon: Make) -> None:
+def test_a_takeover_without_a_daemon_is_refused(make_daemon: Make) -> None:
     lonely = make_daemon("--takeover", "unix:/nowhere/x", control="unix:/nowhere/x")
     assert lonely.refused() == (
         "ktcpvs: no daemon to take over at unix:/nowhere/x (No such file or directory): start without --takeover"
@@ -350,7 +348,7 @@ def test_there_must_be_a_daemon(make_daemon: Make) -> None:
 # In the background.
 
 
-def test_the_pid_file_names_who_serves(make_daemon: Make, tmp_path: Path) -> None:
+def test_the_pid_file_names_the_daemon_that_serves(make_daemon: Make, tmp_path: Path) -> None:
     pid_file = tmp_path / "twistd.pid"
 
     def start(*options: str, control: str | None = None) -> int:
@@ -360,7 +358,7 @@ def test_the_pid_file_names_who_serves(make_daemon: Make, tmp_path: Path) -> Non
         daemon = make_daemon(*options, control=control, arguments=arguments)
         daemon.run()
         assert daemon.wait() == 0, daemon.log()
-        wait_for(lambda: pid_file.exists() and pid_file.read_text() != before)
+        wait_for(lambda: pid_file.exists() and pid_file.read_text() not in ("", before))
         daemons.append(daemon)
         return int(pid_file.read_text())
 
@@ -378,11 +376,3 @@ def test_the_pid_file_names_who_serves(make_daemon: Make, tmp_path: Path) -> Non
         for pid in (old, new):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-
-
-def has_ended(pid: int) -> bool:
-    """True when that process is gone, or dead and not yet reaped."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True

@@ -1,4 +1,4 @@
-"""--top on a terminal, and the colours that a terminal alone is told."""
+"""--top on a terminal, and colours, which only terminals get."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from servers import LOOPBACK, SocketServer, chunks, dial, free_port, read_exactly, wait_for
 
-from .harness import CALM, TCPVSADM, Daemon, command, environment
+from .harness import TCPVSADM, TIMEOUT, Daemon, command, environment
 
 pytestmark = pytest.mark.e2e
 
@@ -25,7 +25,7 @@ ANSWER = b"HTTP/1.1 500 Oh\r\nContent-Length: 2\r\n\r\nno"
 
 
 class Terminal:
-    """tcpvsadm on a terminal of its own; what it writes is kept in `written`."""
+    """tcpvsadm on a terminal. written: its output."""
 
     def __init__(self, daemon: Daemon, *arguments: str, **variables: str) -> None:
         self._master, slave = pty.openpty()
@@ -38,13 +38,13 @@ class Terminal:
         self.slave = slave
 
     def look(self) -> str:
-        """What it has written so far."""
+        """Its output so far."""
         while select.select([self._master], [], [], 0)[0]:
             self.written += os.read(self._master, 65536).decode()
         return self.written
 
     def screen(self) -> list[str]:
-        """The lines of the last screen that is whole, without colours."""
+        """The lines of the last complete screen, without colours."""
         drawn = re.findall(r"\x1b\[H(.*?)\x1b\[J", self.look(), re.DOTALL)
         return re.sub(r"\x1b\[[0-9;]*[mK]", "", drawn[-1]).split("\r\n") if drawn else []
 
@@ -56,7 +56,7 @@ class Terminal:
             self.look()
             return self._process.poll() is not None
 
-        wait_for(ended, timeout=CALM)
+        wait_for(ended, timeout=TIMEOUT)
         self.look()
         return self._process.returncode
 
@@ -86,7 +86,7 @@ def answers(sock: object) -> None:
         sock.sendall(ANSWER)  # type: ignore[attr-defined]
 
 
-def test_top_shows_what_happens_until_q(
+def test_top_shows_rates_until_q(
     daemon: Daemon, terminal: Callable[..., Terminal], serve: Callable[..., SocketServer]
 ) -> None:
     port, server = free_port(), f"{LOOPBACK}:{serve(answers).port}"
@@ -103,7 +103,7 @@ def test_top_shows_what_happens_until_q(
             rows = [line.split() for line in top.screen() if line.startswith(f"  -> {server} ")]
             return bool(rows) and rows[0][2] == "up" and float(rows[0][4]) > 0 and float(rows[0][7]) > 0
 
-        wait_for(happens, "requests and errors in a second", timeout=CALM, pause=0.02)
+        wait_for(happens, "requests and errors in a second", timeout=TIMEOUT, pause=0.02)
     screen = top.screen()
     assert len(screen) == ROWS
     assert max(map(len, screen)) <= COLUMNS
@@ -119,14 +119,14 @@ def test_top_shows_what_happens_until_q(
     assert termios.tcgetattr(top.slave) == top.before
 
 
-def test_top_ends_as_it_should_when_the_daemon_does_and_by_ctrl_c(
+def test_top_ends_with_the_daemon_and_by_ctrl_c(
     daemon: Daemon, terminal: Callable[..., Terminal], tmp_path: Path
 ) -> None:
     assert daemon.adm("--top", check=False).returncode == 2
     nobody = terminal("--top", "-i", "nobody")
     assert nobody.wait() == 1
     one, other = terminal("--top", NO_COLOR="1"), terminal("--top")
-    wait_for(lambda: one.screen() and other.screen(), timeout=CALM)
+    wait_for(lambda: one.screen() and other.screen(), timeout=TIMEOUT)
     one.type(b"\x03")
     assert one.wait() == 0
     daemon.kill()
@@ -135,7 +135,7 @@ def test_top_ends_as_it_should_when_the_daemon_does_and_by_ctrl_c(
         assert termios.tcgetattr(top.slave) == top.before
 
 
-def test_list_has_colours_on_a_terminal_alone(daemon: Daemon, terminal: Callable[..., Terminal]) -> None:
+def test_list_has_colours_only_on_a_terminal(daemon: Daemon, terminal: Callable[..., Terminal]) -> None:
     daemon.service("up", free_port(), "10.0.0.1:80")
     daemon.call("add_service", "stopped", listen=f"{LOOPBACK}:{free_port()}")
     plain = daemon.adm("--list").stdout

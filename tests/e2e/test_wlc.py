@@ -1,4 +1,4 @@
-"""wlc before servers of any protocol: the fewest connections for its weight win, and the next when it is dead."""
+"""wlc with servers of any protocol: a new connection goes to the server with the fewest for its weight."""
 
 from __future__ import annotations
 
@@ -29,12 +29,6 @@ from .harness import Daemon
 pytestmark = pytest.mark.e2e
 
 Serve = Callable[..., SocketServer]
-
-
-@pytest.fixture
-def daemon(lasting_daemon: Daemon) -> Iterator[Daemon]:
-    yield lasting_daemon
-    lasting_daemon.clear()
 
 
 def run(*command: str) -> str:
@@ -82,7 +76,7 @@ def test_postgresql_behind_the_switch(daemon: Daemon, postgresql: PostgreSQL) ->
 
 
 def names(count: int, port: int, stack: contextlib.ExitStack) -> list[str]:
-    """Whom `count` new connections, which stay open, were greeted by."""
+    """Open `count` connections; return the greetings of their servers."""
     clients = [stack.enter_context(dial((LOOPBACK, port))) for _ in range(count)]
     return [client.recv(1).decode() for client in clients]
 
@@ -101,7 +95,7 @@ def test_open_connections_follow_the_weights(daemon: Daemon, serve: Serve, stack
 
 
 def test_ties_rotate(daemon: Daemon, serve: Serve) -> None:
-    """Connections that come one after another meet equal servers; each gets its share all the same."""
+    """Equal servers get the same number of connections that come one after another."""
     servers, port = [serve(speak_first(name)) for name in (b"a", b"b", b"c")], free_port()
     daemon.service("s", port, *(server.address for server in servers))
     greeted = []
@@ -112,7 +106,7 @@ def test_ties_rotate(daemon: Daemon, serve: Serve) -> None:
     assert Counter(greeted) == {b"a": 10, b"b": 10, b"c": 10}
 
 
-def test_weight_0_gets_nothing_new(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
+def test_a_server_of_weight_0_gets_no_new_connection(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
     one, other, port = serve(speak_first(b"1")), serve(speak_first(b"2")), free_port()
     daemon.service("s", port, one.address, other.address)
     assert set(names(4, port, stack)) == {"1", "2"}
@@ -121,7 +115,7 @@ def test_weight_0_gets_nothing_new(daemon: Daemon, serve: Serve, stack: contextl
     assert one.living == 2
 
 
-def test_the_next_server_then_the_redirect_then_nobody(
+def test_the_next_server_then_the_redirect_server_then_a_refusal(
     daemon: Daemon, serve: Serve, stack: contextlib.ExitStack
 ) -> None:
     one, other, sorry, port = serve(speak_first(b"1")), serve(speak_first(b"2")), serve(speak_first(b"s")), free_port()
@@ -145,7 +139,7 @@ def test_the_next_server_then_the_redirect_then_nobody(
 
 @pytest.fixture
 def silent() -> Iterator[str]:
-    """The address of a listener whose backlog is full: it answers nothing at all, as a dead machine does."""
+    """The address of a listener whose backlog is full: it does not answer at all, as a dead machine."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.bind((LOOPBACK, free_port()))
@@ -160,7 +154,7 @@ def silent() -> Iterator[str]:
         yield "{}:{}".format(*listener.getsockname())
 
 
-def test_a_server_that_does_not_answer_costs_the_connect_timeout_and_no_more(
+def test_a_server_that_does_not_answer_delays_a_client_by_connect_timeout(
     daemon: Daemon, serve: Serve, silent: str, stack: contextlib.ExitStack
 ) -> None:
     server, port = serve(speak_first(b"1")), free_port()
@@ -168,10 +162,10 @@ def test_a_server_that_does_not_answer_costs_the_connect_timeout_and_no_more(
     daemon.service("s", port, (silent, 100), (server.address, 1))
     began = time.monotonic()
     assert names(3, port, stack) == ["1"] * 3
-    assert 0.9 <= time.monotonic() - began < 4
+    assert 0.9 <= time.monotonic() - began < 5  # the default of connect_timeout
 
 
-def test_stop_ends_a_connection_that_is_being_made(daemon: Daemon, silent: str) -> None:
+def test_stop_ends_a_client_whose_server_connection_is_pending(daemon: Daemon, silent: str) -> None:
     port = free_port()
     daemon.set(drain_timeout=1)
     daemon.service("s", port, silent)
@@ -183,7 +177,7 @@ def test_stop_ends_a_connection_that_is_being_made(daemon: Daemon, silent: str) 
     daemon.wait_until_empty()
 
 
-def test_a_client_that_leaves_while_its_server_is_called(daemon: Daemon, silent: str) -> None:
+def test_a_client_that_leaves_while_its_server_connection_is_pending(daemon: Daemon, silent: str) -> None:
     port = free_port()
     daemon.set(connect_timeout=2)
     daemon.service("s", port, silent)

@@ -1,4 +1,4 @@
-"""Several workers are one switch: what is shared holds over all of them, and the death of one costs what it served."""
+"""Several workers are one switch: limits and counts hold over all workers, and edits reach all of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from ktcpvs.control.client import connect
 from ktcpvs.errors import BadAddress, CannotListen, Refusal
 from ktcpvs.tap import Options
 
-from .harness import CALM, ControlThread, Daemon
+from .harness import TIMEOUT, ControlThread, Daemon, has_ended
 
 pytestmark = pytest.mark.e2e
 
@@ -43,45 +43,9 @@ Make = Callable[..., Daemon]
 Serve = Callable[..., SocketServer]
 
 
-@pytest.fixture(scope="module")
-def lasting_daemon(control_thread: ControlThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    daemon = Daemon(control_thread, tmp_path_factory.mktemp("daemon"), workers=2)
-    daemon.start()
-    yield daemon
-    daemon.finish()
-
-
 @pytest.fixture
-def daemon(lasting_daemon: Daemon) -> Iterator[Daemon]:
-    wait_until_all_serve(lasting_daemon)
-    yield lasting_daemon
-    lasting_daemon.clear()
-
-
-def workers(daemon: Daemon) -> list[int]:
-    """The processes of its workers."""
-    return [int(pid) for pid in Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()]
-
-
-def is_gone(pid: int) -> bool:
-    """True when that process has ended, whether or not anybody has asked how."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
-
-
-def wait_until_all_serve(daemon: Daemon, *, but: tuple[int, ...] = ()) -> None:
-    """Wait until there are two workers, none of them among `but`, and both have the table."""
-
-    def they_serve() -> bool:
-        before = workers(daemon)
-        if len(before) != 2 or set(but) & set(before):
-            return False
-        daemon.set(debug_level=0)  # an edit waits for those who have begun
-        return workers(daemon) == before
-
-    wait_for(they_serve, lambda: f"two workers, {but} not among them: {daemon.log()}", timeout=CALM)
+def workers() -> int:
+    return 2
 
 
 def connected(stack: contextlib.ExitStack, port: int) -> socket.socket:
@@ -89,12 +53,12 @@ def connected(stack: contextlib.ExitStack, port: int) -> socket.socket:
 
 
 def greetings(port: int, count: int, stack: contextlib.ExitStack) -> list[str]:
-    """Whom `count` new connections, which stay open, were greeted by."""
+    """Open `count` connections; return the greetings of their servers."""
     return [connected(stack, port).recv(1).decode() for _ in range(count)]
 
 
 def greeted(port: int, count: int = 40) -> set[str]:
-    """By whom `count` connections were greeted, one after another."""
+    """The greetings that `count` connections get."""
     with contextlib.ExitStack() as stack:
         return set(greetings(port, count, stack))
 
@@ -121,7 +85,7 @@ def is_quiet(client: socket.socket) -> bool:
 
 
 def speaks_http(name: bytes, gate: threading.Event | None = None) -> Callable[[socket.socket], None]:
-    """A small HTTP server that answers every request with its name; the path /slow when the gate is open."""
+    """A small HTTP server that responds to every request with its name, and to /slow when the gate is open."""
 
     def serve(sock: socket.socket) -> None:
         with sock.makefile("rb") as stream:
@@ -130,14 +94,14 @@ def speaks_http(name: bytes, gate: threading.Event | None = None) -> Callable[[s
                     pass
                 if b" /slow " in line:
                     assert gate is not None
-                    gate.wait(CALM)
+                    gate.wait(TIMEOUT)
                 sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(name), name))
 
     return serve
 
 
 def get(port: int, path: str = "/", *lines: str) -> tuple[str, str]:
-    """(head, body) of the answer to a request on a connection of its own."""
+    """Send a request on a new connection; return (head, body) of the response."""
     with dial((LOOPBACK, port)) as client:
         head = [f"GET {path} HTTP/1.1", "Host: x", "Connection: close", *lines, "", ""]
         client.sendall("\r\n".join(head).encode())
@@ -152,8 +116,8 @@ def bodies(port: int, path: str, count: int = 40) -> set[str]:
 # One switch.
 
 
-def test_a_file_is_loaded_and_what_is_new_is_started(daemon: Daemon, serve: Serve) -> None:
-    """In one step, in all workers; what an administrator has stopped stays so."""
+def test_loading_a_file_with_start_starts_new_services(daemon: Daemon, serve: Serve) -> None:
+    """It happens in one step in all workers. A service that an administrator has stopped stays stopped."""
     old, new = free_port(), free_port()
     blocks = {
         port: f"Virtual s{port} {{ listen = {LOOPBACK}:{port} scheduler = wlc server = {server.address} }}\n"
@@ -178,7 +142,7 @@ def test_a_file_is_loaded_and_what_is_new_is_started(daemon: Daemon, serve: Serv
 
 @pytest.mark.parametrize("scheduler", ["phttp", "chttp"])
 def test_a_service_without_rules_uses_all_its_servers(daemon: Daemon, serve: Serve, scheduler: str) -> None:
-    """In all workers, and live, as its first rule is added and its last one is deleted."""
+    """In all workers, also before its first rule is added and after its last one is deleted."""
     a, b = (serve(speaks_http(name)).address for name in (b"a", b"b"))
     port = free_port()
     daemon.service("s", port, a, b, scheduler=scheduler)
@@ -190,8 +154,8 @@ def test_a_service_without_rules_uses_all_its_servers(daemon: Daemon, serve: Ser
     assert bodies(port, "/y") == {"a", "b"}
 
 
-def test_the_load_is_that_of_all_workers_together(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
-    """Whichever worker serves a client, it gets the server that is the least loaded of all; and the counts add up."""
+def test_workers_count_connections_together(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
+    """Each worker chooses by the connections of all workers, and listings show the sums."""
     names = ("a", "b", "c", "d")
     servers, port = [serve(speak_first(name.encode())) for name in names], free_port()
     daemon.service("s", port, *(server.address for server in servers))
@@ -221,7 +185,9 @@ def test_the_load_is_that_of_all_workers_together(daemon: Daemon, serve: Serve, 
     assert daemon.stats("s")["stats"]["total"] == 40
 
 
-def test_one_after_another_is_even_over_both_workers(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
+def test_wlc_spreads_connections_evenly_over_both_workers(
+    daemon: Daemon, serve: Serve, stack: contextlib.ExitStack
+) -> None:
     servers, port = [serve(speak_first(name)) for name in (b"a", b"b", b"c", b"d")], free_port()
     daemon.service("s", port, *(server.address for server in servers))
     assert Counter(greetings(port, 40, stack)) == {"a": 10, "b": 10, "c": 10, "d": 10}
@@ -230,7 +196,7 @@ def test_one_after_another_is_even_over_both_workers(daemon: Daemon, serve: Serv
     assert Counter(greetings(port, 20, stack)) == {"a": 20}
 
 
-def test_maxclients_holds_over_both(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
+def test_maxclients_holds_over_both_workers(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
     server, port = serve(echo), free_port()
     daemon.service("s", port, server.address, maxclients=20)
     clients = []
@@ -250,7 +216,7 @@ def test_maxclients_holds_over_both(daemon: Daemon, serve: Serve, stack: context
     assert daemon.active("s") == 20
 
 
-def test_maxconn_holds_over_both_and_who_waits_is_served(
+def test_maxconn_holds_over_both_workers_and_waiting_clients_are_served(
     daemon: Daemon, serve: Serve, stack: contextlib.ExitStack
 ) -> None:
     server, port = serve(echo), free_port()
@@ -274,7 +240,7 @@ def test_maxconn_holds_over_both_and_who_waits_is_served(
     assert server.accepted <= 7  # two workers may see the same room at the same moment
     left = set(late)
     while left:  # one that is served and leaves makes room for another, at whichever worker it waits
-        answered, _, _ = select.select(list(left), [], [], CALM)
+        answered, _, _ = select.select(list(left), [], [], TIMEOUT)
         assert answered, f"{len(left)} are not served"
         for client in answered:
             assert read_exactly(client, 1) == b"?"
@@ -284,7 +250,7 @@ def test_maxconn_holds_over_both_and_who_waits_is_served(
     daemon.wait_until_empty()
 
 
-def test_a_session_is_the_same_at_both(daemon: Daemon, serve: Serve) -> None:
+def test_a_session_is_the_same_in_both_workers(daemon: Daemon, serve: Serve) -> None:
     servers, port = [serve(speaks_http(name)) for name in (b"a", b"b", b"c")], free_port()
     rules = tuple((".*", server.address) for server in servers)
     daemon.service("s", port, *(server.address for server in servers), scheduler="chttp", rules=rules)
@@ -296,7 +262,7 @@ def test_a_session_is_the_same_at_both(daemon: Daemon, serve: Serve) -> None:
     assert bodies(port, "/") == {"a", "b", "c"}
 
 
-def test_a_unix_socket_is_served_by_both(
+def test_both_workers_serve_a_unix_socket(
     daemon: Daemon, serve: Serve, stack: contextlib.ExitStack, tmp_path: Path
 ) -> None:
     path = f"{tmp_path}/s"
@@ -308,10 +274,10 @@ def test_a_unix_socket_is_served_by_both(
     assert not os.path.exists(path)
 
 
-# Edits: when an answer says done, all workers have done it.
+# Edits: when the daemon answers, all workers have applied the edit.
 
 
-def test_every_edit_has_reached_both_when_it_is_answered(daemon: Daemon, serve: Serve) -> None:
+def test_every_edit_is_in_force_in_both_workers_when_it_is_answered(daemon: Daemon, serve: Serve) -> None:
     one, other, port = serve(speak_first(b"1")), serve(speak_first(b"2")), free_port()
     daemon.service("s", port, one.address)
     assert greeted(port) == {"1"}
@@ -346,7 +312,7 @@ def test_every_edit_has_reached_both_when_it_is_answered(daemon: Daemon, serve: 
     assert greeted(moved) == {"2"}
 
 
-def test_rules_and_whole_configurations_reach_both(daemon: Daemon, serve: Serve, tmp_path: Path) -> None:
+def test_rules_and_configurations_reach_both_workers(daemon: Daemon, serve: Serve, tmp_path: Path) -> None:
     one, other, port = serve(speaks_http(b"1")), serve(speaks_http(b"2")), free_port()
     daemon.service("s", port, one.address, other.address, scheduler="phttp", rules=((".*", one.address),))
     assert bodies(port, "/images/") == {"1"}
@@ -365,10 +331,12 @@ def test_rules_and_whole_configurations_reach_both(daemon: Daemon, serve: Serve,
     assert bodies(port, "/images/") == {"2"}
 
 
-def test_a_refused_edit_changes_nothing_in_any(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
+def test_a_refused_edit_changes_nothing_in_any_worker(
+    daemon: Daemon, serve: Serve, stack: contextlib.ExitStack
+) -> None:
     one, other, port = serve(speak_first(b"1")), serve(speak_first(b"2")), free_port()
     daemon.service("s", port, one.address)
-    before, pids = daemon.call("table"), workers(daemon)
+    before, pids = daemon.call("table"), daemon.workers()
     taken = stack.enter_context(socket.socket())
     taken.bind((LOOPBACK, free_port()))
     taken.listen()
@@ -385,20 +353,20 @@ def test_a_refused_edit_changes_nothing_in_any(daemon: Daemon, serve: Serve, sta
         )
     assert daemon.call("table") == before
     assert greeted(port) == {"1"}
-    assert workers(daemon) == pids
+    assert daemon.workers() == pids
 
 
 def test_many_servers_with_long_names(
     daemon: Daemon, serve: Serve, stack: contextlib.ExitStack, control_thread: ControlThread
 ) -> None:
-    """All have their rows; and what several administrators see at once, in many pages, does not mix."""
+    """Each server has its counters; listings of several administrators at once do not mix."""
     server, port, ident = serve(speak_first(b"1")), free_port(), "日" * 128
     others = [f"unix:/{number:->106}" for number in range(600)]
     servers = "".join(f"server = {address} 0\n" for address in others)
     block = f"Virtual {ident} {{ listen = {LOOPBACK}:{port} scheduler = wlc\n{servers} server = {server.address} 1 }}"
     daemon.call("load", block)
     daemon.call("start", ident)
-    pids = workers(daemon)
+    pids = daemon.workers()
     assert greetings(port, 10, stack) == ["1"] * 10
 
     async def look() -> list[Any]:
@@ -416,16 +384,16 @@ def test_many_servers_with_long_names(
         assert len(rows) == (601 if isinstance(found, dict) else 10)
         assert not isinstance(found, dict) or rows[-1]["stats"]["active"] == 10
     assert daemon.active(ident) == 10
-    assert workers(daemon) == pids
+    assert daemon.workers() == pids
 
 
 # A worker dies.
 
 
-def test_what_a_dying_worker_served_is_lost_and_nothing_else(
+def test_a_worker_that_dies_loses_only_its_own_connections(
     daemon: Daemon, serve: Serve, stack: contextlib.ExitStack
 ) -> None:
-    """Under load: nobody is refused, at most one request of each client that was being served there fails."""
+    """Under load: no client is refused, and each client loses at most one request."""
     servers, port = [serve(echo), serve(echo)], free_port()
     daemon.service("s", port, *(server.address for server in servers))
     clients = [connected(stack, port) for _ in range(20)]
@@ -442,7 +410,7 @@ def test_what_a_dying_worker_served_is_lost_and_nothing_else(
     def load() -> None:
         while not over.is_set():
             try:
-                with dial((LOOPBACK, port), timeout=CALM) as client:
+                with dial((LOOPBACK, port), timeout=TIMEOUT) as client:
                     (done if echoes(client) else lost).append(client.fileno())
             except OSError as error:
                 refused.append(error)
@@ -451,16 +419,16 @@ def test_what_a_dying_worker_served_is_lost_and_nothing_else(
     for thread in threads:
         thread.start()
     wait_for(lambda: len(done) > 50)
-    victim = workers(daemon)[0]
+    victim = daemon.workers()[0]
     os.kill(victim, signal.SIGKILL)
     waiting = [connected(stack, port) for _ in range(20)]  # about half of them come to the dead one's socket
-    wait_until_all_serve(daemon, but=(victim,))
+    daemon.wait_until_workers_serve(but=(victim,))
     assert all(echoes(client) for client in waiting)
     so_far = len(done)
     wait_for(lambda: len(done) > so_far + 50)
     over.set()
     for thread in threads:
-        thread.join(CALM)
+        thread.join(TIMEOUT)
     assert not refused, refused
     assert len(lost) <= len(threads)
 
@@ -477,23 +445,23 @@ def test_what_a_dying_worker_served_is_lost_and_nothing_else(
     assert abs(rows[0] - rows[1]) <= 2  # two workers may choose at the same moment
 
 
-def test_all_workers_die_again_and_again(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
-    """Who comes while nobody is there waits; edits are answered; the supervisor keeps nothing of the dead."""
+def test_workers_that_die_are_replaced(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
+    """Clients that connect meanwhile wait; edits are answered; the supervisor leaks no descriptors."""
     one, other, port = serve(speak_first(b"1")), serve(speak_first(b"2")), free_port()
     daemon.service("s", port, one.address)
     before = daemon.descriptors()
-    for turn in range(10):
-        pids = tuple(workers(daemon))
+    for turn in range(4):
+        pids = tuple(daemon.workers())
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         clients = [connected(stack, port) for _ in range(8)]
         for client in clients:
-            client.settimeout(CALM)  # they wait until processes have started
+            client.settimeout(TIMEOUT)  # they wait until processes have started
         daemon.call("add_server" if turn % 2 == 0 else "delete_server", "s", other.address)
         assert {client.recv(1) for client in clients} <= {b"1", b"2"}
         for client in clients:
             client.close()
-        wait_until_all_serve(daemon, but=pids)
+        daemon.wait_until_workers_serve(but=pids)
         wait_for(lambda: daemon.active("s") == 0)
         assert greeted(port) == ({"1", "2"} if turn % 2 == 0 else {"1"})
     wait_for(lambda: daemon.descriptors() <= before, f"the descriptors of {daemon.pid} to be {before}")
@@ -511,7 +479,7 @@ from ktcpvs.schedulers.wlc import WLC
 
 @implementer(IPlugin, ISchedulerFactory)
 class Fatal:
-    """wlc, but where the file says so its process ends."""
+    """wlc; but while a file exists, the process of a worker ends."""
 
     name = "fatal"
     unit = CONNECTION
@@ -527,7 +495,7 @@ fatal = Fatal()
 '''
 
 
-def test_workers_that_cannot_start_or_do_not_answer(
+def test_workers_that_hang_or_cannot_start_are_replaced(
     make_daemon: Make, serve: Serve, stack: contextlib.ExitStack, tmp_path: Path
 ) -> None:
     file, plugins = tmp_path / "fatal", tmp_path / "plugins/twisted/plugins"
@@ -537,40 +505,40 @@ def test_workers_that_cannot_start_or_do_not_answer(
     daemon.start()
     server, port = serve(echo), free_port()
     daemon.service("s", port, server.address, scheduler="fatal")
-    wait_until_all_serve(daemon)
+    daemon.wait_until_workers_serve()
 
-    # One hangs: it is replaced though nobody asks, and an edit or a look is answered all the same.
+    # A worker hangs: it is replaced, also when no command comes, and edits and listings are answered.
     daemon.set(worker_timeout=3)
     for ask in (lambda: None, lambda: daemon.set(read_timeout=33), lambda: daemon.stats("s")):
-        victim = workers(daemon)[0]
+        victim = daemon.workers()[0]
         os.kill(victim, signal.SIGSTOP)
         ask()
-        wait_until_all_serve(daemon, but=(victim,))
-        assert is_gone(victim)
-    assert daemon.log().count("is ended: it has not responded for 3 s") >= 3
+        daemon.wait_until_workers_serve(but=(victim,))
+        assert has_ended(victim)
+    assert daemon.log().count("is killed: it has not responded for 3 s") >= 3
     daemon.set(worker_timeout=0)
 
-    # The system has nothing to give for a while.
+    # The system has no descriptors for a while.
     limits = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (10, limits[1]))
-    victim = workers(daemon)[0]
+    victim = daemon.workers()[0]
     os.kill(victim, signal.SIGKILL)
-    wait_for(lambda: "cannot start: " in daemon.log())
+    daemon.wait_for_log("cannot start: ")
     resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, limits)
-    wait_until_all_serve(daemon, but=(victim,))
+    daemon.wait_until_workers_serve(but=(victim,))
 
-    # None can start: they are tried seldom, and the daemon can be administered.
+    # No worker can start: the daemon retries with pauses, and can be administered.
     file.touch()
-    for pid in workers(daemon):
+    for pid in daemon.workers():
         os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: daemon.log().count("exit code 7") >= 2, timeout=CALM)
-    assert "the last words" in daemon.log()
+    daemon.wait_for_log("exit code 7", 2)
+    daemon.wait_for_log("the last words")
     time.sleep(4)
     tried = daemon.log().count("exit code 7")
     assert tried <= 14, f"{tried} starts in 4 seconds"
     waiting = [connected(stack, port) for _ in range(4)]
     daemon.call("edit_service", "s", scheduler="wlc")  # and with it all is well
-    wait_until_all_serve(daemon)
+    daemon.wait_until_workers_serve()
     assert all(echoes(client) for client in waiting)
 
 
@@ -593,8 +561,8 @@ def test_a_daemon_with_a_configuration_logs_reloads_and_drains(
     write(one.address)
     daemon = make_daemon("--config", file, workers=2)
     daemon.start()
-    wait_until_all_serve(daemon)
-    pids = workers(daemon)
+    daemon.wait_until_workers_serve()
+    pids = daemon.workers()
     kept = [connected(stack, port) for _ in range(20)]
 
     def ask(number: int) -> bytes:
@@ -622,11 +590,11 @@ def test_a_daemon_with_a_configuration_logs_reloads_and_drains(
 
     write(other.address)
     daemon.signal(signal.SIGHUP)
-    wait_for(lambda: "is loaded" in daemon.log())
+    daemon.wait_for_log("is loaded")
     assert ask(3) == b"2"
-    assert workers(daemon) == pids
+    assert daemon.workers() == pids
 
-    # SIGTERM, while an edit is under way: what is being answered is answered.
+    # SIGTERM, while an edit is under way: requests that are being served get their responses.
     for client in kept:
         client.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
     wait_for(lambda: daemon.stats("s")["servers"][0]["stats"]["active"] == 20)
@@ -636,42 +604,42 @@ def test_a_daemon_with_a_configuration_logs_reloads_and_drains(
     edit.start()
     wait_for(lambda: 77 in [setting["value"] for setting in daemon.call("settings")])
     daemon.signal(signal.SIGTERM)
-    wait_for(lambda: "ending: " in daemon.log())
+    daemon.wait_for_log("ending: ")
     os.kill(pids[0], signal.SIGCONT)
-    edit.join(CALM)
+    edit.join(TIMEOUT)
     wait_for(lambda: not answers(port))
     gate.set()
     assert all(read_all(client).endswith(b"2") for client in kept)
     assert daemon.wait() == 0
-    assert all(is_gone(pid) for pid in pids)
+    assert all(has_ended(pid) for pid in pids)
 
 
-def test_when_the_supervisor_is_killed_nothing_is_left(
+def test_workers_of_a_killed_supervisor_drain_and_end(
     make_daemon: Make, serve: Serve, stack: contextlib.ExitStack, tmp_path: Path
 ) -> None:
-    """Its workers drain and end by themselves; the next daemon has the table and serves at once beside them."""
+    """The next daemon has the table, and serves at once beside them."""
     server, port = serve(echo), free_port()
     daemon = make_daemon("--state", tmp_path / "state", workers=2)
     daemon.start()
     daemon.service("s", port, server.address)
-    wait_until_all_serve(daemon)
+    daemon.wait_until_workers_serve()
     old = [connected(stack, port) for _ in range(20)]
     assert all(echoes(client) for client in old)
     assert {shown["worker"] for shown in daemon.connections()} == {1, 2}
-    before, pids = daemon.call("table"), workers(daemon)
+    before, pids = daemon.call("table"), daemon.workers()
     os.kill(pids[0], signal.SIGSTOP)  # one hangs just then
     daemon.kill()
     wait_for(lambda: not answers(port), "the workers to listen no more")
     assert all(echoes(client) for client in old)
     daemon.start()
-    wait_until_all_serve(daemon, but=tuple(pids))
+    daemon.wait_until_workers_serve(but=tuple(pids))
     assert daemon.call("table") == before
     new = [connected(stack, port) for _ in range(20)]
     assert all(echoes(client) for client in [*old, *new])
     assert daemon.active("s") == 20
     for client in old:
         client.close()
-    wait_for(lambda: all(is_gone(pid) for pid in pids), "the old workers to end")
+    wait_for(lambda: all(has_ended(pid) for pid in pids), "the old workers to end")
     assert all(echoes(client) for client in new)
 
 
@@ -679,7 +647,7 @@ def test_when_the_supervisor_is_killed_nothing_is_left(
 
 
 def meant(*arguments: str) -> Any:
-    """The options that `ktcpvs` understands of its command line."""
+    """Parse the command line of `ktcpvs`."""
     options = Options()  # type: ignore[no-untyped-call]
     options.parseOptions(list(arguments))  # type: ignore[no-untyped-call]
     return options
@@ -689,7 +657,7 @@ def meant(*arguments: str) -> Any:
 def test_a_bad_number_of_workers_is_refused(value: str) -> None:
     with pytest.raises(UsageError) as refused:
         meant("--workers", value)
-    assert str(refused.value) == f"--workers {value}: auto, or a number from 0 to 64 is wanted"
+    assert str(refused.value) == f"--workers {value}: expected auto, or a number from 0 to 64"
 
 
 @pytest.mark.parametrize(("value", "number"), [("0", 0), ("1", 1), ("64", 64)])
@@ -697,7 +665,7 @@ def test_a_number_of_workers(value: str, number: int) -> None:
     assert meant("--workers", value)["workers"] == number
 
 
-def test_by_default_there_is_a_worker_for_each_core() -> None:
+def test_by_default_each_core_has_a_worker() -> None:
     found: list[Any] = []
     cores = os.sched_getaffinity(0)
     try:

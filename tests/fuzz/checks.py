@@ -1,4 +1,4 @@
-"""The fuzz target for checks of servers' health: whatever a server says, it is well or it is not."""
+"""The fuzz target for health checks: whatever a server sends, the check passes or fails."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from ktcpvs.health.active_checks import ActiveChecks
 from ktcpvs.model.address import Inet
 from ktcpvs.model.check import parse_check
 from ktcpvs.model.destination import Destination
-from ktcpvs.runtime.context import Context, Descriptors
+from ktcpvs.runtime.context import Context
+from ktcpvs.runtime.descriptors import Descriptors
+from ktcpvs.streams.connector import Connector
 from ktcpvs.system.log import EventLog
-from tests.fuzz.door import Failures
+from tests.fuzz.guarded_amp import Failures
 from tests.fuzz.messages import pieces
 
 HTTP = parse_check("http / expect 200 204 301")
@@ -23,7 +25,7 @@ TALK = parse_check('send "PING" expect "PONG"')
 
 
 class Line(StringTransport):
-    """The check's end of a connection. protocol: who is at it."""
+    """The check's end of a connection. protocol: of the check."""
 
     gone = False
 
@@ -43,11 +45,11 @@ class Line(StringTransport):
     loseConnection = abortConnection = ends
 
     def unregisterProducer(self) -> None:
-        """That nobody is registered is no fault of a real one either."""
+        """Do nothing when no producer is registered, as a real transport."""
 
 
 def checks(data: bytes) -> None:
-    """The first line is the check's kind, `http` or anything else; all that follows is what the server says."""
+    """The first line is the kind of check, `http` or anything else; the server sends all that follows."""
     kind, _, said = data.partition(b"\n")
     check = HTTP if kind == b"http" else TALK
     with Failures():
@@ -58,11 +60,12 @@ def checks(data: bytes) -> None:
 
 
 def _outcome(check: Any, said: bytes, size: int) -> bool:
-    """True when the server is well."""
+    """True when the check passes."""
     reactor = MemoryReactorClock()
     checks = ActiveChecks(Context(reactor, EventLog(), Descriptors(100)))
     found: list[Any] = []
-    probe = checks.probe(check, Destination(Inet("10.0.0.1", 80)))
+    address = Inet("10.0.0.1", 80)
+    probe = checks.probe(check, Destination(address), Connector(reactor, address, 5))
     probe.addBoth(found.append)
     reactor.advance(0)
     ((_, _, factory, _, _),) = reactor.tcpClients

@@ -1,4 +1,4 @@
-"""The fuzz target for whole connections: clients and servers say anything in any order, through a switch in memory.
+"""The fuzz target for whole connections: clients and servers send anything in any order, through a switch in memory.
 
 An input is a play. Its first byte names the service (SERVICES). Then come the events, with NUL between them: a letter
 for what happens (EVENTS), and what is said.
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import h11
-from tests.transport.memory import Peer, World
 
 from ktcpvs.dispatch.access_log import AccessLogWriter
 from ktcpvs.http.client_connection import MAX_PENDING_BYTES, HTTPClientConnection
@@ -21,8 +20,9 @@ from ktcpvs.model.destination import Destination
 from ktcpvs.protocols import http1
 from ktcpvs.protocols.http1 import BadFrame, BadRequest
 from ktcpvs.system.access_log_files import AccessLog
-from tests.fuzz.door import Failures
+from tests.fuzz.guarded_amp import Failures
 from tests.fuzz.messages import feed_all
+from tests.memory import Peer, World
 
 A, B = "10.0.0.1:80", "10.0.0.2:80"
 _SERVERS = (f"server = {A}", f"server = {B} 2", f"redirect = {A}")
@@ -46,29 +46,29 @@ LOGGED = (b"j", b"w")
 """The services with an access log."""
 
 LONG = 1000
-"""How often an event of great size says what it says."""
+"""How often an event of great size repeats its bytes."""
 
 PIECE = 65536
-"""The most bytes that are said at once."""
+"""The most bytes that are sent at once."""
 
 HELD_MOST = MAX_PENDING_BYTES + PIECE + 4 * 512
-"""What a connection holds of later requests and of a body that cannot go on yet: what it may, one piece, and heads."""
+"""The most bytes that a connection may hold of later requests and of a body that waits: its limit, a piece, heads."""
 
 EVENTS = {
-    b"n": "a new client comes, and is the one of whom we speak (at most 4)",
-    b"1": "we speak of the first client again; 2, 3 and 4: of the others",
-    b"c": "the client says it",
-    b"d": "the client says it byte by byte",
-    b"m": "the client says it 1000 times",
+    b"n": "a new client comes, and the next events are its own (at most 4)",
+    b"1": "the next events are those of the first client; 2, 3 and 4: of the others",
+    b"c": "the client sends it",
+    b"d": "the client sends it byte by byte",
+    b"m": "the client sends it 1000 times",
     b"C": "the client sends a FIN",
     b"R": "the client sends a reset",
     b"f": "the client takes no more",
     b"g": "the client takes again",
     b"a": "the server that is called accepts",
     b"r": "the server that is called refuses",
-    b"s": "the server says it: the one whose answer is waited for, or the last one",
-    b"e": "the server says it byte by byte",
-    b"M": "the server says it 1000 times",
+    b"s": "the server sends it: the one whose response is awaited, or the last one",
+    b"e": "the server sends it byte by byte",
+    b"M": "the server sends it 1000 times",
     b"E": "the server sends a FIN",
     b"X": "the server sends a reset",
     b"F": "the server takes no more",
@@ -79,7 +79,7 @@ EVENTS = {
 
 
 class Play:
-    """One switch, those who speak with it, and all they said and heard."""
+    """One switch, its clients and servers, and all that they have sent and received."""
 
     def __init__(self, service: bytes) -> None:
         self._lines = SERVICES[service]
@@ -97,7 +97,7 @@ class Play:
         self._calls = 0  # of the reactor's, those that are over
 
     def _keep_log(self) -> None:
-        """The service's log is this one, in memory; a configuration that is loaded takes it away."""
+        """Give the service this log, in memory; loading a configuration removes it."""
         live = self.world.live
         if self.logged is not None:
             live.traffic.access_log.writer = AccessLogWriter(
@@ -139,7 +139,7 @@ class Play:
         self._keep_log()
 
     def _server(self) -> Peer | None:
-        """The server of whom we speak: one that is waited for, or the last one that is there."""
+        """The server connection that an event is for: one that is being made, or the last one."""
         there = [peer for peer in self.servers if peer.stream.is_open]
         busy = [peer for peer in there if getattr(peer.stream, "exchange", None) is not None]
         return (busy or there or [None])[-1]
@@ -202,7 +202,7 @@ class Play:
             self.heard[peer] = self.heard.get(peer, b"") + peer.heard()
 
     def ends(self) -> Ended:
-        """Everybody goes; nothing may be left counted."""
+        """End all connections; none may be counted any more."""
         for peer in self.world.peers:
             if peer.stream.is_open and not peer.line.disconnecting and not peer.line.aborted:
                 peer.resets()
@@ -218,8 +218,8 @@ class Play:
 
 @dataclass
 class Ended:
-    """sent: how many requests, or connections, the switch sent to servers. clients, servers: what each said, heard.
-    logged: the lines of the access log; None: there is none."""
+    """sent: how many requests, or connections, the switch sent to servers. clients, servers: the bytes that each has
+    sent and received. logged: the lines of the access log; None: there is none."""
 
     sent: int
     clients: list[tuple[bytes, bytes]]
@@ -228,7 +228,7 @@ class Ended:
 
 
 def connections(data: bytes) -> None:
-    """A play through the switch: no bug, nothing left, nothing held, and no request that the switch did not send."""
+    """Play a script: no exception, nothing left or held, and no request that the switch did not send."""
     service, events = data[:1], data[1:].split(b"\0")[:200]
     if service not in SERVICES:
         return
@@ -258,7 +258,7 @@ Asked = tuple[bytes, bytes, bytes]
 """The method, the path and the host of a request."""
 
 SERVER = re.compile(rb"10\.0\.0\.[0-9]:80")
-"""The host that a server is told for a client of HTTP/1.0 that has named none."""
+"""The Host that the switch sends for a client of HTTP/1.0 without one."""
 
 
 def _played(service: bytes, events: list[bytes]) -> Ended:
@@ -271,7 +271,7 @@ def _played(service: bytes, events: list[bytes]) -> Ended:
 
 
 def _requests_of(said: bytes, heard: bytes, told: bool) -> list[Asked]:
-    """The requests that a server sees in all that it heard; h11 sees as many, as far as it takes them."""
+    """The requests in all that a server has received; h11 sees as many, as far as it accepts them."""
     rest = heard
     seen: list[Asked] = []
     h11_follows = True
@@ -306,7 +306,7 @@ def _requests_of(said: bytes, heard: bytes, told: bool) -> list[Asked]:
 
 
 def _h11_end(data: bytes) -> int | None:
-    """Where the request at the beginning of `data` ends for h11; all of it where it has not ended; None: it refuses."""
+    """Where the first request ends for h11; the length of `data` when it has not ended; None: h11 refuses it."""
     server = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
     server.receive_data(data)
     try:
@@ -321,7 +321,7 @@ def _h11_end(data: bytes) -> int | None:
 
 
 def _answers_of(heard: bytes, methods: list[bytes]) -> None:
-    """A client gets no more answers than it made requests, and one more for what was none."""
+    """A client gets at most one response per request, and one for what is no request."""
     for method in [*methods, b"GET"]:
         while True:
             if not heard:
@@ -341,7 +341,7 @@ def _answers_of(heard: bytes, methods: list[bytes]) -> None:
 
 
 def _asked(said: bytes) -> list[Asked]:
-    """The requests that a client made, as long as they can be read."""
+    """The requests that a client has sent, up to the first that cannot be read."""
     asked = []
     try:
         while True:

@@ -1,4 +1,4 @@
-"""The fuzz target for the sessions of chttp: a forged cookie is none, and no server ever sees ours."""
+"""The fuzz target for the sessions of chttp: forged cookies are ignored, and servers never see the switch's cookie."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BOUND = CHTTP().bind(_VIEW, None)
 
 
 def cookies(data: bytes) -> None:
-    """A request's header lines: a server is chosen, and gets every cookie but ours."""
+    """The header lines of a request: a server is chosen, and gets every cookie but that of the switch."""
     found = http1.REQUEST.fullmatch(b"GET /a HTTP/1.1\r\nHost: h\r\n%b\r\n" % data)
     if found is None:
         return

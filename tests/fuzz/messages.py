@@ -16,7 +16,7 @@ from ktcpvs.protocols.http1.body import MAX_CHUNK_LINE_BYTES, MAX_TRAILER_BYTES
 from ktcpvs.protocols.http1.hop_by_hop import FRAMING_FIELDS
 
 SIZES = (1, 2, 7, 64, 1 << 20)
-"""The same bytes come in pieces of each of these sizes."""
+"""The sizes of pieces in which the same bytes are read."""
 
 HEAD_SIZE = 512
 LINES = 20
@@ -28,7 +28,7 @@ def pieces(data: bytes, size: int) -> Iterator[bytes]:
 
 
 def only(outcomes: list[object]) -> object:
-    """The outcome, which is the same every time."""
+    """The outcome, which must be the same every time."""
     assert all(outcome == outcomes[0] for outcome in outcomes), outcomes
     return outcomes[0]
 
@@ -49,7 +49,7 @@ def request(data: bytes) -> None:
 
 
 def _head(data: bytes, size: int) -> RequestHead | str:
-    """What HeadReader makes of `data` in pieces: the head, or what else."""
+    """The outcome of HeadReader for `data` in pieces: the head, or the error."""
     reader = HeadReader(HEAD_SIZE, LINES)
     fed = b""
     try:
@@ -70,7 +70,7 @@ def _head(data: bytes, size: int) -> RequestHead | str:
 
 
 def _taken(data: bytes) -> http1.Request | None:
-    """The request as the switch takes it from what came at once."""
+    """The request as the switch reads it from bytes that come at once."""
     found = http1.REQUEST.match(data)
     if found is None or found.end() > HEAD_SIZE or found[5].count(b"\n") > LINES:
         return None
@@ -82,7 +82,7 @@ def _taken(data: bytes) -> http1.Request | None:
 
 
 def _goes_on_as_it_was_read(taken: http1.Request) -> None:
-    """Who reads the head that goes on reads the same body behind it, and it goes on as it is from there."""
+    """A reader of the head that the switch sends on sees the same body after it, and would not change the head."""
     added = b"Via: 1.1 k\r\n"
     for own, lines in ((taken.head(), 0), (taken.head(added, frozenset((b"via",))), 1)):
         again = http1.REQUEST.fullmatch(own)
@@ -99,7 +99,7 @@ def _goes_on_as_it_was_read(taken: http1.Request) -> None:
 
 
 def _h11_reads_the_same(taken: http1.Request, came: bytes) -> None:
-    """h11 on the head as it came, and on the head as it goes on; compared where h11 takes it."""
+    """Compare with h11 on the received head and on the head that the switch sends on, where h11 accepts them."""
     for head, target in ((came, taken.target), (taken.head(), taken.path)):
         theirs = _h11_request(head, target)
         if theirs is None:
@@ -119,7 +119,7 @@ def _h11_reads_the_same(taken: http1.Request, came: bytes) -> None:
 
 
 def _h11_request(head: bytes, target: bytes) -> h11.Request | None:
-    """h11 knows no target with bytes from 0x80 on: it gets another in its place."""
+    """Replace a target with bytes from 0x80 on, which h11 does not accept."""
     head = head.replace(b" %b HTTP/" % target, b" /fuzz HTTP/", 1)
     server = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
     server.receive_data(head)
@@ -130,13 +130,13 @@ def _h11_request(head: bytes, target: bytes) -> h11.Request | None:
     return event if isinstance(event, h11.Request) else None
 
 
-# Answers.
+# Responses.
 
 METHODS = (b"GET", b"HEAD", b"POST")
 
 
 def response(data: bytes) -> None:
-    """The head of a server's answer."""
+    """The head of a response."""
     for method in METHODS:
         for minor in (True, False):
             read = only([_response(data, method, minor, size) for size in SIZES])
@@ -162,7 +162,7 @@ def _response(data: bytes, method: bytes, minor: bool, size: int) -> tuple[bytes
 
 
 def _answer_goes_on(data: bytes, method: bytes, minor: bool) -> None:
-    """minor: False for a client of HTTP/1.0, which must see no coding."""
+    """minor: False for a client of HTTP/1.0, which must get no transfer coding."""
     read = http1.read_response(data, method, HEAD_SIZE, minor=minor)
     assert read is not None
     answer, end = read
@@ -204,7 +204,7 @@ def _answer_goes_on(data: bytes, method: bytes, minor: bool) -> None:
 
 
 def chunks(data: bytes) -> None:
-    """A chunked body: where it ends, whatever the pieces, and h11 sees its end there too."""
+    """A chunked body ends at the same byte for all sizes of pieces, and for h11."""
     ended = only([_end(Chunked(), data, size) for size in SIZES])
     content = only([_end(Chunked(decode=True), data, size) for size in SIZES])
     if not isinstance(ended, tuple) or not isinstance(content, tuple):
@@ -227,7 +227,7 @@ def chunks(data: bytes) -> None:
 
 
 def _plain_end(data: bytes) -> tuple[int, bytes]:
-    """Where a chunked body ends, read in the plainest way, and what it holds."""
+    """Where a chunked body ends, and its content, read in the simplest way."""
     position, content = 0, b""
     while True:
         line_end = data.index(b"\r\n", position)
@@ -246,7 +246,7 @@ def _plain_end(data: bytes) -> tuple[int, bytes]:
 
 
 def feed_all(frame: Frame, data: bytes) -> tuple[int, bytes]:
-    """How many bytes of `data` are the body's, by as many calls as it takes; and what goes on for them."""
+    """Feed `data` in as many calls as it takes; return how many bytes belong to the body, and the bytes to send on."""
     total, onward = 0, b""
     while total < len(data) and not frame.done:
         taken = frame.feed(data[total:])
@@ -257,7 +257,7 @@ def feed_all(frame: Frame, data: bytes) -> tuple[int, bytes]:
 
 
 def _end(frame: Frame, data: bytes, size: int) -> tuple[int, bytes] | str:
-    """How many bytes of `data` are the body's, and what goes on; a word where it has not ended."""
+    """Feed `data` in pieces; return what `feed_all` returns, or a word when the body has not ended."""
     total, onward = 0, b""
     for piece in pieces(data, size):
         try:

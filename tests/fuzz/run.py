@@ -22,17 +22,17 @@ LEARNED = ROOT / ".fuzz"
 FINDS = LEARNED / "finds"
 
 LONGEST = 4096
-"""The longest input that is made up, in bytes."""
+"""The longest generated input, in bytes."""
 
 SLOW = 10
-"""Seconds; an input that takes longer is a find too."""
+"""Seconds; an input that takes longer is reported."""
 
 MEMORY = 2048
-"""MiB; an input that takes more is a find too."""
+"""MiB; an input that takes more is reported."""
 
 
 def main() -> int:
-    """Fuzz the targets named, or all. Exit status 1 when something was found."""
+    """Fuzz the named targets, or all. The exit status is 1 when something was found."""
     parser = argparse.ArgumentParser(prog="fuzz", description="Fuzz the switch, coverage-guided.")
     parser.add_argument("--seconds", type=int, default=60, help="for each target; 60 when left out")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="all when left out")
@@ -53,7 +53,7 @@ def main() -> int:
 
 
 def _fuzzed(name: str, seconds: int) -> bool:
-    """Fuzz one target in a process of its own, since libFuzzer ends the process. True: something was found."""
+    """Fuzz one target in a new process, since libFuzzer ends the process. True when something was found."""
     from tests.fuzz.targets import seeds, words
 
     learned, log = LEARNED / name, LEARNED / f"{name}.log"

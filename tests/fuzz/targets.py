@@ -1,4 +1,4 @@
-"""All fuzz targets: a name, a function of bytes, and the bytes to begin with. docs/testing.md tells how to use them."""
+"""All fuzz targets: a name, a function of bytes, and seeds. docs/testing.md describes how to use them."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.fuzz import checks, connections, cookies, door, messages, texts
+from tests.fuzz import checks, connections, cookies, guarded_amp, messages, texts
 from tests.protocols.corpus_entries import entries
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     **messages.TARGETS,
     **texts.TARGETS,
     **cookies.TARGETS,
-    **door.TARGETS,
+    **guarded_amp.TARGETS,
     **connections.TARGETS,
     **checks.TARGETS,
 }
 
 CORPUS = Path(__file__).parent / "corpus"
-"""A folder for each target; each file is one input: a seed that somebody wrote, or a find that shall not come back."""
+"""A folder for each target; each file is one input: a seed, or an input that once failed."""
 
 
 def seeds(name: str) -> list[bytes]:
-    """Inputs of the target `name` that are worth a change here and there."""
+    """The seeds of the target `name`."""
     found = [path.read_bytes() for path in sorted((CORPUS / name).glob("*"))]
     if name == "request":
         found += [entry.message for entry in entries("requests")]
@@ -43,5 +43,5 @@ _WORD = re.compile(rb"[A-Za-z0-9_.-]+|[^A-Za-z0-9_.-]")
 
 
 def words(name: str) -> list[bytes]:
-    """What the seeds of the target `name` are made of."""
+    """The words that occur in the seeds of the target `name`."""
     return sorted({word for seed in seeds(name) for word in _WORD.findall(seed) if len(word) < 64})

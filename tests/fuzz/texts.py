@@ -1,4 +1,4 @@
-"""Fuzz targets for what people and files say: every text is taken, or refused in one line that says what and where.
+"""Fuzz targets for texts of people and files: each is accepted, or refused in one line that names error and place.
 
 Each target takes any bytes and returns; an AssertionError or any other exception is a find.
 """
@@ -20,8 +20,8 @@ from twisted.internet.testing import MemoryReactorClock
 
 from ktcpvs.control.arguments import service_options
 from ktcpvs.control.endpoints import parse_control
+from ktcpvs.control.tcpvsadm.exit_status import UsageError
 from ktcpvs.control.tcpvsadm.options import read_arguments
-from ktcpvs.control.tcpvsadm.outcome import Misuse
 from ktcpvs.errors import BadConfiguration, Refusal
 from ktcpvs.model.address import Inet, parse_address
 from ktcpvs.model.describe import configuration as described
@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 def or_refusal(call: Callable[..., T], *arguments: Any, kind: type[Refusal] = Refusal) -> T | Refusal:
-    """What it answers, or its refusal: one printable line of bounded length."""
+    """Return the function's result, or its refusal, which must be one printable line of bounded length."""
     try:
         return call(*arguments)
     except kind as refusal:
@@ -50,7 +50,7 @@ def or_refusal(call: Callable[..., T], *arguments: Any, kind: type[Refusal] = Re
 
 
 def text_of(data: bytes) -> str:
-    """Any text: what is no UTF-8 becomes lone surrogates."""
+    """Any text: invalid UTF-8 becomes lone surrogates."""
     return data.decode("utf-8", "surrogateescape")
 
 
@@ -58,7 +58,7 @@ def text_of(data: bytes) -> str:
 
 PLACE = re.compile(r"fuzz\.conf:([0-9]+):([0-9]+): \S")
 REPEATED = 20_000
-"""Every 16th text is read so long too, made of repetitions of itself: what takes more than linear time would show."""
+"""Every 16th text is also read repeated to this length, which would show more than linear time."""
 
 
 def configuration(data: bytes) -> None:
@@ -82,7 +82,7 @@ def _configuration(text: str) -> None:
 
 
 def _survives(table: Table) -> None:
-    """It is sound; what is written of it is read back to it, and is written so again."""
+    """It is valid; written and read back it is the same, and is written in the same way again."""
     assert_sound(table)
     text = write(*described(table))
     text.encode()
@@ -96,7 +96,7 @@ def _survives(table: Table) -> None:
 
 
 def address(data: bytes) -> None:
-    """An address, and as what it is written."""
+    """An address: written and read back it is the same."""
     for text in (text_of(data), data.decode("latin-1")):
         found = or_refusal(parse_address, text)
         if not isinstance(found, Refusal):
@@ -122,11 +122,11 @@ def options(data: bytes) -> None:
 
 
 def arguments(data: bytes) -> None:
-    """A command line of tcpvsadm, a word in each line; and each word as the place of the control connection."""
+    """A command line of tcpvsadm, a word in each line; and each word as the address of the control connection."""
     argv = text_of(data).split("\n")
     try:
         given = read_arguments(argv)
-    except Misuse as misuse:
+    except UsageError as misuse:
         assert all(line.isprintable() for line in str(misuse).split("\n")), ascii(str(misuse))
     else:
         assert given.command.name
@@ -139,7 +139,7 @@ def arguments(data: bytes) -> None:
 
 
 def networks(data: bytes) -> None:
-    """Networks, and as what they are written; who may come by them."""
+    """Networks: written and read back they are the same, and they match the same addresses."""
     for text in (text_of(data), data.decode("latin-1")):
         found = or_refusal(parse_networks, text)
         if not isinstance(found, Refusal):
@@ -155,7 +155,7 @@ _folder: list[Path] = []
 
 
 def _file() -> Path:
-    """A file of this process, in memory where the machine has such a place."""
+    """A file of this process, in memory where the machine has such a folder."""
     if not _folder:
         memory = Path("/dev/shm")
         _folder.append(Path(tempfile.mkdtemp(prefix="ktcpvs-fuzz-", dir=memory if memory.is_dir() else None)))
@@ -182,7 +182,7 @@ def state(data: bytes) -> None:
 
 
 def access(data: bytes) -> None:
-    """A request's line in both formats: one line of ASCII, whose fields cannot run into each other."""
+    """A line of the access log in both formats: one line of ASCII with unambiguous fields."""
     method, target, lines, client, server, reason, ending = (data.split(b"\0", 6) + [b""] * 7)[:7]
     record = Record("s", "wlc", client.decode("latin-1"), float(zlib.crc32(data)), method, target, len(data) & 1, lines)
     record.server, record.reason, record.ending = server.decode("latin-1"), text_of(reason), text_of(ending)

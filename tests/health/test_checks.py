@@ -14,11 +14,12 @@ from twisted.internet.error import ConnectError
 from twisted.logger import Logger, formatEvent
 from twisted.python.failure import Failure
 
-from ktcpvs.health.active_checks import AT_ONCE, ActiveChecks
+from ktcpvs.health.active_checks import MAX_RUNNING, ActiveChecks
 from ktcpvs.model.check import Check
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.health import DOWN, UP
 from ktcpvs.runtime.context import Context
+from ktcpvs.streams.connector import Connector
 from ktcpvs.system.log import EventLog
 
 A, B = "127.0.0.1:80", "127.0.0.2:80"  # the reactor in memory finds every name there
@@ -77,7 +78,7 @@ def test_a_server_that_stalls_is_down_and_is_checked_again(check: str, said: byt
         world.passes(3)
         assert (world.server.health.state, world.server.health.reason) == (DOWN, NOTHING_CAME)
         assert all(line.aborted or line.reset_on_close for line in world.hung_up)
-        assert world.director.checks is not None
+        assert isinstance(world.director.checks, ActiveChecks)
         assert world.director.checks.running == 0
     assert world.lines == [f"service s: server {A} is down: {NOTHING_CAME}"]
     world.close()
@@ -118,7 +119,7 @@ class Probes(ActiveChecks):
         self._make = make
         self.made = 0
 
-    def probe(self, check: Check, destination: Destination) -> Deferred[Any]:
+    def probe(self, check: Check, destination: Destination, connector: Connector) -> Deferred[Any]:
         self.made += 1
         return self._make()  # type: ignore[no-any-return]
 
@@ -133,7 +134,7 @@ def _canceller_raises() -> Deferred[Any]:
 @pytest.mark.parametrize("probe", [_canceller_raises, lambda: [][0], lambda: Deferred(lambda own: own.callback(None))])
 def test_no_probe_ends_the_checks_of_its_server(probe: Callable[[], Any]) -> None:
     world = Checked("check = tcp")
-    assert world.director.checks is not None
+    assert isinstance(world.director.checks, ActiveChecks)
     world.director.checks.stop()
     checks = world.director.checks = Probes(world.context, probe)
     checks.follow([world.live])
@@ -161,8 +162,8 @@ def test_a_check_that_was_ended_reports_nothing() -> None:
 
 def test_checks_wait_for_each_other_when_there_are_too_many() -> None:
     world = Checked("check = tcp")
-    assert world.director.checks is not None
-    world.director.checks.running = AT_ONCE
+    assert isinstance(world.director.checks, ActiveChecks)
+    world.director.checks.running = MAX_RUNNING
     world.passes(10)
     assert world.called() == []
     world.director.checks.running = 0

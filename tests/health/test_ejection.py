@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from memory import World
-from test_exchange import A, B, C, answer, get
+from memory import A, B, C, World, answer, get
 from twisted.python.failure import Failure
 
 from ktcpvs.model.destination import Destination

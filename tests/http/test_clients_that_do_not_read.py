@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
-from memory import Peer, World
-from test_exchange import A, B, answer, get
+from memory import A, B, Peer, World, answer, get
 from twisted.internet.error import ConnectError
 from twisted.python.failure import Failure
 
@@ -89,7 +89,8 @@ def test_a_client_that_fills_up_within_a_turn_is_served_no_further(make: Make) -
         if len(written) == 3:
             client.fills_up()
 
-    client.line.write = fill  # type: ignore[method-assign]  # a peer whose buffers hold three responses
+    stream: Any = client.stream
+    stream.write = stream.transport.write = fill  # a peer whose buffers hold three responses
     client.says(get("/nobody") * 50)
     world.turns(10)
     assert len(written) == 3

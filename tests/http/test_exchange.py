@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memory import Peer, World
+from memory import A, B, C, Peer, World, answer, get
 
 from ktcpvs.http.client_connection import MAX_PENDING_BYTES, MAX_REQUESTS_PER_TURN
 from ktcpvs.http.exchange import MAX_INTERIM_PER_TURN
@@ -18,7 +18,6 @@ from ktcpvs.model import exchange as life
 from ktcpvs.model.latency import described
 from ktcpvs.protocols.http1.body import MAX_COST_PER_CALL
 
-A, B, C = "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"
 RULES = (
     "scheduler = phttp", f"server = {A}", f"server = {B}",
     f'rule = pattern "^/a" use server {A}', f'rule = pattern "^/b" use server {B}',
@@ -43,16 +42,6 @@ def make() -> Iterator[Make]:
             if peer.stream.is_open and not peer.line.disconnecting and not peer.line.aborted:
                 peer.resets()
         world.close()
-
-
-def get(path: str = "/a", *lines: str, method: str = "GET", body: bytes = b"") -> bytes:
-    head = "\r\n".join((f"{method} {path} HTTP/1.1", "Host: h", *lines))
-    return head.encode() + b"\r\n\r\n" + body
-
-
-def answer(body: bytes = b"hello", *lines: str, status: str = "200 OK") -> bytes:
-    head = "\r\n".join((f"HTTP/1.1 {status}", *lines, f"Content-Length: {len(body)}"))
-    return head.encode() + b"\r\n\r\n" + body
 
 
 def test_every_request_goes_to_its_own_server(make: Make) -> None:

@@ -204,7 +204,7 @@ class User:
 
 def test_a_server_connection_without_an_exchange() -> None:
     parts = Parts()
-    connection, made = parts.http.connections.connect(parts.server)
+    connection, made = parts.http.connections.connect(parts.server, parts.service.connector(parts.server))
     assert parts.http.connections.open == 1
     stream, line = parts.connected()
     assert stream is connection
@@ -212,8 +212,8 @@ def test_a_server_connection_without_an_exchange() -> None:
     user = User()
     connection.exchange = user
     connection.dataReceived(b"a")
-    connection.pauseProducing()
-    connection.resumeProducing()
+    line.producer.pauseProducing()
+    line.producer.resumeProducing()
     connection.read_later(b"b")
     assert line.producerState == "paused"
     parts.reactor.advance(0)

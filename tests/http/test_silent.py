@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from memory import Peer, World
-from test_exchange import A, B, answer, get
+from memory import A, B, Peer, World, answer, get
 
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.retries import RetryBudget

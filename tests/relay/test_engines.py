@@ -6,11 +6,13 @@ import gc
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from memory import World
 from reactors import Lines, ReactorThread, descriptors, settled
 from servers import free_address, wait_for
+from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
 
 from ktcpvs.errors import BadValue
@@ -20,7 +22,8 @@ from ktcpvs.model.language.parser import parse
 from ktcpvs.model.service import RELAYS
 from ktcpvs.relay.engines import Relays
 from ktcpvs.relay.splice import SpliceRelay
-from ktcpvs.runtime.context import Context, Descriptors
+from ktcpvs.runtime.context import Context
+from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.services.director import Director
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.timer_wheel import TimerWheel
@@ -127,26 +130,36 @@ def test_what_relays_share_is_made_when_the_first_is_and_given_back(thread: Reac
 # What the director makes of it.
 
 
+def load_edit(*lines: str, settings: str = "") -> Load:
+    text = "\n".join(lines)
+    edit: Load = parse(f"global {{ {settings} }}\nVirtual web {{\nserver = 10.0.0.1:80\n{text}\n}}\n")
+    return edit
+
+
 class Machine:
     """A director on a machine where the kernel cannot relay, or can. said: what was logged."""
 
     def __init__(self, kernel: str | None) -> None:
         self.log = EventLog()
-        self.context = Context(MemoryReactorClock(), self.log, Descriptors(1000))
-        self.context.relays = relays(kernel)
+        self.context = Context(MemoryReactorClock(), self.log, Descriptors(1000), relays=relays(kernel))
         self.director = Director(self.context)
 
     def does(self, edit: Edit) -> None:
         """Carries it out, or raises its refusal."""
+        self._awaits(self.director.submit(edit))
+
+    def begins_with(self, *edits: Edit) -> None:
+        """They make a table that ran before."""
+        self._awaits(self.director.load_initial(edits, is_strict=False))
+
+    def _awaits(self, done: Deferred[Any]) -> None:
         failures: list[object] = []
-        self.director.submit(edit).addErrback(failures.append)
+        done.addErrback(failures.append)
         for failure in failures:
             failure.raiseException()  # type: ignore[attr-defined]
 
     def load(self, *lines: str, settings: str = "") -> None:
-        text = "\n".join(lines)
-        edit: Load = parse(f"global {{ {settings} }}\nVirtual web {{\nserver = 10.0.0.1:80\n{text}\n}}\n")
-        self.does(edit)
+        self.does(load_edit(*lines, settings=settings))
 
     def stats(self) -> object:
         return Views(self.director).view("stats", "web")["services"][0]["stats"]["relay"]
@@ -197,9 +210,7 @@ def parse_unix(folder: Path) -> object:
 
 
 def test_other_edits_of_a_service_whose_relay_went_away_are_taken(poor: Machine) -> None:
-    poor.director.is_strict = False  # as it is for what ran before
-    poor.load("relay = kernel")
-    poor.director.is_strict = True
+    poor.begins_with(load_edit("relay = kernel"))
     poor.does(EditService("web", {"maxclients": 5}))
     assert poor.director.table.services["web"].relay == "kernel"
     with pytest.raises(BadValue):
@@ -252,9 +263,7 @@ def test_a_setting_changes_what_serves_at_once(rich: Machine) -> None:
 def test_what_ran_before_copies_where_its_relay_went_away(poor: Machine) -> None:
     said: list[str] = []
     poor.context.log.warn = lambda form, **values: said.append(form.format(**values))  # type: ignore[method-assign]
-    poor.director.is_strict = False
-    poor.load(f"listen = {free_address()}", "relay = kernel")
-    poor.does(StartService("web"))
+    poor.begins_with(load_edit(f"listen = {free_address()}", "relay = kernel"), StartService("web"))
     poor.does(EditService("web", {"maxclients": 5}))
     assert poor.stats() == {"in_use": "copy", "why": f"kernel: {RIGHTS}", "joined": NONE}
     assert said == [f"service web copies: kernel: {RIGHTS}"]

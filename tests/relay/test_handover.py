@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reactors import ReactorThread, descriptors, settled
+from reactors import ReactorThread, descriptors, flushed, settled
 from servers import LOOPBACK, dial, free_port, read_all, read_exactly, reset, wait_for
 
 from ktcpvs.dispatch.client_connection import ClientConnection
@@ -26,14 +26,13 @@ from ktcpvs.model.edits import EditService, StartService
 from ktcpvs.model.language.parser import parse
 from ktcpvs.relay import handover
 from ktcpvs.relay.copy import CopyRelay
-from ktcpvs.relay.detach import flushed
 from ktcpvs.relay.engines import Relays
-from ktcpvs.relay.handover import ATTEMPTS, EARLY
+from ktcpvs.relay.handover import EARLY_CHECK_DELAY, MAX_ATTEMPTS
 from ktcpvs.relay.splice import SpliceRelay
-from ktcpvs.runtime.context import Context, Descriptors
+from ktcpvs.runtime.context import Context
+from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.services.director import Director
 from ktcpvs.services.running import RunningService
-from ktcpvs.streams.uv_transport import UVTransport
 from ktcpvs.system import bpf
 from ktcpvs.system.log import NON_FATAL, EventLog
 
@@ -83,8 +82,8 @@ class Switch:
     def _start(self) -> None:
         log = EventLog(NON_FATAL)
         log.event = lambda level, form, **values: self._note(level, form, values)  # type: ignore[method-assign]
-        self.context = Context(self.thread.reactor, log, Descriptors(1000))
-        self.relays = self.context.relays = Spliced(self.thread.reactor, 1000)
+        self.relays = Spliced(self.thread.reactor, 1000)
+        self.context = Context(self.thread.reactor, log, Descriptors(1000), relays=self.relays)
         self.director = Director(self.context)
         self.configure()
         self.does(StartService("s"))
@@ -192,7 +191,7 @@ class Joined:
     def is_held(self) -> bool:
         """Neither side is read, since there is something to be sent first."""
         waits = self.connection.handover
-        return waits is not None and waits._looks > 0
+        return waits is not None and waits.is_flushing
 
 
 @pytest.fixture(scope="module", params=["uvloop", "epoll"])
@@ -229,7 +228,7 @@ def make(thread: ReactorThread) -> Iterator[Make]:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """An attempt lasts until it succeeds or something ends it."""
-    monkeypatch.setattr(handover, "LOOKS", (0.005,) * 100_000)
+    monkeypatch.setattr(handover, "FLUSH_DELAYS", (0.005,) * 100_000)
 
 
 WLC = "scheduler = wlc"
@@ -419,7 +418,7 @@ def test_what_is_not_bulk_is_copied_for_ever(make: Make) -> None:
     assert switch.relays.asked == 0
     waits = one.connection.handover
     assert waits is not None
-    assert (waits._call is None) == isinstance(one.connection.client.transport, UVTransport)
+    assert (waits._call is None) == one.connection.client.reports_bulk
 
 
 def test_bulk_is_handed_over_when_its_time_has_come(make: Make) -> None:
@@ -442,7 +441,7 @@ def test_bulk_is_seen_before_its_time_has_come(make: Make) -> None:
     one = switch.join()
     relay = one.connection.relay
     pouring = Pouring(one.server, one.client, 1)
-    early = isinstance(one.connection.client.transport, UVTransport)
+    early = one.connection.client.reports_bulk
     if early:
         one.is_handed_over()
     else:
@@ -460,7 +459,7 @@ def test_a_lot_at_once_is_not_yet_bulk(make: Make) -> None:
     for _ in range(3):
         one.server.sendall(BULK[:300_000])
         assert read_exactly(one.client, 300_000) == BULK[:300_000]
-        time.sleep(2 * EARLY)
+        time.sleep(2 * EARLY_CHECK_DELAY)
     assert one.connection.relay is relay
 
 
@@ -516,7 +515,7 @@ def test_who_does_not_take_it_goes_on_as_before(make: Make) -> None:
     sent = one.fill()
     waits = one.connection.handover
     assert waits is not None
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in range(1, MAX_ATTEMPTS + 1):
         switch.ticks(2)
         wait_for(lambda: waits._attempts == attempt and not one.is_held())  # noqa: B023
         one.server.sendall(b"meanwhile")
@@ -526,7 +525,7 @@ def test_who_does_not_take_it_goes_on_as_before(make: Make) -> None:
     assert read_exactly(one.server, sent) == BULK[:sent]
     inward = Pouring(one.client, one.server, 7)
     assert inward.ends() == one.moved()[0] - sent
-    assert one.moved()[1] == 9 * ATTEMPTS
+    assert one.moved()[1] == 9 * MAX_ATTEMPTS
 
 
 def test_a_later_attempt_succeeds(make: Make) -> None:

@@ -1,6 +1,6 @@
 """Every state of a relayed connection ends, though nobody does anything more: what ends it, and when.
 
-docs/architecture.md has the table of these states.
+docs/timeouts.md has the table of these states.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from memory import Peer, World
-from test_exchange import get
+from memory import Peer, World, get
 
 A = "10.0.0.1:80"
 WLC = ("scheduler = wlc", f"server = {A}")
@@ -125,7 +124,7 @@ OVER = STATES[5:]
 
 
 def test_the_document_has_all_of_them() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "timeouts.md").read_text()
     rows = text.partition("<!-- ends of relays: begin -->")[2].partition("<!-- ends of relays: end -->")[0]
     named = [line.split("|")[1].strip() for line in rows.splitlines() if line.startswith("|")]
     assert named[2:] == [state.__name__.replace("_", " ") for state in STATES]

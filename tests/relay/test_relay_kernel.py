@@ -17,9 +17,10 @@ from test_relay_splice import BULK, Joined, Sending, filled
 from test_relay_splice import thread as thread
 
 from ktcpvs.model import grants
-from ktcpvs.relay import programs
+from ktcpvs.relay import program_slots
 from ktcpvs.relay.bytecode import DONE_WORDS
-from ktcpvs.relay.kernel import CHUNK, Kernel, KernelRelay
+from ktcpvs.relay.kernel import CHUNK, KernelRelay
+from ktcpvs.relay.program_slots import ProgramSlots
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system import bpf
 
@@ -29,18 +30,18 @@ pytestmark = pytest.mark.skipif(bpf.available() is not None, reason=str(bpf.avai
 class Relays(like_splice.Relays):
     def __init__(self, thread: ReactorThread, folder: Path) -> None:
         super().__init__(thread, socket.AF_INET, 0, folder)
-        self.kernel: Kernel = thread.run(Kernel, self.watch)
+        self.slots: ProgramSlots = thread.run(ProgramSlots, self.poller)
 
     def make(self, client: Stream, server: Stream, finished: Callable[[], object]) -> Any:
-        return KernelRelay(client, server, self.wheel, finished, self.watch, self.kernel)
+        return KernelRelay(client, server, self.wheel, finished, self.poller, self.slots)
 
     def close(self) -> None:
         self.clients.close()
         self.servers.close()
-        places = sum(program.slots // 2 for program in self.kernel._programs)
-        wait_for(lambda: self.thread.run(len, self.watch) == len(self.kernel._programs))
-        wait_for(lambda: len(self.kernel._free) == places)
-        self.thread.run(self.kernel.close)
+        places = sum(program.slots // 2 for program in self.slots._programs)
+        wait_for(lambda: self.thread.run(len, self.poller) == len(self.slots._programs))
+        wait_for(lambda: len(self.slots._free) == places)
+        self.thread.run(self.slots.close)
         super().close()
 
 
@@ -128,13 +129,13 @@ def test_one_who_was_reset_before_it_begins(relays: Relays, who: str, said: byte
 
 
 def test_a_slow_reader_gets_no_more_than_its_window_ahead(relays: Relays) -> None:
-    relays.kernel.window = 1 << 20
+    relays.slots.window = 1 << 20
     one = joined(relays)
     way = one.relay.inward
     sending = Sending(one.client, BULK, end=True)
     wait_for(lambda: way.state in (grants.HOLDING, grants.BLOCKED))
-    assert relays.thread.run(way.behind) <= 1 << 20
-    assert len(way.copied) <= CHUNK
+    assert relays.thread.run(way.in_transit) <= 1 << 20
+    assert len(way.pending) <= CHUNK
     one.server.sendall(b"the other direction goes on")
     assert read_exactly(one.client, 27) == b"the other direction goes on"
     assert hashlib.sha256(read_all(one.server)).digest() == hashlib.sha256(BULK).digest()
@@ -172,15 +173,15 @@ def with_small_buffers(relays: Relays) -> Joined:
 @pytest.mark.parametrize("size", [1, 100, 1448])
 def test_packets_use_up_a_grant_like_bytes_when_nobody_reads(relays: Relays, size: int) -> None:
     """What the kernel redirects and cannot send is limited by its charge; the rest comes to this process."""
-    window = relays.kernel.window = 512 << 10
+    window = relays.slots.window = 512 << 10
     one = with_small_buffers(relays)
     way = one.relay.inward
     most = window // (size + grants.PACKET_COST)
     sent = send_packets(one.client, size, 4 * most)
     # The estimate counts packets twice that came while it noted what had been acknowledged: a few, on another core.
     twice = 4
-    assert relays.thread.run(way.under_way) <= window + twice * (size + grants.PACKET_COST)
-    settled, settled_charge = way._known
+    assert relays.thread.run(way.unacknowledged_charge) <= window + twice * (size + grants.PACKET_COST)
+    settled, settled_charge = way._acknowledged
     under_way = way.program.charged(way.slot) - settled_charge - (way.redirected - settled)
     assert under_way // grants.PACKET_COST <= window // grants.PACKET_COST + twice
     assert way.program.passed(way.slot) > 0
@@ -191,7 +192,7 @@ def test_packets_use_up_a_grant_like_bytes_when_nobody_reads(relays: Relays, siz
 
 def test_who_neither_reads_nor_stops_sending_is_held_back(relays: Relays) -> None:
     """Both do. What is passed would wait, uncharged, behind what is redirected to the same socket."""
-    relays.kernel.window = 512 << 10
+    relays.slots.window = 512 << 10
     one = with_small_buffers(relays)
     ways = one.relay.inward, one.relay.outward
     for sock, way in zip((one.client, one.server), ways, strict=True):
@@ -199,7 +200,7 @@ def test_who_neither_reads_nor_stops_sending_is_held_back(relays: Relays) -> Non
     for sock in one.client, one.server:
         assert send_packets(sock, 100, 20_000) < 20_000
     for way in ways:
-        assert way.behind() == 0
+        assert way.in_transit() == 0
         assert way.unread() < 1 << 20
 
 
@@ -215,7 +216,7 @@ def test_what_may_not_wait_to_be_read_resets_both_sides(relays: Relays) -> None:
 
 
 def test_after_a_slow_time_the_kernel_takes_over_again(relays: Relays) -> None:
-    relays.kernel.window = 1 << 20
+    relays.slots.window = 1 << 20
     one = joined(relays)
     way = one.relay.inward
     sending = Sending(one.client, BULK)
@@ -230,7 +231,7 @@ def test_after_a_slow_time_the_kernel_takes_over_again(relays: Relays) -> None:
 
 
 def test_a_reader_that_keeps_up_is_granted_more_and_more(relays: Relays) -> None:
-    relays.kernel.window = 16 << 20
+    relays.slots.window = 16 << 20
     one = joined(relays)
     way = one.relay.inward
     for _ in range(150):
@@ -281,11 +282,11 @@ def test_a_half_closed_connection_stays_in_this_process(relays: Relays) -> None:
 
 
 def test_more_connections_than_one_program_has_room_for(relays: Relays, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(programs, "PAIRS", 2)
+    monkeypatch.setattr(program_slots, "PAIRS", 2)
     for one in [joined(relays) for _ in range(5)]:
         one.client.sendall(b"x")
         assert read_exactly(one.server, 1) == b"x"
-    assert len(relays.kernel._programs) == 3
+    assert len(relays.slots._programs) == 3
     assert in_user_space(one) == 0
 
 
@@ -294,7 +295,7 @@ def test_when_the_kernel_is_closed_it_carries_no_more(relays: Relays) -> None:
     one.client.sendall(b"x")
     assert read_exactly(one.server, 1) == b"x"
     before = settled(relays.thread)
-    relays.thread.run(relays.kernel.close)
+    relays.thread.run(relays.slots.close)
     assert one.relay.inward.bytes == 1
-    relays.thread.run(lambda: (one.inner.stream.reset(), one.outer.stream.reset()))
+    relays.thread.run(lambda: (one.inner.stream.abort(), one.outer.stream.abort()))
     wait_for(lambda: descriptors() <= before - 12)  # ten of the program, two sockets

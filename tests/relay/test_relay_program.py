@@ -28,12 +28,12 @@ from ktcpvs.relay.bytecode import (
     DONE_WORDS,
     GRANT_WORDS,
     HALF_USED,
-    LONGEST_CUT,
+    MAX_CUT,
     OVERFULL,
     PASSED,
     instructions,
 )
-from ktcpvs.relay.program import NO_GRANT, Lost, Program
+from ktcpvs.relay.program import NO_GRANT, BytesLost, Program
 from ktcpvs.system.bpf import BPFError, Map, available
 from ktcpvs.system.instructions import disassemble
 
@@ -51,7 +51,7 @@ def test_the_byte_code() -> None:
     lines = disassemble(code, names)
     first = next(number for number, line in enumerate(lines) if "<= 4095" in line)
     steps = [number for number, line in enumerate(lines) if "<= 4095" in line]
-    assert len(steps) == LONGEST_CUT // 4095
+    assert len(steps) == MAX_CUT // 4095
     without_numbers = [[line.split(" ", 1)[1] for line in lines[step + 1 : step + 8]] for step in steps]
     assert without_numbers == [without_numbers[0]] * len(steps)  # each cuts off as much as the first
     assert "\n".join(lines[: first + 8]) == LISTING
@@ -520,7 +520,7 @@ def test_a_packet_that_was_read_in_part(program: Program, sockets: Callable[[], 
 
 
 @kernel
-@pytest.mark.parametrize("gap", [1, 1 << 31, -15, -LONGEST_CUT - 1])
+@pytest.mark.parametrize("gap", [1, 1 << 31, -15, -MAX_CUT - 1])
 def test_what_does_not_follow_is_dropped_and_told_once(program: Program, relay: Relay, gap: int) -> None:
     """No packet does that; better lost and told than wrong."""
     program.grant(relay.ab, 0, ALL, ALL)
@@ -619,7 +619,7 @@ def test_a_half_closed_socket_cannot_be_joined(program: Program, sockets: Callab
         with pytest.raises(BPFError, match="open both ways") as caught:
             program.join(relay.ab, relay.ba, relay.a, relay.b)
         assert caught.value.errno == errno.EOPNOTSUPP
-        assert not isinstance(caught.value, Lost)
+        assert not isinstance(caught.value, BytesLost)
         assert is_empty(program, relay)
 
 
@@ -670,7 +670,7 @@ def test_a_socket_is_half_closed_while_it_is_joined(
     with pytest.raises(BPFError, match="update of a map: Operation not supported") as caught:
         program.join(relay.ab, relay.ba, relay.a, relay.b)
     assert caught.value.errno == errno.EOPNOTSUPP
-    assert not isinstance(caught.value, Lost)
+    assert not isinstance(caught.value, BytesLost)
     assert is_empty(program, relay)
     relay.a.sendall(b"as before")
     assert read_exactly(relay.client, 9) == b"as before"
@@ -691,7 +691,7 @@ def test_bytes_that_are_lost_when_joining_fails(
         wait_for(lambda: facts(relay.b).state == 8)
 
     monkeypatch.setattr(program, "_sources", Interrupted(program._sources, 1, end))
-    with pytest.raises(Lost, match="bytes were lost: update of a map: Operation not supported"):
+    with pytest.raises(BytesLost, match="bytes were lost: update of a map: Operation not supported"):
         program.join(relay.ab, relay.ba, relay.a, relay.b)
     assert is_empty(program, relay)
 
@@ -721,7 +721,7 @@ def test_what_is_under_way_is_lost_by_parting(program: Program, relay: Relay) ->
     size = more_than_fits(relay.b, relay.server)
     relay.client.sendall(bytes(size))
     wait_for(lambda: program.redirected(relay.ab) == size)
-    program.part(relay.ab, relay.ba)
+    program.leave(relay.ab, relay.ba)
     relay.b.shutdown(socket.SHUT_WR)
     arrived = len(read_all(relay.server))
     assert arrived == facts(relay.b).queued < size
@@ -734,12 +734,12 @@ def test_parted_sockets_are_as_before(program: Program, relay: Relay) -> None:
     assert read_exactly(relay.server, 1) == b"1"
     relay.server.sendall(b"2")
     assert read_exactly(relay.b, 1) == b"2"
-    program.part(relay.ab, relay.ba)
+    program.leave(relay.ab, relay.ba)
     assert is_empty(program, relay)
     relay.client.sendall(b"3")
     assert read_exactly(relay.a, 1) == b"3"
     assert counts(program, relay.ab) == (1, 0)
-    program.part(relay.ab, relay.ba)
+    program.leave(relay.ab, relay.ba)
     program.join(relay.ab, relay.ba, relay.a, relay.b)
     assert program._grants.words[GRANT_WORDS * relay.ab] == NO_GRANT
     assert counts(program, relay.ab) == (0, 0)
@@ -757,7 +757,7 @@ def test_a_target_that_is_gone(program: Program, relay: Relay) -> None:
     wait_for(lambda: program.redirected(relay.ab) == 5)
     assert nothing_to_read(relay.a)
     assert relay.server.recv(1) == b""
-    program.part(relay.ab, relay.ba)
+    program.leave(relay.ab, relay.ba)
     relay.client.sendall(b"later")
     assert read_exactly(relay.a, 5) == b"later"
 
@@ -786,13 +786,13 @@ def test_nothing_is_left_of_many(program: Program) -> None:
         open_now = descriptors()
         for number in range(200):
             program.join(number % 64, (number + 1) % 64, a, b)
-            program.part(number % 64, (number + 1) % 64)
+            program.leave(number % 64, (number + 1) % 64)
         assert descriptors() == open_now
     for _ in range(200):
         with contextlib.ExitStack() as stack:
             a, b = connect(stack)[0], connect(stack)[0]
             program.join(0, 1, a, b)
-        program.part(0, 1)
+        program.leave(0, 1)
     assert descriptors() == before
     assert program._cookies == {}
 

@@ -21,14 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reactors import Lines, Owner, ReactorThread, descriptors, settled
+from reactors import Lines, Owner, ReactorThread, descriptors, flushed, settled
 from servers import read_all, read_exactly, reset, wait_for
 
 from ktcpvs.relay.copy import CopyRelay
-from ktcpvs.relay.detach import can_detach, flushed
-from ktcpvs.relay.pipes import PIPE_SIZE, PIPES_MOST, PIPES_SPARE, Pipes
+from ktcpvs.relay.pipes import MAX_PIPES, MAX_SPARE_PIPES, PIPE_SIZE, Pipes
+from ktcpvs.relay.poller import SocketPoller
 from ktcpvs.relay.splice import Direction, SpliceRelay, available
-from ktcpvs.relay.watch import Watch
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system.sockets import read_urgent_in_place
 from ktcpvs.system.timer_wheel import TimerWheel
@@ -54,16 +53,16 @@ def family(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture(params=["spliced", "copied"])
 def most(request: pytest.FixtureRequest) -> int:
-    return PIPES_MOST if request.param == "spliced" else 0
+    return MAX_PIPES if request.param == "spliced" else 0
 
 
 tcp_only = pytest.mark.parametrize("family", [socket.AF_INET], ids=["TCP"])
 """For what unix sockets do not have."""
 
-spliced_only = pytest.mark.parametrize("most", [PIPES_MOST], ids=["spliced"])
+spliced_only = pytest.mark.parametrize("most", [MAX_PIPES], ids=["spliced"])
 
 
-class CountingWatch(Watch):
+class CountingPoller(SocketPoller):
     """turns: in how many turns of the reactor somebody was told."""
 
     turns = 0
@@ -107,7 +106,7 @@ class Joined:
             if clean:
                 other.stream.close()
             elif who == "client":
-                other.stream.reset()
+                other.stream.abort()
             else:
                 other.stream.close_with_reset()
 
@@ -134,30 +133,30 @@ class Relays:
         self.clients = Lines(thread, "accepted", family, folder / "clients")
         self.servers = Lines(thread, "called", family, folder / "servers")
         self.wheel = TimerWheel(thread.reactor, lambda: None)  # its ticks are what a test says
-        self.watch: CountingWatch = thread.run(CountingWatch, thread.reactor)
+        self.poller: CountingPoller = thread.run(CountingPoller, thread.reactor)
         self.pipes = Pipes(most)
 
     def make(self, client: Stream, server: Stream, finished: Callable[[], object]) -> Any:
-        return SpliceRelay(client, server, self.wheel, finished, self.watch, self.pipes)
+        return SpliceRelay(client, server, self.wheel, finished, self.poller, self.pipes)
 
     def join(self, waiting: bytes = b"", answer: bytes = b"") -> Joined:
         return Joined(self).start(waiting, answer)
 
     def rests(self) -> bool:
         """True when the reactor turns and nobody is told anything."""
-        before = self.watch.turns
+        before = self.poller.turns
         for _ in range(5):
             self.thread.run(lambda: None)
-        return self.watch.turns == before
+        return self.poller.turns == before
 
     def close(self) -> None:
         self.clients.close()
         self.servers.close()
-        wait_for(lambda: self.thread.run(len, self.watch) == 0)
-        assert self.pipes.lent == 0
+        wait_for(lambda: self.thread.run(len, self.poller) == 0)
+        assert self.pipes.in_use == 0
         self.pipes.close()
         assert self.pipes.made == 0
-        self.thread.run(self.watch.close)
+        self.thread.run(self.poller.close)
 
 
 @pytest.fixture
@@ -200,7 +199,7 @@ def filled(relays: Relays, sock: socket.socket, way: Direction) -> int:
     """How many bytes `sock` could send until nothing moves any more, and something is held in the relay."""
     sent = 0
     sock.setblocking(False)
-    while not (relays.rests() and (getattr(way, "held", 0) or way.copied)):
+    while not (relays.rests() and (getattr(way, "in_pipe", 0) or way.pending)):
         with contextlib.suppress(BlockingIOError):
             while True:
                 sent += sock.send(BULK[sent % 1000 : 1 << 16])
@@ -227,7 +226,7 @@ def test_requests_and_answers(relays: Relays) -> None:
     assert (joined.inner.data, joined.outer.data) == (b"", b"")
     assert (joined.relay.inward.ended, joined.relay.outward.ended) == (False, False)
     wait_for(relays.rests)
-    assert relays.pipes.lent == 0
+    assert relays.pipes.in_use == 0
     joined.client.close()
     assert ends(joined.server) == "end"
     joined.server.close()
@@ -368,8 +367,8 @@ def test_a_slow_reader_holds_the_sender_back(relays: Relays) -> None:
     """What waits is in the kernel's buffers and at most one pipe; nobody is told anything until it is read."""
     joined = relays.join()
     sent = filled(relays, joined.client, joined.relay.inward)
-    assert relays.pipes.lent <= 1
-    assert joined.relay.inward.held + len(joined.relay.inward.copied) <= PIPE_SIZE
+    assert relays.pipes.in_use <= 1
+    assert joined.relay.inward.in_pipe + len(joined.relay.inward.pending) <= PIPE_SIZE
     joined.server.sendall(b"the other direction goes on")
     assert read_exactly(joined.client, 27) == b"the other direction goes on"
     joined.client.shutdown(socket.SHUT_WR)
@@ -378,7 +377,7 @@ def test_a_slow_reader_holds_the_sender_back(relays: Relays) -> None:
     while data := joined.server.recv(int(2 ** chance.uniform(10, 20))):
         received += len(data)
     assert received == joined.relay.inward.bytes == sent
-    assert relays.pipes.lent == 0
+    assert relays.pipes.in_use == 0
 
 
 def test_the_time_of_the_last_bytes(relays: Relays) -> None:
@@ -387,7 +386,7 @@ def test_the_time_of_the_last_bytes(relays: Relays) -> None:
     relays.wheel.now = 5
     joined.client.sendall(b"x")
     assert read_exactly(joined.server, 1) == b"x"
-    assert (joined.relay.idle_since(), joined.relay.inward.seen, joined.relay.outward.seen) == (5, 5, 0)
+    assert (joined.relay.idle_since(), joined.relay.inward.last_data, joined.relay.outward.last_data) == (5, 5, 0)
     relays.wheel.now = 7
     joined.server.sendall(b"x")
     assert read_exactly(joined.client, 1) == b"x"
@@ -464,7 +463,7 @@ def test_the_owner_resets_both(relays: Relays) -> None:
     joined = relays.join()
     sendings = [Sending(joined.client, BULK), Sending(joined.server, BULK)]
     wait_for(lambda: joined.relay.inward.bytes > 0 and joined.relay.outward.bytes > 0)
-    joined.do(lambda: (setattr(joined, "is_over", True), joined.inner.stream.reset(), joined.outer.stream.reset()))
+    joined.do(lambda: (setattr(joined, "is_over", True), joined.inner.stream.abort(), joined.outer.stream.abort()))
     joined.hears("client broken", "server broken")
     for sending in sendings:
         sending.join()
@@ -532,12 +531,12 @@ def test_from_a_relay_in_full_flow(relays: Relays) -> None:
     def hand_over() -> None:
         both = (inner, outer)
         if copying.inward.bytes > 200_000 and copying.outward.bytes > 200_000 and all(map(flushed, both)):
-            assert [can_detach(stream) for stream in both] == [None, None]
+            assert [stream.detach_obstacle() for stream in both] == [None, None]
             left.append(copying.inward.bytes)
-            joined.relay.count_on(copying)
+            joined.relay.continue_from(copying)
             joined.relay.start()
         else:
-            relays.watch.soon(hand_over)
+            relays.poller.call_soon(hand_over)
 
     def begin() -> None:
         copying.start()
@@ -590,7 +589,7 @@ def test_without_descriptors_nothing_happens(relays: Relays) -> None:
     for room in (0, 1):
         relays.thread.run(fail, room)
     assert descriptors() == before
-    assert len(relays.watch) == 0
+    assert len(relays.poller) == 0
     joined.client.sendall(b"hello")
     joined.inner.has(b"hello")
     joined.start(bytes(joined.inner.data))
@@ -660,8 +659,8 @@ def test_hundreds_of_connections_arrive_byte_by_byte(relays: Relays) -> None:
     for joined in many:
         joined.ends_well()
         assert joined.relay.inward.bytes > 0
-    assert relays.pipes.lent == 0
-    assert relays.pipes.made <= PIPES_SPARE
+    assert relays.pipes.in_use == 0
+    assert relays.pipes.made <= MAX_SPARE_PIPES
 
 
 @spliced_only
@@ -681,25 +680,25 @@ def test_pipes_are_few(relays: Relays) -> None:
                 full += 1
         relays.thread.run(lambda: None)
         time.sleep(0.001)
-    assert 0 < relays.pipes.lent <= relays.pipes.made <= 5
+    assert 0 < relays.pipes.in_use <= relays.pipes.made <= 5
     for joined in many:
         joined.client.settimeout(10)
         joined.client.shutdown(socket.SHUT_WR)
         assert len(read_all(joined.server)) == joined.relay.inward.bytes
         joined.server.close()
         joined.ends_well()
-    assert relays.pipes.lent == 0
+    assert relays.pipes.in_use == 0
 
 
 def test_no_more_spare_pipes_than_there_should_be() -> None:
     before = descriptors()
     pipes = Pipes()
-    lent = [pipes.take() for _ in range(PIPES_SPARE + 10)]
+    lent = [pipes.take() for _ in range(MAX_SPARE_PIPES + 10)]
     for pipe in lent:
         assert pipe is not None
         pipes.give(pipe)
-    assert pipes.made == PIPES_SPARE
-    assert descriptors() == before + 2 * PIPES_SPARE
+    assert pipes.made == MAX_SPARE_PIPES
+    assert descriptors() == before + 2 * MAX_SPARE_PIPES
     last = pipes.take()
     pipes.close()
     pipes.close()
@@ -732,7 +731,7 @@ def test_no_descriptor_is_left(relays: Relays) -> None:
             reset(one)
         one.close()
         if number % 5 == 0:
-            joined.do(lambda joined=joined: (joined.inner.stream.reset(), joined.outer.stream.reset()))
+            joined.do(lambda joined=joined: (joined.inner.stream.abort(), joined.outer.stream.abort()))
         wait_for(lambda joined=joined: not joined.inner.stream.is_open or joined.relay.outward.ended is not None)
         other.close()
     wait_for(lambda: not any(joined.inner.stream.is_open or joined.outer.stream.is_open for joined in many))
@@ -742,8 +741,8 @@ def test_no_descriptor_is_left(relays: Relays) -> None:
 
 def living() -> int:
     """How many objects of relays there are."""
-    streams = ("Stream", "UVTransport", "UVCaller", "Server", "Client")
-    names = (*streams, "Detached", "SpliceRelay", "Direction", "Side")
+    streams = ("Stream", "UVTransport", "Server", "Client")
+    names = (*streams, "DetachedTransport", "SpliceRelay", "Direction", "Side")
     return sum(type(thing).__name__ in names for thing in gc.get_objects())
 
 
@@ -759,7 +758,7 @@ def come_and_go(relays: Relays, ends: bool) -> None:
         joined.client.close()
         joined.server.close()
     else:
-        joined.do(lambda: (inner.stream.reset(), outer.stream.reset()))
+        joined.do(lambda: (inner.stream.abort(), outer.stream.abort()))
     wait_for(lambda: not (inner.stream.is_open or outer.stream.is_open))
     relays.clients.owners.remove(inner)
     relays.servers.owners.remove(outer)

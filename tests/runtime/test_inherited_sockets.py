@@ -34,17 +34,21 @@ def port_of(sock: socket.socket) -> int:
 def test_a_socket_is_for_the_address_that_it_is_bound_to(stack: contextlib.ExitStack, host: str) -> None:
     sock, other = held(stack, host), held(stack, host)
     sockets = InheritedSockets([sock, other])
-    assert sockets.lasts(Inet(host, port_of(sock))) is sock
-    assert sockets.lasts(Inet(host, port_of(other))) is other
-    assert sockets.lasts(Inet("127.0.0.2", port_of(sock))) is None
+    assert sockets.find_activated(Inet(host, port_of(sock))) is sock
+    assert sockets.find_activated(Inet(host, port_of(other))) is other
+    assert sockets.find_activated(Inet("127.0.0.2", port_of(sock))) is None
 
 
 def test_a_socket_of_both_families_is_for_ipv4_too(stack: contextlib.ExitStack) -> None:
     both, six = held(stack, "::", dual_stack=True), held(stack, "::")
     sockets = InheritedSockets([both, six])
-    assert sockets.lasts(Inet("0.0.0.0", port_of(both))) is sockets.lasts(Inet("::", port_of(both))) is both
-    assert sockets.lasts(Inet("0.0.0.0", port_of(six))) is None
-    assert sockets.lasts(Inet("127.0.0.1", port_of(both))) is None
+    assert (
+        sockets.find_activated(Inet("0.0.0.0", port_of(both)))
+        is sockets.find_activated(Inet("::", port_of(both)))
+        is both
+    )
+    assert sockets.find_activated(Inet("0.0.0.0", port_of(six))) is None
+    assert sockets.find_activated(Inet("127.0.0.1", port_of(both))) is None
     assert [is_dual_stack(one) for one in (both, six, held(stack, "0.0.0.0"))] == [True, False, False]
 
 
@@ -52,7 +56,7 @@ def test_the_socket_in_the_way_is_named(stack: contextlib.ExitStack) -> None:
     sock = held(stack, "0.0.0.0")
     sockets = InheritedSockets([sock])
     address = Inet("127.0.0.1", port_of(sock))
-    why = f"already: the socket that was handed in, at 0.0.0.0:{port_of(sock)}; listen there"
+    why = f"already: the service manager's socket listens on 0.0.0.0:{port_of(sock)}; listen there"
     with pytest.raises(CannotListen, match=why):
         sockets.open(address, 5, ())
     with pytest.raises(CannotListen, match=why):

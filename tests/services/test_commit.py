@@ -12,13 +12,16 @@ from servers import free_port
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import Logger, formatEvent
 
+from ktcpvs.health.active_checks import ActiveChecks
 from ktcpvs.model import edits
 from ktcpvs.model.address import parse_address
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.table import Table
-from ktcpvs.runtime.context import Context, Descriptors
-from ktcpvs.runtime.resources import Sockets
+from ktcpvs.runtime.context import Context
+from ktcpvs.runtime.descriptors import Descriptors
+from ktcpvs.runtime.listening_sockets import ListeningSockets
 from ktcpvs.services.director import Director
+from ktcpvs.services.serving_processes import SingleProcess
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.steps import Steps
 
@@ -26,11 +29,11 @@ Take = Callable[..., Any]
 
 
 class Fault(Exception):
-    """What the tests make steps raise."""
+    """The tests make steps raise it."""
 
 
-class Opened(Sockets):
-    """opened: every socket that there was."""
+class Opened(ListeningSockets):
+    """opened: every socket that was ever opened."""
 
     def __init__(self) -> None:
         self.opened: list[socket.socket] = []
@@ -41,24 +44,22 @@ class Opened(Sockets):
 
 
 class Switch:
-    """A director whose steps can be made to fail, with real listening sockets. told: what other processes were told.
-    steps: names of the steps that were taken."""
+    """A director whose steps can be made to fail, with real listening sockets. steps: names of the steps taken."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.saved = Table()
         self.steps: list[str] = []
-        self.told: list[Any] = []
-        self.replaced = 0
         self.refused: list[str] = []
         self.reactor = MemoryReactorClock()
         log = EventLog(logger=Logger(observer=lambda event: self.lines.append(formatEvent(event))))
-        self.context = Context(self.reactor, log, Descriptors(100))
-        self.context.steps = Steps(log, self.take)
-        self.context.sockets = self.sockets = Opened()
+        self.sockets = Opened()
+        steps = Steps(log, self.take)
+        self.context = Context(self.reactor, log, Descriptors(100), sockets=self.sockets, steps=steps)
         self.fault: Callable[[str], None] = lambda name: None
         self.fault_after: Callable[[str], None] = lambda name: None
-        self.director = Told(self)
+        self.processes = RecordingProcesses(self.context)
+        self.director = Director(self.context, self._save, processes=self.processes)
 
     def take(self, name: str, call: Take, *arguments: Any) -> Any:
         self.steps.append(name)
@@ -73,6 +74,9 @@ class Switch:
         await result
         self.fault_after(name)
 
+    async def _save(self, table: Table) -> None:
+        await self.save(table)
+
     async def save(self, table: Table) -> None:
         self.saved = table
 
@@ -83,7 +87,7 @@ class Switch:
             self.reactor.advance(0.5)  # listeners that retire
 
     def end(self) -> None:
-        """Nothing is left open."""
+        """End it, and leave nothing open."""
         self.fault = self.fault_after = lambda name: None
         self.director.end()
         self.director.stop()
@@ -91,25 +95,26 @@ class Switch:
             sock.close()  # the step that closes it may not have been taken
 
     def checked(self) -> list[str]:
-        assert self.director.checks is not None
-        return sorted(ident for ident, _ in self.director.checks._watched)
+        assert isinstance(self.director.checks, ActiveChecks)
+        return sorted(ident for ident, _ in self.director.checks._servers)
 
 
-class Told(Director):
-    """The director of a switch of several processes."""
+class RecordingProcesses(SingleProcess):
+    """The processes of a switch that has others. sent: what they were sent. replaced: how often all were replaced."""
 
-    def __init__(self, switch: Switch) -> None:
-        super().__init__(switch.context, switch.save)
-        self._switch = switch
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.sent: list[str] = []
+        self.replaced = 0
 
-    def _words(self, edit: edits.Edit) -> str:
+    def commands_for(self, edit: edits.Edit) -> str:
         return edit.name
 
-    async def _spread(self, words: str) -> None:
-        self._switch.told.append(words)
+    async def send(self, commands: str) -> None:
+        self.sent.append(commands)
 
-    def _replace_others(self) -> None:
-        self._switch.replaced += 1
+    def replace_all(self) -> None:
+        self.replaced += 1
 
 
 PORTS = [free_port() for _ in range(5)]
@@ -149,7 +154,7 @@ def switch() -> Iterator[Switch]:
 def change(switch: Switch) -> None:
     """The other table, all of it started."""
     switch.steps.clear()
-    switch.told.clear()
+    switch.processes.sent.clear()
     switch.do(configuration(2), edits.StartService())
 
 
@@ -167,7 +172,7 @@ STEPS = steps()
 
 
 def is_in_force(switch: Switch) -> bool:
-    """The table, what is saved, what others are told, and what can be edited next."""
+    """True when the table is in force and saved, and no edit was refused."""
     wanted = configuration(2).apply(Table())
     return (
         switch.refused == []
@@ -181,7 +186,7 @@ def is_in_force(switch: Switch) -> bool:
 
 
 def runs(switch: Switch) -> bool:
-    """Everything that the table says is so."""
+    """True when everything that the table says is true of the running services."""
     listens = {name: live.listener.port for name, live in switch.director.services.items() if live.listener is not None}
     servers = {name: sorted(map(str, live.destinations)) for name, live in switch.director.services.items()}
     return (
@@ -192,8 +197,19 @@ def runs(switch: Switch) -> bool:
     )
 
 
-def test_what_is_tried_here_touches_everything() -> None:
-    parts = "stop", "change", "listen", "settings", "delete", "checks", "names", "other processes", "trial", "log"
+def test_the_change_takes_every_kind_of_step() -> None:
+    parts = (
+        "stop",
+        "change",
+        "listen",
+        "settings",
+        "delete",
+        "checks",
+        "names",
+        "other processes",
+        "confirmation",
+        "log",
+    )
     assert [part for part in parts if not any(part in step for step in STEPS)] == []
     assert len(STEPS) > 30
 
@@ -202,7 +218,7 @@ def test_without_a_fault(switch: Switch) -> None:
     change(switch)
     assert is_in_force(switch)
     assert runs(switch)
-    assert switch.told == ["load-configfile", "start"]
+    assert switch.processes.sent == ["load-configfile", "start"]
     assert switch.lines == []
 
 
@@ -217,13 +233,13 @@ def test_a_step_that_raises_at_its_end(switch: Switch, step: str) -> None:
     assert is_in_force(switch)
     assert runs(switch)
     assert f"internal error in the step '{step}'; the other steps follow" in switch.lines
-    assert switch.told == ["load-configfile", "start"]
-    assert (switch.replaced > 0) == (step == "other processes")
+    assert switch.processes.sent == ["load-configfile", "start"]
+    assert (switch.processes.replaced > 0) == (step == "other processes")
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_step_that_is_not_taken(switch: Switch, step: str) -> None:
-    """All others are, and the next edit is carried out."""
+def test_a_step_that_raises_before_it_does_anything(switch: Switch, step: str) -> None:
+    """All other steps are taken, and the next edit is carried out."""
 
     def fault(name: str) -> None:
         if name == step:
@@ -235,8 +251,8 @@ def test_a_step_that_is_not_taken(switch: Switch, step: str) -> None:
     assert f"internal error in the step '{step}'; the other steps follow" in switch.lines
     if "service" not in step:
         assert set(STEPS) - set(switch.steps) == set()
-    assert switch.told == ([] if step == "other processes" else ["load-configfile", "start"])
-    assert (switch.replaced > 0) == (step == "other processes")
+    assert switch.processes.sent == ([] if step == "other processes" else ["load-configfile", "start"])
+    assert (switch.processes.replaced > 0) == (step == "other processes")
     switch.fault = lambda name: None
     switch.do(edits.EditServer("both", parse_address("10.0.0.1:80"), 7), edits.StopService("moves"))
     assert switch.refused == []
@@ -245,13 +261,16 @@ def test_a_step_that_is_not_taken(switch: Switch, step: str) -> None:
     assert switch.saved == switch.director.table
 
 
-@pytest.mark.parametrize("where", ["words", "save"])
-def test_before_the_commit_a_fault_refuses_the_edit_and_nothing_has_changed(switch: Switch, where: str) -> None:
+@pytest.mark.parametrize("where", ["commands", "save"])
+def test_a_fault_before_the_commit_refuses_the_edit_and_changes_nothing(switch: Switch, where: str) -> None:
     def broken(*arguments: Any) -> Any:
         raise Fault("broken")
 
     before, saved, readers = switch.director.table, switch.saved, list(switch.reactor.getReaders())
-    setattr(switch.director, {"words": "_words", "save": "save"}[where], broken)
+    if where == "save":
+        switch.save = broken  # type: ignore[method-assign]
+    else:
+        switch.processes.commands_for = broken  # type: ignore[method-assign]
     switch.do(configuration(2))
     assert switch.refused == ["broken"]
     assert (switch.director.table, switch.saved, list(switch.reactor.getReaders())) == (before, saved, readers)

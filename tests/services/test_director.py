@@ -1,10 +1,10 @@
-"""The director: an edit is carried out as a whole or not at all, and touches nothing that it does not change."""
+"""The director carries an edit out as a whole or not at all, and touches nothing that the edit does not change."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +18,27 @@ from ktcpvs.model import edits
 from ktcpvs.model.address import parse_address
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.table import Table
-from ktcpvs.runtime.context import Context, Descriptors
+from ktcpvs.runtime.context import Context
+from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.services.director import Director
 from ktcpvs.services.listener import LOOK
 from ktcpvs.system.log import EventLog
 
 
 class Switch:
-    """A director with real listening sockets and nothing else that is real."""
+    """A director with real listening sockets; everything else is a fake."""
 
     def __init__(self) -> None:
         self.reactor = MemoryReactorClock()
         self.saved: list[Table] = []
         self.disk_is_full = False
+        self.before_save: Callable[[], Awaitable[None] | None] = lambda: None
         self.director = Director(Context(self.reactor, EventLog(), Descriptors(100)), self.save)
 
     async def save(self, table: Table) -> None:
+        awaited = self.before_save()
+        if awaited is not None:
+            await awaited
         if self.disk_is_full:
             raise CannotSave("the disk is full")
         self.saved.append(table)
@@ -94,15 +99,17 @@ def test_an_unknown_scheduler_names_the_known_ones(switch: Switch) -> None:
     assert switch.director.table.services == {}
 
 
-def test_what_chooses_within_a_rule_decides_per_connection(switch: Switch) -> None:
-    with pytest.raises(BadValue, match="balance = http: one that decides per connection is wanted"):
+def test_balance_takes_only_schedulers_that_choose_per_connection(switch: Switch) -> None:
+    with pytest.raises(
+        BadValue, match="balance = http: it chooses per request; balance needs a scheduler that chooses per connection"
+    ):
         switch.load("Virtual a { balance = http }")
     with pytest.raises(NoSuchScheduler, match="no scheduler 'nope'"):
         switch.load("Virtual a { balance = nope }")
     switch.load("Virtual a { balance = rr }")
 
 
-def test_what_cannot_be_saved_is_not_done(switch: Switch) -> None:
+def test_an_edit_that_cannot_be_saved_is_not_carried_out(switch: Switch) -> None:
     port = free_port()
     switch.load(f"Virtual a {{ listen = 127.0.0.1:{port} }}")
     switch.disk_is_full = True
@@ -123,7 +130,7 @@ def test_an_edit_that_changes_nothing_is_not_saved(switch: Switch) -> None:
     assert len(switch.saved) == saves
 
 
-def test_load_leaves_alone_what_it_does_not_change(switch: Switch) -> None:
+def test_load_does_not_touch_services_that_it_does_not_change(switch: Switch) -> None:
     a, b, c = free_port(), free_port(), free_port()
     text = "Virtual {0} {{ listen = 127.0.0.1:{1}\n server = 10.0.0.1:80 {2} }}\n"
     switch.load(text.format("same", a, 1) + text.format("changed", b, 1) + text.format("removed", c, 1))
@@ -197,7 +204,7 @@ def test_settings_are_in_force_at_once(switch: Switch) -> None:
     assert switch.director.context.settings.read_timeout == 9
 
 
-def test_nothing_more_is_taken_at_the_end(switch: Switch) -> None:
+def test_no_edit_is_taken_while_the_daemon_ends(switch: Switch) -> None:
     switch.load(f"Virtual a {{ listen = 127.0.0.1:{free_port()} }}")
     switch.do(edits.StartService())
     switch.director.end()
@@ -213,11 +220,11 @@ def test_edits_wait_for_each_other(switch: Switch) -> None:
 
     gates: list[Deferred[None]] = []
 
-    async def slow(table: Table) -> None:
+    async def wait() -> None:
         gates.append(Deferred())
         await gates[-1]
 
-    switch.director.save = slow
+    switch.before_save = wait
     done: list[str] = []
     for name in ("a", "b"):
         switch.director.submit(edits.AddService(name)).addCallback(lambda _, name=name: done.append(name))
@@ -249,7 +256,7 @@ def test_a_scheduler_that_cannot_be_bound_refuses_the_edit(switch: Switch) -> No
 
 
 @pytest.mark.parametrize("start", edits.STARTS)
-def test_what_a_load_on_trial_has_started_stops_when_it_is_undone(switch: Switch, start: str) -> None:
+def test_services_started_by_a_load_on_trial_stop_when_it_is_undone(switch: Switch, start: str) -> None:
     old, idle, new = free_port(), free_port(), free_port()
     before = f"Virtual old {{ listen = 127.0.0.1:{old} }} Virtual idle {{ listen = 127.0.0.1:{idle} }}"
     switch.load(before)

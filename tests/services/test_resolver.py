@@ -1,4 +1,4 @@
-"""When names are looked up, and what is made of the answers: time is a Clock, answers are said one by one."""
+"""When names are looked up, and what follows from the answers: the test drives the clock and gives each answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ktcpvs.errors import BadValue
 from ktcpvs.model.expansion import Resolution
 from ktcpvs.model.settings import Settings
 from ktcpvs.runtime.context import Context
-from ktcpvs.services.resolver import AT_ONCE, FAILED_MOST, Resolver
+from ktcpvs.services.resolver import MAX_CONCURRENT_LOOKUPS, MAX_RETRY_DELAY, Resolver
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.lookup import Found, NotFound
 
@@ -20,8 +20,8 @@ ONE, TWO, THREE = "10.0.0.1", "10.0.0.2", "10.0.0.3"
 
 
 class Asked(Resolver):
-    """A resolver of one world. asks: (second, host) of each question. means: every name there was, and what it
-    means. lines: the log."""
+    """A resolver whose look-ups the test answers. asks: (second, host) of each look-up. means: (host, addresses) of
+    each change. lines: the log."""
 
     def __init__(self, **settings: int) -> None:
         self.clock = Clock()
@@ -31,9 +31,7 @@ class Asked(Resolver):
         self.open: list[Deferred[Found]] = []
         self.refusal: Exception | None = None
         log = EventLog(logger=Logger(observer=lambda event: self.lines.append(formatEvent(event))))
-        context = Context(self.clock, log)
-        context.settings = Settings(**settings)
-        super().__init__(context, self._resolved)
+        super().__init__(Context(self.clock, log, settings=Settings(**settings)), self._resolved)
 
     def look_up(self, host: str) -> Deferred[Found]:
         self.asks.append((self.clock.seconds(), host))
@@ -50,14 +48,14 @@ class Asked(Resolver):
         self.clock.advance(seconds)
 
     def says(self, *addresses: str, ttl: int = 20) -> None:
-        """To the oldest question."""
+        """Answer the oldest look-up that has no answer yet."""
         self.open.pop(0).callback(Found(addresses, ttl))
 
     def finds_nothing(self, why: str = "the name does not exist") -> None:
         self.open.pop(0).errback(NotFound(why))
 
     def next_ask(self) -> float:
-        """The second of the next question."""
+        """Advance the clock to the next look-up; returns its second."""
         before = len(self.asks)
         for call in sorted(self.clock.getDelayedCalls(), key=lambda call: call.getTime()):
             self.clock.advance(max(call.getTime() - self.clock.seconds(), 0))
@@ -76,7 +74,7 @@ def one_name(known: Resolution = NOTHING, **settings: int) -> Asked:
     return asked
 
 
-def test_it_is_asked_again_when_the_time_to_live_ends() -> None:
+def test_a_name_is_looked_up_again_when_its_time_to_live_is_over() -> None:
     asked = one_name()
     asked.says(ONE, TWO)
     assert asked.means == [("a.example", (ONE, TWO))]
@@ -84,7 +82,7 @@ def test_it_is_asked_again_when_the_time_to_live_ends() -> None:
     assert asked.next_ask() == 20
 
 
-def test_but_neither_too_often_nor_too_rarely() -> None:
+def test_the_settings_limit_the_interval() -> None:
     asked = one_name(resolve_least=7, resolve_most=100)
     asked.says(ONE, ttl=0)
     assert asked.next_ask() == 7
@@ -92,10 +90,10 @@ def test_but_neither_too_often_nor_too_rarely() -> None:
     assert asked.next_ask() == 107
 
 
-def test_other_settings_hold_at_once() -> None:
+def test_changed_settings_hold_at_once() -> None:
     asked = one_name()
     asked.says(ONE, TWO, ttl=3600)
-    asked.context.settings = Settings(resolve_addresses=1)
+    asked.context.apply_settings(Settings(resolve_addresses=1))
     asked.follow({"a.example"}, {"a.example": (ONE, TWO)})
     assert asked.next_ask() == 0
     asked.says(ONE, TWO, ttl=3600)
@@ -104,7 +102,7 @@ def test_other_settings_hold_at_once() -> None:
     assert asked.next_ask() == 3600
 
 
-def test_the_same_answer_changes_nothing_in_whatever_order() -> None:
+def test_the_same_addresses_in_another_order_change_nothing() -> None:
     asked = one_name()
     asked.says(ONE, TWO)
     asked.next_ask()
@@ -115,7 +113,7 @@ def test_the_same_answer_changes_nothing_in_whatever_order() -> None:
     assert asked.means[1:] == [("a.example", (TWO, THREE))]
 
 
-def test_what_is_not_found_keeps_what_it_had_and_is_asked_less_and_less_often() -> None:
+def test_a_name_that_is_not_found_keeps_its_addresses_and_is_retried_ever_more_rarely() -> None:
     asked = one_name(resolve_least=5)
     asked.says(ONE, ttl=5)
     asked.next_ask()
@@ -127,12 +125,12 @@ def test_what_is_not_found_keeps_what_it_had_and_is_asked_less_and_less_often() 
     assert asked.means == [("a.example", (ONE,))]
     assert asked.lines[1:] == [f"a.example is not found: the name does not exist; it stays {ONE}"]
     asked.says(ONE)
-    assert asked.lines[2:] == ["a.example is found again, and means what it did"]
+    assert asked.lines[2:] == ["a.example is found again, with the same addresses as before"]
     assert asked.means == [("a.example", (ONE,))]
     assert asked.next_ask() == seconds[-1] + 20
 
 
-def test_a_long_pause_between_questions_is_one_after_a_failure_too() -> None:
+def test_retries_are_never_more_frequent_than_resolve_least() -> None:
     asked = one_name(resolve_least=600)
     asked.finds_nothing()
     assert asked.next_ask() == 600
@@ -140,14 +138,14 @@ def test_a_long_pause_between_questions_is_one_after_a_failure_too() -> None:
     assert asked.next_ask() == 1200
 
 
-def test_what_was_known_from_before_is_no_change() -> None:
+def test_addresses_known_from_before_are_no_change() -> None:
     asked = one_name(known={"a.example": (ONE,)})
     asked.says(ONE)
     assert asked.means == []
     assert asked.lines == []
 
 
-def test_too_many_addresses_are_cut_but_not_those_that_serve_already() -> None:
+def test_too_many_addresses_are_cut_and_those_that_serve_stay() -> None:
     asked = one_name(resolve_addresses=2)
     asked.says(TWO, THREE)
     asked.next_ask()
@@ -156,22 +154,22 @@ def test_too_many_addresses_are_cut_but_not_those_that_serve_already() -> None:
     asked.next_ask()
     asked.says(ONE, THREE, "10.0.0.4")
     assert asked.means[1:] == [("a.example", (ONE, THREE))]
-    assert asked.lines[-1] == "a.example has 3 addresses, of which 2 serve"
+    assert asked.lines[-1] == "a.example has 3 addresses; 2 of them serve"
 
 
-def test_a_family_that_cannot_be_looked_up_keeps_what_it_had() -> None:
+def test_a_family_that_cannot_be_looked_up_keeps_its_addresses() -> None:
     asked = one_name({"a.example": (ONE, "::1")}, resolve_ipv6=2)
     for _ in range(2):
         asked.open.pop(0).callback(Found((ONE,), 20, "its IPv6 addresses: no name server has answered", 6, True))
         asked.next_ask()
     assert asked.means == []
-    said = "its IPv6 addresses: no name server has answered; those that it had stay"
-    assert asked.lines == [f"a.example is found by one address family alone; {said}"]
+    reason = "its IPv6 addresses: no name server has answered; it keeps those that it had"
+    assert asked.lines == [f"a.example is found for one address family only: {reason}"]
     asked.says(ONE)
     assert asked.means == [("a.example", (ONE,))]
 
 
-def test_a_change_that_is_refused_is_tried_again() -> None:
+def test_a_refused_change_is_tried_again() -> None:
     asked = one_name()
     asked.refusal = BadValue("no room")
     asked.says(ONE)
@@ -182,14 +180,14 @@ def test_a_change_that_is_refused_is_tried_again() -> None:
     assert asked.means == [("a.example", (ONE,))]
 
 
-def test_a_bug_does_not_end_it() -> None:
+def test_an_internal_error_does_not_end_the_look_ups() -> None:
     asked = one_name()
     asked.open.pop(0).errback(ZeroDivisionError())
     assert "a.example cannot be looked up" in asked.lines[0]
-    assert asked.next_ask() == FAILED_MOST
+    assert asked.next_ask() == MAX_RETRY_DELAY
 
 
-def test_a_name_that_is_not_wanted_any_more_is_not_asked_for() -> None:
+def test_a_name_that_has_left_the_table_is_not_looked_up() -> None:
     asked = one_name()
     asked.follow(set(), {})
     assert asked.clock.getDelayedCalls() == []
@@ -199,14 +197,14 @@ def test_a_name_that_is_not_wanted_any_more_is_not_asked_for() -> None:
     assert asked.clock.getDelayedCalls() == []
 
 
-def test_names_take_turns() -> None:
+def test_the_number_of_concurrent_look_ups_is_limited() -> None:
     asked = Asked()
-    asked.follow({f"n{number}.example" for number in range(3 * AT_ONCE)}, {})
+    asked.follow({f"n{number}.example" for number in range(3 * MAX_CONCURRENT_LOOKUPS)}, {})
     asked.passes(0)
-    assert len(asked.asks) == AT_ONCE
-    for _ in range(3 * AT_ONCE):
+    assert len(asked.asks) == MAX_CONCURRENT_LOOKUPS
+    for _ in range(3 * MAX_CONCURRENT_LOOKUPS):
         asked.says(ONE, ttl=3600)
-    assert len({host for _, host in asked.asks}) == 3 * AT_ONCE
+    assert len({host for _, host in asked.asks}) == 3 * MAX_CONCURRENT_LOOKUPS
     before: Any = asked.asks[:]
     asked.follow({"n1.example"}, {})
     assert asked.next_ask() == 3600

@@ -1,4 +1,4 @@
-"""Descriptors of another process, to look at what it has in the kernel. It takes the rights of root."""
+"""Duplicates descriptors of another process, to inspect its kernel objects. Needs the rights of root."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def borrowed(pid: int, number: int) -> Iterator[int]:
 
 
 def descriptors(pid: int) -> Iterator[tuple[int, str, dict[str, str]]]:
-    """(number, what it is, what fdinfo says of it) of each."""
+    """Yield (number, target of the link in /proc, fields of fdinfo) of each descriptor."""
     for name in os.listdir(f"/proc/{pid}/fd"):
         try:
             kind = os.readlink(f"/proc/{pid}/fd/{name}")

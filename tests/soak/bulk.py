@@ -1,4 +1,4 @@
-"""Long transfers both ways at once, where TCP repeats packets: all must arrive as it was sent.
+"""Long transfers in both directions at once, while TCP retransmits packets: every byte must arrive.
 
 On the loopback interface packets overtake each other when the machine is busy. Their sender takes some for lost then,
 and repeats them, cut differently.
@@ -24,7 +24,7 @@ TIMEOUT = 60.0
 
 
 def bulk(daemon: Daemon, relays: Sequence[str], count: int, seed: int) -> list[str]:
-    """`count` transfers through each of `relays`. What was wrong, a line each."""
+    """Run `count` transfers through each of `relays`; return the errors, a line each."""
     wrong: list[str] = []
     there = random.Random(seed).randbytes(SIZE)
     back = there[::-1]
@@ -65,7 +65,7 @@ def _call(port: int, said: bytes, wanted: bytes, who: str, wrong: list[str]) -> 
 
 
 def _exchange(sock: socket.socket, said: bytes, wanted: bytes, who: str, wrong: list[str]) -> None:
-    """Say it, and hear something meanwhile."""
+    """Send `said` and meanwhile receive `wanted`."""
 
     def say() -> None:
         sock.sendall(said)
@@ -81,6 +81,6 @@ def _exchange(sock: socket.socket, said: bytes, wanted: bytes, who: str, wrong: 
 
 
 def _repeated() -> int:
-    """How many packets TCP has repeated on this machine."""
+    """How many packets TCP has retransmitted on this machine."""
     names, numbers = [line.split() for line in Path("/proc/net/snmp").read_text().splitlines() if line[:4] == "Tcp:"]
     return int(numbers[names.index("RetransSegs")])

@@ -1,4 +1,4 @@
-"""Clients of many kinds, each for as long as it is let; every failure is kept with what is needed to judge it."""
+"""Clients of many kinds. Each failure is kept with the facts that show whether it is allowed."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 LATEST = 70.0
-"""Seconds that a client waits for an answer: longer than the switch waits for a server."""
+"""Seconds that a client waits for a response: longer than the switch waits for a server."""
 
 LOST = OSError, EOFError, asyncio.IncompleteReadError, RuntimeError
-"""What comes of a connection that is over; the last is uvloop's."""
+"""Exceptions of a connection that has ended; the last is uvloop's."""
 
 
 @dataclass
 class Failure:
-    """kind: of client. when: seconds, monotonic. port: the client's own; 0: it was refused. why: in words. server: who
-    had begun to answer; "" for nobody. safe: the request could have been sent again: it must not fail."""
+    """kind: of client. when: seconds, monotonic. port: the client's own; 0: it was refused. why: in words. server: the
+    one whose response had begun; "" for none. safe: the request could have been sent again: it must not fail."""
 
     kind: str
     when: float
@@ -61,7 +61,7 @@ class Clients:
     enough: bool = False
 
     async def run(self, each: int) -> None:
-        """`each` clients of every kind, until `enough`."""
+        """Run `each` clients of every kind until `enough`."""
         kinds = (self.keeps, self.closes, self.pipelines, self.uploads, self.downloads, self.talks)
         chances = (random.Random(f"{self.seed}/{kind.__name__}/{n}") for kind in kinds for n in range(each))
         await asyncio.gather(*(kind(next(chances)) for kind in kinds for _ in range(each)))
@@ -80,7 +80,7 @@ class Clients:
                 await self._close(writer)
 
     async def closes(self, chance: random.Random) -> None:
-        """A connection for each GET."""
+        """A new connection for each GET."""
         while not self.enough:
             with contextlib.suppress(*LOST):
                 reader, writer = await self._connect("closes")
@@ -89,7 +89,7 @@ class Clients:
                 await asyncio.sleep(chance.random() * 0.02)
 
     async def pipelines(self, chance: random.Random) -> None:
-        """Several GETs at once."""
+        """Several pipelined GETs."""
         while not self.enough:
             with contextlib.suppress(*LOST):
                 reader, writer = await self._connect("pipelines")
@@ -102,7 +102,7 @@ class Clients:
                 await asyncio.sleep(chance.random() * 0.05)
 
     async def uploads(self, chance: random.Random) -> None:
-        """POST of a body in pieces: it may fail when its server or process is killed, and never else."""
+        """POST of a body in pieces. It may fail only when its server or its process is killed."""
         while not self.enough:
             with contextlib.suppress(*LOST):
                 reader, writer = await self._connect("uploads")
@@ -117,7 +117,7 @@ class Clients:
                 await asyncio.sleep(chance.random() * 0.05)
 
     async def downloads(self, chance: random.Random) -> None:
-        """Large answers, compared by SHA-256: one that has begun cannot be sent again."""
+        """Large responses, compared by SHA-256. A response that has begun cannot be retried."""
         while not self.enough:
             with contextlib.suppress(*LOST):
                 reader, writer = await self._connect("downloads")
@@ -128,7 +128,7 @@ class Clients:
                 await asyncio.sleep(chance.random() * 0.05)
 
     async def talks(self, chance: random.Random) -> None:
-        """An echo by a whole connection, for up to some seconds."""
+        """An echo through a relayed connection, for up to some seconds."""
         while not self.enough:
             with contextlib.suppress(*LOST):
                 reader, writer = await self._connect("talks")
@@ -146,7 +146,7 @@ class Clients:
                     self._failed("talks", port, repr(error), safe=False)
                 await self._close(writer)
 
-    # What they do.
+    # Their steps.
 
     def _get(self, chance: random.Random, *lines: str) -> bytes:
         return "\r\n".join((f"GET /{chance.randrange(50)} HTTP/1.1", "Host: soak", *lines, "", "")).encode()
@@ -179,7 +179,7 @@ class Clients:
         safe: bool = True,
         digest: str = "",
     ) -> bool:
-        """Send a request and judge its answer; True when the connection goes on. count: how many went before on it."""
+        """Send a request and check its response; True when the connection goes on. count: earlier requests on it."""
         port = writer.get_extra_info("sockname")[1]
         answer: Answer | None = None
         began = time.monotonic()

@@ -22,11 +22,11 @@ OWN_STATUSES = {400, 408, 429, 502, 503, 504}
 
 
 class Wrong(Exception):
-    """A response that no client may get."""
+    """A response that no client may receive."""
 
 
 FAILED = (*LOST, TimeoutError, ValueError, asyncio.LimitOverrunError, Wrong)
-"""How a conversation fails; ValueError: a number in a response is none."""
+"""Exceptions of a failed conversation; ValueError: a malformed number in a response."""
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Response:
 
 
 async def read_response(reader: asyncio.StreamReader, method: str) -> Response:
-    """The next response. Raises OSError, EOFError, asyncio.IncompleteReadError, TimeoutError, Wrong."""
+    """Read a response. Raises OSError, EOFError, asyncio.IncompleteReadError, TimeoutError, Wrong."""
     async with asyncio.timeout(LATEST):
         while True:
             head = await reader.readuntil(b"\r\n\r\n")
@@ -90,7 +90,7 @@ class GoodClients:
     enough: bool = False
 
     async def run(self, each: int) -> None:
-        """`each` clients of every kind, until `enough`."""
+        """Run `each` clients of every kind until `enough`."""
         kinds = (self.keeps, self.closes, self.pipelines, self.uploads, self.downloads, self.talks, self.asks_mixed)
         chances = (random.Random(f"{self.seed}/{kind.__name__}/{n}") for kind in kinds for n in range(each))
         await asyncio.gather(*(kind(next(chances)) for kind in kinds for _ in range(each)))
@@ -105,14 +105,14 @@ class GoodClients:
             )
 
     async def closes(self, chance: random.Random) -> None:
-        """A connection for each small request."""
+        """A new connection for each small request."""
         while not self.enough:
             kind = chance.choice(("GET", "HEAD"))
             await self._converse("closes", chance, 1, lambda kind=kind: (kind, f"?chunked={chance.randrange(2)}"))
             await asyncio.sleep(chance.random() * 0.05)
 
     async def pipelines(self, chance: random.Random) -> None:
-        """Several requests at once."""
+        """Several pipelined requests."""
         while not self.enough:
             idents = [f"p{chance.getrandbits(48):x}" for _ in range(chance.randint(2, 5))]
             writer = None
@@ -134,7 +134,7 @@ class GoodClients:
             await asyncio.sleep(chance.random() * 0.1)
 
     async def uploads(self, chance: random.Random) -> None:
-        """Bodies, whose SHA-256 the server tells."""
+        """Requests with bodies; the response holds their SHA-256."""
         while not self.enough:
             ident, body = f"u{chance.getrandbits(48):x}", chance.randbytes(chance.randrange(200_000))
             writer = None
@@ -155,7 +155,7 @@ class GoodClients:
             await asyncio.sleep(chance.random() * 0.2)
 
     async def downloads(self, chance: random.Random) -> None:
-        """Larger responses, with a length or chunked, some after a while."""
+        """Larger responses, with Content-Length or chunked, some after a delay."""
         while not self.enough:
             query = (
                 f"?size={chance.randrange(500_000)}&chunked={chance.randrange(2)}&delay={chance.choice((0, 0, 700))}"
@@ -164,7 +164,7 @@ class GoodClients:
             await asyncio.sleep(chance.random() * 0.2)
 
     async def talks(self, chance: random.Random) -> None:
-        """An echo by a whole connection, for up to some seconds."""
+        """An echo through a relayed connection, for up to some seconds."""
         while not self.enough:
             until, writer = time.monotonic() + chance.random() * 5, None
             try:
@@ -181,7 +181,7 @@ class GoodClients:
             await _close(writer)
 
     async def _converse(self, kind: str, chance: random.Random, most: int, make: object) -> None:
-        """Up to `most` requests on one connection of the clean service. make: () -> method and query."""
+        """Send up to `most` requests on one connection to the clean service. make: returns method and query."""
         writer = None
         try:
             reader, writer = await asyncio.open_connection(LOOPBACK, self.clean, limit=1 << 20)
@@ -212,7 +212,7 @@ class GoodClients:
         await _close(writer)
 
     def _check(self, response: Response, ident: str, size: int) -> None:
-        """Raises Wrong unless it is the response of a good server to this request."""
+        """Raise Wrong unless it is the response of a good server to this request."""
         if response.status != 200 or response.server != "good":
             raise Wrong(f"status {response.status} from {response.server or 'the switch'} {response.body[:80]!r}")
         if response.ident != ident or response.body != body_of(ident, size):
@@ -221,7 +221,7 @@ class GoodClients:
     # Clients of a service that has hostile servers too.
 
     async def asks_mixed(self, chance: random.Random) -> None:
-        """Requests that may fail, and must never get what belongs to another."""
+        """Requests that may fail, but must never get the response to another request."""
         while not self.enough:
             writer = None
             try:
@@ -244,7 +244,7 @@ class GoodClients:
             await asyncio.sleep(chance.random() * 0.05)
 
     def _judge(self, response: Response, ident: str) -> None:
-        """Count a response of the mixed service. Raises Wrong when no client may get it."""
+        """Count a response of the mixed service. Raises Wrong when no client may receive it."""
         if response.server == "good":
             self._check(response, ident, 500)
             self.done["mixed, by good servers"] += 1

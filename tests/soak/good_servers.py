@@ -1,4 +1,4 @@
-"""Real servers that behave, as a program: good_servers.py OPTIONS, a JSON object.
+"""Well-behaved servers, as a program: good_servers.py OPTIONS, a JSON object.
 
 Options: `http`: ports of HTTP servers; `raw`: ports of servers that send back what comes; `report`: the file for the
 counts. The response to GET /echo/IDENT?size=N&delay=MS&chunked=1 has `X-Id: IDENT` and the body that `body_of` makes,
@@ -29,7 +29,7 @@ _field = re.compile(rb"(?i)\r\n(content-length|transfer-encoding|expect|upgrade)
 _parameter = re.compile(rb"(size|delay|chunked)=(\d+)")
 
 LOST = OSError, EOFError, RuntimeError, ValueError, asyncio.LimitOverrunError
-"""How a connection may end; RuntimeError is uvloop's, the last two are those of a request that cannot be read."""
+"""Exceptions of a connection that ends; RuntimeError is uvloop's, the last two come from malformed requests."""
 
 
 def body_of(ident: str, size: int) -> bytes:
@@ -98,7 +98,7 @@ async def _upgrade(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, p
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Send back what comes."""
+    """Send back all that the client sends."""
     with contextlib.suppress(*LOST):
         while data := await reader.read(1 << 16):
             writer.write(data)

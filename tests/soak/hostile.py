@@ -30,7 +30,7 @@ import uvloop
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from e2e.harness import KEPT, ControlThread, Daemon  # noqa: E402
+from e2e.harness import MAX_KEPT, ControlThread, Daemon  # noqa: E402
 from good_clients import GoodClients  # noqa: E402
 from servers import LOOPBACK, answers, free_port, wait_for  # noqa: E402
 from slow import kernel_memory  # noqa: E402
@@ -49,7 +49,7 @@ MAX_P99 = 1.0
 """Seconds that the slowest of 99 of 100 small requests of the clean service may take more than without the attack."""
 
 MAX_EDIT = 10.0
-"""Seconds that an edit or a view may take at most, on a control connection that is there."""
+"""Seconds that an edit or a listing may take on an open control connection."""
 
 MAX_AGE = 60.0
 """Seconds that a connection of an attacked service may live: hostile clients leave after 12, hostile servers after 20,
@@ -162,11 +162,11 @@ class Program:
         return Counter(json.loads(self.report.read_text()))
 
     def freeze(self) -> None:
-        """It does nothing more, and its sockets stay."""
+        """Stop the process; its sockets stay open."""
         self.process.send_signal(signal.SIGSTOP)
 
     def kill(self) -> None:
-        """Safe to call twice."""
+        """End it. May be called twice."""
         self.process.kill()
         self.process.wait()
         if self.process.stdin is not None:
@@ -174,7 +174,7 @@ class Program:
 
 
 class HostileSoak:
-    """One run. wrong: a line for each thing that must not be."""
+    """One run. wrong: a line for each violation."""
 
     def __init__(self, folder: Path, workers: int, seed: int, only: str) -> None:
         self.folder = folder
@@ -208,16 +208,16 @@ class HostileSoak:
             workers=workers,
             control=f"unix:{control}",
         )
-        self.daemon.broken = True  # its log is judged here
+        self.daemon.may_log_tracebacks = True  # its log is judged here
         self.programs: list[Program] = []
         self.hostile_programs: list[Program] = []
         self.clients = self._clients()
         self.samples: list[tuple[int, int, int]] = []  # memory, slab, TCP
 
-    # What is started.
+    # Starting.
 
     def start(self) -> None:
-        """The servers that behave, and the daemon. The relay in the kernel is left out where the machine has none."""
+        """Start the well-behaved servers and the daemon. Without the rights, the kernel relay is left out."""
         good = {"good": (self.good, [self.ports["good_raw"]]), "target": (self.target, [self.ports["target_raw"]])}
         for http, raw in good.values():
             self.programs.append(Program(self.folder, "good_servers", http=http, raw=raw))
@@ -271,7 +271,7 @@ class HostileSoak:
         ]
 
     def _write(self, first: bool = False) -> None:
-        """A configuration that differs each time, and serves well-behaved clients in the same way."""
+        """Write a configuration that differs each time and serves well-behaved clients in the same way."""
         chance = self.chance
         mixed = [*self.target, *self.good, *self.hostile]
         if not first and chance.random() < 0.3:
@@ -306,7 +306,7 @@ class HostileSoak:
             )
         )
 
-    # What an administrator does meanwhile.
+    # Edits and listings during the attack.
 
     def edits_weight(self) -> None:
         ident, port = self.chance.choice(
@@ -346,7 +346,7 @@ class HostileSoak:
         self._call("table")
 
     def _call(self, method: str, *arguments: Any) -> Any:
-        """An edit or a view on the connection that is there, measured."""
+        """Send an edit or a listing on the open control connection, and measure it."""
         began = time.monotonic()
         try:
             return self.daemon.call(method, *arguments)
@@ -357,7 +357,7 @@ class HostileSoak:
                 self.is_wrong(f"{method} took {took:.1f} s")
 
     def _administer(self, until: float) -> None:
-        """Edits and views, every few seconds. Runs in a thread."""
+        """Send edits and listings, every few seconds. Runs in a thread."""
         actions: list[Callable[[], None]] = [
             self.edits_weight, self.loads_a_file, self.hangs_up, self.adds_and_deletes, self.changes_settings,
             self.restarts_a_service, self.looks,
@@ -374,10 +374,10 @@ class HostileSoak:
                 return
             time.sleep(self.chance.uniform(0.5, 4))
 
-    # What is checked meanwhile.
+    # Checks during the attack.
 
     def is_wrong(self, what: str, about: str = "") -> None:
-        """Note it; once for each `about`, where that is given."""
+        """Record a violation, once for each `about` if given."""
         if about and about in self.said:
             return
         self.said.add(about)
@@ -389,13 +389,13 @@ class HostileSoak:
         return [self.daemon.pid, *children(self.daemon.pid)]
 
     def _look_at_connections(self) -> None:
-        """No connection of an attacked service may outlive all timeouts."""
+        """Check that no connection of an attacked service outlives all timeouts."""
         for row in self._call("connections"):
             if row["service"] not in ("clean", "echo") and row["age"] > MAX_AGE:
                 self.is_wrong(f"a connection lives for ever: {row}", f"{row['service']} {row['state']}")
 
     def sample(self) -> None:
-        """Measure the memory, and compare it with that of the first sample."""
+        """Measure the memory and compare it with the first sample."""
         now = sum(map(memory, self.pids)), unreclaimable_slab(), kernel_memory()
         self.samples.append(now)
         bounds = MAX_GROWTH, MAX_SLAB_GROWTH, MAX_TCP_GROWTH
@@ -409,7 +409,7 @@ class HostileSoak:
             raise AssertionError(f"the daemon has ended: {self.daemon.log()[-3000:]}")
 
     async def warm_up(self) -> None:
-        """Some seconds of well-behaved clients alone, so that everything that is made once has been made."""
+        """Run well-behaved clients alone for some seconds, until all that is allocated once is allocated."""
         clients = self._clients()
         asking = asyncio.ensure_future(clients.run(EACH))
         await asyncio.sleep(WARM_UP)
@@ -422,7 +422,7 @@ class HostileSoak:
         return GoodClients(self.ports["clean"], self.ports["mixed"], self.ports["echo"], self.seed)
 
     async def run(self, seconds: float) -> None:
-        """The attack."""
+        """Run the attack."""
         asking = asyncio.ensure_future(self.clients.run(EACH))
         self.attack()
         began = time.monotonic()
@@ -457,7 +457,7 @@ class HostileSoak:
         await asyncio.wait_for(asking, 90)
 
     def _say_latencies(self, when: str, latencies: list[float]) -> float:
-        """Print them; the seconds within which 99 % of the small requests were served."""
+        """Print the latencies; return the 99th percentile of the small requests, in seconds."""
         found = sorted(latencies)
         if not found:
             self.is_wrong(f"no small request was served {when}")
@@ -469,7 +469,7 @@ class HostileSoak:
         )
         return p99
 
-    # What is checked at the end.
+    # Checks at the end.
 
     def end(self, before: Counter[str]) -> None:
         """The hostile servers leave and the hostile clients stop where they are: the timeouts of the switch must end
@@ -510,13 +510,13 @@ class HostileSoak:
         print(f"failures of the mixed service: {dict(self.clients.failures)}")
 
     def _cpu(self, seconds: float) -> float:
-        """Cores that all processes use together."""
+        """How many cores all processes use together."""
         before = sum(map(cpu, self.pids))
         time.sleep(seconds)
         return (sum(map(cpu, self.pids)) - before) / seconds
 
     def wait_until_nothing_is_counted(self) -> None:
-        """Nobody is counted as connected, queued or kept."""
+        """Wait until no connection is counted as open, queued or kept."""
 
         def counted() -> dict[str, Any]:
             found = {}
@@ -539,7 +539,7 @@ class HostileSoak:
             return now - before
 
         def is_left() -> dict[str, int]:
-            spare = {kind: (self.workers + 1) * count for kind, count in KEPT.items()}
+            spare = {kind: (self.workers + 1) * count for kind, count in MAX_KEPT.items()}
             spare |= {
                 f"{self.folder}/{log}.log": max(self.workers, 1) for log in ("web", "sessions")
             }  # opened by a first line
@@ -554,7 +554,7 @@ class HostileSoak:
         print(f"descriptors before {dict(before)}, more afterwards {dict(left())}")
 
     def _check_that_it_serves(self) -> None:
-        """No limit, queue or table is spoilt: each service that has a good server serves."""
+        """Check that each service with a good server still serves."""
         self._write(first=True)
         self.daemon.adm("-f", self.config)
         hostile = {f"{LOOPBACK}:{port}" for port in (*self.hostile, *self.raw, self.ports["full"])}
@@ -600,14 +600,14 @@ class HostileSoak:
 
 
 def _is_served(port: int) -> bool:
-    """True when a GET is answered."""
+    """True when a GET gets a response."""
     with socket.create_connection((LOOPBACK, port), timeout=30) as sock:
         sock.sendall(b"GET /echo/first HTTP/1.1\r\nHost: soak\r\nConnection: close\r\n\r\n")
         return sock.recv(1000).startswith(b"HTTP/1.1 200 ")
 
 
 async def _some(clients: GoodClients) -> None:
-    """Two seconds of small requests."""
+    """Send small requests for two seconds."""
     asking = [asyncio.ensure_future(clients.closes(random.Random(n))) for n in range(5)]
     await asyncio.sleep(2)
     clients.enough = True
@@ -617,7 +617,7 @@ async def _some(clients: GoodClients) -> None:
 
 
 def soak(seconds: float, workers: int, seed: int, only: str) -> list[str]:
-    """What was wrong."""
+    """Run it; return the violations."""
     with tempfile.TemporaryDirectory(prefix="ktcpvs-hostile-") as folder, contextlib.ExitStack() as stack:
         run = HostileSoak(Path(folder), workers, seed, only)
         stack.callback(run.thread.stop)

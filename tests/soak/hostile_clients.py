@@ -32,7 +32,7 @@ MAX_PIPELINED_BYTES = 1 << 20
 MAX_READ_BYTES = 8 << 20
 
 SILENT_CONNECTIONS = 150
-"""Connections of one act that say nothing."""
+"""How many silent connections one act opens."""
 
 SMALL_BUFFER = 4096
 """SO_RCVBUF in bytes of a client that does not read."""
@@ -66,7 +66,7 @@ class Attacker:
             await asyncio.sleep(self.chance.random() * 0.3)
 
     async def connect(self, ports: list[int], receive_buffer: int = 0) -> Peer:
-        """A connection to one of these ports, which is left when the act is over."""
+        """Connect to one of these ports; the connection is left when the act is over."""
         peer = await Peer.connect(self.chance.choice(ports), receive_buffer)
         self.peers.append(peer)
         self.counts["connections"] += 1
@@ -94,7 +94,7 @@ class Attacker:
     # Kinds of clients that speak HTTP.
 
     async def pipelines_unread(self) -> None:
-        """Requests without end, of which no response is read."""
+        """Pipeline requests without end, and read no response."""
         peer = await self.connect(self.http, SMALL_BUFFER)
         requests = self.any_request(is_quick=True) * self.chance.choice((1, 50, 500))
         while peer.sent < MAX_PIPELINED_BYTES:
@@ -102,7 +102,7 @@ class Attacker:
         await asyncio.sleep(MAX_TIME)
 
     async def pipelines_bad_requests(self) -> None:
-        """Requests that are refused one by one, without reading."""
+        """Pipeline requests that the switch refuses, and read no response."""
         peer = await self.connect(self.http, self.chance.choice((0, SMALL_BUFFER)))
         kinds = ("OPTIONS * HTTP/1.1", "CONNECT a:1 HTTP/1.1", "GET / HTTP/2.0", "GET / HTTP/1.2", "PRI * HTTP/2.0")
         while peer.sent < MAX_PIPELINED_BYTES:
@@ -111,7 +111,7 @@ class Attacker:
         await asyncio.sleep(MAX_TIME)
 
     async def never_reads(self) -> None:
-        """One large response, of which little or nothing is read."""
+        """Request a large response, and read little or nothing of it."""
         peer = await self.connect(self.http, SMALL_BUFFER)
         await peer.send(self.request("GET", "?size=4000000", self.chance.choice(("1.0", "1.1"))))
         if self.chance.random() < 0.5:
@@ -119,7 +119,7 @@ class Attacker:
         await asyncio.sleep(MAX_TIME)
 
     async def never_reads_the_end(self) -> None:
-        """All of a response is read but its last bytes."""
+        """Read all of a response but its last bytes."""
         peer = await self.connect(self.http, SMALL_BUFFER)
         await peer.send(self.request("GET", "?size=3000000"))
         while peer.received < 2_900_000 and await peer.read():
@@ -133,7 +133,7 @@ class Attacker:
             await asyncio.sleep(0.02)
 
     async def half_closes(self) -> None:
-        """A FIN at any byte of a request or after it; then what comes is read or not."""
+        """Send a FIN at any byte of a request or after it; then read or do not read."""
         peer = await self.connect(self.http)
         request = self.any_request()
         await peer.send(request[: self.chance.randrange(len(request) + 1)])
@@ -144,7 +144,7 @@ class Attacker:
         await asyncio.sleep(MAX_TIME)
 
     async def resets(self) -> None:
-        """A RST at any byte of a request, or while its response is on the way."""
+        """Send a RST at any byte of a request, or while the response is on its way."""
         peer = await self.connect(self.http)
         request = self.any_request()
         await peer.send(request[: self.chance.randrange(len(request) + 1)] if self.chance.random() < 0.5 else request)
@@ -152,13 +152,13 @@ class Attacker:
         peer.reset()
 
     async def abandons(self) -> None:
-        """The client leaves while it waits for a server, or in a queue for one."""
+        """Leave while the request waits for a server, or in a queue."""
         peer = await self.connect(self.http)
         await peer.send(self.request("GET", "?delay=3000") * self.chance.choice((1, 1, 5)))
         await asyncio.sleep(self.chance.uniform(0, 2))
 
     async def drips(self) -> None:
-        """A request in segments of one byte."""
+        """Send a request in segments of one byte."""
         peer = await self.connect(self.http)
         while True:
             await peer.drip(self.any_request()[:2000], self.chance.choice((0, 0.001, 0.1)))
@@ -182,7 +182,7 @@ class Attacker:
             await asyncio.sleep(self.chance.choice((0, 0.1)))
 
     async def changes_a_byte(self) -> None:
-        """A request of which some bytes are others."""
+        """Send a request with some bytes changed."""
         peer = await self.connect(self.http)
         data = bytearray(self.any_request() + self.any_request())
         for _ in range(self.chance.randint(1, 3)):
@@ -200,7 +200,7 @@ class Attacker:
         await peer.wait_for_end()
 
     async def frames_wrongly(self) -> None:
-        """A chunked body that goes wrong, or a head that two readers could understand in two ways."""
+        """Send a malformed chunked body, or a head that two readers could understand in two ways."""
         peer = await self.connect(self.http)
         head = self.request("POST", "", "1.1", "Transfer-Encoding: chunked")
         smuggled = self.request("GET")
@@ -236,7 +236,7 @@ class Attacker:
         await peer.wait_for_end()
 
     async def uploads(self) -> None:
-        """A large body, to servers that may respond early; the response is read at the end, or never."""
+        """Send a large body to servers that may respond early; read the response at the end, or never."""
         peer = await self.connect(self.http)
         await peer.send(self.request("POST", "", "1.1", f"Content-Length: {MAX_UPLOAD_BYTES}"))
         for _ in range(MAX_UPLOAD_BYTES >> 16):
@@ -247,7 +247,7 @@ class Attacker:
         await asyncio.sleep(MAX_TIME)
 
     async def upgrades_unread(self) -> None:
-        """An upgrade to WebSocket; then bytes are sent, and what comes back is not read."""
+        """Upgrade to WebSocket; then send bytes, and do not read."""
         peer = await self.connect(self.http, SMALL_BUFFER)
         fields = (
             "Connection: Upgrade",
@@ -264,7 +264,7 @@ class Attacker:
         await asyncio.sleep(MAX_TIME)
 
     async def is_old(self) -> None:
-        """HTTP/1.0, with and without keep-alive, with GET, HEAD and POST."""
+        """Send HTTP/1.0, with and without keep-alive, with GET, HEAD and POST."""
         peer = await self.connect(self.http)
         for _ in range(self.chance.randint(1, 5)):
             fields = self.chance.choice(((), ("Connection: keep-alive",)))
@@ -279,14 +279,14 @@ class Attacker:
     # Kinds of clients that speak to any service.
 
     async def says_nothing(self) -> None:
-        """Many connections without a byte."""
+        """Open many connections and send nothing."""
         port = [self.chance.choice(self.http + self.raw)]
         for _ in range(self.chance.choice((1, 20, SILENT_CONNECTIONS))):
             await self.connect(port)
         await asyncio.sleep(MAX_TIME)
 
     async def comes_and_goes(self) -> None:
-        """Connections that are closed or reset at once."""
+        """Open connections and close or reset them at once."""
         for _ in range(50):
             peer = await self.connect(self.http + self.raw)
             if self.chance.random() < 0.5:
@@ -295,7 +295,7 @@ class Attacker:
                 peer.close()
 
     async def sends_urgent(self) -> None:
-        """Urgent data between bytes, and an urgent byte at the end."""
+        """Send urgent data between bytes, and an urgent byte at the end."""
         peer = await self.connect(self.http + self.raw)
         await peer.send(self.request())
         for _ in range(self.chance.randrange(50)):
@@ -306,7 +306,7 @@ class Attacker:
         await asyncio.sleep(MAX_TIME)
 
     async def talks(self) -> None:
-        """Bytes both ways for a while."""
+        """Send and receive for a while."""
         peer = await self.connect(self.raw)
         for _ in range(self.chance.randrange(200)):
             await peer.send(BLOCK[: int(2 ** (self.chance.random() * 16))])
@@ -317,7 +317,7 @@ class Attacker:
             await peer.wait_for_end()
 
     async def floods_unread(self) -> None:
-        """Segments of one size without reading: what the switch and the kernel hold must be bounded."""
+        """Send segments of one size and do not read: the memory of the switch and the kernel must stay bounded."""
         peer = await self.connect(self.raw, SMALL_BUFFER)
         size, most = self.chance.choice(
             ((1, 400_000), (1, 400_000), (100, 8 << 20), (1448, 16 << 20), (65536, 32 << 20))
@@ -332,7 +332,7 @@ class Attacker:
     # Kinds of visitors of the status page and the control socket.
 
     async def visits_status(self) -> None:
-        """A visitor of the status page, who reads or does not."""
+        """Request the status page, and read the response or do not."""
         peer = await self.connect([self.status], SMALL_BUFFER)
         path = self.chance.choice(("/metrics", "/", "/status.json", "/nothing"))
         request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.status}\r\n\r\n".encode()
@@ -342,7 +342,7 @@ class Attacker:
         await asyncio.sleep(MAX_TIME / 4)
 
     async def visits_control(self) -> None:
-        """An administrator's program that sends garbage or nothing, and reads nothing."""
+        """Send garbage or nothing on the control connection, and do not read."""
         with socket.socket(socket.AF_UNIX) as sock:
             sock.setblocking(False)
             loop = asyncio.get_running_loop()

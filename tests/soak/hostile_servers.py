@@ -44,8 +44,8 @@ _length = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 
 @dataclass
 class Asked:
-    """One request. ident: what stands in its path, the last where the body of another is unread before it; length: of
-    its body in bytes, 0 where it is not said."""
+    """One request. ident: from its path; from the last path where an unread body comes before. length: of its body, in
+    bytes; 0 when the request does not declare it."""
 
     head: bytes
     ident: bytes
@@ -57,7 +57,7 @@ class Asked:
         return cls(head, idents[-1] if idents else b"none", int(length[1]) if length else 0)
 
     def response(self, body: bytes = b"ok", status: str = "200 OK", *fields: str, length: int | None = None) -> bytes:
-        """A response to this request. length: what its Content-Length says; None: what is true."""
+        """A response to this request. length: its Content-Length; None: the true length."""
         size = len(body) if length is None else length
         lines = [f"HTTP/1.1 {status}", "X-Server: hostile", *fields, f"Content-Length: {size}"]
         head = "\r\n".join(lines).encode() + b"\r\nX-Id: " + self.ident + b"\r\n\r\n"
@@ -113,7 +113,7 @@ async def ends_in_body(peer: Peer, asked: Asked, chance: random.Random) -> bool:
 
 
 async def refuses_early(peer: Peer, asked: Asked, chance: random.Random) -> bool:
-    """413 and close, with the request's body unread: the kernel answers the rest with a RST."""
+    """Respond 413 and close, with the request's body unread: the kernel sends a RST for the rest."""
     await peer.send(asked.response(b"too large", "413 Content Too Large", "Connection: close"))
     await asyncio.sleep(chance.choice((0, 0.01, 0.3)))
     peer.close()
@@ -121,7 +121,7 @@ async def refuses_early(peer: Peer, asked: Asked, chance: random.Random) -> bool
 
 
 async def never_reads(peer: Peer, asked: Asked, chance: random.Random) -> bool:
-    """An early response; the body is never read, and the connection stays."""
+    """Respond early, never read the body, and keep the connection."""
     await peer.send(asked.response(b"early", "200 OK", *chance.choice(((), ("Connection: close",)))))
     await asyncio.sleep(MAX_TIME)
     return False
@@ -180,7 +180,7 @@ async def frames_twice(peer: Peer, asked: Asked, chance: random.Random) -> bool:
 
 
 async def frames_wrongly(peer: Peer, asked: Asked, chance: random.Random) -> bool:
-    """A chunked body that goes wrong."""
+    """Respond with a malformed chunked body."""
     head = b"HTTP/1.1 200 OK\r\nX-Server: hostile\r\nX-Id: %b\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
     wrong = (
         b"zz\r\n",
@@ -196,7 +196,7 @@ async def frames_wrongly(peer: Peer, asked: Asked, chance: random.Random) -> boo
 
 
 async def says_too_much(peer: Peer, asked: Asked, chance: random.Random) -> bool:
-    """More than its length says, in the same segment: the switch must see that."""
+    """Send more than Content-Length, in the same segment: the switch must detect it."""
     await peer.send(asked.response() + _unasked(b"stray"))
     return True
 
@@ -212,7 +212,7 @@ async def says_more_later(peer: Peer, asked: Asked, chance: random.Random) -> bo
 
 
 async def ends_after_response(peer: Peer, asked: Asked, chance: random.Random) -> bool:
-    """FIN right after a response that says that the connection is kept."""
+    """Send a FIN right after a response without `Connection: close`."""
     await peer.send(asked.response())
     await asyncio.sleep(chance.choice((0, 0, 0.005)))
     peer.half_close()
@@ -238,7 +238,7 @@ async def drips_body(peer: Peer, asked: Asked, chance: random.Random) -> bool:
 
 
 async def never_ends_body(peer: Peer, asked: Asked, chance: random.Random) -> bool:
-    """A body that only the end of the connection would end."""
+    """Respond with a body that only the end of the connection would end."""
     await peer.send(b"HTTP/1.1 200 OK\r\nX-Server: hostile\r\nX-Id: %b\r\n\r\n" % asked.ident)
     while peer.sent < MAX_BODY_BYTES:
         await peer.send(BLOCK)
@@ -291,7 +291,7 @@ async def echoes(peer: Peer, chance: random.Random) -> None:
 
 
 async def sends_unread(peer: Peer, chance: random.Random) -> None:
-    """Sends without end and reads nothing."""
+    """Send without end and read nothing."""
     size, most = chance.choice(((1, 400_000), (100, 8 << 20), (1448, 16 << 20), (65536, 32 << 20)))
     await peer.flood(BLOCK[:size], most)
     await asyncio.sleep(MAX_TIME)
@@ -304,7 +304,7 @@ async def reads_only(peer: Peer, chance: random.Random) -> None:
 
 
 async def ends_first(peer: Peer, chance: random.Random) -> None:
-    """FIN at once or after some bytes; then it reads on."""
+    """Send a FIN at once or after some bytes; then read on."""
     await peer.send(BLOCK[: chance.choice((0, 1, 5000))])
     peer.half_close()
     await peer.wait_for_end()

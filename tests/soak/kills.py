@@ -1,4 +1,4 @@
-"""A minute of clients and servers that are killed, reset and leave; afterwards nothing of them may be left over."""
+"""Clients and servers that are killed, reset or leave, for a minute; they must leave nothing behind."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from servers import free_port, wait_for
 from ktcpvs.system import bpf
 
 FLAT = 1.05
-"""Memory may grow so much after the first third of the time."""
+"""How much the memory may grow after the first third of the time."""
 
 
 def kills(daemon: Daemon, relays: Sequence[str], seconds: int, seed: int) -> list[str]:
-    """What was wrong."""
+    """Run it; return the violations."""
     chance = random.Random(seed)
     ports, serve_at = [free_port() for _ in relays], free_port()
     daemon.set(relay_after=0)

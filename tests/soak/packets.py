@@ -1,4 +1,4 @@
-"""Packets of all sizes to servers that do not read: what the kernel holds for them, for one connection and for many."""
+"""Packets of all sizes to servers that do not read: how much memory the kernel holds per connection."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Silent:
 
 
 def packets(daemon: Daemon, relays: tuple[str, ...] = ("kernel", "copy")) -> list[str]:
-    """What was wrong."""
+    """Run it; return the violations."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     wrong: list[str] = []
@@ -79,7 +79,7 @@ def packets(daemon: Daemon, relays: tuple[str, ...] = ("kernel", "copy")) -> lis
 
 
 def _measure(daemon: Daemon, relay: str, count: int, size: int, each: int) -> tuple[float, float]:
-    """(what all sockets hold, unreclaimable slab), in bytes more than before, for each connection."""
+    """Return (memory of all sockets, unreclaimable slab): the growth in bytes per connection."""
     server, port, name = Silent(), free_port(), f"{relay}{count}x{size}"
     daemon.set(relay_after=0, read_timeout=0)
     daemon.service(name, port, server.address, relay=relay)
@@ -102,7 +102,7 @@ def _measure(daemon: Daemon, relay: str, count: int, size: int, each: int) -> tu
                     moved = time.monotonic()
             except BlockingIOError:
                 continue
-            except OSError:  # its server could not be called in time, on a busy machine
+            except OSError:  # the switch could not connect to its server in time, on a busy machine
                 left[sock] = 0
             if left[sock] <= 0:
                 del left[sock]

@@ -26,7 +26,7 @@ SEGMENTS_PER_TURN = 2000
 """Segments that a flood sends before the other peers of the process have their turn."""
 
 NICENESS = 10
-"""Of the hostile programs: they would run on machines of their own, and must not take the switch's processor time."""
+"""Niceness of the hostile programs: elsewhere they would run on other machines, and not use the switch's CPU."""
 
 REPORT_INTERVAL = 0.5
 """Seconds between two reports of a program."""
@@ -86,7 +86,7 @@ class Peer:
         await asyncio.sleep(0)
 
     async def read(self, size: int = 1 << 16) -> bytes:
-        """Up to `size` bytes; empty at the end."""
+        """Read up to `size` bytes; b"" at the end."""
         if self._rest:
             data, self._rest = self._rest[:size], self._rest[size:]
             return data
@@ -96,7 +96,7 @@ class Peer:
         return data
 
     async def read_exactly(self, size: int) -> bytes:
-        """Raises EOFError when the peer ends before."""
+        """Read `size` bytes. Raises EOFError when the peer ends before."""
         parts = []
         while size:
             data = await self.read(min(size, 1 << 16))
@@ -107,7 +107,7 @@ class Peer:
         return b"".join(parts)
 
     async def read_head(self) -> bytes:
-        """The bytes up to and with the empty line. Raises EOFError when there is none."""
+        """Read up to and with the empty line. Raises EOFError when there is none."""
         data = b""
         while (end := data.find(b"\r\n\r\n")) < 0:
             more = await self.read()
@@ -137,7 +137,7 @@ class Peer:
         self.sock.close()
 
     async def leave(self, chance: random.Random) -> None:
-        """End the connection in one of the ways that there are."""
+        """End the connection in a random way."""
         way = chance.random()
         if way < 0.35:
             self.reset()

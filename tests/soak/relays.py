@@ -1,4 +1,4 @@
-"""What relays must stand for long: `make soak-relays`.
+"""Long tests of the relays: `make soak-relays`.
 
 storm: 20,000 connections of random sizes, pieces, pauses and ends through each relay, compared by SHA-256 and counted
 to the byte. kills: a minute in which clients and servers reset, leave, stop reading and are killed; then nothing is
@@ -35,7 +35,7 @@ RELAYS = ("copy", "splice", "kernel", "auto")
 
 @contextmanager
 def running(**options: object) -> Iterator[Daemon]:
-    """A daemon that must have nothing to complain of in the end."""
+    """A running daemon; in the end its log must have no fault."""
     thread = ControlThread()
     try:
         with tempfile.TemporaryDirectory(prefix="ktcpvs-soak-") as folder:
@@ -50,7 +50,7 @@ def running(**options: object) -> Iterator[Daemon]:
 
 
 def storm(count: int, seed: int) -> list[str]:
-    """`count` connections through each relay, and as many through one that takes over in the middle of lives."""
+    """Run `count` connections through each relay, and as many that an engine takes over later."""
     wrong: list[str] = []
     runs = [(relay, 0, 150, 0.0) for relay in RELAYS] + [("auto", 1, 600, 2.5)]
     for relay, after, at_once, lives in runs:

@@ -1,4 +1,4 @@
-"""Rough clients and servers, each as a process of its own that can be killed.
+"""Clients and servers that misbehave, each in its own process, which can be killed.
 
 rough.py serve PORT SEED: whoever comes is treated in one of many ways. rough.py call SEED PORT...: so are these.
 """
@@ -17,11 +17,11 @@ from servers import RESET_ON_CLOSE
 BLOCK = random.Random(1).randbytes(1 << 18)
 
 OVER = OSError, TimeoutError, RuntimeError
-"""What comes of a connection that is over; the last is uvloop's."""
+"""Exceptions of a connection that has ended; the last is uvloop's."""
 
 
 async def treat(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, chance: random.Random) -> None:
-    """Speak and listen for a moment, then leave by one of the ways there are."""
+    """Send and receive for a moment, then leave in a random way."""
 
     async def speak() -> None:
         for _ in range(chance.randrange(20)):

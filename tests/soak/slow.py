@@ -1,4 +1,4 @@
-"""Clients that read nothing for a minute while their server sends: what is held for them, and that nothing is lost."""
+"""Clients that read nothing for a minute while their server sends: memory stays bounded, and no byte is lost."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from e2e.harness import Daemon
 from servers import LOOPBACK, SocketServer, chunks, free_port
 
 from ktcpvs.model.grants import FIRST_WINDOW
-from ktcpvs.relay.kernel import ALL
+from ktcpvs.relay.kernel import WHOLE_QUEUE
 
 BLOCK = random.Random(3).randbytes(1 << 20)
 
 CLIENTS = 4
-"""For each relay."""
+"""How many clients each relay serves."""
 
 SMALL = 128 << 10
 """Bytes that the buffers of clients and servers hold."""
 
 
-HELD = {"copy": 1 << 20, "splice": 1 << 20, "kernel": FIRST_WINDOW + ALL}
+HELD = {"copy": 1 << 20, "splice": 1 << 20, "kernel": FIRST_WINDOW + WHOLE_QUEUE}
 """Bytes that each relay may hold for one direction besides what sockets hold: two reads; a pipe; a grant and a read."""
 
 
 class Sender:
-    """A server that sends without end until it is told; sent: how many bytes the system took, of each client."""
+    """A server that sends until it is stopped. sent: how many bytes the kernel has accepted, per client."""
 
     def __init__(self) -> None:
         self.sent: list[int] = []
@@ -70,7 +70,7 @@ def kernel_memory() -> int:
 
 
 def buffers(pid: int) -> int:
-    """Bytes that the buffers of one connection's two sockets in that process may hold, by the largest there are."""
+    """The most bytes that the buffers of one connection's two sockets in that process may hold."""
     largest = [0, 0]
     for number, kind, _ in descriptors(pid):
         if kind.startswith("socket:"):
@@ -82,7 +82,7 @@ def buffers(pid: int) -> int:
 
 
 def slow(daemon: Daemon, relays: Sequence[str], seconds: int) -> list[str]:
-    """What was wrong."""
+    """Run it; return the violations."""
     daemon.set(relay_after=0, read_timeout=0)
     wrong: list[str] = []
     for relay in relays:
@@ -116,7 +116,7 @@ def slow(daemon: Daemon, relays: Sequence[str], seconds: int) -> list[str]:
 
 
 def _client(where: tuple[str, int]) -> socket.socket:
-    """One whose own buffer is small: what it does not read waits in the switch."""
+    """Connect with a small receive buffer: what the client does not read waits in the switch."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
     sock.settimeout(30)

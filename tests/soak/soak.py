@@ -1,8 +1,8 @@
-"""The switch in earnest, for minutes: `make soak`.
+"""Everything at once for some minutes: `make soak`.
 
-Clients of many kinds, while servers are killed, restarted, frozen and made slow, workers are killed, the configuration
-is changed, and other daemons take over. No request that may be sent again fails but by the end of the very process that
-served it; nothing is left over; memory stays flat. Exits with 1 when it is not so.
+Clients of many kinds run while servers are killed, restarted, frozen and slowed down, workers are killed, the
+configuration is changed, and other daemons take over. A request that may be retried must fail only when its own process
+is killed. Memory must stay flat, and no socket may be left open. Exits with 1 when a check fails.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ EACH = 4
 """Clients of each kind."""
 
 FLAT = 1.05
-"""Memory may have grown so much in the last quarter, compared with the second."""
+"""How much more memory the last quarter of the run may use than the second quarter."""
 
 FLIGHT = 15.0
-"""Seconds after a kill in which what was in flight there can fail."""
+"""Seconds after a kill in which requests that the killed process served may fail."""
 
 CONFIGURATION = """
 global {{ keepalive_timeout = {keepalive} pool_size = {pool} drain_timeout = 20 }}
@@ -55,7 +55,7 @@ Virtual relayed {{
 
 
 class Soak:
-    """One run. kills: what was killed. said: what was done, by kind."""
+    """One run. kills: the killed processes. said: how often each disturbance happened."""
 
     def __init__(self, folder: Path, workers: int, seed: int) -> None:
         self.folder = folder
@@ -81,7 +81,7 @@ class Soak:
         new.run()
         wait_for(lambda: "taken over from" in new.log(), f"a takeover: {new.log()}", timeout=60)
         self.daemon = new
-        old.ended = True
+        old.may_have_ended = True
         wait_for(lambda: not old.is_alive, f"the old daemon to end: {old.log()}", timeout=60)
         assert old.process is not None
         assert old.process.returncode == 0, old.log()
@@ -95,7 +95,7 @@ class Soak:
         return daemon
 
     def _write(self) -> None:
-        """A configuration that differs each time, and serves the same."""
+        """Write a configuration that differs each time and serves the same requests."""
         chance = self.chance
         servers = [f"server = {server.address} {chance.randint(1, 5)}" for server in self.servers]
         chance.shuffle(servers)
@@ -115,7 +115,7 @@ class Soak:
             )
         )
 
-    # What happens to it.
+    # Disturbances.
 
     def kills_a_server(self) -> None:
         server = self.chance.choice(self.servers)
@@ -194,7 +194,7 @@ class Soak:
             time.sleep(self.chance.random() * 2)
 
     def excuse(self, failure: Failure) -> bool:
-        """Was it in flight on a process that was killed?"""
+        """True when a killed process served the request."""
         for kill in self.kills:
             if not kill.when - 1 < failure.when < kill.when + FLIGHT:
                 continue
@@ -212,7 +212,7 @@ async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 def soak(seconds: float, workers: int, seed: int) -> list[str]:
-    """What was wrong."""
+    """Run it; return the violations."""
     wrong: list[str] = []
     with tempfile.TemporaryDirectory(prefix="ktcpvs-soak-") as folder, contextlib.ExitStack() as stack:
         run = Soak(Path(folder), workers, seed)

@@ -1,4 +1,4 @@
-"""What the soak has around the switch: servers that are killed and frozen, and the switch's own processes."""
+"""Kills and freezes servers and workers, and observes processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from servers import Nginx
 
 @dataclass
 class Kill:
-    """when: seconds, monotonic. what: "server NAME" or "worker PID". ports: those of the clients that it had."""
+    """when: seconds, monotonic. what: "server NAME" or "worker PID". ports: of the clients that it served."""
 
     when: float
     what: str
@@ -24,7 +24,7 @@ class Kill:
 
 
 def children(pid: int) -> list[int]:
-    """The processes that a process has started and that live."""
+    """The living child processes."""
     try:
         words = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
@@ -33,7 +33,7 @@ def children(pid: int) -> list[int]:
 
 
 def kill_server(server: Nginx) -> Kill:
-    """All of it at once, as a crash would."""
+    """Kill all processes of a server at once, as a crash would."""
     processes = [server.process.pid, *children(server.process.pid)]
     for pid in processes:
         os.kill(pid, signal.SIGSTOP)
@@ -44,7 +44,7 @@ def kill_server(server: Nginx) -> Kill:
 
 
 def freeze_server(server: Nginx, seconds: float) -> None:
-    """It accepts and does not answer for so long."""
+    """Stop the processes of a server for so many seconds: it accepts connections and does not respond."""
     processes = [server.process.pid, *children(server.process.pid)]
     for pid in processes:
         os.kill(pid, signal.SIGSTOP)
@@ -54,7 +54,7 @@ def freeze_server(server: Nginx, seconds: float) -> None:
 
 
 def kill_worker(pid: int, listening: set[int]) -> Kill:
-    """One of the switch's processes, and whom it served. listening: the switch's ports."""
+    """Kill a process of the switch; return it with the ports of its clients. listening: the switch's ports."""
     os.kill(pid, signal.SIGSTOP)
     ports = {client for here, client in connections(pid) if here in listening}
     os.kill(pid, signal.SIGKILL)
@@ -62,7 +62,7 @@ def kill_worker(pid: int, listening: set[int]) -> Kill:
 
 
 def connections(pid: int) -> set[tuple[int, int]]:
-    """(port here, port there) of each TCP connection that the process has."""
+    """(local port, remote port) of each TCP connection of the process."""
     inodes = {kind[8:-1] for _, kind, _ in descriptors(pid) if kind.startswith("socket:[")}
     found = set()
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
@@ -73,12 +73,12 @@ def connections(pid: int) -> set[tuple[int, int]]:
 
 
 def sockets(pid: int) -> int:
-    """How many sockets it has."""
+    """How many sockets the process has."""
     return sum(kind.startswith("socket:[") for _, kind, _ in descriptors(pid))
 
 
 def memory(pid: int) -> int:
-    """Resident bytes; 0 for a process that has gone."""
+    """Resident bytes; 0 for a process that has ended."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
@@ -86,7 +86,7 @@ def memory(pid: int) -> int:
 
 
 def answers(port: int) -> bool:
-    """True when somebody accepts connections there."""
+    """True when a server accepts connections there."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=5).close()
     except OSError:
@@ -95,7 +95,7 @@ def answers(port: int) -> bool:
 
 
 def cpu(pid: int) -> float:
-    """Seconds of CPU time that the process has used; 0 for one that has gone."""
+    """Seconds of CPU time that the process has used; 0 for one that has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

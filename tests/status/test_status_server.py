@@ -1,4 +1,4 @@
-"""The status over HTTP, in memory: visitors share what is made, read it in pieces, and come under known names only."""
+"""The status server, in memory: requests share rendered bodies, read them in chunks, and use known host names."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ from twisted.python.failure import Failure
 from ktcpvs.inspect.views import Views
 from ktcpvs.model.address import parse_address
 from ktcpvs.model.edits import AddServer, AddService, Edit
-from ktcpvs.runtime.context import Context, Descriptors
+from ktcpvs.runtime.context import Context
+from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.services.director import Director
-from ktcpvs.status.server import MAX_CONNECTIONS, MAX_HELD_BYTES, PIECE, CachedTexts, StatusFactory
+from ktcpvs.status.server import CHUNK_SIZE, MAX_CONNECTIONS, MAX_HELD_BYTES, BodyReaders, StatusFactory
 from ktcpvs.system.log import EventLog
 
 ODD, ODDER = "back\\slash<wéb>", 'unix:/tmp/"quoted"'
 
 
 class Line(StringTransport):
-    """A visitor's connection. takes: how many bytes it takes before the visitor must be waited for."""
+    """A client's connection. limit: the bytes after which it pauses the producer."""
 
-    takes = 1 << 30
+    limit = 1 << 30
     aborted = False
 
     def write(self, data: bytes) -> None:
         super().write(data)
-        if len(self.value()) >= self.takes and self.producer is not None:
+        if len(self.value()) >= self.limit and self.producer is not None:
             self.producer.pauseProducing()
 
     def abortConnection(self) -> None:
@@ -42,13 +43,13 @@ class Line(StringTransport):
 
 
 class StatusWorld(MemoryReactorClock):
-    """A switch with a status, and a reactor whose calls from threads the test runs."""
+    """A switch with a status server, and a reactor whose calls from threads the test runs."""
 
     def __init__(self, *edits: Edit, hosts: Sequence[str] = ()) -> None:
         super().__init__()
         self.from_threads: SimpleQueue[Callable[[], Any]] = SimpleQueue()
-        self.looks = 0
-        self.late: list[Deferred[Any]] | None = None  # looks that the test lets come back
+        self.reads = 0
+        self.late: list[Deferred[Any]] | None = None  # views that the test answers
         self._director = Director(Context(self, EventLog(), Descriptors(1000)))
         for edit in edits:
             self._director.submit(edit)
@@ -60,33 +61,33 @@ class StatusWorld(MemoryReactorClock):
     def run_next(self) -> None:
         self.from_threads.get(timeout=20)()
 
-    # What the status looks at.
+    # The switch.
 
     def view(self, name: str, ident: str | None) -> Any:
-        self.looks += 1
+        self.reads += 1
         if self.late is None:
-            return self.look()
+            return self.stats()
         self.late.append(Deferred())
         return self.late[-1]
 
-    def look(self) -> Any:
+    def stats(self) -> Any:
         return Views(self._director).view("stats", None)
 
     def processes(self) -> dict[str, int]:
         return {}
 
-    # Visitors.
+    # Clients.
 
-    def visit(self, path: str = "/metrics", takes: int = 1 << 30, host: str = "Host: 127.0.0.1\r\n") -> Line:
+    def get(self, path: str = "/metrics", limit: int = 1 << 30, host: str = "Host: 127.0.0.1\r\n") -> Line:
         line = Line()
-        line.takes = takes
-        visit = self.factory.buildProtocol(None)
-        visit.makeConnection(line)
-        line.protocol = visit
-        visit.dataReceived(f"GET {path} HTTP/1.1\r\n{host}\r\n".encode("latin-1"))
+        line.limit = limit
+        channel = self.factory.buildProtocol(None)
+        channel.makeConnection(line)
+        line.protocol = channel
+        channel.dataReceived(f"GET {path} HTTP/1.1\r\n{host}\r\n".encode("latin-1"))
         return line
 
-    def leaves(self, line: Line) -> None:
+    def disconnect(self, line: Line) -> None:
         line.protocol.connectionLost(Failure(ConnectionLost()))
 
 
@@ -96,7 +97,7 @@ def status_of(line: Line) -> int:
 
 @pytest.fixture
 def logged() -> Any:
-    """What is logged meanwhile with a traceback."""
+    """Events that are logged with a traceback during the test."""
     events: list[Any] = []
 
     def note(event: Any) -> None:
@@ -109,75 +110,75 @@ def logged() -> Any:
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/api/v1/status"])
-def test_visitors_who_come_together_share_one_look_and_one_text(path: str, logged: list[Any]) -> None:
+def test_concurrent_requests_share_one_view_and_one_body(path: str, logged: list[Any]) -> None:
     world = StatusWorld(AddService("s"))
-    visitors = [world.visit(path) for _ in range(MAX_CONNECTIONS)]
+    clients = [world.get(path) for _ in range(MAX_CONNECTIONS)]
     world.run_next()
-    assert {status_of(line) for line in visitors} == {200}
-    assert len({line.value().partition(b"\r\n\r\n")[2] for line in visitors}) == 1  # the heads tell the time
-    assert world.looks == 1
-    assert world.from_threads.empty(), "it was written once"
-    assert world.visit("/metrics").aborted, "one more than there may be"
+    assert {status_of(line) for line in clients} == {200}
+    assert len({line.value().partition(b"\r\n\r\n")[2] for line in clients}) == 1  # the heads contain the time
+    assert world.reads == 1
+    assert world.from_threads.empty(), "it was rendered once"
+    assert world.get("/metrics").aborted, "one more than the limit"
     assert logged == []
 
 
-def test_a_visitor_who_leaves_disturbs_nobody(logged: list[Any]) -> None:
+def test_a_client_that_disconnects_does_not_affect_others(logged: list[Any]) -> None:
     world = StatusWorld()
     world.late = []
-    first, second, third = (world.visit() for _ in range(3))
-    world.leaves(first)
-    world.late[0].callback(world.look())
-    world.leaves(second)
+    first, second, third = (world.get() for _ in range(3))
+    world.disconnect(first)
+    world.late[0].callback(world.stats())
+    world.disconnect(second)
     world.run_next()
     assert (first.value(), second.value(), status_of(third)) == (b"", b"", 200)
     assert logged == []
     for line in (first, second, third):
-        world.leaves(line)
+        world.disconnect(line)
     world.factory.close_all()
     assert world.getDelayedCalls() == []
 
 
-def test_the_text_of_metrics_is_read_as_it_was_meant() -> None:
+def test_prometheus_reads_the_metrics() -> None:
     world = StatusWorld(AddService(ODD), AddServer(ODD, parse_address(ODDER), 7))
-    text = answered(world, world.visit("/metrics"))
+    text = read_body(world, world.get("/metrics"))
     found = {family.name: family for family in text_string_to_metric_families(text.decode())}
     labels = {"service": ODD, "server": ODDER, "role": "server"}
     assert [(one.labels, one.value) for one in found["ktcpvs_server_weight"].samples] == [(labels, 7)]
-    took = [one.name for one in found["ktcpvs_server_request_duration_seconds"].samples]
-    assert took == ["ktcpvs_server_request_duration_seconds_bucket"] * 17 + [
+    names = [one.name for one in found["ktcpvs_server_request_duration_seconds"].samples]
+    assert names == ["ktcpvs_server_request_duration_seconds_bucket"] * 17 + [
         "ktcpvs_server_request_duration_seconds_count",
         "ktcpvs_server_request_duration_seconds_sum",
     ]
     assert all(family.documentation and family.type != "untyped" for family in found.values())
-    told = json.loads(answered(world, world.visit("/api/v1/status")))
-    assert [(service["ident"], service["servers"][0]["weight"]) for service in told["services"]] == [(ODD, 7)]
+    data = json.loads(read_body(world, world.get("/api/v1/status")))
+    assert [(service["ident"], service["servers"][0]["weight"]) for service in data["services"]] == [(ODD, 7)]
 
 
-def answered(world: StatusWorld, line: Line) -> bytes:
-    """The body that comes when the text is written."""
+def read_body(world: StatusWorld, line: Line) -> bytes:
+    """Return the response's body, after rendering."""
     if not line.value():
         world.run_next()
     return line.value().partition(b"\r\n\r\n")[2]
 
 
-def test_a_visitor_that_does_not_read_holds_one_piece() -> None:
+def test_a_client_that_does_not_read_holds_one_chunk() -> None:
     world = StatusWorld(*many_servers())
-    whole = answered(world, world.visit())
-    assert len(whole) > 4 * PIECE
-    slow = world.visit(takes=1)
-    assert len(slow.value()) < PIECE + 1000
-    slow.takes = 1 << 30
+    whole = read_body(world, world.get())
+    assert len(whole) > 4 * CHUNK_SIZE
+    slow = world.get(limit=1)
+    assert len(slow.value()) < CHUNK_SIZE + 1000
+    slow.limit = 1 << 30
     slow.producer.resumeProducing()
     assert slow.value().partition(b"\r\n\r\n")[2] == whole
     assert slow.disconnecting
 
 
-def test_one_that_leaves_in_the_middle_is_forgotten(logged: list[Any]) -> None:
+def test_a_client_that_disconnects_in_the_middle_is_forgotten(logged: list[Any]) -> None:
     world = StatusWorld(*many_servers())
-    slow = world.visit(takes=1)
+    slow = world.get(limit=1)
     world.run_next()
-    world.leaves(slow)
-    assert world.factory.visits == set()
+    world.disconnect(slow)
+    assert world.factory.channels == set()
     assert logged == []
 
 
@@ -186,8 +187,8 @@ def many_servers() -> list[Edit]:
     return [AddService("s"), *servers]
 
 
-def test_readers_of_the_oldest_texts_are_cut_off_when_texts_hold_too_much() -> None:
-    held, lines = CachedTexts(), [Line() for _ in range(4)]
+def test_readers_of_the_oldest_bodies_are_aborted_when_bodies_hold_too_much() -> None:
+    held, lines = BodyReaders(), [Line() for _ in range(4)]
     texts = [bytes(MAX_HELD_BYTES // 2) for _ in range(3)]
     for text, line in zip(texts, lines, strict=False):
         held.add(text, line)
@@ -218,10 +219,10 @@ def test_readers_of_the_oldest_texts_are_cut_off_when_texts_hold_too_much() -> N
     ],
 )
 @pytest.mark.parametrize("path", ["/", "/api/v1/status"])
-def test_addresses_localhost_and_given_names_are_answered(host: str, path: str) -> None:
+def test_addresses_localhost_and_configured_names_are_served(host: str, path: str) -> None:
     world = StatusWorld(hosts=("lb1.example",))
-    line = world.visit(path, host=f"Host: {host}\r\n")
-    answered(world, line)
+    line = world.get(path, host=f"Host: {host}\r\n")
+    read_body(world, line)
     assert status_of(line) == 200
 
 
@@ -230,18 +231,18 @@ def test_addresses_localhost_and_given_names_are_answered(host: str, path: str) 
     ["evil.example", "evil.example:9109", "lb1.example.evil", "localhost.evil", "1.2.3.4.5", "127.1", "evil.example."],
 )
 @pytest.mark.parametrize("path", ["/", "/metrics", "/nothing"])
-def test_other_names_are_misdirected_and_told_what_to_do(host: str, path: str) -> None:
+def test_other_names_are_refused_with_a_hint(host: str, path: str) -> None:
     world = StatusWorld(hosts=("lb1.example",))
-    line = world.visit(path, host=f"Host: {host}\r\n")
+    line = world.get(path, host=f"Host: {host}\r\n")
     name = host.partition(":")[0].removesuffix(".")
     assert line.value().startswith(b"HTTP/1.1 421 Misdirected Request\r\n")
     assert f"start ktcpvs with --status-host {name}." in line.value().decode()
-    assert world.looks == 0
+    assert world.reads == 0
 
 
 @pytest.mark.parametrize("host", ["[::1", "a b", "<script>", "\xff", ":80", ""])
-def test_what_is_no_name_is_refused_in_one_line(host: str) -> None:
-    line = StatusWorld().visit(host=f"Host: {host}\r\n")
+def test_invalid_hosts_are_refused_in_one_line(host: str) -> None:
+    line = StatusWorld().get(host=f"Host: {host}\r\n")
     assert status_of(line) == 421
     body = line.value().partition(b"\r\n\r\n")[2]
     assert body.count(b"\n") == 1
@@ -249,5 +250,5 @@ def test_what_is_no_name_is_refused_in_one_line(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["", "Host: 127.0.0.1\r\nHost: 127.0.0.1\r\n"])
-def test_one_host_is_needed(host: str) -> None:
-    assert status_of(StatusWorld().visit(host=host)) == 400
+def test_exactly_one_host_is_required(host: str) -> None:
+    assert status_of(StatusWorld().get(host=host)) == 400

@@ -1,4 +1,4 @@
-"""What several workers tell, as if one had told it."""
+"""Views of several workers, merged into one."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import pytest
 
 from ktcpvs.workers.merged import connections, stats
 
-COPIES = {"in_use": "copy", "why": "kernel: needs CAP_BPF and CAP_NET_ADMIN", "joined": {"copy": 0, "kernel": 0}}
+COPY_RELAY = {"in_use": "copy", "why": "kernel: needs CAP_BPF and CAP_NET_ADMIN", "joined": {"copy": 0, "kernel": 0}}
 
 
-WELL = {"state": "up", "since": 0.0, "reason": ""}
+HEALTHY = {"state": "up", "since": 0.0, "reason": ""}
 
 
 def counts(active: int, total: int = 0) -> dict[str, Any]:
@@ -20,11 +20,11 @@ def counts(active: int, total: int = 0) -> dict[str, Any]:
 
 def service(ident: str, stats: dict[str, Any], servers: dict[str, dict[str, Any]], **more: Any) -> dict[str, Any]:
     rows = [
-        {"address": address, "weight": 1, "stats": one, "health": more.get("health", WELL)}
+        {"address": address, "weight": 1, "stats": one, "health": more.get("health", HEALTHY)}
         for address, one in servers.items()
     ]
     more.pop("health", None)
-    relay = more.pop("relay", COPIES)
+    relay = more.pop("relay", COPY_RELAY)
     return {"ident": ident, "scheduler": "wlc", "stats": {**stats, "relay": relay}, "servers": rows, **more}
 
 
@@ -72,7 +72,7 @@ def test_without_workers_all_counts_are_0() -> None:
     assert stats(own, []) == own
 
 
-def test_a_worker_that_is_an_edit_behind_or_ahead_counts_where_it_agrees() -> None:
+def test_a_worker_one_edit_behind_or_ahead_counts_for_the_servers_that_both_know() -> None:
     own = answer(service("new", NONE, {}), service("web", NONE, {"r2:80": NONE, "r3:80": NONE}, redirect_stats=NONE))
     behind = answer(
         service("gone", counts(9, 9), {"r1:80": counts(9, 9)}),
@@ -92,7 +92,7 @@ def relayed(copied: int, kernel: int) -> dict[str, Any]:
     return {"in_use": "kernel", "why": "", "joined": {"copy": copied, "kernel": kernel}}
 
 
-def test_which_relay_serves_says_the_first_worker() -> None:
+def test_the_relay_is_that_of_the_first_worker() -> None:
     own, first = answer(service("web", NONE, {})), answer(service("web", NONE, {}, relay=relayed(0, 0)))
     assert stats(own, [first, own]) == first
     assert stats(own, [answer(), first, own]) == first
@@ -109,20 +109,24 @@ def test_a_service_that_no_worker_runs_has_no_relay() -> None:
     assert stats(own, [own, own]) == own
 
 
-def ill(state: str, since: float, reason: str = "why") -> dict[str, Any]:
+def health(state: str, since: float, reason: str = "why") -> dict[str, Any]:
     return {"state": state, "since": since, "reason": reason}
 
 
 @pytest.mark.parametrize(
     ("own", "told", "merged"),
     [
-        (WELL, (WELL, WELL), WELL),
-        (ill("down", 5), (ill("down", 6), WELL), ill("down", 5)),
-        (ill("draining", 0), (ill("ejected", 6), WELL), ill("draining", 0)),
-        (WELL, (ill("ejected", 6), WELL), ill("ejected", 6, "in 1 of 2 workers: why")),
-        (WELL, (ill("ejected", 6, "old"), ill("ejected", 7, "new")), ill("ejected", 7, "in 2 of 2 workers: new")),
-        (WELL, (ill("up", 6, "its ejection is over"), WELL), ill("up", 6, "its ejection is over")),
-        (ill("up", 3, "2 checks have passed"), (), ill("up", 3, "2 checks have passed")),
+        (HEALTHY, (HEALTHY, HEALTHY), HEALTHY),
+        (health("down", 5), (health("down", 6), HEALTHY), health("down", 5)),
+        (health("draining", 0), (health("ejected", 6), HEALTHY), health("draining", 0)),
+        (HEALTHY, (health("ejected", 6), HEALTHY), health("ejected", 6, "in 1 of 2 workers: why")),
+        (
+            HEALTHY,
+            (health("ejected", 6, "old"), health("ejected", 7, "new")),
+            health("ejected", 7, "in 2 of 2 workers: new"),
+        ),
+        (HEALTHY, (health("up", 6, "its ejection is over"), HEALTHY), health("up", 6, "its ejection is over")),
+        (health("up", 3, "2 checks have passed"), (), health("up", 3, "2 checks have passed")),
     ],
 )
 def test_health(own: dict[str, Any], told: tuple[dict[str, Any], ...], merged: dict[str, Any]) -> None:
@@ -132,7 +136,7 @@ def test_health(own: dict[str, Any], told: tuple[dict[str, Any], ...], merged: d
     assert stats(answered(own), [answered(one) for one in told]) == answered(merged)
 
 
-def test_connections_stand_one_after_another_with_their_worker() -> None:
+def test_connections_of_all_workers_follow_each_other_with_their_worker() -> None:
     told: list[tuple[int, list[dict[str, Any]]]] = [
         (1, [{"client": "a"}, {"client": "b"}]),
         (2, []),

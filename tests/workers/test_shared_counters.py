@@ -1,4 +1,4 @@
-"""Who counts where: rows are given out so that no two things share one, and what one process counts all of them see."""
+"""Shared counters: no two things share a slot, and all processes see what one of them counts."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ktcpvs.model.address import Inet
 from ktcpvs.model.destination import Destination, SharedDestination
 from ktcpvs.model.service import RealServer, VirtualService
 from ktcpvs.model.table import Table
-from ktcpvs.runtime.resources import Clients
+from ktcpvs.runtime.counters import ClientCounter
 from ktcpvs.schedulers.order import REFRESHED_PER_CHOICE, Order
 from ktcpvs.system.shared import SharedTable
-from ktcpvs.workers.shared_counters import CLIENTS, Key, SharedClients, SharedCounters, SlotAllocator
+from ktcpvs.workers.shared_counters import CLIENTS, CounterKey, SharedClientCounter, SharedCounters, SlotAllocator
 
 R1 = RealServer(Inet("r1", 80), weight=2, maxconn=3)
 
@@ -28,7 +28,7 @@ def table_of(services: dict[str, set[int]]) -> Table:
     )
 
 
-def keys_of(services: dict[str, set[int]]) -> set[Key]:
+def keys_of(services: dict[str, set[int]]) -> set[CounterKey]:
     return {(ident, CLIENTS) for ident in services} | {
         (i, f"r:{port}") for i, ports in services.items() for port in ports
     }
@@ -36,7 +36,7 @@ def keys_of(services: dict[str, set[int]]) -> set[Key]:
 
 SERVICES = st.dictionaries(st.sampled_from("abc"), st.sets(st.integers(1, 4)), max_size=3)
 
-# What happens to a book: an edit that is carried out or refused, somebody counts, a process ends.
+# What happens to slots: an edit is carried out or refused, a process counts, a process ends.
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("edit"), SERVICES, st.booleans()),
@@ -48,69 +48,73 @@ STEPS = st.lists(
 
 
 @settings(max_examples=150, deadline=None)
-@given(steps=STEPS, most=st.sampled_from((4, 9, 100)))
-def test_whatever_happens_rows_are_nobodys_or_one_things(steps: list[tuple[str, Any, Any]], most: int) -> None:
+@given(steps=STEPS, limit=st.sampled_from((4, 9, 100)))
+def test_a_slot_counts_one_thing_at_most(steps: list[tuple[str, Any, Any]], limit: int) -> None:
     shared = SharedTable(2)
-    book = SlotAllocator(shared, most)
+    allocator = SlotAllocator(shared, limit)
     now: dict[str, set[int]] = {}
-    counted: dict[int, Key] = {}  # row -> what those who count there count
+    counted: dict[int, CounterKey] = {}  # row -> what those who count there count
     for kind, what, more in steps:
-        if kind == "count" and book.rows:
-            key = sorted(book.rows)[what % len(book.rows)]
-            shared.row(book.rows[key])[more] += 1
-            counted[book.rows[key]] = key
+        if kind == "count" and allocator.slots:
+            key = sorted(allocator.slots)[what % len(allocator.slots)]
+            shared.row(allocator.slots[key])[more] += 1
+            counted[allocator.slots[key]] = key
         elif kind == "clear":
-            shared.clear_column(what, book.used)
+            allocator.clear(what)
             counted = {row: key for row, key in counted.items() if any(shared.row(row))}
         elif kind == "edit":
-            before, old = dict(book.rows), now
-            book.follow(table_of(what), table_of(now))
+            before, old = dict(allocator.slots), now
+            allocator.allocate(table_of(what), table_of(now))
             now = what if more else now
             wanted = keys_of(what) | keys_of(old)
-            assert set(book.rows) <= wanted
-            assert wanted == set(book.rows) or book.used == most
+            assert set(allocator.slots) <= wanted
+            assert wanted == set(allocator.slots) or allocator.allocated == limit
             for key in before.keys() & wanted:  # also what the edit deletes, until it is done
-                assert book.rows[key] == before[key]
-        assert len(set(book.rows.values())) == len(book.rows)
-        assert all(0 <= row < book.used <= most for row in book.rows.values())
-        for key, row in book.rows.items():
+                assert allocator.slots[key] == before[key]
+        assert len(set(allocator.slots.values())) == len(allocator.slots)
+        assert all(0 <= row < allocator.allocated <= limit for row in allocator.slots.values())
+        for key, row in allocator.slots.items():
             assert counted.get(row, key) == key, "a row with counts went to another"
 
 
-def test_what_comes_back_has_its_row_again() -> None:
-    book = SlotAllocator(SharedTable(1))
-    book.follow(table_of({"a": {1, 2}}))
-    row = book.rows["a", "r:1"]
-    book.follow(table_of({"a": {2}}))
-    book.follow(table_of({"a": {2, 3, 4}}))
-    assert ("a", "r:1") not in book.rows
-    book.follow(table_of({"a": {1, 2}}))
-    assert book.rows["a", "r:1"] == row
+def test_a_server_that_comes_back_has_its_slot_again() -> None:
+    allocator = SlotAllocator(SharedTable(1))
+    allocator.allocate(table_of({"a": {1, 2}}))
+    row = allocator.slots["a", "r:1"]
+    allocator.allocate(table_of({"a": {2}}))
+    allocator.allocate(table_of({"a": {2, 3, 4}}))
+    assert ("a", "r:1") not in allocator.slots
+    allocator.allocate(table_of({"a": {1, 2}}))
+    assert allocator.slots["a", "r:1"] == row
 
 
-def test_when_all_rows_are_given_out_one_that_left_comes_back_and_nobody_counts_in_it() -> None:
+def test_when_all_slots_are_allocated_unused_ones_are_reused() -> None:
     shared = SharedTable(2)
-    book = SlotAllocator(shared, most=3)
-    book.follow(table_of({"a": {1, 2}}))
-    busy, idle = book.rows["a", "r:1"], book.rows["a", "r:2"]
+    allocator = SlotAllocator(shared, limit=3)
+    allocator.allocate(table_of({"a": {1, 2}}))
+    busy, idle = allocator.slots["a", "r:1"], allocator.slots["a", "r:2"]
     shared.row(busy)[1] += 1
-    book.follow(table_of({"a": {3, 4}}))
-    assert book.rows["a", "r:3"] == idle
-    assert ("a", "r:4") not in book.rows
+    allocator.allocate(table_of({"a": {3, 4}}))
+    assert allocator.slots["a", "r:3"] == idle
+    assert ("a", "r:4") not in allocator.slots
     shared.row(busy)[1] -= 1
-    book.follow(table_of({"a": {3, 4}}))
-    assert book.rows["a", "r:4"] == busy
+    allocator.allocate(table_of({"a": {3, 4}}))
+    assert allocator.slots["a", "r:4"] == busy
 
 
 @pytest.fixture
-def counters() -> list[SharedCounters]:
+def shared() -> SharedTable:
+    return SharedTable(3)
+
+
+@pytest.fixture
+def counters(shared: SharedTable) -> list[SharedCounters]:
     """Those of two processes: each has the table's memory by its descriptor."""
-    made = SharedTable(3)
-    rows = {("s", str(R1.address)): 0, ("s", CLIENTS): 1}
-    return [SharedCounters(made, 0, rows), SharedCounters(SharedTable(3, made.descriptor), 1, rows)]
+    slots = {("s", str(R1.address)): 0, ("s", CLIENTS): 1}
+    return [SharedCounters(shared, 0, slots), SharedCounters(SharedTable(3, shared.descriptor), 1, slots)]
 
 
-def test_what_one_process_counts_the_other_sees(counters: list[SharedCounters]) -> None:
+def test_each_process_sees_what_the_other_counts(counters: list[SharedCounters]) -> None:
     one, other = (each.destination("s", R1) for each in counters)
     assert isinstance(one, SharedDestination)
     assert (one.address, one.weight, one.maxconn) == (R1.address, 2, 3)
@@ -129,9 +133,9 @@ def test_what_one_process_counts_the_other_sees(counters: list[SharedCounters]) 
     assert (one.failures, other.failures) == (0, 1)  # these each process counts for itself
 
 
-def test_clients_are_counted_over_all(counters: list[SharedCounters]) -> None:
+def test_clients_are_counted_over_all_processes(counters: list[SharedCounters]) -> None:
     one, other = (each.clients("s") for each in counters)
-    assert isinstance(one, SharedClients)
+    assert isinstance(one, SharedClientCounter)
     one.add(1)
     other.add(1)
     other.add(1)
@@ -140,26 +144,26 @@ def test_clients_are_counted_over_all(counters: list[SharedCounters]) -> None:
     assert one.in_all == 2
 
 
-def test_the_counts_of_a_process_that_is_gone_are_gone(counters: list[SharedCounters]) -> None:
+def test_the_counts_of_a_dead_process_are_cleared(shared: SharedTable, counters: list[SharedCounters]) -> None:
     one, other = (each.destination("s", R1) for each in counters)
     clients = [each.clients("s") for each in counters]
     leases = [one.lease(), other.lease(), other.lease()]
     clients[0].add(1)
     clients[1].add(2)
-    counters[0].table.clear_column(1, rows=2)
+    shared.clear_column(1, rows=2)
     assert (one.active, other.own) == (1, 0)
     assert clients[0].in_all == 1
     leases[0].end()
     assert one.active == 0
 
 
-def test_what_has_no_row_is_counted_by_each_alone(counters: list[SharedCounters]) -> None:
+def test_each_process_counts_alone_what_has_no_slot(counters: list[SharedCounters]) -> None:
     server = RealServer(Inet("r2", 80), 5)
     one, other = (each.destination("s", server) for each in counters)
     assert type(one) is Destination
     one.lease()
     assert (one.active, one.weight, other.active) == (1, 5, 0)
-    assert type(counters[0].clients("t")) is Clients
+    assert type(counters[0].clients("t")) is ClientCounter
 
 
 # Many servers in order, while other processes change their loads and tell nobody.
@@ -175,14 +179,14 @@ def ordered(count: int) -> tuple[list[SharedDestination], list[memoryview], Orde
     return servers, rows, order
 
 
-def test_one_that_became_busier_elsewhere_is_not_taken() -> None:
+def test_a_server_that_became_busier_elsewhere_is_not_chosen() -> None:
     servers, rows, order = ordered(30)
     for row in rows[:29]:
         row[1] += 1
     assert order.first(set()) is servers[29]
 
 
-def test_one_that_became_idle_elsewhere_is_found_after_a_bounded_number_of_choices() -> None:
+def test_a_server_that_became_idle_elsewhere_is_found_after_a_bounded_number_of_choices() -> None:
     servers, rows, order = ordered(30)
     for row in rows:
         row[1] += 100

@@ -1,10 +1,12 @@
 """tcpvsadm, the command line of the switch; docs/tcpvsadm.md describes it.
 
-- `options`: the table of commands and options, and how argv is read by it
-- `usage`: that table as the text of --help
-- `show`: answers of the daemon as text
-- `names`: addresses with the names or in the numbers that this machine knows
-- `outcome`: how a run can end
-- `daemon`: carries a command to the daemon
+- `options`: the table of commands and options, and the reading of argv
+- `usage`: the text of --help
+- `session`: one command carried to the daemon
+- `draining`: --wait
+- `output`: answers of the daemon as text
+- `addresses`: addresses with port names, or numeric
+- `colours`, `columns`, `top`, `terminal`: states in colour, aligned columns, and --top
+- `exit_status`: the exit statuses
 - `main`: one run, from argv to the exit status
 """

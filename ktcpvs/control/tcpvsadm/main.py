@@ -1,6 +1,6 @@
-"""One run of tcpvsadm: argv -> a command for the daemon -> text and an exit status, never a traceback.
+"""One run of tcpvsadm: from argv to text and an exit status, and never a traceback.
 
-The command line and files are read before anybody is called; Twisted is imported only when a daemon is called.
+The command line and files are read before the daemon is called, and Twisted is imported only to call it.
 """
 
 from __future__ import annotations
@@ -14,62 +14,61 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from ktcpvs import __version__
-from ktcpvs.control.tcpvsadm import outcome
+from ktcpvs.control.tcpvsadm import exit_status
+from ktcpvs.control.tcpvsadm.exit_status import NoDaemon, UsageError
 from ktcpvs.control.tcpvsadm.options import Invocation, read_arguments
-from ktcpvs.control.tcpvsadm.outcome import Misuse, NoDaemon
 from ktcpvs.errors import BadValue, Refusal, shorten
 from ktcpvs.model.lines import split_lines
 
 STDIN = "<stdin>"
-LONGEST_MESSAGE = 4000
-
+MAX_MESSAGE_LENGTH = 4000
 
 Check = Callable[[str, str, bool], Sequence[str]]
-"""Judges a configuration: its text, its name in messages, and whether it may be empty. Returns warnings, a line each.
-Raises a Refusal."""
+"""Checks a configuration: (text, its name in messages, whether it may be empty) -> warnings, one per line. Raises a
+Refusal."""
 
 
 def run(check: Check | None = None) -> NoReturn:
-    """The console script. check: what --check does."""
-    # An exception, as KeyboardInterrupt is, would be lost in the reactor's loop.
-    signal.signal(signal.SIGINT, lambda *_: os._exit(outcome.INTERRUPTED))
-    gc.disable()  # while modules are imported: what they make stays, and looking through it takes a tenth of the time
+    """Run the console script. check: the implementation of --check."""
+    # The reactor would swallow a KeyboardInterrupt.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(exit_status.INTERRUPTED))
+    gc.disable()  # while modules are imported: their objects stay, and collections take a tenth of the time
     status = main(sys.argv[1:], os.environ, check)
-    gc.freeze()  # nor does what ends need to be looked through: a sixth of the time
+    gc.freeze()  # collections at the exit take a sixth of the time
     sys.exit(status)
 
 
 def main(argv: Sequence[str], environment: Mapping[str, str], check: Check | None = None) -> int:
-    """Carry out the command that `argv` says, print what it answers, and give the exit status."""
+    """Carry out the command of `argv`, print its answer, and return the exit status."""
     try:
         given = read_arguments(argv)
-    except Misuse as misuse:
-        return _misused(misuse)
+    except UsageError as error:
+        return _report_usage(error)
     try:
-        text = _answer(given, environment, check)
-    except Misuse as misuse:
-        return _misused(misuse)
+        text = _run_command(given, environment, check)
+    except UsageError as error:
+        return _report_usage(error)
     except Refusal as refusal:
-        _complain(f"{_subject(given)}: {refusal}")
-        return outcome.REFUSED
+        _print_error(f"{_describe_command(given)}: {refusal}")
+        return exit_status.REFUSED
     except NoDaemon as failure:
-        _complain(str(failure))
-        return outcome.NO_DAEMON
+        _print_error(str(failure))
+        return exit_status.NO_DAEMON
     except Exception as fault:
-        _complain(f"{_subject(given)}: a fault of tcpvsadm, please report it: {fault!r}")
-        return outcome.REFUSED
-    printed = _printed(text)
-    return outcome.DIFFERS if given.command.name == "diff" and text and printed == outcome.DONE else printed
+        _print_error(f"{_describe_command(given)}: internal error in tcpvsadm, please report it: {fault!r}")
+        return exit_status.REFUSED
+    status = _print(text)
+    return exit_status.DIFFERS if given.command.name == "diff" and text and status == exit_status.DONE else status
 
 
-def _leave_out_tls() -> None:
-    """The control connection is a unix socket or loopback: no TLS, whose import would take as long as all the rest."""
+def _block_openssl() -> None:
+    """Keep Twisted from importing OpenSSL, which takes as long as all other imports, for an address without TLS."""
     if "OpenSSL" not in sys.modules:
-        sys.modules["OpenSSL"] = None  # type: ignore[assignment]  # Twisted does without what cannot be imported
+        sys.modules["OpenSSL"] = None  # type: ignore[assignment]  # Twisted works without it
 
 
-def _answer(given: Invocation, environment: Mapping[str, str], check: Check | None) -> str:
-    """What the command prints. Raises Misuse, Refusal or NoDaemon."""
+def _run_command(given: Invocation, environment: Mapping[str, str], check: Check | None) -> str:
+    """Return what the command prints. Raises UsageError, Refusal or NoDaemon."""
     name = given.command.name
     if name == "help":
         from ktcpvs.control.tcpvsadm.usage import help_text
@@ -78,34 +77,34 @@ def _answer(given: Invocation, environment: Mapping[str, str], check: Check | No
     if name == "version":
         return f"tcpvsadm {__version__}\n"
     if name == "top" and not all(file is not None and file.isatty() for file in (sys.stdin, sys.stdout)):
-        raise Misuse("--top wants a terminal; in a pipe use --list --rate, or --list --stats --json")
-    text, source = _text(given)
+        raise UsageError("--top needs a terminal; in a pipe use --list --rate, or --list --stats --json")
+    text, source = _read_input(given)
     control = given.values.get("control") or environment.get("KTCPVS_CONTROL") or None
     if control is None or not control.startswith("tls:"):
-        _leave_out_tls()
+        _block_openssl()
     if name == "check":
         if check is None:
-            raise Refusal("this installation cannot judge a configuration without a daemon")
+            raise Refusal("this installation cannot check a configuration without a daemon")
         for line in check(text, source, "allow-empty" in given.values):
             _warn(line)
         return ""
-    from ktcpvs.control.tcpvsadm.daemon import carry_out
+    from ktcpvs.control.tcpvsadm.session import run_command
 
-    answer = carry_out(given, control, text, source, _warn)
-    return "" if answer is None else _shown(given, answer)
+    answer = run_command(given, control, text, source, _warn)
+    return "" if answer is None else _format(given, answer)
 
 
-def _text(given: Invocation) -> tuple[str, str]:
-    """The configuration to be loaded and its name in messages, or networks; "" for other commands. Raises Refusal."""
+def _read_input(given: Invocation) -> tuple[str, str]:
+    """Return the configuration to load and its name in messages, or networks; "" for other commands. Raises Refusal."""
     if given.command.name in ("load-configfile", "restore", "check", "diff"):
         return _read(given.words[0] if given.words else "-")
     if given.command.name in ("allow", "deny", "del-network"):
-        return "\n".join(_networks(word) for word in given.words), ""
+        return "\n".join(_read_networks(word) for word in given.words), ""
     return "", ""
 
 
-def _networks(word: str) -> str:
-    """The networks that a word names: itself, or with an @ those in a file. Raises Refusal, which names the file."""
+def _read_networks(word: str) -> str:
+    """Return the networks of a word: itself, or for @FILE those in the file. Raises Refusal, which names the file."""
     if not word.startswith("@"):
         return word
     from ktcpvs.model.network import parse_networks
@@ -118,7 +117,7 @@ def _networks(word: str) -> str:
 
 
 def _read(name: str) -> tuple[str, str]:
-    """A file's text, or with "-" that of standard input; and its name in messages. Raises Refusal."""
+    """Return the text of a file, or for "-" of standard input, and its name in messages. Raises Refusal."""
     source = STDIN if name == "-" else name
     try:
         if name != "-":
@@ -137,69 +136,81 @@ def _read(name: str) -> tuple[str, str]:
         raise Refusal(f"{source}: {getattr(error, 'strerror', None) or error}") from None
 
 
-# The terminal.
+# Output.
 
 
-def _shown(given: Invocation, answer: Any) -> str:
-    from ktcpvs.control.tcpvsadm import colours, names, show
+def _format(given: Invocation, answer: Any) -> str:
+    """Return the daemon's answer as the command prints it."""
+    from ktcpvs.control.tcpvsadm import addresses, colours, output
 
     if "json" in given.values:
-        return show.as_json(answer)
+        return output.format_json(answer)
     if given.command.name == "diff":
         return "".join(f"{line}\n" for line in answer)
     if given.command.name == "save":
-        return show.configuration(answer)
+        return output.format_configuration(answer)
     if given.command.name == "schedulers":
-        return show.schedulers(answer)
+        return output.format_schedulers(answer)
     if given.command.name == "get":
-        return show.settings(answer)
+        return output.format_settings(answer)
     if given.command.name == "explain":
-        return show.explanation(answer)
-    address = names.numeric if "numeric" in given.values else names.named
-    views = (show.stats, show.rate, show.connections)
-    view = next((view for view in views if view.__name__ in given.values), show.table)
-    listed = view(answer, address)
-    return colours.coloured(listed) if colours.wanted(sys.stdout, os.environ) else listed
+        return output.format_explanation(answer)
+    show = addresses.with_numeric_host if "numeric" in given.values else addresses.with_port_name
+    text = _format_view(given, answer, show)
+    return colours.colour_states(text) if colours.should_colour(sys.stdout, os.environ) else text
 
 
-def _printed(text: str) -> int:
-    """Write `text`, always in UTF-8, as configuration files are; the exit status."""
+def _format_view(given: Invocation, answer: Any, show: Callable[[str], str]) -> str:
+    """Return the output of --list, in the view that its options select."""
+    from ktcpvs.control.tcpvsadm import output
+
+    if "stats" in given.values:
+        return output.format_stats(answer, show)
+    if "rate" in given.values:
+        return output.format_rates(answer, show)
+    if "connections" in given.values:
+        return output.format_connections(answer, show)
+    return output.format_table(answer, show)
+
+
+def _print(text: str) -> int:
+    """Write `text` in UTF-8, as configuration files are, and return the exit status."""
     if not text:
-        return outcome.DONE
+        return exit_status.DONE
     if sys.stdout is None:
-        _complain("standard output is closed")
-        return outcome.REFUSED
+        _print_error("standard output is closed")
+        return exit_status.REFUSED
     try:
-        # sys.stdout itself would do only once what a pipe takes at once, under PYTHONUNBUFFERED.
+        # Under PYTHONUNBUFFERED, sys.stdout itself would write no more than a pipe takes at once.
         with open(sys.stdout.fileno(), "wb", closefd=False) as output:
             output.write(text.encode("utf-8", "backslashreplace"))
     except BrokenPipeError:
-        return outcome.CLOSED_PIPE
+        return exit_status.CLOSED_PIPE
     except OSError as error:
-        _complain(f"cannot write: {error.strerror}")
-        return outcome.REFUSED
-    return outcome.DONE
+        _print_error(f"cannot write: {error.strerror}")
+        return exit_status.REFUSED
+    return exit_status.DONE
 
 
-def _subject(given: Invocation) -> str:
+def _describe_command(given: Invocation) -> str:
     ident = given.values.get("ident")
     return given.command.name if ident is None else f"{given.command.name} {shorten(ident)}"
 
 
-def _misused(misuse: Misuse) -> int:
-    _complain(str(misuse), "Try 'tcpvsadm --help'.")
-    return outcome.MISUSED
+def _report_usage(error: UsageError) -> int:
+    _print_error(str(error), "Try 'tcpvsadm --help'.")
+    return exit_status.MISUSED
 
 
 def _warn(line: str) -> None:
-    """A warning on standard error; the exit status stays what it is."""
-    _complain(f"warning: {line}")
+    """Print a warning on standard error; the exit status does not change."""
+    _print_error(f"warning: {line}")
 
 
-def _complain(why: str, then: str = "") -> None:
-    """One line on standard error, and `then` below it."""
+def _print_error(why: str, then: str = "") -> None:
+    """Print one line on standard error, and `then` below it."""
     if sys.stderr is None:
         return
-    lines = f"tcpvsadm: {shorten(why, LONGEST_MESSAGE)}\n" + (f"{then}\n" if then else "")
-    with contextlib.suppress(OSError):  # nobody listens; the exit status is left
+    lines = f"tcpvsadm: {shorten(why, MAX_MESSAGE_LENGTH)}\n" + (f"{then}\n" if then else "")
+    with contextlib.suppress(OSError):  # standard error is closed; the exit status still tells
         os.write(sys.stderr.fileno(), lines.encode(sys.stderr.encoding, "backslashreplace"))

@@ -1,4 +1,4 @@
-"""The terminal of --top: a screen of its own, keys one by one, and all as it was before at the end."""
+"""The terminal of --top: alternate screen, unbuffered keys, and the former state restored at the end."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from twisted.internet.interfaces import IReadDescriptor
 from zope.interface import implementer
 
 from ktcpvs.control.client import Switch
-from ktcpvs.control.tcpvsadm.top import screen
+from ktcpvs.control.tcpvsadm.top import layout_screen
 from ktcpvs.model.language.writer import ShowAddress
 
-EVERY = 1.0
-"""Seconds between two looks."""
+UPDATE_INTERVAL = 1.0
+"""Seconds between two updates."""
 
-_KEYS_OF_END = (b"q", b"Q", b"\x03", b"\x04")
+_QUIT_KEYS = (b"q", b"Q", b"\x03", b"\x04")
 """q, Ctrl-C, Ctrl-D."""
 
-_ENTER = "\x1b[?1049h\x1b[?25l"  # another screen, no cursor
+_ENTER = "\x1b[?1049h\x1b[?25l"  # alternate screen, hidden cursor
 _LEAVE = "\x1b[?25h\x1b[?1049l"
 
 
 @implementer(IReadDescriptor)
-class Keys(FileDescriptor):
-    """is_over: the user wants to end. told: called then."""
+class Keyboard(FileDescriptor):
+    """Reads keys. has_quit: the user has pressed a key to quit, or the terminal is gone. on_quit: called then."""
 
     def __init__(self, reactor: Any, descriptor: int) -> None:
         super().__init__(reactor)
         self._descriptor = descriptor
-        self.is_over = False
-        self.told: Callable[[], object] = lambda: None
+        self.has_quit = False
+        self.on_quit: Callable[[], object] = lambda: None
 
     def fileno(self) -> int:
         return self._descriptor
@@ -48,69 +48,69 @@ class Keys(FileDescriptor):
             keys = os.read(self._descriptor, 64)
         except OSError:
             keys = b""
-        if not keys or any(key in keys for key in _KEYS_OF_END):
-            self.end()
+        if not keys or any(key in keys for key in _QUIT_KEYS):
+            self.quit()
 
-    def end(self) -> None:
-        """It is over."""
+    def quit(self) -> None:
+        """Stop reading, and call `on_quit` once."""
         self.stopReading()  # type: ignore[no-untyped-call]
-        if not self.is_over:
-            self.is_over = True
-            self.told()
+        if not self.has_quit:
+            self.has_quit = True
+            self.on_quit()
 
     def connectionLost(self, reason: Any) -> None:
-        self.end()
+        self.quit()
 
 
-async def watch(reactor: Any, switch: Switch, ident: str | None, show: ShowAddress, in_colour: bool) -> None:
-    """Show the counters, every EVERY seconds anew, until the user wants to end."""
-    keyboard, output = sys.stdin.fileno(), sys.stdout.fileno()
-    saved = termios.tcgetattr(keyboard)
-    raw = termios.tcgetattr(keyboard)
+async def show_top(reactor: Any, switch: Switch, ident: str | None, show: ShowAddress, in_colour: bool) -> None:
+    """Show the counters, with an update every UPDATE_INTERVAL seconds, until the user quits."""
+    stdin, stdout = sys.stdin.fileno(), sys.stdout.fileno()
+    saved = termios.tcgetattr(stdin)
+    raw = termios.tcgetattr(stdin)
     raw[3] &= ~(termios.ICANON | termios.ECHO | termios.ISIG)
-    keys = Keys(reactor, keyboard)
+    keyboard = Keyboard(reactor, stdin)
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: reactor.callFromThread(keys.end))
+        signal.signal(number, lambda *_: reactor.callFromThread(keyboard.quit))
     try:
-        termios.tcsetattr(keyboard, termios.TCSADRAIN, raw)
-        _write(output, _ENTER)
-        keys.startReading()  # type: ignore[no-untyped-call]
+        termios.tcsetattr(stdin, termios.TCSADRAIN, raw)
+        _write(stdout, _ENTER)
+        keyboard.startReading()  # type: ignore[no-untyped-call]
         before, began = None, 0.0
-        while not keys.is_over:
+        while not keyboard.has_quit:
             now, at = await switch.stats(ident), time.monotonic()
-            columns, rows = os.get_terminal_size(output)
-            lines = screen(before, now, at - began, (columns, rows), show, in_colour)
-            _write(output, _drawn(lines))
+            columns, rows = os.get_terminal_size(stdout)
+            lines = layout_screen(before, now, at - began, (columns, rows), show, in_colour)
+            _write(stdout, _overwrite(lines))
             before, began = now, at
-            await _pause(reactor, keys)
+            await _pause(reactor, keyboard)
     finally:
-        keys.stopReading()  # type: ignore[no-untyped-call]
-        _write(output, _LEAVE)
+        keyboard.stopReading()  # type: ignore[no-untyped-call]
+        _write(stdout, _LEAVE)
         with contextlib.suppress(termios.error):
-            termios.tcsetattr(keyboard, termios.TCSADRAIN, saved)
+            termios.tcsetattr(stdin, termios.TCSADRAIN, saved)
 
 
-def _drawn(lines: Sequence[str]) -> str:
-    """Each line over the one before, so that nothing flickers."""
+def _overwrite(lines: Sequence[str]) -> str:
+    """Return the output that writes each line over the one on the screen, so that nothing flickers."""
     return "\x1b[H" + "\n".join(f"{line}\x1b[K" for line in lines) + "\x1b[J"
 
 
-async def _pause(reactor: Any, keys: Keys) -> None:
-    """EVERY seconds, or until the user wants to end."""
-    over: Deferred[None] = Deferred()
-    call = reactor.callLater(EVERY, over.callback, None)
+async def _pause(reactor: Any, keyboard: Keyboard) -> None:
+    """Wait for UPDATE_INTERVAL, or until the user quits."""
+    done: Deferred[None] = Deferred()
+    call = reactor.callLater(UPDATE_INTERVAL, done.callback, None)
 
     def wake() -> None:
         if call.active():
             call.cancel()
-            over.callback(None)
+            done.callback(None)
 
-    keys.told = wake
-    await over
+    keyboard.on_quit = wake
+    await done
 
 
 def _write(output: int, text: str) -> None:
     data = text.encode("utf-8", "backslashreplace")
-    with contextlib.suppress(OSError):  # the terminal is gone; its end is told by the keys
+    with contextlib.suppress(OSError):  # the terminal is gone; the keyboard notices it
         while data:
             data = data[os.write(output, data) :]

@@ -1,4 +1,4 @@
-"""The table of the command line as the text of --help, for terminals of 80 columns."""
+"""The text of --help, made from the table of commands and options, for terminals of 80 columns."""
 
 from __future__ import annotations
 
@@ -7,44 +7,46 @@ from collections.abc import Iterable
 from ktcpvs.control.tcpvsadm.options import COMMANDS, OPTIONS, VIEWS, Command
 
 WIDTH = 80
-_MEANINGS = 34
+_MEANING_COLUMN = 34
 
-_EXITS = "0 done; 1 refused, nothing was changed; 2 misuse of the command line; 3 no daemon answers."
+_EXIT_STATUSES = (
+    "0 done; 1 refused, nothing was changed; 2 wrong usage; 3 no daemon answers; 4 --diff found differences."
+)
 
 
 def help_text() -> str:
-    """What --help prints."""
+    """Return the text that --help prints."""
     lines = ["Usage: tcpvsadm COMMAND [OPTION]...", "Administer the TCP Virtual Server, a layer-7 switch.", ""]
     lines.append("Commands:")
     for command in COMMANDS.values():
-        lines += _filled("  ", synopsis(command), 10)
+        lines += _fill("  ", synopsis(command), 10)
         lines.append(f"        {command.meaning}")
     lines += ["", "Options:"]
     for option in OPTIONS.values():
         names = " ".join(filter(None, [_names(option.short, option.name), option.value]))
-        lines += _filled(f"  {names}".ljust(_MEANINGS - 1), option.meaning.split(), _MEANINGS)
-    lines += ["", *_filled("Exit status:", _EXITS.split(), 8)]
+        lines += _fill(f"  {names}".ljust(_MEANING_COLUMN - 1), option.meaning.split(), _MEANING_COLUMN)
+    lines += ["", *_fill("Exit status:", _EXIT_STATUSES.split(), 8)]
     return "\n".join(lines) + "\n"
 
 
 def synopsis(command: Command) -> list[str]:
-    """The command with its words and options, in parts: `-a, --add-server`, `-i ID`, `-r ADDR[:PORT]`, `[-w N]`."""
+    """Return a command, its words and its options, in parts: `-a, --add-server`, `-i ID`, `-r ADDR[:PORT]`, ..."""
     parts = [_names(command.short, command.name)]
-    parts += [_use(name) for name in command.required]
+    parts += [_describe_option(name) for name in command.required]
     if command.words:
         parts.append(command.words)
     views = [name for name in command.optional if name in VIEWS]
     for name in command.optional:
         if name not in views:
-            parts.append(f"[{_use(name)}]" + ("..." if name in OPTIONS and OPTIONS[name].repeats else ""))
+            parts.append(f"[{_describe_option(name)}]" + ("..." if name in OPTIONS and OPTIONS[name].repeats else ""))
         elif name == views[0]:
             parts.append(f"[{' | '.join('--' + view for view in views)}]")
     return parts
 
 
-def _use(option_name: str) -> str:
+def _describe_option(option_name: str) -> str:
     option = OPTIONS.get(option_name)
-    if option is None:  # a command that is an option here
+    if option is None:  # a command that is given as an option
         return f"--{option_name}"
     name = f"-{option.short}" if option.short else f"--{option.name}"
     return f"{name} {option.value}" if option.value else name
@@ -54,8 +56,8 @@ def _names(short: str | None, name: str) -> str:
     return f"-{short}, --{name}" if short else f"    --{name}"
 
 
-def _filled(start: str, parts: Iterable[str], indent: int) -> list[str]:
-    """`start` and the parts in lines of at most WIDTH characters; no part is broken."""
+def _fill(start: str, parts: Iterable[str], indent: int) -> list[str]:
+    """Fill lines of at most WIDTH characters with `start` and the parts, which are not broken."""
     lines = [start]
     for part in parts:
         if len(lines[-1]) + 1 + len(part) > WIDTH:

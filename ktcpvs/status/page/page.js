@@ -1,16 +1,16 @@
-// Looks at the daemon every second or two and draws what has changed. Text from outside becomes text nodes, never HTML.
+// Fetches the status every second and redraws the page. Foreign text becomes text nodes, never HTML.
 "use strict";
 
-const EVERY = 1000; // milliseconds between two looks
-const PATIENCE = 5000; // milliseconds until a look that is not answered counts as failed
-const KEPT = 120; // looks that the plots show
-const SHOWN = 200; // the most servers of one service, and services, that are drawn
+const UPDATE_INTERVAL = 1000; // milliseconds between two updates
+const FETCH_TIMEOUT = 5000; // milliseconds
+const MAX_SAMPLES = 120; // updates that the plots show
+const MAX_ROWS = 200; // the most services, and servers of one service, that are drawn
 const SVG = "http://www.w3.org/2000/svg";
 
-const past = new Map(); // what is plotted -> its last values
-let before = null;
+const samples = new Map(); // name of a plot -> its last values
+let previous = null; // the data of the last update
 let failures = 0;
-let heard = Date.now();
+let lastSuccess = Date.now();
 
 function element(name, properties = {}, ...children) {
   const made = document.createElement(name);
@@ -48,7 +48,7 @@ function span(seconds) {
   return `${Math.max(0, Math.floor(seconds))} s`;
 }
 
-// The bound that `share` of the requests counted in these buckets did not exceed; null: there were none.
+// The upper bound of the latency of this share of the requests; null: there were none.
 function within(buckets, bounds, share) {
   const all = buckets.reduce((sum, one) => sum + one, 0);
   let seen = 0;
@@ -59,7 +59,7 @@ function within(buckets, bounds, share) {
   return null;
 }
 
-// What a counter gained in a second; one that began anew counts as 0.
+// The increase of a counter per second; 0 for a counter that was reset.
 function gain(now, then, seconds) {
   return then === undefined || seconds <= 0 ? 0 : Math.max(0, now - then) / seconds;
 }
@@ -69,26 +69,26 @@ function gained(now, then) {
 }
 
 function remember(key, value) {
-  const values = past.get(key) || [];
+  const values = samples.get(key) || [];
   values.push(value);
-  if (values.length > KEPT) values.shift();
-  past.set(key, values);
+  if (values.length > MAX_SAMPLES) values.shift();
+  samples.set(key, values);
 }
 
 function plot(key, label, write, second) {
   const svg = document.createElementNS(SVG, "svg");
-  svg.setAttribute("viewBox", `0 0 ${KEPT - 1} 40`);
+  svg.setAttribute("viewBox", `0 0 ${MAX_SAMPLES - 1} 40`);
   svg.setAttribute("preserveAspectRatio", "none");
   svg.setAttribute("role", "img");
   svg.setAttribute("aria-label", label);
   const lines = second ? [[key, "first"], [second, "second"]] : [[key, "first"]];
-  const top = Math.max(...lines.flatMap(([one]) => past.get(one) || []), 1e-9);
+  const top = Math.max(...lines.flatMap(([one]) => samples.get(one) || []), 1e-9);
   const caption = element("b");
   for (const [one, style] of lines) {
-    const values = past.get(one) || [];
+    const values = samples.get(one) || [];
     const line = document.createElementNS(SVG, "polyline");
     line.setAttribute("class", style);
-    const points = values.map((value, place) => `${KEPT - values.length + place},${(39 - 37 * (value || 0) / top).toFixed(2)}`);
+    const points = values.map((value, place) => `${MAX_SAMPLES - values.length + place},${(39 - 37 * (value || 0) / top).toFixed(2)}`);
     line.setAttribute("points", points.join(" "));
     svg.append(line);
     const last = values.length ? values[values.length - 1] : null;
@@ -107,7 +107,7 @@ function health(server, now) {
   return element("span", { class: `state ${known.state}`, title }, known.state);
 }
 
-function measured(told, stats, then, seconds) {
+function measured(data, stats, then, seconds) {
   const rates = gained(stats.buckets, then && then.buckets);
   return {
     rate: gain(stats.total, then && then.total, seconds),
@@ -115,11 +115,11 @@ function measured(told, stats, then, seconds) {
     out: gain(stats.bytes_out, then && then.bytes_out, seconds),
     errors: gain(stats.failures + stats.answers["5xx"], then && then.failures + then.answers["5xx"], seconds),
     buckets: rates,
-    slow: within(rates, told.buckets, 0.99),
+    slow: within(rates, data.buckets, 0.99),
   };
 }
 
-function serverRow(told, name, state, server, now) {
+function serverRow(data, name, state, server, now) {
   const stats = server.stats;
   return row([
     ["", name], ["state", state], ["weight", server.weight === undefined ? "–" : String(server.weight)],
@@ -129,29 +129,29 @@ function serverRow(told, name, state, server, now) {
   ]);
 }
 
-function service(told, one, then, seconds) {
+function service(data, one, then, seconds) {
   const ident = one.ident;
   const known = new Map((then ? then.servers : []).map((server) => [server.address, server.stats]));
-  const servers = one.servers.map((server) => measured(told, server.stats, known.get(server.address), seconds));
-  const buckets = told.buckets.concat([0]).map((_, place) => servers.reduce((sum, now) => sum + now.buckets[place], 0));
+  const servers = one.servers.map((server) => measured(data, server.stats, known.get(server.address), seconds));
+  const buckets = data.buckets.concat([0]).map((_, place) => servers.reduce((sum, now) => sum + now.buckets[place], 0));
   const sum = (name) => servers.reduce((all, now) => all + now[name], 0);
   remember(`${ident} rate`, sum("rate"));
   remember(`${ident} errors`, sum("errors"));
   remember(`${ident} in`, gain(one.stats.bytes_in, then && then.stats.bytes_in, seconds));
   remember(`${ident} out`, gain(one.stats.bytes_out, then && then.stats.bytes_out, seconds));
-  remember(`${ident} half`, within(buckets, told.buckets, 0.5));
-  remember(`${ident} slow`, within(buckets, told.buckets, 0.99));
+  remember(`${ident} half`, within(buckets, data.buckets, 0.5));
+  remember(`${ident} slow`, within(buckets, data.buckets, 0.99));
   remember(`${ident} active`, one.stats.active);
   remember(`${ident} queued`, one.stats.queued);
   const state = one.running ? "running" : "stopped";
   const relay = one.stats.relay ? `, relay ${one.stats.relay.in_use}` : "";
   const refused = Object.entries(one.stats.refusals).map(([code, count]) => `${code}: ${short(count)}`).join(", ");
   const headings = ["Server", "State", "Weight", "Active", "Per second", "In", "Out", "99 % within", "Errors", "Retries"];
-  const body = element("tbody", {}, ...one.servers.slice(0, SHOWN).map((server, place) =>
-    serverRow(told, server.address, health(server, told.time), server, servers[place])));
+  const body = element("tbody", {}, ...one.servers.slice(0, MAX_ROWS).map((server, place) =>
+    serverRow(data, server.address, health(server, data.time), server, servers[place])));
   if (one.redirect) {
-    const now = measured(told, one.redirect.stats, then && then.redirect && then.redirect.stats, seconds);
-    body.append(serverRow(told, one.redirect.address, "redirect", one.redirect, now));
+    const now = measured(data, one.redirect.stats, then && then.redirect && then.redirect.stats, seconds);
+    body.append(serverRow(data, one.redirect.address, "redirect", one.redirect, now));
   }
   const made = element("section", {},
     element("div", { class: "title" },
@@ -163,11 +163,11 @@ function service(told, one, then, seconds) {
       plot(`${ident} in`, "in · out", (value) => `${bytes(value)}/s`, `${ident} out`),
       plot(`${ident} active`, "clients · waiting", short, `${ident} queued`)),
     element("table", {}, element("thead", {}, element("tr", {}, ...headings.map((text) => element("th", {}, text)))), body));
-  if (one.servers.length > SHOWN) made.append(element("p", { class: "faint" }, `and ${one.servers.length - SHOWN} more`));
+  if (one.servers.length > MAX_ROWS) made.append(element("p", { class: "faint" }, `and ${one.servers.length - MAX_ROWS} more`));
   if (one.rules.length) {
     const open = document.getElementById(`rules ${ident}`);
     const rules = element("details", { id: `rules ${ident}` }, element("summary", {}, `${one.rules.length} rules`),
-      element("table", {}, element("tbody", {}, ...one.rules.slice(0, SHOWN).map((rule) =>
+      element("table", {}, element("tbody", {}, ...one.rules.slice(0, MAX_ROWS).map((rule) =>
         element("tr", {}, element("td", {}, element("code", {}, rule.pattern)), element("td", {}, rule.servers.join(", ")))))));
     rules.open = Boolean(open && open.open);
     made.append(rules);
@@ -175,24 +175,24 @@ function service(told, one, then, seconds) {
   return made;
 }
 
-function draw(told) {
-  const seconds = before ? told.time - before.time : 0;
-  const known = new Map((before ? before.services : []).map((one) => [one.ident, one]));
-  const shown = told.services.slice(0, SHOWN);
-  document.getElementById("services").replaceChildren(...shown.map((one) => service(told, one, known.get(one.ident), seconds)));
-  const bad = told.services.flatMap((one) => one.servers).filter((server) => ["down", "ejected"].includes(server.health.state));
+function draw(data) {
+  const seconds = previous ? data.time - previous.time : 0;
+  const known = new Map((previous ? previous.services : []).map((one) => [one.ident, one]));
+  const shown = data.services.slice(0, MAX_ROWS);
+  document.getElementById("services").replaceChildren(...shown.map((one) => service(data, one, known.get(one.ident), seconds)));
+  const bad = data.services.flatMap((one) => one.servers).filter((server) => ["down", "ejected"].includes(server.health.state));
   document.title = (bad.length ? `(${bad.length} down) ` : "") + "ktcpvs";
-  const more = told.services.length > SHOWN ? `, of which ${SHOWN} are shown` : "";
+  const more = data.services.length > MAX_ROWS ? `, the first ${MAX_ROWS} are shown` : "";
   document.getElementById("about").textContent =
-    `version ${told.version} · up ${span(told.time - told.started)} · ${told.services.length} services${more}`;
-  document.getElementById("processes").textContent = told.processes.map((process) => {
-    const then = before && before.processes.find((one) => one.name === process.name);
+    `version ${data.version} · up ${span(data.time - data.started)} · ${data.services.length} services${more}`;
+  document.getElementById("processes").textContent = data.processes.map((process) => {
+    const then = previous && previous.processes.find((one) => one.name === process.name);
     return `${process.name}: ${Math.round(100 * gain(process.cpu, then ? then.cpu : undefined, seconds))} % CPU, ${bytes(process.memory)}`;
   }).join(" · ");
-  for (const key of past.keys()) {
-    if (!told.services.some((one) => key.startsWith(`${one.ident} `))) past.delete(key);
+  for (const key of samples.keys()) {
+    if (!data.services.some((one) => key.startsWith(`${one.ident} `))) samples.delete(key);
   }
-  before = told;
+  previous = data;
 }
 
 function warn(text) {
@@ -202,20 +202,20 @@ function warn(text) {
   document.body.classList.toggle("gone", Boolean(text));
 }
 
-async function look() {
+async function update() {
   try {
-    const answer = await fetch("api/v1/status", { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
-    if (!answer.ok) throw new Error(`it answers ${answer.status}`);
-    const told = await answer.json();
-    if (!before || told.time > before.time) draw(told);
+    const response = await fetch("api/v1/status", { cache: "no-store", signal: AbortSignal.timeout(FETCH_TIMEOUT) });
+    if (!response.ok) throw new Error(`status ${response.status}`);
+    const data = await response.json();
+    if (!previous || data.time > previous.time) draw(data);
     failures = 0;
-    heard = Date.now();
+    lastSuccess = Date.now();
     warn("");
   } catch (error) {
     failures += 1;
-    if (failures > 1) warn(`The daemon does not answer (${error.message}); these numbers are ${span((Date.now() - heard) / 1000)} old.`);
+    if (failures > 1) warn(`The daemon does not respond (${error.message}); the numbers below are ${span((Date.now() - lastSuccess) / 1000)} old.`);
   }
-  setTimeout(look, EVERY);
+  setTimeout(update, UPDATE_INTERVAL);
 }
 
-look();
+update();

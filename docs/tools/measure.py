@@ -1,0 +1,142 @@
+"""Measure single parts, as docs/performance.md reports them.
+
+    measure.py rules                        choosing by 10, 1,000 and 10,000 rules, without a socket
+    measure.py admission                    lists of networks and limits for each client, without a socket
+    measure.py memory PID PORT idle|slow    memory of one connection of a daemon whose server is 127.0.0.1:9001
+
+For `memory`, start a daemon with a service at 127.0.0.1:PORT and that server, and raise `ulimit -n` to 8192.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+import statistics
+import sys
+import threading
+import time
+import timeit
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from twisted.internet.testing import MemoryReactorClock
+
+from ktcpvs.dispatch.admission import Admission
+from ktcpvs.model.address import Inet
+from ktcpvs.model.destination import Destination
+from ktcpvs.model.network import Network, Networks
+from ktcpvs.model.scheduling import Request, ServiceView
+from ktcpvs.model.service import RealServer, Rule, VirtualService
+from ktcpvs.runtime.context import Context
+from ktcpvs.schedulers.http import HTTP
+from ktcpvs.schedulers.wlc import WLC
+from ktcpvs.system.log import EventLog
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+CONNECTIONS = 500
+SETTLES = 10.0
+"""Seconds until memory is read."""
+
+
+def rules(counts: Sequence[int] = (10, 1000, 10000), runs: int = 10) -> None:
+    """Ask for the rule in the middle by 676 new paths, and by one path again and again; print the medians."""
+    for count in counts:
+        address = Inet("127.0.0.1", 80)
+        configured = tuple(Rule(rf"^/customers/{n}/[a-z]+\.(html|css|js)$", (address,)) for n in range(count))
+        config = VirtualService("web", servers=(RealServer(address),), rules=configured)
+        view = ServiceView.of(config, {address: Destination(address)}, WLC())
+        began = time.perf_counter()
+        scheduler = HTTP().bind(view, None)
+        bound = (time.perf_counter() - began) * 1000
+        middle = f"/customers/{count // 2}/"
+        assert scheduler.choose(Request(path=f"{middle}index.html".encode())).reason.startswith(
+            f"rule {count // 2 + 1} "
+        )
+        new = [[f"{middle}{run}{a}{b}.html".encode() for a in LETTERS for b in LETTERS] for run in LETTERS[:runs]]
+        first = statistics.median(time_of(scheduler.choose, paths) for paths in new)
+        again = statistics.median(time_of(scheduler.choose, [f"{middle}index.html".encode()] * 1000) for _ in new)
+        print(f"{count} rules: bound in {bound:.1f} ms; a choice {first:.2f} us, by a known path {again:.2f} us")
+
+
+def time_of(choose: Callable[[Request], object], paths: list[bytes]) -> float:
+    """Return the microseconds that a choice by one of `paths` takes in the mean."""
+    request = Request()
+    began = time.perf_counter()
+    for path in paths:
+        request.path = path
+        choose(request)
+    return (time.perf_counter() - began) / len(paths) * 1e6
+
+
+def admission(counts: Sequence[int] = (1, 100, 10_000, 100_000), calls: int = 100_000) -> None:
+    """Admit a client, and let clients with limits make requests; print the best of five runs."""
+    context, peer = Context(MemoryReactorClock(), EventLog()), ("10.2.3.4", 99)
+
+    def made(**options: Any) -> Admission:
+        one = Admission(context, "s")
+        one.follow(VirtualService("s", **options), "EACH_REQUEST")
+        return one
+
+    def report(name: str, call: Callable[[], object]) -> None:
+        print(f"{name}: {min(timeit.repeat(call, number=calls, repeat=5)) / calls * 1e6:.2f} us")
+
+    for count in counts:
+        numbers = random.Random(1).sample(range(11 << 16, 200 << 16), count)
+        one = made(deny=Networks.of(Network(32, number << 8, 24) for number in numbers))
+        report(f"deny of {count} networks", partial(one.enter, peer))
+    one = made(client_connections=10_000_000)
+    report("client_connections, in and out", lambda: one.leave(one.enter(peer), 0))
+    for name, value in (("client_rate", "10000000/s"), ("client_head_rate", 10_000_000)):
+        limited = made(**{name: value})
+        report(name, partial(limited.asks, limited.enter(peer), 60))
+
+
+def memory(pid: int, port: int, kind: str) -> None:
+    """Print the growth of the daemon's resident memory for each of 500 connections.
+
+    idle: a small request has been answered. slow: the server sends 16 MiB, and no client reads.
+    """
+    response = bytes(12 if kind == "idle" else 16 << 20)
+
+    def resident() -> int:
+        with open(f"/proc/{pid}/status") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("VmRSS"))
+
+    def send(server: socket.socket) -> None:
+        try:
+            server.recv(1000)
+            server.sendall(response)
+        except OSError:
+            pass
+
+    def serve(listener: socket.socket) -> None:
+        kept = []
+        while True:
+            kept.append(listener.accept()[0])
+            threading.Thread(target=send, args=(kept[-1],), daemon=True).start()
+
+    threading.Thread(target=serve, args=(socket.create_server(("127.0.0.1", 9001), backlog=1024),), daemon=True).start()
+    before = resident()
+    clients = []
+    for _ in range(CONNECTIONS):
+        clients.append(socket.create_connection(("127.0.0.1", port)))
+        clients[-1].sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    time.sleep(SETTLES)
+    print(f"{(resident() - before) / CONNECTIONS:.1f} KiB a connection")
+
+
+def main() -> None:
+    match sys.argv[1:]:
+        case ["rules"]:
+            rules()
+        case ["admission"]:
+            admission()
+        case ["memory", pid, port, ("idle" | "slow") as kind]:
+            memory(int(pid), int(port), kind)
+        case _:
+            raise SystemExit(__doc__)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""The table of control commands that edit the switch: one entry for each edit of `ktcpvs.model.edits`.
+
+From an entry follow the AMP command (`commands`), its responder (`server`), the method of a Python client (`client`),
+the way from an edit to its command and back (`edit_commands`), and most of the command in tcpvsadm
+(`tcpvsadm.options`). This module imports neither Twisted nor the model, since `tcpvsadm --help` reads it.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+from attrs import frozen
+
+
+class ArgumentType(Enum):
+    """What an argument holds. `arguments` reads and writes each type, and `commands` encodes it for AMP."""
+
+    TEXT = "text"
+    INTEGER = "integer"
+    BOOLEAN = "boolean"
+    ADDRESS = "address"
+    SERVICE_OPTIONS = "service options"
+    """The options of a virtual service, as the configuration language names and writes them, and `port`."""
+
+    SETTINGS = "settings"
+    NETWORKS = "networks"
+    """Addresses and networks, separated by white space. The client uploads them before the command."""
+
+    CONFIGURATION = "configuration"
+    """A text in the configuration language. The client uploads it before the command."""
+
+    @property
+    def is_uploaded(self) -> bool:
+        """True where the value travels in pages before the command, since an AMP value ends at 65,535 bytes."""
+        return self in (ArgumentType.NETWORKS, ArgumentType.CONFIGURATION)
+
+
+class _Required(Enum):
+    REQUIRED = "required"
+
+
+REQUIRED = _Required.REQUIRED
+
+
+@frozen
+class Argument:
+    """One argument of a control command.
+
+    name: on the wire, in the edit and in the client's method. default: the client's, which it sends; None is not sent,
+    and the edit's own default holds. is_optional: the command may come without it. option: its name in tcpvsadm; None
+    where tcpvsadm has no option for it. help: range, unit, and the meaning of None.
+    """
+
+    name: str
+    type: ArgumentType
+    default: Any = REQUIRED
+    is_optional: bool = False
+    option: str | None = None
+    help: str = ""
+
+    @property
+    def is_required(self) -> bool:
+        """True where the client must give it."""
+        return self.default is REQUIRED
+
+
+@frozen
+class EditCommand:
+    """A control command that asks for an edit.
+
+    edit: the name of the edit's class, which is the command's name on the wire too. name: the command in tcpvsadm,
+    without the dashes. method: the client's method. help: one line for --help and for the method's documentation.
+    """
+
+    edit: str
+    name: str
+    method: str
+    help: str
+    arguments: tuple[Argument, ...] = ()
+
+    @property
+    def uploaded(self) -> Argument | None:
+        """The argument that is uploaded before the command, if it has one."""
+        return next((argument for argument in self.arguments if argument.type.is_uploaded), None)
+
+    @property
+    def on_the_wire(self) -> tuple[Argument, ...]:
+        """The arguments that the command itself carries."""
+        return tuple(argument for argument in self.arguments if not argument.type.is_uploaded)
+
+
+def _optional(name: str, type: ArgumentType, help: str, option: str | None = None) -> Argument:
+    return Argument(name, type, default=None, is_optional=True, option=option or name, help=help)
+
+
+_IDENT = Argument("ident", ArgumentType.TEXT, option="ident")
+_ANY_IDENT = _optional("ident", ArgumentType.TEXT, "None means all services.")
+_ADDRESS = Argument("address", ArgumentType.ADDRESS, option="real-server")
+_PATTERN = Argument("pattern", ArgumentType.TEXT, option="pattern")
+_OPTIONS = Argument(
+    "options", ArgumentType.SERVICE_OPTIONS, help='listen, port, scheduler, ...; "" removes a redirect.'
+)
+_NETWORKS = Argument("networks", ArgumentType.NETWORKS, help="Separated by white space; `#` begins a comment.")
+_ONLY = Argument(
+    "only", ArgumentType.BOOLEAN, False, option="only", help="True replaces the list, False adds to it."
+)  # fmt: skip
+
+EDIT_COMMANDS: tuple[EditCommand, ...] = (
+    EditCommand("AddService", "add-service", "add_service", "add a virtual service, stopped", (_IDENT, _OPTIONS)),
+    EditCommand(
+        "EditService", "edit-service", "edit_service", "change the given options of a virtual service",
+        (_IDENT, _OPTIONS),
+    ),
+    EditCommand("DeleteService", "delete-service", "delete_service", "delete a stopped virtual service", (_IDENT,)),
+    EditCommand("Flush", "flush", "flush", "delete all virtual services, if none of them runs"),
+    EditCommand(
+        "AddServer", "add-server", "add_server", "add a real server to a virtual service",
+        (
+            _IDENT,
+            _ADDRESS,
+            _optional("weight", ArgumentType.INTEGER, "0..65535, 0: no new connections; None: 1."),
+            _optional("maxconn", ArgumentType.INTEGER, "the most connections at once; 0 and None: no limit."),
+        ),
+    ),
+    EditCommand(
+        "EditServer", "edit-server", "edit_server", "change the weight or the maxconn of a real server",
+        (
+            _IDENT,
+            _ADDRESS,
+            _optional("weight", ArgumentType.INTEGER, "0..65535, 0: no new connections; None: unchanged."),
+            _optional("maxconn", ArgumentType.INTEGER, "the most connections at once, 0: no limit; None: unchanged."),
+        ),
+    ),
+    EditCommand(
+        "DeleteServer", "delete-server", "delete_server", "delete a real server that no rule uses; it drains",
+        (_IDENT, _ADDRESS),
+    ),
+    EditCommand(
+        "AddRule", "add-rule", "add_rule", "add a rule, or add a server to the rule of this pattern",
+        (
+            _IDENT,
+            _PATTERN,
+            _ADDRESS,
+            _optional("match", ArgumentType.INTEGER, "0..10, the group of the pattern to hash; None: no group."),
+        ),
+    ),
+    EditCommand(
+        "DeleteRule", "del-rule", "delete_rule", "remove a server from a rule; the last one removes the rule too",
+        (_IDENT, _PATTERN, _ADDRESS),
+    ),
+    EditCommand(
+        "Allow", "allow", "allow", "accept clients of these networks, and no others", (_IDENT, _NETWORKS, _ONLY)
+    ),
+    EditCommand("Deny", "deny", "deny", "reject clients of these networks", (_IDENT, _NETWORKS, _ONLY)),
+    EditCommand(
+        "DeleteNetwork", "del-network", "delete_network", "remove networks from the allow and deny lists",
+        (_IDENT, _NETWORKS),
+    ),
+    EditCommand("StartService", "start", "start", "start one virtual service, or all", (_ANY_IDENT,)),
+    EditCommand("StopService", "stop", "stop", "stop one virtual service, or all; connections drain", (_ANY_IDENT,)),
+    EditCommand(
+        "Set", "set", "set", "change settings; unload=1 ends the daemon",
+        (Argument("changes", ArgumentType.SETTINGS, help="setting -> value."),),
+    ),
+    EditCommand("Unload", "unload", "unload", "stop all services, let them drain, and end the daemon"),
+    EditCommand(
+        "Load", "load-configfile", "load", "replace the table with a configuration, whole or not at all",
+        (
+            Argument("text", ArgumentType.CONFIGURATION, help="the configuration."),
+            Argument("source", ArgumentType.TEXT, "<text>", help="the name of the text in error messages."),
+            _optional(
+                "confirm", ArgumentType.INTEGER,
+                "seconds after which the load is undone unless it is confirmed; None: it stays.",
+            ),
+            _optional(
+                "start", ArgumentType.TEXT,
+                'the services to start: "new" (those that were not in the table before), "all", or None for none.',
+            ),
+            Argument(
+                "allow_empty", ArgumentType.BOOLEAN, False, is_optional=True, option="allow-empty",
+                help="True loads even a text without services and settings.",
+            ),
+        ),
+    ),
+    EditCommand("Confirm", "confirm", "confirm", "keep the configuration that was loaded on trial"),
+)  # fmt: skip
+
+COMMAND_OF_EDIT: dict[str, EditCommand] = {command.edit: command for command in EDIT_COMMANDS}
+COMMAND_OF_NAME: dict[str, EditCommand] = {command.name: command for command in EDIT_COMMANDS}

@@ -1,0 +1,75 @@
+"""Waiting until a server has drained (--wait), with its progress printed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from twisted.internet.task import deferLater
+
+from ktcpvs.control.client import Switch
+from ktcpvs.model.address import Inet, parse_address
+from ktcpvs.system.names import service_port
+
+POLL_INTERVAL = 0.5
+"""Seconds between two requests for the connections."""
+
+PRINT_INTERVAL = 10.0
+"""Seconds between two lines of progress where standard output is not a terminal."""
+
+IDLE_STATES = ("waiting for a request",)
+"""States of client connections that use no server."""
+
+
+async def complete_address(switch: Switch, ident: str, text: str) -> str:
+    """Return a server's address as the daemon writes it, with the service's port where `text` has none."""
+    address = parse_address(text, service_port)
+    if isinstance(address, Inet) and address.port is None:
+        (service,) = (await switch.table(ident))["services"]
+        listen = parse_address(service["listen"])
+        if isinstance(listen, Inet):
+            return str(address.with_port(listen.port))
+    return str(address)
+
+
+async def wait_until_drained(reactor: Any, switch: Switch, ident: str, address: str) -> None:
+    """Return when no connection of the service uses that server any more."""
+    printed, last = "", 0.0
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    while True:
+        left = await _find_connections(switch, ident, address)
+        text = format_progress([connection["age"] for connection in left])
+        now = reactor.seconds()
+        if text != printed and (is_terminal or not left or now - last >= PRINT_INTERVAL):
+            _print(f"\r\x1b[K{text}" if is_terminal else f"{text}\n")
+            printed, last = text, now
+        if not left:
+            _print("\n" if is_terminal else "")
+            return
+        await deferLater(reactor, POLL_INTERVAL)
+
+
+async def _find_connections(switch: Switch, ident: str, address: str) -> list[dict[str, Any]]:
+    """Return the connections of the service that use the server."""
+    found = await switch.connections(ident)
+    return [one for one in found if address in (one["server"], one["name"]) and one["state"] not in IDLE_STATES]
+
+
+def format_progress(ages: list[float]) -> str:
+    """Return a line such as "12 connections, oldest 4 min". ages: of the connections, in seconds."""
+    if not ages:
+        return "drained"
+    count = "1 connection" if len(ages) == 1 else f"{len(ages)} connections"
+    return f"{count}, oldest {_format_duration(max(ages))}"
+
+
+def _format_duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{round(seconds)} s"
+    return f"{round(seconds / 60)} min" if seconds < 7200 else f"{round(seconds / 3600)} h"
+
+
+def _print(text: str) -> None:
+    if sys.stdout is not None and text:
+        os.write(sys.stdout.fileno(), text.encode())

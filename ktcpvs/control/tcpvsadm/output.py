@@ -1,0 +1,303 @@
+"""Answers of the daemon as text. This module uses neither the daemon nor the system.
+
+`show` is the function that formats an address. --load-configfile reads the output of `table` back to the same services.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ktcpvs.control.tcpvsadm.columns import pad, text_width
+from ktcpvs.errors import shorten
+from ktcpvs.model.language import writer
+from ktcpvs.model.language.writer import ShowAddress
+from ktcpvs.model.latency import within
+
+SERVICE_COUNTERS = ("active", "total", "refused", "queued", "", "bytes_in", "bytes_out")
+SERVER_COUNTERS = ("active", "total", "failures", "kept", "reused", "bytes_in", "bytes_out")
+RATES = ("connections", "bytes_in", "bytes_out")
+"""The columns, by the names of their counters; "": an empty column."""
+
+_HEADINGS = {
+    "": "",
+    "queued": "Queued",
+    "kept": "Kept",
+    "reused": "Reused",
+    "active": "Active",
+    "total": "Total",
+    "refused": "Refused",
+    "failures": "Failed",
+    "connections": "Conns",
+    "bytes_in": "InBytes",
+    "bytes_out": "OutBytes",
+}
+
+
+_OUTCOMES = {
+    "server": "{}",
+    "redirect": "redirect to {}",
+    "queue": "queued for {}",
+    "nobody": "no server",
+}
+"""The outcome of a request -> its text in --explain, with the server's address."""
+
+
+def format_heading(version: str) -> str:
+    """Return the first line of --list, without its line end."""
+    return f"TCP Virtual Server version {version}"
+
+
+def format_table(answer: dict[str, Any], show: ShowAddress = str) -> str:
+    """Format each service as a block of the configuration language, with a comment that says whether it runs."""
+    blocks = [format_heading(answer["version"]) + "\n" + _format_trial(answer)]
+    for service in answer["services"]:
+        first, rest = writer.write_service(service, show).split("\n", 1)
+        blocks.append(f"{first}\n    # {_format_state(service)}\n{rest}")
+    return "\n".join(blocks)
+
+
+def format_configuration(answer: dict[str, Any]) -> str:
+    """Format settings and services as a configuration file: numeric ports, hosts as configured."""
+    return writer.write(answer["services"], answer["settings"])
+
+
+def format_stats(answer: dict[str, Any], show: ShowAddress = str) -> str:
+    """Format counters: a line for each service; below it its relay, its rejected clients, its servers, its redirect."""
+    return _format_counters(answer, show, "stats", SERVICE_COUNTERS, SERVER_COUNTERS)
+
+
+def format_rates(answer: dict[str, Any], show: ShowAddress = str) -> str:
+    """Format the result of `rates` like `stats`."""
+    return _format_counters(answer, show, "rate", RATES, RATES, "/s")
+
+
+def compute_rates(before: dict[str, Any], after: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Make rates from two answers of `stats`, `seconds` apart.
+
+    Returns the later one with `rate` (and `redirect_rate`) instead of the counters: new connections and bytes per
+    second, rounded. Counters that are new began at 0; a counter that was reset has the rate 0.
+    """
+    known = {service["ident"]: service for service in before["services"]}
+    services = [_compute_service_rate(known.get(now["ident"], {}), now, seconds) for now in after["services"]]
+    return {**after, "services": services}
+
+
+def format_connections(answer: list[dict[str, Any]], show: ShowAddress = str) -> str:
+    """Format a line for each client connection. Ages are seconds; "-": no server has been chosen yet."""
+    rows = [("Service", "Client", "Server", "State", "Age", "Idle", "InBytes", "OutBytes")]
+    for one in answer:
+        server = "-" if one["server"] is None else show(one["server"])
+        numbers = (str(round(one[name])) for name in ("age", "idle", "bytes_in", "bytes_out"))
+        rows.append((one["service"], _escape(one["client"]), server, one["state"], *numbers))
+    return _align(rows, "<<<<>>>>")
+
+
+def format_schedulers(answer: dict[str, Any]) -> str:
+    """Format a line for each scheduler, and then the plugins that could not be loaded, if there are any."""
+    rows = [("Scheduler", "Decides", "Services", "Module", "Summary")]
+    for one in answer["schedulers"]:
+        unit = one["unit"].lower().replace("_", " ")
+        rows.append((one["name"], unit, str(one["services"]), one["module"], _escape(one["summary"])))
+    text = _align(rows, "<<><<")
+    if answer["broken"]:
+        text += "\nNot loaded:\n"
+        text += "".join(f"  {_escape(one['module'])}: {_escape(one['error'])}\n" for one in answer["broken"])
+    return text
+
+
+def format_settings(answer: list[dict[str, Any]]) -> str:
+    """Format a line `NAME = VALUE` for each setting."""
+    return "".join(f"{one['name']} = {one['value']}\n" for one in answer)
+
+
+def format_explanation(answer: dict[str, Any]) -> str:
+    """Format an explanation: the request, the rules and servers that were considered, and the answer."""
+    unit = answer["unit"].lower().replace("_", " ")
+    request = answer["request"]
+    words = "a connection" if request["method"] is None else f"{request['method']} {request['target']}"
+    lines = [
+        f"Service {answer['service']}, {_format_state(answer)}: scheduler {answer['scheduler']} ({unit})",
+        f"Request: {_escape(words)}, from {request['client']}",
+        *(f"  {header['name']}: {_escape(header['value'])}" for header in request["headers"]),
+    ]
+    if request["path"] not in (None, request["target"]):
+        lines.append(f"  matched against rules as {_escape(request['path'])}")
+    if answer["rules"]:
+        lines += ["", "Rules tried:"]
+        rows = [(f"  {rule['number']}", rule["pattern"], rule["why"]) for rule in answer["rules"]]
+        lines += _align(rows, "><<").splitlines()
+    lines += ["", "Servers considered:" if answer["servers"] else "No server is considered."]
+    if answer["servers"]:
+        servers = [("  Server", "State", "Active", "Weight", "MaxConn")]
+        for one in answer["servers"]:
+            numbers = str(one["active"]), str(one["weight"]), _format_limit(one["maxconn"])
+            servers.append((f"  {one['address']}", one["state"], *numbers))
+        lines += _align(servers, "<<>>>").splitlines()
+    if answer["notes"]:
+        lines += ["", "Notes:", *(f"  {_escape(note)}" for note in answer["notes"])]
+    found = answer["answer"]
+    lines += [
+        "",
+        f"Answer: {_OUTCOMES[found['outcome']].format(found['server'] or 'a server')}",
+        f"  {_escape(found['reason'])}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def format_json(answer: Any) -> str:
+    """Format the answer as JSON, for programs."""
+    return json.dumps(answer, indent=2, ensure_ascii=False) + "\n"
+
+
+def _format_state(service: dict[str, Any]) -> str:
+    return "running" if service["running"] else "stopped"
+
+
+def _format_limit(maxconn: int) -> str:
+    return str(maxconn) if maxconn else "-"
+
+
+def _escape(text: Any) -> str:
+    """Escape foreign text for one line, and shorten it."""
+    return shorten(str(text), 1000)
+
+
+def _format_counters(
+    answer: dict[str, Any],
+    show: ShowAddress,
+    kind: str,
+    of_service: Sequence[str],
+    of_server: Sequence[str],
+    each: str = "",
+) -> str:
+    """kind: the key of the counters. of_service, of_server: their names. each: appended to their headings."""
+
+    def numbers(counters: dict[str, int], names: Sequence[str]) -> list[str]:
+        return [str(counters[name]) if name else "" for name in names]
+
+    rows: list[tuple[str, ...]] = [
+        ("Service", "State", "Scheduler", *(_HEADINGS[name] + each for name in of_service)),
+        ("  -> Server", "Weight", "MaxConn", *(_HEADINGS[name] + each for name in of_server)),
+    ]
+    for service in answer["services"]:
+        rows.append(
+            (service["ident"], _format_state(service), service["scheduler"], *numbers(service[kind], of_service))
+        )
+        if service["running"] and "relay" in service[kind]:
+            rows.append((_format_relay(service[kind]["relay"]),))
+        if rejected := _format_rejected(service[kind]):
+            rows.append((rejected,))
+        if refusals := service[kind].get("refusals"):
+            rows.append((f"  refused: {_format_counts(refusals)}",))
+        for server in service["servers"]:
+            begin = f"  -> {format_server(server, show)}", str(server["weight"]), _format_limit(server["maxconn"])
+            rows.append((*begin, *numbers(server[kind], of_server)))
+            if kind == "stats" and (state := _format_health(server.get("health"))):
+                rows.append((state,))
+            rows += [(line,) for line in _format_responses(server[kind])]
+        if service["redirect"] is not None:
+            begin = f"  -> {show(service['redirect'])}", "redirect", ""
+            rows.append((*begin, *numbers(service[f"redirect_{kind}"], of_server)))
+            rows += [(line,) for line in _format_responses(service[f"redirect_{kind}"])]
+    return f"{format_heading(answer['version'])}\n{_format_trial(answer)}{_align(rows, '<<<' + '>' * len(of_service))}"
+
+
+def _format_trial(answer: dict[str, Any]) -> str:
+    """Return the line that says how long the table is on trial; "" if it is not. It is a comment, since the output of
+    --list can be loaded again."""
+    left = answer.get("trial")
+    return "" if left is None else f"# On trial: undone in {left} s unless 'tcpvsadm --confirm' is run.\n"
+
+
+def _format_health(health: dict[str, Any] | None) -> str:
+    """Return "down since DATE TIME: why" for a server whose state has changed; else ""."""
+    if health is None or not health["since"]:
+        return ""
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(health["since"]))
+    return f"     {health['state']} since {since}: {_escape(health['reason'])}"
+
+
+def _format_responses(stats: dict[str, Any]) -> list[str]:
+    """Return the line with a server's responses by status class, their latency, and its retries; no line for a server
+    that has handled no requests."""
+    parts = []
+    if counts := _format_counts(stats.get("answers", {})):
+        half, most = within(stats["buckets"], 0.5), within(stats["buckets"], 0.99)
+        parts.append(f"responses: {counts}; 50 % within {format_duration(half)}, 99 % within {format_duration(most)}")
+    if stats.get("retries"):
+        parts.append(f"retried: {stats['retries']}")
+    return [f"     {'; '.join(parts)}"] if parts else []
+
+
+def format_server(server: dict[str, Any], show: ShowAddress) -> str:
+    """Return a server's address, and its name where the configuration names it."""
+    name = server.get("name")
+    return f"{show(server['address'])} ({name})" if name else show(server["address"])
+
+
+def format_duration(seconds: float | None) -> str:
+    """Format a duration, as "2.5 ms" or "10 s"; None becomes "-"."""
+    if seconds is None:
+        return "-"
+    return f"{seconds:g} s" if seconds >= 1 else f"{seconds * 1000:g} ms"
+
+
+def _format_counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items() if count)
+
+
+def _format_relay(relay: dict[str, Any]) -> str:
+    """Return "relay copy (why it is not the configured one)", and the number of connections of each relay."""
+    why, joined = relay["why"], relay.get("joined", {})
+    counts = ", ".join(f"{name} {count}" for name, count in joined.items() if count)
+    return f"  relay {relay['in_use']}{why and f' ({_escape(why)})'}{counts and f'; connections: {counts}'}"
+
+
+def _format_rejected(counters: dict[str, Any]) -> str:
+    """Return the numbers of clients that were denied and limited; "" where there were none."""
+    counts = ", ".join(f"{name} {counters[name]}" for name in ("denied", "limited") if counters.get(name))
+    return counts and f"  rejected: {counts}"
+
+
+def _align(rows: Sequence[Sequence[str]], sides: str) -> str:
+    """Align columns, two spaces apart. sides: "<" or ">" for each column. A row of one cell is not aligned."""
+    widths = [max(map(text_width, column)) for column in zip(*(row for row in rows if len(row) > 1), strict=True)]
+
+    def line(row: Sequence[str]) -> str:
+        cells = (pad(cell, width, side) for cell, width, side in zip(row, widths, sides, strict=True))
+        return "  ".join(cells).rstrip() if len(row) > 1 else row[0]
+
+    return "".join(f"{line(row)}\n" for row in rows)
+
+
+def _compute_service_rate(before: dict[str, Any], now: dict[str, Any], seconds: float) -> dict[str, Any]:
+    known = {server["address"]: server for server in before.get("servers", ())}
+    answer = dict(_omit_counters(now))
+    answer["rate"] = _compute_rate(before.get("stats"), now["stats"], seconds)
+    answer["servers"] = [
+        {
+            **dict(_omit_counters(server)),
+            "rate": _compute_rate(known.get(server["address"], {}).get("stats"), server["stats"], seconds),
+        }
+        for server in now["servers"]
+    ]
+    if "redirect_stats" in now:
+        same = before.get("redirect") == now["redirect"]
+        answer["redirect_rate"] = _compute_rate(
+            before.get("redirect_stats") if same else None, now["redirect_stats"], seconds
+        )
+    return answer
+
+
+def _omit_counters(row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    return ((key, value) for key, value in row.items() if key not in ("stats", "redirect_stats"))
+
+
+def _compute_rate(before: dict[str, int] | None, now: dict[str, int], seconds: float) -> dict[str, int]:
+    gained = {}
+    for name, counter in zip(RATES, ("total", "bytes_in", "bytes_out"), strict=True):
+        gained[name] = max(0, round((now[counter] - (before[counter] if before else 0)) / seconds))
+    return gained

@@ -1,0 +1,190 @@
+"""One command carried to the daemon, and its answer brought back.
+
+This is the only module of tcpvsadm that imports Twisted at once, so it is imported only to call a daemon. Imports take
+most of a command's time, so this module imports what only some commands need where they need it.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from twisted.internet import reactor as installed
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import globalLogBeginner
+from twisted.python.failure import Failure
+
+from ktcpvs.control.client import NoAnswer, NotPermitted, NotTrusted, Switch, connect
+from ktcpvs.control.command_table import COMMAND_OF_NAME, Argument, ArgumentType, EditCommand
+from ktcpvs.control.tcpvsadm.exit_status import NoDaemon, UsageError
+from ktcpvs.control.tcpvsadm.options import Invocation
+from ktcpvs.errors import BadAddress, NoSuchSetting, unknown
+
+RATE_SECONDS = 1.0
+"""Seconds between the two reads of the counters of --rate."""
+
+Warn = Callable[[str], object]
+
+reactor: Any = installed
+
+_SERVICE_OPTIONS = ("scheduler", "balance", "listen", "port", "redirect", "maxclients")
+
+
+def run_command(
+    given: Invocation, control: str | None, text: str = "", source: str = "", warn: Warn = lambda line: None
+) -> Any:
+    """Have the daemon at `control` carry a command out; None: at the default address.
+
+    text, source: the configuration to load and its name, or networks. warn: called with each warning about an edit.
+    Returns what the daemon answered, None for a command that prints nothing. Runs the reactor, so it can be called once
+    in a process. Raises Refusal, NoDaemon, or UsageError where `control` is not an address.
+    """
+    results: list[Any] = []
+
+    def begin() -> None:
+        session = Deferred.fromCoroutine(_run_session(given, control, text, source, warn))
+        session.addBoth(results.append).addBoth(lambda _: reactor.stop())
+
+    globalLogBeginner.beginLoggingTo([], discardBuffer=True, redirectStandardIO=False)
+    reactor.callWhenRunning(begin)
+    gc.enable()
+    reactor.run(installSignalHandlers=False)
+    (result,) = results
+    if isinstance(result, Failure):
+        result.raiseException()
+    return result
+
+
+async def _run_session(given: Invocation, control: str | None, text: str, source: str, warn: Warn) -> Any:
+    try:
+        switch = await connect(reactor, control)
+    except BadAddress as error:
+        raise UsageError(str(error)) from None
+    except (NotPermitted, NotTrusted) as failure:
+        raise NoDaemon(str(failure)) from None
+    except NoAnswer as failure:
+        raise NoDaemon(f"{failure}: start it with 'ktcpvs', or give its address with --control") from None
+    name = given.command.name
+    entry = COMMAND_OF_NAME.get("load-configfile" if name == "restore" else name)
+    try:
+        if entry is not None:
+            wait = await _prepare_wait(switch, given) if "wait" in given.values else None
+            for line in await switch.submit(entry, _edit_arguments(entry, given, text, source)):
+                warn(line)
+            return await wait() if wait is not None else None
+        if name == "diff":
+            return await _find_differences(switch, text, source)
+        if name == "top":
+            return await _show_top(switch, given)
+        return await _read(switch, given)
+    except NoAnswer as failure:
+        raise NoDaemon(str(failure)) from None
+    finally:
+        switch.close()
+
+
+def _edit_arguments(entry: EditCommand, given: Invocation, text: str, source: str) -> dict[str, Any]:
+    """Return the arguments of an edit's command, from the command line."""
+    arguments = {argument.name: _edit_argument(argument, given, text) for argument in entry.arguments}
+    if entry.edit == "Load":
+        arguments |= {"source": source, "start": "new" if "start" in given.values else None}
+    return arguments
+
+
+def _edit_argument(argument: Argument, given: Invocation, text: str) -> Any:
+    option = argument.option or ""
+    if argument.type.is_uploaded:
+        return text
+    if argument.type is ArgumentType.SERVICE_OPTIONS:
+        return _service_options(given)
+    if argument.type is ArgumentType.SETTINGS:
+        return given.named()
+    if argument.type is ArgumentType.BOOLEAN:
+        return option in given.values
+    if argument.type is ArgumentType.INTEGER:
+        return int(given.values[option]) if option in given.values else None
+    return given.values.get(option)
+
+
+def _service_options(given: Invocation) -> dict[str, str | int]:
+    """Return the service options under the daemon's names, from options and words. The redirect `none` becomes ""."""
+    options: dict[str, str | int] = {name: given.values[name] for name in _SERVICE_OPTIONS if name in given.values}
+    options |= given.named()
+    if options.get("redirect") == "none":
+        options["redirect"] = ""
+    return options
+
+
+async def _find_differences(switch: Switch, text: str, source: str) -> list[str]:
+    """Return what the configuration would change, one line per change. Raises BadConfiguration."""
+    from ktcpvs.model.describe import configuration
+    from ktcpvs.model.difference import differences
+    from ktcpvs.model.language.parser import parse
+    from ktcpvs.model.table import Table
+    from ktcpvs.system.names import service_port
+
+    after = configuration(parse(text, source, service_port).apply(Table()))
+    table = await switch.table()
+    return differences(table["services"], table["settings"], *after)
+
+
+async def _prepare_wait(switch: Switch, given: Invocation) -> Callable[[], Coroutine[Any, Any, None]]:
+    """Return the function that waits until the server of the command line has drained. Call this before the edit, after
+    which the server may be gone."""
+    from ktcpvs.control.tcpvsadm.draining import complete_address, wait_until_drained
+
+    ident = given.values["ident"]
+    address = await complete_address(switch, ident, given.values["real-server"])
+    return lambda: wait_until_drained(reactor, switch, ident, address)
+
+
+async def _read(switch: Switch, given: Invocation) -> Any:
+    """Return the daemon's answer to a command that prints something."""
+    name, ident = given.command.name, given.values.get("ident")
+    if name == "schedulers":
+        return await switch.schedulers()
+    if name == "explain":
+        method, target = given.request() or (None, None)
+        client = given.values.get("from", "127.0.0.1")
+        return await switch.explain(given.values["ident"], method, target, given.headers, client)
+    if name == "get":
+        return _select_settings(await switch.settings(), given.words)
+    if "connections" in given.values:
+        return await switch.connections(ident)
+    if "stats" in given.values:
+        return await switch.stats(ident)
+    if "rate" in given.values:
+        return await _measure_rates(switch, ident)
+    return await switch.table(ident)
+
+
+async def _show_top(switch: Switch, given: Invocation) -> None:
+    from ktcpvs.control.tcpvsadm import addresses, colours, terminal
+
+    show = addresses.with_numeric_host if "numeric" in given.values else addresses.with_port_name
+    in_colour = colours.should_colour(sys.stdout, os.environ)
+    await terminal.show_top(reactor, switch, given.values.get("ident"), show, in_colour)
+
+
+async def _measure_rates(switch: Switch, ident: str | None) -> dict[str, Any]:
+    from ktcpvs.control.tcpvsadm.output import compute_rates
+
+    before, began = await switch.stats(ident), time.monotonic()
+    await deferLater(reactor, RATE_SECONDS)
+    after = await switch.stats(ident)
+    return compute_rates(before, after, time.monotonic() - began)
+
+
+def _select_settings(settings: list[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return all settings, or the one that the command line names. Raises NoSuchSetting."""
+    if not names:
+        return settings
+    found = [setting for setting in settings if setting["name"] == names[0]]
+    if not found:
+        raise NoSuchSetting(f"no setting {unknown(names[0], [setting['name'] for setting in settings], 40)}")
+    return found

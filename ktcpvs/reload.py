@@ -1,0 +1,84 @@
+"""SIGHUP: load the configuration file and the certificates of control connections again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attrs import evolve
+from twisted.internet.defer import Deferred
+
+from ktcpvs.control.control_listeners import ControlListeners
+from ktcpvs.control.server import limit_warnings
+from ktcpvs.model import edits
+from ktcpvs.model.table import Table
+from ktcpvs.service_manager import ServiceManager
+from ktcpvs.services.director import Director
+from ktcpvs.state import read_configuration
+from ktcpvs.system.log import ANNOUNCE, EventLog
+from ktcpvs.system.names import service_port
+
+MAX_IDENTS = 10
+"""Services that one line of the log names."""
+
+
+class Reload:
+    """Loads again what the daemon has read at its start."""
+
+    def __init__(
+        self,
+        director: Director,
+        control: ControlListeners,
+        service_manager: ServiceManager,
+        config: str | None,
+        has_state_file: bool,
+    ) -> None:
+        """config: the configuration file; None: there is none. has_state_file: services that were stopped by hand stay
+        stopped."""
+        self._director = director
+        self._control = control
+        self._service_manager = service_manager
+        self._config = config
+        self._start = edits.START_NEW if has_state_file else edits.START_ALL
+        self._log: EventLog = director.context.log
+
+    def begin(self) -> None:
+        """Load everything; the log and the service manager get the outcome."""
+        if not self._director.context.is_accepting:
+            self._log.warn("SIGHUP: nothing is changed: this daemon has not taken over yet")
+            return
+        self._control.reload_certificates()
+        if self._config is not None:
+            Deferred.fromCoroutine(self._load(self._config))
+        elif self._control.has_tls():
+            self._service_manager.reloading()
+            self._service_manager.reloaded("certificates are read again")
+        else:
+            self._log.warn("SIGHUP: there is no --config to load again")
+
+    async def _load(self, config: str) -> None:
+        self._service_manager.reloading()
+        try:
+            edit = read_configuration(config, service_port, allow_empty=False)
+            running = self._director.table.running
+            warnings = await self._director.submit(evolve(edit, start=self._start))
+        except Exception as error:
+            outcome = f"nothing is changed: {error}"
+            self._log.warn("SIGHUP: {outcome}", outcome=outcome)
+        else:
+            outcome = f"{config} is loaded{_started(self._director.table, running)}"
+            self._log.event(ANNOUNCE, "SIGHUP: {outcome}", outcome=outcome)
+            log_warnings(self._log, warnings)
+        self._service_manager.reloaded(outcome)
+
+
+def log_warnings(log: EventLog, warnings: Sequence[str]) -> None:
+    """Log warnings about an edit, a line each."""
+    for line in limit_warnings(warnings):
+        log.warn("warning: {line}", line=line)
+
+
+def _started(table: Table, before: frozenset[str]) -> str:
+    """The services that have started, for the log; "": none. before: those that ran before."""
+    started = [ident for ident in table.services if ident in table.running - before]
+    more = f" and {len(started) - MAX_IDENTS} more" if len(started) > MAX_IDENTS else ""
+    return f"; started: {', '.join(started[:MAX_IDENTS])}{more}" if started else ""

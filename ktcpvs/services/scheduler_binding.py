@@ -1,0 +1,112 @@
+"""Finds the scheduler plugins that a service names, and binds them to its next configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from ktcpvs.errors import BadValue, Refusal
+from ktcpvs.interfaces import CONNECTION
+from ktcpvs.model.service import NO_FALLBACK, VirtualService
+from ktcpvs.model.settings import Settings
+from ktcpvs.runtime.context import Context
+from ktcpvs.services import config_tests
+from ktcpvs.services.prepared import Prepared
+from ktcpvs.services.running import RunningService
+from ktcpvs.system.plugins import Schedulers, find_schedulers
+
+Plugins = tuple[Any, Any, Any]
+"""A service's schedulers: its own, the one that chooses among a rule's servers (balance), the fallback or None."""
+
+
+class SchedulerBinder:
+    """Binds schedulers of services without changing anything that runs."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._found: Schedulers | None = None
+        self._yields_turns = False
+
+    def start(self) -> None:
+        """The reactor runs: let it serve clients between two steps of a long binding."""
+        self._yields_turns = True
+
+    def find_all(self) -> Schedulers:
+        """All installed schedulers, looked up anew."""
+        self._found = find_schedulers()
+        return self._found
+
+    def _factory(self, name: str) -> Any:
+        found = self._found
+        if found is None or name not in found.known:
+            found = self.find_all()
+        return found.factory(name)
+
+    def plugins_of(self, config: VirtualService) -> Plugins:
+        """The schedulers that `config` names.
+
+        Raises NoSuchScheduler, or BadValue where balance or fallback needs to see requests that it would not be shown.
+        """
+        factory, balance = self._factory(config.scheduler), self._factory(config.balance)
+        if balance.unit != CONNECTION:
+            raise BadValue(
+                f"balance = {config.balance}: it chooses per request; balance needs a scheduler that chooses per "
+                "connection, such as wlc or rr"
+            )
+        fallback = None if config.fallback == NO_FALLBACK else self._factory(config.fallback)
+        if fallback is not None and factory.unit == CONNECTION and fallback.unit != CONNECTION:
+            raise BadValue(
+                f"fallback = {config.fallback}: it chooses per request, and {config.scheduler} reads no requests; use "
+                "a fallback that chooses per connection, such as wlc or rr"
+            )
+        return factory, balance, fallback
+
+    async def bind(
+        self, service: RunningService, config: VirtualService, settings: Settings, is_dry_run: bool = False
+    ) -> Prepared:
+        """`config`, bound for `service`. is_dry_run: the scheduler is only asked questions. Raises a Refusal."""
+        return await self._run_steps(self._binding(service, config, settings, is_dry_run))
+
+    def _binding(
+        self, service: RunningService, config: VirtualService, settings: Settings, is_dry_run: bool
+    ) -> Generator[None, None, Prepared]:
+        key = self._context.cookie_key(settings)
+        prepared = Prepared(config, service.destinations_for(config), *self.plugins_of(config), key, is_dry_run)
+        try:
+            yield from service.binding(prepared)
+        except Refusal:
+            raise
+        except Exception as error:
+            self._context.log.failure("scheduler {name} cannot be bound", name=config.scheduler)
+            raise _cannot_serve(config, error) from None
+        return prepared
+
+    async def run_tests(self, config: VirtualService, settings: Settings) -> None:
+        """Run the tests that `config` contains. Raises BrokenTest for the first that fails, or another Refusal."""
+        if not config.tests:
+            return
+        steps = config_tests.bound_for_tests(config, self.plugins_of(config), self._context.cookie_key(settings))
+        try:
+            await config_tests.run(self._context, await self._run_steps(steps))
+        except Refusal:
+            raise
+        except Exception as error:
+            raise _cannot_serve(config, error) from None
+
+    async def _run_steps(self, steps: Generator[None, None, Prepared]) -> Prepared:
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                prepared: Prepared = end.value
+                return prepared
+            if self._yields_turns:
+                turn: Deferred[None] = Deferred()
+                self._context.reactor.callLater(0, turn.callback, None)
+                await turn
+
+
+def _cannot_serve(config: VirtualService, error: Exception) -> BadValue:
+    return BadValue(f"scheduler {config.scheduler} cannot serve {config.ident}: {error!r}")

@@ -1,0 +1,164 @@
+"""The processes that serve what a director directs: the process itself, or workers that it supervises."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred, succeed
+
+from ktcpvs.model.address import Address
+from ktcpvs.model.edits import Edit
+from ktcpvs.model.expansion import Resolution
+from ktcpvs.model.table import Table
+from ktcpvs.runtime.context import Context
+from ktcpvs.services.running import RunningService
+
+
+class ServingProcesses(Protocol):
+    """The processes that serve clients, as their director needs them.
+
+    The director itself changes the services of its own process. draining_unit: the plural of what `count_draining`
+    counts. extra_drain_time: seconds that draining may take beyond the drain timeout.
+    """
+
+    draining_unit: str
+    extra_drain_time: float
+
+    def start(self) -> None:
+        """The reactor runs: start other processes."""
+
+    # An edit, in the order in which the director calls.
+
+    def prepare(self, old: Table, new: Table) -> None:
+        """Get ready for `new`; until it is in force everywhere, `old` still serves."""
+
+    def open(self, address: Address, backlog: int, closing: Iterable[socket.socket]) -> list[socket.socket]:
+        """New sockets that listen on `address`. closing: those that this change closes. Raises CannotListen."""
+
+    def commands_for(self, edit: Edit) -> Any:
+        """The commands by which `send` makes other processes carry `edit` out. May raise: nothing has changed yet."""
+
+    def commands_for_names(self, found: Resolution) -> Any:
+        """The commands by which `send` makes other processes use these addresses of names."""
+
+    def listen(self, service: RunningService, socks: list[socket.socket]) -> None:
+        """Accept clients from `socks`, which `open` has made, and no longer from the sockets before."""
+
+    def stop(self, service: RunningService) -> None:
+        """The service has stopped: close the listening sockets of other processes."""
+
+    def watch_health(self, services: Iterable[RunningService]) -> None:
+        """Send other processes the results of the checks of these services' servers from now on."""
+
+    async def send(self, commands: Any) -> None:
+        """Have the edit in force in all other processes. commands: those of `commands_for`."""
+
+    def replace_all(self) -> None:
+        """`send` has failed: no other process may go on with a table that is perhaps not the director's."""
+
+    # State.
+
+    def sockets_of(self, service: RunningService) -> list[socket.socket]:
+        """The sockets on which the service listens."""
+
+    def ready(self) -> Deferred[None]:
+        """Fires when all processes have the table; fails with a Refusal when one cannot start."""
+
+    def ping(self) -> Deferred[bool]:
+        """Fires with True when all processes have just answered."""
+
+    def describe(self) -> str:
+        """The processes that serve, for a status line."""
+
+    def count_draining(self) -> int:
+        """How many other processes have not ended yet."""
+
+    # Signals, takeover, end.
+
+    def reopen_logs(self) -> None:
+        """Have other processes reopen the files of access logs."""
+
+    def start_accepting(self) -> None:
+        """Have other processes accept clients."""
+
+    def hand_over(self, sockets_taken: Mapping[str, int]) -> None:
+        """Another daemon has taken over: have other processes stop accepting, and drain. sockets_taken: as for
+        Director.hand_over."""
+
+    def end(self) -> None:
+        """Listen no more; other processes drain and end."""
+
+    def end_all(self) -> None:
+        """End other processes now."""
+
+
+class SingleProcess:
+    """The director's own process serves, and no other. It provides ServingProcesses."""
+
+    draining_unit = "connections"
+    extra_drain_time = 0.0
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def start(self) -> None:
+        pass
+
+    def prepare(self, old: Table, new: Table) -> None:
+        pass
+
+    def open(self, address: Address, backlog: int, closing: Iterable[socket.socket]) -> list[socket.socket]:
+        return [self._context.sockets.open(address, backlog, closing)]
+
+    def commands_for(self, edit: Edit) -> Any:
+        return None
+
+    def commands_for_names(self, found: Resolution) -> Any:
+        return None
+
+    def listen(self, service: RunningService, socks: list[socket.socket]) -> None:
+        service.listen(socks[0])
+
+    def stop(self, service: RunningService) -> None:
+        pass
+
+    def watch_health(self, services: Iterable[RunningService]) -> None:
+        pass
+
+    async def send(self, commands: Any) -> None:
+        pass
+
+    def replace_all(self) -> None:
+        pass
+
+    def sockets_of(self, service: RunningService) -> list[socket.socket]:
+        return [] if service.listener is None else [service.listener.socket]
+
+    def ready(self) -> Deferred[None]:
+        return succeed(None)
+
+    def ping(self) -> Deferred[bool]:
+        return succeed(True)
+
+    def describe(self) -> str:
+        return "one process serves"
+
+    def count_draining(self) -> int:
+        return 0
+
+    def reopen_logs(self) -> None:
+        pass
+
+    def start_accepting(self) -> None:
+        pass
+
+    def hand_over(self, sockets_taken: Mapping[str, int]) -> None:
+        pass
+
+    def end(self) -> None:
+        pass
+
+    def end_all(self) -> None:
+        pass

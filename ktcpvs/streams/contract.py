@@ -1,0 +1,177 @@
+"""The stream contract: what every byte stream of the switch does, whatever carries its bytes.
+
+`tests/streams/test_stream_contract.py` checks it for every transport. `Stream` implements it over uvloop's transports,
+over Twisted's, over a socket that a relay engine reads and writes (`detached`), and in memory (`memory`).
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Any, Protocol
+
+from attrs import frozen
+
+SocketAddress = tuple[Any, ...] | str | None
+"""An address as the socket module has it: (host, port, ...) for TCP, the path of a unix socket ("" without one). None:
+not known, or there is none."""
+
+
+def address_text(address: SocketAddress) -> str:
+    """A socket's address for people: HOST:PORT, [IPV6]:PORT, unix:/PATH, `unix` for a unix socket without a path."""
+    if address is None:
+        return "unknown"
+    if isinstance(address, str):
+        return f"unix:{address}" if address else "unix"
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class NotDetachable(Enum):
+    """Why a stream cannot give its socket to a relay engine; the value says it for logs."""
+
+    NOT_OPEN = "it is not open"
+    NO_SOCKET = "its transport has no socket of its own"
+    TLS = "it speaks TLS"
+    CLOSING = "it is being closed"
+    HALF_CLOSED = "it has been half-closed"
+    PEER_ENDED = "its peer has ended"
+    BROKEN = "it is broken"
+    UNREAD = "its transport holds bytes that its owner has not read"
+    STARTING = "its transport is just starting"
+    BUFFERED = "its transport holds bytes that are not sent"
+
+    @property
+    def is_temporary(self) -> bool:
+        """True when the obstacle goes away by itself: the next turn, or once the peer has read."""
+        return self in _TEMPORARY
+
+
+_TEMPORARY = frozenset((NotDetachable.STARTING, NotDetachable.BUFFERED))
+
+
+@frozen
+class TLSFacts:
+    """What the TLS handshake of a stream has agreed on. sni, alpn: None when the client sent none."""
+
+    version: str
+    sni: str | None = None
+    alpn: str | None = None
+
+
+class StreamEvents(Protocol):
+    """What a transport tells its stream."""
+
+    resting: bool
+    write: Callable[[bytes], object]
+    writev: Callable[[Sequence[bytes]], object]
+
+    @property
+    def dataReceived(self) -> Callable[[bytes], object]:
+        """Bytes have come."""
+
+    @property
+    def bulk_detected(self) -> Callable[[], object]:
+        """The peer has sent a lot at once. Called at most once."""
+
+    def readConnectionLost(self) -> None:
+        """The peer has sent its FIN."""
+
+    def over(self, clean: bool) -> None:
+        """The connection is gone. clean: False after a reset or another error."""
+
+
+class Detached(Protocol):
+    """The transport of a stream whose bytes an engine moves; `DetachedTransport` is the one there is."""
+
+    def attach(self, stream: StreamEvents, sock: socket.socket) -> None:
+        """Start to carry `stream`. sock: its socket, which this transport closes."""
+
+
+class ByteStream(Protocol):
+    """One end of a connection.
+
+    Its owner sets the callbacks `dataReceived`, `ended`, `lost` and `bulk_detected`, and may set others at any time.
+    No callback is called before the stream is connected, within a call of its owner that closes it, or after `lost`.
+    """
+
+    @property
+    def write(self) -> Callable[[bytes], object]:
+        """Send bytes. This is the transport's own bound method, since it is called for every message; look it up for
+        each call or take it anew after `detach`. What is written after `half_close`, `close` or the end is dropped."""
+
+    @property
+    def writev(self) -> Callable[[Sequence[bytes]], object]:
+        """Send several pieces, by one call to the system where that is possible."""
+
+    def half_close(self) -> None:
+        """Send what is buffered, then a FIN; reading goes on."""
+
+    def close(self) -> bool:
+        """Send what is buffered, then close. True: nothing is buffered, so the peer cannot delay the close; False
+        where that is not known."""
+
+    def close_with_reset(self) -> bool:
+        """As `close`, but end with a reset where the transport knows one: the peer shall not take what it got for
+        complete."""
+
+    def abort(self) -> None:
+        """Drop what is buffered, and close with a reset. `lost(False)` follows in a later turn."""
+
+    def pause(self) -> None:
+        """Stop reading. What the peer sends waits in the kernel, and so does its FIN."""
+
+    def resume(self) -> None:
+        """Read again."""
+
+    def set_backpressure(self, paused: Callable[[], object], resumed: Callable[[], object]) -> None:
+        """Call `paused` when more than 64 KiB wait to be sent (at once if they do now), and `resumed` when most of that
+        has been sent. Replaces what was set before."""
+
+    def clear_backpressure(self) -> None:
+        """Call neither any more."""
+
+    def unsent(self) -> int:
+        """Bytes that were written and that the peer's system has not acknowledged; 0 when the stream is over."""
+
+    @property
+    def is_open(self) -> bool:
+        """True from `made` until `lost`."""
+
+    def is_gone(self) -> bool:
+        """True when the stream is over, or the peer has reset it, even if that was not read yet. A reset of a unix
+        socket shows only by reading."""
+
+    def has_input(self) -> bool:
+        """True when bytes, a FIN or a reset have come and were not read yet."""
+
+    def has_ended(self) -> bool:
+        """True when the peer has sent its FIN, even if that was not read yet. A unix socket's does not show."""
+
+    @property
+    def peer_address(self) -> SocketAddress:
+        """The address of the other end."""
+
+    @property
+    def local_address(self) -> SocketAddress:
+        """The address of this end."""
+
+    @property
+    def tls(self) -> TLSFacts | None:
+        """None for a stream without TLS."""
+
+    def detach_obstacle(self) -> NotDetachable | None:
+        """None, or why `detach` is not possible now."""
+
+    def duplicate_socket(self) -> socket.socket:
+        """The stream's socket by another descriptor, non-blocking. Raises OSError."""
+
+    def detach(self, onto: Detached, sock: socket.socket | None = None) -> socket.socket | NotDetachable:
+        """Give the socket to a relay engine: its bytes are the engine's business from now on, and everything else still
+        goes by this stream, over the transport `onto`. Unread bytes stay in the kernel, and the peer notices nothing.
+
+        sock: a `duplicate_socket` that was made before, of a stream without `detach_obstacle`; then nothing can fail.
+        Returns the socket, which the stream closes, or the obstacle. Raises OSError when there is no descriptor left,
+        and then nothing has happened.
+        """

@@ -1,0 +1,193 @@
+"""A stream whose bytes a relay engine moves: the engine has the bare socket, the stream a transport without bytes.
+
+The former transport closes its descriptor while a duplicate is open, so the peer notices nothing. What the kernel has
+received stays there. What the former transport has not sent would be lost, so nothing may be buffered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from ktcpvs.streams.contract import NotDetachable, StreamEvents
+from ktcpvs.streams.transport import SocketTransport, reset_on_close
+
+
+class Engine(Protocol):
+    """What moves the bytes of detached streams."""
+
+    def has_unsent(self, transport: DetachedTransport) -> bool:
+        """True while bytes are on their way to it. The engine calls its `drained` when that ends."""
+
+    def stop_reading(self, transport: DetachedTransport) -> None:
+        """Its owner is closing it: drop what else its peer sends."""
+
+    def forget(self, transport: DetachedTransport) -> None:
+        """Its descriptor is about to be closed."""
+
+
+class DetachedTransport(SocketTransport):
+    """Carries everything of a stream but its bytes, which belong to `engine`.
+
+    As over other transports, the stream learns of its end in a later turn, not within a call of its owner. stream: None
+    before `attach`, and when it is over.
+    """
+
+    __slots__ = (
+        "_aborted",
+        "_call_soon",
+        "_closing",
+        "_engine",
+        "_half_closed",
+        "_sends_fin",
+        "_sock",
+        "stream",
+        "write",
+    )
+
+    def __init__(self, engine: Engine, call_soon: Callable[[Callable[[], object]], object]) -> None:
+        """call_soon: calls its argument in the reactor's next turn."""
+        self.stream: Any = None
+        self.write: Callable[[bytes], object] = _refuse_to_write
+        self._sock: Any = None
+        self._engine: Engine | None = engine  # None once it has forgotten this transport
+        self._call_soon = call_soon
+        self._half_closed = False  # our FIN is sent, or follows when the engine has nothing unsent
+        self._closing = False
+        self._aborted = False
+        self._sends_fin = True  # before the close
+
+    def attach(self, stream: StreamEvents, sock: socket.socket) -> None:
+        """Carry `stream` from now on. sock: its socket, which this transport closes."""
+        self._sock = sock
+        self.stream = stream
+        self.stream.transport = self
+        stream.write = stream.writev = _refuse_to_write
+
+    # What the engine calls.
+
+    def drained(self) -> None:
+        """Nothing is on its way to the peer any more."""
+        if self._closing:
+            self._leave()
+        elif self._half_closed:
+            self._shut_down(socket.SHUT_WR)
+
+    def broken(self) -> None:
+        """The system reports that the connection is gone. The stream learns of it at once."""
+        if self.stream is not None:
+            self._over(False)
+
+    # What the stream and its owner call.
+
+    @property
+    def writev(self) -> Callable[[Sequence[bytes]], object]:
+        return _refuse_to_write
+
+    def half_close(self) -> None:
+        if self._half_closed or self._engine is None or self._closing:
+            return
+        self._half_closed = True
+        if not self._engine.has_unsent(self):
+            self._shut_down(socket.SHUT_WR)
+
+    def close(self) -> bool:
+        if self._closing or self._engine is None:
+            return False
+        self._closing = True
+        self._engine.stop_reading(self)
+        if self._engine.has_unsent(self):
+            return False
+        self._leave()
+        return True
+
+    def close_with_reset(self) -> bool:
+        if not self.is_unix:
+            reset_on_close(self._sock)
+            self._sends_fin = False
+        return self.close()
+
+    def abort(self) -> None:
+        if self._aborted or self.stream is None:
+            return
+        self._aborted = True
+        reset_on_close(self._sock)
+        self._leave()
+
+    def pause(self) -> None:
+        """Do nothing: the engine reads when the other side takes more, and only then."""
+
+    def resume(self) -> None:
+        """Do nothing, as `pause`."""
+
+    def set_backpressure(self, paused: Callable[[], object], resumed: Callable[[], object]) -> None:
+        """Do nothing: nobody writes."""
+
+    def clear_backpressure(self) -> None:
+        """Do nothing, as `set_backpressure`."""
+
+    def buffered(self) -> int:
+        """0: what is on its way is the engine's."""
+        return 0
+
+    def detach_obstacle(self) -> NotDetachable | None:
+        return NotDetachable.NO_SOCKET
+
+    def release(self) -> None:
+        """Never called: a detached stream cannot be detached again."""
+        raise RuntimeError("a detached stream cannot be detached again")
+
+    def getHandle(self) -> Any:
+        """The socket."""
+        return self._sock
+
+    def state(self) -> str:
+        if self.stream is None:
+            return "closed"
+        if self._aborted or self._closing:
+            return "aborted, detached" if self._aborted else "closing, detached"
+        return "half-closed, detached" if self._half_closed else "open, detached"
+
+    # The end.
+
+    def _leave(self) -> None:
+        if self._engine is not None:
+            self._forget()
+            self._call_soon(self._close)
+
+    def _forget(self) -> None:
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.forget(self)
+
+    def _close(self) -> None:
+        if self.stream is None:
+            return
+        if self._sends_fin and not (self._aborted or self._half_closed):
+            self._shut_down(socket.SHUT_RDWR)  # a close alone sends no FIN when bytes are unread
+        self._over(not self._aborted)
+
+    def _over(self, clean: bool) -> None:
+        self._forget()
+        stream, self.stream = self.stream, None
+        self._sock.close()
+        if stream is not None:
+            stream.over(clean)
+
+    def _shut_down(self, how: int) -> None:
+        with contextlib.suppress(OSError):  # the peer has closed it already: reading will tell
+            self._sock.shutdown(how)
+
+    # Twisted's names, for owners that know the transport as Twisted's.
+
+    unregisterProducer = clear_backpressure
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """Do nothing, as `set_backpressure`."""
+
+
+def _refuse_to_write(_: object) -> None:
+    """Bytes of the stream's owner would mix with those that the engine moves."""
+    raise RuntimeError("a detached stream cannot be written to: its engine moves the bytes")

@@ -1,0 +1,147 @@
+"""Any protocol of Twisted's over a stream: what makes a connector a Twisted endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost, NoProtocol
+from twisted.internet.interfaces import (
+    IAddress,
+    IConsumer,
+    IHalfCloseableProtocol,
+    IProtocol,
+    IProtocolFactory,
+    IPushProducer,
+    ITransport,
+)
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from ktcpvs.streams.contract import SocketAddress
+from ktcpvs.streams.stream import Stream
+
+
+def twisted_address(address: SocketAddress) -> IAddress:
+    """A socket's address as Twisted's protocols and factories know it."""
+    if isinstance(address, tuple):
+        kind: Any = IPv6Address if ":" in address[0] else IPv4Address
+        made: IAddress = kind("TCP", *address[:4])
+        return made
+    return UNIXAddress(address.encode(errors="surrogateescape") if address else None)
+
+
+class ProtocolStream(Stream):
+    """A stream whose owner is a protocol that `factory` builds."""
+
+    def __init__(self, factory: IProtocolFactory) -> None:
+        super().__init__()
+        self._factory = factory
+        self._protocol: Any = None
+        self._aborted = False
+        self._peer_closed = False
+        factory.doStart()
+
+    def begin(self) -> IProtocol:
+        """Build the protocol, now that the stream is connected. Raises NoProtocol, and what the factory raises."""
+        self.lost = self._connection_lost
+        try:
+            protocol: Any = self._factory.buildProtocol(twisted_address(self.peer_address))
+            if protocol is None:
+                raise NoProtocol()
+            self._protocol = protocol
+            self.dataReceived = protocol.dataReceived
+            self.ended = self._peer_ended
+            protocol.makeConnection(StreamITransport(self))
+        except BaseException:
+            self._protocol = None
+            self.abort()
+            raise
+        made: IProtocol = protocol
+        return made
+
+    def stop(self) -> None:
+        """Tell the factory that no connection was made."""
+        self._factory.doStop()
+
+    def abort(self) -> None:
+        self._aborted = True
+        super().abort()
+
+    def _peer_ended(self) -> None:
+        if IHalfCloseableProtocol.providedBy(self._protocol):
+            self._protocol.readConnectionLost()
+        else:
+            self._peer_closed = True
+            self.close()
+
+    def _connection_lost(self, clean: bool) -> None:
+        protocol, self._protocol = self._protocol, None
+        if protocol is not None:
+            # After the peer's close, epoll reports an error of a unix socket that is about to be closed.
+            is_done = clean or (self._peer_closed and not self._aborted)
+            reason = ConnectionDone() if is_done else ConnectionAborted() if self._aborted else ConnectionLost()
+            protocol.connectionLost(Failure(reason))
+        self._factory.doStop()
+
+
+@implementer(ITransport, IConsumer, IPushProducer)
+class StreamITransport:
+    """A stream as the ITransport of a protocol."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._producer: Any = None
+        self.disconnecting = False
+
+    def write(self, data: bytes) -> None:
+        self._stream.write(data)
+
+    def writeSequence(self, data: Iterable[bytes]) -> None:
+        self._stream.writev(tuple(data))
+
+    def loseConnection(self) -> None:
+        """Close once all is sent, and once the producer has unregistered itself, if there is one."""
+        self.disconnecting = True
+        if self._producer is None:
+            self._stream.close()
+
+    def loseWriteConnection(self) -> None:
+        self._stream.half_close()
+
+    def abortConnection(self) -> None:
+        self._stream.abort()
+
+    def getPeer(self) -> IAddress:
+        return twisted_address(self._stream.peer_address)
+
+    def getHost(self) -> IAddress:
+        return twisted_address(self._stream.local_address)
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """streaming: True; pull producers are not supported."""
+        if not streaming:
+            raise ValueError(f"{producer} cannot be registered: pull producers are not supported")
+        if self._producer is not None:
+            raise RuntimeError(f"{producer} cannot be registered: {self._producer} is")
+        if not self._stream.is_open:
+            producer.stopProducing()
+            return
+        self._producer = producer
+        self._stream.set_backpressure(producer.pauseProducing, producer.resumeProducing)
+
+    def unregisterProducer(self) -> None:
+        self._producer = None
+        self._stream.clear_backpressure()
+        if self.disconnecting:
+            self._stream.close()
+
+    def pauseProducing(self) -> None:
+        self._stream.pause()
+
+    def resumeProducing(self) -> None:
+        self._stream.resume()
+
+    def stopProducing(self) -> None:
+        self.loseConnection()

@@ -1,0 +1,172 @@
+"""A stream over any transport of Twisted's: TCP, unix, or one without a socket, as in tests."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet import tcp
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.error import ConnectionDone
+from twisted.python.failure import Failure
+
+from ktcpvs.streams.contract import NotDetachable, SocketAddress
+from ktcpvs.streams.transport import NONBLOCKING, Backpressure, SocketTransport, nothing, reset_on_close
+
+
+class TwistedTransport(SocketTransport):
+    """twisted: the transport that Twisted gave the stream, an ITransport."""
+
+    __slots__ = ("twisted", "write", "writev")
+
+    def __init__(self, twisted: Any) -> None:
+        self.twisted = twisted
+        self.write: Callable[[bytes], object] = twisted.write
+        self.writev: Callable[[Sequence[bytes]], object] = twisted.writeSequence
+        set_no_delay = getattr(twisted, "setTcpNoDelay", None)
+        if set_no_delay is not None:
+            with contextlib.suppress(OSError):  # a unix socket, or a peer that is gone, which reading will tell
+                set_no_delay(True)
+
+    def half_close(self) -> None:
+        self.twisted.unregisterProducer()
+        self.twisted.loseWriteConnection()
+
+    def close(self) -> bool:
+        """As `ByteStream.close`; False, because Twisted sends in a later turn."""
+        twisted = self.twisted
+        twisted.unregisterProducer()
+        if getattr(twisted, "_writeDisconnected", False) and twisted.connected and not twisted.disconnecting:
+            # After the FIN, Twisted would report the end within this call.
+            twisted.stopReading()
+            twisted.stopWriting()
+            twisted.disconnecting = 1
+            twisted.reactor.callLater(0, self._close_now)
+        else:
+            twisted.loseConnection()
+        return False
+
+    def _close_now(self) -> None:
+        if self.twisted.connected and not self.twisted._aborting:
+            self.twisted.connectionLost(Failure(ConnectionDone()))
+
+    def close_with_reset(self) -> bool:
+        handle = self.getHandle()
+        if handle is not None and handle.family != socket.AF_UNIX:
+            reset_on_close(handle)
+            self.twisted._shouldShutdown = False  # a FIN before the reset would look like an orderly end
+        return self.close()
+
+    def abort(self) -> None:
+        self.twisted.abortConnection()
+
+    def pause(self) -> None:
+        self.twisted.pauseProducing()
+
+    def resume(self) -> None:
+        self.twisted.resumeProducing()
+
+    def set_backpressure(self, paused: Callable[[], object], resumed: Callable[[], object]) -> None:
+        twisted = self.twisted
+        twisted.unregisterProducer()
+        producer = Backpressure(paused, resumed)
+        twisted.registerProducer(producer, True)
+        if isinstance(twisted, FileDescriptor):
+            twisted._maybePauseProducer()  # Twisted itself looks only when something is written
+
+    def clear_backpressure(self) -> None:
+        self.twisted.unregisterProducer()
+
+    def buffered(self) -> int:
+        twisted = self.twisted
+        if isinstance(twisted, FileDescriptor):
+            return len(twisted.dataBuffer) - twisted.offset + twisted._tempDataLen
+        tell: Callable[[], int] | None = getattr(twisted, "buffered", None)
+        return tell() if tell is not None else 0
+
+    @property
+    def peer_address(self) -> SocketAddress:
+        return _socket_address(self.twisted.getPeer())
+
+    @property
+    def local_address(self) -> SocketAddress:
+        try:
+            return _socket_address(self.twisted.getHost())
+        except OSError:
+            return None
+
+    def detach_obstacle(self) -> NotDetachable | None:
+        twisted = self.twisted
+        if not isinstance(twisted, tcp.Connection):
+            return NotDetachable.NO_SOCKET
+        if twisted.TLS:
+            return NotDetachable.TLS
+        if not twisted.connected or twisted.disconnecting or twisted._aborting:
+            return NotDetachable.CLOSING
+        if twisted._writeDisconnecting or twisted._writeDisconnected:
+            return NotDetachable.HALF_CLOSED
+        try:
+            # Twisted does not know whether the stream's owner has been told of a FIN.
+            if not twisted.socket.recv(1, socket.MSG_PEEK | NONBLOCKING):
+                return NotDetachable.PEER_ENDED
+        except BlockingIOError:
+            pass
+        except OSError:
+            return NotDetachable.BROKEN
+        return NotDetachable.BUFFERED if self.buffered() else None
+
+    def release(self) -> None:
+        """As Twisted's connectionLost, without a word to the protocol. loseConnection would shut the socket down."""
+        twisted = self.twisted
+        twisted.stopReading()
+        twisted.stopWriting()
+        twisted.unregisterProducer()
+        twisted.connected = 0
+        twisted.disconnected = 1
+        twisted.doRead = twisted.doWrite = nothing  # the reactor may be about to call them for what was ready
+        twisted.socket.close()
+        del twisted.protocol, twisted.socket, twisted.fileno
+        if hasattr(twisted, "connector"):
+            del twisted.connector  # it holds the transport, and would be held by it
+
+    def getHandle(self) -> Any:
+        """The socket; None when the transport has none."""
+        get = getattr(self.twisted, "getHandle", None)
+        handle = get() if get is not None else None
+        return handle if hasattr(handle, "family") else None
+
+    def state(self) -> str:
+        twisted = self.twisted
+        if getattr(twisted, "_aborting", False):
+            return "aborted"
+        if getattr(twisted, "disconnecting", False):
+            return "closing"
+        is_half_closed = getattr(twisted, "_writeDisconnecting", False) or getattr(twisted, "_writeDisconnected", False)
+        words = ["half-closed" if is_half_closed else "open"]
+        if isinstance(twisted, FileDescriptor) and twisted not in twisted.reactor.getReaders():
+            words.append("paused")
+        return ", ".join(words)
+
+    # Twisted's names, for owners that know the transport as Twisted's.
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        self.twisted.registerProducer(producer, streaming)
+
+    def unregisterProducer(self) -> None:
+        self.twisted.unregisterProducer()
+
+    @property
+    def writeSequence(self) -> Callable[[Sequence[bytes]], object]:
+        return self.writev
+
+
+def _socket_address(address: Any) -> SocketAddress:
+    """An IAddress of Twisted's as the socket module has it."""
+    if isinstance(address, (IPv4Address, IPv6Address)):
+        return address.host, address.port
+    if isinstance(address, UNIXAddress):
+        return address.name.decode(errors="surrogateescape") if address.name else ""
+    return None

@@ -1,0 +1,87 @@
+"""The switch that a daemon's administrators see: its own, and from a takeover on the new daemon's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from ktcpvs.control.server import Switch
+from ktcpvs.errors import Busy
+from ktcpvs.inspect.explain import Explainer
+from ktcpvs.inspect.views import Views
+from ktcpvs.model.edits import Edit
+from ktcpvs.model.settings import Settings
+from ktcpvs.runtime.context import Context
+from ktcpvs.services.director import Director
+from ktcpvs.takeover.handover_source import HandoverSource
+from ktcpvs.workers.merged_views import MergedViews
+from ktcpvs.workers.worker_processes import WorkerProcesses
+
+
+class OwnSwitch:
+    """This daemon's switch. Provides control.server.Switch."""
+
+    def __init__(self, director: Director, views: Views | MergedViews) -> None:
+        self.context = director.context
+        self.submit = director.submit
+        self.view = views.view
+        self.explain = Explainer(director).explain
+
+
+class AdministeredSwitch:
+    """Passes requests of control connections and of the status page on to a switch.
+
+    The listeners of these connections exist before the switch does: making them may take root's rights, which are
+    given up before the state file is read. No connection is accepted before `begin`.
+
+    handover_source: hands over to a new daemon; None: this daemon cannot.
+    """
+
+    def __init__(self) -> None:
+        self.handover_source: HandoverSource | None = None
+        self._switch: Switch | None = None
+        self._context: Context | None = None
+        self._workers: WorkerProcesses | None = None
+
+    def begin(self, switch: OwnSwitch, workers: WorkerProcesses | None, handover_source: HandoverSource | None) -> None:
+        """Pass requests on to `switch` from now on. workers: None: one process serves."""
+        self.handover_source = handover_source
+        self._switch = switch
+        self._context = switch.context
+        self._workers = workers
+
+    def forward_to(self, switch: Switch) -> None:
+        """Another daemon has taken over: pass requests on to it."""
+        self._switch = switch
+
+    def _target(self) -> Switch:
+        if self._switch is None:
+            raise Busy("the daemon is starting")
+        return self._switch
+
+    def submit(self, edit: Edit) -> Deferred[Sequence[str]]:
+        return self._target().submit(edit)
+
+    def view(self, name: str, ident: str | None) -> Any:
+        return self._target().view(name, ident)
+
+    def explain(
+        self, ident: str, method: str | None, target: str | None, headers: Sequence[tuple[str, str]], client: str
+    ) -> Awaitable[Any]:
+        return self._target().explain(ident, method, target, headers, client)
+
+    def settings(self) -> Settings:
+        """The settings in force in this daemon."""
+        return Settings() if self._context is None else self._context.settings
+
+    def processes(self) -> Mapping[str, int]:
+        """Name -> process id of each process of this daemon."""
+        if self._workers is None:
+            return {"switch": os.getpid()}
+        workers = {
+            f"worker {worker.number}": worker.pid for worker in self._workers.running() if worker.pid is not None
+        }
+        return {"supervisor": os.getpid(), **workers}

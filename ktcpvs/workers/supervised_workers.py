@@ -1,0 +1,233 @@
+"""The workers as their supervisor's director sees them: it sends them edits, and opens listening sockets for them."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from attrs import evolve
+from twisted.internet.defer import Deferred, gatherResults
+
+from ktcpvs.control.edit_commands import CommandCall, commands_for
+from ktcpvs.errors import Refusal
+from ktcpvs.model import edits
+from ktcpvs.model.address import Address
+from ktcpvs.model.destination import Destination
+from ktcpvs.model.expansion import Resolution
+from ktcpvs.model.health import DOWN
+from ktcpvs.model.table import Table
+from ktcpvs.runtime.context import Context
+from ktcpvs.services.director import edits_for
+from ktcpvs.services.running import RunningService
+from ktcpvs.system.sockets import close_listener, release_listener
+from ktcpvs.workers import commands
+from ktcpvs.workers.shared_counters import CounterKey, SlotAllocator
+from ktcpvs.workers.worker_processes import WorkerProcess, WorkerProcesses
+
+SLOTS_PER_COMMAND = 64
+"""Slots that one command assigns: with the longest names they fit into the 65,535 bytes of an AMP value."""
+
+SERVERS_PER_COMMAND = 64
+"""Servers whose health one command updates."""
+
+
+class SupervisedWorkers:
+    """Workers serve, each a switch of its own; the director's own process listens nowhere.
+
+    It provides ServingProcesses. A service has a listening socket for each worker. An edit is sent to all workers that
+    are ready; a worker that is not gets the whole table by `introduce`, later.
+    """
+
+    draining_unit = "workers"
+    extra_drain_time = 2.0
+
+    def __init__(self, context: Context, workers: WorkerProcesses, slots: SlotAllocator) -> None:
+        self._context = context
+        self._workers = workers
+        self._slots = slots
+        self._sent_slots: dict[CounterKey, int] = {}
+        self._listening: dict[str, list[socket.socket]] = {}  # ident -> a socket for each worker
+        self._addresses: WeakKeyDictionary[socket.socket, Address] = WeakKeyDictionary()
+        self._new: list[str] = []  # the idents whose sockets are to be sent with the next edit
+        self._ready: Deferred[None] | None = None
+
+    def start(self) -> None:
+        self._workers.start()
+
+    # An edit.
+
+    def prepare(self, old: Table, new: Table) -> None:
+        self._slots.allocate(new, old)
+
+    def open(self, address: Address, backlog: int, closing: Iterable[socket.socket]) -> list[socket.socket]:
+        socks = self._context.sockets.open_shared(address, backlog, len(self._workers.all), closing)
+        self._addresses.update(dict.fromkeys(socks, address))
+        return socks
+
+    def commands_for(self, edit: edits.Edit) -> Sequence[CommandCall] | None:
+        if isinstance(edit, edits.Confirm):
+            return None
+        if isinstance(edit, edits.Load):
+            edit = evolve(edit, confirm=0)  # the supervisor waits for the confirmation
+        return commands_for(edit)
+
+    def commands_for_names(self, found: Resolution) -> Sequence[CommandCall]:
+        """One command for each name, since one may have a thousand addresses."""
+        return [
+            (commands.SetAddresses, {"host": host, "addresses": list(addresses)}) for host, addresses in found.items()
+        ]
+
+    def listen(self, service: RunningService, socks: list[socket.socket]) -> None:
+        self._close(service.ident)
+        self._listening[service.ident] = socks
+        self._new.append(service.ident)
+
+    def stop(self, service: RunningService) -> None:
+        self._close(service.ident)
+
+    def _close(self, ident: str) -> None:
+        """The workers still have the sockets, and accept the clients in their backlogs before they close them."""
+        for sock in self._listening.pop(ident, []):
+            self._context.steps.run(f"service {ident}: close a socket", close_listener, sock)
+
+    def watch_health(self, services: Iterable[RunningService]) -> None:
+        for service in services:
+            service.health.observe_checks(partial(self._send_health, service.ident))
+
+    def _send_health(self, ident: str, destination: Destination) -> None:
+        health = destination.health
+        update = _health_update(ident, str(destination.address), health.state != DOWN, health.reason)
+        for worker in self._workers.ready():
+            self._call(worker, commands.UpdateHealth, servers=[update])
+
+    async def send(self, commands: Sequence[CommandCall] | None) -> None:
+        """Send the commands to all workers that are ready, after the slots and sockets that they need."""
+        if commands is None:
+            return
+        new_slots = {key: slot for key, slot in self._slots.slots.items() if self._sent_slots.get(key) != slot}
+        self._sent_slots = dict(self._slots.slots)
+        new_listeners, self._new = self._new, []
+
+        def prepare(worker: WorkerProcess) -> list[Deferred[Any]]:
+            sockets = [self._send_socket(worker, ident) for ident in new_listeners]
+            return [*self._send_slots(worker, new_slots), *sockets]
+
+        await self._workers.broadcast(commands, prepare)
+
+    def replace_all(self) -> None:
+        for worker in self._workers.ready():
+            worker.kill("it may have missed an edit")
+
+    def _send_slots(self, worker: WorkerProcess, slots: Mapping[CounterKey, int]) -> list[Deferred[Any]]:
+        assigned = [{"ident": ident, "address": address, "slot": slot} for (ident, address), slot in slots.items()]
+        return [worker.call(commands.AssignSlots, slots=page) for page in _pages(assigned, SLOTS_PER_COMMAND)]
+
+    def _send_socket(self, worker: WorkerProcess, ident: str) -> Deferred[Any]:
+        sock = self._listening[ident][worker.index]
+        return worker.call(commands.AddListener, address=str(self._addresses[sock]), descriptor=sock.fileno())
+
+    def _call(self, worker: WorkerProcess, command: Any, **arguments: Any) -> Deferred[bool]:
+        """Send one command. Fires with True when the worker has answered; a worker that does not is killed."""
+        return self._workers.all_answered(worker, [worker.call(command, **arguments)])
+
+    # A new worker.
+
+    def introduce(
+        self, worker: WorkerProcess, table: Table, resolution: Resolution, down: Sequence[tuple[str, str, str]]
+    ) -> Deferred[bool]:
+        """Send everything that there is to a worker that has just started. down: as of Director.servers_down.
+
+        Fires with True when it has answered; a worker that does not is killed.
+        """
+        counts = self._slots.table
+        answers = [
+            worker.call(
+                commands.Begin,
+                key=self._context.key,
+                processes=counts.columns,
+                index=worker.index,
+                descriptor=counts.descriptor,
+                is_accepting=self._context.is_accepting,
+            )
+        ]
+        answers += self._send_slots(worker, self._slots.slots)
+        answers += [self._send_socket(worker, ident) for ident in self._listening]
+        said = [
+            *self.commands_for_names(resolution),
+            *(asked for edit in edits_for(table) for asked in commands_for(edit)),
+        ]
+        answers += [worker.call(command, **arguments) for command, arguments in said]
+        updates = [_health_update(ident, address, False, why) for ident, address, why in down]
+        answers += [worker.call(commands.UpdateHealth, servers=page) for page in _pages(updates, SERVERS_PER_COMMAND)]
+        return self._workers.all_answered(worker, answers)
+
+    def worker_is_ready(self) -> None:
+        """One more worker has the table."""
+        if self._ready is not None and all(worker.is_ready for worker in self._workers.all):
+            ready, self._ready = self._ready, None
+            ready.callback(None)
+
+    def worker_has_ended(self, worker: WorkerProcess) -> None:
+        """A worker has ended. If all workers are awaited, they cannot be ready."""
+        if self._ready is not None:
+            ready, self._ready = self._ready, None
+            ready.errback(Refusal(f"worker {worker.number} cannot begin; see the log"))
+        self._slots.clear(worker.index)
+
+    # State.
+
+    def sockets_of(self, service: RunningService) -> list[socket.socket]:
+        return self._listening.get(service.ident, [])
+
+    def ready(self) -> Deferred[None]:
+        ready: Deferred[None] = Deferred()
+        self._ready = ready
+        self.worker_is_ready()
+        return ready
+
+    def ping(self) -> Deferred[bool]:
+        asked = [self._call(worker, commands.Ping) for worker in self._workers.ready()]
+        return gatherResults(asked).addCallback(lambda answered: bool(answered) and all(answered))
+
+    def describe(self) -> str:
+        return f"{len(self._workers.ready())} of {len(self._workers.all)} workers serve"
+
+    def count_draining(self) -> int:
+        return len(self._workers.running())
+
+    # Signals, takeover, end.
+
+    def reopen_logs(self) -> None:
+        for worker in self._workers.running():
+            self._call(worker, commands.ReopenLogs)
+
+    def start_accepting(self) -> None:
+        for worker in self._workers.running():
+            self._call(worker, commands.StartAccepting)
+
+    def hand_over(self, sockets_taken: Mapping[str, int]) -> None:
+        for worker in self._workers.running():
+            left_over = [ident for ident, count in sockets_taken.items() if count <= worker.index]
+            self._call(worker, commands.HandOver, left_over=left_over)
+        for ident in list(self._listening):
+            for sock in self._listening.pop(ident):
+                self._context.steps.run(f"service {ident}: release a socket", release_listener, sock)
+
+    def end(self) -> None:
+        self._workers.drain()
+        for ident in list(self._listening):
+            self._close(ident)
+
+    def end_all(self) -> None:
+        self._workers.signal_all("KILL")
+
+
+def _health_update(ident: str, address: str, is_up: bool, why: str) -> dict[str, Any]:
+    return {"ident": ident, "address": address, "is_up": is_up, "why": why}
+
+
+def _pages(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]

@@ -1,0 +1,318 @@
+"""The AMP wire, byte by byte: the boxes that the client sends for every command, and the edits that the server makes.
+
+Daemons and clients of different versions talk to each other, so these bytes must not change. The boxes are written here
+by the rules of AMP alone, without the command classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.testing import StringTransport
+from twisted.protocols import amp
+
+from ktcpvs.control.client import Switch
+from ktcpvs.control.endpoints import ControlAddress
+from ktcpvs.control.server import Administrator
+from ktcpvs.model import edits
+from ktcpvs.model.address import parse_address
+from ktcpvs.model.network import parse_networks
+from ktcpvs.model.table import Table
+from ktcpvs.system.log import EventLog
+
+Pairs = list[tuple[bytes, bytes]]
+
+
+def box(*pairs: tuple[bytes, bytes]) -> bytes:
+    """Encode keys and values with their lengths before them, sorted by key; an empty key ends the box."""
+    written = b"".join(bytes([0, len(key)]) + key + len(value).to_bytes(2, "big") + value for key, value in pairs)
+    assert [key for key, _ in pairs] == sorted(key for key, _ in pairs)
+    return written + b"\0\0"
+
+
+def request_box(command: bytes, tag: bytes = b"1", **arguments: bytes) -> bytes:
+    return box(
+        (b"_ask", tag), (b"_command", command), *((name.encode(), arguments[name]) for name in sorted(arguments))
+    )
+
+
+def named_values(*pairs: tuple[bytes, bytes]) -> bytes:
+    """Encode names with their values, as service options and settings are."""
+    return b"".join(box((b"name", name), (b"value", value)) for name, value in pairs)
+
+
+WEB = parse_address("10.0.0.1:80")
+NETWORKS = "10.0.0.0/8\n::1"
+CONFIGURATION = "Virtual web { }"
+OPTIONS = named_values((b"scheduler", b"wlc"), (b"maxclients", b"5"), (b"redirect", b""))
+
+Call = Callable[[Switch], Awaitable[Any]]
+
+EDITS: dict[str, tuple[Call, list[bytes], edits.Edit]] = {
+    "AddService": (
+        lambda switch: switch.add_service("web", scheduler="wlc", maxclients=5, redirect=""),
+        [request_box(b"AddService", ident=b"web", options=OPTIONS)],
+        edits.AddService("web", {"scheduler": "wlc", "maxclients": 5, "redirect": None}),
+    ),
+    "EditService": (
+        lambda switch: switch.edit_service("web", scheduler="wlc", maxclients=5, redirect=""),
+        [request_box(b"EditService", ident=b"web", options=OPTIONS)],
+        edits.EditService("web", {"scheduler": "wlc", "maxclients": 5, "redirect": None}),
+    ),
+    "DeleteService": (
+        lambda switch: switch.delete_service("wéb"),
+        [request_box(b"DeleteService", ident="wéb".encode())],
+        edits.DeleteService("wéb"),
+    ),
+    "Flush": (lambda switch: switch.flush(), [request_box(b"Flush")], edits.Flush()),
+    "AddServer": (
+        lambda switch: switch.add_server("web", "10.0.0.1:http", 7, 9),
+        [request_box(b"AddServer", ident=b"web", address=b"10.0.0.1:http", weight=b"7", maxconn=b"9")],
+        edits.AddServer("web", WEB, 7, 9),
+    ),
+    "AddServer, optional arguments left out": (
+        lambda switch: switch.add_server("web", "10.0.0.1:80"),
+        [request_box(b"AddServer", ident=b"web", address=b"10.0.0.1:80")],
+        edits.AddServer("web", WEB, 1, 0),
+    ),
+    "AddServer, by name": (
+        lambda switch: switch.add_server(ident="web", address="10.0.0.1:80", maxconn=0, weight=0),
+        [request_box(b"AddServer", ident=b"web", address=b"10.0.0.1:80", weight=b"0", maxconn=b"0")],
+        edits.AddServer("web", WEB, 0, 0),
+    ),
+    "EditServer": (
+        lambda switch: switch.edit_server("web", "10.0.0.1:80", 0, 9),
+        [request_box(b"EditServer", ident=b"web", address=b"10.0.0.1:80", weight=b"0", maxconn=b"9")],
+        edits.EditServer("web", WEB, 0, 9),
+    ),
+    "EditServer, optional arguments left out": (
+        lambda switch: switch.edit_server("web", "10.0.0.1:80", maxconn=0),
+        [request_box(b"EditServer", ident=b"web", address=b"10.0.0.1:80", maxconn=b"0")],
+        edits.EditServer("web", WEB, None, 0),
+    ),
+    "DeleteServer": (
+        lambda switch: switch.delete_server("web", "10.0.0.1:80"),
+        [request_box(b"DeleteServer", ident=b"web", address=b"10.0.0.1:80")],
+        edits.DeleteServer("web", WEB),
+    ),
+    "AddRule": (
+        lambda switch: switch.add_rule("web", "/a", "10.0.0.1:80", 1),
+        [request_box(b"AddRule", ident=b"web", pattern=b"/a", address=b"10.0.0.1:80", match=b"1")],
+        edits.AddRule("web", "/a", WEB, 1),
+    ),
+    "AddRule, optional arguments left out": (
+        lambda switch: switch.add_rule("web", "/a", "10.0.0.1:80"),
+        [request_box(b"AddRule", ident=b"web", pattern=b"/a", address=b"10.0.0.1:80")],
+        edits.AddRule("web", "/a", WEB),
+    ),
+    "DeleteRule": (
+        lambda switch: switch.delete_rule("web", "/a", "10.0.0.1:80"),
+        [request_box(b"DeleteRule", ident=b"web", pattern=b"/a", address=b"10.0.0.1:80")],
+        edits.DeleteRule("web", "/a", WEB),
+    ),
+    "Allow": (
+        lambda switch: switch.allow("web", NETWORKS, True),
+        [
+            request_box(b"Upload", page=NETWORKS.encode(), first=b"True"),
+            request_box(b"Allow", b"2", ident=b"web", only=b"True"),
+        ],
+        edits.Allow("web", parse_networks(NETWORKS), True),
+    ),
+    "Deny": (
+        lambda switch: switch.deny("web", NETWORKS),
+        [
+            request_box(b"Upload", page=NETWORKS.encode(), first=b"True"),
+            request_box(b"Deny", b"2", ident=b"web", only=b"False"),
+        ],
+        edits.Deny("web", parse_networks(NETWORKS), False),
+    ),
+    "DeleteNetwork": (
+        lambda switch: switch.delete_network("web", NETWORKS),
+        [
+            request_box(b"Upload", page=NETWORKS.encode(), first=b"True"),
+            request_box(b"DeleteNetwork", b"2", ident=b"web"),
+        ],
+        edits.DeleteNetwork("web", parse_networks(NETWORKS)),
+    ),
+    "StartService": (
+        lambda switch: switch.start("web"),
+        [request_box(b"StartService", ident=b"web")],
+        edits.StartService("web"),
+    ),
+    "StartService, all": (lambda switch: switch.start(), [request_box(b"StartService")], edits.StartService(None)),
+    "StopService": (
+        lambda switch: switch.stop("web"),
+        [request_box(b"StopService", ident=b"web")],
+        edits.StopService("web"),
+    ),
+    "StopService, all": (lambda switch: switch.stop(), [request_box(b"StopService")], edits.StopService(None)),
+    "Set": (
+        lambda switch: switch.set({"read_timeout": 7, "debug_level": "1"}),
+        [request_box(b"Set", changes=named_values((b"read_timeout", b"7"), (b"debug_level", b"1")))],
+        edits.Set({"read_timeout": "7", "debug_level": "1"}),
+    ),
+    "Set, unload": (
+        lambda switch: switch.set({"unload": 1}),
+        [request_box(b"Set", changes=named_values((b"unload", b"1")))],
+        edits.Unload(),
+    ),
+    "Unload": (lambda switch: switch.unload(), [request_box(b"Unload")], edits.Unload()),
+    "Load": (
+        lambda switch: switch.load(CONFIGURATION, "site.conf", 60, "new", True),
+        [
+            request_box(b"Upload", page=CONFIGURATION.encode(), first=b"True"),
+            request_box(b"Load", b"2", source=b"site.conf", confirm=b"60", start=b"new", allow_empty=b"True"),
+        ],
+        edits.Load(edits.AddService("web").apply(Table()).services, confirm=60, start="new"),
+    ),
+    "Load, optional arguments left out": (
+        lambda switch: switch.load(CONFIGURATION),
+        [
+            request_box(b"Upload", page=CONFIGURATION.encode(), first=b"True"),
+            request_box(b"Load", b"2", source=b"<text>", allow_empty=b"False"),
+        ],
+        edits.Load(edits.AddService("web").apply(Table()).services),
+    ),
+    "Confirm": (lambda switch: switch.confirm(), [request_box(b"Confirm")], edits.Confirm()),
+}
+"""A call of the client, the boxes that it sends, and the edit that the daemon carries out."""
+
+READS: dict[str, tuple[Call, list[bytes]]] = {
+    "Read": (
+        lambda switch: switch.table("web"),
+        [request_box(b"Read", view=b"table", ident=b"web"), request_box(b"ReadPage", b"2", number=b"1")],
+    ),
+    "Read, all": (
+        lambda switch: switch.stats(),
+        [request_box(b"Read", view=b"stats"), request_box(b"ReadPage", b"2", number=b"1")],
+    ),
+    "Explain": (
+        lambda switch: switch.explain("web", "GET", "/", [("Accept", "x"), ("Accept", "y")], "::1"),
+        [
+            request_box(
+                b"Explain",
+                ident=b"web",
+                method=b"GET",
+                target=b"/",
+                headers=named_values((b"Accept", b"x"), (b"Accept", b"y")),
+                client=b"::1",
+            ),
+            request_box(b"ReadPage", b"2", number=b"1"),
+        ],
+    ),
+    "Explain, a connection": (
+        lambda switch: switch.explain("web"),
+        [
+            request_box(b"Explain", ident=b"web", headers=b"", client=b"127.0.0.1"),
+            request_box(b"ReadPage", b"2", number=b"1"),
+        ],
+    ),
+}
+"""A call of the client that fetches an answer of two pages, and the boxes that it sends."""
+
+
+def run_client(call: Call, replies: dict[bytes, Pairs]) -> tuple[list[bytes], Any]:
+    """Return the boxes that the client sends for `call`, and its result. replies: command -> content of its answer."""
+    protocol, transport = amp.AMP(), StringTransport()
+    protocol.makeConnection(transport)
+    results: list[Any] = []
+    Deferred.fromCoroutine(_awaited(call(Switch(protocol, ControlAddress(path="/memory"))))).addBoth(results.append)
+    boxes = []
+    while transport.value():
+        boxes.append(transport.value())
+        (request,) = amp.parseString(transport.value())
+        transport.clear()
+        reply = replies.get(request[amp.COMMAND], [])
+        protocol.dataReceived(box((b"_answer", request[amp.ASK]), *reply))
+    (result,) = results
+    return boxes, result
+
+
+async def _awaited(work: Awaitable[Any]) -> Any:
+    return await work
+
+
+@pytest.mark.parametrize(("call", "boxes"), [case[:2] for case in EDITS.values()], ids=EDITS)
+def test_the_client_sends_an_edit(call: Call, boxes: list[bytes]) -> None:
+    assert run_client(call, {}) == (boxes, [])
+
+
+@pytest.mark.parametrize("name", ["AddService", "Load"])
+def test_the_client_reads_warnings(name: str) -> None:
+    call, boxes, _ = EDITS[name]
+    warnings = [(b"warnings", b"\x00\x01a\x00\x02b\n")]
+    assert run_client(call, {name.encode(): warnings}) == (boxes, ["a", "b\n"])
+
+
+@pytest.mark.parametrize(("call", "boxes"), READS.values(), ids=READS)
+def test_the_client_reads_pages(call: Call, boxes: list[bytes]) -> None:
+    first = [(b"page", b'{"a": '), (b"pages", b"2")]
+    replies = {b"Read": first, b"Explain": first, b"ReadPage": [(b"page", b"1}")]}
+    assert run_client(call, replies) == (boxes, {"a": 1})
+
+
+class Recorder:
+    """A switch that records the calls of the server."""
+
+    def __init__(self, warnings: list[str]) -> None:
+        self.calls: list[Any] = []
+        self._warnings = warnings
+
+    def submit(self, edit: edits.Edit) -> Any:
+        self.calls.append(edit)
+        return succeed(self._warnings)
+
+    def view(self, name: str, ident: str | None) -> Any:
+        self.calls.append((name, ident))
+        return [{"ident": "é"}]
+
+    async def explain(self, *arguments: Any) -> Any:
+        self.calls.append(arguments)
+        return "x" * 70000
+
+
+def run_server(boxes: list[bytes], warnings: list[str]) -> tuple[list[Any], list[bytes]]:
+    """Return the calls that the server makes for these boxes, and the boxes that it answers with."""
+    recorder: Any = Recorder(warnings)
+    administrator, transport = Administrator(recorder, EventLog()), StringTransport()
+    administrator.makeConnection(transport)
+    answers = []
+    for one in boxes:
+        administrator.dataReceived(one)
+        answers.append(transport.value())
+        transport.clear()
+    return recorder.calls, answers
+
+
+@pytest.mark.parametrize(("boxes", "edit"), [case[1:] for case in EDITS.values()], ids=EDITS)
+def test_the_server_makes_an_edit(boxes: list[bytes], edit: edits.Edit) -> None:
+    done = [box((b"_answer", b"%d" % tag)) for tag in range(1, len(boxes) + 1)]
+    assert run_server(boxes, []) == ([edit], done)
+    done[-1] = box((b"_answer", b"%d" % len(boxes)), (b"warnings", b"\x00\x01a\x00\x02b\n"))
+    assert run_server(boxes, ["a", "b\n"]) == ([edit], done)
+
+
+def test_the_server_answers_a_read() -> None:
+    boxes = [READS["Read"][1][0], READS["Read, all"][1][0]]
+    answer = box((b"_answer", b"1"), (b"page", rb'[{"ident": "\u00e9"}]'), (b"pages", b"1"))
+    assert run_server(boxes, []) == ([("table", "web"), ("stats", None)], [answer, answer])
+
+
+def test_the_server_answers_an_explanation_in_pages() -> None:
+    boxes = READS["Explain"][1]
+    pages = [
+        box((b"_answer", b"1"), (b"page", b'"' + b"x" * 59999), (b"pages", b"2")),
+        box((b"_answer", b"2"), (b"page", b"x" * 10001 + b'"')),
+    ]
+    asked_for = ("web", "GET", "/", [("Accept", "x"), ("Accept", "y")], "::1")
+    assert run_server(boxes, []) == ([asked_for], pages)
+    connection = ("web", None, None, [], "127.0.0.1")
+    assert run_server(READS["Explain, a connection"][1][:1], [])[0] == [connection]
+
+
+def test_every_command_is_pinned() -> None:
+    pinned = {name.partition(",")[0] for name in (*EDITS, *READS)} | {"Upload", "ReadPage"}
+    assert {name.decode() for name in Administrator._commandDispatch} - {"StartTLS"} == pinned

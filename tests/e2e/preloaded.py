@@ -1,0 +1,250 @@
+"""Starts the daemon and tcpvsadm without starting Python and importing Twisted each time.
+
+A server process imports all that the two programs need, except the reactor, and forks for each start. Each start is a
+process of its own, with its own arguments, environment, folder, standard streams and exit status. It saves only the
+imports: 0.8 s of CPU time of a daemon's start, and 0.3 s of a run of tcpvsadm.
+
+The protocol, on a unix socket: the client sends a JSON object and the three standard streams. It receives the number of
+the process, and its exit code when it has ended, both as 4 bytes.
+"""
+
+from __future__ import annotations
+
+import array
+import atexit
+import contextlib
+import gc
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+NUMBER = struct.Struct("!i")
+
+MODULES = (
+    "ktcpvs.adm",
+    "ktcpvs.control.client",
+    "ktcpvs.control.tcpvsadm.colours",
+    "ktcpvs.control.tcpvsadm.names",
+    "ktcpvs.control.tcpvsadm.show",
+    "ktcpvs.offline",
+    "ktcpvs.service",
+    "ktcpvs.tap",
+    "twisted.internet.endpoints",
+    "twisted.internet.epollreactor",
+    "twisted.internet.task",
+    "twisted.scripts.twistd",
+    "uvloop",
+)
+"""The modules that all started processes share. None of them may import twisted.internet.reactor."""
+
+MAIN = {"tcpvsadm": ("ktcpvs.adm", "run"), "twistd": ("twisted.scripts.twistd", "run")}
+"""What the console script of each program calls."""
+
+
+class PreloadedProcess:
+    """A process that was started; its methods are those of subprocess.Popen."""
+
+    def __init__(self, arguments: Sequence[str], server: socket.socket, timeout: float) -> None:
+        self.args = arguments
+        self.returncode: int | None = None
+        self._server = server
+        server.settimeout(timeout)
+        try:
+            self.pid = self._receive()
+        except BaseException:
+            server.close()
+            raise
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.returncode is None:
+            self._server.settimeout(timeout)
+            try:
+                self.returncode = self._receive()
+            except (TimeoutError, BlockingIOError):
+                raise subprocess.TimeoutExpired(self.args, timeout or 0) from None
+            self._server.close()
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def _receive(self) -> int:
+        data = self._server.recv(NUMBER.size)  # whole: the other end sends these bytes at once
+        assert len(data) == NUMBER.size, "the server of preloaded programs has ended; its standard error says why"
+        return int(NUMBER.unpack(data)[0])
+
+
+class PreloadedPrograms:
+    """The client of such a server, which is started when it is first needed."""
+
+    def __init__(self, environment: dict[str, str], timeout: float) -> None:
+        """environment: of the server. timeout: seconds that a start and a run of tcpvsadm may take."""
+        self._environment = environment
+        self._timeout = timeout
+        self._process: subprocess.Popen[bytes] | None = None
+        self._address = ""
+
+    def start(
+        self,
+        program: str,
+        arguments: Sequence[str],
+        streams: Sequence[int],
+        folder: Path,
+        environment: dict[str, str],
+    ) -> PreloadedProcess:
+        """Start a program of MAIN. streams: descriptors of its standard input, output and error."""
+        if self._process is None:
+            self._begin()
+        server = socket.socket(socket.AF_UNIX)
+        server.settimeout(self._timeout)
+        server.connect(self._address)
+        request = {
+            "program": program,
+            "arguments": list(arguments),
+            "folder": str(folder),
+            "environment": environment,
+        }
+        socket.send_fds(server, [b"."], list(streams))
+        server.sendall(json.dumps(request).encode())
+        server.shutdown(socket.SHUT_WR)
+        return PreloadedProcess([program, *arguments], server, self._timeout)
+
+    def run_tcpvsadm(
+        self, arguments: Sequence[str], input: str, folder: Path, environment: dict[str, str]
+    ) -> subprocess.CompletedProcess[str]:
+        """Run tcpvsadm and wait until it has ended, as subprocess.run does."""
+        with contextlib.ExitStack() as stack:
+            streams = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)]
+            streams[0].write(input.encode())
+            streams[0].seek(0)
+            numbers = [stream.fileno() for stream in streams]
+            process = self.start("tcpvsadm", arguments, numbers, folder, environment)
+            try:
+                status = process.wait(self._timeout)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise
+            for stream in streams:
+                stream.seek(0)
+            out, err = (stream.read().decode().replace("\r\n", "\n") for stream in streams[1:])
+        return subprocess.CompletedProcess(process.args, status, out, err)
+
+    def _begin(self) -> None:
+        self._address = f"\0ktcpvs-tests-{os.getpid()}-{id(self)}"
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(self._address)
+            listener.listen(100)
+            number = listener.fileno()
+            command = [sys.executable, __file__, str(number)]
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, pass_fds=(number,), env=self._environment
+            )
+        atexit.register(self.stop)
+
+    def stop(self) -> None:
+        """End the server. What it has started goes on."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+# The server process.
+
+
+def serve(listener: socket.socket) -> None:
+    """Fork a process for each client, until the tests have ended."""
+    for name in MODULES:
+        __import__(name)
+    assert "twisted.internet.reactor" not in sys.modules
+    gc.freeze()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    parent = os.getppid()
+    listener.settimeout(5)
+    while os.getppid() == parent:
+        try:
+            client, _ = listener.accept()
+        except TimeoutError:
+            continue
+        if os.fork() == 0:
+            listener.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _start_for(client)
+        client.close()
+
+
+def _start_for(client: socket.socket) -> NoReturn:
+    """Start what the client asks for, wait for its end, and tell the client about both."""
+    client.setblocking(True)
+    _, ancillary, _, _ = client.recvmsg(1, socket.CMSG_SPACE(3 * NUMBER.size))
+    streams = array.array("i", ancillary[0][2])
+    request = b""
+    while more := client.recv(1 << 16):
+        request += more
+    pid = os.fork()
+    if pid == 0:
+        client.close()
+        _become(json.loads(request), streams)
+    client.sendall(NUMBER.pack(pid))
+    for descriptor in streams:
+        os.close(descriptor)
+    _, status = os.waitpid(pid, 0)
+    with contextlib.suppress(OSError):
+        client.sendall(NUMBER.pack(os.waitstatus_to_exitcode(status)))
+    os._exit(0)
+
+
+def _become(request: dict[str, Any], streams: Sequence[int]) -> NoReturn:
+    """Do what the console script does, and end."""
+    for number, descriptor in enumerate(streams):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    script = str(Path(sys.executable).with_name(request["program"]))
+    sys.argv = [script, *request["arguments"]]
+    sys.orig_argv = [sys.executable, *sys.argv]
+    status = 1
+    try:
+        module, function = MAIN[request["program"]]
+        getattr(sys.modules[module], function)()
+        status = 0
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(status)
+
+
+if __name__ == "__main__":
+    del sys.path[0]  # the folder of this file
+    serve(socket.socket(fileno=int(sys.argv[1])))

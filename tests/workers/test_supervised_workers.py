@@ -1,0 +1,191 @@
+"""What a supervisor's director sends to its workers, in which order, and which sockets it opens for them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from servers import free_port
+from twisted.internet.interfaces import IUNIXTransport
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.logger import Logger
+from twisted.protocols import amp
+from zope.interface import implementer
+
+from ktcpvs.control.client import QuietAMP
+from ktcpvs.errors import Refusal
+from ktcpvs.model import edits
+from ktcpvs.model.address import parse_address
+from ktcpvs.model.language.parser import parse
+from ktcpvs.runtime.context import Context
+from ktcpvs.runtime.descriptors import Descriptors
+from ktcpvs.system.log import EventLog
+from ktcpvs.system.shared import SharedTable
+from ktcpvs.workers.shared_counters import SlotAllocator
+from ktcpvs.workers.supervisor import Supervisor
+from ktcpvs.workers.worker_processes import WorkerProcess
+
+SIZE = 2
+
+
+@implementer(IUNIXTransport)
+class Transport(StringTransport):
+    """descriptors: those that were sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.descriptors: list[int] = []
+
+    def sendFileDescriptor(self, descriptor: int) -> None:
+        self.descriptors.append(descriptor)
+
+
+class Supervised:
+    """A supervisor whose workers have links and no processes. transports: of the links. outcomes: of edits."""
+
+    def __init__(self) -> None:
+        self.reactor: Any = MemoryReactorClock()
+        self.outcomes: list[Any] = []
+        self.slots = SlotAllocator(SharedTable(SIZE + 1))
+        log = EventLog(logger=Logger(observer=lambda event: None))
+        self.context = Context(self.reactor, log, Descriptors(100), counters=self.slots.counters(SIZE))
+        self.supervisor = Supervisor(self.context, SIZE, self.slots, self._save, lambda: None)
+        self.director = self.supervisor.director
+        self.transports: list[Transport] = []
+        for worker in self.supervisor.workers.all:
+            transport = Transport()
+            worker.link = QuietAMP()
+            worker.link.makeConnection(transport)
+            worker.pid = 4711 + worker.index
+            worker.mark_ready()
+            self.transports.append(transport)
+
+    async def _save(self, table: Any) -> None:
+        pass
+
+    def submit(self, *orders: edits.Edit) -> None:
+        for order in orders:
+            self.director.submit(order).addBoth(self.outcomes.append)
+            self.answer()
+            assert list(self.outcomes[-1]) == [], self.outcomes[-1]
+
+    def worker(self, number: int) -> WorkerProcess:
+        return self.supervisor.workers.all[number - 1]
+
+    def heard(self) -> list[list[amp.AmpBox]]:
+        """The commands that each worker has got since the last time."""
+        boxes = [list(amp.parseString(transport.value())) for transport in self.transports]
+        for transport in self.transports:
+            transport.clear()
+        return boxes
+
+    def answer(self) -> list[list[str]]:
+        """Have each worker answer everything; returns the names of the commands."""
+        names = []
+        for number, boxes in enumerate(self.heard(), 1):
+            for box in boxes:
+                answer = amp.AmpBox({amp.ANSWER: box[amp.ASK]})
+                self.worker(number).link.dataReceived(answer.serialize())  # type: ignore[union-attr]
+            names.append([box[amp.COMMAND].decode() for box in boxes])
+        return names
+
+
+@pytest.fixture
+def supervised() -> Iterator[Supervised]:
+    one = Supervised()
+    yield one
+    one.director.end()
+    one.director.stop()
+
+
+def configuration(port: int) -> edits.Edit:
+    return parse(f"Virtual a {{ listen = 127.0.0.1:{port}\n server = 10.0.0.1:80 }}")
+
+
+def test_a_worker_gets_slots_then_its_socket_then_the_edit(supervised: Supervised) -> None:
+    supervised.submit(configuration(free_port()))
+    supervised.director.submit(edits.StartService("a")).addBoth(supervised.outcomes.append)
+    assert supervised.answer() == [["AddListener", "StartService"]] * SIZE, "slots have been sent with the service"
+    descriptors = [transport.descriptors for transport in supervised.transports]
+    sockets = supervised.director.sockets_of("a")
+    assert descriptors == [[sock.fileno()] for sock in sockets]
+    supervised.director.submit(edits.AddServer("a", parse_address("10.0.0.2:80"))).addBoth(supervised.outcomes.append)
+    ((slots, edit), _) = supervised.heard()
+    assert (slots[amp.COMMAND], edit[amp.COMMAND]) == (b"AssignSlots", b"AddServer")
+    assert b"10.0.0.2:80" in slots[b"slots"]
+    assert b"10.0.0.1:80" not in slots[b"slots"], "known slots are not sent again"
+
+
+def test_an_edit_is_done_when_all_workers_have_answered(supervised: Supervised) -> None:
+    supervised.director.submit(configuration(free_port())).addBoth(supervised.outcomes.append)
+    first, second = supervised.heard()
+    for box in first:
+        supervised.worker(1).link.dataReceived(amp.AmpBox({amp.ANSWER: box[amp.ASK]}).serialize())  # type: ignore[union-attr]
+    assert supervised.outcomes == []
+    for box in second:
+        supervised.worker(2).link.dataReceived(amp.AmpBox({amp.ANSWER: box[amp.ASK]}).serialize())  # type: ignore[union-attr]
+    assert [list(outcome) for outcome in supervised.outcomes] == [[]]
+
+
+def test_a_refused_edit_reaches_no_worker(supervised: Supervised) -> None:
+    failures: list[Any] = []
+    supervised.director.submit(edits.AddService("a", {"scheduler": "zzz"})).addErrback(failures.append)
+    assert failures
+    assert supervised.heard() == [[], []]
+
+
+def test_a_service_that_stops_has_no_sockets(supervised: Supervised) -> None:
+    port = free_port()
+    supervised.submit(configuration(port), edits.StartService("a"))
+    before = supervised.director.sockets_of("a")
+    assert len(before) == SIZE
+    supervised.submit(edits.StopService("a"))
+    assert supervised.director.sockets_of("a") == []
+    assert [sock.fileno() for sock in before] == [-1] * SIZE
+
+
+def test_a_takeover_tells_each_worker_whether_its_socket_is_left_over(supervised: Supervised) -> None:
+    supervised.submit(configuration(free_port()), edits.StartService("a"))
+    sockets = supervised.director.sockets_of("a")
+    supervised.director.hand_over({"a": 1})
+    boxes = supervised.heard()
+    assert [[box[amp.COMMAND] for box in each] for each in boxes] == [[b"HandOver"]] * SIZE
+    assert [each[0][b"left_over"] for each in boxes] == [b"", b"\0\1a"]
+    assert [sock.fileno() for sock in sockets] == [-1] * SIZE, "the workers and the new daemon have them"
+
+
+def test_all_workers_are_ready_when_the_last_one_is(supervised: Supervised) -> None:
+    supervised.worker(2).is_ready = False
+    fired: list[Any] = []
+    supervised.director.processes.ready().addBoth(fired.append)
+    assert fired == []
+    assert supervised.director.processes.describe() == "1 of 2 workers serve"
+    with contextlib.suppress(Exception):
+        supervised.supervisor.workers.ended(supervised.worker(2), "it was killed", 1.0)
+    assert [failure.type for failure in fired] == [Refusal]
+    assert "worker 2 cannot begin" in fired[0].getErrorMessage()
+
+
+def test_a_dead_worker_counts_nothing(supervised: Supervised) -> None:
+    supervised.submit(configuration(free_port()))
+    slot = supervised.slots.table.row(supervised.slots.slots["a", "10.0.0.1:80"])
+    slot[0], slot[1] = 3, 4
+    supervised.supervisor.workers.ended(supervised.worker(1), "it was killed", 1.0)
+    assert list(slot[:SIZE]) == [0, 4]
+
+
+def test_what_checks_find_is_sent_to_all_workers(supervised: Supervised) -> None:
+    supervised.submit(configuration(free_port()))
+    supervised.submit(edits.EditService("a", {"check": "tcp"}), edits.StartService("a"))
+    service = supervised.director.services["a"]
+    (server,) = service.usable
+    for _ in range(service.config.check_fall):
+        service.health.checked(server, "it does not answer")
+    for boxes in supervised.heard():
+        (update,) = boxes
+        assert update[amp.COMMAND] == b"UpdateHealth"
+        (sent,) = amp.parseString(update[b"servers"])
+        assert sent == {b"ident": b"a", b"address": b"10.0.0.1:80", b"is_up": b"False", b"why": b"it does not answer"}
+    assert supervised.director.servers_down() == [("a", "10.0.0.1:80", "it does not answer")]
