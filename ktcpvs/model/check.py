@@ -76,14 +76,14 @@ def _http(rest: list[Token]) -> Check:
 
 
 def _bytes(text: str, least: int = 0) -> bytes:
-    def meant(found: re.Match[str]) -> str:
+    def unescape(found: re.Match[str]) -> str:
         if found[1]:
             return _MEANING[found[1]]
         if found[2]:
             return chr(int(found[2], 16))
         raise BadValue(rf"check: '\{found[3]}': unknown escape; expected \r, \n, \t, \\ or \xHH")
 
-    value = _ESCAPE.sub(meant, text)
+    value = _ESCAPE.sub(unescape, text)
     try:
         meaning = value.encode("latin-1")
     except UnicodeEncodeError:

@@ -60,15 +60,15 @@ def expanded(table: Table, resolution: Resolution) -> Table:
 def _expanded(service: VirtualService, resolution: Resolution) -> VirtualService:
     """Return the service with a server for each address. A server that is configured by that address too takes
     precedence."""
-    meant = {server.address: _addresses(server.address, resolution) for server in service.servers}
-    if not any(meant.values()):
+    addresses_of = {server.address: _addresses(server.address, resolution) for server in service.servers}
+    if not any(addresses_of.values()):
         return service
     servers: dict[Address, RealServer] = {}
     for server in service.servers:
-        if not meant[server.address]:
+        if not addresses_of[server.address]:
             servers[server.address] = server
-        for address in meant[server.address]:
-            if address not in meant:
+        for address in addresses_of[server.address]:
+            if address not in addresses_of:
                 servers.setdefault(address, evolve(server, address=address, name=str(server.address)))
     rules = tuple(_rule(rule, resolution) for rule in service.rules)
     return evolve(service, servers=tuple(servers.values()), rules=rules)

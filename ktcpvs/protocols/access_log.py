@@ -17,7 +17,7 @@ from attrs import define
 
 @define(eq=False)
 class Record:
-    """One request, or one connection if the scheduler decides per connection; filled in while it goes on.
+    """One request, or one connection if the scheduler decides per connection; filled in while it is in progress.
 
     service, scheduler: names. client: its host without the port, "" for a client on a unix socket. began: Unix time.
     method, target: as they came; minor: of HTTP/1.x; all None if no request was read. lines: the request's header

@@ -26,8 +26,8 @@ class Notifier:
         """Read the manager's variables and remove them: child processes must not get them."""
         path = environment.pop(SOCKET, "")
         watchdog, pid = environment.pop(WATCHDOG, ""), environment.pop(WATCHDOG_PID, "")
-        meant = watchdog.isascii() and watchdog.isdigit() and pid in ("", str(os.getpid()))
-        return cls(path if path.startswith(("/", "@")) else "", int(watchdog) if meant else 0)
+        is_ours = watchdog.isascii() and watchdog.isdigit() and pid in ("", str(os.getpid()))
+        return cls(path if path.startswith(("/", "@")) else "", int(watchdog) if is_ours else 0)
 
     def tell(self, *words: str) -> None:
         """Send assignments NAME=VALUE, without waiting; errors are ignored."""

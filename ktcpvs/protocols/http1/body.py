@@ -2,7 +2,7 @@
 
 A frame finds the end of a body while it streams, and collects nothing: it is fed the bytes that come and says how many
 of them belong to the body; the others belong to the next message. A form that two recipients could read differently is
-refused. A loose form that all recipients read alike is accepted and goes on in the strict form.
+refused. A loose form that all recipients read alike is accepted and forwarded in the strict form.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ MAX_LENGTH_DIGITS = 18
 _NUMBER = re.compile(rb"[0-9]++")
 _CODING = re.compile(rb"(%b)([\t ]*+;%b*+)?+" % (TOKEN, TEXT_CHAR))
 
-# The line that announces a chunk, in the form that goes on and in the form that is accepted: RFC 9112, section 7.1.1,
-# has recipients accept blanks around `;` and `=`, and some senders pad sizes with them. Blanks before the size are
-# refused.
+# The line that announces a chunk, in the form that is forwarded and in the form that is accepted: RFC 9112, section
+# 7.1.1, has recipients accept blanks around `;` and `=`, and some senders pad sizes with them. Blanks before the size
+# are refused.
 _EXTENSION_VALUE = rb"(?:%b|%b)" % (TOKEN, QUOTED_STRING)
 _STRICT_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15}+)(?:;%b(?:=%b)?)*+\r\n" % (TOKEN, _EXTENSION_VALUE))
 _LOOSE_SIZE = re.compile(
@@ -60,11 +60,11 @@ _SIZE, _DATA, _DATA_END, _TRAILERS = range(4)
 
 
 def body_length(lengths: list[bytes], codings: list[bytes], minor: bool, *, is_request: bool) -> tuple[int, bool]:
-    """The body's length in bytes, CHUNKED, or 0 where nothing is said of it; and whether it came in the strict form.
+    """Return the body's length in bytes, CHUNKED, or 0 without these fields; and whether it came in the strict form.
 
     lengths, codings: the values of all fields Content-Length and Transfer-Encoding, without blanks around them. minor:
-    False for HTTP/1.0. A message in a loose form must go on with `Content-Length: N` as the only field of that name, or
-    with none if the body is chunked. Raises BadRequest (400, or 501 for an unknown coding) or BadResponse.
+    False for HTTP/1.0. A message in a loose form must be forwarded with `Content-Length: N` as the only field of that
+    name, or with none if the body is chunked. Raises BadRequest (400, or 501 for an unknown coding) or BadResponse.
     """
     if not codings:
         return _content_length(lengths, is_request) if lengths else (0, True)
@@ -176,7 +176,7 @@ class Chunked:
         turn of the reactor.
         """
         out: list[bytes] = []
-        position = begin = cost = 0  # what stands between begin and position goes on as it came
+        position = begin = cost = 0  # data[begin:position] is forwarded as it came
         while position < len(data) and not self.done and cost < MAX_COST_PER_CALL:
             if self._state == _DATA:
                 taken = min(self._left, len(data) - position)
@@ -209,7 +209,7 @@ class Chunked:
         return position + len(came)
 
     def _take_line(self, data: bytes, position: int) -> tuple[int, bytes | None]:
-        """Return where the line or what has come of it ends, and what goes on for it; None: the same bytes."""
+        """Return the end of the line, or of its part in `data`, and what to forward; None: the same bytes."""
         end = data.find(b"\n", position)
         if end < 0:
             self._line += data[position:]
@@ -232,7 +232,7 @@ class Chunked:
             raise BadFrame("a chunk size is not a hexadecimal number of at most 15 digits")
 
     def _size(self, line: bytes) -> bytes:
-        """Return the line that goes on for this one."""
+        """Return the line to forward."""
         size = _STRICT_SIZE.fullmatch(line)
         if size is None:
             size = _LOOSE_SIZE.fullmatch(line)
@@ -248,7 +248,7 @@ class Chunked:
         return b"%b%b\r\n" % (size[1], b"".join(extensions))
 
     def _trailer(self, line: bytes) -> bytes:
-        """Return the line that goes on for this one."""
+        """Return the line to forward."""
         self._trailers += len(line)
         if line == b"\r\n":
             self.done = True

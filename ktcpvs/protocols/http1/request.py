@@ -1,8 +1,8 @@
-"""Requests: which head the switch accepts, what its fields say, and the head that goes on to a server.
+"""Requests: which head the switch accepts, what its fields say, and the head that is sent to a server.
 
 A head that two recipients could read in two ways is refused, since request smuggling begins there (RFC 9112, sections
-3, 6 and 11.2). A loose form that can be read in one way only is accepted and goes on in the strict form. A request goes
-on as HTTP/1.1, the switch's own version (RFC 9110, section 2.5).
+3, 6 and 11.2). A loose form that can be read in one way only is accepted and forwarded in the strict form. A request is
+forwarded as HTTP/1.1, the switch's own version (RFC 9110, section 2.5).
 
 This is the fast path: one expression recognises a whole head, and one more finds the fields that matter.
 """
@@ -81,7 +81,7 @@ class RequestFields:
     lines: as they came. minor: True for HTTP/1.1 and later. host: the value of Host; b"" where it is empty or missing.
     has_host: there is one; HTTP/1.0 does not require it. length: of the body, in bytes, or CHUNKED. keep_alive: the
     client may send another request. upgrades: the protocols to which it asks to switch. expect: it waits for 100.
-    dropped: lower-case names of the fields that end here; None: none does. added: lines that go on instead of them.
+    dropped: lower-case names of the fields that end here; None: none does. added: lines that replace them.
     """
 
     __slots__ = (
@@ -158,7 +158,7 @@ class RequestFields:
             self._drop(b"expect")
 
     def _te(self, value: bytes) -> None:
-        """TE ends here, but `trailers` goes on (RFC 9110, section 10.1.4)."""
+        """TE ends here, but `trailers` is forwarded (RFC 9110, section 10.1.4)."""
         codings = [element.partition(b";")[0].strip(b" \t") for element in value.lower().split(b",")]
         if self.minor and b"trailers" in codings:
             self.has_trailers = True
@@ -206,10 +206,10 @@ class EarlyCheck:
 class Request:
     """A request's head.
 
-    line: the request line as it goes on. fields: the meaning of the header lines. path: the path and query, which rules
-    match. host: the value of Host, or the authority of the target. lines: header lines as they came, except that the
-    target's authority replaces Host. leaves_doubt: a server that ignores the body may take it for the next request, so
-    the connection to the server must not be used again.
+    line: the request line as it is forwarded. fields: the meaning of the header lines. path: the path and query, which
+    rules match. host: the value of Host, or the authority of the target. lines: header lines as they came, except that
+    the target's authority replaces Host. leaves_doubt: a server that ignores the body may take it for the next request,
+    so the connection to the server must not be used again.
     """
 
     __slots__ = ("fields", "host", "leaves_doubt", "line", "lines", "method", "path", "target")
@@ -291,7 +291,7 @@ class Request:
         host: bytes = b"",
         mode: str = ANY,
     ) -> bytes:
-        """Return the head that goes on.
+        """Return the head to send to the server.
 
         added: the switch's own header lines, each with its line end. replaced: canonical names of the client's fields
         that are dropped in favour of these. lines: header lines to send instead of the client's. host: the value of

@@ -1,4 +1,4 @@
-"""Responses: which head the switch accepts, where the body ends, and the head that goes on to a client."""
+"""Responses: which head the switch accepts, where the body ends, and the head that is sent to the client."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _FRAMING = frozenset((b"content-length", b"transfer-encoding"))
 class Response:
     """A response's head, read together with the request that it answers.
 
-    keep_alive: the connection to the server may be used again. head: as it goes on, without the empty line. length: of
-    the body in bytes; None when only the frame can tell. frame: finds the end of the body. until_close: the body ends
-    when the server closes the connection. is_delimited: the client sees where the body ends without a closed
-    connection. upgrade: the elements of its Upgrade. whole: the head as it came.
+    keep_alive: the connection to the server may be used again. head: as it is sent to the client, without the empty
+    line. length: of the body in bytes; None when only the frame can tell. frame: finds the end of the body.
+    until_close: the body ends when the server closes the connection. is_delimited: the client sees where the body ends
+    without a closed connection. upgrade: the elements of its Upgrade. whole: the head as it came.
     """
 
     __slots__ = (

@@ -12,12 +12,12 @@ ANY, WEBSOCKET, OFF = MODES = ("any", "websocket", "off")
 _PROTOCOL = re.compile(rb"(%b)(?:/%b)?+" % (TOKEN, TOKEN))
 
 _NEVER_REQUESTED = frozenset((b"h2c", b"h2", b"h3", b"http", b"tls"))
-"""Names of protocols that never go on: other versions of HTTP would carry requests past the service's rules, and TLS
-would hide them."""
+"""Names of protocols that are never forwarded: other versions of HTTP would carry requests past the service's
+rules, and TLS would hide them."""
 
 
 def requested(values: list[bytes]) -> tuple[bytes, ...]:
-    """The protocols that the Upgrade fields of a message list, without those that never go on."""
+    """The protocols that the Upgrade fields of a message list, without those that are never forwarded."""
     found = [(element, _PROTOCOL.fullmatch(element)) for element in split_list(values)]
     return tuple(element for element, match in found if match is not None and match[1].lower() not in _NEVER_REQUESTED)
 
