@@ -1,7 +1,7 @@
 """The stream contract: what every byte stream of the switch does, whatever carries its bytes.
 
-`tests/streams/test_stream_contract.py` checks it for every transport. `Stream` implements it over uvloop's transports, over
-Twisted's, over a socket that a relay engine reads and writes (`detached`), and in memory (`memory`).
+`tests/streams/test_stream_contract.py` checks it for every transport. `Stream` implements it over uvloop's transports,
+over Twisted's, over a socket that a relay engine reads and writes (`detached`), and in memory (`memory`).
 """
 
 from __future__ import annotations
