@@ -188,7 +188,7 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
     if control.unix_listener is not None and control.unix_listener.socket is not None:
         source = HandoverSource(director, sockets, control.unix_listener.socket, watchdog, handover.complete)
     switch.begin(OwnSwitch(director, built.views), built.workers, source)
-    shutdown = Shutdown(director, service_manager, status, control, control_factory, lambda: handover.pending_requests)
+    shutdown = Shutdown(director, service_manager, status, control, control_factory, handover)
     reload = Reload(director, control, service_manager, options.config, options.state is not None)
     upgrade = UpgradeLauncher(reactor, log, control.unix_address, notifier)
     takeover = None

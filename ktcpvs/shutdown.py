@@ -16,12 +16,16 @@ from ktcpvs.services.director import Director
 from ktcpvs.status.status_listener import StatusListener
 from ktcpvs.system.log import ANNOUNCE, EventLog
 from ktcpvs.system.periodic import PeriodicJob
+from ktcpvs.takeover.takeover import Handover
 
 POLL_INTERVAL = 0.1
 """Seconds between two looks whether all connections have drained."""
 
 CLOSE_TIMEOUT = 2.0
 """Seconds that connections have to close after the drain timeout."""
+
+ADMINISTRATORS_TIMEOUT = 2.0
+"""Seconds that administrators have to end their control connections themselves after a takeover."""
 
 
 class Shutdown:
@@ -34,16 +38,16 @@ class Shutdown:
         status: StatusListener,
         control: ControlListeners,
         control_factory: ControlFactory,
-        pending_requests: Callable[[], int],
+        handover: Handover,
     ) -> None:
-        """pending_requests: the number of requests of administrators that still wait for an answer from elsewhere."""
+        """handover: to a new daemon, which may have answers to send to this one's administrators."""
         self.has_begun = False
         self._director = director
         self._service_manager = service_manager
         self._status = status
         self._control = control
         self._control_factory = control_factory
-        self._pending_requests = pending_requests
+        self._handover = handover
         self._reactor: Any = director.context.reactor
         self._log: EventLog = director.context.log
         self._deadline = 0.0  # the end of draining
@@ -57,7 +61,8 @@ class Shutdown:
         drain_time = self._director.context.settings.drain_timeout + self._director.processes.extra_drain_time
         self._deadline = self._reactor.seconds() + drain_time
         run("end: service manager", self._service_manager.stopping, drain_time + 2 * CLOSE_TIMEOUT)
-        return self._wait_until(self._has_drained).addCallback(lambda _: self._close())
+        drained = self._wait_until(self._has_drained)
+        return drained.addCallback(lambda _: self._wait_for_administrators()).addCallback(lambda _: self._close())
 
     def end_now(self) -> None:
         """Close what still drains."""
@@ -86,13 +91,28 @@ class Shutdown:
     def _has_drained(self) -> bool:
         """True when nothing is left, or when the time to close is over, too. Closes everything at the deadline."""
         now = self._reactor.seconds()
-        left = self._director.count_draining() + self._pending_requests()
+        left = self._director.count_draining() + self._handover.pending_requests
         if left and self._close_deadline is None and now >= self._deadline:
             unit = self._director.processes.draining_unit
             self._log.event(ANNOUNCE, "{n} {what} have not drained and are closed", n=left, what=unit)
             self._close_deadline = now + CLOSE_TIMEOUT
             self._director.end_all()
         return not left or (self._close_deadline is not None and now >= self._close_deadline)
+
+    def _wait_for_administrators(self) -> Deferred[None]:
+        """After a takeover, let administrators end their control connections themselves.
+
+        An administrator may send one request after the other. A request that is on its way when its connection is
+        closed gets no answer, although there is a daemon that could give one.
+        """
+        deadline = self._reactor.seconds() + ADMINISTRATORS_TIMEOUT
+
+        def is_done() -> bool:
+            now = self._reactor.seconds()
+            is_over = now >= deadline and (not self._handover.pending_requests or now >= self._deadline)
+            return not self._handover.is_complete or not self._control_factory.connections or is_over
+
+        return self._wait_until(is_done)
 
     def _close(self) -> Deferred[None]:
         """Close the control connections, after the last answers have been sent."""

@@ -24,7 +24,7 @@ RETRY_INTERVAL = 0.1
 """Seconds between two attempts to listen on a port on which the daemon that was taken over still listens."""
 
 ATTEMPTS_BEFORE_WARNING = 10
-"""Attempts after which the log warns that something else listens on the port."""
+"""Attempts after which the log warns that another program listens on the port."""
 
 HeldSocket = Callable[[Inet], socket.socket | None]
 """Returns the listening socket that a service manager holds for an address; None: it holds none."""

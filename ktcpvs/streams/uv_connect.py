@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from ktcpvs.model.address import Address, Unix
 from ktcpvs.streams.stream import Stream
-from ktcpvs.streams.uv_transport import UVClientTransport
+from ktcpvs.streams.uv_transport import ConnectingProtocol, UVTransport
 
 STAGGER = 0.3
 """Seconds after which the next address of a name is tried too."""
@@ -89,7 +89,7 @@ class HappyEyeballs:
         if self._left:
             self._stagger = self._loop.call_later(STAGGER, self._try_next)
 
-    def connected(self, attempt: _Attempt, transport: UVClientTransport) -> None:
+    def connected(self, attempt: _Attempt, transport: UVTransport) -> None:
         """The first attempt to succeed ends the others."""
         connected, self._connected = self._connected, None
         self._attempts.remove(attempt)
@@ -125,13 +125,13 @@ class HappyEyeballs:
 class _Attempt:
     """An attempt to connect to one address."""
 
-    __slots__ = ("_address", "_late", "_loop", "_owner", "_task", "_transport")
+    __slots__ = ("_address", "_connecting", "_late", "_loop", "_owner", "_task")
 
     def __init__(self, owner: HappyEyeballs, loop: AbstractEventLoop, address: NumericAddress, timeout: float) -> None:
         self._owner: HappyEyeballs | None = owner  # None when it is over
         self._loop = loop
         self._address = address
-        self._transport: UVClientTransport | None = None
+        self._connecting: ConnectingProtocol | None = None
         self._task: Task[Any] | None = None
         self._late: TimerHandle | None = loop.call_later(timeout, self._too_late)
         self._start()
@@ -139,7 +139,7 @@ class _Attempt:
     def _start(self) -> None:
         if self._owner is None:
             return
-        self._transport = UVClientTransport(self._connected)
+        self._connecting = ConnectingProtocol(self._connected)
         address = self._address
         if isinstance(address, str):
             self._task = self._loop.create_task(self._loop.create_unix_connection(self._protocol, address))
@@ -148,7 +148,7 @@ class _Attempt:
         self._task.add_done_callback(self._tried)
 
     def _protocol(self) -> Any:
-        return self._transport
+        return self._connecting
 
     def cancel(self) -> None:
         """Stop; the owner is not told."""
@@ -156,7 +156,7 @@ class _Attempt:
 
     def _over(self) -> HappyEyeballs | None:
         owner, self._owner = self._owner, None
-        self._transport = None
+        self._connecting = None
         late, self._late = self._late, None
         if late is not None:
             late.cancel()
@@ -165,7 +165,7 @@ class _Attempt:
             task.cancel()
         return owner
 
-    def _connected(self, transport: UVClientTransport) -> None:
+    def _connected(self, transport: UVTransport) -> None:
         self._task = None  # it is about to end by itself, and would close the connection if it were cancelled
         owner = self._over()
         if owner is not None:

@@ -180,6 +180,18 @@ class UVTransport(SocketTransport):
         if stream is not None and not (self._closing or self._aborted):
             stream.write, stream.writev = uv.write, uv.writelines
 
+    def begin(self, stream: Any, made: Callable[[Any], object]) -> None:
+        """Carry `stream` from now on; then call `made(stream)`."""
+        self.stream = stream
+        try:
+            stream.makeConnection(self)
+            made(stream)
+        except Exception:
+            _log.failure("a stream failed")
+            self.abort()
+        if self._paused and self.stream is stream:
+            self.stream = _HeldStream(self, stream)
+
     def data_received(self, data: bytes) -> None:
         if len(data) >= BULK_READ_SIZE:
             self._uv.set_protocol(_PieceReader(self))
@@ -535,35 +547,25 @@ class _HeldStream:
             transport.abort()
 
 
-class UVClientTransport(UVTransport):
-    """The same for a connection that this process makes. connected: called with it when there is one; it may `begin`
-    it, or else the connection is closed."""
+class ConnectingProtocol:
+    """What uvloop calls when a connection that this process makes is there; then a UVTransport takes its place."""
 
     __slots__ = ("_connected",)
 
-    def __init__(self, connected: Callable[[UVClientTransport], object]) -> None:
-        super().__init__(None)
-        self._connected: Callable[[UVClientTransport], object] | None = connected
+    def __init__(self, connected: Callable[[UVTransport], object]) -> None:
+        """connected: called with the transport; it may `begin` it, or else the connection is closed."""
+        self._connected = connected
 
     def connection_made(self, uv: Any) -> None:
-        super().connection_made(uv)
-        connected, self._connected = self._connected, None
-        if connected is not None:
-            connected(self)
-        if self.stream is None:
+        transport = UVTransport(None)
+        uv.set_protocol(transport)
+        transport.connection_made(uv)
+        self._connected(transport)
+        if transport.stream is None:
             uv.abort()
 
-    def begin(self, stream: Any, made: Callable[[Any], object]) -> None:
-        """Carry `stream` from now on; then call `made(stream)`."""
-        self.stream = stream
-        try:
-            stream.makeConnection(self)
-            made(stream)
-        except Exception:
-            _log.failure("a stream failed")
-            self.abort()
-        if self._paused and self.stream is stream:
-            self.stream = _HeldStream(self, stream)
+    def connection_lost(self, error: BaseException | None) -> None:
+        """The connection was lost before there was a transport."""
 
 
 def adopt_socket(loop: AbstractEventLoop, sock: socket.socket, peer: SocketAddress, stream: Any) -> None:

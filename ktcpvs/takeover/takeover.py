@@ -91,6 +91,11 @@ class Handover:
         self._new_daemon: NewDaemon | None = None
 
     @property
+    def is_complete(self) -> bool:
+        """True when a new daemon serves."""
+        return self._new_daemon is not None
+
+    @property
     def pending_requests(self) -> int:
         """The number of forwarded requests that the new daemon has not answered yet."""
         return 0 if self._new_daemon is None else self._new_daemon.pending

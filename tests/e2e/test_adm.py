@@ -130,7 +130,7 @@ def test_a_wrong_command_line_exits_with_2(daemon: Daemon) -> None:
         (("-A", "-i", "s", "-i", "t"), "given twice"),
         (("--colour",), "Unknown option"),
         (("-L", "more"), "Unexpected argument"),
-        (("--set", "read_timeout"), "NAME=VALUE is wanted"),
+        (("--set", "read_timeout"), "'read_timeout': not NAME=VALUE"),
         (("-a", "-i", "s", "-r", "h:1", "-w", "many"), "a whole number"),
     ):
         assert why in refused(daemon, 2, *arguments)

@@ -138,7 +138,7 @@ def test_options_may_be_given_as_words(daemon: Daemon) -> None:
         (("colour=red",), 1, "a service has no option 'colour'; there are: listen, scheduler, balance, fallback, "),
         (("via=append", "fallback=nope"), 1, "no scheduler 'nope'; there are: chttp, "),
         (("-s", "wlc", "scheduler=rr"), 2, "The option 'scheduler' is given twice"),
-        (("append",), 2, "'append': NAME=VALUE is wanted"),
+        (("append",), 2, "'append': not NAME=VALUE"),
     ):
         done = daemon.adm("-E", "-i", "s", *arguments, check=False)
         assert (done.returncode, done.stdout) == (code, "")
@@ -152,11 +152,11 @@ def test_wrong_explain_commands_are_refused(daemon: Daemon) -> None:
         (("-i", "t"), 1, "explain t: no service t"),
         (("-i", "s", "--from", "localhost"), 1, "explain s: client 'localhost': an IP address is wanted"),
         (("-i", "s", "-H", "A: b\nC: d"), 1, "explain s: header 'A': a line end or NUL stands in it"),
-        (("-i", "s", "GET"), 2, "'GET': METHOD TARGET is wanted, as 'GET /index.html'"),
-        (("-i", "s", "-H", "A"), 2, "header 'A': 'NAME: VALUE' is wanted"),
+        (("-i", "s", "GET"), 2, "'GET': not METHOD TARGET (example: 'GET /index.html')"),
+        (("-i", "s", "-H", "A"), 2, "header 'A': not 'NAME: VALUE'"),
     ):
         done = daemon.adm("--explain", *arguments, check=False)
         assert (done.returncode, done.stdout) == (code, "")
         assert why in done.stderr
     nobody = daemon.adm("--explain", "-i", "s").stdout
-    assert nobody.endswith("\n\nAnswer: nobody\n  no server for this request: the connection is closed\n")
+    assert nobody.endswith("\n\nAnswer: no server\n  no server for this request: the connection is closed\n")

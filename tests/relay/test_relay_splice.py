@@ -741,7 +741,7 @@ def test_no_descriptor_is_left(relays: Relays) -> None:
 
 def living() -> int:
     """How many objects of relays there are."""
-    streams = ("Stream", "UVTransport", "UVClientTransport", "Server", "Client")
+    streams = ("Stream", "UVTransport", "Server", "Client")
     names = (*streams, "DetachedTransport", "SpliceRelay", "Direction", "Side")
     return sum(type(thing).__name__ in names for thing in gc.get_objects())
 

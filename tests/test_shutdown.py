@@ -1,0 +1,76 @@
+"""The end of a daemon: when its control connections are closed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from twisted.internet.task import Clock
+from twisted.logger import Logger
+
+from ktcpvs.runtime.context import Context
+from ktcpvs.runtime.descriptors import Descriptors
+from ktcpvs.services.director import Director
+from ktcpvs.shutdown import ADMINISTRATORS_TIMEOUT, CLOSE_TIMEOUT, POLL_INTERVAL, Shutdown
+from ktcpvs.system.log import EventLog
+
+
+class Ending:
+    """A daemon that ends; its parts are fakes but for the director. connections: those of control. ended: its end."""
+
+    def __init__(self, *, is_complete: bool) -> None:
+        """is_complete: another daemon has taken over."""
+        self.is_complete = is_complete
+        self.pending_requests = 0
+        self.connections = {"administrator"}
+        self.is_control_closed = False
+        self.clock = Clock()
+        log = EventLog(logger=Logger(observer=lambda event: None))
+        fake: Any = self
+        director = Director(Context(self.clock, log, Descriptors(100)))
+        self.ended: list[None] = []
+        shutdown = Shutdown(director, fake, fake, fake, fake, fake)
+        shutdown.begin().addCallback(self.ended.append)
+
+    def stopping(self, seconds: float) -> None:
+        """Service manager."""
+
+    def close(self) -> None:
+        """Status page and control listeners."""
+        self.is_control_closed = True
+
+    def passes(self, seconds: float) -> None:
+        self.clock.pump([POLL_INTERVAL] * round(seconds / POLL_INTERVAL))
+
+
+def test_control_is_closed_at_once_without_a_takeover() -> None:
+    ending = Ending(is_complete=False)
+    ending.passes(POLL_INTERVAL)
+    assert ending.is_control_closed
+    assert ending.ended == []
+    ending.connections.clear()
+    ending.passes(POLL_INTERVAL)
+    assert ending.ended == [None]
+
+
+def test_administrators_may_finish_after_a_takeover() -> None:
+    ending = Ending(is_complete=True)
+    ending.passes(ADMINISTRATORS_TIMEOUT - 3 * POLL_INTERVAL)
+    assert not ending.is_control_closed
+    ending.connections.clear()
+    ending.passes(2 * POLL_INTERVAL)
+    assert ending.is_control_closed
+    assert ending.ended == [None]
+
+
+@pytest.mark.parametrize("pending_requests", [0, 1])
+def test_an_administrator_who_stays_is_closed(pending_requests: int) -> None:
+    ending = Ending(is_complete=True)
+    ending.passes(ADMINISTRATORS_TIMEOUT - 3 * POLL_INTERVAL)
+    ending.pending_requests = pending_requests
+    ending.passes(6 * POLL_INTERVAL)
+    assert ending.is_control_closed == (not pending_requests), "a request that waits for its answer may go on"
+    ending.pending_requests = 0
+    ending.passes(CLOSE_TIMEOUT + 2 * POLL_INTERVAL)
+    assert ending.is_control_closed
+    assert ending.ended == [None]
