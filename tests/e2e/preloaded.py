@@ -14,6 +14,7 @@ import array
 import atexit
 import contextlib
 import gc
+import importlib
 import json
 import os
 import signal
@@ -31,9 +32,10 @@ NUMBER = struct.Struct("!i")
 MODULES = (
     "ktcpvs.adm",
     "ktcpvs.control.client",
+    "ktcpvs.control.tcpvsadm.addresses",
     "ktcpvs.control.tcpvsadm.colours",
-    "ktcpvs.control.tcpvsadm.names",
-    "ktcpvs.control.tcpvsadm.show",
+    "ktcpvs.control.tcpvsadm.draining",
+    "ktcpvs.control.tcpvsadm.output",
     "ktcpvs.offline",
     "ktcpvs.service",
     "ktcpvs.tap",
@@ -90,7 +92,10 @@ class PreloadedProcess:
         self.send_signal(signal.SIGKILL)
 
     def _receive(self) -> int:
-        data = self._server.recv(NUMBER.size)  # whole: the other end sends these bytes at once
+        try:
+            data = self._server.recv(NUMBER.size)  # whole: the other end sends these bytes at once
+        except ConnectionResetError:
+            data = b""
         assert len(data) == NUMBER.size, "the server of preloaded programs has ended; its standard error says why"
         return int(NUMBER.unpack(data)[0])
 
@@ -177,7 +182,7 @@ class PreloadedPrograms:
 def serve(listener: socket.socket) -> None:
     """Fork a process for each client, until the tests have ended."""
     for name in MODULES:
-        __import__(name)
+        importlib.import_module(name)
     assert "twisted.internet.reactor" not in sys.modules
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
