@@ -24,6 +24,11 @@ class _Attempt(ClientFactory):
         self._stream = stream
         self._connected = connected
 
+    @property
+    def is_over(self) -> bool:
+        """True once the attempt has succeeded, failed or been cancelled."""
+        return self._connected.called
+
     def buildProtocol(self, addr: IAddress | None) -> Stream:  # type: ignore[override]
         return self._stream
 

@@ -207,7 +207,9 @@ def _http(sock: socket.socket) -> None:
         sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok" * data.count(b"\r\n\r\n"))
 
 
-@pytest.mark.parametrize(("text", "said"), [("here", "'here': an IP address"), ("1.2.3.4:x", "unknown port name 'x'")])
+@pytest.mark.parametrize(
+    ("text", "said"), [("here", "'here': expected an IP address"), ("1.2.3.4:x", "unknown port name 'x'")]
+)
 def test_a_malformed_name_server_is_refused(make_daemon: Make, text: str, said: str) -> None:
     assert said in make_daemon("--nameserver", text).refused()
 

@@ -67,7 +67,7 @@ def test_lists_apply_to_new_clients(daemon: Daemon, serve: Serve, stack: context
     (tmp_path / "drop").write_text("::1\n127.0.0.1/8\n")
     refused = daemon.adm("--deny", "-i", "s", f"@{tmp_path}/drop", check=False)
     assert refused.returncode == 1
-    assert f"deny s: {tmp_path}/drop: line 2: '127.0.0.1/8': the address goes on behind the prefix" in refused.stderr
+    assert f"deny s: {tmp_path}/drop: line 2: '127.0.0.1/8': the address has bits beyond the prefix" in refused.stderr
     assert daemon.call("table")["services"][0]["deny"] == ["127.0.2.0/24"]
 
     explained = daemon.call("explain", "s", client="127.0.2.1")["answer"]

@@ -181,7 +181,7 @@ def test_unknown_users_and_groups_are_refused(folder: Path, options: tuple[str, 
 def test_a_user_who_cannot_read_the_program_is_refused(control_thread: ControlThread, folder: Path) -> None:
     said = Daemon(control_thread, folder, "--user", "nobody").refused()
     assert said.startswith("ktcpvs: --user nobody: nobody cannot read /")
-    assert said.endswith(": install it where everybody can")
+    assert said.endswith(": install it where all users can read it")
 
 
 TCPVSADM_AS_NOBODY = f"""
@@ -223,7 +223,7 @@ def test_tcpvsadm_does_not_trust_a_folder_that_other_users_can_write_to(folder: 
     how = "remove it, or give the daemon's address with --control"
     assert (status, said) == (
         3,
-        f"tcpvsadm: {place} is writable by other users, so no daemon is trusted there: {how}\n",
+        f"tcpvsadm: {place} is writable by other users, so a daemon there is not trusted: {how}\n",
     )
 
 

@@ -146,7 +146,7 @@ class Play:
 
     def _called(self, accepts: bool) -> None:
         calls = self.world.reactor.tcpClients
-        open_calls = [call for call in calls[self._calls :] if not call[2]._answer.called]
+        open_calls = [call for call in calls[self._calls :] if not call[2].is_over]
         if not open_calls:
             return
         factory = open_calls[0][2]
