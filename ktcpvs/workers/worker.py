@@ -91,12 +91,12 @@ class SupervisorLink(Administrator):
 
     @commands.StartAccepting.responder
     def start_accepting(self) -> dict[str, Any]:
-        self._worker.director.start_accepting()
+        self._worker.start_accepting()
         return {}
 
     @commands.HandOver.responder
     def hand_over(self, left_over: list[str]) -> dict[str, Any]:
-        self._worker.director.hand_over(dict.fromkeys(left_over, 0))
+        self._worker.hand_over(left_over)
         return {}
 
     @commands.AssignSlots.responder
@@ -116,7 +116,7 @@ class SupervisorLink(Administrator):
 
     @commands.ReopenLogs.responder
     def reopen_logs(self) -> dict[str, Any]:
-        self._worker.director.reopen_logs()
+        self._worker.reopen_logs()
         return {}
 
     @commands.AddListener.responder
@@ -158,6 +158,8 @@ class Worker:
         self._reactor = reactor
         self._log = log
         self._director: Director | None = None
+        self._is_accepting = False  # StartAccepting came before Begin
+        self._is_handed_over = False  # HandOver came before Begin
         self._is_draining = False
         self._deadline = 0.0  # when draining ends at the latest
 
@@ -170,11 +172,33 @@ class Worker:
         """Build the switch; arguments as for the command Begin."""
         counters = SharedCounters(table, index, self.slots)
         context = Context(
-            self._reactor, self._log, key=key, counters=counters, sockets=self.sockets, is_accepting=is_accepting
-        )
+            self._reactor, self._log, key=key, counters=counters, sockets=self.sockets,
+            is_accepting=is_accepting or self._is_accepting,
+        )  # fmt: skip
         # The supervisor has made sure that everything is there, checks the servers, and looks names up.
         self._director = Director(context, unload=self.drain, checks=NoChecks, resolver=NoResolver, is_strict=False)
         self._director.start()
+        if self._is_handed_over:
+            self._director.hand_over({})
+
+    # Commands to all workers, which may reach one that has just started before its Begin.
+
+    def start_accepting(self) -> None:
+        """Accept clients from now on."""
+        self._is_accepting = True
+        if self._director is not None:
+            self._director.start_accepting()
+
+    def hand_over(self, left_over: Sequence[str]) -> None:
+        """Another daemon accepts from now on. left_over: services whose socket it has not taken."""
+        self._is_handed_over = True
+        if self._director is not None:
+            self._director.hand_over(dict.fromkeys(left_over, 0))
+
+    def reopen_logs(self) -> None:
+        """Open the files of the access logs anew."""
+        if self._director is not None:
+            self._director.reopen_logs()
 
     @property
     def director(self) -> Director:
