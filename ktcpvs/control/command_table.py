@@ -14,7 +14,7 @@ from attrs import frozen
 
 
 class ArgumentType(Enum):
-    """What an argument holds. `arguments` reads and writes each type, and `commands` encodes it for AMP."""
+    """The type of an argument's value. `arguments` reads and writes each type, and `commands` encodes it for AMP."""
 
     TEXT = "text"
     INTEGER = "integer"

@@ -30,7 +30,7 @@ _ALERTS = {
     "unsupported certificate": "it is not for this purpose: its extendedKeyUsage must contain clientAuth",
     "bad certificate": "it may not be valid yet; compare the clocks",
 }
-"""What the daemon's alerts about our certificate (RFC 8446, section 6.2) mean."""
+"""Meanings of the alerts that the daemon sends about our certificate (RFC 8446, section 6.2)."""
 
 
 @implementer(IHandshakeListener)

@@ -1,4 +1,4 @@
-"""What every client connection has: a stream, a state by a table, a dispatcher, one timer, and perhaps a relay."""
+"""The base of client connections: a stream, a state by a table, a dispatcher, one timer, and perhaps a relay."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ CONNECTING = "connecting"
 
 
 class DispatcherOwner(Protocol):
-    """What a dispatcher needs of its client connection."""
+    """The part of a client connection that a dispatcher uses."""
 
     client_name: str
     state: str

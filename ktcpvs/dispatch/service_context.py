@@ -1,4 +1,4 @@
-"""What the connections of one service share: the collaborators that a client connection is given."""
+"""The collaborators that the client connections of one service share."""
 
 from __future__ import annotations
 

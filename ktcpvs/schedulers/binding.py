@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Generator
 from typing import TypeVar
 
@@ -23,11 +24,12 @@ def run_to_end(steps: Generator[None, None, Result]) -> Result:
 
 
 @implementer(IBindsInSteps)
-class BindsInSteps:
+class BindsInSteps(ABC):
     """Base of scheduler plugins that bind in steps: they define `binding`, and get `bind` from it."""
 
+    @abstractmethod
     def binding(self, service: ServiceView, previous: IScheduler | None) -> Generator[None, None, IScheduler]:
-        raise NotImplementedError
+        """Bind, and yield after a few milliseconds of work; return the scheduler."""
 
     def bind(self, service: ServiceView, previous: IScheduler | None) -> IScheduler:
         return run_to_end(self.binding(service, previous))

@@ -50,7 +50,7 @@ class Command:
 
 
 VIEWS = ("stats", "rate", "connections")
-"""What --list shows instead of the configuration; only one of them at a time."""
+"""Listings that --list shows instead of the configuration, one at a time."""
 
 _SERVICE = ("scheduler", "balance", "port", "listen", "redirect", "maxclients")
 _LOAD = ("start", "confirm", "allow-empty")
