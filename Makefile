@@ -12,6 +12,7 @@ help:
 	@echo "make test            every test; TESTS='tests/model -k rules' for some"
 	@echo "make fuzz            each fuzz target for a minute; FUZZ_SECONDS=600 for longer, TARGETS='request boxes' for some"
 	@echo "make bench           the switch and its peers, measured; writes docs/benchmarks.md. QUICK=1: in two minutes; ONLY=A,E: some"
+	@echo "make bench BASELINE=DIR PAGE=FILE.md   the same with another checkout beside; ROUNDS=7; ALONE=1: without the peers"
 	@echo "make soak            ten minutes of load while servers, workers and daemons come and go; SECONDS=120: two minutes"
 	@echo "make soak-hostile    ten minutes of hostile clients and servers beside others; SECONDS=120, SEED=1 to repeat a run"
 	@echo "make soak-relays     100,000 connections through all relays, long transfers, kills, peers that do not read; 15 minutes"
@@ -44,7 +45,8 @@ fuzz: $(VENV)/ready
 
 bench: compiled
 	@docs/tools/debian-packages haproxy nginx=nginx-light wrk
-	@$(BIN)/python docs/tools/bench $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
+	@$(BIN)/python docs/tools/bench $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+		$(if $(BASELINE),--baseline $(BASELINE)) $(if $(ALONE),--only-ours) $(if $(PAGE),--page $(PAGE))
 
 SECONDS ?= 600
 

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -17,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 from servers import free_port, wait_for
 
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.table import Table
+from ktcpvs.protocols.http1.grammar import REQUEST_HEAD
 from ktcpvs.system.names import service_port
 
 TOOLS = Path(__file__).parent.parent / "docs" / "tools"
@@ -28,6 +31,7 @@ sys.path.insert(0, str(TOOLS))
 
 from bench import (  # noqa: E402 - found by the line above
     answers,
+    browsers,
     chart,
     configurations,
     counters,
@@ -410,6 +414,71 @@ def test_peers_have_the_same_rules() -> None:
     assert f"use_backend s1 if {{ path_reg {pattern} }}" in configurations.haproxy_http(many)
 
 
+def test_a_site_may_tell_servers_the_client_and_log() -> None:
+    logged = evolve(SITE, forwards=True, log="json", log_file="/var/log/access")
+    ours = parse(configurations.ktcpvs(logged, "phttp"))
+    assert "x_forwarded_for = append" in configurations.ktcpvs(logged, "phttp")
+    assert [service.access_log_format for service in ours.services.values()] == ["json"]
+    assert "option forwardfor" in configurations.haproxy_http(logged)
+    assert "log stdout format raw" in configurations.haproxy_http(logged)
+    assert "access_log /var/log/access json buffer=64k flush=1s;" in configurations.nginx_log(logged)
+    assert "$proxy_add_x_forwarded_for" in configurations.nginx_proxy(logged)
+    assert configurations.nginx_log(SITE) == "access_log off;"
+    assert "log stdout" not in configurations.haproxy_http(SITE)
+
+
+def test_a_site_with_sessions_uses_the_same_cookie_everywhere() -> None:
+    kept = evolve(SITE, sessions=True)
+    assert "rule" not in configurations.ktcpvs(kept, "chttp")
+    assert "cookie KTCPVS_SID insert indirect nocache" in configurations.haproxy_http(kept)
+
+
+def test_haproxy_waits_for_the_first_request_of_a_connection() -> None:
+    written = configurations.haproxy_inspect(SITE)
+    assert "tcp-request inspect-delay" in written
+    assert "use_backend s1 if { path_beg /images/ }" in written
+    assert "mode tcp" in written
+
+
+# Requests of browsers.
+
+
+def test_requests_of_browsers_are_the_same_in_every_run_and_differ_among_themselves() -> None:
+    made = browsers.make_requests(2000)
+    assert made == browsers.make_requests(2000)
+    assert len(set(made)) == 2000
+    assert all(500 <= len(request) <= 900 for request in made)
+    assert len({re.search(rb"sid=(\w+)", request)[1] for request in made}) > 1500  # type: ignore[index]
+    for request in made:
+        assert REQUEST_HEAD.fullmatch(request)
+
+
+def test_requests_of_browsers_may_end_connections_have_sessions_and_one_form_of_paths() -> None:
+    assert all(b"\r\nConnection: close\r\n" in request for request in browsers.make_requests(100, close=True))
+    made = browsers.make_requests(100, sessions=["KTCPVS_SID=a", "KTCPVS_SID=b"], path="/x/@.html")
+    assert b"\r\nCookie: KTCPVS_SID=b; sid=" in made[1]
+    assert b"GET /x/bc.html HTTP/1.1" in made[12]
+
+
+def test_a_script_has_its_requests_in_a_file(tmp_path: Path) -> None:
+    script = Path(browsers.write_script(tmp_path, "x", [b"one\r\n", b"two\r\n"]))
+    assert (tmp_path / "x.requests").read_bytes() == b"one\r\n\0two\r\n\0"
+    assert str(tmp_path / "x.requests") in script.read_text()
+
+
+def test_a_checkout_to_compare_with_must_be_one(tmp_path: Path) -> None:
+    assert run.checkout(str(TOOLS.parent.parent)) == TOOLS.parent.parent.resolve()
+    with pytest.raises(argparse.ArgumentTypeError, match="is no checkout of ktcpvs"):
+        run.checkout(str(tmp_path))
+
+
+def test_a_peer_that_was_not_measured_has_no_goal() -> None:
+    case = results.Case("", {"ktcpvs": {"cpu": [10.0]}, "nginx": {"cpu": [9.0]}})
+    assert [(goal.text, goal.value) for goal in case.goals("cpu", {"nginx": 1.0, "HAProxy http": 1.0})] == [
+        ("nginx / ktcpvs", 0.9)
+    ]
+
+
 def test_responses_have_12_bytes() -> None:
     assert [len(configurations.answer(number)) for number in range(3)] == [12, 12, 12]
 
@@ -603,7 +672,7 @@ def test_a_scenario_without_goals_has_no_table_of_them() -> None:
 
 
 def test_scenarios_are_chosen_by_their_letters() -> None:
-    assert run.letters("") == list("ABCDEFGHIJK")
+    assert run.letters("") == list("ABCDEFGHIJKUVXYZ")
     assert run.letters("e, A") == ["A", "E"]
-    with pytest.raises(argparse.ArgumentTypeError, match="no scenario Z"):
-        run.letters("A,Z")
+    with pytest.raises(argparse.ArgumentTypeError, match="no scenario Q"):
+        run.letters("A,Q")

@@ -1,4 +1,4 @@
-"""The configurations of the switch and of its peers, as people write them. All logging is off.
+"""The configurations of the switch and of its peers, as people write them. Logging is off unless a site asks for it.
 
 A `Site` says what is to be served; each function here writes it in the language of one program.
 """
@@ -38,13 +38,19 @@ class Rule:
 @frozen
 class Site:
     """port: where the proxy listens. servers: HOST:PORT of each real server. rules: tried in their order.
-    default: the server for what no rule matches. clients: connections that the proxy must be able to hold."""
+    default: the server for what no rule matches. clients: connections that the proxy must be able to hold.
+    forwards: servers get X-Forwarded-For. log: the format of the access log, "combined" or "json"; an empty text: there
+    is none. log_file: its path. sessions: a cookie keeps a client at its server."""
 
     port: int
     servers: tuple[str, ...]
     rules: tuple[Rule, ...] = ()
     default: int = 0
     clients: int = 1000
+    forwards: bool = False
+    log: str = ""
+    log_file: str = ""
+    sessions: bool = False
 
 
 RULED = ("http", "hhttp", "phttp", "chttp")
@@ -56,12 +62,36 @@ def ktcpvs(site: Site, scheduler: str, relay: str = "") -> str:
     lines = [f"global {{ keepalive_timeout = {HOUR} read_timeout = {HOUR} pool_size = {CLIENTS} }}"]
     lines += ["Virtual web {", f"    listen = {LOOPBACK}:{site.port}", f"    scheduler = {scheduler}"]
     lines += [f"    relay = {relay}"] if relay else []
+    lines += ["    x_forwarded_for = append"] if site.forwards else []
+    lines += [f"    access_log = {site.log_file}", f"    access_log_format = {site.log}"] if site.log else []
     lines += [f"    server = {server}" for server in site.servers]
-    if scheduler in RULED:
+    if scheduler in RULED and not site.sessions:
         chosen = [(rule.pattern, rule.server) for rule in site.rules] + [(".*", site.default)]
         lines += [f'    rule = pattern "{pattern}" use server {site.servers[place]}' for pattern, place in chosen]
     return "\n".join([*lines, "}", ""])
 
+
+SESSION = "KTCPVS_SID"
+"""The cookie of `chttp`; HAProxy uses the same name."""
+
+HAPROXY_CAPTURES = [
+    "    http-request capture req.hdr(Host) len 100",
+    "    http-request capture req.hdr(Referer) len 300",
+    "    http-request capture req.hdr(User-Agent) len 300",
+]
+
+HAPROXY_LOGS = {
+    "combined": r"%ci\ -\ -\ [%T]\ %{+Q}r\ %ST\ %B\ %{+Q}[capture.req.hdr(1)]\ %{+Q}[capture.req.hdr(2)]",
+    "json": (
+        r"{\"time\":\"%tr\",\"service\":\"%ft\",\"client\":\"%ci\",\"method\":\"%HM\","
+        r"\"target\":\"%[capture.req.uri,json(utf8s)]\",\"protocol\":\"%HV\","
+        r"\"host\":\"%[capture.req.hdr(0),json(utf8s)]\",\"referer\":\"%[capture.req.hdr(1),json(utf8s)]\","
+        r"\"user_agent\":\"%[capture.req.hdr(2),json(utf8s)]\",\"status\":%ST,\"server\":\"%si:%sp\",\"reason\":\"%b\","
+        r"\"connect\":%Tc,\"first\":%Tr,\"total\":%Ta,\"bytes_in\":%U,\"bytes_out\":%B,\"retries\":%rc,"
+        r"\"ending\":\"%ts\"}"
+    ),
+}
+"""What the switch's own formats say, in HAProxy's words. It writes each line by itself, to a file here."""
 
 HAPROXY = """\
 global
@@ -80,7 +110,16 @@ def haproxy_http(site: Site, map_file: str = "") -> str:
     """HAProxy in mode http. Plain prefixes are `path_beg` rules. Regular expressions stand in `map_file`, as
     people do who have many, which costs HAProxy a third of one `path_reg` rule for each; these it has without the
     file's name."""
-    lines = ["    http-reuse always", "frontend web", f"    bind {LOOPBACK}:{site.port}"]
+    lines = ["    http-reuse always"]
+    lines += ["    option forwardfor"] if site.forwards else []
+    lines += ["frontend web", f"    bind {LOOPBACK}:{site.port}"]
+    if site.log:
+        lines += ["    log stdout format raw local0", *HAPROXY_CAPTURES, f"    log-format {HAPROXY_LOGS[site.log]}"]
+    if site.sessions:
+        lines += ["    default_backend all", "backend all", "    balance leastconn"]
+        lines += [f"    cookie {SESSION} insert indirect nocache"]
+        lines += [f"    server s{number} {server} cookie s{number}" for number, server in enumerate(site.servers)]
+        return HAPROXY.format(mode="http", clients=site.clients) + "\n".join([*lines, ""])
     lines += [
         f"    use_backend s{rule.server} if {{ path_beg {rule.prefix} }}" for rule in site.rules if not rule.is_regex
     ]
@@ -101,6 +140,17 @@ def haproxy_map(site: Site) -> str:
     return "".join(f"{rule.pattern} s{rule.server}\n" for rule in site.rules if rule.is_regex)
 
 
+def haproxy_inspect(site: Site) -> str:
+    """HAProxy in mode tcp that waits for the first request of a connection and chooses by its path, as `http` does."""
+    lines = ["frontend web", f"    bind {LOOPBACK}:{site.port}", "    tcp-request inspect-delay 5s"]
+    lines += ["    tcp-request content accept if HTTP"]
+    lines += [f"    use_backend s{rule.server} if {{ path_beg {rule.prefix} }}" for rule in site.rules]
+    lines += [f"    default_backend s{site.default}"]
+    for number, server in enumerate(site.servers):
+        lines += [f"backend s{number}", f"    server one {server}"]
+    return HAPROXY.format(mode="tcp", clients=site.clients) + "\n".join([*lines, ""])
+
+
 def haproxy_tcp(site: Site, splice: tuple[str, ...] = ()) -> str:
     """HAProxy in mode tcp: the server with the fewest connections, which is what `wlc` does. splice: its
     options of that kind; none: it never does."""
@@ -118,7 +168,7 @@ pid {folder}/nginx.pid;
 pcre_jit on;
 events {{ worker_connections {connections}; }}
 http {{
-    access_log off;
+    {log}
     keepalive_requests {forever};
     keepalive_timeout {hour}s;
     client_body_temp_path {folder}/body;
@@ -131,11 +181,40 @@ http {{
 """
 
 
-def nginx(folder: str, body: str, user: str, connections: int, workers: int = 1) -> str:
-    """What every nginx here has. user: the line that says as whom its workers run, or an empty one."""
-    return NGINX.format(
-        folder=folder, body=body, user=user, connections=connections, workers=workers, forever=FOREVER, hour=HOUR
+NGINX_JSON = (
+    (
+        'log_format json escape=json \'{{"time":"$time_iso8601","client":"$remote_addr","method":"$request_method",\''
+        '\'"target":"$request_uri","protocol":"$server_protocol","host":"$host","referer":"$http_referer",\''
+        '\'"user_agent":"$http_user_agent","status":$status,"server":"$upstream_addr",\''
+        '\'"connect":"$upstream_connect_time","first":"$upstream_header_time","total":$request_time,\''
+        '\'"bytes_in":$request_length,"bytes_out":$bytes_sent,"body_out":$body_bytes_sent}}\';'
     )
+    .replace("{{", "{")
+    .replace("}}", "}")
+)
+
+
+def nginx(folder: str, body: str, user: str, connections: int, workers: int = 1, log: str = "access_log off;") -> str:
+    """What every nginx here has. user: the line that says as whom its workers run, or an empty one. log: the lines that
+    say what is logged."""
+    return NGINX.format(
+        folder=folder,
+        body=body,
+        user=user,
+        connections=connections,
+        workers=workers,
+        forever=FOREVER,
+        hour=HOUR,
+        log=log,
+    )
+
+
+def nginx_log(site: Site) -> str:
+    """The lines about the access log, which nginx writes in batches, as the switch does."""
+    if not site.log:
+        return "access_log off;"
+    form = NGINX_JSON if site.log == "json" else ""
+    return f"{form} access_log {site.log_file} {site.log} buffer=64k flush=1s;"
 
 
 def nginx_proxy(site: Site) -> str:
@@ -147,6 +226,7 @@ def nginx_proxy(site: Site) -> str:
             f"    upstream s{number} {{ server {server}; keepalive {CLIENTS}; keepalive_requests {FOREVER}; }}"
         )
     lines += ["    proxy_http_version 1.1;", '    proxy_set_header Connection "";', "    proxy_max_temp_file_size 0;"]
+    lines += ["    proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;"] if site.forwards else []
     lines += ["    server {", f"        listen {LOOPBACK}:{site.port};"]
     for rule in site.rules:
         where = f'~ "{rule.pattern}"' if rule.is_regex else rule.prefix

@@ -44,34 +44,6 @@ def read(text: str) -> Report:
     return Report(int(total[1]), _seconds(total[2]), _seconds(slowest[1]))
 
 
-MANY_PATHS = """\
-local paths = {{}}
-for number = 1, {count} do
-    paths[number] = string.gsub("{template}", "@", (string.gsub(tostring(number), "%d", function(digit)
-        return string.char(97 + tonumber(digit))
-    end)))
-end
-local requests, place = {{}}, 0
-function init()
-    for number, path in ipairs(paths) do requests[number] = wrk.format("GET", path) end
-end
-function request()
-    place = place % #requests + 1
-    return requests[place]
-end
-"""
-"""A script for wrk. It makes all requests first, so that the load costs the same as without it."""
-
-DISTINCT = 50_000
-"""Paths of a script. HAProxy remembers what it has found for the last 10,000, which no site with many visitors can
-count on."""
-
-
-def many_paths(template: str) -> str:
-    """A script for wrk that asks for `template` with letters in the place of its `@`, other ones each time."""
-    return MANY_PATHS.format(count=DISTINCT, template=template)
-
-
 def command(
     port: int,
     path: str,
@@ -82,8 +54,8 @@ def command(
     close: bool = False,
     script: str = "",
 ) -> list[str]:
-    """The command line of wrk. close: a new connection for each request. script: a file of `many_paths`; an empty text
-    for always the same path."""
+    """The command line of wrk. close: a new connection for each request. script: a file that makes requests
+    (`browsers.write_script`); an empty text for always the same path."""
     options = [f"-t{threads}", f"-c{clients}", f"-d{seconds}s", "--latency"]
     if close:
         options += ["-H", "Connection: close"]

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from bench import configurations
 from bench.configurations import Site
 from bench.failure import Failure
 from bench.processes import Running, free_port, program, running
+from bench.results import OURS
 from bench.workshop import Workshop, nginx
 
-OURS = "ktcpvs"
+BASELINE = "ktcpvs, baseline"
 HTTP = "HAProxy http"
 HTTP_RULES = "HAProxy http, a rule each"
 TCP = "HAProxy tcp"
+INSPECT = "HAProxy tcp, content inspection"
 TCP_SPLICE = "HAProxy tcp, always splices"
 NGINX = "nginx"
 FORWARDER = "Twisted portforward"
+
+RUN_TWISTD = "from twisted.scripts.twistd import run; run()"
 
 HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
@@ -51,19 +56,32 @@ def has_workers() -> bool:
 
 @contextlib.contextmanager
 def ktcpvs(
-    shop: Workshop, site: Site, scheduler: str, cores: set[int] | None = None, workers: int = 0, relay: str = ""
+    shop: Workshop,
+    site: Site,
+    scheduler: str,
+    cores: set[int] | None = None,
+    workers: int = 0,
+    relay: str = "",
+    tree: Path | None = None,
 ) -> Iterator[Peer]:
     """The switch, as its users start it. workers: 0 for everything in one process. relay: what carries the bytes, which
-    is then part of its name; an empty text for what it takes by itself."""
+    is then part of its name; an empty text for what it takes by itself. tree: a checkout that is not installed, to be
+    run in this one's environment; None for what is installed."""
     folder = shop.space(f"ktcpvs-{site.port}")
     control = f"unix:{folder}/control.sock"
     config = shop.write(f"{folder.name}/ktcpvs.conf", configurations.ktcpvs(site, scheduler, relay))
-    command = [str(BIN / "ktcpvs"), "--control", control, "--config", str(config)]
+    options = ["--control", control, "--config", str(config)]
     if has_workers():
-        command += ["--workers", str(workers)]
-    with running(command, cores or shop.proxy, folder / "log", cwd=folder) as started:
+        options += ["--workers", str(workers)]
+    command = [str(BIN / "ktcpvs"), *options]
+    environment = dict(os.environ)
+    if tree is not None:
+        command = [sys.executable, "-c", RUN_TWISTD, "--nodaemon", "--pidfile=", "--reactor=uvloop", "ktcpvs", *options]
+        environment["PYTHONPATH"] = str(tree)
+    with running(command, cores or shop.proxy, folder / "log", cwd=tree or folder, env=environment) as started:
         started.wait_until_open(site.port)
-        yield Peer(f"{OURS} {relay}".strip(), site.port, started, control)
+        name = OURS if tree is None else BASELINE
+        yield Peer(f"{name} {relay}".strip(), site.port, started, control)
 
 
 @contextlib.contextmanager
@@ -97,6 +115,12 @@ def haproxy_tcp(shop: Workshop, site: Site) -> Iterator[Peer]:
 
 
 @contextlib.contextmanager
+def haproxy_inspect(shop: Workshop, site: Site) -> Iterator[Peer]:
+    with haproxy(shop, INSPECT, site, configurations.haproxy_inspect(site)) as peer:
+        yield peer
+
+
+@contextlib.contextmanager
 def haproxy_splice(shop: Workshop, site: Site) -> Iterator[Peer]:
     """HAProxy in mode tcp that may splice."""
     with haproxy(shop, TCP, site, configurations.haproxy_tcp(site, ("splice-auto",))) as peer:
@@ -115,7 +139,8 @@ def haproxy_always(shop: Workshop, site: Site) -> Iterator[Peer]:
 def nginx_proxy(shop: Workshop, site: Site) -> Iterator[Peer]:
     body = configurations.nginx_proxy(site)
     # It closes idle connections when fewer than a sixteenth are free.
-    with nginx(shop, f"nginx-{site.port}", body, shop.proxy, site.clients * 6 // 5 + 1000) as started:
+    clients, log = site.clients * 6 // 5 + 1000, configurations.nginx_log(site)
+    with nginx(shop, f"nginx-{site.port}", body, shop.proxy, clients, log=log) as started:
         started.wait_until_open(site.port)
         yield Peer(NGINX, site.port, started)
 
@@ -132,21 +157,33 @@ def forwarder(shop: Workshop, site: Site) -> Iterator[Peer]:
 Start = Callable[[Site], contextlib.AbstractContextManager[Peer]]
 """Starts a peer for a site."""
 
+Kind = Callable[[Workshop, Site], contextlib.AbstractContextManager[Peer]]
+"""A kind of peers: starts one in a workshop, for a site."""
+
 
 def start_all(stack: contextlib.ExitStack, starts: list[Start], site: Site) -> list[Peer]:
     """Start peers for the same site, each on a port of its own. The site's port is not looked at."""
     found = []
     for start in starts:
-        own = Site(free_port(), site.servers, site.rules, site.default, site.clients)
-        found.append(stack.enter_context(start(own)))
+        port = free_port()
+        found.append(stack.enter_context(start(evolve(site, port=port, log_file=f"{site.log_file}.{port}"))))
     return found
 
 
-def whose(shop: Workshop, *kinds: Callable[[Workshop, Site], contextlib.AbstractContextManager[Peer]]) -> list[Start]:
+def whose(shop: Workshop, *kinds: Kind) -> list[Start]:
     """Kinds of peers as what `start_all` wants."""
     return [functools.partial(kind, shop) for kind in kinds]
 
 
-def ours(shop: Workshop, scheduler: str, relay: str = "") -> Start:
-    """The switch with this scheduler and relay, as what `start_all` wants."""
-    return lambda site: ktcpvs(shop, site, scheduler, relay=relay)
+def ours(shop: Workshop, scheduler: str, relay: str = "", tree: Path | None = None) -> Start:
+    """The switch with this scheduler and relay, as what `start_all` wants. tree: as for `ktcpvs`."""
+    return lambda site: ktcpvs(shop, site, scheduler, relay=relay, tree=tree)
+
+
+def everybody(shop: Workshop, scheduler: str, *kinds: Kind) -> list[Start]:
+    """The switch with this scheduler, the baseline's if there is one, and these kinds of peers, as what `start_all`
+    wants."""
+    starts = [ours(shop, scheduler)]
+    if shop.baseline is not None:
+        starts.append(ours(shop, scheduler, tree=shop.baseline))
+    return starts if shop.only_ours else [*starts, *whose(shop, *kinds)]

@@ -8,6 +8,8 @@ from typing import Any
 
 from attrs import Factory, asdict, define, frozen
 
+OURS = "ktcpvs"
+
 Figures = dict[str, dict[str, list[float]]]
 """Who was measured -> metric's key -> a value for each round."""
 
@@ -86,6 +88,11 @@ class Case:
 
     label: str
     figures: Figures
+
+    def goals(self, metric: str, wanted: Mapping[str, float]) -> list[Goal]:
+        """The goals that the cost of each of these peers, divided by ours, is at least so much; without those that were
+        not measured."""
+        return [self.ratio_goal(peer, OURS, metric, ratio) for peer, ratio in wanted.items() if peer in self.figures]
 
     def ratio_goal(self, peer: str, ours: str, metric: str, wanted: float) -> Goal:
         """The goal that the peer's cost divided by ours is at least `wanted`."""

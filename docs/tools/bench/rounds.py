@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from bench import counters
 from bench.load import Report, wrk
@@ -45,13 +45,21 @@ def per_request(before: counters.Spent, after: counters.Spent, report: Report) -
 
 
 def requests(
-    shop: Workshop, what: str, peers: list[Peer], path: str, *, close: bool = False, script: str = ""
+    shop: Workshop,
+    what: str,
+    peers: list[Peer],
+    path: str,
+    *,
+    close: bool = False,
+    script: str | Mapping[str, str] = "",
 ) -> Figures:
-    """The cost of a request for this path, or for those of a script of wrk's. close: a new connection for each."""
+    """The cost of a request for this path, or for those of a script of wrk's. close: a new connection for each. script:
+    the same for everybody, or a peer's name -> its own."""
 
     def one(peer: Peer) -> Measured:
+        chosen = script if isinstance(script, str) else script[peer.name]
         before = counters.spent(peer.running.pid, shop.proxy)
-        report = wrk(peer.port, path, shop.seconds, shop.load, close=close, script=script)
+        report = wrk(peer.port, path, shop.seconds, shop.load, close=close, script=chosen)
         return per_request(before, counters.spent(peer.running.pid, shop.proxy), report)
 
     warm_up(shop, peers, path, close=close)

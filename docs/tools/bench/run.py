@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bench import (
     machine,
+    scenario_browsers,
     scenario_memory,
     scenario_relays,
     scenario_requests,
@@ -42,6 +43,11 @@ SCENARIOS: dict[str, Callable[[Workshop], Scenario]] = {
     "I": scenario_workers.run,
     "J": scenario_table.run,
     "K": scenario_relays.run,
+    "U": scenario_browsers.run_u,
+    "V": scenario_browsers.run_v,
+    "X": scenario_browsers.run_x,
+    "Y": scenario_browsers.run_y,
+    "Z": scenario_browsers.run_z,
 }
 
 
@@ -60,8 +66,18 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--only", type=letters, default=letters(""), metavar="A,E", help="these scenarios")
     parser.add_argument("--rounds", type=int, help="how often everybody is measured (default: 5, quick: 2)")
     parser.add_argument("--seconds", type=int, help="how long each time (default: 4, quick: 1)")
+    parser.add_argument("--baseline", type=checkout, help="another checkout of ktcpvs, which is measured too")
+    parser.add_argument("--only-ours", action="store_true", help="leave the other proxies out")
     parser.add_argument("--page", type=Path, default=PAGE, help="the Markdown file to write")
     return parser.parse_args(arguments)
+
+
+def checkout(text: str) -> Path:
+    """The folder of a checkout. Raises ArgumentTypeError."""
+    path = Path(text).resolve()
+    if not (path / "ktcpvs" / "tap.py").exists():
+        raise argparse.ArgumentTypeError(f"{text} is no checkout of ktcpvs")
+    return path
 
 
 def run_all(shop: Workshop, chosen: list[str], page: Path) -> None:
@@ -93,7 +109,9 @@ def main(arguments: list[str]) -> int:
         raise_descriptor_limit()
         with tempfile.TemporaryDirectory(prefix="ktcpvs-bench-") as name:
             os.chmod(name, 0o755)  # an nginx of root has workers of somebody else, who read their files here
-            shop = Workshop(Path(name), {proxy}, load, rounds, seconds, options.quick)
+            folder = Path(name)
+            trees = options.baseline, options.only_ours
+            shop = Workshop(folder, {proxy}, load, rounds, seconds, options.quick, *trees)
             run_all(shop, options.only, options.page)
     except Failure as failure:
         print(f"\nThe benchmark has failed: {failure}", file=sys.stderr)

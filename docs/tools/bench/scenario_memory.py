@@ -104,7 +104,7 @@ def run(shop: Workshop) -> Scenario:
             f"{wanted[-1]:,} connections need {2 * wanted[-1] + KEPT_DESCRIPTORS:,} descriptors in the proxy "
             f"(`ulimit -n`) and this machine allows {allowed:,}: {counts[-1]:,} were measured instead."
         )
-    starts = [peers.ours(shop, "phttp"), *peers.whose(shop, peers.haproxy_http, peers.nginx_proxy)]
+    starts = peers.everybody(shop, "phttp", peers.haproxy_http, peers.nginx_proxy)
     tables: dict[int, Figures] = {count: {} for count in counts}
     how_often = 1 if shop.quick else shop.rounds
     for number in range(1, how_often + 1):
@@ -127,5 +127,5 @@ def run(shop: Workshop) -> Scenario:
         own = median(case.figures, OURS, "resident")
         scenario.cases.append(case)
         scenario.goals.append(Goal(f"{case.label}: {OURS}", own, WANTED, at_most=True, unit="KiB"))
-        scenario.goals += [case.ratio_goal(peer, OURS, "resident", 1.0) for peer in (HTTP, NGINX)]
+        scenario.goals += case.goals("resident", dict.fromkeys((HTTP, NGINX), 1.0))
     return scenario

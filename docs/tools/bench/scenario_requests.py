@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 
-from bench import answers, peers, rounds
+from bench import answers, browsers, peers, rounds
 from bench.configurations import Rule, Site, answer
-from bench.peers import FORWARDER, HTTP, NGINX, OURS, TCP, Start
+from bench.peers import FORWARDER, HTTP, NGINX, TCP, Start
 from bench.results import Case, Scenario
 from bench.workshop import Servers, Workshop, servers
 
@@ -31,17 +32,27 @@ def no_rules(behind: Servers) -> Site:
 
 
 def compare(
-    shop: Workshop, scenario: Scenario, site: Site, starts: list[Start], *, close: bool = False, rules: bool = True
+    shop: Workshop,
+    scenario: Scenario,
+    site: Site,
+    starts: list[Start],
+    *,
+    close: bool = False,
+    rules: bool = True,
+    label: str = "",
+    script: str | Mapping[str, str] = "",
 ) -> None:
-    """Start everybody, look at their answers, and measure them. rules: False when any server may answer."""
+    """Start everybody, look at their answers, and measure them. rules: False when any server may answer. label: of the
+    case. script: of wrk's, instead of always the same request."""
     with contextlib.ExitStack() as stack:
         found = peers.start_all(stack, starts, site)
         for peer in found:
             by_request = rules and scenario.letter != "B"
             wanted = WANTED if rules and peer.name not in (TCP, FORWARDER) else ANYBODY
             answers.check(peer.name, peer.port, wanted, one_server=not by_request)
-        figures = rounds.requests(shop, scenario.letter, found, PATH, close=close)
-        scenario.cases.append(Case("", figures))
+        what = f"{scenario.letter}, {label}" if label else scenario.letter
+        figures = rounds.requests(shop, what, found, PATH, close=close, script=script)
+        scenario.cases.append(Case(label, figures))
 
 
 def run_a(shop: Workshop) -> Scenario:
@@ -54,9 +65,9 @@ def run_a(shop: Workshop) -> Scenario:
         METRICS,
     )
     with servers(shop) as behind:
-        starts = [peers.ours(shop, "phttp"), *peers.whose(shop, peers.haproxy_http, peers.nginx_proxy)]
+        starts = peers.everybody(shop, "phttp", peers.haproxy_http, peers.nginx_proxy)
         compare(shop, scenario, three_rules(behind), starts)
-    scenario.goals = [scenario.cases[0].ratio_goal(peer, OURS, "cpu", 1.0) for peer in (HTTP, NGINX)]
+    scenario.goals = scenario.cases[0].goals("cpu", {HTTP: 1.0, NGINX: 0.85})
     return scenario
 
 
@@ -69,9 +80,9 @@ def run_b(shop: Workshop) -> Scenario:
         METRICS,
     )
     with servers(shop) as behind:
-        starts = [peers.ours(shop, "http"), *peers.whose(shop, peers.haproxy_tcp, peers.forwarder)]
+        starts = peers.everybody(shop, "http", peers.haproxy_tcp, peers.forwarder)
         compare(shop, scenario, three_rules(behind), starts)
-    scenario.goals = [scenario.cases[0].ratio_goal(TCP, OURS, "cpu", 1.0)]
+    scenario.goals = scenario.cases[0].goals("cpu", {TCP: 1.0})
     return scenario
 
 
@@ -84,9 +95,9 @@ def run_c(shop: Workshop) -> Scenario:
         METRICS,
     )
     with servers(shop) as behind:
-        starts = [peers.ours(shop, "wlc"), *peers.whose(shop, peers.haproxy_tcp, peers.forwarder)]
+        starts = peers.everybody(shop, "wlc", peers.haproxy_tcp, peers.forwarder)
         compare(shop, scenario, no_rules(behind), starts, rules=False)
-    scenario.goals = [scenario.cases[0].ratio_goal(TCP, OURS, "cpu", 1.0)]
+    scenario.goals = scenario.cases[0].goals("cpu", {TCP: 1.0})
     return scenario
 
 
@@ -95,11 +106,14 @@ def run_e(shop: Workshop) -> Scenario:
         "E",
         "A new connection for every request",
         "As A, but each client connection carries one request (`Connection: close`) and the next one is made anew. "
-        "Connections to the servers are kept.",
+        "Connections to the servers are kept. *Identical*: A's request. *Browsers*: other ones each time, as in X.",
         METRICS,
     )
     with servers(shop) as behind:
-        starts = [peers.ours(shop, "phttp"), *peers.whose(shop, peers.haproxy_http, peers.nginx_proxy)]
-        compare(shop, scenario, three_rules(behind), starts, close=True)
-    scenario.goals = [scenario.cases[0].ratio_goal(HTTP, OURS, "cpu", 1.0)]
+        starts = peers.everybody(shop, "phttp", peers.haproxy_http, peers.nginx_proxy)
+        script = browsers.write_script(shop.folder, "e", browsers.make_requests(close=True))
+        for label, requests in (("identical", ""), ("browsers", script)):
+            compare(shop, scenario, three_rules(behind), starts, close=True, label=label, script=requests)
+    for case in scenario.cases:
+        scenario.goals += case.goals("cpu", {HTTP: 1.0, NGINX: 0.6})
     return scenario

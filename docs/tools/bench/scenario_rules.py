@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 
-from bench import answers, peers, rounds
+from bench import answers, browsers, peers, rounds
 from bench.configurations import Rule, Site, answer
-from bench.load import many_paths
-from bench.peers import HTTP, NGINX, OURS
+from bench.peers import HTTP, NGINX
 from bench.results import Case, Scenario
 from bench.workshop import Workshop, servers
 
@@ -37,13 +36,13 @@ def run(shop: Workshop) -> Scenario:
     scenario = Scenario(
         "D",
         "Many rules",
-        "As A, with 1,000 and 10,000 regular expressions such as `^/customers/5000/[a-z]+\\.(html|css|js)$`, of which "
+        "As X, with 1,000 and 10,000 regular expressions such as `^/customers/5000/[a-z]+\\.(html|css|js)$`, of which "
         "the middle one matches; the file name is another one in each request. ktcpvs has one rule for each; HAProxy "
         "has them in a file for `map_reg`, as people do who have many, and in a full run also as a `use_backend` for "
         "each; nginx has a `location ~` for each. Both use PCRE with its compiler.",
         ["cpu", "core", "rate", "p99"],
     )
-    starts = [peers.ours(shop, "phttp"), *peers.whose(shop, peers.haproxy_http, peers.nginx_proxy)]
+    starts = peers.everybody(shop, "phttp", peers.haproxy_http, peers.nginx_proxy)
     if not shop.quick:
         starts += peers.whose(shop, peers.haproxy_rules)
     for count, wanted in WANTED.items():
@@ -53,9 +52,10 @@ def run(shop: Workshop) -> Scenario:
             for peer in found:
                 answers.check(peer.name, peer.port, paths(count))
             path = f"/customers/{count // 2}/index.html"
-            script = shop.write("paths.lua", many_paths(f"/customers/{count // 2}/@.html"))
-            figures = rounds.requests(shop, f"D, {count:,} rules", found, path, script=str(script))
+            requests = browsers.make_requests(path=f"/customers/{count // 2}/@.html")
+            script = browsers.write_script(shop.folder, f"d-{count}", requests)
+            figures = rounds.requests(shop, f"D, {count:,} rules", found, path, script=script)
             case = Case(f"{count:,} rules", figures)
         scenario.cases.append(case)
-        scenario.goals += [case.ratio_goal(peer, OURS, "cpu", wanted) for peer in (HTTP, NGINX)]
+        scenario.goals += case.goals("cpu", dict.fromkeys((HTTP, NGINX), wanted))
     return scenario

@@ -23,7 +23,7 @@ def run(shop: Workshop) -> Scenario:
         "that listens on so many addresses.",
         ["cpu", "core", "rate", "p99"],
     )
-    starts = [peers.ours(shop, "wlc"), *peers.whose(shop, peers.haproxy_tcp)]
+    starts = peers.everybody(shop, "wlc", peers.haproxy_tcp)
     with many_addresses(shop, max(COUNTS)) as addresses:
         for count in COUNTS[:: 2 if shop.quick else 1]:
             with contextlib.ExitStack() as stack:

@@ -12,7 +12,7 @@ from bench import counters, peers, rounds
 from bench.configurations import LOOPBACK, Site
 from bench.failure import Failure
 from bench.load import wrk
-from bench.peers import HERE, HTTP, OURS, Peer
+from bench.peers import HERE, HTTP, Peer
 from bench.processes import output_of
 from bench.results import Case, Scenario
 from bench.rounds import Measured
@@ -22,8 +22,6 @@ SMALL = 64 << 10
 LARGE = 100 << 20
 AT_ONCE = 4
 """Fetches of the large answer at the same time."""
-
-WANTED = 0.9
 
 
 def make_file(behind: Servers, name: str, size: int) -> str:
@@ -67,7 +65,7 @@ def run(shop: Workshop) -> Scenario:
         "new one each time; request by request as in A.",
         ["cpu_gb", "core_gb", "speed"],
     )
-    starts = [peers.ours(shop, "phttp"), *peers.whose(shop, peers.haproxy_http, peers.nginx_proxy)]
+    starts = peers.everybody(shop, "phttp", peers.haproxy_http, peers.nginx_proxy)
     fetches = AT_ONCE if shop.quick else 2 * AT_ONCE
 
     def small(peer: Peer) -> Measured:
@@ -90,8 +88,8 @@ def run(shop: Workshop) -> Scenario:
         for peer in found:
             for name, digest in digests.items():
                 check(peer, f"/files/{name}", digest)
-        for label, one in (("64 KiB", small), ("100 MiB", large)):
+        for label, one, wanted in (("64 KiB", small, 1.0), ("100 MiB", large, 0.9)):
             case = Case(label, rounds.alternate(shop, f"F, {label}", found, one))
             scenario.cases.append(case)
-            scenario.goals.append(case.ratio_goal(HTTP, OURS, "cpu_gb", WANTED))
+            scenario.goals += case.goals("cpu_gb", {HTTP: wanted})
     return scenario

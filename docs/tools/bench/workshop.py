@@ -21,7 +21,8 @@ KEPT_DESCRIPTORS = 200
 @frozen
 class Workshop:
     """folder: for configurations and logs. proxy: the cores of the proxy. load: the cores of all else. rounds: how
-    often everybody is measured. seconds: how long each time."""
+    often everybody is measured. seconds: how long each time. baseline: another checkout of ktcpvs, which is measured
+    too; None without one. only_ours: the other proxies are left out."""
 
     folder: Path
     proxy: set[int]
@@ -29,6 +30,8 @@ class Workshop:
     rounds: int
     seconds: int
     quick: bool
+    baseline: Path | None = None
+    only_ours: bool = False
 
     def write(self, name: str, text: str) -> Path:
         """A file in the folder."""
@@ -59,12 +62,18 @@ class Servers:
 
 @contextlib.contextmanager
 def nginx(
-    shop: Workshop, name: str, body: str, cores: set[int], connections: int, workers: int = 1
+    shop: Workshop,
+    name: str,
+    body: str,
+    cores: set[int],
+    connections: int,
+    workers: int = 1,
+    log: str = "access_log off;",
 ) -> Iterator[Running]:
-    """An nginx with this body of its `http` block."""
+    """An nginx with this body of its `http` block, and these lines about its access log."""
     folder = shop.space(name)
     user = "user root;" if os.getuid() == 0 else ""
-    text = configurations.nginx(str(folder), body, user, connections, workers)
+    text = configurations.nginx(str(folder), body, user, connections, workers, log)
     path = shop.write(f"{name}/nginx.conf", text)
     command = [program("nginx"), "-p", str(folder), "-e", "stderr", "-c", str(path)]
     with running(command, cores, folder / "log") as started:
