@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import Choice
 from ktcpvs.model.service import NO_LOG, VirtualService
-from ktcpvs.protocols.access_log import FORMATS, Record
+from ktcpvs.protocols.access_log import FORMATS, LineFormat, Record
+from ktcpvs.protocols.http1.plain import PlainRequest
 from ktcpvs.runtime.context import Context
 from ktcpvs.system.access_log_files import AccessLog
+
+MAX_SERVERS = 1024
+"""For how many servers and reasons the texts of a log are cached."""
 
 
 class AccessLogWriter:
     """Writes lines in one form to one log. An entry keeps its writer, so that a line goes where its request began."""
 
-    __slots__ = ("_context", "_form", "_log", "_scheduler", "_service")
+    __slots__ = ("_context", "_form", "_servers", "_write")
 
     def __init__(self, context: Context, log: AccessLog, form: str, service: str, scheduler: str) -> None:
         """form: a name in FORMATS. service, scheduler: names for the lines."""
         self._context = context
-        self._log = log
-        self._form = FORMATS[form]
-        self._service = service
-        self._scheduler = scheduler
+        self._write = log.write
+        self._form: LineFormat = FORMATS[form](service, scheduler)
+        self._servers: dict[tuple[Destination, str], tuple[str, str]] = {}
 
-    def begin(self, client: str, moved: tuple[int, int]) -> AccessLogEntry:
-        """A new entry. client: its address. moved: bytes from and to the client until now."""
-        record = Record(self._service, self._scheduler, client, self._context.wall())
-        return AccessLogEntry(self, record, self.now(), moved)
+    def start(self) -> tuple[float, float]:
+        """The time of a request that begins: Unix time, and `now`."""
+        return self._context.wall(), self._context.reactor.seconds()
+
+    def begin(self, client: str, moved: tuple[int, int], started: tuple[float, float] | None = None) -> AccessLogEntry:
+        """A new entry.
+
+        client: its address. moved: bytes from and to the client before the request. started: what `start` returned
+        then; None: it begins now.
+        """
+        began, since = started or self.start()
+        return AccessLogEntry(self, Record(client, began), since, moved)
 
     def now(self) -> float:
         """Seconds by the reactor's monotonic clock."""
@@ -33,7 +45,31 @@ class AccessLogWriter:
 
     def write(self, record: Record) -> None:
         """Write the line of `record`."""
-        self._log.write(self._form(record))
+        self._write(self._form.line(record))
+
+    def write_plain(
+        self,
+        request: PlainRequest,
+        client: str,
+        started: tuple[float, float],
+        status: int,
+        choice: Choice,
+        moved: tuple[int, int, int],
+    ) -> None:
+        """Write the line of a plain request that ends now.
+
+        started: what `start` returned when it began. moved: bytes to the server, to the client, and of the body.
+        """
+        destination = choice.destination
+        key = destination, choice.reason
+        server = self._servers.get(key)
+        if server is None:
+            if len(self._servers) >= MAX_SERVERS:
+                self._servers.clear()
+            server = self._servers[key] = str(destination.address), choice.reason
+        began, since = started
+        total = self._context.reactor.seconds() - since
+        self._write(self._form.plain_line(request, client, began, total, status, server, moved))
 
 
 class ServiceAccessLog:
@@ -88,7 +124,7 @@ class AccessLogEntry:
 
     def connected(self, is_reused: bool) -> None:
         """Note when a server connection was there, and whether it was a kept one."""
-        self.record.connect = self._log.now() - self._since
+        self.record.connect = 0.0 if is_reused else self._log.now() - self._since
         self.record.reused = is_reused
 
     def retried(self) -> None:

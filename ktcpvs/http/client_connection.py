@@ -22,8 +22,6 @@ from ktcpvs.protocols import http1
 from ktcpvs.protocols.http1 import BadFrame, BadRequest, Chunked, Frame, HeadReader, error_response
 from ktcpvs.streams.lingering_close import LingeringClose, Progress
 
-SLASH = ord("/")
-
 _match_head = http1.REQUEST.match
 
 MAX_PENDING_BYTES = 65536
@@ -124,26 +122,11 @@ class HTTPClientConnection(ClientConnection):
         cache = self._cache
         if self.state == life.IDLE and cache.is_enabled and self._reader is None and not self.is_last:
             request = cache.requests.get(data)
-            if request is not None:
-                if self.limits is None or self.limits.allows(len(data)):
-                    self.exchange.start_cached(request)
-                    return
-            else:
-                found = _match_head(data)
-                if found is not None:
-                    groups = found.groups()
-                    lines = groups[4] if groups[3] == b"1" else (groups[3], groups[4])
-                    known = cache.heads.get((lines, self.dispatcher.request.client) if cache.forwards else lines)
-                    if (
-                        known is not None
-                        and groups[1] == b"GET"
-                        and found.end() == len(data) <= cache.head_size
-                        and len(groups[2]) <= cache.uri_size
-                        and groups[2][0] == SLASH
-                        and (self.limits is None or self.limits.allows(len(data)))
-                    ):
-                        self.exchange.start_cached(cache.remember_request(data, groups, known))
-                        return
+            if request is None:
+                request = cache.read(data, self.dispatcher.request.client)
+            if request is not None and (self.limits is None or self.limits.allows(len(data))):
+                self.exchange.start_plain(request)
+                return
         if self.body is not None:
             data = self._read_body(data)
             if not data:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from time import monotonic
-from typing import Any, Protocol
+from typing import Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from ktcpvs.dispatch.access_log import AccessLogWriter
 from ktcpvs.dispatch.client_limits import TOO_MANY_REQUESTS, ClientLimits
 from ktcpvs.dispatch.dispatcher import CONNECT_FAILED, Dispatcher
-from ktcpvs.http.head_cache import CLOSE, KEEP_ALIVE, MAX_CACHED_HEAD, CachedHead, CachedRequest, CachedResponse
+from ktcpvs.http.head_cache import CLOSE, KEEP_ALIVE, MAX_CACHED_HEAD, CachedResponse
 from ktcpvs.http.server_connection import ServerConnection
 from ktcpvs.http.service import HTTPService
 from ktcpvs.model import exchange as life
@@ -26,6 +27,8 @@ from ktcpvs.model.latency import BUCKETS
 from ktcpvs.model.scheduling import Choice
 from ktcpvs.protocols import http1
 from ktcpvs.protocols.http1 import BadFrame, BadResponse, Frame, error_response
+from ktcpvs.protocols.http1.hop_by_hop import without, without_replaced
+from ktcpvs.protocols.http1.plain import PlainRequest
 from ktcpvs.protocols.http1.upgrade import accepted
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system import log as levels
@@ -40,6 +43,8 @@ MAX_INTERIM_PER_TURN = 16
 
 MAX_JOINED_BODY = 4096
 """The longest beginning of a body, in bytes, that is copied behind its head; a longer one is sent beside it."""
+
+NO_NAMES: frozenset[bytes] = frozenset()
 
 SERVER_IS_FULL, PENDING_IS_FULL, CONNECTING, TURN_IS_OVER = 1, 2, 4, 8
 """Reasons not to read the client, as bits: the server takes no more, enough requests are pending, there is no server
@@ -112,8 +117,8 @@ class Exchange:
     """
 
     __slots__ = (
-        "_body_start", "_cache", "_cached_data", "_connecting", "_connections", "_has_http_1_1", "_is_repeatable",
-        "_kept", "_message", "_owner", "_received", "_selector", "_service", "_started", "bytes_in", "bytes_out",
+        "_access_log", "_body_start", "_cache", "_connecting", "_connections", "_is_repeatable", "_kept", "_message",
+        "_owner", "_plain", "_plain_log", "_received", "_selector", "_service", "_started", "bytes_in", "bytes_out",
         "dispatcher", "response", "server", "settled",
     )  # fmt: skip
 
@@ -124,9 +129,11 @@ class Exchange:
         self._kept = http.connections.pool.kept
         self._cache = http.cache
         self._owner = owner
-        self._message: http1.Request | None = None  # the current request, unless it stands in `_cached_data`
-        self._cached_data: bytes | None = None  # the current request as it came, not parsed: the cache knows it
-        self._has_http_1_1 = True  # of such a request; False for HTTP/1.0
+        self._access_log = http.context.access_log
+        self._message: http1.Request | None = None  # the current request, unless it stands in `_plain`
+        self._plain: PlainRequest | None = None  # the current request, while all goes as it usually does
+        # Its log, when it began, and the bytes that were moved before; None: it is not logged, or has an entry.
+        self._plain_log: tuple[AccessLogWriter, tuple[float, float], tuple[int, int]] | None = None
         self._started = 0.0  # the monotonic time when its head was complete
         self._body_start = b""  # the part of its body that has come before there was a server connection
         self._is_repeatable = False  # it may be sent again if the server connection dies now
@@ -150,20 +157,18 @@ class Exchange:
     @property
     def message(self) -> http1.Request | None:
         """The current request."""
-        if self._cached_data is not None:
-            found = http1.REQUEST.match(self._cached_data)
-            assert found is not None  # as it was when it came first
-            self._message, self._cached_data = http1.Request(found), None
+        if self._plain is not None:
+            self.leave_fast_path()
         return self._message
 
     @message.setter
     def message(self, message: http1.Request | None) -> None:
-        self._message, self._cached_data = message, None
+        self._message, self._plain = message, None
 
     @property
-    def is_cached(self) -> bool:
-        """True while the current request is one that the cache knows, and nothing has needed it parsed."""
-        return self._cached_data is not None
+    def is_plain(self) -> bool:
+        """True while the current request is plain, and nothing has needed more than that."""
+        return self._plain is not None
 
     @property
     def is_connecting(self) -> bool:
@@ -174,29 +179,33 @@ class Exchange:
         """Bytes of the request's body and of the response's head that wait here."""
         return len(self._body_start) + len(self._received)
 
-    # The fast path: a cached request on a kept connection, and a response like the last one. It changes the state
-    # without `transition`, and looks every object up once: docs/performance.md has its cost.
+    # The fast path: a plain request on a kept connection, and a plain response that comes as a whole. It changes the
+    # state without `transition`, and looks every object up once: docs/performance.md has its cost.
 
-    def start_cached(self, cached: CachedRequest) -> None:
-        """Begin with a request that the cache knows."""
+    def start_plain(self, plain: PlainRequest) -> None:
+        """Begin with a plain request."""
         self._started = monotonic()
         owner, dispatcher, selector = self._owner, self.dispatcher, self._selector
         request = dispatcher.request
-        request.method, request.lines = cached.method, cached.lines
-        request.target = request.path = cached.target
+        request.method, request.lines = plain.method, plain.lines
+        request.target = request.path = plain.target
         request.tried = selector.down
         if request.failed or dispatcher.failed_connections:
             dispatcher.begin()
-        self._message, self._cached_data, self._has_http_1_1 = None, cached.data, cached.minor
-        if not cached.keep_alive:
+        self._message, self._plain = None, plain
+        writer = self._access_log.writer
+        if writer is not None:
+            self._plain_log = writer, writer.start(), (self.bytes_in, self.bytes_out)
+        if not plain.keep_alive:
             owner.is_last = owner.closes_after = owner.client.resting = True
         try:
             choice = selector.scheduler.choose(request)
         except Exception:
+            self.leave_fast_path()
             owner.transition(life.REQUEST)
             dispatcher.scheduler_failed()
             return
-        if type(choice) is Choice and choice.lines is None:
+        if type(choice) is Choice:
             destination = choice.destination
             kept = self._kept.get(destination)
             if kept and destination in selector.usable and not destination.maxconn:
@@ -209,18 +218,75 @@ class Exchange:
                 self.server = server
                 server.exchange = self
                 owner.state = _SENT
-                out = cached.out
+                out = plain.out if choice.lines is None else self._with_lines(plain, choice.lines)
                 self.bytes_in += len(out)
                 server.write(out)
                 if owner.is_full:
                     server.pause()
                 return
+        self.leave_fast_path()
         owner.transition(life.REQUEST)
         dispatcher.handle_answer(choice)
 
-    def _pass_whole(self, server: ServerConnection, data: bytes, row: list[int]) -> None:
-        """Pass on a whole response with a cached head. row: where its latency is counted."""
-        owner = self._owner
+    def leave_fast_path(self) -> None:
+        """Parse the current request, and begin its entry in the access log: something unusual happens. Safe to call at
+        any time."""
+        plain, logged = self._plain, self._plain_log
+        if plain is not None:
+            found = http1.REQUEST.match(plain.data)
+            assert found is not None  # as it was when it came
+            self._message, self._plain = http1.Request(found), None
+            if logged is not None:
+                self._plain_log = None
+                self._begin_entry_late(plain, *logged)
+
+    def _begin_entry_late(
+        self, plain: PlainRequest, writer: AccessLogWriter, started: tuple[float, float], moved: tuple[int, int]
+    ) -> None:
+        """Begin the access log entry of a request that was plain until now."""
+        dispatcher = self.dispatcher
+        entry = dispatcher.entry = writer.begin(dispatcher.request.client, moved, started)
+        entry.head_complete(plain.method, plain.target, plain.minor, plain.lines)
+        if self.server is not None and dispatcher.choice is not None:
+            entry.server_chosen(dispatcher.choice)
+            entry.connected(is_reused=True)
+
+    def _with_lines(self, plain: PlainRequest, lines: bytes) -> bytes:
+        """The head of a plain request with other header lines, which the scheduler has returned."""
+        cache = self._cache
+        replaced = cache.forwarding.replaced
+        if plain.connection:
+            lines = without(lines, NO_NAMES, replaced)
+        elif replaced:
+            lines = without_replaced(lines, replaced)
+        added = cache.added(self.dispatcher.request.client, plain.host, plain.minor)
+        return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (plain.method, plain.target, lines, added)
+
+    def _plain_response(self, server: ServerConnection, data: bytes) -> CachedResponse | None:
+        """Return the plain response that `data` is, as a whole; None when it is anything else."""
+        scanned = self._cache.scan_response(data)
+        if scanned is None:
+            return None
+        status, size, length, head = scanned
+        if size + length != len(data) or size > self._cache.head_size:
+            return None
+        row = server.destination.latencies.row(status)
+        response = CachedResponse(status, data[:size], head, size + length, row)
+        if size <= MAX_CACHED_HEAD:
+            server.cached_response = response
+        return response
+
+    def _pass_whole(self, server: ServerConnection, plain: PlainRequest, response: CachedResponse, data: bytes) -> None:
+        """Pass on a plain response that `data` is."""
+        owner, choice = self._owner, self.dispatcher.choice
+        added = b"" if choice is None else choice.answer_lines
+        size = len(response.start)
+        body_size = len(data) - size
+        if owner.is_last or not plain.minor:
+            head = response.head + added + (CLOSE if owner.is_last else KEEP_ALIVE)
+            data = head + data[size:]
+        elif added or not response.as_is:
+            data = b"%b%b\r\n%b" % (response.head, added, data[size:])
         self.bytes_out += len(data)
         owner.client.write(data)
         if not owner.is_last or owner.closes_after:  # else it is the last response, though the client did not ask
@@ -237,16 +303,21 @@ class Exchange:
             if destination.errors:
                 destination.errors = 0
             took = monotonic() - self._started
-            row[bisect_left(BUCKETS, took)] += 1
+            response.row[bisect_left(BUCKETS, took)] += 1
             destination.latencies.seconds += took
             moved_in, moved_out = self.bytes_in, self.bytes_out
             destination.bytes_in += moved_in - self.settled[0]
             destination.bytes_out += moved_out - self.settled[1]
             self.settled = moved_in, moved_out
+        logged = self._plain_log
+        if logged is not None and choice is not None:
+            self._plain_log = None
+            writer, started, before = logged
+            moved = self.bytes_in - before[0], self.bytes_out - before[1], body_size
+            writer.write_plain(plain, self.dispatcher.request.client, started, response.status, choice, moved)
+        self._plain = None
         if owner.is_last:
             self._finish()
-        else:
-            self._cached_data = None
 
     # The request.
 
@@ -341,7 +412,6 @@ class Exchange:
         self._body_start = b""
         # May it go on another connection if this one dies before any response? Never two servers for a POST.
         self._is_repeatable = message.is_repeatable
-        self._remember(message, head)
         if owner.held:
             owner.hold(CONNECTING, False)
         if owner.is_full:
@@ -349,25 +419,11 @@ class Exchange:
 
     def _request_head(self, message: http1.Request, destination: Destination) -> bytes:
         """The request's head as the selected server gets it."""
-        forwarding, mode, choice = self._cache.forwarding, self._service.config.upgrade, self.dispatcher.choice
+        cache, mode, choice = self._cache, self._service.config.upgrade, self.dispatcher.choice
         lines = choice.lines if choice is not None else None
         host = b"" if message.has_host else destination.host_field
-        if not forwarding:
-            return message.head(lines=lines, host=host, mode=mode)
-        added = forwarding.lines(self.dispatcher.request.client, message.host, message.minor)
-        return message.head(added, forwarding.replaced, lines, host, mode)
-
-    def _remember(self, message: http1.Request, head: bytes) -> None:
-        """Cache the header lines: the next request with the same ones means the same and goes on like this one."""
-        fields, cache, choice = message.fields, self._cache, self.dispatcher.choice
-        if message.lines is not fields.lines or not fields.has_host or fields.length or len(head) > MAX_CACHED_HEAD:
-            return
-        if fields.upgrades or fields.expect or choice is None or choice.lines is not None:
-            return
-        key: Any = fields.lines if fields.minor else (b"0", fields.lines)
-        if cache.forwards:
-            key = (key, self.dispatcher.request.client)
-        cache.remember_head(key, CachedHead(fields.keep_alive, fields.minor, head[len(message.line) :]))
+        added = cache.added(self.dispatcher.request.client, message.host, message.minor)
+        return message.head(added, cache.forwarding.replaced, lines, host, mode)
 
     # The response.
 
@@ -377,24 +433,16 @@ class Exchange:
         before, owner.last_activity = owner.last_activity, self._service.context.wheel.now
         response, server = self.response, self.server
         if response is None:
-            if self._cached_data is not None and server is not None:
-                cached = server.cached_response
-                if (
-                    cached is not None
-                    and len(data) == cached.total
-                    and data.startswith(cached.start)
-                    and not self._received
-                    and not (owner.has_ended or owner.pending or owner.held)
-                    and not (self.dispatcher.choice is not None and self.dispatcher.choice.answer_lines)
-                ):
-                    if owner.is_last:
-                        data = cached.closing + data[len(cached.start) :]
-                    elif not self._has_http_1_1:
-                        data = cached.keeping + data[len(cached.start) :]
-                    elif not cached.as_is:
-                        data = cached.head + data[len(cached.start) :]
-                    self._pass_whole(server, data, cached.row)
-                    return
+            plain = self._plain
+            if plain is not None and server is not None:
+                if not (self._received or owner.has_ended or owner.pending or owner.held):
+                    known = server.cached_response
+                    if known is None or len(data) != known.total or not data.startswith(known.start):
+                        known = self._plain_response(server, data)
+                    if known is not None:
+                        self._pass_whole(server, plain, known, data)
+                        return
+                self.leave_fast_path()
             if server is not None:
                 server.destination.heard = owner.last_activity
             self._read_response_head(data)
@@ -478,10 +526,6 @@ class Exchange:
         choice = self.dispatcher.choice
         added = choice.answer_lines if choice is not None else b""
         head = response.head + added
-        if response.length is not None and response.keep_alive and server is not None and message.method == b"GET":
-            is_plain = not added and len(head) <= MAX_CACHED_HEAD and response.status < 500
-            row = server.destination.latencies.row(response.status)
-            server.cached_response = CachedResponse(response.whole, head, response.length, row) if is_plain else None
         head += CLOSE if owner.is_last else b"\r\n" if message.minor else KEEP_ALIVE
         if self.dispatcher.entry is not None:
             self.dispatcher.entry.response_begun(response.status, len(head))
@@ -571,6 +615,7 @@ class Exchange:
 
     def server_lost(self, clean: bool) -> None:
         """The server connection is over. clean: False after a reset or another error."""
+        self.leave_fast_path()
         owner = self._owner
         server, self.server = self.server, None
         if server is not None:
@@ -617,6 +662,7 @@ class Exchange:
 
     def release_server(self, reset: bool) -> None:
         """Close the server connection, which cannot be used again, or reset it."""
+        self.leave_fast_path()
         server, self.server = self.server, None
         self._owner.hold(SERVER_IS_FULL, False)
         if server is not None:
@@ -673,6 +719,7 @@ class Exchange:
     def _retry_elsewhere(self, reason: str) -> bool:
         """Send the request to another server, if that is safe and this one responds to nobody else either. Returns
         False when it stays where it is."""
+        self.leave_fast_path()
         server, dispatcher, owner = self.server, self.dispatcher, self._owner
         if not self._is_repeatable or self._received or server is None:
             return False
@@ -713,6 +760,7 @@ class Exchange:
 
     def fail(self, status: int, reason: str, retry_after: int = 0) -> None:
         """Respond with an error of the switch's own. retry_after: seconds; 0: not said."""
+        self.leave_fast_path()
         owner, dispatcher = self._owner, self.dispatcher
         if status == 503 and dispatcher.failed_connections:
             status, reason = 502, UNANSWERED  # there was a server
@@ -744,6 +792,7 @@ class Exchange:
 
     def settle(self, ending: str = "") -> None:
         """Count the current request out, where it was served. ending: why it ended; "": as the connection does."""
+        self.leave_fast_path()
         dispatcher = self.dispatcher
         lease = dispatcher.lease
         if lease is not None and not lease.ended:

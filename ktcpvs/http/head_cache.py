@@ -1,14 +1,17 @@
-"""The head cache of a service: what messages mean because messages with the same bytes were parsed before.
+"""The head cache of a service: plain requests, recognised by a scanner, or because the same bytes came before.
 
-Nothing here is a guess: header lines and heads are compared byte for byte.
+Nothing here is a guess: requests and heads of responses are compared byte for byte.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 from ktcpvs.model.service import VirtualService
+from ktcpvs.model.settings import Settings
 from ktcpvs.protocols.forwarding import FIELDS, Forwarding
+from ktcpvs.protocols.http1 import plain
+from ktcpvs.protocols.http1.plain import PlainRequest, RequestScanner
 
 CLOSE = b"Connection: close\r\n\r\n"
 """The end of the head of a response with which the client's connection ends."""
@@ -17,115 +20,123 @@ KEEP_ALIVE = b"Connection: keep-alive\r\n\r\n"
 """The end of a head for an HTTP/1.0 client that may send another request."""
 
 MAX_CACHED_HEAD = 2048
-"""The longest head that is cached, in bytes."""
-
-MAX_HEADS = 1024
-"""How many different header line blocks are cached for a service."""
+"""The longest head of a response that is cached, in bytes."""
 
 MAX_REQUESTS = 2048
-"""How many whole requests are cached for a service whose servers are told nothing about clients."""
+"""How many requests are cached for a service whose servers are told nothing about clients."""
 
 MAX_CACHED_REQUEST = 1024
-"""The longest whole request that is cached, in bytes."""
+"""The longest request that is cached, in bytes."""
+
+MAX_CLIENTS = 4096
+"""For how many client addresses the lines that tell servers about them are cached."""
 
 
-class CachedHead:
-    """Header lines of a GET without a body or special requests.
-
-    keep_alive: the client may send another request. minor: False for HTTP/1.0. block: the lines as they go on, with the
-    empty line behind them.
-    """
-
-    __slots__ = ("block", "keep_alive", "minor")
-
-    def __init__(self, keep_alive: bool, minor: bool, block: bytes) -> None:
-        self.keep_alive = keep_alive
-        self.minor = minor
-        self.block = block
-
-
-class CachedRequest:
-    """A request with such header lines.
-
-    data: as it came. out: as it goes on to any server, in HTTP/1.1. method, target, lines: parts of it. keep_alive,
-    minor: as in its CachedHead.
-    """
-
-    __slots__ = ("data", "keep_alive", "lines", "method", "minor", "out", "target")
-
-    def __init__(self, data: bytes, groups: tuple[bytes, ...], head: CachedHead) -> None:
-        """groups: of the expression that matches a head (protocols.http1.REQUEST)."""
-        self.data = data
-        line, self.method, self.target, _, self.lines = groups
-        self.keep_alive = head.keep_alive
-        self.minor = head.minor
-        if not head.minor:
-            line = b"%b %b HTTP/1.1\r\n" % (self.method, self.target)
-        self.out = line + head.block
+ScannedResponse = tuple[int, int, int, bytes]
+"""What `scan_response` returns: status, size of the head, length of the body, the head as it goes on."""
 
 
 class CachedResponse:
-    """A response to a GET after which the server's connection may be used again.
+    """A response to a GET that came as a whole, and after which the server's connection may be used again.
 
-    start: its head as it came. head, closing, keeping: the head as it goes on; if the client's connection ends with it;
-    and if an HTTP/1.0 client keeps its own. total: bytes of the whole response. as_is: the head goes on unchanged. row:
-    where the latency of such responses is counted (model.latency).
+    start: its head as it came. head: the head as it goes on, without the empty line. total: bytes of the whole
+    response. as_is: the head goes on unchanged. row: where the latency of such responses is counted (model.latency).
     """
 
-    __slots__ = ("as_is", "closing", "head", "keeping", "row", "start", "total")
+    __slots__ = ("as_is", "head", "row", "start", "status", "total")
 
-    def __init__(self, start: bytes, head: bytes, length: int, row: list[int]) -> None:
-        """head: as it goes on, but for the empty line. length: of the body, in bytes."""
+    def __init__(self, status: int, start: bytes, head: bytes, total: int, row: list[int]) -> None:
+        self.status = status
         self.start = start
-        self.head = head + b"\r\n"
-        self.closing = head + CLOSE
-        self.keeping = head + KEEP_ALIVE
-        self.total = len(start) + length
+        self.head = head
+        self.total = total
         self.row = row
-        self.as_is = start == self.head
+        self.as_is = len(start) == len(head) + 2
 
 
 class HeadCache:
     """The head cache of one service.
 
-    is_enabled: False while every step of a request is logged. heads: header lines, with `0` in front for HTTP/1.0, and
-    with the client's address where servers are told it -> what they mean. requests: whole requests -> what they mean.
-    head_size, uri_size: the limits in force, in bytes. forwarding: what servers are told about clients; forwards: that
-    it is anything.
+    is_enabled: False while every step of a request is logged. requests: whole requests -> what they mean. head_size:
+    the limit in force, in bytes. forwarding: what servers are told about clients; forwards: that it is anything.
     """
 
-    __slots__ = ("forwarding", "forwards", "head_size", "heads", "is_enabled", "requests", "uri_size")
+    __slots__ = (
+        "_added",
+        "_scan",
+        "_scanner",
+        "forwarding",
+        "forwards",
+        "head_size",
+        "is_enabled",
+        "requests",
+        "scan_response",
+    )
 
     def __init__(self) -> None:
+        self.use(plain.RequestScanner, plain.scan_response)
         self.is_enabled = False
-        self.heads: dict[Any, CachedHead] = {}
-        self.requests: dict[bytes, CachedRequest] = {}
-        self.head_size = self.uri_size = 0
+        self.requests: dict[bytes, PlainRequest] = {}
+        self.head_size = 0
         self.forwarding = Forwarding({})
         self.forwards = False
+        self._added: dict[str, bytes] = {}
+        self._scan = self._scanner(0, 0, 0, frozenset(), False).scan
+
+    def use(self, scanner: type[RequestScanner], scan_response: Callable[[bytes], ScannedResponse | None]) -> None:
+        """Recognise plain messages by these functions from the next `configure` on, instead of the fastest ones."""
+        self._scanner = scanner
+        self.scan_response = scan_response
 
     def __repr__(self) -> str:
-        return f"<HeadCache {len(self.heads)} heads, {len(self.requests)} requests>"
+        return f"<HeadCache {len(self.requests)} requests>"
 
-    def configure(self, config: VirtualService, head_size: int, uri_size: int, is_enabled: bool) -> None:
-        """Something that requests depend on has changed: forget everything."""
-        self.forwarding = Forwarding({name: getattr(config, name) for name in FIELDS})
-        self.forwards = bool(self.forwarding)
-        self.heads, self.requests = {}, {}
-        self.head_size, self.uri_size = head_size, uri_size
+    def configure(self, config: VirtualService, settings: Settings, is_enabled: bool, logs: bool) -> None:
+        """Something that requests depend on has changed: forget everything.
+
+        logs: requests are noted in an access log.
+        """
+        self.forwarding = forwarding = Forwarding({name: getattr(config, name) for name in FIELDS})
+        self.forwards = bool(forwarding)
+        self.requests, self._added = {}, {}
+        self.head_size = settings.head_size
+        limits = settings.head_size, settings.head_lines, settings.uri_size
+        self._scan = self._scanner(*limits, forwarding.replaced, logs).scan
         self.is_enabled = is_enabled
 
-    def remember_head(self, key: Any, head: CachedHead) -> None:
-        """Cache header lines."""
-        if len(self.heads) >= MAX_HEADS:
-            self.heads.clear()
-        self.heads[key] = head
+    def read(self, data: bytes, client: str) -> PlainRequest | None:
+        """Return the plain request that `data` is, ready for a server; None when it is anything else.
 
-    def remember_request(self, data: bytes, groups: tuple[bytes, ...], head: CachedHead) -> CachedRequest:
-        """The request `data` with cached header lines; cached itself where that is possible."""
-        request = CachedRequest(data, groups, head)
-        if len(data) <= MAX_CACHED_REQUEST and not self.forwards:
+        client: its address, as text.
+        """
+        if self.forwards:
+            return self._read_for(data, client)
+        request = self._scan(data, b"")
+        if request is not None and len(data) <= MAX_CACHED_REQUEST:
             if len(self.requests) >= MAX_REQUESTS:
                 self.requests.clear()
             self.requests[data] = request
         return request
+
+    def _read_for(self, data: bytes, client: str) -> PlainRequest | None:
+        """The same where servers are told about the client."""
+        if not self.forwarding.depends_on_request:
+            return self._scan(data, self.added(client, b"", True))
+        request = self._scan(data, b"")
+        if request is not None:
+            added = self.forwarding.lines(client, request.host, request.minor)
+            request.out = b"%b%b\r\n" % (request.out[:-2], added)
+        return request
+
+    def added(self, client: str, host: bytes, minor: bool) -> bytes:
+        """The lines that tell a server about this client and its request."""
+        if not self.forwards:
+            return b""
+        if self.forwarding.depends_on_request:
+            return self.forwarding.lines(client, host, minor)
+        added = self._added.get(client)
+        if added is None:
+            if len(self._added) >= MAX_CLIENTS:
+                self._added.clear()
+            added = self._added[client] = self.forwarding.lines(client, host, minor)
+        return added

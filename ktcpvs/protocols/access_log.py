@@ -6,30 +6,33 @@ client sends, its request becomes exactly one line of ASCII, and cannot forge an
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii as _quoted
+from typing import TYPE_CHECKING, Protocol
 
 from attrs import define
+
+from ktcpvs.protocols.http1.plain import PlainRequest
 
 
 @define(eq=False)
 class Record:
     """One request, or one connection if the scheduler decides per connection; filled in while it is in progress.
 
-    service, scheduler: names. client: its host without the port, "" for a client on a unix socket. began: Unix time.
+    client: its host without the port, "" for a client on a unix socket. began: Unix time.
     method, target: as they came; minor: of HTTP/1.x; all None if no request was read. lines: the request's header
     lines as they came, each with CRLF. status: of the response; None if none was sent. server: its address; None if no
     server was chosen. reason: the scheduler's. connect, first, total: seconds from `began` until the connection to the
-    server was established, until the first byte of the response, until the end; None if that never happened.
+    server was established, until the first byte of the response, until the end; None if that never happened. On a kept
+    server connection `connect` is 0.
     bytes_in, bytes_out: all bytes of the request and of the response, heads included. body_out: those of the response's
     body. retries: failed or repeated attempts at a server. reused: on a kept server connection. ending: what ended it.
     """
 
-    service: str
-    scheduler: str
     client: str
     began: float
     method: bytes | None = None
@@ -60,23 +63,94 @@ _MONTHS = (b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep
 """Not from strftime, whose names depend on the locale."""
 
 
-def combined(record: Record) -> bytes:
-    """Format a record as a line in the combined format, its line end included.
+class LineFormat(Protocol):
+    """A form of the lines of one service's log."""
+
+    def line(self, record: Record) -> bytes:
+        """Return the line of a record, its line end included."""
+
+    def plain_line(
+        self,
+        request: PlainRequest,
+        client: str,
+        began: float,
+        total: float,
+        status: int,
+        server: tuple[str, str],
+        moved: tuple[int, int, int],
+    ) -> bytes:
+        """Return the line of a plain request that was answered on a kept server connection by a response that came as
+        a whole: the one that `line` returns for a Record of it.
+
+        client, began, total, status: as in Record. server: its address, and the reason. moved: bytes_in, bytes_out and
+        body_out.
+        """
+
+
+class CombinedFormat:
+    """Lines in the combined format.
 
     The time is `began`, in UTC. A double quote, a backslash, and everything but printable ASCII are written as \\xHH. A
     missing value is "-", but a missing status is 000: three digits, as nginx writes it and log readers expect.
     """
-    lines = b"\n" + record.lines
-    lower = lines.lower()
-    fields = (
-        record.client.encode() or b"-",
-        _clf_second(int(record.began)),
-        _request_line(record),
-        record.status or 0,
-        record.body_out,
-        _value(lines, lower, _REFERER) or b"-",
-        _value(lines, lower, _USER_AGENT) or b"-",
-    )
+
+    __slots__ = ()
+
+    def __init__(self, service: str, scheduler: str) -> None:
+        """The lines do not name them."""
+
+    def line(self, record: Record) -> bytes:
+        lines = b"\n" + record.lines
+        lower = lines.lower()
+        return _combined(
+            record.client.encode() or b"-",
+            _clf_second(int(record.began)),
+            _request_line(record.method, record.target, record.minor),
+            record.status or 0,
+            record.body_out,
+            _value(lines, lower, _REFERER) or b"-",
+            _value(lines, lower, _USER_AGENT) or b"-",
+        )
+
+    def plain_line(
+        self,
+        request: PlainRequest,
+        client: str,
+        began: float,
+        total: float,
+        status: int,
+        server: tuple[str, str],
+        moved: tuple[int, int, int],
+    ) -> bytes:
+        return plain_combined(
+            client.encode(),
+            _clf_second(int(began)),
+            request.target,
+            request.minor,
+            status,
+            moved[2],
+            request.referer,
+            request.user_agent,
+        )
+
+
+def combined_line(
+    client: bytes,
+    second: bytes,
+    target: bytes,
+    minor: bool,
+    status: int,
+    body_out: int,
+    referer: bytes | None,
+    user_agent: bytes | None,
+) -> bytes:
+    """Return the line of a GET in the combined format. second: as it stands in the line."""
+    line = b"GET %b HTTP/1.%d" % (target, minor)
+    return _combined(client or b"-", second, line, status, body_out, referer or b"-", user_agent or b"-")
+
+
+def _combined(*fields: bytes | int) -> bytes:
+    """A line with these fields, in their order."""
     line = _COMBINED % fields
     if line.translate(None, _PLAIN) != b'""""""\n':  # a value has such a byte
         line = _COMBINED % tuple(_escaped(value) if isinstance(value, bytes) else value for value in fields)
@@ -86,43 +160,78 @@ def combined(record: Record) -> bytes:
 _COMBINED = b'%b - - [%b] "%b" %03d %d "%b" "%b"\n'
 
 
-def as_json(record: Record) -> bytes:
-    """Format a record as a JSON object on one line, its line end included. All keys are always there, in this order.
+class JSONFormat:
+    """Lines that are JSON objects. All keys are always there, in this order.
 
     Times are seconds with six decimals; `time` is `began` in ISO 8601, UTC, with milliseconds. Bytes from the client
     become the characters U+0000 to U+00FF (ISO 8859-1): this loses nothing, and every JSON parser accepts it, whereas
     some refuse lone surrogates (RFC 8259, section 8.2). A missing value is null.
     """
-    lines = b"\n" + record.lines
-    lower = lines.lower()
-    milliseconds = int(record.began * 1000)
-    return (
-        f'{{"time": "{_iso_second(milliseconds // 1000)}.{milliseconds % 1000:03d}Z", '
-        f'"service": {_quoted(record.service)}, "scheduler": {_quoted(record.scheduler)}, '
-        f'"client": {_quoted(record.client) if record.client else "null"}, '
-        f'"method": {_bytes(record.method)}, "target": {_bytes(record.target)}, "protocol": {_PROTOCOL[record.minor]}, '
-        f'"host": {_bytes(_value(lines, lower, _HOST))}, "referer": {_bytes(_value(lines, lower, _REFERER))}, '
-        f'"user_agent": {_bytes(_value(lines, lower, _USER_AGENT))}, '
-        f'"status": {record.status or "null"}, "server": {_text(record.server)}, "reason": {_text(record.reason)}, '
-        f'"connect": {_seconds(record.connect)}, "first": {_seconds(record.first)}, "total": {record.total:.6f}, '
-        f'"bytes_in": {record.bytes_in}, "bytes_out": {record.bytes_out}, "body_out": {record.body_out}, '
-        f'"retries": {record.retries}, "reused": {"true" if record.reused else "false"}, '
-        f'"ending": {_quoted(record.ending)}}}\n'
-    ).encode("ascii")
+
+    __slots__ = ("_names",)
+
+    def __init__(self, service: str, scheduler: str) -> None:
+        self._names = f'Z", "service": {_quoted(service)}, "scheduler": {_quoted(scheduler)}, "client": '
+
+    def line(self, record: Record) -> bytes:
+        lines = b"\n" + record.lines
+        lower = lines.lower()
+        milliseconds = int(record.began * 1000)
+        return (
+            f'{{"time": "{_iso_second(milliseconds // 1000)}.{milliseconds % 1000:03d}{self._names}'
+            f"{_quoted(record.client) if record.client else 'null'}, "
+            f'"method": {_bytes(record.method)}, "target": {_bytes(record.target)}, '
+            f'"protocol": {_PROTOCOL[record.minor]}, '
+            f'"host": {_bytes(_value(lines, lower, _HOST))}, "referer": {_bytes(_value(lines, lower, _REFERER))}, '
+            f'"user_agent": {_bytes(_value(lines, lower, _USER_AGENT))}, '
+            f'"status": {record.status or "null"}, "server": {_text(record.server)}, "reason": {_text(record.reason)}, '
+            f'"connect": {_seconds(record.connect)}, "first": {_seconds(record.first)}, "total": {record.total:.6f}, '
+            f'"bytes_in": {record.bytes_in}, "bytes_out": {record.bytes_out}, "body_out": {record.body_out}, '
+            f'"retries": {record.retries}, "reused": {"true" if record.reused else "false"}, '
+            f'"ending": {_quoted(record.ending)}}}\n'
+        ).encode("ascii")
+
+    def plain_line(
+        self,
+        request: PlainRequest,
+        client: str,
+        began: float,
+        total: float,
+        status: int,
+        server: tuple[str, str],
+        moved: tuple[int, int, int],
+    ) -> bytes:
+        seconds, milliseconds = f"{total:.6f}", int(began * 1000)
+        return (
+            f'{{"time": "{_iso_second(milliseconds // 1000)}.{milliseconds % 1000:03d}{self._names}'
+            f"{_quoted(client) if client else 'null'}, "
+            f'"method": "GET", "target": {_bytes(request.target)}, "protocol": {_PROTOCOL[request.minor]}, '
+            f'"host": {_bytes(request.host)}, "referer": {_bytes(request.referer)}, '
+            f'"user_agent": {_bytes(request.user_agent)}, '
+            f'"status": {status}, "server": {_quoted(server[0])}, "reason": {_quoted(server[1])}, '
+            f'"connect": 0.000000, "first": {seconds}, "total": {seconds}, '
+            f'"bytes_in": {moved[0]}, "bytes_out": {moved[1]}, "body_out": {moved[2]}, '
+            f'"retries": 0, "reused": true, "ending": "answered"}}\n'
+        ).encode("ascii")
 
 
 _PROTOCOL = {None: "null", 0: '"HTTP/1.0"', 1: '"HTTP/1.1"'}
 
-FORMATS: dict[str, Callable[[Record], bytes]] = {"combined": combined, "json": as_json}
+plain_combined: Callable[..., bytes] = combined_line
+"""`combined_line`, compiled where that is installed."""
+
+if not TYPE_CHECKING:
+    with contextlib.suppress(ImportError):  # there was no C compiler when ktcpvs was installed
+        from ktcpvs.protocols._compiled import combined_line as plain_combined
+
+FORMATS: dict[str, type[CombinedFormat] | type[JSONFormat]] = {"combined": CombinedFormat, "json": JSONFormat}
 """The values of the option `access_log_format`."""
 
 
-def _request_line(record: Record) -> bytes:
-    if record.method is None or record.target is None:
+def _request_line(method: bytes | None, target: bytes | None, minor: int | None) -> bytes:
+    if method is None or target is None:
         return b"-"
-    if record.minor is None:
-        return b"%b %b" % (record.method, record.target)
-    return b"%b %b HTTP/1.%d" % (record.method, record.target, record.minor)
+    return b"%b %b" % (method, target) if minor is None else b"%b %b HTTP/1.%d" % (method, target, minor)
 
 
 _HOST, _REFERER, _USER_AGENT = b"\nhost:", b"\nreferer:", b"\nuser-agent:"

@@ -20,15 +20,23 @@ FIELDS = {
 }
 """Option of a service -> name of the field."""
 
+_OF_CLIENT = {"x_forwarded_for", "x_forwarded_proto"}
+"""Those whose values are the same for all requests of a client."""
+
 
 class Forwarding:
-    """The fields that one service adds. replaced: lower-case names of the fields that are dropped from the client's."""
+    """The fields that one service adds.
 
-    __slots__ = ("_added", "replaced")
+    replaced: lower-case names of the fields that are dropped from the client's. depends_on_request: the lines differ
+    between requests of one client.
+    """
+
+    __slots__ = ("_added", "depends_on_request", "replaced")
 
     def __init__(self, modes: Mapping[str, str]) -> None:
         """modes: option -> mode; a missing one is off."""
         self._added = [name for name in FIELDS if modes.get(name, OFF) != OFF]
+        self.depends_on_request = not set(self._added) <= _OF_CLIENT
         self.replaced = frozenset(FIELDS[name].lower() for name in FIELDS if modes.get(name) == REPLACE)
 
     def __bool__(self) -> bool:

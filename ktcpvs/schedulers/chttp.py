@@ -35,7 +35,8 @@ COOKIE = "KTCPVS_SID"
 MAX_COOKIE_NAMES = 8
 """The most servers that one cookie names: those of the rules that the client's requests matched last."""
 
-_FIELD = re.compile(rb"(?im)^cookie:[^\n]*+\n")
+_NAME = COOKIE.encode()
+_replace_cookie_lines = re.compile(rb"(?i)\ncookie:[^\n]*+").sub
 _PAIR = re.compile(rb"(?:^|;)[ \t]*+%b=([^;]*+)" % COOKIE.encode())
 _WHOLE_PAIR = re.compile(rb"(?:^|;)[ \t]*+%b=[^;]*+" % COOKIE.encode())
 
@@ -120,20 +121,20 @@ class BoundCHTTP(BoundRules):
 def _cookies(lines: bytes) -> tuple[list[bytes], bytes | None]:
     """Return the values of the Cookie lines that contain our cookie, and the header lines without it; None: as they
     are."""
-    if COOKIE.encode() not in lines:
+    if _NAME not in lines:
         return [], None
     fields: list[bytes] = []
 
     def cleaned(line: re.Match[bytes]) -> bytes:
-        value = line[0][7:].strip()
+        value = line[0][8:].strip()
         if not _PAIR.search(value):
             return line[0]
         fields.append(value)
         left = _WHOLE_PAIR.sub(b"", value).strip(b"; \t")
-        return line[0][:7] + b" " + left + b"\r\n" if left else b""
+        return line[0][:8] + b" " + left + b"\r" if left else b""
 
-    without = _FIELD.sub(cleaned, lines)
-    return fields, without if fields else None
+    without = _replace_cookie_lines(cleaned, b"\n" + lines)
+    return fields, without[1:] if fields else None
 
 
 class CHTTP(RuleScheduler):

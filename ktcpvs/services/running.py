@@ -274,8 +274,8 @@ class RunningService:
     def apply_settings(self) -> None:
         """Something that requests depend on has changed: forget what is cached, and choose the relay anew."""
         settings, config, traffic = self.context.settings, self.config, self.traffic
-        is_logged = traffic.access_log.writer is not None or self.context.log.level >= levels.SCHEDULING
-        self.cache.configure(config, settings.head_size, settings.uri_size, not is_logged)
+        is_enabled = self.context.log.level < levels.SCHEDULING
+        self.cache.configure(config, settings, is_enabled, traffic.access_log.writer is not None)
         timeout = config.first_byte_timeout
         traffic.first_byte_timeout = settings.first_byte_timeout if timeout is None else timeout
         traffic.relay.configure(self.context, config)

@@ -32,7 +32,7 @@ from ktcpvs.model.language.writer import write
 from ktcpvs.model.lines import split_lines
 from ktcpvs.model.network import Networks, parse_networks
 from ktcpvs.model.table import Table
-from ktcpvs.protocols.access_log import Record, as_json, combined
+from ktcpvs.protocols.access_log import CombinedFormat, JSONFormat, Record
 from ktcpvs.state import StateFile
 from tests.model.strategies import assert_sound
 
@@ -184,10 +184,10 @@ def state(data: bytes) -> None:
 def access(data: bytes) -> None:
     """A line of the access log in both formats: one line of ASCII with unambiguous fields."""
     method, target, lines, client, server, reason, ending = (data.split(b"\0", 6) + [b""] * 7)[:7]
-    record = Record("s", "wlc", client.decode("latin-1"), float(zlib.crc32(data)), method, target, len(data) & 1, lines)
+    record = Record(client.decode("latin-1"), float(zlib.crc32(data)), method, target, len(data) & 1, lines)
     record.server, record.reason, record.ending = server.decode("latin-1"), text_of(reason), text_of(ending)
     record.status = 100 + len(data) % 900
-    line = as_json(record)
+    line = JSONFormat("s", "wlc").line(record)
     assert line.isascii()
     assert line.count(b"\n") == 1
     read = json.loads(line)
@@ -195,7 +195,7 @@ def access(data: bytes) -> None:
     assert (read["client"] or "").encode("latin-1") == client
     assert (read["reason"], read["ending"], read["status"]) == (record.reason, record.ending, record.status)
     record.client = client.decode("latin-1") if client.isalnum() and client.isascii() else "192.0.2.1"
-    line = combined(record)
+    line = CombinedFormat("s", "wlc").line(record)
     assert line.isascii()
     assert _COMBINED.fullmatch(line), line
 

@@ -51,7 +51,7 @@ class Parts:
         self.server = Destination(parse_address("10.0.0.1:80"))
         self.service.selector.configure(self.service.config, First(self.server), frozenset({self.server}), None)
         self.http = HTTPService(self.service, ServerConnections(self.context), HeadCache())
-        self.http.cache.configure(self.service.config, 16384, 8192, True)
+        self.http.cache.configure(self.service.config, self.context.settings, True, False)
 
     def connected(self) -> tuple[ServerConnection, Line]:
         """The server that was connected to last answers."""

@@ -11,16 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ktcpvs.model.service import OPTIONS, VirtualService
-from ktcpvs.protocols.access_log import FORMATS, Record, as_json, combined
+from ktcpvs.protocols import access_log
+from ktcpvs.protocols.access_log import FORMATS, CombinedFormat, JSONFormat, Record
+from ktcpvs.protocols.http1.plain import RequestScanner
 
+combined, as_json = CombinedFormat("web", "phttp").line, JSONFormat("web", "phttp").line
 LINES = b"Host: www.example.org\r\nUSER-agent:curl/8.1 \r\nX-Referer: no\r\nreferer:  http://example.org/a?b\r\n"
 BEGAN = 1795404694.1239  # 23 November 2026, 03:31:34 UTC
 
 
 def record(**fields: Any) -> Record:
     known = {
-        "service": "web",
-        "scheduler": "phttp",
         "client": "192.0.2.7",
         "began": BEGAN,
         "method": b"GET",
@@ -43,7 +44,7 @@ def record(**fields: Any) -> Record:
     return Record(**(known | fields))
 
 
-NOTHING = Record("mail", "wlc", "", 0.0)
+NOTHING = Record("", 0.0)
 """A connection of which nothing is known."""
 
 
@@ -100,8 +101,8 @@ def test_json_of_nothing_has_the_same_keys() -> None:
     assert list(read) == list(json.loads(as_json(record())))
     assert {name: value for name, value in read.items() if value is not None} == {
         "time": "1970-01-01T00:00:00.000Z",
-        "service": "mail",
-        "scheduler": "wlc",
+        "service": "web",
+        "scheduler": "phttp",
         "total": 0.0,
         "bytes_in": 0,
         "bytes_out": 0,
@@ -173,7 +174,10 @@ def test_json_reads_back(
     status: int | None,
 ) -> None:
     wanted = texts | numbers | {"reused": reused, "status": status}
-    line = as_json(record(method=method, target=target, lines=b"Host:%b\r\n" % host, **times, **wanted))
+    names = {name: wanted.pop(name) for name in ("service", "scheduler")}
+    whole = record(method=method, target=target, lines=b"Host:%b\r\n" % host, **times, **wanted)
+    line = JSONFormat(str(names["service"]), str(names["scheduler"])).line(whole)
+    wanted |= names
     assert line.isascii()
     assert line.index(b"\n") == len(line) - 1
     read = json.loads(line)
@@ -186,3 +190,47 @@ def test_json_reads_back(
     for name, value in times.items():
         assert read[name] == (None if value is None else pytest.approx(value, abs=1e-6))
     assert (read["referer"], read["user_agent"]) == (None, None)
+
+
+@given(
+    st.from_regex(rb"/[!-~\x80-\xff]{0,20}", fullmatch=True),
+    st.lists(
+        st.tuples(
+            st.sampled_from((b"Referer", b"user-agent", b"X")),
+            st.from_regex(rb"[\t -~\x80-\xff]{0,20}", fullmatch=True),
+        )
+    ),
+    st.sampled_from((b"0", b"1", b"2")),
+    st.sampled_from(("192.0.2.7", "", "2001:db8::7")),
+    st.floats(0, 1e10),
+    st.floats(0, 1e4),
+)
+def test_a_plain_request_has_the_line_of_its_record(
+    target: bytes, fields: list[tuple[bytes, bytes]], minor: bytes, client: str, began: float, total: float
+) -> None:
+    lines = b"Host: h\r\n" + b"".join(b"%b:%b\r\n" % field for field in fields)
+    request = RequestScanner(10**6, 100, 10**6, frozenset(), True).scan(
+        b"GET %b HTTP/1.%b\r\n%b\r\n" % (target, minor, lines), b""
+    )
+    assert request is not None
+    whole = record(
+        client=client,
+        began=began,
+        target=target,
+        minor=int(minor != b"0"),
+        lines=lines,
+        server="10.0.0.1:80",
+        reason='rule 1 "x"',
+        connect=0.0,
+        first=total,
+        total=total,
+        bytes_in=7,
+        bytes_out=9,
+        body_out=2,
+        retries=0,
+    )
+    for form in (CombinedFormat("web", "phttp"), JSONFormat("web", "phttp")):
+        line = form.plain_line(request, client, began, total, 200, ("10.0.0.1:80", 'rule 1 "x"'), (7, 9, 2))
+        assert line == form.line(whole)
+    plain = (client.encode(), b"now", target, minor != b"0", 200, 2, request.referer, request.user_agent)
+    assert access_log.combined_line(*plain) == access_log.plain_combined(*plain)

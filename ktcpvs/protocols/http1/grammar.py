@@ -57,9 +57,10 @@ def beginning_of(parts: Sequence[bytes]) -> bytes:
 def field_lines_named(names: Sequence[str]) -> re.Pattern[bytes]:
     """Finds the header lines with one of these names, which may be expressions. Groups: name, value.
 
-    Blanks in front of a value are skipped, those behind it are not.
+    It finds only lines behind a line end, so put one in front of the first. That lets a search jump from line to line,
+    where `^` would make it stop at each character. Blanks in front of a value are skipped, those behind it are not.
     """
-    return re.compile(rb"(?im)^(%b):[ \t]*+([^\r]*)" % "|".join(names).encode())
+    return re.compile(rb"(?i)\n(%b):[ \t]*+([^\r]*)" % "|".join(names).encode())
 
 
 def split_list(values: Sequence[bytes]) -> list[bytes]:

@@ -12,7 +12,9 @@ FRAMING_FIELDS = frozenset((b"host", b"content-length", b"transfer-encoding"))
 OPTIONS_WITHOUT_FIELD = frozenset((b"close", b"keep-alive", b"upgrade", b"te"))
 """Options of Connection that name no field, or one that ends here anyway."""
 
-_HOP_BY_HOP_LINE = re.compile(rb"(?im)^(?:connection|proxy-connection|keep-alive|te|upgrade|http2-settings):[^\n]*+\n")
+_remove_lines = re.compile(
+    rb"(?i)\n(?:connection|proxy-connection|keep-alive|te|upgrade|http2-settings):[^\n]*+(?=\n)"
+).sub
 
 
 def connection_lines(has_trailers: bool, protocols: tuple[bytes, ...]) -> bytes:
@@ -36,7 +38,7 @@ def without(lines: bytes, names: frozenset[bytes], replaced: frozenset[bytes] = 
 
     replaced: canonical names of fields that are dropped too.
     """
-    lines = _HOP_BY_HOP_LINE.sub(b"", lines)
+    lines = _remove_lines(b"", b"\n" + lines)[1:]
     if names:  # not by an expression: a client could have a new one compiled for every request
         lines = b"".join([line for line in lines.splitlines(True) if line[: line.find(b":")].lower() not in names])
     return without_replaced(lines, replaced) if replaced else lines

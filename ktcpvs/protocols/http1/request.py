@@ -41,12 +41,12 @@ BODILESS = frozenset((b"GET", b"HEAD", b"DELETE", b"OPTIONS"))
 """Methods whose bodies have no meaning (RFC 9110, section 9.3): a server may take a body for the next request."""
 
 # A name such as Content_Length is found too: CGI and WSGI make variables of names and take it for the real one.
-_FIELDS = field_lines_named(
+_find_fields = field_lines_named(
     (
         "host", "content[^a-z0-9:]length", "transfer[^a-z0-9:]encoding", "connection", "proxy-connection", "keep-alive",
         "te", "upgrade", "http2-settings", "expect",
     )
-)  # fmt: skip
+).findall  # fmt: skip
 _OPTION = re.compile(TOKEN)
 _HOST_LINE = re.compile(rb"(?im)^host:[^\n]*+\n")
 _NEXT_REQUEST = re.compile(rb"[\r\n]*+%b{0,%d}+( |\Z)" % (TOKEN_CHAR, MAX_METHOD_BYTES))
@@ -99,7 +99,7 @@ class RequestFields:
         self.expect = self.has_trailers = False
         self.dropped: frozenset[bytes] | None = None
         self.added = b""
-        fields = _FIELDS.findall(lines)
+        fields = _find_fields(b"\n" + lines)
         if len(fields) == 1 and minor and len(fields[0][0]) == 4 and fields[0][0][:2] in (b"Ho", b"ho"):
             self.host = fields[0][1].rstrip()
             if not _match_host(self.host):
@@ -178,7 +178,7 @@ class EarlyCheck:
 
     def feed(self, lines: bytes, minor: bool) -> None:
         """Check more complete header lines. minor: True for HTTP/1.1. Raises BadRequest."""
-        for name, value in _FIELDS.findall(lines):
+        for name, value in _find_fields(b"\n" + lines):
             self._check(name.lower(), value.rstrip(), minor)
 
     def _check(self, name: bytes, value: bytes, minor: bool) -> None:

@@ -10,9 +10,9 @@ from ktcpvs.protocols.http1.grammar import RESPONSE_HEAD, TOKEN, beginning_of, f
 from ktcpvs.protocols.http1.hop_by_hop import FRAMING_FIELDS, OPTIONS_WITHOUT_FIELD, connection_lines, without
 from ktcpvs.protocols.http1.upgrade import requested
 
-_FIELDS = field_lines_named(
+_find_fields = field_lines_named(
     ("content-length", "transfer-encoding", "connection", "proxy-connection", "keep-alive", "upgrade")
-)
+).findall
 _OPTION = re.compile(TOKEN)
 _HEAD_BEGUN = re.compile(beginning_of((b"H", b"T", b"T", b"P", b"/", b"1", rb"\.", b"[0-9]", b" .*+")), re.DOTALL)
 _HEAD_END = re.compile(rb"\n\r?\n")
@@ -49,7 +49,7 @@ class Response:
         codings: list[bytes] = []
         options: list[bytes] = []
         ends_here = False
-        for name, value in _FIELDS.findall(lines):
+        for name, value in _find_fields(b"\n" + lines):
             size = len(name)
             if size == 14:
                 lengths.append(value.rstrip())

@@ -1,0 +1,222 @@
+"""The fast path of plain requests: everybody gets the bytes, and the log the lines, that they get without it."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from memory import A, B, Peer, World, answer, get
+
+from ktcpvs.dispatch.access_log import AccessLogWriter
+from ktcpvs.model.latency import described
+from ktcpvs.protocols.http1 import plain_python
+
+SERVERS = (f"server = {A}", f"server = {B}")
+RULES = (f'rule = pattern "^/a" use server {A}', f'rule = pattern "^/b" use server {B}')
+
+COOKIE = "KTCPVS_SID"
+
+
+class Lines:
+    """An access log in memory."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+
+    def write(self, line: bytes) -> None:
+        self.written.append(line)
+
+
+class Side:
+    """One world. heard: what everybody has got, in order."""
+
+    def __init__(self, scheduler: str, options: tuple[str, ...], form: str, kind: str = "compiled") -> None:
+        """kind: "compiled" or "python", the scanner of the fast path; "general": the service does not take it."""
+        rules = () if scheduler == "chttp" else RULES
+        self.world = World(f"scheduler = {scheduler}", *SERVERS, *rules, *options)
+        self.world.context.wall = lambda: 1_700_000_000.0
+        self.lines = Lines()
+        log: Any = self.lines
+        if form:
+            self.world.live.traffic.access_log.writer = AccessLogWriter(self.world.context, log, form, "s", scheduler)
+        if kind == "python":
+            self.world.live.cache.use(plain_python.RequestScanner, plain_python.scan_response)
+        self.world.live.apply_settings()
+        self.world.live.cache.is_enabled = kind != "general"
+        self.heard: list[tuple[str, bytes]] = []
+        self.client = self.world.client()
+        self.servers: list[tuple[str, Peer]] = []
+        self.cookie = b""
+        self.fast = 0
+
+    def asks(self, request: bytes) -> bool:
+        """The client sends a request; False when it cannot any more."""
+        if not self.client.stream.is_open or self.client.line.disconnecting or self.client.line.ended:
+            return False
+        if self.cookie:
+            request = request.replace(b"SESSION", self.cookie)
+        self.client.says(request)
+        self.fast += self.world.connection.exchange.is_plain
+        self._accept()
+        return True
+
+    def _accept(self) -> None:
+        """The servers that are called answer."""
+        called = self.world.called()
+        made = self.world.reactor.tcpClients[len(self.world.reactor.tcpClients) - len(called) :]
+        for address, (_, _, factory, *_) in zip(called, made, strict=True):
+            self.servers.append((address, self.world.peer(factory.buildProtocol(None))))
+
+    def answers(self, pieces: tuple[bytes, ...]) -> None:
+        """The server that has got a request responds."""
+        for address, server in list(self.servers):
+            request = server.heard()
+            if not request:
+                continue
+            self.heard.append((address, request))
+            for piece in pieces:
+                if server.stream.is_open and server.is_read():
+                    server.says(piece)
+            self.world.turns(3)
+            self.world.settle()
+            self._accept()
+        self.servers = [one for one in self.servers if one[1].stream.is_open]
+        got = self.client.heard()
+        if COOKIE.encode() in got:
+            self.cookie = got.partition(COOKIE.encode() + b"=")[2].partition(b";")[0]
+        # The name of a server depends on the switch's secret.
+        self.heard.append(("client", re.sub(rb"KTCPVS_SID=[0-9a-f.]+", b"KTCPVS_SID=name", got)))
+
+    def dies(self) -> None:
+        """All servers reset their connections."""
+        servers, self.servers = self.servers, []
+        for _, server in servers:
+            server.resets()
+        self._accept()
+
+    def leaves(self) -> None:
+        """The client resets its connection."""
+        if self.client.stream.is_open:
+            self.client.resets()
+
+    def close(self) -> None:
+        for peer in self.world.peers:
+            if peer.stream.is_open and not peer.line.disconnecting and not peer.line.aborted:
+                peer.resets()
+        self.world.close()
+
+    def counted(self) -> list[tuple[int, ...]]:
+        """What is counted at each server, and its responses by status."""
+        return [
+            (
+                one.total,
+                one.reused,
+                one.failures,
+                one.retries,
+                one.bytes_in,
+                one.bytes_out,
+                *described(one.latencies)["answers"].values(),
+            )
+            for one in self.world.live.destinations.values()
+        ]
+
+
+PATHS = st.sampled_from(("/a", "/b", "/a?x=1", "/c", "/b/" + "y" * 40))
+FIELDS = st.lists(
+    st.sampled_from(
+        (
+            "Connection: keep-alive", "connection: Keep-Alive ", "Cookie: a=1; KTCPVS_SID=SESSION; b=2",
+            "Cookie: KTCPVS_SID=SESSION", "Cookie: z=1", "Referer: http://h/x?y", "Referer: \"quoted\\",
+            "User-Agent: me/1.0", "Via: 1.1 other", "Forwarded: for=x", "X-Forwarded-For: 10.9.9.9",
+            "X_Forwarded_For: 10.9.9.9", "TE: trailers", "Accept: */*", "Upgrade: x",
+        )
+    ),
+    max_size=5,
+    unique=True,
+)  # fmt: skip
+REQUESTS = st.one_of(
+    st.builds(lambda path, fields: get(path, *fields), PATHS, FIELDS),
+    st.builds(lambda path, fields: get(path, *fields).replace(b"HTTP/1.1", b"HTTP/1.0"), PATHS, FIELDS),
+    st.builds(lambda path: get(path, "Content-Length: 3", method="POST", body=b"abc"), PATHS),
+    st.builds(lambda path: get(path, method="HEAD"), PATHS),
+    st.builds(lambda path: get(path, "Connection: close"), PATHS),
+    st.builds(lambda path: get(path) + get(path), PATHS),
+    st.just(get("/a", "Bad Name: x")),
+)
+RESPONSES = st.sampled_from(
+    (
+        (answer(),),
+        (answer(),),
+        (answer(b"other", "Connection: keep-alive", "Date: now"),),
+        (answer(b"", "X: y"),),
+        (answer(b"no", status="404 Not Found"),),
+        (answer(b"bad", status="500 Broken"),),
+        (answer(b"x" * 5000),),
+        (answer()[:30], answer()[30:]),
+        (answer()[:-2], answer()[-2:]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" + answer(),),
+        (answer(b"bye", "Connection: close"),),
+        (answer() + b"more",),
+        (b"nonsense\r\n\r\n",),
+        (),
+    )
+)
+STEPS = st.lists(
+    st.tuples(REQUESTS, RESPONSES) | st.sampled_from(("servers die", "client leaves", "time passes")), max_size=8
+)
+OPTIONS = st.sampled_from(
+    (
+        (),
+        ("x_forwarded_for = append",),
+        ("x_forwarded_for = replace", "via = append"),
+        ("forwarded = replace", "x_forwarded_host = append"),
+        ("x_forwarded_proto = replace", "x_forwarded_for = replace"),
+    )
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(("phttp", "chttp")), OPTIONS, st.sampled_from(("", "combined", "json")), STEPS)
+def test_the_fast_path_changes_nothing(scheduler: str, options: tuple[str, ...], form: str, steps: list[Any]) -> None:
+    fast, slow, python = (Side(scheduler, options, form, kind) for kind in ("compiled", "general", "python"))
+    for side in (fast, slow, python):
+        for step in steps:
+            if step == "servers die":
+                side.dies()
+            elif step == "client leaves":
+                side.leaves()
+            elif step == "time passes":
+                side.world.passes(2)
+            elif side.asks(step[0]):
+                side.answers(step[1])
+        side.leaves()
+        side.close()
+    for side in (fast, python):
+        assert side.heard == slow.heard
+        assert side.lines.written == slow.lines.written
+        assert side.counted() == slow.counted()
+    assert slow.fast == 0
+    assert fast.fast == python.fast
+
+
+@pytest.mark.parametrize("form", ["", "combined", "json"])
+@pytest.mark.parametrize("options", [(), ("x_forwarded_for = append",), ("forwarded = replace", "via = append")])
+@pytest.mark.parametrize("scheduler", ["phttp", "chttp"])
+def test_usual_requests_take_it(scheduler: str, options: tuple[str, ...], form: str) -> None:
+    side = Side(scheduler, options, form)
+    cookie = "Cookie: a=1; KTCPVS_SID=SESSION" if scheduler == "chttp" else "Cookie: a=1"
+    for number in range(6):
+        side.asks(get(f"/a?{number}", "Connection: keep-alive", f"Referer: /{number}", f"{cookie}{number}"))
+        side.answers((answer(b"%d" % number, f"Date: {number}", "Connection: keep-alive"),))
+    side.close()
+    assert side.fast >= 4
+    assert len(side.lines.written) == (6 if form else 0)
+    if form == "json":
+        lines = [json.loads(line) for line in side.lines.written]
+        assert [line["referer"] for line in lines] == [f"/{number}" for number in range(6)]
+        assert [line["body_out"] for line in lines] == [1] * 6
