@@ -65,6 +65,7 @@ class HeadCache:
         "_added",
         "_scan",
         "_scanner",
+        "_seen",
         "forwarding",
         "forwards",
         "head_size",
@@ -77,6 +78,9 @@ class HeadCache:
         self.use(plain.RequestScanner, plain.scan_response)
         self.is_enabled = False
         self.requests: dict[bytes, PlainRequest] = {}
+        # Hashes of requests that came once. Only the second time a request is kept: one that never comes again would
+        # take fresh memory, and push what is used out of the processor's cache.
+        self._seen = [0] * MAX_REQUESTS
         self.head_size = 0
         self.forwarding = Forwarding({})
         self.forwards = False
@@ -113,9 +117,14 @@ class HeadCache:
             return self._read_for(data, client)
         request = self._scan(data, b"")
         if request is not None and len(data) <= MAX_CACHED_REQUEST:
-            if len(self.requests) >= MAX_REQUESTS:
-                self.requests.clear()
-            self.requests[data] = request
+            digest = hash(data)
+            place = digest % MAX_REQUESTS
+            if self._seen[place] == digest:
+                if len(self.requests) >= MAX_REQUESTS:
+                    self.requests.clear()
+                self.requests[data] = request
+            else:
+                self._seen[place] = digest
         return request
 
     def _read_for(self, data: bytes, client: str) -> PlainRequest | None:
