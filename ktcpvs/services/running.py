@@ -171,7 +171,7 @@ class RunningService:
         redirect = traffic.selector.redirect
         kept = usable if redirect is None else usable | {redirect}
         self._step("idle connections", self.server_connections.close, kept)
-        self._step("connectors", traffic.keep_connectors, kept)
+        self._step("connectors", self._renew_connectors, kept)
         self._step("settings", self.apply_settings)
         if self.listener is not None:
             self.listener.accepted = self._accept
@@ -181,6 +181,12 @@ class RunningService:
     def _step(self, name: str, call: Callable[..., object], *arguments: Any) -> bool:
         """Take a step of a change that has been decided."""
         return self.context.steps.run(f"service {self.ident}: {name}", call, *arguments)
+
+    def _renew_connectors(self, destinations: frozenset[Destination]) -> None:
+        """Connect as the servers are configured now; connections that were made differently are not reused."""
+        changed = self.traffic.renew_connectors(destinations)
+        if changed:
+            self.server_connections.retire(changed)
 
     @property
     def _accept(self) -> Callable[[socket.socket, Any], object]:
