@@ -10,8 +10,10 @@ assert server.heard() == b"hello"
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 
 from servers import free_address
+from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
 from twisted.internet.protocol import ClientFactory
 from twisted.internet.testing import MemoryReactorClock, StringTransport
@@ -23,6 +25,7 @@ from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.services.director import Director
 from ktcpvs.services.running import RunningService
+from ktcpvs.streams.preamble import Stage
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.sockets import RESET_ON_CLOSE
@@ -143,10 +146,21 @@ class Peer:
 class World:
     """One service `s` of these configuration lines, running, in memory."""
 
-    def __init__(self, *lines: str, settings: str = "", descriptors: int = 1000) -> None:
+    def __init__(
+        self,
+        *lines: str,
+        settings: str = "",
+        descriptors: int = 1000,
+        stages: Sequence[Stage] = (),
+        log: EventLog | None = None,
+    ) -> None:
+        """stages: of the preamble, from the next edit on."""
         self.reactor = MemoryReactorClock()
-        self.context = Context(self.reactor, EventLog(), Descriptors(descriptors), monotonic=self.reactor.seconds)
-        self.director = Director(self.context)
+        self.context = Context(
+            self.reactor, log or EventLog(), Descriptors(descriptors), monotonic=self.reactor.seconds
+        )
+        self.stages = stages
+        self.director = Director(self.context, stages_of=lambda config: self.stages)
         self.director.start()
         self.peers: list[Peer] = []
         self._called = 0
@@ -181,6 +195,12 @@ class World:
             return None
         self.connection = connection
         return self.peer(connection.client)
+
+    def knocks(self, host: str = "192.0.2.1") -> Peer:
+        """A client comes whose connection begins with the stages."""
+        stream = self.live.client_factory.buildProtocol(IPv4Address("TCP", host, 4711))
+        assert stream is not None, "the client was turned away"
+        return self.peer(stream)
 
     def peer(self, stream: Stream) -> Peer:
         peer = Peer(stream)
@@ -239,6 +259,7 @@ class World:
         counted = [d for d in (*self.live.destinations.values(), *self.live.leaving.values()) if d.active]
         assert not counted, counted
         assert not self.live.connections
+        assert not self.live.preambles
         assert self.context.descriptors.used == 0
         assert self.live.server_connections.open == 0
         self.director.end()

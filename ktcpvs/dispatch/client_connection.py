@@ -16,6 +16,7 @@ from ktcpvs.relay.copy import CopyRelay
 from ktcpvs.relay.engines import EngineRelay, Relay
 from ktcpvs.relay.handover import Handover
 from ktcpvs.streams.stream import Stream
+from ktcpvs.streams.transport import nothing
 from ktcpvs.system import log as levels
 from ktcpvs.system.timer_wheel import Timer
 
@@ -105,6 +106,14 @@ class ClientConnection(ABC):
     @abstractmethod
     def rearm(self) -> None:
         """A timeout has changed."""
+
+    def take_over(self, stream: Stream, first: bytes) -> None:
+        """Serve the client over a stream that is open already. first: what it has sent before all that follows."""
+        self.client = stream
+        stream.made = stream.dataReceived = stream.ended = stream.lost = nothing
+        self._opened()
+        if first:
+            stream.dataReceived(first)
 
     # What the kinds of connections do.
 

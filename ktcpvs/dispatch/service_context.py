@@ -58,11 +58,12 @@ class ServiceContext:
 
     unit: of the scheduler. first_byte_timeout: seconds; 0: none. server_failed: called with a server and a reason when
     a connection or request has failed by that server's fault. room_needed: called when a client waits for room.
+    make_connector: makes the connector of a server as it is configured now.
     """
 
     __slots__ = (
-        "_connectors", "access_log", "admission", "config", "context", "counters", "first_byte_timeout", "queue",
-        "relay", "room_needed", "selector", "server_failed", "unit",
+        "_connectors", "access_log", "admission", "config", "context", "counters", "first_byte_timeout",
+        "make_connector", "queue", "relay", "room_needed", "selector", "server_failed", "unit",
     )  # fmt: skip
 
     def __init__(self, context: Context, config: VirtualService, unit: str) -> None:
@@ -77,6 +78,9 @@ class ServiceContext:
         self.relay = RelayChoice()
         self.first_byte_timeout = 0
         self._connectors: dict[Destination, Connector] = {}
+        self.make_connector: Callable[[Destination], Connector] = lambda destination: Connector(
+            context.reactor, destination.address, lambda: context.settings.connect_timeout
+        )
         self.server_failed: Callable[[Destination, str], object] = lambda destination, reason: None
         self.room_needed: Callable[[], object] = lambda: None
 
@@ -91,14 +95,19 @@ class ServiceContext:
         """The connector of a server: the one way to connect to it, for traffic and for health checks."""
         found = self._connectors.get(destination)
         if found is None:
-            context = self.context
-            timeout = lambda: context.settings.connect_timeout  # noqa: E731
-            found = self._connectors[destination] = Connector(context.reactor, destination.address, timeout)
+            found = self._connectors[destination] = self.make_connector(destination)
         return found
 
-    def keep_connectors(self, destinations: Collection[Destination]) -> None:
-        """Drop the connectors of other servers; a connection attempt that is under way goes on."""
-        self._connectors = {one: found for one, found in self._connectors.items() if one in destinations}
+    def renew_connectors(self, destinations: Collection[Destination]) -> frozenset[Destination]:
+        """Make the connectors of these servers anew, as they are configured now, and drop those of other servers; an
+        attempt that is under way goes on.
+
+        Returns the servers whose connections must not be reused: their connector has another key, or is dropped (they
+        may be added again with another one).
+        """
+        before = self._connectors
+        now = self._connectors = {one: self.make_connector(one) for one in before if one in destinations}
+        return frozenset(one for one, old in before.items() if one not in now or now[one].key != old.key)
 
     def wait_for_room(self, waiter: Waiter) -> None:
         """Put a request into the queue."""

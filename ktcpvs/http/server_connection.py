@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from twisted.internet.defer import Deferred
@@ -44,7 +44,7 @@ class ConnectionKeeper(Protocol):
     def forget(self, connection: ServerConnection) -> None:
         """An idle connection is closing."""
 
-    def closed(self) -> None:
+    def closed(self, connection: ServerConnection) -> None:
         """A connection is gone."""
 
     def close_later(self, connection: ServerConnection) -> None:
@@ -59,7 +59,8 @@ class ServerConnection(Stream):
 
     exchange: the exchange that it serves; None while idle. is_used: it has served an exchange before. idle_since: the
     tick when it became idle. cached_response: its last response, if one like it can be passed on as a whole.
-    is_reusable: False once a response has left a doubt where the next one begins.
+    is_reusable: False once a response has left a doubt where the next one begins, or an edit has changed how the server
+    is connected to.
     """
 
     def __init__(self, keeper: ConnectionKeeper, destination: Destination) -> None:
@@ -116,7 +117,7 @@ class ServerConnection(Stream):
             self.exchange.server_ended()
 
     def _gone(self, clean: bool) -> None:
-        self._keeper.closed()
+        self._keeper.closed(self)
         while self._unread and self.exchange is not None:
             self._read_now()
         exchange, self.exchange = self.exchange, None
@@ -124,6 +125,11 @@ class ServerConnection(Stream):
             self._keeper.forget(self)
         else:
             exchange.server_lost(clean)
+
+    def retire(self) -> None:
+        """Serve no further exchange. Without a cached response, the current one is not put back by the fast path."""
+        self.is_reusable = False
+        self.cached_response = None
 
     def close(self) -> bool:
         """Send what is buffered, then close; reset a server that does not take it within `linger_timeout` seconds."""
@@ -144,20 +150,22 @@ class ServerConnection(Stream):
 
 
 class ServerConnections:
-    """All server connections of one service: those in use, and the idle ones in `pool`.
-
-    open: how many there are, those being made included.
-    """
+    """All server connections of one service: those in use, and the idle ones in `pool`."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self.pool: Pool[ServerConnection] = Pool()
         self._is_sweeping = False
-        self.open = 0
+        self._open: set[ServerConnection] = set()
         context.descriptors.pools.add(self)
 
     def __repr__(self) -> str:
         return f"<ServerConnections {self.open} open, {self.pool!r}>"
+
+    @property
+    def open(self) -> int:
+        """How many there are, those being made included."""
+        return len(self._open)
 
     def take(self, destination: Destination, *, is_repeatable: bool) -> ServerConnection | None:
         """An idle connection to `destination`; None when there is none.
@@ -185,18 +193,26 @@ class ServerConnections:
 
     def connect(self, destination: Destination, connector: Connector) -> tuple[ServerConnection, Deferred[Stream]]:
         """Connect to `destination`: the connection, and a Deferred that fires when it is open."""
-        self.open += 1
         self._context.descriptors.take_server()
         connection = ServerConnection(self, destination)
-        return connection, connector.connect_stream(connection).addErrback(self._not_connected)
+        self._open.add(connection)
+        return connection, connector.connect_stream(connection).addErrback(self._not_connected, connection)
 
-    def _not_connected(self, why: Failure) -> Failure:
-        self.closed()
+    def _not_connected(self, why: Failure, connection: ServerConnection) -> Failure:
+        self.closed(connection)
         return why
 
     def close(self, keep: frozenset[Destination] = frozenset()) -> None:
         """Close the idle connections to all servers but `keep`."""
         self._close_all(self.pool.drain(keep))
+
+    def retire(self, destinations: Collection[Destination]) -> None:
+        """Close the idle connections to these servers, and keep none that is in use or being made: an edit has deleted
+        them, or changed how they are connected to. So requests need not compare connectors."""
+        for connection in self._open:
+            if connection.destination in destinations:
+                connection.retire()
+        self.close(frozenset(self.pool.kept).difference(destinations))
 
     def _close_all(self, connections: list[ServerConnection]) -> None:
         for connection in connections:  # each is out of the pool: an exception must not keep the others open
@@ -214,8 +230,8 @@ class ServerConnections:
     def forget(self, connection: ServerConnection) -> None:
         self.pool.discard(connection)
 
-    def closed(self) -> None:
-        self.open -= 1
+    def closed(self, connection: ServerConnection) -> None:
+        self._open.discard(connection)
         self._context.descriptors.give_server()
 
     def close_later(self, connection: ServerConnection) -> None:

@@ -40,7 +40,11 @@ class Upgrade:
     __slots__ = ("_connection_closed", "_context", "_owner", "_server")
 
     def __init__(
-        self, context: Context, owner: UpgradeOwner, server: ServerConnection, connection_closed: Callable[[], object]
+        self,
+        context: Context,
+        owner: UpgradeOwner,
+        server: ServerConnection,
+        connection_closed: Callable[[ServerConnection], object],
     ) -> None:
         """connection_closed: called when the server connection is gone."""
         self._context = context
@@ -72,7 +76,7 @@ class Upgrade:
 
     def _server_lost(self, clean: bool) -> None:
         owner = self._owner
-        self._connection_closed()
+        self._connection_closed(self._server)
         if owner.state != life.CLOSED:
             owner.transition(life.RESET)
         owner.set_timer(0)

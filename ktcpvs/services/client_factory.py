@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -15,7 +15,9 @@ from ktcpvs.http.client_connection import HTTPClientConnection
 from ktcpvs.http.service import HTTPService
 from ktcpvs.interfaces import EACH_REQUEST
 from ktcpvs.model.clients import NOWHERE
+from ktcpvs.services.preambles import Preambles
 from ktcpvs.streams.accept import client_name
+from ktcpvs.streams.preamble import Stage
 from ktcpvs.streams.stream import Stream
 from ktcpvs.tcp.connection import TCPClientConnection
 
@@ -26,13 +28,20 @@ class ClientFactory:
 
     The switch's own accept loop calls `build` with a socket's peer. Any Twisted endpoint can serve the service too, by
     `endpoint.listen(factory)`; then `maxclients` does not apply, since the endpoint accepts.
+
+    stages: of the preamble, which an endpoint's clients go through before they are admitted.
     """
 
-    def __init__(self, http: HTTPService, began: Callable[[ClientConnection], object]) -> None:
-        """began: called with each new connection, before its stream is connected."""
+    def __init__(
+        self, http: HTTPService, began: Callable[[ClientConnection], object], preambles: Preambles | None = None
+    ) -> None:
+        """began: called with each new connection, before its stream is connected. preambles: run the stages; None:
+        there are none."""
         self._http = http
         self._service = http.context
         self._began = began
+        self._preambles = preambles
+        self.stages: Sequence[Stage] = ()
 
     def __repr__(self) -> str:
         return f"<ClientFactory of {self._service.ident}>"
@@ -44,11 +53,14 @@ class ClientFactory:
         """An endpoint listens no more."""
 
     def buildProtocol(self, addr: IAddress | None) -> Stream | None:
-        """The stream of a new client connection; None when the client is turned away: the endpoint closes it.
+        """The stream of a new client; None when the client is turned away: the endpoint closes it.
 
         addr: as Twisted gives it; a client without an IP address is taken for one of a unix socket.
         """
-        connection = self.build((addr.host, addr.port) if isinstance(addr, IPv4Address | IPv6Address) else "")
+        peer = (addr.host, addr.port) if isinstance(addr, IPv4Address | IPv6Address) else ""
+        if self.stages and self._preambles is not None:
+            return self._preambles.begin(self.stages, peer).stream
+        connection = self.build(peer)
         return connection.client if connection is not None else None
 
     def build(self, peer: Any) -> ClientConnection | None:

@@ -35,6 +35,7 @@ from ktcpvs.services.resolver import NoResolver, Resolver
 from ktcpvs.services.running import RunningService
 from ktcpvs.services.scheduler_binding import SchedulerBinder
 from ktcpvs.services.serving_processes import ServingProcesses, SingleProcess
+from ktcpvs.streams.preamble import Stage
 from ktcpvs.system import log as levels
 from ktcpvs.system.plugins import Schedulers
 from ktcpvs.system.sockets import close_listener
@@ -43,6 +44,9 @@ T = TypeVar("T")
 
 CarryOut = Callable[[Edit], Awaitable[Sequence[str]]]
 """Carries an edit out; returns warnings about it, a line each. Raises a Refusal."""
+
+StagesOf = Callable[[VirtualService], Sequence[Stage]]
+"""Returns the stages of the preamble that the clients of a service go through. Raises a Refusal."""
 
 
 @define
@@ -61,6 +65,11 @@ class _Preparation:
         for _, prepared in self.ready:
             for sock in prepared.socks:
                 close_listener(sock)
+
+
+def no_stages(config: VirtualService) -> Sequence[Stage]:
+    """Return no stages: clients are served as they come."""
+    return ()
 
 
 async def _save_nowhere(table: Table) -> None:
@@ -86,11 +95,13 @@ class Director:
         checks: Callable[[Context], ActiveChecks | NoChecks] = ActiveChecks,
         resolver: Callable[[Context, Callable[[Resolution], Deferred[None]]], Resolver | NoResolver] = Resolver,
         is_strict: bool = True,
+        stages_of: StagesOf = no_stages,
     ) -> None:
         """save: keeps the table safe from a crash; raises CannotSave. unload: called when an Unload has been carried
         out. processes: those that serve; None: this one alone. checks, resolver: make the active checks and the
         look-ups of names; NoChecks, NoResolver: another process does that. is_strict: refuse edits that need what this
-        machine does not have, such as an access log that cannot be written or a relay that is not supported."""
+        machine does not have, such as an access log that cannot be written or a relay that is not supported. stages_of:
+        the stages of a service's preamble."""
         self.context = context
         self.table = self.expanded = Table()
         self.resolution: Resolution = {}
@@ -104,6 +115,7 @@ class Director:
         self._save = save
         self._unload = unload
         self._is_strict = is_strict
+        self._stages_of = stages_of
         self._forward: CarryOut | None = None
         self._is_ending = False
         self._lock: DeferredLock = DeferredLock()
@@ -303,6 +315,7 @@ class Director:
             for before, config in (*starting, *changes.change):
                 service = self.services.get(config.ident) or RunningService(self.context, config)
                 prepared = await self.bind(service, config, new.settings)
+                prepared.stages = self._stages_of(config)
                 preparation.ready.append((service, prepared))
                 if before is None or before.listen != config.listen:
                     prepared.socks = self.processes.open(config.listen, new.settings.max_backlog, closing)
@@ -332,7 +345,7 @@ class Director:
             service = self.services.pop(ident)
             run(f"service {ident}: delete", service.delete)
             self.draining.add(service)
-        self.draining = {service for service in self.draining if service.connections}
+        self.draining = {service for service in self.draining if service.living}
         run("checks", self._follow_checks)
         run("health updates", self.processes.watch_health, self.services.values())
 

@@ -56,7 +56,7 @@ def _kind(family: socket.AddressFamily) -> type[socket.socket]:
 @implementer(IReadDescriptor)
 class Listener:
     """name: of its service, for the log. admit: asked before each client whether there is room for one.
-    accepted: gets each client's socket and its peer's address."""
+    accepted: gets each client's socket and its peer's address; it may be replaced."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Listener:
         self._name = name
         self.socket: Any = sock
         self._admit = admit
-        self._accepted = accepted
+        self.accepted = accepted
         self._family = int(sock.family)
         self._kind = _kind(sock.family)
         self._is_dual_stack = is_dual_stack(sock)
@@ -185,7 +185,7 @@ class Listener:
                     return
                 continue  # this client went away while it waited
             self._exhausted = False
-            self._accepted(client, unmapped(peer) if self._is_dual_stack else peer)
+            self.accepted(client, unmapped(peer) if self._is_dual_stack else peer)
 
     def _rest(self, error: OSError) -> None:
         if not self._exhausted:

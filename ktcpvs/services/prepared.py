@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from attrs import Factory, define, field
@@ -12,6 +12,7 @@ from ktcpvs.model.address import Address
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import ServiceView
 from ktcpvs.model.service import VirtualService
+from ktcpvs.streams.preamble import Stage
 
 
 @define
@@ -19,7 +20,7 @@ class Prepared:
     """config: the next configuration. destinations: one for each of its servers. factory, balance, fallback: scheduler
     plugins; fallback None: the service has none. key: the secret that signs its cookies. is_dry_run: the scheduler is
     bound for questions only and thrown away. scheduler: the bound scheduler. seen: the view that it was bound with.
-    socks: new listening sockets; none: the service listens where it did."""
+    socks: new listening sockets; none: the service listens where it did. stages: of the preamble of its clients."""
 
     config: VirtualService
     destinations: dict[Address, Destination]
@@ -31,6 +32,7 @@ class Prepared:
     scheduler: Any = None
     seen: ServiceView | None = None
     socks: list[socket.socket] = Factory(list)
+    stages: Sequence[Stage] = ()
 
     def view(self, before: ServiceView | None = None) -> ServiceView:
         """The service as a scheduler sees it. before: the view of the scheduler that runs now."""

@@ -25,8 +25,9 @@ from ktcpvs.model.service import VirtualService
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.client_factory import ClientFactory
 from ktcpvs.services.listener import Listener
+from ktcpvs.services.preambles import Preambles
 from ktcpvs.services.prepared import Prepared
-from ktcpvs.streams.accept import adopt_socket
+from ktcpvs.streams.accept import adopt_socket, client_name
 from ktcpvs.streams.connector import Connector
 from ktcpvs.system import log as levels
 from ktcpvs.system.periodic import PeriodicJob
@@ -54,8 +55,8 @@ class RunningService:
     context: what all of the process shares. traffic: the collaborators of its connections. config: as it runs.
     destinations: its servers by address. leaving: deleted servers whose connections drain. server_connections: of a
     service that is switched request by request. cache: its parsed heads. health: of its servers. clients: how many
-    clients it has in all processes. retired: fires when the previous listener is closed; None: there was none on the
-    same port. scheduler_factory: the scheduler's plugin.
+    clients it has in all processes. preambles: its clients that are still in their preamble. retired: fires when the
+    previous listener is closed; None: there was none on the same port. scheduler_factory: the scheduler's plugin.
     """
 
     def __init__(self, context: Context, config: VirtualService) -> None:
@@ -73,7 +74,8 @@ class RunningService:
         self.cache = HeadCache()
         self.health = ServiceHealth(context, self.traffic.selector, self.traffic.queue)
         http = HTTPService(self.traffic, self.server_connections, self.cache)
-        self.client_factory = ClientFactory(http, self._began)
+        self.preambles = Preambles(context, config.ident, self.clients, self._build, self._left)
+        self.client_factory = ClientFactory(http, self._began, self.preambles)
         self.traffic.server_failed = self.health.failed
         self.traffic.room_needed = self._room_needed
         self._is_deleted = False
@@ -156,6 +158,7 @@ class RunningService:
         self.config = traffic.config = config
         self.destinations, self._view = destinations, prepared.seen
         self.scheduler_factory, traffic.unit = prepared.factory, unit
+        self.client_factory.stages = prepared.stages
         usable = frozenset(destinations.values())
         traffic.selector.configure(config, prepared.scheduler, usable, prepared.bind_fallback())
         if gone:
@@ -168,15 +171,27 @@ class RunningService:
         redirect = traffic.selector.redirect
         kept = usable if redirect is None else usable | {redirect}
         self._step("idle connections", self.server_connections.close, kept)
-        self._step("connectors", traffic.keep_connectors, kept)
+        self._step("connectors", self._renew_connectors, kept)
         self._step("settings", self.apply_settings)
         if self.listener is not None:
+            self.listener.accepted = self._accept
             self.listener.resume()
         self._step("queue", traffic.queue.try_all)
 
     def _step(self, name: str, call: Callable[..., object], *arguments: Any) -> bool:
         """Take a step of a change that has been decided."""
         return self.context.steps.run(f"service {self.ident}: {name}", call, *arguments)
+
+    def _renew_connectors(self, destinations: frozenset[Destination]) -> None:
+        """Connect as the servers are configured now; connections that were made differently are not reused."""
+        changed = self.traffic.renew_connectors(destinations)
+        if changed:
+            self.server_connections.retire(changed)
+
+    @property
+    def _accept(self) -> Callable[[socket.socket, Any], object]:
+        """What gets the accepted sockets: without stages, nothing comes between accept and the client connection."""
+        return self._accepted_with_preamble if self.client_factory.stages else self._accepted
 
     def _register_watchers(self, scheduler: Any) -> None:
         for destination in self.usable:
@@ -189,12 +204,12 @@ class RunningService:
     def delete(self) -> None:
         """The service is no longer in the table: with its last connection all of it goes."""
         self._is_deleted = True
-        if not self.connections:
+        if not self.connections and not self.preambles:
             self.traffic.access_log.release()
 
     def listen(self, sock: socket.socket) -> None:
         """Accept clients from `sock`, and no longer from the one before."""
-        before, self.listener = self.listener, Listener(self.context, self.ident, sock, self._admit, self._accepted)
+        before, self.listener = self.listener, Listener(self.context, self.ident, sock, self._admit, self._accept)
         if before is not None:
             self._step("listener before", self._end_listener, before, self.listener)
         if self._drain is not None:
@@ -215,12 +230,14 @@ class RunningService:
 
     @property
     def living(self) -> int:
-        """How many connections live; a socket that is listened on a little longer counts as one."""
-        return len(self.connections) + (self._is_handed_over and self.listener is not None)
+        """How many connections live, those in their preamble included; a socket that is listened on a little longer
+        counts as one."""
+        return len(self.connections) + len(self.preambles) + (self._is_handed_over and self.listener is not None)
 
     def hand_over(self, late: bool) -> None:
-        """Another process accepts its clients. Connections may finish until the drain timeout, and who is idle may ask
-        once more. late: the other process has not taken this socket, and no more clients are sent to it."""
+        """Another process accepts its clients. Connections may finish until the drain timeout. An idle client may send
+        one more request, and so may a client that completes its preamble. late: the other process has not taken this
+        socket, and no more clients are sent to it."""
         if self._is_handed_over:
             return
         self._is_handed_over = True
@@ -237,7 +254,7 @@ class RunningService:
         self._let_drain(methodcaller("retire_gently"))
 
     def stop(self) -> None:
-        """Close the listener; connections may finish until the drain timeout."""
+        """Close the listener; connections may finish until the drain timeout. Those in their preamble are reset."""
         if self._is_handed_over:
             return
         self._close_retiring()
@@ -250,6 +267,7 @@ class RunningService:
                 ident=self.ident,
                 n=len(self.connections),
             )
+        self.preambles.close()
         self._let_drain(methodcaller("retire"))
 
     def _close_retiring(self) -> None:
@@ -260,7 +278,7 @@ class RunningService:
         for connection in list(self.connections):
             self._step("drain", part, connection)
         self._step("idle connections", self.server_connections.close)
-        if self.connections and self._drain is None:
+        if (self.connections or self.preambles) and self._drain is None:
             self._drain = self.context.wheel.after(self.context.settings.drain_timeout, self._end_all)
 
     def settings_changed(self) -> None:
@@ -282,6 +300,7 @@ class RunningService:
 
     def end_all(self) -> None:
         """End every connection now."""
+        self.preambles.close()
         for connection in list(self.connections):
             self._step("end a connection", connection.expire)
 
@@ -359,6 +378,26 @@ class RunningService:
             sock.close()
             self._ended(connection)
 
+    def _accepted_with_preamble(self, sock: socket.socket, peer: Any) -> None:
+        """Let one client go through the stages of its preamble."""
+        preamble = self.preambles.begin(self.client_factory.stages, peer)
+        stream = preamble.stream
+        try:
+            adopt_socket(self.context.reactor, sock, peer, stream)
+        except Exception:
+            self.context.log.failure("service {ident}: {client} lost", ident=self.ident, client=client_name(peer)[0])
+            stream.abort()
+        if not stream.is_open:
+            sock.close()
+            self.preambles.gone(preamble)
+
+    def _build(self, peer: Any) -> ClientConnection | None:
+        """The connection of a client that has completed its preamble. peer: the address that the stages have found."""
+        connection = self.client_factory.build(peer)
+        if connection is not None and self._is_handed_over:
+            connection.retire_gently()
+        return connection
+
     def _began(self, connection: ClientConnection) -> None:
         """Count a new connection in."""
         connection.on_end = self._ended
@@ -399,9 +438,13 @@ class RunningService:
                 bytes_out=bytes_out,
             )
         self.context.descriptors.give(connection.descriptors, connection.reserved)
+        self._left()
+
+    def _left(self) -> None:
+        """A client is gone: accept another one, or finish to drain."""
         if self.listener is not None:
             self.listener.resume()
-        elif not self.connections:
+        elif not self.living:
             if self._drain is not None:
                 self._drain.cancel()
                 self._drain = None

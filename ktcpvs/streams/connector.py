@@ -18,16 +18,7 @@ from ktcpvs.streams.stream import Stream
 
 @implementer(IStreamClientEndpoint)
 class Connector:
-    """Makes connections to the server at `address`.
-
-    tls, verify_name, proxy_header, protocol: room for TLS, the name that the server's certificate must have, the
-    version of the PROXY header, and the application protocol. All are None: none of them is built yet.
-    """
-
-    tls: Hashable = None
-    verify_name: str | None = None
-    proxy_header: int | None = None
-    protocol: str | None = None
+    """Makes connections to the server at `address`."""
 
     def __init__(self, reactor: Any, address: Address, timeout: float | Callable[[], float]) -> None:
         """timeout: seconds for each attempt to connect; a function is called for each connection, so that a setting may
@@ -38,8 +29,9 @@ class Connector:
 
     @property
     def key(self) -> Hashable:
-        """Two connections whose connectors have equal keys can replace each other: a pool keeps them under it."""
-        return self.address, self.tls, self.verify_name, self.proxy_header, self.protocol
+        """Connections of connectors with equal keys can replace each other; a pool reuses no others. Whatever else
+        distinguishes connections to one address, such as TLS and the name to verify, must become a part of it."""
+        return self.address
 
     @property
     def timeout(self) -> float:

@@ -60,11 +60,14 @@ class EventLog:
         if since is not None:
             self._logger.failure(form + since, failure=failure, **values)
 
-    def fault(self, form: str, **values: Any) -> None:
-        """Write a bug without a traceback, as `failure` does. ident: the service at fault."""
-        since = self._since((form, values.get("ident")))
+    def fault(self, form: str, ident: str = "", reason: str = "", **values: Any) -> None:
+        """Write a bug or a client's fault without a traceback, the same one as seldom as `failure` does.
+
+        ident: the service at fault. reason: each one is written by itself.
+        """
+        since = self._since((form, ident, reason))
         if since is not None:
-            self._logger.warn(form + since, **values)
+            self._logger.warn(form + since, ident=ident, reason=reason, **values)
 
     def _since(self, key: Any) -> str | None:
         """Return None if the failure was written recently, else a note on how often it has been suppressed."""

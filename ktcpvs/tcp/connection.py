@@ -33,12 +33,13 @@ class TCPClientConnection(ClientConnection):
     table = life.TABLE
     descriptors = 2  # its server's is taken with it
 
-    __slots__ = ("_connecting", "_is_settled", "_reader", "server")
+    __slots__ = ("_connecting", "_first", "_is_settled", "_reader", "server")
 
     def __init__(self, service: ServiceContext, client_name: str, client_host: str) -> None:
         super().__init__(service, client_name, client_host, life.OPENING[service.unit])
         self.server: Stream | None = None
         self._connecting: Deferred[Stream] | None = None
+        self._first = b""  # of a client that is not read before it has a server: what came behind its preamble
         self._reader: HeadReader | None = None
         self._is_settled = False
 
@@ -58,6 +59,11 @@ class TCPClientConnection(ClientConnection):
             self._check_idle()
 
     # The client.
+
+    def take_over(self, stream: Stream, first: bytes) -> None:
+        if self.service.unit == PER_CONNECTION:
+            self._first, first = first, b""
+        super().take_over(stream, first)
 
     def _opened(self) -> None:
         self.client.lost = self._client_lost
@@ -193,8 +199,8 @@ class TCPClientConnection(ClientConnection):
         if dispatcher.entry is not None:
             dispatcher.entry.connected(is_reused=False)
         relay = self.relay = CopyRelay(self.client, server, self.context.wheel, self._finished)
-        head = bytes(self._reader.received) if self._reader is not None else b""
-        self._reader = None
+        head = bytes(self._reader.received) if self._reader is not None else self._first
+        self._reader, self._first = None, b""
         dispatcher.request.lines = b""
         self._check_idle()
         relay.start(head)

@@ -48,6 +48,18 @@ def test_other_failures_are_other_lines() -> None:
     assert len(said) == 3
 
 
+def test_each_reason_of_a_fault_is_a_line() -> None:
+    clock = Clock()
+    events, said = log(0, clock)
+    form = "service {ident}: {client} refused: {reason}"
+    for reason in "early", "late", "early":
+        events.fault(form, "web", reason, client="a")
+    assert said == ["service web: a refused: early", "service web: a refused: late"]
+    clock.advance(FAILURE_INTERVAL)
+    events.fault(form, "web", "early", client="b")
+    assert said[2:] == ["service web: b refused: early (1 times more since the last such line)"]
+
+
 def test_what_is_remembered_is_bounded() -> None:
     events, said = log(0, Clock())
     for number in range(MAX_KNOWN_FAILURES):

@@ -1,0 +1,44 @@
+"""Stages of a preamble for tests: a line at the beginning that says who the client is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ktcpvs.streams.preamble import Proceed, Refuse
+
+
+class LineStage:
+    """Clients begin with `KNOCK HOST PORT` and a newline; HOST PORT is their address then. `KNOCK` keeps it.
+
+    begun: the address of each client for whom it has begun. skips: addresses for which it does not apply.
+    """
+
+    def __init__(self, name: str = "knock", timeout: int = 3, max_size: int = 64, skips: tuple[str, ...] = ()) -> None:
+        self.name = name
+        self.timeout = timeout
+        self.max_size = max_size
+        self.skips = skips
+        self.begun: list[Any] = []
+
+    def begin(self, peer: Any, stream: Any) -> LineReader | None:
+        if peer and peer[0] in self.skips:
+            return None
+        self.begun.append(peer)
+        return LineReader()
+
+
+class LineReader:
+    """Reads the line of one client."""
+
+    def __init__(self) -> None:
+        self._received = bytearray()
+
+    def feed(self, data: bytes) -> Proceed | Refuse | None:
+        self._received += data
+        line, newline, rest = bytes(self._received).partition(b"\n")
+        if not newline:
+            return None
+        word, *address = line.decode().split()
+        if word != "KNOCK":
+            return Refuse("not a knock")
+        return Proceed(rest, (address[0], int(address[1])) if address else None)
