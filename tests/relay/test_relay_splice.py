@@ -479,7 +479,7 @@ def test_a_close_lets_out_what_is_held(relays: Relays) -> None:
     assert 0 < taken <= sent
     assert len(read_all(joined.client)) == taken
     joined.hears("client lost")
-    joined.do(joined.outer.stream.reset)
+    joined.do(joined.outer.stream.abort)
     joined.hears("client lost", "server broken")
 
 
