@@ -253,6 +253,15 @@ def read_all(sock: socket.socket) -> bytes:
     return b"".join(chunks(sock))
 
 
+def ending(sock: socket.socket) -> str:
+    """Wait until the other side ends, of which everything has been read: "end" for a FIN, "reset" for a reset."""
+    try:
+        assert sock.recv(1) == b""
+    except ConnectionResetError:
+        return "reset"
+    return "end"
+
+
 def read_exactly(sock: socket.socket, size: int) -> bytes:
     """Read `size` bytes. Raises EOFError when the other side ends before."""
     data = bytearray()

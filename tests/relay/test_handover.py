@@ -194,14 +194,12 @@ class Joined:
         return waits is not None and waits.is_flushing
 
 
-@pytest.fixture(scope="module", params=["uvloop", "epoll"])
-def thread(request: pytest.FixtureRequest) -> Iterator[ReactorThread]:
-    thread = ReactorThread(request.param)
+@pytest.fixture(scope="module")
+def thread(thread: ReactorThread) -> ReactorThread:
     first = Switch(thread, (LOOPBACK, 0), WLC)  # what a reactor opens when it is needed first is not counted
     first.join().talk()
     first.close()
-    yield thread
-    thread.stop()
+    return thread
 
 
 Make = Callable[..., Switch]

@@ -14,7 +14,6 @@ import test_relay_splice as like_splice
 from reactors import ReactorThread, descriptors, settled
 from servers import read_all, read_exactly, reset, wait_for
 from test_relay_splice import BULK, Joined, Sending, filled
-from test_relay_splice import thread as thread
 
 from ktcpvs.model import grants
 from ktcpvs.relay import program_slots

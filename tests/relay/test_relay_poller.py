@@ -18,13 +18,6 @@ from ktcpvs.relay.poller import MAX_EVENTS, SocketPoller
 IN, OUT, HUP = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP
 
 
-@pytest.fixture(scope="module", params=["uvloop", "epoll"])
-def thread(request: pytest.FixtureRequest) -> Iterator[ReactorThread]:
-    thread = ReactorThread(request.param)
-    yield thread
-    thread.stop()
-
-
 @pytest.fixture
 def poller(thread: ReactorThread) -> Iterator[SocketPoller]:
     thread.failures.clear()
