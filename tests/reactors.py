@@ -77,9 +77,9 @@ class Owner:
         self.data = bytearray()
         self.received: Callable[[bytes], object] = lambda _: None
         self._at_once = at_once
-        self.stream: Any = Stream(self._made)
+        self.stream: Any = Stream(self.made)
 
-    def _made(self) -> None:
+    def made(self) -> None:
         stream = self.stream
         stream.dataReceived = self._data_received
         stream.ended = lambda: self.heard.append("ended")
@@ -148,7 +148,7 @@ class Lines:
             speaker.start()
 
             def calling() -> Any:
-                made = owner._made
+                made = owner.made
                 owner.stream.made = lambda: None
                 return connect(self.thread.reactor, self.address, 10, owner.stream).addCallback(lambda _: made())
 

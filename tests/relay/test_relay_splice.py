@@ -61,14 +61,20 @@ class Joined:
     client, server: the peers' sockets. heard: what the owner has heard, in order.
     """
 
-    def __init__(self, relays: Relays, at_once: Callable[[Owner], object] = lambda _: None) -> None:
+    def __init__(
+        self,
+        relays: Relays,
+        at_once: Callable[[Owner], object] = lambda _: None,
+        finished: Callable[[], object] | None = None,
+    ) -> None:
+        """finished: what the relay calls instead of this object's own method."""
         self.relays = relays
         self.inner, self.client = relays.clients.line(at_once)
         self.outer, self.server = relays.servers.line(at_once)
         self.heard: list[str] = []
         self.inner.stream.lost = lambda clean: self._lost("client", clean)
         self.outer.stream.lost = lambda clean: self._lost("server", clean)
-        self.relay = relays.make(self.inner.stream, self.outer.stream, self._finished)
+        self.relay = relays.make(self.inner.stream, self.outer.stream, finished or self._finished)
         self.is_over = False
 
     def start(self, waiting: bytes = b"", answer: bytes = b"") -> Joined:
@@ -475,13 +481,12 @@ class Trouble(Exception):
 
 
 def test_an_exception_costs_only_its_connection(relays: Relays) -> None:
-    joined, other = relays.join(), relays.join()
     error = Trouble()
 
     def fail() -> None:
         raise error
 
-    joined.relay._finished = fail
+    joined, other = Joined(relays, finished=fail).start(), relays.join()
     joined.client.close()
     joined.server.close()
     joined.hears("client broken", "server broken")
