@@ -130,10 +130,13 @@ class Handover:
     def cancel(self) -> None:
         """The connection is over."""
         self._is_over = True
+        self._cancel_check()
+        self._cancel_early_check()
+
+    def _cancel_check(self) -> None:
         call, self._call = self._call, None
         if call is not None:
             call.cancel()
-        self._cancel_early_check()
 
     def _cancel_early_check(self) -> None:
         check, self._early_check = self._early_check, None
@@ -155,9 +158,7 @@ class Handover:
             return
         if self._moved() - before > self._rate() * EARLY_CHECK_DELAY:
             self._is_bulk = True
-        call, self._call = self._call, None
-        if call is not None:
-            call.cancel()
+        self._cancel_check()
         self._check()
 
     def _moved(self) -> int:
