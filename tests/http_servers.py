@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
-from servers import LOOPBACK, Program, answers, free_port
+from servers import LOOPBACK, NGINX_START, Program, answers, free_port
 
 BIG = random.Random("big").randbytes(4 << 20)
 """The content of `/big.bin`."""
@@ -77,24 +77,10 @@ class WebServer(Program, ABC):
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-NGINX = """
-daemon off;
-{user}
-worker_processes 1;
-pid {folder}/nginx.pid;
-error_log {folder}/error.log;
-events {{ worker_connections 1000; }}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    keepalive_requests 1000000;
+NGINX = (
+    NGINX_START
+    + """
     client_max_body_size 0;
-    default_type text/plain;
-    root {folder}/www;
     server {{
         listen {address};
         add_header X-Server nginx always;
@@ -120,6 +106,7 @@ http {{
     }}
 }}
 """
+)
 
 
 class Nginx(WebServer):

@@ -9,14 +9,17 @@ assert server.heard() == b"hello"
 
 from __future__ import annotations
 
+import contextlib
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from servers import free_address
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
 from twisted.internet.protocol import ClientFactory
 from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.logger import Logger, formatEvent
 from twisted.python.failure import Failure
 
 from ktcpvs.model.edits import Load, StartService
@@ -44,6 +47,11 @@ def answer(body: bytes = b"hello", *lines: str, status: str = "200 OK") -> bytes
     """A response."""
     head = "\r\n".join((f"HTTP/1.1 {status}", *lines, f"Content-Length: {len(body)}"))
     return head.encode() + b"\r\n\r\n" + body
+
+
+def log_into(lines: list[str]) -> EventLog:
+    """A log that appends each line to `lines`."""
+    return EventLog(logger=Logger(observer=lambda event: lines.append(formatEvent(event))))
 
 
 class Line(StringTransport):
@@ -121,6 +129,11 @@ class Peer:
     def closes(self) -> None:
         """It is gone, and has ended the connection in order."""
         self.stream.connectionLost(Failure(ConnectionDone()))
+
+    @property
+    def is_open(self) -> bool:
+        """True while the connection is open and the switch neither closes nor aborts it."""
+        return self.stream.is_open and not self.line.disconnecting and not self.line.aborted
 
     def is_read(self) -> bool:
         return self.line.producerState == "producing"
@@ -245,6 +258,12 @@ class World:
         for _ in range(count):
             self.reactor.advance(0)
 
+    def reset_all(self) -> None:
+        """All clients and servers reset their connections."""
+        for peer in self.peers:
+            if peer.is_open:
+                peer.resets()
+
     def settle(self) -> None:
         while [peer for peer in self.peers if peer.settle()]:
             pass
@@ -265,3 +284,24 @@ class World:
         self.director.end()
         self.director.stop()
         assert not self.reactor.getDelayedCalls()
+
+
+@contextlib.contextmanager
+def worlds(
+    *default: str, before_close: Callable[[World], object] = lambda _: None, **options: Any
+) -> Iterator[Callable[..., World]]:
+    """A function that makes worlds. At the end their connections are reset, and nothing may be left counted in any.
+
+    default, options: the lines and the options of a world that is made without. before_close: called with each world.
+    """
+    made: list[World] = []
+
+    def make(*lines: str, **others: Any) -> World:
+        made.append(World(*(lines or default), **{**options, **others}))
+        return made[-1]
+
+    yield make
+    for world in made:
+        world.reset_all()
+        before_close(world)
+        world.close()

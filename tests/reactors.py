@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import resource
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import pytest
 from servers import dial, wait_for
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.task import deferLater
@@ -75,9 +77,9 @@ class Owner:
         self.data = bytearray()
         self.received: Callable[[bytes], object] = lambda _: None
         self._at_once = at_once
-        self.stream: Any = Stream(self._made)
+        self.stream: Any = Stream(self.made)
 
-    def _made(self) -> None:
+    def made(self) -> None:
         stream = self.stream
         stream.dataReceived = self._data_received
         stream.ended = lambda: self.heard.append("ended")
@@ -146,7 +148,7 @@ class Lines:
             speaker.start()
 
             def calling() -> Any:
-                made = owner._made
+                made = owner.made
                 owner.stream.made = lambda: None
                 return connect(self.thread.reactor, self.address, 10, owner.stream).addCallback(lambda _: made())
 
@@ -195,3 +197,76 @@ def settled(thread: ReactorThread) -> int:
         gc.collect()
         counts.append(descriptors())
     return counts[-1]
+
+
+@contextlib.contextmanager
+def descriptors_taken(room: int = 0) -> Iterator[None]:
+    """Leave this process only `room` free descriptors. Nothing within may wait, so that no other thread needs one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 10, hard))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        for _ in range(room):
+            os.close(taken.pop())
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in taken:
+            os.close(fd)
+
+
+class Producer:
+    """told: each call of a producer's methods, in order."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def pauseProducing(self) -> None:
+        self.told.append("pause")
+
+    def resumeProducing(self) -> None:
+        self.told.append("resume")
+
+    def stopProducing(self) -> None:
+        self.told.append("stop")
+
+
+# Fixtures. The conftest.py of a folder imports those that its tests share.
+
+
+@pytest.fixture(scope="module", params=["uvloop", "epoll"])
+def thread(request: pytest.FixtureRequest) -> Iterator[ReactorThread]:
+    """A running reactor of each kind. Tests that make something fail in it clear `failures`."""
+    thread = ReactorThread(request.param)
+    yield thread
+    thread.stop()
+    assert thread.failures == []
+
+
+@pytest.fixture(params=["accepted", "called"])
+def how(request: pytest.FixtureRequest) -> str:
+    """How the streams of `lines` come to their connections."""
+    return str(request.param)
+
+
+@pytest.fixture(params=["TCP", "unix"])
+def family(request: pytest.FixtureRequest) -> int:
+    """The address family of all sockets."""
+    return socket.AF_INET if request.param == "TCP" else socket.AF_UNIX
+
+
+tcp_only = pytest.mark.parametrize("family", [socket.AF_INET], ids=["TCP"])
+"""Marks tests of what unix sockets do not have."""
+
+
+@pytest.fixture
+def lines(thread: ReactorThread, how: str, family: int, tmp_path: Path) -> Iterator[Lines]:
+    """Connections of each kind. At the end they are dropped, and nothing may have failed in the reactor."""
+    thread.failures.clear()
+    lines = Lines(thread, how, family, tmp_path)
+    yield lines
+    lines.close()
+    assert thread.failures == []

@@ -126,7 +126,7 @@ class Program:
                 self.process.wait(10)
 
 
-NGINX_CONFIGURATION = """
+NGINX_START = """
 daemon off;
 {user}
 worker_processes 1;
@@ -143,6 +143,12 @@ http {{
     keepalive_requests 1000000;
     default_type text/plain;
     root {folder}/www;
+"""
+"""How the configuration of every nginx begins: it writes into {folder} alone."""
+
+NGINX_CONFIGURATION = (
+    NGINX_START
+    + """
     server {{
         listen {listen};
         add_header X-Server {name};
@@ -152,6 +158,7 @@ http {{
     }}
 }}
 """
+)
 
 
 class Nginx(Program):
@@ -253,6 +260,15 @@ def read_all(sock: socket.socket) -> bytes:
     return b"".join(chunks(sock))
 
 
+def ending(sock: socket.socket) -> str:
+    """Wait until the other side ends, of which everything has been read: "end" for a FIN, "reset" for a reset."""
+    try:
+        assert sock.recv(1) == b""
+    except ConnectionResetError:
+        return "reset"
+    return "end"
+
+
 def read_exactly(sock: socket.socket, size: int) -> bytes:
     """Read `size` bytes. Raises EOFError when the other side ends before."""
     data = bytearray()
@@ -262,6 +278,15 @@ def read_exactly(sock: socket.socket, size: int) -> bytes:
             raise EOFError(bytes(data))
         data += more
     return bytes(data)
+
+
+def echoes(client: socket.socket) -> bool:
+    """True while the connection to a server that does `echo` works; False when it has ended."""
+    try:
+        client.sendall(b"ping")
+        return read_exactly(client, 4) == b"ping"
+    except (EOFError, ConnectionResetError, BrokenPipeError):
+        return False
 
 
 Where = tuple[str, int] | str

@@ -8,9 +8,9 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from memory import log_into
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import Logger, formatEvent
 
 from ktcpvs.control.endpoints import parse_control
 from ktcpvs.control.tcp_listeners import TCPControlListener
@@ -29,7 +29,6 @@ from ktcpvs.services.running import RunningService
 from ktcpvs.services.serving_processes import SingleProcess
 from ktcpvs.status.address import parse_status
 from ktcpvs.status.status_listener import StatusListener
-from ktcpvs.system.log import EventLog
 from ktcpvs.system.lookup import Found
 from ktcpvs.system.notify import Notifier
 from ktcpvs.system.shared import SharedTable
@@ -63,7 +62,7 @@ class World:
         self.stack = stack
         self.broken = Broken()
         self.lines: list[str] = []
-        self.log = EventLog(logger=Logger(observer=lambda event: self.lines.append(formatEvent(event))))
+        self.log = log_into(self.lines)
         self.reactor = MemoryReactorClock()
         self.context = self.made_context(self.reactor)
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from memory import log_into
 from twisted.internet.task import Clock
-from twisted.logger import Logger
 
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.services.director import Director
 from ktcpvs.shutdown import ADMINISTRATORS_TIMEOUT, CLOSE_TIMEOUT, POLL_INTERVAL, Shutdown
-from ktcpvs.system.log import EventLog
 
 
 class Ending:
@@ -25,7 +24,7 @@ class Ending:
         self.connections = {"administrator"}
         self.is_control_closed = False
         self.clock = Clock()
-        log = EventLog(logger=Logger(observer=lambda event: None))
+        log = log_into([])
         fake: Any = self
         director = Director(Context(self.clock, log, Descriptors(100)))
         self.ended: list[None] = []

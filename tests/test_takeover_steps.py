@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from memory import log_into
 from servers import free_address
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import Logger, formatEvent
 
 from ktcpvs.model.edits import Set, StartService
 from ktcpvs.model.language.parser import parse
@@ -18,7 +18,6 @@ from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.runtime.inherited_sockets import InheritedSockets
 from ktcpvs.services.director import Director
-from ktcpvs.system.log import EventLog
 from ktcpvs.system.steps import Steps
 from ktcpvs.takeover.handover_source import HandoverConnection, HandoverSource
 
@@ -52,7 +51,7 @@ class OldDaemon:
         self.lines: list[str] = []
         self.committed: list[tuple[str, int]] = []
         self.edits: list[str] = []
-        log = EventLog(logger=Logger(observer=lambda event: self.lines.append(formatEvent(event))))
+        log = log_into(self.lines)
         self.reactor = MemoryReactorClock()
         context = Context(self.reactor, log, Descriptors(100), steps=Steps(log, self.take))
         self.director = Director(context)

@@ -122,4 +122,5 @@ def main() -> None:
                 process.wait()
 
 
-main()
+if __name__ == "__main__":
+    main()

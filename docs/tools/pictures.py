@@ -120,4 +120,5 @@ def main() -> None:
                 server.stop()
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -102,6 +102,11 @@ class ActiveChecks:
             else:
                 server.update_check()
 
+    @property
+    def services(self) -> list[str]:
+        """The idents of the services whose servers are checked: one for each of these servers, sorted."""
+        return sorted(ident for ident, _ in self._servers)
+
     def stop(self) -> None:
         """Stop all checks."""
         self.follow(())

@@ -95,6 +95,11 @@ class ClientTable:
         """Return how many bytes of the client are held, in all processes."""
         return sum(self._held[slot::SLOTS])
 
+    @property
+    def is_idle(self) -> bool:
+        """True while no client has connections or held bytes, in any process."""
+        return not any(self._connections) and not any(self._held)
+
     def connect(self, slot: int, more: int) -> None:
         """Add to the client's connections in this process."""
         self._connections[self._start + slot] += more

@@ -64,11 +64,13 @@ class RelayOwner(Protocol):
 
 
 class Handover:
-    """The hand-over of one connection, from when it is copied until an engine has it or never will."""
+    """The hand-over of one connection, from when it is copied until an engine has it or never will.
+
+    attempts: how many have failed so far.
+    """
 
     __slots__ = (
         "_after",
-        "_attempts",
         "_bulk_from",
         "_call",
         "_copy",
@@ -80,6 +82,7 @@ class Handover:
         "_is_over",
         "_owner",
         "_saw_bulk_read",
+        "attempts",
     )
 
     def __init__(
@@ -98,7 +101,7 @@ class Handover:
         self._finished = finished
         self._after = after
         self._environment = environment
-        self._attempts = 0
+        self.attempts = 0
         self._flush_checks = 0  # in this attempt; while there are some, neither side is read
         self._call: Any = None  # the next check; it can be cancelled
         self._early_check: Any = None
@@ -119,13 +122,21 @@ class Handover:
         """True while neither side is read, since something must be sent first."""
         return self._flush_checks > 0
 
+    @property
+    def is_scheduled(self) -> bool:
+        """True while the next check has a time. Without a large read so far, there may be none."""
+        return self._call is not None
+
     def cancel(self) -> None:
         """The connection is over."""
         self._is_over = True
+        self._cancel_check()
+        self._cancel_early_check()
+
+    def _cancel_check(self) -> None:
         call, self._call = self._call, None
         if call is not None:
             call.cancel()
-        self._cancel_early_check()
 
     def _cancel_early_check(self) -> None:
         check, self._early_check = self._early_check, None
@@ -147,9 +158,7 @@ class Handover:
             return
         if self._moved() - before > self._rate() * EARLY_CHECK_DELAY:
             self._is_bulk = True
-        call, self._call = self._call, None
-        if call is not None:
-            call.cancel()
+        self._cancel_check()
         self._check()
 
     def _moved(self) -> int:
@@ -225,8 +234,8 @@ class Handover:
 
     def _retry_later(self) -> None:
         self._read_again()
-        self._attempts += 1
-        if self._attempts < MAX_ATTEMPTS:
+        self.attempts += 1
+        if self.attempts < MAX_ATTEMPTS:
             self._call = self._environment.wheel.after(self._environment.settings.relay_after, self._check)
         else:
             self._give_up()

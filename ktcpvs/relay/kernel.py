@@ -62,9 +62,7 @@ class KernelRelay(SocketRelay):
         slots: ProgramSlots,
     ) -> None:
         """finished: called once, when both directions have ended."""
-        super().__init__(client, server, wheel, finished, poller)
-        self.inward = KernelDirection(client, self._client, server, self._server, wheel.now)
-        self.outward = KernelDirection(server, self._server, client, self._client, wheel.now)
+        super().__init__(client, server, wheel, finished, poller, KernelDirection)
         self._slots = slots
 
     @property

@@ -26,6 +26,16 @@ class ProgramSlots:
         self._directions: dict[Program, list[KernelDirection | None]] = {}
 
     @property
+    def made(self) -> int:
+        """How many programs there are."""
+        return len(self._programs)
+
+    @property
+    def in_use(self) -> int:
+        """How many pairs are given out."""
+        return sum(program.slots // 2 for program in self._programs) - len(self._free)
+
+    @property
     def passed_limit(self) -> int:
         """The charge of passed packets that may be unread; a connection that exceeds it is reset."""
         return grants.passed_limit(self.window, self._receive_buffer)

@@ -36,6 +36,10 @@ class Side:
             self.relay.side_ready(self, events)
 
 
+MakeDirection = Callable[[Stream, Side, Stream, Side, int], Any]
+"""Makes a direction of a source with its side, a target with its side, and the tick now."""
+
+
 class SocketRelay(ABC):
     """Joins two open streams; `inward` goes from the client to the server, `outward` back.
 
@@ -46,13 +50,19 @@ class SocketRelay(ABC):
     __slots__ = ("_client", "_finished", "_poller", "_server", "_wheel", "inward", "outward")
 
     def __init__(
-        self, client: Stream, server: Stream, wheel: TimerWheel, finished: Callable[[], object], poller: SocketPoller
+        self,
+        client: Stream,
+        server: Stream,
+        wheel: TimerWheel,
+        finished: Callable[[], object],
+        poller: SocketPoller,
+        direction: MakeDirection,
     ) -> None:
         """finished: called once, when both directions have ended."""
         self._client = Side(self, DetachedTransport(self, poller.call_soon))
         self._server = Side(self, DetachedTransport(self, poller.call_soon))
-        self.inward: Any
-        self.outward: Any
+        self.inward = direction(client, self._client, server, self._server, wheel.now)
+        self.outward = direction(server, self._server, client, self._client, wheel.now)
         self._wheel = wheel
         self._finished = finished
         self._poller = poller

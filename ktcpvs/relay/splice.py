@@ -105,9 +105,7 @@ class SpliceRelay(SocketRelay):
         pipes: Pipes,
     ) -> None:
         """finished: called once, when both directions have ended."""
-        super().__init__(client, server, wheel, finished, poller)
-        self.inward = Direction(client, self._client, server, self._server, wheel.now)
-        self.outward = Direction(server, self._server, client, self._client, wheel.now)
+        super().__init__(client, server, wheel, finished, poller, Direction)
         self._pipes = pipes
 
     def idle_since(self) -> int:

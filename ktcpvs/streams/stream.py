@@ -221,7 +221,3 @@ class Stream(Protocol):
             return f"<{name} {'closed' if self.connected else 'not connected'}>"
         addresses = f"{address_text(transport.local_address)} -> {address_text(transport.peer_address)}"
         return f"<{name} {addresses} {transport.state()}>"
-
-    # Former names.
-    end = half_close
-    reset = abort

@@ -111,7 +111,7 @@ class Map:
         made = _buffer(struct.pack("5I", kind, key_size, value_size, entries, flags))
         self._fd = _bpf(_MAP_CREATE, made, f"a map of type {kind}")
         # A sockmap returns EINVAL for a missing key.
-        self._missing = (errno.ENOENT, errno.EINVAL) if kind == SOCKMAP else (errno.ENOENT,)
+        self._missing: tuple[int, ...] = (errno.ENOENT, errno.EINVAL) if kind == SOCKMAP else (errno.ENOENT,)
         # All calls use the same buffers; fields that a command does not use must be zero.
         self._key = ctypes.create_string_buffer(key_size or 1)
         self._value = ctypes.create_string_buffer(value_size or 1)

@@ -57,6 +57,11 @@ class TimerWheel:
     def stop(self) -> None:
         self._job.stop()
 
+    @property
+    def pending(self) -> int:
+        """The number of timers that have not fired and are not cancelled."""
+        return sum(timer.call is not None for slot in self._slots.values() for timer in slot)
+
     def after(self, seconds: float, call: Callable[[], Any]) -> Timer:
         """Call `call` when `seconds` have passed."""
         timer = Timer(call)
@@ -88,11 +93,12 @@ class TimerWheel:
         self._began += dropped * TICK
         elapsed -= dropped * TICK
         while (self.now + 1) * TICK <= elapsed + CLOCK_TOLERANCE:
-            self._tick()
+            self.tick()
         left: float = self._began + (self.now + 1) * TICK - self._clock.seconds()
         return max(left, 0.0)
 
-    def _tick(self) -> None:
+    def tick(self) -> None:
+        """Make one tick: call what is due. A wheel that runs makes its ticks itself."""
         self.now += 1
         for timer in self._slots.pop(self.now, ()):
             if timer.call is not None:

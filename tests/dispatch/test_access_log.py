@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from memory import World
+from memory import World, worlds
 
 from ktcpvs.dispatch.access_log import AccessLogWriter
 
@@ -32,25 +32,19 @@ class Lines:
 @pytest.fixture
 def make() -> Iterator[Make]:
     """Makes a world whose service keeps an access log, and the list of what it has said."""
-    worlds: list[World] = []
+    with worlds() as make:
 
-    def new(scheduler: str, *servers: str, settings: str = "") -> Logged:
-        used = " ".join(f"server {server}" for server in servers)
-        rules = [f'rule = pattern ".*" use {used}'] if used else []
-        world = World(f"scheduler = {scheduler}", *(f"server = {s}" for s in servers), *rules, settings=settings)
-        worlds.append(world)
-        world.context.wall = lambda: 1_700_000_000.0
-        lines: Any = Lines()
-        world.live.traffic.access_log.writer = AccessLogWriter(world.context, lines, "json", "s", scheduler)
-        world.live.apply_settings()
-        return world, lines.told
+        def new(scheduler: str, *servers: str, settings: str = "") -> Logged:
+            used = " ".join(f"server {server}" for server in servers)
+            rules = [f'rule = pattern ".*" use {used}'] if used else []
+            world = make(f"scheduler = {scheduler}", *(f"server = {s}" for s in servers), *rules, settings=settings)
+            world.context.wall = lambda: 1_700_000_000.0
+            lines: Any = Lines()
+            world.live.traffic.access_log.writer = AccessLogWriter(world.context, lines, "json", "s", scheduler)
+            world.live.apply_settings()
+            return world, lines.told
 
-    yield new
-    for world in worlds:
-        for peer in world.peers:
-            if peer.stream.is_open and not peer.line.disconnecting and not peer.line.aborted:
-                peer.resets()
-        world.close()
+        yield new
 
 
 def said(lines: list[dict[str, Any]], *names: str) -> list[list[Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from attrs import evolve
-from memory import Peer, World
+from memory import Peer, World, worlds
 from twisted.internet.defer import Deferred
 
 from ktcpvs.dispatch.queue import Queue
@@ -24,21 +24,15 @@ Make = Callable[..., World]
 @pytest.fixture
 def make() -> Iterator[Make]:
     """Makes worlds of one service with the rule `.*` for all its servers; nothing may be left counted in any."""
-    worlds: list[World] = []
+    with worlds() as make:
 
-    def new(scheduler: str, *servers: str, lines: tuple[str, ...] = (), settings: str = "") -> World:
-        used = " ".join(f"server {server.split()[0]}" for server in servers)
-        rule = f'rule = pattern ".*" use {used}'
-        named = (f"server = {server}" for server in servers)
-        worlds.append(World(f"scheduler = {scheduler}", *named, rule, *lines, settings=settings))
-        return worlds[-1]
+        def new(scheduler: str, *servers: str, lines: tuple[str, ...] = (), settings: str = "") -> World:
+            used = " ".join(f"server {server.split()[0]}" for server in servers)
+            rule = f'rule = pattern ".*" use {used}'
+            named = (f"server = {server}" for server in servers)
+            return make(f"scheduler = {scheduler}", *named, rule, *lines, settings=settings)
 
-    yield new
-    for world in worlds:
-        for peer in world.peers:
-            if peer.stream.is_open and not peer.line.disconnecting and not peer.line.aborted:
-                peer.resets()
-        world.close()
+        yield new
 
 
 def states(world: World) -> list[str]:

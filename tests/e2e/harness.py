@@ -11,6 +11,7 @@ import functools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from servers import LOOPBACK, wait_for
+from servers import LOOPBACK, read_exactly, wait_for
 from twisted.internet.defer import Deferred
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.threads import blockingCallFromThread
@@ -495,3 +496,53 @@ class SharedDaemons:
             for idle in self._idle.values():
                 for daemon in idle:
                     stack.callback(daemon.finish)
+
+
+def served(port: int, source: str, stack: contextlib.ExitStack, host: str = LOOPBACK) -> socket.socket | None:
+    """Connect from the address `source` to a service in front of `echo`.
+
+    Returns the connection when it is served, and None when it is reset.
+    """
+    try:
+        client = stack.enter_context(socket.create_connection((host, port), 10, (source, 0)))
+        client.sendall(b"?")
+        assert read_exactly(client, 1) == b"?"
+    except (ConnectionResetError, BrokenPipeError):
+        return None
+    return client
+
+
+_FATAL_SCHEDULER = '''
+import os
+import sys
+
+from twisted.plugin import IPlugin
+from zope.interface import implementer
+
+from ktcpvs.interfaces import CONNECTION, ISchedulerFactory
+from ktcpvs.schedulers.wlc import WLC
+
+
+@implementer(IPlugin, ISchedulerFactory)
+class Fatal:
+    """wlc; but while a file exists, the process of a worker ends."""
+
+    name = "{name}"
+    unit = CONNECTION
+
+    def bind(self, service, previous):
+        if os.path.exists("{file}") and "ktcpvs.workers" in sys.orig_argv:
+            print("the last words", end="", flush=True)
+            os._exit(7)
+        return WLC().bind(service, previous)
+
+
+fatal = Fatal()
+'''
+
+
+def add_fatal_scheduler(folder: Path, name: str, file: Path) -> None:
+    """Add a plugin to a folder of PYTHONPATH: the scheduler `name`, which ends each worker while `file` exists."""
+    plugins = folder / "twisted/plugins"
+    plugins.mkdir(parents=True)
+    (plugins / f"{name}.py").write_text(_FATAL_SCHEDULER.format(name=name, file=file))

@@ -22,8 +22,8 @@ from servers import (
     chunks,
     dial,
     echo,
+    echoes,
     free_port,
-    read_exactly,
     speak_first,
     wait_for,
 )
@@ -35,20 +35,28 @@ pytestmark = pytest.mark.e2e
 Serve = Callable[..., SocketServer]
 
 
-def echoes(client: socket.socket) -> bool:
-    """True while the connection works; False when it has ended."""
-    try:
-        client.sendall(b"ping")
-        return read_exactly(client, 4) == b"ping"
-    except (EOFError, ConnectionResetError, BrokenPipeError):
-        return False
-
-
 def wait_until_ended(client: socket.socket) -> None:
     """Wait until the other side ends or resets this connection."""
     client.settimeout(PROMPT)
     with contextlib.suppress(ConnectionResetError):
         assert client.recv(1) == b""
+
+
+def stay_open(*clients: socket.socket) -> None:
+    """These connections work for longer than two ticks of the daemon's timers."""
+    until = time.monotonic() + 2.3
+    while time.monotonic() < until:
+        assert all(map(echoes, clients))
+        time.sleep(0.05)
+
+
+def echo_service(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> tuple[SocketServer, int, socket.socket]:
+    """Start the service `s` in front of an echo server; return the server, the service's port and a client."""
+    server, port = serve(echo), free_port()
+    daemon.service("s", port, server.address)
+    client = stack.enter_context(dial((LOOPBACK, port)))
+    assert echoes(client)
+    return server, port, client
 
 
 # Editing.
@@ -202,11 +210,8 @@ def test_stop_lets_downloads_finish_and_accepts_no_client(daemon: Daemon, web: l
 
 
 def test_connections_are_closed_after_drain_timeout(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
-    server, port = serve(echo), free_port()
     daemon.set(drain_timeout=2)
-    daemon.service("s", port, server.address)
-    client = stack.enter_context(dial((LOOPBACK, port)))
-    assert echoes(client)
+    server, _, client = echo_service(daemon, serve, stack)
     began = time.monotonic()
     daemon.call("stop", "s")
     assert echoes(client)
@@ -219,19 +224,12 @@ def test_connections_are_closed_after_drain_timeout(daemon: Daemon, serve: Serve
 def test_a_service_that_starts_again_keeps_draining_connections(
     daemon: Daemon, serve: Serve, stack: contextlib.ExitStack
 ) -> None:
-    server, port = serve(echo), free_port()
     daemon.set(drain_timeout=0)
-    daemon.service("s", port, server.address)
-    client = stack.enter_context(dial((LOOPBACK, port)))
-    assert echoes(client)
+    _, port, client = echo_service(daemon, serve, stack)
     daemon.call("stop", "s")
     daemon.call("start", "s")
     with dial((LOOPBACK, port)) as late:
-        until = time.monotonic() + 2.3
-        while time.monotonic() < until:
-            assert echoes(client)
-            assert echoes(late)
-            time.sleep(0.05)
+        stay_open(client, late)
 
 
 def test_a_deleted_server_keeps_its_connections_until_the_drain_timeout(
@@ -261,28 +259,19 @@ def test_a_deleted_server_keeps_its_connections_until_the_drain_timeout(
 def test_a_deleted_server_that_comes_back_keeps_its_connections(
     daemon: Daemon, serve: Serve, stack: contextlib.ExitStack
 ) -> None:
-    server, port = serve(echo), free_port()
     daemon.set(drain_timeout=0)
-    daemon.service("s", port, server.address)
-    client = stack.enter_context(dial((LOOPBACK, port)))
-    assert echoes(client)
+    server, _, client = echo_service(daemon, serve, stack)
     daemon.call("delete_server", "s", server.address)
     daemon.call("add_server", "s", server.address)
     assert daemon.stats("s")["servers"][0]["stats"]["active"] == 1
-    until = time.monotonic() + 2.3
-    while time.monotonic() < until:
-        assert echoes(client)
-        time.sleep(0.05)
+    stay_open(client)
 
 
 def test_a_stopped_service_is_deleted_while_it_drains(
     daemon: Daemon, serve: Serve, stack: contextlib.ExitStack
 ) -> None:
-    server, port = serve(echo), free_port()
     daemon.set(drain_timeout=2)
-    daemon.service("s", port, server.address)
-    client = stack.enter_context(dial((LOOPBACK, port)))
-    assert echoes(client)
+    server, port, client = echo_service(daemon, serve, stack)
     daemon.call("stop")
     daemon.call("delete_service", "s")
     assert echoes(client)
@@ -313,11 +302,8 @@ def test_sigterm_drains_and_ends_with_0(daemon: Daemon, web: list[Nginx]) -> Non
 
 
 def test_sigterm_ends_after_the_drain_timeout(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
-    server, port = serve(echo), free_port()
     daemon.set(drain_timeout=2)
-    daemon.service("s", port, server.address)
-    client = stack.enter_context(dial((LOOPBACK, port)))
-    assert echoes(client)
+    _, _, client = echo_service(daemon, serve, stack)
     began = time.monotonic()
     daemon.signal(signal.SIGINT)
     assert echoes(client)
@@ -328,10 +314,7 @@ def test_sigterm_ends_after_the_drain_timeout(daemon: Daemon, serve: Serve, stac
 
 @pytest.mark.parametrize("reactor", ["uvloop", "epoll"])
 def test_a_second_sigterm_ends_at_once(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
-    server, port = serve(echo), free_port()
-    daemon.service("s", port, server.address)
-    client = stack.enter_context(dial((LOOPBACK, port)))
-    assert echoes(client)
+    _, port, client = echo_service(daemon, serve, stack)
     daemon.signal(signal.SIGTERM)
     wait_for(lambda: not answers(port))
     assert echoes(client)

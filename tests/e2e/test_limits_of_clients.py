@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from servers import LOOPBACK, Nginx, SocketServer, echo, free_port, read_exactly, wait_for
 
-from .harness import TIMEOUT, Daemon
+from .harness import TIMEOUT, Daemon, served
 
 pytestmark = pytest.mark.e2e
 
@@ -26,17 +26,6 @@ MANY = 16
 @pytest.fixture(params=[0, 2], ids=["alone", "workers"])
 def workers(request: pytest.FixtureRequest) -> int:
     return int(request.param)
-
-
-def served(port: int, source: str, stack: contextlib.ExitStack) -> socket.socket | None:
-    """Connect from that address; return the connection when it is served, and None when it is reset."""
-    try:
-        client = stack.enter_context(socket.create_connection((LOOPBACK, port), 10, (source, 0)))
-        client.sendall(b"?")
-        assert read_exactly(client, 1) == b"?"
-    except (ConnectionResetError, BrokenPipeError):
-        return None
-    return client
 
 
 def test_connections_over_client_connections_are_reset(

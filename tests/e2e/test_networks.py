@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from servers import LOOPBACK, SocketServer, echo, free_port, read_exactly, wait_for
 
-from .harness import Daemon
+from .harness import Daemon, served
 
 pytestmark = pytest.mark.e2e
 
@@ -26,13 +26,7 @@ def workers(request: pytest.FixtureRequest) -> int:
 def comes_in(port: int, source: str, host: str = LOOPBACK) -> bool:
     """True when a client with that address is served; False when it is reset."""
     with contextlib.ExitStack() as stack:
-        try:
-            client = stack.enter_context(socket.create_connection((host, port), 10, (source, 0)))
-            client.sendall(b"?")
-            assert read_exactly(client, 1) == b"?"
-        except (ConnectionResetError, BrokenPipeError):
-            return False
-        return True
+        return served(port, source, stack, host) is not None
 
 
 def test_lists_apply_to_new_clients(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import LOOPBACK, SocketServer, dial, echo, free_port, program, read_exactly, wait_for
+from servers import LOOPBACK, SocketServer, dial, echo, echoes, free_port, program, wait_for
 
 from .harness import TIMEOUT, Daemon, has_ended
 
@@ -106,11 +106,6 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
     manager = Manager(tmp_path, control, (LOOPBACK, free_port()), str(tmp_path / "s.sock"))
     yield manager
     manager.close()
-
-
-def echoes(client: socket.socket) -> bool:
-    client.sendall(b"ping")
-    return read_exactly(client, 4) == b"ping"
 
 
 @pytest.mark.parametrize("workers", [0, 2])

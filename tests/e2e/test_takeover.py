@@ -24,7 +24,7 @@ from ktcpvs.takeover.commands import TakeOver
 from ktcpvs.takeover.handover_target import HandoverTarget
 from ktcpvs.tap import Options
 
-from .harness import TIMEOUT, ControlThread, Daemon, has_ended
+from .harness import TIMEOUT, ControlThread, Daemon, add_fatal_scheduler, has_ended
 
 pytestmark = pytest.mark.e2e
 
@@ -233,42 +233,14 @@ def test_the_new_daemon_serves_when_the_old_one_dies_meanwhile(make_daemon: Make
 
 # Refusals.
 
-ONLY_HERE = '''
-import os
-import sys
-
-from twisted.plugin import IPlugin
-from zope.interface import implementer
-
-from ktcpvs.interfaces import CONNECTION, ISchedulerFactory
-from ktcpvs.schedulers.wlc import WLC
-
-
-@implementer(IPlugin, ISchedulerFactory)
-class Only:
-    """wlc; but while a file exists, the process of a worker ends."""
-
-    name = "only"
-    unit = CONNECTION
-
-    def bind(self, service, previous):
-        if os.path.exists("{file}") and "ktcpvs.workers" in sys.orig_argv:
-            os._exit(7)
-        return WLC().bind(service, previous)
-
-
-only = Only()
-'''
-
 
 def test_a_takeover_that_fails_leaves_the_old_daemon_unchanged(
     make_daemon: Make, control_thread: ControlThread, serve: Serve, stack: contextlib.ExitStack, tmp_path: Path
 ) -> None:
-    file, plugins = tmp_path / "fatal", tmp_path / "plugins/twisted/plugins"
-    plugins.mkdir(parents=True)
-    (plugins / "only.py").write_text(ONLY_HERE.replace("{file}", str(file)))
+    file, plugins = tmp_path / "fatal", tmp_path / "plugins"
+    add_fatal_scheduler(plugins, "only", file)
     path, server = str(tmp_path / "s.sock"), serve(echo)
-    daemon = make_daemon(workers=2, python_path=(tmp_path / "plugins",))
+    daemon = make_daemon(workers=2, python_path=(plugins,))
     daemon.start()
     daemon.service("s", free_port(), server.address, scheduler="only")
     daemon.service("unix", f"unix:{path}", server.address)
@@ -307,7 +279,7 @@ def test_a_takeover_that_fails_leaves_the_old_daemon_unchanged(
 
     # One whose worker cannot begin.
     file.touch()
-    assert "nothing is taken over: worker 1 cannot begin" in refused(workers=1, python_path=(tmp_path / "plugins",))
+    assert "nothing is taken over: worker 1 cannot begin" in refused(workers=1, python_path=(plugins,))
     file.unlink()
 
     # While a table is on trial.

@@ -22,6 +22,7 @@ from servers import (
     answers,
     dial,
     echo,
+    echoes,
     free_port,
     read_all,
     read_exactly,
@@ -35,7 +36,7 @@ from ktcpvs.control.client import connect
 from ktcpvs.errors import BadAddress, CannotListen, Refusal
 from ktcpvs.tap import Options
 
-from .harness import TIMEOUT, ControlThread, Daemon, has_ended
+from .harness import TIMEOUT, ControlThread, Daemon, add_fatal_scheduler, has_ended
 
 pytestmark = pytest.mark.e2e
 
@@ -61,15 +62,6 @@ def greeted(port: int, count: int = 40) -> set[str]:
     """The greetings that `count` connections get."""
     with contextlib.ExitStack() as stack:
         return set(greetings(port, count, stack))
-
-
-def echoes(client: socket.socket) -> bool:
-    """True while the connection works; False when it has ended."""
-    try:
-        client.sendall(b"ping")
-        return read_exactly(client, 4) == b"ping"
-    except (EOFError, ConnectionResetError, BrokenPipeError):
-        return False
 
 
 def is_quiet(client: socket.socket) -> bool:
@@ -467,41 +459,12 @@ def test_workers_that_die_are_replaced(daemon: Daemon, serve: Serve, stack: cont
     wait_for(lambda: daemon.descriptors() <= before, f"the descriptors of {daemon.pid} to be {before}")
 
 
-TROUBLE = '''
-import os
-import sys
-
-from twisted.plugin import IPlugin
-from zope.interface import implementer
-
-from ktcpvs.interfaces import CONNECTION, ISchedulerFactory
-from ktcpvs.schedulers.wlc import WLC
-
-@implementer(IPlugin, ISchedulerFactory)
-class Fatal:
-    """wlc; but while a file exists, the process of a worker ends."""
-
-    name = "fatal"
-    unit = CONNECTION
-
-    def bind(self, service, previous):
-        if os.path.exists("{file}") and "ktcpvs.workers" in sys.orig_argv:
-            print("the last words", end="", flush=True)
-            os._exit(7)
-        return WLC().bind(service, previous)
-
-
-fatal = Fatal()
-'''
-
-
 def test_workers_that_hang_or_cannot_start_are_replaced(
     make_daemon: Make, serve: Serve, stack: contextlib.ExitStack, tmp_path: Path
 ) -> None:
-    file, plugins = tmp_path / "fatal", tmp_path / "plugins/twisted/plugins"
-    plugins.mkdir(parents=True)
-    (plugins / "trouble.py").write_text(TROUBLE.replace("{file}", str(file)))
-    daemon = make_daemon(workers=2, python_path=(tmp_path / "plugins",))
+    file, plugins = tmp_path / "fatal", tmp_path / "plugins"
+    add_fatal_scheduler(plugins, "fatal", file)
+    daemon = make_daemon(workers=2, python_path=(plugins,))
     daemon.start()
     server, port = serve(echo), free_port()
     daemon.service("s", port, server.address, scheduler="fatal")

@@ -142,10 +142,10 @@ class Play:
         """The server connection that an event is for: one that is being made, or the last one."""
         there = [peer for peer in self.servers if peer.stream.is_open]
         busy = [peer for peer in there if getattr(peer.stream, "exchange", None) is not None]
-        return (busy or there or [None])[-1]
+        return [None, *there, *busy][-1]
 
     def _called(self, accepts: bool) -> None:
-        calls = self.world.reactor.tcpClients
+        calls: Any = self.world.reactor.tcpClients
         open_calls = [call for call in calls[self._calls :] if not call[2].is_over]
         if not open_calls:
             return
@@ -181,8 +181,7 @@ class Play:
             peer.takes_again()
 
     def _says(self, peer: Peer, data: bytes) -> None:
-        open_ = peer.stream.is_open and not peer.line.disconnecting and not peer.line.aborted
-        if data and open_ and peer.is_read() and not getattr(peer, "has_ended", False):
+        if data and peer.is_open and peer.is_read() and not getattr(peer, "has_ended", False):
             self.said[peer] = self.said.get(peer, b"") + data
             peer.says(data)
             self._holds_little()
@@ -203,9 +202,7 @@ class Play:
 
     def ends(self) -> Ended:
         """End all connections; none may be counted any more."""
-        for peer in self.world.peers:
-            if peer.stream.is_open and not peer.line.disconnecting and not peer.line.aborted:
-                peer.resets()
+        self.world.reset_all()
         self._settled()
         self.world.close()
         sent = sum(destination.total for destination in self._destinations)
@@ -342,7 +339,7 @@ def _answers_of(heard: bytes, methods: list[bytes]) -> None:
 
 def _asked(said: bytes) -> list[Asked]:
     """The requests that a client has sent, up to the first that cannot be read."""
-    asked = []
+    asked: list[Asked] = []
     try:
         while True:
             said = said.lstrip(b"\r\n")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from typing import Any
 
 from ktcpvs.model.address import Inet
 from ktcpvs.model.destination import Destination
@@ -21,7 +23,7 @@ _CONFIG = VirtualService(
     rules=(Rule("^/a", _ADDRESSES[:1]), Rule(".*", _ADDRESSES[1:])),
 )
 _VIEW = ServiceView.of(_CONFIG, {address: Destination(address) for address in _ADDRESSES}, WLC(), b"the key")
-_BOUND = CHTTP().bind(_VIEW, None)
+_BOUND: Any = CHTTP().bind(_VIEW, None)
 
 
 def cookies(data: bytes) -> None:
@@ -50,8 +52,7 @@ def cookies(data: bytes) -> None:
 
 
 OURS = COOKIE.encode() + b"="
-_NAMES = {address: name for name, address in ((n, d.address) for n, d in _BOUND._named.items())}
-assert name_of is not None
+_NAMES = {one.address: name_of(one, hashlib.blake2b(_VIEW.key).digest()) for one in _VIEW.destinations}
 
 
 def _pairs(lines: bytes) -> list[bytes]:

@@ -8,13 +8,16 @@ from __future__ import annotations
 import gc
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
+from twisted.internet.error import ConnectionLost
 from twisted.internet.testing import MemoryReactorClock, StringTransport
-from twisted.logger import LogEvent, LogLevel, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, LogLevel, globalLogPublisher
 from twisted.protocols import amp
+from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from ktcpvs.control import commands
 from ktcpvs.control.server import Administrator, ControlFactory
@@ -35,6 +38,7 @@ HELD_MOST = FULL + 2 * 65535 + 4096
 """Bytes that may wait for a peer that reads nothing: the connection's limit and one answer."""
 
 
+@implementer(ILogObserver)
 class Failures:
     """Collects the errors that are logged within its block, and fails when there are any.
 
@@ -48,16 +52,16 @@ class Failures:
     def __enter__(self) -> Failures:
         gc.collect(0)
         gc.disable()
-        globalLogPublisher.addObserver(self._event)
+        globalLogPublisher.addObserver(self)
         return self
 
     def __exit__(self, *_: object) -> None:
         gc.collect(0)
         gc.enable()
-        globalLogPublisher.removeObserver(self._event)
+        globalLogPublisher.removeObserver(self)
         assert not self.seen, [str(event.get("log_failure") or event) for event in self.seen]
 
-    def _event(self, event: LogEvent) -> None:
+    def __call__(self, event: LogEvent) -> None:
         if event.get("log_failure") is not None or event.get("log_level") in (LogLevel.error, LogLevel.critical):
             self.seen.append(event)
 
@@ -92,17 +96,17 @@ class Daemon:
         """is_slow: edits are applied when `go_on` is called."""
         log = EventLog()
         self._is_slow = is_slow
-        self._waiting: list[tuple[Edit, Deferred[None]]] = []
+        self._waiting: list[tuple[Edit, Deferred[Sequence[str]]]] = []
         self.director = Director(Context(MemoryReactorClock(), log, Descriptors(100)))
         self.view = Views(self.director).view
         self.explain = Explainer(self.director).explain
         self.factory = ControlFactory(self, log)
 
-    def submit(self, edit: Edit) -> Deferred[None]:
+    def submit(self, edit: Edit) -> Deferred[Sequence[str]]:
         if isinstance(edit, StartService) or (isinstance(edit, Load) and edit.start != START_NOTHING):
             return fail(Refusal("nothing starts here"))
         if self._is_slow:
-            later: Deferred[None] = Deferred()
+            later: Deferred[Sequence[str]] = Deferred()
             self._waiting.append((edit, later))
             return later
         return self.director.submit(edit)
@@ -190,9 +194,10 @@ def _said(coming: Iterator[bytes], is_slow: bool = False) -> tuple[Counter[bytes
             line.clear()
             if line.gone or line.producerState == "producing":
                 break
+            assert line.producer is not None
             line.producer.resumeProducing()
         tags = _answered(answers)
-        administrator.connectionLost(amp.Failure(amp.ConnectionLost()))
+        administrator.connectionLost(Failure(ConnectionLost()))
         _still_works(daemon)
         for call in daemon.director.context.reactor.getDelayedCalls():
             call.cancel()

@@ -8,10 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from memory import Line, World
+from memory import Line, World, log_into
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError
-from twisted.logger import Logger, formatEvent
 from twisted.python.failure import Failure
 
 from ktcpvs.health.active_checks import MAX_RUNNING, ActiveChecks
@@ -20,7 +19,6 @@ from ktcpvs.model.destination import Destination
 from ktcpvs.model.health import DOWN, UP
 from ktcpvs.runtime.context import Context
 from ktcpvs.streams.connector import Connector
-from ktcpvs.system.log import EventLog
 
 A, B = "127.0.0.1:80", "127.0.0.2:80"  # the reactor in memory finds every name there
 QUICK = "check_interval = 5", "check_timeout = 2", "check_fall = 1", "check_rise = 1"
@@ -40,7 +38,7 @@ class Checked(World):
     def __init__(self, *lines: str) -> None:
         self.lines: list[str] = []
         super().__init__("scheduler = wlc", f"server = {A}", *QUICK, *lines)
-        self.context.log = EventLog(logger=Logger(observer=lambda event: self.lines.append(formatEvent(event))))
+        self.context.log = log_into(self.lines)
         self.hung_up: list[Line] = []
 
     @property

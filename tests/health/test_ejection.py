@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from memory import A, B, C, World, answer, get
+from memory import A, B, C, World, answer, get, worlds
 from twisted.python.failure import Failure
 
 from ktcpvs.model.destination import Destination
@@ -21,20 +21,14 @@ Make = Callable[..., World]
 @pytest.fixture
 def make() -> Iterator[Make]:
     """Makes worlds, and sees that nothing is left counted in any of them."""
-    worlds: list[World] = []
+    with worlds(*PHTTP, before_close=lambda world: world.passes(400)) as make:
 
-    def new(*lines: str, **others: object) -> World:
-        worlds.append(World(*(lines or PHTTP), **others))
-        worlds[-1].context.wall = lambda world=worlds[-1]: world.reactor.seconds()
-        return worlds[-1]
+        def new(*lines: str, **others: object) -> World:
+            world = make(*lines, **others)
+            world.context.wall = world.reactor.seconds
+            return world
 
-    yield new
-    for world in worlds:
-        for peer in world.peers:
-            if peer.stream.is_open and not peer.line.disconnecting and not peer.line.aborted:
-                peer.resets()
-        world.passes(400)
-        world.close()
+        yield new
 
 
 def destination(world: World, address: str) -> Destination:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator
 
 import pytest
-from memory import Peer, World
+from memory import Peer, World, worlds
 
 from ktcpvs.dispatch.admission import RETRY_AFTER_HEAD
 from ktcpvs.model.clients import NOWHERE, WAYS, ClientTable
@@ -21,21 +21,16 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 @pytest.fixture
 def make() -> Iterator[Make]:
     """Makes worlds, and sees that nothing is left counted in any of them, for any client either."""
-    worlds: list[World] = []
+    made: list[World] = []
+    with worlds() as make:
 
-    def new(scheduler: str, *lines: str, **others: object) -> World:
-        worlds.append(World(f"scheduler = {scheduler}", *SERVER, *lines, **others))
-        return worlds[-1]
+        def new(scheduler: str, *lines: str, **others: object) -> World:
+            made.append(make(f"scheduler = {scheduler}", *SERVER, *lines, **others))
+            return made[-1]
 
-    yield new
-    for world in worlds:
-        for peer in world.peers:
-            if peer.stream.is_open and not peer.line.disconnecting and not peer.line.aborted:
-                peer.resets()
-        world.close()
-        table = world.context.counters.client_table(b"")
-        assert not any(table._connections)
-        assert not any(table._held)
+        yield new
+    for world in made:
+        assert world.context.counters.client_table(b"").is_idle
 
 
 def comes(world: World, host: str = "192.0.2.1") -> Peer:

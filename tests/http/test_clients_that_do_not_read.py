@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from memory import A, B, Peer, World, answer, get
+from memory import A, B, Peer, World, answer, get, worlds
 from twisted.internet.error import ConnectError
 from twisted.python.failure import Failure
 
@@ -33,19 +33,8 @@ Make = Callable[..., World]
 @pytest.fixture
 def make() -> Iterator[Make]:
     """Makes worlds, and sees that nothing is left counted in any of them."""
-    worlds: list[World] = []
-
-    def new(*lines: str, **others: object) -> World:
-        worlds.append(World(*(lines or ONE), **{"settings": TIMES, **others}))
-        return worlds[-1]
-
-    yield new
-    for world in worlds:
-        for peer in world.peers:
-            if peer.stream.is_open and not peer.line.disconnecting and not peer.line.aborted:
-                peer.resets()
-        world.passes(LONGEST)
-        world.close()
+    with worlds(*ONE, settings=TIMES, before_close=lambda world: world.passes(LONGEST)) as make:
+        yield make
 
 
 def states(world: World) -> list[str]:

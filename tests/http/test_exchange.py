@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memory import A, B, C, Peer, World, answer, get
+from memory import A, B, C, Peer, World, answer, get, worlds
 
 from ktcpvs.http.client_connection import MAX_PENDING_BYTES, MAX_REQUESTS_PER_TURN
 from ktcpvs.http.exchange import MAX_INTERIM_PER_TURN
@@ -30,18 +30,8 @@ Make = Callable[..., World]
 @pytest.fixture
 def make() -> Iterator[Make]:
     """Makes worlds, and sees that nothing is left counted in any of them."""
-    worlds: list[World] = []
-
-    def new(*lines: str, **others: object) -> World:
-        worlds.append(World(*(lines or RULES), **others))
-        return worlds[-1]
-
-    yield new
-    for world in worlds:
-        for peer in world.peers:
-            if peer.stream.is_open and not peer.line.disconnecting and not peer.line.aborted:
-                peer.resets()
-        world.close()
+    with worlds(*RULES) as make:
+        yield make
 
 
 def test_every_request_goes_to_its_own_server(make: Make) -> None:
@@ -828,7 +818,7 @@ def test_any_split_into_packets_gives_the_same_requests(cuts: list[int]) -> None
         while progress:
             progress = False
             for address in world.called():
-                servers[address] = world.peer(world.reactor.tcpClients[world._called - 1][2].buildProtocol(None))
+                servers[address] = world.connects()
             for address, server in servers.items():
                 heard[address] += server.heard()
                 wanted = [request for request in STREAM if (request.split(b" ")[1][:2] == b"/a") == (address == A)]
@@ -1153,9 +1143,7 @@ def conversation(turns: list[tuple[bytes, bytes, bool]], option: str, quick: boo
         said.append(client.heard())
         said.append([(d.active, d.total, d.reused, d.bytes_in, d.bytes_out) for d in world.live.destinations.values()])
         said.append(world.connection.state)
-    for peer in world.peers:
-        if peer.stream.is_open and not peer.line.disconnecting and not peer.line.aborted:
-            peer.resets()
+    world.reset_all()
     world.close()
     return said
 

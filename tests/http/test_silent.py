@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from memory import A, B, Peer, World, answer, get
+from memory import A, B, Peer, World, answer, get, worlds
 
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.retries import RetryBudget
@@ -23,19 +23,12 @@ Make = Callable[..., World]
 @pytest.fixture
 def make() -> Iterator[Make]:
     """Makes worlds, and sees that nothing is left counted in any of them."""
-    worlds: list[World] = []
 
-    def new(*lines: str, **others: object) -> World:
-        worlds.append(World(*(lines or BOTH), **{"settings": TIMES, **others}))
-        return worlds[-1]
-
-    yield new
-    for world in worlds:
-        for peer in world.peers:
-            if peer.stream.is_open and not peer.line.disconnecting and not peer.line.aborted:
-                peer.resets()
+    def no_retry_is_taken(world: World) -> None:
         assert world.live.selector.retries.taken == 0
-        world.close()
+
+    with worlds(*BOTH, settings=TIMES, before_close=no_retry_is_taken) as make:
+        yield make
 
 
 def asked(world: World, request: bytes) -> tuple[Peer, Peer]:

@@ -110,9 +110,7 @@ def end(world: World, leases: list[Lease]) -> None:
             if factory is not None and not getattr(factory, "was_refused", False):
                 factory.was_refused = True  # type: ignore[attr-defined]
                 world.refuse(factory)
-    for peer in world.peers:
-        if peer.stream.is_open and not peer.line.disconnecting and not peer.line.aborted:
-            peer.resets()
+    world.reset_all()
     world.passes(400)
     world.close()
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from memory import World
+from memory import World, worlds
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
@@ -32,18 +32,8 @@ Make = Callable[..., World]
 @pytest.fixture
 def make() -> Iterator[Make]:
     """Makes worlds of one service; nothing may be left counted in any."""
-    worlds: list[World] = []
-
-    def new(*lines: str, settings: str = "") -> World:
-        worlds.append(World(*lines, settings=settings))
-        return worlds[-1]
-
-    yield new
-    for world in worlds:
-        for peer in world.peers:
-            if peer.stream.is_open and not peer.line.disconnecting and not peer.line.aborted:
-                peer.resets()
-        world.close()
+    with worlds() as make:
+        yield make
 
 
 def asked(

@@ -69,11 +69,14 @@ def test_all_processes_count_together_and_a_dead_one_counts_no_more() -> None:
     other.connect(slot, 3)
     other.hold(slot, 100)
     assert (one.connections(slot), one.held(slot)) == (5, 100)
+    assert not one.is_idle
     other.connect(slot, -1)
     one.clear_column(1)
     assert (other.connections(slot), one.held(slot)) == (2, 0)
+    assert not other.is_idle
     one.connect(slot, -2)
     assert one.connections(slot) == 0
+    assert other.is_idle
 
 
 def test_the_idle_client_that_was_seen_longest_ago_gives_way() -> None:

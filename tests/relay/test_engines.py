@@ -95,14 +95,6 @@ def test_what_the_machine_can_do_is_tried_once_and_only_when_somebody_asks() -> 
 # What is made.
 
 
-@pytest.fixture(params=["uvloop", "epoll"])
-def thread(request: pytest.FixtureRequest) -> Iterator[ReactorThread]:
-    thread = ReactorThread(request.param)
-    yield thread
-    thread.stop()
-    assert thread.failures == []
-
-
 def test_what_relays_share_is_made_when_the_first_is_and_given_back(thread: ReactorThread, tmp_path: Path) -> None:
     lines = Lines(thread, "accepted", socket.AF_INET, tmp_path)
     (inner, _), (outer, _) = lines.line(), lines.line()

@@ -14,7 +14,6 @@ import test_relay_splice as like_splice
 from reactors import ReactorThread, descriptors, settled
 from servers import read_all, read_exactly, reset, wait_for
 from test_relay_splice import BULK, Joined, Sending, filled
-from test_relay_splice import thread as thread
 
 from ktcpvs.model import grants
 from ktcpvs.relay import program_slots
@@ -38,9 +37,8 @@ class Relays(like_splice.Relays):
     def close(self) -> None:
         self.clients.close()
         self.servers.close()
-        places = sum(program.slots // 2 for program in self.slots._programs)
-        wait_for(lambda: self.thread.run(len, self.poller) == len(self.slots._programs))
-        wait_for(lambda: len(self.slots._free) == places)
+        wait_for(lambda: self.thread.run(len, self.poller) == self.slots.made)
+        wait_for(lambda: self.slots.in_use == 0)
         self.thread.run(self.slots.close)
         super().close()
 
@@ -290,7 +288,7 @@ def test_more_connections_than_one_program_has_room_for(relays: Relays, monkeypa
     for one in [joined(relays) for _ in range(5)]:
         one.client.sendall(b"x")
         assert read_exactly(one.server, 1) == b"x"
-    assert len(relays.slots._programs) == 3
+    assert relays.slots.made == 3
     assert in_user_space(one) == 0
 
 

@@ -18,13 +18,6 @@ from ktcpvs.relay.poller import MAX_EVENTS, SocketPoller
 IN, OUT, HUP = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP
 
 
-@pytest.fixture(scope="module", params=["uvloop", "epoll"])
-def thread(request: pytest.FixtureRequest) -> Iterator[ReactorThread]:
-    thread = ReactorThread(request.param)
-    yield thread
-    thread.stop()
-
-
 @pytest.fixture
 def poller(thread: ReactorThread) -> Iterator[SocketPoller]:
     thread.failures.clear()
@@ -48,6 +41,22 @@ def pair() -> Iterator[Callable[[], tuple[socket.socket, socket.socket]]]:
 
 
 Pair = Callable[[], tuple[socket.socket, socket.socket]]
+
+
+def watch_all(
+    thread: ReactorThread,
+    poller: SocketPoller,
+    pairs: list[tuple[socket.socket, socket.socket]],
+    tell: Callable[[int, int], object],
+) -> None:
+    """Watch all these sockets, of which each has something to read. tell: called with a socket's place and events."""
+
+    def watch() -> None:
+        for number, (one, peer) in enumerate(pairs):
+            poller.register(one.fileno(), IN, partial(tell, number))
+            peer.send(b"x")
+
+    thread.run(watch)
 
 
 def turns(thread: ReactorThread, count: int = 5) -> None:
@@ -118,15 +127,12 @@ def test_an_exception_costs_only_its_descriptor(thread: ReactorThread, poller: S
     pairs = [pair() for _ in range(4)]
     told: list[int] = []
 
-    def fail(_: int) -> None:
-        raise Trouble
+    def tell(number: int, events: int) -> None:
+        if number % 2 == 0:
+            raise Trouble
+        told.append(events)
 
-    def ready_all() -> None:
-        for number, (one, peer) in enumerate(pairs):
-            poller.register(one.fileno(), IN, told.append if number % 2 else fail)
-            peer.send(b"x")
-
-    thread.run(ready_all)
+    watch_all(thread, poller, pairs, tell)
     wait_for(lambda: len(told) > 10)
     assert [type(failure) for failure in thread.failures] == [Trouble, Trouble]
     assert len(poller) == 2
@@ -137,17 +143,12 @@ def test_unregistered_in_the_same_turn(thread: ReactorThread, poller: SocketPoll
     pairs = [pair() for _ in range(10)]
     told: list[int] = []
 
-    def forget_all(_: int) -> None:
+    def forget_all(*_: int) -> None:
         told.append(1)
         for one, _peer in pairs:
             poller.unregister(one.fileno())
 
-    def ready_all() -> None:
-        for one, peer in pairs:
-            poller.register(one.fileno(), IN, forget_all)
-            peer.send(b"x")
-
-    thread.run(ready_all)
+    watch_all(thread, poller, pairs, forget_all)
     wait_for(lambda: told)
     turns(thread)
     assert told == [1]
@@ -162,7 +163,7 @@ def test_a_number_that_another_descriptor_has_got(thread: ReactorThread, poller:
         told.append("new")
         poller.unregister(number)
 
-    def replace_all(_: int) -> None:
+    def replace_all(*_: int) -> None:
         """Each gets the number of one that is ready, while it is not."""
         told.append("replaced")
         for one, _peer in pairs:
@@ -171,12 +172,7 @@ def test_a_number_that_another_descriptor_has_got(thread: ReactorThread, poller:
             os.dup2(fresh.fileno(), number)
             poller.register(number, IN, partial(new_told, number))
 
-    def ready_all() -> None:
-        for one, peer in pairs:
-            poller.register(one.fileno(), IN, replace_all)
-            peer.send(b"x")
-
-    thread.run(ready_all)
+    watch_all(thread, poller, pairs, replace_all)
     wait_for(lambda: told)
     turns(thread)
     assert told == ["replaced"]
@@ -193,19 +189,14 @@ def test_more_than_one_turn_tells(thread: ReactorThread, poller: SocketPoller, p
     others: list[int] = []
     most_between = 0
 
-    def tell(number: int) -> None:
+    def tell(number: int, _: int) -> None:
         nonlocal most_between
         told.append(number)
         poller.unregister(pairs[number][0].fileno())
         if len(others) == 0 and len(told) == 1:
             poller.call_soon(lambda: others.append(len(told)))
 
-    def ready_all() -> None:
-        for number, (one, peer) in enumerate(pairs):
-            poller.register(one.fileno(), IN, lambda _, number=number: tell(number))
-            peer.send(b"x")
-
-    thread.run(ready_all)
+    watch_all(thread, poller, pairs, tell)
     wait_for(lambda: len(told) == count)
     assert sorted(told) == list(range(count))
     assert others == [MAX_EVENTS]  # others had their turn before the rest
@@ -229,16 +220,11 @@ def test_a_closed_watch_tells_nobody_and_leaves_nothing(thread: ReactorThread, p
     poller = thread.run(SocketPoller, thread.reactor)
     told: list[int] = []
 
-    def close(_: int) -> None:
+    def close(*_: int) -> None:
         told.append(1)
         poller.close()
 
-    def ready_all() -> None:
-        for one, peer in pairs:
-            poller.register(one.fileno(), IN, close)
-            peer.send(b"x")
-
-    thread.run(ready_all)
+    watch_all(thread, poller, pairs, close)
     wait_for(lambda: told)
     turns(thread)
     assert told == [1]

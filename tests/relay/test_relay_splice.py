@@ -9,9 +9,7 @@ import asyncio
 import contextlib
 import gc
 import hashlib
-import os
 import random
-import resource
 import select
 import socket
 import threading
@@ -21,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reactors import Lines, Owner, ReactorThread, descriptors, flushed, settled
-from servers import read_all, read_exactly, reset, wait_for
+from reactors import Lines, Owner, ReactorThread, descriptors, descriptors_taken, flushed, settled, tcp_only
+from servers import ending, read_all, read_exactly, reset, wait_for
 
 from ktcpvs.relay.copy import CopyRelay
 from ktcpvs.relay.pipes import MAX_PIPES, MAX_SPARE_PIPES, PIPE_SIZE, Pipes
@@ -39,25 +37,10 @@ MOST_BUFFERED = 24 << 20
 """What the kernel's buffers on the way may hold for one connection."""
 
 
-@pytest.fixture(scope="module", params=["uvloop", "epoll"])
-def thread(request: pytest.FixtureRequest) -> Iterator[ReactorThread]:
-    thread = ReactorThread(request.param)
-    yield thread
-    thread.stop()
-
-
-@pytest.fixture(params=["TCP", "unix"])
-def family(request: pytest.FixtureRequest) -> int:
-    return socket.AF_INET if request.param == "TCP" else socket.AF_UNIX
-
-
 @pytest.fixture(params=["spliced", "copied"])
 def most(request: pytest.FixtureRequest) -> int:
     return MAX_PIPES if request.param == "spliced" else 0
 
-
-tcp_only = pytest.mark.parametrize("family", [socket.AF_INET], ids=["TCP"])
-"""For what unix sockets do not have."""
 
 spliced_only = pytest.mark.parametrize("most", [MAX_PIPES], ids=["spliced"])
 
@@ -78,14 +61,20 @@ class Joined:
     client, server: the peers' sockets. heard: what the owner has heard, in order.
     """
 
-    def __init__(self, relays: Relays, at_once: Callable[[Owner], object] = lambda _: None) -> None:
+    def __init__(
+        self,
+        relays: Relays,
+        at_once: Callable[[Owner], object] = lambda _: None,
+        finished: Callable[[], object] | None = None,
+    ) -> None:
+        """finished: what the relay calls instead of this object's own method."""
         self.relays = relays
         self.inner, self.client = relays.clients.line(at_once)
         self.outer, self.server = relays.servers.line(at_once)
         self.heard: list[str] = []
         self.inner.stream.lost = lambda clean: self._lost("client", clean)
         self.outer.stream.lost = lambda clean: self._lost("server", clean)
-        self.relay = relays.make(self.inner.stream, self.outer.stream, self._finished)
+        self.relay = relays.make(self.inner.stream, self.outer.stream, finished or self._finished)
         self.is_over = False
 
     def start(self, waiting: bytes = b"", answer: bytes = b"") -> Joined:
@@ -168,15 +157,6 @@ def relays(thread: ReactorThread, family: int, most: int, tmp_path: Path) -> Ite
     assert thread.failures == []
 
 
-def ends(peer: socket.socket) -> str:
-    """How the connection ends for the peer, who has read everything."""
-    try:
-        assert peer.recv(1) == b""
-    except ConnectionResetError:
-        return "reset"
-    return "end"
-
-
 class Sending:
     """Sends `data` in a thread, and perhaps ends; sent: when all is out."""
 
@@ -228,7 +208,7 @@ def test_requests_and_answers(relays: Relays) -> None:
     wait_for(relays.rests)
     assert relays.pipes.in_use == 0
     joined.client.close()
-    assert ends(joined.server) == "end"
+    assert ending(joined.server) == "end"
     joined.server.close()
     joined.ends_well()
 
@@ -403,7 +383,7 @@ def test_a_reset_of_the_client_reaches_the_server(relays: Relays) -> None:
     joined.client.sendall(b"x")
     assert read_exactly(joined.server, 1) == b"x"
     reset(joined.client)
-    assert ends(joined.server) == "reset"
+    assert ending(joined.server) == "reset"
     joined.hears("client broken", "server broken")
     assert joined.heard[0] == "client broken"
 
@@ -415,7 +395,7 @@ def test_a_reset_of_the_server_reaches_the_client_after_what_it_said(relays: Rel
     joined.server.sendall(BULK[:size])
     assert read_exactly(joined.client, size) == BULK[:size]
     reset(joined.server)
-    assert ends(joined.client) == "reset"
+    assert ending(joined.client) == "reset"
     joined.hears("server broken", "client lost")
 
 
@@ -426,7 +406,7 @@ def test_a_reset_after_an_end_is_still_a_reset(relays: Relays) -> None:
     joined.client.shutdown(socket.SHUT_WR)
     assert read_all(joined.server) == b"hello"
     reset(joined.server)
-    assert ends(joined.client) == "reset"
+    assert ending(joined.client) == "reset"
     joined.hears("server broken", "client lost")
 
 
@@ -443,7 +423,7 @@ def test_what_a_server_said_before_its_reset_is_read_though_the_client_still_sen
 
     joined.do(answer_and_go)
     assert read_exactly(joined.client, 12) == b"413 too much"
-    assert ends(joined.client) == "reset"
+    assert ending(joined.client) == "reset"
     joined.hears("server broken", "client lost")
 
 
@@ -479,7 +459,7 @@ def test_a_close_lets_out_what_is_held(relays: Relays) -> None:
     assert 0 < taken <= sent
     assert len(read_all(joined.client)) == taken
     joined.hears("client lost")
-    joined.do(joined.outer.stream.reset)
+    joined.do(joined.outer.stream.abort)
     joined.hears("client lost", "server broken")
 
 
@@ -501,13 +481,12 @@ class Trouble(Exception):
 
 
 def test_an_exception_costs_only_its_connection(relays: Relays) -> None:
-    joined, other = relays.join(), relays.join()
     error = Trouble()
 
     def fail() -> None:
         raise error
 
-    joined.relay._finished = fail
+    joined, other = Joined(relays, finished=fail).start(), relays.join()
     joined.client.close()
     joined.server.close()
     joined.hears("client broken", "server broken")
@@ -567,24 +546,10 @@ def test_from_a_relay_in_full_flow(relays: Relays) -> None:
 def test_without_descriptors_nothing_happens(relays: Relays) -> None:
     joined = Joined(relays)
     before = settled(relays.thread)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     def fail(room: int) -> None:
-        """There is room for so many descriptors; nobody else runs meanwhile, since nothing here waits."""
-        filled: list[int] = []
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 10, hard))
-        try:
-            with contextlib.suppress(OSError):
-                while True:
-                    filled.append(os.dup(joined.client.fileno()))
-            for _ in range(room):
-                os.close(filled.pop())
-            with pytest.raises(OSError, match="Too many open files"):
-                joined.relay.start(b"never", b"sent")
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-            for fd in filled:
-                os.close(fd)
+        with descriptors_taken(room), pytest.raises(OSError, match="Too many open files"):
+            joined.relay.start(b"never", b"sent")
 
     for room in (0, 1):
         relays.thread.run(fail, room)

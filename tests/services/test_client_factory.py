@@ -51,9 +51,7 @@ class MemoryEndpoint:
 def world() -> Iterator[World]:
     world = World("scheduler = phttp", "deny = 192.0.2.9", f"server = {A}", f'rule = pattern ".*" use server {A}')
     yield world
-    for peer in world.peers:
-        if peer.stream.is_open and not peer.line.disconnecting and not peer.line.aborted:
-            peer.resets()
+    world.reset_all()
     world.close()
 
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from memory import log_into
 from servers import free_port
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import Logger, formatEvent
 
 from ktcpvs.health.active_checks import ActiveChecks
 from ktcpvs.model import edits
@@ -22,7 +22,6 @@ from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.runtime.listening_sockets import ListeningSockets
 from ktcpvs.services.director import Director
 from ktcpvs.services.serving_processes import SingleProcess
-from ktcpvs.system.log import EventLog
 from ktcpvs.system.steps import Steps
 
 Take = Callable[..., Any]
@@ -52,7 +51,7 @@ class Switch:
         self.steps: list[str] = []
         self.refused: list[str] = []
         self.reactor = MemoryReactorClock()
-        log = EventLog(logger=Logger(observer=lambda event: self.lines.append(formatEvent(event))))
+        log = log_into(self.lines)
         self.sockets = Opened()
         steps = Steps(log, self.take)
         self.context = Context(self.reactor, log, Descriptors(100), sockets=self.sockets, steps=steps)
@@ -96,7 +95,7 @@ class Switch:
 
     def checked(self) -> list[str]:
         assert isinstance(self.director.checks, ActiveChecks)
-        return sorted(ident for ident, _ in self.director.checks._servers)
+        return self.director.checks.services
 
 
 class RecordingProcesses(SingleProcess):
@@ -214,6 +213,16 @@ def test_the_change_takes_every_kind_of_step() -> None:
     assert len(STEPS) > 30
 
 
+def fault_in(step: str) -> Callable[[str], None]:
+    """Return what raises Fault when it is called with the name of that step."""
+
+    def fault(name: str) -> None:
+        if name == step:
+            raise Fault
+
+    return fault
+
+
 def test_without_a_fault(switch: Switch) -> None:
     change(switch)
     assert is_in_force(switch)
@@ -224,11 +233,7 @@ def test_without_a_fault(switch: Switch) -> None:
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_step_that_raises_at_its_end(switch: Switch, step: str) -> None:
-    def fault(name: str) -> None:
-        if name == step:
-            raise Fault
-
-    switch.fault_after = fault
+    switch.fault_after = fault_in(step)
     change(switch)
     assert is_in_force(switch)
     assert runs(switch)
@@ -240,12 +245,7 @@ def test_a_step_that_raises_at_its_end(switch: Switch, step: str) -> None:
 @pytest.mark.parametrize("step", STEPS)
 def test_a_step_that_raises_before_it_does_anything(switch: Switch, step: str) -> None:
     """All other steps are taken, and the next edit is carried out."""
-
-    def fault(name: str) -> None:
-        if name == step:
-            raise Fault
-
-    switch.fault = fault
+    switch.fault = fault_in(step)
     change(switch)
     assert is_in_force(switch)
     assert f"internal error in the step '{step}'; the other steps follow" in switch.lines

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from memory import log_into
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
-from twisted.logger import Logger, formatEvent
 
 from ktcpvs.errors import BadValue
 from ktcpvs.model.expansion import Resolution
 from ktcpvs.model.settings import Settings
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.resolver import MAX_CONCURRENT_LOOKUPS, MAX_RETRY_DELAY, Resolver
-from ktcpvs.system.log import EventLog
 from ktcpvs.system.lookup import Found, NotFound
 
 ONE, TWO, THREE = "10.0.0.1", "10.0.0.2", "10.0.0.3"
@@ -30,7 +29,7 @@ class Asked(Resolver):
         self.lines: list[str] = []
         self.open: list[Deferred[Found]] = []
         self.refusal: Exception | None = None
-        log = EventLog(logger=Logger(observer=lambda event: self.lines.append(formatEvent(event))))
+        log = log_into(self.lines)
         super().__init__(Context(self.clock, log, settings=Settings(**settings)), self._resolved)
 
     def look_up(self, host: str) -> Deferred[Found]:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from e2e.harness import Daemon
-from servers import LOOPBACK, SocketServer, dial, free_port, read_all
+from servers import LOOPBACK, SocketServer, dial, free_port, read_all, wait_for
 
 SIZE = 20_000_000
 """Bytes, each way."""
@@ -46,6 +46,8 @@ def bulk(daemon: Daemon, relays: Sequence[str], count: int, seed: int) -> list[s
                 for caller in callers:
                     caller.join()
             daemon.wait_until_empty()
+            # The kernel may still hold bytes for a server that reads slowly; `stop` would cut them off.
+            wait_for(lambda: server.living == 0, "the servers to read all", timeout=TIMEOUT)  # noqa: B023
         finally:
             server.stop()
         stats = daemon.stats(f"bulk-{relay}")["stats"]

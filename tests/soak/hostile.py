@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,15 @@ class HostileSoak:
 
     # Starting.
 
+    def kill_all(self) -> None:
+        """End the daemon, if it was started, and all programs."""
+        try:
+            if self.daemon.process is not None:
+                self.daemon.finish()
+        finally:
+            for program in (*self.programs, *self.hostile_programs):
+                program.kill()
+
     def start(self) -> None:
         """Start the well-behaved servers and the daemon. Without the rights, the kernel relay is left out."""
         good = {"good": (self.good, [self.ports["good_raw"]]), "target": (self.target, [self.ports["target_raw"]])}
@@ -223,7 +233,7 @@ class HostileSoak:
             self.programs.append(Program(self.folder, "good_servers", http=http, raw=raw))
         for http, raw in good.values():
             for port in (*http, *raw):
-                wait_for(lambda port=port: answers(port), "a good server to listen", timeout=30)
+                wait_for(partial(answers, port), "a good server to listen", timeout=30)
         self._write(first=True)
         if not self._takes_kernel():
             print("no relay in the kernel here: it is not attacked")
@@ -231,7 +241,7 @@ class HostileSoak:
             self._write(first=True)
         self.daemon.start()
         for name in ("clean", *HTTP):
-            wait_for(lambda name=name: answers(self.ports[name]), "the services to listen", timeout=30)
+            wait_for(partial(answers, self.ports[name]), "the services to listen", timeout=30)
         for _ in range(10 * self.workers):
             wait_for(lambda: _is_served(self.ports["clean"]), "the workers to serve", timeout=30)
 
@@ -519,7 +529,7 @@ class HostileSoak:
         """Wait until no connection is counted as open, queued or kept."""
 
         def counted() -> dict[str, Any]:
-            found = {}
+            found: dict[str, Any] = {}
             for service in self.daemon.call("stats")["services"]:
                 stats = service["stats"]
                 found |= {f"{service['ident']} {key}": stats[key] for key in ("active", "queued") if stats[key]}
@@ -621,8 +631,7 @@ def soak(seconds: float, workers: int, seed: int, only: str) -> list[str]:
     with tempfile.TemporaryDirectory(prefix="ktcpvs-hostile-") as folder, contextlib.ExitStack() as stack:
         run = HostileSoak(Path(folder), workers, seed, only)
         stack.callback(run.thread.stop)
-        stack.callback(lambda: [program.kill() for program in (*run.programs, *run.hostile_programs)])
-        stack.callback(lambda: run.daemon.process and run.daemon.finish())
+        stack.callback(run.kill_all)
         run.start()
         try:
             uvloop.run(run.warm_up())

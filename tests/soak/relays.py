@@ -29,6 +29,7 @@ from packets import packets  # noqa: E402
 from servers import free_port  # noqa: E402
 from slow import slow  # noqa: E402
 from storm import Storm  # noqa: E402
+from world import print_outcome  # noqa: E402
 
 RELAYS = ("copy", "splice", "kernel", "auto")
 
@@ -105,10 +106,7 @@ def main() -> int:
     if "packets" in chosen:
         with running() as daemon:
             wrong += packets(daemon)
-    for line in wrong[:50]:
-        print(f"WRONG {line}")
-    print(f"{len(wrong)} wrong" if wrong else "all as it must be")
-    return 1 if wrong else 0
+    return print_outcome(wrong)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 from clients import Clients, Failure  # noqa: E402
 from e2e.harness import ControlThread, Daemon  # noqa: E402
 from servers import LOOPBACK, Nginx, free_port, wait_for  # noqa: E402
-from world import Kill, children, freeze_server, kill_server, kill_worker, memory, sockets  # noqa: E402
+from world import Kill, children, freeze_server, kill_server, kill_worker, memory, print_outcome, sockets  # noqa: E402
 
 EACH = 4
 """Clients of each kind."""
@@ -74,6 +74,10 @@ class Soak:
         self.daemons: list[Daemon] = []
         self.daemon = self._daemon("--config", self.config)
         self.memory: list[int] = []
+
+    def finish_daemons(self) -> None:
+        for daemon in self.daemons:
+            daemon.finish()
 
     def takes_over(self) -> None:
         old = self.daemon
@@ -220,7 +224,7 @@ def soak(seconds: float, workers: int, seed: int) -> list[str]:
         for server in run.servers:
             stack.callback(server.stop)
         run.daemon.start()
-        stack.callback(lambda: [daemon.finish() for daemon in run.daemons])
+        stack.callback(run.finish_daemons)
         if workers:
             wait_for(lambda: len(children(run.daemon.pid)) == workers)
         time.sleep(1)
@@ -262,10 +266,7 @@ def main() -> int:
     options = parser.parse_args()
     print(f"seed {options.seed}")
     wrong = soak(options.seconds, options.workers, options.seed)
-    for line in wrong[:50]:
-        print(f"WRONG {line}")
-    print(f"{len(wrong)} wrong" if wrong else "all as it must be")
-    return 1 if wrong else 0
+    return print_outcome(wrong)
 
 
 if __name__ == "__main__":

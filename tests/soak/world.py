@@ -114,3 +114,11 @@ def unreclaimable_slab() -> int:
         if line.startswith("SUnreclaim:"):
             return int(line.split()[1]) << 10
     raise AssertionError("no SUnreclaim in /proc/meminfo")
+
+
+def print_outcome(wrong: list[str]) -> int:
+    """Print the violations; return the exit status of the program."""
+    for line in wrong[:50]:
+        print(f"WRONG {line}")
+    print(f"{len(wrong)} wrong" if wrong else "all as it must be")
+    return 1 if wrong else 0

@@ -21,13 +21,6 @@ from ktcpvs.streams.stream import Stream
 from ktcpvs.streams.uv_connect import HappyEyeballs
 
 
-@pytest.fixture(scope="module", params=["uvloop", "epoll"])
-def thread(request: pytest.FixtureRequest) -> Iterator[ReactorThread]:
-    thread = ReactorThread(request.param)
-    yield thread
-    thread.stop()
-
-
 @pytest.fixture(autouse=True)
 def nothing_is_left(thread: ReactorThread) -> Iterator[None]:
     thread.failures.clear()

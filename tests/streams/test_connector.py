@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reactors import ReactorThread, descriptors, settled
+from reactors import Producer, ReactorThread, descriptors, settled
 from servers import LOOPBACK, free_port, read_all, read_exactly, wait_for
 from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.defer import CancelledError, Deferred
@@ -32,13 +32,6 @@ from zope.interface.verify import verifyObject
 from ktcpvs.model.address import Address, Inet, Unix
 from ktcpvs.streams.connector import Connector
 from ktcpvs.streams.stream import Stream
-
-
-@pytest.fixture(scope="module", params=["uvloop", "epoll"])
-def thread(request: pytest.FixtureRequest) -> Iterator[ReactorThread]:
-    thread = ReactorThread(request.param)
-    yield thread
-    thread.stop()
 
 
 @pytest.fixture(autouse=True)
@@ -228,22 +221,6 @@ def test_a_reset(thread: ReactorThread) -> None:
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         peer.close()
         wait_for(lambda: protocol.heard == ["made", ConnectionLost])
-
-
-class Producer:
-    """told: each call of a producer's methods, in order."""
-
-    def __init__(self) -> None:
-        self.told: list[str] = []
-
-    def pauseProducing(self) -> None:
-        self.told.append("pause")
-
-    def resumeProducing(self) -> None:
-        self.told.append("resume")
-
-    def stopProducing(self) -> None:
-        self.told.append("stop")
 
 
 def test_a_producer(thread: ReactorThread, server: Server) -> None:

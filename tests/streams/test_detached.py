@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
 import random
-import resource
 import select
 import socket
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from reactors import Lines, Owner, ReactorThread, descriptors, flushed, settled
-from servers import read_all, read_exactly, reset, wait_for
+from reactors import Lines, Owner, Producer, ReactorThread, descriptors, descriptors_taken, flushed, settled
+from servers import ending, read_all, read_exactly, reset, wait_for
 from twisted.internet.testing import StringTransport
 
 from ktcpvs.relay.poller import SocketPoller
@@ -26,32 +23,6 @@ from ktcpvs.system.sockets import RESET_ON_CLOSE
 
 BULK = random.Random(1).randbytes(6_000_000)
 """More than the kernel's buffers on the way take."""
-
-
-@pytest.fixture(scope="module", params=["uvloop", "epoll"])
-def thread(request: pytest.FixtureRequest) -> Iterator[ReactorThread]:
-    thread = ReactorThread(request.param)
-    yield thread
-    thread.stop()
-
-
-@pytest.fixture(params=["accepted", "called"])
-def how(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(params=["TCP", "unix"])
-def family(request: pytest.FixtureRequest) -> int:
-    return socket.AF_INET if request.param == "TCP" else socket.AF_UNIX
-
-
-@pytest.fixture
-def lines(thread: ReactorThread, how: str, family: int, tmp_path: Path) -> Iterator[Lines]:
-    thread.failures.clear()
-    lines = Lines(thread, how, family, tmp_path)
-    yield lines
-    lines.close()
-    assert thread.failures == []
 
 
 @pytest.fixture
@@ -120,15 +91,6 @@ def taken(lines: Lines, poller: SocketPoller, owner: Owner) -> Hand:
 def silent(peer: socket.socket) -> bool:
     """True when nothing has come, no end and no reset either."""
     return not select.select([peer], [], [], 0)[0]
-
-
-def ends(peer: socket.socket) -> str:
-    """How the connection ends for the peer, who has read everything."""
-    try:
-        assert peer.recv(1) == b""
-    except ConnectionResetError:
-        return "reset"
-    return "end"
 
 
 def a_moment(thread: ReactorThread) -> None:
@@ -223,7 +185,7 @@ def test_from_the_first(lines: Lines, poller: SocketPoller, pause: bool) -> None
     assert (owner.data, owner.heard) == (b"", [])
     owner.do("close")
     owner.hears("lost")
-    assert ends(peer) == "end"
+    assert ending(peer) == "end"
 
 
 def test_with_the_first_that_comes(lines: Lines, poller: SocketPoller) -> None:
@@ -238,7 +200,7 @@ def test_with_the_first_that_comes(lines: Lines, poller: SocketPoller) -> None:
     assert hand.read(6) == b"second"
     owner.do("close")
     owner.hears("lost")
-    assert (owner.data, ends(peer)) == (b"first", "end")
+    assert (owner.data, ending(peer)) == (b"first", "end")
 
 
 def test_what_was_written_just_before(lines: Lines, poller: SocketPoller) -> None:
@@ -270,22 +232,6 @@ def test_what_is_buffered_must_go_first(lines: Lines) -> None:
     wait_for(lambda: lines.thread.run(flushed, owner.stream))
 
 
-class Producer:
-    """told: each call of a producer's methods, in order."""
-
-    def __init__(self) -> None:
-        self.told: list[str] = []
-
-    def pauseProducing(self) -> None:
-        self.told.append("pause")
-
-    def resumeProducing(self) -> None:
-        self.told.append("resume")
-
-    def stopProducing(self) -> None:
-        self.told.append("stop")
-
-
 def test_a_producer_is_not_told(lines: Lines, poller: SocketPoller) -> None:
     owner, _ = lines.line()
     producer = Producer()
@@ -312,7 +258,7 @@ def test_a_close(lines: Lines, poller: SocketPoller, unread: bytes) -> None:
     owner.hears("lost")
     assert read_exactly(peer, len(small)) == small
     if not (unread and lines.is_unix):
-        assert ends(peer) == "end"
+        assert ending(peer) == "end"
     assert hand.sock.fileno() == -1
     assert hand.asked == ["read no more", "forget"]
     owner.do("abort", "close", "half_close", "pause", "resume", "close_with_reset")
@@ -325,7 +271,7 @@ def test_a_reset(lines: Lines, poller: SocketPoller) -> None:
     hand = taken(lines, poller, owner)
     owner.do("abort", "abort", "close")
     owner.hears("broken")
-    assert ends(peer) == ("end" if lines.is_unix else "reset")
+    assert ending(peer) == ("end" if lines.is_unix else "reset")
     assert hand.asked == ["forget"]
     assert hand.sock.fileno() == -1
 
@@ -335,7 +281,7 @@ def test_a_close_that_becomes_a_reset(lines: Lines, poller: SocketPoller) -> Non
     hand = taken(lines, poller, owner)
     owner.do("close", "abort")
     owner.hears("broken")
-    assert ends(peer) == ("end" if lines.is_unix else "reset")
+    assert ending(peer) == ("end" if lines.is_unix else "reset")
     assert hand.asked == ["read no more", "forget"]
 
 
@@ -345,7 +291,7 @@ def test_a_reset_after_what_was_sent(lines: Lines, poller: SocketPoller) -> None
     hand.sock.send(b"last words")
     assert read_exactly(peer, 10) == b"last words"
     owner.do("close_with_reset")
-    assert ends(peer) == ("end" if lines.is_unix else "reset")
+    assert ending(peer) == ("end" if lines.is_unix else "reset")
     owner.hears("lost")
 
 
@@ -406,7 +352,7 @@ def test_a_reset_waits_for_nothing(lines: Lines, poller: SocketPoller) -> None:
     hand.on_its_way = True
     owner.do("close", "abort")
     owner.hears("broken")
-    assert ends(peer) == ("end" if lines.is_unix else "reset")
+    assert ending(peer) == ("end" if lines.is_unix else "reset")
 
 
 def test_what_the_system_breaks(lines: Lines, poller: SocketPoller) -> None:
@@ -503,22 +449,10 @@ def test_who_has_no_socket_stays() -> None:
 
 def test_without_a_descriptor_nothing_happens(lines: Lines) -> None:
     owner, peer = lines.line()
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    filled: list[int] = []
 
     def fail() -> None:
-        """All descriptors are taken for a moment; nobody else runs meanwhile, since nothing here waits."""
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 1, hard))
-        try:
-            with contextlib.suppress(OSError):
-                while True:
-                    filled.append(os.dup(peer.fileno()))
-            with pytest.raises(OSError, match="Too many open files"):
-                owner.stream.duplicate_socket()
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-            for fd in filled:
-                os.close(fd)
+        with descriptors_taken(), pytest.raises(OSError, match="Too many open files"):
+            owner.stream.duplicate_socket()
 
     lines.thread.run(fail)
     peer.sendall(b"hello")

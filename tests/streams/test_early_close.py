@@ -18,13 +18,6 @@ BULK = random.Random(2).randbytes(6_000_000)
 """More than the kernel's buffers on the way take."""
 
 
-@pytest.fixture(scope="module", params=["uvloop", "epoll"])
-def thread(request: pytest.FixtureRequest) -> Iterator[ReactorThread]:
-    thread = ReactorThread(request.param)
-    yield thread
-    thread.stop()
-
-
 @pytest.fixture(params=[socket.AF_INET, socket.AF_UNIX], ids=["TCP", "unix"])
 def lines(thread: ReactorThread, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lines]:
     thread.failures.clear()

@@ -10,52 +10,11 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
-from reactors import Lines, Owner, ReactorThread, descriptors, settled
-from servers import read_all, read_exactly, reset, wait_for
-
-
-@pytest.fixture(scope="module", params=["uvloop", "epoll"])
-def thread(request: pytest.FixtureRequest) -> Iterator[ReactorThread]:
-    thread = ReactorThread(request.param)
-    yield thread
-    thread.stop()
-
-
-@pytest.fixture(params=["accepted", "called"])
-def how(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(params=["TCP", "unix"])
-def family(request: pytest.FixtureRequest) -> int:
-    return socket.AF_INET if request.param == "TCP" else socket.AF_UNIX
-
-
-@pytest.fixture
-def lines(thread: ReactorThread, how: str, family: int, tmp_path: Path) -> Iterator[Lines]:
-    thread.failures.clear()
-    lines = Lines(thread, how, family, tmp_path)
-    yield lines
-    lines.close()
-    assert thread.failures == []
-
-
-tcp_only = pytest.mark.parametrize("family", [socket.AF_INET], ids=["TCP"])
-"""For what unix sockets do not have."""
-
-
-def ends(peer: socket.socket) -> str:
-    """How the connection ends for the peer, who has read everything."""
-    try:
-        assert peer.recv(1) == b""
-    except ConnectionResetError:
-        return "reset"
-    return "end"
-
+from reactors import Lines, Owner, Producer, ReactorThread, descriptors, settled, tcp_only
+from servers import ending, read_all, read_exactly, reset, wait_for
 
 BULK = random.Random(1).randbytes(6_000_000)
 """More than the kernel's buffers on the way take."""
@@ -70,7 +29,7 @@ def test_the_peer_ends_first(lines: Lines) -> None:
     owner.write(b"an answer")
     assert read_exactly(peer, 9) == b"an answer"
     owner.do("half_close")
-    assert ends(peer) == "end"
+    assert ending(peer) == "end"
     owner.do("pause", "resume")
     owner.do("close")
     owner.hears("ended", "lost")
@@ -151,7 +110,7 @@ def test_written_and_ended_from_the_first(lines: Lines) -> None:
 @pytest.mark.parametrize(("what", "told"), [("close", "lost"), ("abort", "broken")])
 def test_left_from_the_first(lines: Lines, what: str, told: str) -> None:
     owner, peer = lines.line(lambda owner: getattr(owner.stream, what)())
-    assert ends(peer) == ("reset" if what == "abort" and not lines.is_unix else "end")
+    assert ending(peer) == ("reset" if what == "abort" and not lines.is_unix else "end")
     owner.hears(told)
 
 
@@ -172,7 +131,7 @@ def test_a_close_is_an_end_even_when_something_is_unread(lines: Lines) -> None:
     owner.hears("lost")
     assert peer.recv(10) == b"bye"
     if not lines.is_unix:
-        assert ends(peer) == "end"
+        assert ending(peer) == "end"
 
 
 def test_a_reset_drops_what_is_buffered(lines: Lines) -> None:
@@ -204,7 +163,7 @@ def test_a_reset_after_what_is_buffered(lines: Lines) -> None:
     small = BULK[:50_000]
     owner.thread.run(lambda: (owner.stream.write(small), owner.stream.close_with_reset()))
     assert read_exactly(peer, len(small)) == small
-    assert ends(peer) == ("end" if lines.is_unix else "reset")
+    assert ending(peer) == ("end" if lines.is_unix else "reset")
     owner.hears("lost")
 
 
@@ -276,22 +235,6 @@ def test_ending_towards_a_peer_who_is_gone(lines: Lines) -> None:
     owner.do("half_close", "close")
     wait_for(lambda: owner.heard)
     assert len(owner.heard) == 1
-
-
-class Producer:
-    """told: each call of a producer's methods, in order."""
-
-    def __init__(self) -> None:
-        self.told: list[str] = []
-
-    def pauseProducing(self) -> None:
-        self.told.append("pause")
-
-    def resumeProducing(self) -> None:
-        self.told.append("resume")
-
-    def stopProducing(self) -> None:
-        self.told.append("stop")
 
 
 def test_a_producer_is_held_back(lines: Lines) -> None:
@@ -387,7 +330,7 @@ def test_an_exception_costs_only_its_connection(
     owner.received = fail
     peer.sendall(b"x")
     owner.hears("broken")
-    assert ends(peer) == ("reset" if thread.name == "uvloop" and not lines.is_unix else "end")
+    assert ending(peer) == ("reset" if thread.name == "uvloop" and not lines.is_unix else "end")
     others_peer.sendall(b"y")
     other.has(b"y")
     wait_for(lambda: thread.failures)

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from memory import log_into
 from servers import free_port
 from twisted.internet.interfaces import IUNIXTransport
 from twisted.internet.testing import MemoryReactorClock, StringTransport
-from twisted.logger import Logger
 from twisted.protocols import amp
 from zope.interface import implementer
 
@@ -21,7 +21,6 @@ from ktcpvs.model.address import parse_address
 from ktcpvs.model.language.parser import parse
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
-from ktcpvs.system.log import EventLog
 from ktcpvs.system.shared import SharedTable
 from ktcpvs.workers.shared_counters import SlotAllocator
 from ktcpvs.workers.supervisor import Supervisor
@@ -49,7 +48,7 @@ class Supervised:
         self.reactor: Any = MemoryReactorClock()
         self.outcomes: list[Any] = []
         self.slots = SlotAllocator(SharedTable(SIZE + 1))
-        log = EventLog(logger=Logger(observer=lambda event: None))
+        log = log_into([])
         self.context = Context(self.reactor, log, Descriptors(100), counters=self.slots.counters(SIZE))
         self.supervisor = Supervisor(self.context, SIZE, self.slots, self._save, lambda: None)
         self.director = self.supervisor.director

@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from memory import log_into
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
-from twisted.logger import Logger, formatEvent
 from twisted.protocols import amp
 from twisted.python.failure import Failure
 
 from ktcpvs.control.client import QuietAMP
-from ktcpvs.system.log import EventLog
 from ktcpvs.workers.commands import Ping
 from ktcpvs.workers.worker_processes import WorkerProcess, WorkerProcesses
 
@@ -26,7 +25,7 @@ class Supervised:
         self.timeout = timeout
         self.lines: list[str] = []
         self.clock = Clock()
-        log = EventLog(logger=Logger(observer=lambda event: self.lines.append(formatEvent(event))))
+        log = log_into(self.lines)
         self.workers = WorkerProcesses(
             self.clock, log, 1, lambda worker: None, lambda worker: None, lambda: self.timeout
         )

@@ -1,0 +1,4 @@
+"""Fixtures of tests with relays over real sockets."""
+
+from reactors import family as family
+from reactors import thread as thread
