@@ -15,9 +15,9 @@ from ktcpvs.relay import program, splice
 from ktcpvs.relay.copy import CopyRelay
 from ktcpvs.relay.kernel import KernelRelay
 from ktcpvs.relay.pipes import MAX_PIPES, Pipes
-from ktcpvs.relay.poller import SocketPoller
 from ktcpvs.relay.program_slots import ProgramSlots
 from ktcpvs.relay.splice import SpliceRelay
+from ktcpvs.streams.poller import SocketPoller
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system.timer_wheel import TimerWheel
 
@@ -107,6 +107,13 @@ class Relays:
         why = NOT_TCP if name == KERNEL and not is_tcp else self.refusal(name)
         return (name, "") if why is None else (COPY, f"{name}: {why}")
 
+    @property
+    def poller(self) -> SocketPoller:
+        """Watches the bare sockets of this process. Raises OSError when there is no descriptor for it."""
+        if self._poller is None:
+            self._poller = SocketPoller(self._reactor)
+        return self._poller
+
     # The relays themselves.
 
     def set_window(self, window: int) -> None:
@@ -122,16 +129,15 @@ class Relays:
 
         Raises OSError.
         """
-        if self._poller is None:
-            self._poller = SocketPoller(self._reactor)
+        poller = self.poller
         if name == KERNEL:
             if self._slots is None:
-                self._slots = ProgramSlots(self._poller)
+                self._slots = ProgramSlots(poller)
                 self._slots.window = self._window
-            return KernelRelay(client, server, wheel, finished, self._poller, self._slots)
+            return KernelRelay(client, server, wheel, finished, poller, self._slots)
         if self._pipes is None:
             self._pipes = Pipes(self._max_pipes)
-        return SpliceRelay(client, server, wheel, finished, self._poller, self._pipes)
+        return SpliceRelay(client, server, wheel, finished, poller, self._pipes)
 
     def close(self) -> None:
         """Relay no connection any more; safe to call twice."""

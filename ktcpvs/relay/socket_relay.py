@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ktcpvs.relay.copy import CopyRelay
-from ktcpvs.relay.poller import SocketPoller
 from ktcpvs.streams.detached import DetachedTransport
+from ktcpvs.streams.poller import SocketPoller
 from ktcpvs.streams.stream import Stream, nothing
 from ktcpvs.system.timer_wheel import TimerWheel
 

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from twisted.logger import Logger
 
 from ktcpvs.relay.pipes import PIPE_SIZE, Pipe, Pipes
-from ktcpvs.relay.poller import IN, OUT, SocketPoller
 from ktcpvs.relay.socket_relay import Side, SocketRelay
 from ktcpvs.streams.detached import DetachedTransport
+from ktcpvs.streams.poller import IN, OUT, SocketPoller
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system.timer_wheel import TimerWheel
 

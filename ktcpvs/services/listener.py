@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -25,8 +24,10 @@ from ktcpvs.system.sockets import (
     close_listener,
     drop_handshakes,
     is_dual_stack,
+    plain_socket_class,
     read_urgent_in_place,
     release_listener,
+    send_at_once,
     unmapped,
 )
 
@@ -42,15 +43,6 @@ Who calls meanwhile is not heard, and calls again one second later."""
 
 LOOK = 0.002
 """Seconds between two looks whether they are over."""
-
-
-@cache
-def _kind(family: socket.AddressFamily) -> type[socket.socket]:
-    """A class for sockets of that family, which know what they are without asking each time.
-
-    What socket.accept does besides takes a good part of the time that accepting takes.
-    """
-    return type("AcceptedSocket", (socket.socket,), {"__slots__": (), "family": family, "type": socket.SOCK_STREAM})
 
 
 @implementer(IReadDescriptor)
@@ -72,7 +64,7 @@ class Listener:
         self._admit = admit
         self.accepted = accepted
         self._family = int(sock.family)
-        self._kind = _kind(sock.family)
+        self._kind = plain_socket_class(sock.family)
         self._is_dual_stack = is_dual_stack(sock)
         self._reading = False
         self._exhausted = False
@@ -83,6 +75,7 @@ class Listener:
         self._looks = PeriodicJob(context.reactor, self._look, self._look_failed, LOOK)
         self.closed = False
         read_urgent_in_place(sock)
+        send_at_once(sock)
         context.descriptors.listening += 1
 
     def start(self) -> None:

@@ -17,7 +17,7 @@ from ktcpvs.health.service_health import ServiceHealth
 from ktcpvs.http.head_cache import HeadCache
 from ktcpvs.http.server_connection import ServerConnections
 from ktcpvs.http.service import HTTPService
-from ktcpvs.interfaces import CONNECTION, IBindsInSteps, IWatches
+from ktcpvs.interfaces import CONNECTION, EACH_REQUEST, IBindsInSteps, IWatches
 from ktcpvs.model.address import Address
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import ServiceView
@@ -29,6 +29,7 @@ from ktcpvs.services.preambles import Preambles
 from ktcpvs.services.prepared import Prepared
 from ktcpvs.streams.accept import adopt_socket, client_name
 from ktcpvs.streams.connector import Connector
+from ktcpvs.streams.poller import SocketPoller
 from ktcpvs.system import log as levels
 from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.sockets import close_with_reset
@@ -362,6 +363,11 @@ class RunningService:
     def _look_failed(self, why: Failure) -> None:
         self.context.log.failure("service {ident}: clients that wait for room", why, ident=self.ident)
 
+    @property
+    def _poller(self) -> SocketPoller | None:
+        """Watches the bare sockets of connections that are relayed as a whole; None: those are switched by request."""
+        return self.context.relays.poller if self.traffic.unit != EACH_REQUEST else None
+
     def _accepted(self, sock: socket.socket, peer: Any) -> None:
         """Serve one client; whatever goes wrong costs only this one."""
         connection = self.client_factory.build(peer)
@@ -370,7 +376,7 @@ class RunningService:
             return
         client = connection.client
         try:
-            adopt_socket(self.context.reactor, sock, peer, client)
+            adopt_socket(self.context.reactor, sock, peer, client, self._poller)
         except Exception:
             self.context.log.failure("service {ident}: {client} lost", ident=self.ident, client=connection.client_name)
             client.abort()
@@ -383,7 +389,7 @@ class RunningService:
         preamble = self.preambles.begin(self.client_factory.stages, peer)
         stream = preamble.stream
         try:
-            adopt_socket(self.context.reactor, sock, peer, stream)
+            adopt_socket(self.context.reactor, sock, peer, stream, self._poller)
         except Exception:
             self.context.log.failure("service {ident}: {client} lost", ident=self.ident, client=client_name(peer)[0])
             stream.abort()

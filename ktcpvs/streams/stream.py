@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ktcpvs.streams.contract import Detached, NotDetachable, SocketAddress, TLSFacts, address_text
+from ktcpvs.streams.poller import SocketPoller
 from ktcpvs.streams.transport import StreamTransport
 from ktcpvs.streams.transport import nothing as nothing
 from ktcpvs.streams.twisted_transport import TwistedTransport
@@ -55,8 +56,10 @@ class Stream(Protocol):
 
     def makeConnection(self, transport: Any) -> None:
         """`transport` carries the stream from now on: a StreamTransport, or any of Twisted's."""
-        if not isinstance(transport, StreamTransport):
-            transport = TwistedTransport(transport)
+        self.use_transport(transport if isinstance(transport, StreamTransport) else TwistedTransport(transport))
+
+    def use_transport(self, transport: StreamTransport) -> None:
+        """`transport` carries the stream from now on."""
         self.connected = 1
         self.transport = transport
         self.write = transport.write
@@ -180,6 +183,12 @@ class Stream(Protocol):
     def reports_bulk(self) -> bool:
         """True when the transport calls `bulk_detected`."""
         return self.is_open and self.transport.reports_bulk
+
+    @property
+    def poller(self) -> SocketPoller | None:
+        """What watches its bare socket; None for other transports."""
+        poller: SocketPoller | None = self.transport.poller if self.is_open else None
+        return poller
 
     def keep_urgent_data_in_place(self) -> None:
         """Read urgent data where it stands among the rest; else reads leave it out."""

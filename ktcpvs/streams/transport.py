@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from ktcpvs.streams.contract import NotDetachable, SocketAddress, address_text
+from ktcpvs.streams.poller import SocketPoller
 from ktcpvs.system import sockets
 from ktcpvs.system.sockets import RESET_ON_CLOSE, read_urgent_in_place
 
@@ -55,6 +56,9 @@ class StreamTransport(ABC):
 
     reports_bulk: ClassVar[bool] = False
     """True when it calls `bulk_detected`."""
+
+    poller: SocketPoller | None = None
+    """What watches its bare socket; None for transports of an event loop's own."""
 
     write: Callable[[bytes], object]
 

@@ -15,9 +15,9 @@ from reactors import Lines, Owner, Producer, ReactorThread, descriptors, descrip
 from servers import ending, read_all, read_exactly, reset, wait_for
 from twisted.internet.testing import StringTransport
 
-from ktcpvs.relay.poller import SocketPoller
 from ktcpvs.streams.contract import NotDetachable
 from ktcpvs.streams.detached import DetachedTransport
+from ktcpvs.streams.poller import SocketPoller
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system.sockets import RESET_ON_CLOSE
 
@@ -174,7 +174,7 @@ def test_from_the_first(lines: Lines, poller: SocketPoller, pause: bool) -> None
             hand.take(owner.stream)
 
     owner, peer = lines.line(at_once, b"said before")
-    if lines.how == "called" and pause and lines.thread.name == "uvloop":
+    if lines.how == "called" and pause and lines.is_on_uvloop:
         wait_for(lambda: refusal(lines, owner))  # it begins to read, so the stream is held: see below
         return
     if pause:
@@ -204,7 +204,7 @@ def test_with_the_first_that_comes(lines: Lines, poller: SocketPoller) -> None:
 
 
 def test_what_was_written_just_before(lines: Lines, poller: SocketPoller) -> None:
-    """uvloop sends at once, so nothing is buffered; Twisted in its next turn."""
+    """uvloop and bare sockets send at once, so nothing is buffered; Twisted in its next turn."""
     owner, peer = lines.line()
     hand = Hand(poller)
 
@@ -218,7 +218,7 @@ def test_what_was_written_just_before(lines: Lines, poller: SocketPoller) -> Non
         return True
 
     left = lines.thread.run(write_and_leave)
-    assert left == (lines.thread.name == "uvloop")
+    assert left == (lines.is_bare or lines.is_on_uvloop)
     assert read_exactly(peer, 11) == b"onetwothree"
     if not left:
         wait_for(lambda: lines.thread.run(flushed, owner.stream))
@@ -430,7 +430,7 @@ def test_whose_peer_has_reset_stays_or_is_over(lines: Lines) -> None:
 def test_who_has_read_without_being_asked_stays(lines: Lines, poller: SocketPoller) -> None:
     """uvloop reads from a connection that it made, whatever one says: what came first must be given out first."""
     owner, _ = lines.line(lambda owner: owner.stream.pause(), b"first")
-    if lines.thread.name != "uvloop" or lines.how != "called":
+    if not lines.is_on_uvloop or lines.how != "called":
         assert refusal(lines, owner) is None
         return
     assert refusal(lines, owner) == NotDetachable.UNREAD
@@ -463,7 +463,7 @@ def test_without_a_descriptor_nothing_happens(lines: Lines) -> None:
 
 def living() -> int:
     """How many streams and transports there are."""
-    names = ("Stream", "UVTransport", "Server", "Client", "DetachedTransport")
+    names = ("Stream", "BareTransport", "UVTransport", "Server", "Client", "DetachedTransport")
     return sum(type(thing).__name__ in names for thing in gc.get_objects())
 
 

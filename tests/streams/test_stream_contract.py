@@ -261,7 +261,7 @@ SOCKETS = [
     f"{reactor} {family} {how}"
     for reactor in ("uvloop", "epoll")
     for family in ("TCP", "unix")
-    for how in ("accepted", "called")
+    for how in ("accepted", "called", "bare accepted", "bare called")
 ]
 
 
@@ -272,7 +272,7 @@ def case(request: pytest.FixtureRequest, threads: dict[str, ReactorThread], tmp_
         yield memory
         memory.close()
         return
-    reactor, family, how = request.param.split()
+    reactor, family, how = request.param.split(maxsplit=2)
     thread = threads[reactor]
     thread.failures.clear()
     sockets = SocketCase(thread, how, socket.AF_UNIX if family == "unix" else socket.AF_INET, tmp_path)

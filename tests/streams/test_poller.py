@@ -13,7 +13,7 @@ import pytest
 from reactors import ReactorThread, descriptors, settled
 from servers import wait_for
 
-from ktcpvs.relay.poller import MAX_EVENTS, SocketPoller
+from ktcpvs.streams.poller import MAX_EVENTS, SocketPoller
 
 IN, OUT, HUP = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP
 
