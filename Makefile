@@ -34,7 +34,7 @@ TESTS ?= tests
 JOBS ?= 6
 
 test: compiled
-	@docs/tools/debian-packages services=netbase nginx=nginx-light redis-server redis-cli=redis-tools postgres=postgresql curl apache2=apache2-bin node=nodejs zsh mandoc wrk promtool=prometheus chromium systemd-socket-activate=systemd
+	@docs/tools/debian-packages services=netbase nginx=nginx-light redis-server redis-cli=redis-tools postgres=postgresql curl apache2=apache2-bin node=nodejs zsh mandoc wrk promtool=prometheus chromium systemd-socket-activate=systemd strace
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
 
 FUZZ_SECONDS ?= 60
