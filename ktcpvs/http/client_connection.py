@@ -121,9 +121,7 @@ class HTTPClientConnection(ClientConnection):
         self.last_activity = self.context.wheel.now
         cache = self._cache
         if self.state == life.IDLE and cache.is_enabled and self._reader is None and not self.is_last:
-            request = cache.requests.get(data)
-            if request is None:
-                request = cache.read(data, self.dispatcher.request.client)
+            request = cache.read(data, self.dispatcher.request.client)
             if request is not None and (self.limits is None or self.limits.allows(len(data))):
                 self.exchange.start_plain(request)
                 return
