@@ -20,7 +20,7 @@ from ktcpvs.control.server import Administrator
 from ktcpvs.errors import BadValue, Busy, CannotTakeOver
 from ktcpvs.runtime.inherited_sockets import InheritedSockets
 from ktcpvs.services.director import Director
-from ktcpvs.services.running import HANDED_OVER_TIME
+from ktcpvs.services.running import LATE_CLOSE_DELAY
 from ktcpvs.system.log import ANNOUNCE, EventLog
 from ktcpvs.system.process import peer_process
 from ktcpvs.system.sockets import distinct, file_of, share_among
@@ -68,7 +68,7 @@ class HandoverSource:
     def delay_next(self) -> None:
         """Refuse a takeover for a few seconds: the daemon before this one still listens on sockets that this one does
         not use, and until it stops, the order of the sockets is not known."""
-        self._not_before = self._director.context.reactor.seconds() + HANDED_OVER_TIME + 1
+        self._not_before = self._director.context.reactor.seconds() + LATE_CLOSE_DELAY + 1
 
     async def begin(self, target: HandoverConnection, version: str) -> dict[str, Any]:
         """Pause edits, and make the inventory. target: the new daemon's connection. version: of the new daemon.
@@ -80,7 +80,7 @@ class HandoverSource:
         if self.is_committed or self._target is not None:
             raise Busy("another daemon takes over already")
         if reactor.seconds() < self._not_before:
-            raise Busy(f"the takeover before is not over: try again in {HANDED_OVER_TIME + 1:.0f} seconds")
+            raise Busy(f"the takeover before is not over: try again in {LATE_CLOSE_DELAY + 1:.0f} seconds")
         self._target = target
         await director.pause_edits()
         if self._target is not target:  # its connection has ended meanwhile

@@ -69,7 +69,7 @@ def test_errors_in_a_row_eject(make: Make, status: str) -> None:
     assert states(world) == "uuu"
     assert {asks(world) for _ in range(6)} == {A, B, C}
     health = destination(world, A).health
-    assert health.reason == "its ejection is over"
+    assert health.reason == "the ejection has ended"
 
 
 def test_a_good_answer_makes_up_for_errors(make: Make) -> None:
@@ -178,7 +178,7 @@ def test_when_all_are_down(make: Make, lines: tuple[str, ...], ends: bytes) -> N
         client.says(get())
     world.accepts(A)
     world.load(*lines)
-    assert states(world) == "uuu", "who is not checked is up"
+    assert states(world) == "uuu", "a server without checks is up"
 
 
 def test_a_server_comes_slowly(make: Make) -> None:
@@ -222,6 +222,6 @@ def test_who_is_ejected_serves_when_nobody_else_is_left(make: Make) -> None:
     assert sorted(tried[:2]) == [B, C]
     assert tried[2] == A
     assert client.heard() == answer(b"from a")
-    for one in (B, C):  # and who is down by checks is not tried
+    for one in (B, C):  # and a server that checks found down is not tried
         world.live.health.mark(destination(world, one), False, "check: refused")
     assert asks(world) == A

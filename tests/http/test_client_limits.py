@@ -136,7 +136,7 @@ def test_a_client_that_asks_too_often_is_answered_429_and_may_go_on(make: Make) 
     assert other.heard() == OK
     for peer in (other, client):  # one after the other, each as it came the last time: read before, or not
         peer.says(GET)
-        assert refused(peer.heard(), b"asks more than it may") == 2
+        assert refused(peer.heard(), b"too many requests from this client address") == 2
     client.says(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\n1")
     assert refused(client.heard(), b"") == 2
     assert (
@@ -176,7 +176,7 @@ def test_the_first_request_alone_counts_where_it_alone_is_read(make: Make) -> No
     first.says(GET)
     server = world.accepts(A)
     second.says(GET)
-    assert refused(second.heard(), b"asks more than it may") == 3600
+    assert refused(second.heard(), b"too many requests from this client address") == 3600
     assert second.line.ended
     first.says(GET)
     assert server.heard() == GET * 2
@@ -191,7 +191,7 @@ def test_heads_that_are_held_count_together(make: Make, scheduler: str) -> None:
         peer.says(begun)
         assert not peer.heard()
     second.says(begun)
-    assert refused(second.heard(), b"more unfinished heads than it may") == RETRY_AFTER_HEAD
+    assert refused(second.heard(), b"too many bytes of incomplete request heads") == RETRY_AFTER_HEAD
     assert second.line.ended
     second.ends()
     world.settle()
@@ -205,7 +205,7 @@ def test_heads_that_are_held_count_together(make: Make, scheduler: str) -> None:
     third.says(b".1\r\nX: " + b"x" * 80)
     assert not third.heard()
     third.says(b"x" * 10)
-    assert refused(third.heard(), b"more unfinished heads than it may") == RETRY_AFTER_HEAD
+    assert refused(third.heard(), b"too many bytes of incomplete request heads") == RETRY_AFTER_HEAD
 
 
 @pytest.mark.parametrize("scheduler", ["http", "phttp"])
@@ -226,13 +226,13 @@ def test_bytes_of_heads_in_a_second(make: Make, scheduler: str) -> None:
 
 def test_an_explanation_says_what_counts_for_the_client(make: Make) -> None:
     world = make("wlc", "client_connections = 1", "client_rate = 6/m", "client_burst = 1")
-    gate = world.live.traffic.admission
-    assert gate.look(b"\xc0\0\2\1") == ["client has 0 of 1 connections", "client within its rate"]
+    admission = world.live.traffic.admission
+    assert admission.describe(b"\xc0\0\2\1") == ["client has 0 of 1 connections", "client within its rate"]
     peer = comes(world)
-    assert gate.look(b"\xc0\0\2\1") == [
-        "client has 1 of 1 connections: one more is reset",
-        "client beyond its rate: for 10.0 seconds each connection is reset",
+    assert admission.describe(b"\xc0\0\2\1") == [
+        "client has 1 of 1 connections: the next one is reset",
+        "client exceeds its rate: connections are reset for 10.0 more seconds",
     ]
     peer.resets()
     world.passes(10)
-    assert gate.look(b"\xc0\0\2\1") == ["client has 0 of 1 connections", "client within its rate"]
+    assert admission.describe(b"\xc0\0\2\1") == ["client has 0 of 1 connections", "client within its rate"]

@@ -14,7 +14,7 @@ from servers import LOOPBACK, let_only_syn_in, wait_for
 from ktcpvs.model.address import Inet
 from ktcpvs.runtime.context import Context
 from ktcpvs.services import listener as module
-from ktcpvs.services.listener import RETIRING, Listener
+from ktcpvs.services.listener import HANDSHAKE_TIMEOUT, Listener
 from ktcpvs.system.handshakes import handshakes
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.sockets import open_listener
@@ -92,7 +92,7 @@ def test_it_is_closed_at_its_first_look_when_nobody_is_on_the_way(
 ) -> None:
     waiting = stack.enter_context(follower.call())
     assert not follower.retire()  # a SYN that is under way now would not show yet
-    wait_for(lambda: follower.fired == [None], timeout=RETIRING / 2)
+    wait_for(lambda: follower.fired == [None], timeout=HANDSHAKE_TIMEOUT / 2)
     assert follower.old.closed
     assert len(follower.taken["old"]) == 1
     stack.enter_context(follower.call())
