@@ -1,6 +1,6 @@
-"""The head cache of a service: what messages mean because messages with the same bytes were parsed before.
+"""The head cache of a service: parsed heads, so that a head with the same bytes need not be parsed again.
 
-Nothing here is a guess: header lines and heads are compared byte for byte.
+A cached entry applies only to header lines or heads that are equal byte for byte.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from ktcpvs.model.service import VirtualService
 from ktcpvs.protocols.forwarding import FIELDS, Forwarding
 
 CLOSE = b"Connection: close\r\n\r\n"
-"""The end of the head of a response with which the client's connection ends."""
+"""The end of a response's head after which the client's connection is closed."""
 
 KEEP_ALIVE = b"Connection: keep-alive\r\n\r\n"
 """The end of a head for an HTTP/1.0 client that may send another request."""
@@ -20,10 +20,10 @@ MAX_CACHED_HEAD = 2048
 """The longest head that is cached, in bytes."""
 
 MAX_HEADS = 1024
-"""How many different header line blocks are cached for a service."""
+"""The most blocks of header lines that are cached for a service."""
 
 MAX_REQUESTS = 2048
-"""How many whole requests are cached for a service whose servers are told nothing about clients."""
+"""The most whole requests that are cached for a service without forwarding fields."""
 
 MAX_CACHED_REQUEST = 1024
 """The longest whole request that is cached, in bytes."""
@@ -32,8 +32,8 @@ MAX_CACHED_REQUEST = 1024
 class CachedHead:
     """Header lines of a GET without a body or special requests.
 
-    keep_alive: the client may send another request. minor: False for HTTP/1.0. block: the lines as they go on, with the
-    empty line behind them.
+    keep_alive: the client may send another request. minor: False for HTTP/1.0. block: the lines as they are forwarded,
+    with the empty line after them.
     """
 
     __slots__ = ("block", "keep_alive", "minor")
@@ -47,8 +47,8 @@ class CachedHead:
 class CachedRequest:
     """A request with such header lines.
 
-    data: as it came. out: as it goes on to any server, in HTTP/1.1. method, target, lines: parts of it. keep_alive,
-    minor: as in its CachedHead.
+    data: as it was received. out: as it is sent to any server, in HTTP/1.1. method, target, lines: parts of it.
+    keep_alive, minor: as in its CachedHead.
     """
 
     __slots__ = ("data", "keep_alive", "lines", "method", "minor", "out", "target")
@@ -65,17 +65,17 @@ class CachedRequest:
 
 
 class CachedResponse:
-    """A response to a GET after which the server's connection may be used again.
+    """A response to a GET after which the server connection can be reused.
 
-    start: its head as it came. head, closing, keeping: the head as it goes on; if the client's connection ends with it;
-    and if an HTTP/1.0 client keeps its own. total: bytes of the whole response. as_is: the head goes on unchanged. row:
-    where the latency of such responses is counted (model.latency).
+    start: its head as it was received. head, closing, keeping: the head as it is forwarded: usually; if the client's
+    connection ends with it; and if an HTTP/1.0 client keeps its connection. total: bytes of the whole response. as_is:
+    the head is forwarded unchanged. row: the histogram of such responses (model.latency).
     """
 
     __slots__ = ("as_is", "closing", "head", "keeping", "row", "start", "total")
 
     def __init__(self, start: bytes, head: bytes, length: int, row: list[int]) -> None:
-        """head: as it goes on, but for the empty line. length: of the body, in bytes."""
+        """head: as it is forwarded, without the empty line. length: of the body, in bytes."""
         self.start = start
         self.head = head + b"\r\n"
         self.closing = head + CLOSE
@@ -88,10 +88,10 @@ class CachedResponse:
 class HeadCache:
     """The head cache of one service.
 
-    is_enabled: False while every step of a request is logged. heads: header lines, with `0` in front for HTTP/1.0, and
-    with the client's address where servers are told it -> what they mean. requests: whole requests -> what they mean.
-    head_size, uri_size: the limits in force, in bytes. forwarding: what servers are told about clients; forwards: that
-    it is anything.
+    is_enabled: False while every step of a request is logged. heads: header lines, preceded by `0` for HTTP/1.0 and by
+    the client's address if it is forwarded -> CachedHead. requests: whole requests -> CachedRequest. head_size,
+    uri_size: the limits in force, in bytes. forwarding: the fields about the client that servers get; forwards: whether
+    there are any.
     """
 
     __slots__ = ("forwarding", "forwards", "head_size", "heads", "is_enabled", "requests", "uri_size")
@@ -108,7 +108,7 @@ class HeadCache:
         return f"<HeadCache {len(self.heads)} heads, {len(self.requests)} requests>"
 
     def configure(self, config: VirtualService, head_size: int, uri_size: int, is_enabled: bool) -> None:
-        """Something that requests depend on has changed: forget everything."""
+        """Apply changed options or settings, and clear the cache."""
         self.forwarding = Forwarding({name: getattr(config, name) for name in FIELDS})
         self.forwards = bool(self.forwarding)
         self.heads, self.requests = {}, {}
@@ -122,7 +122,7 @@ class HeadCache:
         self.heads[key] = head
 
     def remember_request(self, data: bytes, groups: tuple[bytes, ...], head: CachedHead) -> CachedRequest:
-        """The request `data` with cached header lines; cached itself where that is possible."""
+        """Return the request `data` with cached header lines, and cache it too if possible."""
         request = CachedRequest(data, groups, head)
         if len(data) <= MAX_CACHED_REQUEST and not self.forwards:
             if len(self.requests) >= MAX_REQUESTS:

@@ -1,4 +1,4 @@
-"""The programs in the kernel that this process has, and which directions have which slots in them."""
+"""The programs of this process in the kernel, and the directions in their slots."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ktcpvs.relay.program import Program
 from ktcpvs.system.tcpinfo import largest_receive_buffer
 
 PAIRS = 2048
-"""Connections that one program has room for; when it is full, another is made."""
+"""The most connections of one program; when it is full, another one is loaded."""
 
 
 class ProgramSlots:
-    """Gives out slots in pairs. window: the charge up to which the kernel may hold packets for one direction, now."""
+    """Allocates slots in pairs. window: the charge of packets that the kernel may hold for one direction."""
 
     def __init__(self, poller: SocketPoller) -> None:
         self._poller = poller
@@ -27,11 +27,11 @@ class ProgramSlots:
 
     @property
     def passed_limit(self) -> int:
-        """The charge of passed packets that may be unread; a connection that exceeds it is reset."""
+        """The most charge of passed packets that may be unread; a connection that exceeds it is reset."""
         return grants.passed_limit(self.window, self._receive_buffer)
 
     def take(self) -> tuple[Program, int]:
-        """A program and the first of two slots in a row. Raises BPFError."""
+        """Return a program and the first of two adjacent slots. Raises BPFError."""
         if not self._free:
             program = Program(2 * PAIRS)
             self._poller.register(program.fileno(), IN, partial(self._dispatch, program))
@@ -43,7 +43,7 @@ class ProgramSlots:
         return program, slot
 
     def give(self, program: Program, slot: int) -> None:
-        """Give back both slots."""
+        """Free both slots."""
         if program in self._directions:
             self._free.append((program, slot))
 
@@ -53,7 +53,7 @@ class ProgramSlots:
 
     def leave(self, program: Program, slot: int) -> None:
         """Drop records about that slot from now on."""
-        if program not in self._directions:  # all is closed
+        if program not in self._directions:  # everything is closed
             return
         direction, self._directions[program][slot] = self._directions[program][slot], None
         if direction is not None:
@@ -67,7 +67,7 @@ class ProgramSlots:
                 direction.on_event(direction, kind)
 
     def close(self) -> None:
-        """Redirect nothing any more. What has been redirected is counted; what is on its way is lost."""
+        """Stop redirecting. Redirected bytes are counted; bytes in transit are lost."""
         for directions in self._directions.values():
             for direction in directions:
                 if direction is not None:
