@@ -32,10 +32,10 @@ _log = Logger(namespace="ktcpvs")
 WHOLE_QUEUE = 8 << 20
 """More than a socket's queue holds, in bytes: a read of this size that returns less has emptied the queue."""
 
-CHUNK = 128 << 10
+READ_SIZE = 128 << 10
 """The most bytes in one read when the queue need not be emptied."""
 
-ROUNDS = 4
+MAX_READS_PER_TURN = 4
 """Reads from one source in one turn; then other connections have their turn."""
 
 MIN_RETRY_DELAY, MAX_RETRY_DELAY = 0.001, 0.25
@@ -147,8 +147,9 @@ class KernelRelay(SocketRelay):
     def _read(self, direction: KernelDirection, polled: bool = False) -> None:
         """Read and write on. polled: epoll has reported that there is something to read."""
         side = direction.from_side
-        for _ in range(ROUNDS if not side.write_failed else WHOLE_QUEUE // CHUNK):  # it is no longer polled
-            most = WHOLE_QUEUE if direction.program is None and not direction.empty else CHUNK
+        # A side that could not be written is no longer polled, so it is read empty at once.
+        for _ in range(MAX_READS_PER_TURN if not side.write_failed else WHOLE_QUEUE // READ_SIZE):
+            most = WHOLE_QUEUE if direction.program is None and not direction.empty else READ_SIZE
             try:
                 size = side.sock.recv_into(_scratch, most)
             except BlockingIOError:

@@ -14,7 +14,7 @@ from ktcpvs.system import tcpinfo
 from ktcpvs.system.sockets import is_over, send_buffer, set_send_buffer, unsent
 from ktcpvs.system.tcpinfo import queued
 
-MARKS = 8
+MARKS_PER_LIMIT = 8
 """The number of marks within the limit for passed packets, by which the charge that has been read is known."""
 
 
@@ -180,7 +180,7 @@ class KernelDirection:
             self._charge_read = marks.pop(0)[1]
         program.limit(slot, self._charge_read + most)
         charged, passed = program.charged_passed(slot), program.passed(slot)  # in this order, as above
-        if not marks or charged - marks[-1][1] > most // MARKS:
+        if not marks or charged - marks[-1][1] > most // MARKS_PER_LIMIT:
             marks.append((passed, charged))
 
     def transition(self, event: str) -> None:

@@ -22,7 +22,7 @@ from ktcpvs.system.tcpinfo import next_sequence
 NO_GRANT = NO_LIMIT = (1 << 64) - 1
 """A value that P never reaches and Q never exceeds."""
 
-RECORDS = 4
+RECORDS_PER_SLOT = 4
 """The records of one slot for which the ring has room: at most two for each grant, and one more, are ever unread."""
 
 _TRY_TIMEOUT = 1.0
@@ -239,6 +239,6 @@ def _next_of(sock: socket.socket) -> int:
 def _ring_size(slots: int) -> int:
     """Return the size in bytes of a ring with room for all records of that many slots."""
     size = mmap.PAGESIZE
-    while size <= slots * RECORDS * _RECORD_SIZE:
+    while size <= slots * RECORDS_PER_SLOT * _RECORD_SIZE:
         size *= 2
     return size

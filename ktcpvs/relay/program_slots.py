@@ -10,7 +10,7 @@ from ktcpvs.relay.poller import IN, SocketPoller
 from ktcpvs.relay.program import Program
 from ktcpvs.system.tcpinfo import largest_receive_buffer
 
-PAIRS = 2048
+CONNECTIONS_PER_PROGRAM = 2048
 """The most connections of one program; when it is full, another one is loaded."""
 
 
@@ -33,11 +33,11 @@ class ProgramSlots:
     def take(self) -> tuple[Program, int]:
         """Return a program and the first of two adjacent slots. Raises BPFError."""
         if not self._free:
-            program = Program(2 * PAIRS)
+            program = Program(2 * CONNECTIONS_PER_PROGRAM)
             self._poller.register(program.fileno(), IN, partial(self._dispatch, program))
             self._programs.append(program)
-            self._directions[program] = [None] * (2 * PAIRS)
-            self._free = [(program, slot) for slot in range(2 * PAIRS - 2, -1, -2)]
+            self._directions[program] = [None] * (2 * CONNECTIONS_PER_PROGRAM)
+            self._free = [(program, slot) for slot in range(2 * CONNECTIONS_PER_PROGRAM - 2, -1, -2)]
         program, slot = self._free.pop()
         program.clear(slot, slot + 1)
         return program, slot

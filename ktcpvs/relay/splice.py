@@ -23,7 +23,7 @@ from ktcpvs.system.timer_wheel import TimerWheel
 
 _log = Logger(namespace="ktcpvs")
 
-ROUNDS = 2
+MAX_READS_PER_TURN = 2
 """Reads from one source in one turn; then other connections have their turn."""
 
 COPY_SIZE = 16 << 10
@@ -138,7 +138,7 @@ class SpliceRelay(SocketRelay):
         if pipe is None:
             self._copy(direction)
             return
-        for turn in range(ROUNDS):
+        for turn in range(MAX_READS_PER_TURN):
             try:
                 size = os.splice(from_side.fd, pipe.writer, PIPE_SIZE, flags=FLAGS)
             except BlockingIOError:

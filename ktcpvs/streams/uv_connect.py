@@ -1,6 +1,6 @@
 """Connect to a server over uvloop's own transports, trying a name's addresses until one responds (RFC 8305).
 
-The next address is tried when one has failed, or has not responded within STAGGER seconds.
+The next address is tried when one has failed, or has not responded within ATTEMPT_DELAY seconds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ktcpvs.model.address import Address, Unix
 from ktcpvs.streams.stream import Stream
 from ktcpvs.streams.uv_transport import ConnectingProtocol, UVTransport
 
-STAGGER = 0.3
+ATTEMPT_DELAY = 0.3
 """Seconds after which the next address of a name is tried too."""
 
 RETRY_DELAY = 0.02
@@ -87,7 +87,7 @@ class HappyEyeballs:
         self._stop_stagger()
         self._attempts.append(_Attempt(self, self._loop, self._left.pop(), self._timeout))
         if self._left:
-            self._stagger = self._loop.call_later(STAGGER, self._try_next)
+            self._stagger = self._loop.call_later(ATTEMPT_DELAY, self._try_next)
 
     def connected(self, attempt: _Attempt, transport: UVTransport) -> None:
         """Use the connection of the first attempt that succeeds, and stop the others."""

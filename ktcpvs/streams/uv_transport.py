@@ -110,7 +110,7 @@ class UVTransport(SocketTransport):
         self._attaches = True
         # This coroutine waits once, for the loop's next turn. Our callback runs right after that, before anything is #
         # read; a task would run one turn later.
-        attaching = loop.connect_accepted_socket(self._itself, self._sock)
+        attaching = loop.connect_accepted_socket(self._as_protocol, self._sock)
         try:
             attaching.send(None)
         except Exception:
@@ -120,7 +120,7 @@ class UVTransport(SocketTransport):
             return
         loop.call_soon(self._attached, attaching)
 
-    def _itself(self) -> Any:
+    def _as_protocol(self) -> Any:
         return self
 
     def _attached(self, attaching: Coroutine[Any, Any, Any]) -> None:
@@ -527,9 +527,9 @@ class _HeldStream:
         """The stream was resumed: pass it the held bytes in the next turn."""
         if not self._released:
             self._released = True
-            get_running_loop().call_soon(self._go_on)
+            get_running_loop().call_soon(self._resume_stream)
 
-    def _go_on(self) -> None:
+    def _resume_stream(self) -> None:
         transport, stream = self._transport, self._stream
         self._released = False
         if transport.stream is not self or transport.is_paused:

@@ -164,7 +164,7 @@ class HandoverTarget:
         """Tell the old daemon that this one is ready; from then on the old one accepts no clients.
 
         processes: how many processes of this daemon serve. pid_file: "" for none. Raises CannotTakeOver, and then the
-        old daemon goes on. If the old daemon has died meanwhile, returns: no other daemon serves.
+        old daemon continues. If the old daemon has died meanwhile, this returns, since no other daemon serves.
         """
         link: Any = QuietAMP()  # type: ignore[no-untyped-call]
         self._sock.setblocking(False)
@@ -179,7 +179,7 @@ class HandoverTarget:
             if self._old_process is not None and self._old_process.has_ended():
                 return
             why = str(error) or type(error).__name__
-            raise CannotTakeOver(f"the daemon at {self.where} does not hand over any more: {why}") from None
+            raise CannotTakeOver(f"the daemon at {self.where} no longer hands over: {why}") from None
         finally:
             if link.transport is not None:
                 link.transport.loseConnection()
