@@ -305,7 +305,7 @@ def written(where: Where) -> str:
 class SocketServer:
     """Calls `serve(socket)` in a thread for each client, and closes the socket afterwards.
 
-    where: host and port (0: a free one), or the path of a unix socket. accepted: how many connections it has accepted.
+    where: host and port (0: a free one), or the path of a unix socket. accepted: the number of accepted connections.
     sockets: all accepted sockets, in their order.
     """
 
@@ -336,7 +336,7 @@ class SocketServer:
 
     @property
     def living(self) -> int:
-        """How many clients it serves now."""
+        """The number of clients that it serves now."""
         return sum(thread.is_alive() for thread in self._threads)
 
     def _accept(self) -> None:

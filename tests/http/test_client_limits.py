@@ -1,4 +1,4 @@
-"""Limits for each client address, as transcripts; time is a clock."""
+"""Limits for each client address, as transcripts with a simulated clock."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    """Makes worlds, and sees that nothing is left counted in any of them, for any client either."""
+    """Makes worlds, and checks that nothing is left counted in any of them, nor for any client address."""
     worlds: list[World] = []
 
     def new(scheduler: str, *lines: str, **others: object) -> World:
@@ -45,7 +45,7 @@ def comes(world: World, host: str = "192.0.2.1") -> Peer:
 
 
 def refused(answer: bytes, why: bytes) -> int:
-    """The seconds of a 429's Retry-After."""
+    """Check a response 429, and return its Retry-After."""
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 429 Too Many Requests\r\n"), answer
     assert why in body
@@ -70,7 +70,7 @@ def test_connections_at_once(make: Make) -> None:
     for _ in range(5):
         comes(world)
     world.load("scheduler = wlc", *SERVER, "client_connections = 3")
-    assert world.comes("192.0.2.1") is None  # those who came without a limit do not count, three do
+    assert world.comes("192.0.2.1") is None  # clients from before the limit do not count, three do
     second.resets()
     third.resets()
     comes(world)
@@ -134,7 +134,7 @@ def test_a_client_that_asks_too_often_is_answered_429_and_may_go_on(make: Make) 
     assert server.heard() == GET * 2
     server.says(OK)
     assert other.heard() == OK
-    for peer in (other, client):  # one after the other, each as it came the last time: read before, or not
+    for peer in (other, client):  # each in turn, in the same form as before: cached, or not
         peer.says(GET)
         assert refused(peer.heard(), b"too many requests from this client address") == 2
     client.says(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\n1")
@@ -200,7 +200,7 @@ def test_heads_that_are_held_count_together(make: Make, scheduler: str) -> None:
     third = comes(world)
     third.says(b"GET / HTTP/1")
     assert not third.heard()
-    first.says(b"\r\n\r\n")  # a whole one is held no more
+    first.says(b"\r\n\r\n")  # a complete head is no longer held
     assert world.called() == [A]
     third.says(b".1\r\nX: " + b"x" * 80)
     assert not third.heard()
@@ -215,7 +215,7 @@ def test_bytes_of_heads_in_a_second(make: Make, scheduler: str) -> None:
     assert len(long) == 250
     comes(world).says(long)
     assert world.called() == [A]
-    for seconds in (2, 1):  # 250 bytes are worth 2.5 seconds, and one second's worth is free
+    for seconds in (2, 1):  # 250 bytes count for 2.5 seconds, of which one second is the burst
         early = comes(world)
         early.says(GET)
         assert refused(early.heard(), b"") == seconds

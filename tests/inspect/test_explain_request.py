@@ -1,4 +1,4 @@
-"""Explanations: what the switch says of a request is what it then does, and saying it changes nothing."""
+"""Explanations: they agree with what the switch then does, and change nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Make = Callable[..., World]
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    """Makes worlds of one service; nothing may be left counted in any."""
+    """Makes worlds of one service, and checks that nothing is left counted in any of them."""
     worlds: list[World] = []
 
     def new(*lines: str, settings: str = "") -> World:
@@ -54,7 +54,7 @@ def asked(
     client: str = "192.0.2.1",
     ident: str = "s",
 ) -> list[Any]:
-    """The list in which the answer will stand, or its Failure."""
+    """Return the list that will contain the answer or its Failure."""
     outcome: list[Any] = []
     work = Explainer(world.director).explain(ident, method, target, headers, client)
     Deferred.fromCoroutine(work).addBoth(outcome.append)
@@ -234,7 +234,7 @@ def test_what_is_no_http_goes_to_the_redirect_of_a_relay(make: Make) -> None:
     assert found(answer)[:2] == ("redirect", C)
 
 
-def test_who_decides_per_connection_does_not_look_at_a_request(make: Make) -> None:
+def test_a_scheduler_per_connection_ignores_the_request(make: Make) -> None:
     world = make("scheduler = wlc", *RULES)
     note = "scheduler wlc decides per connection: the request is ignored"
     for request in (("GET", "/"), (None, None, ("A", "b"))):
@@ -258,11 +258,11 @@ def test_the_client_counts(make: Make) -> None:
     assert len(answers) > 3
 
 
-# What is explained is what happens.
+# Explanations agree with traffic.
 
 
 @pytest.mark.parametrize("scheduler", ["wlc", "lc", "rr", "wrr", "sh"])
-def test_the_next_client_meets_whom_it_was_said_to_meet(make: Make, scheduler: str) -> None:
+def test_the_next_client_gets_the_predicted_server(make: Make, scheduler: str) -> None:
     world = make(f"scheduler = {scheduler}", *(f"server = 10.0.0.{n}:80 {n}" for n in (1, 2, 3)))
     for _ in range(12):
         said = {found(explain(world))[1] for _ in range(3)}
@@ -382,11 +382,11 @@ def test_a_session_waits_for_its_server(make: Make) -> None:
     )
 
 
-# Schedulers of other people.
+# Schedulers of other packages.
 
 
 class Plugin:
-    """A scheduler that answers with what `answers` gives."""
+    """A scheduler that returns the result of `answers`."""
 
     name = "theirs"
 
@@ -412,7 +412,7 @@ Theirs = Callable[..., World]
 
 @pytest.fixture
 def theirs(make: Make) -> Theirs:
-    """A service of A and B whose scheduler answers so."""
+    """Makes a service of A and B with such a scheduler."""
 
     def new(answers: Callable[[Any, Request], Any], *lines: str, settings: str = "", plugin: type = Plugin) -> World:
         world = make("scheduler = wlc", settings=settings)

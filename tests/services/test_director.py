@@ -46,7 +46,7 @@ class Switch:
     def do(self, edit: edits.Edit) -> None:
         failures: list[Any] = []
         done = self.director.submit(edit).addErrback(failures.append)
-        self.reactor.advance(HANDSHAKE_POLL_INTERVAL)  # a listener that another one follows takes its first look
+        self.reactor.advance(HANDSHAKE_POLL_INTERVAL)  # a listener that is replaced makes its first check
         assert done.called
         for failure in failures:
             failure.raiseException()
