@@ -1,6 +1,6 @@
-"""The head cache of a service: plain requests, recognised by a scanner, or because the same bytes came before.
+"""The head cache of a service: plain requests, recognised by a scanner or by bytes that were received before.
 
-Nothing here is a guess: requests and heads of responses are compared byte for byte.
+A cached entry applies only to requests or heads of responses that are equal byte for byte.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ktcpvs.protocols.http1 import plain
 from ktcpvs.protocols.http1.plain import PlainRequest, RequestScanner
 
 CLOSE = b"Connection: close\r\n\r\n"
-"""The end of the head of a response with which the client's connection ends."""
+"""The end of a response's head after which the client's connection is closed."""
 
 KEEP_ALIVE = b"Connection: keep-alive\r\n\r\n"
 """The end of a head for an HTTP/1.0 client that may send another request."""
@@ -23,24 +23,23 @@ MAX_CACHED_HEAD = 2048
 """The longest head of a response that is cached, in bytes."""
 
 MAX_REQUESTS = 2048
-"""How many requests are cached for a service whose servers are told nothing about clients."""
+"""The most requests that are cached for a service without forwarding fields."""
 
 MAX_CACHED_REQUEST = 1024
 """The longest request that is cached, in bytes."""
 
 MAX_CLIENTS = 4096
-"""For how many client addresses the lines that tell servers about them are cached."""
-
+"""The most client addresses whose forwarding fields are cached."""
 
 ScannedResponse = tuple[int, int, int, bytes]
-"""What `scan_response` returns: status, size of the head, length of the body, the head as it goes on."""
+"""What `scan_response` returns: status, size of the head, length of the body, the head as it is forwarded."""
 
 
 class CachedResponse:
-    """A response to a GET that came as a whole, and after which the server's connection may be used again.
+    """A response to a GET that was received as a whole, and after which the server connection can be reused.
 
-    start: its head as it came. head: the head as it goes on, without the empty line. total: bytes of the whole
-    response. as_is: the head goes on unchanged. row: where the latency of such responses is counted (model.latency).
+    start: its head as it was received. head: the head as it is forwarded, without the empty line. total: bytes of the
+    whole response. as_is: the head is forwarded unchanged. row: the histogram of such responses (model.latency).
     """
 
     __slots__ = ("as_is", "head", "row", "start", "status", "total")
@@ -57,8 +56,8 @@ class CachedResponse:
 class HeadCache:
     """The head cache of one service.
 
-    is_enabled: False while every step of a request is logged. requests: whole requests -> what they mean. head_size:
-    the limit in force, in bytes. forwarding: what servers are told about clients; forwards: that it is anything.
+    is_enabled: False while every step of a request is logged. requests: whole requests -> PlainRequest. head_size: the
+    limit in force, in bytes. forwarding: the fields about the client that servers get; forwards: whether there are any.
     """
 
     __slots__ = (
@@ -78,8 +77,8 @@ class HeadCache:
         self.use(plain.RequestScanner, plain.scan_response)
         self.is_enabled = False
         self.requests: dict[bytes, PlainRequest] = {}
-        # Hashes of requests that came once. Only the second time a request is kept: one that never comes again would
-        # take fresh memory, and push what is used out of the processor's cache.
+        # Hashes of requests that were received once. A request is cached only when it is received a second time: one
+        # that is never repeated would take new memory, and displace useful data from the processor's cache.
         self._seen = [0] * MAX_REQUESTS
         self.head_size = 0
         self.forwarding = Forwarding({})
@@ -96,7 +95,7 @@ class HeadCache:
         return f"<HeadCache {len(self.requests)} requests>"
 
     def configure(self, config: VirtualService, settings: Settings, is_enabled: bool, logs: bool) -> None:
-        """Something that requests depend on has changed: forget everything.
+        """Apply changed options or settings, and clear the cache.
 
         logs: requests are noted in an access log.
         """
@@ -109,7 +108,7 @@ class HeadCache:
         self.is_enabled = is_enabled
 
     def read(self, data: bytes, client: str) -> PlainRequest | None:
-        """Return the plain request that `data` is, ready for a server; None when it is anything else.
+        """Return `data` as a plain request, ready for a server; None if it is not one plain request.
 
         client: its address, as text.
         """
@@ -128,7 +127,7 @@ class HeadCache:
         return request
 
     def _read_for(self, data: bytes, client: str) -> PlainRequest | None:
-        """The same where servers are told about the client."""
+        """The same for a service that forwards fields about the client."""
         if not self.forwarding.depends_on_request:
             return self._scan(data, self.added(client, b"", True))
         request = self._scan(data, b"")
@@ -138,7 +137,7 @@ class HeadCache:
         return request
 
     def added(self, client: str, host: bytes, minor: bool) -> bytes:
-        """The lines that tell a server about this client and its request."""
+        """Return the forwarding fields for this client and its request."""
         if not self.forwards:
             return b""
         if self.forwarding.depends_on_request:
