@@ -1,6 +1,6 @@
-"""The head cache of a service: plain requests, recognised by a scanner, or because the same bytes came before.
+"""The head cache of a service: plain requests, recognised by a scanner or by bytes that were received before.
 
-Nothing here is a guess: requests and heads of responses are compared byte for byte.
+A cached entry applies only to requests or heads of responses that are equal byte for byte.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ktcpvs.protocols.http1 import plain
 from ktcpvs.protocols.http1.plain import PlainRequest, RequestScanner
 
 CLOSE = b"Connection: close\r\n\r\n"
-"""The end of the head of a response with which the client's connection ends."""
+"""The end of a response's head after which the client's connection is closed."""
 
 KEEP_ALIVE = b"Connection: keep-alive\r\n\r\n"
 """The end of a head for an HTTP/1.0 client that may send another request."""
@@ -30,18 +30,17 @@ MAX_CACHED_REQUEST = 1024
 """The longest request that is cached, in bytes."""
 
 MAX_CLIENTS = 4096
-"""For how many client addresses the lines that tell servers about them are cached."""
-
+"""The most client addresses whose forwarding fields are cached."""
 
 ScannedResponse = tuple[int, int, int, bytes]
-"""What `scan_response` returns: status, size of the head, length of the body, the head as it goes on."""
+"""What `scan_response` returns: status, size of the head, length of the body, the head as it is forwarded."""
 
 
 class CachedResponse:
-    """A response to a GET that came as a whole, and after which the server's connection may be used again.
+    """A response to a GET that was received as a whole, and after which the server connection can be reused.
 
-    start: its head as it came. head: the head as it goes on, without the empty line. total: bytes of the whole
-    response. as_is: the head goes on unchanged. row: where the latency of such responses is counted (model.latency).
+    start: its head as it was received. head: the head as it is forwarded, without the empty line. total: bytes of the
+    whole response. as_is: the head is forwarded unchanged. row: the histogram of such responses (model.latency).
     """
 
     __slots__ = ("as_is", "head", "row", "start", "status", "total")
@@ -91,7 +90,7 @@ class HeadCache:
         return [request for request in self._requests if request is not None]
 
     def configure(self, config: VirtualService, settings: Settings, is_enabled: bool, logs: bool) -> None:
-        """Something that requests depend on has changed: forget everything.
+        """Apply changed options or settings, and clear the cache.
 
         logs: requests are noted in an access log.
         """
@@ -104,7 +103,7 @@ class HeadCache:
         self.is_enabled = is_enabled
 
     def read(self, data: bytes, client: str) -> PlainRequest | None:
-        """Return the plain request that `data` is, ready for a server; None when it is anything else.
+        """Return `data` as a plain request, ready for a server; None if it is not one plain request.
 
         client: its address, as text.
         """
@@ -120,7 +119,7 @@ class HeadCache:
         return request
 
     def _read_for(self, data: bytes, client: str) -> PlainRequest | None:
-        """The same where servers are told about the client."""
+        """The same for a service that forwards fields about the client."""
         if not self.forwarding.depends_on_request:
             return self._scan(data, self.added(client, b"", True))
         request = self._scan(data, b"")
@@ -130,7 +129,7 @@ class HeadCache:
         return request
 
     def added(self, client: str, host: bytes, minor: bool) -> bytes:
-        """The lines that tell a server about this client and its request."""
+        """Return the forwarding fields for this client and its request."""
         if not self.forwards:
             return b""
         if self.forwarding.depends_on_request:

@@ -1,4 +1,4 @@
-"""What the client connections of one HTTP service share."""
+"""The collaborators that the client connections of one HTTP service share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ktcpvs.http.server_connection import ServerConnections
 
 
 class HTTPService:
-    """context: what all kinds of connections share. connections: to the service's servers. cache: parsed heads."""
+    """context: shared by all kinds of connections. connections: to the service's servers. cache: parsed heads."""
 
     __slots__ = ("cache", "connections", "context")
 

@@ -1,4 +1,4 @@
-"""Lines of an access log: as log analysers know them, and no client can forge one."""
+"""Lines of an access log: log analysers can read them, and no client can forge one."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def record(**fields: Any) -> Record:
 
 
 NOTHING = Record("", 0.0)
-"""A connection of which nothing is known."""
+"""A connection without any further facts."""
 
 
 def test_the_formats_are_those_of_the_option() -> None:
