@@ -265,7 +265,7 @@ class Exchange:
 
     def _plain_response(self, server: ServerConnection, data: bytes) -> CachedResponse | None:
         """Return `data` as a plain response; None if it is not one whole plain response."""
-        scanned = self._cache.scan_response(data)
+        scanned = self._cache.scan_response(data) if server.is_reusable else None
         if scanned is None:
             return None
         status, size, length, head = scanned
