@@ -122,9 +122,9 @@ class Dispatcher:
         """Continue with a scheduler's answer that the caller already has, as `select` would."""
         self._handle(self._service.selector.judge(self.request, answer, self._allows_second_round))
 
-    def scheduler_failed(self) -> None:
-        """Continue after the scheduler has raised the exception that is being handled."""
-        self._handle(self._service.selector.scheduler_failed(self.request, None, self._allows_second_round))
+    def scheduler_failed(self, failure: Failure) -> None:
+        """Continue after an exception of the scheduler."""
+        self._handle(self._service.selector.scheduler_failed(self.request, failure, self._allows_second_round))
 
     def _handle(self, decision: Decision | Deferred[Any]) -> None:
         if isinstance(decision, Deferred):

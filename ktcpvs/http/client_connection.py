@@ -14,6 +14,7 @@ from ktcpvs.dispatch.admission import RETRY_AFTER_HEAD
 from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.dispatch.client_limits import TOO_MUCH_HEAD
 from ktcpvs.http.exchange import CONNECTING, PENDING_IS_FULL, SERVER_IS_FULL, TURN_IS_OVER, Exchange
+from ktcpvs.http.fast_path import client_receiver
 from ktcpvs.http.service import HTTPService
 from ktcpvs.http.upgrade import Upgrade
 from ktcpvs.model import exchange as life
@@ -112,13 +113,14 @@ class HTTPClientConnection(ClientConnection):
 
     def _opened(self) -> None:
         client = self.client
-        client.dataReceived = self._client_data
+        client.dataReceived = client_receiver(self, self.context.wheel)
         client.ended = self._client_ended
         client.lost = self._client_lost
         client.set_backpressure(self._client_full, self._client_drained)
         self.restore_timer()
 
-    def _client_data(self, data: bytes) -> None:
+    def receive(self, data: bytes) -> None:
+        """The client has sent `data`. `http/fast_path.py` does the same for plain requests."""
         self.last_activity = self.context.wheel.now
         cache = self._cache
         if self.state == life.IDLE and cache.is_enabled and self._reader is None and not self.is_last:
@@ -156,7 +158,9 @@ class HTTPClientConnection(ClientConnection):
     def _follow_blocked(self) -> None:
         """Choose the handler of received data, after the client was blocked or unblocked."""
         if self.state not in (life.REFUSING, life.SWITCHED, life.CLOSED):
-            self.client.dataReceived = self._client_data_while_blocked if self._is_blocked else self._client_data
+            is_blocked = self._is_blocked
+            receive = self._client_data_while_blocked if is_blocked else client_receiver(self, self.context.wheel)
+            self.client.dataReceived = receive
 
     def _serve_pending(self) -> None:
         """Handle pending requests, and read on when little is pending.

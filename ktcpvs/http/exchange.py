@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from time import monotonic
-from typing import Protocol
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from ktcpvs.dispatch.access_log import AccessLogWriter
 from ktcpvs.dispatch.client_limits import TOO_MANY_REQUESTS, ClientLimits
 from ktcpvs.dispatch.dispatcher import CONNECT_FAILED, Dispatcher
+from ktcpvs.http.fast_path import SENT, WHOLE
 from ktcpvs.http.head_cache import CLOSE, KEEP_ALIVE, MAX_CACHED_HEAD, CachedResponse
 from ktcpvs.http.server_connection import ServerConnection
 from ktcpvs.http.service import HTTPService
@@ -32,9 +33,6 @@ from ktcpvs.protocols.http1.plain import PlainRequest
 from ktcpvs.protocols.http1.upgrade import accepted
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system import log as levels
-
-_SENT = life.TABLE[life.IDLE][life.SENT]
-_WHOLE = life.TABLE[life.WAITING][life.WHOLE]
 
 UNANSWERED = "the server closed the connection before it answered"
 
@@ -201,10 +199,8 @@ class Exchange:
             owner.is_last = owner.closes_after = owner.client.resting = True
         try:
             choice = selector.scheduler.choose(request)
-        except Exception:
-            self.leave_fast_path()
-            owner.transition(life.REQUEST)
-            dispatcher.scheduler_failed()
+        except Exception as error:
+            self.plain_choice_failed(error)
             return
         if type(choice) is Choice:
             destination = choice.destination
@@ -218,16 +214,26 @@ class Exchange:
                 self._is_repeatable = True
                 self.server = server
                 server.exchange = self
-                owner.state = _SENT
+                owner.state = SENT
                 out = plain.out if choice.lines is None else self._with_lines(plain, choice.lines)
                 self.bytes_in += len(out)
                 server.write(out)
                 if owner.is_full:
                     server.pause()
                 return
+        self.plain_choice_unusual(choice)
+
+    def plain_choice_unusual(self, choice: Any) -> None:
+        """Go on after a choice of the scheduler that the fast path does not handle."""
         self.leave_fast_path()
-        owner.transition(life.REQUEST)
-        dispatcher.handle_answer(choice)
+        self._owner.transition(life.REQUEST)
+        self.dispatcher.handle_answer(choice)
+
+    def plain_choice_failed(self, error: Exception) -> None:
+        """Go on after an exception of the scheduler."""
+        self.leave_fast_path()
+        self._owner.transition(life.REQUEST)
+        self.dispatcher.scheduler_failed(Failure(error))
 
     def leave_fast_path(self) -> None:
         """Parse the current request and begin its entry in the access log, because it needs more than the fast path.
@@ -291,7 +297,7 @@ class Exchange:
         self.bytes_out += len(data)
         owner.client.write(data)
         if not owner.is_last or owner.closes_after:  # else it is the last response, though the client did not ask
-            owner.state = _WHOLE
+            owner.state = WHOLE
         self.server = None
         if owner.is_full:
             server.resume()
@@ -310,15 +316,20 @@ class Exchange:
             destination.bytes_in += moved_in - self.settled[0]
             destination.bytes_out += moved_out - self.settled[1]
             self.settled = moved_in, moved_out
-        logged = self._plain_log
-        if logged is not None and choice is not None:
-            self._plain_log = None
-            writer, started, before = logged
-            moved = self.bytes_in - before[0], self.bytes_out - before[1], body_size
-            writer.write_plain(plain, self.dispatcher.request.client, started, response.status, choice, moved)
+        if self._plain_log is not None:
+            self._write_plain_log(response, body_size)
         self._plain = None
         if owner.is_last:
             self._finish()
+
+    def _write_plain_log(self, response: CachedResponse, body_size: int) -> None:
+        """Write the access log's line of a plain request that ends now."""
+        logged, plain, choice = self._plain_log, self._plain, self.dispatcher.choice
+        self._plain_log = None
+        if logged is not None and plain is not None and choice is not None:
+            writer, started, before = logged
+            moved = self.bytes_in - before[0], self.bytes_out - before[1], body_size
+            writer.write_plain(plain, self.dispatcher.request.client, started, response.status, choice, moved)
 
     # The request.
 

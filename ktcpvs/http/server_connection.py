@@ -8,12 +8,14 @@ from typing import Protocol
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from ktcpvs.http.fast_path import server_receiver
 from ktcpvs.http.head_cache import CachedResponse
 from ktcpvs.http.pool import Pool
 from ktcpvs.model.destination import Destination
 from ktcpvs.runtime.context import Context
 from ktcpvs.streams.connector import Connector
 from ktcpvs.streams.stream import Stream
+from ktcpvs.system.timer_wheel import TimerWheel
 
 SWEEP_INTERVAL = 5
 """Seconds between two searches for connections that have been idle too long."""
@@ -63,8 +65,14 @@ class ServerConnection(Stream):
     server are made.
     """
 
-    def __init__(self, keeper: ConnectionKeeper, destination: Destination) -> None:
+    __slots__ = (
+        "_keeper", "_unread", "_wheel", "cached_response", "destination", "exchange", "idle_since", "is_reusable",
+        "is_used",
+    )  # fmt: skip
+
+    def __init__(self, keeper: ConnectionKeeper, destination: Destination, wheel: TimerWheel) -> None:
         super().__init__()
+        self._wheel = wheel
         self.destination = destination
         self.exchange: ServerConnectionUser | None = None
         self.is_used = False
@@ -79,6 +87,7 @@ class ServerConnection(Stream):
         return f"<ServerConnection {self.destination.address} {state}>"
 
     def connectionMade(self) -> None:
+        self.dataReceived = server_receiver(self, self._wheel)
         self.lost = self._gone
         self.ended = self._peer_ended
         self.is_open = True
@@ -101,7 +110,8 @@ class ServerConnection(Stream):
             self.exchange.resume_server()
             self.exchange.server_data(data)
 
-    def dataReceived(self, data: bytes) -> None:
+    def receive(self, data: bytes) -> None:
+        """The server has sent `data`. `http/fast_path.py` does the same for plain responses."""
         exchange = self.exchange
         if exchange is None:
             self.close()  # a response without a request
@@ -195,7 +205,7 @@ class ServerConnections:
     def connect(self, destination: Destination, connector: Connector) -> tuple[ServerConnection, Deferred[Stream]]:
         """Connect to `destination`. Return the connection, and a Deferred that fires when it is open."""
         self._context.descriptors.take_server()
-        connection = ServerConnection(self, destination)
+        connection = ServerConnection(self, destination, self._context.wheel)
         self._open.add(connection)
         return connection, connector.connect_stream(connection).addErrback(self._not_connected, connection)
 

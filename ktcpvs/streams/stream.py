@@ -35,13 +35,19 @@ class Stream(Protocol):
     timer: of the close, cancelled when the connection is closed. peer_ended: `ended` has been called.
     """
 
-    transport: Any  # a StreamTransport while the stream is open, else None
-    timer: Timer | None = None
-    peer_ended = False
-    tls: TLSFacts | None = None
-    dataReceived: Callable[[bytes], object]  # type: ignore[assignment]
+    # Twisted's base class gives each stream a dictionary too, but it is made only where something else is set.
+    __slots__ = (
+        "bulk_detected", "connected", "dataReceived", "ended", "is_open", "lost", "made", "peer_ended", "resting",
+        "timer", "tls", "transport", "write", "writev",
+    )  # fmt: skip
 
     def __init__(self, made: Callable[[], object] = nothing) -> None:
+        self.transport: Any = None  # a StreamTransport while the stream is open, else None
+        self.connected = 0
+        self.timer: Timer | None = None
+        self.peer_ended = False
+        self.tls: TLSFacts | None = None
+        self.dataReceived: Callable[[bytes], object] = nothing  # type: ignore[assignment]
         self.made = made
         self.ended: Callable[[], object] = nothing
         self.lost: Callable[[bool], object] = nothing
