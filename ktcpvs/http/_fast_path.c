@@ -25,15 +25,18 @@ typedef struct {
     static Layout name##_layout;                                                                                       \
     static const char *const name##_names[] = {__VA_ARGS__, NULL}
 
-enum { C_STATE, C_IS_LAST, C_READER, C_LIMITS, C_LAST_ACTIVITY, C_CACHE, C_EXCHANGE, C_IS_FULL, C_HAS_ENDED, C_PENDING,
+enum { C_STATE, C_IS_LAST, C_READER, C_LIMITS, C_LAST_ACTIVITY, C_HTTP, C_EXCHANGE, C_IS_FULL, C_HAS_ENDED, C_PENDING,
        C_HELD, C_CLIENT, C_CLOSES_AFTER, C_DISPATCHER };
-FIELDS(connection, "state", "is_last", "_reader", "limits", "last_activity", "_cache", "exchange", "is_full", "has_ended",
+FIELDS(connection, "state", "is_last", "_reader", "limits", "last_activity", "_http", "exchange", "is_full", "has_ended",
        "pending", "held", "client", "closes_after", "dispatcher");
 
-enum { X_STARTED, X_OWNER, X_DISPATCHER, X_SELECTOR, X_MESSAGE, X_PLAIN, X_LOG, X_PLAIN_LOG, X_KEPT, X_REPEATABLE,
-       X_SERVER, X_BYTES_IN, X_BYTES_OUT, X_RESPONSE, X_RECEIVED, X_CONNECTIONS, X_SETTLED };
-FIELDS(exchange, "_started", "_owner", "dispatcher", "_selector", "_message", "_plain", "_access_log", "_plain_log",
-       "_kept", "_is_repeatable", "server", "bytes_in", "bytes_out", "response", "_received", "_connections", "settled");
+enum { X_STARTED, X_OWNER, X_DISPATCHER, X_HTTP, X_MESSAGE, X_PLAIN, X_PLAIN_LOG, X_REPEATABLE, X_SERVER, X_BYTES_IN,
+       X_BYTES_OUT, X_RESPONSE, X_RECEIVED, X_SETTLED };
+FIELDS(exchange, "_started", "_owner", "dispatcher", "_http", "_message", "_plain", "_plain_log", "_is_repeatable",
+       "server", "bytes_in", "bytes_out", "response", "_received", "settled");
+
+enum { F_ACCESS_LOG, F_CACHE, F_CONNECTIONS, F_KEPT, F_SELECTOR };
+FIELDS(http, "access_log", "cache", "connections", "kept", "selector");
 
 enum { V_EXCHANGE, V_CACHED, V_DESTINATION, V_WRITE };
 FIELDS(server, "exchange", "cached_response", "destination", "write");
@@ -258,7 +261,8 @@ read_plain(PyObject *cache, PyObject *data, PyObject *request)
 static int
 start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
 {
-    PyObject *dispatcher = SLOT(exchange, exchange, X_DISPATCHER), *selector = SLOT(exchange, exchange, X_SELECTOR);
+    PyObject *dispatcher = SLOT(exchange, exchange, X_DISPATCHER), *http = SLOT(exchange, exchange, X_HTTP);
+    PyObject *selector = SLOT(http, http, F_SELECTOR);
     PyObject *request = SLOT(dispatcher, dispatcher, D_REQUEST);
     if (put_made(&SLOT(exchange, exchange, X_STARTED), PyFloat_FromDouble(monotonic())) < 0)
         return -1;
@@ -272,7 +276,7 @@ start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
             return -1;
     put_new(&SLOT(exchange, exchange, X_MESSAGE), Py_None);
     put_new(&SLOT(exchange, exchange, X_PLAIN), plain);
-    PyObject *writer = SLOT(SLOT(exchange, exchange, X_LOG), access_log, A_WRITER);
+    PyObject *writer = SLOT(SLOT(http, http, F_ACCESS_LOG), access_log, A_WRITER);
     if (writer != Py_None) {
         PyObject *started = PyObject_CallMethodNoArgs(writer, s_start);
         if (started == NULL)
@@ -306,7 +310,7 @@ start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
     PyObject *server = NULL, *out = NULL, *idle = NULL, *destination = NULL;
     if (IS_A(choice, choice)) {
         destination = SLOT(choice, choice, O_DESTINATION);
-        idle = is_destination(destination) ? PyDict_GetItemWithError(SLOT(exchange, exchange, X_KEPT), destination) : NULL;
+        idle = is_destination(destination) ? PyDict_GetItemWithError(SLOT(http, http, F_KEPT), destination) : NULL;
         if (idle == NULL && PyErr_Occurred())
             goto done;
     }
@@ -356,7 +360,8 @@ client_receives(PyObject *callable, PyObject *const *args, size_t count, PyObjec
     PyObject *data = args[0], *connection = self->owner;
     if (!IS_A(connection, connection) || !PyBytes_CheckExact(data))
         return unusual(self, data);
-    PyObject *cache = SLOT(connection, connection, C_CACHE), *exchange = SLOT(connection, connection, C_EXCHANGE);
+    PyObject *http = SLOT(connection, connection, C_HTTP), *exchange = SLOT(connection, connection, C_EXCHANGE);
+    PyObject *cache = SLOT(http, http, F_CACHE);
     if (SLOT(connection, connection, C_STATE) != idle_state || SLOT(connection, connection, C_IS_LAST) != Py_False ||
         SLOT(connection, connection, C_READER) != Py_None || SLOT(connection, connection, C_LIMITS) != Py_None ||
         !IS_A(cache, cache) || SLOT(cache, cache, H_IS_ENABLED) != Py_True || !IS_A(exchange, exchange))
@@ -459,7 +464,7 @@ pass_whole(PyObject *server, PyObject *exchange, PyObject *connection, PyObject 
     put_new(&SLOT(exchange, exchange, X_SERVER), Py_None);
     if (SLOT(connection, connection, C_IS_FULL) == Py_True && call(server, s_resume, NULL) < 0)
         return -1;
-    if (call(SLOT(exchange, exchange, X_CONNECTIONS), s_put, server) < 0)
+    if (call(SLOT(SLOT(exchange, exchange, X_HTTP), http, F_CONNECTIONS), s_put, server) < 0)
         return -1;
     if (IS_A(lease, lease) && count_response(exchange, connection, lease, known) < 0)
         return -1;
@@ -592,8 +597,10 @@ client_receiver(PyObject *module, PyObject *args)
     (void)module;
     PyObject *made = make_receiver(args, client_receives, &connection_layout, connection_names);
     if (made != NULL && exchange_layout.type == NULL) {
-        PyObject *exchange = SLOT(((Receiver *)made)->owner, connection, C_EXCHANGE);
-        if (exchange == NULL || learn(&exchange_layout, exchange_names, Py_TYPE(exchange)) < 0)
+        PyObject *owner = ((Receiver *)made)->owner;
+        PyObject *exchange = SLOT(owner, connection, C_EXCHANGE), *http = SLOT(owner, connection, C_HTTP);
+        if (exchange == NULL || http == NULL || learn(&http_layout, http_names, Py_TYPE(http)) < 0 ||
+            learn(&exchange_layout, exchange_names, Py_TYPE(exchange)) < 0)
             Py_CLEAR(made);
     }
     return made;

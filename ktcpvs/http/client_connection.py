@@ -48,14 +48,13 @@ class HTTPClientConnection(ClientConnection):
     reserved = 1  # for its server connection, which the pool counts
 
     __slots__ = (
-        "_body_bytes", "_cache", "_connections", "_head_began", "_is_serving_pending", "_is_turn_over", "_progress",
+        "_body_bytes", "_head_began", "_http", "_is_serving_pending", "_is_turn_over", "_progress",
         "_reader", "body", "closes_after", "exchange", "has_ended", "held", "is_full", "is_last", "pending",
     )  # fmt: skip
 
     def __init__(self, http: HTTPService, client_name: str, client_host: str) -> None:
         super().__init__(http.context, client_name, client_host, life.IDLE)
-        self._cache = http.cache
-        self._connections = http.connections
+        self._http = http
         self._reader: HeadReader | None = None  # of a head that arrives in pieces
         self._head_began = 0  # the tick when that head began
         self._body_bytes = 0  # of the current request's body, so far
@@ -122,7 +121,7 @@ class HTTPClientConnection(ClientConnection):
     def receive(self, data: bytes) -> None:
         """The client has sent `data`. `http/fast_path.py` does the same for plain requests."""
         self.last_activity = self.context.wheel.now
-        cache = self._cache
+        cache = self._http.cache
         if self.state == life.IDLE and cache.is_enabled and self._reader is None and not self.is_last:
             request = cache.read(data, self.dispatcher.request.client)
             if request is not None and (self.limits is None or self.limits.allows(len(data))):
@@ -422,7 +421,7 @@ class HTTPClientConnection(ClientConnection):
         if isinstance(body, Chunked):
             waiting = body.held + waiting  # the rest of an incomplete body is relayed too
         self.held = 0
-        Upgrade(self.context, self, server, self._connections.closed).start(waiting, rest)
+        Upgrade(self.context, self, server, self._http.connections.closed).start(waiting, rest)
 
     def break_off(self) -> None:
         self._lingering_close().close_with_reset()

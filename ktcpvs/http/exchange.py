@@ -115,19 +115,13 @@ class Exchange:
     """
 
     __slots__ = (
-        "_access_log", "_body_start", "_cache", "_connecting", "_connections", "_is_repeatable", "_kept", "_message",
-        "_owner", "_plain", "_plain_log", "_received", "_selector", "_service", "_started", "bytes_in", "bytes_out",
-        "dispatcher", "response", "server", "settled",
+        "_body_start", "_connecting", "_http", "_is_repeatable", "_message", "_owner", "_plain", "_plain_log",
+        "_received", "_started", "bytes_in", "bytes_out", "dispatcher", "response", "server", "settled",
     )  # fmt: skip
 
     def __init__(self, http: HTTPService, owner: ExchangeOwner, dispatcher: Dispatcher) -> None:
-        self._service = http.context
-        self._selector = http.context.selector
-        self._connections = http.connections
-        self._kept = http.connections.pool.kept
-        self._cache = http.cache
+        self._http = http
         self._owner = owner
-        self._access_log = http.context.access_log
         self._message: http1.Request | None = None  # the current request, unless it is in `_plain`
         self._plain: PlainRequest | None = None  # the current request, until it needs more than the fast path
         # Its log, the time when it began, and the bytes moved before it; None: it is not logged, or has an entry.
@@ -146,7 +140,7 @@ class Exchange:
 
     def __repr__(self) -> str:
         server = self.server.destination.address if self.server is not None else "no server"
-        return f"<Exchange of {self._service.ident} with {server}, {self.bytes_in} in, {self.bytes_out} out>"
+        return f"<Exchange of {self._http.context.ident} with {server}, {self.bytes_in} in, {self.bytes_out} out>"
 
     def detach(self) -> None:
         """The client connection is over: drop the reference to it, so that its memory is freed without a garbage
@@ -184,7 +178,8 @@ class Exchange:
     def start_plain(self, plain: PlainRequest) -> None:
         """Begin with a plain request."""
         self._started = monotonic()
-        owner, dispatcher, selector = self._owner, self.dispatcher, self._selector
+        owner, dispatcher, http = self._owner, self.dispatcher, self._http
+        selector = http.selector
         request = dispatcher.request
         request.method, request.lines = plain.method, plain.lines
         request.target = request.path = plain.target
@@ -192,7 +187,7 @@ class Exchange:
         if request.failed or dispatcher.failed_connections:
             dispatcher.begin()
         self._message, self._plain = None, plain
-        writer = self._access_log.writer
+        writer = http.access_log.writer
         if writer is not None:
             self._plain_log = writer, writer.start(), (self.bytes_in, self.bytes_out)
         if not plain.keep_alive:
@@ -204,7 +199,7 @@ class Exchange:
             return
         if type(choice) is Choice:
             destination = choice.destination
-            kept = self._kept.get(destination)
+            kept = http.kept.get(destination)
             if kept and destination in selector.usable and not destination.maxconn:
                 server = kept.pop()
                 dispatcher.choice = choice
@@ -260,7 +255,7 @@ class Exchange:
 
     def _with_lines(self, plain: PlainRequest, lines: bytes) -> bytes:
         """Return the head of a plain request with other header lines, which the scheduler has returned."""
-        cache = self._cache
+        cache = self._http.cache
         replaced = cache.forwarding.replaced
         if plain.connection:
             lines = without(lines, NO_NAMES, replaced)
@@ -271,11 +266,11 @@ class Exchange:
 
     def _plain_response(self, server: ServerConnection, data: bytes) -> CachedResponse | None:
         """Return `data` as a plain response; None if it is not one whole plain response."""
-        scanned = self._cache.scan_response(data) if server.is_reusable else None
+        scanned = self._http.cache.scan_response(data) if server.is_reusable else None
         if scanned is None:
             return None
         status, size, length, head = scanned
-        if size + length != len(data) or size > self._cache.head_size:
+        if size + length != len(data) or size > self._http.cache.head_size:
             return None
         row = server.destination.latencies.row(status)
         response = CachedResponse(status, data[:size], head, size + length, row)
@@ -301,7 +296,7 @@ class Exchange:
         self.server = None
         if owner.is_full:
             server.resume()
-        self._connections.put(server)
+        self._http.connections.put(server)
         lease = self.dispatcher.lease
         if lease is not None:
             lease.end()
@@ -369,7 +364,7 @@ class Exchange:
         """Send the request to this server; its lease has begun."""
         message, destination = self.message, choice.destination
         assert message is not None  # nothing is selected without a request
-        kept = self._connections.take(destination, is_repeatable=message.is_repeatable)
+        kept = self._http.connections.take(destination, is_repeatable=message.is_repeatable)
         if kept is None:
             self._connect(destination)
             return
@@ -381,7 +376,9 @@ class Exchange:
 
     def _connect(self, destination: Destination) -> None:
         self._owner.transition(life.CHOSEN)
-        connection, self._connecting = self._connections.connect(destination, self._service.connector(destination))
+        connection, self._connecting = self._http.connections.connect(
+            destination, self._http.context.connector(destination)
+        )
         self._connecting.addCallbacks(self._connected, self._not_connected, (connection,))
 
     def _connected(self, _: Stream, connection: ServerConnection) -> None:
@@ -432,7 +429,7 @@ class Exchange:
 
     def _request_head(self, message: http1.Request, destination: Destination) -> bytes:
         """Return the request's head as the selected server gets it."""
-        cache, mode, choice = self._cache, self._service.config.upgrade, self.dispatcher.choice
+        cache, mode, choice = self._http.cache, self._http.context.config.upgrade, self.dispatcher.choice
         lines = choice.lines if choice is not None else None
         host = b"" if message.has_host else destination.host_field
         added = cache.added(self.dispatcher.request.client, message.host, message.minor)
@@ -443,7 +440,7 @@ class Exchange:
     def server_data(self, data: bytes) -> None:
         """The server has sent `data`."""
         owner = self._owner
-        before, owner.last_activity = owner.last_activity, self._service.context.wheel.now
+        before, owner.last_activity = owner.last_activity, self._http.context.context.wheel.now
         response, server = self.response, self.server
         if response is None:
             plain = self._plain
@@ -490,7 +487,7 @@ class Exchange:
         interim = 0
         while True:
             try:
-                size = self._service.context.settings.head_size
+                size = self._http.context.context.settings.head_size
                 read = http1.read_response(data, message.method, size, looked, message.minor)
             except BadResponse as bad:
                 self.server_failed(f"unreadable response: {bad}")
@@ -533,7 +530,7 @@ class Exchange:
         owner.transition(life.ANSWER)
         self.response = response
         if server is not None and response.status >= 500:
-            self._service.server_failed(server.destination, f"status {response.status}")
+            self._http.context.server_failed(server.destination, f"status {response.status}")
         if not response.is_delimited or (owner.body is not None and not response.keep_alive):
             owner.is_last = True  # the second: after an early response the server does not get the rest of the request
         choice = self.dispatcher.choice
@@ -583,7 +580,7 @@ class Exchange:
             owner.hold(SERVER_IS_FULL, False)
             if owner.is_full:
                 server.resume()
-            self._connections.put(server)
+            self._http.connections.put(server)
         else:
             self.release_server(reset=False)
         self._finish()
@@ -602,7 +599,7 @@ class Exchange:
 
     def _switch_protocols(self, message: http1.Request, response: http1.Response, rest: bytes) -> None:
         """The server has answered an upgrade with 101 (RFC 9110, section 7.8)."""
-        protocols = accepted(response.upgrade, message.upgrades(self._service.config.upgrade))
+        protocols = accepted(response.upgrade, message.upgrades(self._http.context.config.upgrade))
         if self._owner.held & TURN_IS_OVER:
             self.fail(502, "the server switched protocols while the request's body was still being read")
         elif protocols:
@@ -656,7 +653,7 @@ class Exchange:
     def _break_off(self, reason: str) -> None:
         """End a response that is incomplete: the client gets the received part, and must notice that the rest is
         missing."""
-        owner, service = self._owner, self._service
+        owner, service = self._owner, self._http.context
         form = "service {ident}: {client}: {why}"
         log = service.context.log
         log.event(levels.NON_FATAL, form, ident=service.ident, client=owner.client_name, why=reason)
@@ -672,7 +669,7 @@ class Exchange:
         lease = self.dispatcher.lease
         if lease is not None and not lease.ended:
             lease.destination.failures += 1
-            self._service.server_failed(lease.destination, reason)
+            self._http.context.server_failed(lease.destination, reason)
 
     def release_server(self, reset: bool) -> None:
         """Close or reset the server connection, which cannot be used again."""
@@ -707,7 +704,7 @@ class Exchange:
         dispatcher.exclude(destination, UNANSWERED)
         if dispatcher.lease is not None:
             dispatcher.lease.end(failed=True)
-        if self._selector.may_retry():
+        if self._http.selector.may_retry():
             dispatcher.is_retry = True
             dispatcher.select()
         else:
@@ -716,7 +713,7 @@ class Exchange:
     def check_silence(self, seconds: int) -> None:
         """The server has sent nothing for `seconds`: retry elsewhere if its checks have failed, or after
         first_byte_timeout."""
-        server, timeout = self.server, self._service.first_byte_timeout
+        server, timeout = self.server, self._http.context.first_byte_timeout
         if server is None:
             return
         if server.destination.health.state == DOWN:
@@ -726,7 +723,7 @@ class Exchange:
 
     def response_timed_out(self) -> None:
         """The server has not begun its response within `response_timeout`."""
-        seconds = self._service.context.settings.response_timeout
+        seconds = self._http.context.context.settings.response_timeout
         if not self._retry_elsewhere(f"no response within {seconds} seconds"):
             self.server_failed(f"no response within {seconds} seconds")
             self.fail(504, f"the server did not answer within {seconds} seconds")
@@ -741,11 +738,11 @@ class Exchange:
         silent = server.destination
         if silent.heard > owner.last_activity or silent in dispatcher.request.tried:
             return False
-        choice = self._selector.instead_of_silent(silent, dispatcher.request)
+        choice = self._http.selector.instead_of_silent(silent, dispatcher.request)
         if choice is None:
             return False
         form = "service {ident}: server {server} is silent: {why}"
-        log, ident = self._service.context.log, self._service.ident
+        log, ident = self._http.context.context.log, self._http.context.ident
         log.event(levels.NON_FATAL, form, ident=ident, server=silent.address, why=reason)
         owner.transition(life.SILENT)
         silent.retries += 1
@@ -793,7 +790,7 @@ class Exchange:
         own = error_response(status, reason, message.method, keep_alive=True, later=later, minor=message.minor)
         self.note_own_response(status, own)
         self.settle(f"{status}: {reason}")
-        self._service.note_refusal(owner.client_name, status, reason)
+        self._http.context.note_refusal(owner.client_name, status, reason)
         owner.client.write(own)
         self.message = None
         owner.transition(life.REFUSED)

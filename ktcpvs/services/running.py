@@ -76,6 +76,7 @@ class RunningService:
         self.health = ServiceHealth(context, self.traffic.selector, self.traffic.queue)
         http = HTTPService(self.traffic, self.server_connections, self.cache)
         self.preambles = Preambles(context, config.ident, self.clients, self._build, self._left)
+        self._on_end = self._ended  # one bound method for all connections
         self.client_factory = ClientFactory(http, self._began, self.preambles)
         self.traffic.server_failed = self.health.failed
         self.traffic.room_needed = self._room_needed
@@ -401,7 +402,7 @@ class RunningService:
 
     def _began(self, connection: ClientConnection) -> None:
         """Count a new connection in."""
-        connection.on_end = self._ended
+        connection.on_end = self._on_end
         self.context.descriptors.take(connection.descriptors, connection.reserved)
         self.connections.add(connection)
         self.clients.add(1)

@@ -71,7 +71,8 @@ class Stream(Protocol):
 
     def connectionMade(self) -> None:
         self.is_open = True
-        self.made()
+        made, self.made = self.made, nothing  # it would hold memory for as long as the stream lives
+        made()
 
     def readConnectionLost(self) -> None:
         if not self.peer_ended:  # Twisted's transports report a FIN again after each `resume`
