@@ -234,3 +234,7 @@ def test_a_plain_request_has_the_line_of_its_record(
         assert line == form.line(whole)
     plain = (client.encode(), b"now", target, minor != b"0", 200, 2, request.referer, request.user_agent)
     assert access_log.combined_line(*plain) == access_log.plain_combined(*plain)
+    values = (request.host, request.referer, request.user_agent, 200, b', "server": null', total, 7, 9, 2)
+    assert access_log.json_line(b"{", target, minor != b"0", *values) == access_log.plain_json(
+        b"{", target, minor != b"0", *values
+    )
