@@ -1,8 +1,8 @@
-"""A stream's transport over a bare non-blocking socket, watched by the relays' poller.
+"""A stream's transport over a bare socket, which the relays' poller polls.
 
-A connection that is relayed as a whole lives for one request at times. It needs no more than accept or connect, the
-reads and writes of its bytes, and close: everything else that a transport asks the system is avoided here or put off
-until it is needed. The socket is watched edge-triggered, so that pausing and resuming cost nothing.
+A connection that is relayed as a whole may carry a single request. It needs accept or connect, the reads and writes of
+its bytes, and close. This transport avoids every other system call, or makes it only when it matters. It polls the
+socket edge-triggered, so that pausing and resuming need no system call.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from ktcpvs.system.sockets import read_urgent_in_place, send_at_once
 _log = Logger(namespace="ktcpvs")
 
 READ_SIZE = 16 << 10
-"""Bytes that are read at once from a peer that does not send a lot."""
+"""Bytes of one read from a peer that sends small messages."""
 
 BULK_READ_SIZE = 128 << 10
-"""The same from one that has filled READ_SIZE."""
+"""Bytes of one read after a read of READ_SIZE was filled."""
 
 BULK_SIZE = 64 << 10
-"""A peer that sends this many bytes at once sends a lot: the stream hears of it."""
+"""A read that returns this many bytes is reported to the stream as bulk."""
 
 HIGH_WATER, LOW_WATER = 64 << 10, 16 << 10
-"""When more bytes wait to be sent, the owner is paused; when no more than LOW_WATER do, it is resumed."""
+"""Back-pressure begins when more than HIGH_WATER bytes are unsent, and ends at LOW_WATER."""
 
 MAX_PIECES = 64
-"""Pieces that are sent by one call."""
+"""The most pieces that one call sends."""
 
 MAX_UNDIVIDED = 1200
-"""Bytes that surely fit into one segment: a first write of so many is sent at once, whatever TCP_NODELAY says."""
+"""Bytes that fit into one segment on any path: a first write of so many is sent at once, even without TCP_NODELAY."""
 
 READ_EVENTS = IN | RDHUP | PRI | ET
 ALL_EVENTS = READ_EVENTS | OUT
@@ -56,13 +56,13 @@ _WRITABLE = OUT | ERR | HUP
 
 
 class BareTransport(SocketTransport):
-    """poller: watches the socket. stream: the Stream that it carries; None when it is over."""
+    """poller: polls the socket. stream: the Stream that it carries; None when the connection is over."""
 
     __slots__ = (
         "_aborted", "_closing", "_events", "_fd", "_fin_came", "_full", "_half_closed", "_has_input", "_has_written",
         "_is_delaying", "_is_reading", "_is_scheduled", "_pause_source", "_paused", "_peer", "_peer_ended",
-        "_producer", "_read_size", "_reads_on", "_recv", "_resume_source", "_send", "_sends_at_once", "_sends_fin",
-        "_sock", "_unsent", "_unsent_size", "_urgent_in_place", "_was_bulk", "poller", "stream",
+        "_producer", "_puts_urgent_in_place", "_read_size", "_reads_on", "_recv", "_resume_source", "_send",
+        "_sends_at_once", "_sends_fin", "_sock", "_unsent", "_unsent_size", "_was_bulk", "poller", "stream",
     )  # fmt: skip
 
     reports_bulk = True
@@ -107,7 +107,7 @@ class BareTransport(SocketTransport):
         self._sends_fin = True  # before the close
         self._closing = False
         self._aborted = False
-        self._urgent_in_place = True  # as its owner wants it
+        self._puts_urgent_in_place = False  # when urgent data comes
 
     def begin(self, stream: Any) -> None:
         """Carry `stream` from now on. Raises what its owner raises."""
@@ -120,7 +120,7 @@ class BareTransport(SocketTransport):
         if self._is_reading and not self._events:
             self._watch(READ_EVENTS)
 
-    # What the poller calls.
+    # Called by the poller.
 
     def ready(self, events: int) -> None:
         """The socket is ready for some of what it is watched for."""
@@ -132,7 +132,7 @@ class BareTransport(SocketTransport):
                 except OSError as error:
                     self._read_failed(error)
                     return
-                if 0 < len(data) < READ_SIZE and not self._reads_on:
+                if 0 < len(data) < size == READ_SIZE and not self._reads_on:
                     self._has_input = False
                     self.stream.dataReceived(data)
                 else:
@@ -151,8 +151,8 @@ class BareTransport(SocketTransport):
             self._failed()
 
     def _note(self, events: int) -> None:
-        if events & PRI and not self._urgent_in_place:
-            self._urgent_in_place = True
+        if events & PRI and self._puts_urgent_in_place:
+            self._puts_urgent_in_place = False
             read_urgent_in_place(self._sock)
         # A socket whose peer has sent a FIN gets no more bytes, so a short read is the last one. Not so when the read
         # stops at urgent data, or when a reset is to be read behind the bytes: no other event tells of what follows.
@@ -469,8 +469,8 @@ class BareTransport(SocketTransport):
         return NotDetachable.BUFFERED if self._unsent is not None else None
 
     def duplicate_socket(self) -> socket.socket:
-        if not self._urgent_in_place:
-            self._urgent_in_place = True
+        if self._puts_urgent_in_place:
+            self._puts_urgent_in_place = False
             read_urgent_in_place(self._sock)
         self._stop_delaying()
         return super().duplicate_socket()
@@ -488,7 +488,7 @@ class BareTransport(SocketTransport):
 
     def keep_urgent_data_in_place(self) -> None:
         """As every StreamTransport; the socket's option is set when urgent data has come."""
-        self._urgent_in_place = False
+        self._puts_urgent_in_place = True
 
     def buffered(self) -> int:
         return self._unsent_size

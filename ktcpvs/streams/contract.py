@@ -1,7 +1,8 @@
 """The stream contract: the behaviour of every byte stream of the switch, over any transport.
 
 `tests/streams/test_stream_contract.py` checks it for every transport. `Stream` implements it over uvloop's transports,
-over Twisted's, over a socket that a relay engine reads and writes (`detached`), and in memory (`memory`).
+over Twisted's, over bare sockets, over a socket that a relay engine reads and writes (`detached`), and in memory
+(`memory`).
 """
 
 from __future__ import annotations
