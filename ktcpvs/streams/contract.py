@@ -89,6 +89,16 @@ class Detached(Protocol):
         """Start to carry `stream`. sock: its socket, which this transport closes."""
 
 
+class BackpressuredWriter(Protocol):
+    """What writes to a stream, and can wait."""
+
+    def pause_writing(self) -> None:
+        """The stream's peer does not take what is written."""
+
+    def resume_writing(self) -> None:
+        """Most of it has been sent."""
+
+
 class ByteStream(Protocol):
     """One end of a connection.
 
@@ -125,12 +135,12 @@ class ByteStream(Protocol):
     def resume(self) -> None:
         """Read again."""
 
-    def set_backpressure(self, paused: Callable[[], object], resumed: Callable[[], object]) -> None:
-        """Call `paused` when more than 64 KiB wait to be sent (at once if they do now), and `resumed` when most of that
-        has been sent. Replaces what was set before."""
+    def set_backpressure(self, writer: BackpressuredWriter) -> None:
+        """Call `writer.pause_writing` when more than 64 KiB wait to be sent (at once if they do now), and
+        `writer.resume_writing` when most of that has been sent. Replaces what was set before."""
 
     def clear_backpressure(self) -> None:
-        """Remove both callbacks."""
+        """Call neither of them any more."""
 
     def unsent(self) -> int:
         """Return the bytes written that the peer's system has not acknowledged; 0 if the stream is over."""

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from ktcpvs.streams.contract import NotDetachable, StreamEvents
+from ktcpvs.streams.contract import BackpressuredWriter, NotDetachable, StreamEvents
 from ktcpvs.streams.transport import SocketTransport, reset_on_close
 
 
@@ -122,7 +122,7 @@ class DetachedTransport(SocketTransport):
     def resume(self) -> None:
         """Do nothing, as `pause`."""
 
-    def set_backpressure(self, paused: Callable[[], object], resumed: Callable[[], object]) -> None:
+    def set_backpressure(self, writer: BackpressuredWriter) -> None:
         """Do nothing: nothing is written."""
 
     def clear_backpressure(self) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ktcpvs.streams.contract import NotDetachable, SocketAddress
+from ktcpvs.streams.contract import BackpressuredWriter, NotDetachable, SocketAddress
 from ktcpvs.streams.transport import (
     NONBLOCKING,
     Backpressure,
@@ -279,8 +279,8 @@ class UVTransport(SocketTransport):
     def _writev_early(self, pieces: Sequence[bytes]) -> None:
         self.write(b"".join(pieces))
 
-    def set_backpressure(self, paused: Callable[[], object], resumed: Callable[[], object]) -> None:
-        self._producer = producer = Backpressure(paused, resumed)
+    def set_backpressure(self, writer: BackpressuredWriter) -> None:
+        self._producer = producer = Backpressure(writer)
         if self._full:
             producer.pauseProducing()
 
