@@ -229,7 +229,7 @@ class Director:
         """Return warnings about options in `edit` without effect, a line each. new: the table after it. Never
         raises."""
         try:
-            return warnings_about(edit, new.services, self._binder.plugins_of)
+            return warnings_about(edit, new.services, self._binder.plugins_of, self._binder.installed)
         except Exception:  # a plugin raises, or has wrong attributes
             self.context.log.failure("cannot determine warnings about {name}", name=edit.name)
             return ()
