@@ -102,7 +102,8 @@ class BackpressuredWriter(Protocol):
 class ByteStream(Protocol):
     """One end of a connection.
 
-    Its owner sets the callbacks `dataReceived`, `ended`, `lost` and `bulk_detected`, and may set others at any time.
+    Its owner sets the callbacks `made`, `dataReceived`, `ended`, `lost` and `bulk_detected` (see `Stream`), and may set
+    others at any time.
     No callback is called before the stream is connected, within a call of its owner that closes it, or after `lost`.
     """
 
@@ -167,6 +168,17 @@ class ByteStream(Protocol):
     @property
     def local_address(self) -> SocketAddress:
         """The address of this end."""
+
+    @property
+    def is_unix(self) -> bool:
+        """Whether this is an open stream over a unix socket."""
+
+    @property
+    def reports_bulk(self) -> bool:
+        """Whether `bulk_detected` is called; otherwise the owner itself must find out how much comes."""
+
+    def keep_urgent_data_in_place(self) -> None:
+        """Read urgent data in its place among other data; otherwise reads skip it."""
 
     @property
     def tls(self) -> TLSFacts | None:

@@ -93,7 +93,7 @@ class UVTransport(SocketTransport):
         self._sends_fin = True  # before closing
 
     # An accepted connection begins on its bare socket. Many clients have sent their request already, get their response
-    # # by one write, and disconnect: for these, giving the socket to the loop would be wasted work.
+    # by one write, and disconnect: for these, giving the socket to the loop would be wasted work.
 
     def start(self, loop: AbstractEventLoop) -> None:
         """Read what has already come, if the stream reads; then give the socket to `loop`, unless the connection is
