@@ -10,15 +10,16 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.logger import Logger
 
-from ktcpvs.streams.contract import NotDetachable, SocketAddress
+from ktcpvs.streams.contract import BackpressuredWriter, NotDetachable, SocketAddress
 from ktcpvs.streams.poller import ERR, ET, HUP, IN, OUT, PRI, RDHUP, SocketPoller
 from ktcpvs.streams.transport import (
     NONBLOCKING,
+    ProducerWriter,
     SocketTransport,
     local_of,
     nothing,
@@ -60,9 +61,9 @@ class BareTransport(SocketTransport):
 
     __slots__ = (
         "_aborted", "_closing", "_events", "_fd", "_fin_came", "_full", "_half_closed", "_has_input", "_has_written",
-        "_is_delaying", "_is_reading", "_is_scheduled", "_pause_source", "_paused", "_peer", "_peer_ended",
-        "_producer", "_puts_urgent_in_place", "_read_size", "_reads_on", "_recv", "_resume_source", "_send",
-        "_sends_at_once", "_sends_fin", "_sock", "_unsent", "_unsent_size", "_was_bulk", "poller", "stream",
+        "_is_delaying", "_is_reading", "_is_scheduled", "_paused", "_peer", "_peer_ended", "_puts_urgent_in_place",
+        "_read_size", "_reads_on", "_recv", "_send", "_sends_at_once", "_sends_fin", "_sock", "_unsent",
+        "_unsent_size", "_was_bulk", "_writer", "poller", "stream",
     )  # fmt: skip
 
     reports_bulk = True
@@ -91,9 +92,7 @@ class BareTransport(SocketTransport):
         self._unsent: deque[bytes | memoryview] | None = None  # what the system has not taken yet
         self._unsent_size = 0
         self._read_size = READ_SIZE
-        self._pause_source: Callable[[], object] | None = None  # back-pressure, while its owner wants it
-        self._resume_source: Callable[[], object] = nothing
-        self._producer: Any = None  # of Twisted's, which these two are methods of
+        self._writer: BackpressuredWriter | None = None
         self._was_bulk = False  # its stream has heard of it
         self._is_reading = True  # not paused, and not at an end
         self._has_input = False  # there may be something to read, of which no further event tells
@@ -278,8 +277,8 @@ class BareTransport(SocketTransport):
         self._unsent_size += len(data)
         if self._unsent_size > HIGH_WATER and not self._full:
             self._full = True
-            if self._pause_source is not None:
-                self._pause_source()
+            if self._writer is not None:
+                self._writer.pause_writing()
         if not self._events & OUT:
             self._watch(ALL_EVENTS)
 
@@ -313,8 +312,8 @@ class BareTransport(SocketTransport):
                 self._sends_at_once = not self._is_delaying
         if self._full and self._unsent_size <= LOW_WATER:
             self._full = False
-            if self._pause_source is not None:
-                self._resume_source()
+            if self._writer is not None:
+                self._writer.resume_writing()
 
     def _write_failed(self) -> None:
         """The connection is gone. Its owner, who is writing, hears of it soon."""
@@ -346,14 +345,13 @@ class BareTransport(SocketTransport):
         if self.stream is not None:
             self.stream.write = self.stream.writev = nothing
 
-    def set_backpressure(self, paused: Callable[[], object], resumed: Callable[[], object]) -> None:
-        self._pause_source, self._resume_source = paused, resumed
+    def set_backpressure(self, writer: BackpressuredWriter) -> None:
+        self._writer = writer
         if self._full:
-            paused()
+            writer.pause_writing()
 
     def clear_backpressure(self) -> None:
-        self._pause_source = self._producer = None
-        self._resume_source = nothing
+        self._writer = None
 
     # Reading.
 
@@ -386,7 +384,7 @@ class BareTransport(SocketTransport):
     # The ends.
 
     def half_close(self) -> None:
-        self.clear_backpressure()
+        self._writer = None
         if self._half_closed or self._closing or self._aborted:
             return
         self._half_closed = True
@@ -405,7 +403,7 @@ class BareTransport(SocketTransport):
     def close(self) -> bool:
         if self._closing or self._aborted:
             return self._unsent is None
-        self.clear_backpressure()
+        self._writer = None
         self._closing = True
         self._is_reading = self._sends_at_once = False
         if self._unsent is not None:
@@ -446,10 +444,9 @@ class BareTransport(SocketTransport):
         if self._events:
             self.poller.forget(self._fd)
         self._sock.close()
-        producer = self._producer
-        self.clear_backpressure()
-        if producer is not None:
-            producer.stopProducing()
+        writer, self._writer = self._writer, None
+        if type(writer) is ProducerWriter:
+            writer.producer.stopProducing()
         stream.over(clean)
 
     def _shut_down(self, how: int) -> None:
@@ -476,8 +473,7 @@ class BareTransport(SocketTransport):
         return super().duplicate_socket()
 
     def release(self) -> None:
-        self.stream = None
-        self.clear_backpressure()
+        self.stream = self._writer = None
         self._aborted = True
         self._is_reading = self._sends_at_once = False
         if self._events:
@@ -531,13 +527,12 @@ class BareTransport(SocketTransport):
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """As Twisted's: pauses `producer` when it is full, and resumes it when most is sent."""
-        if self._producer is not None:
-            raise RuntimeError(f"{producer} cannot be registered: {self._producer} is")
+        if self._writer is not None:
+            raise RuntimeError(f"{producer} cannot be registered: {self._writer} is")
         if self.stream is None:
             producer.stopProducing()
             return
-        self._producer = producer
-        self.set_backpressure(producer.pauseProducing, producer.resumeProducing)
+        self.set_backpressure(ProducerWriter(producer))
 
     def stopProducing(self) -> None:
         self.close()

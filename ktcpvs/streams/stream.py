@@ -16,7 +16,14 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ktcpvs.streams.contract import Detached, NotDetachable, SocketAddress, TLSFacts, address_text
+from ktcpvs.streams.contract import (
+    BackpressuredWriter,
+    Detached,
+    NotDetachable,
+    SocketAddress,
+    TLSFacts,
+    address_text,
+)
 from ktcpvs.streams.poller import SocketPoller
 from ktcpvs.streams.transport import StreamTransport
 from ktcpvs.streams.transport import nothing as nothing
@@ -142,13 +149,13 @@ class Stream(Protocol):
         if self.is_open:
             self.transport.resume()
 
-    def set_backpressure(self, paused: Callable[[], object], resumed: Callable[[], object]) -> None:
-        """Call `paused` while more than 64 KiB wait to be sent, and `resumed` when most of that has been sent."""
+    def set_backpressure(self, writer: BackpressuredWriter) -> None:
+        """Pause `writer` while more than 64 KiB wait to be sent, and resume it when most of that has been sent."""
         if self.is_open:
-            self.transport.set_backpressure(paused, resumed)
+            self.transport.set_backpressure(writer)
 
     def clear_backpressure(self) -> None:
-        """Remove both callbacks."""
+        """Do not pause or resume it any more."""
         if self.is_open:
             self.transport.clear_backpressure()
 
