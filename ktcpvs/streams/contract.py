@@ -66,7 +66,6 @@ class StreamEvents(Protocol):
 
     resting: bool
     write: Callable[[bytes], object]
-    writev: Callable[[Sequence[bytes]], object]
 
     @property
     def dataReceived(self) -> Callable[[bytes], object]:

@@ -64,7 +64,7 @@ class DetachedTransport(SocketTransport):
         self._sock = sock
         self.stream = stream
         self.stream.transport = self
-        stream.write = stream.writev = _refuse_to_write
+        stream.write = _refuse_to_write
 
     # Called by the engine.
 

@@ -174,10 +174,10 @@ class UVTransport(SocketTransport):
         if self._half_closed:
             self._drop_writes()
             return
-        self.write = uv.write
+        write = self.write = uv.write
         stream = self.stream
         if stream is not None and not (self._closing or self._aborted):
-            stream.write, stream.writev = uv.write, uv.writelines
+            stream.write = write
 
     def begin(self, stream: Any, made: Callable[[Any], object]) -> None:
         """Carry `stream` from now on, and call `made(stream)`."""
@@ -267,7 +267,7 @@ class UVTransport(SocketTransport):
         """Drop everything that is written from now on."""
         self.write = nothing
         if self.stream is not None:
-            self.stream.write = self.stream.writev = nothing
+            self.stream.write = nothing
 
     @property
     def writev(self) -> Callable[[Sequence[bytes]], object]:
@@ -492,15 +492,6 @@ class _HeldStream:
     def write(self, write: Callable[[bytes], object]) -> None:
         self._stream.write = write
 
-    @property
-    def writev(self) -> Callable[[Sequence[bytes]], object]:
-        writev: Callable[[Sequence[bytes]], object] = self._stream.writev
-        return writev
-
-    @writev.setter
-    def writev(self, writev: Callable[[Sequence[bytes]], object]) -> None:
-        self._stream.writev = writev
-
     def dataReceived(self, data: bytes) -> None:
         self._data = data
         self._transport.pause()
@@ -566,8 +557,11 @@ class ConnectingProtocol:
 
 
 def adopt_socket(loop: AbstractEventLoop, sock: socket.socket, peer: SocketAddress, stream: Any) -> None:
-    """Attach `stream` to an accepted socket. peer: its address. Raises what the stream's owner or the system raises."""
-    transport = UVTransport(stream, sock, peer)
+    """Attach `stream` to an accepted socket. Raises what the stream's owner or the system raises.
+
+    peer: its address, which is not kept: the stream asks the system for it.
+    """
+    transport = UVTransport(stream, sock)
     try:
         stream.makeConnection(transport)
     except BaseException:
