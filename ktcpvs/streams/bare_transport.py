@@ -343,7 +343,7 @@ class BareTransport(SocketTransport):
     def _drop_writes(self) -> None:
         """What is written from now on is dropped."""
         if self.stream is not None:
-            self.stream.write = self.stream.writev = nothing
+            self.stream.write = nothing
 
     def set_backpressure(self, writer: BackpressuredWriter) -> None:
         self._writer = writer
