@@ -423,6 +423,8 @@ class TLSTransport(StreamTransport):
             if held.has_fin:
                 self._hold().has_fin = True
                 self._schedule()
+            elif self._held is None and not (self._paused or self._closing or self._aborted):
+                self._below.resume()
         else:
             self._held = None
             if held.has_fin:
