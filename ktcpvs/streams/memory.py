@@ -1,4 +1,4 @@
-"""Streams in memory: two ends of a connection without sockets, for tests of whatever owns a stream.
+"""Streams in memory: two ends of a connection without sockets, for tests of the owners of streams.
 
 clock = twisted.internet.task.Clock()
 ours, theirs = Stream(), Stream()
@@ -21,7 +21,7 @@ from ktcpvs.streams.transport import StreamTransport, nothing
 _log = Logger(namespace="ktcpvs")
 
 KERNEL_BUFFER = 64 << 10
-"""Bytes that wait in the peer's receive buffer until the peer reads; what is written beyond that is buffered here."""
+"""The size of the peer's receive buffer, in bytes; bytes beyond that are buffered at the sender."""
 
 MAX_BUFFERED = 64 << 10
 """Bytes buffered above which back-pressure is applied."""
@@ -45,8 +45,8 @@ def join_in_memory(
 
 
 class MemoryTransport(StreamTransport):
-    """One end. It behaves as TCP does: what is written arrives in a later turn; a FIN follows the data, a reset does
-    not wait for it.
+    """One end. It behaves as TCP does: written bytes arrive in a later turn; a FIN follows the data, a reset does not
+    wait for it.
 
     peer: the other end. arrived: bytes that this end has received and not read.
     """
@@ -74,7 +74,7 @@ class MemoryTransport(StreamTransport):
         self._aborted = False
         self._reset = False  # by the peer
 
-    # What the stream calls.
+    # Called by the stream.
 
     def _write(self, data: bytes) -> None:
         if self.stream is None or self._half_closed or self._closing or self._aborted:
@@ -163,7 +163,7 @@ class MemoryTransport(StreamTransport):
         return NotDetachable.NO_SOCKET
 
     def release(self) -> None:
-        """Never called: there is no socket."""
+        """Raise: there is no socket."""
         raise RuntimeError("a stream in memory cannot be detached")
 
     def getHandle(self) -> Any:
@@ -181,7 +181,7 @@ class MemoryTransport(StreamTransport):
             words.append("full")
         return ", ".join(words)
 
-    # What happens in later turns.
+    # Events in later turns.
 
     def _schedule(self) -> None:
         if not self._is_scheduled and self.stream is not None:
@@ -197,7 +197,7 @@ class MemoryTransport(StreamTransport):
             self.abort()
 
     def _do_what_is_due(self) -> None:
-        """End, send, read."""
+        """Do everything that is due in this turn: end, send, read."""
         stream = self.stream
         if stream is None:
             return
@@ -237,7 +237,7 @@ class MemoryTransport(StreamTransport):
             self.peer._schedule()
 
     def _read(self) -> None:
-        """Hand over what has arrived, unless reading is paused, and then the FIN or the reset."""
+        """Deliver the bytes that have arrived, unless reading is paused, and then the FIN or the reset."""
         stream = self.stream
         if self._paused or stream is None:
             return
@@ -255,7 +255,7 @@ class MemoryTransport(StreamTransport):
             stream.readConnectionLost()
 
     def _drained(self) -> None:
-        """The peer has read."""
+        """The peer has read: its receive buffer has room."""
         self._send()
         if self._is_full and not self._buffered:
             self._is_full = False
@@ -263,7 +263,7 @@ class MemoryTransport(StreamTransport):
         self._schedule()
 
     def _over(self, clean: bool, reset: bool = False) -> None:
-        """reset: tell the peer by a reset, else by a FIN."""
+        """End. reset: the peer gets a reset instead of a FIN."""
         peer, self.peer = self.peer, None
         stream, self.stream = self.stream, None
         self.write = nothing

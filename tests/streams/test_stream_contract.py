@@ -1,7 +1,7 @@
 """The contract of `ByteStream`: every transport passes these tests.
 
-A `Case` makes pairs: a stream with its owner, and the peer at the other end. The peer of a socket is a socket; the
-peer of a stream in memory is another stream, which `MemoryPeer` makes look like a socket.
+A `Case` makes pairs: a stream with its owner, and the peer at the other end. The peer of a socket is a socket; the peer
+of a stream in memory is another stream, which `MemoryPeer` wraps like a socket.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from ktcpvs.streams.stream import Stream
 from ktcpvs.streams.tls import Handshake, TLSBuffers, buffers_of
 
 BULK = random.Random(3).randbytes(6_000_000)
-"""More than the buffers on the way take."""
+"""More than all buffers hold."""
 
 RESET = "reset"
-"""How a connection has ended for a peer that was reset."""
+"""The end of a connection for a peer that was reset."""
 
 
 class Case(ABC):
@@ -62,34 +62,34 @@ class Case(ABC):
 
     @abstractmethod
     def pair(self, made: Callable[[Any], object] = lambda _: None) -> tuple[Any, Any]:
-        """(owner, peer). made: called with the owner when its stream is connected."""
+        """Return (owner, peer). made: called with the owner when its stream is connected."""
 
     @abstractmethod
     def run(self, function: Callable[[], Any]) -> Any:
-        """Call it in the reactor's thread."""
+        """Call `function` in the reactor's thread."""
 
     @abstractmethod
     def call_soon(self, call: Callable[[], object]) -> None:
-        """Call it in the reactor's next turn."""
+        """Call `call` in the reactor's next turn."""
 
     @abstractmethod
     def a_moment(self) -> None:
-        """Long enough for what should not happen to happen."""
+        """Wait long enough for an event that must not occur."""
 
     @abstractmethod
     def until(self, condition: Callable[[], Any], what: str = "") -> None:
-        """Wait until it is true."""
+        """Wait until `condition` is true."""
 
     @abstractmethod
     def reset(self, peer: Any) -> None:
-        """The peer resets the connection."""
+        """Reset the connection from the peer's side."""
 
     @abstractmethod
     def send_and_end(self, peer: Any, data: bytes) -> None:
-        """Let the peer send, beside what the test does, and then half-close."""
+        """Let the peer send, concurrently with the test, and then half-close."""
 
     def ending(self, peer: Any) -> str:
-        """How the connection ends for the peer, after it has read `rest`: "" for a FIN."""
+        """Return how the connection ends for the peer, after it has read `rest`: "" for a FIN."""
         try:
             assert read_all(peer) == b""
         except ConnectionResetError:
@@ -140,7 +140,7 @@ class SocketCase(Case):
 
 
 class MemoryPeer:
-    """A stream in memory that is used as a blocking socket. It reads when it is asked to."""
+    """A stream in memory that is used like a blocking socket. It reads only in calls of recv."""
 
     def __init__(self, case: MemoryCase) -> None:
         self._case = case
@@ -234,7 +234,7 @@ class MemoryCase(Case):
         self._buffers = TLSBuffers(self.call_soon)
 
     def turn(self) -> bool:
-        """One turn; False when nothing is left to do."""
+        """Run one turn. Return False if nothing is left to do."""
         if not self._clock.getDelayedCalls():
             return False
         self._clock.advance(0)
@@ -410,7 +410,7 @@ def send_and(case: Case, owner: Any, data: bytes, *names: str) -> None:
 
 def test_it_is_a_byte_stream(case: Case) -> None:
     owner, _ = case.pair()
-    stream: ByteStream = owner.stream  # which the type checker compares
+    stream: ByteStream = owner.stream  # checked by mypy
     assert stream.is_open
     assert (stream.tls is not None) == case.has_tls
     case.run(lambda: owner.stream.close())
@@ -600,7 +600,7 @@ def test_nothing_is_called_after_the_end(case: Case, how: str, heard: str) -> No
 @pytest.mark.parametrize(("how", "heard"), [("close", "lost"), ("abort", "broken"), ("close_with_reset", "lost")])
 def test_the_end_is_not_reported_within_the_call(case: Case, how: str, heard: str) -> None:
     owner, peer = case.pair()
-    owner.do("half_close")  # after which Twisted's own loseConnection reports within the call
+    owner.do("half_close")  # after this, Twisted's own loseConnection reports within the call
     assert read_all(peer) == b""
 
     def do() -> list[str]:
@@ -710,7 +710,7 @@ def test_backpressure(case: Case) -> None:
     assert pressure.told == ["paused"]
     assert read_exactly(peer, len(BULK) + 4) == BULK + b"more"
     case.until(lambda: pressure.told == ["paused", "resumed"])
-    for _ in range(20):  # the system's buffers have grown with what the peer has read
+    for _ in range(20):  # the system's buffers have grown while the peer was reading
         if len(pressure.told) == 2:
             owner.write(BULK)
     assert pressure.told == ["paused", "resumed", "paused"]
@@ -746,7 +746,7 @@ def test_one_stream_holds_another_back(case: Case) -> None:
     assert read_all(reader) == BULK
 
 
-# What can be asked.
+# State.
 
 
 def test_unsent(case: Case) -> None:
@@ -833,7 +833,7 @@ def test_it_reads_well_in_a_log(case: Case) -> None:
 
 
 class Idle:
-    """An engine that moves nothing by itself."""
+    """An engine that moves nothing."""
 
     def has_unsent(self, transport: DetachedTransport) -> bool:
         return False
@@ -846,7 +846,7 @@ class Idle:
 
 
 def detach(case: Case, owner: Any) -> Any:
-    """The socket that it gave, or the obstacle."""
+    """Detach the stream. Return its socket, or the obstacle."""
 
     def do() -> Any:
         return owner.stream.detach(DetachedTransport(Idle(), case.call_soon))

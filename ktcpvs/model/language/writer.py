@@ -12,7 +12,7 @@ from ktcpvs.model.service import OPTIONS
 from ktcpvs.model.settings import Settings
 
 NETWORKS_PER_LINE = 8
-"""How many networks are written on one line."""
+"""The networks on one line."""
 
 ShowAddress = Callable[[str], str]
 """Address -> its text: as it is, with names, or numeric."""
