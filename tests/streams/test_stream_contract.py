@@ -303,6 +303,7 @@ class TLSCase(Case):
 
     def pair(self, made: Callable[[Any], object] | None = None) -> tuple[Any, Any]:
         owner = self.owner(made or (lambda _: None))
+        handshake: Any = None
 
         def feed(data: bytes) -> None:
             rest = handshake.feed(data)
@@ -319,7 +320,6 @@ class TLSCase(Case):
             if not self._is_server:
                 feed(b"")
 
-        handshake: Any = None
         _, raw = self._below.pair(begin)
         peer = TLSPeer(raw, self._theirs, server_side=not self._is_server)
         self.until(lambda: owner.stream.is_open, "the handshake")
