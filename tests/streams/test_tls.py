@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import ssl
 from typing import Any
 
@@ -15,7 +16,7 @@ from twisted.internet.task import Clock
 
 from ktcpvs.streams.memory import join_in_memory
 from ktcpvs.streams.stream import Stream
-from ktcpvs.streams.tls import Handshake, HandshakeFailed, TLSBuffers, distinguished_name
+from ktcpvs.streams.tls import Handshake, HandshakeFailed, TLSBuffers, TLSTransport, distinguished_name
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 
@@ -270,6 +271,30 @@ def test_what_is_held_is_bounded(connection: Connection) -> None:
     connection.stream.resume()
     connection.settle()
     assert connection.received == b"x" * 60_000
+
+
+def transports() -> int:
+    return sum(type(one) is TLSTransport for one in gc.get_objects())
+
+
+@pytest.mark.parametrize("how", ["close", "abort", "broken"])
+def test_it_leaves_no_garbage(how: str) -> None:
+    """An end frees the memory of OpenSSL at once, and not when the cycle collector looks."""
+    connection = Connection()
+    connection.shake_hands()
+    gc.collect()
+    count = transports()
+    gc.disable()
+    try:
+        if how == "broken":
+            connection.wire.abort()
+        else:
+            getattr(connection.stream, how)()
+        connection.settle()
+        assert not connection.stream.is_open
+        assert transports() == count - 1
+    finally:
+        gc.enable()
 
 
 def test_the_facts(connection: Connection) -> None:
