@@ -219,6 +219,13 @@ def descriptors_taken(room: int = 0) -> Iterator[None]:
             os.close(fd)
 
 
+class HoldsBack:
+    """Reads a stream only while another one takes what is written."""
+
+    def __init__(self, source: Stream) -> None:
+        self.pause_writing, self.resume_writing = source.pause, source.resume
+
+
 class Producer:
     """told: each call of a producer's methods, in order."""
 
@@ -233,6 +240,8 @@ class Producer:
 
     def stopProducing(self) -> None:
         self.told.append("stop")
+
+    pause_writing, resume_writing = pauseProducing, resumeProducing
 
 
 # Fixtures. The conftest.py of a folder imports those that its tests share.

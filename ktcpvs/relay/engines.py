@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from ktcpvs.model.service import AUTO, COPY, KERNEL, SPLICE
+from ktcpvs.model.service import AUTO, COPY, KERNEL, SPLICE, TCP_ONLY
 from ktcpvs.model.settings import Settings
 from ktcpvs.relay import program, splice
 from ktcpvs.relay.copy import CopyRelay
@@ -58,7 +58,8 @@ class EngineRelay(Relay, Protocol):
         """Continue the byte counts of `before`."""
 
     def start(self) -> None:
-        """Begin. Neither stream may have a `detach_obstacle`. Raises OSError; then nothing has changed."""
+        """Begin. Neither stream may have a `detach_obstacle`, and all that was read has been sent. Raises OSError; then
+        nothing has changed."""
 
 
 class Relays:
@@ -85,7 +86,7 @@ class Relays:
 
     def refusal(self, wish: str) -> str | None:
         """Return None if this machine supports the relay that the option `relay` names, else the reason why not."""
-        if wish not in self._find:
+        if wish in (AUTO, COPY):
             return None
         if wish not in self._found:
             self._found[wish] = self._find[wish]()
@@ -102,9 +103,9 @@ class Relays:
         if wish == AUTO and not zerocopy:
             return COPY, SWITCHED_OFF
         # Never the kernel relay: on busy cores and with small messages it is slower than copying, which cannot be known
-        # # beforehand.
+        # beforehand.
         name = SPLICE if wish == AUTO else wish
-        why = NOT_TCP if name == KERNEL and not is_tcp else self.refusal(name)
+        why = NOT_TCP if name in TCP_ONLY and not is_tcp else self.refusal(name)
         return (name, "") if why is None else (COPY, f"{name}: {why}")
 
     # The relays themselves.
@@ -118,10 +119,13 @@ class Relays:
     def make(
         self, name: str, client: Stream, server: Stream, wheel: TimerWheel, finished: Callable[[], object]
     ) -> EngineRelay:
-        """Make an engine for two streams, not started yet. finished: called once, when both directions have ended.
+        """Make an engine for two streams, not started yet. What all relays of that engine share is made with the first.
 
-        Raises OSError.
+        name: of an engine; COPY and AUTO are none. wheel: tells when bytes last came. finished: called once, when both
+        directions have ended. Raises OSError.
         """
+        if name not in self._find:
+            raise ValueError(f"no engine has the name {name!r}")
         if self._poller is None:
             self._poller = SocketPoller(self._reactor)
         if name == KERNEL:

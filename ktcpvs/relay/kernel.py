@@ -414,7 +414,7 @@ class KernelRelay(SocketRelay):
         # epoll keeps reporting a socket that has ended in both directions, so stop polling it.
         return 0 if events == ERR and outgoing.state in (ENDED, GONE) else events
 
-    # As the Engine of the transports.
+    # As the owner of the transports.
 
     def has_unsent(self, transport: DetachedTransport) -> bool:
         _, _, outgoing = self._side_of(transport)

@@ -260,7 +260,7 @@ class SpliceRelay(SocketRelay):
         events: int = IN if incoming.is_read and not incoming.holds else 0
         return events | OUT if outgoing.holds else events
 
-    # As the Engine of the transports.
+    # As the owner of the transports.
 
     def has_unsent(self, transport: DetachedTransport) -> bool:
         _, _, outgoing = self._side_of(transport)

@@ -365,7 +365,8 @@ class RunningService:
         self.context.log.failure("service {ident}: cannot serve waiting clients", why, ident=self.ident)
 
     def _accepted(self, sock: socket.socket, peer: Any) -> None:
-        """Serve one client; an error affects only this one."""
+        """Admit one client and serve it. A rejected one is reset; one whose connection is over already, or which an
+        error ends, is counted out again. An error affects only this client."""
         connection = self.client_factory.build(peer)
         if connection is None:
             close_with_reset(sock)
@@ -381,7 +382,7 @@ class RunningService:
             self._ended(connection)
 
     def _accepted_with_preamble(self, sock: socket.socket, peer: Any) -> None:
-        """Let one client go through the stages of its preamble."""
+        """Let one client go through the stages of its preamble; `_build` admits it when they are complete."""
         preamble = self.preambles.begin(self.client_factory.stages, peer)
         stream = preamble.stream
         try:

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 from twisted.logger import Logger
 
-from ktcpvs.streams.contract import NotDetachable, SocketAddress, TLSFacts
+from ktcpvs.streams.contract import BackpressuredWriter, NotDetachable, SocketAddress, TLSFacts
 from ktcpvs.streams.stream import Stream
 from ktcpvs.streams.transport import StreamTransport, nothing
 
@@ -499,7 +499,7 @@ class TLSTransport(StreamTransport):
     def _drop_writes(self) -> None:
         self.write = nothing
         if self.stream is not None:
-            self.stream.write = self.stream.writev = nothing
+            self.stream.write = nothing
 
     def _notify(self) -> None:
         """Send close_notify: nothing follows from this side."""
@@ -561,8 +561,8 @@ class TLSTransport(StreamTransport):
         else:
             self._below.resume()
 
-    def set_backpressure(self, paused: Callable[[], object], resumed: Callable[[], object]) -> None:
-        self._below.set_backpressure(paused, resumed)
+    def set_backpressure(self, writer: BackpressuredWriter) -> None:
+        self._below.set_backpressure(writer)
 
     def clear_backpressure(self) -> None:
         self._below.clear_backpressure()

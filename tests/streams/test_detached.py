@@ -236,7 +236,7 @@ def test_what_is_buffered_must_go_first(lines: Lines) -> None:
 def test_a_producer_is_not_told(lines: Lines, poller: SocketPoller) -> None:
     owner, _ = lines.line()
     producer = Producer()
-    lines.thread.run(owner.stream.set_backpressure, producer.pauseProducing, producer.resumeProducing)
+    lines.thread.run(owner.stream.set_backpressure, producer)
     taken(lines, poller, owner)
     owner.do("close")
     owner.hears("lost")

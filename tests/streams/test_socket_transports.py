@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from reactors import Lines, Owner, Producer, ReactorThread, descriptors, settled, tcp_only
+from reactors import HoldsBack, Lines, Owner, Producer, ReactorThread, descriptors, settled, tcp_only
 from servers import ending, read_all, read_exactly, reset, wait_for
 
 BULK = random.Random(1).randbytes(6_000_000)
@@ -285,7 +285,7 @@ def test_a_relay_of_two_streams_with_a_slow_reader(lines: Lines) -> None:
     size = 20_000_000
 
     def join() -> None:
-        target.stream.set_backpressure(source.stream.pause, source.stream.resume)
+        target.stream.set_backpressure(HoldsBack(source.stream))
         source.stream.dataReceived = target.stream.write
         source.stream.ended = target.stream.half_close
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reactors import Lines, Owner, ReactorThread
+from reactors import HoldsBack, Lines, Owner, ReactorThread
 from servers import read_all, read_exactly, reset, wait_for
 from tls_peers import TLSPeer, tls_contexts
 from twisted.internet.task import Clock
@@ -689,14 +689,20 @@ def test_paused_from_the_first(case: Case) -> None:
 
 
 class Pressure:
-    """told: which of the two functions were called, in order."""
+    """told: which of the two methods were called, in order."""
 
     def __init__(self, case: Case, owner: Any) -> None:
         self.told: list[str] = []
         case.run(lambda: self.set(owner.stream))
 
     def set(self, stream: Stream) -> None:
-        stream.set_backpressure(lambda: self.told.append("paused"), lambda: self.told.append("resumed"))
+        stream.set_backpressure(self)
+
+    def pause_writing(self) -> None:
+        self.told.append("paused")
+
+    def resume_writing(self) -> None:
+        self.told.append("resumed")
 
 
 def test_backpressure(case: Case) -> None:
@@ -737,7 +743,7 @@ def test_one_stream_holds_another_back(case: Case) -> None:
     target, reader = case.pair()
 
     def join() -> None:
-        target.stream.set_backpressure(source.stream.pause, source.stream.resume)
+        target.stream.set_backpressure(HoldsBack(source.stream))
         source.stream.dataReceived = lambda data: target.stream.write(data)
         source.stream.ended = target.stream.half_close
 
