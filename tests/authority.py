@@ -6,10 +6,11 @@ import datetime
 import ipaddress
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 CLIENT, SERVER = ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH
@@ -24,6 +25,8 @@ SIGNS_CERTIFICATES = x509.KeyUsage(
     encipher_only=False,
     decipher_only=False,
 )
+Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 DAY = datetime.timedelta(days=1)
 
 
@@ -31,7 +34,7 @@ def _name(common: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
 
 
-def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+def _pem(key: Key) -> bytes:
     form = serialization.PrivateFormat.PKCS8
     return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
 
@@ -52,9 +55,7 @@ class Authority:
         self.pem.write_bytes(made.sign(signer.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
     @staticmethod
-    def _begun(
-        common: str, signer: Authority, key: ec.EllipticCurvePublicKey, begins: int, ends: int
-    ) -> x509.CertificateBuilder:
+    def _begun(common: str, signer: Authority, key: PublicKey, begins: int, ends: int) -> x509.CertificateBuilder:
         """A certificate with the identifiers of both keys, which RFC 5280 requires (4.2.1.1 and 4.2.1.2)."""
         now = datetime.datetime.now(datetime.UTC)
         signed_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.key.public_key())
@@ -75,9 +76,12 @@ class Authority:
         purposes: Sequence[x509.ObjectIdentifier] = (CLIENT,),
         begins: int = -1,
         ends: int = 30,
+        extensions: Sequence[x509.ExtensionType] = (),
+        kind: str = "ECDSA",
     ) -> Path:
-        """Write a certificate followed by its key to one file. hosts: names and IP addresses. begins, ends: in days."""
-        key = ec.generate_private_key(ec.SECP256R1())
+        """Write a certificate followed by its key to one file. hosts: names and IP addresses. begins, ends: in days.
+        kind: of the key, ECDSA or RSA."""
+        key: Key = ec.generate_private_key(ec.SECP256R1()) if kind == "ECDSA" else rsa.generate_private_key(65537, 2048)
         made = self._begun(name, self, key.public_key(), begins, ends)
         if hosts:
             names: list[x509.GeneralName] = []
@@ -87,11 +91,13 @@ class Authority:
             made = made.add_extension(x509.SubjectAlternativeName(names), critical=False)
         if purposes:
             made = made.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
+        for extension in extensions:
+            made = made.add_extension(extension, critical=False)
         path = self.folder / f"{name}-{self.name}.pem".replace("/", "-")
         certificate = made.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
         path.write_bytes(certificate + _pem(key))
         return path
 
-    def daemon(self, name: str = "lb1", *hosts: str, **named: int) -> Path:
+    def daemon(self, name: str = "lb1", *hosts: str, **named: Any) -> Path:
         """Issue a certificate for a daemon on loopback."""
         return self.issue(name, *(hosts or ("127.0.0.1", "::1", "localhost")), purposes=(SERVER,), **named)

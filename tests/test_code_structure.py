@@ -198,6 +198,9 @@ PRIVATE_OF_OTHERS: dict[str, dict[str, str]] = {
     ),
     "ktcpvs.services.listener": {"self.socket._accept": "socket.accept() makes a second object and costs 2 us more"},
     "ktcpvs.streams.memory": dict.fromkeys(("peer._*", "self.peer._*"), SAME_CLASS),
+    "ktcpvs.streams.tls": {
+        "raw._wrap_bio": "SSLObject, the public wrapper, takes memory for each connection and time for each read"
+    },
     "ktcpvs.streams.twisted_transport": dict.fromkeys(("twisted._*", "self.twisted._*"), OF_TWISTED),
     "ktcpvs.system.bpf": {"ctypes._NamedFuncPointer": "the name that typeshed has for a function of a library"},
 }

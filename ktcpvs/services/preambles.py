@@ -50,7 +50,7 @@ class Preambles:
 
     def begin(self, stages: Sequence[Stage], peer: SocketAddress) -> Preamble:
         """Count a new client in; its stages begin once its stream is connected. peer: as accept() tells it."""
-        preamble = Preamble(stages, peer, self._context.wheel, self)
+        preamble = Preamble(stages, peer, self._context.wheel, self, self._context.settings)
         self._running.add(preamble)
         self._context.descriptors.take(DESCRIPTORS)
         self._clients.add(1)

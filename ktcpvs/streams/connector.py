@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -16,24 +17,37 @@ from ktcpvs.streams.connect import Connecting, connect
 from ktcpvs.streams.poller import SocketPoller
 from ktcpvs.streams.protocol_stream import ProtocolStream
 from ktcpvs.streams.stream import Stream
+from ktcpvs.streams.tls_connect import TLSAttempt
+from ktcpvs.system.tls_contexts import ClientContexts, ServerTLS
 
 
 @implementer(IStreamClientEndpoint)
 class Connector:
     """Makes connections to the server at `address`."""
 
-    def __init__(self, reactor: Any, address: Address, timeout: float | Callable[[], float]) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        address: Address,
+        timeout: float | Callable[[], float],
+        tls: ServerTLS | None = None,
+        contexts: ClientContexts | None = None,
+    ) -> None:
         """timeout: seconds for each attempt to connect; a function is called for each connection, so that a setting may
-        change."""
+        change. tls: how connections are secured; None: not at all. contexts: shared by all connectors, where there is
+        `tls`. Raises NoTLS."""
         self.address = address
+        self.tls = tls
+        self._context = (contexts or ClientContexts()).context(tls) if tls is not None else None
+        self._session: ssl.SSLSession | None = None  # the last one that the server has given
         self._reactor = reactor
         self._timeout = timeout
 
     @property
     def key(self) -> Hashable:
         """Connections of connectors with equal keys can replace each other; a pool reuses no others. Whatever else
-        distinguishes connections to one address, such as TLS and the name to verify, must become a part of it."""
-        return self.address
+        distinguishes connections to one address must become a part of it, as TLS is with all that it verifies."""
+        return self.address if self.tls is None else (self.address, self.tls, self._context)
 
     @property
     def timeout(self) -> float:
@@ -61,7 +75,21 @@ class Connector:
 
         Fails with ConnectError, TimeoutError or DNSLookupError. Cancelling the Deferred stops the attempt.
         """
-        return connect(self._reactor, self.address, self.timeout, stream)
+        if self.tls is None or self._context is None:
+            return connect(self._reactor, self.address, self.timeout, stream)
+        return TLSAttempt(
+            self._reactor,
+            self.address,
+            self.timeout,
+            stream,
+            self._context,
+            self.tls.name or None,
+            self._session,
+            self._keep_session,
+        ).connected
+
+    def _keep_session(self, session: ssl.SSLSession) -> None:
+        self._session = session
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """Connect a Twisted protocol, as IStreamClientEndpoint. Fails as `connect_stream`, and with NoProtocol."""
@@ -74,4 +102,4 @@ class Connector:
         return self.connect_stream(stream).addCallbacks(lambda _: stream.begin(), failed)
 
     def __repr__(self) -> str:
-        return f"<Connector to {self.address}>"
+        return f"<Connector to {self.address}{' by TLS' if self.tls is not None else ''}>"

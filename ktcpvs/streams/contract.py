@@ -7,6 +7,7 @@ over Twisted's, over bare sockets, over a socket that a relay engine reads and w
 
 from __future__ import annotations
 
+import hashlib
 import socket
 from collections.abc import Callable, Sequence
 from enum import Enum
@@ -54,11 +55,25 @@ _TEMPORARY = frozenset((NotDetachable.STARTING, NotDetachable.BUFFERED))
 
 @frozen
 class TLSFacts:
-    """The result of a stream's TLS handshake. sni, alpn: None if the client sent none."""
+    """The result of a stream's TLS handshake.
+
+    version: `TLSv1.3`. sni, alpn: None when the client sent none. cipher: by its name in OpenSSL. is_resumed: an
+    earlier session goes on. certificate: of the client, verified, in DER; None without one, and on a client's side.
+    certificate_subject: its subject, in the form of RFC 4514.
+    """
 
     version: str
     sni: str | None = None
     alpn: str | None = None
+    cipher: str = ""
+    is_resumed: bool = False
+    certificate: bytes | None = None
+    certificate_subject: str = ""
+
+    @property
+    def certificate_fingerprint(self) -> str:
+        """The SHA-256 of the client's certificate, in hexadecimal; "" without one."""
+        return hashlib.sha256(self.certificate).hexdigest() if self.certificate is not None else ""
 
 
 class StreamEvents(Protocol):

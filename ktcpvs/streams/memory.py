@@ -144,6 +144,13 @@ class MemoryTransport(StreamTransport):
     def has_ended(self) -> bool:
         return self._fin_received
 
+    def take_input(self, size: int) -> bytes | None:
+        taken = bytes(self.arrived[:size])
+        del self.arrived[:size]
+        if taken and self.peer is not None:
+            self.peer._drained()
+        return taken or None
+
     @property
     def peer_address(self) -> SocketAddress:
         return self._remote

@@ -11,7 +11,9 @@ from typing import Protocol
 
 from attrs import frozen
 
+from ktcpvs.model.settings import Settings
 from ktcpvs.streams.contract import SocketAddress
+from ktcpvs.streams.lingering_close import LingeringClose
 from ktcpvs.streams.stream import Stream
 from ktcpvs.streams.transport import nothing
 from ktcpvs.system.timer_wheel import Timer, TimerWheel
@@ -33,9 +35,11 @@ class Proceed:
 
 @frozen
 class Refuse:
-    """Reset the client. reason: in words; the same for all clients that fail in the same way, since it is counted."""
+    """Refuse the client. reason: in words; the same for all clients that fail in the same way, since it is counted.
+    message: to send before a lingering close, so that the client gets it; without one the client is reset."""
 
     reason: str
+    message: bytes = b""
 
 
 class StageReader(Protocol):
@@ -75,7 +79,7 @@ class PreambleOwner(Protocol):
         """All stages are complete; `rest` follows. Take the callbacks of `preamble.stream`, or `reject` the client."""
 
     def refused(self, preamble: Preamble, reason: str) -> None:
-        """The client was refused, or has left."""
+        """The client was refused, or has left. A client that is sent a last message is gone only later."""
 
     def stage_failed(self, stage: Stage | None) -> None:
         """A stage has raised; called within the except block. The client is refused then."""
@@ -90,10 +94,19 @@ class Preamble:
     stream: to the client. peer: its address, as accept() or the stages told it.
     """
 
-    __slots__ = ("_owner", "_reader", "_size", "_stage", "_stages", "_timer", "_wheel", "peer", "stream")
+    __slots__ = ("_owner", "_reader", "_settings", "_size", "_stage", "_stages", "_timer", "_wheel", "peer", "stream")
 
-    def __init__(self, stages: Sequence[Stage], peer: SocketAddress, wheel: TimerWheel, owner: PreambleOwner) -> None:
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        peer: SocketAddress,
+        wheel: TimerWheel,
+        owner: PreambleOwner,
+        settings: Settings | None = None,
+    ) -> None:
+        """settings: for a lingering close; None: their defaults."""
         self.peer = peer
+        self._settings = settings
         self.stream = Stream(self._opened)
         self._stages = iter(stages)  # those that have not begun
         self._stage: Stage | None = None  # the current one, or the last one
@@ -144,7 +157,7 @@ class Preamble:
                     self._refuse(f"more than {self._stage.max_size} bytes")
                 return None
             if isinstance(outcome, Refuse):
-                self._refuse(outcome.reason)
+                self._refuse(outcome.reason, outcome.message)
                 return None
             self._stop_stage()
             if outcome.peer is not None:
@@ -181,9 +194,15 @@ class Preamble:
         """The client has sent a FIN in the middle: what is missing will not come."""
         self._refuse("the client has ended the connection")
 
-    def _refuse(self, why: str) -> None:
+    def _refuse(self, why: str, message: bytes = b"") -> None:
         reason = f"{self._stage_name}: {why}"
-        self.reject()
+        if message and self.stream.is_open:
+            self._stop_stage()
+            self._stages = iter(())
+            self.stream.write(message)
+            LingeringClose(self.stream, self._wheel, self._settings or Settings()).linger()
+        else:
+            self.reject()
         self._owner.refused(self, reason)
 
     def reject(self) -> None:

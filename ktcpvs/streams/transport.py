@@ -120,6 +120,11 @@ class StreamTransport(ABC):
     @abstractmethod
     def has_ended(self) -> bool: ...
 
+    @abstractmethod
+    def take_input(self, size: int) -> bytes | None:
+        """Read at most `size` bytes that have come and were not read yet, although reading may be paused: a transport
+        on top must look at them to tell what they are. None: there are none."""
+
     @property
     @abstractmethod
     def peer_address(self) -> SocketAddress: ...
@@ -197,6 +202,10 @@ class SocketTransport(StreamTransport):
     def has_ended(self) -> bool:
         handle = self.getHandle()
         return handle is not None and sockets.has_fin(handle)
+
+    def take_input(self, size: int) -> bytes | None:
+        handle = self.getHandle()
+        return sockets.receive_now(handle, size) if handle is not None and not self.is_gone() else None
 
     @property
     def peer_address(self) -> SocketAddress:

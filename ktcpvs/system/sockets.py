@@ -330,6 +330,23 @@ def has_input(sock: socket.socket) -> bool:
     return bool(poll.poll(0))
 
 
+def receive_now(sock: socket.socket, size: int) -> bytes | None:
+    """Read at most `size` bytes that have come. None: there are none, or only an end or an error.
+
+    sock: a socket in any mode, or what stands for one and has its `family`, `type` and `fileno`.
+    """
+    descriptor = sock.fileno()
+    if descriptor < 0:
+        return None
+    reading = socket.socket(sock.family, sock.type, 0, descriptor)
+    try:
+        return reading.recv(size, socket.MSG_DONTWAIT) or None
+    except OSError:
+        return None
+    finally:
+        reading.detach()
+
+
 def open_private_unix_listener(path: str, backlog: int) -> socket.socket:
     """Return a listening unix socket with mode 0600 from the start: only this user may connect. Raises CannotListen."""
     before = os.umask(0o177)

@@ -191,6 +191,43 @@ def test_a_refusal() -> None:
     assert not case.is_timed()
 
 
+class Polite(LineStage):
+    """A stage that refuses with a last message."""
+
+    def begin(self, peer: Any, stream: Any) -> Any:
+        return self
+
+    def feed(self, data: bytes) -> Proceed | Refuse | None:
+        return Refuse("impolite", b"no\n")
+
+
+def test_a_refusal_with_a_last_message() -> None:
+    case = Case(Polite(), LineStage("second"))
+    ends: list[str] = []
+    case.client.ended = lambda: ends.append("fin")
+    case.says(b"HELLO\n")
+    assert (case.owner.told, case.heard, ends, case.closed) == (["knock: impolite"], b"no\n", ["fin"], None)
+    case.says(b"more")
+    case.client.close()
+    case.passes(1)
+    assert case.owner.told == ["knock: impolite", "gone"]
+
+
+def test_after_a_last_message_nothing_waits_for_ever() -> None:
+    case = Case(Polite())
+    case.says(b"HELLO\n")
+    case.passes(10)
+    assert case.owner.told == ["knock: impolite", "gone"]
+
+
+def test_the_owner_closes_it_after_a_last_message() -> None:
+    case = Case(Polite())
+    case.says(b"HELLO\n")
+    case.preamble.reject()
+    case.turns()
+    assert (case.owner.told, case.closed) == (["knock: impolite", "gone"], False)
+
+
 def test_silence() -> None:
     case = Case(LineStage())
     case.passes(3)

@@ -10,6 +10,7 @@ import contextlib
 import random
 import re
 import socket
+import ssl
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -17,14 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reactors import HoldsBack, Lines, ReactorThread
+from reactors import HoldsBack, Lines, Owner, ReactorThread
 from servers import read_all, read_exactly, reset, wait_for
+from tls_peers import TLSPeer, tls_contexts
 from twisted.internet.task import Clock
 
 from ktcpvs.streams.contract import ByteStream, NotDetachable
 from ktcpvs.streams.detached import DetachedTransport
 from ktcpvs.streams.memory import join_in_memory
 from ktcpvs.streams.stream import Stream
+from ktcpvs.streams.tls import Handshake, TLSBuffers, buffers_of
 
 BULK = random.Random(3).randbytes(6_000_000)
 """More than all buffers hold."""
@@ -38,6 +41,24 @@ class Case(ABC):
 
     is_unix = False
     has_sockets = True
+    has_tls = False
+
+    @property
+    def shows_fin(self) -> bool:
+        """True where `has_ended` sees an end that was not read."""
+        return not self.is_unix or self.has_tls
+
+    @abstractmethod
+    def owner(self, made: Callable[[Any], object]) -> Any:
+        """The owner of a stream that is not connected."""
+
+    @abstractmethod
+    def tls_buffers(self) -> TLSBuffers:
+        """For TLS over these streams."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Drop all connections."""
 
     @abstractmethod
     def pair(self, made: Callable[[Any], object] = lambda _: None) -> tuple[Any, Any]:
@@ -84,6 +105,12 @@ class SocketCase(Case):
 
     def pair(self, made: Callable[[Any], object] = lambda _: None) -> tuple[Any, Any]:
         return self._lines.line(made)
+
+    def owner(self, made: Callable[[Any], object]) -> Any:
+        return Owner(self._thread, made)
+
+    def tls_buffers(self) -> TLSBuffers:
+        return buffers_of(self._thread.reactor)
 
     def run(self, function: Callable[[], Any]) -> Any:
         return self._thread.run(function)
@@ -204,6 +231,7 @@ class MemoryCase(Case):
 
     def __init__(self) -> None:
         self._clock = Clock()
+        self._buffers = TLSBuffers(self.call_soon)
 
     def turn(self) -> bool:
         """Run one turn. Return False if nothing is left to do."""
@@ -221,6 +249,12 @@ class MemoryCase(Case):
         join_in_memory(owner.stream, peer.stream, self.call_soon)
         self.settle()
         return owner, peer
+
+    def owner(self, made: Callable[[Any], object]) -> Any:
+        return MemoryOwner(self, made)
+
+    def tls_buffers(self) -> TLSBuffers:
+        return self._buffers
 
     def run(self, function: Callable[[], Any]) -> Any:
         try:
@@ -249,6 +283,72 @@ class MemoryCase(Case):
         self.settle()
 
 
+class TLSCase(Case):
+    """TLS over the streams of another case."""
+
+    has_tls = True
+
+    def __init__(self, below: Case, version: ssl.TLSVersion, is_server: bool) -> None:
+        self._below = below
+        self.is_unix = below.is_unix
+        self.has_sockets = below.has_sockets
+        self._is_server = is_server
+        self._ours, self._theirs = tls_contexts(version, is_server)
+
+    def owner(self, made: Callable[[Any], object]) -> Any:
+        return self._below.owner(made)
+
+    def tls_buffers(self) -> TLSBuffers:
+        return self._below.tls_buffers()
+
+    def pair(self, made: Callable[[Any], object] | None = None) -> tuple[Any, Any]:
+        owner = self.owner(made or (lambda _: None))
+        handshake: Any = None
+
+        def feed(data: bytes) -> None:
+            rest = handshake.feed(data)
+            if rest is not None:
+                handshake.open(owner.stream, rest)
+
+        def begin(below: Any) -> None:
+            nonlocal handshake
+            name = None if self._is_server else "localhost"
+            handshake = Handshake(
+                below.stream, self.tls_buffers(), self._ours, server_side=self._is_server, server_name=name
+            )
+            below.stream.dataReceived = feed
+            if not self._is_server:
+                feed(b"")
+
+        _, raw = self._below.pair(begin)
+        peer = TLSPeer(raw, self._theirs, server_side=not self._is_server)
+        self.until(lambda: owner.stream.is_open, "the handshake")
+        if made is None:
+            self.until(lambda: self.run(owner.stream.unsent) == 0, "the end of the handshake to be read")
+        return owner, peer
+
+    def run(self, function: Callable[[], Any]) -> Any:
+        return self._below.run(function)
+
+    def call_soon(self, call: Callable[[], object]) -> None:
+        self._below.call_soon(call)
+
+    def a_moment(self) -> None:
+        self._below.a_moment()
+
+    def until(self, condition: Callable[[], Any], what: str = "") -> None:
+        self._below.until(condition, what)
+
+    def reset(self, peer: Any) -> None:
+        self._below.reset(peer.raw)
+
+    def send_and_end(self, peer: Any, data: bytes) -> None:
+        self._below.send_and_end(peer, data)
+
+    def close(self) -> None:
+        self._below.close()
+
+
 @pytest.fixture(scope="module")
 def threads() -> Iterator[dict[str, ReactorThread]]:
     threads = {name: ReactorThread(name) for name in ("uvloop", "epoll")}
@@ -265,20 +365,36 @@ SOCKETS = [
 ]
 
 
-@pytest.fixture(params=[*SOCKETS, "memory"])
+TLS = [
+    f"{below} TLS{version} {role}"
+    for below in ("memory", "uvloop TCP", "epoll TCP", "uvloop unix", "epoll unix")
+    for version in ("1.2", "1.3")
+    for role in ("server", "client")
+    if version == "1.3" or "unix" not in below
+]
+
+
+def make_case(name: str, threads: dict[str, ReactorThread], folder: Path) -> Case:
+    if "TLS" in name:
+        below, version, role = name.rsplit(" ", 2)
+        how = "" if below == "memory" else " accepted" if role == "server" else " called"
+        tls_version = ssl.TLSVersion.TLSv1_2 if version == "TLS1.2" else ssl.TLSVersion.TLSv1_3
+        return TLSCase(make_case(below + how, threads, folder), tls_version, role == "server")
+    if name == "memory":
+        return MemoryCase()
+    reactor, family, how = name.split(maxsplit=2)
+    return SocketCase(threads[reactor], how, socket.AF_UNIX if family == "unix" else socket.AF_INET, folder)
+
+
+@pytest.fixture(params=[*SOCKETS, "memory", *TLS])
 def case(request: pytest.FixtureRequest, threads: dict[str, ReactorThread], tmp_path: Path) -> Iterator[Case]:
-    if request.param == "memory":
-        memory = MemoryCase()
-        yield memory
-        memory.close()
-        return
-    reactor, family, how = request.param.split(maxsplit=2)
-    thread = threads[reactor]
-    thread.failures.clear()
-    sockets = SocketCase(thread, how, socket.AF_UNIX if family == "unix" else socket.AF_INET, tmp_path)
-    yield sockets
-    sockets.close()
-    assert thread.failures == []
+    for thread in threads.values():
+        thread.failures.clear()
+    case = make_case(request.param, threads, tmp_path)
+    yield case
+    case.close()
+    for thread in threads.values():
+        assert thread.failures == []
 
 
 def send_and(case: Case, owner: Any, data: bytes, *names: str) -> None:
@@ -296,7 +412,7 @@ def test_it_is_a_byte_stream(case: Case) -> None:
     owner, _ = case.pair()
     stream: ByteStream = owner.stream  # checked by mypy
     assert stream.is_open
-    assert stream.tls is None
+    assert (stream.tls is not None) == case.has_tls
     case.run(lambda: owner.stream.close())
     owner.hears("lost")
     assert not stream.is_open
@@ -674,7 +790,7 @@ def test_a_fin_is_seen_without_reading(case: Case) -> None:
     owner.do("pause")
     peer.shutdown(socket.SHUT_WR)
     case.until(lambda: asked(case, owner)[0])
-    assert asked(case, owner) == (True, not case.is_unix, False)
+    assert asked(case, owner) == (True, case.shows_fin, False)
     assert owner.heard == []
 
 
@@ -745,8 +861,8 @@ def detach(case: Case, owner: Any) -> Any:
 
 
 def test_without_a_socket_it_cannot_be_detached(case: Case) -> None:
-    if case.has_sockets:
-        pytest.skip("it has a socket")
+    if case.has_sockets or case.has_tls:
+        pytest.skip("it has a socket, or TLS")
     owner, peer = case.pair()
     assert owner.stream.detach_obstacle() is NotDetachable.NO_SOCKET
     assert detach(case, owner) is NotDetachable.NO_SOCKET
@@ -754,9 +870,19 @@ def test_without_a_socket_it_cannot_be_detached(case: Case) -> None:
     owner.has(b"x")
 
 
+def test_with_tls_it_cannot_be_detached(case: Case) -> None:
+    if not case.has_tls:
+        pytest.skip("it has no TLS")
+    owner, peer = case.pair()
+    assert owner.stream.detach_obstacle() is NotDetachable.TLS
+    assert detach(case, owner) is NotDetachable.TLS
+    peer.sendall(b"x")
+    owner.has(b"x")
+
+
 def test_detach_keeps_unread_bytes(case: Case) -> None:
-    if not case.has_sockets:
-        pytest.skip("it has no socket")
+    if not case.has_sockets or case.has_tls:
+        pytest.skip("it has no socket, or TLS")
     owner, peer = case.pair()
     owner.do("pause")
     peer.sendall(b"unread")
@@ -782,8 +908,8 @@ def test_detach_keeps_unread_bytes(case: Case) -> None:
 
 
 def test_detach_says_why_not(case: Case) -> None:
-    if not case.has_sockets:
-        pytest.skip("it has no socket")
+    if not case.has_sockets or case.has_tls:
+        pytest.skip("it has no socket, or TLS")
     owner, peer = case.pair()
     owner.write(BULK)
     assert detach(case, owner) is NotDetachable.BUFFERED

@@ -1,0 +1,627 @@
+"""TLS over any stream: the handshake, and the transport that encrypts what its stream writes and decrypts what comes.
+
+All TLS connections of one reactor use one pair of memory BIOs in turn: OpenSSL takes whatever is in the incoming one
+before it asks for more, and what it has written is sent at once. So a connection has no buffers but those of OpenSSL
+itself, which frees them while the connection is idle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import Callable, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from twisted.logger import Logger
+
+from ktcpvs.streams.contract import BackpressuredWriter, NotDetachable, SocketAddress, TLSFacts
+from ktcpvs.streams.stream import Stream
+from ktcpvs.streams.transport import StreamTransport, nothing
+
+_log = Logger(namespace="ktcpvs")
+
+MAX_RECORD_SIZE = 16 << 10
+"""The most bytes of data in one record (RFC 8446, section 5.1)."""
+
+MAX_CIPHERTEXT_SIZE = MAX_RECORD_SIZE + 2048 + 5
+"""The most bytes of one record on its way, with its header (RFC 5246, section 6.2.3)."""
+
+MAX_WRITE_SIZE = 64 << 10
+"""Bytes that are encrypted before they are given to the transport below, so that the shared BIO stays small."""
+
+_ALERT = "_ALERT_"
+
+
+class TLSBuffers:
+    """The memory BIOs that all TLS connections of one reactor use in turn, never from two threads.
+
+    Both are empty between two operations. call_soon: calls its argument in the reactor's next turn.
+    """
+
+    __slots__ = ("__weakref__", "call_soon", "incoming", "outgoing")
+
+    def __init__(self, call_soon: Callable[[Callable[[], object]], object]) -> None:
+        self.incoming = ssl.MemoryBIO()
+        self.outgoing = ssl.MemoryBIO()
+        self.call_soon = call_soon
+
+
+_buffers: WeakKeyDictionary[Any, TLSBuffers] = WeakKeyDictionary()
+
+
+def buffers_of(reactor: Any) -> TLSBuffers:
+    """The buffers of this reactor, for which it needs an IReactorTime or a uvloop (`reactor.uv`)."""
+    found = _buffers.get(reactor)
+    if found is None:
+        loop = getattr(reactor, "uv", None)
+        # A lambda that holds the reactor would keep it in the dictionary for ever.
+        soon = loop.call_soon if loop is not None else _Soon(reactor)
+        found = _buffers[reactor] = TLSBuffers(soon)
+    return found
+
+
+class _Soon:
+    """Calls a function in the next turn of a reactor of Twisted's."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._later = reactor.callLater
+
+    def __call__(self, call: Callable[[], object]) -> None:
+        self._later(0, call)
+
+
+class HandshakeFailed(Exception):
+    """The peers do not agree. str(): why, in words that are the same for all peers that fail in the same way.
+
+    alert: the bytes that tell the peer; they have not been sent.
+    """
+
+    def __init__(self, reason: str, alert: bytes = b"") -> None:
+        super().__init__(reason)
+        self.alert = alert
+
+
+def failure_reason(error: ssl.SSLError) -> str:
+    """Explain an error of OpenSSL's: `certificate has expired`, `the peer sent an alert: unknown ca`."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        message = str(error.verify_message).rstrip(".")
+        return message[:1].lower() + message[1:]
+    reason = error.reason or str(error)
+    _, is_alert, alert = reason.partition(_ALERT)
+    words = (alert if is_alert else reason).replace("_", " ").lower()
+    return f"the peer sent an alert: {words}" if is_alert else words
+
+
+class Handshake:
+    """The handshake of one connection over the stream `below`, whose callbacks belong to whoever feeds it.
+
+    session_kept: called once with the session, which another connection to this server may begin with.
+    """
+
+    __slots__ = ("_below", "_buffers", "_name", "_server_side", "_ssl", "session_kept")
+
+    def __init__(
+        self,
+        below: Stream,
+        buffers: TLSBuffers,
+        context: ssl.SSLContext,
+        *,
+        server_side: bool,
+        server_name: str | None = None,
+        session: ssl.SSLSession | None = None,
+        session_kept: Callable[[ssl.SSLSession], object] = nothing,
+    ) -> None:
+        """server_name: that the client has sent, on the server's side; else the one to send and to verify. session: to
+        resume, of the same context; for clients. Raises ValueError for a name that cannot be one."""
+        self._below = below
+        self._buffers = buffers
+        self._name = server_name
+        self._server_side = server_side
+        self.session_kept = session_kept
+        # The wrapper `ssl.SSLObject` would cost memory and, for each operation, time. It checks that a name is given
+        # where one is to be verified.
+        if context.check_hostname and not server_side and not server_name:
+            raise ValueError("the context verifies a name, and none is given")
+        raw: Any = context
+        name = None if server_side else server_name
+        self._ssl = raw._wrap_bio(buffers.incoming, buffers.outgoing, server_side, name, session=session)
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Take what the peer has sent, b"" to begin. Returns None while the handshake goes on, and what came behind it,
+        still encrypted, when it is complete. Raises HandshakeFailed."""
+        buffers = self._buffers
+        if data:
+            buffers.incoming.write(data)
+        try:
+            self._ssl.do_handshake()
+            is_complete = True
+        except ssl.SSLWantReadError:
+            is_complete = False
+        except ssl.SSLError as error:
+            buffers.incoming.read()
+            raise HandshakeFailed(failure_reason(error), buffers.outgoing.read()) from None
+        except BaseException:
+            buffers.incoming.read()
+            buffers.outgoing.read()
+            raise
+        rest = buffers.incoming.read()
+        output = buffers.outgoing.read()
+        if output:
+            self._below.write(output)
+        return rest if is_complete else None
+
+    def facts(self) -> TLSFacts:
+        """What a complete handshake has agreed on."""
+        session = self._ssl
+        # On a client's side nobody asks, and each connection would keep it.
+        certificate = session.getpeercert(True) if self._server_side and session.context.verify_mode else None
+        described = session.getpeercert() if certificate is not None else {}
+        return TLSFacts(
+            version=session.version(),
+            sni=self._name,
+            alpn=session.selected_alpn_protocol(),
+            cipher=session.cipher()[0],
+            is_resumed=session.session_reused,
+            certificate=certificate,
+            certificate_subject=distinguished_name(described.get("subject", ())),
+        )
+
+    def open(self, stream: Stream, rest: bytes) -> None:
+        """Let `stream` speak over the connection. rest: what `feed` has returned. `stream.made` has been called when
+        this returns."""
+        stream.tls = self.facts()
+        transport = TLSTransport(self._below, self._buffers, self._ssl, self.session_kept)
+        transport.begin(stream, rest)
+
+
+def distinguished_name(subject: Sequence[Sequence[tuple[str, str]]]) -> str:
+    """A subject, as `ssl` has it, in the form of RFC 4514: `CN=alice,O=Example`."""
+    words = [
+        "+".join(f"{_SHORT.get(kind, kind)}={_escaped(value)}" for kind, value in names) for names in reversed(subject)
+    ]
+    return ",".join(words)
+
+
+_SHORT = {
+    "commonName": "CN",
+    "countryName": "C",
+    "domainComponent": "DC",
+    "localityName": "L",
+    "organizationName": "O",
+    "organizationalUnitName": "OU",
+    "stateOrProvinceName": "ST",
+    "streetAddress": "STREET",
+    "userId": "UID",
+}
+"""The names of RFC 4514, section 3."""
+
+
+def _escaped(value: str) -> str:
+    escaped = "".join(
+        f"\\{c}" if c in '"+,;<>\\' else c if c.isprintable() else "".join(f"\\{b:02X}" for b in c.encode())
+        for c in value
+    )
+    if escaped[:1] in (" ", "#"):
+        escaped = "\\" + escaped
+    return escaped[:-1] + "\\ " if escaped.endswith(" ") and len(value) > 1 else escaped
+
+
+class _Held:
+    """What has come and was not delivered: decrypted bytes, then bytes that are still encrypted, then the end.
+
+    has_notify: the peer's close_notify follows `plain`; then nothing more counts. has_fin: the FIN of the stream below
+    follows.
+    """
+
+    __slots__ = ("cipher", "has_fin", "has_notify", "plain")
+
+    def __init__(self) -> None:
+        self.plain = b""
+        self.cipher = b""
+        self.has_notify = False
+        self.has_fin = False
+
+
+class TLSTransport(StreamTransport):
+    """Carries a stream over another one. It owns the callbacks of the stream below.
+
+    stream: None when it is over. A FIN without close_notify before it may have been made by anybody on the way, so the
+    connection counts as broken then (RFC 8446, section 6.1).
+    """
+
+    __slots__ = (
+        "_aborted", "_below", "_buffers", "_closing", "_half_closed", "_held", "_is_scheduled", "_paused",
+        "_peer_ended", "_read", "_session_kept", "_ssl", "stream", "write",
+    )  # fmt: skip
+
+    def __init__(
+        self, below: Stream, buffers: TLSBuffers, connection: Any, session_kept: Callable[[ssl.SSLSession], object]
+    ) -> None:
+        """connection: the `_ssl._SSLSocket` of a complete handshake."""
+        self.stream: Stream | None = None
+        self._below = below
+        self._buffers = buffers
+        self._ssl = connection
+        self._read: Callable[[int], bytes] = connection.read
+        self._session_kept = session_kept  # `nothing` once it was called
+        self.write: Callable[[bytes], object] = self._write
+        self._held: _Held | None = None
+        self._is_scheduled = False  # `_go_on` will be called
+        self._paused = False
+        self._half_closed = False  # close_notify is sent
+        self._peer_ended = False  # the stream has been told
+        self._closing = False
+        self._aborted = False
+
+    def begin(self, stream: Stream, rest: bytes) -> None:
+        """Carry `stream` from now on. rest: encrypted bytes that have come already; they are delivered in the next
+        turn."""
+        self.stream = stream
+        below = self._below
+        below.dataReceived = self._data_received
+        below.ended = self._below_ended
+        below.lost = self._below_lost
+        below.resting = False
+        if rest:
+            self._hold().cipher = rest
+            self._schedule()
+        stream.makeConnection(self)
+
+    # What comes.
+
+    def _data_received(self, data: bytes) -> None:
+        if self._held is not None:
+            self._held.cipher += data
+            return
+        stream = self.stream
+        if stream is None or self._closing or self._peer_ended:
+            return
+        incoming = self._buffers.incoming
+        incoming.write(data)
+        try:
+            plain = self._read(MAX_RECORD_SIZE)
+            if incoming.pending or not plain:
+                self._deliver_all(plain)
+                return
+        except ssl.SSLWantReadError:  # a part of a record, or one without data
+            if self._buffers.outgoing.pending:
+                self._flush()
+            return
+        except ssl.SSLZeroReturnError:  # so `ssl` reports close_notify when ours is sent already
+            self._deliver_all(b"")
+            return
+        except ssl.SSLError as error:
+            self._failed(error)
+            return
+        if self._buffers.outgoing.pending:
+            self._flush()
+        if self._session_kept is not nothing:
+            self._keep_session()
+        stream.dataReceived(plain)
+
+    def _flush(self) -> None:
+        """Send what OpenSSL has answered while it was reading, such as a KeyUpdate."""
+        self._below.write(self._buffers.outgoing.read())
+
+    def _deliver_all(self, plain: bytes) -> None:
+        """Decrypt the rest of what is in the BIO, behind `plain`, and deliver all of it at once."""
+        pieces = [plain]
+        failure: ssl.SSLError | None = None
+        incoming = self._buffers.incoming
+        try:
+            while plain and incoming.pending:
+                plain = self._read(MAX_RECORD_SIZE)
+                pieces.append(plain)
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:
+            plain = b""
+        except ssl.SSLError as error:
+            failure = error
+        incoming.read()  # behind close_notify or an error nothing counts
+        if failure is None and self._buffers.outgoing.pending:
+            self._flush()
+        alert = self._buffers.outgoing.read()
+        if self._session_kept is not nothing:
+            self._keep_session()
+        stream, data = self.stream, b"".join(pieces)
+        if data and stream is not None:
+            stream.dataReceived(data)
+        if failure is not None:
+            self._broken(failure_reason(failure), alert)
+        elif not plain:
+            self._notified()
+
+    def _notified(self) -> None:
+        """The peer's close_notify has come: no more data follows."""
+        if self._paused and not self._closing:  # within the last dataReceived
+            self._hold().has_notify = True
+            return
+        self._peer_ended = True
+        if self.stream is not None and not (self._closing or self._aborted):
+            self.stream.readConnectionLost()
+
+    def _failed(self, error: ssl.SSLError) -> None:
+        """What came is not what the peer has sent, or breaks the protocol: tell the peer by an alert."""
+        buffers = self._buffers
+        buffers.incoming.read()
+        self._broken(failure_reason(error), buffers.outgoing.read())
+
+    def _broken(self, why: str, alert: bytes = b"") -> None:
+        """End the connection, which the stream learns as an unclean end."""
+        if self.stream is None or self._closing or self._aborted:
+            return
+        _log.debug("a TLS connection is broken: {why}", why=why)
+        self._aborted = True
+        self._held = None
+        self._drop_writes()
+        below = self._below
+        if alert and not below.unsent():  # else the peer may never read it
+            below.write(alert)
+            below.close()
+        else:
+            below.abort()
+
+    def _below_ended(self) -> None:
+        if self._held is not None:
+            self._held.has_fin = True
+        elif not self._peer_ended:
+            self._broken("the peer has ended the connection without close_notify")
+
+    def _below_lost(self, clean: bool) -> None:
+        stream, self.stream = self.stream, None
+        self._held = None
+        self.write = nothing
+        self._session_kept = nothing
+        if stream is not None:
+            stream.over(clean and not self._aborted)
+        self._ssl = self._read = None  # type: ignore[assignment]
+
+    def _keep_session(self) -> None:
+        """Give the session away: TLS 1.3 sends it behind the handshake, before or with the first data."""
+        kept, self._session_kept = self._session_kept, nothing
+        session = self._ssl.session
+        if session is not None and session.has_ticket:
+            kept(session)
+
+    # What is held back.
+
+    def _hold(self) -> _Held:
+        if self._held is None:
+            self._held = _Held()
+        return self._held
+
+    def _schedule(self) -> None:
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._buffers.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """Deliver what is held, in a turn of its own, unless reading is paused."""
+        self._is_scheduled = False
+        try:
+            self._deliver_held()
+        except Exception:
+            _log.failure("a stream failed")
+            self.abort()
+
+    def _deliver_held(self) -> None:
+        held, stream = self._held, self.stream
+        if held is None or stream is None or self._paused or self._closing or self._aborted:
+            return
+        if held.plain:
+            plain, held.plain = held.plain, b""
+            stream.dataReceived(plain)
+            self._schedule()
+        elif held.has_notify:
+            self._held = None
+            self._notified()
+        elif held.cipher:
+            self._held = None
+            self._data_received(held.cipher)
+            if held.has_fin:
+                self._hold().has_fin = True
+                self._schedule()
+            elif self._held is None and not (self._paused or self._closing or self._aborted):
+                self._below.resume()
+        else:
+            self._held = None
+            if held.has_fin:
+                self._below_ended()
+            else:
+                self._below.resume()
+
+    def _read_ahead(self) -> None:
+        """Decrypt one record of what waits in the stream below; what it is shows only then."""
+        if self.stream is None or self._closing or self._aborted:
+            return
+        held = self._held
+        if held is not None and (held.plain or held.has_notify):
+            return
+        below = self._below
+        cipher = held.cipher if held is not None else b""
+        if not cipher:
+            taken = below.transport.take_input(MAX_CIPHERTEXT_SIZE) if below.has_input() else None
+            if not taken:  # a FIN or a reset shows in other ways
+                return
+            cipher = taken
+        held = self._hold()
+        buffers = self._buffers
+        buffers.incoming.write(cipher)
+        try:
+            held.plain = self._read(MAX_RECORD_SIZE)
+            held.has_notify = not held.plain
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:
+            held.has_notify = True
+        except ssl.SSLError as error:
+            self._failed(error)
+            return
+        held.cipher = buffers.incoming.read()
+        if buffers.outgoing.pending:
+            self._flush()
+        if not (held.plain or held.cipher or held.has_notify or held.has_fin):
+            self._held = None
+        elif not self._paused:
+            self._schedule()
+
+    # What the stream and its owner call.
+
+    def _write(self, data: bytes) -> None:
+        if self._half_closed or self._closing or self._aborted or self.stream is None or not data:
+            return
+        outgoing = self._buffers.outgoing
+        try:
+            if len(data) <= MAX_RECORD_SIZE:
+                self._ssl.write(data)
+                self._below.write(outgoing.read())
+                return
+            view = memoryview(data)
+            at = 0
+            while at < len(data):
+                at += self._ssl.write(view[at : at + MAX_RECORD_SIZE])
+                if outgoing.pending >= MAX_WRITE_SIZE:
+                    self._below.write(outgoing.read())
+            if outgoing.pending:
+                self._below.write(outgoing.read())
+        except ssl.SSLError as error:
+            self._failed(error)
+
+    @property
+    def writev(self) -> Callable[[Sequence[bytes]], object]:
+        return self._writev
+
+    def _writev(self, pieces: Sequence[bytes]) -> None:
+        self.write(b"".join(pieces))
+
+    def _drop_writes(self) -> None:
+        self.write = nothing
+        if self.stream is not None:
+            self.stream.write = nothing
+
+    def _notify(self) -> None:
+        """Send close_notify: nothing follows from this side."""
+        if self._half_closed or self._aborted or self._ssl is None:
+            return
+        self._half_closed = True
+        buffers = self._buffers
+        with contextlib.suppress(ssl.SSLError):  # it would wait for the peer's
+            self._ssl.shutdown()
+        alert = buffers.outgoing.read()
+        if alert:
+            self._below.write(alert)
+
+    def half_close(self) -> None:
+        """As `ByteStream.half_close`: close_notify, and then a FIN of the stream below."""
+        if self._closing or self._aborted:
+            return
+        self._drop_writes()
+        self._below.clear_backpressure()
+        self._notify()
+        self._below.half_close()
+
+    def close(self) -> bool:
+        if self._closing or self._aborted or self.stream is None:
+            return False
+        self._notify()
+        self._leave()
+        return self._below.close()
+
+    def close_with_reset(self) -> bool:
+        """As `ByteStream.close_with_reset`: without close_notify, since the peer has not been sent all."""
+        if self._closing or self._aborted or self.stream is None:
+            return False
+        self._leave()
+        return self._below.close_with_reset()
+
+    def _leave(self) -> None:
+        self._drop_writes()
+        self._closing = True
+        self._held = None
+        self._below.clear_backpressure()
+
+    def abort(self) -> None:
+        if self._aborted or self.stream is None:
+            return
+        self._aborted = True
+        self._held = None
+        self._drop_writes()
+        self._below.abort()
+
+    def pause(self) -> None:
+        self._paused = True
+        self._below.pause()
+
+    def resume(self) -> None:
+        self._paused = False
+        if self._held is not None:
+            self._schedule()
+        else:
+            self._below.resume()
+
+    def set_backpressure(self, writer: BackpressuredWriter) -> None:
+        self._below.set_backpressure(writer)
+
+    def clear_backpressure(self) -> None:
+        self._below.clear_backpressure()
+
+    # What the owner asks.
+
+    def unsent(self) -> int:
+        return self._below.unsent()
+
+    def is_gone(self) -> bool:
+        return self._below.is_gone()
+
+    def has_input(self) -> bool:
+        if self._peer_ended:
+            return self._below.is_gone()
+        self._read_ahead()
+        held, below = self._held, self._below
+        if held is not None and (held.plain or held.has_notify or held.has_fin):
+            return True
+        return self._aborted or below.is_gone() or below.has_ended()
+
+    def has_ended(self) -> bool:
+        if self._peer_ended or self._below.has_ended():
+            return True
+        self._read_ahead()
+        return self._held is not None and (self._held.has_notify or self._held.has_fin)
+
+    @property
+    def peer_address(self) -> SocketAddress:
+        return self._below.peer_address
+
+    @property
+    def local_address(self) -> SocketAddress:
+        return self._below.local_address
+
+    def detach_obstacle(self) -> NotDetachable | None:
+        return NotDetachable.TLS
+
+    def release(self) -> None:
+        """Never called: there is no socket without records."""
+        raise RuntimeError("a TLS stream cannot be detached")
+
+    def take_input(self, size: int) -> bytes | None:
+        """As `StreamTransport.take_input`: what has been decrypted."""
+        self._read_ahead()
+        held = self._held
+        if held is None or not held.plain:
+            return None
+        taken, held.plain = held.plain[:size], held.plain[size:]
+        return taken
+
+    def getHandle(self) -> Any:
+        """The socket below, for its options."""
+        return self._below.transport.getHandle() if self._below.transport is not None else None
+
+    def state(self) -> str:
+        below = self._below.transport
+        return below.state() if below is not None else "closed"
+
+    # Twisted's names, for owners that know the transport as Twisted's.
+
+    unregisterProducer = clear_backpressure

@@ -1,0 +1,137 @@
+"""The stage of a listener with TLS: it reads the ClientHello, chooses a context by it, and does the handshake.
+
+The context is chosen before OpenSSL sees anything of the connection. A context that is exchanged within the handshake
+(`sni_callback`) brings its certificate, but neither its demand for client certificates nor its ticket keys.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+import ssl
+from collections import Counter
+from collections.abc import Callable
+
+from ktcpvs.protocols.client_hello import Alert, BadHello, ClientHello, ClientHelloReader, NotTLS, alert_record
+from ktcpvs.streams.contract import SocketAddress
+from ktcpvs.streams.preamble import Proceed, Refuse
+from ktcpvs.streams.stream import Stream
+from ktcpvs.streams.tls import Handshake, HandshakeFailed, TLSBuffers
+from ktcpvs.system.certificates import CertificateStore
+from ktcpvs.system.tls_contexts import ServerContexts
+
+MAX_CLIENT_SIZE = 256 << 10
+"""The most bytes of a client before its handshake is complete: a hello in tiny records, and 100 KiB of certificates,
+which is OpenSSL's limit for them."""
+
+_TEXT = b"This port speaks TLS: use https:// instead of http://\n"
+
+PLAIN_HTTP_RESPONSE = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s"
+    % (len(_TEXT), _TEXT)
+)
+"""For a client that speaks HTTP without TLS."""
+
+_MAY_BE_HTTP = re.compile(rb"[A-Z]+(?: |$)")
+
+RESUMED, FULL, REFUSED = "resumed", "full", "refused"
+"""How a handshake ends."""
+
+
+class ContextChoice:
+    """The contexts of one listener. Its attributes are replaced when certificates or the profile change; connections
+    that have begun keep theirs."""
+
+    def __init__(
+        self,
+        contexts: ServerContexts,
+        store: CertificateStore,
+        now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
+    ) -> None:
+        self.contexts = contexts
+        self.store = store
+        self._now = now
+
+    def choose(self, hello: ClientHello) -> ssl.SSLContext:
+        """The context for a client. Raises BadHello for a client that asks for what there is not."""
+        protocols = self.contexts.profile.alpn
+        if protocols and hello.protocols and not {one.encode() for one in protocols}.intersection(hello.protocols):
+            raise BadHello(Alert.NO_APPLICATION_PROTOCOL, "the client speaks none of the protocols")  # RFC 7301
+        certificates = self.store.choose(hello.server_name, self._now())
+        if not certificates:
+            what = "no server name" if hello.server_name is None else "a server name without certificate"
+            raise BadHello(Alert.UNRECOGNIZED_NAME, f"the client asks for {what}")
+        return self.contexts.context(certificates)
+
+
+class TLSStage:
+    """The stage of one listener.
+
+    handshakes: (version, how it ended) -> how many; the version of a refused one is "".
+    """
+
+    name = "TLS"
+    max_size = MAX_CLIENT_SIZE
+
+    def __init__(self, choice: ContextChoice, buffers: TLSBuffers, timeout: int | Callable[[], int]) -> None:
+        """timeout: seconds in which a client must complete its handshake; a function is called for each client."""
+        self.choice = choice
+        self.buffers = buffers
+        self.handshakes: Counter[tuple[str, str]] = Counter()
+        self._timeout = timeout
+
+    @property
+    def timeout(self) -> int:
+        return self._timeout() if callable(self._timeout) else self._timeout
+
+    def begin(self, peer: SocketAddress, stream: Stream) -> TLSReader:
+        return TLSReader(self, stream)
+
+
+class TLSReader:
+    """The handshake of one client."""
+
+    __slots__ = ("_handshake", "_hello", "_stage", "_stream")
+
+    def __init__(self, stage: TLSStage, stream: Stream) -> None:
+        self._stage = stage
+        self._stream = stream
+        self._hello = ClientHelloReader()
+        self._handshake: Handshake | None = None  # None until the hello is complete
+
+    def feed(self, data: bytes) -> Proceed | Refuse | None:
+        try:
+            return self._feed(data)
+        except NotTLS as error:
+            is_http = _MAY_BE_HTTP.match(self._hello.received) is not None
+            return self._refuse("plain HTTP" if is_http else str(error), PLAIN_HTTP_RESPONSE if is_http else b"")
+        except BadHello as error:
+            return self._refuse(str(error), alert_record(error.alert))
+        except HandshakeFailed as error:
+            return self._refuse(str(error), error.alert)
+
+    def _feed(self, data: bytes) -> Proceed | None:
+        handshake = self._handshake
+        if handshake is None:
+            hello = self._hello.feed(data)
+            if hello is None:
+                return None
+            data = bytes(self._hello.received)
+            context = self._stage.choice.choose(hello)
+            self._handshake = handshake = Handshake(
+                self._stream, self._stage.buffers, context, server_side=True, server_name=hello.server_name
+            )
+            self._hello.received.clear()
+        rest = handshake.feed(data)
+        if rest is None:
+            return None
+        stream = Stream()
+        handshake.open(stream, rest)
+        facts = stream.tls
+        assert facts is not None
+        self._stage.handshakes[facts.version, RESUMED if facts.is_resumed else FULL] += 1
+        return Proceed(stream=stream)
+
+    def _refuse(self, reason: str, message: bytes) -> Refuse:
+        self._stage.handshakes["", REFUSED] += 1
+        return Refuse(reason, message)
