@@ -42,13 +42,14 @@ METHOD = """\
   all the time, and not the proxy's. CPU per request does not suffer from that.
 - `phttp`, `http` and `wlc` are [schedulers](schedulers.md#the-built-in-schedulers) of the switch: what it
   decides by, and when.
-- HAProxy has one thread and nginx one worker process, as ktcpvs has one process. Nobody logs. Server connections are
-  kept by everybody who can. The configurations stand in `docs/tools/bench/configurations.py`.
+- HAProxy has one thread and nginx one worker process, as ktcpvs has one process; in W each has two. Only Y and W have
+  an access log. Every proxy that can keeps its server connections. The configurations are in
+  `docs/tools/bench/configurations.py`.
 - Before anything is measured, every proxy's answers are looked at: status, body, and whether the right server gave
   them. A wrong answer, a broken connection or a missing program ends the run with an error.
 
 `make bench QUICK=1` takes under two minutes and is good for a look; `make bench ONLY=A,E` measures some scenarios and
-leaves the others as they are. Debian's packages haproxy, nginx-light and wrk are needed.
+leaves the others as they are. It needs Debian's packages haproxy, nginx-light, wrk and gcc.
 """
 
 
