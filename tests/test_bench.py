@@ -39,6 +39,7 @@ from bench import (  # noqa: E402 - found by the line above
     load,
     machine,
     open_loop,
+    overview,
     processes,
     relay_goals,
     results,
@@ -679,6 +680,85 @@ def test_other_scenarios_stay_on_the_page_unless_the_machine_differs(tmp_path: P
     assert "## B. " in page.read_text()
     document.write(document.Results({"cores": "4"}, {"A": scenario("A")}), page)
     assert "## B. " not in page.read_text()
+
+
+# What the page opens with.
+
+
+def realistic(letter: str, *cases: results.Case) -> results.Scenario:
+    goals = [goal for case in cases for goal in case.goals("cpu", {"HAProxy http": 0.8})]
+    return results.Scenario(letter, "", "", ["cpu"], list(cases), goals)
+
+
+def costs(label: str, **peers: float) -> results.Case:
+    names = {"ours": "ktcpvs", "haproxy": "HAProxy http", "nginx": "nginx", "baseline": "ktcpvs, baseline"}
+    return results.Case(label, {names[peer]: {"cpu": [cost]} for peer, cost in peers.items()})
+
+
+MEASURED = {
+    "A": realistic("A", costs("", ours=10, haproxy=5)),
+    "E": realistic("E", costs("identical", ours=10, haproxy=30), costs("browsers", ours=10, haproxy=8)),
+    "X": realistic("X", costs("", ours=10, haproxy=11, nginx=6, baseline=50)),
+    "Y": realistic("Y", costs("combined", ours=10, baseline=20)),
+}
+
+
+def test_realistic_work_is_compared_with_each_peer_and_nothing_else_is() -> None:
+    rows = overview.comparisons(MEASURED)
+    assert [(row.letter, row.peer, row.ratio, row.wanted) for row in rows] == [
+        ("X", "HAProxy", 1.1, 0.8),
+        ("X", "nginx", 0.6, None),
+        ("E", "HAProxy", 0.8, 0.8),
+    ]
+
+
+def test_the_page_opens_with_what_is_ahead_and_what_is_behind() -> None:
+    latency = results.Goal("X: 99th percentile, ktcpvs / HAProxy http", 1.5, 1.3, at_most=True)
+    measured = {**MEASURED, "W": results.Scenario("W", "", "", ["p99"], [], [latency])}
+    chart_line, _, *items = overview.lines(measured)
+    told = [chart_line, *(" ".join(item.split()) for item in items)]
+    assert told[0].endswith("](benchmarks/overview.svg)")
+    assert told[1].endswith(": X browser requests, HAProxy 1.10.")
+    assert told[2].endswith(": X browser requests, nginx 0.60; E new client connections, HAProxy 0.80.")
+    assert told[3].endswith("ktcpvs / HAProxy http 1.50, at most 1.3 wanted: **not reached**.")
+    assert told[4].startswith("- Not measured beside a peer: Y with a combined log; Y with a JSON log; Z session")
+
+
+def test_without_realistic_work_the_page_has_no_such_chart(tmp_path: Path) -> None:
+    page = tmp_path / "benchmarks.md"
+    document.write(document.Results({}, MEASURED), page)
+    assert (tmp_path / "benchmarks" / "overview.svg").exists()
+    assert "](benchmarks/overview.svg)" in page.read_text()
+    document.write(document.Results({"cores": "4"}, {"A": MEASURED["A"]}), page)
+    assert not (tmp_path / "benchmarks" / "overview.svg").exists()
+    assert "overview.svg" not in page.read_text()
+    with pytest.raises(ValueError, match="nothing to draw"):
+        overview.picture([])
+
+
+def test_bars_begin_at_one_and_point_to_the_cheaper_side() -> None:
+    svg = overview.picture(overview.comparisons(MEASURED))
+    root = xml.etree.ElementTree.fromstring(svg)
+    bars = [node.attrib for node in root.iter() if node.tag.endswith("rect")]
+    assert [bar["class"] for bar in bars] == ["ahead", "behind", "behind"]
+    middle = float(bars[0]["x"])
+    for bar in bars[1:]:
+        assert float(bar["x"]) + float(bar["width"]) == pytest.approx(middle, abs=0.2)
+    assert {"1.10", "0.60", "0.80"} <= set(texts(svg))
+    assert all(0 <= float(bar["x"]) <= overview.WIDTH - float(bar["width"]) for bar in bars)
+    assert "prefers-color-scheme: dark" in svg
+
+
+def test_a_page_is_drawn_again_from_its_figures_and_those_of_other_runs(tmp_path: Path) -> None:
+    page, other = tmp_path / "page" / "benchmarks.md", tmp_path / "other" / "benchmarks.md"
+    for path, letter in ((page, "A"), (other, "X")):
+        path.parent.mkdir()
+        document.write(document.Results({"cores": "2"}, {letter: MEASURED[letter]}), path)
+    page.unlink()
+    assert run.main(["--page", str(page), "--redraw", str(other.parent / "benchmarks" / "results.json")]) == 0
+    assert "| A | HAProxy http / ktcpvs |" in page.read_text()
+    assert "| X | HAProxy http / ktcpvs |" in page.read_text()
+    assert run.main(["--page", str(page), "--redraw", str(tmp_path / "missing.json")]) == 1
 
 
 # Relays.
