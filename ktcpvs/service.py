@@ -45,7 +45,7 @@ from ktcpvs.takeover.handover_source import HandoverConnection, HandoverSource
 from ktcpvs.takeover.handover_target import HandoverTarget
 from ktcpvs.takeover.inventory import CONTROL
 from ktcpvs.takeover.pid_file import PidFile
-from ktcpvs.takeover.takeover import Handover, Takeover, restore
+from ktcpvs.takeover.takeover import Takeover, TakeoverHandover, restore
 from ktcpvs.takeover.upgrade_launcher import UpgradeLauncher
 from ktcpvs.workers.merged_views import MergedViews
 from ktcpvs.workers.shared_counters import SlotAllocator
@@ -183,7 +183,7 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
 
     watchdog = notifier.watchdog or (target.inventory.watchdog if target is not None else 0)
     service_manager = ServiceManager(notifier, director, watchdog)
-    handover = Handover(reactor, director, switch, control, status, service_manager, options.pid_file)
+    handover = TakeoverHandover(reactor, director, switch, control, status, service_manager, options.pid_file)
     source = None
     if control.unix_listener is not None and control.unix_listener.socket is not None:
         source = HandoverSource(director, sockets, control.unix_listener.socket, watchdog, handover.complete)

@@ -16,7 +16,7 @@ from ktcpvs.services.director import Director
 from ktcpvs.status.status_listener import StatusListener
 from ktcpvs.system.log import ANNOUNCE, EventLog
 from ktcpvs.system.periodic import PeriodicJob
-from ktcpvs.takeover.takeover import Handover
+from ktcpvs.takeover.takeover import TakeoverHandover
 
 POLL_INTERVAL = 0.1
 """Seconds between two checks whether all connections have drained."""
@@ -38,7 +38,7 @@ class Shutdown:
         status: StatusListener,
         control: ControlListeners,
         control_factory: ControlFactory,
-        handover: Handover,
+        handover: TakeoverHandover,
     ) -> None:
         """handover: to a new daemon, which may still have to answer this daemon's administrators."""
         self.has_begun = False

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import pytest
 from servers import dial, wait_for
+from twisted.internet.defer import Deferred
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.task import deferLater
 from twisted.internet.threads import blockingCallFromThread
@@ -24,9 +25,11 @@ from twisted.logger import globalLogPublisher
 
 from ktcpvs.model.address import Address, Inet, Unix
 from ktcpvs.reactor import PersistentLoop, UVReactor
+from ktcpvs.streams import bare_connect
 from ktcpvs.streams.accept import adopt_socket
 from ktcpvs.streams.connect import connect
 from ktcpvs.streams.contract import NotDetachable
+from ktcpvs.streams.poller import SocketPoller
 from ktcpvs.streams.stream import Stream
 
 
@@ -114,12 +117,15 @@ class Owner:
 class Lines:
     """Makes connections, each with a stream at one end and a socket at the other.
 
-    how: `accepted` or `called`: whether the stream's side accepted or made the connection. family: of all sockets.
+    how: `accepted` or `called`: whether the stream's side accepted or made the connection; with `bare` in front, the
+    stream is on a bare socket. family: of all sockets. poller: polls bare sockets; None if there are none.
     """
 
     def __init__(self, thread: ReactorThread, how: str, family: int, folder: Path) -> None:
         self.thread = thread
-        self.how = how
+        self.is_bare = how.startswith("bare ")
+        self.how = how.removeprefix("bare ")
+        self.poller: SocketPoller | None = thread.run(SocketPoller, thread.reactor) if self.is_bare else None
         self.is_unix = family == socket.AF_UNIX
         self._stack = contextlib.ExitStack()
         self.listener = self._stack.enter_context(socket.socket(family))
@@ -127,6 +133,11 @@ class Lines:
         self.listener.listen(100)
         self.where = self.listener.getsockname()
         self.owners: list[Owner] = []
+
+    @property
+    def is_on_uvloop(self) -> bool:
+        """True for streams on uvloop's own transports."""
+        return self.thread.name == "uvloop" and not self.is_bare
 
     @property
     def address(self) -> Address:
@@ -143,7 +154,7 @@ class Lines:
             peer = self._stack.enter_context(dial(self.where))
             peer.sendall(first)
             ours, whose = self.listener.accept()
-            self.thread.run(adopt_socket, self.thread.reactor, ours, whose, owner.stream)
+            self.thread.run(adopt_socket, self.thread.reactor, ours, whose, owner.stream, self.poller)
         else:
             speaker = threading.Thread(target=self._answer, args=(first, answered := []))
             speaker.start()
@@ -151,12 +162,20 @@ class Lines:
             def calling() -> Any:
                 made = owner.made
                 owner.stream.made = lambda: None
-                return connect(self.thread.reactor, self.address, 10, owner.stream).addCallback(lambda _: made())
+                connecting = self._connect(owner.stream)
+                return connecting.addCallback(lambda _: made())
 
             self.thread.run(calling)
             speaker.join(10)
             peer = self._stack.enter_context(answered[0])
         return owner, peer
+
+    def _connect(self, stream: Stream) -> Deferred[Any]:
+        if self.poller is None:
+            return connect(self.thread.reactor, self.address, 10, stream)
+        connected: Deferred[Any] = Deferred()
+        bare_connect.connect(self.poller, self.address, 10, stream, connected.callback, connected.errback)
+        return connected
 
     def _answer(self, first: bytes, answered: list[socket.socket]) -> None:
         peer, _ = self.listener.accept()
@@ -174,6 +193,8 @@ class Lines:
 
         self.thread.run(drop)
         wait_for(lambda: not any(owner.stream.is_open for owner in self.owners))
+        if self.poller is not None:
+            self.thread.run(self.poller.close)
         self._stack.close()
 
 
@@ -219,6 +240,13 @@ def descriptors_taken(room: int = 0) -> Iterator[None]:
             os.close(fd)
 
 
+class HoldsBack:
+    """Reads a stream only while another one takes what is written."""
+
+    def __init__(self, source: Stream) -> None:
+        self.pause_writing, self.resume_writing = source.pause, source.resume
+
+
 class Producer:
     """told: each call of a producer's methods, in order."""
 
@@ -234,6 +262,8 @@ class Producer:
     def stopProducing(self) -> None:
         self.told.append("stop")
 
+    pause_writing, resume_writing = pauseProducing, resumeProducing
+
 
 # Fixtures. The conftest.py of a folder imports those that its tests share.
 
@@ -247,7 +277,7 @@ def thread(request: pytest.FixtureRequest) -> Iterator[ReactorThread]:
     assert thread.failures == []
 
 
-@pytest.fixture(params=["accepted", "called"])
+@pytest.fixture(params=["accepted", "called", "bare accepted", "bare called"])
 def how(request: pytest.FixtureRequest) -> str:
     """The way in which the streams of `lines` are connected: accepted, or as a client."""
     return str(request.param)

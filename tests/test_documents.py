@@ -33,6 +33,7 @@ from ktcpvs.model.language.lexer import unquoted
 from ktcpvs.model.language.parser import KEYWORDS, parse
 from ktcpvs.model.settings import SECRETS, Settings
 from ktcpvs.model.table import Table
+from ktcpvs.protocols.forwarding import FIELDS
 from ktcpvs.system.names import service_port
 from ktcpvs.system.plugins import find_schedulers
 
@@ -198,6 +199,20 @@ def test_a_configuration_can_be_read(name: str, body: str) -> None:
 def test_every_keyword_of_a_service_is_described_and_no_other() -> None:
     section = text_of("docs/configuration.md").split("## A virtual service")[1].split("\n## ")[0]
     assert re.findall(r"^\| `(\w+)` ", section, re.MULTILINE) == list(KEYWORDS)
+
+
+def test_the_grammar_has_every_keyword() -> None:
+    grammar = text_of("docs/configuration.md").split("## Grammar")[1].split("\n## ")[0]
+    option = grammar.split("    option ")[1].split("\n\n")[0]
+    written: set[str] = set()
+    for line in option.splitlines():
+        before = line.split('"="')[0] if '"="' in line else line.split("REQUEST")[0]
+        written |= {word.lower() for word in re.findall(r'"(\w+)"', before)}
+    limits = {name for name in KEYWORDS if name.startswith("client_")} - written
+    assert written | limits | set(FIELDS) == set(KEYWORDS)
+    assert not written & set(FIELDS)
+    for group in "LIMIT", "FIELD":
+        assert f'| {group} "="' in option
 
 
 def test_the_quoting_examples_are_right() -> None:

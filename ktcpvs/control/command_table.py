@@ -1,8 +1,8 @@
 """The table of control commands that edit the switch: one entry for each edit of `ktcpvs.model.edits`.
 
-From an entry follow the AMP command (`commands`), its responder (`server`), the method of a Python client (`client`),
-the way from an edit to its command and back (`edit_commands`), and most of the command in tcpvsadm
-(`tcpvsadm.options`). This module imports neither Twisted nor the model, since `tcpvsadm --help` reads it.
+From an entry follow the AMP command (`commands`), its responder (`server`), and the way from an edit to its command and
+back (`edit_commands`). The method of a Python client (`client`) and the command in tcpvsadm (`tcpvsadm.options`) are
+made from it by a line there. This module imports neither Twisted nor the model, since `tcpvsadm --help` reads it.
 """
 
 from __future__ import annotations

@@ -46,7 +46,8 @@ class ClientConnection(ABC):
     """state -> event -> state."""
 
     descriptors: ClassVar[int]
-    """The descriptors that the connection takes."""
+    """The descriptors counted for the connection from accept on: the client's, and the server's if it has one server
+    from beginning to end."""
 
     reserved: ClassVar[int] = 0
     """Descriptors that it may need later; the pool counts them when it takes them."""

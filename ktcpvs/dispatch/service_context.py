@@ -10,7 +10,7 @@ from ktcpvs.dispatch.queue import Queue, Waiter
 from ktcpvs.dispatch.selection import Selector
 from ktcpvs.model.address import Unix
 from ktcpvs.model.destination import Destination
-from ktcpvs.model.service import AUTO, COPY, KERNEL, SPLICE, VirtualService
+from ktcpvs.model.service import AUTO, COPY, RELAYS, VirtualService
 from ktcpvs.runtime.context import Context
 from ktcpvs.streams.connector import Connector
 from ktcpvs.system import log as levels
@@ -42,7 +42,7 @@ class RelayChoice:
     def __init__(self) -> None:
         self.engine, self.reason = COPY, ""
         self.after = 0
-        self.joined = dict.fromkeys((COPY, SPLICE, KERNEL), 0)
+        self.joined = {relay: 0 for relay in reversed(RELAYS) if relay != AUTO}
 
     def configure(self, context: Context, config: VirtualService) -> None:
         """Choose the engine for a configuration and the current settings."""

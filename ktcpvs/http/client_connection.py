@@ -115,7 +115,7 @@ class HTTPClientConnection(ClientConnection):
         client.dataReceived = client_receiver(self, self.context.wheel)
         client.ended = self._client_ended
         client.lost = self._client_lost
-        client.set_backpressure(self._client_full, self._client_drained)
+        client.set_backpressure(self)
         self.restore_timer()
 
     def receive(self, data: bytes) -> None:
@@ -366,14 +366,14 @@ class HTTPClientConnection(ClientConnection):
         elif before and not self.held and not self.has_ended:
             self.client.resume()
 
-    def _client_full(self) -> None:
+    def pause_writing(self) -> None:
         """The client does not read: stop forwarding the response."""
         self.is_full = True
         self._follow_blocked()
         if self.exchange.server is not None:
             self.exchange.server.pause()
 
-    def _client_drained(self) -> None:
+    def resume_writing(self) -> None:
         """The client reads again. Restart the server's timeout, since the server was not read meanwhile."""
         self.is_full = False
         self._progress = None

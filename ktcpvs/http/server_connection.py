@@ -91,7 +91,7 @@ class ServerConnection(Stream):
         self.lost = self._gone
         self.ended = self._peer_ended
         self.is_open = True
-        self.set_backpressure(self._full, self._drained)
+        self.set_backpressure(self)
         super().connectionMade()
 
     def resume(self) -> None:
@@ -149,12 +149,12 @@ class ServerConnection(Stream):
             self._keeper.close_later(self)
         return is_closing
 
-    def _full(self) -> None:
+    def pause_writing(self) -> None:
         """The transport's buffer is full."""
         if self.exchange is not None:
             self.exchange.hold_client(True)
 
-    def _drained(self) -> None:
+    def resume_writing(self) -> None:
         """The transport's buffer has room again."""
         if self.exchange is not None:
             self.exchange.hold_client(False)

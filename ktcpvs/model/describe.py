@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ktcpvs.model.address import Address
-from ktcpvs.model.language.tests import write_test
+from ktcpvs.model.language.writer import write_test
 from ktcpvs.model.network import Networks
 from ktcpvs.model.service import OPTIONS, RealServer, VirtualService
 from ktcpvs.model.table import Table

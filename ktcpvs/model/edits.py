@@ -1,7 +1,8 @@
 """The edits: every change that can be made to the table, one class each.
 
 `edit.apply(table)` returns the new table or raises a Refusal; nothing else changes a table. The configuration file,
-tcpvsadm and the start of the daemon all use edits. Each edit has an AMP command and a tcpvsadm command of its name.
+tcpvsadm and the start of the daemon all use edits. Each edit has an AMP command of its class's name and, except Unload
+(`tcpvsadm --set unload=1`), a tcpvsadm command of its name.
 """
 
 from __future__ import annotations

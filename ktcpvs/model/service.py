@@ -46,6 +46,8 @@ NO_FALLBACK = "none"
 NO_LOG = "off"
 AUTO, KERNEL, SPLICE, COPY = RELAYS = ("auto", "kernel", "splice", "copy")
 """The values of the option `relay`."""
+TCP_ONLY = frozenset((KERNEL,))
+"""The relays that join no unix sockets."""
 MAX_WEIGHT = 65535
 MAX_MATCH = 10
 IDENT = re.compile(r'[^\s"{}#=\x00-\x1f\x7f-\x9f]{1,128}')

@@ -5,7 +5,7 @@ A warning never refuses an edit. It says which option or rule is ignored, by wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from attrs import fields, frozen
 
@@ -17,6 +17,7 @@ from ktcpvs.model.options import OFF as NO_RATE
 from ktcpvs.model.scheduling import (
     CONNECTION,
     EACH_REQUEST,
+    FIRST_REQUEST,
     USES_BALANCE,
     USES_COOKIE,
     USES_MATCH,
@@ -44,14 +45,6 @@ CLIENT_LIMITS = ("client_connections", "client_rate", *HEAD_OPTIONS)
 CATCH_ALL = frozenset((".*", "^/.*", "^/", "/", "^", "^.*", ".*$", "^.*$", "^/.*$"))
 """Patterns that match every request target."""
 
-_USERS = {
-    USES_RULES: "http, hhttp, phttp and chttp",
-    USES_MATCH: "hhttp, phttp and chttp",
-    USES_COOKIE: "chttp",
-    USES_WEIGHT: "wlc, wrr, p2c and sh",
-}
-"""Part of a configuration -> the built-in schedulers that use it."""
-
 _DEFAULTS = {attribute.name: attribute.default for attribute in fields(VirtualService)}
 
 
@@ -75,23 +68,34 @@ Plugins = Callable[[VirtualService], tuple[ISchedulerFactory, ISchedulerFactory,
 """A service -> the plugins of its options `scheduler`, `balance` and `fallback`."""
 
 
-def warnings_about(edit: edits.Edit, services: Mapping[str, VirtualService], plugins: Plugins) -> list[str]:
+Installed = Callable[[], Iterable[ISchedulerFactory]]
+"""Returns all schedulers that are installed: a warning names those that use what a service's own one ignores."""
+
+
+def warnings_about(
+    edit: edits.Edit, services: Mapping[str, VirtualService], plugins: Plugins, installed: Installed
+) -> list[str]:
     """Return the warnings that are due after `edit`, a line each. services: after the edit."""
     is_whole = isinstance(edit, _ABOUT_ALL)
     found: list[str] = []
     for service in _concerned(edit, services):
         scheduler, balance, _ = plugins(service)
-        about = warnings_of(service, scheduler, balance, is_whole=is_whole)
+        about = warnings_of(service, scheduler, balance, installed, is_whole=is_whole)
         found += [str(warning) for warning in about if is_due(warning, edit)]
     return found
 
 
 def warnings_of(
-    service: VirtualService, scheduler: ISchedulerFactory, balance: ISchedulerFactory, *, is_whole: bool = True
+    service: VirtualService,
+    scheduler: ISchedulerFactory,
+    balance: ISchedulerFactory,
+    installed: Installed,
+    *,
+    is_whole: bool = True,
 ) -> list[ServiceWarning]:
     """Return all warnings about `service`. scheduler, balance: its plugins. is_whole: False leaves out those about
     WHOLE, for which every rule is examined."""
-    found = [*_about_scheduler(service, scheduler, balance), *_about_options(service)]
+    found = [*_about_scheduler(service, scheduler, balance, installed), *_about_options(service)]
     if is_whole:
         found += _about_whole(service, scheduler)
     return [ServiceWarning(service.ident, text, frozenset(about)) for text, about in found]
@@ -127,17 +131,18 @@ _Found = tuple[str, tuple[str, ...]]
 
 
 def _about_scheduler(
-    service: VirtualService, scheduler: ISchedulerFactory, balance: ISchedulerFactory
+    service: VirtualService, scheduler: ISchedulerFactory, balance: ISchedulerFactory, installed: Installed
 ) -> Iterator[_Found]:
     """Warn of what the scheduler, and its balance scheduler, ignore."""
     name = f"scheduler {service.scheduler}"
     uses_rules = _uses(scheduler, USES_RULES)
     if service.rules and not uses_rules:
-        yield f"its rules have no effect: {name} uses none; {_USERS[USES_RULES]} do", ("scheduler", RULES)
+        others = _users(installed, USES_RULES, "do")
+        yield f"its rules have no effect: {name} uses none; {others}", ("scheduler", RULES)
     elif not _uses(scheduler, USES_MATCH) and (hashed := [rule for rule in service.rules if rule.match is not None]):
         rules = f"rule '{shorten(hashed[0].pattern, 40)}'" + (f" and {len(hashed) - 1} more" if hashed[1:] else "")
         yield (
-            f"match has no effect in {rules}: {name} hashes nothing; {_USERS[USES_MATCH]} do",
+            f"match has no effect in {rules}: {name} hashes nothing; {_users(installed, USES_MATCH, 'do')}",
             ("scheduler", RULES, MATCH),
         )
     uses_balance = _uses(scheduler, USES_BALANCE)
@@ -148,32 +153,26 @@ def _about_scheduler(
             ("scheduler", "balance"),
         )
     if service.cookie_secure != _DEFAULTS["cookie_secure"] and not _uses(scheduler, USES_COOKIE):
-        yield f"cookie_secure has no effect: {name} sets no cookie; {_USERS[USES_COOKIE]} does", (
-            "scheduler", "cookie_secure",
-        )  # fmt: skip
+        others = _users(installed, USES_COOKIE, "do")
+        yield f"cookie_secure has no effect: {name} sets no cookie; {others}", ("scheduler", "cookie_secure")
     weighs = _uses(scheduler, USES_WEIGHT) or (uses_balance and _uses(balance, USES_WEIGHT))
     if not weighs and not (_uses(scheduler, USES_MATCH) and any(rule.match is not None for rule in service.rules)):
         word = f"balance {service.balance}" if uses_balance else name
         about = ("scheduler", "balance") if uses_balance else ("scheduler",)
+        others = _users(installed, USES_WEIGHT, "use", "them")
         if len({server.weight for server in service.servers} - {0}) > 1:
-            yield (
-                f"weights have no effect, except 0: {word} ignores them; {_USERS[USES_WEIGHT]} use them",
-                (*about, WEIGHT),
-            )
+            yield f"weights have no effect, except 0: {word} ignores them; {others}", (*about, WEIGHT)
         if service.slow_start:
-            yield f"slow_start has no effect: {word} ignores weights; {_USERS[USES_WEIGHT]} use them", (
-                *about, "slow_start",
-            )  # fmt: skip
+            yield f"slow_start has no effect: {word} ignores weights; {others}", (*about, "slow_start")
     if scheduler.unit != EACH_REQUEST and (given := _given(service, FORWARDING_OPTIONS)):
-        yield f"{_have(given)} no effect: {name} passes requests on unchanged; phttp and chttp add header fields", (
-            "scheduler", *given,
-        )  # fmt: skip
+        others = _choosers(installed, (EACH_REQUEST,), "add", "header fields")
+        yield f"{_have(given)} no effect: {name} passes requests on unchanged; {others}", ("scheduler", *given)
     if scheduler.unit != EACH_REQUEST and (given := _given(service, REQUEST_OPTIONS)):
-        yield f"{_have(given)} no effect: {name} relays whole connections; phttp and chttp decide per request", (
-            "scheduler", *given,
-        )  # fmt: skip
+        others = _choosers(installed, (EACH_REQUEST,), "decide", "per request")
+        yield f"{_have(given)} no effect: {name} relays whole connections; {others}", ("scheduler", *given)
     if scheduler.unit == CONNECTION and (given := _given(service, HEAD_OPTIONS)):
-        yield f"{_have(given)} no effect: {name} reads no requests; {_USERS[USES_RULES]} do", ("scheduler", *given)
+        others = _choosers(installed, (FIRST_REQUEST, EACH_REQUEST), "do")
+        yield f"{_have(given)} no effect: {name} reads no requests; {others}", ("scheduler", *given)
 
 
 def _about_options(service: VirtualService) -> Iterator[_Found]:
@@ -219,6 +218,23 @@ def _about_whole(service: VirtualService, scheduler: ISchedulerFactory) -> Itera
 def _uses(plugin: ISchedulerFactory, what: str) -> bool:
     """Whether the plugin uses that part of a configuration; True if it does not say."""
     return not IUsesOptions.providedBy(plugin) or what in plugin.uses
+
+
+def _users(installed: Installed, what: str, verb: str, rest: str = "") -> str:
+    """Return "http and phttp do": the schedulers that say that they use that part of a configuration."""
+    return _do([one.name for one in installed() if IUsesOptions.providedBy(one) and what in one.uses], verb, rest)
+
+
+def _choosers(installed: Installed, units: Collection[str], verb: str, rest: str = "") -> str:
+    """Return "http and phttp do": the schedulers that choose for one of these units."""
+    return _do([one.name for one in installed() if one.unit in units], verb, rest)
+
+
+def _do(names: list[str], verb: str, rest: str) -> str:
+    if len(names) < 2:
+        verb = "does" if verb == "do" else f"{verb}s"
+    *most, last = names or ["no installed scheduler"]
+    return " ".join(filter(None, (f"{', '.join(most)} and {last}" if most else last, verb, rest)))
 
 
 def _given(service: VirtualService, names: Iterable[str]) -> list[str]:

@@ -39,7 +39,13 @@ class Direction:
 
     def hold_back_source(self) -> None:
         """Do not read the source while the target is full."""
-        self.target.set_backpressure(self.source.pause, self.source.resume)
+        self.target.set_backpressure(self)
+
+    def pause_writing(self) -> None:
+        self.source.pause()
+
+    def resume_writing(self) -> None:
+        self.source.resume()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self.bytes} bytes{', ended' if self.ended else ''}>"

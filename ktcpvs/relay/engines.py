@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from ktcpvs.model.service import AUTO, COPY, KERNEL, SPLICE
+from ktcpvs.model.service import AUTO, COPY, KERNEL, SPLICE, TCP_ONLY
 from ktcpvs.model.settings import Settings
 from ktcpvs.relay import program, splice
 from ktcpvs.relay.copy import CopyRelay
 from ktcpvs.relay.kernel import KernelRelay
 from ktcpvs.relay.pipes import MAX_PIPES, Pipes
-from ktcpvs.relay.poller import SocketPoller
 from ktcpvs.relay.program_slots import ProgramSlots
 from ktcpvs.relay.splice import SpliceRelay
+from ktcpvs.streams.poller import SocketPoller
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system.timer_wheel import TimerWheel
 
@@ -58,7 +58,8 @@ class EngineRelay(Relay, Protocol):
         """Continue the byte counts of `before`."""
 
     def start(self) -> None:
-        """Begin. Neither stream may have a `detach_obstacle`. Raises OSError; then nothing has changed."""
+        """Begin. Neither stream may have a `detach_obstacle`, and all that was read has been sent. Raises OSError; then
+        nothing has changed."""
 
 
 class Relays:
@@ -85,7 +86,7 @@ class Relays:
 
     def refusal(self, wish: str) -> str | None:
         """Return None if this machine supports the relay that the option `relay` names, else the reason why not."""
-        if wish not in self._find:
+        if wish in (AUTO, COPY):
             return None
         if wish not in self._found:
             self._found[wish] = self._find[wish]()
@@ -102,10 +103,17 @@ class Relays:
         if wish == AUTO and not zerocopy:
             return COPY, SWITCHED_OFF
         # Never the kernel relay: on busy cores and with small messages it is slower than copying, which cannot be known
-        # # beforehand.
+        # beforehand.
         name = SPLICE if wish == AUTO else wish
-        why = NOT_TCP if name == KERNEL and not is_tcp else self.refusal(name)
+        why = NOT_TCP if name in TCP_ONLY and not is_tcp else self.refusal(name)
         return (name, "") if why is None else (COPY, f"{name}: {why}")
+
+    @property
+    def poller(self) -> SocketPoller:
+        """Watches the bare sockets of this process. Raises OSError when there is no descriptor for it."""
+        if self._poller is None:
+            self._poller = SocketPoller(self._reactor)
+        return self._poller
 
     # The relays themselves.
 
@@ -118,20 +126,22 @@ class Relays:
     def make(
         self, name: str, client: Stream, server: Stream, wheel: TimerWheel, finished: Callable[[], object]
     ) -> EngineRelay:
-        """Make an engine for two streams, not started yet. finished: called once, when both directions have ended.
+        """Make an engine for two streams, not started yet. What all relays of that engine share is made with the first.
 
-        Raises OSError.
+        name: of an engine; COPY and AUTO are none. wheel: tells when bytes last came. finished: called once, when both
+        directions have ended. Raises OSError.
         """
-        if self._poller is None:
-            self._poller = SocketPoller(self._reactor)
+        if name not in self._find:
+            raise ValueError(f"no engine has the name {name!r}")
+        poller = self.poller
         if name == KERNEL:
             if self._slots is None:
-                self._slots = ProgramSlots(self._poller)
+                self._slots = ProgramSlots(poller)
                 self._slots.window = self._window
-            return KernelRelay(client, server, wheel, finished, self._poller, self._slots)
+            return KernelRelay(client, server, wheel, finished, poller, self._slots)
         if self._pipes is None:
             self._pipes = Pipes(self._max_pipes)
-        return SpliceRelay(client, server, wheel, finished, self._poller, self._pipes)
+        return SpliceRelay(client, server, wheel, finished, poller, self._pipes)
 
     def close(self) -> None:
         """End all relays; safe to call twice."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from ktcpvs.model.service import COPY, KERNEL
+from ktcpvs.model.service import COPY, TCP_ONLY
 from ktcpvs.model.settings import Settings
 from ktcpvs.relay.copy import CopyRelay
 from ktcpvs.relay.engines import EngineRelay, Relays
@@ -212,7 +212,7 @@ class Handover:
     def _hand_over(self, engine: str) -> None:
         owner, copy, environment = self._owner, self._copy, self._environment
         client, server = copy.inward.source, copy.outward.source
-        if engine == KERNEL and (client.is_unix or server.is_unix):
+        if engine in TCP_ONLY and (client.is_unix or server.is_unix):
             self._give_up()
             return
         try:

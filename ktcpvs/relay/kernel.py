@@ -16,11 +16,11 @@ from ktcpvs.model import grants
 from ktcpvs.model.grants import BLOCKED, ENDED, ENDING, GONE, GRANTED, HOLDING, READING, READY, WAITING
 from ktcpvs.relay.bytecode import BROKEN, HALF_USED, OVERFULL
 from ktcpvs.relay.kernel_direction import KernelDirection
-from ktcpvs.relay.poller import ERR, HUP, IN, OUT, RDHUP, SocketPoller
 from ktcpvs.relay.program import BytesLost
 from ktcpvs.relay.program_slots import ProgramSlots
 from ktcpvs.relay.socket_relay import SocketRelay
 from ktcpvs.streams.detached import DetachedTransport
+from ktcpvs.streams.poller import ERR, HUP, IN, OUT, RDHUP, SocketPoller
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system.bpf import BPFError
 from ktcpvs.system.sockets import is_over, unread
@@ -414,7 +414,7 @@ class KernelRelay(SocketRelay):
         # epoll keeps reporting a socket that has ended in both directions, so stop polling it.
         return 0 if events == ERR and outgoing.state in (ENDED, GONE) else events
 
-    # As the Engine of the transports.
+    # As the owner of the transports.
 
     def has_unsent(self, transport: DetachedTransport) -> bool:
         _, _, outgoing = self._side_of(transport)

@@ -6,8 +6,8 @@ from functools import partial
 
 from ktcpvs.model import grants
 from ktcpvs.relay.kernel_direction import KernelDirection
-from ktcpvs.relay.poller import IN, SocketPoller
 from ktcpvs.relay.program import Program
+from ktcpvs.streams.poller import IN, SocketPoller
 from ktcpvs.system.tcpinfo import largest_receive_buffer
 
 CONNECTIONS_PER_PROGRAM = 2048

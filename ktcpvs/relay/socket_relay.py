@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ktcpvs.relay.copy import CopyRelay
-from ktcpvs.relay.poller import SocketPoller
 from ktcpvs.streams.detached import DetachedTransport
+from ktcpvs.streams.poller import SocketPoller
 from ktcpvs.streams.stream import Stream, nothing
 from ktcpvs.system.timer_wheel import TimerWheel
 
@@ -43,8 +43,12 @@ MakeDirection = Callable[[Stream, Side, Stream, Side, int], Any]
 class SocketRelay(ABC):
     """Joins two open streams; `inward` goes from the client to the server, `outward` back.
 
-    Both streams are detached, and this is their Engine. A direction has `source` and `target`, streams; `bytes`: the
-    number relayed; `last_data`: the tick when the last came; `pending`: bytes read and not yet written.
+    Both streams are detached, and this is the `DetachedOwner` of their transports. A direction has `source` and
+    `target`, streams; `bytes`: the number relayed; `last_data`: the tick when the last came; `pending`: bytes read and
+    not yet written.
+
+    A subclass says which events each side needs (`_events`), what happens when one is ready (`_ready`), and what the
+    owners of the streams ask for by closing them (the methods of `DetachedOwner`).
     """
 
     __slots__ = ("_client", "_finished", "_poller", "_server", "_wheel", "inward", "outward")
@@ -84,15 +88,15 @@ class SocketRelay(ABC):
 
     @abstractmethod
     def has_unsent(self, transport: DetachedTransport) -> bool:
-        """As an Engine."""
+        """As DetachedOwner."""
 
     @abstractmethod
     def stop_reading(self, transport: DetachedTransport) -> None:
-        """As an Engine."""
+        """As DetachedOwner."""
 
     @abstractmethod
     def forget(self, transport: DetachedTransport) -> None:
-        """As an Engine."""
+        """As DetachedOwner."""
 
     def continue_from(self, before: CopyRelay) -> None:
         """Continue the byte counts of `before`."""
@@ -101,7 +105,7 @@ class SocketRelay(ABC):
 
     def start(self, waiting: bytes = b"", answer: bytes = b"") -> None:
         """Begin. waiting: the bytes already received from the client, which are sent to the server first; answer: those
-        from the server.
+        from the server. After a hand-over there are none.
 
         Neither stream may have a `detach_obstacle`. Raises OSError if there are no descriptors left; then nothing has
         changed.

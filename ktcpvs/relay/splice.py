@@ -15,9 +15,9 @@ from collections.abc import Callable
 from twisted.logger import Logger
 
 from ktcpvs.relay.pipes import PIPE_SIZE, Pipe, Pipes
-from ktcpvs.relay.poller import IN, OUT, SocketPoller
 from ktcpvs.relay.socket_relay import Side, SocketRelay
 from ktcpvs.streams.detached import DetachedTransport
+from ktcpvs.streams.poller import IN, OUT, SocketPoller
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system.timer_wheel import TimerWheel
 
@@ -260,7 +260,7 @@ class SpliceRelay(SocketRelay):
         events: int = IN if incoming.is_read and not incoming.holds else 0
         return events | OUT if outgoing.holds else events
 
-    # As the Engine of the transports.
+    # As the owner of the transports.
 
     def has_unsent(self, transport: DetachedTransport) -> bool:
         _, _, outgoing = self._side_of(transport)

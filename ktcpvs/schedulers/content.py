@@ -61,7 +61,8 @@ class BoundRules:
     """The rules of one service.
 
     rules: in the order in which they are tried, at least one. rule_set: finds the first that matches. within: pattern
-    -> the scheduler within that rule. balance: the scheduler that made most of these.
+    -> the scheduler within that rule, in the order of `rules`; no two rules have one pattern. balance: the scheduler
+    that made most of these.
     """
 
     def __init__(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from zope.interface import implementer
 
-from ktcpvs.interfaces import CONNECTION, IScheduler, ISchedulerFactory, IUsesOptions
-from ktcpvs.model.scheduling import ServiceView
+from ktcpvs.interfaces import CONNECTION, IScheduler, ISchedulerFactory, IUsesOptions, ServiceView
 from ktcpvs.schedulers.wlc import BoundWLC, OnlyOne, OrderedWLC, bound_wlc
 
 

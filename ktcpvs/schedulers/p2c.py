@@ -9,8 +9,16 @@ import random
 
 from zope.interface import implementer
 
-from ktcpvs.interfaces import CONNECTION, USES_WEIGHT, IScheduler, ISchedulerFactory, IUsesOptions
-from ktcpvs.model.scheduling import Choice, Request, ServiceView
+from ktcpvs.interfaces import (
+    CONNECTION,
+    USES_WEIGHT,
+    Choice,
+    IScheduler,
+    ISchedulerFactory,
+    IUsesOptions,
+    Request,
+    ServiceView,
+)
 
 MAX_DRAWS = 4
 """The most draws of quiesced or tried servers; after these, p2c draws from a list of the usable servers."""

@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 
-from ktcpvs.model.destination import Destination
-from ktcpvs.model.scheduling import Choice, Request, ServiceView
+from ktcpvs.interfaces import Choice, Destination, Request, ServiceView
 
 _MASK = (1 << 64) - 1
 

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from zope.interface import implementer
 
-from ktcpvs.interfaces import CONNECTION, USES_WEIGHT, IScheduler, ISchedulerFactory, IUsesOptions
-from ktcpvs.model.scheduling import Choice, Request, ServiceView
+from ktcpvs.interfaces import (
+    CONNECTION,
+    USES_WEIGHT,
+    Choice,
+    IScheduler,
+    ISchedulerFactory,
+    IUsesOptions,
+    Request,
+    ServiceView,
+)
 from ktcpvs.schedulers.rendezvous import Rendezvous
 
 

@@ -11,9 +11,18 @@ from collections.abc import Callable, Iterable
 
 from zope.interface import implementer
 
-from ktcpvs.interfaces import CONNECTION, USES_WEIGHT, IScheduler, ISchedulerFactory, IUsesOptions, IWatches
-from ktcpvs.model.destination import Destination
-from ktcpvs.model.scheduling import Choice, Request, ServiceView
+from ktcpvs.interfaces import (
+    CONNECTION,
+    USES_WEIGHT,
+    Choice,
+    Destination,
+    IScheduler,
+    ISchedulerFactory,
+    IUsesOptions,
+    IWatches,
+    Request,
+    ServiceView,
+)
 from ktcpvs.schedulers.order import Order
 
 MAX_SCANNED_SERVERS = 16

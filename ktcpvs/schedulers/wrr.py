@@ -9,9 +9,17 @@ from __future__ import annotations
 
 from zope.interface import implementer
 
-from ktcpvs.interfaces import CONNECTION, USES_WEIGHT, IScheduler, ISchedulerFactory, IUsesOptions
-from ktcpvs.model.destination import Destination
-from ktcpvs.model.scheduling import Choice, Request, ServiceView
+from ktcpvs.interfaces import (
+    CONNECTION,
+    USES_WEIGHT,
+    Choice,
+    Destination,
+    IScheduler,
+    ISchedulerFactory,
+    IUsesOptions,
+    Request,
+    ServiceView,
+)
 
 
 class _Class:

@@ -64,7 +64,8 @@ class ClientFactory:
         return connection.client if connection is not None else None
 
     def build(self, peer: Any) -> ClientConnection | None:
-        """Return a new client connection; None if the client is rejected. peer: as returned by accept()."""
+        """Admit a client and return its connection, whose stream the caller connects, or which takes over an open one;
+        None if the client is rejected. peer: as returned by accept(), or as the stages of the preamble found it."""
         service = self._service
         slot = NOWHERE if service.admission.is_open_to_all else service.admission.enter(peer)
         if slot is None:

@@ -16,7 +16,7 @@ from ktcpvs.errors import BrokenTest
 from ktcpvs.interfaces import IBindsInSteps
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.expectation import NOBODY, Expectation
-from ktcpvs.model.language.tests import write_test
+from ktcpvs.model.language.writer import write_test
 from ktcpvs.model.scheduling import Request
 from ktcpvs.model.service import VirtualService
 from ktcpvs.protocols.http1 import BadRequest

@@ -23,7 +23,7 @@ from ktcpvs.model.edits import Confirm, Edit, Load, StartService, Unload
 from ktcpvs.model.expansion import Resolution, expanded, names_of
 from ktcpvs.model.health import DOWN
 from ktcpvs.model.plan import Plan, plan
-from ktcpvs.model.service import AUTO, KERNEL, NO_LOG, VirtualService
+from ktcpvs.model.service import AUTO, NO_LOG, TCP_ONLY, VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
 from ktcpvs.model.warnings import warnings_about
@@ -229,7 +229,7 @@ class Director:
         """Return warnings about options in `edit` without effect, a line each. new: the table after it. Never
         raises."""
         try:
-            return warnings_about(edit, new.services, self._binder.plugins_of)
+            return warnings_about(edit, new.services, self._binder.plugins_of, self._binder.installed)
         except Exception:  # a plugin raises, or has wrong attributes
             self.context.log.failure("cannot determine warnings about {name}", name=edit.name)
             return ()
@@ -297,7 +297,7 @@ class Director:
     def _check_relay(self, service: VirtualService) -> None:
         """Raise BadValue if the relay that the service names is not possible."""
         why = self.context.relays.refusal(service.relay)
-        if why is None and service.relay == KERNEL and isinstance(service.listen, Unix):
+        if why is None and service.relay in TCP_ONLY and isinstance(service.listen, Unix):
             why = NOT_TCP
         if why is not None:
             form = f"service {service.ident}: relay = {service.relay}: {why}"

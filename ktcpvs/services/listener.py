@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -25,8 +24,10 @@ from ktcpvs.system.sockets import (
     close_listener,
     drop_handshakes,
     is_dual_stack,
+    plain_socket_class,
     read_urgent_in_place,
     release_listener,
+    send_at_once,
     unmapped,
 )
 
@@ -42,15 +43,6 @@ client retransmits them a second later, to the listener that replaces this one."
 
 HANDSHAKE_POLL_INTERVAL = 0.002
 """Seconds between two checks whether these handshakes are complete."""
-
-
-@cache
-def _socket_class(family: socket.AddressFamily) -> type[socket.socket]:
-    """Return a class for sockets of that family, with family and type as constants.
-
-    socket.accept asks the system for them each time, which takes a good part of its time.
-    """
-    return type("AcceptedSocket", (socket.socket,), {"__slots__": (), "family": family, "type": socket.SOCK_STREAM})
 
 
 @implementer(IReadDescriptor)
@@ -72,7 +64,7 @@ class Listener:
         self._admit = admit
         self.accepted = accepted
         self._family = int(sock.family)
-        self._socket_class = _socket_class(sock.family)
+        self._socket_class = plain_socket_class(sock.family)
         self._is_dual_stack = is_dual_stack(sock)
         self._reading = False
         self._exhausted = False
@@ -85,6 +77,7 @@ class Listener:
         )
         self.closed = False
         read_urgent_in_place(sock)
+        send_at_once(sock)
         context.descriptors.listening += 1
 
     def start(self) -> None:

@@ -17,7 +17,7 @@ from ktcpvs.health.service_health import ServiceHealth
 from ktcpvs.http.head_cache import HeadCache
 from ktcpvs.http.server_connection import ServerConnections
 from ktcpvs.http.service import HTTPService
-from ktcpvs.interfaces import CONNECTION, IBindsInSteps, IWatches
+from ktcpvs.interfaces import CONNECTION, EACH_REQUEST, IBindsInSteps, IWatches
 from ktcpvs.model.address import Address
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import ServiceView
@@ -29,6 +29,7 @@ from ktcpvs.services.preambles import Preambles
 from ktcpvs.services.prepared import Prepared
 from ktcpvs.streams.accept import adopt_socket, client_name
 from ktcpvs.streams.connector import Connector
+from ktcpvs.streams.poller import SocketPoller
 from ktcpvs.system import log as levels
 from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.sockets import close_with_reset
@@ -364,15 +365,21 @@ class RunningService:
     def _room_check_failed(self, why: Failure) -> None:
         self.context.log.failure("service {ident}: cannot serve waiting clients", why, ident=self.ident)
 
+    @property
+    def _poller(self) -> SocketPoller | None:
+        """Watches the bare sockets of connections that are relayed as a whole; None: those are switched by request."""
+        return self.context.relays.poller if self.traffic.unit != EACH_REQUEST else None
+
     def _accepted(self, sock: socket.socket, peer: Any) -> None:
-        """Serve one client; an error affects only this one."""
+        """Admit one client and serve it. A rejected one is reset; one whose connection is over already, or which an
+        error ends, is counted out again. An error affects only this client."""
         connection = self.client_factory.build(peer)
         if connection is None:
             close_with_reset(sock)
             return
         client = connection.client
         try:
-            adopt_socket(self.context.reactor, sock, peer, client)
+            adopt_socket(self.context.reactor, sock, peer, client, self._poller)
         except Exception:
             self.context.log.failure("service {ident}: {client} lost", ident=self.ident, client=connection.client_name)
             client.abort()
@@ -381,11 +388,11 @@ class RunningService:
             self._ended(connection)
 
     def _accepted_with_preamble(self, sock: socket.socket, peer: Any) -> None:
-        """Let one client go through the stages of its preamble."""
+        """Let one client go through the stages of its preamble; `_build` admits it when they are complete."""
         preamble = self.preambles.begin(self.client_factory.stages, peer)
         stream = preamble.stream
         try:
-            adopt_socket(self.context.reactor, sock, peer, stream)
+            adopt_socket(self.context.reactor, sock, peer, stream, self._poller)
         except Exception:
             self.context.log.failure("service {ident}: {client} lost", ident=self.ident, client=client_name(peer)[0])
             stream.abort()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from typing import Any
 
 from twisted.internet.defer import Deferred
 
 from ktcpvs.errors import BadValue, Refusal
-from ktcpvs.interfaces import CONNECTION
+from ktcpvs.interfaces import CONNECTION, ISchedulerFactory
 from ktcpvs.model.service import NO_FALLBACK, VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.runtime.context import Context
@@ -37,6 +37,11 @@ class SchedulerBinder:
         """Search for all installed schedulers."""
         self._found = find_schedulers()
         return self._found
+
+    def installed(self) -> Collection[ISchedulerFactory]:
+        """Return the schedulers that the last search has found; searches if none has yet."""
+        found = self._found if self._found is not None else self.find_all()
+        return found.known.values()
 
     def _factory(self, name: str) -> Any:
         found = self._found

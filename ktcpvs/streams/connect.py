@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint
@@ -45,6 +45,13 @@ class _OneStream(Factory):
 
     def buildProtocol(self, addr: IAddress | None) -> Stream:  # type: ignore[override]
         return self._stream
+
+
+class Connecting(Protocol):
+    """An attempt to connect that is under way."""
+
+    def cancel(self) -> None:
+        """Stop, and fail."""
 
 
 def connect(reactor: Any, address: Address, timeout: float, stream: Stream) -> Deferred[Stream]:

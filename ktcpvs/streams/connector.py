@@ -10,8 +10,10 @@ from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClie
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ktcpvs.model.address import Address
-from ktcpvs.streams.connect import connect
+from ktcpvs.model.address import Address, Unix
+from ktcpvs.streams import bare_connect
+from ktcpvs.streams.connect import Connecting, connect
+from ktcpvs.streams.poller import SocketPoller
 from ktcpvs.streams.protocol_stream import ProtocolStream
 from ktcpvs.streams.stream import Stream
 
@@ -37,6 +39,22 @@ class Connector:
     def timeout(self) -> float:
         """The current number of seconds for each attempt to connect."""
         return self._timeout() if callable(self._timeout) else self._timeout
+
+    def begin(
+        self,
+        stream: Stream,
+        connected: Callable[[Stream], object],
+        failed: Callable[[Failure], object],
+        poller: SocketPoller | None = None,
+    ) -> Connecting:
+        """As `connect_stream`, with one of two functions to call, in a later turn or when the attempt is cancelled.
+
+        poller: watches the socket, which stays bare, unless the server's address is a name.
+        """
+        address = self.address
+        if poller is not None and (isinstance(address, Unix) or not address.is_name):
+            return bare_connect.connect(poller, address, self.timeout, stream, connected, failed)
+        return self.connect_stream(stream).addCallbacks(connected, failed)
 
     def connect_stream(self, stream: Stream) -> Deferred[Stream]:
         """Connect `stream`; fires with it when it is open.

@@ -1,7 +1,8 @@
 """The stream contract: the behaviour of every byte stream of the switch, over any transport.
 
 `tests/streams/test_stream_contract.py` checks it for every transport. `Stream` implements it over uvloop's transports,
-over Twisted's, over a socket that a relay engine reads and writes (`detached`), and in memory (`memory`).
+over Twisted's, over bare sockets, over a socket that a relay engine reads and writes (`detached`), and in memory
+(`memory`).
 """
 
 from __future__ import annotations
@@ -65,7 +66,6 @@ class StreamEvents(Protocol):
 
     resting: bool
     write: Callable[[bytes], object]
-    writev: Callable[[Sequence[bytes]], object]
 
     @property
     def dataReceived(self) -> Callable[[bytes], object]:
@@ -89,10 +89,21 @@ class Detached(Protocol):
         """Start to carry `stream`. sock: its socket, which this transport closes."""
 
 
+class BackpressuredWriter(Protocol):
+    """What writes to a stream, and can wait."""
+
+    def pause_writing(self) -> None:
+        """The stream's peer does not take what is written."""
+
+    def resume_writing(self) -> None:
+        """Most of it has been sent."""
+
+
 class ByteStream(Protocol):
     """One end of a connection.
 
-    Its owner sets the callbacks `dataReceived`, `ended`, `lost` and `bulk_detected`, and may set others at any time.
+    Its owner sets the callbacks `made`, `dataReceived`, `ended`, `lost` and `bulk_detected` (see `Stream`), and may set
+    others at any time.
     No callback is called before the stream is connected, within a call of its owner that closes it, or after `lost`.
     """
 
@@ -125,12 +136,12 @@ class ByteStream(Protocol):
     def resume(self) -> None:
         """Read again."""
 
-    def set_backpressure(self, paused: Callable[[], object], resumed: Callable[[], object]) -> None:
-        """Call `paused` when more than 64 KiB wait to be sent (at once if they do now), and `resumed` when most of that
-        has been sent. Replaces what was set before."""
+    def set_backpressure(self, writer: BackpressuredWriter) -> None:
+        """Call `writer.pause_writing` when more than 64 KiB wait to be sent (at once if they do now), and
+        `writer.resume_writing` when most of that has been sent. Replaces what was set before."""
 
     def clear_backpressure(self) -> None:
-        """Remove both callbacks."""
+        """Call neither of them any more."""
 
     def unsent(self) -> int:
         """Return the bytes written that the peer's system has not acknowledged; 0 if the stream is over."""
@@ -157,6 +168,17 @@ class ByteStream(Protocol):
     @property
     def local_address(self) -> SocketAddress:
         """The address of this end."""
+
+    @property
+    def is_unix(self) -> bool:
+        """Whether this is an open stream over a unix socket."""
+
+    @property
+    def reports_bulk(self) -> bool:
+        """Whether `bulk_detected` is called; otherwise the owner itself must find out how much comes."""
+
+    def keep_urgent_data_in_place(self) -> None:
+        """Read urgent data in its place among other data; otherwise reads skip it."""
 
     @property
     def tls(self) -> TLSFacts | None:

@@ -11,25 +11,25 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from ktcpvs.streams.contract import NotDetachable, StreamEvents
+from ktcpvs.streams.contract import BackpressuredWriter, NotDetachable, StreamEvents
 from ktcpvs.streams.transport import SocketTransport, reset_on_close
 
 
-class Engine(Protocol):
-    """An engine that moves the bytes of detached streams."""
+class DetachedOwner(Protocol):
+    """The relay that moves the bytes of detached streams."""
 
     def has_unsent(self, transport: DetachedTransport) -> bool:
-        """Return whether bytes for it are unsent. The engine calls its `drained` when they are sent."""
+        """Return whether bytes for it are unsent. The owner calls its `drained` when they are sent."""
 
     def stop_reading(self, transport: DetachedTransport) -> None:
-        """Its owner is closing it: drop all further bytes of its peer."""
+        """The stream's owner is closing it: drop all further bytes of its peer."""
 
     def forget(self, transport: DetachedTransport) -> None:
         """Its descriptor is about to be closed."""
 
 
 class DetachedTransport(SocketTransport):
-    """Carries everything of a stream except its bytes, which `engine` moves.
+    """Carries everything of a stream except its bytes, which `owner` moves.
 
     As with other transports, the end is reported in a later turn, not within a call of the stream's owner. stream: None
     before `attach`, and when the stream is over.
@@ -39,20 +39,20 @@ class DetachedTransport(SocketTransport):
         "_aborted",
         "_call_soon",
         "_closing",
-        "_engine",
         "_half_closed",
+        "_owner",
         "_sends_fin",
         "_sock",
         "stream",
         "write",
     )
 
-    def __init__(self, engine: Engine, call_soon: Callable[[Callable[[], object]], object]) -> None:
+    def __init__(self, owner: DetachedOwner, call_soon: Callable[[Callable[[], object]], object]) -> None:
         """call_soon: calls its argument in the reactor's next turn."""
         self.stream: Any = None
         self.write: Callable[[bytes], object] = _refuse_to_write
         self._sock: Any = None
-        self._engine: Engine | None = engine  # None after `forget`
+        self._owner: DetachedOwner | None = owner  # None after `forget`
         self._call_soon = call_soon
         self._half_closed = False  # our FIN is sent, or will be when the engine has sent everything
         self._closing = False
@@ -64,7 +64,7 @@ class DetachedTransport(SocketTransport):
         self._sock = sock
         self.stream = stream
         self.stream.transport = self
-        stream.write = stream.writev = _refuse_to_write
+        stream.write = _refuse_to_write
 
     # Called by the engine.
 
@@ -87,18 +87,18 @@ class DetachedTransport(SocketTransport):
         return _refuse_to_write
 
     def half_close(self) -> None:
-        if self._half_closed or self._engine is None or self._closing:
+        if self._half_closed or self._owner is None or self._closing:
             return
         self._half_closed = True
-        if not self._engine.has_unsent(self):
+        if not self._owner.has_unsent(self):
             self._shut_down(socket.SHUT_WR)
 
     def close(self) -> bool:
-        if self._closing or self._engine is None:
+        if self._closing or self._owner is None:
             return False
         self._closing = True
-        self._engine.stop_reading(self)
-        if self._engine.has_unsent(self):
+        self._owner.stop_reading(self)
+        if self._owner.has_unsent(self):
             return False
         self._leave()
         return True
@@ -122,7 +122,7 @@ class DetachedTransport(SocketTransport):
     def resume(self) -> None:
         """Do nothing, as `pause`."""
 
-    def set_backpressure(self, paused: Callable[[], object], resumed: Callable[[], object]) -> None:
+    def set_backpressure(self, writer: BackpressuredWriter) -> None:
         """Do nothing: nothing is written."""
 
     def clear_backpressure(self) -> None:
@@ -153,14 +153,14 @@ class DetachedTransport(SocketTransport):
     # The end.
 
     def _leave(self) -> None:
-        if self._engine is not None:
+        if self._owner is not None:
             self._forget()
             self._call_soon(self._close)
 
     def _forget(self) -> None:
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            engine.forget(self)
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            owner.forget(self)
 
     def _close(self) -> None:
         if self.stream is None:

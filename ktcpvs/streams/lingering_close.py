@@ -86,7 +86,12 @@ class LingeringClose:
         self._stream.dataReceived = self._stream.ended = nothing
         self._finished()
         if not close() and self._stream.is_open:
-            self._after(self._check_closed)
+            self.watch()
+
+    def watch(self) -> None:
+        """The stream is being closed: reset the peer if it stops reading."""
+        self._closing = True
+        self._after(self._check_closed)
 
     def _discard(self, data: bytes) -> None:
         self._last_data = self._wheel.now
@@ -132,8 +137,7 @@ def close_gracefully(stream: Stream | None, wheel: TimerWheel, settings: Setting
     clean: False ends with a reset, because the other side was reset. None, and a stream that is over, are left alone.
     """
     if stream is not None and stream.is_open:
-        closing = LingeringClose(stream, wheel, settings)
-        if clean:
-            closing.close()
-        else:
-            closing.close_with_reset()
+        stream.dataReceived = stream.ended = nothing
+        closes_now = stream.close() if clean else stream.close_with_reset()
+        if not closes_now and stream.is_open:
+            LingeringClose(stream, wheel, settings).watch()

@@ -14,7 +14,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from ktcpvs.streams.contract import NotDetachable, SocketAddress
+from ktcpvs.streams.contract import BackpressuredWriter, NotDetachable, SocketAddress
 from ktcpvs.streams.stream import Stream
 from ktcpvs.streams.transport import StreamTransport, nothing
 
@@ -60,8 +60,7 @@ class MemoryTransport(StreamTransport):
         self._call_soon = call_soon
         self._local = local
         self._remote = remote
-        self._pause_owner: Callable[[], object] = nothing
-        self._resume_owner: Callable[[], object] = nothing
+        self._writer: BackpressuredWriter | None = None
         self._is_full = False
         self._is_scheduled = False
         self._paused = False
@@ -84,7 +83,8 @@ class MemoryTransport(StreamTransport):
             self._send()
             if len(self._buffered) > MAX_BUFFERED:
                 self._is_full = True
-                self._pause_owner()
+                if self._writer is not None:
+                    self._writer.pause_writing()
         self._schedule()
 
     @property
@@ -124,13 +124,13 @@ class MemoryTransport(StreamTransport):
         self._paused = False
         self._schedule()
 
-    def set_backpressure(self, paused: Callable[[], object], resumed: Callable[[], object]) -> None:
-        self._pause_owner, self._resume_owner = paused, resumed
+    def set_backpressure(self, writer: BackpressuredWriter) -> None:
+        self._writer = writer
         if self._is_full:
-            paused()
+            writer.pause_writing()
 
     def clear_backpressure(self) -> None:
-        self._pause_owner = self._resume_owner = nothing
+        self._writer = None
 
     def unsent(self) -> int:
         return len(self._buffered) + (len(self.peer.arrived) if self.peer is not None else 0)
@@ -252,7 +252,8 @@ class MemoryTransport(StreamTransport):
         self._send()
         if self._is_full and not self._buffered:
             self._is_full = False
-            self._resume_owner()
+            if self._writer is not None:
+                self._writer.resume_writing()
         self._schedule()
 
     def _over(self, clean: bool, reset: bool = False) -> None:

@@ -129,7 +129,13 @@ class StreamITransport:
             producer.stopProducing()
             return
         self._producer = producer
-        self._stream.set_backpressure(producer.pauseProducing, producer.resumeProducing)
+        self._stream.set_backpressure(self)
+
+    def pause_writing(self) -> None:
+        self._producer.pauseProducing()
+
+    def resume_writing(self) -> None:
+        self._producer.resumeProducing()
 
     def unregisterProducer(self) -> None:
         self._producer = None

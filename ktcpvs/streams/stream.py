@@ -16,7 +16,15 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ktcpvs.streams.contract import Detached, NotDetachable, SocketAddress, TLSFacts, address_text
+from ktcpvs.streams.contract import (
+    BackpressuredWriter,
+    Detached,
+    NotDetachable,
+    SocketAddress,
+    TLSFacts,
+    address_text,
+)
+from ktcpvs.streams.poller import SocketPoller
 from ktcpvs.streams.transport import StreamTransport
 from ktcpvs.streams.transport import nothing as nothing
 from ktcpvs.streams.twisted_transport import TwistedTransport
@@ -38,7 +46,7 @@ class Stream(Protocol):
     # Twisted's base class gives each stream a dictionary too, but it is made only where something else is set.
     __slots__ = (
         "bulk_detected", "connected", "dataReceived", "ended", "is_open", "lost", "made", "peer_ended", "resting",
-        "timer", "tls", "transport", "write", "writev",
+        "timer", "tls", "transport", "write",
     )  # fmt: skip
 
     def __init__(self, made: Callable[[], object] = nothing) -> None:
@@ -53,7 +61,6 @@ class Stream(Protocol):
         self.lost: Callable[[bool], object] = nothing
         self.bulk_detected: Callable[[], object] = nothing
         self.write: Callable[[bytes], object] = nothing
-        self.writev: Callable[[Sequence[bytes]], object] = nothing
         self.is_open = False
         self.resting = False
 
@@ -61,12 +68,13 @@ class Stream(Protocol):
 
     def makeConnection(self, transport: Any) -> None:
         """`transport` carries the stream from now on: a StreamTransport, or one of Twisted's."""
-        if not isinstance(transport, StreamTransport):
-            transport = TwistedTransport(transport)
+        self.use_transport(transport if isinstance(transport, StreamTransport) else TwistedTransport(transport))
+
+    def use_transport(self, transport: StreamTransport) -> None:
+        """`transport` carries the stream from now on."""
         self.connected = 1
         self.transport = transport
         self.write = transport.write
-        self.writev = transport.writev
         self.connectionMade()
 
     def connectionMade(self) -> None:
@@ -91,7 +99,7 @@ class Stream(Protocol):
         if self.timer is not None:
             self.timer.cancel()
         lost, self.lost, self.ended = self.lost, nothing, nothing
-        self.dataReceived = self.write = self.writev = nothing
+        self.dataReceived = self.write = nothing
         lost(clean)
         # Drop all references between the parts of a connection, so that memory is freed now and not by the garbage
         # collector.
@@ -100,17 +108,22 @@ class Stream(Protocol):
 
     # Called by the owner.
 
+    def writev(self, pieces: Sequence[bytes]) -> None:
+        """Send these bytes one after another, without copying them together where the transport can."""
+        if self.write is not nothing:
+            self.transport.writev(pieces)
+
     def half_close(self) -> None:
         """Send what is buffered, then a FIN; reading continues."""
         if self.is_open:
-            self.write = self.writev = nothing
+            self.write = nothing
             self.transport.half_close()
 
     def close(self) -> bool:
         """Send what is buffered, then close. Return True if nothing is buffered, so that the peer cannot delay the
         close."""
         if self.is_open:
-            self.write = self.writev = nothing
+            self.write = nothing
             closes_now: bool = self.transport.close()
             return closes_now
         return True
@@ -118,7 +131,7 @@ class Stream(Protocol):
     def close_with_reset(self) -> bool:
         """As `close`, but end with a reset, because what was sent to the peer is incomplete."""
         if self.is_open:
-            self.write = self.writev = nothing
+            self.write = nothing
             closes_now: bool = self.transport.close_with_reset()
             return closes_now
         return True
@@ -126,7 +139,7 @@ class Stream(Protocol):
     def abort(self) -> None:
         """Drop what is buffered, and close with a reset."""
         if self.is_open:
-            self.write = self.writev = nothing
+            self.write = nothing
             self.transport.abort()
 
     def pause(self) -> None:
@@ -139,13 +152,13 @@ class Stream(Protocol):
         if self.is_open:
             self.transport.resume()
 
-    def set_backpressure(self, paused: Callable[[], object], resumed: Callable[[], object]) -> None:
-        """Call `paused` while more than 64 KiB wait to be sent, and `resumed` when most of that has been sent."""
+    def set_backpressure(self, writer: BackpressuredWriter) -> None:
+        """Pause `writer` while more than 64 KiB wait to be sent, and resume it when most of that has been sent."""
         if self.is_open:
-            self.transport.set_backpressure(paused, resumed)
+            self.transport.set_backpressure(writer)
 
     def clear_backpressure(self) -> None:
-        """Remove both callbacks."""
+        """Do not pause or resume it any more."""
         if self.is_open:
             self.transport.clear_backpressure()
 
@@ -190,6 +203,12 @@ class Stream(Protocol):
     def reports_bulk(self) -> bool:
         """Whether the transport calls `bulk_detected`."""
         return self.is_open and self.transport.reports_bulk
+
+    @property
+    def poller(self) -> SocketPoller | None:
+        """What watches its bare socket; None for other transports."""
+        poller: SocketPoller | None = self.transport.poller if self.is_open else None
+        return poller
 
     def keep_urgent_data_in_place(self) -> None:
         """Read urgent data in its place among other data; otherwise reads skip it."""

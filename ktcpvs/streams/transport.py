@@ -9,7 +9,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-from ktcpvs.streams.contract import NotDetachable, SocketAddress, address_text
+from ktcpvs.streams.contract import BackpressuredWriter, NotDetachable, SocketAddress, address_text
+from ktcpvs.streams.poller import SocketPoller
 from ktcpvs.system import sockets
 from ktcpvs.system.sockets import RESET_ON_CLOSE, read_urgent_in_place
 
@@ -22,28 +23,44 @@ def nothing(*_: Any) -> None:
 
 
 class Backpressure:
-    """A Twisted producer that calls one function when it is paused and another one when it is resumed, without
-    repetition."""
+    """A Twisted producer that pauses and resumes a writer, without repetition."""
 
-    __slots__ = ("_is_paused", "_paused", "_resumed")
+    __slots__ = ("_is_paused", "_writer")
 
-    def __init__(self, paused: Callable[[], object], resumed: Callable[[], object]) -> None:
-        self._paused = paused
-        self._resumed = resumed
+    def __init__(self, writer: BackpressuredWriter) -> None:
+        self._writer = writer
         self._is_paused = False
 
     def pauseProducing(self) -> None:
         if not self._is_paused:
             self._is_paused = True
-            self._paused()
+            self._writer.pause_writing()
 
     def resumeProducing(self) -> None:
         if self._is_paused:
             self._is_paused = False
-            self._resumed()
+            self._writer.resume_writing()
 
     def stopProducing(self) -> None:
         """Do nothing: the stream notifies its owner of the end."""
+
+
+class ProducerWriter:
+    """A producer of Twisted's, as a writer."""
+
+    __slots__ = ("producer",)
+
+    def __init__(self, producer: Any) -> None:
+        self.producer = producer
+
+    def pause_writing(self) -> None:
+        self.producer.pauseProducing()
+
+    def resume_writing(self) -> None:
+        self.producer.resumeProducing()
+
+    def __repr__(self) -> str:
+        return repr(self.producer)
 
 
 class StreamTransport(ABC):
@@ -57,6 +74,9 @@ class StreamTransport(ABC):
 
     reports_bulk: ClassVar[bool] = False
     """Whether it calls `bulk_detected`."""
+
+    poller: SocketPoller | None = None
+    """What watches its bare socket; None for transports of an event loop's own."""
 
     write: Callable[[bytes], object]
 
@@ -83,7 +103,7 @@ class StreamTransport(ABC):
     def resume(self) -> None: ...
 
     @abstractmethod
-    def set_backpressure(self, paused: Callable[[], object], resumed: Callable[[], object]) -> None: ...
+    def set_backpressure(self, writer: BackpressuredWriter) -> None: ...
 
     @abstractmethod
     def clear_backpressure(self) -> None: ...

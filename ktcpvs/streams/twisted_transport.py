@@ -13,7 +13,7 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
-from ktcpvs.streams.contract import NotDetachable, SocketAddress
+from ktcpvs.streams.contract import BackpressuredWriter, NotDetachable, SocketAddress
 from ktcpvs.streams.transport import NONBLOCKING, Backpressure, SocketTransport, nothing, reset_on_close
 
 
@@ -71,10 +71,10 @@ class TwistedTransport(SocketTransport):
     def resume(self) -> None:
         self.twisted.resumeProducing()
 
-    def set_backpressure(self, paused: Callable[[], object], resumed: Callable[[], object]) -> None:
+    def set_backpressure(self, writer: BackpressuredWriter) -> None:
         twisted = self.twisted
         twisted.unregisterProducer()
-        producer = Backpressure(paused, resumed)
+        producer = Backpressure(writer)
         twisted.registerProducer(producer, True)
         if isinstance(twisted, FileDescriptor):
             twisted._maybePauseProducer()  # Twisted itself checks only when something is written

@@ -17,10 +17,10 @@ from typing import Any
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ktcpvs.streams.contract import NotDetachable, SocketAddress
+from ktcpvs.streams.contract import BackpressuredWriter, NotDetachable, SocketAddress
 from ktcpvs.streams.transport import (
     NONBLOCKING,
-    Backpressure,
+    ProducerWriter,
     SocketTransport,
     local_of,
     nothing,
@@ -50,7 +50,7 @@ class UVTransport(SocketTransport):
 
     __slots__ = (
         "_aborted", "_attaches", "_closing", "_early", "_fin_sent", "_full", "_half_closed", "_loop", "_paused",
-        "_peer", "_peer_ended", "_producer", "_sends_fin", "_sock", "_uv", "stream", "write",
+        "_peer", "_peer_ended", "_sends_fin", "_sock", "_uv", "_writer", "stream", "write",
     )  # fmt: skip
 
     reports_bulk = True
@@ -65,7 +65,7 @@ class UVTransport(SocketTransport):
         self._attaches = False  # the loop has the socket, or is about to get it
         self._early: list[bytes] | None = None  # written before that, and not sent at once
         self.write: Callable[[bytes], object] = self._write_early
-        self._producer: Any = None
+        self._writer: BackpressuredWriter | None = None
         self._full = False  # the producer must wait
         self._paused = False
         self._peer_ended = False
@@ -76,7 +76,7 @@ class UVTransport(SocketTransport):
         self._sends_fin = True  # before closing
 
     # An accepted connection begins on its bare socket. Many clients have sent their request already, get their response
-    # # by one write, and disconnect: for these, giving the socket to the loop would be wasted work.
+    # by one write, and disconnect: for these, giving the socket to the loop would be wasted work.
 
     def start(self, loop: AbstractEventLoop) -> None:
         """Read what has already come, if the stream reads; then give the socket to `loop`, unless the connection is
@@ -174,10 +174,10 @@ class UVTransport(SocketTransport):
         if self._half_closed:
             self._drop_writes()
             return
-        self.write = uv.write
+        write = self.write = uv.write
         stream = self.stream
         if stream is not None and not (self._closing or self._aborted):
-            stream.write, stream.writev = uv.write, uv.writelines
+            stream.write = write
 
     def begin(self, stream: Any, made: Callable[[Any], object]) -> None:
         """Carry `stream` from now on, and call `made(stream)`."""
@@ -214,13 +214,13 @@ class UVTransport(SocketTransport):
 
     def pause_writing(self) -> None:
         self._full = True
-        if self._producer is not None:
-            self._producer.pauseProducing()
+        if self._writer is not None:
+            self._writer.pause_writing()
 
     def resume_writing(self) -> None:
         self._full = False
-        if self._producer is not None:
-            self._producer.resumeProducing()
+        if self._writer is not None:
+            self._writer.resume_writing()
 
     def connection_lost(self, error: BaseException | None) -> None:
         """error: of the system, or raised by the stream's owner; None when the connection was closed or aborted."""
@@ -255,9 +255,9 @@ class UVTransport(SocketTransport):
     def _over(self, clean: bool) -> None:
         stream, self.stream = self.stream, None
         self.write = nothing
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            producer.stopProducing()
+        writer, self._writer = self._writer, None
+        if type(writer) is ProducerWriter:
+            writer.producer.stopProducing()
         if stream is not None:
             stream.over(clean)
 
@@ -267,7 +267,7 @@ class UVTransport(SocketTransport):
         """Drop everything that is written from now on."""
         self.write = nothing
         if self.stream is not None:
-            self.stream.write = self.stream.writev = nothing
+            self.stream.write = nothing
 
     @property
     def writev(self) -> Callable[[Sequence[bytes]], object]:
@@ -279,13 +279,13 @@ class UVTransport(SocketTransport):
     def _writev_early(self, pieces: Sequence[bytes]) -> None:
         self.write(b"".join(pieces))
 
-    def set_backpressure(self, paused: Callable[[], object], resumed: Callable[[], object]) -> None:
-        self._producer = producer = Backpressure(paused, resumed)
+    def set_backpressure(self, writer: BackpressuredWriter) -> None:
+        self._writer = writer
         if self._full:
-            producer.pauseProducing()
+            writer.pause_writing()
 
     def clear_backpressure(self) -> None:
-        self._producer = None
+        self._writer = None
 
     def pause(self) -> None:
         self._paused = True
@@ -303,7 +303,7 @@ class UVTransport(SocketTransport):
             self._uv.resume_reading()
 
     def half_close(self) -> None:
-        self._producer = None
+        self._writer = None
         if self._half_closed or self._closing or self._aborted or self.stream is None:
             return
         self._half_closed = True
@@ -318,7 +318,7 @@ class UVTransport(SocketTransport):
         self._uv.write_eof()
 
     def close(self) -> bool:
-        self._producer = None
+        self._writer = None
         if self._closing or self._aborted or self.stream is None:
             return False
         self._closing = True
@@ -365,7 +365,7 @@ class UVTransport(SocketTransport):
         return NotDetachable.BUFFERED if self.buffered() else None
 
     def release(self) -> None:
-        self.stream = self._producer = None
+        self.stream = self._writer = None
         self._aborted = self._paused = True
         self.write = nothing
         if self._uv is None:
@@ -440,14 +440,12 @@ class UVTransport(SocketTransport):
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """As in Twisted: pause `producer` when the buffer is full, and resume it when most is sent."""
-        if self._producer is not None:
-            raise RuntimeError(f"{producer} cannot be registered: {self._producer} is")
+        if self._writer is not None:
+            raise RuntimeError(f"{producer} cannot be registered: {self._writer} is")
         if self.stream is None:
             producer.stopProducing()
             return
-        self._producer = producer
-        if self._full:
-            producer.pauseProducing()
+        self.set_backpressure(ProducerWriter(producer))
 
     def stopProducing(self) -> None:
         self.close()
@@ -493,15 +491,6 @@ class _HeldStream:
     @write.setter
     def write(self, write: Callable[[bytes], object]) -> None:
         self._stream.write = write
-
-    @property
-    def writev(self) -> Callable[[Sequence[bytes]], object]:
-        writev: Callable[[Sequence[bytes]], object] = self._stream.writev
-        return writev
-
-    @writev.setter
-    def writev(self, writev: Callable[[Sequence[bytes]], object]) -> None:
-        self._stream.writev = writev
 
     def dataReceived(self, data: bytes) -> None:
         self._data = data
@@ -568,8 +557,11 @@ class ConnectingProtocol:
 
 
 def adopt_socket(loop: AbstractEventLoop, sock: socket.socket, peer: SocketAddress, stream: Any) -> None:
-    """Attach `stream` to an accepted socket. peer: its address. Raises what the stream's owner or the system raises."""
-    transport = UVTransport(stream, sock, peer)
+    """Attach `stream` to an accepted socket. Raises what the stream's owner or the system raises.
+
+    peer: its address, which is not kept: the stream asks the system for it.
+    """
+    transport = UVTransport(stream, sock)
     try:
         stream.makeConnection(transport)
     except BaseException:

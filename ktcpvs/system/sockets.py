@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import ctypes
 import errno
@@ -14,6 +15,7 @@ import struct
 import sys
 import termios
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any
 
 from ktcpvs.errors import CannotListen
@@ -30,6 +32,13 @@ TCP_CLOSE, TCP_CLOSE_WAIT = 7, 8
 
 SO_ATTACH_FILTER, SO_DETACH_FILTER, SO_ATTACH_REUSEPORT_CBPF = 26, 27, 51
 """Options that the socket module lacks (the kernel's asm-generic/socket.h)."""
+
+
+@cache
+def plain_socket_class(family: int) -> Any:
+    """A class for stream sockets of that family. They know what they are without asking each time, and have no layer of
+    Python's: what socket.socket does besides takes a good part of the time that accepting or connecting takes."""
+    return type("PlainSocket", (_socket.socket,), {"__slots__": (), "family": family, "type": socket.SOCK_STREAM})
 
 
 def open_listener(address: Address, backlog: int, beside: Iterable[socket.socket] = ()) -> socket.socket:
@@ -269,6 +278,14 @@ def read_urgent_in_place(sock: socket.socket) -> None:
     if sock.family != socket.AF_UNIX:
         with contextlib.suppress(OSError):  # the connection has ended
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+
+
+def send_at_once(sock: socket.socket) -> None:
+    """Send each write at once, even behind bytes that are not acknowledged (tcp(7), TCP_NODELAY). Accepted sockets
+    inherit it from their listener."""
+    if sock.family != socket.AF_UNIX:
+        with contextlib.suppress(OSError):  # the connection has ended
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def unsent(sock: socket.socket) -> int:

@@ -68,7 +68,7 @@ class Takeover:
         log.event(ANNOUNCE, "taken over from ktcpvs {version}", version=self.target.version)
 
 
-class Handover:
+class TakeoverHandover:
     """The old daemon's steps after the commit: it forwards requests of administrators, drains, and ends."""
 
     def __init__(

@@ -7,7 +7,6 @@ rest waits in the kernel.
 
 from __future__ import annotations
 
-from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from ktcpvs.dispatch.admission import RETRY_AFTER_HEAD
@@ -20,6 +19,7 @@ from ktcpvs.model import connection as life
 from ktcpvs.model.scheduling import Choice
 from ktcpvs.protocols.http1 import NO_HTTP_1, BadRequest, HeadReader, RequestHead, error_response
 from ktcpvs.relay.copy import CopyRelay
+from ktcpvs.streams.connect import Connecting
 from ktcpvs.streams.lingering_close import LingeringClose, close_gracefully
 from ktcpvs.streams.stream import Stream, nothing
 
@@ -38,7 +38,7 @@ class TCPClientConnection(ClientConnection):
     def __init__(self, service: ServiceContext, client_name: str, client_host: str) -> None:
         super().__init__(service, client_name, client_host, life.OPENING[service.unit])
         self.server: Stream | None = None
-        self._connecting: Deferred[Stream] | None = None
+        self._connecting: Connecting | None = None
         self._first = b""  # of a client that is not read before it has a server: what came behind its preamble
         self._reader: HeadReader | None = None
         self._is_settled = False
@@ -169,8 +169,8 @@ class TCPClientConnection(ClientConnection):
 
     def serve(self, choice: Choice) -> None:
         self.transition(life.CHOSEN)
-        self._connecting = self.service.connector(choice.destination).connect_stream(Stream())
-        self._connecting.addCallbacks(self._connected, self._not_connected)
+        connector = self.service.connector(choice.destination)
+        self._connecting = connector.begin(Stream(), self._connected, self._not_connected, self.client.poller)
 
     def _not_connected(self, why: Failure) -> None:
         self._connecting = None
@@ -202,7 +202,7 @@ class TCPClientConnection(ClientConnection):
         head = bytes(self._reader.received) if self._reader is not None else self._first
         self._reader, self._first = None, b""
         dispatcher.request.lines = b""
-        self._check_idle()
+        self.set_timer(self.context.settings.read_timeout, self._check_idle)
         relay.start(head)
         self.client.resume()
         self.join(relay, self._finished)

@@ -139,7 +139,7 @@ class WorkerProcess(ProcessProtocol):
             self._is_pinged = False
 
     def read_view(self, view: str, ident: str | None) -> Deferred[Any]:
-        """Read a view of this worker by the named method of `control.client.Switch`.
+        """Read the named view of this worker.
 
         Fires with None when the worker has just ended or does not know the service yet. A worker that does not answer
         is killed.
@@ -149,7 +149,7 @@ class WorkerProcess(ProcessProtocol):
         switch = Switch(link, ControlAddress(path=f"worker {self.number}"))
 
         def read() -> Deferred[Any]:
-            answer = Deferred.fromCoroutine(getattr(switch, view)(ident))
+            answer = Deferred.fromCoroutine(switch.read(view, ident))
             return answer.addTimeout(ANSWER_TIMEOUT, self._workers.reactor)
 
         def failed(failure: Failure) -> None:

@@ -39,13 +39,11 @@ from servers import (
 from websockets.asyncio.client import connect
 
 from ktcpvs.errors import BadValue
+from ktcpvs.model.service import RELAYS
 
 from .harness import TIMEOUT, Daemon
 
 pytestmark = pytest.mark.e2e
-
-RELAYS = ("copy", "splice", "kernel", "auto")
-"""The relays that must behave alike."""
 
 BULK = random.Random(8).randbytes(20_000_000)
 

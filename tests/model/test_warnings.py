@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from attrs import evolve
 
+from ktcpvs.interfaces import ISchedulerFactory
 from ktcpvs.model import edits
 from ktcpvs.model.address import parse_address
 from ktcpvs.model.language.parser import parse
@@ -23,7 +24,7 @@ RULE = 'rule = pattern ".*" use server 10.0.0.1:80'
 def found(*lines: str) -> list[ServiceWarning]:
     """The warnings about one service of these lines."""
     (service,) = parse("Virtual s {\n" + "\n".join(lines) + "\n}\n").services.values()
-    return warnings_of(service, KNOWN[service.scheduler], KNOWN[service.balance])
+    return warnings_of(service, KNOWN[service.scheduler], KNOWN[service.balance], KNOWN.values)
 
 
 def texts(*lines: str) -> list[str]:
@@ -111,7 +112,20 @@ def test_a_scheduler_that_does_not_say_what_it_uses_is_not_accused() -> None:
         unit = "CONNECTION"
 
     (service,) = parse(f"Virtual s {{ scheduler = silent\nbalance = rr\n{A} 5\n{B}\n{RULE}\n}}").services.values()
-    assert warnings_of(service, Silent(), Silent()) == []
+    assert warnings_of(service, Silent(), Silent(), list) == []
+
+
+def test_a_warning_names_the_installed_schedulers_that_use_what_is_ignored() -> None:
+    (service,) = parse(f"Virtual s {{ scheduler = wlc\n{A}\n{RULE}\n}}").services.values()
+    wlc, http, phttp = KNOWN["wlc"], KNOWN["http"], KNOWN["phttp"]
+
+    def ending(*installed: ISchedulerFactory) -> str:
+        (warning,) = warnings_of(service, wlc, wlc, lambda: installed)
+        return warning.text.split("; ")[1]
+
+    assert ending(wlc, http, phttp) == "http and phttp do"
+    assert ending(phttp) == "phttp does"
+    assert ending(wlc) == "no installed scheduler does"
 
 
 def test_patterns_that_are_said_to_match_everything_do() -> None:
@@ -168,7 +182,6 @@ def test_every_option_in_a_warning_is_one() -> None:
     """An edit of that option then finds its warning."""
     every: Any = {"startservers": 1, "cookie_secure": "on", "via": "append", "client_head": 1, "client_burst": 1}
     (service,) = parse(f"Virtual s {{ scheduler = wlc\n{A} }}").services.values()
-    about = {
-        name for warning in warnings_of(evolve(service, **every), KNOWN["wlc"], KNOWN["wlc"]) for name in warning.about
-    }
+    warnings = warnings_of(evolve(service, **every), KNOWN["wlc"], KNOWN["wlc"], KNOWN.values)
+    about = {name for warning in warnings for name in warning.about}
     assert about <= set(OPTIONS)

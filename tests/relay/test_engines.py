@@ -15,6 +15,7 @@ from servers import free_address, wait_for
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
 
+from ktcpvs.dispatch.service_context import RelayChoice
 from ktcpvs.errors import BadValue
 from ktcpvs.inspect.views import Views
 from ktcpvs.model.edits import Edit, EditService, Load, StartService
@@ -92,7 +93,18 @@ def test_support_is_tried_once_and_only_when_it_is_needed() -> None:
     assert tried == ["splice", "kernel"]
 
 
+def test_connections_are_counted_for_every_relay() -> None:
+    assert set(RelayChoice().joined) == set(RELAYS) - {"auto"}
+
+
 # Resources.
+
+
+@pytest.mark.parametrize("name", ["auto", "copy", "other"])
+def test_what_is_no_engine_cannot_be_made(name: str) -> None:
+    nobody: Any = None
+    with pytest.raises(ValueError, match=name):
+        relays().make(name, nobody, nobody, nobody, lambda: None)
 
 
 def test_what_relays_share_is_made_when_the_first_is_and_given_back(thread: ReactorThread, tmp_path: Path) -> None:

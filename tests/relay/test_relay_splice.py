@@ -24,8 +24,8 @@ from servers import ending, read_all, read_exactly, reset, wait_for
 
 from ktcpvs.relay.copy import CopyRelay
 from ktcpvs.relay.pipes import MAX_PIPES, MAX_SPARE_PIPES, PIPE_SIZE, Pipes
-from ktcpvs.relay.poller import SocketPoller
 from ktcpvs.relay.splice import Direction, SpliceRelay, available
+from ktcpvs.streams.poller import SocketPoller
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system.sockets import read_urgent_in_place
 from ktcpvs.system.timer_wheel import TimerWheel

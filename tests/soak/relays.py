@@ -31,7 +31,7 @@ from slow import slow  # noqa: E402
 from storm import Storm  # noqa: E402
 from world import print_outcome  # noqa: E402
 
-RELAYS = ("copy", "splice", "kernel", "auto")
+from ktcpvs.model.service import RELAYS  # noqa: E402
 
 
 @contextmanager

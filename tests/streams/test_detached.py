@@ -16,9 +16,9 @@ from reactors import Lines, Owner, Producer, ReactorThread, descriptors, descrip
 from servers import ending, read_all, read_exactly, reset, wait_for
 from twisted.internet.testing import StringTransport
 
-from ktcpvs.relay.poller import SocketPoller
 from ktcpvs.streams.contract import NotDetachable
 from ktcpvs.streams.detached import DetachedTransport
+from ktcpvs.streams.poller import SocketPoller
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system.sockets import RESET_ON_CLOSE
 
@@ -175,7 +175,7 @@ def test_from_the_first(lines: Lines, poller: SocketPoller, pause: bool) -> None
             hand.take(owner.stream)
 
     owner, peer = lines.line(at_once, b"said before")
-    if lines.how == "called" and pause and lines.thread.name == "uvloop":
+    if lines.how == "called" and pause and lines.is_on_uvloop:
         wait_for(lambda: refusal(lines, owner))  # uvloop begins to read, so the stream is held: see below
         return
     if pause:
@@ -205,7 +205,7 @@ def test_with_the_first_that_comes(lines: Lines, poller: SocketPoller) -> None:
 
 
 def test_what_was_written_just_before(lines: Lines, poller: SocketPoller) -> None:
-    """uvloop sends at once, so that nothing is buffered; Twisted sends in its next turn."""
+    """uvloop and bare sockets send at once, so that nothing is buffered; Twisted sends in its next turn."""
     owner, peer = lines.line()
     hand = Hand(poller)
 
@@ -219,7 +219,7 @@ def test_what_was_written_just_before(lines: Lines, poller: SocketPoller) -> Non
         return True
 
     left = lines.thread.run(write_and_leave)
-    assert left == (lines.thread.name == "uvloop")
+    assert left == (lines.is_bare or lines.is_on_uvloop)
     assert read_exactly(peer, 11) == b"onetwothree"
     if not left:
         wait_for(lambda: lines.thread.run(flushed, owner.stream))
@@ -236,7 +236,7 @@ def test_what_is_buffered_must_go_first(lines: Lines) -> None:
 def test_a_producer_is_not_told(lines: Lines, poller: SocketPoller) -> None:
     owner, _ = lines.line()
     producer = Producer()
-    lines.thread.run(owner.stream.set_backpressure, producer.pauseProducing, producer.resumeProducing)
+    lines.thread.run(owner.stream.set_backpressure, producer)
     taken(lines, poller, owner)
     owner.do("close")
     owner.hears("lost")
@@ -431,7 +431,7 @@ def test_a_stream_whose_peer_has_reset_cannot_be_detached(lines: Lines) -> None:
 def test_a_stream_with_undelivered_bytes_cannot_be_detached(lines: Lines, poller: SocketPoller) -> None:
     """uvloop reads from a connection that it made even if reading is paused: those bytes must be delivered first."""
     owner, _ = lines.line(lambda owner: owner.stream.pause(), b"first")
-    if lines.thread.name != "uvloop" or lines.how != "called":
+    if not lines.is_on_uvloop or lines.how != "called":
         assert refusal(lines, owner) is None
         return
     assert refusal(lines, owner) == NotDetachable.UNREAD
@@ -464,7 +464,7 @@ def test_without_a_descriptor_nothing_happens(lines: Lines) -> None:
 
 def living() -> int:
     """Return the number of streams and transports in memory."""
-    names = ("Stream", "UVTransport", "Server", "Client", "DetachedTransport")
+    names = ("Stream", "BareTransport", "UVTransport", "Server", "Client", "DetachedTransport")
     return sum(type(thing).__name__ in names for thing in gc.get_objects())
 
 

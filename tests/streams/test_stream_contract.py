@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reactors import Lines, ReactorThread
+from reactors import HoldsBack, Lines, ReactorThread
 from servers import read_all, read_exactly, reset, wait_for
 from twisted.internet.task import Clock
 
@@ -261,7 +261,7 @@ SOCKETS = [
     f"{reactor} {family} {how}"
     for reactor in ("uvloop", "epoll")
     for family in ("TCP", "unix")
-    for how in ("accepted", "called")
+    for how in ("accepted", "called", "bare accepted", "bare called")
 ]
 
 
@@ -272,7 +272,7 @@ def case(request: pytest.FixtureRequest, threads: dict[str, ReactorThread], tmp_
         yield memory
         memory.close()
         return
-    reactor, family, how = request.param.split()
+    reactor, family, how = request.param.split(maxsplit=2)
     thread = threads[reactor]
     thread.failures.clear()
     sockets = SocketCase(thread, how, socket.AF_UNIX if family == "unix" else socket.AF_INET, tmp_path)
@@ -573,14 +573,20 @@ def test_paused_from_the_first(case: Case) -> None:
 
 
 class Pressure:
-    """told: which of the two functions were called, in order."""
+    """told: which of the two methods were called, in order."""
 
     def __init__(self, case: Case, owner: Any) -> None:
         self.told: list[str] = []
         case.run(lambda: self.set(owner.stream))
 
     def set(self, stream: Stream) -> None:
-        stream.set_backpressure(lambda: self.told.append("paused"), lambda: self.told.append("resumed"))
+        stream.set_backpressure(self)
+
+    def pause_writing(self) -> None:
+        self.told.append("paused")
+
+    def resume_writing(self) -> None:
+        self.told.append("resumed")
 
 
 def test_backpressure(case: Case) -> None:
@@ -621,7 +627,7 @@ def test_one_stream_holds_another_back(case: Case) -> None:
     target, reader = case.pair()
 
     def join() -> None:
-        target.stream.set_backpressure(source.stream.pause, source.stream.resume)
+        target.stream.set_backpressure(HoldsBack(source.stream))
         source.stream.dataReceived = lambda data: target.stream.write(data)
         source.stream.ended = target.stream.half_close
 

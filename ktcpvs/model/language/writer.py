@@ -1,10 +1,11 @@
-"""Writes services and settings in the configuration language. `parser` reads the text back to the same values."""
+"""Writes services, tests and settings in the configuration language. `parser` reads them back to the same values."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ktcpvs.model.expectation import CLIENT, Expectation
 from ktcpvs.model.language.lexer import quoted, word
 from ktcpvs.model.network import read_networks
 from ktcpvs.model.options import read_address
@@ -46,6 +47,14 @@ def write_service(described: dict[str, Any], show: ShowAddress = str) -> str:
 def _parts(networks: list[str]) -> Iterable[list[str]]:
     """Yield the networks of each line."""
     return (networks[start : start + NETWORKS_PER_LINE] for start in range(0, len(networks), NETWORKS_PER_LINE))
+
+
+def write_test(test: Expectation) -> str:
+    """Return `test "GET /x" ... -> ...`, which the parser reads."""
+    words = ["test", quoted(test.request), *map(quoted, test.headers)]
+    if test.client != CLIENT:
+        words += ["from", test.client]
+    return " ".join([*words, "->", *([test.outcome] if test.outcome else [word(str(one)) for one in test.servers])])
 
 
 def write_settings(values: dict[str, int | str]) -> str:

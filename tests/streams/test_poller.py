@@ -13,7 +13,7 @@ import pytest
 from reactors import ReactorThread, descriptors, settled
 from servers import wait_for
 
-from ktcpvs.relay.poller import MAX_EVENTS, SocketPoller
+from ktcpvs.streams.poller import MAX_EVENTS, SocketPoller
 
 IN, OUT, HUP = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP
 
@@ -243,3 +243,39 @@ def test_a_reactor_that_stops_closes_it(name: str) -> None:
     thread.stop()
     assert poller.fileno() == -1
     assert thread.failures == []
+
+
+def test_deferred_calls_follow_the_callbacks_of_a_turn(thread: ReactorThread, poller: SocketPoller, pair: Pair) -> None:
+    pairs = [pair() for _ in range(3)]
+    told: list[str] = []
+
+    def tell(number: int, _: int) -> None:
+        told.append("ready")
+        poller.defer(lambda: told.append("deferred"))
+        poller.unregister(pairs[number][0].fileno())
+
+    watch_all(thread, poller, pairs, tell)
+    wait_for(lambda: len(told) == 6)
+    assert told == ["ready"] * 3 + ["deferred"] * 3
+    thread.run(lambda: (poller.defer(lambda: told.append("deferred")), told.append("not yet")))
+    wait_for(lambda: told[6:] == ["not yet", "deferred"])
+
+
+def test_after_a_fork_a_forgotten_descriptor_is_silent(thread: ReactorThread, poller: SocketPoller, pair: Pair) -> None:
+    """The child holds a duplicate, so that closing the descriptor would not unregister it."""
+    one, peer = pair()
+    told: list[int] = []
+    thread.run(poller.register, one.fileno(), IN, told.append)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(writing)
+        os.read(reading, 1)
+        os._exit(0)
+    os.close(reading)
+    thread.run(lambda: (poller.forget(one.fileno()), one.close()))
+    peer.send(b"x")
+    turns(thread)
+    os.close(writing)
+    os.waitpid(child, 0)
+    assert told == []
