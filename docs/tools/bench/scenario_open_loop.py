@@ -26,10 +26,10 @@ GOAL = 1.3
 WORK = (
     f"X, and Y with the combined log, with two processes: ktcpvs with `--workers {WORKERS}`, HAProxy with `nbthread "
     f"{WORKERS}`, nginx with as many worker processes. First, {CLIENTS} connections ask as fast as responses come: "
-    f"*saturation*. Then all proxies get the same load, {PART:.0%} of the smallest of these rates. It is an open loop: "
-    "every request has its time, at even intervals, whether the responses before it have come or not, and its latency "
-    f"counts from then. So a proxy that pauses is charged for each request that would have come meanwhile. The "
-    f"{CLIENTS} connections are used in turn, one request at a time on each. The load is `docs/tools/bench/"
+    f"*saturation*. Then all proxies get the same load, {100 * PART:.0f} % of the smallest of these rates. It is an "
+    "open loop: every request has its time, at even intervals, whether the responses before it have come or not, and "
+    f"its latency counts from then. So a proxy that pauses is charged for each request that would have come meanwhile. "
+    f"The {CLIENTS} connections are used in turn, one request at a time on each. The load is `docs/tools/bench/"
     "open_loop.c`; its own delay, the time for which it got no core when a request was due, is part of the latency."
 )
 
@@ -38,8 +38,8 @@ SHARED = (
     "cores. Saturation is therefore that of the whole machine: the rates of the proxies differ less than the proxies "
     "do, and none of them is what two cores of its own would carry. A latency has in it the time that a request waits "
     "until the load, a worker and a server get a core from each other, and at this rate the machine is still busy for "
-    f"{PART:.0%} of the time or more. Such waits are of a few milliseconds and decide about the 99th percentile; the "
-    "load's own delay shows how long they are for a program that does almost nothing."
+    f"{100 * PART:.0f} % of the time or more. Such waits are of a few milliseconds and decide about the 99th "
+    "percentile; the load's own delay shows how long they are for a program that does almost nothing."
 )
 
 
