@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import xml.etree.ElementTree
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,14 @@ from bench import (  # noqa: E402 - found by the line above
     document,
     load,
     machine,
+    open_loop,
+    overview,
     processes,
     relay_goals,
     results,
     run,
     scenario_memory,
+    scenario_open_loop,
     scenario_relays,
     scenario_rules,
 )
@@ -285,17 +288,39 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    """A server that responds `hello from a`."""
-    server = ThreadingHTTPServer(("127.0.0.1", free_port()), Handler)
+class SlowHandler(Handler):
+    def do_GET(self) -> None:
+        time.sleep(0.05)
+        super().do_GET()
+
+
+@contextlib.contextmanager
+def http_server(handler: type[Handler]) -> Iterator[int]:
+    """A server for as long as the block lasts; its port."""
+    server = ThreadingHTTPServer(("127.0.0.1", free_port()), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
-    yield server.server_address[1]
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """A server that responds `hello from a`."""
+    with http_server(Handler) as opened:
+        yield opened
+
+
+@pytest.fixture
+def slow_port() -> Iterator[int]:
+    """A server that takes 50 ms for a response."""
+    with http_server(SlowHandler) as opened:
+        yield opened
 
 
 @pytest.mark.parametrize("one_server", [False, True])
@@ -373,6 +398,83 @@ def test_the_prober_ends_at_a_wrong_response(port: int, path: str, body: str) ->
         assert process.stderr is not None
         assert process.wait(30) == 1
         assert "answer" in process.stderr.read()
+
+
+# The open loop.
+
+
+@pytest.fixture(scope="module")
+def open_load(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return open_loop.build(tmp_path_factory.mktemp("load"))
+
+
+@pytest.fixture
+def requests_to(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a file of requests for these paths."""
+
+    def write(*paths: str) -> Path:
+        made = [f"GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n".encode() for path in paths]
+        return Path(browsers.write_script(tmp_path, "load", made)).with_suffix(".requests")
+
+    return write
+
+
+def test_every_due_request_is_sent_and_answered(port: int, open_load: Path, requests_to: Callable[..., Path]) -> None:
+    report = open_loop.run(open_load, port, requests_to("/", "/other"), HERE, clients=4, rate=100, seconds=0.5)
+    assert report.requests == 50
+    assert report.seconds >= 0.49
+    assert 0 < report.median <= report.slowest
+
+
+def test_a_closed_loop_sends_until_its_time_is_over(
+    port: int, open_load: Path, requests_to: Callable[..., Path]
+) -> None:
+    report = open_loop.run(open_load, port, requests_to("/"), HERE, clients=4, rate=0, seconds=0.3)
+    assert report.requests >= 4
+    assert report.seconds >= 0.3
+
+
+def test_latencies_count_from_the_moment_when_a_request_is_due(
+    slow_port: int, open_load: Path, requests_to: Callable[..., Path]
+) -> None:
+    """Each response takes 50 ms and there is one connection, but a request is due every 10 ms: the last waits long."""
+    report = open_loop.run(open_load, slow_port, requests_to("/"), HERE, clients=1, rate=100, seconds=0.1)
+    assert report.requests == 10
+    assert report.slowest >= 10 * 0.05 - 0.09
+    assert report.late < report.slowest
+
+
+@pytest.mark.parametrize(("path", "complaint"), [("/missing", "404"), ("/closing", "closed"), ("/short", "closed")])
+def test_a_wrong_response_ends_the_open_loop(
+    port: int, open_load: Path, requests_to: Callable[..., Path], path: str, complaint: str
+) -> None:
+    with pytest.raises(Failure, match=complaint):
+        open_loop.run(open_load, port, requests_to(path), HERE, clients=1, rate=50, seconds=0.2)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "requests 0\nseconds 1.0\nlatency p50 1.0 p99 2.0\nlate p99 1.0\n", "requests 5\n"]
+)
+def test_a_load_without_figures_ends_the_run(text: str) -> None:
+    with pytest.raises(Failure, match="has not measured"):
+        open_loop.read(text)
+
+
+def test_the_goal_of_latencies_compares_with_haproxy() -> None:
+    case = results.Case("X", {"ktcpvs": {"p99": [4.0, 6.0, 5.0]}, "HAProxy http": {"p99": [4.0]}})
+    assert [(goal.text, goal.value, goal.reached) for goal in scenario_open_loop.goals(case)] == [
+        ("X: 99th percentile, ktcpvs / HAProxy http", 1.25, True)
+    ]
+    del case.figures["HAProxy http"]
+    assert scenario_open_loop.goals(case) == []
+
+
+def test_two_workers_have_cores_of_their_own_where_there_are_four(tmp_path: Path) -> None:
+    shop = Workshop(tmp_path, {3}, {0, 1, 2}, rounds=1, seconds=1, quick=True)
+    place = scenario_open_loop.on_enough_cores(shop)
+    assert place is not None
+    assert (place.proxy, place.load) == ({2, 3}, {0, 1})
+    assert scenario_open_loop.on_enough_cores(evolve(shop, load={0})) is None
 
 
 # Configurations.
@@ -580,6 +682,85 @@ def test_other_scenarios_stay_on_the_page_unless_the_machine_differs(tmp_path: P
     assert "## B. " not in page.read_text()
 
 
+# What the page opens with.
+
+
+def realistic(letter: str, *cases: results.Case) -> results.Scenario:
+    goals = [goal for case in cases for goal in case.goals("cpu", {"HAProxy http": 0.8})]
+    return results.Scenario(letter, "", "", ["cpu"], list(cases), goals)
+
+
+def costs(label: str, **peers: float) -> results.Case:
+    names = {"ours": "ktcpvs", "haproxy": "HAProxy http", "nginx": "nginx", "baseline": "ktcpvs, baseline"}
+    return results.Case(label, {names[peer]: {"cpu": [cost]} for peer, cost in peers.items()})
+
+
+MEASURED = {
+    "A": realistic("A", costs("", ours=10, haproxy=5)),
+    "E": realistic("E", costs("identical", ours=10, haproxy=30), costs("browsers", ours=10, haproxy=8)),
+    "X": realistic("X", costs("", ours=10, haproxy=11, nginx=6, baseline=50)),
+    "Y": realistic("Y", costs("combined", ours=10, baseline=20)),
+}
+
+
+def test_realistic_work_is_compared_with_each_peer_and_nothing_else_is() -> None:
+    rows = overview.comparisons(MEASURED)
+    assert [(row.letter, row.peer, row.ratio, row.wanted) for row in rows] == [
+        ("X", "HAProxy", 1.1, 0.8),
+        ("X", "nginx", 0.6, None),
+        ("E", "HAProxy", 0.8, 0.8),
+    ]
+
+
+def test_the_page_opens_with_what_is_ahead_and_what_is_behind() -> None:
+    latency = results.Goal("X: 99th percentile, ktcpvs / HAProxy http", 1.5, 1.3, at_most=True)
+    measured = {**MEASURED, "W": results.Scenario("W", "", "", ["p99"], [], [latency])}
+    chart_line, _, *items = overview.lines(measured)
+    told = [chart_line, *(" ".join(item.split()) for item in items)]
+    assert told[0].endswith("](benchmarks/overview.svg)")
+    assert told[1].endswith(": X browser requests, HAProxy 1.10.")
+    assert told[2].endswith(": X browser requests, nginx 0.60; E new client connections, HAProxy 0.80.")
+    assert told[3].endswith("ktcpvs / HAProxy http 1.50, at most 1.3 wanted: **not reached**.")
+    assert told[4].startswith("- Not measured beside a peer: Y with a combined log; Y with a JSON log; Z session")
+
+
+def test_without_realistic_work_the_page_has_no_such_chart(tmp_path: Path) -> None:
+    page = tmp_path / "benchmarks.md"
+    document.write(document.Results({}, MEASURED), page)
+    assert (tmp_path / "benchmarks" / "overview.svg").exists()
+    assert "](benchmarks/overview.svg)" in page.read_text()
+    document.write(document.Results({"cores": "4"}, {"A": MEASURED["A"]}), page)
+    assert not (tmp_path / "benchmarks" / "overview.svg").exists()
+    assert "overview.svg" not in page.read_text()
+    with pytest.raises(ValueError, match="nothing to draw"):
+        overview.picture([])
+
+
+def test_bars_begin_at_one_and_point_to_the_cheaper_side() -> None:
+    svg = overview.picture(overview.comparisons(MEASURED))
+    root = xml.etree.ElementTree.fromstring(svg)
+    bars = [node.attrib for node in root.iter() if node.tag.endswith("rect")]
+    assert [bar["class"] for bar in bars] == ["ahead", "behind", "behind"]
+    middle = float(bars[0]["x"])
+    for bar in bars[1:]:
+        assert float(bar["x"]) + float(bar["width"]) == pytest.approx(middle, abs=0.2)
+    assert {"1.10", "0.60", "0.80"} <= set(texts(svg))
+    assert all(0 <= float(bar["x"]) <= overview.WIDTH - float(bar["width"]) for bar in bars)
+    assert "prefers-color-scheme: dark" in svg
+
+
+def test_a_page_is_drawn_again_from_its_figures_and_those_of_other_runs(tmp_path: Path) -> None:
+    page, other = tmp_path / "page" / "benchmarks.md", tmp_path / "other" / "benchmarks.md"
+    for path, letter in ((page, "A"), (other, "X")):
+        path.parent.mkdir()
+        document.write(document.Results({"cores": "2"}, {letter: MEASURED[letter]}), path)
+    page.unlink()
+    assert run.main(["--page", str(page), "--redraw", str(other.parent / "benchmarks" / "results.json")]) == 0
+    assert "| A | HAProxy http / ktcpvs |" in page.read_text()
+    assert "| X | HAProxy http / ktcpvs |" in page.read_text()
+    assert run.main(["--page", str(page), "--redraw", str(tmp_path / "missing.json")]) == 1
+
+
 # Relays.
 
 
@@ -672,7 +853,7 @@ def test_a_scenario_without_goals_has_no_table_of_them() -> None:
 
 
 def test_scenarios_are_chosen_by_their_letters() -> None:
-    assert run.letters("") == list("ABCDEFGHIJKUVXYZ")
+    assert run.letters("") == list("ABCDEFGHIJKUVWXYZ")
     assert run.letters("e, A") == ["A", "E"]
     with pytest.raises(argparse.ArgumentTypeError, match="no scenario Q"):
         run.letters("A,Q")

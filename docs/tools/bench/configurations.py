@@ -40,7 +40,8 @@ class Site:
     """port: where the proxy listens. servers: HOST:PORT of each real server. rules: tried in their order.
     default: the server for what no rule matches. clients: connections that the proxy must be able to hold.
     forwards: servers get X-Forwarded-For. log: the format of the access log, "combined" or "json"; an empty text: there
-    is none. log_file: its path. sessions: a cookie keeps a client at its server."""
+    is none. log_file: its path. sessions: a cookie keeps a client at its server. threads: of HAProxy, and
+    worker processes of nginx."""
 
     port: int
     servers: tuple[str, ...]
@@ -51,6 +52,7 @@ class Site:
     log: str = ""
     log_file: str = ""
     sessions: bool = False
+    threads: int = 1
 
 
 RULED = ("http", "hhttp", "phttp", "chttp")
@@ -95,7 +97,7 @@ HAPROXY_LOGS = {
 
 HAPROXY = """\
 global
-    nbthread 1
+    nbthread {threads}
     no strict-limits
     maxconn {clients}
 defaults
@@ -119,7 +121,7 @@ def haproxy_http(site: Site, map_file: str = "") -> str:
         lines += ["    default_backend all", "backend all", "    balance leastconn"]
         lines += [f"    cookie {SESSION} insert indirect nocache"]
         lines += [f"    server s{number} {server} cookie s{number}" for number, server in enumerate(site.servers)]
-        return HAPROXY.format(mode="http", clients=site.clients) + "\n".join([*lines, ""])
+        return HAPROXY.format(mode="http", clients=site.clients, threads=site.threads) + "\n".join([*lines, ""])
     lines += [
         f"    use_backend s{rule.server} if {{ path_beg {rule.prefix} }}" for rule in site.rules if not rule.is_regex
     ]
@@ -132,7 +134,7 @@ def haproxy_http(site: Site, map_file: str = "") -> str:
         lines += [f"    default_backend s{site.default}"]
     for number, server in enumerate(site.servers):
         lines += [f"backend s{number}", f"    server one {server}"]
-    return HAPROXY.format(mode="http", clients=site.clients) + "\n".join([*lines, ""])
+    return HAPROXY.format(mode="http", clients=site.clients, threads=site.threads) + "\n".join([*lines, ""])
 
 
 def haproxy_map(site: Site) -> str:
@@ -148,7 +150,7 @@ def haproxy_inspect(site: Site) -> str:
     lines += [f"    default_backend s{site.default}"]
     for number, server in enumerate(site.servers):
         lines += [f"backend s{number}", f"    server one {server}"]
-    return HAPROXY.format(mode="tcp", clients=site.clients) + "\n".join([*lines, ""])
+    return HAPROXY.format(mode="tcp", clients=site.clients, threads=site.threads) + "\n".join([*lines, ""])
 
 
 def haproxy_tcp(site: Site, splice: tuple[str, ...] = ()) -> str:
@@ -157,7 +159,7 @@ def haproxy_tcp(site: Site, splice: tuple[str, ...] = ()) -> str:
     lines = ["listen web", f"    bind {LOOPBACK}:{site.port}", "    balance leastconn"]
     lines += [f"    option {option}" for option in splice]
     lines += [f"    server s{number} {server}" for number, server in enumerate(site.servers)]
-    return HAPROXY.format(mode="tcp", clients=site.clients) + "\n".join([*lines, ""])
+    return HAPROXY.format(mode="tcp", clients=site.clients, threads=site.threads) + "\n".join([*lines, ""])
 
 
 NGINX = """\

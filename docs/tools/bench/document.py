@@ -11,6 +11,7 @@ from typing import Any
 
 from attrs import frozen
 
+from bench import overview
 from bench.chart import Bar, Group, draw
 from bench.peers import OURS
 from bench.results import METRICS, Case, Goal, Scenario, from_json, median, ratio, to_json
@@ -25,6 +26,9 @@ and has written this page; the figures of every round are in [results.json](benc
 **What counts is the CPU time that the proxy spends on a request.** It says how many requests one core can carry, and it
 depends less on what else the machine does than requests per second.
 """
+
+OVERVIEW = "overview.svg"
+"""The chart that the page opens with."""
 
 METHOD = """\
 ## How it is measured
@@ -42,13 +46,14 @@ METHOD = """\
   all the time, and not the proxy's. CPU per request does not suffer from that.
 - `phttp`, `http` and `wlc` are [schedulers](schedulers.md#the-built-in-schedulers) of the switch: what it
   decides by, and when.
-- HAProxy has one thread and nginx one worker process, as ktcpvs has one process. Nobody logs. Server connections are
-  kept by everybody who can. The configurations stand in `docs/tools/bench/configurations.py`.
+- HAProxy has one thread and nginx one worker process, as ktcpvs has one process; in W each has two. Only Y and W have
+  an access log. Every proxy that can keeps its server connections. The configurations are in
+  `docs/tools/bench/configurations.py`.
 - Before anything is measured, every proxy's answers are looked at: status, body, and whether the right server gave
   them. A wrong answer, a broken connection or a missing program ends the run with an error.
 
 `make bench QUICK=1` takes under two minutes and is good for a look; `make bench ONLY=A,E` measures some scenarios and
-leaves the others as they are. Debian's packages haproxy, nginx-light and wrk are needed.
+leaves the others as they are. It needs Debian's packages haproxy, nginx-light, wrk and gcc.
 """
 
 
@@ -182,7 +187,16 @@ def summary(results: Results) -> list[str]:
 
 def markdown(results: Results) -> str:
     """The whole page."""
-    parts = [OPENING, "## The goals\n", *summary(results), "", METHOD, "## The machine\n"]
+    parts = [
+        OPENING,
+        *overview.lines(results.scenarios),
+        "",
+        "## The goals\n",
+        *summary(results),
+        "",
+        METHOD,
+        "## The machine\n",
+    ]
     parts += [*machine_table(results.machine), ""]
     parts += [section(scenario) for scenario in results.scenarios.values()]
     return "\n".join(parts)
@@ -201,6 +215,11 @@ def write(results: Results, page: Path) -> Results:
             chart.unlink(missing_ok=True)
         else:
             chart.write_text(picture(scenario), encoding="utf-8")
+    rows = overview.comparisons(together.scenarios)
+    if rows:
+        (folder / OVERVIEW).write_text(overview.picture(rows), encoding="utf-8")
+    else:
+        (folder / OVERVIEW).unlink(missing_ok=True)
     raw.write_text(as_json(together), encoding="utf-8")
     page.write_text(markdown(together), encoding="utf-8")
     return together

@@ -140,7 +140,7 @@ def nginx_proxy(shop: Workshop, site: Site) -> Iterator[Peer]:
     body = configurations.nginx_proxy(site)
     # It closes idle connections when fewer than a sixteenth are free.
     clients, log = site.clients * 6 // 5 + 1000, configurations.nginx_log(site)
-    with nginx(shop, f"nginx-{site.port}", body, shop.proxy, clients, log=log) as started:
+    with nginx(shop, f"nginx-{site.port}", body, shop.proxy, clients, site.threads, log=log) as started:
         started.wait_until_open(site.port)
         yield Peer(NGINX, site.port, started)
 
@@ -175,15 +175,15 @@ def whose(shop: Workshop, *kinds: Kind) -> list[Start]:
     return [functools.partial(kind, shop) for kind in kinds]
 
 
-def ours(shop: Workshop, scheduler: str, relay: str = "", tree: Path | None = None) -> Start:
-    """The switch with this scheduler and relay, as what `start_all` wants. tree: as for `ktcpvs`."""
-    return lambda site: ktcpvs(shop, site, scheduler, relay=relay, tree=tree)
+def ours(shop: Workshop, scheduler: str, relay: str = "", tree: Path | None = None, workers: int = 0) -> Start:
+    """The switch with this scheduler and relay, as what `start_all` wants. tree, workers: as for `ktcpvs`."""
+    return lambda site: ktcpvs(shop, site, scheduler, workers=workers, relay=relay, tree=tree)
 
 
-def everybody(shop: Workshop, scheduler: str, *kinds: Kind) -> list[Start]:
+def everybody(shop: Workshop, scheduler: str, *kinds: Kind, workers: int = 0) -> list[Start]:
     """The switch with this scheduler, the baseline's if there is one, and these kinds of peers, as what `start_all`
-    wants."""
-    starts = [ours(shop, scheduler)]
+    wants. workers: of the switch; 0 for everything in one process."""
+    starts = [ours(shop, scheduler, workers=workers)]
     if shop.baseline is not None:
-        starts.append(ours(shop, scheduler, tree=shop.baseline))
+        starts.append(ours(shop, scheduler, tree=shop.baseline, workers=workers))
     return starts if shop.only_ours else [*starts, *whose(shop, *kinds)]

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from bench.failure import Failure
 
-PACKAGES = {"nginx": "nginx-light", "taskset": "util-linux", "setpriv": "util-linux"}
+PACKAGES = {"nginx": "nginx-light", "cc": "gcc", "taskset": "util-linux", "setpriv": "util-linux"}
 """Program -> the Debian package that has it, where the name differs."""
 
 

@@ -16,6 +16,7 @@ from bench import (
     machine,
     scenario_browsers,
     scenario_memory,
+    scenario_open_loop,
     scenario_relays,
     scenario_requests,
     scenario_rules,
@@ -24,7 +25,7 @@ from bench import (
     scenario_transfer,
     scenario_workers,
 )
-from bench.document import Results, goal_line, write
+from bench.document import Results, from_text, goal_line, write
 from bench.failure import Failure
 from bench.results import Scenario
 from bench.workshop import Workshop, raise_descriptor_limit
@@ -45,6 +46,7 @@ SCENARIOS: dict[str, Callable[[Workshop], Scenario]] = {
     "K": scenario_relays.run,
     "U": scenario_browsers.run_u,
     "V": scenario_browsers.run_v,
+    "W": scenario_open_loop.run,
     "X": scenario_browsers.run_x,
     "Y": scenario_browsers.run_y,
     "Z": scenario_browsers.run_z,
@@ -69,6 +71,13 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--baseline", type=checkout, help="another checkout of ktcpvs, which is measured too")
     parser.add_argument("--only-ours", action="store_true", help="leave the other proxies out")
     parser.add_argument("--page", type=Path, default=PAGE, help="the Markdown file to write")
+    parser.add_argument(
+        "--redraw",
+        type=Path,
+        nargs="*",
+        metavar="RESULTS.json",
+        help="measure nothing: write the page from the figures that it has and those of these files",
+    )
     return parser.parse_args(arguments)
 
 
@@ -97,6 +106,16 @@ def run_all(shop: Workshop, chosen: list[str], page: Path) -> None:
         shop.say(f"{letter}: took {time.monotonic() - began:.0f} s")
 
 
+def redraw(page: Path, files: list[Path]) -> None:
+    """Write the page anew from its own figures and from those of other runs on this machine. A later file replaces the
+    scenarios of an earlier one, and figures of another machine the whole page."""
+    for file in [page.parent / "benchmarks" / "results.json", *files]:
+        try:
+            write(from_text(file.read_text(encoding="utf-8")), page)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise Failure(f"{file} has no figures: {error!r}") from error
+
+
 def main(arguments: list[str]) -> int:
     """The exit code: 0, or 1 after a failure, which is told on standard error."""
     options = read_arguments(arguments)
@@ -105,6 +124,9 @@ def main(arguments: list[str]) -> int:
     rounds = options.rounds or (2 if options.quick else 5)
     seconds = options.seconds or (1 if options.quick else 4)
     try:
+        if options.redraw is not None:
+            redraw(options.page, options.redraw)
+            return 0
         proxy, load = machine.cores()
         raise_descriptor_limit()
         with tempfile.TemporaryDirectory(prefix="ktcpvs-bench-") as name:
