@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ktcpvs.control.command_table import ArgumentType
+from ktcpvs.control.command_table import ArgumentType, text_of
 from ktcpvs.errors import BadValue, NoConfiguration, shorten, unknown
 from ktcpvs.model.address import Address, parse_address, parse_port
 from ktcpvs.model.network import Networks, parse_networks
@@ -41,12 +41,12 @@ def _read_option(name: str, text: str) -> Any:
         raise BadValue(f"a service has no option {unknown(name, [*OPTIONS, 'port'], 40)}")
     if not text and option.default is None:
         return None
-    return option.read(name, text, service_port)
+    return option.read_text(text, service_port)
 
 
 def named_values(values: Mapping[str, Any]) -> NamedValues:
     """Return {name: value} as AMP encodes it; None becomes an empty text."""
-    return [{"name": name, "value": "" if value is None else str(value)} for name, value in values.items()]
+    return [{"name": name, "value": text_of(value)} for name, value in values.items()]
 
 
 def decode(data: bytearray, source: str) -> str:

@@ -36,6 +36,13 @@ class ArgumentType(Enum):
         return self in (ArgumentType.NETWORKS, ArgumentType.CONFIGURATION)
 
 
+def text_of(value: Any) -> str:
+    """Return the text of an option's value, an item in each line where it has several; None becomes an empty text."""
+    if isinstance(value, tuple | list):
+        return "\n".join(map(str, value))
+    return "" if value is None else str(value)
+
+
 class _Required(Enum):
     REQUIRED = "required"
 
@@ -97,6 +104,9 @@ def _optional(name: str, type: ArgumentType, help: str, option: str | None = Non
 _IDENT = Argument("ident", ArgumentType.TEXT, option="ident")
 _ANY_IDENT = _optional("ident", ArgumentType.TEXT, "None means all services.")
 _ADDRESS = Argument("address", ArgumentType.ADDRESS, option="real-server")
+_LISTEN = Argument(
+    "address", ArgumentType.ADDRESS, option="listen", help="An address without a port gets the service's port."
+)
 _PATTERN = Argument("pattern", ArgumentType.TEXT, option="pattern")
 _OPTIONS = Argument(
     "options", ArgumentType.SERVICE_OPTIONS, help='listen, port, scheduler, ...; "" removes a redirect.'
@@ -114,6 +124,18 @@ EDIT_COMMANDS: tuple[EditCommand, ...] = (
     ),
     EditCommand("DeleteService", "delete-service", "delete_service", "delete a stopped virtual service", (_IDENT,)),
     EditCommand("Flush", "flush", "flush", "delete all virtual services, if none of them runs"),
+    EditCommand(
+        "AddListener", "add-listener", "add_listener", "listen on one more address",
+        (
+            _IDENT,
+            _LISTEN,
+            Argument("tls", ArgumentType.BOOLEAN, False, is_optional=True, help="True: clients speak TLS there."),
+        ),
+    ),
+    EditCommand(
+        "DeleteListener", "del-listener", "delete_listener",
+        "listen on an address no more; connections of its clients continue", (_IDENT, _LISTEN),
+    ),
     EditCommand(
         "AddServer", "add-server", "add_server", "add a real server to a virtual service",
         (

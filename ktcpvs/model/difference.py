@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ktcpvs.errors import shorten
+from ktcpvs.model.language.writer import write_listeners
 from ktcpvs.model.options import read_address
 from ktcpvs.model.service import OPTIONS
 from ktcpvs.model.settings import SECRETS
@@ -33,7 +34,8 @@ def differences(
             lines += [f"service {ident}: {line}" for line in _service(old[ident], service)]
         else:
             counts = f"{_count(service['servers'], 'server')}, {_count(service['rules'], 'rule')}"
-            lines.append(f"+ service {ident}: {service['scheduler']} at {service['listen']}, {counts}, stopped")
+            where = ", ".join(write_listeners(service))
+            lines.append(f"+ service {ident}: {service['scheduler']} at {where}, {counts}, stopped")
     if not lines and list(old) != list(new):
         lines.append("the order of the services changes")
     return lines
@@ -50,7 +52,10 @@ def _settings(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
 
 
 def _service(before: Described, after: Described) -> Iterator[str]:
+    yield from _listeners(write_listeners(before), write_listeners(after))
     for name, option in OPTIONS.items():
+        if name == "listen":
+            continue
         old, new = before.get(name), after[name]
         if old != new:
             none = "none" if option.read is read_address else option.default
@@ -58,6 +63,17 @@ def _service(before: Described, after: Described) -> Iterator[str]:
     yield from _servers(before["servers"], after["servers"])
     yield from _rules(before["rules"], after["rules"])
     yield from _tests(before.get("tests", []), after["tests"])
+
+
+def _listeners(before: list[str], after: list[str]) -> Iterator[str]:
+    if len(before) == len(after) == 1:
+        if before != after:
+            yield f"listen: {before[0]} -> {after[0]}"
+        return
+    yield from (f"- listen {line}" for line in before if line not in after)
+    yield from (f"+ listen {line}" for line in after if line not in before)
+    if before != after and sorted(before) == sorted(after):
+        yield "the order of the listeners changes"
 
 
 def _servers(before: list[Described], after: list[Described]) -> Iterator[str]:

@@ -13,6 +13,8 @@ from ktcpvs.errors import (
     BadAddress,
     BadValue,
     Busy,
+    ListenerExists,
+    NoSuchListener,
     NoSuchNetwork,
     NoSuchRule,
     NoSuchServer,
@@ -23,6 +25,8 @@ from ktcpvs.errors import (
 from ktcpvs.model.address import Address, Inet, parse_address
 from ktcpvs.model.check import read_check, well_formed
 from ktcpvs.model.expectation import Expectation
+from ktcpvs.model.listen import Listen, ListenAddress, as_listen, check_complete, read_listen
+from ktcpvs.model.listen import well_formed as well_formed_listen
 from ktcpvs.model.network import Network, Networks, read_networks
 from ktcpvs.model.options import (
     MAX_COUNT,
@@ -40,7 +44,7 @@ from ktcpvs.model.options import (
 )
 from ktcpvs.model.pattern import DEFAULT_PATTERNS, check_pattern
 
-DEFAULT_LISTEN = parse_address("0.0.0.0:8080")
+DEFAULT_LISTEN = (ListenAddress(parse_address("0.0.0.0:8080")),)
 DEFAULT_SCHEDULER = "http"
 NO_FALLBACK = "none"
 NO_LOG = "off"
@@ -53,8 +57,7 @@ SCHEDULER = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 def _complete(instance: object, attribute: Attribute[Any], value: Address | None) -> None:
-    if isinstance(value, Inet) and value.port is None:
-        raise BadAddress(f"{value}: missing port (example: {value}:80)")
+    check_complete(value)
 
 
 def _weight(instance: object, attribute: Attribute[int], value: int) -> None:
@@ -146,7 +149,15 @@ class VirtualService:
     """
 
     ident: str = field(validator=_ident)
-    listen: Address = option(read_address, DEFAULT_LISTEN, "where clients connect to", shown=True, check=_complete)
+    listen: Listen = option(
+        read_listen,
+        DEFAULT_LISTEN,
+        "where clients connect to",
+        shown=True,
+        check=well_formed_listen,
+        repeats=True,
+        converter=as_listen,
+    )
     scheduler: str = option(
         read_word, DEFAULT_SCHEDULER, "the scheduler plugin that chooses servers", shown=True, check=_scheduler
     )
@@ -286,17 +297,53 @@ class VirtualService:
                         f"service {self.ident} has no server {address} for rule '{shorten(rule.pattern)}'"
                     )
 
+    @property
+    def address(self) -> Address:
+        """The first address on which it listens, which stands for the service where there is room for one."""
+        return self.listen[0].address
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """All addresses on which it listens."""
+        return tuple([one.address for one in self.listen])
+
+    @property
+    def port(self) -> int | None:
+        """The port of the first TCP address on which it listens, which servers without a port get; None: there is
+        none."""
+        return next((address.port for address in self.addresses if isinstance(address, Inet)), None)
+
+    @property
+    def has_tcp_listener(self) -> bool:
+        """Whether a client may come over TCP, and so have an IP address."""
+        return any(isinstance(address, Inet) for address in self.addresses)
+
     # The methods below return a changed copy or raise a Refusal.
 
     def complete(self, address: Address) -> Address:
         """Return `address`, with this service's port if its own was left out. Raises BadAddress."""
         if isinstance(address, Inet) and address.port is None:
-            if not isinstance(self.listen, Inet):
+            if self.port is None:
                 raise BadAddress(
                     f"{address}: missing port, since service {self.ident} has none (example: {address}:80)"
                 )
-            return address.with_port(self.listen.port)
+            return address.with_port(self.port)
         return address
+
+    def with_listener(self, listener: ListenAddress) -> VirtualService:
+        """Listen on one more address."""
+        if listener.address in self.addresses:
+            raise ListenerExists(f"service {self.ident} already listens on {listener.address}")
+        return evolve(self, listen=(*self.listen, listener))
+
+    def without_listener(self, address: Address) -> VirtualService:
+        """Listen on this address no more."""
+        if address not in self.addresses:
+            shown = ", ".join(map(str, self.addresses))
+            raise NoSuchListener(f"service {self.ident} does not listen on {address}, but on {shown}")
+        if len(self.listen) == 1:
+            raise Busy(f"service {self.ident} listens on {address} alone: add another listener first, or stop it")
+        return evolve(self, listen=tuple(one for one in self.listen if one.address != address))
 
     def server(self, address: Address) -> RealServer:
         """Return the real server with that complete address. Raises NoSuchServer."""

@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from ktcpvs.dispatch.selection import QUEUE, Decision, Selector
 from ktcpvs.errors import BadValue, shorten
 from ktcpvs.interfaces import CONNECTION, EACH_REQUEST
-from ktcpvs.model.address import Address, Inet, Unix
+from ktcpvs.model.address import Address, Inet
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.filter import filter_of
 from ktcpvs.model.scheduling import Request
@@ -38,7 +38,7 @@ def client_address(text: str) -> str:
 
 def denial(client: str, config: VirtualService) -> str:
     """Why the service's lists of networks turn that client away, in words; "" when they do not."""
-    judge = None if isinstance(config.listen, Unix) else filter_of(config.allow, config.deny)
+    judge = filter_of(config.allow, config.deny) if config.has_tcp_listener else None
     may, network = (True, None) if judge is None else judge.judge(ipaddress.ip_address(client).packed)
     if may:
         return ""
@@ -57,9 +57,9 @@ def read_request(
     """Fill `request` with what the scheduler would be shown. Raises BadValue, or BadRequest as for a client."""
     name, unit = prepared.config.scheduler, prepared.factory.unit
     if method is None or target is None:
-        head = _head("GET", "/", headers, prepared.config.listen)
+        head = _head("GET", "/", headers, prepared.config.address)
     else:
-        head = _head(method, target, headers, prepared.config.listen)
+        head = _head(method, target, headers, prepared.config.address)
     if unit == CONNECTION:
         if method is not None or headers:
             notes.append(f"scheduler {name} decides per connection: the request is not looked at")

@@ -1,9 +1,10 @@
-"""One virtual service that runs, or ran and drains: its listener, its scheduler, its destinations, its connections."""
+"""One virtual service that runs, or ran and drains: its listeners, its scheduler, its destinations, its connections."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from functools import partial
 from operator import methodcaller
 from typing import Any
 
@@ -29,6 +30,7 @@ from ktcpvs.services.preambles import Preambles
 from ktcpvs.services.prepared import Prepared
 from ktcpvs.streams.accept import adopt_socket, client_name
 from ktcpvs.streams.connector import Connector
+from ktcpvs.streams.preamble import Stage
 from ktcpvs.system import log as levels
 from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.sockets import close_with_reset
@@ -50,13 +52,14 @@ ROOM_INTERVAL = 0.05
 
 
 class RunningService:
-    """A service that runs, or ran and drains: its listener, its scheduler, its servers, its connections.
+    """A service that runs, or ran and drains: its listeners, its scheduler, its servers, its connections.
 
     context: what all of the process shares. traffic: the collaborators of its connections. config: as it runs.
     destinations: its servers by address. leaving: deleted servers whose connections drain. server_connections: of a
     service that is switched request by request. cache: its parsed heads. health: of its servers. clients: how many
-    clients it has in all processes. preambles: its clients that are still in their preamble. retired: fires when the
-    previous listener is closed; None: there was none on the same port. scheduler_factory: the scheduler's plugin.
+    clients it has in all processes. preambles: its clients that are still in their preamble. listeners: by
+    address, in the order in which they are configured. retired: each fires when a listener is closed that another one
+    has followed on the same port. scheduler_factory: the scheduler's plugin.
     """
 
     def __init__(self, context: Context, config: VirtualService) -> None:
@@ -66,8 +69,8 @@ class RunningService:
         self.destinations: dict[Address, Destination] = {}
         self.leaving: dict[Address, Destination] = {}
         self.scheduler_factory: Any = None
-        self.listener: Listener | None = None
-        self.retired: Deferred[None] | None = None
+        self.listeners: dict[Address, Listener] = {}
+        self.retired: list[Deferred[None]] = []
         self.connections: set[ClientConnection] = set()
         self.clients = context.counters.clients(config.ident)
         self.server_connections = ServerConnections(context)
@@ -81,7 +84,8 @@ class RunningService:
         self._is_deleted = False
         self._is_handed_over = False
         self._room_job = PeriodicJob(context.reactor, self._look_for_room, self._look_failed, ROOM_INTERVAL)
-        self._retiring: Listener | None = None  # the previous listener, while it takes in its last clients
+        self._retiring: list[Listener] = []  # previous listeners, which may still take in their last clients
+        self._stages: Mapping[Address, Sequence[Stage]] = {}
         self._view: ServiceView | None = None
         self._drain: Timer | None = None
 
@@ -158,7 +162,8 @@ class RunningService:
         self.config = traffic.config = config
         self.destinations, self._view = destinations, prepared.seen
         self.scheduler_factory, traffic.unit = prepared.factory, unit
-        self.client_factory.stages = prepared.stages
+        self._stages = prepared.stages
+        self.client_factory.stages = prepared.stages.get(config.address, ())
         usable = frozenset(destinations.values())
         traffic.selector.configure(config, prepared.scheduler, usable, prepared.bind_fallback())
         if gone:
@@ -173,9 +178,9 @@ class RunningService:
         self._step("idle connections", self.server_connections.close, kept)
         self._step("connectors", self._renew_connectors, kept)
         self._step("settings", self.apply_settings)
-        if self.listener is not None:
-            self.listener.accepted = self._accept
-            self.listener.resume()
+        for at, listener in self.listeners.items():
+            listener.accepted = self._accept_at(at)
+        self.resume_listeners()
         self._step("queue", traffic.queue.try_all)
 
     def _step(self, name: str, call: Callable[..., object], *arguments: Any) -> bool:
@@ -188,10 +193,11 @@ class RunningService:
         if changed:
             self.server_connections.retire(changed)
 
-    @property
-    def _accept(self) -> Callable[[socket.socket, Any], object]:
-        """What gets the accepted sockets: without stages, nothing comes between accept and the client connection."""
-        return self._accepted_with_preamble if self.client_factory.stages else self._accepted
+    def _accept_at(self, address: Address) -> Callable[[socket.socket, Any], object]:
+        """What gets the sockets accepted at that address: without stages, nothing comes between accept and the client
+        connection."""
+        stages = self._stages.get(address, ())
+        return partial(self._accepted_with_preamble, stages) if stages else self._accepted
 
     def _register_watchers(self, scheduler: Any) -> None:
         for destination in self.usable:
@@ -207,50 +213,70 @@ class RunningService:
         if not self.connections and not self.preambles:
             self.traffic.access_log.release()
 
-    def listen(self, sock: socket.socket) -> None:
-        """Accept clients from `sock`, and no longer from the one before."""
-        before, self.listener = self.listener, Listener(self.context, self.ident, sock, self._admit, self._accept)
-        if before is not None:
-            self._step("listener before", self._end_listener, before, self.listener)
+    def listen(self, socks: Mapping[Address, socket.socket]) -> None:
+        """Accept clients from `socks` too, by address, and no longer at addresses that are not configured any more.
+        Listeners at the other addresses are left alone."""
+        addresses = self.config.addresses
+        leaving = [listener for at, listener in self.listeners.items() if at in socks or at not in addresses]
+        new = {at: self._make_listener(at, sock) for at, sock in socks.items()}
+        known = {**self.listeners, **new}
+        self.listeners = {at: known[at] for at in addresses if at in known}
+        self.retired, self._retiring = [], [listener for listener in self._retiring if not listener.closed]
+        ports = {listener.port for listener in new.values()} - {None}
+        for listener in leaving:
+            self._step("listener before", self._end_listener, listener, ports)
         if self._drain is not None:
             self._drain.cancel()
             self._drain = None
-        self.listener.start()
-        self.context.log.event(
-            levels.DAEMON, "service {ident} listens on {at}", ident=self.ident, at=self.config.listen
-        )
+        for at, listener in new.items():
+            listener.start()
+            self.context.log.event(levels.DAEMON, "service {ident} listens on {at}", ident=self.ident, at=at)
 
-    def _end_listener(self, before: Listener, after: Listener) -> None:
-        """Accept no longer from `before`, at once or, where both have the same port, without a gap."""
-        if before.port is not None and before.port == after.port:
-            self._retiring = before
-            self.retired = before.retire()
+    def _make_listener(self, address: Address, sock: socket.socket) -> Listener:
+        def admit() -> bool:
+            return self._admit(listener)
+
+        listener = Listener(self.context, self.ident, sock, admit, self._accept_at(address))
+        return listener
+
+    def _end_listener(self, before: Listener, ports: Collection[int | None]) -> None:
+        """Accept no longer from `before`, at once or, where a new listener has the same port, without a gap."""
+        if before.port in ports:
+            self._retiring.append(before)
+            self.retired.append(before.retire())
         else:
             before.close()
+
+    def resume_listeners(self) -> None:
+        """There may be room for clients again."""
+        for listener in self.listeners.values():
+            listener.resume()
 
     @property
     def living(self) -> int:
         """How many connections live, those in their preamble included; a socket that is listened on a little longer
         counts as one."""
-        return len(self.connections) + len(self.preambles) + (self._is_handed_over and self.listener is not None)
+        return len(self.connections) + len(self.preambles) + (len(self.listeners) if self._is_handed_over else 0)
 
-    def hand_over(self, late: bool) -> None:
+    def hand_over(self, late: Collection[Address] = ()) -> None:
         """Another process accepts its clients. Connections may finish until the drain timeout. An idle client may send
-        one more request, and so may a client that completes its preamble. late: the other process has not taken this
-        socket, and no more clients are sent to it."""
+        one more request, and so may a client that completes its preamble. late: the addresses of which the other
+        process has not taken this socket, and no more clients are sent to it."""
         if self._is_handed_over:
             return
         self._is_handed_over = True
         self._close_retiring()
-        if self.listener is not None and late:
-            self.context.reactor.callLater(HANDED_OVER_TIME, self._close_listener, self.listener.close)
-        elif self.listener is not None:
-            self._close_listener(self.listener.release)
+        for address, listener in list(self.listeners.items()):
+            if address in late:
+                self.context.reactor.callLater(HANDED_OVER_TIME, self._close_late, address, listener)
+            else:
+                self._step("listener", listener.release)
+                del self.listeners[address]
         self._let_drain(methodcaller("retire_gently"))
 
-    def _close_listener(self, close: Callable[[], None]) -> None:
-        self._step("listener", close)
-        self.listener = None
+    def _close_late(self, address: Address, listener: Listener) -> None:
+        self._step("listener", listener.close)
+        self.listeners.pop(address, None)
         self._let_drain(methodcaller("retire_gently"))
 
     def stop(self) -> None:
@@ -258,9 +284,10 @@ class RunningService:
         if self._is_handed_over:
             return
         self._close_retiring()
-        if self.listener is not None:
-            self._step("listener", self.listener.close)
-            self.listener = None
+        if self.listeners:
+            for listener in self.listeners.values():
+                self._step("listener", listener.close)
+            self.listeners = {}
             self.context.log.event(
                 levels.DAEMON,
                 "service {ident} stopped, {n} connections drain",
@@ -271,8 +298,8 @@ class RunningService:
         self._let_drain(methodcaller("retire"))
 
     def _close_retiring(self) -> None:
-        if self._retiring is not None:
-            self._retiring.close()
+        for listener in self._retiring:
+            listener.close()
 
     def _let_drain(self, part: Callable[[ClientConnection], object]) -> None:
         for connection in list(self.connections):
@@ -283,8 +310,8 @@ class RunningService:
 
     def settings_changed(self) -> None:
         """Timeouts and the backlog hold for what lives already."""
-        if self.listener is not None:
-            self._step("backlog", self.listener.socket.listen, self.context.settings.max_backlog)
+        for listener in self.listeners.values():
+            self._step("backlog", listener.socket.listen, self.context.settings.max_backlog)
         self._step("settings", self.apply_settings)
         for connection in list(self.connections):
             self._step("timeouts", connection.rearm)
@@ -323,8 +350,7 @@ class RunningService:
 
     # Clients.
 
-    def _admit(self) -> bool:
-        listener = self.listener
+    def _admit(self, listener: Listener) -> bool:
         most = self.config.maxclients
         if most and self.clients.in_all >= most:
             if self.clients.is_shared:
@@ -333,8 +359,7 @@ class RunningService:
         descriptors = self.context.descriptors
         if not descriptors.are_free:
             descriptors.close_idle()  # idle connections to servers are the first to go
-            if listener is not None:
-                descriptors.waiting.add(listener)
+            descriptors.waiting.add(listener)
             return False
         return True
 
@@ -350,8 +375,7 @@ class RunningService:
 
     def _look_for_room(self) -> float | None:
         queue = self.traffic.queue
-        if self.listener is not None:
-            self.listener.resume()
+        self.resume_listeners()
         for destination in self.selector.limited if queue else ():
             if not destination.is_full:
                 queue.freed(destination)
@@ -378,9 +402,9 @@ class RunningService:
             sock.close()
             self._ended(connection)
 
-    def _accepted_with_preamble(self, sock: socket.socket, peer: Any) -> None:
+    def _accepted_with_preamble(self, stages: Sequence[Stage], sock: socket.socket, peer: Any) -> None:
         """Let one client go through the stages of its preamble."""
-        preamble = self.preambles.begin(self.client_factory.stages, peer)
+        preamble = self.preambles.begin(stages, peer)
         stream = preamble.stream
         try:
             adopt_socket(self.context.reactor, sock, peer, stream)
@@ -442,8 +466,8 @@ class RunningService:
 
     def _left(self) -> None:
         """A client is gone: accept another one, or finish to drain."""
-        if self.listener is not None:
-            self.listener.resume()
+        if self.listeners:
+            self.resume_listeners()
         elif not self.living:
             if self._drain is not None:
                 self._drain.cancel()

@@ -94,6 +94,9 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
         await switch.add_service("web", scheduler="wlc", listen="127.0.0.1", port="8081", maxclients=5)
         await switch.edit_service("web", redirect="10.9.9.9:1", scheduler="http")
         await switch.edit_service("web", fallback="rr", via="append", access_log="/var/log/web.log")
+        await switch.add_listener("web", "[::1]:8443", tls=True)
+        await switch.add_listener("web", "[::1]")
+        await switch.delete_listener("web", "[::1]")
         await switch.add_server("web", "10.0.0.1", weight=7, maxconn=9)
         await switch.edit_server("web", "10.0.0.1", weight=7)
         await switch.add_server("web", "10.0.0.2:80")
@@ -114,6 +117,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
         {
             "ident": "web",
             "listen": "127.0.0.1:8081",
+            "listeners": [{"listen": "127.0.0.1:8081", "tls": False}, {"listen": "[::1]:8443", "tls": True}],
             "scheduler": "http",
             "balance": "wlc",
             "fallback": "rr",

@@ -32,6 +32,8 @@ add-service      r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .
 edit-service     r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .
 delete-service   r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
 flush            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+add-listener     r  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+del-listener     r  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
 add-server       r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .  .  .  .  .
 edit-server      r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  o  .  .  .  .
 delete-server    r  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  o  .  .  .  .
@@ -71,6 +73,7 @@ VALUES = {
 }
 WORDS = {
     "set": ["a=1"],
+    "add-listener": ["tls"],
     **{name: ["FILE"] for name in ("load-configfile", "check", "diff")},
     **{name: ["::1"] for name in ("allow", "deny", "del-network")},
 }

@@ -25,11 +25,13 @@ from ktcpvs.errors import BadPattern, Refusal
 from ktcpvs.model.address import MAX_UNIX_PATH_BYTES, Address, Inet, Unix, parse_address
 from ktcpvs.model.edits import (
     STARTS,
+    AddListener,
     AddRule,
     AddServer,
     AddService,
     Allow,
     Confirm,
+    DeleteListener,
     DeleteNetwork,
     DeleteRule,
     DeleteServer,
@@ -45,6 +47,7 @@ from ktcpvs.model.edits import (
     StopService,
     Unload,
 )
+from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.network import Network, Networks, parse_networks
 from ktcpvs.model.options import MAX_COUNT
 from ktcpvs.model.pattern import check_pattern
@@ -112,6 +115,13 @@ def complete_addresses() -> st.SearchStrategy[Address]:
 @cache
 def addresses() -> st.SearchStrategy[Address]:
     return st.one_of(complete_addresses(), st.builds(Inet, hosts(), st.none()))
+
+
+@cache
+def listen_addresses() -> st.SearchStrategy[tuple[ListenAddress, ...]]:
+    """What a service listens on."""
+    one = st.builds(ListenAddress, complete_addresses(), st.booleans())
+    return st.lists(one, min_size=1, max_size=3, unique_by=lambda listener: listener.address).map(tuple)
 
 
 def _compiles(pattern: str) -> bool:
@@ -196,7 +206,7 @@ def services(draw: st.DrawFn) -> VirtualService:
     known = [server.address for server in servers]
     return VirtualService(
         ident=draw(idents()),
-        listen=draw(complete_addresses()),
+        listen=draw(listen_addresses()),
         scheduler=draw(_schedulers),
         balance=draw(_schedulers),
         fallback=draw(st.one_of(st.just(NO_FALLBACK), _schedulers)),
@@ -261,7 +271,10 @@ def _options() -> st.SearchStrategy[dict[str, Any]]:
         {},
         optional={
             "port": st.sampled_from((-1, 0, 1, 80, 65535, 65536)),
-            "listen": st.sampled_from(POOL_ADDRESSES),
+            "listen": st.one_of(
+                st.sampled_from(POOL_ADDRESSES),
+                st.lists(st.builds(ListenAddress, st.sampled_from(POOL_ADDRESSES), st.booleans()), max_size=3),
+            ),
             "redirect": st.sampled_from((None, *POOL_ADDRESSES)),
             "scheduler": st.sampled_from(("wlc", "", "no good")),
             "maxclients": st.sampled_from((-1, 0, 5)),
@@ -299,6 +312,8 @@ def _one_edit() -> dict[type[Edit], st.SearchStrategy[Edit]]:
         EditService: st.builds(EditService, ident, _options()),
         DeleteService: st.builds(DeleteService, ident),
         Flush: st.just(Flush()),
+        AddListener: st.builds(AddListener, ident, server, st.booleans()),
+        DeleteListener: st.builds(DeleteListener, ident, server),
         AddServer: st.builds(AddServer, ident, server, weight, maxconn),
         EditServer: st.builds(EditServer, ident, server, st.one_of(st.none(), weight), st.one_of(st.none(), maxconn)),
         DeleteServer: st.builds(DeleteServer, ident, server),
@@ -402,7 +417,9 @@ def assert_sound(table: Table) -> None:
             assert rule.servers
             assert len(rule.servers) == len(set(rule.servers))
             assert set(rule.servers) <= set(known)
-        for address in (service.listen, service.redirect, *known):
+        assert service.addresses
+        assert len(service.addresses) == len(set(service.addresses))
+        for address in (*service.addresses, service.redirect, *known):
             assert not isinstance(address, Inet) or 1 <= (address.port or 0) <= 65535
 
 

@@ -16,6 +16,8 @@ from ktcpvs.errors import (
     BadPattern,
     BadValue,
     Busy,
+    ListenerExists,
+    NoSuchListener,
     NoSuchRule,
     NoSuchServer,
     NoSuchService,
@@ -29,11 +31,13 @@ from ktcpvs.errors import (
 from ktcpvs.model.address import Inet, Unix, parse_address
 from ktcpvs.model.describe import configuration
 from ktcpvs.model.edits import (
+    AddListener,
     AddRule,
     AddServer,
     AddService,
     Allow,
     Confirm,
+    DeleteListener,
     DeleteNetwork,
     DeleteRule,
     DeleteServer,
@@ -51,6 +55,7 @@ from ktcpvs.model.edits import (
 )
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write
+from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.network import parse_networks
 from ktcpvs.model.service import RealServer, Rule, VirtualService
 from ktcpvs.model.settings import Settings
@@ -68,7 +73,9 @@ WEB = VirtualService(
     allow=OFFICE,
     deny=LOUD,
 )
-MAIL = VirtualService("mail", listen=Unix("/run/mail"), scheduler="wlc", servers=(RealServer(R3, 0),))
+MAIL = VirtualService(
+    "mail", listen=(Unix("/run/mail"), Unix("/run/mail2")), scheduler="wlc", servers=(RealServer(R3, 0),)
+)
 IDLE = Table.of([WEB, MAIL])
 TABLE = evolve(IDLE, running=frozenset(("web",)), settings=Settings(debug_level=3))
 
@@ -93,6 +100,8 @@ SAMPLES = {
     EditService: [EditService("web", {"scheduler": "hhttp"}), EditService("web", {"redirect": None})],
     DeleteService: [DeleteService("mail")],
     Flush: [Flush()],
+    AddListener: [AddListener("web", Inet("::", None)), AddListener("mail", Inet("::", 25), True)],
+    DeleteListener: [DeleteListener("mail", Unix("/run/mail2"))],
     AddServer: [AddServer("web", Inet("r4", None)), AddServer("mail", Unix("/run/b"), 65535, 3)],
     EditServer: [EditServer("web", R1, 0), EditServer("web", R1, 1, 7)],
     DeleteServer: [DeleteServer("web", R3), DeleteServer("mail", R3)],
@@ -210,12 +219,25 @@ REFUSED = [
     # edit-service
     (EditService("no", {}), NoSuchService, "no service no"),
     (EditService("web", {"maxclients": 10_000_001}), BadValue, "maxclients = 10000001 is out of range: 0..10000000"),
-    (EditService("mail", {"port": 80}), BadAddress, "unix:/run/mail has no port: leave out port 80"),
     (EditService("mail", {"listen": Inet("::", None)}), BadAddress, "[::]: missing port (example: [::]:80)"),
     # delete-service, flush
     (DeleteService("no"), NoSuchService, "no service no"),
     (DeleteService("web"), Busy, "service web is running: stop it first"),
     (Flush(), Busy, "web is running: stop it first"),
+    (
+        EditService("mail", {"port": 81}),
+        BadValue,
+        "port 81: service mail listens on unix:/run/mail, unix:/run/mail2; say with listen = which of them changes",
+    ),
+    (EditService("web", {"listen": ()}), BadAddress, "a service needs an address to listen on (example: 0.0.0.0:80)"),
+    (EditService("web", {"listen": (R1, R1)}), ListenerExists, "listen = r1:80 appears a second time"),
+    # add-listener, del-listener
+    (AddListener("no", R1), NoSuchService, "no service no"),
+    (AddListener("web", Inet("0.0.0.0", None), True), ListenerExists, "service web already listens on 0.0.0.0:80"),
+    (AddListener("mail", Inet("::", None)), BadAddress, "[::]: missing port (example: [::]:80)"),
+    (DeleteListener("no", R1), NoSuchService, "no service no"),
+    (DeleteListener("mail", R1), NoSuchListener, "service mail does not listen on r1:80, but on unix:/run/mail, "),
+    (DeleteListener("web", Inet("0.0.0.0", 80)), Busy, "service web listens on 0.0.0.0:80 alone: add another listener"),
     # add-server
     (AddServer("no", R1), NoSuchService, "no service no"),
     (AddServer("web", R1, 9), ServerExists, "service web already has server r1:80"),
@@ -288,7 +310,29 @@ def test_flush_keeps_the_settings():
     assert Flush().apply(evolve(IDLE, settings=Settings(debug_level=3))) == Table(settings=Settings(debug_level=3))
 
 
+def test_a_port_for_a_unix_socket_is_refused():
+    alone = Table.of([evolve(MAIL, listen=Unix("/run/mail"))])
+    refusal = answer_or_refusal(EditService("mail", {"port": 80}).apply, alone)
+    assert (type(refusal), str(refusal)) == (BadAddress, "unix:/run/mail has no port: leave out port 80")
+
+
 # What the edits give.
+
+
+def test_listeners_are_added_and_removed_and_the_first_port_completes_addresses():
+    table = after(AddListener("web", Inet("::", None)), AddListener("web", Inet("::", 443), True), table=TABLE)
+    service = table.service("web")
+    assert [str(listener) for listener in service.listen] == ["0.0.0.0:80", "[::]:80", "[::]:443 tls"]
+    assert service.complete(Inet("r9", None)) == Inet("r9", 80)
+    assert after(DeleteListener("web", Inet("::", None)), table=table).service("web").addresses == (
+        Inet("0.0.0.0", 80),
+        Inet("::", 443),
+    )
+    both = after(AddListener("mail", Inet("::", 25)), table=TABLE).service("mail")
+    assert (both.port, both.address) == (25, Unix("/run/mail")), "of the first listener that has one"
+    listen = (Inet("::", None), ListenAddress(Inet("::", 443), True))
+    edited = after(EditService("web", {"listen": listen}), table=TABLE).service("web")
+    assert [str(listener) for listener in edited.listen] == ["[::]:80", "[::]:443 tls"]
 
 
 def after(*steps, table=None):
@@ -315,7 +359,7 @@ def test_a_service_without_options_has_the_defaults():
     ],
 )
 def test_where_a_new_service_listens(options, listen):
-    assert str(after(AddService("web", options)).service("web").listen) == listen
+    assert str(after(AddService("web", options)).service("web").address) == listen
 
 
 @pytest.mark.parametrize(

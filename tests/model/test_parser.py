@@ -13,6 +13,7 @@ from ktcpvs.model.describe import configuration
 from ktcpvs.model.edits import Load
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write
+from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.service import RealServer, Rule, VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
@@ -189,7 +190,7 @@ def test_a_service_says_what_relays_its_connections():
 
 def test_the_order_in_a_block_is_free():
     service = in_web('rule = pattern "a" use server r1', "server = r1 0", "listen = [::]:81")
-    assert service.listen == Inet("::", 81)
+    assert service.listen == (ListenAddress(Inet("::", 81)),)
     assert service.servers == (RealServer(Inet("r1", 81), 0),)
     assert service.rules == (Rule("a", (Inet("r1", 81),)),)
 
@@ -297,7 +298,12 @@ def test_an_error_is_shown_where_it_stands(text, why):
         ("listen = 1.2.3:80", "12: '1.2.3' is neither an IP address nor a host name"),
         ("listen = r1:www", "12: unknown port name 'www' in 'r1:www': give its number"),
         ("listen = r1:70000", "12: port 70000 in 'r1:70000' is out of range: ports are 1..65535"),
-        ("listen = r1:80 listen = r1:81", "18: listen appears a second time"),
+        ("listen = r1:80 listen = r1:80 tls", "27: listen = r1:80 appears a second time"),
+        ("scheduler = a scheduler = b", "17: scheduler appears a second time"),
+        ("listen = r1:80 tsl", "18: after the address: unknown word 'tsl'; did you mean 'tls'?"),
+        ('listen = r1:80 "tls"', "18: after the address: unknown word 'tls'; write it without quotes"),
+        ("listen = r1:80 tls TLS", "22: 'tls' appears a second time"),
+        ("listen = tls", "12: tls: missing port (example: tls:80)"),
         ("redirect = r1", "14: r1: missing port (example: r1:80)"),
         ("redirect = a:b:c", "14: 'a:b:c': write an IPv6 address in brackets: [::1]:80"),
         ('scheduler = "a b"', "15: 'a b' is not a valid scheduler name"),
@@ -411,3 +417,20 @@ def test_a_text_with_nothing_but_comments_is_refused_unless_it_may_be_empty(text
 @pytest.mark.parametrize("text", ["global { }", "Virtual s { }"])
 def test_a_text_that_says_something_is_not_empty(text):
     assert parse(text, "f", allow_empty=False) == parse(text, "f")
+
+
+def test_a_service_listens_on_several_addresses():
+    text = """Virtual web {
+        listen = [::]:80
+        scheduler = wlc
+        listen = [::]:443 tls listen = "unix:/run/a b" TLS
+    }"""
+    service = parse(text).services["web"]
+    assert [(str(one.address), one.is_tls) for one in service.listen] == [
+        ("[::]:80", False),
+        ("[::]:443", True),
+        ("unix:/run/a b", True),
+    ]
+    assert '    listen = [::]:80\n    listen = [::]:443 tls\n    listen = "unix:/run/a b" tls\n' in write(
+        *configuration(Table.of([service]))
+    )

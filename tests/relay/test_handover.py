@@ -87,8 +87,8 @@ class Switch:
         self.director = Director(self.context)
         self.configure()
         self.does(StartService("s"))
-        assert self.live.listener is not None
-        self.live.listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)  # who comes inherits it
+        (listener,) = self.live.listeners.values()
+        listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)  # who comes inherits it
 
     def configure(self, settings: str = "relay_rate = 0") -> None:
         """By itself: whatever moves is handed over, in time."""

@@ -94,6 +94,8 @@ COMMANDS: dict[str, Command] = {
         _edit_command("edit-service", "E", _SERVICE, words="[NAME=VALUE...]", max_words=None),
         _edit_command("delete-service", "D"),
         _edit_command("flush", "F"),
+        _edit_command("add-listener", words="[tls]", max_words=1),
+        _edit_command("del-listener"),
         _edit_command("add-server", "a"),
         _edit_command("edit-server", "e", also=("wait",)),
         _edit_command("delete-server", "d", also=("wait",)),
@@ -135,7 +137,7 @@ OPTIONS: dict[str, Option] = {
         Option("ident", "i", "ID", "name of the virtual service"),
         Option("scheduler", "s", "SCHED", "scheduler, see --schedulers (default: http)"),
         Option("balance", None, "SCHED", "scheduler among the servers of a rule (default: wlc)"),
-        Option("listen", "l", "ADDR[:PORT]", "listening address (default: 0.0.0.0:8080)"),
+        Option("listen", "l", "ADDR[:PORT]", "address to listen on (default: 0.0.0.0:8080)"),
         Option("port", "P", "PORT", "listening port, a number or a service name"),
         Option("redirect", None, "ADDR", "used when no server is available; none: refuse instead"),
         Option("maxclients", None, "N", "most clients at once; 0: limited by descriptors (default)"),
@@ -382,6 +384,8 @@ def _check_words(command: Command, words: Sequence[str]) -> None:
         raise UsageError(f"You need to supply {command.words} for the '{command.name}' command")
     if command.name == "get" and words == [""]:
         raise UsageError("The name of a setting is empty")
+    if command.name == "add-listener" and words not in ([], ["tls"]):
+        raise UsageError(f"Unexpected argument '{shorten(words[0])}' with the 'add-listener' command: expected 'tls'")
     if command.name == "explain" and words:
         request = " ".join(words)
         method, _, rest = request.partition(" ")

@@ -93,6 +93,8 @@ def _edit_arguments(entry: EditCommand, given: Invocation, text: str, source: st
     arguments = {argument.name: _edit_argument(argument, given, text) for argument in entry.arguments}
     if entry.edit == "Load":
         arguments |= {"source": source, "start": "new" if "start" in given.values else None}
+    if entry.edit == "AddListener":
+        arguments["tls"] = "tls" in given.words
     return arguments
 
 

@@ -17,6 +17,7 @@ from ktcpvs.model.edits import Load
 from ktcpvs.model.expectation import CLIENT, OUTCOMES, Expectation
 from ktcpvs.model.language.lexer import Place, Token, quoted, tokens
 from ktcpvs.model.lines import split_lines
+from ktcpvs.model.listen import TLS, ListenAddress, check_complete, check_word
 from ktcpvs.model.network import Network, Networks, parse_network, parse_networks, read_networks
 from ktcpvs.model.service import OPTIONS, RealServer, Rule, VirtualService
 from ktcpvs.model.settings import Settings, whole_number
@@ -236,6 +237,7 @@ def _service(reader: _Reader, name: Token, port_named: PortNamed) -> VirtualServ
     with _at(name.place):
         block = _Block(VirtualService(name.text))
     seen: set[str] = set()
+    listeners: list[tuple[Place, ListenAddress]] = []
     for keyword in reader.block(TEST):
         called = keyword.text.lower()
         if called == TEST:
@@ -247,6 +249,9 @@ def _service(reader: _Reader, name: Token, port_named: PortNamed) -> VirtualServ
             continue
         if called == "rule":
             block.rules.append(_rule(reader, address))
+            continue
+        if called == "listen":
+            listeners.append(_listener(reader, address))
             continue
         option = OPTIONS.get(called)
         if option is not None and option.read is read_networks:
@@ -260,7 +265,37 @@ def _service(reader: _Reader, name: Token, port_named: PortNamed) -> VirtualServ
         with _at(token.place):
             value = option.read(option.name, text, port_named)
             block.service = evolve(block.service, **{option.name: value})
+    if listeners:
+        block.service = evolve(block.service, listen=_listen(listeners))
     return block.complete()
+
+
+def _listener(reader: _Reader, address: Callable[[], tuple[Place, Address]]) -> tuple[Place, ListenAddress]:
+    """Read: ADDRESS [tls]"""
+    place, written = address()
+    with _at(place):
+        check_complete(written)
+    words: list[str] = []
+    while (token := reader.peek()) is not None and not token.is_word("}") and not reader.is_keyword():
+        reader.next("a word")
+        text = token.text.lower()
+        with _at(token.place):
+            check_word(text)
+        if token.quoted:
+            raise token.place.error(f"after the address: unknown word '{text}'; write it without quotes")
+        if text in words:
+            raise token.place.error(f"'{text}' appears a second time")
+        words.append(text)
+    return place, ListenAddress(written, TLS in words)
+
+
+def _listen(listeners: list[tuple[Place, ListenAddress]]) -> tuple[ListenAddress, ...]:
+    seen: set[Address] = set()
+    for place, listener in listeners:
+        if listener.address in seen:
+            raise place.error(f"listen = {listener.address} appears a second time")
+        seen.add(listener.address)
+    return tuple(listener for _, listener in listeners)
 
 
 def _networks(reader: _Reader) -> Iterator[tuple[Network, Place]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ktcpvs.model.language.lexer import quoted, word
+from ktcpvs.model.listen import TLS
 from ktcpvs.model.network import read_networks
 from ktcpvs.model.options import read_address
 from ktcpvs.model.service import OPTIONS
@@ -22,6 +23,9 @@ def write_service(described: dict[str, Any], show: ShowAddress = str) -> str:
     """Return the `Virtual ID { ... }` block of a service as plain data (model.describe)."""
     lines = [f"Virtual {word(described['ident'])} {{"]
     for option in OPTIONS.values():
+        if option.name == "listen":
+            lines += [f"    listen = {listener}" for listener in write_listeners(described, show)]
+            continue
         value = described.get(option.name)
         if value is None or (value == option.default and not option.shown):
             continue
@@ -41,6 +45,13 @@ def write_service(described: dict[str, Any], show: ShowAddress = str) -> str:
     lines += [f"    {line}" for line in described.get("tests", ())]
     lines.append("}")
     return "\n".join(lines) + "\n"
+
+
+def write_listeners(described: dict[str, Any], show: ShowAddress = str) -> list[str]:
+    """Return the addresses on which a service listens, each as the value of `listen`. described: perhaps by a daemon
+    of an older version, which has one address."""
+    listeners = described.get("listeners") or [{"listen": described["listen"], "tls": False}]
+    return [word(show(one["listen"])) + (f" {TLS}" if one["tls"] else "") for one in listeners]
 
 
 def _parts(networks: list[str]) -> Iterable[list[str]]:
