@@ -95,6 +95,7 @@ _ANNOTATIONS: dict[ArgumentType, Any] = {
     ArgumentType.BOOLEAN: bool,
     ArgumentType.ADDRESS: str,
     ArgumentType.SERVICE_OPTIONS: str | int,
+    ArgumentType.SERVER_OPTIONS: str,
     ArgumentType.SETTINGS: Mapping[str, str | int],
     ArgumentType.NETWORKS: str,
     ArgumentType.CONFIGURATION: str,

@@ -23,6 +23,9 @@ class ArgumentType(Enum):
     SERVICE_OPTIONS = "service options"
     """The options of a virtual service, as the configuration language names and writes them, and `port`."""
 
+    SERVER_OPTIONS = "server options"
+    """Words that may stand behind a server in the configuration language: tls ..., proxy v1."""
+
     SETTINGS = "settings"
     NETWORKS = "networks"
     """Addresses and networks, separated by white space. The client uploads them before the command."""
@@ -116,6 +119,11 @@ _ONLY = Argument(
     "only", ArgumentType.BOOLEAN, False, option="only", help="True replaces the list, False adds to it."
 )  # fmt: skip
 
+_SERVER_OPTIONS = Argument(
+    "options", ArgumentType.SERVER_OPTIONS, default=None, is_optional=True,
+    help='words as in the configuration: "tls ca FILE name HOST", "tls off", "proxy v2"; None: as it is.',
+)  # fmt: skip
+
 EDIT_COMMANDS: tuple[EditCommand, ...] = (
     EditCommand("AddService", "add-service", "add_service", "add a virtual service, stopped", (_IDENT, _OPTIONS)),
     EditCommand(
@@ -143,15 +151,17 @@ EDIT_COMMANDS: tuple[EditCommand, ...] = (
             _ADDRESS,
             _optional("weight", ArgumentType.INTEGER, "0..65535, 0: no new connections; None: 1."),
             _optional("maxconn", ArgumentType.INTEGER, "the most connections at once; 0 and None: no limit."),
+            _SERVER_OPTIONS,
         ),
     ),
     EditCommand(
-        "EditServer", "edit-server", "edit_server", "change the weight or the maxconn of a real server",
+        "EditServer", "edit-server", "edit_server", "change the weight, the maxconn or words of a real server",
         (
             _IDENT,
             _ADDRESS,
             _optional("weight", ArgumentType.INTEGER, "0..65535, 0: no new connections; None: unchanged."),
             _optional("maxconn", ArgumentType.INTEGER, "the most connections at once, 0: no limit; None: unchanged."),
+            _SERVER_OPTIONS,
         ),
     ),
     EditCommand(

@@ -26,7 +26,13 @@ def describe_listener(listener: ListenAddress) -> dict[str, Any]:
 
 
 def describe_server(server: RealServer) -> dict[str, Any]:
-    return {"address": str(server.address), "weight": server.weight, "maxconn": server.maxconn}
+    return {
+        "address": str(server.address),
+        "weight": server.weight,
+        "maxconn": server.maxconn,
+        "tls": server.tls.described() if server.tls is not None else None,
+        "proxy": server.proxy,
+    }
 
 
 def describe_service(service: VirtualService) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from ktcpvs.model.language.writer import write_listeners
 from ktcpvs.model.options import read_address
 from ktcpvs.model.service import OPTIONS
 from ktcpvs.model.settings import SECRETS
+from ktcpvs.model.tls import write_words
 
 Described = dict[str, Any]
 """A service as model.describe returns it, perhaps with `running`."""
@@ -84,13 +85,17 @@ def _servers(before: list[Described], after: list[Described]) -> Iterator[str]:
             yield f"- server {address}, which drains"
         elif server != new[address]:
             changed = [name for name in ("weight", "maxconn") if server[name] != new[address][name]]
-            yield f"server {address}: " + ", ".join(
-                f"{name} {server[name]} -> {new[address][name]}" for name in changed
-            )
+            parts = [f"{name} {server[name]} -> {new[address][name]}" for name in changed]
+            before_and_after = [write_words(one) or "no TLS, no PROXY" for one in (server, new[address])]
+            if before_and_after[0] != before_and_after[1]:
+                parts.append(" -> ".join(before_and_after))
+            if parts:
+                yield f"server {address}: {', '.join(parts)}"
     for address, server in new.items():
         if address not in old:
             most = f", maxconn {server['maxconn']}" if server["maxconn"] else ""
-            yield f"+ server {address}, weight {server['weight']}{most}"
+            words = write_words(server)
+            yield f"+ server {address}, weight {server['weight']}{most}{words and f', {words}'}"
     if list(old) != list(new) and set(old) == set(new):
         yield "the order of the servers changes"
 

@@ -160,31 +160,36 @@ class DeleteListener(Edit):
 
 @frozen
 class AddServer(Edit):
+    """Add a server. options: other fields of RealServer -> value."""
+
     name: ClassVar[str] = "add-server"
     ident: str
     address: Address
     weight: int = 1
     maxconn: int = 0
+    options: Mapping[str, Any] = {}
 
     def apply(self, table: Table) -> Table:
         service = table.service(self.ident)
-        server = RealServer(service.complete(self.address), self.weight, self.maxconn)
+        server = RealServer(service.complete(self.address), self.weight, self.maxconn, **self.options)
         return table.with_service(service.with_server(server))
 
 
 @frozen
 class EditServer(Edit):
-    """Change a server. weight, maxconn: None keeps the value."""
+    """Change a server. weight, maxconn: None keeps the value. options: other fields of RealServer -> new value."""
 
     name: ClassVar[str] = "edit-server"
     ident: str
     address: Address
     weight: int | None = None
     maxconn: int | None = None
+    options: Mapping[str, Any] = {}
 
     def apply(self, table: Table) -> Table:
         service = table.service(self.ident)
-        return table.with_service(service.with_weight(service.complete(self.address), self.weight, self.maxconn))
+        address = service.complete(self.address)
+        return table.with_service(service.with_weight(address, self.weight, self.maxconn, self.options))
 
 
 @frozen

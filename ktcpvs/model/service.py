@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -43,6 +43,19 @@ from ktcpvs.model.options import (
     read_word,
 )
 from ktcpvs.model.pattern import DEFAULT_PATTERNS, check_pattern
+from ktcpvs.model.tls import (
+    CONTRADICTING,
+    OPTIONAL,
+    PROXY_VERSIONS,
+    REFUSE,
+    REQUIRED,
+    ServerTLS,
+    ciphers,
+    contradiction,
+    path,
+    path_or_refuse,
+    paths,
+)
 
 DEFAULT_LISTEN = (ListenAddress(parse_address("0.0.0.0:8080")),)
 DEFAULT_SCHEDULER = "http"
@@ -86,12 +99,15 @@ def _maxconn(instance: object, attribute: Attribute[int], value: int) -> None:
 @frozen
 class RealServer:
     """A server with its weight; weight 0 = quiesced. maxconn: the most connections at once; 0: no limit. name: the
-    configured host name that this address belongs to; None: the address itself is configured."""
+    configured host name that this address belongs to; None: the address itself is configured. tls: of connections to
+    it; None: they have none. proxy: the version of the PROXY protocol that tells it who the client is, or OFF."""
 
     address: Address = field(validator=_complete)
     weight: int = field(default=1, validator=_weight)
     maxconn: int = field(default=0, validator=_maxconn)
     name: str | None = None
+    tls: ServerTLS | None = None
+    proxy: str = field(default=OFF, validator=one_of(OFF, *PROXY_VERSIONS))
 
 
 def _log_place(instance: object, attribute: Attribute[str], value: str) -> None:
@@ -157,6 +173,43 @@ class VirtualService:
         check=well_formed_listen,
         repeats=True,
         converter=as_listen,
+    )
+    certificate: tuple[str, ...] = option(
+        read_word,
+        (),
+        "a certificate for clients of TLS, with its chain and key: a PEM file, or a folder of such files or of certbot",
+        check=paths,
+        repeats=True,
+        converter=tuple,
+    )
+    tls_min: str = option(
+        read_word, "1.2", "the lowest version of TLS that clients may speak", check=one_of("1.2", "1.3")
+    )
+    tls_ciphers: str | None = option(
+        read_word, None, "the ciphers of TLS 1.2, as OpenSSL writes them; not given: strong ones", check=ciphers
+    )
+    client_ca: str | None = option(
+        read_word, None, "the file with the CAs that verify certificates of clients", check=path
+    )
+    client_certificate: str = option(
+        read_word,
+        OFF,
+        "whether clients of TLS must show a certificate; optional: one that is shown must be valid",
+        check=one_of(OFF, OPTIONAL, REQUIRED),
+    )
+    tls_default: str = option(
+        read_word,
+        REFUSE,
+        "the certificate for clients that name no server, or one that no certificate has; refuse: none",
+        check=path_or_refuse,
+    )
+    https_only: str = option(
+        read_word, OFF, "on: listeners without TLS redirect each request to https", check=one_of("on", OFF)
+    )
+    proxy_from: Networks = option(
+        read_networks,
+        Networks(),
+        "networks whose clients must begin with a header of the PROXY protocol; others must not",
     )
     scheduler: str = option(
         read_word, DEFAULT_SCHEDULER, "the scheduler plugin that chooses servers", shown=True, check=_scheduler
@@ -285,6 +338,8 @@ class VirtualService:
     def __attrs_post_init__(self) -> None:
         for network in self.allow.known & self.deny.known if self.allow and self.deny else ():
             raise BadValue(f"service {self.ident} both allows and denies {network}")
+        if (found := contradiction({name: getattr(self, name) for name in CONTRADICTING})) is not None:
+            raise BadValue(f"service {self.ident}: {found[1]}")
         known = {server.address for server in self.servers}
         if len(known) != len(self.servers):
             raise ServerExists(f"service {self.ident} names a server twice")
@@ -365,10 +420,16 @@ class VirtualService:
             raise ServerExists(f"service {self.ident} already has server {server.address}")
         return evolve(self, servers=(*self.servers, server))
 
-    def with_weight(self, address: Address, weight: int | None, maxconn: int | None = None) -> VirtualService:
-        """weight, maxconn: None keeps the value."""
+    def with_weight(
+        self,
+        address: Address,
+        weight: int | None,
+        maxconn: int | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> VirtualService:
+        """weight, maxconn: None keeps the value. options: other fields of the server -> new value."""
         pairs = (("weight", weight), ("maxconn", maxconn))
-        given: dict[str, Any] = {name: value for name, value in pairs if value is not None}
+        given: dict[str, Any] = {name: value for name, value in pairs if value is not None} | dict(options or {})
         changed = evolve(self.server(address), **given)
         return evolve(self, servers=_replaced(self.servers, changed, lambda known: known.address == address))
 

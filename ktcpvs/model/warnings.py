@@ -26,6 +26,7 @@ from ktcpvs.model.scheduling import (
     IUsesOptions,
 )
 from ktcpvs.model.service import NO_LOG, OPTIONS, VirtualService
+from ktcpvs.model.tls import TLS_OPTIONS
 
 WHOLE = "whole"
 """The subject of warnings that make sense only for a complete configuration."""
@@ -69,7 +70,14 @@ class ServiceWarning:
 
 
 _ABOUT_ALL = (edits.Load, edits.StartService)
-_ABOUT_ONE = (edits.AddService, edits.EditService, edits.AddRule, edits.AddServer, edits.EditServer)
+_ABOUT_ONE = (
+    edits.AddService,
+    edits.EditService,
+    edits.DeleteListener,
+    edits.AddRule,
+    edits.AddServer,
+    edits.EditServer,
+)
 
 Plugins = Callable[[VirtualService], tuple[ISchedulerFactory, ISchedulerFactory, ISchedulerFactory | None]]
 """A service -> the plugins of its options `scheduler`, `balance` and `fallback`."""
@@ -91,7 +99,11 @@ def warnings_of(
 ) -> list[ServiceWarning]:
     """Return all warnings about `service`. scheduler, balance: its plugins. is_whole: False leaves out those about
     WHOLE, for which every rule is examined."""
-    found = [*_about_scheduler(service, scheduler, balance), *_about_options(service)]
+    found = [
+        *_about_scheduler(service, scheduler, balance),
+        *_about_options(service),
+        *_about_tls(service, scheduler),
+    ]
     if is_whole:
         found += _about_whole(service, scheduler)
     return [ServiceWarning(service.ident, text, frozenset(about)) for text, about in found]
@@ -105,6 +117,8 @@ def is_due(warning: ServiceWarning, edit: edits.Edit) -> bool:
         return False
     if isinstance(edit, edits.AddService):
         return True
+    if isinstance(edit, edits.DeleteListener):
+        return "listen" in warning.about
     if isinstance(edit, edits.EditService):
         return not warning.about.isdisjoint(edit.options)
     if isinstance(edit, edits.AddRule):
@@ -190,6 +204,24 @@ def _about_options(service: VirtualService) -> Iterator[_Found]:
         yield f"{_have(given)} no effect without client_rate", ("client_rate", *given)
     if not _given(service, CLIENT_LIMITS) and (given := _given(service, ("client_ipv6",))):
         yield f"{_have(given)} no effect without one of {', '.join(CLIENT_LIMITS)}", (*CLIENT_LIMITS, *given)
+
+
+def _about_tls(service: VirtualService, scheduler: ISchedulerFactory) -> Iterator[_Found]:
+    """Warn of options that need a listener with TLS, or one without."""
+    with_tls = [listener.is_tls for listener in service.listen]
+    if not any(with_tls) and (given := _given(service, TLS_OPTIONS)):
+        yield f"{_have(given)} no effect: no listener has tls (example: listen = [::]:443 tls)", ("listen", *given)
+    if any(with_tls) and service.https_only != OFF:
+        if all(with_tls):
+            yield "https_only has no effect: all listeners have tls", ("listen", "https_only")
+        if scheduler.unit != EACH_REQUEST:
+            yield (
+                f"https_only has no effect: scheduler {service.scheduler} relays whole connections; "
+                "phttp and chttp decide per request",
+                ("scheduler", "https_only"),
+            )
+    if service.client_ca is not None and service.client_certificate == OFF:
+        yield "client_ca has no effect with client_certificate = off", ("client_ca", "client_certificate")
 
 
 def _about_whole(service: VirtualService, scheduler: ISchedulerFactory) -> Iterator[_Found]:

@@ -418,7 +418,7 @@ def test_help_shows_every_command_and_option() -> None:
         assert not command.short or f"-{command.short}, --{command.name}" in commands
     for option in OPTIONS.values():
         assert f"--{option.name}" in options
-    assert "  -a, --add-server -i ID -r ADDR[:PORT] [-w N] [--maxconn N]\n" in commands
+    assert "  -a, --add-server -i ID -r ADDR[:PORT] [WORD...] [-w N] [--maxconn N]\n" in commands
     assert "      --explain -i ID ['METHOD TARGET'] [-H 'NAME: VALUE']... [--from ADDR]\n" in commands
     assert max(map(len, text.splitlines())) <= 80
 

@@ -22,6 +22,7 @@ from ktcpvs.model.address import parse_address
 from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.network import parse_networks
 from ktcpvs.model.table import Table
+from ktcpvs.model.tls import ServerTLS
 from ktcpvs.system.log import EventLog
 
 Pairs = list[tuple[bytes, bytes]]
@@ -106,6 +107,16 @@ EDITS: dict[str, tuple[Call, list[bytes], edits.Edit]] = {
         lambda switch: switch.add_server("web", "10.0.0.1:80"),
         [request_box(b"AddServer", ident=b"web", address=b"10.0.0.1:80")],
         edits.AddServer("web", WEB, 1, 0),
+    ),
+    "AddServer, with words": (
+        lambda switch: switch.add_server("web", "10.0.0.1:80", options='tls ca "/a b" name H proxy v2'),
+        [request_box(b"AddServer", ident=b"web", address=b"10.0.0.1:80", options=b'tls ca "/a b" name H proxy v2')],
+        edits.AddServer("web", WEB, 1, 0, {"tls": ServerTLS("/a b", name="h"), "proxy": "v2"}),
+    ),
+    "EditServer, with words": (
+        lambda switch: switch.edit_server("web", "10.0.0.1:80", options="tls off proxy off"),
+        [request_box(b"EditServer", ident=b"web", address=b"10.0.0.1:80", options=b"tls off proxy off")],
+        edits.EditServer("web", WEB, None, None, {"tls": None, "proxy": "off"}),
     ),
     "AddServer, by name": (
         lambda switch: switch.add_server(ident="web", address="10.0.0.1:80", maxconn=0, weight=0),

@@ -62,5 +62,6 @@ def test_listeners_change_and_are_taken_over_under_load(
     assert (shown["listen"], shown["listeners"]) == (where[0], [{"listen": at, "tls": False} for at in where])
     daemon.adm("--del-listener", "-i", "web", "-l", f"unix:{path}")
     wait_for(lambda: not Path(path).exists(), timeout=TIMEOUT)
+    daemon.adm("-E", "-i", "web", "certificate=/a", "certificate=/b")
     refused = daemon.adm("--add-listener", "-i", "web", "-l", f"{LOOPBACK}:{brief}", "tls", check=False)
     assert (refused.returncode, "TLS is not available" in refused.stderr) == (1, True)

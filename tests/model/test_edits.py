@@ -60,6 +60,7 @@ from ktcpvs.model.network import parse_networks
 from ktcpvs.model.service import RealServer, Rule, VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
+from ktcpvs.model.tls import ServerTLS
 from tests.model.strategies import EDITS, answer_or_refusal, assert_sound, edits, tables
 
 R1, R2, R3, NO = Inet("r1", 80), Inet("r2", 80), Inet("r3", 80), Inet("no", 80)
@@ -100,10 +101,18 @@ SAMPLES = {
     EditService: [EditService("web", {"scheduler": "hhttp"}), EditService("web", {"redirect": None})],
     DeleteService: [DeleteService("mail")],
     Flush: [Flush()],
-    AddListener: [AddListener("web", Inet("::", None)), AddListener("mail", Inet("::", 25), True)],
+    AddListener: [AddListener("web", Inet("::", None)), AddListener("mail", Inet("::", 25))],
     DeleteListener: [DeleteListener("mail", Unix("/run/mail2"))],
-    AddServer: [AddServer("web", Inet("r4", None)), AddServer("mail", Unix("/run/b"), 65535, 3)],
-    EditServer: [EditServer("web", R1, 0), EditServer("web", R1, 1, 7)],
+    AddServer: [
+        AddServer("web", Inet("r5", None), 1, 0, {"proxy": "v2"}),
+        AddServer("web", Inet("r4", None)),
+        AddServer("mail", Unix("/run/b"), 65535, 3),
+    ],
+    EditServer: [
+        EditServer("web", R1, None, None, {"tls": ServerTLS(name="h")}),
+        EditServer("web", R1, 0),
+        EditServer("web", R1, 1, 7),
+    ],
     DeleteServer: [DeleteServer("web", R3), DeleteServer("mail", R3)],
     AddRule: [AddRule("web", "/new", R1), AddRule("web", ".*", R3), AddRule("web", "(b)", R1, 1)],
     DeleteRule: [DeleteRule("web", "/(a)", R1), DeleteRule("web", ".*", R1)],
@@ -231,6 +240,23 @@ REFUSED = [
     ),
     (EditService("web", {"listen": ()}), BadAddress, "a service needs an address to listen on (example: 0.0.0.0:80)"),
     (EditService("web", {"listen": (R1, R1)}), ListenerExists, "listen = r1:80 appears a second time"),
+    (
+        EditService("web", {"listen": ListenAddress(Inet("::", 1), True)}),
+        BadValue,
+        "service web: listen = [::]:1 tls: missing certificate (example: certificate = /etc/ssl/site.pem)",
+    ),
+    (
+        EditService("web", {"client_certificate": "required"}),
+        BadValue,
+        "service web: client_certificate = required: missing client_ca, which verifies it",
+    ),
+    (EditService("web", {"certificate": ("a",)}), BadValue, "certificate = a: expected the absolute path of a file or"),
+    (EditService("web", {"certificate": ("/a", "/a")}), BadValue, "certificate: a path appears a second time"),
+    (EditService("web", {"client_ca": "ca.pem"}), BadValue, "client_ca = ca.pem: expected the absolute path of a file"),
+    (EditService("web", {"tls_default": "x"}), BadValue, "tls_default = x: expected refuse, or the absolute path of"),
+    (EditService("web", {"tls_min": "1.1"}), BadValue, "tls_min = 1.1: expected one of 1.2, 1.3"),
+    (EditService("web", {"tls_ciphers": "a b"}), BadValue, "tls_ciphers = a b: expected names of ciphers as OpenSSL"),
+    (AddServer("web", NO, 1, 0, {"proxy": "v3"}), BadValue, "proxy = v3: expected one of off, v1, v2"),
     # add-listener, del-listener
     (AddListener("no", R1), NoSuchService, "no service no"),
     (AddListener("web", Inet("0.0.0.0", None), True), ListenerExists, "service web already listens on 0.0.0.0:80"),
@@ -320,7 +346,10 @@ def test_a_port_for_a_unix_socket_is_refused():
 
 
 def test_listeners_are_added_and_removed_and_the_first_port_completes_addresses():
-    table = after(AddListener("web", Inet("::", None)), AddListener("web", Inet("::", 443), True), table=TABLE)
+    with_certificate = after(EditService("web", {"certificate": ["/site.pem"]}), table=TABLE)
+    table = after(
+        AddListener("web", Inet("::", None)), AddListener("web", Inet("::", 443), True), table=with_certificate
+    )
     service = table.service("web")
     assert [str(listener) for listener in service.listen] == ["0.0.0.0:80", "[::]:80", "[::]:443 tls"]
     assert service.complete(Inet("r9", None)) == Inet("r9", 80)
@@ -331,7 +360,7 @@ def test_listeners_are_added_and_removed_and_the_first_port_completes_addresses(
     both = after(AddListener("mail", Inet("::", 25)), table=TABLE).service("mail")
     assert (both.port, both.address) == (25, Unix("/run/mail")), "of the first listener that has one"
     listen = (Inet("::", None), ListenAddress(Inet("::", 443), True))
-    edited = after(EditService("web", {"listen": listen}), table=TABLE).service("web")
+    edited = after(EditService("web", {"listen": listen}), table=with_certificate).service("web")
     assert [str(listener) for listener in edited.listen] == ["[::]:80", "[::]:443 tls"]
 
 

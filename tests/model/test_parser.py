@@ -17,6 +17,7 @@ from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.service import RealServer, Rule, VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
+from ktcpvs.model.tls import ServerTLS
 from tests.model.strategies import answer_or_refusal, assert_sound, config_texts, tables
 
 EXAMPLE = """\
@@ -284,7 +285,7 @@ def test_an_error_is_shown_where_it_stands(text, why):
     [
         (
             "nonsense = 1",
-            "3: unknown keyword 'nonsense'; there are: listen, scheduler, balance, fallback, cookie_secure, ",
+            "3: unknown keyword 'nonsense'; there are: listen, certificate, tls_min, tls_ciphers, client_ca, ",
         ),
         ("Scheduller = wlc", "3: unknown keyword 'Scheduller'; did you mean 'scheduler'?"),
         ("pattern = a", "3: unknown keyword 'pattern'; there are: listen, "),
@@ -304,6 +305,26 @@ def test_an_error_is_shown_where_it_stands(text, why):
         ('listen = r1:80 "tls"', "18: after the address: unknown word 'tls'; write it without quotes"),
         ("listen = r1:80 tls TLS", "22: 'tls' appears a second time"),
         ("listen = tls", "12: tls: missing port (example: tls:80)"),
+        (
+            "listen = r1:80 tls",
+            "12: listen = r1:80 tls: missing certificate (example: certificate = /etc/ssl/site.pem)",
+        ),
+        ("client_certificate = required", "24: client_certificate = required: missing client_ca, which verifies it"),
+        ("certificate = a", "17: certificate = a: expected the absolute path of a file or folder"),
+        ("certificate = /a certificate = /a", "34: certificate: a path appears a second time"),
+        ("server = r9:80 tsl", "18: unknown word 'tsl'; did you mean 'tls'?"),
+        ("server = r9:80 tls nme h", "22: unknown word 'nme'; did you mean 'name'?"),
+        ("server = r9:80 tls cert", "22: missing value after 'cert'"),
+        ("server = r9:80 tls ca /a ca /a", "28: 'ca' appears a second time"),
+        ("server = r9:80 tls tls", "22: 'tls' appears a second time"),
+        (
+            "server = r9:80 tls ca /a verify off",
+            "35: 'ca' and 'verify off' contradict each other: leave one of them out",
+        ),
+        ("server = r9:80 tls verify on", "29: verify 'on': expected off; without 'verify' it is on"),
+        ("server = r9:80 tls name [::1]", "27: name [::1]: expected the host name in the server's certificate"),
+        ("server = r9:80 tls cert c", "27: cert c: expected the absolute path of a file"),
+        ("server = r9:80 1 proxy v3", "26: proxy 'v3': expected v1 or v2"),
         ("redirect = r1", "14: r1: missing port (example: r1:80)"),
         ("redirect = a:b:c", "14: 'a:b:c': write an IPv6 address in brackets: [::1]:80"),
         ('scheduler = "a b"', "15: 'a b' is not a valid scheduler name"),
@@ -424,6 +445,7 @@ def test_a_service_listens_on_several_addresses():
         listen = [::]:80
         scheduler = wlc
         listen = [::]:443 tls listen = "unix:/run/a b" TLS
+        certificate = /site.pem
     }"""
     service = parse(text).services["web"]
     assert [(str(one.address), one.is_tls) for one in service.listen] == [
@@ -434,3 +456,25 @@ def test_a_service_listens_on_several_addresses():
     assert '    listen = [::]:80\n    listen = [::]:443 tls\n    listen = "unix:/run/a b" tls\n' in write(
         *configuration(Table.of([service]))
     )
+
+
+def test_the_options_of_tls_may_come_in_any_order():
+    text = """Virtual web {
+        client_certificate = required
+        listen = [::]:443 tls
+        certificate = /a certificate = "/b c"
+        client_ca = /ca.pem
+        proxy_from = 10.0.0.0/8 proxy_from = ::1
+        server = a:80 5 maxconn 3 proxy v2 tls name APP.internal ca /x cert "/y z"
+        server = b:80 tls verify off
+        server = c:80 tls off proxy off
+    }"""
+    service = parse(text).services["web"]
+    assert service.certificate == ("/a", "/b c")
+    assert service.proxy_from.texts == ("10.0.0.0/8", "::1")
+    assert [(server.tls, server.proxy) for server in service.servers] == [
+        (ServerTLS("/x", True, "app.internal", "/y z"), "v2"),
+        (ServerTLS(is_verified=False), "off"),
+        (None, "off"),
+    ]
+    assert parse(write(*configuration(Table.of([service])))).services["web"] == service

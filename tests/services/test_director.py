@@ -224,10 +224,24 @@ def test_an_added_listener_that_cannot_listen_changes_nothing(switch: Switch) ->
         pass  # what had been opened was given back
 
 
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("server = 10.0.0.1:80 tls verify off", "server = 10.0.0.1:80: TLS is not available"),
+        ("server = 10.0.0.1:80 proxy v1", "server = 10.0.0.1:80: the PROXY protocol is not available"),
+        ("proxy_from = ::/0", "proxy_from: the PROXY protocol is not available"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(switch: Switch, line: str, why: str) -> None:
+    switch.load(f"Virtual a {{ listen = 127.0.0.1:{free_port()} {line} }}")
+    with pytest.raises(BadValue, match=f"service a: {why}"):
+        switch.do(edits.StartService("a"))
+
+
 def test_a_listener_whose_words_cannot_be_kept_is_refused(switch: Switch) -> None:
     """Better than to serve clients of TLS without it."""
     port = free_port()
-    switch.load(f"Virtual a {{ listen = 127.0.0.1:{port} tls }}")
+    switch.load(f"Virtual a {{ listen = 127.0.0.1:{port} tls certificate = /site.pem }}")
     with pytest.raises(BadValue, match=f"service a: listen = 127.0.0.1:{port} tls: TLS is not available"):
         switch.do(edits.StartService("a"))
     assert switch.listening() == set()

@@ -96,8 +96,8 @@ COMMANDS: dict[str, Command] = {
         _edit_command("flush", "F"),
         _edit_command("add-listener", words="[tls]", max_words=1),
         _edit_command("del-listener"),
-        _edit_command("add-server", "a"),
-        _edit_command("edit-server", "e", also=("wait",)),
+        _edit_command("add-server", "a", words="[WORD...]", max_words=None),
+        _edit_command("edit-server", "e", also=("wait",), words="[WORD...]", max_words=None),
         _edit_command("delete-server", "d", also=("wait",)),
         _edit_command("add-rule"),
         _edit_command("del-rule"),
@@ -165,6 +165,9 @@ OPTIONS: dict[str, Option] = {
 NUMBERS = ("weight", "match", "maxclients", "maxconn")
 """Options whose value is a whole number."""
 
+REPEATING = ("listen", "certificate")
+"""Options of a service that may be given several times as NAME=VALUE."""
+
 _DURATION = re.compile(r"([0-9]{1,6})([sm]?)")
 _NUMBER = re.compile(r"-?[0-9]{1,9}")
 _PORT = re.compile(r"[0-9]{1,9}|(?![0-9]+\Z)[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -184,8 +187,12 @@ class Invocation:
     headers: tuple[tuple[str, str], ...] = ()
 
     def named(self) -> dict[str, str]:
-        """Return {name: value} of the words NAME=VALUE of --set, --add-service and --edit-service."""
-        return dict(word.split("=", 1) for word in self.words)
+        """Return {name: value} of the words NAME=VALUE of --set, --add-service and --edit-service. An option that is
+        given several times has a value in each line."""
+        named: dict[str, str] = {}
+        for name, value in (word.split("=", 1) for word in self.words):
+            named[name] = f"{named[name]}\n{value}" if name in named else value
+        return named
 
     def request(self) -> tuple[str, str] | None:
         """Return method and target of the request for --explain; None: there is none."""
@@ -404,7 +411,7 @@ def _check_named(command: Command, values: Mapping[str, str], words: Sequence[st
         name, equals, _ = word.partition("=")
         if not name or not equals:
             raise UsageError(f"'{shorten(word)}': not NAME=VALUE")
-        if name in names or name in values:
+        if (name in names and (command.name == "set" or name not in REPEATING)) or name in values:
             raise UsageError(f"The {kind} '{shorten(name, 40)}' is given twice")
         names.append(name)
 

@@ -11,6 +11,7 @@ from ktcpvs.model.network import read_networks
 from ktcpvs.model.options import read_address
 from ktcpvs.model.service import OPTIONS
 from ktcpvs.model.settings import Settings
+from ktcpvs.model.tls import write_words
 
 NETWORKS_PER_LINE = 8
 """How many networks are written on one line."""
@@ -32,11 +33,15 @@ def write_service(described: dict[str, Any], show: ShowAddress = str) -> str:
         if option.read is read_networks:
             lines += [f"    {option.name} = {' '.join(some)}" for some in _parts(value)]
             continue
+        if option.repeats:
+            lines += [f"    {option.name} = {word(item)}" for item in value]
+            continue
         text = show(value) if option.read is read_address else str(value)
         lines.append(f"    {option.name} = {text if option.is_phrase else word(text)}")
     for server in described["servers"]:
         most = f" maxconn {server['maxconn']}" if server["maxconn"] else ""
-        lines.append(f"    server = {word(show(server['address']))} {server['weight']}{most}")
+        words = write_words(server)
+        lines.append(f"    server = {word(show(server['address']))} {server['weight']}{most}{words and f' {words}'}")
     for rule in described["rules"]:
         match = "" if rule["match"] is None else f" match {rule['match']}"
         pattern = quoted(rule["pattern"])
