@@ -18,11 +18,11 @@ from ktcpvs.system.log import ANNOUNCE, EventLog
 from ktcpvs.system.names import service_port
 
 MAX_IDENTS = 10
-"""Services that one line of the log names."""
+"""The most services that a line of the log names."""
 
 
 class Reload:
-    """Loads again what the daemon has read at its start."""
+    """Reloads the files that the daemon has read at its start."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Reload:
         self._log: EventLog = director.context.log
 
     def begin(self) -> None:
-        """Load everything; the log and the service manager get the outcome."""
+        """Reload everything, and report the outcome to the log and to the service manager."""
         if not self._director.context.is_accepting:
             self._log.warn("SIGHUP: nothing is changed: this daemon has not taken over yet")
             return
@@ -78,7 +78,7 @@ def log_warnings(log: EventLog, warnings: Sequence[str]) -> None:
 
 
 def _started(table: Table, before: frozenset[str]) -> str:
-    """The services that have started, for the log; "": none. before: those that ran before."""
+    """Return the services that have started, for the log; "": none. before: those that ran before."""
     started = [ident for ident in table.services if ident in table.running - before]
     more = f" and {len(started) - MAX_IDENTS} more" if len(started) > MAX_IDENTS else ""
     return f"; started: {', '.join(started[:MAX_IDENTS])}{more}" if started else ""

@@ -132,7 +132,7 @@ class Daemon:
 def start(options: DaemonOptions, reactor: Any) -> Daemon:
     """Build a daemon, run its table, and let administrators in; clients are served when the reactor runs.
 
-    Raises a Refusal; then nothing is left open, and a daemon to take over from goes on.
+    Raises a Refusal; then nothing is left open, and a daemon to take over from continues.
     """
     with ExitStack() as opened:
         daemon = _start(options, reactor, opened)

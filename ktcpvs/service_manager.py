@@ -1,4 +1,5 @@
-"""Tells a service manager such as systemd that this daemon is ready, reloads, drains, and is well (sd_notify(3))."""
+"""Notifies a service manager such as systemd when this daemon is ready, reloads, drains, and is alive
+(sd_notify(3))."""
 
 from __future__ import annotations
 
@@ -18,10 +19,10 @@ PINGS_PER_TIMEOUT = 4
 
 
 class ServiceManager:
-    """The service manager, as far as the daemon talks to it."""
+    """The notifications to the service manager."""
 
     def __init__(self, notifier: Notifier, director: Director, watchdog: int) -> None:
-        """watchdog: the microseconds within which a sign of life is expected; 0: none is."""
+        """watchdog: the microseconds within which a sign of life is expected; 0: none is expected."""
         self._notifier = notifier
         self._director = director
         self._watchdog = watchdog
@@ -39,7 +40,7 @@ class ServiceManager:
         return f"STATUS={running}, {self._director.processes.describe()}"
 
     async def started(self) -> None:
-        """Report readiness as soon as all processes have the table; then start the watchdog's signs of life."""
+        """Report readiness as soon as all processes have the table; then start to send signs of life."""
         while True:
             try:
                 await self._director.processes.ready()
@@ -64,7 +65,7 @@ class ServiceManager:
         self._notify("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}", f"STATUS=ending: {draining}")
 
     def handed_over(self, pid: int) -> None:
-        """Another daemon is the service now, and reports its state. pid: its process; 0: it is not known."""
+        """Another daemon has taken over, and reports its state from now on. pid: its process; 0: unknown."""
         if pid:
             self._notify(f"MAINPID={pid}")
         self._is_silent = True
@@ -72,7 +73,7 @@ class ServiceManager:
     # The watchdog.
 
     def _ping(self) -> float | None:
-        """Ping all processes that serve. No sign of life is sent until all have answered."""
+        """Ping all processes that serve, and send a sign of life when all have answered."""
         if self._is_silent:
             return None
         if not self._is_pinging:

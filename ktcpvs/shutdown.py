@@ -1,4 +1,4 @@
-"""The end of a daemon: it closes its listeners, lets connections drain, and closes those that do not."""
+"""The shutdown of a daemon: it closes its listeners, lets connections drain, and closes the remaining ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.takeover.takeover import Handover
 
 POLL_INTERVAL = 0.1
-"""Seconds between two looks whether all connections have drained."""
+"""Seconds between two checks whether all connections have drained."""
 
 CLOSE_TIMEOUT = 2.0
 """Seconds that connections have to close after the drain timeout."""
@@ -29,7 +29,7 @@ ADMINISTRATORS_TIMEOUT = 2.0
 
 
 class Shutdown:
-    """Ends a daemon. has_begun: it is ending."""
+    """Shuts a daemon down. has_begun: the shutdown is in progress."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Shutdown:
         control_factory: ControlFactory,
         handover: Handover,
     ) -> None:
-        """handover: to a new daemon, which may have answers to send to this one's administrators."""
+        """handover: to a new daemon, which may still have to answer this daemon's administrators."""
         self.has_begun = False
         self._director = director
         self._service_manager = service_manager
@@ -51,7 +51,7 @@ class Shutdown:
         self._reactor: Any = director.context.reactor
         self._log: EventLog = director.context.log
         self._deadline = 0.0  # the end of draining
-        self._close_deadline: float | None = None  # the end of waiting, once draining has ended
+        self._close_deadline: float | None = None  # when waiting for closed connections ends, once draining has ended
 
     def begin(self) -> Deferred[None]:
         """Stop accepting, and drain. Fires when everything is closed; the control connections are closed last."""
@@ -79,7 +79,7 @@ class Shutdown:
             return None
 
         def failed(why: Failure) -> None:
-            self._log.failure("internal error: whether connections still drain is not known", why)
+            self._log.failure("internal error: cannot determine whether connections still drain", why)
             if self._reactor.seconds() >= self._deadline + CLOSE_TIMEOUT and not done.called:
                 job.stop()
                 done.callback(None)
@@ -89,7 +89,8 @@ class Shutdown:
         return done
 
     def _has_drained(self) -> bool:
-        """True when nothing is left, or when the time to close is over, too. Closes everything at the deadline."""
+        """Return True when everything has drained, or CLOSE_TIMEOUT is over too. Close all connections at the
+        deadline."""
         now = self._reactor.seconds()
         left = self._director.count_draining() + self._handover.pending_requests
         if left and self._close_deadline is None and now >= self._deadline:
@@ -102,8 +103,8 @@ class Shutdown:
     def _wait_for_administrators(self) -> Deferred[None]:
         """After a takeover, let administrators end their control connections themselves.
 
-        An administrator may send one request after the other. A request that is on its way when its connection is
-        closed gets no answer, although there is a daemon that could give one.
+        A request that is on its way when its connection is closed would get no answer, although the new daemon could
+        answer it.
         """
         deadline = self._reactor.seconds() + ADMINISTRATORS_TIMEOUT
 

@@ -25,7 +25,7 @@ class SignalHandlers:
         self._twistd_reopen: Any = None
 
     def install(self) -> None:
-        """Handle signals from now on. To be called when twistd and the reactor have installed their own handlers."""
+        """Handle signals from now on. Call this after twistd and the reactor have installed their own handlers."""
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reload.begin))
         signal.signal(signal.SIGUSR2, lambda *_: self._reactor.callFromThread(self._upgrade.start))
         self._twistd_reopen = signal.getsignal(signal.SIGUSR1)

@@ -41,7 +41,7 @@ class StateFile:
         self._written: dict[str, tuple[VirtualService, str]] = {}
 
     def load(self) -> Table | None:
-        """The table that was saved; None: there is no file yet. Raises NoConfiguration or BadConfiguration."""
+        """Return the table that was saved; None: there is no file yet. Raises NoConfiguration or BadConfiguration."""
         try:
             state = json.loads(read_file(self._path).decode("utf-8"))
         except FileNotFoundError:
@@ -68,7 +68,7 @@ class StateFile:
             await self._thread.call(self._write, text)
 
     def _text(self, table: Table) -> str:
-        """The text of the file. The blocks of services that have not changed since the last time are reused."""
+        """Return the text of the file. Blocks of services that have not changed since the last time are reused."""
         written: dict[str, tuple[VirtualService, str]] = {}
         for service in table:
             known = self._written.get(service.ident)

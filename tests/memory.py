@@ -1,4 +1,4 @@
-"""A switch in memory: clients and servers are transcripts, time is a clock, and the net has no sockets.
+"""A switch in memory for tests: scripted clients and servers, a simulated clock, and no sockets.
 
 world = World("scheduler = wlc", "server = 10.0.0.1:80")
 client = world.client()
@@ -34,17 +34,17 @@ from ktcpvs.system.log import EventLog
 from ktcpvs.system.sockets import RESET_ON_CLOSE
 
 A, B, C = "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"
-"""Addresses of servers."""
+"""Addresses of real servers."""
 
 
 def get(path: str = "/a", *lines: str, method: str = "GET", body: bytes = b"") -> bytes:
-    """A request."""
+    """Return a request."""
     head = "\r\n".join((f"{method} {path} HTTP/1.1", "Host: h", *lines))
     return head.encode() + b"\r\n\r\n" + body
 
 
 def answer(body: bytes = b"hello", *lines: str, status: str = "200 OK") -> bytes:
-    """A response."""
+    """Return a response."""
     head = "\r\n".join((f"HTTP/1.1 {status}", *lines, f"Content-Length: {len(body)}"))
     return head.encode() + b"\r\n\r\n" + body
 
@@ -55,7 +55,7 @@ def log_into(lines: list[str]) -> EventLog:
 
 
 class Line(StringTransport):
-    """The switch's end of a connection in memory. unsent: bytes that the peer has still to take."""
+    """The switch's end of a connection in memory. unsent: bytes that the peer has not received yet."""
 
     unsent = 0
 
@@ -64,14 +64,14 @@ class Line(StringTransport):
         self.ended = False
         self.aborted = False
         self.options: list[object] = []
-        self.reset_unread = False  # the peer has reset it, and nobody has read so far
-        self.descriptor = -1  # of a real socket, whose state is then this one's; -1: there is none
+        self.reset_unread = False  # the peer has reset it, which was not read yet
+        self.descriptor = -1  # of a real socket whose state stands for this one's; -1: there is none
 
     @property
     def reset_on_close(self) -> bool:
         return (socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE) in self.options
 
-    # What a stream asks of its socket.
+    # The part of a socket that streams use.
     family = socket.AF_INET
 
     def getHandle(self) -> Line:
@@ -81,11 +81,11 @@ class Line(StringTransport):
         return self.unsent
 
     def fileno(self) -> int:
-        """While there is none, the system knows of nothing that is unsent or unread."""
+        """Return the descriptor; -1 while there is none, so that nothing counts as unsent or unread."""
         return self.descriptor
 
     def getsockopt(self, *option: object) -> bytes:
-        """What TCP_INFO begins with: established."""
+        """Return the beginning of TCP_INFO: the state `established`."""
         return b"\x07" if self.reset_unread else b"\x01"
 
     def setsockopt(self, *option: object) -> None:
@@ -102,7 +102,7 @@ class Line(StringTransport):
 
 
 class Peer:
-    """A client or a server, seen from the other end of its line."""
+    """A scripted client or server at the other end of a line."""
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
@@ -114,20 +114,20 @@ class Peer:
         self.stream.dataReceived(data)
 
     def heard(self) -> bytes:
-        """What has come since the last time."""
+        """Return the bytes received since the last call."""
         value = self.line.value()
         self.line.clear()
         return value
 
     def ends(self) -> None:
-        """It sends a FIN."""
+        """Send a FIN."""
         self.stream.readConnectionLost()
 
     def resets(self) -> None:
         self.stream.connectionLost(Failure(ConnectionLost()))
 
     def closes(self) -> None:
-        """It is gone, and has ended the connection in order."""
+        """Close the connection cleanly."""
         self.stream.connectionLost(Failure(ConnectionDone()))
 
     @property
@@ -139,7 +139,7 @@ class Peer:
         return self.line.producerState == "producing"
 
     def fills_up(self) -> None:
-        """It takes no more."""
+        """Stop reading: the switch's buffer for this peer is full."""
         self.line.unsent = 100_000
         self.line.producer.pauseProducing()
 
@@ -148,7 +148,7 @@ class Peer:
         self.line.producer.resumeProducing()
 
     def settle(self) -> bool:
-        """Let a closed or aborted line come to its end; True if it was one."""
+        """Complete the end of a closed or aborted line. Return whether it was one."""
         closing = self.line.disconnecting and not self.line.unsent
         if (closing or self.line.aborted) and self.stream.is_open:
             self.stream.connectionLost(Failure(ConnectionDone()))
@@ -157,7 +157,7 @@ class Peer:
 
 
 class World:
-    """One service `s` of these configuration lines, running, in memory."""
+    """A running service `s` with these configuration lines, in memory."""
 
     def __init__(
         self,
@@ -196,13 +196,13 @@ class World:
         return self.director.services["s"]
 
     def client(self) -> Peer:
-        """A client comes."""
+        """Connect a client."""
         peer = self.comes("192.0.2.1")
-        assert peer is not None, "the client was turned away"
+        assert peer is not None, "the client was rejected"
         return peer
 
     def comes(self, host: str) -> Peer | None:
-        """A client comes from that address; None: it was turned away."""
+        """Connect a client from that address. Return None if it was rejected."""
         connection = self.live.client_factory.build((host, 4711, 0, 0) if ":" in host else (host, 4711))
         if connection is None:
             return None
@@ -210,9 +210,9 @@ class World:
         return self.peer(connection.client)
 
     def knocks(self, host: str = "192.0.2.1") -> Peer:
-        """A client comes whose connection begins with the stages."""
+        """Connect a client whose connection begins with the stages."""
         stream = self.live.client_factory.buildProtocol(IPv4Address("TCP", host, 4711))
-        assert stream is not None, "the client was turned away"
+        assert stream is not None, "the client was rejected"
         return self.peer(stream)
 
     def peer(self, stream: Stream) -> Peer:
@@ -221,32 +221,32 @@ class World:
         return peer
 
     def called(self) -> list[str]:
-        """The servers that were called since the last time."""
+        """Return the servers to which connections were attempted since the last call."""
         new = self.reactor.tcpClients[self._called :]
         self._called = len(self.reactor.tcpClients)
         return [f"{host}:{port}" for host, port, *_ in new]
 
     def accepts(self, address: str) -> Peer:
-        """The server that is being called answers."""
+        """Accept the pending connection attempt, and return the server."""
         assert self.called() == [address]
         return self.connects()
 
     def connects(self) -> Peer:
-        """The server that was called last answers."""
+        """Accept the last connection attempt, and return the server."""
         return self.peer(self.reactor.tcpClients[-1][2].buildProtocol(None))
 
     def refuses(self, address: str) -> None:
-        """The server that is being called does not."""
+        """Refuse the pending connection attempt."""
         assert self.called() == [address]
         self.refuse(self.reactor.tcpClients[-1][2])
 
     def refuses_all(self) -> None:
-        """All servers that were called since the last time do not answer."""
+        """Refuse all connection attempts since the last call."""
         for *_, factory, _timeout, _bind in self.reactor.tcpClients[self._called :]:
             self.refuse(factory)
 
     def refuse(self, factory: ClientFactory) -> None:
-        """The server that was called with `factory` does not answer."""
+        """Refuse the connection attempt with `factory`."""
         factory.clientConnectionFailed(None, Failure(ConnectionRefusedError()))
 
     def passes(self, seconds: int) -> None:
@@ -254,7 +254,7 @@ class World:
             self.reactor.advance(1)
 
     def turns(self, count: int) -> None:
-        """So many turns of the reactor, in no time."""
+        """Run that many turns of the reactor, without advancing the clock."""
         for _ in range(count):
             self.reactor.advance(0)
 
@@ -269,11 +269,11 @@ class World:
             pass
 
     def close(self) -> None:
-        """All lines come to their end; afterwards nothing may be left counted."""
+        """End all lines, and check that nothing is counted any more."""
         self.settle()
         self.live.server_connections.close()
         self.settle()
-        self.passes(2 * self.context.settings.linger_timeout + 4)  # refused clients who did not go by themselves
+        self.passes(2 * self.context.settings.linger_timeout + 4)  # for refused clients that do not disconnect
         self.settle()
         counted = [d for d in (*self.live.destinations.values(), *self.live.leaving.values()) if d.active]
         assert not counted, counted

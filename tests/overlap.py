@@ -1,4 +1,4 @@
-"""A TCP sender that repeats bytes in packets that are cut differently, as after packets that it believes lost.
+"""A TCP sender that retransmits bytes in packets with other boundaries, as after a presumed packet loss.
 
 TCP_REPAIR (tcp(7)) replaces the sender's socket by a second one, whose sequence number is lower.
 """
@@ -47,7 +47,7 @@ def takes_back(sock: socket.socket, count: int) -> socket.socket:
 
 
 def connected_at(sequence: int) -> tuple[socket.socket, socket.socket]:
-    """Make a connection whose first byte, in both directions, has that sequence number; return both ends."""
+    """Make a connection whose first byte, in both directions, has that sequence number. Return both ends."""
     one, other = _bound((LOOPBACK, 0)), _bound((LOOPBACK, 0))
     sequence &= 0xFFFFFFFF
     window = struct.pack("5I", sequence, ROOM, ROOM, ROOM, sequence)
@@ -59,7 +59,7 @@ def connected_at(sequence: int) -> tuple[socket.socket, socket.socket]:
 
 
 def _bound(address: tuple[str, int]) -> socket.socket:
-    """A bound socket in repair mode."""
+    """Return a bound socket in repair mode."""
     sock = socket.socket()
     sock.settimeout(10)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -72,7 +72,7 @@ def _bound(address: tuple[str, int]) -> socket.socket:
 def _begins(
     sock: socket.socket, peer: tuple[str, int], received: int, sent: int, window: bytes, scales: tuple[int, int]
 ) -> None:
-    """Connect it without a packet. received, sent: the next sequence numbers."""
+    """Connect a socket without sending a packet. received, sent: the next sequence numbers."""
     for queue, number in (RECEIVED, received), (SENT, sent):
         sock.setsockopt(socket.IPPROTO_TCP, REPAIR_QUEUE, queue)
         sock.setsockopt(socket.IPPROTO_TCP, QUEUE_SEQ, struct.pack("I", number & 0xFFFFFFFF))

@@ -1,4 +1,4 @@
-"""Real reactors in threads, and streams over real sockets: what a test sees of both sides of a connection."""
+"""Real reactors in threads, and streams over real sockets, for tests that observe both ends of a connection."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ktcpvs.streams.stream import Stream
 class ReactorThread:
     """A reactor that runs in a thread. name: `uvloop` for ours, `epoll` for Twisted's.
 
-    failures: the exceptions that were logged, each as often as it was.
+    failures: the exceptions that were logged, with repetitions.
     """
 
     def __init__(self, name: str) -> None:
@@ -51,7 +51,7 @@ class ReactorThread:
             self.failures.append(failure.value)
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call it there; what it returns, or what its Deferred fires with."""
+        """Call `function` in the thread. Return its result, or the result of its Deferred."""
         return blockingCallFromThread(self.reactor, function, *arguments)
 
     def stop(self) -> None:
@@ -62,13 +62,13 @@ class ReactorThread:
         if self._loop is not None:
             self._loop.close()
         else:
-            self.reactor._poller.close()  # which Twisted leaves to the garbage collector, at a time of its choice
+            self.reactor._poller.close()  # which Twisted leaves to the garbage collector
 
 
 class Owner:
-    """The owner of a stream. heard: what its stream has told, in order, without the data; data: all that has come.
+    """The owner of a stream. heard: the events of the stream, in order, without the data; data: all bytes received.
 
-    at_once: called with it within `made`. received: called with the data, after it was noted.
+    at_once: called with the owner within `made`. received: called with the data after it was recorded.
     """
 
     def __init__(self, thread: ReactorThread, at_once: Callable[[Owner], object] = lambda _: None) -> None:
@@ -91,7 +91,7 @@ class Owner:
         self.received(data)
 
     def do(self, *names: str) -> None:
-        """Call these methods of the stream, in one turn of the reactor."""
+        """Call these methods of the stream in one turn of the reactor."""
 
         def all_of_them() -> None:
             for name in names:
@@ -103,18 +103,18 @@ class Owner:
         self.thread.run(lambda: self.stream.write(data))
 
     def has(self, data: bytes) -> None:
-        """Wait until exactly this has come."""
+        """Wait until exactly this data has been received."""
         wait_for(lambda: self.data == data, f"{data[:50]!r}, not {bytes(self.data[:50])!r}")
 
     def hears(self, *heard: str) -> None:
-        """Wait until exactly this has been told."""
+        """Wait until exactly these events have occurred."""
         wait_for(lambda: self.heard == [*heard], f"{heard}, not {self.heard}")
 
 
 class Lines:
     """Makes connections, each with a stream at one end and a socket at the other.
 
-    how: `accepted` or `called`, which is how the stream came to its connection. family: of all sockets.
+    how: `accepted` or `called`: whether the stream's side accepted or made the connection. family: of all sockets.
     """
 
     def __init__(self, thread: ReactorThread, how: str, family: int, folder: Path) -> None:
@@ -135,7 +135,8 @@ class Lines:
     def line(
         self, at_once: Callable[[Owner], object] = lambda _: None, first: bytes = b""
     ) -> tuple[Owner, socket.socket]:
-        """A stream's owner, and its peer, who has said `first` already. at_once: what is done when it is made."""
+        """Return a stream's owner and its peer, which has already sent `first`. at_once: called when the stream is
+        made."""
         owner = Owner(self.thread, at_once)
         self.owners.append(owner)
         if self.how == "accepted":
@@ -177,18 +178,18 @@ class Lines:
 
 
 def flushed(stream: Stream) -> bool:
-    """True when the system has all that was written to an open stream."""
+    """Return whether the system has accepted everything that was written to an open stream."""
     return stream.detach_obstacle() is not NotDetachable.BUFFERED
 
 
 def descriptors() -> int:
-    """How many this process has open."""
+    """Return the number of open descriptors of this process."""
     return len(os.listdir("/proc/self/fd"))
 
 
 def settled(thread: ReactorThread) -> int:
-    """How many descriptors there are when what was closing is closed, which takes the reactor a turn or two, and what
-    earlier tests left as garbage is collected; else it would go while the test counts.
+    """Return the number of open descriptors after pending closes, which take the reactor a turn or two, and after a
+    garbage collection. Otherwise, objects of earlier tests could be freed while a test counts.
     """
     counts = [descriptors(), -1]
     while counts[-1] != counts[-2]:
@@ -218,6 +219,13 @@ def descriptors_taken(room: int = 0) -> Iterator[None]:
             os.close(fd)
 
 
+class HoldsBack:
+    """Reads a stream only while another one takes what is written."""
+
+    def __init__(self, source: Stream) -> None:
+        self.pause_writing, self.resume_writing = source.pause, source.resume
+
+
 class Producer:
     """told: each call of a producer's methods, in order."""
 
@@ -232,6 +240,8 @@ class Producer:
 
     def stopProducing(self) -> None:
         self.told.append("stop")
+
+    pause_writing, resume_writing = pauseProducing, resumeProducing
 
 
 # Fixtures. The conftest.py of a folder imports those that its tests share.
@@ -248,7 +258,7 @@ def thread(request: pytest.FixtureRequest) -> Iterator[ReactorThread]:
 
 @pytest.fixture(params=["accepted", "called"])
 def how(request: pytest.FixtureRequest) -> str:
-    """How the streams of `lines` come to their connections."""
+    """The way in which the streams of `lines` are connected: accepted, or as a client."""
     return str(request.param)
 
 

@@ -144,7 +144,7 @@ http {{
     default_type text/plain;
     root {folder}/www;
 """
-"""How the configuration of every nginx begins: it writes into {folder} alone."""
+"""The beginning of every nginx configuration: nginx writes only into {folder}."""
 
 NGINX_CONFIGURATION = (
     NGINX_START
@@ -330,7 +330,7 @@ def written(where: Where) -> str:
 class SocketServer:
     """Calls `serve(socket)` in a thread for each client, and closes the socket afterwards.
 
-    where: host and port (0: a free one), or the path of a unix socket. accepted: how many connections it has accepted.
+    where: host and port (0: a free one), or the path of a unix socket. accepted: the number of accepted connections.
     sockets: all accepted sockets, in their order.
     """
 
@@ -361,7 +361,7 @@ class SocketServer:
 
     @property
     def living(self) -> int:
-        """How many clients it serves now."""
+        """The number of clients that it serves now."""
         return sum(thread.is_alive() for thread in self._threads)
 
     def _accept(self) -> None:

@@ -10,7 +10,7 @@ from ktcpvs.streams.preamble import Proceed, Refuse
 class LineStage:
     """Clients begin with `KNOCK HOST PORT` and a newline; HOST PORT is their address then. `KNOCK` keeps it.
 
-    begun: the address of each client for whom it has begun. skips: addresses for which it does not apply.
+    begun: the address of each client for which it has begun. skips: addresses for which it does not apply.
     """
 
     def __init__(self, name: str = "knock", timeout: int = 3, max_size: int = 64, skips: tuple[str, ...] = ()) -> None:

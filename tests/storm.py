@@ -1,4 +1,4 @@
-"""Many connections at once through a switch, with random sizes, pieces, pauses and ends, which check each other.
+"""Many concurrent connections through a switch, with random sizes, pieces, pauses and ends; both sides check the data.
 
 The seed, the side and the number of a connection determine all that a side does, so a failure can be repeated. Each
 side sends its number first: the other side then knows every byte that must follow, and compares the SHA-256.
@@ -22,17 +22,17 @@ BLOB = random.Random(5).randbytes(4 << 20)
 NUMBER = struct.Struct("!Q")
 LARGE = 3 << 20
 USUAL = 18
-"""All but a few contents have at most 2**USUAL bytes."""
+"""Most contents have at most 2**USUAL bytes."""
 
 PATIENCE = 0.3
-"""Seconds that one side waits for the other's end before it ends itself."""
+"""Seconds for which one side waits for the other's end before it ends itself."""
 
 LATEST = 60.0
 """Seconds after which a connection has failed."""
 
 
 class Half:
-    """What one side of a connection does.
+    """The script of one side of a connection.
 
     content: all that it sends, with its number; may be b"". rests: seconds that it pauses in the middle of the content,
     so that the connection lives longer.
@@ -103,7 +103,7 @@ class Half:
 
 @dataclass
 class Storm:
-    """count connections to `port`, `at_once` of them at a time; `serve_at`: the port where the switch finds its server.
+    """Makes `count` connections to `port`, `at_once` of them at a time. serve_at: the port of the switch's server.
 
     lives: the most seconds that a side pauses. failures: a line each. bytes_in, bytes_out: what clients and the server
     have sent. told: is called with the number of finished connections.

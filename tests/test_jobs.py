@@ -1,4 +1,4 @@
-"""Every periodic job goes on after an exception. Each test runs a real job whose work always raises."""
+"""Every periodic job continues after an exception. Each test runs a real job whose work always raises."""
 
 from __future__ import annotations
 

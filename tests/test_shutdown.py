@@ -63,7 +63,7 @@ def test_administrators_may_finish_after_a_takeover() -> None:
 
 
 @pytest.mark.parametrize("pending_requests", [0, 1])
-def test_an_administrator_who_stays_is_closed(pending_requests: int) -> None:
+def test_an_administrator_that_stays_is_disconnected(pending_requests: int) -> None:
     ending = Ending(is_complete=True)
     ending.passes(ADMINISTRATORS_TIMEOUT - 3 * POLL_INTERVAL)
     ending.pending_requests = pending_requests

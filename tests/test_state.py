@@ -1,4 +1,4 @@
-"""The state file: either the old table or the new one, never a piece of both."""
+"""The state file: it always contains either the old table or the new one."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from ktcpvs.takeover.handover_source import HandoverConnection, HandoverSource
 
 
 class Fault(Exception):
-    """The tests make steps raise it."""
+    """The exception that tests make steps raise."""
 
 
 class Sockets(InheritedSockets):

@@ -75,7 +75,7 @@ def admission(counts: Sequence[int] = (1, 100, 10_000, 100_000), calls: int = 10
 
     def made(**options: Any) -> Admission:
         one = Admission(context, "s")
-        one.follow(VirtualService("s", **options), "EACH_REQUEST")
+        one.configure(VirtualService("s", **options), "EACH_REQUEST")
         return one
 
     def report(name: str, call: Callable[[], object]) -> None:
@@ -89,7 +89,7 @@ def admission(counts: Sequence[int] = (1, 100, 10_000, 100_000), calls: int = 10
     report("client_connections, in and out", lambda: one.leave(one.enter(peer), 0))
     for name, value in (("client_rate", "10000000/s"), ("client_head_rate", 10_000_000)):
         limited = made(**{name: value})
-        report(name, partial(limited.asks, limited.enter(peer), 60))
+        report(name, partial(limited.wait_time, limited.enter(peer), 60))
 
 
 def memory(pid: int, port: int, kind: str) -> None:

@@ -21,7 +21,7 @@ BACKLOG = 128
 class _AdoptedPort(unix.Port):
     """A Twisted port on a unix socket that it does not own.
 
-    Twisted's own port would make the socket's file accessible to everybody, and remove it at the end. The socket is not
+    Twisted's own port would make the socket's file accessible to all users, and remove it at the end. The socket is not
     shut down either, since another process may have it too and go on listening.
     """
 
@@ -84,7 +84,8 @@ class UnixControlListener:
         self._port.startListening()
 
     def release(self) -> None:
-        """Accept no more connections, but leave the socket's file: another process has the socket and goes on."""
+        """Accept no more connections, but leave the socket's file: another process shares the socket and keeps
+        listening."""
         self._stop_port()
         if self.socket is not None:
             release_listener(self.socket)

@@ -1,1 +1,1 @@
-"""Decisions about one client connection: admission, which server, waiting for room, what the access log says."""
+"""Decisions about one client connection: admission, selection of a server, the queue, the access log."""

@@ -1,4 +1,4 @@
-"""Access log entries: what is noted of a request while it is served, and the line that is written at its end."""
+"""Access log entries: they collect facts about a request while it is served, and write its line at the end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ktcpvs.runtime.context import Context
 from ktcpvs.system.access_log_files import AccessLog
 
 MAX_SERVERS = 1024
-"""For how many servers and reasons the texts of a log are cached."""
+"""The most pairs of a server and a reason whose texts are cached for a log."""
 
 
 class AccessLogWriter:
@@ -27,11 +27,11 @@ class AccessLogWriter:
         self._servers: dict[tuple[Destination, str], tuple[str, str]] = {}
 
     def start(self) -> tuple[float, float]:
-        """The time of a request that begins: Unix time, and `now`."""
+        """Return the time of a request that begins: Unix time, and `now`."""
         return self._context.wall(), self._context.reactor.seconds()
 
     def begin(self, client: str, moved: tuple[int, int], started: tuple[float, float] | None = None) -> AccessLogEntry:
-        """A new entry.
+        """Return a new entry.
 
         client: its address. moved: bytes from and to the client before the request. started: what `start` returned
         then; None: it begins now.
@@ -83,7 +83,8 @@ class ServiceAccessLog:
         self.writer: AccessLogWriter | None = None
 
     def configure(self, config: VirtualService) -> None:
-        """Write where `config` says from now on. Raises what opening the log raises; then nothing is logged."""
+        """Write to the log that `config` names from now on. Raises what opening the log raises; then nothing is
+        logged."""
         before, self._log, self.writer = self._log, None, None
         if config.access_log != NO_LOG:
             log = self._log = self._context.access_logs.open(config.access_log)
@@ -92,11 +93,11 @@ class ServiceAccessLog:
             before.release()
 
     def begin(self, client: str, moved: tuple[int, int]) -> AccessLogEntry | None:
-        """A new entry, as AccessLogWriter makes it; None without a log."""
+        """Return a new entry, as AccessLogWriter makes it; None without a log."""
         return self.writer.begin(client, moved) if self.writer is not None else None
 
     def release(self) -> None:
-        """Give the log back: the last connection of a deleted service has ended. Safe to call twice."""
+        """Release the log after the last connection of a deleted service has ended. Safe to call twice."""
         log, self._log = self._log, None
         if log is not None:
             log.release()
@@ -123,12 +124,12 @@ class AccessLogEntry:
         self.record.server, self.record.reason = str(choice.destination.address), choice.reason
 
     def connected(self, is_reused: bool) -> None:
-        """Note when a server connection was there, and whether it was a kept one."""
+        """Note when a server connection was available, and whether it was a kept one."""
         self.record.connect = 0.0 if is_reused else self._log.now() - self._since
         self.record.reused = is_reused
 
     def retried(self) -> None:
-        """Note that a server failed and the request goes out again."""
+        """Note that a server failed and the request is sent again."""
         self.record.retries += 1
 
     def response_begun(self, status: int, head_size: int) -> None:
@@ -138,7 +139,7 @@ class AccessLogEntry:
         self._head_out = head_size
 
     def refused(self, status: int, response: bytes) -> None:
-        """Note a response of the switch's own, whose bytes are in no other count."""
+        """Note a response of the switch itself, whose bytes are in no other count."""
         self.record.status = status
         self.record.bytes_out = len(response)
         self._head_out = response.find(b"\r\n\r\n") + 4

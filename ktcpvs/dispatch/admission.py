@@ -1,6 +1,7 @@
-"""Who comes in, and how often who is in may ask: lists of networks, and limits for each client address.
+"""Admission control: allow and deny lists, and limits for each client address.
 
-Decided right after accept, before anything is read of a client or made for it; and with limits for each request.
+It decides right after accept, before anything is read from a client or allocated for it; limits on requests are checked
+again for each request.
 """
 
 from __future__ import annotations
@@ -17,24 +18,25 @@ from ktcpvs.runtime.context import Context
 from ktcpvs.system import log as levels
 from ktcpvs.system.sockets import packed_address
 
-HEADS_AT_ONCE = 1.0
-"""Seconds' worth of head bytes that may come at once; and then one head more."""
+HEAD_BURST = 1.0
+"""The burst of head bytes that a client may send at once, in seconds at its rate; one more head may follow."""
 
-KNOWN_MOST = 4096
-"""How many clients are found without looking for them, since they were found before."""
+MAX_CACHED_CLIENTS = 4096
+"""The most client addresses whose slots are cached."""
 
-_NOBODY = NOWHERE, 0
+_UNKNOWN = NOWHERE, 0
 
 RETRY_AFTER_HEAD = 1
-"""Seconds after which a client may come again who holds too much."""
+"""Retry-After, in seconds, for a client with too many bytes of unfinished heads."""
 
 
 class Admission:
-    """One service's. is_open_to_all: everybody comes in as often as he likes, and it need not be asked. denied: clients
-    who were turned away since their networks are denied, or not allowed. limited: connections and requests beyond a
-    limit."""
+    """The admission control of one service. is_open_to_all: the service has neither lists nor limits, so callers may
+    skip `enter`. denied: the number of clients rejected by the lists. limited: the number of connections and requests
+    rejected by a limit."""
 
     __slots__ = (
+        "_cached_slots",
         "_clock",
         "_connections",
         "_context",
@@ -46,7 +48,6 @@ class Admission:
         "_ident",
         "_ipv6",
         "_is_first",
-        "_known",
         "_limits",
         "_lists",
         "_most",
@@ -68,12 +69,12 @@ class Admission:
         self._connections = self._head = 0
         self._cost = self._room = self._most = self._head_cost = self._head_most = 0.0
         self._ipv6 = 128
-        self._known: dict[str, tuple[int, int]] = {}  # addresses -> where they count, and whose that place was then
+        self._cached_slots: dict[str, tuple[int, int]] = {}  # address -> slot, and the tag of its client
         self.is_open_to_all = True
         self.denied = self.limited = 0
 
-    def follow(self, config: VirtualService, unit: str) -> None:
-        """From now on it opens for whom `config` wants. unit: of its scheduler; with CONNECTION the rate is that of
+    def configure(self, config: VirtualService, unit: str) -> None:
+        """Apply the lists and limits of `config`. unit: of its scheduler; with CONNECTION, the rate limits
         connections."""
         lists = config.allow, config.deny
         if lists != self._lists:
@@ -84,9 +85,9 @@ class Admission:
         self._is_first = unit == CONNECTION
         self._connections, self._head = config.client_connections, config.client_head
         self._head_cost = 1 / config.client_head_rate if config.client_head_rate else 0.0
-        self._head_most = HEADS_AT_ONCE + (1 << 20) * self._head_cost
+        self._head_most = HEAD_BURST + (1 << 20) * self._head_cost
         self._ipv6 = config.client_ipv6
-        self._known = {}
+        self._cached_slots = {}
         self._limits = bool(self._connections or self._cost or self._head or self._head_cost)
         if self._limits and self._table is None:
             self._table = self._context.counters.client_table(self._context.key)
@@ -95,47 +96,47 @@ class Admission:
     # Clients.
 
     def enter(self, peer: Any) -> int | None:
-        """Admit a client. Returns the slot where it counts until `leave`; NOWHERE: it counts nowhere; None: its
-        connection is to be reset. peer: as accept() tells it."""
-        if type(peer) is not tuple:  # a unix socket's clients have no address
+        """Admit a client. Return the slot where it counts until `leave`; NOWHERE: it is not counted; None: it is
+        rejected, and its connection must be reset. peer: as returned by accept()."""
+        if type(peer) is not tuple:  # clients of a unix socket have no address
             return NOWHERE
         if self._filter is not None and not self._filter.judge(packed_address(peer))[0]:
             self.denied += 1
-            self._note_rejection("service {ident}: clients are denied, as {client}", peer)
+            self._note_rejection("service {ident}: clients rejected by allow and deny, for example {client}", peer)
             return None
         table = self._table
         if not self._limits or table is None:
             return NOWHERE
         now = self._clock()
-        place, tag = self._known.get(peer[0], _NOBODY)
-        if place == NOWHERE or not table.still(place, tag, now):
-            place = self._find(table, peer, now)
-            if place == NOWHERE:
+        slot, tag = self._cached_slots.get(peer[0], _UNKNOWN)
+        if slot == NOWHERE or not table.still(slot, tag, now):
+            slot = self._find(table, peer, now)
+            if slot == NOWHERE:
                 return NOWHERE
-        if 0 < self._connections <= table.connections(place) or (
-            self._is_first and self._cost and take(table.requests, place, now, self._cost, self._room, self._most)
+        if 0 < self._connections <= table.connections(slot) or (
+            self._is_first and self._cost and take(table.requests, slot, now, self._cost, self._room, self._most)
         ):
             self.limited += 1
-            self._note_rejection("service {ident}: clients are beyond their limit, as {client}", peer)
+            self._note_rejection("service {ident}: clients rejected by client limits, for example {client}", peer)
             return None
-        table.connect(place, 1)
-        return place
+        table.connect(slot, 1)
+        return slot
 
     def _find(self, table: ClientTable, peer: Any, now: float) -> int:
-        place = table.find(self._name(packed_address(peer)), now)
-        if place != NOWHERE:
-            if len(self._known) >= KNOWN_MOST:
-                self._known.clear()
-            self._known[peer[0]] = place, table.tag(place)
-        return place
+        slot = table.find(self._name(packed_address(peer)), now)
+        if slot != NOWHERE:
+            if len(self._cached_slots) >= MAX_CACHED_CLIENTS:
+                self._cached_slots.clear()
+            self._cached_slots[peer[0]] = slot, table.tag(slot)
+        return slot
 
-    def leave(self, place: int, held: int) -> None:
-        """The connection is over. held: bytes of it that counted until now."""
+    def leave(self, slot: int, held: int) -> None:
+        """Stop counting a connection that is over. held: its bytes of unfinished heads that are still counted."""
         table = self._table
         if table is not None:
-            table.connect(place, -1)
+            table.connect(slot, -1)
             if held:
-                table.hold(place, -held)
+                table.hold(slot, -held)
 
     def _name(self, packed: bytes) -> bytes:
         if len(packed) == 16:
@@ -145,50 +146,51 @@ class Admission:
     def _note_rejection(self, form: str, peer: Any) -> None:
         log = self._context.log
         log.fault(form, ident=self._ident, client=peer[0])
-        log.event(levels.CONNECTION, "{client} turned away by {ident}", client=peer[0], ident=self._ident)
+        log.event(levels.CONNECTION, "{client} rejected by {ident}", client=peer[0], ident=self._ident)
 
-    # What they ask.
+    # Requests.
 
-    def asks(self, place: int, size: int) -> float:
-        """A request has come, with a head of `size` bytes: seconds until it may come again; 0: it may be served."""
+    def wait_time(self, slot: int, size: int) -> float:
+        """Count a request with a head of `size` bytes. Return 0, or the seconds until the client may send it; then it
+        is not counted."""
         table = self._table
         if table is None:
             return 0.0
         now = self._clock()
         if self._cost:
-            wait = take(table.requests, place, now, self._cost, self._room, self._most)
+            wait = take(table.requests, slot, now, self._cost, self._room, self._most)
             if wait:
                 return wait
         if self._head_cost:
-            return take(table.heads, place, now, size * self._head_cost, HEADS_AT_ONCE, self._head_most)
+            return take(table.heads, slot, now, size * self._head_cost, HEAD_BURST, self._head_most)
         return 0.0
 
-    def hold(self, place: int, more: int) -> bool:
-        """So many bytes more of an unfinished head are held: is that too much?"""
+    def hold(self, slot: int, more: int) -> bool:
+        """Count `more` bytes of an unfinished head. Return whether the client now exceeds its limit."""
         table = self._table
         if table is None:
             return False
-        table.hold(place, more)
-        return 0 < self._head < table.held(place)
+        table.hold(slot, more)
+        return 0 < self._head < table.held(slot)
 
-    # For people.
+    # For --explain.
 
-    def look(self, packed: bytes) -> list[str]:
-        """What counts for a client with that address now, a line each."""
+    def describe(self, packed: bytes) -> list[str]:
+        """Describe the current counts of the client with that address, a line each."""
         table = self._table
         if table is None or not self._limits:
             return []
-        place = table.find(self._name(packed), 0.0, make=False)
+        slot = table.find(self._name(packed), 0.0, make=False)
         notes = []
         if self._connections:
-            have = table.connections(place) if place != NOWHERE else 0
-            full = ": one more is reset" if have >= self._connections else ""
+            have = table.connections(slot) if slot != NOWHERE else 0
+            full = ": the next one is reset" if have >= self._connections else ""
             notes.append(f"client has {have} of {self._connections} connections{full}")
         if self._cost:
-            full_at = table.requests[place] if place != NOWHERE else 0.0
+            full_at = table.requests[slot] if slot != NOWHERE else 0.0
             wait = min(full_at - self._clock(), self._most) - self._room
-            then = "connection is reset" if self._is_first else "request is answered 429"
+            then = "connections are reset" if self._is_first else "requests get status 429"
             notes.append(
-                f"client beyond its rate: for {wait:.1f} seconds each {then}" if wait > 0 else "client within its rate"
+                f"client exceeds its rate: {then} for {wait:.1f} more seconds" if wait > 0 else "client within its rate"
             )
         return notes

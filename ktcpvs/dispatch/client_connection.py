@@ -1,4 +1,4 @@
-"""The base of client connections: a stream, a state by a table, a dispatcher, one timer, and perhaps a relay."""
+"""Base class of client connections: a stream, a state machine, a dispatcher, one timer, and perhaps a relay."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ class ClientConnection(ABC):
     """One client connection of a service.
 
     client: the stream to the client. client_name: the client's address with its port. began: the wheel's tick at
-    accept. last_activity: the tick at which bytes came or the state changed last. state: see `table`. ending: why the
-    connection ended, once that is known. dispatcher: selects its servers. limits: of its client address; None: it has
-    none. relay: once both sides are joined. is_over: both sides are gone. on_end: called
-    then. handover: while the relay copies and is to be replaced by an engine.
+    accept. last_activity: the tick at which bytes last came or the state last changed. state: see `table`. ending: why
+    the connection ended, once that is known. dispatcher: selects its servers. limits: of its client address; None:
+    there are none. relay: None until both sides are joined. is_over: both sides are closed. on_end: called then.
+    handover: set while the relay copies and an engine may still take over.
     """
 
     table: ClassVar[dict[str, dict[str, str]]]
     """state -> event -> state."""
 
     descriptors: ClassVar[int]
-    """How many descriptors the connection counts for."""
+    """The descriptors that the connection takes."""
 
     reserved: ClassVar[int] = 0
-    """How many more it may need, which a pool counts once it has them."""
+    """Descriptors that it may need later; the pool counts them when it takes them."""
 
     __slots__ = (
         "_timer", "began", "client", "client_name", "context", "dispatcher", "ending", "handover", "is_over",
@@ -75,32 +75,32 @@ class ClientConnection(ABC):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.client_name} of {self.service.ident}: {self.state}>"
 
-    # What a running service and its views ask.
+    # For the running service and its views.
 
     @abstractmethod
     def moved(self) -> tuple[int, int]:
-        """Bytes from the client and to it, so far."""
+        """Return the bytes from the client and to it, so far."""
 
     @abstractmethod
     def unsettled(self) -> tuple[int, int]:
-        """The part of `moved` that is not yet counted at the destination."""
+        """Return the part of `moved` that is not yet counted at the destination."""
 
     def idle_since(self) -> int:
-        """The wheel's tick at which something happened last."""
+        """The wheel's tick of the last activity."""
         return self.last_activity if self.relay is None else max(self.last_activity, self.relay.idle_since())
 
     def expire(self, event: str = DRAINED) -> None:
-        """End the connection now, both sides."""
+        """Close both sides now."""
         if self.state != CLOSED:
             self.transition(event)
         self.drop()
 
     @abstractmethod
     def retire(self) -> None:
-        """The service does not listen any more: finish the current request, and take no further one."""
+        """The service has stopped listening: finish the current request, and accept no further one."""
 
     def retire_gently(self) -> None:
-        """As `retire`, but an idle client may send one more request: it may be under way."""
+        """As `retire`, but an idle client may send one more request, which may already be on its way."""
         self.retire()
 
     @abstractmethod
@@ -108,14 +108,14 @@ class ClientConnection(ABC):
         """A timeout has changed."""
 
     def take_over(self, stream: Stream, first: bytes) -> None:
-        """Serve the client over a stream that is open already. first: what it has sent before all that follows."""
+        """Serve the client over a stream that is already open. first: the bytes that it has sent so far."""
         self.client = stream
         stream.made = stream.dataReceived = stream.ended = stream.lost = nothing
         self._opened()
         if first:
             stream.dataReceived(first)
 
-    # What the kinds of connections do.
+    # Implemented by the kinds of client connections.
 
     @abstractmethod
     def _opened(self) -> None:
@@ -123,7 +123,7 @@ class ClientConnection(ABC):
 
     @abstractmethod
     def serve(self, choice: Choice) -> None:
-        """Connect to this server; its lease has begun."""
+        """Connect to the chosen server, whose lease has begun."""
 
     @abstractmethod
     def restore_timer(self) -> None:
@@ -131,16 +131,16 @@ class ClientConnection(ABC):
 
     @abstractmethod
     def fail(self, status: int, reason: str, retry_after: int = 0) -> None:
-        """Refuse the request with an HTTP status. retry_after: seconds; 0: not said."""
+        """Refuse the request with an HTTP status. retry_after: seconds; 0: no such field."""
 
     @abstractmethod
     def drop(self) -> None:
         """Reset both sides."""
 
-    # What they share.
+    # Shared by all kinds.
 
     def transition(self, event: str) -> None:
-        """Change the state as the table says. Raises KeyError for an event that the state does not have: a bug."""
+        """Change the state by the table. Raises KeyError for an event that the state does not have, which is a bug."""
         before = self.state
         self.state = after = self.table[before][event]
         self.last_activity = self.context.wheel.now
@@ -158,35 +158,37 @@ class ClientConnection(ABC):
             log.event(levels.STATE, form, client=self.client_name, before=before, event=event, after=after)
 
     def set_timer(self, seconds: float, due: Callable[[], object] | None = None) -> None:
-        """Start the one timer of this connection anew: call `due` after `seconds`; None: no timer."""
+        """Restart the connection's one timer: call `due` after `seconds`; None: no timer."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self.context.wheel.after(seconds, due) if due is not None else None
 
     def is_client_gone(self) -> bool:
-        """True when the client has left, though that was not read yet. With `abort_on_close = on` a FIN counts."""
+        """Return whether the client has disconnected, even if that was not read yet. With `abort_on_close = on` a FIN
+        counts."""
         client = self.client
         return client.is_gone() or (self.service.config.abort_on_close == "on" and client.has_ended())
 
     def join(self, relay: CopyRelay, finished: Callable[[], object]) -> None:
-        """Both sides are joined by `relay`: the service's engine takes over, at once or when that is worth it."""
+        """Join both sides by `relay`. The service's engine takes over at once, or when the connection turns out to be
+        bulk."""
         choice = self.service.relay
         choice.joined[COPY] += 1
         if choice.engine != COPY and self.state != CLOSED:
             self.handover = Handover(self, relay, finished, choice.after, self.context)
 
     def retry_after(self, status: int, seconds: int) -> int:
-        """The value of Retry-After: `seconds`, or the setting for a refusal with 503; 0: none."""
+        """Return the value of Retry-After: `seconds`, or the setting for a refusal with 503; 0: none."""
         return seconds or (self.context.settings.retry_after if status == 503 else 0)
 
-    # What the hand-over asks and tells.
+    # For the hand-over to a relay engine.
 
     def wanted_engine(self) -> str:
-        """The name of the relay that the service has now; COPY when the connection is ending."""
+        """Return the name of the service's current relay; COPY if the connection is ending."""
         return self.service.relay.engine if self.state in JOINED_STATES else COPY
 
     def set_relay(self, relay: CopyRelay | EngineRelay) -> None:
-        """`relay` carries the bytes from now on."""
+        """Replace the relay that carries the bytes."""
         self.relay = relay
 
     def handed_over(self, engine: str) -> None:
@@ -197,20 +199,20 @@ class ClientConnection(ABC):
         joined[engine] += 1
 
     def handover_failed(self, engine: str, error: OSError) -> None:
-        """The engine could not be started: copying goes on."""
+        """The engine could not be started: keep copying."""
         form = "service {ident}: {client} is not relayed by {engine}: {why}"
         values = {"ident": self.service.ident, "client": self.client_name, "engine": engine}
         self.context.log.event(levels.NON_FATAL, form, why=error.strerror or str(error), **values)
 
     def handover_ended(self) -> None:
-        """The connection is copied to its end."""
+        """The connection will be copied until it ends."""
         self.handover = None
 
     def end(self) -> None:
-        """Both sides are gone: count the connection out. Called once."""
+        """Both sides are closed: report the end. Called once."""
         self.is_over = True
         self.on_end(self)
-        self.on_end = _nothing  # no cycles: memory comes back now, not when they are looked for
+        self.on_end = _nothing  # breaks a cycle, so that memory is freed now and not by the garbage collector
         self.dispatcher.detach()
 
 

@@ -7,8 +7,8 @@ import math
 from ktcpvs.dispatch.admission import Admission
 from ktcpvs.model.scheduling import Request
 
-TOO_MANY_REQUESTS = "this client address asks more than it may"
-TOO_MUCH_HEAD = "this client address has more unfinished heads than it may"
+TOO_MANY_REQUESTS = "too many requests from this client address"
+TOO_MUCH_HEAD = "too many bytes of incomplete request heads from this client address"
 
 _HEAD_OVERHEAD = len(b"  HTTP/1.1\r\n\r\n")
 """Bytes of a request's head besides its method, target and header lines."""
@@ -26,19 +26,21 @@ class ClientLimits:
         self._held = 0
 
     def allows(self, head_size: int) -> bool:
-        """Count a request with a head of `head_size` bytes; False, and not counted, when it comes too early."""
-        return not self._admission.asks(self._slot, head_size)
+        """Count a request with a head of `head_size` bytes. Return False, without counting it, if it comes too
+        early."""
+        return not self._admission.wait_time(self._slot, head_size)
 
     def wait_time(self, request: Request) -> int:
-        """Count a request. Returns 0, or the seconds until the client may send it; then it is not counted."""
+        """Count a request. Return 0, or the seconds until the client may send it; then it is not counted."""
         size = len(request.method or b"") + len(request.target or b"") + len(request.lines) + _HEAD_OVERHEAD
-        return math.ceil(self._admission.asks(self._slot, size))
+        return math.ceil(self._admission.wait_time(self._slot, size))
 
     def hold_head(self, size: int) -> bool:
-        """Count `size` bytes of an unfinished head in all; 0: there is none. Returns False when that is too much."""
+        """Set the size of the connection's unfinished head; 0: there is none. Return False if that exceeds the
+        limit."""
         more, self._held = size - self._held, size
         return not (more and self._admission.hold(self._slot, more) and size)
 
     def release(self) -> None:
-        """The connection is over: it counts no more."""
+        """Stop counting the connection, which is over."""
         self._admission.leave(self._slot, self._held)

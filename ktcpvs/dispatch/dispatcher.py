@@ -1,5 +1,5 @@
-"""The dispatcher of one client connection: it selects a server for each request, waits where that takes time, and holds
-the request's place at its server."""
+"""The dispatcher of one client connection: it selects a server for each request, waits if that takes time, and holds
+the request's lease of its server."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ class DispatcherOwner(Protocol):
         """Change the state."""
 
     def set_timer(self, seconds: float, due: Callable[[], object] | None = None) -> None:
-        """Start the connection's one timer anew."""
+        """Restart the connection's one timer."""
 
     def restore_timer(self) -> None:
-        """Nothing is waited for any more: start the timer of the new state."""
+        """The wait is over: start the timer of the new state."""
 
     def serve(self, choice: Choice) -> None:
-        """Send the request to this server; its lease has begun."""
+        """Send the request to the chosen server, whose lease has begun."""
 
     def fail(self, status: int, reason: str, retry_after: int = 0) -> None:
-        """Refuse the request with an HTTP status. retry_after: seconds; 0: not said."""
+        """Refuse the request with an HTTP status. retry_after: seconds; 0: no such field."""
 
     def is_client_gone(self) -> bool:
-        """True when the client has left, though that was not read yet."""
+        """Return whether the client has disconnected, even if that was not read yet."""
 
     def expire(self, event: str) -> None:
         """End the connection."""
@@ -57,10 +57,10 @@ class DispatcherOwner(Protocol):
 class Dispatcher:
     """The selection of a server for the current request of one client connection.
 
-    request: as the scheduler sees it. choice: the server of the current request, or of the last one. lease: its place
-    there. entry: of the access log; None without one. failed_connections: servers whose connection died with the
-    current request. is_retry: the next lease counts against `retry_budget`. uses_scheduler: False once there is nothing
-    to ask the scheduler about.
+    request: as the scheduler sees it. choice: the server of the current request, or of the last one. lease: counts the
+    request there. entry: of the access log; None without one. failed_connections: servers whose connection died with
+    the current request. is_retry: the next lease counts against `retry_budget`. uses_scheduler: False when the client
+    has sent nothing that the scheduler could use.
     """
 
     __slots__ = (
@@ -74,8 +74,8 @@ class Dispatcher:
         self._log = service.context.log
         self._owner = owner
         self._pending: Deferred[Any] | None = None  # the scheduler's answer
-        self._queued_since = 0  # the tick after the one when it began to wait for room; 0: it does not
-        # Servers that refused a connection for this request; None: they have been called a second time.
+        self._queued_since = 0  # the tick when it began to wait for room, plus 1; 0: it does not wait
+        # Servers that refused a connection for this request; None: they have been tried a second time.
         self._refused: frozenset[Destination] | None = NONE
         self.request = Request(client_host, tried=service.selector.down)
         self.choice: Choice | None = None
@@ -92,16 +92,17 @@ class Dispatcher:
         return f"<Dispatcher of {self._service.ident}: {server}>"
 
     def detach(self) -> None:
-        """The client connection is over: let go of it, so that its memory is free at once, without a collection."""
+        """The client connection is over: drop the reference to it, so that its memory is freed without a garbage
+        collection."""
         del self._owner
 
     @property
     def destination(self) -> Destination | None:
-        """The server that the current request has a place at."""
+        """The server that the current request has a lease of."""
         return self.lease.destination if self.lease is not None and not self.lease.ended else None
 
     def begin(self) -> None:
-        """A new request: all servers that are up may serve it."""
+        """Begin a new request, which all servers that are up may serve."""
         request = self.request
         request.tried = self._service.selector.down
         request.failed = self._refused = NONE
@@ -110,7 +111,7 @@ class Dispatcher:
     # Selection.
 
     def select(self) -> None:
-        """Select a server: `serve` or `fail` of the owner follows, at once or later."""
+        """Select a server, and call `serve` or `fail` of the owner, at once or later."""
         selector = self._service.selector
         if self.uses_scheduler:
             self._handle(selector.select(self.request, self._allows_second_round))
@@ -118,12 +119,12 @@ class Dispatcher:
             self._handle(selector.decide(self.request, None))
 
     def handle_answer(self, answer: Any) -> None:
-        """Go on with a scheduler's answer, which `select` would have asked for."""
+        """Continue with a scheduler's answer that the caller already has, as `select` would."""
         self._handle(self._service.selector.judge(self.request, answer, self._allows_second_round))
 
-    def scheduler_failed(self) -> None:
-        """Go on after the scheduler has raised the exception that is being handled."""
-        self._handle(self._service.selector.scheduler_failed(self.request, None, self._allows_second_round))
+    def scheduler_failed(self, failure: Failure) -> None:
+        """Continue after an exception of the scheduler."""
+        self._handle(self._service.selector.scheduler_failed(self.request, failure, self._allows_second_round))
 
     def _handle(self, decision: Decision | Deferred[Any]) -> None:
         if isinstance(decision, Deferred):
@@ -138,7 +139,7 @@ class Dispatcher:
             self.take(decision.choice)
 
     def take(self, choice: Choice) -> None:
-        """Use this server: take a place there and tell the owner."""
+        """Use this server: begin a lease and call the owner."""
         self.choice = choice
         if self.is_retry:
             self.is_retry = False
@@ -159,12 +160,12 @@ class Dispatcher:
             )
         self._owner.serve(choice)
 
-    # A scheduler that takes its time.
+    # Asynchronous schedulers.
 
     def _wait_for_scheduler(self, answer: Deferred[Any]) -> None:
         self._pending = answer
         self.is_waiting = True
-        self._service.queue.leave(self)  # room that is freed meanwhile is seen when the answer has come
+        self._service.queue.leave(self)  # the answer is checked for room when it comes
         self._owner.set_timer(self._settings_of.settings.choose_timeout, self._scheduler_timed_out)
         answer.addCallbacks(self._answered, self._answer_failed, (answer,), {}, (answer,))
 
@@ -174,7 +175,7 @@ class Dispatcher:
             self.handle_answer(result)
 
     def _answer_failed(self, failure: Failure, answer: Deferred[Any]) -> None:
-        if self._pending is answer:  # else it was cancelled here, and this is what came of it
+        if self._pending is answer:  # else it was cancelled here
             self._pending = None
             selector = self._service.selector
             self._handle(selector.scheduler_failed(self.request, failure, self._allows_second_round))
@@ -185,7 +186,7 @@ class Dispatcher:
             cancel_pending(answer, self._log)
             self._handle(self._service.selector.scheduler_timed_out(self.request, self._allows_second_round))
 
-    # Room at a server.
+    # The queue.
 
     def _wait_for_room(self) -> None:
         owner, context = self._owner, self._settings_of
@@ -202,7 +203,7 @@ class Dispatcher:
         self._owner.fail(503, f"no server had room within {self._settings_of.settings.queue_timeout} seconds")
 
     def try_again(self) -> None:
-        """Select again: a server may have room. A client that has left meanwhile takes none."""
+        """Select again, because a server may have room. A client that has disconnected meanwhile takes no room."""
         owner = self._owner
         if owner.is_client_gone():
             owner.expire(CLIENT_GONE)
@@ -212,7 +213,7 @@ class Dispatcher:
         self.select()
 
     def stop_waiting(self) -> None:
-        """The request waits no longer, for whatever reason."""
+        """Stop waiting for room or for the scheduler."""
         self.is_waiting = False
         self._queued_since = 0
         self._service.queue.leave(self)
@@ -221,19 +222,19 @@ class Dispatcher:
             cancel_pending(answer, self._log)
         self._owner.restore_timer()
 
-    # Servers that fail.
+    # Failed servers.
 
     def exclude(self, destination: Destination, reason: str) -> None:
-        """A server has failed this request: it is not selected for it again."""
+        """Exclude a server that has failed this request from its further selections."""
         request = self.request
         request.tried, request.failed = {*request.tried, destination}, request.failed | {destination}
         self._service.server_failed(destination, reason)
 
     def connect_failed(self, why: Failure) -> None:
-        """The selected server could not be connected to: select the next one, or refuse the request."""
+        """The connection to the selected server failed: select the next one, or refuse the request."""
         owner, lease = self._owner, self.lease
         assert lease is not None  # nothing is connected without one
-        if getattr(why.value, "osError", None) in EXHAUSTED:  # the server has not heard of it
+        if getattr(why.value, "osError", None) in EXHAUSTED:  # an error of this system, not of the server
             lease.end()
             owner.transition(CONNECT_FAILED)
             owner.fail(503, f"no connection to a server can be made: {why.getErrorMessage()}")
@@ -252,11 +253,12 @@ class Dispatcher:
         self.select()
 
     def _allows_second_round(self) -> bool:
-        """A request that was at a server which died has taken time: a server that refused it before may be back."""
+        """Return whether servers that refused the request may be tried again: after another server has died with it,
+        some time has passed, and they may be back."""
         request, refused = self.request, self._refused
         if not self.failed_connections or not refused:
             return False
-        self._refused = None  # once; and a server that took the request and died does not get it again
+        self._refused = None  # only once; a server that died with the request does not get it again
         request.failed -= refused
         request.tried = self._service.selector.down | request.failed
         return True

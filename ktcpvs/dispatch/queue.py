@@ -1,6 +1,6 @@
-"""Waiting for room: clients of one service whose servers all have `maxconn` connections.
+"""The queue of a service: requests that wait for room while all its servers have `maxconn` connections.
 
-First come, first served; a client that a freed server may not serve is passed over.
+It is first in, first out, but skips a request that the freed server may not serve.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ class Waiter(Protocol):
     """A request that waits for room at a server."""
 
     def try_again(self) -> object:
-        """Select a server again: one has room, or the service has changed."""
+        """Select a server again, because one has room or the service has changed."""
 
 
 class Queue:
     """The queue of one service."""
 
     def __init__(self) -> None:
-        self._waiting: dict[Waiter, set[Destination]] = {}  # waiter -> servers that it does not take
+        self._waiting: dict[Waiter, set[Destination]] = {}  # waiter -> servers that it cannot use
         self._freed: list[Destination] = []
         self._is_serving = False
 
@@ -35,15 +35,15 @@ class Queue:
         return f"<Queue {len(self._waiting)} waiting>"
 
     def enter(self, waiter: Waiter) -> None:
-        """Add `waiter` at the end; one that waits already keeps its position."""
+        """Add `waiter` at the end, unless it is in the queue already."""
         self._waiting.setdefault(waiter, set())
 
     def leave(self, waiter: Waiter) -> None:
-        """Remove `waiter`; safe to call for one that does not wait."""
+        """Remove `waiter`, if it is in the queue."""
         self._waiting.pop(waiter, None)
 
     def freed(self, destination: Destination) -> None:
-        """`destination` has room: let the first waiter that takes it try again."""
+        """`destination` has room: let the first waiter that can use it try again."""
         if not self._waiting:
             return
         self._freed.append(destination)
@@ -74,7 +74,7 @@ class Queue:
             refused = self._waiting.get(waiter)
             if refused is None:
                 continue
-            if destination.is_shared:  # another process may have taken the room just before: it is asked again later
+            if destination.is_shared:  # another process may have taken the room just before: try again later
                 asked.add(waiter)
-            else:  # there was room, and this waiter did not take it
+            else:  # there was room, but this waiter did not use it
                 refused.add(destination)

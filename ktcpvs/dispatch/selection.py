@@ -2,11 +2,10 @@
 
 Traffic, `--explain` and configuration tests call the same procedure, `Selector.select`, so that they cannot differ:
 
-1. The scheduler chooses. When it fails or takes too long, the `fallback` scheduler chooses instead.
-2. A full server is replaced by another choice of the scheduler; when there is none, the client waits in the queue.
-3. Without a choice, servers that refused this request may be called a second time (`allows_second_round`).
-4. Then a server serves that clients' errors have ejected, then the `redirect` address.
-5. Else the request is refused.
+1. The scheduler chooses. When it fails or takes too long, the `fallback` scheduler chooses instead. 2. A full server is
+replaced by another choice of the scheduler; when there is none, the client waits in the queue. 3. Without a choice,
+servers that refused this request may be tried a second time (`allows_second_round`). 4. Otherwise an ejected server is
+used, and if there is none, the `redirect` address. 5. Otherwise the request is refused.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ SERVER, REDIRECT, QUEUE, NOBODY = "server", "redirect", "queue", "nobody"
 """The outcomes of a selection."""
 
 AGAIN = "again"
-"""The outcome when `allows_second_round` has allowed one: call `select` again."""
+"""The outcome after `allows_second_round` has returned True: call `select` again."""
 
 SCHEDULER_FAILED = "the scheduler failed"
 
@@ -50,7 +49,7 @@ class Decision:
 
 
 def never() -> bool:
-    """The `allows_second_round` of a request whose servers are called only once."""
+    """The `allows_second_round` of a request whose servers are tried only once."""
     return False
 
 
@@ -70,7 +69,7 @@ class Selector:
     def __init__(
         self, context: Context, config: VirtualService, note: Callable[[str], object] = lambda text: None
     ) -> None:
-        """note: called with a line of text for each unusual step, for a dry run's report."""
+        """note: called with a line of text for each unusual step, for the report of a dry run."""
         self._context = context
         self._note = note
         self._fallback: Any = None
@@ -90,8 +89,8 @@ class Selector:
         destinations: frozenset[Destination],
         make_fallback: Callable[[], Any] | None,
     ) -> None:
-        """Take over a configuration. make_fallback: binds the fallback scheduler when it is first needed; None: the
-        service has none. Only assignments: it cannot raise."""
+        """Apply a configuration. make_fallback: binds the fallback scheduler when it is first needed; None: the service
+        has none. This only assigns, so it cannot raise."""
         self.config, self.scheduler, self.usable = config, scheduler, destinations
         self._make_fallback, self._fallback = make_fallback, None
         self.limited = tuple([destination for destination in destinations if destination.maxconn])
@@ -103,8 +102,8 @@ class Selector:
     # The procedure.
 
     def select(self, request: Request, allows_second_round: Callable[[], bool] = never) -> Decision | Deferred[Any]:
-        """Ask the scheduler. Returns a Decision, or a Deferred when the scheduler takes its time: pass its result to
-        `judge`, its failure to `scheduler_failed`.
+        """Call the scheduler. Return a Decision; or a Deferred of an asynchronous scheduler: pass its result to
+        `judge`, and its failure to `scheduler_failed`.
 
         allows_second_round: called when no server is left; True when it has removed servers from `request.tried`.
         """
@@ -119,7 +118,7 @@ class Selector:
     def judge(
         self, request: Request, answer: Any, allows_second_round: Callable[[], bool] = never
     ) -> Decision | Deferred[Any]:
-        """Decide what a scheduler's answer means: a choice, a promise of one, or an error of the scheduler."""
+        """Interpret a scheduler's answer: a choice, an awaitable of one, or an error of the scheduler."""
         if answer is None or isinstance(answer, Choice):
             return self.decide(request, answer, "", allows_second_round)
         if isinstance(answer, Deferred):
@@ -149,7 +148,7 @@ class Selector:
         reason: str = "",
         allows_second_round: Callable[[], bool] = never,
     ) -> Decision:
-        """Decide for a scheduler's choice. reason: why there is none, where that is known."""
+        """Decide by a scheduler's choice. reason: why there is none, if that is known."""
         tried = request.tried
         if choice is not None:
             destination = choice.destination
@@ -182,16 +181,16 @@ class Selector:
         return "all servers are down" if all_are_down else "no server for this request"
 
     def _foreign_choice(self, request: Request, answer: Any, allows_second_round: Callable[[], bool]) -> Decision:
-        form = "scheduler of service {ident} failed: it chose {answer!r}, which is no server of the service"
+        form = "scheduler of service {ident} failed: it chose {answer!r}, which is not a server of the service"
         self._context.log.fault(form, ident=self.config.ident, answer=answer)
-        self._note(f"scheduler {self.config.scheduler} chose no server of this service: {answer!r}")
+        self._note(f"scheduler {self.config.scheduler} chose {answer!r}, which is not a server of this service")
         return self._fall_back(request, SCHEDULER_FAILED, allows_second_round)
 
     def _fall_back(self, request: Request, reason: str, allows_second_round: Callable[[], bool]) -> Decision:
         return self.decide(request, self._fallback_choice(request, reason), reason, allows_second_round)
 
     def _fallback_choice(self, request: Request, reason: str) -> Choice | None:
-        """The fallback scheduler's choice; None when there is none. reason: why the scheduler has not chosen."""
+        """Return the fallback scheduler's choice, or None. reason: why the scheduler has not chosen."""
         name = self.config.fallback
         try:
             if self._fallback is None and self._make_fallback is not None:
@@ -207,23 +206,23 @@ class Selector:
         return evolve(choice, reason=f"fallback {name}, since {reason}: {choice.reason}")
 
     def _instead_of_full(self, choice: Choice, request: Request) -> Choice | None:
-        """Another choice for a request whose server is full; None when the client must wait."""
+        """Return another choice for a request whose server is full, or None if the client must wait."""
         if choice.waits:
             return None
-        self._note(f"{choice.destination.address} is chosen first, and it is full")
+        self._note(f"{choice.destination.address} was chosen first, but it is full")
         return self._choose_without(request, request.tried | self._full())
 
     def _last_resort(self, request: Request) -> Choice | None:
-        """An ejected server: better than none."""
+        """Return an ejected server, which is better than none."""
         ejected = {one for one in self.down if one.health.state == EJECTED and not one.is_full} - request.failed
         choice = self._choose_without(request, request.tried - ejected) if ejected else None
-        return None if choice is None else evolve(choice, reason=f"{choice.reason}, ejected, since nobody else is left")
+        return None if choice is None else evolve(choice, reason=f"{choice.reason}, ejected, but no other is left")
 
     def _full(self) -> set[Destination]:
         return {destination for destination in self.limited if destination.is_full}
 
     def _choose_without(self, request: Request, excluded: set[Destination]) -> Choice | None:
-        """The scheduler's immediate choice among the servers that are not `excluded`."""
+        """Return the scheduler's immediate choice among the servers that are not `excluded`."""
         tried = request.tried
         request.tried = excluded
         try:
@@ -243,13 +242,14 @@ class Selector:
     # Retries.
 
     def may_retry(self) -> bool:
-        """True while `retry_budget` allows one more request to be sent to a second server."""
+        """Return whether `retry_budget` allows one more request to be sent to a second server."""
         settings = self._context.settings
         live = sum([destination.own for destination in self.usable])
         return self.retries.allows(live, settings.retry_budget, settings.retry_least)
 
     def instead_of_silent(self, silent: Destination, request: Request) -> Choice | None:
-        """Another choice for a request whose server does not respond; None without another server or retry budget."""
+        """Return another choice for a request whose server does not respond; None without another server or retry
+        budget."""
         if not self.may_retry():
             return None
         return self._choose_without(request, request.tried | {silent} | self._full())

@@ -18,7 +18,7 @@ from ktcpvs.system import log as levels
 
 class TrafficCounters:
     """total: client connections accepted. refused: requests and connections that got no server. refusals: HTTP status
-    -> how many clients were refused with it. ended_in, ended_out: bytes of connections that have ended."""
+    -> number of clients refused with it. ended_in, ended_out: bytes of connections that have ended."""
 
     __slots__ = ("ended_in", "ended_out", "refusals", "refused", "total")
 
@@ -31,7 +31,7 @@ class TrafficCounters:
 
 
 class RelayChoice:
-    """Which relay engine joins the connections of a service.
+    """The relay engine that joins the connections of a service.
 
     engine: the relay's name. reason: why it is not the configured or the best one; "" when it is. after: seconds of
     copying before the engine takes over. joined: relay -> connections that it carries or has carried to their end.
@@ -57,8 +57,8 @@ class ServiceContext:
     """The collaborators of one service's connections.
 
     unit: of the scheduler. first_byte_timeout: seconds; 0: none. server_failed: called with a server and a reason when
-    a connection or request has failed by that server's fault. room_needed: called when a client waits for room.
-    make_connector: makes the connector of a server as it is configured now.
+    a connection or request has failed by that server's fault. room_needed: called when a client begins to wait for
+    room. make_connector: makes the connector of a server as it is configured now.
     """
 
     __slots__ = (
@@ -92,15 +92,15 @@ class ServiceContext:
         return self.config.ident
 
     def connector(self, destination: Destination) -> Connector:
-        """The connector of a server: the one way to connect to it, for traffic and for health checks."""
+        """Return the connector of a server: the only way to connect to it, for traffic and for health checks."""
         found = self._connectors.get(destination)
         if found is None:
             found = self._connectors[destination] = self.make_connector(destination)
         return found
 
     def renew_connectors(self, destinations: Collection[Destination]) -> frozenset[Destination]:
-        """Make the connectors of these servers anew, as they are configured now, and drop those of other servers; an
-        attempt that is under way goes on.
+        """Make the connectors of these servers anew, as they are configured now, and drop those of other servers;
+        connection attempts in progress continue.
 
         Returns the servers whose connections must not be reused: their connector has another key, or is dropped (they
         may be added again with another one).
@@ -115,7 +115,7 @@ class ServiceContext:
         self.room_needed()
 
     def note_refusal(self, client_name: str, status: int, reason: str) -> None:
-        """Count and log a request that the switch answers itself. status: of HTTP."""
+        """Count and log a request that the switch refuses itself. status: of HTTP."""
         if status == 429:
             self.admission.limited += 1
         else:
@@ -128,7 +128,7 @@ class ServiceContext:
 
 
 def _has_tcp(config: VirtualService) -> bool:
-    """True when there may be connections with TCP on both sides."""
+    """Return whether there may be connections with TCP on both sides."""
     servers = config.servers
     some = not servers or any(not isinstance(server.address, Unix) for server in servers)
     return some and config.has_tcp_listener

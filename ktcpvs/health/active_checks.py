@@ -1,4 +1,4 @@
-"""Active checks: each server of a service with the option `check` is checked at intervals, and its health is told.
+"""Active checks: check each server of a service with the option `check` at intervals, and report the results.
 
 Where several processes serve, one of them checks. Checks are spread over time: each server has its own first moment,
 and intervals vary at random.
@@ -32,30 +32,30 @@ if TYPE_CHECKING:
     from ktcpvs.runtime.context import Context
 
 JITTER = 0.1
-"""The part of an interval by which it is longer or shorter, at random."""
+"""The part of an interval by which it is lengthened or shortened at random."""
 
 MAX_RUNNING = 200
-"""Checks at the same time; further ones are retried after RETRY_DELAY."""
+"""The most checks at the same time; further ones are retried after RETRY_DELAY."""
 
 RETRY_DELAY = 0.05
-"""Seconds."""
+"""Seconds until a check is retried that exceeds MAX_RUNNING."""
 
-NOT_MADE = "check: not made, since the switch has no descriptor or memory left"
-"""The outcome of a check that tells nothing about its server."""
+NOT_MADE = "check: not made, because the switch has no descriptor or memory left"
+"""The outcome of a check that says nothing about its server."""
 
 MAX_RESPONSE = 1 << 16
-"""Bytes of a response within which the expected text must come."""
+"""The bytes of a response within which the expected text must come."""
 
 
 class ReportedTo(Protocol):
     """The health of a service's servers."""
 
     def checked(self, destination: Destination, why: str | None) -> None:
-        """A check of a server has ended. why: the reason in words when the server is not well."""
+        """A check of a server has ended. why: the reason why it failed, in words; None if it passed."""
 
 
 class CheckedService(Protocol):
-    """What checks need of a running service. usable: the servers that it may use."""
+    """The part of a running service that checks use. usable: the servers that it may use."""
 
     @property
     def ident(self) -> str: ...
@@ -73,7 +73,7 @@ class CheckedService(Protocol):
 
 
 class ActiveChecks:
-    """The checks that one process makes. running: how many are under way."""
+    """The checks that one process makes. running: the number of checks in progress."""
 
     def __init__(self, context: Context, chance: Callable[[], float] = random.random) -> None:
         """chance: returns random numbers from 0.0 to 1.0."""
@@ -84,7 +84,7 @@ class ActiveChecks:
         self.running = 0
 
     def follow(self, services: Iterable[CheckedService]) -> None:
-        """Check the servers of these services from now on, where the option `check` asks for it, and no others."""
+        """Check the servers of these services that have the option `check` from now on, and no others."""
         wanted = {
             (service.ident, destination): service
             for service in services
@@ -115,15 +115,15 @@ class ActiveChecks:
             self._http = None
 
     def spread(self, seconds: float) -> float:
-        """Seconds until the first check, at random within the first interval."""
+        """Return the seconds until the first check, at random within the first interval."""
         return self._chance() * seconds
 
     def jittered(self, seconds: float) -> float:
-        """`seconds`, a little more or less at random."""
+        """Return `seconds`, lengthened or shortened at random."""
         return seconds * (1 - JITTER + 2 * JITTER * self._chance())
 
     def probe(self, check: Check, destination: Destination, connector: Connector) -> Deferred[Any]:
-        """Fires when the server is well, fails when it is not. Cancelling it stops the check."""
+        """Start a check; the Deferred fires if it passes, and fails if not. Cancelling it stops the check."""
         if check.kind == TCP:
             return connector.connect_stream(Stream()).addCallback(Stream.close)
         if check.kind == SEND:
@@ -181,10 +181,10 @@ class _CheckedServer:
 
 
 class _Attempt:
-    """One check under way.
+    """One check in progress.
 
-    done: fires with None when the server is well, else with the reason in words. It fires within the timeout, even if
-    the probe neither ends nor can be cancelled.
+    done: fires with None if the check passes, else with the reason in words. It fires within the timeout, even if the
+    probe neither ends nor can be cancelled.
     """
 
     def __init__(
@@ -227,7 +227,8 @@ class _SendExpect:
         self._outcome: Deferred[None] = Deferred()
 
     def begin(self, connector: Connector) -> Deferred[None]:
-        """Fires when the expected text has come, else fails. Cancelling it closes the connection."""
+        """Start; the Deferred fires when the expected text has come, else fails. Cancelling it closes the
+        connection."""
         stream = self._stream
         stream.dataReceived = self._data_received
         stream.ended = self._over
@@ -267,7 +268,7 @@ class _SendExpect:
 
 
 def _in_words(why: Failure) -> str:
-    """The reason of a failed check, in one short line."""
+    """Return the reason of a failed check, in one short line."""
     if getattr(why.value, "osError", None) in EXHAUSTED:
         return NOT_MADE
     if why.check(LateError):
@@ -278,7 +279,7 @@ def _in_words(why: Failure) -> str:
 
 
 class NoChecks:
-    """Makes no checks: another process does, and tells this one what it found."""
+    """Makes no checks, because another process does and reports the results."""
 
     def __init__(self, context: Context) -> None:
         """context: as for ActiveChecks; not used."""

@@ -1,4 +1,4 @@
-"""HTTP checks: a GET whose response's status tells whether a server is well. Connections are kept between checks."""
+"""HTTP checks: a GET passes if its response has an expected status. Connections are kept between checks."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class _Connection(HTTP11ClientProtocol):
 
 
 class _Factory(_HTTP11ClientFactory):
-    """A factory that does not log every connection, as Twisted's own does."""
+    """A factory that, unlike Twisted's own, does not log every connection."""
 
     noisy = False
 
@@ -86,7 +86,7 @@ class _Factory(_HTTP11ClientFactory):
 
 @implementer(IAgentEndpointFactory)
 class _Endpoints:
-    """Connectors by the hosts that stand for their servers in URLs, so that one pool of Twisted's holds all."""
+    """Connectors by a host name for each in URLs, so that one of Twisted's pools holds the connections of all."""
 
     def __init__(self) -> None:
         self._connectors: dict[bytes, Connector] = {}
@@ -94,7 +94,7 @@ class _Endpoints:
         self._numbers = count()
 
     def host(self, connector: Connector) -> str:
-        """The host that stands for a server."""
+        """Return the host name that stands for a server in URLs."""
         host = self._hosts.get(connector.address)
         if host is None:
             host = self._hosts[connector.address] = f"s{next(self._numbers)}"
@@ -123,9 +123,9 @@ class HTTPChecks:
         self._agent = Agent.usingEndpointFactory(reactor, self._endpoints, pool=self._pool)
 
     def probe(self, check: Check, connector: Connector, name: str | None = None) -> Deferred[Any]:
-        """Fires when the server is well, fails when it is not. name: its host and port as they are configured; None: as
-        in its address."""
-        # The dot at a name's end is for name servers; web servers do not expect it.
+        """Start a check; the Deferred fires if it passes, and fails if not. name: the server's host and port as they
+        are configured; None: as in its address."""
+        # A dot at the end of a name is for name servers; web servers do not expect it.
         host = (name or host_field(connector.address)).replace(".:", ":")
         headers = Headers({"Host": [host], "User-Agent": [f"ktcpvs/{__version__} check"]})
         url = f"http://{self._endpoints.host(connector)}{check.path}"
@@ -133,7 +133,7 @@ class HTTPChecks:
         return response.addCallbacks(lambda response: _judge(response, check), _no_response)
 
     def forget(self, address: Address) -> None:
-        """The server at `address` is not checked any more."""
+        """Forget the server at `address`, which is no longer checked."""
         self._endpoints.forget(address)
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""The health of one service's servers: who is out of service, for how long, and who comes back little by little.
+"""The health of one service's servers: results of checks, ejection after errors, slow start.
 
-Whoever is not up stands in the service's `down`, which every request has as tried from the beginning; so no scheduler
-chooses it, whichever scheduler it is, and nothing has to be bound anew.
+Servers that are not up are in the selector's `down`. Every request starts with these servers as already tried, so no
+scheduler chooses them, and no scheduler must be bound again.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ from ktcpvs.model.service import VirtualService
 from ktcpvs.runtime.context import Context
 from ktcpvs.system import log as levels
 
-LINES = 20
-"""So many servers of one service are named in the log within a second; the others are counted."""
+MAX_LINES_PER_TICK = 20
+"""The most changes of one service that are logged one by one in a tick of the wheel; one line sums up the others."""
 
-LEAST = 0.01
-"""The smallest part of its weight that a server has when it comes back."""
+MIN_SHARE = 0.01
+"""The smallest part of its weight with which a server begins its slow start."""
 
 
 class ServiceHealth:
     """The health of one service's servers."""
 
     def __init__(self, context: Context, selector: Selector, queue: Queue) -> None:
-        """selector: whose `down` is kept. queue: of clients that wait for room, which a server that is up may have."""
+        """selector: its `down` is kept up to date. queue: tries again when a server is up."""
         self._context = context
         self._selector = selector
         self._queue = queue
         self._destinations: tuple[Destination, ...] = ()
-        self._coming: dict[Destination, int] = {}  # slowly, since which tick
-        self._is_weighing = False  # the wheel calls `_next`
+        self._slow_starts: dict[Destination, int] = {}  # server -> tick when its slow start began
+        self._is_repeating = False  # the wheel calls `_tick` every second
         self._known: frozenset[Destination] = frozenset()
-        self._lines = (-1, 0)  # the tick, and how many lines were written in it
+        self._lines = (-1, 0)  # a tick, and the number of changes logged in it
         self._observer: Callable[[Destination], object] = lambda destination: None
 
     def observe_checks(self, observer: Callable[[Destination], object]) -> None:
-        """Call `observer` with each destination that checks find up or down from now on."""
+        """Call `observer` with each destination that checks mark up or down from now on."""
         self._observer = observer
 
-    # What happens.
+    # Events.
 
     def failed(self, destination: Destination, why: str) -> None:
-        """A client's connection or request has failed there. why: in words."""
+        """Count a client's connection or request that failed at this server. why: in words."""
         config = self._selector.config
         destination.errors += 1
         errors = destination.errors
@@ -60,16 +60,16 @@ class ServiceHealth:
             return
         now, most = self._context.wall(), self._context.settings.eject_most
         seconds = destination.health.ejection_time(config.eject_time, most, now)
-        self._change(destination, ERRORS, f"{errors} errors in a row, the last: {why}; back in {seconds} s")
+        self._change(destination, ERRORS, f"{errors} consecutive errors, the last: {why}; ejected for {seconds} s")
         ejected = destination.health.ejections
-        self._context.wheel.after(seconds, lambda: self._is_over(destination, ejected))
+        self._context.wheel.after(seconds, lambda: self._end_ejection(destination, ejected))
 
-    def _is_over(self, destination: Destination, ejected: int) -> None:
+    def _end_ejection(self, destination: Destination, ejected: int) -> None:
         if destination.health.state == EJECTED and destination.health.ejections == ejected:
-            self._change(destination, OVER, "its ejection is over")
+            self._change(destination, OVER, "the ejection has ended")
 
     def checked(self, destination: Destination, why: str | None) -> None:
-        """A check has passed (None), or failed."""
+        """Count a check. why: the reason why it failed; None if it passed."""
         config = self._selector.config
         event = destination.health.checked(why, config.check_rise, config.check_fall)
         if event is not None:
@@ -77,7 +77,7 @@ class ServiceHealth:
             self._observer(destination)
 
     def mark(self, destination: Destination, is_up: bool, why: str) -> None:
-        """Who checks says that it is up, or down."""
+        """Apply the result of the process that runs the checks: the server is up, or down."""
         state = destination.health.state
         if is_up and state == DOWN:
             self._change(destination, ROSE, why)
@@ -87,24 +87,24 @@ class ServiceHealth:
     def _change(self, destination: Destination, event: str, why: str) -> None:
         destination.health.happened(event, why, self._context.wall())
         destination.errors = 0
-        self._note(destination, why)
+        self._log_change(destination, why)
         if destination.health.state == UP:
-            self._begin_slowly(destination)
-        self._count()
+            self._begin_slow_start(destination)
+        self._update_down()
         if destination.health.state == UP:
             self._queue.try_all()
 
-    def _count(self) -> None:
+    def _update_down(self) -> None:
         selector = self._selector
         selector.down = {destination for destination in selector.usable if destination.health.state != UP}
 
-    def _note(self, destination: Destination, why: str) -> None:
+    def _log_change(self, destination: Destination, why: str) -> None:
         tick, lines = self._lines
         now = self._context.wheel.now
         if tick != now:
             lines = 0
         self._lines = now, lines + 1
-        if lines < LINES:
+        if lines < MAX_LINES_PER_TICK:
             form = "service {ident}: server {server} is {state}: {why}"
             values = {
                 "ident": self._selector.config.ident,
@@ -112,11 +112,11 @@ class ServiceHealth:
                 "state": destination.health.state,
             }
             self._context.log.event(levels.ANNOUNCE, form, why=why, **values)
-        elif lines == LINES:
-            self._context.wheel.after(0, self._note_others)
+        elif lines == MAX_LINES_PER_TICK:
+            self._context.wheel.after(0, self._log_others)
 
-    def _note_others(self) -> None:
-        form = "service {ident}: more of its servers have changed: {down} of {n} are not up"
+    def _log_others(self) -> None:
+        form = "service {ident}: more servers have changed; {down} of {n} are not up"
         selector = self._selector
         self._context.log.event(
             levels.ANNOUNCE, form, ident=selector.config.ident, down=len(selector.down), n=len(selector.usable)
@@ -125,50 +125,50 @@ class ServiceHealth:
     # Changes of the configuration.
 
     def configure(self, config: VirtualService, destinations: tuple[Destination, ...]) -> None:
-        """The service has another configuration, with these servers."""
+        """Apply another configuration, with these servers."""
         self._destinations = destinations
         selector = self._selector
         now = self._context.wall()
         for destination in selector.usable:
             state = destination.health.state
             if state == DOWN and selector.config.check == OFF:
-                destination.health.happened(ROSE, "it is not checked any more", now)
+                destination.health.happened(ROSE, "checks were turned off", now)
             elif state == EJECTED and not selector.config.eject:
-                destination.health.happened(OVER, "errors eject no server any more", now)
+                destination.health.happened(OVER, "ejection was turned off", now)
         before, self._known = self._known, selector.usable
-        self._coming = {one: since for one, since in self._coming.items() if one in selector.usable}
+        self._slow_starts = {one: since for one, since in self._slow_starts.items() if one in selector.usable}
         if before:
             for destination in selector.usable - before:
-                self._begin_slowly(destination)
-        self._weigh()
-        self._count()
+                self._begin_slow_start(destination)
+        self._update_weights()
+        self._update_down()
 
     # Slow start.
 
-    def _begin_slowly(self, destination: Destination) -> None:
+    def _begin_slow_start(self, destination: Destination) -> None:
         if not self._selector.config.slow_start or destination not in self._destinations:
             return
-        self._coming[destination] = self._context.wheel.now
-        if not self._is_weighing:
-            self._is_weighing = True
-            self._context.wheel.repeat(0, self._next)
-        self._weigh()
+        self._slow_starts[destination] = self._context.wheel.now
+        if not self._is_repeating:
+            self._is_repeating = True
+            self._context.wheel.repeat(0, self._tick)
+        self._update_weights()
 
-    def _next(self) -> bool:
-        self._weigh()
-        self._is_weighing = bool(self._coming)
-        return self._is_weighing
+    def _tick(self) -> bool:
+        self._update_weights()
+        self._is_repeating = bool(self._slow_starts)
+        return self._is_repeating
 
-    def _weigh(self) -> None:
-        """Give all that come slowly the weight that is theirs now."""
+    def _update_weights(self) -> None:
+        """Set the current weight of each server in its slow start."""
         selector = self._selector
         seconds, now = selector.config.slow_start, self._context.wheel.now
         weights = {server.address: server.weight for server in selector.config.servers}
-        for destination, since in list(self._coming.items()):
+        for destination, since in list(self._slow_starts.items()):
             whole = weights.get(destination.address, 0)
             part = (now - since) / seconds if seconds else 1.0
             if part >= 1 or not whole:
-                del self._coming[destination]
+                del self._slow_starts[destination]
                 destination.weight = whole
             else:
-                destination.weight = round(whole * max(part, LEAST), 2)
+                destination.weight = round(whole * max(part, MIN_SHARE), 2)

@@ -1,8 +1,8 @@
 """The client side of a connection that is switched request by request.
 
-What the client sends becomes requests, one at a time. Heads and bodies are checked here before any byte of them goes
-on; later requests wait; a client that may not go on gets its last response, and time to read it. `http.exchange` serves
-each request.
+It frames requests and handles them one at a time; pipelined requests wait. Heads and bodies are checked before any byte
+of them is forwarded. A client that may send no further request gets its last response, and time to read it.
+`http.exchange` handles each request.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from ktcpvs.dispatch.admission import RETRY_AFTER_HEAD
 from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.dispatch.client_limits import TOO_MUCH_HEAD
 from ktcpvs.http.exchange import CONNECTING, PENDING_IS_FULL, SERVER_IS_FULL, TURN_IS_OVER, Exchange
+from ktcpvs.http.fast_path import client_receiver
 from ktcpvs.http.service import HTTPService
 from ktcpvs.http.upgrade import Upgrade
 from ktcpvs.model import exchange as life
@@ -25,41 +26,41 @@ from ktcpvs.streams.lingering_close import LingeringClose, Progress
 _match_head = http1.REQUEST.match
 
 MAX_PENDING_BYTES = 65536
-"""Bytes of later requests that are held while one is served; then the client is not read."""
+"""The most bytes of pipelined requests that are held while another one is handled; beyond that, the client is not
+read."""
 
 CHECK_INTERVAL = 5
-"""Seconds between two looks whether something takes too long."""
+"""Seconds between two checks of the timeouts."""
 
 MAX_REQUESTS_PER_TURN = 16
-"""Pipelined requests of one client that are served before other connections get their turn."""
+"""The most pipelined requests of one client in one turn of the reactor; then other connections have their turn."""
 
 
 class HTTPClientConnection(ClientConnection):
     """One HTTP/1 client connection.
 
-    exchange: of its current request, or its last one. The attributes that `http.exchange.ExchangeOwner` describes are
-    the exchange's to read.
+    exchange: of its current request, or its last one. It reads the attributes that `http.exchange.ExchangeOwner`
+    describes.
     """
 
     table = life.TABLE
     descriptors = 1
-    reserved = 1  # its server connection is counted by the pool, which must find a descriptor for it
+    reserved = 1  # for its server connection, which the pool counts
 
     __slots__ = (
-        "_body_bytes", "_cache", "_connections", "_head_began", "_is_serving_pending", "_is_turn_over", "_progress",
+        "_body_bytes", "_head_began", "_http", "_is_serving_pending", "_is_turn_over", "_progress",
         "_reader", "body", "closes_after", "exchange", "has_ended", "held", "is_full", "is_last", "pending",
     )  # fmt: skip
 
     def __init__(self, http: HTTPService, client_name: str, client_host: str) -> None:
         super().__init__(http.context, client_name, client_host, life.IDLE)
-        self._cache = http.cache
-        self._connections = http.connections
-        self._reader: HeadReader | None = None  # of a head that comes in pieces
+        self._http = http
+        self._reader: HeadReader | None = None  # of a head that arrives in pieces
         self._head_began = 0  # the tick when that head began
         self._body_bytes = 0  # of the current request's body, so far
         self._is_serving_pending = False
         self._is_turn_over = False  # pending requests wait for the next turn
-        self._progress: Progress | None = None  # of a client that is full
+        self._progress: Progress | None = None  # of a client that does not read
         self.body: Frame | None = None
         self.closes_after = False
         self.has_ended = False
@@ -69,7 +70,7 @@ class HTTPClientConnection(ClientConnection):
         self.pending = b""
         self.exchange = Exchange(http, self, self.dispatcher)
 
-    # What a running service and its views ask.
+    # For the running service and its views.
 
     def moved(self) -> tuple[int, int]:
         exchange = self.exchange
@@ -83,7 +84,7 @@ class HTTPClientConnection(ClientConnection):
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of requests and responses that wait in this process, besides what transports buffer."""
+        """The bytes of requests and responses that wait in this process, besides the buffers of transports."""
         reader = self._reader
         return len(self.pending) + self.exchange.held_bytes + (len(reader.received) if reader is not None else 0)
 
@@ -99,7 +100,7 @@ class HTTPClientConnection(ClientConnection):
     def rearm(self) -> None:
         self._check_timeouts()
 
-    # What the dispatcher asks.
+    # For the dispatcher.
 
     def serve(self, choice: Choice) -> None:
         self.exchange.serve(choice)
@@ -111,19 +112,18 @@ class HTTPClientConnection(ClientConnection):
 
     def _opened(self) -> None:
         client = self.client
-        client.dataReceived = self._client_data
+        client.dataReceived = client_receiver(self, self.context.wheel)
         client.ended = self._client_ended
         client.lost = self._client_lost
-        client.set_backpressure(self._client_full, self._client_drained)
+        client.set_backpressure(self)
         self.restore_timer()
 
-    def _client_data(self, data: bytes) -> None:
+    def receive(self, data: bytes) -> None:
+        """The client has sent `data`. `http/fast_path.py` does the same for plain requests."""
         self.last_activity = self.context.wheel.now
-        cache = self._cache
+        cache = self._http.cache
         if self.state == life.IDLE and cache.is_enabled and self._reader is None and not self.is_last:
-            request = cache.requests.get(data)
-            if request is None:
-                request = cache.read(data, self.dispatcher.request.client)
+            request = cache.read(data, self.dispatcher.request.client)
             if request is not None and (self.limits is None or self.limits.allows(len(data))):
                 self.exchange.start_plain(request)
                 return
@@ -137,7 +137,7 @@ class HTTPClientConnection(ClientConnection):
             self._append_pending(data)
 
     def _client_data_while_blocked(self, data: bytes) -> None:
-        """What the client sends while it is full or its turn is over: no request of it begins now."""
+        """Receive data while the client is full or its turn is over, so that no request begins now."""
         self.last_activity = self.context.wheel.now
         if self.body is not None:
             data = self._read_body(data)
@@ -145,7 +145,7 @@ class HTTPClientConnection(ClientConnection):
             self._append_pending(data)
 
     def _append_pending(self, data: bytes) -> None:
-        """Hold `data` until the requests before it have been served."""
+        """Hold `data` until the requests before it have been handled."""
         self.pending += data
         if len(self.pending) > MAX_PENDING_BYTES:
             self.hold(PENDING_IS_FULL, True)
@@ -155,15 +155,18 @@ class HTTPClientConnection(ClientConnection):
         return self.is_full or self._is_turn_over
 
     def _follow_blocked(self) -> None:
-        """The client is full, or its turn is over, or not any more."""
+        """Choose the handler of received data, after the client was blocked or unblocked."""
         if self.state not in (life.REFUSING, life.SWITCHED, life.CLOSED):
-            self.client.dataReceived = self._client_data_while_blocked if self._is_blocked else self._client_data
+            is_blocked = self._is_blocked
+            receive = self._client_data_while_blocked if is_blocked else client_receiver(self, self.context.wheel)
+            self.client.dataReceived = receive
 
     def _serve_pending(self) -> None:
-        """Serve pending requests, and read on when little is pending.
+        """Handle pending requests, and read on when little is pending.
 
-        A full client is served nothing, and no client is served more than some requests in one turn: the switch's own
-        responses cost the client nothing but a few bytes, and would fill memory and hold up all others.
+        No request of a client that does not read is handled, and only MAX_REQUESTS_PER_TURN in one turn: a client could
+        otherwise cause many of the switch's own responses with a few bytes, which would fill memory and delay other
+        clients.
         """
         if self._is_serving_pending:
             return
@@ -193,7 +196,7 @@ class HTTPClientConnection(ClientConnection):
         self._serve_pending()
 
     def _read_request(self, data: bytes) -> None:
-        """Read the head of a request, or some more of it."""
+        """Read the head of a request, or a further part of it."""
         self._read_head(data)
         limits = self.limits
         if limits is not None:
@@ -230,7 +233,8 @@ class HTTPClientConnection(ClientConnection):
             self.refuse(bad.status, str(bad), method=method)
 
     def _begin(self, message: http1.Request, data: bytes, found: re.Match[bytes]) -> None:
-        """A head is complete. Nothing is sent before what came with it has been checked."""
+        """Begin a request whose head is complete. Nothing is sent before the bytes that came with it have been
+        checked."""
         started, settings = monotonic(), self.context.settings
         end = found.end()
         if message.lines.count(b"\n") > settings.head_lines:
@@ -264,7 +268,7 @@ class HTTPClientConnection(ClientConnection):
         self.exchange.start(message, body, started)
 
     def _read_body(self, data: bytes) -> bytes:
-        """Read more of the request's body. Returns the part of `data` that comes after it."""
+        """Read more of the request's body. Return the part of `data` that follows the body."""
         body, exchange = self.body, self.exchange
         assert body is not None
         try:
@@ -292,7 +296,7 @@ class HTTPClientConnection(ClientConnection):
         return data[taken:]
 
     def _read_later(self, data: bytes) -> None:
-        """Let other connections have their turn before `data` is read; the client is not read meanwhile."""
+        """Read `data` in the next turn, so that other connections have theirs; the client is not read meanwhile."""
         self.hold(TURN_IS_OVER, True)
         self.context.reactor.callLater(0, self._read_now, data)
 
@@ -308,7 +312,7 @@ class HTTPClientConnection(ClientConnection):
         return f"the request's body is longer than {self.context.settings.body_size} KiB"
 
     def _bad_body(self, status: int, reason: str) -> None:
-        """The request's body cannot be read to its end: no server may believe that the request was complete."""
+        """Refuse a request whose body is malformed or too large; its server must not take the request for complete."""
         self.exchange.release_server(reset=True)
         if self.state in (life.WAITING, life.ANSWERING):
             self.transition(life.BAD_REQUEST)
@@ -321,10 +325,10 @@ class HTTPClientConnection(ClientConnection):
             self.ending = reason
             self.drop()
 
-    # The client's end.
+    # The end of the client's side.
 
     def _client_ended(self) -> None:
-        """The client sends no more; it still gets the responses to what it has sent."""
+        """The client has sent a FIN; it still gets the responses to its requests."""
         self.has_ended = True
         if self.state == life.IDLE:
             if not self.pending:
@@ -335,7 +339,8 @@ class HTTPClientConnection(ClientConnection):
 
     @property
     def _is_abandoned(self) -> bool:
-        """Does the client's FIN end the current request (`abort_on_close`)? Not if it may have been carried out."""
+        """Return whether the client's FIN ends the current request (`abort_on_close`): not if a server may have carried
+        it out."""
         if self.service.config.abort_on_close != "on" or self.pending:
             return False
         if self.state in (life.CHOOSING, life.QUEUED, life.CONNECTING):
@@ -361,15 +366,15 @@ class HTTPClientConnection(ClientConnection):
         elif before and not self.held and not self.has_ended:
             self.client.resume()
 
-    def _client_full(self) -> None:
-        """The client takes no more."""
+    def pause_writing(self) -> None:
+        """The client does not read: stop forwarding the response."""
         self.is_full = True
         self._follow_blocked()
         if self.exchange.server is not None:
             self.exchange.server.pause()
 
-    def _client_drained(self) -> None:
-        """The client takes again. That its server sent nothing meanwhile is no fault of the server."""
+    def resume_writing(self) -> None:
+        """The client reads again. Restart the server's timeout, since the server was not read meanwhile."""
         self.is_full = False
         self._progress = None
         self.last_activity = self.context.wheel.now
@@ -379,7 +384,7 @@ class HTTPClientConnection(ClientConnection):
         if self.pending or self.has_ended:
             self._serve_pending()
 
-    # What the exchange tells.
+    # Called by the exchange.
 
     def begin_entry(self) -> None:
         if self.dispatcher.entry is None:
@@ -414,9 +419,9 @@ class HTTPClientConnection(ClientConnection):
         body, self.body = self.body, None
         waiting, self.pending = self.pending, b""
         if isinstance(body, Chunked):
-            waiting = body.held + waiting  # a body that has not ended is part of what is relayed
+            waiting = body.held + waiting  # the rest of an incomplete body is relayed too
         self.held = 0
-        Upgrade(self.context, self, server, self._connections.closed).start(waiting, rest)
+        Upgrade(self.context, self, server, self._http.connections.closed).start(waiting, rest)
 
     def break_off(self) -> None:
         self._lingering_close().close_with_reset()
@@ -424,7 +429,8 @@ class HTTPClientConnection(ClientConnection):
     # The end.
 
     def refuse(self, status: int, reason: str, retry_after: int = 0, method: bytes | None = None) -> None:
-        """Send the last response, and let the client read it. method: of a request that has not become one."""
+        """Send an error as the last response, and let the client read it. method: of a request whose head was
+        refused."""
         exchange = self.exchange
         self.ending = f"{status}: {reason}"
         self.service.note_refusal(self.client_name, status, reason)
@@ -440,7 +446,7 @@ class HTTPClientConnection(ClientConnection):
         self._linger()
 
     def _linger(self) -> None:
-        """The client has its last response: read on a little, so that no reset takes it away."""
+        """The last response has been sent: keep reading for a while, so that a reset does not destroy it."""
         self.body = None
         self.pending = b""
         self.held = 0
@@ -451,9 +457,9 @@ class HTTPClientConnection(ClientConnection):
             closing.linger()
 
     def _close_gracefully(self) -> None:
-        """Close, once the client has what it was sent."""
+        """Close once the client has read everything."""
         self.set_timer(0)
-        if not self.client.close():  # most clients have it all already
+        if not self.client.close():  # most clients have read everything already
             LingeringClose(self.client, self.context.wheel, self.context.settings).close()
 
     def _lingering_close(self) -> LingeringClose:
@@ -487,7 +493,7 @@ class HTTPClientConnection(ClientConnection):
         self.set_timer(self._check_interval(), self._check_timeouts)
 
     def _check_interval(self) -> int:
-        """Seconds until the next look: as short as the shortest timeout, if that is less than usual."""
+        """Return the seconds until the next check: CHECK_INTERVAL, or the shortest timeout if that is less."""
         settings = self.context.settings
         first_byte = self.service.first_byte_timeout or CHECK_INTERVAL
         read = settings.read_timeout or CHECK_INTERVAL
@@ -495,7 +501,7 @@ class HTTPClientConnection(ClientConnection):
         return min(CHECK_INTERVAL, *times)
 
     def _check_timeouts(self) -> None:
-        """End what takes too long."""
+        """Check all timeouts of the current state."""
         waited = self.context.wheel.now - self.idle_since()
         state = self.state
         if self.is_full and state != life.SWITCHED:
@@ -506,16 +512,17 @@ class HTTPClientConnection(ClientConnection):
             is_over = self._check_server(state, waited)
         if is_over or self.state in (life.CLOSED, life.REFUSING):
             return
-        if self.held and self.client.is_gone():  # a client that is not read is not heard to go either
+        if self.held and self.client.is_gone():  # while a client is not read, its FIN or reset is not reported
             self.expire(life.CLIENT_GONE)
             return
-        if self.client.resting and not self.held:  # it takes long: notice a client that leaves meanwhile
+        if self.client.resting and not self.held:  # a slow request: notice when the client disconnects
             self.client.resting = False
             self.client.resume()
         self.restore_timer()
 
     def _check_full(self) -> bool:
-        """Time in which the client takes nothing is the client's. Returns True when the connection was ended."""
+        """Check a client that does not read; the server's timeouts do not run meanwhile. Return True if it was
+        disconnected."""
         limit = self.context.settings.read_timeout
         if self._progress is None:
             self._progress = Progress(self.client, self.context.wheel)

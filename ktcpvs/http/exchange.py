@@ -1,4 +1,4 @@
-"""The exchange of one request and its response: select a server, connect, send, retry, pass the response on, settle.
+"""The exchange of one request and its response: select a server, connect, send, retry, forward the response, settle.
 
 A client connection has one exchange object, which it uses for one request after the other. Bodies stream in both
 directions at once with back-pressure and are never collected. A request that a server connection lost before any
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from time import monotonic
-from typing import Protocol
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from ktcpvs.dispatch.access_log import AccessLogWriter
 from ktcpvs.dispatch.client_limits import TOO_MANY_REQUESTS, ClientLimits
 from ktcpvs.dispatch.dispatcher import CONNECT_FAILED, Dispatcher
+from ktcpvs.http.fast_path import SENT, WHOLE
 from ktcpvs.http.head_cache import CLOSE, KEEP_ALIVE, MAX_CACHED_HEAD, CachedResponse
 from ktcpvs.http.server_connection import ServerConnection
 from ktcpvs.http.service import HTTPService
@@ -33,31 +34,28 @@ from ktcpvs.protocols.http1.upgrade import accepted
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system import log as levels
 
-_SENT = life.TABLE[life.IDLE][life.SENT]
-_WHOLE = life.TABLE[life.WAITING][life.WHOLE]
-
 UNANSWERED = "the server closed the connection before it answered"
 
 MAX_INTERIM_PER_TURN = 16
-"""Interim responses (1xx) of one server that are read before other connections get their turn."""
+"""The most interim responses (1xx) of one server in one turn of the reactor; then other connections have their turn."""
 
 MAX_JOINED_BODY = 4096
-"""The longest beginning of a body, in bytes, that is copied behind its head; a longer one is sent beside it."""
+"""The most bytes of a body that are copied behind its head; a longer beginning is sent as a separate buffer."""
 
 NO_NAMES: frozenset[bytes] = frozenset()
 
 SERVER_IS_FULL, PENDING_IS_FULL, CONNECTING, TURN_IS_OVER = 1, 2, 4, 8
-"""Reasons not to read the client, as bits: the server takes no more, enough requests are pending, there is no server
-connection yet, and what has come costs more time than one turn."""
+"""Reasons not to read the client, as bits: the server's buffer is full, enough requests are pending, there is no server
+connection yet, the received data takes more than one turn to process."""
 
 
 class ExchangeOwner(Protocol):
-    """What an exchange needs of its client connection.
+    """The part of a client connection that its exchange uses.
 
-    body: the framing of the request's body while some of it is still to come. closes_after: the client wants the
-    connection to end with this response. has_ended: the client has sent a FIN. held: reasons not to read the client.
-    is_full: the client takes no more. is_last: the connection ends with this response. last_activity: the tick at which
-    bytes came last. pending: bytes of later requests.
+    body: the framing of the request's body until its end has come. closes_after: the client wants the connection to end
+    with this response. has_ended: the client has sent a FIN. held: reasons not to read the client. is_full: the client
+    does not read. is_last: the connection ends with this response. last_activity: the tick at which bytes last came.
+    pending: bytes of pipelined requests.
     """
 
     body: Frame | None
@@ -81,10 +79,10 @@ class ExchangeOwner(Protocol):
         """Add or remove a reason not to read the client."""
 
     def exchange_finished(self) -> None:
-        """The response is on its way to the client: go on with the next request, or close."""
+        """The response has been written: handle the next request, or close."""
 
     def refused(self) -> None:
-        """The switch has responded itself, and the connection goes on."""
+        """The switch has responded itself, and the connection stays open."""
 
     def refuse(self, status: int, reason: str, retry_after: int = 0) -> None:
         """Respond with an error and close the connection."""
@@ -96,46 +94,40 @@ class ExchangeOwner(Protocol):
         """Begin an access log entry, where there is a log and none has begun."""
 
     def switch_protocols(self, response: http1.Response, protocols: bytes, rest: bytes) -> None:
-        """The server has accepted an upgrade to `protocols`; `rest` follows its response."""
+        """The server has accepted an upgrade to `protocols`. rest: the bytes after its response."""
 
     def moved(self) -> tuple[int, int]:
         """Bytes from the client and to it, so far."""
 
     def break_off(self) -> None:
-        """The client has got a part of a response, and there will be no more of it."""
+        """Close a connection whose client has received only a part of a response."""
 
     def end_if_over(self) -> None:
-        """Count the connection out when both sides are gone."""
+        """End the connection if both sides are closed."""
 
 
 class Exchange:
     """The exchanges of one client connection, one at a time.
 
     dispatcher: selects the server. server: the connection to it, while there is one. response: the response's head,
-    once it has come. bytes_in, bytes_out: from the client and to it, of this exchange and those before. settled: the
+    once it has arrived. bytes_in, bytes_out: from the client and to it, of this exchange and earlier ones. settled: the
     part of them that has been counted at a destination.
     """
 
     __slots__ = (
-        "_access_log", "_body_start", "_cache", "_connecting", "_connections", "_is_repeatable", "_kept", "_message",
-        "_owner", "_plain", "_plain_log", "_received", "_selector", "_service", "_started", "bytes_in", "bytes_out",
-        "dispatcher", "response", "server", "settled",
+        "_body_start", "_connecting", "_http", "_is_repeatable", "_message", "_owner", "_plain", "_plain_log",
+        "_received", "_started", "bytes_in", "bytes_out", "dispatcher", "response", "server", "settled",
     )  # fmt: skip
 
     def __init__(self, http: HTTPService, owner: ExchangeOwner, dispatcher: Dispatcher) -> None:
-        self._service = http.context
-        self._selector = http.context.selector
-        self._connections = http.connections
-        self._kept = http.connections.pool.kept
-        self._cache = http.cache
+        self._http = http
         self._owner = owner
-        self._access_log = http.context.access_log
-        self._message: http1.Request | None = None  # the current request, unless it stands in `_plain`
-        self._plain: PlainRequest | None = None  # the current request, while all goes as it usually does
-        # Its log, when it began, and the bytes that were moved before; None: it is not logged, or has an entry.
+        self._message: http1.Request | None = None  # the current request, unless it is in `_plain`
+        self._plain: PlainRequest | None = None  # the current request, until it needs more than the fast path
+        # Its log, the time when it began, and the bytes moved before it; None: it is not logged, or has an entry.
         self._plain_log: tuple[AccessLogWriter, tuple[float, float], tuple[int, int]] | None = None
         self._started = 0.0  # the monotonic time when its head was complete
-        self._body_start = b""  # the part of its body that has come before there was a server connection
+        self._body_start = b""  # the part of its body that came before there was a server connection
         self._is_repeatable = False  # it may be sent again if the server connection dies now
         self._received = b""  # the beginning of a response's head
         self._connecting: Deferred[Stream] | None = None
@@ -148,10 +140,11 @@ class Exchange:
 
     def __repr__(self) -> str:
         server = self.server.destination.address if self.server is not None else "no server"
-        return f"<Exchange of {self._service.ident} with {server}, {self.bytes_in} in, {self.bytes_out} out>"
+        return f"<Exchange of {self._http.context.ident} with {server}, {self.bytes_in} in, {self.bytes_out} out>"
 
     def detach(self) -> None:
-        """The client connection is over: let go of it, so that its memory is free at once, without a collection."""
+        """The client connection is over: drop the reference to it, so that its memory is freed without a garbage
+        collection."""
         del self._owner
 
     @property
@@ -167,7 +160,7 @@ class Exchange:
 
     @property
     def is_plain(self) -> bool:
-        """True while the current request is plain, and nothing has needed more than that."""
+        """Whether the current request is plain and has not been parsed."""
         return self._plain is not None
 
     @property
@@ -176,16 +169,17 @@ class Exchange:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of the request's body and of the response's head that wait here."""
+        """The bytes of the request's body and of the response's head that wait here."""
         return len(self._body_start) + len(self._received)
 
     # The fast path: a plain request on a kept connection, and a plain response that comes as a whole. It changes the
-    # state without `transition`, and looks every object up once: docs/performance.md has its cost.
+    # state without `transition` and looks each attribute up once; docs/performance.md has its cost.
 
     def start_plain(self, plain: PlainRequest) -> None:
         """Begin with a plain request."""
         self._started = monotonic()
-        owner, dispatcher, selector = self._owner, self.dispatcher, self._selector
+        owner, dispatcher, http = self._owner, self.dispatcher, self._http
+        selector = http.selector
         request = dispatcher.request
         request.method, request.lines = plain.method, plain.lines
         request.target = request.path = plain.target
@@ -193,21 +187,19 @@ class Exchange:
         if request.failed or dispatcher.failed_connections:
             dispatcher.begin()
         self._message, self._plain = None, plain
-        writer = self._access_log.writer
+        writer = http.access_log.writer
         if writer is not None:
             self._plain_log = writer, writer.start(), (self.bytes_in, self.bytes_out)
         if not plain.keep_alive:
             owner.is_last = owner.closes_after = owner.client.resting = True
         try:
             choice = selector.scheduler.choose(request)
-        except Exception:
-            self.leave_fast_path()
-            owner.transition(life.REQUEST)
-            dispatcher.scheduler_failed()
+        except Exception as error:
+            self.plain_choice_failed(error)
             return
         if type(choice) is Choice:
             destination = choice.destination
-            kept = self._kept.get(destination)
+            kept = http.kept.get(destination)
             if kept and destination in selector.usable and not destination.maxconn:
                 server = kept.pop()
                 dispatcher.choice = choice
@@ -217,24 +209,34 @@ class Exchange:
                 self._is_repeatable = True
                 self.server = server
                 server.exchange = self
-                owner.state = _SENT
+                owner.state = SENT
                 out = plain.out if choice.lines is None else self._with_lines(plain, choice.lines)
                 self.bytes_in += len(out)
                 server.write(out)
                 if owner.is_full:
                     server.pause()
                 return
+        self.plain_choice_unusual(choice)
+
+    def plain_choice_unusual(self, choice: Any) -> None:
+        """Go on after a choice of the scheduler that the fast path does not handle."""
         self.leave_fast_path()
-        owner.transition(life.REQUEST)
-        dispatcher.handle_answer(choice)
+        self._owner.transition(life.REQUEST)
+        self.dispatcher.handle_answer(choice)
+
+    def plain_choice_failed(self, error: Exception) -> None:
+        """Go on after an exception of the scheduler."""
+        self.leave_fast_path()
+        self._owner.transition(life.REQUEST)
+        self.dispatcher.scheduler_failed(Failure(error))
 
     def leave_fast_path(self) -> None:
-        """Parse the current request, and begin its entry in the access log: something unusual happens. Safe to call at
-        any time."""
+        """Parse the current request and begin its entry in the access log, because it needs more than the fast path.
+        Does nothing for a request that has already left it."""
         plain, logged = self._plain, self._plain_log
         if plain is not None:
             found = http1.REQUEST.match(plain.data)
-            assert found is not None  # as it was when it came
+            assert found is not None  # as when it was received
             self._message, self._plain = http1.Request(found), None
             if logged is not None:
                 self._plain_log = None
@@ -252,8 +254,8 @@ class Exchange:
             entry.connected(is_reused=True)
 
     def _with_lines(self, plain: PlainRequest, lines: bytes) -> bytes:
-        """The head of a plain request with other header lines, which the scheduler has returned."""
-        cache = self._cache
+        """Return the head of a plain request with other header lines, which the scheduler has returned."""
+        cache = self._http.cache
         replaced = cache.forwarding.replaced
         if plain.connection:
             lines = without(lines, NO_NAMES, replaced)
@@ -263,12 +265,12 @@ class Exchange:
         return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (plain.method, plain.target, lines, added)
 
     def _plain_response(self, server: ServerConnection, data: bytes) -> CachedResponse | None:
-        """Return the plain response that `data` is, as a whole; None when it is anything else."""
-        scanned = self._cache.scan_response(data)
+        """Return `data` as a plain response; None if it is not one whole plain response."""
+        scanned = self._http.cache.scan_response(data) if server.is_reusable else None
         if scanned is None:
             return None
         status, size, length, head = scanned
-        if size + length != len(data) or size > self._cache.head_size:
+        if size + length != len(data) or size > self._http.cache.head_size:
             return None
         row = server.destination.latencies.row(status)
         response = CachedResponse(status, data[:size], head, size + length, row)
@@ -277,7 +279,7 @@ class Exchange:
         return response
 
     def _pass_whole(self, server: ServerConnection, plain: PlainRequest, response: CachedResponse, data: bytes) -> None:
-        """Pass on a plain response that `data` is."""
+        """Forward a whole plain response. data: its head and body, as received."""
         owner, choice = self._owner, self.dispatcher.choice
         added = b"" if choice is None else choice.answer_lines
         size = len(response.start)
@@ -290,11 +292,11 @@ class Exchange:
         self.bytes_out += len(data)
         owner.client.write(data)
         if not owner.is_last or owner.closes_after:  # else it is the last response, though the client did not ask
-            owner.state = _WHOLE
+            owner.state = WHOLE
         self.server = None
         if owner.is_full:
             server.resume()
-        self._connections.put(server)
+        self._http.connections.put(server)
         lease = self.dispatcher.lease
         if lease is not None:
             lease.end()
@@ -309,20 +311,26 @@ class Exchange:
             destination.bytes_in += moved_in - self.settled[0]
             destination.bytes_out += moved_out - self.settled[1]
             self.settled = moved_in, moved_out
-        logged = self._plain_log
-        if logged is not None and choice is not None:
-            self._plain_log = None
-            writer, started, before = logged
-            moved = self.bytes_in - before[0], self.bytes_out - before[1], body_size
-            writer.write_plain(plain, self.dispatcher.request.client, started, response.status, choice, moved)
+        if self._plain_log is not None:
+            self._write_plain_log(response, body_size)
         self._plain = None
         if owner.is_last:
             self._finish()
 
+    def _write_plain_log(self, response: CachedResponse, body_size: int) -> None:
+        """Write the access log's line of a plain request that ends now."""
+        logged, plain, choice = self._plain_log, self._plain, self.dispatcher.choice
+        self._plain_log = None
+        if logged is not None and plain is not None and choice is not None:
+            writer, started, before = logged
+            moved = self.bytes_in - before[0], self.bytes_out - before[1], body_size
+            writer.write_plain(plain, self.dispatcher.request.client, started, response.status, choice, moved)
+
     # The request.
 
     def start(self, message: http1.Request, body: bytes, started: float) -> None:
-        """Begin with a request. body: what has come of its body, as it goes on. started: the monotonic time."""
+        """Begin with a request. body: the received part of its body, as it is forwarded. started: the monotonic
+        time."""
         self._started = started
         self.message = message
         self._body_start = body
@@ -342,21 +350,21 @@ class Exchange:
             dispatcher.select()
 
     def send_body(self, data: bytes, is_complete: bool) -> None:
-        """More of the request's body, as it goes on."""
+        """Send more of the request's body, as it is forwarded."""
         if self.server is not None:
             self.bytes_in += len(data)
             self.server.write(data)
             if is_complete and self.response is not None and self.response.frame.done:
-                self._response_complete(self.response)  # the response was there before the upload had ended
+                self._response_complete(self.response)  # the response was complete before the upload
         elif self._owner.state in (life.CHOOSING, life.QUEUED, life.CONNECTING):
             self._body_start += data
-            self._owner.hold(CONNECTING, True)  # no more until there is a connection to send it on
+            self._owner.hold(CONNECTING, True)  # until there is a connection to send it on
 
     def serve(self, choice: Choice) -> None:
         """Send the request to this server; its lease has begun."""
         message, destination = self.message, choice.destination
         assert message is not None  # nothing is selected without a request
-        kept = self._connections.take(destination, is_repeatable=message.is_repeatable)
+        kept = self._http.connections.take(destination, is_repeatable=message.is_repeatable)
         if kept is None:
             self._connect(destination)
             return
@@ -368,7 +376,9 @@ class Exchange:
 
     def _connect(self, destination: Destination) -> None:
         self._owner.transition(life.CHOSEN)
-        connection, self._connecting = self._connections.connect(destination, self._service.connector(destination))
+        connection, self._connecting = self._http.connections.connect(
+            destination, self._http.context.connector(destination)
+        )
         self._connecting.addCallbacks(self._connected, self._not_connected, (connection,))
 
     def _connected(self, _: Stream, connection: ServerConnection) -> None:
@@ -393,7 +403,7 @@ class Exchange:
         self._owner.end_if_over()
 
     def cancel_connecting(self) -> None:
-        """Give a connection attempt up; safe to call without one."""
+        """Cancel the connection attempt, if there is one."""
         if self._connecting is not None:
             self._connecting.cancel()
 
@@ -410,7 +420,7 @@ class Exchange:
         self.bytes_in += len(out)
         server.write(out)
         self._body_start = b""
-        # May it go on another connection if this one dies before any response? Never two servers for a POST.
+        # May it be sent again if this connection dies before any response? A POST must never reach two servers.
         self._is_repeatable = message.is_repeatable
         if owner.held:
             owner.hold(CONNECTING, False)
@@ -418,8 +428,8 @@ class Exchange:
             server.pause()
 
     def _request_head(self, message: http1.Request, destination: Destination) -> bytes:
-        """The request's head as the selected server gets it."""
-        cache, mode, choice = self._cache, self._service.config.upgrade, self.dispatcher.choice
+        """Return the request's head as the selected server gets it."""
+        cache, mode, choice = self._http.cache, self._http.context.config.upgrade, self.dispatcher.choice
         lines = choice.lines if choice is not None else None
         host = b"" if message.has_host else destination.host_field
         added = cache.added(self.dispatcher.request.client, message.host, message.minor)
@@ -430,7 +440,7 @@ class Exchange:
     def server_data(self, data: bytes) -> None:
         """The server has sent `data`."""
         owner = self._owner
-        before, owner.last_activity = owner.last_activity, self._service.context.wheel.now
+        before, owner.last_activity = owner.last_activity, self._http.context.context.wheel.now
         response, server = self.response, self.server
         if response is None:
             plain = self._plain
@@ -462,13 +472,13 @@ class Exchange:
         self._pass_on(response, data, taken)
 
     def _read_server_later(self, data: bytes, taken: int) -> bytes:
-        """The first `taken` bytes; the others are read in the next turn."""
+        """Return the first `taken` bytes; the others are read in the next turn."""
         if self.server is not None:
             self.server.read_later(data[taken:])
         return data[:taken]
 
     def _read_response_head(self, data: bytes) -> None:
-        """Read the head of a response, or some more of it, and the interim responses before it."""
+        """Read the head of a response, or a further part of it, and the interim responses before it."""
         message, owner = self.message, self._owner
         assert message is not None
         looked = len(self._received)
@@ -477,7 +487,7 @@ class Exchange:
         interim = 0
         while True:
             try:
-                size = self._service.context.settings.head_size
+                size = self._http.context.context.settings.head_size
                 read = http1.read_response(data, message.method, size, looked, message.minor)
             except BadResponse as bad:
                 self.server_failed(f"unreadable response: {bad}")
@@ -514,15 +524,15 @@ class Exchange:
         self._pass_on(response, data, taken, self._begin_response(message, response))
 
     def _begin_response(self, message: http1.Request, response: http1.Response) -> bytes:
-        """The response's head is complete. Returns the head as the client gets it."""
+        """Begin a response whose head is complete. Return the head as the client gets it."""
         owner, server = self._owner, self.server
         self._is_repeatable = False
         owner.transition(life.ANSWER)
         self.response = response
         if server is not None and response.status >= 500:
-            self._service.server_failed(server.destination, f"status {response.status}")
+            self._http.context.server_failed(server.destination, f"status {response.status}")
         if not response.is_delimited or (owner.body is not None and not response.keep_alive):
-            owner.is_last = True  # the second: an early response, and the server will not hear the rest of the request
+            owner.is_last = True  # the second: after an early response the server does not get the rest of the request
         choice = self.dispatcher.choice
         added = choice.answer_lines if choice is not None else b""
         head = response.head + added
@@ -532,7 +542,7 @@ class Exchange:
         return head
 
     def _pass_on(self, response: http1.Response, data: bytes, taken: int, head: bytes = b"") -> None:
-        """Pass `data` on to the client: `taken` bytes of it belong to the response."""
+        """Forward `data` to the client: `taken` bytes of it belong to the response."""
         has_extra = taken < len(data)
         if response.frame.onward is not None:
             data = response.frame.onward
@@ -547,18 +557,18 @@ class Exchange:
             else:
                 client.write(head + data if head else data)
         if has_extra:
-            response.keep_alive = False  # the bytes behind the response belong to nobody
+            response.keep_alive = False  # unexpected bytes after the response
         if response.frame.done:
             self._response_complete(response)
 
     def _response_complete(self, response: http1.Response) -> None:
-        """The whole response is on its way to the client."""
+        """The whole response has been written to the client."""
         server, message, owner = self.server, self.message, self._owner
         assert message is not None
         if owner.body is not None:
             if response.keep_alive and server is not None:
                 message.leaves_doubt = True  # the server has not waited for the body
-                return  # the rest of the upload still goes to the server; `send_body` comes here again
+                return  # the rest of the upload is still sent to the server; `send_body` calls this again
             owner.is_last = True
             self.release_server(reset=True)
             self._finish()
@@ -570,13 +580,13 @@ class Exchange:
             owner.hold(SERVER_IS_FULL, False)
             if owner.is_full:
                 server.resume()
-            self._connections.put(server)
+            self._http.connections.put(server)
         else:
             self.release_server(reset=False)
         self._finish()
 
     def _finish(self) -> None:
-        """The exchange is over: count it out, and let the client connection go on."""
+        """Settle the finished exchange, and let the client connection continue."""
         response, lease = self.response, self.dispatcher.lease
         if response is not None and lease is not None:
             lease.destination.latencies.count(response.status, monotonic() - self._started)
@@ -589,7 +599,7 @@ class Exchange:
 
     def _switch_protocols(self, message: http1.Request, response: http1.Response, rest: bytes) -> None:
         """The server has answered an upgrade with 101 (RFC 9110, section 7.8)."""
-        protocols = accepted(response.upgrade, message.upgrades(self._service.config.upgrade))
+        protocols = accepted(response.upgrade, message.upgrades(self._http.context.config.upgrade))
         if self._owner.held & TURN_IS_OVER:
             self.fail(502, "the server switched protocols while the request's body was still being read")
         elif protocols:
@@ -599,7 +609,7 @@ class Exchange:
         else:
             self.fail(502, "the server switched to a protocol that it was not asked for")
 
-    # The server connection's end.
+    # The end of the server connection.
 
     def server_ended(self) -> None:
         """The server has sent a FIN."""
@@ -641,8 +651,9 @@ class Exchange:
             owner.end_if_over()
 
     def _break_off(self, reason: str) -> None:
-        """The rest of a response that has begun will not come: the client gets what there is, and must notice."""
-        owner, service = self._owner, self._service
+        """End a response that is incomplete: the client gets the received part, and must notice that the rest is
+        missing."""
+        owner, service = self._owner, self._http.context
         form = "service {ident}: {client}: {why}"
         log = service.context.log
         log.event(levels.NON_FATAL, form, ident=service.ident, client=owner.client_name, why=reason)
@@ -654,14 +665,14 @@ class Exchange:
         owner.end_if_over()
 
     def server_failed(self, reason: str) -> None:
-        """The request has failed by its server's fault."""
+        """Count a request that has failed by its server's fault."""
         lease = self.dispatcher.lease
         if lease is not None and not lease.ended:
             lease.destination.failures += 1
-            self._service.server_failed(lease.destination, reason)
+            self._http.context.server_failed(lease.destination, reason)
 
     def release_server(self, reset: bool) -> None:
-        """Close the server connection, which cannot be used again, or reset it."""
+        """Close or reset the server connection, which cannot be used again."""
         self.leave_fast_path()
         server, self.server = self.server, None
         self._owner.hold(SERVER_IS_FULL, False)
@@ -677,8 +688,8 @@ class Exchange:
     def _repeat(self, dead: ServerConnection) -> None:
         """Send the same request again.
 
-        A kept connection may just have been old: its server is connected to anew. That a new connection dies is its
-        server's fault, so the next best server gets the request.
+        If a kept connection has died, it may only have been idle for too long, so the same server is tried on a new
+        connection. If a new connection has died, that is the server's fault, so another server gets the request.
         """
         dispatcher, destination = self.dispatcher, dead.destination
         self._owner.transition(life.AGAIN)
@@ -693,15 +704,16 @@ class Exchange:
         dispatcher.exclude(destination, UNANSWERED)
         if dispatcher.lease is not None:
             dispatcher.lease.end(failed=True)
-        if self._selector.may_retry():
+        if self._http.selector.may_retry():
             dispatcher.is_retry = True
             dispatcher.select()
         else:
             self.fail(502, f"{UNANSWERED}, and there are as many retries as retry_budget allows")
 
     def check_silence(self, seconds: int) -> None:
-        """The server has sent nothing for `seconds`. Time alone tells little, but a check that has failed does."""
-        server, timeout = self.server, self._service.first_byte_timeout
+        """The server has sent nothing for `seconds`: retry elsewhere if its checks have failed, or after
+        first_byte_timeout."""
+        server, timeout = self.server, self._http.context.first_byte_timeout
         if server is None:
             return
         if server.destination.health.state == DOWN:
@@ -711,14 +723,14 @@ class Exchange:
 
     def response_timed_out(self) -> None:
         """The server has not begun its response within `response_timeout`."""
-        seconds = self._service.context.settings.response_timeout
+        seconds = self._http.context.context.settings.response_timeout
         if not self._retry_elsewhere(f"no response within {seconds} seconds"):
             self.server_failed(f"no response within {seconds} seconds")
             self.fail(504, f"the server did not answer within {seconds} seconds")
 
     def _retry_elsewhere(self, reason: str) -> bool:
-        """Send the request to another server, if that is safe and this one responds to nobody else either. Returns
-        False when it stays where it is."""
+        """Send the request to another server, if that is safe and this one responds to no other request either. Return
+        False if the request stays where it is."""
         self.leave_fast_path()
         server, dispatcher, owner = self.server, self.dispatcher, self._owner
         if not self._is_repeatable or self._received or server is None:
@@ -726,11 +738,11 @@ class Exchange:
         silent = server.destination
         if silent.heard > owner.last_activity or silent in dispatcher.request.tried:
             return False
-        choice = self._selector.instead_of_silent(silent, dispatcher.request)
+        choice = self._http.selector.instead_of_silent(silent, dispatcher.request)
         if choice is None:
             return False
         form = "service {ident}: server {server} is silent: {why}"
-        log, ident = self._service.context.log, self._service.ident
+        log, ident = self._http.context.context.log, self._http.context.ident
         log.event(levels.NON_FATAL, form, ident=ident, server=silent.address, why=reason)
         owner.transition(life.SILENT)
         silent.retries += 1
@@ -748,18 +760,18 @@ class Exchange:
     # Back-pressure.
 
     def hold_client(self, held: bool) -> None:
-        """The server takes no more of the request, or again."""
+        """Stop reading the client while the server's buffer is full."""
         self._owner.hold(SERVER_IS_FULL, held)
 
     def resume_server(self) -> None:
-        """Read the server again, unless the client takes no more."""
+        """Read the server again, unless the client is full."""
         if self.server is not None and not self._owner.is_full:
             self.server.resume()
 
     # The end.
 
     def fail(self, status: int, reason: str, retry_after: int = 0) -> None:
-        """Respond with an error of the switch's own. retry_after: seconds; 0: not said."""
+        """Respond with an error of the switch itself. retry_after: seconds; 0: no such field."""
         self.leave_fast_path()
         owner, dispatcher = self._owner, self.dispatcher
         if status == 503 and dispatcher.failed_connections:
@@ -778,20 +790,21 @@ class Exchange:
         own = error_response(status, reason, message.method, keep_alive=True, later=later, minor=message.minor)
         self.note_own_response(status, own)
         self.settle(f"{status}: {reason}")
-        self._service.note_refusal(owner.client_name, status, reason)
+        self._http.context.note_refusal(owner.client_name, status, reason)
         owner.client.write(own)
         self.message = None
         owner.transition(life.REFUSED)
         owner.refused()
 
     def note_own_response(self, status: int, response: bytes) -> None:
-        """Note a response of the switch's own in the access log; also one to what was no request."""
+        """Note a response of the switch itself in the access log, even if there was no valid request."""
         self._owner.begin_entry()
         if self.dispatcher.entry is not None:
             self.dispatcher.entry.refused(status, response)
 
     def settle(self, ending: str = "") -> None:
-        """Count the current request out, where it was served. ending: why it ended; "": as the connection does."""
+        """End the lease of the current request, and log it. ending: why it ended; "": for the same reason as the
+        connection."""
         self.leave_fast_path()
         dispatcher = self.dispatcher
         lease = dispatcher.lease

@@ -1,6 +1,6 @@
-"""The head cache of a service: plain requests, recognised by a scanner, or because the same bytes came before.
+"""The head cache of a service: plain requests, recognised by a scanner or by bytes that were received before.
 
-Nothing here is a guess: requests and heads of responses are compared byte for byte.
+A cached entry applies only to requests or heads of responses that are equal byte for byte.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ktcpvs.protocols.http1 import plain
 from ktcpvs.protocols.http1.plain import PlainRequest, RequestScanner
 
 CLOSE = b"Connection: close\r\n\r\n"
-"""The end of the head of a response with which the client's connection ends."""
+"""The end of a response's head after which the client's connection is closed."""
 
 KEEP_ALIVE = b"Connection: keep-alive\r\n\r\n"
 """The end of a head for an HTTP/1.0 client that may send another request."""
@@ -22,25 +22,25 @@ KEEP_ALIVE = b"Connection: keep-alive\r\n\r\n"
 MAX_CACHED_HEAD = 2048
 """The longest head of a response that is cached, in bytes."""
 
-MAX_REQUESTS = 2048
-"""How many requests are cached for a service whose servers are told nothing about clients."""
+MAX_REQUESTS = 256
+"""How many requests are cached for a service whose servers are told nothing about clients; a power of two. Each has a
+place by its size, where the last one stands: to compare it costs less than to look up a hash of its bytes."""
 
 MAX_CACHED_REQUEST = 1024
 """The longest request that is cached, in bytes."""
 
 MAX_CLIENTS = 4096
-"""For how many client addresses the lines that tell servers about them are cached."""
-
+"""The most client addresses whose forwarding fields are cached."""
 
 ScannedResponse = tuple[int, int, int, bytes]
-"""What `scan_response` returns: status, size of the head, length of the body, the head as it goes on."""
+"""What `scan_response` returns: status, size of the head, length of the body, the head as it is forwarded."""
 
 
 class CachedResponse:
-    """A response to a GET that came as a whole, and after which the server's connection may be used again.
+    """A response to a GET that was received as a whole, and after which the server connection can be reused.
 
-    start: its head as it came. head: the head as it goes on, without the empty line. total: bytes of the whole
-    response. as_is: the head goes on unchanged. row: where the latency of such responses is counted (model.latency).
+    start: its head as it was received. head: the head as it is forwarded, without the empty line. total: bytes of the
+    whole response. as_is: the head is forwarded unchanged. row: the histogram of such responses (model.latency).
     """
 
     __slots__ = ("as_is", "head", "row", "start", "status", "total")
@@ -57,30 +57,19 @@ class CachedResponse:
 class HeadCache:
     """The head cache of one service.
 
-    is_enabled: False while every step of a request is logged. requests: whole requests -> what they mean. head_size:
-    the limit in force, in bytes. forwarding: what servers are told about clients; forwards: that it is anything.
+    is_enabled: False while every step of a request is logged. head_size: the limit in force, in bytes. forwarding: what
+    servers are told about clients; forwards: that it is anything.
     """
 
     __slots__ = (
-        "_added",
-        "_scan",
-        "_scanner",
-        "_seen",
-        "forwarding",
-        "forwards",
-        "head_size",
-        "is_enabled",
-        "requests",
+        "_added", "_requests", "_scan", "_scanner", "forwarding", "forwards", "head_size", "is_enabled",
         "scan_response",
-    )
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.use(plain.RequestScanner, plain.scan_response)
         self.is_enabled = False
-        self.requests: dict[bytes, PlainRequest] = {}
-        # Hashes of requests that came once. Only the second time a request is kept: one that never comes again would
-        # take fresh memory, and push what is used out of the processor's cache.
-        self._seen = [0] * MAX_REQUESTS
+        self._requests: list[PlainRequest | None] = [None] * MAX_REQUESTS
         self.head_size = 0
         self.forwarding = Forwarding({})
         self.forwards = False
@@ -93,42 +82,44 @@ class HeadCache:
         self.scan_response = scan_response
 
     def __repr__(self) -> str:
-        return f"<HeadCache {len(self.requests)} requests>"
+        return f"<HeadCache {len(self.cached)} requests>"
+
+    @property
+    def cached(self) -> list[PlainRequest]:
+        """The cached requests."""
+        return [request for request in self._requests if request is not None]
 
     def configure(self, config: VirtualService, settings: Settings, is_enabled: bool, logs: bool) -> None:
-        """Something that requests depend on has changed: forget everything.
+        """Apply changed options or settings, and clear the cache.
 
         logs: requests are noted in an access log.
         """
         self.forwarding = forwarding = Forwarding({name: getattr(config, name) for name in FIELDS})
         self.forwards = bool(forwarding)
-        self.requests, self._added = {}, {}
+        self._requests, self._added = [None] * MAX_REQUESTS, {}
         self.head_size = settings.head_size
         limits = settings.head_size, settings.head_lines, settings.uri_size
         self._scan = self._scanner(*limits, forwarding.replaced, logs).scan
         self.is_enabled = is_enabled
 
     def read(self, data: bytes, client: str) -> PlainRequest | None:
-        """Return the plain request that `data` is, ready for a server; None when it is anything else.
+        """Return `data` as a plain request, ready for a server; None if it is not one plain request.
 
         client: its address, as text.
         """
         if self.forwards:
             return self._read_for(data, client)
+        place = len(data) & MAX_REQUESTS - 1
+        request = self._requests[place]
+        if request is not None and request.data == data:
+            return request
         request = self._scan(data, b"")
         if request is not None and len(data) <= MAX_CACHED_REQUEST:
-            digest = hash(data)
-            place = digest % MAX_REQUESTS
-            if self._seen[place] == digest:
-                if len(self.requests) >= MAX_REQUESTS:
-                    self.requests.clear()
-                self.requests[data] = request
-            else:
-                self._seen[place] = digest
+            self._requests[place] = request
         return request
 
     def _read_for(self, data: bytes, client: str) -> PlainRequest | None:
-        """The same where servers are told about the client."""
+        """The same for a service that forwards fields about the client."""
         if not self.forwarding.depends_on_request:
             return self._scan(data, self.added(client, b"", True))
         request = self._scan(data, b"")
@@ -138,7 +129,7 @@ class HeadCache:
         return request
 
     def added(self, client: str, host: bytes, minor: bool) -> bytes:
-        """The lines that tell a server about this client and its request."""
+        """Return the forwarding fields for this client and its request."""
         if not self.forwards:
             return b""
         if self.forwarding.depends_on_request:

@@ -1,6 +1,6 @@
-"""The pool of idle server connections of one service: it decides which to reuse, keep and close, without any I/O.
+"""The pool of idle server connections of one service. It decides which to reuse, keep and close, without any I/O.
 
-The most recently used connection is reused first, so that the others grow old and are closed.
+The most recently used connection is reused first, so that the others can expire.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Pool(Generic[C]):
         return bool(self.kept)
 
     def take(self, destination: Destination) -> C | None:
-        """Take the most recently used connection to `destination`; None when there is none."""
+        """Remove and return the most recently used connection to `destination`; None without one."""
         idle = self.kept.get(destination)
         return idle.pop() if idle else None
 
@@ -53,13 +53,13 @@ class Pool(Generic[C]):
         return None
 
     def discard(self, connection: C) -> None:
-        """Forget a connection that its server has closed; safe to call for one that is not kept."""
+        """Forget a connection that its server has closed, if it is kept."""
         idle = self.kept.get(connection.destination)
         if idle is not None and connection in idle:
             idle.remove(connection)
 
     def idle(self, destination: Destination) -> int:
-        """How many idle connections to `destination` there are."""
+        """Return the number of idle connections to `destination`."""
         return len(self.kept.get(destination, ()))
 
     def drain(self, keep: frozenset[Destination] = frozenset()) -> list[C]:

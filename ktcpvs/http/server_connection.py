@@ -1,4 +1,4 @@
-"""Server connections of a service that is switched request by request: each serves one exchange, or is idle."""
+"""Server connections of a service that selects per request: each serves one exchange, or is idle."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from typing import Protocol
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from ktcpvs.http.fast_path import server_receiver
 from ktcpvs.http.head_cache import CachedResponse
 from ktcpvs.http.pool import Pool
 from ktcpvs.model.destination import Destination
 from ktcpvs.runtime.context import Context
 from ktcpvs.streams.connector import Connector
 from ktcpvs.streams.stream import Stream
+from ktcpvs.system.timer_wheel import TimerWheel
 
 SWEEP_INTERVAL = 5
-"""Seconds between two looks for connections that have been idle too long."""
+"""Seconds between two searches for connections that have been idle too long."""
 
 
 class ServerConnectionUser(Protocol):
@@ -32,39 +34,45 @@ class ServerConnectionUser(Protocol):
         """The connection is gone. clean: False after a reset or another error."""
 
     def hold_client(self, held: bool) -> None:
-        """The server takes no more of the request, or again."""
+        """Stop reading the client while the server's buffer is full."""
 
     def resume_server(self) -> None:
-        """Read the server again, unless the client takes no more."""
+        """Read the server again, unless the client is full."""
 
 
 class ConnectionKeeper(Protocol):
-    """What a server connection needs of the service that it belongs to."""
+    """The part of a service that a server connection uses."""
 
     def forget(self, connection: ServerConnection) -> None:
         """An idle connection is closing."""
 
     def closed(self, connection: ServerConnection) -> None:
-        """A connection is gone."""
+        """A connection is closed."""
 
     def close_later(self, connection: ServerConnection) -> None:
-        """Reset a closing connection whose server does not take what is buffered."""
+        """Reset a closing connection if its server does not read what is buffered."""
 
     def call_later(self, call: Callable[[], object]) -> None:
-        """Call it in the next turn of the reactor."""
+        """Call `call` in the next turn of the reactor."""
 
 
 class ServerConnection(Stream):
     """A connection to `destination`.
 
     exchange: the exchange that it serves; None while idle. is_used: it has served an exchange before. idle_since: the
-    tick when it became idle. cached_response: its last response, if one like it can be passed on as a whole.
-    is_reusable: False once a response has left a doubt where the next one begins, or an edit has changed how the server
-    is connected to.
+    tick when it became idle. cached_response: its last response, if an equal one can be forwarded as a whole.
+    is_reusable: False once it is unclear where the next response begins, or an edit has changed how connections to the
+    server are made.
     """
 
-    def __init__(self, keeper: ConnectionKeeper, destination: Destination) -> None:
+    __slots__ = (
+        "_keeper", "_unread", "_wheel", "cached_response", "destination", "exchange", "idle_since", "is_reusable",
+        "is_used",
+    )  # fmt: skip
+
+    def __init__(self, keeper: ConnectionKeeper, destination: Destination, wheel: TimerWheel) -> None:
         super().__init__()
+        self._wheel = wheel
         self.destination = destination
         self.exchange: ServerConnectionUser | None = None
         self.is_used = False
@@ -72,17 +80,18 @@ class ServerConnection(Stream):
         self.is_reusable = True
         self.idle_since = 0
         self._keeper = keeper
-        self._unread = b""  # has come and is read in the next turn
+        self._unread = b""  # received, and read in the next turn
 
     def __repr__(self) -> str:
         state = "closed" if not self.is_open else "idle" if self.exchange is None else "in use"
         return f"<ServerConnection {self.destination.address} {state}>"
 
     def connectionMade(self) -> None:
+        self.dataReceived = server_receiver(self, self._wheel)
         self.lost = self._gone
         self.ended = self._peer_ended
         self.is_open = True
-        self.set_backpressure(self._full, self._drained)
+        self.set_backpressure(self)
         super().connectionMade()
 
     def resume(self) -> None:
@@ -90,7 +99,7 @@ class ServerConnection(Stream):
             super().resume()
 
     def read_later(self, data: bytes) -> None:
-        """Let other connections have their turn before `data` is read; nothing more is read meanwhile."""
+        """Read `data` in the next turn, so that other connections have theirs; the server is not read meanwhile."""
         self._unread += data
         self.pause()
         self._keeper.call_later(self._read_now)
@@ -101,10 +110,11 @@ class ServerConnection(Stream):
             self.exchange.resume_server()
             self.exchange.server_data(data)
 
-    def dataReceived(self, data: bytes) -> None:
+    def receive(self, data: bytes) -> None:
+        """The server has sent `data`. `http/fast_path.py` does the same for plain responses."""
         exchange = self.exchange
         if exchange is None:
-            self.close()  # a response that nobody asked for
+            self.close()  # a response without a request
             self._keeper.forget(self)
         else:
             exchange.server_data(data)
@@ -132,19 +142,20 @@ class ServerConnection(Stream):
         self.cached_response = None
 
     def close(self) -> bool:
-        """Send what is buffered, then close; reset a server that does not take it within `linger_timeout` seconds."""
+        """Send what is buffered, then close; reset the connection if the server does not read it within
+        `linger_timeout` seconds."""
         is_closing = super().close()
         if not is_closing and self.is_open:
             self._keeper.close_later(self)
         return is_closing
 
-    def _full(self) -> None:
-        """The server takes no more."""
+    def pause_writing(self) -> None:
+        """The transport's buffer is full."""
         if self.exchange is not None:
             self.exchange.hold_client(True)
 
-    def _drained(self) -> None:
-        """The server takes again."""
+    def resume_writing(self) -> None:
+        """The transport's buffer has room again."""
         if self.exchange is not None:
             self.exchange.hold_client(False)
 
@@ -164,14 +175,14 @@ class ServerConnections:
 
     @property
     def open(self) -> int:
-        """How many there are, those being made included."""
+        """Their number, including those being established."""
         return len(self._open)
 
     def take(self, destination: Destination, *, is_repeatable: bool) -> ServerConnection | None:
-        """An idle connection to `destination`; None when there is none.
+        """Return an idle connection to `destination`; None without one.
 
-        is_repeatable: False for a request that must not be lost: it gets no connection that its server has already
-        closed, or has sent something on, which has not been read yet.
+        is_repeatable: False for a request that cannot be sent again: it gets no connection on which unread data or a
+        FIN of the server waits.
         """
         while (connection := self.pool.take(destination)) is not None:
             if is_repeatable or not connection.has_input():
@@ -180,7 +191,7 @@ class ServerConnections:
         return None
 
     def put(self, connection: ServerConnection) -> None:
-        """The connection is idle: keep it, or close it when `pool_size` of them are kept already."""
+        """Keep an idle connection, or close it if `pool_size` of them are kept already."""
         connection.exchange = None
         connection.is_used = True
         context = self._context
@@ -192,9 +203,9 @@ class ServerConnections:
             context.wheel.repeat(SWEEP_INTERVAL, self._sweep)
 
     def connect(self, destination: Destination, connector: Connector) -> tuple[ServerConnection, Deferred[Stream]]:
-        """Connect to `destination`: the connection, and a Deferred that fires when it is open."""
+        """Connect to `destination`. Return the connection, and a Deferred that fires when it is open."""
         self._context.descriptors.take_server()
-        connection = ServerConnection(self, destination)
+        connection = ServerConnection(self, destination, self._context.wheel)
         self._open.add(connection)
         return connection, connector.connect_stream(connection).addErrback(self._not_connected, connection)
 
@@ -215,17 +226,17 @@ class ServerConnections:
         self.close(frozenset(self.pool.kept).difference(destinations))
 
     def _close_all(self, connections: list[ServerConnection]) -> None:
-        for connection in connections:  # each is out of the pool: an exception must not keep the others open
+        for connection in connections:  # an exception must not leave the others open, which have left the pool
             self._context.steps.run(f"close an idle connection to {connection.destination.address}", connection.close)
 
     def _sweep(self) -> bool:
-        """Close what has been idle too long; True while something is kept."""
+        """Close connections that have been idle too long. Return True while any are kept."""
         context = self._context
         self._close_all(self.pool.expire(context.wheel.now - context.settings.keepalive_timeout))
         self._is_sweeping = bool(self.pool)
         return self._is_sweeping
 
-    # What a connection tells.
+    # Called by connections.
 
     def forget(self, connection: ServerConnection) -> None:
         self.pool.discard(connection)

@@ -1,4 +1,4 @@
-"""What the client connections of one HTTP service share."""
+"""The collaborators that the client connections of one HTTP service share."""
 
 from __future__ import annotations
 
@@ -8,11 +8,17 @@ from ktcpvs.http.server_connection import ServerConnections
 
 
 class HTTPService:
-    """context: what all kinds of connections share. connections: to the service's servers. cache: parsed heads."""
+    """context: shared by all kinds of connections. connections: to the service's servers. cache: parsed heads.
 
-    __slots__ = ("cache", "connections", "context")
+    access_log, selector, kept: of the above, for those who need them with each request.
+    """
+
+    __slots__ = ("access_log", "cache", "connections", "context", "kept", "selector")
 
     def __init__(self, context: ServiceContext, connections: ServerConnections, cache: HeadCache) -> None:
         self.context = context
         self.connections = connections
         self.cache = cache
+        self.access_log = context.access_log
+        self.selector = context.selector
+        self.kept = connections.pool.kept

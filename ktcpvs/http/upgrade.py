@@ -15,7 +15,7 @@ from ktcpvs.streams.stream import Stream
 
 
 class UpgradeOwner(Protocol):
-    """What an upgrade needs of its client connection."""
+    """The part of a client connection that its upgrade uses."""
 
     client: Stream
     relay: Relay | None
@@ -25,17 +25,17 @@ class UpgradeOwner(Protocol):
         """Change the state."""
 
     def set_timer(self, seconds: float, due: Callable[[], object] | None = None) -> None:
-        """Start the connection's one timer anew; None: no timer."""
+        """Restart the connection's one timer; None: no timer."""
 
     def join(self, relay: CopyRelay, finished: Callable[[], object]) -> None:
         """Let the service's relay engine take over."""
 
     def end_if_over(self) -> None:
-        """Count the connection out when both sides are gone."""
+        """End the connection if both sides are closed."""
 
 
 class Upgrade:
-    """Relays the bytes of both sides, whatever they are, until both directions have ended."""
+    """Relays the bytes of both sides unchanged until both directions have ended."""
 
     __slots__ = ("_connection_closed", "_context", "_owner", "_server")
 
@@ -46,14 +46,14 @@ class Upgrade:
         server: ServerConnection,
         connection_closed: Callable[[ServerConnection], object],
     ) -> None:
-        """connection_closed: called when the server connection is gone."""
+        """connection_closed: called when the server connection is closed."""
         self._context = context
         self._owner = owner
         self._server = server
         self._connection_closed = connection_closed
 
     def start(self, from_client: bytes, from_server: bytes) -> None:
-        """Begin. from_client, from_server: what has come already and goes on first."""
+        """Begin. from_client, from_server: the bytes already received, which are forwarded first."""
         owner, server = self._owner, self._server
         owner.client.clear_backpressure()
         server.clear_backpressure()
@@ -67,7 +67,7 @@ class Upgrade:
         owner.join(relay, self._finished)
 
     def _finished(self) -> None:
-        """Both directions have ended; what is buffered still goes out, as long as the peers take it."""
+        """Both directions have ended: close both sides when their peers have read what is buffered."""
         owner = self._owner
         owner.transition(life.FINISHED)
         owner.set_timer(0)

@@ -1,1 +1,1 @@
-"""Answers to questions about a running switch: listings, statistics, explanations."""
+"""Read-only views of a running switch: listings, statistics, explanations."""

@@ -1,7 +1,7 @@
-"""Who would serve a request, and why: the way of one request, walked with nobody on it.
+"""Explains which server would handle a request, and why, without sending anything.
 
-Nothing is sent and nothing changes: a scheduler bound for the purpose, as an edit would bind it, is asked in the place
-of the one that runs, and it is asked as a connection would ask.
+A scheduler is bound for the purpose, as an edit would bind it, and called as a connection would call it. The running
+scheduler is not called, so nothing changes.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from ktcpvs.model.service import VirtualService
 from ktcpvs.protocols.http1 import BadRequest
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.director import Director
-from ktcpvs.services.dry_run import DryRun, client_address, denial, found, of_a_bad_request, read_request
+from ktcpvs.services.dry_run import DryRun, bad_request_outcome, denial_reason, make_outcome, parse_client, read_request
 from ktcpvs.services.prepared import Prepared
 from ktcpvs.services.running import RunningService
 
 
 class Explainer:
-    """Explains what the table that is in force does."""
+    """Explains the choices of the table in force."""
 
     def __init__(self, director: Director) -> None:
         self._director = director
@@ -33,10 +33,11 @@ class Explainer:
     async def explain(
         self, ident: str, method: str | None, target: str | None, headers: Sequence[tuple[str, str]], client: str
     ) -> dict[str, Any]:
-        """What service `ident` would do with this request, as plain data for JSON: docs/tcpvsadm.md names what it has.
+        """Explain what service `ident` would do with this request, as plain data for JSON, described in
+        docs/tcpvsadm.md.
 
         method, target: None for a client that has only connected. headers: (name, value) of header lines. client: its
-        IP address. Raises NoSuchService, BadValue for what cannot be a request, or what a scheduler refuses with.
+        IP address. Raises NoSuchService, BadValue for what cannot be a request, or the Refusal of a scheduler.
         """
         director = self._director
         table, context = director.expanded, director.context
@@ -46,9 +47,9 @@ class Explainer:
         prepared = await director.bind(live, config, table.settings, is_dry_run=True)
         notes = [] if running else [f"service {ident} is stopped: this is what it would do"]
         if not running and ident in director.services:
-            _take_loads(prepared, director.services[ident])
+            _copy_loads(prepared, director.services[ident])
         down = {destination for destination in prepared.destinations.values() if destination.health.state != UP}
-        request = Request(client_address(client), tried=down)
+        request = Request(parse_client(client), tried=down)
         answer = {
             "service": ident,
             "running": running,
@@ -56,22 +57,22 @@ class Explainer:
             "unit": prepared.factory.unit,
         }
         try:
-            _come_in(request.client, config, live, notes)
+            _check_admission(request.client, config, live, notes)
             read_request(request, prepared, context, method, target, headers, notes)
         except _Denied as why:
-            considered, answered = Considered(), found("nobody", None, f"{why}: the connection is reset")
+            considered, outcome = Considered(), make_outcome("nobody", None, f"{why}: the connection is reset")
         except BadRequest as bad:
-            considered, answered = Considered(), of_a_bad_request(bad, prepared)
+            considered, outcome = Considered(), bad_request_outcome(bad, prepared)
         else:
-            considered = _considered(prepared, request, context, notes)
-            answered = await DryRun(context, prepared, request, notes, down).answer()
+            considered = _consider(prepared, request, context, notes)
+            outcome = await DryRun(context, prepared, request, notes, down).select()
         return {
             **answer,
-            "request": _described(request, method, target),
+            "request": _describe_request(request, method, target),
             "rules": [{"number": number, "pattern": pattern, "why": why} for number, pattern, why in considered.rules],
-            "servers": [_server(destination) for destination in considered.destinations],
+            "servers": [_describe_server(destination) for destination in considered.destinations],
             "notes": [*considered.notes, *notes],
-            "answer": answered,
+            "answer": outcome,
         }
 
 
@@ -79,29 +80,29 @@ class Explainer:
 
 
 class _Denied(Exception):
-    """The client is turned away before it is heard; str(): why."""
+    """The client is rejected before anything is read from it; str() says why."""
 
 
-def _come_in(client: str, config: VirtualService, live: RunningService, notes: list[str]) -> None:
-    """What the service's gate says. Raises _Denied."""
+def _check_admission(client: str, config: VirtualService, live: RunningService, notes: list[str]) -> None:
+    """Add notes about the client's admission. Raises _Denied."""
     if not config.has_tcp_listener:
         return
     packed, judge = ipaddress.ip_address(client).packed, filter_of(config.allow, config.deny)
-    denied = denial(client, config)
+    denied = denial_reason(client, config)
     if denied:
         raise _Denied(denied)
     network = None if judge is None else judge.judge(packed)[1]
     if network is not None:
         notes.append(f"client allowed by {network}")
-    notes += live.traffic.admission.look(packed)
+    notes += live.traffic.admission.describe(packed)
 
 
 def _text(data: bytes | None) -> str | None:
     return None if data is None else data.decode("utf-8", "backslashreplace")
 
 
-def _described(request: Request, method: str | None, target: str | None) -> dict[str, Any]:
-    """The request as it was understood; one that was not, as it was given."""
+def _describe_request(request: Request, method: str | None, target: str | None) -> dict[str, Any]:
+    """Describe the request as it was parsed, or as it was given if it could not be parsed."""
     return {
         "client": request.client,
         "method": _text(request.method) or method,
@@ -114,21 +115,21 @@ def _described(request: Request, method: str | None, target: str | None) -> dict
     }
 
 
-# What is looked at.
+# The servers that are considered.
 
 
-def _take_loads(prepared: Prepared, before: RunningService) -> None:
-    """The servers of a stopped service have the connections that still drain."""
+def _copy_loads(prepared: Prepared, before: RunningService) -> None:
+    """Copy the counts of connections that still drain at the servers of a stopped service."""
     for address, destination in prepared.destinations.items():
         known = before.destinations.get(address) or before.leaving.get(address)
         if known is not None:
             destination.active = known.active
 
 
-def _considered(prepared: Prepared, request: Request, context: Context, notes: list[str]) -> Considered:
-    everybody = Considered(destinations=tuple(prepared.destinations.values()))
+def _consider(prepared: Prepared, request: Request, context: Context, notes: list[str]) -> Considered:
+    all_servers = Considered(destinations=tuple(prepared.destinations.values()))
     if not IExplains.providedBy(prepared.scheduler):
-        return everybody
+        return all_servers
     try:
         considered = prepared.scheduler.explain(request)
         if not isinstance(considered, Considered):
@@ -136,11 +137,11 @@ def _considered(prepared: Prepared, request: Request, context: Context, notes: l
     except Exception as error:
         context.log.failure("scheduler {name} cannot explain itself", name=prepared.config.scheduler)
         notes.append(f"scheduler {prepared.config.scheduler} cannot explain itself: {error!r}")
-        return everybody
+        return all_servers
     return considered
 
 
-def _server(destination: Destination) -> dict[str, Any]:
+def _describe_server(destination: Destination) -> dict[str, Any]:
     state: str = destination.health.state
     if state == UP:
         state = "quiesced" if not destination.weight else "full" if destination.is_full else UP

@@ -1,4 +1,4 @@
-"""What people may look at: the table, counters, connections, schedulers and settings, as plain data for JSON."""
+"""Views of a running switch: the table, counters, connections, schedulers and settings, as plain data for JSON."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ COUNTS_OF_SERVER = ("active", "total", "failures", "retries", "kept", "reused", 
 
 
 class Views:
-    """One method a view, by name; `ident`: only of this service, None: of all."""
+    """A method for each view, by name. ident: only this service; None: all."""
 
     def __init__(self, director: Director) -> None:
         self._director = director
 
     def view(self, name: str, ident: str | None) -> Any:
-        """The named view. Raises BadValue for an unknown one, NoSuchService."""
+        """Return the named view. Raises BadValue for an unknown name, or NoSuchService."""
         views = {
             "table": self.table,
             "stats": self.stats,
@@ -134,7 +134,7 @@ class Views:
 
 
 def _connection(live: RunningService, connection: ClientConnection, now: int) -> dict[str, Any]:
-    """One client connection. now: the wheel's tick."""
+    """Describe one client connection. now: the wheel's tick."""
     choice, moved = connection.dispatcher.choice, connection.moved()
     return {
         "service": live.ident,
@@ -151,7 +151,8 @@ def _connection(live: RunningService, connection: ClientConnection, now: int) ->
 
 
 def _passed(live: RunningService | None) -> dict[Destination, tuple[int, int]]:
-    """Bytes in and out of the connections that live now, by destination; the ended ones' are counted there already."""
+    """Return the bytes in and out of the open connections by destination, which does not count them before their
+    end."""
     passed: dict[Destination, tuple[int, int]] = {}
     for connection in live.connections if live is not None else ():
         if connection.dispatcher.lease is not None:
@@ -181,7 +182,8 @@ def _destination_stats(
 
 
 def _health(destination: Destination | None, weight: int) -> dict[str, Any]:
-    """How a server fares: its state, since when (seconds since 1970; 0: as long as it is known), the last reason."""
+    """Describe a server's health: its state, since when (seconds since 1970; 0: since the server is known), the last
+    reason."""
     if destination is None:
         return {"state": UP if weight else DRAINING, "since": 0.0, "reason": ""}
     known = destination.health
@@ -189,8 +191,8 @@ def _health(destination: Destination | None, weight: int) -> dict[str, Any]:
 
 
 def _relay(live: RunningService | None) -> dict[str, Any] | None:
-    """Which relay serves, why it is not the one asked for or the best one, and how many connections each has carried;
-    None for a service that does not run."""
+    """Describe the relay in use, why it is not the configured or the best one, and the number of connections that each
+    relay has carried; None for a service that does not run."""
     return _relay_in_use(live.traffic.relay) if live is not None else None
 
 

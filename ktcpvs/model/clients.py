@@ -1,7 +1,8 @@
 """Per-client limits: a table of fixed size with the counts of each client, in memory that several processes may share.
 
-A keyed hash assigns WAYS slots to each client, one of which it uses; nobody can choose addresses that collide. If all
-are taken, the idle client that was seen longest ago loses its slot; if none is idle, the client is not counted.
+A keyed hash assigns WAYS slots to each client, one of which it uses. The key is secret, so clients cannot choose
+addresses that collide. If all are taken, the idle client that was seen longest ago loses its slot; if none is idle, the
+client is not counted.
 
 Counts have a column for each process, in which no other process writes, so no update is lost; the column of a process
 that died is cleared. Times are written by all processes without a lock: when two of them take at the same moment, one

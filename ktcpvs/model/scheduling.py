@@ -23,7 +23,7 @@ FIRST_REQUEST = "FIRST_REQUEST"
 relayed unchanged."""
 
 EACH_REQUEST = "EACH_REQUEST"
-"""Choose for every HTTP request; each goes on a connection to its own server."""
+"""Choose for every HTTP request; each is sent to its own server."""
 
 UNITS = (CONNECTION, FIRST_REQUEST, EACH_REQUEST)
 
@@ -81,12 +81,12 @@ class Choice:
 
 
 Choosing = Choice | None | Awaitable[Choice | None]
-"""What `choose` returns. Awaitable: a coroutine or a Deferred."""
+"""The result of `choose`. Awaitable: a coroutine or a Deferred."""
 
 
 @frozen(eq=False)
 class Considered:
-    """What a scheduler considered for one request, for people to read.
+    """The rules and servers that a scheduler considered for one request, for people to read.
 
     rules: (number, pattern, why it was taken or not) of each rule that was tried, in their order. notes: other facts
     that mattered, a line each. destinations: those among which it chose.

@@ -63,6 +63,10 @@ _MONTHS = (b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep
 """Not from strftime, whose names depend on the locale."""
 
 
+MAX_CLIENTS = 4096
+"""For how many clients, and for how many servers with reasons, parts of lines are cached."""
+
+
 class LineFormat(Protocol):
     """A form of the lines of one service's log."""
 
@@ -168,9 +172,11 @@ class JSONFormat:
     some refuse lone surrogates (RFC 8259, section 8.2). A missing value is null.
     """
 
-    __slots__ = ("_names",)
+    __slots__ = ("_clients", "_names", "_servers")
 
     def __init__(self, service: str, scheduler: str) -> None:
+        self._clients: dict[str, bytes] = {}
+        self._servers: dict[tuple[str, str], bytes] = {}
         self._names = f'Z", "service": {_quoted(service)}, "scheduler": {_quoted(scheduler)}, "client": '
 
     def line(self, record: Record) -> bytes:
@@ -201,18 +207,47 @@ class JSONFormat:
         server: tuple[str, str],
         moved: tuple[int, int, int],
     ) -> bytes:
-        seconds, milliseconds = f"{total:.6f}", int(began * 1000)
-        return (
-            f'{{"time": "{_iso_second(milliseconds // 1000)}.{milliseconds % 1000:03d}{self._names}'
-            f"{_quoted(client) if client else 'null'}, "
-            f'"method": "GET", "target": {_bytes(request.target)}, "protocol": {_PROTOCOL[request.minor]}, '
-            f'"host": {_bytes(request.host)}, "referer": {_bytes(request.referer)}, '
-            f'"user_agent": {_bytes(request.user_agent)}, '
-            f'"status": {status}, "server": {_quoted(server[0])}, "reason": {_quoted(server[1])}, '
-            f'"connect": 0.000000, "first": {seconds}, "total": {seconds}, '
-            f'"bytes_in": {moved[0]}, "bytes_out": {moved[1]}, "body_out": {moved[2]}, '
-            f'"retries": 0, "reused": true, "ending": "answered"}}\n'
-        ).encode("ascii")
+        names = self._clients.get(client)
+        if names is None:
+            if len(self._clients) >= MAX_CLIENTS:
+                self._clients.clear()
+            names = self._clients[client] = (self._names + (_quoted(client) if client else "null")).encode("ascii")
+        texts = self._servers.get(server)
+        if texts is None:
+            if len(self._servers) >= MAX_CLIENTS:
+                self._servers.clear()
+            address, reason = server
+            text = f', "server": {_quoted(address)}, "reason": {_quoted(reason)}'
+            texts = self._servers[server] = text.encode("ascii")
+        milliseconds = int(began * 1000)
+        begin = b'{"time": "%b.%03d%b' % (_iso_bytes(milliseconds // 1000), milliseconds % 1000, names)
+        headers = request.host, request.referer, request.user_agent
+        return plain_json(begin, request.target, request.minor, *headers, status, texts, total, *moved)
+
+
+def json_line(
+    begin: bytes,
+    target: bytes,
+    minor: bool,
+    host: bytes,
+    referer: bytes | None,
+    user_agent: bytes | None,
+    status: int,
+    server: bytes,
+    total: float,
+    bytes_in: int,
+    bytes_out: int,
+    body_out: int,
+) -> bytes:
+    """Return the line of a GET as JSON. begin: the line up to the client. server: the keys server and reason."""
+    seconds = f"{total:.6f}"
+    return begin + (
+        f', "method": "GET", "target": {_bytes(target)}, "protocol": {_PROTOCOL[int(minor)]}, '
+        f'"host": {_bytes(host)}, "referer": {_bytes(referer)}, "user_agent": {_bytes(user_agent)}, '
+        f'"status": {status}{server.decode("ascii")}, "connect": 0.000000, "first": {seconds}, "total": {seconds}, '
+        f'"bytes_in": {bytes_in}, "bytes_out": {bytes_out}, "body_out": {body_out}, '
+        f'"retries": 0, "reused": true, "ending": "answered"}}\n'
+    ).encode("ascii")
 
 
 _PROTOCOL = {None: "null", 0: '"HTTP/1.0"', 1: '"HTTP/1.1"'}
@@ -220,9 +255,13 @@ _PROTOCOL = {None: "null", 0: '"HTTP/1.0"', 1: '"HTTP/1.1"'}
 plain_combined: Callable[..., bytes] = combined_line
 """`combined_line`, compiled where that is installed."""
 
+plain_json: Callable[..., bytes] = json_line
+"""`json_line`, compiled where that is installed."""
+
 if not TYPE_CHECKING:
     with contextlib.suppress(ImportError):  # there was no C compiler when ktcpvs was installed
         from ktcpvs.protocols._compiled import combined_line as plain_combined
+        from ktcpvs.protocols._compiled import json_line as plain_json
 
 FORMATS: dict[str, type[CombinedFormat] | type[JSONFormat]] = {"combined": CombinedFormat, "json": JSONFormat}
 """The values of the option `access_log_format`."""
@@ -275,6 +314,12 @@ def _clf_second(second: int) -> bytes:
     at = datetime.fromtimestamp(second, UTC)
     month = _MONTHS[at.month - 1]
     return b"%02d/%b/%04d:%02d:%02d:%02d +0000" % (at.day, month, at.year, at.hour, at.minute, at.second)
+
+
+@lru_cache(maxsize=256)
+def _iso_bytes(second: int) -> bytes:
+    """`_iso_second` as bytes."""
+    return _iso_second(second).encode("ascii")
 
 
 @lru_cache(maxsize=256)

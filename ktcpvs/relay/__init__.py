@@ -1,1 +1,1 @@
-"""Relays: they carry the bytes between two streams once nothing is left to decide. Each engine has its own module."""
+"""Relays carry bytes between two streams when no more decisions are needed. Each engine has its own module."""

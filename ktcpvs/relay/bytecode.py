@@ -1,11 +1,11 @@
-"""The byte code of the program that relays in the kernel: what it does with a packet, in readable instructions.
+"""The byte code of the kernel relay's program: how it handles a packet, as readable instructions.
 
-A direction has a slot: a number, a source socket and a target socket. For each packet that comes for a source the
-program either redirects it to the target, or passes it to this process, which relays it. It redirects by *grants* only,
-so that no more is in transit in the kernel than was granted, and nothing overtakes what was passed.
+A direction has a slot: a number, a source socket and a target socket. The program either redirects a packet for a
+source to the target, or passes it to this process, which relays it. It redirects only by *grants*, so that no more than
+was granted is in transit in the kernel, and nothing overtakes passed packets.
 
-For each slot, only the program writes how many bytes it redirected (R) and passed (P), and only this process writes the
-grant (gP, A, T, M): redirect while `P == gP and C + length + PACKET_COST <= A`. C is the charge of all redirected
+For each slot, only the program writes the number of bytes redirected (R) and passed (P), and only this process writes
+the grant (gP, A, T, M): redirect while `P == gP and C + length + PACKET_COST <= A`. C is the charge of all redirected
 packets: their bytes, and PACKET_COST for each, because the kernel needs memory for a packet of one byte as well. Any
 packet that is passed makes P differ and the grant void, without a lock. Records in a ring tell this process that C is
 above T, and that the first packet of a grant was passed.
@@ -17,10 +17,10 @@ Passed packets can wait in the kernel where no receive buffer is charged for the
 way (Q), and drops the packet that would make Q exceed the limit (L) that this process has written: such a connection is
 reset.
 
-A packet may begin with bytes that have come before: TCP's sender has sent them again, in packets that are cut
-differently, while the first ones were on their way. A reader of the socket does not get them twice, but a program does.
-So it keeps the sequence number of the next byte (N), compares it with the packet's, which the kernel leaves in its
-control block, and cuts off what is before N.
+A packet may begin with bytes that were received before: TCP's sender has retransmitted them, cut into other packets,
+while the first ones were on their way. A reader of the socket does not get them twice, but a program does. So it keeps
+the sequence number of the next byte (N), compares it with the packet's, which is in the packet's control block, and
+cuts off what is before N.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ _GP, _A, _T, _M, _L = 0, 8, 16, 24, 32
 
 
 def instructions(slot_of: int, targets: int, done: int, grants: int, events: int) -> bytes:
-    """The byte code for the maps with these descriptors."""
+    """Return the byte code for the maps with these descriptors."""
 
     tell: list[Line] = [  # a record to the ring: the slot, and the kind that follows it on the stack
         map_by_fd(R1, events),

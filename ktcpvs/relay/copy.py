@@ -13,8 +13,8 @@ from ktcpvs.system.timer_wheel import TimerWheel
 
 
 class Direction:
-    """From `source` to `target`. bytes: how many have passed. last_data: the tick when the last of them came. ended:
-    the source's FIN has been forwarded."""
+    """From `source` to `target`. bytes: the number relayed. last_data: the tick when the last of them came. ended: the
+    source's FIN has been forwarded."""
 
     __slots__ = ("_wheel", "_write", "bytes", "ended", "last_data", "source", "target")
 
@@ -39,7 +39,13 @@ class Direction:
 
     def hold_back_source(self) -> None:
         """Do not read the source while the target is full."""
-        self.target.set_backpressure(self.source.pause, self.source.resume)
+        self.target.set_backpressure(self)
+
+    def pause_writing(self) -> None:
+        self.source.pause()
+
+    def resume_writing(self) -> None:
+        self.source.resume()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self.bytes} bytes{', ended' if self.ended else ''}>"
@@ -58,7 +64,7 @@ class CopyRelay:
         server.keep_urgent_data_in_place()
 
     def start(self, waiting: bytes = b"") -> None:
-        """Begin. waiting: what the client has sent already, which goes to the server first."""
+        """Begin. waiting: the bytes already received from the client, which are sent to the server first."""
         self.inward.start()
         self.outward.start()
         self.inward.source.ended = self._inward_ended
@@ -67,7 +73,7 @@ class CopyRelay:
             self.inward.received(waiting)
 
     def idle_since(self) -> int:
-        """The wheel's tick at which the last bytes came, either way."""
+        """The wheel's tick at which the last bytes came, in either direction."""
         return max(self.inward.last_data, self.outward.last_data)
 
     def _inward_ended(self) -> None:

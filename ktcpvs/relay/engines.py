@@ -1,7 +1,7 @@
-"""Which relays this machine has, which of them a service gets, and how they are made.
+"""Selects the relay engine of a service, by what this machine supports, and makes relays.
 
-The copying relay works everywhere and begins at once. The others, the engines, take over from it; what they share is
-made when the first of them is.
+The copying relay works everywhere and begins at once. The others, the engines, take over from it. What the relays of an
+engine share is made with the first of them.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from ktcpvs.streams.stream import Stream
 from ktcpvs.system.timer_wheel import TimerWheel
 
 DESCRIPTORS_PER_PIPE = 32
-"""One pipe for this many descriptors that connections may have: pipes use the descriptors that are reserved besides."""
+"""Descriptors of connections for each pipe. Pipes take their own descriptors from the spare ones."""
 
 NOT_TCP = "not TCP"
 SWITCHED_OFF = "zerocopy_send = 0"
 
 FindObstacle = Callable[[], str | None]
-"""Returns None, or the reason why this machine does not have a relay."""
+"""Returns None, or the reason why this machine does not support a relay."""
 
 
 class Direction(Protocol):
-    """One direction. bytes: how many have passed, those before this relay included."""
+    """One direction. bytes: the number relayed, including those before this relay took over."""
 
     @property
     def bytes(self) -> int: ...
@@ -48,17 +48,17 @@ class Relay(Protocol):
     def outward(self) -> Direction: ...
 
     def idle_since(self) -> int:
-        """The wheel's tick at which the last bytes came, either way."""
+        """The wheel's tick at which the last bytes came, in either direction."""
 
 
 class EngineRelay(Relay, Protocol):
     """A relay that takes over from the copying one."""
 
     def continue_from(self, before: CopyRelay) -> None:
-        """Count on from where `before` has stopped."""
+        """Continue the byte counts of `before`."""
 
     def start(self) -> None:
-        """Begin. Neither stream has a `detach_obstacle`. Raises OSError, and then nothing has happened."""
+        """Begin. Neither stream may have a `detach_obstacle`. Raises OSError; then nothing has changed."""
 
 
 class Relays:
@@ -71,7 +71,7 @@ class Relays:
         find_kernel: FindObstacle = program.available,
         find_splice: FindObstacle = splice.available,
     ) -> None:
-        """descriptors: how many connections may have."""
+        """descriptors: the number that connections may have."""
         self._reactor = reactor
         self._max_pipes = min(MAX_PIPES, descriptors // DESCRIPTORS_PER_PIPE)
         self._find = {KERNEL: find_kernel, SPLICE: find_splice}
@@ -81,10 +81,10 @@ class Relays:
         self._pipes: Pipes | None = None
         self._slots: ProgramSlots | None = None
 
-    # What there is.
+    # Support.
 
     def refusal(self, wish: str) -> str | None:
-        """None when this machine has the relay that the option `relay` asks for, else the reason why not."""
+        """Return None if this machine supports the relay that the option `relay` names, else the reason why not."""
         if wish not in self._find:
             return None
         if wish not in self._found:
@@ -92,17 +92,17 @@ class Relays:
         return self._found[wish]
 
     def in_use(self, wish: str, zerocopy: int, is_tcp: bool = True) -> tuple[str, str]:
-        """(the name of the relay that serves, why it is not the one asked for or the best one; "" when it is).
+        """Return (name of the relay to use, why it is not the configured or the best one; "" if it is).
 
-        wish: the value of the option `relay`. zerocopy: the setting `zerocopy_send`. is_tcp: False where all
-        connections of one side are those of unix sockets.
+        wish: the value of the option `relay`. zerocopy: the setting `zerocopy_send`. is_tcp: False if all connections
+        of one side are on unix sockets.
         """
         if wish == COPY:
             return COPY, ""
         if wish == AUTO and not zerocopy:
             return COPY, SWITCHED_OFF
-        # Not the kernel: on busy cores, and where messages are small, it is slower than copying, and nothing here can
-        # know that beforehand.
+        # Never the kernel relay: on busy cores and with small messages it is slower than copying, which cannot be known
+        # # beforehand.
         name = SPLICE if wish == AUTO else wish
         why = NOT_TCP if name == KERNEL and not is_tcp else self.refusal(name)
         return (name, "") if why is None else (COPY, f"{name}: {why}")
@@ -110,7 +110,7 @@ class Relays:
     # The relays themselves.
 
     def set_window(self, window: int) -> None:
-        """Let the kernel hold at most this many bytes for one direction of a connection from now on."""
+        """Set the most bytes that the kernel may hold for one direction of a connection."""
         self._window = window
         if self._slots is not None:
             self._slots.window = window
@@ -118,7 +118,7 @@ class Relays:
     def make(
         self, name: str, client: Stream, server: Stream, wheel: TimerWheel, finished: Callable[[], object]
     ) -> EngineRelay:
-        """An engine for two streams, not started yet. finished: called once, when both directions have ended.
+        """Make an engine for two streams, not started yet. finished: called once, when both directions have ended.
 
         Raises OSError.
         """
@@ -134,7 +134,7 @@ class Relays:
         return SpliceRelay(client, server, wheel, finished, self._poller, self._pipes)
 
     def close(self) -> None:
-        """Relay no connection any more; safe to call twice."""
+        """End all relays; safe to call twice."""
         for shared in self._slots, self._pipes, self._poller:
             if shared is not None:
                 shared.close()

@@ -1,10 +1,10 @@
-"""Gives a connection that is copied to an engine, while it lives and without losing a byte.
+"""Hands a copied connection over to an engine, without losing a byte.
 
 With `relay = auto` only bulk is handed over: for small messages copying is at least as fast as every engine, and faster
 on busy cores.
 
-An engine can take over once everything that was read has been sent. While it has not, neither side is read for a
-moment. If the peers do not read it even then, copying goes on, and another attempt follows later.
+An engine can take over once everything that was read has been sent. Until then, neither side is read for a moment. If
+the peers do not read it even then, copying continues, and another attempt follows later.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from ktcpvs.streams.contract import NotDetachable
 from ktcpvs.system.timer_wheel import TimerWheel
 
 FLUSH_DELAYS = (0.002, 0.004, 0.008, 0.016, 0.032, 0.064)
-"""Seconds that neither side is read, one after another, until all is sent; then the attempt is given up."""
+"""The seconds of successive waits for everything to be sent, in which neither side is read; then the attempt is given
+up."""
 
 MAX_ATTEMPTS = 5
 
@@ -29,7 +30,7 @@ EARLY_CHECK_DELAY = 0.0625
 
 
 class Environment(Protocol):
-    """What a hand-over uses of its process. settings: those now in force."""
+    """The part of the process that a hand-over uses. settings: those in force."""
 
     @property
     def reactor(self) -> Any: ...
@@ -48,25 +49,25 @@ class RelayOwner(Protocol):
     """The connection whose streams are joined."""
 
     def wanted_engine(self) -> str:
-        """The name of the relay that its service has now; COPY when the connection is ending."""
+        """Return the name of its service's current relay; COPY if the connection is ending."""
 
     def set_relay(self, relay: CopyRelay | EngineRelay) -> None:
-        """`relay` carries the bytes from now on; an engine is about to be started."""
+        """Replace the relay by an engine that is about to be started."""
 
     def handed_over(self, engine: str) -> None:
         """The engine has taken over: the hand-over is finished."""
 
     def handover_failed(self, engine: str, error: OSError) -> None:
-        """The engine could not be started: copying goes on."""
+        """The engine could not be started: copying continues."""
 
     def handover_ended(self) -> None:
-        """The connection is copied to its end: the hand-over is finished."""
+        """The connection will be copied until it ends: the hand-over is finished."""
 
 
 class Handover:
-    """The hand-over of one connection, from when it is copied until an engine has it or never will.
+    """The hand-over of one connection, from the start of copying until an engine has taken over or none ever will.
 
-    attempts: how many have failed so far.
+    attempts: the number that have failed so far.
     """
 
     __slots__ = (
@@ -102,14 +103,14 @@ class Handover:
         self._after = after
         self._environment = environment
         self.attempts = 0
-        self._flush_checks = 0  # in this attempt; while there are some, neither side is read
+        self._flush_checks = 0  # in this attempt; unless 0, neither side is read
         self._call: Any = None  # the next check; it can be cancelled
         self._early_check: Any = None
         self._is_over = False
         self._is_bulk = not after
-        self._bulk_from = (0, 0)  # bytes that had moved, and the tick, at the last check whether it is bulk
+        self._bulk_from = (0, 0)  # relayed bytes and the tick at the last check whether it is bulk
         client, server = copy.inward.source, copy.outward.source
-        self._saw_bulk_read = not client.reports_bulk  # where nobody reports it, every connection is checked
+        self._saw_bulk_read = not client.reports_bulk  # without reports, every connection is checked
         if after:
             self._bulk_from = (self._moved(), environment.wheel.now)
             self._call = environment.wheel.after(after, self._check)
@@ -119,7 +120,7 @@ class Handover:
 
     @property
     def is_flushing(self) -> bool:
-        """True while neither side is read, since something must be sent first."""
+        """Whether neither side is read at the moment, because something must be sent first."""
         return self._flush_checks > 0
 
     @property
@@ -143,10 +144,10 @@ class Handover:
         if check is not None:
             check.cancel()
 
-    # Whether it is bulk.
+    # Detection of bulk connections.
 
     def _bulk_detected(self) -> None:
-        """A lot has come at once."""
+        """A large read has occurred: check the rate soon."""
         self._saw_bulk_read = True
         if self._rate() and self._early_check is None and not self._is_bulk and not self._is_over:
             call_later = self._environment.reactor.callLater
@@ -165,11 +166,11 @@ class Handover:
         return self._copy.inward.bytes + self._copy.outward.bytes
 
     def _rate(self) -> int:
-        """Bytes a second from which on a connection is bulk."""
+        """The rate of a bulk connection, in bytes per second."""
         return self._environment.settings.relay_rate << 10
 
     def _moves_enough(self) -> bool:
-        """True when enough has moved since the last check."""
+        """Return whether the connection has been bulk since the last check."""
         moved, now = self._moved(), self._environment.wheel.now
         (before, since), self._bulk_from = self._bulk_from, (moved, now)
         self._is_bulk = moved - before >= self._rate() * max(now - since, 1)
@@ -181,7 +182,7 @@ class Handover:
         self._call = self._environment.reactor.callLater(seconds, self._check)
 
     def _check(self) -> None:
-        """Hand the connection over, if it is worth it and possible now."""
+        """Hand the connection over, if it is bulk and the hand-over is possible now."""
         self._call = None
         self._cancel_early_check()
         copy = self._copy
@@ -228,7 +229,8 @@ class Handover:
             owner.handed_over(engine)
 
     def _wait(self) -> None:
-        """Copy on. A connection without a large read so far needs no timer: `_bulk_detected` follows one."""
+        """Continue copying. A connection without a large read needs no timer, since `_bulk_detected` follows such a
+        read."""
         if self._saw_bulk_read:
             self._call = self._environment.wheel.after(self._after, self._check)
 
@@ -241,7 +243,7 @@ class Handover:
             self._give_up()
 
     def _give_up(self) -> None:
-        """Copy to the end."""
+        """Copy until the connection ends."""
         self._read_again()
         self._is_over = True
         self._owner.handover_ended()
@@ -249,13 +251,14 @@ class Handover:
     # Reading.
 
     def _stop_reading(self) -> None:
-        """Read neither side. Without back-pressure, so that a target which takes more does not resume its source."""
+        """Stop reading both sides. Back-pressure is off meanwhile, so that a drained target does not resume its
+        source."""
         for direction in self._copy.inward, self._copy.outward:
             direction.target.clear_backpressure()
             direction.source.pause()
 
     def _read_again(self) -> None:
-        """Undo that. Resume first: a target that is full pauses its source when back-pressure is set."""
+        """Read both sides again. Resume first: a full target pauses its source when back-pressure is set."""
         if not self._flush_checks:
             return
         self._flush_checks = 0

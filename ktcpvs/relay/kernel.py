@@ -1,8 +1,8 @@
-"""The relay in the kernel: a BPF program redirects what comes for one socket straight to the other, by grants.
+"""The kernel relay: a BPF program redirects packets for one socket to the other, by grants.
 
-This process learns of a direction again when half of its grant is used, when the grant is used up and packets are
-passed to it, or when the source has ended; `model.grants` has the states. Connections that cannot be joined in the
-kernel are read and written here.
+This process handles a direction when half of its grant is used, when the grant is used up and packets are passed to
+this process, and when the source has ended; `model.grants` has the states. Connections that cannot be joined in the
+kernel are copied here.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ _log = Logger(namespace="ktcpvs")
 WHOLE_QUEUE = 8 << 20
 """More than a socket's queue holds, in bytes: a read of this size that returns less has emptied the queue."""
 
-CHUNK = 128 << 10
-"""Bytes that are read at once when the queue need not be emptied."""
+READ_SIZE = 128 << 10
+"""The most bytes in one read when the queue need not be emptied."""
 
-ROUNDS = 4
+MAX_READS_PER_TURN = 4
 """Reads from one source in one turn; then other connections have their turn."""
 
 MIN_RETRY_DELAY, MAX_RETRY_DELAY = 0.001, 0.25
-"""Seconds until the next check whether redirected bytes are in the target's queue: at first, and at last."""
+"""Seconds until the next check whether redirected bytes are in the target's queue: the shortest and the longest
+delay."""
 
 Buffer = bytes | memoryview
 
@@ -48,7 +49,7 @@ _scratch = memoryview(bytearray(WHOLE_QUEUE))
 
 
 class KernelRelay(SocketRelay):
-    """One connection. Its sockets enter the program's maps once both have been read empty."""
+    """One connection. Its sockets are added to the program's maps once both have been read empty."""
 
     __slots__ = ("_slots",)
 
@@ -67,7 +68,7 @@ class KernelRelay(SocketRelay):
 
     @property
     def is_joined(self) -> bool:
-        """True while the kernel takes part."""
+        """Whether the sockets are in the program's maps."""
         return self.inward.program is not None and self.outward.program is not None
 
     def start(self, waiting: bytes = b"", answer: bytes = b"") -> None:
@@ -83,7 +84,7 @@ class KernelRelay(SocketRelay):
                 self._guarded(self._read, direction)
 
     def idle_since(self) -> int:
-        """The wheel's tick at which the last bytes came, either way, as the kernel knows it."""
+        """The wheel's tick at which the last bytes came, in either direction, as reported by the kernel."""
         last_data: int = max(self.inward.last_data, self.outward.last_data)
         if self.is_joined and self._client.fd >= 0 and self._server.fd >= 0:
             silent = min(silent_for(self._client.sock), silent_for(self._server.sock))
@@ -112,10 +113,10 @@ class KernelRelay(SocketRelay):
         """The program has written a record about a direction."""
         granted = direction.state is GRANTED
         if kind == BROKEN:
-            _log.error("a relay is reset: what came for it could not be told from what had come before")
+            _log.error("a relay is reset: a packet does not follow the bytes received before it")
             self._reset()
         elif kind == OVERFULL:
-            _log.info("a relay is reset: more came for it than may wait to be read")
+            _log.info("a relay is reset: too many bytes wait to be read")
             self._reset()
         elif kind == HALF_USED:
             direction.transition(grants.HALF)
@@ -128,7 +129,7 @@ class KernelRelay(SocketRelay):
                 self._guarded(self._read, direction)
 
     def _guarded(self, do: Callable[..., object], *arguments: Any) -> None:
-        """A bug must cost no more than this connection."""
+        """Call `do`; if it raises, which is a bug, only this connection ends."""
         try:
             do(*arguments)
         except Exception:
@@ -144,8 +145,9 @@ class KernelRelay(SocketRelay):
     def _read(self, direction: KernelDirection, polled: bool = False) -> None:
         """Read and write on. polled: epoll has reported that there is something to read."""
         side = direction.from_side
-        for _ in range(ROUNDS if not side.write_failed else WHOLE_QUEUE // CHUNK):  # it is polled no more
-            most = WHOLE_QUEUE if direction.program is None and not direction.empty else CHUNK
+        # A side that could not be written is no longer polled, so it is read empty at once.
+        for _ in range(MAX_READS_PER_TURN if not side.write_failed else WHOLE_QUEUE // READ_SIZE):
+            most = WHOLE_QUEUE if direction.program is None and not direction.empty else READ_SIZE
             try:
                 size = side.sock.recv_into(_scratch, most)
             except BlockingIOError:
@@ -173,7 +175,8 @@ class KernelRelay(SocketRelay):
         self._update_polling()
 
     def _read_empty(self, direction: KernelDirection, polled: bool) -> None:
-        """There is nothing more to read now, and all that was read is written. polled: epoll had reported otherwise."""
+        """The source has been read empty, and everything is written. polled: epoll has reported that there is something
+        to read."""
         if direction.from_side.write_failed:
             direction.from_side.transport.broken()
         elif direction.program is None:
@@ -181,7 +184,7 @@ class KernelRelay(SocketRelay):
             self._join()
         elif not direction.unread():
             self._grant(direction)
-        elif polled:  # it waits in the kernel behind what is redirected to its source
+        elif polled:  # the data waits in the kernel behind bytes that are redirected to the source
             direction.transition(grants.NOT_YET)
             self._retry_later(direction)
         else:
@@ -189,7 +192,7 @@ class KernelRelay(SocketRelay):
         self._update_polling()
 
     def _send(self, direction: KernelDirection, data: Buffer) -> bool:
-        """Write what was read; False when it cannot all be written now, and the rest is pending."""
+        """Write what was read. Return False if a part of it cannot be written now and is pending."""
         if direction.state is HOLDING and direction.in_transit():
             direction.pending = bytes(data)
             self._retry_later(direction)
@@ -215,7 +218,7 @@ class KernelRelay(SocketRelay):
         return True
 
     def _write(self, direction: KernelDirection) -> None:
-        """Write what is pending, and then read on."""
+        """Write pending bytes, then read on."""
         if self._send(direction, direction.pending):
             if direction.stopped:
                 direction.transition(grants.LOST)
@@ -231,7 +234,7 @@ class KernelRelay(SocketRelay):
     # The kernel takes over.
 
     def _join(self) -> None:
-        """When both directions are ready, let the program handle all that comes from now on."""
+        """When both directions are ready, let the program handle all further packets."""
         inward, outward = self.inward, self.outward
         if not (inward.state is READY and outward.state is READY):
             return
@@ -240,7 +243,7 @@ class KernelRelay(SocketRelay):
         try:
             program, slot = slots.take()
         except BPFError as error:
-            _log.debug("a relay stays in this process: {why}", why=error)
+            _log.debug("a relay is not moved to the kernel: {why}", why=error)
             return
         directions = (inward, slot), (outward, slot + 1)
         try:
@@ -250,7 +253,7 @@ class KernelRelay(SocketRelay):
                 direction.window = grants.first_window(slots.window)
                 direction.on_event = self.program_event
                 slots.enter(program, number, direction)
-            # What is unread now is added to the first grant.
+            # Bytes that are unread now are added to the first grant.
             most = [direction.window + grants.charge(unread(direction.from_side.sock)) for direction, _ in directions]
             program.join(slot, slot + 1, client, server, *most)
         except OSError as error:
@@ -260,7 +263,7 @@ class KernelRelay(SocketRelay):
             slots.give(program, slot)
             if isinstance(error, BytesLost):
                 raise
-            _log.debug("a relay stays in this process: {why}", why=error)
+            _log.debug("a relay is not moved to the kernel: {why}", why=error)
             return
         for direction, _ in directions:
             direction.limit_passed(slots.passed_limit)
@@ -270,7 +273,7 @@ class KernelRelay(SocketRelay):
             self._check_grant(direction)
 
     def _grant(self, direction: KernelDirection) -> None:
-        """All that was passed is written: let the kernel redirect again."""
+        """All passed bytes are written: let the kernel redirect again."""
         direction.transition(grants.ALL_PASSED)
         direction.enlarge_send_buffer(self._slots.window)
         direction.grant(direction.window - direction.unacknowledged_charge())
@@ -278,7 +281,7 @@ class KernelRelay(SocketRelay):
         self._check_grant(direction)
 
     def _check_grant(self, direction: KernelDirection) -> None:
-        """Read on if a packet was passed before the grant was made, of which no record tells."""
+        """Read on if a packet was passed before the grant was made, for which there is no record."""
         if direction.state is not GRANTED:
             return
         silent_for(direction.from_side.sock)  # returns when the program is done with its packet
@@ -287,7 +290,7 @@ class KernelRelay(SocketRelay):
             self._read(direction)
 
     def _extend_grant(self, direction: KernelDirection) -> None:
-        """Half of the grant is used."""
+        """Extend the grant, half of which is used."""
         window = grants.next_window(direction.window, direction.not_sent(), self._slots.window)
         if window:
             direction.window = window
@@ -319,7 +322,7 @@ class KernelRelay(SocketRelay):
             self._delivered(direction)
 
     def _delivered(self, direction: KernelDirection) -> None:
-        """All that was redirected is in the target's queue; its FIN or close may have waited for that."""
+        """All redirected bytes are in the target's queue: send a FIN or close that has waited for that."""
         direction.retries = 0
         if direction.to_side.fd >= 0:
             direction.to_side.transport.drained()
@@ -327,7 +330,7 @@ class KernelRelay(SocketRelay):
             self._leave(direction)
 
     def _leave_when_delivered(self, direction: KernelDirection) -> None:
-        """The direction is gone; what was redirected still goes out."""
+        """The direction is closed: remove it when all redirected bytes are in the target's queue."""
         if direction.in_transit():
             self._retry_later(direction)
         else:
@@ -358,14 +361,15 @@ class KernelRelay(SocketRelay):
             self._finished()
 
     def _is_reset(self, incoming: KernelDirection, outgoing: KernelDirection) -> bool:
-        """epoll has reported an error of a side. False: it has only ended both ways."""
+        """Return whether a side was reset after epoll has reported an error; False if it has only ended in both
+        directions."""
         if not is_over(incoming.from_side.sock):
             return False
         self._write_failed(outgoing)
         return True
 
     def _write_failed(self, direction: KernelDirection) -> None:
-        """The target takes nothing any more. What it had sent before is passed on first."""
+        """The target is closed for writing. First relay what it had sent before."""
         side = direction.to_side
         back = self.outward if direction is self.inward else self.inward
         direction.pending = b""
@@ -388,7 +392,7 @@ class KernelRelay(SocketRelay):
             self._guarded(self._read, back)
 
     def _leave(self, direction: KernelDirection) -> None:
-        """Take a direction that is gone out of the program."""
+        """Remove a closed direction from the program."""
         program, slot = direction.program, direction.slot
         if program is None:
             return
@@ -407,10 +411,10 @@ class KernelRelay(SocketRelay):
             events |= RDHUP
         if outgoing.state is BLOCKED:
             events |= OUT
-        # epoll keeps reporting a socket that has ended both ways, so stop polling it.
+        # epoll keeps reporting a socket that has ended in both directions, so stop polling it.
         return 0 if events == ERR and outgoing.state in (ENDED, GONE) else events
 
-    # What the transports ask of their engine.
+    # As the Engine of the transports.
 
     def has_unsent(self, transport: DetachedTransport) -> bool:
         _, _, outgoing = self._side_of(transport)
@@ -427,7 +431,7 @@ class KernelRelay(SocketRelay):
         self._update_polling()
 
     def _stop(self, direction: KernelDirection) -> None:
-        """Pass on nothing more from the source. What is pending or redirected already still goes out."""
+        """Stop relaying from the source. Bytes that are pending or already redirected are still delivered."""
         direction.stopped = True
         if direction.program is not None:
             direction.program.void(direction.slot)

@@ -1,4 +1,4 @@
-"""One direction of a connection that the kernel relays, in numbers."""
+"""The counts of one direction of a connection that the kernel relays."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ktcpvs.system import tcpinfo
 from ktcpvs.system.sockets import is_over, send_buffer, set_send_buffer, unsent
 from ktcpvs.system.tcpinfo import queued
 
-MARKS = 8
-"""Parts of the limit for passed packets: so finely is known which charge of them has been read."""
+MARKS_PER_LIMIT = 8
+"""The number of marks within the limit for passed packets, by which the charge that has been read is known."""
 
 
 class KernelDirection:
-    """From `source` to `target`. state: of model.grants. slot: its number in the program; -1 while it has none.
+    """From `source` to `target`. state: of model.grants. slot: its number in the program; -1: it has none.
 
-    read, wrote: bytes that this process has read and written since the kernel took part. pending: bytes that were read
-    and not yet written. empty: the last read found no more. window: the charge of one grant. last_data: the tick of the
-    last read. ended: the source's FIN has been forwarded. stopped: nothing more is taken from the source, but what was
-    read or redirected still goes out. on_event: called with this direction and the kind of a record that the program
-    has written about it; None while none is wanted.
+    read, wrote: bytes that this process has read and written since the kernel has taken part. pending: bytes read and
+    not yet written. empty: the last read found no more. window: the charge of one grant. last_data: the tick of the
+    last read. ended: the source's FIN has been forwarded. stopped: nothing more is read from the source; bytes read or
+    redirected before are still delivered. on_event: called with this direction and the kind of each record that the
+    program writes about it; None: records are ignored.
     """
 
     __slots__ = (
@@ -48,27 +48,29 @@ class KernelDirection:
         self.empty = False
         self.window = 0
         self.retry_call: Any = None  # an IDelayedCall
-        self.retries = 0  # since something has moved
+        self.retries = 0  # since bytes were last relayed
         self.last_data = now
         self.ended = False
         self.stopped = False
-        self._count = 0  # bytes without those that the program has redirected since it took part
-        self._origin = 0  # bytes that the target's queue had been given until then
-        self._delivered = 0  # redirected bytes that have been found in the target's queue
-        self._acknowledged = (0, 0)  # R and C at a moment before which all that was redirected is acknowledged
+        self._count = 0  # relayed bytes, without those that the program has redirected since it has taken part
+        self._origin = 0  # bytes queued at the target until then
+        self._delivered = 0  # redirected bytes that were found in the target's queue
+        self._acknowledged = (0, 0)  # R and C at a moment by which all redirected bytes are acknowledged
         self._wrote_before = 0  # `wrote` when the last grant was made
-        self._marks: list[tuple[int, int]] = []  # P and Q at some moments: when P is read, all charged in Q is read
-        self._charge_read = 0  # at least this charge of the passed packets has been read
-        self._send_buffer = 0  # of the target before it was enlarged, as `send_buffer` returns it; 0 while it is not
+        self._marks: list[tuple[int, int]] = []  # pairs of P and Q: once P bytes are read, the charge Q is read
+        self._charge_read = 0  # a lower bound for the charge of the passed packets that have been read
+        self._send_buffer = (
+            0  # of the target before it was enlarged, as returned by `send_buffer`; 0: it is not enlarged
+        )
 
     @property
     def redirected(self) -> int:
-        """Bytes that went through the kernel alone."""
+        """Bytes that were relayed by the kernel alone."""
         return self.program.redirected(self.slot) if self.program is not None else 0
 
     @property
     def bytes(self) -> int:
-        """How many have passed."""
+        """The number of bytes relayed."""
         return self._count + self.redirected
 
     @bytes.setter
@@ -76,7 +78,7 @@ class KernelDirection:
         self._count = value - self.redirected
 
     def join(self, program: Program, slot: int) -> None:
-        """The program is about to take part. Raises OSError."""
+        """Prepare for the program to take part. Raises OSError."""
         self._origin = queued(self.to_side.sock)
         self.program, self.slot = program, slot
         self.read = self.wrote = self._wrote_before = self._delivered = 0
@@ -84,7 +86,7 @@ class KernelDirection:
         self._marks, self._charge_read = [], 0
 
     def leave(self) -> None:
-        """The program takes part no more."""
+        """The program no longer takes part."""
         program, slot = self.program, self.slot
         if program is not None:
             program.leave(slot)
@@ -94,7 +96,7 @@ class KernelDirection:
             self.program, self.slot = None, -1
 
     def unread(self) -> int:
-        """Bytes that were passed to this process and are not read."""
+        """Bytes that were passed to this process and are unread."""
         return self.program.passed(self.slot) - self.read if self.program is not None else 0
 
     def in_transit(self) -> int:
@@ -107,7 +109,7 @@ class KernelDirection:
         except OSError:
             missing = 0
         if missing > 0 and is_over(self.to_side.sock):
-            missing = 0  # they never get there
+            missing = 0  # they will never arrive
         if missing <= 0:
             self._delivered = redirected
         return max(missing, 0)
@@ -120,18 +122,18 @@ class KernelDirection:
             return 0
 
     def unacknowledged_charge(self) -> int:
-        """An upper bound for the charge of what was redirected and not yet acknowledged by the target's peer.
+        """An upper bound for the charge of redirected packets that the target's peer has not acknowledged.
 
-        TCP tells the bytes, not in how many packets they came. So this is their bytes, and the cost of all packets
-        since a moment before which everything is known to be acknowledged.
+        TCP reports bytes, but not in how many packets they came. So this is the unacknowledged bytes, and the cost of
+        all packets since the last moment by which everything is known to be acknowledged.
         """
         program, slot = self.program, self.slot
         if program is None:
             return 0
-        charged = program.charged(slot)  # read first: what is counted in R is then at least what is charged
+        charged = program.charged(slot)  # read before R, so that R includes at least everything that is charged
         mark = program.mark(slot)
         redirected = self.redirected
-        # What this process has written since the last grant comes after all that was redirected.
+        # What this process has written since the last grant follows all redirected bytes.
         size = self.in_transit() + unsent(self.to_side.sock) - (self.wrote - self._wrote_before)
         if size <= 0:
             self._acknowledged = (redirected, charged)
@@ -143,10 +145,10 @@ class KernelDirection:
         return min(size, more) + max(program.charged(slot) - acknowledged_charge - more, 0)
 
     def enlarge_send_buffer(self, most: int) -> None:
-        """Let the target's queue take all that may be granted. most: the setting relay_window, in bytes.
+        """Enlarge the target's queue for the largest grant. most: the setting relay_window, in bytes.
 
-        Otherwise redirected packets would wait in a list of the kernel that no buffer is charged for, and what is
-        passed from the same socket would wait behind them, without limit: TCP would not hold its sender back. Raises
+        Otherwise redirected packets would wait in a list of the kernel that is charged to no buffer, with passed
+        packets of the same socket behind them. That list has no limit, since TCP would not slow the sender down. Raises
         OSError.
         """
         if not self._send_buffer:
@@ -154,14 +156,14 @@ class KernelDirection:
         set_send_buffer(self.to_side.sock, -max(4 * most, abs(self._send_buffer)))
 
     def restore_send_buffer(self) -> None:
-        """Let the target's queue take what it took before: this process writes until the kernel takes no more."""
+        """Restore the size of the target's queue, since this process writes until the queue is full."""
         size, self._send_buffer = self._send_buffer, 0
         if size:
-            with contextlib.suppress(OSError):  # the peer has closed it already
+            with contextlib.suppress(OSError):  # the peer has already closed it
                 set_send_buffer(self.to_side.sock, size)
 
     def grant(self, charge: int) -> None:
-        """Let the program redirect packets of that charge from now on. All that was passed is written."""
+        """Let the program redirect packets of that charge. All passed bytes must have been written."""
         program, slot = self.program, self.slot
         assert program is not None
         more, charged = max(charge, 0), program.charged(slot)
@@ -169,7 +171,7 @@ class KernelDirection:
         program.grant(slot, self.read, charged + more, charged + more // 2, charged + more * 3 // 8)
 
     def limit_passed(self, most: int) -> None:
-        """Advance the limit for unread passed packets as far as they have been read. most: the limit, as a charge."""
+        """Advance the limit for passed packets by what has been read. most: the charge that may be unread."""
         program, slot = self.program, self.slot
         if program is None:
             return
@@ -178,11 +180,11 @@ class KernelDirection:
             self._charge_read = marks.pop(0)[1]
         program.limit(slot, self._charge_read + most)
         charged, passed = program.charged_passed(slot), program.passed(slot)  # in this order, as above
-        if not marks or charged - marks[-1][1] > most // MARKS:
+        if not marks or charged - marks[-1][1] > most // MARKS_PER_LIMIT:
             marks.append((passed, charged))
 
     def transition(self, event: str) -> None:
-        """Go on to the state that follows."""
+        """Change the state."""
         self.state = TABLE[self.state][event]
 
     def __repr__(self) -> str:

@@ -8,23 +8,23 @@ import fcntl
 import os
 
 PIPE_SIZE = 512 << 10
-"""Bytes that a pipe should hold."""
+"""The size of a pipe, in bytes."""
 
 MIN_PIPE_SIZE = 32 << 10
-"""Bytes that a pipe must hold to be worth having."""
+"""The smallest useful size of a pipe, in bytes."""
 
 MAX_SPARE_PIPES = 16
-"""Empty pipes that are kept."""
+"""The most empty pipes that are kept."""
 
 MAX_PIPES = 256
-"""Pipes at the same time, each of two descriptors. What waits for further slow readers is held in memory."""
+"""The most pipes at the same time, each of two descriptors. Bytes for further slow readers are held in memory."""
 
 
 class Pipe:
     """A pipe. reader, writer: its descriptors.
 
-    Raises OSError when there are no descriptors left, or when this user's pipes use so much memory that new ones get
-    next to none (pipe(7), pipe-user-pages-soft).
+    Raises OSError if there are no descriptors left, or if this user's pipes use so much memory that new ones are too
+    small (pipe(7), pipe-user-pages-soft).
     """
 
     __slots__ = ("reader", "writer")
@@ -43,12 +43,12 @@ class Pipe:
 
 
 class Pipes:
-    """The pipes of all relays. made: how many there are, those in use and the spare ones."""
+    """The pipes of all relays. made: their number, in use or spare."""
 
     __slots__ = ("_closed", "_max_pipes", "_spare", "made")
 
     def __init__(self, max_pipes: int = MAX_PIPES) -> None:
-        """max_pipes: how many there may be at once."""
+        """max_pipes: the most at once."""
         self.made = 0
         self._max_pipes = max_pipes
         self._spare: list[Pipe] = []
@@ -56,11 +56,11 @@ class Pipes:
 
     @property
     def in_use(self) -> int:
-        """How many are in use."""
+        """The number of pipes in use."""
         return self.made - len(self._spare)
 
     def take(self) -> Pipe | None:
-        """An empty pipe; None when there are too many, or no descriptors left."""
+        """Return an empty pipe; None if there are too many, or no descriptors left."""
         if self._spare:
             return self._spare.pop()
         if self.made >= self._max_pipes:
@@ -73,14 +73,14 @@ class Pipes:
         return pipe
 
     def give(self, pipe: Pipe) -> None:
-        """Give back an empty pipe."""
+        """Return an empty pipe to the pool."""
         if len(self._spare) < MAX_SPARE_PIPES and not self._closed:
             self._spare.append(pipe)
         else:
             self.drop(pipe)
 
     def drop(self, pipe: Pipe) -> None:
-        """Close a pipe that holds something."""
+        """Close a pipe that still holds bytes."""
         pipe.close()
         self.made -= 1
 

@@ -1,7 +1,7 @@
 """Polls the sockets of relays: an epoll instance of its own, which the reactor watches as one descriptor.
 
-A relay that reads and writes its sockets by itself needs neither a transport nor the reactor for each event: in one
-turn, the reactor learns of all sockets that are ready.
+Relays read and write their sockets themselves, so they need no transport, and no call of the reactor for each event: in
+one turn, the reactor reports all sockets that are ready.
 """
 
 from __future__ import annotations
@@ -25,21 +25,22 @@ HUP: int = getattr(select, "EPOLLHUP", 16)
 RDHUP: int = getattr(select, "EPOLLRDHUP", 8192)
 
 MAX_EVENTS = 64
-"""Descriptors that are served in one turn of the reactor; the kernel reports those next that have waited longest."""
+"""The most descriptors that are handled in one turn of the reactor; the kernel then reports those that have waited
+longest."""
 
 
 @implementer(IReadDescriptor)
 class SocketPoller:
     """Calls back for each descriptor that is ready, level-triggered (epoll(7)).
 
-    A descriptor must be unregistered before it is closed, and while no event of it is wanted: epoll always reports
-    errors and hang-ups.
+    A descriptor must be unregistered before it is closed, and while none of its events is to be handled: epoll always
+    reports errors and hang-ups.
     """
 
     __slots__ = ("_callbacks", "_epoll", "_leave_reactor", "_reactor", "_unregistered", "call_soon")
 
     def __init__(self, reactor: Any) -> None:
-        """Raises OSError when there are no more descriptors."""
+        """Raises OSError if there are no descriptors left."""
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[int], object]] = {}
         self._unregistered: set[int] = set()  # in this turn
@@ -55,8 +56,8 @@ class SocketPoller:
             self._join_loop(loop)
 
     def _join_loop(self, loop: Any) -> None:
-        """Let uvloop itself call `doRead`: Twisted's way, and the check for errors after each call, which an epoll
-        instance never has, cost more than half of what is done here for one event."""
+        """Let uvloop itself call `doRead`. Twisted's call, and its check for errors after each call, which an epoll
+        instance never has, would take more than half of the time for one event."""
         from uvloop import Loop
 
         Loop.add_reader(loop, self._epoll.fileno(), self.doRead)
@@ -73,27 +74,27 @@ class SocketPoller:
         self._reactor.callLater(0, call)
 
     def __len__(self) -> int:
-        """How many descriptors are registered."""
+        """Return the number of registered descriptors."""
         return len(self._callbacks)
 
     def call_later(self, seconds: float, call: Callable[..., object], *arguments: Any) -> Any:
-        """Call it later: an IDelayedCall."""
+        """Call `call` after `seconds`. Return an IDelayedCall."""
         return self._reactor.callLater(seconds, call, *arguments)
 
     def register(self, fd: int, events: int, ready: Callable[[int], object]) -> None:
-        """Call `ready` with what is ready of `events` (IN and the like), ERR and HUP.
+        """Call `ready` with the events that are ready, of `events` (IN and the like), ERR and HUP.
 
-        When it raises, that is logged and `fd` unregistered. Raises OSError, FileExistsError when it is registered.
+        If `ready` raises, that is logged and `fd` unregistered. Raises OSError; FileExistsError if `fd` is registered.
         """
         self._epoll.register(fd, events)
         self._callbacks[fd] = ready
 
     def modify(self, fd: int, events: int) -> None:
-        """Poll for `events` from now on. Raises OSError, FileNotFoundError when it is not registered."""
+        """Poll for `events` from now on. Raises OSError; FileNotFoundError if `fd` is not registered."""
         self._epoll.modify(fd, events)
 
     def unregister(self, fd: int) -> None:
-        """Report nothing more of it, whatever is ready by now. Does nothing when it is not registered."""
+        """Report no more events of `fd`, even if it is ready now. Does nothing if `fd` is not registered."""
         if self._callbacks.pop(fd, None) is not None:
             self._unregistered.add(fd)
             self._epoll.unregister(fd)
@@ -108,17 +109,18 @@ class SocketPoller:
         self._callbacks.clear()
         self._epoll.close()
 
-    # What the reactor calls.
+    # Called by the reactor.
 
     def fileno(self) -> int:
         return -1 if self._epoll.closed else self._epoll.fileno()
 
     def doRead(self) -> None:
-        """Call back for those that are ready."""
+        """Call back for the descriptors that are ready."""
         unregistered, callbacks = self._unregistered, self._callbacks
         unregistered.clear()
         for fd, events in self._epoll.poll(0, MAX_EVENTS):
-            # A number that was unregistered in this turn may be another socket's by now: what is ready is not its own.
+            # A descriptor that was unregistered in this turn may already be another socket's, to which these events do
+            # not belong.
             if fd in unregistered:
                 continue
             try:

@@ -20,10 +20,10 @@ from ktcpvs.system.bpf import HASH, NO_PREALLOC, SOCKMAP, Array, BPFError, Map, 
 from ktcpvs.system.tcpinfo import next_sequence
 
 NO_GRANT = NO_LIMIT = (1 << 64) - 1
-"""A number that P never reaches and Q never exceeds."""
+"""A value that P never reaches and Q never exceeds."""
 
-RECORDS = 4
-"""Records of one slot that the ring has room for; at most two are ever unread for each grant, and one more."""
+RECORDS_PER_SLOT = 4
+"""The records of one slot for which the ring has room: at most two for each grant, and one more, are ever unread."""
 
 _TRY_TIMEOUT = 1.0
 """Seconds that the trial with one byte may take."""
@@ -40,13 +40,13 @@ class BytesLost(BPFError):
 
 @cache
 def available() -> str | None:
-    """None when the kernel can relay for this process, else the reason why not, in one line. It is tried once, with one
-    byte on the loopback interface."""
+    """Return None if the kernel can relay for this process, else the reason why not, in one line. This relays one byte
+    over the loopback interface, once."""
     return bpf.available() or _try_it()
 
 
 def _try_it() -> str | None:
-    """As `available`. A kernel before 5.16 does not tell the program where a packet begins."""
+    """As `available`. A kernel before 5.16 does not show the program where a packet begins."""
     with contextlib.ExitStack() as stack:
         try:
             program = stack.enter_context(contextlib.closing(Program(2)))
@@ -66,7 +66,7 @@ def _try_it() -> str | None:
 
 
 class Program:
-    """The program at work, with room for `slots` directions. Raises BPFError when the kernel refuses.
+    """The loaded program, with room for `slots` directions. Raises BPFError if the kernel refuses it.
 
     It uses eleven descriptors. The kernel removes sockets from the maps when they are closed.
     """
@@ -89,37 +89,37 @@ class Program:
             self._made = made.pop_all()
 
     def close(self) -> None:
-        """All directions end, as by `leave`; safe to call twice."""
+        """End all directions, as by `leave`; safe to call twice."""
         self._made.close()
         self._cookies.clear()
 
     def fileno(self) -> int:
-        """Readable (epoll, level-triggered) while there are `events`."""
+        """Return a descriptor that is readable (epoll, level-triggered) while there are `events`."""
         return self._events.fileno()
 
     def events(self) -> list[tuple[int, int]]:
-        """The records since the last call: (slot, HALF_USED, PASSED, BROKEN or OVERFULL). A direction may have left
-        since."""
+        """Return the records since the last call: (slot, HALF_USED, PASSED, BROKEN or OVERFULL). The direction may have
+        left in the meantime."""
         return [RECORD.unpack(record) for record in self._events.read()]
 
     def join(
         self, slot_a: int, slot_b: int, a: socket.socket, b: socket.socket, grant_a: int = 0, grant_b: int = 0
     ) -> None:
-        """Let the program handle all that comes for `a` and `b`, and what is unread in the kernel.
+        """Let the program handle all packets for `a` and `b`, including those that are unread in the kernel.
 
         slot_a: of the direction from `a` to `b`; slot_b: of the other. Both are free. grant_a, grant_b: the charge up
         to which packets are redirected. Later packets, or all where it is 0, are passed: so P is what this process has
         to read of a direction's source from now on. There is no limit yet for what is passed: see `limit`.
 
-        The last read of either socket must have found nothing, or less than was asked for. Of a packet that was read in
-        part the kernel shows the program all, and no more than MAX_CUT is cut off.
+        The last read of either socket must have returned nothing, or less than its size. The kernel shows the program
+        the whole of a packet that was read in part, and no more than MAX_CUT can be cut off.
 
-        Raises BPFError, and all is as before: EOPNOTSUPP for a socket that is not TCP, or has got or sent a FIN; EAGAIN
-        for one for which bytes come too fast. Raises BytesLost.
+        Raises BPFError without any effect: EOPNOTSUPP for a socket that is not TCP, or has received or sent a FIN;
+        EAGAIN if bytes come too fast. Raises BytesLost.
         """
         for sock in (a, b):
             if not _is_established(sock):
-                raise BPFError(errno.EOPNOTSUPP, "only TCP connections that are open both ways can be joined")
+                raise BPFError(errno.EOPNOTSUPP, "only TCP connections that are open in both directions can be joined")
         for slot, source in ((slot_a, a), (slot_b, b)):
             self.clear(slot)
             self._done.words[DONE_WORDS * slot + 3] = _next_of(source)
@@ -132,7 +132,7 @@ class Program:
                 self._targets.update(_NUMBER.pack(slot), _DESCRIPTOR.pack(target.fileno()))
                 if granted:
                     self.grant(slot, 0, granted, max(granted // 2, 1), granted * 3 // 8)
-            # Last of all, when both targets are there: the program handles what comes for a source from then on.
+            # Last, when both targets are in the map: from then on the program handles the packets for a source.
             for slot, source in ((slot_a, a), (slot_b, b)):
                 self._sources.update(_NUMBER.pack(slot), _DESCRIPTOR.pack(source.fileno()))
         except BPFError as error:
@@ -141,11 +141,11 @@ class Program:
                 raise BytesLost(errno.ECONNABORTED, f"bytes were lost: {error}") from None
             raise
         for sock in (a, b):
-            # This makes the kernel check whether it must wake a reader, and so show the program what is unread.
+            # This makes the kernel check whether to wake a reader, and so show the program the unread packets.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
     def clear(self, *slots: int) -> None:
-        """Reset the numbers of these slots, which are free, and grant nothing."""
+        """Reset the counts of these free slots, and grant nothing."""
         for slot in slots:
             self._done.words[DONE_WORDS * slot : DONE_WORDS * (slot + 1)] = _NOTHING_DONE
             self._grants.words[GRANT_WORDS * slot : GRANT_WORDS * (slot + 1)] = _NOTHING_GRANTED
@@ -153,8 +153,8 @@ class Program:
     def leave(self, *slots: int) -> None:
         """End these directions and free the slots. Safe to call twice, and after the sockets were closed.
 
-        What is in transit in the kernel is lost: redirected and not yet in the target's queue, or passed and not yet
-        read. A source that lost what was passed can only be closed.
+        Bytes in transit in the kernel are lost: those redirected and not yet in the target's queue, and those passed
+        and not yet read. A source that has lost passed bytes can only be closed.
         """
         for slot in slots:
             self.void(slot)
@@ -165,7 +165,7 @@ class Program:
                 self._slot_of.delete(cookie)
 
     def redirected(self, slot: int) -> int:
-        """R: bytes that were redirected to the target, those on their way included."""
+        """R: bytes that were redirected to the target, including those in transit."""
         return self._done.words[DONE_WORDS * slot]
 
     def charged(self, slot: int) -> int:
@@ -179,7 +179,7 @@ class Program:
         return words[start + 5], charged
 
     def passed(self, slot: int) -> int:
-        """P: bytes that were passed to this process, those on their way included."""
+        """P: bytes that were passed to this process, including unread ones."""
         return self._done.words[DONE_WORDS * slot + 1]
 
     def charged_passed(self, slot: int) -> int:
@@ -187,30 +187,30 @@ class Program:
         return self._done.words[DONE_WORDS * slot + 7]
 
     def limit(self, slot: int, charge: int) -> None:
-        """Drop a packet that would make Q exceed `charge`, and all later ones; a record OVERFULL tells of it."""
+        """Drop a packet that would make Q exceed `charge`, and all later ones; a record OVERFULL reports that."""
         self._grants.words[GRANT_WORDS * slot + 4] = charge
 
     def grant(self, slot: int, passed: int, allowed: int, threshold: int, mark: int = 0) -> None:
         """Redirect until C is `allowed`, as long as P is `passed`; write a record once when C is above `threshold`;
         note R and C while C is at most `mark`.
 
-        passed: P, all of which must have been read and be in the target's queue. That a read of the source returns
-        nothing is no proof: what was passed may wait in the kernel behind what is redirected to that same socket. There
-        is no second record for the same threshold, and none for 0.
+        passed: P, all of which must have been read and be in the target's queue. An empty read of the source does not
+        prove that: passed bytes may wait in the kernel behind bytes that are redirected to the same socket. There is no
+        second record for the same threshold, and none for 0.
 
-        The grant may be void before it is made, and then there is no record: so check `passed` once more after a
-        getsockopt(TCP_INFO) of the source, which returns when the program is done with its packet.
+        The grant may be void already, without a record. So check `passed` once more after a getsockopt(TCP_INFO) of the
+        source, which returns when the program has finished its packet.
         """
         words, start = self._grants.words, GRANT_WORDS * slot
-        # gP comes last: it makes the others count. x86 shows stores in order. Where a processor does not, an older
-        # A may be used once: it was granted too.
+        # gP is written last, since it puts the others in force. x86 shows stores in order. On a processor that does
+        # not, an # older A may be used once, which was granted too.
         words[start + 3] = mark
         words[start + 2] = threshold
         words[start + 1] = allowed
         words[start] = passed
 
     def void(self, slot: int) -> None:
-        """Redirect nothing more. The program may still be handling a packet: R does not change any more after a
+        """Redirect nothing more. The program may still be handling a packet: R changes no more after a
         getsockopt(TCP_INFO) of the source."""
         self._grants.words[GRANT_WORDS * slot] = NO_GRANT
 
@@ -221,7 +221,7 @@ _NOTHING_GRANTED = memoryview(struct.pack("5Q", NO_GRANT, 0, 0, 0, NO_LIMIT)).ca
 
 
 def _is_established(sock: socket.socket) -> bool:
-    """True for a TCP connection that is open both ways."""
+    """Return whether a TCP connection is open in both directions."""
     try:
         return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_ESTABLISHED
     except OSError:
@@ -229,7 +229,7 @@ def _is_established(sock: socket.socket) -> bool:
 
 
 def _next_of(sock: socket.socket) -> int:
-    """Its N. Raises BPFError."""
+    """Return N of a source. Raises BPFError."""
     try:
         return next_sequence(sock)
     except OSError as error:
@@ -237,8 +237,8 @@ def _next_of(sock: socket.socket) -> int:
 
 
 def _ring_size(slots: int) -> int:
-    """Bytes of a ring with room for all records of that many slots."""
+    """Return the size in bytes of a ring with room for all records of that many slots."""
     size = mmap.PAGESIZE
-    while size <= slots * RECORDS * _RECORD_SIZE:
+    while size <= slots * RECORDS_PER_SLOT * _RECORD_SIZE:
         size *= 2
     return size

@@ -1,4 +1,4 @@
-"""The programs in the kernel that this process has, and which directions have which slots in them."""
+"""The programs of this process in the kernel, and the directions in their slots."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ktcpvs.relay.poller import IN, SocketPoller
 from ktcpvs.relay.program import Program
 from ktcpvs.system.tcpinfo import largest_receive_buffer
 
-PAIRS = 2048
-"""Connections that one program has room for; when it is full, another is made."""
+CONNECTIONS_PER_PROGRAM = 2048
+"""The most connections of one program; when it is full, another one is loaded."""
 
 
 class ProgramSlots:
-    """Gives out slots in pairs. window: the charge up to which the kernel may hold packets for one direction, now."""
+    """Allocates slots in pairs. window: the charge of packets that the kernel may hold for one direction."""
 
     def __init__(self, poller: SocketPoller) -> None:
         self._poller = poller
@@ -27,33 +27,33 @@ class ProgramSlots:
 
     @property
     def made(self) -> int:
-        """How many programs there are."""
+        """The number of programs."""
         return len(self._programs)
 
     @property
     def in_use(self) -> int:
-        """How many pairs are given out."""
+        """The number of pairs in use."""
         return sum(program.slots // 2 for program in self._programs) - len(self._free)
 
     @property
     def passed_limit(self) -> int:
-        """The charge of passed packets that may be unread; a connection that exceeds it is reset."""
+        """The most charge of passed packets that may be unread; a connection that exceeds it is reset."""
         return grants.passed_limit(self.window, self._receive_buffer)
 
     def take(self) -> tuple[Program, int]:
-        """A program and the first of two slots in a row. Raises BPFError."""
+        """Return a program and the first of two adjacent slots. Raises BPFError."""
         if not self._free:
-            program = Program(2 * PAIRS)
+            program = Program(2 * CONNECTIONS_PER_PROGRAM)
             self._poller.register(program.fileno(), IN, partial(self._dispatch, program))
             self._programs.append(program)
-            self._directions[program] = [None] * (2 * PAIRS)
-            self._free = [(program, slot) for slot in range(2 * PAIRS - 2, -1, -2)]
+            self._directions[program] = [None] * (2 * CONNECTIONS_PER_PROGRAM)
+            self._free = [(program, slot) for slot in range(2 * CONNECTIONS_PER_PROGRAM - 2, -1, -2)]
         program, slot = self._free.pop()
         program.clear(slot, slot + 1)
         return program, slot
 
     def give(self, program: Program, slot: int) -> None:
-        """Give back both slots."""
+        """Free both slots."""
         if program in self._directions:
             self._free.append((program, slot))
 
@@ -63,7 +63,7 @@ class ProgramSlots:
 
     def leave(self, program: Program, slot: int) -> None:
         """Drop records about that slot from now on."""
-        if program not in self._directions:  # all is closed
+        if program not in self._directions:  # everything is closed
             return
         direction, self._directions[program][slot] = self._directions[program][slot], None
         if direction is not None:
@@ -77,7 +77,7 @@ class ProgramSlots:
                 direction.on_event(direction, kind)
 
     def close(self) -> None:
-        """Redirect nothing any more. What has been redirected is counted; what is on its way is lost."""
+        """Stop redirecting. Redirected bytes are counted; bytes in transit are lost."""
         for directions in self._directions.values():
             for direction in directions:
                 if direction is not None:

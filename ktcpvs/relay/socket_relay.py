@@ -1,4 +1,4 @@
-"""What relays on bare sockets have in common: both streams are detached, and a poller tells when sockets are ready."""
+"""Base class of relays on bare sockets: both streams are detached, and a poller reports which sockets are ready."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ktcpvs.system.timer_wheel import TimerWheel
 
 
 class Side:
-    """One of the two connections. fd: its socket's number; -1 when it is gone. events: what it is polled for.
+    """One of the two connections. fd: its socket's descriptor; -1: it is closed. events: those that are polled.
 
-    write_failed: it takes nothing any more, and has not yet been read to its end.
+    write_failed: it can no longer be written, and has not been read to its end yet.
     """
 
     __slots__ = ("events", "fd", "relay", "sock", "transport", "write_failed")
@@ -31,7 +31,7 @@ class Side:
         self.write_failed = False
 
     def ready(self, events: int) -> None:
-        """Some of the events that it is polled for have happened."""
+        """Some of the polled events have occurred."""
         if self.relay is not None:
             self.relay.side_ready(self, events)
 
@@ -43,8 +43,8 @@ MakeDirection = Callable[[Stream, Side, Stream, Side, int], Any]
 class SocketRelay(ABC):
     """Joins two open streams; `inward` goes from the client to the server, `outward` back.
 
-    Both streams are detached, and this is their Engine. A direction has `source` and `target`, streams; `bytes`: how
-    many have passed; `last_data`: the tick when the last came; `pending`: bytes that were read and are to be written.
+    Both streams are detached, and this is their Engine. A direction has `source` and `target`, streams; `bytes`: the
+    number relayed; `last_data`: the tick when the last came; `pending`: bytes read and not yet written.
     """
 
     __slots__ = ("_client", "_finished", "_poller", "_server", "_wheel", "inward", "outward")
@@ -69,7 +69,7 @@ class SocketRelay(ABC):
 
     @abstractmethod
     def _ready(self, incoming: Any, outgoing: Any, events: int) -> None:
-        """A side is ready. incoming: the direction that comes from it; outgoing: the one that goes to it."""
+        """A side is ready. incoming: the direction from it; outgoing: the direction to it."""
 
     def side_ready(self, side: Side, events: int) -> None:
         """One of the two sides is ready."""
@@ -80,7 +80,7 @@ class SocketRelay(ABC):
 
     @abstractmethod
     def _events(self, incoming: Any, outgoing: Any) -> int:
-        """What a side is to be polled for now; 0: it is not polled."""
+        """Return the events for which a side must be polled now; 0: it is not polled."""
 
     @abstractmethod
     def has_unsent(self, transport: DetachedTransport) -> bool:
@@ -95,16 +95,16 @@ class SocketRelay(ABC):
         """As an Engine."""
 
     def continue_from(self, before: CopyRelay) -> None:
-        """Count on from where `before` has stopped."""
+        """Continue the byte counts of `before`."""
         for direction, copied in (self.inward, before.inward), (self.outward, before.outward):
             direction.bytes, direction.last_data = copied.bytes, copied.last_data
 
     def start(self, waiting: bytes = b"", answer: bytes = b"") -> None:
-        """Begin. waiting: what the client has sent already, which goes to the server first; answer: the same of the
-        server.
+        """Begin. waiting: the bytes already received from the client, which are sent to the server first; answer: those
+        from the server.
 
-        Neither stream has a `detach_obstacle`. Raises OSError when there are no more descriptors, and then nothing has
-        happened.
+        Neither stream may have a `detach_obstacle`. Raises OSError if there are no descriptors left; then nothing has
+        changed.
         """
         client, server = self.inward.source, self.outward.source
         self.inward.pending, self.outward.pending = waiting, answer
@@ -134,7 +134,7 @@ class SocketRelay(ABC):
         side.sock, side.fd, side.events = sock, sock.fileno(), events
 
     def _update_polling(self) -> None:
-        """Poll both sides for what is wanted now."""
+        """Poll both sides for the events that are needed now."""
         self._poll(self._client, self.inward, self.outward)
         self._poll(self._server, self.outward, self.inward)
 
@@ -153,13 +153,13 @@ class SocketRelay(ABC):
         side.events = events
 
     def _remove(self, side: Side) -> None:
-        """The side is gone."""
+        """Stop polling a side that is closed."""
         if side.events:
             self._poller.unregister(side.fd)
         side.fd, side.events, side.relay = -1, 0, None
 
     def _side_of(self, transport: DetachedTransport) -> tuple[Side, Any, Any]:
-        """The side of a transport, the direction that comes from it and the one that goes to it."""
+        """Return the side of a transport, the direction from it and the direction to it."""
         if transport is self._client.transport:
             return self._client, self.inward, self.outward
         return self._server, self.outward, self.inward

@@ -1,8 +1,8 @@
-"""The splicing relay: its bytes stay in the kernel, by splice(2) from socket to pipe and from pipe to socket.
+"""The splicing relay: bytes stay in the kernel, moved by splice(2) from socket to pipe and from pipe to socket.
 
-What a target does not take stays in its direction's pipe, and the source is not read until the pipe is empty: so a
-direction never holds more than one pipe's bytes. A direction that holds nothing has no pipe. While little comes at
-once, and while there is no free pipe, a direction copies, which then costs less.
+Bytes that a target does not accept stay in the pipe of their direction, and the source is not read until the pipe is
+empty: so a direction never holds more than one pipe of bytes. A direction that holds nothing has no pipe. While reads
+are small, for which copying costs less, and while there is no free pipe, a direction copies.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ from ktcpvs.system.timer_wheel import TimerWheel
 
 _log = Logger(namespace="ktcpvs")
 
-ROUNDS = 2
+MAX_READS_PER_TURN = 2
 """Reads from one source in one turn; then other connections have their turn."""
 
 COPY_SIZE = 16 << 10
-"""Bytes that are copied at once. A read that returns fewer has emptied the source, and costs less than splicing."""
+"""The most bytes that are copied at once. A read that returns fewer has emptied the source, and costs less than
+splicing."""
 
 FLAGS = getattr(os, "SPLICE_F_MOVE", 0) | getattr(os, "SPLICE_F_NONBLOCK", 0)
 
 
 def available() -> str | None:
-    """None, or the reason why this machine cannot splice."""
+    """Return None, or the reason why this machine cannot splice."""
     if not hasattr(os, "splice") or not hasattr(select, "epoll"):
         return "this Python or its system has no splice(2) or no epoll(7)"
     try:
@@ -55,7 +56,7 @@ def available() -> str | None:
 
 
 class Direction:
-    """From `source` to `target`. bytes: how many have passed. last_data: the tick when the last of them came.
+    """From `source` to `target`. bytes: the number relayed. last_data: the tick when the last of them came.
 
     ended: the source's FIN has been forwarded.
     """
@@ -73,16 +74,16 @@ class Direction:
         self.bytes = 0
         self.last_data = now
         self.ended = False
-        self.is_read = True  # False when its source has ended, or one of the two is gone or being closed
+        self.is_read = True  # False when its source has ended, or one of the two is closed or being closed
         self.source_ended = False
         self.is_bulk = False  # the last read was a full one
-        self.pipe: Pipe | None = None  # while it holds something
+        self.pipe: Pipe | None = None  # while bytes are in it
         self.in_pipe = 0  # bytes
         self.pending = b""  # bytes that are held without a pipe
 
     @property
     def holds(self) -> bool:
-        """True while bytes were read that the target has not taken."""
+        """Whether bytes were read that the target has not accepted yet."""
         return bool(self.in_pipe or self.pending)
 
     def __repr__(self) -> str:
@@ -91,7 +92,7 @@ class Direction:
 
 
 class SpliceRelay(SocketRelay):
-    """Bytes pass through a pipe, or through this process while they are few."""
+    """Relays bytes through a pipe, or through this process while reads are small."""
 
     __slots__ = ("_pipes",)
 
@@ -109,7 +110,7 @@ class SpliceRelay(SocketRelay):
         self._pipes = pipes
 
     def idle_since(self) -> int:
-        """The wheel's tick at which the last bytes came, either way."""
+        """The wheel's tick at which the last bytes came, in either direction."""
         return int(max(self.inward.last_data, self.outward.last_data))
 
     # The bytes.
@@ -126,17 +127,16 @@ class SpliceRelay(SocketRelay):
             self.outward.source.abort()
 
     def _read(self, direction: Direction) -> None:
-        """Nothing is held: pass on what the source has sent.
+        """Relay from the source, while nothing is held.
 
-        splice(2) stops before urgent data, as if there were an end or nothing to read. So recv(2) decides in both
-        cases.
+        splice(2) stops before urgent data as it does at the end or without data. So recv(2) decides in these cases.
         """
         pipes, from_side = self._pipes, direction.from_side
         pipe = pipes.take() if direction.is_bulk else None
         if pipe is None:
             self._copy(direction)
             return
-        for turn in range(ROUNDS):
+        for turn in range(MAX_READS_PER_TURN):
             try:
                 size = os.splice(from_side.fd, pipe.writer, PIPE_SIZE, flags=FLAGS)
             except BlockingIOError:
@@ -196,7 +196,7 @@ class SpliceRelay(SocketRelay):
             self._update_polling()
 
     def _write(self, direction: Direction) -> None:
-        """Something is held: send as much of it as the target takes."""
+        """Send as much of the held bytes as the target accepts."""
         pipe, side = direction.pipe, direction.to_side
         try:
             if direction.pending:
@@ -219,7 +219,7 @@ class SpliceRelay(SocketRelay):
             self._forward_end(direction)
 
     def _write_failed(self, direction: Direction) -> None:
-        """The target is gone. What it had sent before may be unread, and is passed on first."""
+        """The target cannot be written. First relay what it had sent before."""
         direction.is_read = False
         direction.to_side.write_failed = True
         self._discard(direction)
@@ -231,7 +231,7 @@ class SpliceRelay(SocketRelay):
             self._read(back)
 
     def _discard(self, direction: Direction) -> None:
-        """Drop what is held."""
+        """Drop the held bytes."""
         pipe, direction.pipe, direction.in_pipe, direction.pending = direction.pipe, None, 0, b""
         if pipe is not None:
             self._pipes.drop(pipe)
@@ -239,7 +239,8 @@ class SpliceRelay(SocketRelay):
     # The ends.
 
     def _source_ended(self, direction: Direction) -> None:
-        """A FIN was read, and nothing is held. After a reset has been reported, recv(2) returns the same."""
+        """The source's FIN was read, and nothing is held. After a reset that was already reported, recv(2) returns the
+        same."""
         if direction.from_side.write_failed:
             direction.from_side.transport.broken()
             return
@@ -255,11 +256,11 @@ class SpliceRelay(SocketRelay):
             self._finished()
 
     def _events(self, incoming: Direction, outgoing: Direction) -> int:
-        """Nothing but what is wanted now: epoll keeps reporting a FIN that has been read."""
+        """Return only the events that are needed now, since epoll keeps reporting a FIN that has been read."""
         events: int = IN if incoming.is_read and not incoming.holds else 0
         return events | OUT if outgoing.holds else events
 
-    # What the transports ask of their engine.
+    # As the Engine of the transports.
 
     def has_unsent(self, transport: DetachedTransport) -> bool:
         _, _, outgoing = self._side_of(transport)

@@ -21,16 +21,16 @@ KEY_BYTES = 32
 
 
 def new_key() -> bytes:
-    """A new random secret."""
+    """Return a new random secret."""
     return secrets.token_bytes(KEY_BYTES)
 
 
 class Context:
-    """All that the services of one process share. Complete when built; only `settings` and `is_accepting` change later.
+    """The state that the services of one process share. Only `settings` and `is_accepting` change after construction.
 
-    settings: those of the table in force. steps: runs the steps of a change that cannot be refused any more. key: this
-    switch's own secret. wall: seconds since 1970, for logs. monotonic: seconds of a clock that is never set, and that
-    is the same in all processes. counters: live counts. sockets: opens listening sockets. relays: what relays share.
+    settings: those of the table in force. steps: runs the steps of a change that can no longer be refused. key: this
+    switch's own secret. wall: seconds since 1970, for logs. monotonic: seconds of a clock that is never set and that
+    all processes share. counters: live counts. sockets: opens listening sockets. relays: the relay engines.
     nameservers: (IP address, port) of the name servers to ask; none: those of the system. is_accepting: False while
     another daemon still accepts from the same listening sockets.
     """
@@ -52,8 +52,8 @@ class Context:
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """None stands for the default of a single process: its descriptor limit, a new random key, counters of its own,
-        sockets that it opens itself, the default settings, every relay that the machine supports."""
+        """None means the default of a single process: its descriptor limit, a new random key, its own counters, sockets
+        that it opens itself, the default settings, every relay that the machine supports."""
         self.reactor = reactor
         self.log = log
         self.settings = settings or Settings()
@@ -76,7 +76,7 @@ class Context:
         self.wheel.repeat(0, self._tick)
 
     def stop(self) -> None:
-        """Stop the timers, write out the access logs, and close what relays share."""
+        """Stop the timers, flush the access logs, and close the relay engines."""
         self.wheel.stop()
         self.steps.run("relays", self.relays.close)
         self.steps.run("access logs", self.access_logs.close)
@@ -88,11 +88,11 @@ class Context:
         self.steps.run("relay window", self.relays.set_window, settings.relay_window << 10)
 
     def start_accepting(self) -> None:
-        """Let listeners accept clients: the daemon before has stopped doing so."""
+        """Let listeners accept clients, after the old daemon has stopped accepting."""
         self.is_accepting = True
 
     def cookie_key(self, settings: Settings) -> bytes:
-        """The secret that signs cookies: the one in `settings`, else this switch's own."""
+        """Return the secret that signs cookies: the one in `settings`, else this switch's own."""
         return settings.cookie_key.encode() or self.key
 
     def _tick(self) -> bool:

@@ -18,11 +18,11 @@ class Counters:
     _client_table: ClientTable | None = None
 
     def destination(self, ident: str, server: RealServer) -> Destination:
-        """The destination for a server of service `ident`."""
+        """Return the destination for a server of service `ident`."""
         return Destination(server.address, server.weight, server.maxconn)
 
     def client_table(self, key: bytes) -> ClientTable:
-        """The table of client addresses, made at the first call. key: of its hash."""
+        """Return the table of client addresses, made at the first call. key: of its hash."""
         if self._client_table is None:
             self._client_table = self._new_client_table(key[:MAX_KEY_BYTES])
         return self._client_table
@@ -31,7 +31,7 @@ class Counters:
         return ClientTable(memoryview(mmap.mmap(-1, ClientTable.size(1))), 1, 0, key)
 
     def clients(self, ident: str) -> ClientCounter:
-        """The counter of the clients of service `ident`."""
+        """Return the counter of the clients of service `ident`."""
         return ClientCounter()
 
 

@@ -41,12 +41,13 @@ class Descriptors:
 
     @property
     def used(self) -> int:
-        """Descriptors taken or reserved: an accepted client must be able to get a connection to its server."""
+        """Descriptors taken or reserved, so that each accepted client can get a connection to its server."""
         return self.clients + max(self.servers, self.reserved)
 
     @property
     def are_free(self) -> bool:
-        """True when a new connection can have its two. One connection always can, however many listeners there are."""
+        """Whether two descriptors are free for a new connection. One connection is always possible, whatever the number
+        of listeners."""
         return self.used + 2 <= max(self.limit - self.listening, 2)
 
     def take(self, count: int, reserved: int = 0) -> None:
@@ -61,7 +62,7 @@ class Descriptors:
         self._wake()
 
     def take_server(self) -> None:
-        """Count a connection that a pool makes. When none is to spare, close the idle connections of all pools."""
+        """Count a connection that a pool opens. If no descriptor is free, close the idle connections of all pools."""
         if self.servers >= self.reserved and not self.are_free:
             self.close_idle()
         self.servers += 1

@@ -1,7 +1,7 @@
-"""Listening sockets from elsewhere: those of the daemon before, and those that a service manager passes (systemd).
+"""Inherited listening sockets: those of the old daemon, and those that a service manager passes (systemd).
 
 A service manager keeps its sockets open, so each service that listens on such an address gets a duplicate, any number
-of times. A socket from the daemon before is used once; then it belongs to the service like any other.
+of times. A socket of the old daemon is used once; then it belongs to the service.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from ktcpvs.system.sockets import distinct, is_dual_stack, listening_name
 
 
 class InheritedSockets(ListeningSockets):
-    """Prefers inherited sockets, and opens new ones for other addresses.
+    """Returns inherited sockets, and opens new ones for other addresses.
 
-    activated: sockets that a service manager keeps open. were_left_over: the daemon before had more sockets for an
-    address than this one uses.
+    activated: sockets that a service manager keeps open. were_left_over: the old daemon had more sockets for an address
+    than this one uses.
     """
 
     def __init__(self, activated: Iterable[socket.socket] = ()) -> None:
@@ -36,11 +36,12 @@ class InheritedSockets(ListeningSockets):
         self.activated.append(sock)
 
     def add_taken_over(self, address: Address, sock: socket.socket) -> None:
-        """Add a socket of the daemon before; for one address in the order in which they began to listen."""
+        """Add a socket of the old daemon. The sockets of one address must be added in the order in which they began to
+        listen."""
         self._taken_over.setdefault(address, []).append(sock)
 
     def find_activated(self, address: Address) -> socket.socket | None:
-        """The service manager's socket that listens on `address`; None: there is none.
+        """Return the service manager's socket that listens on `address`, or None.
 
         For 0.0.0.0 a socket bound to [::] matches too if it accepts IPv4 clients, as those of systemd do by default.
         """
@@ -70,7 +71,7 @@ class InheritedSockets(ListeningSockets):
             raise self._explained(error, address) from None
 
     def _explained(self, error: CannotListen, address: Address) -> CannotListen:
-        """The same error; if a service manager's socket is in the way, the message names it."""
+        """Return the same error; if a service manager's socket has the port, the message names it."""
         if isinstance(address, Inet):
             for sock in self.activated:
                 host, port = _local_name(sock) if sock.family != socket.AF_UNIX else ("", None)
@@ -80,7 +81,7 @@ class InheritedSockets(ListeningSockets):
         return error
 
     def _inherited(self, address: Address, count: int) -> list[socket.socket]:
-        """`count` inherited sockets for `address`; none: there is none.
+        """Return `count` inherited sockets for `address`, or an empty list.
 
         When there are fewer, several processes share one. A new socket beside them could not be given back later
         without refusing the clients that the kernel has assigned to it.

@@ -10,15 +10,15 @@ from ktcpvs.system.sockets import open_listener, open_listeners
 
 
 class ListeningSockets:
-    """The source of listening sockets for a switch that opens its own."""
+    """Opens new listening sockets."""
 
     def open(self, address: Address, backlog: int, beside: Iterable[socket.socket]) -> socket.socket:
-        """A socket that listens on `address`. beside: sockets that may be in its way and will be closed. Raises
-        CannotListen."""
+        """Return a socket that listens on `address`. beside: sockets that may have the same port and will be closed.
+        Raises CannotListen."""
         return open_listener(address, backlog, beside)
 
     def open_shared(
         self, address: Address, backlog: int, count: int, beside: Iterable[socket.socket]
     ) -> list[socket.socket]:
-        """`count` sockets that listen on `address`, one for each process. Raises CannotListen."""
+        """Return `count` sockets that listen on `address`, one for each process. Raises CannotListen."""
         return open_listeners(address, backlog, count, beside)

@@ -16,7 +16,7 @@ _Entry = tuple[float, int, Destination]
 """(load, number, server): numbers count entries, so that of equal loads the one that changed longest ago is first."""
 
 REFRESHED_PER_CHOICE = 2
-"""How many of the servers that other processes use too are refreshed for each choice."""
+"""The servers shared with other processes that are refreshed at each choice."""
 
 
 class Order:

@@ -13,7 +13,7 @@ from ktcpvs.interfaces import CONNECTION, USES_WEIGHT, IScheduler, ISchedulerFac
 from ktcpvs.model.scheduling import Choice, Request, ServiceView
 
 MAX_DRAWS = 4
-"""How many draws may hit a quiesced or tried server before the usable servers are listed."""
+"""The most draws of quiesced or tried servers; after these, p2c draws from a list of the usable servers."""
 
 
 @implementer(IScheduler)

@@ -1,13 +1,14 @@
 """A rule list as automata: it finds the first rule that matches, at a cost that hardly grows with their number.
 
-One call of an RE2 set of up to BLOCK rules returns those that match. A longer list has several such blocks, one after
-another: an edit of it compiles one block anew and takes over the others, and no compilation, which cannot be
+One call of an RE2 set of up to MAX_BLOCK_RULES rules returns those that match. A longer list has several such blocks,
+one after another: an edit of it compiles one block again and reuses the others, and no compilation, which cannot be
 interrupted, takes long. The last entry of each block matches everything: it distinguishes "no rule matches" from "the
 automaton ran out of memory", in which case the rules of that block are tried one by one.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator, Iterator, Sequence
 
 import re2
@@ -16,15 +17,15 @@ from ktcpvs.errors import BadPattern, shorten
 from ktcpvs.model.pattern import encode_pattern, re2_options
 from ktcpvs.model.scheduling import BoundRule
 
-BLOCK = 2000
+MAX_BLOCK_RULES = 2000
 """The most rules in one block, which takes some 12 ms to compile."""
 
-BLOCK_MEMORY = 4 << 20
+MAX_BLOCK_MEMORY = 4 << 20
 """The most bytes for the automaton of one block (RE2's max_mem), which is built as requests come."""
 
-SPARE_BLOCKS = 4
-"""How many blocks a service may have beyond those that its number of rules requires, because its patterns are large.
-Still larger automata could make a request with a long path wait for seconds."""
+MAX_SPARE_BLOCKS = 4
+"""The most blocks of a service beyond those that its number of rules requires, needed if its patterns are large. Still
+larger automata could make a request with a long path wait for seconds."""
 
 MAX_CACHED_PATHS = 4096
 """The most paths whose rule is cached."""
@@ -33,6 +34,12 @@ MAX_CACHED_PATH_BYTES = 256
 """The longest path whose rule is cached."""
 
 UNKNOWN = -1
+
+MAX_PREFIXES = 16
+"""The most rules that are compared one by one where all of them are prefixes; more are faster by their automaton."""
+
+_PREFIX = re.compile(rb"\^((?:[A-Za-z0-9/_~%=,:;@&!'\-]|\\[./_~\-])++)")
+"""A pattern that says how a path begins, and nothing else."""
 
 
 class Block:
@@ -54,9 +61,18 @@ class RuleSet:
         self._rules = tuple(rules)
         self._default = next((place for place, rule in enumerate(rules) if rule.is_default), None)
         self._cache: dict[bytes, int | None] = {}
+        self._prefixes = _prefixes(rules)
 
     def first(self, path: bytes) -> int | None:
         """Return the place of the first rule that matches `path`, or None."""
+        if self._prefixes is not None:
+            for prefix, place in self._prefixes:
+                if path.startswith(prefix):
+                    return place
+            return self._default
+        return self._first(path)
+
+    def _first(self, path: bytes) -> int | None:
         place = self._cache.get(path, UNKNOWN)
         if place != UNKNOWN:
             return place
@@ -90,6 +106,18 @@ class RuleSet:
         return (*passed_over, (taken.number, taken.pattern, why))
 
 
+def _prefixes(rules: Sequence[BoundRule]) -> tuple[tuple[bytes, int], ...] | None:
+    """Return the prefix and the place of each rule that is no default one; None when not all of them are prefixes, or
+    there are many."""
+    patterns = [(encode_pattern(rule.pattern), place) for place, rule in enumerate(rules) if not rule.is_default]
+    if len(patterns) > MAX_PREFIXES:
+        return None
+    found = [(_PREFIX.fullmatch(pattern), place) for pattern, place in patterns]
+    if not all(match for match, _ in found):
+        return None
+    return tuple((match[1].replace(b"\\", b""), place) for match, place in found if match is not None)
+
+
 def compile_rules(rules: Sequence[BoundRule], previous: RuleSet | None = None) -> Generator[None, None, RuleSet]:
     """Make a rule set, as a generator that returns it and yields after each block that it compiles.
 
@@ -108,11 +136,11 @@ def compile_rules(rules: Sequence[BoundRule], previous: RuleSet | None = None) -
                 yield
             was_compiled = True
             blocks.append(block)
-    most = SPARE_BLOCKS + len(patterns) // (BLOCK // 2)
+    most = MAX_SPARE_BLOCKS + len(patterns) // (MAX_BLOCK_RULES // 2)
     if len(blocks) > most:
         raise BadPattern(
             f"the service's {len(patterns)} patterns together need automata of more than "
-            f"{most * BLOCK_MEMORY >> 20} MiB: make the largest of them simpler"
+            f"{most * MAX_BLOCK_MEMORY >> 20} MiB: make the largest of them simpler"
         )
     return RuleSet(rules, blocks)
 
@@ -130,7 +158,7 @@ def _pieces(patterns: tuple[bytes, ...], before: Sequence[Block]) -> Iterator[Bl
     for block in before:
         found = where.get(block.patterns[0], -1)
         end = found + block.size
-        if block.size >= BLOCK // 2 and found >= position and patterns[found:end] == block.patterns:
+        if block.size >= MAX_BLOCK_RULES // 2 and found >= position and patterns[found:end] == block.patterns:
             yield from _cut(patterns[position:found])
             yield block
             position = end
@@ -138,13 +166,13 @@ def _pieces(patterns: tuple[bytes, ...], before: Sequence[Block]) -> Iterator[Bl
 
 
 def _cut(patterns: tuple[bytes, ...]) -> Iterator[tuple[bytes, ...]]:
-    for start in range(0, len(patterns), BLOCK):
-        yield patterns[start : start + BLOCK]
+    for start in range(0, len(patterns), MAX_BLOCK_RULES):
+        yield patterns[start : start + MAX_BLOCK_RULES]
 
 
 def _compiled(patterns: tuple[bytes, ...]) -> Iterator[Block]:
     """Compile blocks of these patterns: one, or more if one automaton is too small. Raises BadPattern."""
-    automaton = re2.Set.SearchSet(re2_options(BLOCK_MEMORY))
+    automaton = re2.Set.SearchSet(re2_options(MAX_BLOCK_MEMORY))
     try:
         for pattern in patterns:
             automaton.Add(pattern)
@@ -157,7 +185,9 @@ def _compiled(patterns: tuple[bytes, ...]) -> Iterator[Block]:
         yield Block(patterns, automaton)
     elif len(patterns) == 1:
         shown = shorten(patterns[0].decode("utf-8", "replace"))
-        raise BadPattern(f"pattern '{shown}' needs an automaton of more than {BLOCK_MEMORY >> 20} MiB: make it simpler")
+        raise BadPattern(
+            f"pattern '{shown}' needs an automaton of more than {MAX_BLOCK_MEMORY >> 20} MiB: make it simpler"
+        )
     else:
         middle = len(patterns) // 2
         yield from _compiled(patterns[:middle])

@@ -16,7 +16,7 @@ from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import Choice, Request, ServiceView
 from ktcpvs.schedulers.order import Order
 
-SCAN_MAX = 16
+MAX_SCANNED_SERVERS = 16
 """The most servers that are compared one by one: up to here that costs less than keeping them in order."""
 
 
@@ -86,7 +86,7 @@ class OrderedWLC:
 
 def bound_wlc(service: ServiceView, previous: IScheduler | None, even: bool = False) -> OnlyOne | BoundWLC | OrderedWLC:
     """Bind wlc in the form that suits the number of servers."""
-    if len(service.destinations) > SCAN_MAX:
+    if len(service.destinations) > MAX_SCANNED_SERVERS:
         return OrderedWLC(service, even)
     if len(service.destinations) == 1:
         return OnlyOne(service, even)

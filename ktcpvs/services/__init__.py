@@ -1,1 +1,1 @@
-"""Running services: listening, accepting, changing the configuration without a gap."""
+"""Running services: listening, accepting clients, and changing the configuration without a gap."""

@@ -24,10 +24,10 @@ from ktcpvs.tcp.connection import TCPClientConnection
 
 @implementer(IProtocolFactory)
 class ClientFactory:
-    """Makes client connections.
+    """Builds client connections.
 
-    The switch's own accept loop calls `build` with a socket's peer. Any Twisted endpoint can serve the service too, by
-    `endpoint.listen(factory)`; then `maxclients` does not apply, since the endpoint accepts.
+    The switch's own accept loop calls `build` with a socket's peer. Any Twisted endpoint can serve the service too,
+    with `endpoint.listen(factory)`; then `maxclients` does not apply, since the endpoint accepts the clients.
 
     stages: of the preamble, which an endpoint's clients go through before they are admitted.
     """
@@ -50,12 +50,12 @@ class ClientFactory:
         """An endpoint begins to listen."""
 
     def doStop(self) -> None:
-        """An endpoint listens no more."""
+        """An endpoint stops listening."""
 
     def buildProtocol(self, addr: IAddress | None) -> Stream | None:
-        """The stream of a new client; None when the client is turned away: the endpoint closes it.
+        """Return the stream of a new client; None if the client is rejected: the endpoint then closes it.
 
-        addr: as Twisted gives it; a client without an IP address is taken for one of a unix socket.
+        addr: as Twisted passes it; a client without an IP address is treated as one on a unix socket.
         """
         peer = (addr.host, addr.port) if isinstance(addr, IPv4Address | IPv6Address) else ""
         if self.stages and self._preambles is not None:
@@ -64,7 +64,7 @@ class ClientFactory:
         return connection.client if connection is not None else None
 
     def build(self, peer: Any) -> ClientConnection | None:
-        """A new client connection; None when the client is turned away. peer: as accept() tells it."""
+        """Return a new client connection; None if the client is rejected. peer: as returned by accept()."""
         service = self._service
         slot = NOWHERE if service.admission.is_open_to_all else service.admission.enter(peer)
         if slot is None:

@@ -1,9 +1,8 @@
-"""The tests that stand in a configuration: each request is put to the service as it would be; who serves is compared.
+"""Run the tests of a configuration: select a server for each test's request, and compare it with the expected one.
 
-A test is about the configuration and not about what happens to run: every configured server is available to it, up,
-with the weight 1 and without load. So a server can be quiesced or die without breaking a test. One of the servers that
-the test names must serve when the same is asked again and again, so that servers among which `balance` chooses have all
-had their turn.
+A test checks the configuration, not the current state: every configured server counts as up, with the weight 1 and
+without load. So a server can be quiesced or fail without breaking a test. The same request is selected repeatedly,
+until one of the expected servers is chosen, because `balance` may choose others first.
 """
 
 from __future__ import annotations
@@ -22,21 +21,21 @@ from ktcpvs.model.scheduling import Request
 from ktcpvs.model.service import VirtualService
 from ktcpvs.protocols.http1 import BadRequest
 from ktcpvs.runtime.context import Context
-from ktcpvs.services.dry_run import DryRun, client_address, denial, found, of_a_bad_request, read_request
+from ktcpvs.services.dry_run import DryRun, bad_request_outcome, denial_reason, make_outcome, parse_client, read_request
 from ktcpvs.services.prepared import Prepared
 
-MAX_ASKS = 2000
-"""How often one test is asked at most."""
+MAX_SELECTIONS = 2000
+"""The most selections for one test."""
 
-ASKS_PER_SERVER = 20
-"""How often it is asked for each server: where chance chooses, one of n servers is missed with a chance of e^-20."""
+SELECTIONS_PER_SERVER = 20
+"""Selections for each server of the service. A random choice misses one of n servers with a probability of e^-20."""
 
 
-def bound_for_tests(
+def bind_for_tests(
     config: VirtualService, plugins: tuple[Any, Any, Any], key: bytes
 ) -> Generator[None, None, Prepared]:
-    """The service with all its servers available and without load, little by little. plugins: scheduler, balance and
-    fallback."""
+    """Bind the schedulers of `config` in steps, with all servers available and without load. plugins: scheduler,
+    balance and fallback."""
     config = evolve(config, servers=tuple([evolve(server, weight=1, maxconn=0) for server in config.servers]))
     destinations = {server.address: Destination(server.address) for server in config.servers}
     prepared = Prepared(config, destinations, *plugins, key, True)
@@ -49,39 +48,39 @@ def bound_for_tests(
 
 
 async def run(context: Context, prepared: Prepared) -> None:
-    """Raises BrokenTest for the first that does not come out as is wanted."""
+    """Run the tests in their order. Raises BrokenTest for the first that fails."""
     config = prepared.config
     for test in config.tests:
-        came = await _came(context, prepared, test)
-        if came is not None:
-            raise BrokenTest(f"service {config.ident}: {write_test(test)} fails: {came}")
+        failure = await _failure(context, prepared, test)
+        if failure is not None:
+            raise BrokenTest(f"service {config.ident}: {write_test(test)} fails: {failure}")
 
 
-async def _came(context: Context, prepared: Prepared, test: Expectation) -> str | None:
-    """None when it came as it should, else what came instead, in words."""
-    wanted = {str(server) for server in test.servers}
-    seen: dict[str, str] = {}
-    for _ in range(min(ASKS_PER_SERVER * (len(prepared.destinations) + 1), MAX_ASKS)):
-        answer = await _answer(context, prepared, test)
-        if answer["outcome"] == "server":
-            if answer["server"] in wanted:
+async def _failure(context: Context, prepared: Prepared, test: Expectation) -> str | None:
+    """Return None if the test passes, else the actual outcome, in words."""
+    expected = {str(server) for server in test.servers}
+    reasons: dict[str, str] = {}
+    for _ in range(min(SELECTIONS_PER_SERVER * (len(prepared.destinations) + 1), MAX_SELECTIONS)):
+        outcome = await _select(context, prepared, test)
+        if outcome["outcome"] == "server":
+            if outcome["server"] in expected:
                 return None
-            seen.setdefault(answer["server"], answer["reason"])
+            reasons.setdefault(outcome["server"], outcome["reason"])
             continue
-        if answer["outcome"] == test.outcome:
+        if outcome["outcome"] == test.outcome:
             return None
-        return f"{answer['outcome']}: {answer['reason']}"
-    return "; ".join(f"{server} serves: {reason}" for server, reason in list(seen.items())[:3])
+        return f"{outcome['outcome']}: {outcome['reason']}"
+    return "; ".join(f"{server} serves: {reason}" for server, reason in list(reasons.items())[:3])
 
 
-async def _answer(context: Context, prepared: Prepared, test: Expectation) -> dict[str, Any]:
-    request = Request(client_address(test.client))
+async def _select(context: Context, prepared: Prepared, test: Expectation) -> dict[str, Any]:
+    request = Request(parse_client(test.client))
     method, _, target = test.request.partition(" ")
-    denied = denial(request.client, prepared.config)
+    denied = denial_reason(request.client, prepared.config)
     if denied:
-        return found(NOBODY, None, denied)
+        return make_outcome(NOBODY, None, denied)
     try:
         read_request(request, prepared, context, method, target, test.pairs, [])
     except BadRequest as bad:
-        return of_a_bad_request(bad, prepared)
-    return await DryRun(context, prepared, request, []).answer()
+        return bad_request_outcome(bad, prepared)
+    return await DryRun(context, prepared, request, []).select()

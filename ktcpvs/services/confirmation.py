@@ -19,7 +19,7 @@ from ktcpvs.system.log import ANNOUNCE, EventLog
 
 
 class PendingConfirmation:
-    """The one confirmation that can be pending. before: the table that comes back; None: no confirmation is pending."""
+    """The one confirmation that can be pending. before: the table to restore; None: no confirmation is pending."""
 
     def __init__(self, reactor: Any, log: EventLog, time_out: Callable[[], Deferred[None]]) -> None:
         """time_out: called when the time is over; it must call `undo`."""
@@ -45,7 +45,7 @@ class PendingConfirmation:
             raise Busy(f"the table is on trial, and undone in {self.seconds_left} s: 'tcpvsadm --confirm' keeps it")
 
     def carried_out(self, edit: Edit, old: Table) -> None:
-        """Start or end the wait if `edit`, which is now in force, asks for it. old: the table before it."""
+        """Start or end the wait if `edit`, which is now in force, says so. old: the table before it."""
         if isinstance(edit, Confirm):
             self.end()
         elif isinstance(edit, Load) and edit.confirm and not self._is_undoing:

@@ -1,10 +1,10 @@
-"""Carries edits out: each is in force as a whole, or refused and nothing has changed.
+"""The director carries edits out. Each takes effect as a whole, or is refused without any effect.
 
 The director takes one edit at a time. It makes the new table; tries everything that can fail (schedulers bound, sockets
 opened); saves the table; and only then starts, changes or drains the services that differ.
 
-A saved edit cannot be refused any more. `Context.steps` runs everything from then on: it logs an exception in one step,
-and goes on with the others.
+A saved edit can no longer be refused. `Context.steps` runs everything from then on: it logs an exception in one step,
+and continues with the others.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ Refusal."""
 
 @define
 class _Preparation:
-    """Everything that a change needs. `abandon` closes what was opened for it.
+    """Everything that a change needs. `abandon` closes the sockets that were opened for it.
 
     changes: what differs. commands: those that other processes will be sent. ready: each service that starts or
     changes, with its next configuration.
@@ -81,12 +81,11 @@ async def _save_nowhere(table: Table) -> None:
 
 
 class Director:
-    """Owns the table, and keeps the running services in line with it.
+    """Owns the table, and makes the running services match it.
 
-    table: as it is configured. resolution: the addresses of host names in it. expanded: the table that runs, with a
-    server for each address of a name. services: ident -> the running service; services that have stopped and still
-    drain are here too. draining: services that have been deleted and still drain. confirmation: that of a table on
-    trial.
+    table: as configured. resolution: the addresses of host names in it. expanded: the table that runs, with a server
+    for each address of a name. services: ident -> running service, including stopped ones that drain. draining: deleted
+    services that drain. confirmation: of a table on trial.
     """
 
     def __init__(
@@ -101,11 +100,11 @@ class Director:
         is_strict: bool = True,
         stages_of: StagesOf = no_stages,
     ) -> None:
-        """save: keeps the table safe from a crash; raises CannotSave. unload: called when an Unload has been carried
-        out. processes: those that serve; None: this one alone. checks, resolver: make the active checks and the
-        look-ups of names; NoChecks, NoResolver: another process does that. is_strict: refuse edits that need what this
-        machine does not have, such as an access log that cannot be written or a relay that is not supported. stages_of:
-        the stages of a service's preamble."""
+        """save: writes the table to the disk; raises CannotSave. unload: called after an Unload. processes: those that
+        serve; None: this one alone. checks, resolver: factories of the active checks and of the resolver; NoChecks,
+        NoResolver: another process does that. is_strict: refuse edits that this machine cannot carry out, for example
+        with an access log that cannot be written or a relay that is not supported. stages_of: returns the stages of a
+        service's preamble."""
         self.context = context
         self.table = self.expanded = Table()
         self.resolution: Resolution = {}
@@ -131,7 +130,7 @@ class Director:
         self.processes.start()
 
     def stop(self) -> None:
-        """Stop everything that is repeated, and the timers."""
+        """Stop all periodic jobs and timers."""
         run = self.context.steps.run
         run("confirmation", self.confirmation.end)
         run("checks", self.checks.stop)
@@ -141,7 +140,7 @@ class Director:
     # Schedulers.
 
     def schedulers(self) -> Schedulers:
-        """All installed schedulers, looked up anew."""
+        """Search for all installed schedulers."""
         return self._binder.find_all()
 
     async def bind(
@@ -167,10 +166,10 @@ class Director:
     def load_initial(
         self, initial: Sequence[Edit], *, is_strict: bool, resolution: Resolution | None = None
     ) -> Deferred[None]:
-        """Carry the edits out that make the table with which the daemon starts. Nothing is saved.
+        """Carry out the edits that make the daemon's first table, without saving it.
 
-        is_strict: as for the constructor; False for a table that ran before, which runs as far as it can. resolution:
-        addresses of its host names that are known already.
+        is_strict: as for the constructor; False for a table that ran before, which is applied as far as possible.
+        resolution: the known addresses of its host names.
         """
 
         async def carry_out_all() -> None:
@@ -181,7 +180,7 @@ class Director:
         return self.between_edits(carry_out_all)
 
     def between_edits(self, work: Callable[[], Awaitable[T]]) -> Deferred[T]:
-        """Run `work` while no edit is under way; further edits wait until it is done. Fires with its result."""
+        """Run `work` between two edits; further edits wait until it is done. Fires with its result."""
 
         async def awaited() -> T:
             return await work()
@@ -231,15 +230,16 @@ class Director:
         return warnings
 
     def warnings(self, edit: Edit, new: Table) -> Sequence[str]:
-        """Warnings about settings of `edit` without effect, a line each. new: the table that it makes. Never raises."""
+        """Return warnings about options in `edit` without effect, a line each. new: the table after it. Never
+        raises."""
         try:
             return warnings_about(edit, new.services, self._binder.plugins_of)
-        except Exception:  # a plugin raises, or describes itself wrongly
-            self.context.log.failure("no warnings can be given about {name}", name=edit.name)
+        except Exception:  # a plugin raises, or has wrong attributes
+            self.context.log.failure("cannot determine warnings about {name}", name=edit.name)
             return ()
 
     async def _put_in_force(self, runs: Table, preparation: _Preparation) -> None:
-        """Change what runs; never raises. runs: the table that is to run."""
+        """Start, change and stop services. Never raises. runs: the table that must run."""
         steps = self.context.steps
         self._commit(runs, preparation)
         await steps.wait("listeners before", self._wait_for_retired_listeners, preparation)
@@ -250,7 +250,7 @@ class Director:
     # Host names of servers.
 
     def _hint_at_name(self, edit: Any) -> str:
-        """An explanation for an edit of a server that exists only as one address of a name; "" for other edits."""
+        """Return a hint for an edit of a server that is only one address of a configured name; "" for other edits."""
         service = self.expanded.services.get(getattr(edit, "ident", ""))
         address = getattr(edit, "address", None)
         if service is None or address is None:
@@ -261,13 +261,13 @@ class Director:
         return ""
 
     def _follow_names(self) -> None:
-        """Forget the addresses of names that have left the table, and look up those that it has."""
+        """Look up the host names in the table, and forget all others."""
         names = names_of(self.table)
         self.resolution = {host: addresses for host, addresses in self.resolution.items() if host in names}
         self._resolver.follow(names, self.resolution)
 
     def resolved(self, found: Resolution) -> Deferred[None]:
-        """Use these addresses of names from now on. Fires when they are in force; fails with a Refusal."""
+        """Put new addresses of host names in force. Fires when that is done; fails with a Refusal."""
         return self.between_edits(lambda: self._resolve(found))
 
     async def _resolve(self, found: Resolution) -> None:
@@ -281,10 +281,10 @@ class Director:
         self.resolution = resolution
         await self._put_in_force(runs, preparation)
 
-    # Everything that can fail: nothing is changed yet.
+    # Checks and preparation: all that can fail. Nothing is changed yet.
 
     async def _check(self, old: Table, new: Table, is_strict: bool) -> None:
-        """Raise a Refusal if `new` asks for something that this switch does not have."""
+        """Raise a Refusal if `new` needs something that this switch does not have."""
         for service in new:
             before = old.services.get(service.ident)
             if before is None or _scheduler_names(before) != _scheduler_names(service):
@@ -338,7 +338,7 @@ class Director:
             raise
         return preparation
 
-    # The change itself: nothing here raises.
+    # The change itself, which cannot fail.
 
     def _commit(self, new: Table, preparation: _Preparation) -> None:
         changes, run = preparation.changes, self.context.steps.run
@@ -368,7 +368,7 @@ class Director:
         self.processes.stop(service)
 
     async def _wait_for_retired_listeners(self, preparation: _Preparation) -> None:
-        """Return when no socket is left on an address that no service has any more."""
+        """Return when all sockets are closed whose address no service has any more."""
         for service, prepared in preparation.ready:
             for retired in service.retired if prepared.socks else ():
                 await retired
@@ -376,7 +376,7 @@ class Director:
     def _follow_checks(self) -> None:
         self.checks.follow(self.services[ident] for ident in self.table.services if ident in self.table.running)
 
-    # Health that another process has found.
+    # Results of checks that another process makes.
 
     def set_health(self, ident: str, address: str, is_up: bool, why: str) -> None:
         """Mark a server as up, or as down. why: the reason in words."""
@@ -386,7 +386,7 @@ class Director:
                 service.health.mark(destination, is_up, why)  # type: ignore[union-attr]
 
     def servers_down(self) -> list[tuple[str, str, str]]:
-        """The servers that checks have found down: ident of the service, address, reason."""
+        """Return the servers that checks have found down: ident of the service, address, reason."""
         return [
             (service.ident, str(destination.address), destination.health.reason)
             for service in self.services.values()
@@ -394,32 +394,32 @@ class Director:
             if destination.health.state == DOWN
         ]
 
-    # A takeover.
+    # Takeover.
 
     def sockets_of(self, ident: str) -> Mapping[Address, list[socket.socket]]:
-        """The sockets on which a service listens, by address."""
+        """Return the sockets on which a service listens, by address."""
         return self.processes.sockets_of(self.services[ident])
 
     def pause_edits(self) -> Deferred[None]:
-        """Fires when no edit is under way; further ones wait until `resume_edits`."""
+        """Let further edits wait until `resume_edits`. Fires when no edit is in progress."""
         return self._lock.acquire().addCallback(lambda _: None)
 
     def resume_edits(self) -> None:
-        """Take edits again."""
+        """Accept edits again."""
         self._lock.release()
 
     def start_accepting(self) -> None:
-        """Accept clients, who have had to wait until now."""
+        """Accept clients, which have waited in the backlog until now."""
         self.context.start_accepting()
         for service in self.services.values():
             service.resume_listeners()  # does not raise
         self.processes.start_accepting()
 
     def hand_over(self, sockets_taken: Mapping[Address, int]) -> None:
-        """Another daemon accepts from now on: take no more edits, accept no more clients, let connections drain.
+        """Another daemon accepts clients from now on: accept neither edits nor clients, and let connections drain.
 
-        sockets_taken: address -> how many of the sockets there the other daemon uses, for addresses of which it does
-        not use all; the rest is closed a little later.
+        sockets_taken: address -> number of the sockets there that the other daemon uses, if it does not use all; the
+        others are closed a few seconds later.
         """
         self._is_ending = True
         self.context.steps.run("other processes: hand over", self.processes.hand_over, sockets_taken)
@@ -428,7 +428,7 @@ class Director:
             self.context.steps.run(f"service {ident}: hand over", service.hand_over, left_over)
 
     def forward_to(self, carry_out: CarryOut) -> None:
-        """Have another daemon, which has taken over, carry out all further edits."""
+        """Let another daemon, which has taken over, carry out all further edits."""
         self._forward = carry_out
 
     # Signals and the end.
@@ -439,16 +439,16 @@ class Director:
         self.processes.reopen_logs()
 
     def end(self) -> None:
-        """Take no more edits, close all listeners, let connections drain. The table stays: it is to run again."""
+        """Accept no more edits, close all listeners, and let connections drain. The saved table does not change."""
         if not self.context.is_accepting:
-            self.hand_over({})  # the sockets still belong to the daemon before
+            self.hand_over({})  # the sockets still belong to the old daemon
         self._is_ending = True
         for ident, service in self.services.items():
             self.context.steps.run(f"service {ident}: stop", service.stop)
         self.processes.end()
 
     def count_draining(self) -> int:
-        """The number of client connections, or of worker processes, that have not ended."""
+        """Return the number of client connections, or of worker processes, that have not ended."""
         own = sum(service.living for service in (*self.services.values(), *self.draining))
         return own + self.processes.count_draining()
 
@@ -460,7 +460,7 @@ class Director:
 
 
 def edits_for(table: Table) -> list[Edit]:
-    """The edits that make an empty table into `table`, with the services that run in it."""
+    """Return the edits that turn an empty table into `table`, including which services run."""
     start = [StartService(ident) for ident in table.services if ident in table.running]
     return [Load(table.services, table.settings), *start]
 

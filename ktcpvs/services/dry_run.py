@@ -1,4 +1,4 @@
-"""One request put to a scheduler that was bound for the purpose, as a connection would put it: who would serve?
+"""Dry run: select the server for one request as a connection would, with a scheduler that was bound only for that.
 
 Nothing is sent and nothing changes.
 """
@@ -28,21 +28,21 @@ from ktcpvs.system.pending import cancel_pending
 # The request.
 
 
-def client_address(text: str) -> str:
-    """An IP address in its usual form. Raises BadValue."""
+def parse_client(text: str) -> str:
+    """Return a client's IP address in its usual form. Raises BadValue."""
     try:
         return str(ipaddress.ip_address(text))
     except ValueError:
-        raise BadValue(f"client '{shorten(text, 40)}': an IP address is wanted") from None
+        raise BadValue(f"client '{shorten(text, 40)}': expected an IP address") from None
 
 
-def denial(client: str, config: VirtualService) -> str:
-    """Why the service's lists of networks turn that client away, in words; "" when they do not."""
+def denial_reason(client: str, config: VirtualService) -> str:
+    """Return why the allow and deny lists reject that client, in words; "" if they accept it."""
     judge = filter_of(config.allow, config.deny) if config.has_tcp_listener else None
     may, network = (True, None) if judge is None else judge.judge(ipaddress.ip_address(client).packed)
     if may:
         return ""
-    return f"client denied by {network}" if network else "client denied, since no network allowed holds it"
+    return f"client denied by {network}" if network else "client denied: it is in no allowed network"
 
 
 def read_request(
@@ -54,7 +54,7 @@ def read_request(
     headers: Sequence[tuple[str, str]],
     notes: list[str],
 ) -> None:
-    """Fill `request` with what the scheduler would be shown. Raises BadValue, or BadRequest as for a client."""
+    """Fill in the fields of `request` that the scheduler may see. Raises BadValue, or BadRequest as for a client."""
     name, unit = prepared.config.scheduler, prepared.factory.unit
     if method is None or target is None:
         head = _head("GET", "/", headers, prepared.config.address)
@@ -62,14 +62,14 @@ def read_request(
         head = _head(method, target, headers, prepared.config.address)
     if unit == CONNECTION:
         if method is not None or headers:
-            notes.append(f"scheduler {name} decides per connection: the request is not looked at")
+            notes.append(f"scheduler {name} decides per connection: the request is ignored")
         return
     if method is None:
-        notes.append("no request was given: GET / is looked at")
+        notes.append("no request given: GET / is assumed")
     settings = context.settings
     read = HeadReader(settings.head_size, settings.head_lines, settings.uri_size).feed(head)
     if read is None:
-        raise BadRequest(400, "the head has no end")
+        raise BadRequest(400, "the request's head is incomplete")
     found = http1.REQUEST.match(head) if unit == EACH_REQUEST else None
     if unit == EACH_REQUEST and found is None:
         raise BadRequest(400, "the head has a form that HTTP/1.1 forbids")
@@ -78,13 +78,14 @@ def read_request(
 
 
 def _head(method: str, target: str, headers: Sequence[tuple[str, str]], listen: Address) -> bytes:
-    """A head of HTTP/1.1, with a Host where none was given. Raises BadValue for what would be more than was said."""
+    """Return a request's head in HTTP/1.1, with a Host if none was given. Raises BadValue for text that would add a
+    line."""
     for what, text in (("method", method), ("target", target)):
         if not text or any(character <= " " or character == "\x7f" for character in text):
-            raise BadValue(f"{what} '{shorten(text, 40)}': printable characters without a blank are wanted")
+            raise BadValue(f"{what} '{shorten(text, 40)}': expected printable characters without spaces")
     for name, value in headers:
         if any(character in "\r\n\0" for character in name + value):
-            raise BadValue(f"header '{shorten(name, 40)}': a line end or NUL stands in it")
+            raise BadValue(f"header '{shorten(name, 40)}': contains a line end or NUL")
     lines = [f"{name}: {value}\r\n" for name, value in headers]
     if not any(name.lower() == "host" for name, _ in headers):
         _, scheme, rest = target.partition("://")
@@ -93,22 +94,22 @@ def _head(method: str, target: str, headers: Sequence[tuple[str, str]], listen: 
     return f"{method} {target} HTTP/1.1\r\n{''.join(lines)}\r\n".encode("utf-8", "replace")
 
 
-# The answer.
+# The outcome.
 
 
-def found(outcome: str, address: Address | None, reason: str) -> dict[str, Any]:
+def make_outcome(outcome: str, address: Address | None, reason: str) -> dict[str, Any]:
     return {"outcome": outcome, "server": None if address is None else str(address), "reason": reason}
 
 
-def of_a_bad_request(bad: BadRequest, prepared: Prepared) -> dict[str, Any]:
+def bad_request_outcome(bad: BadRequest, prepared: Prepared) -> dict[str, Any]:
     redirect = prepared.config.redirect
     if bad.status in NO_HTTP_1 and redirect is not None and prepared.factory.unit != EACH_REQUEST:
-        return found("redirect", redirect, f"redirect, since {bad}")
-    return found("nobody", None, f"{bad}: the client is answered {bad.status}")
+        return make_outcome("redirect", redirect, f"redirect, since {bad}")
+    return make_outcome("nobody", None, f"{bad}: the client gets status {bad.status}")
 
 
 class DryRun:
-    """The selection for one request, on which nothing is sent."""
+    """The selection of a server for one request, which is not sent."""
 
     def __init__(
         self,
@@ -118,7 +119,8 @@ class DryRun:
         notes: list[str],
         down: set[Destination] | None = None,
     ) -> None:
-        """notes: gets a line for each unusual step. down: the servers that are out of service; None: none is."""
+        """notes: a line is appended for each unusual step. down: the servers that are out of service; None: there are
+        none."""
         self._context = context
         self._prepared = prepared
         self._request = request
@@ -128,33 +130,33 @@ class DryRun:
         self._selector.configure(prepared.config, prepared.scheduler, destinations, prepared.bind_fallback())
         self._selector.down = down or set()
 
-    async def answer(self) -> dict[str, Any]:
-        """The outcome: {"outcome", "server", "reason"}."""
+    async def select(self) -> dict[str, Any]:
+        """Return the outcome: {"outcome", "server", "reason"}."""
         decision = self._selector.select(self._request)
         while isinstance(decision, Deferred):
-            decision = await self._after(decision)
+            decision = await self._await_choice(decision)
         choice = decision.choice
         if decision.outcome == QUEUE and choice is not None:
-            others = "" if choice.waits else ", and so is every other that may serve"
+            others = "" if choice.waits else ", and so are all other eligible servers"
             seconds = self._context.settings.queue_timeout
             reason = f"{choice.reason}; it is full{others}: the client waits at most {seconds} seconds for room"
-            return found("queue", choice.destination.address if choice.waits else None, reason)
+            return make_outcome("queue", choice.destination.address if choice.waits else None, reason)
         if choice is None:
             closes = self._prepared.factory.unit == CONNECTION
-            end = "the connection is closed" if closes else "the client is answered 503"
-            return found("nobody", None, f"{decision.reason}: {end}")
+            end = "the connection is closed" if closes else "the client gets status 503"
+            return make_outcome("nobody", None, f"{decision.reason}: {end}")
         if choice.answer_lines:
             lines = choice.answer_lines.decode("utf-8", "backslashreplace").split("\r\n")
-            self._notes += [f"the answer gets {line}" for line in lines if line]
-        return found(decision.outcome, choice.destination.address, choice.reason)
+            self._notes += [f"the response gets {line}" for line in lines if line]
+        return make_outcome(decision.outcome, choice.destination.address, choice.reason)
 
-    async def _after(self, promised: Deferred[Any]) -> Decision | Deferred[Any]:
-        """The decision after a scheduler's promise was kept, broken, or not kept in time."""
+    async def _await_choice(self, pending: Deferred[Any]) -> Decision | Deferred[Any]:
+        """Wait for an asynchronous scheduler, at most for `choose_timeout`, and return the decision."""
         selector, request, context = self._selector, self._request, self._context
-        kept: Deferred[Any] = Deferred(lambda _: cancel_pending(promised, context.log))
-        promised.addBoth(lambda result: None if kept.called else kept.callback(result))
+        chosen: Deferred[Any] = Deferred(lambda _: cancel_pending(pending, context.log))
+        pending.addBoth(lambda result: None if chosen.called else chosen.callback(result))
         try:
-            answer = await kept.addTimeout(context.settings.choose_timeout, context.reactor, _timed_out)
+            answer = await chosen.addTimeout(context.settings.choose_timeout, context.reactor, _timed_out)
         except _TimedOut:
             return selector.scheduler_timed_out(request)
         except Exception:

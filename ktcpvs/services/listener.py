@@ -1,7 +1,7 @@
-"""Accepting clients from one listening socket, as many as may come and no more.
+"""Accepts clients from one listening socket while there is room for them.
 
-While there are too many clients, or no descriptors, the listener rests: further clients wait in the kernel's
-backlog and nobody is turned away.
+While the service is full or the process has no descriptors left, the listener pauses: further clients wait in the
+kernel's backlog, and none is rejected.
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ from ktcpvs.system.sockets import (
     unmapped,
 )
 
-BATCH = 64
-"""How many clients are accepted in one turn, before the others get theirs."""
+MAX_ACCEPTS_PER_TURN = 64
+"""The most clients that are accepted in one turn of the reactor; then other sockets have their turn."""
 
-RETRY = 1.0
-"""Seconds until a listener looks again after the system had no descriptor for it."""
+RETRY_DELAY = 1.0
+"""Seconds until a listener resumes after the system had no descriptor left."""
 
-RETIRING = 0.9
-"""Seconds that handshakes may take to their end before a listener is closed that another one follows on the same port.
-Who calls meanwhile is not heard, and calls again one second later."""
+HANDSHAKE_TIMEOUT = 0.9
+"""Seconds for which a retiring listener waits for TCP handshakes in progress. New SYNs are dropped meanwhile; the
+client retransmits them a second later, to the listener that replaces this one."""
 
-LOOK = 0.002
-"""Seconds between two looks whether they are over."""
+HANDSHAKE_POLL_INTERVAL = 0.002
+"""Seconds between two checks whether these handshakes are complete."""
 
 
 @cache
-def _kind(family: socket.AddressFamily) -> type[socket.socket]:
-    """A class for sockets of that family, which know what they are without asking each time.
+def _socket_class(family: socket.AddressFamily) -> type[socket.socket]:
+    """Return a class for sockets of that family, with family and type as constants.
 
-    What socket.accept does besides takes a good part of the time that accepting takes.
+    socket.accept asks the system for them each time, which takes a good part of its time.
     """
     return type("AcceptedSocket", (socket.socket,), {"__slots__": (), "family": family, "type": socket.SOCK_STREAM})
 
 
 @implementer(IReadDescriptor)
 class Listener:
-    """name: of its service, for the log. admit: asked before each client whether there is room for one.
-    accepted: gets each client's socket and its peer's address; it may be replaced."""
+    """Accepts clients from one socket. name: of the service, for the log. admit: called before each client; False:
+    there is no room. accepted: called with each client's socket and its peer's address; it may be replaced."""
 
     def __init__(
         self,
@@ -72,15 +72,17 @@ class Listener:
         self._admit = admit
         self.accepted = accepted
         self._family = int(sock.family)
-        self._kind = _kind(sock.family)
+        self._socket_class = _socket_class(sock.family)
         self._is_dual_stack = is_dual_stack(sock)
         self._reading = False
         self._exhausted = False
-        self._again = PeriodicJob(context.reactor, self.resume, self._resume_failed, RETRY)
-        self._retired: Deferred[None] | None = None  # once it retires
-        self._left: frozenset[bytes] | None = None  # handshakes, then; None: the system does not tell
-        self._deadline = 0.0  # when it is closed, whatever is left
-        self._looks = PeriodicJob(context.reactor, self._look, self._look_failed, LOOK)
+        self._retry_job = PeriodicJob(context.reactor, self.resume, self._resume_failed, RETRY_DELAY)
+        self._retired: Deferred[None] | None = None  # fires when a retiring listener is closed
+        self._handshakes: frozenset[bytes] | None = None  # those in progress since then; None: not known
+        self._deadline = 0.0  # when a retiring listener is closed at the latest
+        self._handshake_job = PeriodicJob(
+            context.reactor, self._poll_handshakes, self._poll_failed, HANDSHAKE_POLL_INTERVAL
+        )
         self.closed = False
         read_urgent_in_place(sock)
         context.descriptors.listening += 1
@@ -89,14 +91,14 @@ class Listener:
         self.resume()
 
     def resume(self) -> None:
-        """There may be room again. Where the system does not let the socket be watched, it is tried again later."""
+        """Accept clients again. Retries later if the reactor cannot watch the socket."""
         if self._reading or self.closed or not self._context.is_accepting:
             return
         try:
             self._context.reactor.addReader(self)
         except Exception:
             self._resume_failed(Failure())
-            self._again.start(RETRY)
+            self._retry_job.start(RETRY_DELAY)
         else:
             self._reading = True
 
@@ -104,50 +106,52 @@ class Listener:
         self._context.log.failure("service {ident}: the listening socket cannot be watched", why, ident=self._name)
 
     def pause(self) -> None:
-        """Accept nobody until `resume`."""
+        """Accept no clients until `resume`."""
         if self._reading:
             self._reading = False
             self._context.reactor.removeReader(self)
 
     def retire(self) -> Deferred[None]:
-        """Another one listens on the same port from now on. Take in those whose handshake has begun, then close; fires
-        when it is closed. Closed at once, it would reset them: their last packet would come to the other one."""
+        """Close, because another listener has the same port from now on; fires when that is done. Before, wait for
+        handshakes in progress and accept their clients: after an immediate close, their last packet would reach the
+        other listener, which would reset them."""
         retired = self._retired = Deferred()
-        self._deadline = self._context.reactor.seconds() + RETIRING
-        if not self._context.steps.run(f"service {self._name}: look for handshakes", self._begin_to_retire):
+        self._deadline = self._context.reactor.seconds() + HANDSHAKE_TIMEOUT
+        if not self._context.steps.run(f"service {self._name}: find handshakes", self._begin_to_retire):
             self.close()
         return retired
 
     def _begin_to_retire(self) -> None:
-        """The first look comes a moment later: a SYN that was under way just before would not show yet."""
+        """Start the checks, the first one after a moment: a SYN that has just arrived is not in the kernel's list
+        yet."""
         drop_handshakes(self.socket)
-        self._looks.start(LOOK)
+        self._handshake_job.start(HANDSHAKE_POLL_INTERVAL)
 
-    def _look(self) -> float | None:
+    def _poll_handshakes(self) -> float | None:
         if self._context.reactor.seconds() < self._deadline:
             found = handshakes(self.socket)
-            self._left = found if self._left is None else self._left & (found or frozenset())
-            if self._left != frozenset():
-                return LOOK
+            self._handshakes = found if self._handshakes is None else self._handshakes & (found or frozenset())
+            if self._handshakes != frozenset():
+                return HANDSHAKE_POLL_INTERVAL
         self.close()
         return None
 
-    def _look_failed(self, why: Failure) -> None:
-        self._context.log.failure("service {ident}: handshakes cannot be looked for", why, ident=self._name)
+    def _poll_failed(self, why: Failure) -> None:
+        self._context.log.failure("service {ident}: cannot list handshakes", why, ident=self._name)
 
     def close(self) -> None:
-        """Take in the clients who wait already and for whom there is room, then listen no more."""
+        """Accept the clients in the backlog as far as there is room, then stop listening."""
         if not self.closed:
-            self._context.steps.run(f"service {self._name}: accept who waits", self._accept_backlog)
+            self._context.steps.run(f"service {self._name}: accept the backlog", self._accept_backlog)
         self._end(close_listener)
 
     def _accept_backlog(self) -> None:
         drop_handshakes(self.socket)
         self._accept(self._backlog())
-        drop_handshakes(self.socket, False)  # another process may have the socket too, and listen on
+        drop_handshakes(self.socket, False)  # another process may share the socket and keep listening
 
     def release(self) -> None:
-        """Listen no more: another process has the socket too, and takes in who waits."""
+        """Stop listening; another process shares the socket and accepts the clients in its backlog."""
         self._end(release_listener)
 
     def _end(self, close: Callable[[socket.socket], None]) -> None:
@@ -155,10 +159,10 @@ class Listener:
             run = self._context.steps.run
             run(f"service {self._name}: stop accepting", self.pause)
             self.closed = True
-            self._looks.stop()
+            self._handshake_job.stop()
             self._context.descriptors.waiting.discard(self)
             self._context.descriptors.listening -= 1
-            self._again.stop()
+            self._retry_job.stop()
             run(f"service {self._name}: close the socket", close, self.socket)
             if self._retired is not None:
                 self._retired.callback(None)
@@ -167,7 +171,7 @@ class Listener:
         return self._context.settings.max_backlog
 
     def doRead(self) -> None:
-        self._accept(BATCH)
+        self._accept(MAX_ACCEPTS_PER_TURN)
 
     def _accept(self, most: int) -> None:
         for _ in range(most):
@@ -176,18 +180,18 @@ class Listener:
                 return
             try:
                 descriptor, peer = self.socket._accept()
-                client = self._kind(self._family, socket.SOCK_STREAM, 0, descriptor)
+                client = self._socket_class(self._family, socket.SOCK_STREAM, 0, descriptor)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
                 if error.errno in EXHAUSTED:
-                    self._rest(error)
+                    self._pause_and_retry(error)
                     return
-                continue  # this client went away while it waited
+                continue  # this client has disconnected meanwhile
             self._exhausted = False
             self.accepted(client, unmapped(peer) if self._is_dual_stack else peer)
 
-    def _rest(self, error: OSError) -> None:
+    def _pause_and_retry(self, error: OSError) -> None:
         if not self._exhausted:
             self._exhausted = True
             self._context.log.warn(
@@ -196,12 +200,12 @@ class Listener:
                 why=error.strerror,
             )
         self.pause()
-        if not self._again.is_scheduled:
-            self._again.start(RETRY)
+        if not self._retry_job.is_scheduled:
+            self._retry_job.start(RETRY_DELAY)
 
     @property
     def port(self) -> int | None:
-        """Of TCP; None: it is a unix socket."""
+        """The TCP port; None: it is a unix socket."""
         return None if self._family == socket.AF_UNIX else int(self.socket.getsockname()[1])
 
     def fileno(self) -> int:

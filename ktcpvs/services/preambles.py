@@ -13,10 +13,10 @@ from ktcpvs.streams.preamble import Preamble, Stage
 from ktcpvs.system import log as levels
 
 DESCRIPTORS = 2
-"""How many a client in its preamble counts for: its own, and one for the server connection that it will need."""
+"""The number counted for a client in its preamble: its own, and one for the server connection that it will need."""
 
 MAX_REASONS = 64
-"""How many different reasons are counted; further ones are counted together."""
+"""The most reasons that are counted separately; further ones are counted together."""
 
 OTHER_REASONS = "other reasons"
 

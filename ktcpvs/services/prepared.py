@@ -1,4 +1,4 @@
-"""A service's next configuration with everything that it needs, made and tried before anything is changed."""
+"""A service's next configuration with everything that it needs, prepared before anything changes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ktcpvs.streams.preamble import Stage
 class Prepared:
     """config: the next configuration. destinations: one for each of its servers. factory, balance, fallback: scheduler
     plugins; fallback None: the service has none. key: the secret that signs its cookies. is_dry_run: the scheduler is
-    bound for questions only and thrown away. scheduler: the bound scheduler. seen: the view that it was bound with.
+    bound for a dry run only and dropped afterwards. scheduler: the bound scheduler. seen: the view it was bound with.
     socks: new listening sockets, a list for each address on which it does not listen yet. listens_anew: its addresses
     change. stages: address -> the stages of the preamble of its clients there."""
 
@@ -37,11 +37,12 @@ class Prepared:
     stages: Mapping[Address, Sequence[Stage]] = Factory(dict)
 
     def view(self, before: ServiceView | None = None) -> ServiceView:
-        """The service as a scheduler sees it. before: the view of the scheduler that runs now."""
+        """Return the service as a scheduler sees it. before: the view of the scheduler that runs now."""
         return ServiceView.of(self.config, self.destinations, self.balance, self.key, before, self.is_dry_run)
 
     def bind_fallback(self) -> Callable[[], Any] | None:
-        """A function that binds the fallback scheduler; None: there is none. Most services never need to call it."""
+        """Return a function that binds the fallback scheduler, or None without one. It is called only when it is
+        needed."""
         if self.fallback is None:
             return None
         return lambda: self.fallback.bind(self.view(), None)

@@ -1,7 +1,7 @@
-"""Looks the host names of servers up again when their time to live is over.
+"""Looks up the host names of servers again when their TTL is over.
 
-Where several processes serve, one of them looks up, and tells the others. A name that is not found keeps the addresses
-that it had.
+Of several processes, one looks names up and sends the results to the others. A name that is not found keeps its
+addresses.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from ktcpvs.system.lookup import Found
 
 MAX_CONCURRENT_LOOKUPS = 8
-"""Names looked up at the same time; further ones wait for their turn."""
+"""The most look-ups at the same time; further ones wait."""
 
 MAX_RETRY_DELAY = 60
 """Seconds: the longest pause after a name was not found. The first pause is the setting resolve_least; each further
 one is twice as long."""
 
 MAX_LOGGED_ADDRESSES = 8
-"""Addresses of one name that a line of the log lists."""
+"""The most addresses of one name in a line of the log."""
 
 
 class Resolver:
@@ -64,7 +64,7 @@ class Resolver:
                 self._names[host] = _ResolvedName(self, host, known.get(host, ()))
 
     def stop(self) -> None:
-        """Look nothing up any more."""
+        """Stop all look-ups."""
         self.follow((), {})
 
     def look_up(self, host: str) -> Deferred[Found]:
@@ -73,7 +73,7 @@ class Resolver:
 
 
 class NoResolver:
-    """Looks no name up: another process does, and tells this one."""
+    """Looks no names up, because another process does and sends the results."""
 
     def __init__(self, context: Context, resolved: Callable[[Resolution], Deferred[None]]) -> None:
         """context, resolved: as for a Resolver; not used."""
@@ -86,7 +86,7 @@ class NoResolver:
 
 
 class _ResolvedName:
-    """One host name, and the addresses that it had at the last look-up."""
+    """A host name with its addresses at the last look-up."""
 
     def __init__(self, resolver: Resolver, host: str, known: tuple[str, ...]) -> None:
         self.host = host
@@ -106,7 +106,7 @@ class _ResolvedName:
             cancel_pending(lookup, self._context.log)
 
     def look_up_now(self) -> None:
-        """Do not wait for the time to live, unless a look-up is under way."""
+        """Look the name up now, unless a look-up is in progress."""
         if self._job.is_scheduled:
             self._job.start()
 
@@ -116,7 +116,7 @@ class _ResolvedName:
         return lookup
 
     async def _look_up(self) -> int:
-        """Look the name up once. Returns the seconds until the next time."""
+        """Look the name up once. Return the seconds until the next look-up."""
         from ktcpvs.system.lookup import NotFound
 
         settings = self._context.settings
@@ -129,7 +129,7 @@ class _ResolvedName:
         return min(max(found.seconds, settings.resolve_least), settings.resolve_most)
 
     async def _update(self, found: Found) -> None:
-        """Put the addresses found in force. If there are too many, those that serve already stay first."""
+        """Put the addresses found in force. If there are too many, those that are in use take precedence."""
         most, before = self._context.settings.resolve_addresses, self._addresses
         self._log_failed_family(found.failed)
         answered = found.beside(before)
@@ -150,14 +150,14 @@ class _ResolvedName:
         """Log once that one address family cannot be looked up. reason: "" when both can."""
         before, self._failed_family = self._failed_family, reason
         if reason and reason != before:
-            form = "{host} is found for one address family only: {reason}; it keeps those that it had"
+            form = "{host} is found for one address family only: {reason}; it keeps its previous addresses"
             self._context.log.warn(form, host=self.host, reason=reason)
 
     def _retry_delay(self, error: Exception) -> int:
-        """Log the first failure in a row. Returns the seconds until the next look-up."""
+        """Log the first of several consecutive failures. Return the seconds until the next look-up."""
         if not self._failures:
             addresses = _listed(self._addresses)
-            then = f"it stays {addresses}" if addresses else "each connection to it asks the system anew"
+            then = f"it stays {addresses}" if addresses else "each connection to it asks the system's resolver"
             self._context.log.warn("{host} is not found: {why}; {then}", host=self.host, why=error, then=then)
         self._failures += 1
         least = self._context.settings.resolve_least

@@ -1,4 +1,4 @@
-"""One virtual service that runs, or ran and drains: its listeners, its scheduler, its destinations, its connections."""
+"""A virtual service that runs or drains: its listeners, scheduler, destinations and connections."""
 
 from __future__ import annotations
 
@@ -36,28 +36,29 @@ from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.sockets import close_with_reset
 from ktcpvs.system.timer_wheel import Timer
 
-WATCHERS_MAX = 8
-"""How many rules with many servers are told of each change of one server's load; the others find out when they look."""
+MAX_WATCHERS = 8
+"""The most watchers of one server, in a service with many rules that have many servers. Rules beyond that notice a
+changed load only at their next choice."""
 
 
-MANY_RULES = 1000
-"""A service of more rules takes a few milliseconds just to be looked at."""
+MAX_RULES_WITHOUT_PAUSE = 1000
+"""With more rules, binding pauses between its steps, since one step then takes a few milliseconds."""
 
-HANDED_OVER_TIME = 3.0
-"""Seconds that a socket which another process does not take over is listened on: a lost SYN-ACK is sent again after one
-second, and after two more."""
+LATE_CLOSE_DELAY = 3.0
+"""Seconds for which a socket stays open that another process does not take over: the kernel retransmits a lost SYN-ACK
+after one second, and after two more."""
 
-ROOM_INTERVAL = 0.05
-"""Seconds between two looks for room that another process may have made."""
+ROOM_POLL_INTERVAL = 0.05
+"""Seconds between two checks whether another process has made room."""
 
 
 class RunningService:
-    """A service that runs, or ran and drains: its listeners, its scheduler, its servers, its connections.
+    """A service that runs or drains.
 
     context: what all of the process shares. traffic: the collaborators of its connections. config: as it runs.
     destinations: its servers by address. leaving: deleted servers whose connections drain. server_connections: of a
-    service that is switched request by request. cache: its parsed heads. health: of its servers. clients: how many
-    clients it has in all processes. preambles: its clients that are still in their preamble. listeners: by
+    service that is switched request by request. cache: its parsed heads. health: of its servers. clients: the number of
+    its clients in all processes. preambles: its clients that are still in their preamble. listeners: by
     address, in the order in which they are configured. retired: each fires when a listener is closed that another one
     has followed on the same port. scheduler_factory: the scheduler's plugin.
     """
@@ -78,13 +79,14 @@ class RunningService:
         self.health = ServiceHealth(context, self.traffic.selector, self.traffic.queue)
         http = HTTPService(self.traffic, self.server_connections, self.cache)
         self.preambles = Preambles(context, config.ident, self.clients, self._build, self._left)
+        self._on_end = self._ended  # one bound method for all connections
         self.client_factory = ClientFactory(http, self._began, self.preambles)
         self.traffic.server_failed = self.health.failed
         self.traffic.room_needed = self._room_needed
         self._is_deleted = False
         self._is_handed_over = False
-        self._room_job = PeriodicJob(context.reactor, self._look_for_room, self._look_failed, ROOM_INTERVAL)
-        self._retiring: list[Listener] = []  # previous listeners, which may still take in their last clients
+        self._room_job = PeriodicJob(context.reactor, self._check_room, self._room_check_failed, ROOM_POLL_INTERVAL)
+        self._retiring: list[Listener] = []  # previous listeners, until their handshakes are complete
         self._stages: Mapping[Address, Sequence[Stage]] = {}
         self._view: ServiceView | None = None
         self._drain: Timer | None = None
@@ -117,7 +119,7 @@ class RunningService:
     # Changes, called by the director alone.
 
     def destinations_for(self, config: VirtualService) -> dict[Address, Destination]:
-        """The destinations that `config` needs: those there are, and new ones; nothing is changed yet."""
+        """Return the destinations that `config` needs, existing and new ones. Changes nothing."""
         known = {**self.leaving, **self.destinations}
         return {
             server.address: known.get(server.address) or self.context.counters.destination(config.ident, server)
@@ -125,9 +127,9 @@ class RunningService:
         }
 
     def binding(self, prepared: Prepared) -> Generator[None, None, None]:
-        """Bind a scheduler for what was prepared, little by little; weights are as its configuration says meanwhile."""
+        """Bind a scheduler for `prepared`, in steps; meanwhile servers have the weights of that configuration."""
         destinations, factory = prepared.destinations, prepared.factory
-        many = len(prepared.config.rules) > MANY_RULES
+        many = len(prepared.config.rules) > MAX_RULES_WITHOUT_PAUSE
         if many:
             yield
         before = {destination: destination.weight for destination in destinations.values()}
@@ -147,7 +149,7 @@ class RunningService:
                 destination.weight = weight
 
     def adopt(self, prepared: Prepared) -> None:
-        """From now on the service is as was prepared. Connections to servers that are gone drain."""
+        """Put a prepared configuration in force. Connections to servers that are gone drain."""
         config, destinations = prepared.config, prepared.destinations
         gone = {address: known for address, known in self.destinations.items() if address not in destinations}
         for address in destinations:
@@ -168,8 +170,8 @@ class RunningService:
         traffic.selector.configure(config, prepared.scheduler, usable, prepared.bind_fallback())
         if gone:
             self.context.wheel.after(self.context.settings.drain_timeout, lambda: self._end_leaving(gone.values()))
-        # All of the above is assignments. The steps that follow call other parts, or the system.
-        self._step("admission", traffic.admission.follow, config, unit)
+        # The lines above only assign, so they cannot fail. The steps below call other parts or the system.
+        self._step("admission", traffic.admission.configure, config, unit)
         self._step("access log", traffic.access_log.configure, config)
         self._step("health", self.health.configure, config, tuple(destinations.values()))
         self._step("watching schedulers", self._register_watchers, prepared.scheduler)
@@ -184,7 +186,7 @@ class RunningService:
         self._step("queue", traffic.queue.try_all)
 
     def _step(self, name: str, call: Callable[..., object], *arguments: Any) -> bool:
-        """Take a step of a change that has been decided."""
+        """Take one step of a change that can no longer be refused."""
         return self.context.steps.run(f"service {self.ident}: {name}", call, *arguments)
 
     def _renew_connectors(self, destinations: frozenset[Destination]) -> None:
@@ -204,11 +206,11 @@ class RunningService:
             destination.watchers = ()
         if IWatches.providedBy(scheduler):
             for destination, call in scheduler.watched():
-                if len(destination.watchers) < WATCHERS_MAX:
+                if len(destination.watchers) < MAX_WATCHERS:
                     destination.watchers += (call,)
 
     def delete(self) -> None:
-        """The service is no longer in the table: with its last connection all of it goes."""
+        """The service is no longer in the table: free everything when its last connection has ended."""
         self._is_deleted = True
         if not self.connections and not self.preambles:
             self.traffic.access_log.release()
@@ -254,21 +256,21 @@ class RunningService:
 
     @property
     def living(self) -> int:
-        """How many connections live, those in their preamble included; a socket that is listened on a little longer
+        """The number of open connections, those in their preamble included; a socket that stays open after a hand-over
         counts as one."""
         return len(self.connections) + len(self.preambles) + (len(self.listeners) if self._is_handed_over else 0)
 
     def hand_over(self, late: Collection[Address] = ()) -> None:
-        """Another process accepts its clients. Connections may finish until the drain timeout. An idle client may send
-        one more request, and so may a client that completes its preamble. late: the addresses of which the other
-        process has not taken this socket, and no more clients are sent to it."""
+        """Another process accepts clients from now on. Connections may finish until the drain timeout; an idle client
+        may send one more request, and so may a client that completes its preamble. late: the addresses whose socket
+        the other process has not taken, and to which the kernel assigns no more clients."""
         if self._is_handed_over:
             return
         self._is_handed_over = True
         self._close_retiring()
         for address, listener in list(self.listeners.items()):
             if address in late:
-                self.context.reactor.callLater(HANDED_OVER_TIME, self._close_late, address, listener)
+                self.context.reactor.callLater(LATE_CLOSE_DELAY, self._close_late, address, listener)
             else:
                 self._step("listener", listener.release)
                 del self.listeners[address]
@@ -309,7 +311,7 @@ class RunningService:
             self._drain = self.context.wheel.after(self.context.settings.drain_timeout, self._end_all)
 
     def settings_changed(self) -> None:
-        """Timeouts and the backlog hold for what lives already."""
+        """Apply changed settings to the backlog and to the timeouts of open connections."""
         for listener in self.listeners.values():
             self._step("backlog", listener.socket.listen, self.context.settings.max_backlog)
         self._step("settings", self.apply_settings)
@@ -317,7 +319,7 @@ class RunningService:
             self._step("timeouts", connection.rearm)
 
     def apply_settings(self) -> None:
-        """Something that requests depend on has changed: forget what is cached, and choose the relay anew."""
+        """Clear the head cache and choose the relay again, after a change of settings or options."""
         settings, config, traffic = self.context.settings, self.config, self.traffic
         is_enabled = self.context.log.level < levels.SCHEDULING
         self.cache.configure(config, settings, is_enabled, traffic.access_log.writer is not None)
@@ -354,40 +356,40 @@ class RunningService:
         most = self.config.maxclients
         if most and self.clients.in_all >= most:
             if self.clients.is_shared:
-                self._look_again()
+                self._schedule_room_check()
             return False
         descriptors = self.context.descriptors
         if not descriptors.are_free:
-            descriptors.close_idle()  # idle connections to servers are the first to go
+            descriptors.close_idle()  # idle server connections are closed first
             descriptors.waiting.add(listener)
             return False
         return True
 
     def _room_needed(self) -> None:
-        """A client waits for room. Room that other processes make has to be looked for."""
+        """A client waits for room: look for room that other processes make."""
         if any(destination.is_shared for destination in self.selector.limited):
-            self._look_again()
+            self._schedule_room_check()
 
-    def _look_again(self) -> None:
-        """Other processes serve this service too, and do not tell when their clients go."""
+    def _schedule_room_check(self) -> None:
+        """Check again soon: other processes serve this service too, and give no notice when their clients leave."""
         if not self._room_job.is_scheduled:
-            self._room_job.start(ROOM_INTERVAL)
+            self._room_job.start(ROOM_POLL_INTERVAL)
 
-    def _look_for_room(self) -> float | None:
+    def _check_room(self) -> float | None:
         queue = self.traffic.queue
         self.resume_listeners()
         for destination in self.selector.limited if queue else ():
             if not destination.is_full:
                 queue.freed(destination)
         if queue:
-            self._look_again()
+            self._schedule_room_check()
         return None
 
-    def _look_failed(self, why: Failure) -> None:
-        self.context.log.failure("service {ident}: clients that wait for room", why, ident=self.ident)
+    def _room_check_failed(self, why: Failure) -> None:
+        self.context.log.failure("service {ident}: cannot serve waiting clients", why, ident=self.ident)
 
     def _accepted(self, sock: socket.socket, peer: Any) -> None:
-        """Serve one client; whatever goes wrong costs only this one."""
+        """Serve one client; an error affects only this one."""
         connection = self.client_factory.build(peer)
         if connection is None:
             close_with_reset(sock)
@@ -416,7 +418,7 @@ class RunningService:
             self.preambles.gone(preamble)
 
     def _build(self, peer: Any) -> ClientConnection | None:
-        """The connection of a client that has completed its preamble. peer: the address that the stages have found."""
+        """Build the connection of a client that has completed its preamble. peer: the address that the stages found."""
         connection = self.client_factory.build(peer)
         if connection is not None and self._is_handed_over:
             connection.retire_gently()
@@ -424,7 +426,7 @@ class RunningService:
 
     def _began(self, connection: ClientConnection) -> None:
         """Count a new connection in."""
-        connection.on_end = self._ended
+        connection.on_end = self._on_end
         self.context.descriptors.take(connection.descriptors, connection.reserved)
         self.connections.add(connection)
         self.clients.add(1)

@@ -30,11 +30,11 @@ class SchedulerBinder:
         self._yields_turns = False
 
     def start(self) -> None:
-        """The reactor runs: let it serve clients between two steps of a long binding."""
+        """The reactor runs: from now on it serves clients between two steps of a long binding."""
         self._yields_turns = True
 
     def find_all(self) -> Schedulers:
-        """All installed schedulers, looked up anew."""
+        """Search for all installed schedulers."""
         self._found = find_schedulers()
         return self._found
 
@@ -45,9 +45,10 @@ class SchedulerBinder:
         return found.factory(name)
 
     def plugins_of(self, config: VirtualService) -> Plugins:
-        """The schedulers that `config` names.
+        """Return the schedulers that `config` names.
 
-        Raises NoSuchScheduler, or BadValue where balance or fallback needs to see requests that it would not be shown.
+        Raises NoSuchScheduler, or BadValue if balance or fallback needs requests that the service's scheduler does not
+        read.
         """
         factory, balance = self._factory(config.scheduler), self._factory(config.balance)
         if balance.unit != CONNECTION:
@@ -66,7 +67,7 @@ class SchedulerBinder:
     async def bind(
         self, service: RunningService, config: VirtualService, settings: Settings, is_dry_run: bool = False
     ) -> Prepared:
-        """`config`, bound for `service`. is_dry_run: the scheduler is only asked questions. Raises a Refusal."""
+        """Bind `config` for `service`. is_dry_run: the scheduler is only used for dry runs. Raises a Refusal."""
         return await self._run_steps(self._binding(service, config, settings, is_dry_run))
 
     def _binding(
@@ -87,7 +88,7 @@ class SchedulerBinder:
         """Run the tests that `config` contains. Raises BrokenTest for the first that fails, or another Refusal."""
         if not config.tests:
             return
-        steps = config_tests.bound_for_tests(config, self.plugins_of(config), self._context.cookie_key(settings))
+        steps = config_tests.bind_for_tests(config, self.plugins_of(config), self._context.cookie_key(settings))
         try:
             await config_tests.run(self._context, await self._run_steps(steps))
         except Refusal:

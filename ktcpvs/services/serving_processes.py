@@ -1,4 +1,4 @@
-"""The processes that serve what a director directs: the process itself, or workers that it supervises."""
+"""The processes that serve clients: the director's own process, or workers that it supervises."""
 
 from __future__ import annotations
 
@@ -32,16 +32,17 @@ class ServingProcesses(Protocol):
     # An edit, in the order in which the director calls.
 
     def prepare(self, old: Table, new: Table) -> None:
-        """Get ready for `new`; until it is in force everywhere, `old` still serves."""
+        """Prepare for `new`; `old` stays in use until `new` is in force everywhere."""
 
     def open(self, address: Address, backlog: int, closing: Iterable[socket.socket]) -> list[socket.socket]:
-        """New sockets that listen on `address`. closing: those that this change closes. Raises CannotListen."""
+        """Return new sockets that listen on `address`. closing: those that this change closes. Raises CannotListen."""
 
     def commands_for(self, edit: Edit) -> Any:
-        """The commands by which `send` makes other processes carry `edit` out. May raise: nothing has changed yet."""
+        """Return the commands with which `send` has other processes carry `edit` out. May raise: nothing has changed
+        yet."""
 
     def commands_for_names(self, found: Resolution) -> Any:
-        """The commands by which `send` makes other processes use these addresses of names."""
+        """Return the commands with which `send` has other processes use these addresses of names."""
 
     def listen(self, service: RunningService, socks: Mapping[Address, list[socket.socket]]) -> None:
         """Accept clients from `socks` too, which `open` has made for these addresses, and no longer from the sockets of
@@ -54,27 +55,27 @@ class ServingProcesses(Protocol):
         """Send other processes the results of the checks of these services' servers from now on."""
 
     async def send(self, commands: Any) -> None:
-        """Have the edit in force in all other processes. commands: those of `commands_for`."""
+        """Put the edit in force in all other processes. commands: from `commands_for`."""
 
     def replace_all(self) -> None:
-        """`send` has failed: no other process may go on with a table that is perhaps not the director's."""
+        """Replace all other processes after `send` has failed, since their tables may differ from the director's."""
 
     # State.
 
     def sockets_of(self, service: RunningService) -> Mapping[Address, list[socket.socket]]:
-        """The sockets on which the service listens, by address."""
+        """Return the sockets on which the service listens, by address."""
 
     def ready(self) -> Deferred[None]:
-        """Fires when all processes have the table; fails with a Refusal when one cannot start."""
+        """Fires when all processes have the table; fails with a Refusal if one cannot start."""
 
     def ping(self) -> Deferred[bool]:
-        """Fires with True when all processes have just answered."""
+        """Check that all processes respond. Fires with True if they do."""
 
     def describe(self) -> str:
-        """The processes that serve, for a status line."""
+        """Describe the processes that serve, for a status line."""
 
     def count_draining(self) -> int:
-        """How many other processes have not ended yet."""
+        """Return the number of other processes that have not ended yet."""
 
     # Signals, takeover, end.
 
@@ -89,14 +90,14 @@ class ServingProcesses(Protocol):
         Director.hand_over."""
 
     def end(self) -> None:
-        """Listen no more; other processes drain and end."""
+        """Stop listening; other processes drain and end."""
 
     def end_all(self) -> None:
         """End other processes now."""
 
 
 class SingleProcess:
-    """The director's own process serves, and no other. It provides ServingProcesses."""
+    """Only the director's own process serves. Provides ServingProcesses."""
 
     draining_unit = "connections"
     extra_drain_time = 0.0

@@ -1,5 +1,4 @@
-"""Let a stream speak over an accepted socket: on uvloop's own transport where the reactor has a uvloop, else on
-Twisted's."""
+"""Attach a stream to an accepted socket: on uvloop's own transport if the reactor has a uvloop, else on Twisted's."""
 
 from __future__ import annotations
 
@@ -14,21 +13,21 @@ from ktcpvs.streams.stream import Stream
 
 
 def adopt_socket(reactor: Any, sock: socket.socket, peer: Any, stream: Stream) -> None:
-    """Let `stream` speak over an accepted socket, blocking or not. peer: its address, as accept() gave it.
+    """Attach `stream` to an accepted socket, blocking or not. peer: its address, as returned by accept().
 
-    It does what reactor.adoptStreamConnection does, without a second descriptor and without asking for the address
-    again, which fails for a client that has gone already. `stream.made` has been called when it returns. Raises what
-    that raises, or the system.
+    This does what reactor.adoptStreamConnection does, but needs no second descriptor, and does not ask the system for
+    the address again, which would fail for a client that has already disconnected. `stream.made` has been called when
+    it returns. Raises what `stream.made` or the system raises.
     """
     loop = getattr(reactor, "uv", None)
     if loop is not None:
         uv_transport.adopt_socket(loop, sock, peer, stream)
         return
     kind = unix.Server if sock.family == socket.AF_UNIX else tcp.Server
-    no_port: Any = None  # Twisted wants its Port only for the log
+    no_port: Any = None  # Twisted needs its Port only for the log
     stream.makeConnection(kind(sock, stream, peer, no_port, sock.fileno(), reactor))
 
 
 def client_name(peer: Any) -> tuple[str, str]:
-    """(address with port, host) of a socket's peer, as text; a unix socket's peer has no address."""
+    """Return (address with port, host) of a socket's peer, as text; a unix socket's peer has no address."""
     return (address_text(peer), peer[0]) if isinstance(peer, tuple) else ("unix", "")

@@ -1,4 +1,4 @@
-"""Connect a stream to a server: on uvloop's own transports where the reactor has a uvloop, else on Twisted's."""
+"""Connect a stream to a server: on uvloop's own transports if the reactor has a uvloop, else on Twisted's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ktcpvs.streams.stream import Stream
 
 
 class _Attempt(ClientFactory):
-    """One attempt to connect one stream, as Twisted's reactors want it."""
+    """One attempt to connect one stream, as a factory for Twisted's reactors."""
 
     noisy = False
 
@@ -26,7 +26,7 @@ class _Attempt(ClientFactory):
 
     @property
     def is_over(self) -> bool:
-        """True once the attempt has succeeded, failed or been cancelled."""
+        """Whether the attempt has succeeded, failed or been cancelled."""
         return self._connected.called
 
     def buildProtocol(self, addr: IAddress | None) -> Stream:  # type: ignore[override]

@@ -1,4 +1,4 @@
-"""Connector: how connections to one server are made, for traffic and for health checks alike."""
+"""Connector: makes connections to one server, both for traffic and for health checks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Connector:
 
     @property
     def timeout(self) -> float:
-        """Seconds for each attempt to connect, now."""
+        """The current number of seconds for each attempt to connect."""
         return self._timeout() if callable(self._timeout) else self._timeout
 
     def connect_stream(self, stream: Stream) -> Deferred[Stream]:
@@ -46,7 +46,7 @@ class Connector:
         return connect(self._reactor, self.address, self.timeout, stream)
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        """Connect a protocol of Twisted's, as IStreamClientEndpoint. Fails as `connect_stream`, and with NoProtocol."""
+        """Connect a Twisted protocol, as IStreamClientEndpoint. Fails as `connect_stream`, and with NoProtocol."""
         stream = ProtocolStream(protocolFactory)
 
         def failed(why: Failure) -> Failure:

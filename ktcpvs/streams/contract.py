@@ -1,4 +1,4 @@
-"""The stream contract: what every byte stream of the switch does, whatever carries its bytes.
+"""The stream contract: the behaviour of every byte stream of the switch, over any transport.
 
 `tests/streams/test_stream_contract.py` checks it for every transport. `Stream` implements it over uvloop's transports,
 over Twisted's, over a socket that a relay engine reads and writes (`detached`), and in memory (`memory`).
@@ -14,12 +14,12 @@ from typing import Any, Protocol
 from attrs import frozen
 
 SocketAddress = tuple[Any, ...] | str | None
-"""An address as the socket module has it: (host, port, ...) for TCP, the path of a unix socket ("" without one). None:
-not known, or there is none."""
+"""An address as in the socket module: (host, port, ...) for TCP, the path of a unix socket ("" without one). None:
+unknown, or there is none."""
 
 
 def address_text(address: SocketAddress) -> str:
-    """A socket's address for people: HOST:PORT, [IPV6]:PORT, unix:/PATH, `unix` for a unix socket without a path."""
+    """Format a socket's address: HOST:PORT, [IPV6]:PORT, unix:/PATH, or `unix` for a unix socket without a path."""
     if address is None:
         return "unknown"
     if isinstance(address, str):
@@ -29,7 +29,7 @@ def address_text(address: SocketAddress) -> str:
 
 
 class NotDetachable(Enum):
-    """Why a stream cannot give its socket to a relay engine; the value says it for logs."""
+    """Reasons why a stream cannot give its socket to a relay engine; the values are for logs."""
 
     NOT_OPEN = "it is not open"
     NO_SOCKET = "its transport has no socket of its own"
@@ -44,7 +44,7 @@ class NotDetachable(Enum):
 
     @property
     def is_temporary(self) -> bool:
-        """True when the obstacle goes away by itself: the next turn, or once the peer has read."""
+        """Whether the obstacle disappears by itself, in the next turn or once the peer has read."""
         return self in _TEMPORARY
 
 
@@ -53,7 +53,7 @@ _TEMPORARY = frozenset((NotDetachable.STARTING, NotDetachable.BUFFERED))
 
 @frozen
 class TLSFacts:
-    """What the TLS handshake of a stream has agreed on. sni, alpn: None when the client sent none."""
+    """The result of a stream's TLS handshake. sni, alpn: None if the client sent none."""
 
     version: str
     sni: str | None = None
@@ -61,7 +61,7 @@ class TLSFacts:
 
 
 class StreamEvents(Protocol):
-    """What a transport tells its stream."""
+    """The events that a transport reports to its stream."""
 
     resting: bool
     write: Callable[[bytes], object]
@@ -73,20 +73,30 @@ class StreamEvents(Protocol):
 
     @property
     def bulk_detected(self) -> Callable[[], object]:
-        """The peer has sent a lot at once. Called at most once."""
+        """The peer has sent much at once. Called at most once."""
 
     def readConnectionLost(self) -> None:
         """The peer has sent its FIN."""
 
     def over(self, clean: bool) -> None:
-        """The connection is gone. clean: False after a reset or another error."""
+        """The connection is closed. clean: False after a reset or another error."""
 
 
 class Detached(Protocol):
-    """The transport of a stream whose bytes an engine moves; `DetachedTransport` is the one there is."""
+    """The transport of a stream whose bytes an engine moves; `DetachedTransport` is the only one."""
 
     def attach(self, stream: StreamEvents, sock: socket.socket) -> None:
         """Start to carry `stream`. sock: its socket, which this transport closes."""
+
+
+class BackpressuredWriter(Protocol):
+    """What writes to a stream, and can wait."""
+
+    def pause_writing(self) -> None:
+        """The stream's peer does not take what is written."""
+
+    def resume_writing(self) -> None:
+        """Most of it has been sent."""
 
 
 class ByteStream(Protocol):
@@ -99,55 +109,56 @@ class ByteStream(Protocol):
     @property
     def write(self) -> Callable[[bytes], object]:
         """Send bytes. This is the transport's own bound method, since it is called for every message; look it up for
-        each call or take it anew after `detach`. What is written after `half_close`, `close` or the end is dropped."""
+        each call, or again after `detach`. Bytes written after `half_close`, `close` or the end are dropped."""
 
     @property
     def writev(self) -> Callable[[Sequence[bytes]], object]:
-        """Send several pieces, by one call to the system where that is possible."""
+        """Send several buffers, by one system call where possible."""
 
     def half_close(self) -> None:
-        """Send what is buffered, then a FIN; reading goes on."""
+        """Send what is buffered, then a FIN; reading continues."""
 
     def close(self) -> bool:
-        """Send what is buffered, then close. True: nothing is buffered, so the peer cannot delay the close; False
-        where that is not known."""
+        """Send what is buffered, then close. Return True if nothing is buffered, so that the peer cannot delay the
+        close; False otherwise, or if that is unknown."""
 
     def close_with_reset(self) -> bool:
-        """As `close`, but end with a reset where the transport knows one: the peer shall not take what it got for
+        """As `close`, but end with a reset if the transport has one, so that the peer does not take what it got for
         complete."""
 
     def abort(self) -> None:
         """Drop what is buffered, and close with a reset. `lost(False)` follows in a later turn."""
 
     def pause(self) -> None:
-        """Stop reading. What the peer sends waits in the kernel, and so does its FIN."""
+        """Stop reading. Bytes and the FIN of the peer wait in the kernel."""
 
     def resume(self) -> None:
         """Read again."""
 
-    def set_backpressure(self, paused: Callable[[], object], resumed: Callable[[], object]) -> None:
-        """Call `paused` when more than 64 KiB wait to be sent (at once if they do now), and `resumed` when most of that
-        has been sent. Replaces what was set before."""
+    def set_backpressure(self, writer: BackpressuredWriter) -> None:
+        """Call `writer.pause_writing` when more than 64 KiB wait to be sent (at once if they do now), and
+        `writer.resume_writing` when most of that has been sent. Replaces what was set before."""
 
     def clear_backpressure(self) -> None:
-        """Call neither any more."""
+        """Call neither of them any more."""
 
     def unsent(self) -> int:
-        """Bytes that were written and that the peer's system has not acknowledged; 0 when the stream is over."""
+        """Return the bytes written that the peer's system has not acknowledged; 0 if the stream is over."""
 
     @property
     def is_open(self) -> bool:
         """True from `made` until `lost`."""
 
     def is_gone(self) -> bool:
-        """True when the stream is over, or the peer has reset it, even if that was not read yet. A reset of a unix
-        socket shows only by reading."""
+        """Return whether the stream is over, or the peer has reset it, even if that was not read yet. On a unix socket,
+        a reset can be detected only by reading."""
 
     def has_input(self) -> bool:
-        """True when bytes, a FIN or a reset have come and were not read yet."""
+        """Return whether bytes, a FIN or a reset have come and were not read yet."""
 
     def has_ended(self) -> bool:
-        """True when the peer has sent its FIN, even if that was not read yet. A unix socket's does not show."""
+        """Return whether the peer has sent its FIN, even if that was not read yet, which cannot be detected on a unix
+        socket."""
 
     @property
     def peer_address(self) -> SocketAddress:
@@ -162,16 +173,16 @@ class ByteStream(Protocol):
         """None for a stream without TLS."""
 
     def detach_obstacle(self) -> NotDetachable | None:
-        """None, or why `detach` is not possible now."""
+        """Return None, or why `detach` is not possible now."""
 
     def duplicate_socket(self) -> socket.socket:
-        """The stream's socket by another descriptor, non-blocking. Raises OSError."""
+        """Return a duplicate of the stream's socket, non-blocking. Raises OSError."""
 
     def detach(self, onto: Detached, sock: socket.socket | None = None) -> socket.socket | NotDetachable:
-        """Give the socket to a relay engine: its bytes are the engine's business from now on, and everything else still
-        goes by this stream, over the transport `onto`. Unread bytes stay in the kernel, and the peer notices nothing.
+        """Give the socket to a relay engine, which moves its bytes from now on; everything else still uses this stream,
+        over the transport `onto`. Unread bytes stay in the kernel, and the peer notices nothing.
 
-        sock: a `duplicate_socket` that was made before, of a stream without `detach_obstacle`; then nothing can fail.
-        Returns the socket, which the stream closes, or the obstacle. Raises OSError when there is no descriptor left,
-        and then nothing has happened.
+        sock: from `duplicate_socket` of a stream without `detach_obstacle`; then this cannot fail. Returns the socket,
+        which the stream closes, or the obstacle. Raises OSError if there is no descriptor left; then nothing has
+        changed.
         """

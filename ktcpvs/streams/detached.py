@@ -1,7 +1,7 @@
-"""A stream whose bytes a relay engine moves: the engine has the bare socket, the stream a transport without bytes.
+"""The transport of a stream whose bytes a relay engine moves: the engine has the bare socket, the transport no bytes.
 
-The former transport closes its descriptor while a duplicate is open, so the peer notices nothing. What the kernel has
-received stays there. What the former transport has not sent would be lost, so nothing may be buffered.
+The former transport closes its descriptor while a duplicate is open, so the peer notices nothing. Received bytes stay
+in the kernel. Unsent bytes of the former transport would be lost, so nothing may be buffered.
 """
 
 from __future__ import annotations
@@ -11,28 +11,28 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from ktcpvs.streams.contract import NotDetachable, StreamEvents
+from ktcpvs.streams.contract import BackpressuredWriter, NotDetachable, StreamEvents
 from ktcpvs.streams.transport import SocketTransport, reset_on_close
 
 
 class Engine(Protocol):
-    """What moves the bytes of detached streams."""
+    """An engine that moves the bytes of detached streams."""
 
     def has_unsent(self, transport: DetachedTransport) -> bool:
-        """True while bytes are on their way to it. The engine calls its `drained` when that ends."""
+        """Return whether bytes for it are unsent. The engine calls its `drained` when they are sent."""
 
     def stop_reading(self, transport: DetachedTransport) -> None:
-        """Its owner is closing it: drop what else its peer sends."""
+        """Its owner is closing it: drop all further bytes of its peer."""
 
     def forget(self, transport: DetachedTransport) -> None:
         """Its descriptor is about to be closed."""
 
 
 class DetachedTransport(SocketTransport):
-    """Carries everything of a stream but its bytes, which belong to `engine`.
+    """Carries everything of a stream except its bytes, which `engine` moves.
 
-    As over other transports, the stream learns of its end in a later turn, not within a call of its owner. stream: None
-    before `attach`, and when it is over.
+    As with other transports, the end is reported in a later turn, not within a call of the stream's owner. stream: None
+    before `attach`, and when the stream is over.
     """
 
     __slots__ = (
@@ -52,12 +52,12 @@ class DetachedTransport(SocketTransport):
         self.stream: Any = None
         self.write: Callable[[bytes], object] = _refuse_to_write
         self._sock: Any = None
-        self._engine: Engine | None = engine  # None once it has forgotten this transport
+        self._engine: Engine | None = engine  # None after `forget`
         self._call_soon = call_soon
-        self._half_closed = False  # our FIN is sent, or follows when the engine has nothing unsent
+        self._half_closed = False  # our FIN is sent, or will be when the engine has sent everything
         self._closing = False
         self._aborted = False
-        self._sends_fin = True  # before the close
+        self._sends_fin = True  # before closing
 
     def attach(self, stream: StreamEvents, sock: socket.socket) -> None:
         """Carry `stream` from now on. sock: its socket, which this transport closes."""
@@ -66,21 +66,21 @@ class DetachedTransport(SocketTransport):
         self.stream.transport = self
         stream.write = stream.writev = _refuse_to_write
 
-    # What the engine calls.
+    # Called by the engine.
 
     def drained(self) -> None:
-        """Nothing is on its way to the peer any more."""
+        """All bytes for the peer have been sent."""
         if self._closing:
             self._leave()
         elif self._half_closed:
             self._shut_down(socket.SHUT_WR)
 
     def broken(self) -> None:
-        """The system reports that the connection is gone. The stream learns of it at once."""
+        """The system reports that the connection is closed. The stream is notified at once."""
         if self.stream is not None:
             self._over(False)
 
-    # What the stream and its owner call.
+    # Called by the stream and its owner.
 
     @property
     def writev(self) -> Callable[[Sequence[bytes]], object]:
@@ -117,19 +117,19 @@ class DetachedTransport(SocketTransport):
         self._leave()
 
     def pause(self) -> None:
-        """Do nothing: the engine reads when the other side takes more, and only then."""
+        """Do nothing: the engine reads when the other side has room."""
 
     def resume(self) -> None:
         """Do nothing, as `pause`."""
 
-    def set_backpressure(self, paused: Callable[[], object], resumed: Callable[[], object]) -> None:
-        """Do nothing: nobody writes."""
+    def set_backpressure(self, writer: BackpressuredWriter) -> None:
+        """Do nothing: nothing is written."""
 
     def clear_backpressure(self) -> None:
         """Do nothing, as `set_backpressure`."""
 
     def buffered(self) -> int:
-        """0: what is on its way is the engine's."""
+        """Return 0: unsent bytes belong to the engine."""
         return 0
 
     def detach_obstacle(self) -> NotDetachable | None:
@@ -166,7 +166,7 @@ class DetachedTransport(SocketTransport):
         if self.stream is None:
             return
         if self._sends_fin and not (self._aborted or self._half_closed):
-            self._shut_down(socket.SHUT_RDWR)  # a close alone sends no FIN when bytes are unread
+            self._shut_down(socket.SHUT_RDWR)  # close(2) sends no FIN if bytes are unread
         self._over(not self._aborted)
 
     def _over(self, clean: bool) -> None:
@@ -177,10 +177,10 @@ class DetachedTransport(SocketTransport):
             stream.over(clean)
 
     def _shut_down(self, how: int) -> None:
-        with contextlib.suppress(OSError):  # the peer has closed it already: reading will tell
+        with contextlib.suppress(OSError):  # the peer has already closed it: reading will report that
             self._sock.shutdown(how)
 
-    # Twisted's names, for owners that know the transport as Twisted's.
+    # Twisted's names, for owners that use the transport as one of Twisted's.
 
     unregisterProducer = clear_backpressure
 
@@ -189,5 +189,5 @@ class DetachedTransport(SocketTransport):
 
 
 def _refuse_to_write(_: object) -> None:
-    """Bytes of the stream's owner would mix with those that the engine moves."""
+    """Raise: bytes of the stream's owner would mix with those that the engine moves."""
     raise RuntimeError("a detached stream cannot be written to: its engine moves the bytes")

@@ -15,7 +15,7 @@ from ktcpvs.system.timer_wheel import TimerWheel
 
 
 class Progress:
-    """Tells whether a peer reads what is sent to it, from how much of it is unsent at each call."""
+    """Tells whether a peer reads what is sent to it, by comparing the unsent bytes at each call."""
 
     __slots__ = ("_changed_at", "_stream", "_unsent", "_wheel")
 
@@ -26,14 +26,14 @@ class Progress:
         self._changed_at = wheel.now
 
     def stalled(self) -> int:
-        """Seconds since the last call at which the peer had read something."""
+        """Return the seconds since the last call at which the peer had read something."""
         unsent, now = self._stream.unsent(), self._wheel.now
         if unsent != self._unsent:
             self._unsent, self._changed_at = unsent, now
         return now - self._changed_at
 
     def is_reading(self, timeout: int) -> bool:
-        """True while something is unsent and the peer has read some of it within `timeout` seconds."""
+        """Return whether something is unsent of which the peer has read a part within `timeout` seconds."""
         return self.stalled() < timeout and self._unsent > 0
 
 
@@ -63,7 +63,7 @@ class LingeringClose:
         self._closing = False
 
     def linger(self) -> None:
-        """Send a FIN behind what was written, read and discard what comes, then close."""
+        """Send a FIN after what was written, read and discard what comes, then close."""
         stream = self._stream
         stream.half_close()
         stream.dataReceived = self._discard
@@ -76,7 +76,7 @@ class LingeringClose:
         self._close(self._stream.close)
 
     def close_with_reset(self) -> None:
-        """As `close`, but end with a reset: the peer has not been sent all that there should be."""
+        """As `close`, but end with a reset, because what was sent to the peer is incomplete."""
         self._close(self._stream.close_with_reset)
 
     def _close(self, close: Callable[[], bool]) -> None:
@@ -127,7 +127,7 @@ class LingeringClose:
 
 
 def close_gracefully(stream: Stream | None, wheel: TimerWheel, settings: Settings, clean: bool = True) -> None:
-    """Close one side of a relay once its peer has read all; reset it if the peer stops reading.
+    """Close one side of a relay once its peer has read everything; reset it if the peer stops reading.
 
     clean: False ends with a reset, because the other side was reset. None, and a stream that is over, are left alone.
     """

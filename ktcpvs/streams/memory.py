@@ -1,4 +1,4 @@
-"""Streams in memory: two ends of a connection without sockets, for tests of whatever owns a stream.
+"""Streams in memory: two ends of a connection without sockets, for tests of the owners of streams.
 
 clock = twisted.internet.task.Clock()
 ours, theirs = Stream(), Stream()
@@ -14,14 +14,14 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from ktcpvs.streams.contract import NotDetachable, SocketAddress
+from ktcpvs.streams.contract import BackpressuredWriter, NotDetachable, SocketAddress
 from ktcpvs.streams.stream import Stream
 from ktcpvs.streams.transport import StreamTransport, nothing
 
 _log = Logger(namespace="ktcpvs")
 
 KERNEL_BUFFER = 64 << 10
-"""Bytes that wait in the peer's receive buffer until the peer reads; what is written beyond that is buffered here."""
+"""The size of the peer's receive buffer, in bytes; bytes beyond that are buffered at the sender."""
 
 MAX_BUFFERED = 64 << 10
 """Bytes buffered above which back-pressure is applied."""
@@ -45,8 +45,8 @@ def join_in_memory(
 
 
 class MemoryTransport(StreamTransport):
-    """One end. It behaves as TCP does: what is written arrives in a later turn; a FIN follows the data, a reset does
-    not wait for it.
+    """One end. It behaves as TCP does: written bytes arrive in a later turn; a FIN follows the data, a reset does not
+    wait for it.
 
     peer: the other end. arrived: bytes that this end has received and not read.
     """
@@ -60,8 +60,7 @@ class MemoryTransport(StreamTransport):
         self._call_soon = call_soon
         self._local = local
         self._remote = remote
-        self._pause_owner: Callable[[], object] = nothing
-        self._resume_owner: Callable[[], object] = nothing
+        self._writer: BackpressuredWriter | None = None
         self._is_full = False
         self._is_scheduled = False
         self._paused = False
@@ -74,7 +73,7 @@ class MemoryTransport(StreamTransport):
         self._aborted = False
         self._reset = False  # by the peer
 
-    # What the stream calls.
+    # Called by the stream.
 
     def _write(self, data: bytes) -> None:
         if self.stream is None or self._half_closed or self._closing or self._aborted:
@@ -84,7 +83,8 @@ class MemoryTransport(StreamTransport):
             self._send()
             if len(self._buffered) > MAX_BUFFERED:
                 self._is_full = True
-                self._pause_owner()
+                if self._writer is not None:
+                    self._writer.pause_writing()
         self._schedule()
 
     @property
@@ -124,13 +124,13 @@ class MemoryTransport(StreamTransport):
         self._paused = False
         self._schedule()
 
-    def set_backpressure(self, paused: Callable[[], object], resumed: Callable[[], object]) -> None:
-        self._pause_owner, self._resume_owner = paused, resumed
+    def set_backpressure(self, writer: BackpressuredWriter) -> None:
+        self._writer = writer
         if self._is_full:
-            paused()
+            writer.pause_writing()
 
     def clear_backpressure(self) -> None:
-        self._pause_owner = self._resume_owner = nothing
+        self._writer = None
 
     def unsent(self) -> int:
         return len(self._buffered) + (len(self.peer.arrived) if self.peer is not None else 0)
@@ -156,7 +156,7 @@ class MemoryTransport(StreamTransport):
         return NotDetachable.NO_SOCKET
 
     def release(self) -> None:
-        """Never called: there is no socket."""
+        """Raise: there is no socket."""
         raise RuntimeError("a stream in memory cannot be detached")
 
     def getHandle(self) -> Any:
@@ -174,7 +174,7 @@ class MemoryTransport(StreamTransport):
             words.append("full")
         return ", ".join(words)
 
-    # What happens in later turns.
+    # Events in later turns.
 
     def _schedule(self) -> None:
         if not self._is_scheduled and self.stream is not None:
@@ -190,7 +190,7 @@ class MemoryTransport(StreamTransport):
             self.abort()
 
     def _do_what_is_due(self) -> None:
-        """End, send, read."""
+        """Do everything that is due in this turn: end, send, read."""
         stream = self.stream
         if stream is None:
             return
@@ -230,7 +230,7 @@ class MemoryTransport(StreamTransport):
             self.peer._schedule()
 
     def _read(self) -> None:
-        """Hand over what has arrived, unless reading is paused, and then the FIN or the reset."""
+        """Deliver the bytes that have arrived, unless reading is paused, and then the FIN or the reset."""
         stream = self.stream
         if self._paused or stream is None:
             return
@@ -248,15 +248,16 @@ class MemoryTransport(StreamTransport):
             stream.readConnectionLost()
 
     def _drained(self) -> None:
-        """The peer has read."""
+        """The peer has read: its receive buffer has room."""
         self._send()
         if self._is_full and not self._buffered:
             self._is_full = False
-            self._resume_owner()
+            if self._writer is not None:
+                self._writer.resume_writing()
         self._schedule()
 
     def _over(self, clean: bool, reset: bool = False) -> None:
-        """reset: tell the peer by a reset, else by a FIN."""
+        """End. reset: the peer gets a reset instead of a FIN."""
         peer, self.peer = self.peer, None
         stream, self.stream = self.stream, None
         self.write = nothing

@@ -69,7 +69,7 @@ class Stage(Protocol):
 
 
 class PreambleOwner(Protocol):
-    """What a preamble tells. After `completed` it tells nothing more; else `gone` comes last."""
+    """The receiver of a preamble's events. Nothing follows `completed`; without it, `gone` is the last one."""
 
     def completed(self, preamble: Preamble, rest: bytes) -> None:
         """All stages are complete; `rest` follows. Take the callbacks of `preamble.stream`, or `reject` the client."""

@@ -1,4 +1,4 @@
-"""Any protocol of Twisted's over a stream: what makes a connector a Twisted endpoint."""
+"""Twisted protocols over a stream, which make a connector a Twisted endpoint."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ktcpvs.streams.stream import Stream
 
 
 def twisted_address(address: SocketAddress) -> IAddress:
-    """A socket's address as Twisted's protocols and factories know it."""
+    """Return a socket's address as an IAddress of Twisted."""
     if isinstance(address, tuple):
         kind: Any = IPv6Address if ":" in address[0] else IPv4Address
         made: IAddress = kind("TCP", *address[:4])
@@ -33,7 +33,7 @@ def twisted_address(address: SocketAddress) -> IAddress:
 
 
 class ProtocolStream(Stream):
-    """A stream whose owner is a protocol that `factory` builds."""
+    """A stream whose owner is a protocol built by `factory`."""
 
     def __init__(self, factory: IProtocolFactory) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class ProtocolStream(Stream):
         factory.doStart()
 
     def begin(self) -> IProtocol:
-        """Build the protocol, now that the stream is connected. Raises NoProtocol, and what the factory raises."""
+        """Build the protocol, once the stream is connected. Raises NoProtocol, and what the factory raises."""
         self.lost = self._connection_lost
         try:
             protocol: Any = self._factory.buildProtocol(twisted_address(self.peer_address))
@@ -129,7 +129,13 @@ class StreamITransport:
             producer.stopProducing()
             return
         self._producer = producer
-        self._stream.set_backpressure(producer.pauseProducing, producer.resumeProducing)
+        self._stream.set_backpressure(self)
+
+    def pause_writing(self) -> None:
+        self._producer.pauseProducing()
+
+    def resume_writing(self) -> None:
+        self._producer.resumeProducing()
 
     def unregisterProducer(self) -> None:
         self._producer = None

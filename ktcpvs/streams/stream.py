@@ -1,7 +1,7 @@
-"""One end of a connection, as a Twisted protocol that tells its owner what happens.
+"""One end of a connection, as a Twisted protocol that reports events to its owner.
 
-The owner sets `dataReceived`, `ended` and `lost`, and sets them anew when the connection's state changes: the state
-decides what a packet means before the packet comes.
+The owner sets `dataReceived`, `ended` and `lost`, and replaces them when the connection's state changes, so that data
+goes to the handler of that state without a further look-up.
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ktcpvs.streams.contract import Detached, NotDetachable, SocketAddress, TLSFacts, address_text
+from ktcpvs.streams.contract import (
+    BackpressuredWriter,
+    Detached,
+    NotDetachable,
+    SocketAddress,
+    TLSFacts,
+    address_text,
+)
 from ktcpvs.streams.transport import StreamTransport
 from ktcpvs.streams.transport import nothing as nothing
 from ktcpvs.streams.twisted_transport import TwistedTransport
@@ -28,20 +35,26 @@ class Stream(Protocol):
     """A `ByteStream`; its methods may be called at any time.
 
     Callbacks: made(): connected. dataReceived(data). ended(): the peer has sent its FIN. lost(clean): the connection is
-    gone; clean: False after a reset or another error. bulk_detected(): the peer sends a lot; at most once, and only
-    where `reports_bulk`.
+    closed; clean: False after a reset or another error. bulk_detected(): the peer has sent much at once; called at most
+    once, and only if `reports_bulk`.
 
-    resting: the owner has all it wants from the peer, and need not hear at once that the peer has gone. timer: of the
-    close, cancelled when the connection is gone. peer_ended: `ended` has been called.
+    resting: the owner expects nothing from the peer now, and need not be notified at once when the peer disconnects.
+    timer: of the close, cancelled when the connection is closed. peer_ended: `ended` has been called.
     """
 
-    transport: Any  # a StreamTransport while the stream is open, else None
-    timer: Timer | None = None
-    peer_ended = False
-    tls: TLSFacts | None = None
-    dataReceived: Callable[[bytes], object]  # type: ignore[assignment]
+    # Twisted's base class gives each stream a dictionary too, but it is made only where something else is set.
+    __slots__ = (
+        "bulk_detected", "connected", "dataReceived", "ended", "is_open", "lost", "made", "peer_ended", "resting",
+        "timer", "tls", "transport", "write", "writev",
+    )  # fmt: skip
 
     def __init__(self, made: Callable[[], object] = nothing) -> None:
+        self.transport: Any = None  # a StreamTransport while the stream is open, else None
+        self.connected = 0
+        self.timer: Timer | None = None
+        self.peer_ended = False
+        self.tls: TLSFacts | None = None
+        self.dataReceived: Callable[[bytes], object] = nothing  # type: ignore[assignment]
         self.made = made
         self.ended: Callable[[], object] = nothing
         self.lost: Callable[[bool], object] = nothing
@@ -51,10 +64,10 @@ class Stream(Protocol):
         self.is_open = False
         self.resting = False
 
-    # What the transport calls.
+    # Called by the transport.
 
     def makeConnection(self, transport: Any) -> None:
-        """`transport` carries the stream from now on: a StreamTransport, or any of Twisted's."""
+        """`transport` carries the stream from now on: a StreamTransport, or one of Twisted's."""
         if not isinstance(transport, StreamTransport):
             transport = TwistedTransport(transport)
         self.connected = 1
@@ -65,7 +78,8 @@ class Stream(Protocol):
 
     def connectionMade(self) -> None:
         self.is_open = True
-        self.made()
+        made, self.made = self.made, nothing  # it would hold memory for as long as the stream lives
+        made()
 
     def readConnectionLost(self) -> None:
         if not self.peer_ended:  # Twisted's transports report a FIN again after each `resume`
@@ -73,33 +87,35 @@ class Stream(Protocol):
             self.ended()
 
     def writeConnectionLost(self) -> None:
-        """Our FIN is sent; nobody waits for that."""
+        """Do nothing: our FIN is sent."""
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         self.over(reason.check(ConnectionDone) is not None)
 
     def over(self, clean: bool) -> None:
-        """The connection is gone. clean: both sides have ended it in order."""
+        """The connection is closed. clean: both sides have ended it with a FIN."""
         self.is_open = False
         if self.timer is not None:
             self.timer.cancel()
         lost, self.lost, self.ended = self.lost, nothing, nothing
         self.dataReceived = self.write = self.writev = nothing
         lost(clean)
-        # No part of a connection refers to the rest of it, so that memory is freed now and not by the cycle collector.
+        # Drop all references between the parts of a connection, so that memory is freed now and not by the garbage
+        # collector.
         self.transport = None
         self.made = self.bulk_detected = nothing
 
-    # What the owner calls.
+    # Called by the owner.
 
     def half_close(self) -> None:
-        """Send what is buffered, then a FIN; reading goes on."""
+        """Send what is buffered, then a FIN; reading continues."""
         if self.is_open:
             self.write = self.writev = nothing
             self.transport.half_close()
 
     def close(self) -> bool:
-        """Send what is buffered, then close. True: nothing is buffered, so the peer cannot delay it."""
+        """Send what is buffered, then close. Return True if nothing is buffered, so that the peer cannot delay the
+        close."""
         if self.is_open:
             self.write = self.writev = nothing
             closes_now: bool = self.transport.close()
@@ -107,7 +123,7 @@ class Stream(Protocol):
         return True
 
     def close_with_reset(self) -> bool:
-        """As `close`, but end with a reset: the peer has not been sent all that there should be."""
+        """As `close`, but end with a reset, because what was sent to the peer is incomplete."""
         if self.is_open:
             self.write = self.writev = nothing
             closes_now: bool = self.transport.close_with_reset()
@@ -130,81 +146,82 @@ class Stream(Protocol):
         if self.is_open:
             self.transport.resume()
 
-    def set_backpressure(self, paused: Callable[[], object], resumed: Callable[[], object]) -> None:
-        """Call `paused` while more than 64 KiB wait to be sent, and `resumed` when most of that has been sent."""
+    def set_backpressure(self, writer: BackpressuredWriter) -> None:
+        """Pause `writer` while more than 64 KiB wait to be sent, and resume it when most of that has been sent."""
         if self.is_open:
-            self.transport.set_backpressure(paused, resumed)
+            self.transport.set_backpressure(writer)
 
     def clear_backpressure(self) -> None:
-        """Call neither any more."""
+        """Do not pause or resume it any more."""
         if self.is_open:
             self.transport.clear_backpressure()
 
-    # What the owner asks.
+    # State, for the owner.
 
     def unsent(self) -> int:
-        """Bytes that the peer has not acknowledged, in this process and in the system; 0 when the stream is over."""
+        """Return the bytes that the peer has not acknowledged, in this process and in the system; 0 if the stream is
+        over."""
         unsent: int = self.transport.unsent() if self.is_open else 0
         return unsent
 
     def is_gone(self) -> bool:
-        """True when the peer has reset the connection, even if that was not read yet."""
+        """Return whether the peer has reset the connection, even if that was not read yet."""
         return not self.is_open or self.transport.is_gone()
 
     def has_input(self) -> bool:
-        """True when bytes, a FIN or a reset have come that were not read yet."""
+        """Return whether bytes, a FIN or a reset have come that were not read yet."""
         return not self.is_open or self.transport.has_input()
 
     def has_ended(self) -> bool:
-        """True when the peer has sent its FIN, even if that was not read yet."""
+        """Return whether the peer has sent its FIN, even if that was not read yet."""
         return self.is_open and self.transport.has_ended()
 
     @property
     def peer_address(self) -> SocketAddress:
-        """The address of the other end; None when the stream is over."""
+        """The address of the other end; None if the stream is over."""
         address: SocketAddress = self.transport.peer_address if self.transport is not None else None
         return address
 
     @property
     def local_address(self) -> SocketAddress:
-        """The address of this end; None when the stream is over."""
+        """The address of this end; None if the stream is over."""
         address: SocketAddress = self.transport.local_address if self.transport is not None else None
         return address
 
     @property
     def is_unix(self) -> bool:
-        """True for a unix socket's stream that is open."""
+        """Whether this is an open stream over a unix socket."""
         return self.is_open and self.transport.is_unix
 
     @property
     def reports_bulk(self) -> bool:
-        """True when the transport calls `bulk_detected`."""
+        """Whether the transport calls `bulk_detected`."""
         return self.is_open and self.transport.reports_bulk
 
     def keep_urgent_data_in_place(self) -> None:
-        """Read urgent data where it stands among the rest; else reads leave it out."""
+        """Read urgent data in its place among other data; otherwise reads skip it."""
         if self.is_open:
             self.transport.keep_urgent_data_in_place()
 
     # The hand-over to a relay engine.
 
     def detach_obstacle(self) -> NotDetachable | None:
-        """None, or why `detach` is not possible now."""
+        """Return None, or why `detach` is not possible now."""
         if not self.is_open:
             return NotDetachable.NOT_OPEN
         obstacle: NotDetachable | None = self.transport.detach_obstacle()
         return obstacle
 
     def duplicate_socket(self) -> socket.socket:
-        """The stream's socket by another descriptor, non-blocking. Raises OSError."""
+        """Return a duplicate of the stream's socket, non-blocking. Raises OSError."""
         sock: socket.socket = self.transport.duplicate_socket()
         return sock
 
     def detach(self, onto: Detached, sock: socket.socket | None = None) -> socket.socket | NotDetachable:
-        """Give the socket to a relay engine; the stream goes on over the transport `onto`.
+        """Give the socket to a relay engine; the stream continues over the transport `onto`.
 
-        sock: a `duplicate_socket` made before, of a stream without `detach_obstacle`; then nothing can fail. Returns
-        the socket, which `onto` closes, or the obstacle. Raises OSError, and then nothing has happened.
+        sock: from `duplicate_socket` of a stream without `detach_obstacle`; then this cannot fail. Returns the socket,
+        which `onto` closes, or the obstacle. Raises OSError; then nothing has changed.
         """
         if sock is None:
             obstacle = self.detach_obstacle()

@@ -1,4 +1,4 @@
-"""What a stream asks of its transport, and what transports over sockets have in common."""
+"""The interface of a stream's transport, and a base class of transports over sockets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-from ktcpvs.streams.contract import NotDetachable, SocketAddress, address_text
+from ktcpvs.streams.contract import BackpressuredWriter, NotDetachable, SocketAddress, address_text
 from ktcpvs.system import sockets
 from ktcpvs.system.sockets import RESET_ON_CLOSE, read_urgent_in_place
 
@@ -18,43 +18,43 @@ NONBLOCKING = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
 def nothing(*_: Any) -> None:
-    """The callback of an owner that does not want to hear of something."""
+    """Do nothing: the callback of an owner that ignores an event."""
 
 
 class Backpressure:
-    """A producer of Twisted's that calls two functions, each once when things have changed."""
+    """A Twisted producer that pauses and resumes a writer, without repetition."""
 
-    __slots__ = ("_is_paused", "_paused", "_resumed")
+    __slots__ = ("_is_paused", "_writer")
 
-    def __init__(self, paused: Callable[[], object], resumed: Callable[[], object]) -> None:
-        self._paused = paused
-        self._resumed = resumed
+    def __init__(self, writer: BackpressuredWriter) -> None:
+        self._writer = writer
         self._is_paused = False
 
     def pauseProducing(self) -> None:
         if not self._is_paused:
             self._is_paused = True
-            self._paused()
+            self._writer.pause_writing()
 
     def resumeProducing(self) -> None:
         if self._is_paused:
             self._is_paused = False
-            self._resumed()
+            self._writer.resume_writing()
 
     def stopProducing(self) -> None:
-        """The transport is gone: the stream tells its owner."""
+        """Do nothing: the stream notifies its owner of the end."""
 
 
 class StreamTransport(ABC):
-    """What carries the bytes of one stream. The methods are those of `ByteStream`, for a stream that is open.
+    """Base class of transports, each of which carries one stream. The methods are those of `ByteStream`, for an open
+    stream.
 
-    write: sends bytes. A transport that replaces it sets it in its stream too (`stream.write`).
+    write: sends bytes. A transport that replaces it must replace `stream.write` too.
     """
 
     __slots__ = ()
 
     reports_bulk: ClassVar[bool] = False
-    """True when it calls `bulk_detected`."""
+    """Whether it calls `bulk_detected`."""
 
     write: Callable[[bytes], object]
 
@@ -81,7 +81,7 @@ class StreamTransport(ABC):
     def resume(self) -> None: ...
 
     @abstractmethod
-    def set_backpressure(self, paused: Callable[[], object], resumed: Callable[[], object]) -> None: ...
+    def set_backpressure(self, writer: BackpressuredWriter) -> None: ...
 
     @abstractmethod
     def clear_backpressure(self) -> None: ...
@@ -111,24 +111,25 @@ class StreamTransport(ABC):
 
     @abstractmethod
     def release(self) -> None:
-        """Close this descriptor of the socket and tell nobody. While a duplicate is open, the peer notices nothing."""
+        """Close this descriptor of the socket without notification. While a duplicate is open, the peer notices
+        nothing."""
 
     @abstractmethod
     def getHandle(self) -> Any:
-        """The socket, for its options; None when there is none."""
+        """Return the socket, for its options; None if there is none."""
 
     @abstractmethod
     def state(self) -> str:
-        """Its state in a word or a few, for logs."""
+        """Return its state in a few words, for logs."""
 
     @property
     def is_unix(self) -> bool:
-        """True for a unix socket."""
+        """Whether this is a unix socket."""
         handle = self.getHandle()
         return handle is not None and handle.family == socket.AF_UNIX
 
     def keep_urgent_data_in_place(self) -> None:
-        """Read urgent data where it stands among the rest; else reads leave it out."""
+        """Read urgent data in its place among other data; otherwise reads skip it."""
         handle = self.getHandle()
         if handle is not None:
             read_urgent_in_place(handle)
@@ -151,13 +152,13 @@ class StreamTransport(ABC):
 
 
 class SocketTransport(StreamTransport):
-    """A transport over a socket, which knows what its owner asks about the peer."""
+    """A transport over a socket, which answers questions about the peer from the socket's state."""
 
     __slots__ = ()
 
     @abstractmethod
     def buffered(self) -> int:
-        """Bytes that were written and that the system has not taken yet."""
+        """Return the bytes written that the system has not accepted yet."""
 
     def unsent(self) -> int:
         handle = self.getHandle()
@@ -185,7 +186,7 @@ class SocketTransport(StreamTransport):
 
 
 def peer_of(sock: Any) -> SocketAddress:
-    """The address of a socket's peer; None when the peer is gone."""
+    """Return the address of a socket's peer; None if the peer has disconnected."""
     try:
         address: SocketAddress = sock.getpeername()
     except (OSError, AttributeError):
@@ -194,7 +195,7 @@ def peer_of(sock: Any) -> SocketAddress:
 
 
 def local_of(sock: Any) -> SocketAddress:
-    """A socket's own address; None when it is closed."""
+    """Return a socket's own address; None if it is closed."""
     try:
         address: SocketAddress = sock.getsockname()
     except (OSError, AttributeError):
@@ -203,7 +204,7 @@ def local_of(sock: Any) -> SocketAddress:
 
 
 def reset_on_close(sock: Any) -> None:
-    """From now on closing the socket drops what was not sent and resets the peer. A unix socket has no resets."""
+    """Make close(2) drop unsent bytes and reset the peer. A unix socket has no resets."""
     if sock.family != socket.AF_UNIX:
-        with contextlib.suppress(OSError):  # the peer has closed it already
+        with contextlib.suppress(OSError):  # the peer has already closed it
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)

@@ -1,4 +1,4 @@
-"""A stream over any transport of Twisted's: TCP, unix, or one without a socket, as in tests."""
+"""A stream over any of Twisted's transports: TCP, unix, or one without a socket, as in tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
-from ktcpvs.streams.contract import NotDetachable, SocketAddress
+from ktcpvs.streams.contract import BackpressuredWriter, NotDetachable, SocketAddress
 from ktcpvs.streams.transport import NONBLOCKING, Backpressure, SocketTransport, nothing, reset_on_close
 
 
@@ -28,7 +28,9 @@ class TwistedTransport(SocketTransport):
         self.writev: Callable[[Sequence[bytes]], object] = twisted.writeSequence
         set_no_delay = getattr(twisted, "setTcpNoDelay", None)
         if set_no_delay is not None:
-            with contextlib.suppress(OSError):  # a unix socket, or a peer that is gone, which reading will tell
+            with contextlib.suppress(
+                OSError
+            ):  # a unix socket, or a peer that has disconnected, which reading will report
                 set_no_delay(True)
 
     def half_close(self) -> None:
@@ -40,7 +42,7 @@ class TwistedTransport(SocketTransport):
         twisted = self.twisted
         twisted.unregisterProducer()
         if getattr(twisted, "_writeDisconnected", False) and twisted.connected and not twisted.disconnecting:
-            # After the FIN, Twisted would report the end within this call.
+            # Twisted would report the end within this call if it sent the FIN now.
             twisted.stopReading()
             twisted.stopWriting()
             twisted.disconnecting = 1
@@ -57,7 +59,7 @@ class TwistedTransport(SocketTransport):
         handle = self.getHandle()
         if handle is not None and handle.family != socket.AF_UNIX:
             reset_on_close(handle)
-            self.twisted._shouldShutdown = False  # a FIN before the reset would look like an orderly end
+            self.twisted._shouldShutdown = False  # a FIN before the reset would look like a clean end
         return self.close()
 
     def abort(self) -> None:
@@ -69,13 +71,13 @@ class TwistedTransport(SocketTransport):
     def resume(self) -> None:
         self.twisted.resumeProducing()
 
-    def set_backpressure(self, paused: Callable[[], object], resumed: Callable[[], object]) -> None:
+    def set_backpressure(self, writer: BackpressuredWriter) -> None:
         twisted = self.twisted
         twisted.unregisterProducer()
-        producer = Backpressure(paused, resumed)
+        producer = Backpressure(writer)
         twisted.registerProducer(producer, True)
         if isinstance(twisted, FileDescriptor):
-            twisted._maybePauseProducer()  # Twisted itself looks only when something is written
+            twisted._maybePauseProducer()  # Twisted itself checks only when something is written
 
     def clear_backpressure(self) -> None:
         self.twisted.unregisterProducer()
@@ -109,7 +111,7 @@ class TwistedTransport(SocketTransport):
         if twisted._writeDisconnecting or twisted._writeDisconnected:
             return NotDetachable.HALF_CLOSED
         try:
-            # Twisted does not know whether the stream's owner has been told of a FIN.
+            # Twisted does not record whether the stream's owner was notified of a FIN.
             if not twisted.socket.recv(1, socket.MSG_PEEK | NONBLOCKING):
                 return NotDetachable.PEER_ENDED
         except BlockingIOError:
@@ -119,21 +121,21 @@ class TwistedTransport(SocketTransport):
         return NotDetachable.BUFFERED if self.buffered() else None
 
     def release(self) -> None:
-        """As Twisted's connectionLost, without a word to the protocol. loseConnection would shut the socket down."""
+        """As Twisted's connectionLost, without notifying the protocol. loseConnection would shut the socket down."""
         twisted = self.twisted
         twisted.stopReading()
         twisted.stopWriting()
         twisted.unregisterProducer()
         twisted.connected = 0
         twisted.disconnected = 1
-        twisted.doRead = twisted.doWrite = nothing  # the reactor may be about to call them for what was ready
+        twisted.doRead = twisted.doWrite = nothing  # the reactor may be about to call them for a ready event
         twisted.socket.close()
         del twisted.protocol, twisted.socket, twisted.fileno
         if hasattr(twisted, "connector"):
-            del twisted.connector  # it holds the transport, and would be held by it
+            del twisted.connector  # breaks a reference cycle
 
     def getHandle(self) -> Any:
-        """The socket; None when the transport has none."""
+        """Return the socket; None if the transport has none."""
         get = getattr(self.twisted, "getHandle", None)
         handle = get() if get is not None else None
         return handle if hasattr(handle, "family") else None
@@ -150,7 +152,7 @@ class TwistedTransport(SocketTransport):
             words.append("paused")
         return ", ".join(words)
 
-    # Twisted's names, for owners that know the transport as Twisted's.
+    # Twisted's names, for owners that use the transport as one of Twisted's.
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         self.twisted.registerProducer(producer, streaming)
@@ -164,7 +166,7 @@ class TwistedTransport(SocketTransport):
 
 
 def _socket_address(address: Any) -> SocketAddress:
-    """An IAddress of Twisted's as the socket module has it."""
+    """Convert an IAddress of Twisted to an address as in the socket module."""
     if isinstance(address, (IPv4Address, IPv6Address)):
         return address.host, address.port
     if isinstance(address, UNIXAddress):

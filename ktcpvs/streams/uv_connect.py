@@ -1,6 +1,6 @@
-"""Connect to a server over uvloop's own transports, trying a name's addresses until one answers (RFC 8305).
+"""Connect to a server over uvloop's own transports, trying a name's addresses until one responds (RFC 8305).
 
-The next address is tried when one has failed, or has not answered within STAGGER seconds.
+The next address is tried when one has failed, or has not responded within ATTEMPT_DELAY seconds.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from ktcpvs.model.address import Address, Unix
 from ktcpvs.streams.stream import Stream
 from ktcpvs.streams.uv_transport import ConnectingProtocol, UVTransport
 
-STAGGER = 0.3
+ATTEMPT_DELAY = 0.3
 """Seconds after which the next address of a name is tried too."""
 
 RETRY_DELAY = 0.02
-"""Seconds until a unix socket is tried again whose backlog is full: the kernel does not wait for room in it."""
+"""Seconds until a unix socket is tried again whose backlog is full, since the kernel does not wait for room in it."""
 
 NumericAddress = tuple[str, int] | str
 """A numeric host and its port, or the path of a unix socket."""
@@ -47,7 +47,7 @@ def connect(
 
 
 class HappyEyeballs:
-    """Connects a stream to the first of several addresses that answers (RFC 8305, section 5).
+    """Connects a stream to the first of several addresses that responds (RFC 8305, section 5).
 
     connected: fires with the stream, or fails with the error of the last attempt. timeout: seconds for each attempt.
     """
@@ -72,7 +72,7 @@ class HappyEyeballs:
         self._fail(DNSLookupError(why.getErrorMessage()))
 
     def try_all(self, addresses: list[NumericAddress]) -> None:
-        """Try them in this order."""
+        """Try the addresses in this order."""
         self._left = addresses[::-1]
         self._try_next()
 
@@ -87,10 +87,10 @@ class HappyEyeballs:
         self._stop_stagger()
         self._attempts.append(_Attempt(self, self._loop, self._left.pop(), self._timeout))
         if self._left:
-            self._stagger = self._loop.call_later(STAGGER, self._try_next)
+            self._stagger = self._loop.call_later(ATTEMPT_DELAY, self._try_next)
 
     def connected(self, attempt: _Attempt, transport: UVTransport) -> None:
-        """The first attempt to succeed ends the others."""
+        """Use the connection of the first attempt that succeeds, and stop the others."""
         connected, self._connected = self._connected, None
         self._attempts.remove(attempt)
         self._cancel_attempts()
@@ -151,7 +151,7 @@ class _Attempt:
         return self._connecting
 
     def cancel(self) -> None:
-        """Stop; the owner is not told."""
+        """Stop, without notifying the owner."""
         self._over()
 
     def _over(self) -> HappyEyeballs | None:
@@ -166,7 +166,7 @@ class _Attempt:
         return owner
 
     def _connected(self, transport: UVTransport) -> None:
-        self._task = None  # it is about to end by itself, and would close the connection if it were cancelled
+        self._task = None  # the task is about to end, and would close the connection if it were cancelled
         owner = self._over()
         if owner is not None:
             owner.connected(self, transport)

@@ -1,9 +1,8 @@
-"""A stream's transport over uvloop's own transports: what Twisted's transports do, with less in between.
+"""A stream's transport over uvloop's own transports, with less overhead than Twisted's transports.
 
-`write` is uvloop's own method, and what comes goes to the `dataReceived` that the stream has at that moment. Three
-habits of uvloop are mended here, so that a stream sees what it sees over Twisted: uvloop may take a reset that follows
-data for an orderly end, closes without a FIN when bytes are unread, and reads from a new connection even when reading
-is paused.
+`write` is uvloop's own method, and received data goes directly to the stream's current `dataReceived`. To behave as
+Twisted does, this module works around three properties of uvloop: it may report a reset that follows data as a clean
+end, closes without a FIN if bytes are unread, and reads from a new connection even while reading is paused.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import Any
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ktcpvs.streams.contract import NotDetachable, SocketAddress
+from ktcpvs.streams.contract import BackpressuredWriter, NotDetachable, SocketAddress
 from ktcpvs.streams.transport import (
     NONBLOCKING,
     Backpressure,
@@ -32,22 +31,21 @@ from ktcpvs.streams.transport import (
 _log = Logger(namespace="ktcpvs")
 
 BULK_READ_SIZE = 64 << 10
-"""A peer that sends this many bytes at once is read in pieces from then on: uvloop itself reads 250 KiB at once, and
-all of it stays in memory until its last byte has been sent to a slow reader."""
+"""A peer that sends this many bytes at once is read in smaller pieces from then on: uvloop itself reads 250 KiB at
+once, all of which stays in memory until its last byte has been sent to a slow reader."""
 
 FIRST_READ_SIZE = 16 << 10
-"""Bytes that are read at once from a new client: its request, and not all of an upload."""
+"""The most bytes of the first read from a new client: enough for a request, but not for a whole upload."""
 
 _buffer = memoryview(bytearray(128 << 10))
 """The buffer for reading in pieces, shared by all; nothing stays in it."""
 
 
 class UVTransport(SocketTransport):
-    """Two roles in one object: the protocol that uvloop calls (`data_received` and the like), and the transport that
-    the stream calls.
+    """A stream's transport, which is also the protocol that uvloop calls (`data_received` and the like).
 
-    stream: the Stream that it carries, or what stands in for it while its first bytes are held; None when it is over.
-    sock: the socket where this object owns it, else None.
+    stream: the Stream that it carries, or its substitute while its first bytes are held; None when it is over. sock:
+    the socket if this object owns it, else None.
     """
 
     __slots__ = (
@@ -58,30 +56,31 @@ class UVTransport(SocketTransport):
     reports_bulk = True
 
     def __init__(self, stream: Any, sock: socket.socket | None = None, peer: SocketAddress = None) -> None:
-        """peer: the address that accept() told, if it did."""
+        """peer: the address from accept(), for an accepted socket."""
         self.stream = stream
         self._sock: Any = sock
         self._peer = peer
         self._uv: Any = None  # uvloop's transport, once there is one
-        self._loop: AbstractEventLoop | None = None  # gets the socket, if the connection lasts
-        self._attaches = False  # the loop is getting it, or has it
-        self._early: list[bytes] | None = None  # written before, and not sent at once
+        self._loop: AbstractEventLoop | None = None  # gets the socket, unless the connection ends before
+        self._attaches = False  # the loop has the socket, or is about to get it
+        self._early: list[bytes] | None = None  # written before that, and not sent at once
         self.write: Callable[[bytes], object] = self._write_early
         self._producer: Any = None
         self._full = False  # the producer must wait
         self._paused = False
         self._peer_ended = False
         self._half_closed = False  # our FIN follows what is buffered
-        self._fin_sent = False  # when it was asked for, nothing was buffered
+        self._fin_sent = False  # nothing was buffered when it was requested
         self._closing = False
-        self._aborted = False  # by us, or by the peer where uvloop reports an end
-        self._sends_fin = True  # before the close
+        self._aborted = False  # by us, or by the peer when uvloop reports an end
+        self._sends_fin = True  # before closing
 
     # An accepted connection begins on its bare socket. Many clients have sent their request already, get their response
-    # by one write, and are gone: these are not worth the work that the loop does to take a socket.
+    # # by one write, and disconnect: for these, giving the socket to the loop would be wasted work.
 
     def start(self, loop: AbstractEventLoop) -> None:
-        """Read what has come already, if the stream reads; give the socket to `loop`, unless that was all it wants.
+        """Read what has already come, if the stream reads; then give the socket to `loop`, unless the connection is
+        over.
 
         Raises what `dataReceived` raises.
         """
@@ -109,9 +108,9 @@ class UVTransport(SocketTransport):
         if self._attaches or loop is None or self.stream is None or self._closing or self._aborted:
             return
         self._attaches = True
-        # This coroutine waits once, for what the loop does in its next turn. Our callback runs right after that, before
-        # anything is read; a task would run one turn later.
-        attaching = loop.connect_accepted_socket(self._itself, self._sock)
+        # This coroutine waits once, for the loop's next turn. Our callback runs right after that, before anything is
+        # read; a task would run one turn later.
+        attaching = loop.connect_accepted_socket(self._as_protocol, self._sock)
         try:
             attaching.send(None)
         except Exception:
@@ -121,11 +120,11 @@ class UVTransport(SocketTransport):
             return
         loop.call_soon(self._attached, attaching)
 
-    def _itself(self) -> Any:
+    def _as_protocol(self) -> Any:
         return self
 
     def _attached(self, attaching: Coroutine[Any, Any, Any]) -> None:
-        """The loop has the socket and would read from now on: first do what the owner has asked for meanwhile."""
+        """The loop has the socket and would read from now on: first do what the owner has requested meanwhile."""
         with contextlib.suppress(StopIteration):
             attaching.send(None)
         early, self._early = self._early, None
@@ -142,7 +141,7 @@ class UVTransport(SocketTransport):
                 self._uv.pause_reading()
 
     def _write_early(self, data: bytes) -> None:
-        if self._uv is not None:  # somebody has kept an older `write`
+        if self._uv is not None:  # called through a reference to an older `write`
             self.write(data)
             return
         if self._half_closed or self._closing or self._aborted:
@@ -150,7 +149,7 @@ class UVTransport(SocketTransport):
         if self._early is None:
             sent = 0
             if not self._attaches:
-                with contextlib.suppress(OSError):  # full, or over: the loop will tell
+                with contextlib.suppress(OSError):  # full, or over: the loop will report it
                     sent = self._sock.send(data, NONBLOCKING)
             if sent == len(data):
                 return
@@ -160,7 +159,7 @@ class UVTransport(SocketTransport):
             self._early.append(data)
 
     def _close_bare(self) -> None:
-        """The end of a connection that the loop never had."""
+        """Close a connection whose socket the loop never got."""
         if self._aborted:
             self._reset_on_close()
         elif self._sends_fin:
@@ -168,7 +167,7 @@ class UVTransport(SocketTransport):
         self._sock.close()
         self._over(not self._aborted)
 
-    # What uvloop calls.
+    # Called by uvloop.
 
     def connection_made(self, uv: Any) -> None:
         self._uv = uv
@@ -181,7 +180,7 @@ class UVTransport(SocketTransport):
             stream.write, stream.writev = uv.write, uv.writelines
 
     def begin(self, stream: Any, made: Callable[[Any], object]) -> None:
-        """Carry `stream` from now on; then call `made(stream)`."""
+        """Carry `stream` from now on, and call `made(stream)`."""
         self.stream = stream
         try:
             stream.makeConnection(self)
@@ -203,8 +202,8 @@ class UVTransport(SocketTransport):
         self.stream.dataReceived(_buffer[:size].tobytes())
 
     def eof_received(self) -> bool:
-        """The peer has ended; or it has reset the connection while data was waiting, which libuv 1.48 reports as an
-        end."""
+        """The peer has sent a FIN; or it has reset the connection while data was waiting, which libuv 1.48 reports in
+        the same way."""
         if self.getHandle().getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) not in (0, errno.EPIPE):
             self._aborted = True
             self._uv.abort()
@@ -227,7 +226,7 @@ class UVTransport(SocketTransport):
         """error: of the system, or raised by the stream's owner; None when the connection was closed or aborted."""
         if error is not None and error.__traceback__ is not None:
             self._reset_on_close()
-            if isinstance(error, OSError):  # uvloop takes it for an error of the connection, and logs nothing
+            if isinstance(error, OSError):  # uvloop treats it as an error of the connection, and logs nothing
                 _log.failure("a stream failed", Failure(error))
         elif error is not None and not (self._aborted or self._peer_ended):
             self._read_the_rest()
@@ -246,7 +245,7 @@ class UVTransport(SocketTransport):
         try:
             while self.stream is not None and (data := sock.recv(len(_buffer), NONBLOCKING)):
                 self.stream.dataReceived(data)
-        except OSError:  # all of it has been read
+        except OSError:  # everything has been read
             return
         except Exception:
             _log.failure("a stream failed")
@@ -262,10 +261,10 @@ class UVTransport(SocketTransport):
         if stream is not None:
             stream.over(clean)
 
-    # What the stream and its owner call.
+    # Called by the stream and its owner.
 
     def _drop_writes(self) -> None:
-        """What is written from now on is dropped."""
+        """Drop everything that is written from now on."""
         self.write = nothing
         if self.stream is not None:
             self.stream.write = self.stream.writev = nothing
@@ -280,8 +279,8 @@ class UVTransport(SocketTransport):
     def _writev_early(self, pieces: Sequence[bytes]) -> None:
         self.write(b"".join(pieces))
 
-    def set_backpressure(self, paused: Callable[[], object], resumed: Callable[[], object]) -> None:
-        self._producer = producer = Backpressure(paused, resumed)
+    def set_backpressure(self, writer: BackpressuredWriter) -> None:
+        self._producer = producer = Backpressure(writer)
         if self._full:
             producer.pauseProducing()
 
@@ -396,7 +395,7 @@ class UVTransport(SocketTransport):
 
     @property
     def is_paused(self) -> bool:
-        """True while its owner does not read."""
+        """Whether the owner has paused reading."""
         return self._paused
 
     def state(self) -> str:
@@ -418,18 +417,18 @@ class UVTransport(SocketTransport):
         reset_on_close(self.getHandle())
 
     def _shut_down(self) -> None:
-        """Send a FIN before the close, which sends none when bytes are unread."""
+        """Send a FIN before closing, since close(2) sends none if bytes are unread."""
         handle = self.getHandle()
         ours = isinstance(handle, socket.socket)
         sock = handle if ours else socket.socket(handle.family, handle.type, 0, handle.fileno())
         try:
-            with contextlib.suppress(OSError):  # the peer has closed it already
+            with contextlib.suppress(OSError):  # the peer has already closed it
                 sock.shutdown(socket.SHUT_RDWR)
         finally:
             if not ours:
                 sock.detach()
 
-    # Twisted's names, for owners that know the transport as Twisted's.
+    # Twisted's names, for owners that use the transport as one of Twisted's.
 
     writeSequence = writev
     pauseProducing = pause
@@ -440,7 +439,7 @@ class UVTransport(SocketTransport):
     unregisterProducer = clear_backpressure
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """As Twisted's: pauses `producer` when it is full, and resumes it when most is sent."""
+        """As in Twisted: pause `producer` when the buffer is full, and resume it when most is sent."""
         if self._producer is not None:
             raise RuntimeError(f"{producer} cannot be registered: {self._producer} is")
         if self.stream is None:
@@ -467,14 +466,14 @@ class _PieceReader:
         self.resume_writing = transport.resume_writing
 
     def get_buffer(self, size: int) -> memoryview:
-        """The buffer to read into; size: what libuv suggests."""
+        """Return the buffer to read into. size: suggested by libuv."""
         return _buffer
 
 
 class _HeldStream:
-    """Stands in for a stream that was paused when its connection was made.
+    """The substitute for a stream that was paused when its connection was made.
 
-    uvloop begins to read then in any case; so the first bytes are held until the stream is resumed.
+    uvloop begins to read nevertheless, so the first bytes are held until the stream is resumed.
     """
 
     __slots__ = ("_data", "_ended", "_released", "_stream", "_transport")
@@ -518,19 +517,19 @@ class _HeldStream:
         self._stream.over(clean)
 
     def give_back(self) -> None:
-        """The stream takes its place again, and gets what was held."""
+        """Restore the stream, and pass it the held bytes."""
         transport, data, self._data = self._transport, self._data, b""
         transport.stream = self._stream
         if data:
             self._stream.dataReceived(data)
 
     def release(self) -> None:
-        """The stream goes on: in the next turn it gets what was held."""
+        """The stream was resumed: pass it the held bytes in the next turn."""
         if not self._released:
             self._released = True
-            get_running_loop().call_soon(self._go_on)
+            get_running_loop().call_soon(self._resume_stream)
 
-    def _go_on(self) -> None:
+    def _resume_stream(self) -> None:
         transport, stream = self._transport, self._stream
         self._released = False
         if transport.stream is not self or transport.is_paused:
@@ -548,12 +547,12 @@ class _HeldStream:
 
 
 class ConnectingProtocol:
-    """What uvloop calls when a connection that this process makes is there; then a UVTransport takes its place."""
+    """The protocol of a connection that is being established; a UVTransport replaces it when the connection is open."""
 
     __slots__ = ("_connected",)
 
     def __init__(self, connected: Callable[[UVTransport], object]) -> None:
-        """connected: called with the transport; it may `begin` it, or else the connection is closed."""
+        """connected: called with the transport; unless it calls its `begin`, the connection is closed."""
         self._connected = connected
 
     def connection_made(self, uv: Any) -> None:
@@ -569,8 +568,7 @@ class ConnectingProtocol:
 
 
 def adopt_socket(loop: AbstractEventLoop, sock: socket.socket, peer: SocketAddress, stream: Any) -> None:
-    """Let `stream` speak over an accepted socket. peer: its address. Raises what the stream's owner or the system
-    raises."""
+    """Attach `stream` to an accepted socket. peer: its address. Raises what the stream's owner or the system raises."""
     transport = UVTransport(stream, sock, peer)
     try:
         stream.makeConnection(transport)

@@ -1,1 +1,1 @@
-"""What the operating system and the installation provide: sockets, BPF, files, processes, plugins, logs."""
+"""Interfaces to the operating system and the installation: sockets, BPF, files, processes, plugins, logs."""

@@ -9,7 +9,7 @@ from ktcpvs.errors import CannotListen, shorten
 
 PROCESS, COUNT, NAMES = "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"
 
-FIRST = 3
+FIRST_DESCRIPTOR = 3
 """The first descriptor; the others follow it (SD_LISTEN_FDS_START)."""
 
 
@@ -36,7 +36,7 @@ def handed_in() -> list[tuple[str, socket.socket]]:
         os.environ.pop(name, None)
     names = began.get(NAMES, "").split(":")
     for place in range(_count(began)):
-        descriptor, name = FIRST + place, names[place] if place < len(names) else ""
+        descriptor, name = FIRST_DESCRIPTOR + place, names[place] if place < len(names) else ""
         try:
             os.set_inheritable(descriptor, False)
             sock = socket.socket(fileno=descriptor)

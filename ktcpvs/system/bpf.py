@@ -30,7 +30,7 @@ _MAP_CREATE, _LOOKUP, _UPDATE, _DELETE, _PROG_LOAD, _PROG_ATTACH, _PROG_DETACH =
 _SK_SKB, _SK_SKB_VERDICT = 14, 38
 _LOG_SIZE = 1 << 20
 _MAX_ATTEMPTS = 5
-"""How often loading a program is tried when the kernel was interrupted."""
+"""The most attempts to load a program when the kernel was interrupted."""
 
 _NUMBER_OF_CALL = {"x86_64": 321, "aarch64": 280, "riscv64": 280}
 _BUSY, _DISCARD = 1 << 31, 1 << 30

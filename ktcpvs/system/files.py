@@ -98,8 +98,8 @@ def untrusted_folder(path: str, owner: int | None = None) -> str | None:
 
 
 def untrusted_socket(path: str) -> str | None:
-    """Return why a user other than root, this user, and the owner whom root chose for the folder may have created the
-    unix socket at `path`; None if that is impossible, or if there is no folder.
+    """Return why a user other than root, this user, and the folder's owner may have created the unix socket at `path`;
+    None if that is impossible, or if there is no folder.
 
     The owner of the folder decides, not that of the socket: systemd gives the socket to the service's user
     (SocketUser).

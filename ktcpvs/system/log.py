@@ -27,7 +27,7 @@ FAILURE_INTERVAL = 60
 """Seconds between two tracebacks of the same failure: one that every request causes must not fill the disk."""
 
 MAX_KNOWN_FAILURES = 64
-"""How many different failures are remembered; then all are forgotten."""
+"""The most different failures that are remembered; beyond that, all are forgotten."""
 
 
 class EventLog:

@@ -1,4 +1,4 @@
-"""Cancels pending results that are not needed any more: of a scheduler, a check or a look-up."""
+"""Cancels pending results that are no longer needed: of a scheduler, a check or a look-up."""
 
 from __future__ import annotations
 

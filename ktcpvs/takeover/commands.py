@@ -3,7 +3,7 @@
     >> TakeOver        the old daemon takes no more edits, and makes the inventory
     >> TakePage ...    the inventory, one page at a time
     >> TakeSocket ...  the listening sockets, one at a time
-                       the new daemon gets ready; if it ends, the old daemon goes on
+                       the new daemon gets ready; if it ends, the old daemon continues
     >> Commit          the new daemon serves from now on
 
 Answers carry descriptors, so the connection must be a unix socket. Daemons of two versions speak this protocol with
@@ -17,7 +17,7 @@ from twisted.protocols import amp
 from ktcpvs.control.commands import ERRORS
 
 PROTOCOL = 1
-"""To be raised when a daemon that speaks the protocol as before could not take part any more."""
+"""To be increased when daemons with the former protocol can no longer take part."""
 
 
 class _Command(amp.Command):

@@ -1,7 +1,8 @@
-"""The old daemon's side of a takeover: it hands over what it has, then drains; if nothing comes of it, it goes on.
+"""The old daemon's side of a takeover: it hands over its table and sockets, then drains; if the takeover fails, it
+continues.
 
-From TakeOver to Commit edits wait. If the new daemon's connection ends before Commit, or Commit does not come in time,
-edits go on and nothing has happened.
+Edits wait between TakeOver and Commit. If the new daemon's connection ends before Commit, or Commit does not come in
+time, edits resume and nothing has changed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ktcpvs.errors import BadValue, Busy, CannotTakeOver
 from ktcpvs.model.address import Address
 from ktcpvs.runtime.inherited_sockets import InheritedSockets
 from ktcpvs.services.director import Director
-from ktcpvs.services.running import HANDED_OVER_TIME
+from ktcpvs.services.running import LATE_CLOSE_DELAY
 from ktcpvs.system.log import ANNOUNCE, EventLog
 from ktcpvs.system.process import peer_process
 from ktcpvs.system.sockets import distinct, file_of, share_among
@@ -29,11 +30,11 @@ from ktcpvs.takeover.commands import PROTOCOL, Commit, TakeOver, TakePage, TakeS
 from ktcpvs.takeover.inventory import ACTIVATED, CONTROL, SERVICE, Inventory, SocketRecord
 
 COMMIT_TIMEOUT = 60.0
-"""Seconds from TakeOver to Commit; then this daemon closes the new one's connection, and goes on."""
+"""Seconds from TakeOver to Commit; then this daemon closes the new one's connection, and continues."""
 
 
 class HandoverSource:
-    """Hands over what a daemon has, to one new daemon at a time. is_committed: it has been handed over."""
+    """Hands over table and sockets, to one new daemon at a time. is_committed: the new daemon has taken over."""
 
     def __init__(
         self,
@@ -67,9 +68,9 @@ class HandoverSource:
             self._timeout = None
 
     def delay_next(self) -> None:
-        """Refuse a takeover for a few seconds: the daemon before this one still listens on sockets that this one does
-        not use, and until it stops, the order of the sockets is not known."""
-        self._not_before = self._director.context.reactor.seconds() + HANDED_OVER_TIME + 1
+        """Refuse takeovers for a few seconds: the old daemon still listens on sockets that this one does not use, and
+        until it stops, the order of the sockets is not known."""
+        self._not_before = self._director.context.reactor.seconds() + LATE_CLOSE_DELAY + 1
 
     async def begin(self, target: HandoverConnection, version: str) -> dict[str, Any]:
         """Pause edits, and make the inventory. target: the new daemon's connection. version: of the new daemon.
@@ -81,12 +82,12 @@ class HandoverSource:
         if self.is_committed or self._target is not None:
             raise Busy("another daemon takes over already")
         if reactor.seconds() < self._not_before:
-            raise Busy(f"the takeover before is not over: try again in {HANDED_OVER_TIME + 1:.0f} seconds")
+            raise Busy(f"the previous takeover is not over: try again in {LATE_CLOSE_DELAY + 1:.0f} seconds")
         self._target = target
         await director.pause_edits()
-        if self._target is not target:  # its connection has ended meanwhile
+        if self._target is not target:  # the connection has ended meanwhile
             director.resume_edits()
-            raise CannotTakeOver("the new daemon went away")
+            raise CannotTakeOver("the new daemon closed its connection")
         seconds_left = director.confirmation.seconds_left
         if seconds_left is not None:
             self._target = None
@@ -95,7 +96,7 @@ class HandoverSource:
         try:
             text = self._inventory().text()
             self._pages = [text[start : start + PAGE_SIZE] for start in range(0, len(text), PAGE_SIZE)]
-        except BaseException:  # nothing is handed over, and edits go on
+        except BaseException:  # nothing is handed over, and edits resume
             self._target = None
             self._forget()
             director.resume_edits()
@@ -128,22 +129,21 @@ class HandoverSource:
         )
 
     def page(self, number: int) -> bytes:
-        """A page of the inventory. Raises BadValue."""
+        """Return a page of the inventory. Raises BadValue."""
         if not 0 <= number < len(self._pages):
             raise BadValue(f"there is no page {number}")
         return self._pages[number]
 
     def descriptor(self, number: int) -> int:
-        """The descriptor of a socket of the inventory. Raises BadValue."""
+        """Return the descriptor of a socket of the inventory. Raises BadValue."""
         if not 0 <= number < len(self._offered):
             raise BadValue(f"there is no socket {number}")
         return self._offered[number].fileno()
 
     def commit(self, target: HandoverConnection, processes: int, pid_file: str) -> None:
-        """The new daemon serves from now on. Raises BadValue, or OSError; then nothing has happened.
+        """Hand over: the new daemon serves from now on. Raises BadValue or OSError; then nothing has changed.
 
-        As soon as the new daemon has been answered, both would serve: so this one must let go of everything, whatever
-        fails.
+        The new daemon serves as soon as it has the answer, so this one must stop serving even if a step fails.
         """
         if target is not self._target or not self._pages or processes < 1:
             raise BadValue("nothing was handed over")
@@ -162,13 +162,14 @@ class HandoverSource:
         run("hand over: edits", self._director.resume_edits)
 
     def connection_lost(self, target: HandoverConnection) -> None:
-        """A control connection has ended. If it was the new daemon's, and it had not committed, go on as before."""
+        """A control connection has ended. If it was that of a new daemon which has not committed, cancel the
+        takeover."""
         if target is not self._target or self.is_committed:
             return
         self._target = None
         if self._pages:
             self._forget()
-            self._log.warn("the daemon that was to take over went away; this one goes on")
+            self._log.warn("the new daemon closed its connection before it had taken over; this one continues")
             self._director.resume_edits()
 
     def _timed_out(self) -> None:
@@ -178,7 +179,7 @@ class HandoverSource:
 
 
 class HandoverConnection(Administrator):
-    """A control connection. A new daemon uses one, and then it carries the commands of a takeover."""
+    """A control connection, which carries the commands of a takeover too."""
 
     def __init__(self, switch: Any, log: EventLog) -> None:
         """switch: as for an Administrator; its attribute `handover_source` is None where nothing can be handed over."""

@@ -1,7 +1,7 @@
 """The new daemon's side of a takeover: it fetches the inventory and the sockets, and commits when it is ready to serve.
 
-It fetches before the reactor runs, so that a refusal ends the start as every other one does. The link stays open until
-the commit, since the old daemon goes on when it ends.
+It fetches before the reactor runs, so that a refusal ends the start like every other one. The link stays open until the
+commit, because the old daemon cancels the takeover when it is closed.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from ktcpvs.takeover.commands import PROTOCOL, Commit, TakeOver, TakePage, TakeS
 from ktcpvs.takeover.inventory import ACTIVATED, CONTROL, Inventory, SocketRecord, read_inventory
 
 ANSWER_TIMEOUT = 30.0
-"""Seconds that the old daemon may take to answer; it first carries out the edits that are under way."""
+"""The most seconds for an answer of the old daemon, which first completes edits in progress."""
 
 READ_BYTES = 65536
 MAX_DESCRIPTORS = 64
-"""The most that one recvmsg(2) takes."""
+"""The most descriptors that one recvmsg(2) receives."""
 
 
 @implementer(IUNIXTransport)
@@ -110,17 +110,17 @@ class HandoverTarget:
         inventory = read_inventory(text, source)
         if len(inventory.sockets) != answer["sockets"]:
             raise CannotTakeOver(
-                f"{source} lists {len(inventory.sockets)} sockets and has {answer['sockets']}; it goes on"
+                f"{source} lists {len(inventory.sockets)} sockets and has {answer['sockets']}; it continues"
             )
         for number, record in enumerate(inventory.sockets):
             sock = socket.socket(fileno=self._ask(TakeSocket, number=number)["descriptor"])
             sock.set_inheritable(False)
-            # The socket does not block, but this object believes that it does. A duplicate would then be made blocking,
-            # and with it the socket in both daemons.
+            # The socket is non-blocking, but this object assumes that it blocks. So its duplicate would be made
+            # blocking, and # with it the socket in both daemons.
             sock.setblocking(False)
             self._sort_in(sock, record, inventory)
         if not hasattr(self, "control"):
-            raise CannotTakeOver(f"{source} hands over no control connection; it goes on")
+            raise CannotTakeOver(f"{source} hands over no control connection; it continues")
         return inventory
 
     def _sort_in(self, sock: socket.socket, record: SocketRecord, inventory: Inventory) -> None:
@@ -144,7 +144,7 @@ class HandoverTarget:
             for descriptor in descriptors:
                 self._link.fileDescriptorReceived(descriptor)
             if not data:
-                raise CannotTakeOver(f"the daemon at {self.where} went away")
+                raise CannotTakeOver(f"the daemon at {self.where} closed the connection")
             self._link.dataReceived(data)
         return self._answer(answers[0])
 
@@ -165,7 +165,7 @@ class HandoverTarget:
         """Tell the old daemon that this one is ready; from then on the old one accepts no clients.
 
         processes: how many processes of this daemon serve. pid_file: "" for none. Raises CannotTakeOver, and then the
-        old daemon goes on. If the old daemon has died meanwhile, returns: no other daemon serves.
+        old daemon continues. If the old daemon has died meanwhile, this returns, since no other daemon serves.
         """
         link: Any = QuietAMP()  # type: ignore[no-untyped-call]
         self._sock.setblocking(False)
@@ -180,7 +180,7 @@ class HandoverTarget:
             if self._old_process is not None and self._old_process.has_ended():
                 return
             why = str(error) or type(error).__name__
-            raise CannotTakeOver(f"the daemon at {self.where} does not hand over any more: {why}") from None
+            raise CannotTakeOver(f"the daemon at {self.where} no longer hands over: {why}") from None
         finally:
             if link.transport is not None:
                 link.transport.loseConnection()
@@ -192,7 +192,7 @@ class HandoverTarget:
                 owns_file(sock, record.file)
 
     def abandon(self) -> None:
-        """Give the takeover up: the old daemon goes on. Close all sockets that were fetched."""
+        """Cancel the takeover: close all sockets that were fetched. The old daemon continues."""
         self._sock.close()
         for sock, _ in self._fetched:
             sock.close()

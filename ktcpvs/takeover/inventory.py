@@ -88,8 +88,8 @@ def read_inventory(text: bytes, source: str) -> Inventory:
             watchdog=int(data["watchdog"]),
         )
     except Refusal as refusal:
-        raise CannotTakeOver(f"{source} has a table that this version cannot read: {refusal}; it goes on") from None
+        raise CannotTakeOver(f"{source} has a table that this version cannot read: {refusal}; it continues") from None
     except (ValueError, KeyError, TypeError) as error:
         raise CannotTakeOver(
-            f"{source} sent an inventory that this version cannot read: {error!r}; it goes on"
+            f"{source} sent an inventory that this version cannot read: {error!r}; it continues"
         ) from None

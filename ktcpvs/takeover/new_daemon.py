@@ -1,4 +1,4 @@
-"""A client of the daemon that has taken over: the old daemon forwards to it what it is still asked."""
+"""A client of the daemon that has taken over, to which the old daemon forwards the requests of its administrators."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class NewDaemon:
         self._where = where
 
     async def carry_out(self, edit: Edit) -> Sequence[str]:
-        """Have the new daemon carry `edit` out; returns the warnings about it. Raises the new daemon's Refusal."""
+        """Have the new daemon carry `edit` out. Return the warnings about it. Raises the new daemon's Refusal."""
 
         async def send(switch: Switch) -> list[str]:
             warnings: list[str] = []
@@ -39,7 +39,7 @@ class NewDaemon:
         return Deferred.fromCoroutine(self.carry_out(edit))
 
     def view(self, name: str, ident: str | None) -> Deferred[Any]:
-        """The new daemon's view of that name."""
+        """Return the new daemon's view of that name."""
         return Deferred.fromCoroutine(self._ask(lambda switch: switch.read(name, ident)))
 
     async def explain(

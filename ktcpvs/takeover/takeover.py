@@ -1,4 +1,4 @@
-"""A takeover as a whole: the order in which the new daemon starts to serve, and in which the old one stops."""
+"""The steps of a takeover, in which the new daemon starts to serve and the old one stops."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def restore(director: Director, target: HandoverTarget) -> Deferred[None]:
 
 @frozen
 class Takeover:
-    """The new daemon: from the moment when the reactor runs to the one when it serves."""
+    """The new daemon's steps, from the start of the reactor until it serves."""
 
     target: HandoverTarget
     director: Director
@@ -48,11 +48,11 @@ class Takeover:
     async def complete(self, reactor: Any, processes: int) -> None:
         """Wait until everything is ready, commit, and serve. processes: how many serve.
 
-        Raises a Refusal, or what else fails before the commit; then the old daemon goes on.
+        Raises a Refusal or another exception if a step before the commit fails; then the old daemon continues.
         """
         await self.director.processes.ready()
         await self.target.commit(reactor, processes, self.pid_file.path)
-        # The old daemon has let go: from here on this one serves, whatever fails.
+        # The old daemon has stopped serving: from here on this one serves, even if a step fails.
         run = self.director.context.steps.run
         run("serve", self.director.start_accepting)
         if self.sockets.were_left_over and self.source is not None:
@@ -69,7 +69,7 @@ class Takeover:
 
 
 class Handover:
-    """The old daemon: from the commit on it forwards what it is asked, drains, and ends."""
+    """The old daemon's steps after the commit: it forwards requests of administrators, drains, and ends."""
 
     def __init__(
         self,

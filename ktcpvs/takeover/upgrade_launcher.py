@@ -57,4 +57,4 @@ class UpgradeLauncher(ProcessProtocol):
         self._is_running = False
         # A new daemon that goes into the background ends with 0 here, when it has started.
         if getattr(reason.value, "exitCode", None) != 0:
-            self._log.warn("the new daemon has ended: {why}; this one goes on", why=reason.getErrorMessage())
+            self._log.warn("the new daemon has ended: {why}; this one continues", why=reason.getErrorMessage())

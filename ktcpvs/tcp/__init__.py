@@ -1,1 +1,1 @@
-"""Client connections that are relayed as a whole, whatever protocol they speak."""
+"""Client connections that are relayed as a whole, with any protocol."""

@@ -1,8 +1,8 @@
 """A client connection that is relayed as a whole.
 
-The connection begins with the head of a request, or asks the scheduler at once, as the scheduler's unit says; connects
-to servers until one answers; and joins both sides in a relay. While nothing is needed from the client it is not read,
-so what it sends waits in the kernel.
+Depending on the scheduler's unit, the connection first reads the head of a request or calls the scheduler at once. It
+connects to servers until one accepts, and joins both sides in a relay. Until then it reads no more than that head; the
+rest waits in the kernel.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class TCPClientConnection(ClientConnection):
     """
 
     table = life.TABLE
-    descriptors = 2  # its server's is taken with it
+    descriptors = 2  # the client's and the server's
 
     __slots__ = ("_connecting", "_first", "_is_settled", "_reader", "server")
 
@@ -43,7 +43,7 @@ class TCPClientConnection(ClientConnection):
         self._reader: HeadReader | None = None
         self._is_settled = False
 
-    # What a running service and its views ask.
+    # For the running service and its views.
 
     def moved(self) -> tuple[int, int]:
         return (self.relay.inward.bytes, self.relay.outward.bytes) if self.relay is not None else (0, 0)
@@ -52,7 +52,7 @@ class TCPClientConnection(ClientConnection):
         return (0, 0) if self._is_settled else self.moved()
 
     def retire(self) -> None:
-        """Nothing changes: a relayed connection has no further requests."""
+        """Do nothing: a relayed connection has no further requests."""
 
     def rearm(self) -> None:
         if self.state == life.RELAYING:
@@ -80,7 +80,7 @@ class TCPClientConnection(ClientConnection):
         self.set_timer(settings.head_timeout, self._head_timed_out)
 
     def _ended_early(self) -> None:
-        """A FIN before the head was complete: there is no request to serve."""
+        """The client has sent a FIN before its head was complete: there is no request to handle."""
         self.transition(life.CLIENT_GONE)
         self.set_timer(0)
         self.client.close()
@@ -100,7 +100,7 @@ class TCPClientConnection(ClientConnection):
         self._end_if_over()
 
     def _close_other(self, other: Stream | None, clean: bool) -> None:
-        """One side is gone: close the other side in the same manner."""
+        """One side is closed: close the other side in the same way."""
         if other is None or not other.is_open or self.state != life.CLOSED:
             return
         self.set_timer(0)
@@ -208,7 +208,7 @@ class TCPClientConnection(ClientConnection):
         self.join(relay, self._finished)
 
     def _finished(self) -> None:
-        """Both directions have ended; what is buffered still goes out, as long as the peers take it."""
+        """Both directions have ended: close both sides when their peers have read what is buffered."""
         self.transition(life.FINISHED)
         self.set_timer(0)
         close_gracefully(self.client, self.context.wheel, self.context.settings)
@@ -218,13 +218,13 @@ class TCPClientConnection(ClientConnection):
         self.set_timer(0)
 
     def _check_idle(self) -> None:
-        """End a relay on which no byte has come for `read_timeout`, or look again when it may be over."""
+        """End a relay on which no byte has come for `read_timeout`, or schedule the next check."""
         timeout = self.context.settings.read_timeout
         if timeout == 0 or self.relay is None:
             self.set_timer(0)
             return
         idle = self.context.wheel.now - self.relay.idle_since()
-        if idle > timeout:  # the first of these ticks may have come right after the last bytes
+        if idle > timeout:  # more than, since the first of these ticks may have followed the last bytes at once
             self.expire(life.IDLE)
         else:
             self.set_timer(timeout - idle, self._check_idle)
@@ -232,7 +232,8 @@ class TCPClientConnection(ClientConnection):
     # The end.
 
     def _refuse(self, status: int, reason: str, retry_after: int = 0) -> None:
-        """Respond with an error where the client speaks HTTP, read on a little so that it arrives, and close."""
+        """Respond with an error if the client speaks HTTP, keep reading for a while so that the response arrives, and
+        close."""
         self.ending = f"{status}: {reason}"
         self.service.note_refusal(self.client_name, status, reason)
         self.set_timer(0)
@@ -261,7 +262,7 @@ class TCPClientConnection(ClientConnection):
         self._end_if_over()
 
     def _end_if_over(self) -> None:
-        """Count the connection out, and write its line, when both sides are gone."""
+        """End the connection, and write its log line, if both sides are closed."""
         server_is_open = self.server is not None and self.server.is_open
         if self.client.is_open or self._connecting is not None or server_is_open or self.is_over:
             return

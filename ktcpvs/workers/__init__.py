@@ -1,1 +1,1 @@
-"""One switch in several processes: a supervisor that is administered, and workers that it administers."""
+"""One switch in several processes: a supervisor, and workers that it administers."""

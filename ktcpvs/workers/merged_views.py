@@ -1,4 +1,4 @@
-"""The views of a switch with workers: those of the supervisor, with what all workers count and serve."""
+"""The views of a switch with workers: those of the supervisor, with the counts and connections of all workers."""
 
 from __future__ import annotations
 

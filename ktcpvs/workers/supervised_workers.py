@@ -1,4 +1,4 @@
-"""The workers as their supervisor's director sees them: it sends them edits, and opens listening sockets for them."""
+"""The workers, for the supervisor's director: sends them edits, and opens listening sockets for them."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from ktcpvs.workers.shared_counters import CounterKey, SlotAllocator
 from ktcpvs.workers.worker_processes import WorkerProcess, WorkerProcesses
 
 SLOTS_PER_COMMAND = 64
-"""Slots that one command assigns: with the longest names they fit into the 65,535 bytes of an AMP value."""
+"""The most slots that one command assigns: with the longest names they fit into the 65,535 bytes of an AMP value."""
 
 SERVERS_PER_COMMAND = 64
-"""Servers whose health one command updates."""
+"""The most servers whose health one command updates."""
 
 
 class SupervisedWorkers:
-    """Workers serve, each a switch of its own; the director's own process listens nowhere.
+    """The workers serve, each with its own switch; the director's own process does not listen.
 
     It provides ServingProcesses. A service has a listening socket for each worker and address. An edit is sent to all
     workers that are ready; a worker that is not gets the whole table by `introduce`, later.
@@ -68,7 +68,7 @@ class SupervisedWorkers:
         if isinstance(edit, edits.Confirm):
             return None
         if isinstance(edit, edits.Load):
-            edit = evolve(edit, confirm=0)  # the supervisor waits for the confirmation
+            edit = evolve(edit, confirm=0)  # only the supervisor waits for the confirmation
         return commands_for(edit)
 
     def commands_for_names(self, found: Resolution) -> Sequence[CommandCall]:
@@ -136,7 +136,7 @@ class SupervisedWorkers:
         return worker.call(commands.PassListener, address=str(address), descriptor=sock.fileno())
 
     def _call(self, worker: WorkerProcess, command: Any, **arguments: Any) -> Deferred[bool]:
-        """Send one command. Fires with True when the worker has answered; a worker that does not is killed."""
+        """Send one command. Fires with True when the worker has answered; a worker that does not answer is killed."""
         return self._workers.all_answered(worker, [worker.call(command, **arguments)])
 
     # A new worker.
@@ -144,9 +144,9 @@ class SupervisedWorkers:
     def introduce(
         self, worker: WorkerProcess, table: Table, resolution: Resolution, down: Sequence[tuple[str, str, str]]
     ) -> Deferred[bool]:
-        """Send everything that there is to a worker that has just started. down: as of Director.servers_down.
+        """Send the whole table to a worker that has just started. down: from Director.servers_down.
 
-        Fires with True when it has answered; a worker that does not is killed.
+        Fires with True when it has answered; a worker that does not answer is killed.
         """
         counts = self._slots.table
         answers = [

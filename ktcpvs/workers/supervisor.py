@@ -1,8 +1,8 @@
-"""The supervisor: it owns the table, the control connections and the listening sockets; its workers serve.
+"""The supervisor: it owns the table, the control connections and the listening sockets, and its workers serve.
 
 Its director carries an edit out as in a switch of one process: it binds schedulers and opens sockets before anything
-changes. Then, instead of listening, it hands the sockets down and sends the edit to every worker. The edit is done when
-all workers have answered.
+changes. Then, instead of listening, it sends the sockets and the edit to every worker. The edit is done when all
+workers have answered.
 """
 
 from __future__ import annotations

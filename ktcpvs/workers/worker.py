@@ -1,4 +1,4 @@
-"""A worker: a switch whose administrator is the supervisor, and whose listening sockets are handed down to it.
+"""A worker: a switch that is administered by the supervisor and gets its listening sockets from it.
 
 The supervisor starts it as `python -m ktcpvs.workers REACTOR`, and sends it commands over the descriptor
 LINK_DESCRIPTOR. When that link breaks, the worker drains and ends.
@@ -43,10 +43,10 @@ from ktcpvs.workers.commands import LINK_DESCRIPTOR
 from ktcpvs.workers.shared_counters import CounterKey, SharedCounters
 
 DRAIN_POLL_INTERVAL = 0.05
-"""Seconds between two looks whether all connections have drained."""
+"""Seconds between two checks whether all connections have drained."""
 
 MAX_END_TIME = 5.0
-"""Seconds that a worker whose supervisor has died may take to end, beyond the drain timeout."""
+"""The most seconds, beyond the drain timeout, until a worker ends whose supervisor has died."""
 
 
 class HandedDownSockets(ListeningSockets):
@@ -71,7 +71,7 @@ class HandedDownSockets(ListeningSockets):
 
 
 class SupervisorLink(Administrator):
-    """The worker's end of the link: the commands of every administrator, and those of the supervisor alone."""
+    """The worker's end of the link: the commands of any administrator, and those of the supervisor."""
 
     def __init__(self, worker: Worker, log: EventLog) -> None:
         super().__init__(worker, log)
@@ -147,7 +147,7 @@ class _LinkFactory(ServerFactory):
 
 
 class Worker:
-    """One worker process. The supervisor's Begin gives it a director.
+    """One worker process. It gets its director by the supervisor's command Begin.
 
     slots: what the shared table counts in which slot. sockets: those handed down.
     """
@@ -164,7 +164,7 @@ class Worker:
         self._deadline = 0.0  # when draining ends at the latest
 
     def start(self) -> None:
-        """Take the link up."""
+        """Open the link to the supervisor."""
         self._reactor.adoptStreamConnection(LINK_DESCRIPTOR, socket.AF_UNIX, _LinkFactory(self, self._log))
         os.close(LINK_DESCRIPTOR)
 
@@ -175,7 +175,7 @@ class Worker:
             self._reactor, self._log, key=key, counters=counters, sockets=self.sockets,
             is_accepting=is_accepting or self._is_accepting,
         )  # fmt: skip
-        # The supervisor has made sure that everything is there, checks the servers, and looks names up.
+        # The supervisor has checked that everything is supported. It also checks the servers and looks names up.
         self._director = Director(context, unload=self.drain, checks=NoChecks, resolver=NoResolver, is_strict=False)
         self._director.start()
         if self._is_handed_over:
@@ -196,7 +196,7 @@ class Worker:
             self._director.hand_over(dict.fromkeys(map(parse_address, left_over), 0))
 
     def reopen_logs(self) -> None:
-        """Open the files of the access logs anew."""
+        """Reopen the files of access logs."""
         if self._director is not None:
             self._director.reopen_logs()
 
@@ -254,7 +254,7 @@ class Worker:
 
 def run() -> None:
     """Run a worker until it ends. The command line names the reactor."""
-    # The supervisor passes signals on as commands. A terminal, or killall, would send them to every process.
+    # The supervisor forwards signals as commands. A terminal, or killall, would send them to every process.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     raise_descriptor_limit()

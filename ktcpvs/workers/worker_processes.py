@@ -1,7 +1,7 @@
-"""Worker processes as their supervisor sees them: started, sent commands, and replaced when they die.
+"""Worker processes, which the supervisor starts, commands, and replaces when they die.
 
-Commands to one worker are carried out in the order in which they were sent. A worker that refuses what the others have
-carried out, or does not answer, is killed; its replacement gets the whole table.
+Commands to one worker are carried out in the order in which they were sent. A worker that refuses an edit that the
+others have carried out, or does not answer, is killed; its replacement gets the whole table.
 """
 
 from __future__ import annotations
@@ -60,18 +60,18 @@ class WorkerProcess(ProcessProtocol):
         self._is_killed = False  # by `kill`, since it was started
         self._has_answered = False
         self._is_pinged = False  # the answer has not come
-        self._silence = 0.0  # seconds for which it has not
+        self._silence = 0.0  # seconds without an answer
         self._starting = PeriodicJob(workers.reactor, self.start, self._start_failed, MAX_RETRY_DELAY)
         self._output = b""
         self._views: DeferredLock = DeferredLock()
 
     @property
     def index(self) -> int:
-        """Its number among the processes that count in shared memory, from 0."""
+        """Its index among the processes that count in shared memory, from 0."""
         return self.number - 1
 
     def start(self) -> None:
-        """Start a new process; if the system has none to give, try again later. Do nothing while the workers end."""
+        """Start a new process; if that fails, try again later. Do nothing while the workers end."""
         if self._workers.is_ending:
             return
         try:
@@ -117,8 +117,8 @@ class WorkerProcess(ProcessProtocol):
     def ping(self, seconds: float, timeout: float) -> None:
         """Ping the worker, and kill it when it has been silent for too long.
 
-        Only the time that the supervisor has itself been waiting counts, so that after a pause of the whole machine
-        each worker can answer first. A worker that starts is not pinged yet; it has ANSWER_TIMEOUT.
+        Only time in which the supervisor itself has run counts, so that after a pause of the whole machine each worker
+        can answer first. A worker that starts is not pinged yet; it has ANSWER_TIMEOUT.
 
         seconds: since the last call. timeout: the longest silence allowed, in seconds.
         """
@@ -139,7 +139,7 @@ class WorkerProcess(ProcessProtocol):
             self._is_pinged = False
 
     def read_view(self, view: str, ident: str | None) -> Deferred[Any]:
-        """A view of this worker, read by that method of `control.client.Switch`.
+        """Read a view of this worker by the named method of `control.client.Switch`.
 
         Fires with None when the worker has just ended or does not know the service yet. A worker that does not answer
         is killed.
@@ -164,7 +164,7 @@ class WorkerProcess(ProcessProtocol):
         self._failed_starts = 0
 
     def kill(self, why: str) -> None:
-        """Kill the process, which is of no use any more; it will be replaced. why: for the log."""
+        """Kill the process, which will be replaced. why: for the log."""
         if self._is_killed:
             return
         self._is_killed = True
@@ -199,7 +199,7 @@ class WorkerProcess(ProcessProtocol):
         self._workers.log.event(levels.ANNOUNCE, "worker {n}: {line}", n=self.number, line=text)
 
     def processExited(self, reason: Failure) -> None:
-        """Do not wait for programs that the worker has started, and that keep its output open."""
+        """Do not wait for programs that the worker has started and that keep its output open."""
         process = self.transport
         if process is not None:
             self._workers.reactor.callLater(OUTPUT_TIMEOUT, process.loseConnection)
@@ -236,7 +236,7 @@ def wait_at_most(reactor: Any, awaited: Deferred[Any], seconds: float) -> Deferr
 
 
 def _environment() -> dict[str, str]:
-    """The environment of a worker, which imports modules from where the supervisor does."""
+    """Return the environment of a worker, which must import the same modules as the supervisor."""
     return {**os.environ, "PYTHONPATH": ":".join(path or os.getcwd() for path in sys.path)}
 
 
@@ -251,7 +251,7 @@ class _LinkFactory(Factory):
 
 
 class WorkerProcesses:
-    """All workers of a switch. all: those that do not run, too. is_ending: no worker is replaced any more."""
+    """All workers of a switch. all: including those that do not run. is_ending: workers are no longer replaced."""
 
     def __init__(
         self,
@@ -262,8 +262,8 @@ class WorkerProcesses:
         ended: Callable[[WorkerProcess], object],
         timeout: Callable[[], int] = lambda: 0,
     ) -> None:
-        """size: the number of workers. started: called with a worker that can be sent commands, and that knows nothing
-        yet. ended: called with one that has ended. timeout: the setting worker_timeout."""
+        """size: the number of workers. started: called with a worker that has started and can be sent its first
+        commands. ended: called with one that has ended. timeout: the setting worker_timeout."""
         self.reactor = reactor
         self.log = log
         self.started = started
@@ -279,7 +279,7 @@ class WorkerProcesses:
         return "uvloop" if getattr(self.reactor, "uv", None) is not None else "default"
 
     def start(self) -> None:
-        """Start all workers. To be called in the main thread, while the reactor runs."""
+        """Start all workers. Call this in the main thread, while the reactor runs."""
         for worker in self.all:
             worker.start_in(0)
         self._pings.start(PING_INTERVAL)
@@ -308,7 +308,7 @@ class WorkerProcesses:
     ) -> Deferred[Any]:
         """Send these commands to all workers that are ready. Fires when each has answered, or is killed.
 
-        prepare: called for each worker before; sends it what the others do not get, and returns the answers to come.
+        prepare: called for each worker before; sends it what only this worker gets, and returns the pending answers.
         """
         sent = []
         for worker in self.ready():
@@ -340,14 +340,14 @@ class WorkerProcesses:
             worker.signal(name)
 
     def ended(self, worker: WorkerProcess, why: str, delay: float) -> None:
-        """A worker has ended: replace it after `delay` seconds, unless all end. why: for the log."""
+        """A worker has ended: replace it after `delay` seconds, unless all workers end. why: for the log."""
         if not self.is_ending:
             worker.start_in(delay)
             self.log.warn("worker {n} has ended ({why}) and is replaced", n=worker.number, why=why)
         self._ended(worker)
 
     def drain(self) -> None:
-        """Let all workers drain and end, and replace none any more."""
+        """Let all workers drain and end, without replacing them."""
         self.is_ending = True
         self._pings.stop()
         for worker in self.running():

@@ -1,4 +1,4 @@
-"""What tcpvsadm prints: the daemon's answer in, the text out; and the text read back."""
+"""The output of tcpvsadm: the daemon's answers as text, and that this text can be read back."""
 
 from __future__ import annotations
 

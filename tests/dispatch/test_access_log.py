@@ -1,4 +1,4 @@
-"""What the access log says of requests and connections: who served, how long it took, how many bytes, how it ended."""
+"""Access log entries of requests and connections: server, times, bytes, and how they ended."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Lines:
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    """Makes a world whose service keeps an access log, and the list of what it has said."""
+    """Makes a world whose service has an access log, and the list of its lines."""
     with worlds() as make:
 
         def new(scheduler: str, *servers: str, settings: str = "") -> Logged:

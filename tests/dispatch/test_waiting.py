@@ -1,4 +1,4 @@
-"""Clients that wait: for room at a server, and for a scheduler that takes its time."""
+"""Clients that wait for room at a server, or for an asynchronous scheduler."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Make = Callable[..., World]
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    """Makes worlds of one service with the rule `.*` for all its servers; nothing may be left counted in any."""
+    """Makes worlds of one service with the rule `.*` for all its servers, and checks that nothing is left counted."""
     with worlds() as make:
 
         def new(scheduler: str, *servers: str, lines: tuple[str, ...] = (), settings: str = "") -> World:
@@ -76,7 +76,7 @@ def test_when_all_are_full_clients_wait_in_their_order(make: Make) -> None:
     assert not world.live.traffic.queue
 
 
-def test_who_has_gone_away_meanwhile_takes_no_room(make: Make) -> None:
+def test_a_client_that_has_left_the_queue_takes_no_room(make: Make) -> None:
     world = make("wlc", f"{A} 1 maxconn 1")
     first = world.client()
     world.accepts(A)
@@ -125,7 +125,7 @@ def test_what_a_queued_client_sends_is_kept_and_bounded(make: Make) -> None:
     assert two.heard() == OK
 
 
-def test_who_waits_too_long_is_refused(make: Make) -> None:
+def test_a_client_that_waits_too_long_is_refused(make: Make) -> None:
     world = make("phttp", f"{A} maxconn 1", settings="queue_timeout = 3 response_timeout = 60")
     one, two = world.client(), world.client()
     one.says(GET)
@@ -153,7 +153,7 @@ def test_a_whole_connection_that_waits_too_long_is_closed(make: Make) -> None:
     assert not world.live.traffic.queue
 
 
-def test_who_leaves_the_queue_is_forgotten(make: Make) -> None:
+def test_a_client_that_leaves_the_queue_is_forgotten(make: Make) -> None:
     world = make("wlc", f"{A} maxconn 1")
     first = world.client()
     world.accepts(A)
@@ -187,7 +187,7 @@ def test_room_that_is_not_for_the_first_is_for_the_next(make: Make) -> None:
 
 
 @pytest.mark.parametrize("change", ["maxconn", "server", "none left"])
-def test_an_edit_lets_those_who_wait_try_again(make: Make, change: str) -> None:
+def test_an_edit_lets_waiting_clients_try_again(make: Make, change: str) -> None:
     world = make("wlc", f"{A} maxconn 1")
     world.client()
     world.accepts(A)
@@ -225,7 +225,7 @@ def test_any_number_may_wait_and_fail_at_once(make: Make) -> None:
 
 
 def test_the_queue_is_a_loop_and_not_a_recursion() -> None:
-    """Whoever tries may free the very server for the next one."""
+    """A waiter that tries again may free the same server for the next one."""
     queue: Any = Queue()
 
     class Server:
@@ -246,11 +246,11 @@ def test_the_queue_is_a_loop_and_not_a_recursion() -> None:
     assert tried == clients
 
 
-# A scheduler that takes its time.
+# An asynchronous scheduler.
 
 
 class Later:
-    """Answers when it is told to, by Deferreds or by coroutines; `asked` counts."""
+    """Answers when the test does, by Deferreds or by coroutines. asked: the pending answers."""
 
     def __init__(self, coroutine: bool) -> None:
         self.asked: list[Deferred[Any]] = []
@@ -275,7 +275,7 @@ def later(request: pytest.FixtureRequest) -> Later:
 
 
 def waiting(world: World, later: Later, ask: bytes = GET) -> Peer:
-    """A client whose request waits for the scheduler."""
+    """Connect a client whose request waits for the scheduler."""
     world.live.selector.scheduler = later
     client = world.client()
     if world.live.traffic.unit != "CONNECTION":
@@ -377,7 +377,7 @@ def test_nonsense_is_no_choice(make: Make, later: Later, nonsense: object) -> No
     world.accepts(A)
 
 
-def test_nobody_is_chosen_later_too(make: Make, later: Later) -> None:
+def test_a_late_answer_may_choose_no_server(make: Make, later: Later) -> None:
     world = make("wlc", A, lines=(f"redirect = {B}",))
     waiting(world, later)
     later.asked[0].callback(None)
@@ -501,7 +501,7 @@ def test_a_body_of_just_that_size(make: Make) -> None:
 
 
 def test_room_that_is_freed_while_the_scheduler_thinks_again(make: Make, later: Later) -> None:
-    """The client waits for the scheduler a second time: it is not in the queue meanwhile, and misses nothing."""
+    """A client that waits for the scheduler a second time is not in the queue, but misses no free room."""
     world = make("wlc", f"{A} maxconn 1", f"{B} maxconn 1")
     leases = [destination.lease() for destination in world.live.destinations.values()]
     waiting(world, later)

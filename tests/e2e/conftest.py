@@ -28,7 +28,7 @@ def reactor() -> str:
 
 @pytest.fixture
 def workers() -> int:
-    """How many workers `daemon` has; tests that run with several numbers override this."""
+    """The number of workers of `daemon`; tests that run with several numbers override this."""
     return 0
 
 

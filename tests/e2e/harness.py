@@ -37,7 +37,8 @@ AS_INSTALLED = Path(__file__).with_name("as_installed")
 """Hides what is installed for the tests alone."""
 
 MAX_KEPT = {"pipe:": 2 * MAX_SPARE_PIPES + 8, "anon_inode:": 9 + 8}
-"""How many descriptors of some kinds a daemon may keep open: those that relays reuse, and a few of the reactor's."""
+"""The most descriptors of some kinds that a daemon may keep open: those that relays reuse, and a few of the
+reactor's."""
 
 TIMEOUT = 30.0
 """Seconds after which a step of a test has failed, unless the test gives another limit."""
@@ -292,7 +293,7 @@ class Daemon:
     # Observing it.
 
     def log(self) -> str:
-        """What it has written to its log and to standard error since `forget_log`."""
+        """Return what the daemon has written to its log and to standard error since `forget_log`."""
         if not self.log_path.exists():
             return ""
         return self.log_path.read_bytes()[self._log_start :].decode()
@@ -423,7 +424,7 @@ class Daemon:
         return dict(self.call("stats", ident)["services"][0])
 
     def active(self, ident: str) -> int:
-        """How many clients the service serves."""
+        """Return the number of clients of the service."""
         return int(self.stats(ident)["stats"]["active"])
 
     def connections(self) -> list[dict[str, Any]]:

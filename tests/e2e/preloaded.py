@@ -48,7 +48,7 @@ MODULES = (
 """The modules that all started processes share. None of them may import twisted.internet.reactor."""
 
 MAIN = {"tcpvsadm": ("ktcpvs.adm", "run"), "twistd": ("twisted.scripts.twistd", "run")}
-"""What the console script of each program calls."""
+"""The function that the console script of each program calls."""
 
 
 class PreloadedProcess:

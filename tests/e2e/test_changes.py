@@ -23,7 +23,7 @@ pytestmark = pytest.mark.e2e
 Make = Callable[..., Daemon]
 
 CHANGES = 500
-"""How many are made with each number of workers."""
+"""The number of changes for each number of workers."""
 
 
 class Wrk:

@@ -65,7 +65,7 @@ def test_explain_predicts_what_happens(daemon: Daemon, web: list[Nginx]) -> None
 
         Notes:
          no cookie KTCPVS_SID
-         the answer gets Set-Cookie: KTCPVS_SID=X; Path=/; HttpOnly; SameSite=Lax
+         the response gets Set-Cookie: KTCPVS_SID=X; Path=/; HttpOnly; SameSite=Lax
 
         Answer: {r1}
          rule 1 '^/images/', next in turn of 1, a new session
@@ -154,8 +154,8 @@ def test_wrong_explain_commands_are_refused(daemon: Daemon) -> None:
     daemon.adm("-A", "-i", "s", "-s", "wlc")
     for arguments, code, why in (
         (("-i", "t"), 1, "explain t: no service t"),
-        (("-i", "s", "--from", "localhost"), 1, "explain s: client 'localhost': an IP address is wanted"),
-        (("-i", "s", "-H", "A: b\nC: d"), 1, "explain s: header 'A': a line end or NUL stands in it"),
+        (("-i", "s", "--from", "localhost"), 1, "explain s: client 'localhost': expected an IP address"),
+        (("-i", "s", "-H", "A: b\nC: d"), 1, "explain s: header 'A': contains a line end or NUL"),
         (("-i", "s", "GET"), 2, "'GET': not METHOD TARGET (example: 'GET /index.html')"),
         (("-i", "s", "-H", "A"), 2, "header 'A': not 'NAME: VALUE'"),
     ):

@@ -182,7 +182,7 @@ def test_failed_requests_eject_a_server(daemon: Daemon, nginx: Callable[[str], N
     answers = [asked(port) for _ in range(60)]
     assert set(answers) == {(200, "two")}
     assert health(daemon)["state"] == "ejected"
-    assert "5 errors in a row, the last: " in health(daemon)["reason"]
+    assert "5 consecutive errors, the last: " in health(daemon)["reason"]
     one.start()
     wait_for(lambda: is_up(daemon))
     wait_for(lambda: asked(port) == (200, "one"))

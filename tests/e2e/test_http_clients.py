@@ -21,7 +21,8 @@ from .harness import Daemon
 pytestmark = pytest.mark.e2e
 
 REQUESTS = {"nginx": 10 + 7 + 1 + 1, "apache": 10 + 7 + 1, "twisted": 10 + 6 + 1 + 1}
-"""How many each server gets: the rounds, its part of the twenty, the JSON; then the big file down, or the chunks up."""
+"""The requests to each server: the rounds, its part of the twenty, the JSON; then the big file down, or the chunks
+up."""
 
 COMMON = """
 import hashlib, json, sys
@@ -271,7 +272,7 @@ CLIENTS: dict[str, Callable[[], list[str]]] = {
     "aiohttp": python(AIOHTTP_CODE),
     "node": lambda: [program("node"), "--input-type=module", "-e", NODE_CODE, "--"],
 }
-"""How each kind of client begins."""
+"""The command line of each kind of client."""
 
 
 @pytest.fixture(scope="module")

@@ -139,7 +139,7 @@ class SlowClients:
 
     @property
     def waiting(self) -> int:
-        """How many have received nothing yet."""
+        """The number of clients that have received nothing yet."""
         return sum(not heard for heard in self._heard.values())
 
     def run(self, seconds: float) -> None:

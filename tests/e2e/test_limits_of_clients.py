@@ -39,10 +39,10 @@ def test_connections_over_client_connections_are_reset(
     assert served(port, "127.0.0.3", stack)
     assert daemon.stats("s")["stats"]["limited"] == MANY - 6
     assert f"  rejected: limited {MANY - 6}\n" in daemon.adm("--stats").stdout
-    daemon.wait_for_log("service s: clients are beyond their limit, as 127.0.0.2")
+    daemon.wait_for_log("service s: clients rejected by client limits, for example 127.0.0.2")
     assert "    client_connections = 6\n" in daemon.adm("--save").stdout
     notes = daemon.call("explain", "s", client="127.0.0.2")["notes"]
-    assert "client has 6 of 6 connections: one more is reset" in notes
+    assert "client has 6 of 6 connections: the next one is reset" in notes
 
     clients[2].close()
     wait_for(lambda: served(port, "127.0.0.2", stack) is not None, "a place of one that left")
@@ -102,7 +102,7 @@ def test_requests_over_client_rate_get_429(daemon: Daemon, web: list[Nginx], tmp
     records = [json.loads(line) for line in log.read_text().splitlines()]
     assert sorted(record["status"] for record in records) == [200] * 6 + [429] * 6
     (why,) = {record["ending"] for record in records if record["status"] == 429}
-    assert why == "429: this client address asks more than it may"
+    assert why == "429: too many requests from this client address"
 
 
 def test_unfinished_heads_over_client_head_get_429(

@@ -45,7 +45,7 @@ def test_lists_apply_to_new_clients(daemon: Daemon, serve: Serve, stack: context
     counters = daemon.stats("s")["stats"]
     assert (counters["denied"], counters["total"]) == (3, 3)
     assert "  rejected: denied 3\n" in daemon.adm("--stats").stdout
-    daemon.wait_for_log("service s: clients are denied, as 127.0.")
+    daemon.wait_for_log("service s: clients rejected by allow and deny, for example 127.0.")
 
     listed = daemon.adm("--save").stdout
     assert "    allow = 127.0.0.1 127.0.1.0/24\n    deny = 127.0.0.0/30 2001:db8::/32\n" in listed

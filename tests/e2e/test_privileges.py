@@ -1,4 +1,4 @@
-"""A daemon that root starts as another user: its capabilities, and who may administer it."""
+"""A daemon that root starts as another user: its capabilities, and the users that may administer it."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_unknown_users_and_groups_are_refused(folder: Path, options: tuple[str, 
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or nobody_can_run(sys.executable), reason="everybody can read it")
-def test_a_user_who_cannot_read_the_program_is_refused(control_thread: ControlThread, folder: Path) -> None:
+def test_a_user_that_cannot_read_the_program_is_refused(control_thread: ControlThread, folder: Path) -> None:
     said = Daemon(control_thread, folder, "--user", "nobody").refused()
     assert said.startswith("ktcpvs: --user nobody: nobody cannot read /")
     assert said.endswith(": install it where all users can read it")

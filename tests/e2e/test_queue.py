@@ -160,7 +160,7 @@ def test_queue_timeout_refuses_requests_that_wait_too_long(
     careful.go.set()
     answers = Counter(one.result()[0] for one in asked)
     assert answers == {200: 2, 503: 8}
-    assert get(port)[:2] == (200, "one"), "who has been refused takes no room"
+    assert get(port)[:2] == (200, "one"), "a refused client takes no room"
     assert careful.total == 3
 
 

@@ -32,7 +32,7 @@ if names:
     os.environ.update(LISTEN_FDNAMES=names)
 os.execv(program[0], program)
 """
-"""What a service manager does between fork(2) and execve(2)."""
+"""The steps of a service manager between fork(2) and execve(2)."""
 
 WATCHDOG = 400_000
 """Microseconds."""

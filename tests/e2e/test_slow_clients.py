@@ -210,7 +210,7 @@ def test_more_requests_than_descriptors_blame_no_server(
 def test_a_queued_request_whose_client_has_left_reaches_no_server(
     daemon: Daemon, serve: Callable[..., SocketServer]
 ) -> None:
-    """With abort_on_close: a user who reloads a slow page ten times does not wait for ten responses."""
+    """With abort_on_close: a browser that reloads a slow page ten times does not wait for ten responses."""
     asked: list[bytes] = []
     go_on = threading.Event()
 

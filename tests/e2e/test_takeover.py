@@ -292,7 +292,7 @@ def test_a_takeover_that_fails_leaves_the_old_daemon_unchanged(
     first = HandoverTarget(where, InheritedSockets())
     assert "another daemon takes over already" in refused_meanwhile()
     first.abandon()
-    daemon.wait_for_log("went away; this one goes on")
+    daemon.wait_for_log("before it had taken over; this one continues")
     goes_on()
 
 

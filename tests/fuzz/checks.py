@@ -1,4 +1,4 @@
-"""The fuzz target for health checks: whatever a server sends, the check passes or fails."""
+"""The fuzz target for health checks: a check passes or fails for any bytes from the server."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Line(StringTransport):
 
 
 def checks(data: bytes) -> None:
-    """The first line is the kind of check, `http` or anything else; the server sends all that follows."""
+    """The first line is the kind of check, `http` or another one; the server sends the rest."""
     kind, _, said = data.partition(b"\n")
     check = HTTP if kind == b"http" else TALK
     with Failures():

@@ -1,7 +1,7 @@
-"""The fuzz target for whole connections: clients and servers send anything in any order, through a switch in memory.
+"""The fuzz target for whole connections: clients and servers send any bytes in any order, through a switch in memory.
 
-An input is a play. Its first byte names the service (SERVICES). Then come the events, with NUL between them: a letter
-for what happens (EVENTS), and what is said.
+An input is a script. Its first byte selects the service (SERVICES). Events follow, separated by NUL: a letter for the
+kind of event (EVENTS), and the bytes that are sent.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ SERVICES = {
 }
 SETTINGS = "head_size = 512 head_lines = 12 uri_size = 128 body_size = 100 pool_size = 2"
 LOUD = (b"q", b"h")
-"""The services where every step is logged; with others there are short cuts."""
+"""The services where every step is logged; the others use the fast path."""
 
 LOGGED = (b"j", b"w")
 """The services with an access log."""
 
 LONG = 1000
-"""How often an event of great size repeats its bytes."""
+"""The number of repetitions of the bytes of a large event."""
 
 PIECE = 65536
 """The most bytes that are sent at once."""
@@ -94,7 +94,7 @@ class Play:
         self.client: Peer | None = None
         self.said: dict[Peer, bytes] = {}
         self.heard: dict[Peer, bytes] = {}
-        self._calls = 0  # of the reactor's, those that are over
+        self._calls = 0  # the number of the reactor's calls that are done
 
     def _keep_log(self) -> None:
         """Give the service this log, in memory; loading a configuration removes it."""
@@ -106,7 +106,7 @@ class Play:
             live.apply_settings()
 
     def write(self, line: bytes) -> None:
-        """A line of the access log."""
+        """Record a line of the access log."""
         assert self.logged is not None
         self.logged.append(json.loads(line))
 
@@ -139,7 +139,7 @@ class Play:
         self._keep_log()
 
     def _server(self) -> Peer | None:
-        """The server connection that an event is for: one that is being made, or the last one."""
+        """Return the server connection of an event: one that is being established, or the last one."""
         there = [peer for peer in self.servers if peer.stream.is_open]
         busy = [peer for peer in there if getattr(peer.stream, "exchange", None) is not None]
         return [None, *there, *busy][-1]
@@ -201,7 +201,7 @@ class Play:
             self.heard[peer] = self.heard.get(peer, b"") + peer.heard()
 
     def ends(self) -> Ended:
-        """End all connections; none may be counted any more."""
+        """End all connections, and check that none is counted any more."""
         self.world.reset_all()
         self._settled()
         self.world.close()
@@ -285,7 +285,7 @@ def _requests_of(said: bytes, heard: bytes, told: bool) -> list[Asked]:
             assert own == [b"X-Forwarded-For: 192.0.2.1"], "a request that the switch has not written"
             assert request.lines.count(b" ktcpvs\r\n") >= 1
         if request.upgrades() and b" 101" in said:
-            return seen  # what follows are the bytes of an upgraded connection
+            return seen  # the rest are the bytes of an upgraded connection
         frame = request.frame()
         try:
             taken, _ = feed_all(frame, rest[found.end() :])
@@ -318,7 +318,7 @@ def _h11_end(data: bytes) -> int | None:
 
 
 def _answers_of(heard: bytes, methods: list[bytes]) -> None:
-    """A client gets at most one response per request, and one for what is no request."""
+    """Check that a client gets at most one response per request, and one for an invalid request."""
     for method in [*methods, b"GET"]:
         while True:
             if not heard:

@@ -1,6 +1,6 @@
-"""Fuzz targets for the control connection: a peer may send anything, and the switch goes on.
+"""Fuzz targets for the control connection: the switch survives any bytes of a peer.
 
-The whole daemon behind it is real, but for services that start: those would open whatever the fuzzer names.
+The daemon behind it is real, except that no services start, since those would open the addresses that the fuzzer names.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ HELD_MOST = FULL + 2 * 65535 + 4096
 class Failures:
     """Collects the errors that are logged within its block, and fails when there are any.
 
-    Twisted logs an error that nobody handles when the Deferred is thrown away: so all that was made here is thrown
-    away at the end. The collector rests meanwhile, and then needs to look at nothing older.
+    Twisted logs an unhandled error when its Deferred is freed, so all objects made within the block are collected at
+    its end. The garbage collector is off meanwhile, and older objects are excluded.
     """
 
     def __init__(self) -> None:
@@ -112,7 +112,7 @@ class Daemon:
         return self.director.submit(edit)
 
     def go_on(self) -> None:
-        """Apply the edits that wait; later ones do not wait."""
+        """Apply the pending edits; later ones are applied at once."""
         self._is_slow = False
         waiting, self._waiting = self._waiting, []
         for edit, later in waiting:

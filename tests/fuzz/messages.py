@@ -1,4 +1,4 @@
-"""Fuzz targets for the readers of HTTP: whatever comes, in whatever pieces, is read in one way, and h11 agrees.
+"""Fuzz targets for the readers of HTTP: the result does not depend on how the bytes are split, and h11 agrees.
 
 Each target takes any bytes and returns; an AssertionError or any other exception is a find.
 """
@@ -37,7 +37,7 @@ def only(outcomes: list[object]) -> object:
 
 
 def request(data: bytes) -> None:
-    """The head of a request, for both readers of it: HeadReader, and the expression that takes a request whole."""
+    """The head of a request, for both of its readers: HeadReader, and the expression that matches a whole head."""
     head = only([_head(data, size) for size in SIZES])
     came = data if http1.REQUEST.match(data) or not isinstance(head, RequestHead) else data.lstrip(b"\r\n")
     taken = _taken(came)
@@ -64,7 +64,7 @@ def _head(data: bytes, size: int) -> RequestHead | str:
     except BadRequest as bad:
         assert bad.status in (400, 414, 431, 505)
         assert str(bad).isprintable()
-        # A head is refused as soon as it shows: of one that has not ended it depends on the pieces when that is.
+        # A head is refused as early as possible; if it is incomplete, that depends on the pieces.
         return "refused" if b"\n\n" in data or b"\n\r\n" in data or len(data) >= HEAD_SIZE else "begun"
     return "begun"
 
@@ -82,7 +82,7 @@ def _taken(data: bytes) -> http1.Request | None:
 
 
 def _goes_on_as_it_was_read(taken: http1.Request) -> None:
-    """A reader of the head that the switch sends on sees the same body after it, and would not change the head."""
+    """Check that a reader of the forwarded head finds the same body after it, and would not change the head."""
     added = b"Via: 1.1 k\r\n"
     for own, lines in ((taken.head(), 0), (taken.head(added, frozenset((b"via",))), 1)):
         again = http1.REQUEST.fullmatch(own)
@@ -99,7 +99,7 @@ def _goes_on_as_it_was_read(taken: http1.Request) -> None:
 
 
 def _h11_reads_the_same(taken: http1.Request, came: bytes) -> None:
-    """Compare with h11 on the received head and on the head that the switch sends on, where h11 accepts them."""
+    """Compare with h11 on the received head and on the forwarded head, if h11 accepts them."""
     for head, target in ((came, taken.target), (taken.head(), taken.path)):
         theirs = _h11_request(head, target)
         if theirs is None:
@@ -264,7 +264,7 @@ def _end(frame: Frame, data: bytes, size: int) -> tuple[int, bytes] | str:
             taken, went_on = feed_all(frame, piece)
         except BadFrame as bad:
             assert str(bad).isprintable()
-            # A line that is bad is refused as soon as it shows, which depends on the pieces.
+            # A malformed line is refused as early as possible, which depends on the pieces.
             return "refused" if data.endswith(b"\n") else "begun"
         assert 0 <= taken <= len(piece)
         assert taken == len(piece) or frame.done

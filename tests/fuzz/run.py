@@ -3,7 +3,7 @@
     python tests/fuzz/run.py [--seconds N] [TARGET ...]
     python tests/fuzz/run.py TARGET FILE       the input in FILE once, for a debugger
 
-What was learned stays in the folder .fuzz, so that the next run goes on from there; what was found lies in .fuzz/finds.
+The corpus stays in the folder .fuzz, so that the next run continues from there; failing inputs are in .fuzz/finds.
 """
 
 from __future__ import annotations

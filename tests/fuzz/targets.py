@@ -6,11 +6,13 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.fuzz import checks, connections, cookies, guarded_amp, messages, texts
+from tests.fuzz import checks, connections, cookies, first_bytes, guarded_amp, messages, texts
+from tests.protocols.corpus_entries import CORPUS as RECORDED
 from tests.protocols.corpus_entries import entries
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     **messages.TARGETS,
+    **first_bytes.TARGETS,
     **texts.TARGETS,
     **cookies.TARGETS,
     **guarded_amp.TARGETS,
@@ -21,6 +23,9 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 CORPUS = Path(__file__).parent / "corpus"
 """A folder for each target; each file is one input: a seed, or an input that once failed."""
 
+FOLDERS = {"hello": "hellos", "proxy": "proxy"}
+"""Target -> folder of tests/protocols/corpus with what programs have sent."""
+
 
 def seeds(name: str) -> list[bytes]:
     """The seeds of the target `name`."""
@@ -29,6 +34,8 @@ def seeds(name: str) -> list[bytes]:
         found += [entry.message for entry in entries("requests")]
     elif name == "response":
         found += [entry.message for entry in entries("responses")]
+    elif name in FOLDERS:
+        found += [path.read_bytes() for path in sorted((RECORDED / FOLDERS[name]).glob("*.bin"))]
     elif name == "chunks":
         bodies = (
             entry.message.partition(b"\r\n\r\n")[2]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.fuzz.targets import CORPUS, TARGETS, seeds, words
 
 EXAMPLES = {"control": 50, "boxes": 30}
-"""How often a target runs here; targets that are not named run 300 times."""
+"""The number of runs of a target; those not named here run 300 times."""
 
 _SIGNS = [b"\r\n", b"\r", b"\n", b" ", b"\t", b"\0", b"\xff", b":", b",", b";", b"=", b'"', b"\\", b"#", b"{", b"}"]
 

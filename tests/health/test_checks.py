@@ -1,4 +1,4 @@
-"""Checks: each ends in its time whatever its server and its probe do, and the next one follows."""
+"""Checks: each ends within its timeout, whatever its server and its probe do, and the next one follows."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Checked(World):
         return next(iter(self.live.destinations.values()))
 
     def waits_for_check(self) -> None:
-        """Until the server is called."""
+        """Advance the clock until a check connects to the server."""
         for _ in range(7):
             if self._called < len(self.reactor.tcpClients):
                 break
@@ -54,7 +54,7 @@ class Checked(World):
         assert self.called() == [A]
 
     def server_says(self, data: bytes | None) -> None:
-        """To the check that calls now; None: it does not even connect."""
+        """Accept the check's connection and send `data`; None: do not even accept."""
         if data is None:
             return
         line = Line()
@@ -146,7 +146,7 @@ def test_no_probe_ends_the_checks_of_its_server(probe: Callable[[], Any]) -> Non
 
 
 def test_a_check_that_was_ended_reports_nothing() -> None:
-    """Its server may not even have been connected."""
+    """Its connection to the server may not even be open."""
     world = Checked("check = tcp")
     world.waits_for_check()
     server = world.server

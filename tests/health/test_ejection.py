@@ -1,4 +1,4 @@
-"""Servers that fail their clients, as transcripts: who is ejected, for how long, and how it comes back."""
+"""Servers that fail their clients, as transcripts: which are ejected, for how long, and how they come back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Make = Callable[..., World]
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    """Makes worlds, and sees that nothing is left counted in any of them."""
+    """Makes worlds, and checks that nothing is left counted in any of them."""
     with worlds(*PHTTP, before_close=lambda world: world.passes(400)) as make:
 
         def new(*lines: str, **others: object) -> World:
@@ -36,12 +36,12 @@ def destination(world: World, address: str) -> Destination:
 
 
 def states(world: World) -> str:
-    """u, d or e for each server."""
+    """Return u, d or e (up, down, ejected) for each server."""
     return "".join(destination(world, address).health.state[0] for address in (A, B, C))
 
 
 def asks(world: World, status: str = "200 OK", address: str = "") -> str:
-    """A client asks; whoever is called answers with `status`, only `address` if that is given. Who it was."""
+    """Send a request; the chosen server, or only `address` if given, responds with `status`. Return the server."""
     client = world.client()
     client.says(get())
     (called,) = world.called()
@@ -63,7 +63,7 @@ def test_errors_in_a_row_eject(make: Make, status: str) -> None:
     assert states(world) == "uuu"
     assert {asks(world) for _ in range(6)} == {A, B, C}
     health = destination(world, A).health
-    assert health.reason == "its ejection is over"
+    assert health.reason == "the ejection has ended"
 
 
 def test_a_good_answer_makes_up_for_errors(make: Make) -> None:
@@ -105,7 +105,7 @@ def test_not_more_than_their_share(make: Make) -> None:
 
 
 @pytest.mark.parametrize("lines", [PHTTP, WLC])
-def test_who_refuses_calls_is_ejected(make: Make, lines: tuple[str, ...]) -> None:
+def test_a_server_that_refuses_connections_is_ejected(make: Make, lines: tuple[str, ...]) -> None:
     world = make(*lines)
     refused = 0
     while refused < 3:
@@ -172,7 +172,7 @@ def test_when_all_are_down(make: Make, lines: tuple[str, ...], ends: bytes) -> N
         client.says(get())
     world.accepts(A)
     world.load(*lines)
-    assert states(world) == "uuu", "who is not checked is up"
+    assert states(world) == "uuu", "a server without checks is up"
 
 
 def test_a_server_comes_slowly(make: Make) -> None:
@@ -198,7 +198,7 @@ def test_a_server_comes_slowly(make: Make) -> None:
     assert added.weight == 100
 
 
-def test_who_is_ejected_serves_when_nobody_else_is_left(make: Make) -> None:
+def test_an_ejected_server_is_used_when_no_other_is_left(make: Make) -> None:
     world = make(settings="pool_size = 0")
     for _ in range(8):
         asks(world, "500 Oops", A)
@@ -216,6 +216,6 @@ def test_who_is_ejected_serves_when_nobody_else_is_left(make: Make) -> None:
     assert sorted(tried[:2]) == [B, C]
     assert tried[2] == A
     assert client.heard() == answer(b"from a")
-    for one in (B, C):  # and who is down by checks is not tried
+    for one in (B, C):  # and a server that checks found down is not tried
         world.live.health.mark(destination(world, one), False, "check: refused")
     assert asks(world) == A

@@ -1,4 +1,4 @@
-"""Limits for each client address, as transcripts; time is a clock."""
+"""Limits for each client address, as transcripts with a simulated clock."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    """Makes worlds, and sees that nothing is left counted in any of them, for any client either."""
+    """Makes worlds, and checks that nothing is left counted in any of them, nor for any client address."""
     made: list[World] = []
     with worlds() as make:
 
@@ -40,7 +40,7 @@ def comes(world: World, host: str = "192.0.2.1") -> Peer:
 
 
 def refused(answer: bytes, why: bytes) -> int:
-    """The seconds of a 429's Retry-After."""
+    """Check a response 429, and return its Retry-After."""
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 429 Too Many Requests\r\n"), answer
     assert why in body
@@ -65,7 +65,7 @@ def test_connections_at_once(make: Make) -> None:
     for _ in range(5):
         comes(world)
     world.load("scheduler = wlc", *SERVER, "client_connections = 3")
-    assert world.comes("192.0.2.1") is None  # those who came without a limit do not count, three do
+    assert world.comes("192.0.2.1") is None  # clients from before the limit do not count, three do
     second.resets()
     third.resets()
     comes(world)
@@ -129,9 +129,9 @@ def test_a_client_that_asks_too_often_is_answered_429_and_may_go_on(make: Make) 
     assert server.heard() == GET * 2
     server.says(OK)
     assert other.heard() == OK
-    for peer in (other, client):  # one after the other, each as it came the last time: read before, or not
+    for peer in (other, client):  # each in turn, in the same form as before: cached, or not
         peer.says(GET)
-        assert refused(peer.heard(), b"asks more than it may") == 2
+        assert refused(peer.heard(), b"too many requests from this client address") == 2
     client.says(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\n1")
     assert refused(client.heard(), b"") == 2
     assert (
@@ -171,7 +171,7 @@ def test_the_first_request_alone_counts_where_it_alone_is_read(make: Make) -> No
     first.says(GET)
     server = world.accepts(A)
     second.says(GET)
-    assert refused(second.heard(), b"asks more than it may") == 3600
+    assert refused(second.heard(), b"too many requests from this client address") == 3600
     assert second.line.ended
     first.says(GET)
     assert server.heard() == GET * 2
@@ -186,7 +186,7 @@ def test_heads_that_are_held_count_together(make: Make, scheduler: str) -> None:
         peer.says(begun)
         assert not peer.heard()
     second.says(begun)
-    assert refused(second.heard(), b"more unfinished heads than it may") == RETRY_AFTER_HEAD
+    assert refused(second.heard(), b"too many bytes of incomplete request heads") == RETRY_AFTER_HEAD
     assert second.line.ended
     second.ends()
     world.settle()
@@ -195,12 +195,12 @@ def test_heads_that_are_held_count_together(make: Make, scheduler: str) -> None:
     third = comes(world)
     third.says(b"GET / HTTP/1")
     assert not third.heard()
-    first.says(b"\r\n\r\n")  # a whole one is held no more
+    first.says(b"\r\n\r\n")  # a complete head is no longer held
     assert world.called() == [A]
     third.says(b".1\r\nX: " + b"x" * 80)
     assert not third.heard()
     third.says(b"x" * 10)
-    assert refused(third.heard(), b"more unfinished heads than it may") == RETRY_AFTER_HEAD
+    assert refused(third.heard(), b"too many bytes of incomplete request heads") == RETRY_AFTER_HEAD
 
 
 @pytest.mark.parametrize("scheduler", ["http", "phttp"])
@@ -210,7 +210,7 @@ def test_bytes_of_heads_in_a_second(make: Make, scheduler: str) -> None:
     assert len(long) == 250
     comes(world).says(long)
     assert world.called() == [A]
-    for seconds in (2, 1):  # 250 bytes are worth 2.5 seconds, and one second's worth is free
+    for seconds in (2, 1):  # 250 bytes count for 2.5 seconds, of which one second is the burst
         early = comes(world)
         early.says(GET)
         assert refused(early.heard(), b"") == seconds
@@ -221,13 +221,13 @@ def test_bytes_of_heads_in_a_second(make: Make, scheduler: str) -> None:
 
 def test_an_explanation_says_what_counts_for_the_client(make: Make) -> None:
     world = make("wlc", "client_connections = 1", "client_rate = 6/m", "client_burst = 1")
-    gate = world.live.traffic.admission
-    assert gate.look(b"\xc0\0\2\1") == ["client has 0 of 1 connections", "client within its rate"]
+    admission = world.live.traffic.admission
+    assert admission.describe(b"\xc0\0\2\1") == ["client has 0 of 1 connections", "client within its rate"]
     peer = comes(world)
-    assert gate.look(b"\xc0\0\2\1") == [
-        "client has 1 of 1 connections: one more is reset",
-        "client beyond its rate: for 10.0 seconds each connection is reset",
+    assert admission.describe(b"\xc0\0\2\1") == [
+        "client has 1 of 1 connections: the next one is reset",
+        "client exceeds its rate: connections are reset for 10.0 more seconds",
     ]
     peer.resets()
     world.passes(10)
-    assert gate.look(b"\xc0\0\2\1") == ["client has 0 of 1 connections", "client within its rate"]
+    assert admission.describe(b"\xc0\0\2\1") == ["client has 0 of 1 connections", "client within its rate"]

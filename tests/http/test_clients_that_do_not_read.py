@@ -1,4 +1,4 @@
-"""Clients that do not read, stop in the middle or go away, as transcripts: what they cost, and whose fault it is."""
+"""Clients that do not read, stop halfway or disconnect, as transcripts: their cost, and which side is blamed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Make = Callable[..., World]
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    """Makes worlds, and sees that nothing is left counted in any of them."""
+    """Makes worlds, and checks that nothing is left counted in any of them."""
     with worlds(*ONE, settings=TIMES, before_close=lambda world: world.passes(LONGEST)) as make:
         yield make
 
@@ -41,7 +41,7 @@ def states(world: World) -> list[str]:
     return [one.health.state for one in world.live.destinations.values()]
 
 
-# A client that takes no more is served nothing.
+# No requests of a client that does not read are handled.
 
 
 def test_a_full_client_gets_no_responses_of_the_switch(make: Make) -> None:
@@ -104,7 +104,7 @@ def test_no_request_of_a_full_client_reaches_a_server(make: Make) -> None:
 
 
 def test_a_request_remembered_from_before_waits_too(make: Make) -> None:
-    """The shortcut for requests seen before does not pass by a client that is full."""
+    """The fast path does not bypass back-pressure of the client."""
     world = make()
     client = world.client()
     for _ in range(3):
@@ -135,7 +135,7 @@ def test_an_upload_goes_on_while_its_client_does_not_read(make: Make) -> None:
     assert server.heard() == get("/a/2")
 
 
-# Bytes that cost more time than others.
+# Bytes that take more time than others.
 
 CHUNKED = "Transfer-Encoding: chunked"
 TINY = b"1\r\nx\r\n" * 3000
@@ -178,7 +178,7 @@ def test_tiny_chunks_of_a_server_are_read_some_in_a_turn(make: Make) -> None:
     world.turns(20)
     assert heard + client.heard() == head + TINY
     server.says(TINY)
-    server.resets()  # what came before is heard
+    server.resets()  # data from before the reset is still read
     assert client.heard() == TINY
     assert client.line.reset_on_close
 
@@ -229,7 +229,7 @@ def a_response_not_taken(world: World) -> Peer:
 
 
 def a_little_of_a_response_not_taken(world: World) -> Peer:
-    """Less than makes the switch stop writing."""
+    """Send less of a response than makes the switch stop writing."""
     client = world.client()
     client.says(get())
     world.accepts(A).says(answer(b"x" * 1000))
@@ -316,14 +316,14 @@ def nothing_at_all(world: World) -> Peer:
 )
 @pytest.mark.parametrize("ends", [False, True], ids=["open", "half-closed"])
 def test_every_state_ends(make: Make, begins: Callable[[World], Peer], state: str, ends: bool) -> None:
-    """Nobody does anything more, but that the client may send a FIN."""
+    """No peer does anything more, except that the client may send a FIN."""
     world = make()
     client = begins(world)
     assert world.connection.state == state
     if ends and client.is_read():
         client.ends()
     if state == life.CONNECTING:
-        world.reactor.advance(3)  # connect_timeout, which the reactor keeps
+        world.reactor.advance(3)  # connect_timeout, by the reactor's clock
         world.refuse(world.reactor.tcpClients[-1][2])
     for _ in range(LONGEST):
         world.passes(1)
@@ -385,7 +385,7 @@ def test_it_is_bounded_in_bytes(make: Make) -> None:
 
 
 def test_an_early_response_reaches_a_client_that_uploads_on(make: Make) -> None:
-    """The server refuses an upload, and its connection breaks behind its response."""
+    """The server refuses an upload, and its connection is reset after its response."""
     world = make(*TWO)
     refusal = answer(b"too large", "Connection: close", status="413 Content Too Large")
     for _ in range(8):
@@ -403,11 +403,11 @@ def test_an_early_response_reaches_a_client_that_uploads_on(make: Make) -> None:
     assert states(world) == [UP, UP]  # an early response is no error
 
 
-# What is left behind.
+# State after a response.
 
 
 def test_a_body_in_pieces_of_which_no_server_hears(make: Make) -> None:
-    """The next request of the connection is read."""
+    """The next request of the connection is read correctly."""
     world = make()
     client = world.client()
     client.says(get("/a", POST, method="POST", body=b"12345"))
@@ -451,7 +451,7 @@ def test_a_server_that_takes_no_more_after_its_response_is_reset(make: Make) -> 
     assert server.line.aborted
 
 
-# Whose fault it is.
+# Which side is blamed.
 
 
 @pytest.mark.parametrize(
@@ -510,7 +510,7 @@ def test_a_server_that_stops_in_the_middle_is_blamed(make: Make) -> None:
 
 
 @pytest.mark.parametrize(("is_full", "status"), [(True, b"504"), (False, b"408")])
-def test_who_is_blamed_for_a_body_that_stops(make: Make, is_full: bool, status: bytes) -> None:
+def test_which_side_is_blamed_for_a_body_that_stops(make: Make, is_full: bool, status: bytes) -> None:
     world = make()
     client = world.client()
     client.says(get("/a", POST, method="POST", body=b"12345"))
@@ -530,7 +530,7 @@ def test_connections_that_are_being_made_are_counted(make: Make) -> None:
     descriptors = world.context.descriptors
     first, second = world.client(), world.client()
     first.says(get())
-    assert (descriptors.servers, descriptors.used) == (1, 4)  # each client has one for its server in reserve
+    assert (descriptors.servers, descriptors.used) == (1, 4)  # each client reserves one for its server
     second.says(get("/a/2"))
     assert (descriptors.servers, descriptors.used) == (2, 4)
     assert descriptors.are_free
@@ -567,7 +567,7 @@ def test_no_server_is_blamed_when_the_switch_has_no_descriptor(make: Make) -> No
     assert [one.failures for one in world.live.destinations.values()] == [0, 0]
 
 
-# A server that died with a request, while the others were dead.
+# A server that dies with a request while the others are dead.
 
 
 def test_servers_that_refused_are_called_once_more(make: Make) -> None:
@@ -606,7 +606,7 @@ def test_they_are_called_once_more_and_no_further(make: Make) -> None:
     for refusing in (A, B, A, B):
         world.refuses(refusing)
     assert world.called() == []
-    assert client.heard().startswith(b"HTTP/1.1 502 ")  # a server had it
+    assert client.heard().startswith(b"HTTP/1.1 502 ")  # a server had received the request
 
 
 # A response that never begins.
@@ -631,7 +631,7 @@ def test_it_does_not_extend_the_timeout(make: Make, says: Callable[[int], bytes]
     assert b"HTTP/1.1 504 " in client.heard()
 
 
-# A client that goes away while it waits.
+# A client that disconnects while it waits.
 
 ON = (*ONE, "abort_on_close = on")
 QUEUE = tuple(line if not line.startswith("server") else f"{line} 1 maxconn 1" for line in ON)

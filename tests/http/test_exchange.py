@@ -1,4 +1,4 @@
-"""Request by request, as transcripts: who gets which message, and what may never happen."""
+"""Request by request, as transcripts: which server gets which message, and what must never happen."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Make = Callable[..., World]
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    """Makes worlds, and sees that nothing is left counted in any of them."""
+    """Makes worlds, and checks that nothing is left counted in any of them."""
     with worlds(*RULES) as make:
         yield make
 
@@ -418,7 +418,7 @@ def test_a_kept_connection_that_the_server_closed_is_noticed_at_once(make: Make)
 
 
 def kept(world: World) -> tuple[Peer, Peer]:
-    """A client, and the server connection that it has used once."""
+    """Return a client, and the server connection that it has used once."""
     client = world.client()
     client.says(get())
     server = world.accepts(A)
@@ -475,7 +475,7 @@ def test_a_new_connection_that_dies_leaves_an_idempotent_request_to_the_next_bes
     kept = world.peers[-2]  # the connection to b
     assert kept.heard().startswith(b"GET /both")
     kept.resets()
-    world.accepts(B).resets()  # it may just have been old, so b is called anew
+    world.accepts(B).resets()  # it may only have been idle for too long, so b is tried again
     assert world.called() == []
     assert client.heard().startswith(b"HTTP/1.1 502")
 
@@ -563,7 +563,7 @@ def test_no_more_idle_connections_than_pool_size(make: Make) -> None:
     assert [server.line.disconnecting for server in servers] == [False, True]
 
 
-def test_who_takes_no_more_holds_back_the_other(make: Make) -> None:
+def test_a_full_side_pauses_the_other(make: Make) -> None:
     world = make()
     client = world.client()
     client.says(get("/a", "Content-Length: 100", method="POST", body=b"1"))
@@ -585,7 +585,7 @@ def test_a_full_client_does_not_stop_a_server_for_the_next(make: Make) -> None:
     a = world.accepts(A)
     a.stream.dataReceived(answer(b"x" * 50)[:20])
     full.fills_up()
-    a.stream.dataReceived(answer(b"x" * 50)[20:])  # what had been read already
+    a.stream.dataReceived(answer(b"x" * 50)[20:])  # data that had already been read
     other = world.client()
     other.says(get())
     assert world.called() == []
@@ -696,7 +696,7 @@ def test_a_server_may_switch_before_the_body_has_ended(make: Make, chunked: bool
 
 
 def test_a_server_that_switches_while_the_body_waits_for_its_turn_is_502(make: Make) -> None:
-    """The bytes that wait would come behind what the client sends next."""
+    """The pending bytes would be sent after those that the client sends next."""
     world = make()
     client = world.client()
     body = b"1\r\nx\r\n" * (MAX_COST_PER_CALL + 100)
@@ -771,7 +771,7 @@ def test_an_edit_holds_for_the_next_request_of_a_connection(make: Make) -> None:
 
 
 def test_a_service_without_rules_uses_all_its_servers(make: Make) -> None:
-    """Until the first rule comes, and again when the last one has gone; on a client connection that stays."""
+    """Before the first rule is added, and after the last one is deleted, on the same client connection."""
     lines = ("scheduler = phttp", "balance = rr", f"server = {A}", f"server = {B}")
     world = make(*lines)
     client = world.client()
@@ -910,7 +910,7 @@ def test_servers_are_told_of_the_client(make: Make) -> None:
 def test_a_connection_that_has_carried_the_body_of_a_get_is_kept_unless_that_may_be_a_request(
     make: Make, body: bytes, kept: bool, step: int
 ) -> None:
-    """A server that passes over the body would answer it as the next request, of another client."""
+    """A server that ignores the body would answer it as the next request, which is another client's."""
     world = make()
     client = world.client()
     client.says(get("/a", f"Content-Length: {len(body)}"))
@@ -979,7 +979,7 @@ def test_an_odd_interim_answer_before_a_known_answer_leaves_its_doubt(make: Make
 
 
 def test_the_answer_to_head_without_a_length_is_the_last_of_its_connection(make: Make) -> None:
-    """Some servers close behind it without saying so, since a GET's body would have ended with the connection."""
+    """Some servers close after it without announcing it, since a GET's body would have ended with the connection."""
     world = make()
     client = world.client()
     client.says(get(method="HEAD") + get("/b", method="POST"))
@@ -995,7 +995,7 @@ def test_the_answer_to_head_without_a_length_is_the_last_of_its_connection(make:
 def test_a_kept_connection_whose_end_has_come_gets_no_request_that_must_not_be_lost(
     make: Make, unread: bytes, method: str
 ) -> None:
-    """unread: what its server has said before that; nothing of it was read yet."""
+    """unread: what its server has sent before that, all unread."""
     world = make()
     client, old = kept(world)
     ours, theirs = socket.socketpair()
@@ -1004,7 +1004,7 @@ def test_a_kept_connection_whose_end_has_come_gets_no_request_that_must_not_be_l
         theirs.sendall(unread)
         theirs.shutdown(socket.SHUT_WR)
         client.says(get(method=method))
-        assert bool(old.heard()) is (method == "GET")  # that is sent again if it must be
+        assert bool(old.heard()) is (method == "GET")  # a GET can be sent again
         assert old.line.disconnecting is (method == "POST")
         if method == "POST":
             world.accepts(A).says(answer())
@@ -1046,7 +1046,7 @@ def test_a_chunked_request_goes_on_in_the_strict_form(make: Make) -> None:
 @pytest.mark.parametrize("scheduler", ["phttp", "http"])
 def test_the_refusal_of_a_bad_head_has_no_body(make: Make, head: bytes, status: bytes, scheduler: str) -> None:
     if scheduler == "http" and head.endswith(b"1.1\r\n\r\n"):
-        return  # it does not ask for a Host
+        return  # HTTP/1.0 does not require Host
     world = make(f"scheduler = {scheduler}", *RULES[1:])
     client = world.client()
     client.says(head)
@@ -1061,7 +1061,7 @@ def test_any_number_of_pipelined_requests_may_be_refused_at_once(make: Make) -> 
     world = make()
     client = world.client()
     client.says(get("/nobody") * 2000 + get("/a"))
-    assert client.heard().count(b"HTTP/1.1 503 ") == 1 + MAX_REQUESTS_PER_TURN  # others have their turn
+    assert client.heard().count(b"HTTP/1.1 503 ") == 1 + MAX_REQUESTS_PER_TURN  # then other connections have their turn
     world.turns(2000 // MAX_REQUESTS_PER_TURN + 1)
     assert client.heard().count(b"HTTP/1.1 503 ") == 2000 - 1 - MAX_REQUESTS_PER_TURN
     world.accepts(A).says(answer())
@@ -1070,7 +1070,7 @@ def test_any_number_of_pipelined_requests_may_be_refused_at_once(make: Make) -> 
 
 @pytest.mark.parametrize("last", ["the client's", "the switch's"])
 def test_a_slow_client_gets_the_whole_of_its_last_answer(make: Make, last: str) -> None:
-    """A reset would take from it what the system has not sent yet."""
+    """A reset would destroy what the system has not sent yet."""
     world = make(*RULES, settings="linger_timeout = 1 read_timeout = 20")
     client = world.client()
     client.says(get("/a", "Connection: close") if last == "the client's" else get())
@@ -1084,11 +1084,11 @@ def test_a_slow_client_gets_the_whole_of_its_last_answer(make: Make, last: str) 
         world.passes(5)
         left[0] -= 1000
     assert not client.line.aborted
-    world.passes(60)  # it takes nothing any more
+    world.passes(60)  # it does not read any more
     assert client.line.aborted
 
 
-# What is remembered of earlier messages makes no difference.
+# The cache makes no difference.
 
 ASKED = st.sampled_from(
     (
@@ -1123,7 +1123,7 @@ TOLD = st.sampled_from(
 
 
 def conversation(turns: list[tuple[bytes, bytes, bool]], option: str, quick: bool) -> list[object]:
-    """What everybody hears, and what is counted. quick: the switch takes the short way where it can."""
+    """Return everything that peers receive, and the counters. quick: the switch uses the fast path where it can."""
     world = World(*RULES, option)
     world.live.cache.is_enabled = quick
     client, said = world.client(), []
@@ -1160,7 +1160,7 @@ def test_each_status_counts_somewhere(make: Make, status: int, row: str) -> None
     client = world.client()
     client.says(get())
     a = world.accepts(A)
-    for number in range(1, 3):  # the second takes the short way
+    for number in range(1, 3):  # the second uses the fast path
         a.says(answer(status=f"{status} x"))
         answers = described(next(iter(world.live.destinations.values())).latencies)["answers"]
         assert answers == dict.fromkeys(("1xx", "2xx", "3xx", "4xx", "5xx", "other"), 0) | {row: number}
@@ -1226,10 +1226,10 @@ def test_whole_requests_that_are_remembered_are_bounded(make: Make) -> None:
     for number in range(MAX_REQUESTS + 10):
         client.says(get(f"/a{number}"))
         server.says(answer())
-    assert 0 < len(world.live.cache.requests) <= MAX_REQUESTS
+    assert 0 < len(world.live.cache.cached) <= MAX_REQUESTS
     client.says(get("/a" + "x" * MAX_CACHED_REQUEST))
     server.says(answer())
-    assert max(map(len, world.live.cache.requests)) <= MAX_CACHED_REQUEST
+    assert max(len(request.data) for request in world.live.cache.cached) <= MAX_CACHED_REQUEST
 
 
 def test_what_servers_are_told_of_clients_is_each_clients_own(make: Make) -> None:
@@ -1242,4 +1242,4 @@ def test_what_servers_are_told_of_clients_is_each_clients_own(make: Make) -> Non
         server.says(answer())
         client.says(get("/a"))
     server.says(answer())
-    assert not world.live.cache.requests
+    assert not world.live.cache.cached

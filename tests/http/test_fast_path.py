@@ -110,7 +110,7 @@ class Side:
         self.world.close()
 
     def counted(self) -> list[tuple[int, ...]]:
-        """What is counted at each server, and its responses by status."""
+        """Return the counters of each server, and its responses by status."""
         return [
             (
                 one.total,

@@ -1,4 +1,4 @@
-"""The parts of the request path, each alone: an exchange without a client connection, and so on."""
+"""The parts of the request path, each by itself: an exchange without a client connection, and so on."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Parts:
         self.http.cache.configure(self.service.config, self.context.settings, True, False)
 
     def connected(self) -> tuple[ServerConnection, Line]:
-        """The server that was connected to last answers."""
+        """Accept the last connection attempt, and return the server."""
         stream: Any = self.reactor.tcpClients[-1][2].buildProtocol(None)
         line = Line()
         stream.makeConnection(line)
@@ -62,7 +62,7 @@ class Parts:
 
 
 class Owner:
-    """What an exchange needs of its client connection, and no more."""
+    """The part of a client connection that an exchange uses."""
 
     client_name = "192.0.2.1:4711"
     body = limits = None
@@ -181,7 +181,7 @@ def test_a_client_connection_without_a_service_that_runs() -> None:
 
 
 class User:
-    """What a server connection needs of its exchange."""
+    """The part of an exchange that a server connection uses."""
 
     def __init__(self) -> None:
         self.told: list[Any] = []

@@ -64,7 +64,7 @@ def test_servers_that_are_gone_are_drained() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("tpde"), st.integers(0, 1), st.integers(0, 3)), max_size=40))
 def test_each_connection_is_kept_once_or_handed_out(steps: list[tuple[str, int, int]]) -> None:
-    """Whatever is done in whatever order: no connection is lost, and none is there twice."""
+    """In any order of operations, no connection is lost, and none is kept twice."""
     pool: Pool[Connection] = Pool()
     kept: set[Connection] = set()
     for tick, (step, place, number) in enumerate(steps):

@@ -1,4 +1,4 @@
-"""Servers that take requests and never answer, as transcripts; and how many requests may be sent again."""
+"""Servers that accept requests and never respond, as transcripts, and the budget of retries."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Make = Callable[..., World]
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    """Makes worlds, and sees that nothing is left counted in any of them."""
+    """Makes worlds, and checks that nothing is left counted in any of them."""
 
     def no_retry_is_taken(world: World) -> None:
         assert world.live.selector.retries.taken == 0
@@ -32,7 +32,7 @@ def make() -> Iterator[Make]:
 
 
 def asked(world: World, request: bytes) -> tuple[Peer, Peer]:
-    """A client that has asked, and the server A that has its request."""
+    """Return a client, and the server A that has received its request."""
     client = world.client()
     client.says(request)
     server = world.accepts(A)
@@ -50,7 +50,7 @@ def test_another_server_answers(make: Make) -> None:
     other.says(answer(b"from b"))
     assert client.heard() == answer(b"from b")
     assert [d.failures for d in world.live.destinations.values()] == [1, 0]
-    client.says(get())  # and its turn comes again
+    client.says(get())  # its next turn
     world.accepts(A).says(answer(b"from a"))
     assert client.heard() == answer(b"from a")
 
@@ -63,7 +63,7 @@ def test_another_server_answers(make: Make) -> None:
         get("/a", "Content-Length: 4", body=b"body"),
     ],
 )
-def test_who_may_not_be_asked_twice_waits(make: Make, request_: bytes) -> None:
+def test_a_request_that_is_not_idempotent_waits(make: Make, request_: bytes) -> None:
     world = make()
     client, silent = asked(world, request_)
     world.passes(20)
@@ -110,7 +110,7 @@ def test_the_only_server_is_waited_for(make: Make) -> None:
 
 
 def test_all_are_silent(make: Make) -> None:
-    """Each has its time, and the last one the longest."""
+    """Each server has first_byte_timeout, and the last one response_timeout."""
     world = make()
     client, _ = asked(world, get())
     world.passes(10)
@@ -133,7 +133,7 @@ def test_the_budget_lets_some_go_and_the_others_later(make: Make) -> None:
     clients = []
     for _ in range(5):
         clients.append(asked(world, get())[0])
-        filler = world.client()  # whose turn is B's
+        filler = world.client()  # takes B's turn
         filler.says(get())
         world.accepts(B).says(answer())
         filler.resets()

@@ -1,4 +1,4 @@
-"""`--explain` predicts what the switch then does with the same request, whatever state its servers are in."""
+"""`--explain` predicts what the switch does with the same request, in any state of its servers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Failing:
 
 
 class Foreign:
-    """A scheduler that chooses a server of nobody."""
+    """A scheduler that chooses a server of no service."""
 
     def choose(self, request: Request) -> Choice:
         return Choice(Destination("10.9.9.9:80"), "chance")  # type: ignore[arg-type]
@@ -89,7 +89,7 @@ def explained(world: World, scheduler: str) -> tuple[str, str | None, str]:
 
 
 def served(world: World, client: Peer) -> tuple[str, str | None, str]:
-    """What happened to the client's request: outcome, server and reason."""
+    """Return what happened to the client's request: outcome, server and reason."""
     world.passes(4)  # for a scheduler that answers late
     called = world.called()
     (connection,) = world.live.connections
@@ -154,7 +154,7 @@ def test_explain_predicts(
 
 
 def replace_scheduler(world: World, bind: Any) -> None:
-    """Let the plugin of the service bind its schedulers so, for this world only."""
+    """Replace `bind` of the service's scheduler plugin, for this world only."""
 
     class Factory:
         name, unit = world.live.scheduler_factory.name, world.live.scheduler_factory.unit

@@ -1,4 +1,4 @@
-"""Explanations: what the switch says of a request is what it then does, and saying it changes nothing."""
+"""Explanations: they agree with what the switch then does, and change nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Make = Callable[..., World]
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    """Makes worlds of one service; nothing may be left counted in any."""
+    """Makes worlds of one service, and checks that nothing is left counted in any of them."""
     with worlds() as make:
         yield make
 
@@ -44,7 +44,7 @@ def asked(
     client: str = "192.0.2.1",
     ident: str = "s",
 ) -> list[Any]:
-    """The list in which the answer will stand, or its Failure."""
+    """Return the list that will contain the answer or its Failure."""
     outcome: list[Any] = []
     work = Explainer(world.director).explain(ident, method, target, headers, client)
     Deferred.fromCoroutine(work).addBoth(outcome.append)
@@ -93,7 +93,7 @@ def test_no_rule_matches(make: Make) -> None:
     answer = explain(make("scheduler = http", *lines), "GET", "/b")
     assert tried(answer) == [(1, "^/a", "does not match")]
     assert (answer["servers"], answer["notes"]) == ([], ["no rule matches"])
-    assert found(answer) == ("nobody", None, "no server for this request: the client is answered 503")
+    assert found(answer) == ("nobody", None, "no server for this request: the client gets status 503")
     answer = explain(make("scheduler = http", *lines, f"redirect = {C}"), "GET", "/b")
     assert found(answer) == ("redirect", C, "redirect, since no server was found")
 
@@ -147,17 +147,17 @@ def test_a_host_that_is_given_stays_alone(make: Make) -> None:
 @pytest.mark.parametrize(
     ("request_", "why"),
     [
-        (("GE T", "/"), "method 'GE T': printable characters without a blank are wanted"),
-        (("", "/"), "method '': printable characters without a blank are wanted"),
-        (("GET", ""), "target '': printable characters without a blank are wanted"),
+        (("GE T", "/"), "method 'GE T': expected printable characters without spaces"),
+        (("", "/"), "method '': expected printable characters without spaces"),
+        (("GET", ""), "target '': expected printable characters without spaces"),
         (
             ("GET", "/ HTTP/1.1\r\nX: y"),
-            r"target '/ HTTP/1.1\r\nX: y': printable characters without a blank are wanted",
+            r"target '/ HTTP/1.1\r\nX: y': expected printable characters without spaces",
         ),
-        (("GET", "/", ("A", "b\r\nC: d")), "header 'A': a line end or NUL stands in it"),
-        (("GET", "/", ("A\n", "b")), r"header 'A\n': a line end or NUL stands in it"),
-        (("GET", "/", ("A", "b\0")), "header 'A': a line end or NUL stands in it"),
-        ((None, None, ("A", "b\r")), "header 'A': a line end or NUL stands in it"),
+        (("GET", "/", ("A", "b\r\nC: d")), "header 'A': contains a line end or NUL"),
+        (("GET", "/", ("A\n", "b")), r"header 'A\n': contains a line end or NUL"),
+        (("GET", "/", ("A", "b\0")), "header 'A': contains a line end or NUL"),
+        ((None, None, ("A", "b\r")), "header 'A': contains a line end or NUL"),
     ],
 )
 @pytest.mark.parametrize("scheduler", ["wlc", "http", "phttp"])
@@ -169,7 +169,7 @@ def test_what_is_more_than_one_request_is_refused(make: Make, scheduler: str, re
 
 @pytest.mark.parametrize("client", ["", "localhost", "10.0.0", "10.0.0.1:80", "[::1]", "::1\n"])
 def test_a_client_is_an_ip_address(make: Make, client: str) -> None:
-    with pytest.raises(BadValue, match=r"an IP address is wanted$"):
+    with pytest.raises(BadValue, match=r"expected an IP address$"):
         explain(make("scheduler = wlc", *RULES), client=client)
 
 
@@ -195,7 +195,7 @@ def test_a_request_that_would_be_refused(make: Make, request_: Any, status: int)
     world = make("scheduler = http", *RULES, settings="head_size = 512 head_lines = 9 uri_size = 100")
     answer = explain(world, *request_)
     assert found(answer)[:2] == ("nobody", None)
-    assert found(answer)[2].endswith(f": the client is answered {status}")
+    assert found(answer)[2].endswith(f": the client gets status {status}")
     assert (answer["rules"], answer["servers"]) == ([], [])
     assert answer["request"]["method"] == request_[0]
     client = world.client()
@@ -224,9 +224,9 @@ def test_what_is_no_http_goes_to_the_redirect_of_a_relay(make: Make) -> None:
     assert found(answer)[:2] == ("redirect", C)
 
 
-def test_who_decides_per_connection_does_not_look_at_a_request(make: Make) -> None:
+def test_a_scheduler_per_connection_ignores_the_request(make: Make) -> None:
     world = make("scheduler = wlc", *RULES)
-    note = "scheduler wlc decides per connection: the request is not looked at"
+    note = "scheduler wlc decides per connection: the request is ignored"
     for request in (("GET", "/"), (None, None, ("A", "b"))):
         answer = explain(world, *request)
         assert (answer["notes"], answer["rules"]) == ([note], [])
@@ -239,7 +239,7 @@ def test_who_decides_per_connection_does_not_look_at_a_request(make: Make) -> No
 def test_without_a_request_there_is_still_one_to_look_at(make: Make) -> None:
     answer = explain(make("scheduler = http", *RULES), None, None)
     assert (answer["request"]["method"], answer["request"]["target"]) == ("GET", "/")
-    assert answer["notes"] == ["no request was given: GET / is looked at"]
+    assert answer["notes"] == ["no request given: GET / is assumed"]
 
 
 def test_the_client_counts(make: Make) -> None:
@@ -248,11 +248,11 @@ def test_the_client_counts(make: Make) -> None:
     assert len(answers) > 3
 
 
-# What is explained is what happens.
+# Explanations agree with traffic.
 
 
 @pytest.mark.parametrize("scheduler", ["wlc", "lc", "rr", "wrr", "sh"])
-def test_the_next_client_meets_whom_it_was_said_to_meet(make: Make, scheduler: str) -> None:
+def test_the_next_client_gets_the_predicted_server(make: Make, scheduler: str) -> None:
     world = make(f"scheduler = {scheduler}", *(f"server = 10.0.0.{n}:80 {n}" for n in (1, 2, 3)))
     for _ in range(12):
         said = {found(explain(world))[1] for _ in range(3)}
@@ -284,8 +284,8 @@ def test_a_session(make: Make) -> None:
     world = make("scheduler = chttp", *RULES)
     first = explain(world, "GET", "/")
     assert "no cookie KTCPVS_SID" in first["notes"]
-    (note,) = (note for note in first["notes"] if note.startswith("the answer gets Set-Cookie: "))
-    cookie = note.removeprefix("the answer gets Set-Cookie: ").partition(";")[0]
+    (note,) = (note for note in first["notes"] if note.startswith("the response gets Set-Cookie: "))
+    cookie = note.removeprefix("the response gets Set-Cookie: ").partition(";")[0]
     again = explain(world, "GET", "/", ("Cookie", cookie))
     assert f"cookie KTCPVS_SID names {found(first)[1]}" in again["notes"]
     assert found(again) == ("server", found(first)[1], "rule 2, by the client's cookie")
@@ -333,7 +333,7 @@ def test_a_full_server_is_passed_over(make: Make) -> None:
         world.accepts(address)
     answer = explain(world, None, None)
     assert states(answer) == {A: "full", B: "up"}
-    assert answer["notes"] == [f"{A} is chosen first, and it is full"]
+    assert answer["notes"] == [f"{A} was chosen first, but it is full"]
     assert found(answer)[:2] == ("server", B)
     world.client()
     world.accepts(B)
@@ -346,7 +346,7 @@ def test_when_all_are_full_the_client_waits(make: Make) -> None:
     assert found(explain(world)) == (
         "queue",
         None,
-        "fewest connections for its weight of 1; it is full, and so is every other that may serve: "
+        "fewest connections for its weight of 1; it is full, and so are all other eligible servers: "
         "the client waits at most 7 seconds for room",
     )
     world.client()
@@ -361,7 +361,7 @@ def test_a_session_waits_for_its_server(make: Make) -> None:
         'rule = pattern ".*" use server 10.0.0.1:80 server 10.0.0.2:80',
     )
     note = explain(world)["notes"][-1]
-    cookie = note.removeprefix("the answer gets Set-Cookie: ").partition(";")[0]
+    cookie = note.removeprefix("the response gets Set-Cookie: ").partition(";")[0]
     client = world.client()
     client.says(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
     world.accepts(A)
@@ -372,11 +372,11 @@ def test_a_session_waits_for_its_server(make: Make) -> None:
     )
 
 
-# Schedulers of other people.
+# Schedulers of other packages.
 
 
 class Plugin:
-    """A scheduler that answers with what `answers` gives."""
+    """A scheduler that returns the result of `answers`."""
 
     name = "theirs"
 
@@ -402,7 +402,7 @@ Theirs = Callable[..., World]
 
 @pytest.fixture
 def theirs(make: Make) -> Theirs:
-    """A service of A and B whose scheduler answers so."""
+    """Makes a service of A and B with such a scheduler."""
 
     def new(answers: Callable[[Any, Request], Any], *lines: str, settings: str = "", plugin: type = Plugin) -> World:
         world = make("scheduler = wlc", settings=settings)
@@ -475,8 +475,11 @@ async def broken_later(servers: Any, request: Request) -> Any:
     [
         (broken, "scheduler theirs failed: ZeroDivisionError('x')"),
         (broken_later, "scheduler theirs failed: ZeroDivisionError('x')"),
-        (lambda servers, request: 7, "scheduler theirs chose no server of this service: 7"),
-        (lambda servers, request: Choice("nobody", "so"), "scheduler theirs chose no server of this service: 'nobody'"),
+        (lambda servers, request: 7, "scheduler theirs chose 7, which is not a server of this service"),
+        (
+            lambda servers, request: Choice("nobody", "so"),
+            "scheduler theirs chose 'nobody', which is not a server of this service",
+        ),
     ],
 )
 def test_a_scheduler_that_fails(theirs: Theirs, answers: Any, note: str) -> None:

@@ -1,4 +1,4 @@
-"""Hypothesis strategies for what the model holds: every one yields valid values only, odd ones preferred.
+"""Hypothesis strategies for the values of the model: each yields only valid values, and prefers unusual ones.
 
 Use: `from tests.model.strategies import tables`.
 
@@ -447,7 +447,7 @@ def config_texts() -> st.SearchStrategy[str]:
 
 
 def assert_sound(table: Table) -> None:
-    """What holds for every table, whatever was done to make it."""
+    """Check the invariants of every table."""
     assert table.running <= table.services.keys()
     for ident, service in table.services.items():
         assert ident == service.ident
@@ -469,7 +469,8 @@ def assert_sound(table: Table) -> None:
 
 
 def answer_or_refusal(call: Callable[..., Any], *arguments: Any, kind: type[Refusal] = Refusal) -> Any:
-    """What the call answers, or the refusal of that kind that it raises: its text is one printable line."""
+    """Return the result of the call, or the refusal of that kind that it raises, whose text must be one printable
+    line."""
     try:
         return call(*arguments)
     except kind as refusal:

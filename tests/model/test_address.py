@@ -1,4 +1,4 @@
-"""Addresses: what people write, what is kept of it, and what is refused."""
+"""Addresses: which texts are accepted, how they are normalized, and which are refused."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_port_alone():
         assert str(refusal.value) == why
 
 
-def test_nobody_names_a_port():
+def test_without_a_services_database_port_names_are_unknown():
     assert no_port_names("www") is None
 
 

@@ -1,4 +1,4 @@
-"""What the option `check` may say."""
+"""The values of the option `check`."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_what_is_none(text: str, why: str) -> None:
 
 
 @pytest.mark.parametrize("status", [99, 199, 200, 204, 302, 399, 400, 503])
-def test_who_is_well(status: int) -> None:
+def test_statuses_that_pass(status: int) -> None:
     assert Check(HTTP, "/").is_well(status) == (200 <= status < 400)
     assert Check(HTTP, "/", (503,)).is_well(status) == (status == 503)
 

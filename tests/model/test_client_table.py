@@ -1,4 +1,4 @@
-"""The table of clients: buckets against a plain one, counts of several processes, and who gives way."""
+"""The table of clients: its token buckets compared with a plain one, counts of several processes, and eviction."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_the_idle_client_that_was_seen_longest_ago_gives_way() -> None:
 
     assert table.find(names[0], 20.0) == slots[0]  # it is seen again
     assert table.find(names[-2], 21.0) == slots[1]
-    assert take(table.requests, slots[1], 21.0, 100.0, 0.0, 100.0) == 0.0  # nothing is left of who was there
+    assert take(table.requests, slots[1], 21.0, 100.0, 0.0, 100.0) == 0.0  # nothing is left of the previous client
     assert table.find(b"first", 22.0) == slot  # it has a connection
 
     for one in slots:

@@ -1,4 +1,4 @@
-"""The state table of a connection, as a whole: nothing in it is out of reach, and everything comes to an end."""
+"""The state table of a connection: every state is reachable, and every state ends."""
 
 from __future__ import annotations
 

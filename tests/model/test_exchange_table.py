@@ -1,4 +1,4 @@
-"""The table of a connection that is switched request by request: no dead end, no stranger."""
+"""The state table of an exchange: no dead ends and no unknown states."""
 
 from __future__ import annotations
 

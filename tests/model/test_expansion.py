@@ -1,4 +1,4 @@
-"""Names as many servers: what is left of a table's sense when its names are expanded."""
+"""Host names that become several servers: the meaning of a table after expansion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests that stand in a configuration: what they may say, and that they are written as they were read."""
+"""Tests in a configuration: their syntax, and that they are written as they were read."""
 
 from __future__ import annotations
 

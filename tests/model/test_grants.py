@@ -1,4 +1,4 @@
-"""The life of one direction that the kernel relays: every event in every state."""
+"""The states of one direction that the kernel relays: every event in every state."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_windows_stay_within_their_limit(most: int, data: st.DataObject) -> None
         assert min(MIN_WINDOW, most) <= window <= most
 
 
-def test_who_keeps_up_gets_all_there_is_and_who_does_not_the_least() -> None:
+def test_a_fast_target_gets_the_largest_grant_and_a_slow_one_the_smallest() -> None:
     window = first_window(64 << 20)
     for _ in range(4):
         window = next_window(window, 0, 64 << 20)

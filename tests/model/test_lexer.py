@@ -151,7 +151,7 @@ def test_any_text_is_tokens_or_refused_with_a_place(text):
 
 @pytest.mark.parametrize("text", ['"' * 200_000, "\\" * 200_000 + "x", '\\"' * 200_000, '\\\\"' * 100_000])
 def test_a_long_line_takes_no_time_to_speak_of(text):
-    """Were it quadratic, it would take minutes."""
+    """With quadratic time, this would take minutes."""
     begun = time.process_time()
     assert texts(quoted(text)) == [text]
     assert time.process_time() - begun < 5

@@ -1,4 +1,4 @@
-"""Networks, and who may come by them: against what the standard library says of the same networks."""
+"""Networks and filters, compared with the standard library's networks."""
 
 from __future__ import annotations
 

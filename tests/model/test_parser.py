@@ -1,4 +1,4 @@
-"""Configuration text: what is read out of it, in which layouts, and where its errors are shown."""
+"""The configuration parser: values, layouts, and the positions of errors."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_a_server_has_a_weight_and_a_maxconn_or_not(written, server):
     assert in_web(written, "server = r2:80 3").servers == (server, RealServer(Inet("r2", 80), 3))
 
 
-def test_a_service_says_who_chooses_when_its_scheduler_does_not_and_where_it_logs():
+def test_a_service_names_its_fallback_and_its_access_log():
     service = in_web("fallback = none", "cookie_secure = on", 'access_log = "/var/log/a b"', "access_log_format = json")
     assert service == VirtualService(
         "web", fallback="none", cookie_secure="on", access_log="/var/log/a b", access_log_format="json"

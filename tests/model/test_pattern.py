@@ -1,4 +1,4 @@
-"""Patterns: which are taken, and that a fault is shown where it is."""
+"""Patterns: which are accepted, and that errors show their position."""
 
 from __future__ import annotations
 

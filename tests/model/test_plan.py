@@ -1,4 +1,4 @@
-"""The difference between two tables, as work for the director."""
+"""Plans: the difference between two tables, as steps for the director."""
 
 from __future__ import annotations
 

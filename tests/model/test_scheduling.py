@@ -1,4 +1,4 @@
-"""What a scheduler sees: destinations in their order, rules in the order in which they are tried."""
+"""The view of a scheduler: destinations in their order, rules in the order in which they are tried."""
 
 from __future__ import annotations
 

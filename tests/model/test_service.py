@@ -1,4 +1,4 @@
-"""One virtual service: what it may be made of, and each way in which it can be changed."""
+"""One virtual service: its valid values, and each change of it."""
 
 from __future__ import annotations
 

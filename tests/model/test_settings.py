@@ -1,4 +1,4 @@
-"""Settings: names, defaults and ranges, and how a change is refused."""
+"""Settings: names, defaults, ranges, and refused changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Warnings: which options and rules have no effect, and which edits are told so."""
+"""Warnings: which options and rules have no effect, and which edits report that."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_what_a_whole_service_lacks_is_told_when_it_is_loaded_or_started() -> No
 
 
 def test_every_option_in_a_warning_is_one() -> None:
-    """So that edit-service finds it."""
+    """An edit of that option then finds its warning."""
     every: Any = {"startservers": 1, "cookie_secure": "on", "via": "append", "client_head": 1, "client_burst": 1}
     (service,) = parse(f"Virtual s {{ scheduler = wlc\n{A} }}").services.values()
     about = {

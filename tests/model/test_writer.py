@@ -1,4 +1,4 @@
-"""What is written is read back to the same table, whatever it holds."""
+"""Any table that is written can be read back to the same table."""
 
 from __future__ import annotations
 

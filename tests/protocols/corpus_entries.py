@@ -22,7 +22,7 @@ class CorpusEntry:
 
     @property
     def head(self) -> bytes:
-        """The head that goes on."""
+        """The forwarded head."""
         if self.forwarded:
             return self.forwarded
         return self.message[: self.message.index(b"\r\n\r\n") + 4]

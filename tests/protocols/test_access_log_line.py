@@ -1,4 +1,4 @@
-"""Lines of an access log: as log analysers know them, and no client can forge one."""
+"""Lines of an access log: log analysers can read them, and no client can forge one."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def record(**fields: Any) -> Record:
 
 
 NOTHING = Record("", 0.0)
-"""A connection of which nothing is known."""
+"""A connection without any further facts."""
 
 
 def test_the_formats_are_those_of_the_option() -> None:
@@ -234,3 +234,7 @@ def test_a_plain_request_has_the_line_of_its_record(
         assert line == form.line(whole)
     plain = (client.encode(), b"now", target, minor != b"0", 200, 2, request.referer, request.user_agent)
     assert access_log.combined_line(*plain) == access_log.plain_combined(*plain)
+    values = (request.host, request.referer, request.user_agent, 200, b', "server": null', total, 7, 9, 2)
+    assert access_log.json_line(b"{", target, minor != b"0", *values) == access_log.plain_json(
+        b"{", target, minor != b"0", *values
+    )

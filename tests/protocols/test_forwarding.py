@@ -1,4 +1,4 @@
-"""What servers are told of the client: exactly what the service's options say."""
+"""Header fields about the client: exactly those that the service's options select."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where bodies end: in any split, to the byte; and every form that two readers could read in two ways is refused."""
+"""The ends of bodies, exact to the byte however the data is split; ambiguous forms are refused."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def chunked_bodies(draw: st.DrawFn) -> bytes:
 
 
 def fed(frame: Frame, data: bytes, size: int) -> int:
-    """How many bytes it takes, of pieces of this size."""
+    """Return how many bytes the frame takes from `data` in pieces of this size."""
     total = 0
     for begin in range(0, len(data), size):
         piece = data[begin : begin + size]
-        while piece and not frame.done:  # again where it is much to read at once
+        while piece and not frame.done:  # again, if it was too much for one call
             taken = frame.feed(piece)
             assert taken
             total += taken
@@ -100,7 +100,7 @@ def test_a_damaged_body_is_the_same_in_every_split(body: bytes, place: int, chan
             seen.add((fed(frame, body, size), frame.done))
         except BadFrame:
             seen.add((-1, False))
-    # In pieces it may be refused before a line has ended, which whole it would never do: the line went on and on.
+    # In pieces, a line that is too long is refused before its end; as a whole, it is refused as malformed.
     assert len(seen) == 1 or (seen == {(-1, False), (len(body), False)} and not body.endswith(b"\n"))
 
 
@@ -210,7 +210,7 @@ def test_loose_forms_go_on_in_the_strict_form(came: bytes, strict: bytes, size: 
 
 
 def onward(frame: Frame, data: bytes, size: int) -> bytes:
-    """What goes on of `data` in pieces of this size; no line goes on before it is complete."""
+    """Return what is forwarded of `data` in pieces of this size. No line is forwarded before it is complete."""
     out = b""
     for begin in range(0, len(data), size):
         piece = data[begin : begin + size]

@@ -1,4 +1,5 @@
-"""Heads and bodies of HTTP/1: a corpus of good messages and known tricks, random ones, and h11 as a second opinion."""
+"""Heads and bodies of HTTP/1: a corpus of valid messages and known attacks, random messages, and a comparison with
+h11."""
 
 from __future__ import annotations
 
@@ -42,7 +43,7 @@ in_each_way = pytest.mark.parametrize("way", ["whole", "bytes", "following", "fo
 
 
 def pieces_of(message: bytes, way: str) -> tuple[list[bytes], bytes]:
-    """The pieces in which it comes, and what follows it."""
+    """Return the pieces in which the message arrives, and the bytes after it."""
     if way == "bytes":
         return [message[position : position + 1] for position in range(len(message))], b""
     following = {"whole": b"", "following": FOLLOWING[1], "following binary": FOLLOWING[2]}[way]
@@ -51,18 +52,18 @@ def pieces_of(message: bytes, way: str) -> tuple[list[bytes], bytes]:
 
 @dataclass
 class Taken:
-    """What the switch took: a message, its body, and what was left over."""
+    """The result of reading: a message, its body, and the remaining bytes."""
 
     message: Request | Response
     frame: Frame
     body: bytes
     rest: bytes
     onward: bytes
-    """The body as it goes on."""
+    """The body as it is forwarded."""
 
 
 def body_of(frame: Frame, data: bytes, pieces: Iterator[bytes]) -> tuple[bytes, bytes, bytes]:
-    """The body as it came, what was left over, and the body as it goes on."""
+    """Return the body as received, the remaining bytes, and the body as forwarded."""
     body = onward = b""
     while True:
         taken = frame.feed(data)
@@ -184,7 +185,7 @@ def test_response(entry: CorpusEntry, way: str) -> None:
         return
     if entry.says("unfinished") and following:
         return
-    # How long a body is shows before any of it has come.
+    # The length of a body is known before any of it has come.
     read = read_response(entry.message, entry.method, HEAD_SIZE, minor=entry.minor)
     assert read is not None
     frame = read[0].frame
@@ -202,7 +203,7 @@ def test_response(entry: CorpusEntry, way: str) -> None:
     assert taken.rest == entry.rest + following
 
 
-# What a person would add by hand.
+# Cases written by hand.
 
 
 @pytest.mark.parametrize(
@@ -297,12 +298,12 @@ EXTENSIONS = [
     *((strict, strict) for strict in (b"", b";a", b";a=b", b';a="b c\\"";d', b";x=1;y=2")),
     (b"  ", b""), (b" ;a", b";a"), (b"; a =\tb ", b";a=b"), (b';a= " ; " ; c', b';a=" ; ";c'), (b"\t;a;b ", b";a;b"),
 ]  # fmt: skip
-"""Extensions of a chunk as they come, and as they go on."""
+"""Extensions of a chunk as received, and as forwarded."""
 
 
 @st.composite
 def chunked_bodies(draw: st.DrawFn) -> tuple[bytes, bytes, bytes]:
-    """A chunked body, what it holds, and the form in which it goes on."""
+    """A chunked body, its content, and its forwarded form."""
     body = content = strict = b""
     extension = st.sampled_from(EXTENSIONS)
     for data in draw(st.lists(st.binary(min_size=1, max_size=20), max_size=4)):
@@ -336,7 +337,7 @@ class Parts:
     content: bytes
     length: int
     onward: bytes
-    """The whole request as it goes on."""
+    """The whole request as forwarded."""
 
     @property
     def head(self) -> bytes:
@@ -422,7 +423,7 @@ def test_any_bytes_at_all(pieces: list[bytes]) -> None:
         take_response([piece for piece in pieces if piece], b"GET")
 
 
-# Random mutations of good requests: whatever the switch takes, h11 takes too, and sees the same.
+# Random mutations of valid requests: h11 accepts what the switch accepts, and reads the same.
 
 BITS = [
     b" ", b"\t", b"\r", b"\n", b"\r\n", b"\0", b"\x0b", b"\x7f", b"\xff", b":", b",", b";", b'"', b"0", b"5", b"-",
@@ -441,7 +442,7 @@ def mutated(draw: st.DrawFn) -> bytes:
     parts = draw(requests())
     message = parts.head + parts.body + draw(st.sampled_from(FOLLOWING))
     for _ in range(draw(st.integers(0, 3))):
-        # Most of what matters stands at the beginning of a line, or at its end.
+        # Most mutations that matter are at the beginning or the end of a line.
         edges = [found.start() for found in re.finditer(rb"(?m)^|$|[: ]", message)]
         place = draw(st.sampled_from(edges) | st.integers(0, len(message)))
         removed = draw(st.sampled_from([0, 0, 0, 1, 2, 8]))
@@ -466,7 +467,7 @@ def test_in_pieces_a_request_is_what_it_is_whole(message: bytes, places: list[in
 
 
 def heard_by_h11(message: bytes) -> tuple[h11.Request, bytes, bool, bytes]:
-    """The request, the content of its body, whether that has ended, and what was left over."""
+    """Return the request, the content of its body, whether that is complete, and the remaining bytes."""
     server = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
     server.receive_data(message)
     request = server.next_event()
@@ -484,7 +485,7 @@ def heard_by_h11(message: bytes) -> tuple[h11.Request, bytes, bool, bytes]:
 
 
 def for_h11(message: bytes, target: bytes) -> bytes:
-    """Where h11 is known to be stricter: it refuses a target with bytes from 0x80 on, which the switch lets pass."""
+    """Replace what only h11 refuses: a target with bytes from 0x80 on, which the switch accepts."""
     return message.replace(target, bytes(byte if byte < 0x80 else 0x7E for byte in target), 1)
 
 
@@ -493,7 +494,7 @@ def for_h11(message: bytes, target: bytes) -> bytes:
 @example(b"GET http://h HTTP/1.1\r\nHost: x\r\n\r\n")
 @example(b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\nrest")
 def test_what_is_taken_h11_takes_too(message: bytes) -> None:
-    """Where h11 is laxer nothing is compared: what the switch refuses reaches nobody."""
+    """Messages that only h11 accepts are not compared, since the switch forwards none of them."""
     try:
         taken = take_request([message])
     except BadRequest:
@@ -502,7 +503,7 @@ def test_what_is_taken_h11_takes_too(message: bytes) -> None:
         return
     ours = taken.message
     assert isinstance(ours, Request)
-    # What goes on is taken by h11 as the same, by the switch as itself.
+    # h11 reads the forwarded message in the same way, and the switch would forward it unchanged.
     held = taken.frame.held if isinstance(taken.frame, Chunked) else b""
     onward = ours.head() + taken.onward + held + taken.rest
     passed, content, ended, rest = heard_by_h11(for_h11(onward, ours.path))
@@ -518,8 +519,8 @@ def test_what_is_taken_h11_takes_too(message: bytes) -> None:
     assert (again.body, again.rest) == (taken.onward + held, taken.rest)
     assert again.onward == taken.onward
 
-    # And so is what came, but for loose forms that h11 does not take.
-    message = message.lstrip(b"\r\n")  # h11 takes no empty lines before a request
+    # So does h11 with the received message, except for loose forms that it refuses.
+    message = message.lstrip(b"\r\n")  # h11 refuses empty lines before a request
     try:
         theirs, *heard = heard_by_h11(for_h11(message, ours.target))
     except h11.RemoteProtocolError:

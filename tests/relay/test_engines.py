@@ -1,4 +1,4 @@
-"""Which relay a service gets, on machines that can do more and less, and what of them is made and given back."""
+"""Which relay a service gets, depending on what the machine supports, and when its resources are made and freed."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ NO_SPLICE = "this Python or its system has no splice(2) or no epoll(7)"
 
 
 def relays(kernel: str | None = None, splice: str | None = None) -> Relays:
-    """Those of a machine where something cannot be done for a reason."""
+    """The relays of a machine. kernel, splice: the reason why it does not support that engine; None: it does."""
     return Relays(MemoryReactorClock(), 1000, lambda: kernel, lambda: splice)
 
 
-# Who gets what.
+# Selection.
 
 
-def test_where_all_is_possible_everybody_gets_what_he_asks_for() -> None:
+def test_where_all_relays_are_supported_each_service_gets_its_own() -> None:
     every = relays()
     used = {wish: every.in_use(wish, 1) for wish in RELAYS}
     assert used == {"auto": ("splice", ""), "kernel": ("kernel", ""), "splice": ("splice", ""), "copy": ("copy", "")}
@@ -56,7 +56,7 @@ def test_what_is_not_possible_has_its_reason() -> None:
 
 
 def test_auto_never_takes_the_kernel() -> None:
-    """It must not be slower than copying, which the kernel is for small messages on busy cores."""
+    """`auto` must never be slower than copying, but the kernel relay is slower for small messages on busy cores."""
     assert relays().in_use("auto", 1) == ("splice", "")
     assert relays(splice=NO_SPLICE).in_use("auto", 1) == ("copy", f"splice: {NO_SPLICE}")
 
@@ -74,7 +74,7 @@ def test_the_kernel_is_for_tcp_only() -> None:
     assert every.in_use("auto", 1, is_tcp=False) == every.in_use("splice", 1, is_tcp=False) == ("splice", "")
 
 
-def test_what_the_machine_can_do_is_tried_once_and_only_when_somebody_asks() -> None:
+def test_support_is_tried_once_and_only_when_it_is_needed() -> None:
     tried: list[str] = []
 
     def kernel() -> str:
@@ -92,7 +92,7 @@ def test_what_the_machine_can_do_is_tried_once_and_only_when_somebody_asks() -> 
     assert tried == ["splice", "kernel"]
 
 
-# What is made.
+# Resources.
 
 
 def test_what_relays_share_is_made_when_the_first_is_and_given_back(thread: ReactorThread, tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_what_relays_share_is_made_when_the_first_is_and_given_back(thread: Reac
 
         made = thread.run(make)
         assert [type(one) for one in made] == [SpliceRelay] * 3
-        assert descriptors() == before + 1  # the epoll instance; pipes come with bytes
+        assert descriptors() == before + 1  # the epoll instance; pipes are made with the first bytes
     finally:
         thread.run(some.close)
         thread.run(some.close)
@@ -119,7 +119,7 @@ def test_what_relays_share_is_made_when_the_first_is_and_given_back(thread: Reac
     wait_for(lambda: descriptors() < before, "all descriptors to be closed")
 
 
-# What the director makes of it.
+# The director.
 
 
 def load_edit(*lines: str, settings: str = "") -> Load:
@@ -129,7 +129,7 @@ def load_edit(*lines: str, settings: str = "") -> Load:
 
 
 class Machine:
-    """A director on a machine where the kernel cannot relay, or can. said: what was logged."""
+    """A director on a machine with or without the kernel relay. said: lines of the log."""
 
     def __init__(self, kernel: str | None) -> None:
         self.log = EventLog()
@@ -137,11 +137,11 @@ class Machine:
         self.director = Director(self.context)
 
     def does(self, edit: Edit) -> None:
-        """Carries it out, or raises its refusal."""
+        """Carry the edit out, or raise its refusal."""
         self._awaits(self.director.submit(edit))
 
     def begins_with(self, *edits: Edit) -> None:
-        """They make a table that ran before."""
+        """Carry out edits that restore a table from before."""
         self._awaits(self.director.load_initial(edits, is_strict=False))
 
     def _awaits(self, done: Deferred[Any]) -> None:
@@ -262,7 +262,7 @@ def test_what_ran_before_copies_where_its_relay_went_away(poor: Machine) -> None
 
 
 def test_a_world_without_sockets_has_none_to_hand_over() -> None:
-    """Its transports have no sockets of their own: whatever relays is asked for, bytes are copied on."""
+    """Transports in memory have no sockets, so bytes are copied whatever relay is configured."""
     world = World("scheduler = wlc", "server = 10.0.0.1:80", "relay = splice")
     client = world.client()
     server = world.accepts("10.0.0.1:80")

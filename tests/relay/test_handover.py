@@ -1,6 +1,6 @@
-"""Connections whose relay changes while they live: over real sockets, on both reactors, and nothing of them is lost.
+"""Connections whose relay changes during their life, over real sockets and on both reactors: nothing is lost.
 
-The wheel's ticks are what a test says.
+Tests set the wheel's ticks themselves.
 """
 
 from __future__ import annotations
@@ -37,13 +37,14 @@ from ktcpvs.system import bpf
 from ktcpvs.system.log import NON_FATAL, EventLog
 
 BULK = random.Random(1).randbytes(32_000_000)
-"""More than the kernel's buffers on the way take."""
+"""More than the kernel's buffers hold."""
 
 HEAD = b"GET /images/x HTTP/1.1\r\nHost: h\r\n\r\n"
 
 
 class Spliced(Relays):
-    """Where `auto` splices. fails: so often there is no relay to be had; asked: how often one was wanted."""
+    """Relays of which `auto` splices. fails: how many times making one fails; asked: how many times one was
+    requested."""
 
     fails = 0
     asked = 0
@@ -61,14 +62,16 @@ class Spliced(Relays):
 
 
 class Switch:
-    """A switch with one service in front of one server. said: what it has logged."""
+    """A switch with one service in front of one server. said: lines of its log."""
 
     def __init__(self, thread: ReactorThread, where: Any, *lines: str, listen: str | None = None) -> None:
         self.thread = thread
         self.said: list[str] = []
         self.listener = socket.socket(socket.AF_UNIX if isinstance(where, str) else socket.AF_INET)
         self.listener.bind(where)
-        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 18)  # and it stays so
+        self.listener.setsockopt(
+            socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 18
+        )  # set explicitly, so that the kernel does not adjust it
         self.listener.listen(100)
         self.listener.settimeout(10)
         server = f"unix:{where}" if isinstance(where, str) else "{}:{}".format(*self.listener.getsockname())
@@ -88,10 +91,10 @@ class Switch:
         self.configure()
         self.does(StartService("s"))
         (listener,) = self.live.listeners.values()
-        listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)  # who comes inherits it
+        listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)  # accepted sockets inherit it
 
     def configure(self, settings: str = "relay_rate = 0") -> None:
-        """By itself: whatever moves is handed over, in time."""
+        """Configure the switch; by default, every connection with traffic is handed over."""
         self.does(parse(f"global {{ {settings} }}\n{self.text}"))
 
     def _note(self, level: int, form: str, values: dict[str, Any]) -> None:
@@ -113,7 +116,7 @@ class Switch:
             self.thread.run(self.context.wheel.tick)
 
     def join(self) -> Joined:
-        """A client that is joined to its server."""
+        """Return a client that is joined to its server."""
         client = self._stack.enter_context(dial(self.where))
         return self.joined(client)
 
@@ -137,7 +140,7 @@ class Switch:
 
 
 class Joined:
-    """A client and its server, by their sockets, and the connection between them."""
+    """The sockets of a client and its server, and the connection between them."""
 
     def __init__(
         self, switch: Switch, connection: ClientConnection, client: socket.socket, server: socket.socket
@@ -155,22 +158,22 @@ class Joined:
         wait_for(lambda: self.is_spliced and self.connection.handover is None, "the engine to take over")
 
     def stays(self) -> None:
-        """It is copied, and will be to its end."""
+        """Check that the connection is copied, and will be until it ends."""
         wait_for(lambda: self.connection.handover is None, "all attempts to be over")
         assert isinstance(self.connection.relay, CopyRelay)
 
     def talk(self) -> None:
-        """Something goes each way."""
+        """Send something in each direction."""
         for one, other, data in (self.client, self.server, b"question"), (self.server, self.client, b"answer"):
             one.sendall(data)
             assert read_exactly(other, len(data)) == data
 
     def fill(self) -> int:
-        """The client sends until nothing moves any more; how many bytes."""
+        """Let the client send until nothing is accepted any more. Return the number of bytes."""
         relay: Any = self.connection.relay
         sent = still = 0
         self.client.setblocking(False)
-        while still < 30:  # looks at which nothing has moved, and something waits to be sent
+        while still < 30:  # checks in which nothing has moved, and something waits to be sent
             before = sent, relay.inward.bytes
             with contextlib.suppress(BlockingIOError):
                 sent += self.client.send(BULK[sent : sent + 100_000])
@@ -179,7 +182,7 @@ class Joined:
                 still = 0
             else:
                 still += 1
-                time.sleep(0.01)  # the kernel moves on what it has taken a little later
+                time.sleep(0.01)  # the kernel moves accepted bytes a little later
         self.client.settimeout(10)
         assert sent < len(BULK)
         return sent
@@ -189,14 +192,14 @@ class Joined:
         return moved
 
     def is_held(self) -> bool:
-        """Neither side is read, since there is something to be sent first."""
+        """Return whether neither side is read because something must be sent first."""
         waits = self.connection.handover
         return waits is not None and waits.is_flushing
 
 
 @pytest.fixture(scope="module")
 def thread(thread: ReactorThread) -> ReactorThread:
-    first = Switch(thread, (LOOPBACK, 0), WLC)  # what a reactor opens when it is needed first is not counted
+    first = Switch(thread, (LOOPBACK, 0), WLC)  # descriptors that the reactor opens once are not counted
     first.join().talk()
     first.close()
     return thread
@@ -207,7 +210,7 @@ Make = Callable[..., Switch]
 
 @pytest.fixture
 def make(thread: ReactorThread) -> Iterator[Make]:
-    """Makes switches in front of a server of their own. Nothing is left of them."""
+    """Makes switches with a server for each, and checks that nothing is left of them."""
     thread.failures.clear()
     before = settled(thread)
     made: list[Switch] = []
@@ -225,14 +228,14 @@ def make(thread: ReactorThread) -> Iterator[Make]:
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An attempt lasts until it succeeds or something ends it."""
+    """Let an attempt last until it succeeds or is ended."""
     monkeypatch.setattr(handover, "FLUSH_DELAYS", (0.005,) * 100_000)
 
 
 WLC = "scheduler = wlc"
 
 
-# When.
+# When a hand-over happens.
 
 
 def test_an_engine_asked_for_by_its_name_takes_over_at_once(make: Make) -> None:
@@ -261,7 +264,7 @@ def test_with_0_seconds_auto_does_not_wait(make: Make) -> None:
     switch.join().is_handed_over()
 
 
-def test_who_copies_has_no_timer_and_nothing_to_wait_for(make: Make) -> None:
+def test_a_copying_relay_has_no_timer(make: Make) -> None:
     switch = make(WLC, "relay = copy")
     before = switch.context.wheel.pending
     one = switch.join()
@@ -310,7 +313,7 @@ def test_one_that_is_ending_stays_as_it_is(make: Make) -> None:
     assert switch.relays.asked == 0
 
 
-# What passes on the way.
+# Data during a hand-over.
 
 
 def test_a_head_stays_before_what_follows_it(make: Make) -> None:
@@ -337,7 +340,7 @@ def test_a_server_that_speaks_first(make: Make) -> None:
 
 
 class Pouring:
-    """Sends blocks until it is told to stop, and then ends. Its peer, `into`, reads all of it, a little at a time."""
+    """Sends blocks until it is stopped, and then ends. Its peer, `into`, reads all of them in small pieces."""
 
     def __init__(self, sock: socket.socket, into: socket.socket, seed: int) -> None:
         self.goes_on = True
@@ -365,7 +368,7 @@ class Pouring:
             self.received += len(block)
 
     def ends(self) -> int:
-        """All has come as it went; how many bytes."""
+        """Check that everything arrived as it was sent. Return the number of bytes."""
         self.goes_on = False
         for thread in self._threads:
             thread.join(20)
@@ -399,12 +402,12 @@ def test_bulk_in_both_directions_passes_unharmed(make: Make) -> None:
 
 
 def only_bulk(switch: Switch) -> None:
-    """As it is by default."""
+    """Configure the defaults: only bulk is handed over."""
     switch.thread.run(switch.configure, "")
 
 
 def test_what_is_not_bulk_is_copied_for_ever(make: Make) -> None:
-    """And where nothing large comes at once, no timer looks after it."""
+    """Without a large read, there is no timer either."""
     switch = make(WLC)
     only_bulk(switch)
     one = switch.join()
@@ -432,7 +435,7 @@ def test_bulk_is_handed_over_when_its_time_has_come(make: Make) -> None:
 
 
 def test_bulk_is_seen_before_its_time_has_come(make: Make) -> None:
-    """uvloop tells of a lot that comes at once."""
+    """Transports on uvloop report large reads."""
     switch = make(WLC)
     only_bulk(switch)
     one = switch.join()
@@ -487,7 +490,7 @@ def test_a_client_that_never_reads_is_reset_after_both_have_ended(make: Make, re
         wait_for(lambda: not switch.live.connections, "the connection to end")
 
 
-# Who has not been sent all that is his.
+# Peers with unsent data.
 
 
 @pytest.mark.usefixtures("patient")
@@ -506,7 +509,7 @@ def test_what_is_buffered_goes_out_first(make: Make) -> None:
     assert one.moved() == (sent + 8, 4 + 6)
 
 
-def test_who_does_not_take_it_goes_on_as_before(make: Make) -> None:
+def test_a_peer_that_does_not_read_is_copied_as_before(make: Make) -> None:
     switch = make(WLC)
     one = switch.join()
     sent = one.fill()
@@ -575,12 +578,12 @@ def test_a_client_that_resets_while_it_is_not_read_is_heard_of_when_it_is(make: 
 
     with pytest.raises(ConnectionResetError):
         read_on()
-    assert BULK[:sent].startswith(data)  # what the switch had not read yet is gone
+    assert BULK[:sent].startswith(data)  # data that the switch had not read is lost
     wait_for(lambda: not switch.live.connections)
     assert one.connection.ending in ("client gone", "reset")
 
 
-# Where there is no engine to be had.
+# Without an engine.
 
 
 def test_without_descriptors_it_is_copied_and_that_is_said_once(make: Make) -> None:
@@ -607,7 +610,7 @@ def test_without_descriptors_after_a_wait_it_is_read_again(make: Make) -> None:
     assert read_exactly(one.server, sent) == BULK[:sent]
     one.stays()
     one.talk()
-    assert one.fill() > 0  # and who takes no more holds back the other side still
+    assert one.fill() > 0  # and a full peer still pauses the other side
     assert len(switch.said) == 1
 
 
@@ -634,7 +637,7 @@ def test_a_unix_socket_is_spliced(make: Make, tmp_path: Path, side: str) -> None
     one.talk()
 
 
-# What its owner does with it afterwards.
+# Actions of the owner after a hand-over.
 
 
 def test_it_ends_as_any_other(make: Make) -> None:

@@ -1,4 +1,4 @@
-"""Every state of a relayed connection ends, though nobody does anything more: what ends it, and when.
+"""Every state of a relayed connection ends without any action of its peers: what ends it, and when.
 
 docs/timeouts.md has the table of these states.
 """
@@ -26,7 +26,7 @@ Join = Callable[..., Joined]
 
 @pytest.fixture(params=["wlc", "upgrade"])
 def join(request: pytest.FixtureRequest) -> Iterator[Join]:
-    """Makes (a world, its client, its server), which a relay joins."""
+    """Makes (a world, its client, its server) that are joined by a relay."""
     worlds: list[World] = []
 
     def make(read_timeout: int = READ_TIMEOUT) -> Joined:
@@ -49,7 +49,7 @@ def join(request: pytest.FixtureRequest) -> Iterator[Join]:
 
 
 def nothing(client: Peer, server: Peer) -> None:
-    """Nobody says anything."""
+    """Send nothing."""
 
 
 def client_takes_nothing(client: Peer, server: Peer) -> None:
@@ -118,7 +118,7 @@ STATES = (
     client_has_closed_and_the_server_takes_nothing,
 )
 OPEN = STATES[:5]
-"""Neither side is gone, and not both have ended: the read timeout alone ends them."""
+"""States in which neither side is closed, and not both have ended: only the read timeout ends them."""
 
 OVER = STATES[5:]
 
@@ -165,8 +165,8 @@ def test_without_a_read_timeout_what_is_open_stays(join: Join, begins: Callable[
     server.resets()
 
 
-def test_who_takes_slowly_gets_everything(join: Join) -> None:
-    """After both have ended, for longer than any timeout."""
+def test_a_slow_reader_gets_everything(join: Join) -> None:
+    """The client reads slowly, for longer than any timeout after both sides have ended."""
     world, client, server = join()
     both_have_ended_and_the_client_takes_nothing(client, server)
     for _ in range(3 * READ_TIMEOUT):

@@ -1,4 +1,4 @@
-"""The relay in the kernel over real sockets: all that holds for the splicing one, and who carries the bytes."""
+"""The kernel relay over real sockets: the tests of the splicing relay, and which bytes the kernel relays."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from test_relay_splice import BULK, Joined, Sending, filled
 from ktcpvs.model import grants
 from ktcpvs.relay import program_slots
 from ktcpvs.relay.bytecode import DONE_WORDS
-from ktcpvs.relay.kernel import CHUNK, KernelRelay
+from ktcpvs.relay.kernel import READ_SIZE, KernelRelay
 from ktcpvs.relay.program_slots import ProgramSlots
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system import bpf
@@ -63,7 +63,7 @@ def relays(thread: ReactorThread, family: int, most: int, tmp_path: Path) -> Ite
 
 
 NOT_FOR_IT = {"test_a_slow_reader_holds_the_sender_back", "test_the_time_of_the_last_bytes", "test_pipes_are_few"}
-"""Of pipes, and of times that only user space knows."""
+"""Tests of pipes, and of times that are known only in user space."""
 
 for name, test in vars(like_splice).items():
     if name.startswith("test_") and "relays" in getattr(test, "__annotations__", {}) and name not in NOT_FOR_IT:
@@ -71,7 +71,7 @@ for name, test in vars(like_splice).items():
 
 
 def joined(relays: Relays) -> Joined:
-    """A connection in which the kernel takes part."""
+    """Return a connection that the kernel relays."""
     joined = relays.join()
     wait_for(lambda: joined.relay.is_joined)
     return joined
@@ -111,8 +111,8 @@ def test_what_waits_unread_when_it_is_joined_goes_through_the_kernel(relays: Rel
 
 @pytest.mark.parametrize("said", [b"", BULK[:100_000]])
 @pytest.mark.parametrize("who", ["client", "server"])
-def test_one_who_was_reset_before_it_begins(relays: Relays, who: str, said: bytes) -> None:
-    """The first direction that is read finds out, and then the other one is gone before it was read."""
+def test_a_side_that_was_reset_before_the_start(relays: Relays, who: str, said: bytes) -> None:
+    """The direction that is read first detects the reset, and then the other one is closed before it was read."""
     one = Joined(relays)
     one.do(lambda: (one.inner.stream.pause(), one.outer.stream.pause()))
     leaves, line, stays = one.client, one.inner, one.server
@@ -133,7 +133,7 @@ def test_a_slow_reader_gets_no_more_than_its_window_ahead(relays: Relays) -> Non
     sending = Sending(one.client, BULK, end=True)
     wait_for(lambda: way.state in (grants.HOLDING, grants.BLOCKED))
     assert relays.thread.run(way.in_transit) <= 1 << 20
-    assert len(way.pending) <= CHUNK
+    assert len(way.pending) <= READ_SIZE
     one.server.sendall(b"the other direction goes on")
     assert read_exactly(one.client, 27) == b"the other direction goes on"
     assert hashlib.sha256(read_all(one.server)).digest() == hashlib.sha256(BULK).digest()
@@ -143,7 +143,8 @@ def test_a_slow_reader_gets_no_more_than_its_window_ahead(relays: Relays) -> Non
 
 
 def send_packets(sock: socket.socket, size: int, most: int) -> int:
-    """Send up to `most` packets of `size` bytes, until the kernel has taken none for a second; how many it took."""
+    """Send up to `most` packets of `size` bytes, until the kernel has accepted none for a second. Return how many it
+    accepted."""
     sock.settimeout(1)
     sent = 0
     with contextlib.suppress(TimeoutError):
@@ -155,7 +156,7 @@ def send_packets(sock: socket.socket, size: int, most: int) -> int:
 
 
 def with_small_buffers(relays: Relays) -> Joined:
-    """As `joined`, and whatever is sent soon waits in the kernel."""
+    """As `joined`, with small buffers, so that sent data soon waits in the kernel."""
     one = Joined(relays)
     for line in one.inner, one.outer:
         handle = line.stream.transport.getHandle()
@@ -169,14 +170,14 @@ def with_small_buffers(relays: Relays) -> Joined:
 
 
 @pytest.mark.parametrize("size", [1, 100, 1448])
-def test_packets_use_up_a_grant_like_bytes_when_nobody_reads(relays: Relays, size: int) -> None:
-    """What the kernel redirects and cannot send is limited by its charge; the rest comes to this process."""
+def test_packets_use_up_a_grant_like_bytes_without_a_reader(relays: Relays, size: int) -> None:
+    """Unsent redirected packets are limited by their charge; further ones are passed to this process."""
     window = relays.slots.window = 512 << 10
     one = with_small_buffers(relays)
     way = one.relay.inward
     most = window // (size + grants.PACKET_COST)
     sent = send_packets(one.client, size, 4 * most)
-    # The estimate counts packets twice that came while it noted what had been acknowledged: a few, on another core.
+    # The estimate counts a few packets twice that come on another core while it reads what was acknowledged.
     twice = 4
     assert relays.thread.run(way.unacknowledged_charge) <= window + twice * (size + grants.PACKET_COST)
     settled, settled_charge = way._acknowledged
@@ -188,8 +189,9 @@ def test_packets_use_up_a_grant_like_bytes_when_nobody_reads(relays: Relays, siz
     assert way.bytes == sent * size
 
 
-def test_who_neither_reads_nor_stops_sending_is_held_back(relays: Relays) -> None:
-    """Both do. What is passed would wait, uncharged, behind what is redirected to the same socket."""
+def test_a_side_that_sends_without_reading_is_paused(relays: Relays) -> None:
+    """Both sides do so. Otherwise passed packets would wait, uncharged, behind packets redirected to the same
+    socket."""
     relays.slots.window = 512 << 10
     one = with_small_buffers(relays)
     ways = one.relay.inward, one.relay.outward
@@ -239,7 +241,7 @@ def test_a_reader_that_keeps_up_is_granted_more_and_more(relays: Relays) -> None
     for _ in range(150):
         one.client.sendall(BULK[:200_000])
         assert read_exactly(one.server, 200_000) == BULK[:200_000]
-        wait_for(relays.rests)  # what was told has been heard
+        wait_for(relays.rests)  # all records have been read
     wait_for(lambda: way.window == 16 << 20)
     assert way.read == 0
 
@@ -259,12 +261,12 @@ def test_what_the_program_cannot_judge_resets_both_sides(relays: Relays) -> None
 
 def test_the_time_of_the_last_bytes_is_the_kernels(relays: Relays) -> None:
     one = joined(relays)
-    relays.wheel.now = 100  # seconds after it began, as far as the relay knows
+    relays.wheel.now = 100  # as if the relay had begun 100 seconds ago
     one.client.sendall(b"x")
     assert read_exactly(one.server, 1) == b"x"
     assert relays.thread.run(one.relay.idle_since) in (99, 100)
     relays.wheel.now = 200
-    assert relays.thread.run(one.relay.idle_since) in (199, 200)  # it came a moment ago
+    assert relays.thread.run(one.relay.idle_since) in (199, 200)  # the last byte came a moment ago
 
 
 def test_a_half_closed_connection_stays_in_this_process(relays: Relays) -> None:
@@ -284,7 +286,7 @@ def test_a_half_closed_connection_stays_in_this_process(relays: Relays) -> None:
 
 
 def test_more_connections_than_one_program_has_room_for(relays: Relays, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(program_slots, "PAIRS", 2)
+    monkeypatch.setattr(program_slots, "CONNECTIONS_PER_PROGRAM", 2)
     for one in [joined(relays) for _ in range(5)]:
         one.client.sendall(b"x")
         assert read_exactly(one.server, 1) == b"x"
@@ -300,4 +302,4 @@ def test_when_the_kernel_is_closed_it_carries_no_more(relays: Relays) -> None:
     relays.thread.run(relays.slots.close)
     assert one.relay.inward.bytes == 1
     relays.thread.run(lambda: (one.inner.stream.abort(), one.outer.stream.abort()))
-    wait_for(lambda: descriptors() <= before - 12)  # ten of the program, two sockets
+    wait_for(lambda: descriptors() <= before - 12)  # ten descriptors of the program, two sockets

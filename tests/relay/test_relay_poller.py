@@ -1,4 +1,4 @@
-"""The poller over bare sockets tells those who are ready, on each reactor, and nobody else."""
+"""The poller calls back for sockets that are ready, on each reactor, and for no others."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def poller(thread: ReactorThread) -> Iterator[SocketPoller]:
 
 @pytest.fixture
 def pair() -> Iterator[Callable[[], tuple[socket.socket, socket.socket]]]:
-    """Makes two sockets that are connected: one to be watched, and its peer."""
+    """Makes two connected sockets: one to poll, and its peer."""
     with contextlib.ExitStack() as stack:
 
         def make() -> tuple[socket.socket, socket.socket]:
@@ -60,7 +60,7 @@ def watch_all(
 
 
 def turns(thread: ReactorThread, count: int = 5) -> None:
-    """Let the reactor turn so often."""
+    """Let the reactor run that many turns."""
     for _ in range(count):
         thread.run(lambda: None)
 
@@ -107,7 +107,9 @@ def test_what_is_wanted_can_change(thread: ReactorThread, poller: SocketPoller, 
     thread.run(poller.unregister, one.fileno())
 
 
-def test_who_is_watched_already_or_not_at_all(thread: ReactorThread, poller: SocketPoller, pair: Pair) -> None:
+def test_registering_twice_and_changing_unregistered_descriptors(
+    thread: ReactorThread, poller: SocketPoller, pair: Pair
+) -> None:
     one, peer = pair()
     told: list[int] = []
     thread.run(poller.register, one.fileno(), IN, told.append)
@@ -120,7 +122,7 @@ def test_who_is_watched_already_or_not_at_all(thread: ReactorThread, poller: Soc
 
 
 class Trouble(Exception):
-    """What a handler raises."""
+    """An exception that a handler raises."""
 
 
 def test_an_exception_costs_only_its_descriptor(thread: ReactorThread, poller: SocketPoller, pair: Pair) -> None:
@@ -164,7 +166,7 @@ def test_a_number_that_another_descriptor_has_got(thread: ReactorThread, poller:
         poller.unregister(number)
 
     def replace_all(*_: int) -> None:
-        """Each gets the number of one that is ready, while it is not."""
+        """Each new socket gets the descriptor of one that was ready, but is not ready itself."""
         told.append("replaced")
         for one, _peer in pairs:
             number = one.fileno()
@@ -199,7 +201,7 @@ def test_more_than_one_turn_tells(thread: ReactorThread, poller: SocketPoller, p
     watch_all(thread, poller, pairs, tell)
     wait_for(lambda: len(told) == count)
     assert sorted(told) == list(range(count))
-    assert others == [MAX_EVENTS]  # others had their turn before the rest
+    assert others == [MAX_EVENTS]  # other sockets had their turn before the rest
 
 
 def test_soon_is_a_later_turn(thread: ReactorThread, poller: SocketPoller) -> None:
@@ -213,7 +215,7 @@ def test_soon_is_a_later_turn(thread: ReactorThread, poller: SocketPoller) -> No
     wait_for(lambda: called == [1])
 
 
-def test_a_closed_watch_tells_nobody_and_leaves_nothing(thread: ReactorThread, pair: Pair) -> None:
+def test_a_closed_poller_calls_nothing_and_leaves_nothing(thread: ReactorThread, pair: Pair) -> None:
     pairs = [pair() for _ in range(10)]
     turns(thread)
     before = settled(thread)

@@ -1,4 +1,4 @@
-"""The kernel's program redirects what was granted, passes the rest, tells it once, and loses nothing."""
+"""The kernel relay's program redirects granted packets, passes the others, reports that once, and loses nothing."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_byte_code() -> None:
     steps = [number for number, line in enumerate(lines) if "<= 4095" in line]
     assert len(steps) == MAX_CUT // 4095
     without_numbers = [[line.split(" ", 1)[1] for line in lines[step + 1 : step + 8]] for step in steps]
-    assert without_numbers == [without_numbers[0]] * len(steps)  # each cuts off as much as the first
+    assert without_numbers == [without_numbers[0]] * len(steps)  # each step cuts off as much as the first
     assert "\n".join(lines[: first + 8]) == LISTING
 
 
@@ -178,7 +178,8 @@ print(available())
     ],
 )
 def test_the_capabilities_that_it_needs(names: list[str], why: str) -> None:
-    """These and no others: the verifier is stricter with who may not read the kernel's memory (CAP_PERFMON)."""
+    """It needs these and no others. Without CAP_PERFMON, which allows reading the kernel's memory, the verifier is
+    stricter."""
     done = subprocess.run(
         [sys.executable, "-c", WITH_THESE_ALONE, *names], capture_output=True, text=True, cwd=ROOT, timeout=60
     )
@@ -207,7 +208,7 @@ def program() -> Iterator[Program]:
 
 
 def connect(stack: contextlib.ExitStack) -> tuple[socket.socket, socket.socket]:
-    """Two ends of a TCP connection, which send each write at once."""
+    """Return two ends of a TCP connection, which send each write at once."""
     with socket.create_server((LOOPBACK, 0)) as listener:
         make_room(listener)
         one = stack.enter_context(socket.create_connection(listener.getsockname(), timeout=10))
@@ -238,24 +239,24 @@ def relay(program: Program, sockets: Callable[[], Relay]) -> Relay:
 
 
 def counts(program: Program, slot: int) -> tuple[int, int]:
-    """R and P"""
+    """Return R and P."""
     return program.redirected(slot), program.passed(slot)
 
 
 def nothing_to_read(sock: socket.socket) -> bool:
-    """False when there are bytes, an end or an error."""
+    """Return False if there are bytes, an end or an error."""
     return not select.select([sock], [], [], 0)[0]
 
 
 def more_than_fits(target: socket.socket, reader: socket.socket) -> int:
-    """So many bytes that their buffers, made small, cannot take all while nobody reads."""
+    """Return more bytes than the reduced buffers of these sockets can hold."""
     target.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
     reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
     return 3_000_000
 
 
 class Facts(NamedTuple):
-    """Of a socket: (TCP_INFO) its state, bytes that came (a FIN counts as one), bytes put into its queue ever."""
+    """The TCP_INFO of a socket: its state, bytes received (a FIN counts as one), bytes ever queued for sending."""
 
     state: int
     came: int
@@ -269,7 +270,7 @@ def facts(sock: socket.socket) -> Facts:
     return Facts(info[0], came, sent - again + not_sent)
 
 
-# What it does with a packet.
+# How the program handles a packet.
 
 
 @kernel
@@ -287,7 +288,7 @@ def test_with_a_grant_it_redirects(program: Program, relay: Relay) -> None:
     program.grant(relay.ab, 0, ALL, ALL)
     relay.client.sendall(b"hello")
     assert read_exactly(relay.server, 5) == b"hello"
-    relay.server.sendall(b"good day")  # the other direction has none
+    relay.server.sendall(b"good day")  # the other direction has no grant
     assert read_exactly(relay.b, 8) == b"good day"
     program.grant(relay.ba, 8, ALL, ALL)
     relay.server.sendall(b"again")
@@ -349,7 +350,7 @@ def test_a_grant_is_used_up(program: Program, relay: Relay) -> None:
     assert read_exactly(relay.a, 1) == b"2"
     assert program.events() == []
     program.grant(relay.ab, 2, 1001 + 2 * PACKET_COST, ALL)
-    relay.client.sendall(b"345")  # there is room for one byte, but it is one packet
+    relay.client.sendall(b"345")  # the grant has room for one byte, but this is one packet
     assert read_exactly(relay.a, 3) == b"345"
     assert counts(program, relay.ab) == (1000, 5)
     assert program.events() == [(relay.ab, PASSED)]
@@ -388,7 +389,7 @@ def test_the_place_is_noted_until_a_charge(program: Program, relay: Relay) -> No
 def test_what_is_passed_beyond_the_limit_is_dropped_and_told_once(
     program: Program, relay: Relay, granted: bool
 ) -> None:
-    """And so is all that comes later, though there is room again: something is missing before it."""
+    """Later packets are dropped too, even if there is room again, since bytes before them are missing."""
     program.limit(relay.ab, 3 * (PACKET_COST + 1))
     for _ in range(3):
         relay.client.sendall(b"x")
@@ -422,7 +423,7 @@ def test_a_grant_is_taken_back(program: Program, relay: Relay) -> None:
 
 @kernel
 def test_an_end_is_not_redirected(program: Program, relay: Relay) -> None:
-    """The source sees it; the target lives on, in both ways."""
+    """The source's reader gets the FIN; the target stays open in both directions."""
     program.grant(relay.ab, 0, ALL, ALL)
     program.grant(relay.ba, 0, ALL, ALL)
     epoll = select.epoll()
@@ -467,7 +468,7 @@ def test_directions_do_not_mix(program: Program, sockets: Callable[[], Relay]) -
     assert program.events() == [(relays[0].ab, PASSED)]
 
 
-# Bytes that come again.
+# Retransmitted bytes.
 
 LONG = random.Random(11).randbytes(300_000)
 
@@ -476,7 +477,7 @@ LONG = random.Random(11).randbytes(300_000)
 @pytest.mark.parametrize("how", ["redirected", "passed"])
 @pytest.mark.parametrize("again", [1, 4094, 4095, 4096, 8190, 60_000])
 def test_bytes_that_come_again_are_cut_off(program: Program, relay: Relay, again: int, how: str) -> None:
-    """They stand at the beginning of a packet that brings new ones too."""
+    """They are at the beginning of a packet that contains new bytes too."""
     reader = relay.server if how == "redirected" else relay.a
     if how == "redirected":
         program.grant(relay.ab, 0, ALL, ALL)
@@ -508,7 +509,7 @@ def test_bytes_come_again_that_were_read_before_it_was_joined(program: Program, 
 
 @kernel
 def test_a_packet_that_was_read_in_part(program: Program, sockets: Callable[[], Relay]) -> None:
-    """The kernel shows the program all of it."""
+    """The kernel shows the program the whole packet."""
     relay = sockets()
     relay.client.sendall(b"one packet")
     assert read_exactly(relay.a, 4) == b"one "
@@ -522,7 +523,7 @@ def test_a_packet_that_was_read_in_part(program: Program, sockets: Callable[[], 
 @kernel
 @pytest.mark.parametrize("gap", [1, 1 << 31, -15, -MAX_CUT - 1])
 def test_what_does_not_follow_is_dropped_and_told_once(program: Program, relay: Relay, gap: int) -> None:
-    """No packet does that; better lost and told than wrong."""
+    """This never happens with TCP, but if it did, loss with a report is better than wrong data."""
     program.grant(relay.ab, 0, ALL, ALL)
     relay.client.sendall(b"first")
     assert read_exactly(relay.server, 5) == b"first"
@@ -539,7 +540,7 @@ def test_what_does_not_follow_is_dropped_and_told_once(program: Program, relay: 
 @kernel
 @pytest.mark.parametrize("before", [0, 1, 5, 10, 200_000])
 def test_sequence_numbers_begin_anew_at_the_top(program: Program, before: int) -> None:
-    """`before` bytes after the first one, which goes before the sockets are joined."""
+    """The first byte is sent before the sockets are joined. before: bytes from there to the wrap-around."""
     with contextlib.ExitStack() as stack:
         client, a, server, b = map(stack.enter_context, (*connected_at(-1 - before), *connect(stack)))
         client.sendall(b"1")
@@ -556,7 +557,7 @@ def test_sequence_numbers_begin_anew_at_the_top(program: Program, before: int) -
 
 @kernel
 def test_an_urgent_byte_keeps_its_place(program: Program, sockets: Callable[[], Relay]) -> None:
-    """Sent before and after the sockets are joined."""
+    """An urgent byte is sent before and after the sockets are joined."""
     relay = sockets()
     relay.client.sendall(b"a")
     relay.client.send(b"!", socket.MSG_OOB)
@@ -576,12 +577,12 @@ def test_the_kernel_is_tried_with_one_byte() -> None:
     assert descriptors() == before
 
 
-# To join and to part.
+# Joining and leaving.
 
 
 @kernel
 def test_what_came_before_counts_as_passed(program: Program, sockets: Callable[[], Relay]) -> None:
-    """Read before: not. Unread: passed, at once, so that this process knows how much is to be read."""
+    """Bytes read before do not count. Unread bytes are passed at once, so that this process knows how much to read."""
     relay = sockets()
     relay.client.sendall(b"before")
     assert read_exactly(relay.a, 6) == b"before"
@@ -604,7 +605,7 @@ def test_what_came_before_is_redirected_where_it_is_granted(program: Program, so
     program.join(relay.ab, relay.ba, relay.a, relay.b, ALL, PACKET_COST + 8)
     assert read_exactly(relay.server, 6) == b"unread"
     assert counts(program, relay.ab) == (6, 0)
-    assert counts(program, relay.ba) == (0, 10)  # more than was granted
+    assert counts(program, relay.ba) == (0, 10)  # exceeds the grant
     assert read_exactly(relay.b, 10) == b"unread too"
     relay.client.sendall(b", and later")
     assert read_exactly(relay.server, 11) == b", and later"
@@ -616,7 +617,7 @@ def test_a_half_closed_socket_cannot_be_joined(program: Program, sockets: Callab
         relay = sockets()
         getattr(relay, which).shutdown(socket.SHUT_WR)
         wait_for(lambda relay=relay: {facts(relay.a).state, facts(relay.b).state} != {1})
-        with pytest.raises(BPFError, match="open both ways") as caught:
+        with pytest.raises(BPFError, match="open in both directions") as caught:
             program.join(relay.ab, relay.ba, relay.a, relay.b)
         assert caught.value.errno == errno.EOPNOTSUPP
         assert not isinstance(caught.value, BytesLost)
@@ -632,7 +633,7 @@ def test_other_sockets_cannot_be_joined(program: Program, sockets: Callable[[], 
 
 
 def is_empty(program: Program, relay: Relay) -> bool:
-    """None of the sockets is in a map."""
+    """Return whether none of the sockets is in a map."""
     cookies = [sock.getsockopt(socket.SOL_SOCKET, 57, 8) for sock in (relay.a, relay.b)]
     slots = [struct.pack("I", slot) for slot in (relay.ab, relay.ba)]
     found = [program._slot_of.lookup(cookie) for cookie in cookies]
@@ -640,7 +641,7 @@ def is_empty(program: Program, relay: Relay) -> bool:
 
 
 class Interrupted:
-    """A map; before the socket with number `at` (0 or 1) is entered, something happens."""
+    """A map that calls a function before the socket with number `at` (0 or 1) is added."""
 
     def __init__(self, targets: Map, at: int, happen: Callable[[], object]) -> None:
         self._targets, self._at, self._happen = targets, at, happen
@@ -681,7 +682,7 @@ def test_a_socket_is_half_closed_while_it_is_joined(
 def test_bytes_that_are_lost_when_joining_fails(
     program: Program, sockets: Callable[[], Relay], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """a is in the map and gets something, then b turns out to be half closed."""
+    """`a` is in the map and receives something; then adding `b` fails, since it is half-closed."""
     relay = sockets()
 
     def end() -> None:
@@ -698,7 +699,7 @@ def test_bytes_that_are_lost_when_joining_fails(
 
 @kernel
 def test_passed_bytes_wait_behind_what_goes_to_their_source(program: Program, relay: Relay) -> None:
-    """So "nothing to read" does not say that all that was passed has been read: only P does."""
+    """So an empty read does not show that all passed bytes have been read; only P does."""
     program.grant(relay.ba, 0, ALL, ALL)
     size = more_than_fits(relay.a, relay.client)
     relay.server.sendall(bytes(size))
@@ -706,7 +707,7 @@ def test_passed_bytes_wait_behind_what_goes_to_their_source(program: Program, re
     assert facts(relay.a).queued < size
     relay.client.sendall(b"hello")
     wait_for(lambda: program.passed(relay.ab) == 5)
-    assert not nothing_to_read(relay.a)  # a reader is even woken, but
+    assert not nothing_to_read(relay.a)  # a reader is even woken, but finds nothing
     relay.a.setblocking(False)
     with pytest.raises(BlockingIOError):
         relay.a.recv(5)
@@ -750,7 +751,7 @@ def test_parted_sockets_are_as_before(program: Program, relay: Relay) -> None:
 
 @kernel
 def test_a_target_that_is_gone(program: Program, relay: Relay) -> None:
-    """What was granted to it goes nowhere, and the kernel says so to nobody."""
+    """Packets granted to it are lost, and the kernel does not report that."""
     program.grant(relay.ab, 0, ALL, ALL)
     relay.b.close()
     relay.client.sendall(b"hello")
@@ -770,7 +771,7 @@ def test_resets_are_seen_while_granted(program: Program, relay: Relay) -> None:
     epoll.register(relay.a.fileno(), select.EPOLLRDHUP)
     relay.client.sendall(b"hello")
     assert read_exactly(relay.server, 5) == b"hello"
-    assert epoll.poll(0) == []  # redirected packets wake nobody
+    assert epoll.poll(0) == []  # redirected packets wake no reader
     reset(relay.client)
     assert epoll.poll(10) == [(relay.a.fileno(), select.EPOLLRDHUP | select.EPOLLERR | select.EPOLLHUP)]
     with pytest.raises(ConnectionResetError):
@@ -807,11 +808,11 @@ def test_what_cannot_be_made_leaves_nothing_open() -> None:
     assert descriptors() == before
 
 
-# A small relay by the rules.
+# A small relay that follows the rules of grants.
 
 
 class Direction:
-    """Carries what is passed from source to target, and grants again when all of it is there."""
+    """Relays passed bytes from source to target, and grants again when all of them are queued at the target."""
 
     def __init__(self, program: Program, slot: int, source: socket.socket, target: socket.socket) -> None:
         self.program, self.slot, self.source, self.target = program, slot, source, target
@@ -822,10 +823,10 @@ class Direction:
     def turn(self) -> None:
         program, slot = self.program, self.slot
         data = None if nothing_to_read(self.source) else self.source.recv(65536)
-        facts(self.source)  # waits until the program has done with its packet
+        facts(self.source)  # waits until the program has finished its packet
         passed = program.passed(slot)
         if data:
-            # What was redirected before must be in the queue first. No grant holds while this is being carried.
+            # Redirected bytes must be in the queue first. No grant is in force while passed bytes are relayed.
             self.read += len(data)
             self.wait_for_the_queue(self.read - len(data))
             self.target.sendall(data)
@@ -844,7 +845,8 @@ class Direction:
 
 @kernel
 def test_many_directions_at_once(program: Program, sockets: Callable[[], Relay]) -> None:
-    """Random chunks both ways over five relays; all arrives as it was sent, some by the kernel, some by us."""
+    """Random chunks in both directions over five relays arrive unchanged, some by the kernel and some by this
+    process."""
     relays = [sockets() for _ in range(5)]
     directions: list[Direction] = []
     threads: list[threading.Thread] = []
@@ -859,7 +861,7 @@ def test_many_directions_at_once(program: Program, sockets: Callable[[], Relay])
             digest.update(data)
             sock.sendall(data)
             total += len(data)
-            if chance.random() < 0.5:  # a moment of silence, in which a grant can be made
+            if chance.random() < 0.5:  # a pause in which a grant can be made
                 wait_for(lambda total=total: arrived[slot] == total)
         sock.shutdown(socket.SHUT_WR)
         sent[slot] = digest.hexdigest()

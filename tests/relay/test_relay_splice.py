@@ -1,6 +1,6 @@
-"""The splicing relay over real sockets: bytes, ends and resets pass as they are, and nothing is left.
+"""The splicing relay over real sockets: bytes, ends and resets are relayed unchanged, and nothing is left.
 
-Each test runs with pipes and without: then every byte is copied, as when pipes are short.
+Each test runs with pipes, and without them, in which case every byte is copied, as when pipes run out.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from ktcpvs.system.sockets import read_urgent_in_place
 from ktcpvs.system.timer_wheel import TimerWheel
 
 BULK = random.Random(1).randbytes(12_000_000)
-"""More than the kernel's buffers on the way take."""
+"""More than the kernel's buffers hold."""
 
 MOST_BUFFERED = 24 << 20
-"""What the kernel's buffers on the way may hold for one connection."""
+"""The most bytes that the kernel's buffers may hold for one connection."""
 
 
 @pytest.fixture(params=["spliced", "copied"])
@@ -46,7 +46,7 @@ spliced_only = pytest.mark.parametrize("most", [MAX_PIPES], ids=["spliced"])
 
 
 class CountingPoller(SocketPoller):
-    """turns: in how many turns of the reactor somebody was told."""
+    """turns: the number of turns of the reactor with an event."""
 
     turns = 0
 
@@ -56,9 +56,10 @@ class CountingPoller(SocketPoller):
 
 
 class Joined:
-    """A client and a server, and between them two streams that a relay joins; ends as a connection of the switch does.
+    """A client and a server, and two streams between them that a relay joins. It ends as a connection of the switch
+    does.
 
-    client, server: the peers' sockets. heard: what the owner has heard, in order.
+    client, server: the peers' sockets. heard: the events of the owner, in order.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class Joined:
         self.relays.thread.run(function)
 
     def hears(self, *heard: str) -> None:
-        """Wait until exactly this has been heard."""
+        """Wait until exactly these events have occurred."""
         wait_for(lambda: sorted(self.heard) == sorted(heard), f"{heard}, not {self.heard}")
 
     def ends_well(self) -> None:
@@ -112,7 +113,7 @@ class Joined:
 
 
 class Relays:
-    """Makes them, on one reactor."""
+    """Makes joined connections on one reactor."""
 
     def __init__(self, thread: ReactorThread, family: int, most: int, folder: Path) -> None:
         self.thread = thread
@@ -121,7 +122,7 @@ class Relays:
             (folder / name).mkdir()
         self.clients = Lines(thread, "accepted", family, folder / "clients")
         self.servers = Lines(thread, "called", family, folder / "servers")
-        self.wheel = TimerWheel(thread.reactor, lambda: None)  # its ticks are what a test says
+        self.wheel = TimerWheel(thread.reactor, lambda: None)  # tests set its ticks
         self.poller: CountingPoller = thread.run(CountingPoller, thread.reactor)
         self.pipes = Pipes(most)
 
@@ -132,7 +133,7 @@ class Relays:
         return Joined(self).start(waiting, answer)
 
     def rests(self) -> bool:
-        """True when the reactor turns and nobody is told anything."""
+        """Return whether the reactor runs turns without any event."""
         before = self.poller.turns
         for _ in range(5):
             self.thread.run(lambda: None)
@@ -158,7 +159,7 @@ def relays(thread: ReactorThread, family: int, most: int, tmp_path: Path) -> Ite
 
 
 class Sending:
-    """Sends `data` in a thread, and perhaps ends; sent: when all is out."""
+    """Sends `data` in a thread, and perhaps ends. sent: set when everything is sent."""
 
     def __init__(self, sock: socket.socket, data: bytes, end: bool = False) -> None:
         self._thread = threading.Thread(target=self._send, args=(sock, data, end), daemon=True)
@@ -176,7 +177,7 @@ class Sending:
 
 
 def filled(relays: Relays, sock: socket.socket, way: Direction) -> int:
-    """How many bytes `sock` could send until nothing moves any more, and something is held in the relay."""
+    """Send until nothing moves any more and the relay holds something. Return the number of bytes."""
     sent = 0
     sock.setblocking(False)
     while not (relays.rests() and (getattr(way, "in_pipe", 0) or way.pending)):
@@ -227,7 +228,7 @@ def test_a_server_that_speaks_first(relays: Relays) -> None:
 @pytest.mark.parametrize("size", [1, len(BULK)])
 def test_what_waits_goes_first(relays: Relays, size: int) -> None:
     joined = Joined(relays, lambda owner: owner.stream.pause())
-    if relays.thread.name == "uvloop":  # it reads from a connection that it made, whatever one says
+    if relays.thread.name == "uvloop":  # it reads from a connection that it made, even if paused
         joined.outer.do("resume")
     joined.client.sendall(b", and this after it")
     joined.client.shutdown(socket.SHUT_WR)
@@ -283,7 +284,7 @@ def test_both_end_at_once_with_bytes_in_flight(relays: Relays) -> None:
 
 
 def joined_in_place(relays: Relays) -> Joined:
-    """As the switch joins them: urgent data is read among the rest."""
+    """Join as the switch does: urgent data is read in its place."""
     joined = Joined(relays)
     for line in joined.inner, joined.outer:
         read_urgent_in_place(line.stream.transport.getHandle())
@@ -293,7 +294,7 @@ def joined_in_place(relays: Relays) -> Joined:
 @tcp_only
 @pytest.mark.parametrize("before", [0, 1, 100_000, 3_000_000])
 def test_an_urgent_byte_is_carried_in_its_place(relays: Relays, before: int) -> None:
-    """Alone, among others, and as the last one before the end, whatever way the bytes before it went."""
+    """Alone, among other bytes, and last before the end, whether the bytes before it were copied or spliced."""
     joined = joined_in_place(relays)
     sent = bytearray()
     for round_ in range(3):
@@ -344,7 +345,7 @@ def test_the_peers_close_without_a_word(relays: Relays) -> None:
 
 
 def test_a_slow_reader_holds_the_sender_back(relays: Relays) -> None:
-    """What waits is in the kernel's buffers and at most one pipe; nobody is told anything until it is read."""
+    """Waiting bytes are in the kernel's buffers and at most one pipe, and cause no events until they are read."""
     joined = relays.join()
     sent = filled(relays, joined.client, joined.relay.inward)
     assert relays.pipes.in_use <= 1
@@ -412,12 +413,12 @@ def test_a_reset_after_an_end_is_still_a_reset(relays: Relays) -> None:
 
 @tcp_only
 def test_what_a_server_said_before_its_reset_is_read_though_the_client_still_sends(relays: Relays) -> None:
-    """A server refuses an upload and goes: the client gets its answer, and no proper end."""
+    """A server refuses an upload and disconnects: the client gets its response, and a reset."""
     joined = relays.join()
     filled(relays, joined.client, joined.relay.inward)
 
     def answer_and_go() -> None:
-        """While the reactor does nothing else, so that it finds the answer and the reset at once."""
+        """Called in the reactor's thread, so that the reactor finds the response and the reset together."""
         joined.server.sendall(b"413 too much")
         reset(joined.server)
 
@@ -428,7 +429,7 @@ def test_what_a_server_said_before_its_reset_is_read_though_the_client_still_sen
 
 
 def test_a_peer_that_closes_with_bytes_unread(relays: Relays) -> None:
-    """That is a reset, for a unix socket too; the relay finds it when it reads or writes."""
+    """This causes a reset, for a unix socket too; the relay detects it when it reads or writes."""
     joined = relays.join()
     sending = Sending(joined.client, BULK)
     wait_for(lambda: joined.relay.inward.bytes > 0)
@@ -439,7 +440,7 @@ def test_a_peer_that_closes_with_bytes_unread(relays: Relays) -> None:
 
 
 def test_the_owner_resets_both(relays: Relays) -> None:
-    """A timeout, in full flow."""
+    """As after a timeout, while data is flowing."""
     joined = relays.join()
     sendings = [Sending(joined.client, BULK), Sending(joined.server, BULK)]
     wait_for(lambda: joined.relay.inward.bytes > 0 and joined.relay.outward.bytes > 0)
@@ -450,7 +451,7 @@ def test_the_owner_resets_both(relays: Relays) -> None:
 
 
 def test_a_close_lets_out_what_is_held(relays: Relays) -> None:
-    """The owner closes the client while the pipe to it is full: all that was taken from the server arrives."""
+    """The owner closes the client while the pipe to it is full: all bytes read from the server arrive."""
     joined = relays.join()
     sent = filled(relays, joined.server, joined.relay.outward)
     joined.do(lambda: (setattr(joined, "is_over", True), joined.inner.stream.close()))
@@ -464,7 +465,7 @@ def test_a_close_lets_out_what_is_held(relays: Relays) -> None:
 
 
 def test_what_is_closed_is_not_finished(relays: Relays) -> None:
-    """The owner closes both when the client has ended: what is held goes out, and nothing more is said than that."""
+    """The owner closes both when the client has ended: held bytes are sent, and `finished` is not called."""
     joined = relays.join()
     joined.client.shutdown(socket.SHUT_WR)
     assert read_all(joined.server) == b""
@@ -477,7 +478,7 @@ def test_what_is_closed_is_not_finished(relays: Relays) -> None:
 
 
 class Trouble(Exception):
-    """What an owner raises."""
+    """An exception that an owner raises."""
 
 
 def test_an_exception_costs_only_its_connection(relays: Relays) -> None:
@@ -501,7 +502,7 @@ def test_an_exception_costs_only_its_connection(relays: Relays) -> None:
 
 
 def test_from_a_relay_in_full_flow(relays: Relays) -> None:
-    """A relay that copies gives its connection away at some moment, without losing a byte or counting one twice."""
+    """A copying relay hands its connection over at some moment, without losing a byte or counting one twice."""
     joined = Joined(relays)
     inner, outer = joined.inner.stream, joined.outer.stream
     copying = CopyRelay(inner, outer, relays.wheel, lambda: joined.heard.append("ended too early"))
@@ -563,15 +564,15 @@ def test_without_descriptors_nothing_happens(relays: Relays) -> None:
     wait_for(relays.rests)
 
 
-# Many.
+# Many connections.
 
 
 def test_hundreds_of_connections_arrive_byte_by_byte(relays: Relays) -> None:
-    """Sizes, chunks, pauses and the order of the ends are random; both directions flow at once."""
+    """Sizes, chunks, pauses and the order of the ends are random; both directions are used at once."""
     chance = random.Random(3)
 
     async def speak(writer: asyncio.StreamWriter, seed: int, first: asyncio.Event, mine: asyncio.Event) -> bytes:
-        """Send something and end, before or after the other has ended; the SHA-256 of it."""
+        """Send random data and end, before or after the other side. Return the SHA-256 of the data."""
         chance = random.Random(seed)
         data = chance.randbytes(int(2 ** chance.uniform(0, 18)))
         start = 0
@@ -605,7 +606,7 @@ def test_hundreds_of_connections_arrive_byte_by_byte(relays: Relays) -> None:
         client_reader, client_writer = await opening(sock=joined.client)
         server_reader, server_writer = await opening(sock=joined.server)
         by_client, by_server = asyncio.Event(), asyncio.Event()
-        by_client.set()  # who waits for the other waits for nothing when both would
+        by_client.set()  # if both waited for the other, neither would end
         said, answered, heard, got = await asyncio.gather(
             speak(client_writer, seeds[0], by_server, by_client),
             speak(server_writer, seeds[1], by_client, by_server),
@@ -630,13 +631,13 @@ def test_hundreds_of_connections_arrive_byte_by_byte(relays: Relays) -> None:
 
 @spliced_only
 def test_pipes_are_few(relays: Relays) -> None:
-    """Slow readers have one each, as long as there are some, and the others none: what waits for them is copied."""
+    """Each slow reader has one pipe while there are any left; the bytes for the others are copied."""
     relays.pipes = Pipes(5)
     many = [relays.join() for _ in range(10)]
     for joined in many:
         joined.client.setblocking(False)
     full = 0
-    while full < 10:  # until nobody takes anything any more
+    while full < 10:  # until nothing is accepted any more
         full = 0
         for joined in many:
             try:
@@ -674,7 +675,7 @@ def test_no_more_spare_pipes_than_there_should_be() -> None:
 
 
 def test_a_pipe_that_takes_next_to_nothing_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As new pipes are when this user's have too much already."""
+    """The kernel makes such pipes when this user's pipes use too much memory."""
     monkeypatch.setattr("ktcpvs.relay.pipes.PIPE_SIZE", 4096)
     before = descriptors()
     pipes = Pipes()
@@ -705,14 +706,14 @@ def test_no_descriptor_is_left(relays: Relays) -> None:
 
 
 def living() -> int:
-    """How many objects of relays there are."""
+    """Return the number of relay objects in memory."""
     streams = ("Stream", "UVTransport", "Server", "Client")
     names = (*streams, "DetachedTransport", "SpliceRelay", "Direction", "Side")
     return sum(type(thing).__name__ in names for thing in gc.get_objects())
 
 
 def come_and_go(relays: Relays, ends: bool) -> None:
-    """One relay from start to end."""
+    """Run one relay from start to end."""
     before = living()
     joined = relays.join()
     inner, outer = joined.inner, joined.outer
@@ -739,14 +740,14 @@ def test_nothing_holds_on_to_what_is_over(relays: Relays, ends: bool) -> None:
         before = living()
         come_and_go(relays, ends)
         if relays.thread.name == "epoll":
-            gc.collect()  # Twisted's connectors hold each other
+            gc.collect()  # Twisted's connectors form reference cycles
         wait_for(lambda: living() == before, "all to be freed")
     finally:
         gc.enable()
 
 
 def test_it_tells_no_stream_what_is_not_for_it(relays: Relays) -> None:
-    """What the streams were set to before means nothing any more; their bytes are not theirs."""
+    """The previous callbacks of the streams are no longer called, since the engine moves their bytes."""
     joined = Joined(relays)
     joined.start()
     stream: Stream = joined.inner.stream

@@ -1,4 +1,4 @@
-"""chttp: who meets which server again, and what a cookie cannot do."""
+"""chttp: which clients stay at their servers, and what a forged cookie cannot do."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Service:
 
 
 def cookie_of(choice: Choice) -> bytes:
-    """What a browser sends from now on."""
+    """Return the Cookie field that a browser sends from now on."""
     found = re.fullmatch(
         rb"Set-Cookie: (KTCPVS_SID=[0-9a-f.]+); Path=/; HttpOnly; SameSite=Lax\r\n", choice.answer_lines
     )

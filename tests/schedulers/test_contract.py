@@ -1,4 +1,4 @@
-"""What every scheduler must keep, ours and those that come: found by itself, tested by one contract."""
+"""The contract of schedulers: every installed scheduler is found and tested."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def request(*tried: Destination) -> Request:
 
 
 EXPLAIN = [name for name in ALL if IExplains.providedBy(FOUND.known[name].bind(view([1]), None))]
-"""Those that explain themselves."""
+"""The schedulers that explain themselves."""
 
 
 def test_those_with_rules_explain_themselves() -> None:
@@ -73,16 +73,16 @@ def test_the_plugin_provides_its_interface(name: str) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("weights", [[], [0], [0, 0]])
-def test_nobody_to_choose(name: str, weights: list[int]) -> None:
+def test_without_usable_servers_none_is_chosen(name: str, weights: list[int]) -> None:
     assert FOUND.known[name].bind(view(weights), None).choose(request()) is None
 
 
 @pytest.mark.parametrize("name", ALL)
 @settings(deadline=None, max_examples=150)
 @given(data=st.data())
-def test_whoever_is_chosen_can_serve(name: str, data: Any) -> None:
-    """Whatever the weights, loads and failures: the chosen one is of the service, has weight and was not tried;
-    somebody is chosen while anybody could be; the scheduler counts nothing itself."""
+def test_the_chosen_server_can_serve(name: str, data: Any) -> None:
+    """With any weights, loads and failures, the chosen server is of the service, has a weight and was not tried. One is
+    chosen if there is any, and the scheduler counts nothing itself."""
     service = view(data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=6)))
     scheduler = FOUND.known[name].bind(service, None)
     for _ in range(data.draw(st.integers(1, 6))):
@@ -101,12 +101,12 @@ def test_whoever_is_chosen_can_serve(name: str, data: Any) -> None:
             assert choice.reason
 
 
-@pytest.mark.parametrize("name", sorted(set(ALL) - {"p2c"}))  # chance has no turns
+@pytest.mark.parametrize("name", sorted(set(ALL) - {"p2c"}))  # p2c draws at random
 @settings(deadline=None, max_examples=60)
 @given(data=st.data())
 def test_one_that_is_asked_for_an_explanation_disturbs_no_other(name: str, data: Any) -> None:
-    """--explain binds a scheduler after the one that runs and asks it: of the next choices it gives the same, and the
-    one that runs goes on as if nothing had been."""
+    """--explain binds a second scheduler and calls it: it makes the same choices as the running one would, whose own
+    choices do not change."""
     weights = data.draw(st.lists(st.integers(0, 3), min_size=1, max_size=5))
     service = view(weights)
     runs, alone = FOUND.known[name].bind(service, None), FOUND.known[name].bind(view(weights), None)
@@ -124,7 +124,7 @@ def test_one_that_is_asked_for_an_explanation_disturbs_no_other(name: str, data:
 
 @pytest.mark.parametrize("name", EXPLAIN)
 @pytest.mark.parametrize("weights", [[], [0], [1, 0, 2]])
-def test_who_explains_names_whom_it_chooses(name: str, weights: list[int]) -> None:
+def test_an_explanation_names_the_chosen_server(name: str, weights: list[int]) -> None:
     service = view(weights)
     scheduler = FOUND.known[name].bind(service, None)
     verifyObject(IExplains, scheduler)

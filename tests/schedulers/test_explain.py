@@ -1,4 +1,4 @@
-"""How schedulers explain themselves: rules tried in their order, what is hashed, what a cookie said."""
+"""Explanations of schedulers: the rules tried in their order, the hashed text, the contents of a cookie."""
 
 from __future__ import annotations
 

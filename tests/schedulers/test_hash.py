@@ -1,4 +1,4 @@
-"""hhttp, sh and the rendezvous behind them: who leaves moves only its own keys, and weights are respected."""
+"""hhttp, sh and rendezvous hashing: a server that leaves moves only its own keys, and weights are respected."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def servers(*weights: int) -> tuple[Destination, ...]:
 
 
 def where(destinations: tuple[Destination, ...]) -> dict[bytes, Destination]:
-    """Key -> its server."""
+    """Return key -> its server."""
     hashed = Rendezvous(ServiceView(VirtualService("s"), destinations), "x")
     return {key: hashed.pick(key, Request()).destination for key in KEYS}  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 10])
-def test_who_leaves_moves_only_its_own_keys(count: int) -> None:
+def test_a_server_that_leaves_moves_only_its_own_keys(count: int) -> None:
     destinations = servers(*[1] * count)
     before = where(destinations)
     for leaving in destinations:

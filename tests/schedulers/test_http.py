@@ -138,7 +138,7 @@ NUMBERS = st.lists(st.integers(0, 40), max_size=30, unique=True)
 @settings(deadline=None, max_examples=200)
 @given(st.lists(NUMBERS, min_size=2, max_size=6))
 def test_blocks_that_are_taken_over_are_as_good_as_new_ones(edits: list[list[int]]) -> None:
-    """Whatever edits: what was compiled before and still holds answers like what is compiled now."""
+    """After any edits, reused blocks give the same results as newly compiled ones."""
     found: RuleSet | None = None
     with blocks_of(4):
         for numbers in edits:
@@ -152,11 +152,11 @@ def test_blocks_that_are_taken_over_are_as_good_as_new_ones(edits: list[list[int
 
 @contextmanager
 def blocks_of(size: int) -> Iterator[None]:
-    before, rules_module.BLOCK = rules_module.BLOCK, size
+    before, rules_module.MAX_BLOCK_RULES = rules_module.MAX_BLOCK_RULES, size
     try:
         yield
     finally:
-        rules_module.BLOCK = before
+        rules_module.MAX_BLOCK_RULES = before
 
 
 def test_an_edit_of_a_long_list_compiles_one_block() -> None:

@@ -1,4 +1,4 @@
-"""rr, wrr and p2c: whose turn it is."""
+"""rr, wrr and p2c: the order of turns."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def view(destinations: tuple[Destination, ...]) -> ServiceView:
 
 
 def turns(scheduler: Any, count: int) -> str:
-    """The last figures of the addresses of those who served."""
+    """Return the last digits of the addresses of the chosen servers."""
     return "".join(scheduler.choose(Request()).destination.address.host[-1] for _ in range(count))
 
 

@@ -1,4 +1,4 @@
-"""wlc: nobody usable is less loaded than the one chosen; equal servers share evenly."""
+"""wlc: no usable server is less loaded than the chosen one; equal servers share evenly."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def bound(servers: list[Destination], why: str = "") -> BoundWLC:
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 9)), min_size=1, max_size=8), st.integers(1, 20))
-def test_nobody_usable_is_less_loaded(loads: list[tuple[int, int]], turns: int) -> None:
+def test_no_usable_server_is_less_loaded(loads: list[tuple[int, int]], turns: int) -> None:
     servers = destinations(*loads)
     picker = bound(servers)
     for _ in range(turns):
@@ -77,7 +77,7 @@ def test_lc_knows_no_weight_but_0() -> None:
 
 
 def ordered(servers: list[Destination], even: bool = False) -> OrderedWLC:
-    """What is bound for many servers, told of their changes as the switch does it."""
+    """Bind wlc for many servers, and register its watchers as the switch does."""
     picker = OrderedWLC(ServiceView(VirtualService("s"), tuple(servers)), even)
     for destination, call in picker.watched():
         destination.watchers += (call,)
@@ -92,7 +92,7 @@ def ordered(servers: list[Destination], even: bool = False) -> OrderedWLC:
 def test_kept_in_order_they_are_chosen_as_if_all_were_looked_at(
     weights: list[int], even: bool, ends: list[int], data: st.DataObject
 ) -> None:
-    """Whatever comes and goes: nobody usable has fewer connections for its weight than the chosen one."""
+    """In any order of connections, no usable server has fewer connections for its weight than the chosen one."""
     servers = destinations(*((0, weight) for weight in weights))
     picker = ordered(servers, even)
     leases: list[Lease] = []
@@ -138,7 +138,7 @@ def test_what_is_kept_does_not_grow_with_time() -> None:
     assert len(picker._order._heap) <= 4 * 20 + 64 + 1
 
 
-def test_a_change_that_nobody_told_of_is_found_when_it_comes_to_the_top() -> None:
+def test_an_unannounced_change_is_found_when_it_comes_to_the_top() -> None:
     servers = destinations(*[(0, 1)] * 20)
     picker = OrderedWLC(ServiceView(VirtualService("s"), tuple(servers)))
     for server in servers[:-1]:

@@ -1,4 +1,4 @@
-"""A commit cannot fail: whatever raises in one of its steps, the edit is in force and saved, and the next one works."""
+"""A commit cannot fail: if one of its steps raises, the edit is still in force and saved, and the next edit works."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Take = Callable[..., Any]
 
 
 class Fault(Exception):
-    """The tests make steps raise it."""
+    """The exception that tests make steps raise."""
 
 
 class Opened(ListeningSockets):

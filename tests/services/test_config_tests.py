@@ -1,4 +1,4 @@
-"""Tests that stand in a configuration: they see every configured server as available, whatever happens to run."""
+"""Tests in a configuration: every configured server counts as available, whatever its current state."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def world() -> Iterator[World]:
 
 
 def refusal(world: World, edit: Edit) -> Exception | None:
-    """Why `edit` is refused; None: it is in force."""
+    """Return why `edit` is refused; None: it is in force."""
     failures: list[Exception] = []
     world.director.submit(edit).addErrback(lambda failure: failures.append(failure.value))
     return failures[0] if failures else None

@@ -21,7 +21,7 @@ from ktcpvs.model.table import Table
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.services.director import Director
-from ktcpvs.services.listener import LOOK
+from ktcpvs.services.listener import HANDSHAKE_POLL_INTERVAL
 from ktcpvs.system.log import EventLog
 
 
@@ -46,7 +46,7 @@ class Switch:
     def do(self, edit: edits.Edit) -> None:
         failures: list[Any] = []
         done = self.director.submit(edit).addErrback(failures.append)
-        self.reactor.advance(LOOK)  # a listener that another one follows takes its first look
+        self.reactor.advance(HANDSHAKE_POLL_INTERVAL)  # a listener that is replaced makes its first check
         assert done.called
         for failure in failures:
             failure.raiseException()

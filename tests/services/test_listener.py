@@ -1,4 +1,4 @@
-"""A listener that another one follows on the same port costs nobody a connection."""
+"""A listener that is replaced by another one on the same port loses no connection."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from servers import LOOPBACK, let_only_syn_in, wait_for
 from ktcpvs.model.address import Inet
 from ktcpvs.runtime.context import Context
 from ktcpvs.services import listener as module
-from ktcpvs.services.listener import RETIRING, Listener
+from ktcpvs.services.listener import HANDSHAKE_TIMEOUT, Listener
 from ktcpvs.system.handshakes import handshakes
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.sockets import open_listener
@@ -50,14 +50,14 @@ class Follower:
         )
 
     def begins(self) -> socket.socket:
-        """A client who says hello, and whose handshake the old one knows but cannot end."""
+        """Connect a client that sends hello, and whose handshake with the old listener cannot complete."""
         let_only_syn_in(self.old.socket)
         client = self.call(b"hello")
         wait_for(lambda: handshakes(self.old.socket))
         return client
 
     def retire(self) -> bool:
-        """Whether the old listener was closed in that same turn of the reactor."""
+        """Retire the old listener. Return whether it was closed in the same turn of the reactor."""
 
         def retire() -> bool:
             self.new.start()
@@ -75,7 +75,7 @@ class Follower:
 
 @pytest.fixture
 def stack(thread: ReactorThread) -> Iterator[contextlib.ExitStack]:
-    thread.run(Context, thread.reactor, EventLog())  # what is made once is made
+    thread.run(Context, thread.reactor, EventLog())  # creates what is created only once
     before = settled(thread)
     with contextlib.ExitStack() as stack:
         yield stack
@@ -87,12 +87,10 @@ def follower(thread: ReactorThread, stack: contextlib.ExitStack) -> Follower:
     return Follower(thread, stack)
 
 
-def test_it_is_closed_at_its_first_look_when_nobody_is_on_the_way(
-    follower: Follower, stack: contextlib.ExitStack
-) -> None:
+def test_it_is_closed_at_its_first_check_without_handshakes(follower: Follower, stack: contextlib.ExitStack) -> None:
     waiting = stack.enter_context(follower.call())
-    assert not follower.retire()  # a SYN that is under way now would not show yet
-    wait_for(lambda: follower.fired == [None], timeout=RETIRING / 2)
+    assert not follower.retire()  # a SYN that has just arrived would not be listed yet
+    wait_for(lambda: follower.fired == [None], timeout=HANDSHAKE_TIMEOUT / 2)
     assert follower.old.closed
     assert len(follower.taken["old"]) == 1
     stack.enter_context(follower.call())
@@ -102,7 +100,7 @@ def test_it_is_closed_at_its_first_look_when_nobody_is_on_the_way(
 
 
 def test_a_handshake_that_has_begun_comes_to_its_end(follower: Follower, stack: contextlib.ExitStack) -> None:
-    """Its last packet was late: the client says something, and says it again."""
+    """Its last packet was lost: the client sends data, and retransmits it."""
     client = stack.enter_context(follower.begins())
     follower.retire()
     assert follower.fired == []
@@ -116,7 +114,9 @@ def test_a_handshake_that_has_begun_comes_to_its_end(follower: Follower, stack: 
     assert client.recv(8) == b"good day"
 
 
-def test_who_begins_meanwhile_finds_the_other_one(follower: Follower, stack: contextlib.ExitStack) -> None:
+def test_a_client_that_connects_meanwhile_reaches_the_other_listener(
+    follower: Follower, stack: contextlib.ExitStack
+) -> None:
     stack.enter_context(follower.begins())
     follower.retire()
     stack.enter_context(follower.call())
@@ -129,10 +129,10 @@ def test_who_begins_meanwhile_finds_the_other_one(follower: Follower, stack: con
 def test_a_handshake_that_does_not_end_is_not_waited_for_long(
     follower: Follower, stack: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch, tells: bool
 ) -> None:
-    """Nor is one of which the system does not tell."""
+    """The same holds if the system does not list handshakes."""
     if not tells:
         monkeypatch.setattr(module, "handshakes", lambda _: None)
-    monkeypatch.setattr(module, "drop_handshakes", lambda *_: None)  # its packets are lost for ever
+    monkeypatch.setattr(module, "drop_handshakes", lambda *_: None)  # all its packets are lost
     client = stack.enter_context(follower.begins())
     follower.retire()
     assert follower.fired == []

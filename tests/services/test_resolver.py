@@ -1,4 +1,4 @@
-"""When names are looked up, and what follows from the answers: the test drives the clock and gives each answer."""
+"""The times of look-ups, and the effects of their results: tests advance the clock and answer each look-up."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_a_family_that_cannot_be_looked_up_keeps_its_addresses() -> None:
         asked.open.pop(0).callback(Found((ONE,), 20, "its IPv6 addresses: no name server has answered", 6, True))
         asked.next_ask()
     assert asked.means == []
-    reason = "its IPv6 addresses: no name server has answered; it keeps those that it had"
+    reason = "its IPv6 addresses: no name server has answered; it keeps its previous addresses"
     assert asked.lines == [f"a.example is found for one address family only: {reason}"]
     asked.says(ONE)
     assert asked.means == [("a.example", (ONE,))]
@@ -172,7 +172,7 @@ def test_a_refused_change_is_tried_again() -> None:
     asked = one_name()
     asked.refusal = BadValue("no room")
     asked.says(ONE)
-    assert asked.lines == ["a.example is not found: no room; each connection to it asks the system anew"]
+    assert asked.lines == ["a.example is not found: no room; each connection to it asks the system's resolver"]
     asked.refusal = None
     asked.next_ask()
     asked.says(ONE)

@@ -1,7 +1,7 @@
 """Long transfers in both directions at once, while TCP retransmits packets: every byte must arrive.
 
-On the loopback interface packets overtake each other when the machine is busy. Their sender takes some for lost then,
-and repeats them, cut differently.
+On the loopback interface, packets overtake each other when the machine is busy. The sender then presumes some lost, and
+retransmits them with other boundaries.
 """
 
 from __future__ import annotations
@@ -83,6 +83,6 @@ def _exchange(sock: socket.socket, said: bytes, wanted: bytes, who: str, wrong: 
 
 
 def _repeated() -> int:
-    """How many packets TCP has retransmitted on this machine."""
+    """Return the number of packets that TCP has retransmitted on this machine."""
     names, numbers = [line.split() for line in Path("/proc/net/snmp").read_text().splitlines() if line[:4] == "Tcp:"]
     return int(numbers[names.index("RetransSegs")])

@@ -45,9 +45,9 @@ class Answer:
 
 @dataclass
 class Clients:
-    """All clients of one run. web, relayed: ports of two services. files: name -> SHA-256. done: how many conversations
-    of each kind went well. races: a kept connection was closed just when the next request was sent, and that was sent
-    again on another, as every client of HTTP does (RFC 9112, section 9.3.1)."""
+    """All clients of one run. web, relayed: ports of two services. files: name -> SHA-256. done: the number of
+    successful conversations of each kind. races: a kept connection was closed just when the next request was sent, and
+    that was sent again on another, as every client of HTTP does (RFC 9112, section 9.3.1)."""
 
     web: int
     relayed: int
@@ -179,7 +179,8 @@ class Clients:
         safe: bool = True,
         digest: str = "",
     ) -> bool:
-        """Send a request and check its response; True when the connection goes on. count: earlier requests on it."""
+        """Send a request and check its response. Return True if the connection stays open. count: earlier requests on
+        it."""
         port = writer.get_extra_info("sockname")[1]
         answer: Answer | None = None
         began = time.monotonic()

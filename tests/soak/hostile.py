@@ -1,7 +1,8 @@
-"""The hostile soak: `make soak-hostile`. Clients and servers that misbehave at every stage, beside well-behaved ones.
+"""The hostile soak test: `make soak-hostile`. Clients and servers that misbehave at every stage, beside well-behaved
+ones.
 
-What the hostile ones do is drawn by seeded generators: the seed is printed, and SEED=... gives the same acts again.
-docs/testing.md says what is checked. Exits with 1 when something is wrong.
+Seeded generators select what the hostile ones do: the seed is printed, and SEED=... repeats the same acts.
+docs/testing.md lists the checks. Exits with 1 if one fails.
 """
 
 from __future__ import annotations
@@ -520,7 +521,7 @@ class HostileSoak:
         print(f"failures of the mixed service: {dict(self.clients.failures)}")
 
     def _cpu(self, seconds: float) -> float:
-        """How many cores all processes use together."""
+        """Return the number of cores that all processes use together."""
         before = sum(map(cpu, self.pids))
         time.sleep(seconds)
         return (sum(map(cpu, self.pids)) - before) / seconds

@@ -32,14 +32,14 @@ MAX_PIPELINED_BYTES = 1 << 20
 MAX_READ_BYTES = 8 << 20
 
 SILENT_CONNECTIONS = 150
-"""How many silent connections one act opens."""
+"""The silent connections that one act opens."""
 
 SMALL_BUFFER = 4096
 """SO_RCVBUF in bytes of a client that does not read."""
 
 
 class Attacker:
-    """One client that misbehaves again and again."""
+    """One client that misbehaves repeatedly."""
 
     def __init__(self, options: dict[str, object], number: int, counts: Counter[str]) -> None:
         self.chance = random.Random(f"{options['seed']}/{number}")

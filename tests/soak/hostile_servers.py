@@ -69,7 +69,7 @@ def _unasked(ident: bytes) -> bytes:
 
 
 Serve = Callable[[Peer, Asked, random.Random], Awaitable[bool]]
-"""Serves one request; True when the connection goes on."""
+"""Serves one request; returns True if the connection stays open."""
 
 # Servers that read a request.
 
@@ -202,9 +202,9 @@ async def says_too_much(peer: Peer, asked: Asked, chance: random.Random) -> bool
 
 
 async def says_more_later(peer: Peer, asked: Asked, chance: random.Random) -> bool:
-    """A response that nobody asked for, on a connection that is kept: the next request may be on its way already, and
-    the switch cannot know that this is no response to it. The server hangs up then: the response to that request would
-    come for the one after it, and so on, and no check could tell that from a fault of the switch."""
+    """Send an unrequested response on a kept connection. The next request may already be on its way, so the switch
+    cannot know that this is not its response. The server disconnects then: otherwise each response would be taken for
+    that of the next request, which no check could distinguish from a fault of the switch."""
     await peer.send(asked.response())
     await asyncio.sleep(chance.uniform(0, 0.1))
     await peer.send(_unasked(b"late"))

@@ -19,7 +19,7 @@ from servers import free_port, wait_for
 from ktcpvs.system import bpf
 
 FLAT = 1.05
-"""How much the memory may grow after the first third of the time."""
+"""The largest allowed ratio of the final memory to that after the first third of the time."""
 
 
 def kills(daemon: Daemon, relays: Sequence[str], seconds: int, seed: int) -> list[str]:
@@ -102,9 +102,9 @@ class _Borrowed(bpf.Map):
 
 
 def kernel_entries(pid: int) -> int:
-    """How many sockets are in the maps of that process.
+    """Return the number of sockets in the maps of that process.
 
-    A closed socket leaves its map by itself, and a cookie without a socket is found by nobody: sockmaps count.
+    Only sockmaps are counted: a closed socket leaves them by itself, and a cookie without a socket is never looked up.
     """
     found = 0
     for number, _, facts in descriptors(pid):

@@ -18,7 +18,7 @@ from pathlib import Path
 from servers import LOOPBACK, RESET_ON_CLOSE
 
 LOST = OSError, TimeoutError, EOFError
-"""How a connection to a hostile peer ends."""
+"""The exceptions with which a connection to a hostile peer ends."""
 
 MAX_HEAD_BYTES = 1 << 18
 

@@ -1,12 +1,12 @@
 """Long tests of the relays: `make soak-relays`.
 
 storm: 20,000 connections of random sizes, pieces, pauses and ends through each relay, compared by SHA-256 and counted
-to the byte. kills: a minute in which clients and servers reset, leave, stop reading and are killed; then nothing is
-left over. bulk: 500 long transfers through each relay, both ways at once, while TCP repeats packets. slow: clients that
+to the byte. kills: a minute in which clients and servers reset, leave, stop reading and are killed; then nothing may be
+left open. bulk: 500 long transfers through each relay, both ways at once, while TCP repeats packets. slow: clients that
 read nothing for a minute, and what is held for them meanwhile. packets: packets of 1 byte to 64 KiB to servers that
 read nothing, over one connection and over 1,000, and what the kernel holds for them.
 
-Exits with 1 when something was not as it must be.
+Exits with 1 if a check fails.
 """
 
 from __future__ import annotations

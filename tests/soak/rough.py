@@ -1,6 +1,6 @@
 """Clients and servers that misbehave, each in its own process, which can be killed.
 
-rough.py serve PORT SEED: whoever comes is treated in one of many ways. rough.py call SEED PORT...: so are these.
+rough.py serve PORT SEED: accept clients, and misbehave in a random way. rough.py call SEED PORT...: connect, and do so.
 """
 
 from __future__ import annotations

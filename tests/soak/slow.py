@@ -21,7 +21,7 @@ from ktcpvs.relay.kernel import WHOLE_QUEUE
 BLOCK = random.Random(3).randbytes(1 << 20)
 
 CLIENTS = 4
-"""How many clients each relay serves."""
+"""The number of clients of each relay."""
 
 SMALL = 128 << 10
 """Bytes that the buffers of clients and servers hold."""

@@ -32,7 +32,7 @@ EACH = 4
 """Clients of each kind."""
 
 FLAT = 1.05
-"""How much more memory the last quarter of the run may use than the second quarter."""
+"""The largest allowed ratio of the memory in the last quarter of the run to that in the second quarter."""
 
 FLIGHT = 15.0
 """Seconds after a kill in which requests that the killed process served may fail."""

@@ -73,7 +73,7 @@ def connections(pid: int) -> set[tuple[int, int]]:
 
 
 def sockets(pid: int) -> int:
-    """How many sockets the process has."""
+    """Return the number of sockets of the process."""
     return sum(kind.startswith("socket:[") for _, kind, _ in descriptors(pid))
 
 
@@ -104,7 +104,7 @@ def cpu(pid: int) -> float:
 
 
 def kinds_of_descriptors(pid: int) -> Counter[str]:
-    """How many descriptors of each kind the process has, such as "socket:", "pipe:", "anon_inode:" and "/dev/null"."""
+    """Return the number of descriptors of each kind, such as "socket:", "pipe:", "anon_inode:" and "/dev/null"."""
     return Counter(kind if kind.startswith("/") else kind[: kind.index(":") + 1] for _, kind, _ in descriptors(pid))
 
 

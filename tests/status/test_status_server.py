@@ -49,7 +49,7 @@ class StatusWorld(MemoryReactorClock):
         super().__init__()
         self.from_threads: SimpleQueue[Callable[[], Any]] = SimpleQueue()
         self.reads = 0
-        self.late: list[Deferred[Any]] | None = None  # views that the test answers
+        self.late: list[Deferred[Any]] | None = None  # pending views, which the test answers
         self._director = Director(Context(self, EventLog(), Descriptors(1000)))
         for edit in edits:
             self._director.submit(edit)

@@ -24,7 +24,7 @@ from ktcpvs.streams.uv_connect import HappyEyeballs
 @pytest.fixture(autouse=True)
 def nothing_is_left(thread: ReactorThread) -> Iterator[None]:
     thread.failures.clear()
-    with contextlib.suppress(ConnectionRefusedError):  # so that what Twisted makes once is made
+    with contextlib.suppress(ConnectionRefusedError):  # so that Twisted creates what it creates only once
         reach(thread, Inet("localhost", free_port()))
     before = settled(thread)
     yield
@@ -33,12 +33,12 @@ def nothing_is_left(thread: ReactorThread) -> Iterator[None]:
 
 
 LOST = 1e-6
-"""Seconds that a difference of two times may lose, since they are floats."""
+"""The rounding error of a difference of two times, in seconds."""
 
 
 @pytest.fixture
 def deaf() -> Iterator[tuple[str, int]]:
-    """Where nobody answers, not even by a refusal: a listener whose backlog is full."""
+    """The address of a listener whose backlog is full, so that it neither accepts nor refuses connections."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.create_server((LOOPBACK, 0), backlog=0))
         for _ in range(3):
@@ -74,7 +74,7 @@ def test_a_server_that_is_not_there(thread: ReactorThread, tmp_path: Path) -> No
 
 
 def test_a_server_that_does_not_answer(thread: ReactorThread, deaf: tuple[str, int]) -> None:
-    began = thread.run(thread.reactor.seconds)  # of the reactor's own clock, which may count whole milliseconds
+    began = thread.run(thread.reactor.seconds)  # by the reactor's own clock, which may count whole milliseconds
     with pytest.raises(TimeoutError):
         reach(thread, Inet(*deaf), 0.3)
     assert thread.run(thread.reactor.seconds) - began >= 0.3 - LOST
@@ -110,18 +110,18 @@ def test_a_name(thread: ReactorThread) -> None:
         leave(thread, stream)
 
 
-def test_a_name_that_nobody_has(thread: ReactorThread) -> None:
+def test_a_name_that_does_not_exist(thread: ReactorThread) -> None:
     with pytest.raises((DNSLookupError, ValueError)):
-        reach(thread, Inet("x" * 64 + ".invalid", 80))  # too long for a name, so nobody is asked
+        reach(thread, Inet("x" * 64 + ".invalid", 80))  # too long for a name, so that no name server is queried
 
 
 ours = pytest.mark.parametrize("thread", ["uvloop"], indirect=True)
-"""Twisted has its own ways for these."""
+"""Twisted implements these in its own way."""
 
 
 @ours
 def test_a_unix_socket_whose_backlog_is_full(thread: ReactorThread, tmp_path: Path) -> None:
-    """It is waited for."""
+    """The connection attempt waits for room in the backlog."""
     path = str(tmp_path / "busy")
     with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as first:
         server.bind(path)
@@ -160,7 +160,7 @@ def test_the_first_that_answers(thread: ReactorThread, deaf: tuple[str, int]) ->
 
 
 @ours
-def test_nobody_answers(thread: ReactorThread, deaf: tuple[str, int]) -> None:
+def test_no_address_of_a_name_answers(thread: ReactorThread, deaf: tuple[str, int]) -> None:
     refusing = LOOPBACK, free_port()
     with pytest.raises(TimeoutError):
         reach_any(thread, refusing, deaf, refusing, timeout=0.5)

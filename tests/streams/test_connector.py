@@ -1,4 +1,4 @@
-"""Connectors: streams for the switch, and protocols of Twisted's, over the same connections."""
+"""Connectors: streams for the switch, and Twisted protocols, over the same kind of connections."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from ktcpvs.streams.stream import Stream
 @pytest.fixture(autouse=True)
 def nothing_is_left(thread: ReactorThread) -> Iterator[None]:
     thread.failures.clear()
-    with contextlib.suppress(ConnectionRefusedError):  # so that what Twisted makes once is made
+    with contextlib.suppress(ConnectionRefusedError):  # so that Twisted creates what it creates only once
         thread.run(connector(thread, Inet("localhost", free_port())).connect_stream, Stream())
     before = settled(thread)
     yield
@@ -65,7 +65,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[soc
 
 
 class Recorder(Protocol):
-    """heard: what it was told, in order, without the data; data: all that has come."""
+    """heard: the events, in order, without the data; data: all bytes received."""
 
     def __init__(self) -> None:
         self.heard: list[Any] = []
@@ -91,7 +91,7 @@ class HalfCloseable(Recorder):
 
 
 class Counting(Factory):
-    """A factory. active: how many have started and not stopped; addresses: what was connected."""
+    """A factory. active: the number of calls of doStart without doStop; addresses: those that were connected."""
 
     def __init__(self, protocol: type[Recorder] | None = Recorder) -> None:
         self.active = 0
@@ -113,7 +113,7 @@ Server = tuple[socket.socket, Address]
 
 
 def connected(thread: ReactorThread, server: Server, factory: Counting) -> tuple[Any, socket.socket]:
-    """The protocol, and its peer."""
+    """Return the protocol and its peer."""
     listener, address = server
     protocol = thread.run(connector(thread, address).connect, factory)
     peer, _ = listener.accept()
@@ -151,7 +151,7 @@ def test_its_timeout(thread: ReactorThread) -> None:
     timeout = 0.2
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.create_server((LOOPBACK, 0), backlog=0))
-        for _ in range(3):  # so that its backlog is full
+        for _ in range(3):  # fill its backlog
             client = stack.enter_context(socket.socket())
             client.setblocking(False)
             client.connect_ex(listener.getsockname())
@@ -257,7 +257,7 @@ def test_reading_can_be_paused(thread: ReactorThread, server: Server) -> None:
 
 
 def test_connect_protocol(thread: ReactorThread, server: Server) -> None:
-    """Twisted's own helper for endpoints."""
+    """Twisted's own helper for endpoints works with a connector."""
     listener, address = server
     protocol = Recorder()
     assert thread.run(connectProtocol, connector(thread, address), protocol) is protocol

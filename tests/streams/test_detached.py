@@ -1,4 +1,5 @@
-"""A connection leaves its transport and goes on: its peer notices nothing, no byte is lost, its stream can end it."""
+"""A stream is detached from its transport: its peer notices nothing, no byte is lost, and the stream can still end
+it."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from ktcpvs.streams.stream import Stream
 from ktcpvs.system.sockets import RESET_ON_CLOSE
 
 BULK = random.Random(1).randbytes(6_000_000)
-"""More than the kernel's buffers on the way take."""
+"""More than the kernel's buffers hold."""
 
 
 @pytest.fixture
@@ -33,9 +34,9 @@ def poller(thread: ReactorThread) -> Iterator[SocketPoller]:
 
 
 class Hand:
-    """An engine whose bytes a test moves by hand. asked: what the transport has asked of it, in order.
+    """An engine whose bytes a test moves itself. asked: the calls of the transport, in order.
 
-    on_its_way: whether it holds something.
+    on_its_way: whether it holds unsent bytes.
     """
 
     def __init__(self, poller: SocketPoller) -> None:
@@ -67,7 +68,7 @@ class Hand:
         self.taken = True
 
     def read(self, size: int) -> bytes:
-        """`size` bytes from the bare socket, when it has been taken."""
+        """Read `size` bytes from the bare socket, once it is detached."""
         data = bytearray()
 
         def more() -> bool:
@@ -82,26 +83,26 @@ class Hand:
 
 
 def taken(lines: Lines, poller: SocketPoller, owner: Owner) -> Hand:
-    """The stream's connection has left its transport."""
+    """Detach the stream from its transport."""
     hand = Hand(poller)
     lines.thread.run(hand.take, owner.stream)
     return hand
 
 
 def silent(peer: socket.socket) -> bool:
-    """True when nothing has come, no end and no reset either."""
+    """Return whether nothing has come, neither data nor an end nor a reset."""
     return not select.select([peer], [], [], 0)[0]
 
 
 def a_moment(thread: ReactorThread) -> None:
-    """Long enough for what should not happen to happen."""
+    """Wait long enough for an event that must not occur."""
     for _ in range(5):
         thread.run(lambda: None)
     time.sleep(0.02)
 
 
 @pytest.mark.parametrize("reset_on_close", [False, True])
-def test_nobody_notices(lines: Lines, poller: SocketPoller, reset_on_close: bool) -> None:
+def test_the_peer_notices_nothing(lines: Lines, poller: SocketPoller, reset_on_close: bool) -> None:
     owner, peer = lines.line()
     peer.sendall(b"hello")
     owner.has(b"hello")
@@ -109,7 +110,7 @@ def test_nobody_notices(lines: Lines, poller: SocketPoller, reset_on_close: bool
     assert read_exactly(peer, 9) == b"and hello"
     wait_for(lambda: lines.thread.run(flushed, owner.stream))
     before = settled(lines.thread)
-    if reset_on_close and not lines.is_unix:  # what close_with_reset sets on the socket
+    if reset_on_close and not lines.is_unix:  # set by close_with_reset
         handle = owner.stream.transport.getHandle()
         lines.thread.run(handle.setsockopt, socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
     hand = taken(lines, poller, owner)
@@ -139,7 +140,7 @@ def test_what_waits_in_the_kernel_is_there(lines: Lines, poller: SocketPoller) -
 
 
 def test_in_the_middle_of_what_comes(lines: Lines, poller: SocketPoller) -> None:
-    """No byte is lost or read twice while its peer sends on and on."""
+    """No byte is lost or read twice while the peer keeps sending."""
     owner, peer = lines.line()
     hand = Hand(poller)
 
@@ -164,7 +165,7 @@ def test_in_the_middle_of_what_comes(lines: Lines, poller: SocketPoller) -> None
 
 @pytest.mark.parametrize("pause", [False, True])
 def test_from_the_first(lines: Lines, poller: SocketPoller, pause: bool) -> None:
-    """Within `made`, or when it was paused there and nothing has happened since."""
+    """Detach within `made`, or later if the stream was paused there."""
     hand = Hand(poller)
 
     def at_once(owner: Owner) -> None:
@@ -175,7 +176,7 @@ def test_from_the_first(lines: Lines, poller: SocketPoller, pause: bool) -> None
 
     owner, peer = lines.line(at_once, b"said before")
     if lines.how == "called" and pause and lines.thread.name == "uvloop":
-        wait_for(lambda: refusal(lines, owner))  # it begins to read, so the stream is held: see below
+        wait_for(lambda: refusal(lines, owner))  # uvloop begins to read, so the stream is held: see below
         return
     if pause:
         lines.thread.run(hand.take, owner.stream)
@@ -204,7 +205,7 @@ def test_with_the_first_that_comes(lines: Lines, poller: SocketPoller) -> None:
 
 
 def test_what_was_written_just_before(lines: Lines, poller: SocketPoller) -> None:
-    """uvloop sends at once, so nothing is buffered; Twisted in its next turn."""
+    """uvloop sends at once, so that nothing is buffered; Twisted sends in its next turn."""
     owner, peer = lines.line()
     hand = Hand(poller)
 
@@ -235,7 +236,7 @@ def test_what_is_buffered_must_go_first(lines: Lines) -> None:
 def test_a_producer_is_not_told(lines: Lines, poller: SocketPoller) -> None:
     owner, _ = lines.line()
     producer = Producer()
-    lines.thread.run(owner.stream.set_backpressure, producer.pauseProducing, producer.resumeProducing)
+    lines.thread.run(owner.stream.set_backpressure, producer)
     taken(lines, poller, owner)
     owner.do("close")
     owner.hears("lost")
@@ -381,7 +382,7 @@ def test_what_breaks_while_it_is_closed(lines: Lines, poller: SocketPoller) -> N
     assert owner.heard == ["broken"]
 
 
-# Who cannot leave.
+# Streams that cannot be detached.
 
 
 def refusal(lines: Lines, owner: Owner) -> NotDetachable | None:
@@ -389,7 +390,7 @@ def refusal(lines: Lines, owner: Owner) -> NotDetachable | None:
     return answer
 
 
-def test_who_has_ended_or_is_being_closed_stays(lines: Lines) -> None:
+def test_an_ended_or_closing_stream_cannot_be_detached(lines: Lines) -> None:
     owner, peer = lines.line()
     assert refusal(lines, owner) is None
     owner.do("half_close")
@@ -407,7 +408,7 @@ def test_who_has_ended_or_is_being_closed_stays(lines: Lines) -> None:
     assert reasons[1] == NotDetachable.CLOSING
 
 
-def test_whose_peer_has_ended_stays(lines: Lines) -> None:
+def test_a_stream_whose_peer_has_ended_cannot_be_detached(lines: Lines) -> None:
     owner, peer = lines.line()
     peer.shutdown(socket.SHUT_WR)
     owner.hears("ended")
@@ -415,7 +416,7 @@ def test_whose_peer_has_ended_stays(lines: Lines) -> None:
     owner.do("close")
 
 
-def test_whose_peer_has_reset_stays_or_is_over(lines: Lines) -> None:
+def test_a_stream_whose_peer_has_reset_cannot_be_detached(lines: Lines) -> None:
     owner, peer = lines.line()
     peer.sendall(b"x")
     owner.has(b"x")
@@ -427,8 +428,8 @@ def test_whose_peer_has_reset_stays_or_is_over(lines: Lines) -> None:
     )  # a unix socket
 
 
-def test_who_has_read_without_being_asked_stays(lines: Lines, poller: SocketPoller) -> None:
-    """uvloop reads from a connection that it made, whatever one says: what came first must be given out first."""
+def test_a_stream_with_undelivered_bytes_cannot_be_detached(lines: Lines, poller: SocketPoller) -> None:
+    """uvloop reads from a connection that it made even if reading is paused: those bytes must be delivered first."""
     owner, _ = lines.line(lambda owner: owner.stream.pause(), b"first")
     if lines.thread.name != "uvloop" or lines.how != "called":
         assert refusal(lines, owner) is None
@@ -440,7 +441,7 @@ def test_who_has_read_without_being_asked_stays(lines: Lines, poller: SocketPoll
     taken(lines, poller, owner)
 
 
-def test_who_has_no_socket_stays() -> None:
+def test_a_stream_without_a_socket_cannot_be_detached() -> None:
     stream = Stream()
     assert stream.detach_obstacle() == NotDetachable.NOT_OPEN
     stream.makeConnection(StringTransport())
@@ -462,7 +463,7 @@ def test_without_a_descriptor_nothing_happens(lines: Lines) -> None:
 
 
 def living() -> int:
-    """How many streams and transports there are."""
+    """Return the number of streams and transports in memory."""
     names = ("Stream", "UVTransport", "Server", "Client", "DetachedTransport")
     return sum(type(thing).__name__ in names for thing in gc.get_objects())
 
@@ -477,7 +478,7 @@ def test_nothing_holds_on_to_the_old_transport_nor_to_what_is_over(lines: Lines,
             owner, _ = lines.line()
             hand = taken(lines, poller, owner)
             if lines.thread.name == "epoll" and lines.how == "called":
-                gc.collect()  # Twisted's connectors hold each other
+                gc.collect()  # Twisted's connectors form reference cycles
             wait_for(lambda: living() == before + 2, "the old transport to be freed")
             owner.do(last)
             wait_for(lambda owner=owner: owner.heard)

@@ -1,4 +1,4 @@
-"""Clients that get one response and are closed: on uvloop they are served on their bare socket, and end as others."""
+"""Clients that get one response and are closed: on uvloop they are served on their bare socket, and end like others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from servers import read_all, reset, wait_for
 from ktcpvs.streams.accept import adopt_socket
 
 BULK = random.Random(2).randbytes(6_000_000)
-"""More than the kernel's buffers on the way take."""
+"""More than the kernel's buffers hold."""
 
 
 @pytest.fixture(params=[socket.AF_INET, socket.AF_UNIX], ids=["TCP", "unix"])
@@ -28,7 +28,7 @@ def lines(thread: ReactorThread, request: pytest.FixtureRequest, tmp_path: Path)
 
 
 def answering(*what: Callable[[Owner], object]) -> Callable[[Owner], None]:
-    """What an owner is told to do at once: rest, and when something has come do all of `what`."""
+    """Return the `at_once` of an owner that sets `resting`, and calls all of `what` when data has come."""
 
     def at_once(owner: Owner) -> None:
         def received(_: bytes) -> None:
@@ -100,7 +100,7 @@ def test_a_reset(lines: Lines) -> None:
 def test_something_unread_does_not_make_a_reset_of_the_end(lines: Lines, answer: bytes) -> None:
     owner, peer = lines.line(answering(), b"a request")
     owner.has(b"a request")
-    if not lines.is_unix:  # a unix socket's peer hears of it whatever one does
+    if not lines.is_unix:  # on a unix socket, the peer always notices
         peer.sendall(b"nobody reads this")
     owner.thread.run(lambda: (write(answer)(owner), owner.stream.close()))
     assert read_all(peer) == answer
@@ -116,7 +116,7 @@ def test_it_is_read_again(lines: Lines) -> None:
     owner.hears("ended")
 
 
-def test_who_went_away_is_noticed_when_it_is_answered(lines: Lines) -> None:
+def test_a_client_that_has_left_is_noticed_at_its_response(lines: Lines) -> None:
     owner, peer = lines.line(answering(), b"a request")
     owner.has(b"a request")
     if lines.is_unix:

@@ -1,6 +1,6 @@
-"""Streams over real sockets, on uvloop's own transports and on Twisted's: what is particular to sockets.
+"""Streams over real sockets, on uvloop's own transports and on Twisted's: behaviour that is specific to sockets.
 
-`test_contract` checks what holds for every stream."""
+`test_stream_contract` checks the behaviour of all streams."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable
 
 import pytest
-from reactors import Lines, Owner, Producer, ReactorThread, descriptors, settled, tcp_only
+from reactors import HoldsBack, Lines, Owner, Producer, ReactorThread, descriptors, settled, tcp_only
 from servers import ending, read_all, read_exactly, reset, wait_for
 
 BULK = random.Random(1).randbytes(6_000_000)
-"""More than the kernel's buffers on the way take."""
+"""More than the kernel's buffers hold."""
 
 
 def test_the_peer_ends_first(lines: Lines) -> None:
@@ -185,7 +185,7 @@ def test_the_peer_resets_after_data_that_waits(lines: Lines) -> None:
     assert peer.recv(1, socket.MSG_PEEK) == b"n"
     peer.sendall(b"read later")
     if lines.is_unix:
-        peer.close()  # with something unread: that is a reset
+        peer.close()  # with bytes unread, which causes a reset
     else:
         reset(peer)
     time.sleep(0.05)
@@ -195,7 +195,7 @@ def test_the_peer_resets_after_data_that_waits(lines: Lines) -> None:
     assert owner.data == b"read later"
 
 
-def test_writing_to_a_peer_who_is_gone(lines: Lines) -> None:
+def test_writing_to_a_peer_that_has_disconnected(lines: Lines) -> None:
     owner, peer = lines.line()
     owner.do("pause")
     peer.close()
@@ -216,7 +216,8 @@ def test_writing_to_a_peer_who_is_gone(lines: Lines) -> None:
 @pytest.mark.parametrize("thread", ["uvloop"], indirect=True)  # Twisted's transports close the socket first
 @pytest.mark.parametrize("size", [12, 60_000], ids=["little", "much"])
 def test_what_came_before_a_failed_write_is_heard(lines: Lines, size: int) -> None:
-    """A server refuses an upload: it sends its response, closes with bytes unread, and is written to once more."""
+    """A server refuses an upload: it sends its response and closes with bytes unread, and then the switch writes
+    again."""
     owner, peer = lines.line(lambda owner: owner.stream.pause())
     owner.write(b"a part of the upload")
     assert peer.recv(1, socket.MSG_PEEK) == b"a"
@@ -229,7 +230,7 @@ def test_what_came_before_a_failed_write_is_heard(lines: Lines, size: int) -> No
 
 
 @tcp_only
-def test_ending_towards_a_peer_who_is_gone(lines: Lines) -> None:
+def test_ending_towards_a_peer_that_has_disconnected(lines: Lines) -> None:
     owner, peer = lines.line()
     reset(peer)
     owner.do("half_close", "close")
@@ -278,13 +279,13 @@ def test_a_producer_that_comes_late_or_goes_early(lines: Lines) -> None:
 
 
 def test_a_relay_of_two_streams_with_a_slow_reader(lines: Lines) -> None:
-    """Each holds the other back by its transport, as the relay does it."""
+    """Each stream pauses the other one by its transport's back-pressure, as a relay does."""
     source, sender = lines.line()
     target, reader = lines.line()
     size = 20_000_000
 
     def join() -> None:
-        target.stream.set_backpressure(source.stream.pause, source.stream.resume)
+        target.stream.set_backpressure(HoldsBack(source.stream))
         source.stream.dataReceived = target.stream.write
         source.stream.ended = target.stream.half_close
 
@@ -313,7 +314,7 @@ def test_a_relay_of_two_streams_with_a_slow_reader(lines: Lines) -> None:
 
 
 class Trouble(Exception):
-    """What a stream's owner raises."""
+    """An exception that a stream's owner raises."""
 
 
 @pytest.mark.parametrize("kind", [Trouble, OSError])
@@ -354,7 +355,7 @@ def test_an_exception_at_the_peers_end(thread: ReactorThread, lines: Lines) -> N
 
 
 def test_an_exception_after_a_first_pause(thread: ReactorThread, lines: Lines) -> None:
-    """What came while the stream was paused is not lost, nor is an error that it causes."""
+    """Data that came while the stream was paused is not lost, nor is an error that it causes."""
     owner, _ = lines.line(lambda owner: owner.stream.pause(), b"first")
     error = Trouble()
 
@@ -374,7 +375,7 @@ def test_one_descriptor_for_each_side(lines: Lines) -> None:
     lines.line()
     before = settled(lines.thread)
     made = [lines.line() for _ in range(20)]
-    assert descriptors() == before + 2 * len(made)  # the peers are ours too
+    assert descriptors() == before + 2 * len(made)  # the peers are in this process too
     for number, (owner, peer) in enumerate(made):
         if number % 2:
             owner.do("close")
@@ -385,7 +386,7 @@ def test_one_descriptor_for_each_side(lines: Lines) -> None:
 
 
 def living() -> int:
-    """How many streams and transports there are."""
+    """Return the number of streams and transports in memory."""
     names = ("Stream", "UVTransport", "UVClientTransport", "TCPTransport", "UnixTransport", "Server", "Client")
     return sum(type(thing).__name__ in names for thing in gc.get_objects())
 
@@ -407,7 +408,7 @@ def test_nothing_holds_on_to_a_connection_that_is_over(lines: Lines) -> None:
             lines.owners.remove(owner)
             del owner
             if lines.thread.name == "epoll" and lines.how == "called":
-                gc.collect()  # Twisted's connectors hold each other
+                gc.collect()  # Twisted's connectors form reference cycles
             wait_for(lambda: living() == before, "all to be freed")
     finally:
         gc.enable()

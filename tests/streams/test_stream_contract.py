@@ -1,7 +1,7 @@
 """The contract of `ByteStream`: every transport passes these tests.
 
-A `Case` makes pairs: a stream with its owner, and the peer at the other end. The peer of a socket is a socket; the
-peer of a stream in memory is another stream, which `MemoryPeer` makes look like a socket.
+A `Case` makes pairs: a stream with its owner, and the peer at the other end. The peer of a socket is a socket; the peer
+of a stream in memory is another stream, which `MemoryPeer` wraps like a socket.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reactors import Lines, ReactorThread
+from reactors import HoldsBack, Lines, ReactorThread
 from servers import read_all, read_exactly, reset, wait_for
 from twisted.internet.task import Clock
 
@@ -27,10 +27,10 @@ from ktcpvs.streams.memory import join_in_memory
 from ktcpvs.streams.stream import Stream
 
 BULK = random.Random(3).randbytes(6_000_000)
-"""More than the buffers on the way take."""
+"""More than all buffers hold."""
 
 RESET = "reset"
-"""How a connection has ended for a peer that was reset."""
+"""The end of a connection for a peer that was reset."""
 
 
 class Case(ABC):
@@ -41,34 +41,34 @@ class Case(ABC):
 
     @abstractmethod
     def pair(self, made: Callable[[Any], object] = lambda _: None) -> tuple[Any, Any]:
-        """(owner, peer). made: called with the owner when its stream is connected."""
+        """Return (owner, peer). made: called with the owner when its stream is connected."""
 
     @abstractmethod
     def run(self, function: Callable[[], Any]) -> Any:
-        """Call it in the reactor's thread."""
+        """Call `function` in the reactor's thread."""
 
     @abstractmethod
     def call_soon(self, call: Callable[[], object]) -> None:
-        """Call it in the reactor's next turn."""
+        """Call `call` in the reactor's next turn."""
 
     @abstractmethod
     def a_moment(self) -> None:
-        """Long enough for what should not happen to happen."""
+        """Wait long enough for an event that must not occur."""
 
     @abstractmethod
     def until(self, condition: Callable[[], Any], what: str = "") -> None:
-        """Wait until it is true."""
+        """Wait until `condition` is true."""
 
     @abstractmethod
     def reset(self, peer: Any) -> None:
-        """The peer resets the connection."""
+        """Reset the connection from the peer's side."""
 
     @abstractmethod
     def send_and_end(self, peer: Any, data: bytes) -> None:
-        """Let the peer send, beside what the test does, and then half-close."""
+        """Let the peer send, concurrently with the test, and then half-close."""
 
     def ending(self, peer: Any) -> str:
-        """How the connection ends for the peer, after it has read `rest`: "" for a FIN."""
+        """Return how the connection ends for the peer, after it has read `rest`: "" for a FIN."""
         try:
             assert read_all(peer) == b""
         except ConnectionResetError:
@@ -113,7 +113,7 @@ class SocketCase(Case):
 
 
 class MemoryPeer:
-    """A stream in memory that is used as a blocking socket. It reads when it is asked to."""
+    """A stream in memory that is used like a blocking socket. It reads only in calls of recv."""
 
     def __init__(self, case: MemoryCase) -> None:
         self._case = case
@@ -206,7 +206,7 @@ class MemoryCase(Case):
         self._clock = Clock()
 
     def turn(self) -> bool:
-        """One turn; False when nothing is left to do."""
+        """Run one turn. Return False if nothing is left to do."""
         if not self._clock.getDelayedCalls():
             return False
         self._clock.advance(0)
@@ -294,7 +294,7 @@ def send_and(case: Case, owner: Any, data: bytes, *names: str) -> None:
 
 def test_it_is_a_byte_stream(case: Case) -> None:
     owner, _ = case.pair()
-    stream: ByteStream = owner.stream  # which the type checker compares
+    stream: ByteStream = owner.stream  # checked by mypy
     assert stream.is_open
     assert stream.tls is None
     case.run(lambda: owner.stream.close())
@@ -484,7 +484,7 @@ def test_nothing_is_called_after_the_end(case: Case, how: str, heard: str) -> No
 @pytest.mark.parametrize(("how", "heard"), [("close", "lost"), ("abort", "broken"), ("close_with_reset", "lost")])
 def test_the_end_is_not_reported_within_the_call(case: Case, how: str, heard: str) -> None:
     owner, peer = case.pair()
-    owner.do("half_close")  # after which Twisted's own loseConnection reports within the call
+    owner.do("half_close")  # after this, Twisted's own loseConnection reports within the call
     assert read_all(peer) == b""
 
     def do() -> list[str]:
@@ -573,14 +573,20 @@ def test_paused_from_the_first(case: Case) -> None:
 
 
 class Pressure:
-    """told: which of the two functions were called, in order."""
+    """told: which of the two methods were called, in order."""
 
     def __init__(self, case: Case, owner: Any) -> None:
         self.told: list[str] = []
         case.run(lambda: self.set(owner.stream))
 
     def set(self, stream: Stream) -> None:
-        stream.set_backpressure(lambda: self.told.append("paused"), lambda: self.told.append("resumed"))
+        stream.set_backpressure(self)
+
+    def pause_writing(self) -> None:
+        self.told.append("paused")
+
+    def resume_writing(self) -> None:
+        self.told.append("resumed")
 
 
 def test_backpressure(case: Case) -> None:
@@ -594,7 +600,7 @@ def test_backpressure(case: Case) -> None:
     assert pressure.told == ["paused"]
     assert read_exactly(peer, len(BULK) + 4) == BULK + b"more"
     case.until(lambda: pressure.told == ["paused", "resumed"])
-    for _ in range(20):  # the system's buffers have grown with what the peer has read
+    for _ in range(20):  # the system's buffers have grown while the peer was reading
         if len(pressure.told) == 2:
             owner.write(BULK)
     assert pressure.told == ["paused", "resumed", "paused"]
@@ -621,7 +627,7 @@ def test_one_stream_holds_another_back(case: Case) -> None:
     target, reader = case.pair()
 
     def join() -> None:
-        target.stream.set_backpressure(source.stream.pause, source.stream.resume)
+        target.stream.set_backpressure(HoldsBack(source.stream))
         source.stream.dataReceived = lambda data: target.stream.write(data)
         source.stream.ended = target.stream.half_close
 
@@ -630,7 +636,7 @@ def test_one_stream_holds_another_back(case: Case) -> None:
     assert read_all(reader) == BULK
 
 
-# What can be asked.
+# State.
 
 
 def test_unsent(case: Case) -> None:
@@ -717,7 +723,7 @@ def test_it_reads_well_in_a_log(case: Case) -> None:
 
 
 class Idle:
-    """An engine that moves nothing by itself."""
+    """An engine that moves nothing."""
 
     def has_unsent(self, transport: DetachedTransport) -> bool:
         return False
@@ -730,7 +736,7 @@ class Idle:
 
 
 def detach(case: Case, owner: Any) -> Any:
-    """The socket that it gave, or the obstacle."""
+    """Detach the stream. Return its socket, or the obstacle."""
 
     def do() -> Any:
         return owner.stream.detach(DetachedTransport(Idle(), case.call_soon))

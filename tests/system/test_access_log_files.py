@@ -1,4 +1,4 @@
-"""The writer of access logs, with real files, FIFOs and sockets: nothing is lost that need not be, and nobody waits."""
+"""The writer of access logs, with real files, FIFOs and sockets: no avoidable loss, and no blocking."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MINUTE = 60
 
 
 def wait_for(condition: Callable[[], Any]) -> None:
-    """Wait until it is true; raises AssertionError when that takes too long."""
+    """Wait until `condition` is true. Raises AssertionError if that takes too long."""
     deadline = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < deadline
@@ -87,7 +87,7 @@ def write(log: AccessLog, several: list[bytes]) -> None:
 
 
 def descriptors(path: object) -> int:
-    """How many this process has of that path."""
+    """Return the number of descriptors that this process has of that path."""
     count = 0
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
@@ -137,7 +137,7 @@ def test_lines_are_appended_in_their_order(tmp_path: Path, logs: Logs) -> None:
     assert logs.said == []
 
 
-def test_a_new_file_is_not_for_everybody(tmp_path: Path, logs: Logs) -> None:
+def test_a_new_file_is_not_readable_by_all_users(tmp_path: Path, logs: Logs) -> None:
     before = os.umask(0)
     try:
         logs.check(str(tmp_path / "a.log"))
@@ -261,7 +261,7 @@ def test_lines_of_a_log_that_is_given_back_in_trouble_are_counted(logs: Logs) ->
 # FIFOs.
 
 
-def test_a_fifo_that_nobody_reads(tmp_path: Path, small: Logs) -> None:
+def test_a_fifo_without_a_reader(tmp_path: Path, small: Logs) -> None:
     path = tmp_path / "fifo"
     with pipe(path) as reader:
         small.check(str(path))
@@ -362,7 +362,7 @@ def test_a_syslogd_that_reads_nothing(tmp_path: Path, small: Logs) -> None:
     assert all("dropped" in said for said in small.said)
 
 
-# What an edit is told.
+# Refused edits.
 
 
 @pytest.mark.parametrize(
@@ -397,7 +397,7 @@ def test_a_check_leaves_nothing_open(tmp_path: Path, logs: Logs) -> None:
 # The end.
 
 
-def test_close_gives_up_what_nobody_takes(tmp_path: Path, logs: Logs) -> None:
+def test_close_drops_lines_that_cannot_be_written(tmp_path: Path, logs: Logs) -> None:
     with pipe(tmp_path / "fifo") as reader:
         log = logs.open(str(tmp_path / "fifo"))
         write(log, lines(0, 3000))

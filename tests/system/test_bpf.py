@@ -1,4 +1,4 @@
-"""Byte code is what was meant, and the kernel takes it: maps, shared memory, the ring, programs; nothing leaks."""
+"""BPF: the assembler is correct, and the kernel accepts maps, shared memory, rings and programs; nothing leaks."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_instructions_are_bytes_and_text() -> None:
         "19 call 130",
         "20 exit",
     ]
-    # By hand, from RFC 9669.
+    # Encoded by hand, from RFC 9669.
     assert code[:8].hex(" ") == "bf 16 00 00 00 00 00 00"
     assert code[8:16].hex(" ") == "b7 00 00 00 fe ff ff ff"
     assert code[10 * 8 : 12 * 8].hex(" ") == "18 11 00 00 07 00 00 00 00 00 00 00 00 00 00 00"
@@ -157,12 +157,12 @@ def test_numbers_that_do_not_fit() -> None:
             assemble([mov(R0, 0), bad])
 
 
-def test_bytes_that_nobody_wrote() -> None:
+def test_an_unknown_instruction_is_refused() -> None:
     with pytest.raises(BadProgram, match="instruction 1: unknown code 0xdc"):
         disassemble(assemble([leave(), Instruction(0xDC)]))
 
 
-# Who can.
+# Permissions.
 
 
 def test_the_reason_why_not_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -385,7 +385,7 @@ def test_a_full_ring_loses_the_later_records_only(told: SimpleNamespace) -> None
 
 
 @kernel
-def test_a_sockmap_says_whom_it_has(told: SimpleNamespace) -> None:
+def test_a_sockmap_returns_the_cookies_of_its_sockets(told: SimpleNamespace) -> None:
     cookie = told.other.getsockopt(socket.SOL_SOCKET, 57, 8)
     assert told.sockets.lookup(number(0)) == cookie
     assert told.sockets.delete(number(0))

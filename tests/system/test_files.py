@@ -1,4 +1,4 @@
-"""Files and folders that somebody else may have prepared: nothing is followed, waited for, or believed."""
+"""Files and folders that other users may have tampered with: none is followed, waited for, or trusted."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_a_private_folder(tmp_path: Path) -> None:
 
 
 @as_root
-def test_a_folder_of_somebody_else_is_not_trusted(tmp_path: Path) -> None:
+def test_a_folder_of_another_user_is_not_trusted(tmp_path: Path) -> None:
     folder, link = tmp_path / "run", tmp_path / "link"
     folder.mkdir(0o700)
     os.chown(folder, OTHER, OTHER)

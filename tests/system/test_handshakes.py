@@ -1,4 +1,4 @@
-"""Handshakes that are under way are seen, and no others."""
+"""TCP handshakes in progress are listed, and no others."""
 
 from __future__ import annotations
 

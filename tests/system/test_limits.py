@@ -1,4 +1,4 @@
-"""What the system lets the process have, and when it looks for garbage."""
+"""Limits of the process: descriptors, and the garbage collector."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log: what is written at which level, and that a failure that comes again and again does not fill the disk."""
+"""The log: levels, and that a repeated failure does not fill the disk."""
 
 from __future__ import annotations
 

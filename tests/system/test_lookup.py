@@ -1,4 +1,4 @@
-"""Names asked of a real name server: kinds of addresses, aliases, how long it ttl, and whatever goes wrong."""
+"""Look-ups with a real name server: address families, aliases, TTL, and failures."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_a_name_server_that_is_silent_is_not_the_only_one(server: NameServer, mo
     assert silent.count("four.test") >= 1
 
 
-def test_what_stands_in_the_file_of_hosts_is_asked_of_nobody(
+def test_no_name_server_is_queried_for_names_in_etc_hosts(
     server: NameServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hosts = tmp_path / "hosts"

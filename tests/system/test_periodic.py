@@ -56,7 +56,7 @@ def test_a_run_that_fails_is_followed_by_another(run: Callable[[], Any]) -> None
     assert job.failures == ["broken"] * 4
 
 
-def test_even_if_nobody_can_be_told() -> None:
+def test_a_job_survives_an_exception_in_failed() -> None:
     assert Job(broken, failed=broken).passes(10) == [1, 4, 7, 10]
 
 

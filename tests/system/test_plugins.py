@@ -1,4 +1,4 @@
-"""Finding schedulers: what is broken is named, and breaks nothing else."""
+"""Finding schedulers: broken plugins are reported, and do not affect others."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ good = Good()
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """A twisted/plugins folder of somebody else's, on the path."""
+    """A twisted/plugins folder of another package, on the path."""
     plugins = tmp_path / "twisted" / "plugins"
     plugins.mkdir(parents=True)
     before = set(sys.modules)

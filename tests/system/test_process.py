@@ -1,4 +1,4 @@
-"""A process that ends after the one that has started it, in whatever state it is then."""
+"""A process that ends after its parent, in any state."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def test_it_ends_after_its_parent(busy: bool, stopped: bool) -> None:
                 os.kill(child, signal.SIGKILL)
 
 
-def test_a_pause_ends_nobody() -> None:
-    """SIGCONT comes from others too, as from a shell."""
+def test_a_paused_process_is_not_ended() -> None:
+    """Other programs, such as a shell, send SIGCONT too."""
     code = CHILD.format(busy=False).replace("600", "3")
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None

@@ -1,4 +1,5 @@
-"""The uvloop reactor and its loop: a reset is heard of even after data that waited; what uvloop catches is logged."""
+"""The uvloop reactor and its loop: a reset is reported even after waiting data; exceptions that uvloop catches are
+logged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Listening sockets: whole or not at all, and the message says why."""
+"""Listening sockets: they are opened completely or not at all, with a reason in the error."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_taken_port() -> None:
             open_listener(address, 5)
 
 
-def test_listeners_that_share_a_port_share_it_with_nobody_else() -> None:
+def test_listeners_share_a_port_only_with_each_other() -> None:
     with contextlib.ExitStack() as stack:
         address = parse_address(f"127.0.0.1:{free_port()}")
         ours = open_listeners(address, 5, 1)
@@ -78,7 +78,7 @@ def test_listeners_that_share_a_port_share_it_with_nobody_else() -> None:
 
 
 def test_the_kernel_sends_clients_to_the_first_sockets_alone() -> None:
-    """The others can be closed, and nobody who comes meanwhile is turned away."""
+    """The others can be closed, and no client that connects meanwhile is refused."""
     with contextlib.ExitStack() as stack:
         address = parse_address(f"127.0.0.1:{free_port()}")
         socks = open_listeners(address, 50, 4)
@@ -111,7 +111,7 @@ def test_duplicates_of_a_socket_are_one_socket_in_the_first_one_s_place() -> Non
         assert distinct([again, other, one]) == [again, other]
 
 
-def test_a_reset_shows_though_nobody_reads() -> None:
+def test_a_reset_is_detected_without_a_read() -> None:
     with (
         contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listening,
         contextlib.closing(socket.create_connection(listening.getsockname())) as client,
@@ -175,7 +175,7 @@ def test_a_private_socket_is_private(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may exceed the limits of buffers")
 @pytest.mark.parametrize("was_set", [False, True])
 def test_a_send_buffer_is_made_large_and_as_it_was(was_set: bool) -> None:
-    """Whether the kernel may adjust it is as it was, too."""
+    """Whether the kernel may adjust the size is restored, too."""
     with socket.socket() as sock:
         if was_set:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 20_000)

@@ -1,4 +1,4 @@
-"""Steps of a change that has been decided: one that fails is logged, and the others are taken."""
+"""Steps of a change that can no longer be refused: a failed one is logged, and the others are taken."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ktcpvs.system.steps import Steps
 
 
 class Untold(Exception):
-    """An exception of a plugin whose text cannot be had."""
+    """An exception of a plugin whose str() raises."""
 
     def __str__(self) -> str:
         raise RuntimeError("no text")

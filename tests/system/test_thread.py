@@ -1,4 +1,4 @@
-"""A thread of its own: calls in their order, results in the reactor's thread, and an end."""
+"""WorkerThread: calls in their order, results in the reactor's thread, and its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One connection's life, as transcripts: what happens to the switch, and what it must then do."""
+"""TCP client connections as transcripts of events and actions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Make = Callable[..., World]
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    """Makes worlds, and sees that nothing is left counted in any of them."""
+    """Makes worlds, and checks that nothing is left counted in any of them."""
     worlds: list[World] = []
 
     def new(*lines: str, **others: object) -> World:
@@ -118,7 +118,7 @@ def test_a_reset_of_the_server_resets_the_client_after_what_it_said(make: Make) 
 
 
 @pytest.mark.parametrize("side", ["client", "server"])
-def test_who_takes_no_more_holds_back_the_other(make: Make, side: str) -> None:
+def test_a_full_side_pauses_the_other(make: Make, side: str) -> None:
     world = make(*WLC)
     peers = {"client": world.client()}
     peers["server"] = world.accepts(A)
@@ -200,7 +200,7 @@ def test_what_is_no_request_gets_its_answer(make: Make, sent: bytes, status: byt
     client.says(sent)
     assert client.heard().startswith(b"HTTP/1.1 " + status)
     assert client.line.ended
-    assert not client.line.disconnecting  # what it still sends is read, so that no reset eats the answer
+    assert not client.line.disconnecting  # its further bytes are read, so that a reset does not destroy the response
     client.says(b"and more")
     client.ends()
     assert client.line.disconnecting
@@ -252,7 +252,7 @@ def test_a_client_that_is_lost_while_its_server_is_called(make: Make) -> None:
     client.resets()
     assert world.connection.state == life.CLOSED
     assert world.called() == [A]
-    assert factory is world.reactor.tcpClients[-1][2]  # nobody else is called
+    assert factory is world.reactor.tcpClients[-1][2]  # no other server is tried
 
 
 def test_read_timeout(make: Make) -> None:

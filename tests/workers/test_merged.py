@@ -125,7 +125,7 @@ def health(state: str, since: float, reason: str = "why") -> dict[str, Any]:
             (health("ejected", 6, "old"), health("ejected", 7, "new")),
             health("ejected", 7, "in 2 of 2 workers: new"),
         ),
-        (HEALTHY, (health("up", 6, "its ejection is over"), HEALTHY), health("up", 6, "its ejection is over")),
+        (HEALTHY, (health("up", 6, "the ejection has ended"), HEALTHY), health("up", 6, "the ejection has ended")),
         (health("up", 3, "2 checks have passed"), (), health("up", 3, "2 checks have passed")),
     ],
 )

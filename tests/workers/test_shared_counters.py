@@ -1,4 +1,4 @@
-"""Shared counters: no two things share a slot, and all processes see what one of them counts."""
+"""Shared counters: each slot has one subject, and all processes see the counts of each process."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def keys_of(services: dict[str, set[int]]) -> set[CounterKey]:
 
 SERVICES = st.dictionaries(st.sampled_from("abc"), st.sets(st.integers(1, 4)), max_size=3)
 
-# What happens to slots: an edit is carried out or refused, a process counts, a process ends.
+# Events: an edit is carried out or refused, a process counts, a process ends.
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("edit"), SERVICES, st.booleans()),
@@ -53,7 +53,7 @@ def test_a_slot_counts_one_thing_at_most(steps: list[tuple[str, Any, Any]], limi
     shared = SharedTable(2)
     allocator = SlotAllocator(shared, limit)
     now: dict[str, set[int]] = {}
-    counted: dict[int, CounterKey] = {}  # row -> what those who count there count
+    counted: dict[int, CounterKey] = {}  # row -> its subject for the processes that count there
     for kind, what, more in steps:
         if kind == "count" and allocator.slots:
             key = sorted(allocator.slots)[what % len(allocator.slots)]
@@ -166,7 +166,7 @@ def test_each_process_counts_alone_what_has_no_slot(counters: list[SharedCounter
     assert type(counters[0].clients("t")) is ClientCounter
 
 
-# Many servers in order, while other processes change their loads and tell nobody.
+# Many servers in order, while other processes change their loads without notice.
 
 
 def ordered(count: int) -> tuple[list[SharedDestination], list[memoryview], Order]:

@@ -1,4 +1,4 @@
-"""A table of counts in memory that several processes have."""
+"""A table of counts in memory that several processes share."""
 
 from __future__ import annotations
 

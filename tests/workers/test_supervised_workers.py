@@ -1,4 +1,5 @@
-"""What a supervisor's director sends to its workers, in which order, and which sockets it opens for them."""
+"""The commands that a supervisor's director sends to its workers, their order, and the sockets that it opens for
+them."""
 
 from __future__ import annotations
 
@@ -76,14 +77,14 @@ class Supervised:
         return self.supervisor.workers.all[number - 1]
 
     def heard(self) -> list[list[amp.AmpBox]]:
-        """The commands that each worker has got since the last time."""
+        """Return the commands that each worker has received since the last call."""
         boxes = [list(amp.parseString(transport.value())) for transport in self.transports]
         for transport in self.transports:
             transport.clear()
         return boxes
 
     def answer(self) -> list[list[str]]:
-        """Have each worker answer everything; returns the names of the commands."""
+        """Let each worker answer everything. Return the names of the commands."""
         names = []
         for number, boxes in enumerate(self.heard(), 1):
             for box in boxes:

@@ -1,4 +1,4 @@
-"""A worker takes the commands to all workers at any time, before its Begin too."""
+"""A worker accepts commands to all workers at any time, even before its Begin."""
 
 from __future__ import annotations
 

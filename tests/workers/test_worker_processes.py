@@ -38,7 +38,7 @@ class Supervised:
         self.worker.pid = 4711
 
     def received(self) -> list[amp.AmpBox]:
-        """The commands that the worker has got since the last time."""
+        """Return the commands that the worker has received since the last call."""
         boxes = amp.parseString(self.transport.value())
         self.transport.clear()
         return list(boxes)

@@ -181,17 +181,11 @@ http {{
 """
 
 
-NGINX_JSON = (
-    (
-        'log_format json escape=json \'{{"time":"$time_iso8601","client":"$remote_addr","method":"$request_method",\''
-        '\'"target":"$request_uri","protocol":"$server_protocol","host":"$host","referer":"$http_referer",\''
-        '\'"user_agent":"$http_user_agent","status":$status,"server":"$upstream_addr",\''
-        '\'"connect":"$upstream_connect_time","first":"$upstream_header_time","total":$request_time,\''
-        '\'"bytes_in":$request_length,"bytes_out":$bytes_sent,"body_out":$body_bytes_sent}}\';'
-    )
-    .replace("{{", "{")
-    .replace("}}", "}")
-)
+NGINX_JSON = """log_format json escape=json '{"time":"$time_iso8601","client":"$remote_addr",'
+        '"method":"$request_method","target":"$request_uri","protocol":"$server_protocol","host":"$host",'
+        '"referer":"$http_referer","user_agent":"$http_user_agent","status":$status,"server":"$upstream_addr",'
+        '"connect":"$upstream_connect_time","first":"$upstream_header_time","total":$request_time,'
+        '"bytes_in":$request_length,"bytes_out":$bytes_sent,"body_out":$body_bytes_sent}';"""
 
 
 def nginx(folder: str, body: str, user: str, connections: int, workers: int = 1, log: str = "access_log off;") -> str:

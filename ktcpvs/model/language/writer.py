@@ -14,7 +14,7 @@ from ktcpvs.model.settings import Settings
 from ktcpvs.model.tls import write_words
 
 NETWORKS_PER_LINE = 8
-"""How many networks are written on one line."""
+"""The networks on one line."""
 
 ShowAddress = Callable[[str], str]
 """Address -> its text: as it is, with names, or numeric."""

@@ -20,8 +20,8 @@ MAX_TRAILER_BYTES = 16384
 """The most bytes of trailer fields."""
 
 MAX_COST_PER_CALL = 512
-"""How much of a chunked body one call reads: a line costs 1, and 1 more for each 64 bytes of it. Tiny chunks and long
-extensions cost a hundred times what other bytes cost."""
+"""The most work of one call on a chunked body: a line costs 1, and 1 more for each 64 bytes of it. Tiny chunks and long
+extensions cost a hundred times as much as other bytes."""
 
 CHUNKED = -1
 """As a length: the body is chunked."""

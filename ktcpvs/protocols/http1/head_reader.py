@@ -1,8 +1,8 @@
 """Reads the head of a request that comes in pieces, or that is not HTTP/1 at all.
 
 A complete head is recognised faster by grammar.REQUEST_HEAD. This reader is for everything else: it refuses a head at
-the first byte with which the head cannot become valid any more, in whatever pieces it comes, and looks at each byte
-once. It consumes nothing: `HeadReader.received` holds every byte that came.
+the first byte with which the head can no longer become valid, however it is split, and looks at each byte once. It
+consumes nothing: `HeadReader.received` holds every byte that came.
 """
 
 from __future__ import annotations

@@ -1,0 +1,692 @@
+/* The fast path of plain requests, compiled: HTTPClientConnection.receive, Exchange.start_plain, Exchange.server_data and
+ * Exchange._pass_whole, as far as all goes as it usually does. Whatever is unusual is left to these methods, before
+ * anything has changed, or to methods of theirs that go on from there.
+ *
+ * The objects are Python's own, with __slots__; their attributes are read and written at the slots' offsets. What is to
+ * be done, and why, stands in http/exchange.py.
+ */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <structmember.h>
+#include <stddef.h>
+#include <string.h>
+#include <time.h>
+
+enum { MAX_FIELDS = 24, MAX_BUCKETS = 64, PLACES = 256, MAX_CACHED_REQUEST = 1024 };
+
+/* Where the attributes of a class are. */
+typedef struct {
+    PyTypeObject *type;
+    Py_ssize_t offset[MAX_FIELDS];
+} Layout;
+
+#define FIELDS(name, ...)                                                                                              \
+    static Layout name##_layout;                                                                                       \
+    static const char *const name##_names[] = {__VA_ARGS__, NULL}
+
+enum { C_STATE, C_IS_LAST, C_READER, C_LIMITS, C_LAST_ACTIVITY, C_HTTP, C_EXCHANGE, C_IS_FULL, C_HAS_ENDED, C_PENDING,
+       C_HELD, C_CLIENT, C_CLOSES_AFTER, C_DISPATCHER };
+FIELDS(connection, "state", "is_last", "_reader", "limits", "last_activity", "_http", "exchange", "is_full", "has_ended",
+       "pending", "held", "client", "closes_after", "dispatcher");
+
+enum { X_STARTED, X_OWNER, X_DISPATCHER, X_HTTP, X_MESSAGE, X_PLAIN, X_PLAIN_LOG, X_REPEATABLE, X_SERVER, X_BYTES_IN,
+       X_BYTES_OUT, X_RESPONSE, X_RECEIVED, X_SETTLED };
+FIELDS(exchange, "_started", "_owner", "dispatcher", "_http", "_message", "_plain", "_plain_log", "_is_repeatable",
+       "server", "bytes_in", "bytes_out", "response", "_received", "settled");
+
+enum { F_ACCESS_LOG, F_CACHE, F_CONNECTIONS, F_KEPT, F_SELECTOR };
+FIELDS(http, "access_log", "cache", "connections", "kept", "selector");
+
+enum { V_EXCHANGE, V_CACHED, V_DESTINATION, V_WRITE };
+FIELDS(server, "exchange", "cached_response", "destination", "write");
+
+enum { D_REQUEST, D_CHOICE, D_LEASE, D_FAILED };
+FIELDS(dispatcher, "request", "choice", "lease", "failed_connections");
+
+enum { R_METHOD, R_TARGET, R_PATH, R_LINES, R_TRIED, R_FAILED, R_CLIENT };
+FIELDS(request, "method", "target", "path", "lines", "tried", "failed", "client");
+
+enum { S_SCHEDULER, S_USABLE, S_DOWN };
+FIELDS(selector, "scheduler", "usable", "down");
+
+enum { H_IS_ENABLED, H_FORWARDS, H_REQUESTS, H_SCAN };
+FIELDS(cache, "is_enabled", "forwards", "_requests", "_scan");
+
+enum { O_DESTINATION, O_LINES, O_ANSWER_LINES };
+FIELDS(choice, "destination", "lines", "answer_lines");
+
+enum { L_DESTINATION, L_ENDED };
+FIELDS(lease, "destination", "ended");
+
+enum { T_MAXCONN, T_TOTAL, T_REUSED, T_WATCHERS, T_ACTIVE, T_FREED, T_HEARD, T_ERRORS, T_LATENCIES, T_BYTES_IN,
+       T_BYTES_OUT };
+FIELDS(destination, "maxconn", "total", "reused", "watchers", "active", "freed", "heard", "errors", "latencies",
+       "bytes_in", "bytes_out");
+
+enum { N_SECONDS };
+FIELDS(latencies, "seconds");
+
+enum { W_START, W_HEAD, W_TOTAL, W_ROW, W_AS_IS };
+FIELDS(response, "start", "head", "total", "row", "as_is");
+
+enum { M_WRITE, M_RESTING };
+FIELDS(stream, "write", "resting");
+
+enum { A_WRITER };
+FIELDS(access_log, "writer");
+
+enum { P_DATA, P_OUT, P_METHOD, P_TARGET, P_LINES, P_MINOR, P_KEEP_ALIVE };
+FIELDS(plain, "data", "out", "method", "target", "lines", "minor", "keep_alive");
+
+#define SLOT(object, layout, field) (*(PyObject **)((char *)(object) + layout##_layout.offset[field]))
+#define IS_A(object, layout) ((object) != NULL && Py_TYPE(object) == layout##_layout.type)
+
+static PyTypeObject *shared_destination_type;
+static PyObject *idle_state, *sent_state, *whole_state, *closing, *no_bytes;
+static double buckets[MAX_BUCKETS];
+static int bucket_count;
+static PyObject *s_now, *s_receive, *s_begin, *s_start, *s_choose, *s_choice_failed, *s_choice_unusual, *s_with_lines,
+    *s_pause, *s_resume, *s_plain_response, *s_put, *s_end, *s_write_plain_log, *s_finish, *s_read_for;
+
+/* Finds the offsets of a class's slots. Returns -1 with an exception when an attribute is no slot. */
+static int
+learn(Layout *layout, const char *const *names, PyTypeObject *type)
+{
+    for (int i = 0; names[i]; i++) {
+        PyObject *member = PyObject_GetAttrString((PyObject *)type, names[i]);
+        if (member == NULL)
+            return -1;
+        if (!Py_IS_TYPE(member, &PyMemberDescr_Type)) {
+            PyErr_Format(PyExc_TypeError, "%s.%s is no slot", type->tp_name, names[i]);
+            Py_DECREF(member);
+            return -1;
+        }
+        layout->offset[i] = ((PyMemberDescrObject *)member)->d_member->offset;
+        Py_DECREF(member);
+    }
+    Py_INCREF(type);
+    layout->type = type;
+    return 0;
+}
+
+static inline void
+put(PyObject **place, PyObject *value)
+{
+    PyObject *old = *place;
+    *place = value;
+    Py_XDECREF(old);
+}
+
+static inline void
+put_new(PyObject **place, PyObject *value)
+{
+    put(place, Py_NewRef(value));
+}
+
+static int
+put_made(PyObject **place, PyObject *value)
+{
+    if (value == NULL)
+        return -1;
+    put(place, value);
+    return 0;
+}
+
+static int
+add(PyObject **place, long long more)
+{
+    if (*place == NULL || !PyLong_Check(*place)) {
+        PyErr_SetString(PyExc_TypeError, "a counter is no int");
+        return -1;
+    }
+    long long value = PyLong_AsLongLong(*place);
+    if (value == -1 && PyErr_Occurred())
+        return -1;
+    return put_made(place, PyLong_FromLongLong(value + more));
+}
+
+static inline int
+is_zero(PyObject *number)
+{
+    return number != NULL && PyLong_CheckExact(number) && Py_SIZE(number) == 0;
+}
+
+static inline int
+is_no_bytes(PyObject *value)
+{
+    return value != NULL && PyBytes_CheckExact(value) && PyBytes_GET_SIZE(value) == 0;
+}
+
+static double
+monotonic(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static int
+call(PyObject *object, PyObject *name, PyObject *argument)
+{
+    PyObject *result = argument ? PyObject_CallMethodOneArg(object, name, argument) : PyObject_CallMethodNoArgs(object, name);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+static int
+write_to(PyObject *write, PyObject *data)
+{
+    PyObject *result = PyObject_CallOneArg(write, data);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+static inline int
+is_destination(PyObject *object)
+{
+    return IS_A(object, destination) || (object != NULL && Py_TYPE(object) == shared_destination_type);
+}
+
+/* True for a server whose counters this process alone writes, and which nobody watches. */
+static inline int
+is_counted_here(PyObject *destination)
+{
+    PyObject *watchers = SLOT(destination, destination, T_WATCHERS);
+    return IS_A(destination, destination) && watchers && PyTuple_CheckExact(watchers) && PyTuple_GET_SIZE(watchers) == 0;
+}
+
+static PyObject *
+make_lease(PyObject *destination)
+{
+    if (!is_counted_here(destination))
+        return PyObject_CallOneArg((PyObject *)lease_layout.type, destination);
+    PyObject *lease = lease_layout.type->tp_alloc(lease_layout.type, 0);
+    if (lease == NULL)
+        return NULL;
+    SLOT(lease, lease, L_DESTINATION) = Py_NewRef(destination);
+    SLOT(lease, lease, L_ENDED) = Py_NewRef(Py_False);
+    if (add(&SLOT(destination, destination, T_ACTIVE), 1) < 0)
+        Py_CLEAR(lease);
+    return lease;
+}
+
+static int
+end_lease(PyObject *lease, PyObject *destination)
+{
+    if (!is_counted_here(destination) || SLOT(destination, destination, T_FREED) != Py_None)
+        return call(lease, s_end, NULL);
+    if (SLOT(lease, lease, L_ENDED) == Py_True)
+        return 0;
+    put_new(&SLOT(lease, lease, L_ENDED), Py_True);
+    return add(&SLOT(destination, destination, T_ACTIVE), -1);
+}
+
+/* What receives a client's data, or a server's: a callable for Stream.dataReceived. */
+typedef struct {
+    PyObject_HEAD
+    vectorcallfunc vectorcall;
+    PyObject *owner; /* the client connection, or the server connection */
+    PyObject *wheel;
+} Receiver;
+
+static PyObject *
+unusual(Receiver *self, PyObject *data)
+{
+    return PyObject_CallMethodOneArg(self->owner, s_receive, data);
+}
+
+/* Returns the plain request that `data` is, a new reference; None for another one. */
+static PyObject *
+read_plain(PyObject *cache, PyObject *data, PyObject *request)
+{
+    if (SLOT(cache, cache, H_FORWARDS) != Py_False)
+        return PyObject_CallMethodObjArgs(cache, s_read_for, data, SLOT(request, request, R_CLIENT), NULL);
+    PyObject *requests = SLOT(cache, cache, H_REQUESTS);
+    Py_ssize_t size = PyBytes_GET_SIZE(data), place = size & (PLACES - 1);
+    PyObject *known = PyList_GET_ITEM(requests, place);
+    if (IS_A(known, plain)) {
+        PyObject *old = SLOT(known, plain, P_DATA);
+        if (PyBytes_GET_SIZE(old) == size && memcmp(PyBytes_AS_STRING(old), PyBytes_AS_STRING(data), (size_t)size) == 0)
+            return Py_NewRef(known);
+    }
+    PyObject *arguments[] = {data, no_bytes};
+    PyObject *found = PyObject_Vectorcall(SLOT(cache, cache, H_SCAN), arguments, 2, NULL);
+    if (IS_A(found, plain) && size <= MAX_CACHED_REQUEST)
+        PyList_SetItem(requests, place, Py_NewRef(found));
+    return found;
+}
+
+/* Exchange.start_plain. */
+static int
+start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
+{
+    PyObject *dispatcher = SLOT(exchange, exchange, X_DISPATCHER), *http = SLOT(exchange, exchange, X_HTTP);
+    PyObject *selector = SLOT(http, http, F_SELECTOR);
+    PyObject *request = SLOT(dispatcher, dispatcher, D_REQUEST);
+    if (put_made(&SLOT(exchange, exchange, X_STARTED), PyFloat_FromDouble(monotonic())) < 0)
+        return -1;
+    put_new(&SLOT(request, request, R_METHOD), SLOT(plain, plain, P_METHOD));
+    put_new(&SLOT(request, request, R_LINES), SLOT(plain, plain, P_LINES));
+    put_new(&SLOT(request, request, R_TARGET), SLOT(plain, plain, P_TARGET));
+    put_new(&SLOT(request, request, R_PATH), SLOT(plain, plain, P_TARGET));
+    put_new(&SLOT(request, request, R_TRIED), SLOT(selector, selector, S_DOWN));
+    if (PySet_GET_SIZE(SLOT(request, request, R_FAILED)) || PyTuple_GET_SIZE(SLOT(dispatcher, dispatcher, D_FAILED)))
+        if (call(dispatcher, s_begin, NULL) < 0)
+            return -1;
+    put_new(&SLOT(exchange, exchange, X_MESSAGE), Py_None);
+    put_new(&SLOT(exchange, exchange, X_PLAIN), plain);
+    PyObject *writer = SLOT(SLOT(http, http, F_ACCESS_LOG), access_log, A_WRITER);
+    if (writer != Py_None) {
+        PyObject *started = PyObject_CallMethodNoArgs(writer, s_start);
+        if (started == NULL)
+            return -1;
+        PyObject *logged = Py_BuildValue("(ON(OO))", writer, started, SLOT(exchange, exchange, X_BYTES_IN),
+                                         SLOT(exchange, exchange, X_BYTES_OUT));
+        if (put_made(&SLOT(exchange, exchange, X_PLAIN_LOG), logged) < 0)
+            return -1;
+    }
+    if (SLOT(plain, plain, P_KEEP_ALIVE) != Py_True) {
+        put_new(&SLOT(connection, connection, C_IS_LAST), Py_True);
+        put_new(&SLOT(connection, connection, C_CLOSES_AFTER), Py_True);
+        put_new(&SLOT(SLOT(connection, connection, C_CLIENT), stream, M_RESTING), Py_True);
+    }
+    PyObject *choice = PyObject_CallMethodOneArg(SLOT(selector, selector, S_SCHEDULER), s_choose, request);
+    if (choice == NULL) {
+        if (!PyErr_ExceptionMatches(PyExc_Exception))
+            return -1;
+        PyObject *type, *error, *traceback;
+        PyErr_Fetch(&type, &error, &traceback);
+        PyErr_NormalizeException(&type, &error, &traceback);
+        if (traceback)
+            PyException_SetTraceback(error, traceback);
+        int result = call(exchange, s_choice_failed, error);
+        Py_XDECREF(type);
+        Py_XDECREF(error);
+        Py_XDECREF(traceback);
+        return result;
+    }
+    int result = -1;
+    PyObject *server = NULL, *out = NULL, *idle = NULL, *destination = NULL;
+    if (IS_A(choice, choice)) {
+        destination = SLOT(choice, choice, O_DESTINATION);
+        idle = is_destination(destination) ? PyDict_GetItemWithError(SLOT(http, http, F_KEPT), destination) : NULL;
+        if (idle == NULL && PyErr_Occurred())
+            goto done;
+    }
+    Py_ssize_t count = idle ? PyList_GET_SIZE(idle) : 0;
+    if (!count || PySet_Contains(SLOT(selector, selector, S_USABLE), destination) != 1 ||
+        !is_zero(SLOT(destination, destination, T_MAXCONN)) || !IS_A(PyList_GET_ITEM(idle, count - 1), server)) {
+        result = PyErr_Occurred() ? -1 : call(exchange, s_choice_unusual, choice);
+        goto done;
+    }
+    server = Py_NewRef(PyList_GET_ITEM(idle, count - 1));
+    if (PyList_SetSlice(idle, count - 1, count, NULL) < 0)
+        goto done;
+    put_new(&SLOT(dispatcher, dispatcher, D_CHOICE), choice);
+    if (put_made(&SLOT(dispatcher, dispatcher, D_LEASE), make_lease(destination)) < 0 ||
+        add(&SLOT(destination, destination, T_TOTAL), 1) < 0 || add(&SLOT(destination, destination, T_REUSED), 1) < 0)
+        goto done;
+    put_new(&SLOT(exchange, exchange, X_REPEATABLE), Py_True);
+    put_new(&SLOT(exchange, exchange, X_SERVER), server);
+    put_new(&SLOT(server, server, V_EXCHANGE), exchange);
+    put_new(&SLOT(connection, connection, C_STATE), sent_state);
+    PyObject *lines = SLOT(choice, choice, O_LINES);
+    out = lines == Py_None ? Py_NewRef(SLOT(plain, plain, P_OUT))
+                           : PyObject_CallMethodObjArgs(exchange, s_with_lines, plain, lines, NULL);
+    if (out == NULL || add(&SLOT(exchange, exchange, X_BYTES_IN), PyBytes_Size(out)) < 0)
+        goto done;
+    PyObject *write = Py_NewRef(SLOT(server, server, V_WRITE));
+    result = write_to(write, out);
+    Py_DECREF(write);
+    if (result == 0 && SLOT(connection, connection, C_IS_FULL) == Py_True)
+        result = call(server, s_pause, NULL);
+done:
+    Py_XDECREF(out);
+    Py_XDECREF(server);
+    Py_DECREF(choice);
+    return result;
+}
+
+/* HTTPClientConnection.receive. */
+static PyObject *
+client_receives(PyObject *callable, PyObject *const *args, size_t count, PyObject *names)
+{
+    Receiver *self = (Receiver *)callable;
+    if (PyVectorcall_NARGS(count) != 1 || names != NULL) {
+        PyErr_SetString(PyExc_TypeError, "data is the only argument");
+        return NULL;
+    }
+    PyObject *data = args[0], *connection = self->owner;
+    if (!IS_A(connection, connection) || !PyBytes_CheckExact(data))
+        return unusual(self, data);
+    PyObject *http = SLOT(connection, connection, C_HTTP), *exchange = SLOT(connection, connection, C_EXCHANGE);
+    PyObject *cache = SLOT(http, http, F_CACHE);
+    if (SLOT(connection, connection, C_STATE) != idle_state || SLOT(connection, connection, C_IS_LAST) != Py_False ||
+        SLOT(connection, connection, C_READER) != Py_None || SLOT(connection, connection, C_LIMITS) != Py_None ||
+        !IS_A(cache, cache) || SLOT(cache, cache, H_IS_ENABLED) != Py_True || !IS_A(exchange, exchange))
+        return unusual(self, data);
+    PyObject *request = SLOT(SLOT(exchange, exchange, X_DISPATCHER), dispatcher, D_REQUEST);
+    PyObject *plain = read_plain(cache, data, request);
+    if (plain == NULL)
+        return NULL;
+    if (!IS_A(plain, plain)) {
+        Py_DECREF(plain);
+        return unusual(self, data);
+    }
+    int result = put_made(&SLOT(connection, connection, C_LAST_ACTIVITY), PyObject_GetAttr(self->wheel, s_now));
+    if (result == 0) {
+        Py_INCREF(connection);
+        Py_INCREF(exchange);
+        result = start_plain(connection, exchange, plain);
+        Py_DECREF(exchange);
+        Py_DECREF(connection);
+    }
+    Py_DECREF(plain);
+    return result < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+/* The response as it goes on to the client, a new reference. */
+static PyObject *
+onward(PyObject *known, PyObject *added, PyObject *data, int is_last)
+{
+    if (!is_last && is_no_bytes(added) && SLOT(known, response, W_AS_IS) == Py_True)
+        return Py_NewRef(data);
+    PyObject *head = SLOT(known, response, W_HEAD), *end = closing;
+    Py_ssize_t start = PyBytes_GET_SIZE(SLOT(known, response, W_START)), body = PyBytes_GET_SIZE(data) - start;
+    Py_ssize_t head_size = PyBytes_GET_SIZE(head), added_size = PyBytes_GET_SIZE(added);
+    Py_ssize_t end_size = is_last ? PyBytes_GET_SIZE(end) : 2;
+    PyObject *made = PyBytes_FromStringAndSize(NULL, head_size + added_size + end_size + body);
+    if (made == NULL)
+        return NULL;
+    char *at = PyBytes_AS_STRING(made);
+    memcpy(at, PyBytes_AS_STRING(head), (size_t)head_size);
+    memcpy(at += head_size, PyBytes_AS_STRING(added), (size_t)added_size);
+    memcpy(at += added_size, is_last ? PyBytes_AS_STRING(end) : "\r\n", (size_t)end_size);
+    memcpy(at + end_size, PyBytes_AS_STRING(data) + start, (size_t)body);
+    return made;
+}
+
+/* Counts a response at its server. */
+static int
+count_response(PyObject *exchange, PyObject *connection, PyObject *lease, PyObject *known)
+{
+    PyObject *destination = SLOT(lease, lease, L_DESTINATION);
+    if (end_lease(lease, destination) < 0)
+        return -1;
+    put_new(&SLOT(destination, destination, T_HEARD), SLOT(connection, connection, C_LAST_ACTIVITY));
+    if (!is_zero(SLOT(destination, destination, T_ERRORS)) &&
+        put_made(&SLOT(destination, destination, T_ERRORS), PyLong_FromLong(0)) < 0)
+        return -1;
+    double took = monotonic() - PyFloat_AsDouble(SLOT(exchange, exchange, X_STARTED));
+    int bucket = 0;
+    while (bucket < bucket_count && buckets[bucket] < took)
+        bucket++;
+    PyObject *row = SLOT(known, response, W_ROW);
+    if (add(&PyList_GET_ITEM(row, bucket), 1) < 0)
+        return -1;
+    PyObject *latencies = SLOT(destination, destination, T_LATENCIES);
+    double seconds = PyFloat_AsDouble(SLOT(latencies, latencies, N_SECONDS)) + took;
+    if (put_made(&SLOT(latencies, latencies, N_SECONDS), PyFloat_FromDouble(seconds)) < 0)
+        return -1;
+    PyObject *settled = SLOT(exchange, exchange, X_SETTLED);
+    PyObject *in = SLOT(exchange, exchange, X_BYTES_IN), *out = SLOT(exchange, exchange, X_BYTES_OUT);
+    long long more_in = PyLong_AsLongLong(in) - PyLong_AsLongLong(PyTuple_GET_ITEM(settled, 0));
+    long long more_out = PyLong_AsLongLong(out) - PyLong_AsLongLong(PyTuple_GET_ITEM(settled, 1));
+    if (PyErr_Occurred() || add(&SLOT(destination, destination, T_BYTES_IN), more_in) < 0 ||
+        add(&SLOT(destination, destination, T_BYTES_OUT), more_out) < 0)
+        return -1;
+    return put_made(&SLOT(exchange, exchange, X_SETTLED), PyTuple_Pack(2, in, out));
+}
+
+/* Exchange._pass_whole. `known` is what the response is. */
+static int
+pass_whole(PyObject *server, PyObject *exchange, PyObject *connection, PyObject *known, PyObject *data)
+{
+    PyObject *dispatcher = SLOT(exchange, exchange, X_DISPATCHER);
+    PyObject *choice = SLOT(dispatcher, dispatcher, D_CHOICE), *lease = SLOT(dispatcher, dispatcher, D_LEASE);
+    int is_last = SLOT(connection, connection, C_IS_LAST) == Py_True;
+    PyObject *added = IS_A(choice, choice) ? SLOT(choice, choice, O_ANSWER_LINES) : no_bytes;
+    Py_ssize_t body = PyBytes_GET_SIZE(data) - PyBytes_GET_SIZE(SLOT(known, response, W_START));
+    PyObject *out = onward(known, added, data, is_last);
+    if (out == NULL)
+        return -1;
+    PyObject *write = Py_NewRef(SLOT(SLOT(connection, connection, C_CLIENT), stream, M_WRITE));
+    int result = add(&SLOT(exchange, exchange, X_BYTES_OUT), PyBytes_GET_SIZE(out));
+    if (result == 0)
+        result = write_to(write, out);
+    Py_DECREF(write);
+    Py_DECREF(out);
+    if (result < 0)
+        return -1;
+    if (!is_last || SLOT(connection, connection, C_CLOSES_AFTER) == Py_True)
+        put_new(&SLOT(connection, connection, C_STATE), whole_state);
+    put_new(&SLOT(exchange, exchange, X_SERVER), Py_None);
+    if (SLOT(connection, connection, C_IS_FULL) == Py_True && call(server, s_resume, NULL) < 0)
+        return -1;
+    if (call(SLOT(SLOT(exchange, exchange, X_HTTP), http, F_CONNECTIONS), s_put, server) < 0)
+        return -1;
+    if (IS_A(lease, lease) && count_response(exchange, connection, lease, known) < 0)
+        return -1;
+    if (SLOT(exchange, exchange, X_PLAIN_LOG) != Py_None) {
+        PyObject *size = PyLong_FromSsize_t(body);
+        PyObject *done = size ? PyObject_CallMethodObjArgs(exchange, s_write_plain_log, known, size, NULL) : NULL;
+        Py_XDECREF(size);
+        Py_XDECREF(done);
+        if (done == NULL)
+            return -1;
+    }
+    put_new(&SLOT(exchange, exchange, X_PLAIN), Py_None);
+    return is_last ? call(exchange, s_finish, NULL) : 0;
+}
+
+/* The plain response that `data` is, a new reference; None when it is another one. */
+static PyObject *
+known_response(PyObject *server, PyObject *exchange, PyObject *data)
+{
+    PyObject *known = SLOT(server, server, V_CACHED);
+    if (IS_A(known, response)) {
+        PyObject *start = SLOT(known, response, W_START), *total = SLOT(known, response, W_TOTAL);
+        Py_ssize_t size = PyBytes_GET_SIZE(start);
+        if (PyLong_AsSsize_t(total) == PyBytes_GET_SIZE(data) &&
+            memcmp(PyBytes_AS_STRING(start), PyBytes_AS_STRING(data), (size_t)size) == 0)
+            return Py_NewRef(known);
+    }
+    return PyObject_CallMethodObjArgs(exchange, s_plain_response, server, data, NULL);
+}
+
+/* ServerConnection.receive and Exchange.server_data. */
+static PyObject *
+server_receives(PyObject *callable, PyObject *const *args, size_t count, PyObject *names)
+{
+    Receiver *self = (Receiver *)callable;
+    if (PyVectorcall_NARGS(count) != 1 || names != NULL) {
+        PyErr_SetString(PyExc_TypeError, "data is the only argument");
+        return NULL;
+    }
+    PyObject *data = args[0], *server = self->owner;
+    if (!IS_A(server, server) || !PyBytes_CheckExact(data))
+        return unusual(self, data);
+    PyObject *exchange = SLOT(server, server, V_EXCHANGE);
+    if (!IS_A(exchange, exchange))
+        return unusual(self, data);
+    PyObject *connection = SLOT(exchange, exchange, X_OWNER), *plain = SLOT(exchange, exchange, X_PLAIN);
+    if (!IS_A(connection, connection) || !IS_A(plain, plain) || SLOT(exchange, exchange, X_RESPONSE) != Py_None ||
+        SLOT(exchange, exchange, X_SERVER) != server || !is_no_bytes(SLOT(exchange, exchange, X_RECEIVED)) ||
+        SLOT(connection, connection, C_HAS_ENDED) != Py_False || !is_no_bytes(SLOT(connection, connection, C_PENDING)) ||
+        !is_zero(SLOT(connection, connection, C_HELD)) || SLOT(plain, plain, P_MINOR) != Py_True)
+        return unusual(self, data);
+    PyObject *known = known_response(server, exchange, data);
+    if (known == NULL)
+        return NULL;
+    if (!IS_A(known, response)) {
+        Py_DECREF(known);
+        return unusual(self, data);
+    }
+    int result = put_made(&SLOT(connection, connection, C_LAST_ACTIVITY), PyObject_GetAttr(self->wheel, s_now));
+    if (result == 0) {
+        Py_INCREF(server);
+        Py_INCREF(exchange);
+        Py_INCREF(connection);
+        result = pass_whole(server, exchange, connection, known, data);
+        Py_DECREF(connection);
+        Py_DECREF(exchange);
+        Py_DECREF(server);
+    }
+    Py_DECREF(known);
+    return result < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+static int
+receiver_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(((Receiver *)self)->owner);
+    Py_VISIT(((Receiver *)self)->wheel);
+    return 0;
+}
+
+static int
+receiver_clear(PyObject *self)
+{
+    Py_CLEAR(((Receiver *)self)->owner);
+    Py_CLEAR(((Receiver *)self)->wheel);
+    return 0;
+}
+
+static void
+receiver_dealloc(PyObject *self)
+{
+    PyObject_GC_UnTrack(self);
+    receiver_clear(self);
+    PyObject_GC_Del(self);
+}
+
+static PyTypeObject receiver_type = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "ktcpvs.http._fast_path.Receiver",
+    .tp_basicsize = sizeof(Receiver),
+    .tp_dealloc = receiver_dealloc,
+    .tp_vectorcall_offset = offsetof(Receiver, vectorcall),
+    .tp_call = PyVectorcall_Call,
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL,
+    .tp_traverse = receiver_traverse,
+    .tp_clear = receiver_clear,
+    .tp_doc = "Receives the data of a stream; see http/fast_path.py.",
+};
+
+static PyObject *
+make_receiver(PyObject *args, vectorcallfunc receives, Layout *layout, const char *const *names)
+{
+    PyObject *owner, *wheel;
+    if (!PyArg_ParseTuple(args, "OO", &owner, &wheel))
+        return NULL;
+    if (layout->type == NULL && learn(layout, names, Py_TYPE(owner)) < 0)
+        return NULL;
+    Receiver *self = PyObject_GC_New(Receiver, &receiver_type);
+    if (self == NULL)
+        return NULL;
+    self->vectorcall = receives;
+    self->owner = Py_NewRef(owner);
+    self->wheel = Py_NewRef(wheel);
+    PyObject_GC_Track(self);
+    return (PyObject *)self;
+}
+
+static PyObject *
+client_receiver(PyObject *module, PyObject *args)
+{
+    (void)module;
+    PyObject *made = make_receiver(args, client_receives, &connection_layout, connection_names);
+    if (made != NULL && exchange_layout.type == NULL) {
+        PyObject *owner = ((Receiver *)made)->owner;
+        PyObject *exchange = SLOT(owner, connection, C_EXCHANGE), *http = SLOT(owner, connection, C_HTTP);
+        if (exchange == NULL || http == NULL || learn(&http_layout, http_names, Py_TYPE(http)) < 0 ||
+            learn(&exchange_layout, exchange_names, Py_TYPE(exchange)) < 0)
+            Py_CLEAR(made);
+    }
+    return made;
+}
+
+static PyObject *
+server_receiver(PyObject *module, PyObject *args)
+{
+    (void)module;
+    return make_receiver(args, server_receives, &server_layout, server_names);
+}
+
+/* configure(classes, states, buckets, closing): see http/fast_path.py. */
+static PyObject *
+configure(PyObject *module, PyObject *args)
+{
+    PyObject *classes, *bounds;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "O!(OOO)O!S", &PyDict_Type, &classes, &idle_state, &sent_state, &whole_state,
+                          &PyTuple_Type, &bounds, &closing))
+        return NULL;
+    Py_INCREF(idle_state);
+    Py_INCREF(sent_state);
+    Py_INCREF(whole_state);
+    Py_INCREF(closing);
+    bucket_count = (int)PyTuple_GET_SIZE(bounds);
+    if (bucket_count > MAX_BUCKETS) {
+        PyErr_SetString(PyExc_ValueError, "too many buckets");
+        return NULL;
+    }
+    for (int i = 0; i < bucket_count; i++)
+        buckets[i] = PyFloat_AsDouble(PyTuple_GET_ITEM(bounds, i));
+    static const struct {
+        const char *name;
+        Layout *layout;
+        const char *const *names;
+    } all[] = {
+        {"dispatcher", &dispatcher_layout, dispatcher_names}, {"request", &request_layout, request_names},
+        {"selector", &selector_layout, selector_names},       {"cache", &cache_layout, cache_names},
+        {"choice", &choice_layout, choice_names},             {"lease", &lease_layout, lease_names},
+        {"destination", &destination_layout, destination_names},
+        {"latencies", &latencies_layout, latencies_names},    {"response", &response_layout, response_names},
+        {"stream", &stream_layout, stream_names},             {"access_log", &access_log_layout, access_log_names},
+        {"plain", &plain_layout, plain_names},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        PyObject *type = PyDict_GetItemString(classes, all[i].name);
+        if (type == NULL || !PyType_Check(type)) {
+            PyErr_Format(PyExc_TypeError, "no class for %s", all[i].name);
+            return NULL;
+        }
+        if (learn(all[i].layout, all[i].names, (PyTypeObject *)type) < 0)
+            return NULL;
+    }
+    shared_destination_type = (PyTypeObject *)Py_XNewRef(PyDict_GetItemString(classes, "shared_destination"));
+    return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+}
+
+static PyMethodDef functions[] = {
+    {"configure", configure, METH_VARARGS, "configure(classes, states, buckets, closing)"},
+    {"client_receiver", client_receiver, METH_VARARGS, "client_receiver(connection, wheel)"},
+    {"server_receiver", server_receiver, METH_VARARGS, "server_receiver(server, wheel)"},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "_fast_path", "The fast path of plain requests, compiled.", -1, functions, NULL, NULL, NULL, NULL,
+};
+
+PyMODINIT_FUNC
+PyInit__fast_path(void)
+{
+    static const struct {
+        PyObject **place;
+        const char *text;
+    } strings[] = {
+        {&s_now, "now"}, {&s_receive, "receive"}, {&s_begin, "begin"}, {&s_start, "start"}, {&s_choose, "choose"},
+        {&s_choice_failed, "plain_choice_failed"}, {&s_choice_unusual, "plain_choice_unusual"},
+        {&s_with_lines, "_with_lines"}, {&s_pause, "pause"}, {&s_resume, "resume"},
+        {&s_plain_response, "_plain_response"}, {&s_put, "put"}, {&s_end, "end"},
+        {&s_write_plain_log, "_write_plain_log"}, {&s_finish, "_finish"}, {&s_read_for, "_read_for"},
+    };
+    for (size_t i = 0; i < sizeof strings / sizeof *strings; i++)
+        if ((*strings[i].place = PyUnicode_InternFromString(strings[i].text)) == NULL)
+            return NULL;
+    if ((no_bytes = PyBytes_FromString("")) == NULL || PyType_Ready(&receiver_type) < 0)
+        return NULL;
+    return PyModule_Create(&definition);
+}

@@ -1,0 +1,72 @@
+"""The fast path of plain requests in compiled code, where that is installed.
+
+`client_receiver` and `server_receiver` make what a stream calls with received data. The compiled receivers do what
+`HTTPClientConnection.receive`, `ServerConnection.receive` and the exchange do for plain messages, and call these for
+everything else. Without the extension the receivers are these methods themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ktcpvs.dispatch.access_log import ServiceAccessLog
+from ktcpvs.dispatch.dispatcher import Dispatcher
+from ktcpvs.dispatch.selection import Selector
+from ktcpvs.http.head_cache import CLOSE, CachedResponse, HeadCache
+from ktcpvs.model import exchange as life
+from ktcpvs.model.destination import Destination, Lease, SharedDestination
+from ktcpvs.model.latency import BUCKETS, Latencies
+from ktcpvs.model.scheduling import Choice, Request
+from ktcpvs.protocols.http1.plain import PlainRequest
+from ktcpvs.streams.stream import Stream
+
+Receive = Callable[[bytes], object]
+"""Takes what a stream has received."""
+
+SENT = life.TABLE[life.IDLE][life.SENT]
+WHOLE = life.TABLE[life.WAITING][life.WHOLE]
+
+
+def _receive(owner: Any, wheel: Any) -> Receive:
+    receive: Receive = owner.receive
+    return receive
+
+
+client_receiver: Callable[[Any, Any], Receive] = _receive
+"""Called with a client connection and the timer wheel."""
+
+server_receiver: Callable[[Any, Any], Receive] = _receive
+"""Called with a server connection and the timer wheel."""
+
+IS_COMPILED = False
+
+if not TYPE_CHECKING:
+    try:
+        from ktcpvs.http._fast_path import client_receiver as client_receiver
+        from ktcpvs.http._fast_path import configure
+        from ktcpvs.http._fast_path import server_receiver as server_receiver
+    except ImportError:  # there was no C compiler when ktcpvs was installed
+        pass
+    else:
+        IS_COMPILED = True
+        configure(
+            {
+                "dispatcher": Dispatcher,
+                "request": Request,
+                "selector": Selector,
+                "cache": HeadCache,
+                "choice": Choice,
+                "lease": Lease,
+                "destination": Destination,
+                "shared_destination": SharedDestination,
+                "latencies": Latencies,
+                "response": CachedResponse,
+                "stream": Stream,
+                "access_log": ServiceAccessLog,
+                "plain": PlainRequest,
+            },
+            (life.IDLE, SENT, WHOLE),
+            BUCKETS,
+            CLOSE,
+        )
