@@ -25,6 +25,7 @@ from ktcpvs.errors import (
 from ktcpvs.model.address import Address, Inet, parse_address
 from ktcpvs.model.check import read_check, well_formed
 from ktcpvs.model.expectation import Expectation
+from ktcpvs.model.hosts import condition_of, hosts_of
 from ktcpvs.model.listen import Listen, ListenAddress, as_listen, check_complete, read_listen
 from ktcpvs.model.listen import well_formed as well_formed_listen
 from ktcpvs.model.network import Network, Networks, read_networks
@@ -121,17 +122,20 @@ def _log_place(instance: object, attribute: Attribute[str], value: str) -> None:
 
 @frozen
 class Rule:
-    """Requests whose target `pattern` matches go to one of `servers`.
+    """Requests whose target `pattern` matches go to one of `servers`. A `pattern` of the form `host NAME ...` is for
+    clients of TLS that name one of these hosts.
 
     match: the number (0..10) of the group whose text schedulers hash; None if no number was given.
     """
 
-    pattern: str
+    pattern: str = field(converter=condition_of)
     servers: tuple[Address, ...]
     match: int | None = None
 
     def __attrs_post_init__(self) -> None:
-        groups = check_pattern(self.pattern)
+        if self.hosts and self.match is not None:
+            raise BadValue(f"match {self.match}: rule '{shorten(self.pattern)}' has no pattern")
+        groups = 0 if self.hosts else check_pattern(self.pattern)
         if self.match is not None and not 0 <= self.match <= MAX_MATCH:
             raise BadValue(f"match {self.match} is out of range: 0..{MAX_MATCH}")
         if self.match is not None and self.match > groups:
@@ -140,6 +144,11 @@ class Rule:
             raise NoSuchServer(f"rule '{shorten(self.pattern)}' names no server")
         if len(set(self.servers)) != len(self.servers):
             raise RuleExists(f"rule '{shorten(self.pattern)}' names a server twice")
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The server names for which it is; empty: it has a pattern."""
+        return hosts_of(self.pattern)
 
     @property
     def is_default(self) -> bool:
@@ -205,6 +214,13 @@ class VirtualService:
     )
     https_only: str = option(
         read_word, OFF, "on: listeners without TLS redirect each request to https", check=one_of("on", OFF)
+    )
+    not_tls: str = option(
+        read_word,
+        REFUSE,
+        "clients that do not speak TLS, for schedulers that read the ClientHello: refuse, or default: as those without "
+        "a server name",
+        check=one_of(REFUSE, "default"),
     )
     proxy_from: Networks = option(
         read_networks,
@@ -442,6 +458,7 @@ class VirtualService:
 
     def rule(self, pattern: str) -> Rule:
         """Return the rule with that pattern. Raises NoSuchRule."""
+        pattern = condition_of(pattern)
         for rule in self.rules:
             if rule.pattern == pattern:
                 return rule
@@ -452,6 +469,7 @@ class VirtualService:
     def with_rule(self, pattern: str, address: Address, match: int | None) -> VirtualService:
         """Add a server to the rule with that pattern, or append a new rule."""
         self.server(address)
+        pattern = condition_of(pattern)
         known = next((rule for rule in self.rules if rule.pattern == pattern), None)
         if known is None:
             return evolve(self, rules=(*self.rules, Rule(pattern, (address,), match)))

@@ -15,6 +15,7 @@ from ktcpvs.model.address import Address
 from ktcpvs.model.check import OFF
 from ktcpvs.model.options import OFF as NO_RATE
 from ktcpvs.model.scheduling import (
+    CLIENT_HELLO,
     CONNECTION,
     EACH_REQUEST,
     USES_BALANCE,
@@ -186,6 +187,8 @@ def _about_scheduler(
         yield f"{_have(given)} no effect: {name} relays whole connections; phttp and chttp decide per request", (
             "scheduler", *given,
         )  # fmt: skip
+    if scheduler.unit != CLIENT_HELLO and (given := _given(service, ("not_tls",))):
+        yield f"not_tls has no effect: {name} reads no ClientHellos; sni does", ("scheduler", *given)
     if scheduler.unit == CONNECTION and (given := _given(service, HEAD_OPTIONS)):
         yield f"{_have(given)} no effect: {name} reads no requests; {_USERS[USES_RULES]} do", ("scheduler", *given)
 

@@ -185,6 +185,11 @@ _server_options = st.sampled_from(
 @st.composite
 def rules(draw: st.DrawFn, known: list[Address]) -> Rule:
     """A rule for some of the servers `known`, of which there is one at least."""
+    if draw(st.integers(0, 4)) == 0:
+        names = st.sampled_from(("a.example", "*.a.example", "B.example.", "use", "match.example", "x--y"))
+        hosts = " ".join(draw(st.lists(names, min_size=1, max_size=3)))
+        servers = tuple(draw(st.lists(st.sampled_from(known), min_size=1, max_size=3, unique=True)))
+        return Rule(f"host {hosts}", servers)
     pattern = draw(patterns())
     match = draw(_matches(check_pattern(pattern)))
     return Rule(pattern, tuple(draw(st.lists(st.sampled_from(known), min_size=1, max_size=3, unique=True))), match)
@@ -243,6 +248,7 @@ def services(draw: st.DrawFn) -> VirtualService:
         client_certificate=draw(st.sampled_from(("off", "optional", "required") if client_ca else ("off",))),
         tls_default=draw(st.one_of(st.just("refuse"), files())),
         https_only=draw(st.sampled_from(("on", "off"))),
+        not_tls=draw(st.sampled_from(("refuse", "default"))),
         proxy_from=draw(network_lists())[0],
         scheduler=draw(_schedulers),
         balance=draw(_schedulers),

@@ -17,6 +17,7 @@ from ktcpvs.errors import BadConfiguration, Refusal, shorten, unknown
 from ktcpvs.model.address import Address, PortNamed, no_port_names, parse_address
 from ktcpvs.model.edits import Load
 from ktcpvs.model.expectation import CLIENT, OUTCOMES, Expectation
+from ktcpvs.model.hosts import HOST, check_host, condition_of
 from ktcpvs.model.language.lexer import Place, Token, quoted, tokens
 from ktcpvs.model.lines import split_lines
 from ktcpvs.model.listen import TLS, ListenAddress, check_complete, check_word
@@ -375,9 +376,8 @@ def _maxconn(reader: _Reader, address: Place) -> tuple[Place, int]:
 def _rule(
     reader: _Reader, address: Callable[[], tuple[Place, Address]]
 ) -> tuple[Token, int | None, list[tuple[Place, Address]]]:
-    """Read: pattern P [match N] use server A [server B ...]"""
-    _word(reader, "pattern")
-    pattern = reader.next("the pattern")
+    """Read: (pattern P [match N] | host NAME [NAME ...]) use server A [server B ...]"""
+    pattern = _condition(reader)
     match = None
     if (token := reader.peek()) is not None and token.is_word("match"):
         reader.next("match")
@@ -389,6 +389,22 @@ def _rule(
         reader.next("server")
         users.append(address())
     return pattern, match, users
+
+
+def _condition(reader: _Reader) -> Token:
+    """Read: pattern P, or host NAME [NAME ...]"""
+    first = reader.peek()
+    if first is None or not first.is_word(HOST):
+        _word(reader, "pattern")
+        return reader.next("the pattern")
+    reader.next(HOST)
+    names: list[str] = []
+    while not names or not ((token := reader.peek()) is None or token.is_word("use", "match", "}")):
+        token = reader.next("a host name")
+        with _at(token.place):
+            check_host(token.text.lower().removesuffix("."))
+        names.append(token.text)
+    return Token(condition_of(" ".join((HOST, *names))), first.place)
 
 
 def _test(reader: _Reader, port_named: PortNamed) -> tuple[Place, Callable[[VirtualService], Expectation]]:

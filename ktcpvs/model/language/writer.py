@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ktcpvs.model.hosts import HOST, hosts_of
 from ktcpvs.model.language.lexer import quoted, word
 from ktcpvs.model.listen import TLS
 from ktcpvs.model.network import read_networks
@@ -44,12 +45,20 @@ def write_service(described: dict[str, Any], show: ShowAddress = str) -> str:
         lines.append(f"    server = {word(show(server['address']))} {server['weight']}{most}{words and f' {words}'}")
     for rule in described["rules"]:
         match = "" if rule["match"] is None else f" match {rule['match']}"
-        pattern = quoted(rule["pattern"])
+        condition = _condition(rule["pattern"])
         for server in rule["servers"]:
-            lines.append(f"    rule = pattern {pattern}{match} use server {word(show(server))}")
+            lines.append(f"    rule = {condition}{match} use server {word(show(server))}")
     lines += [f"    {line}" for line in described.get("tests", ())]
     lines.append("}")
     return "\n".join(lines) + "\n"
+
+
+def _condition(pattern: str) -> str:
+    """Return the condition of a rule as the language writes it."""
+    hosts = hosts_of(pattern)
+    if not hosts:
+        return f"pattern {quoted(pattern)}"
+    return " ".join((HOST, *(quoted(host) if host in ("use", "match") else host for host in hosts)))
 
 
 def write_listeners(described: dict[str, Any], show: ShowAddress = str) -> list[str]:
