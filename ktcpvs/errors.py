@@ -54,6 +54,14 @@ class ServerExists(Refusal):
     code = b"SERVER_EXISTS"
 
 
+class NoSuchListener(Refusal):
+    code = b"NO_SUCH_LISTENER"
+
+
+class ListenerExists(Refusal):
+    code = b"LISTENER_EXISTS"
+
+
 class NoSuchRule(Refusal):
     code = b"NO_SUCH_RULE"
 

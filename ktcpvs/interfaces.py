@@ -2,6 +2,7 @@
 
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import (
+    CLIENT_HELLO,
     CONNECTION,
     EACH_REQUEST,
     FIRST_REQUEST,
@@ -25,6 +26,7 @@ from ktcpvs.model.scheduling import (
 )
 
 __all__ = [
+    "CLIENT_HELLO",
     "CONNECTION",
     "EACH_REQUEST",
     "FIRST_REQUEST",

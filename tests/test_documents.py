@@ -275,7 +275,12 @@ def test_the_schedulers_of_the_document_provide_their_interfaces() -> None:
 
 def test_every_built_in_scheduler_is_described_and_asked_when_the_table_says() -> None:
     section = text_of("docs/schedulers.md").split("## The built-in schedulers")[1].split("\n## ")[0]
-    units = {"CONNECTION": "per connection", "FIRST_REQUEST": "first request", "EACH_REQUEST": "each request"}
+    units = {
+        "CONNECTION": "per connection",
+        "CLIENT_HELLO": "ClientHello",
+        "FIRST_REQUEST": "first request",
+        "EACH_REQUEST": "each request",
+    }
     known = find_schedulers().known
     rows = re.findall(r"^\| `(\w+)` \| ([\w ]+) \|", section, re.MULTILINE)
     assert sorted(rows) == [(name, units[known[name].unit]) for name in built_in()]

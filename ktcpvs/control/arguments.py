@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ktcpvs.control.command_table import ArgumentType
+from ktcpvs.control.command_table import ArgumentType, text_of
 from ktcpvs.errors import BadValue, NoConfiguration, shorten, unknown
 from ktcpvs.model.address import Address, parse_address, parse_port
 from ktcpvs.model.network import Networks, parse_networks
 from ktcpvs.model.service import OPTIONS
+from ktcpvs.model.tls import read_server_options, write_server_options
 from ktcpvs.system.names import service_port
 
 NamedValues = list[dict[str, str]]
@@ -41,12 +42,12 @@ def _read_option(name: str, text: str) -> Any:
         raise BadValue(f"a service has no option {unknown(name, [*OPTIONS, 'port'], 40)}")
     if not text and option.default is None:
         return None
-    return option.read(name, text, service_port)
+    return option.read_text(text, service_port)
 
 
 def named_values(values: Mapping[str, Any]) -> NamedValues:
     """Return {name: value} as AMP encodes it; None becomes an empty text."""
-    return [{"name": name, "value": "" if value is None else str(value)} for name, value in values.items()]
+    return [{"name": name, "value": text_of(value)} for name, value in values.items()]
 
 
 def decode(data: bytearray, source: str) -> str:
@@ -78,6 +79,11 @@ def _take_configuration(data: bytearray | None) -> bytearray:
     return data
 
 
+def _write_server_options(options: Mapping[str, Any]) -> str | None:
+    """Return the words of a server, or None where nothing was given: older versions do not know the argument."""
+    return write_server_options(options) or None
+
+
 def _unchanged(value: Any) -> Any:
     return value
 
@@ -88,6 +94,7 @@ READERS: dict[ArgumentType, Callable[[Any], Any]] = {
     ArgumentType.BOOLEAN: _unchanged,
     ArgumentType.ADDRESS: _read_address,
     ArgumentType.SERVICE_OPTIONS: service_options,
+    ArgumentType.SERVER_OPTIONS: read_server_options,
     ArgumentType.SETTINGS: _read_settings,
     ArgumentType.NETWORKS: _read_networks,
     ArgumentType.CONFIGURATION: _take_configuration,
@@ -100,6 +107,7 @@ WRITERS: dict[ArgumentType, Callable[[Any], Any]] = {
     ArgumentType.BOOLEAN: _unchanged,
     ArgumentType.ADDRESS: str,
     ArgumentType.SERVICE_OPTIONS: named_values,
+    ArgumentType.SERVER_OPTIONS: _write_server_options,
     ArgumentType.SETTINGS: named_values,
     ArgumentType.NETWORKS: str,
     ArgumentType.CONFIGURATION: _unchanged,

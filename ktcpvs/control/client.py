@@ -34,7 +34,7 @@ from twisted.protocols import amp
 
 from ktcpvs.control import commands
 from ktcpvs.control.client_protocol import NoAnswer, NotPermitted, NotTrusted, QuietAMP
-from ktcpvs.control.command_table import COMMAND_OF_EDIT, Argument, ArgumentType, EditCommand
+from ktcpvs.control.command_table import COMMAND_OF_EDIT, Argument, ArgumentType, EditCommand, text_of
 from ktcpvs.control.endpoints import ControlAddress, default_control, parse_control, require_tls
 from ktcpvs.errors import Refusal, shorten
 from ktcpvs.system.files import untrusted_socket
@@ -95,6 +95,7 @@ _ANNOTATIONS: dict[ArgumentType, Any] = {
     ArgumentType.BOOLEAN: bool,
     ArgumentType.ADDRESS: str,
     ArgumentType.SERVICE_OPTIONS: str | int,
+    ArgumentType.SERVER_OPTIONS: str,
     ArgumentType.SETTINGS: Mapping[str, str | int],
     ArgumentType.NETWORKS: str,
     ArgumentType.CONFIGURATION: str,
@@ -198,6 +199,8 @@ class Switch:
     edit_service = _make_method("EditService")
     delete_service = _make_method("DeleteService")
     flush = _make_method("Flush")
+    add_listener = _make_method("AddListener")
+    delete_listener = _make_method("DeleteListener")
     add_server = _make_method("AddServer")
     edit_server = _make_method("EditServer")
     delete_server = _make_method("DeleteServer")
@@ -270,5 +273,5 @@ class Switch:
 def _encode(argument: Argument, value: Any) -> Any:
     """Return the value of an argument as AMP takes it."""
     if argument.type in (ArgumentType.SERVICE_OPTIONS, ArgumentType.SETTINGS):
-        return [{"name": name, "value": str(text)} for name, text in value.items()]
+        return [{"name": name, "value": text_of(text)} for name, text in value.items()]
     return value

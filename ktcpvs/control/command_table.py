@@ -23,6 +23,9 @@ class ArgumentType(Enum):
     SERVICE_OPTIONS = "service options"
     """The options of a virtual service, as the configuration language names and writes them, and `port`."""
 
+    SERVER_OPTIONS = "server options"
+    """Words that may stand behind a server in the configuration language: tls ..., proxy v1."""
+
     SETTINGS = "settings"
     NETWORKS = "networks"
     """Addresses and networks, separated by white space. The client uploads them before the command."""
@@ -34,6 +37,13 @@ class ArgumentType(Enum):
     def is_uploaded(self) -> bool:
         """True where the value travels in pages before the command, since an AMP value ends at 65,535 bytes."""
         return self in (ArgumentType.NETWORKS, ArgumentType.CONFIGURATION)
+
+
+def text_of(value: Any) -> str:
+    """Return the text of an option's value, an item in each line where it has several; None becomes an empty text."""
+    if isinstance(value, tuple | list):
+        return "\n".join(map(str, value))
+    return "" if value is None else str(value)
 
 
 class _Required(Enum):
@@ -97,6 +107,9 @@ def _optional(name: str, type: ArgumentType, help: str, option: str | None = Non
 _IDENT = Argument("ident", ArgumentType.TEXT, option="ident")
 _ANY_IDENT = _optional("ident", ArgumentType.TEXT, "None means all services.")
 _ADDRESS = Argument("address", ArgumentType.ADDRESS, option="real-server")
+_LISTEN = Argument(
+    "address", ArgumentType.ADDRESS, option="listen", help="An address without a port gets the service's port."
+)
 _PATTERN = Argument("pattern", ArgumentType.TEXT, option="pattern")
 _OPTIONS = Argument(
     "options", ArgumentType.SERVICE_OPTIONS, help='listen, port, scheduler, ...; "" removes a redirect.'
@@ -104,6 +117,11 @@ _OPTIONS = Argument(
 _NETWORKS = Argument("networks", ArgumentType.NETWORKS, help="Separated by white space; `#` begins a comment.")
 _ONLY = Argument(
     "only", ArgumentType.BOOLEAN, False, option="only", help="True replaces the list, False adds to it."
+)  # fmt: skip
+
+_SERVER_OPTIONS = Argument(
+    "options", ArgumentType.SERVER_OPTIONS, default=None, is_optional=True,
+    help='words as in the configuration: "tls ca FILE name HOST", "tls off", "proxy v2"; None: as it is.',
 )  # fmt: skip
 
 EDIT_COMMANDS: tuple[EditCommand, ...] = (
@@ -115,21 +133,35 @@ EDIT_COMMANDS: tuple[EditCommand, ...] = (
     EditCommand("DeleteService", "delete-service", "delete_service", "delete a stopped virtual service", (_IDENT,)),
     EditCommand("Flush", "flush", "flush", "delete all virtual services, if none of them runs"),
     EditCommand(
+        "AddListener", "add-listener", "add_listener", "listen on one more address",
+        (
+            _IDENT,
+            _LISTEN,
+            Argument("tls", ArgumentType.BOOLEAN, False, is_optional=True, help="True: clients speak TLS there."),
+        ),
+    ),
+    EditCommand(
+        "DeleteListener", "del-listener", "delete_listener",
+        "listen on an address no more; connections of its clients continue", (_IDENT, _LISTEN),
+    ),
+    EditCommand(
         "AddServer", "add-server", "add_server", "add a real server to a virtual service",
         (
             _IDENT,
             _ADDRESS,
             _optional("weight", ArgumentType.INTEGER, "0..65535, 0: no new connections; None: 1."),
             _optional("maxconn", ArgumentType.INTEGER, "the most connections at once; 0 and None: no limit."),
+            _SERVER_OPTIONS,
         ),
     ),
     EditCommand(
-        "EditServer", "edit-server", "edit_server", "change the weight or the maxconn of a real server",
+        "EditServer", "edit-server", "edit_server", "change the weight, the maxconn or words of a real server",
         (
             _IDENT,
             _ADDRESS,
             _optional("weight", ArgumentType.INTEGER, "0..65535, 0: no new connections; None: unchanged."),
             _optional("maxconn", ArgumentType.INTEGER, "the most connections at once, 0: no limit; None: unchanged."),
+            _SERVER_OPTIONS,
         ),
     ),
     EditCommand(

@@ -131,4 +131,4 @@ def _has_tcp(config: VirtualService) -> bool:
     """Return whether there may be connections with TCP on both sides."""
     servers = config.servers
     some = not servers or any(not isinstance(server.address, Unix) for server in servers)
-    return some and not isinstance(config.listen, Unix)
+    return some and config.has_tcp_listener

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from ktcpvs.interfaces import IExplains
-from ktcpvs.model.address import Unix
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.filter import filter_of
 from ktcpvs.model.health import UP
@@ -86,7 +85,7 @@ class _Denied(Exception):
 
 def _check_admission(client: str, config: VirtualService, live: RunningService, notes: list[str]) -> None:
     """Add notes about the client's admission. Raises _Denied."""
-    if isinstance(config.listen, Unix):
+    if not config.has_tcp_listener:
         return
     packed, judge = ipaddress.ip_address(client).packed, filter_of(config.allow, config.deny)
     denied = denial_reason(client, config)

@@ -9,7 +9,7 @@ their diagram from TABLE.
 from __future__ import annotations
 
 # States.
-READING_HEAD = "reading head"  # the first request's head is not complete (FIRST_REQUEST schedulers only)
+READING_HEAD = "reading head"  # the first request's head, or the ClientHello, is not complete
 CHOOSING = "choosing"  # the scheduler chooses a server, perhaps asynchronously
 QUEUED = "queued"  # all usable servers have reached their maxconn
 CONNECTING = "connecting"  # connecting to the chosen server; nothing is read from the client
@@ -33,7 +33,7 @@ IDLE = "read timeout"
 CLIENT_GONE = "client gone"
 DRAINED = "drain timeout"
 
-OPENING = {"CONNECTION": CHOOSING, "FIRST_REQUEST": READING_HEAD}
+OPENING = {"CONNECTION": CHOOSING, "CLIENT_HELLO": READING_HEAD, "FIRST_REQUEST": READING_HEAD}
 """The first state, by the scheduler's unit."""
 
 _END = {CLIENT_GONE: CLOSED, DRAINED: CLOSED}

@@ -6,27 +6,43 @@ from typing import Any
 
 from ktcpvs.model.address import Address
 from ktcpvs.model.language.writer import write_test
+from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.network import Networks
 from ktcpvs.model.service import OPTIONS, RealServer, VirtualService
 from ktcpvs.model.table import Table
 
 
 def describe_value(value: Any) -> Any:
-    """Return an option's value as plain data: an address as text, networks as a list of texts."""
+    """Return an option's value as plain data: an address as text, networks as a list of texts, a tuple as a list."""
     if isinstance(value, Networks):
         return list(value.texts)
+    if isinstance(value, tuple):
+        return [describe_value(item) for item in value]
     return str(value) if isinstance(value, Address) else value
 
 
+def describe_listener(listener: ListenAddress) -> dict[str, Any]:
+    return {"listen": str(listener.address), "tls": listener.is_tls}
+
+
 def describe_server(server: RealServer) -> dict[str, Any]:
-    return {"address": str(server.address), "weight": server.weight, "maxconn": server.maxconn}
+    return {
+        "address": str(server.address),
+        "weight": server.weight,
+        "maxconn": server.maxconn,
+        "tls": server.tls.described() if server.tls is not None else None,
+        "proxy": server.proxy,
+    }
 
 
 def describe_service(service: VirtualService) -> dict[str, Any]:
-    """Return a service as str, int, None, list and dict; addresses as text."""
+    """Return a service as str, int, None, list and dict; addresses as text. listen: the first address; listeners: all
+    of them."""
     return {
         "ident": service.ident,
-        **{name: describe_value(getattr(service, name)) for name in OPTIONS},
+        "listen": str(service.address),
+        "listeners": [describe_listener(listener) for listener in service.listen],
+        **{name: describe_value(getattr(service, name)) for name in OPTIONS if name != "listen"},
         "servers": [describe_server(server) for server in service.servers],
         "rules": [
             {"pattern": rule.pattern, "match": rule.match, "servers": [str(address) for address in rule.servers]}

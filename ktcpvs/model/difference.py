@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from ktcpvs.errors import shorten
+from ktcpvs.model.language.writer import write_listeners
 from ktcpvs.model.options import read_address
 from ktcpvs.model.service import OPTIONS
 from ktcpvs.model.settings import SECRETS
+from ktcpvs.model.tls import write_words
 
 Described = dict[str, Any]
 """A service as model.describe returns it, perhaps with `running`."""
@@ -33,7 +35,8 @@ def differences(
             lines += [f"service {ident}: {line}" for line in _service(old[ident], service)]
         else:
             counts = f"{_count(service['servers'], 'server')}, {_count(service['rules'], 'rule')}"
-            lines.append(f"+ service {ident}: {service['scheduler']} at {service['listen']}, {counts}, stopped")
+            where = ", ".join(write_listeners(service))
+            lines.append(f"+ service {ident}: {service['scheduler']} at {where}, {counts}, stopped")
     if not lines and list(old) != list(new):
         lines.append("the order of the services changes")
     return lines
@@ -50,7 +53,10 @@ def _settings(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
 
 
 def _service(before: Described, after: Described) -> Iterator[str]:
+    yield from _listeners(write_listeners(before), write_listeners(after))
     for name, option in OPTIONS.items():
+        if name == "listen":
+            continue
         old, new = before.get(name), after[name]
         if old != new:
             none = "none" if option.read is read_address else option.default
@@ -58,6 +64,17 @@ def _service(before: Described, after: Described) -> Iterator[str]:
     yield from _servers(before["servers"], after["servers"])
     yield from _rules(before["rules"], after["rules"])
     yield from _tests(before.get("tests", []), after["tests"])
+
+
+def _listeners(before: list[str], after: list[str]) -> Iterator[str]:
+    if len(before) == len(after) == 1:
+        if before != after:
+            yield f"listen: {before[0]} -> {after[0]}"
+        return
+    yield from (f"- listen {line}" for line in before if line not in after)
+    yield from (f"+ listen {line}" for line in after if line not in before)
+    if before != after and sorted(before) == sorted(after):
+        yield "the order of the listeners changes"
 
 
 def _servers(before: list[Described], after: list[Described]) -> Iterator[str]:
@@ -68,13 +85,17 @@ def _servers(before: list[Described], after: list[Described]) -> Iterator[str]:
             yield f"- server {address}, which drains"
         elif server != new[address]:
             changed = [name for name in ("weight", "maxconn") if server[name] != new[address][name]]
-            yield f"server {address}: " + ", ".join(
-                f"{name} {server[name]} -> {new[address][name]}" for name in changed
-            )
+            parts = [f"{name} {server[name]} -> {new[address][name]}" for name in changed]
+            before_and_after = [write_words(one) or "no TLS, no PROXY" for one in (server, new[address])]
+            if before_and_after[0] != before_and_after[1]:
+                parts.append(" -> ".join(before_and_after))
+            if parts:
+                yield f"server {address}: {', '.join(parts)}"
     for address, server in new.items():
         if address not in old:
             most = f", maxconn {server['maxconn']}" if server["maxconn"] else ""
-            yield f"+ server {address}, weight {server['weight']}{most}"
+            words = write_words(server)
+            yield f"+ server {address}, weight {server['weight']}{most}{words and f', {words}'}"
     if list(old) != list(new) and set(old) == set(new):
         yield "the order of the servers changes"
 

@@ -14,6 +14,7 @@ from attrs import Attribute, evolve, field, frozen
 
 from ktcpvs.errors import BadAddress, BadValue, Busy, ServiceExists, shorten
 from ktcpvs.model.address import Address, Inet, Unix
+from ktcpvs.model.listen import ListenAddress, as_listen
 from ktcpvs.model.network import Networks
 from ktcpvs.model.service import RealServer, VirtualService
 from ktcpvs.model.settings import DAY, SECRETS, Settings
@@ -30,6 +31,11 @@ class Edit:
         raise TypeError(f"{type(self).__name__} does not define apply()")
 
 
+def _normalized(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return options of a service with the value of `listen` in its one form."""
+    return {**options, "listen": as_listen(options["listen"])} if options.get("listen") is not None else options
+
+
 def _changed(service: VirtualService, options: Mapping[str, Any]) -> VirtualService:
     """Return `service` with other options.
 
@@ -39,27 +45,37 @@ def _changed(service: VirtualService, options: Mapping[str, Any]) -> VirtualServ
     options = dict(options)
     port = options.pop("port", None)
     listen = options.pop("listen", None)
-    if listen is not None or port is not None:
-        options["listen"] = _listen(service.listen, listen, port)
+    if listen is not None:
+        options["listen"] = [_complete(service, one, port) for one in listen]
+    elif port is not None:
+        if len(service.listen) > 1:
+            shown = ", ".join(map(str, service.addresses))
+            raise BadValue(
+                f"port {port}: service {service.ident} listens on {shown}; say with listen = which of them changes"
+            )
+        options["listen"] = _complete(service, _without_port(service.listen[0]), port)
     return evolve(service, **options)
 
 
-def _listen(current: Address, listen: Address | None, port: int | None) -> Address:
-    if listen is None:
-        listen = current
-        if isinstance(listen, Inet):
-            listen = evolve(listen, port=None)
-    if isinstance(listen, Unix):
+def _without_port(listener: ListenAddress) -> ListenAddress:
+    address = listener.address
+    return evolve(listener, address=evolve(address, port=None)) if isinstance(address, Inet) else listener
+
+
+def _complete(service: VirtualService, listener: ListenAddress, port: int | None = None) -> ListenAddress:
+    """Return `listener` with `port`, or else the service's port, if its own was left out."""
+    address = listener.address
+    if isinstance(address, Unix):
         if port is not None:
-            raise BadAddress(f"{listen} has no port: leave out port {port}")
-        return listen
+            raise BadAddress(f"{address} has no port: leave out port {port}")
+        return listener
     if port is not None and not 1 <= port <= 65535:
         raise BadAddress(f"port {port} is out of range: ports are 1..65535")
-    if port is not None and listen.port not in (None, port):
-        raise BadValue(f"listen {listen} and port {port} do not agree")
-    if listen.port is None and port is None and not isinstance(current, Inet):
-        raise BadAddress(f"{listen}: missing port (example: {listen}:80)")
-    return listen.with_port(port or (current.port if isinstance(current, Inet) else None))
+    if port is not None and address.port not in (None, port):
+        raise BadValue(f"listen {address} and port {port} do not agree")
+    if address.port is None and port is None and service.port is None:
+        raise BadAddress(f"{address}: missing port (example: {address}:80)")
+    return listener.with_port(port or service.port)
 
 
 @frozen
@@ -68,7 +84,7 @@ class AddService(Edit):
 
     name: ClassVar[str] = "add-service"
     ident: str
-    options: Mapping[str, Any] = {}
+    options: Mapping[str, Any] = field(factory=dict, converter=_normalized)
 
     def apply(self, table: Table) -> Table:
         if self.ident in table.services:
@@ -82,7 +98,7 @@ class EditService(Edit):
 
     name: ClassVar[str] = "edit-service"
     ident: str
-    options: Mapping[str, Any] = {}
+    options: Mapping[str, Any] = field(factory=dict, converter=_normalized)
 
     def apply(self, table: Table) -> Table:
         return table.with_service(_changed(table.service(self.ident), self.options))
@@ -116,32 +132,65 @@ class Flush(Edit):
 
 
 @frozen
+class AddListener(Edit):
+    """Listen on one more address. tls: TLS ends there. An address without a port gets the service's port."""
+
+    name: ClassVar[str] = "add-listener"
+    ident: str
+    address: Address
+    tls: bool = False
+
+    def apply(self, table: Table) -> Table:
+        service = table.service(self.ident)
+        return table.with_service(service.with_listener(_complete(service, ListenAddress(self.address, self.tls))))
+
+
+@frozen
+class DeleteListener(Edit):
+    """Listen on this address no more; connections of its clients go on."""
+
+    name: ClassVar[str] = "del-listener"
+    ident: str
+    address: Address
+
+    def apply(self, table: Table) -> Table:
+        service = table.service(self.ident)
+        address = _complete(service, ListenAddress(self.address)).address
+        return table.with_service(service.without_listener(address))
+
+
+@frozen
 class AddServer(Edit):
+    """Add a server. options: other fields of RealServer -> value."""
+
     name: ClassVar[str] = "add-server"
     ident: str
     address: Address
     weight: int = 1
     maxconn: int = 0
+    options: Mapping[str, Any] = {}
 
     def apply(self, table: Table) -> Table:
         service = table.service(self.ident)
-        server = RealServer(service.complete(self.address), self.weight, self.maxconn)
+        server = RealServer(service.complete(self.address), self.weight, self.maxconn, **self.options)
         return table.with_service(service.with_server(server))
 
 
 @frozen
 class EditServer(Edit):
-    """Change a server. weight, maxconn: None keeps the value."""
+    """Change a server. weight, maxconn: None keeps the value. options: other fields of RealServer -> new value."""
 
     name: ClassVar[str] = "edit-server"
     ident: str
     address: Address
     weight: int | None = None
     maxconn: int | None = None
+    options: Mapping[str, Any] = {}
 
     def apply(self, table: Table) -> Table:
         service = table.service(self.ident)
-        return table.with_service(service.with_weight(service.complete(self.address), self.weight, self.maxconn))
+        address = service.complete(self.address)
+        return table.with_service(service.with_weight(address, self.weight, self.maxconn, self.options))
 
 
 @frozen

@@ -25,7 +25,8 @@ Read = Callable[[str, str, PortNamed], Any]
 @frozen
 class Option:
     """An option. default: its value if it was never set. shown: listings show it even then. meaning: for people.
-    is_phrase: its value is several words, each a token of the language."""
+    is_phrase: its value is several words, each a token of the language. repeats: it may be given several
+    times; its value is a tuple, and `read` reads one item."""
 
     name: str
     read: Read
@@ -33,14 +34,31 @@ class Option:
     shown: bool
     meaning: str
     is_phrase: bool
+    repeats: bool = False
+
+    def read_text(self, text: str, port_named: PortNamed) -> Any:
+        """Return the value that `text` writes; of an option that repeats, with an item in each line."""
+        if not self.repeats:
+            return self.read(self.name, text, port_named)
+        lines = text.split("\n") if text or self.default else ()
+        return tuple([self.read(self.name, line, port_named) for line in lines])
 
 
 def option(
-    read: Read, default: Any, meaning: str, *, shown: bool = False, check: Any = None, is_phrase: bool = False
+    read: Read,
+    default: Any,
+    meaning: str,
+    *,
+    shown: bool = False,
+    check: Any = None,
+    is_phrase: bool = False,
+    repeats: bool = False,
+    converter: Any = None,
 ) -> Any:
-    """Declare an attrs field that is an option. is_phrase: its value is several words, some perhaps quoted."""
-    metadata = {"read": read, "shown": shown, "meaning": meaning, "is_phrase": is_phrase}
-    return field(default=default, validator=check, metadata=metadata)
+    """Declare an attrs field that is an option. is_phrase: its value is several words, some perhaps quoted. repeats:
+    its value is a tuple, and each item has a line of its own."""
+    metadata = {"read": read, "shown": shown, "meaning": meaning, "is_phrase": is_phrase, "repeats": repeats}
+    return field(default=default, validator=check, metadata=metadata, converter=converter)
 
 
 def options_of(configured: type) -> dict[str, Option]:
@@ -53,6 +71,7 @@ def options_of(configured: type) -> dict[str, Option]:
             attribute.metadata["shown"],
             attribute.metadata["meaning"],
             attribute.metadata["is_phrase"],
+            attribute.metadata["repeats"],
         )
         for attribute in fields(configured)
         if "read" in attribute.metadata

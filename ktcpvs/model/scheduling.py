@@ -25,7 +25,10 @@ relayed unchanged."""
 EACH_REQUEST = "EACH_REQUEST"
 """Choose for every HTTP request; each is sent to its own server."""
 
-UNITS = (CONNECTION, FIRST_REQUEST, EACH_REQUEST)
+CLIENT_HELLO = "CLIENT_HELLO"
+"""Choose once for each connection, when its TLS ClientHello has come; all of the connection is relayed unchanged."""
+
+UNITS = (CONNECTION, CLIENT_HELLO, FIRST_REQUEST, EACH_REQUEST)
 
 USES_RULES, USES_MATCH, USES_BALANCE, USES_WEIGHT, USES_COOKIE = "rules", "match", "balance", "weight", "cookie"
 """The parts of a service's configuration that a scheduler may use, see L{IUsesOptions}."""
@@ -47,6 +50,8 @@ class Request:
     lines: the request's header lines as they came, each with its line end.
     tried: the destinations that are not up, and those that have already failed for this request; a scheduler must not
     change this set. failed: those that have already failed.
+    server_name, protocols: of the ClientHello, for schedulers with the unit CLIENT_HELLO: the name in lower case, None
+    if the client sends none, and the protocols of ALPN that it offers.
     """
 
     client: str = ""
@@ -56,6 +61,8 @@ class Request:
     lines: bytes = b""
     tried: set[Destination] = Factory(set)
     failed: frozenset[Destination] = NONE
+    server_name: str | None = None
+    protocols: tuple[bytes, ...] = ()
 
     @property
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
@@ -190,7 +197,7 @@ class ISchedulerFactory(Interface):
 
     name: str = Attribute("The word after `scheduler =` and `tcpvsadm -s`.")
 
-    unit: str = Attribute("When to choose: CONNECTION, FIRST_REQUEST or EACH_REQUEST.")
+    unit: str = Attribute("When to choose: CONNECTION, CLIENT_HELLO, FIRST_REQUEST or EACH_REQUEST.")
 
     def bind(service: ServiceView, previous: IScheduler | None) -> IScheduler:
         """Return the scheduler for `service`.

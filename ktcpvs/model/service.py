@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -13,6 +13,8 @@ from ktcpvs.errors import (
     BadAddress,
     BadValue,
     Busy,
+    ListenerExists,
+    NoSuchListener,
     NoSuchNetwork,
     NoSuchRule,
     NoSuchServer,
@@ -23,6 +25,9 @@ from ktcpvs.errors import (
 from ktcpvs.model.address import Address, Inet, parse_address
 from ktcpvs.model.check import read_check, well_formed
 from ktcpvs.model.expectation import Expectation
+from ktcpvs.model.hosts import condition_of, hosts_of
+from ktcpvs.model.listen import Listen, ListenAddress, as_listen, check_complete, read_listen
+from ktcpvs.model.listen import well_formed as well_formed_listen
 from ktcpvs.model.network import Network, Networks, read_networks
 from ktcpvs.model.options import (
     MAX_COUNT,
@@ -39,8 +44,21 @@ from ktcpvs.model.options import (
     read_word,
 )
 from ktcpvs.model.pattern import DEFAULT_PATTERNS, check_pattern
+from ktcpvs.model.tls import (
+    CONTRADICTING,
+    OPTIONAL,
+    PROXY_VERSIONS,
+    REFUSE,
+    REQUIRED,
+    ServerTLS,
+    ciphers,
+    contradiction,
+    path,
+    path_or_refuse,
+    paths,
+)
 
-DEFAULT_LISTEN = parse_address("0.0.0.0:8080")
+DEFAULT_LISTEN = (ListenAddress(parse_address("0.0.0.0:8080")),)
 DEFAULT_SCHEDULER = "http"
 NO_FALLBACK = "none"
 NO_LOG = "off"
@@ -55,8 +73,7 @@ SCHEDULER = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 def _complete(instance: object, attribute: Attribute[Any], value: Address | None) -> None:
-    if isinstance(value, Inet) and value.port is None:
-        raise BadAddress(f"{value}: missing port (example: {value}:80)")
+    check_complete(value)
 
 
 def _weight(instance: object, attribute: Attribute[int], value: int) -> None:
@@ -85,12 +102,15 @@ def _maxconn(instance: object, attribute: Attribute[int], value: int) -> None:
 @frozen
 class RealServer:
     """A server with its weight; weight 0 = quiesced. maxconn: the most connections at once; 0: no limit. name: the
-    configured host name that this address belongs to; None: the address itself is configured."""
+    configured host name that this address belongs to; None: the address itself is configured. tls: of connections to
+    it; None: they have none. proxy: the version of the PROXY protocol that tells it who the client is, or OFF."""
 
     address: Address = field(validator=_complete)
     weight: int = field(default=1, validator=_weight)
     maxconn: int = field(default=0, validator=_maxconn)
     name: str | None = None
+    tls: ServerTLS | None = None
+    proxy: str = field(default=OFF, validator=one_of(OFF, *PROXY_VERSIONS))
 
 
 def _log_place(instance: object, attribute: Attribute[str], value: str) -> None:
@@ -104,17 +124,20 @@ def _log_place(instance: object, attribute: Attribute[str], value: str) -> None:
 
 @frozen
 class Rule:
-    """Requests whose target `pattern` matches go to one of `servers`.
+    """Requests whose target `pattern` matches go to one of `servers`. A `pattern` of the form `host NAME ...` is for
+    clients of TLS that name one of these hosts.
 
     match: the number (0..10) of the group whose text schedulers hash; None if no number was given.
     """
 
-    pattern: str
+    pattern: str = field(converter=condition_of)
     servers: tuple[Address, ...]
     match: int | None = None
 
     def __attrs_post_init__(self) -> None:
-        groups = check_pattern(self.pattern)
+        if self.hosts and self.match is not None:
+            raise BadValue(f"match {self.match}: rule '{shorten(self.pattern)}' has no pattern")
+        groups = 0 if self.hosts else check_pattern(self.pattern)
         if self.match is not None and not 0 <= self.match <= MAX_MATCH:
             raise BadValue(f"match {self.match} is out of range: 0..{MAX_MATCH}")
         if self.match is not None and self.match > groups:
@@ -123,6 +146,11 @@ class Rule:
             raise NoSuchServer(f"rule '{shorten(self.pattern)}' names no server")
         if len(set(self.servers)) != len(self.servers):
             raise RuleExists(f"rule '{shorten(self.pattern)}' names a server twice")
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The server names for which it is; empty: it has a pattern."""
+        return hosts_of(self.pattern)
 
     @property
     def is_default(self) -> bool:
@@ -148,7 +176,59 @@ class VirtualService:
     """
 
     ident: str = field(validator=_ident)
-    listen: Address = option(read_address, DEFAULT_LISTEN, "where clients connect to", shown=True, check=_complete)
+    listen: Listen = option(
+        read_listen,
+        DEFAULT_LISTEN,
+        "where clients connect to",
+        shown=True,
+        check=well_formed_listen,
+        repeats=True,
+        converter=as_listen,
+    )
+    certificate: tuple[str, ...] = option(
+        read_word,
+        (),
+        "a certificate for clients of TLS, with its chain and key: a PEM file, or a folder of such files or of certbot",
+        check=paths,
+        repeats=True,
+        converter=tuple,
+    )
+    tls_min: str = option(
+        read_word, "1.2", "the lowest version of TLS that clients may speak", check=one_of("1.2", "1.3")
+    )
+    tls_ciphers: str | None = option(
+        read_word, None, "the ciphers of TLS 1.2, as OpenSSL writes them; not given: strong ones", check=ciphers
+    )
+    client_ca: str | None = option(
+        read_word, None, "the file with the CAs that verify certificates of clients", check=path
+    )
+    client_certificate: str = option(
+        read_word,
+        OFF,
+        "whether clients of TLS must show a certificate; optional: one that is shown must be valid",
+        check=one_of(OFF, OPTIONAL, REQUIRED),
+    )
+    tls_default: str = option(
+        read_word,
+        REFUSE,
+        "the certificate for clients that name no server, or one that no certificate has; refuse: none",
+        check=path_or_refuse,
+    )
+    https_only: str = option(
+        read_word, OFF, "on: listeners without TLS redirect each request to https", check=one_of("on", OFF)
+    )
+    not_tls: str = option(
+        read_word,
+        REFUSE,
+        "clients that do not speak TLS, for schedulers that read the ClientHello: refuse, or default: as those without "
+        "a server name",
+        check=one_of(REFUSE, "default"),
+    )
+    proxy_from: Networks = option(
+        read_networks,
+        Networks(),
+        "networks whose clients must begin with a header of the PROXY protocol; others must not",
+    )
     scheduler: str = option(
         read_word, DEFAULT_SCHEDULER, "the scheduler plugin that chooses servers", shown=True, check=_scheduler
     )
@@ -276,6 +356,8 @@ class VirtualService:
     def __attrs_post_init__(self) -> None:
         for network in self.allow.known & self.deny.known if self.allow and self.deny else ():
             raise BadValue(f"service {self.ident} both allows and denies {network}")
+        if (found := contradiction({name: getattr(self, name) for name in CONTRADICTING})) is not None:
+            raise BadValue(f"service {self.ident}: {found[1]}")
         known = {server.address for server in self.servers}
         if len(known) != len(self.servers):
             raise ServerExists(f"service {self.ident} names a server twice")
@@ -288,17 +370,53 @@ class VirtualService:
                         f"service {self.ident} has no server {address} for rule '{shorten(rule.pattern)}'"
                     )
 
+    @property
+    def address(self) -> Address:
+        """The first address on which it listens, which stands for the service where there is room for one."""
+        return self.listen[0].address
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """All addresses on which it listens."""
+        return tuple([one.address for one in self.listen])
+
+    @property
+    def port(self) -> int | None:
+        """The port of the first TCP address on which it listens, which servers without a port get; None: there is
+        none."""
+        return next((address.port for address in self.addresses if isinstance(address, Inet)), None)
+
+    @property
+    def has_tcp_listener(self) -> bool:
+        """Whether a client may come over TCP, and so have an IP address."""
+        return any(isinstance(address, Inet) for address in self.addresses)
+
     # The methods below return a changed copy or raise a Refusal.
 
     def complete(self, address: Address) -> Address:
         """Return `address`, with this service's port if its own was left out. Raises BadAddress."""
         if isinstance(address, Inet) and address.port is None:
-            if not isinstance(self.listen, Inet):
+            if self.port is None:
                 raise BadAddress(
                     f"{address}: missing port, since service {self.ident} has none (example: {address}:80)"
                 )
-            return address.with_port(self.listen.port)
+            return address.with_port(self.port)
         return address
+
+    def with_listener(self, listener: ListenAddress) -> VirtualService:
+        """Listen on one more address."""
+        if listener.address in self.addresses:
+            raise ListenerExists(f"service {self.ident} already listens on {listener.address}")
+        return evolve(self, listen=(*self.listen, listener))
+
+    def without_listener(self, address: Address) -> VirtualService:
+        """Listen on this address no more."""
+        if address not in self.addresses:
+            shown = ", ".join(map(str, self.addresses))
+            raise NoSuchListener(f"service {self.ident} does not listen on {address}, but on {shown}")
+        if len(self.listen) == 1:
+            raise Busy(f"service {self.ident} listens on {address} alone: add another listener first, or stop it")
+        return evolve(self, listen=tuple(one for one in self.listen if one.address != address))
 
     def server(self, address: Address) -> RealServer:
         """Return the real server with that complete address. Raises NoSuchServer."""
@@ -320,10 +438,16 @@ class VirtualService:
             raise ServerExists(f"service {self.ident} already has server {server.address}")
         return evolve(self, servers=(*self.servers, server))
 
-    def with_weight(self, address: Address, weight: int | None, maxconn: int | None = None) -> VirtualService:
-        """weight, maxconn: None keeps the value."""
+    def with_weight(
+        self,
+        address: Address,
+        weight: int | None,
+        maxconn: int | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> VirtualService:
+        """weight, maxconn: None keeps the value. options: other fields of the server -> new value."""
         pairs = (("weight", weight), ("maxconn", maxconn))
-        given: dict[str, Any] = {name: value for name, value in pairs if value is not None}
+        given: dict[str, Any] = {name: value for name, value in pairs if value is not None} | dict(options or {})
         changed = evolve(self.server(address), **given)
         return evolve(self, servers=_replaced(self.servers, changed, lambda known: known.address == address))
 
@@ -336,6 +460,7 @@ class VirtualService:
 
     def rule(self, pattern: str) -> Rule:
         """Return the rule with that pattern. Raises NoSuchRule."""
+        pattern = condition_of(pattern)
         for rule in self.rules:
             if rule.pattern == pattern:
                 return rule
@@ -346,6 +471,7 @@ class VirtualService:
     def with_rule(self, pattern: str, address: Address, match: int | None) -> VirtualService:
         """Add a server to the rule with that pattern, or append a new rule."""
         self.server(address)
+        pattern = condition_of(pattern)
         known = next((rule for rule in self.rules if rule.pattern == pattern), None)
         if known is None:
             return evolve(self, rules=(*self.rules, Rule(pattern, (address,), match)))

@@ -162,6 +162,12 @@ class Settings:
         "the most data that the kernel may hold for one direction of a connection that it relays",
     )
 
+    tls_handshake_timeout: int = _setting(
+        10, 1, 3600, "seconds", "the most time for a client of a service to complete its TLS handshake"
+    )
+    proxy_timeout: int = _setting(
+        5, 1, 3600, "seconds", "the most time for a client to send its header of the PROXY protocol"
+    )
     control_handshake_timeout: int = _setting(
         10, 1, 3600, "seconds", "the most time for a TLS client of the control connection to show its certificate"
     )

@@ -15,6 +15,7 @@ from ktcpvs.model.address import Address
 from ktcpvs.model.check import OFF
 from ktcpvs.model.options import OFF as NO_RATE
 from ktcpvs.model.scheduling import (
+    CLIENT_HELLO,
     CONNECTION,
     EACH_REQUEST,
     FIRST_REQUEST,
@@ -27,6 +28,7 @@ from ktcpvs.model.scheduling import (
     IUsesOptions,
 )
 from ktcpvs.model.service import NO_LOG, OPTIONS, VirtualService
+from ktcpvs.model.tls import TLS_OPTIONS
 
 WHOLE = "whole"
 """The subject of warnings that make sense only for a complete configuration."""
@@ -62,7 +64,14 @@ class ServiceWarning:
 
 
 _ABOUT_ALL = (edits.Load, edits.StartService)
-_ABOUT_ONE = (edits.AddService, edits.EditService, edits.AddRule, edits.AddServer, edits.EditServer)
+_ABOUT_ONE = (
+    edits.AddService,
+    edits.EditService,
+    edits.DeleteListener,
+    edits.AddRule,
+    edits.AddServer,
+    edits.EditServer,
+)
 
 Plugins = Callable[[VirtualService], tuple[ISchedulerFactory, ISchedulerFactory, ISchedulerFactory | None]]
 """A service -> the plugins of its options `scheduler`, `balance` and `fallback`."""
@@ -95,7 +104,11 @@ def warnings_of(
 ) -> list[ServiceWarning]:
     """Return all warnings about `service`. scheduler, balance: its plugins. is_whole: False leaves out those about
     WHOLE, for which every rule is examined."""
-    found = [*_about_scheduler(service, scheduler, balance, installed), *_about_options(service)]
+    found = [
+        *_about_scheduler(service, scheduler, balance, installed),
+        *_about_options(service),
+        *_about_tls(service, scheduler),
+    ]
     if is_whole:
         found += _about_whole(service, scheduler)
     return [ServiceWarning(service.ident, text, frozenset(about)) for text, about in found]
@@ -109,6 +122,8 @@ def is_due(warning: ServiceWarning, edit: edits.Edit) -> bool:
         return False
     if isinstance(edit, edits.AddService):
         return True
+    if isinstance(edit, edits.DeleteListener):
+        return "listen" in warning.about
     if isinstance(edit, edits.EditService):
         return not warning.about.isdisjoint(edit.options)
     if isinstance(edit, edits.AddRule):
@@ -170,6 +185,9 @@ def _about_scheduler(
     if scheduler.unit != EACH_REQUEST and (given := _given(service, REQUEST_OPTIONS)):
         others = _choosers(installed, (EACH_REQUEST,), "decide", "per request")
         yield f"{_have(given)} no effect: {name} relays whole connections; {others}", ("scheduler", *given)
+    if scheduler.unit != CLIENT_HELLO and (given := _given(service, ("not_tls",))):
+        others = _choosers(installed, (CLIENT_HELLO,), "do")
+        yield f"not_tls has no effect: {name} reads no ClientHellos; {others}", ("scheduler", *given)
     if scheduler.unit == CONNECTION and (given := _given(service, HEAD_OPTIONS)):
         others = _choosers(installed, (FIRST_REQUEST, EACH_REQUEST), "do")
         yield f"{_have(given)} no effect: {name} reads no requests; {others}", ("scheduler", *given)
@@ -189,6 +207,24 @@ def _about_options(service: VirtualService) -> Iterator[_Found]:
         yield f"{_have(given)} no effect without client_rate", ("client_rate", *given)
     if not _given(service, CLIENT_LIMITS) and (given := _given(service, ("client_ipv6",))):
         yield f"{_have(given)} no effect without one of {', '.join(CLIENT_LIMITS)}", (*CLIENT_LIMITS, *given)
+
+
+def _about_tls(service: VirtualService, scheduler: ISchedulerFactory) -> Iterator[_Found]:
+    """Warn of options that need a listener with TLS, or one without."""
+    with_tls = [listener.is_tls for listener in service.listen]
+    if not any(with_tls) and (given := _given(service, TLS_OPTIONS)):
+        yield f"{_have(given)} no effect: no listener has tls (example: listen = [::]:443 tls)", ("listen", *given)
+    if any(with_tls) and service.https_only != OFF:
+        if all(with_tls):
+            yield "https_only has no effect: all listeners have tls", ("listen", "https_only")
+        if scheduler.unit != EACH_REQUEST:
+            yield (
+                f"https_only has no effect: scheduler {service.scheduler} relays whole connections; "
+                "phttp and chttp decide per request",
+                ("scheduler", "https_only"),
+            )
+    if service.client_ca is not None and service.client_certificate == OFF:
+        yield "client_ca has no effect with client_certificate = off", ("client_ca", "client_certificate")
 
 
 def _about_whole(service: VirtualService, scheduler: ISchedulerFactory) -> Iterator[_Found]:

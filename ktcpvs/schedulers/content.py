@@ -15,7 +15,7 @@ import re2
 from attrs import frozen
 from zope.interface import implementer
 
-from ktcpvs.errors import shorten
+from ktcpvs.errors import BadValue, shorten
 from ktcpvs.interfaces import (
     USES_MATCH,
     Choice,
@@ -146,7 +146,13 @@ class RuleScheduler(BindsInSteps):
 
     def binding(self, service: ServiceView, previous: IScheduler | None) -> Generator[None, None, BoundRules]:
         before: BoundRules | None = previous if isinstance(previous, BoundRules) else None
-        rules = service.rules or (_all_servers(service, before),)
+        for rule in service.rules:
+            if rule.rule is not None and rule.rule.hosts:
+                raise BadValue(
+                    f"service {service.ident}: rule '{shorten(rule.pattern, 60)}': scheduler {self.name} does not see "
+                    "ClientHellos; sni does"
+                )
+        rules = service.rules or (all_servers(service, before),)
         rule_set = yield from compile_rules(rules, before.rule_set if before is not None else None)
         if len(rules) > COMPARED_PER_STEP:
             yield
@@ -186,7 +192,7 @@ class RuleScheduler(BindsInSteps):
         return service.balance.bind(view, None if isinstance(previous, HashedRule) else previous)
 
 
-def _all_servers(service: ServiceView, before: BoundRules | None) -> BoundRule:
+def all_servers(service: ServiceView, before: BoundRules | None = None) -> BoundRule:
     """Return the rule of a service without rules: the former one while its servers are the same."""
     known = before.rules[0] if before is not None else None
     if known is not None and known.number == NO_RULE and known.destinations == service.destinations:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any, TypeVar
 
 from attrs import Factory, define
@@ -18,10 +19,11 @@ from twisted.internet.defer import Deferred, DeferredLock
 
 from ktcpvs.errors import BadValue, Busy, NoSuchServer
 from ktcpvs.health.active_checks import ActiveChecks, NoChecks
-from ktcpvs.model.address import Address, Unix
+from ktcpvs.model.address import Address
 from ktcpvs.model.edits import Confirm, Edit, Load, StartService, Unload
 from ktcpvs.model.expansion import Resolution, expanded, names_of
 from ktcpvs.model.health import DOWN
+from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.plan import Plan, plan
 from ktcpvs.model.service import AUTO, NO_LOG, TCP_ONLY, VirtualService
 from ktcpvs.model.settings import Settings
@@ -29,6 +31,7 @@ from ktcpvs.model.table import Table
 from ktcpvs.model.warnings import warnings_about
 from ktcpvs.relay.engines import NOT_TCP
 from ktcpvs.runtime.context import Context
+from ktcpvs.services.availability import check_available
 from ktcpvs.services.confirmation import PendingConfirmation
 from ktcpvs.services.prepared import Prepared
 from ktcpvs.services.resolver import NoResolver, Resolver
@@ -45,8 +48,9 @@ T = TypeVar("T")
 CarryOut = Callable[[Edit], Awaitable[Sequence[str]]]
 """Carries an edit out; returns warnings about it, a line each. Raises a Refusal."""
 
-StagesOf = Callable[[VirtualService], Sequence[Stage]]
-"""Returns the stages of the preamble that the clients of a service go through. Raises a Refusal."""
+StagesOf = Callable[[VirtualService, ListenAddress], Sequence[Stage]]
+"""Returns the stages of the preamble that clients of a service go through who come to that listener. Raises a
+Refusal."""
 
 
 @define
@@ -63,11 +67,11 @@ class _Preparation:
 
     def abandon(self) -> None:
         for _, prepared in self.ready:
-            for sock in prepared.socks:
+            for sock in chain.from_iterable(prepared.socks.values()):
                 close_listener(sock)
 
 
-def no_stages(config: VirtualService) -> Sequence[Stage]:
+def no_stages(config: VirtualService, listener: ListenAddress) -> Sequence[Stage]:
     """Return no stages: clients are served as they come."""
     return ()
 
@@ -289,7 +293,7 @@ class Director:
                 continue
             if service.access_log not in (NO_LOG, before and before.access_log):
                 self.context.access_logs.check(service.access_log)
-            if before is None or _relay_and_listen(before) != _relay_and_listen(service):
+            if before is None or (before.relay, before.listen) != (service.relay, service.listen):
                 self._check_relay(service)
             if before != service:
                 await self.run_tests(service, new.settings)
@@ -297,7 +301,7 @@ class Director:
     def _check_relay(self, service: VirtualService) -> None:
         """Raise BadValue if the relay that the service names is not possible."""
         why = self.context.relays.refusal(service.relay)
-        if why is None and service.relay in TCP_ONLY and isinstance(service.listen, Unix):
+        if why is None and service.relay in TCP_ONLY and not service.has_tcp_listener:
             why = NOT_TCP
         if why is not None:
             form = f"service {service.ident}: relay = {service.relay}: {why}"
@@ -306,19 +310,29 @@ class Director:
     async def _prepare(self, old: Table, new: Table) -> _Preparation:
         self.processes.prepare(old, new)
         changes = plan(old, new)
-        moving = [before.ident for before, config in changes.change if before.listen != config.listen]
-        moving += [config.ident for config in changes.stop]
-        closing = [sock for ident in moving for sock in self.sockets_of(ident)]
+        leaving = [(before, set(before.addresses).difference(config.addresses)) for before, config in changes.change]
+        leaving += [(config, set(config.addresses)) for config in changes.stop]
+        closing = [
+            sock
+            for service, addresses in leaving
+            for address, socks in (self.sockets_of(service.ident).items() if addresses else ())
+            for sock in socks
+            if address in addresses
+        ]
         preparation = _Preparation(changes)
         starting = [(None, config) for config in changes.start]
         try:
             for before, config in (*starting, *changes.change):
+                check_available(config)
                 service = self.services.get(config.ident) or RunningService(self.context, config)
                 prepared = await self.bind(service, config, new.settings)
-                prepared.stages = self._stages_of(config)
+                prepared.stages = {one.address: self._stages_of(config, one) for one in config.listen}
+                prepared.listens_anew = before is None or before.addresses != config.addresses
                 preparation.ready.append((service, prepared))
-                if before is None or before.listen != config.listen:
-                    prepared.socks = self.processes.open(config.listen, new.settings.max_backlog, closing)
+                known = before.addresses if before is not None else ()
+                for address in config.addresses:
+                    if address not in known:
+                        prepared.socks[address] = self.processes.open(address, new.settings.max_backlog, closing)
         except BaseException:
             preparation.abandon()
             raise
@@ -336,7 +350,7 @@ class Director:
         for service, prepared in preparation.ready:
             self.services[prepared.config.ident] = service
             run(f"service {service.ident}: change", service.adopt, prepared)
-            if prepared.socks:
+            if prepared.listens_anew:
                 run(f"service {service.ident}: listen", self.processes.listen, service, prepared.socks)
         if changes.settings:
             for ident, service in self.services.items():
@@ -356,8 +370,8 @@ class Director:
     async def _wait_for_retired_listeners(self, preparation: _Preparation) -> None:
         """Return when all sockets are closed whose address no service has any more."""
         for service, prepared in preparation.ready:
-            if prepared.socks and service.retired is not None:
-                await service.retired
+            for retired in service.retired if prepared.socks else ():
+                await retired
 
     def _follow_checks(self) -> None:
         self.checks.follow(self.services[ident] for ident in self.table.services if ident in self.table.running)
@@ -382,8 +396,8 @@ class Director:
 
     # Takeover.
 
-    def sockets_of(self, ident: str) -> list[socket.socket]:
-        """Return the sockets on which a service listens."""
+    def sockets_of(self, ident: str) -> Mapping[Address, list[socket.socket]]:
+        """Return the sockets on which a service listens, by address."""
         return self.processes.sockets_of(self.services[ident])
 
     def pause_edits(self) -> Deferred[None]:
@@ -398,21 +412,20 @@ class Director:
         """Accept clients, which have waited in the backlog until now."""
         self.context.start_accepting()
         for service in self.services.values():
-            if service.listener is not None:
-                service.listener.resume()  # does not raise
+            service.resume_listeners()  # does not raise
         self.processes.start_accepting()
 
-    def hand_over(self, sockets_taken: Mapping[str, int]) -> None:
+    def hand_over(self, sockets_taken: Mapping[Address, int]) -> None:
         """Another daemon accepts clients from now on: accept neither edits nor clients, and let connections drain.
 
-        sockets_taken: ident -> number of the service's sockets that the other daemon uses, if it does not use all; the
+        sockets_taken: address -> number of the sockets there that the other daemon uses, if it does not use all; the
         others are closed a few seconds later.
         """
         self._is_ending = True
         self.context.steps.run("other processes: hand over", self.processes.hand_over, sockets_taken)
+        left_over = frozenset(address for address, count in sockets_taken.items() if count < 1)
         for ident, service in self.services.items():
-            is_left_over = ident in sockets_taken and sockets_taken[ident] < 1
-            self.context.steps.run(f"service {ident}: hand over", service.hand_over, is_left_over)
+            self.context.steps.run(f"service {ident}: hand over", service.hand_over, left_over)
 
     def forward_to(self, carry_out: CarryOut) -> None:
         """Let another daemon, which has taken over, carry out all further edits."""
@@ -454,10 +467,6 @@ def edits_for(table: Table) -> list[Edit]:
 
 def _scheduler_names(service: VirtualService) -> tuple[str, str, str]:
     return service.scheduler, service.balance, service.fallback
-
-
-def _relay_and_listen(service: VirtualService) -> tuple[str, Address]:
-    return service.relay, service.listen
 
 
 def _described(edit: Edit) -> str:

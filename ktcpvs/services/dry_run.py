@@ -13,13 +13,14 @@ from twisted.internet.defer import Deferred
 
 from ktcpvs.dispatch.selection import QUEUE, Decision, Selector
 from ktcpvs.errors import BadValue, shorten
-from ktcpvs.interfaces import CONNECTION, EACH_REQUEST
-from ktcpvs.model.address import Address, Inet, Unix
+from ktcpvs.interfaces import CLIENT_HELLO, CONNECTION, EACH_REQUEST
+from ktcpvs.model.address import Address, Inet
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.filter import filter_of
 from ktcpvs.model.scheduling import Request
 from ktcpvs.model.service import VirtualService
 from ktcpvs.protocols import http1
+from ktcpvs.protocols.client_hello import BadHello, host_name
 from ktcpvs.protocols.http1 import NO_HTTP_1, BadRequest, HeadReader
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.prepared import Prepared
@@ -38,7 +39,7 @@ def parse_client(text: str) -> str:
 
 def denial_reason(client: str, config: VirtualService) -> str:
     """Return why the allow and deny lists reject that client, in words; "" if they accept it."""
-    judge = None if isinstance(config.listen, Unix) else filter_of(config.allow, config.deny)
+    judge = filter_of(config.allow, config.deny) if config.has_tcp_listener else None
     may, network = (True, None) if judge is None else judge.judge(ipaddress.ip_address(client).packed)
     if may:
         return ""
@@ -57,12 +58,19 @@ def read_request(
     """Fill in the fields of `request` that the scheduler may see. Raises BadValue, or BadRequest as for a client."""
     name, unit = prepared.config.scheduler, prepared.factory.unit
     if method is None or target is None:
-        head = _head("GET", "/", headers, prepared.config.listen)
+        head = _head("GET", "/", headers, prepared.config.address)
     else:
-        head = _head(method, target, headers, prepared.config.listen)
+        head = _head(method, target, headers, prepared.config.address)
     if unit == CONNECTION:
         if method is not None or headers:
             notes.append(f"scheduler {name} decides per connection: the request is ignored")
+        return
+    if unit == CLIENT_HELLO:
+        host = next((value for name, value in headers if name.lower() == "host"), "")
+        try:
+            request.server_name = host_name(host.encode("ascii", "replace")) if host else None
+        except BadHello as bad:
+            raise BadValue(f"Host '{shorten(host, 40)}', which stands for the server name: {bad}") from None
         return
     if method is None:
         notes.append("no request given: GET / is assumed")
@@ -142,7 +150,7 @@ class DryRun:
             reason = f"{choice.reason}; it is full{others}: the client waits at most {seconds} seconds for room"
             return make_outcome("queue", choice.destination.address if choice.waits else None, reason)
         if choice is None:
-            closes = self._prepared.factory.unit == CONNECTION
+            closes = self._prepared.factory.unit in (CONNECTION, CLIENT_HELLO)
             end = "the connection is closed" if closes else "the client gets status 503"
             return make_outcome("nobody", None, f"{decision.reason}: {end}")
         if choice.answer_lines:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from attrs import Factory, define, field
@@ -19,8 +19,9 @@ from ktcpvs.streams.preamble import Stage
 class Prepared:
     """config: the next configuration. destinations: one for each of its servers. factory, balance, fallback: scheduler
     plugins; fallback None: the service has none. key: the secret that signs its cookies. is_dry_run: the scheduler is
-    bound for a dry run only and dropped afterwards. scheduler: the bound scheduler. seen: the view that it was bound
-    with. socks: new listening sockets; empty: the service keeps its sockets. stages: of its clients' preamble."""
+    bound for a dry run only and dropped afterwards. scheduler: the bound scheduler. seen: the view it was bound with.
+    socks: new listening sockets, a list for each address on which it does not listen yet. listens_anew: its addresses
+    change. stages: address -> the stages of the preamble of its clients there."""
 
     config: VirtualService
     destinations: dict[Address, Destination]
@@ -31,8 +32,9 @@ class Prepared:
     is_dry_run: bool = False
     scheduler: Any = None
     seen: ServiceView | None = None
-    socks: list[socket.socket] = Factory(list)
-    stages: Sequence[Stage] = ()
+    socks: dict[Address, list[socket.socket]] = Factory(dict)
+    listens_anew: bool = False
+    stages: Mapping[Address, Sequence[Stage]] = Factory(dict)
 
     def view(self, before: ServiceView | None = None) -> ServiceView:
         """Return the service as a scheduler sees it. before: the view of the scheduler that runs now."""

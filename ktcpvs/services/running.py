@@ -1,9 +1,10 @@
-"""A virtual service that runs or drains: its listener, scheduler, destinations and connections."""
+"""A virtual service that runs or drains: its listeners, scheduler, destinations and connections."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from functools import partial
 from operator import methodcaller
 from typing import Any
 
@@ -30,6 +31,7 @@ from ktcpvs.services.prepared import Prepared
 from ktcpvs.streams.accept import adopt_socket, client_name
 from ktcpvs.streams.connector import Connector
 from ktcpvs.streams.poller import SocketPoller
+from ktcpvs.streams.preamble import Stage
 from ktcpvs.system import log as levels
 from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.sockets import close_with_reset
@@ -57,8 +59,9 @@ class RunningService:
     context: what all of the process shares. traffic: the collaborators of its connections. config: as it runs.
     destinations: its servers by address. leaving: deleted servers whose connections drain. server_connections: of a
     service that is switched request by request. cache: its parsed heads. health: of its servers. clients: the number of
-    its clients in all processes. preambles: its clients that are still in their preamble. retired: fires when the
-    previous listener is closed; None: there was none on the same port. scheduler_factory: the scheduler's plugin.
+    its clients in all processes. preambles: its clients that are still in their preamble. listeners: by
+    address, in the order in which they are configured. retired: each fires when a listener is closed that another one
+    has followed on the same port. scheduler_factory: the scheduler's plugin.
     """
 
     def __init__(self, context: Context, config: VirtualService) -> None:
@@ -68,8 +71,8 @@ class RunningService:
         self.destinations: dict[Address, Destination] = {}
         self.leaving: dict[Address, Destination] = {}
         self.scheduler_factory: Any = None
-        self.listener: Listener | None = None
-        self.retired: Deferred[None] | None = None
+        self.listeners: dict[Address, Listener] = {}
+        self.retired: list[Deferred[None]] = []
         self.connections: set[ClientConnection] = set()
         self.clients = context.counters.clients(config.ident)
         self.server_connections = ServerConnections(context)
@@ -84,7 +87,8 @@ class RunningService:
         self._is_deleted = False
         self._is_handed_over = False
         self._room_job = PeriodicJob(context.reactor, self._check_room, self._room_check_failed, ROOM_POLL_INTERVAL)
-        self._retiring: Listener | None = None  # the previous listener, until its handshakes are complete
+        self._retiring: list[Listener] = []  # previous listeners, until their handshakes are complete
+        self._stages: Mapping[Address, Sequence[Stage]] = {}
         self._view: ServiceView | None = None
         self._drain: Timer | None = None
 
@@ -161,7 +165,8 @@ class RunningService:
         self.config = traffic.config = config
         self.destinations, self._view = destinations, prepared.seen
         self.scheduler_factory, traffic.unit = prepared.factory, unit
-        self.client_factory.stages = prepared.stages
+        self._stages = prepared.stages
+        self.client_factory.stages = prepared.stages.get(config.address, ())
         usable = frozenset(destinations.values())
         traffic.selector.configure(config, prepared.scheduler, usable, prepared.bind_fallback())
         if gone:
@@ -176,9 +181,9 @@ class RunningService:
         self._step("idle connections", self.server_connections.close, kept)
         self._step("connectors", self._renew_connectors, kept)
         self._step("settings", self.apply_settings)
-        if self.listener is not None:
-            self.listener.accepted = self._accept
-            self.listener.resume()
+        for at, listener in self.listeners.items():
+            listener.accepted = self._accept_at(at)
+        self.resume_listeners()
         self._step("queue", traffic.queue.try_all)
 
     def _step(self, name: str, call: Callable[..., object], *arguments: Any) -> bool:
@@ -191,10 +196,11 @@ class RunningService:
         if changed:
             self.server_connections.retire(changed)
 
-    @property
-    def _accept(self) -> Callable[[socket.socket, Any], object]:
-        """The callback for accepted sockets. Without stages, nothing runs between accept and the client connection."""
-        return self._accepted_with_preamble if self.client_factory.stages else self._accepted
+    def _accept_at(self, address: Address) -> Callable[[socket.socket, Any], object]:
+        """What gets the sockets accepted at that address: without stages, nothing comes between accept and the client
+        connection."""
+        stages = self._stages.get(address, ())
+        return partial(self._accepted_with_preamble, stages) if stages else self._accepted
 
     def _register_watchers(self, scheduler: Any) -> None:
         for destination in self.usable:
@@ -210,50 +216,70 @@ class RunningService:
         if not self.connections and not self.preambles:
             self.traffic.access_log.release()
 
-    def listen(self, sock: socket.socket) -> None:
-        """Accept clients from `sock` instead of the previous socket."""
-        before, self.listener = self.listener, Listener(self.context, self.ident, sock, self._admit, self._accept)
-        if before is not None:
-            self._step("listener before", self._end_listener, before, self.listener)
+    def listen(self, socks: Mapping[Address, socket.socket]) -> None:
+        """Accept clients from `socks` too, by address, and no longer at addresses that are not configured any more.
+        Listeners at the other addresses are left alone."""
+        addresses = self.config.addresses
+        leaving = [listener for at, listener in self.listeners.items() if at in socks or at not in addresses]
+        new = {at: self._make_listener(at, sock) for at, sock in socks.items()}
+        known = {**self.listeners, **new}
+        self.listeners = {at: known[at] for at in addresses if at in known}
+        self.retired, self._retiring = [], [listener for listener in self._retiring if not listener.closed]
+        ports = {listener.port for listener in new.values()} - {None}
+        for listener in leaving:
+            self._step("listener before", self._end_listener, listener, ports)
         if self._drain is not None:
             self._drain.cancel()
             self._drain = None
-        self.listener.start()
-        self.context.log.event(
-            levels.DAEMON, "service {ident} listens on {at}", ident=self.ident, at=self.config.listen
-        )
+        for at, listener in new.items():
+            listener.start()
+            self.context.log.event(levels.DAEMON, "service {ident} listens on {at}", ident=self.ident, at=at)
 
-    def _end_listener(self, before: Listener, after: Listener) -> None:
-        """Stop accepting from `before`: at once, or without a gap if both have the same port."""
-        if before.port is not None and before.port == after.port:
-            self._retiring = before
-            self.retired = before.retire()
+    def _make_listener(self, address: Address, sock: socket.socket) -> Listener:
+        def admit() -> bool:
+            return self._admit(listener)
+
+        listener = Listener(self.context, self.ident, sock, admit, self._accept_at(address))
+        return listener
+
+    def _end_listener(self, before: Listener, ports: Collection[int | None]) -> None:
+        """Accept no longer from `before`, at once or, where a new listener has the same port, without a gap."""
+        if before.port in ports:
+            self._retiring.append(before)
+            self.retired.append(before.retire())
         else:
             before.close()
+
+    def resume_listeners(self) -> None:
+        """There may be room for clients again."""
+        for listener in self.listeners.values():
+            listener.resume()
 
     @property
     def living(self) -> int:
         """The number of open connections, those in their preamble included; a socket that stays open after a hand-over
         counts as one."""
-        return len(self.connections) + len(self.preambles) + (self._is_handed_over and self.listener is not None)
+        return len(self.connections) + len(self.preambles) + (len(self.listeners) if self._is_handed_over else 0)
 
-    def hand_over(self, late: bool) -> None:
+    def hand_over(self, late: Collection[Address] = ()) -> None:
         """Another process accepts clients from now on. Connections may finish until the drain timeout; an idle client
-        may send one more request, and so may a client that completes its preamble. late: the other process has not
-        taken this socket, and the kernel assigns it no more clients."""
+        may send one more request, and so may a client that completes its preamble. late: the addresses whose socket
+        the other process has not taken, and to which the kernel assigns no more clients."""
         if self._is_handed_over:
             return
         self._is_handed_over = True
         self._close_retiring()
-        if self.listener is not None and late:
-            self.context.reactor.callLater(LATE_CLOSE_DELAY, self._close_listener, self.listener.close)
-        elif self.listener is not None:
-            self._close_listener(self.listener.release)
+        for address, listener in list(self.listeners.items()):
+            if address in late:
+                self.context.reactor.callLater(LATE_CLOSE_DELAY, self._close_late, address, listener)
+            else:
+                self._step("listener", listener.release)
+                del self.listeners[address]
         self._let_drain(methodcaller("retire_gently"))
 
-    def _close_listener(self, close: Callable[[], None]) -> None:
-        self._step("listener", close)
-        self.listener = None
+    def _close_late(self, address: Address, listener: Listener) -> None:
+        self._step("listener", listener.close)
+        self.listeners.pop(address, None)
         self._let_drain(methodcaller("retire_gently"))
 
     def stop(self) -> None:
@@ -261,9 +287,10 @@ class RunningService:
         if self._is_handed_over:
             return
         self._close_retiring()
-        if self.listener is not None:
-            self._step("listener", self.listener.close)
-            self.listener = None
+        if self.listeners:
+            for listener in self.listeners.values():
+                self._step("listener", listener.close)
+            self.listeners = {}
             self.context.log.event(
                 levels.DAEMON,
                 "service {ident} stopped, {n} connections drain",
@@ -274,8 +301,8 @@ class RunningService:
         self._let_drain(methodcaller("retire"))
 
     def _close_retiring(self) -> None:
-        if self._retiring is not None:
-            self._retiring.close()
+        for listener in self._retiring:
+            listener.close()
 
     def _let_drain(self, part: Callable[[ClientConnection], object]) -> None:
         for connection in list(self.connections):
@@ -286,8 +313,8 @@ class RunningService:
 
     def settings_changed(self) -> None:
         """Apply changed settings to the backlog and to the timeouts of open connections."""
-        if self.listener is not None:
-            self._step("backlog", self.listener.socket.listen, self.context.settings.max_backlog)
+        for listener in self.listeners.values():
+            self._step("backlog", listener.socket.listen, self.context.settings.max_backlog)
         self._step("settings", self.apply_settings)
         for connection in list(self.connections):
             self._step("timeouts", connection.rearm)
@@ -326,8 +353,7 @@ class RunningService:
 
     # Clients.
 
-    def _admit(self) -> bool:
-        listener = self.listener
+    def _admit(self, listener: Listener) -> bool:
         most = self.config.maxclients
         if most and self.clients.in_all >= most:
             if self.clients.is_shared:
@@ -336,8 +362,7 @@ class RunningService:
         descriptors = self.context.descriptors
         if not descriptors.are_free:
             descriptors.close_idle()  # idle server connections are closed first
-            if listener is not None:
-                descriptors.waiting.add(listener)
+            descriptors.waiting.add(listener)
             return False
         return True
 
@@ -353,8 +378,7 @@ class RunningService:
 
     def _check_room(self) -> float | None:
         queue = self.traffic.queue
-        if self.listener is not None:
-            self.listener.resume()
+        self.resume_listeners()
         for destination in self.selector.limited if queue else ():
             if not destination.is_full:
                 queue.freed(destination)
@@ -387,9 +411,9 @@ class RunningService:
             sock.close()
             self._ended(connection)
 
-    def _accepted_with_preamble(self, sock: socket.socket, peer: Any) -> None:
+    def _accepted_with_preamble(self, stages: Sequence[Stage], sock: socket.socket, peer: Any) -> None:
         """Let one client go through the stages of its preamble; `_build` admits it when they are complete."""
-        preamble = self.preambles.begin(self.client_factory.stages, peer)
+        preamble = self.preambles.begin(stages, peer)
         stream = preamble.stream
         try:
             adopt_socket(self.context.reactor, sock, peer, stream, self._poller)
@@ -451,8 +475,8 @@ class RunningService:
 
     def _left(self) -> None:
         """A client is gone: accept another one, or finish to drain."""
-        if self.listener is not None:
-            self.listener.resume()
+        if self.listeners:
+            self.resume_listeners()
         elif not self.living:
             if self._drain is not None:
                 self._drain.cancel()

@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from ktcpvs.errors import BadValue, Refusal
-from ktcpvs.interfaces import CONNECTION, ISchedulerFactory
+from ktcpvs.interfaces import CLIENT_HELLO, CONNECTION, ISchedulerFactory
 from ktcpvs.model.service import NO_FALLBACK, VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.runtime.context import Context
@@ -62,7 +62,7 @@ class SchedulerBinder:
                 "connection, such as wlc or rr"
             )
         fallback = None if config.fallback == NO_FALLBACK else self._factory(config.fallback)
-        if fallback is not None and factory.unit == CONNECTION and fallback.unit != CONNECTION:
+        if fallback is not None and factory.unit in (CONNECTION, CLIENT_HELLO) and fallback.unit != CONNECTION:
             raise BadValue(
                 f"fallback = {config.fallback}: it chooses per request, and {config.scheduler} reads no requests; use "
                 "a fallback that chooses per connection, such as wlc or rr"

@@ -44,8 +44,9 @@ class ServingProcesses(Protocol):
     def commands_for_names(self, found: Resolution) -> Any:
         """Return the commands with which `send` has other processes use these addresses of names."""
 
-    def listen(self, service: RunningService, socks: list[socket.socket]) -> None:
-        """Accept clients from `socks`, which `open` has returned, instead of the previous sockets."""
+    def listen(self, service: RunningService, socks: Mapping[Address, list[socket.socket]]) -> None:
+        """Accept clients from `socks` too, which `open` has made for these addresses, and no longer from the sockets of
+        addresses that the service does not have any more."""
 
     def stop(self, service: RunningService) -> None:
         """The service has stopped: close the listening sockets of other processes."""
@@ -61,8 +62,8 @@ class ServingProcesses(Protocol):
 
     # State.
 
-    def sockets_of(self, service: RunningService) -> list[socket.socket]:
-        """Return the sockets on which the service listens."""
+    def sockets_of(self, service: RunningService) -> Mapping[Address, list[socket.socket]]:
+        """Return the sockets on which the service listens, by address."""
 
     def ready(self) -> Deferred[None]:
         """Fires when all processes have the table; fails with a Refusal if one cannot start."""
@@ -84,7 +85,7 @@ class ServingProcesses(Protocol):
     def start_accepting(self) -> None:
         """Have other processes accept clients."""
 
-    def hand_over(self, sockets_taken: Mapping[str, int]) -> None:
+    def hand_over(self, sockets_taken: Mapping[Address, int]) -> None:
         """Another daemon has taken over: have other processes stop accepting, and drain. sockets_taken: as for
         Director.hand_over."""
 
@@ -119,8 +120,8 @@ class SingleProcess:
     def commands_for_names(self, found: Resolution) -> Any:
         return None
 
-    def listen(self, service: RunningService, socks: list[socket.socket]) -> None:
-        service.listen(socks[0])
+    def listen(self, service: RunningService, socks: Mapping[Address, list[socket.socket]]) -> None:
+        service.listen({address: sock for address, (sock,) in socks.items()})
 
     def stop(self, service: RunningService) -> None:
         pass
@@ -134,8 +135,8 @@ class SingleProcess:
     def replace_all(self) -> None:
         pass
 
-    def sockets_of(self, service: RunningService) -> list[socket.socket]:
-        return [] if service.listener is None else [service.listener.socket]
+    def sockets_of(self, service: RunningService) -> Mapping[Address, list[socket.socket]]:
+        return {address: [listener.socket] for address, listener in service.listeners.items()}
 
     def ready(self) -> Deferred[None]:
         return succeed(None)
@@ -155,7 +156,7 @@ class SingleProcess:
     def start_accepting(self) -> None:
         pass
 
-    def hand_over(self, sockets_taken: Mapping[str, int]) -> None:
+    def hand_over(self, sockets_taken: Mapping[Address, int]) -> None:
         pass
 
     def end(self) -> None:

@@ -90,6 +90,16 @@ def _format_services(services: list[dict[str, Any]]) -> Iterator[bytes]:
         (f"{{{labels},{_format_labels(scheduler=row['scheduler'])}}} {int(row['running'])}\n" for labels, row in rows),
     )
     yield from _format_metric(
+        "ktcpvs_service_listener",
+        GAUGE,
+        "1 for each address on which the service listens while it runs.",
+        (
+            f"{{{labels},{_format_labels(address=one['listen'], tls='on' if one['tls'] else 'off')}}} 1\n"
+            for labels, row in rows
+            for one in (row["listeners"] if row["running"] else ())
+        ),
+    )
+    yield from _format_metric(
         "ktcpvs_service_refusals_total",
         COUNTER,
         "Requests and connections that the switch refused, by status.",

@@ -10,7 +10,7 @@ from typing import Any
 from ktcpvs.model.latency import BUCKETS
 from ktcpvs.system.processes import Usage
 
-_OF_SERVICE = ("ident", "running", "scheduler", "listen", "maxclients", "stats")
+_OF_SERVICE = ("ident", "running", "scheduler", "listen", "listeners", "maxclients", "stats")
 _OF_SERVER = ("address", "name", "weight", "maxconn", "stats", "health")
 _OF_RULE = ("pattern", "match", "servers")
 

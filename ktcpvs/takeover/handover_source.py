@@ -19,6 +19,7 @@ from ktcpvs import __version__
 from ktcpvs.control.commands import PAGE_SIZE
 from ktcpvs.control.server import Administrator
 from ktcpvs.errors import BadValue, Busy, CannotTakeOver
+from ktcpvs.model.address import Address
 from ktcpvs.runtime.inherited_sockets import InheritedSockets
 from ktcpvs.services.director import Director
 from ktcpvs.services.running import LATE_CLOSE_DELAY
@@ -61,7 +62,7 @@ class HandoverSource:
         """Drop the inventory."""
         self._pages: list[bytes] = []
         self._offered: list[socket.socket] = []
-        self._idents: list[str] = []  # of the services whose sockets are offered
+        self._addresses: list[tuple[str, Address]] = []  # idents and addresses of services whose sockets are offered
         if self._timeout is not None:
             self._timeout.cancel()
             self._timeout = None
@@ -109,12 +110,15 @@ class HandoverSource:
         table = director.table
         found = [(self._control, SocketRecord(CONTROL, file=file_of(self._control)))]
         found += [(sock, SocketRecord(ACTIVATED)) for sock in self._sockets.activated]
+        addresses = []
         for service in table:
-            if service.ident in table.running and self._sockets.find_activated(service.listen) is None:
-                for sock in director.sockets_of(service.ident):
-                    found.append((sock, SocketRecord(SERVICE, service.ident, file_of(sock))))
+            for address, socks in director.sockets_of(service.ident).items() if service.ident in table.running else ():
+                if self._sockets.find_activated(address) is None:
+                    at = "" if address == service.address else str(address)
+                    found += [(sock, SocketRecord(SERVICE, service.ident, file_of(sock), at)) for sock in socks]
+                    addresses.append((service.ident, address))
         self._offered = [sock for sock, _ in found]
-        self._idents = list(dict.fromkeys(record.ident for _, record in found if record.use == SERVICE))
+        self._addresses = addresses
         return Inventory(
             table=table,
             key=director.context.key,
@@ -144,11 +148,11 @@ class HandoverSource:
         if target is not self._target or not self._pages or processes < 1:
             raise BadValue("nothing was handed over")
         taken = {}
-        for ident in self._idents:
-            socks = distinct(self._director.sockets_of(ident))
+        for ident, address in self._addresses:
+            socks = distinct(self._director.sockets_of(ident)[address])
             if len(socks) > processes:
                 share_among(socks[0], processes)
-                taken[ident] = processes
+                taken[address] = processes
         pid = target.process()
         self.is_committed = True
         self._forget()

@@ -22,6 +22,7 @@ from ktcpvs import __version__
 from ktcpvs.control.client import QuietAMP
 from ktcpvs.control.endpoints import ControlAddress
 from ktcpvs.errors import CannotTakeOver, Refusal
+from ktcpvs.model.address import parse_address
 from ktcpvs.runtime.inherited_sockets import InheritedSockets
 from ktcpvs.system.process import peer_user, process_of
 from ktcpvs.system.sockets import owns_file
@@ -130,7 +131,7 @@ class HandoverTarget:
         elif record.use == ACTIVATED:
             self._sockets.add_activated(sock)
         elif service is not None:
-            self._sockets.add_taken_over(service.listen, sock)
+            self._sockets.add_taken_over(parse_address(record.address) if record.address else service.address, sock)
         else:
             raise CannotTakeOver(f"a socket came for {record.use} {record.ident}, which this version does not know")
 

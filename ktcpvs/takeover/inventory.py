@@ -24,11 +24,17 @@ FileIdentity = tuple[int, int]
 @frozen
 class SocketRecord:
     """One socket. use: one of those above. ident: of the service. file: the file of a unix socket that the switch has
-    made; None: it has none, or another program has made it."""
+    made; None: it has none, or another program has made it. address: of the service's listener; "": the first one."""
 
     use: str
     ident: str = ""
     file: FileIdentity | None = None
+    address: str = ""
+
+    def described(self) -> list[Any]:
+        """As plain data. Versions that know one listener for each service read three values."""
+        first = [self.use, self.ident, self.file]
+        return [*first, self.address] if self.address else first
 
 
 @frozen
@@ -52,7 +58,7 @@ class Inventory:
                 "configuration": write(*configuration(self.table)),
                 "running": running,
                 "key": self.key.hex(),
-                "sockets": [[record.use, record.ident, record.file] for record in self.sockets],
+                "sockets": [record.described() for record in self.sockets],
                 "down": self.down,
                 "resolution": self.resolution,
                 "watchdog": self.watchdog,
@@ -60,12 +66,16 @@ class Inventory:
         ).encode("utf-8")
 
 
+def _read_record(use: str, ident: str, file: list[int] | None, address: str = "") -> SocketRecord:
+    return SocketRecord(use, ident, (file[0], file[1]) if file else None, address)
+
+
 def read_inventory(text: bytes, source: str) -> Inventory:
     """The inventory that `text` holds. source: the daemon that sent it, for messages. Raises CannotTakeOver."""
     try:
         data: dict[str, Any] = json.loads(text)
         table = parse(data["configuration"], "its table").apply(Table())
-        sockets = [SocketRecord(use, ident, tuple(file) if file else None) for use, ident, file in data["sockets"]]
+        sockets = [_read_record(*values) for values in data["sockets"]]
         return Inventory(
             table=evolve(table, running=frozenset(data["running"]).intersection(table.services)),
             key=bytes.fromhex(data["key"]),

@@ -14,9 +14,12 @@ from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.dispatch.client_limits import TOO_MANY_REQUESTS, TOO_MUCH_HEAD
 from ktcpvs.dispatch.dispatcher import CONNECT_FAILED
 from ktcpvs.dispatch.service_context import ServiceContext
+from ktcpvs.interfaces import CLIENT_HELLO
 from ktcpvs.interfaces import CONNECTION as PER_CONNECTION
 from ktcpvs.model import connection as life
 from ktcpvs.model.scheduling import Choice
+from ktcpvs.model.tls import REFUSE
+from ktcpvs.protocols.client_hello import Alert, BadHello, ClientHelloReader, NotTLS, alert_record
 from ktcpvs.protocols.http1 import NO_HTTP_1, BadRequest, HeadReader, RequestHead, error_response
 from ktcpvs.relay.copy import CopyRelay
 from ktcpvs.streams.connect import Connecting
@@ -33,7 +36,7 @@ class TCPClientConnection(ClientConnection):
     table = life.TABLE
     descriptors = 2  # the client's and the server's
 
-    __slots__ = ("_connecting", "_first", "_is_settled", "_reader", "server")
+    __slots__ = ("_alert", "_connecting", "_first", "_hello_reader", "_is_settled", "_reader", "server")
 
     def __init__(self, service: ServiceContext, client_name: str, client_host: str) -> None:
         super().__init__(service, client_name, client_host, life.OPENING[service.unit])
@@ -41,6 +44,8 @@ class TCPClientConnection(ClientConnection):
         self._connecting: Connecting | None = None
         self._first = b""  # of a client that is not read before it has a server: what came behind its preamble
         self._reader: HeadReader | None = None
+        self._hello_reader: ClientHelloReader | None = None
+        self._alert: Alert | None = Alert.HANDSHAKE_FAILURE  # that tells a client of TLS that it is refused
         self._is_settled = False
 
     # For the running service and its views.
@@ -74,6 +79,12 @@ class TCPClientConnection(ClientConnection):
             dispatcher.select()
             return
         settings = self.context.settings
+        if self.service.unit == CLIENT_HELLO:
+            self._hello_reader = ClientHelloReader()
+            self.client.dataReceived = self._hello_received
+            self.client.ended = self._ended_early
+            self.set_timer(settings.tls_handshake_timeout, self._hello_timed_out)
+            return
         self._reader = HeadReader(settings.head_size, settings.head_lines, settings.uri_size)
         self.client.dataReceived = self._head_received
         self.client.ended = self._ended_early
@@ -161,6 +172,53 @@ class TCPClientConnection(ClientConnection):
         seconds = self.context.settings.head_timeout
         self._refuse(408, f"the request's head did not come within {seconds} seconds")
 
+    # The ClientHello.
+
+    def _hello_received(self, data: bytes) -> None:
+        reader = self._hello_reader
+        assert reader is not None  # this is the client's dataReceived only while there is a reader
+        try:
+            hello = reader.feed(data)
+        except BadHello as bad:
+            self._refuse_hello(bad.alert, str(bad))
+            return
+        except NotTLS as bad:
+            if self.service.config.not_tls == REFUSE:
+                self._refuse_hello(None, str(bad))
+            else:
+                self._hello_complete()
+            return
+        if hello is not None:
+            request = self.dispatcher.request
+            request.server_name, request.protocols = hello.server_name, hello.protocols
+            self._hello_complete()
+        elif self.limits is not None and not self.limits.hold_head(len(reader.received)):
+            self._refuse_hello(Alert.INTERNAL_ERROR, TOO_MUCH_HEAD, 429)
+
+    def _hello_complete(self) -> None:
+        self.set_timer(0)
+        self.client.pause()
+        self.client.ended = nothing
+        if self.limits is not None:
+            self.limits.hold_head(0)
+        self.transition(life.HEAD)
+        wait = self.limits.wait_time(self.dispatcher.request) if self.limits is not None else 0
+        if wait:
+            self.fail(429, TOO_MANY_REQUESTS, wait)
+        else:
+            self.dispatcher.select()
+
+    def _hello_timed_out(self) -> None:
+        self.transition(life.SLOW_HEAD)
+        seconds = self.context.settings.tls_handshake_timeout
+        self._refuse(408, f"the ClientHello did not come within {seconds} seconds")
+
+    def _refuse_hello(self, alert: Alert | None, why: str, status: int = 400) -> None:
+        """Refuse a client for its first bytes. alert: what it is told; None: it does not speak TLS."""
+        self._alert = alert
+        self.transition(life.BAD_HEAD)
+        self._refuse(status, why)
+
     # The server.
 
     def fail(self, status: int, reason: str, retry_after: int = 0) -> None:
@@ -199,8 +257,9 @@ class TCPClientConnection(ClientConnection):
         if dispatcher.entry is not None:
             dispatcher.entry.connected(is_reused=False)
         relay = self.relay = CopyRelay(self.client, server, self.context.wheel, self._finished)
-        head = bytes(self._reader.received) if self._reader is not None else self._first
-        self._reader, self._first = None, b""
+        reader = self._reader or self._hello_reader
+        head = bytes(reader.received) if reader is not None else self._first
+        self._reader, self._hello_reader, self._first = None, None, b""
         dispatcher.request.lines = b""
         self.set_timer(self.context.settings.read_timeout, self._check_idle)
         relay.start(head)
@@ -240,6 +299,11 @@ class TCPClientConnection(ClientConnection):
         if self.service.unit == PER_CONNECTION:
             self.client.dataReceived = nothing
             self.client.close()
+            return
+        if self.service.unit == CLIENT_HELLO:
+            if self._alert is not None:
+                self.client.write(alert_record(self._alert))
+            LingeringClose(self.client, self.context.wheel, self.context.settings, self._lingered).linger()
             return
         method = self.dispatcher.request.method or (self._reader.method if self._reader is not None else None)
         response = error_response(status, reason, method, later=self.retry_after(status, retry_after))

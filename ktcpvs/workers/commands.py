@@ -38,7 +38,7 @@ class StartAccepting(amp.Command):
 class HandOver(amp.Command):
     """Another daemon has taken over: accept no more clients, and let connections drain.
 
-    left_over: the services whose socket it does not use; the worker closes these a little later.
+    left_over: the addresses whose socket it does not use; the worker closes these a little later.
     """
 
     arguments = [(b"left_over", amp.ListOf(amp.Unicode()))]
@@ -83,7 +83,7 @@ class ReopenLogs(amp.Command):
     """Reopen the files of access logs."""
 
 
-class AddListener(amp.Command):
+class PassListener(amp.Command):
     """A listening socket for the next edit that makes a service listen on `address`."""
 
     arguments = [(b"address", amp.Unicode()), (b"descriptor", amp.Descriptor())]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from attrs import evolve
 from twisted.internet.defer import Deferred, gatherResults
@@ -37,8 +37,8 @@ SERVERS_PER_COMMAND = 64
 class SupervisedWorkers:
     """The workers serve, each with its own switch; the director's own process does not listen.
 
-    It provides ServingProcesses. A service has a listening socket for each worker. An edit is sent to all workers that
-    are ready; a worker that is not ready gets the whole table later, by `introduce`.
+    It provides ServingProcesses. A service has a listening socket for each worker and address. An edit is sent to all
+    workers that are ready; a worker that is not gets the whole table by `introduce`, later.
     """
 
     draining_unit = "workers"
@@ -49,9 +49,8 @@ class SupervisedWorkers:
         self._workers = workers
         self._slots = slots
         self._sent_slots: dict[CounterKey, int] = {}
-        self._listening: dict[str, list[socket.socket]] = {}  # ident -> sockets, one for each worker
-        self._addresses: WeakKeyDictionary[socket.socket, Address] = WeakKeyDictionary()
-        self._new: list[str] = []  # the idents whose sockets are to be sent with the next edit
+        self._listening: dict[str, dict[Address, list[socket.socket]]] = {}  # ident -> a socket for each worker
+        self._new: list[tuple[str, Address]] = []  # those whose sockets are to be sent with the next edit
         self._ready: Deferred[None] | None = None
 
     def start(self) -> None:
@@ -63,9 +62,7 @@ class SupervisedWorkers:
         self._slots.allocate(new, old)
 
     def open(self, address: Address, backlog: int, closing: Iterable[socket.socket]) -> list[socket.socket]:
-        socks = self._context.sockets.open_shared(address, backlog, len(self._workers.all), closing)
-        self._addresses.update(dict.fromkeys(socks, address))
-        return socks
+        return self._context.sockets.open_shared(address, backlog, len(self._workers.all), closing)
 
     def commands_for(self, edit: edits.Edit) -> Sequence[CommandCall] | None:
         if isinstance(edit, edits.Confirm):
@@ -80,18 +77,26 @@ class SupervisedWorkers:
             (commands.SetAddresses, {"host": host, "addresses": list(addresses)}) for host, addresses in found.items()
         ]
 
-    def listen(self, service: RunningService, socks: list[socket.socket]) -> None:
-        self._close(service.ident)
-        self._listening[service.ident] = socks
-        self._new.append(service.ident)
+    def listen(self, service: RunningService, socks: Mapping[Address, list[socket.socket]]) -> None:
+        ident, addresses = service.ident, service.config.addresses
+        known = self._listening.get(ident, {})
+        for address, leaving in known.items():
+            if address in socks or address not in addresses:
+                self._close_all(ident, leaving)
+        known = {**known, **socks}
+        self._listening[ident] = {address: known[address] for address in addresses if address in known}
+        self._new += [(ident, address) for address in socks]
 
     def stop(self, service: RunningService) -> None:
         self._close(service.ident)
 
     def _close(self, ident: str) -> None:
-        """Close the supervisor's sockets. The workers still have them, and accept the clients in their backlogs before
-        they close them."""
-        for sock in self._listening.pop(ident, []):
+        """The workers still have the sockets, and accept the clients in their backlogs before they close them."""
+        for socks in self._listening.pop(ident, {}).values():
+            self._close_all(ident, socks)
+
+    def _close_all(self, ident: str, socks: Iterable[socket.socket]) -> None:
+        for sock in socks:
             self._context.steps.run(f"service {ident}: close a socket", close_listener, sock)
 
     def watch_health(self, services: Iterable[RunningService]) -> None:
@@ -113,7 +118,7 @@ class SupervisedWorkers:
         new_listeners, self._new = self._new, []
 
         def prepare(worker: WorkerProcess) -> list[Deferred[Any]]:
-            sockets = [self._send_socket(worker, ident) for ident in new_listeners]
+            sockets = [self._send_socket(worker, ident, address) for ident, address in new_listeners]
             return [*self._send_slots(worker, new_slots), *sockets]
 
         await self._workers.broadcast(commands, prepare)
@@ -126,9 +131,9 @@ class SupervisedWorkers:
         assigned = [{"ident": ident, "address": address, "slot": slot} for (ident, address), slot in slots.items()]
         return [worker.call(commands.AssignSlots, slots=page) for page in _pages(assigned, SLOTS_PER_COMMAND)]
 
-    def _send_socket(self, worker: WorkerProcess, ident: str) -> Deferred[Any]:
-        sock = self._listening[ident][worker.index]
-        return worker.call(commands.AddListener, address=str(self._addresses[sock]), descriptor=sock.fileno())
+    def _send_socket(self, worker: WorkerProcess, ident: str, address: Address) -> Deferred[Any]:
+        sock = self._listening[ident][address][worker.index]
+        return worker.call(commands.PassListener, address=str(address), descriptor=sock.fileno())
 
     def _call(self, worker: WorkerProcess, command: Any, **arguments: Any) -> Deferred[bool]:
         """Send one command. Fires with True when the worker has answered; a worker that does not answer is killed."""
@@ -155,7 +160,9 @@ class SupervisedWorkers:
             )
         ]
         answers += self._send_slots(worker, self._slots.slots)
-        answers += [self._send_socket(worker, ident) for ident in self._listening]
+        answers += [
+            self._send_socket(worker, ident, address) for ident, known in self._listening.items() for address in known
+        ]
         said = [
             *self.commands_for_names(resolution),
             *(asked for edit in edits_for(table) for asked in commands_for(edit)),
@@ -180,8 +187,8 @@ class SupervisedWorkers:
 
     # State.
 
-    def sockets_of(self, service: RunningService) -> list[socket.socket]:
-        return self._listening.get(service.ident, [])
+    def sockets_of(self, service: RunningService) -> Mapping[Address, list[socket.socket]]:
+        return self._listening.get(service.ident, {})
 
     def ready(self) -> Deferred[None]:
         ready: Deferred[None] = Deferred()
@@ -209,12 +216,12 @@ class SupervisedWorkers:
         for worker in self._workers.running():
             self._call(worker, commands.StartAccepting)
 
-    def hand_over(self, sockets_taken: Mapping[str, int]) -> None:
+    def hand_over(self, sockets_taken: Mapping[Address, int]) -> None:
         for worker in self._workers.running():
-            left_over = [ident for ident, count in sockets_taken.items() if count <= worker.index]
+            left_over = [str(address) for address, count in sockets_taken.items() if count <= worker.index]
             self._call(worker, commands.HandOver, left_over=left_over)
         for ident in list(self._listening):
-            for sock in self._listening.pop(ident):
+            for sock in chain.from_iterable(self._listening.pop(ident).values()):
                 self._context.steps.run(f"service {ident}: release a socket", release_listener, sock)
 
     def end(self) -> None:

@@ -26,7 +26,7 @@ from ktcpvs.errors import Busy, CannotListen
 from ktcpvs.health.active_checks import NoChecks
 from ktcpvs.inspect.explain import Explainer
 from ktcpvs.inspect.views import Views
-from ktcpvs.model.address import Address
+from ktcpvs.model.address import Address, parse_address
 from ktcpvs.model.edits import Edit
 from ktcpvs.model.settings import Settings
 from ktcpvs.runtime.context import Context
@@ -119,7 +119,7 @@ class SupervisorLink(Administrator):
         self._worker.reopen_logs()
         return {}
 
-    @commands.AddListener.responder
+    @commands.PassListener.responder
     def add_listener(self, address: str, descriptor: int) -> dict[str, Any]:
         self._worker.sockets.add(address, socket.socket(fileno=descriptor))
         return {}
@@ -190,10 +190,10 @@ class Worker:
             self._director.start_accepting()
 
     def hand_over(self, left_over: Sequence[str]) -> None:
-        """Another daemon accepts clients from now on. left_over: services whose socket it has not taken."""
+        """Another daemon accepts from now on. left_over: addresses whose socket it has not taken."""
         self._is_handed_over = True
         if self._director is not None:
-            self._director.hand_over(dict.fromkeys(left_over, 0))
+            self._director.hand_over(dict.fromkeys(map(parse_address, left_over), 0))
 
     def reopen_logs(self) -> None:
         """Reopen the files of access logs."""

@@ -94,12 +94,17 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
         await switch.add_service("web", scheduler="wlc", listen="127.0.0.1", port="8081", maxclients=5)
         await switch.edit_service("web", redirect="10.9.9.9:1", scheduler="http")
         await switch.edit_service("web", fallback="rr", via="append", access_log="/var/log/web.log")
+        await switch.edit_service("web", certificate=["/a", "/b c"], proxy_from="10.0.0.0/8")
+        await switch.add_listener("web", "[::1]:8443", tls=True)
+        await switch.add_listener("web", "[::1]")
+        await switch.delete_listener("web", "[::1]")
         await switch.add_server("web", "10.0.0.1", weight=7, maxconn=9)
         await switch.edit_server("web", "10.0.0.1", weight=7)
         await switch.add_server("web", "10.0.0.2:80")
         await switch.edit_server("web", "10.0.0.2:80", weight=0)
         await switch.add_server("web", "10.0.0.3:80", maxconn=5)
-        await switch.edit_server("web", "10.0.0.3:80", maxconn=0)
+        await switch.edit_server("web", "10.0.0.3:80", maxconn=0, options="tls name app.internal")
+        await switch.edit_server("web", "10.0.0.3:80", options="proxy v1")
         await switch.add_rule("web", "/a/([a-z]+)", "10.0.0.1", match=1)
         await switch.add_rule("web", "/b", "10.0.0.2:80")
         await switch.delete_rule("web", "/b", "10.0.0.2:80")
@@ -114,6 +119,16 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
         {
             "ident": "web",
             "listen": "127.0.0.1:8081",
+            "listeners": [{"listen": "127.0.0.1:8081", "tls": False}, {"listen": "[::1]:8443", "tls": True}],
+            "certificate": ["/a", "/b c"],
+            "tls_min": "1.2",
+            "tls_ciphers": None,
+            "client_ca": None,
+            "client_certificate": "off",
+            "tls_default": "refuse",
+            "https_only": "off",
+            "not_tls": "refuse",
+            "proxy_from": ["10.0.0.0/8"],
             "scheduler": "http",
             "balance": "wlc",
             "fallback": "rr",
@@ -152,8 +167,14 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "x_forwarded_host": "off",
             "via": "append",
             "servers": [
-                {"address": "10.0.0.1:8081", "weight": 7, "maxconn": 9},
-                {"address": "10.0.0.3:80", "weight": 1, "maxconn": 0},
+                {"address": "10.0.0.1:8081", "weight": 7, "maxconn": 9, "tls": None, "proxy": "off"},
+                {
+                    "address": "10.0.0.3:80",
+                    "weight": 1,
+                    "maxconn": 0,
+                    "tls": {"ca": None, "verify": True, "name": "app.internal", "cert": None},
+                    "proxy": "v1",
+                },
             ],
             "rules": [{"pattern": "/a/([a-z]+)", "match": 1, "servers": ["10.0.0.1:8081"]}],
             "tests": [],

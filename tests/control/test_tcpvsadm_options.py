@@ -32,6 +32,8 @@ add-service      r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .
 edit-service     r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .
 delete-service   r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
 flush            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+add-listener     r  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+del-listener     r  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
 add-server       r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .  .  .  .  .
 edit-server      r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  o  .  .  .  .
 delete-server    r  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  o  .  .  .  .
@@ -71,6 +73,7 @@ VALUES = {
 }
 WORDS = {
     "set": ["a=1"],
+    "add-listener": ["tls"],
     **{name: ["FILE"] for name in ("load-configfile", "check", "diff")},
     **{name: ["::1"] for name in ("allow", "deny", "del-network")},
 }
@@ -415,7 +418,7 @@ def test_help_shows_every_command_and_option() -> None:
         assert not command.short or f"-{command.short}, --{command.name}" in commands
     for option in OPTIONS.values():
         assert f"--{option.name}" in options
-    assert "  -a, --add-server -i ID -r ADDR[:PORT] [-w N] [--maxconn N]\n" in commands
+    assert "  -a, --add-server -i ID -r ADDR[:PORT] [WORD...] [-w N] [--maxconn N]\n" in commands
     assert "      --explain -i ID ['METHOD TARGET'] [-H 'NAME: VALUE']... [--from ADDR]\n" in commands
     assert max(map(len, text.splitlines())) <= 80
 

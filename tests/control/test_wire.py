@@ -19,8 +19,10 @@ from ktcpvs.control.endpoints import ControlAddress
 from ktcpvs.control.server import Administrator
 from ktcpvs.model import edits
 from ktcpvs.model.address import parse_address
+from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.network import parse_networks
 from ktcpvs.model.table import Table
+from ktcpvs.model.tls import ServerTLS
 from ktcpvs.system.log import EventLog
 
 Pairs = list[tuple[bytes, bytes]]
@@ -68,6 +70,34 @@ EDITS: dict[str, tuple[Call, list[bytes], edits.Edit]] = {
         edits.DeleteService("wéb"),
     ),
     "Flush": (lambda switch: switch.flush(), [request_box(b"Flush")], edits.Flush()),
+    "AddService, several listeners": (
+        lambda switch: switch.add_service("web", listen=["10.0.0.1:http", "unix:/a b", "[::]:443 tls"]),
+        [
+            request_box(
+                b"AddService",
+                ident=b"web",
+                options=named_values((b"listen", b"10.0.0.1:http\nunix:/a b\n[::]:443 tls")),
+            )
+        ],
+        edits.AddService(
+            "web", {"listen": (WEB, parse_address("unix:/a b"), ListenAddress(parse_address("[::]:443"), True))}
+        ),
+    ),
+    "AddListener": (
+        lambda switch: switch.add_listener("web", "10.0.0.1:http", tls=True),
+        [request_box(b"AddListener", ident=b"web", address=b"10.0.0.1:http", tls=b"True")],
+        edits.AddListener("web", WEB, True),
+    ),
+    "AddListener, optional arguments left out": (
+        lambda switch: switch.add_listener("web", "10.0.0.1:80"),
+        [request_box(b"AddListener", ident=b"web", address=b"10.0.0.1:80", tls=b"False")],
+        edits.AddListener("web", WEB),
+    ),
+    "DeleteListener": (
+        lambda switch: switch.delete_listener("web", "10.0.0.1:80"),
+        [request_box(b"DeleteListener", ident=b"web", address=b"10.0.0.1:80")],
+        edits.DeleteListener("web", WEB),
+    ),
     "AddServer": (
         lambda switch: switch.add_server("web", "10.0.0.1:http", 7, 9),
         [request_box(b"AddServer", ident=b"web", address=b"10.0.0.1:http", weight=b"7", maxconn=b"9")],
@@ -77,6 +107,16 @@ EDITS: dict[str, tuple[Call, list[bytes], edits.Edit]] = {
         lambda switch: switch.add_server("web", "10.0.0.1:80"),
         [request_box(b"AddServer", ident=b"web", address=b"10.0.0.1:80")],
         edits.AddServer("web", WEB, 1, 0),
+    ),
+    "AddServer, with words": (
+        lambda switch: switch.add_server("web", "10.0.0.1:80", options='tls ca "/a b" name H proxy v2'),
+        [request_box(b"AddServer", ident=b"web", address=b"10.0.0.1:80", options=b'tls ca "/a b" name H proxy v2')],
+        edits.AddServer("web", WEB, 1, 0, {"tls": ServerTLS("/a b", name="h"), "proxy": "v2"}),
+    ),
+    "EditServer, with words": (
+        lambda switch: switch.edit_server("web", "10.0.0.1:80", options="tls off proxy off"),
+        [request_box(b"EditServer", ident=b"web", address=b"10.0.0.1:80", options=b"tls off proxy off")],
+        edits.EditServer("web", WEB, None, None, {"tls": None, "proxy": "off"}),
     ),
     "AddServer, by name": (
         lambda switch: switch.add_server(ident="web", address="10.0.0.1:80", maxconn=0, weight=0),

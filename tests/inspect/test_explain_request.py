@@ -116,7 +116,7 @@ def test_a_quiesced_server_is_considered_and_not_chosen(make: Make) -> None:
 
 def test_the_request_as_it_is_understood(make: Make) -> None:
     world = make("scheduler = http", *RULES)
-    listen = str(world.director.table.service("s").listen)
+    listen = str(world.director.table.service("s").address)
     answer = explain(world, "GET", "/é", ("X-One", " a "), ("x-one", "b"), client="0:0:0:0:0:0:0:1")
     assert answer["request"] == {
         "client": "::1",

@@ -25,11 +25,13 @@ from ktcpvs.errors import BadPattern, Refusal
 from ktcpvs.model.address import MAX_UNIX_PATH_BYTES, Address, Inet, Unix, parse_address
 from ktcpvs.model.edits import (
     STARTS,
+    AddListener,
     AddRule,
     AddServer,
     AddService,
     Allow,
     Confirm,
+    DeleteListener,
     DeleteNetwork,
     DeleteRule,
     DeleteServer,
@@ -45,12 +47,14 @@ from ktcpvs.model.edits import (
     StopService,
     Unload,
 )
+from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.network import Network, Networks, parse_networks
 from ktcpvs.model.options import MAX_COUNT
 from ktcpvs.model.pattern import check_pattern
 from ktcpvs.model.service import MAX_MATCH, MAX_WEIGHT, NO_FALLBACK, RELAYS, RealServer, Rule, VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
+from ktcpvs.model.tls import ServerTLS
 
 ODD = "\\\"'#={}[]%:;,$` aAzZ09_-./*+?()|^é日🙂ß\u017f\u212a"
 """Characters that mean something somewhere, and some that look as if they did."""
@@ -114,6 +118,13 @@ def addresses() -> st.SearchStrategy[Address]:
     return st.one_of(complete_addresses(), st.builds(Inet, hosts(), st.none()))
 
 
+@cache
+def listen_addresses() -> st.SearchStrategy[tuple[ListenAddress, ...]]:
+    """What a service listens on."""
+    one = st.builds(ListenAddress, complete_addresses(), st.booleans())
+    return st.lists(one, min_size=1, max_size=3, unique_by=lambda listener: listener.address).map(tuple)
+
+
 def _compiles(pattern: str) -> bool:
     try:
         check_pattern(pattern)
@@ -143,12 +154,42 @@ def patterns() -> st.SearchStrategy[str]:
 def real_servers() -> st.SearchStrategy[RealServer]:
     weight = st.one_of(st.sampled_from((0, 1)), st.integers(0, MAX_WEIGHT))
     maxconn = st.one_of(st.sampled_from((0, 0, 1, MAX_COUNT)), st.integers(0, MAX_COUNT))
-    return st.builds(RealServer, complete_addresses(), weight, maxconn)
+    return st.builds(RealServer, complete_addresses(), weight, maxconn, tls=_server_tls(), proxy=_proxies)
+
+
+@st.composite
+def _server_tls(draw: st.DrawFn) -> ServerTLS | None:
+    if draw(st.booleans()):
+        return None
+    name = draw(st.sampled_from((None, "app.internal", "tls", "ca")))
+    ca, cert = draw(st.one_of(st.none(), files())), draw(st.one_of(st.none(), files()))
+    return ServerTLS(ca, ca is not None or draw(st.booleans()), name, cert)
+
+
+@cache
+def files() -> st.SearchStrategy[str]:
+    """Absolute paths, odd ones preferred."""
+    odd = st.text(st.one_of(st.sampled_from(ODD), _printable), max_size=30).map(lambda text: f"/{text}")
+    return st.one_of(st.sampled_from(("/", "/etc/ssl/a.pem", '/a "b"', "/#", "/x\\", "/=", '/a\\"')), odd).filter(
+        str.isprintable
+    )
+
+
+_proxies = st.sampled_from(("off", "v1", "v2"))
+_certificates = st.lists(files(), max_size=2, unique=True).map(tuple)
+_server_options = st.sampled_from(
+    ({}, {"tls": None}, {"tls": ServerTLS()}, {"tls": ServerTLS("/a b", True, "h"), "proxy": "v2"}, {"proxy": "v1"})
+)
 
 
 @st.composite
 def rules(draw: st.DrawFn, known: list[Address]) -> Rule:
     """A rule for some of the servers `known`, of which there is one at least."""
+    if draw(st.integers(0, 4)) == 0:
+        names = st.sampled_from(("a.example", "*.a.example", "B.example.", "use", "match.example", "x--y"))
+        hosts = " ".join(draw(st.lists(names, min_size=1, max_size=3)))
+        servers = tuple(draw(st.lists(st.sampled_from(known), min_size=1, max_size=3, unique=True)))
+        return Rule(f"host {hosts}", servers)
     pattern = draw(patterns())
     match = draw(_matches(check_pattern(pattern)))
     return Rule(pattern, tuple(draw(st.lists(st.sampled_from(known), min_size=1, max_size=3, unique=True))), match)
@@ -194,9 +235,21 @@ def services(draw: st.DrawFn) -> VirtualService:
     servers = draw(_server_lists)
     allow, deny = draw(network_lists())
     known = [server.address for server in servers]
+    listen, certificates, client_ca = draw(listen_addresses()), draw(_certificates), draw(st.one_of(st.none(), files()))
+    if any(listener.is_tls for listener in listen):
+        certificates = certificates or ("/etc/ssl/site.pem",)
     return VirtualService(
         ident=draw(idents()),
-        listen=draw(complete_addresses()),
+        listen=listen,
+        certificate=certificates,
+        tls_min=draw(st.sampled_from(("1.2", "1.3"))),
+        tls_ciphers=draw(st.sampled_from((None, "ECDHE+AESGCM:!aNULL", "@SECLEVEL=2"))),
+        client_ca=client_ca,
+        client_certificate=draw(st.sampled_from(("off", "optional", "required") if client_ca else ("off",))),
+        tls_default=draw(st.one_of(st.just("refuse"), files())),
+        https_only=draw(st.sampled_from(("on", "off"))),
+        not_tls=draw(st.sampled_from(("refuse", "default"))),
+        proxy_from=draw(network_lists())[0],
         scheduler=draw(_schedulers),
         balance=draw(_schedulers),
         fallback=draw(st.one_of(st.just(NO_FALLBACK), _schedulers)),
@@ -261,7 +314,16 @@ def _options() -> st.SearchStrategy[dict[str, Any]]:
         {},
         optional={
             "port": st.sampled_from((-1, 0, 1, 80, 65535, 65536)),
-            "listen": st.sampled_from(POOL_ADDRESSES),
+            "listen": st.one_of(
+                st.sampled_from(POOL_ADDRESSES),
+                st.lists(st.builds(ListenAddress, st.sampled_from(POOL_ADDRESSES), st.booleans()), max_size=3),
+            ),
+            "certificate": st.sampled_from(((), ("/a",), ("/a", "/a"), ("a",), ("/a b", "/c"))),
+            "client_ca": st.sampled_from((None, "/ca", "ca", "/\n")),
+            "client_certificate": st.sampled_from(("off", "optional", "yes")),
+            "tls_ciphers": st.sampled_from((None, "a:b", "a b", "")),
+            "tls_default": st.sampled_from(("refuse", "/a", "a")),
+            "proxy_from": st.sampled_from(POOL_NETWORKS),
             "redirect": st.sampled_from((None, *POOL_ADDRESSES)),
             "scheduler": st.sampled_from(("wlc", "", "no good")),
             "maxclients": st.sampled_from((-1, 0, 5)),
@@ -299,8 +361,12 @@ def _one_edit() -> dict[type[Edit], st.SearchStrategy[Edit]]:
         EditService: st.builds(EditService, ident, _options()),
         DeleteService: st.builds(DeleteService, ident),
         Flush: st.just(Flush()),
-        AddServer: st.builds(AddServer, ident, server, weight, maxconn),
-        EditServer: st.builds(EditServer, ident, server, st.one_of(st.none(), weight), st.one_of(st.none(), maxconn)),
+        AddListener: st.builds(AddListener, ident, server, st.booleans()),
+        DeleteListener: st.builds(DeleteListener, ident, server),
+        AddServer: st.builds(AddServer, ident, server, weight, maxconn, _server_options),
+        EditServer: st.builds(
+            EditServer, ident, server, st.one_of(st.none(), weight), st.one_of(st.none(), maxconn), _server_options
+        ),
         DeleteServer: st.builds(DeleteServer, ident, server),
         AddRule: st.builds(AddRule, ident, pattern, server, match),
         DeleteRule: st.builds(DeleteRule, ident, pattern, server),
@@ -402,7 +468,9 @@ def assert_sound(table: Table) -> None:
             assert rule.servers
             assert len(rule.servers) == len(set(rule.servers))
             assert set(rule.servers) <= set(known)
-        for address in (service.listen, service.redirect, *known):
+        assert service.addresses
+        assert len(service.addresses) == len(set(service.addresses))
+        for address in (*service.addresses, service.redirect, *known):
             assert not isinstance(address, Inet) or 1 <= (address.port or 0) <= 65535
 
 

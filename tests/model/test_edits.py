@@ -16,6 +16,8 @@ from ktcpvs.errors import (
     BadPattern,
     BadValue,
     Busy,
+    ListenerExists,
+    NoSuchListener,
     NoSuchRule,
     NoSuchServer,
     NoSuchService,
@@ -29,11 +31,13 @@ from ktcpvs.errors import (
 from ktcpvs.model.address import Inet, Unix, parse_address
 from ktcpvs.model.describe import configuration
 from ktcpvs.model.edits import (
+    AddListener,
     AddRule,
     AddServer,
     AddService,
     Allow,
     Confirm,
+    DeleteListener,
     DeleteNetwork,
     DeleteRule,
     DeleteServer,
@@ -51,10 +55,12 @@ from ktcpvs.model.edits import (
 )
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write
+from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.network import parse_networks
 from ktcpvs.model.service import RealServer, Rule, VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
+from ktcpvs.model.tls import ServerTLS
 from tests.model.strategies import EDITS, answer_or_refusal, assert_sound, edits, tables
 
 R1, R2, R3, NO = Inet("r1", 80), Inet("r2", 80), Inet("r3", 80), Inet("no", 80)
@@ -68,7 +74,9 @@ WEB = VirtualService(
     allow=OFFICE,
     deny=LOUD,
 )
-MAIL = VirtualService("mail", listen=Unix("/run/mail"), scheduler="wlc", servers=(RealServer(R3, 0),))
+MAIL = VirtualService(
+    "mail", listen=(Unix("/run/mail"), Unix("/run/mail2")), scheduler="wlc", servers=(RealServer(R3, 0),)
+)
 IDLE = Table.of([WEB, MAIL])
 TABLE = evolve(IDLE, running=frozenset(("web",)), settings=Settings(debug_level=3))
 
@@ -93,8 +101,18 @@ SAMPLES = {
     EditService: [EditService("web", {"scheduler": "hhttp"}), EditService("web", {"redirect": None})],
     DeleteService: [DeleteService("mail")],
     Flush: [Flush()],
-    AddServer: [AddServer("web", Inet("r4", None)), AddServer("mail", Unix("/run/b"), 65535, 3)],
-    EditServer: [EditServer("web", R1, 0), EditServer("web", R1, 1, 7)],
+    AddListener: [AddListener("web", Inet("::", None)), AddListener("mail", Inet("::", 25))],
+    DeleteListener: [DeleteListener("mail", Unix("/run/mail2"))],
+    AddServer: [
+        AddServer("web", Inet("r5", None), 1, 0, {"proxy": "v2"}),
+        AddServer("web", Inet("r4", None)),
+        AddServer("mail", Unix("/run/b"), 65535, 3),
+    ],
+    EditServer: [
+        EditServer("web", R1, None, None, {"tls": ServerTLS(name="h")}),
+        EditServer("web", R1, 0),
+        EditServer("web", R1, 1, 7),
+    ],
     DeleteServer: [DeleteServer("web", R3), DeleteServer("mail", R3)],
     AddRule: [AddRule("web", "/new", R1), AddRule("web", ".*", R3), AddRule("web", "(b)", R1, 1)],
     DeleteRule: [DeleteRule("web", "/(a)", R1), DeleteRule("web", ".*", R1)],
@@ -210,12 +228,42 @@ REFUSED = [
     # edit-service
     (EditService("no", {}), NoSuchService, "no service no"),
     (EditService("web", {"maxclients": 10_000_001}), BadValue, "maxclients = 10000001 is out of range: 0..10000000"),
-    (EditService("mail", {"port": 80}), BadAddress, "unix:/run/mail has no port: leave out port 80"),
     (EditService("mail", {"listen": Inet("::", None)}), BadAddress, "[::]: missing port (example: [::]:80)"),
     # delete-service, flush
     (DeleteService("no"), NoSuchService, "no service no"),
     (DeleteService("web"), Busy, "service web is running: stop it first"),
     (Flush(), Busy, "web is running: stop it first"),
+    (
+        EditService("mail", {"port": 81}),
+        BadValue,
+        "port 81: service mail listens on unix:/run/mail, unix:/run/mail2; say with listen = which of them changes",
+    ),
+    (EditService("web", {"listen": ()}), BadAddress, "a service needs an address to listen on (example: 0.0.0.0:80)"),
+    (EditService("web", {"listen": (R1, R1)}), ListenerExists, "listen = r1:80 appears a second time"),
+    (
+        EditService("web", {"listen": ListenAddress(Inet("::", 1), True)}),
+        BadValue,
+        "service web: listen = [::]:1 tls: missing certificate (example: certificate = /etc/ssl/site.pem)",
+    ),
+    (
+        EditService("web", {"client_certificate": "required"}),
+        BadValue,
+        "service web: client_certificate = required: missing client_ca, which verifies it",
+    ),
+    (EditService("web", {"certificate": ("a",)}), BadValue, "certificate = a: expected the absolute path of a file or"),
+    (EditService("web", {"certificate": ("/a", "/a")}), BadValue, "certificate: a path appears a second time"),
+    (EditService("web", {"client_ca": "ca.pem"}), BadValue, "client_ca = ca.pem: expected the absolute path of a file"),
+    (EditService("web", {"tls_default": "x"}), BadValue, "tls_default = x: expected refuse, or the absolute path of"),
+    (EditService("web", {"tls_min": "1.1"}), BadValue, "tls_min = 1.1: expected one of 1.2, 1.3"),
+    (EditService("web", {"tls_ciphers": "a b"}), BadValue, "tls_ciphers = a b: expected names of ciphers as OpenSSL"),
+    (AddServer("web", NO, 1, 0, {"proxy": "v3"}), BadValue, "proxy = v3: expected one of off, v1, v2"),
+    # add-listener, del-listener
+    (AddListener("no", R1), NoSuchService, "no service no"),
+    (AddListener("web", Inet("0.0.0.0", None), True), ListenerExists, "service web already listens on 0.0.0.0:80"),
+    (AddListener("mail", Inet("::", None)), BadAddress, "[::]: missing port (example: [::]:80)"),
+    (DeleteListener("no", R1), NoSuchService, "no service no"),
+    (DeleteListener("mail", R1), NoSuchListener, "service mail does not listen on r1:80, but on unix:/run/mail, "),
+    (DeleteListener("web", Inet("0.0.0.0", 80)), Busy, "service web listens on 0.0.0.0:80 alone: add another listener"),
     # add-server
     (AddServer("no", R1), NoSuchService, "no service no"),
     (AddServer("web", R1, 9), ServerExists, "service web already has server r1:80"),
@@ -288,7 +336,32 @@ def test_flush_keeps_the_settings():
     assert Flush().apply(evolve(IDLE, settings=Settings(debug_level=3))) == Table(settings=Settings(debug_level=3))
 
 
+def test_a_port_for_a_unix_socket_is_refused():
+    alone = Table.of([evolve(MAIL, listen=Unix("/run/mail"))])
+    refusal = answer_or_refusal(EditService("mail", {"port": 80}).apply, alone)
+    assert (type(refusal), str(refusal)) == (BadAddress, "unix:/run/mail has no port: leave out port 80")
+
+
 # What the edits give.
+
+
+def test_listeners_are_added_and_removed_and_the_first_port_completes_addresses():
+    with_certificate = after(EditService("web", {"certificate": ["/site.pem"]}), table=TABLE)
+    table = after(
+        AddListener("web", Inet("::", None)), AddListener("web", Inet("::", 443), True), table=with_certificate
+    )
+    service = table.service("web")
+    assert [str(listener) for listener in service.listen] == ["0.0.0.0:80", "[::]:80", "[::]:443 tls"]
+    assert service.complete(Inet("r9", None)) == Inet("r9", 80)
+    assert after(DeleteListener("web", Inet("::", None)), table=table).service("web").addresses == (
+        Inet("0.0.0.0", 80),
+        Inet("::", 443),
+    )
+    both = after(AddListener("mail", Inet("::", 25)), table=TABLE).service("mail")
+    assert (both.port, both.address) == (25, Unix("/run/mail")), "of the first listener that has one"
+    listen = (Inet("::", None), ListenAddress(Inet("::", 443), True))
+    edited = after(EditService("web", {"listen": listen}), table=with_certificate).service("web")
+    assert [str(listener) for listener in edited.listen] == ["[::]:80", "[::]:443 tls"]
 
 
 def after(*steps, table=None):
@@ -315,7 +388,7 @@ def test_a_service_without_options_has_the_defaults():
     ],
 )
 def test_where_a_new_service_listens(options, listen):
-    assert str(after(AddService("web", options)).service("web").listen) == listen
+    assert str(after(AddService("web", options)).service("web").address) == listen
 
 
 @pytest.mark.parametrize(

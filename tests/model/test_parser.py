@@ -13,9 +13,11 @@ from ktcpvs.model.describe import configuration
 from ktcpvs.model.edits import Load
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write
+from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.service import RealServer, Rule, VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
+from ktcpvs.model.tls import ServerTLS
 from tests.model.strategies import answer_or_refusal, assert_sound, config_texts, tables
 
 EXAMPLE = """\
@@ -189,7 +191,7 @@ def test_a_service_says_what_relays_its_connections():
 
 def test_the_order_in_a_block_is_free():
     service = in_web('rule = pattern "a" use server r1', "server = r1 0", "listen = [::]:81")
-    assert service.listen == Inet("::", 81)
+    assert service.listen == (ListenAddress(Inet("::", 81)),)
     assert service.servers == (RealServer(Inet("r1", 81), 0),)
     assert service.rules == (Rule("a", (Inet("r1", 81),)),)
 
@@ -283,7 +285,7 @@ def test_an_error_is_shown_where_it_stands(text, why):
     [
         (
             "nonsense = 1",
-            "3: unknown keyword 'nonsense'; there are: listen, scheduler, balance, fallback, cookie_secure, ",
+            "3: unknown keyword 'nonsense'; there are: listen, certificate, tls_min, tls_ciphers, client_ca, ",
         ),
         ("Scheduller = wlc", "3: unknown keyword 'Scheduller'; did you mean 'scheduler'?"),
         ("pattern = a", "3: unknown keyword 'pattern'; there are: listen, "),
@@ -297,7 +299,32 @@ def test_an_error_is_shown_where_it_stands(text, why):
         ("listen = 1.2.3:80", "12: '1.2.3' is neither an IP address nor a host name"),
         ("listen = r1:www", "12: unknown port name 'www' in 'r1:www': give its number"),
         ("listen = r1:70000", "12: port 70000 in 'r1:70000' is out of range: ports are 1..65535"),
-        ("listen = r1:80 listen = r1:81", "18: listen appears a second time"),
+        ("listen = r1:80 listen = r1:80 tls", "27: listen = r1:80 appears a second time"),
+        ("scheduler = a scheduler = b", "17: scheduler appears a second time"),
+        ("listen = r1:80 tsl", "18: after the address: unknown word 'tsl'; did you mean 'tls'?"),
+        ('listen = r1:80 "tls"', "18: after the address: unknown word 'tls'; write it without quotes"),
+        ("listen = r1:80 tls TLS", "22: 'tls' appears a second time"),
+        ("listen = tls", "12: tls: missing port (example: tls:80)"),
+        (
+            "listen = r1:80 tls",
+            "12: listen = r1:80 tls: missing certificate (example: certificate = /etc/ssl/site.pem)",
+        ),
+        ("client_certificate = required", "24: client_certificate = required: missing client_ca, which verifies it"),
+        ("certificate = a", "17: certificate = a: expected the absolute path of a file or folder"),
+        ("certificate = /a certificate = /a", "34: certificate: a path appears a second time"),
+        ("server = r9:80 tsl", "18: unknown word 'tsl'; did you mean 'tls'?"),
+        ("server = r9:80 tls nme h", "22: unknown word 'nme'; did you mean 'name'?"),
+        ("server = r9:80 tls cert", "22: missing value after 'cert'"),
+        ("server = r9:80 tls ca /a ca /a", "28: 'ca' appears a second time"),
+        ("server = r9:80 tls tls", "22: 'tls' appears a second time"),
+        (
+            "server = r9:80 tls ca /a verify off",
+            "35: 'ca' and 'verify off' contradict each other: leave one of them out",
+        ),
+        ("server = r9:80 tls verify on", "29: verify 'on': expected off; without 'verify' it is on"),
+        ("server = r9:80 tls name [::1]", "27: name [::1]: expected the host name in the server's certificate"),
+        ("server = r9:80 tls cert c", "27: cert c: expected the absolute path of a file"),
+        ("server = r9:80 1 proxy v3", "26: proxy 'v3': expected v1 or v2"),
         ("redirect = r1", "14: r1: missing port (example: r1:80)"),
         ("redirect = a:b:c", "14: 'a:b:c': write an IPv6 address in brackets: [::1]:80"),
         ('scheduler = "a b"', "15: 'a b' is not a valid scheduler name"),
@@ -411,3 +438,43 @@ def test_a_text_with_nothing_but_comments_is_refused_unless_it_may_be_empty(text
 @pytest.mark.parametrize("text", ["global { }", "Virtual s { }"])
 def test_a_text_that_says_something_is_not_empty(text):
     assert parse(text, "f", allow_empty=False) == parse(text, "f")
+
+
+def test_a_service_listens_on_several_addresses():
+    text = """Virtual web {
+        listen = [::]:80
+        scheduler = wlc
+        listen = [::]:443 tls listen = "unix:/run/a b" TLS
+        certificate = /site.pem
+    }"""
+    service = parse(text).services["web"]
+    assert [(str(one.address), one.is_tls) for one in service.listen] == [
+        ("[::]:80", False),
+        ("[::]:443", True),
+        ("unix:/run/a b", True),
+    ]
+    assert '    listen = [::]:80\n    listen = [::]:443 tls\n    listen = "unix:/run/a b" tls\n' in write(
+        *configuration(Table.of([service]))
+    )
+
+
+def test_the_options_of_tls_may_come_in_any_order():
+    text = """Virtual web {
+        client_certificate = required
+        listen = [::]:443 tls
+        certificate = /a certificate = "/b c"
+        client_ca = /ca.pem
+        proxy_from = 10.0.0.0/8 proxy_from = ::1
+        server = a:80 5 maxconn 3 proxy v2 tls name APP.internal ca /x cert "/y z"
+        server = b:80 tls verify off
+        server = c:80 tls off proxy off
+    }"""
+    service = parse(text).services["web"]
+    assert service.certificate == ("/a", "/b c")
+    assert service.proxy_from.texts == ("10.0.0.0/8", "::1")
+    assert [(server.tls, server.proxy) for server in service.servers] == [
+        (ServerTLS("/x", True, "app.internal", "/y z"), "v2"),
+        (ServerTLS(is_verified=False), "off"),
+        (None, "off"),
+    ]
+    assert parse(write(*configuration(Table.of([service])))).services["web"] == service

@@ -17,6 +17,7 @@ from ktcpvs.errors import (
     ServerExists,
 )
 from ktcpvs.model.address import Inet, Unix
+from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.options import MAX_COUNT
 from ktcpvs.model.service import RealServer, Rule, VirtualService
 
@@ -37,7 +38,8 @@ def refused(kind, why, change, *arguments, **options):
 
 def test_the_defaults_are_those_of_ktcpvs_but_for_maxclients():
     service = VirtualService("web")
-    assert str(service.listen) == "0.0.0.0:8080"
+    assert str(service.address) == "0.0.0.0:8080"
+    assert service.listen == (ListenAddress(service.address),)
     assert service.scheduler == "http"
     assert service.maxclients == 0
     assert service.startservers is service.minspareservers is service.maxspareservers is service.redirect is None

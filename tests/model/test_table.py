@@ -78,6 +78,6 @@ def test_a_table_that_can_be_made_is_sound_and_is_described_as_plain_data(table)
             return all(type(key) is str and plain(inner) for key, inner in value.items())
         if isinstance(value, list):
             return all(map(plain, value))
-        return value is None or type(value) in (str, int)
+        return value is None or type(value) in (str, int, bool)
 
     assert plain([services, values])

@@ -210,7 +210,7 @@ def test_the_kernel_is_refused_for_a_unix_socket(rich: Machine, tmp_path: Path) 
 
 
 def parse_unix(folder: Path) -> object:
-    return parse(f"Virtual web {{ listen = unix:{folder}/socket }}").services["web"].listen
+    return parse(f"Virtual web {{ listen = unix:{folder}/socket }}").services["web"].address
 
 
 def test_other_edits_of_a_service_whose_relay_went_away_are_taken(poor: Machine) -> None:
@@ -258,7 +258,7 @@ def test_a_setting_changes_what_serves_at_once(rich: Machine) -> None:
     rich.does(StartService("web"))
     live = rich.director.services["web"]
     assert (live.traffic.relay.engine, live.traffic.relay.after) == ("copy", 7)
-    rich.load(f"listen = {live.config.listen}", settings="relay_after = 9")
+    rich.load(f"listen = {live.config.address}", settings="relay_after = 9")
     assert (live.traffic.relay.engine, live.traffic.relay.after) == ("splice", 9)
     rich.does(EditService("web", {"relay": "splice"}))
     assert (live.traffic.relay.engine, live.traffic.relay.after) == ("splice", 0)

@@ -90,10 +90,8 @@ class Switch:
         self.director = Director(self.context)
         self.configure()
         self.does(StartService("s"))
-        assert self.live.listener is not None
-        self.live.listener.socket.setsockopt(
-            socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20
-        )  # accepted sockets inherit it
+        (listener,) = self.live.listeners.values()
+        listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)  # accepted sockets inherit it
 
     def configure(self, settings: str = "relay_rate = 0") -> None:
         """Configure the switch; by default, every connection with traffic is handed over."""

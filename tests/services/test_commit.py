@@ -186,7 +186,8 @@ def is_in_force(switch: Switch) -> bool:
 
 def runs(switch: Switch) -> bool:
     """True when everything that the table says is true of the running services."""
-    listens = {name: live.listener.port for name, live in switch.director.services.items() if live.listener is not None}
+    services = switch.director.services
+    listens = {name: listener.port for name, live in services.items() for listener in live.listeners.values()}
     servers = {name: sorted(map(str, live.destinations)) for name, live in switch.director.services.items()}
     return (
         listens == {"both": PORTS[0], "moves": PORTS[2], "only2": PORTS[4]}

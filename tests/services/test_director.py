@@ -58,7 +58,7 @@ class Switch:
         return {reader.socket.getsockname()[1] for reader in self.reactor.getReaders()}
 
     def listener(self, ident: str) -> Any:
-        return self.director.services[ident].listener
+        return next(iter(self.director.services[ident].listeners.values()))
 
 
 @pytest.fixture
@@ -137,10 +137,10 @@ def test_load_does_not_touch_services_that_it_does_not_change(switch: Switch) ->
     switch.do(edits.StartService())
     same, changed = switch.director.services["same"], switch.director.services["changed"]
     schedulers = same.selector.scheduler, changed.selector.scheduler
-    listeners = same.listener, changed.listener
+    listeners = [dict(one.listeners) for one in (same, changed)]
     switch.load(text.format("same", a, 1) + text.format("changed", b, 5) + text.format("new", free_port(), 1))
     assert switch.listening() == {a, b}
-    assert (same.listener, changed.listener) == listeners
+    assert [dict(one.listeners) for one in (same, changed)] == listeners
     assert same.selector.scheduler is schedulers[0]
     assert changed.selector.scheduler is not schedulers[1]
     assert [d.weight for d in changed.destinations.values()] == [5]
@@ -176,6 +176,75 @@ def test_two_services_swap_their_ports_in_one_load(switch: Switch) -> None:
     switch.load(text.format(two, one))
     assert switch.listener("a").socket.getsockname()[1] == two
     assert switch.listener("b").socket.getsockname()[1] == one
+
+
+def test_a_listener_is_added_and_removed_beside_the_others(switch: Switch) -> None:
+    one, two, three = free_port(), free_port(), free_port()
+    switch.load(f"Virtual a {{ listen = 127.0.0.1:{one} listen = 127.0.0.1:{two} }}")
+    switch.do(edits.StartService("a"))
+    live = switch.director.services["a"]
+    assert switch.listening() == {one, two}
+    first, second = live.listeners.values()
+    switch.do(edits.AddListener("a", parse_address(f"127.0.0.1:{three}")))
+    assert switch.listening() == {one, two, three}
+    assert list(live.listeners.values())[:2] == [first, second]
+    switch.do(edits.DeleteListener("a", parse_address(f"127.0.0.1:{one}")))
+    assert switch.listening() == {two, three}
+    assert (first.closed, second.closed) == (True, False)
+    assert [str(address) for address in live.listeners] == [f"127.0.0.1:{two}", f"127.0.0.1:{three}"]
+    switch.do(edits.StopService("a"))
+    assert switch.listening() == set()
+
+
+def test_one_of_several_listeners_moves_on_its_own_port(switch: Switch) -> None:
+    one, two = free_port(), free_port()
+    switch.load(f"Virtual a {{ listen = 127.0.0.1:{one} listen = 127.0.0.1:{two} }}")
+    switch.do(edits.StartService("a"))
+    live = switch.director.services["a"]
+    kept, moved = live.listeners.values()
+    switch.load(f"Virtual a {{ listen = 127.0.0.1:{one} listen = 0.0.0.0:{two} }}")
+    assert [listener.socket.getsockname() for listener in live.listeners.values()] == [
+        ("127.0.0.1", one),
+        ("0.0.0.0", two),
+    ]
+    assert (kept.closed, moved.closed) == (False, True)
+    assert next(iter(live.listeners.values())) is kept
+
+
+def test_an_added_listener_that_cannot_listen_changes_nothing(switch: Switch) -> None:
+    one, two = free_port(), free_port()
+    switch.load(f"Virtual a {{ listen = 127.0.0.1:{one} }}")
+    switch.do(edits.StartService("a"))
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as other:
+        text = f"Virtual a {{ listen = 127.0.0.1:{two} listen = 127.0.0.1:{other.getsockname()[1]} }}"
+        with pytest.raises(CannotListen):
+            switch.load(text)
+    assert switch.listening() == {one}
+    with contextlib.closing(socket.create_server(("127.0.0.1", two))):
+        pass  # what had been opened was given back
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("server = 10.0.0.1:80 tls verify off", "server = 10.0.0.1:80: TLS is not available"),
+        ("server = 10.0.0.1:80 proxy v1", "server = 10.0.0.1:80: the PROXY protocol is not available"),
+        ("proxy_from = ::/0", "proxy_from: the PROXY protocol is not available"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(switch: Switch, line: str, why: str) -> None:
+    switch.load(f"Virtual a {{ listen = 127.0.0.1:{free_port()} {line} }}")
+    with pytest.raises(BadValue, match=f"service a: {why}"):
+        switch.do(edits.StartService("a"))
+
+
+def test_a_listener_whose_words_cannot_be_kept_is_refused(switch: Switch) -> None:
+    """Better than to serve clients of TLS without it."""
+    port = free_port()
+    switch.load(f"Virtual a {{ listen = 127.0.0.1:{port} tls certificate = /site.pem }}")
+    with pytest.raises(BadValue, match=f"service a: listen = 127.0.0.1:{port} tls: TLS is not available"):
+        switch.do(edits.StartService("a"))
+    assert switch.listening() == set()
 
 
 def test_an_edit_that_cannot_listen_leaves_the_old_listener(switch: Switch) -> None:

@@ -16,6 +16,7 @@ from twisted.protocols import amp
 from zope.interface import implementer
 
 from ktcpvs.control.client import QuietAMP
+from ktcpvs.control.commands import OF_EDIT
 from ktcpvs.errors import Refusal
 from ktcpvs.model import edits
 from ktcpvs.model.address import parse_address
@@ -23,6 +24,7 @@ from ktcpvs.model.language.parser import parse
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.system.shared import SharedTable
+from ktcpvs.workers import commands
 from ktcpvs.workers.shared_counters import SlotAllocator
 from ktcpvs.workers.supervisor import Supervisor
 from ktcpvs.workers.worker_processes import WorkerProcess
@@ -107,9 +109,9 @@ def configuration(port: int) -> edits.Edit:
 def test_a_worker_gets_slots_then_its_socket_then_the_edit(supervised: Supervised) -> None:
     supervised.submit(configuration(free_port()))
     supervised.director.submit(edits.StartService("a")).addBoth(supervised.outcomes.append)
-    assert supervised.answer() == [["AddListener", "StartService"]] * SIZE, "slots have been sent with the service"
+    assert supervised.answer() == [["PassListener", "StartService"]] * SIZE, "slots have been sent with the service"
     descriptors = [transport.descriptors for transport in supervised.transports]
-    sockets = supervised.director.sockets_of("a")
+    (sockets,) = supervised.director.sockets_of("a").values()
     assert descriptors == [[sock.fileno()] for sock in sockets]
     supervised.director.submit(edits.AddServer("a", parse_address("10.0.0.2:80"))).addBoth(supervised.outcomes.append)
     ((slots, edit), _) = supervised.heard()
@@ -139,20 +141,20 @@ def test_a_refused_edit_reaches_no_worker(supervised: Supervised) -> None:
 def test_a_service_that_stops_has_no_sockets(supervised: Supervised) -> None:
     port = free_port()
     supervised.submit(configuration(port), edits.StartService("a"))
-    before = supervised.director.sockets_of("a")
+    (before,) = supervised.director.sockets_of("a").values()
     assert len(before) == SIZE
     supervised.submit(edits.StopService("a"))
-    assert supervised.director.sockets_of("a") == []
+    assert supervised.director.sockets_of("a") == {}
     assert [sock.fileno() for sock in before] == [-1] * SIZE
 
 
 def test_a_takeover_tells_each_worker_whether_its_socket_is_left_over(supervised: Supervised) -> None:
     supervised.submit(configuration(free_port()), edits.StartService("a"))
-    sockets = supervised.director.sockets_of("a")
-    supervised.director.hand_over({"a": 1})
+    ((address, sockets),) = supervised.director.sockets_of("a").items()
+    supervised.director.hand_over({address: 1})
     boxes = supervised.heard()
     assert [[box[amp.COMMAND] for box in each] for each in boxes] == [[b"HandOver"]] * SIZE
-    assert [each[0][b"left_over"] for each in boxes] == [b"", b"\0\1a"]
+    assert [each[0][b"left_over"] for each in boxes] == [b"", len(str(address)).to_bytes(2) + str(address).encode()]
     assert [sock.fileno() for sock in sockets] == [-1] * SIZE, "the workers and the new daemon have them"
 
 
@@ -189,3 +191,9 @@ def test_what_checks_find_is_sent_to_all_workers(supervised: Supervised) -> None
         (sent,) = amp.parseString(update[b"servers"])
         assert sent == {b"ident": b"a", b"address": b"10.0.0.1:80", b"is_up": b"False", b"why": b"it does not answer"}
     assert supervised.director.servers_down() == [("a", "10.0.0.1:80", "it does not answer")]
+
+
+def test_commands_to_workers_have_names_of_their_own() -> None:
+    """A worker takes the commands of administrators on the same connection."""
+    own = {kind.commandName for kind in vars(commands).values() if isinstance(kind, type) and kind is not amp.Command}
+    assert not own.intersection(command.commandName for command in OF_EDIT.values())

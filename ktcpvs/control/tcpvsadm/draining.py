@@ -27,9 +27,10 @@ async def complete_address(switch: Switch, ident: str, text: str) -> str:
     address = parse_address(text, service_port)
     if isinstance(address, Inet) and address.port is None:
         (service,) = (await switch.table(ident))["services"]
-        listen = parse_address(service["listen"])
-        if isinstance(listen, Inet):
-            return str(address.with_port(listen.port))
+        listeners = service.get("listeners") or [service]
+        for listen in (parse_address(listener["listen"]) for listener in listeners):
+            if isinstance(listen, Inet):
+                return str(address.with_port(listen.port))
     return str(address)
 
 

@@ -94,8 +94,10 @@ COMMANDS: dict[str, Command] = {
         _edit_command("edit-service", "E", _SERVICE, words="[NAME=VALUE...]", max_words=None),
         _edit_command("delete-service", "D"),
         _edit_command("flush", "F"),
-        _edit_command("add-server", "a"),
-        _edit_command("edit-server", "e", also=("wait",)),
+        _edit_command("add-listener", words="[tls]", max_words=1),
+        _edit_command("del-listener"),
+        _edit_command("add-server", "a", words="[WORD...]", max_words=None),
+        _edit_command("edit-server", "e", also=("wait",), words="[WORD...]", max_words=None),
         _edit_command("delete-server", "d", also=("wait",)),
         _edit_command("add-rule"),
         _edit_command("del-rule"),
@@ -135,7 +137,7 @@ OPTIONS: dict[str, Option] = {
         Option("ident", "i", "ID", "name of the virtual service"),
         Option("scheduler", "s", "SCHED", "scheduler, see --schedulers (default: http)"),
         Option("balance", None, "SCHED", "scheduler among the servers of a rule (default: wlc)"),
-        Option("listen", "l", "ADDR[:PORT]", "listening address (default: 0.0.0.0:8080)"),
+        Option("listen", "l", "ADDR[:PORT]", "address to listen on (default: 0.0.0.0:8080)"),
         Option("port", "P", "PORT", "listening port, a number or a service name"),
         Option("redirect", None, "ADDR", "used when no server is available; none: refuse instead"),
         Option("maxclients", None, "N", "most clients at once; 0: limited by descriptors (default)"),
@@ -163,6 +165,9 @@ OPTIONS: dict[str, Option] = {
 NUMBERS = ("weight", "match", "maxclients", "maxconn")
 """Options whose value is a whole number."""
 
+REPEATING = ("listen", "certificate")
+"""Options of a service that may be given several times as NAME=VALUE."""
+
 _DURATION = re.compile(r"([0-9]{1,6})([sm]?)")
 _NUMBER = re.compile(r"-?[0-9]{1,9}")
 _PORT = re.compile(r"[0-9]{1,9}|(?![0-9]+\Z)[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -182,8 +187,12 @@ class Invocation:
     headers: tuple[tuple[str, str], ...] = ()
 
     def named(self) -> dict[str, str]:
-        """Return {name: value} of the words NAME=VALUE of --set, --add-service and --edit-service."""
-        return dict(word.split("=", 1) for word in self.words)
+        """Return {name: value} of the words NAME=VALUE of --set, --add-service and --edit-service. An option that is
+        given several times has a value in each line."""
+        named: dict[str, str] = {}
+        for name, value in (word.split("=", 1) for word in self.words):
+            named[name] = f"{named[name]}\n{value}" if name in named else value
+        return named
 
     def request(self) -> tuple[str, str] | None:
         """Return method and target of the request for --explain; None: there is none."""
@@ -382,6 +391,8 @@ def _check_words(command: Command, words: Sequence[str]) -> None:
         raise UsageError(f"You need to supply {command.words} for the '{command.name}' command")
     if command.name == "get" and words == [""]:
         raise UsageError("The name of a setting is empty")
+    if command.name == "add-listener" and words not in ([], ["tls"]):
+        raise UsageError(f"Unexpected argument '{shorten(words[0])}' with the 'add-listener' command: expected 'tls'")
     if command.name == "explain" and words:
         request = " ".join(words)
         method, _, rest = request.partition(" ")
@@ -400,7 +411,7 @@ def _check_named(command: Command, values: Mapping[str, str], words: Sequence[st
         name, equals, _ = word.partition("=")
         if not name or not equals:
             raise UsageError(f"'{shorten(word)}': not NAME=VALUE")
-        if name in names or name in values:
+        if (name in names and (command.name == "set" or name not in REPEATING)) or name in values:
             raise UsageError(f"The {kind} '{shorten(name, 40)}' is given twice")
         names.append(name)
 

@@ -93,6 +93,12 @@ def _edit_arguments(entry: EditCommand, given: Invocation, text: str, source: st
     arguments = {argument.name: _edit_argument(argument, given, text) for argument in entry.arguments}
     if entry.edit == "Load":
         arguments |= {"source": source, "start": "new" if "start" in given.values else None}
+    if entry.edit in ("AddServer", "EditServer"):
+        from ktcpvs.model.language.lexer import word
+
+        arguments["options"] = " ".join(map(word, given.words)) or None
+    if entry.edit == "AddListener":
+        arguments["tls"] = "tls" in given.words
     return arguments
 
 

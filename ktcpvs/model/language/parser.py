@@ -8,18 +8,24 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import Any
 
-from attrs import Factory, define, evolve
+from attrs import Factory, define, evolve, fields_dict
 
 from ktcpvs.errors import BadConfiguration, Refusal, shorten, unknown
 from ktcpvs.model.address import Address, PortNamed, no_port_names, parse_address
 from ktcpvs.model.edits import Load
 from ktcpvs.model.expectation import CLIENT, OUTCOMES, Expectation
+from ktcpvs.model.hosts import HOST, check_host, condition_of
 from ktcpvs.model.language.lexer import Place, Token, quoted, tokens
 from ktcpvs.model.lines import split_lines
+from ktcpvs.model.listen import TLS, ListenAddress, check_complete, check_word
 from ktcpvs.model.network import Network, Networks, parse_network, parse_networks, read_networks
+from ktcpvs.model.options import Option
 from ktcpvs.model.service import OPTIONS, RealServer, Rule, VirtualService
 from ktcpvs.model.settings import Settings, whole_number
+from ktcpvs.model.tls import CONTRADICTING, SERVER_WORDS, contradiction, read_words
 
 TEST = "test"
 KEYWORDS = (*OPTIONS, "server", "rule", TEST)
@@ -165,37 +171,51 @@ class _Block:
     """The contents of one Virtual block with their places; `complete` makes a service of them."""
 
     service: VirtualService
-    servers: list[tuple[Place, Address, Place, int, Place, int]] = Factory(list)
+    listeners: list[tuple[Place, ListenAddress]] = Factory(list)
+    held: dict[str, tuple[Place, Any]] = Factory(dict)  # options that may contradict each other
+    servers: list[tuple[Place, Address, Place, int, Place, int, dict[str, Any]]] = Factory(list)
     rules: list[tuple[Token, int | None, list[tuple[Place, Address]]]] = Factory(list)
     tests: list[tuple[Place, Callable[[VirtualService], Expectation]]] = Factory(list)
     networks: dict[str, dict[Network, Place]] = Factory(dict)
 
     def complete(self) -> VirtualService:
+        self._complete_options()
         allow, deny = (self.networks.get(name, {}) for name in ("allow", "deny"))
         for network in deny.keys() & allow.keys():
             raise deny[network].error(f"service {self.service.ident} both allows and denies {network}")
         servers: dict[Address, RealServer] = {}
-        for place, written, weight_place, weight, most_place, maxconn in self.servers:
+        for place, written, weight_place, weight, most_place, maxconn, words in self.servers:
             with _at(place):
                 address = self.service.complete(written)
             if address in servers:
                 raise place.error(f"server {address} appears a second time")
             with _at(weight_place):
-                server = RealServer(address, weight)
+                server = RealServer(address, weight, **words)
             with _at(most_place):
                 servers[address] = evolve(server, maxconn=maxconn)
         rules: dict[str, Rule] = {}
         for pattern, match, users in self._merged_rules():
             with _at(pattern.place):
                 rules[pattern.text] = Rule(pattern.text, tuple(self._users(users, servers, pattern.text)), match)
+        networks: dict[str, Any] = {name: Networks(tuple(found)) for name, found in self.networks.items()}
         service = evolve(
             self.service,
             servers=tuple(servers.values()),
             rules=tuple(rules.values()),
-            allow=Networks(tuple(allow)),
-            deny=Networks(tuple(deny)),
+            **networks,
         )
         return evolve(service, tests=tuple(self._tests(service))) if self.tests else service
+
+    def _complete_options(self) -> None:
+        """Set the options that were held back until all of them are known."""
+        service, held = self.service, self.held
+        if self.listeners:
+            first_tls = next((place for place, one in self.listeners if one.is_tls), self.listeners[0][0])
+            held["listen"] = first_tls, _listen(self.listeners)
+        values = {name: held[name][1] if name in held else getattr(service, name) for name in CONTRADICTING}
+        if (found := contradiction(values)) is not None:
+            raise held[found[0]][0].error(found[1])
+        self.service = evolve(service, **{name: value for name, (_, value) in held.items()})
 
     def _tests(self, service: VirtualService) -> Iterator[Expectation]:
         for place, make in self.tests:
@@ -243,24 +263,82 @@ def _service(reader: _Reader, name: Token, port_named: PortNamed) -> VirtualServ
             continue
         if called == "server":
             place, server = address()
-            block.servers.append((place, server, *_weight(reader, place), *_maxconn(reader, place)))
+            weight, maxconn = _weight(reader, place), _maxconn(reader, place)
+            block.servers.append((place, server, *weight, *maxconn, _server_words(reader)))
             continue
         if called == "rule":
             block.rules.append(_rule(reader, address))
+            continue
+        if called == "listen":
+            block.listeners.append(_listener(reader, address))
             continue
         option = OPTIONS.get(called)
         if option is not None and option.read is read_networks:
             block.networks.setdefault(called, {}).update(_networks(reader))
             continue
-        _once(seen, called, keyword)
+        if option is None or not option.repeats:
+            _once(seen, called, keyword)
         if option is None:
             raise keyword.place.error(f"unknown keyword {unknown(keyword.text, KEYWORDS)}")
         token = reader.next(f"the value of {option.name}")
         text = token.text if not option.is_phrase else reader.phrase(token)
         with _at(token.place):
             value = option.read(option.name, text, port_named)
+            if option.name in CONTRADICTING:
+                block.held[called] = token.place, _held_value(block, option, value)
+                continue
             block.service = evolve(block.service, **{option.name: value})
     return block.complete()
+
+
+def _held_value(block: _Block, option: Option, value: Any) -> Any:
+    """Return the value of an option that may contradict another one, after a check of it alone."""
+    if option.repeats:
+        value = (*(block.held[option.name][1] if option.name in block.held else ()), value)
+    attribute = fields_dict(VirtualService)[option.name]
+    if attribute.validator is not None:
+        attribute.validator(block.service, attribute, value)
+    return value
+
+
+def _server_words(reader: _Reader) -> dict[str, Any]:
+    """Read the words behind a server's numbers."""
+    found: list[Token] = []
+    while (token := reader.peek()) is not None and not token.is_word("}") and not reader.is_keyword():
+        if not found and not token.is_word(*SERVER_WORDS):
+            if not token.quoted and (near := get_close_matches(token.text.lower(), SERVER_WORDS, 1)):
+                raise token.place.error(f"unknown word '{shorten(token.text)}'; did you mean '{near[0]}'?")
+            break
+        found.append(reader.next("a word"))
+    return read_words(found, lambda token, why: token.place.error(why))
+
+
+def _listener(reader: _Reader, address: Callable[[], tuple[Place, Address]]) -> tuple[Place, ListenAddress]:
+    """Read: ADDRESS [tls]"""
+    place, written = address()
+    with _at(place):
+        check_complete(written)
+    words: list[str] = []
+    while (token := reader.peek()) is not None and not token.is_word("}") and not reader.is_keyword():
+        reader.next("a word")
+        text = token.text.lower()
+        with _at(token.place):
+            check_word(text)
+        if token.quoted:
+            raise token.place.error(f"after the address: unknown word '{text}'; write it without quotes")
+        if text in words:
+            raise token.place.error(f"'{text}' appears a second time")
+        words.append(text)
+    return place, ListenAddress(written, TLS in words)
+
+
+def _listen(listeners: list[tuple[Place, ListenAddress]]) -> tuple[ListenAddress, ...]:
+    seen: set[Address] = set()
+    for place, listener in listeners:
+        if listener.address in seen:
+            raise place.error(f"listen = {listener.address} appears a second time")
+        seen.add(listener.address)
+    return tuple(listener for _, listener in listeners)
 
 
 def _networks(reader: _Reader) -> Iterator[tuple[Network, Place]]:
@@ -298,9 +376,8 @@ def _maxconn(reader: _Reader, address: Place) -> tuple[Place, int]:
 def _rule(
     reader: _Reader, address: Callable[[], tuple[Place, Address]]
 ) -> tuple[Token, int | None, list[tuple[Place, Address]]]:
-    """Read: pattern P [match N] use server A [server B ...]"""
-    _word(reader, "pattern")
-    pattern = reader.next("the pattern")
+    """Read: (pattern P [match N] | host NAME [NAME ...]) use server A [server B ...]"""
+    pattern = _condition(reader)
     match = None
     if (token := reader.peek()) is not None and token.is_word("match"):
         reader.next("match")
@@ -312,6 +389,22 @@ def _rule(
         reader.next("server")
         users.append(address())
     return pattern, match, users
+
+
+def _condition(reader: _Reader) -> Token:
+    """Read: pattern P, or host NAME [NAME ...]"""
+    first = reader.peek()
+    if first is None or not first.is_word(HOST):
+        _word(reader, "pattern")
+        return reader.next("the pattern")
+    reader.next(HOST)
+    names: list[str] = []
+    while not names or not ((token := reader.peek()) is None or token.is_word("use", "match", "}")):
+        token = reader.next("a host name")
+        with _at(token.place):
+            check_host(token.text.lower().removesuffix("."))
+        names.append(token.text)
+    return Token(condition_of(" ".join((HOST, *names))), first.place)
 
 
 def _test(reader: _Reader, port_named: PortNamed) -> tuple[Place, Callable[[VirtualService], Expectation]]:

@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ktcpvs.model.expectation import CLIENT, Expectation
+from ktcpvs.model.hosts import HOST, hosts_of
 from ktcpvs.model.language.lexer import quoted, word
+from ktcpvs.model.listen import TLS
 from ktcpvs.model.network import read_networks
 from ktcpvs.model.options import read_address
 from ktcpvs.model.service import OPTIONS
 from ktcpvs.model.settings import Settings
+from ktcpvs.model.tls import write_words
 
 NETWORKS_PER_LINE = 8
 """The networks on one line."""
@@ -23,25 +26,47 @@ def write_service(described: dict[str, Any], show: ShowAddress = str) -> str:
     """Return the `Virtual ID { ... }` block of a service as plain data (model.describe)."""
     lines = [f"Virtual {word(described['ident'])} {{"]
     for option in OPTIONS.values():
+        if option.name == "listen":
+            lines += [f"    listen = {listener}" for listener in write_listeners(described, show)]
+            continue
         value = described.get(option.name)
         if value is None or (value == option.default and not option.shown):
             continue
         if option.read is read_networks:
             lines += [f"    {option.name} = {' '.join(some)}" for some in _parts(value)]
             continue
+        if option.repeats:
+            lines += [f"    {option.name} = {word(item)}" for item in value]
+            continue
         text = show(value) if option.read is read_address else str(value)
         lines.append(f"    {option.name} = {text if option.is_phrase else word(text)}")
     for server in described["servers"]:
         most = f" maxconn {server['maxconn']}" if server["maxconn"] else ""
-        lines.append(f"    server = {word(show(server['address']))} {server['weight']}{most}")
+        words = write_words(server)
+        lines.append(f"    server = {word(show(server['address']))} {server['weight']}{most}{words and f' {words}'}")
     for rule in described["rules"]:
         match = "" if rule["match"] is None else f" match {rule['match']}"
-        pattern = quoted(rule["pattern"])
+        condition = _condition(rule["pattern"])
         for server in rule["servers"]:
-            lines.append(f"    rule = pattern {pattern}{match} use server {word(show(server))}")
+            lines.append(f"    rule = {condition}{match} use server {word(show(server))}")
     lines += [f"    {line}" for line in described.get("tests", ())]
     lines.append("}")
     return "\n".join(lines) + "\n"
+
+
+def _condition(pattern: str) -> str:
+    """Return the condition of a rule as the language writes it."""
+    hosts = hosts_of(pattern)
+    if not hosts:
+        return f"pattern {quoted(pattern)}"
+    return " ".join((HOST, *(quoted(host) if host in ("use", "match") else host for host in hosts)))
+
+
+def write_listeners(described: dict[str, Any], show: ShowAddress = str) -> list[str]:
+    """Return the addresses on which a service listens, each as the value of `listen`. described: perhaps by a daemon
+    of an older version, which has one address."""
+    listeners = described.get("listeners") or [{"listen": described["listen"], "tls": False}]
+    return [word(show(one["listen"])) + (f" {TLS}" if one["tls"] else "") for one in listeners]
 
 
 def _parts(networks: list[str]) -> Iterable[list[str]]:

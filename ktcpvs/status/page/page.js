@@ -129,6 +129,10 @@ function serverRow(data, name, state, server, now) {
   ]);
 }
 
+function listeners(one) {
+  return one.listeners.map((listener) => listener.listen + (listener.tls ? " tls" : "")).join(", ");
+}
+
 function service(data, one, then, seconds) {
   const ident = one.ident;
   const known = new Map((then ? then.servers : []).map((server) => [server.address, server.stats]));
@@ -156,7 +160,7 @@ function service(data, one, then, seconds) {
   const made = element("section", {},
     element("div", { class: "title" },
       element("h2", {}, ident), element("span", { class: `state ${state}` }, state),
-      element("span", { class: "faint" }, `${one.listen} · ${one.scheduler}${relay}${refused ? ` · refused ${refused}` : ""}`)),
+      element("span", { class: "faint" }, `${listeners(one)} · ${one.scheduler}${relay}${refused ? ` · refused ${refused}` : ""}`)),
     element("div", { class: "plots" },
       plot(`${ident} rate`, "per second · errors", short, `${ident} errors`),
       plot(`${ident} half`, "50 % · 99 % within", duration, `${ident} slow`),
