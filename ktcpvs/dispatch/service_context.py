@@ -11,6 +11,7 @@ from ktcpvs.dispatch.selection import Selector
 from ktcpvs.model.address import Unix
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.service import AUTO, COPY, RELAYS, VirtualService
+from ktcpvs.relay.body_relay import BodyRelay
 from ktcpvs.runtime.context import Context
 from ktcpvs.streams.connector import Connector
 from ktcpvs.system import log as levels
@@ -35,19 +36,22 @@ class RelayChoice:
 
     engine: the relay's name. reason: why it is not the configured or the best one; "" when it is. after: seconds of
     copying before the engine takes over. joined: relay -> connections that it carries or has carried to their end.
+    bodies: moves long HTTP bodies; None: they are copied.
     """
 
-    __slots__ = ("after", "engine", "joined", "reason")
+    __slots__ = ("after", "bodies", "engine", "joined", "reason")
 
     def __init__(self) -> None:
         self.engine, self.reason = COPY, ""
         self.after = 0
+        self.bodies: BodyRelay | None = None
         self.joined = {relay: 0 for relay in reversed(RELAYS) if relay != AUTO}
 
     def configure(self, context: Context, config: VirtualService) -> None:
         """Choose the engine for a configuration and the current settings."""
         settings, before = context.settings, self.reason
         self.engine, self.reason = context.relays.in_use(config.relay, settings.zerocopy_send, _has_tcp(config))
+        self.bodies = context.relays.body_relay(self.engine)
         self.after = settings.relay_after if config.relay == AUTO else 0
         if config.relay != AUTO and self.reason not in ("", before):
             context.log.warn("service {ident} copies: {why}", ident=config.ident, why=self.reason)

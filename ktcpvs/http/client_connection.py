@@ -289,7 +289,7 @@ class HTTPClientConnection(ClientConnection):
             return b""
         if body.done:
             self.body = None
-        exchange.send_body(piece, body.done)
+        self._body_bytes += exchange.send_body(piece, body)
         if taken < len(data) and not body.done:
             self._read_later(data[taken:])
             return b""

@@ -27,10 +27,11 @@ from ktcpvs.model.health import DOWN
 from ktcpvs.model.latency import BUCKETS
 from ktcpvs.model.scheduling import Choice
 from ktcpvs.protocols import http1
-from ktcpvs.protocols.http1 import BadFrame, BadResponse, Frame, error_response
+from ktcpvs.protocols.http1 import BadFrame, BadResponse, Frame, Length, error_response
 from ktcpvs.protocols.http1.hop_by_hop import without, without_replaced
 from ktcpvs.protocols.http1.plain import PlainRequest
 from ktcpvs.protocols.http1.upgrade import accepted
+from ktcpvs.relay.body_relay import MIN_BODY_SIZE, MIN_READ_SIZE, BodyRelay
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system import log as levels
 
@@ -115,8 +116,8 @@ class Exchange:
     """
 
     __slots__ = (
-        "_body_start", "_connecting", "_http", "_is_repeatable", "_message", "_owner", "_plain", "_plain_log",
-        "_received", "_started", "bytes_in", "bytes_out", "dispatcher", "response", "server", "settled",
+        "_bodies", "_body_start", "_connecting", "_http", "_is_repeatable", "_message", "_owner", "_plain",
+        "_plain_log", "_received", "_started", "bytes_in", "bytes_out", "dispatcher", "response", "server", "settled",
     )  # fmt: skip
 
     def __init__(self, http: HTTPService, owner: ExchangeOwner, dispatcher: Dispatcher) -> None:
@@ -130,6 +131,7 @@ class Exchange:
         self._body_start = b""  # the part of its body that came before there was a server connection
         self._is_repeatable = False  # it may be sent again if the server connection dies now
         self._received = b""  # the beginning of a response's head
+        self._bodies: BodyRelay | None = None  # moves the body of the current response; None: it is copied
         self._connecting: Deferred[Stream] | None = None
         self.dispatcher = dispatcher
         self.server: ServerConnection | None = None
@@ -266,31 +268,76 @@ class Exchange:
 
     def _plain_response(self, server: ServerConnection, data: bytes) -> CachedResponse | None:
         """Return `data` as a plain response; None if it is not one whole plain response."""
+        known = server.cached_response
+        if known is not None and known.total > len(data) and data.startswith(known.start):
+            return None
         scanned = self._http.cache.scan_response(data) if server.is_reusable else None
         if scanned is None:
             return None
         status, size, length, head = scanned
-        if size + length != len(data) or size > self._http.cache.head_size:
+        if size > self._http.cache.head_size:
+            return None
+        is_long = length >= MIN_BODY_SIZE and self._http.context.relay.bodies is not None
+        if size + length != len(data) and not is_long:
             return None
         row = server.destination.latencies.row(status)
         response = CachedResponse(status, data[:size], head, size + length, row)
         if size <= MAX_CACHED_HEAD:
             server.cached_response = response
-        return response
+        server.read_small(is_long)
+        return response if size + length == len(data) else None
 
     def _pass_whole(self, server: ServerConnection, plain: PlainRequest, response: CachedResponse, data: bytes) -> None:
         """Forward a whole plain response. data: its head and body, as received."""
         owner, choice = self._owner, self.dispatcher.choice
         added = b"" if choice is None else choice.answer_lines
-        size = len(response.start)
-        body_size = len(data) - size
-        if owner.is_last or not plain.minor:
-            head = response.head + added + (CLOSE if owner.is_last else KEEP_ALIVE)
-            data = head + data[size:]
-        elif added or not response.as_is:
-            data = b"%b%b\r\n%b" % (response.head, added, data[size:])
+        if owner.is_last or not plain.minor or added or not response.as_is:
+            data = self._plain_head(plain, response) + data[len(response.start) :]
         self.bytes_out += len(data)
         owner.client.write(data)
+        self._finish_plain(server, response)
+
+    def _plain_head(self, plain: PlainRequest, response: CachedResponse) -> bytes:
+        """Return the head of a plain response as the client gets it."""
+        owner, choice = self._owner, self.dispatcher.choice
+        added = b"" if choice is None else choice.answer_lines
+        end = CLOSE if owner.is_last else b"\r\n" if plain.minor else KEEP_ALIVE
+        return response.head + added + end
+
+    def _pass_long(self, server: ServerConnection, plain: PlainRequest, data: bytes) -> bool:
+        """Forward a plain response whose body is long and not read to its end yet. data: its beginning. Return False if
+        it is another response."""
+        bodies, known = self._http.context.relay.bodies, server.cached_response
+        if bodies is None or known is None or len(data) < MIN_READ_SIZE or not data.startswith(known.start):
+            return False
+        left = known.total - len(data)
+        if left <= 0 or known.total - len(known.start) < MIN_BODY_SIZE:
+            return False
+        owner = self._owner
+        head, body = self._plain_head(plain, known), data[len(known.start) :]
+        moved = bodies.pass_on(server, owner.client, (head, body), left)
+        self.bytes_out += len(head) + len(body) + moved
+        if moved == left and not server.has_input():
+            self._finish_plain(server, known)
+            return True
+        self.leave_fast_path()  # the rest follows later, or unexpected bytes after the response
+        server.destination.heard = owner.last_activity
+        message = self.message
+        assert message is not None
+        found = http1.read_response(known.start, message.method, len(known.start), 0, message.minor)
+        assert found is not None  # as a plain response
+        response, _ = found
+        assert isinstance(response.frame, Length)
+        response.frame.left = left - moved
+        self._begin_response(message, response)
+        if response.frame.done:
+            response.keep_alive = False
+            self._response_complete(response)
+        return True
+
+    def _finish_plain(self, server: ServerConnection, response: CachedResponse) -> None:
+        """Settle a plain request whose plain response has been written."""
+        owner, body_size = self._owner, response.total - len(response.start)
         if not owner.is_last or owner.closes_after:  # else it is the last response, though the client did not ask
             owner.state = WHOLE
         self.server = None
@@ -349,16 +396,27 @@ class Exchange:
         else:
             dispatcher.select()
 
-    def send_body(self, data: bytes, is_complete: bool) -> None:
-        """Send more of the request's body, as it is forwarded."""
+    def send_body(self, data: bytes, body: Frame) -> int:
+        """Send more of the request's body, as it is forwarded. body: its framing, which has taken `data`. Return how
+        many bytes after these were moved to the server without being read."""
+        moved = 0
         if self.server is not None:
-            self.bytes_in += len(data)
-            self.server.write(data)
-            if is_complete and self.response is not None and self.response.frame.done:
-                self._response_complete(self.response)  # the response was complete before the upload
+            owner, bodies = self._owner, self._http.context.relay.bodies
+            if bodies is not None and isinstance(body, Length) and body.left >= MIN_BODY_SIZE:
+                moved = bodies.pass_on(owner.client, self.server, (data,), body.left)
+                body.left -= moved
+            else:
+                owner.client.read_small(False)
+                self.server.write(data)
+            self.bytes_in += len(data) + moved
+            if body.done:
+                owner.body = None
+                if self.response is not None and self.response.frame.done:
+                    self._response_complete(self.response)  # the response was complete before the upload
         elif self._owner.state in (life.CHOOSING, life.QUEUED, life.CONNECTING):
             self._body_start += data
             self._owner.hold(CONNECTING, True)  # until there is a connection to send it on
+        return moved
 
     def serve(self, choice: Choice) -> None:
         """Send the request to this server; its lease has begun."""
@@ -452,6 +510,8 @@ class Exchange:
                     if known is not None:
                         self._pass_whole(server, plain, known, data)
                         return
+                    if self._pass_long(server, plain, data):
+                        return
                 self.leave_fast_path()
             if server is not None:
                 server.destination.heard = owner.last_activity
@@ -537,6 +597,9 @@ class Exchange:
         added = choice.answer_lines if choice is not None else b""
         head = response.head + added
         head += CLOSE if owner.is_last else b"\r\n" if message.minor else KEEP_ALIVE
+        self._bodies = self._http.context.relay.bodies if (response.length or 0) >= MIN_BODY_SIZE else None
+        if server is not None:
+            server.read_small(self._bodies is not None)
         if self.dispatcher.entry is not None:
             self.dispatcher.entry.response_begun(response.status, len(head))
         return head
@@ -551,8 +614,13 @@ class Exchange:
         size = len(head) + len(data)
         if size:
             self.bytes_out += size
-            client = self._owner.client
-            if head and len(data) > MAX_JOINED_BODY:
+            client, server, frame = self._owner.client, self.server, response.frame
+            if self._bodies is not None and server is not None and isinstance(frame, Length) and frame.left:
+                moved = self._bodies.pass_on(server, client, (head, data) if head else (data,), frame.left)
+                frame.left -= moved
+                self.bytes_out += moved
+                has_extra = frame.done and server.has_input()  # what copying would have read together with the end
+            elif head and len(data) > MAX_JOINED_BODY:
                 client.writev((head, data))
             else:
                 client.write(head + data if head else data)
@@ -605,6 +673,7 @@ class Exchange:
         elif protocols:
             assert self.server is not None
             self.server.destination.latencies.count(response.status, monotonic() - self._started)
+            self.server.read_small(False)
             self._owner.switch_protocols(response, b", ".join(protocols), rest)
         else:
             self.fail(502, "the server switched to a protocol that it was not asked for")

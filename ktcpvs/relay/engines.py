@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from ktcpvs.model.service import AUTO, COPY, KERNEL, SPLICE, TCP_ONLY
 from ktcpvs.model.settings import Settings
 from ktcpvs.relay import program, splice
+from ktcpvs.relay.body_relay import BodyRelay
 from ktcpvs.relay.copy import CopyRelay
 from ktcpvs.relay.kernel import KernelRelay
 from ktcpvs.relay.pipes import MAX_PIPES, Pipes
@@ -74,12 +75,12 @@ class Relays:
     ) -> None:
         """descriptors: the number that connections may have."""
         self._reactor = reactor
-        self._max_pipes = min(MAX_PIPES, descriptors // DESCRIPTORS_PER_PIPE)
+        self._pipes = Pipes(min(MAX_PIPES, descriptors // DESCRIPTORS_PER_PIPE))
+        self._bodies = BodyRelay(self._pipes)
         self._find = {KERNEL: find_kernel, SPLICE: find_splice}
         self._found: dict[str, str | None] = {}
         self._window = Settings().relay_window << 10
         self._poller: SocketPoller | None = None
-        self._pipes: Pipes | None = None
         self._slots: ProgramSlots | None = None
 
     # Support.
@@ -139,13 +140,15 @@ class Relays:
                 self._slots = ProgramSlots(poller)
                 self._slots.window = self._window
             return KernelRelay(client, server, wheel, finished, poller, self._slots)
-        if self._pipes is None:
-            self._pipes = Pipes(self._max_pipes)
         return SpliceRelay(client, server, wheel, finished, poller, self._pipes)
+
+    def body_relay(self, name: str) -> BodyRelay | None:
+        """Return what moves long HTTP bodies of a service whose relay is `name`; None: they are copied."""
+        return self._bodies if name != COPY and self.refusal(SPLICE) is None else None
 
     def close(self) -> None:
         """End all relays; safe to call twice."""
         for shared in self._slots, self._pipes, self._poller:
             if shared is not None:
                 shared.close()
-        self._slots = self._pipes = self._poller = None
+        self._slots = self._poller = None

@@ -215,6 +215,11 @@ class Stream(Protocol):
         if self.is_open:
             self.transport.keep_urgent_data_in_place()
 
+    def read_small(self, small: bool) -> None:
+        """Leave most of what comes in the socket from now on, for those who take it there; False: no longer."""
+        if self.is_open:
+            self.transport.read_small(small)
+
     # The hand-over to a relay engine.
 
     def detach_obstacle(self) -> NotDetachable | None:

@@ -18,6 +18,10 @@ NONBLOCKING = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 """Flags for sending and receiving on a socket that may be in blocking mode."""
 
 
+SMALL_READ_SIZE = 4 << 10
+"""The most bytes of a small read: enough for the head of a response, and little to copy."""
+
+
 def nothing(*_: Any) -> None:
     """Do nothing: the callback of an owner that ignores an event."""
 
@@ -140,6 +144,26 @@ class StreamTransport(ABC):
     def release(self) -> None:
         """Close this descriptor of the socket without notification. While a duplicate is open, the peer notices
         nothing."""
+
+    # Bytes that `relay.body_relay` moves from socket to socket past this transport. Not every transport allows it.
+
+    def input_descriptor(self) -> int:
+        """Return the descriptor of the socket, if bytes may be taken from it past this transport now; else -1."""
+        return -1
+
+    def output_descriptor(self) -> int:
+        """Return the descriptor of the socket, if bytes may be sent on it past this transport now, because nothing is
+        buffered; else -1."""
+        return -1
+
+    def read_small(self, small: bool) -> None:  # noqa: B027 - only those with an `input_descriptor` do it
+        """Read at most SMALL_READ_SIZE bytes at once, so that the socket keeps most of what comes. False: read large
+        pieces again."""
+
+    def send_ahead(self, pieces: Sequence[bytes]) -> bool:
+        """Send `pieces` at once, in one packet with the bytes that are sent past this transport next. Return False if
+        the socket has not accepted them all; then the rest is buffered. There must be an `output_descriptor`."""
+        raise NotImplementedError
 
     @abstractmethod
     def getHandle(self) -> Any:

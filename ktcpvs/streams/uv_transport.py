@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from ktcpvs.streams.contract import BackpressuredWriter, NotDetachable, SocketAddress
 from ktcpvs.streams.transport import (
     NONBLOCKING,
+    SMALL_READ_SIZE,
     ProducerWriter,
     SocketTransport,
     local_of,
@@ -40,6 +41,8 @@ FIRST_READ_SIZE = 16 << 10
 _buffer = memoryview(bytearray(128 << 10))
 """The buffer for reading in pieces, shared by all; nothing stays in it."""
 
+_small_buffer = _buffer[:SMALL_READ_SIZE]
+
 
 class UVTransport(SocketTransport):
     """A stream's transport, which is also the protocol that uvloop calls (`data_received` and the like).
@@ -49,8 +52,9 @@ class UVTransport(SocketTransport):
     """
 
     __slots__ = (
-        "_aborted", "_attaches", "_closing", "_early", "_fin_sent", "_full", "_half_closed", "_loop", "_paused",
-        "_peer", "_peer_ended", "_sends_fin", "_sock", "_uv", "_writer", "stream", "write",
+        "_aborted", "_attaches", "_closing", "_descriptor", "_early", "_fin_sent", "_full", "_half_closed", "_loop",
+        "_paused", "_peer", "_peer_ended", "_pieces", "_reported_bulk", "_sends_fin", "_sock", "_uv", "_writer",
+        "stream", "write",
     )  # fmt: skip
 
     reports_bulk = True
@@ -74,6 +78,9 @@ class UVTransport(SocketTransport):
         self._closing = False
         self._aborted = False  # by us, or by the peer when uvloop reports an end
         self._sends_fin = True  # before closing
+        self._pieces: _PieceReader | None = None  # reads, once much has come at once or small reads were requested
+        self._reported_bulk = False
+        self._descriptor = 0  # of the socket, once it was asked for
 
     # An accepted connection begins on its bare socket. Many clients have sent their request already, get their response
     # by one write, and disconnect: for these, giving the socket to the loop would be wasted work.
@@ -193,12 +200,21 @@ class UVTransport(SocketTransport):
 
     def data_received(self, data: bytes) -> None:
         if len(data) >= BULK_READ_SIZE:
-            self._uv.set_protocol(_PieceReader(self))
+            self._read_pieces()
+            self._reported_bulk = True
             self.stream.bulk_detected()
         self.stream.dataReceived(data)
 
+    def _read_pieces(self) -> _PieceReader:
+        pieces = self._pieces = _PieceReader(self)
+        self._uv.set_protocol(pieces)
+        return pieces
+
     def piece_received(self, size: int) -> None:
         """`data_received` of a connection that is read in pieces."""
+        if size >= BULK_READ_SIZE and not self._reported_bulk:
+            self._reported_bulk = True
+            self.stream.bulk_detected()
         self.stream.dataReceived(_buffer[:size].tobytes())
 
     def eof_received(self) -> bool:
@@ -255,6 +271,7 @@ class UVTransport(SocketTransport):
     def _over(self, clean: bool) -> None:
         stream, self.stream = self.stream, None
         self.write = nothing
+        self._pieces = None
         writer, self._writer = self._writer, None
         if type(writer) is ProducerWriter:
             writer.producer.stopProducing()
@@ -365,13 +382,59 @@ class UVTransport(SocketTransport):
         return NotDetachable.BUFFERED if self.buffered() else None
 
     def release(self) -> None:
-        self.stream = self._writer = None
+        self.stream = self._writer = self._pieces = None
         self._aborted = self._paused = True
         self.write = nothing
         if self._uv is None:
             self._sock.close()
         else:
             self._uv.abort()  # it stops reading now, and closes the descriptor in the next turn
+
+    # Bytes that pass by.
+
+    def input_descriptor(self) -> int:
+        uv = self._uv
+        if uv is None or uv.is_closing() or self._paused or self._peer_ended or self._closing or self._aborted:
+            return -1
+        return self._descriptor or self._find_descriptor()
+
+    def output_descriptor(self) -> int:
+        uv = self._uv
+        if uv is None or uv.is_closing() or self._closing or self._aborted:
+            return -1
+        if self.write is nothing or uv.get_write_buffer_size():
+            return -1
+        return self._descriptor or self._find_descriptor()
+
+    def _find_descriptor(self) -> int:
+        descriptor: int = self.getHandle().fileno()
+        self._descriptor = descriptor
+        return descriptor
+
+    def read_small(self, small: bool) -> None:
+        pieces = self._pieces
+        if pieces is None:
+            if not small or self.input_descriptor() < 0:
+                return
+            pieces = self._read_pieces()
+        pieces.buffer = _small_buffer if small else _buffer
+
+    def send_ahead(self, pieces: Sequence[bytes]) -> bool:
+        size = sum(map(len, pieces))
+        handle = self.getHandle()
+        ours = isinstance(handle, socket.socket)
+        sock = handle if ours else socket.socket(handle.family, handle.type, 0, handle.fileno())
+        try:
+            sent = sock.sendmsg(pieces, (), NONBLOCKING | socket.MSG_MORE)
+        except OSError:  # full, or over: the loop will report it
+            sent = 0
+        finally:
+            if not ours:
+                sock.detach()
+        if sent < size:
+            self.write(b"".join(pieces)[sent:])
+            return False
+        return True
 
     # The socket.
 
@@ -452,11 +515,15 @@ class UVTransport(SocketTransport):
 
 
 class _PieceReader:
-    """The protocol that uvloop calls for a connection that is read in pieces of 128 KiB, into one shared buffer."""
+    """The protocol that uvloop calls for a connection that is read in pieces of 128 KiB, into one shared buffer.
 
-    __slots__ = ("buffer_updated", "connection_lost", "eof_received", "pause_writing", "resume_writing")
+    buffer: the part of it that is read into.
+    """
+
+    __slots__ = ("buffer", "buffer_updated", "connection_lost", "eof_received", "pause_writing", "resume_writing")
 
     def __init__(self, transport: UVTransport) -> None:
+        self.buffer = _buffer
         self.buffer_updated = transport.piece_received
         self.connection_lost = transport.connection_lost
         self.eof_received = transport.eof_received
@@ -465,7 +532,7 @@ class _PieceReader:
 
     def get_buffer(self, size: int) -> memoryview:
         """Return the buffer to read into. size: suggested by libuv."""
-        return _buffer
+        return self.buffer
 
 
 class _HeldStream:
