@@ -149,7 +149,7 @@ add(PyObject **place, long long more)
 static inline int
 is_zero(PyObject *number)
 {
-    return number != NULL && PyLong_CheckExact(number) && Py_SIZE(number) == 0;
+    return number != NULL && PyLong_CheckExact(number) && !PyObject_IsTrue(number);
 }
 
 static inline int
