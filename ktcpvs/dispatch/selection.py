@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 from attrs import evolve, frozen
 from twisted.internet.defer import Deferred
@@ -46,6 +46,20 @@ class Decision:
     outcome: str
     choice: Choice | None = None
     reason: str = ""
+
+
+def is_choice(answer: Any) -> TypeGuard[Choice]:
+    """Return whether a scheduler's answer is a Choice whose fields have their types: a plugin can return anything, and
+    a field that is not what it should be would fail in the middle of a request."""
+    if not isinstance(answer, Choice):
+        return False
+    lines = getattr(answer, "lines", "")
+    return (
+        isinstance(getattr(answer, "destination", None), Destination)
+        and isinstance(getattr(answer, "reason", None), str)
+        and (lines is None or isinstance(lines, bytes))
+        and isinstance(getattr(answer, "answer_lines", None), bytes)
+    )
 
 
 def never() -> bool:
@@ -119,8 +133,10 @@ class Selector:
         self, request: Request, answer: Any, allows_second_round: Callable[[], bool] = never
     ) -> Decision | Deferred[Any]:
         """Interpret a scheduler's answer: a choice, an awaitable of one, or an error of the scheduler."""
-        if answer is None or isinstance(answer, Choice):
+        if answer is None or is_choice(answer):
             return self.decide(request, answer, "", allows_second_round)
+        if isinstance(answer, Choice):
+            return self._invalid_choice(request, answer, allows_second_round)
         if isinstance(answer, Deferred):
             return answer
         if inspect.iscoroutine(answer):
@@ -186,6 +202,15 @@ class Selector:
         self._note(f"scheduler {self.config.scheduler} chose {answer!r}, which is not a server of this service")
         return self._fall_back(request, SCHEDULER_FAILED, allows_second_round)
 
+    def _invalid_choice(self, request: Request, choice: Choice, allows_second_round: Callable[[], bool]) -> Decision:
+        destination = getattr(choice, "destination", None)
+        if not isinstance(destination, Destination):
+            return self._foreign_choice(request, destination, allows_second_round)
+        why = "the reason of its choice must be a str; lines and answer_lines must be bytes, lines may be None"
+        self._context.log.fault("scheduler of service {ident} failed: {why}", ident=self.config.ident, why=why)
+        self._note(f"scheduler {self.config.scheduler} failed: {why}")
+        return self._fall_back(request, SCHEDULER_FAILED, allows_second_round)
+
     def _fall_back(self, request: Request, reason: str, allows_second_round: Callable[[], bool]) -> Decision:
         return self.decide(request, self._fallback_choice(request, reason), reason, allows_second_round)
 
@@ -200,7 +225,7 @@ class Selector:
             self._context.log.failure("fallback {name} of service {ident} failed", name=name, ident=self.config.ident)
             self._note(f"fallback {name} failed: {error!r}")
             return None
-        if not isinstance(choice, Choice) or choice.destination not in self.usable:
+        if not is_choice(choice) or choice.destination not in self.usable:
             cancel_pending(choice, self._context.log)
             return None
         return evolve(choice, reason=f"fallback {name}, since {reason}: {choice.reason}")
@@ -227,7 +252,7 @@ class Selector:
         request.tried = excluded
         try:
             other = self.scheduler.choose(request)
-            is_usable = isinstance(other, Choice) and other.destination in self.usable.difference(excluded)
+            is_usable = is_choice(other) and other.destination in self.usable.difference(excluded)
         except Exception:
             self._context.log.failure("scheduler of service {ident} failed", ident=self.config.ident)
             return None

@@ -53,8 +53,8 @@ FIELDS(selector, "scheduler", "usable", "down");
 enum { H_IS_ENABLED, H_FORWARDS, H_REQUESTS, H_SCAN };
 FIELDS(cache, "is_enabled", "forwards", "_requests", "_scan");
 
-enum { O_DESTINATION, O_LINES, O_ANSWER_LINES };
-FIELDS(choice, "destination", "lines", "answer_lines");
+enum { O_DESTINATION, O_REASON, O_LINES, O_ANSWER_LINES };
+FIELDS(choice, "destination", "reason", "lines", "answer_lines");
 
 enum { L_DESTINATION, L_ENDED };
 FIELDS(lease, "destination", "ended");
@@ -149,7 +149,7 @@ add(PyObject **place, long long more)
 static inline int
 is_zero(PyObject *number)
 {
-    return number != NULL && PyLong_CheckExact(number) && Py_SIZE(number) == 0;
+    return number != NULL && PyLong_CheckExact(number) && !PyObject_IsTrue(number);
 }
 
 static inline int
@@ -186,6 +186,25 @@ static inline int
 is_destination(PyObject *object)
 {
     return IS_A(object, destination) || (object != NULL && Py_TYPE(object) == shared_destination_type);
+}
+
+/* True for a choice that is as Selector.judge demands it: it comes from a plugin, which can return anything. */
+static inline int
+is_choice(PyObject *object)
+{
+    if (!IS_A(object, choice) || !is_destination(SLOT(object, choice, O_DESTINATION)))
+        return 0;
+    PyObject *reason = SLOT(object, choice, O_REASON), *lines = SLOT(object, choice, O_LINES);
+    PyObject *answer_lines = SLOT(object, choice, O_ANSWER_LINES);
+    return reason && PyUnicode_Check(reason) && lines && (lines == Py_None || PyBytes_Check(lines)) && answer_lines &&
+           PyBytes_Check(answer_lines);
+}
+
+/* True unless it is an empty set, as Dispatcher.begin leaves it. A scheduler can have put anything there. */
+static inline int
+is_used_set(PyObject *object)
+{
+    return object == NULL || !PyAnySet_Check(object) || PySet_GET_SIZE(object);
 }
 
 /* True for a server whose counters this process alone writes, and which nobody watches. */
@@ -233,7 +252,20 @@ typedef struct {
 static PyObject *
 unusual(Receiver *self, PyObject *data)
 {
-    return PyObject_CallMethodOneArg(self->owner, s_receive, data);
+    if (self->owner == NULL) /* the garbage collector has cleared it: its connection is gone */
+        return Py_NewRef(Py_None);
+    PyObject *owner = Py_NewRef(self->owner); /* the call can replace this receiver, and so free it */
+    PyObject *result = PyObject_CallMethodOneArg(owner, s_receive, data);
+    Py_DECREF(owner);
+    return result;
+}
+
+/* True for a connection whose client is a Stream: a stage of its preamble may have put another one in between. */
+static inline int
+has_stream(PyObject *connection)
+{
+    PyObject *client = SLOT(connection, connection, C_CLIENT);
+    return client != NULL && PyObject_TypeCheck(client, stream_layout.type);
 }
 
 /* Returns the plain request that `data` is, a new reference; None for another one. */
@@ -271,7 +303,7 @@ start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
     put_new(&SLOT(request, request, R_TARGET), SLOT(plain, plain, P_TARGET));
     put_new(&SLOT(request, request, R_PATH), SLOT(plain, plain, P_TARGET));
     put_new(&SLOT(request, request, R_TRIED), SLOT(selector, selector, S_DOWN));
-    if (PySet_GET_SIZE(SLOT(request, request, R_FAILED)) || PyTuple_GET_SIZE(SLOT(dispatcher, dispatcher, D_FAILED)))
+    if (is_used_set(SLOT(request, request, R_FAILED)) || PyTuple_GET_SIZE(SLOT(dispatcher, dispatcher, D_FAILED)))
         if (call(dispatcher, s_begin, NULL) < 0)
             return -1;
     put_new(&SLOT(exchange, exchange, X_MESSAGE), Py_None);
@@ -308,9 +340,9 @@ start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
     }
     int result = -1;
     PyObject *server = NULL, *out = NULL, *idle = NULL, *destination = NULL;
-    if (IS_A(choice, choice)) {
-        destination = SLOT(choice, choice, O_DESTINATION);
-        idle = is_destination(destination) ? PyDict_GetItemWithError(SLOT(http, http, F_KEPT), destination) : NULL;
+    if (is_choice(choice)) {
+        destination = Py_NewRef(SLOT(choice, choice, O_DESTINATION));
+        idle = PyDict_GetItemWithError(SLOT(http, http, F_KEPT), destination);
         if (idle == NULL && PyErr_Occurred())
             goto done;
     }
@@ -344,6 +376,7 @@ start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
 done:
     Py_XDECREF(out);
     Py_XDECREF(server);
+    Py_XDECREF(destination);
     Py_DECREF(choice);
     return result;
 }
@@ -362,7 +395,7 @@ client_receives(PyObject *callable, PyObject *const *args, size_t count, PyObjec
         return unusual(self, data);
     PyObject *http = SLOT(connection, connection, C_HTTP), *exchange = SLOT(connection, connection, C_EXCHANGE);
     PyObject *cache = SLOT(http, http, F_CACHE);
-    if (SLOT(connection, connection, C_STATE) != idle_state || SLOT(connection, connection, C_IS_LAST) != Py_False ||
+    if (!has_stream(connection) || SLOT(connection, connection, C_STATE) != idle_state || SLOT(connection, connection, C_IS_LAST) != Py_False ||
         SLOT(connection, connection, C_READER) != Py_None || SLOT(connection, connection, C_LIMITS) != Py_None ||
         !IS_A(cache, cache) || SLOT(cache, cache, H_IS_ENABLED) != Py_True || !IS_A(exchange, exchange))
         return unusual(self, data);
@@ -443,10 +476,9 @@ count_response(PyObject *exchange, PyObject *connection, PyObject *lease, PyObje
 static int
 pass_whole(PyObject *server, PyObject *exchange, PyObject *connection, PyObject *known, PyObject *data)
 {
-    PyObject *dispatcher = SLOT(exchange, exchange, X_DISPATCHER);
-    PyObject *choice = SLOT(dispatcher, dispatcher, D_CHOICE), *lease = SLOT(dispatcher, dispatcher, D_LEASE);
+    PyObject *dispatcher = SLOT(exchange, exchange, X_DISPATCHER), *choice = SLOT(dispatcher, dispatcher, D_CHOICE);
     int is_last = SLOT(connection, connection, C_IS_LAST) == Py_True;
-    PyObject *added = IS_A(choice, choice) ? SLOT(choice, choice, O_ANSWER_LINES) : no_bytes;
+    PyObject *added = is_choice(choice) ? SLOT(choice, choice, O_ANSWER_LINES) : no_bytes;
     Py_ssize_t body = PyBytes_GET_SIZE(data) - PyBytes_GET_SIZE(SLOT(known, response, W_START));
     PyObject *out = onward(known, added, data, is_last);
     if (out == NULL)
@@ -466,8 +498,14 @@ pass_whole(PyObject *server, PyObject *exchange, PyObject *connection, PyObject 
         return -1;
     if (call(SLOT(SLOT(exchange, exchange, X_HTTP), http, F_CONNECTIONS), s_put, server) < 0)
         return -1;
-    if (IS_A(lease, lease) && count_response(exchange, connection, lease, known) < 0)
-        return -1;
+    PyObject *lease = SLOT(dispatcher, dispatcher, D_LEASE);
+    if (IS_A(lease, lease)) {
+        Py_INCREF(lease); /* a watcher of its end may do anything */
+        result = count_response(exchange, connection, lease, known);
+        Py_DECREF(lease);
+        if (result < 0)
+            return -1;
+    }
     if (SLOT(exchange, exchange, X_PLAIN_LOG) != Py_None) {
         PyObject *size = PyLong_FromSsize_t(body);
         PyObject *done = size ? PyObject_CallMethodObjArgs(exchange, s_write_plain_log, known, size, NULL) : NULL;
@@ -511,7 +549,7 @@ server_receives(PyObject *callable, PyObject *const *args, size_t count, PyObjec
     if (!IS_A(exchange, exchange))
         return unusual(self, data);
     PyObject *connection = SLOT(exchange, exchange, X_OWNER), *plain = SLOT(exchange, exchange, X_PLAIN);
-    if (!IS_A(connection, connection) || !IS_A(plain, plain) || SLOT(exchange, exchange, X_RESPONSE) != Py_None ||
+    if (!IS_A(connection, connection) || !has_stream(connection) || !IS_A(plain, plain) || SLOT(exchange, exchange, X_RESPONSE) != Py_None ||
         SLOT(exchange, exchange, X_SERVER) != server || !is_no_bytes(SLOT(exchange, exchange, X_RECEIVED)) ||
         SLOT(connection, connection, C_HAS_ENDED) != Py_False || !is_no_bytes(SLOT(connection, connection, C_PENDING)) ||
         !is_zero(SLOT(connection, connection, C_HELD)) || SLOT(plain, plain, P_MINOR) != Py_True)

@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from ktcpvs.dispatch.access_log import AccessLogWriter
 from ktcpvs.dispatch.client_limits import TOO_MANY_REQUESTS, ClientLimits
 from ktcpvs.dispatch.dispatcher import CONNECT_FAILED, Dispatcher
+from ktcpvs.dispatch.selection import is_choice
 from ktcpvs.http.fast_path import SENT, WHOLE
 from ktcpvs.http.head_cache import CLOSE, KEEP_ALIVE, MAX_CACHED_HEAD, CachedResponse
 from ktcpvs.http.server_connection import ServerConnection
@@ -199,7 +200,7 @@ class Exchange:
         except Exception as error:
             self.plain_choice_failed(error)
             return
-        if type(choice) is Choice:
+        if type(choice) is Choice and is_choice(choice):
             destination = choice.destination
             kept = http.kept.get(destination)
             if kept and destination in selector.usable and not destination.maxconn:

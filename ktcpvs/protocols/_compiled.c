@@ -262,8 +262,11 @@ scanner_init(PyObject *self, PyObject *args, PyObject *kwargs)
     RequestScanner *scanner = (RequestScanner *)self;
     static char *keywords[] = {"head_size", "head_lines", "uri_size", "replaced", "logs", NULL};
     PyObject *replaced;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "nnnOp", keywords, &scanner->head_size, &scanner->head_lines,
-                                     &scanner->uri_size, &replaced, &scanner->logs))
+    Py_ssize_t head_size, head_lines, uri_size;
+    int logs;
+    Span spans[MAX_REPLACED];
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "nnnOp", keywords, &head_size, &head_lines, &uri_size, &replaced,
+                                     &logs))
         return -1;
     PyObject *names = PySequence_Tuple(replaced);
     if (names == NULL)
@@ -281,11 +284,18 @@ scanner_init(PyObject *self, PyObject *args, PyObject *kwargs)
             Py_DECREF(names);
             return -1;
         }
-        scanner->names[i] = (Span){text, text + size};
+        spans[i] = (Span){text, text + size};
     }
-    Py_XDECREF(scanner->replaced);
+    /* Nothing has changed until here, so that a scanner that is initialised again and fails keeps its names. */
+    PyObject *old = scanner->replaced;
     scanner->replaced = names;
     scanner->replaced_count = (int)count;
+    memcpy(scanner->names, spans, (size_t)count * sizeof *spans);
+    scanner->head_size = head_size;
+    scanner->head_lines = head_lines;
+    scanner->uri_size = uri_size;
+    scanner->logs = logs;
+    Py_XDECREF(old);
     return 0;
 }
 

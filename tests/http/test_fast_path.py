@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memory import A, B, Peer, World, answer, get
+from memory import A, B, C, Peer, World, answer, get
 
 from ktcpvs.dispatch.access_log import AccessLogWriter
 from ktcpvs.model.latency import described
@@ -19,6 +19,15 @@ SERVERS = (f"server = {A}", f"server = {B}")
 RULES = (f'rule = pattern "^/a" use server {A}', f'rule = pattern "^/b" use server {B}')
 
 COOKIE = "KTCPVS_SID"
+
+CLIENTS = 2
+"""They share the pool."""
+
+EDITS = (
+    SERVERS,
+    (f"server = {A} 1 maxconn 1", f"server = {B} 1 maxconn 1"),
+    (f"server = {A} 3", f"server = {B}", f"server = {C}"),
+)
 
 
 class Lines:
@@ -37,7 +46,9 @@ class Side:
     def __init__(self, scheduler: str, options: tuple[str, ...], form: str, kind: str = "compiled") -> None:
         """kind: "compiled" or "python", the scanner of the fast path; "general": the service does not take it."""
         rules = () if scheduler == "chttp" else RULES
-        self.world = World(f"scheduler = {scheduler}", *SERVERS, *rules, *options)
+        self.head, self.tail = f"scheduler = {scheduler}", (*rules, *options)
+        self.kind = kind
+        self.world = World(self.head, *SERVERS, *self.tail)
         self.world.context.wall = lambda: 1_700_000_000.0
         self.lines = Lines()
         log: Any = self.lines
@@ -48,19 +59,24 @@ class Side:
         self.world.live.apply_settings()
         self.world.live.cache.is_enabled = kind != "general"
         self.heard: list[tuple[str, bytes]] = []
-        self.client = self.world.client()
+        self.clients: list[Peer] = []
+        self.connections: list[Any] = []
+        for _ in range(CLIENTS):
+            self.clients.append(self.world.client())
+            self.connections.append(self.world.connection)
         self.servers: list[tuple[str, Peer]] = []
         self.cookie = b""
         self.fast = 0
 
-    def asks(self, request: bytes) -> bool:
-        """The client sends a request; False when it cannot any more."""
-        if not self.client.stream.is_open or self.client.line.disconnecting or self.client.line.ended:
+    def asks(self, request: bytes, number: int = 0) -> bool:
+        """A client sends a request; False when it cannot any more."""
+        client = self.clients[number]
+        if not client.is_open or client.line.ended or not client.is_read():
             return False
         if self.cookie:
             request = request.replace(b"SESSION", self.cookie)
-        self.client.says(request)
-        self.fast += self.world.connection.exchange.is_plain
+        client.says(request)
+        self.fast += self.connections[number].exchange.is_plain
         self._accept()
         return True
 
@@ -85,11 +101,41 @@ class Side:
             self.world.settle()
             self._accept()
         self.servers = [one for one in self.servers if one[1].stream.is_open]
-        got = self.client.heard()
-        if COOKIE.encode() in got:
-            self.cookie = got.partition(COOKIE.encode() + b"=")[2].partition(b";")[0]
-        # The name of a server depends on the switch's secret.
-        self.heard.append(("client", re.sub(rb"KTCPVS_SID=[0-9a-f.]+", b"KTCPVS_SID=name", got)))
+        for number, client in enumerate(self.clients):
+            got = client.heard()
+            if COOKIE.encode() in got:
+                self.cookie = got.partition(COOKIE.encode() + b"=")[2].partition(b";")[0]
+            # The name of a server depends on the switch's secret.
+            got = re.sub(rb"KTCPVS_SID=[0-9a-f.]+", b"KTCPVS_SID=name", got)
+            self.heard.append((f"client {number}", got))
+
+    def edits(self, servers: tuple[str, ...]) -> None:
+        """An edit changes the servers."""
+        self.world.load(self.head, *servers, *self.tail)
+        self.world.live.cache.is_enabled = self.kind != "general"
+        self.world.settle()
+        self._accept()
+
+    def fills_up(self, number: int) -> None:
+        """A client stops reading."""
+        client = self.clients[number]
+        if client.is_open and client.line.producer is not None and not client.line.unsent:
+            client.fills_up()
+
+    def takes_again(self, number: int) -> None:
+        """The client reads again."""
+        client = self.clients[number]
+        if client.line.unsent and client.line.producer is not None and client.is_open:
+            client.takes_again()
+        self._accept()
+
+    def close_kept(self) -> None:
+        """All servers close their connections with a FIN."""
+        for _, server in list(self.servers):
+            if server.is_open:
+                server.ends()
+        self.world.settle()
+        self._accept()
 
     def dies(self) -> None:
         """All servers reset their connections."""
@@ -98,12 +144,36 @@ class Side:
             server.resets()
         self._accept()
 
-    def leaves(self) -> None:
-        """The client resets its connection."""
-        if self.client.stream.is_open:
-            self.client.resets()
+    def leaves(self, number: int) -> None:
+        """A client resets its connection, and another one comes."""
+        if self.clients[number].stream.is_open:
+            self.clients[number].resets()
+        self.clients[number] = self.world.client()
+        self.connections[number] = self.world.connection
+
+    def happens(self, event: str, *values: Any) -> None:
+        """One step of a test."""
+        if event == "asks":
+            request, pieces, number = values
+            if self.asks(request, number):
+                self.answers(pieces)
+        elif event == "time passes":
+            self.world.passes(2)
+        else:
+            calls: dict[str, Any] = {
+                "leaves": self.leaves,
+                "fills up": self.fills_up,
+                "takes again": self.takes_again,
+                "edits": self.edits,
+                "servers die": self.dies,
+                "servers close": self.close_kept,
+            }
+            calls[event](*values)
 
     def close(self) -> None:
+        for client in self.clients:
+            if client.stream.is_open:
+                client.resets()
         for peer in self.world.peers:
             if peer.stream.is_open and not peer.line.disconnecting and not peer.line.aborted:
                 peer.resets()
@@ -166,8 +236,16 @@ RESPONSES = st.sampled_from(
         (),
     )
 )
+NUMBERS = st.integers(0, CLIENTS - 1)
 STEPS = st.lists(
-    st.tuples(REQUESTS, RESPONSES) | st.sampled_from(("servers die", "client leaves", "time passes")), max_size=8
+    st.one_of(
+        st.tuples(st.just("asks"), REQUESTS, RESPONSES, NUMBERS),
+        st.tuples(st.just("asks"), st.just(get("/a")), st.just((answer(),)), NUMBERS),
+        st.tuples(st.sampled_from(("leaves", "fills up", "takes again")), NUMBERS),
+        st.tuples(st.just("edits"), st.sampled_from(EDITS)),
+        st.tuples(st.sampled_from(("servers die", "servers close", "time passes"))),
+    ),
+    max_size=12,
 )
 OPTIONS = st.sampled_from(
     (
@@ -180,21 +258,13 @@ OPTIONS = st.sampled_from(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.sampled_from(("phttp", "chttp")), OPTIONS, st.sampled_from(("", "combined", "json")), STEPS)
 def test_the_fast_path_changes_nothing(scheduler: str, options: tuple[str, ...], form: str, steps: list[Any]) -> None:
     fast, slow, python = (Side(scheduler, options, form, kind) for kind in ("compiled", "general", "python"))
     for side in (fast, slow, python):
-        for step in steps:
-            if step == "servers die":
-                side.dies()
-            elif step == "client leaves":
-                side.leaves()
-            elif step == "time passes":
-                side.world.passes(2)
-            elif side.asks(step[0]):
-                side.answers(step[1])
-        side.leaves()
+        for event, *rest in steps:
+            side.happens(event, *rest)
         side.close()
     for side in (fast, python):
         assert side.heard == slow.heard

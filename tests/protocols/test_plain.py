@@ -281,3 +281,16 @@ def test_each_byte_in_a_target_a_name_and_a_value(byte: bytes, before: bytes) ->
     data = before + byte + rest
     found = scanner().scan(data, b"")
     assert (found is not None) == (REQUEST_HEAD.fullmatch(data) is not None)
+
+
+def test_a_scanner_that_cannot_be_initialised_again_is_as_before() -> None:
+    if plain.RequestScanner is plain_python.RequestScanner:
+        pytest.skip("there is no compiled one")
+    make: Any = plain.RequestScanner
+    scanner: Any = make(1000, 10, 100, (b"x-forwarded-for",), False)
+    request = b"GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: a\r\n\r\n"
+    assert scanner.scan(request, b"") is None
+    with pytest.raises(TypeError):
+        scanner.__init__(1, 1, 1, (b"y" * 15, 7), False)
+    assert scanner.scan(request, b"") is None
+    assert scanner.scan(request.replace(b"X-F", b"Y-F"), b"") is not None
