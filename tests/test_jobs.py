@@ -92,7 +92,7 @@ def idle_connections(world: World) -> None:
     world.context.start()
     connections, server = ServerConnections(world.context), Destination("10.0.0.1:80")  # type: ignore[arg-type]
     for _ in range(3):
-        connections.put(Connection(connections, server))
+        connections.put(Connection(connections, server, world.context.wheel))
 
 
 def control_port(world: World) -> None:

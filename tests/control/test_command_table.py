@@ -116,7 +116,7 @@ def test_an_entry_and_the_command_of_tcpvsadm(entry: EditCommand) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "keywords"),
-    [((), {}), (("web",), {}), (("web", "10.0.0.1:80", 1, 2, 3), {}), (("web", "10.0.0.1:80"), {"colour": "red"})],
+    [((), {}), (("web",), {}), (("web", "10.0.0.1:80", *range(20)), {}), (("web", "10.0.0.1:80"), {"colour": "red"})],
 )
 def test_a_call_with_the_wrong_arguments_is_a_type_error(
     arguments: tuple[Any, ...], keywords: Mapping[str, Any]

@@ -190,6 +190,8 @@ def test_rates_in_json_have_no_counters() -> None:
         "address": "[2001:db8::1]:8080",
         "weight": 0,
         "maxconn": 0,
+        "tls": None,
+        "proxy": "off",
         "rate": {"connections": 31, "bytes_in": 32, "bytes_out": 33},
     }
     assert web["redirect_rate"] == {"connections": 51, "bytes_in": 52, "bytes_out": 53}

@@ -51,7 +51,7 @@ def test_nothing_is_said_of_what_is_used(scheduler: str) -> None:
     ("lines", "text"),
     [
         (["scheduler = wlc", A, RULE],
-         "its rules have no effect: scheduler wlc uses none; http, hhttp, phttp and chttp do"),
+         "its rules have no effect: scheduler wlc uses none; http, hhttp, phttp, chttp and sni do"),
         (["scheduler = http", A, 'rule = pattern "/(a)" match 1 use server 10.0.0.1:80'],
          "match has no effect in rule '/(a)': scheduler http hashes nothing; hhttp, phttp and chttp do"),
         (["scheduler = wlc", "balance = rr", A],

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reactors import Lines, ReactorThread, flushed, tcp_only
+from reactors import HoldsBack, Lines, ReactorThread, flushed, tcp_only
 from servers import read_all, read_exactly, reset, wait_for
 
 from ktcpvs.relay.body_relay import MAX_MOVED_SIZE, BodyRelay
@@ -38,7 +38,7 @@ class Body:
         source, target = self.source.stream, self.target.stream
         source.dataReceived = self._received
         source.read_small(True)
-        target.set_backpressure(source.pause, source.resume)
+        target.set_backpressure(HoldsBack(source))
 
     def _received(self, data: bytes) -> None:
         self.read += len(data)

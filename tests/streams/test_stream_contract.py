@@ -719,10 +719,14 @@ def test_backpressure(case: Case) -> None:
     for _ in range(20):  # the system's buffers have grown while the peer was reading
         if len(pressure.told) == 2:
             owner.write(BULK)
-    assert pressure.told == ["paused", "resumed", "paused"]
+    # The system may still take more for the peer: then the writer is resumed again.
+    told = list(pressure.told)
+    assert told[:3] == ["paused", "resumed", "paused"]
+    assert told == (["paused", "resumed"] * len(told))[: len(told)]
     owner.do("abort")
     owner.hears("broken")
-    assert pressure.told == ["paused", "resumed", "paused"]
+    assert pressure.told[: len(told)] == told
+    assert len(pressure.told) <= len(told) + 1
 
 
 def test_backpressure_that_is_set_late_replaced_and_cleared(case: Case) -> None:
