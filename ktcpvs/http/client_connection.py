@@ -13,7 +13,8 @@ from time import monotonic
 from ktcpvs.dispatch.admission import RETRY_AFTER_HEAD
 from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.dispatch.client_limits import TOO_MUCH_HEAD
-from ktcpvs.http.exchange import CONNECTING, PENDING_IS_FULL, SERVER_IS_FULL, TURN_IS_OVER, Exchange
+from ktcpvs.http.exchange import Exchange
+from ktcpvs.http.exchange_owner import CONNECTING, PENDING_IS_FULL, SERVER_IS_FULL, TURN_IS_OVER
 from ktcpvs.http.fast_path import client_receiver
 from ktcpvs.http.service import HTTPService
 from ktcpvs.http.upgrade import Upgrade
@@ -548,7 +549,7 @@ class HTTPClientConnection(ClientConnection):
     def _check_server(self, state: str, waited: int) -> bool:
         settings, exchange, limit = self.context.settings, self.exchange, self.context.settings.read_timeout
         if state == life.WAITING and self.body is None and waited >= settings.response_timeout:
-            exchange.response_timed_out()
+            self._http.retries.response_timed_out(exchange)
         elif self.body is not None and limit and waited > limit and state == life.WAITING:
             if self.held & SERVER_IS_FULL:
                 reason = f"the server took none of the request's body for {limit} seconds"
@@ -562,7 +563,7 @@ class HTTPClientConnection(ClientConnection):
             self.expire(life.READ_TIMEOUT)
             return True
         elif state == life.WAITING:
-            exchange.check_silence(waited)
+            self._http.retries.check_silence(exchange, waited)
         return False
 
 

@@ -9,22 +9,23 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from ktcpvs.dispatch.access_log import AccessLogWriter
-from ktcpvs.dispatch.client_limits import TOO_MANY_REQUESTS, ClientLimits
+from ktcpvs.dispatch.client_limits import TOO_MANY_REQUESTS
 from ktcpvs.dispatch.dispatcher import CONNECT_FAILED, Dispatcher
 from ktcpvs.dispatch.selection import is_choice
+from ktcpvs.http.exchange_owner import CONNECTING, SERVER_IS_FULL, TURN_IS_OVER, ExchangeOwner
 from ktcpvs.http.fast_path import SENT, WHOLE
 from ktcpvs.http.head_cache import CLOSE, KEEP_ALIVE, MAX_CACHED_HEAD, CachedResponse
+from ktcpvs.http.retries import UNANSWERED
 from ktcpvs.http.server_connection import ServerConnection
 from ktcpvs.http.service import HTTPService
 from ktcpvs.model import exchange as life
 from ktcpvs.model.destination import Destination, Lease
-from ktcpvs.model.health import DOWN
 from ktcpvs.model.latency import BUCKETS
 from ktcpvs.model.scheduling import Choice
 from ktcpvs.protocols import http1
@@ -36,8 +37,6 @@ from ktcpvs.relay.body_relay import MIN_BODY_SIZE, MIN_READ_SIZE, BodyRelay
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system import log as levels
 
-UNANSWERED = "the server closed the connection before it answered"
-
 MAX_INTERIM_PER_TURN = 16
 """The most interim responses (1xx) of one server in one turn of the reactor; then other connections have their turn."""
 
@@ -45,67 +44,6 @@ MAX_JOINED_BODY = 4096
 """The most bytes of a body that are copied behind its head; a longer beginning is sent as a separate buffer."""
 
 NO_NAMES: frozenset[bytes] = frozenset()
-
-SERVER_IS_FULL, PENDING_IS_FULL, CONNECTING, TURN_IS_OVER = 1, 2, 4, 8
-"""Reasons not to read the client, as bits: the server's buffer is full, enough requests are pending, there is no server
-connection yet, the received data takes more than one turn to process."""
-
-
-class ExchangeOwner(Protocol):
-    """The part of a client connection that its exchange uses.
-
-    body: the framing of the request's body until its end has come. closes_after: the client wants the connection to end
-    with this response. has_ended: the client has sent a FIN. held: reasons not to read the client. is_full: the client
-    does not read. is_last: the connection ends with this response. last_activity: the tick at which bytes last came.
-    pending: bytes of pipelined requests.
-    """
-
-    body: Frame | None
-    client: Stream
-    client_name: str
-    closes_after: bool
-    ending: str
-    has_ended: bool
-    held: int
-    is_full: bool
-    is_last: bool
-    last_activity: int
-    limits: ClientLimits | None
-    pending: bytes
-    state: str
-
-    def transition(self, event: str) -> None:
-        """Change the state."""
-
-    def hold(self, reason: int, held: bool) -> None:
-        """Add or remove a reason not to read the client."""
-
-    def exchange_finished(self) -> None:
-        """The response has been written: handle the next request, or close."""
-
-    def refused(self) -> None:
-        """The switch has responded itself, and the connection stays open."""
-
-    def refuse(self, status: int, reason: str, retry_after: int = 0) -> None:
-        """Respond with an error and close the connection."""
-
-    def retry_after(self, status: int, seconds: int) -> int:
-        """The value of Retry-After; 0: none."""
-
-    def begin_entry(self) -> None:
-        """Begin an access log entry, where there is a log and none has begun."""
-
-    def switch_protocols(self, response: http1.Response, protocols: bytes, rest: bytes) -> None:
-        """The server has accepted an upgrade to `protocols`. rest: the bytes after its response."""
-
-    def moved(self) -> tuple[int, int]:
-        """Bytes from the client and to it, so far."""
-
-    def break_off(self) -> None:
-        """Close a connection whose client has received only a part of a response."""
-
-    def end_if_over(self) -> None:
-        """End the connection if both sides are closed."""
 
 
 class Exchange:
@@ -425,7 +363,7 @@ class Exchange:
         assert message is not None  # nothing is selected without a request
         kept = self._http.connections.take(destination, is_repeatable=message.is_repeatable)
         if kept is None:
-            self._connect(destination)
+            self.connect(destination)
             return
         self._owner.transition(life.REUSED)
         destination.reused += 1
@@ -433,7 +371,8 @@ class Exchange:
             self.dispatcher.entry.connected(is_reused=True)
         self._send(kept)
 
-    def _connect(self, destination: Destination) -> None:
+    def connect(self, destination: Destination) -> None:
+        """Send the request to this server, on a new connection."""
         self._owner.transition(life.CHOSEN)
         connection, self._connecting = self._http.connections.connect(
             destination, self._http.context.connector(destination)
@@ -702,8 +641,8 @@ class Exchange:
             server.exchange = None
             server.close()
         if owner.state == life.WAITING:
-            if self._is_repeatable and not self._received and server is not None:
-                self._repeat(server)
+            if server is not None and self.may_be_repeated:
+                self._http.retries.repeat(self, server)
             else:
                 self.server_failed(UNANSWERED)
                 self.fail(502, UNANSWERED)
@@ -753,79 +692,22 @@ class Exchange:
             else:
                 server.close()
 
-    # Retries.
+    # For retries.
 
-    def _repeat(self, dead: ServerConnection) -> None:
-        """Send the same request again.
+    @property
+    def may_be_repeated(self) -> bool:
+        """Whether the request can be sent again: its method is idempotent, and no part of a response has come."""
+        return self._is_repeatable and not self._received
 
-        If a kept connection has died, it may only have been idle for too long, so the same server is tried on a new
-        connection. If a new connection has died, that is the server's fault, so another server gets the request.
-        """
-        dispatcher, destination = self.dispatcher, dead.destination
-        self._owner.transition(life.AGAIN)
-        if dispatcher.entry is not None:
-            dispatcher.entry.retried()
-        destination.retries += 1
-        was_first = destination not in dispatcher.failed_connections
-        dispatcher.failed_connections = (*dispatcher.failed_connections, destination)
-        if dead.is_used and was_first:
-            self._connect(destination)
-            return
-        dispatcher.exclude(destination, UNANSWERED)
-        if dispatcher.lease is not None:
-            dispatcher.lease.end(failed=True)
-        if self._http.selector.may_retry():
-            dispatcher.is_retry = True
-            dispatcher.select()
-        else:
-            self.fail(502, f"{UNANSWERED}, and there are as many retries as retry_budget allows")
+    @property
+    def last_activity(self) -> int:
+        """The tick at which bytes last came from the client or the server."""
+        return self._owner.last_activity
 
-    def check_silence(self, seconds: int) -> None:
-        """The server has sent nothing for `seconds`: retry elsewhere if its checks have failed, or after
-        first_byte_timeout."""
-        server, timeout = self.server, self._http.context.first_byte_timeout
-        if server is None:
-            return
-        if server.destination.health.state == DOWN:
-            self._retry_elsewhere(f"no response within {seconds} seconds, and its checks fail")
-        elif timeout and seconds >= timeout:
-            self._retry_elsewhere(f"no response within {timeout} seconds")
-
-    def response_timed_out(self) -> None:
-        """The server has not begun its response within `response_timeout`."""
-        seconds = self._http.context.context.settings.response_timeout
-        if not self._retry_elsewhere(f"no response within {seconds} seconds"):
-            self.server_failed(f"no response within {seconds} seconds")
-            self.fail(504, f"the server did not answer within {seconds} seconds")
-
-    def _retry_elsewhere(self, reason: str) -> bool:
-        """Send the request to another server, if that is safe and this one responds to no other request either. Return
-        False if the request stays where it is."""
+    def transition(self, event: str) -> None:
+        """Change the state of the client connection, for something unusual."""
         self.leave_fast_path()
-        server, dispatcher, owner = self.server, self.dispatcher, self._owner
-        if not self._is_repeatable or self._received or server is None:
-            return False
-        silent = server.destination
-        if silent.heard > owner.last_activity or silent in dispatcher.request.tried:
-            return False
-        choice = self._http.selector.instead_of_silent(silent, dispatcher.request)
-        if choice is None:
-            return False
-        form = "service {ident}: server {server} is silent: {why}"
-        log, ident = self._http.context.context.log, self._http.context.ident
-        log.event(levels.NON_FATAL, form, ident=ident, server=silent.address, why=reason)
-        owner.transition(life.SILENT)
-        silent.retries += 1
-        if dispatcher.entry is not None:
-            dispatcher.entry.retried()
-        if dispatcher.lease is not None:
-            dispatcher.lease.end(failed=True)
-        self.release_server(reset=True)
-        dispatcher.failed_connections = (*dispatcher.failed_connections, silent)
-        dispatcher.is_retry = True
-        dispatcher.exclude(silent, reason)
-        dispatcher.take(choice)
-        return True
+        self._owner.transition(event)
 
     # Back-pressure.
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.http.head_cache import HeadCache
+from ktcpvs.http.retries import Retries
 from ktcpvs.http.server_connection import ServerConnections
 
 
 class HTTPService:
     """context: shared by all kinds of connections. connections: to the service's servers. cache: parsed heads.
 
-    access_log, selector, kept: of the above, for those who need them with each request.
+    retries: decides about requests that are sent again. access_log, selector, kept: of the above, which each request
+    needs.
     """
 
-    __slots__ = ("access_log", "cache", "connections", "context", "kept", "selector")
+    __slots__ = ("access_log", "cache", "connections", "context", "kept", "retries", "selector")
 
     def __init__(self, context: ServiceContext, connections: ServerConnections, cache: HeadCache) -> None:
         self.context = context
         self.connections = connections
         self.cache = cache
+        self.retries = Retries(context)
         self.access_log = context.access_log
         self.selector = context.selector
         self.kept = connections.pool.kept
