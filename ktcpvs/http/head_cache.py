@@ -23,8 +23,8 @@ MAX_CACHED_HEAD = 2048
 """The longest head of a response that is cached, in bytes."""
 
 MAX_REQUESTS = 256
-"""How many requests are cached for a service whose servers are told nothing about clients; a power of two. Each has a
-place by its size, where the last one stands: to compare it costs less than to look up a hash of its bytes."""
+"""The most requests that are cached for a service without forwarding fields; a power of two. The last request of each
+size is kept at the place of that size: comparing it costs less than looking up a hash of its bytes."""
 
 MAX_CACHED_REQUEST = 1024
 """The longest request that is cached, in bytes."""
@@ -33,7 +33,7 @@ MAX_CLIENTS = 4096
 """The most client addresses whose forwarding fields are cached."""
 
 ScannedResponse = tuple[int, int, int, bytes]
-"""What `scan_response` returns: status, size of the head, length of the body, the head as it is forwarded."""
+"""A result of `scan_response`: status, size of the head, length of the body, the head as it is forwarded."""
 
 
 class CachedResponse:

@@ -41,7 +41,7 @@ class ListenAddress:
 
 
 Listen = tuple[ListenAddress, ...]
-"""What a service listens on: one address at least, the first one being the one that views show first."""
+"""The addresses that a service listens on, at least one. Views show the first one first."""
 
 
 def as_listen(value: Any) -> Listen:

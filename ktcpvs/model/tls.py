@@ -1,4 +1,4 @@
-"""What a configuration says about TLS and the PROXY protocol: files, words of a server, and contradictions.
+"""TLS and the PROXY protocol in the configuration: files, words of a server, and contradictions.
 
 server = ADDRESS [WEIGHT] [maxconn N] [tls [ca FILE | verify off] [name HOST] [cert FILE]] [proxy v1|v2]
 """

@@ -84,7 +84,7 @@ class NotTLS(Exception):
 
 @frozen
 class ClientHello:
-    """What a client offers.
+    """A complete ClientHello: the offers of a client.
 
     server_name: in lower case, without a trailing dot; None: no name, or an IP address instead of one. protocols: of
     ALPN, as the client prefers them. versions: as the client prefers them; a client that does not list them names its

@@ -93,7 +93,7 @@ class ProxiedTLS:
 
 @frozen
 class TLVs:
-    """What a header of version 2 tells besides addresses; None: not told.
+    """The TLVs of a header of version 2. None: the header has no such TLV.
 
     alpn: the protocol of the connection. authority: the host that the client has named, such as the server name of TLS.
     unique_id: identifies the connection. others: type and value of those that are not known here, as they came.
@@ -150,7 +150,7 @@ class ProxyHeaderReader:
 
     @property
     def rest(self) -> bytes:
-        """What has come behind the complete header."""
+        """The bytes received after the complete header."""
         return b"" if self._header is None else bytes(self.received[self._header.size :])
 
     def feed(self, data: bytes) -> ProxyHeader | None:

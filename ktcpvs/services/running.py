@@ -197,8 +197,10 @@ class RunningService:
             self.server_connections.retire(changed)
 
     def _accept_at(self, address: Address) -> Callable[[socket.socket, Any], object]:
-        """What gets the sockets accepted at that address: without stages, nothing comes between accept and the client
-        connection."""
+        """Return the function that gets the sockets accepted at that address.
+
+        Without stages, nothing comes between accept and the client connection.
+        """
         stages = self._stages.get(address, ())
         return partial(self._accepted_with_preamble, stages) if stages else self._accepted
 

@@ -19,7 +19,6 @@ from ktcpvs.streams.contract import BackpressuredWriter, NotDetachable, SocketAd
 from ktcpvs.streams.poller import ERR, ET, HUP, IN, OUT, PRI, RDHUP, SocketPoller
 from ktcpvs.streams.transport import (
     NONBLOCKING,
-    ProducerWriter,
     SocketTransport,
     local_of,
     nothing,
@@ -195,7 +194,7 @@ class BareTransport(SocketTransport):
             self._read_soon()  # others have their turn
 
     def _after_short_read(self) -> None:
-        """What was read may not have been all, and no event will tell."""
+        """Read on after a short read: more may have come, and no event will report it."""
         if self._fin_came and not self.is_unix:  # whose reads stop where descriptors were sent
             self._input_ended()
         else:
@@ -323,8 +322,8 @@ class BareTransport(SocketTransport):
         self.poller.defer(self._end_of_writing)
 
     def _end_of_writing(self) -> None:
-        """What the peer had sent before it reset the connection is still in the socket: a server that refuses an upload
-        sends its response and closes with bytes unread, and the reset overtakes our reading."""
+        """Read the rest after a failed write. The bytes that the peer sent before its reset are still in the socket: a
+        server that refuses an upload responds and closes with bytes unread, and the reset overtakes our reading."""
         self._aborted = True
         self._is_reading = self._sends_at_once = False
         self._drop_writes()
@@ -341,7 +340,7 @@ class BareTransport(SocketTransport):
         self._over(False)
 
     def _drop_writes(self) -> None:
-        """What is written from now on is dropped."""
+        """Drop everything that is written from now on."""
         if self.stream is not None:
             self.stream.write = nothing
 
@@ -444,9 +443,7 @@ class BareTransport(SocketTransport):
         if self._events:
             self.poller.forget(self._fd)
         self._sock.close()
-        writer, self._writer = self._writer, None
-        if type(writer) is ProducerWriter:
-            writer.producer.stopProducing()
+        self._writer = None
         stream.over(clean)
 
     def _shut_down(self, how: int) -> None:
@@ -514,28 +511,6 @@ class BareTransport(SocketTransport):
         if self._full:
             words.append("full")
         return ", ".join(words)
-
-    # Twisted's names, for owners that know the transport as Twisted's.
-
-    writeSequence = writev
-    pauseProducing = pause
-    resumeProducing = resume
-    loseWriteConnection = half_close
-    loseConnection = close
-    abortConnection = abort
-    unregisterProducer = clear_backpressure
-
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """As Twisted's: pauses `producer` when it is full, and resumes it when most is sent."""
-        if self._writer is not None:
-            raise RuntimeError(f"{producer} cannot be registered: {self._writer} is")
-        if self.stream is None:
-            producer.stopProducing()
-            return
-        self.set_backpressure(ProducerWriter(producer))
-
-    def stopProducing(self) -> None:
-        self.close()
 
 
 def adopt_socket(poller: SocketPoller, sock: Any, peer: SocketAddress, stream: Any) -> None:

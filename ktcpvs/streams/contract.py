@@ -105,7 +105,7 @@ class Detached(Protocol):
 
 
 class BackpressuredWriter(Protocol):
-    """What writes to a stream, and can wait."""
+    """A writer to a stream that can wait."""
 
     def pause_writing(self) -> None:
         """The stream's peer does not take what is written."""

@@ -180,13 +180,6 @@ class DetachedTransport(SocketTransport):
         with contextlib.suppress(OSError):  # the peer has already closed it: reading will report that
             self._sock.shutdown(how)
 
-    # Twisted's names, for owners that use the transport as one of Twisted's.
-
-    unregisterProducer = clear_backpressure
-
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """Do nothing, as `set_backpressure`."""
-
 
 def _refuse_to_write(_: object) -> None:
     """Raise: bytes of the stream's owner would mix with those that the engine moves."""

@@ -206,7 +206,7 @@ class Stream(Protocol):
 
     @property
     def poller(self) -> SocketPoller | None:
-        """What watches its bare socket; None for other transports."""
+        """The poller that watches its bare socket; None for other transports."""
         poller: SocketPoller | None = self.transport.poller if self.is_open else None
         return poller
 

@@ -152,7 +152,7 @@ class Handshake:
         return rest if is_complete else None
 
     def facts(self) -> TLSFacts:
-        """What a complete handshake has agreed on."""
+        """The results of a complete handshake."""
         session = self._ssl
         # On a client's side nobody asks, and each connection would keep it.
         certificate = session.getpeercert(True) if self._server_side and session.context.verify_mode else None
@@ -208,7 +208,7 @@ def _escaped(value: str) -> str:
 
 
 class _Held:
-    """What has come and was not delivered: decrypted bytes, then bytes that are still encrypted, then the end.
+    """Received data that was not delivered: decrypted bytes, then bytes that are still encrypted, then the end.
 
     has_notify: the peer's close_notify follows `plain`; then nothing more counts. has_fin: the FIN of the stream below
     follows.
@@ -343,7 +343,7 @@ class TLSTransport(StreamTransport):
             self.stream.readConnectionLost()
 
     def _failed(self, error: ssl.SSLError) -> None:
-        """What came is not what the peer has sent, or breaks the protocol: tell the peer by an alert."""
+        """Send an alert: the received bytes were changed on their way, or break the protocol."""
         buffers = self._buffers
         buffers.incoming.read()
         self._broken(failure_reason(error), buffers.outgoing.read())
@@ -621,7 +621,3 @@ class TLSTransport(StreamTransport):
     def state(self) -> str:
         below = self._below.transport
         return below.state() if below is not None else "closed"
-
-    # Twisted's names, for owners that know the transport as Twisted's.
-
-    unregisterProducer = clear_backpressure

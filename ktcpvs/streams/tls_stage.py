@@ -35,7 +35,7 @@ PLAIN_HTTP_RESPONSE = (
 _MAY_BE_HTTP = re.compile(rb"[A-Z]+(?: |$)")
 
 RESUMED, FULL, REFUSED = "resumed", "full", "refused"
-"""How a handshake ends."""
+"""The outcomes of a handshake."""
 
 
 class ContextChoice:

@@ -49,24 +49,6 @@ class Backpressure:
         """Do nothing: the stream notifies its owner of the end."""
 
 
-class ProducerWriter:
-    """A producer of Twisted's, as a writer."""
-
-    __slots__ = ("producer",)
-
-    def __init__(self, producer: Any) -> None:
-        self.producer = producer
-
-    def pause_writing(self) -> None:
-        self.producer.pauseProducing()
-
-    def resume_writing(self) -> None:
-        self.producer.resumeProducing()
-
-    def __repr__(self) -> str:
-        return repr(self.producer)
-
-
 class StreamTransport(ABC):
     """Base class of transports, each of which carries one stream. The methods are those of `ByteStream`, for an open
     stream.
@@ -80,7 +62,7 @@ class StreamTransport(ABC):
     """Whether it calls `bulk_detected`."""
 
     poller: SocketPoller | None = None
-    """What watches its bare socket; None for transports of an event loop's own."""
+    """The poller that watches its bare socket; None for transports of an event loop."""
 
     write: Callable[[bytes], object]
 
@@ -162,8 +144,10 @@ class StreamTransport(ABC):
 
     def send_ahead(self, pieces: Sequence[bytes]) -> bool:
         """Send `pieces` at once, in one packet with the bytes that are sent past this transport next. Return False if
-        the socket has not accepted them all; then the rest is buffered. There must be an `output_descriptor`."""
-        raise NotImplementedError
+        the socket has not accepted them all; then the rest is buffered. A transport without an `output_descriptor`
+        buffers them."""
+        self.writev(pieces)
+        return False
 
     @abstractmethod
     def getHandle(self) -> Any:

@@ -152,18 +152,6 @@ class TwistedTransport(SocketTransport):
             words.append("paused")
         return ", ".join(words)
 
-    # Twisted's names, for owners that use the transport as one of Twisted's.
-
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
-        self.twisted.registerProducer(producer, streaming)
-
-    def unregisterProducer(self) -> None:
-        self.twisted.unregisterProducer()
-
-    @property
-    def writeSequence(self) -> Callable[[Sequence[bytes]], object]:
-        return self.writev
-
 
 def _socket_address(address: Any) -> SocketAddress:
     """Convert an IAddress of Twisted to an address as in the socket module."""

@@ -21,7 +21,6 @@ from ktcpvs.streams.contract import BackpressuredWriter, NotDetachable, SocketAd
 from ktcpvs.streams.transport import (
     NONBLOCKING,
     SMALL_READ_SIZE,
-    ProducerWriter,
     SocketTransport,
     local_of,
     nothing,
@@ -272,9 +271,7 @@ class UVTransport(SocketTransport):
         stream, self.stream = self.stream, None
         self.write = nothing
         self._pieces = None
-        writer, self._writer = self._writer, None
-        if type(writer) is ProducerWriter:
-            writer.producer.stopProducing()
+        self._writer = None
         if stream is not None:
             stream.over(clean)
 
@@ -490,28 +487,6 @@ class UVTransport(SocketTransport):
         finally:
             if not ours:
                 sock.detach()
-
-    # Twisted's names, for owners that use the transport as one of Twisted's.
-
-    writeSequence = writev
-    pauseProducing = pause
-    resumeProducing = resume
-    loseWriteConnection = half_close
-    loseConnection = close
-    abortConnection = abort
-    unregisterProducer = clear_backpressure
-
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """As in Twisted: pause `producer` when the buffer is full, and resume it when most is sent."""
-        if self._writer is not None:
-            raise RuntimeError(f"{producer} cannot be registered: {self._writer} is")
-        if self.stream is None:
-            producer.stopProducing()
-            return
-        self.set_backpressure(ProducerWriter(producer))
-
-    def stopProducing(self) -> None:
-        self.close()
 
 
 class _PieceReader:

@@ -29,7 +29,7 @@ TICKETS = 1
 
 @frozen
 class TLSProfile:
-    """How TLS ends at a listener.
+    """The TLS settings of a listener.
 
     name: of the profile, from which its ticket keys are derived. minimum: a key of VERSIONS. ciphers: a cipher list of
     OpenSSL for TLS 1.2, "" for its own. alpn: protocols, the best first; () accepts any that a client offers.
@@ -101,7 +101,7 @@ class ServerContexts:
 
 @frozen
 class ServerTLS:
-    """How connections to a server are secured.
+    """The TLS settings of connections to a server.
 
     name: to verify, and to send as SNI; an IP address is verified only. verify: False accepts any certificate. ca: a
     PEM file with the CAs that may sign it; "": those of the system. certificate: a PEM file with the certificate and

@@ -97,7 +97,7 @@ class Factory:  # here
     name = "first"
 
     def bind(self, service: ServiceView, previous: IScheduler | None) -> IScheduler:
-        raise NotImplementedError
+        raise ValueError("only its types are checked")
 """,
         r"'Factory' is missing following 'ISchedulerFactory' interface members: unit",
     ),
