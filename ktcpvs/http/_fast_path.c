@@ -651,15 +651,20 @@ server_receiver(PyObject *module, PyObject *args)
     return make_receiver(args, server_receives, &server_layout, server_names);
 }
 
-/* configure(classes, states, buckets, closing): see http/fast_path.py. */
+/* configure(classes, states, buckets, closing, limits): see http/fast_path.py. */
 static PyObject *
 configure(PyObject *module, PyObject *args)
 {
     PyObject *classes, *bounds;
     (void)module;
-    if (!PyArg_ParseTuple(args, "O!(OOO)O!S", &PyDict_Type, &classes, &idle_state, &sent_state, &whole_state,
-                          &PyTuple_Type, &bounds, &closing))
+    int places, longest;
+    if (!PyArg_ParseTuple(args, "O!(OOO)O!S(ii)", &PyDict_Type, &classes, &idle_state, &sent_state, &whole_state,
+                          &PyTuple_Type, &bounds, &closing, &places, &longest))
         return NULL;
+    if (places != PLACES || longest != MAX_CACHED_REQUEST) {
+        PyErr_SetString(PyExc_ValueError, "the limits of http/head_cache.py are not those that were compiled");
+        return NULL;
+    }
     Py_INCREF(idle_state);
     Py_INCREF(sent_state);
     Py_INCREF(whole_state);
@@ -698,7 +703,7 @@ configure(PyObject *module, PyObject *args)
 }
 
 static PyMethodDef functions[] = {
-    {"configure", configure, METH_VARARGS, "configure(classes, states, buckets, closing)"},
+    {"configure", configure, METH_VARARGS, "configure(classes, states, buckets, closing, limits)"},
     {"client_receiver", client_receiver, METH_VARARGS, "client_receiver(connection, wheel)"},
     {"server_receiver", server_receiver, METH_VARARGS, "server_receiver(server, wheel)"},
     {NULL, NULL, 0, NULL},

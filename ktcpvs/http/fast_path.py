@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ktcpvs.dispatch.access_log import ServiceAccessLog
 from ktcpvs.dispatch.dispatcher import Dispatcher
 from ktcpvs.dispatch.selection import Selector
-from ktcpvs.http.head_cache import CLOSE, CachedResponse, HeadCache
+from ktcpvs.http.head_cache import CLOSE, MAX_CACHED_REQUEST, MAX_REQUESTS, CachedResponse, HeadCache
 from ktcpvs.model import exchange as life
 from ktcpvs.model.destination import Destination, Lease, SharedDestination
 from ktcpvs.model.latency import BUCKETS, Latencies
@@ -69,4 +69,5 @@ if not TYPE_CHECKING:
             (life.IDLE, SENT, WHOLE),
             BUCKETS,
             CLOSE,
+            (MAX_REQUESTS, MAX_CACHED_REQUEST),
         )

@@ -22,6 +22,7 @@ from ktcpvs.streams.transport import (
     SocketTransport,
     local_of,
     nothing,
+    open_state,
     peer_of,
     reset_on_close,
 )
@@ -503,14 +504,7 @@ class BareTransport(SocketTransport):
             return "closed"
         if self._aborted or self._closing:
             return "aborted" if self._aborted else "closing"
-        words = ["half-closed" if self._half_closed else "open"]
-        if self._peer_ended:
-            words.append("peer has ended")
-        if self._paused:
-            words.append("paused")
-        if self._full:
-            words.append("full")
-        return ", ".join(words)
+        return open_state(self._half_closed, self._peer_ended, self._paused, self._full)
 
 
 def adopt_socket(poller: SocketPoller, sock: Any, peer: SocketAddress, stream: Any) -> None:

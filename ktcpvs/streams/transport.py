@@ -224,6 +224,12 @@ class SocketTransport(StreamTransport):
         return local_of(self.getHandle())
 
 
+def open_state(is_half_closed: bool, has_peer_ended: bool, is_paused: bool, is_full: bool) -> str:
+    """Return the state of an open transport in words, for logs."""
+    more = ("peer has ended", has_peer_ended), ("paused", is_paused), ("full", is_full)
+    return ", ".join(["half-closed" if is_half_closed else "open", *(word for word, holds in more if holds)])
+
+
 def peer_of(sock: Any) -> SocketAddress:
     """Return the address of a socket's peer; None if the peer has disconnected."""
     try:

@@ -24,6 +24,7 @@ from ktcpvs.streams.transport import (
     SocketTransport,
     local_of,
     nothing,
+    open_state,
     peer_of,
     reset_on_close,
 )
@@ -463,14 +464,7 @@ class UVTransport(SocketTransport):
             return "closed"
         if self._aborted or self._closing:
             return "aborted" if self._aborted else "closing"
-        words = ["half-closed" if self._half_closed else "open"]
-        if self._peer_ended:
-            words.append("peer has ended")
-        if self._paused:
-            words.append("paused")
-        if self._full:
-            words.append("full")
-        return ", ".join(words)
+        return open_state(self._half_closed, self._peer_ended, self._paused, self._full)
 
     def _reset_on_close(self) -> None:
         self._sends_fin = False
