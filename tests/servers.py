@@ -280,6 +280,23 @@ def read_exactly(sock: socket.socket, size: int) -> bytes:
     return bytes(data)
 
 
+def read_head(sock: socket.socket) -> bytes:
+    """Read the head of a message byte by byte, so that nothing behind it is read; b"" at the end."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        byte = sock.recv(1)
+        if not byte:
+            return b""
+        head += byte
+    return head
+
+
+def length_of(head: bytes) -> int:
+    """Return the Content-Length in a head; 0 without one."""
+    _, _, rest = head.lower().partition(b"\r\ncontent-length:")
+    return int(rest.partition(b"\r\n")[0] or b"0")
+
+
 def echoes(client: socket.socket) -> bool:
     """True while the connection to a server that does `echo` works; False when it has ended."""
     try:

@@ -11,8 +11,6 @@ import datetime
 from typing import Any
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from OpenSSL import SSL, crypto
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator
@@ -21,6 +19,7 @@ from zope.interface import implementer
 
 from ktcpvs.control.endpoints import TLSFiles
 from ktcpvs.errors import NoTLS, shorten
+from ktcpvs.system.certificates import read_private_key
 from ktcpvs.system.files import read_file
 
 _VERIFY_ERRORS = {
@@ -154,7 +153,7 @@ def extension(certificate: x509.Certificate, kind: type[Any]) -> Any:
 def load_context(files: TLSFiles, may_wait: bool = True) -> TLSContext:
     """Load a context from its files. may_wait: as for `read_file`. Raises NoTLS."""
     chain, authorities = _certificates("cert", files.cert, may_wait), _certificates("ca", files.ca, may_wait)
-    key = _key(files.key, may_wait)
+    key = read_private_key(f"key={files.key}", _read("key", files.key, may_wait))
     if key.public_key() != chain[0].public_key():
         raise NoTLS(
             f"key={files.key}: the key does not belong to the certificate of {subject(chain[0])} in cert={files.cert}"
@@ -177,17 +176,6 @@ def _certificates(word: str, path: str, may_wait: bool) -> list[x509.Certificate
         return x509.load_pem_x509_certificates(_read(word, path, may_wait))
     except ValueError:
         raise NoTLS(f"{word}={path}: no certificate in PEM, or an unreadable one") from None
-
-
-def _key(path: str, may_wait: bool) -> Any:
-    data = _read("key", path, may_wait)
-    try:
-        return load_pem_private_key(data, None)
-    except TypeError:
-        why = "the key is encrypted, and a daemon cannot ask for its password; 'openssl pkey' decrypts it"
-    except (ValueError, UnsupportedAlgorithm):
-        why = "no private key in PEM, or an unreadable one"
-    raise NoTLS(f"key={path}: {why}")
 
 
 def subject(certificate: x509.Certificate) -> str:

@@ -186,7 +186,7 @@ def _read(path: str) -> bytes:
 
 
 def _certificate(file: str, data: bytes, key_file: str, key_data: bytes) -> ServerCertificate:
-    key = _key(key_file, key_data)
+    key = read_private_key(key_file, key_data)
     try:
         chain = x509.load_pem_x509_certificates(data)
         leaf = chain[0]
@@ -221,14 +221,15 @@ def _certificate(file: str, data: bytes, key_file: str, key_data: bytes) -> Serv
     )
 
 
-def _key(file: str, data: bytes) -> Any:
+def read_private_key(source: str, data: bytes) -> Any:
+    """Return the private key in `data`, in PEM. source: named in errors. Raises NoTLS."""
     try:
         return load_pem_private_key(data, None)
     except TypeError:
         why = "the key is encrypted, and a daemon cannot ask for its password; 'openssl pkey' decrypts it"
     except (ValueError, UnsupportedAlgorithm):
         why = "no private key in PEM, or an unreadable one"
-    raise NoTLS(f"{file}: {why}")
+    raise NoTLS(f"{source}: {why}")
 
 
 def _check_chain(file: str, chain: Sequence[x509.Certificate]) -> None:

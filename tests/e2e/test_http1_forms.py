@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from servers import LOOPBACK, SocketServer, dial, free_port, read_all, read_exactly
+from servers import LOOPBACK, SocketServer, dial, free_port, length_of, read_all, read_exactly, read_head
 
 from .harness import Daemon
 
@@ -26,22 +26,6 @@ def service(daemon: Daemon, server: SocketServer, *words: str) -> int:
     daemon.service("web", port, address, scheduler="phttp", rules=((".*", address),))
     daemon.adm("-E", "-i", "web", "eject=0", *words)
     return port
-
-
-def read_head(sock: socket.socket) -> bytes:
-    """Read a head, byte by byte so that no byte behind it is read; b"" at the end."""
-    head = b""
-    while not head.endswith(b"\r\n\r\n"):
-        byte = sock.recv(1)
-        if not byte:
-            return b""
-        head += byte
-    return head
-
-
-def length_of(head: bytes) -> int:
-    _, _, rest = head.lower().partition(b"\r\ncontent-length:")
-    return int(rest.partition(b"\r\n")[0] or b"0")
 
 
 def requests(sock: socket.socket) -> Iterator[tuple[bytes, bytes]]:

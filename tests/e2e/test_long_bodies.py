@@ -16,7 +16,7 @@ import pytest
 from attrs import frozen
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from servers import LOOPBACK, SocketServer, dial, free_port, read_exactly, reset, wait_for
+from servers import LOOPBACK, SocketServer, dial, free_port, length_of, read_exactly, read_head, reset, wait_for
 
 from ktcpvs.relay.body_relay import MAX_MOVED_SIZE, MIN_BODY_SIZE
 
@@ -58,21 +58,6 @@ def send_in_pieces(sock: socket.socket, data: bytes, pieces: tuple[int, ...]) ->
             time.sleep(0.002)
     if data:
         sock.sendall(data)
-
-
-def read_head(sock: socket.socket) -> bytes:
-    """Read the head of a message byte by byte, so that nothing behind it is read; b"" at the end."""
-    head = b""
-    while not head.endswith(b"\r\n\r\n"):
-        byte = sock.recv(1)
-        if not byte:
-            return b""
-        head += byte
-    return head
-
-
-def length_of(head: bytes) -> int:
-    return int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0] or 0)
 
 
 class Origin:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from memory import World
+from memory import World, worlds
 
 from ktcpvs.model import connection as life
 
@@ -20,15 +20,8 @@ Make = Callable[..., World]
 @pytest.fixture
 def make() -> Iterator[Make]:
     """Makes worlds, and checks that nothing is left counted in any of them."""
-    worlds: list[World] = []
-
-    def new(*lines: str, **others: object) -> World:
-        worlds.append(World(*lines, **others))
-        return worlds[-1]
-
-    yield new
-    for world in worlds:
-        world.close()
+    with worlds() as make:
+        yield make
 
 
 def test_wlc_calls_before_it_reads(make: Make) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from memory import World
+from memory import World, worlds
 
 A, B = "10.0.0.1:443", "10.0.0.2:443"
 HELLOS = Path(__file__).parents[1] / "protocols" / "corpus" / "hellos"
@@ -23,15 +23,8 @@ Make = Callable[..., World]
 @pytest.fixture
 def make() -> Iterator[Make]:
     """Makes worlds, and checks that nothing is left counted in any of them."""
-    worlds: list[World] = []
-
-    def new(*lines: str, **others: object) -> World:
-        worlds.append(World(*lines, **others))
-        return worlds[-1]
-
-    yield new
-    for world in worlds:
-        world.close()
+    with worlds() as make:
+        yield make
 
 
 @pytest.mark.parametrize("size", [1, 7, 100, 10000])
