@@ -58,7 +58,8 @@ class HeadCache:
     """The head cache of one service.
 
     is_enabled: False while every step of a request is logged. head_size: the limit in force, in bytes. forwarding: what
-    servers are told about clients; forwards: that it is anything. scan: `RequestScanner.scan` within the limits in force.
+    servers are told about clients; forwards: that it is anything. scan: `RequestScanner.scan`, with the limits
+    in force.
     """
 
     __slots__ = (
