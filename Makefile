@@ -31,7 +31,8 @@ demo: compiled
 	@$(BIN)/python docs/tools/demo.py $(if $(ONESHOT),--oneshot)
 
 TESTS ?= tests
-JOBS ?= 6
+# Many tests wait, so there are two processes for each core; each has 1500 ports of its own, which are enough for eight.
+JOBS ?= $(shell n=$$(nproc); echo $$((n > 4 ? 8 : 2 * n)))
 
 # The pure parts need no other programs.
 PURE_TESTS = tests/model% tests/protocols% tests/schedulers%
