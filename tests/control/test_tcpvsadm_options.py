@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from e2e.harness import tcpvsadm as preloaded_tcpvsadm
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -484,10 +485,10 @@ TRY = "Try 'tcpvsadm --help'.\n"
 
 @pytest.mark.parametrize("argv", [[], ["-L", "--json"], ["-F"], ["--stop"], ["--set", "debug_level=1"], ["--rate"]])
 def test_no_daemon_answers(unused_control: str, argv: list[str]) -> None:
-    status, out, err = tcpvsadm(*argv, control=unused_control)
+    done = preloaded_tcpvsadm(*argv, KTCPVS_CONTROL=unused_control)
     what_to_do = "start it with 'ktcpvs', or give its address with --control"
-    assert err == f"tcpvsadm: no daemon answers at {unused_control} (No such file or directory): {what_to_do}\n"
-    assert (status, out) == (3, "")
+    assert done.stderr == f"tcpvsadm: no daemon answers at {unused_control} (No such file or directory): {what_to_do}\n"
+    assert (done.returncode, done.stdout) == (3, "")
 
 
 def test_control_on_the_command_line_takes_precedence_over_the_environment(unused_control: str) -> None:
