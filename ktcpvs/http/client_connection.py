@@ -117,6 +117,7 @@ class HTTPClientConnection(ClientConnection):
         client.ended = self._client_ended
         client.lost = self._client_lost
         client.set_backpressure(self)
+        self.dispatcher.request.connection = client
         self.restore_timer()
 
     def receive(self, data: bytes) -> None:

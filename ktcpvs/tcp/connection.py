@@ -73,6 +73,7 @@ class TCPClientConnection(ClientConnection):
     def _opened(self) -> None:
         self.client.lost = self._client_lost
         dispatcher = self.dispatcher
+        dispatcher.request.connection = self.client
         dispatcher.entry = self.service.access_log.begin(dispatcher.request.client, self.moved())
         if self.service.unit == PER_CONNECTION:
             self.client.pause()
