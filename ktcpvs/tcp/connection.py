@@ -74,7 +74,7 @@ class TCPClientConnection(ClientConnection):
         self.client.lost = self._client_lost
         dispatcher = self.dispatcher
         dispatcher.request.connection = self.client
-        dispatcher.entry = self.service.access_log.begin(dispatcher.request.client, self.moved())
+        dispatcher.entry = self.service.access_log.begin(dispatcher.request.client, self.client.tls, self.moved())
         if self.service.unit == PER_CONNECTION:
             self.client.pause()
             dispatcher.select()
