@@ -23,11 +23,11 @@ from ktcpvs.streams.stream import Stream
 BULK = random.Random(4).randbytes(3 * BULK_READ_SIZE)
 
 
-@pytest.fixture
-def lines(thread: ReactorThread, tmp_path: Path) -> Iterator[Lines]:
+@pytest.fixture(params=["bare called", "plain bare called"])
+def lines(request: pytest.FixtureRequest, thread: ReactorThread, tmp_path: Path) -> Iterator[Lines]:
     """Streams that connect."""
     thread.failures.clear()
-    lines = Lines(thread, "bare called", socket.AF_INET, tmp_path)
+    lines = Lines(thread, request.param, socket.AF_INET, tmp_path)
     yield lines
     lines.close()
     assert thread.failures == []
