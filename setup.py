@@ -18,6 +18,7 @@ setup(
             "ktcpvs.protocols._compiled",
             "ktcpvs.http._fast_path",
             "ktcpvs.streams._bare",
+            "ktcpvs.dispatch._connection",
         )
     ],
 )
