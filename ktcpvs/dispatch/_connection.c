@@ -357,8 +357,7 @@ connection_transition(PyObject *self, PyObject *event)
     Py_XDECREF(log);
     if (is_unusual < 0)
         return NULL;
-    if (is_unusual || SLOT(self, connection, C_HANDOVER) != Py_None || !IS_A(dispatcher, dispatcher) ||
-        IS(dispatcher, dispatcher, D_IS_WAITING))
+    if (is_unusual || !IS_A(dispatcher, dispatcher) || IS(dispatcher, dispatcher, D_IS_WAITING))
         return PyObject_CallFunctionObjArgs(plain_transition, self, event, NULL);
     PyObject *table = PyObject_GetAttr(self, s_table);
     if (table == NULL)
@@ -374,10 +373,17 @@ connection_transition(PyObject *self, PyObject *event)
     put_new(&SLOT(self, connection, C_STATE), after);
     if (put_now(&SLOT(self, connection, C_LAST_ACTIVITY), context) < 0)
         return NULL;
-    PyObject *ending = SLOT(self, connection, C_ENDING);
-    if (PyUnicode_Check(after) && PyUnicode_Compare(after, closed_state) == 0 && PyUnicode_Check(ending) && PyUnicode_GET_LENGTH(ending) == 0)
+    if (!PyUnicode_Check(after) || PyUnicode_Compare(after, closed_state) != 0)
+        return Py_NewRef(Py_None);
+    PyObject *ending = SLOT(self, connection, C_ENDING), *handover = SLOT(self, connection, C_HANDOVER);
+    if (PyUnicode_Check(ending) && PyUnicode_GET_LENGTH(ending) == 0)
         put_new(&SLOT(self, connection, C_ENDING), event);
-    return Py_NewRef(Py_None);
+    if (handover == Py_None)
+        return Py_NewRef(Py_None);
+    SLOT(self, connection, C_HANDOVER) = Py_NewRef(Py_None);
+    int result = call(handover, s_cancel, NULL);
+    Py_DECREF(handover);
+    return done(result);
 }
 
 static PyObject *

@@ -527,11 +527,17 @@ class BareTransport(SocketTransport):
     # Bytes that pass by.
 
     def input_descriptor(self) -> int:
-        return self._fd if self._is_reading and not (self._closing or self._aborted) else -1
+        return self._nonblocking() if self._is_reading and not (self._closing or self._aborted) else -1
 
     def output_descriptor(self) -> int:
         is_ending = self._half_closed or self._closing or self._aborted
-        return self._fd if self._unsent is None and not is_ending else -1
+        return self._nonblocking() if self._unsent is None and not is_ending else -1
+
+    def _nonblocking(self) -> int:
+        """Return the descriptor in non-blocking mode: splice(2) waits for a socket in another mode, whatever its flags
+        say. An accepted socket may be in that mode."""
+        os.set_blocking(self._fd, False)
+        return self._fd
 
     def read_small(self, small: bool) -> None:
         if small != self._reads_small and (not small or self.input_descriptor() >= 0):
