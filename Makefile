@@ -19,7 +19,7 @@ help:
 	@echo "make lint            ruff, mypy and import-linter"
 	@echo "make clean           remove the environment and what was built"
 
-$(VENV)/ready: setup.cfg setup.py pyproject.toml constraints.txt docs/tools/environment ktcpvs/protocols/_compiled.c ktcpvs/http/_fast_path.c
+$(VENV)/ready: setup.cfg setup.py pyproject.toml constraints.txt docs/tools/environment $(wildcard ktcpvs/*/*.c) ktcpvs/_slots.h
 	@docs/tools/environment "$(PYTHON)" "$(VENV)"
 	@touch $@
 
