@@ -63,9 +63,8 @@ class ClientFactory:
 
         addr: as Twisted passes it; a client without an IP address is treated as one on a unix socket.
         """
-        peer: Any = ""
-        if isinstance(addr, IPv4Address | IPv6Address):
-            peer = (addr.host, addr.port, 0, 0) if ":" in addr.host else (addr.host, addr.port)
+        rest = (0, 0) if isinstance(addr, IPv6Address) else ()
+        peer = (addr.host, addr.port, *rest) if isinstance(addr, IPv4Address | IPv6Address) else ""
         if self.stages and self._preambles is not None:
             return self._preambles.begin(self.stages, peer).stream
         connection = self.build(peer)
