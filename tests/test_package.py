@@ -44,6 +44,7 @@ def run(tmp_path: Path) -> Run:
     return command
 
 
+@pytest.mark.long
 def test_everything_promised_is_there(run: Run) -> None:
     """One test, since making the environment takes longer than everything else."""
     assert run("tcpvsadm", "--version").startswith("tcpvsadm 0.")

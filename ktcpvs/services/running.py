@@ -21,8 +21,10 @@ from ktcpvs.http.service import HTTPService
 from ktcpvs.interfaces import CONNECTION, EACH_REQUEST, IBindsInSteps, IWatches
 from ktcpvs.model.address import Address
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.options import OFF
 from ktcpvs.model.scheduling import ServiceView
 from ktcpvs.model.service import VirtualService
+from ktcpvs.protocols.forwarding import HTTP, HTTPS
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.client_factory import ClientFactory
 from ktcpvs.services.listener import Listener
@@ -33,6 +35,7 @@ from ktcpvs.streams.compiled import IS_COMPILED
 from ktcpvs.streams.connector import Connector
 from ktcpvs.streams.poller import SocketPoller
 from ktcpvs.streams.preamble import Stage
+from ktcpvs.streams.stream import Stream
 from ktcpvs.system import log as levels
 from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.sockets import close_descriptor_with_reset
@@ -59,7 +62,8 @@ class RunningService:
 
     context: what all of the process shares. traffic: the collaborators of its connections. config: as it runs.
     destinations: its servers by address. leaving: deleted servers whose connections drain. server_connections: of a
-    service that is switched request by request. cache: its parsed heads. health: of its servers. clients: the number of
+    service that is switched request by request. cache, tls_cache: its parsed heads, of clients without TLS and with
+    it. health: of its servers. clients: the number of
     its clients in all processes. preambles: its clients that are still in their preamble. listeners: by
     address, in the order in which they are configured. retired: each fires when a listener is closed that another one
     has followed on the same port. scheduler_factory: the scheduler's plugin.
@@ -76,13 +80,14 @@ class RunningService:
         self.retired: list[Deferred[None]] = []
         self.connections: set[ClientConnection] = set()
         self.clients = context.counters.clients(config.ident)
-        self.server_connections = ServerConnections(context)
-        self.cache = HeadCache()
+        self.server_connections = ServerConnections(context, lambda: self.traffic.settings)
+        self.cache, self.tls_cache = HeadCache(HTTP), HeadCache(HTTPS)
         self.health = ServiceHealth(context, self.traffic.selector, self.traffic.queue)
-        http = HTTPService(self.traffic, self.server_connections, self.cache)
+        self._http = HTTPService(self.traffic, self.server_connections, self.cache)
+        https = HTTPService(self.traffic, self.server_connections, self.tls_cache)
         self.preambles = Preambles(context, config.ident, self.clients, self._build, self._left)
         self._on_end = self._ended  # one bound method for all connections
-        self.client_factory = ClientFactory(http, self._began, self.preambles)
+        self.client_factory = ClientFactory(self._http, https, self._began, self.preambles)
         self.traffic.server_failed = self.health.failed
         self.traffic.room_needed = self._room_needed
         self._is_deleted = False
@@ -171,7 +176,7 @@ class RunningService:
         usable = frozenset(destinations.values())
         traffic.selector.configure(config, prepared.scheduler, usable, prepared.bind_fallback())
         if gone:
-            self.context.wheel.after(self.context.settings.drain_timeout, lambda: self._end_leaving(gone.values()))
+            self.context.wheel.after(traffic.settings.drain_timeout, lambda: self._end_leaving(gone.values()))
         # The lines above only assign, so they cannot fail. The steps below call other parts or the system.
         self._step("admission", traffic.admission.configure, config, unit)
         self._step("access log", traffic.access_log.configure, config)
@@ -183,7 +188,8 @@ class RunningService:
         self._step("connectors", self._renew_connectors, kept)
         self._step("settings", self.apply_settings)
         for at, listener in self.listeners.items():
-            listener.accepted = self._accept_at(at)
+            if at in prepared.stages:  # one that leaves keeps its stages for the clients in its backlog
+                listener.accepted = self._accept_at(at)
         self.resume_listeners()
         self._step("queue", traffic.queue.try_all)
 
@@ -203,7 +209,7 @@ class RunningService:
         Without stages, nothing comes between accept and the client connection.
         """
         stages = self._stages.get(address, ())
-        return partial(self._accepted_with_preamble, stages) if stages else self._accepted
+        return partial(self._accepted_with_preamble, stages, address) if stages else self._accepted
 
     def _register_watchers(self, scheduler: Any) -> None:
         for destination in self.usable:
@@ -240,7 +246,7 @@ class RunningService:
 
     def _make_listener(self, address: Address, sock: socket.socket) -> Listener:
         def admit() -> int:
-            return self._admit(listener)
+            return self._admit(listener, address)
 
         listener = Listener(self.context, self.ident, sock, admit, self._accept_at(address))
         return listener
@@ -312,24 +318,29 @@ class RunningService:
             self._step("drain", part, connection)
         self._step("idle connections", self.server_connections.close)
         if (self.connections or self.preambles) and self._drain is None:
-            self._drain = self.context.wheel.after(self.context.settings.drain_timeout, self._end_all)
+            self._drain = self.context.wheel.after(self.traffic.settings.drain_timeout, self._end_all)
 
     def settings_changed(self) -> None:
-        """Apply changed settings to the backlog and to the timeouts of open connections."""
+        """Apply changed settings to the backlog and to all that the service takes from them."""
         for listener in self.listeners.values():
             self._step("backlog", listener.socket.listen, self.context.settings.max_backlog)
         self._step("settings", self.apply_settings)
-        for connection in list(self.connections):
-            self._step("timeouts", connection.rearm)
 
     def apply_settings(self) -> None:
-        """Clear the head cache and choose the relay again, after a change of settings or options."""
-        settings, config, traffic = self.context.settings, self.config, self.traffic
+        """Clear the head caches, choose the relay again and apply changed timeouts to open connections: settings or
+        options have changed."""
+        config, traffic = self.config, self.traffic
+        before, traffic.settings = traffic.settings, config.settings_from(self.context.settings)
+        settings = traffic.settings
         is_enabled = self.context.log.level < levels.SCHEDULING
-        self.cache.configure(config, settings, is_enabled, traffic.access_log.writer is not None)
-        timeout = config.first_byte_timeout
-        traffic.first_byte_timeout = settings.first_byte_timeout if timeout is None else timeout
+        logs = traffic.access_log.writer is not None
+        # Unlike the plain way of a request, the general one knows redirects and certificates of clients.
+        self._http.https_port = config.https_port
+        self.cache.configure(config, settings, is_enabled and config.https_port is None, logs)
+        self.tls_cache.configure(config, settings, is_enabled and config.client_cert_header == OFF, logs)
         traffic.relay.configure(self.context, config)
+        for connection in list(self.connections) if settings != before else ():
+            self._step("timeouts", connection.rearm)
 
     def end_all(self) -> None:
         """End every connection now."""
@@ -356,9 +367,12 @@ class RunningService:
 
     # Clients.
 
-    def _admit(self, listener: Listener) -> int:
+    def _admit(self, listener: Listener, at: Address) -> int:
         """Return for how many clients there is room now."""
         most, clients, descriptors = self.config.maxclients, self.clients, self.context.descriptors
+        begun = self.preambles.room(at) if self._stages.get(at) else None
+        if begun == 0:
+            return 0
         left = most - clients.in_all if most else 0
         if most and left <= 0:
             if clients.is_shared:
@@ -369,6 +383,8 @@ class RunningService:
             descriptors.close_idle()  # idle server connections are closed first
             descriptors.waiting.add(listener)
             return 0
+        if begun is not None:
+            room = min(room, begun)
         if not most:
             return room
         return min(room, 1 if clients.is_shared else left)  # other processes may accept clients at the same time
@@ -419,9 +435,11 @@ class RunningService:
         if not client.is_open:
             self._ended(connection)
 
-    def _accepted_with_preamble(self, stages: Sequence[Stage], descriptor: int, family: int, peer: Any) -> None:
+    def _accepted_with_preamble(
+        self, stages: Sequence[Stage], at: Address, descriptor: int, family: int, peer: Any
+    ) -> None:
         """Let one client go through the stages of its preamble; `_build` admits it when they are complete."""
-        preamble = self.preambles.begin(stages, peer)
+        preamble = self.preambles.begin(stages, peer, at)
         stream = preamble.stream
         try:
             adopt_descriptor(self.context.reactor, descriptor, family, peer, stream, self._poller)
@@ -431,9 +449,9 @@ class RunningService:
         if not stream.is_open:
             self.preambles.gone(preamble)
 
-    def _build(self, peer: Any) -> ClientConnection | None:
+    def _build(self, peer: Any, stream: Stream) -> ClientConnection | None:
         """Build the connection of a client that has completed its preamble. peer: the address that the stages found."""
-        connection = self.client_factory.build(peer)
+        connection = self.client_factory.build(peer, stream)
         if connection is not None and self._is_handed_over:
             connection.retire_gently()
         return connection

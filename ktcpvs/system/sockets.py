@@ -38,7 +38,26 @@ SO_ATTACH_FILTER, SO_DETACH_FILTER, SO_ATTACH_REUSEPORT_CBPF = 26, 27, 51
 def plain_socket_class(family: int) -> Any:
     """A class for stream sockets of that family. They know what they are without asking each time, and have no layer of
     Python's: what socket.socket does besides takes a good part of the time that accepting or connecting takes."""
-    return type("PlainSocket", (_socket.socket,), {"__slots__": (), "family": family, "type": socket.SOCK_STREAM})
+    return type("PlainSocket", (_socket.socket,), _plain(family))
+
+
+def _plain(family: int) -> dict[str, Any]:
+    return {"__slots__": (), "family": family, "type": socket.SOCK_STREAM}
+
+
+@cache
+def _forgetting_class(family: int) -> Any:
+    return type("GivenSocket", (_socket.socket,), {**_plain(family), "close": _socket.socket.detach})
+
+
+def give_descriptor(sock: Any) -> None:
+    """Leave it to a transport of uvloop to close the descriptor of `sock`: from now on `sock.close` only forgets it.
+
+    A transport that closes a descriptor detaches a `socket.socket`, but calls `close` of any other object. That would
+    close the number a second time, and with it what another thread has just opened, such as the state file.
+    """
+    if not isinstance(sock, socket.socket):
+        sock.__class__ = _forgetting_class(sock.family)
 
 
 def open_listener(address: Address, backlog: int, beside: Iterable[socket.socket] = ()) -> socket.socket:
