@@ -15,7 +15,6 @@ from ktcpvs.model.destination import Destination
 from ktcpvs.model.settings import Settings
 from ktcpvs.runtime.context import Context
 from ktcpvs.streams.connector import Connector
-from ktcpvs.streams.poller import SocketPoller
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system.timer_wheel import TimerWheel
 
@@ -206,19 +205,12 @@ class ServerConnections:
             self._is_sweeping = True
             context.wheel.repeat(SWEEP_INTERVAL, self._sweep)
 
-    def connect(
-        self, destination: Destination, connector: Connector, poller: SocketPoller | None = None
-    ) -> tuple[ServerConnection, Deferred[Stream]]:
-        """Connect to `destination`. Return the connection, and a Deferred that fires when it is open.
-
-        poller: as for `Connector.begin`.
-        """
+    def connect(self, destination: Destination, connector: Connector) -> tuple[ServerConnection, Deferred[Stream]]:
+        """Connect to `destination`. Return the connection, and a Deferred that fires when it is open."""
         self._context.descriptors.take_server()
         connection = ServerConnection(self, destination, self._context.wheel)
         self._open.add(connection)
-        connected: Deferred[Stream] = Deferred(lambda _: attempt.cancel())
-        attempt = connector.begin(connection, connected.callback, connected.errback, poller)
-        return connection, connected.addErrback(self._not_connected, connection)
+        return connection, connector.connect_stream(connection).addErrback(self._not_connected, connection)
 
     def _not_connected(self, why: Failure, connection: ServerConnection) -> Failure:
         self.closed(connection)
