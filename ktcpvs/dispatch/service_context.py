@@ -16,6 +16,9 @@ from ktcpvs.runtime.context import Context
 from ktcpvs.streams.connector import Connector
 from ktcpvs.system import log as levels
 
+CLIENTS_SPEAK_TLS = "all clients speak TLS"
+"""Why the connections of a service are copied: only this process can encrypt."""
+
 
 class TrafficCounters:
     """total: client connections accepted. refused: requests and connections that got no server. refusals: HTTP status
@@ -51,6 +54,8 @@ class RelayChoice:
         """Choose the engine for a configuration and the current settings."""
         settings, before = context.settings, self.reason
         self.engine, self.reason = context.relays.in_use(config.relay, settings.zerocopy_send, _has_tcp(config))
+        if self.engine != COPY and all(listener.is_tls for listener in config.listen):
+            self.engine, self.reason = COPY, f"{self.engine}: {CLIENTS_SPEAK_TLS}"
         self.bodies = context.relays.body_relay(self.engine)
         self.after = settings.relay_after if config.relay == AUTO else 0
         if config.relay != AUTO and self.reason not in ("", before):
@@ -60,19 +65,20 @@ class RelayChoice:
 class ServiceContext:
     """The collaborators of one service's connections.
 
-    unit: of the scheduler. first_byte_timeout: seconds; 0: none. server_failed: called with a server and a reason when
+    unit: of the scheduler. settings: in force for this service. server_failed: called with a server and a reason when
     a connection or request has failed by that server's fault. room_needed: called when a client begins to wait for
     room. make_connector: makes the connector of a server as it is configured now.
     """
 
     __slots__ = (
-        "_connectors", "access_log", "admission", "config", "context", "counters", "first_byte_timeout",
-        "make_connector", "queue", "relay", "room_needed", "selector", "server_failed", "unit",
+        "_connectors", "access_log", "admission", "config", "context", "counters", "make_connector", "queue", "relay",
+        "room_needed", "selector", "server_failed", "settings", "unit",
     )  # fmt: skip
 
     def __init__(self, context: Context, config: VirtualService, unit: str) -> None:
         self.context = context
         self.config = config
+        self.settings = config.settings_from(context.settings)
         self.unit = unit
         self.selector = Selector(context, config)
         self.queue = Queue()
@@ -80,10 +86,9 @@ class ServiceContext:
         self.access_log = ServiceAccessLog(context)
         self.counters = TrafficCounters()
         self.relay = RelayChoice()
-        self.first_byte_timeout = 0
         self._connectors: dict[Destination, Connector] = {}
         self.make_connector: Callable[[Destination], Connector] = lambda destination: Connector(
-            context.reactor, destination.address, lambda: context.settings.connect_timeout
+            context.reactor, destination.address, lambda: self.settings.connect_timeout
         )
         self.server_failed: Callable[[Destination, str], object] = lambda destination, reason: None
         self.room_needed: Callable[[], object] = lambda: None
@@ -119,10 +124,11 @@ class ServiceContext:
         self.room_needed()
 
     def note_refusal(self, client_name: str, status: int, reason: str) -> None:
-        """Count and log a request that the switch refuses itself. status: of HTTP."""
+        """Count and log a request that the switch refuses itself; a redirect is no refusal, and only counted by its
+        status. status: of HTTP."""
         if status == 429:
             self.admission.limited += 1
-        else:
+        elif status >= 400:
             self.counters.refused += 1
         refusals = self.counters.refusals
         refusals[status] = refusals.get(status, 0) + 1

@@ -12,8 +12,10 @@ from ktcpvs.http.fast_path import server_receiver
 from ktcpvs.http.head_cache import CachedResponse
 from ktcpvs.http.pool import Pool
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.settings import Settings
 from ktcpvs.runtime.context import Context
 from ktcpvs.streams.connector import Connector
+from ktcpvs.streams.poller import SocketPoller
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system.timer_wheel import TimerWheel
 
@@ -163,8 +165,10 @@ class ServerConnection(Stream):
 class ServerConnections:
     """All server connections of one service: those in use, and the idle ones in `pool`."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, settings: Callable[[], Settings] | None = None) -> None:
+        """settings: returns those in force; None: those of the whole switch."""
         self._context = context
+        self._settings = settings or (lambda: context.settings)
         self.pool: Pool[ServerConnection] = Pool()
         self._is_sweeping = False
         self._open: set[ServerConnection] = set()
@@ -202,12 +206,19 @@ class ServerConnections:
             self._is_sweeping = True
             context.wheel.repeat(SWEEP_INTERVAL, self._sweep)
 
-    def connect(self, destination: Destination, connector: Connector) -> tuple[ServerConnection, Deferred[Stream]]:
-        """Connect to `destination`. Return the connection, and a Deferred that fires when it is open."""
+    def connect(
+        self, destination: Destination, connector: Connector, poller: SocketPoller | None = None
+    ) -> tuple[ServerConnection, Deferred[Stream]]:
+        """Connect to `destination`. Return the connection, and a Deferred that fires when it is open.
+
+        poller: as for `Connector.begin`.
+        """
         self._context.descriptors.take_server()
         connection = ServerConnection(self, destination, self._context.wheel)
         self._open.add(connection)
-        return connection, connector.connect_stream(connection).addErrback(self._not_connected, connection)
+        connected: Deferred[Stream] = Deferred(lambda _: attempt.cancel())
+        attempt = connector.begin(connection, connected.callback, connected.errback, poller)
+        return connection, connected.addErrback(self._not_connected, connection)
 
     def _not_connected(self, why: Failure, connection: ServerConnection) -> Failure:
         self.closed(connection)
@@ -231,8 +242,7 @@ class ServerConnections:
 
     def _sweep(self) -> bool:
         """Close connections that have been idle too long. Return True while any are kept."""
-        context = self._context
-        self._close_all(self.pool.expire(context.wheel.now - context.settings.keepalive_timeout))
+        self._close_all(self.pool.expire(self._context.wheel.now - self._settings().keepalive_timeout))
         self._is_sweeping = bool(self.pool)
         return self._is_sweeping
 

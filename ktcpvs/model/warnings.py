@@ -39,9 +39,17 @@ RULES, MATCH, WEIGHT = "rules", "match", "weight"
 """Subjects that are not options of a service."""
 
 POOL_OPTIONS = ("startservers", "minspareservers", "maxspareservers")
-FORWARDING_OPTIONS = ("forwarded", "x_forwarded_for", "x_forwarded_proto", "x_forwarded_host", "via")
-REQUEST_OPTIONS = ("first_byte_timeout", "upgrade")
+FORWARDING_OPTIONS = (
+    "forwarded",
+    "x_forwarded_for",
+    "x_forwarded_proto",
+    "x_forwarded_host",
+    "via",
+    "client_cert_header",
+)
+REQUEST_OPTIONS = ("keepalive_timeout", "response_timeout", "first_byte_timeout", "body_size", "upgrade")
 HEAD_OPTIONS = ("client_head", "client_head_rate")
+READER_OPTIONS = (*HEAD_OPTIONS, "head_timeout", "head_size", "head_lines", "uri_size")
 CHECK_OPTIONS = ("check_interval", "check_timeout", "check_rise", "check_fall")
 EJECT_OPTIONS = ("eject_time", "eject_share")
 CLIENT_LIMITS = ("client_connections", "client_rate", *HEAD_OPTIONS)
@@ -197,7 +205,7 @@ def _about_scheduler(
     if scheduler.unit != CLIENT_HELLO and (given := _given(service, ("not_tls",))):
         others = _choosers(installed, (CLIENT_HELLO,), "do")
         yield f"not_tls has no effect: {name} reads no ClientHellos; {others}", ("scheduler", *given)
-    if scheduler.unit == CONNECTION and (given := _given(service, HEAD_OPTIONS)):
+    if scheduler.unit == CONNECTION and (given := _given(service, READER_OPTIONS)):
         others = _choosers(installed, (FIRST_REQUEST, EACH_REQUEST), "do")
         yield f"{_have(given)} no effect: {name} reads no requests; {others}", ("scheduler", *given)
 
@@ -232,6 +240,11 @@ def _about_tls(service: VirtualService, scheduler: ISchedulerFactory) -> Iterato
                 "phttp and chttp decide per request",
                 ("scheduler", "https_only"),
             )
+    if service.client_cert_header != OFF and service.client_certificate == OFF:
+        yield (
+            "client_cert_header only removes the field: no client shows a certificate with client_certificate = off",
+            ("client_cert_header", "client_certificate"),
+        )
     if service.client_ca is not None and service.client_certificate == OFF:
         yield "client_ca has no effect with client_certificate = off", ("client_ca", "client_certificate")
 

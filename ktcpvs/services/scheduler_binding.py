@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator
+from collections.abc import Callable, Collection, Generator
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -24,8 +24,10 @@ Plugins = tuple[Any, Any, Any]
 class SchedulerBinder:
     """Binds schedulers of services without changing anything that runs."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, search: Callable[[], Schedulers] = find_schedulers) -> None:
+        """search: finds all installed schedulers."""
         self._context = context
+        self._search = search
         self._found: Schedulers | None = None
         self._yields_turns = False
 
@@ -35,7 +37,7 @@ class SchedulerBinder:
 
     def find_all(self) -> Schedulers:
         """Search for all installed schedulers."""
-        self._found = find_schedulers()
+        self._found = self._search()
         return self._found
 
     def installed(self) -> Collection[ISchedulerFactory]:

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -177,14 +178,8 @@ def test_a_closed_pipe_is_no_error(daemon: Daemon) -> None:
 
 
 def test_concurrent_edits_are_all_applied(daemon: Daemon) -> None:
-    started = [
-        subprocess.Popen(
-            [*command("tcpvsadm", TCPVSADM), "--control", daemon.control, "-A", "-i", f"s{number}"],
-            env=daemon.environment,
-        )
-        for number in range(6)
-    ]
-    assert [adm.wait(TIMEOUT) for adm in started] == [0] * 6
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda number: daemon.adm("-A", "-i", f"s{number}"), range(6)))
     idents = {service["ident"] for service in daemon.call("table")["services"]}
     assert idents == {f"s{number}" for number in range(6)}
 

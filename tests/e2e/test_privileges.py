@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import LOOPBACK, SocketServer, dial, echo, read_exactly, wait_for
+from servers import LOOPBACK, SocketServer, dial, echo, free_port, read_exactly, wait_for
 
+from ktcpvs.errors import Refusal
 from ktcpvs.system import bpf
 from ktcpvs.system.privileges import KEPT
 from tests.authority import Authority
@@ -122,6 +124,28 @@ def test_certificates_that_only_root_can_read(start: Callable[..., Daemon], fold
     daemon.wait_for_log(f"SIGHUP: control {where} uses the certificate of lb1")
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_listeners_with_tls(
+    start: Callable[..., Daemon], serve: Callable[..., SocketServer], folder: Path, workers: int
+) -> None:
+    ca = Authority(folder)
+    certificate, port = ca.daemon(), free_port()
+    certificate.chmod(0o400)
+    daemon = start("--user", "nobody", workers=workers, tls=True)
+    daemon.wait_until_workers_serve(workers)
+    listen = [f"{LOOPBACK}:{port} tls"]
+    daemon.call("add_service", "s", listen=listen, certificate=[str(certificate)], scheduler="wlc")
+    daemon.call("add_server", "s", serve(echo).address)
+    with pytest.raises(Refusal, match=f"service s: {certificate}: Permission denied"):
+        daemon.call("start", "s")
+    shutil.chown(certificate, NOBODY.pw_uid)
+    daemon.call("start", "s")
+    context = ssl.create_default_context(cafile=ca.pem)
+    with dial((LOOPBACK, port)) as raw, context.wrap_socket(raw, server_hostname="localhost") as client:
+        client.sendall(b"hello")
+        assert read_exactly(client, 5) == b"hello"
+
+
 CONNECT_AS_STRANGER = (
     "import os, sys; os.setgroups([int(group) for group in sys.argv[3:]]); os.setgid(65534); os.setuid(65533);"
     "import socket; s = socket.socket(socket.AF_UNIX); s.settimeout(float(sys.argv[2])); s.connect(sys.argv[1]);"
@@ -168,13 +192,10 @@ def test_members_of_the_control_group_may_administer(start: Callable[..., Daemon
         (("--control-group", "nope"), "--control-group nope: no such group"),
     ],
 )  # fmt: skip
-def test_unknown_users_and_groups_are_refused(folder: Path, options: tuple[str, ...], why: str) -> None:
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("twistd")), "--nodaemon", "--pidfile=", "ktcpvs", *options],
-        capture_output=True, text=True, timeout=30, cwd=folder,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert why in done.stderr + done.stdout
+def test_unknown_users_and_groups_are_refused(
+    control_thread: ControlThread, folder: Path, options: tuple[str, ...], why: str
+) -> None:
+    assert why in Daemon(control_thread, folder, *options, preloaded=True).refused()
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or nobody_can_run(sys.executable), reason="everybody can read it")
