@@ -10,7 +10,9 @@ import re
 from collections.abc import Collection, Iterator
 from urllib.parse import unquote_to_bytes
 
-_HOST_LINE = re.compile(rb"(?i)(?:\A|\n)host:[ \t]*+([^\r\n]*+)")
+_HOST_LINE = re.compile(rb"(?i)\nhost:[ \t]*+([^\r\n]*+)")
+"""Behind a line end, so that a search jumps from line to line."""
+
 _AUTHORITY = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*+://([^/?#]++)")
 _PORT = re.compile(rb":[0-9]*+\Z")
 
@@ -31,7 +33,7 @@ def host_of(target: bytes, lines: bytes) -> bytes | None:
 
 
 def _host_of_lines(lines: bytes) -> bytes | None:
-    found = _HOST_LINE.findall(lines)
+    found = _HOST_LINE.findall(b"\n" + lines)
     return _normalized_host(found[0]) if len(found) == 1 else None
 
 

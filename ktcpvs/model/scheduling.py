@@ -173,8 +173,7 @@ class Considered:
 @frozen(eq=False)
 class BoundRule:
     """A rule whose servers are destinations. number: its place in the list, from 1. pattern: its pattern, or the text
-    of its conditions. rule: as configured; None in tests of rules alone. key: identifies it among the rules of its
-    service. is_pattern: its only condition is one pattern."""
+    of its conditions. rule: as configured; None in tests of rules alone."""
 
     number: int
     pattern: str
@@ -182,15 +181,15 @@ class BoundRule:
     match: int | None
     destinations: tuple[Destination, ...]
     rule: Rule | None = None
-    key: str = field(init=False)
-    is_pattern: bool = field(init=False)
 
-    @key.default
-    def _key(self) -> str:
+    @property
+    def key(self) -> str:
+        """What identifies it among the rules of its service."""
         return self.rule.key if self.rule is not None else self.pattern
 
-    @is_pattern.default
-    def _is_pattern(self) -> bool:
+    @property
+    def is_pattern(self) -> bool:
+        """Whether its only condition is one pattern."""
         return self.rule.is_pattern if self.rule is not None else True
 
     @property

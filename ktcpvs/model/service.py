@@ -159,6 +159,8 @@ class Rule:
     conditions: tuple[Condition, ...] = field(init=False, eq=False, repr=False)
     is_pattern: bool = field(init=False, eq=False, repr=False)
     """Whether its only condition is one pattern."""
+    key: str = field(init=False, eq=False, repr=False)
+    """What identifies the rule in its service: no two have the same."""
 
     @conditions.default
     def _read_conditions(self) -> tuple[Condition, ...]:
@@ -167,6 +169,10 @@ class Rule:
     @is_pattern.default
     def _is_pattern(self) -> bool:
         return len(self.conditions) == 1 and self.hashed_pattern is not None
+
+    @key.default
+    def _key(self) -> str:
+        return self.pattern if self.name is None else f"{NAME} {self.name}"
 
     def __attrs_post_init__(self) -> None:
         if self.match is not None:
@@ -185,11 +191,6 @@ class Rule:
         groups = check_pattern(pattern)
         if match > groups:
             raise BadValue(f"match {match}: pattern '{shorten(pattern)}' has {groups} groups")
-
-    @property
-    def key(self) -> str:
-        """What identifies the rule in its service: no two have the same."""
-        return self.pattern if self.name is None else f"{NAME} {self.name}"
 
     @property
     def label(self) -> str:

@@ -15,6 +15,7 @@ from ktcpvs.model import edits
 from ktcpvs.model.address import Address
 from ktcpvs.model.check import OFF
 from ktcpvs.model.conditions import Condition
+from ktcpvs.model.expectation import NOBODY
 from ktcpvs.model.options import OFF as NO_RATE
 from ktcpvs.model.scheduling import (
     CLIENT_HELLO,
@@ -271,7 +272,8 @@ def _about_whole(service: VirtualService, scheduler: ISchedulerFactory) -> Itera
             (WHOLE,),
         )
     yield from _about_hidden(in_order[: last + 1])
-    if last == len(in_order) and service.redirect is None and not _covers_all(in_order):
+    is_meant = service.redirect is not None or any(test.outcome == NOBODY for test in service.tests)
+    if last == len(in_order) and not is_meant and not _covers_all(in_order):
         what = "request" if scheduler.unit in (FIRST_REQUEST, EACH_REQUEST) else "client"
         yield f"a {what} that no rule takes is refused; a rule with the pattern .* would take it", (WHOLE,)
 

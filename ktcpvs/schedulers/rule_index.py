@@ -28,10 +28,10 @@ Keys = Iterable[Hashable]
 class Index:
     """One layer of one kind of condition: of each rule at most one condition that is not negated.
 
-    free: the rules without such a condition, as bits.
+    free: the rules without such a condition, as bits. concerned: those with one, negated or not.
     """
 
-    __slots__ = ("_held", "_held_negated", "_needing", "_negated", "_positive", "free")
+    __slots__ = ("_held", "_held_negated", "_needing", "_negated", "_negating", "_positive", "concerned", "free")
 
     def __init__(self) -> None:
         self._positive: dict[Hashable, list[int]] = {}
@@ -39,20 +39,22 @@ class Index:
         self._held: dict[Hashable, int] = {}  # what was looked up, as bits
         self._held_negated: dict[Hashable, int] = {}
         self._needing: list[int] = []
-        self.free = 0
+        self._negating: list[int] = []
+        self.free = self.concerned = 0
 
     def add(self, place: int, keys: Keys, is_negated: bool) -> None:
         """Add the condition of the rule at `place`, which holds for each of these keys."""
         table = self._negated if is_negated else self._positive
         for key in keys:
             table.setdefault(key, []).append(place)
-        if not is_negated:
-            self._needing.append(place)
+        (self._negating if is_negated else self._needing).append(place)
 
     def complete(self, everything: int) -> None:
         """All rules have been added. everything: the bits of all of them."""
-        self.free = everything & ~bits_of(self._needing)
-        self._needing = []
+        needing = bits_of(self._needing)
+        self.free = everything & ~needing
+        self.concerned = needing | bits_of(self._negating)
+        self._needing, self._negating = [], []
 
     def holding(self, keys: Keys) -> int:
         """Return the rules that do not fail for a request with these keys, as bits."""

@@ -14,7 +14,7 @@ from ktcpvs.model.scheduling import CLIENT_HELLO, BoundRule, Request
 from ktcpvs.schedulers.rule_index import Index, Keys, TargetPatterns, layer_of
 from ktcpvs.schedulers.rule_keys import Clients, NamedValues, Paths, host_keys, shown
 
-INDEXED_PER_STEP = 1000
+INDEXED_PER_STEP = 500
 """The most rules that are indexed in one step of a binding."""
 
 MAX_CACHED_REQUESTS = 2048
@@ -127,6 +127,8 @@ class RuleTable:
     def _search(self, request: Request) -> int | None:
         left = self._everything
         for _, read, layers in self._steps:
+            if not left & layers[0].concerned:  # each rule with such a condition has one in the first layer
+                continue
             keys = read(request)
             for index in layers:
                 left &= index.holding(keys)

@@ -118,6 +118,7 @@ def test_what_has_no_effect_is_named_with_what_would_use_it(lines: list[str], te
          "rule = path /a use server 10.0.0.1:80", RULE],
         ["scheduler = phttp", A, "rule = tls use server 10.0.0.1:80", "rule = not tls use server 10.0.0.1:80"],
         ["scheduler = phttp", "redirect = 10.0.0.9:80", A, "rule = path /a use server 10.0.0.1:80"],
+        ["scheduler = phttp", A, "rule = path /a use server 10.0.0.1:80", 'test "GET /b" -> nobody'],
     ],
 )  # fmt: skip
 def test_what_has_an_effect_is_not_warned_of(lines: list[str]) -> None:
