@@ -38,8 +38,9 @@ RULES, MATCH, WEIGHT = "rules", "match", "weight"
 
 POOL_OPTIONS = ("startservers", "minspareservers", "maxspareservers")
 FORWARDING_OPTIONS = ("forwarded", "x_forwarded_for", "x_forwarded_proto", "x_forwarded_host", "via")
-REQUEST_OPTIONS = ("first_byte_timeout", "upgrade")
+REQUEST_OPTIONS = ("keepalive_timeout", "response_timeout", "first_byte_timeout", "body_size", "upgrade")
 HEAD_OPTIONS = ("client_head", "client_head_rate")
+READER_OPTIONS = (*HEAD_OPTIONS, "head_timeout", "head_size", "head_lines", "uri_size")
 CHECK_OPTIONS = ("check_interval", "check_timeout", "check_rise", "check_fall")
 EJECT_OPTIONS = ("eject_time", "eject_share")
 CLIENT_LIMITS = ("client_connections", "client_rate", *HEAD_OPTIONS)
@@ -188,7 +189,7 @@ def _about_scheduler(
     if scheduler.unit != CLIENT_HELLO and (given := _given(service, ("not_tls",))):
         others = _choosers(installed, (CLIENT_HELLO,), "do")
         yield f"not_tls has no effect: {name} reads no ClientHellos; {others}", ("scheduler", *given)
-    if scheduler.unit == CONNECTION and (given := _given(service, HEAD_OPTIONS)):
+    if scheduler.unit == CONNECTION and (given := _given(service, READER_OPTIONS)):
         others = _choosers(installed, (FIRST_REQUEST, EACH_REQUEST), "do")
         yield f"{_have(given)} no effect: {name} reads no requests; {others}", ("scheduler", *given)
 
