@@ -19,7 +19,7 @@ help:
 	@echo "make lint            ruff, mypy and import-linter"
 	@echo "make clean           remove the environment and what was built"
 
-$(VENV)/ready: setup.cfg setup.py pyproject.toml constraints.txt docs/tools/environment ktcpvs/protocols/_compiled.c ktcpvs/http/_fast_path.c
+$(VENV)/ready: setup.cfg setup.py pyproject.toml constraints.txt docs/tools/environment $(wildcard ktcpvs/*/*.c) ktcpvs/_slots.h
 	@docs/tools/environment "$(PYTHON)" "$(VENV)"
 	@touch $@
 
@@ -42,7 +42,7 @@ OTHER_TESTS = $(filter-out $(PURE_TESTS),$(or $(filter tests%,$(TESTS)),tests))
 # for all of them. The byte code is kept, and made once before the processes start.
 test: export PYTHONDONTWRITEBYTECODE =
 test: compiled $(if $(filter tests,$(TESTS)),$(VENV)/tests-compiled)
-	@$(if $(OTHER_TESTS),docs/tools/debian-packages services=netbase nginx=nginx-light redis-server redis-cli=redis-tools postgres=postgresql curl apache2=apache2-bin node=nodejs zsh mandoc wrk promtool=prometheus chromium systemd-socket-activate=systemd strace)
+	@$(if $(OTHER_TESTS),docs/tools/debian-packages services=netbase nginx=nginx-light redis-server redis-cli=redis-tools postgres=postgresql curl apache2=apache2-bin node=nodejs zsh mandoc wrk promtool=prometheus chromium systemd-socket-activate=systemd strace openssl gnutls-cli=gnutls-bin haproxy nginx-stream=libnginx-mod-stream)
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
 
 $(VENV)/tests-compiled: $(VENV)/ready

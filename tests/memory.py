@@ -29,7 +29,9 @@ from ktcpvs.model.language.parser import parse
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.services.director import Director
+from ktcpvs.services.listener_stages import ListenerStages
 from ktcpvs.services.running import RunningService
+from ktcpvs.services.tls_profiles import TLSProfiles
 from ktcpvs.streams.preamble import Stage
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system.log import EventLog
@@ -186,17 +188,21 @@ class World:
         settings: str = "",
         descriptors: int = 1000,
         stages: Sequence[Stage] = (),
+        words: str = "",
+        profiles: TLSProfiles | None = None,
         log: EventLog | None = None,
     ) -> None:
-        """stages: of the preamble, from the next edit on."""
+        """stages: of the preamble, from the next edit on. words: behind the address of its listener. profiles: the
+        preamble has the stages that the configuration asks for, with TLS of these."""
         self.reactor = MemoryReactorClock()
         self.context = Context(
             self.reactor, log or EventLog(), Descriptors(descriptors), monotonic=self.reactor.seconds
         )
         self.stages = stages
-        self.director = Director(
-            self.context, stages_of=lambda config, listener: self.stages, search=installed_schedulers
-        )
+        self._words = words
+        given = lambda config, listener, unit: self.stages  # noqa: E731
+        stages_of = given if profiles is None else ListenerStages(self.context, profiles)
+        self.director = Director(self.context, stages_of=stages_of, search=installed_schedulers)
         self.director.start()
         self.peers: list[Peer] = []
         self._called = 0
@@ -206,9 +212,14 @@ class World:
         assert self.context.reactor.getReaders(), "the service listens"
 
     def load(self, *lines: str, settings: str = "") -> None:
-        text = f"global {{ {settings} }}\nVirtual s {{\nlisten = {self._address}\n" + "\n".join(lines) + "\n}\n"
+        listen = f"listen = {self._address} {self._words}"
+        text = f"global {{ {settings} }}\nVirtual s {{\n{listen}\n" + "\n".join(lines) + "\n}\n"
         edit: Load = _parse_once(text)
         self.director.submit(edit).addErrback(self._unexpected)
+
+    def move(self) -> None:
+        """Let the service listen on another address, from the next `load` on."""
+        self._address = free_address()
 
     def _unexpected(self, failure: Failure) -> None:
         failure.raiseException()

@@ -196,7 +196,7 @@ PRIVATE_OF_OTHERS: dict[str, dict[str, str]] = {
     "ktcpvs.health.http_check": dict.fromkeys(
         ("_HTTP11ClientFactory", "self._pool._factory", "self._parser._log"), OF_TWISTED
     ),
-    "ktcpvs.services.listener": {"self.socket._accept": "socket.accept() makes a second object and costs 2 us more"},
+    "ktcpvs.system.sockets": {"listener._accept": "socket.accept() makes a second object and costs 2 us more"},
     "ktcpvs.streams.memory": dict.fromkeys(("peer._*", "self.peer._*"), SAME_CLASS),
     "ktcpvs.streams.tls": {
         "raw._wrap_bio": "SSLObject, the public wrapper, takes memory for each connection and time for each read"

@@ -22,16 +22,13 @@ from ktcpvs.model import exchange as life
 from ktcpvs.model.scheduling import Choice
 from ktcpvs.protocols import http1
 from ktcpvs.protocols.http1 import BadFrame, BadRequest, Chunked, Frame, HeadReader, error_response
-from ktcpvs.streams.lingering_close import LingeringClose, Progress
+from ktcpvs.streams.lingering_close import LingeringClose, Progress, may_still_send
 
 _match_head = http1.REQUEST.match
 
 MAX_PENDING_BYTES = 65536
 """The most bytes of pipelined requests that are held while another one is handled; beyond that, the client is not
 read."""
-
-CHECK_INTERVAL = 5
-"""Seconds between two checks of the timeouts."""
 
 MAX_REQUESTS_PER_TURN = 16
 """The most pipelined requests of one client in one turn of the reactor; then other connections have their turn."""
@@ -117,6 +114,7 @@ class HTTPClientConnection(ClientConnection):
         client.ended = self._client_ended
         client.lost = self._client_lost
         client.set_backpressure(self)
+        self.dispatcher.request.connection = client
         self.restore_timer()
 
     def receive(self, data: bytes) -> None:
@@ -389,7 +387,8 @@ class HTTPClientConnection(ClientConnection):
 
     def begin_entry(self) -> None:
         if self.dispatcher.entry is None:
-            self.dispatcher.entry = self.service.access_log.begin(self.dispatcher.request.client, self.moved())
+            log, client = self.service.access_log, self.dispatcher.request.client
+            self.dispatcher.entry = log.begin(client, self.client.tls, self.moved())
 
     def exchange_finished(self) -> None:
         if self.closes_after and not self.pending and self.body is None:
@@ -429,9 +428,11 @@ class HTTPClientConnection(ClientConnection):
 
     # The end.
 
-    def refuse(self, status: int, reason: str, retry_after: int = 0, method: bytes | None = None) -> None:
-        """Send an error as the last response, and let the client read it. method: of a request whose head was
-        refused."""
+    def refuse(
+        self, status: int, reason: str, retry_after: int = 0, method: bytes | None = None, *, location: str = ""
+    ) -> None:
+        """Send an error, or a redirect to `location`, as the last response, and let the client read it. method: of a
+        request whose head was refused."""
         exchange = self.exchange
         self.ending = f"{status}: {reason}"
         self.service.note_refusal(self.client_name, status, reason)
@@ -440,7 +441,8 @@ class HTTPClientConnection(ClientConnection):
             method = message.method
         elif self._reader is not None:
             method = self._reader.method
-        response = error_response(status, reason, method, later=self.retry_after(status, retry_after))
+        later = self.retry_after(status, retry_after)
+        response = error_response(status, reason, method, later=later, location=location)
         exchange.note_own_response(status, response)
         exchange.settle()
         self.client.write(response)
@@ -460,7 +462,9 @@ class HTTPClientConnection(ClientConnection):
     def _close_gracefully(self) -> None:
         """Close once the client has read everything."""
         self.set_timer(0)
-        if not self.client.close():  # most clients have read everything already
+        if may_still_send(self.client):
+            LingeringClose(self.client, self.context.wheel, self.service.settings).linger()
+        elif not self.client.close():  # most clients have read everything already
             LingeringClose(self.client, self.context.wheel, self.service.settings).close()
 
     def _lingering_close(self) -> LingeringClose:
@@ -491,15 +495,7 @@ class HTTPClientConnection(ClientConnection):
     # Timeouts. docs/timeouts.md has the table of states and their timeouts.
 
     def restore_timer(self) -> None:
-        self.set_timer(self._check_interval(), self._check_timeouts)
-
-    def _check_interval(self) -> int:
-        """Return the seconds until the next check: CHECK_INTERVAL, or the shortest timeout if that is less."""
-        settings = self.service.settings
-        first_byte = settings.first_byte_timeout or CHECK_INTERVAL
-        read = settings.read_timeout or CHECK_INTERVAL
-        times = (settings.head_timeout, settings.keepalive_timeout, settings.response_timeout, first_byte, read)
-        return min(CHECK_INTERVAL, *times)
+        self.set_timer(self._http.check_interval, self._check_timeouts)
 
     def _check_timeouts(self) -> None:
         """Check all timeouts of the current state."""

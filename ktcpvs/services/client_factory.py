@@ -9,6 +9,7 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IAddress, IProtocolFactory
 from zope.interface import implementer
 
+import ktcpvs.dispatch.compiled  # noqa: F401 - replaces methods of connections by compiled ones
 from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.dispatch.client_limits import ClientLimits
 from ktcpvs.http.client_connection import HTTPClientConnection
@@ -33,11 +34,16 @@ class ClientFactory:
     """
 
     def __init__(
-        self, http: HTTPService, began: Callable[[ClientConnection], object], preambles: Preambles | None = None
+        self,
+        http: HTTPService,
+        https: HTTPService,
+        began: Callable[[ClientConnection], object],
+        preambles: Preambles | None = None,
     ) -> None:
-        """began: called with each new connection, before its stream is connected. preambles: run the stages; None:
-        there are none."""
+        """http, https: for clients without TLS and with it. began: called with each new connection, before its stream
+        is connected. preambles: run the stages; None: there are none."""
         self._http = http
+        self._https = https
         self._service = http.context
         self._began = began
         self._preambles = preambles
@@ -57,15 +63,17 @@ class ClientFactory:
 
         addr: as Twisted passes it; a client without an IP address is treated as one on a unix socket.
         """
-        peer = (addr.host, addr.port) if isinstance(addr, IPv4Address | IPv6Address) else ""
+        rest = (0, 0) if isinstance(addr, IPv6Address) else ()
+        peer = (addr.host, addr.port, *rest) if isinstance(addr, IPv4Address | IPv6Address) else ""
         if self.stages and self._preambles is not None:
             return self._preambles.begin(self.stages, peer).stream
         connection = self.build(peer)
         return connection.client if connection is not None else None
 
-    def build(self, peer: Any) -> ClientConnection | None:
-        """Admit a client and return its connection, whose stream the caller connects, or which takes over an open one;
-        None if the client is rejected. peer: as returned by accept(), or as the stages of the preamble found it."""
+    def build(self, peer: Any, stream: Stream | None = None) -> ClientConnection | None:
+        """Admit a client and return its connection; None if the client is rejected. peer: as returned by accept(), or
+        as the stages of the preamble found it. stream: the open one that the connection will take over; None: the
+        caller connects the connection's own."""
         service = self._service
         slot = NOWHERE if service.admission.is_open_to_all else service.admission.enter(peer)
         if slot is None:
@@ -73,7 +81,8 @@ class ClientFactory:
         name, host = client_name(peer)
         connection: ClientConnection
         if service.unit == EACH_REQUEST:
-            connection = HTTPClientConnection(self._http, name, host)
+            has_tls = stream is not None and stream.tls is not None
+            connection = HTTPClientConnection(self._https if has_tls else self._http, name, host)
         else:
             connection = TCPClientConnection(service, name, host)
         if slot != NOWHERE:

@@ -21,20 +21,24 @@ from ktcpvs.http.service import HTTPService
 from ktcpvs.interfaces import CONNECTION, EACH_REQUEST, IBindsInSteps, IWatches
 from ktcpvs.model.address import Address
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.options import OFF
 from ktcpvs.model.scheduling import ServiceView
 from ktcpvs.model.service import VirtualService
+from ktcpvs.protocols.forwarding import HTTP, HTTPS
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.client_factory import ClientFactory
 from ktcpvs.services.listener import Listener
 from ktcpvs.services.preambles import Preambles
 from ktcpvs.services.prepared import Prepared
-from ktcpvs.streams.accept import adopt_socket, client_name
+from ktcpvs.streams.accept import adopt_descriptor, client_name
+from ktcpvs.streams.compiled import IS_COMPILED
 from ktcpvs.streams.connector import Connector
 from ktcpvs.streams.poller import SocketPoller
 from ktcpvs.streams.preamble import Stage
+from ktcpvs.streams.stream import Stream
 from ktcpvs.system import log as levels
 from ktcpvs.system.periodic import PeriodicJob
-from ktcpvs.system.sockets import close_with_reset
+from ktcpvs.system.sockets import close_descriptor_with_reset
 from ktcpvs.system.timer_wheel import Timer
 
 MAX_WATCHERS = 8
@@ -58,7 +62,8 @@ class RunningService:
 
     context: what all of the process shares. traffic: the collaborators of its connections. config: as it runs.
     destinations: its servers by address. leaving: deleted servers whose connections drain. server_connections: of a
-    service that is switched request by request. cache: its parsed heads. health: of its servers. clients: the number of
+    service that is switched request by request. cache, tls_cache: its parsed heads, of clients without TLS and with
+    it. health: of its servers. clients: the number of
     its clients in all processes. preambles: its clients that are still in their preamble. listeners: by
     address, in the order in which they are configured. retired: each fires when a listener is closed that another one
     has followed on the same port. scheduler_factory: the scheduler's plugin.
@@ -76,12 +81,13 @@ class RunningService:
         self.connections: set[ClientConnection] = set()
         self.clients = context.counters.clients(config.ident)
         self.server_connections = ServerConnections(context, lambda: self.traffic.settings)
-        self.cache = HeadCache()
+        self.cache, self.tls_cache = HeadCache(HTTP), HeadCache(HTTPS)
         self.health = ServiceHealth(context, self.traffic.selector, self.traffic.queue)
-        http = HTTPService(self.traffic, self.server_connections, self.cache)
+        self._http = HTTPService(self.traffic, self.server_connections, self.cache)
+        https = HTTPService(self.traffic, self.server_connections, self.tls_cache)
         self.preambles = Preambles(context, config.ident, self.clients, self._build, self._left)
         self._on_end = self._ended  # one bound method for all connections
-        self.client_factory = ClientFactory(http, self._began, self.preambles)
+        self.client_factory = ClientFactory(self._http, https, self._began, self.preambles)
         self.traffic.server_failed = self.health.failed
         self.traffic.room_needed = self._room_needed
         self._is_deleted = False
@@ -182,7 +188,8 @@ class RunningService:
         self._step("connectors", self._renew_connectors, kept)
         self._step("settings", self.apply_settings)
         for at, listener in self.listeners.items():
-            listener.accepted = self._accept_at(at)
+            if at in prepared.stages:  # one that leaves keeps its stages for the clients in its backlog
+                listener.accepted = self._accept_at(at)
         self.resume_listeners()
         self._step("queue", traffic.queue.try_all)
 
@@ -196,13 +203,13 @@ class RunningService:
         if changed:
             self.server_connections.retire(changed)
 
-    def _accept_at(self, address: Address) -> Callable[[socket.socket, Any], object]:
-        """Return the function that gets the sockets accepted at that address.
+    def _accept_at(self, address: Address) -> Callable[[int, int, Any], object]:
+        """Return the function that gets the descriptors accepted at that address.
 
         Without stages, nothing comes between accept and the client connection.
         """
         stages = self._stages.get(address, ())
-        return partial(self._accepted_with_preamble, stages) if stages else self._accepted
+        return partial(self._accepted_with_preamble, stages, address) if stages else self._accepted
 
     def _register_watchers(self, scheduler: Any) -> None:
         for destination in self.usable:
@@ -238,8 +245,8 @@ class RunningService:
             self.context.log.event(levels.DAEMON, "service {ident} listens on {at}", ident=self.ident, at=at)
 
     def _make_listener(self, address: Address, sock: socket.socket) -> Listener:
-        def admit() -> bool:
-            return self._admit(listener)
+        def admit() -> int:
+            return self._admit(listener, address)
 
         listener = Listener(self.context, self.ident, sock, admit, self._accept_at(address))
         return listener
@@ -320,13 +327,17 @@ class RunningService:
         self._step("settings", self.apply_settings)
 
     def apply_settings(self) -> None:
-        """Clear the head cache, choose the relay again and apply changed timeouts to open connections: settings or
+        """Clear the head caches, choose the relay again and apply changed timeouts to open connections: settings or
         options have changed."""
         config, traffic = self.config, self.traffic
         before, traffic.settings = traffic.settings, config.settings_from(self.context.settings)
         settings = traffic.settings
         is_enabled = self.context.log.level < levels.SCHEDULING
-        self.cache.configure(config, settings, is_enabled, traffic.access_log.writer is not None)
+        logs = traffic.access_log.writer is not None
+        # Unlike the plain way of a request, the general one knows redirects and certificates of clients.
+        self._http.https_port = config.https_port
+        self.cache.configure(config, settings, is_enabled and config.https_port is None, logs)
+        self.tls_cache.configure(config, settings, is_enabled and config.client_cert_header == OFF, logs)
         traffic.relay.configure(self.context, config)
         for connection in list(self.connections) if settings != before else ():
             self._step("timeouts", connection.rearm)
@@ -356,18 +367,27 @@ class RunningService:
 
     # Clients.
 
-    def _admit(self, listener: Listener) -> bool:
-        most = self.config.maxclients
-        if most and self.clients.in_all >= most:
-            if self.clients.is_shared:
+    def _admit(self, listener: Listener, at: Address) -> int:
+        """Return for how many clients there is room now."""
+        most, clients, descriptors = self.config.maxclients, self.clients, self.context.descriptors
+        begun = self.preambles.room(at) if self._stages.get(at) else None
+        if begun == 0:
+            return 0
+        left = most - clients.in_all if most else 0
+        if most and left <= 0:
+            if clients.is_shared:
                 self._schedule_room_check()
-            return False
-        descriptors = self.context.descriptors
-        if not descriptors.are_free:
+            return 0
+        room = descriptors.room
+        if room <= 0:
             descriptors.close_idle()  # idle server connections are closed first
             descriptors.waiting.add(listener)
-            return False
-        return True
+            return 0
+        if begun is not None:
+            room = min(room, begun)
+        if not most:
+            return room
+        return min(room, 1 if clients.is_shared else left)  # other processes may accept clients at the same time
 
     def _room_needed(self) -> None:
         """A client waits for room: look for room that other processes make."""
@@ -394,42 +414,44 @@ class RunningService:
 
     @property
     def _poller(self) -> SocketPoller | None:
-        """Watches the bare sockets of connections that are relayed as a whole; None: those are switched by request."""
-        return self.context.relays.poller if self.traffic.unit != EACH_REQUEST else None
+        """Watches the bare sockets of clients; None: the reactor's own transports serve connections that are switched
+        by request faster."""
+        is_bare = IS_COMPILED or self.traffic.unit != EACH_REQUEST
+        return self.context.relays.poller if is_bare else None
 
-    def _accepted(self, sock: socket.socket, peer: Any) -> None:
+    def _accepted(self, descriptor: int, family: int, peer: Any) -> None:
         """Admit one client and serve it. A rejected one is reset; one whose connection is over already, or which an
         error ends, is counted out again. An error affects only this client."""
         connection = self.client_factory.build(peer)
         if connection is None:
-            close_with_reset(sock)
+            close_descriptor_with_reset(descriptor, family)
             return
         client = connection.client
         try:
-            adopt_socket(self.context.reactor, sock, peer, client, self._poller)
+            adopt_descriptor(self.context.reactor, descriptor, family, peer, client, self._poller)
         except Exception:
             self.context.log.failure("service {ident}: {client} lost", ident=self.ident, client=connection.client_name)
             client.abort()
         if not client.is_open:
-            sock.close()
             self._ended(connection)
 
-    def _accepted_with_preamble(self, stages: Sequence[Stage], sock: socket.socket, peer: Any) -> None:
+    def _accepted_with_preamble(
+        self, stages: Sequence[Stage], at: Address, descriptor: int, family: int, peer: Any
+    ) -> None:
         """Let one client go through the stages of its preamble; `_build` admits it when they are complete."""
-        preamble = self.preambles.begin(stages, peer)
+        preamble = self.preambles.begin(stages, peer, at)
         stream = preamble.stream
         try:
-            adopt_socket(self.context.reactor, sock, peer, stream, self._poller)
+            adopt_descriptor(self.context.reactor, descriptor, family, peer, stream, self._poller)
         except Exception:
             self.context.log.failure("service {ident}: {client} lost", ident=self.ident, client=client_name(peer)[0])
             stream.abort()
         if not stream.is_open:
-            sock.close()
             self.preambles.gone(preamble)
 
-    def _build(self, peer: Any) -> ClientConnection | None:
+    def _build(self, peer: Any, stream: Stream) -> ClientConnection | None:
         """Build the connection of a client that has completed its preamble. peer: the address that the stages found."""
-        connection = self.client_factory.build(peer)
+        connection = self.client_factory.build(peer, stream)
         if connection is not None and self._is_handed_over:
             connection.retire_gently()
         return connection

@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from ktcpvs.errors import BadValue, Refusal
-from ktcpvs.interfaces import CLIENT_HELLO, CONNECTION, ISchedulerFactory
+from ktcpvs.interfaces import CLIENT_HELLO, CONNECTION, USES_BALANCE, ISchedulerFactory, IUsesOptions
 from ktcpvs.model.service import NO_FALLBACK, VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.runtime.context import Context
@@ -62,6 +62,10 @@ class SchedulerBinder:
             raise BadValue(
                 f"balance = {config.balance}: it chooses per request; balance needs a scheduler that chooses per "
                 "connection, such as wlc or rr"
+            )
+        if IUsesOptions.providedBy(balance) and USES_BALANCE in balance.uses:
+            raise BadValue(
+                f"balance = {config.balance}: it chooses by rules, and needs a balance itself; use one such as wlc"
             )
         fallback = None if config.fallback == NO_FALLBACK else self._factory(config.fallback)
         if fallback is not None and factory.unit in (CONNECTION, CLIENT_HELLO) and fallback.unit != CONNECTION:

@@ -393,11 +393,47 @@ def unmapped(peer: tuple[Any, ...]) -> tuple[Any, ...]:
     return (host, peer[1]) if "." in host and ":" not in host else peer
 
 
+def accept_descriptor(listener: Any, family: int) -> tuple[int, Any] | None:
+    """Accept one connection. Return its descriptor, which is not inherited, and the peer's address as from accept();
+    None: nobody waits. Raises OSError. family: of the listener."""
+    try:
+        accepted: tuple[int, Any] = listener._accept()
+    except (BlockingIOError, InterruptedError):
+        return None
+    return accepted
+
+
+def begin_connection(family: int, where: Any) -> int:
+    """Begin to connect a non-blocking stream socket to a numeric address or a path. Return its descriptor. Raises
+    OSError; BlockingIOError where the backlog of a unix socket is full."""
+    sock = plain_socket_class(family)(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    error = sock.connect_ex(where)
+    if error and error != errno.EINPROGRESS:
+        sock.close()
+        raise OSError(error, os.strerror(error))
+    descriptor: int = sock.detach()
+    return descriptor
+
+
+def pending_error(descriptor: int, family: int) -> int:
+    """Return the error of a socket, and clear it (socket(7), SO_ERROR); 0: there is none."""
+    sock = plain_socket_class(family)(family, socket.SOCK_STREAM, 0, descriptor)
+    try:
+        return int(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+    finally:
+        sock.detach()
+
+
 def close_with_reset(sock: socket.socket) -> None:
     """Close a TCP connection with a reset; the kernel keeps nothing of it."""
     with contextlib.suppress(OSError):  # the peer has ended it before
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
     sock.close()
+
+
+def close_descriptor_with_reset(descriptor: int, family: int) -> None:
+    """As `close_with_reset`, for the descriptor of a stream socket."""
+    close_with_reset(plain_socket_class(family)(family, socket.SOCK_STREAM, 0, descriptor))
 
 
 _SNDBUFFORCE, _BUF_LOCK, _SNDBUF_LOCKED = 32, 72, 1

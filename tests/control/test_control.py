@@ -187,7 +187,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
                     "proxy": "v1",
                 },
             ],
-            "rules": [{"pattern": "/a/([a-z]+)", "match": 1, "servers": ["10.0.0.1:8081"]}],
+            "rules": [{"pattern": "/a/([a-z]+)", "match": 1, "name": None, "servers": ["10.0.0.1:8081"]}],
             "tests": [],
             "running": False,
         }
@@ -458,10 +458,11 @@ def test_stats_of_a_table_that_never_ran(ask: Ask) -> None:
         "queued": 0,
         "denied": 0,
         "limited": 0,
+        "handshake_pauses": 0,
         "bytes_in": 0,
         "bytes_out": 0,
     }
-    assert service["stats"] == {**counters, "refusals": {}, "relay": None}
+    assert service["stats"] == {**counters, "refusals": {}, "handshakes": {}, "preambles": {}, "relay": None}
     nothing = {"active": 0, "total": 0, "failures": 0, "retries": 0, "kept": 0, "reused": 0}
     nothing |= {"bytes_in": 0, "bytes_out": 0, "seconds": 0.0, "buckets": [0] * 17}
     nothing["answers"] = dict.fromkeys(("1xx", "2xx", "3xx", "4xx", "5xx", "other"), 0)

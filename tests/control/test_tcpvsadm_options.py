@@ -23,40 +23,55 @@ from ktcpvs.control.tcpvsadm.usage import help_text, synopsis
 
 COLUMNS = (
     *("ident", "scheduler", "balance", "port", "listen", "redirect", "maxclients", "real-server", "weight", "maxconn"),
-    *("pattern", "match", "header", "from", "confirm", "allow-empty", "wait", "only", "numeric"),
+    *(
+        "pattern",
+        "match",
+        "name",
+        "rule",
+        "before",
+        "header",
+        "from",
+        "confirm",
+        "allow-empty",
+        "wait",
+        "only",
+        "numeric",
+    ),
     *("views", "json"),
 )
 MATRIX = """
-list             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  o
-top              o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .
-add-service      r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-edit-service     r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-delete-service   r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-flush            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-add-listener     r  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-del-listener     r  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-add-server       r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .  .  .  .  .
-edit-server      r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  o  .  .  .  .
-delete-server    r  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  o  .  .  .  .
-add-rule         r  .  .  .  .  .  .  r  .  .  r  o  .  .  .  .  .  .  .  .  .
-del-rule         r  .  .  .  .  .  .  r  .  .  r  .  .  .  .  .  .  .  .  .  .
-allow            r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .
-deny             r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .
-del-network      r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-load-configfile  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .
-restore          .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .
-confirm          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-check            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .
-diff             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-save             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-start            o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-stop             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-set              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-get              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o
-explain          r  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .  .  o
-schedulers       .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o
-help             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-version          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+list             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  o
+top              o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .
+add-service      r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+edit-service     r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+delete-service   r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+flush            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+add-listener     r  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+del-listener     r  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+add-server       r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+edit-server      r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .  .  .  o  .  .  .  .
+delete-server    r  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .
+add-rule         r  .  .  .  .  .  .  r  .  .  o  o  o  .  o  .  .  .  .  .  .  .  .  .
+edit-rule        r  .  .  .  .  .  .  .  .  .  o  o  o  r  .  .  .  .  .  .  .  .  .  .
+move-rule        r  .  .  .  .  .  .  .  .  .  .  .  .  r  o  .  .  .  .  .  .  .  .  .
+del-rule         r  .  .  .  .  .  .  r  .  .  o  .  .  o  .  .  .  .  .  .  .  .  .  .
+allow            r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .
+deny             r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .
+del-network      r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+load-configfile  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .
+restore          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .
+confirm          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+check            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .
+diff             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+save             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+start            o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+stop             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+set              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+get              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o
+explain          r  .  .  o  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .  .  o
+schedulers       .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o
+help             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+version          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
 """
 """r: required, o: may be given, .: refused; in the order of COLUMNS. `views` are --stats, --rate and --connections."""
 
@@ -75,6 +90,7 @@ VALUES = {
 WORDS = {
     "set": ["a=1"],
     "add-listener": ["tls"],
+    **{name: ["host", "a.example"] for name in ("add-rule", "del-rule")},
     **{name: ["FILE"] for name in ("load-configfile", "check", "diff")},
     **{name: ["::1"] for name in ("allow", "deny", "del-network")},
 }
@@ -197,6 +213,13 @@ VALID = [
         {"ident": "http", "pattern": "/images/.*", "real-server": "r1:80"},
         (),
     ),
+    (
+        ["--add-rule", "-i", "http", "--name", "n", "not", "path", "/a", "-r", "r1"],
+        "add-rule",
+        {"ident": "http", "name": "n", "real-server": "r1"},
+        ("not", "path", "/a"),
+    ),
+    (["--edit-rule", "-ix", "--rule=1", "--name="], "edit-rule", {"ident": "x", "rule": "1", "name": ""}, ()),
     (["--list"], "list", {}, ()),
     (["-f", "site.conf"], "load-configfile", {}, ("site.conf",)),
     (["-f", "site.conf", "--confirm", "60s"], "load-configfile", {"confirm": "60"}, ("site.conf",)),
@@ -346,6 +369,11 @@ INVALID = [
     (["-aix", "-ry", "-w", "٣"], "weight '٣': not a whole number of at most 9 digits"),
     (["-aix", "-ry", "-w", "5\n"], r"weight '5\n': not a whole number of at most 9 digits"),
     (["-eix", "-ry", "-w", "1234567890"], "weight '1234567890': not a whole number of at most 9 digits"),
+    (
+        ["--add-rule", "-ix", "-ry"],
+        "You need to supply the 'pattern' option or conditions for the 'add-rule' command",
+    ),
+    (["--explain", "-ix", "-P", "http"], "port 'http': not a number"),
     (["--add-rule", "-ix", "-ry", "-pz", "-mm"], "match 'm': not a whole number of at most 9 digits"),
     (["-Aix", "--maxclients", "many"], "maxclients 'many': not a whole number of at most 9 digits"),
     (["-Aix", "-P", "-1"], "port '-1': not a number or a service name"),

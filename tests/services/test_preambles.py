@@ -312,11 +312,24 @@ def test_an_edit_may_change_the_stages(make: MakeWorld) -> None:
     other.says(get())
 
 
+def test_a_listener_that_leaves_keeps_its_stages(make: MakeWorld) -> None:
+    """The clients in its backlog have come to a listener with TLS, say, and must not be served without."""
+    world = make(*HTTP)
+    (listener,) = world.live.listeners.values()
+    before = listener.accepted
+    world.move()
+    world.load(*HTTP)
+    (after,) = world.live.listeners.values()
+    assert after is not listener
+    assert listener.closed
+    assert listener.accepted is before
+
+
 def test_stages_that_cannot_be_made_refuse_the_edit(make: MakeWorld) -> None:
     """Clients are never served without the stages that the configuration asks for."""
     world = make(*HTTP)
 
-    def stages_of(config: Any, listener: Any) -> Any:
+    def stages_of(config: Any, listener: Any, unit: str) -> Any:
         raise BadValue("no certificate")
 
     director = Director(world.context, stages_of=stages_of)
@@ -340,7 +353,7 @@ class Switch:
         stack.callback(self.server.stop)
         self.port = free_port()
         context = Context(thread.reactor, EventLog())
-        stages_of = lambda config, listener: (self.stage,)  # noqa: E731
+        stages_of = lambda config, listener, unit: (self.stage,)  # noqa: E731
         self.director = director = thread.run(lambda: Director(context, stages_of=stages_of))
         stack.callback(self._end)
         thread.run(director.start)
