@@ -8,6 +8,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("tests/soak", "tests/fuzz", "docs/tools")
 GUARD = 'if __name__ == "__main__":'
@@ -61,6 +63,7 @@ def imported(program: str) -> set[str]:
     return {str(path.relative_to(ROOT)) for path in paths if path.is_relative_to(ROOT)} | {program}
 
 
+@pytest.mark.long
 def test_every_program_can_be_imported_and_every_file_belongs_to_one() -> None:
     with ThreadPoolExecutor(4) as pool:
         loaded = set().union(*pool.map(imported, PROGRAMS))

@@ -121,6 +121,7 @@ def taken_over(make_daemon: Make, old: Daemon, *options: str | Path, **named: An
     return new
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sizes", [[0] * 20 + [2], [2, 2, 3, 2, 2, 1]], ids=["alone", "workers"])
 def test_a_takeover_under_load_fails_no_request(
     make_daemon: Make, web: list[Nginx], stack: contextlib.ExitStack, tmp_path: Path, sizes: list[int]

@@ -437,6 +437,7 @@ def test_a_worker_that_dies_loses_only_its_own_connections(
     assert abs(rows[0] - rows[1]) <= 2  # two workers may choose at the same moment
 
 
+@pytest.mark.long
 def test_workers_that_die_are_replaced(daemon: Daemon, serve: Serve, stack: contextlib.ExitStack) -> None:
     """Clients that connect meanwhile wait; edits are answered; the supervisor leaks no descriptors."""
     one, other, port = serve(speak_first(b"1")), serve(speak_first(b"2")), free_port()
@@ -459,6 +460,7 @@ def test_workers_that_die_are_replaced(daemon: Daemon, serve: Serve, stack: cont
     wait_for(lambda: daemon.descriptors() <= before, f"the descriptors of {daemon.pid} to be {before}")
 
 
+@pytest.mark.long
 def test_workers_that_hang_or_cannot_start_are_replaced(
     make_daemon: Make, serve: Serve, stack: contextlib.ExitStack, tmp_path: Path
 ) -> None:
