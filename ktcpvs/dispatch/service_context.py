@@ -16,7 +16,7 @@ from ktcpvs.runtime.context import Context
 from ktcpvs.streams.connector import PLAIN, ConnectionOptions, Connector
 from ktcpvs.system import log as levels
 
-SERVERS_SPEAK_TLS = "all servers speak TLS"
+CLIENTS_SPEAK_TLS, SERVERS_SPEAK_TLS = "all clients speak TLS", "all servers speak TLS"
 """Why the connections of a service are copied: only this process can encrypt."""
 
 
@@ -54,6 +54,8 @@ class RelayChoice:
         """Choose the engine for a configuration and the current settings."""
         settings, before = context.settings, self.reason
         self.engine, self.reason = context.relays.in_use(config.relay, settings.zerocopy_send, _has_tcp(config))
+        if self.engine != COPY and all(listener.is_tls for listener in config.listen):
+            self.engine, self.reason = COPY, f"{self.engine}: {CLIENTS_SPEAK_TLS}"
         if self.engine != COPY and config.servers and all(server.tls is not None for server in config.servers):
             self.engine, self.reason = COPY, f"{self.engine}: {SERVERS_SPEAK_TLS}"
         self.bodies = context.relays.body_relay(self.engine)
@@ -136,10 +138,11 @@ class ServiceContext:
         self.context.log.fault(form, self.ident, reason, server=destination.address)
 
     def note_refusal(self, client_name: str, status: int, reason: str) -> None:
-        """Count and log a request that the switch refuses itself. status: of HTTP."""
+        """Count and log a request that the switch refuses itself; a redirect is no refusal, and only counted by its
+        status. status: of HTTP."""
         if status == 429:
             self.admission.limited += 1
-        else:
+        elif status >= 400:
             self.counters.refused += 1
         refusals = self.counters.refusals
         refusals[status] = refusals.get(status, 0) + 1
