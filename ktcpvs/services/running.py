@@ -191,7 +191,8 @@ class RunningService:
         self._step("connectors", self._renew_connectors, kept)
         self._step("settings", self.apply_settings)
         for at, listener in self.listeners.items():
-            listener.accepted = self._accept_at(at)
+            if at in prepared.stages:  # one that leaves keeps its stages for the clients in its backlog
+                listener.accepted = self._accept_at(at)
         self.resume_listeners()
         self._step("queue", traffic.queue.try_all)
 
