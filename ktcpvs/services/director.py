@@ -40,7 +40,7 @@ from ktcpvs.services.scheduler_binding import SchedulerBinder
 from ktcpvs.services.serving_processes import ServingProcesses, SingleProcess
 from ktcpvs.streams.preamble import Stage
 from ktcpvs.system import log as levels
-from ktcpvs.system.plugins import Schedulers
+from ktcpvs.system.plugins import Schedulers, find_schedulers
 from ktcpvs.system.sockets import close_listener
 from ktcpvs.system.tls_contexts import ClientContexts
 
@@ -101,12 +101,14 @@ class Director:
         is_strict: bool = True,
         stages_of: StagesOf = no_stages,
         client_contexts: ClientContexts | None = None,
+        search: Callable[[], Schedulers] = find_schedulers,
     ) -> None:
         """save: writes the table to the disk; raises CannotSave. unload: called after an Unload. processes: those that
         serve; None: this one alone. checks, resolver: factories of the active checks and of the resolver; NoChecks,
         NoResolver: another process does that. is_strict: refuse edits that this machine cannot carry out, for example
         with an access log that cannot be written or a relay that is not supported. stages_of: returns the stages of a
-        service's preamble. client_contexts: of TLS to servers; None: their files are read by this process."""
+        service's preamble. client_contexts: of TLS to servers; None: this process reads their files. search: finds all
+        installed schedulers."""
         self.context = context
         self.table = self.expanded = Table()
         self.resolution: Resolution = {}
@@ -116,7 +118,7 @@ class Director:
         self.checks = checks(context)
         self.confirmation = PendingConfirmation(context.reactor, context.log, self._undo_unconfirmed)
         self._resolver = resolver(context, self.resolved)
-        self._binder = SchedulerBinder(context)
+        self._binder = SchedulerBinder(context, search)
         self._save = save
         self._unload = unload
         self._is_strict = is_strict
