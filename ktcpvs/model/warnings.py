@@ -30,7 +30,7 @@ from ktcpvs.model.scheduling import (
     ISchedulerFactory,
     IUsesOptions,
 )
-from ktcpvs.model.service import NO_LOG, OPTIONS, Rule, VirtualService
+from ktcpvs.model.service import KERNEL, NO_LOG, OPTIONS, SPLICE, Rule, VirtualService
 from ktcpvs.model.tls import TLS_OPTIONS
 
 WHOLE = "whole"
@@ -53,6 +53,9 @@ HEAD_OPTIONS = ("client_head", "client_head_rate")
 READER_OPTIONS = (*HEAD_OPTIONS, "head_timeout", "head_size", "head_lines", "uri_size")
 CHECK_OPTIONS = ("check_interval", "check_timeout", "check_rise", "check_fall")
 EJECT_OPTIONS = ("eject_time", "eject_share")
+ENGINES = (KERNEL, SPLICE)
+"""The values of `relay` with which the bytes stay in the kernel."""
+
 CLIENT_LIMITS = ("client_connections", "client_rate", *HEAD_OPTIONS)
 
 CATCH_ALL = frozenset((".*", "^/.*", "^/", "/", "^", "^.*", ".*$", "^.*$", "^/.*$"))
@@ -241,6 +244,8 @@ def _about_tls(service: VirtualService, scheduler: ISchedulerFactory) -> Iterato
                 "phttp and chttp decide per request",
                 ("scheduler", "https_only"),
             )
+    if service.relay in ENGINES and service.servers and all(server.tls is not None for server in service.servers):
+        yield f"relay = {service.relay} has no effect: all servers have tls, and only copying can encrypt", ("relay",)
     if service.client_cert_header != OFF and service.client_certificate == OFF:
         yield (
             "client_cert_header only removes the field: no client shows a certificate with client_certificate = off",

@@ -31,8 +31,8 @@ from ktcpvs.model.table import Table
 from ktcpvs.model.warnings import warnings_about
 from ktcpvs.relay.engines import NOT_TCP
 from ktcpvs.runtime.context import Context
-from ktcpvs.services.availability import check_available
 from ktcpvs.services.confirmation import PendingConfirmation
+from ktcpvs.services.connection_options import connection_options
 from ktcpvs.services.prepared import Prepared
 from ktcpvs.services.resolver import NoResolver, Resolver
 from ktcpvs.services.running import RunningService
@@ -42,6 +42,7 @@ from ktcpvs.streams.preamble import Stage
 from ktcpvs.system import log as levels
 from ktcpvs.system.plugins import Schedulers, find_schedulers
 from ktcpvs.system.sockets import close_listener
+from ktcpvs.system.tls_contexts import ClientContexts
 
 T = TypeVar("T")
 
@@ -99,13 +100,15 @@ class Director:
         resolver: Callable[[Context, Callable[[Resolution], Deferred[None]]], Resolver | NoResolver] = Resolver,
         is_strict: bool = True,
         stages_of: StagesOf = no_stages,
+        client_contexts: ClientContexts | None = None,
         search: Callable[[], Schedulers] = find_schedulers,
     ) -> None:
         """save: writes the table to the disk; raises CannotSave. unload: called after an Unload. processes: those that
         serve; None: this one alone. checks, resolver: factories of the active checks and of the resolver; NoChecks,
         NoResolver: another process does that. is_strict: refuse edits that this machine cannot carry out, for example
         with an access log that cannot be written or a relay that is not supported. stages_of: returns the stages of a
-        service's preamble. search: finds all installed schedulers."""
+        service's preamble. client_contexts: of TLS to servers; None: this process reads their files. search: finds all
+        installed schedulers."""
         self.context = context
         self.table = self.expanded = Table()
         self.resolution: Resolution = {}
@@ -120,6 +123,7 @@ class Director:
         self._unload = unload
         self._is_strict = is_strict
         self._stages_of = stages_of
+        self._client_contexts = client_contexts or ClientContexts()
         self._forward: CarryOut | None = None
         self._is_ending = False
         self._lock: DeferredLock = DeferredLock()
@@ -324,11 +328,11 @@ class Director:
         starting = [(None, config) for config in changes.start]
         try:
             for before, config in (*starting, *changes.change):
-                check_available(config)
                 service = self.services.get(config.ident) or RunningService(self.context, config)
                 prepared = await self.bind(service, config, new.settings)
                 unit = prepared.factory.unit
                 prepared.stages = {one.address: self._stages_of(config, one, unit) for one in config.listen}
+                prepared.connection_options = connection_options(config, self._client_contexts)
                 prepared.listens_anew = before is None or before.addresses != config.addresses
                 preparation.ready.append((service, prepared))
                 known = before.addresses if before is not None else ()

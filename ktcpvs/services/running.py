@@ -169,6 +169,10 @@ class RunningService:
             destination.freed = self.traffic.queue.freed if server.maxconn else None
         traffic, unit = self.traffic, prepared.factory.unit
         self.config = traffic.config = config
+        before = traffic.connection_options
+        # A request of a server that is gone may need one more connection, which must have the same TLS.
+        leaving = {address: before[address] for address in self.leaving if address in before}
+        traffic.connection_options = {**leaving, **prepared.connection_options}
         self.destinations, self._view = destinations, prepared.seen
         self.scheduler_factory, traffic.unit = prepared.factory, unit
         self._stages = prepared.stages
