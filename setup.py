@@ -16,6 +16,7 @@ setup(
         )
         for name in (
             "ktcpvs.protocols._compiled",
+            "ktcpvs.protocols.http2._huffman",
             "ktcpvs.http._fast_path",
             "ktcpvs.streams._bare",
             "ktcpvs.dispatch._connection",

@@ -376,7 +376,8 @@ def test_the_measurements_of_the_document_run(
     monkeypatch.delitem(sys.modules, "measure")
     measure.rules((10,), 1)
     measure.admission((1, 10), 10)
-    assert len(capsys.readouterr().out.splitlines()) == 1 + 2 + 3
+    measure.http2(20)
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 2 + 3 + 3
 
 
 # The tutorial, played.

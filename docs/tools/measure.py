@@ -3,6 +3,7 @@
     measure.py rules                        choosing by 10, 1,000 and 10,000 rules, without a socket
     measure.py conditions                   the same with conditions of all kinds, 10 on 3 hosts and 10,000 on 3,000
     measure.py admission                    lists of networks and limits for each client, without a socket
+    measure.py http2                        a small GET over HTTP/2 and its response, in memory
     measure.py memory PID PORT idle|slow    memory of one connection of a daemon whose server is 127.0.0.1:9001
 
 For `memory`, start a daemon with a service at 127.0.0.1:PORT and that server, and raise `ulimit -n` to 8192.
@@ -30,6 +31,7 @@ from ktcpvs.model.destination import Destination
 from ktcpvs.model.network import Network, Networks
 from ktcpvs.model.scheduling import Request, ServiceView
 from ktcpvs.model.service import RealServer, Rule, VirtualService
+from ktcpvs.protocols import http2 as protocol
 from ktcpvs.runtime.context import Context
 from ktcpvs.schedulers.http import HTTP
 from ktcpvs.schedulers.wlc import WLC
@@ -172,6 +174,67 @@ def admission(counts: Sequence[int] = (1, 100, 10_000, 100_000), calls: int = 10
         report(name, partial(limited.wait_time, limited.enter(peer), 60))
 
 
+def http2(requests: int = 20_000) -> None:
+    """Receive small GETs with ten fields, 10 at a time, and send their responses; print the best of five runs."""
+
+    def report(name: str, path_of: Callable[[int], bytes], length_of: Callable[[int], int]) -> None:
+        best = min(_http2_run(requests, path_of, length_of) for _ in range(5))
+        print(f"{name}: {best:.2f} us a request, with its response")
+
+    report("identical requests", lambda number: b"/", lambda number: 12)
+    report("paths that differ", lambda number: b"/customers/%d/orders.html" % number, lambda number: 12)
+    report(
+        "paths and responses that differ", lambda number: b"/customers/%d/" % number, lambda number: 1 + number % 900
+    )
+
+
+def _http2_run(requests: int, path_of: Callable[[int], bytes], length_of: Callable[[int], int]) -> float:
+    """Return the microseconds that a server's end takes for a request: to receive it, to make its head in HTTP/1.1,
+    and to send a response with a body."""
+    server, client = protocol.Server(protocol.Limits()), protocol.Client(protocol.Limits())
+    sensitive: frozenset[bytes] = frozenset()
+    same: dict[bytes, protocol.HeaderList] = {}
+    lists: dict[bytes, protocol.HeaderList] = {}  # of the heads of responses, as an owner keeps them
+    spent = 0.0
+    for begin in range(0, requests, 10):
+        for number in range(begin, begin + 10):
+            path = path_of(number)
+            if path not in same:
+                same = {path: protocol.HeaderList(((b":method", b"GET"), (b":path", path), *_BROWSER), sensitive)}
+            client.send_request(same[path], b"GET", end_stream=True)
+        said = b"".join(client.take_output())
+        heads = [
+            b"HTTP/1.1 200 OK\r\n%bContent-Length: %d\r\n\r\n" % (_LINES, length_of(number)) for number in range(10)
+        ]
+        bodies = [bytes(length_of(number)) for number in range(10)]
+        began = time.process_time()
+        events = server.receive(said, 0)
+        asked = [event for event in events if isinstance(event, protocol.RequestReceived)]
+        for event, head, body in zip(asked, heads, bodies, strict=True):
+            event.request.head(event.end_stream)
+            headers = lists.get(head)
+            if headers is None:
+                headers = lists[head] = protocol.response_list(head)
+            server.send_headers(event.stream_id, headers)
+            server.send_data(event.stream_id, body, end_stream=True)
+        out = b"".join(server.take_output())
+        spent += time.process_time() - began
+        for event in client.receive(out, 0):
+            if isinstance(event, protocol.DataReceived):
+                client.acknowledge(event.stream_id, len(event.data))
+        if len(lists) > 100:
+            lists.clear()
+    return spent / requests * 1e6
+
+
+_BROWSER = (
+    (b":scheme", b"https"), (b":authority", b"www.example.com"), (b"user-agent", b"Mozilla/5.0 (X11) Gecko"),
+    (b"accept", b"text/html,*/*;q=0.8"), (b"accept-language", b"en,de;q=0.7"), (b"accept-encoding", b"gzip, br"),
+    (b"referer", b"https://www.example.com/a?b=c"), (b"cookie", b"sid=0123456789abcdef"),
+)  # fmt: skip
+_LINES = b"Server: nginx\r\nDate: Mon, 21 Oct 2013 20:13:21 GMT\r\nContent-Type: text/html\r\nVary: Accept\r\n"
+
+
 def memory(pid: int, port: int, kind: str) -> None:
     """Print the growth of the daemon's resident memory for each of 500 connections.
 
@@ -214,6 +277,8 @@ def main() -> None:
             conditions()
         case ["admission"]:
             admission()
+        case ["http2"]:
+            http2()
         case ["memory", pid, port, ("idle" | "slow") as kind]:
             memory(int(pid), int(port), kind)
         case _:

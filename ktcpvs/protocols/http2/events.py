@@ -1,0 +1,141 @@
+"""What the peer of an HTTP/2 connection has done, in the order in which it did it."""
+
+from __future__ import annotations
+
+from attrs import define
+
+from ktcpvs.protocols.http2.request import Request
+from ktcpvs.protocols.http2.response import Response
+
+
+@define
+class RequestReceived:
+    """A client's request has begun. end_stream: it has no body. sensitive: names of the fields that must never be put
+    into a table on their way (RFC 7541, section 7.1.3)."""
+
+    stream_id: int
+    request: Request
+    end_stream: bool
+    sensitive: frozenset[bytes] = frozenset()
+
+
+@define
+class RequestRefused:
+    """A client's request cannot be read within the limits: respond with `status`. The stream is open. end_stream: the
+    request has no body."""
+
+    stream_id: int
+    status: int
+    reason: str
+    end_stream: bool
+
+
+@define
+class InterimReceived:
+    """A server's interim response (1xx)."""
+
+    stream_id: int
+    response: Response
+
+
+@define
+class ResponseReceived:
+    """A server's response has begun. end_stream: it has no body."""
+
+    stream_id: int
+    response: Response
+    end_stream: bool
+
+
+@define
+class DataReceived:
+    """A piece of a body, without padding. Call `Connection.acknowledge` when it has been passed on."""
+
+    stream_id: int
+    data: bytes
+    end_stream: bool
+
+
+@define
+class TrailersReceived:
+    """The trailer section, which ends the stream. lines: as in HTTP/1, each with its line end."""
+
+    stream_id: int
+    lines: bytes
+
+
+@define
+class StreamReset:
+    """A stream is over before its end.
+
+    code: the error code (RFC 9113, section 7). by_peer: the peer has reset it; else we have, because of what the peer
+    sent. is_unprocessed: the server has not begun with the request, which may be sent again (section 8.7).
+    """
+
+    stream_id: int
+    code: int
+    reason: str
+    by_peer: bool
+    is_unprocessed: bool = False
+
+
+@define
+class WindowOpened:
+    """More of a body can be sent, after `send_data` has sent less than it got. stream_id: 0 if that holds for all
+    streams."""
+
+    stream_id: int
+
+
+@define
+class SettingsReceived:
+    """The peer has sent settings, which are in force."""
+
+
+@define
+class PingAcknowledged:
+    """The peer has answered a PING with these eight bytes."""
+
+    payload: bytes
+
+
+@define
+class GoAwayReceived:
+    """The peer accepts no more streams. last_stream_id: the last of ours that it has handled or will handle."""
+
+    last_stream_id: int
+    code: int
+    debug: bytes
+
+
+@define
+class PriorityUpdated:
+    """The client has changed the priority of a response (RFC 9218). value: as in the field `priority`."""
+
+    stream_id: int
+    value: bytes
+
+
+@define
+class ConnectionEnded:
+    """The connection is over because of an error, and a GOAWAY is in the output: send it, then close."""
+
+    code: int
+    reason: str
+
+
+Event = (
+    RequestReceived
+    | RequestRefused
+    | InterimReceived
+    | ResponseReceived
+    | DataReceived
+    | TrailersReceived
+    | StreamReset
+    | WindowOpened
+    | SettingsReceived
+    | PingAcknowledged
+    | GoAwayReceived
+    | PriorityUpdated
+    | ConnectionEnded
+)

@@ -1,0 +1,52 @@
+"""Responses of HTTP/2 servers: their header sections, and what they are as heads of HTTP/1.1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ktcpvs.protocols.http2.errors import MalformedMessage
+from ktcpvs.protocols.http2.fields import STATUS, Field
+from ktcpvs.protocols.http2.request import SortedFields
+
+_OF_RESPONSE = frozenset((STATUS,))
+
+BODILESS_STATUSES = frozenset((204, 304))
+
+
+class Response:
+    """A response's header section.
+
+    status: 100 to 999. length: of the body in bytes, as Content-Length says; None without it. lines: the other fields,
+    as lines of HTTP/1. is_interim: another response follows (RFC 9110, section 15.2).
+    """
+
+    __slots__ = ("length", "lines", "status")
+
+    def __init__(self, fields: Sequence[Field]) -> None:
+        """Raises MalformedMessage."""
+        found = SortedFields(fields, _OF_RESPONSE)
+        status = found.pseudo.get(STATUS)
+        if status is None:
+            raise MalformedMessage(":status is missing")
+        self.status = int(status)
+        if self.status == 101:
+            raise MalformedMessage(":status is 101, which HTTP/2 does not have")
+        self.length = found.length
+        if found.cookies:
+            found.lines.append(b"cookie: %b\r\n" % b"; ".join(found.cookies))
+        self.lines = b"".join(found.lines)
+
+    @property
+    def is_interim(self) -> bool:
+        return self.status < 200
+
+    def has_body(self, method: bytes) -> bool:
+        """Whether a response with this status to this method may have a body (RFC 9110, section 6.4.1)."""
+        return self.status >= 200 and self.status not in BODILESS_STATUSES and method != b"HEAD"
+
+    def head(self, method: bytes, is_whole: bool) -> bytes:
+        """Return the head in HTTP/1.1. method: of the request. is_whole: the response has no body."""
+        framing = b""
+        if self.length is None and self.has_body(method):
+            framing = b"content-length: 0\r\n" if is_whole else b"transfer-encoding: chunked\r\n"
+        return b"HTTP/1.1 %d \r\n%b%b\r\n" % (self.status, self.lines, framing)
