@@ -39,6 +39,7 @@ RULES, MATCH, WEIGHT = "rules", "match", "weight"
 POOL_OPTIONS = ("startservers", "minspareservers", "maxspareservers")
 FORWARDING_OPTIONS = ("forwarded", "x_forwarded_for", "x_forwarded_proto", "x_forwarded_host", "via")
 REQUEST_OPTIONS = ("first_byte_timeout", "upgrade")
+HELLO_OPTIONS = ("not_tls", "starttls")
 HEAD_OPTIONS = ("client_head", "client_head_rate")
 CHECK_OPTIONS = ("check_interval", "check_timeout", "check_rise", "check_fall")
 EJECT_OPTIONS = ("eject_time", "eject_share")
@@ -185,9 +186,9 @@ def _about_scheduler(
     if scheduler.unit != EACH_REQUEST and (given := _given(service, REQUEST_OPTIONS)):
         others = _choosers(installed, (EACH_REQUEST,), "decide", "per request")
         yield f"{_have(given)} no effect: {name} relays whole connections; {others}", ("scheduler", *given)
-    if scheduler.unit != CLIENT_HELLO and (given := _given(service, ("not_tls",))):
+    if scheduler.unit != CLIENT_HELLO and (given := _given(service, HELLO_OPTIONS)):
         others = _choosers(installed, (CLIENT_HELLO,), "do")
-        yield f"not_tls has no effect: {name} reads no ClientHellos; {others}", ("scheduler", *given)
+        yield f"{_have(given)} no effect: {name} reads no ClientHellos; {others}", ("scheduler", *given)
     if scheduler.unit == CONNECTION and (given := _given(service, HEAD_OPTIONS)):
         others = _choosers(installed, (FIRST_REQUEST, EACH_REQUEST), "do")
         yield f"{_have(given)} no effect: {name} reads no requests; {others}", ("scheduler", *given)
