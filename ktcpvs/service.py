@@ -27,6 +27,8 @@ from ktcpvs.runtime.context import Context, new_key
 from ktcpvs.runtime.inherited_sockets import InheritedSockets
 from ktcpvs.service_manager import ServiceManager
 from ktcpvs.services.director import Director, edits_for
+from ktcpvs.services.listener_stages import ListenerStages
+from ktcpvs.services.tls_profiles import TLSProfiles
 from ktcpvs.shutdown import Shutdown
 from ktcpvs.signals import SignalHandlers
 from ktcpvs.state import StateFile, read_configuration
@@ -269,13 +271,17 @@ def _build_switch(
         nameservers=options.nameservers,
         is_accepting=target is None,
     )
+    profiles = TLSProfiles(warn=lambda line: log.warn("{line}", line=line))
     size = options.workers
     if not size:
-        director = Director(make_context(), state.save, reactor.stop)
+        context = make_context()
+        stages = ListenerStages(context, profiles)
+        director = Director(context, state.save, reactor.stop, stages_of=stages)
         return _BuiltSwitch(director, Views(director))
     slots = SlotAllocator(SharedTable(size + 1))  # the last of the processes is the supervisor, which counts nothing
     context = make_context(counters=slots.counters(size))
-    supervisor = Supervisor(context, size, slots, state.save, reactor.stop)
+    stages = ListenerStages(context, profiles)
+    supervisor = Supervisor(context, size, slots, state.save, reactor.stop, stages)
     return _BuiltSwitch(supervisor.director, supervisor.views, supervisor.workers)
 
 

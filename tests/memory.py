@@ -173,7 +173,7 @@ class World:
             self.reactor, log or EventLog(), Descriptors(descriptors), monotonic=self.reactor.seconds
         )
         self.stages = stages
-        self.director = Director(self.context, stages_of=lambda config, listener: self.stages)
+        self.director = Director(self.context, stages_of=lambda config, listener, unit: self.stages)
         self.director.start()
         self.peers: list[Peer] = []
         self._called = 0

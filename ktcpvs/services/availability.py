@@ -9,11 +9,6 @@ from ktcpvs.model.service import VirtualService
 
 def check_available(config: VirtualService) -> None:
     """Raise BadValue for a service that would not do what its configuration says."""
-    for listener in config.listen:
-        if listener.is_tls:
-            raise BadValue(f"service {config.ident}: listen = {listener}: TLS is not available in this version")
-    if config.proxy_from:
-        raise BadValue(f"service {config.ident}: proxy_from: the PROXY protocol is not available in this version")
     for server in config.servers:
         for is_wanted, what in ((server.tls is not None, "TLS"), (server.proxy != OFF, "the PROXY protocol")):
             if is_wanted:

@@ -57,7 +57,9 @@ class ClientFactory:
 
         addr: as Twisted passes it; a client without an IP address is treated as one on a unix socket.
         """
-        peer = (addr.host, addr.port) if isinstance(addr, IPv4Address | IPv6Address) else ""
+        peer: Any = ""
+        if isinstance(addr, IPv4Address | IPv6Address):
+            peer = (addr.host, addr.port) if isinstance(addr, IPv4Address) else (addr.host, addr.port, 0, 0)
         if self.stages and self._preambles is not None:
             return self._preambles.begin(self.stages, peer).stream
         connection = self.build(peer)

@@ -48,9 +48,9 @@ T = TypeVar("T")
 CarryOut = Callable[[Edit], Awaitable[Sequence[str]]]
 """Carries an edit out; returns warnings about it, a line each. Raises a Refusal."""
 
-StagesOf = Callable[[VirtualService, ListenAddress], Sequence[Stage]]
-"""Returns the stages of the preamble that clients of a service go through who come to that listener. Raises a
-Refusal."""
+StagesOf = Callable[[VirtualService, ListenAddress, str], Sequence[Stage]]
+"""Returns the stages of the preamble that clients of a service go through who come to that listener. The third argument
+is the unit of the service's scheduler. Raises a Refusal."""
 
 
 @define
@@ -71,7 +71,7 @@ class _Preparation:
                 close_listener(sock)
 
 
-def no_stages(config: VirtualService, listener: ListenAddress) -> Sequence[Stage]:
+def no_stages(config: VirtualService, listener: ListenAddress, unit: str) -> Sequence[Stage]:
     """Return no stages: clients are served as they come."""
     return ()
 
@@ -326,7 +326,8 @@ class Director:
                 check_available(config)
                 service = self.services.get(config.ident) or RunningService(self.context, config)
                 prepared = await self.bind(service, config, new.settings)
-                prepared.stages = {one.address: self._stages_of(config, one) for one in config.listen}
+                unit = prepared.factory.unit
+                prepared.stages = {one.address: self._stages_of(config, one, unit) for one in config.listen}
                 prepared.listens_anew = before is None or before.addresses != config.addresses
                 preparation.ready.append((service, prepared))
                 known = before.addresses if before is not None else ()

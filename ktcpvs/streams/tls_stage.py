@@ -11,14 +11,17 @@ import re
 import ssl
 from collections import Counter
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ktcpvs.protocols.client_hello import Alert, BadHello, ClientHello, ClientHelloReader, NotTLS, alert_record
 from ktcpvs.streams.contract import SocketAddress
 from ktcpvs.streams.preamble import Proceed, Refuse
 from ktcpvs.streams.stream import Stream
 from ktcpvs.streams.tls import Handshake, HandshakeFailed, TLSBuffers
-from ktcpvs.system.certificates import CertificateStore
 from ktcpvs.system.tls_contexts import ServerContexts
+
+if TYPE_CHECKING:  # importing it takes `cryptography`
+    from ktcpvs.system.certificates import CertificateStore
 
 MAX_CLIENT_SIZE = 256 << 10
 """The most bytes of a client before its handshake is complete: a hello in tiny records, and 100 KiB of certificates,

@@ -10,7 +10,7 @@ import datetime
 import os
 import ssl
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -117,15 +117,23 @@ class CertificateFiles:
     certificates: in the order of the paths. errors: path -> why its last reading failed.
     """
 
-    def __init__(self, paths: Iterable[str]) -> None:
-        """Read all of them. Raises NoTLS."""
+    def __init__(
+        self, paths: Iterable[str], read: Callable[[str], tuple[ServerCertificate, ...]] | None = None
+    ) -> None:
+        """Read all of them. read: reads one path; None: `read_certificates`. Raises NoTLS."""
         self.paths = tuple(paths)
         self.errors: dict[str, str] = {}
-        self._read = {path: read_certificates(path) for path in self.paths}
+        self._read_path = read or read_certificates
+        self._read = {path: self._read_path(path) for path in self.paths}
 
     @property
     def certificates(self) -> tuple[ServerCertificate, ...]:
         return tuple(one for path in self.paths for one in self._read[path])
+
+    def store(self, default: str = "") -> CertificateStore:
+        """Return a store of all of them. default: the path of those for clients without a known name; "" refuses
+        these."""
+        return CertificateStore(self.certificates, self._read[default] if default else ())
 
     def reload(self) -> tuple[bool, list[str]]:
         """Read them again, and keep the former ones of a path that cannot be used.
@@ -137,7 +145,7 @@ class CertificateFiles:
         news = []
         for path in self.paths:
             try:
-                read = read_certificates(path)
+                read = self._read_path(path)
             except NoTLS as error:
                 why = str(error)
                 if self.errors.get(path) != why:

@@ -54,11 +54,14 @@ class Loadable(Protocol):
 class ServerContexts:
     """The contexts of one profile: one for each set of certificates that is chosen together."""
 
-    def __init__(self, profile: TLSProfile, tickets: TicketKeys | None = None) -> None:
-        """tickets: of this profile; None: sessions go on only within one context of this process. Raises NoTLS."""
+    def __init__(self, profile: TLSProfile, tickets: TicketKeys | None = None, authorities: str | None = None) -> None:
+        """tickets: of this profile; None: sessions go on only within one context of this process. authorities: the text
+        of `client_ca`; None: it is read now. Raises NoTLS."""
         self.profile = profile
         self._tickets = tickets
-        self._authorities = _authorities(profile.client_ca) if profile.client_ca else ""
+        if authorities is None:
+            authorities = read_authorities(profile.client_ca) if profile.client_ca else ""
+        self._authorities = authorities
         if profile.client_certificate != OFF and not self._authorities:
             raise NoTLS("client certificates cannot be verified without client_ca")
         self._contexts: dict[tuple[Loadable, ...], ssl.SSLContext] = {}
@@ -143,7 +146,7 @@ def _client_context(server: ServerTLS) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     elif server.ca:
-        context.load_verify_locations(cadata=_authorities(server.ca))
+        context.load_verify_locations(cadata=read_authorities(server.ca))
     else:
         context.load_default_certs()
     if server.certificate:
@@ -171,8 +174,8 @@ def load_certificate(context: ssl.SSLContext, pem: bytes) -> None:
         os.close(descriptor)
 
 
-def _authorities(path: str) -> str:
-    """The PEM text of a file with CAs. Raises NoTLS."""
+def read_authorities(path: str) -> str:
+    """Return the PEM text of a file with CAs. Raises NoTLS."""
     text = _read(path).decode("ascii", "replace")
     try:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from ktcpvs.inspect.views import Views
 from ktcpvs.model.table import Table
 from ktcpvs.runtime.context import Context
-from ktcpvs.services.director import Director
+from ktcpvs.services.director import Director, StagesOf
 from ktcpvs.system import log as levels
 from ktcpvs.workers import commands
 from ktcpvs.workers.merged_views import MergedViews
@@ -35,9 +35,10 @@ class Supervisor:
         slots: SlotAllocator,
         save: Callable[[Table], Awaitable[None]],
         unload: Callable[[], object],
+        stages_of: StagesOf,
     ) -> None:
-        """size: the number of workers. slots: those in which `context.counters` counts too. save, unload: as for a
-        Director."""
+        """size: the number of workers. slots: those in which `context.counters` counts too. save, unload, stages_of: as
+        for a Director; clients go through the stages of the workers."""
         self._context = context
         self.workers = WorkerProcesses(
             context.reactor,
@@ -48,7 +49,7 @@ class Supervisor:
             lambda: context.settings.worker_timeout,
         )
         self._processes = SupervisedWorkers(context, self.workers, slots)
-        self.director = Director(context, save, unload, processes=self._processes)
+        self.director = Director(context, save, unload, processes=self._processes, stages_of=stages_of)
         self.views = MergedViews(Views(self.director), self.workers)
 
     def _worker_started(self, worker: WorkerProcess) -> None:

@@ -32,7 +32,9 @@ from ktcpvs.model.settings import Settings
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.listening_sockets import ListeningSockets
 from ktcpvs.services.director import Director
+from ktcpvs.services.listener_stages import ListenerStages
 from ktcpvs.services.resolver import NoResolver
+from ktcpvs.services.tls_profiles import TLSProfiles
 from ktcpvs.system.limits import calm_collector, raise_descriptor_limit
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.periodic import PeriodicJob
@@ -149,12 +151,13 @@ class _LinkFactory(ServerFactory):
 class Worker:
     """One worker process. It gets its director by the supervisor's command Begin.
 
-    slots: what the shared table counts in which slot. sockets: those handed down.
+    slots: what the shared table counts in which slot. sockets: those handed down. profiles: of its listeners with TLS.
     """
 
     def __init__(self, reactor: Any, log: EventLog) -> None:
         self.slots: dict[CounterKey, int] = {}
         self.sockets = HandedDownSockets()
+        self.profiles = TLSProfiles()
         self._reactor = reactor
         self._log = log
         self._director: Director | None = None
@@ -176,7 +179,14 @@ class Worker:
             is_accepting=is_accepting or self._is_accepting,
         )  # fmt: skip
         # The supervisor has checked that everything is supported. It also checks the servers and looks names up.
-        self._director = Director(context, unload=self.drain, checks=NoChecks, resolver=NoResolver, is_strict=False)
+        self._director = Director(
+            context,
+            unload=self.drain,
+            checks=NoChecks,
+            resolver=NoResolver,
+            is_strict=False,
+            stages_of=ListenerStages(context, self.profiles),
+        )
         self._director.start()
         if self._is_handed_over:
             self._director.hand_over({})

@@ -316,7 +316,7 @@ def test_stages_that_cannot_be_made_refuse_the_edit(make: MakeWorld) -> None:
     """Clients are never served without the stages that the configuration asks for."""
     world = make(*HTTP)
 
-    def stages_of(config: Any, listener: Any) -> Any:
+    def stages_of(config: Any, listener: Any, unit: str) -> Any:
         raise BadValue("no certificate")
 
     director = Director(world.context, stages_of=stages_of)
@@ -340,7 +340,7 @@ class Switch:
         stack.callback(self.server.stop)
         self.port = free_port()
         context = Context(thread.reactor, EventLog())
-        stages_of = lambda config, listener: (self.stage,)  # noqa: E731
+        stages_of = lambda config, listener, unit: (self.stage,)  # noqa: E731
         self.director = director = thread.run(lambda: Director(context, stages_of=stages_of))
         stack.callback(self._end)
         thread.run(director.start)

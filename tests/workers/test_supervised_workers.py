@@ -23,6 +23,7 @@ from ktcpvs.model.address import parse_address
 from ktcpvs.model.language.parser import parse
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
+from ktcpvs.services.director import no_stages
 from ktcpvs.system.shared import SharedTable
 from ktcpvs.workers import commands
 from ktcpvs.workers.shared_counters import SlotAllocator
@@ -53,7 +54,7 @@ class Supervised:
         self.slots = SlotAllocator(SharedTable(SIZE + 1))
         log = log_into([])
         self.context = Context(self.reactor, log, Descriptors(100), counters=self.slots.counters(SIZE))
-        self.supervisor = Supervisor(self.context, SIZE, self.slots, self._save, lambda: None)
+        self.supervisor = Supervisor(self.context, SIZE, self.slots, self._save, lambda: None, no_stages)
         self.director = self.supervisor.director
         self.transports: list[Transport] = []
         for worker in self.supervisor.workers.all:
