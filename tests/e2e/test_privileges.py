@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 from servers import LOOPBACK, SocketServer, dial, echo, read_exactly, wait_for
 
+from ktcpvs.errors import Refusal
 from ktcpvs.system import bpf
 from ktcpvs.system.privileges import KEPT
 from tests.authority import Authority
@@ -120,6 +122,28 @@ def test_certificates_that_only_root_can_read(start: Callable[..., Daemon], fold
     shutil.chown(cert, NOBODY.pw_uid)
     daemon.signal(signal.SIGHUP)
     daemon.wait_for_log(f"SIGHUP: control {where} uses the certificate of lb1")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_listeners_with_tls(
+    start: Callable[..., Daemon], serve: Callable[..., SocketServer], folder: Path, workers: int
+) -> None:
+    ca = Authority(folder)
+    certificate, port = ca.daemon(), low_port()
+    certificate.chmod(0o400)
+    daemon = start("--user", "nobody", workers=workers, tls=True)
+    daemon.wait_until_workers_serve(workers)
+    listen = [f"{LOOPBACK}:{port} tls"]
+    daemon.call("add_service", "s", listen=listen, certificate=[str(certificate)], scheduler="wlc")
+    daemon.call("add_server", "s", serve(echo).address)
+    with pytest.raises(Refusal, match=f"service s: {certificate}: Permission denied"):
+        daemon.call("start", "s")
+    shutil.chown(certificate, NOBODY.pw_uid)
+    daemon.call("start", "s")
+    context = ssl.create_default_context(cafile=ca.pem)
+    with dial((LOOPBACK, port)) as raw, context.wrap_socket(raw, server_hostname="localhost") as client:
+        client.sendall(b"hello")
+        assert read_exactly(client, 5) == b"hello"
 
 
 CONNECT_AS_STRANGER = (
