@@ -200,7 +200,7 @@ def test_behind_a_cdn(kitchen: Kitchen, serve: Serve) -> None:
     with dial((LOOPBACK, port)) as raw:
         raw.sendall(b"PROXY TCP4 198.51.100.7 192.0.2.1 5555 443\r\n")
         with trusting.wrap_socket(raw, server_hostname=SHOP) as tls:
-            tls.sendall(b"GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n")
+            tls.sendall(b"GET / HTTP/1.1\r\nHost: shop.example\r\nConnection: close\r\n\r\n")
             assert b"\r\nX-Forwarded-For: 198.51.100.7\r\n" in read_all(tls)
     assert b"\r\nX-Forwarded-For: 127.0.0.1\r\n" in curl(kitchen.target(port), "--haproxy-protocol")
     with pytest.raises(ClientFailed):
