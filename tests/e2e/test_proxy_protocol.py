@@ -43,6 +43,7 @@ stream {{
         listen {bind};
         proxy_pass {switch};
         proxy_protocol on;
+        proxy_half_close on;
     }}
 }}
 """

@@ -144,7 +144,9 @@ def test_programs(daemon: Daemon, web: list[Nginx], authority: Authority, site: 
     assert b" GET /b\n" in ran.stdout, ran.stderr
     handshakes, refusals = counted(daemon, "s")
     assert refusals == {}
-    assert handshakes == {"TLSv1.2 full": 2, "TLSv1.3 full": 4}
+    assert set(handshakes) <= {"TLSv1.2 full", "TLSv1.3 full", "TLSv1.3 resumed"}
+    assert handshakes.pop("TLSv1.2 full") == 2
+    assert sum(handshakes.values()) == 5  # with HTTP/1.0, curl comes a second time
 
 
 def test_client_certificates(daemon: Daemon, authority: Authority, site: str, serve_heads: SocketServer) -> None:
