@@ -821,6 +821,23 @@ def test_the_goals_of_tls_passed_through() -> None:
     assert len(notes) == 1
 
 
+@pytest.mark.e2e
+@pytest.mark.skipif(len(HERE) < 2, reason="a proxy needs a core of its own")
+def test_a_quick_run_measures_tls(tmp_path: Path) -> None:
+    """Every scenario with TLS, with all proxies, for a second each."""
+    page = tmp_path / "page.md"
+    words = ["--quick", "--rounds", "1", "--only", "L,M,N,O,P", "--page", str(page)]
+    environment = {**os.environ, "PYTHONPATH": str(TOOLS)}
+    command = [sys.executable, str(TOOLS / "bench"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = page.read_text()
+    for letter in "LMNOP":
+        section = text.split(f"## {letter}. ")[1].split("\n## ")[0]
+        assert "| ktcpvs" in section
+        assert "| HAProxy" in section
+
+
 # What the page opens with.
 
 
