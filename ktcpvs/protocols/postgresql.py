@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from enum import Enum
 
+STARTTLS = "postgresql"
+"""The value of the option `starttls` with which clients may begin so."""
+
 SSL_REQUEST = bytes.fromhex("0000000804d2162f")
 GSSENC_REQUEST = bytes.fromhex("0000000804d21630")
 

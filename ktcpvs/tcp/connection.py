@@ -17,7 +17,6 @@ from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.interfaces import CLIENT_HELLO
 from ktcpvs.interfaces import CONNECTION as PER_CONNECTION
 from ktcpvs.model import connection as life
-from ktcpvs.model.options import OFF
 from ktcpvs.model.scheduling import Choice
 from ktcpvs.model.tls import REFUSE
 from ktcpvs.protocols import postgresql
@@ -93,7 +92,7 @@ class TCPClientConnection(ClientConnection):
         if self.service.unit == CLIENT_HELLO:
             self._hello_reader = ClientHelloReader()
             self.client.dataReceived = self._hello_received
-            if self.service.config.starttls != OFF:
+            if self.service.config.starttls == postgresql.STARTTLS:
                 self._beginning = postgresql.BeginningReader()
                 self.client.dataReceived = self._beginning_received
             self.client.ended = self._ended_early
@@ -270,10 +269,6 @@ class TCPClientConnection(ClientConnection):
     def serve(self, choice: Choice) -> None:
         self.transition(life.CHOSEN)
         connector = self.service.connector(choice.destination)
-        if self._sent_ssl_request:
-            attempt = SSLRequestAttempt(self.context.wheel, self._connected, self._not_connected)
-            self._connecting = attempt.begin(connector, self.client.poller)
-            return
         self._connecting = connector.begin(Stream(), self._connected, self._not_connected, self.client.poller)
 
     def _not_connected(self, why: Failure) -> None:
@@ -286,6 +281,15 @@ class TCPClientConnection(ClientConnection):
         self._end_if_over()
 
     def _connected(self, server: Stream) -> None:
+        if not self._sent_ssl_request or self.state == life.CLOSED:
+            self._server_ready(server)
+            return
+        timeout = self.context.settings.connect_timeout
+        outcomes = self._server_ready, self._not_connected
+        self._connecting = attempt = SSLRequestAttempt(server, self.context.wheel, timeout, *outcomes)
+        attempt.begin()
+
+    def _server_ready(self, server: Stream) -> None:
         self._connecting = None
         dispatcher = self.dispatcher
         lease = dispatcher.lease

@@ -1,4 +1,4 @@
-"""Connect a stream to a server of PostgreSQL that is to speak TLS next: the SSLRequest and its answer."""
+"""The SSLRequest to a server of PostgreSQL: asks on a new connection whether TLS may follow."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from twisted.python.failure import Failure
 
 from ktcpvs.errors import shorten
 from ktcpvs.protocols.postgresql import ACCEPT, DENY, SSL_REQUEST
-from ktcpvs.streams.connect import Connecting
-from ktcpvs.streams.connector import Connector
-from ktcpvs.streams.poller import SocketPoller
 from ktcpvs.streams.stream import Stream, nothing
 from ktcpvs.system.timer_wheel import TimerWheel
 
@@ -29,81 +26,69 @@ class SSLRequestFailed(ConnectError):
 
 
 class SSLRequestAttempt:
-    """An attempt to connect, and to get the server's consent to TLS."""
+    """One request, until it is answered. It is a part of connecting, and can be cancelled as that can."""
 
-    __slots__ = ("_connected", "_connecting", "_failed", "_stream", "_timeout", "_wheel")
+    __slots__ = ("_agreed", "_failed", "_stream", "_timeout")
 
     def __init__(
         self,
+        stream: Stream,
         wheel: TimerWheel,
-        connected: Callable[[Stream], object],
+        timeout: int,
+        agreed: Callable[[Stream], object],
         failed: Callable[[Failure], object],
     ) -> None:
-        """Calls `connected` with the stream when a ClientHello may be sent on it, or `failed` with ConnectError and the
-        like, in a later turn; or `failed` with CancelledError when the attempt is cancelled."""
-        self._wheel = wheel
-        self._connected = connected
+        """stream: open. timeout: seconds for the answer. agreed: called with the stream when a ClientHello may be sent
+        on it. failed: called when the stream was closed, with SSLRequestFailed, or with CancelledError when it is
+        cancelled."""
+        self._agreed = agreed
         self._failed = failed
-        self._connecting: Connecting | None = None
-        self._stream: Stream | None = None  # while the answer is awaited
-        self._timeout = 0.0
-
-    def begin(self, connector: Connector, poller: SocketPoller | None) -> SSLRequestAttempt:
-        """Connect to the server. Its timeout applies to the connection, and once more to the answer."""
-        self._timeout = connector.timeout
-        self._connecting = connector.begin(Stream(), self._opened, self._not_connected, poller)
-        return self
-
-    def cancel(self) -> None:
-        """Stop, and fail with CancelledError."""
-        if self._stream is not None:
-            self._end(CancelledError())
-        elif self._connecting is not None:
-            self._connecting.cancel()
-
-    def _opened(self, stream: Stream) -> None:
-        self._connecting = None
-        self._stream = stream
+        self._timeout = timeout
+        self._stream: Stream | None = stream  # None: it is over
         stream.dataReceived = self._answered
         stream.ended = self._ended
         stream.lost = self._lost
-        stream.timer = self._wheel.after(self._timeout, self._timed_out)
-        stream.write(SSL_REQUEST)
+        stream.timer = wheel.after(timeout, self._timed_out)
 
-    def _not_connected(self, why: Failure) -> None:
-        self._connecting = None
-        self._failed(why)
+    def begin(self) -> None:
+        """Send the request."""
+        if self._stream is not None:
+            self._stream.write(SSL_REQUEST)
+
+    def cancel(self) -> None:
+        """Stop, and fail with CancelledError."""
+        self._fail(CancelledError())
 
     def _answered(self, data: bytes) -> None:
-        stream = self._stream
-        if data != ACCEPT or stream is None:
-            self._end(SSLRequestFailed(_meaning(data)))
-            return
-        self._leave(stream)
-        self._connected(stream)
+        if data != ACCEPT:
+            self._fail(SSLRequestFailed(_meaning(data)))
+        elif (stream := self._leave()) is not None:
+            self._agreed(stream)
 
     def _ended(self) -> None:
-        self._end(SSLRequestFailed("the server has ended the connection"))
+        self._fail(SSLRequestFailed("the server has ended the connection"))
 
     def _lost(self, clean: bool) -> None:
-        self._end(SSLRequestFailed("the server has reset the connection"))
+        self._fail(SSLRequestFailed("the server has reset the connection"))
 
     def _timed_out(self) -> None:
-        self._end(SSLRequestFailed(f"no answer within {self._timeout:g} seconds"))
+        self._fail(SSLRequestFailed(f"no answer within {self._timeout} seconds"))
 
-    def _leave(self, stream: Stream) -> None:
-        self._stream = None
-        if stream.timer is not None:
-            stream.timer.cancel()
-            stream.timer = None
-        stream.dataReceived = stream.ended = stream.lost = nothing
-
-    def _end(self, error: Exception) -> None:
-        stream = self._stream
+    def _fail(self, error: Exception) -> None:
+        stream = self._leave()
         if stream is not None:
-            self._leave(stream)
             stream.abort()
             self._failed(Failure(error))
+
+    def _leave(self) -> Stream | None:
+        """Return the stream, which calls this attempt no more; None: the attempt was over before."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            if stream.timer is not None:
+                stream.timer.cancel()
+                stream.timer = None
+            stream.dataReceived = stream.ended = stream.lost = nothing
+        return stream
 
 
 def _meaning(answer: bytes) -> str:

@@ -22,7 +22,7 @@ from authority import SERVER, Authority
 from servers import LOOPBACK, PostgreSQL, SocketServer, dial, echo, free_port, program, read_all, read_exactly, wait_for
 from tls_clients import CLIENTS, ClientFailed, Target, chromium, curl, openssl
 from tls_peers import TLSPeer
-from tls_servers import TLSNginx, TLSPostgreSQL, TLSRedis
+from tls_sites import TLSNginx, TLSPostgreSQL, TLSRedis
 
 from tests.protocols.hellos import ECH, extension, hello, named
 

@@ -13,7 +13,7 @@ from authority import CLIENT, SERVER, Authority
 from proxyprotocol.v2 import ProxyProtocolV2
 from servers import LOOPBACK, Nginx, SocketServer, dial, free_port, read_all, read_exactly
 from tls_clients import ClientFailed, Target, curl, openssl
-from tls_servers import TLSNginx
+from tls_sites import TLSNginx
 
 from .harness import ROOT, Daemon
 
