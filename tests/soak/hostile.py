@@ -350,6 +350,7 @@ class HostileSoak:
                 good=self.good,
                 target=self.target,
                 hostile=self.hostile,
+                raw=self.raw,
                 mixed_servers=" ".join(f"server = {LOOPBACK}:{port}" for port in mixed),
                 mixed_used=" ".join(f"server {LOOPBACK}:{port}" for port in mixed),
                 relays="".join(relays),
