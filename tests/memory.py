@@ -196,6 +196,10 @@ class World:
         edit: Load = parse(text)
         self.director.submit(edit).addErrback(self._unexpected)
 
+    def move(self) -> None:
+        """Let the service listen on another address, from the next `load` on."""
+        self._path = free_address()
+
     def _unexpected(self, failure: Failure) -> None:
         failure.raiseException()
 

@@ -196,11 +196,11 @@ class Dispatcher:
             self._queued_since = now + 1
         self.is_waiting = True
         self._service.wait_for_room(self)
-        left = context.settings.queue_timeout + self._queued_since - 1 - now
+        left = self._service.settings.queue_timeout + self._queued_since - 1 - now
         owner.set_timer(max(left, 0), self._queue_timed_out)
 
     def _queue_timed_out(self) -> None:
-        self._owner.fail(503, f"no server had room within {self._settings_of.settings.queue_timeout} seconds")
+        self._owner.fail(503, f"no server had room within {self._service.settings.queue_timeout} seconds")
 
     def try_again(self) -> None:
         """Select again, because a server may have room. A client that has disconnected meanwhile takes no room."""

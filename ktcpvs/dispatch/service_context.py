@@ -65,19 +65,20 @@ class RelayChoice:
 class ServiceContext:
     """The collaborators of one service's connections.
 
-    unit: of the scheduler. first_byte_timeout: seconds; 0: none. server_failed: called with a server and a reason when
+    unit: of the scheduler. settings: in force for this service. server_failed: called with a server and a reason when
     a connection or request has failed by that server's fault. room_needed: called when a client begins to wait for
     room. make_connector: makes the connector of a server as it is configured now.
     """
 
     __slots__ = (
-        "_connectors", "access_log", "admission", "config", "context", "counters", "first_byte_timeout",
-        "make_connector", "queue", "relay", "room_needed", "selector", "server_failed", "unit",
+        "_connectors", "access_log", "admission", "config", "context", "counters", "make_connector", "queue", "relay",
+        "room_needed", "selector", "server_failed", "settings", "unit",
     )  # fmt: skip
 
     def __init__(self, context: Context, config: VirtualService, unit: str) -> None:
         self.context = context
         self.config = config
+        self.settings = config.settings_from(context.settings)
         self.unit = unit
         self.selector = Selector(context, config)
         self.queue = Queue()
@@ -85,10 +86,9 @@ class ServiceContext:
         self.access_log = ServiceAccessLog(context)
         self.counters = TrafficCounters()
         self.relay = RelayChoice()
-        self.first_byte_timeout = 0
         self._connectors: dict[Destination, Connector] = {}
         self.make_connector: Callable[[Destination], Connector] = lambda destination: Connector(
-            context.reactor, destination.address, lambda: context.settings.connect_timeout
+            context.reactor, destination.address, lambda: self.settings.connect_timeout
         )
         self.server_failed: Callable[[Destination, str], object] = lambda destination, reason: None
         self.room_needed: Callable[[], object] = lambda: None

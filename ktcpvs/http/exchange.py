@@ -505,7 +505,7 @@ class Exchange:
         interim = 0
         while True:
             try:
-                size = self._http.context.context.settings.head_size
+                size = self._http.context.settings.head_size
                 read = http1.read_response(data, message.method, size, looked, message.minor)
             except BadResponse as bad:
                 self.server_failed(f"unreadable response: {bad}")

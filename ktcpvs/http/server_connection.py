@@ -12,6 +12,7 @@ from ktcpvs.http.fast_path import server_receiver
 from ktcpvs.http.head_cache import CachedResponse
 from ktcpvs.http.pool import Pool
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.settings import Settings
 from ktcpvs.runtime.context import Context
 from ktcpvs.streams.connector import Connector
 from ktcpvs.streams.stream import Stream
@@ -163,8 +164,10 @@ class ServerConnection(Stream):
 class ServerConnections:
     """All server connections of one service: those in use, and the idle ones in `pool`."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, settings: Callable[[], Settings] | None = None) -> None:
+        """settings: returns those in force; None: those of the whole switch."""
         self._context = context
+        self._settings = settings or (lambda: context.settings)
         self.pool: Pool[ServerConnection] = Pool()
         self._is_sweeping = False
         self._open: set[ServerConnection] = set()
@@ -231,8 +234,7 @@ class ServerConnections:
 
     def _sweep(self) -> bool:
         """Close connections that have been idle too long. Return True while any are kept."""
-        context = self._context
-        self._close_all(self.pool.expire(context.wheel.now - context.settings.keepalive_timeout))
+        self._close_all(self.pool.expire(self._context.wheel.now - self._settings().keepalive_timeout))
         self._is_sweeping = bool(self.pool)
         return self._is_sweeping
 

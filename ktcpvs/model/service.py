@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from attrs import Attribute, evolve, field, frozen
+from attrs import Attribute, evolve, field, fields_dict, frozen
 
 from ktcpvs.errors import (
     BadAddress,
@@ -44,6 +44,7 @@ from ktcpvs.model.options import (
     read_word,
 )
 from ktcpvs.model.pattern import DEFAULT_PATTERNS, check_pattern
+from ktcpvs.model.settings import Settings
 from ktcpvs.model.tls import (
     CONTRADICTING,
     OPTIONAL,
@@ -165,6 +166,14 @@ def _forwarding(field_name: str) -> Any:
     return option(read_word, "off", meaning, check=one_of("off", "append", "replace"))
 
 
+def _own(name: str) -> Any:
+    """Declare an option that overrides the setting of that name."""
+    meta = fields_dict(Settings)[name].metadata
+    unit = f" ({meta['unit']})" if meta["unit"] else ""
+    meaning = f"{meta['meaning']}{unit}; not given: the setting of that name"
+    return option(read_number, None, meaning, check=in_range(*meta["range"]))
+
+
 @frozen
 class VirtualService:
     """A virtual service. Optional numbers are None if they were never set.
@@ -280,13 +289,18 @@ class VirtualService:
         "the protocols to which clients may switch (Upgrade), for schedulers that decide per request",
         check=one_of("any", "websocket", "off"),
     )
-    first_byte_timeout: int | None = option(
-        read_number,
-        None,
-        "seconds after which an idempotent request to an unresponsive server goes to another one; 0: not by time "
-        "alone; not given: the setting of that name",
-        check=in_range(0, 86400),
-    )
+    read_timeout: int | None = _own("read_timeout")
+    keepalive_timeout: int | None = _own("keepalive_timeout")
+    connect_timeout: int | None = _own("connect_timeout")
+    response_timeout: int | None = _own("response_timeout")
+    first_byte_timeout: int | None = _own("first_byte_timeout")
+    queue_timeout: int | None = _own("queue_timeout")
+    drain_timeout: int | None = _own("drain_timeout")
+    head_timeout: int | None = _own("head_timeout")
+    head_size: int | None = _own("head_size")
+    head_lines: int | None = _own("head_lines")
+    uri_size: int | None = _own("uri_size")
+    body_size: int | None = _own("body_size")
     abort_on_close: str = option(
         read_word,
         "off",
@@ -384,6 +398,11 @@ class VirtualService:
                     raise NoSuchServer(
                         f"service {self.ident} has no server {address} for rule '{shorten(rule.pattern)}'"
                     )
+
+    def settings_from(self, settings: Settings) -> Settings:
+        """Return the settings that are in force for this service. settings: of the whole switch."""
+        own = {name: value for name in OWN_SETTINGS if (value := getattr(self, name)) is not None}
+        return evolve(settings, **own) if own else settings
 
     @property
     def address(self) -> Address:
@@ -535,6 +554,9 @@ class VirtualService:
 def _replaced(items: Iterable[Any], new: Any, here: Any) -> tuple[Any, ...]:
     return tuple(new if here(item) else item for item in items)
 
+
+OWN_SETTINGS = tuple(name for name in Settings.names() if name in fields_dict(VirtualService))
+"""The settings that a service may override: it has an option with the same name."""
 
 OPTIONS = options_of(VirtualService)
 """The options of a service, by name."""

@@ -45,9 +45,10 @@ FORWARDING_OPTIONS = (
     "via",
     "client_cert_header",
 )
-REQUEST_OPTIONS = ("first_byte_timeout", "upgrade")
+REQUEST_OPTIONS = ("keepalive_timeout", "response_timeout", "first_byte_timeout", "body_size", "upgrade")
 HELLO_OPTIONS = ("not_tls", "starttls")
 HEAD_OPTIONS = ("client_head", "client_head_rate")
+READER_OPTIONS = (*HEAD_OPTIONS, "head_timeout", "head_size", "head_lines", "uri_size")
 CHECK_OPTIONS = ("check_interval", "check_timeout", "check_rise", "check_fall")
 EJECT_OPTIONS = ("eject_time", "eject_share")
 CLIENT_LIMITS = ("client_connections", "client_rate", *HEAD_OPTIONS)
@@ -196,7 +197,7 @@ def _about_scheduler(
     if scheduler.unit != CLIENT_HELLO and (given := _given(service, HELLO_OPTIONS)):
         others = _choosers(installed, (CLIENT_HELLO,), "do")
         yield f"{_have(given)} no effect: {name} reads no ClientHellos; {others}", ("scheduler", *given)
-    if scheduler.unit == CONNECTION and (given := _given(service, HEAD_OPTIONS)):
+    if scheduler.unit == CONNECTION and (given := _given(service, READER_OPTIONS)):
         others = _choosers(installed, (FIRST_REQUEST, EACH_REQUEST), "do")
         yield f"{_have(given)} no effect: {name} reads no requests; {others}", ("scheduler", *given)
 

@@ -16,7 +16,7 @@ from ktcpvs.http.service import HTTPService
 from ktcpvs.interfaces import EACH_REQUEST
 from ktcpvs.model.clients import NOWHERE
 from ktcpvs.services.preambles import Preambles
-from ktcpvs.streams.accept import client_name
+from ktcpvs.streams.accept import client_name, socket_address
 from ktcpvs.streams.preamble import Stage
 from ktcpvs.streams.stream import Stream
 from ktcpvs.tcp.connection import TCPClientConnection
@@ -62,9 +62,7 @@ class ClientFactory:
 
         addr: as Twisted passes it; a client without an IP address is treated as one on a unix socket.
         """
-        peer: Any = ""
-        if isinstance(addr, IPv4Address | IPv6Address):
-            peer = (addr.host, addr.port, 0, 0) if ":" in addr.host else (addr.host, addr.port)
+        peer = socket_address(addr.host, addr.port) if isinstance(addr, IPv4Address | IPv6Address) else ""
         if self.stages and self._preambles is not None:
             return self._preambles.begin(self.stages, peer).stream
         connection = self.build(peer)

@@ -74,7 +74,7 @@ def read_request(
         return
     if method is None:
         notes.append("no request given: GET / is assumed")
-    settings = context.settings
+    settings = prepared.config.settings_from(context.settings)
     read = HeadReader(settings.head_size, settings.head_lines, settings.uri_size).feed(head)
     if read is None:
         raise BadRequest(400, "the request's head is incomplete")
@@ -146,7 +146,7 @@ class DryRun:
         choice = decision.choice
         if decision.outcome == QUEUE and choice is not None:
             others = "" if choice.waits else ", and so are all other eligible servers"
-            seconds = self._context.settings.queue_timeout
+            seconds = self._prepared.config.settings_from(self._context.settings).queue_timeout
             reason = f"{choice.reason}; it is full{others}: the client waits at most {seconds} seconds for room"
             return make_outcome("queue", choice.destination.address if choice.waits else None, reason)
         if choice is None:

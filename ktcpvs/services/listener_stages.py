@@ -32,7 +32,7 @@ class ListenerStages:
         if config.proxy_from:
             is_proxy = _in_networks(config.proxy_from)
             if listener.is_tls or unit != CONNECTION:  # such a client waits for its server before anything is read
-                stages.append(NoHeaderStage(is_proxy, self._first_bytes_timeout(listener, unit)))
+                stages.append(NoHeaderStage(is_proxy, self._first_bytes_timeout(config, listener, unit)))
             stages.append(ProxyStage(is_proxy, lambda: self._context.settings.proxy_timeout))
         if listener.is_tls:
             choice = self.profiles.choice(config, unit)
@@ -42,14 +42,14 @@ class ListenerStages:
     def _handshake_timeout(self) -> int:
         return self._context.settings.tls_handshake_timeout
 
-    def _first_bytes_timeout(self, listener: ListenAddress, unit: str) -> Callable[[], int]:
+    def _first_bytes_timeout(self, config: VirtualService, listener: ListenAddress, unit: str) -> Callable[[], int]:
         """The time that a client has for its first bytes where it is no proxy: as without this stage."""
         context = self._context
         if listener.is_tls:
             return self._handshake_timeout
         if unit == EACH_REQUEST:
-            return lambda: context.settings.keepalive_timeout
-        return lambda: context.settings.head_timeout
+            return lambda: config.settings_from(context.settings).keepalive_timeout
+        return lambda: config.settings_from(context.settings).head_timeout
 
 
 def _in_networks(networks: Networks) -> Callable[[SocketAddress], bool]:

@@ -79,7 +79,7 @@ class RunningService:
         self.retired: list[Deferred[None]] = []
         self.connections: set[ClientConnection] = set()
         self.clients = context.counters.clients(config.ident)
-        self.server_connections = ServerConnections(context)
+        self.server_connections = ServerConnections(context, lambda: self.traffic.settings)
         self.cache, self.tls_cache = HeadCache(HTTP), HeadCache(HTTPS)
         self.health = ServiceHealth(context, self.traffic.selector, self.traffic.queue)
         self._http = HTTPService(self.traffic, self.server_connections, self.cache)
@@ -175,7 +175,7 @@ class RunningService:
         usable = frozenset(destinations.values())
         traffic.selector.configure(config, prepared.scheduler, usable, prepared.bind_fallback())
         if gone:
-            self.context.wheel.after(self.context.settings.drain_timeout, lambda: self._end_leaving(gone.values()))
+            self.context.wheel.after(traffic.settings.drain_timeout, lambda: self._end_leaving(gone.values()))
         # The lines above only assign, so they cannot fail. The steps below call other parts or the system.
         self._step("admission", traffic.admission.configure, config, unit)
         self._step("access log", traffic.access_log.configure, config)
@@ -187,7 +187,8 @@ class RunningService:
         self._step("connectors", self._renew_connectors, kept)
         self._step("settings", self.apply_settings)
         for at, listener in self.listeners.items():
-            listener.accepted = self._accept_at(at)
+            if at in prepared.stages:  # one that leaves keeps its stages for the clients in its backlog
+                listener.accepted = self._accept_at(at)
         self.resume_listeners()
         self._step("queue", traffic.queue.try_all)
 
@@ -316,28 +317,29 @@ class RunningService:
             self._step("drain", part, connection)
         self._step("idle connections", self.server_connections.close)
         if (self.connections or self.preambles) and self._drain is None:
-            self._drain = self.context.wheel.after(self.context.settings.drain_timeout, self._end_all)
+            self._drain = self.context.wheel.after(self.traffic.settings.drain_timeout, self._end_all)
 
     def settings_changed(self) -> None:
-        """Apply changed settings to the backlog and to the timeouts of open connections."""
+        """Apply changed settings to the backlog and to all that the service takes from them."""
         for listener in self.listeners.values():
             self._step("backlog", listener.socket.listen, self.context.settings.max_backlog)
         self._step("settings", self.apply_settings)
-        for connection in list(self.connections):
-            self._step("timeouts", connection.rearm)
 
     def apply_settings(self) -> None:
-        """Clear the head caches and choose the relay again, after a change of settings or options."""
-        settings, config, traffic = self.context.settings, self.config, self.traffic
+        """Clear the head caches, choose the relay again and apply changed timeouts to open connections: settings or
+        options have changed."""
+        config, traffic = self.config, self.traffic
+        before, traffic.settings = traffic.settings, config.settings_from(self.context.settings)
+        settings = traffic.settings
         is_enabled = self.context.log.level < levels.SCHEDULING
         logs = traffic.access_log.writer is not None
         # Unlike the plain way of a request, the general one knows redirects and certificates of clients.
         self._http.https_port = config.https_port
         self.cache.configure(config, settings, is_enabled and config.https_port is None, logs)
         self.tls_cache.configure(config, settings, is_enabled and config.client_cert_header == OFF, logs)
-        timeout = config.first_byte_timeout
-        traffic.first_byte_timeout = settings.first_byte_timeout if timeout is None else timeout
         traffic.relay.configure(self.context, config)
+        for connection in list(self.connections) if settings != before else ():
+            self._step("timeouts", connection.rearm)
 
     def end_all(self) -> None:
         """End every connection now."""

@@ -36,6 +36,11 @@ def adopt_socket(
     stream.makeConnection(kind(sock, stream, peer, no_port, sock.fileno(), reactor))
 
 
+def socket_address(host: str, port: int) -> tuple[Any, ...]:
+    """Return an IP address in the form of accept()."""
+    return (host, port, 0, 0) if ":" in host else (host, port)
+
+
 def client_name(peer: Any) -> tuple[str, str]:
     """Return (address with port, host) of a socket's peer, as text; a unix socket's peer has no address."""
     return (address_text(peer), peer[0]) if isinstance(peer, tuple) else ("unix", "")

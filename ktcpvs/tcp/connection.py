@@ -88,7 +88,7 @@ class TCPClientConnection(ClientConnection):
             self.client.pause()
             dispatcher.select()
             return
-        settings = self.context.settings
+        settings = self.service.settings
         if self.service.unit == CLIENT_HELLO:
             self._hello_reader = ClientHelloReader()
             self.client.dataReceived = self._hello_received
@@ -129,7 +129,7 @@ class TCPClientConnection(ClientConnection):
             return
         self.set_timer(0)
         if clean or other is self.client:
-            close_gracefully(other, self.context.wheel, self.context.settings, clean)
+            close_gracefully(other, self.context.wheel, self.service.settings, clean)
         else:
             other.abort()
 
@@ -182,7 +182,7 @@ class TCPClientConnection(ClientConnection):
 
     def _head_timed_out(self) -> None:
         self.transition(life.SLOW_HEAD)
-        seconds = self.context.settings.head_timeout
+        seconds = self.service.settings.head_timeout
         self._refuse(408, f"the request's head did not come within {seconds} seconds")
 
     # The request of a client of PostgreSQL for TLS.
@@ -251,7 +251,7 @@ class TCPClientConnection(ClientConnection):
 
     def _hello_timed_out(self) -> None:
         self.transition(life.SLOW_HEAD)
-        seconds = self.context.settings.tls_handshake_timeout
+        seconds = self.service.settings.tls_handshake_timeout
         self._refuse(408, f"the ClientHello did not come within {seconds} seconds")
 
     def _refuse_hello(self, alert: Alert | None, why: str, status: int = 400) -> None:
@@ -311,7 +311,7 @@ class TCPClientConnection(ClientConnection):
         head = bytes(reader.received) if reader is not None else self._first
         self._reader, self._hello_reader, self._first = None, None, b""
         dispatcher.request.lines = b""
-        self.set_timer(self.context.settings.read_timeout, self._check_idle)
+        self.set_timer(self.service.settings.read_timeout, self._check_idle)
         relay.start(head)
         self.client.resume()
         self.join(relay, self._finished)
@@ -320,15 +320,15 @@ class TCPClientConnection(ClientConnection):
         """Both directions have ended: close both sides when their peers have read what is buffered."""
         self.transition(life.FINISHED)
         self.set_timer(0)
-        close_gracefully(self.client, self.context.wheel, self.context.settings)
-        close_gracefully(self.server, self.context.wheel, self.context.settings)
+        close_gracefully(self.client, self.context.wheel, self.service.settings)
+        close_gracefully(self.server, self.context.wheel, self.service.settings)
 
     def restore_timer(self) -> None:
         self.set_timer(0)
 
     def _check_idle(self) -> None:
         """End a relay on which no byte has come for `read_timeout`, or schedule the next check."""
-        timeout = self.context.settings.read_timeout
+        timeout = self.service.settings.read_timeout
         if timeout == 0 or self.relay is None:
             self.set_timer(0)
             return
@@ -353,14 +353,14 @@ class TCPClientConnection(ClientConnection):
         if self.service.unit == CLIENT_HELLO:
             if self._alert is not None:
                 self.client.write(alert_record(self._alert))
-            LingeringClose(self.client, self.context.wheel, self.context.settings, self._lingered).linger()
+            LingeringClose(self.client, self.context.wheel, self.service.settings, self._lingered).linger()
             return
         method = self.dispatcher.request.method or (self._reader.method if self._reader is not None else None)
         response = error_response(status, reason, method, later=self.retry_after(status, retry_after))
         if self.dispatcher.entry is not None:
             self.dispatcher.entry.refused(status, response)
         self.client.write(response)
-        LingeringClose(self.client, self.context.wheel, self.context.settings, self._lingered).linger()
+        LingeringClose(self.client, self.context.wheel, self.service.settings, self._lingered).linger()
 
     def _lingered(self) -> None:
         if self.state == life.REFUSING:

@@ -235,8 +235,7 @@ class Worker:
     @property
     def drain_timeout(self) -> int:
         """Seconds."""
-        settings = Settings() if self._director is None else self._director.context.settings
-        return settings.drain_timeout
+        return Settings().drain_timeout if self._director is None else self._director.table.drain_timeout
 
     def drain(self) -> None:
         """Close the listeners, let connections drain, and end the process."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import LOOPBACK, SocketServer, dial, echo, read_exactly, wait_for
+from servers import LOOPBACK, SocketServer, dial, echo, free_port, read_exactly, wait_for
 
 from ktcpvs.errors import Refusal
 from ktcpvs.system import bpf
@@ -129,7 +129,7 @@ def test_listeners_with_tls(
     start: Callable[..., Daemon], serve: Callable[..., SocketServer], folder: Path, workers: int
 ) -> None:
     ca = Authority(folder)
-    certificate, port = ca.daemon(), low_port()
+    certificate, port = ca.daemon(), free_port()
     certificate.chmod(0o400)
     daemon = start("--user", "nobody", workers=workers, tls=True)
     daemon.wait_until_workers_serve(workers)
