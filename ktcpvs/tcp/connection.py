@@ -284,7 +284,7 @@ class TCPClientConnection(ClientConnection):
         if not self._sent_ssl_request or self.state == life.CLOSED:
             self._server_ready(server)
             return
-        timeout = self.context.settings.connect_timeout
+        timeout = self.service.settings.connect_timeout
         outcomes = self._server_ready, self._not_connected
         self._connecting = attempt = SSLRequestAttempt(server, self.context.wheel, timeout, *outcomes)
         attempt.begin()
