@@ -1,7 +1,8 @@
 """Examines the TLS of a running daemon with Debian's testssl.sh: `make testssl`.
 
-The daemon has default settings, one certificate of ECDSA and one of RSA, and an HTTP server behind it. A finding above
-"low" is a failure, except those about the certificates themselves, which are this program's own. Exits with 1 then.
+The daemon has default settings, one certificate of ECDSA and one of RSA, and an HTTP server behind it. Clients without
+a server name get a certificate too, since some of the tests send none. A finding above "low" is a failure, except those
+about the certificates themselves, which are this program's own. Exits with 1 then. Options of testssl.sh choose tests.
 """
 
 from __future__ import annotations
@@ -54,10 +55,13 @@ def failures(findings: Iterable[dict[str, Any]]) -> list[str]:
     ]
 
 
-def examine(port: int, folder: Path, ca: Path) -> list[dict[str, Any]]:
-    """Run testssl.sh; return its findings. Raises SystemExit when it did not finish."""
+def examine(port: int, folder: Path, ca: Path, *tests: str) -> list[dict[str, Any]]:
+    """Run testssl.sh; return its findings. tests: its options for some tests, such as `-R`; none: all.
+
+    Raises SystemExit when it did not finish.
+    """
     report = folder / "report.json"
-    words = ["testssl", "--quiet", "--color", "0", "--warnings", "off", "--ip", LOOPBACK, "--add-ca", str(ca)]
+    words = ["testssl", "--quiet", "--color", "0", "--warnings", "off", "--ip", LOOPBACK, "--add-ca", str(ca), *tests]
     done = subprocess.run([*words, "--jsonfile", str(report), f"{NAME}:{port}"], timeout=PATIENCE)
     found: list[dict[str, Any]] = json.loads(report.read_text()) if report.exists() else []
     if not any(finding["id"] == "scanTime" for finding in found):
@@ -69,19 +73,21 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="ktcpvs-testssl-") as name, ExitStack() as stack:
         folder, port = Path(name), free_port()
         authority = Authority(folder)
-        pems = [authority.issue(f"site-{kind}", NAME, purposes=(SERVER,), kind=kind) for kind in ("ECDSA", "RSA")]
+        pems = [
+            authority.issue(f"site-{kind}", NAME, purposes=(SERVER,), kind=kind, ends=90) for kind in ("ECDSA", "RSA")
+        ]
         nginx = Nginx("behind", folder)
         stack.callback(nginx.stop)
         thread = ControlThread()
         stack.callback(thread.stop)
         config = folder / "site.conf"
-        certificates = " ".join(f"certificate = {pem}" for pem in pems)
+        certificates = " ".join(f"certificate = {pem}" for pem in pems) + f" tls_default = {pems[0]}"
         listen, server = f"listen = {LOOPBACK}:{port} tls", f"server = {nginx.address}"
         config.write_text(f"Virtual site {{ {listen} {certificates} scheduler = phttp {server} }}\n")
         daemon = Daemon(thread, folder, "--config", config, tls=True)
         stack.callback(daemon.finish)
         daemon.start()
-        found = examine(port, folder, authority.pem)
+        found = examine(port, folder, authority.pem, *sys.argv[1:])
     wrong = failures(found)
     for line in wrong:
         print(line)
