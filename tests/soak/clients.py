@@ -68,7 +68,7 @@ class Clients:
     races: int = 0
     failures: list[Failure] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
-    living: set[int] = field(default_factory=set)
+    ports: dict[asyncio.StreamWriter, int] = field(default_factory=dict)
     enough: bool = False
 
     async def run(self, each: int) -> None:
@@ -147,7 +147,7 @@ class Clients:
         while not self.enough:
             with contextlib.suppress(*LOST):
                 reader, writer = await self._connect("talks")
-                port = writer.get_extra_info("sockname")[1]
+                port = self.ports[writer]
                 until = time.monotonic() + chance.random() * 5
                 try:
                     while time.monotonic() < until and not self.enough:
@@ -181,12 +181,12 @@ class Clients:
             self._failed(kind, own, f"connecting: {error!r}", safe=True)
             await asyncio.sleep(0.1)
             raise
-        self.living.add(writer.get_extra_info("sockname")[1])
+        self.ports[writer] = own  # which a broken connection does not tell any more
         return reader, writer
 
     async def _close(self, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(*LOST):
-            self.living.discard(writer.get_extra_info("sockname")[1])
+            self.ports.pop(writer, None)
             writer.close()
             await writer.wait_closed()
 
@@ -203,7 +203,7 @@ class Clients:
     ) -> bool:
         """Send a request and check its response. Return True if the connection stays open. count: earlier requests on
         it."""
-        port = writer.get_extra_info("sockname")[1]
+        port = self.ports[writer]
         answer: Answer | None = None
         began = time.monotonic()
         try:
