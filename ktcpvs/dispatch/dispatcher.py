@@ -126,6 +126,9 @@ class Dispatcher:
         """Continue after an exception of the scheduler."""
         self._handle(self._service.selector.scheduler_failed(self.request, failure, self._allows_second_round))
 
+    def _choice_failed(self, error: Exception) -> None:
+        self.scheduler_failed(Failure(error))
+
     def _handle(self, decision: Decision | Deferred[Any]) -> None:
         if isinstance(decision, Deferred):
             self._wait_for_scheduler(decision)

@@ -30,9 +30,6 @@ MAX_PENDING_BYTES = 65536
 """The most bytes of pipelined requests that are held while another one is handled; beyond that, the client is not
 read."""
 
-CHECK_INTERVAL = 5
-"""Seconds between two checks of the timeouts."""
-
 MAX_REQUESTS_PER_TURN = 16
 """The most pipelined requests of one client in one turn of the reactor; then other connections have their turn."""
 
@@ -498,15 +495,7 @@ class HTTPClientConnection(ClientConnection):
     # Timeouts. docs/timeouts.md has the table of states and their timeouts.
 
     def restore_timer(self) -> None:
-        self.set_timer(self._check_interval(), self._check_timeouts)
-
-    def _check_interval(self) -> int:
-        """Return the seconds until the next check: CHECK_INTERVAL, or the shortest timeout if that is less."""
-        settings = self.service.settings
-        first_byte = settings.first_byte_timeout or CHECK_INTERVAL
-        read = settings.read_timeout or CHECK_INTERVAL
-        times = (settings.head_timeout, settings.keepalive_timeout, settings.response_timeout, first_byte, read)
-        return min(CHECK_INTERVAL, *times)
+        self.set_timer(self._http.check_interval, self._check_timeouts)
 
     def _check_timeouts(self) -> None:
         """Check all timeouts of the current state."""

@@ -390,7 +390,7 @@ class Exchange:
         """Send the request to this server, on a new connection."""
         self._owner.transition(life.CHOSEN)
         connection, self._connecting = self._http.connections.connect(
-            destination, self._http.context.connector(destination)
+            destination, self._http.context.connector(destination), self._owner.client.poller
         )
         self._connecting.addCallbacks(self._connected, self._not_connected, (connection,))
 

@@ -15,6 +15,7 @@ from ktcpvs.model.destination import Destination
 from ktcpvs.model.settings import Settings
 from ktcpvs.runtime.context import Context
 from ktcpvs.streams.connector import Connector
+from ktcpvs.streams.poller import SocketPoller
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system.timer_wheel import TimerWheel
 
@@ -205,12 +206,19 @@ class ServerConnections:
             self._is_sweeping = True
             context.wheel.repeat(SWEEP_INTERVAL, self._sweep)
 
-    def connect(self, destination: Destination, connector: Connector) -> tuple[ServerConnection, Deferred[Stream]]:
-        """Connect to `destination`. Return the connection, and a Deferred that fires when it is open."""
+    def connect(
+        self, destination: Destination, connector: Connector, poller: SocketPoller | None = None
+    ) -> tuple[ServerConnection, Deferred[Stream]]:
+        """Connect to `destination`. Return the connection, and a Deferred that fires when it is open.
+
+        poller: as for `Connector.begin`.
+        """
         self._context.descriptors.take_server()
         connection = ServerConnection(self, destination, self._context.wheel)
         self._open.add(connection)
-        return connection, connector.connect_stream(connection).addErrback(self._not_connected, connection)
+        connected: Deferred[Stream] = Deferred(lambda _: attempt.cancel())
+        attempt = connector.begin(connection, connected.callback, connected.errback, poller)
+        return connection, connected.addErrback(self._not_connected, connection)
 
     def _not_connected(self, why: Failure, connection: ServerConnection) -> Failure:
         self.closed(connection)

@@ -40,7 +40,7 @@ from ktcpvs.services.scheduler_binding import SchedulerBinder
 from ktcpvs.services.serving_processes import ServingProcesses, SingleProcess
 from ktcpvs.streams.preamble import Stage
 from ktcpvs.system import log as levels
-from ktcpvs.system.plugins import Schedulers
+from ktcpvs.system.plugins import Schedulers, find_schedulers
 from ktcpvs.system.sockets import close_listener
 
 T = TypeVar("T")
@@ -99,12 +99,13 @@ class Director:
         resolver: Callable[[Context, Callable[[Resolution], Deferred[None]]], Resolver | NoResolver] = Resolver,
         is_strict: bool = True,
         stages_of: StagesOf = no_stages,
+        search: Callable[[], Schedulers] = find_schedulers,
     ) -> None:
         """save: writes the table to the disk; raises CannotSave. unload: called after an Unload. processes: those that
         serve; None: this one alone. checks, resolver: factories of the active checks and of the resolver; NoChecks,
         NoResolver: another process does that. is_strict: refuse edits that this machine cannot carry out, for example
         with an access log that cannot be written or a relay that is not supported. stages_of: returns the stages of a
-        service's preamble."""
+        service's preamble. search: finds all installed schedulers."""
         self.context = context
         self.table = self.expanded = Table()
         self.resolution: Resolution = {}
@@ -114,7 +115,7 @@ class Director:
         self.checks = checks(context)
         self.confirmation = PendingConfirmation(context.reactor, context.log, self._undo_unconfirmed)
         self._resolver = resolver(context, self.resolved)
-        self._binder = SchedulerBinder(context)
+        self._binder = SchedulerBinder(context, search)
         self._save = save
         self._unload = unload
         self._is_strict = is_strict

@@ -30,14 +30,15 @@ from ktcpvs.services.client_factory import ClientFactory
 from ktcpvs.services.listener import Listener
 from ktcpvs.services.preambles import Preambles
 from ktcpvs.services.prepared import Prepared
-from ktcpvs.streams.accept import adopt_socket, client_name
+from ktcpvs.streams.accept import adopt_descriptor, client_name
+from ktcpvs.streams.compiled import IS_COMPILED
 from ktcpvs.streams.connector import Connector
 from ktcpvs.streams.poller import SocketPoller
 from ktcpvs.streams.preamble import Stage
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system import log as levels
 from ktcpvs.system.periodic import PeriodicJob
-from ktcpvs.system.sockets import close_with_reset
+from ktcpvs.system.sockets import close_descriptor_with_reset
 from ktcpvs.system.timer_wheel import Timer
 
 MAX_WATCHERS = 8
@@ -202,8 +203,8 @@ class RunningService:
         if changed:
             self.server_connections.retire(changed)
 
-    def _accept_at(self, address: Address) -> Callable[[socket.socket, Any], object]:
-        """Return the function that gets the sockets accepted at that address.
+    def _accept_at(self, address: Address) -> Callable[[int, int, Any], object]:
+        """Return the function that gets the descriptors accepted at that address.
 
         Without stages, nothing comes between accept and the client connection.
         """
@@ -244,7 +245,7 @@ class RunningService:
             self.context.log.event(levels.DAEMON, "service {ident} listens on {at}", ident=self.ident, at=at)
 
     def _make_listener(self, address: Address, sock: socket.socket) -> Listener:
-        def admit() -> bool:
+        def admit() -> int:
             return self._admit(listener, address)
 
         listener = Listener(self.context, self.ident, sock, admit, self._accept_at(address))
@@ -366,20 +367,27 @@ class RunningService:
 
     # Clients.
 
-    def _admit(self, listener: Listener, at: Address) -> bool:
-        if self.preambles and not self.preambles.room(at):
-            return False
-        most = self.config.maxclients
-        if most and self.clients.in_all >= most:
-            if self.clients.is_shared:
+    def _admit(self, listener: Listener, at: Address) -> int:
+        """Return for how many clients there is room now."""
+        most, clients, descriptors = self.config.maxclients, self.clients, self.context.descriptors
+        begun = self.preambles.room(at) if self._stages.get(at) else None
+        if begun == 0:
+            return 0
+        left = most - clients.in_all if most else 0
+        if most and left <= 0:
+            if clients.is_shared:
                 self._schedule_room_check()
-            return False
-        descriptors = self.context.descriptors
-        if not descriptors.are_free:
+            return 0
+        room = descriptors.room
+        if room <= 0:
             descriptors.close_idle()  # idle server connections are closed first
             descriptors.waiting.add(listener)
-            return False
-        return True
+            return 0
+        if begun is not None:
+            room = min(room, begun)
+        if not most:
+            return room
+        return min(room, 1 if clients.is_shared else left)  # other processes may accept clients at the same time
 
     def _room_needed(self) -> None:
         """A client waits for room: look for room that other processes make."""
@@ -406,37 +414,39 @@ class RunningService:
 
     @property
     def _poller(self) -> SocketPoller | None:
-        """Watches the bare sockets of connections that are relayed as a whole; None: those are switched by request."""
-        return self.context.relays.poller if self.traffic.unit != EACH_REQUEST else None
+        """Watches the bare sockets of clients; None: the reactor's own transports serve connections that are switched
+        by request faster."""
+        is_bare = IS_COMPILED or self.traffic.unit != EACH_REQUEST
+        return self.context.relays.poller if is_bare else None
 
-    def _accepted(self, sock: socket.socket, peer: Any) -> None:
+    def _accepted(self, descriptor: int, family: int, peer: Any) -> None:
         """Admit one client and serve it. A rejected one is reset; one whose connection is over already, or which an
         error ends, is counted out again. An error affects only this client."""
         connection = self.client_factory.build(peer)
         if connection is None:
-            close_with_reset(sock)
+            close_descriptor_with_reset(descriptor, family)
             return
         client = connection.client
         try:
-            adopt_socket(self.context.reactor, sock, peer, client, self._poller)
+            adopt_descriptor(self.context.reactor, descriptor, family, peer, client, self._poller)
         except Exception:
             self.context.log.failure("service {ident}: {client} lost", ident=self.ident, client=connection.client_name)
             client.abort()
         if not client.is_open:
-            sock.close()
             self._ended(connection)
 
-    def _accepted_with_preamble(self, stages: Sequence[Stage], at: Address, sock: socket.socket, peer: Any) -> None:
+    def _accepted_with_preamble(
+        self, stages: Sequence[Stage], at: Address, descriptor: int, family: int, peer: Any
+    ) -> None:
         """Let one client go through the stages of its preamble; `_build` admits it when they are complete."""
         preamble = self.preambles.begin(stages, peer, at)
         stream = preamble.stream
         try:
-            adopt_socket(self.context.reactor, sock, peer, stream, self._poller)
+            adopt_descriptor(self.context.reactor, descriptor, family, peer, stream, self._poller)
         except Exception:
             self.context.log.failure("service {ident}: {client} lost", ident=self.ident, client=client_name(peer)[0])
             stream.abort()
         if not stream.is_open:
-            sock.close()
             self.preambles.gone(preamble)
 
     def _build(self, peer: Any, stream: Stream) -> ClientConnection | None:

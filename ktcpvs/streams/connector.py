@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClie
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+import ktcpvs.streams.compiled  # noqa: F401 - replaces methods of bare sockets by compiled ones
 from ktcpvs.model.address import Address, Unix
 from ktcpvs.streams import bare_connect
 from ktcpvs.streams.connect import Connecting, connect
@@ -42,6 +43,7 @@ class Connector:
         self._session: ssl.SSLSession | None = None  # the last one that the server has given
         self._reactor = reactor
         self._timeout = timeout
+        self._may_be_bare = tls is None and (isinstance(address, Unix) or not address.is_name)
 
     @property
     def key(self) -> Hashable:
@@ -63,10 +65,10 @@ class Connector:
     ) -> Connecting:
         """As `connect_stream`, with one of two functions to call, in a later turn or when the attempt is cancelled.
 
-        poller: watches the socket, which stays bare, unless the server's address is a name.
+        poller: watches the socket, which stays bare, unless the server's address is a name or connections are secured.
         """
         address = self.address
-        if poller is not None and (isinstance(address, Unix) or not address.is_name):
+        if poller is not None and self._may_be_bare:
             return bare_connect.connect(poller, address, self.timeout, stream, connected, failed)
         return self.connect_stream(stream).addCallbacks(connected, failed)
 

@@ -21,7 +21,7 @@ from ktcpvs.model.scheduling import Choice
 from ktcpvs.model.tls import REFUSE
 from ktcpvs.protocols import postgresql
 from ktcpvs.protocols.client_hello import Alert, BadHello, ClientHelloReader, NotTLS, alert_record
-from ktcpvs.protocols.http1 import NO_HTTP_1, BadRequest, HeadReader, RequestHead, error_response
+from ktcpvs.protocols.http1 import NO_HTTP_1, BadRequest, HeadReader, RequestHead, error_response, read_whole_head
 from ktcpvs.relay.copy import CopyRelay
 from ktcpvs.streams.connect import Connecting
 from ktcpvs.streams.lingering_close import LingeringClose, close_gracefully
@@ -49,8 +49,8 @@ class TCPClientConnection(ClientConnection):
         super().__init__(service, client_name, client_host, life.OPENING[service.unit])
         self.server: Stream | None = None
         self._connecting: Connecting | None = None
-        self._first = b""  # of a client that is not read before it has a server: what came behind its preamble
-        self._reader: HeadReader | None = None
+        self._first = b""  # what was received before there is a server, unless a reader has it
+        self._reader: HeadReader | None = None  # of a head that comes in pieces
         self._hello_reader: ClientHelloReader | None = None
         self._beginning: postgresql.BeginningReader | None = None  # with `starttls`, before the ClientHello
         self._sent_ssl_request = False  # and got the answer that allows TLS
@@ -83,7 +83,8 @@ class TCPClientConnection(ClientConnection):
         self.client.lost = self._client_lost
         dispatcher = self.dispatcher
         dispatcher.request.connection = self.client
-        dispatcher.entry = self.service.access_log.begin(dispatcher.request.client, self.client.tls, self.moved())
+        if self.service.access_log.writer is not None:
+            dispatcher.entry = self.service.access_log.begin(dispatcher.request.client, self.client.tls, self.moved())
         if self.service.unit == PER_CONNECTION:
             self.client.pause()
             dispatcher.select()
@@ -98,8 +99,7 @@ class TCPClientConnection(ClientConnection):
             self.client.ended = self._ended_early
             self.set_timer(settings.tls_handshake_timeout, self._hello_timed_out)
             return
-        self._reader = HeadReader(settings.head_size, settings.head_lines, settings.uri_size)
-        self.client.dataReceived = self._head_received
+        self.client.dataReceived = self._first_received
         self.client.ended = self._ended_early
         self.set_timer(settings.head_timeout, self._head_timed_out)
 
@@ -134,6 +134,18 @@ class TCPClientConnection(ClientConnection):
             other.abort()
 
     # The head.
+
+    def _first_received(self, data: bytes) -> None:
+        """Read the beginning of the first request, which nearly always is a whole head."""
+        settings = self.context.settings
+        head = read_whole_head(data, settings.head_size, settings.head_lines, settings.uri_size)
+        if head is not None:
+            self._first = data
+            self._head_complete(head)
+            return
+        self._reader = HeadReader(settings.head_size, settings.head_lines, settings.uri_size)
+        self.client.dataReceived = self._head_received
+        self._head_received(data)
 
     def _head_received(self, data: bytes) -> None:
         assert self._reader is not None  # this is the client's dataReceived only while there is a reader

@@ -226,9 +226,15 @@ class Worker:
         return Views(self.director).view(name, ident)
 
     def explain(
-        self, ident: str, method: str | None, target: str | None, headers: Sequence[tuple[str, str]], client: str
+        self,
+        ident: str,
+        method: str | None,
+        target: str | None,
+        headers: Sequence[tuple[str, str]],
+        client: str,
+        port: int | None = None,
     ) -> Awaitable[Any]:
-        return Explainer(self.director).explain(ident, method, target, headers, client)
+        return Explainer(self.director).explain(ident, method, target, headers, client, port)
 
     # The end.
 

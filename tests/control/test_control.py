@@ -188,7 +188,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
                     "proxy": "v1",
                 },
             ],
-            "rules": [{"pattern": "/a/([a-z]+)", "match": 1, "servers": ["10.0.0.1:8081"]}],
+            "rules": [{"pattern": "/a/([a-z]+)", "match": 1, "name": None, "servers": ["10.0.0.1:8081"]}],
             "tests": [],
             "running": False,
         }
