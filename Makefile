@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help compiled demo test fuzz bench soak soak-hostile soak-relays lint clean
+.PHONY: help compiled demo test fuzz bench testssl soak soak-hostile soak-relays lint clean
 
 help:
 	@echo "make demo            three web servers and the switch on loopback; the example, played through tcpvsadm"
@@ -13,6 +13,7 @@ help:
 	@echo "make fuzz            each fuzz target for a minute; FUZZ_SECONDS=600 for longer, TARGETS='request boxes' for some"
 	@echo "make bench           the switch and its peers, measured; writes docs/benchmarks.md. QUICK=1: in two minutes; ONLY=A,E: some"
 	@echo "make bench BASELINE=DIR PAGE=FILE.md   the same with another checkout beside; ROUNDS=7; ALONE=1: without the peers"
+	@echo "make testssl         TLS at default settings, examined by testssl.sh; some minutes"
 	@echo "make soak            ten minutes of load while servers, workers and daemons come and go; SECONDS=120: two minutes"
 	@echo "make soak-hostile    ten minutes of hostile clients and servers beside others; SECONDS=120, SEED=1 to repeat a run"
 	@echo "make soak-relays     100,000 connections through all relays, long transfers, kills, peers that do not read; 15 minutes"
@@ -56,9 +57,13 @@ fuzz: $(VENV)/ready
 	@$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS) $(TARGETS)
 
 bench: compiled
-	@docs/tools/debian-packages haproxy nginx=nginx-light wrk cc=gcc
+	@docs/tools/debian-packages haproxy nginx=nginx-light wrk cc=gcc openssl openssl/ssl.h=libssl-dev
 	@$(BIN)/python docs/tools/bench $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
 		$(if $(BASELINE),--baseline $(BASELINE)) $(if $(ALONE),--only-ours) $(if $(PAGE),--page $(PAGE))
+
+testssl: compiled
+	@docs/tools/debian-packages services=netbase nginx=nginx-light testssl=testssl.sh
+	@$(BIN)/python tests/testssl.py
 
 SECONDS ?= 600
 

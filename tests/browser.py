@@ -21,11 +21,11 @@ PATIENCE = 30.0
 
 
 class Browser:
-    """One page. folder: for its profile."""
+    """One page. folder: for its profile. more: further options of the program."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *more: str) -> None:
         self._opened = contextlib.ExitStack()
-        options = ["--headless=new", "--remote-debugging-port=0", f"--user-data-dir={folder}", "--no-first-run"]
+        options = [*more, "--headless=new", "--remote-debugging-port=0", f"--user-data-dir={folder}", "--no-first-run"]
         options += ["--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars", "--no-proxy-server"]
         if os.getuid() == 0:
             options.append("--no-sandbox")  # it refuses root otherwise

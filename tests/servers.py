@@ -228,11 +228,16 @@ class PostgreSQL(Program):
             )
             assert made.returncode == 0, made.stderr
             arguments = ["-D", data, "-h", LOOPBACK, "-p", str(self.port), "-k", str(self.folder), "-F"]
+            arguments += self.options()
             super().__init__("postgres", arguments, self.folder, cwd=self.folder, **options)
             self.wait_until(lambda: "ready to accept connections" in self.log_path.read_text())
         except BaseException:
             self.stop()
             raise
+
+    def options(self) -> list[str]:
+        """More arguments. Its folder is there already."""
+        return []
 
     def stop(self) -> None:
         if hasattr(self, "process"):

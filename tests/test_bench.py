@@ -7,6 +7,8 @@ import contextlib
 import json
 import os
 import re
+import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -32,10 +34,12 @@ sys.path.insert(0, str(TOOLS))
 from bench import (  # noqa: E402 - found by the line above
     answers,
     browsers,
+    certificate,
     chart,
     configurations,
     counters,
     document,
+    handshakes,
     load,
     machine,
     open_loop,
@@ -46,6 +50,7 @@ from bench import (  # noqa: E402 - found by the line above
     run,
     scenario_memory,
     scenario_open_loop,
+    scenario_passthrough,
     scenario_relays,
     scenario_rules,
 )
@@ -295,9 +300,11 @@ class SlowHandler(Handler):
 
 
 @contextlib.contextmanager
-def http_server(handler: type[Handler]) -> Iterator[int]:
-    """A server for as long as the block lasts; its port."""
+def http_server(handler: type[Handler], tls: ssl.SSLContext | None = None) -> Iterator[int]:
+    """A server for as long as the block lasts; its port. tls: by which it speaks TLS; None: it does not."""
     server = ThreadingHTTPServer(("127.0.0.1", free_port()), handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
@@ -348,8 +355,8 @@ def test_a_missing_server_ends_the_run() -> None:
         answers.check("somebody", free_port(), {"/": ("",)})
 
 
-def fetcher(port: int, path: str, size: int) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(TOOLS / "bench" / "fetcher.py"), str(port), path, str(size), "3"]
+def fetcher(port: int, path: str, size: int, *more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(TOOLS / "bench" / "fetcher.py"), str(port), path, str(size), "3", *more]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
@@ -682,6 +689,155 @@ def test_other_scenarios_stay_on_the_page_unless_the_machine_differs(tmp_path: P
     assert "## B. " not in page.read_text()
 
 
+# TLS.
+
+
+def workshop(folder: Path) -> Workshop:
+    return Workshop(folder, HERE, HERE, rounds=1, seconds=1, quick=True)
+
+
+@pytest.fixture(scope="module")
+def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return certificate.make(workshop(tmp_path_factory.mktemp("certificate")))
+
+
+@pytest.fixture(scope="module")
+def tls_port(pem: Path) -> Iterator[int]:
+    """The server that responds `hello from a`, by TLS."""
+    with http_server(Handler, _server_context(pem)) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def handshake_load(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return handshakes.build(tmp_path_factory.mktemp("handshakes"))
+
+
+def test_the_certificate_is_made_once_and_for_the_name_that_clients_send(pem: Path) -> None:
+    shop = workshop(pem.parent)
+    before = pem.read_bytes()
+    assert certificate.make(shop).read_bytes() == before
+    context = ssl.create_default_context(cafile=pem)
+    with (
+        http_server(Handler, _server_context(pem)) as port,
+        socket.create_connection(("127.0.0.1", port)) as raw,
+        context.wrap_socket(raw, server_hostname=configurations.NAME) as tls,
+    ):
+        assert tls.version() == "TLSv1.3"
+
+
+def _server_context(pem: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    return context
+
+
+@pytest.mark.parametrize("kind", [handshakes.FULL, handshakes.RESUMED])
+def test_each_request_has_a_handshake_of_the_kind_that_is_wanted(
+    tls_port: int, handshake_load: Path, requests_to: Callable[..., Path], kind: str
+) -> None:
+    asked = requests_to("/closing", "/closing")
+    report = handshakes.run(handshake_load, tls_port, asked, HERE, kind, clients=1, seconds=1)
+    assert report.requests > 1
+    assert report.resumed == (0 if kind == handshakes.FULL else report.requests - 1)
+    assert 0 < report.slowest < 60
+
+
+def test_sessions_that_a_server_refuses_end_the_run(
+    pem: Path, handshake_load: Path, requests_to: Callable[..., Path]
+) -> None:
+    context = _server_context(pem)
+    context.num_tickets = 0
+    asked = requests_to("/closing")
+    with http_server(Handler, context) as port, pytest.raises(Failure, match="handshakes are to be resumed"):
+        handshakes.run(handshake_load, port, asked, HERE, handshakes.RESUMED, clients=1, seconds=0.3)
+
+
+@pytest.mark.parametrize(("path", "complaint"), [("/missing", "404"), ("/short", "before its response was complete")])
+def test_a_wrong_response_ends_the_load_of_handshakes(
+    tls_port: int, handshake_load: Path, requests_to: Callable[..., Path], path: str, complaint: str
+) -> None:
+    asked = requests_to(path)
+    with pytest.raises(Failure, match=complaint):
+        handshakes.run(handshake_load, tls_port, asked, HERE, handshakes.FULL, clients=2, seconds=0.2)
+
+
+def test_a_server_without_tls_ends_the_load_of_handshakes(
+    port: int, handshake_load: Path, requests_to: Callable[..., Path]
+) -> None:
+    with pytest.raises(Failure, match="a handshake has failed"):
+        handshakes.run(handshake_load, port, requests_to("/"), HERE, handshakes.FULL, clients=1, seconds=0.2)
+
+
+@pytest.mark.parametrize("text", ["", "requests 0\nresumed 0\nseconds 1.0\nlatency p50 1.0 p99 2.0 max 3.0\n"])
+def test_a_load_of_handshakes_without_figures_ends_the_run(text: str) -> None:
+    with pytest.raises(Failure, match="has not measured"):
+        handshakes.read(text)
+
+
+def test_responses_by_tls_are_looked_at(tls_port: int) -> None:
+    answers.check("somebody", tls_port, {"/": ("hello from a",)}, is_tls=True)
+    with pytest.raises(Failure, match="no answer for /"):
+        answers.check("somebody", tls_port, {"/": ("hello from a",)})
+
+
+def test_the_fetcher_speaks_tls(tls_port: int) -> None:
+    done = fetcher(tls_port, "/closing", 12, "tls")
+    assert (done.returncode, done.stderr) == (0, "")
+    done = fetcher(tls_port, "/closing", 13, "tls")
+    assert (done.returncode, done.stderr) == (1, "12 bytes, not 13\n" * 3)
+
+
+def test_every_proxy_gets_the_same_certificate_and_version() -> None:
+    site = evolve(SITE, certificate="/tmp/tls.pem")
+    written = configurations.ktcpvs(site, "phttp")
+    (service,) = parse(written, "", service_port).apply(Table()).services.values()
+    assert [listener.is_tls for listener in service.listen] == [True]
+    assert (service.certificate, service.tls_min) == (("/tmp/tls.pem",), "1.3")
+    assert " ssl crt /tmp/tls.pem ssl-min-ver TLSv1.3 " in configurations.haproxy_http(site)
+    nginx = configurations.nginx_proxy(site)
+    assert f"listen 127.0.0.1:{site.port} ssl;" in nginx
+    assert "ssl_certificate /tmp/tls.pem;" in nginx
+    assert "ssl_protocols TLSv1.3;" in nginx
+    for without in (configurations.haproxy_http(SITE), configurations.nginx_proxy(SITE)):
+        assert "ssl" not in without
+
+
+def test_tls_passed_through_is_chosen_by_the_name_that_clients_send() -> None:
+    (service,) = parse(configurations.ktcpvs(SITE, "sni"), "", service_port).apply(Table()).services.values()
+    assert [rule.hosts for rule in service.rules] == [(configurations.NAME,)]
+    assert f"req.ssl_sni -i {configurations.NAME} " in configurations.haproxy_sni(SITE)
+
+
+def test_the_goals_of_tls_passed_through() -> None:
+    small = {"beyond": 5.0, "own": 0.4, "rate": 60.0}, {"beyond": 6.0, "own": 8.0, "rate": 50.0}
+    goals, _ = scenario_passthrough.goals_of(relay_case("small, pinned", *small))
+    assert [(goal.value, goal.wanted, goal.reached) for goal in goals] == [(0.4, 0.5, True), (1.2, 1.0, True)]
+    bulk = {"beyond_gb": 500.0, "own_gb": 2.0}, {"beyond_gb": 400.0, "own_gb": 100.0}
+    goals, _ = scenario_passthrough.goals_of(relay_case("64 KiB, unpinned", *bulk))
+    assert [(goal.value, goal.wanted, goal.reached) for goal in goals] == [(0.8, 1.0, False)]
+    goals, notes = scenario_passthrough.goals_of(relay_case("small, unpinned", {"beyond": -1.0}, {"beyond": 4.0}))
+    assert not goals
+    assert len(notes) == 1
+
+
+@pytest.mark.e2e
+@pytest.mark.skipif(len(HERE) < 2, reason="a proxy needs a core of its own")
+def test_a_quick_run_measures_tls(tmp_path: Path) -> None:
+    """Every scenario with TLS, with all proxies, for a second each."""
+    page = tmp_path / "page.md"
+    words = ["--quick", "--rounds", "1", "--only", "L,M,N,O,P", "--page", str(page)]
+    environment = {**os.environ, "PYTHONPATH": str(TOOLS)}
+    command = [sys.executable, str(TOOLS / "bench"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = page.read_text()
+    for letter in "LMNOP":
+        section = text.split(f"## {letter}. ")[1].split("\n## ")[0]
+        assert "| ktcpvs" in section
+        assert "| HAProxy" in section
+
+
 # What the page opens with.
 
 
@@ -853,7 +1009,7 @@ def test_a_scenario_without_goals_has_no_table_of_them() -> None:
 
 
 def test_scenarios_are_chosen_by_their_letters() -> None:
-    assert run.letters("") == list("ABCDEFGHIJKUVWXYZ")
+    assert run.letters("") == list("ABCDEFGHIJKLMNOPUVWXYZ")
     assert run.letters("e, A") == ["A", "E"]
     with pytest.raises(argparse.ArgumentTypeError, match="no scenario Q"):
         run.letters("A,Q")

@@ -290,6 +290,12 @@ class VirtualService:
         "a server name",
         check=one_of(REFUSE, "default"),
     )
+    starttls: str = option(
+        read_word,
+        OFF,
+        "how clients may ask for TLS before they send a ClientHello, for schedulers that read it: off or postgresql",
+        check=one_of(OFF, "postgresql"),
+    )
     proxy_from: Networks = option(
         read_networks,
         Networks(),

@@ -49,6 +49,7 @@ FORWARDING_OPTIONS = (
     "client_cert_header",
 )
 REQUEST_OPTIONS = ("keepalive_timeout", "response_timeout", "first_byte_timeout", "body_size", "upgrade")
+HELLO_OPTIONS = ("not_tls", "starttls")
 HEAD_OPTIONS = ("client_head", "client_head_rate")
 READER_OPTIONS = (*HEAD_OPTIONS, "head_timeout", "head_size", "head_lines", "uri_size")
 CHECK_OPTIONS = ("check_interval", "check_timeout", "check_rise", "check_fall")
@@ -206,9 +207,9 @@ def _about_scheduler(
     if scheduler.unit != EACH_REQUEST and (given := _given(service, REQUEST_OPTIONS)):
         others = _choosers(installed, (EACH_REQUEST,), "decide", "per request")
         yield f"{_have(given)} no effect: {name} relays whole connections; {others}", ("scheduler", *given)
-    if scheduler.unit != CLIENT_HELLO and (given := _given(service, ("not_tls",))):
+    if scheduler.unit != CLIENT_HELLO and (given := _given(service, HELLO_OPTIONS)):
         others = _choosers(installed, (CLIENT_HELLO,), "do")
-        yield f"not_tls has no effect: {name} reads no ClientHellos; {others}", ("scheduler", *given)
+        yield f"{_have(given)} no effect: {name} reads no ClientHellos; {others}", ("scheduler", *given)
     if scheduler.unit == CONNECTION and (given := _given(service, READER_OPTIONS)):
         others = _choosers(installed, (FIRST_REQUEST, EACH_REQUEST), "do")
         yield f"{_have(given)} no effect: {name} reads no requests; {others}", ("scheduler", *given)

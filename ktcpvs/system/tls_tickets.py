@@ -95,6 +95,7 @@ class _Functions:
         self.set_callback = find("SSL_CTX_set_tlsext_ticket_key_evp_cb", pointer, _Callback)
         self.set_session_context = find("SSL_CTX_set_session_id_context", pointer, ctypes.c_char_p, ctypes.c_uint)
         self.control = find("SSL_CTX_ctrl", pointer, ctypes.c_int, ctypes.c_long, pointer, result=ctypes.c_long)
+        self.version = find("SSL_version", pointer)
         cipher = find("EVP_aes_256_cbc", result=pointer)
         five = (pointer, pointer, pointer, ctypes.c_char_p, pointer)
         self.encrypt = find("EVP_EncryptInit_ex", *five)
@@ -141,7 +142,7 @@ class _Tickets:
         self._functions = functions
         self._keys = keys
 
-    def __call__(self, _: int, name: int, iv: int, cipher: int, mac: int, encrypts: int) -> int:
+    def __call__(self, connection: int, name: int, iv: int, cipher: int, mac: int, encrypts: int) -> int:
         functions = self._functions
         if encrypts:
             key: TicketKey | None = self._keys.current
@@ -167,4 +168,6 @@ class _Tickets:
             return -1
         if encrypts:
             return _NEW_TICKET
-        return _RESUME if key is self._keys.current else _RESUME_AND_RENEW
+        # Clients of TLS 1.3 use a ticket once (RFC 8446, appendix C.4), so a resumed connection must bring another.
+        is_renewed = key is not self._keys.current or functions.version(connection) >= ssl.TLSVersion.TLSv1_3
+        return _RESUME_AND_RENEW if is_renewed else _RESUME

@@ -20,12 +20,16 @@ from ktcpvs.model import connection as life
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import Choice
 from ktcpvs.model.tls import REFUSE
+from ktcpvs.protocols import postgresql
 from ktcpvs.protocols.client_hello import Alert, BadHello, ClientHelloReader, NotTLS, alert_record
 from ktcpvs.protocols.http1 import NO_HTTP_1, BadRequest, HeadReader, RequestHead, error_response, read_whole_head
 from ktcpvs.relay.copy import CopyRelay
 from ktcpvs.streams.connect import Connecting
 from ktcpvs.streams.lingering_close import LingeringClose, close_gracefully
 from ktcpvs.streams.stream import Stream, nothing
+from ktcpvs.tcp.ssl_request import SSLRequestAttempt
+
+TLS_REQUIRED = "this service requires TLS: connect with sslmode=require, or a stricter one"
 
 
 class TCPClientConnection(ClientConnection):
@@ -37,7 +41,10 @@ class TCPClientConnection(ClientConnection):
     table = life.TABLE
     descriptors = 2  # the client's and the server's
 
-    __slots__ = ("_alert", "_connecting", "_first", "_hello_reader", "_is_settled", "_reader", "server")
+    __slots__ = (
+        "_alert", "_beginning", "_connecting", "_first", "_hello_reader", "_is_settled", "_reader", "_sent_ssl_request",
+        "server",
+    )  # fmt: skip
 
     def __init__(self, service: ServiceContext, client_name: str, client_host: str) -> None:
         super().__init__(service, client_name, client_host, life.OPENING[service.unit])
@@ -46,6 +53,8 @@ class TCPClientConnection(ClientConnection):
         self._first = b""  # what was received before there is a server, unless a reader has it
         self._reader: HeadReader | None = None  # of a head that comes in pieces
         self._hello_reader: ClientHelloReader | None = None
+        self._beginning: postgresql.BeginningReader | None = None  # with `starttls`, before the ClientHello
+        self._sent_ssl_request = False  # and got the answer that allows TLS
         self._alert: Alert | None = Alert.HANDSHAKE_FAILURE  # that tells a client of TLS that it is refused
         self._is_settled = False
 
@@ -85,6 +94,9 @@ class TCPClientConnection(ClientConnection):
         if self.service.unit == CLIENT_HELLO:
             self._hello_reader = ClientHelloReader()
             self.client.dataReceived = self._hello_received
+            if self.service.config.starttls == postgresql.STARTTLS:
+                self._beginning = postgresql.BeginningReader()
+                self.client.dataReceived = self._beginning_received
             self.client.ended = self._ended_early
             self.set_timer(settings.tls_handshake_timeout, self._hello_timed_out)
             return
@@ -199,6 +211,34 @@ class TCPClientConnection(ClientConnection):
         seconds = self.service.settings.head_timeout
         self._refuse(408, f"the request's head did not come within {seconds} seconds")
 
+    # The request of a client of PostgreSQL for TLS.
+
+    def _beginning_received(self, data: bytes) -> None:
+        reader = self._beginning
+        assert reader is not None  # this is the client's dataReceived only while there is a reader
+        try:
+            found = reader.feed(data)
+        except postgresql.BadBeginning as bad:
+            self._refuse_hello(None, str(bad))
+            return
+        if found is postgresql.Beginning.GSS:
+            self._beginning = postgresql.BeginningReader()
+            self.client.write(postgresql.DENY)
+        elif found is postgresql.Beginning.SSL:
+            self._sent_ssl_request = True
+            self._read_hello(b"")
+            self.client.write(postgresql.ACCEPT)
+        elif found is postgresql.Beginning.NEITHER:
+            if self.service.config.not_tls == REFUSE and postgresql.is_startup(reader.received):
+                self.client.write(postgresql.error_response(TLS_REQUIRED))
+            self._read_hello(reader.received)
+
+    def _read_hello(self, data: bytes) -> None:
+        self._beginning = None
+        self.client.dataReceived = self._hello_received
+        if data:
+            self._hello_received(data)
+
     # The ClientHello.
 
     def _hello_received(self, data: bytes) -> None:
@@ -210,7 +250,7 @@ class TCPClientConnection(ClientConnection):
             self._refuse_hello(bad.alert, str(bad))
             return
         except NotTLS as bad:
-            if self.service.config.not_tls == REFUSE:
+            if self.service.config.not_tls == REFUSE or self._sent_ssl_request:
                 self._refuse_hello(None, str(bad))
             else:
                 self._hello_complete()
@@ -269,6 +309,15 @@ class TCPClientConnection(ClientConnection):
         self._end_if_over()
 
     def _connected(self, server: Stream) -> None:
+        if not self._sent_ssl_request or self.state == life.CLOSED:
+            self._server_ready(server)
+            return
+        timeout = self.service.settings.connect_timeout
+        outcomes = self._server_ready, self._not_connected
+        self._connecting = attempt = SSLRequestAttempt(server, self.context.wheel, timeout, *outcomes)
+        attempt.begin()
+
+    def _server_ready(self, server: Stream) -> None:
         self._connecting = None
         dispatcher = self.dispatcher
         lease = dispatcher.lease

@@ -129,6 +129,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "tls_default": "refuse",
             "https_only": "off",
             "not_tls": "refuse",
+            "starttls": "off",
             "proxy_from": ["10.0.0.0/8"],
             "scheduler": "http",
             "balance": "wlc",

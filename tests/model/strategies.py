@@ -289,6 +289,7 @@ def services(draw: st.DrawFn) -> VirtualService:
         tls_default=draw(st.one_of(st.just("refuse"), files())),
         https_only=draw(st.sampled_from(("on", "off"))),
         not_tls=draw(st.sampled_from(("refuse", "default"))),
+        starttls=draw(st.sampled_from(("off", "postgresql"))),
         proxy_from=draw(network_lists())[0],
         scheduler=draw(_schedulers),
         balance=draw(_schedulers),

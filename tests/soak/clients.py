@@ -6,12 +6,20 @@ import asyncio
 import contextlib
 import hashlib
 import random
+import socket
+import ssl
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 
 LATEST = 70.0
 """Seconds that a client waits for a response: longer than the switch waits for a server."""
+
+NAME = "localhost"
+"""The server name that clients of TLS send."""
+
+BY_TLS = " by TLS"
+"""The end of the names of kinds that speak TLS."""
 
 LOST = OSError, EOFError, asyncio.IncompleteReadError, RuntimeError
 """Exceptions of a connection that has ended; the last is uvloop's."""
@@ -45,85 +53,92 @@ class Answer:
 
 @dataclass
 class Clients:
-    """All clients of one run. web, relayed: ports of two services. files: name -> SHA-256. done: the number of
-    successful conversations of each kind. races: a kept connection was closed just when the next request was sent, and
-    that was sent again on another, as every client of HTTP does (RFC 9112, section 9.3.1)."""
+    """All clients of one run. web, relayed, secure: ports of three services. files: name -> SHA-256. tls: with which
+    clients of `secure` speak; it serves as `web` does. done: the number of successful conversations of each kind.
+    races: a kept connection was closed just when the next request was sent, and that was sent again on another, as
+    every client of HTTP does (RFC 9112, section 9.3.1)."""
 
     web: int
     relayed: int
+    secure: int
     files: dict[str, str]
+    tls: ssl.SSLContext
     seed: int
     done: Counter[str] = field(default_factory=Counter)
     races: int = 0
     failures: list[Failure] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
-    living: set[int] = field(default_factory=set)
+    ports: dict[asyncio.StreamWriter, int] = field(default_factory=dict)
     enough: bool = False
 
     async def run(self, each: int) -> None:
         """Run `each` clients of every kind until `enough`."""
-        kinds = (self.keeps, self.closes, self.pipelines, self.uploads, self.downloads, self.talks)
-        chances = (random.Random(f"{self.seed}/{kind.__name__}/{n}") for kind in kinds for n in range(each))
-        await asyncio.gather(*(kind(next(chances)) for kind in kinds for _ in range(each)))
+        kinds = (self.keeps, self.closes, self.pipelines, self.uploads, self.downloads)
+        tasks = [self.talks(random.Random(f"{self.seed}/talks/{n}")) for n in range(each)]
+        for kind in kinds:
+            for by in ("", BY_TLS):
+                name = f"{kind.__name__}{by}"
+                tasks += [kind(random.Random(f"{self.seed}/{name}/{n}"), name) for n in range(each)]
+        await asyncio.gather(*tasks)
 
-    # Kinds of clients.
+    # Kinds of clients. kind: the name of the kind, by which it speaks TLS or not.
 
-    async def keeps(self, chance: random.Random) -> None:
+    async def keeps(self, chance: random.Random, kind: str) -> None:
         """GET after GET on one connection."""
         while not self.enough:
             with contextlib.suppress(*LOST):
-                reader, writer = await self._connect("keeps")
+                reader, writer = await self._connect(kind)
                 count = 0
-                while not self.enough and await self._ask("keeps", reader, writer, self._get(chance), count):
+                while not self.enough and await self._ask(kind, reader, writer, self._get(chance), count):
                     count += 1
                     await asyncio.sleep(chance.choice((0, 0, 0.001, 0.01, 0.2)))
                 await self._close(writer)
 
-    async def closes(self, chance: random.Random) -> None:
+    async def closes(self, chance: random.Random, kind: str) -> None:
         """A new connection for each GET."""
         while not self.enough:
             with contextlib.suppress(*LOST):
-                reader, writer = await self._connect("closes")
-                await self._ask("closes", reader, writer, self._get(chance, "Connection: close"), 0)
+                reader, writer = await self._connect(kind)
+                await self._ask(kind, reader, writer, self._get(chance, "Connection: close"), 0)
                 await self._close(writer)
                 await asyncio.sleep(chance.random() * 0.02)
 
-    async def pipelines(self, chance: random.Random) -> None:
+    async def pipelines(self, chance: random.Random, kind: str) -> None:
         """Several pipelined GETs."""
         while not self.enough:
             with contextlib.suppress(*LOST):
-                reader, writer = await self._connect("pipelines")
+                reader, writer = await self._connect(kind)
                 requests = [self._get(chance) for _ in range(chance.randint(2, 5))]
                 writer.write(b"".join(requests))
                 for count, request in enumerate(requests):
-                    if not await self._ask("pipelines", reader, writer, request, count, sent=True):
+                    if not await self._ask(kind, reader, writer, request, count, sent=True):
                         break
                 await self._close(writer)
                 await asyncio.sleep(chance.random() * 0.05)
 
-    async def uploads(self, chance: random.Random) -> None:
+    async def uploads(self, chance: random.Random, kind: str) -> None:
         """POST of a body in pieces. It may fail only when its server or its process is killed."""
         while not self.enough:
             with contextlib.suppress(*LOST):
-                reader, writer = await self._connect("uploads")
+                reader, writer = await self._connect(kind)
                 body = chance.randbytes(chance.randrange(200_000))
                 head = f"POST /upload HTTP/1.1\r\nHost: soak\r\nContent-Length: {len(body)}\r\n\r\n".encode()
                 writer.write(head)
                 for start in range(0, len(body), 50_000):
                     writer.write(body[start : start + 50_000])
                     await writer.drain()
-                await self._ask("uploads", reader, writer, b"POST", 0, sent=True, safe=False)
+                await self._ask(kind, reader, writer, b"POST", 0, sent=True, safe=False)
                 await self._close(writer)
                 await asyncio.sleep(chance.random() * 0.05)
 
-    async def downloads(self, chance: random.Random) -> None:
+    async def downloads(self, chance: random.Random, kind: str) -> None:
         """Large responses, compared by SHA-256. A response that has begun cannot be retried."""
         while not self.enough:
             with contextlib.suppress(*LOST):
-                reader, writer = await self._connect("downloads")
+                reader, writer = await self._connect(kind)
                 name = chance.choice(sorted(self.files))
                 request = f"GET /files/{name} HTTP/1.1\r\nHost: soak\r\n\r\n".encode()
-                await self._ask("downloads", reader, writer, request, 0, digest=self.files[name])
+                await self._ask(kind, reader, writer, request, 0, digest=self.files[name])
                 await self._close(writer)
                 await asyncio.sleep(chance.random() * 0.05)
 
@@ -132,7 +147,7 @@ class Clients:
         while not self.enough:
             with contextlib.suppress(*LOST):
                 reader, writer = await self._connect("talks")
-                port = writer.get_extra_info("sockname")[1]
+                port = self.ports[writer]
                 until = time.monotonic() + chance.random() * 5
                 try:
                     while time.monotonic() < until and not self.enough:
@@ -152,19 +167,26 @@ class Clients:
         return "\r\n".join((f"GET /{chance.randrange(50)} HTTP/1.1", "Host: soak", *lines, "", "")).encode()
 
     async def _connect(self, kind: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        port = self.relayed if kind == "talks" else self.web
+        is_tls = kind.endswith(BY_TLS)
+        port = self.relayed if kind == "talks" else self.secure if is_tls else self.web
+        sock, own = socket.socket(), 0
+        sock.setblocking(False)
+        tls, name = (self.tls, NAME) if is_tls else (None, None)
         try:
-            reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
-        except OSError as error:
-            self._failed(kind, 0, f"connecting: {error}", safe=True)
+            await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+            own = sock.getsockname()[1]
+            reader, writer = await asyncio.open_connection(sock=sock, limit=1 << 20, ssl=tls, server_hostname=name)
+        except LOST as error:
+            sock.close()
+            self._failed(kind, own, f"connecting: {error!r}", safe=True)
             await asyncio.sleep(0.1)
             raise
-        self.living.add(writer.get_extra_info("sockname")[1])
+        self.ports[writer] = own  # which a broken connection does not tell any more
         return reader, writer
 
     async def _close(self, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(*LOST):
-            self.living.discard(writer.get_extra_info("sockname")[1])
+            self.ports.pop(writer, None)
             writer.close()
             await writer.wait_closed()
 
@@ -181,7 +203,7 @@ class Clients:
     ) -> bool:
         """Send a request and check its response. Return True if the connection stays open. count: earlier requests on
         it."""
-        port = writer.get_extra_info("sockname")[1]
+        port = self.ports[writer]
         answer: Answer | None = None
         began = time.monotonic()
         try:

@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import hashlib
 import random
+import ssl
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from clients import LOST, Answer
+from clients import LOST, NAME, Answer
 from good_servers import body_of
 from servers import LOOPBACK
 
@@ -72,16 +73,20 @@ class GoodClients:
     """All well-behaved clients of one run.
 
     clean: the port of a service whose servers are good. mixed: of one that has hostile servers too. relay: of one that
-    relays whole connections to good servers. done: what went well, by kind. wrong: responses that no client may get,
-    and failures on clean services. failures: of requests of the mixed service, by reason. races: a kept connection was
-    closed just when the next request was sent; the client sends it again (RFC 9112, section 9.3.1). latencies: seconds
-    of each small request of the clean service.
+    relays whole connections to good servers. secure: of one like `clean` that speaks TLS. passed: of one that passes
+    TLS through to that. tls: with which clients of these two speak; None: there are none. done: what went well, by
+    kind. wrong: responses that no client may get, and failures on clean services. failures: of requests of the mixed
+    service, by reason. races: a kept connection was closed just when the next request was sent; the client sends it
+    again (RFC 9112, section 9.3.1). latencies: seconds of each small request of the clean service, without TLS.
     """
 
     clean: int
     mixed: int
     relay: int
     seed: int
+    secure: int | None = None
+    passed: int | None = None
+    tls: ssl.SSLContext | None = None
     done: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     failures: Counter[str] = field(default_factory=Counter)
@@ -91,7 +96,8 @@ class GoodClients:
 
     async def run(self, each: int) -> None:
         """Run `each` clients of every kind until `enough`."""
-        kinds = (self.keeps, self.closes, self.pipelines, self.uploads, self.downloads, self.talks, self.asks_mixed)
+        kinds = [self.keeps, self.closes, self.pipelines, self.uploads, self.downloads, self.talks, self.asks_mixed]
+        kinds += [self.keeps_tls, self.closes_tls] if self.tls is not None else []
         chances = (random.Random(f"{self.seed}/{kind.__name__}/{n}") for kind in kinds for n in range(each))
         await asyncio.gather(*(kind(next(chances)) for kind in kinds for _ in range(each)))
 
@@ -180,11 +186,32 @@ class GoodClients:
                 self.wrong.append(f"clean relay: {error!r}")
             await _close(writer)
 
-    async def _converse(self, kind: str, chance: random.Random, most: int, make: object) -> None:
-        """Send up to `most` requests on one connection to the clean service. make: returns method and query."""
+    async def keeps_tls(self, chance: random.Random) -> None:
+        """Requests on one connection by TLS, which ends at the switch or passes through it."""
+        while not self.enough:
+            port = chance.choice((self.secure, self.passed))
+            size = chance.choice((2000, 200_000))
+            make = lambda size=size: ("GET", f"?size={chance.randrange(size)}")  # noqa: E731
+            await self._converse("by TLS", chance, chance.randint(1, 50), make, port)
+
+    async def closes_tls(self, chance: random.Random) -> None:
+        """A new connection by TLS for each small request."""
+        while not self.enough:
+            await self._converse("by TLS, once", chance, 1, lambda: ("GET", "?size=100"), self.secure)
+            await asyncio.sleep(chance.random() * 0.05)
+
+    async def _converse(
+        self, kind: str, chance: random.Random, most: int, make: object, tls_port: int | None = None
+    ) -> None:
+        """Send up to `most` requests on one connection to the clean service. make: returns method and query. tls_port:
+        of another service, by TLS."""
         writer = None
+        tls, name = (self.tls, NAME) if tls_port is not None else (None, None)
         try:
-            reader, writer = await asyncio.open_connection(LOOPBACK, self.clean, limit=1 << 20)
+            where = self.clean if tls_port is None else tls_port
+            reader, writer = await asyncio.open_connection(
+                LOOPBACK, where, limit=1 << 20, ssl=tls, server_hostname=name
+            )
             for count in range(most):
                 if self.enough:
                     break
@@ -199,7 +226,7 @@ class GoodClients:
                         self.races += 1
                         break
                     raise
-                if kind != "downloads":
+                if kind != "downloads" and tls is None:
                     self.latencies.append(time.monotonic() - began)
                 sizes = dict(word.split("=") for word in query[1:].split("&") if word)
                 self._check(response, ident, int(sizes.get("size", 100)) if method != "HEAD" else 0)

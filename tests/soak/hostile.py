@@ -16,6 +16,7 @@ import random
 import re
 import signal
 import socket
+import ssl
 import statistics
 import subprocess
 import sys
@@ -32,6 +33,8 @@ import uvloop
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
+from authority import SERVER, Authority  # noqa: E402
+from clients import NAME  # noqa: E402
 from e2e.harness import MAX_KEPT, ControlThread, Daemon  # noqa: E402
 from good_clients import GoodClients  # noqa: E402
 from servers import LOOPBACK, answers, free_port, wait_for  # noqa: E402
@@ -81,8 +84,8 @@ LEFT_SLAB = 96 << 20
 CONFIGURATION = """
 global {{
     keepalive_timeout = {keepalive} read_timeout = 5 connect_timeout = 1 response_timeout = 8
-    head_timeout = 2 queue_timeout = 2 choose_timeout = 1 linger_timeout = 1 linger_time = 5 drain_timeout = 5
-    pool_size = {pool}
+    head_timeout = 2 tls_handshake_timeout = 3 queue_timeout = 2 choose_timeout = 1 linger_timeout = 1 linger_time = 5
+    drain_timeout = 5 pool_size = {pool}
 }}
 Virtual clean {{
     listen = {host}:{clean} scheduler = phttp balance = {balance}
@@ -117,6 +120,34 @@ Virtual first {{
     server = {host}:{target[0]} server = {host}:{hostile[1]}
     rule = pattern ".*" use server {host}:{target[0]} server {host}:{hostile[1]}
 }}
+Virtual clean-tls {{
+    listen = {host}:{clean_tls} tls certificate = {certificate} scheduler = phttp balance = {balance}
+    server = {host}:{good[0]} {weights[0]} server = {host}:{good[1]} {weights[1]}
+}}
+Virtual clean-sni {{
+    listen = {host}:{clean_sni} scheduler = sni server = {host}:{clean_tls}
+    rule = host localhost use server {host}:{clean_tls}
+}}
+Virtual secure {{
+    listen = {host}:{secure} tls certificate = {certificate} scheduler = phttp balance = rr eject = 0
+    maxclients = 600 x_forwarded_proto = replace
+    server = {host}:{target[0]} server = {host}:{hostile[0]} server = {host}:{hostile[1]}
+}}
+Virtual client-ca {{
+    listen = {host}:{client_ca} tls certificate = {certificate} scheduler = chttp eject = 0 maxclients = 600
+    client_ca = {ca} client_certificate = required
+    server = {host}:{target[0]}
+}}
+Virtual relayed-tls {{
+    listen = {host}:{relayed_tls} tls certificate = {certificate} scheduler = rr eject = 0 maxclients = 600
+    server = {host}:{raw[0]} server = {host}:{raw[1]} server = {host}:{target_raw}
+}}
+Virtual sni {{
+    listen = {host}:{sni} scheduler = sni balance = rr eject = 0 maxclients = 600 starttls = postgresql
+    server = {host}:{secure} server = {host}:{raw[0]}
+    rule = host localhost use server {host}:{secure}
+    rule = pattern ".*" use server {host}:{raw[0]}
+}}
 Virtual nobody {{
     listen = {host}:{nobody} scheduler = phttp maxclients = 600
 }}
@@ -142,6 +173,7 @@ CHECKS = {
 }
 
 HTTP = "web", "sessions", "first", "nobody", "unreachable", "mixed"
+TLS = "secure", "client_ca", "relayed_tls", "sni"
 RELAYS = tuple(CHECKS)
 
 
@@ -191,8 +223,15 @@ class HostileSoak:
         self.quiet_p99 = 0.0
         self.thread = ControlThread()
         self.ports = {
-            name: free_port() for name in ("clean", "echo", *HTTP, *RELAYS, "status", "full", "good_raw", "target_raw")
+            name: free_port()
+            for name in (
+                *("clean", "clean_tls", "clean_sni", "echo", *HTTP, *TLS, *RELAYS),
+                *("status", "full", "good_raw", "target_raw"),
+            )
         }
+        authority = Authority(folder)
+        self.ca = authority.pem
+        self.certificate = authority.issue("soak", NAME, purposes=(SERVER,))
         self.good = [free_port(), free_port()]
         self.target = [free_port()]
         self.hostile = [free_port(), free_port()]
@@ -241,7 +280,7 @@ class HostileSoak:
             self.relays.remove("kernel")
             self._write(first=True)
         self.daemon.start()
-        for name in ("clean", *HTTP):
+        for name in ("clean", "clean_tls", "clean_sni", *HTTP, *TLS):
             wait_for(partial(answers, self.ports[name]), "the services to listen", timeout=30)
         for _ in range(10 * self.workers):
             wait_for(lambda: _is_served(self.ports["clean"]), "the workers to serve", timeout=30)
@@ -274,6 +313,7 @@ class HostileSoak:
                 seed=self.seed,
                 http=[self.ports[name] for name in HTTP],
                 raw=[self.ports[name] for name in self.relays],
+                tls=[self.ports[name] for name in TLS],
                 control=str(self.folder / "control.sock"),
                 status=self.ports["status"],
                 actors=ACTORS,
@@ -310,9 +350,12 @@ class HostileSoak:
                 good=self.good,
                 target=self.target,
                 hostile=self.hostile,
+                raw=self.raw,
                 mixed_servers=" ".join(f"server = {LOOPBACK}:{port}" for port in mixed),
                 mixed_used=" ".join(f"server {LOOPBACK}:{port}" for port in mixed),
                 relays="".join(relays),
+                certificate=self.certificate,
+                ca=self.ca,
                 **self.ports,
             )
         )
@@ -347,7 +390,7 @@ class HostileSoak:
         self._call("set", {"pool_size": self.chance.choice((0, 4, 64)), "retry_after": self.chance.randrange(10)})
 
     def restarts_a_service(self) -> None:
-        ident = self.chance.choice(("web", "sessions", "first", *self.relays))
+        ident = self.chance.choice(("web", "sessions", "first", "secure", "sni", *self.relays))
         self.daemon.adm("--stop", "-i", ident)
         self.daemon.adm("--start", "-i", ident)
 
@@ -402,7 +445,7 @@ class HostileSoak:
     def _look_at_connections(self) -> None:
         """Check that no connection of an attacked service outlives all timeouts."""
         for row in self._call("connections"):
-            if row["service"] not in ("clean", "echo") and row["age"] > MAX_AGE:
+            if row["service"] not in ("clean", "clean-tls", "clean-sni", "echo") and row["age"] > MAX_AGE:
                 self.is_wrong(f"a connection lives for ever: {row}", f"{row['service']} {row['state']}")
 
     def sample(self) -> None:
@@ -430,7 +473,10 @@ class HostileSoak:
         self.quiet_p99 = self._say_latencies("before the attack", clients.latencies)
 
     def _clients(self) -> GoodClients:
-        return GoodClients(self.ports["clean"], self.ports["mixed"], self.ports["echo"], self.seed)
+        ports = self.ports
+        tls = ssl.create_default_context(cafile=self.ca)
+        secure, passed = ports["clean_tls"], ports["clean_sni"]
+        return GoodClients(ports["clean"], ports["mixed"], ports["echo"], self.seed, secure, passed, tls)
 
     async def run(self, seconds: float) -> None:
         """Run the attack."""

@@ -1,9 +1,10 @@
 """Clients that misbehave at every stage, as a program: hostile_clients.py OPTIONS, a JSON object.
 
-Options: `seed`; `http`: ports of services that read requests; `raw`: ports of services that do not; `control`: the
-path of the control socket; `status`: the port of the status page; `actors`: how many clients at once; `only`: names of
-kinds, separated by commas, "": all; `report`: the file for the counts. Each actor draws what it does from its own
-generator, so a seed gives the same acts again; their order in time is the machine's.
+Options: `seed`; `http`: ports of services that read requests; `raw`: ports of services that do not; `tls`: ports of
+services that speak TLS or pass it through; `control`: the path of the control socket; `status`: the port of the status
+page; `actors`: how many clients at once; `only`: names of kinds, separated by commas, "": all; `report`: the file for
+the counts. Each actor draws what it does from its own generator, so a seed gives the same acts again; their order in
+time is the machine's.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from hostile_tls import TLS_KINDS
 from peer import LOST, NICENESS, Peer, pick, report
 
 BLOCK = random.Random(2).randbytes(1 << 16)
@@ -45,6 +47,7 @@ class Attacker:
         self.chance = random.Random(f"{options['seed']}/{number}")
         self.http: list[int] = options["http"]  # type: ignore[assignment]
         self.raw: list[int] = options["raw"]  # type: ignore[assignment]
+        self.tls: list[int] = options["tls"]  # type: ignore[assignment]
         self.control = str(options["control"])
         self.status = int(str(options["status"]))
         self.counts = counts
@@ -361,7 +364,7 @@ KINDS: dict[str, Callable[[Attacker], Awaitable[None]]] = {
         Attacker.frames_wrongly, Attacker.stalls_in_body, Attacker.expects_and_never_sends, Attacker.uploads,
         Attacker.upgrades_unread, Attacker.is_old, Attacker.says_nothing, Attacker.comes_and_goes,
         Attacker.sends_urgent, Attacker.talks, Attacker.floods_unread, Attacker.drips_unread, Attacker.visits_status,
-        Attacker.visits_control,
+        Attacker.visits_control, *TLS_KINDS,
     )
 }  # fmt: skip
 

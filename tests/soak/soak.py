@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import contextlib
 import random
+import ssl
 import statistics
 import sys
 import tempfile
@@ -23,7 +24,8 @@ import uvloop
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from clients import Clients, Failure  # noqa: E402
+from authority import SERVER, Authority  # noqa: E402
+from clients import NAME, Clients, Failure  # noqa: E402
 from e2e.harness import ControlThread, Daemon  # noqa: E402
 from servers import LOOPBACK, Nginx, free_port, wait_for  # noqa: E402
 from world import Kill, children, freeze_server, kill_server, kill_worker, memory, print_outcome, sockets  # noqa: E402
@@ -41,6 +43,14 @@ CONFIGURATION = """
 global {{ keepalive_timeout = {keepalive} pool_size = {pool} drain_timeout = 20 }}
 Virtual web {{
     listen = {host}:{web}
+    scheduler = phttp
+    balance = {balance}
+    {servers}
+    {rules}
+}}
+Virtual secure {{
+    listen = {host}:{secure} tls
+    certificate = {certificate}
     scheduler = phttp
     balance = {balance}
     {servers}
@@ -67,8 +77,12 @@ class Soak:
         self.servers = [Nginx(name, folder) for name in ("one", "two", "three")]
         files = {"small": 20_000, "middle": 400_000, "large": 3_000_000}
         digests = {name: {server.file(name, size) for server in self.servers} for name, size in files.items()}
-        self.web, self.relayed, self.echo = free_port(), free_port(), free_port()
-        self.clients = Clients(self.web, self.relayed, {name: one.pop() for name, one in digests.items()}, seed)
+        self.web, self.relayed, self.secure, self.echo = (free_port() for _ in range(4))
+        authority = Authority(folder)
+        self.certificate = authority.issue("soak", NAME, purposes=(SERVER,))
+        tls = ssl.create_default_context(cafile=authority.pem)
+        once = {name: one.pop() for name, one in digests.items()}
+        self.clients = Clients(self.web, self.relayed, self.secure, once, tls, seed)
         self.config = folder / "soak.conf"
         self._write()
         self.daemons: list[Daemon] = []
@@ -115,6 +129,8 @@ class Soak:
                 host=LOOPBACK,
                 web=self.web,
                 relayed=self.relayed,
+                secure=self.secure,
+                certificate=self.certificate,
                 echo=self.echo,
             )
         )
@@ -136,7 +152,7 @@ class Soak:
     def kills_a_worker(self) -> None:
         pids = children(self.daemon.pid)
         if len(pids) > 1:  # one at a time
-            self.kills.append(kill_worker(self.chance.choice(pids), {self.web, self.relayed}))
+            self.kills.append(kill_worker(self.chance.choice(pids), {self.web, self.relayed, self.secure}))
             wait_for(lambda: len(children(self.daemon.pid)) == self.workers, timeout=20)
             time.sleep(2)
 

@@ -335,6 +335,18 @@ def test_sessions(listen: Callable[..., Listener], version: ssl.TLSVersion, poli
     assert visit(rotated, context, renewed)[0]
 
 
+def test_a_client_of_tls_1_3_resumes_again_and_again_with_new_tickets(listen: Callable[..., Listener]) -> None:
+    """It uses each ticket once, so a resumed connection must bring another."""
+    listener = listen(TLSProfile("site"), tickets=TicketKeys("site", SECRET))
+    context = client_context(ssl.TLSVersion.TLSv1_3)
+    _, session = visit(listener, context)
+    for _ in range(4):
+        resumed, renewed = visit(listener, context, session)
+        assert resumed
+        assert renewed.id != session.id
+        session = renewed
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_public_session_does_not_open_a_private_site(
     listen: Callable[..., Listener], version: ssl.TLSVersion

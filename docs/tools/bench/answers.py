@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import ssl
 
-from bench.configurations import LOOPBACK
+from bench.configurations import LOOPBACK, NAME
 from bench.failure import Failure
 
 
@@ -25,16 +26,33 @@ def judge(name: str, path: str, status: int, body: bytes, allowed: tuple[str, ..
         raise Failure(f"{name} answers {path} with {status} {body[:200]!r}, not with 200 and one of {allowed}")
 
 
-def check(name: str, port: int, wanted: dict[str, tuple[str, ...]], one_server: bool = False) -> None:
+def trusting_context() -> ssl.SSLContext:
+    """A client's context that verifies nothing, as the load does: the certificate is one of the benchmark's own."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def connection_to(port: int, is_tls: bool = False) -> http.client.HTTPConnection:
+    """A connection that is made when the first request is sent. is_tls: by TLS."""
+    if not is_tls:
+        return http.client.HTTPConnection(LOOPBACK, port, timeout=30)
+    return http.client.HTTPSConnection(NAME, port, timeout=30, context=trusting_context())
+
+
+def check(
+    name: str, port: int, wanted: dict[str, tuple[str, ...]], one_server: bool = False, is_tls: bool = False
+) -> None:
     """Ask for each path on a connection of its own, and all of them again on one kept connection.
 
     wanted: path -> bodies, one of which is right. one_server: a connection stays with the server that its first request
-    chose, so the kept one is asked for one path only. Raises Failure at the first wrong answer.
+    chose, so the kept one is asked for one path only. is_tls: by TLS. Raises Failure at the first wrong answer.
     """
     for path, allowed in wanted.items():
-        with contextlib.closing(http.client.HTTPConnection(LOOPBACK, port, timeout=10)) as connection:
+        with contextlib.closing(connection_to(port, is_tls)) as connection:
             judge(name, path, *ask(connection, path), allowed)
-    with contextlib.closing(http.client.HTTPConnection(LOOPBACK, port, timeout=10)) as connection:
+    with contextlib.closing(connection_to(port, is_tls)) as connection:
         kept = list(wanted)[:1] * 3 if one_server else [*wanted, *wanted]
         connection.connect()
         first = connection.sock

@@ -17,6 +17,9 @@ FOREVER = 1_000_000_000
 CLIENTS = 64
 """Connections of wrk, and idle server connections that everybody may keep."""
 
+NAME = "localhost"
+"""The server name that clients of TLS send, and that the certificate is for."""
+
 
 @frozen
 class Rule:
@@ -41,7 +44,8 @@ class Site:
     default: the server for what no rule matches. clients: connections that the proxy must be able to hold.
     forwards: servers get X-Forwarded-For. log: the format of the access log, "combined" or "json"; an empty text: there
     is none. log_file: its path. sessions: a cookie keeps a client at its server. threads: of HAProxy, and
-    worker processes of nginx."""
+    worker processes of nginx. certificate: the file with the certificate and key with which the proxy speaks TLS 1.3;
+    an empty text: it speaks none."""
 
     port: int
     servers: tuple[str, ...]
@@ -53,6 +57,7 @@ class Site:
     log_file: str = ""
     sessions: bool = False
     threads: int = 1
+    certificate: str = ""
 
 
 RULED = ("http", "hhttp", "phttp", "chttp")
@@ -62,11 +67,15 @@ RULED = ("http", "hhttp", "phttp", "chttp")
 def ktcpvs(site: Site, scheduler: str, relay: str = "") -> str:
     """The switch. scheduler: its name. relay: what carries the bytes; an empty text for what it takes by itself."""
     lines = [f"global {{ keepalive_timeout = {HOUR} read_timeout = {HOUR} pool_size = {CLIENTS} }}"]
-    lines += ["Virtual web {", f"    listen = {LOOPBACK}:{site.port}", f"    scheduler = {scheduler}"]
+    tls = " tls" if site.certificate else ""
+    lines += ["Virtual web {", f"    listen = {LOOPBACK}:{site.port}{tls}", f"    scheduler = {scheduler}"]
+    lines += [f"    certificate = {site.certificate}", "    tls_min = 1.3"] if tls else []
     lines += [f"    relay = {relay}"] if relay else []
     lines += ["    x_forwarded_for = append"] if site.forwards else []
     lines += [f"    access_log = {site.log_file}", f"    access_log_format = {site.log}"] if site.log else []
     lines += [f"    server = {server}" for server in site.servers]
+    if scheduler == "sni":
+        lines += [f"    rule = host {NAME} use server {site.servers[site.default]}"]
     if scheduler in RULED and not site.sessions:
         chosen = [(rule.pattern, rule.server) for rule in site.rules] + [(".*", site.default)]
         lines += [f'    rule = pattern "{pattern}" use server {site.servers[place]}' for pattern, place in chosen]
@@ -108,13 +117,19 @@ defaults
 """
 
 
+def haproxy_bind(site: Site) -> str:
+    """The line with HAProxy's address."""
+    tls = f" ssl crt {site.certificate} ssl-min-ver TLSv1.3 alpn http/1.1" if site.certificate else ""
+    return f"    bind {LOOPBACK}:{site.port}{tls}"
+
+
 def haproxy_http(site: Site, map_file: str = "") -> str:
     """HAProxy in mode http. Plain prefixes are `path_beg` rules. Regular expressions stand in `map_file`, as
     people do who have many, which costs HAProxy a third of one `path_reg` rule for each; these it has without the
     file's name."""
     lines = ["    http-reuse always"]
     lines += ["    option forwardfor"] if site.forwards else []
-    lines += ["frontend web", f"    bind {LOOPBACK}:{site.port}"]
+    lines += ["frontend web", haproxy_bind(site)]
     if site.log:
         lines += ["    log stdout format raw local0", *HAPROXY_CAPTURES, f"    log-format {HAPROXY_LOGS[site.log]}"]
     if site.sessions:
@@ -150,6 +165,16 @@ def haproxy_inspect(site: Site) -> str:
     lines += [f"    default_backend s{site.default}"]
     for number, server in enumerate(site.servers):
         lines += [f"backend s{number}", f"    server one {server}"]
+    return HAPROXY.format(mode="tcp", clients=site.clients, threads=site.threads) + "\n".join([*lines, ""])
+
+
+def haproxy_sni(site: Site) -> str:
+    """HAProxy in mode tcp that waits for the ClientHello and chooses by its server name, as `sni` does. It may
+    splice."""
+    lines = ["frontend web", f"    bind {LOOPBACK}:{site.port}", "    option splice-auto"]
+    lines += ["    tcp-request inspect-delay 5s", "    tcp-request content accept if { req.ssl_hello_type 1 }"]
+    lines += [f"    use_backend named if {{ req.ssl_sni -i {NAME} }}", "backend named", "    option splice-auto"]
+    lines += [f"    server one {site.servers[site.default]}"]
     return HAPROXY.format(mode="tcp", clients=site.clients, threads=site.threads) + "\n".join([*lines, ""])
 
 
@@ -213,6 +238,12 @@ def nginx_log(site: Site) -> str:
     return f"{form} access_log {site.log_file} {site.log} buffer=64k flush=1s;"
 
 
+def nginx_tls(certificate: str) -> list[str]:
+    """The lines of a server that speaks TLS 1.3."""
+    pair = [f"        ssl_certificate {certificate};", f"        ssl_certificate_key {certificate};"]
+    return [*pair, "        ssl_protocols TLSv1.3;"]
+
+
 def nginx_proxy(site: Site) -> str:
     """nginx as a proxy that keeps its server connections. `proxy_max_temp_file_size 0`: a long answer is not written
     to the disk on its way, which no other peer does."""
@@ -223,7 +254,9 @@ def nginx_proxy(site: Site) -> str:
         )
     lines += ["    proxy_http_version 1.1;", '    proxy_set_header Connection "";', "    proxy_max_temp_file_size 0;"]
     lines += ["    proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;"] if site.forwards else []
-    lines += ["    server {", f"        listen {LOOPBACK}:{site.port};"]
+    tls = " ssl" if site.certificate else ""
+    lines += ["    server {", f"        listen {LOOPBACK}:{site.port}{tls};"]
+    lines += nginx_tls(site.certificate) if tls else []
     for rule in site.rules:
         where = f'~ "{rule.pattern}"' if rule.is_regex else rule.prefix
         lines.append(f"        location {where} {{ proxy_pass http://s{rule.server}; }}")
@@ -234,12 +267,15 @@ ANSWER = "hello from {}"
 """12 bytes, and they say who answered."""
 
 
-def nginx_servers(listens: tuple[tuple[str, ...], ...], files: str) -> str:
+def nginx_servers(listens: tuple[tuple[str, ...], ...], files: str, certificate: str = "") -> str:
     """Real servers: each has addresses to listen on, answers `hello from a` (b, c ...), and has the files of the folder
-    `files` under /files/."""
+    `files` under /files/. certificate: the file with the certificate and key of all of them; an empty text: they speak
+    no TLS."""
     lines = ["    sendfile on;"]
+    tls = " ssl" if certificate else ""
     for number, addresses in enumerate(listens):
-        lines += ["    server {", *(f"        listen {address};" for address in addresses)]
+        lines += ["    server {", *(f"        listen {address}{tls};" for address in addresses)]
+        lines += nginx_tls(certificate) if tls else []
         lines += [f'        location / {{ return 200 "{answer(number)}"; }}']
         lines += [f"        location /files/ {{ alias {files}/; }}", "    }"]
     return "\n".join(lines)

@@ -46,6 +46,7 @@ METHOD = """\
   all the time, and not the proxy's. CPU per request does not suffer from that.
 - `phttp`, `http` and `wlc` are [schedulers](schedulers.md#the-built-in-schedulers) of the switch: what it
   decides by, and when.
+- L to P speak TLS 1.3 with one certificate of ECDSA P-256. In L to O it ends at the proxy, in P at the servers.
 - HAProxy has one thread and nginx one worker process, as ktcpvs has one process; in W each has two. Only Y and W have
   an access log. Every proxy that can keeps its server connections. The configurations are in
   `docs/tools/bench/configurations.py`.
@@ -53,7 +54,7 @@ METHOD = """\
   them. A wrong answer, a broken connection or a missing program ends the run with an error.
 
 `make bench QUICK=1` takes under two minutes and is good for a look; `make bench ONLY=A,E` measures some scenarios and
-leaves the others as they are. It needs Debian's packages haproxy, nginx-light, wrk and gcc.
+leaves the others as they are. It needs Debian's packages haproxy, nginx-light, wrk, gcc, libssl-dev and openssl.
 """
 
 

@@ -1,9 +1,11 @@
-"""Fetches a large answer several times at once: `fetcher.py PORT PATH BYTES TIMES`. A program of its own.
+"""Fetches a large answer several times at once: `fetcher.py PORT PATH BYTES TIMES [tls]`. A program of its own.
 
 Each answer must be 200 and have exactly so many bytes. Prints the seconds from the first request to the last byte.
 """
 
+import contextlib
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -13,10 +15,13 @@ READ = 1 << 20
 wrong: list[str] = []
 
 
-def fetch(port: int, path: str, size: int) -> None:
-    """One answer, thrown away as it comes; what is wrong with it is noted in `wrong`."""
+def fetch(port: int, path: str, size: int, context: ssl.SSLContext | None) -> None:
+    """One answer, thrown away as it comes; what is wrong with it is noted in `wrong`. context: None: no TLS."""
     buffer = bytearray(READ)
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as sock:
+    with contextlib.ExitStack() as stack:
+        sock = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30))
+        if context is not None:
+            sock = stack.enter_context(context.wrap_socket(sock, server_hostname="localhost"))
         sock.sendall(f"GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n".encode())
         head = b""
         while b"\r\n\r\n" not in head:
@@ -35,16 +40,21 @@ def fetch(port: int, path: str, size: int) -> None:
             wrong.append(f"{found} bytes, not {size}")
 
 
-def guarded(port: int, path: str, size: int) -> None:
+def guarded(port: int, path: str, size: int, context: ssl.SSLContext | None) -> None:
     try:
-        fetch(port, path, size)
+        fetch(port, path, size, context)
     except OSError as error:
         wrong.append(repr(error))
 
 
 def main() -> int:
     port, path, size, times = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-    threads = [threading.Thread(target=guarded, args=(port, path, size), daemon=True) for _ in range(times)]
+    context = None
+    if sys.argv[5:] == ["tls"]:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE  # the certificate is one of the benchmark's own
+    threads = [threading.Thread(target=guarded, args=(port, path, size, context), daemon=True) for _ in range(times)]
     began = time.perf_counter()
     for thread in threads:
         thread.start()

@@ -6,7 +6,7 @@ import re
 
 from attrs import frozen
 
-from bench.configurations import CLIENTS, LOOPBACK
+from bench.configurations import CLIENTS, LOOPBACK, NAME
 from bench.failure import Failure
 from bench.processes import output_of, program
 
@@ -53,20 +53,30 @@ def command(
     clients: int = CLIENTS,
     close: bool = False,
     script: str = "",
+    is_tls: bool = False,
 ) -> list[str]:
     """The command line of wrk. close: a new connection for each request. script: a file that makes requests
-    (`browsers.write_script`); an empty text for always the same path."""
+    (`browsers.write_script`); an empty text for always the same path. is_tls: it speaks TLS, and verifies nothing."""
     options = [f"-t{threads}", f"-c{clients}", f"-d{seconds}s", "--latency"]
     if close:
         options += ["-H", "Connection: close"]
     if script:
         options += ["-s", script]
-    return [program("wrk"), *options, f"http://{LOOPBACK}:{port}{path}"]
+    base = f"https://{NAME}" if is_tls else f"http://{LOOPBACK}"
+    return [program("wrk"), *options, f"{base}:{port}{path}"]
 
 
 def wrk(
-    port: int, path: str, seconds: int, cores: set[int], *, threads: int = 1, close: bool = False, script: str = ""
+    port: int,
+    path: str,
+    seconds: int,
+    cores: set[int],
+    *,
+    threads: int = 1,
+    close: bool = False,
+    script: str = "",
+    is_tls: bool = False,
 ) -> Report:
     """Ask for a path, from `CLIENTS` connections, as fast as answers come. Raises Failure as `read` does."""
-    words = command(port, path, seconds, threads=threads, close=close, script=script)
+    words = command(port, path, seconds, threads=threads, close=close, script=script, is_tls=is_tls)
     return read(output_of(words, cores, seconds + 30))

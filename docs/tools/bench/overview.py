@@ -23,6 +23,11 @@ REALISTIC = {
     ("E", "browsers"): "new client connections",
     ("F", "64 KiB"): "64 KiB",
     ("F", "100 MiB"): "100 MiB",
+    ("L", ""): "browser requests by TLS",
+    ("M", "full"): "new TLS connections",
+    ("M", "resumed"): "resumed TLS sessions",
+    ("N", "64 KiB"): "64 KiB by TLS",
+    ("N", "100 MiB"): "100 MiB by TLS",
 }
 """(Letter, label of the case) -> the work in few words, in the order of the chart."""
 

@@ -37,12 +37,13 @@ BIN = Path(sys.executable).parent
 @frozen
 class Peer:
     """A proxy that runs. port: where it serves. running: its program. control: of the switch alone, the endpoint that
-    tcpvsadm wants; an empty text for the others."""
+    tcpvsadm wants; an empty text for the others. is_tls: its clients must speak TLS."""
 
     name: str
     port: int
     running: Running
     control: str = ""
+    is_tls: bool = False
 
 
 @functools.cache
@@ -121,6 +122,13 @@ def haproxy_inspect(shop: Workshop, site: Site) -> Iterator[Peer]:
 
 
 @contextlib.contextmanager
+def haproxy_sni(shop: Workshop, site: Site) -> Iterator[Peer]:
+    """HAProxy in mode tcp that chooses by the server name."""
+    with haproxy(shop, TCP, site, configurations.haproxy_sni(site)) as peer:
+        yield peer
+
+
+@contextlib.contextmanager
 def haproxy_splice(shop: Workshop, site: Site) -> Iterator[Peer]:
     """HAProxy in mode tcp that may splice."""
     with haproxy(shop, TCP, site, configurations.haproxy_tcp(site, ("splice-auto",))) as peer:
@@ -161,12 +169,14 @@ Kind = Callable[[Workshop, Site], contextlib.AbstractContextManager[Peer]]
 """A kind of peers: starts one in a workshop, for a site."""
 
 
-def start_all(stack: contextlib.ExitStack, starts: list[Start], site: Site) -> list[Peer]:
-    """Start peers for the same site, each on a port of its own. The site's port is not looked at."""
+def start_all(stack: contextlib.ExitStack, starts: list[Start], site: Site, *, is_passed: bool = False) -> list[Peer]:
+    """Start peers for the same site, each on a port of its own. The site's port is not looked at. is_passed: they pass
+    TLS through to the servers."""
     found = []
     for start in starts:
         port = free_port()
-        found.append(stack.enter_context(start(evolve(site, port=port, log_file=f"{site.log_file}.{port}"))))
+        peer = stack.enter_context(start(evolve(site, port=port, log_file=f"{site.log_file}.{port}")))
+        found.append(evolve(peer, is_tls=is_passed or bool(site.certificate)))
     return found
 
 

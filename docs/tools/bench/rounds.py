@@ -59,7 +59,7 @@ def requests(
     def one(peer: Peer) -> Measured:
         chosen = script if isinstance(script, str) else script[peer.name]
         before = counters.spent(peer.running.pid, shop.proxy)
-        report = wrk(peer.port, path, shop.seconds, shop.load, close=close, script=chosen)
+        report = wrk(peer.port, path, shop.seconds, shop.load, close=close, script=chosen, is_tls=peer.is_tls)
         return per_request(before, counters.spent(peer.running.pid, shop.proxy), report)
 
     warm_up(shop, peers, path, close=close)
@@ -70,4 +70,4 @@ def warm_up(shop: Workshop, peers: list[Peer], path: str, *, close: bool = False
     """A second for everybody that is not counted. A quick run goes without."""
     if not shop.quick:
         for peer in peers:
-            wrk(peer.port, path, 1, shop.load, close=close)
+            wrk(peer.port, path, 1, shop.load, close=close, is_tls=peer.is_tls)

@@ -1,15 +1,18 @@
-"""H: the memory of idle connections."""
+"""H: the memory of idle connections. O: of those that speak TLS."""
 
 from __future__ import annotations
 
 import contextlib
 import resource
 import socket
+import ssl
 import struct
 import time
 
-from bench import peers, rounds
-from bench.configurations import LOOPBACK, answer
+from attrs import evolve
+
+from bench import answers, certificate, peers, rounds
+from bench.configurations import LOOPBACK, NAME, answer
 from bench.counters import Memory, memory_of
 from bench.failure import Failure
 from bench.peers import HTTP, NGINX, OURS, Peer
@@ -18,20 +21,28 @@ from bench.scenario_requests import PATH, three_rules
 from bench.workshop import KEPT_DESCRIPTORS, Workshop, servers
 
 COUNTS = (5000, 15000)
-WANTED = 6.0
+QUICK_TLS = (500,)
+"""Their handshakes take a while."""
+
+WANTED, WANTED_TLS = 6.0, 20.0
 """KiB."""
+
+METRICS = ["resident", "proportional", "base"]
 
 SETTLE = 0.5
 """Seconds before memory is looked at."""
 
 REQUEST = f"GET {PATH} HTTP/1.1\r\nHost: bench\r\n\r\n".encode()
 RESET = struct.pack("ii", 1, 0)
+TRUSTING = answers.trusting_context()
 
 
 def connect(peer: Peer) -> socket.socket:
     """A connection that has made one request and got its answer. Raises Failure when that was wrong."""
     sock = socket.create_connection((LOOPBACK, peer.port), timeout=30)
     try:
+        if peer.is_tls:
+            sock = TRUSTING.wrap_socket(sock, server_hostname=NAME)
         sock.sendall(REQUEST)
         said = sock.recv(4096)
     except BaseException:
@@ -40,6 +51,9 @@ def connect(peer: Peer) -> socket.socket:
     if not said.startswith(b"HTTP/1.1 200 ") or not said.endswith(answer(1).encode()):
         sock.close()
         raise Failure(f"{peer.name} answers {said!r}")
+    if isinstance(sock, ssl.SSLSocket):
+        # What this side knows of TLS is not needed any more, and would take more memory than the proxy's side.
+        sock = socket.socket(fileno=sock.detach())
     sock.setblocking(False)
     return sock
 
@@ -94,7 +108,7 @@ def run(shop: Workshop) -> Scenario:
         "first and after the last one, divided by their number. The kernel's socket buffers are not in it. Each round "
         "begins with new processes. nginx takes some of a connection's memory for all that it may have when it starts: "
         "that is in what it had before.",
-        ["resident", "proportional", "base"],
+        METRICS,
     )
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     wanted = COUNTS[:1] if shop.quick else COUNTS
@@ -104,12 +118,33 @@ def run(shop: Workshop) -> Scenario:
             f"{wanted[-1]:,} connections need {2 * wanted[-1] + KEPT_DESCRIPTORS:,} descriptors in the proxy "
             f"(`ulimit -n`) and this machine allows {allowed:,}: {counts[-1]:,} were measured instead."
         )
+    measure(shop, scenario, counts)
+    for case in scenario.cases:
+        own = median(case.figures, OURS, "resident")
+        scenario.goals.append(Goal(f"{case.label}: {OURS}", own, WANTED, at_most=True, unit="KiB"))
+        scenario.goals += case.goals("resident", dict.fromkeys((HTTP, NGINX), 1.0))
+    return scenario
+
+
+def run_o(shop: Workshop) -> Scenario:
+    work = "As H, with TLS 1.3 between the clients and the proxy."
+    scenario = Scenario("O", "Idle connections that speak TLS", work, METRICS)
+    counts = possible(QUICK_TLS if shop.quick else COUNTS[:1], resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    measure(shop, scenario, counts, str(certificate.make(shop)))
+    for case in scenario.cases:
+        own = median(case.figures, OURS, "resident")
+        scenario.goals.append(Goal(f"{case.label}: {OURS}", own, WANTED_TLS, at_most=True, unit="KiB"))
+    return scenario
+
+
+def measure(shop: Workshop, scenario: Scenario, counts: tuple[int, ...], pem: str = "") -> None:
+    """Add a case for each number of connections. pem: the certificate of the proxies; an empty text: no TLS."""
     starts = peers.everybody(shop, "phttp", peers.haproxy_http, peers.nginx_proxy)
     tables: dict[int, Figures] = {count: {} for count in counts}
     how_often = 1 if shop.quick else shop.rounds
     for number in range(1, how_often + 1):
         with servers(shop) as behind, contextlib.ExitStack() as stack:
-            site = three_rules(behind, clients=max(counts) + KEPT_DESCRIPTORS // 2)
+            site = evolve(three_rules(behind, clients=max(counts) + KEPT_DESCRIPTORS // 2), certificate=pem)
             for peer in peers.start_all(stack, starts, site):
                 for count, (before, after) in look(peer, counts).items():
                     measured: rounds.Measured = {
@@ -119,13 +154,7 @@ def run(shop: Workshop) -> Scenario:
                     }
                     for key, value in measured.items():
                         tables[count].setdefault(peer.name, {}).setdefault(key, []).append(value)
-                    told = f"{measured['resident']:.2f} KiB each"
-                    shop.say(f"H, {count:,} connections: round {number} of {how_often}, {peer.name}: {told}")
+                    what = f"{scenario.letter}, {count:,} connections: round {number} of {how_often}"
+                    shop.say(f"{what}, {peer.name}: {measured['resident']:.2f} KiB each")
     scenario.how = f"{how_often} {'round' if how_often == 1 else 'rounds'}"
-    for count in counts:
-        case = Case(f"{count:,} connections", tables[count])
-        own = median(case.figures, OURS, "resident")
-        scenario.cases.append(case)
-        scenario.goals.append(Goal(f"{case.label}: {OURS}", own, WANTED, at_most=True, unit="KiB"))
-        scenario.goals += case.goals("resident", dict.fromkeys((HTTP, NGINX), 1.0))
-    return scenario
+    scenario.cases = [Case(f"{count:,} connections", tables[count]) for count in counts]

@@ -110,13 +110,14 @@ def ensure_answers(found: list[Peer], work: Work, behind: Servers, shop: Worksho
 
 def requests(shop: Workshop, peer: Peer, size: int) -> tuple[int, float, Measured]:
     """What wrk has got: answers, seconds, and what else is to be kept."""
-    report = wrk(peer.port, PATHS[size], shop.seconds, shop.load)
+    report = wrk(peer.port, PATHS[size], shop.seconds, shop.load, is_tls=peer.is_tls)
     return report.requests, report.seconds, {} if size else {"p99": report.slowest * 1e3}
 
 
 def fetches(shop: Workshop, peer: Peer, size: int) -> tuple[int, float, Measured]:
     """The same of large files, fetched until the time of a round is over."""
     words = [str(HERE / "fetcher.py"), str(peer.port), PATHS[size], str(size), str(AT_ONCE)]
+    words += ["tls"] if peer.is_tls else []
     count, seconds = 0, 0.0
     while seconds < shop.seconds:
         seconds += float(output_of([sys.executable, *words], shop.load))

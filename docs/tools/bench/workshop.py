@@ -53,11 +53,12 @@ class Workshop:
 @frozen
 class Servers:
     """Real servers. addresses: HOST:PORT of each, the first one of those that have several. files: the folder of their
-    files. running: their program."""
+    files. running: their program. is_tls: clients must speak TLS."""
 
     addresses: tuple[str, ...]
     files: Path
     running: Running
+    is_tls: bool = False
 
 
 @contextlib.contextmanager
@@ -81,17 +82,19 @@ def nginx(
 
 
 @contextlib.contextmanager
-def servers(shop: Workshop, count: int = 3, cores: set[int] | None = None, workers: int = 1) -> Iterator[Servers]:
-    """`count` real servers in one nginx, each on a port of its own."""
+def servers(
+    shop: Workshop, count: int = 3, cores: set[int] | None = None, workers: int = 1, certificate: str = ""
+) -> Iterator[Servers]:
+    """`count` real servers in one nginx, each on a port of its own. certificate: as for `nginx_servers`."""
     ports = [free_port() for _ in range(count)]
     addresses = tuple(f"{LOOPBACK}:{port}" for port in ports)
     files = shop.space("files")
-    body = configurations.nginx_servers(tuple((address,) for address in addresses), str(files))
+    body = configurations.nginx_servers(tuple((address,) for address in addresses), str(files), certificate)
     limit = max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] - KEPT_DESCRIPTORS, 512)
     with nginx(shop, "servers", body, cores or shop.load, limit, workers) as started:
         for port in ports:
             started.wait_until_open(port)
-        yield Servers(addresses, files, started)
+        yield Servers(addresses, files, started, bool(certificate))
 
 
 @contextlib.contextmanager

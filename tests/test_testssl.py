@@ -1,0 +1,38 @@
+"""The program of `make testssl`: which findings fail it."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import testssl
+
+
+def finding(severity: str, name: str = "BEAST") -> dict[str, str]:
+    return {"id": name, "severity": severity, "finding": "what was found", "ip": "localhost/127.0.0.1", "port": "443"}
+
+
+@pytest.mark.parametrize("severity", ["OK", "INFO", "LOW"])
+def test_findings_up_to_low_pass(severity: str) -> None:
+    assert testssl.failures([finding(severity)]) == []
+
+
+@pytest.mark.parametrize("severity", ["MEDIUM", "HIGH", "CRITICAL", "FATAL", "WARN"])
+def test_findings_above_low_fail(severity: str) -> None:
+    assert testssl.failures([finding("OK"), finding(severity)]) == [f"{severity}: BEAST: what was found"]
+
+
+def test_findings_about_the_certificates_of_the_program_pass() -> None:
+    """Each certificate has a number behind the identifier if there are several."""
+    assert testssl.failures([finding("HIGH", "cert_revocation <cert#1>"), finding("HIGH", "cert_revocation")]) == []
+
+
+def test_a_run_that_does_not_finish_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = tmp_path / "testssl"
+    fake.write_text("#!/bin/sh\nexit 3\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert subprocess.run(["testssl"]).returncode == 3
+    with pytest.raises(SystemExit, match="has not finished"):
+        testssl.examine(1, tmp_path, tmp_path / "ca.pem")
