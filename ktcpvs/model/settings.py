@@ -165,6 +165,14 @@ class Settings:
     tls_handshake_timeout: int = _setting(
         10, 1, 3600, "seconds", "the most time for a client of a service to complete its TLS handshake"
     )
+    certificate_check_interval: int = _setting(
+        10, 0, DAY, "seconds", "look for changed certificate files in this interval, and read them again; 0: only on "
+        "request"
+    )  # fmt: skip
+    tls_ticket_rotation: int = _setting(
+        12, 1, 168, "hours", "make a new secret for session tickets in this interval; tickets of the one before are "
+        "still accepted"
+    )  # fmt: skip
     proxy_timeout: int = _setting(
         5, 1, 3600, "seconds", "the most time for a client to send its header of the PROXY protocol"
     )

@@ -189,4 +189,4 @@ def _read(path: str) -> bytes:
     try:
         return read_file(path)
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL
-        raise NoTLS(f"{shorten(path)}: {getattr(error, 'strerror', None) or error}") from None
+        raise NoTLS(f"{shorten(path)}: {getattr(error, 'strerror', None) or error}") from error

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import LOOPBACK, SocketServer, dial, echo, read_exactly, wait_for
+from authority import Authority
+from servers import LOOPBACK, SocketServer, dial, echo, free_port, read_exactly, wait_for
+from tls_load import Site, client_context, handshake
 
 from ktcpvs.system import bpf
 from ktcpvs.system.privileges import KEPT
-from tests.authority import Authority
 
-from .harness import TCPVSADM, ControlThread, Daemon, command, environment
+from .harness import TCPVSADM, ControlThread, Daemon, child_processes, command, environment, has_ended
 from .readable import NOBODY, everybodys_python, nobody_can_run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")]
@@ -120,6 +121,47 @@ def test_certificates_that_only_root_can_read(start: Callable[..., Daemon], fold
     shutil.chown(cert, NOBODY.pw_uid)
     daemon.signal(signal.SIGHUP)
     daemon.wait_for_log(f"SIGHUP: control {where} uses the certificate of lb1")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_certificates_of_services_that_only_root_can_read(
+    start: Callable[..., Daemon], serve: Callable[..., SocketServer], tmp_path: Path, workers: int
+) -> None:
+    """A process that kept the right to read them reads them, for an upgraded daemon too."""
+    ca = Authority(tmp_path)
+    site = Site(tmp_path, ca, "a.example")
+    (tmp_path / "live").chmod(0o700)
+    daemon = start("--user", "nobody", workers=workers)
+    daemon.wait_until_workers_serve(workers)
+    (reader,) = [pid for pid in child_processes(daemon.pid) if pid not in daemon.workers()]
+    seen = status(reader)
+    assert set(seen["Uid"].split()) == {str(NOBODY.pw_uid)}
+    assert seen["NoNewPrivs"] == "1"
+    for name in ("CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        assert int(seen[name], 16).bit_count() == 1, name
+    port = free_port()
+    daemon.service("s", f"{LOOPBACK}:{port} tls", serve(echo).address, certificate=str(site.live))
+    context = client_context(ca)
+    before = handshake(port, context, "a.example")
+    refused = daemon.adm("-E", "-i", "s", "client_ca=/etc/shadow", check=False)
+    assert refused.returncode == 1
+    assert refused.stderr.endswith("/etc/shadow: no certificate in PEM, or an unreadable one\n")
+    new = site.renew()
+    assert daemon.adm("--reload-certificates").stderr == ""
+    assert handshake(port, context, "a.example").serial == new != before.serial
+    # The daemon starts the next one, which never was root.
+    daemon.signal(signal.SIGUSR2)
+    daemon.wait_for_log("taken over from")
+    daemon.wait()
+    try:
+        newest = site.renew()
+        assert daemon.adm("--reload-certificates").stderr == ""
+        assert handshake(port, context, "a.example").serial == newest
+        assert handshake(port, context, "a.example", before.session).is_resumed
+        assert not has_ended(reader)
+    finally:
+        daemon.adm("--set", "unload=1")
+    wait_for(lambda: has_ended(reader), timeout=30)
 
 
 CONNECT_AS_STRANGER = (
