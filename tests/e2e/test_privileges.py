@@ -134,9 +134,9 @@ def test_certificates_of_services_that_only_root_can_read(
     daemon = start("--user", "nobody", workers=workers)
     daemon.wait_until_workers_serve(workers)
     (reader,) = [pid for pid in child_processes(daemon.pid) if pid not in daemon.workers()]
+    wait_for(lambda: status(reader)["NoNewPrivs"] == "1", timeout=30)  # the last thing that it gives up
     seen = status(reader)
     assert set(seen["Uid"].split()) == {str(NOBODY.pw_uid)}
-    assert seen["NoNewPrivs"] == "1"
     for name in ("CapPrm", "CapEff", "CapBnd", "CapAmb"):
         assert int(seen[name], 16).bit_count() == 1, name
     port = free_port()
