@@ -39,7 +39,7 @@ PURE_TESTS = tests/model% tests/protocols% tests/schedulers%
 OTHER_TESTS = $(filter-out $(PURE_TESTS),$(or $(filter tests%,$(TESTS)),tests))
 
 test: compiled
-	@$(if $(OTHER_TESTS),docs/tools/debian-packages services=netbase nginx=nginx-light redis-server redis-cli=redis-tools postgres=postgresql curl apache2=apache2-bin node=nodejs zsh mandoc wrk promtool=prometheus chromium systemd-socket-activate=systemd strace)
+	@$(if $(OTHER_TESTS),docs/tools/debian-packages services=netbase nginx=nginx-light redis-server redis-cli=redis-tools postgres=postgresql curl apache2=apache2-bin node=nodejs zsh mandoc wrk promtool=prometheus chromium systemd-socket-activate=systemd strace openssl gnutls-cli=gnutls-bin haproxy nginx-stream=libnginx-mod-stream)
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
 
 FUZZ_SECONDS ?= 60

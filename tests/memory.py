@@ -27,7 +27,10 @@ from ktcpvs.model.language.parser import parse
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.services.director import Director
+from ktcpvs.services.listener_stages import ListenerStages
 from ktcpvs.services.running import RunningService
+from ktcpvs.services.tls_file_store import TLSFileStore
+from ktcpvs.services.tls_profiles import TLSProfiles
 from ktcpvs.streams.preamble import Stage
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system.log import EventLog
@@ -165,15 +168,22 @@ class World:
         settings: str = "",
         descriptors: int = 1000,
         stages: Sequence[Stage] = (),
+        words: str = "",
+        has_stages: bool = False,
         log: EventLog | None = None,
     ) -> None:
-        """stages: of the preamble, from the next edit on."""
+        """stages: of the preamble, from the next edit on. words: behind the address of its listener. has_stages: the
+        preamble has the stages that the configuration asks for."""
         self.reactor = MemoryReactorClock()
         self.context = Context(
             self.reactor, log or EventLog(), Descriptors(descriptors), monotonic=self.reactor.seconds
         )
         self.stages = stages
-        self.director = Director(self.context, stages_of=lambda config, listener, unit: self.stages)
+        self._words = words
+        given = lambda config, listener, unit: self.stages  # noqa: E731
+        files = TLSFileStore(self.context)
+        stages_of = ListenerStages(self.context, TLSProfiles(files)) if has_stages else given
+        self.director = Director(self.context, stages_of=stages_of, files=files)
         self.director.start()
         self.peers: list[Peer] = []
         self._called = 0
@@ -184,7 +194,7 @@ class World:
     def load(self, *lines: str, settings: str = "") -> None:
         path = getattr(self, "_path", None) or free_address()
         self._path = path
-        text = f"global {{ {settings} }}\nVirtual s {{\nlisten = {path}\n" + "\n".join(lines) + "\n}\n"
+        text = f"global {{ {settings} }}\nVirtual s {{\nlisten = {path} {self._words}\n" + "\n".join(lines) + "\n}\n"
         edit: Load = parse(text)
         self.director.submit(edit).addErrback(self._unexpected)
 

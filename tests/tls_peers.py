@@ -9,10 +9,12 @@ import shutil
 import socket
 import ssl
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from authority import Authority
+from memory import Peer, World
 
 
 @functools.cache
@@ -108,3 +110,37 @@ class TLSPeer:
 
     def abort(self) -> None:
         self.raw.abort()
+
+
+class MemorySocket:
+    """A peer of a switch in memory as what carries the bytes of a TLSPeer."""
+
+    def __init__(self, world: World, peer: Peer) -> None:
+        self.world = world
+        self.peer = peer
+
+    def sendall(self, data: bytes) -> None:
+        self.peer.says(data)
+
+    def recv(self, size: int) -> bytes:
+        """Return what has come; b"" for nothing."""
+        self.world.turns(1)
+        return self.peer.heard()
+
+    def close(self) -> None:
+        self.peer.closes()
+
+
+def client_context(
+    version: ssl.TLSVersion | None = None, own: Path | None = None, protocols: Sequence[str] = ()
+) -> ssl.SSLContext:
+    """The context of a client that trusts the authority. version: the only one that it speaks. own: the file with the
+    certificate that it shows. protocols: of ALPN."""
+    context = ssl.create_default_context(cafile=authority().pem)
+    if version is not None:
+        context.minimum_version = context.maximum_version = version
+    if own is not None:
+        context.load_cert_chain(own)
+    if protocols:
+        context.set_alpn_protocols(list(protocols))
+    return context

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import Choice
 from ktcpvs.model.service import NO_LOG, VirtualService
-from ktcpvs.protocols.access_log import FORMATS, LineFormat, Record
+from ktcpvs.protocols.access_log import FORMATS, LineFormat, Record, TLSNames
 from ktcpvs.protocols.http1.plain import PlainRequest
 from ktcpvs.runtime.context import Context
 from ktcpvs.system.access_log_files import AccessLog
@@ -30,14 +30,20 @@ class AccessLogWriter:
         """Return the time of a request that begins: Unix time, and `now`."""
         return self._context.wall(), self._context.reactor.seconds()
 
-    def begin(self, client: str, moved: tuple[int, int], started: tuple[float, float] | None = None) -> AccessLogEntry:
+    def begin(
+        self,
+        client: str,
+        tls: TLSNames | None,
+        moved: tuple[int, int],
+        started: tuple[float, float] | None = None,
+    ) -> AccessLogEntry:
         """Return a new entry.
 
-        client: its address. moved: bytes from and to the client before the request. started: what `start` returned
-        then; None: it begins now.
+        client: its address. tls: of its connection; None without. moved: bytes from and to the client before the
+        request. started: what `start` returned then; None: it begins now.
         """
         began, since = started or self.start()
-        return AccessLogEntry(self, Record(client, began), since, moved)
+        return AccessLogEntry(self, Record(client, began, tls=tls), since, moved)
 
     def now(self) -> float:
         """Seconds by the reactor's monotonic clock."""
@@ -50,7 +56,7 @@ class AccessLogWriter:
     def write_plain(
         self,
         request: PlainRequest,
-        client: str,
+        client: tuple[str, TLSNames | None],
         started: tuple[float, float],
         status: int,
         choice: Choice,
@@ -58,7 +64,8 @@ class AccessLogWriter:
     ) -> None:
         """Write the line of a plain request that ends now.
 
-        started: what `start` returned when it began. moved: bytes to the server, to the client, and of the body.
+        client: its address, and the TLS of its connection. started: what `start` returned when it began. moved: bytes
+        to the server, to the client, and of the body.
         """
         destination = choice.destination
         key = destination, choice.reason
@@ -92,9 +99,9 @@ class ServiceAccessLog:
         if before is not None:
             before.release()
 
-    def begin(self, client: str, moved: tuple[int, int]) -> AccessLogEntry | None:
+    def begin(self, client: str, tls: TLSNames | None, moved: tuple[int, int]) -> AccessLogEntry | None:
         """Return a new entry, as AccessLogWriter makes it; None without a log."""
-        return self.writer.begin(client, moved) if self.writer is not None else None
+        return self.writer.begin(client, tls, moved) if self.writer is not None else None
 
     def release(self) -> None:
         """Release the log after the last connection of a deleted service has ended. Safe to call twice."""

@@ -16,6 +16,9 @@ from ktcpvs.runtime.context import Context
 from ktcpvs.streams.connector import Connector
 from ktcpvs.system import log as levels
 
+CLIENTS_SPEAK_TLS = "all clients speak TLS"
+"""Why the connections of a service are copied: only this process can encrypt."""
+
 
 class TrafficCounters:
     """total: client connections accepted. refused: requests and connections that got no server. refusals: HTTP status
@@ -51,6 +54,8 @@ class RelayChoice:
         """Choose the engine for a configuration and the current settings."""
         settings, before = context.settings, self.reason
         self.engine, self.reason = context.relays.in_use(config.relay, settings.zerocopy_send, _has_tcp(config))
+        if self.engine != COPY and all(listener.is_tls for listener in config.listen):
+            self.engine, self.reason = COPY, f"{self.engine}: {CLIENTS_SPEAK_TLS}"
         self.bodies = context.relays.body_relay(self.engine)
         self.after = settings.relay_after if config.relay == AUTO else 0
         if config.relay != AUTO and self.reason not in ("", before):
@@ -119,10 +124,11 @@ class ServiceContext:
         self.room_needed()
 
     def note_refusal(self, client_name: str, status: int, reason: str) -> None:
-        """Count and log a request that the switch refuses itself. status: of HTTP."""
+        """Count and log a request that the switch refuses itself; a redirect is no refusal, and only counted by its
+        status. status: of HTTP."""
         if status == 429:
             self.admission.limited += 1
-        else:
+        elif status >= 400:
             self.counters.refused += 1
         refusals = self.counters.refusals
         refusals[status] = refusals.get(status, 0) + 1

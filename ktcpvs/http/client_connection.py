@@ -22,7 +22,7 @@ from ktcpvs.model import exchange as life
 from ktcpvs.model.scheduling import Choice
 from ktcpvs.protocols import http1
 from ktcpvs.protocols.http1 import BadFrame, BadRequest, Chunked, Frame, HeadReader, error_response
-from ktcpvs.streams.lingering_close import LingeringClose, Progress
+from ktcpvs.streams.lingering_close import LingeringClose, Progress, may_still_send
 
 _match_head = http1.REQUEST.match
 
@@ -117,6 +117,7 @@ class HTTPClientConnection(ClientConnection):
         client.ended = self._client_ended
         client.lost = self._client_lost
         client.set_backpressure(self)
+        self.dispatcher.request.connection = client
         self.restore_timer()
 
     def receive(self, data: bytes) -> None:
@@ -389,7 +390,8 @@ class HTTPClientConnection(ClientConnection):
 
     def begin_entry(self) -> None:
         if self.dispatcher.entry is None:
-            self.dispatcher.entry = self.service.access_log.begin(self.dispatcher.request.client, self.moved())
+            log, client = self.service.access_log, self.dispatcher.request.client
+            self.dispatcher.entry = log.begin(client, self.client.tls, self.moved())
 
     def exchange_finished(self) -> None:
         if self.closes_after and not self.pending and self.body is None:
@@ -429,9 +431,11 @@ class HTTPClientConnection(ClientConnection):
 
     # The end.
 
-    def refuse(self, status: int, reason: str, retry_after: int = 0, method: bytes | None = None) -> None:
-        """Send an error as the last response, and let the client read it. method: of a request whose head was
-        refused."""
+    def refuse(
+        self, status: int, reason: str, retry_after: int = 0, method: bytes | None = None, *, location: str = ""
+    ) -> None:
+        """Send an error, or a redirect to `location`, as the last response, and let the client read it. method: of a
+        request whose head was refused."""
         exchange = self.exchange
         self.ending = f"{status}: {reason}"
         self.service.note_refusal(self.client_name, status, reason)
@@ -440,7 +444,8 @@ class HTTPClientConnection(ClientConnection):
             method = message.method
         elif self._reader is not None:
             method = self._reader.method
-        response = error_response(status, reason, method, later=self.retry_after(status, retry_after))
+        later = self.retry_after(status, retry_after)
+        response = error_response(status, reason, method, later=later, location=location)
         exchange.note_own_response(status, response)
         exchange.settle()
         self.client.write(response)
@@ -460,7 +465,9 @@ class HTTPClientConnection(ClientConnection):
     def _close_gracefully(self) -> None:
         """Close once the client has read everything."""
         self.set_timer(0)
-        if not self.client.close():  # most clients have read everything already
+        if may_still_send(self.client):
+            LingeringClose(self.client, self.context.wheel, self.context.settings).linger()
+        elif not self.client.close():  # most clients have read everything already
             LingeringClose(self.client, self.context.wheel, self.context.settings).close()
 
     def _lingering_close(self) -> LingeringClose:

@@ -27,11 +27,14 @@ from ktcpvs.http.service import HTTPService
 from ktcpvs.model import exchange as life
 from ktcpvs.model.destination import Destination, Lease
 from ktcpvs.model.latency import BUCKETS
+from ktcpvs.model.options import OFF
 from ktcpvs.model.scheduling import Choice
 from ktcpvs.protocols import http1
+from ktcpvs.protocols.forwarding import certificate_line
 from ktcpvs.protocols.http1 import BadFrame, BadResponse, Frame, Length, error_response
 from ktcpvs.protocols.http1.hop_by_hop import without, without_replaced
 from ktcpvs.protocols.http1.plain import PlainRequest
+from ktcpvs.protocols.http1.target import https_url
 from ktcpvs.protocols.http1.upgrade import accepted
 from ktcpvs.relay.body_relay import MIN_BODY_SIZE, MIN_READ_SIZE, BodyRelay
 from ktcpvs.streams.stream import Stream
@@ -44,6 +47,9 @@ MAX_JOINED_BODY = 4096
 """The most bytes of a body that are copied behind its head; a longer beginning is sent as a separate buffer."""
 
 NO_NAMES: frozenset[bytes] = frozenset()
+
+TO_HTTPS = "https only"
+"""Why a request without TLS is redirected."""
 
 
 class Exchange:
@@ -188,7 +194,8 @@ class Exchange:
     ) -> None:
         """Begin the access log entry of a request that was plain until now."""
         dispatcher = self.dispatcher
-        entry = dispatcher.entry = writer.begin(dispatcher.request.client, moved, started)
+        client = dispatcher.request.client
+        entry = dispatcher.entry = writer.begin(client, self._owner.client.tls, moved, started)
         entry.head_complete(plain.method, plain.target, plain.minor, plain.lines)
         if self.server is not None and dispatcher.choice is not None:
             entry.server_chosen(dispatcher.choice)
@@ -310,7 +317,8 @@ class Exchange:
         if logged is not None and plain is not None and choice is not None:
             writer, started, before = logged
             moved = self.bytes_in - before[0], self.bytes_out - before[1], body_size
-            writer.write_plain(plain, self.dispatcher.request.client, started, response.status, choice, moved)
+            client = self.dispatcher.request.client, self._owner.client.tls
+            writer.write_plain(plain, client, started, response.status, choice, moved)
 
     # The request.
 
@@ -332,8 +340,16 @@ class Exchange:
         wait = owner.limits.wait_time(request) if owner.limits is not None else 0
         if wait:
             self.fail(429, TOO_MANY_REQUESTS, wait)
+        elif self._http.https_port is not None:
+            self._redirect_to_https(message, self._http.https_port)
         else:
             dispatcher.select()
+
+    def _redirect_to_https(self, message: http1.Request, port: int) -> None:
+        if message.host:
+            self.fail(308, TO_HTTPS, location=https_url(message.host, message.path, port))
+        else:
+            self.fail(400, "https only, and the request names no host to which it could be redirected")
 
     def send_body(self, data: bytes, body: Frame) -> int:
         """Send more of the request's body, as it is forwarded. body: its framing, which has taken `data`. Return how
@@ -431,6 +447,9 @@ class Exchange:
         lines = choice.lines if choice is not None else None
         host = b"" if message.has_host else destination.host_field
         added = cache.added(self.dispatcher.request.client, message.host, message.minor)
+        tls = self._owner.client.tls
+        if tls is not None and tls.certificate is not None and self._http.context.config.client_cert_header != OFF:
+            added += certificate_line(tls.certificate)
         return message.head(added, cache.forwarding.replaced, lines, host, mode)
 
     # The response.
@@ -722,8 +741,9 @@ class Exchange:
 
     # The end.
 
-    def fail(self, status: int, reason: str, retry_after: int = 0) -> None:
-        """Respond with an error of the switch itself. retry_after: seconds; 0: no such field."""
+    def fail(self, status: int, reason: str, retry_after: int = 0, location: str = "") -> None:
+        """Respond with an error of the switch itself, or with a redirect. retry_after: seconds; 0: no such field.
+        location: the URL to which a redirect leads."""
         self.leave_fast_path()
         owner, dispatcher = self._owner, self.dispatcher
         if status == 503 and dispatcher.failed_connections:
@@ -736,10 +756,12 @@ class Exchange:
         ends = owner.is_last or (owner.has_ended and not owner.pending)
         if owner.body is not None or ends or message is None or status == 400:
             owner.transition(life.LAST)
-            owner.refuse(status, reason, retry_after)
+            owner.refuse(status, reason, retry_after, location=location)
             return
         later = owner.retry_after(status, retry_after)
-        own = error_response(status, reason, message.method, keep_alive=True, later=later, minor=message.minor)
+        own = error_response(
+            status, reason, message.method, keep_alive=True, later=later, location=location, minor=message.minor
+        )
         self.note_own_response(status, own)
         self.settle(f"{status}: {reason}")
         self._http.context.note_refusal(owner.client_name, status, reason)

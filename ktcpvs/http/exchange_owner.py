@@ -49,8 +49,8 @@ class ExchangeOwner(Protocol):
     def refused(self) -> None:
         """The switch has responded itself, and the connection stays open."""
 
-    def refuse(self, status: int, reason: str, retry_after: int = 0) -> None:
-        """Respond with an error and close the connection."""
+    def refuse(self, status: int, reason: str, retry_after: int = 0, *, location: str = "") -> None:
+        """Respond with an error, or with a redirect to `location`, and close the connection."""
 
     def retry_after(self, status: int, seconds: int) -> int:
         """The value of Retry-After; 0: none."""

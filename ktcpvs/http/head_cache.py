@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ktcpvs.model.options import OFF
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.settings import Settings
-from ktcpvs.protocols.forwarding import FIELDS, Forwarding
+from ktcpvs.protocols.forwarding import CERTIFICATE_FIELDS, FIELDS, HTTP, Forwarding
 from ktcpvs.protocols.http1 import plain
 from ktcpvs.protocols.http1.plain import PlainRequest, RequestScanner
 
@@ -55,18 +56,20 @@ class CachedResponse:
 
 
 class HeadCache:
-    """The head cache of one service.
+    """The head cache of one service, for clients that speak one scheme: what servers are told differs with it.
 
     is_enabled: False while every step of a request is logged. head_size: the limit in force, in bytes. forwarding: what
     servers are told about clients; forwards: that it is anything.
     """
 
     __slots__ = (
-        "_added", "_requests", "_scan", "_scanner", "forwarding", "forwards", "head_size", "is_enabled",
+        "_added", "_requests", "_scan", "_scanner", "_scheme", "forwarding", "forwards", "head_size", "is_enabled",
         "scan_response",
     )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, scheme: bytes = HTTP) -> None:
+        """scheme: of the clients, HTTP or HTTPS of `protocols.forwarding`."""
+        self._scheme = scheme
         self.use(plain.RequestScanner, plain.scan_response)
         self.is_enabled = False
         self._requests: list[PlainRequest | None] = [None] * MAX_REQUESTS
@@ -94,7 +97,9 @@ class HeadCache:
 
         logs: requests are noted in an access log.
         """
-        self.forwarding = forwarding = Forwarding({name: getattr(config, name) for name in FIELDS})
+        modes = {name: getattr(config, name) for name in FIELDS}
+        replaced = frozenset() if config.client_cert_header == OFF else CERTIFICATE_FIELDS
+        self.forwarding = forwarding = Forwarding(modes, self._scheme, replaced)
         self.forwards = bool(forwarding)
         self._requests, self._added = [None] * MAX_REQUESTS, {}
         self.head_size = settings.head_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from attrs import fields
@@ -25,7 +26,17 @@ DRAINING = "draining"
 """The state of a server with weight 0, whatever its health."""
 
 
-COUNTS_OF_SERVICE = ("active", "total", "refused", "queued", "denied", "limited", "bytes_in", "bytes_out")
+COUNTS_OF_SERVICE = (
+    "active",
+    "total",
+    "refused",
+    "queued",
+    "denied",
+    "limited",
+    "handshake_pauses",
+    "bytes_in",
+    "bytes_out",
+)
 COUNTS_OF_SERVER = ("active", "total", "failures", "retries", "kept", "reused", "bytes_in", "bytes_out")
 
 
@@ -214,15 +225,23 @@ def _relay_in_use(relay: RelayChoice) -> dict[str, Any]:
     return {"in_use": relay.engine, "why": relay.reason, "joined": dict(relay.joined)}
 
 
+def _handshakes(counts: Mapping[tuple[str, str], int]) -> dict[str, int]:
+    """Name each kind of TLS handshake: `TLSv1.3 full`, `TLSv1.3 resumed`, `refused`."""
+    return {f"{version} {outcome}".lstrip(): count for (version, outcome), count in sorted(counts.items())}
+
+
 def _service_stats(live: RunningService | None) -> dict[str, Any]:
     if live is None:
-        return dict.fromkeys(COUNTS_OF_SERVICE, 0) | {"refusals": {}}
+        return dict.fromkeys(COUNTS_OF_SERVICE, 0) | {"refusals": {}, "handshakes": {}, "preambles": {}}
     traffic, counters = live.traffic, live.traffic.counters
     return {
         "active": len(live.connections),
         "total": counters.total,
         "refused": counters.refused,
         "refusals": {str(status): count for status, count in sorted(counters.refusals.items())},
+        "handshakes": _handshakes(live.preambles.handshakes),
+        "preambles": dict(live.preambles.refusals),
+        "handshake_pauses": live.preambles.pauses,
         "queued": len(traffic.queue),
         "denied": traffic.admission.denied,
         "limited": traffic.admission.limited,

@@ -7,6 +7,7 @@ no clock and no counter. Authors of schedulers import these names from L{ktcpvs.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Iterable
+from typing import Any, Protocol
 
 from attrs import Factory, define, field, frozen
 from zope.interface import Attribute, Interface
@@ -40,6 +41,26 @@ NONE: frozenset[Destination] = frozenset()
 # What a scheduler sees and returns.
 
 
+class TLSNames(Protocol):
+    """The part of a connection's TLS that schedulers see."""
+
+    @property
+    def sni(self) -> str | None:
+        """The server name that the client has sent; None: it has sent none."""
+
+
+class ClientSide(Protocol):
+    """The part of a client's connection that schedulers see."""
+
+    @property
+    def local_address(self) -> Any:
+        """The address that the client has connected to, as getsockname() returns it."""
+
+    @property
+    def tls(self) -> TLSNames | None:
+        """None for a client that does not speak TLS with the switch."""
+
+
 @define(eq=False)
 class Request:
     """The request, or the connection, for which a scheduler chooses a server.
@@ -51,7 +72,7 @@ class Request:
     tried: the destinations that are not up, and those that have already failed for this request; a scheduler must not
     change this set. failed: those that have already failed.
     server_name, protocols: of the ClientHello, for schedulers with the unit CLIENT_HELLO: the name in lower case, None
-    if the client sends none, and the protocols of ALPN that it offers.
+    if the client sends none, and the protocols of ALPN that it offers. connection: of the client; None in tests.
     """
 
     client: str = ""
@@ -63,6 +84,12 @@ class Request:
     failed: frozenset[Destination] = NONE
     server_name: str | None = None
     protocols: tuple[bytes, ...] = ()
+    connection: ClientSide | None = None
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether the client speaks TLS with the switch."""
+        return self.connection is not None and self.connection.tls is not None
 
     @property
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:

@@ -66,6 +66,8 @@ AUTO, KERNEL, SPLICE, COPY = RELAYS = ("auto", "kernel", "splice", "copy")
 """The values of the option `relay`."""
 TCP_ONLY = frozenset((KERNEL,))
 """The relays that join no unix sockets."""
+HTTPS_PORT = 443
+"""The port that a URL of https need not name."""
 MAX_WEIGHT = 65535
 MAX_MATCH = 10
 IDENT = re.compile(r'[^\s"{}#=\x00-\x1f\x7f-\x9f]{1,128}')
@@ -207,6 +209,13 @@ class VirtualService:
         OFF,
         "whether clients of TLS must show a certificate; optional: one that is shown must be valid",
         check=one_of(OFF, OPTIONAL, REQUIRED),
+    )
+    client_cert_header: str = option(
+        read_word,
+        OFF,
+        "on: servers get the client's certificate in Client-Cert (RFC 9440), and that field from nobody else; for "
+        "schedulers that decide per request",
+        check=one_of("on", OFF),
     )
     tls_default: str = option(
         read_word,
@@ -390,6 +399,15 @@ class VirtualService:
     def has_tcp_listener(self) -> bool:
         """Whether a client may come over TCP, and so have an IP address."""
         return any(isinstance(address, Inet) for address in self.addresses)
+
+    @property
+    def https_port(self) -> int | None:
+        """The port to which listeners without TLS redirect requests (`https_only`); None: they serve them."""
+        with_tls = [one.address for one in self.listen if one.is_tls]
+        if self.https_only == OFF or not with_tls:
+            return None
+        ports = [address.port for address in with_tls if isinstance(address, Inet)]
+        return HTTPS_PORT if HTTPS_PORT in ports or not ports else ports[0]
 
     # The methods below return a changed copy or raise a Refusal.
 

@@ -165,6 +165,14 @@ class Settings:
     tls_handshake_timeout: int = _setting(
         10, 1, 3600, "seconds", "the most time for a client of a service to complete its TLS handshake"
     )
+    max_handshakes: int = _setting(
+        4096,
+        1,
+        1 << 20,
+        "connections",
+        "the most clients of a listener, in each process, that have not completed their TLS handshake or header of the "
+        "PROXY protocol; further ones wait in the backlog",
+    )
     certificate_check_interval: int = _setting(
         10, 0, DAY, "seconds", "look for changed certificate files in this interval, and read them again; 0: only on "
         "request"

@@ -37,7 +37,14 @@ RULES, MATCH, WEIGHT = "rules", "match", "weight"
 """Subjects that are not options of a service."""
 
 POOL_OPTIONS = ("startservers", "minspareservers", "maxspareservers")
-FORWARDING_OPTIONS = ("forwarded", "x_forwarded_for", "x_forwarded_proto", "x_forwarded_host", "via")
+FORWARDING_OPTIONS = (
+    "forwarded",
+    "x_forwarded_for",
+    "x_forwarded_proto",
+    "x_forwarded_host",
+    "via",
+    "client_cert_header",
+)
 REQUEST_OPTIONS = ("first_byte_timeout", "upgrade")
 HEAD_OPTIONS = ("client_head", "client_head_rate")
 CHECK_OPTIONS = ("check_interval", "check_timeout", "check_rise", "check_fall")
@@ -223,6 +230,11 @@ def _about_tls(service: VirtualService, scheduler: ISchedulerFactory) -> Iterato
                 "phttp and chttp decide per request",
                 ("scheduler", "https_only"),
             )
+    if service.client_cert_header != OFF and service.client_certificate == OFF:
+        yield (
+            "client_cert_header only removes the field: no client shows a certificate with client_certificate = off",
+            ("client_cert_header", "client_certificate"),
+        )
     if service.client_ca is not None and service.client_certificate == OFF:
         yield "client_ca has no effect with client_certificate = off", ("client_ca", "client_certificate")
 

@@ -19,6 +19,22 @@ from attrs import define
 from ktcpvs.protocols.http1.plain import PlainRequest
 
 
+class TLSNames(Protocol):
+    """The part of a connection's TLS that lines name."""
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def cipher(self) -> str: ...
+
+    @property
+    def sni(self) -> str | None: ...
+
+    @property
+    def certificate_subject(self) -> str: ...
+
+
 @define(eq=False)
 class Record:
     """One request, or one connection if the scheduler decides per connection; filled in while it is in progress.
@@ -31,6 +47,8 @@ class Record:
     server connection `connect` is 0.
     bytes_in, bytes_out: all bytes of the request and of the response, heads included. body_out: those of the response's
     body. retries: failed or repeated attempts at a server. reused: on a kept server connection. ending: what ended it.
+    tls: of the client's connection; None without.
+    tls: of the client's connection; None without.
     """
 
     client: str
@@ -51,6 +69,7 @@ class Record:
     retries: int = 0
     reused: bool = False
     ending: str = ""
+    tls: TLSNames | None = None
 
 
 _PLAIN = bytes(code for code in range(0x20, 0x7F) if code not in b'"\\')
@@ -76,7 +95,7 @@ class LineFormat(Protocol):
     def plain_line(
         self,
         request: PlainRequest,
-        client: str,
+        client: tuple[str, TLSNames | None],
         began: float,
         total: float,
         status: int,
@@ -86,8 +105,8 @@ class LineFormat(Protocol):
         """Return the line of a plain request that was answered on a kept server connection by a response that came as
         a whole: the one that `line` returns for a Record of it.
 
-        client, began, total, status: as in Record. server: its address, and the reason. moved: bytes_in, bytes_out and
-        body_out.
+        client: `client` and `tls` of Record. began, total, status: as there. server: its address, and the reason.
+        moved: bytes_in, bytes_out and body_out.
         """
 
 
@@ -119,7 +138,7 @@ class CombinedFormat:
     def plain_line(
         self,
         request: PlainRequest,
-        client: str,
+        client: tuple[str, TLSNames | None],
         began: float,
         total: float,
         status: int,
@@ -127,7 +146,7 @@ class CombinedFormat:
         moved: tuple[int, int, int],
     ) -> bytes:
         return plain_combined(
-            client.encode(),
+            client[0].encode(),
             _clf_second(int(began)),
             request.target,
             request.minor,
@@ -175,7 +194,7 @@ class JSONFormat:
     __slots__ = ("_clients", "_names", "_servers")
 
     def __init__(self, service: str, scheduler: str) -> None:
-        self._clients: dict[str, bytes] = {}
+        self._clients: dict[tuple[str, TLSNames | None], bytes] = {}
         self._servers: dict[tuple[str, str], bytes] = {}
         self._names = f'Z", "service": {_quoted(service)}, "scheduler": {_quoted(scheduler)}, "client": '
 
@@ -185,7 +204,7 @@ class JSONFormat:
         milliseconds = int(record.began * 1000)
         return (
             f'{{"time": "{_iso_second(milliseconds // 1000)}.{milliseconds % 1000:03d}{self._names}'
-            f"{_quoted(record.client) if record.client else 'null'}, "
+            f"{_client(record.client, record.tls)}, "
             f'"method": {_bytes(record.method)}, "target": {_bytes(record.target)}, '
             f'"protocol": {_PROTOCOL[record.minor]}, '
             f'"host": {_bytes(_value(lines, lower, _HOST))}, "referer": {_bytes(_value(lines, lower, _REFERER))}, '
@@ -200,7 +219,7 @@ class JSONFormat:
     def plain_line(
         self,
         request: PlainRequest,
-        client: str,
+        client: tuple[str, TLSNames | None],
         began: float,
         total: float,
         status: int,
@@ -211,7 +230,7 @@ class JSONFormat:
         if names is None:
             if len(self._clients) >= MAX_CLIENTS:
                 self._clients.clear()
-            names = self._clients[client] = (self._names + (_quoted(client) if client else "null")).encode("ascii")
+            names = self._clients[client] = (self._names + _client(*client)).encode("ascii")
         texts = self._servers.get(server)
         if texts is None:
             if len(self._servers) >= MAX_CLIENTS:
@@ -291,6 +310,17 @@ def _value(lines: bytes, lower: bytes, begin: bytes) -> bytes | None:
 
 def _escaped(value: bytes) -> bytes:
     return _UNPLAIN.sub(lambda found: _ESCAPES[found[0]], value)
+
+
+def _client(client: str, tls: TLSNames | None) -> str:
+    """The value of the key `client`, and the key `tls` behind it."""
+    begin = f'{_quoted(client) if client else "null"}, "tls": '
+    if tls is None:
+        return begin + "null"
+    return (
+        f'{begin}{{"version": {_quoted(tls.version)}, "cipher": {_quoted(tls.cipher)}, '
+        f'"server_name": {_text(tls.sni)}, "client_subject": {_text(tls.certificate_subject or None)}}}'
+    )
 
 
 def _bytes(value: bytes | None) -> str:

@@ -1,4 +1,5 @@
-"""Header fields that tell a server about the client: Forwarded (RFC 7239), X-Forwarded-*, Via (RFC 9110, 7.6.3).
+"""Header fields that tell a server about the client: Forwarded (RFC 7239), X-Forwarded-*, Via (RFC 9110, 7.6.3),
+Client-Cert (RFC 9440).
 
 A service has a mode for each field. off: the field passes as it came. append: the switch adds a line of its own after
 the client's. replace: the switch drops the client's lines first.
@@ -6,6 +7,7 @@ the client's. replace: the switch drops the client's lines first.
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping
 
 OFF, APPEND, REPLACE = "off", "append", "replace"
@@ -23,21 +25,36 @@ FIELDS = {
 _OF_CLIENT = {"x_forwarded_for", "x_forwarded_proto"}
 """Those whose values are the same for all requests of a client."""
 
+HTTP, HTTPS = b"http", b"https"
+"""The schemes of requests: without and with TLS."""
+
+CERTIFICATE_FIELDS = frozenset((b"client-cert", b"client-cert-chain"))
+"""The canonical names of the fields of RFC 9440."""
+
+
+def certificate_line(certificate: bytes) -> bytes:
+    """Return the line Client-Cert for a client's certificate in DER (RFC 9440, section 2.2)."""
+    return b"Client-Cert: :%b:\r\n" % b64encode(certificate)
+
 
 class Forwarding:
-    """The fields that one service adds.
+    """The fields that one service adds to the requests of clients that speak one scheme.
 
-    replaced: lower-case names of the fields that are dropped from the client's. depends_on_request: the lines differ
+    replaced: canonical names of the fields that are dropped from the client's. depends_on_request: the lines differ
     between requests of one client.
     """
 
-    __slots__ = ("_added", "depends_on_request", "replaced")
+    __slots__ = ("_added", "_scheme", "depends_on_request", "replaced")
 
-    def __init__(self, modes: Mapping[str, str]) -> None:
-        """modes: option -> mode; a missing one is off."""
+    def __init__(
+        self, modes: Mapping[str, str], scheme: bytes = HTTP, replaced: frozenset[bytes] = frozenset()
+    ) -> None:
+        """modes: option -> mode; a missing one is off. scheme: HTTP or HTTPS. replaced: canonical names of further
+        fields that are dropped from the client's."""
         self._added = [name for name in FIELDS if modes.get(name, OFF) != OFF]
+        self._scheme = scheme
         self.depends_on_request = not set(self._added) <= _OF_CLIENT
-        self.replaced = frozenset(FIELDS[name].lower() for name in FIELDS if modes.get(name) == REPLACE)
+        self.replaced = replaced | {FIELDS[name].lower() for name in FIELDS if modes.get(name) == REPLACE}
 
     def __bool__(self) -> bool:
         return bool(self._added)
@@ -50,17 +67,17 @@ class Forwarding:
         """
         address = client.encode("ascii")
         values = {
-            "forwarded": _forwarded(address, host),
+            "forwarded": _forwarded(address, self._scheme, host),
             "x_forwarded_for": address,
-            "x_forwarded_proto": b"http",
+            "x_forwarded_proto": self._scheme,
             "x_forwarded_host": host,
             "via": b"1.%d ktcpvs" % minor,
         }
         return b"".join(b"%b: %b\r\n" % (FIELDS[name], values[name]) for name in self._added if values[name])
 
 
-def _forwarded(address: bytes, host: bytes) -> bytes:
+def _forwarded(address: bytes, scheme: bytes, host: bytes) -> bytes:
     """Return one element of Forwarded; an IPv6 address and a host are quoted (RFC 7239, sections 4 and 6)."""
     node = b'"[%b]"' % address if b":" in address else address or b"unknown"
-    element = b"for=%b;proto=http" % node
+    element = b"for=%b;proto=%b" % (node, scheme)
     return element + b';host="%b"' % host if host else element

@@ -62,8 +62,9 @@ class BoundCHTTP(BoundRules):
         self._names = {destination: name_of(destination, key) for destination in service.destinations}
         self._named = {name: destination for destination, name in self._names.items()}
         self._servers = [frozenset(rule.destinations) for rule in rules]
-        secure = "; Secure" if service.config.cookie_secure == "on" else ""
-        self._set_cookie = f"Set-Cookie: {COOKIE}=%b; Path=/; HttpOnly; SameSite=Lax{secure}\r\n".encode()
+        secure = f"Set-Cookie: {COOKIE}=%b; Path=/; HttpOnly; SameSite=Lax; Secure\r\n".encode()
+        plain = secure if service.config.cookie_secure == "on" else secure.replace(b"; Secure", b"")
+        self._set_cookie = {False: plain, True: secure}  # by whether the client speaks TLS with the switch
         self._kept = [
             f"{'no rules' if rule.number == NO_RULE else f'rule {rule.number}'}, by the client's cookie"
             for rule in rules
@@ -83,20 +84,20 @@ class BoundCHTTP(BoundRules):
         others = [self._names[destination] for destination in names if destination not in servers]
         choice = self.choose_within(place, request)
         if choice is None or isinstance(choice, Choice):
-            return self._begun(choice, others, lines)
-        return self._begun_later(choice, others, lines)
+            return self._begun(choice, others, lines, request.is_tls)
+        return self._begun_later(choice, others, lines, request.is_tls)
 
-    def _begun(self, choice: Choice | None, others: list[bytes], lines: bytes | None) -> Choice | None:
+    def _begun(self, choice: Choice | None, others: list[bytes], lines: bytes | None, is_tls: bool) -> Choice | None:
         """Begin a session at the chosen server. others: the cookie's names for other rules."""
         if choice is None:
             return None
-        cookie = self._set_cookie % b".".join([*others, self._names[choice.destination]][-MAX_COOKIE_NAMES:])
+        cookie = self._set_cookie[is_tls] % b".".join([*others, self._names[choice.destination]][-MAX_COOKIE_NAMES:])
         return Choice(choice.destination, f"{choice.reason}, a new session", choice.waits, lines, cookie)
 
     async def _begun_later(
-        self, choice: Awaitable[Choice | None], others: list[bytes], lines: bytes | None
+        self, choice: Awaitable[Choice | None], others: list[bytes], lines: bytes | None, is_tls: bool
     ) -> Choice | None:
-        return self._begun(await choice, others, lines)
+        return self._begun(await choice, others, lines, is_tls)
 
     def _read(self, fields: list[bytes]) -> list[Destination]:
         """Return the servers that the request's cookies name, in their order; unknown names are ignored."""

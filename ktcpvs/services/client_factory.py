@@ -33,11 +33,16 @@ class ClientFactory:
     """
 
     def __init__(
-        self, http: HTTPService, began: Callable[[ClientConnection], object], preambles: Preambles | None = None
+        self,
+        http: HTTPService,
+        https: HTTPService,
+        began: Callable[[ClientConnection], object],
+        preambles: Preambles | None = None,
     ) -> None:
-        """began: called with each new connection, before its stream is connected. preambles: run the stages; None:
-        there are none."""
+        """http, https: for clients without TLS and with it. began: called with each new connection, before its stream
+        is connected. preambles: run the stages; None: there are none."""
         self._http = http
+        self._https = https
         self._service = http.context
         self._began = began
         self._preambles = preambles
@@ -58,16 +63,18 @@ class ClientFactory:
         addr: as Twisted passes it; a client without an IP address is treated as one on a unix socket.
         """
         peer: Any = ""
-        if isinstance(addr, IPv4Address | IPv6Address):
-            peer = (addr.host, addr.port) if isinstance(addr, IPv4Address) else (addr.host, addr.port, 0, 0)
+        known: Any = addr  # type checkers do not know that these classes provide IAddress
+        if isinstance(known, IPv4Address | IPv6Address):
+            peer = (known.host, known.port, 0, 0) if ":" in known.host else (known.host, known.port)
         if self.stages and self._preambles is not None:
             return self._preambles.begin(self.stages, peer).stream
         connection = self.build(peer)
         return connection.client if connection is not None else None
 
-    def build(self, peer: Any) -> ClientConnection | None:
-        """Admit a client and return its connection, whose stream the caller connects, or which takes over an open one;
-        None if the client is rejected. peer: as returned by accept(), or as the stages of the preamble found it."""
+    def build(self, peer: Any, stream: Stream | None = None) -> ClientConnection | None:
+        """Admit a client and return its connection; None if the client is rejected. peer: as returned by accept(), or
+        as the stages of the preamble found it. stream: the open one that the connection will take over; None: the
+        caller connects the connection's own."""
         service = self._service
         slot = NOWHERE if service.admission.is_open_to_all else service.admission.enter(peer)
         if slot is None:
@@ -75,7 +82,8 @@ class ClientFactory:
         name, host = client_name(peer)
         connection: ClientConnection
         if service.unit == EACH_REQUEST:
-            connection = HTTPClientConnection(self._http, name, host)
+            has_tls = stream is not None and stream.tls is not None
+            connection = HTTPClientConnection(self._https if has_tls else self._http, name, host)
         else:
             connection = TCPClientConnection(service, name, host)
         if slot != NOWHERE:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ktcpvs.dispatch.client_connection import ClientConnection
+from ktcpvs.model.address import Address
 from ktcpvs.runtime.context import Context
 from ktcpvs.streams.accept import client_name
 from ktcpvs.streams.contract import SocketAddress
 from ktcpvs.streams.preamble import Preamble, Stage
+from ktcpvs.streams.stream import Stream
+from ktcpvs.streams.tls_stage import NAME as TLS
 from ktcpvs.system import log as levels
 
 DESCRIPTORS = 2
@@ -20,11 +24,16 @@ MAX_REASONS = 64
 
 OTHER_REASONS = "other reasons"
 
+FULL, RESUMED, REFUSED = "full", "resumed", "refused"
+"""The outcomes of a TLS handshake."""
+
 
 class Preambles:
     """Runs the preambles of one service's clients, and turns those that are complete into client connections.
 
-    refusals: reason -> how many clients were refused with it, or left.
+    refusals: reason -> how many clients were refused with it, or left. handshakes: (version of TLS, outcome) -> their
+    number; the version of refused ones is "". pauses: how often a listener has stopped accepting because as many of its
+    clients were in their preamble as `max_handshakes` allows.
     """
 
     def __init__(
@@ -32,26 +41,41 @@ class Preambles:
         context: Context,
         ident: str,
         clients: Any,
-        build: Callable[[Any], ClientConnection | None],
+        build: Callable[[SocketAddress, Stream], ClientConnection | None],
         left: Callable[[], object],
     ) -> None:
-        """clients: counts the clients of the service. build: admits a client by its peer address and returns its
-        connection; None: the client is to be reset. left: called when a client counts no more."""
+        """clients: counts the clients of the service. build: admits a client by its peer address, and returns its
+        connection, which takes the stream over; None: the client is to be reset. left: called when a client counts no
+        more."""
         self._context = context
         self._ident = ident
         self._clients = clients
         self._build = build
         self._left = left
-        self._running: set[Preamble] = set()
+        self._running: dict[Preamble, Address | None] = {}  # and the listener where it takes room; None: nowhere
+        self._at: Counter[Address] = Counter()  # how many take room at each listener
         self.refusals: dict[str, int] = {}
+        self.handshakes: Counter[tuple[str, str]] = Counter()
+        self.pauses = 0
 
     def __len__(self) -> int:
         return len(self._running)
 
-    def begin(self, stages: Sequence[Stage], peer: SocketAddress) -> Preamble:
-        """Count a new client in; its stages begin once its stream is connected. peer: as accept() tells it."""
+    def room(self, at: Address) -> int:
+        """Return how many more clients of a listener may begin their preamble; for 0, note that it stops accepting."""
+        room = self._context.settings.max_handshakes - self._at[at]
+        if room > 0:
+            return room
+        self.pauses += 1
+        return 0
+
+    def begin(self, stages: Sequence[Stage], peer: SocketAddress, at: Address | None = None) -> Preamble:
+        """Count a new client in; its stages begin once its stream is connected. peer: as accept() tells it. at: the
+        address of its listener; None: a Twisted endpoint has accepted it."""
         preamble = Preamble(stages, peer, self._context.wheel, self, self._context.settings)
-        self._running.add(preamble)
+        self._running[preamble] = at
+        if at is not None:
+            self._at[at] += 1
         self._context.descriptors.take(DESCRIPTORS)
         self._clients.add(1)
         return preamble
@@ -64,17 +88,25 @@ class Preambles:
     # What a preamble tells.
 
     def completed(self, preamble: Preamble, rest: bytes) -> None:
-        connection = self._build(preamble.peer)
+        stream = preamble.stream
+        if stream.tls is not None:
+            self.handshakes[stream.tls.version, RESUMED if stream.tls.is_resumed else FULL] += 1
+        connection = self._build(preamble.peer, stream)
         if connection is None:
             preamble.reject()
             return
         self.gone(preamble)  # after its connection was counted in: there is no room for another client meanwhile
-        connection.take_over(preamble.stream, rest)
+        connection.take_over(stream, rest)
 
     def refused(self, preamble: Preamble, reason: str) -> None:
         if reason not in self.refusals and len(self.refusals) >= MAX_REASONS:
             reason = OTHER_REASONS
         self.refusals[reason] = self.refusals.get(reason, 0) + 1
+        if preamble.stage_name == TLS:
+            self.handshakes["", REFUSED] += 1
+        if preamble in self._running:  # it may stay for a while, to read its last message
+            self._free_room(preamble)
+            self._left()
         client, _ = client_name(preamble.peer)
         log = self._context.log
         log.fault("service {ident}: clients are refused, as {client}: {reason}", self._ident, reason, client=client)
@@ -84,10 +116,20 @@ class Preambles:
         name = stage.name if stage is not None else "preamble"
         self._context.log.failure("service {ident}: {stage} failed", ident=self._ident, stage=name)
 
+    def _free_room(self, preamble: Preamble) -> None:
+        """Let another client of its listener begin; safe to call twice."""
+        at = self._running.get(preamble)
+        if at is not None:
+            self._running[preamble] = None
+            self._at[at] -= 1
+            if not self._at[at]:
+                del self._at[at]
+
     def gone(self, preamble: Preamble) -> None:
         """Count a client out; safe to call twice."""
         if preamble in self._running:
-            self._running.discard(preamble)
+            self._free_room(preamble)
+            del self._running[preamble]
             self._clients.add(-1)
             self._context.descriptors.give(DESCRIPTORS)
             self._left()

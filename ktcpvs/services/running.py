@@ -21,8 +21,10 @@ from ktcpvs.http.service import HTTPService
 from ktcpvs.interfaces import CONNECTION, EACH_REQUEST, IBindsInSteps, IWatches
 from ktcpvs.model.address import Address
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.options import OFF
 from ktcpvs.model.scheduling import ServiceView
 from ktcpvs.model.service import VirtualService
+from ktcpvs.protocols.forwarding import HTTP, HTTPS
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.client_factory import ClientFactory
 from ktcpvs.services.listener import Listener
@@ -32,6 +34,7 @@ from ktcpvs.streams.accept import adopt_socket, client_name
 from ktcpvs.streams.connector import Connector
 from ktcpvs.streams.poller import SocketPoller
 from ktcpvs.streams.preamble import Stage
+from ktcpvs.streams.stream import Stream
 from ktcpvs.system import log as levels
 from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.sockets import close_with_reset
@@ -58,7 +61,8 @@ class RunningService:
 
     context: what all of the process shares. traffic: the collaborators of its connections. config: as it runs.
     destinations: its servers by address. leaving: deleted servers whose connections drain. server_connections: of a
-    service that is switched request by request. cache: its parsed heads. health: of its servers. clients: the number of
+    service that is switched request by request. cache, tls_cache: its parsed heads, of clients without TLS and with
+    it. health: of its servers. clients: the number of
     its clients in all processes. preambles: its clients that are still in their preamble. listeners: by
     address, in the order in which they are configured. retired: each fires when a listener is closed that another one
     has followed on the same port. scheduler_factory: the scheduler's plugin.
@@ -76,12 +80,13 @@ class RunningService:
         self.connections: set[ClientConnection] = set()
         self.clients = context.counters.clients(config.ident)
         self.server_connections = ServerConnections(context)
-        self.cache = HeadCache()
+        self.cache, self.tls_cache = HeadCache(HTTP), HeadCache(HTTPS)
         self.health = ServiceHealth(context, self.traffic.selector, self.traffic.queue)
-        http = HTTPService(self.traffic, self.server_connections, self.cache)
+        self._http = HTTPService(self.traffic, self.server_connections, self.cache)
+        https = HTTPService(self.traffic, self.server_connections, self.tls_cache)
         self.preambles = Preambles(context, config.ident, self.clients, self._build, self._left)
         self._on_end = self._ended  # one bound method for all connections
-        self.client_factory = ClientFactory(http, self._began, self.preambles)
+        self.client_factory = ClientFactory(self._http, https, self._began, self.preambles)
         self.traffic.server_failed = self.health.failed
         self.traffic.room_needed = self._room_needed
         self._is_deleted = False
@@ -202,7 +207,7 @@ class RunningService:
         Without stages, nothing comes between accept and the client connection.
         """
         stages = self._stages.get(address, ())
-        return partial(self._accepted_with_preamble, stages) if stages else self._accepted
+        return partial(self._accepted_with_preamble, stages, address) if stages else self._accepted
 
     def _register_watchers(self, scheduler: Any) -> None:
         for destination in self.usable:
@@ -239,7 +244,7 @@ class RunningService:
 
     def _make_listener(self, address: Address, sock: socket.socket) -> Listener:
         def admit() -> bool:
-            return self._admit(listener)
+            return self._admit(listener, address)
 
         listener = Listener(self.context, self.ident, sock, admit, self._accept_at(address))
         return listener
@@ -322,10 +327,14 @@ class RunningService:
             self._step("timeouts", connection.rearm)
 
     def apply_settings(self) -> None:
-        """Clear the head cache and choose the relay again, after a change of settings or options."""
+        """Clear the head caches and choose the relay again, after a change of settings or options."""
         settings, config, traffic = self.context.settings, self.config, self.traffic
         is_enabled = self.context.log.level < levels.SCHEDULING
-        self.cache.configure(config, settings, is_enabled, traffic.access_log.writer is not None)
+        logs = traffic.access_log.writer is not None
+        # Unlike the plain way of a request, the general one knows redirects and certificates of clients.
+        self._http.https_port = config.https_port
+        self.cache.configure(config, settings, is_enabled and config.https_port is None, logs)
+        self.tls_cache.configure(config, settings, is_enabled and config.client_cert_header == OFF, logs)
         timeout = config.first_byte_timeout
         traffic.first_byte_timeout = settings.first_byte_timeout if timeout is None else timeout
         traffic.relay.configure(self.context, config)
@@ -355,7 +364,9 @@ class RunningService:
 
     # Clients.
 
-    def _admit(self, listener: Listener) -> bool:
+    def _admit(self, listener: Listener, at: Address) -> bool:
+        if self.preambles and not self.preambles.room(at):
+            return False
         most = self.config.maxclients
         if most and self.clients.in_all >= most:
             if self.clients.is_shared:
@@ -413,9 +424,9 @@ class RunningService:
             sock.close()
             self._ended(connection)
 
-    def _accepted_with_preamble(self, stages: Sequence[Stage], sock: socket.socket, peer: Any) -> None:
+    def _accepted_with_preamble(self, stages: Sequence[Stage], at: Address, sock: socket.socket, peer: Any) -> None:
         """Let one client go through the stages of its preamble; `_build` admits it when they are complete."""
-        preamble = self.preambles.begin(stages, peer)
+        preamble = self.preambles.begin(stages, peer, at)
         stream = preamble.stream
         try:
             adopt_socket(self.context.reactor, sock, peer, stream, self._poller)
@@ -426,9 +437,9 @@ class RunningService:
             sock.close()
             self.preambles.gone(preamble)
 
-    def _build(self, peer: Any) -> ClientConnection | None:
+    def _build(self, peer: Any, stream: Stream) -> ClientConnection | None:
         """Build the connection of a client that has completed its preamble. peer: the address that the stages found."""
-        connection = self.client_factory.build(peer)
+        connection = self.client_factory.build(peer, stream)
         if connection is not None and self._is_handed_over:
             connection.retire_gently()
         return connection

@@ -122,8 +122,10 @@ class ServiceTLS(ContextChoice):
 
     def _make_contexts(self, authorities: str) -> ServerContexts:
         profile = self.options.profile(authorities)
-        self.tickets = TicketKeys(profile.name, *self._secrets)
-        return ServerContexts(profile, self.tickets, authorities)
+        tickets = TicketKeys(profile.name, *self._secrets)
+        contexts = ServerContexts(profile, tickets, authorities)
+        self.tickets = tickets
+        return contexts
 
     def use_tickets(self, secrets: tuple[bytes, bytes | None]) -> None:
         """As `TLSProfiles.use_tickets`."""

@@ -22,6 +22,7 @@ _OF_SERVICE = (
     ("total", COUNTER, "connections_total", "Client connections accepted."),
     ("denied", COUNTER, "denied_total", "Clients rejected by the allow and deny lists."),
     ("limited", COUNTER, "limited_total", "Clients and requests rejected by the limits per client."),
+    ("handshake_pauses", COUNTER, "handshake_pauses_total", "How often max_handshakes has stopped a listener."),
     ("bytes_in", COUNTER, "received_bytes_total", "Bytes from clients."),
     ("bytes_out", COUNTER, "sent_bytes_total", "Bytes to clients."),
 )
@@ -131,6 +132,26 @@ def _format_services(services: list[dict[str, Any]]) -> Iterator[bytes]:
         ),
     )
     yield from _format_metric(
+        "ktcpvs_service_handshakes_total",
+        COUNTER,
+        "TLS handshakes of clients, by version and outcome; refused ones have no version.",
+        (
+            f"{{{labels},{_format_labels(version=version, outcome=outcome)}}} {count}\n"
+            for labels, row in rows
+            for version, outcome, count in _handshakes(row)
+        ),
+    )
+    yield from _format_metric(
+        "ktcpvs_service_preamble_refusals_total",
+        COUNTER,
+        "Clients refused in the preamble of their connection (TLS, PROXY protocol), by reason.",
+        (
+            f"{{{labels},{_format_labels(reason=reason)}}} {count}\n"
+            for labels, row in rows
+            for reason, count in row["stats"]["preambles"].items()
+        ),
+    )
+    yield from _format_metric(
         "ktcpvs_service_relayed_connections_total",
         COUNTER,
         "Connections carried by each relay.",
@@ -143,6 +164,13 @@ def _format_services(services: list[dict[str, Any]]) -> Iterator[bytes]:
     for name, kind, metric, meaning in _OF_SERVICE:
         samples = (f"{{{labels}}} {row['stats'][name]}\n" for labels, row in rows)
         yield from _format_metric(f"ktcpvs_service_{metric}", kind, meaning, samples)
+
+
+def _handshakes(row: dict[str, Any]) -> Iterator[tuple[str, str, int]]:
+    """(version, outcome, number) of a service's handshakes."""
+    for name, count in row["stats"]["handshakes"].items():
+        version, _, outcome = name.rpartition(" ")
+        yield version, outcome, count
 
 
 def _format_configuration(rows: Sequence[_Row]) -> Iterator[bytes]:

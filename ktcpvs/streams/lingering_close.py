@@ -131,12 +131,22 @@ class LingeringClose:
         self._stream.timer = self._wheel.after(self._settings.linger_timeout, call)
 
 
+def may_still_send(stream: Stream) -> bool:
+    """Return whether a peer that has said everything may still send something: with TLS, it answers the end of the
+    other side with a close_notify, or sends one when it has sent its last request. To a socket that is closed, that
+    would be data, which the kernel answers with a reset."""
+    return stream.tls is not None and not stream.peer_ended
+
+
 def close_gracefully(stream: Stream | None, wheel: TimerWheel, settings: Settings, clean: bool = True) -> None:
     """Close one side of a relay once its peer has read everything; reset it if the peer stops reading.
 
     clean: False ends with a reset, because the other side was reset. None, and a stream that is over, are left alone.
     """
     if stream is not None and stream.is_open:
+        if clean and may_still_send(stream):
+            LingeringClose(stream, wheel, settings).linger()
+            return
         stream.dataReceived = stream.ended = nothing
         closes_now = stream.close() if clean else stream.close_with_reset()
         if not closes_now and stream.is_open:

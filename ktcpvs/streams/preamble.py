@@ -117,10 +117,11 @@ class Preamble:
         self._owner = owner
 
     def __repr__(self) -> str:
-        return f"<Preamble of {self.stream!r}, {self._stage_name if self._reader is not None else 'no stage'}>"
+        return f"<Preamble of {self.stream!r}, {self.stage_name if self._reader is not None else 'no stage'}>"
 
     @property
-    def _stage_name(self) -> str:
+    def stage_name(self) -> str:
+        """The name of the current stage, or of the last one; of a refused client, the one that has refused it."""
         return self._stage.name if self._stage is not None else "preamble"
 
     def _opened(self) -> None:
@@ -195,7 +196,7 @@ class Preamble:
         self._refuse("the client has ended the connection")
 
     def _refuse(self, why: str, message: bytes = b"") -> None:
-        reason = f"{self._stage_name}: {why}"
+        reason = f"{self.stage_name}: {why}"
         if message and self.stream.is_open:
             self._stop_stage()
             self._stages = iter(())
@@ -216,5 +217,5 @@ class Preamble:
     def _lost(self, clean: bool) -> None:
         if self._reader is not None:
             self._stop_stage()
-            self._owner.refused(self, f"{self._stage_name}: the client has reset the connection")
+            self._owner.refused(self, f"{self.stage_name}: the client has reset the connection")
         self._owner.gone(self)

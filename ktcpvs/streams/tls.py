@@ -357,7 +357,7 @@ class TLSTransport(StreamTransport):
         self._held = None
         self._drop_writes()
         below = self._below
-        if alert and not below.unsent():  # else the peer may never read it
+        if (alert or self._half_closed) and not below.unsent():  # else the peer may never read it
             below.write(alert)
             below.close()
         else:

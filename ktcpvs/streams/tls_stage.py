@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime
 import re
 import ssl
-from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,9 @@ from ktcpvs.system.tls_contexts import ServerContexts
 
 if TYPE_CHECKING:  # importing it takes `cryptography`
     from ktcpvs.system.certificates import CertificateStore
+
+NAME = "TLS"
+"""The name of the stage, in the reasons of refusals."""
 
 MAX_CLIENT_SIZE = 256 << 10
 """The most bytes of a client before its handshake is complete: a hello in tiny records, and 100 KiB of certificates,
@@ -36,9 +38,6 @@ PLAIN_HTTP_RESPONSE = (
 """For a client that speaks HTTP without TLS."""
 
 _MAY_BE_HTTP = re.compile(rb"[A-Z]+(?: |$)")
-
-RESUMED, FULL, REFUSED = "resumed", "full", "refused"
-"""The outcomes of a handshake."""
 
 
 class ContextChoice:
@@ -68,19 +67,15 @@ class ContextChoice:
 
 
 class TLSStage:
-    """The stage of one listener.
+    """The stage of one listener."""
 
-    handshakes: (version, how it ended) -> how many; the version of a refused one is "".
-    """
-
-    name = "TLS"
+    name = NAME
     max_size = MAX_CLIENT_SIZE
 
     def __init__(self, choice: ContextChoice, buffers: TLSBuffers, timeout: int | Callable[[], int]) -> None:
         """timeout: seconds in which a client must complete its handshake; a function is called for each client."""
         self.choice = choice
         self.buffers = buffers
-        self.handshakes: Counter[tuple[str, str]] = Counter()
         self._timeout = timeout
 
     @property
@@ -107,11 +102,11 @@ class TLSReader:
             return self._feed(data)
         except NotTLS as error:
             is_http = _MAY_BE_HTTP.match(self._hello.received) is not None
-            return self._refuse("plain HTTP" if is_http else str(error), PLAIN_HTTP_RESPONSE if is_http else b"")
+            return Refuse("plain HTTP", PLAIN_HTTP_RESPONSE) if is_http else Refuse(str(error))
         except BadHello as error:
-            return self._refuse(str(error), alert_record(error.alert))
+            return Refuse(str(error), alert_record(error.alert))
         except HandshakeFailed as error:
-            return self._refuse(str(error), error.alert)
+            return Refuse(str(error), error.alert)
 
     def _feed(self, data: bytes) -> Proceed | None:
         handshake = self._handshake
@@ -130,11 +125,4 @@ class TLSReader:
             return None
         stream = Stream()
         handshake.open(stream, rest)
-        facts = stream.tls
-        assert facts is not None
-        self._stage.handshakes[facts.version, RESUMED if facts.is_resumed else FULL] += 1
         return Proceed(stream=stream)
-
-    def _refuse(self, reason: str, message: bytes) -> Refuse:
-        self._stage.handshakes["", REFUSED] += 1
-        return Refuse(reason, message)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from attrs import frozen
 
 from ktcpvs.errors import NoTLS, shorten
+from ktcpvs.system.client_authorities import name_authorities
 from ktcpvs.system.files import read_file
 from ktcpvs.system.tls_tickets import TicketKeys, use_tickets
 
@@ -95,6 +96,7 @@ class ServerContexts:
         if profile.client_certificate != OFF:
             context.verify_mode = ssl.CERT_REQUIRED if profile.client_certificate == REQUIRED else ssl.CERT_OPTIONAL
             context.load_verify_locations(cadata=self._authorities)
+            name_authorities(context)
         if self._tickets is not None:
             use_tickets(context, self._tickets)
         for certificate in certificates:

@@ -1,7 +1,7 @@
 """Session tickets that several processes accept: keys derived from a shared secret, set in the libssl of `ssl`.
 
-The standard library cannot set ticket keys, so this calls OpenSSL by ctypes, in the very library that `_ssl` is linked
-with. `unavailable()` tells where that is impossible; sessions then go on only within one context of one process.
+The standard library cannot set ticket keys, so this calls OpenSSL by ctypes. `unavailable()` tells where that is
+impossible; sessions then go on only within one context of one process.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import functools
 import hashlib
 import hmac
 import os
-import platform
 import ssl
-from typing import Any
 
 from attrs import frozen
+
+from ktcpvs.system import openssl
+from ktcpvs.system.openssl import pointer
 
 _NAME_BYTES, _KEY_BYTES, _IV_BYTES = 16, 32, 16
 _CACHE_MODE, _CACHE_OFF = 44, 0  # SSL_CTRL_SET_SESS_CACHE_MODE, SSL_SESS_CACHE_OFF
@@ -83,73 +84,48 @@ class _Parameter(ctypes.Structure):
 
 _UTF8_STRING, _OCTET_STRING = 4, 5
 
-_pointer = ctypes.c_void_p
-_Callback = ctypes.CFUNCTYPE(ctypes.c_int, _pointer, _pointer, _pointer, _pointer, _pointer, ctypes.c_int)
+_Callback = ctypes.CFUNCTYPE(ctypes.c_int, pointer, pointer, pointer, pointer, pointer, ctypes.c_int)
 
 
-class _OpenSSL:
-    """The functions of OpenSSL 3 that tickets need. Raises OSError or AttributeError where they are missing."""
+class _Functions:
+    """The functions that tickets need. Raises AttributeError where one is missing."""
 
     def __init__(self) -> None:
-        import _ssl
-
-        # Without a file of its own `_ssl` is a part of the interpreter.
-        library: Any = ctypes.CDLL(getattr(_ssl, "__file__", None))
-        self.set_callback = self._function(library, "SSL_CTX_set_tlsext_ticket_key_evp_cb", _pointer, _Callback)
-        self.set_session_context = self._function(
-            library, "SSL_CTX_set_session_id_context", _pointer, ctypes.c_char_p, ctypes.c_uint
-        )
-        self.control = self._function(
-            library, "SSL_CTX_ctrl", _pointer, ctypes.c_int, ctypes.c_long, _pointer, result=ctypes.c_long
-        )
-        self.options = self._function(library, "SSL_CTX_get_options", _pointer, result=ctypes.c_uint64)
-        cipher = self._function(library, "EVP_aes_256_cbc", result=_pointer)
-        five = (_pointer, _pointer, _pointer, ctypes.c_char_p, _pointer)
-        self.encrypt = self._function(library, "EVP_EncryptInit_ex", *five)
-        self.decrypt = self._function(library, "EVP_DecryptInit_ex", *five)
-        self.set_mac = self._function(library, "EVP_MAC_CTX_set_params", _pointer, _pointer)
+        find = openssl.function
+        self.set_callback = find("SSL_CTX_set_tlsext_ticket_key_evp_cb", pointer, _Callback)
+        self.set_session_context = find("SSL_CTX_set_session_id_context", pointer, ctypes.c_char_p, ctypes.c_uint)
+        self.control = find("SSL_CTX_ctrl", pointer, ctypes.c_int, ctypes.c_long, pointer, result=ctypes.c_long)
+        cipher = find("EVP_aes_256_cbc", result=pointer)
+        five = (pointer, pointer, pointer, ctypes.c_char_p, pointer)
+        self.encrypt = find("EVP_EncryptInit_ex", *five)
+        self.decrypt = find("EVP_DecryptInit_ex", *five)
+        self.set_mac = find("EVP_MAC_CTX_set_params", pointer, pointer)
         self.aes_256_cbc = cipher()
-
-    @staticmethod
-    def _function(library: Any, name: str, *arguments: Any, result: Any = ctypes.c_int) -> Any:
-        function = library[name]
-        function.argtypes = arguments
-        function.restype = result
-        return function
 
 
 @functools.cache
-def _openssl() -> _OpenSSL | str:
+def _functions() -> _Functions | str:
     """The functions, or why there are none."""
-    if platform.python_implementation() != "CPython":
-        return "the interpreter is not CPython"
+    if why := openssl.unavailable():
+        return why
     try:
-        found = _OpenSSL()
-    except (OSError, AttributeError, ImportError):
+        return _Functions()
+    except AttributeError:
         return "OpenSSL 3 cannot be reached by ctypes"
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    if found.options(_address(context)) & 0xFFFFFFFF != int(context.options) & 0xFFFFFFFF:
-        return "the context of OpenSSL cannot be found"
-    return found
-
-
-def _address(context: ssl.SSLContext) -> int:
-    """The SSL_CTX, to which the first field of `_ssl`'s context points."""
-    return ctypes.c_void_p.from_address(id(context) + object.__basicsize__).value or 0
 
 
 def unavailable() -> str:
     """Why tickets cannot be shared by processes here; "" where they can."""
-    found = _openssl()
+    found = _functions()
     return found if isinstance(found, str) else ""
 
 
 def use_tickets(context: ssl.SSLContext, keys: TicketKeys) -> bool:
     """Let a server's context make and accept tickets with `keys`. False: that is not possible here."""
-    found = _openssl()
+    found = _functions()
     if isinstance(found, str):
         return False
-    address = _address(context)
+    address = openssl.context_address(context)
     found.set_session_context(address, keys.session_context, len(keys.session_context))
     found.control(address, _CACHE_MODE, _CACHE_OFF, None)  # tickets need no memory here
     callback = _Callback(_Tickets(found, keys))
@@ -161,23 +137,23 @@ def use_tickets(context: ssl.SSLContext, keys: TicketKeys) -> bool:
 class _Tickets:
     """Chooses the key of one ticket, as SSL_CTX_set_tlsext_ticket_key_evp_cb(3) describes."""
 
-    def __init__(self, openssl: _OpenSSL, keys: TicketKeys) -> None:
-        self._openssl = openssl
+    def __init__(self, functions: _Functions, keys: TicketKeys) -> None:
+        self._functions = functions
         self._keys = keys
 
     def __call__(self, _: int, name: int, iv: int, cipher: int, mac: int, encrypts: int) -> int:
-        openssl = self._openssl
+        functions = self._functions
         if encrypts:
             key: TicketKey | None = self._keys.current
             assert key is not None
             ctypes.memmove(name, key.name, _NAME_BYTES)
             ctypes.memmove(iv, os.urandom(_IV_BYTES), _IV_BYTES)
-            start = openssl.encrypt
+            start = functions.encrypt
         else:
             key = self._keys.find(ctypes.string_at(name, _NAME_BYTES))
             if key is None:
                 return _FULL_HANDSHAKE
-            start = openssl.decrypt
+            start = functions.decrypt
         secret = ctypes.create_string_buffer(key.authentication, _KEY_BYTES)
         digest = ctypes.create_string_buffer(b"SHA256")
         parameters = (_Parameter * 3)(
@@ -185,9 +161,9 @@ class _Tickets:
             _Parameter(b"digest", _UTF8_STRING, ctypes.addressof(digest), len(digest.value), 0),
             _Parameter(None, 0, None, 0, 0),
         )
-        if not start(cipher, openssl.aes_256_cbc, None, key.encryption, iv):
+        if not start(cipher, functions.aes_256_cbc, None, key.encryption, iv):
             return -1
-        if not openssl.set_mac(mac, ctypes.addressof(parameters)):
+        if not functions.set_mac(mac, ctypes.addressof(parameters)):
             return -1
         if encrypts:
             return _NEW_TICKET

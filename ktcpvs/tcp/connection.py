@@ -73,7 +73,8 @@ class TCPClientConnection(ClientConnection):
     def _opened(self) -> None:
         self.client.lost = self._client_lost
         dispatcher = self.dispatcher
-        dispatcher.entry = self.service.access_log.begin(dispatcher.request.client, self.moved())
+        dispatcher.request.connection = self.client
+        dispatcher.entry = self.service.access_log.begin(dispatcher.request.client, self.client.tls, self.moved())
         if self.service.unit == PER_CONNECTION:
             self.client.pause()
             dispatcher.select()

@@ -447,10 +447,11 @@ def test_stats_of_a_table_that_never_ran(ask: Ask) -> None:
         "queued": 0,
         "denied": 0,
         "limited": 0,
+        "handshake_pauses": 0,
         "bytes_in": 0,
         "bytes_out": 0,
     }
-    assert service["stats"] == {**counters, "refusals": {}, "relay": None}
+    assert service["stats"] == {**counters, "refusals": {}, "handshakes": {}, "preambles": {}, "relay": None}
     nothing = {"active": 0, "total": 0, "failures": 0, "retries": 0, "kept": 0, "reused": 0}
     nothing |= {"bytes_in": 0, "bytes_out": 0, "seconds": 0.0, "buckets": [0] * 17}
     nothing["answers"] = dict.fromkeys(("1xx", "2xx", "3xx", "4xx", "5xx", "other"), 0)

@@ -197,6 +197,9 @@ def test_failed_connects_leak_no_descriptors(daemon: Daemon) -> None:
         "queued": 0,
         "denied": 0,
         "limited": 0,
+        "handshakes": {},
+        "preambles": {},
+        "handshake_pauses": 0,
         "bytes_in": 0,
         "bytes_out": 0,
     }

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from authority import Authority
-from servers import LOOPBACK, SocketServer, dial, echo, free_port, read_exactly, wait_for
+from servers import LOOPBACK, SocketServer, dial, echo, read_exactly, wait_for
 from tls_load import Site, client_context, handshake
 
 from ktcpvs.system import bpf
@@ -139,7 +139,7 @@ def test_certificates_of_services_that_only_root_can_read(
     assert set(seen["Uid"].split()) == {str(NOBODY.pw_uid)}
     for name in ("CapPrm", "CapEff", "CapBnd", "CapAmb"):
         assert int(seen[name], 16).bit_count() == 1, name
-    port = free_port()
+    port = low_port()
     daemon.service("s", f"{LOOPBACK}:{port} tls", serve(echo).address, certificate=str(site.live))
     context = client_context(ca)
     before = handshake(port, context, "a.example")

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -38,8 +39,12 @@ class Load:
     answered: how many responses have arrived. wrong: errors, a line each.
     """
 
-    def __init__(self, where: Any, clients: int, keeps: bool, pause: float = 0.002) -> None:
-        """keeps: a client keeps its connection until `Connection: close`; else each request has its own."""
+    def __init__(
+        self, where: Any, clients: int, keeps: bool, pause: float = 0.002, tls: ssl.SSLContext | None = None
+    ) -> None:
+        """keeps: a client keeps its connection until `Connection: close`; else each request has its own. tls: they
+        speak TLS."""
+        self._tls = tls
         self.answered = 0
         self.wrong: list[str] = []
         self._where, self._keeps, self._pause = where, keeps, pause
@@ -56,6 +61,8 @@ class Load:
             try:
                 if connection is None:
                     connection = dial(self._where)
+                    if self._tls is not None:
+                        connection = self._tls.wrap_socket(connection, server_hostname="localhost")
                 step = "ask"
                 connection.sendall(ask)
                 step = "answer"

@@ -216,6 +216,7 @@ def _format_counters(
             rows.append((rejected,))
         if refusals := service[kind].get("refusals"):
             rows.append((f"  refused: {_format_counts(refusals)}",))
+        rows += [(line,) for line in _format_preambles(service[kind])]
         for server in service["servers"]:
             begin = f"  -> {format_server(server, show)}", str(server["weight"]), _format_limit(server["maxconn"])
             rows.append((*begin, *numbers(server[kind], of_server)))
@@ -278,6 +279,17 @@ def _format_relay(relay: dict[str, Any]) -> str:
     why, joined = relay["why"], relay.get("joined", {})
     counts = ", ".join(f"{name} {count}" for name, count in joined.items() if count)
     return f"  relay {relay['in_use']}{why and f' ({_escape(why)})'}{counts and f'; connections: {counts}'}"
+
+
+def _format_preambles(counters: dict[str, Any]) -> list[str]:
+    """Return the lines with the TLS handshakes, and with the clients that were refused before they were served."""
+    lines = []
+    if counts := _format_counts(counters.get("handshakes", {})):
+        lines.append(f"  handshakes: {counts}")
+    lines += [f"  refused: {count} {_escape(reason)}" for reason, count in counters.get("preambles", {}).items()]
+    if pauses := counters.get("handshake_pauses"):
+        lines.append(f"  max_handshakes reached: {pauses} times")
+    return lines
 
 
 def _format_rejected(counters: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Messages that the switch does not accept, and the responses with which it refuses requests."""
+"""Messages that the switch does not accept, and the responses with which it refuses or redirects requests."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ NO_HTTP_1 = (400, 505)
 """The statuses of a BadRequest whose bytes may be another protocol than HTTP/1."""
 
 REASON_PHRASES = {
+    308: "Permanent Redirect",
     400: "Bad Request",
     408: "Request Timeout",
     413: "Content Too Large",
@@ -55,22 +56,26 @@ def error_response(
     *,
     keep_alive: bool = False,
     later: int = 0,
+    location: str = "",
     minor: bool = True,
 ) -> bytes:
-    """A whole response that refuses a request.
+    """A whole response that refuses or redirects a request.
 
     method: of the request; None when it is unknown. keep_alive: another request may follow; else the response ends the
-    connection. later: seconds for Retry-After (RFC 9110, section 10.2.3); 0: no such field. minor: False for a client
-    that speaks HTTP/1.0, which must be told that the connection stays open.
+    connection. later: seconds for Retry-After (RFC 9110, section 10.2.3); 0: no such field. location: the URL to which
+    it redirects; "": none. minor: False for a client that speaks HTTP/1.0, which must be told that the connection stays
+    open.
     """
     body = f"{status} {REASON_PHRASES[status]}\nktcpvs: {why}\n".encode()
     connection = "Connection: close\r\n" if not keep_alive else "" if minor else "Connection: keep-alive\r\n"
-    retry_after = f"Retry-After: {later}\r\n" if later else ""
+    fields = f"Retry-After: {later}\r\n" if later else ""
+    if location:
+        fields += f"Location: {location}\r\n"
     head = (
         f"HTTP/1.1 {status} {REASON_PHRASES[status]}\r\n"
         "Content-Type: text/plain; charset=utf-8\r\n"
         f"Content-Length: {len(body)}\r\n"
         "Cache-Control: no-store\r\n"
-        f"{retry_after}{connection}\r\n"
+        f"{fields}{connection}\r\n"
     ).encode("ascii")
     return head if method == b"HEAD" else head + body

@@ -1,7 +1,10 @@
-"""The forms of a request target (RFC 9112, section 3.2)."""
+"""The forms of a request target (RFC 9112, section 3.2), and the URL that it stands for."""
 
 from __future__ import annotations
 
+import re
+
+from ktcpvs.model.service import HTTPS_PORT
 from ktcpvs.protocols.http1.errors import BadRequest
 from ktcpvs.protocols.http1.grammar import ABSOLUTE_FORM, AUTHORITY_FORM
 
@@ -20,3 +23,17 @@ def path_of(method: bytes, target: bytes) -> bytes:
     if (target == b"*" and method == b"OPTIONS") or (method == b"CONNECT" and AUTHORITY_FORM.fullmatch(target)):
         return target
     raise BadRequest(400, "malformed request target")
+
+
+_PORT = re.compile(rb":[0-9]*\Z")
+_NO_URL = re.compile(rb"[^!#-~]")
+
+
+def https_url(host: bytes, path: bytes, port: int) -> str:
+    """Return the URL of a request over TLS. host: the value of Host, whose port is dropped. path: path and query, or
+    `*`."""
+    authority = _PORT.sub(b"", host)
+    if port != HTTPS_PORT:
+        authority += b":%d" % port
+    escaped = _NO_URL.sub(lambda found: b"%%%02X" % found[0][0], b"" if path == b"*" else path)
+    return (b"https://" + authority + escaped).decode("ascii")
