@@ -51,7 +51,7 @@ enum { S_SCHEDULER, S_USABLE, S_DOWN };
 FIELDS(selector, "scheduler", "usable", "down");
 
 enum { H_IS_ENABLED, H_FORWARDS, H_REQUESTS, H_SCAN };
-FIELDS(cache, "is_enabled", "forwards", "_requests", "_scan");
+FIELDS(cache, "is_enabled", "forwards", "_requests", "scan");
 
 enum { O_DESTINATION, O_REASON, O_LINES, O_ANSWER_LINES };
 FIELDS(choice, "destination", "reason", "lines", "answer_lines");

@@ -32,7 +32,7 @@ from ktcpvs.model.scheduling import Choice
 from ktcpvs.protocols import http1
 from ktcpvs.protocols.forwarding import certificate_line
 from ktcpvs.protocols.http1 import BadFrame, BadResponse, Frame, Length, error_response
-from ktcpvs.protocols.http1.hop_by_hop import without, without_replaced
+from ktcpvs.protocols.http1.hop_by_hop import without
 from ktcpvs.protocols.http1.plain import PlainRequest
 from ktcpvs.protocols.http1.target import https_url
 from ktcpvs.protocols.http1.upgrade import accepted
@@ -204,12 +204,11 @@ class Exchange:
     def _with_lines(self, plain: PlainRequest, lines: bytes) -> bytes:
         """Return the head of a plain request with other header lines, which the scheduler has returned."""
         cache = self._http.cache
-        replaced = cache.forwarding.replaced
-        if plain.connection:
-            lines = without(lines, NO_NAMES, replaced)
-        elif replaced:
-            lines = without_replaced(lines, replaced)
         added = cache.added(self.dispatcher.request.client, plain.host, plain.minor)
+        again = cache.scan(b"%b %b HTTP/1.1\r\n%b\r\n" % (plain.method, plain.target, lines), added)
+        if again is not None:  # nearly always
+            return again.out
+        lines = without(lines, NO_NAMES, cache.forwarding.replaced)
         return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (plain.method, plain.target, lines, added)
 
     def _plain_response(self, server: ServerConnection, data: bytes) -> CachedResponse | None:

@@ -59,11 +59,12 @@ class HeadCache:
     """The head cache of one service, for clients that speak one scheme: what servers are told differs with it.
 
     is_enabled: False while every step of a request is logged. head_size: the limit in force, in bytes. forwarding: what
-    servers are told about clients; forwards: that it is anything.
+    servers are told about clients; forwards: that it is anything. scan: `RequestScanner.scan`, with the limits
+    in force.
     """
 
     __slots__ = (
-        "_added", "_requests", "_scan", "_scanner", "_scheme", "forwarding", "forwards", "head_size", "is_enabled",
+        "_added", "_requests", "_scanner", "_scheme", "forwarding", "forwards", "head_size", "is_enabled", "scan",
         "scan_response",
     )  # fmt: skip
 
@@ -77,7 +78,7 @@ class HeadCache:
         self.forwarding = Forwarding({})
         self.forwards = False
         self._added: dict[str, bytes] = {}
-        self._scan = self._scanner(0, 0, 0, frozenset(), False).scan
+        self.scan = self._scanner(0, 0, 0, frozenset(), False).scan
 
     def use(self, scanner: type[RequestScanner], scan_response: Callable[[bytes], ScannedResponse | None]) -> None:
         """Recognise plain messages by these functions from the next `configure` on, instead of the fastest ones."""
@@ -104,7 +105,7 @@ class HeadCache:
         self._requests, self._added = [None] * MAX_REQUESTS, {}
         self.head_size = settings.head_size
         limits = settings.head_size, settings.head_lines, settings.uri_size
-        self._scan = self._scanner(*limits, forwarding.replaced, logs).scan
+        self.scan = self._scanner(*limits, forwarding.replaced, logs).scan
         self.is_enabled = is_enabled
 
     def read(self, data: bytes, client: str) -> PlainRequest | None:
@@ -118,7 +119,7 @@ class HeadCache:
         request = self._requests[place]
         if request is not None and request.data == data:
             return request
-        request = self._scan(data, b"")
+        request = self.scan(data, b"")
         if request is not None and len(data) <= MAX_CACHED_REQUEST:
             self._requests[place] = request
         return request
@@ -126,8 +127,8 @@ class HeadCache:
     def _read_for(self, data: bytes, client: str) -> PlainRequest | None:
         """The same for a service that forwards fields about the client."""
         if not self.forwarding.depends_on_request:
-            return self._scan(data, self.added(client, b"", True))
-        request = self._scan(data, b"")
+            return self.scan(data, self.added(client, b"", True))
+        request = self.scan(data, b"")
         if request is not None:
             added = self.forwarding.lines(client, request.host, request.minor)
             request.out = b"%b%b\r\n" % (request.out[:-2], added)

@@ -5,6 +5,7 @@
  * valid: a head that is not plain is left to the readers in Python.
  */
 
+#define _GNU_SOURCE /* memmem */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <structmember.h>
@@ -804,7 +805,75 @@ json_line(PyObject *module, PyObject *const *args, Py_ssize_t count)
     return made;
 }
 
+/* Cookies. */
+
+static int
+is_blank(char byte)
+{
+    return byte == ' ' || byte == '\t';
+}
+
+static PyObject *
+take_single_cookie(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    static const char line[] = "Cookie: ";
+    const Py_ssize_t prefix = sizeof line - 1;
+    (void)module;
+    if (count != 2 || !PyBytes_Check(args[0]) || !PyBytes_Check(args[1]))
+        return PyErr_Format(PyExc_TypeError, "take_single_cookie(lines, name) takes two bytes objects");
+    const char *data = PyBytes_AS_STRING(args[0]), *all = data + PyBytes_GET_SIZE(args[0]);
+    const char *name = PyBytes_AS_STRING(args[1]);
+    size_t letters = (size_t)PyBytes_GET_SIZE(args[1]);
+    const char *at = memmem(data, (size_t)(all - data), name, letters);
+    if (!at)
+        return PyTuple_Pack(2, Py_None, args[0]);
+    const char *equals = at + letters, *begin = at;
+    while (begin > data && begin[-1] != '\n')
+        begin--;
+    const char *end = memmem(at, (size_t)(all - at), "\r\n", 2);
+    if (!end || at - begin < prefix || memcmp(begin, line, (size_t)prefix) != 0 || equals >= end || *equals != '=' ||
+        memmem(equals, (size_t)(all - equals), name, letters))
+        Py_RETURN_NONE;
+    const char *start = begin + prefix, *before = at;
+    while (before > start && is_blank(before[-1]))
+        before--;
+    if (before > start && *--before != ';')
+        Py_RETURN_NONE;
+    const char *semicolon = memchr(equals, ';', (size_t)(end - equals));
+    const char *value_end = semicolon ? semicolon : end;
+    const char *after = value_end;
+    if (!semicolon)
+        while (value_end > equals + 1 && is_blank(value_end[-1]))
+            value_end--;
+    /* What is left, [start, before) and [after, last), without what separates pairs at its ends. */
+    const char *last = end;
+    while (start < before && (*start == ';' || is_blank(*start)))
+        start++;
+    if (start == before)
+        while (after < last && (*after == ';' || is_blank(*after)))
+            after++;
+    while (last > after && (last[-1] == ';' || is_blank(last[-1])))
+        last--;
+    if (last == after)
+        while (before > start && (before[-1] == ';' || is_blank(before[-1])))
+            before--;
+    Py_ssize_t kept = before - start, rest = last - after;
+    const char *next = kept + rest ? end : end + 2;
+    Py_ssize_t head = (kept + rest ? begin + prefix : begin) - data;
+    PyObject *without = PyBytes_FromStringAndSize(NULL, head + kept + rest + (all - next));
+    if (!without)
+        return NULL;
+    char *to = PyBytes_AS_STRING(without);
+    memcpy(to, data, (size_t)head);
+    memcpy(to + head, start, (size_t)kept);
+    memcpy(to + head + kept, after, (size_t)rest);
+    memcpy(to + head + kept + rest, next, (size_t)(all - next));
+    return Py_BuildValue("(y#N)", equals + 1, (Py_ssize_t)(value_end - equals - 1), without);
+}
+
 static PyMethodDef functions[] = {
+    {"take_single_cookie", (PyCFunction)(void (*)(void))take_single_cookie, METH_FASTCALL,
+     "take_single_cookie(lines, name): see http1/cookies.py."},
     {"scan_response", scan_response, METH_O, "scan_response(data): see plain_python."},
     {"combined_line", (PyCFunction)(void (*)(void))combined_line, METH_FASTCALL,
      "combined_line(client, second, target, minor, status, body_out, referer, user_agent): see access_log."},

@@ -8,7 +8,6 @@ client whose requests match several rules has one name for each rule, since thei
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Awaitable
 
 from zope.interface import implementer
@@ -28,6 +27,7 @@ from ktcpvs.interfaces import (
     ServiceView,
 )
 from ktcpvs.model.scheduling import BoundRule
+from ktcpvs.protocols.http1.cookies import take_cookie
 from ktcpvs.schedulers.content import NO_RULE, BoundRules, RuleScheduler, WithinRule
 from ktcpvs.schedulers.rules import RuleSet
 
@@ -36,9 +36,6 @@ MAX_COOKIE_NAMES = 8
 """The most servers that one cookie names: those of the rules that the client's requests matched last."""
 
 _NAME = COOKIE.encode()
-_replace_cookie_lines = re.compile(rb"(?i)\ncookie:[^\n]*+").sub
-_PAIR = re.compile(rb"(?:^|;)[ \t]*+%b=([^;]*+)" % COOKIE.encode())
-_WHOLE_PAIR = re.compile(rb"(?:^|;)[ \t]*+%b=[^;]*+" % COOKIE.encode())
 
 
 def name_of(destination: Destination, key: bytes) -> bytes:
@@ -74,8 +71,9 @@ class BoundCHTTP(BoundRules):
         place = self.place(request)
         if place is None:
             return None
-        fields, lines = _cookies(request.lines)
-        names = self._read(fields) if fields else []
+        values, left = take_cookie(request.lines, _NAME)
+        lines = left if values else None
+        names = self._read(values) if values else []
         servers = self._servers[place]
         tried = request.tried
         for destination in names:  # a server of weight 0 keeps its sessions
@@ -99,43 +97,26 @@ class BoundCHTTP(BoundRules):
     ) -> Choice | None:
         return self._begun(await choice, others, lines, is_tls)
 
-    def _read(self, fields: list[bytes]) -> list[Destination]:
-        """Return the servers that the request's cookies name, in their order; unknown names are ignored."""
-        texts = (text for field in fields for text in _PAIR.findall(field))
+    def _read(self, values: list[bytes]) -> list[Destination]:
+        """Return the servers that values of the cookie name, in their order; unknown names are ignored."""
+        only = self._named.get(values[0]) if len(values) == 1 else None
+        if only is not None:  # nearly always
+            return [only]
         names = (
-            name for text in texts for name in text.strip(b' \t"').split(b".", MAX_COOKIE_NAMES)[:MAX_COOKIE_NAMES]
+            name for value in values for name in value.strip(b' \t"').split(b".", MAX_COOKIE_NAMES)[:MAX_COOKIE_NAMES]
         )
         return list(dict.fromkeys(self._named[name] for name in names if name in self._named))
 
     def explain(self, request: Request) -> Considered:
         """Add what the cookie says to what the rules explain."""
         considered = super().explain(request)
-        fields, _ = _cookies(request.lines)
-        names = self._read(fields)
+        values, _ = take_cookie(request.lines, _NAME)
+        names = self._read(values)
         if names:
             said = f"cookie {COOKIE} names {', '.join(str(destination.address) for destination in names)}"
         else:
-            said = f"cookie {COOKIE} names no server of this service" if fields else f"no cookie {COOKIE}"
+            said = f"cookie {COOKIE} names no server of this service" if values else f"no cookie {COOKIE}"
         return Considered(considered.rules, (*considered.notes, said), considered.destinations)
-
-
-def _cookies(lines: bytes) -> tuple[list[bytes], bytes | None]:
-    """Return the values of the Cookie lines that contain our cookie, and the header lines without it; None: as they
-    are."""
-    if _NAME not in lines:
-        return [], None
-    fields: list[bytes] = []
-
-    def cleaned(line: re.Match[bytes]) -> bytes:
-        value = line[0][8:].strip()
-        if not _PAIR.search(value):
-            return line[0]
-        fields.append(value)
-        left = _WHOLE_PAIR.sub(b"", value).strip(b"; \t")
-        return line[0][:8] + b" " + left + b"\r" if left else b""
-
-    without = _replace_cookie_lines(cleaned, b"\n" + lines)
-    return fields, without[1:] if fields else None
 
 
 class CHTTP(RuleScheduler):
