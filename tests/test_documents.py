@@ -295,7 +295,7 @@ def test_everything_that_a_plugin_may_use_is_described() -> None:
     assert [name for name in contracts if name != "Interface" and f"`{name}`" not in text] == []
     table = text.split("### Attributes of a destination")[1].split("\n#")[0]
     told = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", table, re.MULTILINE))))
-    of_the_switch = {"errors", "freed", "heard", "watchers"}
+    of_the_switch = {"errors", "failed_at", "freed", "heard", "last_error", "watchers"}
     assert told == {*Destination.__slots__, "is_full"} - of_the_switch
 
 

@@ -139,6 +139,10 @@ class AccessLogEntry:
         """Note that a server failed and the request is sent again."""
         self.record.retries += 1
 
+    def server_failed(self, destination: Destination, reason: str) -> None:
+        """Note why a server has failed the request. reason: in words."""
+        self.record.error = f"{destination.address}: {reason}"
+
     def response_begun(self, status: int, head_size: int) -> None:
         """Note the response's first byte. head_size: bytes."""
         self.record.first = self._log.now() - self._since

@@ -15,6 +15,7 @@ from ktcpvs.model.service import COPY
 from ktcpvs.relay.copy import CopyRelay
 from ktcpvs.relay.engines import EngineRelay, Relay
 from ktcpvs.relay.handover import Handover
+from ktcpvs.streams.origin import Origin
 from ktcpvs.streams.stream import Stream
 from ktcpvs.streams.transport import nothing
 from ktcpvs.system import log as levels
@@ -169,6 +170,17 @@ class ClientConnection(ABC):
         counts."""
         client = self.client
         return client.is_gone() or (self.service.config.abort_on_close == "on" and client.has_ended())
+
+    def origin(self) -> Origin:
+        """Return who the client is, for servers that are told so."""
+        client, request = self.client, self.dispatcher.request
+        host, local = request.client, client.local_address
+        if not host:
+            return Origin(server_name=request.server_name, tls=client.tls)
+        # A proxy on a unix socket may have told the client's address, but not the one that the client has called.
+        called = local[:2] if isinstance(local, tuple) else ("::" if ":" in host else "0.0.0.0", 0)
+        port = int(self.client_name.rpartition(":")[2])
+        return Origin((host, port), (called[0], called[1]), request.server_name, client.tls)
 
     def join(self, relay: CopyRelay, finished: Callable[[], object]) -> None:
         """Join both sides by `relay`. The service's engine takes over at once, or when the connection turns out to be

@@ -14,6 +14,7 @@ from ktcpvs.dispatch.selection import AGAIN, NOBODY, QUEUE, Decision
 from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.model.destination import Destination, Lease
 from ktcpvs.model.scheduling import NONE, Choice, Request
+from ktcpvs.streams.tls_connect import TLSFailed
 from ktcpvs.system import log as levels
 from ktcpvs.system.pending import cancel_pending
 from ktcpvs.system.sockets import EXHAUSTED
@@ -228,6 +229,12 @@ class Dispatcher:
         """Exclude a server that has failed this request from its further selections."""
         request = self.request
         request.tried, request.failed = {*request.tried, destination}, request.failed | {destination}
+        self.server_failed(destination, reason)
+
+    def server_failed(self, destination: Destination, reason: str) -> None:
+        """Count and note that the current request has failed by the fault of this server. reason: in words."""
+        if self.entry is not None:
+            self.entry.server_failed(destination, reason)
         self._service.server_failed(destination, reason)
 
     def connect_failed(self, why: Failure) -> None:
@@ -248,7 +255,10 @@ class Dispatcher:
             self.entry.retried()
         self.exclude(destination, reason)
         form = "service {ident}: server {server} not connected: {why}"
-        self._log.event(levels.NON_FATAL, form, ident=self._service.ident, server=destination.address, why=reason)
+        if why.check(TLSFailed):  # the server or the configuration must be changed
+            self._service.note_server_fault(destination, reason)
+        else:
+            self._log.event(levels.NON_FATAL, form, ident=self._service.ident, server=destination.address, why=reason)
         owner.transition(CONNECT_FAILED)
         self.select()
 

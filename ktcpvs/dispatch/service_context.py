@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 from ktcpvs.dispatch.access_log import ServiceAccessLog
 from ktcpvs.dispatch.admission import Admission
 from ktcpvs.dispatch.queue import Queue, Waiter
 from ktcpvs.dispatch.selection import Selector
-from ktcpvs.model.address import Unix
+from ktcpvs.model.address import Address, Unix
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.service import AUTO, COPY, RELAYS, VirtualService
 from ktcpvs.relay.body_relay import BodyRelay
 from ktcpvs.runtime.context import Context
-from ktcpvs.streams.connector import Connector
+from ktcpvs.streams.connector import PLAIN, ConnectionOptions, Connector
 from ktcpvs.system import log as levels
 
-CLIENTS_SPEAK_TLS = "all clients speak TLS"
+CLIENTS_SPEAK_TLS, SERVERS_SPEAK_TLS = "all clients speak TLS", "all servers speak TLS"
 """Why the connections of a service are copied: only this process can encrypt."""
 
 
@@ -56,6 +56,8 @@ class RelayChoice:
         self.engine, self.reason = context.relays.in_use(config.relay, settings.zerocopy_send, _has_tcp(config))
         if self.engine != COPY and all(listener.is_tls for listener in config.listen):
             self.engine, self.reason = COPY, f"{self.engine}: {CLIENTS_SPEAK_TLS}"
+        if self.engine != COPY and config.servers and all(server.tls is not None for server in config.servers):
+            self.engine, self.reason = COPY, f"{self.engine}: {SERVERS_SPEAK_TLS}"
         self.bodies = context.relays.body_relay(self.engine)
         self.after = settings.relay_after if config.relay == AUTO else 0
         if config.relay != AUTO and self.reason not in ("", before):
@@ -67,12 +69,13 @@ class ServiceContext:
 
     unit: of the scheduler. first_byte_timeout: seconds; 0: none. server_failed: called with a server and a reason when
     a connection or request has failed by that server's fault. room_needed: called when a client begins to wait for
-    room. make_connector: makes the connector of a server as it is configured now.
+    room. make_connector: makes the connector of a server as it is configured now. connection_options: address -> how
+    connections to that server are made, where they are not plain.
     """
 
     __slots__ = (
-        "_connectors", "access_log", "admission", "config", "context", "counters", "first_byte_timeout",
-        "make_connector", "queue", "relay", "room_needed", "selector", "server_failed", "unit",
+        "_connectors", "access_log", "admission", "config", "connection_options", "context", "counters",
+        "first_byte_timeout", "make_connector", "queue", "relay", "room_needed", "selector", "server_failed", "unit",
     )  # fmt: skip
 
     def __init__(self, context: Context, config: VirtualService, unit: str) -> None:
@@ -86,9 +89,13 @@ class ServiceContext:
         self.counters = TrafficCounters()
         self.relay = RelayChoice()
         self.first_byte_timeout = 0
+        self.connection_options: Mapping[Address, ConnectionOptions] = {}
         self._connectors: dict[Destination, Connector] = {}
         self.make_connector: Callable[[Destination], Connector] = lambda destination: Connector(
-            context.reactor, destination.address, lambda: context.settings.connect_timeout
+            context.reactor,
+            destination.address,
+            lambda: context.settings.connect_timeout,
+            self.connection_options.get(destination.address, PLAIN),
         )
         self.server_failed: Callable[[Destination, str], object] = lambda destination, reason: None
         self.room_needed: Callable[[], object] = lambda: None
@@ -109,19 +116,26 @@ class ServiceContext:
 
     def renew_connectors(self, destinations: Collection[Destination]) -> frozenset[Destination]:
         """Make the connectors of these servers anew, as they are configured now, and drop those of other servers;
-        connection attempts in progress continue.
+        connection attempts in progress continue. One with the same key is kept, since it may have a session of TLS.
 
         Returns the servers whose connections must not be reused: their connector has another key, or is dropped (they
         may be added again with another one).
         """
         before = self._connectors
-        now = self._connectors = {one: self.make_connector(one) for one in before if one in destinations}
-        return frozenset(one for one, old in before.items() if one not in now or now[one].key != old.key)
+        now = {one: self.make_connector(one) for one in before if one in destinations}
+        kept = {one: old for one, old in before.items() if one in now and now[one].key == old.key}
+        self._connectors = {**now, **kept}
+        return frozenset(before).difference(kept)
 
     def wait_for_room(self, waiter: Waiter) -> None:
         """Put a request into the queue."""
         self.queue.enter(waiter)
         self.room_needed()
+
+    def note_server_fault(self, destination: Destination, reason: str) -> None:
+        """Log, at every level, why a server cannot be used as it is configured: one line a minute for each reason."""
+        form = "service {ident}: servers fail, as {server}: {reason}"
+        self.context.log.fault(form, self.ident, reason, server=destination.address)
 
     def note_refusal(self, client_name: str, status: int, reason: str) -> None:
         """Count and log a request that the switch refuses itself; a redirect is no refusal, and only counted by its

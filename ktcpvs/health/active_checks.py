@@ -43,6 +43,9 @@ RETRY_DELAY = 0.05
 NOT_MADE = "check: not made, because the switch has no descriptor or memory left"
 """The outcome of a check that says nothing about its server."""
 
+MAX_REASON = 160
+"""The most characters of a reason why a check has failed."""
+
 MAX_RESPONSE = 1 << 16
 """The bytes of a response within which the expected text must come."""
 
@@ -164,8 +167,9 @@ class _CheckedServer:
         if self._checks.running >= MAX_RUNNING:
             return RETRY_DELAY
         timeout = self.service.config.check_timeout
-        probe = partial(self._checks.probe, self._check, self._destination, self.service.connector(self._destination))
-        attempt = self._attempt = _Attempt(self._checks, self._context, probe, timeout)
+        connector = self.service.connector(self._destination)
+        probe = partial(self._checks.probe, self._check, self._destination, connector)
+        attempt = self._attempt = _Attempt(self._checks, self._context, probe, timeout, connector.hint)
         return attempt.done.addCallback(self._checked)
 
     def _checked(self, why: str | None) -> float:
@@ -188,9 +192,10 @@ class _Attempt:
     """
 
     def __init__(
-        self, checks: ActiveChecks, context: Context, probe: Callable[[], Deferred[Any]], timeout: float
+        self, checks: ActiveChecks, context: Context, probe: Callable[[], Deferred[Any]], timeout: float, hint: str
     ) -> None:
-        """probe: starts the check. timeout: seconds."""
+        """probe: starts the check. timeout: seconds. hint: of the connector, for a server that does not respond as
+        expected."""
         self.done: Deferred[str | None] = Deferred()
         self._checks = checks
         self._log = context.log
@@ -199,7 +204,7 @@ class _Attempt:
         checks.running += 1
         self._timer = context.reactor.callLater(timeout, self._end, f"check: nothing within {timeout} s")
         self._probe = maybeDeferred(probe)
-        self._probe.addCallbacks(lambda _: self._end(None), lambda why: self._end(_in_words(why)))
+        self._probe.addCallbacks(lambda _: self._end(None), lambda why: self._end(_in_words(why, hint)))
 
     def abandon(self) -> None:
         """Stop the check; `done` does not fire."""
@@ -258,8 +263,9 @@ class _SendExpect:
             self._over()
 
     def _over(self) -> None:
-        said = shorten(self._received.decode("latin-1"), 60)
-        self._fail(Failure(NotWell(f"it said '{said}'" if said else "it said nothing")))
+        said, failure = shorten(self._received.decode("latin-1"), 60), self._stream.failure
+        why = f"it said '{said}'" if said else "it said nothing"
+        self._fail(Failure(NotWell(f"TLS: {failure}" if failure else why)))
         self._stream.abort()
 
     def _fail(self, why: Failure) -> None:
@@ -267,15 +273,15 @@ class _SendExpect:
             self._outcome.errback(why)
 
 
-def _in_words(why: Failure) -> str:
-    """Return the reason of a failed check, in one short line."""
+def _in_words(why: Failure, hint: str = "") -> str:
+    """Return the reason of a failed check, in one short line. hint: to add where the server was connected."""
     if getattr(why.value, "osError", None) in EXHAUSTED:
         return NOT_MADE
     if why.check(LateError):
         return "check: connecting took too long"
     if why.check(ConnectError):
-        return f"check: {shorten(why.getErrorMessage(), 100)}"
-    return f"check: {shorten(why.getErrorMessage(), 100) or repr(why.value)}"
+        return f"check: {shorten(why.getErrorMessage(), MAX_REASON)}"
+    return f"check: {shorten(why.getErrorMessage(), MAX_REASON) or repr(why.value)}{hint}"
 
 
 class NoChecks:

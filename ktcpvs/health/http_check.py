@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -90,21 +91,22 @@ class _Endpoints:
 
     def __init__(self) -> None:
         self._connectors: dict[bytes, Connector] = {}
-        self._hosts: dict[Address, str] = {}
+        self._hosts: dict[Hashable, bytes] = {}  # by the connectors' keys: a kept connection was made in the same way
         self._numbers = count()
 
-    def host(self, connector: Connector) -> str:
+    def host(self, connector: Connector) -> bytes:
         """Return the host name that stands for a server in URLs."""
-        host = self._hosts.get(connector.address)
+        host = self._hosts.get(connector.key)
         if host is None:
-            host = self._hosts[connector.address] = f"s{next(self._numbers)}"
-        self._connectors[host.encode()] = connector
+            host = self._hosts[connector.key] = b"s%d" % next(self._numbers)
+        self._connectors[host] = connector
         return host
 
     def forget(self, address: Address) -> None:
-        host = self._hosts.pop(address, None)
-        if host is not None:
-            del self._connectors[host.encode()]
+        hosts = [host for host, connector in self._connectors.items() if connector.address == address]
+        self._hosts = {key: host for key, host in self._hosts.items() if host not in hosts}
+        for host in hosts:
+            del self._connectors[host]
 
     def endpointForURI(self, uri: URI) -> Connector:
         return self._connectors[uri.host]
@@ -128,8 +130,8 @@ class HTTPChecks:
         # A dot at the end of a name is for name servers; web servers do not expect it.
         host = (name or host_field(connector.address)).replace(".:", ":")
         headers = Headers({"Host": [host], "User-Agent": [f"ktcpvs/{__version__} check"]})
-        url = f"http://{self._endpoints.host(connector)}{check.path}"
-        response: Deferred[Any] = self._agent.request(b"GET", url.encode(), headers)
+        url = b"http://" + self._endpoints.host(connector) + check.path.encode()
+        response: Deferred[Any] = self._agent.request(b"GET", url, headers)
         return response.addCallbacks(lambda response: _judge(response, check), _no_response)
 
     def forget(self, address: Address) -> None:

@@ -49,6 +49,7 @@ class ServiceHealth:
     def failed(self, destination: Destination, why: str) -> None:
         """Count a client's connection or request that failed at this server. why: in words."""
         config = self._selector.config
+        destination.last_error, destination.failed_at = why, self._context.wall()
         destination.errors += 1
         errors = destination.errors
         if not config.eject or errors < config.eject or destination.health.state != UP:

@@ -390,7 +390,7 @@ class Exchange:
         """Send the request to this server, on a new connection."""
         self._owner.transition(life.CHOSEN)
         connection, self._connecting = self._http.connections.connect(
-            destination, self._http.context.connector(destination)
+            destination, self._http.context.connector(destination), self._owner.origin
         )
         self._connecting.addCallbacks(self._connected, self._not_connected, (connection,))
 
@@ -655,14 +655,15 @@ class Exchange:
         self.leave_fast_path()
         owner = self._owner
         server, self.server = self.server, None
+        failure = f"TLS: {server.failure}" if server is not None and server.failure else ""
         if server is not None:
             server.exchange = None
             server.close()
         if owner.state == life.WAITING:
             if server is not None and self.may_be_repeated:
-                self._http.retries.repeat(self, server)
+                self._http.retries.repeat(self, server, failure)
             else:
-                self.server_failed(UNANSWERED)
+                self.server_failed(UNANSWERED if server is None else self._http.retries.explain(server, failure))
                 self.fail(502, UNANSWERED)
         elif owner.state == life.ANSWERING:
             response = self.response
@@ -673,7 +674,8 @@ class Exchange:
                 owner.is_last = True
                 self._finish()
             else:
-                self._break_off("the server closed the connection in the middle of its response")
+                more = failure and f": {failure}"
+                self._break_off(f"the server closed the connection in the middle of its response{more}")
         elif owner.state == life.CLOSED:
             owner.end_if_over()
 
@@ -696,7 +698,7 @@ class Exchange:
         lease = self.dispatcher.lease
         if lease is not None and not lease.ended:
             lease.destination.failures += 1
-            self._http.context.server_failed(lease.destination, reason)
+            self.dispatcher.server_failed(lease.destination, reason)
 
     def release_server(self, reset: bool) -> None:
         """Close or reset the server connection, which cannot be used again."""

@@ -7,6 +7,7 @@ from typing import Protocol
 from ktcpvs.dispatch.client_limits import ClientLimits
 from ktcpvs.protocols import http1
 from ktcpvs.protocols.http1 import Frame
+from ktcpvs.streams.origin import Origin
 from ktcpvs.streams.stream import Stream
 
 SERVER_IS_FULL, PENDING_IS_FULL, CONNECTING, TURN_IS_OVER = 1, 2, 4, 8
@@ -60,6 +61,9 @@ class ExchangeOwner(Protocol):
 
     def switch_protocols(self, response: http1.Response, protocols: bytes, rest: bytes) -> None:
         """The server has accepted an upgrade to `protocols`. rest: the bytes after its response."""
+
+    def origin(self) -> Origin:
+        """Return who the client is, for servers that are told so."""
 
     def moved(self) -> tuple[int, int]:
         """Bytes from the client and to it, so far."""

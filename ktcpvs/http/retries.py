@@ -59,8 +59,17 @@ class Retries:
     def __init__(self, service: ServiceContext) -> None:
         self._service = service
 
-    def repeat(self, exchange: RetriedExchange, dead: ServerConnection) -> None:
-        """Send the request again after its server connection has died.
+    def explain(self, dead: ServerConnection, failure: str) -> str:
+        """Return why a server connection has died before it answered, and log it if the configuration may be the
+        reason. failure: of TLS; "": there was none."""
+        destination = dead.destination
+        reason = failure or UNANSWERED + self._service.connector(destination).hint
+        if reason != UNANSWERED:
+            self._service.note_server_fault(destination, reason)
+        return reason
+
+    def repeat(self, exchange: RetriedExchange, dead: ServerConnection, failure: str = "") -> None:
+        """Send the request again after its server connection has died. failure: as for `explain`.
 
         If a kept connection has died, it may only have been idle for too long, so the same server is tried on a new
         connection. If a new connection has died, that is the server's fault, so another server gets the request.
@@ -75,7 +84,7 @@ class Retries:
         if dead.is_used and was_first:
             exchange.connect(destination)
             return
-        dispatcher.exclude(destination, UNANSWERED)
+        dispatcher.exclude(destination, self.explain(dead, failure))
         if dispatcher.lease is not None:
             dispatcher.lease.end(failed=True)
         if self._service.selector.may_retry():

@@ -13,7 +13,7 @@ from ktcpvs.http.head_cache import CachedResponse
 from ktcpvs.http.pool import Pool
 from ktcpvs.model.destination import Destination
 from ktcpvs.runtime.context import Context
-from ktcpvs.streams.connector import Connector
+from ktcpvs.streams.connector import Connector, OriginOf
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system.timer_wheel import TimerWheel
 
@@ -62,7 +62,7 @@ class ServerConnection(Stream):
     exchange: the exchange that it serves; None while idle. is_used: it has served an exchange before. idle_since: the
     tick when it became idle. cached_response: its last response, if an equal one can be forwarded as a whole.
     is_reusable: False once it is unclear where the next response begins, or an edit has changed how connections to the
-    server are made.
+    server are made; always False if the server was told for which client it is.
     """
 
     __slots__ = (
@@ -202,12 +202,19 @@ class ServerConnections:
             self._is_sweeping = True
             context.wheel.repeat(SWEEP_INTERVAL, self._sweep)
 
-    def connect(self, destination: Destination, connector: Connector) -> tuple[ServerConnection, Deferred[Stream]]:
-        """Connect to `destination`. Return the connection, and a Deferred that fires when it is open."""
+    def connect(
+        self, destination: Destination, connector: Connector, origin: OriginOf
+    ) -> tuple[ServerConnection, Deferred[Stream]]:
+        """Connect to `destination`. Return the connection, and a Deferred that fires when it is open.
+
+        origin: returns the client. A connection that is told its client serves one exchange.
+        """
         self._context.descriptors.take_server()
         connection = ServerConnection(self, destination, self._context.wheel)
+        if connector.is_for_one_client:
+            connection.retire()
         self._open.add(connection)
-        return connection, connector.connect_stream(connection).addErrback(self._not_connected, connection)
+        return connection, connector.connect_stream(connection, origin).addErrback(self._not_connected, connection)
 
     def _not_connected(self, why: Failure, connection: ServerConnection) -> Failure:
         self.closed(connection)

@@ -151,4 +151,5 @@ def _describe_server(destination: Destination) -> dict[str, Any]:
         "active": destination.active,
         "weight": destination.weight,
         "maxconn": destination.maxconn,
+        "last_error": destination.last_error if destination.errors else None,
     }

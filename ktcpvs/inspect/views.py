@@ -88,6 +88,7 @@ class Views:
                 destination = live.destinations.get(server.address) if live is not None else None
                 row["stats"] = _destination_stats(live, destination, passed)
                 row["health"] = _health(destination, server.weight)
+                row["last_error"] = _last_error(destination)
             if config.redirect is not None:
                 described["redirect_stats"] = _destination_stats(live, live.selector.redirect if live else None, passed)
         return answer
@@ -213,6 +214,14 @@ def _health(destination: Destination | None, weight: int) -> dict[str, Any]:
         return {"state": UP if weight else DRAINING, "since": 0.0, "reason": ""}
     known = destination.health
     return {"state": known.state if weight else DRAINING, "since": known.since, "reason": known.reason}
+
+
+def _last_error(destination: Destination | None) -> dict[str, Any] | None:
+    """Describe why a server last failed a connection or a request: at (seconds since 1970), reason, and in_a_row, the
+    number of failures since it last served one. None: it never has failed one."""
+    if destination is None or not destination.last_error:
+        return None
+    return {"at": destination.failed_at, "reason": destination.last_error, "in_a_row": destination.errors}
 
 
 def _relay(live: RunningService | None) -> dict[str, Any] | None:

@@ -18,7 +18,8 @@ class Destination:
     request. total: connections established. failures: connections that could not be established, and requests without a
     response. retries: requests that were sent to another server after this one failed. latencies: of requests, for
     schedulers that choose per request. heard: the tick when it last sent a response. errors: consecutive failed
-    requests. health: whether it may be chosen. reused: requests on a kept connection. bytes_in: bytes from clients to
+    requests. last_error, failed_at: why it has last failed one, in words, and the Unix time then; "" and 0: it never
+    has. health: whether it may be chosen. reused: requests on a kept connection. bytes_in: bytes from clients to
     it. bytes_out: bytes from it to clients. freed: called with the destination when a lease has ended; None: nothing
     waits for that. watchers: called with the destination whenever `active` changes. is_shared: `active` also changes
     without such a call, since other processes use the server too.
@@ -27,8 +28,8 @@ class Destination:
     is_shared = False
 
     __slots__ = (
-        "active", "address", "bytes_in", "bytes_out", "errors", "failures", "freed", "health", "heard",
-        "latencies", "maxconn", "name", "retries", "reused", "total", "watchers", "weight",
+        "active", "address", "bytes_in", "bytes_out", "errors", "failed_at", "failures", "freed", "health", "heard",
+        "last_error", "latencies", "maxconn", "name", "retries", "reused", "total", "watchers", "weight",
     )  # fmt: skip
 
     def __init__(self, address: Address, weight: int = 1, maxconn: int = 0) -> None:
@@ -46,6 +47,8 @@ class Destination:
         self.latencies = Latencies()
         self.heard = 0
         self.errors = 0
+        self.last_error = ""
+        self.failed_at = 0.0
         self.health = Health()
         self.bytes_in = 0
         self.bytes_out = 0

@@ -70,7 +70,9 @@ class Settings:
     read_timeout: int = _setting(
         180, 0, DAY, "seconds", "close a connection after this time without data in either direction; 0: never"
     )
-    connect_timeout: int = _setting(5, 1, 3600, "seconds", "the most time for a server to accept a connection")
+    connect_timeout: int = _setting(
+        5, 1, 3600, "seconds", "the most time for a server to accept a connection, and once more for its TLS handshake"
+    )
     connect_tries: int = _setting(5, 1, 65535, "servers", "the most servers to try for one client")
     response_timeout: int = _setting(
         60,

@@ -13,7 +13,7 @@ from typing import Any
 from attrs import Attribute, field, frozen
 
 from ktcpvs.errors import BadAddress, BadValue, Refusal, shorten, unknown
-from ktcpvs.model.address import Inet, parse_address
+from ktcpvs.model.address import Address, Inet, parse_address
 from ktcpvs.model.language.lexer import Token, tokens, word
 from ktcpvs.model.options import OFF
 
@@ -120,6 +120,20 @@ class ServerTLS:
     def described(self) -> dict[str, Any]:
         """As plain data."""
         return {"ca": self.ca, "verify": self.is_verified, "name": self.name, "cert": self.cert}
+
+    def server_name(self, address: Address, configured: str | None = None) -> str | None:
+        """Return the host name or IP address to verify; a host name is also sent. None: there is none, since the server
+        listens on a unix socket.
+
+        address: of the server. configured: the host name with port that it belongs to; None: it is itself configured.
+        """
+        name = self.name
+        if name is None:
+            named = address if configured is None else parse_address(configured)
+            if not isinstance(named, Inet):
+                return None
+            name = named.host.partition("%")[0]  # a zone means something on this machine only
+        return name.rstrip(".")  # a dot at the end is for name servers (RFC 6066, section 3)
 
 
 SERVER_WORDS = ("tls", "proxy")

@@ -27,7 +27,7 @@ from ktcpvs.model.scheduling import (
     ISchedulerFactory,
     IUsesOptions,
 )
-from ktcpvs.model.service import NO_LOG, OPTIONS, VirtualService
+from ktcpvs.model.service import KERNEL, NO_LOG, OPTIONS, SPLICE, VirtualService
 from ktcpvs.model.tls import TLS_OPTIONS
 
 WHOLE = "whole"
@@ -49,6 +49,9 @@ REQUEST_OPTIONS = ("first_byte_timeout", "upgrade")
 HEAD_OPTIONS = ("client_head", "client_head_rate")
 CHECK_OPTIONS = ("check_interval", "check_timeout", "check_rise", "check_fall")
 EJECT_OPTIONS = ("eject_time", "eject_share")
+ENGINES = (KERNEL, SPLICE)
+"""The values of `relay` with which the bytes stay in the kernel."""
+
 CLIENT_LIMITS = ("client_connections", "client_rate", *HEAD_OPTIONS)
 
 CATCH_ALL = frozenset((".*", "^/.*", "^/", "/", "^", "^.*", ".*$", "^.*$", "^/.*$"))
@@ -235,6 +238,8 @@ def _about_tls(service: VirtualService, scheduler: ISchedulerFactory) -> Iterato
             "client_cert_header only removes the field: no client shows a certificate with client_certificate = off",
             ("client_cert_header", "client_certificate"),
         )
+    if service.relay in ENGINES and service.servers and all(server.tls is not None for server in service.servers):
+        yield f"relay = {service.relay} has no effect: all servers have tls, and only copying can encrypt", ("relay",)
     if service.client_ca is not None and service.client_certificate == OFF:
         yield "client_ca has no effect with client_certificate = off", ("client_ca", "client_certificate")
 

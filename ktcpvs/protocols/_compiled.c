@@ -798,7 +798,7 @@ json_line(PyObject *module, PyObject *const *args, Py_ssize_t count)
     append_number(&line, numbers[2], 1);
     APPEND(&line, ", \"body_out\": ");
     append_number(&line, numbers[3], 1);
-    APPEND(&line, ", \"retries\": 0, \"reused\": true, \"ending\": \"answered\"}\n");
+    APPEND(&line, ", \"retries\": 0, \"reused\": true, \"ending\": \"answered\", \"error\": null}\n");
     PyObject *made = PyBytes_FromStringAndSize(room, line.at - room);
     if (room != fixed)
         PyMem_Free(room);

@@ -47,7 +47,7 @@ class Record:
     server connection `connect` is 0.
     bytes_in, bytes_out: all bytes of the request and of the response, heads included. body_out: those of the response's
     body. retries: failed or repeated attempts at a server. reused: on a kept server connection. ending: what ended it.
-    tls: of the client's connection; None without.
+    error: the last server that failed the request, and why; None: none did.
     tls: of the client's connection; None without.
     """
 
@@ -69,6 +69,7 @@ class Record:
     retries: int = 0
     reused: bool = False
     ending: str = ""
+    error: str | None = None
     tls: TLSNames | None = None
 
 
@@ -213,7 +214,7 @@ class JSONFormat:
             f'"connect": {_seconds(record.connect)}, "first": {_seconds(record.first)}, "total": {record.total:.6f}, '
             f'"bytes_in": {record.bytes_in}, "bytes_out": {record.bytes_out}, "body_out": {record.body_out}, '
             f'"retries": {record.retries}, "reused": {"true" if record.reused else "false"}, '
-            f'"ending": {_quoted(record.ending)}}}\n'
+            f'"ending": {_quoted(record.ending)}, "error": {_text(record.error)}}}\n'
         ).encode("ascii")
 
     def plain_line(
@@ -265,7 +266,7 @@ def json_line(
         f'"host": {_bytes(host)}, "referer": {_bytes(referer)}, "user_agent": {_bytes(user_agent)}, '
         f'"status": {status}{server.decode("ascii")}, "connect": 0.000000, "first": {seconds}, "total": {seconds}, '
         f'"bytes_in": {bytes_in}, "bytes_out": {bytes_out}, "body_out": {body_out}, '
-        f'"retries": 0, "reused": true, "ending": "answered"}}\n'
+        f'"retries": 0, "reused": true, "ending": "answered", "error": null}}\n'
     ).encode("ascii")
 
 

@@ -28,12 +28,12 @@ from ktcpvs.model.plan import Plan, plan
 from ktcpvs.model.service import AUTO, NO_LOG, TCP_ONLY, VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
-from ktcpvs.model.tls_files import TLSFile
+from ktcpvs.model.tls_files import AUTHORITIES, CLIENT_CERTIFICATE, TLSFile
 from ktcpvs.model.warnings import warnings_about
 from ktcpvs.relay.engines import NOT_TCP
 from ktcpvs.runtime.context import Context
-from ktcpvs.services.availability import check_available
 from ktcpvs.services.confirmation import PendingConfirmation
+from ktcpvs.services.connection_options import connection_options
 from ktcpvs.services.prepared import Prepared
 from ktcpvs.services.resolver import NoResolver, Resolver
 from ktcpvs.services.running import RunningService
@@ -44,6 +44,8 @@ from ktcpvs.streams.preamble import Stage
 from ktcpvs.system import log as levels
 from ktcpvs.system.plugins import Schedulers
 from ktcpvs.system.sockets import close_listener
+from ktcpvs.system.tls_contexts import ClientContexts
+from ktcpvs.system.tls_files import Authorities
 
 T = TypeVar("T")
 
@@ -128,6 +130,8 @@ class Director:
         self._stages_of = stages_of
         self.files = files if files is not None else TLSFileStore(context)
         self.files.changed = self._files_changed
+        self.files.observe(self._files_replaced)
+        self._client_contexts = ClientContexts(self._read_authorities, self._read_client_certificate)
         self._forward: CarryOut | None = None
         self._is_ending = False
         self._lock: DeferredLock = DeferredLock()
@@ -292,6 +296,24 @@ class Director:
             await self.context.steps.wait("files of TLS", self.processes.replace_files, update)
         return errors
 
+    def _read_authorities(self, path: str) -> str:
+        found = self.files.contents(TLSFile(AUTHORITIES, path))
+        assert isinstance(found, Authorities)
+        return found.pem
+
+    def _read_client_certificate(self, path: str) -> bytes:
+        found = self.files.contents(TLSFile(CLIENT_CERTIFICATE, path))
+        assert not isinstance(found, Authorities)
+        return b"".join(one.pem for one in found)
+
+    def _files_replaced(self) -> None:
+        """Connect to servers with the new versions of files from now on."""
+        for ident in self.expanded.running:
+            self.context.steps.run(f"service {ident}: connectors", self._renew_connections_of, self.services[ident])
+
+    def _renew_connections_of(self, service: RunningService) -> None:
+        service.use_connection_options(connection_options(service.config, self._client_contexts))
+
     def _follow_files(self) -> None:
         table = self.expanded
         update = self.files.follow(table.services[ident] for ident in table.running)
@@ -377,11 +399,11 @@ class Director:
         )
         try:
             for before, config in (*starting, *changes.change):
-                check_available(config)
                 service = self.services.get(config.ident) or RunningService(self.context, config)
                 prepared = await self.bind(service, config, new.settings)
                 unit = prepared.factory.unit
                 prepared.stages = {one.address: self._stages_of(config, one, unit) for one in config.listen}
+                prepared.connection_options = connection_options(config, self._client_contexts)
                 prepared.listens_anew = before is None or before.addresses != config.addresses
                 preparation.ready.append((service, prepared))
                 known = before.addresses if before is not None else ()

@@ -12,6 +12,7 @@ from ktcpvs.model.address import Address
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import ServiceView
 from ktcpvs.model.service import VirtualService
+from ktcpvs.streams.connector import ConnectionOptions
 from ktcpvs.streams.preamble import Stage
 
 
@@ -21,7 +22,8 @@ class Prepared:
     plugins; fallback None: the service has none. key: the secret that signs its cookies. is_dry_run: the scheduler is
     bound for a dry run only and dropped afterwards. scheduler: the bound scheduler. seen: the view it was bound with.
     socks: new listening sockets, a list for each address on which it does not listen yet. listens_anew: its addresses
-    change. stages: address -> the stages of the preamble of its clients there."""
+    change. stages: address -> the stages of the preamble of its clients there. connection_options: address -> how
+    connections to that server are made, where they are not plain."""
 
     config: VirtualService
     destinations: dict[Address, Destination]
@@ -35,6 +37,7 @@ class Prepared:
     socks: dict[Address, list[socket.socket]] = Factory(dict)
     listens_anew: bool = False
     stages: Mapping[Address, Sequence[Stage]] = Factory(dict)
+    connection_options: Mapping[Address, ConnectionOptions] = Factory(dict)
 
     def view(self, before: ServiceView | None = None) -> ServiceView:
         """Return the service as a scheduler sees it. before: the view of the scheduler that runs now."""

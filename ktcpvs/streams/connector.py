@@ -6,19 +6,37 @@ import ssl
 from collections.abc import Callable, Hashable
 from typing import Any
 
+from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ktcpvs.model.address import Address, Unix
+from ktcpvs.model.options import OFF
 from ktcpvs.streams import bare_connect
 from ktcpvs.streams.connect import Connecting, connect
+from ktcpvs.streams.origin import Origin, proxy_header
 from ktcpvs.streams.poller import SocketPoller
 from ktcpvs.streams.protocol_stream import ProtocolStream
 from ktcpvs.streams.stream import Stream
-from ktcpvs.streams.tls_connect import TLSAttempt
-from ktcpvs.system.tls_contexts import ClientContexts, ServerTLS
+from ktcpvs.streams.tls_connect import TLSAttempt, TLSFailed
+from ktcpvs.system.tls_contexts import ClientTLS
+
+
+@frozen
+class ConnectionOptions:
+    """How connections to a server are made. tls: None: without TLS. proxy: the version of the PROXY protocol that tells
+    the server who the client is, v1 or v2; or OFF."""
+
+    tls: ClientTLS | None = None
+    proxy: str = OFF
+
+
+PLAIN = ConnectionOptions()
+
+OriginOf = Callable[[], Origin]
+"""Returns the client for which a connection is made. Called once it is open, and only if the server is told."""
 
 
 @implementer(IStreamClientEndpoint)
@@ -26,19 +44,12 @@ class Connector:
     """Makes connections to the server at `address`."""
 
     def __init__(
-        self,
-        reactor: Any,
-        address: Address,
-        timeout: float | Callable[[], float],
-        tls: ServerTLS | None = None,
-        contexts: ClientContexts | None = None,
+        self, reactor: Any, address: Address, timeout: float | Callable[[], float], options: ConnectionOptions = PLAIN
     ) -> None:
-        """timeout: seconds for each attempt to connect; a function is called for each connection, so that a setting may
-        change. tls: how connections are secured; None: not at all. contexts: shared by all connectors, where there is
-        `tls`. Raises NoTLS."""
+        """timeout: seconds for each attempt to connect, and once more for a TLS handshake; a function is called for
+        each connection, so that a setting may change."""
         self.address = address
-        self.tls = tls
-        self._context = (contexts or ClientContexts()).context(tls) if tls is not None else None
+        self.options = options
         self._session: ssl.SSLSession | None = None  # the last one that the server has given
         self._reactor = reactor
         self._timeout = timeout
@@ -47,7 +58,19 @@ class Connector:
     def key(self) -> Hashable:
         """Connections of connectors with equal keys can replace each other; a pool reuses no others. Whatever else
         distinguishes connections to one address must become a part of it, as TLS is with all that it verifies."""
-        return self.address if self.tls is None else (self.address, self.tls, self._context)
+        return self.address if self.options == PLAIN else (self.address, self.options)
+
+    @property
+    def is_for_one_client(self) -> bool:
+        """Whether a connection is told for which client it is made, so that no other client may use it."""
+        return self.options.proxy != OFF
+
+    @property
+    def hint(self) -> str:
+        """What to add to the reason why a server has ended a connection without a response; "": nothing. A server that
+        does not expect the PROXY protocol finds no request in its header."""
+        proxy = self.options.proxy
+        return "" if proxy == OFF else f"; does it expect the PROXY protocol (proxy {proxy})?"
 
     @property
     def timeout(self) -> float:
@@ -60,36 +83,58 @@ class Connector:
         connected: Callable[[Stream], object],
         failed: Callable[[Failure], object],
         poller: SocketPoller | None = None,
+        origin: OriginOf | None = None,
     ) -> Connecting:
         """As `connect_stream`, with one of two functions to call, in a later turn or when the attempt is cancelled.
 
-        poller: watches the socket, which stays bare, unless the server's address is a name.
+        poller: watches the socket, which stays bare, unless the server's address is a name or the connection has TLS.
         """
-        address = self.address
-        if poller is not None and (isinstance(address, Unix) or not address.is_name):
-            return bare_connect.connect(poller, address, self.timeout, stream, connected, failed)
-        return self.connect_stream(stream).addCallbacks(connected, failed)
+        address, options = self.address, self.options
+        if poller is None or options.tls is not None or not (isinstance(address, Unix) or not address.is_name):
+            return self.connect_stream(stream, origin).addCallbacks(connected, failed)
 
-    def connect_stream(self, stream: Stream) -> Deferred[Stream]:
+        def tell_origin(stream: Stream) -> None:
+            self._tell_origin(stream, origin)
+            connected(stream)
+
+        opened = connected if options.proxy == OFF else tell_origin
+        return bare_connect.connect(poller, address, self.timeout, stream, opened, failed)
+
+    def connect_stream(self, stream: Stream, origin: OriginOf | None = None) -> Deferred[Stream]:
         """Connect `stream`; fires with it when it is open.
 
-        Fails with ConnectError, TimeoutError or DNSLookupError. Cancelling the Deferred stops the attempt.
+        origin: None: the switch itself is the client. Fails with ConnectError, of which TLSFailed is a kind,
+        TimeoutError or DNSLookupError. Cancelling the Deferred stops the attempt.
         """
-        if self.tls is None or self._context is None:
-            return connect(self._reactor, self.address, self.timeout, stream)
-        return TLSAttempt(
-            self._reactor,
-            self.address,
-            self.timeout,
-            stream,
-            self._context,
-            self.tls.name or None,
-            self._session,
-            self._keep_session,
-        ).connected
+        tls = self.options.tls
+        if tls is None:
+            return self._connect(stream, origin)
+
+        def connect_below(below: Stream) -> Deferred[Stream]:
+            return self._connect(below, origin)
+
+        attempt = TLSAttempt(self._reactor, connect_below, self.timeout, stream, tls, self._session, self._keep_session)
+        return attempt.connected.addErrback(self._not_connected)
+
+    def _connect(self, stream: Stream, origin: OriginOf | None) -> Deferred[Stream]:
+        """Connect `stream` without TLS."""
+        connecting = connect(self._reactor, self.address, self.timeout, stream)
+        return connecting if self.options.proxy == OFF else connecting.addCallback(self._tell_origin, origin)
+
+    def _tell_origin(self, stream: Stream, origin: OriginOf | None) -> Stream:
+        stream.write(proxy_header(self.options.proxy, origin() if origin is not None else None, stream))
+        return stream
 
     def _keep_session(self, session: ssl.SSLSession) -> None:
         self._session = session
+
+    def _not_connected(self, why: Failure) -> Failure:
+        """Add the hint, and begin the next connection without the session, which may have been the reason."""
+        error = why.value
+        if not isinstance(error, TLSFailed):
+            return why
+        self._session = None
+        return why if error.is_untrusted or not self.hint else Failure(TLSFailed(error.reason + self.hint))
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """Connect a Twisted protocol, as IStreamClientEndpoint. Fails as `connect_stream`, and with NoProtocol."""
@@ -102,4 +147,6 @@ class Connector:
         return self.connect_stream(stream).addCallbacks(lambda _: stream.begin(), failed)
 
     def __repr__(self) -> str:
-        return f"<Connector to {self.address}{' by TLS' if self.tls is not None else ''}>"
+        options = self.options
+        proxy = f" with PROXY {options.proxy}" if options.proxy != OFF else ""
+        return f"<Connector to {self.address}{' by TLS' if options.tls is not None else ''}{proxy}>"

@@ -199,6 +199,10 @@ class ByteStream(Protocol):
     def tls(self) -> TLSFacts | None:
         """None for a stream without TLS."""
 
+    @property
+    def failure(self) -> str:
+        """Why TLS has broken the connection, in words, until `lost` has returned; "" otherwise."""
+
     def detach_obstacle(self) -> NotDetachable | None:
         """Return None, or why `detach` is not possible now."""
 

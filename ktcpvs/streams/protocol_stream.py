@@ -32,6 +32,18 @@ def twisted_address(address: SocketAddress) -> IAddress:
     return UNIXAddress(address.encode(errors="surrogateescape") if address else None)
 
 
+class TLSBroken(ConnectionLost):
+    """TLS has broken the connection; str() is the reason, such as `TLS: the peer sent an alert: certificate
+    required`."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__()
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"TLS: {self.reason}"
+
+
 class ProtocolStream(Stream):
     """A stream whose owner is a protocol built by `factory`."""
 
@@ -81,7 +93,8 @@ class ProtocolStream(Stream):
         if protocol is not None:
             # After the peer's close, epoll reports an error of a unix socket that is about to be closed.
             is_done = clean or (self._peer_closed and not self._aborted)
-            reason = ConnectionDone() if is_done else ConnectionAborted() if self._aborted else ConnectionLost()
+            lost = TLSBroken(self.failure) if self.failure else ConnectionLost()
+            reason = ConnectionDone() if is_done else ConnectionAborted() if self._aborted else lost
             protocol.connectionLost(Failure(reason))
         self._factory.doStop()
 

@@ -195,6 +195,12 @@ class Stream(Protocol):
         return address
 
     @property
+    def failure(self) -> str:
+        """Why TLS has broken the connection, in words, until `lost` has returned; "" otherwise."""
+        failure: str = self.transport.failure if self.transport is not None else ""
+        return failure
+
+    @property
     def is_unix(self) -> bool:
         """Whether this is an open stream over a unix socket."""
         return self.is_open and self.transport.is_unix

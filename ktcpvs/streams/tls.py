@@ -74,19 +74,20 @@ class _Soon:
 class HandshakeFailed(Exception):
     """The peers do not agree. str(): why, in words that are the same for all peers that fail in the same way.
 
-    alert: the bytes that tell the peer; they have not been sent.
+    alert: the bytes that tell the peer; they have not been sent. is_untrusted: the peer's certificate was not accepted.
     """
 
-    def __init__(self, reason: str, alert: bytes = b"") -> None:
+    def __init__(self, reason: str, alert: bytes = b"", is_untrusted: bool = False) -> None:
         super().__init__(reason)
         self.alert = alert
+        self.is_untrusted = is_untrusted
 
 
 def failure_reason(error: ssl.SSLError) -> str:
     """Explain an error of OpenSSL's: `certificate has expired`, `the peer sent an alert: unknown ca`."""
     if isinstance(error, ssl.SSLCertVerificationError):
         message = str(error.verify_message).rstrip(".")
-        return message[:1].lower() + message[1:]
+        return message if message[1:2].isupper() else message[:1].lower() + message[1:]  # not of `IP address mismatch`
     reason = error.reason or str(error)
     _, is_alert, alert = reason.partition(_ALERT)
     words = (alert if is_alert else reason).replace("_", " ").lower()
@@ -140,7 +141,8 @@ class Handshake:
             is_complete = False
         except ssl.SSLError as error:
             buffers.incoming.read()
-            raise HandshakeFailed(failure_reason(error), buffers.outgoing.read()) from None
+            is_untrusted = isinstance(error, ssl.SSLCertVerificationError)
+            raise HandshakeFailed(failure_reason(error), buffers.outgoing.read(), is_untrusted) from None
         except BaseException:
             buffers.incoming.read()
             buffers.outgoing.read()
@@ -226,13 +228,14 @@ class _Held:
 class TLSTransport(StreamTransport):
     """Carries a stream over another one. It owns the callbacks of the stream below.
 
-    stream: None when it is over. A FIN without close_notify before it may have been made by anybody on the way, so the
-    connection counts as broken then (RFC 8446, section 6.1).
+    stream: None when it is over. failure: why the connection is broken, in words; "": it is not. A FIN without
+    close_notify before it may have been made by anybody on the way, so the connection counts as broken then (RFC 8446,
+    section 6.1).
     """
 
     __slots__ = (
         "_aborted", "_below", "_buffers", "_closing", "_half_closed", "_held", "_is_scheduled", "_paused",
-        "_peer_ended", "_read", "_session_kept", "_ssl", "stream", "write",
+        "_peer_ended", "_read", "_session_kept", "_ssl", "failure", "stream", "write",
     )  # fmt: skip
 
     def __init__(
@@ -240,6 +243,7 @@ class TLSTransport(StreamTransport):
     ) -> None:
         """connection: the `_ssl._SSLSocket` of a complete handshake."""
         self.stream: Stream | None = None
+        self.failure = ""
         self._below = below
         self._buffers = buffers
         self._ssl = connection
@@ -353,6 +357,7 @@ class TLSTransport(StreamTransport):
         if self.stream is None or self._closing or self._aborted:
             return
         _log.debug("a TLS connection is broken: {why}", why=why)
+        self.failure = why
         self._aborted = True
         self._held = None
         self._drop_writes()

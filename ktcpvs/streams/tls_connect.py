@@ -1,4 +1,4 @@
-"""Connect a stream to a server by TLS."""
+"""Make TLS on a connection to a server."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError
 from twisted.python.failure import Failure
 
-from ktcpvs.model.address import Address
-from ktcpvs.streams.connect import connect
 from ktcpvs.streams.stream import Stream
 from ktcpvs.streams.tls import Handshake, HandshakeFailed, buffers_of
 from ktcpvs.streams.transport import nothing
+from ktcpvs.system.tls_contexts import ClientTLS
 
 
 class TLSFailed(ConnectError):
-    """No TLS with a server; str() is the reason, such as `TLS: certificate has expired`."""
+    """No TLS with a server; str() is the reason, such as `TLS: certificate has expired`.
 
-    def __init__(self, reason: str) -> None:
+    is_untrusted: the server speaks TLS, but its certificate was not accepted.
+    """
+
+    def __init__(self, reason: str, is_untrusted: bool = False) -> None:
         super().__init__(string=reason)  # type: ignore[no-untyped-call]
         self.reason = reason
+        self.is_untrusted = is_untrusted
 
     def __str__(self) -> str:
         return f"TLS: {self.reason}"
@@ -35,16 +38,15 @@ class TLSAttempt:
     def __init__(
         self,
         reactor: Any,
-        address: Address,
+        connect: Callable[[Stream], Deferred[Stream]],
         timeout: float,
         stream: Stream,
-        context: ssl.SSLContext,
-        name: str | None,
+        tls: ClientTLS,
         session: ssl.SSLSession | None = None,
         session_kept: Callable[[ssl.SSLSession], object] = nothing,
     ) -> None:
-        """timeout: seconds for the connection, and once more for the handshake. name: to send and to verify. session,
-        session_kept: as for a `Handshake`."""
+        """connect: connects the stream below; its Deferred fires with that stream, and cancelling it stops the attempt.
+        timeout: seconds for the handshake. session, session_kept: as for a `Handshake`."""
         self.connected: Deferred[Stream] = Deferred(lambda _: self._cancel())
         self._timeout = timeout
         self._stream = stream
@@ -54,13 +56,13 @@ class TLSAttempt:
         self._handshake = Handshake(
             below,
             buffers_of(reactor),
-            context,
+            tls.context,
             server_side=False,
-            server_name=name,
+            server_name=tls.name,
             session=session,
             session_kept=session_kept,
         )
-        self._connecting: Deferred[Any] | None = connect(reactor, address, timeout, below)
+        self._connecting: Deferred[Stream] | None = connect(below)
         self._connecting.addCallbacks(self._opened, self._not_connected)
 
     def _opened(self, below: Stream) -> None:
@@ -83,7 +85,7 @@ class TLSAttempt:
             if error.alert:
                 self._below.write(error.alert)
             self._below.close()
-            self._failed(str(error))
+            self._failed(str(error), error.is_untrusted)
             return
         if rest is not None:
             self._stop()
@@ -102,10 +104,10 @@ class TLSAttempt:
         self._below.abort()
         self._failed(f"the handshake was not complete within {self._timeout:g} seconds")
 
-    def _failed(self, reason: str) -> None:
+    def _failed(self, reason: str, is_untrusted: bool = False) -> None:
         self._stop()
         if not self.connected.called:
-            self.connected.errback(Failure(TLSFailed(reason)))
+            self.connected.errback(Failure(TLSFailed(reason, is_untrusted)))
 
     def _stop(self) -> None:
         if self._late is not None:

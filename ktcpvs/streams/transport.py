@@ -64,6 +64,9 @@ class StreamTransport(ABC):
     poller: SocketPoller | None = None
     """The poller that watches its bare socket; None for transports of an event loop."""
 
+    failure: str = ""
+    """Why the connection is broken, in words, where the transport knows more than that; else ""."""
+
     write: Callable[[bytes], object]
 
     @property

@@ -6,14 +6,18 @@ one profile to another.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import ssl
-from collections.abc import Iterable
-from typing import Any, Protocol
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from hashlib import sha256
+from typing import Protocol
+from weakref import WeakValueDictionary
 
 from attrs import frozen
 
 from ktcpvs.errors import NoTLS, shorten
+from ktcpvs.model.tls import ServerTLS
 from ktcpvs.system.client_authorities import name_authorities
 from ktcpvs.system.files import read_file
 from ktcpvs.system.tls_tickets import TicketKeys, use_tickets
@@ -105,62 +109,77 @@ class ServerContexts:
 
 
 @frozen
-class ServerTLS:
-    """The TLS settings of connections to a server.
+class ClientTLS:
+    """TLS on the connections to one server. context: verifies it. name: the host name or IP address to verify; a host
+    name is also sent. None: nothing is verified, and none is sent."""
 
-    name: to verify, and to send as SNI; an IP address is verified only. verify: False accepts any certificate. ca: a
-    PEM file with the CAs that may sign it; "": those of the system. certificate: a PEM file with the certificate and
-    key to show; "" for none. alpn: protocols to offer.
-    """
-
-    name: str
-    verify: bool = True
-    ca: str = ""
-    certificate: str = ""
-    alpn: tuple[str, ...] = ()
+    context: ssl.SSLContext
+    name: str | None
 
 
 class ClientContexts:
     """The contexts of connections to servers. Servers share those that differ in nothing: the system's CAs alone take a
     megabyte."""
 
-    def __init__(self) -> None:
-        self._contexts: dict[Any, ssl.SSLContext] = {}
+    def __init__(
+        self, read_ca: Callable[[str], str] | None = None, read_cert: Callable[[str], bytes] | None = None
+    ) -> None:
+        """read_ca, read_cert: return the PEM text of a file with CAs, and of one with a certificate and its key. They
+        raise NoTLS, whose text begins with the path. None: this process reads the files."""
+        self._read_ca = read_ca or read_authorities
+        self._read_cert = read_cert or read_pem
+        self._contexts: WeakValueDictionary[Hashable, ssl.SSLContext] = WeakValueDictionary()
 
-    def context(self, server: ServerTLS) -> ssl.SSLContext:
-        """The context of a server. Raises NoTLS, whose text names the file that cannot be used."""
-        key = server.verify, server.ca, server.certificate, server.alpn
+    def context(self, tls: ServerTLS) -> ssl.SSLContext:
+        """Return the context for these settings, whose name has no influence.
+
+        The files are read for each call. While they are unchanged and the context is in use, it is the same one, so
+        that an edit which changes nothing keeps connections. Raises NoTLS, whose text names the file that cannot be
+        used.
+        """
+        authorities: str | None = None
+        certificate: bytes | None = None
+        if tls.ca is not None:
+            with _of_option("ca"):
+                authorities = self._read_ca(tls.ca)
+        if tls.cert is not None:
+            with _of_option("cert"):
+                certificate = self._read_cert(tls.cert)
+        shown = None if certificate is None else sha256(certificate).digest()  # not one more copy of the key
+        key = tls.is_verified, authorities, shown
         found = self._contexts.get(key)
         if found is None:
-            found = self._contexts[key] = _client_context(server)
+            found = self._contexts[key] = _client_context(tls, authorities, certificate)
         return found
 
-    def clear(self) -> None:
-        """Read the files again for connectors that are made from now on."""
-        self._contexts.clear()
+
+@contextlib.contextmanager
+def _of_option(name: str) -> Iterator[None]:
+    """Put the name of an option before what is wrong with its file."""
+    try:
+        yield
+    except NoTLS as refusal:
+        raise NoTLS(f"{name} {refusal}") from None
 
 
-def _client_context(server: ServerTLS) -> ssl.SSLContext:
+def _client_context(tls: ServerTLS, authorities: str | None, certificate: bytes | None) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-    if not server.verify:
+    if not tls.is_verified:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    elif server.ca:
-        context.load_verify_locations(cadata=read_authorities(server.ca))
+    elif authorities is not None:
+        context.load_verify_locations(cadata=authorities)
     else:
         context.load_default_certs()
-    if server.certificate:
+    if certificate is not None:
         try:
-            load_certificate(context, _read(server.certificate))
+            load_certificate(context, certificate)
         except ssl.SSLError as error:
-            reason = (error.reason or str(error)).replace("_", " ").lower()
-            raise NoTLS(
-                f"{server.certificate}: no certificate with its key in PEM, or one unusable: {reason}"
-            ) from None
-    if server.alpn:
-        context.set_alpn_protocols(list(server.alpn))
+            reason = (error.reason or "").replace("_", " ").lower()
+            more = reason and f", or one that cannot be used: {reason}"
+            raise NoTLS(f"cert {tls.cert}: no certificate with its key in PEM{more}") from None
     return context
 
 
@@ -178,7 +197,7 @@ def load_certificate(context: ssl.SSLContext, pem: bytes) -> None:
 
 def read_authorities(path: str) -> str:
     """Return the PEM text of a file with CAs. Raises NoTLS."""
-    text = _read(path).decode("ascii", "replace")
+    text = read_pem(path).decode("ascii", "replace")
     try:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.load_verify_locations(cadata=text)
@@ -187,7 +206,8 @@ def read_authorities(path: str) -> str:
     return text
 
 
-def _read(path: str) -> bytes:
+def read_pem(path: str) -> bytes:
+    """Return the content of a file. Raises NoTLS."""
     try:
         return read_file(path)
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL

@@ -17,6 +17,7 @@ from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.interfaces import CLIENT_HELLO
 from ktcpvs.interfaces import CONNECTION as PER_CONNECTION
 from ktcpvs.model import connection as life
+from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import Choice
 from ktcpvs.model.tls import REFUSE
 from ktcpvs.protocols.client_hello import Alert, BadHello, ClientHelloReader, NotTLS, alert_record
@@ -107,9 +108,22 @@ class TCPClientConnection(ClientConnection):
 
     def _server_lost(self, clean: bool) -> None:
         if self.state != life.CLOSED:
+            if self.server is not None and self.server.failure:
+                self._note_failure(f"TLS: {self.server.failure}")
             self.transition(life.RESET)
         self._close_other(self.client, clean)
         self._end_if_over()
+
+    def _note_failure(self, reason: str) -> None:
+        """TLS has broken the server connection. A server that has sent nothing has not accepted it, as one that demands
+        another certificate: TLS 1.3 tells that only after the handshake."""
+        self.ending = reason
+        lease, has_answered = self.dispatcher.lease, self.moved()[1] > 0
+        if lease is None or has_answered:
+            return
+        lease.destination.failures += 1
+        self.dispatcher.server_failed(lease.destination, reason)
+        self.service.note_server_fault(lease.destination, reason)
 
     def _close_other(self, other: Stream | None, clean: bool) -> None:
         """One side is closed: close the other side in the same way."""
@@ -229,7 +243,9 @@ class TCPClientConnection(ClientConnection):
     def serve(self, choice: Choice) -> None:
         self.transition(life.CHOSEN)
         connector = self.service.connector(choice.destination)
-        self._connecting = connector.begin(Stream(), self._connected, self._not_connected, self.client.poller)
+        self._connecting = connector.begin(
+            Stream(), self._connected, self._not_connected, self.client.poller, self.origin
+        )
 
     def _not_connected(self, why: Failure) -> None:
         self._connecting = None
@@ -340,8 +356,16 @@ class TCPClientConnection(ClientConnection):
                 bytes_in, bytes_out = self.moved()
                 lease.destination.bytes_in += bytes_in
                 lease.destination.bytes_out += bytes_out
+            if self.server is not None and not self.moved()[1]:
+                self._explain_silence(lease.destination)
         if entry is not None:
             entry.end(self.moved(), self.ending)
             self.dispatcher.entry = None
         self.end()
         self.relay = self.server = None
+
+    def _explain_silence(self, destination: Destination) -> None:
+        """The server has sent nothing: perhaps it did not understand how the connection began."""
+        hint = self.service.connector(destination).hint
+        if hint:
+            self.ending = f"{self.ending}; the server has sent nothing{hint}"

@@ -47,6 +47,7 @@ def _service(own: Data, answers: Sequence[Data]) -> Data:
                 server["stats"], [seen[server["address"]] for seen in by_address if server["address"] in seen]
             ),
             "health": _health(server, answers),
+            "last_error": _last_error(server, answers),
         }
         for server in own["servers"]
     ]
@@ -64,6 +65,18 @@ def _health(own: Data, answers: Sequence[Data]) -> Data:
     ejected = [health for health in seen if health["state"] == EJECTED]
     last: Data = max(ejected or [known, *seen], key=lambda health: health["since"])
     return {**last, "reason": f"in {len(ejected)} of {len(seen)} workers: {last['reason']}"} if ejected else last
+
+
+def _last_error(own: Data, answers: Sequence[Data]) -> Data | None:
+    """The last error of one server in any worker."""
+    errors = [
+        server["last_error"]
+        for answer in answers
+        for server in answer["servers"]
+        if server["address"] == own["address"] and server["last_error"] is not None
+    ]
+    last: Data | None = max(errors, key=lambda error: error["at"], default=None)
+    return last
 
 
 def _relay(own: Data | None, answers: Sequence[Data | None]) -> Data | None:

@@ -352,7 +352,9 @@ def test_an_explanation(ask: Ask) -> None:
         ],
     }
     assert answer["rules"] == [{"number": 1, "pattern": "/a", "why": "matches"}]
-    assert answer["servers"] == [{"address": "10.0.0.1:80", "state": "up", "active": 0, "weight": 1, "maxconn": 3}]
+    (server,) = answer["servers"]
+    facts = {"state": "up", "active": 0, "weight": 1, "maxconn": 3, "last_error": None}
+    assert server == {"address": "10.0.0.1:80", **facts}
     reason = "rule 1 '/a', fewest connections for its weight of 1"
     assert answer["answer"] == {"outcome": "server", "server": "10.0.0.1:80", "reason": reason}
 

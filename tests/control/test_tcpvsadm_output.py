@@ -371,6 +371,22 @@ def test_explain_of_a_connection() -> None:
         """)
 
 
+def test_a_server_of_an_explanation_that_has_failed() -> None:
+    servers = [{**EXPLAINED["servers"][0], "last_error": "TLS: certificate has expired\n"}, *EXPLAINED["servers"][1:]]
+    said = output.format_explanation({**EXPLAINED, "servers": servers}).splitlines()
+    assert said[said.index("Notes:") - 2] == "  10.0.0.1:80 has failed: TLS: certificate has expired\\n"
+
+
+@pytest.mark.parametrize(("in_a_row", "is_shown"), [(0, False), (2, True)])
+def test_the_last_error_of_a_server(in_a_row: int, is_shown: bool) -> None:
+    answer = stats(1)
+    before = output.format_stats(answer, str).splitlines()
+    answer["services"][0]["servers"][0]["last_error"] = {"at": 0.0, "reason": "TLS: no\n", "in_a_row": in_a_row}
+    added = [line for line in output.format_stats(answer, str).splitlines() if line not in before]
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(0))
+    assert added == ([f"     failed at {at}: TLS: no\\n"] if is_shown else [])
+
+
 @pytest.mark.parametrize(
     ("outcome", "server", "said"),
     [

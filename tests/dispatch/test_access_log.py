@@ -86,7 +86,32 @@ def test_a_server_called_in_vain(make: Make) -> None:
     world.refuses(A)
     server = world.accepts(B)
     server.says(OK)
-    assert said(lines, "server", "retries") == [[B, 1]]
+    assert said(lines, "server", "retries", "error") == [[B, 1, f"{A}: Connection was refused by other side."]]
+    client.says(GET)
+    world.accepts(A).says(OK)
+    assert lines[-1]["error"] is None
+
+
+def test_a_server_that_hangs_up(make: Make) -> None:
+    world, lines = make("phttp", A)
+    client = world.client()
+    client.says(GET)
+    world.accepts(A).closes()
+    assert client.heard().startswith(b"HTTP/1.1 502 ")
+    told = f"{A}: the server closed the connection before it answered"
+    assert said(lines, "status", "retries", "error") == [[502, 1, told]]
+
+
+@pytest.mark.parametrize("scheduler", ["wlc", "http"])
+def test_a_whole_connection_without_a_server(make: Make, scheduler: str) -> None:
+    world, lines = make(scheduler, A)
+    client = world.client()
+    if scheduler == "http":
+        client.says(GET)
+    world.refuses(A)
+    world.settle()
+    client.closes()
+    assert said(lines, "error") == [[f"{A}: Connection was refused by other side."]]
 
 
 def test_a_kept_connection_that_died(make: Make) -> None:

@@ -269,7 +269,9 @@ def test_sessions_outlive_an_upgrade_but_no_restart(
         assert handshake(port, context, NAME, session).is_resumed
     assert old.wait() == 0
     new.kill()
-    make_daemon("--state", state, workers=workers).start()
+    fresh = make_daemon("--state", state, workers=workers)
+    fresh.start()
+    fresh.wait_until_workers_serve(workers)
     assert not handshake(port, context, NAME, session).is_resumed
 
 
@@ -308,6 +310,7 @@ def test_takeovers_under_load(
     state, port = tmp_path / "state", free_port()
     daemon = make_daemon("--state", state, workers=workers)
     daemon.start()
+    daemon.set(drain_timeout=3600)  # the connection that is kept stays with the first daemon
     daemon.service("s", f"{LOOPBACK}:{port} tls", serve(echo).address, certificate=str(site.live))
     load = TLSLoad(port, authority(), NAME, clients=2)
     stack.callback(load.stop)

@@ -23,6 +23,7 @@ from ktcpvs.model.scheduling import Choice, Request
 from ktcpvs.model.table import Table
 from ktcpvs.protocols import http1
 from ktcpvs.runtime.context import Context, Descriptors
+from ktcpvs.streams.origin import Origin
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system.log import EventLog
 
@@ -109,6 +110,9 @@ class Owner:
 
     def moved(self) -> tuple[int, int]:
         return self.exchange.bytes_in, self.exchange.bytes_out
+
+    def origin(self) -> Origin:
+        return Origin()
 
     def begin_entry(self) -> None:
         pass
@@ -204,7 +208,7 @@ class User:
 
 def test_a_server_connection_without_an_exchange() -> None:
     parts = Parts()
-    connection, made = parts.http.connections.connect(parts.server, parts.service.connector(parts.server))
+    connection, made = parts.http.connections.connect(parts.server, parts.service.connector(parts.server), Origin)
     assert parts.http.connections.open == 1
     stream, line = parts.connected()
     assert stream is connection

@@ -47,6 +47,11 @@ def test_nothing_is_said_of_what_is_used(scheduler: str) -> None:
     assert texts(*lines) == []
 
 
+def test_an_engine_relays_what_has_no_tls() -> None:
+    assert texts("scheduler = wlc", "relay = splice", f"{A} 1 tls", B) == []
+    assert texts("scheduler = wlc", "relay = copy", f"{A} 1 tls") == []
+
+
 @pytest.mark.parametrize(
     ("lines", "text"),
     [
@@ -80,6 +85,8 @@ def test_nothing_is_said_of_what_is_used(scheduler: str) -> None:
         (["client_burst = 5", A], "client_burst has no effect without client_rate"),
         (["client_ipv6 = 56", A],
          "client_ipv6 has no effect without one of client_connections, client_rate, client_head, client_head_rate"),
+        (["scheduler = wlc", "relay = splice", f"{A} 1 tls"],
+         "relay = splice has no effect: all servers have tls, and only copying can encrypt"),
         (["scheduler = wlc"], "it has no servers: every client is refused"),
         (["redirect = 10.0.0.9:80"], "it has no servers: every client goes to the redirect address"),
         (["scheduler = phttp", A, B, RULE], "no rule uses 1 server: 10.0.0.2:80"),

@@ -40,6 +40,7 @@ def record(**fields: Any) -> Record:
         "retries": 1,
         "reused": True,
         "ending": "answered",
+        "error": "192.168.0.12:80: TLS: certificate has expired",
     }
     return Record(**(known | fields))
 
@@ -92,7 +93,8 @@ def test_json() -> None:
         '"tls": null, "method": "GET", "target": "/x?y=1", "protocol": "HTTP/1.1", "host": "www.example.org", '
         '"referer": "http://example.org/a?b", "user_agent": "curl/8.1", "status": 200, "server": "192.168.0.11:80", '
         '"reason": "the rule ^/x", "connect": 0.000250, "first": 0.012500, "total": 1.500000, "bytes_in": 120, '
-        '"bytes_out": 1234, "body_out": 1000, "retries": 1, "reused": true, "ending": "answered"}\n'
+        '"bytes_out": 1234, "body_out": 1000, "retries": 1, "reused": true, "ending": "answered", '
+        '"error": "192.168.0.12:80: TLS: certificate has expired"}\n'
     )
 
 
@@ -228,6 +230,7 @@ def test_a_plain_request_has_the_line_of_its_record(
         bytes_out=9,
         body_out=2,
         retries=0,
+        error=None,
     )
     for form in (CombinedFormat("web", "phttp"), JSONFormat("web", "phttp")):
         line = form.plain_line(request, (client, None), began, total, 200, ("10.0.0.1:80", 'rule 1 "x"'), (7, 9, 2))

@@ -301,6 +301,33 @@ def test_a_switch_that_ends_reads_nothing_again(switch: Switch, site: Path, auth
     assert switch.wait(100) == []
 
 
+def test_servers_are_verified_by_new_versions(switch: Switch, authority: Authority, tmp_path: Path) -> None:
+    """Connections that are kept were verified by the old CAs, so they are not used again."""
+    ca, shown = tmp_path / "servers.pem", authority.issue("switch")
+    shutil.copy(authority.pem, ca)
+    switch.load(f"server = 10.0.0.2:443 1 tls ca {ca} cert {shown}", f"certificate = {authority.daemon()}")
+    service = switch.director.services["s"]
+    tls, plain = (service.destinations[server.address] for server in reversed(service.config.servers))
+    before, unchanged = service.connector(tls).key, service.connector(plain).key
+    assert switch.submit(edits.ReloadCertificates()) == []
+    assert service.connector(tls).key == before
+    shutil.copy(Authority(tmp_path, "second").pem, ca)
+    switch.submit(edits.ReloadCertificates())
+    after = service.connector(tls).key
+    assert after != before
+    ca.write_text("no certificate")
+    with pytest.raises(NoTLS):
+        switch.submit(edits.ReloadCertificates())
+    assert service.connector(tls).key == after
+    authority.issue("switch")
+    shutil.copy(Authority(tmp_path, "second").pem, ca)
+    switch.submit(edits.ReloadCertificates())
+    assert service.connector(tls).key not in (before, after)
+    assert service.connector(plain).key == unchanged
+    with pytest.raises(NoTLS, match=f"^service s: server = 10.0.0.2:443: ca {ca}x: No such file or directory$"):
+        switch.load(f"server = 10.0.0.2:443 1 tls ca {ca}x", f"certificate = {authority.daemon()}")
+
+
 # Expiry.
 
 

@@ -104,7 +104,7 @@ def run(replacements: int, takeovers: int, workers: int) -> list[str]:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="ktcpvs-soak-") as folder, contextlib.ExitStack() as stack:
         one = Run(Path(folder), workers, stack)
-        one.daemon.set(certificate_check_interval=1)
+        one.daemon.set(certificate_check_interval=1, drain_timeout=3600)
         for number in range(replacements):
             one.replace(is_asked=number % 10 != 0)
         for _ in range(takeovers):

@@ -25,8 +25,10 @@ from twisted.internet.error import ConnectError
 
 from ktcpvs.errors import NoTLS
 from ktcpvs.model.address import Inet
+from ktcpvs.model.options import OFF
+from ktcpvs.model.tls import ServerTLS
 from ktcpvs.streams.accept import adopt_socket
-from ktcpvs.streams.connector import Connector
+from ktcpvs.streams.connector import ConnectionOptions, Connector
 from ktcpvs.streams.preamble import Preamble, Stage
 from ktcpvs.streams.stream import Stream
 from ktcpvs.streams.tls import buffers_of
@@ -35,7 +37,7 @@ from ktcpvs.streams.tls_stage import ContextChoice, TLSStage
 from ktcpvs.system import tls_tickets
 from ktcpvs.system.certificates import CertificateStore, read_certificates
 from ktcpvs.system.timer_wheel import TimerWheel
-from ktcpvs.system.tls_contexts import ClientContexts, ServerContexts, ServerTLS, TLSProfile
+from ktcpvs.system.tls_contexts import ClientContexts, ClientTLS, ServerContexts, TLSProfile
 from ktcpvs.system.tls_tickets import TicketKeys
 
 SECRET, OTHER_SECRET = b"1" * 32, b"2" * 32
@@ -491,9 +493,10 @@ def test_curl(listen: Callable[..., Listener]) -> None:
 def connector(thread: ReactorThread) -> Callable[..., Connector]:
     contexts = ClientContexts()
 
-    def make(port: int, name: str = "localhost", timeout: float = 10, **tls: Any) -> Connector:
-        settings = ServerTLS(name, **{"ca": str(authority().pem), **tls})
-        return Connector(thread.reactor, Inet(LOOPBACK, port), timeout, settings, contexts)
+    def make(port: int, name: str = "localhost", timeout: float = 10, proxy: str = OFF, **tls: Any) -> Connector:
+        settings = ServerTLS(**{"ca": str(authority().pem), **tls})
+        options = ConnectionOptions(ClientTLS(contexts.context(settings), name), proxy)
+        return Connector(thread.reactor, Inet(LOOPBACK, port), timeout, options)
 
     return make
 
@@ -522,18 +525,35 @@ def test_connectors_of_equal_keys(listen: Callable[..., Listener], connector: Ca
     one, same = connector(1), connector(1)
     assert one.key == same.key
     own = str(authority().issue("alice"))
-    others = [connector(1, "other"), connector(1, verify=False), connector(1, ca=""), connector(1, certificate=own)]
-    assert len({one.key, *(other.key for other in others)}) == 5
+    others = [
+        connector(1, "other"),
+        connector(1, ca=None, is_verified=False),
+        connector(1, ca=None),
+        connector(1, cert=own),
+        connector(1, proxy="v1"),
+        connector(1, proxy="v2"),
+    ]
+    assert len({one.key, *(other.key for other in others)}) == 7
     assert repr(one) == f"<Connector to {LOOPBACK}:1 by TLS>"
+    assert repr(others[-1]) == f"<Connector to {LOOPBACK}:1 by TLS with PROXY v2>"
+
+
+def test_a_file_that_has_changed_makes_another_key(connector: Callable[..., Connector], tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    file.write_bytes(authority().pem.read_bytes())
+    before = connector(1, ca=str(file))
+    assert connector(1, ca=str(file)).key == before.key
+    file.write_bytes(Authority(tmp_path, "other").pem.read_bytes())
+    assert connector(1, ca=str(file)).key != before.key
 
 
 @pytest.mark.parametrize(
     ("tls", "reason"),
     [
-        ({"ca": ""}, "unable to get local issuer certificate"),
+        ({"ca": None}, "unable to get local issuer certificate"),
         ({"name": "other.example"}, "hostname mismatch, certificate is not valid for 'other.example'"),
         ({"name": LOOPBACK}, ""),
-        ({"name": "other.example", "verify": False}, ""),
+        ({"name": "other.example", "ca": None, "is_verified": False}, ""),
     ],
 )
 def test_verification(
@@ -551,6 +571,7 @@ def test_verification(
     with pytest.raises(TLSFailed) as caught:
         opened(thread, made)
     assert str(caught.value) == f"TLS: {reason}"
+    assert caught.value.is_untrusted
 
 
 def test_an_expired_server(
@@ -568,12 +589,14 @@ def test_a_server_that_demands_a_certificate(
     profile = TLSProfile("private", client_ca=str(authority().pem), client_certificate="required")
     listener = listen(profile)
     stream, received = Stream(), bytearray()
-    ends: list[bool] = []
-    stream.dataReceived, stream.lost = received.extend, ends.append
-    made = connector(listener.port, certificate=str(authority().issue("alice")) if shows else "")
+    ends: list[tuple[bool, str]] = []
+    stream.dataReceived = received.extend
+    stream.lost = lambda clean: ends.append((clean, stream.failure))
+    made = connector(listener.port, cert=str(authority().issue("alice")) if shows else None)
     thread.run(made.connect_stream, stream)  # with TLS 1.3 a client is complete before the server has looked
     thread.run(stream.write, b"hello")
-    wait_for(lambda: received == b"hello" if shows else ends == [False])
+    refused = (False, "the peer sent an alert: certificate required")
+    wait_for(lambda: received == b"hello" if shows else ends == [refused])
     thread.run(stream.abort)
 
 
@@ -605,7 +628,7 @@ def test_files_of_a_server_that_cannot_be_used(connector: Callable[..., Connecto
     with pytest.raises(NoTLS, match=r"empty\.pem: no certificate in PEM"):
         connector(1, ca=str(empty))
     with pytest.raises(NoTLS, match=r"empty\.pem: no certificate with its key"):
-        connector(1, certificate=str(empty))
+        connector(1, cert=str(empty))
 
 
 def test_openssl_as_the_server(thread: ReactorThread, connector: Callable[..., Connector]) -> None:

@@ -20,10 +20,17 @@ def counts(active: int, total: int = 0) -> dict[str, Any]:
 
 def service(ident: str, stats: dict[str, Any], servers: dict[str, dict[str, Any]], **more: Any) -> dict[str, Any]:
     rows = [
-        {"address": address, "weight": 1, "stats": one, "health": more.get("health", HEALTHY)}
+        {
+            "address": address,
+            "weight": 1,
+            "stats": one,
+            "health": more.get("health", HEALTHY),
+            "last_error": more.get("last_error"),
+        }
         for address, one in servers.items()
     ]
     more.pop("health", None)
+    more.pop("last_error", None)
     relay = more.pop("relay", COPY_RELAY)
     return {"ident": ident, "scheduler": "wlc", "stats": {**stats, "relay": relay}, "servers": rows, **more}
 
@@ -147,3 +154,11 @@ def test_connections_of_all_workers_follow_each_other_with_their_worker() -> Non
         {"client": "b", "worker": 1},
         {"client": "c", "worker": 3},
     ]
+
+
+def test_the_last_error_of_any_worker_counts() -> None:
+    own = answer(service("web", NONE, {"r1:80": NONE}))
+    early, late = ({"at": at, "reason": f"at {at}", "in_a_row": 1} for at in (5.0, 7.0))
+    told = [answer(service("web", NONE, {"r1:80": NONE}, last_error=error)) for error in (early, late, None)]
+    assert stats(own, told)["services"][0]["servers"][0]["last_error"] == late
+    assert stats(own, told[2:])["services"][0]["servers"][0]["last_error"] is None

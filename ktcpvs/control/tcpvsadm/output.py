@@ -160,6 +160,8 @@ def format_explanation(answer: dict[str, Any]) -> str:
             numbers = str(one["active"]), str(one["weight"]), _format_limit(one["maxconn"])
             servers.append((f"  {one['address']}", one["state"], *numbers))
         lines += _align(servers, "<<>>>").splitlines()
+        failed = [one for one in answer["servers"] if one.get("last_error")]
+        lines += [f"  {one['address']} has failed: {_escape(one['last_error'])}" for one in failed]
     if answer["notes"]:
         lines += ["", "Notes:", *(f"  {_escape(note)}" for note in answer["notes"])]
     found = answer["answer"]
@@ -222,6 +224,8 @@ def _format_counters(
             rows.append((*begin, *numbers(server[kind], of_server)))
             if kind == "stats" and (state := _format_health(server.get("health"))):
                 rows.append((state,))
+            if kind == "stats" and (error := _format_last_error(server.get("last_error"))):
+                rows.append((error,))
             rows += [(line,) for line in _format_responses(server[kind])]
         if service["redirect"] is not None:
             begin = f"  -> {show(service['redirect'])}", "redirect", ""
@@ -241,8 +245,18 @@ def _format_health(health: dict[str, Any] | None) -> str:
     """Return "down since DATE TIME: why" for a server whose state has changed; else ""."""
     if health is None or not health["since"]:
         return ""
-    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(health["since"]))
-    return f"     {health['state']} since {since}: {_escape(health['reason'])}"
+    return f"     {health['state']} since {_format_time(health['since'])}: {_escape(health['reason'])}"
+
+
+def _format_last_error(error: dict[str, Any] | None) -> str:
+    """Return "failed at DATE TIME: why" for a server that has failed the last connection or request; else ""."""
+    if error is None or not error["in_a_row"]:
+        return ""
+    return f"     failed at {_format_time(error['at'])}: {_escape(error['reason'])}"
+
+
+def _format_time(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
 def _format_responses(stats: dict[str, Any]) -> list[str]:
