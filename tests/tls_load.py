@@ -138,7 +138,7 @@ class TLSLoad:
             self.done += 2
             self.resumed += second.is_resumed
             self.serials.update((first.serial, second.serial))
-        self._over.wait(0.005)
+        self._over.wait(0.03)
 
     def _stay(self, context: ssl.SSLContext) -> None:
         with connect(self._port, context, self._name) as client:
