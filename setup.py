@@ -7,7 +7,18 @@ from setuptools import Extension, setup
 
 setup(
     ext_modules=[
-        Extension(name, [f"{name.replace('.', '/')}.c"], extra_compile_args=["-O2"], optional=True)
-        for name in ("ktcpvs.protocols._compiled", "ktcpvs.http._fast_path")
+        Extension(
+            name,
+            [f"{name.replace('.', '/')}.c"],
+            depends=["ktcpvs/_slots.h"],
+            extra_compile_args=["-O2"],
+            optional=True,
+        )
+        for name in (
+            "ktcpvs.protocols._compiled",
+            "ktcpvs.http._fast_path",
+            "ktcpvs.streams._bare",
+            "ktcpvs.dispatch._connection",
+        )
     ],
 )

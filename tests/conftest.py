@@ -1,12 +1,9 @@
-"""Exclude the collected tests from garbage collection.
-
-There are thousands of them and they live to the end of the process. Searching them would slow down the collection of
-tests, and each later gc.collect(), which many tests call.
-"""
+"""What all tests share: the collected tests are excluded from garbage collection, and long ones begin first."""
 
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -14,8 +11,35 @@ import pytest
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_collection() -> Iterator[None]:
+    """Exclude the collected tests from garbage collection.
+
+    There are thousands of them and they live to the end of the process. Searching them would slow down the collection
+    of tests, and each later gc.collect(), which many tests call.
+    """
     gc.disable()
     yield
     gc.collect()
     gc.freeze()
     gc.enable()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let each process of pytest-xdist begin with some of the tests that are marked `long`.
+
+    A long test that began last would keep one core busy while the others have nothing left to do. `--dist worksteal`
+    gives each process a consecutive part of the tests, of the same size.
+    """
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if processes == 1:
+        return
+    long = [item for item in items if item.get_closest_marker("long")]
+    others = [item for item in items if not item.get_closest_marker("long")]
+    ordered: list[pytest.Item] = []
+    for number in range(processes):
+        size = (len(items) - len(ordered)) // (processes - number)
+        first = long[number::processes]
+        rest = max(size - len(first), 0)
+        ordered += [*first, *others[:rest]]
+        del others[:rest]
+    items[:] = [*ordered, *others]

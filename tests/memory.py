@@ -10,10 +10,12 @@ assert server.heard() == b"hello"
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from attrs import evolve
 from servers import free_address
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
@@ -34,6 +36,7 @@ from ktcpvs.services.tls_profiles import TLSProfiles
 from ktcpvs.streams.preamble import Stage
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system.log import EventLog
+from ktcpvs.system.plugins import Schedulers, find_schedulers
 from ktcpvs.system.sockets import RESET_ON_CLOSE
 
 A, B, C = "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"
@@ -55,6 +58,24 @@ def answer(body: bytes = b"hello", *lines: str, status: str = "200 OK") -> bytes
 def log_into(lines: list[str]) -> EventLog:
     """A log that appends each line to `lines`."""
     return EventLog(logger=Logger(observer=lambda event: lines.append(formatEvent(event))))
+
+
+_search_once = functools.cache(find_schedulers)
+
+_parse_once = functools.lru_cache(1000)(parse)
+"""The worlds of a property have few configurations, since a world listens where one before it did."""
+
+_unused_addresses: list[str] = []
+"""Where closed worlds have listened."""
+
+
+def installed_schedulers() -> Schedulers:
+    """The installed schedulers, searched once: a search takes longer than all else that a world needs.
+
+    A caller may change its own copy of `known`.
+    """
+    found = _search_once()
+    return evolve(found, known=dict(found.known))
 
 
 class Line(StringTransport):
@@ -183,20 +204,24 @@ class World:
         given = lambda config, listener, unit: self.stages  # noqa: E731
         files = TLSFileStore(self.context)
         stages_of = ListenerStages(self.context, TLSProfiles(files)) if has_stages else given
-        self.director = Director(self.context, stages_of=stages_of, files=files)
+        self.director = Director(self.context, stages_of=stages_of, files=files, search=installed_schedulers)
         self.director.start()
         self.peers: list[Peer] = []
         self._called = 0
+        self._address = _unused_addresses.pop() if _unused_addresses else free_address()
         self.load(*lines, settings=settings)
         self.director.submit(StartService("s")).addErrback(self._unexpected)
         assert self.context.reactor.getReaders(), "the service listens"
 
     def load(self, *lines: str, settings: str = "") -> None:
-        path = getattr(self, "_path", None) or free_address()
-        self._path = path
-        text = f"global {{ {settings} }}\nVirtual s {{\nlisten = {path} {self._words}\n" + "\n".join(lines) + "\n}\n"
-        edit: Load = parse(text)
+        listen = f"listen = {self._address} {self._words}"
+        text = f"global {{ {settings} }}\nVirtual s {{\n{listen}\n" + "\n".join(lines) + "\n}\n"
+        edit: Load = _parse_once(text)
         self.director.submit(edit).addErrback(self._unexpected)
+
+    def move(self) -> None:
+        """Let the service listen on another address, from the next `load` on."""
+        self._address = free_address()
 
     def _unexpected(self, failure: Failure) -> None:
         failure.raiseException()
@@ -294,6 +319,7 @@ class World:
         self.director.end()
         self.director.stop()
         assert not self.reactor.getDelayedCalls()
+        _unused_addresses.append(self._address)
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from twisted.logger import globalLogPublisher
 
 from ktcpvs.model.address import Address, Inet, Unix
 from ktcpvs.reactor import PersistentLoop, UVReactor
-from ktcpvs.streams import bare_connect
+from ktcpvs.streams import bare_connect, compiled
 from ktcpvs.streams.accept import adopt_socket
 from ktcpvs.streams.connect import connect
 from ktcpvs.streams.contract import NotDetachable
@@ -118,11 +118,16 @@ class Lines:
     """Makes connections, each with a stream at one end and a socket at the other.
 
     how: `accepted` or `called`: whether the stream's side accepted or made the connection; with `bare` in front, the
-    stream is on a bare socket. family: of all sockets. poller: polls bare sockets; None if there are none.
+    stream is on a bare socket; with `plain bare`, its methods are those that are written in Python. family: of all
+    sockets. poller: polls bare sockets; None if there are none.
     """
 
     def __init__(self, thread: ReactorThread, how: str, family: int, folder: Path) -> None:
         self.thread = thread
+        self.is_plain = how.startswith("plain ")
+        how = how.removeprefix("plain ")
+        if self.is_plain and compiled.forms is not None:
+            compiled.forms.use_plain()
         self.is_bare = how.startswith("bare ")
         self.how = how.removeprefix("bare ")
         self.poller: SocketPoller | None = thread.run(SocketPoller, thread.reactor) if self.is_bare else None
@@ -196,6 +201,8 @@ class Lines:
         if self.poller is not None:
             self.thread.run(self.poller.close)
         self._stack.close()
+        if self.is_plain and compiled.forms is not None:
+            compiled.forms.use_compiled()
 
 
 def flushed(stream: Stream) -> bool:
@@ -277,7 +284,10 @@ def thread(request: pytest.FixtureRequest) -> Iterator[ReactorThread]:
     assert thread.failures == []
 
 
-@pytest.fixture(params=["accepted", "called", "bare accepted", "bare called"])
+HOWS = ("accepted", "called", "bare accepted", "bare called", "plain bare accepted", "plain bare called")
+
+
+@pytest.fixture(params=HOWS)
 def how(request: pytest.FixtureRequest) -> str:
     """The way in which the streams of `lines` are connected: accepted, or as a client."""
     return str(request.param)

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from attrs import fields
+from e2e.harness import write_tcpvsadm
 from zope.interface.interface import InterfaceClass
 from zope.interface.verify import verifyObject
 
@@ -427,6 +428,7 @@ def alike(output: str) -> str:
 
 
 @pytest.mark.e2e
+@pytest.mark.long
 def test_the_tutorial_does_what_it_shows(tmp_path: Path) -> None:
     to_real = dict(zip(PORTS, free_ports(3), strict=True))
     to_shown = {real: shown for shown, real in to_real.items()}
@@ -438,8 +440,12 @@ def test_the_tutorial_does_what_it_shows(tmp_path: Path) -> None:
         waits = [wait.format(port=port) for begin, wait in WAITS.items() if command.startswith(begin)]
         script += [f"eval {shlex.quote(command)} 2>&1", *waits, f"echo {MARK}"]
     environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
-    environment |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
-    bash = subprocess.Popen(["bash", "-c", "\n".join(script)], cwd=tmp_path, env=environment, stdout=subprocess.PIPE)
+    home, programs = tmp_path / "home", tmp_path / "bin"
+    home.mkdir()
+    programs.mkdir()
+    write_tcpvsadm(programs / "tcpvsadm")
+    environment |= {"PATH": f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(home)}
+    bash = subprocess.Popen(["bash", "-c", "\n".join(script)], cwd=home, env=environment, stdout=subprocess.PIPE)
     try:
         stdout, _ = bash.communicate(timeout=180)
     finally:
@@ -449,5 +455,5 @@ def test_the_tutorial_does_what_it_shows(tmp_path: Path) -> None:
     assert len(outputs) == len(played) + 1
     for (command, shown), output in zip(played, outputs, strict=False):
         output = re.sub("|".join(to_shown), lambda found: to_shown[found[0]], NOTICE.sub("", output))
-        output = output.replace(str(tmp_path), HOME)
+        output = output.replace(str(home), HOME)
         assert alike(output) == alike(shown.rstrip("\n") + "\n" if shown.strip() else ""), f"$ {command}\n{output}"

@@ -44,6 +44,7 @@ def run(tmp_path: Path) -> Run:
     return command
 
 
+@pytest.mark.long
 def test_everything_promised_is_there(run: Run) -> None:
     """One test, since making the environment takes longer than everything else."""
     assert run("tcpvsadm", "--version").startswith("tcpvsadm 0.")
@@ -53,7 +54,9 @@ def test_everything_promised_is_there(run: Run) -> None:
     assert "--control" in run("ktcpvs", "--help")
     if shutil.which("cc"):
         compiled = "from ktcpvs.http import fast_path; from ktcpvs.protocols.http1 import plain; "
-        assert run("python", "-c", compiled + "print(fast_path.IS_COMPILED, plain.IS_COMPILED)") == "True True\n"
+        compiled += "from ktcpvs.streams import compiled; from ktcpvs.dispatch.compiled import forms; "
+        shown = "fast_path.IS_COMPILED, plain.IS_COMPILED, compiled.IS_COMPILED, forms is not None"
+        assert run("python", "-c", f"{compiled}print({shown})") == "True True True True\n"
     listed = run("pip", "show", "--files", "ktcpvs")
     for file in ("man8/tcpvsadm.8", "completions/tcpvsadm", "_tcpvsadm"):
         assert file in listed

@@ -1,6 +1,7 @@
 """Measure single parts, as docs/performance.md reports them.
 
     measure.py rules                        choosing by 10, 1,000 and 10,000 rules, without a socket
+    measure.py conditions                   the same with conditions of all kinds, 10 on 3 hosts and 10,000 on 3,000
     measure.py admission                    lists of networks and limits for each client, without a socket
     measure.py memory PID PORT idle|slow    memory of one connection of a daemon whose server is 127.0.0.1:9001
 
@@ -20,6 +21,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.testing import MemoryReactorClock
 
 from ktcpvs.dispatch.admission import Admission
@@ -67,6 +69,84 @@ def time_of(choose: Callable[[Request], object], paths: list[bytes]) -> float:
         request.path = path
         choose(request)
     return (time.perf_counter() - began) / len(paths) * 1e6
+
+
+MIXED = (
+    'host h{h}.example pattern "^/p{n}/[a-z]+$"',
+    "host h{h}.example path /q{n}/",
+    'host *.h{h}.example header X-Beta "^{m}$"',
+    "host h{h}.example from 10.{a}.{b}.0/24",
+    'host h{h}.example method POST cookie c "^{n}$"',
+)
+BROWSER = (
+    "User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
+    "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "Accept-Language: en-US,en;q=0.5",
+    "Accept-Encoding: gzip, deflate", "Connection: keep-alive", "Upgrade-Insecure-Requests: 1", "Priority: u=0, i",
+)  # fmt: skip
+
+
+def conditions(counts: Sequence[tuple[int, int]] = ((10, 3), (10000, 3000)), runs: int = 10) -> None:
+    """Ask for the rule in the middle by new requests of a browser, and by one again and again; then add a rule in front
+    of all others. Prints medians, and the longest step of a binding."""
+    for count, hosts in counts:
+        address = Inet("127.0.0.1", 80)
+        texts = [
+            MIXED[n % len(MIXED)].format(n=n, h=n // len(MIXED) % hosts, m=n % 20, a=n >> 8 & 255, b=n & 255)
+            for n in range(count)
+        ]
+        configured = tuple(Rule(text, (address,)) for text in texts)
+        config = VirtualService("web", servers=(RealServer(address),), rules=configured)
+        known = {address: Destination(address)}
+        view = ServiceView.of(config, known, WLC())
+        steps, scheduler = steps_of(view, None)
+        middle = count // 2 // len(MIXED) * len(MIXED)
+        host = f"Host: h{middle // len(MIXED) % hosts}.example"
+
+        def asked(path: str, host: str = host, number: int = 0) -> Request:
+            lines = "".join(f"{line}\r\n" for line in (host, *BROWSER, f"X-Number: {number}")).encode()
+            return Request("192.0.2.1", b"GET", path.encode(), path.encode(), lines)
+
+        one = asked(f"/p{middle}/index")
+        assert scheduler.choose(one).reason.startswith(f"rule {middle + 1} ")
+        new = [
+            [asked(f"/p{middle}/{run}{a}{b}", number=ord(b)) for a in LETTERS for b in LETTERS]
+            for run in LETTERS[:runs]
+        ]
+        first = statistics.median(time_of_requests(scheduler.choose, some) for some in new)
+        again = statistics.median(time_of_requests(scheduler.choose, [one] * 1000) for _ in new)
+        edited = evolve(config, rules=(Rule("host new.example", (address,)), *configured))
+        began = time.perf_counter()
+        after = ServiceView.of(edited, known, WLC(), before=view)
+        prepared = (time.perf_counter() - began) * 1000
+        again_steps, _ = steps_of(after, scheduler)
+        print(
+            f"{count} rules on {hosts} hosts: bound in {sum(steps):.1f} ms, step {max(steps):.1f} ms; a new choice "
+            f"{first:.2f} us, a known one {again:.2f} us; an edit {prepared:.1f} ms and {sum(again_steps):.1f} ms, "
+            f"step {max(again_steps):.1f} ms"
+        )
+
+
+def steps_of(view: ServiceView, previous: Any) -> tuple[list[float], Any]:
+    """Bind in steps. Return the milliseconds of each, and the scheduler."""
+    steps = HTTP().binding(view, previous)
+    taken: list[float] = []
+    bound: Any = None
+    while bound is None:
+        began = time.perf_counter()
+        try:
+            next(steps)
+        except StopIteration as end:
+            bound = end.value
+        taken.append((time.perf_counter() - began) * 1000)
+    return taken, bound
+
+
+def time_of_requests(choose: Callable[[Request], object], requests: list[Request]) -> float:
+    """Return the microseconds that a choice for one of these takes in the mean."""
+    began = time.perf_counter()
+    for request in requests:
+        choose(request)
+    return (time.perf_counter() - began) / len(requests) * 1e6
 
 
 def admission(counts: Sequence[int] = (1, 100, 10_000, 100_000), calls: int = 100_000) -> None:
@@ -130,6 +210,8 @@ def main() -> None:
     match sys.argv[1:]:
         case ["rules"]:
             rules()
+        case ["conditions"]:
+            conditions()
         case ["admission"]:
             admission()
         case ["memory", pid, port, ("idle" | "slow") as kind]:

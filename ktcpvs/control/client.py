@@ -205,6 +205,8 @@ class Switch:
     edit_server = _make_method("EditServer")
     delete_server = _make_method("DeleteServer")
     add_rule = _make_method("AddRule")
+    edit_rule = _make_method("EditRule")
+    move_rule = _make_method("MoveRule")
     delete_rule = _make_method("DeleteRule")
     allow = _make_method("Allow")
     deny = _make_method("Deny")
@@ -259,14 +261,16 @@ class Switch:
         target: str | None = None,
         headers: Iterable[tuple[str, str]] = (),
         client: str = "127.0.0.1",
+        port: int | None = None,
     ) -> dict[str, Any]:
         """Explain which server would handle a request; docs/tcpvsadm.md describes the result. No server is contacted.
 
-        headers: (name, value) of header fields; a name may be repeated. client: the client's IP address.
+        headers: (name, value) of header fields; a name may be repeated. client: the client's IP address. port: to which
+        it connects; None: the first port of the service.
         """
         fields = [{"name": name, "value": value} for name, value in headers]
         first = await self.call(
-            commands.Explain, ident=ident, method=method, target=target, headers=fields, client=client
+            commands.Explain, ident=ident, method=method, target=target, headers=fields, client=client, port=port
         )
         return dict(await self._read_pages(first))
 

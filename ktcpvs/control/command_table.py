@@ -110,7 +110,12 @@ _ADDRESS = Argument("address", ArgumentType.ADDRESS, option="real-server")
 _LISTEN = Argument(
     "address", ArgumentType.ADDRESS, option="listen", help="An address without a port gets the service's port."
 )
-_PATTERN = Argument("pattern", ArgumentType.TEXT, option="pattern")
+_PATTERN = Argument(
+    "pattern", ArgumentType.TEXT, option="pattern", help="A pattern, or conditions as the configuration writes them."
+)
+_RULE = Argument(
+    "rule", ArgumentType.TEXT, option="rule", help="The rule's name, its pattern or conditions, or its number."
+)
 _OPTIONS = Argument(
     "options", ArgumentType.SERVICE_OPTIONS, help='listen, port, scheduler, ...; "" removes a redirect.'
 )
@@ -169,13 +174,29 @@ EDIT_COMMANDS: tuple[EditCommand, ...] = (
         (_IDENT, _ADDRESS),
     ),
     EditCommand(
-        "AddRule", "add-rule", "add_rule", "add a rule, or add a server to the rule of this pattern",
+        "AddRule", "add-rule", "add_rule", "add a rule, or add a server to the rule of this name or these conditions",
         (
             _IDENT,
             _PATTERN,
             _ADDRESS,
             _optional("match", ArgumentType.INTEGER, "0..10, the group of the pattern to hash; None: no group."),
+            _optional("rule_name", ArgumentType.TEXT, "identifies the rule; None: its conditions do.", "name"),
+            _optional("before", ArgumentType.TEXT, "the rule in front of which it goes; None: to the end."),
         ),
+    ),
+    EditCommand(
+        "EditRule", "edit-rule", "edit_rule", "change the conditions or the name of a rule, which keeps its place",
+        (
+            _IDENT,
+            _RULE,
+            _optional("pattern", ArgumentType.TEXT, "its pattern or conditions from now on; None: unchanged."),
+            _optional("match", ArgumentType.INTEGER, "0..10, the group of the pattern to hash; None: unchanged."),
+            _optional("new_name", ArgumentType.TEXT, 'None: unchanged; "": it has none.', "name"),
+        ),
+    ),
+    EditCommand(
+        "MoveRule", "move-rule", "move_rule", "move a rule in front of another one, or to the end",
+        (_IDENT, _RULE, _optional("before", ArgumentType.TEXT, "the other rule; None: to the end.")),
     ),
     EditCommand(
         "DeleteRule", "del-rule", "delete_rule", "remove a server from a rule; the last one removes the rule too",

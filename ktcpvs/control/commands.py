@@ -96,7 +96,7 @@ class Explain(_Command):
     """Explain which server would handle a request, and return the first page, as with Read. No server is contacted.
 
     method, target: of the request; without them, a client that has only connected. headers: its header fields. client:
-    the IP address of the client.
+    the IP address of the client. port: to which it connects; left out: the first of the service.
     """
 
     arguments = [
@@ -105,6 +105,7 @@ class Explain(_Command):
         (b"target", amp.Unicode(optional=True)),
         (b"headers", NAMED_VALUES),
         (b"client", amp.Unicode()),
+        (b"port", amp.Integer(optional=True)),
     ]
     response = [(b"page", amp.String()), (b"pages", amp.Integer())]
 

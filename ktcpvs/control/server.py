@@ -46,7 +46,13 @@ class Switch(Protocol):
         """Return a view as plain data, or a Deferred of it. Raises a Refusal."""
 
     def explain(
-        self, ident: str, method: str | None, target: str | None, headers: Sequence[tuple[str, str]], client: str
+        self,
+        ident: str,
+        method: str | None,
+        target: str | None,
+        headers: Sequence[tuple[str, str]],
+        client: str,
+        port: int | None = None,
     ) -> Awaitable[Any]:
         """Explain which server would handle a request, as plain data. Raises a Refusal."""
 
@@ -160,9 +166,10 @@ class Administrator(GuardedAMP):
         client: str,
         method: str | None = None,
         target: str | None = None,
+        port: int | None = None,
     ) -> Deferred[dict[str, Any]]:
         fields = [(header["name"], header["value"]) for header in headers]
-        return self.respond(self._explain(ident, method, target, fields, client))
+        return self.respond(self._explain(ident, method, target, fields, client, port))
 
     async def _explain(self, *request: Any) -> dict[str, Any]:
         return self._first_page(await self._switch.explain(*request))

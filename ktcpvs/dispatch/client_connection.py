@@ -1,4 +1,7 @@
-"""Base class of client connections: a stream, a state machine, a dispatcher, one timer, and perhaps a relay."""
+"""Base class of client connections: a stream, a state machine, a dispatcher, one timer, and perhaps a relay.
+
+`dispatch/compiled.py` replaces some of its methods by compiled ones.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +32,8 @@ WAITING_STATES = ("choosing", "queued")
 DRAINED = "drain timeout"
 
 
-def _nothing(connection: ClientConnection) -> None:
-    pass
+def nothing_to_end(connection: ClientConnection) -> None:
+    """Do nothing: the `on_end` of a connection that nobody counts."""
 
 
 class ClientConnection(ABC):
@@ -71,7 +74,7 @@ class ClientConnection(ABC):
         self.state = state
         self.ending = ""
         self.is_over = False
-        self.on_end: Callable[[ClientConnection], object] = _nothing
+        self.on_end: Callable[[ClientConnection], object] = nothing_to_end
         self._timer: Timer | None = None
 
     def __repr__(self) -> str:
@@ -225,7 +228,7 @@ class ClientConnection(ABC):
         """Both sides are closed: report the end. Called once."""
         self.is_over = True
         self.on_end(self)
-        self.on_end = _nothing  # breaks a cycle, so that memory is freed now and not by the garbage collector
+        self.on_end = nothing_to_end  # breaks a cycle, so that memory is freed now and not by the garbage collector
         self.dispatcher.detach()
 
 

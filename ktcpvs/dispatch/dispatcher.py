@@ -127,6 +127,9 @@ class Dispatcher:
         """Continue after an exception of the scheduler."""
         self._handle(self._service.selector.scheduler_failed(self.request, failure, self._allows_second_round))
 
+    def _choice_failed(self, error: Exception) -> None:
+        self.scheduler_failed(Failure(error))
+
     def _handle(self, decision: Decision | Deferred[Any]) -> None:
         if isinstance(decision, Deferred):
             self._wait_for_scheduler(decision)
@@ -197,11 +200,11 @@ class Dispatcher:
             self._queued_since = now + 1
         self.is_waiting = True
         self._service.wait_for_room(self)
-        left = context.settings.queue_timeout + self._queued_since - 1 - now
+        left = self._service.settings.queue_timeout + self._queued_since - 1 - now
         owner.set_timer(max(left, 0), self._queue_timed_out)
 
     def _queue_timed_out(self) -> None:
-        self._owner.fail(503, f"no server had room within {self._settings_of.settings.queue_timeout} seconds")
+        self._owner.fail(503, f"no server had room within {self._service.settings.queue_timeout} seconds")
 
     def try_again(self) -> None:
         """Select again, because a server may have room. A client that has disconnected meanwhile takes no room."""

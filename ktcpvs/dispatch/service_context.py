@@ -67,7 +67,7 @@ class RelayChoice:
 class ServiceContext:
     """The collaborators of one service's connections.
 
-    unit: of the scheduler. first_byte_timeout: seconds; 0: none. server_failed: called with a server and a reason when
+    unit: of the scheduler. settings: in force for this service. server_failed: called with a server and a reason when
     a connection or request has failed by that server's fault. room_needed: called when a client begins to wait for
     room. make_connector: makes the connector of a server as it is configured now. connection_options: address -> how
     connections to that server are made, where they are not plain.
@@ -75,12 +75,13 @@ class ServiceContext:
 
     __slots__ = (
         "_connectors", "access_log", "admission", "config", "connection_options", "context", "counters",
-        "first_byte_timeout", "make_connector", "queue", "relay", "room_needed", "selector", "server_failed", "unit",
+        "make_connector", "queue", "relay", "room_needed", "selector", "server_failed", "settings", "unit",
     )  # fmt: skip
 
     def __init__(self, context: Context, config: VirtualService, unit: str) -> None:
         self.context = context
         self.config = config
+        self.settings = config.settings_from(context.settings)
         self.unit = unit
         self.selector = Selector(context, config)
         self.queue = Queue()
@@ -88,13 +89,12 @@ class ServiceContext:
         self.access_log = ServiceAccessLog(context)
         self.counters = TrafficCounters()
         self.relay = RelayChoice()
-        self.first_byte_timeout = 0
         self.connection_options: Mapping[Address, ConnectionOptions] = {}
         self._connectors: dict[Destination, Connector] = {}
         self.make_connector: Callable[[Destination], Connector] = lambda destination: Connector(
             context.reactor,
             destination.address,
-            lambda: context.settings.connect_timeout,
+            lambda: self.settings.connect_timeout,
             self.connection_options.get(destination.address, PLAIN),
         )
         self.server_failed: Callable[[Destination, str], object] = lambda destination, reason: None

@@ -6,24 +6,12 @@
  * be done, and why, stands in http/exchange.py.
  */
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-#include <structmember.h>
+#include "../_slots.h"
 #include <stddef.h>
 #include <string.h>
 #include <time.h>
 
-enum { MAX_FIELDS = 24, MAX_BUCKETS = 64, PLACES = 256, MAX_CACHED_REQUEST = 1024 };
-
-/* Where the attributes of a class are. */
-typedef struct {
-    PyTypeObject *type;
-    Py_ssize_t offset[MAX_FIELDS];
-} Layout;
-
-#define FIELDS(name, ...)                                                                                              \
-    static Layout name##_layout;                                                                                       \
-    static const char *const name##_names[] = {__VA_ARGS__, NULL}
+enum { MAX_BUCKETS = 64, PLACES = 256, MAX_CACHED_REQUEST = 1024 };
 
 enum { C_STATE, C_IS_LAST, C_READER, C_LIMITS, C_LAST_ACTIVITY, C_HTTP, C_EXCHANGE, C_IS_FULL, C_HAS_ENDED, C_PENDING,
        C_HELD, C_CLIENT, C_CLOSES_AFTER, C_DISPATCHER };
@@ -79,59 +67,12 @@ FIELDS(access_log, "writer");
 enum { P_DATA, P_OUT, P_METHOD, P_TARGET, P_LINES, P_MINOR, P_KEEP_ALIVE };
 FIELDS(plain, "data", "out", "method", "target", "lines", "minor", "keep_alive");
 
-#define SLOT(object, layout, field) (*(PyObject **)((char *)(object) + layout##_layout.offset[field]))
-#define IS_A(object, layout) ((object) != NULL && Py_TYPE(object) == layout##_layout.type)
-
 static PyTypeObject *shared_destination_type;
 static PyObject *idle_state, *sent_state, *whole_state, *closing, *no_bytes;
 static double buckets[MAX_BUCKETS];
 static int bucket_count;
 static PyObject *s_now, *s_receive, *s_begin, *s_start, *s_choose, *s_choice_failed, *s_choice_unusual, *s_with_lines,
     *s_pause, *s_resume, *s_plain_response, *s_put, *s_end, *s_write_plain_log, *s_finish, *s_read_for;
-
-/* Finds the offsets of a class's slots. Returns -1 with an exception when an attribute is no slot. */
-static int
-learn(Layout *layout, const char *const *names, PyTypeObject *type)
-{
-    for (int i = 0; names[i]; i++) {
-        PyObject *member = PyObject_GetAttrString((PyObject *)type, names[i]);
-        if (member == NULL)
-            return -1;
-        if (!Py_IS_TYPE(member, &PyMemberDescr_Type)) {
-            PyErr_Format(PyExc_TypeError, "%s.%s is no slot", type->tp_name, names[i]);
-            Py_DECREF(member);
-            return -1;
-        }
-        layout->offset[i] = ((PyMemberDescrObject *)member)->d_member->offset;
-        Py_DECREF(member);
-    }
-    Py_INCREF(type);
-    layout->type = type;
-    return 0;
-}
-
-static inline void
-put(PyObject **place, PyObject *value)
-{
-    PyObject *old = *place;
-    *place = value;
-    Py_XDECREF(old);
-}
-
-static inline void
-put_new(PyObject **place, PyObject *value)
-{
-    put(place, Py_NewRef(value));
-}
-
-static int
-put_made(PyObject **place, PyObject *value)
-{
-    if (value == NULL)
-        return -1;
-    put(place, value);
-    return 0;
-}
 
 static int
 add(PyObject **place, long long more)
@@ -164,14 +105,6 @@ monotonic(void)
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
-static int
-call(PyObject *object, PyObject *name, PyObject *argument)
-{
-    PyObject *result = argument ? PyObject_CallMethodOneArg(object, name, argument) : PyObject_CallMethodNoArgs(object, name);
-    Py_XDECREF(result);
-    return result == NULL ? -1 : 0;
 }
 
 static int

@@ -30,9 +30,6 @@ MAX_PENDING_BYTES = 65536
 """The most bytes of pipelined requests that are held while another one is handled; beyond that, the client is not
 read."""
 
-CHECK_INTERVAL = 5
-"""Seconds between two checks of the timeouts."""
-
 MAX_REQUESTS_PER_TURN = 16
 """The most pipelined requests of one client in one turn of the reactor; then other connections have their turn."""
 
@@ -214,10 +211,10 @@ class HTTPClientConnection(ClientConnection):
         try:
             if reader is None:
                 found = _match_head(data)
-                if found is not None and found.end() <= self.context.settings.head_size:
+                if found is not None and found.end() <= self.service.settings.head_size:
                     self._begin(http1.Request(found), data, found)
                     return
-                settings = self.context.settings
+                settings = self.service.settings
                 check = http1.EarlyCheck().feed
                 reader = self._reader = HeadReader(settings.head_size, settings.head_lines, settings.uri_size, check)
                 self._head_began = self.context.wheel.now
@@ -237,7 +234,7 @@ class HTTPClientConnection(ClientConnection):
     def _begin(self, message: http1.Request, data: bytes, found: re.Match[bytes]) -> None:
         """Begin a request whose head is complete. Nothing is sent before the bytes that came with it have been
         checked."""
-        started, settings = monotonic(), self.context.settings
+        started, settings = monotonic(), self.service.settings
         end = found.end()
         if message.lines.count(b"\n") > settings.head_lines:
             raise BadRequest(431, f"the request has more than {settings.head_lines} header lines")
@@ -307,11 +304,11 @@ class HTTPClientConnection(ClientConnection):
         self.client.dataReceived(data)
 
     def _is_too_large(self, size: int) -> bool:
-        limit = self.context.settings.body_size
+        limit = self.service.settings.body_size
         return 0 < limit << 10 < size
 
     def _too_large(self) -> str:
-        return f"the request's body is longer than {self.context.settings.body_size} KiB"
+        return f"the request's body is longer than {self.service.settings.body_size} KiB"
 
     def _bad_body(self, status: int, reason: str) -> None:
         """Refuse a request whose body is malformed or too large; its server must not take the request for complete."""
@@ -466,13 +463,13 @@ class HTTPClientConnection(ClientConnection):
         """Close once the client has read everything."""
         self.set_timer(0)
         if may_still_send(self.client):
-            LingeringClose(self.client, self.context.wheel, self.context.settings).linger()
+            LingeringClose(self.client, self.context.wheel, self.service.settings).linger()
         elif not self.client.close():  # most clients have read everything already
-            LingeringClose(self.client, self.context.wheel, self.context.settings).close()
+            LingeringClose(self.client, self.context.wheel, self.service.settings).close()
 
     def _lingering_close(self) -> LingeringClose:
         self.set_timer(0)
-        return LingeringClose(self.client, self.context.wheel, self.context.settings, self._lingered)
+        return LingeringClose(self.client, self.context.wheel, self.service.settings, self._lingered)
 
     def _lingered(self) -> None:
         if self.state == life.REFUSING:
@@ -498,15 +495,7 @@ class HTTPClientConnection(ClientConnection):
     # Timeouts. docs/timeouts.md has the table of states and their timeouts.
 
     def restore_timer(self) -> None:
-        self.set_timer(self._check_interval(), self._check_timeouts)
-
-    def _check_interval(self) -> int:
-        """Return the seconds until the next check: CHECK_INTERVAL, or the shortest timeout if that is less."""
-        settings = self.context.settings
-        first_byte = self.service.first_byte_timeout or CHECK_INTERVAL
-        read = settings.read_timeout or CHECK_INTERVAL
-        times = (settings.head_timeout, settings.keepalive_timeout, settings.response_timeout, first_byte, read)
-        return min(CHECK_INTERVAL, *times)
+        self.set_timer(self._http.check_interval, self._check_timeouts)
 
     def _check_timeouts(self) -> None:
         """Check all timeouts of the current state."""
@@ -531,7 +520,7 @@ class HTTPClientConnection(ClientConnection):
     def _check_full(self) -> bool:
         """Check a client that does not read; the server's timeouts do not run meanwhile. Return True if it was
         disconnected."""
-        limit = self.context.settings.read_timeout
+        limit = self.service.settings.read_timeout
         if self._progress is None:
             self._progress = Progress(self.client, self.context.wheel)
         if limit and self._progress.stalled() >= limit:
@@ -540,7 +529,7 @@ class HTTPClientConnection(ClientConnection):
         return False
 
     def _check_idle(self, waited: int) -> bool:
-        settings = self.context.settings
+        settings = self.service.settings
         if self._reader is None:
             if waited < settings.keepalive_timeout:
                 return False
@@ -554,7 +543,8 @@ class HTTPClientConnection(ClientConnection):
         return True
 
     def _check_server(self, state: str, waited: int) -> bool:
-        settings, exchange, limit = self.context.settings, self.exchange, self.context.settings.read_timeout
+        settings, exchange = self.service.settings, self.exchange
+        limit = settings.read_timeout
         if state == life.WAITING and self.body is None and waited >= settings.response_timeout:
             self._http.retries.response_timed_out(exchange)
         elif self.body is not None and limit and waited > limit and state == life.WAITING:

@@ -390,7 +390,7 @@ class Exchange:
         """Send the request to this server, on a new connection."""
         self._owner.transition(life.CHOSEN)
         connection, self._connecting = self._http.connections.connect(
-            destination, self._http.context.connector(destination), self._owner.origin
+            destination, self._http.context.connector(destination), self._owner.origin, self._owner.client.poller
         )
         self._connecting.addCallbacks(self._connected, self._not_connected, (connection,))
 
@@ -505,7 +505,7 @@ class Exchange:
         interim = 0
         while True:
             try:
-                size = self._http.context.context.settings.head_size
+                size = self._http.context.settings.head_size
                 read = http1.read_response(data, message.method, size, looked, message.minor)
             except BadResponse as bad:
                 self.server_failed(f"unreadable response: {bad}")

@@ -96,7 +96,7 @@ class Retries:
     def check_silence(self, exchange: RetriedExchange, seconds: int) -> None:
         """The server has sent nothing for `seconds`: retry elsewhere if its checks have failed, or after
         first_byte_timeout."""
-        server, timeout = exchange.server, self._service.first_byte_timeout
+        server, timeout = exchange.server, self._service.settings.first_byte_timeout
         if server is None:
             return
         if server.destination.health.state == DOWN:
@@ -106,7 +106,7 @@ class Retries:
 
     def response_timed_out(self, exchange: RetriedExchange) -> None:
         """The server has not begun its response within `response_timeout`."""
-        seconds = self._service.context.settings.response_timeout
+        seconds = self._service.settings.response_timeout
         if not self._retry_elsewhere(exchange, f"no response within {seconds} seconds"):
             exchange.server_failed(f"no response within {seconds} seconds")
             exchange.fail(504, f"the server did not answer within {seconds} seconds")

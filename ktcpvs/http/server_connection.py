@@ -12,8 +12,10 @@ from ktcpvs.http.fast_path import server_receiver
 from ktcpvs.http.head_cache import CachedResponse
 from ktcpvs.http.pool import Pool
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.settings import Settings
 from ktcpvs.runtime.context import Context
 from ktcpvs.streams.connector import Connector, OriginOf
+from ktcpvs.streams.poller import SocketPoller
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system.timer_wheel import TimerWheel
 
@@ -163,8 +165,10 @@ class ServerConnection(Stream):
 class ServerConnections:
     """All server connections of one service: those in use, and the idle ones in `pool`."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, settings: Callable[[], Settings] | None = None) -> None:
+        """settings: returns those in force; None: those of the whole switch."""
         self._context = context
+        self._settings = settings or (lambda: context.settings)
         self.pool: Pool[ServerConnection] = Pool()
         self._is_sweeping = False
         self._open: set[ServerConnection] = set()
@@ -203,18 +207,21 @@ class ServerConnections:
             context.wheel.repeat(SWEEP_INTERVAL, self._sweep)
 
     def connect(
-        self, destination: Destination, connector: Connector, origin: OriginOf
+        self, destination: Destination, connector: Connector, origin: OriginOf, poller: SocketPoller | None = None
     ) -> tuple[ServerConnection, Deferred[Stream]]:
         """Connect to `destination`. Return the connection, and a Deferred that fires when it is open.
 
-        origin: returns the client. A connection that is told its client serves one exchange.
+        origin: returns the client. A connection that is told its client serves one exchange. poller: as for
+        `Connector.begin`.
         """
         self._context.descriptors.take_server()
         connection = ServerConnection(self, destination, self._context.wheel)
         if connector.is_for_one_client:
             connection.retire()
         self._open.add(connection)
-        return connection, connector.connect_stream(connection, origin).addErrback(self._not_connected, connection)
+        connected: Deferred[Stream] = Deferred(lambda _: attempt.cancel())
+        attempt = connector.begin(connection, connected.callback, connected.errback, poller, origin)
+        return connection, connected.addErrback(self._not_connected, connection)
 
     def _not_connected(self, why: Failure, connection: ServerConnection) -> Failure:
         self.closed(connection)
@@ -238,8 +245,7 @@ class ServerConnections:
 
     def _sweep(self) -> bool:
         """Close connections that have been idle too long. Return True while any are kept."""
-        context = self._context
-        self._close_all(self.pool.expire(context.wheel.now - context.settings.keepalive_timeout))
+        self._close_all(self.pool.expire(self._context.wheel.now - self._settings().keepalive_timeout))
         self._is_sweeping = bool(self.pool)
         return self._is_sweeping
 

@@ -6,6 +6,10 @@ from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.http.head_cache import HeadCache
 from ktcpvs.http.retries import Retries
 from ktcpvs.http.server_connection import ServerConnections
+from ktcpvs.model.settings import Settings
+
+CHECK_INTERVAL = 5
+"""Seconds between two checks of a client connection's timeouts."""
 
 
 class HTTPService:
@@ -15,7 +19,10 @@ class HTTPService:
     needs. https_port: where each request is redirected to; None: it is served.
     """
 
-    __slots__ = ("access_log", "cache", "connections", "context", "https_port", "kept", "retries", "selector")
+    __slots__ = (
+        "_checked", "_interval", "access_log", "cache", "connections", "context", "https_port", "kept", "retries",
+        "selector",
+    )  # fmt: skip
 
     def __init__(self, context: ServiceContext, connections: ServerConnections, cache: HeadCache) -> None:
         self.context = context
@@ -26,3 +33,17 @@ class HTTPService:
         self.selector = context.selector
         self.kept = connections.pool.kept
         self.https_port: int | None = None
+        self._checked: Settings | None = None  # those of `_interval`
+        self._interval = 0
+
+    @property
+    def check_interval(self) -> int:
+        """Seconds until the next check of a client's timeouts: CHECK_INTERVAL, or the shortest timeout if that is
+        less."""
+        settings = self.context.settings
+        if self._checked is not settings:
+            self._checked = settings
+            times = settings.head_timeout, settings.keepalive_timeout, settings.response_timeout
+            may_be_off = settings.first_byte_timeout or CHECK_INTERVAL, settings.read_timeout or CHECK_INTERVAL
+            self._interval = min(CHECK_INTERVAL, *times, *may_be_off)
+        return self._interval

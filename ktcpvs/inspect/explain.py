@@ -31,13 +31,20 @@ class Explainer:
         self._director = director
 
     async def explain(
-        self, ident: str, method: str | None, target: str | None, headers: Sequence[tuple[str, str]], client: str
+        self,
+        ident: str,
+        method: str | None,
+        target: str | None,
+        headers: Sequence[tuple[str, str]],
+        client: str,
+        port: int | None = None,
     ) -> dict[str, Any]:
         """Explain what service `ident` would do with this request, as plain data for JSON, described in
         docs/tcpvsadm.md.
 
         method, target: None for a client that has only connected. headers: (name, value) of header lines. client: its
-        IP address. Raises NoSuchService, BadValue for what cannot be a request, or the Refusal of a scheduler.
+        IP address. port: to which it connects; None: the first of the service. Raises NoSuchService, BadValue for what
+        cannot be a request, or the Refusal of a scheduler.
         """
         director = self._director
         table, context = director.expanded, director.context
@@ -58,7 +65,7 @@ class Explainer:
         }
         try:
             _check_admission(request.client, config, live, notes)
-            read_request(request, prepared, context, method, target, headers, notes)
+            read_request(request, prepared, context, method, target, headers, notes, port)
         except _Denied as why:
             considered, outcome = Considered(), make_outcome("nobody", None, f"{why}: the connection is reset")
         except BadRequest as bad:

@@ -236,7 +236,7 @@ def _relay_in_use(relay: RelayChoice) -> dict[str, Any]:
 
 def _handshakes(counts: Mapping[tuple[str, str], int]) -> dict[str, int]:
     """Name each kind of TLS handshake: `TLSv1.3 full`, `TLSv1.3 resumed`, `refused`."""
-    return {f"{version} {outcome}".lstrip(): count for (version, outcome), count in sorted(counts.items())}
+    return dict(sorted((f"{version} {outcome}".lstrip(), count) for (version, outcome), count in counts.items()))
 
 
 def _service_stats(live: RunningService | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from ktcpvs.model.address import Address
 from ktcpvs.model.language.writer import write_test
 from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.network import Networks
-from ktcpvs.model.service import OPTIONS, RealServer, VirtualService
+from ktcpvs.model.service import OPTIONS, RealServer, Rule, VirtualService
 from ktcpvs.model.table import Table
 
 
@@ -35,6 +35,12 @@ def describe_server(server: RealServer) -> dict[str, Any]:
     }
 
 
+def describe_rule(rule: Rule) -> dict[str, Any]:
+    """pattern: its pattern, or the text of its conditions. name: None without one."""
+    servers = [str(address) for address in rule.servers]
+    return {"pattern": rule.pattern, "match": rule.match, "name": rule.name, "servers": servers}
+
+
 def describe_service(service: VirtualService) -> dict[str, Any]:
     """Return a service as str, int, None, list and dict; addresses as text. listen: the first address; listeners: all
     of them."""
@@ -44,10 +50,7 @@ def describe_service(service: VirtualService) -> dict[str, Any]:
         "listeners": [describe_listener(listener) for listener in service.listen],
         **{name: describe_value(getattr(service, name)) for name in OPTIONS if name != "listen"},
         "servers": [describe_server(server) for server in service.servers],
-        "rules": [
-            {"pattern": rule.pattern, "match": rule.match, "servers": [str(address) for address in rule.servers]}
-            for rule in service.rules
-        ],
+        "rules": [describe_rule(rule) for rule in service.rules],
         "tests": [write_test(test) for test in service.tests],
     }
 

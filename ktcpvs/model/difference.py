@@ -101,22 +101,37 @@ def _servers(before: list[Described], after: list[Described]) -> Iterator[str]:
 
 
 def _rules(before: list[Described], after: list[Described]) -> Iterator[str]:
-    old = {rule["pattern"]: rule for rule in before}
-    new = {rule["pattern"]: rule for rule in after}
-    for pattern in old:
-        if pattern not in new:
-            yield f"- rule '{shorten(pattern, 100)}'"
-    for pattern, rule in new.items():
+    old = {_rule_key(rule): rule for rule in before}
+    new = {_rule_key(rule): rule for rule in after}
+    for key, rule in old.items():
+        if key not in new:
+            yield f"- rule {_rule_label(rule)}"
+    for key, rule in new.items():
         servers = " ".join(rule["servers"])
         match = "" if rule["match"] is None else f", match {rule['match']}"
-        if pattern not in old:
-            yield f"+ rule '{shorten(pattern, 100)}' -> {servers}{match}"
-        elif old[pattern] != rule:
-            was = "" if old[pattern]["match"] is None else f", match {old[pattern]['match']}"
-            yield f"rule '{shorten(pattern, 100)}': {' '.join(old[pattern]['servers'])}{was} -> {servers}{match}"
-    kept = [pattern for pattern in old if pattern in new]
-    if kept != [pattern for pattern in new if pattern in old]:
+        if key not in old:
+            conditions = f"{shorten(rule['pattern'], 100)} " * (rule["name"] is not None)
+            yield f"+ rule {_rule_label(rule)} {conditions}-> {servers}{match}"
+            continue
+        former = old[key]
+        if former["pattern"] != rule["pattern"]:
+            changed = f"{shorten(former['pattern'], 100)} -> {shorten(rule['pattern'], 100)}"
+            yield f"rule {_rule_label(rule)}: {changed}"
+        if (former["servers"], former["match"]) != (rule["servers"], rule["match"]):
+            was = "" if former["match"] is None else f", match {former['match']}"
+            yield f"rule {_rule_label(rule)}: {' '.join(former['servers'])}{was} -> {servers}{match}"
+    if [key for key in old if key in new] != [key for key in new if key in old]:
         yield "the order of the rules changes"
+
+
+def _rule_key(rule: Described) -> tuple[str | None, str]:
+    """Return what identifies a rule. A daemon of an older version describes rules without names."""
+    name = rule.get("name")
+    return (name, "") if name is not None else (None, rule["pattern"])
+
+
+def _rule_label(rule: Described) -> str:
+    return f"'{shorten(rule.get('name') or rule['pattern'], 100)}'"
 
 
 def _tests(before: list[str], after: list[str]) -> Iterator[str]:

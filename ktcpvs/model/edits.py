@@ -206,19 +206,70 @@ class DeleteServer(Edit):
 
 @frozen
 class AddRule(Edit):
+    """Add a rule, or a server to the rule of that name, or else with these conditions.
+
+    pattern: its pattern, or the text of its conditions; "" with the name of a rule keeps them. rule_name: None: it has
+    none. before: the rule in front of which a new one goes, as `VirtualService.rule` finds it; None: to the end.
+    """
+
     name: ClassVar[str] = "add-rule"
     ident: str
     pattern: str
     address: Address
     match: int | None = None
+    rule_name: str | None = None
+    before: str | None = None
 
     def apply(self, table: Table) -> Table:
         service = table.service(self.ident)
-        return table.with_service(service.with_rule(self.pattern, service.complete(self.address), self.match))
+        address = service.complete(self.address)
+        return table.with_service(service.with_rule(self.pattern, address, self.match, self.rule_name, self.before))
+
+
+@frozen
+class EditRule(Edit):
+    """Change a rule, which keeps its place and its servers.
+
+    rule: as `VirtualService.rule` finds it. pattern: None keeps its conditions. match: None keeps it, unless the new
+    conditions have no pattern for it. new_name: None keeps its name; "": it has none.
+    """
+
+    name: ClassVar[str] = "edit-rule"
+    ident: str
+    rule: str
+    pattern: str | None = None
+    match: int | None = None
+    new_name: str | None = None
+
+    def apply(self, table: Table) -> Table:
+        service = table.service(self.ident)
+        pairs = (("pattern", self.pattern), ("match", self.match))
+        changes: dict[str, Any] = {name: value for name, value in pairs if value is not None}
+        if self.new_name is not None:
+            changes["name"] = self.new_name or None
+        if not changes:
+            raise BadValue("edit-rule: nothing to change; give conditions, match or name")
+        return table.with_service(service.with_edited_rule(self.rule, changes))
+
+
+@frozen
+class MoveRule(Edit):
+    """Move a rule in front of another one. rule, before: as `VirtualService.rule` finds them; before: None: to the
+    end."""
+
+    name: ClassVar[str] = "move-rule"
+    ident: str
+    rule: str
+    before: str | None = None
+
+    def apply(self, table: Table) -> Table:
+        return table.with_service(table.service(self.ident).with_moved_rule(self.rule, self.before))
 
 
 @frozen
 class DeleteRule(Edit):
+    """Remove a server from a rule. pattern: the rule, as `VirtualService.rule` finds it."""
+
     name: ClassVar[str] = "del-rule"
     ident: str
     pattern: str

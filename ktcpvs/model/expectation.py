@@ -1,6 +1,6 @@
 """Tests in a configuration: a request, and the server that must serve it.
 
-test "GET /images/x" ["NAME: VALUE" ...] [from ADDRESS] -> SERVER [SERVER ...] | redirect | nobody
+test "GET /images/x" ["NAME: VALUE" ...] [from ADDRESS] [port N] -> SERVER [SERVER ...] | redirect | nobody
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from attrs import Attribute, field, frozen
 
 from ktcpvs.errors import BadValue, shorten
 from ktcpvs.model.address import Address
+from ktcpvs.model.options import in_range
 
 REDIRECT, NOBODY = OUTCOMES = ("redirect", "nobody")
 CLIENT = "127.0.0.1"
@@ -40,7 +41,8 @@ def _client(instance: object, attribute: Attribute[str], value: str) -> None:
 
 @frozen
 class Expectation:
-    """A test. request: "METHOD TARGET". headers: lines "NAME: VALUE". client: its IP address. servers: one of them must
+    """A test. request: "METHOD TARGET". headers: lines "NAME: VALUE". client: its IP address. port: to which it
+    connects; None: the first of the service. servers: one of them must
     serve the request; empty: the outcome must be `outcome`, REDIRECT or NOBODY."""
 
     request: str = field(validator=_request)
@@ -48,6 +50,7 @@ class Expectation:
     client: str = field(default=CLIENT, validator=_client)
     servers: tuple[Address, ...] = ()
     outcome: str = ""
+    port: int | None = field(default=None, validator=in_range(1, 65535))
 
     def __attrs_post_init__(self) -> None:
         if bool(self.servers) == bool(self.outcome) or self.outcome not in ("", *OUTCOMES):

@@ -13,7 +13,9 @@ from attrs import Factory, define, field, frozen
 from zope.interface import Attribute, Interface
 
 from ktcpvs.model.address import Address
+from ktcpvs.model.conditions import Condition, conditions_of
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.request_values import arguments, cookies, host_of, normalized_path
 from ktcpvs.model.service import Rule, VirtualService
 
 CONNECTION = "CONNECTION"
@@ -73,6 +75,8 @@ class Request:
     change this set. failed: those that have already failed.
     server_name, protocols: of the ClientHello, for schedulers with the unit CLIENT_HELLO: the name in lower case, None
     if the client sends none, and the protocols of ALPN that it offers. connection: of the client; None in tests.
+
+    The properties are read from these when they are asked for, each time again.
     """
 
     client: str = ""
@@ -87,9 +91,44 @@ class Request:
     connection: ClientSide | None = None
 
     @property
+    def host(self) -> bytes | None:
+        """The host that is asked for, in lower case, without its port and a final dot; None: there is none, or there
+        are several."""
+        return host_of(self.target or b"/", self.lines)
+
+    @property
+    def normalized_path(self) -> bytes:
+        """The path as servers read it: without its query, decoded, without `.`, `..` and repeated slashes."""
+        return normalized_path(self.path or b"")
+
+    @property
+    def arguments(self) -> tuple[tuple[bytes, bytes], ...]:
+        """(name, value) of all arguments in the query, decoded."""
+        return tuple(arguments(self.path or b""))
+
+    @property
+    def cookies(self) -> tuple[tuple[bytes, bytes], ...]:
+        """(name, value) of all cookies."""
+        return tuple(cookies(self.lines))
+
+    @property
+    def port(self) -> int | None:
+        """The port that the client has connected to; None for a unix socket."""
+        address = self.connection.local_address if self.connection is not None else None
+        return address[1] if isinstance(address, tuple) else None
+
+    @property
     def is_tls(self) -> bool:
         """Whether the client speaks TLS with the switch."""
         return self.connection is not None and self.connection.tls is not None
+
+    @property
+    def sni(self) -> str | None:
+        """The server name of TLS in lower case: of a connection that passes through, or of one that ends here."""
+        if self.server_name is not None or self.connection is None or self.connection.tls is None:
+            return self.server_name
+        name = self.connection.tls.sni
+        return None if name is None else name.lower().removesuffix(".")
 
     @property
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
@@ -122,8 +161,8 @@ Choosing = Choice | None | Awaitable[Choice | None]
 class Considered:
     """The rules and servers that a scheduler considered for one request, for people to read.
 
-    rules: (number, pattern, why it was taken or not) of each rule that was tried, in their order. notes: other facts
-    that mattered, a line each. destinations: those among which it chose.
+    rules: (number, name or conditions, why it was taken or not) of each rule that was tried, in their order. notes:
+    other facts that mattered, a line each. destinations: those among which it chose.
     """
 
     rules: tuple[tuple[int, str, str], ...] = ()
@@ -133,8 +172,9 @@ class Considered:
 
 @frozen(eq=False)
 class BoundRule:
-    """A rule whose servers are destinations. number: its place in the list, from 1. rule: as configured; None in tests
-    of rules alone."""
+    """A rule whose servers are destinations. number: its place in the list, from 1. pattern: its pattern, or the text
+    of its conditions. rule: as configured; None in tests of rules alone. key: identifies it among the rules of its
+    service. is_pattern: its only condition is one pattern."""
 
     number: int
     pattern: str
@@ -142,6 +182,26 @@ class BoundRule:
     match: int | None
     destinations: tuple[Destination, ...]
     rule: Rule | None = None
+    key: str = field(init=False)
+    is_pattern: bool = field(init=False)
+
+    @key.default
+    def _key(self) -> str:
+        return self.rule.key if self.rule is not None else self.pattern
+
+    @is_pattern.default
+    def _is_pattern(self) -> bool:
+        return self.rule.is_pattern if self.rule is not None else True
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """All that a request must meet."""
+        return self.rule.conditions if self.rule is not None else conditions_of(self.pattern)
+
+    @property
+    def label(self) -> str:
+        """Its name, or else its conditions, for people."""
+        return self.rule.label if self.rule is not None else self.pattern
 
 
 @frozen(eq=False)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from attrs import Attribute, evolve, field, frozen
+from attrs import Attribute, evolve, field, fields_dict, frozen
 
 from ktcpvs.errors import (
     BadAddress,
@@ -18,14 +18,15 @@ from ktcpvs.errors import (
     NoSuchNetwork,
     NoSuchRule,
     NoSuchServer,
+    Refusal,
     RuleExists,
     ServerExists,
     shorten,
 )
 from ktcpvs.model.address import Address, Inet, parse_address
 from ktcpvs.model.check import read_check, well_formed
+from ktcpvs.model.conditions import NAME, PATTERN, RESERVED, Condition, conditions_of, normalized_text
 from ktcpvs.model.expectation import Expectation
-from ktcpvs.model.hosts import condition_of, hosts_of
 from ktcpvs.model.listen import Listen, ListenAddress, as_listen, check_complete, read_listen
 from ktcpvs.model.listen import well_formed as well_formed_listen
 from ktcpvs.model.network import Network, Networks, read_networks
@@ -44,6 +45,7 @@ from ktcpvs.model.options import (
     read_word,
 )
 from ktcpvs.model.pattern import DEFAULT_PATTERNS, check_pattern
+from ktcpvs.model.settings import Settings
 from ktcpvs.model.tls import (
     CONTRADICTING,
     OPTIONAL,
@@ -124,35 +126,81 @@ def _log_place(instance: object, attribute: Attribute[str], value: str) -> None:
         )
 
 
+_RULE_NAME = re.compile(r"(?![0-9]+\Z)[A-Za-z0-9_.-]{1,64}")
+
+
+def check_rule_name(name: str) -> None:
+    """Raise BadValue for a name that a rule cannot have."""
+    if not _RULE_NAME.fullmatch(name) or name.lower() in RESERVED:
+        raise BadValue(
+            f"'{shorten(name, 60)}' is not a valid name of a rule: expected 1 to 64 letters, digits and _ . -, not "
+            "digits alone, and no word of the language"
+        )
+
+
+def _rule_name(instance: object, attribute: Attribute[str | None], value: str | None) -> None:
+    if value is not None:
+        check_rule_name(value)
+
+
 @frozen
 class Rule:
-    """Requests whose target `pattern` matches go to one of `servers`. A `pattern` of the form `host NAME ...` is for
-    clients of TLS that name one of these hosts.
+    """Requests that meet all conditions go to one of `servers`.
 
-    match: the number (0..10) of the group whose text schedulers hash; None if no number was given.
+    pattern: the pattern that is searched in the target, or the text of other conditions (model.conditions). match: the
+    number (0..10) of the pattern's group whose text schedulers hash; None if no number was given. name: identifies the
+    rule; None: its conditions do.
     """
 
-    pattern: str = field(converter=condition_of)
+    pattern: str = field(converter=normalized_text)
     servers: tuple[Address, ...]
     match: int | None = None
+    name: str | None = field(default=None, validator=_rule_name)
+    conditions: tuple[Condition, ...] = field(init=False, eq=False, repr=False)
+    is_pattern: bool = field(init=False, eq=False, repr=False)
+    """Whether its only condition is one pattern."""
+
+    @conditions.default
+    def _read_conditions(self) -> tuple[Condition, ...]:
+        return conditions_of(self.pattern)
+
+    @is_pattern.default
+    def _is_pattern(self) -> bool:
+        return len(self.conditions) == 1 and self.hashed_pattern is not None
 
     def __attrs_post_init__(self) -> None:
-        if self.hosts and self.match is not None:
-            raise BadValue(f"match {self.match}: rule '{shorten(self.pattern)}' has no pattern")
-        groups = 0 if self.hosts else check_pattern(self.pattern)
-        if self.match is not None and not 0 <= self.match <= MAX_MATCH:
-            raise BadValue(f"match {self.match} is out of range: 0..{MAX_MATCH}")
-        if self.match is not None and self.match > groups:
-            raise BadValue(f"match {self.match}: pattern '{shorten(self.pattern)}' has {groups} groups")
+        if self.match is not None:
+            self._check_match(self.match)
         if not self.servers:
-            raise NoSuchServer(f"rule '{shorten(self.pattern)}' names no server")
+            raise NoSuchServer(f"rule '{shorten(self.label)}' names no server")
         if len(set(self.servers)) != len(self.servers):
-            raise RuleExists(f"rule '{shorten(self.pattern)}' names a server twice")
+            raise RuleExists(f"rule '{shorten(self.label)}' names a server twice")
+
+    def _check_match(self, match: int) -> None:
+        pattern = self.hashed_pattern
+        if pattern is None:
+            raise BadValue(f"match {match}: rule '{shorten(self.label)}' has no pattern")
+        if not 0 <= match <= MAX_MATCH:
+            raise BadValue(f"match {match} is out of range: 0..{MAX_MATCH}")
+        groups = check_pattern(pattern)
+        if match > groups:
+            raise BadValue(f"match {match}: pattern '{shorten(pattern)}' has {groups} groups")
 
     @property
-    def hosts(self) -> tuple[str, ...]:
-        """The server names for which it is; empty: it has a pattern."""
-        return hosts_of(self.pattern)
+    def key(self) -> str:
+        """What identifies the rule in its service: no two have the same."""
+        return self.pattern if self.name is None else f"{NAME} {self.name}"
+
+    @property
+    def label(self) -> str:
+        """Its name, or else its conditions, for people."""
+        return self.pattern if self.name is None else self.name
+
+    @property
+    def hashed_pattern(self) -> str | None:
+        """The pattern whose groups `match` counts: that of its only condition with one; None: there is no such."""
+        found = [one for one in self.conditions if one.kind == PATTERN and not one.is_negated]
+        return found[0].values[0] if len(found) == 1 and len(found[0].values) == 1 else None
 
     @property
     def is_default(self) -> bool:
@@ -163,6 +211,14 @@ class Rule:
 def _forwarding(field_name: str) -> Any:
     meaning = f"{field_name} in requests to servers, for schedulers that decide per request"
     return option(read_word, "off", meaning, check=one_of("off", "append", "replace"))
+
+
+def _own(name: str) -> Any:
+    """Declare an option that overrides the setting of that name."""
+    meta = fields_dict(Settings)[name].metadata
+    unit = f" ({meta['unit']})" if meta["unit"] else ""
+    meaning = f"{meta['meaning']}{unit}; not given: the setting of that name"
+    return option(read_number, None, meaning, check=in_range(*meta["range"]))
 
 
 @frozen
@@ -274,13 +330,18 @@ class VirtualService:
         "the protocols to which clients may switch (Upgrade), for schedulers that decide per request",
         check=one_of("any", "websocket", "off"),
     )
-    first_byte_timeout: int | None = option(
-        read_number,
-        None,
-        "seconds after which an idempotent request to an unresponsive server goes to another one; 0: not by time "
-        "alone; not given: the setting of that name",
-        check=in_range(0, 86400),
-    )
+    read_timeout: int | None = _own("read_timeout")
+    keepalive_timeout: int | None = _own("keepalive_timeout")
+    connect_timeout: int | None = _own("connect_timeout")
+    response_timeout: int | None = _own("response_timeout")
+    first_byte_timeout: int | None = _own("first_byte_timeout")
+    queue_timeout: int | None = _own("queue_timeout")
+    drain_timeout: int | None = _own("drain_timeout")
+    head_timeout: int | None = _own("head_timeout")
+    head_size: int | None = _own("head_size")
+    head_lines: int | None = _own("head_lines")
+    uri_size: int | None = _own("uri_size")
+    body_size: int | None = _own("body_size")
     abort_on_close: str = option(
         read_word,
         "off",
@@ -370,14 +431,19 @@ class VirtualService:
         known = {server.address for server in self.servers}
         if len(known) != len(self.servers):
             raise ServerExists(f"service {self.ident} names a server twice")
-        if len({rule.pattern for rule in self.rules}) != len(self.rules):
-            raise RuleExists(f"service {self.ident} has two rules with one pattern")
+        if len({rule.key for rule in self.rules}) != len(self.rules):
+            names = [rule.name for rule in self.rules if rule.name is not None]
+            what = "pattern" if len(set(names)) == len(names) else "name"
+            raise RuleExists(f"service {self.ident} has two rules with one {what}")
         for rule in self.rules:
             for address in rule.servers:
                 if address not in known:
-                    raise NoSuchServer(
-                        f"service {self.ident} has no server {address} for rule '{shorten(rule.pattern)}'"
-                    )
+                    raise NoSuchServer(f"service {self.ident} has no server {address} for rule '{shorten(rule.label)}'")
+
+    def settings_from(self, settings: Settings) -> Settings:
+        """Return the settings that are in force for this service. settings: of the whole switch."""
+        own = {name: value for name in OWN_SETTINGS if (value := getattr(self, name)) is not None}
+        return evolve(settings, **own) if own else settings
 
     @property
     def address(self) -> Address:
@@ -473,32 +539,75 @@ class VirtualService:
         leaving = self.server(address)
         for rule in self.rules:
             if address in rule.servers:
-                raise Busy(f"rule '{shorten(rule.pattern)}' uses server {address}: delete it from the rule first")
+                raise Busy(f"rule '{shorten(rule.label)}' uses server {address}: delete it from the rule first")
         return evolve(self, servers=tuple(known for known in self.servers if known is not leaving))
 
-    def rule(self, pattern: str) -> Rule:
-        """Return the rule with that pattern. Raises NoSuchRule."""
-        pattern = condition_of(pattern)
+    def rule(self, reference: str) -> Rule:
+        """Return the rule with these conditions, that name, or that number, counted from 1. Raises NoSuchRule."""
+        text = _normalized_reference(reference)
         for rule in self.rules:
-            if rule.pattern == pattern:
+            if rule.key == text:
                 return rule
-        near = get_close_matches(pattern, [rule.pattern for rule in self.rules], 1)
+        for rule in self.rules:
+            if rule.name == reference:
+                return rule
+        if reference.isascii() and reference.isdigit() and len(reference) < 9 and 0 < int(reference) <= len(self.rules):
+            return self.rules[int(reference) - 1]
+        near = get_close_matches(reference, [rule.label for rule in self.rules], 1)
         hint = f"; did you mean '{shorten(near[0])}'?" if near else ""
-        raise NoSuchRule(f"service {self.ident} has no rule '{shorten(pattern)}'{hint}")
+        raise NoSuchRule(f"service {self.ident} has no rule '{shorten(reference)}'{hint}")
 
-    def with_rule(self, pattern: str, address: Address, match: int | None) -> VirtualService:
-        """Add a server to the rule with that pattern, or append a new rule."""
+    def with_rule(
+        self, pattern: str, address: Address, match: int | None, name: str | None = None, before: str | None = None
+    ) -> VirtualService:
+        """Add a server to the rule of that name, or else with these conditions; or add a new rule.
+
+        pattern: "" with the name of a rule keeps its conditions. before: the rule in front of which a new one goes;
+        None: it goes to the end.
+        """
         self.server(address)
-        pattern = condition_of(pattern)
-        known = next((rule for rule in self.rules if rule.pattern == pattern), None)
+        if name is not None and not pattern:
+            pattern = self.rule(f"{NAME} {name}").pattern
+        wanted = Rule(pattern, (address,), match, name)
+        known = next((rule for rule in self.rules if rule.key == wanted.key), None)
         if known is None:
-            return evolve(self, rules=(*self.rules, Rule(pattern, (address,), match)))
+            place = len(self.rules) if before is None else self.rules.index(self.rule(before))
+            return evolve(self, rules=(*self.rules[:place], wanted, *self.rules[place:]))
+        label = shorten(known.label)
+        if known.pattern != wanted.pattern:
+            raise RuleExists(
+                f"rule '{label}' has other conditions: {shorten(known.pattern)}; to change them: edit-rule"
+            )
         if address in known.servers:
-            raise RuleExists(f"rule '{shorten(pattern)}' already uses server {address}")
+            raise RuleExists(f"rule '{label}' already uses server {address}")
         if match is not None and match != known.match:
-            raise BadValue(f"rule '{shorten(pattern)}' has match {known.match}, not {match}: delete it first")
+            raise BadValue(f"rule '{label}' has match {known.match}, not {match}: delete it first")
+        if before is not None:
+            raise RuleExists(f"rule '{label}' exists already; to move it: move-rule")
         changed = evolve(known, servers=(*known.servers, address))
-        return evolve(self, rules=_replaced(self.rules, changed, lambda rule: rule.pattern == pattern))
+        return evolve(self, rules=_replaced(self.rules, changed, lambda rule: rule is known))
+
+    def with_edited_rule(self, reference: str, changes: Mapping[str, Any]) -> VirtualService:
+        """Change fields of a rule, which keeps its place. changes: field of Rule -> new value; new conditions without a
+        pattern drop the number `match`."""
+        known = self.rule(reference)
+        if "match" not in changes and "pattern" in changes:
+            has_pattern = evolve(known, pattern=changes["pattern"], match=None).hashed_pattern is not None
+            changes = {**changes, "match": known.match if has_pattern else None}
+        changed = evolve(known, **changes)
+        if any(rule.key == changed.key for rule in self.rules if rule is not known):
+            raise RuleExists(f"service {self.ident} already has a rule '{shorten(changed.label)}'")
+        return evolve(self, rules=_replaced(self.rules, changed, lambda rule: rule is known))
+
+    def with_moved_rule(self, reference: str, before: str | None) -> VirtualService:
+        """Move a rule in front of the rule `before`; None: to the end."""
+        moved = self.rule(reference)
+        follower = None if before is None else self.rule(before)
+        if follower is moved:
+            return self
+        others = [rule for rule in self.rules if rule is not moved]
+        place = len(others) if follower is None else others.index(follower)
+        return evolve(self, rules=(*others[:place], moved, *others[place:]))
 
     def with_networks(self, allow: Iterable[Network], deny: Iterable[Network]) -> VirtualService:
         """Add to the allowed and the denied networks; a network in the other list moves."""
@@ -515,20 +624,31 @@ class VirtualService:
                 raise NoSuchNetwork(f"service {self.ident} neither allows nor denies {network}")
         return evolve(self, allow=self.allow.without(leaving), deny=self.deny.without(leaving))
 
-    def without_rule(self, pattern: str, address: Address) -> VirtualService:
+    def without_rule(self, reference: str, address: Address) -> VirtualService:
         """Remove a server from a rule; a rule without servers is deleted."""
-        known = self.rule(pattern)
+        known = self.rule(reference)
         if address not in known.servers:
-            raise NoSuchServer(f"rule '{shorten(pattern)}' does not use server {address}")
+            raise NoSuchServer(f"rule '{shorten(known.label)}' does not use server {address}")
         left = tuple(server for server in known.servers if server != address)
         if not left:
             return evolve(self, rules=tuple(rule for rule in self.rules if rule is not known))
         return evolve(self, rules=_replaced(self.rules, evolve(known, servers=left), lambda rule: rule is known))
 
 
+def _normalized_reference(reference: str) -> str:
+    """Return the text that a rule with these conditions has; a text that says none, as it is."""
+    try:
+        return normalized_text(reference)
+    except Refusal:
+        return reference
+
+
 def _replaced(items: Iterable[Any], new: Any, here: Any) -> tuple[Any, ...]:
     return tuple(new if here(item) else item for item in items)
 
+
+OWN_SETTINGS = tuple(name for name in Settings.names() if name in fields_dict(VirtualService))
+"""The settings that a service may override: it has an option with the same name."""
 
 OPTIONS = options_of(VirtualService)
 """The options of a service, by name."""

@@ -35,6 +35,12 @@ class Table:
             raise ServiceExists("two services have the same ident")
         return cls(by_ident, **others)
 
+    @property
+    def drain_timeout(self) -> int:
+        """The longest drain timeout of the switch and its services, in seconds."""
+        settings = self.settings
+        return max(settings.drain_timeout, *(one.settings_from(settings).drain_timeout for one in self), 0)
+
     def __iter__(self) -> Iterator[VirtualService]:
         return iter(self.services.values())
 

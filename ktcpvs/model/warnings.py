@@ -5,14 +5,16 @@ A warning never refuses an edit. It says which option or rule is ignored, by wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import combinations
 
-from attrs import fields, frozen
+from attrs import evolve, fields, frozen
 
 from ktcpvs.errors import shorten
 from ktcpvs.model import edits
 from ktcpvs.model.address import Address
 from ktcpvs.model.check import OFF
+from ktcpvs.model.conditions import Condition
 from ktcpvs.model.options import OFF as NO_RATE
 from ktcpvs.model.scheduling import (
     CLIENT_HELLO,
@@ -27,7 +29,7 @@ from ktcpvs.model.scheduling import (
     ISchedulerFactory,
     IUsesOptions,
 )
-from ktcpvs.model.service import KERNEL, NO_LOG, OPTIONS, SPLICE, VirtualService
+from ktcpvs.model.service import KERNEL, NO_LOG, OPTIONS, SPLICE, Rule, VirtualService
 from ktcpvs.model.tls import TLS_OPTIONS
 
 WHOLE = "whole"
@@ -45,8 +47,9 @@ FORWARDING_OPTIONS = (
     "via",
     "client_cert_header",
 )
-REQUEST_OPTIONS = ("first_byte_timeout", "upgrade")
+REQUEST_OPTIONS = ("keepalive_timeout", "response_timeout", "first_byte_timeout", "body_size", "upgrade")
 HEAD_OPTIONS = ("client_head", "client_head_rate")
+READER_OPTIONS = (*HEAD_OPTIONS, "head_timeout", "head_size", "head_lines", "uri_size")
 CHECK_OPTIONS = ("check_interval", "check_timeout", "check_rise", "check_fall")
 EJECT_OPTIONS = ("eject_time", "eject_share")
 ENGINES = (KERNEL, SPLICE)
@@ -56,6 +59,12 @@ CLIENT_LIMITS = ("client_connections", "client_rate", *HEAD_OPTIONS)
 
 CATCH_ALL = frozenset((".*", "^/.*", "^/", "/", "^", "^.*", ".*$", "^.*$", "^/.*$"))
 """Patterns that match every request target."""
+
+MAX_COMPARED_RULES = 5000
+"""The most rules of a service that are compared with those before them, which takes some 3 us for each."""
+
+MAX_COMPARED_CONDITIONS = 6
+"""The most conditions of a rule that is compared with those before it: it has 62 parts of them."""
 
 _DEFAULTS = {attribute.name: attribute.default for attribute in fields(VirtualService)}
 
@@ -79,6 +88,7 @@ _ABOUT_ONE = (
     edits.EditService,
     edits.DeleteListener,
     edits.AddRule,
+    edits.EditRule,
     edits.AddServer,
     edits.EditServer,
 )
@@ -136,7 +146,7 @@ def is_due(warning: ServiceWarning, edit: edits.Edit) -> bool:
         return "listen" in warning.about
     if isinstance(edit, edits.EditService):
         return not warning.about.isdisjoint(edit.options)
-    if isinstance(edit, edits.AddRule):
+    if isinstance(edit, edits.AddRule | edits.EditRule):
         return RULES in warning.about or (MATCH in warning.about and edit.match is not None)
     if isinstance(edit, edits.AddServer | edits.EditServer):
         return WEIGHT in warning.about and edit.weight not in (None, 0, 1)
@@ -165,7 +175,7 @@ def _about_scheduler(
         others = _users(installed, USES_RULES, "do")
         yield f"its rules have no effect: {name} uses none; {others}", ("scheduler", RULES)
     elif not _uses(scheduler, USES_MATCH) and (hashed := [rule for rule in service.rules if rule.match is not None]):
-        rules = f"rule '{shorten(hashed[0].pattern, 40)}'" + (f" and {len(hashed) - 1} more" if hashed[1:] else "")
+        rules = f"rule '{shorten(hashed[0].label, 40)}'" + (f" and {len(hashed) - 1} more" if hashed[1:] else "")
         yield (
             f"match has no effect in {rules}: {name} hashes nothing; {_users(installed, USES_MATCH, 'do')}",
             ("scheduler", RULES, MATCH),
@@ -198,7 +208,7 @@ def _about_scheduler(
     if scheduler.unit != CLIENT_HELLO and (given := _given(service, ("not_tls",))):
         others = _choosers(installed, (CLIENT_HELLO,), "do")
         yield f"not_tls has no effect: {name} reads no ClientHellos; {others}", ("scheduler", *given)
-    if scheduler.unit == CONNECTION and (given := _given(service, HEAD_OPTIONS)):
+    if scheduler.unit == CONNECTION and (given := _given(service, READER_OPTIONS)):
         others = _choosers(installed, (FIRST_REQUEST, EACH_REQUEST), "do")
         yield f"{_have(given)} no effect: {name} reads no requests; {others}", ("scheduler", *given)
 
@@ -233,13 +243,13 @@ def _about_tls(service: VirtualService, scheduler: ISchedulerFactory) -> Iterato
                 "phttp and chttp decide per request",
                 ("scheduler", "https_only"),
             )
+    if service.relay in ENGINES and service.servers and all(server.tls is not None for server in service.servers):
+        yield f"relay = {service.relay} has no effect: all servers have tls, and only copying can encrypt", ("relay",)
     if service.client_cert_header != OFF and service.client_certificate == OFF:
         yield (
             "client_cert_header only removes the field: no client shows a certificate with client_certificate = off",
             ("client_cert_header", "client_certificate"),
         )
-    if service.relay in ENGINES and service.servers and all(server.tls is not None for server in service.servers):
-        yield f"relay = {service.relay} has no effect: all servers have tls, and only copying can encrypt", ("relay",)
     if service.client_ca is not None and service.client_certificate == OFF:
         yield "client_ca has no effect with client_certificate = off", ("client_ca", "client_certificate")
 
@@ -260,12 +270,58 @@ def _about_whole(service: VirtualService, scheduler: ISchedulerFactory) -> Itera
     in_order += [rule for rule in service.rules if rule.is_default]
     last = next((place for place, rule in enumerate(in_order) if rule.pattern in CATCH_ALL), len(in_order))
     if hidden := in_order[last + 1 :]:
-        more = f" and {len(hidden) - 1} more" if hidden[1:] else ""
         yield (
-            f"rule '{shorten(hidden[0].pattern, 40)}'{more} can never be reached: "
-            f"rule '{in_order[last].pattern}' is tried first and matches every request",
+            f"rule {_some(hidden)} can never be reached: "
+            f"rule '{in_order[last].label}' is tried first and matches every request",
             (WHOLE,),
         )
+    yield from _about_hidden(in_order[: last + 1])
+    if last == len(in_order) and service.redirect is None and not _covers_all(in_order):
+        what = "request" if scheduler.unit in (FIRST_REQUEST, EACH_REQUEST) else "client"
+        yield f"a {what} that no rule takes is refused; a rule with the pattern .* would take it", (WHOLE,)
+
+
+def _covers_all(rules: Sequence[Rule]) -> bool:
+    """Whether one rule takes what another one leaves: their only conditions are opposites."""
+    alone = {rule.conditions[0] for rule in rules if len(rule.conditions) == 1}
+    return any(evolve(one, is_negated=True) in alone for one in alone if not one.is_negated)
+
+
+def _about_hidden(rules: Sequence[Rule]) -> Iterator[_Found]:
+    """Warn of rules behind another one that holds whenever they do: its conditions are among theirs."""
+    seen: dict[frozenset[Condition], Rule] = {}
+    hidden: dict[Rule, list[Rule]] = {}
+    for rule in rules[:MAX_COMPARED_RULES]:
+        conditions = frozenset(rule.conditions)
+        before = _covering(conditions, seen)
+        if before is None:
+            seen.setdefault(conditions, rule)
+        else:
+            hidden.setdefault(before, []).append(rule)
+    for before, behind in hidden.items():
+        yield (
+            f"rule {_some(behind)} can never be reached: rule '{shorten(before.label, 40)}' is tried first and asks "
+            "for no more",
+            (WHOLE,),
+        )
+
+
+def _covering(conditions: frozenset[Condition], seen: Mapping[frozenset[Condition], Rule]) -> Rule | None:
+    """Return a rule of `seen` whose conditions are a part of these; None: there is none."""
+    if conditions in seen:
+        return seen[conditions]
+    if len(conditions) > MAX_COMPARED_CONDITIONS:
+        return None
+    for size in range(1, len(conditions)):
+        for some in combinations(conditions, size):
+            if (found := seen.get(frozenset(some))) is not None:
+                return found
+    return None
+
+
+def _some(rules: Sequence[Rule]) -> str:
+    more = f" and {len(rules) - 1} more" if rules[1:] else ""
+    return f"'{shorten(rules[0].label, 40)}'{more}"
 
 
 def _uses(plugin: ISchedulerFactory, what: str) -> bool:

@@ -47,8 +47,8 @@ class Record:
     server connection `connect` is 0.
     bytes_in, bytes_out: all bytes of the request and of the response, heads included. body_out: those of the response's
     body. retries: failed or repeated attempts at a server. reused: on a kept server connection. ending: what ended it.
-    error: the last server that failed the request, and why; None: none did.
-    tls: of the client's connection; None without.
+    error: the last server that failed the request, and why; None: none did. tls: of the client's connection; None
+    without.
     """
 
     client: str
@@ -69,8 +69,8 @@ class Record:
     retries: int = 0
     reused: bool = False
     ending: str = ""
-    error: str | None = None
     tls: TLSNames | None = None
+    error: str | None = None
 
 
 _PLAIN = bytes(code for code in range(0x20, 0x7F) if code not in b'"\\')

@@ -45,10 +45,15 @@ class Descriptors:
         return self.clients + max(self.servers, self.reserved)
 
     @property
+    def room(self) -> int:
+        """For how many new connections, of two descriptors each, there is room; negative if there are too many. One
+        connection is always possible, whatever the number of listeners."""
+        return (max(self.limit - self.listening, 2) - self.clients - max(self.servers, self.reserved)) // 2
+
+    @property
     def are_free(self) -> bool:
-        """Whether two descriptors are free for a new connection. One connection is always possible, whatever the number
-        of listeners."""
-        return self.used + 2 <= max(self.limit - self.listening, 2)
+        """Whether two descriptors are free for a new connection."""
+        return self.room > 0
 
     def take(self, count: int, reserved: int = 0) -> None:
         """Count a client that takes `count` descriptors. reserved: those that a pool takes for it later."""

@@ -29,6 +29,7 @@ from ktcpvs.interfaces import (
 from ktcpvs.model.scheduling import BoundRule
 from ktcpvs.protocols.http1.cookies import take_cookie
 from ktcpvs.schedulers.content import NO_RULE, BoundRules, RuleScheduler, WithinRule
+from ktcpvs.schedulers.rule_table import RuleTable
 from ktcpvs.schedulers.rules import RuleSet
 
 COOKIE = "KTCPVS_SID"
@@ -51,7 +52,7 @@ class BoundCHTTP(BoundRules):
         self,
         service: ServiceView,
         rules: tuple[BoundRule, ...],
-        rule_set: RuleSet,
+        rule_set: RuleSet | RuleTable,
         within: dict[str, WithinRule],
     ) -> None:
         super().__init__(service, rules, rule_set, within)
@@ -127,6 +128,10 @@ class CHTTP(RuleScheduler):
     uses = frozenset((USES_RULES, USES_MATCH, USES_BALANCE, USES_COOKIE))
 
     def make(
-        self, service: ServiceView, rules: tuple[BoundRule, ...], rule_set: RuleSet, within: dict[str, WithinRule]
+        self,
+        service: ServiceView,
+        rules: tuple[BoundRule, ...],
+        rule_set: RuleSet | RuleTable,
+        within: dict[str, WithinRule],
     ) -> BoundRules:
         return BoundCHTTP(service, rules, rule_set, within)

@@ -1,4 +1,4 @@
-"""Schedulers that choose by the request: the first rule that matches, and then one of its servers.
+"""Schedulers that choose by rules: the first rule that matches, and then one of its servers.
 
 Rules are tried in the order in which they were added, default rules last. If no server of the first matching rule can
 serve, no later rule is tried: the request goes to the redirect address. Within a rule the service's `balance` scheduler
@@ -17,6 +17,10 @@ from zope.interface import implementer
 
 from ktcpvs.errors import BadValue, shorten
 from ktcpvs.interfaces import (
+    CLIENT_HELLO,
+    CONNECTION,
+    EACH_REQUEST,
+    FIRST_REQUEST,
     USES_MATCH,
     Choice,
     Choosing,
@@ -30,10 +34,12 @@ from ktcpvs.interfaces import (
     Request,
     ServiceView,
 )
+from ktcpvs.model.conditions import FROM, HOST, KINDS, PATTERN, PORT, SHARE, SNI
 from ktcpvs.model.pattern import encode_pattern, re2_options
 from ktcpvs.model.scheduling import BoundRule
 from ktcpvs.schedulers.binding import BindsInSteps
 from ktcpvs.schedulers.rendezvous import Rendezvous
+from ktcpvs.schedulers.rule_table import RuleTable, compile_table
 from ktcpvs.schedulers.rules import RuleSet, compile_rules
 
 BOUND_PER_STEP = 500
@@ -41,6 +47,22 @@ BOUND_PER_STEP = 500
 
 COMPARED_PER_STEP = 2000
 """The most rules that are compared with their former state in one step."""
+
+_CONNECTION_KINDS = frozenset((FROM, PORT, SHARE))
+SEEN: dict[str, frozenset[str]] = {
+    CONNECTION: _CONNECTION_KINDS,
+    CLIENT_HELLO: _CONNECTION_KINDS | {HOST, SNI},
+    FIRST_REQUEST: frozenset(KINDS),
+    EACH_REQUEST: frozenset(KINDS),
+}
+"""Unit of a scheduler -> the kinds of conditions that it can see."""
+
+_MOMENTS = {
+    CONNECTION: "before it has read anything",
+    CLIENT_HELLO: "by the ClientHello of TLS",
+    FIRST_REQUEST: "by the first request",
+    EACH_REQUEST: "by each request",
+}
 
 NO_RULE = 0
 """The number of the rule that stands for all servers of a service without rules; configured rules count from 1."""
@@ -60,16 +82,15 @@ class WithinRule:
 class BoundRules:
     """The rules of one service.
 
-    rules: in the order in which they are tried, at least one. rule_set: finds the first that matches. within: pattern
-    -> the scheduler within that rule, in the order of `rules`; no two rules have one pattern. balance: the scheduler
-    that made most of these.
+    rules: in the order in which they are tried, at least one. rule_set: finds the first that matches. within: key of a
+    rule -> the scheduler within it, in the order of `rules`. balance: the scheduler that made most of these.
     """
 
     def __init__(
         self,
         service: ServiceView,
         rules: tuple[BoundRule, ...],
-        rule_set: RuleSet,
+        rule_set: RuleSet | RuleTable,
         within: dict[str, WithinRule],
     ) -> None:
         self.rules = rules
@@ -80,7 +101,7 @@ class BoundRules:
         self._in_order = [known.scheduler for known in within.values()]
 
     def choose(self, request: Request) -> Choosing:
-        place = self.rule_set.first(request.path or b"")
+        place = self.rule_set.place(request)
         return None if place is None else self._in_order[place].choose(request)
 
     def watched(self) -> Iterable[tuple[Destination, Callable[[Destination], object]]]:
@@ -90,7 +111,7 @@ class BoundRules:
     def place(self, request: Request) -> int | None:
         """Return the place of the rule that serves `request`, in the order in which rules are tried; None if no rule
         matches."""
-        return self.rule_set.first(request.path or b"")
+        return self.rule_set.place(request)
 
     def choose_within(self, place: int, request: Request) -> Choosing:
         """Let the scheduler within the rule at `place` choose."""
@@ -99,14 +120,14 @@ class BoundRules:
     def explain(self, request: Request) -> Considered:
         """Return the rules that are tried, and the servers of the one that matches."""
         place = self.place(request)
-        rules = self.rule_set.tried(place)
+        rules, seen = self.rule_set.tried(place, request), self.rule_set.notes(request)
         if place is None:
-            return Considered(rules, ("no rule matches",))
+            return Considered(rules, (*seen, "no rule matches"))
         if self.rules[place].number == NO_RULE:
             return Considered((), ("the service has no rules: it uses all its servers",), self._destinations[place])
         within = self._in_order[place]
         notes = (within.describe_key(request),) if isinstance(within, HashedRule) else ()
-        return Considered(rules, notes, self._destinations[place])
+        return Considered(rules, (*seen, *notes), self._destinations[place])
 
 
 @implementer(IScheduler)
@@ -146,14 +167,9 @@ class RuleScheduler(BindsInSteps):
 
     def binding(self, service: ServiceView, previous: IScheduler | None) -> Generator[None, None, BoundRules]:
         before: BoundRules | None = previous if isinstance(previous, BoundRules) else None
-        for rule in service.rules:
-            if rule.rule is not None and rule.rule.hosts:
-                raise BadValue(
-                    f"service {service.ident}: rule '{shorten(rule.pattern, 60)}': scheduler {self.name} does not see "
-                    "ClientHellos; sni does"
-                )
+        self.check_rules(service)
         rules = service.rules or (all_servers(service, before),)
-        rule_set = yield from compile_rules(rules, before.rule_set if before is not None else None)
+        rule_set = yield from self._compile(service, rules, before.rule_set if before is not None else None)
         if len(rules) > COMPARED_PER_STEP:
             yield
         known: dict[str, WithinRule] = {}
@@ -164,29 +180,56 @@ class RuleScheduler(BindsInSteps):
         for number, rule in enumerate(rules, 1):
             if number % COMPARED_PER_STEP == 0:
                 yield
-            former = known.get(rule.pattern)
+            former = known.get(rule.key)
             weights = tuple([destination.weight for destination in rule.destinations])
             if former is not None and not service.trial and former.rule is rule and former.weights == weights:
-                within[rule.pattern] = former
+                within[rule.key] = former
                 continue
             scheduler = self._bind_within(service, rule, former.scheduler if former is not None else None)
-            within[rule.pattern] = WithinRule(scheduler, rule, weights)
+            within[rule.key] = WithinRule(scheduler, rule, weights)
             bound += 1
             if bound % BOUND_PER_STEP == 0:
                 yield
         return self.make(service, rules, rule_set, within)
 
+    def check_rules(self, service: ServiceView) -> None:
+        """Raise BadValue for a condition that this scheduler cannot see."""
+        seen = SEEN[self.unit]
+        for rule in service.rules:
+            if rule.is_default or (rule.is_pattern and PATTERN in seen):
+                continue
+            for condition in rule.conditions:
+                if condition.kind not in seen:
+                    raise BadValue(
+                        f"service {service.ident}: rule '{shorten(rule.label, 60)}': scheduler {self.name} does not "
+                        f"see {condition.kind}: it chooses {_MOMENTS[self.unit]}, and knows {', '.join(sorted(seen))}"
+                    )
+
+    def _compile(
+        self, service: ServiceView, rules: tuple[BoundRule, ...], before: RuleSet | RuleTable | None
+    ) -> Generator[None, None, RuleSet | RuleTable]:
+        """Return what finds the first rule; patterns alone have their own way, which is the fastest."""
+        if all(rule.is_pattern for rule in rules):
+            return (yield from compile_rules(rules, before if isinstance(before, RuleSet) else None))
+        former = before if isinstance(before, RuleTable) else None
+        return (yield from compile_table(rules, self.unit, service.config.client_ipv6, former))
+
     def make(
-        self, service: ServiceView, rules: tuple[BoundRule, ...], rule_set: RuleSet, within: dict[str, WithinRule]
+        self,
+        service: ServiceView,
+        rules: tuple[BoundRule, ...],
+        rule_set: RuleSet | RuleTable,
+        within: dict[str, WithinRule],
     ) -> BoundRules:
         """Make the bound scheduler from its parts."""
         return BoundRules(service, rules, rule_set, within)
 
     def _bind_within(self, service: ServiceView, rule: BoundRule, previous: IScheduler | None) -> IScheduler:
-        why = "no rules, " if rule.number == NO_RULE else f"rule {rule.number} '{shorten(rule.pattern, 60)}', "
+        why = "no rules, " if rule.number == NO_RULE else f"rule {rule.number} '{shorten(rule.label, 60)}', "
         view = service.of_rule(rule, why)
         if USES_MATCH in self.uses and rule.match is not None:
-            return HashedRule(view, rule.pattern, rule.match)
+            pattern = rule.rule.hashed_pattern if rule.rule is not None else None
+            return HashedRule(view, pattern or rule.pattern, rule.match)
         if service.balance is None:
             raise ValueError(f"service {service.ident} has rules and no balance scheduler")
         return service.balance.bind(view, None if isinstance(previous, HashedRule) else previous)

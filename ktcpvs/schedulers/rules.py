@@ -15,7 +15,7 @@ import re2
 
 from ktcpvs.errors import BadPattern, shorten
 from ktcpvs.model.pattern import encode_pattern, re2_options
-from ktcpvs.model.scheduling import BoundRule
+from ktcpvs.model.scheduling import BoundRule, Request
 
 MAX_BLOCK_RULES = 2000
 """The most rules in one block, which takes some 12 ms to compile."""
@@ -43,7 +43,7 @@ _PREFIX = re.compile(rb"\^((?:[A-Za-z0-9/_~%=,:;@&!'\-]|\\[./_~\-])++)")
 
 
 class Block:
-    """The patterns of some consecutive rules, and the automaton of all of them."""
+    """Some consecutive patterns, and the automaton of all of them."""
 
     __slots__ = ("automaton", "patterns", "size")
 
@@ -52,9 +52,18 @@ class Block:
         self.automaton = automaton
         self.size = len(patterns)
 
+    def matching(self, text: bytes) -> list[int]:
+        """Return the places of all patterns that match, in no order."""
+        matched = self.automaton.Match(text)
+        if matched:
+            return [place for place in matched if place < self.size]
+        options = re2_options()
+        return [place for place, one in enumerate(self.patterns) if re2.search(one, text, options=options)]
+
 
 class RuleSet:
-    """The rules of one service, in the order in which they are tried. blocks: of all rules but default ones."""
+    """Rules whose only condition is a pattern, in the order in which they are tried. blocks: of all rules but default
+    ones."""
 
     def __init__(self, rules: Sequence[BoundRule], blocks: Sequence[Block]) -> None:
         self.blocks = list(blocks)
@@ -63,8 +72,9 @@ class RuleSet:
         self._cache: dict[bytes, int | None] = {}
         self._prefixes = _prefixes(rules)
 
-    def first(self, path: bytes) -> int | None:
-        """Return the place of the first rule that matches `path`, or None."""
+    def place(self, request: Request) -> int | None:
+        """Return the place of the first rule that matches, or None."""
+        path = request.path or b""
         if self._prefixes is not None:
             for prefix, place in self._prefixes:
                 if path.startswith(prefix):
@@ -93,17 +103,21 @@ class RuleSet:
             begin += block.size
         return self._default
 
-    def tried(self, place: int | None) -> tuple[tuple[int, str, str], ...]:
-        """Return (number, pattern, why it was taken or not) of each rule up to the one at `place`, in their order.
+    def tried(self, place: int | None, request: Request) -> tuple[tuple[int, str, str], ...]:
+        """Return (number, label, why it was taken or not) of each rule up to the one at `place`, in their order.
 
         place: None if no rule matches.
         """
         if place is None:
-            return tuple((rule.number, rule.pattern, "does not match") for rule in self._rules)
+            return tuple((rule.number, rule.label, "does not match") for rule in self._rules)
         taken = self._rules[place]
         why = "default rule, tried last" if taken.is_default else "matches"
-        passed_over = tuple((rule.number, rule.pattern, "does not match") for rule in self._rules[:place])
-        return (*passed_over, (taken.number, taken.pattern, why))
+        passed_over = tuple((rule.number, rule.label, "does not match") for rule in self._rules[:place])
+        return (*passed_over, (taken.number, taken.label, why))
+
+    def notes(self, request: Request) -> tuple[str, ...]:
+        """Return the values of `request` that the rules compare, in words: patterns see what the explanation shows."""
+        return ()
 
 
 def _prefixes(rules: Sequence[BoundRule]) -> tuple[tuple[bytes, int], ...] | None:
@@ -125,9 +139,19 @@ def compile_rules(rules: Sequence[BoundRule], previous: RuleSet | None = None) -
     rules need too much memory.
     """
     patterns = tuple(encode_pattern(rule.pattern) for rule in rules if not rule.is_default)
+    blocks = yield from compile_blocks(patterns, previous.blocks if previous is not None else ())
+    return RuleSet(rules, blocks)
+
+
+def compile_blocks(patterns: tuple[bytes, ...], before: Sequence[Block]) -> Generator[None, None, list[Block]]:
+    """Return the blocks of these patterns, as a generator that yields after each block that it compiles.
+
+    before: former blocks; those with the same patterns are taken over. Raises BadPattern if the patterns need too much
+    memory.
+    """
     blocks: list[Block] = []
     was_compiled = False
-    for piece in _pieces(patterns, previous.blocks if previous is not None else ()):
+    for piece in _pieces(patterns, before):
         if isinstance(piece, Block):
             blocks.append(piece)
             continue
@@ -142,7 +166,7 @@ def compile_rules(rules: Sequence[BoundRule], previous: RuleSet | None = None) -
             f"the service's {len(patterns)} patterns together need automata of more than "
             f"{most * MAX_BLOCK_MEMORY >> 20} MiB: make the largest of them simpler"
         )
-    return RuleSet(rules, blocks)
+    return blocks
 
 
 def _pieces(patterns: tuple[bytes, ...], before: Sequence[Block]) -> Iterator[Block | tuple[bytes, ...]]:

@@ -9,6 +9,7 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IAddress, IProtocolFactory
 from zope.interface import implementer
 
+import ktcpvs.dispatch.compiled  # noqa: F401 - replaces methods of connections by compiled ones
 from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.dispatch.client_limits import ClientLimits
 from ktcpvs.http.client_connection import HTTPClientConnection
@@ -16,7 +17,7 @@ from ktcpvs.http.service import HTTPService
 from ktcpvs.interfaces import EACH_REQUEST
 from ktcpvs.model.clients import NOWHERE
 from ktcpvs.services.preambles import Preambles
-from ktcpvs.streams.accept import client_name
+from ktcpvs.streams.accept import client_name, socket_address
 from ktcpvs.streams.preamble import Stage
 from ktcpvs.streams.stream import Stream
 from ktcpvs.tcp.connection import TCPClientConnection
@@ -62,10 +63,7 @@ class ClientFactory:
 
         addr: as Twisted passes it; a client without an IP address is treated as one on a unix socket.
         """
-        peer: Any = ""
-        known: Any = addr  # type checkers do not know that these classes provide IAddress
-        if isinstance(known, IPv4Address | IPv6Address):
-            peer = (known.host, known.port, 0, 0) if ":" in known.host else (known.host, known.port)
+        peer = socket_address(addr.host, addr.port) if isinstance(addr, IPv4Address | IPv6Address) else ""
         if self.stages and self._preambles is not None:
             return self._preambles.begin(self.stages, peer).stream
         connection = self.build(peer)

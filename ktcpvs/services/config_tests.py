@@ -80,7 +80,7 @@ async def _select(context: Context, prepared: Prepared, test: Expectation) -> di
     if denied:
         return make_outcome(NOBODY, None, denied)
     try:
-        read_request(request, prepared, context, method, target, test.pairs, [])
+        read_request(request, prepared, context, method, target, test.pairs, [], test.port)
     except BadRequest as bad:
         return bad_request_outcome(bad, prepared)
     return await DryRun(context, prepared, request, []).select()

@@ -42,7 +42,7 @@ from ktcpvs.services.serving_processes import ServingProcesses, SingleProcess
 from ktcpvs.services.tls_file_store import TLSFiles, TLSFileStore
 from ktcpvs.streams.preamble import Stage
 from ktcpvs.system import log as levels
-from ktcpvs.system.plugins import Schedulers
+from ktcpvs.system.plugins import Schedulers, find_schedulers
 from ktcpvs.system.sockets import close_listener
 from ktcpvs.system.tls_contexts import ClientContexts
 from ktcpvs.system.tls_files import Authorities
@@ -108,12 +108,14 @@ class Director:
         is_strict: bool = True,
         stages_of: StagesOf = no_stages,
         files: TLSFiles | None = None,
+        search: Callable[[], Schedulers] = find_schedulers,
     ) -> None:
         """save: writes the table to the disk; raises CannotSave. unload: called after an Unload. processes: those that
         serve; None: this one alone. checks, resolver: factories of the active checks and of the resolver; NoChecks,
         NoResolver: another process does that. is_strict: refuse edits that this machine cannot carry out, for example
         with an access log that cannot be written or a relay that is not supported. stages_of: returns the stages of a
-        service's preamble. files: those that TLS needs; None: they are read with the rights of this process."""
+        service's preamble. files: those that TLS needs; None: they are read with the rights of this process. search:
+        finds all installed schedulers."""
         self.context = context
         self.table = self.expanded = Table()
         self.resolution: Resolution = {}
@@ -123,7 +125,7 @@ class Director:
         self.checks = checks(context)
         self.confirmation = PendingConfirmation(context.reactor, context.log, self._undo_unconfirmed)
         self._resolver = resolver(context, self.resolved)
-        self._binder = SchedulerBinder(context)
+        self._binder = SchedulerBinder(context, search)
         self._save = save
         self._unload = unload
         self._is_strict = is_strict

@@ -9,6 +9,7 @@ import ipaddress
 from collections.abc import Sequence
 from typing import Any
 
+from attrs import frozen
 from twisted.internet.defer import Deferred
 
 from ktcpvs.dispatch.selection import QUEUE, Decision, Selector
@@ -17,7 +18,7 @@ from ktcpvs.interfaces import CLIENT_HELLO, CONNECTION, EACH_REQUEST
 from ktcpvs.model.address import Address, Inet
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.filter import filter_of
-from ktcpvs.model.scheduling import Request
+from ktcpvs.model.scheduling import ClientSide, Request
 from ktcpvs.model.service import VirtualService
 from ktcpvs.protocols import http1
 from ktcpvs.protocols.client_hello import BadHello, host_name
@@ -46,6 +47,42 @@ def denial_reason(client: str, config: VirtualService) -> str:
     return f"client denied by {network}" if network else "client denied: it is in no allowed network"
 
 
+@frozen
+class _AssumedTLS:
+    sni: str | None
+
+
+@frozen
+class _AssumedConnection:
+    local_address: Any
+    tls: _AssumedTLS | None
+
+
+def _assume_connection(config: VirtualService, port: int | None, headers: Sequence[tuple[str, str]]) -> ClientSide:
+    """Return the connection of a client that has connected to this port. The name of its Host is that of TLS too.
+
+    port: None: the first address on which the service listens. Raises BadValue where it listens on no such port.
+    """
+    ports = {one.address.port: one for one in reversed(config.listen) if isinstance(one.address, Inet)}
+    if port is not None and port not in ports:
+        known = ", ".join(map(str, sorted(filter(None, ports)))) or "no port"
+        raise BadValue(f"port {port}: service {config.ident} listens on {known}")
+    listener = config.listen[0] if port is None else ports[port]
+    address = listener.address
+    tls = _AssumedTLS(_server_name(headers)) if listener.is_tls else None
+    return _AssumedConnection((address.host, address.port) if isinstance(address, Inet) else address.path, tls)
+
+
+def _server_name(headers: Sequence[tuple[str, str]]) -> str | None:
+    """Return the name of Host, without its port, as the server name of TLS. Raises BadValue."""
+    host = next((value for name, value in headers if name.lower() == "host"), "")
+    name, colon, port = host.rpartition(":")
+    try:
+        return host_name((name if colon and port.isdigit() else host).encode("ascii", "replace")) if host else None
+    except BadHello as bad:
+        raise BadValue(f"Host '{shorten(host, 40)}', which stands for the server name: {bad}") from None
+
+
 def read_request(
     request: Request,
     prepared: Prepared,
@@ -54,9 +91,12 @@ def read_request(
     target: str | None,
     headers: Sequence[tuple[str, str]],
     notes: list[str],
+    port: int | None = None,
 ) -> None:
-    """Fill in the fields of `request` that the scheduler may see. Raises BadValue, or BadRequest as for a client."""
+    """Fill in the fields of `request` that the scheduler may see. port: to which the client connects; None: the first
+    of the service. Raises BadValue, or BadRequest as for a client."""
     name, unit = prepared.config.scheduler, prepared.factory.unit
+    request.connection = _assume_connection(prepared.config, port, headers)
     if method is None or target is None:
         head = _head("GET", "/", headers, prepared.config.address)
     else:
@@ -66,15 +106,11 @@ def read_request(
             notes.append(f"scheduler {name} decides per connection: the request is ignored")
         return
     if unit == CLIENT_HELLO:
-        host = next((value for name, value in headers if name.lower() == "host"), "")
-        try:
-            request.server_name = host_name(host.encode("ascii", "replace")) if host else None
-        except BadHello as bad:
-            raise BadValue(f"Host '{shorten(host, 40)}', which stands for the server name: {bad}") from None
+        request.server_name = _server_name(headers)
         return
     if method is None:
         notes.append("no request given: GET / is assumed")
-    settings = context.settings
+    settings = prepared.config.settings_from(context.settings)
     read = HeadReader(settings.head_size, settings.head_lines, settings.uri_size).feed(head)
     if read is None:
         raise BadRequest(400, "the request's head is incomplete")
@@ -146,7 +182,7 @@ class DryRun:
         choice = decision.choice
         if decision.outcome == QUEUE and choice is not None:
             others = "" if choice.waits else ", and so are all other eligible servers"
-            seconds = self._context.settings.queue_timeout
+            seconds = self._prepared.config.settings_from(self._context.settings).queue_timeout
             reason = f"{choice.reason}; it is full{others}: the client waits at most {seconds} seconds for room"
             return make_outcome("queue", choice.destination.address if choice.waits else None, reason)
         if choice is None:

@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ktcpvs.runtime.context import Context
+from ktcpvs.streams.accept import accept
 from ktcpvs.system import log as levels
 from ktcpvs.system.handshakes import handshakes
 from ktcpvs.system.periodic import PeriodicJob
@@ -24,7 +25,6 @@ from ktcpvs.system.sockets import (
     close_listener,
     drop_handshakes,
     is_dual_stack,
-    plain_socket_class,
     read_urgent_in_place,
     release_listener,
     send_at_once,
@@ -47,16 +47,16 @@ HANDSHAKE_POLL_INTERVAL = 0.002
 
 @implementer(IReadDescriptor)
 class Listener:
-    """Accepts clients from one socket. name: of the service, for the log. admit: called before each client; False:
-    there is no room. accepted: called with each client's socket and its peer's address; it may be replaced."""
+    """Accepts clients from one socket. name: of the service, for the log. admit: returns for how many clients there is
+    room now. accepted: called with each client's descriptor, address family and address; it may be replaced."""
 
     def __init__(
         self,
         context: Context,
         name: str,
         sock: socket.socket,
-        admit: Callable[[], bool],
-        accepted: Callable[[socket.socket, Any], object],
+        admit: Callable[[], int],
+        accepted: Callable[[int, int, Any], object],
     ) -> None:
         self._context = context
         self._name = name
@@ -64,7 +64,6 @@ class Listener:
         self._admit = admit
         self.accepted = accepted
         self._family = int(sock.family)
-        self._socket_class = plain_socket_class(sock.family)
         self._is_dual_stack = is_dual_stack(sock)
         self._reading = False
         self._exhausted = False
@@ -167,22 +166,26 @@ class Listener:
         self._accept(MAX_ACCEPTS_PER_TURN)
 
     def _accept(self, most: int) -> None:
+        room = 0
         for _ in range(most):
-            if not self._admit():
-                self.pause()
-                return
+            if room == 0:
+                room = self._admit()
+                if room == 0:
+                    self.pause()
+                    return
             try:
-                descriptor, peer = self.socket._accept()
-                client = self._socket_class(self._family, socket.SOCK_STREAM, 0, descriptor)
-            except (BlockingIOError, InterruptedError):
-                return
+                accepted = accept(self.socket, self._family)
             except OSError as error:
                 if error.errno in EXHAUSTED:
                     self._pause_and_retry(error)
                     return
                 continue  # this client has disconnected meanwhile
+            if accepted is None:
+                return
             self._exhausted = False
-            self.accepted(client, unmapped(peer) if self._is_dual_stack else peer)
+            room -= 1
+            descriptor, peer = accepted
+            self.accepted(descriptor, self._family, unmapped(peer) if self._is_dual_stack else peer)
 
     def _pause_and_retry(self, error: OSError) -> None:
         if not self._exhausted:

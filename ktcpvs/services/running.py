@@ -30,14 +30,15 @@ from ktcpvs.services.client_factory import ClientFactory
 from ktcpvs.services.listener import Listener
 from ktcpvs.services.preambles import Preambles
 from ktcpvs.services.prepared import Prepared
-from ktcpvs.streams.accept import adopt_socket, client_name
+from ktcpvs.streams.accept import adopt_descriptor, client_name
+from ktcpvs.streams.compiled import IS_COMPILED
 from ktcpvs.streams.connector import ConnectionOptions, Connector
 from ktcpvs.streams.poller import SocketPoller
 from ktcpvs.streams.preamble import Stage
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system import log as levels
 from ktcpvs.system.periodic import PeriodicJob
-from ktcpvs.system.sockets import close_with_reset
+from ktcpvs.system.sockets import close_descriptor_with_reset
 from ktcpvs.system.timer_wheel import Timer
 
 MAX_WATCHERS = 8
@@ -79,7 +80,7 @@ class RunningService:
         self.retired: list[Deferred[None]] = []
         self.connections: set[ClientConnection] = set()
         self.clients = context.counters.clients(config.ident)
-        self.server_connections = ServerConnections(context)
+        self.server_connections = ServerConnections(context, lambda: self.traffic.settings)
         self.cache, self.tls_cache = HeadCache(HTTP), HeadCache(HTTPS)
         self.health = ServiceHealth(context, self.traffic.selector, self.traffic.queue)
         self._http = HTTPService(self.traffic, self.server_connections, self.cache)
@@ -176,7 +177,7 @@ class RunningService:
         usable = frozenset(destinations.values())
         traffic.selector.configure(config, prepared.scheduler, usable, prepared.bind_fallback())
         if gone:
-            self.context.wheel.after(self.context.settings.drain_timeout, lambda: self._end_leaving(gone.values()))
+            self.context.wheel.after(traffic.settings.drain_timeout, lambda: self._end_leaving(gone.values()))
         # The lines above only assign, so they cannot fail. The steps below call other parts or the system.
         self._step("admission", traffic.admission.configure, config, unit)
         self._step("access log", traffic.access_log.configure, config)
@@ -188,7 +189,8 @@ class RunningService:
         self._step("connectors", self._renew_connectors)
         self._step("settings", self.apply_settings)
         for at, listener in self.listeners.items():
-            listener.accepted = self._accept_at(at)
+            if at in prepared.stages:  # one that leaves keeps its stages for the clients in its backlog
+                listener.accepted = self._accept_at(at)
         self.resume_listeners()
         self._step("queue", traffic.queue.try_all)
 
@@ -215,8 +217,8 @@ class RunningService:
         if changed:
             self.server_connections.retire(changed)
 
-    def _accept_at(self, address: Address) -> Callable[[socket.socket, Any], object]:
-        """Return the function that gets the sockets accepted at that address.
+    def _accept_at(self, address: Address) -> Callable[[int, int, Any], object]:
+        """Return the function that gets the descriptors accepted at that address.
 
         Without stages, nothing comes between accept and the client connection.
         """
@@ -257,7 +259,7 @@ class RunningService:
             self.context.log.event(levels.DAEMON, "service {ident} listens on {at}", ident=self.ident, at=at)
 
     def _make_listener(self, address: Address, sock: socket.socket) -> Listener:
-        def admit() -> bool:
+        def admit() -> int:
             return self._admit(listener, address)
 
         listener = Listener(self.context, self.ident, sock, admit, self._accept_at(address))
@@ -330,28 +332,29 @@ class RunningService:
             self._step("drain", part, connection)
         self._step("idle connections", self.server_connections.close)
         if (self.connections or self.preambles) and self._drain is None:
-            self._drain = self.context.wheel.after(self.context.settings.drain_timeout, self._end_all)
+            self._drain = self.context.wheel.after(self.traffic.settings.drain_timeout, self._end_all)
 
     def settings_changed(self) -> None:
-        """Apply changed settings to the backlog and to the timeouts of open connections."""
+        """Apply changed settings to the backlog and to all that the service takes from them."""
         for listener in self.listeners.values():
             self._step("backlog", listener.socket.listen, self.context.settings.max_backlog)
         self._step("settings", self.apply_settings)
-        for connection in list(self.connections):
-            self._step("timeouts", connection.rearm)
 
     def apply_settings(self) -> None:
-        """Clear the head caches and choose the relay again, after a change of settings or options."""
-        settings, config, traffic = self.context.settings, self.config, self.traffic
+        """Clear the head caches, choose the relay again and apply changed timeouts to open connections: settings or
+        options have changed."""
+        config, traffic = self.config, self.traffic
+        before, traffic.settings = traffic.settings, config.settings_from(self.context.settings)
+        settings = traffic.settings
         is_enabled = self.context.log.level < levels.SCHEDULING
         logs = traffic.access_log.writer is not None
         # Unlike the plain way of a request, the general one knows redirects and certificates of clients.
         self._http.https_port = config.https_port
         self.cache.configure(config, settings, is_enabled and config.https_port is None, logs)
         self.tls_cache.configure(config, settings, is_enabled and config.client_cert_header == OFF, logs)
-        timeout = config.first_byte_timeout
-        traffic.first_byte_timeout = settings.first_byte_timeout if timeout is None else timeout
         traffic.relay.configure(self.context, config)
+        for connection in list(self.connections) if settings != before else ():
+            self._step("timeouts", connection.rearm)
 
     def end_all(self) -> None:
         """End every connection now."""
@@ -378,20 +381,27 @@ class RunningService:
 
     # Clients.
 
-    def _admit(self, listener: Listener, at: Address) -> bool:
-        if self.preambles and not self.preambles.room(at):
-            return False
-        most = self.config.maxclients
-        if most and self.clients.in_all >= most:
-            if self.clients.is_shared:
+    def _admit(self, listener: Listener, at: Address) -> int:
+        """Return for how many clients there is room now."""
+        most, clients, descriptors = self.config.maxclients, self.clients, self.context.descriptors
+        begun = self.preambles.room(at) if self._stages.get(at) else None
+        if begun == 0:
+            return 0
+        left = most - clients.in_all if most else 0
+        if most and left <= 0:
+            if clients.is_shared:
                 self._schedule_room_check()
-            return False
-        descriptors = self.context.descriptors
-        if not descriptors.are_free:
+            return 0
+        room = descriptors.room
+        if room <= 0:
             descriptors.close_idle()  # idle server connections are closed first
             descriptors.waiting.add(listener)
-            return False
-        return True
+            return 0
+        if begun is not None:
+            room = min(room, begun)
+        if not most:
+            return room
+        return min(room, 1 if clients.is_shared else left)  # other processes may accept clients at the same time
 
     def _room_needed(self) -> None:
         """A client waits for room: look for room that other processes make."""
@@ -418,37 +428,39 @@ class RunningService:
 
     @property
     def _poller(self) -> SocketPoller | None:
-        """Watches the bare sockets of connections that are relayed as a whole; None: those are switched by request."""
-        return self.context.relays.poller if self.traffic.unit != EACH_REQUEST else None
+        """Watches the bare sockets of clients; None: the reactor's own transports serve connections that are switched
+        by request faster."""
+        is_bare = IS_COMPILED or self.traffic.unit != EACH_REQUEST
+        return self.context.relays.poller if is_bare else None
 
-    def _accepted(self, sock: socket.socket, peer: Any) -> None:
+    def _accepted(self, descriptor: int, family: int, peer: Any) -> None:
         """Admit one client and serve it. A rejected one is reset; one whose connection is over already, or which an
         error ends, is counted out again. An error affects only this client."""
         connection = self.client_factory.build(peer)
         if connection is None:
-            close_with_reset(sock)
+            close_descriptor_with_reset(descriptor, family)
             return
         client = connection.client
         try:
-            adopt_socket(self.context.reactor, sock, peer, client, self._poller)
+            adopt_descriptor(self.context.reactor, descriptor, family, peer, client, self._poller)
         except Exception:
             self.context.log.failure("service {ident}: {client} lost", ident=self.ident, client=connection.client_name)
             client.abort()
         if not client.is_open:
-            sock.close()
             self._ended(connection)
 
-    def _accepted_with_preamble(self, stages: Sequence[Stage], at: Address, sock: socket.socket, peer: Any) -> None:
+    def _accepted_with_preamble(
+        self, stages: Sequence[Stage], at: Address, descriptor: int, family: int, peer: Any
+    ) -> None:
         """Let one client go through the stages of its preamble; `_build` admits it when they are complete."""
         preamble = self.preambles.begin(stages, peer, at)
         stream = preamble.stream
         try:
-            adopt_socket(self.context.reactor, sock, peer, stream, self._poller)
+            adopt_descriptor(self.context.reactor, descriptor, family, peer, stream, self._poller)
         except Exception:
             self.context.log.failure("service {ident}: {client} lost", ident=self.ident, client=client_name(peer)[0])
             stream.abort()
         if not stream.is_open:
-            sock.close()
             self.preambles.gone(preamble)
 
     def _build(self, peer: Any, stream: Stream) -> ClientConnection | None:

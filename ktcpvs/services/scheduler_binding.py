@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator
+from collections.abc import Callable, Collection, Generator
 from typing import Any
 
 from twisted.internet.defer import Deferred
 
 from ktcpvs.errors import BadValue, Refusal
-from ktcpvs.interfaces import CLIENT_HELLO, CONNECTION, ISchedulerFactory
+from ktcpvs.interfaces import CLIENT_HELLO, CONNECTION, USES_BALANCE, ISchedulerFactory, IUsesOptions
 from ktcpvs.model.service import NO_FALLBACK, VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.runtime.context import Context
@@ -24,8 +24,10 @@ Plugins = tuple[Any, Any, Any]
 class SchedulerBinder:
     """Binds schedulers of services without changing anything that runs."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, search: Callable[[], Schedulers] = find_schedulers) -> None:
+        """search: finds all installed schedulers."""
         self._context = context
+        self._search = search
         self._found: Schedulers | None = None
         self._yields_turns = False
 
@@ -35,7 +37,7 @@ class SchedulerBinder:
 
     def find_all(self) -> Schedulers:
         """Search for all installed schedulers."""
-        self._found = find_schedulers()
+        self._found = self._search()
         return self._found
 
     def installed(self) -> Collection[ISchedulerFactory]:
@@ -60,6 +62,10 @@ class SchedulerBinder:
             raise BadValue(
                 f"balance = {config.balance}: it chooses per request; balance needs a scheduler that chooses per "
                 "connection, such as wlc or rr"
+            )
+        if IUsesOptions.providedBy(balance) and USES_BALANCE in balance.uses:
+            raise BadValue(
+                f"balance = {config.balance}: it chooses by rules, and needs a balance itself; use one such as wlc"
             )
         fallback = None if config.fallback == NO_FALLBACK else self._factory(config.fallback)
         if fallback is not None and factory.unit in (CONNECTION, CLIENT_HELLO) and fallback.unit != CONNECTION:

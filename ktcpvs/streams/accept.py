@@ -1,5 +1,5 @@
-"""Attach a stream to an accepted socket: to the bare socket if a poller is given, on uvloop's own transport if the
-reactor has a uvloop, else on Twisted's."""
+"""Accept connections, and attach streams to them: to the bare socket if a poller is given, on uvloop's own transport if
+the reactor has a uvloop, else on Twisted's."""
 
 from __future__ import annotations
 
@@ -8,10 +8,32 @@ from typing import Any
 
 from twisted.internet import tcp, unix
 
-from ktcpvs.streams import bare_transport, uv_transport
+from ktcpvs.streams import bare_transport, compiled, uv_transport
 from ktcpvs.streams.contract import address_text
 from ktcpvs.streams.poller import SocketPoller
 from ktcpvs.streams.stream import Stream
+from ktcpvs.system.sockets import plain_socket_class
+
+
+def accept(listener: Any, family: int) -> tuple[int, Any] | None:
+    """Accept one connection. Return its descriptor and its peer's address; None: nobody waits. Raises OSError. family:
+    of the listening socket."""
+    return compiled.accept_descriptor(listener, family)
+
+
+def adopt_descriptor(
+    reactor: Any, descriptor: int, family: int, peer: Any, stream: Stream, poller: SocketPoller | None = None
+) -> None:
+    """As `adopt_socket`, for a descriptor from `accept`, which is closed with the stream. family: of its address."""
+    if poller is not None:
+        bare_transport.adopt_descriptor(poller, descriptor, family, peer, stream)
+        return
+    sock = plain_socket_class(family)(family, socket.SOCK_STREAM, 0, descriptor)
+    try:
+        adopt_socket(reactor, sock, peer, stream)
+    finally:
+        if not stream.is_open:
+            sock.close()
 
 
 def adopt_socket(
@@ -25,7 +47,7 @@ def adopt_socket(
     it returns. Raises what `stream.made` or the system raises.
     """
     if poller is not None:
-        bare_transport.adopt_socket(poller, sock, peer, stream)
+        bare_transport.adopt_descriptor(poller, sock.detach(), sock.family, peer, stream)
         return
     loop = getattr(reactor, "uv", None)
     if loop is not None:
@@ -36,6 +58,14 @@ def adopt_socket(
     stream.makeConnection(kind(sock, stream, peer, no_port, sock.fileno(), reactor))
 
 
+def socket_address(host: str, port: int) -> tuple[Any, ...]:
+    """Return an IP address in the form of accept()."""
+    return (host, port, 0, 0) if ":" in host else (host, port)
+
+
 def client_name(peer: Any) -> tuple[str, str]:
     """Return (address with port, host) of a socket's peer, as text; a unix socket's peer has no address."""
-    return (address_text(peer), peer[0]) if isinstance(peer, tuple) else ("unix", "")
+    if type(peer) is not tuple:
+        return "unix", ""
+    host = peer[0]
+    return (f"{host}:{peer[1]}" if ":" not in host else address_text(peer)), host

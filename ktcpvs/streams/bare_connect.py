@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 from collections.abc import Callable
-from errno import EAGAIN, EINPROGRESS
-from os import strerror
 from typing import Any
 
 from twisted.internet.defer import CancelledError
@@ -17,14 +17,13 @@ from ktcpvs.model.address import Address, Unix
 from ktcpvs.streams.bare_transport import ALL_EVENTS, BareTransport
 from ktcpvs.streams.poller import ERR, OUT, SocketPoller
 from ktcpvs.streams.stream import Stream
-from ktcpvs.system.sockets import plain_socket_class
+from ktcpvs.system.sockets import begin_connection, pending_error
 
 _log = Logger(namespace="ktcpvs")
 
 RETRY_DELAY = 0.02
 """Seconds until a unix socket is tried again whose backlog is full: the kernel does not wait for room in it."""
 
-_NONBLOCKING_STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 _AF_UNIX, _AF_INET, _AF_INET6 = int(socket.AF_UNIX), int(socket.AF_INET), int(socket.AF_INET6)
 
 
@@ -50,7 +49,7 @@ def connect(
 class BareAttempt:
     """An attempt to connect."""
 
-    __slots__ = ("_address", "_connected", "_failed", "_fd", "_is_over", "_poller", "_retry", "_sock", "_stream")
+    __slots__ = ("_address", "_connected", "_failed", "_family", "_fd", "_is_over", "_poller", "_retry", "_stream")
 
     def __init__(
         self,
@@ -65,8 +64,8 @@ class BareAttempt:
         self._stream = stream
         self._connected = connected
         self._failed = failed
-        self._sock: Any = None
-        self._fd = -1  # while the poller watches it
+        self._family = _AF_UNIX
+        self._fd = -1  # of the socket, which the poller watches
         self._retry: Any = None
         self._is_over = False
 
@@ -75,47 +74,51 @@ class BareAttempt:
         address = self._address
         self._retry = None
         where: Any
+        if isinstance(address, Unix):
+            where = address.path
+        else:
+            self._family = _AF_INET6 if ":" in address.host else _AF_INET
+            where = address.host, address.port
         try:
-            if isinstance(address, Unix):
-                family, where = _AF_UNIX, address.path
-            else:
-                family, where = _AF_INET6 if ":" in address.host else _AF_INET, (address.host, address.port)
-            sock = self._sock = plain_socket_class(family)(family, _NONBLOCKING_STREAM)
-            error = sock.connect_ex(where)
-            if error == EAGAIN:
-                sock.close()
-                self._retry = self._poller.call_later(RETRY_DELAY, self.start)
-            elif error and error != EINPROGRESS:
-                self._fail_soon(OSError(error, strerror(error)))
-            else:
-                fd = sock.fileno()
-                self._poller.register(fd, ALL_EVENTS, self._ready)
-                self._fd = fd
+            fd = begin_connection(self._family, where)
         except OSError as why:
-            self._fail_soon(why)
-        except ValueError as why:  # the poller is closed
-            self._fail_soon(OSError(0, str(why)))
+            if why.errno == errno.EAGAIN:
+                self._retry = self._poller.call_later(RETRY_DELAY, self.start)
+            else:
+                self._fail_soon(why)
+            return
+        try:
+            self._poller.register(fd, ALL_EVENTS, self._ready)
+        except (OSError, ValueError) as why:  # no memory; the poller is closed
+            os.close(fd)
+            self._fail_soon(why if isinstance(why, OSError) else OSError(0, str(why)))
+        else:
+            self._fd = fd
 
     def _ready(self, events: int) -> None:
-        sock, poller = self._sock, self._poller
+        fd, family, poller = self._fd, self._family, self._poller
         if events & ERR:
-            error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            error = pending_error(fd, family)
             if error:
-                self._fail(getConnectError(OSError(error, strerror(error))))
+                self._fail(getConnectError(OSError(error, os.strerror(error))))
                 return
         self._is_over = True
         poller.cancel_expiry(self)
-        transport = BareTransport(poller, sock, None, ALL_EVENTS, sock.family != _AF_UNIX)
-        poller.replace(self._fd, transport.ready)
+        transport = BareTransport(poller, fd, family, None, ALL_EVENTS, family != _AF_UNIX)
+        poller.replace(fd, transport.ready)
         stream = self._stream
         try:
             transport.begin(stream)
             self._connected(stream)
-        except Exception:
-            _log.failure("a stream failed")
-            transport.abort()
+        except Exception as error:
+            self._stream_failed(error, transport)
         if events != OUT:
             transport.ready(events)
+
+    def _stream_failed(self, error: Exception, transport: BareTransport) -> None:
+        """The stream's owner has raised an exception."""
+        _log.failure("a stream failed", Failure(error))
+        transport.abort()
 
     def cancel(self) -> None:
         """Stop, and fail with CancelledError."""
@@ -139,6 +142,5 @@ class BareAttempt:
             self._retry.cancel()
         if self._fd >= 0:
             self._poller.forget(self._fd)
-        if self._sock is not None:
-            self._sock.close()
+            os.close(self._fd)
         self._failed(Failure(error))

@@ -1,24 +1,28 @@
 """A stream's transport over a bare socket, which the relays' poller polls.
 
-A connection that is relayed as a whole may carry a single request. It needs accept or connect, the reads and writes of
-its bytes, and close. This transport avoids every other system call, or makes it only when it matters. It polls the
-socket edge-triggered, so that pausing and resuming need no system call.
+A connection may carry a single request. It needs accept or connect, the reads and writes of its bytes, and close. This
+transport avoids every other system call, or makes it only when it matters. It polls the socket edge-triggered, so that
+pausing and resuming need no system call. `streams/compiled.py` replaces the methods that nearly every connection calls
+by compiled ones, which leave what is unusual to the other methods here.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from ktcpvs.streams.contract import BackpressuredWriter, NotDetachable, SocketAddress
 from ktcpvs.streams.poller import ERR, ET, HUP, IN, OUT, PRI, RDHUP, SocketPoller
 from ktcpvs.streams.transport import (
     NONBLOCKING,
+    SMALL_READ_SIZE,
     SocketTransport,
     local_of,
     nothing,
@@ -26,7 +30,7 @@ from ktcpvs.streams.transport import (
     peer_of,
     reset_on_close,
 )
-from ktcpvs.system.sockets import read_urgent_in_place, send_at_once
+from ktcpvs.system.sockets import plain_socket_class, read_urgent_in_place, send_at_once
 
 _log = Logger(namespace="ktcpvs")
 
@@ -55,15 +59,17 @@ _INPUT = IN | RDHUP | PRI | ERR | HUP
 _RARE = RDHUP | PRI | ERR | HUP
 _WRITABLE = OUT | ERR | HUP
 
+_AF_UNIX = int(socket.AF_UNIX)
+
 
 class BareTransport(SocketTransport):
     """poller: polls the socket. stream: the Stream that it carries; None when the connection is over."""
 
     __slots__ = (
-        "_aborted", "_closing", "_events", "_fd", "_fin_came", "_full", "_half_closed", "_has_input", "_has_written",
-        "_is_delaying", "_is_reading", "_is_scheduled", "_paused", "_peer", "_peer_ended", "_puts_urgent_in_place",
-        "_read_size", "_reads_on", "_recv", "_send", "_sends_at_once", "_sends_fin", "_sock", "_unsent",
-        "_unsent_size", "_was_bulk", "_writer", "poller", "stream",
+        "_aborted", "_closing", "_events", "_family", "_fd", "_fin_came", "_full", "_half_closed", "_has_input",
+        "_has_written", "_is_delaying", "_is_reading", "_is_scheduled", "_paused", "_peer", "_peer_ended",
+        "_puts_urgent_in_place", "_read_size", "_reads_on", "_reads_small", "_recv", "_send", "_sends_at_once",
+        "_sends_fin", "_sock", "_unsent", "_unsent_size", "_was_bulk", "_writer", "poller", "stream",
     )  # fmt: skip
 
     reports_bulk = True
@@ -72,17 +78,22 @@ class BareTransport(SocketTransport):
     def __init__(
         self,
         poller: SocketPoller,
-        sock: Any,
+        descriptor: int,
+        family: int,
         peer: SocketAddress = None,
         events: int = 0,
         is_delaying: bool = False,
+        /,
     ) -> None:
-        """sock: a socket; one of `plain_socket_class` costs least. peer: the address of the peer, where it is known.
-        events: that the poller watches already. is_delaying: a TCP socket without TCP_NODELAY."""
+        """descriptor: of a socket, which the transport closes. family: of its address. peer: the address of the peer,
+        where it is known. events: that the poller watches already. is_delaying: a TCP socket without TCP_NODELAY."""
         self.poller = poller
         self.stream: Any = None
+        self._fd = descriptor  # -1 when it is closed
+        self._family = family
+        # Compiled methods make system calls themselves, so they begin without these three.
+        sock: Any = plain_socket_class(family)(family, socket.SOCK_STREAM, 0, descriptor)
         self._sock = sock
-        self._fd = sock.fileno()
         self._recv, self._send = sock.recv, sock.send
         self._peer = peer
         self._events = events
@@ -92,6 +103,7 @@ class BareTransport(SocketTransport):
         self._unsent: deque[bytes | memoryview] | None = None  # what the system has not taken yet
         self._unsent_size = 0
         self._read_size = READ_SIZE
+        self._reads_small = False  # it is SMALL_READ_SIZE
         self._writer: BackpressuredWriter | None = None
         self._was_bulk = False  # its stream has heard of it
         self._is_reading = True  # not paused, and not at an end
@@ -117,7 +129,11 @@ class BareTransport(SocketTransport):
             self.abort()
             raise
         if self._is_reading and not self._events:
-            self._watch(READ_EVENTS)
+            # Most clients have sent their request already. Many of these need no watching: they get their response, and
+            # the connection is closed.
+            self.ready(IN)
+            if self._is_reading and not self._events and not stream.resting:
+                self._watch(READ_EVENTS)
 
     # Called by the poller.
 
@@ -146,13 +162,13 @@ class BareTransport(SocketTransport):
                     self._read()
                 else:
                     self._has_input = True
-        except Exception:
-            self._failed()
+        except Exception as error:
+            self._failed(error)
 
     def _note(self, events: int) -> None:
         if events & PRI and self._puts_urgent_in_place:
             self._puts_urgent_in_place = False
-            read_urgent_in_place(self._sock)
+            read_urgent_in_place(self.getHandle())
         # A socket whose peer has sent a FIN gets no more bytes, so a short read is the last one. Not so when the read
         # stops at urgent data, or when a reset is to be read behind the bytes: no other event tells of what follows.
         self._fin_came = events & (RDHUP | PRI | ERR) == RDHUP
@@ -180,7 +196,8 @@ class BareTransport(SocketTransport):
             self._input_ended()
             return
         self._has_input = self._reads_on or length == size
-        self._read_size = READ_SIZE if length < READ_SIZE else BULK_READ_SIZE
+        if not self._reads_small:
+            self._read_size = READ_SIZE if length < READ_SIZE else BULK_READ_SIZE
         if length >= BULK_SIZE and not self._was_bulk:
             self._was_bulk = True
             self.stream.bulk_detected()
@@ -216,14 +233,14 @@ class BareTransport(SocketTransport):
         if self._is_reading and self._has_input:
             try:
                 self._read()
-            except Exception:
-                self._failed()
+            except Exception as error:
+                self._failed(error)
 
-    def _failed(self) -> None:
-        """The stream's owner has raised the exception that is being handled."""
-        _log.failure("a stream failed")
+    def _failed(self, error: Exception) -> None:
+        """The stream's owner has raised an exception."""
+        _log.failure("a stream failed", Failure(error))
         if self.stream is not None:
-            reset_on_close(self._sock)
+            self._reset_on_close()
             self._over(False)
 
     # Writing.
@@ -240,10 +257,21 @@ class BareTransport(SocketTransport):
             self._write_failed()
             return
         if sent != len(data):
-            self._hold(memoryview(data)[sent:])
+            self._hold_rest(data, sent)
 
     def writev(self, pieces: Sequence[bytes]) -> None:
-        self.write(b"".join(pieces))
+        if not self._sends_at_once or len(pieces) > MAX_PIECES:
+            self.write(b"".join(pieces))
+            return
+        try:
+            sent = self.getHandle().sendmsg(pieces, (), NONBLOCKING)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._write_failed()
+            return
+        if sent != sum(map(len, pieces)):
+            self._hold_rest(b"".join(pieces), sent)
 
     def _write_otherwise(self, data: bytes) -> None:
         """`write` while something is unsent, after the end of writing, or while Nagle's algorithm is on."""
@@ -264,7 +292,11 @@ class BareTransport(SocketTransport):
     def _stop_delaying(self) -> None:
         if self._is_delaying:
             self._is_delaying = False
-            send_at_once(self._sock)
+            send_at_once(self.getHandle())
+
+    def _hold_rest(self, data: bytes, sent: int) -> None:
+        """Keep `data` without its first `sent` bytes, which the system has taken."""
+        self._hold(memoryview(data)[sent:])
 
     def _hold(self, data: bytes | memoryview) -> None:
         """Keep what the system does not take now."""
@@ -285,10 +317,11 @@ class BareTransport(SocketTransport):
     def _flush(self) -> None:
         unsent = self._unsent
         assert unsent is not None
+        sock = self.getHandle()
         while unsent:
             pieces = [unsent[place] for place in range(min(len(unsent), MAX_PIECES))]
             try:
-                sent = self._sock.sendmsg(pieces, (), NONBLOCKING)
+                sent = sock.sendmsg(pieces, (), NONBLOCKING)
             except BlockingIOError:
                 break
             except OSError:
@@ -328,9 +361,10 @@ class BareTransport(SocketTransport):
         self._aborted = True
         self._is_reading = self._sends_at_once = False
         self._drop_writes()
+        sock = self.getHandle()
         try:
             while self.stream is not None and not self._peer_ended and not self._closing:
-                data = self._recv(BULK_READ_SIZE, NONBLOCKING)
+                data = sock.recv(BULK_READ_SIZE, NONBLOCKING)
                 if not data:
                     break
                 self.stream.dataReceived(data)
@@ -413,7 +447,7 @@ class BareTransport(SocketTransport):
 
     def close_with_reset(self) -> bool:
         if not self.is_unix:
-            reset_on_close(self._sock)
+            self._reset_on_close()
             self._sends_fin = False
         return self.close()
 
@@ -429,7 +463,7 @@ class BareTransport(SocketTransport):
         if self.stream is None:
             return
         if self._aborted:
-            reset_on_close(self._sock)
+            self._reset_on_close()
         elif self._sends_fin and not self._peer_ended:
             self._shut_down(socket.SHUT_RDWR)  # a close alone sends no FIN when bytes are unread
         self._over(not self._aborted)
@@ -443,14 +477,26 @@ class BareTransport(SocketTransport):
         self._unsent_size = 0
         if self._events:
             self.poller.forget(self._fd)
-        self._sock.close()
+        self._close_descriptor()
         self._writer = None
         stream.over(clean)
+
+    def _close_descriptor(self) -> None:
+        descriptor, self._fd = self._fd, -1
+        if self._sock is not None:
+            self._sock.close()
+        elif descriptor >= 0:
+            os.close(descriptor)
+
+    def _reset_on_close(self) -> None:
+        handle = self.getHandle()
+        if handle is not None:
+            reset_on_close(handle)
 
     def _shut_down(self, how: int) -> None:
         self._sends_fin = False
         with contextlib.suppress(OSError):  # the peer has closed it already: reading will tell
-            self._sock.shutdown(how)
+            self.getHandle().shutdown(how)
 
     # The hand-over to a relay engine.
 
@@ -466,7 +512,7 @@ class BareTransport(SocketTransport):
     def duplicate_socket(self) -> socket.socket:
         if self._puts_urgent_in_place:
             self._puts_urgent_in_place = False
-            read_urgent_in_place(self._sock)
+            read_urgent_in_place(self.getHandle())
         self._stop_delaying()
         return super().duplicate_socket()
 
@@ -476,7 +522,38 @@ class BareTransport(SocketTransport):
         self._is_reading = self._sends_at_once = False
         if self._events:
             self.poller.unregister(self._fd)
-        self._sock.close()
+        self._close_descriptor()
+
+    # Bytes that pass by.
+
+    def input_descriptor(self) -> int:
+        return self._nonblocking() if self._is_reading and not (self._closing or self._aborted) else -1
+
+    def output_descriptor(self) -> int:
+        is_ending = self._half_closed or self._closing or self._aborted
+        return self._nonblocking() if self._unsent is None and not is_ending else -1
+
+    def _nonblocking(self) -> int:
+        """Return the descriptor in non-blocking mode: splice(2) waits for a socket in another mode, whatever its flags
+        say. An accepted socket may be in that mode."""
+        os.set_blocking(self._fd, False)
+        return self._fd
+
+    def read_small(self, small: bool) -> None:
+        if small != self._reads_small and (not small or self.input_descriptor() >= 0):
+            self._reads_small = small
+            self._read_size = SMALL_READ_SIZE if small else READ_SIZE
+
+    def send_ahead(self, pieces: Sequence[bytes]) -> bool:
+        size = sum(map(len, pieces))
+        try:
+            sent = self.getHandle().sendmsg(pieces, (), NONBLOCKING | socket.MSG_MORE)
+        except OSError:  # full, or over: the next write will tell
+            sent = 0
+        if sent < size:
+            self.write(b"".join(pieces)[sent:])
+            return False
+        return True
 
     # The socket.
 
@@ -488,16 +565,22 @@ class BareTransport(SocketTransport):
         return self._unsent_size
 
     def getHandle(self) -> Any:
-        """The socket, for its options."""
+        """The socket, for its options; None if it is closed."""
+        if self._sock is None and self._fd >= 0:
+            self._sock = plain_socket_class(self._family)(self._family, socket.SOCK_STREAM, 0, self._fd)
         return self._sock
 
     @property
+    def is_unix(self) -> bool:
+        return self._family == _AF_UNIX
+
+    @property
     def peer_address(self) -> SocketAddress:
-        return self._peer if self._peer is not None else peer_of(self._sock)
+        return self._peer if self._peer is not None else peer_of(self.getHandle())
 
     @property
     def local_address(self) -> SocketAddress:
-        return local_of(self._sock)
+        return local_of(self.getHandle())
 
     def state(self) -> str:
         if self.stream is None:
@@ -507,6 +590,7 @@ class BareTransport(SocketTransport):
         return open_state(self._half_closed, self._peer_ended, self._paused, self._full)
 
 
-def adopt_socket(poller: SocketPoller, sock: Any, peer: SocketAddress, stream: Any) -> None:
-    """Let `stream` speak over an accepted socket. peer: its address. Raises what the stream's owner raises."""
-    BareTransport(poller, sock, peer).begin(stream)
+def adopt_descriptor(poller: SocketPoller, descriptor: int, family: int, peer: SocketAddress, stream: Any) -> None:
+    """Let `stream` speak over an accepted socket, which its transport closes. peer: its address. Raises what the
+    stream's owner raises."""
+    BareTransport(poller, descriptor, family, peer).begin(stream)

@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClie
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+import ktcpvs.streams.compiled  # noqa: F401 - replaces methods of bare sockets by compiled ones
 from ktcpvs.model.address import Address, Unix
 from ktcpvs.model.options import OFF
 from ktcpvs.streams import bare_connect
@@ -53,6 +54,7 @@ class Connector:
         self._session: ssl.SSLSession | None = None  # the last one that the server has given
         self._reactor = reactor
         self._timeout = timeout
+        self._may_be_bare = options.tls is None and (isinstance(address, Unix) or not address.is_name)
 
     @property
     def key(self) -> Hashable:
@@ -89,16 +91,11 @@ class Connector:
 
         poller: watches the socket, which stays bare, unless the server's address is a name or the connection has TLS.
         """
-        address, options = self.address, self.options
-        if poller is None or options.tls is not None or not (isinstance(address, Unix) or not address.is_name):
+        if poller is None or not self._may_be_bare:
             return self.connect_stream(stream, origin).addCallbacks(connected, failed)
-
-        def tell_origin(stream: Stream) -> None:
-            self._tell_origin(stream, origin)
-            connected(stream)
-
-        opened = connected if options.proxy == OFF else tell_origin
-        return bare_connect.connect(poller, address, self.timeout, stream, opened, failed)
+        if self.options.proxy != OFF:
+            connected = self._after_origin(connected, origin)
+        return bare_connect.connect(poller, self.address, self.timeout, stream, connected, failed)
 
     def connect_stream(self, stream: Stream, origin: OriginOf | None = None) -> Deferred[Stream]:
         """Connect `stream`; fires with it when it is open.
@@ -120,6 +117,12 @@ class Connector:
         """Connect `stream` without TLS."""
         connecting = connect(self._reactor, self.address, self.timeout, stream)
         return connecting if self.options.proxy == OFF else connecting.addCallback(self._tell_origin, origin)
+
+    def _after_origin(
+        self, connected: Callable[[Stream], object], origin: OriginOf | None
+    ) -> Callable[[Stream], object]:
+        """Return a function that tells the server its client, and then calls `connected`."""
+        return lambda stream: connected(self._tell_origin(stream, origin))
 
     def _tell_origin(self, stream: Stream, origin: OriginOf | None) -> Stream:
         stream.write(proxy_header(self.options.proxy, origin() if origin is not None else None, stream))

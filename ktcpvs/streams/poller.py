@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from twisted.internet.interfaces import IReadDescriptor
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 _log = Logger(namespace="ktcpvs")
@@ -42,14 +43,14 @@ class Expiring(Protocol):
         """It has taken too long. Called once, and not after `cancel_expiry`."""
 
 
-_has_forked = False
+has_forked = False
 """This process has forked: a child that has not executed its program yet holds all descriptors, so that closing one of
 ours does not unregister it."""
 
 
-def _note_fork(has_forked: bool) -> None:
-    global _has_forked
-    _has_forked = has_forked
+def _note_fork(is_forked: bool) -> None:
+    global has_forked
+    has_forked = is_forked
 
 
 os.register_at_fork(before=partial(_note_fork, True), after_in_child=partial(_note_fork, False))
@@ -64,13 +65,14 @@ class SocketPoller:
     """
 
     __slots__ = (
-        "_alarm", "_alarm_at", "_callbacks", "_deadlines", "_deferred", "_epoll", "_is_polling", "_leave_reactor",
-        "_reactor", "_time", "_unregistered", "call_later", "call_soon",
+        "_alarm", "_alarm_at", "_callbacks", "_deadlines", "_deferred", "_descriptor", "_epoll", "_is_polling",
+        "_leave_reactor", "_reactor", "_time", "_unregistered", "call_later", "call_soon",
     )  # fmt: skip
 
     def __init__(self, reactor: Any) -> None:
         """Raises OSError if there are no descriptors left."""
         self._epoll = select.epoll()
+        self._descriptor = self._epoll.fileno()
         self._callbacks: dict[int, Callable[[int], object]] = {}
         self._unregistered: set[int] = set()  # in this turn
         self._reactor = reactor
@@ -152,8 +154,11 @@ class SocketPoller:
         for call in deferred:
             try:
                 call()
-            except Exception:
-                _log.failure("a deferred call failed")
+            except Exception as error:
+                self._deferred_failed(error)
+
+    def _deferred_failed(self, error: Exception) -> None:
+        _log.failure("a deferred call failed", Failure(error))
 
     def register(self, fd: int, events: int, ready: Callable[[int], object]) -> None:
         """Call `ready` with the events that are ready, of `events` (IN and the like), ERR and HUP.
@@ -180,7 +185,7 @@ class SocketPoller:
     def forget(self, fd: int) -> None:
         """As `unregister`, for a registered descriptor that is about to be closed and has no duplicate: the system
         unregisters it when it is closed."""
-        if _has_forked:
+        if has_forked:
             self.unregister(fd)
         elif self._callbacks.pop(fd, None) is not None:
             self._unregistered.add(fd)
@@ -196,6 +201,7 @@ class SocketPoller:
         self._deadlines.clear()
         self._unregistered.update(self._callbacks)
         self._callbacks.clear()
+        self._descriptor = -1
         self._epoll.close()
 
     # Called by the reactor.
@@ -217,13 +223,16 @@ class SocketPoller:
                     continue
                 try:
                     callbacks[fd](events)
-                except Exception:
-                    _log.failure("a relay failed")
-                    self.unregister(fd)
+                except Exception as error:
+                    self._callback_failed(error, fd)
         finally:
             self._is_polling = False
         if self._deferred:
             self._call_deferred()
+
+    def _callback_failed(self, error: Exception, fd: int) -> None:
+        _log.failure("a relay failed", Failure(error))
+        self.unregister(fd)
 
     def connectionLost(self, reason: Any) -> None:
         """The reactor has stopped."""

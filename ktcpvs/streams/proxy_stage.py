@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ktcpvs.protocols.proxy_protocol import Address, BadProxyHeader, ProxyHeaderReader, begins_with_header
+from ktcpvs.protocols.proxy_protocol import BadProxyHeader, ProxyHeaderReader, begins_with_header
+from ktcpvs.streams.accept import socket_address
 from ktcpvs.streams.contract import SocketAddress
 from ktcpvs.streams.preamble import Proceed, Refuse
 from ktcpvs.streams.stream import Stream
@@ -59,13 +60,7 @@ class ProxyReader:
             return Refuse(str(bad))
         if header is None:
             return None
-        return Proceed(self._header.rest, None if header.source is None else _peer(header.source))
-
-
-def _peer(source: Address) -> SocketAddress:
-    """The address in the form of accept()."""
-    host, port = source
-    return (host, port, 0, 0) if ":" in host else (host, port)
+        return Proceed(self._header.rest, None if header.source is None else socket_address(*header.source))
 
 
 class NoHeaderStage:

@@ -28,6 +28,7 @@ from ktcpvs.streams.transport import (
     peer_of,
     reset_on_close,
 )
+from ktcpvs.system.sockets import give_descriptor
 
 _log = Logger(namespace="ktcpvs")
 
@@ -125,6 +126,7 @@ class UVTransport(SocketTransport):
             self._attaches = False
             self.abort()
             return
+        give_descriptor(self._sock)
         loop.call_soon(self._attached, attaching)
 
     def _as_protocol(self) -> Any:

@@ -38,7 +38,26 @@ SO_ATTACH_FILTER, SO_DETACH_FILTER, SO_ATTACH_REUSEPORT_CBPF = 26, 27, 51
 def plain_socket_class(family: int) -> Any:
     """A class for stream sockets of that family. They know what they are without asking each time, and have no layer of
     Python's: what socket.socket does besides takes a good part of the time that accepting or connecting takes."""
-    return type("PlainSocket", (_socket.socket,), {"__slots__": (), "family": family, "type": socket.SOCK_STREAM})
+    return type("PlainSocket", (_socket.socket,), _plain(family))
+
+
+def _plain(family: int) -> dict[str, Any]:
+    return {"__slots__": (), "family": family, "type": socket.SOCK_STREAM}
+
+
+@cache
+def _forgetting_class(family: int) -> Any:
+    return type("GivenSocket", (_socket.socket,), {**_plain(family), "close": _socket.socket.detach})
+
+
+def give_descriptor(sock: Any) -> None:
+    """Leave it to a transport of uvloop to close the descriptor of `sock`: from now on `sock.close` only forgets it.
+
+    A transport that closes a descriptor detaches a `socket.socket`, but calls `close` of any other object. That would
+    close the number a second time, and with it what another thread has just opened, such as the state file.
+    """
+    if not isinstance(sock, socket.socket):
+        sock.__class__ = _forgetting_class(sock.family)
 
 
 def open_listener(address: Address, backlog: int, beside: Iterable[socket.socket] = ()) -> socket.socket:
@@ -374,11 +393,47 @@ def unmapped(peer: tuple[Any, ...]) -> tuple[Any, ...]:
     return (host, peer[1]) if "." in host and ":" not in host else peer
 
 
+def accept_descriptor(listener: Any, family: int) -> tuple[int, Any] | None:
+    """Accept one connection. Return its descriptor, which is not inherited, and the peer's address as from accept();
+    None: nobody waits. Raises OSError. family: of the listener."""
+    try:
+        accepted: tuple[int, Any] = listener._accept()
+    except (BlockingIOError, InterruptedError):
+        return None
+    return accepted
+
+
+def begin_connection(family: int, where: Any) -> int:
+    """Begin to connect a non-blocking stream socket to a numeric address or a path. Return its descriptor. Raises
+    OSError; BlockingIOError where the backlog of a unix socket is full."""
+    sock = plain_socket_class(family)(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    error = sock.connect_ex(where)
+    if error and error != errno.EINPROGRESS:
+        sock.close()
+        raise OSError(error, os.strerror(error))
+    descriptor: int = sock.detach()
+    return descriptor
+
+
+def pending_error(descriptor: int, family: int) -> int:
+    """Return the error of a socket, and clear it (socket(7), SO_ERROR); 0: there is none."""
+    sock = plain_socket_class(family)(family, socket.SOCK_STREAM, 0, descriptor)
+    try:
+        return int(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+    finally:
+        sock.detach()
+
+
 def close_with_reset(sock: socket.socket) -> None:
     """Close a TCP connection with a reset; the kernel keeps nothing of it."""
     with contextlib.suppress(OSError):  # the peer has ended it before
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
     sock.close()
+
+
+def close_descriptor_with_reset(descriptor: int, family: int) -> None:
+    """As `close_with_reset`, for the descriptor of a stream socket."""
+    close_with_reset(plain_socket_class(family)(family, socket.SOCK_STREAM, 0, descriptor))
 
 
 _SNDBUFFORCE, _BUF_LOCK, _SNDBUF_LOCKED = 32, 72, 1

@@ -40,6 +40,8 @@ class Timer:
 class TimerWheel:
     """The wheel. now: ticks since its start, without stalls; a cheap clock."""
 
+    __slots__ = ("_began", "_clock", "_failed", "_job", "_slots", "now")
+
     def __init__(self, clock: Any, failed: Callable[[], object]) -> None:
         """clock: an IReactorTime. failed: called within the except block when a timer's call raises; the wheel keeps
         running even if `failed` raises."""

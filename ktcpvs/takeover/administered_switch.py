@@ -69,9 +69,15 @@ class AdministeredSwitch:
         return self._target().view(name, ident)
 
     def explain(
-        self, ident: str, method: str | None, target: str | None, headers: Sequence[tuple[str, str]], client: str
+        self,
+        ident: str,
+        method: str | None,
+        target: str | None,
+        headers: Sequence[tuple[str, str]],
+        client: str,
+        port: int | None = None,
     ) -> Awaitable[Any]:
-        return self._target().explain(ident, method, target, headers, client)
+        return self._target().explain(ident, method, target, headers, client, port)
 
     def settings(self) -> Settings:
         """The settings in force in this daemon."""

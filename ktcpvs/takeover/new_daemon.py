@@ -43,10 +43,16 @@ class NewDaemon:
         return Deferred.fromCoroutine(self._ask(lambda switch: switch.read(name, ident)))
 
     async def explain(
-        self, ident: str, method: str | None, target: str | None, headers: Sequence[tuple[str, str]], client: str
+        self,
+        ident: str,
+        method: str | None,
+        target: str | None,
+        headers: Sequence[tuple[str, str]],
+        client: str,
+        port: int | None = None,
     ) -> Any:
         """As Explainer.explain."""
-        return await self._ask(lambda switch: switch.explain(ident, method, target, headers, client))
+        return await self._ask(lambda switch: switch.explain(ident, method, target, headers, client, port))
 
     async def _ask(self, question: Callable[[Switch], Awaitable[T]]) -> T:
         self.pending += 1

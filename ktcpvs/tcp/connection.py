@@ -21,7 +21,7 @@ from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import Choice
 from ktcpvs.model.tls import REFUSE
 from ktcpvs.protocols.client_hello import Alert, BadHello, ClientHelloReader, NotTLS, alert_record
-from ktcpvs.protocols.http1 import NO_HTTP_1, BadRequest, HeadReader, RequestHead, error_response
+from ktcpvs.protocols.http1 import NO_HTTP_1, BadRequest, HeadReader, RequestHead, error_response, read_whole_head
 from ktcpvs.relay.copy import CopyRelay
 from ktcpvs.streams.connect import Connecting
 from ktcpvs.streams.lingering_close import LingeringClose, close_gracefully
@@ -43,8 +43,8 @@ class TCPClientConnection(ClientConnection):
         super().__init__(service, client_name, client_host, life.OPENING[service.unit])
         self.server: Stream | None = None
         self._connecting: Connecting | None = None
-        self._first = b""  # of a client that is not read before it has a server: what came behind its preamble
-        self._reader: HeadReader | None = None
+        self._first = b""  # what was received before there is a server, unless a reader has it
+        self._reader: HeadReader | None = None  # of a head that comes in pieces
         self._hello_reader: ClientHelloReader | None = None
         self._alert: Alert | None = Alert.HANDSHAKE_FAILURE  # that tells a client of TLS that it is refused
         self._is_settled = False
@@ -75,20 +75,20 @@ class TCPClientConnection(ClientConnection):
         self.client.lost = self._client_lost
         dispatcher = self.dispatcher
         dispatcher.request.connection = self.client
-        dispatcher.entry = self.service.access_log.begin(dispatcher.request.client, self.client.tls, self.moved())
+        if self.service.access_log.writer is not None:
+            dispatcher.entry = self.service.access_log.begin(dispatcher.request.client, self.client.tls, self.moved())
         if self.service.unit == PER_CONNECTION:
             self.client.pause()
             dispatcher.select()
             return
-        settings = self.context.settings
+        settings = self.service.settings
         if self.service.unit == CLIENT_HELLO:
             self._hello_reader = ClientHelloReader()
             self.client.dataReceived = self._hello_received
             self.client.ended = self._ended_early
             self.set_timer(settings.tls_handshake_timeout, self._hello_timed_out)
             return
-        self._reader = HeadReader(settings.head_size, settings.head_lines, settings.uri_size)
-        self.client.dataReceived = self._head_received
+        self.client.dataReceived = self._first_received
         self.client.ended = self._ended_early
         self.set_timer(settings.head_timeout, self._head_timed_out)
 
@@ -131,11 +131,23 @@ class TCPClientConnection(ClientConnection):
             return
         self.set_timer(0)
         if clean or other is self.client:
-            close_gracefully(other, self.context.wheel, self.context.settings, clean)
+            close_gracefully(other, self.context.wheel, self.service.settings, clean)
         else:
             other.abort()
 
     # The head.
+
+    def _first_received(self, data: bytes) -> None:
+        """Read the beginning of the first request, which nearly always is a whole head."""
+        settings = self.context.settings
+        head = read_whole_head(data, settings.head_size, settings.head_lines, settings.uri_size)
+        if head is not None:
+            self._first = data
+            self._head_complete(head)
+            return
+        self._reader = HeadReader(settings.head_size, settings.head_lines, settings.uri_size)
+        self.client.dataReceived = self._head_received
+        self._head_received(data)
 
     def _head_received(self, data: bytes) -> None:
         assert self._reader is not None  # this is the client's dataReceived only while there is a reader
@@ -184,7 +196,7 @@ class TCPClientConnection(ClientConnection):
 
     def _head_timed_out(self) -> None:
         self.transition(life.SLOW_HEAD)
-        seconds = self.context.settings.head_timeout
+        seconds = self.service.settings.head_timeout
         self._refuse(408, f"the request's head did not come within {seconds} seconds")
 
     # The ClientHello.
@@ -225,7 +237,7 @@ class TCPClientConnection(ClientConnection):
 
     def _hello_timed_out(self) -> None:
         self.transition(life.SLOW_HEAD)
-        seconds = self.context.settings.tls_handshake_timeout
+        seconds = self.service.settings.tls_handshake_timeout
         self._refuse(408, f"the ClientHello did not come within {seconds} seconds")
 
     def _refuse_hello(self, alert: Alert | None, why: str, status: int = 400) -> None:
@@ -278,7 +290,7 @@ class TCPClientConnection(ClientConnection):
         head = bytes(reader.received) if reader is not None else self._first
         self._reader, self._hello_reader, self._first = None, None, b""
         dispatcher.request.lines = b""
-        self.set_timer(self.context.settings.read_timeout, self._check_idle)
+        self.set_timer(self.service.settings.read_timeout, self._check_idle)
         relay.start(head)
         self.client.resume()
         self.join(relay, self._finished)
@@ -287,15 +299,15 @@ class TCPClientConnection(ClientConnection):
         """Both directions have ended: close both sides when their peers have read what is buffered."""
         self.transition(life.FINISHED)
         self.set_timer(0)
-        close_gracefully(self.client, self.context.wheel, self.context.settings)
-        close_gracefully(self.server, self.context.wheel, self.context.settings)
+        close_gracefully(self.client, self.context.wheel, self.service.settings)
+        close_gracefully(self.server, self.context.wheel, self.service.settings)
 
     def restore_timer(self) -> None:
         self.set_timer(0)
 
     def _check_idle(self) -> None:
         """End a relay on which no byte has come for `read_timeout`, or schedule the next check."""
-        timeout = self.context.settings.read_timeout
+        timeout = self.service.settings.read_timeout
         if timeout == 0 or self.relay is None:
             self.set_timer(0)
             return
@@ -320,14 +332,14 @@ class TCPClientConnection(ClientConnection):
         if self.service.unit == CLIENT_HELLO:
             if self._alert is not None:
                 self.client.write(alert_record(self._alert))
-            LingeringClose(self.client, self.context.wheel, self.context.settings, self._lingered).linger()
+            LingeringClose(self.client, self.context.wheel, self.service.settings, self._lingered).linger()
             return
         method = self.dispatcher.request.method or (self._reader.method if self._reader is not None else None)
         response = error_response(status, reason, method, later=self.retry_after(status, retry_after))
         if self.dispatcher.entry is not None:
             self.dispatcher.entry.refused(status, response)
         self.client.write(response)
-        LingeringClose(self.client, self.context.wheel, self.context.settings, self._lingered).linger()
+        LingeringClose(self.client, self.context.wheel, self.service.settings, self._lingered).linger()
 
     def _lingered(self) -> None:
         if self.state == life.REFUSING:

@@ -254,17 +254,22 @@ class Worker:
         return Views(self.director).view(name, ident)
 
     def explain(
-        self, ident: str, method: str | None, target: str | None, headers: Sequence[tuple[str, str]], client: str
+        self,
+        ident: str,
+        method: str | None,
+        target: str | None,
+        headers: Sequence[tuple[str, str]],
+        client: str,
+        port: int | None = None,
     ) -> Awaitable[Any]:
-        return Explainer(self.director).explain(ident, method, target, headers, client)
+        return Explainer(self.director).explain(ident, method, target, headers, client, port)
 
     # The end.
 
     @property
     def drain_timeout(self) -> int:
         """Seconds."""
-        settings = Settings() if self._director is None else self._director.context.settings
-        return settings.drain_timeout
+        return Settings().drain_timeout if self._director is None else self._director.table.drain_timeout
 
     def drain(self) -> None:
         """Close the listeners, let connections drain, and end the process."""

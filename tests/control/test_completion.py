@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from e2e.harness import write_tcpvsadm
 
 from ktcpvs.control.tcpvsadm.options import COMMANDS, OPTIONS
 from ktcpvs.model.service import OPTIONS as SERVICE_OPTIONS
@@ -23,8 +24,8 @@ COMPLETION = ROOT / "docs" / "completion"
 LIMIT = 30.0
 """Seconds until a step has failed."""
 
-PROGRAM = """#!{python}
-from ktcpvs.{module} import run
+DAEMON = f"""#!{sys.executable}
+from ktcpvs.daemon import run
 run()
 """
 
@@ -83,18 +84,15 @@ class Shell:
         os.waitpid(self.pid, 0)
 
 
-def program(path: Path, module: str) -> None:
-    path.write_text(PROGRAM.format(python=sys.executable, module=module))
-    path.chmod(0o755)
-
-
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of a shell while the daemon serves TABLE."""
     folder = tmp_path_factory.mktemp("completion")
     (folder / "bin").mkdir()
-    program(folder / "bin" / "tcpvsadm", "adm")
-    program(folder / "bin" / "ktcpvs", "daemon")
+    write_tcpvsadm(folder / "bin" / "tcpvsadm")
+    daemon_program = folder / "bin" / "ktcpvs"
+    daemon_program.write_text(DAEMON)
+    daemon_program.chmod(0o755)
     (folder / "site.conf").write_text(TABLE)
     control = folder / "control.sock"
     environment = {

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from e2e.harness import tcpvsadm as preloaded_tcpvsadm
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -22,42 +23,57 @@ from ktcpvs.control.tcpvsadm.usage import help_text, synopsis
 
 COLUMNS = (
     *("ident", "scheduler", "balance", "port", "listen", "redirect", "maxclients", "real-server", "weight", "maxconn"),
-    *("pattern", "match", "header", "from", "confirm", "allow-empty", "wait", "only", "numeric"),
+    *(
+        "pattern",
+        "match",
+        "name",
+        "rule",
+        "before",
+        "header",
+        "from",
+        "confirm",
+        "allow-empty",
+        "wait",
+        "only",
+        "numeric",
+    ),
     *("views", "json"),
 )
 MATRIX = """
-list             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  o
-top              o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .
-add-service      r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-edit-service     r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-delete-service   r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-flush            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-add-listener     r  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-del-listener     r  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-add-server       r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .  .  .  .  .
-edit-server      r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  o  .  .  .  .
-delete-server    r  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  o  .  .  .  .
-add-rule         r  .  .  .  .  .  .  r  .  .  r  o  .  .  .  .  .  .  .  .  .
-del-rule         r  .  .  .  .  .  .  r  .  .  r  .  .  .  .  .  .  .  .  .  .
-allow            r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .
-deny             r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .
-del-network      r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-load-configfile  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .
-restore          .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .
-confirm          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-check            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .
-diff             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-save             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-start            o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-stop             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-set              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-get              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o
-explain          r  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .  .  o
-certificates     o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o
-reload-certificates  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-schedulers       .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o
-help             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-version          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+list             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  o
+top              o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .
+add-service      r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+edit-service     r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+delete-service   r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+flush            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+add-listener     r  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+del-listener     r  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+add-server       r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+edit-server      r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .  .  .  o  .  .  .  .
+delete-server    r  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .
+add-rule         r  .  .  .  .  .  .  r  .  .  o  o  o  .  o  .  .  .  .  .  .  .  .  .
+edit-rule        r  .  .  .  .  .  .  .  .  .  o  o  o  r  .  .  .  .  .  .  .  .  .  .
+move-rule        r  .  .  .  .  .  .  .  .  .  .  .  .  r  o  .  .  .  .  .  .  .  .  .
+del-rule         r  .  .  .  .  .  .  r  .  .  o  .  .  o  .  .  .  .  .  .  .  .  .  .
+allow            r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .
+deny             r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .
+del-network      r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+load-configfile  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .
+restore          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .
+confirm          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+check            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .
+diff             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+save             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+start            o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+stop             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+set              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+get              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o
+explain          r  .  .  o  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .  .  o
+certificates     o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o
+reload-certificates  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+schedulers       .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o
+help             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+version          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
 """
 """r: required, o: may be given, .: refused; in the order of COLUMNS. `views` are --stats, --rate and --connections."""
 
@@ -76,6 +92,7 @@ VALUES = {
 WORDS = {
     "set": ["a=1"],
     "add-listener": ["tls"],
+    **{name: ["host", "a.example"] for name in ("add-rule", "del-rule")},
     **{name: ["FILE"] for name in ("load-configfile", "check", "diff")},
     **{name: ["::1"] for name in ("allow", "deny", "del-network")},
 }
@@ -125,10 +142,12 @@ def test_an_option_that_belongs_to_the_command(command: str, option: str) -> Non
     assert said.values == {name: "" if name in FLAGS else values.get(name, "x") for name in options}
 
 
-@pytest.mark.parametrize(("command", "option"), [(c, o) for c, o, use in CELLS if use == "." and o != c])
-def test_an_option_that_does_not_belong_to_the_command(command: str, option: str) -> None:
-    why = complaint(line(command, *required(command), option))
-    assert why == f"Illegal '{option}' option with the '{command}' command"
+@pytest.mark.parametrize("command", USES)
+def test_the_options_that_do_not_belong_to_the_command(command: str) -> None:
+    for option, use in USES[command].items():
+        if use == "." and option != command:
+            why = complaint(line(command, *required(command), option))
+            assert why == f"Illegal '{option}' option with the '{command}' command"
 
 
 @pytest.mark.parametrize(("command", "option"), [(c, o) for c, o, use in CELLS if use == "r"])
@@ -143,9 +162,13 @@ def test_every_command_goes_with_control(command: str) -> None:
     assert said.values["control"] == "unix:/x"
 
 
-@pytest.mark.parametrize("other", USES)
 @pytest.mark.parametrize("command", USES)
-def test_two_commands_at_once(command: str, other: str) -> None:
+def test_two_commands_at_once(command: str) -> None:
+    for other in USES:
+        check_two_commands(command, other)
+
+
+def check_two_commands(command: str, other: str) -> None:
     if {command, other} & {"load-configfile", "restore"} and "start" in (command, other):
         loading = command if other == "start" else other
         assert read_arguments([*line(loading, "allow-empty"), "--start"]).values == {"start": "", "allow-empty": ""}
@@ -192,6 +215,13 @@ VALID = [
         {"ident": "http", "pattern": "/images/.*", "real-server": "r1:80"},
         (),
     ),
+    (
+        ["--add-rule", "-i", "http", "--name", "n", "not", "path", "/a", "-r", "r1"],
+        "add-rule",
+        {"ident": "http", "name": "n", "real-server": "r1"},
+        ("not", "path", "/a"),
+    ),
+    (["--edit-rule", "-ix", "--rule=1", "--name="], "edit-rule", {"ident": "x", "rule": "1", "name": ""}, ()),
     (["--list"], "list", {}, ()),
     (["-f", "site.conf"], "load-configfile", {}, ("site.conf",)),
     (["-f", "site.conf", "--confirm", "60s"], "load-configfile", {"confirm": "60"}, ("site.conf",)),
@@ -341,6 +371,11 @@ INVALID = [
     (["-aix", "-ry", "-w", "٣"], "weight '٣': not a whole number of at most 9 digits"),
     (["-aix", "-ry", "-w", "5\n"], r"weight '5\n': not a whole number of at most 9 digits"),
     (["-eix", "-ry", "-w", "1234567890"], "weight '1234567890': not a whole number of at most 9 digits"),
+    (
+        ["--add-rule", "-ix", "-ry"],
+        "You need to supply the 'pattern' option or conditions for the 'add-rule' command",
+    ),
+    (["--explain", "-ix", "-P", "http"], "port 'http': not a number"),
     (["--add-rule", "-ix", "-ry", "-pz", "-mm"], "match 'm': not a whole number of at most 9 digits"),
     (["-Aix", "--maxclients", "many"], "maxclients 'many': not a whole number of at most 9 digits"),
     (["-Aix", "-P", "-1"], "port '-1': not a number or a service name"),
@@ -480,10 +515,10 @@ TRY = "Try 'tcpvsadm --help'.\n"
 
 @pytest.mark.parametrize("argv", [[], ["-L", "--json"], ["-F"], ["--stop"], ["--set", "debug_level=1"], ["--rate"]])
 def test_no_daemon_answers(unused_control: str, argv: list[str]) -> None:
-    status, out, err = tcpvsadm(*argv, control=unused_control)
+    done = preloaded_tcpvsadm(*argv, KTCPVS_CONTROL=unused_control)
     what_to_do = "start it with 'ktcpvs', or give its address with --control"
-    assert err == f"tcpvsadm: no daemon answers at {unused_control} (No such file or directory): {what_to_do}\n"
-    assert (status, out) == (3, "")
+    assert done.stderr == f"tcpvsadm: no daemon answers at {unused_control} (No such file or directory): {what_to_do}\n"
+    assert (done.returncode, done.stdout) == (3, "")
 
 
 def test_control_on_the_command_line_takes_precedence_over_the_environment(unused_control: str) -> None:

@@ -148,6 +148,25 @@ EDITS: dict[str, tuple[Call, list[bytes], edits.Edit]] = {
         [request_box(b"AddRule", ident=b"web", pattern=b"/a", address=b"10.0.0.1:80")],
         edits.AddRule("web", "/a", WEB),
     ),
+    "AddRule, with a name": (
+        lambda switch: switch.add_rule("web", "host a path /x", "10.0.0.1:80", rule_name="n", before="2"),
+        [
+            request_box(
+                b"AddRule", ident=b"web", pattern=b"host a path /x", address=b"10.0.0.1:80", rule_name=b"n", before=b"2"
+            )
+        ],
+        edits.AddRule("web", "host a path /x", WEB, None, "n", "2"),
+    ),
+    "EditRule": (
+        lambda switch: switch.edit_rule("web", "n", "host b", 1, ""),
+        [request_box(b"EditRule", ident=b"web", rule=b"n", pattern=b"host b", match=b"1", new_name=b"")],
+        edits.EditRule("web", "n", "host b", 1, ""),
+    ),
+    "MoveRule": (
+        lambda switch: switch.move_rule("web", "n"),
+        [request_box(b"MoveRule", ident=b"web", rule=b"n")],
+        edits.MoveRule("web", "n"),
+    ),
     "DeleteRule": (
         lambda switch: switch.delete_rule("web", "/a", "10.0.0.1:80"),
         [request_box(b"DeleteRule", ident=b"web", pattern=b"/a", address=b"10.0.0.1:80")],
@@ -352,9 +371,9 @@ def test_the_server_answers_an_explanation_in_pages() -> None:
         box((b"_answer", b"1"), (b"page", b'"' + b"x" * 59999), (b"pages", b"2")),
         box((b"_answer", b"2"), (b"page", b"x" * 10001 + b'"')),
     ]
-    asked_for = ("web", "GET", "/", [("Accept", "x"), ("Accept", "y")], "::1")
+    asked_for = ("web", "GET", "/", [("Accept", "x"), ("Accept", "y")], "::1", None)
     assert run_server(boxes, []) == ([asked_for], pages)
-    connection = ("web", None, None, [], "127.0.0.1")
+    connection = ("web", None, None, [], "127.0.0.1", None)
     assert run_server(READS["Explain, a connection"][1][:1], [])[0] == [connection]
 
 

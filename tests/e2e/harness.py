@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from preloaded import PreloadedProcess, PreloadedPrograms
 from servers import LOOPBACK, read_exactly, wait_for
 from twisted.internet.defer import Deferred
 from twisted.internet.epollreactor import EPollReactor
@@ -26,8 +27,6 @@ from twisted.internet.threads import blockingCallFromThread
 
 from ktcpvs.control.client import NoAnswer, connect
 from ktcpvs.relay.pipes import MAX_SPARE_PIPES
-
-from .preloaded import PreloadedProcess, PreloadedPrograms
 
 ROOT = Path(__file__).parents[2]
 TWISTD = "from twisted.scripts.twistd import run; run()"
@@ -68,14 +67,25 @@ def environment(*python_path: Path, tls: bool = False) -> dict[str, str]:
 
 
 @functools.cache
-def _programs() -> PreloadedPrograms:
-    """The preloaded programs of this test process, which have no extra `tls` and no further plugins."""
-    return PreloadedPrograms(environment(), TIMEOUT)
+def _programs(tls: bool) -> PreloadedPrograms:
+    """The preloaded programs of this test process. tls: with the extra `tls`."""
+    return PreloadedPrograms(environment(tls=tls), TIMEOUT)
 
 
-def tcpvsadm(*words: object, input: str = "", folder: Path = ROOT, **more: str) -> subprocess.CompletedProcess[str]:
-    """Run tcpvsadm with these words in that folder. more: additional environment variables."""
-    return _programs().run_tcpvsadm(list(map(str, words)), input, folder, {**environment(), **more})
+def tcpvsadm(
+    *words: object, input: str = "", folder: Path = ROOT, tls: bool = False, **more: str
+) -> subprocess.CompletedProcess[str]:
+    """Run tcpvsadm with these words in that folder.
+
+    tls: it has the extra `tls` installed. more: further environment variables.
+    """
+    given = {**environment(tls=tls), **more}
+    return _programs(tls).run_tcpvsadm(list(map(str, words)), input, folder, given)
+
+
+def write_tcpvsadm(path: Path) -> None:
+    """Make `path` a program for shells that does what tcpvsadm does, and starts faster."""
+    _programs(False).write_script(path, "tcpvsadm")
 
 
 IN_FOREGROUND = ("--nodaemon", "--pidfile=")
@@ -128,7 +138,7 @@ class Daemon:
 
     options: further options of `ktcpvs`. workers: for --workers. descriptors: its hard limit of open files. tls: it has
     the extra `tls` installed. python: runs it and finds ktcpvs by `python_path`; None: the Python of the tests.
-    preloaded: start it by tests/e2e/preloaded.py where that makes no difference.
+    preloaded: start it by tests/preloaded.py where that makes no difference.
     may_log_tracebacks: whether its log may hold tracebacks. may_have_ended: whether the test has ended it.
     inherited: descriptors that it inherits.
     """
@@ -155,6 +165,8 @@ class Daemon:
         self.may_have_ended = False
         self.inherited: tuple[int, ...] = ()
         self.environment = environment(*python_path, tls=tls)
+        self._has_tls = tls
+        self._has_own_python = python is not None
         self._thread = thread
         self._switch: Any = None
         self._log_start = 0
@@ -164,7 +176,7 @@ class Daemon:
         self._program = command("twistd", TWISTD) if python is None else [str(python), "-c", TWISTD]
         self._arguments = [*map(str, arguments), f"--reactor={reactor}", "ktcpvs"]
         self._arguments += ["--control", self.control, "--workers", str(workers), *map(str, options)]
-        self._may_be_preloaded = preloaded and python is None and arguments == IN_FOREGROUND
+        self._may_be_preloaded = preloaded and not self._has_own_python and arguments == IN_FOREGROUND
         self.process: subprocess.Popen[bytes] | PreloadedProcess | None = None
 
     def prefix(self, *command: str) -> None:
@@ -180,7 +192,8 @@ class Daemon:
         with open(self.log_path, "ab") as log, open(os.devnull) as nothing:
             if self._is_preloaded:
                 streams = [nothing.fileno(), log.fileno(), log.fileno()]
-                self.process = _programs().start("twistd", self._arguments, streams, self.folder, self.environment)
+                programs = _programs(self._has_tls)
+                self.process = programs.start("twistd", self._arguments, streams, self.folder, self.environment)
                 return
             self.process = subprocess.Popen(
                 [*self._prefix, *self._program, *self._arguments],
@@ -194,12 +207,7 @@ class Daemon:
 
     @property
     def _is_preloaded(self) -> bool:
-        return self._may_be_preloaded and not self._prefix and not self.inherited and self._has_same_python_path
-
-    @property
-    def _has_same_python_path(self) -> bool:
-        """True when it imports what preloaded programs import."""
-        return self.environment["PYTHONPATH"] == environment()["PYTHONPATH"]
+        return self._may_be_preloaded and not self._prefix and not self.inherited
 
     def start(self) -> None:
         """Start it and wait until it answers."""
@@ -360,10 +368,11 @@ class Daemon:
     def adm(self, *arguments: object, check: bool = True, input: str = "") -> subprocess.CompletedProcess[str]:
         """Run tcpvsadm. check: it must succeed."""
         words = ["--control", self.control, *map(str, arguments)]
-        if self._has_same_python_path:
-            done = tcpvsadm(*words, input=input, folder=self.folder)
-        else:
+        if self._has_own_python:
             done = self.run_tcpvsadm(*words, input=input)
+        else:
+            path = self.environment["PYTHONPATH"]
+            done = tcpvsadm(*words, input=input, folder=self.folder, tls=self._has_tls, PYTHONPATH=path)
         assert "Traceback" not in done.stderr, done.stderr
         assert not check or done.returncode == 0, (arguments, done.returncode, done.stderr, done.stdout)
         return done

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -177,13 +178,47 @@ def test_a_closed_pipe_is_no_error(daemon: Daemon) -> None:
 
 
 def test_concurrent_edits_are_all_applied(daemon: Daemon) -> None:
-    started = [
-        subprocess.Popen(
-            [*command("tcpvsadm", TCPVSADM), "--control", daemon.control, "-A", "-i", f"s{number}"],
-            env=daemon.environment,
-        )
-        for number in range(6)
-    ]
-    assert [adm.wait(TIMEOUT) for adm in started] == [0] * 6
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda number: daemon.adm("-A", "-i", f"s{number}"), range(6)))
     idents = {service["ident"] for service in daemon.call("table")["services"]}
     assert idents == {f"s{number}" for number in range(6)}
+
+
+def test_rules_by_conditions_and_names(daemon: Daemon) -> None:
+    adm, port = daemon.adm, free_port()
+
+    def rules() -> list[str]:
+        return [line.strip() for line in adm("--save").stdout.splitlines() if line.strip().startswith("rule")]
+
+    adm("-A", "-i", "s", "-s", "phttp", "-l", f"{LOOPBACK}:{port}")
+    for server in ("10.0.0.1", "10.0.0.2"):
+        adm("-a", "-i", "s", "-r", server)
+    one, two = (f"server 10.0.0.{number}:{port}" for number in (1, 2))
+    adm("--add-rule", "-i", "s", "path", "/a/", "not", "from", "10.0.0.0/8", "-r", "10.0.0.1")
+    adm("--add-rule", "-i", "s", "--name", "beta", "--before", "1", "Header", "X-Beta", "^(1|on)$", "-r", "10.0.0.1")
+    adm("--add-rule", "-i", "s", "--name", "beta", "-r", "10.0.0.2")
+    adm("--add-rule", "-i", "s", "-p", "^/b", "host", "b.example", "-r", "10.0.0.2")
+    assert rules() == [
+        f'rule = name beta header X-Beta "^(1|on)$" use {one} {two}',
+        f"rule = path /a/ not from 10.0.0.0/8 use {one}",
+        f'rule = pattern "^/b" host b.example use {two}',
+    ]
+    adm("--edit-rule", "-i", "s", "--rule", "path /a/ not from 10.0.0.0/8", "--name", "a", "path", "/a/")
+    adm("--move-rule", "-i", "s", "--rule", "beta")
+    adm("--move-rule", "-i", "s", "--rule", "2", "--before", "a")
+    assert rules() == [
+        f'rule = pattern "^/b" host b.example use {two}',
+        f"rule = name a path /a/ use {one}",
+        f'rule = name beta header X-Beta "^(1|on)$" use {one} {two}',
+    ]
+    shown = adm("--explain", "-i", "s", "GET /a/x").stdout
+    assert re.search(r"^  1  pattern .* does not match: host b\.example$", shown, re.M), shown
+    assert re.search(r"^  2  a +matches$", shown, re.M), shown
+    adm("--del-rule", "-i", "s", "--rule", "beta", "-r", "10.0.0.1")
+    adm("--del-rule", "-i", "s", "pattern", "^/b", "host", "b.example", "-r", "10.0.0.2")
+    assert rules() == [f"rule = name a path /a/ use {one}", f'rule = name beta header X-Beta "^(1|on)$" use {two}']
+    assert "no rule 'x'" in refused(daemon, 1, "--move-rule", "-i", "s", "--rule", "x")
+    assert "so write it decoded" in refused(daemon, 1, "--add-rule", "-i", "s", "path", "/%61", "-r", "10.0.0.1")
+    assert "listens on" in refused(daemon, 1, "--explain", "-i", "s", "-P", "1", "GET /")
+    adm("--start", "-i", "s")
+    assert "scheduler tcp does not see path" in refused(daemon, 1, "-E", "-i", "s", "-s", "tcp")

@@ -115,7 +115,7 @@ def test_options_without_effect_cause_warnings(make_daemon: Callable[..., Daemon
     config = tmp_path / "site.conf"
     text = f"Virtual s {{ listen = {LOOPBACK}:{free_port()} scheduler = wlc server = 10.0.0.1:80 balance = rr\n"
     config.write_text(text + 'rule = pattern "/" use server 10.0.0.1:80 }\n')
-    rules = "service s: its rules have no effect: scheduler wlc uses none; http, hhttp, phttp, chttp and sni do\n"
+    rules = "service s: its rules have no effect: scheduler wlc uses none; http, hhttp, phttp, chttp, sni and tcp do\n"
     balance = (
         "service s: balance = rr has no effect: scheduler wlc chooses by itself; with scheduler = rr it would choose\n"
     )

@@ -24,7 +24,7 @@ from ktcpvs.control.client import NotTrusted, connect
 from ktcpvs.tap import Options
 from tests.authority import Authority
 
-from .harness import ROOT, TCPVSADM, ControlThread, Daemon, command, environment
+from .harness import ROOT, ControlThread, Daemon, tcpvsadm
 from .test_service_manager import Manager
 
 pytestmark = pytest.mark.e2e
@@ -53,12 +53,9 @@ class Site:
         """The --control of an administrator."""
         return f"tls:{host}:{port or self.port}:cert={cert or self.alice}:ca={ca or self.ca.pem}"
 
-    def adm(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-        """Run tcpvsadm; the environment has its --control."""
-        given = {**environment(tls=True), "KTCPVS_CONTROL": self.place(), **environ}
-        return subprocess.run(
-            [*command("tcpvsadm", TCPVSADM), *arguments], capture_output=True, text=True, timeout=30, env=given
-        )
+    def adm(self, *arguments: str, tls: bool = True, **environ: str) -> subprocess.CompletedProcess[str]:
+        """Run tcpvsadm; the environment has its --control. tls: it has the extra `tls` installed."""
+        return tcpvsadm(*arguments, tls=tls, **{"KTCPVS_CONTROL": self.place(), **environ})
 
     def ask(self, **place: Any) -> list[str]:
         """List the services. Raises NoAnswer."""
@@ -173,7 +170,7 @@ def test_errors_of_a_connection_name_the_cause(
         1,
         f"tcpvsadm: list: cert={site.folder}/nope: No such file or directory\n",
     )
-    without = site.adm("--list", PYTHONPATH=environment()["PYTHONPATH"])
+    without = site.adm("--list", tls=False)
     assert (without.returncode, without.stderr) == (
         1,
         "tcpvsadm: list: control over tls: OpenSSL is not installed; try: pip install 'ktcpvs[tls]'\n",

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from authority import Authority
-from servers import LOOPBACK, SocketServer, dial, echo, read_exactly, wait_for
+from servers import LOOPBACK, SocketServer, dial, echo, free_port, read_exactly, wait_for
 from tls_load import Site, client_context, handshake
 
 from ktcpvs.system import bpf
@@ -139,7 +139,7 @@ def test_certificates_of_services_that_only_root_can_read(
     assert set(seen["Uid"].split()) == {str(NOBODY.pw_uid)}
     for name in ("CapPrm", "CapEff", "CapBnd", "CapAmb"):
         assert int(seen[name], 16).bit_count() == 1, name
-    port = low_port()
+    port = free_port()
     daemon.service("s", f"{LOOPBACK}:{port} tls", serve(echo).address, certificate=str(site.live))
     context = client_context(ca)
     before = handshake(port, context, "a.example")
@@ -210,13 +210,10 @@ def test_members_of_the_control_group_may_administer(start: Callable[..., Daemon
         (("--control-group", "nope"), "--control-group nope: no such group"),
     ],
 )  # fmt: skip
-def test_unknown_users_and_groups_are_refused(folder: Path, options: tuple[str, ...], why: str) -> None:
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("twistd")), "--nodaemon", "--pidfile=", "ktcpvs", *options],
-        capture_output=True, text=True, timeout=30, cwd=folder,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert why in done.stderr + done.stdout
+def test_unknown_users_and_groups_are_refused(
+    control_thread: ControlThread, folder: Path, options: tuple[str, ...], why: str
+) -> None:
+    assert why in Daemon(control_thread, folder, *options, preloaded=True).refused()
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or nobody_can_run(sys.executable), reason="everybody can read it")

@@ -217,6 +217,40 @@ def test_a_client_on_a_unix_socket(daemon: Daemon, serve: Serve, version: str) -
     assert (header.source, header.is_local) == (None, False)
 
 
+def test_a_client_of_tls(make_daemon: Callable[..., Daemon], serve: Serve) -> None:
+    """The server is told what the switch knows of a client whose TLS ends there."""
+    headers: list[ProxyHeader] = []
+
+    def note(sock: socket.socket) -> None:
+        header = ProxyHeaderReader().feed(sock.recv(1000))
+        assert header is not None
+        headers.append(header)
+
+    server = serve(note)
+    daemon = make_daemon(tls=True)
+    daemon.start()
+    port = free_port()
+    site, own = authority().daemon("site", NAME), authority().issue("alice")
+    text = (
+        f"listen = {LOOPBACK}:{port} tls\ncertificate = {site}\nclient_ca = {authority().pem}\n"
+        f"client_certificate = required\nscheduler = wlc\nserver = {server.address} 1 proxy v2"
+    )
+    daemon.call("load", f"Virtual web {{\n{text}\n}}\n")
+    daemon.call("start", "web")
+    context = ssl.create_default_context(cafile=str(authority().pem))
+    context.load_cert_chain(own)
+    with dial((LOOPBACK, port)) as client:
+        peer = TLSPeer(client, context, server_name=NAME)
+        peer.recv(1)
+        (header,) = headers
+        assert (header.source, header.destination) == (client.getsockname(), (LOOPBACK, port))
+    tls = header.tlvs.tls
+    assert tls is not None
+    assert (header.tlvs.authority, tls.version, tls.common_name) == (NAME, "TLSv1.3", "alice")
+    assert (tls.is_tls, tls.has_certificate, tls.had_certificate, tls.is_verified) == (True,) * 4
+    assert tls.cipher == peer.tls.cipher()[0]
+
+
 def test_edits_under_load(daemon: Daemon, nginx: TLSNginx) -> None:
     """From TLS alone to TLS behind a header and back, at servers of the same kind."""
     good, told = f"server = {nginx.address('good')} 1 tls ca {authority().pem}", nginx.address("told-tls")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from servers import LOOPBACK, SocketServer, dial, free_port, program, read_all, read_exactly, wait_for
+from servers import LOOPBACK, SocketServer, dial, free_port, program, read_all, read_exactly, read_head, wait_for
 
 from .harness import Daemon
 
@@ -44,6 +44,11 @@ def answer_and_wait(sock: socket.socket) -> None:
     read_exactly(sock, len(REQUEST))
     sock.sendall(RESPONSE)
     assert read_all(sock) == b""
+
+
+def answer_any_request(sock: socket.socket) -> None:
+    read_head(sock)
+    sock.sendall(RESPONSE)
 
 
 @pytest.fixture
@@ -97,3 +102,23 @@ def test_system_calls_of_a_short_connection(traced: Daemon, trace: Path, schedul
     # Rounded, since the loop and the control connection make some calls beside.
     assert round(calls.total() / CONNECTIONS) <= MAX_CALLS[first], calls
     server.stop()
+
+
+@pytest.mark.parametrize("reactor", ["uvloop", "epoll"])
+def test_no_descriptor_is_closed_twice(traced: Daemon, trace: Path, reactor: str) -> None:
+    """A second close would hit what another thread has opened meanwhile, such as the state file."""
+    server = SocketServer(answer_any_request)
+    port, address = free_port(), f"{LOOPBACK}:{server.port}"
+    traced.service("s", port, address, rules=((".*", address),), scheduler="phttp")
+    for _ in range(5):
+        with dial((LOOPBACK, port)) as client:
+            for request in REQUEST.replace(b"Connection: close\r\n", b""), REQUEST:
+                client.sendall(request)
+                assert b" 200 OK\r\n" in read_head(client)
+                assert read_exactly(client, 5) == b"hello"
+            assert read_all(client) == b""
+    traced.wait_until_empty()
+    server.stop()
+    calls = [line for line in trace.read_text().splitlines() if " close(" in line]
+    assert len(calls) >= 10
+    assert [line for line in calls if "EBADF" in line] == []

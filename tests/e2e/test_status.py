@@ -40,7 +40,7 @@ def status_daemon(
     request: pytest.FixtureRequest, control_thread: ControlThread, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Daemon, int]]:
     port, folder = free_port(), tmp_path_factory.mktemp("status")
-    daemon = Daemon(control_thread, folder, "--status", f"tcp:{port}", workers=request.param)
+    daemon = Daemon(control_thread, folder, "--status", f"tcp:{port}", workers=request.param, preloaded=True)
     daemon.start()
     daemon.call("load", f'global {{ cookie_key = "{SECRET}" }}')
     yield daemon, port
@@ -125,7 +125,7 @@ def test_metrics_stats_and_page_data_agree(
     told = json.loads(get(status, "/api/v1/status")[1])
     (service,) = (one for one in told["services"] if one["ident"] == NAME)
     assert sum(service["servers"][0]["stats"]["buckets"]) == 5
-    assert service["rules"] == [{"pattern": ".*", "match": None, "servers": [address]}]
+    assert service["rules"] == [{"pattern": ".*", "match": None, "name": None, "servers": [address]}]
     assert service["redirect"]["address"] == address
 
     daemon.clear()

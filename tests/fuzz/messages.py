@@ -39,6 +39,8 @@ def only(outcomes: list[object]) -> object:
 def request(data: bytes) -> None:
     """The head of a request, for both of its readers: HeadReader, and the expression that matches a whole head."""
     head = only([_head(data, size) for size in SIZES])
+    whole = http1.read_whole_head(data, HEAD_SIZE, LINES, HEAD_SIZE)
+    assert whole is None or whole == head
     came = data if http1.REQUEST.match(data) or not isinstance(head, RequestHead) else data.lstrip(b"\r\n")
     taken = _taken(came)
     if taken is not None:

@@ -73,6 +73,36 @@ def tried(answer: dict[str, Any]) -> list[tuple[int, str, str]]:
 # Rules.
 
 
+def test_the_condition_that_fails(make: Make) -> None:
+    world = make(
+        "scheduler = phttp",
+        f"server = {A}",
+        f"server = {B}",
+        f"rule = name office path /admin/ from 10.0.0.0/8 use server {A}",
+        f'rule = not header X-Beta "^1$" path /x use server {A}',
+        f"rule = path /admin/ not tls use server {B}",
+    )
+    answer = explain(world, "GET", "/%61dmin/x", ("Host", "h"))
+    assert tried(answer) == [
+        (1, "office", "does not match: from 10.0.0.0/8"),
+        (2, 'not header X-Beta "^1$" path /x', "does not match: path /x"),
+        (3, "path /admin/ not tls", "matches"),
+    ]
+    assert answer["notes"] == ["path conditions see /admin/x", "no header x-beta", "the client does not speak TLS"]
+    assert found(answer) == ("server", B, "rule 3 'path /admin/ not tls', fewest connections for its weight of 1")
+    answer = explain(world, "GET", "/admin", client="10.1.1.1")
+    assert found(answer)[:2] == ("server", A)
+
+
+def test_a_port_on_which_the_service_does_not_listen(make: Make) -> None:
+    world = make("scheduler = phttp", f"server = {A}")
+    outcome: list[Any] = []
+    work = Explainer(world.director).explain("s", "GET", "/", (), "192.0.2.1", 81)
+    Deferred.fromCoroutine(work).addBoth(outcome.append)
+    with pytest.raises(BadValue, match=r"port 81: service s listens on \d+"):
+        outcome[0].raiseException()
+
+
 def test_the_first_rule_that_matches(make: Make) -> None:
     answer = explain(make("scheduler = http", *RULES), "GET", "/images/cat.png?x=1")
     assert (answer["service"], answer["running"]) == ("s", True)

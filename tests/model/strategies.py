@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from ktcpvs.errors import BadPattern, Refusal
 from ktcpvs.model.address import MAX_UNIX_PATH_BYTES, Address, Inet, Unix, parse_address
+from ktcpvs.model.conditions import Condition, is_pattern, text_of
 from ktcpvs.model.edits import (
     STARTS,
     AddListener,
@@ -38,10 +39,12 @@ from ktcpvs.model.edits import (
     DeleteService,
     Deny,
     Edit,
+    EditRule,
     EditServer,
     EditService,
     Flush,
     Load,
+    MoveRule,
     ReloadCertificates,
     Set,
     StartService,
@@ -187,13 +190,50 @@ _server_options = st.sampled_from(
 def rules(draw: st.DrawFn, known: list[Address]) -> Rule:
     """A rule for some of the servers `known`, of which there is one at least."""
     if draw(st.integers(0, 4)) == 0:
-        names = st.sampled_from(("a.example", "*.a.example", "B.example.", "use", "match.example", "x--y"))
+        names = st.sampled_from(("a.example", "*.a.example", "B.example.", '"use"', "match.example", "x--y"))
         hosts = " ".join(draw(st.lists(names, min_size=1, max_size=3)))
         servers = tuple(draw(st.lists(st.sampled_from(known), min_size=1, max_size=3, unique=True)))
         return Rule(f"host {hosts}", servers)
-    pattern = draw(patterns())
-    match = draw(_matches(check_pattern(pattern)))
-    return Rule(pattern, tuple(draw(st.lists(st.sampled_from(known), min_size=1, max_size=3, unique=True))), match)
+    servers = tuple(draw(st.lists(st.sampled_from(known), min_size=1, max_size=3, unique=True)))
+    name = draw(st.sampled_from((None, None, None, "login", "a.b-c_1", "Z")))
+    if draw(st.booleans()):
+        found = draw(st.lists(conditions(), min_size=1, max_size=5))
+        return Rule(text_of(found), servers, None, name)
+    pattern = draw(patterns().filter(is_pattern))
+    return Rule(pattern, servers, draw(_matches(check_pattern(pattern))), name)
+
+
+@cache
+def conditions() -> st.SearchStrategy[Condition]:
+    """Any condition, in the one form of its values."""
+    names = st.sampled_from(("a.example", "*.a.example", "use", "match.example", "x--y", "localhost", "path"))
+    header = st.sampled_from(("X-Beta", "x_y", "host", "Not", "use"))
+    query = st.one_of(header, st.sampled_from(("a b", "é", '"', "#", "a=b")))
+    paths = st.sampled_from(("/", "/admin/", "/a b", "/%", '/"', "/é/", "/use", "/{", "/\\"))
+    networks_ = st.sampled_from(("10.0.0.0/8", "::/0", "192.0.2.1", "2001:db8::/32"))
+
+    def of(kind: str, values: st.SearchStrategy[str], least: int = 1, most: int = 3) -> st.SearchStrategy[Condition]:
+        some = st.lists(values, min_size=least, max_size=most, unique=True).map(tuple)
+        return st.builds(Condition, st.just(kind), some, st.just(""), st.booleans())
+
+    def named(kind: str, known: st.SearchStrategy[str]) -> st.SearchStrategy[Condition]:
+        some = st.lists(patterns(), max_size=2, unique=True).map(tuple)
+        return st.builds(Condition, st.just(kind), some, known, st.booleans())
+
+    return st.one_of(
+        of("host", names),
+        of("sni", names),
+        of("path", paths),
+        of("pattern", patterns()),
+        of("method", st.sampled_from(("GET", "POST", "PURGE", "use"))),
+        of("from", networks_),
+        of("port", ports().map(str)),
+        of("share", st.sampled_from(("5%", "0.01%", "100%", "12.5%")), most=1),
+        of("tls", st.nothing(), 0, 0),
+        named("header", header),
+        named("cookie", header),
+        named("query", query),
+    )
 
 
 _matches = cache(lambda groups: st.one_of(st.none(), st.integers(0, min(MAX_MATCH, groups))))
@@ -270,7 +310,7 @@ def services(draw: st.DrawFn) -> VirtualService:
         client_rate=draw(_rates),
         client_ipv6=draw(st.integers(1, 128)),
         servers=tuple(servers),
-        rules=tuple(draw(st.lists(rules(known), max_size=4, unique_by=lambda rule: rule.pattern)) if known else ()),
+        rules=tuple(draw(st.lists(rules(known), max_size=4, unique_by=lambda rule: rule.key)) if known else ()),
     )
 
 
@@ -306,7 +346,7 @@ def tables(draw: st.DrawFn, max_services: int = 4) -> Table:
 POOL_IDENTS = ("web", "mail", "no such", "é")
 POOL_ADDRESSES = tuple(map(parse_address, ("r1", "r2:80", "[::1]", "unix:/run/a b", "10.0.0.1:1")))
 POOL_NETWORKS = tuple(map(parse_networks, ("", "10.0.0.0/8", "10.0.0.0/8 ::/0 10.0.0.1", "192.0.2.0/24\n::1")))
-POOL_PATTERNS = (".*", "^/.*", '/\\\\"', "/users/([^/]+)", "(", "(a)\\1", "", "a\tb")
+POOL_PATTERNS = (".*", "^/.*", '/\\\\"', "/users/([^/]+)", "(", "(a)\\1", "", "a\tb", "host a.example path /x")
 
 
 def _options() -> st.SearchStrategy[dict[str, Any]]:
@@ -352,6 +392,8 @@ def _options() -> st.SearchStrategy[dict[str, Any]]:
 def _one_edit() -> dict[type[Edit], st.SearchStrategy[Edit]]:
     ident, server = st.sampled_from(POOL_IDENTS), st.sampled_from(POOL_ADDRESSES)
     some, pattern = st.one_of(st.none(), ident), st.sampled_from(POOL_PATTERNS)
+    reference = st.one_of(pattern, st.sampled_from(("n1", "1", "2", "name n1")))
+    before = st.one_of(st.none(), reference)
     weight, match = st.sampled_from((-1, 0, 1, MAX_WEIGHT, MAX_WEIGHT + 1)), st.sampled_from((None, None, -1, 0, 1, 11))
     maxconn = st.sampled_from((-1, 0, 1, MAX_COUNT, MAX_COUNT + 1))
     some_networks = st.sampled_from(POOL_NETWORKS)
@@ -369,8 +411,12 @@ def _one_edit() -> dict[type[Edit], st.SearchStrategy[Edit]]:
             EditServer, ident, server, st.one_of(st.none(), weight), st.one_of(st.none(), maxconn), _server_options
         ),
         DeleteServer: st.builds(DeleteServer, ident, server),
-        AddRule: st.builds(AddRule, ident, pattern, server, match),
-        DeleteRule: st.builds(DeleteRule, ident, pattern, server),
+        AddRule: st.builds(AddRule, ident, pattern, server, match, st.sampled_from((None, None, "n1", "1")), before),
+        DeleteRule: st.builds(DeleteRule, ident, reference, server),
+        EditRule: st.builds(
+            EditRule, ident, reference, st.one_of(st.none(), pattern), match, st.sampled_from((None, "", "n1", "use"))
+        ),
+        MoveRule: st.builds(MoveRule, ident, reference, st.one_of(st.none(), reference)),
         Allow: st.builds(Allow, ident, some_networks, st.booleans()),
         Deny: st.builds(Deny, ident, some_networks, st.booleans()),
         DeleteNetwork: st.builds(DeleteNetwork, ident, some_networks),
@@ -464,7 +510,7 @@ def assert_sound(table: Table) -> None:
         assert all(0 <= server.weight <= MAX_WEIGHT for server in service.servers)
         assert all(0 <= server.maxconn <= MAX_COUNT for server in service.servers)
         assert service.allow.known.isdisjoint(service.deny.known)
-        used = [rule.pattern for rule in service.rules]
+        used = [rule.key for rule in service.rules]
         assert len(used) == len(set(used))
         for rule in service.rules:
             assert rule.servers

@@ -44,10 +44,12 @@ from ktcpvs.model.edits import (
     DeleteService,
     Deny,
     Edit,
+    EditRule,
     EditServer,
     EditService,
     Flush,
     Load,
+    MoveRule,
     ReloadCertificates,
     Set,
     StartService,
@@ -117,6 +119,12 @@ SAMPLES = {
     DeleteServer: [DeleteServer("web", R3), DeleteServer("mail", R3)],
     AddRule: [AddRule("web", "/new", R1), AddRule("web", ".*", R3), AddRule("web", "(b)", R1, 1)],
     DeleteRule: [DeleteRule("web", "/(a)", R1), DeleteRule("web", ".*", R1)],
+    EditRule: [
+        EditRule("web", "/(a)", "path /x"),
+        EditRule("web", "2", new_name="rest"),
+        EditRule("web", "1", match=0),
+    ],
+    MoveRule: [MoveRule("web", "2", "1"), MoveRule("web", "/(a)")],
     Allow: [Allow("web", LOUD), Allow("mail", OFFICE), Allow("web", LOUD, only=True)],
     Deny: [Deny("web", parse_networks("::1")), Deny("mail", LOUD), Deny("web", parse_networks(""), only=True)],
     DeleteNetwork: [DeleteNetwork("web", OFFICE), DeleteNetwork("web", LOUD)],
@@ -299,6 +307,16 @@ REFUSED = [
     (AddRule("web", "(a)", R1, 2), BadValue, "match 2: pattern '(a)' has 1 groups"),
     (AddRule("web", "/(a)", R2, 0), BadValue, "rule '/(a)' has match 1, not 0: delete it first"),
     # del-rule
+    (AddRule("web", "a", R1, None, "1"), BadValue, "'1' is not a valid name of a rule"),
+    (AddRule("web", "a", R1, None, "use"), BadValue, "'use' is not a valid name of a rule"),
+    (AddRule("web", "a", R1, before="x"), NoSuchRule, "service web has no rule 'x'"),
+    (AddRule("web", ".*", R3, before="1"), RuleExists, "rule '.*' exists already; to move it: move-rule"),
+    (AddRule("web", "", R1, None, "n"), NoSuchRule, "service web has no rule 'name n'"),
+    (EditRule("web", "x", "a"), NoSuchRule, "service web has no rule 'x'"),
+    (EditRule("web", "1"), BadValue, "edit-rule: nothing to change"),
+    (EditRule("web", "1", ".*"), BadValue, "match 1: pattern '.*' has 0 groups"),
+    (EditRule("web", "2", "/(a)"), RuleExists, "service web already has a rule '/(a)'"),
+    (MoveRule("web", "1", "3"), NoSuchRule, "service web has no rule '3'"),
     (DeleteRule("no", "a", R1), NoSuchService, "no service no"),
     (DeleteRule("web", "a", R1), NoSuchRule, "service web has no rule 'a'"),
     (DeleteRule("web", "/(a)", R2), NoSuchServer, "rule '/(a)' does not use server r2:80"),
@@ -512,3 +530,34 @@ def test_no_sequence_of_edits_makes_an_unsound_table_or_fails_otherwise_than_by_
         assert_sound(following)
         table = following
     assert parse(write(*configuration(table))).apply(table) == table
+
+
+def rules(table: Table) -> list[tuple[str | None, str]]:
+    return [(rule.name, rule.pattern) for rule in table.service("web").rules]
+
+
+def test_rules_with_names_and_conditions() -> None:
+    table = after(
+        AddRule("web", "path /x from 10.0.0.0/8", R1, None, "office", "1"),
+        AddRule("web", "", R2, None, "office"),
+        AddRule("web", "path /x", R3, before="office"),
+        table=TABLE,
+    )
+    assert rules(table) == [
+        (None, "path /x"), ("office", "path /x from 10.0.0.0/8"), (None, "/(a)"), (None, ".*"),
+    ]  # fmt: skip
+    assert table.service("web").rule("office").servers == (R1, R2)
+    moved = after(MoveRule("web", "office", "path /x"), MoveRule("web", "path  /x"), table=table)
+    assert rules(moved) == [("office", "path /x from 10.0.0.0/8"), (None, "/(a)"), (None, ".*"), (None, "path /x")]
+    edited = after(EditRule("web", "office", "path /y", new_name="y"), EditRule("web", "y", new_name=""), table=moved)
+    assert rules(edited)[0] == (None, "path /y")
+    assert edited.service("web").rules[0].servers == (R1, R2)
+    gone = after(DeleteRule("web", "1", R1), DeleteRule("web", "path /y", R2), table=edited)
+    assert rules(gone) == rules(moved)[1:]
+
+
+def test_the_conditions_of_a_named_rule_must_stay_the_same() -> None:
+    table = after(AddRule("web", "/x", R1, None, "n"), table=TABLE)
+    with pytest.raises(RuleExists, match="rule 'n' has other conditions: /x; to change them: edit-rule"):
+        AddRule("web", "/y", R2, None, "n").apply(table)
+    assert rules(after(AddRule("web", "/x", R2), table=table))[-2:] == [("n", "/x"), (None, "/x")]

@@ -29,7 +29,8 @@ CLIENTS = st.sampled_from((CLIENT, "192.0.2.7", "2001:db8::1"))
 def expectations(draw: st.DrawFn) -> Expectation:
     outcome = draw(st.sampled_from(("", *OUTCOMES)))
     servers = () if outcome else tuple(draw(st.lists(st.sampled_from((A, B)), min_size=1, max_size=2, unique=True)))
-    return Expectation(draw(REQUESTS), tuple(draw(HEADERS)), draw(CLIENTS), servers, outcome)
+    port = draw(st.sampled_from((None, 1, 65535)))
+    return Expectation(draw(REQUESTS), tuple(draw(HEADERS)), draw(CLIENTS), servers, outcome, port)
 
 
 @given(st.lists(expectations(), max_size=3))

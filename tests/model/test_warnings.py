@@ -40,7 +40,7 @@ def test_nothing_is_said_of_a_service_that_has_no_options(scheduler: str) -> Non
 def test_nothing_is_said_of_what_is_used(scheduler: str) -> None:
     lines = (
         f"scheduler = {scheduler}", "balance = wrr", "via = append", "client_head = 9", "slow_start = 5",
-        f"{A} 5", B, 'rule = pattern "^/(.*)" match 1 use server 10.0.0.1:80 server 10.0.0.2:80',
+        f"{A} 5", B, 'rule = pattern "^/(.*)" match 1 use server 10.0.0.1:80 server 10.0.0.2:80', RULE,
         "access_log = syslog", "access_log_format = json", "check = tcp", "check_rise = 3", "eject_time = 3",
         "client_rate = 5/s", "client_burst = 9", "client_ipv6 = 56", "relay = copy", "fallback = rr",
     )  # fmt: skip
@@ -56,8 +56,8 @@ def test_an_engine_relays_what_has_no_tls() -> None:
     ("lines", "text"),
     [
         (["scheduler = wlc", A, RULE],
-         "its rules have no effect: scheduler wlc uses none; http, hhttp, phttp, chttp and sni do"),
-        (["scheduler = http", A, 'rule = pattern "/(a)" match 1 use server 10.0.0.1:80'],
+         "its rules have no effect: scheduler wlc uses none; http, hhttp, phttp, chttp, sni and tcp do"),
+        (["scheduler = http", A, 'rule = pattern "/(a)" match 1 use server 10.0.0.1:80', RULE],
          "match has no effect in rule '/(a)': scheduler http hashes nothing; hhttp, phttp and chttp do"),
         (["scheduler = wlc", "balance = rr", A],
          "balance = rr has no effect: scheduler wlc chooses by itself; with scheduler = rr it would choose"),
@@ -94,6 +94,17 @@ def test_an_engine_relays_what_has_no_tls() -> None:
          "rule '.*' can never be reached: rule '/' is tried first and matches every request"),
         (["scheduler = phttp", A, RULE, 'rule = pattern "^/.*" use server 10.0.0.1:80'],
          "rule '^/.*' can never be reached: rule '.*' is tried first and matches every request"),
+        (["scheduler = phttp", A, "rule = path /a use server 10.0.0.1:80",
+          "rule = name x path /a from ::1 use server 10.0.0.1:80",
+          "rule = method GET path /a header X use server 10.0.0.1:80", RULE],
+         "rule 'x' and 1 more can never be reached: rule 'path /a' is tried first and asks for no more"),
+        (["scheduler = phttp", A, "rule = not tls path /a use server 10.0.0.1:80",
+          "rule = name x path /a not tls use server 10.0.0.1:80", RULE],
+         "rule 'x' can never be reached: rule 'not tls path /a' is tried first and asks for no more"),
+        (["scheduler = phttp", A, "rule = path /a use server 10.0.0.1:80"],
+         "a request that no rule takes is refused; a rule with the pattern .* would take it"),
+        (["scheduler = sni", A, "rule = host a.example use server 10.0.0.1:80"],
+         "a client that no rule takes is refused; a rule with the pattern .* would take it"),
     ],
 )  # fmt: skip
 def test_what_has_no_effect_is_named_with_what_would_use_it(lines: list[str], text: str) -> None:
@@ -107,7 +118,13 @@ def test_what_has_no_effect_is_named_with_what_would_use_it(lines: list[str], te
         ["scheduler = rr", f"{A} 0", f"{B} 5"],
         ["scheduler = phttp", A, RULE, 'rule = pattern "^/a" use server 10.0.0.1:80'],
         ["scheduler = hhttp", "balance = rr", f"{A} 5", B,
-         'rule = pattern "/(a)" match 1 use server 10.0.0.1:80 server 10.0.0.2:80'],
+         'rule = pattern "/(a)" match 1 use server 10.0.0.1:80 server 10.0.0.2:80', RULE],
+        ["scheduler = phttp", A, "rule = path /a use server 10.0.0.1:80",
+         "rule = path /a/ use server 10.0.0.1:80", RULE],
+        ["scheduler = phttp", A, "rule = path /a method GET use server 10.0.0.1:80",
+         "rule = path /a use server 10.0.0.1:80", RULE],
+        ["scheduler = phttp", A, "rule = tls use server 10.0.0.1:80", "rule = not tls use server 10.0.0.1:80"],
+        ["scheduler = phttp", "redirect = 10.0.0.9:80", A, "rule = path /a use server 10.0.0.1:80"],
     ],
 )  # fmt: skip
 def test_what_has_an_effect_is_not_warned_of(lines: list[str]) -> None:
@@ -158,6 +175,8 @@ RR = (
         (edits.EditService("s", {"balance": "rr"}), ["balance"]),
         (edits.EditService("s", {"scheduler": "wlc"}), ["its rules", "balance"]),
         (edits.AddRule("s", "(a)", parse_address("10.0.0.1:80"), 1), ["its rules"]),
+        (edits.EditRule("s", "(a)", "(b)"), ["its rules"]),
+        (edits.MoveRule("s", "(a)"), []),
         (edits.DeleteRule("s", "(a)", parse_address("10.0.0.1:80")), []),
         (edits.StartService("s"), ["its rules", "balance", "startservers"]),
         (edits.Load({}), ["its rules", "balance", "startservers"]),

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ktcpvs.model.scheduling import Request
-from ktcpvs.protocols.http1 import BadRequest, HeadReader, RequestHead, error_response
+from ktcpvs.protocols.http1 import BadRequest, HeadReader, RequestHead, error_response, read_whole_head
 from ktcpvs.protocols.http1.target import path_of
 
 GOOD = {
@@ -262,3 +262,29 @@ def test_an_error_response_says_which_program_refuses_and_why(status: int) -> No
 
 def test_an_error_response_to_head_has_no_body() -> None:
     assert error_response(503, "x", b"HEAD").endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize("data", [*GOOD, *BAD])
+@pytest.mark.parametrize("rest", [b"", b"GET /next HTTP/1.1\r\n\r\n"])
+def test_a_whole_head_is_what_the_reader_reads(data: bytes, rest: bytes) -> None:
+    whole = read_whole_head(data + rest, 1024, 10, 1024)
+    if data in GOOD:
+        assert whole in (None, reader().feed(data + rest))
+        assert (whole is None) == (not GOOD[data][1].startswith(b"/") or data.startswith(b"\r\n"))
+    else:
+        assert whole is None
+
+
+HEAD = b"GET /abc HTTP/1.1\r\nA: b\r\nC: d\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("size", "lines", "target"), [(len(HEAD), 2, 4), (len(HEAD) - 1, 2, 4), (len(HEAD), 1, 4), (len(HEAD), 2, 3)]
+)
+def test_a_whole_head_keeps_the_limits(size: int, lines: int, target: int) -> None:
+    try:
+        expected = HeadReader(size, lines, target).feed(HEAD)
+    except BadRequest:
+        expected = None
+    assert read_whole_head(HEAD, size, lines, target) == expected
+    assert (expected is None) == ((size, lines, target) != (len(HEAD), 2, 4))

@@ -77,18 +77,32 @@ def test_without_usable_servers_none_is_chosen(name: str, weights: list[int]) ->
     assert FOUND.known[name].bind(view(weights), None).choose(request()) is None
 
 
-@pytest.mark.parametrize("name", ALL)
+LOADS = st.lists(st.integers(0, 9), min_size=6, max_size=6)
+"""How many connections each server has."""
+
+
 @settings(deadline=None, max_examples=150)
-@given(data=st.data())
-def test_the_chosen_server_can_serve(name: str, data: Any) -> None:
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=6),
+    st.lists(st.tuples(LOADS, st.sets(st.integers(0, 5))), min_size=1, max_size=6),
+)
+def test_the_chosen_server_can_serve(weights: list[int], requests: list[tuple[list[int], set[int]]]) -> None:
     """With any weights, loads and failures, the chosen server is of the service, has a weight and was not tried. One is
-    chosen if there is any, and the scheduler counts nothing itself."""
-    service = view(data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=6)))
+    chosen if there is any, and the scheduler counts nothing itself.
+
+    requests: the loads at each request, and the numbers of the servers that were tried.
+    """
+    for name in ALL:
+        check_choices(name, weights, requests)
+
+
+def check_choices(name: str, weights: list[int], requests: list[tuple[list[int], set[int]]]) -> None:
+    service = view(weights)
     scheduler = FOUND.known[name].bind(service, None)
-    for _ in range(data.draw(st.integers(1, 6))):
-        for destination in service.destinations:
-            destination.active = data.draw(st.integers(0, 9))
-        tried = data.draw(st.sets(st.sampled_from(service.destinations)))
+    for loads, failed in requests:
+        for destination, load in zip(service.destinations, loads, strict=False):
+            destination.active = load
+        tried = {destination for number, destination in enumerate(service.destinations) if number in failed}
         before = [(d.active, d.total, d.weight) for d in service.destinations]
         choice = scheduler.choose(request(*tried))
         assert [(d.active, d.total, d.weight) for d in service.destinations] == before

@@ -120,16 +120,16 @@ def test_the_set_agrees_with_trying_one_after_another(patterns: list[str], path:
     assume(usable)
     rules = [BoundRule(number, pattern, False, None, ()) for number, (pattern, _) in enumerate(usable, 1)]
     wanted = next((place for place, (_, oracle) in enumerate(usable) if oracle.search(path)), None)
-    assert rule_set(rules).first(path) == wanted
+    assert rule_set(rules).place(Request(path=path)) == wanted
 
 
 def test_ten_thousand_rules() -> None:
     rules = [BoundRule(n, f"^/app{n}/[a-z]+\\.(png|gif)$", False, None, ()) for n in range(10000)]
     found = rule_set(rules)
     for number in (0, 4321, 9999):
-        assert found.first(b"/app%d/x.png" % number) == number
-    assert found.first(b"/app10000/x.png") is None
-    assert found.first(b"/" + b"x" * 65536) is None
+        assert found.place(Request(path=b"/app%d/x.png" % number)) == number
+    assert found.place(Request(path=b"/app10000/x.png")) is None
+    assert found.place(Request(path=b"/" + b"x" * 65536)) is None
 
 
 NUMBERS = st.lists(st.integers(0, 40), max_size=30, unique=True)
@@ -146,7 +146,7 @@ def test_blocks_that_are_taken_over_are_as_good_as_new_ones(edits: list[list[int
             found = rule_set(rules, found)
             for number in range(41):
                 wanted = numbers.index(number) if number in numbers else None
-                assert found.first(b"/%d" % number) == wanted
+                assert found.place(Request(path=b"/%d" % number)) == wanted
             assert sum(block.size for block in found.blocks) == len(numbers)
 
 
@@ -175,7 +175,7 @@ def test_an_edit_of_a_long_list_compiles_one_block() -> None:
             next(steps)
         with pytest.raises(StopIteration) as end:
             next(steps)
-        assert end.value.value.first(b"/3499/") == 3499
+        assert end.value.value.place(Request(path=b"/3499/")) == 3499
 
 
 def large(count: int) -> list[BoundRule]:
@@ -185,8 +185,8 @@ def large(count: int) -> list[BoundRule]:
 def test_automata_that_are_too_large_are_cut_smaller() -> None:
     found = rule_set(large(80))
     assert len(found.blocks) > 1
-    assert found.first(b"/x77abc") == 76
-    assert found.first(b"/x81abc") is None
+    assert found.place(Request(path=b"/x77abc")) == 76
+    assert found.place(Request(path=b"/x81abc")) is None
 
 
 @pytest.mark.parametrize("rules", [large(300), [BoundRule(1, "/x" + "[a-z]{1,999}" * 600, False, None, ())]])

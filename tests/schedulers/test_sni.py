@@ -10,7 +10,6 @@ from ktcpvs.model.destination import Destination
 from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.scheduling import Request, ServiceView
 from ktcpvs.model.service import RealServer, Rule, VirtualService
-from ktcpvs.schedulers.http import HTTP
 from ktcpvs.schedulers.sni import SNI
 from ktcpvs.schedulers.wlc import WLC
 
@@ -67,15 +66,16 @@ def test_without_rules_all_servers_serve() -> None:
 def test_it_explains_itself() -> None:
     considered = SNI().bind(view(*RULES), None).explain(Request(server_name="b.example"))
     assert considered.notes == ("the server name is b.example",)
-    assert considered.rules[-1] == (4, "host *.example", "has the name")
-    assert [why for _, _, why in considered.rules[:-1]] == ["does not have the name"] * 3
+    assert considered.rules[-1] == (4, "host *.example", "matches")
+    assert [why for _, _, why in considered.rules[:-1]] == [f"does not match: {rule}" for rule in RULES[:3]]
 
 
 def test_rules_that_it_cannot_use_are_refused() -> None:
-    with pytest.raises(BadValue, match="rule '/a': scheduler sni knows the server name alone"):
+    with pytest.raises(BadValue, match="rule '/a': scheduler sni does not see pattern: it chooses by the ClientHello"):
         SNI().bind(view("/a"), None)
-    with pytest.raises(BadValue, match=r"rule 'host a.example': scheduler http does not see ClientHellos; sni does"):
-        HTTP().bind(view("host a.example"), None)
+    for kind in ("path /a", "method GET", "header X", "cookie x", "query x", "tls on"):
+        with pytest.raises(BadValue, match=f"scheduler sni does not see {kind.split()[0]}: .* from, host, port, share"):
+            SNI().bind(view(f"{kind} host a.example" if kind != "tls on" else kind), None)
     listen = ListenAddress(parse_address("0.0.0.0:443"), True)
     with pytest.raises(BadValue, match=r"listen = 0.0.0.0:443 tls: scheduler sni passes TLS through; leave out tls"):
         SNI().bind(view(".*", listen=listen, certificate=("/a",)), None)
@@ -83,7 +83,8 @@ def test_rules_that_it_cannot_use_are_refused() -> None:
 
 def test_hosts_have_one_form() -> None:
     rule = Rule("host A.Example. *.B.example a.example", (Inet("h", 1),))
-    assert (rule.pattern, rule.hosts) == ("host a.example *.b.example", ("a.example", "*.b.example"))
+    assert rule.pattern == "host a.example *.b.example"
+    assert [one.values for one in rule.conditions] == [("a.example", "*.b.example")]
     for text in ("host a..b", "host *", "host a.*.b", "host 10.0.0.1", "host -/", "host " + "a" * 64):
         with pytest.raises(BadPattern, match=r"host '.*': expected a name, or \*\. and a name"):
             Rule(text, (Inet("h", 1),))

@@ -46,7 +46,7 @@ class Follower:
     def _listener(self, name: str, sock: socket.socket) -> Listener:
         accepted = self.taken[name]
         return self.thread.run(
-            Listener, self.context, name, sock, lambda: True, lambda client, _: accepted.append(client)
+            Listener, self.context, name, sock, lambda: 1, lambda fd, *_: accepted.append(socket.socket(fileno=fd))
         )
 
     def begins(self) -> socket.socket:

@@ -301,7 +301,7 @@ def test_handshakes_and_refusals_are_shown(make: Make, site: str) -> None:
     world.live.preambles.room(world.live.config.address)
     stats = Views(world.director).view("stats", None)
     shown = output.format_stats(stats)
-    assert "\n  handshakes: refused 3, TLSv1.3 full 1\n" in shown
+    assert "\n  handshakes: TLSv1.3 full 1, refused 3\n" in shown
     assert "\n  refused: 1 TLS: plain HTTP\n  refused: 2 TLS: this is not TLS\n" in shown
     assert "\n  max_handshakes reached: 1 times\n" in shown
     metrics = b"".join(format_metrics(summarize(stats, [], 0.0, 0.0, {}))).decode()

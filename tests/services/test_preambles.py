@@ -312,6 +312,19 @@ def test_an_edit_may_change_the_stages(make: MakeWorld) -> None:
     other.says(get())
 
 
+def test_a_listener_that_leaves_keeps_its_stages(make: MakeWorld) -> None:
+    """The clients in its backlog have come to a listener with TLS, say, and must not be served without."""
+    world = make(*HTTP)
+    (listener,) = world.live.listeners.values()
+    before = listener.accepted
+    world.move()
+    world.load(*HTTP)
+    (after,) = world.live.listeners.values()
+    assert after is not listener
+    assert listener.closed
+    assert listener.accepted is before
+
+
 def test_stages_that_cannot_be_made_refuse_the_edit(make: MakeWorld) -> None:
     """Clients are never served without the stages that the configuration asks for."""
     world = make(*HTTP)

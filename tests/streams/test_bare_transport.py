@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import socket
 from collections.abc import Iterator
@@ -23,11 +24,11 @@ from ktcpvs.streams.stream import Stream
 BULK = random.Random(4).randbytes(3 * BULK_READ_SIZE)
 
 
-@pytest.fixture
-def lines(thread: ReactorThread, tmp_path: Path) -> Iterator[Lines]:
+@pytest.fixture(params=["bare called", "plain bare called"])
+def lines(request: pytest.FixtureRequest, thread: ReactorThread, tmp_path: Path) -> Iterator[Lines]:
     """Streams that connect."""
     thread.failures.clear()
-    lines = Lines(thread, "bare called", socket.AF_INET, tmp_path)
+    lines = Lines(thread, request.param, socket.AF_INET, tmp_path)
     yield lines
     lines.close()
     assert thread.failures == []
@@ -106,6 +107,22 @@ def test_bulk_is_reported_once(lines: Lines) -> None:
         owner.do("resume")
     wait_for(lambda: len(owner.data) == 5 + 3 * len(BULK))
     assert owner.heard == ["bulk"]
+
+
+@pytest.mark.parametrize("form", ["", "plain "])
+def test_bytes_that_pass_by_wait_for_no_socket(form: str, thread: ReactorThread, tmp_path: Path) -> None:
+    """splice(2) would wait for one in blocking mode, as accepted sockets may be."""
+    thread.failures.clear()
+    lines = Lines(thread, f"{form}bare accepted", socket.AF_INET, tmp_path)
+    try:
+        owner, _ = lines.line(lambda owner: os.set_blocking(owner.stream.transport.getHandle().fileno(), True))
+        for descriptor in (owner.stream.transport.input_descriptor, owner.stream.transport.output_descriptor):
+            number = thread.run(descriptor)
+            assert not os.get_blocking(number)
+            os.set_blocking(number, True)
+    finally:
+        lines.close()
+    assert thread.failures == []
 
 
 def test_an_attempt_that_takes_too_long_or_is_cancelled(thread: ReactorThread) -> None:

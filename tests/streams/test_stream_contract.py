@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reactors import HoldsBack, Lines, Owner, ReactorThread
+from reactors import HOWS, HoldsBack, Lines, Owner, ReactorThread
 from servers import read_all, read_exactly, reset, wait_for
 from tls_peers import TLSPeer, tls_contexts
 from twisted.internet.task import Clock
@@ -357,17 +357,12 @@ def threads() -> Iterator[dict[str, ReactorThread]]:
         thread.stop()
 
 
-SOCKETS = [
-    f"{reactor} {family} {how}"
-    for reactor in ("uvloop", "epoll")
-    for family in ("TCP", "unix")
-    for how in ("accepted", "called", "bare accepted", "bare called")
-]
+SOCKETS = [f"{reactor} {family} {how}" for reactor in ("uvloop", "epoll") for family in ("TCP", "unix") for how in HOWS]
 
 
 TLS = [
     f"{below} TLS{version} {role}"
-    for below in ("memory", "uvloop TCP", "epoll TCP", "uvloop unix", "epoll unix")
+    for below in ("memory", "uvloop TCP", "epoll TCP", "uvloop unix", "epoll unix", "uvloop TCP bare")
     for version in ("1.2", "1.3")
     for role in ("server", "client")
     if version == "1.3" or "unix" not in below

@@ -12,6 +12,7 @@ from ktcpvs.schedulers.p2c import P2C
 from ktcpvs.schedulers.rr import RR
 from ktcpvs.schedulers.sh import SH
 from ktcpvs.schedulers.sni import SNI
+from ktcpvs.schedulers.tcp import TCP
 from ktcpvs.schedulers.wlc import WLC
 from ktcpvs.schedulers.wrr import WRR
 
@@ -22,7 +23,7 @@ uvloop = Reactor("uvloop", "ktcpvs.reactor", "asyncio on uvloop, the fastest for
 
 # The schedulers do not import Twisted; here they become plugins.
 wlc, lc, rr, wrr, p2c, sh = WLC(), LC(), RR(), WRR(), P2C(), SH()
-http, hhttp, phttp, chttp, sni = HTTP(), HHTTP(), PHTTP(), CHTTP(), SNI()
-for scheduler in (wlc, lc, rr, wrr, p2c, sh, http, hhttp, phttp, chttp, sni):
+http, hhttp, phttp, chttp, sni, tcp = HTTP(), HHTTP(), PHTTP(), CHTTP(), SNI(), TCP()
+for scheduler in (wlc, lc, rr, wrr, p2c, sh, http, hhttp, phttp, chttp, sni, tcp):
     alsoProvides(scheduler, IPlugin)
 del scheduler  # or twisted.plugin would find the last one twice

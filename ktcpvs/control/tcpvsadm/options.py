@@ -54,7 +54,7 @@ VIEWS = ("stats", "rate", "connections")
 
 _SERVICE = ("scheduler", "balance", "port", "listen", "redirect", "maxclients")
 _LOAD = ("start", "confirm", "allow-empty")
-_REQUEST = ("header", "from", "json")
+_REQUEST = ("header", "from", "port", "json")
 
 
 def _edit_command(
@@ -67,17 +67,18 @@ def _edit_command(
     min_words: int = 0,
     max_words: int | None = 0,
     first_is_value: bool = False,
+    spares: tuple[str, ...] = (),
 ) -> Command:
     """Make the command of an edit from its entry in `command_table`.
 
     optional: instead of the entry's optional options. also: options that only tcpvsadm knows. note: added to the help.
+    spares: required options instead of which there may be words or other options.
     """
     entry = COMMAND_OF_NAME[name]
-    required = tuple(argument.option for argument in entry.arguments if argument.option and argument.is_required)
+    given = [(argument.option, argument.is_required and argument.option not in spares) for argument in entry.arguments]
+    required = tuple(option for option, is_required in given if option and is_required)
     if optional is None:
-        optional = tuple(
-            argument.option for argument in entry.arguments if argument.option and not argument.is_required
-        )
+        optional = tuple(option for option, is_required in given if option and not is_required)
     return Command(
         name, short, entry.help + note, required, (*optional, *also), words, min_words, max_words, first_is_value
     )
@@ -99,8 +100,10 @@ COMMANDS: dict[str, Command] = {
         _edit_command("add-server", "a", words="[WORD...]", max_words=None),
         _edit_command("edit-server", "e", also=("wait",), words="[WORD...]", max_words=None),
         _edit_command("delete-server", "d", also=("wait",)),
-        _edit_command("add-rule"),
-        _edit_command("del-rule"),
+        _edit_command("add-rule", words="[CONDITION...]", max_words=None, spares=("pattern",)),
+        _edit_command("edit-rule", words="[CONDITION...]", max_words=None),
+        _edit_command("move-rule"),
+        _edit_command("del-rule", also=("rule",), words="[CONDITION...]", max_words=None, spares=("pattern",)),
         _edit_command("allow", words="NETWORK|@FILE...", min_words=1, max_words=None),
         _edit_command("deny", words="NETWORK|@FILE...", min_words=1, max_words=None),
         _edit_command("del-network", words="NETWORK|@FILE...", min_words=1, max_words=None),
@@ -148,6 +151,9 @@ OPTIONS: dict[str, Option] = {
         Option("maxconn", None, "N", "most connections at once; 0: no limit (default)"),
         Option("pattern", "p", "REGEX", "regular expression, searched in path and query"),
         Option("match", "m", "N", "group of the pattern to hash, 0..10"),
+        Option("name", None, "NAME", "name of the rule"),
+        Option("rule", None, "RULE", "a rule: its name, its conditions, or its number"),
+        Option("before", None, "RULE", "the rule in front of which it goes"),
         Option("confirm", None, "TIME", "undo it after TIME (60s, 5m) unless confirmed"),
         Option("allow-empty", None, None, "load even an empty file, which deletes all services"),
         Option("wait", None, None, "wait until the server is drained, and print progress"),
@@ -173,7 +179,7 @@ REPEATING = ("listen", "certificate")
 _DURATION = re.compile(r"([0-9]{1,6})([sm]?)")
 _NUMBER = re.compile(r"-?[0-9]{1,9}")
 _PORT = re.compile(r"[0-9]{1,9}|(?![0-9]+\Z)[A-Za-z0-9][A-Za-z0-9._+-]*")
-_MAY_BE_EMPTY = ("pattern",)
+_MAY_BE_EMPTY = ("pattern", "name")
 _NAME_VALUE_COMMANDS = {"set": "setting", "add-service": "option", "edit-service": "option"}
 """Commands whose words are NAME=VALUE -> what the names stand for."""
 
@@ -236,7 +242,7 @@ def read_arguments(argv: Sequence[str]) -> Invocation:
         raise UsageError(f"The '{one}' command is given twice" if one == two else f"Two commands: '{one}' and '{two}'")
     command = given[0] if given else COMMANDS["list"]
     _check_options(command, values)
-    _check_words(command, words)
+    _check_words(command, words, values)
     _check_named(command, values, words)
     return Invocation(command, values, tuple(words), tuple(headers))
 
@@ -382,15 +388,19 @@ def _check_options(command: Command, values: Mapping[str, str]) -> None:
     for name in NUMBERS:
         if name in values and not _NUMBER.fullmatch(values[name]):
             raise UsageError(f"{name} '{shorten(values[name], 40)}': not a whole number of at most 9 digits")
+    if command.name == "explain" and not values.get("port", "1").isdigit():
+        raise UsageError(f"port '{shorten(values['port'], 40)}': not a number")
     if "port" in values and not _PORT.fullmatch(values["port"]):
         raise UsageError(f"port '{shorten(values['port'], 40)}': not a number or a service name")
 
 
-def _check_words(command: Command, words: Sequence[str]) -> None:
+def _check_words(command: Command, words: Sequence[str], values: Mapping[str, str]) -> None:
     if command.max_words is not None and len(words) > command.max_words:
         raise UsageError(f"Unexpected argument '{shorten(words[command.max_words])}' with the '{command.name}' command")
     if len(words) < command.min_words:
         raise UsageError(f"You need to supply {command.words} for the '{command.name}' command")
+    if command.name in ("add-rule", "del-rule") and not words and not values.keys() & {"pattern", "name", "rule"}:
+        raise UsageError(f"You need to supply the 'pattern' option or conditions for the '{command.name}' command")
     if command.name == "get" and words == [""]:
         raise UsageError("The name of a setting is empty")
     if command.name == "add-listener" and words not in ([], ["tls"]):

@@ -99,7 +99,25 @@ def _edit_arguments(entry: EditCommand, given: Invocation, text: str, source: st
         arguments["options"] = " ".join(map(word, given.words)) or None
     if entry.edit == "AddListener":
         arguments["tls"] = "tls" in given.words
+    if entry.edit in ("AddRule", "EditRule", "DeleteRule"):
+        arguments["pattern"] = _conditions(given)
     return arguments
+
+
+def _conditions(given: Invocation) -> str | None:
+    """Return the text of a rule's conditions, from --pattern and the words; None: there are none.
+
+    Each word is one word of the language, so those that are no keywords get quotes.
+    """
+    from ktcpvs.model.conditions import RESERVED, written_text
+    from ktcpvs.model.language.lexer import quoted
+
+    pattern = given.values.get("pattern", given.values.get("rule") if given.command.name == "del-rule" else None)
+    words = [word.lower() if word.lower() in RESERVED else quoted(word) for word in given.words]
+    if pattern is None or not words:
+        without = "" if given.command.name == "add-rule" else None  # of the name, which keeps its conditions
+        return " ".join(words) or without if pattern is None else pattern
+    return " ".join([written_text(pattern), *words])
 
 
 def _edit_argument(argument: Argument, given: Invocation, text: str) -> Any:
@@ -159,7 +177,8 @@ async def _read(switch: Switch, given: Invocation) -> Any:
     if name == "explain":
         method, target = given.request() or (None, None)
         client = given.values.get("from", "127.0.0.1")
-        return await switch.explain(given.values["ident"], method, target, given.headers, client)
+        port = int(given.values["port"]) if "port" in given.values else None
+        return await switch.explain(given.values["ident"], method, target, given.headers, client, port)
     if name == "get":
         return _select_settings(await switch.settings(), given.words)
     if "connections" in given.values:

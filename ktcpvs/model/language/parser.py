@@ -15,15 +15,15 @@ from attrs import Factory, define, evolve, fields_dict
 
 from ktcpvs.errors import BadConfiguration, Refusal, shorten, unknown
 from ktcpvs.model.address import Address, PortNamed, no_port_names, parse_address
+from ktcpvs.model.conditions import KINDS, NAME, NOT, PATTERN, USE, is_pattern, read_conditions, text_of
 from ktcpvs.model.edits import Load
 from ktcpvs.model.expectation import CLIENT, OUTCOMES, Expectation
-from ktcpvs.model.hosts import HOST, check_host, condition_of
 from ktcpvs.model.language.lexer import Place, Token, quoted, tokens
 from ktcpvs.model.lines import split_lines
 from ktcpvs.model.listen import TLS, ListenAddress, check_complete, check_word
 from ktcpvs.model.network import Network, Networks, parse_network, parse_networks, read_networks
 from ktcpvs.model.options import Option
-from ktcpvs.model.service import OPTIONS, RealServer, Rule, VirtualService
+from ktcpvs.model.service import OPTIONS, RealServer, Rule, VirtualService, check_rule_name
 from ktcpvs.model.settings import Settings, whole_number
 from ktcpvs.model.tls import CONTRADICTING, SERVER_WORDS, contradiction, read_words
 
@@ -75,8 +75,9 @@ class _Reader:
         self._position = 0
         self._end = end
 
-    def peek(self) -> Token | None:
-        return self._tokens[self._position] if self._position < len(self._tokens) else None
+    def peek(self, further: int = 0) -> Token | None:
+        position = self._position + further
+        return self._tokens[position] if position < len(self._tokens) else None
 
     def next_or_none(self) -> Token | None:
         token = self.peek()
@@ -95,6 +96,13 @@ class _Reader:
         return bool(after) and (
             after[0].is_word("=") or (after[0].quoted and self._tokens[self._position].is_word(TEST))
         )
+
+    def conditions(self) -> str:
+        """Read conditions and return their text; "" where none begins here."""
+        found, self._position = read_conditions(
+            self._tokens, self._position, lambda token, refusal: token.place.error(str(refusal))
+        )
+        return text_of(found) if found else ""
 
     def phrase(self, first: Token) -> str:
         """Return `first` and the tokens after it as text, up to the next keyword or the end of the block."""
@@ -167,6 +175,17 @@ def _number(name: str, token: Token) -> int:
 
 
 @define
+class _WrittenRule:
+    """A rule as it stands in the text. text: of its conditions. users: the servers with their places."""
+
+    place: Place
+    name: str | None
+    text: str
+    match: int | None
+    users: list[tuple[Place, Address]]
+
+
+@define
 class _Block:
     """The contents of one Virtual block with their places; `complete` makes a service of them."""
 
@@ -174,7 +193,7 @@ class _Block:
     listeners: list[tuple[Place, ListenAddress]] = Factory(list)
     held: dict[str, tuple[Place, Any]] = Factory(dict)  # options that may contradict each other
     servers: list[tuple[Place, Address, Place, int, Place, int, dict[str, Any]]] = Factory(list)
-    rules: list[tuple[Token, int | None, list[tuple[Place, Address]]]] = Factory(list)
+    rules: list[_WrittenRule] = Factory(list)
     tests: list[tuple[Place, Callable[[VirtualService], Expectation]]] = Factory(list)
     networks: dict[str, dict[Network, Place]] = Factory(dict)
 
@@ -193,15 +212,16 @@ class _Block:
                 server = RealServer(address, weight, **words)
             with _at(most_place):
                 servers[address] = evolve(server, maxconn=maxconn)
-        rules: dict[str, Rule] = {}
-        for pattern, match, users in self._merged_rules():
-            with _at(pattern.place):
-                rules[pattern.text] = Rule(pattern.text, tuple(self._users(users, servers, pattern.text)), match)
+        rules: list[Rule] = []
+        for rule in self._merged_rules():
+            with _at(rule.place):
+                users = tuple(self._users(rule, servers))
+                rules.append(Rule(rule.text, users, rule.match, rule.name))
         networks: dict[str, Any] = {name: Networks(tuple(found)) for name, found in self.networks.items()}
         service = evolve(
             self.service,
             servers=tuple(servers.values()),
-            rules=tuple(rules.values()),
+            rules=tuple(rules),
             **networks,
         )
         return evolve(service, tests=tuple(self._tests(service))) if self.tests else service
@@ -222,27 +242,30 @@ class _Block:
             with _at(place):
                 yield make(service)
 
-    def _merged_rules(self) -> Iterable[tuple[Token, int | None, list[tuple[Place, Address]]]]:
-        """Merge rules with the same pattern into the first of them."""
-        merged: dict[str, tuple[Token, int | None, list[tuple[Place, Address]]]] = {}
-        for pattern, match, users in self.rules:
-            first = merged.setdefault(pattern.text, (pattern, match, []))
-            if match != first[1]:
-                raise pattern.place.error(f"this pattern's first rule has match {first[1]}, not {match}")
-            first[2].extend(users)
+    def _merged_rules(self) -> Iterable[_WrittenRule]:
+        """Merge rules with one name, or with the same conditions and no name, into the first of them."""
+        merged: dict[tuple[str | None, str], _WrittenRule] = {}
+        for rule in self.rules:
+            first = merged.setdefault((rule.name, "" if rule.name is not None else rule.text), rule)
+            if first is rule:
+                continue
+            if rule.text != first.text:
+                raise rule.place.error(f"the first rule with the name {rule.name} has other conditions")
+            if rule.match != first.match:
+                which = "pattern" if rule.name is None else "name"
+                raise rule.place.error(f"this {which}'s first rule has match {first.match}, not {rule.match}")
+            first.users.extend(rule.users)
         return merged.values()
 
-    def _users(
-        self, users: list[tuple[Place, Address]], servers: dict[Address, RealServer], pattern: str
-    ) -> Iterator[Address]:
+    def _users(self, rule: _WrittenRule, servers: dict[Address, RealServer]) -> Iterator[Address]:
         seen = set()
-        for place, written in users:
+        for place, written in rule.users:
             with _at(place):
                 address = self.service.complete(written)
             if address not in servers:
                 raise place.error(f"service {self.service.ident} has no server {address}")
             if address in seen:
-                raise place.error(f"rule '{shorten(pattern)}' already uses server {address}")
+                raise place.error(f"rule '{shorten(rule.name or rule.text)}' already uses server {address}")
             seen.add(address)
             yield address
 
@@ -373,42 +396,39 @@ def _maxconn(reader: _Reader, address: Place) -> tuple[Place, int]:
     return token.place, _number("maxconn", token)
 
 
-def _rule(
-    reader: _Reader, address: Callable[[], tuple[Place, Address]]
-) -> tuple[Token, int | None, list[tuple[Place, Address]]]:
-    """Read: (pattern P [match N] | host NAME [NAME ...]) use server A [server B ...]"""
-    pattern = _condition(reader)
+def _rule(reader: _Reader, address: Callable[[], tuple[Place, Address]]) -> _WrittenRule:
+    """Read: [name N] CONDITION... [match N] use server A [server B ...]"""
+    name = None
+    begin = reader.peek()
+    if begin is not None and begin.is_word(NAME):
+        reader.next(NAME)
+        called = reader.next("the name of the rule")
+        with _at(called.place):
+            check_rule_name(called.text)
+        name = called.text
+    first, pattern = reader.peek(), reader.peek(1)
+    text = reader.conditions()
+    if not text or first is None:
+        found = reader.next("a condition")
+        if found.is_word(USE):
+            raise found.place.error("expected a condition before 'use' (a rule for all requests: pattern \".*\")")
+        raise found.place.error(f"expected a condition: unknown word {unknown(found.text, (*KINDS, NOT, NAME), 40)}")
     match = None
     if (token := reader.peek()) is not None and token.is_word("match"):
         reader.next("match")
         match = _number("match", reader.next("the number of a group"))
-    _word(reader, "use")
+    _word(reader, USE)
     _word(reader, "server")
     users = [address()]
     while (token := reader.peek()) is not None and token.is_word("server") and not reader.is_keyword():
         reader.next("server")
         users.append(address())
-    return pattern, match, users
-
-
-def _condition(reader: _Reader) -> Token:
-    """Read: pattern P, or host NAME [NAME ...]"""
-    first = reader.peek()
-    if first is None or not first.is_word(HOST):
-        _word(reader, "pattern")
-        return reader.next("the pattern")
-    reader.next(HOST)
-    names: list[str] = []
-    while not names or not ((token := reader.peek()) is None or token.is_word("use", "match", "}")):
-        token = reader.next("a host name")
-        with _at(token.place):
-            check_host(token.text.lower().removesuffix("."))
-        names.append(token.text)
-    return Token(condition_of(" ".join((HOST, *names))), first.place)
+    place = pattern.place if first.is_word(PATTERN) and is_pattern(text) and pattern is not None else first.place
+    return _WrittenRule(place, name, text, match, users)
 
 
 def _test(reader: _Reader, port_named: PortNamed) -> tuple[Place, Callable[[VirtualService], Expectation]]:
-    """Read: "METHOD TARGET" ["NAME: VALUE" ...] [from ADDRESS] -> SERVER [SERVER ...] | redirect | nobody"""
+    """Read: "METHOD TARGET" ["NAME: VALUE" ...] [from ADDRESS] [port N] -> SERVER [SERVER ...] | redirect | nobody"""
     request = reader.next("METHOD TARGET")
     headers = []
     while (token := reader.peek()) is not None and token.quoted:
@@ -417,6 +437,10 @@ def _test(reader: _Reader, port_named: PortNamed) -> tuple[Place, Callable[[Virt
     if (token := reader.peek()) is not None and token.is_word("from"):
         reader.next("from")
         client = reader.next("an IP address").text
+    port = None
+    if (token := reader.peek()) is not None and token.is_word("port"):
+        reader.next("port")
+        port = _number("port", reader.next("the number of a port"))
     _word(reader, "->")
     first = reader.next("a server, redirect or nobody")
     outcome = first.text.lower() if first.is_word(*OUTCOMES) else ""
@@ -430,7 +454,7 @@ def _test(reader: _Reader, port_named: PortNamed) -> tuple[Place, Callable[[Virt
 
     def make(service: VirtualService) -> Expectation:
         servers = tuple(service.complete(address) for address in addresses)
-        return Expectation(request.text, tuple(headers), client, servers, outcome)
+        return Expectation(request.text, tuple(headers), client, servers, outcome, port)
 
     return request.place, make
 

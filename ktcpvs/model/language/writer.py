@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ktcpvs.model.conditions import HOST, NAME, is_only, is_pattern, written_text
 from ktcpvs.model.expectation import CLIENT, Expectation
-from ktcpvs.model.hosts import HOST, hosts_of
 from ktcpvs.model.language.lexer import quoted, word
 from ktcpvs.model.listen import TLS
 from ktcpvs.model.network import read_networks
@@ -45,21 +45,22 @@ def write_service(described: dict[str, Any], show: ShowAddress = str) -> str:
         words = write_words(server)
         lines.append(f"    server = {word(show(server['address']))} {server['weight']}{most}{words and f' {words}'}")
     for rule in described["rules"]:
-        match = "" if rule["match"] is None else f" match {rule['match']}"
-        condition = _condition(rule["pattern"])
-        for server in rule["servers"]:
-            lines.append(f"    rule = {condition}{match} use server {word(show(server))}")
+        lines += [f"    rule = {line}" for line in write_rule(rule, show)]
     lines += [f"    {line}" for line in described.get("tests", ())]
     lines.append("}")
     return "\n".join(lines) + "\n"
 
 
-def _condition(pattern: str) -> str:
-    """Return the condition of a rule as the language writes it."""
-    hosts = hosts_of(pattern)
-    if not hosts:
-        return f"pattern {quoted(pattern)}"
-    return " ".join((HOST, *(quoted(host) if host in ("use", "match") else host for host in hosts)))
+def write_rule(rule: dict[str, Any], show: ShowAddress = str) -> list[str]:
+    """Return a rule, each line as the value of `rule`. A rule that older versions know has a line for each server, as
+    they write it. rule: as model.describe returns it, perhaps by a daemon of an older version."""
+    name, text = rule.get("name"), rule["pattern"]
+    match = "" if rule["match"] is None else f" match {rule['match']}"
+    named = "" if name is None else f"{NAME} {word(name)} "
+    head = f"{named}{written_text(text)}{match} use"
+    uses = [f"server {word(show(server))}" for server in rule["servers"]]
+    is_joined = name is not None or not (is_pattern(text) or is_only(HOST, text))
+    return [f"{head} {one}" for one in ([" ".join(uses)] if is_joined else uses)]
 
 
 def write_listeners(described: dict[str, Any], show: ShowAddress = str) -> list[str]:
@@ -79,6 +80,8 @@ def write_test(test: Expectation) -> str:
     words = ["test", quoted(test.request), *map(quoted, test.headers)]
     if test.client != CLIENT:
         words += ["from", test.client]
+    if test.port is not None:
+        words += ["port", str(test.port)]
     return " ".join([*words, "->", *([test.outcome] if test.outcome else [word(str(one)) for one in test.servers])])
 
 

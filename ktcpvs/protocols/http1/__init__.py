@@ -17,6 +17,7 @@ from ktcpvs.protocols.http1.errors import BadResponse as BadResponse
 from ktcpvs.protocols.http1.errors import error_response as error_response
 from ktcpvs.protocols.http1.head_reader import HeadReader as HeadReader
 from ktcpvs.protocols.http1.head_reader import RequestHead as RequestHead
+from ktcpvs.protocols.http1.head_reader import read_whole_head as read_whole_head
 from ktcpvs.protocols.http1.request import BODILESS as BODILESS
 from ktcpvs.protocols.http1.request import IDEMPOTENT as IDEMPOTENT
 from ktcpvs.protocols.http1.request import REQUEST as REQUEST

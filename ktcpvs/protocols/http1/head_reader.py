@@ -1,8 +1,8 @@
 """Reads the head of a request that comes in pieces, or that is not HTTP/1 at all.
 
-A complete head is recognised faster by grammar.REQUEST_HEAD. This reader is for everything else: it refuses a head at
-the first byte with which the head can no longer become valid, however it is split, and looks at each byte once. It
-consumes nothing: `HeadReader.received` holds every byte that came.
+A complete head is recognised faster by grammar.REQUEST_HEAD, as `read_whole_head` does. The reader is for everything
+else: it refuses a head at the first byte with which the head can no longer become valid, however it is split, and looks
+at each byte once. It consumes nothing: `HeadReader.received` holds every byte that came.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from ktcpvs.protocols.http1.grammar import (
     FIELD_LINES,
     FIELD_VALUE,
     MAX_METHOD_BYTES,
+    REQUEST_HEAD,
     TARGET,
     TOKEN,
     beginning_of,
@@ -54,6 +55,18 @@ class RequestHead:
     minor: int
     lines: bytes
     size: int
+
+
+def read_whole_head(data: bytes, max_size: int, max_lines: int, max_target: int) -> RequestHead | None:
+    """Return the head with which `data` begins, as a HeadReader with these limits does; None for everything that needs
+    one: a head that is not complete, that empty lines precede, or that is refused."""
+    found = REQUEST_HEAD.match(data)
+    if found is None or found.end() > max_size:
+        return None
+    _, method, target, minor, lines = found.groups()
+    if not target.startswith(b"/") or len(target) > max_target or lines.count(b"\n") > max_lines:
+        return None
+    return RequestHead(method, target, target, 0 if minor == b"0" else 1, lines, found.end())
 
 
 class HeadReader:

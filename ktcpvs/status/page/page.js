@@ -172,7 +172,8 @@ function service(data, one, then, seconds) {
     const open = document.getElementById(`rules ${ident}`);
     const rules = element("details", { id: `rules ${ident}` }, element("summary", {}, `${one.rules.length} rules`),
       element("table", {}, element("tbody", {}, ...one.rules.slice(0, MAX_ROWS).map((rule) =>
-        element("tr", {}, element("td", {}, element("code", {}, rule.pattern)), element("td", {}, rule.servers.join(", ")))))));
+        element("tr", {}, element("td", {}, rule.name || ""), element("td", {}, element("code", {}, rule.pattern)),
+          element("td", {}, rule.servers.join(", ")))))));
     rules.open = Boolean(open && open.open);
     made.append(rules);
   }

@@ -1,0 +1,56 @@
+"""The compiled methods of client connections, where they are installed.
+
+`_connection.c` has the methods that every connection or every message calls: of `ClientConnection`, `Dispatcher`,
+`Lease`, `CopyRelay` and `Direction`. They work on the same objects and leave what is unusual to the methods that are
+written in Python, which the classes keep without the extension.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ktcpvs.dispatch.client_connection import CLOSED, ClientConnection, nothing_to_end
+from ktcpvs.dispatch.dispatcher import Dispatcher
+from ktcpvs.dispatch.selection import Selector
+from ktcpvs.dispatch.service_context import ServiceContext
+from ktcpvs.model.destination import Destination, Lease, SharedDestination
+from ktcpvs.model.scheduling import NONE, Choice, Request
+from ktcpvs.relay.copy import CopyRelay, Direction
+from ktcpvs.streams.stream import Stream
+from ktcpvs.system import log as levels
+from ktcpvs.system.method_forms import MethodForms
+from ktcpvs.system.timer_wheel import Timer, TimerWheel
+
+forms: MethodForms | None = None
+"""None without the extension."""
+
+if not TYPE_CHECKING:
+    try:
+        from ktcpvs.dispatch._connection import configure
+    except ImportError:  # there was no C compiler when ktcpvs was installed
+        pass
+    else:
+        forms = MethodForms(
+            (ClientConnection, Dispatcher, Lease, CopyRelay, Direction),
+            configure(
+                {
+                    "connection": ClientConnection,
+                    "dispatcher": Dispatcher,
+                    "request": Request,
+                    "service": ServiceContext,
+                    "selector": Selector,
+                    "choice": Choice,
+                    "lease": Lease,
+                    "destination": Destination,
+                    "shared_destination": SharedDestination,
+                    "timer": Timer,
+                    "wheel": TimerWheel,
+                    "relay": CopyRelay,
+                    "direction": Direction,
+                    "stream": Stream,
+                },
+                (NONE, nothing_to_end, CLOSED),
+                (levels.STATE, levels.SCHEDULING),
+            ),
+        )
+        forms.use_compiled()
