@@ -125,6 +125,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "tls_ciphers": None,
             "client_ca": None,
             "client_certificate": "off",
+            "client_cert_header": "off",
             "tls_default": "refuse",
             "https_only": "off",
             "not_tls": "refuse",
