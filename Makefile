@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help compiled demo test fuzz bench testssl soak soak-hostile soak-relays lint clean
+.PHONY: help compiled demo test fuzz bench testssl soak soak-hostile soak-relays soak-certificates lint clean
 
 help:
 	@echo "make demo            three web servers and the switch on loopback; the example, played through tcpvsadm"
@@ -17,6 +17,7 @@ help:
 	@echo "make soak            ten minutes of load while servers, workers and daemons come and go; SECONDS=120: two minutes"
 	@echo "make soak-hostile    ten minutes of hostile clients and servers beside others; SECONDS=120, SEED=1 to repeat a run"
 	@echo "make soak-relays     100,000 connections through all relays, long transfers, kills, peers that do not read; 15 minutes"
+	@echo "make soak-certificates   200 certificates replaced and 20 takeovers while clients connect by TLS; four minutes"
 	@echo "make lint            ruff, mypy and import-linter"
 	@echo "make clean           remove the environment and what was built"
 
@@ -76,6 +77,9 @@ soak-hostile: compiled
 
 soak-relays: compiled
 	@$(BIN)/python tests/soak/relays.py $(SOAK)
+
+soak-certificates: compiled
+	@$(BIN)/python tests/soak/certificates.py $(SOAK)
 
 lint: $(VENV)/ready
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

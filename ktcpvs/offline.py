@@ -9,21 +9,26 @@ from twisted.internet.defer import Deferred
 from twisted.logger import globalLogBeginner
 from twisted.python.failure import Failure
 
+from ktcpvs.errors import NoTLS
 from ktcpvs.model.language.parser import parse
+from ktcpvs.model.service import VirtualService
 from ktcpvs.model.table import Table
+from ktcpvs.model.tls_files import files_of
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.director import Director
 from ktcpvs.services.running import RunningService
+from ktcpvs.services.tls_profiles import TLSProfiles
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.names import service_port
+from ktcpvs.system.tls_files import OwnAccess
 
 
 def check_configuration(text: str, source: str, allow_empty: bool) -> Sequence[str]:
     """Read a configuration, bind the schedulers of each service, and run its tests.
 
     source: the name of the text in messages. allow_empty: as for `parse`. Returns warnings about settings without
-    effect, one per line. Runs the reactor, so it can be called once in a process. Raises a Refusal, as a
-    daemon would.
+    effect and about certificates, one per line. Runs the reactor, so it can be called once in a process. Raises a
+    Refusal, as a daemon would.
     """
     from twisted.internet import reactor as installed
 
@@ -35,10 +40,12 @@ def check_configuration(text: str, source: str, allow_empty: bool) -> Sequence[s
         table = edit.apply(Table())
         context = Context(reactor, EventLog())
         director = Director(context)
+        warnings: list[str] = []
         for service in table:
-            await director.bind(RunningService(context, service), service, table.settings, is_dry_run=True)
+            prepared = await director.bind(RunningService(context, service), service, table.settings, is_dry_run=True)
             await director.run_tests(service, table.settings)
-        return director.warnings(edit, table)
+            warnings += await _check_tls(director, service, prepared.factory.unit)
+        return [*director.warnings(edit, table), *warnings]
 
     def begin() -> None:
         Deferred.fromCoroutine(check()).addBoth(results.append).addBoth(lambda _: reactor.stop())
@@ -51,3 +58,34 @@ def check_configuration(text: str, source: str, allow_empty: bool) -> Sequence[s
         result.raiseException()
     warnings: Sequence[str] = result
     return warnings
+
+
+async def _check_tls(director: Director, service: VirtualService, unit: str) -> Sequence[str]:
+    """Check the files and options of a service's TLS. unit: of its scheduler. Returns warnings, one per line. Raises
+    NoTLS.
+
+    Files that this user may not read, or that are on another machine, are not checked.
+    """
+    unreadable = []
+    for file, where in files_of(service).items():
+        try:
+            OwnAccess().read(file)
+        except NoTLS as refusal:
+            if not _is_unreadable(refusal):
+                raise NoTLS(f"{where}{refusal}") from None
+            unreadable.append(f"{where}{refusal}; this file is not checked")
+    if unreadable:
+        return unreadable
+    warnings = await director.files.prepare([service], is_strict=True)
+    if any(listener.is_tls for listener in service.listen):
+        TLSProfiles(director.files).choice(service, unit)
+    return warnings
+
+
+def _is_unreadable(error: BaseException | None) -> bool:
+    """Whether an error says that a file cannot be read, and not what is wrong with its contents."""
+    while error is not None:
+        if isinstance(error, OSError):
+            return True
+        error = error.__cause__
+    return False

@@ -1,4 +1,4 @@
-"""SIGHUP: load the configuration file and the certificates of control connections again."""
+"""SIGHUP: load the configuration file and the certificates of services and of control connections again."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 
 from ktcpvs.control.control_listeners import ControlListeners
 from ktcpvs.control.server import limit_warnings
+from ktcpvs.errors import Refusal
 from ktcpvs.model import edits
 from ktcpvs.model.table import Table
 from ktcpvs.service_manager import ServiceManager
@@ -47,16 +48,29 @@ class Reload:
             self._log.warn("SIGHUP: nothing is changed: this daemon has not taken over yet")
             return
         self._control.reload_certificates()
-        if self._config is not None:
-            Deferred.fromCoroutine(self._load(self._config))
-        elif self._control.has_tls():
-            self._service_manager.reloading()
-            self._service_manager.reloaded("certificates are read again")
-        else:
+        has_certificates = self._control.has_tls() or self._director.has_files
+        if self._config is None and not has_certificates:
             self._log.warn("SIGHUP: there is no --config to load again")
+            return
+        Deferred.fromCoroutine(self._reload(self._config))
 
-    async def _load(self, config: str) -> None:
+    async def _reload(self, config: str | None) -> None:
         self._service_manager.reloading()
+        outcome = await self._read_certificates()
+        if config is not None:
+            outcome = await self._load(config)
+        self._service_manager.reloaded(outcome)
+
+    async def _read_certificates(self) -> str:
+        """Read the certificates of services again. Returns the outcome in one line; the log has each error already."""
+        try:
+            await self._director.submit(edits.ReloadCertificates())
+        except Refusal as refusal:
+            return str(refusal)
+        return "certificates are read again"
+
+    async def _load(self, config: str) -> str:
+        """Load the configuration file again. Returns the outcome in one line, and logs it."""
         try:
             edit = read_configuration(config, service_port, allow_empty=False)
             running = self._director.table.running
@@ -68,7 +82,7 @@ class Reload:
             outcome = f"{config} is loaded{_started(self._director.table, running)}"
             self._log.event(ANNOUNCE, "SIGHUP: {outcome}", outcome=outcome)
             log_warnings(self._log, warnings)
-        self._service_manager.reloaded(outcome)
+        return outcome
 
 
 def log_warnings(log: EventLog, warnings: Sequence[str]) -> None:

@@ -28,6 +28,8 @@ from ktcpvs.runtime.inherited_sockets import InheritedSockets
 from ktcpvs.service_manager import ServiceManager
 from ktcpvs.services.director import Director, edits_for
 from ktcpvs.services.listener_stages import ListenerStages
+from ktcpvs.services.ticket_secrets import TicketSecrets
+from ktcpvs.services.tls_file_store import TLSFileStore
 from ktcpvs.services.tls_profiles import TLSProfiles
 from ktcpvs.shutdown import Shutdown
 from ktcpvs.signals import SignalHandlers
@@ -35,6 +37,7 @@ from ktcpvs.state import StateFile, read_configuration
 from ktcpvs.status.address import StatusAddress
 from ktcpvs.status.status_listener import StatusListener
 from ktcpvs.system.activation import handed_in
+from ktcpvs.system.certificate_reader import CertificateReader
 from ktcpvs.system.limits import calm_collector, raise_descriptor_limit
 from ktcpvs.system.log import ANNOUNCE, EventLog
 from ktcpvs.system.names import service_port
@@ -154,8 +157,7 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
     control_factory = ControlFactory(switch, log, HandoverConnection, Permissions(options.control_group))
     control = _control_listeners(options, reactor, log, control_factory, sockets, switch)
     opened.callback(control.close)
-    if options.user is not None:
-        _give_up_root(options.user, options.control_group, control)
+    reader = _give_up_root(options, control, opened)
     _sort_in(handed_in(), control, sockets)
 
     target = None
@@ -164,8 +166,9 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
         opened.callback(target.abandon)
         # Once more, so that it runs before `abandon`: the listener adopts a socket that `abandon` closes.
         opened.callback(control.close)
+        reader = _take_reader(target, reader)
     state, saved = _read_state(options, reactor, target)
-    built = _build_switch(options, reactor, log, sockets, state, target)
+    built = _build_switch(options, reactor, log, sockets, state, target, reader)
     director = built.director
     opened.callback(director.end)
     status = StatusListener(options.status, options.status_hosts, switch, log, reactor)
@@ -188,7 +191,15 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
     handover = TakeoverHandover(reactor, director, switch, control, status, service_manager, options.pid_file)
     source = None
     if control.unix_listener is not None and control.unix_listener.socket is not None:
-        source = HandoverSource(director, sockets, control.unix_listener.socket, watchdog, handover.complete)
+        source = HandoverSource(
+            director,
+            sockets,
+            control.unix_listener.socket,
+            watchdog,
+            handover.complete,
+            built.tickets.record,
+            reader,
+        )
     switch.begin(OwnSwitch(director, built.views), built.workers, source)
     shutdown = Shutdown(director, service_manager, status, control, control_factory, handover)
     reload = Reload(director, control, service_manager, options.config, options.state is not None)
@@ -208,17 +219,39 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
         Deferred.fromCoroutine(begin_to_serve()).addErrback(failed)
 
     reactor.callWhenRunning(director.start)
+    reactor.callWhenRunning(built.tickets.start)
     reactor.callWhenRunning(calm_collector)
     reactor.callWhenRunning(SignalHandlers(director, reload, upgrade, shutdown).install)
     reactor.callWhenRunning(begin)
     return Daemon(director, shutdown, target)
 
 
-def _give_up_root(user: Identity, group: int | None, control: ControlListeners) -> None:
-    """Become `user`, who then owns the folder of the control socket."""
+def _give_up_root(options: DaemonOptions, control: ControlListeners, opened: ExitStack) -> CertificateReader | None:
+    """Become the user of the options, if there is one, who then owns the folder of the control socket.
+
+    Returns the process that still reads certificates with root's rights; None: there is none.
+    """
+    user, group = options.user, options.control_group
+    if user is None:
+        return None
     control.create_folder_for(user)
+    reader = CertificateReader.start(user)
+    if reader is not None:
+        opened.callback(reader.close)
     become(user, *([] if group is None else [group]))
     control.warn_unreadable_files(user.name)
+    return reader
+
+
+def _take_reader(target: HandoverTarget, own: CertificateReader | None) -> CertificateReader | None:
+    """Return the process that reads certificates with root's rights: that of the old daemon, if this one has not
+    started its own."""
+    if target.reader is None:
+        return own
+    if own is None:
+        return CertificateReader(target.reader)
+    target.reader.close()
+    return own
 
 
 class _NoStateFile:
@@ -247,10 +280,11 @@ def _read_state(
 
 @frozen
 class _BuiltSwitch:
-    """A director with its views. workers: None: one process serves."""
+    """A director with its views, and the secrets of session tickets. workers: None: one process serves."""
 
     director: Director
     views: Views | MergedViews
+    tickets: TicketSecrets
     workers: WorkerProcesses | None = None
 
 
@@ -261,7 +295,9 @@ def _build_switch(
     sockets: InheritedSockets,
     state: StateFile | _NoStateFile,
     target: HandoverTarget | None,
+    reader: CertificateReader | None,
 ) -> _BuiltSwitch:
+    """reader: reads the files of TLS; None: this process may read them."""
     make_context = partial(
         Context,
         reactor,
@@ -271,18 +307,23 @@ def _build_switch(
         nameservers=options.nameservers,
         is_accepting=target is None,
     )
-    profiles = TLSProfiles(warn=lambda line: log.warn("{line}", line=line))
+    tickets = target.inventory.tickets if target is not None else None
     size = options.workers
     if not size:
         context = make_context()
+        files = TLSFileStore(context, reader)
+        profiles = TLSProfiles(files)
         stages = ListenerStages(context, profiles)
-        director = Director(context, state.save, reactor.stop, stages_of=stages)
-        return _BuiltSwitch(director, Views(director))
+        director = Director(context, state.save, reactor.stop, stages_of=stages, files=files)
+        secrets = TicketSecrets(context, profiles.use_tickets, tickets)
+        return _BuiltSwitch(director, Views(director), secrets)
     slots = SlotAllocator(SharedTable(size + 1))  # the last of the processes is the supervisor, which counts nothing
     context = make_context(counters=slots.counters(size))
-    stages = ListenerStages(context, profiles)
-    supervisor = Supervisor(context, size, slots, state.save, reactor.stop, stages)
-    return _BuiltSwitch(supervisor.director, supervisor.views, supervisor.workers)
+    files = TLSFileStore(context, reader)
+    stages = ListenerStages(context, TLSProfiles(files))
+    supervisor = Supervisor(context, size, slots, state.save, reactor.stop, stages, files)
+    secrets = TicketSecrets(context, supervisor.use_tickets, tickets)
+    return _BuiltSwitch(supervisor.director, supervisor.views, secrets, supervisor.workers)
 
 
 def _control_listeners(

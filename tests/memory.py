@@ -31,6 +31,7 @@ from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.services.director import Director
 from ktcpvs.services.listener_stages import ListenerStages
 from ktcpvs.services.running import RunningService
+from ktcpvs.services.tls_file_store import TLSFileStore
 from ktcpvs.services.tls_profiles import TLSProfiles
 from ktcpvs.streams.preamble import Stage
 from ktcpvs.streams.stream import Stream
@@ -189,11 +190,11 @@ class World:
         descriptors: int = 1000,
         stages: Sequence[Stage] = (),
         words: str = "",
-        profiles: TLSProfiles | None = None,
+        has_stages: bool = False,
         log: EventLog | None = None,
     ) -> None:
-        """stages: of the preamble, from the next edit on. words: behind the address of its listener. profiles: the
-        preamble has the stages that the configuration asks for, with TLS of these."""
+        """stages: of the preamble, from the next edit on. words: behind the address of its listener. has_stages: the
+        preamble has the stages that the configuration asks for."""
         self.reactor = MemoryReactorClock()
         self.context = Context(
             self.reactor, log or EventLog(), Descriptors(descriptors), monotonic=self.reactor.seconds
@@ -201,8 +202,9 @@ class World:
         self.stages = stages
         self._words = words
         given = lambda config, listener, unit: self.stages  # noqa: E731
-        stages_of = given if profiles is None else ListenerStages(self.context, profiles)
-        self.director = Director(self.context, stages_of=stages_of, search=installed_schedulers)
+        files = TLSFileStore(self.context)
+        stages_of = ListenerStages(self.context, TLSProfiles(files)) if has_stages else given
+        self.director = Director(self.context, stages_of=stages_of, files=files, search=installed_schedulers)
         self.director.start()
         self.peers: list[Peer] = []
         self._called = 0

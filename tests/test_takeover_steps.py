@@ -18,6 +18,7 @@ from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.runtime.inherited_sockets import InheritedSockets
 from ktcpvs.services.director import Director
+from ktcpvs.services.ticket_secrets import SecretsRecord
 from ktcpvs.system.steps import Steps
 from ktcpvs.takeover.handover_source import HandoverConnection, HandoverSource
 
@@ -59,8 +60,9 @@ class OldDaemon:
         self.control, self.other = socket.socketpair()
         self.sockets = Sockets()
         self.handover_source = HandoverSource(
-            self.director, self.sockets, self.control, 0, lambda file, pid: self.committed.append((file, pid))
-        )
+            self.director, self.sockets, self.control, 0, lambda file, pid: self.committed.append((file, pid)),
+            lambda: SecretsRecord(b"1" * 32, None, 0.0), None,
+        )  # fmt: skip
         self.connection = HandoverConnection(self, log)
         self.connection.transport = self  # type: ignore[assignment]
         self.socket = self.other

@@ -217,6 +217,7 @@ class Switch:
     unload = _make_method("Unload")
     load = _make_method("Load")
     confirm = _make_method("Confirm")
+    reload_certificates = _make_method("ReloadCertificates")
 
     # Views.
 
@@ -248,6 +249,10 @@ class Switch:
         summary and the number of services that use it; and the plugins that could not be loaded, with module and
         error."""
         return dict(await self.read("schedulers"))
+
+    async def certificates(self, ident: str | None = None) -> list[dict[str, Any]]:
+        """Return the certificates of running services; docs/tcpvsadm.md names the values."""
+        return list(await self.read("certificates", ident))
 
     async def explain(
         self,

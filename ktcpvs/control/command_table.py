@@ -237,6 +237,10 @@ EDIT_COMMANDS: tuple[EditCommand, ...] = (
         ),
     ),
     EditCommand("Confirm", "confirm", "confirm", "keep the configuration that was loaded on trial"),
+    EditCommand(
+        "ReloadCertificates", "reload-certificates", "reload_certificates",
+        "read the certificates of services again, for new connections",
+    ),
 )  # fmt: skip
 
 COMMAND_OF_EDIT: dict[str, EditCommand] = {command.edit: command for command in EDIT_COMMANDS}

@@ -11,6 +11,7 @@ from ktcpvs import __version__
 from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.dispatch.service_context import RelayChoice
 from ktcpvs.errors import BadValue, shorten
+from ktcpvs.inspect.certificates import describe_certificates
 from ktcpvs.model.describe import describe_server, describe_service
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.health import UP
@@ -19,6 +20,7 @@ from ktcpvs.model.service import VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.services.director import Director
 from ktcpvs.services.running import RunningService
+from ktcpvs.system import tls_tickets
 
 DRAINING = "draining"
 """The state of a server with weight 0, whatever its health."""
@@ -52,6 +54,7 @@ class Views:
             "connections": self.connections,
             "schedulers": self.schedulers,
             "settings": self.settings,
+            "certificates": self.certificates,
         }
         if name not in views:
             raise BadValue(f"no view '{shorten(name, 40)}'; there are: {', '.join(views)}")
@@ -119,6 +122,9 @@ class Views:
             "broken": [{"module": module, "error": error} for module, error in found.broken],
         }
 
+    def certificates(self, ident: str | None) -> list[dict[str, Any]]:
+        return describe_certificates(self._director, ident)
+
     def settings(self, ident: str | None) -> list[dict[str, Any]]:
         settings = self._director.table.settings
         return [
@@ -130,6 +136,7 @@ class Views:
                 "highest": (attribute.metadata["range"] or (None, None))[1],
                 "unit": attribute.metadata["unit"],
                 "meaning": attribute.metadata["meaning"],
+                "note": _note(attribute.name),
             }
             for attribute in fields(Settings)
         ] + [
@@ -141,8 +148,15 @@ class Views:
                 "highest": 1,
                 "unit": "",
                 "meaning": "writing 1 stops all services, drains and ends the daemon",
+                "note": "",
             }
         ]
+
+
+def _note(setting: str) -> str:
+    """Return why a setting is without effect on this machine; "" for the others."""
+    why = tls_tickets.unavailable() if setting == "tls_ticket_rotation" else ""
+    return f"without effect: sessions are resumed within one process only, since {why}" if why else ""
 
 
 def _connection(live: RunningService, connection: ClientConnection, now: int) -> dict[str, Any]:

@@ -384,6 +384,16 @@ class Confirm(Edit):
         return table
 
 
+@frozen
+class ReloadCertificates(Edit):
+    """Read the files of TLS again. The table stays as it is."""
+
+    name: ClassVar[str] = "reload-certificates"
+
+    def apply(self, table: Table) -> Table:
+        return table
+
+
 START_NOTHING, START_NEW, START_ALL = STARTS = ("nothing", "new", "all")
 """The services that a Load starts: none, those that were not in the table before, or all that it names."""
 

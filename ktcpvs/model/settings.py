@@ -175,6 +175,14 @@ class Settings:
         "the most clients of a listener, in each process, that have not completed their TLS handshake or header of the "
         "PROXY protocol; further ones wait in the backlog",
     )
+    certificate_check_interval: int = _setting(
+        10, 0, DAY, "seconds", "look for changed certificate files in this interval, and read them again; 0: only on "
+        "request"
+    )  # fmt: skip
+    tls_ticket_rotation: int = _setting(
+        12, 1, 168, "hours", "make a new secret for session tickets in this interval; tickets of the one before are "
+        "still accepted"
+    )  # fmt: skip
     proxy_timeout: int = _setting(
         5, 1, 3600, "seconds", "the most time for a client to send its header of the PROXY protocol"
     )

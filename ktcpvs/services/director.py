@@ -10,17 +10,17 @@ and continues with the others.
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from itertools import chain
 from typing import Any, TypeVar
 
 from attrs import Factory, define
 from twisted.internet.defer import Deferred, DeferredLock
 
-from ktcpvs.errors import BadValue, Busy, NoSuchServer
+from ktcpvs.errors import BadValue, Busy, NoSuchServer, NoTLS
 from ktcpvs.health.active_checks import ActiveChecks, NoChecks
 from ktcpvs.model.address import Address
-from ktcpvs.model.edits import Confirm, Edit, Load, StartService, Unload
+from ktcpvs.model.edits import Confirm, Edit, Load, ReloadCertificates, StartService, Unload
 from ktcpvs.model.expansion import Resolution, expanded, names_of
 from ktcpvs.model.health import DOWN
 from ktcpvs.model.listen import ListenAddress
@@ -28,6 +28,7 @@ from ktcpvs.model.plan import Plan, plan
 from ktcpvs.model.service import AUTO, NO_LOG, TCP_ONLY, VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
+from ktcpvs.model.tls_files import AUTHORITIES, CLIENT_CERTIFICATE, TLSFile
 from ktcpvs.model.warnings import warnings_about
 from ktcpvs.relay.engines import NOT_TCP
 from ktcpvs.runtime.context import Context
@@ -38,13 +39,18 @@ from ktcpvs.services.resolver import NoResolver, Resolver
 from ktcpvs.services.running import RunningService
 from ktcpvs.services.scheduler_binding import SchedulerBinder
 from ktcpvs.services.serving_processes import ServingProcesses, SingleProcess
+from ktcpvs.services.tls_file_store import TLSFiles, TLSFileStore
 from ktcpvs.streams.preamble import Stage
 from ktcpvs.system import log as levels
 from ktcpvs.system.plugins import Schedulers, find_schedulers
 from ktcpvs.system.sockets import close_listener
 from ktcpvs.system.tls_contexts import ClientContexts
+from ktcpvs.system.tls_files import Authorities
 
 T = TypeVar("T")
+
+MAX_ERRORS = 10
+"""The most files in the text of a refusal."""
 
 CarryOut = Callable[[Edit], Awaitable[Sequence[str]]]
 """Carries an edit out; returns warnings about it, a line each. Raises a Refusal."""
@@ -59,11 +65,12 @@ class _Preparation:
     """Everything that a change needs. `abandon` closes the sockets that were opened for it.
 
     changes: what differs. commands: those that other processes will be sent. ready: each service that starts or
-    changes, with its next configuration.
+    changes, with its next configuration. warnings: about files that were read for it, a line each.
     """
 
     changes: Plan
     commands: Any = None
+    warnings: Sequence[str] = ()
     ready: list[tuple[RunningService, Prepared]] = Factory(list)
 
     def abandon(self) -> None:
@@ -86,7 +93,7 @@ class Director:
 
     table: as configured. resolution: the addresses of host names in it. expanded: the table that runs, with a server
     for each address of a name. services: ident -> running service, including stopped ones that drain. draining: deleted
-    services that drain. confirmation: of a table on trial.
+    services that drain. confirmation: of a table on trial. files: those that TLS needs.
     """
 
     def __init__(
@@ -100,15 +107,15 @@ class Director:
         resolver: Callable[[Context, Callable[[Resolution], Deferred[None]]], Resolver | NoResolver] = Resolver,
         is_strict: bool = True,
         stages_of: StagesOf = no_stages,
-        client_contexts: ClientContexts | None = None,
+        files: TLSFiles | None = None,
         search: Callable[[], Schedulers] = find_schedulers,
     ) -> None:
         """save: writes the table to the disk; raises CannotSave. unload: called after an Unload. processes: those that
         serve; None: this one alone. checks, resolver: factories of the active checks and of the resolver; NoChecks,
         NoResolver: another process does that. is_strict: refuse edits that this machine cannot carry out, for example
         with an access log that cannot be written or a relay that is not supported. stages_of: returns the stages of a
-        service's preamble. client_contexts: of TLS to servers; None: this process reads their files. search: finds all
-        installed schedulers."""
+        service's preamble. files: those that TLS needs; None: they are read with the rights of this process. search:
+        finds all installed schedulers."""
         self.context = context
         self.table = self.expanded = Table()
         self.resolution: Resolution = {}
@@ -123,7 +130,10 @@ class Director:
         self._unload = unload
         self._is_strict = is_strict
         self._stages_of = stages_of
-        self._client_contexts = client_contexts or ClientContexts()
+        self.files = files if files is not None else TLSFileStore(context)
+        self.files.changed = self._files_changed
+        self.files.observe(self._files_replaced)
+        self._client_contexts = ClientContexts(self._read_authorities, self._read_client_certificate)
         self._forward: CarryOut | None = None
         self._is_ending = False
         self._lock: DeferredLock = DeferredLock()
@@ -132,6 +142,7 @@ class Director:
         """The reactor runs: start timers and other processes."""
         self._binder.start()
         self.context.start()
+        self.files.start()
         self.processes.start()
 
     def stop(self) -> None:
@@ -140,6 +151,7 @@ class Director:
         run("confirmation", self.confirmation.end)
         run("checks", self.checks.stop)
         run("names", self._resolver.stop)
+        run("files of TLS", self.files.stop)
         self.context.stop()
 
     # Schedulers.
@@ -206,6 +218,8 @@ class Director:
     async def _carry_out(self, edit: Edit, *, is_strict: bool, is_saved: bool = True) -> Sequence[str]:
         if self._is_ending:
             raise Busy("the daemon is ending")
+        if isinstance(edit, ReloadCertificates):
+            return await self._reload_certificates(edit)
         self.confirmation.admit(edit)
         old = self.table
         try:
@@ -215,7 +229,7 @@ class Director:
         await self._check(old, new, is_strict)
         warnings = self.warnings(edit, new) if is_strict else ()
         runs = expanded(new, self.resolution)
-        preparation = await self._prepare(self.expanded, runs)
+        preparation = await self._prepare(self.expanded, runs, is_strict)
         try:
             preparation.commands = self.processes.commands_for(edit)
             is_final = new != old and not getattr(edit, "confirm", 0)
@@ -232,7 +246,7 @@ class Director:
         steps.run("log", lambda: self.context.log.event(levels.CONFIGURATION, "{edit}", edit=_described(edit)))
         if isinstance(edit, Unload):
             steps.run("end", self._unload)
-        return warnings
+        return [*warnings, *preparation.warnings]
 
     def warnings(self, edit: Edit, new: Table) -> Sequence[str]:
         """Return warnings about options in `edit` without effect, a line each. new: the table after it. Never
@@ -251,6 +265,62 @@ class Director:
         is_sent = await steps.wait("other processes", self.processes.send, preparation.commands)
         if not is_sent and not self._is_ending:
             steps.run("replace other processes", self.processes.replace_all)
+
+    # Files of TLS.
+
+    @property
+    def has_files(self) -> bool:
+        """Whether a running service has TLS with files."""
+        return any(True for _ in self.files)
+
+    async def _reload_certificates(self, edit: Edit) -> Sequence[str]:
+        """Read all files of TLS again. Raises NoTLS for those that cannot be used; the others are in use then."""
+        self.context.log.event(levels.CONFIGURATION, "{edit}", edit=_described(edit))
+        errors = await self._reload_files()
+        if errors:
+            more = f"; and {len(errors) - MAX_ERRORS} more" if len(errors) > MAX_ERRORS else ""
+            raise NoTLS(f"{'; '.join(errors[:MAX_ERRORS])}{more}; what was read before stays in use")
+        return ()
+
+    def _files_changed(self, files: Collection[TLSFile]) -> Deferred[None]:
+        """Read files again that have changed, between two edits."""
+
+        async def reload() -> None:
+            if not self._is_ending:
+                await self._reload_files(files)
+
+        return self.between_edits(reload)
+
+    async def _reload_files(self, files: Collection[TLSFile] | None = None) -> Sequence[str]:
+        """Have all processes use files as they are now. Returns errors, a line each. files: None: all."""
+        update, errors = await self.files.reload(files)
+        if update:
+            await self.context.steps.wait("files of TLS", self.processes.replace_files, update)
+        return errors
+
+    def _read_authorities(self, path: str) -> str:
+        found = self.files.contents(TLSFile(AUTHORITIES, path))
+        assert isinstance(found, Authorities)
+        return found.pem
+
+    def _read_client_certificate(self, path: str) -> bytes:
+        found = self.files.contents(TLSFile(CLIENT_CERTIFICATE, path))
+        assert not isinstance(found, Authorities)
+        return b"".join(one.pem for one in found)
+
+    def _files_replaced(self) -> None:
+        """Connect to servers with the new versions of files from now on."""
+        for ident in self.expanded.running:
+            self.context.steps.run(f"service {ident}: connectors", self._renew_connections_of, self.services[ident])
+
+    def _renew_connections_of(self, service: RunningService) -> None:
+        service.use_connection_options(connection_options(service.config, self._client_contexts))
+
+    def _follow_files(self) -> None:
+        table = self.expanded
+        update = self.files.follow(table.services[ident] for ident in table.running)
+        if update:
+            self.processes.pass_files(update)
 
     # Host names of servers.
 
@@ -312,7 +382,7 @@ class Director:
             form = f"service {service.ident}: relay = {service.relay}: {why}"
             raise BadValue(f"{form}; relay = {AUTO} takes what there is")
 
-    async def _prepare(self, old: Table, new: Table) -> _Preparation:
+    async def _prepare(self, old: Table, new: Table, is_strict: bool = False) -> _Preparation:
         self.processes.prepare(old, new)
         changes = plan(old, new)
         leaving = [(before, set(before.addresses).difference(config.addresses)) for before, config in changes.change]
@@ -326,6 +396,9 @@ class Director:
         ]
         preparation = _Preparation(changes)
         starting = [(None, config) for config in changes.start]
+        preparation.warnings = await self.files.prepare(
+            (config for _, config in (*starting, *changes.change)), is_strict=is_strict
+        )
         try:
             for before, config in (*starting, *changes.change):
                 service = self.services.get(config.ident) or RunningService(self.context, config)
@@ -366,6 +439,7 @@ class Director:
             run(f"service {ident}: delete", service.delete)
             self.draining.add(service)
         self.draining = {service for service in self.draining if service.living}
+        run("files of TLS", self._follow_files)
         run("checks", self._follow_checks)
         run("health updates", self.processes.watch_health, self.services.values())
 
@@ -428,6 +502,7 @@ class Director:
         others are closed a few seconds later.
         """
         self._is_ending = True
+        self.context.steps.run("files of TLS", self.files.stop)
         self.context.steps.run("other processes: hand over", self.processes.hand_over, sockets_taken)
         left_over = frozenset(address for address, count in sockets_taken.items() if count < 1)
         for ident, service in self.services.items():

@@ -32,7 +32,7 @@ from ktcpvs.services.preambles import Preambles
 from ktcpvs.services.prepared import Prepared
 from ktcpvs.streams.accept import adopt_descriptor, client_name
 from ktcpvs.streams.compiled import IS_COMPILED
-from ktcpvs.streams.connector import Connector
+from ktcpvs.streams.connector import ConnectionOptions, Connector
 from ktcpvs.streams.poller import SocketPoller
 from ktcpvs.streams.preamble import Stage
 from ktcpvs.streams.stream import Stream
@@ -169,10 +169,7 @@ class RunningService:
             destination.freed = self.traffic.queue.freed if server.maxconn else None
         traffic, unit = self.traffic, prepared.factory.unit
         self.config = traffic.config = config
-        before = traffic.connection_options
-        # A request of a server that is gone may need one more connection, which must have the same TLS.
-        leaving = {address: before[address] for address in self.leaving if address in before}
-        traffic.connection_options = {**leaving, **prepared.connection_options}
+        self._set_connection_options(prepared.connection_options)
         self.destinations, self._view = destinations, prepared.seen
         self.scheduler_factory, traffic.unit = prepared.factory, unit
         self._stages = prepared.stages
@@ -189,7 +186,7 @@ class RunningService:
         redirect = traffic.selector.redirect
         kept = usable if redirect is None else usable | {redirect}
         self._step("idle connections", self.server_connections.close, kept)
-        self._step("connectors", self._renew_connectors, kept)
+        self._step("connectors", self._renew_connectors)
         self._step("settings", self.apply_settings)
         for at, listener in self.listeners.items():
             if at in prepared.stages:  # one that leaves keeps its stages for the clients in its backlog
@@ -201,9 +198,22 @@ class RunningService:
         """Take one step of a change that can no longer be refused."""
         return self.context.steps.run(f"service {self.ident}: {name}", call, *arguments)
 
-    def _renew_connectors(self, destinations: frozenset[Destination]) -> None:
+    def _set_connection_options(self, options: Mapping[Address, ConnectionOptions]) -> None:
+        before = self.traffic.connection_options
+        # A request of a server that is gone may need one more connection, which must have the same TLS.
+        leaving = {address: before[address] for address in self.leaving if address in before}
+        self.traffic.connection_options = {**leaving, **options}
+
+    def use_connection_options(self, options: Mapping[Address, ConnectionOptions]) -> None:
+        """Connect to servers in this way from now on: files of TLS have changed. Connections in use continue."""
+        self._set_connection_options(options)
+        self._renew_connectors()
+
+    def _renew_connectors(self) -> None:
         """Connect as the servers are configured now; connections that were made differently are not reused."""
-        changed = self.traffic.renew_connectors(destinations)
+        redirect = self.traffic.selector.redirect
+        kept = self.usable if redirect is None else self.usable | {redirect}
+        changed = self.traffic.renew_connectors(kept)
         if changed:
             self.server_connections.retire(changed)
 

@@ -14,6 +14,7 @@ from ktcpvs.model.expansion import Resolution
 from ktcpvs.model.table import Table
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.running import RunningService
+from ktcpvs.services.tls_file_store import Update
 
 
 class ServingProcesses(Protocol):
@@ -44,6 +45,9 @@ class ServingProcesses(Protocol):
     def commands_for_names(self, found: Resolution) -> Any:
         """Return the commands with which `send` has other processes use these addresses of names."""
 
+    def pass_files(self, update: Update) -> None:
+        """Have other processes use these files of TLS; `send` passes them, before the edit that needs them."""
+
     def listen(self, service: RunningService, socks: Mapping[Address, list[socket.socket]]) -> None:
         """Accept clients from `socks` too, which `open` has made for these addresses, and no longer from the sockets of
         addresses that the service does not have any more."""
@@ -59,6 +63,11 @@ class ServingProcesses(Protocol):
 
     def replace_all(self) -> None:
         """Replace all other processes after `send` has failed, since their tables may differ from the director's."""
+
+    # Between two edits.
+
+    async def replace_files(self, update: Update) -> None:
+        """Have other processes use these new versions of files of TLS."""
 
     # State.
 
@@ -119,6 +128,12 @@ class SingleProcess:
 
     def commands_for_names(self, found: Resolution) -> Any:
         return None
+
+    def pass_files(self, update: Update) -> None:
+        pass
+
+    async def replace_files(self, update: Update) -> None:
+        pass
 
     def listen(self, service: RunningService, socks: Mapping[Address, list[socket.socket]]) -> None:
         service.listen({address: sock for address, (sock,) in socks.items()})

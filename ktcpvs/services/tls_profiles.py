@@ -5,10 +5,10 @@ Services without TLS pay nothing: what reads certificates is imported with the f
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
@@ -18,22 +18,21 @@ from ktcpvs.errors import NoTLS
 from ktcpvs.interfaces import EACH_REQUEST, FIRST_REQUEST
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.tls import REFUSE
+from ktcpvs.model.tls_files import AUTHORITIES, CERTIFICATE, TLSFile
+from ktcpvs.services.tls_file_store import TLSFiles
 from ktcpvs.streams.tls_stage import ContextChoice
-from ktcpvs.streams.transport import nothing
-from ktcpvs.system.tls_contexts import ServerContexts, TLSProfile, read_authorities
+from ktcpvs.system.tls_contexts import ServerContexts, TLSProfile
+from ktcpvs.system.tls_files import Authorities
 from ktcpvs.system.tls_tickets import TicketKeys
 
 if TYPE_CHECKING:
-    from ktcpvs.system.certificates import CertificateFiles, ServerCertificate
+    from ktcpvs.system.certificates import CertificateStore, ServerCertificate
 
 SECRET_BYTES = 32
 """The size of a secret from which ticket keys are derived."""
 
 HTTP_PROTOCOLS = ("http/1.1", "http/1.0")
 """The protocols of ALPN that services speak whose schedulers read requests; other services accept any."""
-
-Read = Callable[[str], "tuple[ServerCertificate, ...]"]
-"""Reads what a `certificate` names. Raises NoTLS."""
 
 
 @frozen
@@ -89,17 +88,37 @@ class TLSOptions:
 class ServiceTLS(ContextChoice):
     """The certificates and contexts of one service.
 
-    options: as configured. files: its certificates. tickets: the keys of its contexts.
+    options: as configured. tickets: the keys of its contexts.
     """
 
-    def __init__(self, options: TLSOptions, files: CertificateFiles, secrets: tuple[bytes, bytes | None]) -> None:
-        """secrets: of tickets, as for `TLSProfiles.use_tickets`. Raises NoTLS."""
+    def __init__(self, options: TLSOptions, files: TLSFiles, secrets: tuple[bytes, bytes | None]) -> None:
+        """files: read already. secrets: of tickets, as for `TLSProfiles.use_tickets`. Raises NoTLS."""
         self.options = options
-        self.files = files
+        self._files = files
         self._secrets = secrets
-        self._authorities = read_authorities(options.client_ca) if options.client_ca else ""
-        self._error = ""  # why `client_ca` could not be read again
-        super().__init__(self._make_contexts(self._authorities), files.store(options.default))
+        self._authorities = self._read_authorities()
+        super().__init__(self._make_contexts(self._authorities), self._make_store())
+
+    def _certificates(self, path: str) -> tuple[ServerCertificate, ...]:
+        found = self._files.contents(TLSFile(CERTIFICATE, path))
+        assert not isinstance(found, Authorities)
+        return found
+
+    def _make_store(self) -> CertificateStore:
+        try:
+            from ktcpvs.system.certificates import CertificateStore
+        except ImportError as error:
+            raise NoTLS(f"TLS: {error.name} is not installed; try: pip install 'ktcpvs[tls]'") from None
+        read = {path: self._certificates(path) for path in self.options.paths}
+        return CertificateStore(chain.from_iterable(read.values()), read.get(self.options.default, ()))
+
+    def _read_authorities(self) -> str:
+        """The text of `client_ca`."""
+        if not self.options.client_ca:
+            return ""
+        found = self._files.contents(TLSFile(AUTHORITIES, self.options.client_ca))
+        assert isinstance(found, Authorities)
+        return found.pem
 
     def _make_contexts(self, authorities: str) -> ServerContexts:
         profile = self.options.profile(authorities)
@@ -113,42 +132,29 @@ class ServiceTLS(ContextChoice):
         self._secrets = secrets
         self.tickets.rotate(*secrets)
 
-    def reload(self) -> list[str]:
-        """Read the files again, for handshakes that begin from now on; keep what was read before of a file that cannot
-        be used. Returns errors that are new, a line each."""
-        has_changed, errors = self.files.reload()
-        if has_changed:
-            self.store = self.files.store(self.options.default)
-            self.contexts.keep_only(self.files.certificates)
-        return errors + self._reload_authorities()
-
-    def _reload_authorities(self) -> list[str]:
-        path = self.options.client_ca
-        if not path:
-            return []
+    def reload(self) -> None:
+        """Use the files as they have been read again, for handshakes that begin from now on."""
         try:
-            authorities = read_authorities(path)
-            if authorities != self._authorities:
-                self.contexts = self._make_contexts(authorities)
-                self._authorities = authorities
-        except NoTLS as error:
-            why = str(error)
-            is_new, self._error = self._error != why, why
-            return [why] if is_new else []
-        self._error = ""
-        return []
+            store, authorities = self._make_store(), self._read_authorities()
+        except NoTLS:
+            return  # no service needs the files any more: connections of one that was deleted drain
+        if store.certificates != self.store.certificates:
+            self.store = store
+            self.contexts.keep_only(store.certificates)
+        if authorities != self._authorities:
+            self.contexts = self._make_contexts(authorities)
+            self._authorities = authorities
 
 
 class TLSProfiles:
     """Makes what the listeners with TLS of all services need, and keeps it as long as one of them uses it."""
 
-    def __init__(self, read: Read | None = None, warn: Callable[[str], object] = nothing) -> None:
-        """read: reads certificates; None: from the files. warn: called with a line about each certificate that clients
-        will not trust, when it is read for a service."""
-        self._read = read
-        self._warn = warn
+    def __init__(self, files: TLSFiles) -> None:
+        """files: what the edit that asks for a service's TLS has prepared, and what running services need."""
+        self._files = files
         self._secrets: tuple[bytes, bytes | None] = os.urandom(SECRET_BYTES), None
         self._known: WeakValueDictionary[TLSOptions, ServiceTLS] = WeakValueDictionary()
+        files.observe(self.reload)
 
     def __iter__(self) -> Iterator[ServiceTLS]:
         """All that are in use. An edit that is being prepared, and connections in their handshake, use one too."""
@@ -156,33 +162,20 @@ class TLSProfiles:
 
     def choice(self, config: VirtualService, unit: str) -> ServiceTLS:
         """Return what the listeners of a service need: what they have already, or, if its options of TLS have changed,
-        the files as they are now. unit: of its scheduler. Raises NoTLS."""
+        something new. unit: of its scheduler. Raises NoTLS."""
         options = TLSOptions.of(config, unit)
         found = self._known.get(options)
         if found is None:
             try:
-                found = self._known[options] = self._make(options)
+                found = self._known[options] = ServiceTLS(options, self._files, self._secrets)
             except NoTLS as error:
                 raise NoTLS(f"service {config.ident}: {error}") from None
         return found
 
-    def _make(self, options: TLSOptions) -> ServiceTLS:
-        try:
-            from ktcpvs.system.certificates import CertificateFiles
-        except ImportError as error:
-            raise NoTLS(f"TLS: {error.name} is not installed; try: pip install 'ktcpvs[tls]'") from None
-        files = CertificateFiles(options.paths, self._read)
-        made = ServiceTLS(options, files, self._secrets)
-        now = datetime.datetime.now(datetime.UTC)
-        for certificate in files.certificates:
-            if warning := certificate.warning(now):
-                self._warn(f"service {options.ident}: {warning}")
-        return made
-
-    def reload(self) -> list[str]:
-        """Read all files again, for handshakes that begin from now on; keep what was read before of files that cannot
-        be used. Returns errors that are new, a line each."""
-        return list(dict.fromkeys(error for tls in self for error in tls.reload()))
+    def reload(self) -> None:
+        """Use the files as they have been read again, for handshakes that begin from now on."""
+        for tls in self:
+            tls.reload()
 
     def use_tickets(self, current: bytes, previous: bytes | None) -> None:
         """Derive the keys of session tickets from these secrets from now on. previous: whose tickets are still

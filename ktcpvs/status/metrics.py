@@ -64,6 +64,7 @@ def format_metrics(snapshot: dict[str, Any]) -> Iterator[bytes]:
     for name, kind, metric, meaning in _OF_PROCESS:
         samples = (f"{{{labels}}} {process[name]!r}\n" for labels, process in processes)
         yield from _format_metric(f"ktcpvs_process_{metric}", kind, meaning, samples)
+    yield from _format_certificates(snapshot["certificates"])
     yield from _format_services(services)
     servers = [
         (_format_labels(service=service["ident"], server=row["address"], role="server"), row)
@@ -80,6 +81,26 @@ def format_metrics(snapshot: dict[str, Any]) -> Iterator[bytes]:
     ]
     yield from _format_configuration(servers)
     yield from _format_counters(servers + redirects, snapshot["buckets"])
+
+
+def _format_certificates(certificates: list[dict[str, Any]]) -> Iterator[bytes]:
+    rows = []
+    for one in certificates:
+        name = (one["names"] or [one["subject"]])[0]
+        labels = _format_labels(file=one["file"], name=name, kind=one["kind"], use=one["use"])
+        rows.append((labels, one))
+    yield from _format_metric(
+        "ktcpvs_certificate_not_after_seconds",
+        GAUGE,
+        "The end of a certificate's validity, in seconds since 1970.",
+        (f"{{{labels}}} {row['not_after']!r}\n" for labels, row in rows if row["not_after"] is not None),
+    )
+    yield from _format_metric(
+        "ktcpvs_certificate_stale",
+        GAUGE,
+        "1: the newest version of the file cannot be used, and the one before is in use; 0: it is in use.",
+        (f"{{{labels}}} {int(bool(row['error']))}\n" for labels, row in rows),
+    )
 
 
 def _format_services(services: list[dict[str, Any]]) -> Iterator[bytes]:

@@ -101,8 +101,9 @@ class RenderedStatus:
 
     async def _take_snapshot(self) -> dict[str, Any]:
         stats = await maybeDeferred(self._switch.view, "stats", None)
+        certificates = await maybeDeferred(self._switch.view, "certificates", None)
         processes = {name: usage(pid) for name, pid in self._switch.processes().items()}
-        return summarize(stats, time.time(), self._started, processes)
+        return summarize(stats, certificates, time.time(), self._started, processes)
 
     async def _render_in_thread(self, render: Callable[[dict[str, Any]], Iterator[bytes]]) -> bytes:
         return await self._thread.call(_render, render, await self._snapshot.get())

@@ -13,12 +13,19 @@ from ktcpvs.system.processes import Usage
 _OF_SERVICE = ("ident", "running", "scheduler", "listen", "listeners", "maxclients", "stats")
 _OF_SERVER = ("address", "name", "weight", "maxconn", "stats", "health")
 _OF_RULE = ("pattern", "match", "name", "servers")
+_OF_CERTIFICATE = ("use", "file", "names", "subject", "kind", "not_after", "services", "error", "warning")
 
 
-def summarize(stats: dict[str, Any], now: float, started: float, processes: dict[str, Usage | None]) -> dict[str, Any]:
+def summarize(
+    stats: dict[str, Any],
+    certificates: list[dict[str, Any]],
+    now: float,
+    started: float,
+    processes: dict[str, Usage | None],
+) -> dict[str, Any]:
     """Return the data as one snapshot.
 
-    stats: the view of that name. now, started: seconds since 1970. processes: name -> usage.
+    stats, certificates: the views of these names. now, started: seconds since 1970. processes: name -> usage.
     """
     return {
         "version": stats["version"],
@@ -30,6 +37,7 @@ def summarize(stats: dict[str, Any], now: float, started: float, processes: dict
             for name, used in processes.items()
             if used is not None
         ],
+        "certificates": [_select(certificate, _OF_CERTIFICATE) for certificate in certificates],
         "services": [_summarize_service(service) for service in stats["services"]],
     }
 

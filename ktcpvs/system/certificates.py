@@ -10,7 +10,7 @@ import datetime
 import os
 import ssl
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -59,15 +59,6 @@ class ServerCertificate:
         """True within its validity."""
         return self.not_before <= now <= self.not_after
 
-    def warning(self, now: datetime.datetime) -> str:
-        """Why clients will not trust it now; "" where nothing is known against it."""
-        if now > self.not_after:
-            return f"{self.file}: the certificate of {self.subject} expired on {self.not_after:%Y-%m-%d %H:%M} UTC"
-        if now < self.not_before:
-            since = f"{self.not_before:%Y-%m-%d %H:%M}"
-            return f"{self.file}: the certificate of {self.subject} is not valid before {since} UTC"
-        return ""
-
 
 class CertificateStore:
     """Chooses certificates by the name that a client asks for; immutable.
@@ -111,54 +102,6 @@ def one_of_each_kind(
     return tuple(chosen.values())
 
 
-class CertificateFiles:
-    """The certificates of several paths, which can be read again while they are in use.
-
-    certificates: in the order of the paths. errors: path -> why its last reading failed.
-    """
-
-    def __init__(
-        self, paths: Iterable[str], read: Callable[[str], tuple[ServerCertificate, ...]] | None = None
-    ) -> None:
-        """Read all of them. read: reads one path; None: `read_certificates`. Raises NoTLS."""
-        self.paths = tuple(paths)
-        self.errors: dict[str, str] = {}
-        self._read_path = read or read_certificates
-        self._read = {path: self._read_path(path) for path in self.paths}
-
-    @property
-    def certificates(self) -> tuple[ServerCertificate, ...]:
-        return tuple(one for path in self.paths for one in self._read[path])
-
-    def store(self, default: str = "") -> CertificateStore:
-        """Return a store of all of them. default: the path of those for clients without a known name; "" refuses
-        these."""
-        return CertificateStore(self.certificates, self._read[default] if default else ())
-
-    def reload(self) -> tuple[bool, list[str]]:
-        """Read them again, and keep the former ones of a path that cannot be used.
-
-        Returns (whether something has changed, errors to report): an error is reported when it is another one than at
-        the last reload.
-        """
-        changed = False
-        news = []
-        for path in self.paths:
-            try:
-                read = self._read_path(path)
-            except NoTLS as error:
-                why = str(error)
-                if self.errors.get(path) != why:
-                    self.errors[path] = why
-                    news.append(why)
-                continue
-            self.errors.pop(path, None)
-            if read != self._read[path]:
-                self._read[path] = read
-                changed = True
-        return changed, news
-
-
 # Files.
 
 
@@ -173,7 +116,7 @@ def read_certificates(path: str) -> tuple[ServerCertificate, ...]:
     try:
         entries = sorted(os.listdir(path))
     except OSError as error:
-        raise NoTLS(f"{path}: {error.strerror}") from None
+        raise NoTLS(f"{path}: {error.strerror}") from error
     if CHAIN_FILE in entries or KEY_FILE in entries:
         chain, key = os.path.join(path, CHAIN_FILE), os.path.join(path, KEY_FILE)
         return (_certificate(chain, _read(chain), key, _read(key)),)
@@ -186,14 +129,23 @@ def read_certificates(path: str) -> tuple[ServerCertificate, ...]:
     return tuple(one for file in files for one in read_certificates(file))
 
 
+def read_client_certificate(path: str) -> ServerCertificate:
+    """Read the certificate that a server sees, with its chain and key in one PEM file. Raises NoTLS."""
+    data = _read(path)
+    return _certificate(path, data, path, data, is_for_clients=False)
+
+
 def _read(path: str) -> bytes:
     try:
         return read_file(path)
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL
-        raise NoTLS(f"{shorten(path)}: {getattr(error, 'strerror', None) or error}") from None
+        raise NoTLS(f"{shorten(path)}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _certificate(file: str, data: bytes, key_file: str, key_data: bytes) -> ServerCertificate:
+def _certificate(
+    file: str, data: bytes, key_file: str, key_data: bytes, *, is_for_clients: bool = True
+) -> ServerCertificate:
+    """is_for_clients: False: servers see it, as that of a client."""
     key = read_private_key(key_file, key_data)
     try:
         chain = x509.load_pem_x509_certificates(data)
@@ -206,12 +158,9 @@ def _certificate(file: str, data: bytes, key_file: str, key_data: bytes) -> Serv
         raise NoTLS(f"{file}: no certificate in PEM, or an unreadable one") from None
     if key.public_key() != public_key:
         raise NoTLS(f"{key_file}: the key does not belong to the certificate of {subject} in {file}")
-    if not names:
+    if not names and is_for_clients:
         raise NoTLS(f"{file}: the certificate of {subject} is for no host: it needs a subjectAltName")
-    if purposes is not None and not {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE} & {
-        *purposes
-    }:
-        raise NoTLS(f"{file}: the certificate of {subject} is not for servers: its extendedKeyUsage lacks serverAuth")
+    _check_purpose(file, subject, purposes, is_for_clients)
     _check_chain(file, chain)
     pem = b"".join(one.public_bytes(Encoding.PEM) for one in chain)
     pem += key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -238,6 +187,15 @@ def read_private_key(source: str, data: bytes) -> Any:
     except (ValueError, UnsupportedAlgorithm):
         why = "no private key in PEM, or an unreadable one"
     raise NoTLS(f"{source}: {why}")
+
+
+def _check_purpose(file: str, subject: str, purposes: Any, is_for_clients: bool) -> None:
+    """purposes: the value of extendedKeyUsage; None: there is none, and the certificate is for everything."""
+    wanted = ExtendedKeyUsageOID.SERVER_AUTH if is_for_clients else ExtendedKeyUsageOID.CLIENT_AUTH
+    if purposes is None or wanted in purposes or ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in purposes:
+        return
+    whom, name = ("servers", "serverAuth") if is_for_clients else ("clients", "clientAuth")
+    raise NoTLS(f"{file}: the certificate of {subject} is not for {whom}: its extendedKeyUsage lacks {name}")
 
 
 def _check_chain(file: str, chain: Sequence[x509.Certificate]) -> None:

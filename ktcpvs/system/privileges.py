@@ -12,6 +12,7 @@ import grp
 import os
 import pwd
 import struct
+from collections.abc import Mapping
 from functools import cache
 
 from attrs import frozen
@@ -87,8 +88,8 @@ def permitted() -> int:
     return int(low | high << 32)
 
 
-def become(who: Identity, *groups: int) -> None:
-    """Become the user `who` for good, and keep those capabilities of KEPT that this process has. Raises CannotDrop.
+def become(who: Identity, *groups: int, kept: Mapping[str, int] = KEPT) -> None:
+    """Become the user `who` for good, and keep those capabilities of `kept` that this process has. Raises CannotDrop.
 
     groups: additional groups. A process that already runs as `who`, and not as root, is left unchanged.
     """
@@ -96,10 +97,10 @@ def become(who: Identity, *groups: int) -> None:
         return
     if os.geteuid() != 0:
         raise CannotDrop(f"--user {who.name}: only root can become another user")
-    kept = sum(1 << number for number in KEPT.values()) & permitted()
+    bits = sum(1 << number for number in kept.values()) & permitted()
     try:
         for number in range(_LAST + 1):
-            if not kept >> number & 1:
+            if not bits >> number & 1:
                 try:
                     prctl(_CAPBSET_DROP, number)
                 except OSError:
@@ -108,9 +109,9 @@ def become(who: Identity, *groups: int) -> None:
         os.setgroups([*os.getgrouplist(who.name, who.gid), *groups])
         os.setresgid(who.gid, who.gid, who.gid)
         os.setresuid(who.uid, who.uid, who.uid)
-        _set_capabilities(kept)
-        for number in KEPT.values():
-            if kept >> number & 1:
+        _set_capabilities(bits)
+        for number in kept.values():
+            if bits >> number & 1:
                 prctl(_AMBIENT, _AMBIENT_RAISE, number)
         prctl(_NO_NEW_PRIVS, 1)
         prctl(_DUMPABLE, 1)  # else its /proc/self would belong to root and be unreadable

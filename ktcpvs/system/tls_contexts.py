@@ -211,4 +211,4 @@ def read_pem(path: str) -> bytes:
     try:
         return read_file(path)
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL
-        raise NoTLS(f"{shorten(path)}: {getattr(error, 'strerror', None) or error}") from None
+        raise NoTLS(f"{shorten(path)}: {getattr(error, 'strerror', None) or error}") from error

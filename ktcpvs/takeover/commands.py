@@ -3,6 +3,7 @@
     >> TakeOver        the old daemon takes no more edits, and makes the inventory
     >> TakePage ...    the inventory, one page at a time
     >> TakeSocket ...  the listening sockets, one at a time
+    >> TakeReader      the process that reads certificates, where the inventory says that there is one
                        the new daemon gets ready; if it ends, the old daemon continues
     >> Commit          the new daemon serves from now on
 
@@ -42,6 +43,12 @@ class TakeSocket(_Command):
     """One listening socket. number: its position in the inventory, from 0."""
 
     arguments = [(b"number", amp.Integer())]
+    response = [(b"descriptor", amp.Descriptor())]
+
+
+class TakeReader(_Command):
+    """The link to the process that reads certificates with root's rights, which both daemons can use."""
+
     response = [(b"descriptor", amp.Descriptor())]
 
 

@@ -23,10 +23,12 @@ from ktcpvs.model.address import Address
 from ktcpvs.runtime.inherited_sockets import InheritedSockets
 from ktcpvs.services.director import Director
 from ktcpvs.services.running import LATE_CLOSE_DELAY
+from ktcpvs.services.ticket_secrets import SecretsRecord
+from ktcpvs.system.certificate_reader import CertificateReader
 from ktcpvs.system.log import ANNOUNCE, EventLog
 from ktcpvs.system.process import peer_process
 from ktcpvs.system.sockets import distinct, file_of, share_among
-from ktcpvs.takeover.commands import PROTOCOL, Commit, TakeOver, TakePage, TakeSocket
+from ktcpvs.takeover.commands import PROTOCOL, Commit, TakeOver, TakePage, TakeReader, TakeSocket
 from ktcpvs.takeover.inventory import ACTIVATED, CONTROL, SERVICE, Inventory, SocketRecord
 
 COMMIT_TIMEOUT = 60.0
@@ -43,15 +45,20 @@ class HandoverSource:
         control: socket.socket,
         watchdog: int,
         committed: Callable[[str, int], object],
+        tickets: Callable[[], SecretsRecord],
+        reader: CertificateReader | None,
     ) -> None:
         """control: the listening socket of the control connection. watchdog: as in the inventory. committed: called
-        when the new daemon serves, with the name of its pid file, and its process id, 0 if that is not known."""
+        when the new daemon serves, with the name of its pid file, and its process id, 0 if that is not known. tickets:
+        returns the secrets of session tickets. reader: reads certificates; None: this process does."""
         self.is_committed = False
         self._director = director
         self._sockets = sockets
         self._control = control
         self._watchdog = watchdog
         self._committed = committed
+        self._tickets = tickets
+        self._reader = reader
         self._log: EventLog = director.context.log
         self._target: HandoverConnection | None = None
         self._timeout: Any = None
@@ -126,6 +133,8 @@ class HandoverSource:
             resolution=dict(director.resolution),
             down=director.servers_down(),
             watchdog=self._watchdog,
+            tickets=self._tickets(),
+            has_reader=self._reader is not None,
         )
 
     def page(self, number: int) -> bytes:
@@ -139,6 +148,12 @@ class HandoverSource:
         if not 0 <= number < len(self._offered):
             raise BadValue(f"there is no socket {number}")
         return self._offered[number].fileno()
+
+    def reader_descriptor(self) -> int:
+        """Return the descriptor of the link to the process that reads certificates. Raises BadValue."""
+        if not self._pages or self._reader is None:
+            raise BadValue("there is no process that reads certificates")
+        return self._reader.fileno()
 
     def commit(self, target: HandoverConnection, processes: int, pid_file: str) -> None:
         """Hand over: the new daemon serves from now on. Raises BadValue or OSError; then nothing has changed.
@@ -214,6 +229,10 @@ class HandoverConnection(Administrator):
     @TakeSocket.responder
     def take_socket(self, number: int) -> dict[str, Any]:
         return {"descriptor": self._handover_source().descriptor(number)}
+
+    @TakeReader.responder
+    def take_reader(self) -> dict[str, Any]:
+        return {"descriptor": self._handover_source().reader_descriptor()}
 
     @Commit.responder
     def commit(self, processes: int, pid_file: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from ktcpvs.model.address import parse_address
 from ktcpvs.runtime.inherited_sockets import InheritedSockets
 from ktcpvs.system.process import peer_user, process_of
 from ktcpvs.system.sockets import owns_file
-from ktcpvs.takeover.commands import PROTOCOL, Commit, TakeOver, TakePage, TakeSocket
+from ktcpvs.takeover.commands import PROTOCOL, Commit, TakeOver, TakePage, TakeReader, TakeSocket
 from ktcpvs.takeover.inventory import ACTIVATED, CONTROL, Inventory, SocketRecord, read_inventory
 
 ANSWER_TIMEOUT = 30.0
@@ -67,7 +67,8 @@ class _BlockingTransport:
 
 
 class HandoverTarget:
-    """A takeover from the daemon at `where`. inventory: its own. version: its own. control: its control socket."""
+    """A takeover from the daemon at `where`. inventory: its own. version: its own. control: its control socket. reader:
+    the link to the process that reads certificates for it; None: there is none."""
 
     def __init__(self, where: ControlAddress, sockets: InheritedSockets) -> None:
         """Fetch everything. sockets: gets all sockets but the control socket. Raises CannotTakeOver."""
@@ -77,6 +78,7 @@ class HandoverTarget:
         self._sock = socket.socket(socket.AF_UNIX)
         self._link: Any = QuietAMP()  # type: ignore[no-untyped-call]
         self.control: socket.socket
+        self.reader: socket.socket | None = None
         try:
             self._sock.settimeout(ANSWER_TIMEOUT)
             self._sock.connect(where.path or "")
@@ -119,6 +121,9 @@ class HandoverTarget:
             # blocking, and # with it the socket in both daemons.
             sock.setblocking(False)
             self._sort_in(sock, record, inventory)
+        if inventory.has_reader:
+            self.reader = socket.socket(fileno=self._ask(TakeReader)["descriptor"])
+            self.reader.set_inheritable(False)
         if not hasattr(self, "control"):
             raise CannotTakeOver(f"{source} hands over no control connection; it continues")
         return inventory
@@ -196,3 +201,5 @@ class HandoverTarget:
         self._sock.close()
         for sock, _ in self._fetched:
             sock.close()
+        if self.reader is not None:
+            self.reader.close()

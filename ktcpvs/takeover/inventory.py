@@ -13,6 +13,7 @@ from ktcpvs.model.describe import configuration
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write
 from ktcpvs.model.table import Table
+from ktcpvs.services.ticket_secrets import SecretsRecord
 
 CONTROL, SERVICE, ACTIVATED = "control", "service", "lasting"
 """The uses of a socket: the control connection; a service; none yet, but a service manager keeps it open."""
@@ -41,7 +42,8 @@ class SocketRecord:
 class Inventory:
     """key: the switch's own secret. sockets: in the order in which they are fetched. down: servers that checks have
     found down: ident, address, reason. resolution: the addresses of host names. watchdog: the microseconds within which
-    the service manager expects a sign of life; 0: it expects none."""
+    the service manager expects a sign of life; 0: it expects none. tickets: the secrets of session tickets; None: an
+    older version has none. has_reader: a process reads certificates for the daemon, and TakeReader hands it over."""
 
     table: Table
     key: bytes
@@ -49,6 +51,8 @@ class Inventory:
     down: list[tuple[str, str, str]] = Factory(list)
     resolution: dict[str, tuple[str, ...]] = Factory(dict)
     watchdog: int = 0
+    tickets: SecretsRecord | None = None
+    has_reader: bool = False
 
     def text(self) -> bytes:
         """The inventory as one JSON document. Two versions exchange it, so its names stay."""
@@ -62,6 +66,8 @@ class Inventory:
                 "down": self.down,
                 "resolution": self.resolution,
                 "watchdog": self.watchdog,
+                "tickets": None if self.tickets is None else self.tickets.described(),
+                "has_reader": self.has_reader,
             }
         ).encode("utf-8")
 
@@ -86,6 +92,8 @@ def read_inventory(text: bytes, source: str) -> Inventory:
                 for host, addresses in data.get("resolution", {}).items()
             },
             watchdog=int(data["watchdog"]),
+            tickets=SecretsRecord.read(data["tickets"]) if data.get("tickets") is not None else None,
+            has_reader=bool(data.get("has_reader")),
         )
     except Refusal as refusal:
         raise CannotTakeOver(f"{source} has a table that this version cannot read: {refusal}; it continues") from None

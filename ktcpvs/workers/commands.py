@@ -79,6 +79,34 @@ class SetAddresses(amp.Command):
     arguments = [(b"host", amp.Unicode()), (b"addresses", amp.ListOf(amp.Unicode()))]
 
 
+class PassFile(amp.Command):
+    """One page of the contents of a file of TLS, JSON in UTF-8 as in system/tls_files.py. After the last page, the
+    worker uses them.
+
+    use, path: of the file. is_first: drop the pages that came before.
+    """
+
+    arguments = [
+        (b"use", amp.Unicode()),
+        (b"path", amp.Unicode()),
+        (b"page", amp.String()),
+        (b"is_first", amp.Boolean()),
+        (b"is_last", amp.Boolean()),
+    ]
+
+
+class DropFile(amp.Command):
+    """No service needs this file of TLS any more."""
+
+    arguments = [(b"use", amp.Unicode()), (b"path", amp.Unicode())]
+
+
+class UseTickets(amp.Command):
+    """The secrets from which the keys of session tickets are derived. previous: empty: there is none."""
+
+    arguments = [(b"current", amp.String()), (b"previous", amp.String())]
+
+
 class ReopenLogs(amp.Command):
     """Reopen the files of access logs."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Any
 from attrs import evolve
 from twisted.internet.defer import Deferred, gatherResults
 
+from ktcpvs.control.commands import pages
 from ktcpvs.control.edit_commands import CommandCall, commands_for
 from ktcpvs.errors import Refusal
 from ktcpvs.model import edits
@@ -19,11 +21,15 @@ from ktcpvs.model.destination import Destination
 from ktcpvs.model.expansion import Resolution
 from ktcpvs.model.health import DOWN
 from ktcpvs.model.table import Table
+from ktcpvs.model.tls_files import TLSFile
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.director import edits_for
 from ktcpvs.services.running import RunningService
+from ktcpvs.services.tls_file_store import Update
 from ktcpvs.system.sockets import close_listener, release_listener
+from ktcpvs.system.tls_files import Contents, encode
 from ktcpvs.workers import commands
+from ktcpvs.workers.commands import DropFile
 from ktcpvs.workers.shared_counters import CounterKey, SlotAllocator
 from ktcpvs.workers.worker_processes import WorkerProcess, WorkerProcesses
 
@@ -51,6 +57,10 @@ class SupervisedWorkers:
         self._sent_slots: dict[CounterKey, int] = {}
         self._listening: dict[str, dict[Address, list[socket.socket]]] = {}  # ident -> a socket for each worker
         self._new: list[tuple[str, Address]] = []  # those whose sockets are to be sent with the next edit
+        self._files: dict[TLSFile, Contents] = {}
+        self._new_files: dict[TLSFile, Contents] = {}  # those to be passed with the next edit
+        self._dropped_files: list[TLSFile] = []
+        self._tickets: CommandCall | None = None  # passes the secrets of session tickets
         self._ready: Deferred[None] | None = None
 
     def start(self) -> None:
@@ -76,6 +86,13 @@ class SupervisedWorkers:
         return [
             (commands.SetAddresses, {"host": host, "addresses": list(addresses)}) for host, addresses in found.items()
         ]
+
+    def pass_files(self, update: Update) -> None:
+        self._files |= update.contents
+        self._new_files |= update.contents
+        for file in update.dropped:
+            self._files.pop(file, None)
+        self._dropped_files += update.dropped
 
     def listen(self, service: RunningService, socks: Mapping[Address, list[socket.socket]]) -> None:
         ident, addresses = service.ident, service.config.addresses
@@ -110,18 +127,32 @@ class SupervisedWorkers:
             self._call(worker, commands.UpdateHealth, servers=[update])
 
     async def send(self, commands: Sequence[CommandCall] | None) -> None:
-        """Send the commands to all workers that are ready, after the slots and sockets that they need."""
+        """Send the commands to all workers that are ready, after the slots, files and sockets that they need."""
         if commands is None:
             return
         new_slots = {key: slot for key, slot in self._slots.slots.items() if self._sent_slots.get(key) != slot}
         self._sent_slots = dict(self._slots.slots)
         new_listeners, self._new = self._new, []
+        files, self._new_files = _file_calls(self._new_files), {}
+        dropped, self._dropped_files = self._dropped_files, []
 
         def prepare(worker: WorkerProcess) -> list[Deferred[Any]]:
-            sockets = [self._send_socket(worker, ident, address) for ident, address in new_listeners]
-            return [*self._send_slots(worker, new_slots), *sockets]
+            answers = self._send_slots(worker, new_slots)
+            answers += [worker.call(command, **arguments) for command, arguments in files]
+            return answers + [self._send_socket(worker, ident, address) for ident, address in new_listeners]
 
-        await self._workers.broadcast(commands, prepare)
+        drops = [(DropFile, {"use": file.use, "path": file.path}) for file in dropped]
+        await self._workers.broadcast([*commands, *drops], prepare)
+
+    async def replace_files(self, update: Update) -> None:
+        self._files |= update.contents
+        await self._workers.broadcast(_file_calls(update.contents), lambda worker: [])
+
+    def use_tickets(self, current: bytes, previous: bytes | None) -> None:
+        """Have all workers derive the keys of session tickets from these secrets. previous: None: there is none."""
+        self._tickets = commands.UseTickets, {"current": current, "previous": previous or b""}
+        for worker in self._workers.running():
+            self._call(worker, self._tickets[0], **self._tickets[1])
 
     def replace_all(self) -> None:
         for worker in self._workers.ready():
@@ -160,6 +191,8 @@ class SupervisedWorkers:
             )
         ]
         answers += self._send_slots(worker, self._slots.slots)
+        passed = [*_file_calls(self._files), *([] if self._tickets is None else [self._tickets])]
+        answers += [worker.call(command, **arguments) for command, arguments in passed]
         answers += [
             self._send_socket(worker, ident, address) for ident, known in self._listening.items() for address in known
         ]
@@ -231,6 +264,17 @@ class SupervisedWorkers:
 
     def end_all(self) -> None:
         self._workers.signal_all("KILL")
+
+
+def _file_calls(files: Mapping[TLSFile, Contents]) -> list[CommandCall]:
+    """The commands that pass these files to a worker."""
+    calls: list[CommandCall] = []
+    for file, contents in files.items():
+        found = pages(json.dumps(encode(contents)))
+        for number, page in enumerate(found):
+            where = {"is_first": number == 0, "is_last": number == len(found) - 1}
+            calls.append((commands.PassFile, {"use": file.use, "path": file.path, "page": page, **where}))
+    return calls
 
 
 def _health_update(ident: str, address: str, is_up: bool, why: str) -> dict[str, Any]:

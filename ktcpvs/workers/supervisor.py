@@ -16,6 +16,7 @@ from ktcpvs.inspect.views import Views
 from ktcpvs.model.table import Table
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.director import Director, StagesOf
+from ktcpvs.services.tls_file_store import TLSFiles
 from ktcpvs.system import log as levels
 from ktcpvs.workers import commands
 from ktcpvs.workers.merged_views import MergedViews
@@ -26,7 +27,7 @@ from ktcpvs.workers.worker_processes import ANSWER_TIMEOUT, WorkerProcess, Worke
 
 class Supervisor:
     """Starts workers, and introduces each to the table. director: its own. workers: all of them. views: of all workers
-    together."""
+    together. use_tickets: as that of SupervisedWorkers."""
 
     def __init__(
         self,
@@ -36,9 +37,10 @@ class Supervisor:
         save: Callable[[Table], Awaitable[None]],
         unload: Callable[[], object],
         stages_of: StagesOf,
+        files: TLSFiles,
     ) -> None:
-        """size: the number of workers. slots: those in which `context.counters` counts too. save, unload, stages_of: as
-        for a Director; clients go through the stages of the workers."""
+        """size: the number of workers. slots: those in which `context.counters` counts too. save, unload, stages_of,
+        files: as for a Director; clients go through the stages of the workers, which are passed the files."""
         self._context = context
         self.workers = WorkerProcesses(
             context.reactor,
@@ -49,7 +51,8 @@ class Supervisor:
             lambda: context.settings.worker_timeout,
         )
         self._processes = SupervisedWorkers(context, self.workers, slots)
-        self.director = Director(context, save, unload, processes=self._processes, stages_of=stages_of)
+        self.director = Director(context, save, unload, processes=self._processes, stages_of=stages_of, files=files)
+        self.use_tickets = self._processes.use_tickets
         self.views = MergedViews(Views(self.director), self.workers)
 
     def _worker_started(self, worker: WorkerProcess) -> None:

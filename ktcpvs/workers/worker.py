@@ -7,6 +7,7 @@ LINK_DESCRIPTOR. When that link breaks, the worker drains and ends.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -29,17 +30,20 @@ from ktcpvs.inspect.views import Views
 from ktcpvs.model.address import Address, parse_address
 from ktcpvs.model.edits import Edit
 from ktcpvs.model.settings import Settings
+from ktcpvs.model.tls_files import TLSFile
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.listening_sockets import ListeningSockets
 from ktcpvs.services.director import Director
 from ktcpvs.services.listener_stages import ListenerStages
 from ktcpvs.services.resolver import NoResolver
+from ktcpvs.services.tls_file_store import PassedFiles
 from ktcpvs.services.tls_profiles import TLSProfiles
 from ktcpvs.system.limits import calm_collector, raise_descriptor_limit
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.process import end_after_parent
 from ktcpvs.system.shared import SharedTable
+from ktcpvs.system.tls_files import decode
 from ktcpvs.workers import commands
 from ktcpvs.workers.commands import LINK_DESCRIPTOR
 from ktcpvs.workers.shared_counters import CounterKey, SharedCounters
@@ -78,6 +82,7 @@ class SupervisorLink(Administrator):
     def __init__(self, worker: Worker, log: EventLog) -> None:
         super().__init__(worker, log)
         self._worker = worker
+        self._file = bytearray()  # the pages of the one that is being passed
 
     def fileDescriptorReceived(self, descriptor: int) -> None:
         amp.AMP.fileDescriptorReceived(self, descriptor)  # an Administrator accepts none
@@ -116,6 +121,26 @@ class SupervisorLink(Administrator):
     def set_addresses(self, host: str, addresses: list[str]) -> Deferred[dict[str, Any]]:
         return self._worker.director.resolved({host: tuple(addresses)}).addCallback(lambda _: {})
 
+    @commands.PassFile.responder
+    def pass_file(self, use: str, path: str, page: bytes, is_first: bool, is_last: bool) -> dict[str, Any]:
+        if is_first:
+            self._file.clear()
+        self._file += page
+        if is_last:
+            data, self._file = json.loads(self._file), bytearray()
+            self._worker.files.add(TLSFile(use, path), decode(data))
+        return {}
+
+    @commands.DropFile.responder
+    def drop_file(self, use: str, path: str) -> dict[str, Any]:
+        self._worker.files.drop(TLSFile(use, path))
+        return {}
+
+    @commands.UseTickets.responder
+    def use_tickets(self, current: bytes, previous: bytes) -> dict[str, Any]:
+        self._worker.profiles.use_tickets(current, previous or None)
+        return {}
+
     @commands.ReopenLogs.responder
     def reopen_logs(self) -> dict[str, Any]:
         self._worker.reopen_logs()
@@ -151,13 +176,15 @@ class _LinkFactory(ServerFactory):
 class Worker:
     """One worker process. It gets its director by the supervisor's command Begin.
 
-    slots: what the shared table counts in which slot. sockets: those handed down. profiles: of its listeners with TLS.
+    slots: what the shared table counts in which slot. sockets: those handed down. files: of TLS, which the supervisor
+    reads. profiles: of its listeners with TLS.
     """
 
     def __init__(self, reactor: Any, log: EventLog) -> None:
         self.slots: dict[CounterKey, int] = {}
         self.sockets = HandedDownSockets()
-        self.profiles = TLSProfiles()
+        self.files = PassedFiles()
+        self.profiles = TLSProfiles(self.files)
         self._reactor = reactor
         self._log = log
         self._director: Director | None = None
@@ -186,6 +213,7 @@ class Worker:
             resolver=NoResolver,
             is_strict=False,
             stages_of=ListenerStages(context, self.profiles),
+            files=self.files,
         )
         self._director.start()
         if self._is_handed_over:

@@ -249,6 +249,43 @@ SCHEDULERS = [
 ]
 
 
+CERTIFICATE = {
+    "use": "certificate", "path": "/live/shop", "file": "/live/shop/fullchain.pem",
+    "names": ["shop.example", "*.shop.example"],
+    "subject": "shop.example", "issuer": "R11", "kind": "ECDSA", "not_before": 1790000000.0, "not_after": 1797776000.0,
+    "left": 0.7168, "services": ["shop", "beta"], "error": "", "warning": "",
+}  # fmt: skip
+
+
+def test_certificates() -> None:
+    ca = {
+        "use": "ca",
+        "path": "/ca.pem",
+        "file": "/ca.pem",
+        "names": [],
+        "subject": "Staff",
+        "issuer": "",
+        "kind": "CA",
+    }
+    unread = {"names": [], "subject": "", "issuer": "", "kind": "", "not_after": None, "left": None, "file": "/b.pem"}
+    assert output.format_certificates([CERTIFICATE, {**CERTIFICATE, **ca}, {**CERTIFICATE, **unread}]) == text("""
+        Names                         Issuer  Expires           Left  Key    Used by     File
+        shop.example, *.shop.example  R11     2026-12-20 14:13   72%  ECDSA  shop, beta  /live/shop/fullchain.pem
+        Staff                         -       2026-12-20 14:13   72%  CA     shop, beta  /ca.pem
+        -                             -       -                    -  -      shop, beta  /b.pem
+        """)
+    assert output.format_certificates([]) == "Names  Issuer  Expires  Left  Key  Used by  File\n"
+
+
+def test_certificates_with_something_wrong() -> None:
+    expires, broken = {"warning": "/a.pem: it expires"}, {"error": "/a.pem: no key"}
+    unread = {"error": "/b.pem: No such file or directory", "not_after": None}
+    shown = output.format_certificates([{**CERTIFICATE, **expires, **broken}, {**CERTIFICATE, **unread}])
+    assert shown.split("\n\n")[1] == (
+        "/a.pem: no key; what was read before stays in use\n/b.pem: No such file or directory\n/a.pem: it expires\n"
+    )
+
+
 def test_schedulers() -> None:
     assert output.format_schedulers({"schedulers": SCHEDULERS, "broken": []}) == text("""
         Scheduler  Decides        Services  Module  Summary
@@ -376,9 +413,12 @@ def test_ten_thousand_rules_are_explained_fast() -> None:
 def test_settings() -> None:
     answer = [
         {"name": "debug_level", "value": 0, "unit": ""},
-        {"name": "read_timeout", "value": 180, "unit": "seconds"},
+        {"name": "read_timeout", "value": 180, "unit": "seconds", "note": ""},
+        {"name": "tls_ticket_rotation", "value": 12, "unit": "hours", "note": "without effect: no libssl"},
     ]
-    assert output.format_settings(answer) == "debug_level = 0\nread_timeout = 180\n"
+    assert output.format_settings(answer) == (
+        "debug_level = 0\nread_timeout = 180\ntls_ticket_rotation = 12  # without effect: no libssl\n"
+    )
 
 
 def test_json_is_the_answer_unchanged() -> None:

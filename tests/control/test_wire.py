@@ -236,6 +236,11 @@ EDITS: dict[str, tuple[Call, list[bytes], edits.Edit]] = {
         edits.Load(edits.AddService("web").apply(Table()).services),
     ),
     "Confirm": (lambda switch: switch.confirm(), [request_box(b"Confirm")], edits.Confirm()),
+    "ReloadCertificates": (
+        lambda switch: switch.reload_certificates(),
+        [request_box(b"ReloadCertificates")],
+        edits.ReloadCertificates(),
+    ),
 }
 """A call of the client, the boxes that it sends, and the edit that the daemon carries out."""
 

@@ -97,6 +97,13 @@ def child_processes(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 def has_ended(pid: int) -> bool:
     """True when that process is gone, or dead and not yet reaped."""
     try:
@@ -342,7 +349,7 @@ class Daemon:
 
     def workers(self) -> list[int]:
         """The process numbers of its workers."""
-        return child_processes(self.pid)
+        return [pid for pid in child_processes(self.pid) if b"ktcpvs.workers" in _command_line(pid)]
 
     def wait_until_workers_serve(self, count: int = 2, *, but: Collection[int] = ()) -> None:
         """Wait until there are `count` workers, none of them among `but`, and all have the table."""

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import tempfile
@@ -15,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from authority import Authority
 from servers import LOOPBACK, SocketServer, dial, echo, free_port, read_exactly, wait_for
+from tls_load import Site, client_context, handshake
 
-from ktcpvs.errors import Refusal
 from ktcpvs.system import bpf
 from ktcpvs.system.privileges import KEPT
-from tests.authority import Authority
 
-from .harness import TCPVSADM, ControlThread, Daemon, command, environment
+from .harness import TCPVSADM, ControlThread, Daemon, child_processes, command, environment, has_ended
 from .readable import NOBODY, everybodys_python, nobody_can_run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")]
@@ -125,25 +124,44 @@ def test_certificates_that_only_root_can_read(start: Callable[..., Daemon], fold
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_listeners_with_tls(
-    start: Callable[..., Daemon], serve: Callable[..., SocketServer], folder: Path, workers: int
+def test_certificates_of_services_that_only_root_can_read(
+    start: Callable[..., Daemon], serve: Callable[..., SocketServer], tmp_path: Path, workers: int
 ) -> None:
-    ca = Authority(folder)
-    certificate, port = ca.daemon(), free_port()
-    certificate.chmod(0o400)
-    daemon = start("--user", "nobody", workers=workers, tls=True)
+    """A process that kept the right to read them reads them, for an upgraded daemon too."""
+    ca = Authority(tmp_path)
+    site = Site(tmp_path, ca, "a.example")
+    (tmp_path / "live").chmod(0o700)
+    daemon = start("--user", "nobody", workers=workers)
     daemon.wait_until_workers_serve(workers)
-    listen = [f"{LOOPBACK}:{port} tls"]
-    daemon.call("add_service", "s", listen=listen, certificate=[str(certificate)], scheduler="wlc")
-    daemon.call("add_server", "s", serve(echo).address)
-    with pytest.raises(Refusal, match=f"service s: {certificate}: Permission denied"):
-        daemon.call("start", "s")
-    shutil.chown(certificate, NOBODY.pw_uid)
-    daemon.call("start", "s")
-    context = ssl.create_default_context(cafile=ca.pem)
-    with dial((LOOPBACK, port)) as raw, context.wrap_socket(raw, server_hostname="localhost") as client:
-        client.sendall(b"hello")
-        assert read_exactly(client, 5) == b"hello"
+    (reader,) = [pid for pid in child_processes(daemon.pid) if pid not in daemon.workers()]
+    wait_for(lambda: status(reader)["NoNewPrivs"] == "1", timeout=30)  # the last thing that it gives up
+    seen = status(reader)
+    assert set(seen["Uid"].split()) == {str(NOBODY.pw_uid)}
+    for name in ("CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        assert int(seen[name], 16).bit_count() == 1, name
+    port = free_port()
+    daemon.service("s", f"{LOOPBACK}:{port} tls", serve(echo).address, certificate=str(site.live))
+    context = client_context(ca)
+    before = handshake(port, context, "a.example")
+    refused = daemon.adm("-E", "-i", "s", "client_ca=/etc/shadow", check=False)
+    assert refused.returncode == 1
+    assert refused.stderr.endswith("/etc/shadow: no certificate in PEM, or an unreadable one\n")
+    new = site.renew()
+    assert daemon.adm("--reload-certificates").stderr == ""
+    assert handshake(port, context, "a.example").serial == new != before.serial
+    # The daemon starts the next one, which never was root.
+    daemon.signal(signal.SIGUSR2)
+    daemon.wait_for_log("taken over from")
+    daemon.wait()
+    try:
+        newest = site.renew()
+        assert daemon.adm("--reload-certificates").stderr == ""
+        assert handshake(port, context, "a.example").serial == newest
+        assert handshake(port, context, "a.example", before.session).is_resumed
+        assert not has_ended(reader)
+    finally:
+        daemon.adm("--set", "unload=1")
+    wait_for(lambda: has_ended(reader), timeout=30)
 
 
 CONNECT_AS_STRANGER = (

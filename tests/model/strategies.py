@@ -45,6 +45,7 @@ from ktcpvs.model.edits import (
     Flush,
     Load,
     MoveRule,
+    ReloadCertificates,
     Set,
     StartService,
     StopService,
@@ -425,6 +426,7 @@ def _one_edit() -> dict[type[Edit], st.SearchStrategy[Edit]]:
         Set: st.builds(Set, changes),
         Unload: st.just(Unload()),
         Confirm: st.just(Confirm()),
+        ReloadCertificates: st.just(ReloadCertificates()),
         Load: st.builds(
             lambda table, start: Load(table.services, table.settings, start=start),
             tables(max_services=2),

@@ -19,7 +19,6 @@ from ktcpvs.http.fast_path import IS_COMPILED
 from ktcpvs.inspect.views import Views
 from ktcpvs.protocols.forwarding import certificate_line
 from ktcpvs.protocols.proxy_protocol import LOCAL, write_v1, write_v2
-from ktcpvs.services.tls_profiles import TLSProfiles
 from ktcpvs.status.metrics import format_metrics
 from ktcpvs.status.summary import summarize
 
@@ -43,7 +42,7 @@ def make() -> Iterator[Make]:
     worlds: list[World] = []
 
     def make(*lines: str, **options: Any) -> World:
-        worlds.append(World(*lines, **{"profiles": TLSProfiles(), **options}))
+        worlds.append(World(*lines, **{"has_stages": True, **options}))
         return worlds[-1]
 
     yield make
@@ -305,7 +304,7 @@ def test_handshakes_and_refusals_are_shown(make: Make, site: str) -> None:
     assert "\n  handshakes: TLSv1.3 full 1, refused 3\n" in shown
     assert "\n  refused: 1 TLS: plain HTTP\n  refused: 2 TLS: this is not TLS\n" in shown
     assert "\n  max_handshakes reached: 1 times\n" in shown
-    metrics = b"".join(format_metrics(summarize(stats, 0.0, 0.0, {}))).decode()
+    metrics = b"".join(format_metrics(summarize(stats, [], 0.0, 0.0, {}))).decode()
     name = "ktcpvs_service_"
     assert f'{name}handshakes_total{{service="s",version="TLSv1.3",outcome="full"}} 1\n' in metrics
     assert f'{name}handshakes_total{{service="s",version="",outcome="refused"}} 3\n' in metrics

@@ -64,6 +64,8 @@ class StatusWorld(MemoryReactorClock):
     # The switch.
 
     def view(self, name: str, ident: str | None) -> Any:
+        if name == "certificates":
+            return []
         self.reads += 1
         if self.late is None:
             return self.stats()

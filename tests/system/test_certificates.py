@@ -1,4 +1,4 @@
-"""Certificates of listeners: files and their mistakes, the choice by name, and reloads that keep what works."""
+"""Certificates of listeners: files and their mistakes, and the choice by name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ktcpvs.errors import NoTLS
-from ktcpvs.system.certificates import CertificateFiles, CertificateStore, ServerCertificate, read_certificates
+from ktcpvs.system.certificates import (
+    CertificateStore,
+    ServerCertificate,
+    read_certificates,
+    read_client_certificate,
+)
 
 NOW = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
 DAY = datetime.timedelta(days=1)
@@ -121,7 +126,6 @@ def test_one_file(authority: Authority) -> None:
     (found,) = read_certificates(str(authority.daemon("lb1", "WWW.A.example", "*.b.example", "127.0.0.1")))
     assert found.names == ("www.a.example", "*.b.example", "127.0.0.1")
     assert (found.subject, found.issuer, found.kind, found.is_self_signed) == ("lb1", "ca", "ECDSA", False)
-    assert found.warning(datetime.datetime.now(datetime.UTC)) == ""
     assert "PRIVATE" not in repr(found)
 
 
@@ -141,12 +145,14 @@ def test_a_folder_of_files(authority: Authority, tmp_path: Path) -> None:
     assert [one.names for one in read_certificates(str(folder))] == [("a.example",), ("b.example",)]
 
 
-def test_outdated_ones_warn(authority: Authority) -> None:
-    now = datetime.datetime.now(datetime.UTC)
-    (expired,) = read_certificates(str(authority.daemon("old", begins=-9, ends=-2)))
-    assert f"{expired.file}: the certificate of old expired on" in expired.warning(now)
-    (early,) = read_certificates(str(authority.daemon("new", begins=2)))
-    assert "is not valid before" in early.warning(now)
+def test_a_certificate_for_servers_to_see(authority: Authority) -> None:
+    found = read_client_certificate(str(authority.issue("switch")))
+    assert (found.subject, found.names) == ("switch", ())
+    file = authority.daemon("listener")
+    with pytest.raises(NoTLS, match="is not for clients: its extendedKeyUsage lacks clientAuth"):
+        read_client_certificate(str(file))
+    with pytest.raises(NoTLS, match="No such file or directory"):
+        read_client_certificate(str(file.with_name("missing.pem")))
 
 
 def refusal(path: Path) -> str:
@@ -221,33 +227,3 @@ def test_a_file_that_may_not_be_read(authority: Authority) -> None:
     file = authority.daemon()
     file.chmod(0)
     assert refusal(file) == f"{file}: Permission denied"
-
-
-# Reloads.
-
-
-def test_reload(authority: Authority, tmp_path: Path) -> None:
-    folder = certbot(authority, tmp_path / "live", "a.example")
-    other = authority.daemon("other", "b.example")
-    files = CertificateFiles([str(folder), str(other)])
-    before = files.certificates
-    assert [one.names[0] for one in before] == ["a.example", "b.example"]
-    assert files.reload() == (False, [])
-    # In the middle of a renewal the chain is new and the key is old.
-    key = (folder / "privkey.pem").read_bytes()
-    certbot(authority, folder, "a.example", "new.example")
-    new_key = (folder / "privkey.pem").read_bytes()
-    (folder / "privkey.pem").write_bytes(key)
-    changed, errors = files.reload()
-    assert not changed
-    assert "does not belong to the certificate" in errors[0]
-    assert files.certificates == before
-    assert files.errors == {str(folder): errors[0]}
-    assert files.reload() == (False, [])
-    (folder / "privkey.pem").write_bytes(new_key)
-    assert files.reload() == (True, [])
-    assert files.certificates[0].names == ("a.example", "new.example")
-    assert files.errors == {}
-    other.unlink()
-    assert files.reload() == (False, [f"{other}: No such file or directory"])
-    assert len(files.certificates) == 2

@@ -4,19 +4,23 @@ them."""
 from __future__ import annotations
 
 import contextlib
+import json
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from memory import log_into
 from servers import free_port
+from tls_peers import authority
 from twisted.internet.interfaces import IUNIXTransport
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.protocols import amp
 from zope.interface import implementer
 
 from ktcpvs.control.client import QuietAMP
-from ktcpvs.control.commands import OF_EDIT
+from ktcpvs.control.commands import OF_EDIT, PAGE_SIZE
 from ktcpvs.errors import Refusal
 from ktcpvs.model import edits
 from ktcpvs.model.address import parse_address
@@ -24,7 +28,9 @@ from ktcpvs.model.language.parser import parse
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.services.director import no_stages
+from ktcpvs.services.tls_file_store import TLSFileStore
 from ktcpvs.system.shared import SharedTable
+from ktcpvs.system.tls_files import decode
 from ktcpvs.workers import commands
 from ktcpvs.workers.shared_counters import SlotAllocator
 from ktcpvs.workers.supervisor import Supervisor
@@ -54,8 +60,10 @@ class Supervised:
         self.slots = SlotAllocator(SharedTable(SIZE + 1))
         log = log_into([])
         self.context = Context(self.reactor, log, Descriptors(100), counters=self.slots.counters(SIZE))
-        self.supervisor = Supervisor(self.context, SIZE, self.slots, self._save, lambda: None, no_stages)
+        self.files = TLSFileStore(self.context)
+        self.supervisor = Supervisor(self.context, SIZE, self.slots, self._save, lambda: None, no_stages, self.files)
         self.director = self.supervisor.director
+        self.workers: Any = self.director.processes
         self.transports: list[Transport] = []
         for worker in self.supervisor.workers.all:
             transport = Transport()
@@ -157,6 +165,86 @@ def test_a_takeover_tells_each_worker_whether_its_socket_is_left_over(supervised
     assert [[box[amp.COMMAND] for box in each] for each in boxes] == [[b"HandOver"]] * SIZE
     assert [each[0][b"left_over"] for each in boxes] == [b"", len(str(address)).to_bytes(2) + str(address).encode()]
     assert [sock.fileno() for sock in sockets] == [-1] * SIZE, "the workers and the new daemon have them"
+
+
+def tls_configuration(port: int, certificate: Path) -> edits.Load:
+    load = parse(f"Virtual a {{ listen = 127.0.0.1:{port} tls\n certificate = {certificate}\n server = 10.0.0.1:80 }}")
+    return edits.Load(load.services, load.settings, start="all")
+
+
+def passed(boxes: list[amp.AmpBox]) -> list[tuple[str, Any]]:
+    """Return (path, contents) of the files that these commands pass, as a worker receives them."""
+    found, pages = [], b""
+    for box in boxes:
+        if box[amp.COMMAND] != b"PassFile":
+            continue
+        pages = (b"" if box[b"is_first"] == b"True" else pages) + box[b"page"]
+        assert len(box[b"page"]) <= PAGE_SIZE
+        if box[b"is_last"] == b"True":
+            found.append((box[b"path"].decode(), decode(json.loads(pages))))
+    return found
+
+
+def names(boxes: list[amp.AmpBox]) -> list[str]:
+    return [box[amp.COMMAND].decode() for box in boxes]
+
+
+def test_a_worker_gets_certificates_before_the_edit_that_needs_them(supervised: Supervised, tmp_path: Path) -> None:
+    site = authority().daemon("passed", "a.example")
+    supervised.director.submit(tls_configuration(free_port(), site)).addBoth(supervised.outcomes.append)
+    for boxes in supervised.heard():
+        assert names(boxes) == ["AssignSlots", "PassFile", "PassListener", "Upload", "Load"]
+        ((path, (certificate,)),) = passed(boxes)
+        assert (path, certificate.names) == (str(site), ("a.example",))
+        assert b"PRIVATE KEY" in certificate.pem
+
+
+def test_new_versions_go_to_all_workers_and_to_new_ones(supervised: Supervised, tmp_path: Path) -> None:
+    site = tmp_path / "site.pem"
+    shutil.copy(authority().daemon("passed", "a.example"), site)
+    supervised.submit(tls_configuration(free_port(), site))
+    shutil.copy(authority().daemon("passed", "b.example"), site)
+    done: list[Any] = []
+    supervised.director.submit(edits.ReloadCertificates()).addBoth(done.append)
+    for worker, boxes in zip(supervised.supervisor.workers.all, supervised.heard(), strict=True):
+        ((path, (certificate,)),) = passed(boxes)
+        assert (path, certificate.names) == (str(site), ("b.example",))
+        assert done == [], "the command is done when all workers have them"
+        for box in boxes:
+            worker.link.dataReceived(amp.AmpBox({amp.ANSWER: box[amp.ASK]}).serialize())  # type: ignore[union-attr]
+    assert done == [()]
+
+
+def test_files_that_no_service_needs_are_dropped_after_the_edit(supervised: Supervised) -> None:
+    site = authority().daemon("passed", "a.example")
+    supervised.submit(tls_configuration(free_port(), site))
+    supervised.director.submit(edits.StopService("a")).addBoth(supervised.outcomes.append)
+    for boxes in supervised.heard():
+        assert names(boxes) == ["StopService", "DropFile"]
+        assert boxes[1][b"path"].decode() == str(site)
+
+
+def test_a_new_worker_gets_all_files_and_the_secrets_of_tickets(supervised: Supervised, tmp_path: Path) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(80):
+        shutil.copy(authority().daemon("passed", "a.example"), folder / f"{number}.pem")
+    supervised.submit(tls_configuration(free_port(), folder))
+    supervised.supervisor.use_tickets(b"1" * 32, None)
+    supervised.supervisor.use_tickets(b"2" * 32, b"1" * 32)
+    first, _ = supervised.heard()
+    assert [(box[b"current"], box[b"previous"]) for box in first] == [(b"1" * 32, b""), (b"2" * 32, b"1" * 32)]
+    director = supervised.director
+    supervised.workers.introduce(supervised.worker(1), director.table, director.resolution, [])
+    boxes, others = supervised.heard()
+    assert others == []
+    assert names(boxes).count("PassFile") > 1, "they do not fit into one page"
+    ((path, certificates),) = passed(boxes)
+    assert (path, len(certificates)) == (str(folder), 80)
+    (tickets,) = [box for box in boxes if box[amp.COMMAND] == b"UseTickets"]
+    assert (tickets[b"current"], tickets[b"previous"]) == (b"2" * 32, b"1" * 32)
+    order = names(boxes)
+    assert order.index("Begin") < order.index("PassFile") < order.index("Load")
 
 
 def test_all_workers_are_ready_when_the_last_one_is(supervised: Supervised) -> None:

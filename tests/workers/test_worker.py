@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
+from tls_peers import authority
 from twisted.internet.testing import MemoryReactorClock
 
 from ktcpvs.errors import Busy
+from ktcpvs.interfaces import EACH_REQUEST
 from ktcpvs.model.edits import AddService
+from ktcpvs.model.language.parser import parse
+from ktcpvs.model.tls_files import CERTIFICATE, TLSFile
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.shared import SharedTable
-from ktcpvs.workers.worker import Worker
+from ktcpvs.system.tls_files import OwnAccess, encode
+from ktcpvs.workers.worker import SupervisorLink, Worker
 
 KEY = b"k" * 32
 
@@ -31,6 +37,34 @@ def test_a_worker_that_is_handed_over_before_it_begins_takes_no_edits(worker: Wo
     failures: list[BaseException] = []
     worker.submit(AddService("s", {})).addErrback(lambda why: failures.append(why.value))
     assert [type(failure) for failure in failures] == [Busy]
+
+
+def test_a_worker_uses_new_versions_of_certificates(worker: Worker) -> None:
+    """The supervisor passes the files, so the worker needs no right to read them."""
+    worker.begin(KEY, SharedTable(2), 0, True)
+    link = SupervisorLink(worker, EventLog())
+    file = TLSFile(CERTIFICATE, "/nowhere/site.pem")
+
+    def passes(*hosts: str) -> None:
+        contents = OwnAccess().read(TLSFile(CERTIFICATE, str(authority().daemon("passed", *hosts))))
+        data = json.dumps(encode(contents)).encode()
+        link.pass_file(file.use, file.path, data[:500], True, False)
+        link.pass_file(file.use, file.path, data[500:], False, True)
+
+    passes("a.example")
+    link.use_tickets(b"1" * 32, b"")
+    load = parse("Virtual s {\nlisten = 127.0.0.1:1 tls\ncertificate = /nowhere/site.pem\n}")
+    tls = worker.profiles.choice(load.services["s"], EACH_REQUEST)
+    assert tls.store.certificates[0].names == ("a.example",)
+    passes("b.example")
+    assert tls.store.certificates[0].names == ("b.example",)
+    before = tls.tickets.current
+    link.use_tickets(b"2" * 32, b"1" * 32)
+    assert tls.tickets.find(before.name) == before
+    assert tls.tickets.current != before
+    link.drop_file(file.use, file.path)
+    passes("c.example")
+    assert tls.store.certificates[0].names == ("b.example",), "the file is a new one, for other services"
 
 
 @pytest.mark.parametrize("comes_first", [True, False])

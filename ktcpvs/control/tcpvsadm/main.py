@@ -149,12 +149,14 @@ def _format(given: Invocation, answer: Any) -> str:
         return "".join(f"{line}\n" for line in answer)
     if given.command.name == "save":
         return output.format_configuration(answer)
-    if given.command.name == "schedulers":
-        return output.format_schedulers(answer)
-    if given.command.name == "get":
-        return output.format_settings(answer)
-    if given.command.name == "explain":
-        return output.format_explanation(answer)
+    formats: dict[str, Callable[[Any], str]] = {
+        "schedulers": output.format_schedulers,
+        "certificates": output.format_certificates,
+        "get": output.format_settings,
+        "explain": output.format_explanation,
+    }
+    if given.command.name in formats:
+        return formats[given.command.name](answer)
     show = addresses.with_numeric_host if "numeric" in given.values else addresses.with_port_name
     text = _format_view(given, answer, show)
     return colours.colour_states(text) if colours.should_colour(sys.stdout, os.environ) else text

@@ -127,6 +127,8 @@ COMMANDS: dict[str, Command] = {
             "explain", None, "explain which server would handle a request; none is contacted", ("ident",), _REQUEST,
             words="['METHOD TARGET']", max_words=3,
         ),
+        Command("certificates", None, "print the certificates of running services", (), ("ident", "json")),
+        _edit_command("reload-certificates"),
         Command("schedulers", None, "print the available schedulers, and plugins that failed to load", (), ("json",)),
         Command("help", "h", "print this text"),
         Command("version", None, "print the version of tcpvsadm"),

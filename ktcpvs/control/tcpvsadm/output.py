@@ -108,9 +108,33 @@ def format_schedulers(answer: dict[str, Any]) -> str:
     return text
 
 
+def format_certificates(answer: list[dict[str, Any]]) -> str:
+    """Format a line for each certificate, and then what is wrong with some of them."""
+    rows = [("Names", "Issuer", "Expires", "Left", "Key", "Used by", "File")]
+    for one in answer:
+        names = ", ".join(one["names"]) or one["subject"] or "-"
+        left = "-" if one["left"] is None else f"{one['left']:.0%}"
+        expires = "-"
+        if one["not_after"] is not None:
+            expires = time.strftime("%Y-%m-%d %H:%M", time.gmtime(one["not_after"]))
+        issuer, file = _escape(one["issuer"]) or "-", _escape(one["file"])
+        rows.append((_escape(names), issuer, expires, left, one["kind"] or "-", ", ".join(one["services"]), file))
+    text = _align(rows, "<<<><<<")
+    kept = "what was read before stays in use"
+    errors = [f"{one['error']}; {kept}" if one["not_after"] else one["error"] for one in answer if one["error"]]
+    wrong = dict.fromkeys([*errors, *(one["warning"] for one in answer if one["warning"])])
+    return text + ("\n" + "".join(f"{_escape(line)}\n" for line in wrong) if wrong else "")
+
+
 def format_settings(answer: list[dict[str, Any]]) -> str:
-    """Format a line `NAME = VALUE` for each setting."""
-    return "".join(f"{one['name']} = {one['value']}\n" for one in answer)
+    """Format a line `NAME = VALUE` for each setting, with a comment where it has no effect on the daemon's machine."""
+    lines = (f"{one['name']} = {one['value']}{_format_note(one)}\n" for one in answer)
+    return "".join(lines)
+
+
+def _format_note(setting: dict[str, Any]) -> str:
+    note = setting.get("note")
+    return f"  # {_escape(note)}" if note else ""
 
 
 def format_explanation(answer: dict[str, Any]) -> str:

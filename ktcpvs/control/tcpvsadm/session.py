@@ -172,6 +172,8 @@ async def _read(switch: Switch, given: Invocation) -> Any:
     name, ident = given.command.name, given.values.get("ident")
     if name == "schedulers":
         return await switch.schedulers()
+    if name == "certificates":
+        return await switch.certificates(ident)
     if name == "explain":
         method, target = given.request() or (None, None)
         client = given.values.get("from", "127.0.0.1")

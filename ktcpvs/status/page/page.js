@@ -180,11 +180,21 @@ function service(data, one, then, seconds) {
   return made;
 }
 
+// What is wrong with certificates: they expire soon, or their newest version cannot be used.
+function certificateWarnings(data) {
+  const lines = data.certificates.flatMap((one) => [one.error, one.warning]).filter(Boolean);
+  return [...new Set(lines)].slice(0, MAX_ROWS).map((line) => element("li", {}, line));
+}
+
 function draw(data) {
   const seconds = previous ? data.time - previous.time : 0;
   const known = new Map((previous ? previous.services : []).map((one) => [one.ident, one]));
   const shown = data.services.slice(0, MAX_ROWS);
   document.getElementById("services").replaceChildren(...shown.map((one) => service(data, one, known.get(one.ident), seconds)));
+  const warnings = certificateWarnings(data);
+  const list = document.getElementById("certificates");
+  list.replaceChildren(...warnings);
+  list.hidden = !warnings.length;
   const bad = data.services.flatMap((one) => one.servers).filter((server) => ["down", "ejected"].includes(server.health.state));
   document.title = (bad.length ? `(${bad.length} down) ` : "") + "ktcpvs";
   const more = data.services.length > MAX_ROWS ? `, the first ${MAX_ROWS} are shown` : "";
