@@ -17,7 +17,7 @@ from ktcpvs.http.service import HTTPService
 from ktcpvs.interfaces import EACH_REQUEST
 from ktcpvs.model.clients import NOWHERE
 from ktcpvs.services.preambles import Preambles
-from ktcpvs.streams.accept import client_name
+from ktcpvs.streams.accept import client_name, socket_address
 from ktcpvs.streams.preamble import Stage
 from ktcpvs.streams.stream import Stream
 from ktcpvs.tcp.connection import TCPClientConnection

@@ -356,7 +356,6 @@ class TLSTransport(StreamTransport):
         """End the connection, which the stream learns as an unclean end."""
         if self.stream is None or self._closing or self._aborted:
             return
-        _log.debug("a TLS connection is broken: {why}", why=why)
         self.failure = why
         self._aborted = True
         self._held = None
