@@ -17,13 +17,19 @@ _HEAD_OVERHEAD = len(b"  HTTP/1.1\r\n\r\n")
 class ClientLimits:
     """The limits for one client connection; connections of services without limits have none."""
 
-    __slots__ = ("_admission", "_held", "_slot")
+    __slots__ = ("_admission", "_held", "_is_stream", "_slot")
 
-    def __init__(self, admission: Admission, slot: int) -> None:
-        """slot: where the client address counts, from `Admission.enter`."""
+    def __init__(self, admission: Admission, slot: int, is_stream: bool = False) -> None:
+        """slot: where the client address counts, from `Admission.enter`. is_stream: of one stream of a connection that
+        is counted itself."""
         self._admission = admission
         self._slot = slot
+        self._is_stream = is_stream
         self._held = 0
+
+    def of_stream(self) -> ClientLimits:
+        """The limits for one stream of this connection."""
+        return ClientLimits(self._admission, self._slot, is_stream=True)
 
     def allows(self, head_size: int) -> bool:
         """Count a request with a head of `head_size` bytes. Return False, without counting it, if it comes too
@@ -43,4 +49,7 @@ class ClientLimits:
 
     def release(self) -> None:
         """Stop counting the connection, which is over."""
-        self._admission.leave(self._slot, self._held)
+        if not self._is_stream:
+            self._admission.leave(self._slot, self._held)
+        elif self._held:
+            self._admission.hold(self._slot, -self._held)

@@ -22,7 +22,9 @@ from ktcpvs.model import exchange as life
 from ktcpvs.model.scheduling import Choice
 from ktcpvs.protocols import http1
 from ktcpvs.protocols.http1 import BadFrame, BadRequest, Chunked, Frame, HeadReader, error_response
+from ktcpvs.protocols.http2.constants import PREFACE
 from ktcpvs.streams.lingering_close import LingeringClose, Progress, may_still_send
+from ktcpvs.streams.stream import Stream
 
 _match_head = http1.REQUEST.match
 
@@ -227,9 +229,34 @@ class HTTPClientConnection(ClientConnection):
                 raise BadRequest(400, "the head has a form that HTTP/1.1 forbids")
             self._begin(http1.Request(found), whole, found)
         except BadRequest as bad:
+            if bad.status == 505 and reader is not None and self._may_begin_http2(reader.received):
+                self._begin_http2(bytes(reader.received))
+                return
             self.transition(life.BAD_REQUEST)
             method = found[2] if found is not None else reader.method if reader is not None else None
             self.refuse(bad.status, str(bad), method=method)
+
+    def _may_begin_http2(self, received: bytearray) -> bool:
+        """Return whether these bytes begin an HTTP/2 connection (RFC 9113, section 3.3), and the service accepts it."""
+        is_first = self.moved() == (0, 0) and not self.has_ended
+        is_preface = PREFACE.startswith(received[: len(PREFACE)])
+        return is_first and is_preface and self.service.config.http2 == "on"
+
+    def _begin_http2(self, received: bytes) -> None:
+        """Give the client's stream to an HTTP/2 connection, and end this one."""
+        client, self.client = self.client, Stream()
+        limits, self.limits = self.limits, None  # it goes on to count the connection
+        if limits is not None:
+            limits.hold_head(0)
+        host = self.dispatcher.request.client
+        peer = (host, int(self.client_name.rpartition(":")[2])) if host else ""
+        self._reader = None
+        self.set_timer(0)
+        client.clear_backpressure()
+        self.ending = "the client speaks HTTP/2"
+        self.transition(life.CLIENT_GONE)
+        self._http.begin_http2(client, peer, limits, received)
+        self.end_if_over()
 
     def _begin(self, message: http1.Request, data: bytes, found: re.Match[bytes]) -> None:
         """Begin a request whose head is complete. Nothing is sent before the bytes that came with it have been
@@ -564,4 +591,12 @@ class HTTPClientConnection(ClientConnection):
         return False
 
 
-__all__ = ["CONNECTING", "HTTPClientConnection"]
+class HTTP2StreamConnection(HTTPClientConnection):
+    """A client connection over one stream of an HTTP/2 connection, which has the client's descriptor."""
+
+    descriptors = 0
+
+    __slots__ = ()
+
+
+__all__ = ["CONNECTING", "HTTP2StreamConnection", "HTTPClientConnection"]

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+from ktcpvs.dispatch.client_limits import ClientLimits
 from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.http.head_cache import HeadCache
 from ktcpvs.http.retries import Retries
 from ktcpvs.http.server_connection import ServerConnections
 from ktcpvs.model.settings import Settings
+from ktcpvs.streams.stream import Stream
+from ktcpvs.streams.transport import nothing
 
 CHECK_INTERVAL = 5
 """Seconds between two checks of a client connection's timeouts."""
@@ -16,18 +22,20 @@ class HTTPService:
     """context: shared by all kinds of connections. connections: to the service's servers. cache: parsed heads.
 
     retries: decides about requests that are sent again. access_log, selector, kept: of the above, which each request
-    needs. https_port: where each request is redirected to; None: it is served.
+    needs. https_port: where each request is redirected to; None: it is served. begin_http2: serves a client that turns
+    out to speak HTTP/2, given its stream, its address, the limits of its address and the bytes that have come.
     """
 
     __slots__ = (
-        "_checked", "_interval", "access_log", "cache", "connections", "context", "https_port", "kept", "retries",
-        "selector",
+        "_checked", "_interval", "access_log", "begin_http2", "cache", "connections", "context", "https_port", "kept",
+        "retries", "selector",
     )  # fmt: skip
 
     def __init__(self, context: ServiceContext, connections: ServerConnections, cache: HeadCache) -> None:
         self.context = context
         self.connections = connections
         self.cache = cache
+        self.begin_http2: Callable[[Stream, Any, ClientLimits | None, bytes], object] = nothing
         self.retries = Retries(context)
         self.access_log = context.access_log
         self.selector = context.selector

@@ -337,6 +337,12 @@ class VirtualService:
         "the protocols to which clients may switch (Upgrade), for schedulers that decide per request",
         check=one_of("any", "websocket", "off"),
     )
+    http2: str = option(
+        read_word,
+        "off",
+        "on: clients may speak HTTP/2 too, for schedulers that decide per request",
+        check=one_of("on", "off"),
+    )
     read_timeout: int | None = _own("read_timeout")
     keepalive_timeout: int | None = _own("keepalive_timeout")
     connect_timeout: int | None = _own("connect_timeout")

@@ -48,7 +48,7 @@ FORWARDING_OPTIONS = (
     "via",
     "client_cert_header",
 )
-REQUEST_OPTIONS = ("keepalive_timeout", "response_timeout", "first_byte_timeout", "body_size", "upgrade")
+REQUEST_OPTIONS = ("keepalive_timeout", "response_timeout", "first_byte_timeout", "body_size", "http2", "upgrade")
 HELLO_OPTIONS = ("not_tls", "starttls")
 HEAD_OPTIONS = ("client_head", "client_head_rate")
 READER_OPTIONS = (*HEAD_OPTIONS, "head_timeout", "head_size", "head_lines", "uri_size")

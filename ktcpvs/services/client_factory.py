@@ -12,12 +12,13 @@ from zope.interface import implementer
 import ktcpvs.dispatch.compiled  # noqa: F401 - replaces methods of connections by compiled ones
 from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.dispatch.client_limits import ClientLimits
-from ktcpvs.http.client_connection import HTTPClientConnection
+from ktcpvs.http.client_connection import HTTP2StreamConnection, HTTPClientConnection
 from ktcpvs.http.service import HTTPService
 from ktcpvs.interfaces import EACH_REQUEST
 from ktcpvs.model.clients import NOWHERE
 from ktcpvs.services.preambles import Preambles
 from ktcpvs.streams.accept import client_name, socket_address
+from ktcpvs.streams.contract import TLSFacts
 from ktcpvs.streams.preamble import Stage
 from ktcpvs.streams.stream import Stream
 from ktcpvs.tcp.connection import TCPClientConnection
@@ -68,6 +69,15 @@ class ClientFactory:
             return self._preambles.begin(self.stages, peer).stream
         connection = self.build(peer)
         return connection.client if connection is not None else None
+
+    def build_stream(self, peer: Any, tls: TLSFacts | None, limits: ClientLimits | None) -> ClientConnection:
+        """Return a connection for one stream of an HTTP/2 client, whose stream the caller connects. peer: of the
+        client. tls: of its connection. limits: of its connection."""
+        connection = HTTP2StreamConnection(self._https if tls is not None else self._http, *client_name(peer))
+        connection.client.tls = tls
+        connection.limits = limits and limits.of_stream()
+        self._began(connection)
+        return connection
 
     def build(self, peer: Any, stream: Stream | None = None) -> ClientConnection | None:
         """Admit a client and return its connection; None if the client is rejected. peer: as returned by accept(), or

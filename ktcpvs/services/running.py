@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from ktcpvs.dispatch.client_connection import ClientConnection
+from ktcpvs.dispatch.client_limits import ClientLimits
 from ktcpvs.dispatch.selection import Selector
 from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.health.service_health import ServiceHealth
@@ -27,6 +28,7 @@ from ktcpvs.model.service import VirtualService
 from ktcpvs.protocols.forwarding import HTTP, HTTPS
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.client_factory import ClientFactory
+from ktcpvs.services.http2_clients import HTTP2Clients
 from ktcpvs.services.listener import Listener
 from ktcpvs.services.preambles import Preambles
 from ktcpvs.services.prepared import Prepared
@@ -63,10 +65,10 @@ class RunningService:
     context: what all of the process shares. traffic: the collaborators of its connections. config: as it runs.
     destinations: its servers by address. leaving: deleted servers whose connections drain. server_connections: of a
     service that is switched request by request. cache, tls_cache: its parsed heads, of clients without TLS and with
-    it. health: of its servers. clients: the number of
-    its clients in all processes. preambles: its clients that are still in their preamble. listeners: by
-    address, in the order in which they are configured. retired: each fires when a listener is closed that another one
-    has followed on the same port. scheduler_factory: the scheduler's plugin.
+    it. health: of its servers. clients: the number of its clients in all processes. preambles: its clients that are
+    still in their preamble. http2_clients: its HTTP/2 connections, whose streams are among the connections. listeners:
+    by address, in the order in which they are configured. retired: each fires when a listener is closed that another
+    one has followed on the same port. scheduler_factory: the scheduler's plugin.
     """
 
     def __init__(self, context: Context, config: VirtualService) -> None:
@@ -86,6 +88,8 @@ class RunningService:
         self._http = HTTPService(self.traffic, self.server_connections, self.cache)
         https = HTTPService(self.traffic, self.server_connections, self.tls_cache)
         self.preambles = Preambles(context, config.ident, self.clients, self._build, self._left)
+        self.http2_clients = HTTP2Clients(self.traffic, self.clients, self._left)
+        self._http.begin_http2 = https.begin_http2 = self._begin_http2
         self._on_end = self._ended  # one bound method for all connections
         self.client_factory = ClientFactory(self._http, https, self._began, self.preambles)
         self.traffic.server_failed = self.health.failed
@@ -236,7 +240,7 @@ class RunningService:
     def delete(self) -> None:
         """The service is no longer in the table: free everything when its last connection has ended."""
         self._is_deleted = True
-        if not self.connections and not self.preambles:
+        if not self.connections and not self.preambles and not self.http2_clients:
             self.traffic.access_log.release()
 
     def listen(self, socks: Mapping[Address, socket.socket]) -> None:
@@ -282,7 +286,8 @@ class RunningService:
     def living(self) -> int:
         """The number of open connections, those in their preamble included; a socket that stays open after a hand-over
         counts as one."""
-        return len(self.connections) + len(self.preambles) + (len(self.listeners) if self._is_handed_over else 0)
+        open_ones = len(self.connections) + len(self.preambles) + len(self.http2_clients)
+        return open_ones + (len(self.listeners) if self._is_handed_over else 0)
 
     def hand_over(self, late: Collection[Address] = ()) -> None:
         """Another process accepts clients from now on. Connections may finish until the drain timeout; an idle client
@@ -328,10 +333,11 @@ class RunningService:
             listener.close()
 
     def _let_drain(self, part: Callable[[ClientConnection], object]) -> None:
+        self.http2_clients.retire()
         for connection in list(self.connections):
             self._step("drain", part, connection)
         self._step("idle connections", self.server_connections.close)
-        if (self.connections or self.preambles) and self._drain is None:
+        if (self.connections or self.preambles or self.http2_clients) and self._drain is None:
             self._drain = self.context.wheel.after(self.traffic.settings.drain_timeout, self._end_all)
 
     def settings_changed(self) -> None:
@@ -361,6 +367,7 @@ class RunningService:
         self.preambles.close()
         for connection in list(self.connections):
             self._step("end a connection", connection.expire)
+        self.http2_clients.close()
 
     def _end_all(self) -> None:
         self._drain = None
@@ -469,6 +476,16 @@ class RunningService:
         if connection is not None and self._is_handed_over:
             connection.retire_gently()
         return connection
+
+    def _begin_http2(self, stream: Stream, peer: Any, limits: ClientLimits | None, first: bytes) -> None:
+        """A client that was accepted turns out to speak HTTP/2. limits: of its address. first: the bytes that it has
+        sent."""
+        tls = stream.tls
+
+        def build() -> ClientConnection:
+            return self.client_factory.build_stream(peer, tls, limits)
+
+        self.http2_clients.begin(stream, limits, first, build, self._is_handed_over)
 
     def _began(self, connection: ClientConnection) -> None:
         """Count a new connection in."""

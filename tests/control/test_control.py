@@ -139,6 +139,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "access_log_format": "combined",
             "relay": "auto",
             "upgrade": "any",
+            "http2": "off",
             "read_timeout": None,
             "keepalive_timeout": None,
             "connect_timeout": None,

@@ -1,0 +1,305 @@
+"""A client's HTTP/2 connection, whose streams are client connections that speak HTTP/1.1.
+
+`protocols/http2` reads and writes the frames. Each stream gets a client connection of its own over an `HTTP2Transport`,
+so admission, rules, limits, retries and the access log treat it as any other one.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Callable
+from os import urandom
+from typing import Any, ClassVar
+
+from ktcpvs.dispatch.client_connection import ClientConnection
+from ktcpvs.dispatch.service_context import ServiceContext
+from ktcpvs.http.http2_transport import HTTP2Transport
+from ktcpvs.protocols import http2
+from ktcpvs.protocols.http1 import BadRequest, error_response
+from ktcpvs.protocols.http2.constants import CANCEL, NO_ERROR
+from ktcpvs.streams.contract import SocketAddress
+from ktcpvs.streams.lingering_close import LingeringClose, Progress
+from ktcpvs.streams.stream import Stream
+from ktcpvs.streams.transport import nothing
+
+CHECK_INTERVAL = 5
+"""Seconds between two checks of the timeouts."""
+
+MAX_REQUESTS_PER_TURN = 32
+"""The requests of one client in one turn of the reactor after which the others wait for the next one."""
+
+_REQUESTS = (http2.RequestReceived, http2.RequestRefused)
+
+SLICE_SIZE = 8192
+"""The most bytes of a client that are handled without a look at the number of requests in them."""
+
+
+class HTTP2ClientConnection:
+    """One HTTP/2 connection of a client.
+
+    protocol: its frames and windows. client: the stream to the client. transports: of the open streams, by number.
+    is_full: the client does not read. is_over: the connection is closed, or about to be.
+    """
+
+    __slots__ = (
+        "_build", "_context", "_ended", "_is_receiving", "_last_activity", "_pending", "_progress", "_service",
+        "_timer", "client", "is_full", "is_over", "protocol", "transports",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        service: ServiceContext,
+        client: Stream,
+        build: Callable[[], ClientConnection],
+        limits: http2.Limits,
+        ended: Callable[[HTTP2ClientConnection], object] = nothing,
+    ) -> None:
+        """client: open. build: returns a new client connection, whose stream is not connected. ended: called once, when
+        the connection is over."""
+        self._service = service
+        self._context = context = service.context
+        self._build = build
+        self._ended = ended
+        self._is_receiving = False
+        self._pending = b""  # bytes that wait for the next turn
+        self._last_activity = context.wheel.now  # the tick at which the last stream ended
+        self._progress: Progress | None = None  # of a client that does not read
+        self.client = client
+        self.protocol = http2.Server(limits)
+        self.transports: dict[int, HTTP2Transport] = {}
+        self.is_full = self.is_over = False
+        client.dataReceived = self.receive
+        client.ended = self._client_ended
+        client.lost = self._client_lost
+        client.set_backpressure(self)
+        self._timer: Any = context.wheel.after(self._check_interval(), self._check_timeouts)
+        self.flush()
+
+    def __repr__(self) -> str:
+        return f"<HTTP2ClientConnection {self.client!r}: {self.protocol!r}>"
+
+    @property
+    def peer_address(self) -> SocketAddress:
+        return self.client.peer_address
+
+    @property
+    def local_address(self) -> SocketAddress:
+        return self.client.local_address
+
+    # From the client.
+
+    def receive(self, data: bytes) -> None:
+        """The client has sent `data`."""
+        if self._pending:
+            self._pending += data
+        else:
+            self._read(data)
+
+    def _read(self, data: bytes) -> None:
+        """Handle what the client has sent, in slices: when enough requests have begun, the rest waits for the next
+        turn, so that other clients have theirs. A block that is repeated makes a request of some 20 bytes."""
+        now, handlers = self._context.wheel.now, self._HANDLERS
+        begin = begun = 0
+        self._is_receiving = True
+        try:
+            while begin < len(data) and not self.is_over:
+                if begun >= MAX_REQUESTS_PER_TURN:
+                    self._read_later(data[begin:])
+                    break
+                end = begin + SLICE_SIZE
+                for event in self.protocol.receive(data[begin:end], now):
+                    handler = handlers.get(type(event))
+                    if handler is not None:
+                        handler(self, event)
+                        begun += type(event) in _REQUESTS
+                begin = end
+        finally:
+            self._is_receiving = False
+            self.flush()
+        self._close_if_drained()
+
+    def _read_later(self, data: bytes) -> None:
+        self._pending = data
+        self.client.pause()
+        self.call_soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        data, self._pending = self._pending, b""
+        if not self.is_over:
+            self._read(data)
+            if not self._pending and not self.is_full:
+                self.client.resume()
+
+    def _request_received(self, event: http2.RequestReceived) -> None:
+        request, stream_id = event.request, event.stream_id
+        try:
+            head = request.upgrade_head(b64encode(urandom(16))) if request.protocol else request.head(event.end_stream)
+        except BadRequest as bad:
+            self._refuse(stream_id, bad.status, str(bad))
+            return
+        connection = self._build()
+        transport = HTTP2Transport(self, stream_id, request, event.end_stream)
+        self.transports[stream_id] = transport
+        transport.stream = connection.client
+        connection.client.makeConnection(transport)
+        transport.received(head, 0)
+
+    def _request_refused(self, event: http2.RequestRefused) -> None:
+        self._refuse(event.stream_id, event.status, event.reason)
+
+    def _refuse(self, stream_id: int, status: int, reason: str) -> None:
+        """Respond with an error of the switch itself to a request that is no request in HTTP/1."""
+        head, _, body = error_response(status, reason, keep_alive=True).partition(b"\r\n\r\n")
+        self.protocol.send_headers(stream_id, http2.response_list(head + b"\r\n"))
+        is_whole = self.protocol.send_data(stream_id, body, end_stream=True) == len(body)
+        self.protocol.reset(stream_id, NO_ERROR if is_whole else CANCEL)  # unless both sides have ended it
+
+    def _data_received(self, event: http2.DataReceived) -> None:
+        transport = self.transports.get(event.stream_id)
+        if transport is not None:
+            transport.data_received(event)
+        else:
+            self.protocol.acknowledge(event.stream_id, len(event.data))
+
+    def _trailers_received(self, event: http2.TrailersReceived) -> None:
+        transport = self.transports.get(event.stream_id)
+        if transport is not None:
+            transport.trailers_received(event.lines)
+
+    def _stream_reset(self, event: http2.StreamReset) -> None:
+        transport = self.transports.get(event.stream_id)
+        if transport is not None:
+            transport.reset()
+
+    def _window_opened(self, event: http2.WindowOpened) -> None:
+        if event.stream_id:
+            transport = self.transports.get(event.stream_id)
+            if transport is not None:
+                transport.window_opened()
+        else:
+            self._send_all()
+
+    def _send_all(self) -> None:
+        for transport in list(self.transports.values()):
+            transport.window_opened()
+
+    def _connection_ended(self, event: http2.ConnectionEnded) -> None:
+        self._close()
+
+    # For the transports of its streams.
+
+    def flush(self) -> None:
+        """Send the output; while bytes of the client are handled, this waits until they are."""
+        if self._is_receiving or self.is_over or not self.protocol.has_output:
+            return
+        pieces = self.protocol.take_output()
+        if len(pieces) == 1:
+            self.client.write(pieces[0])
+        else:
+            self.client.writev(pieces)
+
+    def call_soon(self, call: Callable[[], object]) -> None:
+        self._context.reactor.callLater(0, call)
+
+    def discard(self, stream_id: int) -> None:
+        """Let the client send what is left of a body for some time, then reset the stream. curl 7.88 drops a response
+        that comes together with the reset."""
+        if stream_id in self.protocol.streams:
+            self._context.wheel.after(self._service.settings.linger_timeout, lambda: self._end_body(stream_id))
+
+    def _end_body(self, stream_id: int) -> None:
+        self.protocol.reset(stream_id, NO_ERROR)
+        self.flush()
+
+    def stream_over(self, stream_id: int) -> None:
+        self.transports.pop(stream_id, None)
+        self._last_activity = self._context.wheel.now
+        self._close_if_drained()
+
+    # Back-pressure of the whole connection.
+
+    def pause_writing(self) -> None:
+        """The client does not read: send nothing, and read nothing that would have to be answered."""
+        self.is_full = True
+        self.client.pause()
+
+    def resume_writing(self) -> None:
+        self.is_full = False
+        self._progress = None
+        if not self._pending:
+            self.client.resume()
+        self._send_all()
+        self.flush()
+
+    # The end.
+
+    def retire(self) -> None:
+        """Accept no further streams; those in flight finish (RFC 9113, section 6.8)."""
+        self.protocol.shut_down()
+        self.flush()
+        self._close_if_drained()
+
+    def _close_if_drained(self) -> None:
+        if self.protocol.is_drained and not self.transports:
+            self._close()
+
+    def drop(self) -> None:
+        """Reset the connection."""
+        self.client.abort()
+
+    def _close(self) -> None:
+        """Send what is left, and close once the client has read it."""
+        if self.is_over:
+            return
+        self._is_receiving = False
+        self.flush()
+        self.is_over = True
+        self._end_streams()
+        self._timer.cancel()
+        LingeringClose(self.client, self._context.wheel, self._service.settings).linger()
+        self._ended(self)
+
+    def _client_ended(self) -> None:
+        """The client has sent a FIN: it cannot open a window any more, so nothing can be completed."""
+        self._close()
+
+    def _client_lost(self, clean: bool) -> None:
+        if not self.is_over:
+            self.is_over = True
+            self._end_streams()
+            self._timer.cancel()
+            self._ended(self)
+
+    def _end_streams(self) -> None:
+        for transport in list(self.transports.values()):
+            transport.reset()
+
+    # Timeouts.
+
+    def _check_interval(self) -> int:
+        settings = self._service.settings
+        return min(CHECK_INTERVAL, settings.head_timeout, settings.keepalive_timeout)
+
+    def _check_timeouts(self) -> None:
+        settings, now = self._service.settings, self._context.wheel.now
+        if self.is_full:
+            if self._progress is None:
+                self._progress = Progress(self.client, self._context.wheel)
+            if settings.read_timeout and self._progress.stalled() >= settings.read_timeout:
+                self.drop()
+                return
+        elif not self.transports and now - self._last_activity >= settings.keepalive_timeout:
+            self.protocol.goaway()
+            self._close()
+            return
+        self._timer = self._context.wheel.after(self._check_interval(), self._check_timeouts)
+
+    _HANDLERS: ClassVar[dict[type, Callable[[HTTP2ClientConnection, Any], None]]] = {
+        http2.RequestReceived: _request_received,
+        http2.RequestRefused: _request_refused,
+        http2.DataReceived: _data_received,
+        http2.TrailersReceived: _trailers_received,
+        http2.StreamReset: _stream_reset,
+        http2.WindowOpened: _window_opened,
+        http2.ConnectionEnded: _connection_ended,
+    }

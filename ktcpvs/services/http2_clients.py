@@ -1,0 +1,73 @@
+"""The HTTP/2 connections of one service's clients: counted, retired and closed with the service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ktcpvs.dispatch.client_connection import ClientConnection
+from ktcpvs.dispatch.client_limits import ClientLimits
+from ktcpvs.dispatch.service_context import ServiceContext
+from ktcpvs.http.http2_client_connection import HTTP2ClientConnection
+from ktcpvs.protocols.http2 import Limits
+from ktcpvs.streams.stream import Stream
+
+DESCRIPTORS = 1
+"""The number counted for a connection; its streams count those of their server connections."""
+
+LIMITS = Limits()
+
+
+class HTTP2Clients:
+    """Serves the clients of one service that speak HTTP/2. Each stream becomes a client connection of its own."""
+
+    def __init__(self, service: ServiceContext, clients: Any, left: Callable[[], object]) -> None:
+        """clients: counts the clients of the service. left: called when a connection counts no more."""
+        self._service = service
+        self._context = service.context
+        self._clients = clients
+        self._left = left
+        self._open: dict[HTTP2ClientConnection, ClientLimits | None] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def begin(
+        self,
+        stream: Stream,
+        limits: ClientLimits | None,
+        first: bytes,
+        build: Callable[[], ClientConnection],
+        is_retiring: bool,
+    ) -> None:
+        """Serve a client over a stream that is open. limits: of its address; None: there are none. first: the bytes
+        that it has sent. build: returns a connection for one of its streams. is_retiring: another process serves new
+        clients; finish what has come."""
+        self._context.descriptors.take(DESCRIPTORS)
+        self._clients.add(1)
+        connection = HTTP2ClientConnection(self._service, stream, build, LIMITS, self._ended)
+        self._open[connection] = limits
+        connection.receive(first)
+        if is_retiring:
+            connection.retire()
+
+    def retire(self) -> None:
+        """Accept no further streams; those in flight finish."""
+        self._each("retire an HTTP/2 connection", HTTP2ClientConnection.retire)
+
+    def close(self) -> None:
+        """End all of them now."""
+        self._each("end an HTTP/2 connection", HTTP2ClientConnection.drop)
+
+    def _each(self, what: str, call: Callable[[HTTP2ClientConnection], None]) -> None:
+        for connection in list(self._open):
+            self._context.steps.run(f"service {self._service.ident}: {what}", call, connection)
+
+    def _ended(self, connection: HTTP2ClientConnection) -> None:
+        if connection in self._open:
+            limits = self._open.pop(connection)
+            if limits is not None:
+                limits.release()
+            self._clients.add(-1)
+            self._context.descriptors.give(DESCRIPTORS)
+            self._left()

@@ -1,0 +1,104 @@
+"""HTTP/2 by prior knowledge: curl and h2 as clients, a real server behind the switch."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h2.config
+import h2.connection
+import h2.events
+import pytest
+from http_servers import BIG, TwistedWeb, WebServer, sha256
+from servers import LOOPBACK, free_port, program
+
+from .harness import Daemon
+
+pytestmark = pytest.mark.e2e
+
+
+GOAWAY = 7
+PING_ACK = b"\0\0\x08\x06\x01\0\0\0\0shutdown"
+"""The answer to the PING behind the first of two GOAWAYs."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[WebServer]:
+    server = TwistedWeb()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def port(daemon: Daemon, server: WebServer) -> int:
+    port = free_port()
+    daemon.service("web", port, server.address, scheduler="phttp", rules=((".*", server.address),), http2="on")
+    return port
+
+
+def curl(port: int, path: str, *arguments: str) -> bytes:
+    command = [program("curl"), "-s", "-S", "--max-time", "20", "--http2-prior-knowledge", *arguments]
+    done = subprocess.run([*command, f"http://{LOOPBACK}:{port}{path}"], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_curl_gets_a_file_and_sends_one(port: int, tmp_path: Path) -> None:
+    assert curl(port, "/hello.txt", "-o", "/dev/null", "-w", "%{http_version} %{response_code}") == b"2 200"
+    assert sha256(curl(port, "/big.bin")) == sha256(BIG)
+    upload = tmp_path / "upload"
+    upload.write_bytes(BIG)
+    assert curl(port, "/digest", "--data-binary", f"@{upload}").decode() == sha256(BIG)
+
+
+def test_http1_goes_on_beside_it(port: int) -> None:
+    done = subprocess.run(
+        [program("curl"), "-s", "-w", "%{http_version}", "-o", "/dev/null", f"http://{LOOPBACK}:{port}/hello.txt"],
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout == b"1.1"
+
+
+def test_many_streams_of_one_connection(daemon: Daemon, port: int) -> None:
+    client = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="ascii"))
+    client.initiate_connection()
+    open_streams: set[int] = set()
+    statuses: list[str] = []
+    with contextlib.closing(socket.create_connection((LOOPBACK, port), 20)) as sock:
+        for _ in range(300):
+            while len(open_streams) >= 20:
+                _take(client, sock, open_streams, statuses)
+            stream_id = client.get_next_available_stream_id()
+            pairs = [(":method", "GET"), (":scheme", "http"), (":authority", "h"), (":path", "/hello.txt")]
+            client.send_headers(stream_id, pairs, end_stream=True)
+            open_streams.add(stream_id)
+            sock.sendall(client.data_to_send())
+        while open_streams:
+            _take(client, sock, open_streams, statuses)
+        assert statuses == ["200"] * 300
+        daemon.adm("--stop", "-i", "web")
+        said = sock.recv(65536)
+        assert said[3] == GOAWAY
+        sock.sendall(PING_ACK)
+        while more := sock.recv(65536):
+            said += more
+        assert said[-17 + 3] == GOAWAY
+
+
+def _take(client: Any, sock: socket.socket, open_streams: set[int], statuses: list[str]) -> list[Any]:
+    """Take what has come from the switch."""
+    events: list[Any] = client.receive_data(sock.recv(65536))
+    for event in events:
+        if isinstance(event, h2.events.ResponseReceived):
+            statuses.append(dict(event.headers)[":status"])
+        elif isinstance(event, h2.events.DataReceived):
+            client.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+        elif isinstance(event, h2.events.StreamEnded):
+            open_streams.discard(event.stream_id)
+    sock.sendall(client.data_to_send())
+    return events

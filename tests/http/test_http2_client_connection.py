@@ -1,0 +1,493 @@
+"""HTTP/2 connections of clients in memory: each stream is an exchange of its own; h2 is the client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import h2.config
+import h2.connection
+import h2.errors
+import h2.events
+import h2.exceptions
+import pytest
+from memory import A, B, Peer, World, answer, worlds
+
+from ktcpvs.http.http2_client_connection import HTTP2ClientConnection
+from ktcpvs.protocols.http2 import Limits
+from ktcpvs.streams.stream import Stream
+
+Make = Callable[..., World]
+
+LINES = (
+    "scheduler = phttp", f"server = {A}", f"server = {B}",
+    f'rule = pattern "^/a" use server {A}', f'rule = pattern "^/b" use server {B}',
+)  # fmt: skip
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    with worlds(*LINES) as made:
+        yield made
+
+
+class H2Client:
+    """A client that speaks HTTP/2 by h2, on a line to the switch."""
+
+    def __init__(self, world: World, **limits: int) -> None:
+        self.world = world
+        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="latin-1"))
+        self.h2.initiate_connection()
+        self.peer = Peer(Stream())
+        world.peers.append(self.peer)
+        self.events: list[Any] = []
+        self.ended: list[Any] = []
+        build = lambda: world.live.client_factory.build_stream(("192.0.2.1", 4711), None, None)  # noqa: E731
+        self.switch = HTTP2ClientConnection(
+            world.live.traffic, self.peer.stream, build, Limits(**limits), self.ended.append
+        )
+        self.talks()
+
+    def talks(self) -> None:
+        """Send what h2 has to say, and take what the switch has sent, until neither has more."""
+        for _ in range(100):
+            said = self.h2.data_to_send()
+            if said and self.peer.stream.is_open and self.peer.is_read():
+                self.peer.says(said)
+            self.world.turns(1)
+            heard = self.peer.heard()
+            if heard:
+                self.events += self.h2.receive_data(heard)
+            if not said and not heard:
+                return
+        raise AssertionError("the conversation does not end")
+
+    def asks(
+        self, stream_id: int, path: str = "/a", method: str = "GET", *fields: tuple[str, str], end: bool = True
+    ) -> None:
+        pairs = [(":method", method), (":scheme", "http"), (":authority", "h"), (":path", path), *fields]
+        self.h2.send_headers(stream_id, pairs, end_stream=end)
+        self.talks()
+
+    def got(self, stream_id: int) -> tuple[str, bytes, bool]:
+        """The status, the body and whether the response has ended."""
+        self.talks()
+        status, body, has_ended = "", b"", False
+        for event in self.events:
+            if getattr(event, "stream_id", None) == stream_id:
+                if isinstance(event, h2.events.ResponseReceived):
+                    status = dict(event.headers)[":status"]
+                elif isinstance(event, h2.events.DataReceived):
+                    body += event.data
+                elif isinstance(event, h2.events.StreamEnded):
+                    has_ended = True
+        return status, body, has_ended
+
+    def resets(self) -> list[tuple[int, int]]:
+        return [
+            (event.stream_id, event.error_code) for event in self.events if isinstance(event, h2.events.StreamReset)
+        ]
+
+
+def test_a_request_reaches_its_server_and_its_response_the_client(make: Make) -> None:
+    world = make()
+    client = H2Client(world)
+    client.asks(1, "/a?b=c", "GET", ("x-a", "1"), ("cookie", "a=1"), ("cookie", "b=2"))
+    server = world.accepts(A)
+    assert server.heard() == b"GET /a?b=c HTTP/1.1\r\nhost: h\r\nx-a: 1\r\ncookie: a=1; b=2\r\n\r\n"
+    server.says(answer(b"hello", "X-B: 2"))
+    assert client.got(1) == ("200", b"hello", True)
+    (response,) = [event for event in client.events if isinstance(event, h2.events.ResponseReceived)]
+    assert ("x-b", "2") in response.headers
+    assert client.resets() == []
+    assert not client.switch.transports
+    assert not world.live.connections
+
+
+def test_streams_are_exchanges_of_their_own(make: Make) -> None:
+    """The first one waits for its server, the second one is answered, and a kept server connection is used again."""
+    world = make()
+    client = H2Client(world)
+    client.asks(1, "/a")
+    first = world.accepts(A)
+    client.asks(3, "/b")
+    second = world.accepts(B)
+    second.heard()
+    second.says(answer(b"two"))
+    assert client.got(3) == ("200", b"two", True)
+    assert client.got(1) == ("", b"", False)
+    client.asks(5, "/b")
+    assert world.called() == []
+    second.says(answer(b"three"))
+    assert client.got(5) == ("200", b"three", True)
+    first.heard()
+    first.says(answer(b"one"))
+    assert client.got(1) == ("200", b"one", True)
+
+
+def test_a_body_goes_on_in_chunks_and_a_chunked_response_as_data(make: Make) -> None:
+    world = make()
+    client = H2Client(world)
+    client.asks(1, "/a", "POST", end=False)
+    server = world.accepts(A)
+    client.h2.send_data(1, b"hello")
+    client.talks()
+    client.h2.send_data(1, b" you", end_stream=True)
+    client.talks()
+    head, _, body = server.heard().partition(b"\r\n\r\n")
+    assert b"transfer-encoding: chunked" in head
+    assert body == b"5\r\nhello\r\n4\r\n you\r\n0\r\n\r\n"
+    server.says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+    assert client.got(1) == ("200", b"abc", False)
+    server.says(b"2\r\nde\r\n0\r\n\r\n")
+    assert client.got(1) == ("200", b"abcde", True)
+
+
+def test_a_body_with_a_length_goes_on_with_it(make: Make) -> None:
+    world = make()
+    client = H2Client(world)
+    client.asks(1, "/a", "POST", ("content-length", "5"), end=False)
+    server = world.accepts(A)
+    client.h2.send_data(1, b"hello", end_stream=True)
+    client.talks()
+    assert server.heard() == b"POST /a HTTP/1.1\r\nhost: h\r\ncontent-length: 5\r\n\r\nhello"
+    server.says(answer(b""))
+    assert client.got(1) == ("200", b"", True)
+
+
+def test_interim_responses(make: Make) -> None:
+    world = make()
+    client = H2Client(world)
+    client.asks(1, "/a")
+    server = world.accepts(A)
+    server.says(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + answer(b"x"))
+    assert client.got(1) == ("200", b"x", True)
+    (hint,) = [event for event in client.events if isinstance(event, h2.events.InformationalResponseReceived)]
+    assert ("link", "</x>") in hint.headers
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_head_and_responses_without_a_body(make: Make, method: str) -> None:
+    world = make()
+    client = H2Client(world)
+    client.asks(1, "/a", method)
+    server = world.accepts(A)
+    server.says(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (5 if method == "HEAD" else 0))
+    assert client.got(1) == ("200", b"", True)
+
+
+def test_a_response_that_ends_with_its_connection(make: Make) -> None:
+    world = make()
+    client = H2Client(world)
+    client.asks(1, "/a")
+    server = world.accepts(A)
+    server.says(b"HTTP/1.1 200 OK\r\n\r\nhello")
+    assert client.got(1) == ("200", b"hello", False)
+    server.ends()
+    assert client.got(1) == ("200", b"hello", True)
+
+
+def test_a_response_that_breaks_off_resets_the_stream_alone(make: Make) -> None:
+    world = make()
+    client = H2Client(world)
+    client.asks(1, "/a")
+    server = world.accepts(A)
+    server.says(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello")
+    server.resets()
+    assert client.got(1) == ("200", b"hello", False)
+    assert client.resets() == [(1, h2.errors.ErrorCodes.INTERNAL_ERROR)]
+    client.asks(3, "/b")
+    world.accepts(B).says(answer(b"x"))
+    assert client.got(3) == ("200", b"x", True)
+
+
+def test_a_client_that_resets_a_stream_abandons_its_request(make: Make) -> None:
+    world = make()
+    client = H2Client(world)
+    client.asks(1, "/a")
+    server = world.accepts(A)
+    client.h2.reset_stream(1, h2.errors.ErrorCodes.CANCEL)
+    client.talks()
+    assert server.line.aborted
+    assert not client.switch.transports
+
+
+def test_the_errors_of_the_switch(make: Make) -> None:
+    world = make()
+    client = H2Client(world, max_list_size=1000)
+    client.asks(1, "/nothing")
+    assert client.got(1)[0] == "503"
+    client.asks(3, "/a", "GET", ("x-a", "x" * 1000))
+    status, body, has_ended = client.got(3)
+    assert (status, has_ended) == ("431", True)
+    assert body.startswith(b"431 Request Header Fields Too Large\nktcpvs: ")
+    client.h2.send_headers(5, [(":method", "CONNECT"), (":authority", "h:80")])
+    assert client.got(5)[0] == "501"
+
+
+def test_an_early_response_ends_the_upload(make: Make) -> None:
+    world = make()
+    client = H2Client(world)
+    client.asks(1, "/a", "POST", end=False)
+    server = world.accepts(A)
+    server.says(b"HTTP/1.1 413 No\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno")
+    assert client.got(1) == ("413", b"no", True)
+    client.h2.send_data(1, b"late")
+    client.talks()
+    assert client.resets() == []
+    world.passes(world.context.settings.linger_timeout + 2)
+    client.talks()
+    assert client.resets() == [(1, h2.errors.ErrorCodes.NO_ERROR)]
+
+
+def test_the_client_is_read_as_fast_as_its_server_takes(make: Make) -> None:
+    """While the server does not read, the window of the stream closes; other streams go on."""
+    world = make()
+    client = H2Client(world, stream_window=20_000)
+    client.asks(1, "/a", "POST", end=False)
+    server = world.accepts(A)
+    server.heard()
+    server.fills_up()
+    sent = 0
+    while client.h2.local_flow_control_window(1) > 0 and sent < 200_000:
+        size = min(client.h2.local_flow_control_window(1), 10_000)
+        client.h2.send_data(1, bytes(size))
+        sent += size
+        client.talks()
+    assert sent <= 40_000
+    client.asks(3, "/b")
+    world.accepts(B).says(answer(b"x"))
+    assert client.got(3) == ("200", b"x", True)
+    server.takes_again()
+    client.talks()
+    assert client.h2.local_flow_control_window(1) > 0
+    client.h2.end_stream(1)
+    client.talks()
+    server.says(answer(b"done"))
+    assert client.got(1) == ("200", b"done", True)
+
+
+def test_a_server_is_read_as_fast_as_the_client_takes(make: Make) -> None:
+    world = make()
+    client = H2Client(world)
+    client.asks(1, "/a")
+    server = world.accepts(A)
+    server.says(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+    sent = 0
+    while server.is_read() and sent < 1_000_000:
+        server.says(bytes(20_000))
+        sent += 20_000
+        client.talks()
+    assert sent < 200_000
+    while sent < 1_000_000 or not client.got(1)[2]:
+        for event in client.events:
+            if isinstance(event, h2.events.DataReceived) and event.flow_controlled_length:
+                client.h2.acknowledge_received_data(event.flow_controlled_length, 1)
+                event.flow_controlled_length = 0
+        client.talks()
+        if server.is_read() and sent < 1_000_000:
+            server.says(bytes(20_000))
+            sent += 20_000
+    assert client.got(1) == ("200", bytes(1_000_000), True)
+
+
+def test_a_websocket_by_extended_connect(make: Make) -> None:
+    world = make(*LINES, "upgrade = websocket")
+    client = H2Client(world)
+    pairs = [
+        (":method", "CONNECT"),
+        (":protocol", "websocket"),
+        (":scheme", "http"),
+        (":authority", "h"),
+        (":path", "/a"),
+    ]
+    client.h2.send_headers(1, [*pairs, ("sec-websocket-version", "13")])
+    client.talks()
+    server = world.accepts(A)
+    head = server.heard()
+    assert head.startswith(b"GET /a HTTP/1.1\r\n")
+    assert b"sec-websocket-key: " in head
+    server.says(
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: x\r\n\r\nhi"
+    )
+    assert client.got(1) == ("200", b"hi", False)
+    client.h2.send_data(1, b"frames")
+    client.talks()
+    assert server.heard() == b"frames"
+    server.ends()
+    client.h2.end_stream(1)
+    assert client.got(1)[2]
+
+
+def test_a_connection_error_ends_all_streams(make: Make) -> None:
+    world = make()
+    client = H2Client(world)
+    client.asks(1, "/a")
+    server = world.accepts(A)
+    client.peer.says(bytes(9))
+    world.turns(2)
+    assert server.line.aborted
+    assert client.ended == [client.switch]
+    assert client.peer.heard() != b""
+
+
+def test_a_client_that_disconnects_abandons_its_requests(make: Make) -> None:
+    world = make()
+    client = H2Client(world)
+    client.asks(1, "/a")
+    server = world.accepts(A)
+    client.peer.resets()
+    assert server.line.aborted
+    assert client.ended == [client.switch]
+
+
+PING_ACK = b"\0\0\x08\x06\x01\0\0\0\0shutdown"
+
+
+def frames(data: bytes) -> list[tuple[int, bytes]]:
+    """(type, payload) of the frames; h2 reads nothing behind a GOAWAY."""
+    found = []
+    while data:
+        size = int.from_bytes(data[:3], "big")
+        found.append((data[3], data[9 : 9 + size]))
+        data = data[9 + size :]
+    return found
+
+
+def test_a_graceful_end_lets_streams_finish(make: Make) -> None:
+    world = make()
+    client = H2Client(world)
+    client.asks(1, "/a")
+    server = world.accepts(A)
+    client.switch.retire()
+    kinds = [kind for kind, _ in frames(client.peer.heard())]
+    assert kinds == [7, 6]
+    client.peer.says(PING_ACK)
+    assert [(kind, payload[:4]) for kind, payload in frames(client.peer.heard())] == [(7, b"\0\0\0\1")]
+    assert client.peer.is_open
+    server.says(answer(b"last"))
+    assert frames(client.peer.heard())[-1] == (0, b"last")
+    world.turns(3)
+    assert client.ended == [client.switch]
+    assert client.peer.line.ended
+
+
+def test_an_idle_connection_ends_when_its_client_knows(make: Make) -> None:
+    world = make()
+    client = H2Client(world)
+    client.switch.retire()
+    assert client.ended == []
+    client.peer.says(PING_ACK)
+    assert client.ended == [client.switch]
+    assert client.peer.line.ended
+
+
+def test_an_idle_connection_is_closed(make: Make) -> None:
+    world = make()
+    client = H2Client(world)
+    world.passes(world.context.settings.keepalive_timeout + 6)
+    assert client.ended == [client.switch]
+
+
+# By prior knowledge, through a service.
+
+
+def begun(world: World) -> tuple[Any, Peer]:
+    """A client that has connected to the service and speaks HTTP/2."""
+    client = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="latin-1"))
+    client.initiate_connection()
+    return client, world.client()
+
+
+@pytest.mark.parametrize("size", [1, 5, 24, 1000])
+def test_a_client_that_begins_with_the_preface_speaks_http2(make: Make, size: int) -> None:
+    world = make(*LINES, "http2 = on")
+    client, peer = begun(world)
+    client.send_headers(
+        1, [(":method", "GET"), (":scheme", "http"), (":authority", "h"), (":path", "/a")], end_stream=True
+    )
+    said = client.data_to_send()
+    for begin in range(0, len(said), size):
+        peer.says(said[begin : begin + size])
+    server = world.accepts(A)
+    assert len(world.live.http2_clients) == 1
+    assert world.live.living == 2  # the connection and its stream
+    assert server.heard() == b"GET /a HTTP/1.1\r\nhost: h\r\n\r\n"
+    server.says(answer(b"hello"))
+    world.turns(3)
+    assert any(isinstance(event, h2.events.StreamEnded) for event in client.receive_data(peer.heard()))
+    assert world.live.living == 1
+    peer.resets()
+    assert world.live.living == 0
+
+
+def test_the_preface_is_refused_where_http2_is_off(make: Make) -> None:
+    world = make(*LINES)
+    client, peer = begun(world)
+    peer.says(client.data_to_send())
+    assert peer.heard().startswith(b"HTTP/1.1 505 ")
+
+
+def test_the_preface_behind_a_request_is_refused(make: Make) -> None:
+    world = make(*LINES, "http2 = on")
+    client, peer = begun(world)
+    peer.says(b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
+    world.accepts(A).says(answer(b"x"))
+    peer.heard()
+    peer.says(client.data_to_send())
+    assert peer.heard().startswith(b"HTTP/1.1 505 ")
+
+
+def test_a_service_that_stops_lets_streams_finish(make: Make) -> None:
+    world = make(*LINES, "http2 = on")
+    client, peer = begun(world)
+    client.send_headers(
+        1, [(":method", "GET"), (":scheme", "http"), (":authority", "h"), (":path", "/a")], end_stream=True
+    )
+    peer.says(client.data_to_send())
+    server = world.accepts(A)
+    peer.heard()
+    world.live.stop()
+    peer.says(PING_ACK)
+    assert [kind for kind, _ in frames(peer.heard())] == [7, 6, 7]
+    server.says(answer(b"last"))
+    assert frames(peer.heard())[-1] == (0, b"last")
+    world.turns(3)
+    assert peer.line.ended
+    assert len(world.live.http2_clients) == 0
+
+
+def test_an_address_counts_its_connections_and_its_requests(make: Make) -> None:
+    """Streams are no connections, and each request counts for the rate."""
+    world = make(*LINES, "http2 = on", "client_connections = 1", "client_rate = 2/h")
+    client, peer = begun(world)
+    for stream_id in (1, 3, 5):
+        pairs = [(":method", "GET"), (":scheme", "http"), (":authority", "h"), (":path", "/a")]
+        client.send_headers(stream_id, pairs, end_stream=True)
+    peer.says(client.data_to_send())
+    events = client.receive_data(peer.heard())
+    statuses = [(e.stream_id, dict(e.headers)[":status"]) for e in events if isinstance(e, h2.events.ResponseReceived)]
+    assert statuses == [(5, "429")]
+    assert world.comes("192.0.2.1") is None
+    peer.resets()
+    assert world.comes("192.0.2.1") is not None
+
+
+def test_requests_that_the_switch_answers_itself_take_turns(make: Make) -> None:
+    world = make(*LINES, "http2 = on")
+    client, peer = begun(world)
+    peer.says(client.data_to_send())
+    client.receive_data(peer.heard())
+    statuses = []
+    for round_ in range(3):
+        for number in range(80):
+            pairs = [(":method", "GET"), (":scheme", "http"), (":authority", "h"), (":path", "/nothing")]
+            client.send_headers(1 + 2 * (80 * round_ + number), pairs, end_stream=True)
+        peer.says(client.data_to_send())
+        for _ in range(12):
+            events = client.receive_data(peer.heard())
+            statuses += [dict(e.headers)[":status"] for e in events if isinstance(e, h2.events.ResponseReceived)]
+            world.turns(1)
+        peer.says(client.data_to_send())
+    assert statuses == ["503"] * 240
