@@ -314,6 +314,7 @@ class World:
         assert not counted, counted
         assert not self.live.connections
         assert not self.live.preambles
+        assert not self.live.http2_clients
         assert self.context.descriptors.used == 0
         assert self.live.server_connections.open == 0
         self.director.end()

@@ -22,7 +22,7 @@ from ktcpvs.model import exchange as life
 from ktcpvs.model.scheduling import Choice
 from ktcpvs.protocols import http1
 from ktcpvs.protocols.http1 import BadFrame, BadRequest, Chunked, Frame, HeadReader, error_response
-from ktcpvs.protocols.http2.constants import PREFACE
+from ktcpvs.protocols.http2.constants import ALPN, PREFACE
 from ktcpvs.streams.lingering_close import LingeringClose, Progress, may_still_send
 from ktcpvs.streams.stream import Stream
 
@@ -236,9 +236,18 @@ class HTTPClientConnection(ClientConnection):
             method = found[2] if found is not None else reader.method if reader is not None else None
             self.refuse(bad.status, str(bad), method=method)
 
+    def take_over(self, stream: Stream, first: bytes) -> None:
+        tls = stream.tls
+        if tls is None or tls.alpn != ALPN:
+            super().take_over(stream, first)
+        else:
+            super().take_over(stream, b"")
+            self._begin_http2(first)
+
     def _may_begin_http2(self, received: bytearray) -> bool:
-        """Return whether these bytes begin an HTTP/2 connection (RFC 9113, section 3.3), and the service accepts it."""
-        is_first = self.moved() == (0, 0) and not self.has_ended
+        """Return whether these bytes begin an HTTP/2 connection by prior knowledge (RFC 9113, section 3.3), and the
+        service accepts it. Over TLS, ALPN alone decides (section 3.2)."""
+        is_first = self.client.tls is None and self.moved() == (0, 0) and not self.has_ended
         is_preface = PREFACE.startswith(received[: len(PREFACE)])
         return is_first and is_preface and self.service.config.http2 == "on"
 

@@ -8,6 +8,7 @@ from functools import partial
 from operator import methodcaller
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
@@ -32,6 +33,7 @@ from ktcpvs.services.http2_clients import HTTP2Clients
 from ktcpvs.services.listener import Listener
 from ktcpvs.services.preambles import Preambles
 from ktcpvs.services.prepared import Prepared
+from ktcpvs.services.tls_profiles import HTTP_PROTOCOLS
 from ktcpvs.streams.accept import adopt_descriptor, client_name
 from ktcpvs.streams.compiled import IS_COMPILED
 from ktcpvs.streams.connector import ConnectionOptions, Connector
@@ -480,7 +482,8 @@ class RunningService:
     def _begin_http2(self, stream: Stream, peer: Any, limits: ClientLimits | None, first: bytes) -> None:
         """A client that was accepted turns out to speak HTTP/2. limits: of its address. first: the bytes that it has
         sent."""
-        tls = stream.tls
+        # What servers with `proxy v2` are told of ALPN is the protocol that follows on their connection.
+        tls = stream.tls and evolve(stream.tls, alpn=HTTP_PROTOCOLS[0])
 
         def build() -> ClientConnection:
             return self.client_factory.build_stream(peer, tls, limits)

@@ -19,6 +19,7 @@ from ktcpvs.interfaces import EACH_REQUEST, FIRST_REQUEST
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.tls import REFUSE
 from ktcpvs.model.tls_files import AUTHORITIES, CERTIFICATE, TLSFile
+from ktcpvs.protocols.http2.constants import ALPN
 from ktcpvs.services.tls_file_store import TLSFiles
 from ktcpvs.streams.tls_stage import ContextChoice
 from ktcpvs.system.tls_contexts import ServerContexts, TLSProfile
@@ -33,6 +34,9 @@ SECRET_BYTES = 32
 
 HTTP_PROTOCOLS = ("http/1.1", "http/1.0")
 """The protocols of ALPN that services speak whose schedulers read requests; other services accept any."""
+
+HTTP2_PROTOCOLS = (ALPN, *HTTP_PROTOCOLS)
+"""Those of services that choose per request and have `http2 = on`."""
 
 
 @frozen
@@ -63,7 +67,7 @@ class TLSOptions:
             config.tls_ciphers or "",
             config.client_ca or "",
             config.client_certificate,
-            HTTP_PROTOCOLS if unit in (EACH_REQUEST, FIRST_REQUEST) else (),
+            _protocols(config, unit),
         )
 
     @property
@@ -83,6 +87,12 @@ class TLSOptions:
             self.client_ca,
             self.client_certificate,
         )
+
+
+def _protocols(config: VirtualService, unit: str) -> tuple[str, ...]:
+    if unit == EACH_REQUEST and config.http2 == "on":
+        return HTTP2_PROTOCOLS
+    return HTTP_PROTOCOLS if unit in (EACH_REQUEST, FIRST_REQUEST) else ()
 
 
 class ServiceTLS(ContextChoice):

@@ -1,9 +1,10 @@
-"""HTTP/2 by prior knowledge: curl and h2 as clients, a real server behind the switch."""
+"""HTTP/2 by prior knowledge and over TLS: curl and h2 as clients, a real server behind the switch."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import h2.config
 import h2.connection
 import h2.events
 import pytest
+from authority import Authority
 from http_servers import BIG, TwistedWeb, WebServer, sha256
 from servers import LOOPBACK, free_port, program
 
@@ -53,6 +55,69 @@ def test_curl_gets_a_file_and_sends_one(port: int, tmp_path: Path) -> None:
     upload = tmp_path / "upload"
     upload.write_bytes(BIG)
     assert curl(port, "/digest", "--data-binary", f"@{upload}").decode() == sha256(BIG)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture
+def tls_port(daemon: Daemon, server: WebServer, authority: Authority) -> int:
+    port = free_port()
+    options = {"certificate": [str(authority.daemon("site"))], "http2": "on"}
+    daemon.call("add_service", "tls", listen=[f"{LOOPBACK}:{port} tls"], scheduler="phttp", **options)
+    daemon.call("add_server", "tls", server.address)
+    daemon.call("add_rule", "tls", ".*", server.address)
+    daemon.call("start", "tls")
+    return port
+
+
+def curl_tls(authority: Authority, port: int, path: str, *arguments: str) -> bytes:
+    command = [program("curl"), "-s", "-S", "--max-time", "20", "--cacert", str(authority.pem), *arguments]
+    done = subprocess.run([*command, f"https://localhost:{port}{path}"], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_curl_speaks_http2_over_tls(tls_port: int, authority: Authority, tmp_path: Path) -> None:
+    version = "-o", "/dev/null", "-w", "%{http_version} %{response_code}"
+    assert curl_tls(authority, tls_port, "/hello.txt", "--http2", *version) == b"2 200"
+    assert curl_tls(authority, tls_port, "/hello.txt", "--http1.1", *version) == b"1.1 200"
+    assert sha256(curl_tls(authority, tls_port, "/big.bin", "--http2")) == sha256(BIG)
+    upload = tmp_path / "upload"
+    upload.write_bytes(BIG)
+    digest = curl_tls(authority, tls_port, "/digest", "--http2", "--data-binary", f"@{upload}")
+    assert digest.decode() == sha256(BIG)
+
+
+def test_an_edit_decides_what_handshakes_offer(daemon: Daemon, tls_port: int, authority: Authority) -> None:
+    version = "--http2", "-o", "/dev/null", "-w", "%{http_version}"
+    for value, spoken in ("off", b"1.1"), ("on", b"2"):
+        daemon.call("edit_service", "tls", http2=value)
+        assert curl_tls(authority, tls_port, "/hello.txt", *version) == spoken
+
+
+def test_a_client_that_has_chosen_http2_and_speaks_http1_is_refused(tls_port: int, authority: Authority) -> None:
+    context = ssl.create_default_context(cafile=authority.pem)
+    context.set_alpn_protocols(["h2"])
+    with (
+        contextlib.closing(socket.create_connection((LOOPBACK, tls_port), 20)) as raw,
+        context.wrap_socket(raw, server_hostname="localhost") as sock,
+    ):
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        said = b""
+        while more := sock.recv(65536):
+            said += more
+    frames = []
+    while said:
+        size = int.from_bytes(said[:3], "big")
+        frames.append((said[3], said[9 : 9 + size]))
+        said = said[9 + size :]
+    kind, payload = frames[-1]
+    assert kind == GOAWAY
+    assert payload[:8] == bytes(7) + b"\1"  # no stream was handled; PROTOCOL_ERROR
 
 
 def test_http1_goes_on_beside_it(port: int) -> None:

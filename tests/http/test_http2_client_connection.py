@@ -15,6 +15,7 @@ from memory import A, B, Peer, World, answer, worlds
 
 from ktcpvs.http.http2_client_connection import HTTP2ClientConnection
 from ktcpvs.protocols.http2 import Limits
+from ktcpvs.streams.contract import TLSFacts
 from ktcpvs.streams.stream import Stream
 
 Make = Callable[..., World]
@@ -390,6 +391,15 @@ def test_an_idle_connection_is_closed(make: Make) -> None:
     assert client.ended == [client.switch]
 
 
+def test_the_timeouts_are_those_of_the_service(make: Make) -> None:
+    world = make(*LINES, "keepalive_timeout = 2")
+    client = H2Client(world)
+    world.passes(1)
+    assert client.ended == []
+    world.passes(4)
+    assert client.ended == [client.switch]
+
+
 # By prior knowledge, through a service.
 
 
@@ -420,6 +430,58 @@ def test_a_client_that_begins_with_the_preface_speaks_http2(make: Make, size: in
     assert world.live.living == 1
     peer.resets()
     assert world.live.living == 0
+
+
+def over_tls(world: World, alpn: str | None) -> Peer:
+    """A client that has completed a handshake with the service."""
+    peer = Peer(Stream())
+    world.peers.append(peer)
+    peer.stream.tls = TLSFacts("TLSv1.3", alpn=alpn)
+    connection = world.live.client_factory.build(("192.0.2.1", 4711), peer.stream)
+    assert connection is not None
+    connection.take_over(peer.stream, b"")
+    return peer
+
+
+def test_a_client_that_has_chosen_http2_in_its_handshake_speaks_it(make: Make) -> None:
+    """Servers learn the scheme, and behind a header of the PROXY protocol the protocol that they are spoken to."""
+    world = make(*LINES, "http2 = on", "x_forwarded_proto = replace")
+    client = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="latin-1"))
+    client.initiate_connection()
+    peer = over_tls(world, "h2")
+    assert frames(peer.heard())[0][0] == 4  # the server's SETTINGS need not wait for the client's
+    client.send_headers(
+        1, [(":method", "GET"), (":scheme", "https"), (":authority", "h"), (":path", "/a")], end_stream=True
+    )
+    peer.says(client.data_to_send())
+    server = world.accepts(A)
+    assert server.heard() == b"GET /a HTTP/1.1\r\nhost: h\r\nX-Forwarded-Proto: https\r\n\r\n"
+    (stream,) = world.live.connections
+    assert stream.origin().tls == TLSFacts("TLSv1.3", alpn="http/1.1")
+    server.says(answer(b"hello"))
+    assert frames(peer.heard())[-1] == (0, b"hello")
+    peer.resets()
+    assert world.live.living == 0
+
+
+def test_a_client_that_has_chosen_http2_must_begin_with_its_preface(make: Make) -> None:
+    world = make(*LINES, "http2 = on")
+    peer = over_tls(world, "h2")
+    peer.says(b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
+    last, payload = frames(peer.heard())[-1]
+    assert (last, payload[:8]) == (7, bytes(7) + b"\1")  # GOAWAY: PROTOCOL_ERROR
+    assert peer.line.ended
+    assert world.called() == []
+
+
+@pytest.mark.parametrize("alpn", [None, "http/1.1"])
+def test_over_tls_there_is_no_prior_knowledge(make: Make, alpn: str | None) -> None:
+    world = make(*LINES, "http2 = on")
+    client = h2.connection.H2Connection()
+    client.initiate_connection()
+    peer = over_tls(world, alpn)
+    peer.says(client.data_to_send())
+    assert peer.heard().startswith(b"HTTP/1.1 505 ")
 
 
 def test_the_preface_is_refused_where_http2_is_off(make: Make) -> None:

@@ -19,14 +19,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
 
 from ktcpvs.errors import NoTLS
-from ktcpvs.interfaces import CONNECTION, EACH_REQUEST
+from ktcpvs.interfaces import CONNECTION, EACH_REQUEST, FIRST_REQUEST
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.service import VirtualService
 from ktcpvs.protocols.client_hello import TLS_1_3, BadHello, ClientHello
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.services.tls_file_store import TLSFileStore
-from ktcpvs.services.tls_profiles import HTTP_PROTOCOLS, ServiceTLS, TLSProfiles
+from ktcpvs.services.tls_profiles import HTTP2_PROTOCOLS, HTTP_PROTOCOLS, ServiceTLS, TLSProfiles
 from ktcpvs.system import tls_tickets
 
 SECRET, OTHER_SECRET = b"1" * 32, b"2" * 32
@@ -96,6 +96,13 @@ def test_what_does_not_change_is_shared(process: Process, site: Path) -> None:
 def test_only_requests_have_protocols(process: Process, site: Path) -> None:
     config = service(f"certificate = {site}")
     assert process.choice(config, EACH_REQUEST).contexts.profile.alpn == HTTP_PROTOCOLS
+    assert process.choice(config, CONNECTION).contexts.profile.alpn == ()
+
+
+def test_http2_is_offered_where_it_is_on_and_requests_are_chosen_for(process: Process, site: Path) -> None:
+    config = service(f"certificate = {site}", "http2 = on")
+    assert process.choice(config, EACH_REQUEST).contexts.profile.alpn == HTTP2_PROTOCOLS == ("h2", *HTTP_PROTOCOLS)
+    assert process.choice(config, FIRST_REQUEST).contexts.profile.alpn == HTTP_PROTOCOLS
     assert process.choice(config, CONNECTION).contexts.profile.alpn == ()
 
 

@@ -12,6 +12,9 @@ HAS_PRIORITY = 0x20
 
 FRAME_HEADER_BYTES = 9
 
+ALPN = "h2"
+"""The name of HTTP/2 over TLS in ALPN (section 3.2)."""
+
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 """The first bytes of a client (RFC 9113, section 3.4)."""
 
