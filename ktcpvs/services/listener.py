@@ -80,6 +80,7 @@ class Listener:
         context.descriptors.listening += 1
 
     def start(self) -> None:
+        drop_handshakes(self.socket, False)  # a listener that has retired may have shared this socket
         self.resume()
 
     def resume(self) -> None:
@@ -140,7 +141,10 @@ class Listener:
     def _accept_backlog(self) -> None:
         drop_handshakes(self.socket)
         self._accept(self._backlog())
-        drop_handshakes(self.socket, False)  # another process may share the socket and keep listening
+        if self._retired is None:
+            drop_handshakes(self.socket, False)  # another process may share the socket and keep listening
+        # Behind a listener that retires nobody accepts. A supervisor has the socket open for a moment longer: a client
+        # whose handshake it completed would be reset.
 
     def release(self) -> None:
         """Stop listening; another process shares the socket and accepts the clients in its backlog."""

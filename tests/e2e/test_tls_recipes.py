@@ -6,7 +6,6 @@ import re
 import socket
 import ssl
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -66,10 +65,6 @@ def kitchen(daemon: Daemon, tmp_path: Path) -> Kitchen:
 
 
 Serve = Callable[..., SocketServer]
-
-needs_servers_by_tls = pytest.mark.skipif(
-    find_spec("ktcpvs.services.availability") is not None, reason="this version has no TLS and PROXY to servers"
-)
 
 
 def shows_its_request(sock: socket.socket) -> None:
@@ -215,7 +210,6 @@ def test_behind_a_cdn(kitchen: Kitchen, serve: Serve) -> None:
     assert b"\r\nX-Forwarded-For: 127.0.0.2\r\n" in curl(kitchen.target(port), "--interface", "127.0.0.2")
 
 
-@needs_servers_by_tls
 def test_proxy_to_servers(kitchen: Kitchen, serve: Serve) -> None:
     port = free_port()
     heard: list[bytes] = []
@@ -235,7 +229,6 @@ def test_proxy_to_servers(kitchen: Kitchen, serve: Serve) -> None:
     assert (str(result.source[0]), result.source[1]) == own
 
 
-@needs_servers_by_tls
 def test_tls_to_servers(kitchen: Kitchen) -> None:
     port, inside = free_port(), "app.internal"
     internal = Authority(kitchen.folder, "internal")

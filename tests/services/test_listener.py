@@ -125,6 +125,37 @@ def test_a_client_that_connects_meanwhile_reaches_the_other_listener(
     assert len(follower.taken["old"]) == 1
 
 
+def test_a_client_that_connects_before_another_process_has_closed_the_socket(
+    follower: Follower, stack: contextlib.ExitStack
+) -> None:
+    """As a supervisor has it open until its workers have closed theirs. The client comes again after a second."""
+    other = follower.old.socket.dup()
+    try:
+        follower.retire()
+        wait_for(lambda: follower.fired)
+        client = stack.enter_context(socket.socket())
+        client.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            client.connect((LOOPBACK, follower.port))
+    finally:
+        other.close()
+    wait_for(lambda: len(follower.taken["new"]) == 1)
+    follower.taken["new"][0].sendall(b"hello")
+    client.settimeout(10)
+    assert client.recv(5) == b"hello"
+
+
+def test_a_listener_accepts_at_a_socket_where_another_one_has_retired(
+    follower: Follower, stack: contextlib.ExitStack
+) -> None:
+    """As a service manager keeps sockets for the next start."""
+    module.drop_handshakes(follower.new.socket)
+    follower.retire()
+    wait_for(lambda: follower.fired)
+    stack.enter_context(follower.call())
+    wait_for(lambda: len(follower.taken["new"]) == 1)
+
+
 @pytest.mark.parametrize("tells", [True, False])
 def test_a_handshake_that_does_not_end_is_not_waited_for_long(
     follower: Follower, stack: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch, tells: bool
