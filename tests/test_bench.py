@@ -805,7 +805,7 @@ def test_every_proxy_gets_the_same_certificate_and_version() -> None:
 
 def test_tls_passed_through_is_chosen_by_the_name_that_clients_send() -> None:
     (service,) = parse(configurations.ktcpvs(SITE, "sni"), "", service_port).apply(Table()).services.values()
-    assert [rule.hosts for rule in service.rules] == [(configurations.NAME,)]
+    assert [rule.pattern for rule in service.rules] == [f"host {configurations.NAME}"]
     assert f"req.ssl_sni -i {configurations.NAME} " in configurations.haproxy_sni(SITE)
 
 

@@ -183,7 +183,7 @@ class RunningService:
         usable = frozenset(destinations.values())
         traffic.selector.configure(config, prepared.scheduler, usable, prepared.bind_fallback())
         if gone:
-            self.context.wheel.after(traffic.settings.drain_timeout, lambda: self._end_leaving(gone.values()))
+            self.context.wheel.after(self._drain_timeout, lambda: self._end_leaving(gone.values()))
         # The lines above only assign, so they cannot fail. The steps below call other parts or the system.
         self._step("admission", traffic.admission.configure, config, unit)
         self._step("access log", traffic.access_log.configure, config)
@@ -340,7 +340,12 @@ class RunningService:
             self._step("drain", part, connection)
         self._step("idle connections", self.server_connections.close)
         if (self.connections or self.preambles or self.http2_clients) and self._drain is None:
-            self._drain = self.context.wheel.after(self.traffic.settings.drain_timeout, self._end_all)
+            self._drain = self.context.wheel.after(self._drain_timeout, self._end_all)
+
+    @property
+    def _drain_timeout(self) -> int:
+        """Seconds. Read anew, since an edit may stop a service before its settings are applied to it."""
+        return self.config.settings_from(self.context.settings).drain_timeout
 
     def settings_changed(self) -> None:
         """Apply changed settings to the backlog and to all that the service takes from them."""

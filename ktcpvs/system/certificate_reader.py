@@ -139,7 +139,10 @@ def run(name: str, uid: str, gid: str) -> None:
     # A terminal, or a service manager that ends the daemon, sends these to all of its processes.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    become(Identity(name, int(uid), int(gid)), kept=_reading_capability())
+    try:
+        become(Identity(name, int(uid), int(gid)), kept=_reading_capability())
+    except CannotDrop:  # the daemon fails in the same way, and says so
+        sys.exit(1)
     prctl(_DUMPABLE, 0)
     answer_all(socket.socket(fileno=0), OwnAccess())
 

@@ -524,15 +524,18 @@ def test_from_a_relay_in_full_flow(relays: Relays) -> None:
 
     sizes = 4 * len(BULK), len(BULK) // 2
     joined.do(begin)
-    sendings = [Sending(joined.client, 4 * BULK), Sending(joined.server, BULK[: sizes[1]])]
+    first = 2 * BULK  # what comes before the hand-over; the rest comes behind it
+    sendings = [Sending(joined.client, first), Sending(joined.server, BULK[: sizes[1]])]
     received = [bytearray(), bytearray()]
     peers = [joined.server, joined.client]
     while not left or len(received[0]) + len(received[1]) < sum(sizes):
+        if left and len(sendings) == 2 and len(received[0]) == len(first):
+            sendings.append(Sending(joined.client, 2 * BULK))
         ready, _, _ = select.select(peers, [], [], 10)
         assert ready
         for peer in ready:
             received[peers.index(peer)] += peer.recv(1 << 20)
-        if not left and [len(data) for data in received] == [*sizes]:
+        if not left and [len(data) for data in received] == [len(first), sizes[1]]:
             wait_for(lambda: left)
     assert received == [4 * BULK, BULK[: sizes[1]]]
     assert copying.inward.bytes == left[0] < sizes[0]
