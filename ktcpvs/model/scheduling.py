@@ -184,7 +184,7 @@ class BoundRule:
 
     @property
     def key(self) -> str:
-        """What identifies it among the rules of its service."""
+        """The rule is known by it among the rules of its service."""
         return self.rule.key if self.rule is not None else self.pattern
 
     @property

@@ -160,7 +160,7 @@ class Rule:
     is_pattern: bool = field(init=False, eq=False, repr=False)
     """Whether its only condition is one pattern."""
     key: str = field(init=False, eq=False, repr=False)
-    """What identifies the rule in its service: no two have the same."""
+    """The rule is known by it in its service: no two have the same."""
 
     @conditions.default
     def _read_conditions(self) -> tuple[Condition, ...]:

@@ -22,8 +22,8 @@ _STARTUP_VERSION = b"\0\3"  # the major version in a StartupMessage, after its l
 
 
 class Beginning(Enum):
-    """What a client has begun with. SSL: an SSLRequest. GSS: a GSSENCRequest. NEITHER: something else, such as a
-    ClientHello; it may be incomplete."""
+    """The kinds of first messages of a client. SSL: an SSLRequest. GSS: a GSSENCRequest. NEITHER: something else, such
+    as a ClientHello; it may be incomplete."""
 
     SSL = "SSLRequest"
     GSS = "GSSENCRequest"

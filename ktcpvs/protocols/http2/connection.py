@@ -13,6 +13,7 @@ the owner must not read while the peer does not: that bounds it.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
@@ -94,8 +95,8 @@ MAX_DEBUG_BYTES = 256
 """The most bytes of a GOAWAY's debug data that are kept."""
 
 
-class Connection:
-    """What both roles have in common; `Server` and `Client` are its roles.
+class Connection(ABC):
+    """One end of a connection, without what only a server or only a client does: see `Server` and `Client`.
 
     streams: the open ones, by number. settings: of the peer. send_window: bytes of DATA that the peer accepts on all
     streams together; receive_window: those that it may still send. is_over: a connection error has ended it; nothing is
@@ -372,9 +373,9 @@ class Connection:
         if depends_on_itself:
             raise HTTP2StreamError(PROTOCOL_ERROR, "the stream depends on itself")
 
+    @abstractmethod
     def _on_section(self, stream_id: int, section: FieldSection, end_stream: bool) -> None:
         """A header section has come. Raises MalformedMessage, HTTP2StreamError, HTTP2ConnectionError."""
-        raise NotImplementedError
 
     def _on_trailers(self, stream: StreamState, section: FieldSection, end_stream: bool) -> None:
         if stream.has_ended:
@@ -416,9 +417,9 @@ class Connection:
             self._remove(stream)
             self._events.append(self._reset_event(stream_id, code))
 
+    @abstractmethod
     def _reset_event(self, stream_id: int, code: int) -> StreamReset:
         """The event for a stream that the peer has reset."""
-        raise NotImplementedError
 
     def _on_settings(self, stream_id: int, flags: int, payload: bytes) -> None:
         if stream_id:
@@ -484,6 +485,7 @@ class Connection:
         self._events.append(GoAwayReceived(last, code, payload[8 : 8 + MAX_DEBUG_BYTES]))
         self._goaway_received(last)
 
+    @abstractmethod
     def _goaway_received(self, last_stream_id: int) -> None:
         """The peer handles no later stream of ours."""
 
@@ -533,9 +535,9 @@ class Connection:
 
     # Streams that are over.
 
+    @abstractmethod
     def _is_idle(self, stream_id: int) -> bool:
         """Whether a stream was never open."""
-        raise NotImplementedError
 
     def _on_closed(self, stream_id: int, what: str) -> None:
         """DATA or HEADERS came on a stream that the peer has ended, or that is not open. Late frames of streams that we

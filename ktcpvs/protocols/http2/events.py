@@ -1,4 +1,4 @@
-"""What the peer of an HTTP/2 connection has done, in the order in which it did it."""
+"""Events of an HTTP/2 connection: each tells one thing that the peer has done."""
 
 from __future__ import annotations
 

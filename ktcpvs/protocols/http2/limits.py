@@ -9,7 +9,7 @@ from ktcpvs.protocols.http2.constants import MIN_FRAME_SIZE
 
 @frozen
 class Limits:
-    """What the peer of one connection may do. Every limit holds for one connection.
+    """Limits on the peer of one connection. Each holds for one connection.
 
     Sizes and numbers:
 

@@ -124,6 +124,9 @@ class Server(Connection):
     def _reset_event(self, stream_id: int, code: int) -> StreamReset:
         return StreamReset(stream_id, code, "the client has reset the stream", by_peer=True)
 
+    def _goaway_received(self, last_stream_id: int) -> None:
+        """Nothing follows: a server opens no streams."""
+
     def _is_idle(self, stream_id: int) -> bool:
         return (
             not stream_id & 1
