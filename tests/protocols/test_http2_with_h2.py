@@ -205,6 +205,7 @@ class Conversation:
                 if key in self.senders:
                     self.senders[key].state = "done"
 
+    requests: list[Any]
     responses: list[Any]
 
     def begin_response(self, stream_id: int, we_send: bool) -> None:
@@ -217,7 +218,10 @@ class Conversation:
 
         def start(fields: Any, is_whole: bool) -> None:
             if first[0][0] == ":status":
-                ours.send_headers(stream_id, response_list(b"HTTP/1.1 100 Continue\r\n\r\n"))
+                # h2 takes an interim response on a stream that it has just reset for an error, though what is on its
+                # way then must be ignored (RFC 9113, section 5.1).
+                if not self.requests[stream_id >> 1][3]:
+                    ours.send_headers(stream_id, response_list(b"HTTP/1.1 100 Continue\r\n\r\n"))
                 ours.send_headers(stream_id, HeaderList(tuple(lines_of(first + fields))), is_whole)
             else:
                 assert ours.send_request(HeaderList(tuple(lines_of(first + fields))), b"POST", is_whole) == stream_id
@@ -280,6 +284,7 @@ def arrived(got: Message, sent: Any, other_resets: bool) -> None:
 def converse(ours: Any, plan: list[Any], theirs: dict[Any, int], cuts: list[int]) -> Conversation:
     is_client = isinstance(ours, Client)
     talk = Conversation(ours, is_client, theirs, cuts)
+    talk.requests = [request for request, _ in plan]
     talk.responses = [response for _, response in plan]
     talk.turn()
     for at, (request, _) in enumerate(plan):
