@@ -24,8 +24,8 @@ FIELDS(request, "client", "method", "target", "path", "lines", "tried", "failed"
 enum { V_CONTEXT, V_SELECTOR };
 FIELDS(service, "context", "selector");
 
-enum { S_SCHEDULER, S_USABLE, S_DOWN };
-FIELDS(selector, "scheduler", "usable", "down");
+enum { S_SCHEDULER, S_USABLE, S_EXCLUDED };
+FIELDS(selector, "scheduler", "usable", "excluded");
 
 enum { O_DESTINATION, O_REASON, O_LINES, O_ANSWER_LINES };
 FIELDS(choice, "destination", "reason", "lines", "answer_lines");
@@ -57,7 +57,7 @@ static PyObject *no_destinations, *no_bytes, *no_text, *no_objects, *on_end_of_n
 static PyObject *plain_transition, *plain_select, *plain_take, *plain_end, *zero;
 static long state_level, scheduling_level;
 
-static PyObject *s_after, *s_cancel, *s_choice_failed, *s_choose, *s_context, *s_data_received, *s_down, *s_ended,
+static PyObject *s_after, *s_cancel, *s_choice_failed, *s_choose, *s_context, *s_data_received, *s_excluded, *s_ended,
     *s_get, *s_half_close, *s_handle_answer, *s_inward_ended, *s_keep_urgent, *s_level, *s_log, *s_now, *s_opened,
     *s_outward_ended, *s_received, *s_selector, *s_serve, *s_set_backpressure, *s_table, *s_wheel, *s_write;
 
@@ -138,7 +138,8 @@ make_request(PyObject *service, PyObject *client_host)
         SLOT(request, request, R_FAILED) = Py_NewRef(no_destinations);
         SLOT(request, request, R_PROTOCOLS) = Py_NewRef(no_objects);
         SLOT(request, request, R_TRIED) =
-            IS_A(selector, selector) ? Py_NewRef(SLOT(selector, selector, S_DOWN)) : PyObject_GetAttr(selector, s_down);
+            IS_A(selector, selector) ? Py_NewRef(SLOT(selector, selector, S_EXCLUDED))
+                                     : PyObject_GetAttr(selector, s_excluded);
         if (SLOT(request, request, R_TRIED) == NULL)
             Py_CLEAR(request);
     }
@@ -635,7 +636,7 @@ PyInit__connection(void)
         const char *text;
     } strings[] = {
         {&s_after, "after"}, {&s_cancel, "cancel"}, {&s_choice_failed, "_choice_failed"}, {&s_choose, "choose"},
-        {&s_context, "context"}, {&s_data_received, "dataReceived"}, {&s_down, "down"}, {&s_ended, "ended"},
+        {&s_context, "context"}, {&s_data_received, "dataReceived"}, {&s_excluded, "excluded"}, {&s_ended, "ended"},
         {&s_get, "__get__"}, {&s_half_close, "half_close"}, {&s_handle_answer, "handle_answer"},
         {&s_inward_ended, "_inward_ended"}, {&s_keep_urgent, "keep_urgent_data_in_place"}, {&s_level, "level"},
         {&s_log, "log"}, {&s_now, "now"}, {&s_opened, "_opened"}, {&s_outward_ended, "_outward_ended"},

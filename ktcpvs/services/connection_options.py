@@ -16,20 +16,23 @@ from ktcpvs.system.tls_contexts import ClientContexts, ClientTLS
 
 
 def connection_options(config: VirtualService, contexts: ClientContexts) -> dict[Address, ConnectionOptions]:
-    """Return address -> how connections to that server are made, without those that have neither TLS nor PROXY.
+    """Return address -> how connections to that server are made, the redirect address included, without those that are
+    plain.
 
     Raises NoTLS, in one line that names the service and the server, for a file that cannot be used.
     """
     known: dict[ServerTLS, SSLContext] = {}  # so that each file is read once
     found: dict[Address, ConnectionOptions] = {}
     for server in config.servers:
-        if server.tls is None and server.proxy == OFF:
+        if server.tls is None and server.proxy == OFF and not config.tcp_keepalive:
             continue
         try:
             tls = None if server.tls is None else _client_tls(server, server.tls, contexts, known)
         except NoTLS as refusal:
             raise NoTLS(f"service {config.ident}: server = {server.name or server.address}: {refusal}") from None
-        found[server.address] = ConnectionOptions(tls, server.proxy)
+        found[server.address] = ConnectionOptions(tls, server.proxy, config.tcp_keepalive)
+    if config.redirect is not None and config.tcp_keepalive:
+        found.setdefault(config.redirect, ConnectionOptions(keepalive=config.tcp_keepalive))
     return found
 
 

@@ -28,10 +28,12 @@ from ktcpvs.system.tls_contexts import ClientTLS
 @frozen
 class ConnectionOptions:
     """How connections to a server are made. tls: None: without TLS. proxy: the version of the PROXY protocol that tells
-    the server who the client is, v1 or v2; or OFF."""
+    the server who the client is, v1 or v2; or OFF. keepalive: seconds of silence after which TCP probes the server; 0:
+    never."""
 
     tls: ClientTLS | None = None
     proxy: str = OFF
+    keepalive: int = 0
 
 
 PLAIN = ConnectionOptions()
@@ -95,6 +97,8 @@ class Connector:
             return self.connect_stream(stream, origin).addCallbacks(connected, failed)
         if self.options.proxy != OFF:
             connected = self._after_origin(connected, origin)
+        if self.options.keepalive:
+            connected = self._after_keepalive(connected)
         return bare_connect.connect(poller, self.address, self.timeout, stream, connected, failed)
 
     def connect_stream(self, stream: Stream, origin: OriginOf | None = None) -> Deferred[Stream]:
@@ -116,7 +120,17 @@ class Connector:
     def _connect(self, stream: Stream, origin: OriginOf | None) -> Deferred[Stream]:
         """Connect `stream` without TLS."""
         connecting = connect(self._reactor, self.address, self.timeout, stream)
+        if self.options.keepalive:
+            connecting.addCallback(self._keep_alive)
         return connecting if self.options.proxy == OFF else connecting.addCallback(self._tell_origin, origin)
+
+    def _after_keepalive(self, connected: Callable[[Stream], object]) -> Callable[[Stream], object]:
+        """Return a function that lets TCP probe the server, and then calls `connected`."""
+        return lambda stream: connected(self._keep_alive(stream))
+
+    def _keep_alive(self, stream: Stream) -> Stream:
+        stream.keep_alive(self.options.keepalive)
+        return stream
 
     def _after_origin(
         self, connected: Callable[[Stream], object], origin: OriginOf | None

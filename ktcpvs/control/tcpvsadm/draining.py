@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.task import deferLater
 
 from ktcpvs.control.client import Switch
-from ktcpvs.model.address import Inet, parse_address
+from ktcpvs.model.address import Address, Inet, parse_address
 from ktcpvs.system.names import service_port
 
 POLL_INTERVAL = 0.5
@@ -34,8 +34,9 @@ async def complete_address(switch: Switch, ident: str, text: str) -> str:
     return str(address)
 
 
-async def wait_until_drained(reactor: Any, switch: Switch, ident: str, address: str) -> None:
-    """Return when no connection of the service uses that server any more."""
+async def wait_until_drained(reactor: Any, switch: Switch, ident: str | None, address: str) -> None:
+    """Return when no connection uses that server any more. ident: of the service; None: in all services. address:
+    without a port: all servers of that host."""
     printed, last = "", 0.0
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     while True:
@@ -51,10 +52,19 @@ async def wait_until_drained(reactor: Any, switch: Switch, ident: str, address: 
         await deferLater(reactor, POLL_INTERVAL)
 
 
-async def _find_connections(switch: Switch, ident: str, address: str) -> list[dict[str, Any]]:
-    """Return the connections of the service that use the server."""
-    found = await switch.connections(ident)
-    return [one for one in found if address in (one["server"], one["name"]) and one["state"] not in IDLE_STATES]
+async def _find_connections(switch: Switch, ident: str | None, text: str) -> list[dict[str, Any]]:
+    """Return the connections that use the server."""
+    address = parse_address(text, service_port)
+    found = [one for one in await switch.connections(ident) if one["state"] not in IDLE_STATES]
+    return [one for one in found if any(_is_meant(known, address) for known in (one["server"], one["name"]))]
+
+
+def _is_meant(known: str | None, address: Address) -> bool:
+    """Whether `known`, the address of a connection's server, is `address`, or has its host if that has no port."""
+    server = parse_address(known) if known is not None else None
+    if isinstance(server, Inet) and isinstance(address, Inet) and address.port is None:
+        return server.host == address.host
+    return server == address
 
 
 def format_progress(ages: list[float]) -> str:
