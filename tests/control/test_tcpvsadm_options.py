@@ -327,7 +327,10 @@ INVALID = [
     (["--st"], "Option '--st' may be --start or --stop or --stats"),
     (["--add-ser"], "Option '--add-ser' may be --add-service or --add-server"),
     (["--li"], "Option '--li' may be --list or --listen"),
-    (["--re", "x"], "Option '--re' may be --ready or --restore or --reload-certificates or --redirect or --real-server"),
+    (
+        ["--re", "x"],
+        "Option '--re' may be --ready or --restore or --reload-certificates or --redirect or --real-server",
+    ),
     (["-i"], "Option '-i' needs a value"),
     (["--start", "--ident"], "Option '--ident' needs a value"),
     (["--id"], "Option '--ident' needs a value"),

@@ -14,7 +14,9 @@ from attrs import frozen
 
 from ktcpvs.errors import BadConfiguration, shorten
 
-_BARE = re.compile(r"\S+")
+_USUAL = re.compile(r'[^\S\n]*+(?:([^\s"#]\S*+)|"((?:[^"\\]++|\\++(?!"))*+)"(?!\S))')
+"""A token without or with quotes, if no backslash is before a quote."""
+
 _BLANK = re.compile(r"(?:[^\S\n]+|#[^\n]*)+")
 _BEFORE_QUOTE = re.compile(r'(?<!\\)(\\*)"')
 _POSITION = re.compile(r'#line ([0-9]{1,9}) (".*")[^\S\n]*')
@@ -63,7 +65,7 @@ def _lines(text: str, source: str) -> Iterator[tuple[Place, str]]:
     number = 0
     for line in text.split("\n"):
         number += 1
-        if position := _POSITION.fullmatch(line):
+        if line.startswith("#line ") and (position := _POSITION.fullmatch(line)):
             number, source = int(position[1]) - 1, unquoted(position[2][1:-1])
         else:
             yield Place(source, number, 1), line
@@ -71,8 +73,10 @@ def _lines(text: str, source: str) -> Iterator[tuple[Place, str]]:
 
 def end_place(text: str, source: str) -> Place:
     """Return the place of the last line."""
-    *_, (place, _) = [(Place(source, 1, 1), ""), *_lines(text, source)]
-    return place
+    last = Place(source, 1, 1)
+    for place, _ in _lines(text, source):
+        last = place
+    return last
 
 
 def is_position(line: str) -> bool:
@@ -89,27 +93,28 @@ def end_of(line: str, token: Token) -> int:
 def _line(line: str, start: Place, found: list[Token]) -> None:
     position = 0
     while True:
+        while usual := _USUAL.match(line, position):
+            number = usual.lastindex or 0
+            column = usual.start(number) + (number == 1)
+            found.append(Token(usual[number], Place(start.source, start.line, column), number == 2))
+            position = usual.end()
         blank = _BLANK.match(line, position)
         if blank:
             position = blank.end()
         if position == len(line):
             return
         place = Place(start.source, start.line, position + 1)
-        if line[position] == '"':
-            end = _closing_quote(line, position + 1)
-            if end < 0:
-                raise place.error("unterminated quote: it must end on the same line")
-            text, position = unquoted(line[position + 1 : end]), end + 1
-            if position < len(line) and not line[position].isspace():
-                raise Place(start.source, start.line, position + 1).error(
-                    f"expected white space after a quoted word, not '{shorten(line[position:], 20)}'"
-                )
-            found.append(Token(text, place, quoted=True))
-        else:
-            bare = _BARE.match(line, position)
-            assert bare is not None  # the next character is no white space
-            found.append(Token(bare[0], place))
-            position = bare.end()
+        if line[position] != '"':
+            continue
+        end = _closing_quote(line, position + 1)
+        if end < 0:
+            raise place.error("unterminated quote: it must end on the same line")
+        text, position = unquoted(line[position + 1 : end]), end + 1
+        if position < len(line) and not line[position].isspace():
+            raise Place(start.source, start.line, position + 1).error(
+                f"expected white space after a quoted word, not '{shorten(line[position:], 20)}'"
+            )
+        found.append(Token(text, place, quoted=True))
 
 
 def _closing_quote(line: str, start: int) -> int:
