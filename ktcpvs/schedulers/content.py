@@ -173,6 +173,8 @@ class RuleScheduler(BindsInSteps):
     def binding(self, service: ServiceView, previous: IScheduler | None) -> Generator[None, None, BoundRules]:
         before: BoundRules | None = previous if isinstance(previous, BoundRules) else None
         self.check_rules(service)
+        if len(service.rules) > COMPARED_PER_STEP:
+            yield
         rules = service.rules or (all_servers(service, before),)
         rule_set = yield from self._compile(service, rules, before.rule_set if before is not None else None)
         if len(rules) > COMPARED_PER_STEP:
