@@ -294,6 +294,10 @@ class TCPClientConnection(ClientConnection):
 
     def serve(self, choice: Choice) -> None:
         self.transition(life.CHOSEN)
+        server = self.service.take_preconnected(choice.destination)
+        if server is not None:
+            self._connected(server)
+            return
         connector = self.service.connector(choice.destination)
         self._connecting = connector.begin(
             Stream(), self._connected, self._not_connected, self.client.poller, self.origin
@@ -318,6 +322,7 @@ class TCPClientConnection(ClientConnection):
         attempt.begin()
 
     def _server_ready(self, server: Stream) -> None:
+        is_preconnected = self._connecting is None
         self._connecting = None
         dispatcher = self.dispatcher
         lease = dispatcher.lease
@@ -333,7 +338,7 @@ class TCPClientConnection(ClientConnection):
         lease.made()
         lease.destination.errors = 0
         if dispatcher.entry is not None:
-            dispatcher.entry.connected(is_reused=False)
+            dispatcher.entry.connected(is_preconnected)
         relay = self.relay = CopyRelay(self.client, server, self.context.wheel, self._finished)
         reader = self._reader or self._hello_reader
         head = bytes(reader.received) if reader is not None else self._first
