@@ -151,7 +151,7 @@ class TCPClientConnection(ClientConnection):
 
     def _first_received(self, data: bytes) -> None:
         """Read the beginning of the first request, which nearly always is a whole head."""
-        settings = self.context.settings
+        settings = self.service.settings
         head = read_whole_head(data, settings.head_size, settings.head_lines, settings.uri_size)
         if head is not None:
             self._first = data
