@@ -44,15 +44,17 @@ class RelayChoice:
     """The relay engine that joins the connections of a service.
 
     engine: the relay's name. reason: why it is not the configured or the best one; "" when it is. after: seconds of
-    copying before the engine takes over. joined: relay -> connections that it carries or has carried to their end.
-    bodies: moves long HTTP bodies; None: they are copied.
+    copying before the engine takes over. waits_for_bulk: whether it takes over only connections with much at once, of
+    which most transports tell; False: all connections. joined: relay -> connections that it carries or has carried to
+    their end. bodies: moves long HTTP bodies; None: they are copied.
     """
 
-    __slots__ = ("after", "bodies", "engine", "joined", "reason")
+    __slots__ = ("after", "bodies", "engine", "joined", "reason", "waits_for_bulk")
 
     def __init__(self) -> None:
         self.engine, self.reason = COPY, ""
         self.after = 0
+        self.waits_for_bulk = False
         self.bodies: BodyRelay | None = None
         self.joined = {relay: 0 for relay in reversed(RELAYS) if relay != AUTO}
 
@@ -66,6 +68,7 @@ class RelayChoice:
             self.engine, self.reason = COPY, f"{self.engine}: {SERVERS_SPEAK_TLS}"
         self.bodies = context.relays.body_relay(self.engine)
         self.after = settings.relay_after if config.relay == AUTO else 0
+        self.waits_for_bulk = self.after > 0 and settings.relay_rate > 0
         if config.relay != AUTO and self.reason not in ("", before):
             context.log.warn("service {ident} copies: {why}", ident=config.ident, why=self.reason)
 

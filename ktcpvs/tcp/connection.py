@@ -347,7 +347,7 @@ class TCPClientConnection(ClientConnection):
         self.set_timer(self.service.settings.read_timeout, self._check_idle)
         relay.start(head)
         self.client.resume()
-        self.join(relay, self._finished)
+        self.join(relay)
 
     def _finished(self) -> None:
         """Both directions have ended: close both sides when their peers have read what is buffered."""
