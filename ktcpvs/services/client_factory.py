@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IAddress, IProtocolFactory
 from zope.interface import implementer
 
 import ktcpvs.dispatch.compiled
+import ktcpvs.http.compiled
 import ktcpvs.tcp.compiled  # noqa: F401 - these replace methods of connections by compiled ones
 from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.dispatch.client_limits import ClientLimits
