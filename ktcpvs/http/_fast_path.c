@@ -7,9 +7,11 @@
  * be done, and why, stands in http/exchange.py.
  */
 
+#define _GNU_SOURCE /* memrchr */
 #include "../_slots.h"
 #include <stddef.h>
 #include <string.h>
+#include <strings.h>
 #include <time.h>
 
 enum { MAX_BUCKETS = 64, PLACES = 256, MAX_CACHED_REQUEST = 1024 };
@@ -232,6 +234,93 @@ read_plain(PyObject *cache, PyObject *data, PyObject *request)
     return found;
 }
 
+/* The line that contains the byte at `at`: where it begins. */
+static Py_ssize_t
+line_at(const char *lines, Py_ssize_t at)
+{
+    const char *end = at > 0 ? memrchr(lines, '\n', (size_t)at) : NULL;
+    return end == NULL ? 0 : end - lines + 1;
+}
+
+static inline int
+has_name(const char *line, Py_ssize_t size, const char *name, Py_ssize_t length)
+{
+    return size > length && strncasecmp(line, name, (size_t)length) == 0 && line[length] == ':';
+}
+
+#define HAS_NAME(line, size, name) has_name(line, size, name, sizeof(name) - 1)
+
+static Py_ssize_t
+common_prefix(const char *one, const char *other, Py_ssize_t size)
+{
+    enum { STEP = 32 };
+    Py_ssize_t at = 0;
+    while (size - at >= STEP && memcmp(one + at, other + at, STEP) == 0)
+        at += STEP;
+    while (at < size && one[at] == other[at])
+        at++;
+    return at;
+}
+
+/* What Exchange._with_lines returns for a scheduler that has only cut something out of one Cookie line, or that whole line:
+ * the head for the server without that part, a new reference. The head was checked as it came, and a part less of a
+ * cookie's text leaves it as valid. NULL, perhaps without an exception: the lines differ in another way. */
+static PyObject *
+without_cookie(PyObject *plain, PyObject *lines)
+{
+    PyObject *old = SLOT(plain, plain, P_LINES), *out = SLOT(plain, plain, P_OUT), *target = SLOT(plain, plain, P_TARGET);
+    const char *before = PyBytes_AS_STRING(old), *after = PyBytes_AS_STRING(lines), *head = PyBytes_AS_STRING(out);
+    Py_ssize_t size = PyBytes_GET_SIZE(old), cut = size - PyBytes_GET_SIZE(lines), out_size = PyBytes_GET_SIZE(out);
+    if (cut <= 0)
+        return NULL;
+    Py_ssize_t at = common_prefix(before, after, size - cut);
+    if (memcmp(before + at + cut, after + at, (size_t)(size - cut - at)) != 0)
+        return NULL;
+    Py_ssize_t line = line_at(before, at);
+    const char *end = memchr(before + at, '\n', (size_t)cut);
+    if (end != NULL) { /* a whole line, of which the next one may share the first bytes */
+        if (memcmp(before + line, before + line + cut, (size_t)(at - line)) != 0)
+            return NULL;
+        at = line;
+        end = memchr(before + at, '\n', (size_t)cut);
+        if (end == NULL || end + 1 != before + at + cut)
+            return NULL;
+    }
+    else if (at < line + (Py_ssize_t)sizeof "Cookie" || memchr(before + at, '\r', (size_t)cut) != NULL)
+        return NULL;
+    if (!HAS_NAME(before + line, size - line, "Cookie"))
+        return NULL;
+    /* Where that is in the head, from which a Connection line may have been cut. */
+    Py_ssize_t start = 4 + PyBytes_GET_SIZE(target) + 11; /* of the lines: GET target HTTP/1.1 */
+    Py_ssize_t known = out_size - start < at + cut ? out_size - start : at + cut;
+    Py_ssize_t same = known < 0 ? 0 : common_prefix(before, head + start, known), shorter = 0;
+    if (same < at + cut) {
+        Py_ssize_t other = line_at(before, same);
+        const char *other_end = memchr(before + other, '\n', (size_t)(size - other));
+        shorter = other_end == NULL ? 0 : other_end + 1 - (before + other);
+        if (shorter == 0 || other + shorter > at || start + at + cut - shorter > out_size || !HAS_NAME(before + other, shorter, "Connection") ||
+            memcmp(before + other + shorter, head + start + other, (size_t)(at + cut - other - shorter)) != 0)
+            return NULL;
+    }
+    Py_ssize_t place = start + at - shorter;
+    PyObject *made = PyBytes_FromStringAndSize(NULL, out_size - cut);
+    if (made == NULL)
+        return NULL;
+    memcpy(PyBytes_AS_STRING(made), head, (size_t)place);
+    memcpy(PyBytes_AS_STRING(made) + place, head + place + cut, (size_t)(out_size - cut - place));
+    return made;
+}
+
+/* The head of a plain request with the lines that the scheduler has returned, a new reference. */
+static PyObject *
+with_lines(PyObject *exchange, PyObject *plain, PyObject *lines)
+{
+    PyObject *made = PyBytes_CheckExact(lines) ? without_cookie(plain, lines) : NULL;
+    if (made != NULL || PyErr_Occurred())
+        return made;
+    return PyObject_CallMethodObjArgs(exchange, s_with_lines, plain, lines, NULL);
+}
+
 /* Exchange.start_plain. */
 static int
 start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
@@ -307,8 +396,7 @@ start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
     put_new(&SLOT(server, server, V_EXCHANGE), exchange);
     put_new(&SLOT(connection, connection, C_STATE), sent_state);
     PyObject *lines = SLOT(choice, choice, O_LINES);
-    out = lines == Py_None ? Py_NewRef(SLOT(plain, plain, P_OUT))
-                           : PyObject_CallMethodObjArgs(exchange, s_with_lines, plain, lines, NULL);
+    out = lines == Py_None ? Py_NewRef(SLOT(plain, plain, P_OUT)) : with_lines(exchange, plain, lines);
     if (out == NULL || add(&SLOT(exchange, exchange, X_BYTES_IN), PyBytes_Size(out)) < 0)
         goto done;
     PyObject *write = Py_NewRef(SLOT(server, server, V_WRITE));
@@ -864,7 +952,20 @@ configure(PyObject *module, PyObject *args)
     return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }
 
+/* without_cookie(plain, lines): for tests, which compare it with Exchange._with_lines; None for NULL. */
+static PyObject *
+test_without_cookie(PyObject *module, PyObject *args)
+{
+    PyObject *plain, *lines;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "O!S", plain_layout.type, &plain, &lines))
+        return NULL;
+    PyObject *made = without_cookie(plain, lines);
+    return made != NULL || PyErr_Occurred() ? made : Py_NewRef(Py_None);
+}
+
 static PyMethodDef functions[] = {
+    {"without_cookie", test_without_cookie, METH_VARARGS, "without_cookie(plain, lines)"},
     {"configure", configure, METH_VARARGS, "configure(classes, states, buckets, closing, limits)"},
     {"configure_connections", configure_connections, METH_VARARGS,
      "configure_connections(classes, closed, finished, client_gone): return their compiled methods by name"},
