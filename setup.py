@@ -20,6 +20,7 @@ setup(
             "ktcpvs.http._fast_path",
             "ktcpvs.streams._bare",
             "ktcpvs.dispatch._connection",
+            "ktcpvs.system._tickets",
         )
     ],
 )
