@@ -19,6 +19,7 @@ setup(
             "ktcpvs.protocols.http2._huffman",
             "ktcpvs.http._fast_path",
             "ktcpvs.streams._bare",
+            "ktcpvs.streams._tls",
             "ktcpvs.dispatch._connection",
             "ktcpvs.system._tickets",
         )
