@@ -1,4 +1,5 @@
-"""What all tests share: the collected tests are excluded from garbage collection, and long ones begin first."""
+"""What all tests share: hypothesis sets no deadline, the collected tests are excluded from garbage collection, and long
+ones begin first."""
 
 from __future__ import annotations
 
@@ -6,7 +7,12 @@ import gc
 import os
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
+
+# An example may take longer than usual on a busy machine.
+hypothesis.settings.register_profile("ktcpvs", deadline=None)
+hypothesis.settings.load_profile("ktcpvs")
 
 
 @pytest.hookimpl(hookwrapper=True)
