@@ -1,5 +1,4 @@
-"""What all tests share: hypothesis sets no deadline, the collected tests are excluded from garbage collection, and long
-ones begin first."""
+"""Hooks and settings for all tests: no deadlines, no garbage collection of the collected tests, long ones begin first."""
 
 from __future__ import annotations
 
