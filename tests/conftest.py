@@ -1,4 +1,4 @@
-"""Hooks and settings for all tests: no deadlines, no garbage collection of the collected tests, long ones begin first."""
+"""Hooks and settings for all tests: no deadlines, no collection of the collected tests, and long ones begin first."""
 
 from __future__ import annotations
 
