@@ -21,6 +21,9 @@ from ktcpvs.streams.transport import StreamTransport, nothing
 
 _log = Logger(namespace="ktcpvs")
 
+TLS_1_3 = "TLSv1.3"
+"""Its name in `TLSFacts.version`."""
+
 MAX_RECORD_SIZE = 16 << 10
 """The most bytes of data in one record (RFC 8446, section 5.1)."""
 
