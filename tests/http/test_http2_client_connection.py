@@ -14,6 +14,7 @@ import pytest
 from memory import A, B, Peer, World, answer, worlds
 
 from ktcpvs.http.http2_client_connection import HTTP2ClientConnection
+from ktcpvs.model.clients import NOWHERE
 from ktcpvs.protocols.http2 import Limits
 from ktcpvs.streams.contract import TLSFacts
 from ktcpvs.streams.stream import Stream
@@ -442,8 +443,8 @@ def over_tls(world: World, alpn: str | None) -> Peer:
     peer = Peer(Stream())
     world.peers.append(peer)
     peer.stream.tls = TLSFacts("TLSv1.3", alpn=alpn)
-    connection = world.live.client_factory.build(("192.0.2.1", 4711), peer.stream)
-    assert connection is not None
+    peer.stream.called = "203.0.113.1", 443  # as a proxy has told it
+    connection = world.live.client_factory.build_admitted(("192.0.2.1", 4711), NOWHERE, peer.stream)
     connection.take_over(peer.stream, b"")
     return peer
 
@@ -460,6 +461,7 @@ def test_a_client_that_has_chosen_http2_in_its_handshake_speaks_it(make: Make) -
     assert server.heard() == b"GET /a HTTP/1.1\r\nhost: h\r\nX-Forwarded-Proto: https\r\n\r\n"
     (stream,) = world.live.connections
     assert stream.origin().tls == TLSFacts("TLSv1.3", alpn="http/1.1")
+    assert stream.origin().destination == ("203.0.113.1", 443)
     server.says(answer(b"hello"))
     assert frames(peer.heard())[-1] == (0, b"hello")
     peer.resets()
