@@ -66,7 +66,7 @@ _parse_once = functools.lru_cache(1000)(parse)
 """The worlds of a property have few configurations, since a world listens where one before it did."""
 
 _unused_addresses: list[str] = []
-"""Where closed worlds have listened."""
+"""The addresses on which closed worlds have listened."""
 
 
 def installed_schedulers() -> Schedulers:

@@ -754,8 +754,8 @@ class Exchange:
         self.response = None
         self._received = self._body_start = b""
         owner.hold(CONNECTING, False)
-        ends = owner.is_last or (owner.has_ended and not owner.pending)
-        if owner.body is not None or ends or message is None or status == 400:
+        ends = self._ends_pipeline(status) if owner.pending else owner.has_ended
+        if owner.body is not None or owner.is_last or ends or message is None or status == 400:
             owner.transition(life.LAST)
             owner.refuse(status, reason, retry_after, location=location)
             return
@@ -770,6 +770,11 @@ class Exchange:
         self.message = None
         owner.transition(life.REFUSED)
         owner.refused()
+
+    def _ends_pipeline(self, status: int) -> bool:
+        """Return whether an error is the last response although more requests wait: servers could not be reached, or
+        failed. Each of these requests would be tried at all servers, and a client can send 40,000 in one MiB."""
+        return status in (502, 504) or bool(self.dispatcher.request.failed)
 
     def note_own_response(self, status: int, response: bytes) -> None:
         """Note a response of the switch itself in the access log, even if there was no valid request."""

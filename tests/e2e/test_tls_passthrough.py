@@ -92,7 +92,7 @@ class Edge:
             yield client
 
     def joined(self, relay: str) -> int:
-        """How many connections this relay has carried."""
+        """The number of connections that this relay has carried."""
         return int(self.daemon.stats(relay)["stats"]["relay"]["joined"][relay])
 
 

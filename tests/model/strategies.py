@@ -124,7 +124,7 @@ def addresses() -> st.SearchStrategy[Address]:
 
 @cache
 def listen_addresses() -> st.SearchStrategy[tuple[ListenAddress, ...]]:
-    """What a service listens on."""
+    """The listeners of a service."""
     one = st.builds(ListenAddress, complete_addresses(), st.booleans())
     return st.lists(one, min_size=1, max_size=3, unique_by=lambda listener: listener.address).map(tuple)
 
