@@ -35,6 +35,12 @@ def test_another_text_with_such_an_identifier_fails(name: str) -> None:
     assert testssl.failures([finding("HIGH", name)]) == [f"HIGH: {name}: what was found"]
 
 
+def test_a_test_that_could_not_be_made_is_repeated() -> None:
+    name = "sessionresumption_ticket"
+    assert testssl.tests_to_repeat([finding("WARN", name), finding("WARN", name), finding("WARN")]) == ["-S"]
+    assert testssl.tests_to_repeat([finding("OK", name), finding("HIGH", name), finding("WARN")]) == []
+
+
 def test_a_run_that_does_not_finish_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = tmp_path / "testssl"
     fake.write_text("#!/bin/sh\nexit 3\n")
