@@ -17,6 +17,7 @@ from twisted.internet.error import TimeoutError as LateError
 from twisted.python.failure import Failure
 
 from ktcpvs.errors import shorten
+from ktcpvs.health.http2_check import probe_http
 from ktcpvs.model.check import OFF, SEND, TCP, Check, NotWell, parse_check
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.service import VirtualService
@@ -131,6 +132,8 @@ class ActiveChecks:
             return connector.connect_stream(Stream()).addCallback(Stream.close)
         if check.kind == SEND:
             return _SendExpect(check).begin(connector)
+        if connector.is_http2:
+            return probe_http(check, connector, destination.name)
         if self._http is None:
             from ktcpvs.health.http_check import HTTPChecks  # an HTTP client takes 10 MiB, which few need
 

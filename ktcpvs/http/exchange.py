@@ -37,7 +37,6 @@ from ktcpvs.protocols.http1.plain import PlainRequest
 from ktcpvs.protocols.http1.target import https_url
 from ktcpvs.protocols.http1.upgrade import accepted
 from ktcpvs.relay.body_relay import MIN_BODY_SIZE, MIN_READ_SIZE, BodyRelay
-from ktcpvs.streams.stream import Stream
 from ktcpvs.system import log as levels
 
 MAX_INTERIM_PER_TURN = 16
@@ -77,7 +76,7 @@ class Exchange:
         self._is_repeatable = False  # it may be sent again if the server connection dies now
         self._received = b""  # the beginning of a response's head
         self._bodies: BodyRelay | None = None  # moves the body of the current response; None: it is copied
-        self._connecting: Deferred[Stream] | None = None
+        self._connecting: Deferred[ServerConnection] | None = None
         self.dispatcher = dispatcher
         self.server: ServerConnection | None = None
         self.response: http1.Response | None = None
@@ -389,12 +388,12 @@ class Exchange:
     def connect(self, destination: Destination) -> None:
         """Send the request to this server, on a new connection."""
         self._owner.transition(life.CHOSEN)
-        connection, self._connecting = self._http.connections.connect(
+        self._connecting = connecting = self._http.connections.connect(
             destination, self._http.context.connector(destination), self._owner.origin
         )
-        self._connecting.addCallbacks(self._connected, self._not_connected, (connection,))
+        connecting.addCallbacks(self._connected, self._not_connected)
 
-    def _connected(self, _: Stream, connection: ServerConnection) -> None:
+    def _connected(self, connection: ServerConnection) -> None:
         self._connecting = None
         if self._owner.state != life.CONNECTING:
             connection.abort()
