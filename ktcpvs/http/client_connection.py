@@ -604,6 +604,7 @@ class HTTP2StreamConnection(HTTPClientConnection):
     """A client connection over one stream of an HTTP/2 connection, which has the client's descriptor."""
 
     descriptors = 0
+    is_client = False
 
     __slots__ = ()
 

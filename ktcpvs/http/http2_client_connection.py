@@ -38,12 +38,13 @@ class HTTP2ClientConnection:
     """One HTTP/2 connection of a client.
 
     protocol: its frames and windows. client: the stream to the client. transports: of the open streams, by number.
-    is_full: the client does not read. is_over: the connection is closed, or about to be.
+    is_full: the client does not read. is_over: the connection is closed, or about to be. error: the code of the
+    client's error that has ended the connection; NO_ERROR: there was none.
     """
 
     __slots__ = (
         "_build", "_context", "_ended", "_is_receiving", "_last_activity", "_pending", "_progress", "_service",
-        "_timer", "client", "is_full", "is_over", "protocol", "transports",
+        "_timer", "client", "error", "is_full", "is_over", "protocol", "transports",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +69,7 @@ class HTTP2ClientConnection:
         self.protocol = http2.Server(limits)
         self.transports: dict[int, HTTP2Transport] = {}
         self.is_full = self.is_over = False
+        self.error = NO_ERROR
         client.dataReceived = self.receive
         client.ended = self._client_ended
         client.lost = self._client_lost
@@ -184,6 +186,7 @@ class HTTP2ClientConnection:
             transport.window_opened()
 
     def _connection_ended(self, event: http2.ConnectionEnded) -> None:
+        self.error = event.code
         self._close()
 
     # For the transports of its streams.

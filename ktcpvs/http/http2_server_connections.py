@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 
+from ktcpvs.http.http2_limits import http2_limits
 from ktcpvs.http.http2_server_connection import HTTP2ServerConnection
 from ktcpvs.http.http2_server_transport import Carrier, HTTP2ServerTransport
 from ktcpvs.http.server_connection import ConnectionKeeper, ServerConnection
@@ -158,7 +159,8 @@ class HTTP2ServerConnections:
     @property
     def limits(self) -> Limits:
         """The limits of a new connection."""
-        return Limits(max_concurrent_streams=self._settings().http2_server_streams)
+        settings = self._settings()
+        return http2_limits(settings, settings.http2_server_streams)
 
     def connections(self, destination: Destination) -> list[HTTP2ServerConnection]:
         """Return those to a server that accept requests."""

@@ -500,7 +500,8 @@ class RunningService:
         connection.on_end = self._on_end
         self.context.descriptors.take(connection.descriptors, connection.reserved)
         self.connections.add(connection)
-        self.clients.add(1)
+        if connection.is_client:
+            self.clients.add(1)
         self.traffic.counters.total += 1
         log = self.context.log
         if log.level >= levels.CONNECTION:
@@ -513,7 +514,8 @@ class RunningService:
         if connection not in self.connections:
             return
         self.connections.discard(connection)
-        self.clients.add(-1)
+        if connection.is_client:
+            self.clients.add(-1)
         if connection.limits is not None:
             connection.limits.release()
         counters, choice = self.traffic.counters, connection.dispatcher.choice

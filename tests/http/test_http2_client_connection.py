@@ -553,3 +553,48 @@ def test_requests_that_the_switch_answers_itself_take_turns(make: Make) -> None:
             world.turns(1)
         peer.says(client.data_to_send())
     assert statuses == ["503"] * 240
+
+
+def test_the_connection_counts_as_a_client_and_its_streams_do_not(make: Make) -> None:
+    world = make(*LINES, "http2 = on", "maxclients = 2")
+    client, peer = begun(world)
+    for stream_id in (1, 3, 5):
+        pairs = [(":method", "GET"), (":scheme", "http"), (":authority", "h"), (":path", "/a")]
+        client.send_headers(stream_id, pairs, end_stream=True)
+    peer.says(client.data_to_send())
+    assert len(world.live.connections) == 3
+    assert world.live.clients.in_all == 1
+    peer.resets()
+    assert world.live.clients.in_all == 0
+
+
+def test_limits_are_settings() -> None:
+    limits = "http2_streams = 7 http2_stream_window = 32 http2_window = 128"
+    with worlds(*LINES, "http2 = on", settings=limits) as make:
+        world = make()
+        client, peer = begun(world)
+        peer.says(client.data_to_send())
+        client.receive_data(peer.heard())
+        assert client.remote_settings.max_concurrent_streams == 7
+        assert client.remote_settings.initial_window_size == 32 << 10
+        assert client.outbound_flow_control_window == 128 << 10
+
+
+def test_floods_are_counted() -> None:
+    """One budget for all kinds of frames that ask for nothing; then the connection ends with ENHANCE_YOUR_CALM."""
+    with worlds(*LINES, "http2 = on", settings="http2_glitches = 20") as make:
+        world = make()
+        client, peer = begun(world)
+        peer.says(client.data_to_send())
+        peer.heard()
+        sent = 0
+        while world.live.http2_clients.floods == 0:
+            sent += 1
+            assert sent <= 30, "the flood goes on"
+            unknown, priority = b"\0\0\1\xee\0\0\0\0\1x", b"\0\0\5\2\0\0\0\0\1" + bytes(5)
+            peer.says(unknown if sent % 2 else priority)
+        last, payload = frames(peer.heard())[-1]
+        assert (last, payload[4:8]) == (7, b"\0\0\0\x0b")
+        assert b"more than 20 frames that ask for nothing" in payload
+        assert world.live.http2_clients.glitches == 21
+        assert len(world.live.http2_clients) == 0
