@@ -17,8 +17,8 @@ from twisted.internet.error import TimeoutError as LateError
 from twisted.python.failure import Failure
 
 from ktcpvs.errors import shorten
-from ktcpvs.health.http2_check import probe_http
-from ktcpvs.model.check import OFF, SEND, TCP, Check, NotWell, parse_check
+from ktcpvs.health.http2_check import probe_grpc, probe_http
+from ktcpvs.model.check import GRPC, OFF, SEND, TCP, Check, NotWell, parse_check
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.service import VirtualService
 from ktcpvs.streams.connector import Connector
@@ -132,6 +132,8 @@ class ActiveChecks:
             return connector.connect_stream(Stream()).addCallback(Stream.close)
         if check.kind == SEND:
             return _SendExpect(check).begin(connector)
+        if check.kind == GRPC:
+            return probe_grpc(check, connector, destination.name)
         if connector.is_http2:
             return probe_http(check, connector, destination.name)
         if self._http is None:

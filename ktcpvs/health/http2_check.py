@@ -1,6 +1,6 @@
-"""HTTP checks of servers that speak HTTP/2: one request on a connection of its own.
+"""Checks by HTTP/2: a GET, or a question to the health service of gRPC, each on a connection of its own.
 
-A server with TLS that chooses HTTP/1.1 gets the same request in HTTP/1.1.
+A server with TLS that chooses HTTP/1.1 gets the same GET in HTTP/1.1.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from ktcpvs import __version__
 from ktcpvs.model.address import host_field
 from ktcpvs.model.check import Check, NotWell
-from ktcpvs.protocols import http1, http2
+from ktcpvs.protocols import grpc, http1, http2
 from ktcpvs.protocols.http2.constants import ALPN, error_name
 from ktcpvs.streams.connector import Connector
 from ktcpvs.streams.stream import Stream
@@ -55,6 +55,28 @@ def probe_http(check: Check, connector: Connector, name: str | None = None) -> D
             raise NotWell(f"status {response.status}")
 
     return HTTP2Check(CheckRequest(request_head("GET", check.path, connector, name), judge)).begin(connector)
+
+
+def probe_grpc(check: Check, connector: Connector, name: str | None = None) -> Deferred[None]:
+    """As `probe_http`, for a check of kind GRPC: the server, or one service of it, must be SERVING."""
+    body = grpc.health_request(check.service)
+    lines = "Content-Type: application/grpc", "TE: trailers", f"Content-Length: {len(body)}"
+    head = request_head("POST", grpc.HEALTH_PATH, connector, name, *lines)
+    return HTTP2Check(CheckRequest(head, _judge_grpc, body, needs_http2=True)).begin(connector)
+
+
+def _judge_grpc(response: CheckResponse) -> None:
+    status = grpc.read_status(response.lines)
+    if response.status != 200 or status is None:
+        raise NotWell(f"status {response.status}, which is no response of gRPC")
+    if status != grpc.OK:
+        raise NotWell(f"grpc-status {grpc.status_name(status)}")
+    health = grpc.read_health(response.body)
+    if health is None:
+        raise NotWell("the response is not one of the health service")
+    if health != grpc.SERVING:
+        names = grpc.SERVING_NAMES
+        raise NotWell(names[health] if health < len(names) else f"unknown health {health}")
 
 
 def request_head(method: str, path: str, connector: Connector, name: str | None, *lines: str) -> bytes:

@@ -31,7 +31,7 @@ from ktcpvs.model.options import OFF
 from ktcpvs.model.scheduling import Choice
 from ktcpvs.protocols import http1
 from ktcpvs.protocols.forwarding import certificate_line
-from ktcpvs.protocols.http1 import BadFrame, BadResponse, Frame, Length, error_response
+from ktcpvs.protocols.http1 import BadFrame, BadResponse, Chunked, Frame, Length, error_response
 from ktcpvs.protocols.http1.hop_by_hop import without
 from ktcpvs.protocols.http1.plain import PlainRequest
 from ktcpvs.protocols.http1.target import https_url
@@ -613,6 +613,10 @@ class Exchange:
     def _finish(self) -> None:
         """Settle the finished exchange, and let the client connection continue."""
         response, lease = self.response, self.dispatcher.lease
+        if response is not None and self.dispatcher.entry is not None:
+            frame = response.frame
+            trailers = frame.trailer_lines if isinstance(frame, Chunked) else b""
+            self.dispatcher.entry.response_ended(response.head, trailers)
         if response is not None and lease is not None:
             lease.destination.latencies.count(response.status, monotonic() - self._started)
             if response.status < 500:
@@ -760,7 +764,14 @@ class Exchange:
             return
         later = owner.retry_after(status, retry_after)
         own = error_response(
-            status, reason, message.method, keep_alive=True, later=later, location=location, minor=message.minor
+            status,
+            reason,
+            message.method,
+            keep_alive=True,
+            later=later,
+            location=location,
+            minor=message.minor,
+            lines=message.lines,
         )
         self.note_own_response(status, own)
         self.settle(f"{status}: {reason}")

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from os import urandom
 from typing import Any, ClassVar
 
-from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.dispatch.service_context import ServiceContext
+from ktcpvs.http.client_connection import HTTP2StreamConnection
 from ktcpvs.http.http2_transport import HTTP2Transport
-from ktcpvs.protocols import http2
+from ktcpvs.protocols import grpc, http2
 from ktcpvs.protocols.http1 import BadRequest, error_response
 from ktcpvs.protocols.http2.constants import CANCEL, NO_ERROR
 from ktcpvs.streams.contract import SocketAddress
@@ -29,6 +29,9 @@ MAX_REQUESTS_PER_TURN = 32
 """The requests of one client in one turn of the reactor after which the others wait for the next one."""
 
 _REQUESTS = (http2.RequestReceived, http2.RequestRefused)
+
+MAX_DEADLINE = 1e8
+"""Seconds: the longest deadline that is kept, three years."""
 
 SLICE_SIZE = 8192
 """The most bytes of a client that are handled without a look at the number of requests in them."""
@@ -51,7 +54,7 @@ class HTTP2ClientConnection:
         self,
         service: ServiceContext,
         client: Stream,
-        build: Callable[[], ClientConnection],
+        build: Callable[[], HTTP2StreamConnection],
         limits: http2.Limits,
         ended: Callable[[HTTP2ClientConnection], object] = nothing,
     ) -> None:
@@ -142,6 +145,10 @@ class HTTP2ClientConnection:
         connection = self._build()
         transport = HTTP2Transport(self, stream_id, request, event.end_stream)
         self.transports[stream_id] = transport
+        seconds = grpc.read_timeout(request.lines) if b"grpc-timeout:" in request.lines else None
+        if seconds is not None:
+            seconds = min(seconds, MAX_DEADLINE)
+            transport.deadline = self._context.reactor.callLater(seconds, connection.deadline_passed, seconds * 1000)
         transport.stream = connection.client
         connection.client.makeConnection(transport)
         transport.received(head, 0)

@@ -59,12 +59,13 @@ class Multiplexer(Protocol):
 class HTTP2Transport(StreamTransport):
     """One stream of a client. It behaves as a socket on which one request comes, and then a FIN.
 
-    stream: that of the client connection; None once it is over.
+    stream: that of the client connection; None once it is over. deadline: the call that ends the request; None: there
+    is none.
     """
 
     __slots__ = (
         "_has_fin", "_input", "_is_buffer_full", "_is_closing", "_is_paused", "_is_scheduled", "_multiplexer",
-        "_reader", "_sender", "_stream_id", "_writer", "_written", "stream", "write",
+        "_reader", "_sender", "_stream_id", "_writer", "_written", "deadline", "stream", "write",
     )  # fmt: skip
 
     def __init__(self, multiplexer: Multiplexer, stream_id: int, request: http2.Request, end_stream: bool) -> None:
@@ -79,6 +80,7 @@ class HTTP2Transport(StreamTransport):
         self._has_fin = False  # the owner is to be told that nothing more comes
         self._is_paused = self._is_scheduled = self._is_buffer_full = self._is_closing = False
         self._writer: BackpressuredWriter | None = None
+        self.deadline: Any = None
         self.stream: Stream | None = None
         self.write: Callable[[bytes], object] = self._write
 
@@ -241,6 +243,8 @@ class HTTP2Transport(StreamTransport):
             self.write = nothing
             self.clear_backpressure()
             self._multiplexer.stream_over(self._stream_id)
+            if self.deadline is not None and self.deadline.active():
+                self.deadline.cancel()
             stream.over(clean)
 
     # State.

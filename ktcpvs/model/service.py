@@ -374,7 +374,7 @@ class VirtualService:
     check: str = option(
         read_check,
         OFF,
-        "health check of servers: off, tcp, http PATH [expect STATUS ...], or send TEXT expect TEXT",
+        "health check of servers: off, tcp, http PATH [expect STATUS ...], grpc [SERVICE], or send TEXT expect TEXT",
         check=well_formed,
         is_phrase=True,
     )

@@ -70,7 +70,7 @@ class ClientFactory:
         connection = self.build(peer)
         return connection.client if connection is not None else None
 
-    def build_stream(self, peer: Any, tls: TLSFacts | None, limits: ClientLimits | None) -> ClientConnection:
+    def build_stream(self, peer: Any, tls: TLSFacts | None, limits: ClientLimits | None) -> HTTP2StreamConnection:
         """Return a connection for one stream of an HTTP/2 client, whose stream the caller connects. peer: of the
         client. tls: of its connection. limits: of its connection."""
         connection = HTTP2StreamConnection(self._https if tls is not None else self._http, *client_name(peer))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.dispatch.client_limits import ClientLimits
 from ktcpvs.dispatch.service_context import ServiceContext
+from ktcpvs.http.client_connection import HTTP2StreamConnection
 from ktcpvs.http.http2_client_connection import HTTP2ClientConnection
 from ktcpvs.http.http2_limits import http2_limits
 from ktcpvs.protocols.http2.constants import ENHANCE_YOUR_CALM
@@ -46,7 +46,7 @@ class HTTP2Clients:
         stream: Stream,
         limits: ClientLimits | None,
         first: bytes,
-        build: Callable[[], ClientConnection],
+        build: Callable[[], HTTP2StreamConnection],
         is_retiring: bool,
     ) -> None:
         """Serve a client over a stream that is open. limits: of its address; None: there are none. first: the bytes

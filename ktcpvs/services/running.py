@@ -17,6 +17,7 @@ from ktcpvs.dispatch.client_limits import ClientLimits
 from ktcpvs.dispatch.selection import Selector
 from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.health.service_health import ServiceHealth
+from ktcpvs.http.client_connection import HTTP2StreamConnection
 from ktcpvs.http.head_cache import HeadCache
 from ktcpvs.http.server_connections import ServerConnections
 from ktcpvs.http.service import HTTPService
@@ -490,7 +491,7 @@ class RunningService:
         # What servers with `proxy v2` are told of ALPN is the protocol that follows on their connection.
         tls = stream.tls and evolve(stream.tls, alpn=HTTP_PROTOCOLS[0])
 
-        def build() -> ClientConnection:
+        def build() -> HTTP2StreamConnection:
             return self.client_factory.build_stream(peer, tls, limits)
 
         self.http2_clients.begin(stream, limits, first, build, self._is_handed_over)

@@ -150,7 +150,7 @@ class Chunked:
 
     onward: the bytes to send on in place of those that the last call of feed() took; None: the same bytes. A line goes
     on when it is complete, and in its strict form. held: the bytes of a line that is not complete yet. done: the body
-    has ended. trailer_lines: the trailer fields that go on, where the body is decoded.
+    has ended. trailer_lines: the trailer fields that go on.
     """
 
     __slots__ = ("_decode", "_left", "_line", "_state", "_trailers", "done", "onward", "trailer_lines")
@@ -224,7 +224,7 @@ class Chunked:
             strict = self._size(line)
         else:
             strict = self._trailer(line)
-            if self._decode and not self.done:
+            if not self.done:
                 self.trailer_lines += strict
         if self._decode:
             strict = b""
