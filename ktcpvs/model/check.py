@@ -4,6 +4,7 @@
     check = tcp [port N]
     check = http [METHOD] PATH [host HOST] [header "NAME: VALUE"]... [port N] [expect STATUS ...] [body "PATTERN"]
             [weight FIELD]
+    check = grpc [SERVICE]
     check = send "TEXT" expect "TEXT" [port N]
 
 In TEXT, the escapes \\r \\n \\t \\\\ and \\xHH stand for bytes.
@@ -24,9 +25,10 @@ from ktcpvs.model.options import MAX_WEIGHT
 from ktcpvs.model.pattern import check_pattern
 from ktcpvs.model.settings import whole_number
 
-OFF, TCP, HTTP, SEND = "off", "tcp", "http", "send"
+OFF, TCP, HTTP, GRPC, SEND = "off", "tcp", "http", "grpc", "send"
 
-_FORMS = 'expected off, tcp, http PATH [expect STATUS ...], or send "TEXT" expect "TEXT"'
+_FORMS = 'expected off, tcp, http PATH [expect STATUS ...], grpc [SERVICE], or send "TEXT" expect "TEXT"'
+_SERVICE = re.compile(r"[A-Za-z0-9_./-]{1,100}")
 _WORDS = ("host", "header", "port", "expect", "body", "weight")
 _METHOD = re.compile(r"[A-Z]{1,32}")
 _PATH = re.compile(r"/[!-~]{0,1023}")
@@ -62,10 +64,11 @@ class NotWell(Exception):
 class Check:
     """A parsed check.
 
-    kind: OFF, TCP, HTTP or SEND. path, method: of HTTP. statuses: those that pass; empty: 200 to 399. send, expect:
-    bytes of SEND. host: the value of Host; None: the server's. headers: (name, value) of further fields. body: the
-    pattern that must be found in the response's body; None: any will do. weight: the response's field that has the
-    server's weight; None: none has. port: to connect to; None: that of the server.
+    kind: OFF, TCP, HTTP, GRPC or SEND. path, method: of HTTP. statuses: those that pass; empty: 200 to 399. send,
+    expect: bytes of SEND. host: the value of Host; None: the server's. headers: (name, value) of further fields. body:
+    the pattern that must be found in the response's body; None: any will do. weight: the response's field that has the
+    server's weight; None: none has. port: to connect to; None: that of the server. service: the name that the health
+    service of GRPC is asked for; "": the whole server.
     """
 
     kind: str = OFF
@@ -73,6 +76,7 @@ class Check:
     statuses: tuple[int, ...] = ()
     send: bytes = b""
     expect: bytes = b""
+    service: str = ""
     method: str = "GET"
     host: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
@@ -100,11 +104,20 @@ def parse_check(text: str) -> Check:
         return evolve(Check(TCP), port=_only_port(text, rest))
     if kind == HTTP and rest:
         return _http(rest)
+    if kind == GRPC and len(rest) <= 1:
+        return _grpc(rest)
     if kind == SEND and len(rest) >= 3 and rest[1].is_word("expect"):
         send, _, expect = rest.popleft(), rest.popleft(), rest.popleft()
         check = Check(SEND, send=_bytes(send.text), expect=_bytes(expect.text, least=1))
         return evolve(check, port=_only_port(text, rest))
     raise BadValue(f"check = {shorten(text, 60)}: {_FORMS}")
+
+
+def _grpc(rest: deque[Token]) -> Check:
+    name = rest[0].text if rest else ""
+    if rest and not _SERVICE.fullmatch(name):
+        raise BadValue(f"check = grpc {shorten(name, 60)}: expected the name of a service (example: shop.Orders)")
+    return Check(GRPC, service=name)
 
 
 def _only_port(text: str, rest: deque[Token]) -> int | None:

@@ -86,7 +86,9 @@ def _servers(before: list[Described], after: list[Described]) -> Iterator[str]:
         elif server != new[address]:
             pairs = [(name, server.get(name, 0), new[address][name]) for name in ("weight", "maxconn", "max_pending")]
             parts = [f"{name} {was} -> {now}" for name, was, now in pairs if was != now]
-            before_and_after = [write_connection_words(one) or "no TLS, no PROXY" for one in (server, new[address])]
+            before_and_after = [
+                write_connection_words(one) or "no TLS, no HTTP/2, no PROXY" for one in (server, new[address])
+            ]
             if before_and_after[0] != before_and_after[1]:
                 parts.append(" -> ".join(before_and_after))
             priorities = [one.get("priority", 0) for one in (server, new[address])]

@@ -1,11 +1,11 @@
 """The words behind a server: how the switch connects to it, and when it may be used.
 
-server = ADDRESS [WEIGHT] [maxconn N] [tls [ca FILE | verify off] [name HOST] [cert FILE]] [proxy v1|v2]
+server = ADDRESS [WEIGHT] [maxconn N] [tls [ca FILE | verify off] [name HOST] [cert FILE]] [h2] [proxy v1|v2]
          [priority N | backup] [drain | maintenance] [check ADDRESS]
          [max_pending N]
 
-Commands use the same words. The defaults, which they need to change a server: `tls off`, `proxy off`, `priority 0`,
-`ready`, `check off`, `max_pending 0`.
+Commands use the same words. The defaults, which they need to change a server: `tls off`, `h2 off`, `proxy off`,
+`priority 0`, `ready`, `check off`, `max_pending 0`.
 """
 
 from __future__ import annotations
@@ -31,13 +31,15 @@ READY, DRAIN, MAINTENANCE = MODES = ("ready", "drain", "maintenance")
 
 CHECK = "check"
 MAX_PENDING = "max_pending"
-SERVER_WORDS = ("tls", "proxy", PRIORITY, BACKUP_WORD, *MODES, CHECK, MAX_PENDING)
+TLS, H2, PROXY = "tls", "h2", "proxy"
+SERVER_WORDS = (TLS, H2, PROXY, PRIORITY, BACKUP_WORD, *MODES, CHECK, MAX_PENDING)
 TLS_WORDS = ("ca", "verify", "name", "cert")
 
 Fail = Callable[[Token, str], Refusal]
 """Makes the refusal of a word: with its place, or without."""
 
 Rest = deque[Token]
+Values = dict[str, Any]
 
 
 def read_words(found: Sequence[Token], fail: Fail) -> dict[str, Any]:
@@ -55,16 +57,29 @@ def read_words(found: Sequence[Token], fail: Fail) -> dict[str, Any]:
             raise fail(token, f"'{before}' and '{called}' contradict each other: leave one of them out")
         if name in values:
             raise fail(token, f"'{called}' appears a second time")
-        values[name] = read(token, rest, fail)
+        values[name] = read(token, rest, values, fail)
     return values
 
 
-def _read_tls(start: Token, rest: Rest, fail: Fail) -> ServerTLS | None:
+def _read_h2(start: Token, rest: Rest, values: Values, fail: Fail) -> bool:
+    if rest and rest[0].is_word(OFF):
+        rest.popleft()
+        return False
+    return True
+
+
+def _read_tls(start: Token, rest: Rest, values: Values, fail: Fail) -> ServerTLS | None:
+    """Read what follows `tls`. values: of the words so far: `h2` may stand among those of TLS."""
     if rest and rest[0].is_word(OFF):
         rest.popleft()
         return None
     given: dict[str, Any] = {}
-    while rest and rest[0].is_word(*TLS_WORDS):
+    while rest and rest[0].is_word(*TLS_WORDS, H2):
+        if rest[0].is_word(H2):
+            if H2 in values:
+                break  # the second one is refused there
+            values[H2] = _read_h2(rest.popleft(), rest, values, fail)
+            continue
         token = rest.popleft()
         name = token.text.lower()
         key = "is_verified" if name == "verify" else name
@@ -81,14 +96,14 @@ def _read_tls(start: Token, rest: Rest, fail: Fail) -> ServerTLS | None:
     return ServerTLS(**given)
 
 
-def _read_proxy(start: Token, rest: Rest, fail: Fail) -> str:
+def _read_proxy(start: Token, rest: Rest, values: Values, fail: Fail) -> str:
     value = _take_value(start, rest, fail)
     if not value.is_word(OFF, *PROXY_VERSIONS):
         raise fail(value, f"proxy '{shorten(value.text, 40)}': expected v1 or v2")
     return value.text.lower()
 
 
-def _read_priority(start: Token, rest: Rest, fail: Fail) -> int:
+def _read_priority(start: Token, rest: Rest, values: Values, fail: Fail) -> int:
     value = _take_value(start, rest, fail)
     text = value.text
     if not (text.isascii() and text.isdigit()) or len(text) > 3 or int(text) > BACKUP:
@@ -96,7 +111,7 @@ def _read_priority(start: Token, rest: Rest, fail: Fail) -> int:
     return int(text)
 
 
-def _read_check(start: Token, rest: Rest, fail: Fail) -> Address | None:
+def _read_check(start: Token, rest: Rest, values: Values, fail: Fail) -> Address | None:
     value = _take_value(start, rest, fail)
     if value.is_word(OFF):
         return None
@@ -108,7 +123,7 @@ def _read_check(start: Token, rest: Rest, fail: Fail) -> Address | None:
     return address
 
 
-def _read_max_pending(start: Token, rest: Rest, fail: Fail) -> int:
+def _read_max_pending(start: Token, rest: Rest, values: Values, fail: Fail) -> int:
     value = _take_value(start, rest, fail)
     text = value.text
     if not (text.isascii() and text.isdigit()) or len(text) > 8 or int(text) > MAX_COUNT:
@@ -116,16 +131,17 @@ def _read_max_pending(start: Token, rest: Rest, fail: Fail) -> int:
     return int(text)
 
 
-def _read_mode(start: Token, rest: Rest, fail: Fail) -> str:
+def _read_mode(start: Token, rest: Rest, values: Values, fail: Fail) -> str:
     return start.text.lower()
 
 
-def _read_backup(start: Token, rest: Rest, fail: Fail) -> int:
+def _read_backup(start: Token, rest: Rest, values: Values, fail: Fail) -> int:
     return BACKUP
 
 
-_READERS: dict[str, tuple[str, Callable[[Token, Rest, Fail], Any]]] = {
-    "tls": ("tls", _read_tls),
+_READERS: dict[str, tuple[str, Callable[[Token, Rest, Values, Fail], Any]]] = {
+    TLS: ("tls", _read_tls),
+    H2: ("h2", _read_h2),
     "proxy": ("proxy", _read_proxy),
     PRIORITY: ("priority", _read_priority),
     BACKUP_WORD: ("priority", _read_backup),
@@ -178,6 +194,8 @@ def write_connection_words(described: Mapping[str, Any], *, with_defaults: bool 
     words: list[str] = []
     if "tls" in described and (described["tls"] is not None or with_defaults):
         words += ["tls", *_tls_words(described["tls"])]
+    if H2 in described and (described[H2] or with_defaults):
+        words += [H2] if described[H2] else [H2, OFF]
     if "proxy" in described and (described["proxy"] != OFF or with_defaults):
         words += ["proxy", described["proxy"]]
     return " ".join(words)

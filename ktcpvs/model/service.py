@@ -120,7 +120,8 @@ def _priority(instance: object, attribute: Attribute[int], value: int) -> None:
 class RealServer:
     """A server with its weight; weight 0 = quiesced. maxconn: the most connections at once; 0: no limit. name: the
     configured host name that this address belongs to; None: the address itself is configured. tls: of connections to
-    it; None: they have none. proxy: the version of the PROXY protocol that tells it who the client is, or OFF.
+    it; None: they have none. h2: they speak HTTP/2; with TLS only if the server chooses it by ALPN. proxy: the version
+    of the PROXY protocol that tells it who the client is, or OFF.
     priority: 0 is the first; servers of a later one stand by until those before them do not suffice; BACKUP is the
     last. mode: READY, DRAIN or MAINTENANCE. check: the address at which it is checked; None: as the option `check`
     says. max_pending: the most requests that wait for it while it is full; 0: no limit."""
@@ -130,6 +131,7 @@ class RealServer:
     maxconn: int = field(default=0, validator=_maxconn)
     name: str | None = None
     tls: ServerTLS | None = None
+    h2: bool = False
     proxy: str = field(default=OFF, validator=one_of(OFF, *PROXY_VERSIONS))
     priority: int = field(default=0, validator=_priority)
     mode: str = field(default=READY, validator=one_of(*MODES))
@@ -449,7 +451,7 @@ class VirtualService:
     check: str = option(
         read_check,
         OFF,
-        "health check of servers: off, tcp, http PATH [expect STATUS ...], or send TEXT expect TEXT",
+        "health check of servers: off, tcp, http PATH [expect STATUS ...], grpc [SERVICE], or send TEXT expect TEXT",
         check=well_formed,
         is_phrase=True,
     )
@@ -494,6 +496,17 @@ class VirtualService:
         "available; 0: only while nothing is",
         check=in_range(0, 100),
     )
+    preconnect: int = option(
+        read_number,
+        0,
+        "connections to each server that each process keeps open ahead of clients, for schedulers that decide once for "
+        "a connection; 0: none",
+        check=in_range(0, 1024),
+    )
+    preconnect_timeout: int = option(
+        read_number, 10, "seconds after which such a connection is replaced if no client has come for it",
+        check=in_range(1, 86400),
+    )  # fmt: skip
     allow: Networks = option(read_networks, Networks(), "networks whose clients are accepted; all others are denied")
     deny: Networks = option(read_networks, Networks(), "networks whose clients are denied")
     client_connections: int = option(

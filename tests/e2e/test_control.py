@@ -219,6 +219,7 @@ def test_the_program_in_the_documentation_works(daemon: Daemon, tmp_path: Path) 
             "weight": 2,
             "maxconn": 0,
             "tls": None,
+            "h2": False,
             "proxy": "off",
             "priority": 0,
             "mode": "ready",

@@ -165,7 +165,7 @@ def real_servers() -> st.SearchStrategy[RealServer]:
     priority = st.one_of(st.sampled_from((0, 0, 1, BACKUP)), st.integers(0, BACKUP))
     return st.builds(
         RealServer, complete_addresses(), weight, maxconn,
-        tls=_server_tls(), proxy=_proxies, priority=priority, mode=st.sampled_from(MODES),
+        tls=_server_tls(), h2=st.booleans(), proxy=_proxies, priority=priority, mode=st.sampled_from(MODES),
         check=st.one_of(st.none(), complete_addresses()), max_pending=maxconn,
     )  # fmt: skip
 
@@ -174,7 +174,7 @@ def real_servers() -> st.SearchStrategy[RealServer]:
 def _server_tls(draw: st.DrawFn) -> ServerTLS | None:
     if draw(st.booleans()):
         return None
-    name = draw(st.sampled_from((None, "app.internal", "tls", "ca")))
+    name = draw(st.sampled_from((None, "app.internal", "tls", "ca", "h2")))
     ca, cert = draw(st.one_of(st.none(), files())), draw(st.one_of(st.none(), files()))
     return ServerTLS(ca, ca is not None or draw(st.booleans()), name, cert)
 
@@ -197,6 +197,9 @@ _server_options = st.sampled_from(
         {"tls": ServerTLS()},
         {"tls": ServerTLS("/a b", True, "h"), "proxy": "v2"},
         {"proxy": "v1"},
+        {"h2": True},
+        {"tls": ServerTLS(name="h2"), "h2": True},
+        {"h2": False},
         {"priority": 3, "mode": "drain"},
         {"priority": 0, "mode": "ready", "check": Inet("10.0.0.1", 1)},
         {"priority": BACKUP, "check": None, "max_pending": 0},
@@ -322,6 +325,8 @@ def services(draw: st.DrawFn) -> VirtualService:
         access_log=draw(_access_logs),
         access_log_format=draw(st.sampled_from(("combined", "json"))),
         relay=draw(st.sampled_from(RELAYS)),
+        preconnect=draw(st.sampled_from((0, 1, 1024))),
+        preconnect_timeout=draw(st.sampled_from((1, 10, 86400))),
         startservers=draw(_counts),
         maxclients=draw(_counts) or 0,
         minspareservers=draw(_counts),
@@ -423,6 +428,7 @@ def _options() -> st.SearchStrategy[dict[str, Any]]:
             ),
             "check_interval": st.sampled_from((0, 1, 86401)),
             "eject": st.sampled_from((-1, 0, 5, 65536)),
+            "preconnect": st.sampled_from((-1, 0, 8, 1025)),
             "eject_share": st.sampled_from((0, 100, 101)),
             "overflow": st.sampled_from((-1, 0, 50, 101)),
         },
