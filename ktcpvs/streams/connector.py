@@ -73,7 +73,8 @@ class Connector:
         self._reactor = reactor
         self._timeout = timeout
         self._may_be_bare = options.tls is None and (isinstance(address, Unix) or not address.is_name)
-        self._is_direct = self._may_be_bare and options.proxy == OFF  # nothing but a connect is to be done
+        # Nothing but a connect is to be done.
+        self._is_direct = self._may_be_bare and options.proxy == OFF and not options.keepalive
 
     @property
     def key(self) -> Hashable:

@@ -50,7 +50,7 @@ def test_rules(before: str, after: str, expected: list[str]) -> None:
         ("max_pending 3", "", ["server c:1: max_pending 3 -> 0"]),
         ("check c:9", "check c:8", ["server c:1: check c:9 -> c:8"]),
         ("", "check c:8", ["server c:1: check off -> c:8"]),
-        ("proxy v1", "maintenance", ["server c:1: proxy v1 -> no TLS, no PROXY, ready -> maintenance"]),
+        ("proxy v1", "maintenance", ["server c:1: proxy v1 -> no TLS, no HTTP/2, no PROXY, ready -> maintenance"]),
     ],
 )
 def test_words_of_servers(before: str, after: str, expected: list[str]) -> None:
