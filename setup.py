@@ -21,6 +21,7 @@ setup(
             "ktcpvs.streams._bare",
             "ktcpvs.streams._tls",
             "ktcpvs.dispatch._connection",
+            "ktcpvs.tcp._connection",
             "ktcpvs.system._tickets",
         )
     ],

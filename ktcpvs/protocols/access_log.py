@@ -34,6 +34,9 @@ class TLSNames(Protocol):
     @property
     def certificate_subject(self) -> str: ...
 
+    @property
+    def certificate_fingerprint(self) -> str: ...
+
 
 @define(eq=False)
 class Record:
@@ -320,7 +323,8 @@ def _client(client: str, tls: TLSNames | None) -> str:
         return begin + "null"
     return (
         f'{begin}{{"version": {_quoted(tls.version)}, "cipher": {_quoted(tls.cipher)}, '
-        f'"server_name": {_text(tls.sni)}, "client_subject": {_text(tls.certificate_subject or None)}}}'
+        f'"server_name": {_text(tls.sni)}, "client_subject": {_text(tls.certificate_subject or None)}, '
+        f'"client_fingerprint": {_text(tls.certificate_fingerprint or None)}}}'
     )
 
 

@@ -23,6 +23,9 @@ from ktcpvs.streams.transport import StreamTransport, nothing
 
 _log = Logger(namespace="ktcpvs")
 
+TLS_1_3 = "TLSv1.3"
+"""Its name in `TLSFacts.version`."""
+
 MAX_CIPHERTEXT_SIZE = MAX_RECORD_SIZE + 2048 + 5
 """The most bytes of one record on its way, with its header (RFC 5246, section 6.2.3)."""
 

@@ -116,6 +116,9 @@ class TLSStage:
     def timeout(self) -> int:
         return self._timeout() if callable(self._timeout) else self._timeout
 
+    def finds_address(self, peer: SocketAddress) -> bool:
+        return False
+
     def begin(self, peer: SocketAddress, stream: Stream) -> TLSReader:
         return TLSReader(self, stream)
 

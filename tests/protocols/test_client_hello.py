@@ -72,6 +72,7 @@ KNOWN: dict[str, tuple[str | None, tuple[bytes, ...], tuple[int, ...]]] = {
     "node": (EXAMPLE, BOTH, NEW),
     "node-no-name": (None, (), NEW),
     "chromium": (EXAMPLE, BOTH, NEW),
+    "go": (EXAMPLE, BOTH, NEW),
     "python": (EXAMPLE, (b"http/1.1",), NEW),
     "python-tls12": (EXAMPLE, (), (TLS_1_2,)),
     "python-address": (None, (), NEW),

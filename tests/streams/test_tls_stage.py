@@ -103,6 +103,9 @@ class Listener:
         preamble = Preamble([self.stage], peer, self._wheel, self)
         adopt_socket(self.thread.reactor, client, peer, preamble.stream)
 
+    def admits(self, preamble: Preamble) -> bool:
+        raise AssertionError("this stage finds no address")
+
     def completed(self, preamble: Preamble, rest: bytes) -> None:
         stream = preamble.stream
         self.streams.append(stream)
