@@ -9,7 +9,9 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IAddress, IProtocolFactory
 from zope.interface import implementer
 
-import ktcpvs.dispatch.compiled  # noqa: F401 - replaces methods of connections by compiled ones
+import ktcpvs.dispatch.compiled
+import ktcpvs.http.compiled
+import ktcpvs.tcp.compiled  # noqa: F401 - these replace methods of connections by compiled ones
 from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.dispatch.client_limits import ClientLimits
 from ktcpvs.http.client_connection import HTTP2StreamConnection, HTTPClientConnection

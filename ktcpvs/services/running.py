@@ -44,6 +44,7 @@ from ktcpvs.system import log as levels
 from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.sockets import close_descriptor_with_reset
 from ktcpvs.system.timer_wheel import Timer
+from ktcpvs.tcp.preconnections import Preconnections
 
 MAX_WATCHERS = 8
 """The most watchers of one server, in a service with many rules that have many servers. Rules beyond that notice a
@@ -66,11 +67,12 @@ class RunningService:
 
     context: what all of the process shares. traffic: the collaborators of its connections. config: as it runs.
     destinations: its servers by address. leaving: deleted servers whose connections drain. server_connections: of a
-    service that is switched request by request. cache, tls_cache: its parsed heads, of clients without TLS and with
-    it. health: of its servers. clients: the number of its clients in all processes. preambles: its clients that are
-    still in their preamble. http2_clients: its HTTP/2 connections, whose streams are among the connections. listeners:
-    by address, in the order in which they are configured. retired: each fires when a listener is closed that another
-    one has followed on the same port. scheduler_factory: the scheduler's plugin.
+    service that is switched request by request. preconnections: of one whose clients are relayed as a whole. cache,
+    tls_cache: its parsed heads, of clients without TLS and with it. health: of its servers. clients: the number of its
+    clients in all processes. preambles: its clients that are still in their preamble. http2_clients: its HTTP/2
+    connections, whose streams are among the connections. listeners: by address, in the order in which they are
+    configured. retired: each fires when a listener is closed that another one has followed on the same port.
+    scheduler_factory: the scheduler's plugin.
     """
 
     def __init__(self, context: Context, config: VirtualService) -> None:
@@ -85,6 +87,7 @@ class RunningService:
         self.connections: set[ClientConnection] = set()
         self.clients = context.counters.clients(config.ident)
         self.server_connections = ServerConnections(context, lambda: self.traffic.settings)
+        self.preconnections = Preconnections(self.traffic, lambda: self._poller)
         self.cache, self.tls_cache = HeadCache(HTTP), HeadCache(HTTPS)
         self.health = ServiceHealth(context, self.traffic.selector, self.traffic.queue)
         self._http = HTTPService(self.traffic, self.server_connections, self.cache)
@@ -128,6 +131,10 @@ class RunningService:
     def connector(self, destination: Destination) -> Connector:
         """The connector of one of its servers."""
         return self.traffic.connector(destination)
+
+    def idle_connections(self, destination: Destination) -> int:
+        """Return the number of connections to one of its servers that no client uses."""
+        return self.server_connections.pool.idle(destination) + self.preconnections.idle(destination)
 
     # Changes, called by the director alone.
 
@@ -194,6 +201,7 @@ class RunningService:
         self._step("idle connections", self.server_connections.close, kept)
         self._step("connectors", self._renew_connectors)
         self._step("settings", self.apply_settings)
+        self._step("preconnections", self.preconnections.configure)
         for at, listener in self.listeners.items():
             if at in prepared.stages:  # one that leaves keeps its stages for the clients in its backlog
                 listener.accepted = self._accept_at(at)
@@ -222,6 +230,7 @@ class RunningService:
         changed = self.traffic.renew_connectors(kept)
         if changed:
             self.server_connections.retire(changed)
+            self.preconnections.retire(changed)
 
     def _accept_at(self, address: Address) -> Callable[[int, int, Any], object]:
         """Return the function that gets the descriptors accepted at that address.
@@ -263,6 +272,7 @@ class RunningService:
         for at, listener in new.items():
             listener.start()
             self.context.log.event(levels.DAEMON, "service {ident} listens on {at}", ident=self.ident, at=at)
+        self._step("preconnections", self.preconnections.start)
 
     def _make_listener(self, address: Address, sock: socket.socket) -> Listener:
         def admit() -> int:
@@ -339,6 +349,7 @@ class RunningService:
         for connection in list(self.connections):
             self._step("drain", part, connection)
         self._step("idle connections", self.server_connections.close)
+        self._step("preconnections", self.preconnections.stop)
         if (self.connections or self.preambles or self.http2_clients) and self._drain is None:
             self._drain = self.context.wheel.after(self._drain_timeout, self._end_all)
 
@@ -545,7 +556,9 @@ class RunningService:
     def _left(self) -> None:
         """A client is gone: accept another one, or finish to drain."""
         if self.listeners:
-            self.resume_listeners()
+            for listener in self.listeners.values():
+                if not listener.is_reading:
+                    listener.resume()
         elif not self.living:
             if self._drain is not None:
                 self._drain.cancel()
