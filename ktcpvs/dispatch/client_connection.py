@@ -56,6 +56,9 @@ class ClientConnection(ABC):
     reserved: ClassVar[int] = 0
     """Descriptors that it may need later; the pool counts them when it takes them."""
 
+    is_client: ClassVar[bool] = True
+    """Whether it counts as a client (`maxclients`); a stream of a connection that counts itself does not."""
+
     __slots__ = (
         "_timer", "began", "client", "client_name", "context", "dispatcher", "ending", "handover", "is_over",
         "last_activity", "limits", "on_end", "relay", "service", "state",

@@ -17,7 +17,8 @@ from twisted.internet.error import TimeoutError as LateError
 from twisted.python.failure import Failure
 
 from ktcpvs.errors import shorten
-from ktcpvs.model.check import OFF, SEND, TCP, Check, NotWell, parse_check
+from ktcpvs.health.http2_check import probe_grpc, probe_http
+from ktcpvs.model.check import GRPC, OFF, SEND, TCP, Check, NotWell, parse_check
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.service import VirtualService
 from ktcpvs.streams.connector import Connector
@@ -144,6 +145,10 @@ class ActiveChecks:
             return _Connect(self._context.reactor, timeout).begin(connector)
         if check.kind == SEND:
             return _SendExpect(check).begin(connector)
+        if check.kind == GRPC:
+            return probe_grpc(check, connector, destination.name)
+        if connector.is_http2:
+            return probe_http(check, connector, destination.name)
         if self._http is None:
             from ktcpvs.health.http_check import HTTPChecks  # an HTTP client takes 10 MiB, which few need
 

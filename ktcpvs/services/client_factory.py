@@ -75,7 +75,7 @@ class ClientFactory:
 
     def build_stream(
         self, peer: Any, tls: TLSFacts | None, limits: ClientLimits | None, called: SocketAddress = None
-    ) -> ClientConnection:
+    ) -> HTTP2StreamConnection:
         """Return a connection for one stream of an HTTP/2 client, whose stream the caller connects. peer: of the
         client. tls, limits, called: of its connection."""
         connection = HTTP2StreamConnection(self._https if tls is not None else self._http, *client_name(peer))

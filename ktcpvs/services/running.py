@@ -17,8 +17,9 @@ from ktcpvs.dispatch.client_limits import ClientLimits
 from ktcpvs.dispatch.selection import Selector
 from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.health.service_health import ServiceHealth
+from ktcpvs.http.client_connection import HTTP2StreamConnection
 from ktcpvs.http.head_cache import HeadCache
-from ktcpvs.http.server_connection import ServerConnections
+from ktcpvs.http.server_connections import ServerConnections
 from ktcpvs.http.service import HTTPService
 from ktcpvs.interfaces import CONNECTION, EACH_REQUEST, IBindsInSteps, IWatches
 from ktcpvs.model.address import Address
@@ -506,7 +507,7 @@ class RunningService:
         # What servers with `proxy v2` are told of ALPN is the protocol that follows on their connection.
         tls = stream.tls and evolve(stream.tls, alpn=HTTP_PROTOCOLS[0])
 
-        def build() -> ClientConnection:
+        def build() -> HTTP2StreamConnection:
             return self.client_factory.build_stream(peer, tls, limits, stream.called)
 
         self.http2_clients.begin(stream, limits, first, build, self._is_handed_over)
@@ -516,7 +517,8 @@ class RunningService:
         connection.on_end = self._on_end
         self.context.descriptors.take(connection.descriptors, connection.reserved)
         self.connections.add(connection)
-        self.clients.add(1)
+        if connection.is_client:
+            self.clients.add(1)
         self.traffic.counters.total += 1
         log = self.context.log
         if log.level >= levels.CONNECTION:
@@ -529,7 +531,8 @@ class RunningService:
         if connection not in self.connections:
             return
         self.connections.discard(connection)
-        self.clients.add(-1)
+        if connection.is_client:
+            self.clients.add(-1)
         if connection.limits is not None:
             connection.limits.release()
         counters, choice = self.traffic.counters, connection.dispatcher.choice

@@ -60,22 +60,22 @@ IN_PYTHON: tuple[Callable[..., Any], ...] = shake_hands, decrypt, encrypt, close
 """The operations in Python, whichever are used."""
 
 
-def _obstacle() -> str:
-    """Why the compiled operations cannot be used; "" where they can."""
-    if why := openssl.unavailable():
-        return why
+def _connection_type() -> type | None:
+    """Return the type of connections. None: the compiled operations cannot be used, since the objects of `_ssl` are not
+    as they expect."""
+    if openssl.unavailable():
+        return None
     context: Any = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     connection = context._wrap_bio(incoming, outgoing, False)
     address = openssl.field(connection, 1)
     if not address or openssl.field(connection, 2) != id(context):
-        return "the connection of OpenSSL cannot be found"
+        return None
     find = openssl.function
     read, write = (find(f"SSL_get_{which}", openssl.pointer, result=openssl.pointer) for which in ("rbio", "wbio"))
-    if (read(address), write(address)) != (openssl.field(incoming, 0), openssl.field(outgoing, 0)):
-        return "the BIOs of OpenSSL cannot be found"
-    return ""
+    is_known = (read(address), write(address)) == (openssl.field(incoming, 0), openssl.field(outgoing, 0))
+    return type(connection) if is_known else None
 
 
 _FUNCTIONS = (
@@ -87,14 +87,13 @@ IS_COMPILED = False
 
 if not TYPE_CHECKING:
     try:
-        from ktcpvs.streams import _tls
+        import ktcpvs.streams._tls as compiled
     except ImportError:  # there was no C compiler when ktcpvs was installed
         pass
     else:
-        if not _obstacle():
-            import _ssl
-
-            _tls.configure(_ssl._SSLSocket, ssl.MemoryBIO, *map(openssl.function_address, _FUNCTIONS))
-            shake_hands, decrypt = _tls.shake_hands, _tls.decrypt
-            encrypt, close_notify = _tls.encrypt, _tls.close_notify
-            IS_COMPILED = True
+        with contextlib.suppress(AttributeError):  # another OpenSSL lacks a function
+            if (kind := _connection_type()) is not None:
+                compiled.configure(kind, ssl.MemoryBIO, *map(openssl.function_address, _FUNCTIONS))
+                shake_hands, decrypt = compiled.shake_hands, compiled.decrypt
+                encrypt, close_notify = compiled.encrypt, compiled.close_notify
+                IS_COMPILED = True
