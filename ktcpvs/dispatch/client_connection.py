@@ -56,6 +56,9 @@ class ClientConnection(ABC):
     reserved: ClassVar[int] = 0
     """Descriptors that it may need later; the pool counts them when it takes them."""
 
+    is_client: ClassVar[bool] = True
+    """Whether it counts as a client (`maxclients`); a stream of a connection that counts itself does not."""
+
     __slots__ = (
         "_timer", "began", "client", "client_name", "context", "dispatcher", "ending", "handover", "is_over",
         "last_activity", "limits", "on_end", "relay", "service", "state",
@@ -177,13 +180,13 @@ class ClientConnection(ABC):
     def origin(self) -> Origin:
         """Return who the client is, for servers that are told so."""
         client, request = self.client, self.dispatcher.request
-        host, local = request.client, client.local_address
+        host, called = request.client, client.called or client.local_address
         if not host:
             return Origin(server_name=request.server_name, tls=client.tls)
-        # A proxy on a unix socket may have told the client's address, but not the one that the client has called.
-        called = local[:2] if isinstance(local, tuple) else ("::" if ":" in host else "0.0.0.0", 0)
+        # A stage may have found the address of a client on a unix socket, but not the one that the client has called.
+        target = called[:2] if isinstance(called, tuple) else ("::" if ":" in host else "0.0.0.0", 0)
         port = int(self.client_name.rpartition(":")[2])
-        return Origin((host, port), (called[0], called[1]), request.server_name, client.tls)
+        return Origin((host, port), (target[0], target[1]), request.server_name, client.tls)
 
     def join(self, relay: CopyRelay) -> None:
         """Join both sides by `relay`. The service's engine takes over at once, or when the connection turns out to be

@@ -478,7 +478,8 @@ class HTTPClientConnection(ClientConnection):
         elif self._reader is not None:
             method = self._reader.method
         later = self.retry_after(status, retry_after)
-        response = error_response(status, reason, method, later=later, location=location)
+        lines = message.lines if message is not None else b""
+        response = error_response(status, reason, method, later=later, location=location, lines=lines)
         exchange.note_own_response(status, response)
         exchange.settle()
         self.client.write(response)
@@ -603,7 +604,17 @@ class HTTPClientConnection(ClientConnection):
 class HTTP2StreamConnection(HTTPClientConnection):
     """A client connection over one stream of an HTTP/2 connection, which has the client's descriptor."""
 
+    def deadline_passed(self, milliseconds: float) -> None:
+        """End the request, whose deadline (`grpc-timeout`) has passed. milliseconds: that its client has given."""
+        if self.state in (life.CHOOSING, life.QUEUED, life.CONNECTING, life.WAITING):
+            self.exchange.fail(504, f"the deadline of {milliseconds:g} ms has passed")
+            self.exchange.cancel_connecting()
+        elif self.state == life.ANSWERING:
+            self.ending = f"the deadline of {milliseconds:g} ms has passed"
+            self.expire(life.READ_TIMEOUT)
+
     descriptors = 0
+    is_client = False
 
     __slots__ = ()
 

@@ -34,6 +34,8 @@ COUNTS_OF_SERVICE = (
     "denied",
     "limited",
     "handshake_pauses",
+    "http2_glitches",
+    "http2_floods",
     "bytes_in",
     "bytes_out",
 )
@@ -251,6 +253,8 @@ def _service_stats(live: RunningService | None) -> dict[str, Any]:
         "handshakes": _handshakes(live.preambles.handshakes),
         "preambles": dict(live.preambles.refusals),
         "handshake_pauses": live.preambles.pauses,
+        "http2_glitches": live.http2_clients.glitches,
+        "http2_floods": live.http2_clients.floods,
         "queued": len(traffic.queue),
         "denied": traffic.admission.denied,
         "limited": traffic.admission.limited,

@@ -107,13 +107,15 @@ def _maxconn(instance: object, attribute: Attribute[int], value: int) -> None:
 class RealServer:
     """A server with its weight; weight 0 = quiesced. maxconn: the most connections at once; 0: no limit. name: the
     configured host name that this address belongs to; None: the address itself is configured. tls: of connections to
-    it; None: they have none. proxy: the version of the PROXY protocol that tells it who the client is, or OFF."""
+    it; None: they have none. h2: they speak HTTP/2; with TLS only if the server chooses it by ALPN. proxy: the version
+    of the PROXY protocol that tells it who the client is, or OFF."""
 
     address: Address = field(validator=_complete)
     weight: int = field(default=1, validator=_weight)
     maxconn: int = field(default=0, validator=_maxconn)
     name: str | None = None
     tls: ServerTLS | None = None
+    h2: bool = False
     proxy: str = field(default=OFF, validator=one_of(OFF, *PROXY_VERSIONS))
 
 
@@ -372,7 +374,7 @@ class VirtualService:
     check: str = option(
         read_check,
         OFF,
-        "health check of servers: off, tcp, http PATH [expect STATUS ...], or send TEXT expect TEXT",
+        "health check of servers: off, tcp, http PATH [expect STATUS ...], grpc [SERVICE], or send TEXT expect TEXT",
         check=well_formed,
         is_phrase=True,
     )

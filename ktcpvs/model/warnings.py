@@ -31,13 +31,13 @@ from ktcpvs.model.scheduling import (
     IUsesOptions,
 )
 from ktcpvs.model.service import KERNEL, NO_LOG, OPTIONS, SPLICE, Rule, VirtualService
-from ktcpvs.model.tls import TLS_OPTIONS
+from ktcpvs.model.tls import H2, TLS_OPTIONS
 
 WHOLE = "whole"
 """The subject of warnings that make sense only for a complete configuration."""
 
 RULES, MATCH, WEIGHT = "rules", "match", "weight"
-"""Subjects that are not options of a service."""
+"""Subjects that are not options of a service; H2 is another one."""
 
 POOL_OPTIONS = ("startservers", "minspareservers", "maxspareservers")
 FORWARDING_OPTIONS = (
@@ -75,7 +75,7 @@ _DEFAULTS = {attribute.name: attribute.default for attribute in fields(VirtualSe
 @frozen
 class ServiceWarning:
     """A warning. ident: of the service. text: what has no effect, and why. about: the options that it concerns, or
-    RULES, MATCH, WEIGHT or WHOLE."""
+    RULES, MATCH, WEIGHT, H2 or WHOLE."""
 
     ident: str
     text: str
@@ -132,6 +132,7 @@ def warnings_of(
         *_about_unit(service, scheduler, installed),
         *_about_options(service),
         *_about_tls(service, scheduler),
+        *_about_servers(service, scheduler, installed),
     ]
     if is_whole:
         found += _about_whole(service, scheduler)
@@ -153,7 +154,8 @@ def is_due(warning: ServiceWarning, edit: edits.Edit) -> bool:
     if isinstance(edit, edits.AddRule | edits.EditRule):
         return RULES in warning.about or (MATCH in warning.about and edit.match is not None)
     if isinstance(edit, edits.AddServer | edits.EditServer):
-        return WEIGHT in warning.about and edit.weight not in (None, 0, 1)
+        is_weighed = WEIGHT in warning.about and edit.weight not in (None, 0, 1)
+        return is_weighed or (H2 in warning.about and bool(edit.options.get(H2)))
     return False
 
 
@@ -271,6 +273,16 @@ def _about_tls(service: VirtualService, scheduler: ISchedulerFactory) -> Iterato
         )
     if service.client_ca is not None and service.client_certificate == OFF:
         yield "client_ca has no effect with client_certificate = off", ("client_ca", "client_certificate")
+
+
+def _about_servers(service: VirtualService, scheduler: ISchedulerFactory, installed: Installed) -> Iterator[_Found]:
+    """Warn of words of servers that have no effect."""
+    if scheduler.unit != EACH_REQUEST and any(server.h2 for server in service.servers):
+        others = _choosers(installed, (EACH_REQUEST,), "decide", "per request")
+        yield (
+            f"h2 of servers has no effect: scheduler {service.scheduler} relays whole connections; {others}",
+            ("scheduler", H2),
+        )
 
 
 def _about_whole(service: VirtualService, scheduler: ISchedulerFactory) -> Iterator[_Found]:

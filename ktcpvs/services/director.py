@@ -314,7 +314,7 @@ class Director:
             self.context.steps.run(f"service {ident}: connectors", self._renew_connections_of, self.services[ident])
 
     def _renew_connections_of(self, service: RunningService) -> None:
-        service.use_connection_options(connection_options(service.config, self._client_contexts))
+        service.use_connection_options(connection_options(service.config, service.traffic.unit, self._client_contexts))
 
     def _follow_files(self) -> None:
         table = self.expanded
@@ -405,7 +405,7 @@ class Director:
                 prepared = await self.bind(service, config, new.settings)
                 unit = prepared.factory.unit
                 prepared.stages = {one.address: self._stages_of(config, one, unit) for one in config.listen}
-                prepared.connection_options = connection_options(config, self._client_contexts)
+                prepared.connection_options = connection_options(config, unit, self._client_contexts)
                 prepared.listens_anew = before is None or before.addresses != config.addresses
                 preparation.ready.append((service, prepared))
                 known = before.addresses if before is not None else ()

@@ -17,8 +17,9 @@ from ktcpvs.dispatch.client_limits import ClientLimits
 from ktcpvs.dispatch.selection import Selector
 from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.health.service_health import ServiceHealth
+from ktcpvs.http.client_connection import HTTP2StreamConnection
 from ktcpvs.http.head_cache import HeadCache
-from ktcpvs.http.server_connection import ServerConnections
+from ktcpvs.http.server_connections import ServerConnections
 from ktcpvs.http.service import HTTPService
 from ktcpvs.interfaces import CONNECTION, EACH_REQUEST, IBindsInSteps, IWatches
 from ktcpvs.model.address import Address
@@ -92,7 +93,7 @@ class RunningService:
         self.health = ServiceHealth(context, self.traffic.selector, self.traffic.queue)
         self._http = HTTPService(self.traffic, self.server_connections, self.cache)
         https = HTTPService(self.traffic, self.server_connections, self.tls_cache)
-        self.preambles = Preambles(context, config.ident, self.clients, self._build, self._left)
+        self.preambles = Preambles(context, config.ident, self.clients, self.traffic.admission, self._build, self._left)
         self.http2_clients = HTTP2Clients(self.traffic, self.clients, self._left)
         self._http.begin_http2 = https.begin_http2 = self._begin_http2
         self._on_end = self._ended  # one bound method for all connections
@@ -477,8 +478,12 @@ class RunningService:
     def _accepted_with_preamble(
         self, stages: Sequence[Stage], at: Address, descriptor: int, family: int, peer: Any
     ) -> None:
-        """Let one client go through the stages of its preamble; `_build` admits it when they are complete."""
+        """Let one client go through the stages of its preamble; `_build` serves it when they are complete. A rejected
+        one is reset."""
         preamble = self.preambles.begin(stages, peer, at)
+        if preamble is None:
+            close_descriptor_with_reset(descriptor, family)
+            return
         stream = preamble.stream
         try:
             adopt_descriptor(self.context.reactor, descriptor, family, peer, stream, self._poller)
@@ -488,10 +493,11 @@ class RunningService:
         if not stream.is_open:
             self.preambles.gone(preamble)
 
-    def _build(self, peer: Any, stream: Stream) -> ClientConnection | None:
-        """Build the connection of a client that has completed its preamble. peer: the address that the stages found."""
-        connection = self.client_factory.build(peer, stream)
-        if connection is not None and self._is_handed_over:
+    def _build(self, peer: Any, slot: int, stream: Stream) -> ClientConnection:
+        """Build the connection of a client that has completed its preamble. peer: the address that the stages found.
+        slot: where that address counts."""
+        connection = self.client_factory.build_admitted(peer, slot, stream)
+        if self._is_handed_over:
             connection.retire_gently()
         return connection
 
@@ -501,8 +507,8 @@ class RunningService:
         # What servers with `proxy v2` are told of ALPN is the protocol that follows on their connection.
         tls = stream.tls and evolve(stream.tls, alpn=HTTP_PROTOCOLS[0])
 
-        def build() -> ClientConnection:
-            return self.client_factory.build_stream(peer, tls, limits)
+        def build() -> HTTP2StreamConnection:
+            return self.client_factory.build_stream(peer, tls, limits, stream.called)
 
         self.http2_clients.begin(stream, limits, first, build, self._is_handed_over)
 
@@ -511,7 +517,8 @@ class RunningService:
         connection.on_end = self._on_end
         self.context.descriptors.take(connection.descriptors, connection.reserved)
         self.connections.add(connection)
-        self.clients.add(1)
+        if connection.is_client:
+            self.clients.add(1)
         self.traffic.counters.total += 1
         log = self.context.log
         if log.level >= levels.CONNECTION:
@@ -524,7 +531,8 @@ class RunningService:
         if connection not in self.connections:
             return
         self.connections.discard(connection)
-        self.clients.add(-1)
+        if connection.is_client:
+            self.clients.add(-1)
         if connection.limits is not None:
             connection.limits.release()
         counters, choice = self.traffic.counters, connection.dispatcher.choice

@@ -23,6 +23,8 @@ _OF_SERVICE = (
     ("denied", COUNTER, "denied_total", "Clients rejected by the allow and deny lists."),
     ("limited", COUNTER, "limited_total", "Clients and requests rejected by the limits per client."),
     ("handshake_pauses", COUNTER, "handshake_pauses_total", "How often max_handshakes has stopped a listener."),
+    ("http2_glitches", COUNTER, "http2_glitches_total", "Frames of HTTP/2 clients that ask for nothing."),
+    ("http2_floods", COUNTER, "http2_floods_total", "HTTP/2 connections ended because of too many such frames."),
     ("bytes_in", COUNTER, "received_bytes_total", "Bytes from clients."),
     ("bytes_out", COUNTER, "sent_bytes_total", "Bytes to clients."),
 )

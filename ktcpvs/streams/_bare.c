@@ -28,10 +28,10 @@ FIELDS(transport, "_aborted", "_closing", "_events", "_family", "_fd", "_fin_cam
        "_puts_urgent_in_place", "_read_size", "_reads_on", "_reads_small", "_recv", "_send", "_sends_at_once", "_sends_fin",
        "_sock", "_unsent", "_unsent_size", "_was_bulk", "_writer", "poller", "stream");
 
-enum { S_BULK_DETECTED, S_CONNECTED, S_DATA_RECEIVED, S_ENDED, S_IS_OPEN, S_LOST, S_MADE, S_PEER_ENDED, S_RESTING,
-       S_TIMER, S_TLS, S_TRANSPORT, S_WRITE };
-FIELDS(stream, "bulk_detected", "connected", "dataReceived", "ended", "is_open", "lost", "made", "peer_ended", "resting",
-       "timer", "tls", "transport", "write");
+enum { S_BULK_DETECTED, S_CALLED, S_CONNECTED, S_DATA_RECEIVED, S_ENDED, S_IS_OPEN, S_LOST, S_MADE, S_PEER_ENDED,
+       S_RESTING, S_TIMER, S_TLS, S_TRANSPORT, S_WRITE };
+FIELDS(stream, "bulk_detected", "called", "connected", "dataReceived", "ended", "is_open", "lost", "made", "peer_ended",
+       "resting", "timer", "tls", "transport", "write");
 
 enum { P_ALARM_AT, P_CALLBACKS, P_DEADLINES, P_DEFERRED, P_DESCRIPTOR, P_IS_POLLING, P_TIME, P_UNREGISTERED };
 FIELDS(poller, "_alarm_at", "_callbacks", "_deadlines", "_deferred", "_descriptor", "_is_polling", "_time",
@@ -847,7 +847,7 @@ stream_init(PyObject *self, PyObject *const *args, Py_ssize_t count)
 {
     static const int nothings[] = {S_BULK_DETECTED, S_DATA_RECEIVED, S_ENDED, S_LOST, S_WRITE};
     static const int no[] = {S_IS_OPEN, S_PEER_ENDED, S_RESTING};
-    static const int none[] = {S_TIMER, S_TLS, S_TRANSPORT};
+    static const int none[] = {S_CALLED, S_TIMER, S_TLS, S_TRANSPORT};
     if (count > 1) {
         PyErr_SetString(PyExc_TypeError, "Stream() takes at most one argument");
         return NULL;

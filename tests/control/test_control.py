@@ -183,12 +183,13 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "x_forwarded_host": "off",
             "via": "append",
             "servers": [
-                {"address": "10.0.0.1:8081", "weight": 7, "maxconn": 9, "tls": None, "proxy": "off"},
+                {"address": "10.0.0.1:8081", "weight": 7, "maxconn": 9, "tls": None, "h2": False, "proxy": "off"},
                 {
                     "address": "10.0.0.3:80",
                     "weight": 1,
                     "maxconn": 0,
                     "tls": {"ca": None, "verify": True, "name": "app.internal", "cert": None},
+                    "h2": False,
                     "proxy": "v1",
                 },
             ],
@@ -466,6 +467,8 @@ def test_stats_of_a_table_that_never_ran(ask: Ask) -> None:
         "denied": 0,
         "limited": 0,
         "handshake_pauses": 0,
+        "http2_glitches": 0,
+        "http2_floods": 0,
         "bytes_in": 0,
         "bytes_out": 0,
     }

@@ -158,14 +158,16 @@ def patterns() -> st.SearchStrategy[str]:
 def real_servers() -> st.SearchStrategy[RealServer]:
     weight = st.one_of(st.sampled_from((0, 1)), st.integers(0, MAX_WEIGHT))
     maxconn = st.one_of(st.sampled_from((0, 0, 1, MAX_COUNT)), st.integers(0, MAX_COUNT))
-    return st.builds(RealServer, complete_addresses(), weight, maxconn, tls=_server_tls(), proxy=_proxies)
+    return st.builds(
+        RealServer, complete_addresses(), weight, maxconn, tls=_server_tls(), h2=st.booleans(), proxy=_proxies
+    )
 
 
 @st.composite
 def _server_tls(draw: st.DrawFn) -> ServerTLS | None:
     if draw(st.booleans()):
         return None
-    name = draw(st.sampled_from((None, "app.internal", "tls", "ca")))
+    name = draw(st.sampled_from((None, "app.internal", "tls", "ca", "h2")))
     ca, cert = draw(st.one_of(st.none(), files())), draw(st.one_of(st.none(), files()))
     return ServerTLS(ca, ca is not None or draw(st.booleans()), name, cert)
 
@@ -182,7 +184,16 @@ def files() -> st.SearchStrategy[str]:
 _proxies = st.sampled_from(("off", "v1", "v2"))
 _certificates = st.lists(files(), max_size=2, unique=True).map(tuple)
 _server_options = st.sampled_from(
-    ({}, {"tls": None}, {"tls": ServerTLS()}, {"tls": ServerTLS("/a b", True, "h"), "proxy": "v2"}, {"proxy": "v1"})
+    (
+        {},
+        {"tls": None},
+        {"tls": ServerTLS()},
+        {"tls": ServerTLS("/a b", True, "h"), "proxy": "v2"},
+        {"proxy": "v1"},
+        {"h2": True},
+        {"tls": ServerTLS(name="h2"), "h2": True},
+        {"h2": False},
+    )
 )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ktcpvs.protocols import grpc
+
 
 class BadMessage(Exception):
     """A message that the switch does not pass on; str() says why, in one line.
@@ -58,14 +60,17 @@ def error_response(
     later: int = 0,
     location: str = "",
     minor: bool = True,
+    lines: bytes = b"",
 ) -> bytes:
     """A whole response that refuses or redirects a request.
 
     method: of the request; None when it is unknown. keep_alive: another request may follow; else the response ends the
     connection. later: seconds for Retry-After (RFC 9110, section 10.2.3); 0: no such field. location: the URL to which
     it redirects; "": none. minor: False for a client that speaks HTTP/1.0, which must be told that the connection stays
-    open.
+    open. lines: header lines of the request: one of gRPC gets a status of gRPC.
     """
+    if lines and grpc.is_grpc(lines):
+        return grpc.error_response(status, why)
     body = f"{status} {REASON_PHRASES[status]}\nktcpvs: {why}\n".encode()
     connection = "Connection: close\r\n" if not keep_alive else "" if minor else "Connection: keep-alive\r\n"
     fields = f"Retry-After: {later}\r\n" if later else ""
