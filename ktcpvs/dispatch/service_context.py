@@ -75,7 +75,8 @@ class ServiceContext:
 
     __slots__ = (
         "_connectors", "access_log", "admission", "config", "connection_options", "context", "counters",
-        "make_connector", "queue", "relay", "room_needed", "selector", "server_failed", "settings", "unit",
+        "http2_access_log", "make_connector", "queue", "relay", "room_needed", "selector", "server_failed", "settings",
+        "unit",
     )  # fmt: skip
 
     def __init__(self, context: Context, config: VirtualService, unit: str) -> None:
@@ -87,6 +88,7 @@ class ServiceContext:
         self.queue = Queue()
         self.admission = Admission(context, config.ident)
         self.access_log = ServiceAccessLog(context)
+        self.http2_access_log = ServiceAccessLog(context, is_http2=True)
         self.counters = TrafficCounters()
         self.relay = RelayChoice()
         self.connection_options: Mapping[Address, ConnectionOptions] = {}
