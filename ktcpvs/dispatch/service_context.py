@@ -85,7 +85,7 @@ class ServiceContext:
 
     __slots__ = (
         "_connectors", "access_log", "admission", "config", "connection_options", "context", "counters",
-        "make_connector", "queue", "relay", "room_needed", "selector", "server_failed", "settings",
+        "http2_access_log", "make_connector", "queue", "relay", "room_needed", "selector", "server_failed", "settings",
         "take_preconnected", "unit",
     )  # fmt: skip
 
@@ -98,6 +98,7 @@ class ServiceContext:
         self.queue = Queue()
         self.admission = Admission(context, config.ident)
         self.access_log = ServiceAccessLog(context)
+        self.http2_access_log = ServiceAccessLog(context, is_http2=True)
         self.counters = TrafficCounters()
         self.relay = RelayChoice()
         self.connection_options: Mapping[Address, ConnectionOptions] = {}
