@@ -85,7 +85,7 @@ class ServiceContext:
 
     __slots__ = (
         "_connectors", "access_log", "admission", "config", "connection_options", "context", "counters",
-        "make_connector", "queue", "relay", "room_needed", "selector", "server_failed", "settings",
+        "http2_access_log", "make_connector", "queue", "relay", "room_needed", "selector", "server_failed", "settings",
         "take_preconnected", "unit",
     )  # fmt: skip
 
@@ -98,6 +98,7 @@ class ServiceContext:
         self.queue = Queue()
         self.admission = Admission(context, config.ident)
         self.access_log = ServiceAccessLog(context)
+        self.http2_access_log = ServiceAccessLog(context, is_http2=True)
         self.counters = TrafficCounters()
         self.relay = RelayChoice()
         self.connection_options: Mapping[Address, ConnectionOptions] = {}
@@ -139,9 +140,9 @@ class ServiceContext:
         self._connectors = {**now, **kept}
         return frozenset(before).difference(kept)
 
-    def wait_for_room(self, waiter: Waiter) -> None:
-        """Put a request into the queue."""
-        self.queue.enter(waiter)
+    def wait_for_room(self, waiter: Waiter, chosen: Destination) -> None:
+        """Put a request into the queue. chosen: the full server that was chosen for it."""
+        self.queue.enter(waiter, chosen)
         self.room_needed()
 
     def note_server_fault(self, destination: Destination, reason: str) -> None:

@@ -23,6 +23,7 @@ from ktcpvs.http.server_connections import ServerConnections
 from ktcpvs.http.service import HTTPService
 from ktcpvs.interfaces import CONNECTION, EACH_REQUEST, IBindsInSteps, IWatches
 from ktcpvs.model.address import Address
+from ktcpvs.model.check import Check
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.options import OFF
 from ktcpvs.model.scheduling import ServiceView
@@ -43,7 +44,7 @@ from ktcpvs.streams.preamble import Stage
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system import log as levels
 from ktcpvs.system.periodic import PeriodicJob
-from ktcpvs.system.sockets import close_descriptor_with_reset
+from ktcpvs.system.sockets import close_descriptor_with_reset, keep_alive
 from ktcpvs.system.timer_wheel import Timer
 from ktcpvs.tcp.preconnections import Preconnections
 
@@ -90,14 +91,19 @@ class RunningService:
         self.server_connections = ServerConnections(context, lambda: self.traffic.settings)
         self.preconnections = Preconnections(self.traffic, lambda: self._poller)
         self.cache, self.tls_cache = HeadCache(HTTP), HeadCache(HTTPS)
+        self._http2_caches = HeadCache(HTTP, is_http2=True), HeadCache(HTTPS, is_http2=True)
         self.health = ServiceHealth(context, self.traffic.selector, self.traffic.queue)
         self._http = HTTPService(self.traffic, self.server_connections, self.cache)
         https = HTTPService(self.traffic, self.server_connections, self.tls_cache)
         self.preambles = Preambles(context, config.ident, self.clients, self.traffic.admission, self._build, self._left)
         self.http2_clients = HTTP2Clients(self.traffic, self.clients, self._left)
         self._http.begin_http2 = https.begin_http2 = self._begin_http2
+        http2, http2_tls = (
+            HTTPService(self.traffic, self.server_connections, cache, is_http2=True) for cache in self._http2_caches
+        )
+        self._without_tls = self._http, http2
         self._on_end = self._ended  # one bound method for all connections
-        self.client_factory = ClientFactory(self._http, https, self._began, self.preambles)
+        self.client_factory = ClientFactory(self._http, https, self._began, self.preambles, (http2, http2_tls))
         self.traffic.server_failed = self.health.failed
         self.traffic.room_needed = self._room_needed
         self._is_deleted = False
@@ -106,6 +112,8 @@ class RunningService:
         self._retiring: list[Listener] = []  # previous listeners, until their handshakes are complete
         self._stages: Mapping[Address, Sequence[Stage]] = {}
         self._view: ServiceView | None = None
+        self._checked_at: dict[Address, Address] = {}  # server -> the address that is checked, where configured
+        self._check_connectors: dict[Destination, Connector] = {}
         self._drain: Timer | None = None
 
     def __repr__(self) -> str:
@@ -128,6 +136,23 @@ class RunningService:
     def down(self) -> set[Destination]:
         """The servers that checks or errors have taken out of service."""
         return self.traffic.selector.down
+
+    @property
+    def checked_servers(self) -> frozenset[Destination]:
+        """The servers whose health may be checked."""
+        return self.usable - self.traffic.selector.in_maintenance
+
+    def check_connector(self, destination: Destination, check: Check) -> Connector:
+        """Return what connects to the address at which that server is checked; at another one than the server's own,
+        without TLS and the PROXY protocol."""
+        at = self._checked_at.get(destination.address) or check.address(destination.address)
+        if at == destination.address:
+            return self.connector(destination)
+        known = self._check_connectors.get(destination)
+        if known is None or known.address != at:
+            known = Connector(self.context.reactor, at, lambda: self.traffic.settings.connect_timeout)
+            self._check_connectors[destination] = known
+        return known
 
     def connector(self, destination: Destination) -> Connector:
         """The connector of one of its servers."""
@@ -156,9 +181,9 @@ class RunningService:
         before = {destination: destination.weight for destination in destinations.values()}
         try:
             for server in prepared.config.servers:
-                destinations[server.address].weight = server.weight
+                destinations[server.address].weight = server.share
             previous = self.selector.scheduler if factory is self.scheduler_factory else None
-            prepared.seen = prepared.view(self._view)
+            prepared.seen = yield from prepared.viewing(self._view)
             if many:
                 yield
             if IBindsInSteps.providedBy(factory):
@@ -179,8 +204,9 @@ class RunningService:
         self.leaving.update(gone)
         for server in config.servers:
             destination = destinations[server.address]
-            destination.weight, destination.maxconn, destination.name = server.weight, server.maxconn, server.name
+            destination.weight, destination.maxconn, destination.name = server.share, server.maxconn, server.name
             destination.freed = self.traffic.queue.freed if server.maxconn else None
+            destination.max_pending = server.max_pending
         traffic, unit = self.traffic, prepared.factory.unit
         self.config = traffic.config = config
         self._set_connection_options(prepared.connection_options)
@@ -189,17 +215,22 @@ class RunningService:
         self._stages = prepared.stages
         self.client_factory.stages = prepared.stages.get(config.address, ())
         usable = frozenset(destinations.values())
+        self._checked_at = {server.address: server.check for server in config.servers if server.check is not None}
+        self._check_connectors = {one: known for one, known in self._check_connectors.items() if one in usable}
         traffic.selector.configure(config, prepared.scheduler, usable, prepared.bind_fallback())
         if gone:
             self.context.wheel.after(self._drain_timeout, lambda: self._end_leaving(gone.values()))
         # The lines above only assign, so they cannot fail. The steps below call other parts or the system.
         self._step("admission", traffic.admission.configure, config, unit)
-        self._step("access log", traffic.access_log.configure, config)
+        for log in (traffic.access_log, traffic.http2_access_log):
+            self._step("access log", log.configure, config)
         self._step("health", self.health.configure, config, tuple(destinations.values()))
         self._step("watching schedulers", self._register_watchers, prepared.scheduler)
         redirect = traffic.selector.redirect
         kept = usable if redirect is None else usable | {redirect}
         self._step("idle connections", self.server_connections.close, kept)
+        if traffic.selector.in_maintenance:
+            self._step("maintenance", self.server_connections.retire, traffic.selector.in_maintenance)
         self._step("connectors", self._renew_connectors)
         self._step("settings", self.apply_settings)
         self._step("preconnections", self.preconnections.configure)
@@ -254,6 +285,7 @@ class RunningService:
         self._is_deleted = True
         if not self.connections and not self.preambles and not self.http2_clients:
             self.traffic.access_log.release()
+            self.traffic.http2_access_log.release()
 
     def listen(self, socks: Mapping[Address, socket.socket]) -> None:
         """Accept clients from `socks` too, by address, and no longer at addresses that are not configured any more.
@@ -280,6 +312,7 @@ class RunningService:
             return self._admit(listener, address)
 
         listener = Listener(self.context, self.ident, sock, admit, self._accept_at(address))
+        keep_alive(sock, self.config.tcp_keepalive)
         return listener
 
     def _end_listener(self, before: Listener, ports: Collection[int | None]) -> None:
@@ -339,6 +372,7 @@ class RunningService:
                 n=len(self.connections),
             )
         self.preambles.close()
+        self.health.stop()
         self._let_drain(methodcaller("retire"))
 
     def _close_retiring(self) -> None:
@@ -374,10 +408,14 @@ class RunningService:
         is_enabled = self.context.log.level < levels.SCHEDULING
         logs = traffic.access_log.writer is not None
         # Unlike the plain way of a request, the general one knows redirects and certificates of clients.
-        self._http.https_port = config.https_port
-        self.cache.configure(config, settings, is_enabled and config.https_port is None, logs)
-        self.tls_cache.configure(config, settings, is_enabled and config.client_cert_header == OFF, logs)
+        for http in self._without_tls:
+            http.https_port = config.https_port
+        for cache, tls_cache in ((self.cache, self.tls_cache), self._http2_caches):
+            cache.configure(config, settings, is_enabled and config.https_port is None, logs)
+            tls_cache.configure(config, settings, is_enabled and config.client_cert_header == OFF, logs)
         traffic.relay.configure(self.context, config)
+        for listener in self.listeners.values():
+            keep_alive(listener.socket, config.tcp_keepalive)
         for connection in list(self.connections) if settings != before else ():
             self._step("timeouts", connection.rearm)
 
