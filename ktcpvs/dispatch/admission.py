@@ -1,7 +1,8 @@
 """Admission control: allow and deny lists, and limits for each client address.
 
-It decides right after accept, before anything is read from a client or allocated for it; limits on requests are checked
-again for each request.
+It decides as soon as the client's address is known, which is right after accept, before anything is read or allocated
+for it; that of a client behind a proxy comes in a header of the PROXY protocol. Limits on requests are checked again
+for each request.
 """
 
 from __future__ import annotations

@@ -180,21 +180,34 @@ class ClientConnection(ABC):
     def origin(self) -> Origin:
         """Return who the client is, for servers that are told so."""
         client, request = self.client, self.dispatcher.request
-        host, local = request.client, client.local_address
+        host, called = request.client, client.called or client.local_address
         if not host:
             return Origin(server_name=request.server_name, tls=client.tls)
-        # A proxy on a unix socket may have told the client's address, but not the one that the client has called.
-        called = local[:2] if isinstance(local, tuple) else ("::" if ":" in host else "0.0.0.0", 0)
+        # A stage may have found the address of a client on a unix socket, but not the one that the client has called.
+        target = called[:2] if isinstance(called, tuple) else ("::" if ":" in host else "0.0.0.0", 0)
         port = int(self.client_name.rpartition(":")[2])
-        return Origin((host, port), (called[0], called[1]), request.server_name, client.tls)
+        return Origin((host, port), (target[0], target[1]), request.server_name, client.tls)
 
-    def join(self, relay: CopyRelay, finished: Callable[[], object]) -> None:
+    def join(self, relay: CopyRelay) -> None:
         """Join both sides by `relay`. The service's engine takes over at once, or when the connection turns out to be
         bulk."""
         choice = self.service.relay
         choice.joined[COPY] += 1
-        if choice.engine != COPY and self.state != CLOSED:
-            self.handover = Handover(self, relay, finished, choice.after, self.context)
+        if choice.engine == COPY or self.state == CLOSED:
+            return
+        client, server = relay.inward.source, relay.outward.source
+        if choice.waits_for_bulk and client.reports_bulk and server.reports_bulk:
+            client.bulk_detected = server.bulk_detected = self._bulk_detected
+        else:
+            self.handover = Handover(self, relay, relay.finished, choice.after, self.context)
+
+    def _bulk_detected(self) -> None:
+        """One side has sent much at once: an engine may take over. Most connections never come here, and need no
+        hand-over."""
+        relay = self.relay
+        if isinstance(relay, CopyRelay) and self.handover is None and self.wanted_engine() != COPY:
+            self.handover = Handover(self, relay, relay.finished, self.service.relay.after, self.context)
+            self.handover.bulk_detected()
 
     def retry_after(self, status: int, seconds: int) -> int:
         """Return the value of Retry-After: `seconds`, or the setting for a refusal with 503; 0: none."""

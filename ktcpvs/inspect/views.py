@@ -201,7 +201,7 @@ def _destination_stats(
         "total": destination.total,
         "failures": destination.failures,
         "retries": destination.retries,
-        "kept": live.server_connections.pool.idle(destination),
+        "kept": live.idle_connections(destination),
         "reused": destination.reused,
         "bytes_in": destination.bytes_in + live_in,
         "bytes_out": destination.bytes_out + live_out,

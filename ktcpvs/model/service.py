@@ -406,6 +406,17 @@ class VirtualService:
         read_number, 0, "seconds in which a new server's share grows to its full weight; 0: at once",
         check=in_range(0, 86400),
     )  # fmt: skip
+    preconnect: int = option(
+        read_number,
+        0,
+        "connections to each server that each process keeps open ahead of clients, for schedulers that decide once for "
+        "a connection; 0: none",
+        check=in_range(0, 1024),
+    )
+    preconnect_timeout: int = option(
+        read_number, 10, "seconds after which such a connection is replaced if no client has come for it",
+        check=in_range(1, 86400),
+    )  # fmt: skip
     allow: Networks = option(read_networks, Networks(), "networks whose clients are accepted; all others are denied")
     deny: Networks = option(read_networks, Networks(), "networks whose clients are denied")
     client_connections: int = option(

@@ -49,6 +49,7 @@ FORWARDING_OPTIONS = (
     "client_cert_header",
 )
 REQUEST_OPTIONS = ("keepalive_timeout", "response_timeout", "first_byte_timeout", "body_size", "http2", "upgrade")
+CONNECTION_OPTIONS = ("preconnect",)
 HELLO_OPTIONS = ("not_tls", "starttls")
 HEAD_OPTIONS = ("client_head", "client_head_rate")
 READER_OPTIONS = (*HEAD_OPTIONS, "head_timeout", "head_size", "head_lines", "uri_size")
@@ -128,6 +129,7 @@ def warnings_of(
     WHOLE, for which every rule is examined."""
     found = [
         *_about_scheduler(service, scheduler, balance, installed),
+        *_about_unit(service, scheduler, installed),
         *_about_options(service),
         *_about_tls(service, scheduler),
         *_about_servers(service, scheduler, installed),
@@ -203,12 +205,20 @@ def _about_scheduler(
             yield f"weights have no effect, except 0: {word} ignores them; {others}", (*about, WEIGHT)
         if service.slow_start:
             yield f"slow_start has no effect: {word} ignores weights; {others}", (*about, "slow_start")
+
+
+def _about_unit(service: VirtualService, scheduler: ISchedulerFactory, installed: Installed) -> Iterator[_Found]:
+    """Warn of options that need a scheduler with another unit."""
+    name = f"scheduler {service.scheduler}"
     if scheduler.unit != EACH_REQUEST and (given := _given(service, FORWARDING_OPTIONS)):
         others = _choosers(installed, (EACH_REQUEST,), "add", "header fields")
         yield f"{_have(given)} no effect: {name} passes requests on unchanged; {others}", ("scheduler", *given)
     if scheduler.unit != EACH_REQUEST and (given := _given(service, REQUEST_OPTIONS)):
         others = _choosers(installed, (EACH_REQUEST,), "decide", "per request")
         yield f"{_have(given)} no effect: {name} relays whole connections; {others}", ("scheduler", *given)
+    if scheduler.unit == EACH_REQUEST and (given := _given(service, CONNECTION_OPTIONS)):
+        others = _choosers(installed, (CONNECTION, CLIENT_HELLO, FIRST_REQUEST), "relay", "whole connections")
+        yield f"{_have(given)} no effect: {name} keeps connections that it has used; {others}", ("scheduler", *given)
     if scheduler.unit != CLIENT_HELLO and (given := _given(service, HELLO_OPTIONS)):
         others = _choosers(installed, (CLIENT_HELLO,), "do")
         yield f"{_have(given)} no effect: {name} reads no ClientHellos; {others}", ("scheduler", *given)
@@ -227,6 +237,13 @@ def _about_options(service: VirtualService) -> Iterator[_Found]:
         yield f"{_have(given)} no effect without check", ("check", *given)
     if not service.eject and (given := _given(service, EJECT_OPTIONS)):
         yield f"{_have(given)} no effect with eject = 0", ("eject", *given)
+    if not service.preconnect and (given := _given(service, ("preconnect_timeout",))):
+        yield f"{_have(given)} no effect without preconnect", ("preconnect", *given)
+    if service.preconnect and service.servers and all(server.proxy != OFF for server in service.servers):
+        yield (
+            "preconnect has no effect: all servers are told the client for which a connection is made",
+            ("preconnect",),
+        )
     if service.client_rate == NO_RATE and (given := _given(service, ("client_burst",))):
         yield f"{_have(given)} no effect without client_rate", ("client_rate", *given)
     if not _given(service, CLIENT_LIMITS) and (given := _given(service, ("client_ipv6",))):

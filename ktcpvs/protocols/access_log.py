@@ -34,6 +34,9 @@ class TLSNames(Protocol):
     @property
     def certificate_subject(self) -> str: ...
 
+    @property
+    def certificate_fingerprint(self) -> str: ...
+
 
 HTTP_2 = 2
 """In place of the minor version of HTTP/1, for a client of HTTP/2."""
@@ -334,7 +337,8 @@ def _client(client: str, tls: TLSNames | None) -> str:
         return begin + "null"
     return (
         f'{begin}{{"version": {_quoted(tls.version)}, "cipher": {_quoted(tls.cipher)}, '
-        f'"server_name": {_text(tls.sni)}, "client_subject": {_text(tls.certificate_subject or None)}}}'
+        f'"server_name": {_text(tls.sni)}, "client_subject": {_text(tls.certificate_subject or None)}, '
+        f'"client_fingerprint": {_text(tls.certificate_fingerprint or None)}}}'
     )
 
 

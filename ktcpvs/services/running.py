@@ -45,6 +45,7 @@ from ktcpvs.system import log as levels
 from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.sockets import close_descriptor_with_reset
 from ktcpvs.system.timer_wheel import Timer
+from ktcpvs.tcp.preconnections import Preconnections
 
 MAX_WATCHERS = 8
 """The most watchers of one server, in a service with many rules that have many servers. Rules beyond that notice a
@@ -67,11 +68,12 @@ class RunningService:
 
     context: what all of the process shares. traffic: the collaborators of its connections. config: as it runs.
     destinations: its servers by address. leaving: deleted servers whose connections drain. server_connections: of a
-    service that is switched request by request. cache, tls_cache: its parsed heads, of clients without TLS and with
-    it. health: of its servers. clients: the number of its clients in all processes. preambles: its clients that are
-    still in their preamble. http2_clients: its HTTP/2 connections, whose streams are among the connections. listeners:
-    by address, in the order in which they are configured. retired: each fires when a listener is closed that another
-    one has followed on the same port. scheduler_factory: the scheduler's plugin.
+    service that is switched request by request. preconnections: of one whose clients are relayed as a whole. cache,
+    tls_cache: its parsed heads, of clients without TLS and with it. health: of its servers. clients: the number of its
+    clients in all processes. preambles: its clients that are still in their preamble. http2_clients: its HTTP/2
+    connections, whose streams are among the connections. listeners: by address, in the order in which they are
+    configured. retired: each fires when a listener is closed that another one has followed on the same port.
+    scheduler_factory: the scheduler's plugin.
     """
 
     def __init__(self, context: Context, config: VirtualService) -> None:
@@ -86,12 +88,13 @@ class RunningService:
         self.connections: set[ClientConnection] = set()
         self.clients = context.counters.clients(config.ident)
         self.server_connections = ServerConnections(context, lambda: self.traffic.settings)
+        self.preconnections = Preconnections(self.traffic, lambda: self._poller)
         self.cache, self.tls_cache = HeadCache(HTTP), HeadCache(HTTPS)
         self._http2_caches = HeadCache(HTTP, is_http2=True), HeadCache(HTTPS, is_http2=True)
         self.health = ServiceHealth(context, self.traffic.selector, self.traffic.queue)
         self._http = HTTPService(self.traffic, self.server_connections, self.cache)
         https = HTTPService(self.traffic, self.server_connections, self.tls_cache)
-        self.preambles = Preambles(context, config.ident, self.clients, self._build, self._left)
+        self.preambles = Preambles(context, config.ident, self.clients, self.traffic.admission, self._build, self._left)
         self.http2_clients = HTTP2Clients(self.traffic, self.clients, self._left)
         self._http.begin_http2 = https.begin_http2 = self._begin_http2
         http2, http2_tls = (
@@ -134,6 +137,10 @@ class RunningService:
     def connector(self, destination: Destination) -> Connector:
         """The connector of one of its servers."""
         return self.traffic.connector(destination)
+
+    def idle_connections(self, destination: Destination) -> int:
+        """Return the number of connections to one of its servers that no client uses."""
+        return self.server_connections.pool.idle(destination) + self.preconnections.idle(destination)
 
     # Changes, called by the director alone.
 
@@ -201,6 +208,7 @@ class RunningService:
         self._step("idle connections", self.server_connections.close, kept)
         self._step("connectors", self._renew_connectors)
         self._step("settings", self.apply_settings)
+        self._step("preconnections", self.preconnections.configure)
         for at, listener in self.listeners.items():
             if at in prepared.stages:  # one that leaves keeps its stages for the clients in its backlog
                 listener.accepted = self._accept_at(at)
@@ -229,6 +237,7 @@ class RunningService:
         changed = self.traffic.renew_connectors(kept)
         if changed:
             self.server_connections.retire(changed)
+            self.preconnections.retire(changed)
 
     def _accept_at(self, address: Address) -> Callable[[int, int, Any], object]:
         """Return the function that gets the descriptors accepted at that address.
@@ -271,6 +280,7 @@ class RunningService:
         for at, listener in new.items():
             listener.start()
             self.context.log.event(levels.DAEMON, "service {ident} listens on {at}", ident=self.ident, at=at)
+        self._step("preconnections", self.preconnections.start)
 
     def _make_listener(self, address: Address, sock: socket.socket) -> Listener:
         def admit() -> int:
@@ -347,6 +357,7 @@ class RunningService:
         for connection in list(self.connections):
             self._step("drain", part, connection)
         self._step("idle connections", self.server_connections.close)
+        self._step("preconnections", self.preconnections.stop)
         if (self.connections or self.preambles or self.http2_clients) and self._drain is None:
             self._drain = self.context.wheel.after(self._drain_timeout, self._end_all)
 
@@ -476,8 +487,12 @@ class RunningService:
     def _accepted_with_preamble(
         self, stages: Sequence[Stage], at: Address, descriptor: int, family: int, peer: Any
     ) -> None:
-        """Let one client go through the stages of its preamble; `_build` admits it when they are complete."""
+        """Let one client go through the stages of its preamble; `_build` serves it when they are complete. A rejected
+        one is reset."""
         preamble = self.preambles.begin(stages, peer, at)
+        if preamble is None:
+            close_descriptor_with_reset(descriptor, family)
+            return
         stream = preamble.stream
         try:
             adopt_descriptor(self.context.reactor, descriptor, family, peer, stream, self._poller)
@@ -487,10 +502,11 @@ class RunningService:
         if not stream.is_open:
             self.preambles.gone(preamble)
 
-    def _build(self, peer: Any, stream: Stream) -> ClientConnection | None:
-        """Build the connection of a client that has completed its preamble. peer: the address that the stages found."""
-        connection = self.client_factory.build(peer, stream)
-        if connection is not None and self._is_handed_over:
+    def _build(self, peer: Any, slot: int, stream: Stream) -> ClientConnection:
+        """Build the connection of a client that has completed its preamble. peer: the address that the stages found.
+        slot: where that address counts."""
+        connection = self.client_factory.build_admitted(peer, slot, stream)
+        if self._is_handed_over:
             connection.retire_gently()
         return connection
 
@@ -501,7 +517,7 @@ class RunningService:
         tls = stream.tls and evolve(stream.tls, alpn=HTTP_PROTOCOLS[0])
 
         def build() -> HTTP2StreamConnection:
-            return self.client_factory.build_stream(peer, tls, limits)
+            return self.client_factory.build_stream(peer, tls, limits, stream.called)
 
         self.http2_clients.begin(stream, limits, first, build, self._is_handed_over)
 
@@ -552,7 +568,9 @@ class RunningService:
     def _left(self) -> None:
         """A client is gone: accept another one, or finish to drain."""
         if self.listeners:
-            self.resume_listeners()
+            for listener in self.listeners.values():
+                if not listener.is_reading:
+                    listener.resume()
         elif not self.living:
             if self._drain is not None:
                 self._drain.cancel()

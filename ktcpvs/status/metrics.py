@@ -30,11 +30,11 @@ _OF_SERVICE = (
 )
 _OF_SERVER = (
     ("active", GAUGE, "active_connections", "Open connections of the server (or requests, where each is scheduled)."),
-    ("kept", GAUGE, "idle_connections", "Idle connections that are kept for later requests."),
+    ("kept", GAUGE, "idle_connections", "Idle connections that are kept for later requests, or made ahead of clients."),
     ("total", COUNTER, "connections_total", "Connections of the server (or requests, where each is scheduled)."),
     ("failures", COUNTER, "failures_total", "Failed connection attempts, and requests without a response."),
     ("retries", COUNTER, "retries_total", "Connections and requests that were retried after the server had failed."),
-    ("reused", COUNTER, "reuses_total", "Requests sent on a kept connection."),
+    ("reused", COUNTER, "reuses_total", "Requests sent on a kept connection, and clients that got one made ahead."),
     ("bytes_in", COUNTER, "received_bytes_total", "Bytes from clients to the server."),
     ("bytes_out", COUNTER, "sent_bytes_total", "Bytes from the server to clients."),
 )

@@ -58,6 +58,8 @@ OriginOf = Callable[[], Origin]
 class Connector:
     """Makes connections to the server at `address`."""
 
+    __slots__ = ("_is_direct", "_may_be_bare", "_reactor", "_session", "_timeout", "address", "options")
+
     def __init__(
         self, reactor: Any, address: Address, timeout: float | Callable[[], float], options: ConnectionOptions = PLAIN
     ) -> None:
@@ -69,6 +71,7 @@ class Connector:
         self._reactor = reactor
         self._timeout = timeout
         self._may_be_bare = options.tls is None and (isinstance(address, Unix) or not address.is_name)
+        self._is_direct = self._may_be_bare and options.proxy == OFF  # nothing but a connect is to be done
 
     @property
     def key(self) -> Hashable:

@@ -175,6 +175,8 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "eject_time": 10,
             "eject_share": 50,
             "slow_start": 0,
+            "preconnect": 0,
+            "preconnect_timeout": 10,
             "forwarded": "off",
             "x_forwarded_for": "off",
             "x_forwarded_proto": "off",

@@ -15,6 +15,7 @@ from memory import A, B, Peer, World, answer, worlds
 
 from ktcpvs.dispatch.access_log import AccessLogWriter
 from ktcpvs.http.http2_client_connection import HTTP2ClientConnection
+from ktcpvs.model.clients import NOWHERE
 from ktcpvs.protocols.http2 import Limits
 from ktcpvs.streams.contract import TLSFacts
 from ktcpvs.streams.stream import Stream
@@ -33,13 +34,23 @@ def make() -> Iterator[Make]:
         yield made
 
 
+def h2_client() -> Any:
+    """A client's end of HTTP/2 by h2, which has begun."""
+    client = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="latin-1"))
+    client.initiate_connection()
+    return client
+
+
+def request_fields(path: str = "/a", method: str = "GET", scheme: str = "http") -> list[tuple[str, str]]:
+    return [(":method", method), (":scheme", scheme), (":authority", "h"), (":path", path)]
+
+
 class H2Client:
     """A client that speaks HTTP/2 by h2, on a line to the switch."""
 
     def __init__(self, world: World, **limits: int) -> None:
         self.world = world
-        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="latin-1"))
-        self.h2.initiate_connection()
+        self.h2 = h2_client()
         self.peer = Peer(Stream())
         world.peers.append(self.peer)
         self.events: list[Any] = []
@@ -67,8 +78,7 @@ class H2Client:
     def asks(
         self, stream_id: int, path: str = "/a", method: str = "GET", *fields: tuple[str, str], end: bool = True
     ) -> None:
-        pairs = [(":method", method), (":scheme", "http"), (":authority", "h"), (":path", path), *fields]
-        self.h2.send_headers(stream_id, pairs, end_stream=end)
+        self.h2.send_headers(stream_id, [*request_fields(path, method), *fields], end_stream=end)
         self.talks()
 
     def got(self, stream_id: int) -> tuple[str, bytes, bool]:
@@ -406,18 +416,14 @@ def test_the_timeouts_are_those_of_the_service(make: Make) -> None:
 
 def begun(world: World) -> tuple[Any, Peer]:
     """A client that has connected to the service and speaks HTTP/2."""
-    client = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="latin-1"))
-    client.initiate_connection()
-    return client, world.client()
+    return h2_client(), world.client()
 
 
 @pytest.mark.parametrize("size", [1, 5, 24, 1000])
 def test_a_client_that_begins_with_the_preface_speaks_http2(make: Make, size: int) -> None:
     world = make(*LINES, "http2 = on")
     client, peer = begun(world)
-    client.send_headers(
-        1, [(":method", "GET"), (":scheme", "http"), (":authority", "h"), (":path", "/a")], end_stream=True
-    )
+    client.send_headers(1, request_fields(), end_stream=True)
     said = client.data_to_send()
     for begin in range(0, len(said), size):
         peer.says(said[begin : begin + size])
@@ -438,8 +444,8 @@ def over_tls(world: World, alpn: str | None) -> Peer:
     peer = Peer(Stream())
     world.peers.append(peer)
     peer.stream.tls = TLSFacts("TLSv1.3", alpn=alpn)
-    connection = world.live.client_factory.build(("192.0.2.1", 4711), peer.stream)
-    assert connection is not None
+    peer.stream.called = "203.0.113.1", 443  # as a proxy has told it
+    connection = world.live.client_factory.build_admitted(("192.0.2.1", 4711), NOWHERE, peer.stream)
     connection.take_over(peer.stream, b"")
     return peer
 
@@ -447,18 +453,16 @@ def over_tls(world: World, alpn: str | None) -> Peer:
 def test_a_client_that_has_chosen_http2_in_its_handshake_speaks_it(make: Make) -> None:
     """Servers learn the scheme, and behind a header of the PROXY protocol the protocol that they are spoken to."""
     world = make(*LINES, "http2 = on", "x_forwarded_proto = replace")
-    client = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="latin-1"))
-    client.initiate_connection()
+    client = h2_client()
     peer = over_tls(world, "h2")
     assert frames(peer.heard())[0][0] == 4  # the server's SETTINGS need not wait for the client's
-    client.send_headers(
-        1, [(":method", "GET"), (":scheme", "https"), (":authority", "h"), (":path", "/a")], end_stream=True
-    )
+    client.send_headers(1, request_fields(scheme="https"), end_stream=True)
     peer.says(client.data_to_send())
     server = world.accepts(A)
     assert server.heard() == b"GET /a HTTP/1.1\r\nhost: h\r\nX-Forwarded-Proto: https\r\n\r\n"
     (stream,) = world.live.connections
     assert stream.origin().tls == TLSFacts("TLSv1.3", alpn="http/1.1")
+    assert stream.origin().destination == ("203.0.113.1", 443)
     server.says(answer(b"hello"))
     assert frames(peer.heard())[-1] == (0, b"hello")
     peer.resets()
@@ -478,10 +482,8 @@ def test_a_client_that_has_chosen_http2_must_begin_with_its_preface(make: Make) 
 @pytest.mark.parametrize("alpn", [None, "http/1.1"])
 def test_over_tls_there_is_no_prior_knowledge(make: Make, alpn: str | None) -> None:
     world = make(*LINES, "http2 = on")
-    client = h2.connection.H2Connection()
-    client.initiate_connection()
     peer = over_tls(world, alpn)
-    peer.says(client.data_to_send())
+    peer.says(h2_client().data_to_send())
     assert peer.heard().startswith(b"HTTP/1.1 505 ")
 
 
@@ -505,9 +507,7 @@ def test_the_preface_behind_a_request_is_refused(make: Make) -> None:
 def test_a_service_that_stops_lets_streams_finish(make: Make) -> None:
     world = make(*LINES, "http2 = on")
     client, peer = begun(world)
-    client.send_headers(
-        1, [(":method", "GET"), (":scheme", "http"), (":authority", "h"), (":path", "/a")], end_stream=True
-    )
+    client.send_headers(1, request_fields(), end_stream=True)
     peer.says(client.data_to_send())
     server = world.accepts(A)
     peer.heard()

@@ -310,6 +310,8 @@ def services(draw: st.DrawFn) -> VirtualService:
         access_log=draw(_access_logs),
         access_log_format=draw(st.sampled_from(("combined", "json"))),
         relay=draw(st.sampled_from(RELAYS)),
+        preconnect=draw(st.sampled_from((0, 1, 1024))),
+        preconnect_timeout=draw(st.sampled_from((1, 10, 86400))),
         startservers=draw(_counts),
         maxclients=draw(_counts) or 0,
         minspareservers=draw(_counts),
@@ -396,6 +398,7 @@ def _options() -> st.SearchStrategy[dict[str, Any]]:
             "check": st.sampled_from(("off", "tcp", "http /a", 'send "a" expect "b"', "udp", "http", "")),
             "check_interval": st.sampled_from((0, 1, 86401)),
             "eject": st.sampled_from((-1, 0, 5, 65536)),
+            "preconnect": st.sampled_from((-1, 0, 8, 1025)),
             "eject_share": st.sampled_from((0, 100, 101)),
         },
     )
