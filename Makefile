@@ -58,7 +58,7 @@ fuzz: $(VENV)/ready
 	@$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS) $(TARGETS)
 
 bench: compiled
-	@docs/tools/debian-packages haproxy nginx=nginx-light wrk cc=gcc openssl openssl/ssl.h=libssl-dev
+	@docs/tools/debian-packages haproxy nginx=nginx-light wrk cc=gcc openssl openssl/ssl.h=libssl-dev h2load=nghttp2-client curl
 	@$(BIN)/python docs/tools/bench $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
 		$(if $(BASELINE),--baseline $(BASELINE)) $(if $(ALONE),--only-ours) $(if $(PAGE),--page $(PAGE))
 

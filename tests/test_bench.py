@@ -39,6 +39,7 @@ from bench import (  # noqa: E402 - found by the line above
     configurations,
     counters,
     document,
+    h2load,
     handshakes,
     load,
     machine,
@@ -1013,3 +1014,27 @@ def test_scenarios_are_chosen_by_their_letters() -> None:
     assert run.letters("e, A") == ["A", "E"]
     with pytest.raises(argparse.ArgumentTypeError, match="no scenario Q"):
         run.letters("A,Q")
+
+
+H2LOAD = """\
+finished in 1.00s, 8961.00 req/s, 1.40MB/s
+requests: 8961 total, 9000 started, 8961 done, 8961 succeeded, 0 failed, 0 errored, 0 timeout
+status codes: 8961 2xx, 0 3xx, 0 4xx, 0 5xx
+traffic: 1.40MB (1468000) total, 100B (100) headers (space savings 90.00%), 100B (100) data
+                     min         max         mean         sd        +/- sd
+time for request:      212us     20.15ms      3.51ms      1.22ms    80.00%
+"""
+
+
+def test_what_h2load_says() -> None:
+    assert h2load.read(H2LOAD) == load.Report(8961, 1.0, pytest.approx(0.02015))
+    for wrong in ("8961 2xx, 0 3xx, 0 4xx, 0 5xx", "8961 2xx, 0 3xx, 1 4xx, 0 5xx"), ("0 failed", "2 failed"):
+        with pytest.raises(Failure, match="h2load"):
+            h2load.read(H2LOAD.replace(*wrong))
+    with pytest.raises(Failure, match="has not measured"):
+        h2load.read("nothing")
+
+
+def test_the_command_of_h2load() -> None:
+    words = h2load.command(8080, 4, path="/a", is_tls=True, lines=("te: trailers",))
+    assert words[1:] == ["-c16", "-m10", "-t1", "-D4", "-H", "te: trailers", "https://localhost:8080/a"]

@@ -45,7 +45,7 @@ class Site:
     forwards: servers get X-Forwarded-For. log: the format of the access log, "combined" or "json"; an empty text: there
     is none. log_file: its path. sessions: a cookie keeps a client at its server. threads: of HAProxy, and
     worker processes of nginx. certificate: the file with the certificate and key with which the proxy speaks TLS 1.3;
-    an empty text: it speaks none."""
+    an empty text: it speaks none. is_http2: clients speak HTTP/2. has_http2_servers: so do the servers, without TLS."""
 
     port: int
     servers: tuple[str, ...]
@@ -58,6 +58,8 @@ class Site:
     sessions: bool = False
     threads: int = 1
     certificate: str = ""
+    is_http2: bool = False
+    has_http2_servers: bool = False
 
 
 RULED = ("http", "hhttp", "phttp", "chttp")
@@ -73,7 +75,9 @@ def ktcpvs(site: Site, scheduler: str, relay: str = "") -> str:
     lines += [f"    relay = {relay}"] if relay else []
     lines += ["    x_forwarded_for = append"] if site.forwards else []
     lines += [f"    access_log = {site.log_file}", f"    access_log_format = {site.log}"] if site.log else []
-    lines += [f"    server = {server}" for server in site.servers]
+    lines += ["    http2 = on"] if site.is_http2 else []
+    h2 = " 1 h2" if site.has_http2_servers else ""
+    lines += [f"    server = {server}{h2}" for server in site.servers]
     if scheduler == "sni":
         lines += [f"    rule = host {NAME} use server {site.servers[site.default]}"]
     if scheduler in RULED and not site.sessions:
@@ -119,7 +123,8 @@ defaults
 
 def haproxy_bind(site: Site) -> str:
     """The line with HAProxy's address."""
-    tls = f" ssl crt {site.certificate} ssl-min-ver TLSv1.3 alpn http/1.1" if site.certificate else ""
+    protocols = "h2,http/1.1" if site.is_http2 else "http/1.1"
+    tls = f" ssl crt {site.certificate} ssl-min-ver TLSv1.3 alpn {protocols}" if site.certificate else ""
     return f"    bind {LOOPBACK}:{site.port}{tls}"
 
 
@@ -148,7 +153,8 @@ def haproxy_http(site: Site, map_file: str = "") -> str:
     else:
         lines += [f"    default_backend s{site.default}"]
     for number, server in enumerate(site.servers):
-        lines += [f"backend s{number}", f"    server one {server}"]
+        h2 = " proto h2" if site.has_http2_servers else ""
+        lines += [f"backend s{number}", f"    server one {server}{h2}"]
     return HAPROXY.format(mode="http", clients=site.clients, threads=site.threads) + "\n".join([*lines, ""])
 
 
@@ -255,7 +261,7 @@ def nginx_proxy(site: Site) -> str:
     lines += ["    proxy_http_version 1.1;", '    proxy_set_header Connection "";', "    proxy_max_temp_file_size 0;"]
     lines += ["    proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;"] if site.forwards else []
     tls = " ssl" if site.certificate else ""
-    lines += ["    server {", f"        listen {LOOPBACK}:{site.port}{tls};"]
+    lines += ["    server {", f"        listen {LOOPBACK}:{site.port}{tls}{' http2' if site.is_http2 else ''};"]
     lines += nginx_tls(site.certificate) if tls else []
     for rule in site.rules:
         where = f'~ "{rule.pattern}"' if rule.is_regex else rule.prefix
@@ -279,6 +285,15 @@ def nginx_servers(listens: tuple[tuple[str, ...], ...], files: str, certificate:
         lines += [f'        location / {{ return 200 "{answer(number)}"; }}']
         lines += [f"        location /files/ {{ alias {files}/; }}", "    }"]
     return "\n".join(lines)
+
+
+def nginx_grpc(address: str) -> str:
+    """A server that responds as one of gRPC does, without TLS: each call gets a body of a few bytes, and the status OK
+    in a trailer."""
+    return (
+        f"    server {{ listen {address} http2; location / {{ default_type application/grpc; "
+        'add_trailer grpc-status 0; return 200 "hello"; } }'
+    )
 
 
 def answer(number: int) -> str:

@@ -23,8 +23,8 @@ class Report:
     slowest: float
 
 
-def _seconds(text: str) -> float:
-    """A duration of wrk's. Raises ValueError."""
+def read_duration(text: str) -> float:
+    """A duration as wrk and h2load write it. Raises ValueError."""
     found = re.fullmatch(r"([\d.]+)(us|ms|s|m|h)", text)
     if not found:
         raise ValueError(f"not a duration: {text}")
@@ -41,7 +41,7 @@ def read(text: str) -> Report:
     slowest = re.search(r"^\s*99%\s+(\S+)\s*$", text, re.MULTILINE)
     if not total or not slowest or not int(total[1]):
         raise Failure(f"wrk has not measured: {text}")
-    return Report(int(total[1]), _seconds(total[2]), _seconds(slowest[1]))
+    return Report(int(total[1]), read_duration(total[2]), read_duration(slowest[1]))
 
 
 def command(

@@ -37,13 +37,14 @@ BIN = Path(sys.executable).parent
 @frozen
 class Peer:
     """A proxy that runs. port: where it serves. running: its program. control: of the switch alone, the endpoint that
-    tcpvsadm wants; an empty text for the others. is_tls: its clients must speak TLS."""
+    tcpvsadm wants; an empty text for the others. is_tls: its clients must speak TLS. is_http2: they speak HTTP/2."""
 
     name: str
     port: int
     running: Running
     control: str = ""
     is_tls: bool = False
+    is_http2: bool = False
 
 
 @functools.cache
@@ -176,7 +177,7 @@ def start_all(stack: contextlib.ExitStack, starts: list[Start], site: Site, *, i
     for start in starts:
         port = free_port()
         peer = stack.enter_context(start(evolve(site, port=port, log_file=f"{site.log_file}.{port}")))
-        found.append(evolve(peer, is_tls=is_passed or bool(site.certificate)))
+        found.append(evolve(peer, is_tls=is_passed or bool(site.certificate), is_http2=site.is_http2))
     return found
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from bench import (
     machine,
     scenario_browsers,
+    scenario_http2,
     scenario_memory,
     scenario_open_loop,
     scenario_passthrough,
@@ -51,6 +52,10 @@ SCENARIOS: dict[str, Callable[[Workshop], Scenario]] = {
     "N": scenario_tls.run_n,
     "O": scenario_memory.run_o,
     "P": scenario_passthrough.run,
+    "Q": scenario_http2.run_q,
+    "R": scenario_http2.run_r,
+    "S": scenario_http2.run_s,
+    "T": scenario_http2.run_t,
     "U": scenario_browsers.run_u,
     "V": scenario_browsers.run_v,
     "W": scenario_open_loop.run,

@@ -1,4 +1,4 @@
-"""H: the memory of idle connections. O: of those that speak TLS."""
+"""H: the memory of idle connections. O: of those that speak TLS. T: of those that speak HTTP/2 over TLS."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COUNTS = (5000, 15000)
 QUICK_TLS = (500,)
 """Their handshakes take a while."""
 
-WANTED, WANTED_TLS = 6.0, 20.0
+WANTED, WANTED_TLS, WANTED_HTTP2 = 6.0, 20.0, 24.0
 """KiB."""
 
 METRICS = ["resident", "proportional", "base"]
@@ -34,21 +34,42 @@ SETTLE = 0.5
 
 REQUEST = f"GET {PATH} HTTP/1.1\r\nHost: bench\r\n\r\n".encode()
 RESET = struct.pack("ii", 1, 0)
-TRUSTING = answers.trusting_context()
+TRUSTING, TRUSTING_HTTP2 = answers.trusting_context(), answers.trusting_context()
+TRUSTING_HTTP2.set_alpn_protocols(["h2"])
+
+
+def _request_http2() -> bytes:
+    """The preface, and the same request as frames: its header block has only literals without indexing."""
+    fields = (b":method", b"GET"), (b":scheme", b"https"), (b":authority", b"bench"), (b":path", PATH.encode())
+    block = b"".join(b"\0%c%b%c%b" % (len(name), name, len(value), value) for name, value in fields)
+    headers = len(block).to_bytes(3, "big") + b"\1\5\0\0\0\1" + block
+    return b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0" + b"\0\0\0\4\1\0\0\0\0" + headers
+
+
+REQUEST_HTTP2 = _request_http2()
 
 
 def connect(peer: Peer) -> socket.socket:
     """A connection that has made one request and got its answer. Raises Failure when that was wrong."""
     sock = socket.create_connection((LOOPBACK, peer.port), timeout=30)
+    is_http2 = False
     try:
         if peer.is_tls:
-            sock = TRUSTING.wrap_socket(sock, server_hostname=NAME)
-        sock.sendall(REQUEST)
+            context = TRUSTING_HTTP2 if peer.is_http2 else TRUSTING
+            sock = context.wrap_socket(sock, server_hostname=NAME)
+            is_http2 = sock.selected_alpn_protocol() == "h2"
+        sock.sendall(REQUEST_HTTP2 if is_http2 else REQUEST)
         said = sock.recv(4096)
+        while is_http2 and answer(1).encode() not in said:
+            more = sock.recv(4096)
+            if not more:
+                break
+            said += more
     except BaseException:
         sock.close()
         raise
-    if not said.startswith(b"HTTP/1.1 200 ") or not said.endswith(answer(1).encode()):
+    is_right = said.startswith(b"HTTP/1.1 200 ") and said.endswith(answer(1).encode())
+    if not (is_right or (is_http2 and answer(1).encode() in said)) or is_http2 != peer.is_http2:
         sock.close()
         raise Failure(f"{peer.name} answers {said!r}")
     if isinstance(sock, ssl.SSLSocket):
@@ -137,14 +158,27 @@ def run_o(shop: Workshop) -> Scenario:
     return scenario
 
 
-def measure(shop: Workshop, scenario: Scenario, counts: tuple[int, ...], pem: str = "") -> None:
-    """Add a case for each number of connections. pem: the certificate of the proxies; an empty text: no TLS."""
+def run_http2(shop: Workshop) -> Scenario:
+    work = "As H, with HTTP/2 over TLS 1.3 between the clients and the proxy."
+    scenario = Scenario("T", "Idle HTTP/2 connections over TLS", work, METRICS)
+    counts = possible(QUICK_TLS if shop.quick else COUNTS[:1], resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    measure(shop, scenario, counts, str(certificate.make(shop)), is_http2=True)
+    for case in scenario.cases:
+        own = median(case.figures, OURS, "resident")
+        scenario.goals.append(Goal(f"{case.label}: {OURS}", own, WANTED_HTTP2, at_most=True, unit="KiB"))
+    return scenario
+
+
+def measure(shop: Workshop, scenario: Scenario, counts: tuple[int, ...], pem: str = "", is_http2: bool = False) -> None:
+    """Add a case for each number of connections. pem: the certificate of the proxies; an empty text: no TLS. is_http2:
+    clients speak HTTP/2."""
     starts = peers.everybody(shop, "phttp", peers.haproxy_http, peers.nginx_proxy)
     tables: dict[int, Figures] = {count: {} for count in counts}
     how_often = 1 if shop.quick else shop.rounds
     for number in range(1, how_often + 1):
         with servers(shop) as behind, contextlib.ExitStack() as stack:
-            site = evolve(three_rules(behind, clients=max(counts) + KEPT_DESCRIPTORS // 2), certificate=pem)
+            site = three_rules(behind, clients=max(counts) + KEPT_DESCRIPTORS // 2)
+            site = evolve(site, certificate=pem, is_http2=is_http2)
             for peer in peers.start_all(stack, starts, site):
                 for count, (before, after) in look(peer, counts).items():
                     measured: rounds.Measured = {

@@ -98,6 +98,16 @@ def servers(
 
 
 @contextlib.contextmanager
+def grpc_server(shop: Workshop) -> Iterator[str]:
+    """A server of gRPC; its address."""
+    port = free_port()
+    address = f"{LOOPBACK}:{port}"
+    with nginx(shop, "grpc", configurations.nginx_grpc(address), shop.load, 2000) as started:
+        started.wait_until_open(port)
+        yield address
+
+
+@contextlib.contextmanager
 def many_addresses(shop: Workshop, count: int) -> Iterator[tuple[str, ...]]:
     """One real server that listens on `count` addresses of loopback: as many real servers for a switch."""
     port = free_port()
