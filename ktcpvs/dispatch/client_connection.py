@@ -13,7 +13,7 @@ from ktcpvs.dispatch.client_limits import ClientLimits
 from ktcpvs.dispatch.dispatcher import CLIENT_GONE, Dispatcher
 from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.model import connection, exchange
-from ktcpvs.model.scheduling import Choice
+from ktcpvs.model.scheduling import Choice, OwnResponse
 from ktcpvs.model.service import COPY
 from ktcpvs.relay.copy import CopyRelay
 from ktcpvs.relay.engines import EngineRelay, Relay
@@ -137,6 +137,10 @@ class ClientConnection(ABC):
     @abstractmethod
     def fail(self, status: int, reason: str, retry_after: int = 0) -> None:
         """Refuse the request with an HTTP status. retry_after: seconds; 0: no such field."""
+
+    @abstractmethod
+    def respond(self, response: OwnResponse) -> None:
+        """Respond as a rule says, without a server."""
 
     @abstractmethod
     def drop(self) -> None:

@@ -13,7 +13,7 @@ from ktcpvs.dispatch.access_log import AccessLogEntry
 from ktcpvs.dispatch.selection import AGAIN, NOBODY, QUEUE, Decision
 from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.model.destination import Destination, Lease
-from ktcpvs.model.scheduling import NONE, Choice, Request
+from ktcpvs.model.scheduling import NONE, Choice, OwnResponse, Request
 from ktcpvs.streams.tls_connect import TLSFailed
 from ktcpvs.system import log as levels
 from ktcpvs.system.pending import cancel_pending
@@ -47,6 +47,9 @@ class DispatcherOwner(Protocol):
 
     def fail(self, status: int, reason: str, retry_after: int = 0) -> None:
         """Refuse the request with an HTTP status. retry_after: seconds; 0: no such field."""
+
+    def respond(self, response: OwnResponse) -> None:
+        """Respond as a rule says, without a server."""
 
     def is_client_gone(self) -> bool:
         """Return whether the client has disconnected, even if that was not read yet."""
@@ -137,6 +140,8 @@ class Dispatcher:
             self._wait_for_room()
         elif decision.outcome == AGAIN:
             self.select()
+        elif decision.response is not None:
+            self._respond(decision.response)
         elif decision.outcome == NOBODY or decision.choice is None:
             self._owner.fail(503, decision.reason)
         else:
@@ -163,6 +168,21 @@ class Dispatcher:
                 why=choice.reason,
             )
         self._owner.serve(choice)
+
+    def _respond(self, response: OwnResponse) -> None:
+        """Let the owner respond as a rule says."""
+        if self.entry is not None:
+            self.entry.response_chosen(response)
+        log = self._log
+        if log.level >= levels.SCHEDULING:
+            log.event(
+                levels.SCHEDULING,
+                "{client}: {path}: {why}",
+                client=self._owner.client_name,
+                path=self.request.path,
+                why=response.reason,
+            )
+        self._owner.respond(response)
 
     # Asynchronous schedulers.
 

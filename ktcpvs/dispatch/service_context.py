@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from ktcpvs.dispatch.access_log import ServiceAccessLog
 from ktcpvs.dispatch.admission import Admission
+from ktcpvs.dispatch.own_responses import OwnResponses
 from ktcpvs.dispatch.queue import Queue, Waiter
 from ktcpvs.dispatch.selection import Selector
 from ktcpvs.model.address import Address, Unix
@@ -75,7 +76,7 @@ class ServiceContext:
 
     __slots__ = (
         "_connectors", "access_log", "admission", "config", "connection_options", "context", "counters",
-        "make_connector", "queue", "relay", "room_needed", "selector", "server_failed", "settings", "unit",
+        "make_connector", "own_responses", "queue", "relay", "room_needed", "selector", "server_failed", "settings", "unit",
     )  # fmt: skip
 
     def __init__(self, context: Context, config: VirtualService, unit: str) -> None:
@@ -88,6 +89,7 @@ class ServiceContext:
         self.admission = Admission(context, config.ident)
         self.access_log = ServiceAccessLog(context)
         self.counters = TrafficCounters()
+        self.own_responses = OwnResponses()
         self.relay = RelayChoice()
         self.connection_options: Mapping[Address, ConnectionOptions] = {}
         self._connectors: dict[Destination, Connector] = {}

@@ -28,10 +28,10 @@ from ktcpvs.model import exchange as life
 from ktcpvs.model.destination import Destination, Lease
 from ktcpvs.model.latency import BUCKETS
 from ktcpvs.model.options import OFF
-from ktcpvs.model.scheduling import Choice
+from ktcpvs.model.scheduling import Choice, OwnResponse
 from ktcpvs.protocols import http1
 from ktcpvs.protocols.forwarding import certificate_line
-from ktcpvs.protocols.http1 import BadFrame, BadResponse, Frame, Length, error_response
+from ktcpvs.protocols.http1 import BadFrame, BadRequest, BadResponse, Frame, Length, OwnMessage, error_message
 from ktcpvs.protocols.http1.hop_by_hop import without
 from ktcpvs.protocols.http1.plain import PlainRequest
 from ktcpvs.protocols.http1.target import https_url
@@ -749,24 +749,38 @@ class Exchange:
         owner, dispatcher = self._owner, self.dispatcher
         if status == 503 and dispatcher.failed_connections:
             status, reason = 502, UNANSWERED  # there was a server
-        message = self.message
+        later = owner.retry_after(status, retry_after)
+        self._http.context.note_refusal(owner.client_name, status, reason)
+        self._send_own(error_message(status, reason, later, location), reason, closes=status == 400)
+
+    def respond(self, own: OwnResponse) -> None:
+        """Respond as a rule says, without a server."""
+        self.leave_fast_path()
+        responses = self._http.context.own_responses
+        try:
+            response = responses.message(own, self.dispatcher.request, self._owner.client_name)
+        except BadRequest as bad:
+            self.fail(bad.status, str(bad))
+            return
+        responses.count(own.rule, response.status)
+        self._send_own(response, own.reason)
+
+    def _send_own(self, response: OwnMessage, reason: str, closes: bool = False) -> None:
+        """Send a response of the switch itself. closes: the connection ends with it."""
+        owner, message = self._owner, self.message
         self.release_server(reset=True)
         self.response = None
         self._received = self._body_start = b""
         owner.hold(CONNECTING, False)
-        ends = owner.is_last or (owner.has_ended and not owner.pending)
-        if owner.body is not None or ends or message is None or status == 400:
+        ends = closes or owner.is_last or (owner.has_ended and not owner.pending)
+        if owner.body is not None or ends or message is None:
             owner.transition(life.LAST)
-            owner.refuse(status, reason, retry_after, location=location)
+            owner.send_last(response, reason)
             return
-        later = owner.retry_after(status, retry_after)
-        own = error_response(
-            status, reason, message.method, keep_alive=True, later=later, location=location, minor=message.minor
-        )
-        self.note_own_response(status, own)
-        self.settle(f"{status}: {reason}")
-        self._http.context.note_refusal(owner.client_name, status, reason)
-        owner.client.write(own)
+        data = response.encoded(message.method, keep_alive=True, minor=message.minor)
+        self.note_own_response(response.status, data)
+        self.settle(f"{response.status}: {reason}")
+        owner.client.write(data)
         self.message = None
         owner.transition(life.REFUSED)
         owner.refused()

@@ -12,9 +12,10 @@ from attrs import evolve, fields, frozen
 
 from ktcpvs.errors import shorten
 from ktcpvs.model import edits
+from ktcpvs.model.actions import HTTPS, Redirect
 from ktcpvs.model.address import Address
 from ktcpvs.model.check import OFF
-from ktcpvs.model.conditions import Condition
+from ktcpvs.model.conditions import TLS, Condition
 from ktcpvs.model.expectation import NOBODY
 from ktcpvs.model.options import OFF as NO_RATE
 from ktcpvs.model.scheduling import (
@@ -58,6 +59,8 @@ ENGINES = (KERNEL, SPLICE)
 """The values of `relay` with which the bytes stay in the kernel."""
 
 CLIENT_LIMITS = ("client_connections", "client_rate", *HEAD_OPTIONS)
+
+NOT_TLS = Condition(TLS, is_negated=True)
 
 CATCH_ALL = frozenset((".*", "^/.*", "^/", "/", "^", "^.*", ".*$", "^.*$", "^/.*$"))
 """Patterns that match every request target."""
@@ -258,7 +261,7 @@ def _about_tls(service: VirtualService, scheduler: ISchedulerFactory) -> Iterato
 
 def _about_whole(service: VirtualService, scheduler: ISchedulerFactory) -> Iterator[_Found]:
     """Warn of what a complete service lacks, and of servers and rules that it never uses."""
-    if not service.servers:
+    if not service.servers and not any(rule.action is not None for rule in service.rules):
         then = "goes to the redirect address" if service.redirect is not None else "is refused"
         yield f"it has no servers: every client {then}", (WHOLE,)
     if not service.rules or not (IUsesOptions.providedBy(scheduler) and USES_RULES in scheduler.uses):
@@ -278,10 +281,28 @@ def _about_whole(service: VirtualService, scheduler: ISchedulerFactory) -> Itera
             (WHOLE,),
         )
     yield from _about_hidden(in_order[: last + 1])
+    yield from _about_redirects(service)
     is_meant = service.redirect is not None or any(test.outcome == NOBODY for test in service.tests)
     if last == len(in_order) and not is_meant and not _covers_all(in_order):
         what = "request" if scheduler.unit in (FIRST_REQUEST, EACH_REQUEST) else "client"
         yield f"a {what} that no rule takes is refused; a rule with the pattern .* would take it", (WHOLE,)
+
+
+def _about_redirects(service: VirtualService) -> Iterator[_Found]:
+    """Warn of rules that redirect clients of TLS to the URL that they have asked for."""
+    if not any(listener.is_tls for listener in service.listen):
+        return
+    endless = [
+        rule
+        for rule in service.rules
+        if isinstance(rule.action, Redirect) and rule.action.url == HTTPS and NOT_TLS not in rule.conditions
+    ]
+    if endless:
+        yield (
+            f"rule {_some(endless)} redirects clients that speak TLS to the same URL again; with the condition 'not tls' "
+            "it leaves them alone",
+            (WHOLE,),
+        )
 
 
 def _covers_all(rules: Sequence[Rule]) -> bool:

@@ -26,7 +26,7 @@ from ktcpvs.interfaces import (
     Request,
     ServiceView,
 )
-from ktcpvs.model.scheduling import BoundRule
+from ktcpvs.model.scheduling import BoundRule, OwnResponse
 from ktcpvs.protocols.http1.cookies import take_cookie
 from ktcpvs.schedulers.content import NO_RULE, BoundRules, RuleScheduler, WithinRule
 from ktcpvs.schedulers.rule_table import RuleTable
@@ -82,6 +82,8 @@ class BoundCHTTP(BoundRules):
                 return Choice(destination, self._kept[place], True, lines)
         others = [self._names[destination] for destination in names if destination not in servers]
         choice = self.choose_within(place, request)
+        if isinstance(choice, OwnResponse):
+            return choice
         if choice is None or isinstance(choice, Choice):
             return self._begun(choice, others, lines, request.is_tls)
         return self._begun_later(choice, others, lines, request.is_tls)
@@ -94,9 +96,10 @@ class BoundCHTTP(BoundRules):
         return Choice(choice.destination, f"{choice.reason}, a new session", choice.waits, lines, cookie)
 
     async def _begun_later(
-        self, choice: Awaitable[Choice | None], others: list[bytes], lines: bytes | None, is_tls: bool
-    ) -> Choice | None:
-        return self._begun(await choice, others, lines, is_tls)
+        self, awaited: Awaitable[Choice | OwnResponse | None], others: list[bytes], lines: bytes | None, is_tls: bool
+    ) -> Choice | OwnResponse | None:
+        choice = await awaited
+        return choice if isinstance(choice, OwnResponse) else self._begun(choice, others, lines, is_tls)
 
     def _read(self, values: list[bytes]) -> list[Destination]:
         """Return the servers that values of the cookie name, in their order; unknown names are ignored."""

@@ -39,6 +39,7 @@ from ktcpvs.model.pattern import encode_pattern, re2_options
 from ktcpvs.model.scheduling import BoundRule
 from ktcpvs.schedulers.binding import BindsInSteps
 from ktcpvs.schedulers.rendezvous import Rendezvous
+from ktcpvs.schedulers.responding import RespondingRule
 from ktcpvs.schedulers.rule_table import RuleTable, compile_table
 from ktcpvs.schedulers.rules import RuleSet, compile_rules
 
@@ -193,9 +194,14 @@ class RuleScheduler(BindsInSteps):
         return self.make(service, rules, rule_set, within)
 
     def check_rules(self, service: ServiceView) -> None:
-        """Raise BadValue for a condition that this scheduler cannot see."""
+        """Raise BadValue for a condition that this scheduler cannot see, or an action that it cannot take."""
         seen = SEEN[self.unit]
         for rule in service.rules:
+            if rule.action is not None and self.unit not in (FIRST_REQUEST, EACH_REQUEST):
+                raise BadValue(
+                    f"service {service.ident}: rule '{shorten(rule.label, 60)}': {rule.action.summary}: scheduler "
+                    f"{self.name} reads no requests, so it can give no responses; http, hhttp, phttp and chttp can"
+                )
             if rule.is_default or (rule.is_pattern and PATTERN in seen):
                 continue
             for condition in rule.conditions:
@@ -226,13 +232,15 @@ class RuleScheduler(BindsInSteps):
 
     def _bind_within(self, service: ServiceView, rule: BoundRule, previous: IScheduler | None) -> IScheduler:
         why = "no rules, " if rule.number == NO_RULE else f"rule {rule.number} '{shorten(rule.label, 60)}', "
+        if rule.action is not None:
+            return RespondingRule(rule, rule.action)
         view = service.of_rule(rule, why)
         if USES_MATCH in self.uses and rule.match is not None:
             pattern = rule.rule.hashed_pattern if rule.rule is not None else None
             return HashedRule(view, pattern or rule.pattern, rule.match)
         if service.balance is None:
             raise ValueError(f"service {service.ident} has rules and no balance scheduler")
-        return service.balance.bind(view, None if isinstance(previous, HashedRule) else previous)
+        return service.balance.bind(view, None if isinstance(previous, HashedRule | RespondingRule) else previous)
 
 
 def all_servers(service: ServiceView, before: BoundRules | None = None) -> BoundRule:

@@ -36,6 +36,7 @@ from ktcpvs.services.confirmation import PendingConfirmation
 from ktcpvs.services.connection_options import connection_options
 from ktcpvs.services.prepared import Prepared
 from ktcpvs.services.resolver import NoResolver, Resolver
+from ktcpvs.services.response_files import response_files
 from ktcpvs.services.running import RunningService
 from ktcpvs.services.scheduler_binding import SchedulerBinder
 from ktcpvs.services.serving_processes import ServingProcesses, SingleProcess
@@ -243,6 +244,8 @@ class Director:
         await self._put_in_force(runs, preparation)
         steps.run("names", self._follow_names)
         steps.run("confirmation", self.confirmation.carried_out, edit, old)
+        if isinstance(edit, Load):
+            steps.run("files of responses", self._read_response_files)
         steps.run("log", lambda: self.context.log.event(levels.CONFIGURATION, "{edit}", edit=_described(edit)))
         if isinstance(edit, Unload):
             steps.run("end", self._unload)
@@ -265,6 +268,19 @@ class Director:
         is_sent = await steps.wait("other processes", self.processes.send, preparation.commands)
         if not is_sent and not self._is_ending:
             steps.run("replace other processes", self.processes.replace_all)
+
+    # Files of responses.
+
+    def _read_response_files(self) -> None:
+        """Read the files again whose services a load has not changed; one that cannot be used stays as it was."""
+        for ident in self.expanded.running:
+            service = self.services[ident]
+            responses = service.traffic.own_responses
+            if responses.files:
+                responses.files = response_files(service.config, responses.files, self._warn_of_file)
+
+    def _warn_of_file(self, text: str) -> None:
+        self.context.log.warn("{text}", text=text)
 
     # Files of TLS.
 
@@ -370,6 +386,8 @@ class Director:
                 self.context.access_logs.check(service.access_log)
             if before is None or (before.relay, before.listen) != (service.relay, service.listen):
                 self._check_relay(service)
+            if before is None or before.rules is not service.rules:
+                response_files(service, {})
             if before != service:
                 await self.run_tests(service, new.settings)
 
@@ -406,6 +424,9 @@ class Director:
                 unit = prepared.factory.unit
                 prepared.stages = {one.address: self._stages_of(config, one, unit) for one in config.listen}
                 prepared.connection_options = connection_options(config, self._client_contexts)
+                prepared.response_files = response_files(
+                    config, service.traffic.own_responses.files, None if is_strict else self._warn_of_file
+                )
                 prepared.listens_anew = before is None or before.addresses != config.addresses
                 preparation.ready.append((service, prepared))
                 known = before.addresses if before is not None else ()

@@ -12,13 +12,14 @@ from typing import Any
 from attrs import frozen
 from twisted.internet.defer import Deferred
 
+from ktcpvs.dispatch.own_responses import OwnResponses
 from ktcpvs.dispatch.selection import QUEUE, Decision, Selector
 from ktcpvs.errors import BadValue, shorten
 from ktcpvs.interfaces import CLIENT_HELLO, CONNECTION, EACH_REQUEST
 from ktcpvs.model.address import Address, Inet
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.filter import filter_of
-from ktcpvs.model.scheduling import ClientSide, Request
+from ktcpvs.model.scheduling import ClientSide, OwnResponse, Request
 from ktcpvs.model.service import VirtualService
 from ktcpvs.protocols import http1
 from ktcpvs.protocols.client_hello import BadHello, host_name
@@ -50,6 +51,8 @@ def denial_reason(client: str, config: VirtualService) -> str:
 @frozen
 class _AssumedTLS:
     sni: str | None
+    version: str = "TLSv1.3"
+    certificate_subject: str = ""
 
 
 @frozen
@@ -145,6 +148,17 @@ def make_outcome(outcome: str, address: Address | None, reason: str) -> dict[str
     return {"outcome": outcome, "server": None if address is None else str(address), "reason": reason}
 
 
+def respond_outcome(own: OwnResponse, request: Request, config: VirtualService) -> dict[str, Any]:
+    """Return the outcome of a rule that responds itself."""
+    responses = OwnResponses()
+    responses.configure(config, {})
+    try:
+        location = responses.location(own, request).decode("ascii")
+    except BadRequest as bad:
+        return make_outcome("nobody", None, f"{bad}: the client gets status {bad.status}")
+    return {**make_outcome("respond", None, own.reason), "status": own.action.status, "location": location or None}
+
+
 def bad_request_outcome(bad: BadRequest, prepared: Prepared) -> dict[str, Any]:
     redirect = prepared.config.redirect
     if bad.status in NO_HTTP_1 and redirect is not None and prepared.factory.unit != EACH_REQUEST:
@@ -175,10 +189,13 @@ class DryRun:
         self._selector.down = down or set()
 
     async def select(self) -> dict[str, Any]:
-        """Return the outcome: {"outcome", "server", "reason"}."""
+        """Return the outcome: {"outcome", "server", "reason"}, and "status" and "location" of a response of the switch
+        itself."""
         decision = self._selector.select(self._request)
         while isinstance(decision, Deferred):
             decision = await self._await_choice(decision)
+        if decision.response is not None:
+            return respond_outcome(decision.response, self._request, self._prepared.config)
         choice = decision.choice
         if decision.outcome == QUEUE and choice is not None:
             others = "" if choice.waits else ", and so are all other eligible servers"

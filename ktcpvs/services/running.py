@@ -187,6 +187,7 @@ class RunningService:
         # The lines above only assign, so they cannot fail. The steps below call other parts or the system.
         self._step("admission", traffic.admission.configure, config, unit)
         self._step("access log", traffic.access_log.configure, config)
+        self._step("own responses", traffic.own_responses.configure, config, prepared.response_files)
         self._step("health", self.health.configure, config, tuple(destinations.values()))
         self._step("watching schedulers", self._register_watchers, prepared.scheduler)
         redirect = traffic.selector.redirect

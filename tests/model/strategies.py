@@ -22,6 +22,7 @@ from attrs import fields
 from hypothesis import strategies as st
 
 from ktcpvs.errors import BadPattern, Refusal
+from ktcpvs.model.actions import REDIRECTS, Action, Redirect, Respond
 from ktcpvs.model.address import MAX_UNIX_PATH_BYTES, Address, Inet, Unix, parse_address
 from ktcpvs.model.conditions import Condition, is_pattern, text_of
 from ktcpvs.model.edits import (
@@ -186,9 +187,25 @@ _server_options = st.sampled_from(
 )
 
 
+@cache
+def actions() -> st.SearchStrategy[Action]:
+    """Any action that needs no group of a pattern."""
+    urls = st.sampled_from(("https", "/", "{target}", "https://{host}/{{x}{query}", "/é#", 'x:"', "/\\", "/file", "/{{"))
+    texts = st.one_of(st.none(), st.sampled_from(("", "ok", "file", "} {", "server", "#", '"', "\\", "rule = x", "a\tb")))
+    return st.one_of(
+        st.builds(Redirect, st.sampled_from(REDIRECTS), urls),
+        st.builds(Respond, st.sampled_from((200, 299, 400, 403, 503, 599)), texts),
+        st.builds(Respond, st.sampled_from((200, 503)), st.none(), files()),
+        st.just(Respond(204)),
+    )
+
+
 @st.composite
 def rules(draw: st.DrawFn, known: list[Address]) -> Rule:
-    """A rule for some of the servers `known`, of which there is one at least."""
+    """A rule for some of the servers `known`, of which there is one at least, or one with an action."""
+    if draw(st.integers(0, 4)) == 0:
+        name = draw(st.sampled_from((None, None, "old", "a.b-c_1")))
+        return Rule(draw(patterns().filter(is_pattern)), (), None, name, draw(actions()))
     if draw(st.integers(0, 4)) == 0:
         names = st.sampled_from(("a.example", "*.a.example", "B.example.", '"use"', "match.example", "x--y"))
         hosts = " ".join(draw(st.lists(names, min_size=1, max_size=3)))
@@ -395,6 +412,7 @@ def _one_edit() -> dict[type[Edit], st.SearchStrategy[Edit]]:
     some, pattern = st.one_of(st.none(), ident), st.sampled_from(POOL_PATTERNS)
     reference = st.one_of(pattern, st.sampled_from(("n1", "1", "2", "name n1")))
     before = st.one_of(st.none(), reference)
+    action = st.sampled_from((None, "respond 403", "redirect 301 /{1}", "redirect https", "respond 99", ""))
     weight, match = st.sampled_from((-1, 0, 1, MAX_WEIGHT, MAX_WEIGHT + 1)), st.sampled_from((None, None, -1, 0, 1, 11))
     maxconn = st.sampled_from((-1, 0, 1, MAX_COUNT, MAX_COUNT + 1))
     some_networks = st.sampled_from(POOL_NETWORKS)
@@ -412,10 +430,19 @@ def _one_edit() -> dict[type[Edit], st.SearchStrategy[Edit]]:
             EditServer, ident, server, st.one_of(st.none(), weight), st.one_of(st.none(), maxconn), _server_options
         ),
         DeleteServer: st.builds(DeleteServer, ident, server),
-        AddRule: st.builds(AddRule, ident, pattern, server, match, st.sampled_from((None, None, "n1", "1")), before),
-        DeleteRule: st.builds(DeleteRule, ident, reference, server),
+        AddRule: st.one_of(
+            st.builds(AddRule, ident, pattern, server, match, st.sampled_from((None, None, "n1", "1")), before),
+            st.builds(AddRule, ident, pattern, st.none(), match, st.none(), before, action),
+        ),
+        DeleteRule: st.builds(DeleteRule, ident, reference, st.one_of(server, st.none())),
         EditRule: st.builds(
-            EditRule, ident, reference, st.one_of(st.none(), pattern), match, st.sampled_from((None, "", "n1", "use"))
+            EditRule,
+            ident,
+            reference,
+            st.one_of(st.none(), pattern),
+            match,
+            st.sampled_from((None, "", "n1", "use")),
+            st.one_of(st.none(), action),
         ),
         MoveRule: st.builds(MoveRule, ident, reference, st.one_of(st.none(), reference)),
         Allow: st.builds(Allow, ident, some_networks, st.booleans()),
@@ -514,7 +541,7 @@ def assert_sound(table: Table) -> None:
         used = [rule.key for rule in service.rules]
         assert len(used) == len(set(used))
         for rule in service.rules:
-            assert rule.servers
+            assert bool(rule.servers) is (rule.action is None)
             assert len(rule.servers) == len(set(rule.servers))
             assert set(rule.servers) <= set(known)
         assert service.addresses

@@ -49,9 +49,9 @@ def test_they_are_written_as_they_were_read(tests: list[Expectation]) -> None:
         ({"request": "GET /", "headers": ("Host",), "servers": (A,)}, 'expected "NAME: VALUE"'),
         ({"request": "GET /", "headers": ("A: b\r\nC: d",), "servers": (A,)}, 'expected "NAME: VALUE"'),
         ({"request": "GET /", "client": "me", "servers": (A,)}, "expected an IP address"),
-        ({"request": "GET /"}, "expected servers, redirect or nobody after ->"),
-        ({"request": "GET /", "servers": (A,), "outcome": "nobody"}, "expected servers, redirect or nobody after ->"),
-        ({"request": "GET /", "outcome": "somebody"}, "expected servers, redirect or nobody after ->"),
+        ({"request": "GET /"}, "expected servers, redirect, respond or nobody after ->"),
+        ({"request": "GET /", "servers": (A,), "outcome": "nobody"}, "expected servers, redirect, respond or nobody after ->"),
+        ({"request": "GET /", "outcome": "somebody"}, "expected servers, redirect, respond or nobody after ->"),
     ],
 )
 def test_what_is_none(values: dict[str, object], why: str) -> None:

@@ -39,6 +39,7 @@ _HEADINGS = {
 _OUTCOMES = {
     "server": "{}",
     "redirect": "redirect to {}",
+    "respond": "a response of the switch itself",
     "queue": "queued for {}",
     "nobody": "no server",
 }
@@ -169,6 +170,7 @@ def format_explanation(answer: dict[str, Any]) -> str:
         "",
         f"Answer: {_OUTCOMES[found['outcome']].format(found['server'] or 'a server')}",
         f"  {_escape(found['reason'])}",
+        *([f"  to {_escape(found['location'])}"] if found.get("location") else []),
     ]
     return "\n".join(lines) + "\n"
 
@@ -218,6 +220,8 @@ def _format_counters(
             rows.append((rejected,))
         if refusals := service[kind].get("refusals"):
             rows.append((f"  refused: {_format_counts(refusals)}",))
+        if responses := service[kind].get("responses"):
+            rows.append((f"  responded: {_escape(_format_counts(responses))}",))
         rows += [(line,) for line in _format_preambles(service[kind])]
         for server in service["servers"]:
             begin = f"  -> {format_server(server, show)}", str(server["weight"]), _format_limit(server["maxconn"])

@@ -101,6 +101,10 @@ def _edit_arguments(entry: EditCommand, given: Invocation, text: str, source: st
         arguments["tls"] = "tls" in given.words
     if entry.edit in ("AddRule", "EditRule", "DeleteRule"):
         arguments["pattern"] = _conditions(given)
+    if entry.edit in ("AddRule", "EditRule") and given.action:
+        from ktcpvs.model.actions import text_of_words
+
+        arguments["action"] = text_of_words(given.action)
     return arguments
 
 
@@ -113,7 +117,7 @@ def _conditions(given: Invocation) -> str | None:
     from ktcpvs.model.language.lexer import quoted
 
     pattern = given.values.get("pattern", given.values.get("rule") if given.command.name == "del-rule" else None)
-    words = [word.lower() if word.lower() in RESERVED else quoted(word) for word in given.words]
+    words = [word.lower() if word.lower() in RESERVED else quoted(word) for word in given.conditions]
     if pattern is None or not words:
         without = "" if given.command.name == "add-rule" else None  # of the name, which keeps its conditions
         return " ".join(words) or without if pattern is None else pattern

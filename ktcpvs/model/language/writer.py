@@ -58,6 +58,8 @@ def write_rule(rule: dict[str, Any], show: ShowAddress = str) -> list[str]:
     match = "" if rule["match"] is None else f" match {rule['match']}"
     named = "" if name is None else f"{NAME} {word(name)} "
     head = f"{named}{written_text(text)}{match} use"
+    if rule.get("action") is not None:
+        return [f"{head} {rule['action']}"]
     uses = [f"server {word(show(server))}" for server in rule["servers"]]
     is_joined = name is not None or not (is_pattern(text) or is_only(HOST, text))
     return [f"{head} {one}" for one in ([" ".join(uses)] if is_joined else uses)]
@@ -82,7 +84,7 @@ def write_test(test: Expectation) -> str:
         words += ["from", test.client]
     if test.port is not None:
         words += ["port", str(test.port)]
-    return " ".join([*words, "->", *([test.outcome] if test.outcome else [word(str(one)) for one in test.servers])])
+    return " ".join([*words, "->", test.expected])
 
 
 def write_settings(values: dict[str, int | str]) -> str:
