@@ -130,6 +130,10 @@ class AccessLogEntry:
     def server_chosen(self, choice: Choice) -> None:
         self.record.server, self.record.reason = str(choice.destination.address), choice.reason
 
+    def client_found(self, client: str) -> None:
+        """Note the address of the client, if it is not that of the connection."""
+        self.record.client = client
+
     def response_chosen(self, response: OwnResponse) -> None:
         """Note that a rule responds in place of a server."""
         self.record.server, self.record.reason = None, response.reason

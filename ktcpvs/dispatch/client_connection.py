@@ -12,6 +12,7 @@ from typing import ClassVar
 from ktcpvs.dispatch.client_limits import ClientLimits
 from ktcpvs.dispatch.dispatcher import CLIENT_GONE, Dispatcher
 from ktcpvs.dispatch.service_context import ServiceContext
+from ktcpvs.dispatch.trusted_proxies import peer_of
 from ktcpvs.model import connection, exchange
 from ktcpvs.model.scheduling import Choice, OwnResponse
 from ktcpvs.model.service import COPY
@@ -166,6 +167,15 @@ class ClientConnection(ABC):
             form = "{client}: {before}, {event}: {after}"
             log.event(levels.STATE, form, client=self.client_name, before=before, event=event, after=after)
 
+    def identify(self, lines: bytes) -> None:
+        """Find the client of a request, whose header lines these are: a trusted proxy may tell another address than
+        that of the connection. Raises BadRequest."""
+        self.dispatcher.request.client = self.service.proxies.client_of(peer_of(self.client_name), lines)
+
+    def forget_proxies(self) -> None:
+        """The service has no trusted proxies any more: the client is the one that has connected."""
+        self.dispatcher.request.client = peer_of(self.client_name)
+
     def set_timer(self, seconds: float, due: Callable[[], object] | None = None) -> None:
         """Restart the connection's one timer: call `due` after `seconds`; None: no timer."""
         if self._timer is not None:
@@ -186,7 +196,9 @@ class ClientConnection(ABC):
             return Origin(server_name=request.server_name, tls=client.tls)
         # A proxy on a unix socket may have told the client's address, but not the one that the client has called.
         called = local[:2] if isinstance(local, tuple) else ("::" if ":" in host else "0.0.0.0", 0)
-        port = int(self.client_name.rpartition(":")[2])
+        port_text = self.client_name.rpartition(":")[2]
+        # The port of a client behind a trusted proxy is unknown.
+        port = int(port_text) if peer_of(self.client_name) == host else 0
         return Origin((host, port), (called[0], called[1]), request.server_name, client.tls)
 
     def join(self, relay: CopyRelay, finished: Callable[[], object]) -> None:

@@ -9,6 +9,7 @@ from ktcpvs.dispatch.admission import Admission
 from ktcpvs.dispatch.own_responses import OwnResponses
 from ktcpvs.dispatch.queue import Queue, Waiter
 from ktcpvs.dispatch.selection import Selector
+from ktcpvs.dispatch.trusted_proxies import TrustedProxies
 from ktcpvs.model.address import Address, Unix
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.service import AUTO, COPY, RELAYS, VirtualService
@@ -76,7 +77,8 @@ class ServiceContext:
 
     __slots__ = (
         "_connectors", "access_log", "admission", "config", "connection_options", "context", "counters",
-        "make_connector", "own_responses", "queue", "relay", "room_needed", "selector", "server_failed", "settings", "unit",
+        "make_connector", "own_responses", "proxies", "queue", "relay", "room_needed", "selector", "server_failed",
+        "settings", "unit",
     )  # fmt: skip
 
     def __init__(self, context: Context, config: VirtualService, unit: str) -> None:
@@ -90,6 +92,7 @@ class ServiceContext:
         self.access_log = ServiceAccessLog(context)
         self.counters = TrafficCounters()
         self.own_responses = OwnResponses()
+        self.proxies = TrustedProxies()
         self.relay = RelayChoice()
         self.connection_options: Mapping[Address, ConnectionOptions] = {}
         self._connectors: dict[Destination, Connector] = {}

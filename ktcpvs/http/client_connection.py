@@ -279,6 +279,8 @@ class HTTPClientConnection(ClientConnection):
             raise BadRequest(431, f"the request has more than {settings.head_lines} header lines")
         if len(message.target) > settings.uri_size:
             raise BadRequest(414, f"the request target is longer than {settings.uri_size} bytes")
+        if self.service.proxies.is_used:
+            self.identify(message.lines)
         body = b""
         rest = data[end:] if end < len(data) else b""
         if message.length:

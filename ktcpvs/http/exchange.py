@@ -18,6 +18,7 @@ from ktcpvs.dispatch.access_log import AccessLogWriter
 from ktcpvs.dispatch.client_limits import TOO_MANY_REQUESTS
 from ktcpvs.dispatch.dispatcher import CONNECT_FAILED, Dispatcher
 from ktcpvs.dispatch.selection import is_choice
+from ktcpvs.dispatch.trusted_proxies import peer_of
 from ktcpvs.http.exchange_owner import CONNECTING, SERVER_IS_FULL, TURN_IS_OVER, ExchangeOwner
 from ktcpvs.http.fast_path import SENT, WHOLE
 from ktcpvs.http.head_cache import CLOSE, KEEP_ALIVE, MAX_CACHED_HEAD, CachedResponse
@@ -445,7 +446,8 @@ class Exchange:
         cache, mode, choice = self._http.cache, self._http.context.config.upgrade, self.dispatcher.choice
         lines = choice.lines if choice is not None else None
         host = b"" if message.has_host else destination.host_field
-        added = cache.added(self.dispatcher.request.client, message.host, message.minor)
+        proxy = peer_of(self._owner.client_name) if self._http.context.proxies.is_used else None
+        added = cache.added(self.dispatcher.request.client, message.host, message.minor, proxy)
         tls = self._owner.client.tls
         if tls is not None and tls.certificate is not None and self._http.context.config.client_cert_header != OFF:
             added += certificate_line(tls.certificate)

@@ -317,6 +317,17 @@ class VirtualService:
         Networks(),
         "networks whose clients must begin with a header of the PROXY protocol; others must not",
     )
+    trusted_proxies: Networks = option(
+        read_networks,
+        Networks(),
+        "networks of proxies whose field trusted_header tells the client, for schedulers that read requests",
+    )
+    trusted_header: str = option(
+        read_word,
+        "x_forwarded_for",
+        "the field in which trusted_proxies tell the client: x_forwarded_for or forwarded",
+        check=one_of("x_forwarded_for", "forwarded"),
+    )
     scheduler: str = option(
         read_word, DEFAULT_SCHEDULER, "the scheduler plugin that chooses servers", shown=True, check=_scheduler
     )

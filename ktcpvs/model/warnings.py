@@ -50,6 +50,7 @@ FORWARDING_OPTIONS = (
     "client_cert_header",
 )
 REQUEST_OPTIONS = ("keepalive_timeout", "response_timeout", "first_byte_timeout", "body_size", "http2", "upgrade")
+PROXY_OPTIONS = ("trusted_proxies", "trusted_header")
 HELLO_OPTIONS = ("not_tls", "starttls")
 HEAD_OPTIONS = ("client_head", "client_head_rate")
 READER_OPTIONS = (*HEAD_OPTIONS, "head_timeout", "head_size", "head_lines", "uri_size")
@@ -210,6 +211,9 @@ def _about_scheduler(
     if scheduler.unit != EACH_REQUEST and (given := _given(service, REQUEST_OPTIONS)):
         others = _choosers(installed, (EACH_REQUEST,), "decide", "per request")
         yield f"{_have(given)} no effect: {name} relays whole connections; {others}", ("scheduler", *given)
+    if scheduler.unit not in (FIRST_REQUEST, EACH_REQUEST) and (given := _given(service, PROXY_OPTIONS)):
+        others = _choosers(installed, (FIRST_REQUEST, EACH_REQUEST), "do")
+        yield f"{_have(given)} no effect: {name} reads no requests; {others}", ("scheduler", *given)
     if scheduler.unit != CLIENT_HELLO and (given := _given(service, HELLO_OPTIONS)):
         others = _choosers(installed, (CLIENT_HELLO,), "do")
         yield f"{_have(given)} no effect: {name} reads no ClientHellos; {others}", ("scheduler", *given)
@@ -226,6 +230,8 @@ def _about_options(service: VirtualService) -> Iterator[_Found]:
         yield f"{_have(given)} no effect without access_log", ("access_log", *given)
     if service.check == OFF and (given := _given(service, CHECK_OPTIONS)):
         yield f"{_have(given)} no effect without check", ("check", *given)
+    if not service.trusted_proxies and (given := _given(service, ("trusted_header",))):
+        yield f"{_have(given)} no effect without trusted_proxies", ("trusted_proxies", *given)
     if not service.eject and (given := _given(service, EJECT_OPTIONS)):
         yield f"{_have(given)} no effect with eject = 0", ("eject", *given)
     if service.client_rate == NO_RATE and (given := _given(service, ("client_burst",))):

@@ -11,7 +11,7 @@ from zope.interface import implementer
 
 import ktcpvs.dispatch.compiled  # noqa: F401 - replaces methods of connections by compiled ones
 from ktcpvs.dispatch.client_connection import ClientConnection
-from ktcpvs.dispatch.client_limits import ClientLimits
+from ktcpvs.dispatch.client_limits import ClientLimits, ProxiedClientLimits
 from ktcpvs.http.client_connection import HTTP2StreamConnection, HTTPClientConnection
 from ktcpvs.http.service import HTTPService
 from ktcpvs.interfaces import EACH_REQUEST
@@ -84,10 +84,11 @@ class ClientFactory:
         as the stages of the preamble found it. stream: the open one that the connection will take over; None: the
         caller connects the connection's own."""
         service = self._service
-        slot = NOWHERE if service.admission.is_open_to_all else service.admission.enter(peer)
+        name, host = client_name(peer)
+        is_proxy = service.proxies.is_used and service.proxies.trusts(host)
+        slot = NOWHERE if service.admission.is_open_to_all else service.admission.enter(peer, is_proxy)
         if slot is None:
             return None
-        name, host = client_name(peer)
         connection: ClientConnection
         if service.unit == EACH_REQUEST:
             has_tls = stream is not None and stream.tls is not None
@@ -96,5 +97,7 @@ class ClientFactory:
             connection = TCPClientConnection(service, name, host)
         if slot != NOWHERE:
             connection.limits = ClientLimits(service.admission, slot)
+        elif is_proxy and service.admission.limits_requests:
+            connection.limits = ProxiedClientLimits(service.admission)
         self._began(connection)
         return connection

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 
 from ktcpvs.dispatch.own_responses import OwnResponses
 from ktcpvs.dispatch.selection import QUEUE, Decision, Selector
+from ktcpvs.dispatch.trusted_proxies import TrustedProxies
 from ktcpvs.errors import BadValue, shorten
 from ktcpvs.interfaces import CLIENT_HELLO, CONNECTION, EACH_REQUEST
 from ktcpvs.model.address import Address, Inet
@@ -122,6 +123,16 @@ def read_request(
         raise BadRequest(400, "the head has a form that HTTP/1.1 forbids")
     seen = read if found is None else http1.Request(found)
     request.method, request.target, request.path, request.lines = seen.method, seen.target, seen.path, seen.lines
+    _identify(request, prepared, notes)
+
+
+def _identify(request: Request, prepared: Prepared, notes: list[str]) -> None:
+    """Find the client of a request that a trusted proxy has passed on. Raises BadRequest."""
+    proxies = TrustedProxies()
+    proxies.configure(prepared.config, prepared.factory.unit)
+    peer, request.client = request.client, proxies.client_of(request.client, request.lines)
+    if request.client != peer:
+        notes.append(f"the trusted proxy {peer} tells the client: {request.client or 'an unknown one'}")
 
 
 def _head(method: str, target: str, headers: Sequence[tuple[str, str]], listen: Address) -> bytes:

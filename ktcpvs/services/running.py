@@ -186,6 +186,7 @@ class RunningService:
             self.context.wheel.after(self._drain_timeout, lambda: self._end_leaving(gone.values()))
         # The lines above only assign, so they cannot fail. The steps below call other parts or the system.
         self._step("admission", traffic.admission.configure, config, unit)
+        self._step("trusted proxies", self._set_proxies, config, unit)
         self._step("access log", traffic.access_log.configure, config)
         self._step("own responses", traffic.own_responses.configure, config, prepared.response_files)
         self._step("health", self.health.configure, config, tuple(destinations.values()))
@@ -200,6 +201,14 @@ class RunningService:
                 listener.accepted = self._accept_at(at)
         self.resume_listeners()
         self._step("queue", traffic.queue.try_all)
+
+    def _set_proxies(self, config: VirtualService, unit: str) -> None:
+        proxies = self.traffic.proxies
+        were_used = proxies.is_used
+        proxies.configure(config, unit)
+        if were_used and not proxies.is_used:
+            for connection in self.connections:
+                connection.forget_proxies()
 
     def _step(self, name: str, call: Callable[..., object], *arguments: Any) -> bool:
         """Take one step of a change that can no longer be refused."""
@@ -362,7 +371,8 @@ class RunningService:
         settings = traffic.settings
         is_enabled = self.context.log.level < levels.SCHEDULING
         logs = traffic.access_log.writer is not None
-        # Unlike the plain way of a request, the general one knows redirects and certificates of clients.
+        # Unlike the plain way of a request, the general one knows redirects, certificates and proxies of clients.
+        is_enabled = is_enabled and not traffic.proxies.is_used
         self._http.https_port = config.https_port
         self.cache.configure(config, settings, is_enabled and config.https_port is None, logs)
         self.tls_cache.configure(config, settings, is_enabled and config.client_cert_header == OFF, logs)

@@ -193,7 +193,15 @@ class TCPClientConnection(ClientConnection):
         request = dispatcher.request
         request.method, request.target, request.path = head.method, head.target, head.path
         request.lines = head.lines
+        if self.service.proxies.is_used:
+            try:
+                self.identify(head.lines)
+            except BadRequest as bad:
+                self.transition(life.BAD_HEAD)
+                self._refuse(bad.status, str(bad))
+                return
         if dispatcher.entry is not None:
+            dispatcher.entry.client_found(request.client)
             dispatcher.entry.head_complete(head.method, head.target, head.minor, head.lines)
         self.transition(life.HEAD)
         wait = self.limits.wait_time(request) if self.limits is not None else 0

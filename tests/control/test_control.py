@@ -95,6 +95,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
         await switch.edit_service("web", redirect="10.9.9.9:1", scheduler="http")
         await switch.edit_service("web", fallback="rr", via="append", access_log="/var/log/web.log")
         await switch.edit_service("web", certificate=["/a", "/b c"], proxy_from="10.0.0.0/8")
+        await switch.edit_service("web", trusted_proxies="::1 10.0.0.0/8", trusted_header="forwarded")
         await switch.add_listener("web", "[::1]:8443", tls=True)
         await switch.add_listener("web", "[::1]")
         await switch.delete_listener("web", "[::1]")
@@ -108,6 +109,11 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
         await switch.add_rule("web", "/a/([a-z]+)", "10.0.0.1", match=1)
         await switch.add_rule("web", "/b", "10.0.0.2:80")
         await switch.delete_rule("web", "/b", "10.0.0.2:80")
+        await switch.add_rule("web", "^/old/(.*)", rule_name="old", action='redirect 301 "/new/{1}"')
+        await switch.add_rule("web", "path /gone", action="respond 404")
+        await switch.edit_rule("web", "path /gone", action="respond 410")
+        await switch.add_rule("web", "path /none", action="respond 204")
+        await switch.delete_rule("web", "path /none")
         await switch.delete_server("web", "10.0.0.2:80")
         await switch.edit_service("web", redirect="", check='send "PING\\r\\n"   expect "+PONG"', eject=0)
         await switch.set({"read_timeout": 7})
@@ -131,6 +137,8 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "not_tls": "refuse",
             "starttls": "off",
             "proxy_from": ["10.0.0.0/8"],
+            "trusted_proxies": ["::1", "10.0.0.0/8"],
+            "trusted_header": "forwarded",
             "scheduler": "http",
             "balance": "wlc",
             "fallback": "rr",
@@ -190,7 +198,23 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
                     "proxy": "v1",
                 },
             ],
-            "rules": [{"pattern": "/a/([a-z]+)", "match": 1, "name": None, "servers": ["10.0.0.1:8081"]}],
+            "rules": [
+                {
+                    "pattern": "/a/([a-z]+)",
+                    "match": 1,
+                    "name": None,
+                    "servers": ["10.0.0.1:8081"],
+                    "action": None,
+                },
+                {
+                    "pattern": "^/old/(.*)",
+                    "match": None,
+                    "name": "old",
+                    "servers": [],
+                    "action": 'redirect 301 "/new/{1}"',
+                },
+                {"pattern": "path /gone", "match": None, "name": None, "servers": [], "action": "respond 410"},
+            ],
             "tests": [],
             "running": False,
         }

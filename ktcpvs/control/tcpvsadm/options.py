@@ -435,14 +435,11 @@ _ACTION_COMMANDS = ("add-rule", "edit-rule")
 
 
 def _check_action(command: Command, words: Sequence[str], values: Mapping[str, str]) -> None:
-    """Check that a new rule has either a server or an action."""
+    """Check that a new rule has a server or an action."""
     place = _use(words)
     if place + 1 == len(words):
         raise UsageError(f"Missing action after 'use' with the '{command.name}' command (example: use respond 403)")
-    has_action = place < len(words)
-    if has_action and "real-server" in values:
-        raise UsageError(f"Illegal 'real-server' option with an action and the '{command.name}' command")
-    if command.name == "add-rule" and not has_action and "real-server" not in values:
+    if command.name == "add-rule" and place == len(words) and "real-server" not in values:
         raise UsageError(
             "You need to supply the 'real-server' option for the 'add-rule' command, or an action (example: use "
             "respond 403)"
