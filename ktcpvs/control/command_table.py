@@ -123,6 +123,10 @@ _ACTION = Argument(
     "action", ArgumentType.TEXT, default=None, is_optional=True,
     help='in place of servers: "redirect 301 URL", "redirect https", "respond 403", ...; None: there is none.',
 )  # fmt: skip
+_MODIFIERS = Argument(
+    "modifiers", ArgumentType.TEXT, default=None, is_optional=True,
+    help='"request_header NAME VALUE", "strip_prefix /a", ...; None: unchanged, or none for a new rule.',
+)  # fmt: skip
 _OPTIONS = Argument(
     "options", ArgumentType.SERVICE_OPTIONS, help='listen, port, scheduler, ...; "" removes a redirect.'
 )
@@ -190,6 +194,7 @@ EDIT_COMMANDS: tuple[EditCommand, ...] = (
             _optional("rule_name", ArgumentType.TEXT, "identifies the rule; None: its conditions do.", "name"),
             _optional("before", ArgumentType.TEXT, "the rule in front of which it goes; None: to the end."),
             _ACTION,
+            _MODIFIERS,
         ),
     ),
     EditCommand(
@@ -201,6 +206,7 @@ EDIT_COMMANDS: tuple[EditCommand, ...] = (
             _optional("match", ArgumentType.INTEGER, "0..10, the group of the pattern to hash; None: unchanged."),
             _optional("new_name", ArgumentType.TEXT, 'None: unchanged; "": it has none.', "name"),
             _ACTION,
+            _MODIFIERS,
         ),
     ),
     EditCommand(

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from attrs import evolve
+
+from ktcpvs.dispatch.template_values import TemplateValues
 from ktcpvs.errors import shorten
-from ktcpvs.model.actions import HTTPS, Redirect, Respond
+from ktcpvs.model.actions import Redirect, Respond
+from ktcpvs.model.error_pages import error_pages
 from ktcpvs.model.scheduling import OwnResponse, Request
 from ktcpvs.model.service import HTTPS_PORT, VirtualService
-from ktcpvs.model.templates import GROUPS
-from ktcpvs.protocols.http1 import BadRequest, OwnMessage
+from ktcpvs.protocols.http1 import BadRequest, OwnMessage, error_message
 from ktcpvs.protocols.http1.content_types import content_type
-from ktcpvs.protocols.http1.grammar import HOST
 from ktcpvs.protocols.http1.own_message import status_text
 from ktcpvs.protocols.http1.target import https_url, url_text
-from ktcpvs.streams.contract import address_text
 from ktcpvs.system.response_files import ResponseFile
 
 MAX_LABEL = 120
@@ -22,19 +23,21 @@ MAX_LABEL = 120
 
 
 class OwnResponses:
-    """The responses of one service's rules. files: those that the rules name, by their paths. counts: (label of the
-    rule, status) -> how many there were."""
+    """The responses that one service gives itself. files: those that its rules and error pages name, by their paths.
+    counts: (label of a rule, status) -> how many there were."""
 
-    __slots__ = ("_https_port", "counts", "files")
+    __slots__ = ("_error_pages", "_https_port", "counts", "files")
 
     def __init__(self) -> None:
+        self._error_pages: Mapping[int, str] = {}
         self._https_port = HTTPS_PORT
         self.files: Mapping[str, ResponseFile] = {}
         self.counts: dict[tuple[str, int], int] = {}
 
     def configure(self, config: VirtualService, files: Mapping[str, ResponseFile]) -> None:
-        """Apply a configuration, and forget the counts of rules that are gone. files: those that its rules name, by
-        their paths."""
+        """Apply a configuration, and forget the counts of rules that are gone. files: those that it
+        names, by their paths."""
+        self._error_pages = error_pages(config.error_page)
         self._https_port = config.redirect_port
         self.files = files
         if self.counts:
@@ -45,6 +48,13 @@ class OwnResponses:
         """Count a response. rule: its label."""
         key = shorten(rule, MAX_LABEL), status
         self.counts[key] = self.counts.get(key, 0) + 1
+
+    def error(self, status: int, reason: str, later: int = 0, location: str = "") -> OwnMessage:
+        """Return the response that refuses or redirects a request: `error_message`, with the error page of the service
+        in place of the text."""
+        message = error_message(status, reason, later, location)
+        file = self.files.get(self._error_pages.get(status, ""))
+        return message if file is None else evolve(message, body=file.contents, content_type=content_type(file.path))
 
     def message(self, own: OwnResponse, request: Request, client_name: str = "") -> OwnMessage:
         """Return the response to a request. client_name: the client's address with its port. Raises BadRequest where
@@ -69,50 +79,13 @@ class OwnResponses:
         action = own.action
         if not isinstance(action, Redirect):
             return b""
-        path = request.path or b"/"
-        if action.url == HTTPS or action.template is None:
-            return https_url(_host(request), path, self._https_port).encode("ascii")
-        found = url_text(action.template.filled(lambda name: _value(name, own, request, client_name)))
+        values = TemplateValues(request, client_name, own.rule, own.groups)
+        template = action.template
+        if not values.host and (template is None or "host" in template.variables):
+            raise BadRequest(400, "the request names no host, which the redirect needs")
+        if template is None:
+            return https_url(values.host, request.path or b"/", self._https_port).encode("ascii")
+        found = url_text(template.filled(values.of))
         if found.startswith(b"//") and not action.url.startswith("//"):
             return b"/" + found.lstrip(b"/")  # else the client would choose the host
         return found
-
-
-def _host(request: Request) -> bytes:
-    host = request.host
-    if not host or not HOST.fullmatch(host):
-        raise BadRequest(400, "the request names no host, which the redirect needs")
-    return host
-
-
-def _value(name: str, own: OwnResponse, request: Request, client_name: str) -> bytes:
-    """Return the value of a variable; b"" where there is none. Raises BadRequest for a missing host."""
-    if name in GROUPS:
-        number = int(name)
-        return own.groups[number - 1] if number <= len(own.groups) else b""
-    if name == "host":
-        return _host(request)
-    path, _, query = (request.path or b"").partition(b"?")
-    if name == "path":
-        return path
-    if name == "query":
-        return query
-    if name == "target":
-        return request.path or b""
-    return _text_value(name, own, request, client_name).encode("utf-8", "surrogateescape")
-
-
-def _text_value(name: str, own: OwnResponse, request: Request, client_name: str) -> str:
-    connection = request.connection
-    tls = connection.tls if connection is not None else None
-    values = {
-        "scheme": "http" if tls is None else "https",
-        "client": request.client,
-        "client_port": client_name.rpartition(":")[2] if request.client else "",
-        "listen": address_text(connection.local_address) if connection is not None else "",
-        "rule": own.rule,
-        "tls_server_name": (tls.sni or "") if tls is not None else "",
-        "tls_version": tls.version if tls is not None else "",
-        "client_certificate_subject": tls.certificate_subject if tls is not None else "",
-    }
-    return values[name]

@@ -21,7 +21,7 @@ from ktcpvs.http.upgrade import Upgrade
 from ktcpvs.model import exchange as life
 from ktcpvs.model.scheduling import Choice, OwnResponse
 from ktcpvs.protocols import http1
-from ktcpvs.protocols.http1 import BadFrame, BadRequest, Chunked, Frame, HeadReader, OwnMessage, error_message
+from ktcpvs.protocols.http1 import BadFrame, BadRequest, Chunked, Frame, HeadReader, OwnMessage
 from ktcpvs.protocols.http2.constants import ALPN, PREFACE
 from ktcpvs.streams.lingering_close import LingeringClose, Progress, may_still_send
 from ktcpvs.streams.stream import Stream
@@ -473,7 +473,7 @@ class HTTPClientConnection(ClientConnection):
         """Send an error as the last response, and let the client read it. method: of a request whose head was
         refused."""
         self.service.note_refusal(self.client_name, status, reason)
-        self.send_last(error_message(status, reason, self.retry_after(status, retry_after)), reason, method)
+        self.send_last(self.service.own_responses.error(status, reason, self.retry_after(status, retry_after)), reason, method)
 
     def send_last(self, response: OwnMessage, reason: str, method: bytes | None = None) -> None:
         """Send a response of the switch itself as the last one, and let the client read it. method: of a request whose
@@ -485,7 +485,7 @@ class HTTPClientConnection(ClientConnection):
             method = message.method
         elif self._reader is not None:
             method = self._reader.method
-        data = response.encoded(method)
+        data = exchange.edited(response.encoded(method))
         exchange.note_own_response(response.status, data)
         exchange.settle()
         self.client.write(data)

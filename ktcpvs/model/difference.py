@@ -122,11 +122,13 @@ def _rules(before: list[Described], after: list[Described]) -> Iterator[str]:
 
 
 def _rule_use(rule: Described) -> str:
-    """Return what a rule does: its action, or its servers. A daemon of an older version describes rules without
+    """Return what a rule does: its action, or its servers, and its modifiers. A daemon of an older version describes rules without
     actions."""
+    modifiers = rule.get("modifiers") or ""
+    behind = modifiers and f", {modifiers}"
     if rule.get("action") is not None:
-        return str(rule["action"])
-    return " ".join(rule["servers"]) + ("" if rule["match"] is None else f", match {rule['match']}")
+        return f"{rule['action']}{behind}"
+    return " ".join(rule["servers"]) + ("" if rule["match"] is None else f", match {rule['match']}") + behind
 
 
 def _rule_key(rule: Described) -> tuple[str | None, str]:

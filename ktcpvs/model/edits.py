@@ -211,6 +211,7 @@ class AddRule(Edit):
     pattern: its pattern, or the text of its conditions; "" with the name of a rule keeps them. address: None for a rule
     with an action. rule_name: None: it has none. before: the rule in front of which a new one goes, as
     `VirtualService.rule` finds it; None: to the end. action: the text of an action, in place of servers.
+    modifiers: the text of modifiers; None: there are none, or those that the rule has.
     """
 
     name: ClassVar[str] = "add-rule"
@@ -221,12 +222,15 @@ class AddRule(Edit):
     rule_name: str | None = None
     before: str | None = None
     action: str | None = None
+    modifiers: str | None = None
 
     def apply(self, table: Table) -> Table:
         service = table.service(self.ident)
         address = None if self.address is None else service.complete(self.address)
         return table.with_service(
-            service.with_rule(self.pattern, address, self.match, self.rule_name, self.before, self.action)
+            service.with_rule(
+                self.pattern, address, self.match, self.rule_name, self.before, self.action, self.modifiers
+            )
         )
 
 
@@ -236,7 +240,8 @@ class EditRule(Edit):
 
     rule: as `VirtualService.rule` finds it. pattern: None keeps its conditions. match: None keeps it, unless the new
     conditions have no pattern for it. new_name: None keeps its name; "": it has none. action: the text of an action,
-    which takes the place of its servers; None keeps them, or its action.
+    which takes the place of its servers; None keeps them, or its action. modifiers: the text of all its modifiers; None
+    keeps them.
     """
 
     name: ClassVar[str] = "edit-rule"
@@ -246,15 +251,21 @@ class EditRule(Edit):
     match: int | None = None
     new_name: str | None = None
     action: str | None = None
+    modifiers: str | None = None
 
     def apply(self, table: Table) -> Table:
         service = table.service(self.ident)
-        pairs = (("pattern", self.pattern), ("match", self.match), ("action", self.action))
+        pairs = (
+            ("pattern", self.pattern),
+            ("match", self.match),
+            ("action", self.action),
+            ("modifiers", self.modifiers),
+        )
         changes: dict[str, Any] = {name: value for name, value in pairs if value is not None}
         if self.new_name is not None:
             changes["name"] = self.new_name or None
         if not changes:
-            raise BadValue("edit-rule: nothing to change; give conditions, match, a name or an action")
+            raise BadValue("edit-rule: nothing to change; give conditions, modifiers, match, a name or an action")
         return table.with_service(service.with_edited_rule(self.rule, changes))
 
 

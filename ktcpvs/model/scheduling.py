@@ -16,6 +16,8 @@ from ktcpvs.model.actions import Action
 from ktcpvs.model.address import Address
 from ktcpvs.model.conditions import Condition, conditions_of
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.modifiers import NONE as NO_MODIFIERS
+from ktcpvs.model.modifiers import Modifiers
 from ktcpvs.model.request_values import arguments, cookies, host_of, normalized_path
 from ktcpvs.model.service import Rule, VirtualService
 
@@ -163,16 +165,30 @@ class Choice:
 
 
 @frozen(eq=False)
+class ModifiedChoice(Choice):
+    """The choice of a rule with modifiers, for schedulers that choose per request.
+
+    rule: its label. groups: the texts of the groups of its pattern, from the first on, where its templates need them.
+    """
+
+    modifiers: Modifiers = NO_MODIFIERS
+    rule: str = ""
+    groups: tuple[bytes, ...] = ()
+
+
+@frozen(eq=False)
 class OwnResponse:
     """A rule's decision that the switch responds itself, and the reason, for the log and for people.
 
-    rule: its label. groups: the texts of the groups of its pattern, from the first on, where the action needs them.
+    rule: its label. groups: the texts of the groups of its pattern, from the first on, where its templates need them.
+    modifiers: those of the rule, for the response.
     """
 
     action: Action
     rule: str
     reason: str
     groups: tuple[bytes, ...] = ()
+    modifiers: Modifiers = NO_MODIFIERS
 
 
 Choosing = Choice | OwnResponse | None | Awaitable[Choice | OwnResponse | None]
@@ -229,6 +245,11 @@ class BoundRule:
     def action(self) -> Action | None:
         """What happens instead of choosing a server; None: a server is chosen."""
         return self.rule.action if self.rule is not None else None
+
+    @property
+    def modifiers(self) -> Modifiers:
+        """What changes in its requests and their responses."""
+        return self.rule.modifiers if self.rule is not None else NO_MODIFIERS
 
 
 @frozen(eq=False)

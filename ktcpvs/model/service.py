@@ -27,9 +27,12 @@ from ktcpvs.model.actions import Action, as_action
 from ktcpvs.model.address import Address, Inet, parse_address
 from ktcpvs.model.check import read_check, well_formed
 from ktcpvs.model.conditions import NAME, PATTERN, RESERVED, Condition, conditions_of, normalized_text
+from ktcpvs.model.error_pages import each_status_once, read_error_page
 from ktcpvs.model.expectation import Expectation
+from ktcpvs.model.header_edits import header_edits, read_header_edit
 from ktcpvs.model.listen import Listen, ListenAddress, as_listen, check_complete, read_listen
 from ktcpvs.model.listen import well_formed as well_formed_listen
+from ktcpvs.model.modifiers import NONE, Modifiers, as_modifiers
 from ktcpvs.model.network import Network, Networks, read_networks
 from ktcpvs.model.options import (
     MAX_COUNT,
@@ -150,7 +153,8 @@ class Rule:
 
     pattern: the pattern that is searched in the target, or the text of other conditions (model.conditions). match: the
     number (0..10) of the pattern's group whose text schedulers hash; None if no number was given. name: identifies the
-    rule; None: its conditions do. action: None: there are servers; else there are none.
+    rule; None: its conditions do. action: None: there are servers; else there are none. modifiers: what changes in requests and
+    responses.
     """
 
     pattern: str = field(converter=normalized_text)
@@ -158,6 +162,7 @@ class Rule:
     match: int | None = None
     name: str | None = field(default=None, validator=_rule_name)
     action: Action | None = field(default=None, converter=as_action)
+    modifiers: Modifiers = field(default=NONE, converter=as_modifiers)
     conditions: tuple[Condition, ...] = field(init=False, eq=False, repr=False)
     is_pattern: bool = field(init=False, eq=False, repr=False)
     """Whether its only condition is one pattern."""
@@ -183,6 +188,10 @@ class Rule:
             self._check_action(self.action)
         elif not self.servers:
             raise NoSuchServer(f"rule '{shorten(self.label)}' names no server")
+        if self.modifiers.groups:
+            self._check_groups(self.modifiers.groups, str(self.modifiers))
+        if self.action is not None and (self.modifiers.strip_prefix or self.modifiers.rewrite):
+            raise BadValue(f"rule '{shorten(self.label)}': {self.action.summary}: no server gets its requests")
         if len(set(self.servers)) != len(self.servers):
             raise RuleExists(f"rule '{shorten(self.label)}' names a server twice")
 
@@ -192,11 +201,15 @@ class Rule:
             raise BadValue(f"rule '{label}': either servers, or {action.summary}")
         if self.match is not None:
             raise BadValue(f"match {self.match}: rule '{label}' chooses no server")
+        self._check_groups(action.groups, str(action))
+
+    def _check_groups(self, needed: int, text: str) -> None:
+        """Raise BadValue if the pattern has fewer groups than templates in `text` need."""
         pattern = self.hashed_pattern
         groups = check_pattern(pattern) if pattern is not None else 0
-        if action.groups > groups:
+        if needed > groups:
             has = "no pattern" if pattern is None else f"a pattern with {groups} groups"
-            raise BadValue(f"{action}: unknown variable '{action.groups}': rule '{label}' has {has}")
+            raise BadValue(f"{shorten(text)}: unknown variable '{needed}': rule '{shorten(self.label)}' has {has}")
 
     def _check_match(self, match: int) -> None:
         pattern = self.hashed_pattern
@@ -357,6 +370,34 @@ class VirtualService:
         AUTO,
         "how to relay the bytes of connections; auto: copy, and splice for bulk",
         check=one_of(*RELAYS),
+    )
+    request_header: tuple[str, ...] = option(
+        read_header_edit,
+        (),
+        "a header field to set (NAME VALUE), to add (+NAME VALUE) or to remove (NAME and an empty value) in requests to "
+        "servers, for schedulers that decide per request",
+        check=header_edits,
+        is_phrase=True,
+        repeats=True,
+        converter=tuple,
+    )
+    response_header: tuple[str, ...] = option(
+        read_header_edit,
+        (),
+        "the same in responses to clients",
+        check=header_edits,
+        is_phrase=True,
+        repeats=True,
+        converter=tuple,
+    )
+    error_page: tuple[str, ...] = option(
+        read_error_page,
+        (),
+        "statuses, and the file that the switch responds with where it would give its own text for them",
+        check=each_status_once,
+        is_phrase=True,
+        repeats=True,
+        converter=tuple,
     )
     upgrade: str = option(
         read_word,
@@ -610,6 +651,7 @@ class VirtualService:
         name: str | None = None,
         before: str | None = None,
         action: Action | str | None = None,
+        modifiers: Modifiers | str | None = None,
     ) -> VirtualService:
         """Add a server to the rule of that name, or else with these conditions; or add a new rule.
 
@@ -620,7 +662,7 @@ class VirtualService:
             self.server(address)
         if name is not None and not pattern:
             pattern = self.rule(f"{NAME} {name}").pattern
-        wanted = Rule(pattern, () if address is None else (address,), match, name, action)
+        wanted = Rule(pattern, () if address is None else (address,), match, name, action, modifiers)
         known = next((rule for rule in self.rules if rule.key == wanted.key), None)
         if known is None:
             place = len(self.rules) if before is None else self.rules.index(self.rule(before))
@@ -630,7 +672,7 @@ class VirtualService:
             raise RuleExists(
                 f"rule '{label}' has other conditions: {shorten(known.pattern)}; to change them: edit-rule"
             )
-        if known.action is not None or address is None:
+        if known.action is not None or address is None or (modifiers and wanted.modifiers != known.modifiers):
             raise RuleExists(f"rule '{label}' exists already; to change what it does: edit-rule")
         if address in known.servers:
             raise RuleExists(f"rule '{label}' already uses server {address}")

@@ -49,7 +49,10 @@ FORWARDING_OPTIONS = (
     "via",
     "client_cert_header",
 )
-REQUEST_OPTIONS = ("keepalive_timeout", "response_timeout", "first_byte_timeout", "body_size", "http2", "upgrade")
+REQUEST_OPTIONS = (
+    "request_header", "response_header", "keepalive_timeout", "response_timeout", "first_byte_timeout", "body_size", "http2",
+    "upgrade",
+)  # fmt: skip
 PROXY_OPTIONS = ("trusted_proxies", "trusted_header")
 HELLO_OPTIONS = ("not_tls", "starttls")
 HEAD_OPTIONS = ("client_head", "client_head_rate")

@@ -72,6 +72,12 @@ class BoundCHTTP(BoundRules):
         place = self.place(request)
         if place is None:
             return None
+        if place in self.modifiers:
+            return self.modifiers[place].added_to(self._choose_at(place, request), request)
+        return self._choose_at(place, request)
+
+    def _choose_at(self, place: int, request: Request) -> Choosing:
+        """Choose for a request that matches the rule at `place`."""
         values, left = take_cookie(request.lines, _NAME)
         lines = left if values else None
         names = self._read(values) if values else []

@@ -39,7 +39,7 @@ from ktcpvs.model.pattern import encode_pattern, re2_options
 from ktcpvs.model.scheduling import BoundRule
 from ktcpvs.schedulers.binding import BindsInSteps
 from ktcpvs.schedulers.rendezvous import Rendezvous
-from ktcpvs.schedulers.responding import RespondingRule
+from ktcpvs.schedulers.responding import RespondingRule, RuleModifiers
 from ktcpvs.schedulers.rule_table import RuleTable, compile_table
 from ktcpvs.schedulers.rules import RuleSet, compile_rules
 
@@ -84,7 +84,8 @@ class BoundRules:
     """The rules of one service.
 
     rules: in the order in which they are tried, at least one. rule_set: finds the first that matches. within: key of a
-    rule -> the scheduler within it, in the order of `rules`. balance: the scheduler that made most of these.
+    rule -> the scheduler within it, in the order of `rules`. balance: the scheduler that made most of these. modifiers:
+    place of a rule -> its modifiers, where it has some.
     """
 
     def __init__(
@@ -100,10 +101,14 @@ class BoundRules:
         self.balance = service.balance
         self._destinations = [rule.destinations for rule in rules]
         self._in_order = [known.scheduler for known in within.values()]
+        self.modifiers = {place: RuleModifiers(rule) for place, rule in enumerate(rules) if rule.modifiers}
 
     def choose(self, request: Request) -> Choosing:
         place = self.rule_set.place(request)
-        return None if place is None else self._in_order[place].choose(request)
+        if place is None:
+            return None
+        answer = self._in_order[place].choose(request)
+        return self.modifiers[place].added_to(answer, request) if place in self.modifiers else answer
 
     def watched(self) -> Iterable[tuple[Destination, Callable[[Destination], object]]]:
         """Return what the schedulers within the rules watch."""
@@ -201,6 +206,11 @@ class RuleScheduler(BindsInSteps):
                 raise BadValue(
                     f"service {service.ident}: rule '{shorten(rule.label, 60)}': {rule.action.summary}: scheduler "
                     f"{self.name} reads no requests, so it can give no responses; http, hhttp, phttp and chttp can"
+                )
+            if rule.modifiers and self.unit != EACH_REQUEST:
+                raise BadValue(
+                    f"service {service.ident}: rule '{shorten(rule.label, 60)}': {shorten(str(rule.modifiers), 60)}: "
+                    f"scheduler {self.name} relays whole connections and changes nothing in them; phttp and chttp can"
                 )
             if rule.is_default or (rule.is_pattern and PATTERN in seen):
                 continue

@@ -386,7 +386,7 @@ class Director:
                 self.context.access_logs.check(service.access_log)
             if before is None or (before.relay, before.listen) != (service.relay, service.listen):
                 self._check_relay(service)
-            if before is None or before.rules is not service.rules:
+            if before is None or before.rules is not service.rules or before.error_page != service.error_page:
                 response_files(service, {})
             if before != service:
                 await self.run_tests(service, new.settings)

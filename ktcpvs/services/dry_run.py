@@ -20,7 +20,7 @@ from ktcpvs.interfaces import CLIENT_HELLO, CONNECTION, EACH_REQUEST
 from ktcpvs.model.address import Address, Inet
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.filter import filter_of
-from ktcpvs.model.scheduling import ClientSide, OwnResponse, Request
+from ktcpvs.model.scheduling import ClientSide, ModifiedChoice, OwnResponse, Request
 from ktcpvs.model.service import VirtualService
 from ktcpvs.protocols import http1
 from ktcpvs.protocols.client_hello import BadHello, host_name
@@ -217,6 +217,8 @@ class DryRun:
             closes = self._prepared.factory.unit in (CONNECTION, CLIENT_HELLO)
             end = "the connection is closed" if closes else "the client gets status 503"
             return make_outcome("nobody", None, f"{decision.reason}: {end}")
+        if isinstance(choice, ModifiedChoice):
+            self._notes.append(f"the rule changes: {choice.modifiers}")
         if choice.answer_lines:
             lines = choice.answer_lines.decode("utf-8", "backslashreplace").split("\r\n")
             self._notes += [f"the response gets {line}" for line in lines if line]

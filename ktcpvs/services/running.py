@@ -88,7 +88,7 @@ class RunningService:
         self.cache, self.tls_cache = HeadCache(HTTP), HeadCache(HTTPS)
         self.health = ServiceHealth(context, self.traffic.selector, self.traffic.queue)
         self._http = HTTPService(self.traffic, self.server_connections, self.cache)
-        https = HTTPService(self.traffic, self.server_connections, self.tls_cache)
+        self._https = https = HTTPService(self.traffic, self.server_connections, self.tls_cache)
         self.preambles = Preambles(context, config.ident, self.clients, self._build, self._left)
         self.http2_clients = HTTP2Clients(self.traffic, self.clients, self._left)
         self._http.begin_http2 = https.begin_http2 = self._begin_http2
@@ -371,8 +371,11 @@ class RunningService:
         settings = traffic.settings
         is_enabled = self.context.log.level < levels.SCHEDULING
         logs = traffic.access_log.writer is not None
-        # Unlike the plain way of a request, the general one knows redirects, certificates and proxies of clients.
-        is_enabled = is_enabled and not traffic.proxies.is_used
+        for http in (self._http, self._https):
+            http.edits.configure(config)
+        # Unlike the plain way of a request, the general one knows redirects, certificates and proxies of clients, and
+        # edits of header fields.
+        is_enabled = is_enabled and not traffic.proxies.is_used and self._http.edits.own is None
         self._http.https_port = config.https_port
         self.cache.configure(config, settings, is_enabled and config.https_port is None, logs)
         self.tls_cache.configure(config, settings, is_enabled and config.client_cert_header == OFF, logs)

@@ -28,7 +28,6 @@ from ktcpvs.protocols.http1 import (
     HeadReader,
     OwnMessage,
     RequestHead,
-    error_message,
     read_whole_head,
 )
 from ktcpvs.relay.copy import CopyRelay
@@ -412,7 +411,7 @@ class TCPClientConnection(ClientConnection):
                 self.client.write(alert_record(self._alert))
             LingeringClose(self.client, self.context.wheel, self.service.settings, self._lingered).linger()
             return
-        self._send_last(error_message(status, reason, self.retry_after(status, retry_after)))
+        self._send_last(self.service.own_responses.error(status, reason, self.retry_after(status, retry_after)))
 
     def _send_last(self, response: OwnMessage) -> None:
         """Send a response of the switch itself, and let the client read it."""

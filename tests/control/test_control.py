@@ -96,6 +96,8 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
         await switch.edit_service("web", fallback="rr", via="append", access_log="/var/log/web.log")
         await switch.edit_service("web", certificate=["/a", "/b c"], proxy_from="10.0.0.0/8")
         await switch.edit_service("web", trusted_proxies="::1 10.0.0.0/8", trusted_header="forwarded")
+        await switch.edit_service("web", request_header=["X-A  b", '+X-B "{host}"'], response_header=[])
+        await switch.edit_service("web", error_page=["503  502 /a", '404 "/b c"'])
         await switch.add_listener("web", "[::1]:8443", tls=True)
         await switch.add_listener("web", "[::1]")
         await switch.delete_listener("web", "[::1]")
@@ -111,7 +113,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
         await switch.delete_rule("web", "/b", "10.0.0.2:80")
         await switch.add_rule("web", "^/old/(.*)", rule_name="old", action='redirect 301 "/new/{1}"')
         await switch.add_rule("web", "path /gone", action="respond 404")
-        await switch.edit_rule("web", "path /gone", action="respond 410")
+        await switch.edit_rule("web", "path /gone", action="respond 410", modifiers='response_header X-A "b"')
         await switch.add_rule("web", "path /none", action="respond 204")
         await switch.delete_rule("web", "path /none")
         await switch.delete_server("web", "10.0.0.2:80")
@@ -146,6 +148,9 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "access_log": "/var/log/web.log",
             "access_log_format": "combined",
             "relay": "auto",
+            "request_header": ['X-A "b"', '+X-B "{host}"'],
+            "response_header": [],
+            "error_page": ["503 502 /a", '404 "/b c"'],
             "upgrade": "any",
             "http2": "off",
             "read_timeout": None,
@@ -205,6 +210,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
                     "name": None,
                     "servers": ["10.0.0.1:8081"],
                     "action": None,
+                    "modifiers": "",
                 },
                 {
                     "pattern": "^/old/(.*)",
@@ -212,8 +218,16 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
                     "name": "old",
                     "servers": [],
                     "action": 'redirect 301 "/new/{1}"',
+                    "modifiers": "",
                 },
-                {"pattern": "path /gone", "match": None, "name": None, "servers": [], "action": "respond 410"},
+                {
+                    "pattern": "path /gone",
+                    "match": None,
+                    "name": None,
+                    "servers": [],
+                    "action": "respond 410",
+                    "modifiers": 'response_header X-A "b"',
+                },
             ],
             "tests": [],
             "running": False,

@@ -344,3 +344,51 @@ def test_only_a_regular_file_is_read(make: Make, tmp_path: Path, kind: str) -> N
 )
 def test_the_extension_says_the_type(path: str, expected: str) -> None:
     assert content_type(path) == expected
+
+
+# Error pages.
+
+
+def test_an_error_page_takes_the_place_of_the_text(make: Make, tmp_path: Path) -> None:
+    page = tmp_path / "sorry.html"
+    page.write_bytes(b"<p>sorry")
+    for scheduler in ("phttp", "http"):
+        world = make(f"scheduler = {scheduler}", f"server = {A}", f"rule = path /a use server {A}",
+                     f"error_page = 502 503 {page}", f"error_page = 400 {page}")  # fmt: skip
+        client = world.client()
+        client.says(get("/none"))
+        head, _, body = client.heard().partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/html; charset=utf-8\r\n")
+        assert b"\r\nRetry-After: 5" in head
+        assert b"\r\nContent-Length: 8\r\n" in head
+        assert body == b"<p>sorry"
+        client = world.client()
+        client.says(get("/none", method="HEAD"))
+        assert client.heard().partition(b"\r\n\r\n")[2] == b""
+        client = world.client()
+        client.says(b"GET / HTTP/1.1\r\n\r\n" if scheduler == "phttp" else b"nonsense\r\n\r\n")
+        assert client.heard().endswith(b"<p>sorry")
+    world = make("scheduler = phttp", f"server = {A}", f"rule = path /a use server {A}", f"error_page = 404 {page}")
+    client = world.client()
+    client.says(get("/a"))
+    world.accepts(A).says(answer(b"mine", status="404 Not Found"))
+    assert client.heard().endswith(b"mine"), "a server's response passes as it is"
+    client.says(get("/none"))
+    assert client.heard().endswith(b"no server for this request\n")
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("503", "expected statuses and the absolute path of a file"),
+        ("/a", "expected statuses and the absolute path of a file"),
+        ("503 a.html", "expected statuses and the absolute path of a file"),
+        ("200 /a", "error_page = 200: expected a status from 400 to 599"),
+        ("5030 /a", "error_page = 5030: expected a status from 400 to 599"),
+        ("503 /a error_page = 502 503 /b", "error_page = 503: this status appears a second time"),
+        ("503 /no/such/file", "error_page: /no/such/file: No such file or directory"),
+    ],
+)
+def test_a_wrong_error_page_is_refused(make: Make, value: str, why: str) -> None:
+    with pytest.raises(Exception, match=why):
+        make("scheduler = phttp", f"server = {A}", f"error_page = {value}")

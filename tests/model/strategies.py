@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from attrs import fields
+from attrs import evolve, fields
 from hypothesis import strategies as st
 
 from ktcpvs.errors import BadPattern, Refusal
@@ -52,7 +52,10 @@ from ktcpvs.model.edits import (
     StopService,
     Unload,
 )
+from ktcpvs.model.header_edits import HeaderEdit, header_edit_of
+from ktcpvs.model.language.lexer import word
 from ktcpvs.model.listen import ListenAddress
+from ktcpvs.model.modifiers import Modifiers, Rewrite
 from ktcpvs.model.network import Network, Networks, parse_networks
 from ktcpvs.model.options import MAX_COUNT
 from ktcpvs.model.pattern import check_pattern
@@ -200,12 +203,25 @@ def actions() -> st.SearchStrategy[Action]:
     )
 
 
+@cache
+def modifiers() -> st.SearchStrategy[Modifiers]:
+    """Any modifiers that need no group of a pattern."""
+    names = st.sampled_from(("X-A", "x_b", "+Vary", "use", "Server", "'", "#"))
+    values = st.sampled_from(("a", "{request_id}", "{host} {server}", '"', "\\", "} #", "é", "{{x}", "use"))
+    removed = st.builds(HeaderEdit, st.sampled_from(("X-A", "server")), st.just(""))
+    edits = st.lists(st.one_of(st.builds(HeaderEdit, names, values), removed), max_size=2).map(tuple)
+    prefixes = st.sampled_from((None, None, "/a", "/a/b/", "/é", "/{", '/"'))
+    rewrites = st.one_of(st.none(), st.builds(Rewrite, patterns(), st.sampled_from(("/", "/{query}", '"', "", "x y"))))
+    return st.builds(Modifiers, edits, edits, prefixes, rewrites)
+
+
 @st.composite
 def rules(draw: st.DrawFn, known: list[Address]) -> Rule:
     """A rule for some of the servers `known`, of which there is one at least, or one with an action."""
     if draw(st.integers(0, 4)) == 0:
         name = draw(st.sampled_from((None, None, "old", "a.b-c_1")))
-        return Rule(draw(patterns().filter(is_pattern)), (), None, name, draw(actions()))
+        changed = evolve(draw(modifiers()), strip_prefix=None, rewrite=None)
+        return Rule(draw(patterns().filter(is_pattern)), (), None, name, draw(actions()), changed)
     if draw(st.integers(0, 4)) == 0:
         names = st.sampled_from(("a.example", "*.a.example", "B.example.", '"use"', "match.example", "x--y"))
         hosts = " ".join(draw(st.lists(names, min_size=1, max_size=3)))
@@ -215,7 +231,7 @@ def rules(draw: st.DrawFn, known: list[Address]) -> Rule:
     name = draw(st.sampled_from((None, None, None, "login", "a.b-c_1", "Z")))
     if draw(st.booleans()):
         found = draw(st.lists(conditions(), min_size=1, max_size=5))
-        return Rule(text_of(found), servers, None, name)
+        return Rule(text_of(found), servers, None, name, None, draw(modifiers()))
     pattern = draw(patterns().filter(is_pattern))
     return Rule(pattern, servers, draw(_matches(check_pattern(pattern))), name)
 
@@ -288,6 +304,18 @@ def _those(pairs: list[tuple[Network, bool]], allowed: bool) -> Networks:
     return Networks.of(network for network, which in pairs if which is allowed)
 
 
+_header_edits = st.lists(
+    st.sampled_from(('X-A "b"', '+X-B "{host}"', 'Server ""', "\"use\" \"a\"", 'X-C "\\"" ')), max_size=3
+).map(lambda texts: tuple(str(header_edit_of(text)) for text in texts))
+
+
+@st.composite
+def _error_pages(draw: st.DrawFn) -> tuple[str, ...]:
+    statuses = draw(st.lists(st.integers(400, 599), max_size=4, unique=True))
+    pages = [f"{status} {word(draw(files()))}" for status in statuses[:2]]
+    return (*pages, *([f"{' '.join(map(str, statuses[2:]))} /page"] if statuses[2:] else []))
+
+
 @st.composite
 def services(draw: st.DrawFn) -> VirtualService:
     servers = draw(_server_lists)
@@ -318,6 +346,9 @@ def services(draw: st.DrawFn) -> VirtualService:
         access_log=draw(_access_logs),
         access_log_format=draw(st.sampled_from(("combined", "json"))),
         relay=draw(st.sampled_from(RELAYS)),
+        error_page=draw(_error_pages()),
+        request_header=draw(_header_edits),
+        response_header=draw(_header_edits),
         startservers=draw(_counts),
         maxclients=draw(_counts) or 0,
         minspareservers=draw(_counts),
@@ -395,6 +426,8 @@ def _options() -> st.SearchStrategy[dict[str, Any]]:
             "access_log": st.sampled_from(("off", "syslog", "syslog:/run/log", "/log", "log", "/a\n", "syslog:", "")),
             "access_log_format": st.sampled_from(("combined", "json", "common")),
             "relay": st.sampled_from((*RELAYS, "", "Auto")),
+            "request_header": st.sampled_from(((), ('X-A "b"',), ("X-A b", '+X-B "{host}"'), ('Host "x"',), ('X "{y}"',))),
+            "error_page": st.sampled_from(((), ("503 /a",), ("502 503 /a", "503 /b"), ("200 /a",), ("/a",), ("503 a",))),
             "allow": st.sampled_from(POOL_NETWORKS),
             "deny": st.sampled_from(POOL_NETWORKS),
             "client_rate": st.sampled_from(("off", "5/m", "5", "0/s", "")),
@@ -416,6 +449,7 @@ def _one_edit() -> dict[type[Edit], st.SearchStrategy[Edit]]:
     some, pattern = st.one_of(st.none(), ident), st.sampled_from(POOL_PATTERNS)
     reference = st.one_of(pattern, st.sampled_from(("n1", "1", "2", "name n1")))
     before = st.one_of(st.none(), reference)
+    modified = st.sampled_from((None, "", 'request_header X-A "b"', "strip_prefix /a", 'rewrite "(" "/"', "match 1"))
     action = st.sampled_from((None, "respond 403", "redirect 301 /{1}", "redirect https", "respond 99", ""))
     weight, match = st.sampled_from((-1, 0, 1, MAX_WEIGHT, MAX_WEIGHT + 1)), st.sampled_from((None, None, -1, 0, 1, 11))
     maxconn = st.sampled_from((-1, 0, 1, MAX_COUNT, MAX_COUNT + 1))
@@ -436,7 +470,7 @@ def _one_edit() -> dict[type[Edit], st.SearchStrategy[Edit]]:
         DeleteServer: st.builds(DeleteServer, ident, server),
         AddRule: st.one_of(
             st.builds(AddRule, ident, pattern, server, match, st.sampled_from((None, None, "n1", "1")), before),
-            st.builds(AddRule, ident, pattern, st.none(), match, st.none(), before, action),
+            st.builds(AddRule, ident, pattern, st.none(), match, st.none(), before, action, modified),
         ),
         DeleteRule: st.builds(DeleteRule, ident, reference, st.one_of(server, st.none())),
         EditRule: st.builds(
@@ -447,6 +481,7 @@ def _one_edit() -> dict[type[Edit], st.SearchStrategy[Edit]]:
             match,
             st.sampled_from((None, "", "n1", "use")),
             st.one_of(st.none(), action),
+            modified,
         ),
         MoveRule: st.builds(MoveRule, ident, reference, st.one_of(st.none(), reference)),
         Allow: st.builds(Allow, ident, some_networks, st.booleans()),

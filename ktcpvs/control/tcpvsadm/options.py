@@ -100,8 +100,8 @@ COMMANDS: dict[str, Command] = {
         _edit_command("add-server", "a", words="[WORD...]", max_words=None),
         _edit_command("edit-server", "e", also=("wait",), words="[WORD...]", max_words=None),
         _edit_command("delete-server", "d", also=("wait",)),
-        _edit_command("add-rule", words="[CONDITION...] [use ACTION]", max_words=None, spares=("pattern",)),
-        _edit_command("edit-rule", words="[CONDITION...] [use ACTION]", max_words=None),
+        _edit_command("add-rule", words="[CONDITION...] [MODIFIER...] [use ACTION]", max_words=None, spares=("pattern",)),
+        _edit_command("edit-rule", words="[CONDITION...] [MODIFIER...] [use ACTION]", max_words=None),
         _edit_command("move-rule"),
         _edit_command("del-rule", also=("rule",), words="[CONDITION...]", max_words=None, spares=("pattern",)),
         _edit_command("allow", words="NETWORK|@FILE...", min_words=1, max_words=None),
@@ -173,7 +173,7 @@ OPTIONS: dict[str, Option] = {
 NUMBERS = ("weight", "match", "maxclients", "maxconn")
 """Options whose value is a whole number."""
 
-REPEATING = ("listen", "certificate")
+REPEATING = ("listen", "certificate", "request_header", "response_header", "error_page")
 """Options of a service that may be given several times as NAME=VALUE."""
 
 _DURATION = re.compile(r"([0-9]{1,6})([sm]?)")
@@ -196,7 +196,7 @@ class Invocation:
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """Of the words of a rule: those before `use`."""
+        """Of the words of a rule: those before `use`, which are conditions and modifiers."""
         return self.words[: _use(self.words)]
 
     @property

@@ -22,6 +22,7 @@ from ktcpvs.model.expectation import CLIENT, OUTCOMES, REDIRECT, RESPOND, Expect
 from ktcpvs.model.language.lexer import Place, Token, quoted, tokens
 from ktcpvs.model.lines import split_lines
 from ktcpvs.model.listen import TLS, ListenAddress, check_complete, check_word
+from ktcpvs.model.modifiers import NONE, WORDS, Modifiers, read_modifier
 from ktcpvs.model.network import Network, Networks, parse_network, parse_networks, read_networks
 from ktcpvs.model.options import Option
 from ktcpvs.model.service import OPTIONS, RealServer, Rule, VirtualService, check_rule_name
@@ -115,6 +116,15 @@ class _Reader:
         )
         return action
 
+    def modifiers(self, before: Modifiers) -> Modifiers:
+        """Read modifiers; `before` where none begins here."""
+        modifiers = before
+        while (token := self.peek()) is not None and token.is_word(*WORDS):
+            modifiers, self._position = read_modifier(
+                self._tokens, self._position, modifiers, lambda token, refusal: token.place.error(str(refusal))
+            )
+        return modifiers
+
     def phrase(self, first: Token) -> str:
         """Return `first` and the tokens after it as text, up to the next keyword or the end of the block."""
         found = [first]
@@ -196,6 +206,7 @@ class _WrittenRule:
     match: int | None
     users: list[tuple[Place, Address]]
     action: Action | None = None
+    modifiers: Modifiers = NONE
 
 
 @define
@@ -229,7 +240,7 @@ class _Block:
         for rule in self._merged_rules():
             with _at(rule.place):
                 users = tuple(self._users(rule, servers))
-                rules.append(Rule(rule.text, users, rule.match, rule.name, rule.action))
+                rules.append(Rule(rule.text, users, rule.match, rule.name, rule.action, rule.modifiers))
         networks: dict[str, Any] = {name: Networks(tuple(found)) for name, found in self.networks.items()}
         service = evolve(
             self.service,
@@ -266,6 +277,8 @@ class _Block:
                 raise rule.place.error(f"the first rule with the name {rule.name} has other conditions")
             if rule.action is not None or first.action is not None:
                 raise rule.place.error("a rule with this name or these conditions exists already; an action stands alone")
+            if rule.modifiers != first.modifiers:
+                raise rule.place.error("the first rule with this name or these conditions has other modifiers")
             if rule.match != first.match:
                 which = "pattern" if rule.name is None else "name"
                 raise rule.place.error(f"this {which}'s first rule has match {first.match}, not {rule.match}")
@@ -325,6 +338,8 @@ def _service(reader: _Reader, name: Token, port_named: PortNamed) -> VirtualServ
             if option.name in CONTRADICTING:
                 block.held[called] = token.place, _held_value(block, option, value)
                 continue
+            if option.repeats:
+                value = (*getattr(block.service, option.name), value)
             block.service = evolve(block.service, **{option.name: value})
     return block.complete()
 
@@ -412,7 +427,7 @@ def _maxconn(reader: _Reader, address: Place) -> tuple[Place, int]:
 
 
 def _rule(reader: _Reader, address: Callable[[], tuple[Place, Address]]) -> _WrittenRule:
-    """Read: [name N] CONDITION... [match N] use ( server A [server B ...] | ACTION )"""
+    """Read: [name N] CONDITION... [MODIFIER...] [match N] use ( server A [server B ...] | ACTION )"""
     name = None
     begin = reader.peek()
     if begin is not None and begin.is_word(NAME):
@@ -428,14 +443,16 @@ def _rule(reader: _Reader, address: Callable[[], tuple[Place, Address]]) -> _Wri
         if found.is_word(USE):
             raise found.place.error("expected a condition before 'use' (a rule for all requests: pattern \".*\")")
         raise found.place.error(f"expected a condition: unknown word {unknown(found.text, (*KINDS, NOT, NAME), 40)}")
+    modifiers = reader.modifiers(NONE)
     match = None
     if (token := reader.peek()) is not None and token.is_word("match"):
         reader.next("match")
         match = _number("match", reader.next("the number of a group"))
+        modifiers = reader.modifiers(modifiers)
     _word(reader, USE)
     place = pattern.place if first.is_word(PATTERN) and is_pattern(text) and pattern is not None else first.place
     if (action := reader.action()) is not None:
-        return _WrittenRule(place, name, text, match, [], action)
+        return _WrittenRule(place, name, text, match, [], action, modifiers)
     token = reader.next("'server', 'redirect' or 'respond'")
     if not token.is_word("server"):
         raise token.place.error(f"expected 'server', 'redirect' or 'respond', not '{shorten(token.text)}'")
@@ -443,7 +460,7 @@ def _rule(reader: _Reader, address: Callable[[], tuple[Place, Address]]) -> _Wri
     while (following := reader.peek()) is not None and following.is_word("server") and not reader.is_keyword():
         reader.next("server")
         users.append(address())
-    return _WrittenRule(place, name, text, match, users)
+    return _WrittenRule(place, name, text, match, users, None, modifiers)
 
 
 def _test(reader: _Reader, port_named: PortNamed) -> tuple[Place, Callable[[VirtualService], Expectation]]:
