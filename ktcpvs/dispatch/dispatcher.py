@@ -13,7 +13,7 @@ from ktcpvs.dispatch.access_log import AccessLogEntry
 from ktcpvs.dispatch.selection import AGAIN, NOBODY, QUEUE, Decision
 from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.model.destination import Destination, Lease
-from ktcpvs.model.scheduling import NONE, Choice, OwnResponse, Request
+from ktcpvs.model.scheduling import NONE, Choice, ModifiedChoice, OwnResponse, Request
 from ktcpvs.streams.tls_connect import TLSFailed
 from ktcpvs.system import log as levels
 from ktcpvs.system.pending import cancel_pending
@@ -136,16 +136,29 @@ class Dispatcher:
     def _handle(self, decision: Decision | Deferred[Any]) -> None:
         if isinstance(decision, Deferred):
             self._wait_for_scheduler(decision)
-        elif decision.outcome == QUEUE:
+            return
+        choice, response = decision.choice, decision.response
+        rule = choice if isinstance(choice, ModifiedChoice) else response
+        if rule is not None and rule.modifiers.rate is not None and self._is_undecided:
+            wait = self._service.rule_rates.wait_time(rule.modifiers.rate, rule.rule, self.request)
+            if wait:
+                self._owner.fail(429, f"more than {rule.modifiers.rate} requests for a rule", wait)
+                return
+        if decision.outcome == QUEUE:
             self._wait_for_room()
         elif decision.outcome == AGAIN:
             self.select()
-        elif decision.response is not None:
-            self._respond(decision.response)
-        elif decision.outcome == NOBODY or decision.choice is None:
+        elif response is not None:
+            self._respond(response)
+        elif decision.outcome == NOBODY or choice is None:
             self._owner.fail(503, decision.reason)
         else:
-            self.take(decision.choice)
+            self.take(choice)
+
+    @property
+    def _is_undecided(self) -> bool:
+        """Whether no server has been chosen for this request before, which has failed or is full."""
+        return self._refused == NONE and not self.failed_connections and not self._queued_since
 
     def take(self, choice: Choice) -> None:
         """Use this server: begin a lease and call the owner."""

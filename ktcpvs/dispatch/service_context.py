@@ -8,6 +8,7 @@ from ktcpvs.dispatch.access_log import ServiceAccessLog
 from ktcpvs.dispatch.admission import Admission
 from ktcpvs.dispatch.own_responses import OwnResponses
 from ktcpvs.dispatch.queue import Queue, Waiter
+from ktcpvs.dispatch.rule_rates import RuleRates
 from ktcpvs.dispatch.selection import Selector
 from ktcpvs.dispatch.trusted_proxies import TrustedProxies
 from ktcpvs.model.address import Address, Unix
@@ -77,7 +78,7 @@ class ServiceContext:
 
     __slots__ = (
         "_connectors", "access_log", "admission", "config", "connection_options", "context", "counters",
-        "make_connector", "own_responses", "proxies", "queue", "relay", "room_needed", "selector", "server_failed",
+        "make_connector", "own_responses", "proxies", "queue", "relay", "room_needed", "rule_rates", "selector", "server_failed",
         "settings", "unit",
     )  # fmt: skip
 
@@ -93,6 +94,7 @@ class ServiceContext:
         self.counters = TrafficCounters()
         self.own_responses = OwnResponses()
         self.proxies = TrustedProxies()
+        self.rule_rates = RuleRates(context, config.ident)
         self.relay = RelayChoice()
         self.connection_options: Mapping[Address, ConnectionOptions] = {}
         self._connectors: dict[Destination, Connector] = {}

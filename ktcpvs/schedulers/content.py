@@ -207,7 +207,12 @@ class RuleScheduler(BindsInSteps):
                     f"service {service.ident}: rule '{shorten(rule.label, 60)}': {rule.action.summary}: scheduler "
                     f"{self.name} reads no requests, so it can give no responses; http, hhttp, phttp and chttp can"
                 )
-            if rule.modifiers and self.unit != EACH_REQUEST:
+            if rule.modifiers and self.unit not in (FIRST_REQUEST, EACH_REQUEST):
+                raise BadValue(
+                    f"service {service.ident}: rule '{shorten(rule.label, 60)}': {shorten(str(rule.modifiers), 60)}: "
+                    f"scheduler {self.name} reads no requests; phttp and chttp do"
+                )
+            if rule.modifiers.changes_messages and self.unit != EACH_REQUEST:
                 raise BadValue(
                     f"service {service.ident}: rule '{shorten(rule.label, 60)}': {shorten(str(rule.modifiers), 60)}: "
                     f"scheduler {self.name} relays whole connections and changes nothing in them; phttp and chttp can"

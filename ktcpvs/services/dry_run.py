@@ -218,7 +218,7 @@ class DryRun:
             end = "the connection is closed" if closes else "the client gets status 503"
             return make_outcome("nobody", None, f"{decision.reason}: {end}")
         if isinstance(choice, ModifiedChoice):
-            self._notes.append(f"the rule changes: {choice.modifiers}")
+            self._notes.append(f"modifiers of the rule: {choice.modifiers}")
         if choice.answer_lines:
             lines = choice.answer_lines.decode("utf-8", "backslashreplace").split("\r\n")
             self._notes += [f"the response gets {line}" for line in lines if line]

@@ -188,6 +188,7 @@ class RunningService:
         self._step("admission", traffic.admission.configure, config, unit)
         self._step("trusted proxies", self._set_proxies, config, unit)
         self._step("access log", traffic.access_log.configure, config)
+        self._step("rates of rules", traffic.rule_rates.configure, config)
         self._step("own responses", traffic.own_responses.configure, config, prepared.response_files)
         self._step("health", self.health.configure, config, tuple(destinations.values()))
         self._step("watching schedulers", self._register_watchers, prepared.scheduler)

@@ -55,7 +55,7 @@ from ktcpvs.model.edits import (
 from ktcpvs.model.header_edits import HeaderEdit, header_edit_of
 from ktcpvs.model.language.lexer import word
 from ktcpvs.model.listen import ListenAddress
-from ktcpvs.model.modifiers import Modifiers, Rewrite
+from ktcpvs.model.modifiers import Modifiers, Rate, Rewrite
 from ktcpvs.model.network import Network, Networks, parse_networks
 from ktcpvs.model.options import MAX_COUNT
 from ktcpvs.model.pattern import check_pattern
@@ -212,7 +212,12 @@ def modifiers() -> st.SearchStrategy[Modifiers]:
     edits = st.lists(st.one_of(st.builds(HeaderEdit, names, values), removed), max_size=2).map(tuple)
     prefixes = st.sampled_from((None, None, "/a", "/a/b/", "/é", "/{", '/"'))
     rewrites = st.one_of(st.none(), st.builds(Rewrite, patterns(), st.sampled_from(("/", "/{query}", '"', "", "x y"))))
-    return st.builds(Modifiers, edits, edits, prefixes, rewrites)
+    rates = st.one_of(
+        st.none(),
+        st.builds(Rate, st.sampled_from(("1/s", "5/h")), st.sampled_from((0, 7))),
+        st.builds(Rate, st.just("30/m"), st.just(0), st.sampled_from(("header", "cookie")), st.sampled_from(("X-A", "use"))),
+    )
+    return st.builds(Modifiers, edits, edits, prefixes, rewrites, rates)
 
 
 @st.composite
@@ -449,7 +454,7 @@ def _one_edit() -> dict[type[Edit], st.SearchStrategy[Edit]]:
     some, pattern = st.one_of(st.none(), ident), st.sampled_from(POOL_PATTERNS)
     reference = st.one_of(pattern, st.sampled_from(("n1", "1", "2", "name n1")))
     before = st.one_of(st.none(), reference)
-    modified = st.sampled_from((None, "", 'request_header X-A "b"', "strip_prefix /a", 'rewrite "(" "/"', "match 1"))
+    modified = st.sampled_from((None, "", 'request_header X-A "b"', "rate 5/m", "strip_prefix /a", 'rewrite "(" "/"', "match 1"))
     action = st.sampled_from((None, "respond 403", "redirect 301 /{1}", "redirect https", "respond 99", ""))
     weight, match = st.sampled_from((-1, 0, 1, MAX_WEIGHT, MAX_WEIGHT + 1)), st.sampled_from((None, None, -1, 0, 1, 11))
     maxconn = st.sampled_from((-1, 0, 1, MAX_COUNT, MAX_COUNT + 1))

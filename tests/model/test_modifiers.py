@@ -15,7 +15,7 @@ from ktcpvs.model.edits import AddRule, AddServer, AddService, Edit, EditRule, E
 from ktcpvs.model.header_edits import FORBIDDEN, HeaderEdit, header_edit_of
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write_rule
-from ktcpvs.model.modifiers import NONE, Modifiers, Rewrite, modifiers_of
+from ktcpvs.model.modifiers import NONE, Modifiers, Rate, Rewrite, modifiers_of
 from ktcpvs.model.service import Rule, VirtualService
 from ktcpvs.model.table import Table
 from tests.model.strategies import modifiers
@@ -33,6 +33,11 @@ A, B = parse_address("10.0.0.1:80"), parse_address("10.0.0.2:80")
         ('response_header Server ""', Modifiers((), (HeaderEdit("Server", ""),))),
         ('request_header "use" "use"', Modifiers((HeaderEdit("use", "use"),))),
         ("strip_prefix /admin", Modifiers(strip_prefix="/admin")),
+        ("rate 5/m", Modifiers(rate=Rate("5/m"))),
+        ("Rate 100 Client", Modifiers(rate=Rate("100/s"))),
+        ("rate 5/m burst 7 header X-Key", Modifiers(rate=Rate("5/m", 7, "header", "X-Key"))),
+        ('rate 5/h "burst" 7 cookie "use"', Modifiers(rate=Rate("5/h", 7, "cookie", "use"))),
+        ('rate 5/h cookie sid strip_prefix /a', Modifiers(strip_prefix="/a", rate=Rate("5/h", 0, "cookie", "sid"))),
         ('strip_prefix ""', NONE),
         ('rewrite "^/old/(.*)" "/new/{1}?{query}"', Modifiers(rewrite=Rewrite("^/old/(.*)", "/new/{1}?{query}"))),
         (
@@ -64,6 +69,14 @@ def test_modifiers_are_read_as_they_were_written(value: Any) -> None:
         ('request_header X-A "{hots}"', "unknown variable 'hots'; did you mean 'host'?"),
         ('request_header X-A "a\x01"', "a control character"),
         (f'request_header X-A "{"a" * 4097}"', "longer than 4096 characters"),
+        ("rate", "rate: missing value (example: rate 5/m)"),
+        ("rate fast", "rate fast: expected a rate (examples: 100/s, 30/m, 5/h)"),
+        ("rate 0", "rate off: expected a rate"),
+        ("rate 5/m header", "rate: missing value after 'header'"),
+        ("rate 5/m burst x", "burst"),
+        ("rate 5/m burst 99999999", "burst 99999999 is out of range: 0..10000000"),
+        ('rate 5/m cookie "a b"', "rate: 'a b': expected the name of a cookie"),
+        ("rate 5/m rate 6/m", "rate appears a second time"),
         ("strip_prefix admin", "strip_prefix 'admin': expected the beginning of a path (example: /admin)"),
         ("strip_prefix /", "expected the beginning of a path"),
         ("strip_prefix /a?b", "expected the beginning of a path"),
