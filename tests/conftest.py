@@ -1,4 +1,4 @@
-"""What all tests share: the collected tests are excluded from garbage collection, and long ones begin first."""
+"""Hooks and fixtures for all tests: no garbage collection of the collected tests, and long ones begin first."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ class Factory:
 
 @attrs.frozen
 class Report:
-    """What mypy has reported. source: the lines about the source. plugins: name of a plugin -> (line, message)."""
+    """The report of mypy. source: the lines about the source. plugins: name of a plugin -> (line, message)."""
 
     source: list[str]
     plugins: dict[str, list[tuple[int, str]]]

@@ -29,8 +29,9 @@ class ClientFailed(Exception):
 
 @frozen
 class Target:
-    """What a client asks. port: on loopback. name: the host that it names and verifies. ca: the file with the CAs that
-    it trusts. certificate: the file with the certificate and key that it shows; None: none. path: of the request."""
+    """One question of a client. port: on loopback. name: the host that it names and verifies. ca: the file with the CAs
+    that it trusts. certificate: the file with the certificate and key that it shows; None: none. path: of the
+    request."""
 
     port: int
     name: str

@@ -57,7 +57,7 @@ class Site:
 
 @frozen
 class Handshake:
-    """What a client has seen of a handshake. serial: of the certificate. session: to go on from."""
+    """The facts about a handshake that a client sees. serial: of the certificate. session: to go on from."""
 
     serial: int
     is_resumed: bool

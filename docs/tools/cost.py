@@ -60,7 +60,7 @@ def wait(port: int) -> None:
 
 
 def load(port: int, seconds: int) -> int:
-    """How many requests wrk gets answered."""
+    """Return the number of requests that wrk gets answered."""
     done = subprocess.run(
         ["wrk", "-t1", "-c32", f"-d{seconds}s", f"http://127.0.0.1:{port}/"], capture_output=True, text=True, check=True
     )

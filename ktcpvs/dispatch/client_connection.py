@@ -195,7 +195,10 @@ class ClientConnection(ABC):
         if not host:
             return Origin(server_name=request.server_name, tls=client.tls)
         # A proxy on a unix socket may have told the client's address, but not the one that the client has called.
-        called = local[:2] if isinstance(local, tuple) else ("::" if ":" in host else "0.0.0.0", 0)
+        # Nor does a trusted proxy: the client may be of another family than the address that the proxy has called.
+        called: tuple[str, int] = ("::" if ":" in host else "0.0.0.0", 0)
+        if isinstance(local, tuple) and (":" in local[0]) == (":" in host):
+            called = local[0], local[1]
         port_text = self.client_name.rpartition(":")[2]
         # The port of a client behind a trusted proxy is unknown.
         port = int(port_text) if peer_of(self.client_name) == host else 0

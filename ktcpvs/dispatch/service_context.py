@@ -78,8 +78,8 @@ class ServiceContext:
 
     __slots__ = (
         "_connectors", "access_log", "admission", "config", "connection_options", "context", "counters",
-        "make_connector", "own_responses", "proxies", "queue", "relay", "room_needed", "rule_rates", "selector", "server_failed",
-        "settings", "unit",
+        "make_connector", "own_responses", "proxies", "queue", "relay", "room_needed", "rule_rates", "selector",
+        "server_failed", "settings", "unit",
     )  # fmt: skip
 
     def __init__(self, context: Context, config: VirtualService, unit: str) -> None:

@@ -473,7 +473,9 @@ class HTTPClientConnection(ClientConnection):
         """Send an error as the last response, and let the client read it. method: of a request whose head was
         refused."""
         self.service.note_refusal(self.client_name, status, reason)
-        self.send_last(self.service.own_responses.error(status, reason, self.retry_after(status, retry_after)), reason, method)
+        self.send_last(
+            self.service.own_responses.error(status, reason, self.retry_after(status, retry_after)), reason, method
+        )
 
     def send_last(self, response: OwnMessage, reason: str, method: bytes | None = None) -> None:
         """Send a response of the switch itself as the last one, and let the client read it. method: of a request whose

@@ -24,8 +24,8 @@ from ktcpvs.dispatch.template_values import TemplateValues
 from ktcpvs.dispatch.trusted_proxies import peer_of
 from ktcpvs.http.exchange_owner import CONNECTING, SERVER_IS_FULL, TURN_IS_OVER, ExchangeOwner
 from ktcpvs.http.fast_path import SENT, WHOLE
-from ktcpvs.http.message_edits import MessageEdits
 from ktcpvs.http.head_cache import CLOSE, KEEP_ALIVE, MAX_CACHED_HEAD, CachedResponse
+from ktcpvs.http.message_edits import MessageEdits
 from ktcpvs.http.retries import UNANSWERED
 from ktcpvs.http.server_connection import ServerConnection
 from ktcpvs.http.service import HTTPService
@@ -73,8 +73,9 @@ class Exchange:
     """
 
     __slots__ = (
-        "_bodies", "_body_start", "_connecting", "_edits", "_http", "_is_repeatable", "_matched", "_message", "_owner", "_plain",
-        "_plain_log", "_received", "_request_id", "_started", "bytes_in", "bytes_out", "dispatcher", "response", "server", "settled",
+        "_bodies", "_body_start", "_connecting", "_edits", "_http", "_is_repeatable", "_matched", "_message", "_owner",
+        "_plain", "_plain_log", "_received", "_request_id", "_started", "bytes_in", "bytes_out", "dispatcher",
+        "response", "server", "settled",
     )  # fmt: skip
 
     def __init__(self, http: HTTPService, owner: ExchangeOwner, dispatcher: Dispatcher) -> None:
@@ -811,7 +812,8 @@ class Exchange:
             status, reason = 502, UNANSWERED  # there was a server
         later = owner.retry_after(status, retry_after)
         self._http.context.note_refusal(owner.client_name, status, reason)
-        self._send_own(self._http.context.own_responses.error(status, reason, later, location), reason, closes=status == 400)
+        closes = status == 400 or (bool(owner.pending) and self._ends_pipeline(status))
+        self._send_own(self._http.context.own_responses.error(status, reason, later, location), reason, closes)
 
     def respond(self, own: OwnResponse) -> None:
         """Respond as a rule says, without a server."""
@@ -845,6 +847,11 @@ class Exchange:
         self.message = None
         owner.transition(life.REFUSED)
         owner.refused()
+
+    def _ends_pipeline(self, status: int) -> bool:
+        """Return whether an error is the last response although more requests wait: servers could not be reached, or
+        failed. Each of these requests would be tried at all servers, and a client can send 40,000 in one MiB."""
+        return status in (502, 504) or bool(self.dispatcher.request.failed)
 
     def note_own_response(self, status: int, response: bytes) -> None:
         """Note a response of the switch itself in the access log, even if there was no valid request."""

@@ -23,8 +23,9 @@ class HTTPService:
     """context: shared by all kinds of connections. connections: to the service's servers. cache: parsed heads.
 
     retries: decides about requests that are sent again. access_log, selector, kept: of the above, which each request
-    needs. edits: of messages. https_port: where each request is redirected to; None: it is served. begin_http2: serves a client that turns
-    out to speak HTTP/2, given its stream, its address, the limits of its address and the bytes that have come.
+    needs. edits: of messages. https_port: where each request is redirected to; None: it is served. begin_http2: serves
+    a client that turns out to speak HTTP/2, given its stream, its address, the limits of its address and the bytes that
+    have come.
     """
 
     __slots__ = (

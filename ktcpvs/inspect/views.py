@@ -246,7 +246,12 @@ def _responses(counts: Mapping[tuple[str, int], int]) -> dict[str, int]:
 
 def _service_stats(live: RunningService | None) -> dict[str, Any]:
     if live is None:
-        return dict.fromkeys(COUNTS_OF_SERVICE, 0) | {"refusals": {}, "responses": {}, "handshakes": {}, "preambles": {}}
+        return dict.fromkeys(COUNTS_OF_SERVICE, 0) | {
+            "refusals": {},
+            "responses": {},
+            "handshakes": {},
+            "preambles": {},
+        }
     traffic, counters = live.traffic, live.traffic.counters
     return {
         "active": len(live.connections),

@@ -1,7 +1,7 @@
 """Actions of rules: responses that the switch gives itself, in place of a server.
 
-    use redirect [301 | 302 | 303 | 307 | 308] (URL | https)
-    use respond STATUS [TEXT | file PATH]
+use redirect [301 | 302 | 303 | 307 | 308] (URL | https)
+use respond STATUS [TEXT | file PATH]
 """
 
 from __future__ import annotations

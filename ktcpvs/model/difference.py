@@ -122,8 +122,8 @@ def _rules(before: list[Described], after: list[Described]) -> Iterator[str]:
 
 
 def _rule_use(rule: Described) -> str:
-    """Return what a rule does: its action, or its servers, and its modifiers. A daemon of an older version describes rules without
-    actions."""
+    """Return what a rule does: its action, or its servers, and its modifiers. A daemon of an older version describes
+    rules without actions and modifiers."""
     modifiers = rule.get("modifiers") or ""
     behind = modifiers and f", {modifiers}"
     if rule.get("action") is not None:

@@ -1,6 +1,6 @@
 """Error pages of a service: files that the switch responds with where it would give a text of its own.
 
-    error_page = 502 503 504 /etc/ktcpvs/sorry.html
+error_page = 502 503 504 /etc/ktcpvs/sorry.html
 """
 
 from __future__ import annotations

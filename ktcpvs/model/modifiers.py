@@ -1,7 +1,7 @@
 """Modifiers of a rule: what changes in the requests that it takes, and in their responses.
 
-    rate 5/m [burst 10] [client | header NAME | cookie NAME]
-    request_header NAME VALUE  response_header NAME VALUE  strip_prefix /admin  rewrite "^/old/(.*)" "/new/{1}"
+rate 5/m [burst 10] [client | header NAME | cookie NAME]
+request_header NAME VALUE  response_header NAME VALUE  strip_prefix /admin  rewrite "^/old/(.*)" "/new/{1}"
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class Rewrite:
         groups = check_pattern(self.pattern)
         if self.template.groups > groups:
             raise BadPattern(
-                f"rewrite '{shorten(self.replacement, 60)}': unknown variable '{self.template.groups}': the pattern has "
-                f"{groups} groups"
+                f"rewrite '{shorten(self.replacement, 60)}': unknown variable '{self.template.groups}': the pattern "
+                f"has {groups} groups"
             )
 
     def __str__(self) -> str:
@@ -96,7 +96,9 @@ def _check_prefix(instance: object, attribute: object, value: str | None) -> Non
     if not value.startswith("/") or value == "/" or not value.isprintable() or {"?", "#", "%", " "} & set(value):
         raise BadValue(f"strip_prefix '{shorten(value, 60)}': expected the beginning of a path (example: /admin)")
     if {"", ".", ".."} & set(value.removesuffix("/").split("/")[1:]):
-        raise BadValue(f"strip_prefix '{shorten(value, 60)}': no request has this path, since it is compared without . ..")
+        raise BadValue(
+            f"strip_prefix '{shorten(value, 60)}': no request has this path, since it is compared without . .."
+        )
 
 
 @frozen(cache_hash=True)
@@ -206,11 +208,11 @@ def _is_end(token: Token) -> bool:
 
 def _with(before: Modifiers, kind: str, values: Sequence[str]) -> Modifiers:
     if kind in (REQUEST_HEADER, RESPONSE_HEADER):
-        name = f"{kind}s"
-        edits = (*getattr(before, name), HeaderEdit(*values))
+        is_request = kind == REQUEST_HEADER
+        edits = (*(before.request_headers if is_request else before.response_headers), HeaderEdit(*values))
         if len(edits) > MAX_EDITS:
             raise BadValue(f"{kind}: a rule has at most {MAX_EDITS} edits")
-        return evolve(before, **{name: edits})
+        return evolve(before, request_headers=edits) if is_request else evolve(before, response_headers=edits)
     if getattr(before, kind) is not None:
         raise BadValue(f"{kind} appears a second time")
     if kind == STRIP_PREFIX:

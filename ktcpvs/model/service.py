@@ -153,8 +153,8 @@ class Rule:
 
     pattern: the pattern that is searched in the target, or the text of other conditions (model.conditions). match: the
     number (0..10) of the pattern's group whose text schedulers hash; None if no number was given. name: identifies the
-    rule; None: its conditions do. action: None: there are servers; else there are none. modifiers: what changes in requests and
-    responses.
+    rule; None: its conditions do. action: None: there are servers; else there are none. modifiers: what changes in
+    requests and responses.
     """
 
     pattern: str = field(converter=normalized_text)
@@ -374,8 +374,8 @@ class VirtualService:
     request_header: tuple[str, ...] = option(
         read_header_edit,
         (),
-        "a header field to set (NAME VALUE), to add (+NAME VALUE) or to remove (NAME and an empty value) in requests to "
-        "servers, for schedulers that decide per request",
+        "a header field to set (NAME VALUE), to add (+NAME VALUE) or to remove (NAME and an empty value) in requests "
+        "to servers, for schedulers that decide per request",
         check=header_edits,
         is_phrase=True,
         repeats=True,
@@ -728,8 +728,8 @@ class VirtualService:
         known = self.rule(reference)
         if address is None and known.action is None:
             raise NoSuchServer(
-                f"rule '{shorten(known.label)}' uses servers: name the one to remove ({known.servers[0]}); the last one "
-                "removes the rule"
+                f"rule '{shorten(known.label)}' uses servers: name the one to remove ({known.servers[0]}); the last "
+                "one removes the rule"
             )
         if address is not None and address not in known.servers:
             raise NoSuchServer(f"rule '{shorten(known.label)}' does not use server {address}")

@@ -60,7 +60,9 @@ def read_template(text: str, known: Collection[str] = VARIABLES) -> Template:
             continue
         name = found[1]
         if name is None:
-            raise BadValue(f"'{shorten(text[found.start() :], 40)}': missing }} after a variable; a brace is written {{{{")
+            raise BadValue(
+                f"'{shorten(text[found.start() :], 40)}': missing }} after a variable; a brace is written {{{{"
+            )
         if name not in known and name not in GROUPS:
             raise BadValue(f"unknown variable {unknown(name, known, 40)}")
         if literal:

@@ -50,8 +50,8 @@ FORWARDING_OPTIONS = (
     "client_cert_header",
 )
 REQUEST_OPTIONS = (
-    "request_header", "response_header", "keepalive_timeout", "response_timeout", "first_byte_timeout", "body_size", "http2",
-    "upgrade",
+    "request_header", "response_header", "keepalive_timeout", "response_timeout", "first_byte_timeout", "body_size",
+    "http2", "upgrade",
 )  # fmt: skip
 PROXY_OPTIONS = ("trusted_proxies", "trusted_header")
 HELLO_OPTIONS = ("not_tls", "starttls")
@@ -208,6 +208,12 @@ def _about_scheduler(
             yield f"weights have no effect, except 0: {word} ignores them; {others}", (*about, WEIGHT)
         if service.slow_start:
             yield f"slow_start has no effect: {word} ignores weights; {others}", (*about, "slow_start")
+    yield from _about_unit(service, scheduler, installed)
+
+
+def _about_unit(service: VirtualService, scheduler: ISchedulerFactory, installed: Installed) -> Iterator[_Found]:
+    """Warn of options about what the scheduler does not read or change."""
+    name = f"scheduler {service.scheduler}"
     if scheduler.unit != EACH_REQUEST and (given := _given(service, FORWARDING_OPTIONS)):
         others = _choosers(installed, (EACH_REQUEST,), "add", "header fields")
         yield f"{_have(given)} no effect: {name} passes requests on unchanged; {others}", ("scheduler", *given)
@@ -239,7 +245,8 @@ def _about_options(service: VirtualService) -> Iterator[_Found]:
         yield f"{_have(given)} no effect with eject = 0", ("eject", *given)
     if service.client_rate == NO_RATE and (given := _given(service, ("client_burst",))):
         yield f"{_have(given)} no effect without client_rate", ("client_rate", *given)
-    if not _given(service, CLIENT_LIMITS) and (given := _given(service, ("client_ipv6",))):
+    has_rates = any(rule.modifiers.rate is not None for rule in service.rules)
+    if not has_rates and not _given(service, CLIENT_LIMITS) and (given := _given(service, ("client_ipv6",))):
         yield f"{_have(given)} no effect without one of {', '.join(CLIENT_LIMITS)}", (*CLIENT_LIMITS, *given)
 
 
@@ -308,8 +315,8 @@ def _about_redirects(service: VirtualService) -> Iterator[_Found]:
     ]
     if endless:
         yield (
-            f"rule {_some(endless)} redirects clients that speak TLS to the same URL again; with the condition 'not tls' "
-            "it leaves them alone",
+            f"rule {_some(endless)} redirects clients that speak TLS to the same URL again; with the condition "
+            "'not tls' it leaves them alone",
             (WHOLE,),
         )
 

@@ -1,4 +1,4 @@
-"""How connections of PostgreSQL begin: a client asks for TLS before it sends a ClientHello.
+"""The beginning of connections of PostgreSQL: a client asks for TLS before it sends a ClientHello.
 
 The packets are those of the manual, "Frontend/Backend Protocol", sections "SSL Session Encryption" and "Message
 Formats". Clients of version 17 may leave the request out (`sslnegotiation=direct`).

@@ -242,4 +242,4 @@ _EXTRAS: dict[str, Callable[[Request], Hashable]] = {
     kinds.TLS: lambda request: request.is_tls,
     kinds.SNI: lambda request: request.sni,
 }
-"""What a request is cached under besides its method, target and header lines, where a rule has that condition."""
+"""The parts of a request's cache key besides its method, target and header lines, where a rule has that condition."""

@@ -1,4 +1,4 @@
-"""How connections to the servers of a service are made, from its configuration and the files that it names."""
+"""Options of the connections to the servers of a service, from its configuration and the files that it names."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from ktcpvs.system.tls_contexts import ClientTLS
 
 @frozen
 class ConnectionOptions:
-    """How connections to a server are made. tls: None: without TLS. proxy: the version of the PROXY protocol that tells
+    """Options of connections to a server. tls: None: without TLS. proxy: the version of the PROXY protocol that tells
     the server who the client is, v1 or v2; or OFF."""
 
     tls: ClientTLS | None = None

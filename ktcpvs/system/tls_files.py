@@ -39,7 +39,7 @@ class Authorities:
 
 
 Contents: TypeAlias = "tuple[ServerCertificate, ...] | Authorities"
-"""What was read from a file: certificates, or CAs."""
+"""The content of a file: certificates, or CAs."""
 
 
 class FileAccess(Protocol):

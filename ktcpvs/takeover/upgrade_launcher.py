@@ -16,7 +16,7 @@ from ktcpvs.system.notify import SOCKET, Notifier
 OPTION = "--takeover"
 
 START_FOLDER = os.getcwd()
-"""Where this program was started; twistd may have changed to another folder since (--rundir)."""
+"""The folder in which this program was started; twistd may have changed to another folder since (--rundir)."""
 
 
 class UpgradeLauncher(ProcessProtocol):

@@ -92,7 +92,7 @@ class SSLRequestAttempt:
 
 
 def _meaning(answer: bytes) -> str:
-    """What an answer that does not allow TLS says."""
+    """The text of an answer that does not allow TLS."""
     if answer == DENY:
         return "the server does not speak TLS (ssl = off in postgresql.conf)"
     if answer.startswith(ACCEPT):

@@ -385,7 +385,8 @@ INVALID = [
     (["--explain", "-ix", "-P", "http"], "port 'http': not a number"),
     (
         ["--add-rule", "-ix", "path", "/a"],
-        "You need to supply the 'real-server' option for the 'add-rule' command, or an action (example: use respond 403)",
+        "You need to supply the 'real-server' option for the 'add-rule' command, "
+        "or an action (example: use respond 403)",
     ),
     (
         ["--add-rule", "-ix", "path", "/a", "use"],

@@ -114,7 +114,7 @@ def test_a_file_is_checked_without_a_daemon(daemon: Daemon, tmp_path: Path) -> N
     assert daemon.adm("--check", site).stderr == ""
     site.write_text(text.replace("-> respond 503", "-> respond 403"))
     done = daemon.adm("--check", site, check=False)
-    assert 'test "GET /" -> respond 403 fails: respond: rule 3 \'.*\', respond 503' in done.stderr
+    assert "test \"GET /\" -> respond 403 fails: respond: rule 3 '.*', respond 503" in done.stderr
     site.write_text(text.replace("https://h/new/x", "https://h/new/y"))
     done = daemon.adm("--check", site, check=False)
     assert "fails: respond: rule 1 'old', redirect 301 to https://h/new/x" in done.stderr

@@ -35,7 +35,7 @@ TIMES = ("time", "client", "connect", "first", "total", "service")
 """Fields of the access log that differ between two equal requests."""
 
 WHOLE, SHORT, EXTRA = "whole", "short", "extra"
-"""How a response ends: as its head says, by a FIN in the middle, with bytes that belong to nothing."""
+"""The end of a response: as its head says, by a FIN in the middle, with bytes that belong to nothing."""
 
 
 @frozen

@@ -66,7 +66,7 @@ def traced(make_daemon: Callable[..., Daemon], trace: Path) -> Daemon:
 
 
 def calls_in(lines: list[str]) -> Counter[str]:
-    """How often each system call occurs, without waits, and without accepts that find nobody, which end a batch."""
+    """Count each system call, without waits, and without accepts that find nobody, which end a batch."""
     calls: Counter[str] = Counter()
     for line in lines:
         found = re.match(r"\d+ +(\w+)\(", line)

@@ -71,7 +71,7 @@ class Edge:
         return ssl.create_default_context(cafile=self.authority.pem)
 
     def joined(self, relay: str) -> int:
-        """How many connections this relay has carried."""
+        """The number of connections that this relay has carried."""
         return int(self.daemon.stats(relay)["stats"]["relay"]["joined"][relay])
 
 

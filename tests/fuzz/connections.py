@@ -303,7 +303,7 @@ def _requests_of(said: bytes, heard: bytes, told: bool) -> list[Asked]:
 
 
 def _h11_end(data: bytes) -> int | None:
-    """Where the first request ends for h11; the length of `data` when it has not ended; None: h11 refuses it."""
+    """Return the end of the first request for h11; the length of `data` when it has not ended; None: h11 refuses it."""
     server = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
     server.receive_data(data)
     try:

@@ -110,7 +110,7 @@ def _one_reading(request: Request) -> None:
 
 
 def _added(request: Request, is_whole: bool) -> int:
-    """How many lines the framing and TE take."""
+    """The number of lines that the framing and TE take."""
     has_length = request.length is None and (not is_whole or request.method in (b"POST", b"PUT", b"PATCH"))
     return has_length + 2 * request.has_trailers
 
@@ -150,7 +150,7 @@ def _seen(event: Any) -> tuple[object, ...]:
 
 
 def http2_server(data: bytes) -> None:
-    """What a client sends behind its preface: the same events and output however it is split; h2 sees the same."""
+    """The bytes of a client behind its preface give the same events however they are split; h2 sees the same."""
     outcome = only([_drive(Server(LIMITS), PREFACE + data, size) for size in SIZES])
     assert isinstance(outcome, tuple)
     events, _, is_over = outcome
@@ -187,7 +187,7 @@ def _h2_sees_the_same(data: bytes, events: tuple[Any, ...]) -> None:
 
 
 def http2_client(data: bytes) -> None:
-    """What a server sends to a client with three requests: the same events and output however it is split."""
+    """The bytes of a server to a client with three requests give the same events and output however it is split."""
 
     def end() -> Client:
         client = Client(LIMITS)

@@ -229,7 +229,7 @@ def chunks(data: bytes) -> None:
 
 
 def _plain_end(data: bytes) -> tuple[int, bytes]:
-    """Where a chunked body ends, and its content, read in the simplest way."""
+    """Return the end of a chunked body, and its content, read in the simplest way."""
     position, content = 0, b""
     while True:
         line_end = data.index(b"\r\n", position)

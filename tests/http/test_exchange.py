@@ -1068,6 +1068,31 @@ def test_any_number_of_pipelined_requests_may_be_refused_at_once(make: Make) -> 
     assert client.heard() == answer()
 
 
+@pytest.mark.parametrize("fault", ["refuses", "resets", "is silent", "is unreadable"])
+def test_a_failure_of_servers_is_the_last_response_of_a_pipeline(make: Make, fault: str) -> None:
+    """The other requests would be tried at all servers too: work without end for a few bytes of the client."""
+    world = make(settings="response_timeout = 5")
+    client = world.client()
+    client.says(get("/a") * 1000)
+    if fault == "refuses":
+        world.refuses(A)
+    else:
+        server = world.accepts(A)
+        if fault == "resets":
+            server.resets()
+            world.refuses_all()
+        elif fault == "is silent":
+            world.passes(20)
+        else:
+            server.says(b"nonsense\r\n\r\n")
+    world.turns(10)
+    heard = client.heard()
+    assert heard.count(b"HTTP/1.1 ") == 1
+    assert heard.startswith(b"HTTP/1.1 504 " if fault == "is silent" else b"HTTP/1.1 50")
+    assert b"\r\nConnection: close\r\n" in heard
+    assert world.called() == []
+
+
 @pytest.mark.parametrize("last", ["the client's", "the switch's"])
 def test_a_slow_client_gets_the_whole_of_its_last_answer(make: Make, last: str) -> None:
     """A reset would destroy what the system has not sent yet."""

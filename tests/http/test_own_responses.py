@@ -15,6 +15,7 @@ from ktcpvs.dispatch.access_log import AccessLogWriter
 from ktcpvs.http.client_connection import MAX_REQUESTS_PER_TURN
 from ktcpvs.inspect.views import Views
 from ktcpvs.model import exchange as life
+from ktcpvs.model.edits import AddRule, EditRule, EditService
 from ktcpvs.protocols.http1.content_types import UNKNOWN, content_type
 
 RULES = (
@@ -44,7 +45,9 @@ def make() -> Iterator[Make]:
 
 def message(status: str, body: bytes, *lines: str) -> bytes:
     """The text of a response of the switch itself."""
-    head = "\r\n".join((f"HTTP/1.1 {status}", "Content-Type: text/plain; charset=utf-8", f"Content-Length: {len(body)}"))
+    head = "\r\n".join(
+        (f"HTTP/1.1 {status}", "Content-Type: text/plain; charset=utf-8", f"Content-Length: {len(body)}")
+    )
     return (head + "\r\n" + "".join(f"{line}\r\n" for line in lines)).encode() + b"\r\n" + body
 
 
@@ -78,7 +81,7 @@ def test_redirects_and_fixed_responses(make: Make, scheduler: str) -> None:
 
 def test_variables_have_the_values_of_the_request(make: Make) -> None:
     client = make().client()
-    client.says(get("/all?q=%41&\\\"<>"))
+    client.says(get('/all?q=%41&\\"<>'))
     location = b"Location: /http/192.0.2.1/4711/all/q=%41&%5C%22<>?/all?q=%41&%5C%22<>\r\n"
     assert location in client.heard()
 
@@ -215,8 +218,9 @@ def test_the_first_request_of_a_connection_may_be_answered(make: Make) -> None:
 
 @pytest.mark.parametrize("scheduler", ["tcp", "sni"])
 def test_a_scheduler_that_reads_no_requests_has_no_actions(make: Make, scheduler: str) -> None:
-    with pytest.raises(Exception, match=f"respond 403: scheduler {scheduler} reads no requests"):
-        make().load(f"scheduler = {scheduler}", f"server = {A}", "rule = from 10.0.0.0/8 use respond 403")
+    world = make(f"scheduler = {scheduler}", f"server = {A}")
+    why = world.refusal(AddRule("s", "from 10.0.0.0/8", action="respond 403"))
+    assert f"respond 403: scheduler {scheduler} reads no requests" in why
 
 
 # Fallback, edits, counts, logs.
@@ -300,8 +304,8 @@ def test_a_file_is_the_content_of_a_response(make: Make, tmp_path: Path) -> None
     world.load("scheduler = phttp", f"server = {A}", rule)
     assert asked(client).endswith(b"<p>again"), "even by a load that changes nothing"
     page.unlink()
-    with pytest.raises(Exception, match=r"rule 'path /x': file .*sorry\.html: No such file or directory"):
-        world.load("scheduler = phttp", f"server = {B}", rule)
+    why = world.refusal(EditRule("s", "1", action=f"respond 200 file {page}"))
+    assert why == f"service s: rule 'path /x': file {page}: No such file or directory"
     assert asked(client).endswith(b"<p>again")
 
 
@@ -314,8 +318,8 @@ def test_a_file_may_have_a_mebibyte(make: Make, tmp_path: Path) -> None:
     client.says(get("/x"))
     assert client.heard().endswith(b"\r\n\r\n" + b"x" * (1 << 20))
     page.write_bytes(b"x" * ((1 << 20) + 1))
-    with pytest.raises(Exception, match="it has 1048577 bytes, and at most 1048576 are allowed"):
-        world.load("scheduler = phttp", rule, f"server = {A}")
+    why = world.refusal(EditRule("s", "1", action=f"respond 201 file {page}"))
+    assert "it has 1048577 bytes, and at most 1048576 are allowed" in why
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe"])
@@ -325,8 +329,8 @@ def test_only_a_regular_file_is_read(make: Make, tmp_path: Path, kind: str) -> N
         path.mkdir()
     else:
         os.mkfifo(path)
-    with pytest.raises(Exception, match=r"file .*it: "):
-        make("scheduler = phttp", f"rule = path /x use respond 200 file {path}")
+    why = make().refusal(AddRule("s", "path /x", action=f"respond 200 file {path}"))
+    assert why.endswith(f"file {path}: {'Is a directory' if kind == 'folder' else 'not a regular file'}")
 
 
 @pytest.mark.parametrize(
@@ -386,9 +390,13 @@ def test_an_error_page_takes_the_place_of_the_text(make: Make, tmp_path: Path) -
         ("200 /a", "error_page = 200: expected a status from 400 to 599"),
         ("5030 /a", "error_page = 5030: expected a status from 400 to 599"),
         ("503 /a error_page = 502 503 /b", "error_page = 503: this status appears a second time"),
-        ("503 /no/such/file", "error_page: /no/such/file: No such file or directory"),
     ],
 )
 def test_a_wrong_error_page_is_refused(make: Make, value: str, why: str) -> None:
     with pytest.raises(Exception, match=why):
         make("scheduler = phttp", f"server = {A}", f"error_page = {value}")
+
+
+def test_a_missing_error_page_is_refused(make: Make) -> None:
+    why = make().refusal(EditService("s", {"error_page": ("503 /no/such/file",)}))
+    assert why == "service s: error_page: /no/such/file: No such file or directory"

@@ -155,7 +155,9 @@ def test_the_proxy_protocol_tells_the_client_without_a_port(make: Make, schedule
         f'rule = pattern ".*" use server {A}',
     )  # fmt: skip
     comes(world, PROXY).says(get("/", told(CLIENT)))
-    assert world.accepts(A).heard().startswith(b"PROXY TCP4 192.0.2.7 0.0.0.0 0 ")
+    assert world.accepts(A).heard().startswith(b"PROXY TCP4 192.0.2.7 10.0.0.1 0 12345\r\n")
+    comes(world, PROXY).says(get("/", told("2001:db8::7")))
+    assert world.accepts(A).heard().startswith(b"PROXY TCP6 2001:db8::7 :: 0 0\r\n")
 
 
 # Limits.

@@ -10,10 +10,10 @@ from hypothesis import given
 from ktcpvs.errors import BadConfiguration, BadValue, NoSuchServer, Refusal, RuleExists
 from ktcpvs.model.actions import Redirect, Respond, action_of, text_of_words
 from ktcpvs.model.address import parse_address
+from ktcpvs.model.describe import describe_rule
 from ktcpvs.model.edits import AddRule, AddServer, AddService, DeleteRule, Edit, EditRule
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write_rule
-from ktcpvs.model.describe import describe_rule
 from ktcpvs.model.service import Rule, VirtualService
 from ktcpvs.model.table import Table
 from tests.model.strategies import actions

@@ -50,7 +50,10 @@ def test_they_are_written_as_they_were_read(tests: list[Expectation]) -> None:
         ({"request": "GET /", "headers": ("A: b\r\nC: d",), "servers": (A,)}, 'expected "NAME: VALUE"'),
         ({"request": "GET /", "client": "me", "servers": (A,)}, "expected an IP address"),
         ({"request": "GET /"}, "expected servers, redirect, respond or nobody after ->"),
-        ({"request": "GET /", "servers": (A,), "outcome": "nobody"}, "expected servers, redirect, respond or nobody after ->"),
+        (
+            {"request": "GET /", "servers": (A,), "outcome": "nobody"},
+            "expected servers, redirect, respond or nobody after ->",
+        ),
         ({"request": "GET /", "outcome": "somebody"}, "expected servers, redirect, respond or nobody after ->"),
     ],
 )

@@ -28,7 +28,7 @@ A, B = parse_address("10.0.0.1:80"), parse_address("10.0.0.2:80")
     [
         ("", NONE),
         ('request_header X-A "b"', Modifiers((HeaderEdit("X-A", "b"),))),
-        ('Request_Header X-A b', Modifiers((HeaderEdit("X-A", "b"),))),
+        ("Request_Header X-A b", Modifiers((HeaderEdit("X-A", "b"),))),
         ('response_header +Vary "Accept"', Modifiers((), (HeaderEdit("+Vary", "Accept"),))),
         ('response_header Server ""', Modifiers((), (HeaderEdit("Server", ""),))),
         ('request_header "use" "use"', Modifiers((HeaderEdit("use", "use"),))),
@@ -37,7 +37,7 @@ A, B = parse_address("10.0.0.1:80"), parse_address("10.0.0.2:80")
         ("Rate 100 Client", Modifiers(rate=Rate("100/s"))),
         ("rate 5/m burst 7 header X-Key", Modifiers(rate=Rate("5/m", 7, "header", "X-Key"))),
         ('rate 5/h "burst" 7 cookie "use"', Modifiers(rate=Rate("5/h", 7, "cookie", "use"))),
-        ('rate 5/h cookie sid strip_prefix /a', Modifiers(strip_prefix="/a", rate=Rate("5/h", 0, "cookie", "sid"))),
+        ("rate 5/h cookie sid strip_prefix /a", Modifiers(strip_prefix="/a", rate=Rate("5/h", 0, "cookie", "sid"))),
         ('strip_prefix ""', NONE),
         ('rewrite "^/old/(.*)" "/new/{1}?{query}"', Modifiers(rewrite=Rewrite("^/old/(.*)", "/new/{1}?{query}"))),
         (
@@ -142,7 +142,7 @@ def test_edits_of_modifiers() -> None:
 
 
 LINES = (
-    'name a path /a/ request_header X-A "{request_id}" response_header Server "" strip_prefix /a use server 10.0.0.1:80',
+    'name a path /a/ request_header X-A "{path}" response_header Server "" strip_prefix /a use server 10.0.0.1:80',
     'pattern "^/(b)" rewrite "^/b" "/c" match 1 use server 10.0.0.1:80',
     'pattern ".*" response_header X-B "b" use respond 404',
 )

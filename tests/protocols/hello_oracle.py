@@ -35,7 +35,7 @@ def _context() -> ssl.SSLContext:
 
 
 def seen_by_openssl(data: bytes, *protocols: str) -> Seen:
-    """What OpenSSL sees in `data`, as a server of these protocols."""
+    """Return the facts that OpenSSL sees in `data`, as a server of these protocols."""
     context, seen = _context(), Seen()
 
     def named(_object: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> None:

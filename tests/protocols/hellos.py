@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 RECORDED = Path(__file__).parent / "corpus" / "hellos"
-"""What real clients have sent."""
+"""Hellos of real clients."""
 
 SERVER_NAME, GROUPS, ALPN, VERSIONS, ECH = 0, 10, 16, 43, 0xFE0D
 

@@ -16,7 +16,7 @@ from ktcpvs.protocols.proxy_protocol import Address, ProxiedTLS, ProxyHeader, TL
 
 @dataclass
 class Seen:
-    """What the package reads in a header."""
+    """The facts that the package reads in a header."""
 
     is_local: bool
     source: Address | None
@@ -25,7 +25,7 @@ class Seen:
 
 
 def read_by_package(header: bytes) -> Seen | None:
-    """What the package reads in these bytes, which must be the header alone; None: it refuses them."""
+    """Return the facts that the package reads in these bytes, which must be the header alone; None: it refuses them."""
     version_1 = header.startswith(b"PROXY")
     try:
         result = (ProxyProtocolV1() if version_1 else ProxyProtocolV2()).unpack(header)

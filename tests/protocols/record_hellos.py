@@ -118,7 +118,7 @@ CLIENTS: dict[str, Client] = {
 
 
 def recorded(client: Client) -> bytes:
-    """What a client sends before it hears anything."""
+    """Return the bytes that a client sends before it hears anything."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(PATIENCE)
         with client(listener.getsockname()[1]):

@@ -73,7 +73,7 @@ KNOWN: dict[str, tuple[str | None, tuple[bytes, ...], tuple[int, ...]]] = {
     "python-tls12": (EXAMPLE, (), (TLS_1_2,)),
     "python-address": (None, (), NEW),
 }
-"""What the recorded hellos say: server name, protocols, versions."""
+"""The facts in the recorded hellos: server name, protocols, versions."""
 
 each_recorded = pytest.mark.parametrize("name", KNOWN)
 
@@ -246,7 +246,7 @@ def test_what_is_no_name(name: bytes) -> None:
 # What is refused: at this byte and not before it, however the bytes come.
 
 Bad = tuple[bytes, bytes, Alert]
-"""What may come, what must not follow, and the alert."""
+"""A message that may come, one that must not follow, and the alert."""
 
 
 def inside(extensions: bytes, *, missing: int = 100) -> bytes:
@@ -393,7 +393,7 @@ def test_bytes_behind_the_hello_are_left() -> None:
 
 
 def calls_of(run: Callable[[], object]) -> int:
-    """How many functions, in Python and in C, are called."""
+    """Count the functions, in Python and in C, that are called."""
     count = 0
 
     def counted(_frame: object, event: str, _argument: object) -> None:
@@ -548,7 +548,7 @@ def test_hellos_of_openssls_client(name: str | None, offered: list[str], most: s
 
 
 GROUP = extension(GROUPS, vector(2, b"\0\x17")) + extension(13, vector(2, b"\4\3"))
-"""What a hello of TLS 1.2 needs for OpenSSL to answer it, with a cipher of ECDHE-ECDSA."""
+"""The extensions without which OpenSSL does not answer a hello of TLS 1.2, with a cipher of ECDHE-ECDSA."""
 
 
 def answerable(*extensions: bytes, **fields: Any) -> bytes:

@@ -86,7 +86,7 @@ def test_the_client_is_the_last_address_that_is_no_trusted_proxy(lines: tuple[st
         "X-Forwarded: for=10.6.6.6",
         "X-Forwarded-For: 10.6.6.6",
         "X-Forwarded-For: ,",
-        "X-Forwarded-For: \"10.6.6.6",
+        'X-Forwarded-For: "10.6.6.6',
         "X-Forwarded-For: unknown",
         "X-Forwarded-For: 10.6.6.6\t",
         "X-Forwarded-For: \xff",
@@ -143,7 +143,11 @@ def test_a_forwarded_with_two_readings_is_refused(value: str) -> None:
     assert refused.value.status == 400
 
 
-@given(st.text(st.sampled_from('10.6,;:="\\ \tfor[]_X'), max_size=40), st.booleans(), st.sampled_from((X_FORWARDED_FOR, FORWARDED)))
+@given(
+    st.text(st.sampled_from('10.6,;:="\\ \tfor[]_X'), max_size=40),
+    st.booleans(),
+    st.sampled_from((X_FORWARDED_FOR, FORWARDED)),
+)
 def test_whatever_a_client_sends_its_own_address_counts(text: str, is_joined: bool, header: str) -> None:
     name, own = ("Forwarded", f"for={CLIENT}") if header == FORWARDED else ("X-Forwarded-For", CLIENT)
     lines = (f"{name}: {text}, {own}",) if is_joined else (f"{name}: {text}", f"{name}: {own}")

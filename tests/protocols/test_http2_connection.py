@@ -588,7 +588,7 @@ def test_our_initial_window_holds_once_it_is_acknowledged() -> None:
 
 
 def test_a_smaller_initial_window_does_not_leave_a_stream_closed() -> None:
-    """What was passed on before the client knew our window was little then, and is more than the window now."""
+    """Data that was passed on before the client knew our window: little then, and more than the window now."""
     server = Server(Limits(stream_window=1000, connection_window=1 << 20))
     server.receive(PREFACE + settings() + OPEN + data(1, bytes(16384)), 0)
     server.acknowledge(1, 16384)

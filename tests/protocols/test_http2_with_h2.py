@@ -58,7 +58,7 @@ THEIRS = st.fixed_dictionaries(
 
 
 class Message:
-    """What one end has received of one stream."""
+    """The part of one stream that one end has received."""
 
     def __init__(self) -> None:
         self.fields: list[tuple[bytes, bytes]] = []

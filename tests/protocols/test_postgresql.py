@@ -1,4 +1,4 @@
-"""How connections of PostgreSQL begin: which request it is, in whatever pieces it comes, and how one is refused."""
+"""The beginning of connections of PostgreSQL: recognised in whatever pieces it comes, and refused."""
 
 from __future__ import annotations
 

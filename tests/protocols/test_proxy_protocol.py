@@ -111,7 +111,7 @@ KNOWN = {
     ),
     "v2-local": ProxyHeader(2, True, None, None, NO_TLVS, 16),
 }
-"""What HAProxy's headers say."""
+"""The content of HAProxy's headers."""
 
 
 def test_every_recorded_header_is_known() -> None:

@@ -1,4 +1,4 @@
-"""Which relay a service gets, depending on what the machine supports, and when its resources are made and freed."""
+"""The choice of a relay for a service by what the machine supports, and the life of its resources."""
 
 from __future__ import annotations
 

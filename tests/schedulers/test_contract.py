@@ -78,7 +78,7 @@ def test_without_usable_servers_none_is_chosen(name: str, weights: list[int]) ->
 
 
 LOADS = st.lists(st.integers(0, 9), min_size=6, max_size=6)
-"""How many connections each server has."""
+"""The number of connections of each server."""
 
 
 @settings(deadline=None, max_examples=150)

@@ -1,4 +1,4 @@
-"""How connections to servers are made: names, files, and the refusals that name them."""
+"""Options of connections to servers: names, files, and the refusals that name them."""
 
 from __future__ import annotations
 

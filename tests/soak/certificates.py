@@ -90,7 +90,7 @@ class Run:
         wait_for(lambda: self.load.done > before + HANDSHAKES, timeout=TIMEOUT)
 
     def wrong(self) -> Iterator[str]:
-        """What was wrong, a line each."""
+        """Return the faults, a line each."""
         self.load.stop()
         yield from self.load.failures
         if unseen := self.made - self.load.serials:

@@ -25,7 +25,7 @@ MAX_RECORDS = 2000
 
 
 class Attacker(Protocol):
-    """What these kinds use of a client."""
+    """The part of a client that these kinds use."""
 
     chance: random.Random
     http: list[int]
@@ -49,7 +49,7 @@ class Secure:
         self.tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname="localhost", session=session)
 
     def flush(self) -> bytes:
-        """What is to be sent."""
+        """Return the bytes to send."""
         return self._outgoing.read()
 
     async def handshake(self) -> None:

@@ -69,7 +69,7 @@ class Connection:
         assert self.stream.is_open
 
     def records(self, data: bytes = b"") -> bytes:
-        """What the client sends for `data`, and whatever else it has to send."""
+        """Return the bytes that the client sends for `data`, and whatever else it has to send."""
         if data:
             self.client.write(data)
         return self._outgoing.read()
@@ -80,7 +80,7 @@ class Connection:
             self.settle()
 
     def hears(self) -> bytes:
-        """What the client reads."""
+        """Return the bytes that the client reads."""
         self._incoming.write(self.sent)
         self.sent.clear()
         read = b""

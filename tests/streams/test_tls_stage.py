@@ -221,10 +221,8 @@ def test_without_a_default_unknown_names_are_refused(listen: Callable[..., Liste
         context.check_hostname = False
         with listener.connect() as sock, pytest.raises(ssl.SSLError, match=r"(?i)unrecognized.name"):
             TLSPeer(sock, context, server_name=name)
-    assert listener.refusals == [
-        "TLS: the client asks for a server name without certificate",
-        "TLS: the client asks for no server name",
-    ]
+    reasons = ["TLS: the client asks for a server name without certificate", "TLS: the client asks for no server name"]
+    wait_for(lambda: listener.refusals == reasons)
 
 
 # Client certificates.
@@ -378,7 +376,7 @@ def test_plain_http(listen: Callable[..., Listener]) -> None:
         response = read_all(sock)
     assert response.startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert b"https://" in response
-    assert listener.refusals == ["TLS: plain HTTP"]
+    wait_for(lambda: listener.refusals == ["TLS: plain HTTP"])
     wait_for(lambda: listener.gone_count == 1)
 
 
@@ -427,7 +425,8 @@ def test_other_protocols_and_versions(listen: Callable[..., Listener]) -> None:
         TLSPeer(sock, context)
     with listener.connect() as sock, pytest.raises(ssl.SSLError, match=r"(?i)protocol.version"):
         TLSPeer(sock, client_context(ssl.TLSVersion.TLSv1_2))
-    assert listener.refusals == ["TLS: the client speaks none of the protocols", "TLS: unsupported protocol"]
+    reasons = ["TLS: the client speaks none of the protocols", "TLS: unsupported protocol"]
+    wait_for(lambda: listener.refusals == reasons)
 
 
 # Peers that other people wrote.

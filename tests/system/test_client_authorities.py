@@ -24,7 +24,7 @@ def server_context(certificate: Path, *authorities: Authority) -> ssl.SSLContext
 
 
 def first_flight(context: ssl.SSLContext) -> bytes:
-    """What a server says before its client has shown anything."""
+    """Return the bytes of a server before its client has shown anything."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client = trusting.wrap_bio(to_client, to_server, server_hostname="localhost")

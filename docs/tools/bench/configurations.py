@@ -102,7 +102,7 @@ HAPROXY_LOGS = {
         r"\"ending\":\"%ts\"}"
     ),
 }
-"""What the switch's own formats say, in HAProxy's words. It writes each line by itself, to a file here."""
+"""The switch's own formats, in HAProxy's words. It writes each line by itself, to a file here."""
 
 HAPROXY = """\
 global
@@ -216,8 +216,8 @@ NGINX_JSON = """log_format json escape=json '{"time":"$time_iso8601","client":"$
 
 
 def nginx(folder: str, body: str, user: str, connections: int, workers: int = 1, log: str = "access_log off;") -> str:
-    """What every nginx here has. user: the line that says as whom its workers run, or an empty one. log: the lines that
-    say what is logged."""
+    """The part that every nginx here has. user: the line that says as whom its workers run, or an empty one. log: the
+    lines that say what is logged."""
     return NGINX.format(
         folder=folder,
         body=body,
@@ -282,5 +282,5 @@ def nginx_servers(listens: tuple[tuple[str, ...], ...], files: str, certificate:
 
 
 def answer(number: int) -> str:
-    """What the real server with this place in the list says."""
+    """Return the response of the real server with this place in the list."""
     return ANSWER.format("abcdefghijklmnopqrstuvwxyz"[number])

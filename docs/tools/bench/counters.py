@@ -1,4 +1,4 @@
-"""What the kernel counts: the CPU time of a program with all its processes, of a core, and memory. See proc(5)."""
+"""The kernel's counters: the CPU time of a program with all its processes, of a core, and memory. See proc(5)."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _field(path: Path, name: str) -> int:
 
 
 def memory_of(pid: int) -> Memory:
-    """What a program has now."""
+    """Read the counters of a program."""
     folders = [PROC / str(member) for member in family(pid)]
     return Memory(
         sum(_field(folder / "status", "VmRSS") for folder in folders),

@@ -79,7 +79,7 @@ def as_json(results: Results) -> str:
 
 
 def from_text(text: str) -> Results:
-    """What `as_json` wrote. Raises ValueError, KeyError or TypeError when it is something else."""
+    """Read the text that `as_json` wrote. Raises ValueError, KeyError or TypeError when it is something else."""
     content: dict[str, Any] = json.loads(text)
     return Results(content["machine"], {one["letter"]: from_json(one) for one in content["scenarios"]})
 
@@ -116,7 +116,7 @@ def table(case: Case, wanted: Sequence[str]) -> list[str]:
 
 
 def goal_line(goal: Goal) -> str:
-    """What was to be reached, and whether it was."""
+    """Return the goals, and whether they were reached."""
     sign = "at most" if goal.at_most else "at least"
     unit = f" {goal.unit}" if goal.unit else ""
     verdict = "reached" if goal.reached else "**not reached**"

@@ -1,4 +1,4 @@
-"""What ends a benchmark: figures are worth nothing when something was wrong, so nothing is passed over."""
+"""An error that ends a benchmark: figures are worth nothing when something was wrong, so nothing is passed over."""
 
 from __future__ import annotations
 

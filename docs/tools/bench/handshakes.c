@@ -11,23 +11,19 @@
  */
 
 #define _GNU_SOURCE
+#define PROGRAM "handshakes"
 #include <arpa/inet.h>
-#include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <strings.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
-enum { MAX_RESPONSE = 8192, MAX_EVENTS = 256, PATIENCE_SECONDS = 10, MAX_CONNECTIONS_PER_SECOND = 50000 };
+#include "load.h"
+
+enum { MAX_EVENTS = 256, PATIENCE_SECONDS = 10, MAX_CONNECTIONS_PER_SECOND = 50000 };
 
 typedef enum { HANDSHAKE, RESPONSE } Stage;
 
@@ -41,11 +37,6 @@ typedef struct {
     char response[MAX_RESPONSE + 1];
 } Slot;
 
-typedef struct {
-    const char *bytes;
-    size_t length;
-} Request;
-
 static SSL_CTX *context;
 static struct sockaddr_in address;
 static int poll_fd, is_resuming;
@@ -54,50 +45,13 @@ static size_t kinds, sent, answered, resumed;
 static float *latencies;
 static size_t most;
 
-static void fail(const char *what)
+/* Fail with OpenSSL's reason, if there is one. */
+static void fail_tls(const char *what)
 {
     unsigned long code = ERR_get_error();
-    fprintf(stderr, "handshakes: %s%s%s\n", what, code ? ": " : "", code ? ERR_reason_error_string(code) : "");
-    exit(1);
-}
-
-static void *allocate(size_t count, size_t size)
-{
-    void *memory = calloc(count ? count : 1, size);
-    if (memory == NULL)
-        fail("out of memory");
-    return memory;
-}
-
-static uint64_t now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
-}
-
-static size_t read_requests(const char *path)
-{
-    FILE *file = fopen(path, "rb");
-    if (file == NULL || fseek(file, 0, SEEK_END) != 0)
-        fail("cannot read the requests");
-    long size = ftell(file);
-    rewind(file);
-    char *bytes = allocate((size_t)size + 1, 1);
-    if (fread(bytes, 1, (size_t)size, file) != (size_t)size)
-        fail("cannot read the requests");
-    fclose(file);
-    size_t count = 0, number = 0;
-    for (long i = 0; i < size; i++)
-        count += bytes[i] == '\0';
-    if (count == 0)
-        fail("there are no requests");
-    requests = allocate(count, sizeof(Request));
-    for (const char *begin = bytes; number < count; number++) {
-        requests[number] = (Request){begin, strlen(begin)};
-        begin += strlen(begin) + 1;
-    }
-    return count;
+    if (code)
+        fprintf(stderr, PROGRAM ": %s\n", ERR_reason_error_string(code));
+    fail(what);
 }
 
 /* A session that the server has given: the slot keeps the last one. */
@@ -121,11 +75,11 @@ static void begin(Slot *slot)
     setsockopt(slot->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     slot->tls = SSL_new(context);
     if (slot->tls == NULL || !SSL_set_fd(slot->tls, slot->fd) || !SSL_set_tlsext_host_name(slot->tls, "localhost"))
-        fail("no TLS object");
+        fail_tls("no TLS object");
     SSL_set_app_data(slot->tls, slot);
     if (slot->session != NULL) {
         if (!SSL_set_session(slot->tls, slot->session))
-            fail("a session cannot be offered");
+            fail_tls("a session cannot be offered");
         SSL_SESSION_free(slot->session);
         slot->session = NULL;
     }
@@ -148,29 +102,6 @@ static void end(Slot *slot)
     slot->fd = -1;
 }
 
-/* The value of Content-Length. The head ends with a NUL. */
-static size_t length_of_body(const char *head)
-{
-    for (const char *line = strstr(head, "\r\n"); line != NULL; line = strstr(line + 2, "\r\n"))
-        if (strncasecmp(line + 2, "content-length:", 15) == 0)
-            return strtoul(line + 17, NULL, 10);
-    fail("a response has no Content-Length");
-    return 0;
-}
-
-static void look_at_head(Slot *slot)
-{
-    slot->response[slot->received] = '\0';
-    char *head_end = strstr(slot->response, "\r\n\r\n");
-    if (slot->whole || head_end == NULL)
-        return;
-    if (strncmp(slot->response, "HTTP/1.1 200 ", 13) != 0)
-        fail(slot->response);
-    head_end[2] = '\0';
-    slot->whole = (size_t)(head_end - slot->response) + 4 + length_of_body(slot->response);
-    head_end[2] = '\r';
-}
-
 /* Read what there is. Returns 1 when the server has closed the connection behind a whole response. */
 static int receive(Slot *slot)
 {
@@ -178,7 +109,9 @@ static int receive(Slot *slot)
         int count = SSL_read(slot->tls, slot->response + slot->received, (int)(MAX_RESPONSE - slot->received));
         if (count > 0) {
             slot->received += (size_t)count;
-            look_at_head(slot);
+            slot->response[slot->received] = '\0';
+            if (!slot->whole)
+                slot->whole = response_size(slot->response);
             if (slot->whole && slot->received > slot->whole)
                 fail("there is more than a response");
             continue;
@@ -204,7 +137,7 @@ static int go_on(Slot *slot)
                 return 0;
             if (error == SSL_ERROR_SYSCALL && (errno == ENOTCONN || errno == EAGAIN))
                 return 0; /* the socket is not connected yet */
-            fail("a handshake has failed");
+            fail_tls("a handshake has failed");
         }
         const Request *request = &requests[sent++ % kinds];
         if (SSL_write(slot->tls, request->bytes, (int)request->length) != (int)request->length)
@@ -214,18 +147,12 @@ static int go_on(Slot *slot)
     return receive(slot);
 }
 
-static int compare(const void *left, const void *right)
-{
-    float a = *(const float *)left, b = *(const float *)right;
-    return (a > b) - (a < b);
-}
-
 static void make_context(void)
 {
     context = SSL_CTX_new(TLS_client_method());
     if (context == NULL || !SSL_CTX_set_min_proto_version(context, TLS1_3_VERSION) ||
         !SSL_CTX_set_ciphersuites(context, "TLS_AES_128_GCM_SHA256") || !SSL_CTX_set1_groups_list(context, "X25519"))
-        fail("no TLS context");
+        fail_tls("no TLS context");
     SSL_CTX_set_verify(context, SSL_VERIFY_NONE, NULL);
     SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
     SSL_CTX_sess_set_new_cb(context, keep_session);
@@ -243,7 +170,7 @@ int main(int argc, char **argv)
     if (count == 0 || seconds <= 0)
         fail("CONNECTIONS and SECONDS must be positive");
     is_resuming = strcmp(argv[5], "resumed") == 0;
-    kinds = read_requests(argv[2]);
+    kinds = read_requests(argv[2], &requests);
     address = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(argv[1]))};
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     most = (size_t)(MAX_CONNECTIONS_PER_SECOND * seconds) + count;
@@ -276,8 +203,6 @@ int main(int argc, char **argv)
         }
     }
     printf("requests %zu\nresumed %zu\nseconds %.6f\n", answered, resumed, (double)(at - start) / 1e9);
-    qsort(latencies, answered, sizeof *latencies, compare);
-    printf("latency p50 %.1f p99 %.1f max %.1f\n", (double)latencies[answered / 2],
-           (double)latencies[answered * 99 / 100], (double)latencies[answered - 1]);
+    print_percentiles("latency", latencies, answered);
     return 0;
 }

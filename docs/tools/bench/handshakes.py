@@ -42,7 +42,7 @@ def build(folder: Path) -> Path:
 
 
 def read(text: str) -> HandshakeReport:
-    """What the load printed. Raises Failure when the text is not the load's."""
+    """Read the output of the load. Raises Failure when the text is not the load's."""
     found = re.search(r"^requests (\d+)\nresumed (\d+)\nseconds ([\d.]+)\nlatency .*p99 ([\d.]+)", text, re.MULTILINE)
     if not found or not int(found[1]):
         raise Failure(f"the load of handshakes has not measured: {text}")

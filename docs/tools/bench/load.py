@@ -32,8 +32,8 @@ def _seconds(text: str) -> float:
 
 
 def read(text: str) -> Report:
-    """What wrk --latency said. Raises Failure when an answer was wrong or a connection broke, and when the text is not
-    wrk's."""
+    """Read the output of wrk --latency. Raises Failure when an answer was wrong or a connection broke, and when the
+    text is not wrk's."""
     for line in text.splitlines():
         if "Non-2xx" in line or "Socket errors" in line:
             raise Failure(f"wrk: {line.strip()}\n{text}")

@@ -32,7 +32,7 @@ def _first(pattern: str, text: str) -> str:
 
 
 def describe() -> dict[str, str]:
-    """What the figures depend on. Raises Failure when a program that is needed is missing."""
+    """The facts on which the figures depend. Raises Failure when a program that is needed is missing."""
     everywhere = os.sched_getaffinity(0)
     haproxy = output_of([program("haproxy"), "-v"], everywhere)
     nginx = output_of([program("nginx"), "-v"], everywhere)

@@ -11,22 +11,18 @@
  */
 
 #define _GNU_SOURCE
+#define PROGRAM "open_loop"
 #include <arpa/inet.h>
-#include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <strings.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
-enum { MAX_RESPONSE = 8192, MAX_EVENTS = 256, PATIENCE_SECONDS = 10, MAX_REQUESTS_PER_SECOND = 500000 };
+#include "load.h"
+
+enum { MAX_EVENTS = 256, PATIENCE_SECONDS = 10, MAX_REQUESTS_PER_SECOND = 500000 };
 
 typedef struct {
     int fd;
@@ -34,57 +30,6 @@ typedef struct {
     size_t received;
     char response[MAX_RESPONSE + 1];
 } Connection;
-
-typedef struct {
-    const char *bytes;
-    size_t length;
-} Request;
-
-static void fail(const char *what)
-{
-    fprintf(stderr, "open_loop: %s\n", what);
-    exit(1);
-}
-
-static void *allocate(size_t count, size_t size)
-{
-    void *memory = calloc(count ? count : 1, size);
-    if (memory == NULL)
-        fail("out of memory");
-    return memory;
-}
-
-static uint64_t now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
-}
-
-/* Read the file of requests. Returns how many there are. */
-static size_t read_requests(const char *path, Request **requests)
-{
-    FILE *file = fopen(path, "rb");
-    if (file == NULL || fseek(file, 0, SEEK_END) != 0)
-        fail("cannot read the requests");
-    long size = ftell(file);
-    rewind(file);
-    char *bytes = allocate((size_t)size + 1, 1);
-    if (fread(bytes, 1, (size_t)size, file) != (size_t)size)
-        fail("cannot read the requests");
-    fclose(file);
-    size_t count = 0, number = 0;
-    for (long i = 0; i < size; i++)
-        count += bytes[i] == '\0';
-    if (count == 0)
-        fail("there are no requests");
-    *requests = allocate(count, sizeof(Request));
-    for (const char *begin = bytes; number < count; number++) {
-        (*requests)[number] = (Request){begin, strlen(begin)};
-        begin += strlen(begin) + 1;
-    }
-    return count;
-}
 
 static int connect_to(int port)
 {
@@ -105,16 +50,6 @@ static void send_request(const Connection *connection, const Request *request)
         fail(sent < 0 ? strerror(errno) : "a request was not sent whole");
 }
 
-/* The value of Content-Length. The head ends with a NUL. */
-static size_t length_of_body(const char *head)
-{
-    for (const char *line = strstr(head, "\r\n"); line != NULL; line = strstr(line + 2, "\r\n"))
-        if (strncasecmp(line + 2, "content-length:", 15) == 0)
-            return strtoul(line + 17, NULL, 10);
-    fail("a response has no Content-Length");
-    return 0;
-}
-
 /* Receive what there is. Returns 1 when the response is complete. */
 static int receive(Connection *connection)
 {
@@ -126,38 +61,10 @@ static int receive(Connection *connection)
         fail(count < 0 ? strerror(errno) : "a connection was closed, or a response is too long");
     connection->received += (size_t)count;
     connection->response[connection->received] = '\0';
-    char *end = strstr(connection->response, "\r\n\r\n");
-    if (end == NULL)
-        return 0;
-    if (strncmp(connection->response, "HTTP/1.1 200 ", 13) != 0)
-        fail(connection->response);
-    end[2] = '\0';
-    size_t whole = (size_t)(end - connection->response) + 4 + length_of_body(connection->response);
-    end[2] = '\r';
-    if (connection->received > whole)
+    size_t size = response_size(connection->response);
+    if (size && connection->received > size)
         fail("there is more than a response");
-    return connection->received == whole;
-}
-
-static int compare(const void *left, const void *right)
-{
-    float a = *(const float *)left, b = *(const float *)right;
-    return (a > b) - (a < b);
-}
-
-static void print_percentiles(const char *name, float *values, size_t count)
-{
-    static const struct {
-        const char *name;
-        double part;
-    } wanted[] = {{"p50", 0.5}, {"p90", 0.9}, {"p99", 0.99}, {"p999", 0.999}, {"max", 1.0}};
-    qsort(values, count, sizeof *values, compare);
-    printf("%s", name);
-    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
-        size_t place = (size_t)(wanted[i].part * (double)count);
-        printf(" %s %.1f", wanted[i].name, (double)values[place < count ? place : count - 1]);
-    }
-    printf("\n");
+    return size && connection->received == size;
 }
 
 static Connection *connections;

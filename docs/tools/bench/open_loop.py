@@ -34,7 +34,7 @@ def build(folder: Path) -> Path:
 
 
 def read(text: str) -> OpenReport:
-    """What the load printed. Raises Failure when the text is not the load's."""
+    """Read the output of the load. Raises Failure when the text is not the load's."""
     total = re.search(r"^requests (\d+)\nseconds ([\d.]+)$", text, re.MULTILINE)
     found = {
         name: {key: float(value) / 1e6 for key, value in re.findall(r"(\w+) ([\d.]+)", values)}

@@ -1,4 +1,4 @@
-"""What the page opens with: the ratios of realistic work as one chart, what is ahead, and what is behind."""
+"""The opening of the page: the ratios of realistic work as one chart, what is ahead, and what is behind."""
 
 from __future__ import annotations
 

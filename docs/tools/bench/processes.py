@@ -102,7 +102,7 @@ def running(command: list[str], cores: set[int], log: Path, nice: int = 0, **opt
 
 
 def output_of(command: list[str], cores: set[int], seconds: float = 60, nice: int = 0) -> str:
-    """What a program says until it ends. Raises Failure when it ends badly, or not in time."""
+    """Return the output of a program that ends. Raises Failure when it ends badly, or not in time."""
     process = subprocess.Popen(
         placed(command, cores, nice),
         stdin=subprocess.DEVNULL,

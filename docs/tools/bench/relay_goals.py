@@ -1,4 +1,4 @@
-"""What K is held to: goals for the relays, each from the case whose name says where it was measured."""
+"""The goals of K, for the relays, each from the case whose name says where it was measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was measured, as values: figures of each round, their medians and ratios, and the goals they are held to."""
+"""Results as values: figures of each round, their medians and ratios, and the goals they are held to."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from attrs import Factory, asdict, define, frozen
 OURS = "ktcpvs"
 
 Figures = dict[str, dict[str, list[float]]]
-"""Who was measured -> metric's key -> a value for each round."""
+"""Name of the measured program -> metric's key -> a value for each round."""
 
 
 @frozen
@@ -72,7 +72,7 @@ def ratio(figures: Mapping[str, Mapping[str, list[float]]], peer: str, ours: str
 
 @frozen
 class Goal:
-    """What was to be reached. value: what was found. at_most: True when less is better. unit: behind both numbers."""
+    """One goal. value: the measured one. at_most: True when less is better. unit: behind both numbers."""
 
     text: str
     value: float
@@ -127,7 +127,7 @@ def to_json(scenario: Scenario) -> dict[str, Any]:
 
 
 def from_json(kept: dict[str, Any]) -> Scenario:
-    """What `to_json` made. Raises TypeError or KeyError when it is something else."""
+    """Read the text that `to_json` made. Raises TypeError or KeyError when it is something else."""
     cases = [Case(**case) for case in kept["cases"]]
     goals = [Goal(**goal) for goal in kept["goals"]]
     return Scenario(**{**kept, "cases": cases, "goals": goals})

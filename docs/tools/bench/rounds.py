@@ -34,7 +34,7 @@ def alternate(
 
 
 def per_request(before: counters.Spent, after: counters.Spent, report: Report) -> Measured:
-    """What one request has cost."""
+    """The cost of one request."""
     spent = after.since(before)
     return {
         "cpu": spent.program / report.requests * 1e6,

@@ -42,15 +42,15 @@ METRICS = ["beyond", "own", "all", "rate", "p99", "beyond_gb", "own_gb", "all_gb
 PINNED, UNPINNED, ONE_CORE, CONTENDED = "pinned", "unpinned", "one core", "contended"
 
 BUSY = [sys.executable, "-c", "while True: pass"]
-"""What takes the cores from everybody, when they are contended."""
+"""Programs that take the cores from everybody, when they are contended."""
 
 BUSY_FOR_EACH_CORE = 2
 
 
 @frozen
 class Work:
-    """What is asked for, and where. scheduler: of the switch. place: who runs on which cores. sizes: of the answers,
-    bytes, each a case; 0 for small ones."""
+    """One case: the requests, and the cores. scheduler: of the switch. place: who runs on which cores. sizes: of the
+    answers, bytes, each a case; 0 for small ones."""
 
     scheduler: str
     place: str
@@ -109,7 +109,7 @@ def ensure_answers(found: list[Peer], work: Work, behind: Servers, shop: Worksho
 
 
 def requests(shop: Workshop, peer: Peer, size: int) -> tuple[int, float, Measured]:
-    """What wrk has got: answers, seconds, and what else is to be kept."""
+    """The results of wrk: answers, seconds, and what else is to be kept."""
     report = wrk(peer.port, PATHS[size], shop.seconds, shop.load, is_tls=peer.is_tls)
     return report.requests, report.seconds, {} if size else {"p99": report.slowest * 1e3}
 
@@ -126,7 +126,8 @@ def fetches(shop: Workshop, peer: Peer, size: int) -> tuple[int, float, Measured
 
 
 def measure(shop: Workshop, size: int) -> Callable[[Peer], Measured]:
-    """What measures one peer for one round. The load alone comes first in each round; it is taken from the others'."""
+    """Return a function that measures one peer for one round. The load alone comes first in each round; it is
+    taken from the others'."""
     every = shop.proxy | shop.load
     ask = fetches if size == LARGE else requests
     ending, unit = ("_gb", 1e3) if size else ("", 1e6)

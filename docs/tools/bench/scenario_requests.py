@@ -14,7 +14,7 @@ from bench.workshop import Servers, Workshop, servers
 METRICS = ["cpu", "core", "rate", "p99"]
 
 PATH = "/customers/42/index.html"
-"""What is asked for: the second rule decides."""
+"""The requested path: the second rule decides."""
 
 WANTED: dict[str, tuple[str, ...]] = {"/images/cat.jpg": (answer(0),), PATH: (answer(1),), "/": (answer(2),)}
 ANYBODY = {PATH: tuple(answer(number) for number in range(3))}

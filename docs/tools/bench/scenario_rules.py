@@ -11,7 +11,7 @@ from bench.results import Case, Scenario
 from bench.workshop import Workshop, servers
 
 WANTED = {1000: 3.0, 10000: 15.0}
-"""How many rules -> how many times our cost the peers' is to be."""
+"""Number of rules -> the peers' cost divided by ours, as wanted."""
 
 
 def many_rules(count: int, server: int = 0) -> tuple[Rule, ...]:

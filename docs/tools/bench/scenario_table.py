@@ -33,7 +33,7 @@ LEAD = 0.3
 """Seconds that the load runs before a window begins."""
 
 POLITE = 19
-"""How nice tcpvsadm is, so that on the core of load and servers its own start delays them least."""
+"""The niceness of tcpvsadm, so that on the core of load and servers its own start delays them least."""
 
 
 class Prober:

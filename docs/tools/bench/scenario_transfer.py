@@ -49,7 +49,7 @@ def check(peer: Peer, path: str, wanted: str) -> None:
 
 
 def per_gigabyte(spent: counters.Spent, size: int, seconds: float) -> Measured:
-    """What 10^9 bytes have cost."""
+    """The cost of 10^9 bytes."""
     gigabytes = size / 1e9
     return {
         "cpu_gb": spent.program / gigabytes,

@@ -1,4 +1,4 @@
-"""Where a measurement takes place: its folder, its cores, how long it takes, and the real servers."""
+"""The place of a measurement: its folder, its cores, how long it takes, and the real servers."""
 
 from __future__ import annotations
 

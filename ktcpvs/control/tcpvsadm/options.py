@@ -54,6 +54,7 @@ VIEWS = ("stats", "rate", "connections")
 
 _SERVICE = ("scheduler", "balance", "port", "listen", "redirect", "maxclients")
 _LOAD = ("start", "confirm", "allow-empty")
+_RULE_WORDS = "[CONDITION...] [MODIFIER...] [use ACTION]"
 _REQUEST = ("header", "from", "port", "json")
 
 
@@ -100,8 +101,8 @@ COMMANDS: dict[str, Command] = {
         _edit_command("add-server", "a", words="[WORD...]", max_words=None),
         _edit_command("edit-server", "e", also=("wait",), words="[WORD...]", max_words=None),
         _edit_command("delete-server", "d", also=("wait",)),
-        _edit_command("add-rule", words="[CONDITION...] [MODIFIER...] [use ACTION]", max_words=None, spares=("pattern",)),
-        _edit_command("edit-rule", words="[CONDITION...] [MODIFIER...] [use ACTION]", max_words=None),
+        _edit_command("add-rule", words=_RULE_WORDS, max_words=None, spares=("pattern",)),
+        _edit_command("edit-rule", words=_RULE_WORDS, max_words=None),
         _edit_command("move-rule"),
         _edit_command("del-rule", also=("rule",), words="[CONDITION...]", max_words=None, spares=("pattern",)),
         _edit_command("allow", words="NETWORK|@FILE...", min_words=1, max_words=None),

@@ -276,7 +276,9 @@ class _Block:
             if rule.text != first.text:
                 raise rule.place.error(f"the first rule with the name {rule.name} has other conditions")
             if rule.action is not None or first.action is not None:
-                raise rule.place.error("a rule with this name or these conditions exists already; an action stands alone")
+                raise rule.place.error(
+                    "a rule with this name or these conditions exists already; an action stands alone"
+                )
             if rule.modifiers != first.modifiers:
                 raise rule.place.error("the first rule with this name or these conditions has other modifiers")
             if rule.match != first.match:

@@ -148,7 +148,7 @@ class Connection(ABC):
 
     @property
     def glitches(self) -> int:
-        """How many frames were counted that ask for nothing, since the connection began."""
+        """The count of frames that ask for nothing, since the connection began."""
         return self._guard.glitches
 
     @property
