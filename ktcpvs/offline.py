@@ -68,7 +68,7 @@ def _check_response_files(service: VirtualService) -> Sequence[str]:
     Files that this user may not read, or that are on another machine, are not checked.
     """
     try:
-        response_files(service, {})
+        response_files(service, {}, str, is_strict=True)
     except BadValue as refusal:
         if not _is_unreadable(refusal):
             raise

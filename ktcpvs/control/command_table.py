@@ -215,7 +215,7 @@ EDIT_COMMANDS: tuple[EditCommand, ...] = (
     ),
     EditCommand(
         "DeleteRule", "del-rule", "delete_rule",
-        "remove a server from a rule, the last one with the rule; or a rule with an action",
+        "remove a server from a rule, or a rule that has an action",
         (_IDENT, _PATTERN, _RULE_SERVER),
     ),
     EditCommand(

@@ -202,7 +202,7 @@ class ClientConnection(ABC):
         port_text = self.client_name.rpartition(":")[2]
         # The port of a client behind a trusted proxy is unknown.
         port = int(port_text) if peer_of(self.client_name) == host else 0
-        return Origin((host, port), (called[0], called[1]), request.server_name, client.tls)
+        return Origin((host, port), called, request.server_name, client.tls)
 
     def join(self, relay: CopyRelay, finished: Callable[[], object]) -> None:
         """Join both sides by `relay`. The service's engine takes over at once, or when the connection turns out to be

@@ -44,6 +44,7 @@ from ktcpvs.services.tls_file_store import TLSFiles, TLSFileStore
 from ktcpvs.streams.preamble import Stage
 from ktcpvs.system import log as levels
 from ktcpvs.system.plugins import Schedulers, find_schedulers
+from ktcpvs.system.response_files import ResponseFile
 from ktcpvs.system.sockets import close_listener
 from ktcpvs.system.tls_contexts import ClientContexts
 from ktcpvs.system.tls_files import Authorities
@@ -271,16 +272,21 @@ class Director:
 
     # Files of responses.
 
+    def _response_files(self, config: VirtualService, *, is_strict: bool) -> Mapping[str, ResponseFile]:
+        """Return the files that a service responds with. is_strict: raise BadValue for one that cannot be used, unless
+        the service has it already."""
+        service = self.services.get(config.ident)
+        known = service.traffic.own_responses.files if service is not None else {}
+        return response_files(
+            config, known, lambda text: self.context.log.warn("{text}", text=text), is_strict=is_strict
+        )
+
     def _read_response_files(self) -> None:
-        """Read the files again whose services a load has not changed; one that cannot be used stays as it was."""
+        """Read the files of services again that a load has not changed."""
         for ident in self.expanded.running:
             service = self.services[ident]
-            responses = service.traffic.own_responses
-            if responses.files:
-                responses.files = response_files(service.config, responses.files, self._warn_of_file)
-
-    def _warn_of_file(self, text: str) -> None:
-        self.context.log.warn("{text}", text=text)
+            if service.traffic.own_responses.files:
+                service.traffic.own_responses.files = self._response_files(service.config, is_strict=False)
 
     # Files of TLS.
 
@@ -387,7 +393,7 @@ class Director:
             if before is None or (before.relay, before.listen) != (service.relay, service.listen):
                 self._check_relay(service)
             if before is None or before.rules is not service.rules or before.error_page != service.error_page:
-                response_files(service, {})
+                self._response_files(service, is_strict=True)
             if before != service:
                 await self.run_tests(service, new.settings)
 
@@ -424,9 +430,7 @@ class Director:
                 unit = prepared.factory.unit
                 prepared.stages = {one.address: self._stages_of(config, one, unit) for one in config.listen}
                 prepared.connection_options = connection_options(config, self._client_contexts)
-                prepared.response_files = response_files(
-                    config, service.traffic.own_responses.files, None if is_strict else self._warn_of_file
-                )
+                prepared.response_files = self._response_files(config, is_strict=is_strict)
                 prepared.listens_anew = before is None or before.addresses != config.addresses
                 preparation.ready.append((service, prepared))
                 known = before.addresses if before is not None else ()

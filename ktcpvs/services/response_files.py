@@ -14,13 +14,13 @@ Warn = Callable[[str], object]
 
 
 def response_files(
-    config: VirtualService, known: Mapping[str, ResponseFile], warn: Warn | None = None
+    config: VirtualService, known: Mapping[str, ResponseFile], warn: Warn, *, is_strict: bool
 ) -> Mapping[str, ResponseFile]:
     """Return the files that the service responds with, by their paths.
 
-    known: those that were read before; the ones that have not changed are taken from it. warn: called with a line of
-    text for each file that cannot be used, which stays as it was, or is missing in the result; None: raise BadValue
-    instead.
+    known: those that were read before; the ones that have not changed are taken from it. A file that cannot be used
+    stays as it was. warn: called with a line of text about it. is_strict: raise BadValue for such a file that is not
+    known; False: it is missing in the result.
     """
     found: dict[str, ResponseFile] = {}
     for path, where in _paths(config):
@@ -30,11 +30,13 @@ def response_files(
             found[path] = read_response_file(path, known.get(path))
         except BadValue as error:
             text = f"service {config.ident}: {where}{error}"
-            if warn is None:
-                raise BadValue(text) from error
-            warn(text)
             if path in known:
+                warn(f"{text}; what was read before stays in use")
                 found[path] = known[path]
+            elif is_strict:
+                raise BadValue(text) from error
+            else:
+                warn(text)
     return found
 
 

@@ -89,6 +89,10 @@ def test_every_refusal_has_a_code_of_its_own() -> None:
     assert all(commands.OF_EDIT["AddService"].reverseErrors[kind.code] is kind for kind in kinds)
 
 
+PAGE = __file__
+"""Any file that can be read."""
+
+
 def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
     async def work(switch: Switch) -> None:
         await switch.add_service("web", scheduler="wlc", listen="127.0.0.1", port="8081", maxclients=5)
@@ -97,7 +101,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
         await switch.edit_service("web", certificate=["/a", "/b c"], proxy_from="10.0.0.0/8")
         await switch.edit_service("web", trusted_proxies="::1 10.0.0.0/8", trusted_header="forwarded")
         await switch.edit_service("web", request_header=["X-A  b", '+X-B "{host}"'], response_header=[])
-        await switch.edit_service("web", error_page=["503  502 /a", '404 "/b c"'])
+        await switch.edit_service("web", error_page=[f"503  502 {PAGE}", f'404 "{PAGE}"'])
         await switch.add_listener("web", "[::1]:8443", tls=True)
         await switch.add_listener("web", "[::1]")
         await switch.delete_listener("web", "[::1]")
@@ -150,7 +154,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "relay": "auto",
             "request_header": ['X-A "b"', '+X-B "{host}"'],
             "response_header": [],
-            "error_page": ["503 502 /a", '404 "/b c"'],
+            "error_page": [f"503 502 {PAGE}", f"404 {PAGE}"],
             "upgrade": "any",
             "http2": "off",
             "read_timeout": None,
@@ -505,7 +509,14 @@ def test_stats_of_a_table_that_never_ran(ask: Ask) -> None:
         "bytes_in": 0,
         "bytes_out": 0,
     }
-    assert service["stats"] == {**counters, "refusals": {}, "handshakes": {}, "preambles": {}, "relay": None}
+    assert service["stats"] == {
+        **counters,
+        "refusals": {},
+        "responses": {},
+        "handshakes": {},
+        "preambles": {},
+        "relay": None,
+    }
     nothing = {"active": 0, "total": 0, "failures": 0, "retries": 0, "kept": 0, "reused": 0}
     nothing |= {"bytes_in": 0, "bytes_out": 0, "seconds": 0.0, "buckets": [0] * 17}
     nothing["answers"] = dict.fromkeys(("1xx", "2xx", "3xx", "4xx", "5xx", "other"), 0)

@@ -304,8 +304,9 @@ def test_a_file_is_the_content_of_a_response(make: Make, tmp_path: Path) -> None
     world.load("scheduler = phttp", f"server = {A}", rule)
     assert asked(client).endswith(b"<p>again"), "even by a load that changes nothing"
     page.unlink()
-    why = world.refusal(EditRule("s", "1", action=f"respond 200 file {page}"))
-    assert why == f"service s: rule 'path /x': file {page}: No such file or directory"
+    why = world.refusal(EditRule("s", "1", action=f"respond 200 file {page}l"))
+    assert why == f"service s: rule 'path /x': file {page}l: No such file or directory"
+    world.load("scheduler = phttp", f"server = {B}", rule)
     assert asked(client).endswith(b"<p>again")
 
 
@@ -317,8 +318,9 @@ def test_a_file_may_have_a_mebibyte(make: Make, tmp_path: Path) -> None:
     client = world.client()
     client.says(get("/x"))
     assert client.heard().endswith(b"\r\n\r\n" + b"x" * (1 << 20))
-    page.write_bytes(b"x" * ((1 << 20) + 1))
-    why = world.refusal(EditRule("s", "1", action=f"respond 201 file {page}"))
+    larger = tmp_path / "larger.bin"
+    larger.write_bytes(b"x" * ((1 << 20) + 1))
+    why = world.refusal(EditRule("s", "1", action=f"respond 201 file {larger}"))
     assert "it has 1048577 bytes, and at most 1048576 are allowed" in why
 
 
