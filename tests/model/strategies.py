@@ -438,7 +438,7 @@ def _options() -> st.SearchStrategy[dict[str, Any]]:
             "access_log_format": st.sampled_from(("combined", "json", "common")),
             "relay": st.sampled_from((*RELAYS, "", "Auto")),
             "request_header": st.sampled_from(
-                ((), ('X-A "b"',), ("X-A b", '+X-B "{host}"'), ('Host "x"',), ('X "{y}"',))
+                ((), ('X-A "b"',), ('X-A ""', '+X-B "{host}"'), ('Host "x"',), ('X "{y}"',))
             ),
             "error_page": st.sampled_from(
                 ((), ("503 /a",), ("502 503 /a", "503 /b"), ("200 /a",), ("/a",), ("503 a",))
