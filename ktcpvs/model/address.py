@@ -105,12 +105,13 @@ def parse_port(text: str, port_named: PortNamed = no_port_names) -> int:
 
 
 def _port(port: str, whole: str, port_named: PortNamed) -> int:
-    where = "" if port == whole else f" in '{shorten(whole)}'"
-    if port.isascii() and port.isdigit():
-        number = int(port) if len(port) <= 5 else 65536
-        if not 1 <= number <= 65535:
-            raise BadAddress(f"port {shorten(port, 20)}{where} is out of range: ports are 1..65535")
+    is_number = port.isascii() and port.isdigit()
+    number = int(port) if is_number and len(port) <= 5 else 65536
+    if 1 <= number <= 65535:
         return number
+    where = "" if port == whole else f" in '{shorten(whole)}'"
+    if is_number:
+        raise BadAddress(f"port {shorten(port, 20)}{where} is out of range: ports are 1..65535")
     if not port:
         raise BadAddress(f"missing port after the colon{where}")
     named = port_named(port)

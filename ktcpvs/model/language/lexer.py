@@ -13,7 +13,9 @@ from attrs import frozen
 
 from ktcpvs.errors import BadConfiguration, shorten
 
-_BARE = re.compile(r"\S+")
+_USUAL = re.compile(r'[^\S\n]*+(?:([^\s"#]\S*+)|"((?:[^"\\]++|\\++(?!"))*+)"(?!\S))')
+"""A token without or with quotes, if no backslash is before a quote."""
+
 _BLANK = re.compile(r"(?:[^\S\n]+|#[^\n]*)+")
 _BEFORE_QUOTE = re.compile(r'(?<!\\)(\\*)"')
 _PLAIN = re.compile(r'[^\s"#={}\\][^\s"]*')
@@ -56,27 +58,28 @@ def tokens(text: str, source: str) -> list[Token]:
 def _line(line: str, start: Place, found: list[Token]) -> None:
     position = 0
     while True:
+        while usual := _USUAL.match(line, position):
+            number = usual.lastindex or 0
+            column = usual.start(number) + (number == 1)
+            found.append(Token(usual[number], Place(start.source, start.line, column), number == 2))
+            position = usual.end()
         blank = _BLANK.match(line, position)
         if blank:
             position = blank.end()
         if position == len(line):
             return
         place = Place(start.source, start.line, position + 1)
-        if line[position] == '"':
-            end = _closing_quote(line, position + 1)
-            if end < 0:
-                raise place.error("unterminated quote: it must end on the same line")
-            text, position = unquoted(line[position + 1 : end]), end + 1
-            if position < len(line) and not line[position].isspace():
-                raise Place(start.source, start.line, position + 1).error(
-                    f"expected white space after a quoted word, not '{shorten(line[position:], 20)}'"
-                )
-            found.append(Token(text, place, quoted=True))
-        else:
-            bare = _BARE.match(line, position)
-            assert bare is not None  # the next character is no white space
-            found.append(Token(bare[0], place))
-            position = bare.end()
+        if line[position] != '"':
+            continue
+        end = _closing_quote(line, position + 1)
+        if end < 0:
+            raise place.error("unterminated quote: it must end on the same line")
+        text, position = unquoted(line[position + 1 : end]), end + 1
+        if position < len(line) and not line[position].isspace():
+            raise Place(start.source, start.line, position + 1).error(
+                f"expected white space after a quoted word, not '{shorten(line[position:], 20)}'"
+            )
+        found.append(Token(text, place, quoted=True))
 
 
 def _closing_quote(line: str, start: int) -> int:
