@@ -242,7 +242,8 @@ def rules(draw: st.DrawFn, known: list[Address]) -> Rule:
     name = draw(st.sampled_from((None, None, None, "login", "a.b-c_1", "Z")))
     if draw(st.booleans()):
         found = draw(st.lists(conditions(), min_size=1, max_size=5))
-        return Rule(text_of(found), servers, None, name, None, draw(modifiers()))
+        changed = draw(modifiers()) if draw(st.integers(0, 3)) == 0 else None
+        return Rule(text_of(found), servers, None, name, None, changed)
     pattern = draw(patterns().filter(is_pattern))
     return Rule(pattern, servers, draw(_matches(check_pattern(pattern))), name)
 
