@@ -19,7 +19,10 @@ setup(
             "ktcpvs.protocols.http2._huffman",
             "ktcpvs.http._fast_path",
             "ktcpvs.streams._bare",
+            "ktcpvs.streams._tls",
             "ktcpvs.dispatch._connection",
+            "ktcpvs.tcp._connection",
+            "ktcpvs.system._tickets",
         )
     ],
 )

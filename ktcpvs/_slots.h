@@ -110,6 +110,18 @@ handle(PyObject *object, PyObject *name, PyObject *extra)
     return result == NULL ? -1 : 0;
 }
 
+/* The class of that name in a dict; borrowed. NULL with an exception. */
+MAYBE_UNUSED static PyTypeObject *
+class_of(PyObject *classes, const char *name)
+{
+    PyObject *type = PyDict_GetItemString(classes, name);
+    if (type == NULL || !PyType_Check(type)) {
+        PyErr_Format(PyExc_TypeError, "no class for %s", name);
+        return NULL;
+    }
+    return (PyTypeObject *)type;
+}
+
 /* Makes methods of a class that is written in Python. Returns them by name. */
 MAYBE_UNUSED static PyObject *
 methods_for(PyTypeObject *type, PyMethodDef *methods)

@@ -1,4 +1,4 @@
-"""Hooks and fixtures for all tests: no garbage collection of the collected tests, and long ones begin first."""
+"""Hooks and settings for all tests: no deadlines, no collection of the collected tests, and long ones begin first."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import gc
 import os
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
+
+# An example may take longer than usual on a busy machine.
+hypothesis.settings.register_profile("ktcpvs", deadline=None)
+hypothesis.settings.load_profile("ktcpvs")
 
 
 @pytest.hookimpl(hookwrapper=True)

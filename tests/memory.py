@@ -27,6 +27,7 @@ from twisted.python.failure import Failure
 from ktcpvs.errors import Refusal
 from ktcpvs.model.edits import Edit, Load, StartService
 from ktcpvs.model.language.parser import parse
+from ktcpvs.relay.engines import Relays
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.services.director import Director
@@ -181,6 +182,12 @@ class Peer:
         return False
 
 
+class SocketlessRelays(Relays):
+    """Relays of a process whose connections have no sockets that a poller could watch."""
+
+    poller = None  # type: ignore[assignment]
+
+
 class World:
     """A running service `s` with these configuration lines, in memory."""
 
@@ -198,7 +205,11 @@ class World:
         preamble has the stages that the configuration asks for."""
         self.reactor = MemoryReactorClock()
         self.context = Context(
-            self.reactor, log or EventLog(), Descriptors(descriptors), monotonic=self.reactor.seconds
+            self.reactor,
+            log or EventLog(),
+            Descriptors(descriptors),
+            relays=SocketlessRelays(self.reactor, descriptors),
+            monotonic=self.reactor.seconds,
         )
         self.stages = stages
         self._words = words
@@ -279,6 +290,12 @@ class World:
         """Accept the last connection attempt, and return the server."""
         return self.peer(self.reactor.tcpClients[-1][2].buildProtocol(None))
 
+    def accepts_all(self) -> list[Peer]:
+        """Accept all connection attempts since the last call, and return the servers."""
+        new = self.reactor.tcpClients[self._called :]
+        self._called = len(self.reactor.tcpClients)
+        return [self.peer(factory.buildProtocol(None)) for _, _, factory, *_ in new]
+
     def refuses(self, address: str) -> None:
         """Refuse the pending connection attempt."""
         assert self.called() == [address]
@@ -316,6 +333,7 @@ class World:
         """End all lines, and check that nothing is counted any more."""
         self.settle()
         self.live.server_connections.close()
+        self.live.preconnections.stop()
         self.settle()
         self.passes(2 * self.context.settings.linger_timeout + 4)  # for refused clients that do not disconnect
         self.settle()

@@ -17,6 +17,7 @@ import gc
 import importlib
 import json
 import os
+import selectors
 import signal
 import socket
 import struct
@@ -36,6 +37,7 @@ MODULES = (
     "ktcpvs.control.tcpvsadm.colours",
     "ktcpvs.control.tcpvsadm.draining",
     "ktcpvs.control.tcpvsadm.output",
+    "ktcpvs.control.tcpvsadm.session",
     "ktcpvs.offline",
     "ktcpvs.service",
     "ktcpvs.tap",
@@ -203,46 +205,68 @@ class PreloadedPrograms:
 # The server process.
 
 
+class Server:
+    """Forks a process for each client, tells the client its number, and its exit code when it has ended.
+
+    It waits for each of them, so that the CPU time that they take counts as that of the tests.
+    """
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(listener, selectors.EVENT_READ)
+
+    def serve(self) -> None:
+        """Serve until the tests have ended."""
+        parent = os.getppid()
+        while os.getppid() == parent:
+            for key, _ in self._selector.select(5):
+                if key.fileobj is self._listener:
+                    self._start()
+                else:
+                    self._tell_exit_code(key.fd, *key.data)
+
+    def _start(self) -> None:
+        client, _ = self._listener.accept()
+        _, ancillary, _, _ = client.recvmsg(1, socket.CMSG_SPACE(3 * NUMBER.size))
+        streams = array.array("i", ancillary[0][2])
+        request = b""
+        while more := client.recv(1 << 16):
+            request += more
+        pid = os.fork()
+        if pid == 0:
+            client.close()
+            self._close()
+            _become(json.loads(request), streams)
+        for descriptor in streams:
+            os.close(descriptor)
+        client.sendall(NUMBER.pack(pid))
+        self._selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, client))
+
+    def _close(self) -> None:
+        """Close what a forked process must not keep open."""
+        for key in list(self._selector.get_map().values()):
+            if key.fileobj is not self._listener:
+                os.close(key.fd)
+                key.data[1].close()
+        self._selector.close()
+        self._listener.close()
+
+    def _tell_exit_code(self, descriptor: int, pid: int, client: socket.socket) -> None:
+        self._selector.unregister(descriptor)
+        os.close(descriptor)
+        _, status = os.waitpid(pid, 0)
+        with client, contextlib.suppress(OSError):
+            client.sendall(NUMBER.pack(os.waitstatus_to_exitcode(status)))
+
+
 def serve(listener: socket.socket) -> None:
-    """Fork a process for each client, until the tests have ended."""
+    """Import what the programs need, and serve."""
     for name in MODULES:
         importlib.import_module(name)
     assert not {"twisted.internet.reactor", "twisted.plugins"} & sys.modules.keys()
     gc.freeze()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    parent = os.getppid()
-    listener.settimeout(5)
-    while os.getppid() == parent:
-        try:
-            client, _ = listener.accept()
-        except TimeoutError:
-            continue
-        if os.fork() == 0:
-            listener.close()
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            _start_for(client)
-        client.close()
-
-
-def _start_for(client: socket.socket) -> NoReturn:
-    """Start what the client asks for, wait for its end, and tell the client about both."""
-    client.setblocking(True)
-    _, ancillary, _, _ = client.recvmsg(1, socket.CMSG_SPACE(3 * NUMBER.size))
-    streams = array.array("i", ancillary[0][2])
-    request = b""
-    while more := client.recv(1 << 16):
-        request += more
-    pid = os.fork()
-    if pid == 0:
-        client.close()
-        _become(json.loads(request), streams)
-    client.sendall(NUMBER.pack(pid))
-    for descriptor in streams:
-        os.close(descriptor)
-    _, status = os.waitpid(pid, 0)
-    with contextlib.suppress(OSError):
-        client.sendall(NUMBER.pack(os.waitstatus_to_exitcode(status)))
-    os._exit(0)
+    Server(listener).serve()
 
 
 def _become(request: dict[str, Any], streams: Sequence[int]) -> NoReturn:

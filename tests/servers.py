@@ -23,7 +23,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-PACKAGES = "systemd nginx-light redis-server postgresql curl apache2-bin nodejs wrk strace haproxy openssl"
+PACKAGES = (
+    "systemd nginx-light redis-server postgresql curl apache2-bin nodejs wrk strace haproxy openssl nghttp2-server"
+)
 
 LOOPBACK = "127.0.0.1"
 

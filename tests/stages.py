@@ -11,26 +11,39 @@ class LineStage:
     """Clients begin with `KNOCK HOST PORT` and a newline; HOST PORT is their address then. `KNOCK` keeps it.
 
     begun: the address of each client for which it has begun. skips: addresses for which it does not apply.
+    called: the address that each client has called; None: that of its connection.
     """
 
-    def __init__(self, name: str = "knock", timeout: int = 3, max_size: int = 64, skips: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        name: str = "knock",
+        timeout: int = 3,
+        max_size: int = 64,
+        skips: tuple[str, ...] = (),
+        called: tuple[str, int] | None = None,
+    ) -> None:
+        self.called = called
         self.name = name
         self.timeout = timeout
         self.max_size = max_size
         self.skips = skips
         self.begun: list[Any] = []
 
+    def finds_address(self, peer: Any) -> bool:
+        return not peer or peer[0] not in self.skips
+
     def begin(self, peer: Any, stream: Any) -> LineReader | None:
-        if peer and peer[0] in self.skips:
+        if not self.finds_address(peer):
             return None
         self.begun.append(peer)
-        return LineReader()
+        return LineReader(self.called)
 
 
 class LineReader:
     """Reads the line of one client."""
 
-    def __init__(self) -> None:
+    def __init__(self, called: tuple[str, int] | None) -> None:
+        self._called = called
         self._received = bytearray()
 
     def feed(self, data: bytes) -> Proceed | Refuse | None:
@@ -41,4 +54,4 @@ class LineReader:
         word, *address = line.decode().split()
         if word != "KNOCK":
             return Refuse("not a knock")
-        return Proceed(rest, (address[0], int(address[1])) if address else None)
+        return Proceed(rest, (address[0], int(address[1])) if address else None, self._called)

@@ -201,6 +201,7 @@ PRIVATE_OF_OTHERS: dict[str, dict[str, str]] = {
     "ktcpvs.streams.tls": {
         "raw._wrap_bio": "SSLObject, the public wrapper, takes memory for each connection and time for each read"
     },
+    "ktcpvs.streams.tls_operations": {"context._wrap_bio": "SSLObject hides what the compiled operations take"},
     "ktcpvs.streams.twisted_transport": dict.fromkeys(("twisted._*", "self.twisted._*"), OF_TWISTED),
     "ktcpvs.system.bpf": {"ctypes._NamedFuncPointer": "the name that typeshed has for a function of a library"},
 }

@@ -15,7 +15,8 @@ from twisted.internet.testing import MemoryReactorClock
 from ktcpvs.control.endpoints import parse_control
 from ktcpvs.control.tcp_listeners import TCPControlListener
 from ktcpvs.health.active_checks import ActiveChecks
-from ktcpvs.http.server_connection import ServerConnection, ServerConnections
+from ktcpvs.http.server_connection import ServerConnection
+from ktcpvs.http.server_connections import ServerConnections
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.table import Table

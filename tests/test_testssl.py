@@ -9,8 +9,8 @@ import pytest
 import testssl
 
 
-def finding(severity: str, name: str = "BEAST") -> dict[str, str]:
-    return {"id": name, "severity": severity, "finding": "what was found", "ip": "localhost/127.0.0.1", "port": "443"}
+def finding(severity: str, name: str = "BEAST", text: str = "what was found") -> dict[str, str]:
+    return {"id": name, "severity": severity, "finding": text, "ip": "localhost/127.0.0.1", "port": "443"}
 
 
 @pytest.mark.parametrize("severity", ["OK", "INFO", "LOW"])
@@ -23,9 +23,22 @@ def test_findings_above_low_fail(severity: str) -> None:
     assert testssl.failures([finding("OK"), finding(severity)]) == [f"{severity}: BEAST: what was found"]
 
 
-def test_findings_about_the_certificates_of_the_program_pass() -> None:
+def test_findings_that_say_nothing_about_the_switch_pass() -> None:
     """Each certificate has a number behind the identifier if there are several."""
-    assert testssl.failures([finding("HIGH", "cert_revocation <cert#1>"), finding("HIGH", "cert_revocation")]) == []
+    text = "Neither CRL nor OCSP URI provided"
+    names = "cert_revocation <cert#1>", "cert_revocation"
+    assert testssl.failures([finding("HIGH", name, text) for name in names]) == []
+
+
+@pytest.mark.parametrize("name", [*{name for name, _ in testssl.NOT_OURS}, "cert_trust", "scanProblem"])
+def test_another_text_with_such_an_identifier_fails(name: str) -> None:
+    assert testssl.failures([finding("HIGH", name)]) == [f"HIGH: {name}: what was found"]
+
+
+def test_a_test_that_could_not_be_made_is_repeated() -> None:
+    name = "sessionresumption_ticket"
+    assert testssl.tests_to_repeat([finding("WARN", name), finding("WARN", name), finding("WARN")]) == ["-S"]
+    assert testssl.tests_to_repeat([finding("OK", name), finding("HIGH", name), finding("WARN")]) == []
 
 
 def test_a_run_that_does_not_finish_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,15 @@
-"""The client's end of a control connection: its AMP protocol, and the reasons why a connection fails."""
+"""The client's end of a control connection in Twisted: its AMP protocol, and the endpoints that connect it."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet import endpoints
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.protocols import amp
 from twisted.python.failure import Failure
+
+from ktcpvs.control.endpoints import ControlAddress, is_ip
 
 
 class QuietAMP(amp.AMP):
@@ -18,13 +22,11 @@ class QuietAMP(amp.AMP):
         amp.BinaryBoxProtocol.connectionLost(self, reason)
 
 
-class NoAnswer(Exception):
-    """No daemon answers at the control address, or it closed the connection; the text says where and why."""
-
-
-class NotTrusted(NoAnswer):
-    """Something answers at the control address, but one side does not trust the other, or does not speak TLS."""
-
-
-class NotPermitted(NoAnswer):
-    """The control connection exists, but this user may not use it."""
+def client_endpoint(address: ControlAddress, reactor: Any, timeout: float) -> IStreamClientEndpoint:
+    """Return the endpoint that connects to this address, without TLS. timeout: seconds."""
+    if address.path is not None:
+        return endpoints.UNIXClientEndpoint(reactor, address.path, timeout=timeout)
+    if not is_ip(address.host):
+        return endpoints.HostnameEndpoint(reactor, address.host, address.port, timeout=timeout)
+    kind = endpoints.TCP6ClientEndpoint if ":" in address.host else endpoints.TCP4ClientEndpoint
+    return kind(reactor, address.host, address.port, timeout=timeout)

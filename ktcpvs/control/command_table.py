@@ -24,7 +24,7 @@ class ArgumentType(Enum):
     """The options of a virtual service, as the configuration language names and writes them, and `port`."""
 
     SERVER_OPTIONS = "server options"
-    """Words that may stand behind a server in the configuration language: tls ..., proxy v1."""
+    """Words that may stand behind a server in the configuration language: tls ..., h2, proxy v1."""
 
     SETTINGS = "settings"
     NETWORKS = "networks"
@@ -137,7 +137,7 @@ _ONLY = Argument(
 
 _SERVER_OPTIONS = Argument(
     "options", ArgumentType.SERVER_OPTIONS, default=None, is_optional=True,
-    help='words as in the configuration: "tls ca FILE name HOST", "tls off", "proxy v2"; None: as it is.',
+    help='words as in the configuration: "tls ca FILE name HOST", "tls off", "h2", "proxy v2"; None: as it is.',
 )  # fmt: skip
 
 EDIT_COMMANDS: tuple[EditCommand, ...] = (

@@ -2,7 +2,7 @@
 
 The commands that edit the switch follow from `command_table`; the others are written here. Addresses, patterns and
 names are text as in the configuration language. An AMP value ends at 65,535 bytes, so configurations are uploaded and
-answers are fetched in pages.
+answers are fetched in pages (`pages`).
 """
 
 from __future__ import annotations
@@ -15,16 +15,6 @@ from twisted.protocols import amp
 
 from ktcpvs.control.command_table import EDIT_COMMANDS, ArgumentType, EditCommand
 from ktcpvs.errors import Refusal
-
-PAGE_SIZE = 60000
-"""The most bytes in one page."""
-
-
-def pages(text: str) -> list[bytes]:
-    """Return a text as pages for Upload, at least one."""
-    data = text.encode("utf-8")
-    return [data[start : start + PAGE_SIZE] for start in range(0, len(data), PAGE_SIZE)] or [b""]
-
 
 ERRORS: dict[type[Exception], bytes] = {kind: kind.code for kind in reversed(list(Refusal.kinds()))}
 """Refusal -> its code. AMP takes the first class that fits, so Refusal itself stands last."""
@@ -115,3 +105,10 @@ class ReadPage(_Command):
 
     arguments = [(b"number", amp.Integer())]
     response = [(b"page", amp.String())]
+
+
+BY_NAME: dict[str, type[amp.Command]] = {
+    **OF_EDIT,
+    **{command.__name__: command for command in (Upload, Read, ReadPage, Explain)},
+}
+"""The name of a command on the wire -> the command."""

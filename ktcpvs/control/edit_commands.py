@@ -12,6 +12,7 @@ from attrs import evolve
 from ktcpvs.control import commands
 from ktcpvs.control.arguments import READERS, WRITERS, decode
 from ktcpvs.control.command_table import COMMAND_OF_EDIT, EditCommand
+from ktcpvs.control.pages import split_pages
 from ktcpvs.errors import BadValue, shorten
 from ktcpvs.model import edits
 from ktcpvs.model.describe import describe_service
@@ -64,7 +65,7 @@ def _load_values(edit: edits.Load) -> dict[str, Any]:
 
 def _uploads(text: str) -> list[CommandCall]:
     """The commands that upload `text`."""
-    pages = enumerate(commands.pages(text))
+    pages = enumerate(split_pages(text))
     return [(commands.Upload, {"page": page, "first": number == 0}) for number, page in pages]
 
 

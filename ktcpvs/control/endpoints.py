@@ -11,13 +11,10 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-import tempfile
 from importlib import import_module
 from typing import Any
 
 from attrs import evolve, frozen
-from twisted.internet import endpoints
-from twisted.internet.interfaces import IStreamClientEndpoint
 
 from ktcpvs.errors import BadAddress, NoTLS, shorten
 from ktcpvs.model.address import parse_address
@@ -59,15 +56,6 @@ class ControlAddress:
             return f"tls:[{self.host}]:{self.port}" if ":" in self.host else f"tls:{self.host}:{self.port}"
         return f"tcp:{self.port}:interface={self.host}".replace("::1", r"\:\:1")
 
-    def client_endpoint(self, reactor: Any, timeout: float) -> IStreamClientEndpoint:
-        """Return the endpoint that connects to this address, without TLS. timeout: seconds."""
-        if self.path is not None:
-            return endpoints.UNIXClientEndpoint(reactor, self.path, timeout=timeout)
-        if not is_ip(self.host):
-            return endpoints.HostnameEndpoint(reactor, self.host, self.port, timeout=timeout)
-        kind = endpoints.TCP6ClientEndpoint if ":" in self.host else endpoints.TCP4ClientEndpoint
-        return kind(reactor, self.host, self.port, timeout=timeout)
-
 
 def default_control() -> ControlAddress:
     """Return the default address: in /run/ktcpvs for root; for other users in $XDG_RUNTIME_DIR, or else in a folder of
@@ -78,6 +66,8 @@ def default_control() -> ControlAddress:
     elif os.environ.get("XDG_RUNTIME_DIR"):
         folder = os.path.join(os.environ["XDG_RUNTIME_DIR"], "ktcpvs")
     else:
+        import tempfile  # takes as long to import as this whole module, and only users without a folder need it
+
         folder = os.path.join(tempfile.gettempdir(), f"ktcpvs-{uid}")
     return ControlAddress(path=os.path.join(folder, "control.sock"))
 

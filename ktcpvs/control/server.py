@@ -20,6 +20,7 @@ from ktcpvs.control import commands
 from ktcpvs.control.command_table import EDIT_COMMANDS, EditCommand
 from ktcpvs.control.edit_commands import edit_for
 from ktcpvs.control.guarded_amp import INTERNAL_ERROR, GuardedAMP
+from ktcpvs.control.pages import PAGE_SIZE
 from ktcpvs.control.permissions import Permissions
 from ktcpvs.errors import BadValue, NoConfiguration, Refusal
 from ktcpvs.model import edits
@@ -177,7 +178,7 @@ class Administrator(GuardedAMP):
     def _first_page(self, data: Any) -> dict[str, Any]:
         """Return the first page of `data` as JSON, and keep the others for ReadPage."""
         text = json.dumps(data).encode("ascii")
-        pages = [text[start : start + commands.PAGE_SIZE] for start in range(0, len(text), commands.PAGE_SIZE)]
+        pages = [text[start : start + PAGE_SIZE] for start in range(0, len(text), PAGE_SIZE)]
         self._pages = pages if len(pages) > 1 else []
         return {"page": pages[0], "pages": len(pages)}
 
@@ -229,7 +230,7 @@ def limit_warnings(lines: Sequence[str]) -> list[str]:
     size = 0
     for line in lines[:MAX_WARNINGS]:
         size += len(line.encode()) + 2
-        if size > commands.PAGE_SIZE:
+        if size > PAGE_SIZE:
             break
         kept.append(line)
     left_out = len(lines) - len(kept)

@@ -20,7 +20,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ktcpvs.control.certificates import TLSContext, VerifyErrors, extension, load_context, openssl_reason, subject
-from ktcpvs.control.client_protocol import NotTrusted, QuietAMP
+from ktcpvs.control.client_errors import NotTrusted
+from ktcpvs.control.client_protocol import QuietAMP, client_endpoint
 from ktcpvs.control.endpoints import ControlAddress, TLSFiles, is_ip
 from ktcpvs.errors import shorten
 
@@ -106,7 +107,8 @@ async def connect_tls(reactor: Any, address: ControlAddress, timeout: float) -> 
     factory = Factory.forProtocol(lambda: protocol)
     factory.noisy = False
     creator = _ConnectionCreator(load_context(address.tls), address.host)
-    await address.client_endpoint(reactor, timeout).connect(TLSMemoryBIOFactory(creator, True, factory, reactor))
+    endpoint = client_endpoint(address, reactor, timeout)
+    await endpoint.connect(TLSMemoryBIOFactory(creator, True, factory, reactor))
     try:
         await protocol.ready.addTimeout(timeout, reactor)
     except (TimeoutError, CancelledError):

@@ -21,8 +21,11 @@ FIELDS(dispatcher, "_log", "_owner", "_pending", "_queued_since", "_refused", "_
 enum { R_CLIENT, R_METHOD, R_TARGET, R_PATH, R_LINES, R_TRIED, R_FAILED, R_SERVER_NAME, R_PROTOCOLS };
 FIELDS(request, "client", "method", "target", "path", "lines", "tried", "failed", "server_name", "protocols");
 
-enum { V_CONTEXT, V_SELECTOR };
-FIELDS(service, "context", "selector");
+enum { V_CONTEXT, V_RELAY, V_SELECTOR };
+FIELDS(service, "context", "relay", "selector");
+
+enum { X_ENGINE, X_JOINED, X_WAITS_FOR_BULK };
+FIELDS(relay_choice, "engine", "joined", "waits_for_bulk");
 
 enum { S_SCHEDULER, S_USABLE, S_DOWN };
 FIELDS(selector, "scheduler", "usable", "down");
@@ -43,23 +46,24 @@ enum { E_NOW, E_SLOTS };
 FIELDS(wheel, "now", "_slots");
 
 enum { Y_FINISHED, Y_INWARD, Y_OUTWARD };
-FIELDS(relay, "_finished", "inward", "outward");
+FIELDS(relay, "finished", "inward", "outward");
 
 enum { N_WHEEL, N_WRITE, N_BYTES, N_ENDED, N_LAST_DATA, N_SOURCE, N_TARGET };
 FIELDS(direction, "_wheel", "_write", "bytes", "ended", "last_data", "source", "target");
 
-enum { W_WRITE };
-FIELDS(stream, "write");
+enum { W_BULK_DETECTED, W_IS_OPEN, W_TRANSPORT };
+FIELDS(stream, "bulk_detected", "is_open", "transport");
 
 /* What configure() gets. */
 static PyTypeObject *shared_destination_type;
-static PyObject *no_destinations, *no_bytes, *no_text, *no_objects, *on_end_of_none, *closed_state;
-static PyObject *plain_transition, *plain_select, *plain_take, *plain_end, *zero;
+static PyObject *no_destinations, *no_bytes, *no_text, *no_objects, *on_end_of_none, *closed_state, *copy_relay;
+static PyObject *plain_transition, *plain_join, *plain_select, *plain_take, *plain_end, *zero, *one;
 static long state_level, scheduling_level;
 
-static PyObject *s_after, *s_cancel, *s_choice_failed, *s_choose, *s_context, *s_data_received, *s_down, *s_ended,
-    *s_get, *s_half_close, *s_handle_answer, *s_inward_ended, *s_keep_urgent, *s_level, *s_log, *s_now, *s_opened,
-    *s_outward_ended, *s_received, *s_selector, *s_serve, *s_set_backpressure, *s_table, *s_wheel, *s_write;
+static PyObject *s_after, *s_bulk_detected, *s_cancel, *s_choice_failed, *s_choose, *s_context, *s_data_received, *s_detach,
+    *s_down, *s_ended, *s_get, *s_half_close, *s_handle_answer, *s_inward_ended, *s_keep_urgent, *s_level, *s_log, *s_now,
+    *s_opened, *s_outward_ended, *s_received, *s_reports_bulk, *s_selector, *s_serve, *s_set_backpressure, *s_table, *s_wheel,
+    *s_write;
 
 static PyObject *
 make(Layout *layout)
@@ -410,6 +414,72 @@ connection_set_timer(PyObject *self, PyObject *const *args, Py_ssize_t count)
     return done(result);
 }
 
+/* 1 if the stream's transport tells of large reads; -1 with an exception. */
+static int
+reports_bulk(PyObject *stream)
+{
+    if (!PyObject_TypeCheck(stream, stream_layout.type))
+        return 0;
+    if (!IS(stream, stream, W_IS_OPEN))
+        return 0;
+    PyObject *reports = PyObject_GetAttr(SLOT(stream, stream, W_TRANSPORT), s_reports_bulk);
+    Py_XDECREF(reports); /* True and False are never freed */
+    return reports == NULL ? -1 : reports == Py_True;
+}
+
+static PyObject *
+connection_join(PyObject *self, PyObject *relay)
+{
+    PyObject *service = SLOT(self, connection, C_SERVICE), *state = SLOT(self, connection, C_STATE);
+    PyObject *choice = IS_A(service, service) ? SLOT(service, service, V_RELAY) : NULL;
+    if (!IS_A(choice, relay_choice) || !IS_A(relay, relay))
+        return PyObject_CallFunctionObjArgs(plain_join, self, relay, NULL);
+    PyObject *engine = SLOT(choice, relay_choice, X_ENGINE), *joined = SLOT(choice, relay_choice, X_JOINED);
+    int is_copied = engine == copy_relay || state == closed_state;
+    if (!is_copied) {
+        PyObject *client = SLOT(SLOT(relay, relay, Y_INWARD), direction, N_SOURCE);
+        PyObject *server = SLOT(SLOT(relay, relay, Y_OUTWARD), direction, N_SOURCE);
+        int reports = IS(choice, relay_choice, X_WAITS_FOR_BULK) ? reports_bulk(client) : 0;
+        if (reports > 0)
+            reports = reports_bulk(server);
+        if (reports < 0)
+            return NULL;
+        if (reports == 0)
+            return PyObject_CallFunctionObjArgs(plain_join, self, relay, NULL);
+        PyObject *detected = PyObject_GetAttr(self, s_bulk_detected);
+        if (detected == NULL)
+            return NULL;
+        put_new(&SLOT(client, stream, W_BULK_DETECTED), detected);
+        put(&SLOT(server, stream, W_BULK_DETECTED), detected);
+    }
+    PyObject *count = PyDict_GetItemWithError(joined, copy_relay);
+    PyObject *more = count == NULL ? NULL : PyNumber_Add(count, one);
+    int result = more == NULL ? -1 : PyDict_SetItem(joined, copy_relay, more);
+    Py_XDECREF(more);
+    if (result < 0 && !PyErr_Occurred())
+        PyErr_SetObject(PyExc_KeyError, copy_relay);
+    return done(result);
+}
+
+static PyObject *
+connection_end(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    SET(self, connection, C_IS_OVER, 1);
+    PyObject *on_end = Py_NewRef(SLOT(self, connection, C_ON_END));
+    PyObject *result = PyObject_CallOneArg(on_end, self);
+    Py_DECREF(on_end);
+    if (result == NULL)
+        return NULL;
+    Py_DECREF(result);
+    put_new(&SLOT(self, connection, C_ON_END), on_end_of_none);
+    PyObject *dispatcher = SLOT(self, connection, C_DISPATCHER);
+    if (!IS_A(dispatcher, dispatcher))
+        return done(call(dispatcher, s_detach, NULL));
+    Py_CLEAR(SLOT(dispatcher, dispatcher, D_OWNER));
+    return Py_NewRef(Py_None);
+}
+
 /* The copying relay. */
 
 static PyObject *
@@ -532,6 +602,8 @@ static PyMethodDef connection_methods[] = {
     {"__init__", METHOD(connection_init), METH_FASTCALL, NULL},
     {"transition", connection_transition, METH_O, NULL},
     {"set_timer", METHOD(connection_set_timer), METH_FASTCALL, NULL},
+    {"join", connection_join, METH_O, NULL},
+    {"end", connection_end, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
@@ -560,17 +632,6 @@ static PyMethodDef direction_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static PyObject *
-class_of(PyObject *classes, const char *name)
-{
-    PyObject *type = PyDict_GetItemString(classes, name);
-    if (type == NULL || !PyType_Check(type)) {
-        PyErr_Format(PyExc_TypeError, "no class for %s", name);
-        return NULL;
-    }
-    return type;
-}
-
 /* configure(classes, values, levels): see dispatch/compiled.py. */
 static PyObject *
 configure(PyObject *module, PyObject *args)
@@ -585,17 +646,17 @@ configure(PyObject *module, PyObject *args)
         {"selector", &selector_layout, selector_names},       {"choice", &choice_layout, choice_names},
         {"lease", &lease_layout, lease_names},                {"destination", &destination_layout, destination_names},
         {"timer", &timer_layout, timer_names},                {"wheel", &wheel_layout, wheel_names},
-        {"relay", &relay_layout, relay_names},
+        {"relay", &relay_layout, relay_names},                {"relay_choice", &relay_choice_layout, relay_choice_names},
         {"direction", &direction_layout, direction_names},    {"stream", &stream_layout, stream_names},
     };
     PyObject *classes;
     (void)module;
-    if (!PyArg_ParseTuple(args, "O!(OOO)(ll)", &PyDict_Type, &classes, &no_destinations, &on_end_of_none, &closed_state,
-                          &state_level, &scheduling_level))
+    if (!PyArg_ParseTuple(args, "O!(OOOO)(ll)", &PyDict_Type, &classes, &no_destinations, &on_end_of_none, &closed_state,
+                          &copy_relay, &state_level, &scheduling_level))
         return NULL;
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        PyObject *type = class_of(classes, all[i].name);
-        if (type == NULL || learn(all[i].layout, all[i].names, (PyTypeObject *)type) < 0)
+        PyTypeObject *type = class_of(classes, all[i].name);
+        if (type == NULL || learn(all[i].layout, all[i].names, type) < 0)
             return NULL;
     }
     shared_destination_type = (PyTypeObject *)Py_XNewRef(class_of(classes, "shared_destination"));
@@ -604,11 +665,13 @@ configure(PyObject *module, PyObject *args)
     Py_INCREF(no_destinations);
     Py_INCREF(on_end_of_none);
     Py_INCREF(closed_state);
+    Py_INCREF(copy_relay);
     plain_transition = PyObject_GetAttrString((PyObject *)connection_layout.type, "transition");
+    plain_join = PyObject_GetAttrString((PyObject *)connection_layout.type, "join");
     plain_select = PyObject_GetAttrString((PyObject *)dispatcher_layout.type, "select");
     plain_take = PyObject_GetAttrString((PyObject *)dispatcher_layout.type, "take");
     plain_end = PyObject_GetAttrString((PyObject *)lease_layout.type, "end");
-    if (plain_transition == NULL || plain_select == NULL || plain_take == NULL || plain_end == NULL)
+    if (plain_transition == NULL || plain_join == NULL || plain_select == NULL || plain_take == NULL || plain_end == NULL)
         return NULL;
     return Py_BuildValue("NNNNN", methods_for(connection_layout.type, connection_methods),
                          methods_for(dispatcher_layout.type, dispatcher_methods),
@@ -634,7 +697,8 @@ PyInit__connection(void)
         PyObject **place;
         const char *text;
     } strings[] = {
-        {&s_after, "after"}, {&s_cancel, "cancel"}, {&s_choice_failed, "_choice_failed"}, {&s_choose, "choose"},
+        {&s_after, "after"}, {&s_bulk_detected, "_bulk_detected"}, {&s_cancel, "cancel"}, {&s_detach, "detach"},
+        {&s_reports_bulk, "reports_bulk"}, {&s_choice_failed, "_choice_failed"}, {&s_choose, "choose"},
         {&s_context, "context"}, {&s_data_received, "dataReceived"}, {&s_down, "down"}, {&s_ended, "ended"},
         {&s_get, "__get__"}, {&s_half_close, "half_close"}, {&s_handle_answer, "handle_answer"},
         {&s_inward_ended, "_inward_ended"}, {&s_keep_urgent, "keep_urgent_data_in_place"}, {&s_level, "level"},
@@ -650,5 +714,6 @@ PyInit__connection(void)
     no_text = PyUnicode_FromString("");
     no_objects = PyTuple_New(0);
     zero = PyLong_FromLong(0);
-    return no_bytes && no_text && no_objects && zero ? PyModule_Create(&definition) : NULL;
+    one = PyLong_FromLong(1);
+    return no_bytes && no_text && no_objects && zero && one ? PyModule_Create(&definition) : NULL;
 }

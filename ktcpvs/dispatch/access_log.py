@@ -5,6 +5,7 @@ from __future__ import annotations
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import Choice, OwnResponse
 from ktcpvs.model.service import NO_LOG, VirtualService
+from ktcpvs.protocols import grpc
 from ktcpvs.protocols.access_log import FORMATS, LineFormat, Record, TLSNames
 from ktcpvs.protocols.http1.plain import PlainRequest
 from ktcpvs.runtime.context import Context
@@ -157,9 +158,16 @@ class AccessLogEntry:
         self.record.status = status
         self._head_out = head_size
 
+    def response_ended(self, head: bytes, trailers: bytes) -> None:
+        """Note the status of gRPC, where the response to a request of gRPC has one. head, trailers: of the response."""
+        if grpc.is_grpc(self.record.lines):
+            status = grpc.read_status(trailers)
+            self.record.grpc_status = grpc.read_status(head) if status is None else status
+
     def refused(self, status: int, response: bytes) -> None:
         """Note a response of the switch itself, whose bytes are in no other count."""
         self.record.status = status
+        self.response_ended(response, b"")
         self.record.bytes_out = len(response)
         self._head_out = response.find(b"\r\n\r\n") + 4
 

@@ -1,13 +1,15 @@
 """Admission control: allow and deny lists, and limits for each client address.
 
-It decides right after accept, before anything is read from a client or allocated for it; limits on requests are checked
-again for each request.
+It decides as soon as the client's address is known, which is right after accept, before anything is read or allocated
+for it; that of a client behind a proxy comes in a header of the PROXY protocol. Limits on requests are checked again
+for each request.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from ktcpvs.dispatch.trusted_proxies import TrustedProxies
 from ktcpvs.interfaces import CONNECTION
 from ktcpvs.model.clients import NOWHERE, ClientTable, take
 from ktcpvs.model.filter import Filter, filter_of
@@ -51,6 +53,7 @@ class Admission:
         "_limits",
         "_lists",
         "_most",
+        "_proxies",
         "_room",
         "_table",
         "denied",
@@ -58,10 +61,12 @@ class Admission:
         "limited",
     )
 
-    def __init__(self, context: Context, ident: str) -> None:
+    def __init__(self, context: Context, ident: str, proxies: TrustedProxies | None = None) -> None:
+        """proxies: trusted ones; None: there are none."""
         self._context = context
         self._clock = context.monotonic
         self._ident = ident
+        self._proxies = proxies or TrustedProxies()
         self._lists: tuple[Networks, Networks] = Networks(), Networks()
         self._filter: Filter | None = None
         self._table: ClientTable | None = None
@@ -100,10 +105,10 @@ class Admission:
         """Whether there are limits that `wait_time` checks."""
         return self._table is not None and bool(self._cost or self._head_cost)
 
-    def enter(self, peer: Any, is_proxy: bool = False) -> int | None:
+    def enter(self, peer: Any) -> int | None:
         """Admit a client. Return the slot where it counts until `leave`; NOWHERE: it is not counted; None: it is
-        rejected, and its connection must be reset. peer: as returned by accept(). is_proxy: it is a trusted proxy,
-        whose connections belong to many clients and are not counted."""
+        rejected, and its connection must be reset. peer: as returned by accept(). Connections of
+        trusted proxies belong to many clients and are not counted."""
         if type(peer) is not tuple:  # clients of a unix socket have no address
             return NOWHERE
         if self._filter is not None and not self._filter.judge(packed_address(peer))[0]:
@@ -111,7 +116,7 @@ class Admission:
             self._note_rejection("service {ident}: clients rejected by allow and deny, for example {client}", peer)
             return None
         table = self._table
-        if not self._limits or table is None or is_proxy:
+        if not self._limits or table is None or self._proxies.trusts(peer[0]):
             return NOWHERE
         now = self._clock()
         slot = self._slot(table, peer, now)

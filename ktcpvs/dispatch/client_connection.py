@@ -57,6 +57,9 @@ class ClientConnection(ABC):
     reserved: ClassVar[int] = 0
     """Descriptors that it may need later; the pool counts them when it takes them."""
 
+    is_client: ClassVar[bool] = True
+    """Whether it counts as a client (`maxclients`); a stream of a connection that counts itself does not."""
+
     __slots__ = (
         "_timer", "began", "client", "client_name", "context", "dispatcher", "ending", "handover", "is_over",
         "last_activity", "limits", "on_end", "relay", "service", "state",
@@ -191,26 +194,39 @@ class ClientConnection(ABC):
     def origin(self) -> Origin:
         """Return who the client is, for servers that are told so."""
         client, request = self.client, self.dispatcher.request
-        host, local = request.client, client.local_address
+        host, called = request.client, client.called or client.local_address
         if not host:
             return Origin(server_name=request.server_name, tls=client.tls)
-        # A proxy on a unix socket may have told the client's address, but not the one that the client has called.
+        # A stage may have found the address of a client on a unix socket, but not the one that the client has called.
         # Nor does a trusted proxy: the client may be of another family than the address that the proxy has called.
-        called: tuple[str, int] = ("::" if ":" in host else "0.0.0.0", 0)
-        if isinstance(local, tuple) and (":" in local[0]) == (":" in host):
-            called = local[0], local[1]
+        target: tuple[str, int] = ("::" if ":" in host else "0.0.0.0", 0)
+        if isinstance(called, tuple) and (":" in called[0]) == (":" in host):
+            target = called[0], called[1]
         port_text = self.client_name.rpartition(":")[2]
         # The port of a client behind a trusted proxy is unknown.
         port = int(port_text) if peer_of(self.client_name) == host else 0
-        return Origin((host, port), called, request.server_name, client.tls)
+        return Origin((host, port), target, request.server_name, client.tls)
 
-    def join(self, relay: CopyRelay, finished: Callable[[], object]) -> None:
+    def join(self, relay: CopyRelay) -> None:
         """Join both sides by `relay`. The service's engine takes over at once, or when the connection turns out to be
         bulk."""
         choice = self.service.relay
         choice.joined[COPY] += 1
-        if choice.engine != COPY and self.state != CLOSED:
-            self.handover = Handover(self, relay, finished, choice.after, self.context)
+        if choice.engine == COPY or self.state == CLOSED:
+            return
+        client, server = relay.inward.source, relay.outward.source
+        if choice.waits_for_bulk and client.reports_bulk and server.reports_bulk:
+            client.bulk_detected = server.bulk_detected = self._bulk_detected
+        else:
+            self.handover = Handover(self, relay, relay.finished, choice.after, self.context)
+
+    def _bulk_detected(self) -> None:
+        """One side has sent much at once: an engine may take over. Most connections never come here, and need no
+        hand-over."""
+        relay = self.relay
+        if isinstance(relay, CopyRelay) and self.handover is None and self.wanted_engine() != COPY:
+            self.handover = Handover(self, relay, relay.finished, self.service.relay.after, self.context)
+            self.handover.bulk_detected()
 
     def retry_after(self, status: int, seconds: int) -> int:
         """Return the value of Retry-After: `seconds`, or the setting for a refusal with 503; 0: none."""

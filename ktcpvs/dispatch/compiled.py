@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 from ktcpvs.dispatch.client_connection import CLOSED, ClientConnection, nothing_to_end
 from ktcpvs.dispatch.dispatcher import Dispatcher
 from ktcpvs.dispatch.selection import Selector
-from ktcpvs.dispatch.service_context import ServiceContext
+from ktcpvs.dispatch.service_context import RelayChoice, ServiceContext
 from ktcpvs.model.destination import Destination, Lease, SharedDestination
 from ktcpvs.model.scheduling import NONE, Choice, Request
+from ktcpvs.model.service import COPY
 from ktcpvs.relay.copy import CopyRelay, Direction
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system import log as levels
@@ -46,10 +47,11 @@ if not TYPE_CHECKING:
                     "timer": Timer,
                     "wheel": TimerWheel,
                     "relay": CopyRelay,
+                    "relay_choice": RelayChoice,
                     "direction": Direction,
                     "stream": Stream,
                 },
-                (NONE, nothing_to_end, CLOSED),
+                (NONE, nothing_to_end, CLOSED, COPY),
                 (levels.STATE, levels.SCHEDULING),
             ),
         )

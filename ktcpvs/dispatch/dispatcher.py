@@ -14,6 +14,7 @@ from ktcpvs.dispatch.selection import AGAIN, NOBODY, QUEUE, Decision
 from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.model.destination import Destination, Lease
 from ktcpvs.model.scheduling import NONE, Choice, ModifiedChoice, OwnResponse, Request
+from ktcpvs.streams.connector import HTTP2Failed
 from ktcpvs.streams.tls_connect import TLSFailed
 from ktcpvs.system import log as levels
 from ktcpvs.system.pending import cancel_pending
@@ -291,7 +292,7 @@ class Dispatcher:
             self.entry.retried()
         self.exclude(destination, reason)
         form = "service {ident}: server {server} not connected: {why}"
-        if why.check(TLSFailed):  # the server or the configuration must be changed
+        if why.check(TLSFailed, HTTP2Failed):  # the server or the configuration must be changed
             self._service.note_server_fault(destination, reason)
         else:
             self._log.event(levels.NON_FATAL, form, ident=self._service.ident, server=destination.address, why=reason)

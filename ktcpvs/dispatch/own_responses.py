@@ -49,12 +49,16 @@ class OwnResponses:
         key = shorten(rule, MAX_LABEL), status
         self.counts[key] = self.counts.get(key, 0) + 1
 
-    def error(self, status: int, reason: str, later: int = 0, location: str = "") -> OwnMessage:
+    def error(self, status: int, reason: str, later: int = 0, location: str = "", lines: bytes = b"") -> OwnMessage:
         """Return the response that refuses or redirects a request: `error_message`, with the error page of the service
         in place of the text."""
-        message = error_message(status, reason, later, location)
+        message = error_message(status, reason, later, location, lines)
         file = self.files.get(self._error_pages.get(status, ""))
-        return message if file is None else evolve(message, body=file.contents, content_type=content_type(file.path))
+        return (
+            message
+            if file is None or message.whole is not None
+            else evolve(message, body=file.contents, content_type=content_type(file.path))
+        )
 
     def message(self, own: OwnResponse, request: Request, client_name: str = "") -> OwnMessage:
         """Return the response to a request. client_name: the client's address with its port. Raises BadRequest where

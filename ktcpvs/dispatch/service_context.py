@@ -17,10 +17,16 @@ from ktcpvs.model.service import AUTO, COPY, RELAYS, VirtualService
 from ktcpvs.relay.body_relay import BodyRelay
 from ktcpvs.runtime.context import Context
 from ktcpvs.streams.connector import PLAIN, ConnectionOptions, Connector
+from ktcpvs.streams.stream import Stream
 from ktcpvs.system import log as levels
 
 CLIENTS_SPEAK_TLS, SERVERS_SPEAK_TLS = "all clients speak TLS", "all servers speak TLS"
 """Why the connections of a service are copied: only this process can encrypt."""
+
+
+def no_preconnection(destination: Destination) -> Stream | None:
+    """Return None: the `take_preconnected` of a service without connections that are made ahead."""
+    return None
 
 
 class TrafficCounters:
@@ -41,15 +47,17 @@ class RelayChoice:
     """The relay engine that joins the connections of a service.
 
     engine: the relay's name. reason: why it is not the configured or the best one; "" when it is. after: seconds of
-    copying before the engine takes over. joined: relay -> connections that it carries or has carried to their end.
-    bodies: moves long HTTP bodies; None: they are copied.
+    copying before the engine takes over. waits_for_bulk: whether it takes over only connections with much at once, of
+    which most transports tell; False: all connections. joined: relay -> connections that it carries or has carried to
+    their end. bodies: moves long HTTP bodies; None: they are copied.
     """
 
-    __slots__ = ("after", "bodies", "engine", "joined", "reason")
+    __slots__ = ("after", "bodies", "engine", "joined", "reason", "waits_for_bulk")
 
     def __init__(self) -> None:
         self.engine, self.reason = COPY, ""
         self.after = 0
+        self.waits_for_bulk = False
         self.bodies: BodyRelay | None = None
         self.joined = {relay: 0 for relay in reversed(RELAYS) if relay != AUTO}
 
@@ -63,6 +71,7 @@ class RelayChoice:
             self.engine, self.reason = COPY, f"{self.engine}: {SERVERS_SPEAK_TLS}"
         self.bodies = context.relays.body_relay(self.engine)
         self.after = settings.relay_after if config.relay == AUTO else 0
+        self.waits_for_bulk = self.after > 0 and settings.relay_rate > 0
         if config.relay != AUTO and self.reason not in ("", before):
             context.log.warn("service {ident} copies: {why}", ident=config.ident, why=self.reason)
 
@@ -73,13 +82,14 @@ class ServiceContext:
     unit: of the scheduler. settings: in force for this service. server_failed: called with a server and a reason when
     a connection or request has failed by that server's fault. room_needed: called when a client begins to wait for
     room. make_connector: makes the connector of a server as it is configured now. connection_options: address -> how
-    connections to that server are made, where they are not plain.
+    connections to that server are made, where they are not plain. take_preconnected: returns an open stream to a server
+    for a client that is relayed as a whole; None: the client must connect.
     """
 
     __slots__ = (
         "_connectors", "access_log", "admission", "config", "connection_options", "context", "counters",
         "make_connector", "own_responses", "proxies", "queue", "relay", "room_needed", "rule_rates", "selector",
-        "server_failed", "settings", "unit",
+        "server_failed", "settings", "take_preconnected", "unit",
     )  # fmt: skip
 
     def __init__(self, context: Context, config: VirtualService, unit: str) -> None:
@@ -89,11 +99,11 @@ class ServiceContext:
         self.unit = unit
         self.selector = Selector(context, config)
         self.queue = Queue()
-        self.admission = Admission(context, config.ident)
+        self.proxies = TrustedProxies()
+        self.admission = Admission(context, config.ident, self.proxies)
         self.access_log = ServiceAccessLog(context)
         self.counters = TrafficCounters()
         self.own_responses = OwnResponses()
-        self.proxies = TrustedProxies()
         self.rule_rates = RuleRates(context, config.ident)
         self.relay = RelayChoice()
         self.connection_options: Mapping[Address, ConnectionOptions] = {}
@@ -106,6 +116,7 @@ class ServiceContext:
         )
         self.server_failed: Callable[[Destination, str], object] = lambda destination, reason: None
         self.room_needed: Callable[[], object] = lambda: None
+        self.take_preconnected: Callable[[Destination], Stream | None] = no_preconnection
 
     def __repr__(self) -> str:
         return f"<service {self.ident}, {self.config.scheduler}>"

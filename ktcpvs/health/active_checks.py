@@ -17,11 +17,14 @@ from twisted.internet.error import TimeoutError as LateError
 from twisted.python.failure import Failure
 
 from ktcpvs.errors import shorten
-from ktcpvs.model.check import OFF, SEND, TCP, Check, NotWell, parse_check
+from ktcpvs.health.http2_check import probe_grpc, probe_http
+from ktcpvs.model.check import GRPC, OFF, SEND, TCP, Check, NotWell, parse_check
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.service import VirtualService
 from ktcpvs.streams.connector import Connector
 from ktcpvs.streams.stream import Stream
+from ktcpvs.streams.tls import TLS_1_3
+from ktcpvs.streams.transport import nothing
 from ktcpvs.system import log as levels
 from ktcpvs.system.pending import cancel_pending
 from ktcpvs.system.periodic import PeriodicJob
@@ -43,8 +46,18 @@ RETRY_DELAY = 0.05
 NOT_MADE = "check: not made, because the switch has no descriptor or memory left"
 """The outcome of a check that says nothing about its server."""
 
+ALERT_WAIT = 0.5
+"""Seconds for which a tcp check waits for the server's refusal after its handshake by TLS 1.3, in which a client's
+certificate is judged only then (RFC 8446, section 4.4.2.4). A server on the other side of the world needs 0.3."""
+
+ALERT_WAIT_SHARE = 0.9
+"""The part of a check's timeout after which it does not wait longer for that, so that it passes."""
+
 MAX_REASON = 160
 """The most characters of a reason why a check has failed."""
+
+RESET = "the server has reset the connection after the handshake"
+"""Why a tcp check has failed whose server has not sent an alert."""
 
 MAX_RESPONSE = 1 << 16
 """The bytes of a response within which the expected text must come."""
@@ -125,12 +138,17 @@ class ActiveChecks:
         """Return `seconds`, lengthened or shortened at random."""
         return seconds * (1 - JITTER + 2 * JITTER * self._chance())
 
-    def probe(self, check: Check, destination: Destination, connector: Connector) -> Deferred[Any]:
-        """Start a check; the Deferred fires if it passes, and fails if not. Cancelling it stops the check."""
+    def probe(self, check: Check, destination: Destination, connector: Connector, timeout: float) -> Deferred[Any]:
+        """Start a check; the Deferred fires if it passes, and fails if not. Cancelling it stops the check. timeout:
+        seconds that it may take; the caller cancels it then."""
         if check.kind == TCP:
-            return connector.connect_stream(Stream()).addCallback(Stream.close)
+            return _Connect(self._context.reactor, timeout).begin(connector)
         if check.kind == SEND:
             return _SendExpect(check).begin(connector)
+        if check.kind == GRPC:
+            return probe_grpc(check, connector, destination.name)
+        if connector.is_http2:
+            return probe_http(check, connector, destination.name)
         if self._http is None:
             from ktcpvs.health.http_check import HTTPChecks  # an HTTP client takes 10 MiB, which few need
 
@@ -168,7 +186,7 @@ class _CheckedServer:
             return RETRY_DELAY
         timeout = self.service.config.check_timeout
         connector = self.service.connector(self._destination)
-        probe = partial(self._checks.probe, self._check, self._destination, connector)
+        probe = partial(self._checks.probe, self._check, self._destination, connector, timeout)
         attempt = self._attempt = _Attempt(self._checks, self._context, probe, timeout, connector.hint)
         return attempt.done.addCallback(self._checked)
 
@@ -220,6 +238,58 @@ class _Attempt:
         if not self._is_over:
             self.abandon()
             self.done.callback(why)
+
+
+class _Connect:
+    """A check that connects and sends nothing. With TLS 1.3 it waits for a moment, since a server that refuses the
+    switch's certificate, or misses one, says so after the handshake."""
+
+    def __init__(self, reactor: Any, timeout: float) -> None:
+        """timeout: of the check, in seconds."""
+        self._reactor = reactor
+        self._deadline = reactor.seconds() + ALERT_WAIT_SHARE * timeout
+        self._stream = Stream()
+        self._timer: Any = None
+        self._outcome: Deferred[None] = Deferred()
+
+    def begin(self, connector: Connector) -> Deferred[None]:
+        """Start; the Deferred fires when the server has accepted the connection. Cancelling it closes the
+        connection."""
+        connecting = connector.connect_stream(self._stream)
+
+        def cancel(_: Deferred[None]) -> None:
+            connecting.cancel()
+            self._stop_waiting()
+            self._stream.abort()
+
+        outcome = self._outcome = Deferred(cancel)
+        connecting.addCallbacks(self._connected, self._outcome.errback)
+        return outcome
+
+    def _connected(self, stream: Stream) -> None:
+        if stream.tls is None or stream.tls.version != TLS_1_3:
+            self._passed()
+            return
+        stream.dataReceived = self._passed
+        stream.lost = self._lost
+        left = self._deadline - self._reactor.seconds()
+        self._timer = self._reactor.callLater(max(0.0, min(ALERT_WAIT, left)), self._passed)
+
+    def _passed(self, data: bytes = b"") -> None:
+        """The server has accepted the connection. data: that it has sent."""
+        self._stop_waiting()
+        self._stream.close()
+        self._outcome.callback(None)
+
+    def _lost(self, clean: bool) -> None:
+        """The server has ended the connection."""
+        self._stop_waiting()
+        self._outcome.errback(Failure(NotWell(f"TLS: {self._stream.failure or RESET}")))
+
+    def _stop_waiting(self) -> None:
+        self._stream.dataReceived = self._stream.lost = nothing
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
 
 
 class _SendExpect:

@@ -18,8 +18,9 @@ from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
 from ktcpvs import __version__
-from ktcpvs.model.address import Address, host_field
+from ktcpvs.model.address import Address, Inet, host_field
 from ktcpvs.model.check import Check, NotWell
+from ktcpvs.model.service import HTTPS_PORT
 from ktcpvs.streams.connector import Connector
 
 MAX_HEAD = 1 << 16
@@ -127,9 +128,7 @@ class HTTPChecks:
     def probe(self, check: Check, connector: Connector, name: str | None = None) -> Deferred[Any]:
         """Start a check; the Deferred fires if it passes, and fails if not. name: the server's host and port as they
         are configured; None: as in its address."""
-        # A dot at the end of a name is for name servers; web servers do not expect it.
-        host = (name or host_field(connector.address)).replace(".:", ":")
-        headers = Headers({"Host": [host], "User-Agent": [f"ktcpvs/{__version__} check"]})
+        headers = Headers({"Host": [_host(connector, name)], "User-Agent": [f"ktcpvs/{__version__} check"]})
         url = b"http://" + self._endpoints.host(connector) + check.path.encode()
         response: Deferred[Any] = self._agent.request(b"GET", url, headers)
         return response.addCallbacks(lambda response: _judge(response, check), _no_response)
@@ -141,6 +140,17 @@ class HTTPChecks:
     def close(self) -> None:
         """Close the idle connections."""
         self._pool.closeCachedConnections()
+
+
+def _host(connector: Connector, name: str | None) -> str:
+    """Return the value of Host: with TLS the name that is verified, since the server's site has it too, and without the
+    port that https implies (RFC 9110, section 4.2.2)."""
+    address, tls = connector.address, connector.options.tls
+    if tls is not None and tls.name is not None:
+        port = address.port if isinstance(address, Inet) and address.port != HTTPS_PORT else None
+        return host_field(Inet(tls.name, port))
+    # A dot at the end of a name is for name servers; web servers do not expect it.
+    return (name or host_field(address)).replace(".:", ":")
 
 
 class _Body(Protocol):

@@ -1,39 +1,49 @@
 /* The fast path of plain requests, compiled: HTTPClientConnection.receive, Exchange.start_plain, Exchange.server_data and
  * Exchange._pass_whole, as far as all goes as it usually does. Whatever is unusual is left to these methods, before
- * anything has changed, or to methods of theirs that go on from there.
+ * anything has changed, or to methods of theirs that go on from there. So are the methods with which each client
+ * connection begins and ends, which http/compiled.py puts into the classes.
  *
  * The objects are Python's own, with __slots__; their attributes are read and written at the slots' offsets. What is to
  * be done, and why, stands in http/exchange.py.
  */
 
+#define _GNU_SOURCE /* memrchr */
 #include "../_slots.h"
 #include <stddef.h>
 #include <string.h>
+#include <strings.h>
 #include <time.h>
 
 enum { MAX_BUCKETS = 64, PLACES = 256, MAX_CACHED_REQUEST = 1024 };
 
 enum { C_STATE, C_IS_LAST, C_READER, C_LIMITS, C_LAST_ACTIVITY, C_HTTP, C_EXCHANGE, C_IS_FULL, C_HAS_ENDED, C_PENDING,
-       C_HELD, C_CLIENT, C_CLOSES_AFTER, C_DISPATCHER };
+       C_HELD, C_CLIENT, C_CLOSES_AFTER, C_DISPATCHER, C_BODY, C_BODY_BYTES, C_HEAD_BEGAN, C_IS_SERVING_PENDING,
+       C_IS_TURN_OVER, C_PROGRESS, C_CONTEXT, C_IS_OVER, C_RELAY };
 FIELDS(connection, "state", "is_last", "_reader", "limits", "last_activity", "_http", "exchange", "is_full", "has_ended",
-       "pending", "held", "client", "closes_after", "dispatcher");
+       "pending", "held", "client", "closes_after", "dispatcher", "body", "_body_bytes", "_head_began", "_is_serving_pending",
+       "_is_turn_over", "_progress", "context", "is_over", "relay");
 
 enum { X_STARTED, X_OWNER, X_DISPATCHER, X_HTTP, X_MESSAGE, X_PLAIN, X_PLAIN_LOG, X_REPEATABLE, X_SERVER, X_BYTES_IN,
-       X_BYTES_OUT, X_RESPONSE, X_RECEIVED, X_SETTLED };
+       X_BYTES_OUT, X_RESPONSE, X_RECEIVED, X_SETTLED, X_BODIES, X_BODY_START, X_CONNECTING, X_EDITS, X_MATCHED,
+       X_REQUEST_ID };
 FIELDS(exchange, "_started", "_owner", "dispatcher", "_http", "_message", "_plain", "_plain_log", "_is_repeatable",
-       "server", "bytes_in", "bytes_out", "response", "_received", "settled");
+       "server", "bytes_in", "bytes_out", "response", "_received", "settled", "_bodies", "_body_start", "_connecting", "_edits",
+       "_matched", "_request_id");
 
-enum { F_ACCESS_LOG, F_CACHE, F_CONNECTIONS, F_KEPT, F_SELECTOR };
-FIELDS(http, "access_log", "cache", "connections", "kept", "selector");
+enum { F_ACCESS_LOG, F_CACHE, F_CONNECTIONS, F_KEPT, F_SELECTOR, F_CHECKED, F_INTERVAL, F_CONTEXT };
+FIELDS(http, "access_log", "cache", "connections", "kept", "selector", "_checked", "_interval", "context");
+
+enum { E_SETTINGS };
+FIELDS(service, "settings");
 
 enum { V_EXCHANGE, V_CACHED, V_DESTINATION, V_WRITE };
 FIELDS(server, "exchange", "cached_response", "destination", "write");
 
-enum { D_REQUEST, D_CHOICE, D_LEASE, D_FAILED };
-FIELDS(dispatcher, "request", "choice", "lease", "failed_connections");
+enum { D_REQUEST, D_CHOICE, D_LEASE, D_FAILED, D_ENTRY };
+FIELDS(dispatcher, "request", "choice", "lease", "failed_connections", "entry");
 
-enum { R_METHOD, R_TARGET, R_PATH, R_LINES, R_TRIED, R_FAILED, R_CLIENT };
-FIELDS(request, "method", "target", "path", "lines", "tried", "failed", "client");
+enum { R_METHOD, R_TARGET, R_PATH, R_LINES, R_TRIED, R_FAILED, R_CLIENT, R_CONNECTION };
+FIELDS(request, "method", "target", "path", "lines", "tried", "failed", "client", "connection");
 
 enum { S_SCHEDULER, S_USABLE, S_DOWN };
 FIELDS(selector, "scheduler", "usable", "down");
@@ -58,8 +68,8 @@ FIELDS(latencies, "seconds");
 enum { W_START, W_HEAD, W_TOTAL, W_ROW, W_AS_IS };
 FIELDS(response, "start", "head", "total", "row", "as_is");
 
-enum { M_WRITE, M_RESTING };
-FIELDS(stream, "write", "resting");
+enum { M_WRITE, M_RESTING, M_DATA_RECEIVED, M_ENDED, M_LOST, M_IS_OPEN, M_TLS, M_PEER_ENDED };
+FIELDS(stream, "write", "resting", "dataReceived", "ended", "lost", "is_open", "tls", "peer_ended");
 
 enum { A_WRITER };
 FIELDS(access_log, "writer");
@@ -67,12 +77,16 @@ FIELDS(access_log, "writer");
 enum { P_DATA, P_OUT, P_METHOD, P_TARGET, P_LINES, P_MINOR, P_KEEP_ALIVE };
 FIELDS(plain, "data", "out", "method", "target", "lines", "minor", "keep_alive");
 
-static PyTypeObject *shared_destination_type;
-static PyObject *idle_state, *sent_state, *whole_state, *closing, *no_bytes;
+static PyTypeObject *shared_destination_type, *base_type;
+static PyObject *idle_state, *sent_state, *whole_state, *closed_state, *closing, *no_bytes, *zero, *no_time, *nothing_moved,
+    *no_match, *event_finished, *event_client_gone;
+static PyObject *plain_opened, *plain_client_lost, *plain_end_if_over;
 static double buckets[MAX_BUCKETS];
 static int bucket_count;
 static PyObject *s_now, *s_receive, *s_begin, *s_start, *s_choose, *s_choice_failed, *s_choice_unusual, *s_with_lines,
-    *s_pause, *s_resume, *s_plain_response, *s_put, *s_end, *s_write_plain_log, *s_finish, *s_read_for;
+    *s_pause, *s_resume, *s_plain_response, *s_put, *s_end, *s_write_plain_log, *s_finish, *s_read_for, *s_check_interval,
+    *s_check_timeouts, *s_client_ended, *s_client_lost, *s_close, *s_close_gracefully, *s_context, *s_init,
+    *s_set_backpressure, *s_set_timer, *s_settle, *s_transition, *s_wheel;
 
 static int
 add(PyObject **place, long long more)
@@ -222,6 +236,93 @@ read_plain(PyObject *cache, PyObject *data, PyObject *request)
     return found;
 }
 
+/* The line that contains the byte at `at`: where it begins. */
+static Py_ssize_t
+line_at(const char *lines, Py_ssize_t at)
+{
+    const char *end = at > 0 ? memrchr(lines, '\n', (size_t)at) : NULL;
+    return end == NULL ? 0 : end - lines + 1;
+}
+
+static inline int
+has_name(const char *line, Py_ssize_t size, const char *name, Py_ssize_t length)
+{
+    return size > length && strncasecmp(line, name, (size_t)length) == 0 && line[length] == ':';
+}
+
+#define HAS_NAME(line, size, name) has_name(line, size, name, sizeof(name) - 1)
+
+static Py_ssize_t
+common_prefix(const char *one, const char *other, Py_ssize_t size)
+{
+    enum { STEP = 32 };
+    Py_ssize_t at = 0;
+    while (size - at >= STEP && memcmp(one + at, other + at, STEP) == 0)
+        at += STEP;
+    while (at < size && one[at] == other[at])
+        at++;
+    return at;
+}
+
+/* What Exchange._with_lines returns for a scheduler that has only cut something out of one Cookie line, or that whole line:
+ * the head for the server without that part, a new reference. The head was checked as it came, and a part less of a
+ * cookie's text leaves it as valid. NULL, perhaps without an exception: the lines differ in another way. */
+static PyObject *
+without_cookie(PyObject *plain, PyObject *lines)
+{
+    PyObject *old = SLOT(plain, plain, P_LINES), *out = SLOT(plain, plain, P_OUT), *target = SLOT(plain, plain, P_TARGET);
+    const char *before = PyBytes_AS_STRING(old), *after = PyBytes_AS_STRING(lines), *head = PyBytes_AS_STRING(out);
+    Py_ssize_t size = PyBytes_GET_SIZE(old), cut = size - PyBytes_GET_SIZE(lines), out_size = PyBytes_GET_SIZE(out);
+    if (cut <= 0)
+        return NULL;
+    Py_ssize_t at = common_prefix(before, after, size - cut);
+    if (memcmp(before + at + cut, after + at, (size_t)(size - cut - at)) != 0)
+        return NULL;
+    Py_ssize_t line = line_at(before, at);
+    const char *end = memchr(before + at, '\n', (size_t)cut);
+    if (end != NULL) { /* a whole line, of which the next one may share the first bytes */
+        if (memcmp(before + line, before + line + cut, (size_t)(at - line)) != 0)
+            return NULL;
+        at = line;
+        end = memchr(before + at, '\n', (size_t)cut);
+        if (end == NULL || end + 1 != before + at + cut)
+            return NULL;
+    }
+    else if (at < line + (Py_ssize_t)sizeof "Cookie" || memchr(before + at, '\r', (size_t)cut) != NULL)
+        return NULL;
+    if (!HAS_NAME(before + line, size - line, "Cookie"))
+        return NULL;
+    /* Where that is in the head, from which a Connection line may have been cut. */
+    Py_ssize_t start = 4 + PyBytes_GET_SIZE(target) + 11; /* of the lines: GET target HTTP/1.1 */
+    Py_ssize_t known = out_size - start < at + cut ? out_size - start : at + cut;
+    Py_ssize_t same = known < 0 ? 0 : common_prefix(before, head + start, known), shorter = 0;
+    if (same < at + cut) {
+        Py_ssize_t other = line_at(before, same);
+        const char *other_end = memchr(before + other, '\n', (size_t)(size - other));
+        shorter = other_end == NULL ? 0 : other_end + 1 - (before + other);
+        if (shorter == 0 || other + shorter > at || start + at + cut - shorter > out_size || !HAS_NAME(before + other, shorter, "Connection") ||
+            memcmp(before + other + shorter, head + start + other, (size_t)(at + cut - other - shorter)) != 0)
+            return NULL;
+    }
+    Py_ssize_t place = start + at - shorter;
+    PyObject *made = PyBytes_FromStringAndSize(NULL, out_size - cut);
+    if (made == NULL)
+        return NULL;
+    memcpy(PyBytes_AS_STRING(made), head, (size_t)place);
+    memcpy(PyBytes_AS_STRING(made) + place, head + place + cut, (size_t)(out_size - cut - place));
+    return made;
+}
+
+/* The head of a plain request with the lines that the scheduler has returned, a new reference. */
+static PyObject *
+with_lines(PyObject *exchange, PyObject *plain, PyObject *lines)
+{
+    PyObject *made = PyBytes_CheckExact(lines) ? without_cookie(plain, lines) : NULL;
+    if (made != NULL || PyErr_Occurred())
+        return made;
+    return PyObject_CallMethodObjArgs(exchange, s_with_lines, plain, lines, NULL);
+}
+
 /* Exchange.start_plain. */
 static int
 start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
@@ -297,8 +398,7 @@ start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
     put_new(&SLOT(server, server, V_EXCHANGE), exchange);
     put_new(&SLOT(connection, connection, C_STATE), sent_state);
     PyObject *lines = SLOT(choice, choice, O_LINES);
-    out = lines == Py_None ? Py_NewRef(SLOT(plain, plain, P_OUT))
-                           : PyObject_CallMethodObjArgs(exchange, s_with_lines, plain, lines, NULL);
+    out = lines == Py_None ? Py_NewRef(SLOT(plain, plain, P_OUT)) : with_lines(exchange, plain, lines);
     if (out == NULL || add(&SLOT(exchange, exchange, X_BYTES_IN), PyBytes_Size(out)) < 0)
         goto done;
     PyObject *write = Py_NewRef(SLOT(server, server, V_WRITE));
@@ -405,6 +505,41 @@ count_response(PyObject *exchange, PyObject *connection, PyObject *lease, PyObje
     return put_made(&SLOT(exchange, exchange, X_SETTLED), PyTuple_Pack(2, in, out));
 }
 
+static inline int
+stop_timer(PyObject *connection)
+{
+    return call(connection, s_set_timer, zero);
+}
+
+/* HTTPClientConnection._close_gracefully */
+static int
+close_gracefully(PyObject *connection)
+{
+    PyObject *client = SLOT(connection, connection, C_CLIENT);
+    if (!has_stream(connection) || (SLOT(client, stream, M_TLS) != Py_None && SLOT(client, stream, M_PEER_ENDED) != Py_True))
+        return call(connection, s_close_gracefully, NULL);
+    if (stop_timer(connection) < 0)
+        return -1;
+    PyObject *closes = PyObject_CallMethodNoArgs(client, s_close);
+    if (closes == NULL)
+        return -1;
+    int closes_now = PyObject_IsTrue(closes);
+    Py_DECREF(closes);
+    return closes_now ? (closes_now < 0 ? -1 : 0) : call(connection, s_close_gracefully, NULL); /* which watches it */
+}
+
+/* Exchange._finish, after a plain request of which everything has been counted. */
+static int
+finish(PyObject *exchange, PyObject *connection)
+{
+    PyObject *dispatcher = SLOT(exchange, exchange, X_DISPATCHER);
+    if (SLOT(connection, connection, C_CLOSES_AFTER) != Py_True || !is_no_bytes(SLOT(connection, connection, C_PENDING)) ||
+        SLOT(connection, connection, C_BODY) != Py_None || SLOT(dispatcher, dispatcher, D_ENTRY) != Py_None)
+        return call(exchange, s_finish, NULL);
+    put_new(&SLOT(exchange, exchange, X_MESSAGE), Py_None);
+    return call(connection, s_transition, event_finished) < 0 ? -1 : close_gracefully(connection);
+}
+
 /* Exchange._pass_whole. `known` is what the response is. */
 static int
 pass_whole(PyObject *server, PyObject *exchange, PyObject *connection, PyObject *known, PyObject *data)
@@ -448,7 +583,7 @@ pass_whole(PyObject *server, PyObject *exchange, PyObject *connection, PyObject 
             return -1;
     }
     put_new(&SLOT(exchange, exchange, X_PLAIN), Py_None);
-    return is_last ? call(exchange, s_finish, NULL) : 0;
+    return is_last ? finish(exchange, connection) : 0;
 }
 
 /* The plain response that `data` is, a new reference; None when it is another one. */
@@ -545,13 +680,8 @@ static PyTypeObject receiver_type = {
 };
 
 static PyObject *
-make_receiver(PyObject *args, vectorcallfunc receives, Layout *layout, const char *const *names)
+receiver_of(PyObject *owner, PyObject *wheel, vectorcallfunc receives)
 {
-    PyObject *owner, *wheel;
-    if (!PyArg_ParseTuple(args, "OO", &owner, &wheel))
-        return NULL;
-    if (layout->type == NULL && learn(layout, names, Py_TYPE(owner)) < 0)
-        return NULL;
     Receiver *self = PyObject_GC_New(Receiver, &receiver_type);
     if (self == NULL)
         return NULL;
@@ -560,6 +690,198 @@ make_receiver(PyObject *args, vectorcallfunc receives, Layout *layout, const cha
     self->wheel = Py_NewRef(wheel);
     PyObject_GC_Track(self);
     return (PyObject *)self;
+}
+
+static PyObject *
+make_receiver(PyObject *args, vectorcallfunc receives, Layout *layout, const char *const *names)
+{
+    PyObject *owner, *wheel;
+    if (!PyArg_ParseTuple(args, "OO", &owner, &wheel))
+        return NULL;
+    if (layout->type == NULL && learn(layout, names, Py_TYPE(owner)) < 0)
+        return NULL;
+    return receiver_of(owner, wheel, receives);
+}
+
+/* The beginning and the end of a client connection. */
+
+static void
+fill_exchange(PyObject *self, PyObject *http, PyObject *owner, PyObject *dispatcher)
+{
+    static const int none[] = {X_MESSAGE, X_PLAIN, X_PLAIN_LOG, X_SERVER, X_RESPONSE, X_BODIES, X_CONNECTING,
+                               X_EDITS};
+    for (size_t i = 0; i < sizeof none / sizeof *none; i++)
+        put_new(&SLOT(self, exchange, none[i]), Py_None);
+    put_new(&SLOT(self, exchange, X_HTTP), http);
+    put_new(&SLOT(self, exchange, X_OWNER), owner);
+    put_new(&SLOT(self, exchange, X_DISPATCHER), dispatcher);
+    put_new(&SLOT(self, exchange, X_STARTED), no_time);
+    put_new(&SLOT(self, exchange, X_BODY_START), no_bytes);
+    put_new(&SLOT(self, exchange, X_RECEIVED), no_bytes);
+    put_new(&SLOT(self, exchange, X_REQUEST_ID), no_bytes);
+    put_new(&SLOT(self, exchange, X_MATCHED), no_match);
+    put_new(&SLOT(self, exchange, X_REPEATABLE), Py_False);
+    put_new(&SLOT(self, exchange, X_BYTES_IN), zero);
+    put_new(&SLOT(self, exchange, X_BYTES_OUT), zero);
+    put_new(&SLOT(self, exchange, X_SETTLED), nothing_moved);
+}
+
+static PyObject *
+exchange_init(PyObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 3) {
+        PyErr_SetString(PyExc_TypeError, "Exchange() takes 3 arguments");
+        return NULL;
+    }
+    fill_exchange(self, args[0], args[1], args[2]);
+    return Py_NewRef(Py_None);
+}
+
+static PyObject *
+connection_init(PyObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    static const int none[] = {C_READER, C_PROGRESS, C_BODY};
+    static const int no[] = {C_IS_SERVING_PENDING, C_IS_TURN_OVER, C_CLOSES_AFTER, C_HAS_ENDED, C_IS_FULL, C_IS_LAST};
+    static const int zeros[] = {C_HEAD_BEGAN, C_BODY_BYTES, C_HELD};
+    if (count != 3) {
+        PyErr_SetString(PyExc_TypeError, "HTTPClientConnection() takes 3 arguments");
+        return NULL;
+    }
+    PyObject *context = PyObject_GetAttr(args[0], s_context);
+    PyObject *init = context == NULL ? NULL : PyObject_GetAttr((PyObject *)base_type, s_init), *result = NULL;
+    if (init != NULL) {
+        PyObject *all[] = {self, context, args[1], args[2], idle_state};
+        result = PyObject_Vectorcall(init, all, 5, NULL);
+    }
+    Py_XDECREF(init);
+    Py_XDECREF(context);
+    if (result == NULL)
+        return NULL;
+    for (size_t i = 0; i < sizeof none / sizeof *none; i++)
+        put_new(&SLOT(self, connection, none[i]), Py_None);
+    for (size_t i = 0; i < sizeof no / sizeof *no; i++)
+        put_new(&SLOT(self, connection, no[i]), Py_False);
+    for (size_t i = 0; i < sizeof zeros / sizeof *zeros; i++)
+        put_new(&SLOT(self, connection, zeros[i]), zero);
+    put_new(&SLOT(self, connection, C_HTTP), args[0]);
+    put_new(&SLOT(self, connection, C_PENDING), no_bytes);
+    PyObject *exchange = exchange_layout.type->tp_alloc(exchange_layout.type, 0);
+    if (exchange == NULL)
+        Py_CLEAR(result);
+    else {
+        fill_exchange(exchange, args[0], self, SLOT(self, connection, C_DISPATCHER));
+        put(&SLOT(self, connection, C_EXCHANGE), exchange);
+    }
+    return result;
+}
+
+static PyObject *
+connection_opened(PyObject *self, PyObject *unused)
+{
+    PyObject *http = SLOT(self, connection, C_HTTP), *client = SLOT(self, connection, C_CLIENT);
+    PyObject *dispatcher = SLOT(self, connection, C_DISPATCHER);
+    (void)unused;
+    if (!has_stream(self) || !IS_A(http, http) || !IS_A(SLOT(http, http, F_CONTEXT), service) ||
+        !IS_A(dispatcher, dispatcher) || !IS_A(SLOT(dispatcher, dispatcher, D_REQUEST), request))
+        return PyObject_CallFunctionObjArgs(plain_opened, self, NULL);
+    PyObject *wheel = PyObject_GetAttr(SLOT(self, connection, C_CONTEXT), s_wheel);
+    PyObject *receiver = wheel == NULL ? NULL : receiver_of(self, wheel, client_receives);
+    Py_XDECREF(wheel);
+    if (put_made(&SLOT(client, stream, M_DATA_RECEIVED), receiver) < 0 ||
+        put_made(&SLOT(client, stream, M_ENDED), PyObject_GetAttr(self, s_client_ended)) < 0 ||
+        put_made(&SLOT(client, stream, M_LOST), PyObject_GetAttr(self, s_client_lost)) < 0 ||
+        call(client, s_set_backpressure, self) < 0)
+        return NULL;
+    put_new(&SLOT(SLOT(dispatcher, dispatcher, D_REQUEST), request, R_CONNECTION), client);
+    int is_known = SLOT(http, http, F_CHECKED) == SLOT(SLOT(http, http, F_CONTEXT), service, E_SETTINGS);
+    PyObject *interval = is_known ? Py_NewRef(SLOT(http, http, F_INTERVAL)) : PyObject_GetAttr(http, s_check_interval);
+    PyObject *check = interval == NULL ? NULL : PyObject_GetAttr(self, s_check_timeouts);
+    PyObject *made = check == NULL ? NULL : PyObject_CallMethodObjArgs(self, s_set_timer, interval, check, NULL);
+    Py_XDECREF(interval);
+    Py_XDECREF(check);
+    return made;
+}
+
+static PyObject *
+connection_end_if_over(PyObject *self, PyObject *unused)
+{
+    PyObject *exchange = SLOT(self, connection, C_EXCHANGE), *client = SLOT(self, connection, C_CLIENT);
+    PyObject *dispatcher = SLOT(self, connection, C_DISPATCHER);
+    (void)unused;
+    if (!has_stream(self) || !IS_A(exchange, exchange) || !IS_A(dispatcher, dispatcher) ||
+        SLOT(self, connection, C_RELAY) != Py_None)
+        return PyObject_CallFunctionObjArgs(plain_end_if_over, self, NULL);
+    if (SLOT(client, stream, M_IS_OPEN) == Py_True || SLOT(exchange, exchange, X_CONNECTING) != Py_None ||
+        SLOT(self, connection, C_IS_OVER) == Py_True)
+        return Py_NewRef(Py_None);
+    PyObject *lease = SLOT(dispatcher, dispatcher, D_LEASE);
+    int is_settled = SLOT(exchange, exchange, X_PLAIN) == Py_None && SLOT(dispatcher, dispatcher, D_ENTRY) == Py_None &&
+                     (lease == Py_None || (IS_A(lease, lease) && SLOT(lease, lease, L_ENDED) == Py_True));
+    if (stop_timer(self) < 0 || (!is_settled && call(exchange, s_settle, NULL) < 0) || call(self, s_end, NULL) < 0)
+        return NULL;
+    Py_CLEAR(SLOT(exchange, exchange, X_OWNER)); /* Exchange.detach */
+    return Py_NewRef(Py_None);
+}
+
+static PyObject *
+connection_client_lost(PyObject *self, PyObject *clean)
+{
+    PyObject *exchange = SLOT(self, connection, C_EXCHANGE), *state = SLOT(self, connection, C_STATE);
+    if (!IS_A(exchange, exchange) || SLOT(exchange, exchange, X_SERVER) != Py_None ||
+        SLOT(exchange, exchange, X_PLAIN) != Py_None || SLOT(exchange, exchange, X_CONNECTING) != Py_None ||
+        !is_zero(SLOT(self, connection, C_HELD)))
+        return PyObject_CallFunctionObjArgs(plain_client_lost, self, clean, NULL);
+    if (state != closed_state && call(self, s_transition, event_client_gone) < 0)
+        return NULL;
+    return connection_end_if_over(self, NULL);
+}
+
+static PyMethodDef connection_methods[] = {
+    {"__init__", METHOD(connection_init), METH_FASTCALL, NULL},
+    {"_opened", connection_opened, METH_NOARGS, NULL},
+    {"_client_lost", connection_client_lost, METH_O, NULL},
+    {"end_if_over", connection_end_if_over, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMethodDef exchange_methods[] = {
+    {"__init__", METHOD(exchange_init), METH_FASTCALL, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+/* configure_connections(classes, closed, finished, client_gone): see http/compiled.py. */
+static PyObject *
+configure_connections(PyObject *module, PyObject *args)
+{
+    static const struct {
+        const char *name;
+        Layout *layout;
+        const char *const *names;
+    } all[] = {
+        {"connection", &connection_layout, connection_names}, {"exchange", &exchange_layout, exchange_names},
+        {"http", &http_layout, http_names},                   {"service", &service_layout, service_names},
+    };
+    PyObject *classes;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "O!OOO", &PyDict_Type, &classes, &closed_state, &event_finished, &event_client_gone))
+        return NULL;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        PyTypeObject *type = class_of(classes, all[i].name);
+        if (type == NULL || learn(all[i].layout, all[i].names, type) < 0)
+            return NULL;
+    }
+    base_type = (PyTypeObject *)Py_XNewRef(class_of(classes, "base"));
+    Py_INCREF(closed_state);
+    Py_INCREF(event_finished);
+    Py_INCREF(event_client_gone);
+    PyObject *type = (PyObject *)connection_layout.type;
+    plain_opened = PyObject_GetAttrString(type, "_opened");
+    plain_client_lost = PyObject_GetAttrString(type, "_client_lost");
+    plain_end_if_over = PyObject_GetAttrString(type, "end_if_over");
+    if (base_type == NULL || plain_opened == NULL || plain_client_lost == NULL || plain_end_if_over == NULL)
+        return NULL;
+    return Py_BuildValue("NN", methods_for(connection_layout.type, connection_methods),
+                         methods_for(exchange_layout.type, exchange_methods));
 }
 
 static PyObject *
@@ -635,8 +957,23 @@ configure(PyObject *module, PyObject *args)
     return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }
 
+/* without_cookie(plain, lines): for tests, which compare it with Exchange._with_lines; None for NULL. */
+static PyObject *
+test_without_cookie(PyObject *module, PyObject *args)
+{
+    PyObject *plain, *lines;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "O!S", plain_layout.type, &plain, &lines))
+        return NULL;
+    PyObject *made = without_cookie(plain, lines);
+    return made != NULL || PyErr_Occurred() ? made : Py_NewRef(Py_None);
+}
+
 static PyMethodDef functions[] = {
+    {"without_cookie", test_without_cookie, METH_VARARGS, "without_cookie(plain, lines)"},
     {"configure", configure, METH_VARARGS, "configure(classes, states, buckets, closing, limits)"},
+    {"configure_connections", configure_connections, METH_VARARGS,
+     "configure_connections(classes, closed, finished, client_gone): return their compiled methods by name"},
     {"client_receiver", client_receiver, METH_VARARGS, "client_receiver(connection, wheel)"},
     {"server_receiver", server_receiver, METH_VARARGS, "server_receiver(server, wheel)"},
     {NULL, NULL, 0, NULL},
@@ -658,11 +995,20 @@ PyInit__fast_path(void)
         {&s_with_lines, "_with_lines"}, {&s_pause, "pause"}, {&s_resume, "resume"},
         {&s_plain_response, "_plain_response"}, {&s_put, "put"}, {&s_end, "end"},
         {&s_write_plain_log, "_write_plain_log"}, {&s_finish, "_finish"}, {&s_read_for, "_read_for"},
+        {&s_check_interval, "check_interval"}, {&s_check_timeouts, "_check_timeouts"}, {&s_client_ended, "_client_ended"},
+        {&s_client_lost, "_client_lost"}, {&s_close, "close"}, {&s_close_gracefully, "_close_gracefully"},
+        {&s_context, "context"}, {&s_init, "__init__"}, {&s_set_backpressure, "set_backpressure"},
+        {&s_set_timer, "set_timer"}, {&s_settle, "settle"}, {&s_transition, "transition"}, {&s_wheel, "wheel"},
     };
     for (size_t i = 0; i < sizeof strings / sizeof *strings; i++)
         if ((*strings[i].place = PyUnicode_InternFromString(strings[i].text)) == NULL)
             return NULL;
-    if ((no_bytes = PyBytes_FromString("")) == NULL || PyType_Ready(&receiver_type) < 0)
+    no_bytes = PyBytes_FromString("");
+    zero = PyLong_FromLong(0);
+    no_time = PyFloat_FromDouble(0);
+    nothing_moved = Py_BuildValue("(ii)", 0, 0);
+    no_match = Py_BuildValue("(s())", "");
+    if (no_bytes == NULL || zero == NULL || no_time == NULL || nothing_moved == NULL || no_match == NULL || PyType_Ready(&receiver_type) < 0)
         return NULL;
     return PyModule_Create(&definition);
 }

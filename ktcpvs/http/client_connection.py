@@ -473,9 +473,9 @@ class HTTPClientConnection(ClientConnection):
         """Send an error as the last response, and let the client read it. method: of a request whose head was
         refused."""
         self.service.note_refusal(self.client_name, status, reason)
-        self.send_last(
-            self.service.own_responses.error(status, reason, self.retry_after(status, retry_after)), reason, method
-        )
+        message, later = self.exchange.message, self.retry_after(status, retry_after)
+        lines = message.lines if message is not None else b""
+        self.send_last(self.service.own_responses.error(status, reason, later, lines=lines), reason, method)
 
     def send_last(self, response: OwnMessage, reason: str, method: bytes | None = None) -> None:
         """Send a response of the switch itself as the last one, and let the client read it. method: of a request whose
@@ -612,7 +612,17 @@ class HTTPClientConnection(ClientConnection):
 class HTTP2StreamConnection(HTTPClientConnection):
     """A client connection over one stream of an HTTP/2 connection, which has the client's descriptor."""
 
+    def deadline_passed(self, milliseconds: float) -> None:
+        """End the request, whose deadline (`grpc-timeout`) has passed. milliseconds: that its client has given."""
+        if self.state in (life.CHOOSING, life.QUEUED, life.CONNECTING, life.WAITING):
+            self.exchange.fail(504, f"the deadline of {milliseconds:g} ms has passed")
+            self.exchange.cancel_connecting()
+        elif self.state == life.ANSWERING:
+            self.ending = f"the deadline of {milliseconds:g} ms has passed"
+            self.expire(life.READ_TIMEOUT)
+
     descriptors = 0
+    is_client = False
 
     __slots__ = ()
 

@@ -36,14 +36,13 @@ from ktcpvs.model.options import OFF
 from ktcpvs.model.scheduling import Choice, ModifiedChoice, OwnResponse
 from ktcpvs.protocols import http1
 from ktcpvs.protocols.forwarding import certificate_line
-from ktcpvs.protocols.http1 import BadFrame, BadRequest, BadResponse, Frame, Length, OwnMessage
+from ktcpvs.protocols.http1 import BadFrame, BadRequest, BadResponse, Chunked, Frame, Length, OwnMessage
 from ktcpvs.protocols.http1.hop_by_hop import without
 from ktcpvs.protocols.http1.plain import PlainRequest
 from ktcpvs.protocols.http1.request_id import known_request_id
 from ktcpvs.protocols.http1.target import https_url
 from ktcpvs.protocols.http1.upgrade import accepted
 from ktcpvs.relay.body_relay import MIN_BODY_SIZE, MIN_READ_SIZE, BodyRelay
-from ktcpvs.streams.stream import Stream
 from ktcpvs.system import log as levels
 
 MAX_INTERIM_PER_TURN = 16
@@ -93,7 +92,7 @@ class Exchange:
         self._is_repeatable = False  # it may be sent again if the server connection dies now
         self._received = b""  # the beginning of a response's head
         self._bodies: BodyRelay | None = None  # moves the body of the current response; None: it is copied
-        self._connecting: Deferred[Stream] | None = None
+        self._connecting: Deferred[ServerConnection] | None = None
         self.dispatcher = dispatcher
         self.server: ServerConnection | None = None
         self.response: http1.Response | None = None
@@ -415,12 +414,12 @@ class Exchange:
     def connect(self, destination: Destination) -> None:
         """Send the request to this server, on a new connection."""
         self._owner.transition(life.CHOSEN)
-        connection, self._connecting = self._http.connections.connect(
+        self._connecting = connecting = self._http.connections.connect(
             destination, self._http.context.connector(destination), self._owner.origin
         )
-        self._connecting.addCallbacks(self._connected, self._not_connected, (connection,))
+        connecting.addCallbacks(self._connected, self._not_connected)
 
-    def _connected(self, _: Stream, connection: ServerConnection) -> None:
+    def _connected(self, connection: ServerConnection) -> None:
         self._connecting = None
         if self._owner.state != life.CONNECTING:
             connection.abort()
@@ -675,6 +674,10 @@ class Exchange:
     def _finish(self) -> None:
         """Settle the finished exchange, and let the client connection continue."""
         response, lease = self.response, self.dispatcher.lease
+        if response is not None and self.dispatcher.entry is not None:
+            frame = response.frame
+            trailers = frame.trailer_lines if isinstance(frame, Chunked) else b""
+            self.dispatcher.entry.response_ended(response.head, trailers)
         if response is not None and lease is not None:
             lease.destination.latencies.count(response.status, monotonic() - self._started)
             if response.status < 500:
@@ -813,7 +816,9 @@ class Exchange:
         later = owner.retry_after(status, retry_after)
         self._http.context.note_refusal(owner.client_name, status, reason)
         closes = status == 400 or (bool(owner.pending) and self._ends_pipeline(status))
-        self._send_own(self._http.context.own_responses.error(status, reason, later, location), reason, closes)
+        lines = self.message.lines if self.message is not None else b""
+        response = self._http.context.own_responses.error(status, reason, later, location, lines)
+        self._send_own(response, reason, closes)
 
     def respond(self, own: OwnResponse) -> None:
         """Respond as a rule says, without a server."""

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from os import urandom
 from typing import Any, ClassVar
 
-from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.dispatch.service_context import ServiceContext
+from ktcpvs.http.client_connection import HTTP2StreamConnection
 from ktcpvs.http.http2_transport import HTTP2Transport
-from ktcpvs.protocols import http2
+from ktcpvs.protocols import grpc, http2
 from ktcpvs.protocols.http1 import BadRequest, error_response
 from ktcpvs.protocols.http2.constants import CANCEL, NO_ERROR
 from ktcpvs.streams.contract import SocketAddress
@@ -30,6 +30,9 @@ MAX_REQUESTS_PER_TURN = 32
 
 _REQUESTS = (http2.RequestReceived, http2.RequestRefused)
 
+MAX_DEADLINE = 1e8
+"""Seconds: the longest deadline that is kept, three years."""
+
 SLICE_SIZE = 8192
 """The most bytes of a client that are handled without a look at the number of requests in them."""
 
@@ -38,19 +41,20 @@ class HTTP2ClientConnection:
     """One HTTP/2 connection of a client.
 
     protocol: its frames and windows. client: the stream to the client. transports: of the open streams, by number.
-    is_full: the client does not read. is_over: the connection is closed, or about to be.
+    is_full: the client does not read. is_over: the connection is closed, or about to be. error: the code of the
+    client's error that has ended the connection; NO_ERROR: there was none.
     """
 
     __slots__ = (
         "_build", "_context", "_ended", "_is_receiving", "_last_activity", "_pending", "_progress", "_service",
-        "_timer", "client", "is_full", "is_over", "protocol", "transports",
+        "_timer", "client", "error", "is_full", "is_over", "protocol", "transports",
     )  # fmt: skip
 
     def __init__(
         self,
         service: ServiceContext,
         client: Stream,
-        build: Callable[[], ClientConnection],
+        build: Callable[[], HTTP2StreamConnection],
         limits: http2.Limits,
         ended: Callable[[HTTP2ClientConnection], object] = nothing,
     ) -> None:
@@ -68,6 +72,7 @@ class HTTP2ClientConnection:
         self.protocol = http2.Server(limits)
         self.transports: dict[int, HTTP2Transport] = {}
         self.is_full = self.is_over = False
+        self.error = NO_ERROR
         client.dataReceived = self.receive
         client.ended = self._client_ended
         client.lost = self._client_lost
@@ -140,6 +145,10 @@ class HTTP2ClientConnection:
         connection = self._build()
         transport = HTTP2Transport(self, stream_id, request, event.end_stream)
         self.transports[stream_id] = transport
+        seconds = grpc.read_timeout(request.lines) if b"grpc-timeout:" in request.lines else None
+        if seconds is not None:
+            seconds = min(seconds, MAX_DEADLINE)
+            transport.deadline = self._context.reactor.callLater(seconds, connection.deadline_passed, seconds * 1000)
         transport.stream = connection.client
         connection.client.makeConnection(transport)
         transport.received(head, 0)
@@ -184,6 +193,7 @@ class HTTP2ClientConnection:
             transport.window_opened()
 
     def _connection_ended(self, event: http2.ConnectionEnded) -> None:
+        self.error = event.code
         self._close()
 
     # For the transports of its streams.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from ktcpvs.http.http2_sender import StreamSender
 from ktcpvs.protocols import http2
 from ktcpvs.protocols.http1 import BadFrame, BadResponse
 from ktcpvs.protocols.http2.constants import INTERNAL_ERROR
@@ -58,12 +59,13 @@ class Multiplexer(Protocol):
 class HTTP2Transport(StreamTransport):
     """One stream of a client. It behaves as a socket on which one request comes, and then a FIN.
 
-    stream: that of the client connection; None once it is over.
+    stream: that of the client connection; None once it is over. deadline: the call that ends the request; None: there
+    is none.
     """
 
     __slots__ = (
-        "_buffered", "_has_fin", "_input", "_is_buffer_full", "_is_closing", "_is_paused", "_is_scheduled",
-        "_multiplexer", "_reader", "_stream_id", "_writer", "_written", "stream", "write",
+        "_has_fin", "_input", "_is_buffer_full", "_is_closing", "_is_paused", "_is_scheduled", "_multiplexer",
+        "_reader", "_sender", "_stream_id", "_writer", "_written", "deadline", "stream", "write",
     )  # fmt: skip
 
     def __init__(self, multiplexer: Multiplexer, stream_id: int, request: http2.Request, end_stream: bool) -> None:
@@ -74,10 +76,11 @@ class HTTP2Transport(StreamTransport):
         self._written = RequestWriter(request, end_stream)
         self._reader = ResponseReader(method, MAX_HEAD_BYTES)
         self._input: list[tuple[bytes, int]] = []  # bytes for the owner, and how much of the window they take
-        self._buffered: list[bytes] = []  # pieces of the response that wait for the client's window
+        self._sender = StreamSender(multiplexer.protocol, stream_id)  # of the response
         self._has_fin = False  # the owner is to be told that nothing more comes
         self._is_paused = self._is_scheduled = self._is_buffer_full = self._is_closing = False
         self._writer: BackpressuredWriter | None = None
+        self.deadline: Any = None
         self.stream: Stream | None = None
         self.write: Callable[[bytes], object] = self._write
 
@@ -128,36 +131,21 @@ class HTTP2Transport(StreamTransport):
         except (BadFrame, BadResponse):
             self._over_with_reset(INTERNAL_ERROR)
         else:
-            self._send(pieces)
-
-    def _send(self, pieces: list[http2.HeaderList | bytes]) -> None:
-        connection, stream_id, has_ended = self._multiplexer.protocol, self._stream_id, self._reader.has_ended
-        for number, piece in enumerate(pieces, 1):
-            if isinstance(piece, bytes):
-                self._buffered.append(piece)
-            else:
-                is_whole = has_ended and number == len(pieces)
-                connection.send_headers(stream_id, piece, is_whole)
-        self._send_buffered()
+            self._sender.pieces += pieces
+            self._send_buffered()
 
     def _send_buffered(self) -> None:
         """Send what the client's window allows, and tell the owner when to stop and when to go on."""
-        connection, stream_id, buffered = self._multiplexer.protocol, self._stream_id, self._buffered
-        has_ended = self._reader.has_ended
-        while buffered and not self._multiplexer.is_full:
-            piece = buffered[0]
-            sent = connection.send_data(stream_id, piece, has_ended and len(buffered) == 1)
-            if sent < len(piece):
-                buffered[0] = piece[sent:]
-                break
-            buffered.pop(0)
+        sender = self._sender
+        sender.is_whole = self._reader.has_ended
+        sender.send(self._multiplexer.is_full)
         self._apply_backpressure()
-        if has_ended and not buffered:
+        if sender.is_done:
             self._response_ended()
         self._multiplexer.flush()
 
     def _apply_backpressure(self) -> None:
-        size = sum(map(len, self._buffered))
+        size = self._sender.unsent
         if size > MAX_BUFFERED and not self._is_buffer_full:
             self._is_buffer_full = True
             if self._writer is not None:
@@ -169,9 +157,8 @@ class HTTP2Transport(StreamTransport):
 
     def _response_ended(self) -> None:
         """The response has been sent to its end: nothing more comes from the client on this stream."""
-        connection, stream_id = self._multiplexer.protocol, self._stream_id
-        connection.send_data(stream_id, b"", end_stream=True)  # unless the last piece has ended it
-        self._multiplexer.discard(stream_id)
+        self._sender.end()
+        self._multiplexer.discard(self._stream_id)
         self._input.clear()
         if self._is_closing:
             self._multiplexer.call_soon(lambda: self._over(True))
@@ -195,9 +182,10 @@ class HTTP2Transport(StreamTransport):
         self.write = nothing
         self._is_closing = True
         self._finish()
-        if not self._buffered:
+        is_sent = not self._sender.pieces
+        if is_sent:
             self._multiplexer.call_soon(lambda: self._over(True))
-        return not self._buffered
+        return is_sent
 
     def _finish(self) -> None:
         """The owner writes no more: end the response, or reset the stream if it is not complete."""
@@ -219,7 +207,7 @@ class HTTP2Transport(StreamTransport):
 
     def _over_with_reset(self, code: int) -> None:
         self.write = nothing
-        self._buffered.clear()
+        self._sender.pieces.clear()
         self._multiplexer.protocol.reset(self._stream_id, code)
         self._multiplexer.flush()
         self._multiplexer.call_soon(lambda: self._over(False))
@@ -255,12 +243,14 @@ class HTTP2Transport(StreamTransport):
             self.write = nothing
             self.clear_backpressure()
             self._multiplexer.stream_over(self._stream_id)
+            if self.deadline is not None and self.deadline.active():
+                self.deadline.cancel()
             stream.over(clean)
 
     # State.
 
     def unsent(self) -> int:
-        return sum(map(len, self._buffered))
+        return self._sender.unsent
 
     def is_gone(self) -> bool:
         return self.stream is None

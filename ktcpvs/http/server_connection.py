@@ -1,25 +1,15 @@
-"""Server connections of a service that selects per request: each serves one exchange, or is idle."""
+"""A server connection of a service that selects per request: it serves one exchange, or is idle."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Protocol
-
-from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
 
 from ktcpvs.http.fast_path import server_receiver
 from ktcpvs.http.head_cache import CachedResponse
-from ktcpvs.http.pool import Pool
 from ktcpvs.model.destination import Destination
-from ktcpvs.model.settings import Settings
-from ktcpvs.runtime.context import Context
-from ktcpvs.streams.connector import Connector, OriginOf
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system.timer_wheel import TimerWheel
-
-SWEEP_INTERVAL = 5
-"""Seconds between two searches for connections that have been idle too long."""
 
 
 class ServerConnectionUser(Protocol):
@@ -137,6 +127,10 @@ class ServerConnection(Stream):
         else:
             exchange.server_lost(clean)
 
+    def closed(self) -> None:
+        """The connection is closed: tell its keeper. For an owner that has set `lost`."""
+        self._keeper.closed(self)
+
     def retire(self) -> None:
         """Serve no further exchange. Without a cached response, the current one is not put back by the fast path."""
         self.is_reusable = False
@@ -159,103 +153,3 @@ class ServerConnection(Stream):
         """The transport's buffer has room again."""
         if self.exchange is not None:
             self.exchange.hold_client(False)
-
-
-class ServerConnections:
-    """All server connections of one service: those in use, and the idle ones in `pool`."""
-
-    def __init__(self, context: Context, settings: Callable[[], Settings] | None = None) -> None:
-        """settings: returns those in force; None: those of the whole switch."""
-        self._context = context
-        self._settings = settings or (lambda: context.settings)
-        self.pool: Pool[ServerConnection] = Pool()
-        self._is_sweeping = False
-        self._open: set[ServerConnection] = set()
-        context.descriptors.pools.add(self)
-
-    def __repr__(self) -> str:
-        return f"<ServerConnections {self.open} open, {self.pool!r}>"
-
-    @property
-    def open(self) -> int:
-        """Their number, including those being established."""
-        return len(self._open)
-
-    def take(self, destination: Destination, *, is_repeatable: bool) -> ServerConnection | None:
-        """Return an idle connection to `destination`; None without one.
-
-        is_repeatable: False for a request that cannot be sent again: it gets no connection on which unread data or a
-        FIN of the server waits.
-        """
-        while (connection := self.pool.take(destination)) is not None:
-            if is_repeatable or not connection.has_input():
-                return connection
-            connection.close()
-        return None
-
-    def put(self, connection: ServerConnection) -> None:
-        """Keep an idle connection, or close it if `pool_size` of them are kept already."""
-        connection.exchange = None
-        connection.is_used = True
-        context = self._context
-        surplus = self.pool.put(connection, context.wheel.now, context.settings.pool_size)
-        if surplus is not None:
-            surplus.close()
-        elif not self._is_sweeping:
-            self._is_sweeping = True
-            context.wheel.repeat(SWEEP_INTERVAL, self._sweep)
-
-    def connect(
-        self, destination: Destination, connector: Connector, origin: OriginOf
-    ) -> tuple[ServerConnection, Deferred[Stream]]:
-        """Connect to `destination`. Return the connection, and a Deferred that fires when it is open.
-
-        origin: returns the client. A connection that is told its client serves one exchange.
-        """
-        self._context.descriptors.take_server()
-        connection = ServerConnection(self, destination, self._context.wheel)
-        if connector.is_for_one_client:
-            connection.retire()
-        self._open.add(connection)
-        return connection, connector.connect_stream(connection, origin).addErrback(self._not_connected, connection)
-
-    def _not_connected(self, why: Failure, connection: ServerConnection) -> Failure:
-        self.closed(connection)
-        return why
-
-    def close(self, keep: frozenset[Destination] = frozenset()) -> None:
-        """Close the idle connections to all servers but `keep`."""
-        self._close_all(self.pool.drain(keep))
-
-    def retire(self, destinations: Collection[Destination]) -> None:
-        """Close the idle connections to these servers, and keep none that is in use or being made: an edit has deleted
-        them, or changed how they are connected to. So requests need not compare connectors."""
-        for connection in self._open:
-            if connection.destination in destinations:
-                connection.retire()
-        self.close(frozenset(self.pool.kept).difference(destinations))
-
-    def _close_all(self, connections: list[ServerConnection]) -> None:
-        for connection in connections:  # an exception must not leave the others open, which have left the pool
-            self._context.steps.run(f"close an idle connection to {connection.destination.address}", connection.close)
-
-    def _sweep(self) -> bool:
-        """Close connections that have been idle too long. Return True while any are kept."""
-        self._close_all(self.pool.expire(self._context.wheel.now - self._settings().keepalive_timeout))
-        self._is_sweeping = bool(self.pool)
-        return self._is_sweeping
-
-    # Called by connections.
-
-    def forget(self, connection: ServerConnection) -> None:
-        self.pool.discard(connection)
-
-    def closed(self, connection: ServerConnection) -> None:
-        self._open.discard(connection)
-        self._context.descriptors.give_server()
-
-    def close_later(self, connection: ServerConnection) -> None:
-        connection.timer = self._context.wheel.after(self._context.settings.linger_timeout, connection.abort)
-
-    def call_later(self, call: Callable[[], object]) -> None:
-        self._context.reactor.callLater(0, call)

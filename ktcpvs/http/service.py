@@ -10,7 +10,7 @@ from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.http.head_cache import HeadCache
 from ktcpvs.http.message_edits import ServiceEdits
 from ktcpvs.http.retries import Retries
-from ktcpvs.http.server_connection import ServerConnections
+from ktcpvs.http.server_connections import ServerConnections
 from ktcpvs.model.settings import Settings
 from ktcpvs.streams.stream import Stream
 from ktcpvs.streams.transport import nothing

@@ -27,7 +27,7 @@ class UpgradeOwner(Protocol):
     def set_timer(self, seconds: float, due: Callable[[], object] | None = None) -> None:
         """Restart the connection's one timer; None: no timer."""
 
-    def join(self, relay: CopyRelay, finished: Callable[[], object]) -> None:
+    def join(self, relay: CopyRelay) -> None:
         """Let the service's relay engine take over."""
 
     def end_if_over(self) -> None:
@@ -64,7 +64,7 @@ class Upgrade:
         owner.client.resume()
         if from_server:
             relay.outward.received(from_server)
-        owner.join(relay, self._finished)
+        owner.join(relay)
 
     def _finished(self) -> None:
         """Both directions have ended: close both sides when their peers have read what is buffered."""

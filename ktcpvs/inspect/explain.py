@@ -7,9 +7,12 @@ scheduler is not called, so nothing changes.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
+from twisted.internet.defer import maybeDeferred
+
+from ktcpvs.inspect.views import Views
 from ktcpvs.interfaces import IExplains
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.filter import filter_of
@@ -24,11 +27,20 @@ from ktcpvs.services.prepared import Prepared
 from ktcpvs.services.running import RunningService
 
 
+class ViewSource(Protocol):
+    """The views of a switch."""
+
+    def view(self, name: str, ident: str | None) -> Any:
+        """The named view, or a Deferred of it. Raises BadValue for an unknown one, NoSuchService."""
+
+
 class Explainer:
     """Explains the choices of the table in force."""
 
-    def __init__(self, director: Director) -> None:
+    def __init__(self, director: Director, views: ViewSource | None = None) -> None:
+        """views: of all processes that serve, which know why servers have failed; None: this process serves alone."""
         self._director = director
+        self._views = views or Views(director)
 
     async def explain(
         self,
@@ -75,14 +87,24 @@ class Explainer:
         else:
             considered = _consider(prepared, request, context, notes)
             outcome = await DryRun(context, prepared, request, notes, down).select()
+        errors = await self._last_errors(ident)
         return {
             **answer,
             "request": _describe_request(request, method, target),
             "rules": [{"number": number, "pattern": pattern, "why": why} for number, pattern, why in considered.rules],
-            "servers": [_describe_server(destination) for destination in considered.destinations],
+            "servers": [
+                {**_describe_server(destination), "last_error": errors.get(str(destination.address))}
+                for destination in considered.destinations
+            ],
             "notes": [*considered.notes, *notes],
             "answer": outcome,
         }
+
+    async def _last_errors(self, ident: str) -> Mapping[str, str]:
+        """Address -> why that server has failed the last connection or request, in any process; without the others."""
+        stats = await maybeDeferred(self._views.view, "stats", ident)
+        found = {server["address"]: server["last_error"] for server in stats["services"][0]["servers"]}
+        return {address: error["reason"] for address, error in found.items() if error and error["in_a_row"]}
 
 
 # The request.
@@ -168,5 +190,4 @@ def _describe_server(destination: Destination) -> dict[str, Any]:
         "active": destination.active,
         "weight": destination.weight,
         "maxconn": destination.maxconn,
-        "last_error": destination.last_error if destination.errors else None,
     }

@@ -3,6 +3,7 @@
     check = off
     check = tcp
     check = http PATH [expect STATUS ...]
+    check = grpc [SERVICE]
     check = send "TEXT" expect "TEXT"
 
 In TEXT, the escapes \\r \\n \\t \\\\ and \\xHH stand for bytes.
@@ -19,9 +20,10 @@ from ktcpvs.errors import BadValue, shorten
 from ktcpvs.model.address import PortNamed
 from ktcpvs.model.language.lexer import Token, quoted, tokens, word
 
-OFF, TCP, HTTP, SEND = "off", "tcp", "http", "send"
+OFF, TCP, HTTP, GRPC, SEND = "off", "tcp", "http", "grpc", "send"
 
-_FORMS = 'expected off, tcp, http PATH [expect STATUS ...], or send "TEXT" expect "TEXT"'
+_FORMS = 'expected off, tcp, http PATH [expect STATUS ...], grpc [SERVICE], or send "TEXT" expect "TEXT"'
+_SERVICE = re.compile(r"[A-Za-z0-9_./-]{1,100}")
 _PATH = re.compile(r"/[!-~]{0,1023}")
 _ESCAPE = re.compile(r"\\(?:([rnt\\])|x([0-9A-Fa-f]{2})|(.?))", re.DOTALL)
 _MEANING = {"r": "\r", "n": "\n", "t": "\t", "\\": "\\"}
@@ -33,14 +35,16 @@ class NotWell(Exception):
 
 @frozen
 class Check:
-    """A parsed check. kind: OFF, TCP, HTTP or SEND. path: of HTTP. statuses: those that pass; empty: 200 to 399. send,
-    expect: bytes of SEND."""
+    """A parsed check. kind: OFF, TCP, HTTP, GRPC or SEND. path: of HTTP. statuses: those that pass; empty: 200 to 399.
+    send, expect: bytes of SEND. service: the name that the health service of GRPC is asked for; "": the whole
+    server."""
 
     kind: str = OFF
     path: str = ""
     statuses: tuple[int, ...] = ()
     send: bytes = b""
     expect: bytes = b""
+    service: str = ""
 
     def is_well(self, status: int) -> bool:
         """Whether an HTTP check with this status passes."""
@@ -56,9 +60,18 @@ def parse_check(text: str) -> Check:
         return Check(kind)
     if kind == HTTP and rest:
         return _http(rest)
+    if kind == GRPC and len(rest) <= 1:
+        return _grpc(rest)
     if kind == SEND and len(rest) == 3 and rest[1].is_word("expect"):
         return Check(SEND, send=_bytes(rest[0].text), expect=_bytes(rest[2].text, least=1))
     raise BadValue(f"check = {shorten(text, 60)}: {_FORMS}")
+
+
+def _grpc(rest: list[Token]) -> Check:
+    name = rest[0].text if rest else ""
+    if rest and not _SERVICE.fullmatch(name):
+        raise BadValue(f"check = grpc {shorten(name, 60)}: expected the name of a service (example: shop.Orders)")
+    return Check(GRPC, service=name)
 
 
 def _http(rest: list[Token]) -> Check:

@@ -31,6 +31,7 @@ def describe_server(server: RealServer) -> dict[str, Any]:
         "weight": server.weight,
         "maxconn": server.maxconn,
         "tls": server.tls.described() if server.tls is not None else None,
+        "h2": server.h2,
         "proxy": server.proxy,
     }
 

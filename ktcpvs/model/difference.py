@@ -86,7 +86,7 @@ def _servers(before: list[Described], after: list[Described]) -> Iterator[str]:
         elif server != new[address]:
             changed = [name for name in ("weight", "maxconn") if server[name] != new[address][name]]
             parts = [f"{name} {server[name]} -> {new[address][name]}" for name in changed]
-            before_and_after = [write_words(one) or "no TLS, no PROXY" for one in (server, new[address])]
+            before_and_after = [write_words(one) or "no TLS, no HTTP/2, no PROXY" for one in (server, new[address])]
             if before_and_after[0] != before_and_after[1]:
                 parts.append(" -> ".join(before_and_after))
             if parts:

@@ -111,13 +111,15 @@ def _maxconn(instance: object, attribute: Attribute[int], value: int) -> None:
 class RealServer:
     """A server with its weight; weight 0 = quiesced. maxconn: the most connections at once; 0: no limit. name: the
     configured host name that this address belongs to; None: the address itself is configured. tls: of connections to
-    it; None: they have none. proxy: the version of the PROXY protocol that tells it who the client is, or OFF."""
+    it; None: they have none. h2: they speak HTTP/2; with TLS only if the server chooses it by ALPN. proxy: the version
+    of the PROXY protocol that tells it who the client is, or OFF."""
 
     address: Address = field(validator=_complete)
     weight: int = field(default=1, validator=_weight)
     maxconn: int = field(default=0, validator=_maxconn)
     name: str | None = None
     tls: ServerTLS | None = None
+    h2: bool = False
     proxy: str = field(default=OFF, validator=one_of(OFF, *PROXY_VERSIONS))
 
 
@@ -440,7 +442,7 @@ class VirtualService:
     check: str = option(
         read_check,
         OFF,
-        "health check of servers: off, tcp, http PATH [expect STATUS ...], or send TEXT expect TEXT",
+        "health check of servers: off, tcp, http PATH [expect STATUS ...], grpc [SERVICE], or send TEXT expect TEXT",
         check=well_formed,
         is_phrase=True,
     )
@@ -471,6 +473,17 @@ class VirtualService:
     slow_start: int = option(
         read_number, 0, "seconds in which a new server's share grows to its full weight; 0: at once",
         check=in_range(0, 86400),
+    )  # fmt: skip
+    preconnect: int = option(
+        read_number,
+        0,
+        "connections to each server that each process keeps open ahead of clients, for schedulers that decide once for "
+        "a connection; 0: none",
+        check=in_range(0, 1024),
+    )
+    preconnect_timeout: int = option(
+        read_number, 10, "seconds after which such a connection is replaced if no client has come for it",
+        check=in_range(1, 86400),
     )  # fmt: skip
     allow: Networks = option(read_networks, Networks(), "networks whose clients are accepted; all others are denied")
     deny: Networks = option(read_networks, Networks(), "networks whose clients are denied")

@@ -115,6 +115,27 @@ class Settings:
         "versa; 2: all of them"
     )  # fmt: skip
     pool_size: int = _setting(64, 0, 65535, "connections", "the most idle connections that are kept for one server")
+    http2_streams: int = _setting(
+        100, 1, 65535, "streams", "the most requests at once on one HTTP/2 connection of a client"
+    )
+    http2_stream_window: int = _setting(
+        64, 1, 65536, "KiB", "the most bytes of one body that an HTTP/2 peer may send before they have been passed on"
+    )
+    http2_window: int = _setting(
+        256, 64, 65536, "KiB", "the most bytes of all bodies that an HTTP/2 peer may send on one connection before "
+        "they have been passed on"
+    )  # fmt: skip
+    http2_glitches: int = _setting(
+        1000, 10, 1_000_000, "frames", "the most frames in 10 seconds that ask for nothing, such as resets, before an "
+        "HTTP/2 connection ends with ENHANCE_YOUR_CALM"
+    )  # fmt: skip
+    http2_server_streams: int = _setting(
+        100, 1, 65535, "streams", "the most requests at once on one HTTP/2 connection to a server, which may allow less"
+    )
+    http2_ping: int = _setting(
+        20, 0, DAY, "seconds", "send a PING on an HTTP/2 connection to a server that has been idle for this time, and "
+        "close it if nothing has come after as much time again; 0: never"
+    )  # fmt: skip
     head_timeout: int = _setting(10, 1, 3600, "seconds", "the most time for a client to send a request's head")
     head_size: int = _setting(65536, 512, 1 << 20, "bytes", "the longest head of a request")
     uri_size: int = _setting(

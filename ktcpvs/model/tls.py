@@ -1,6 +1,6 @@
-"""TLS and the PROXY protocol in the configuration: files, words of a server, and contradictions.
+"""TLS, HTTP/2 and the PROXY protocol in the configuration: files, words of a server, and contradictions.
 
-server = ADDRESS [WEIGHT] [maxconn N] [tls [ca FILE | verify off] [name HOST] [cert FILE]] [proxy v1|v2]
+server = ADDRESS [WEIGHT] [maxconn N] [tls [ca FILE | verify off] [name HOST] [cert FILE]] [h2] [proxy v1|v2]
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class ServerTLS:
         return name.rstrip(".")  # a dot at the end is for name servers (RFC 6066, section 3)
 
 
-SERVER_WORDS = ("tls", "proxy")
+TLS, H2, PROXY = SERVER_WORDS = ("tls", "h2", "proxy")
 TLS_WORDS = ("ca", "verify", "name", "cert")
 
 Fail = Callable[[Token, str], Refusal]
@@ -146,7 +146,7 @@ Fail = Callable[[Token, str], Refusal]
 def read_words(found: Sequence[Token], fail: Fail) -> dict[str, Any]:
     """Read the words of a server: return {field of RealServer: value} of those that are given.
 
-    `tls off` and `proxy off` are the defaults, and needed to change a server.
+    `tls off`, `h2 off` and `proxy off` are the defaults, and needed to change a server.
     """
     rest = deque(found)
     values: dict[str, Any] = {}
@@ -157,16 +157,35 @@ def read_words(found: Sequence[Token], fail: Fail) -> dict[str, Any]:
         name = token.text.lower()
         if name in values:
             raise fail(token, f"'{name}' appears a second time")
-        values[name] = _read_tls(token, rest, fail) if name == "tls" else _read_proxy(token, rest, fail)
+        if name == H2:
+            values[H2] = _read_h2(rest)
+        elif name == PROXY:
+            values[PROXY] = _read_proxy(token, rest, fail)
+        else:
+            values[TLS] = _read_tls(rest, values, fail)
     return values
 
 
-def _read_tls(start: Token, rest: deque[Token], fail: Fail) -> ServerTLS | None:
+def _read_h2(rest: deque[Token]) -> bool:
+    if rest and rest[0].is_word(OFF):
+        rest.popleft()
+        return False
+    return True
+
+
+def _read_tls(rest: deque[Token], values: dict[str, Any], fail: Fail) -> ServerTLS | None:
+    """Read what follows `tls`. values: of the words so far: `h2` may stand among those of TLS."""
     if rest and rest[0].is_word(OFF):
         rest.popleft()
         return None
     given: dict[str, Any] = {}
-    while rest and rest[0].is_word(*TLS_WORDS):
+    while rest and rest[0].is_word(*TLS_WORDS, H2):
+        if rest[0].is_word(H2):
+            if H2 in values:
+                break  # the second one is refused there
+            rest.popleft()
+            values[H2] = _read_h2(rest)
+            continue
         token = rest.popleft()
         name = token.text.lower()
         key = "is_verified" if name == "verify" else name
@@ -207,6 +226,8 @@ def write_words(described: Mapping[str, Any], *, with_defaults: bool = False) ->
     words: list[str] = []
     if "tls" in described and (described["tls"] is not None or with_defaults):
         words += ["tls", *_tls_words(described["tls"])]
+    if H2 in described and (described[H2] or with_defaults):
+        words += [H2] if described[H2] else [H2, OFF]
     if "proxy" in described and (described["proxy"] != OFF or with_defaults):
         words += ["proxy", described["proxy"]]
     return " ".join(words)

@@ -32,13 +32,13 @@ from ktcpvs.model.scheduling import (
     IUsesOptions,
 )
 from ktcpvs.model.service import KERNEL, NO_LOG, OPTIONS, SPLICE, Rule, VirtualService
-from ktcpvs.model.tls import TLS_OPTIONS
+from ktcpvs.model.tls import H2, TLS_OPTIONS
 
 WHOLE = "whole"
 """The subject of warnings that make sense only for a complete configuration."""
 
 RULES, MATCH, WEIGHT = "rules", "match", "weight"
-"""Subjects that are not options of a service."""
+"""Subjects that are not options of a service; H2 is another one."""
 
 POOL_OPTIONS = ("startservers", "minspareservers", "maxspareservers")
 FORWARDING_OPTIONS = (
@@ -54,6 +54,7 @@ REQUEST_OPTIONS = (
     "http2", "upgrade",
 )  # fmt: skip
 PROXY_OPTIONS = ("trusted_proxies", "trusted_header")
+CONNECTION_OPTIONS = ("preconnect",)
 HELLO_OPTIONS = ("not_tls", "starttls")
 HEAD_OPTIONS = ("client_head", "client_head_rate")
 READER_OPTIONS = (*HEAD_OPTIONS, "head_timeout", "head_size", "head_lines", "uri_size")
@@ -81,7 +82,7 @@ _DEFAULTS = {attribute.name: attribute.default for attribute in fields(VirtualSe
 @frozen
 class ServiceWarning:
     """A warning. ident: of the service. text: what has no effect, and why. about: the options that it concerns, or
-    RULES, MATCH, WEIGHT or WHOLE."""
+    RULES, MATCH, WEIGHT, H2 or WHOLE."""
 
     ident: str
     text: str
@@ -135,8 +136,10 @@ def warnings_of(
     WHOLE, for which every rule is examined."""
     found = [
         *_about_scheduler(service, scheduler, balance, installed),
+        *_about_unit(service, scheduler, installed),
         *_about_options(service),
         *_about_tls(service, scheduler),
+        *_about_servers(service, scheduler, installed),
     ]
     if is_whole:
         found += _about_whole(service, scheduler)
@@ -158,7 +161,8 @@ def is_due(warning: ServiceWarning, edit: edits.Edit) -> bool:
     if isinstance(edit, edits.AddRule | edits.EditRule):
         return RULES in warning.about or (MATCH in warning.about and edit.match is not None)
     if isinstance(edit, edits.AddServer | edits.EditServer):
-        return WEIGHT in warning.about and edit.weight not in (None, 0, 1)
+        is_weighed = WEIGHT in warning.about and edit.weight not in (None, 0, 1)
+        return is_weighed or (H2 in warning.about and bool(edit.options.get(H2)))
     return False
 
 
@@ -223,6 +227,9 @@ def _about_unit(service: VirtualService, scheduler: ISchedulerFactory, installed
     if scheduler.unit not in (FIRST_REQUEST, EACH_REQUEST) and (given := _given(service, PROXY_OPTIONS)):
         others = _choosers(installed, (FIRST_REQUEST, EACH_REQUEST), "do")
         yield f"{_have(given)} no effect: {name} reads no requests; {others}", ("scheduler", *given)
+    if scheduler.unit == EACH_REQUEST and (given := _given(service, CONNECTION_OPTIONS)):
+        others = _choosers(installed, (CONNECTION, CLIENT_HELLO, FIRST_REQUEST), "relay", "whole connections")
+        yield f"{_have(given)} no effect: {name} keeps connections that it has used; {others}", ("scheduler", *given)
     if scheduler.unit != CLIENT_HELLO and (given := _given(service, HELLO_OPTIONS)):
         others = _choosers(installed, (CLIENT_HELLO,), "do")
         yield f"{_have(given)} no effect: {name} reads no ClientHellos; {others}", ("scheduler", *given)
@@ -243,6 +250,13 @@ def _about_options(service: VirtualService) -> Iterator[_Found]:
         yield f"{_have(given)} no effect without trusted_proxies", ("trusted_proxies", *given)
     if not service.eject and (given := _given(service, EJECT_OPTIONS)):
         yield f"{_have(given)} no effect with eject = 0", ("eject", *given)
+    if not service.preconnect and (given := _given(service, ("preconnect_timeout",))):
+        yield f"{_have(given)} no effect without preconnect", ("preconnect", *given)
+    if service.preconnect and service.servers and all(server.proxy != OFF for server in service.servers):
+        yield (
+            "preconnect has no effect: all servers are told the client for which a connection is made",
+            ("preconnect",),
+        )
     if service.client_rate == NO_RATE and (given := _given(service, ("client_burst",))):
         yield f"{_have(given)} no effect without client_rate", ("client_rate", *given)
     has_rates = any(rule.modifiers.rate is not None for rule in service.rules)
@@ -273,6 +287,16 @@ def _about_tls(service: VirtualService, scheduler: ISchedulerFactory) -> Iterato
         )
     if service.client_ca is not None and service.client_certificate == OFF:
         yield "client_ca has no effect with client_certificate = off", ("client_ca", "client_certificate")
+
+
+def _about_servers(service: VirtualService, scheduler: ISchedulerFactory, installed: Installed) -> Iterator[_Found]:
+    """Warn of words of servers that have no effect."""
+    if scheduler.unit != EACH_REQUEST and any(server.h2 for server in service.servers):
+        others = _choosers(installed, (EACH_REQUEST,), "decide", "per request")
+        yield (
+            f"h2 of servers has no effect: scheduler {service.scheduler} relays whole connections; {others}",
+            ("scheduler", H2),
+        )
 
 
 def _about_whole(service: VirtualService, scheduler: ISchedulerFactory) -> Iterator[_Found]:

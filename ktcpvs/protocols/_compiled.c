@@ -1,5 +1,6 @@
-/* The hot functions of this package, compiled: plain messages (http1/plain_python.py) and lines of the access log
- * (access_log.py). The Python modules say what they do, and stand in where this one is not installed.
+/* The hot functions of this package, compiled: plain messages (http1/plain_python.py), lines of the access log
+ * (access_log.py) and whole ClientHellos (client_hello.py). The Python modules say what they do, and stand in where this
+ * one is not installed.
  *
  * One pass over a head checks the grammar of RFC 9112 and finds the fields that matter. Nothing here decides what is
  * valid: a head that is not plain is left to the readers in Python.
@@ -871,10 +872,249 @@ take_single_cookie(PyObject *module, PyObject *const *args, Py_ssize_t count)
     return Py_BuildValue("(y#N)", equals + 1, (Py_ssize_t)(value_end - equals - 1), without);
 }
 
+/* The ClientHello of TLS. Where the reader in Python would refuse it, wait for more, or have to look twice, the functions
+ * here return NULL without an exception, and so leave it to that reader. */
+
+enum { HANDSHAKE_RECORD = 22, CLIENT_HELLO = 1, MAX_RECORD = 16384, RECORD_HEADER = 5, HANDSHAKE_HEADER = 4 };
+enum { SERVER_NAME = 0, ALPN = 16, SUPPORTED_VERSIONS = 43, ECH = 0xfe0d };
+enum { MIN_BODY = 2 + 32 + 1 + 4 + 2, MIN_AFTER_SESSION = 4 + 2, MAX_SESSION_ID = 32 };
+enum { MAX_NAME = 255, MAX_LABEL = 63, MAX_EXTENSIONS = 64 };
+
+typedef struct {
+    const unsigned char *at, *end;
+} Input;
+
+static Py_ssize_t
+left_in(Input input)
+{
+    return input.end - input.at;
+}
+
+static unsigned
+number_at(const unsigned char *at)
+{
+    return (unsigned)at[0] << 8 | at[1];
+}
+
+/* The content of a vector that fills the input; its length stands before it in one or two bytes. NULL in `at`: it does not
+ * fill it, or is empty. */
+static Input
+vector_in(Input input, int length_bytes)
+{
+    Py_ssize_t left = left_in(input);
+    if (left <= length_bytes ||
+        (length_bytes == 1 ? input.at[0] : (Py_ssize_t)number_at(input.at)) != left - length_bytes)
+        return (Input){NULL, NULL};
+    return (Input){input.at + length_bytes, input.end};
+}
+
+static int
+is_grease(unsigned value)
+{
+    return (value & 0x0f0f) == 0x0a0a && value >> 8 == (value & 0xff);
+}
+
+/* A list with one host name, of labels that are not all digits. */
+static PyObject *
+server_name_in(Input input)
+{
+    char name[MAX_NAME];
+    Input list = vector_in(input, 2);
+    if (list.at == NULL || left_in(list) < 4 || list.at[0] != 0 || number_at(list.at + 1) != (unsigned)left_in(list) - 3)
+        return NULL;
+    const unsigned char *at = list.at + 3;
+    Py_ssize_t size = list.end - at, label = 0;
+    if (size > MAX_NAME)
+        return NULL;
+    if (at[size - 1] == '.')
+        size--;
+    int has_letter = 0;
+    for (Py_ssize_t i = 0; i < size; i++) {
+        unsigned char byte = at[i];
+        if (byte == '.') {
+            if (label == 0)
+                return NULL;
+            label = has_letter = 0;
+        }
+        else {
+            if (!(IS(byte, ALNUM) || byte == '-' || byte == '_') || ++label > MAX_LABEL)
+                return NULL;
+            has_letter |= byte < '0' || byte > '9';
+        }
+        name[i] = (char)(byte >= 'A' && byte <= 'Z' ? byte | 0x20 : byte);
+    }
+    if (label == 0 || !has_letter)
+        return NULL;
+    return PyUnicode_DecodeASCII(name, size, NULL);
+}
+
+static PyObject *
+tuple_of(PyObject *list)
+{
+    PyObject *tuple = PyList_AsTuple(list);
+    Py_DECREF(list);
+    return tuple;
+}
+
+static PyObject *
+protocols_in(Input input)
+{
+    Input list = vector_in(input, 2);
+    PyObject *found = list.at == NULL ? NULL : PyList_New(0);
+    if (found == NULL)
+        return NULL;
+    while (list.at < list.end) {
+        Py_ssize_t size = *list.at++;
+        int is_right = size > 0 && size <= left_in(list);
+        if (is_right && !(size == 2 && is_grease(number_at(list.at)))) {
+            PyObject *protocol = PyBytes_FromStringAndSize((const char *)list.at, size);
+            is_right = protocol != NULL && PyList_Append(found, protocol) == 0;
+            Py_XDECREF(protocol);
+        }
+        if (!is_right) {
+            Py_DECREF(found);
+            return NULL;
+        }
+        list.at += size;
+    }
+    return tuple_of(found);
+}
+
+static PyObject *
+versions_in(Input input)
+{
+    Input list = vector_in(input, 1);
+    PyObject *found = list.at == NULL || left_in(list) % 2 ? NULL : PyList_New(0);
+    if (found == NULL)
+        return NULL;
+    for (; list.at < list.end; list.at += 2) {
+        unsigned value = number_at(list.at);
+        PyObject *version = is_grease(value) ? NULL : PyLong_FromLong((long)value);
+        if (version != NULL)
+            PyList_Append(found, version);
+        Py_XDECREF(version);
+        if (PyErr_Occurred()) {
+            Py_DECREF(found);
+            return NULL;
+        }
+    }
+    return tuple_of(found);
+}
+
+/* What the extensions say; NULL: they do not occur. */
+typedef struct {
+    PyObject *name, *protocols, *versions;
+    int has_ech;
+} Offers;
+
+/* Returns -1 without an exception where the hello is for the reader in Python. */
+static int
+read_extensions(Input input, Offers *offers)
+{
+    unsigned seen[MAX_EXTENSIONS];
+    int count = 0;
+    while (input.at < input.end) {
+        if (left_in(input) < 4 || count == MAX_EXTENSIONS)
+            return -1;
+        unsigned kind = number_at(input.at), size = number_at(input.at + 2);
+        if ((Py_ssize_t)size > left_in(input) - 4)
+            return -1;
+        Input data = {input.at + 4, input.at + 4 + size};
+        for (int i = 0; i < count; i++)
+            if (seen[i] == kind)
+                return -1;
+        seen[count++] = kind;
+        input.at = data.end;
+        if (kind == SERVER_NAME && (offers->name = server_name_in(data)) == NULL)
+            return -1;
+        if (kind == ALPN && (offers->protocols = protocols_in(data)) == NULL)
+            return -1;
+        if (kind == SUPPORTED_VERSIONS && (offers->versions = versions_in(data)) == NULL)
+            return -1;
+        if (kind == ECH) {
+            if (left_in(data) == 0)
+                return -1;
+            offers->has_ech = *data.at == 0;
+        }
+    }
+    return 0;
+}
+
+/* The extensions of a hello that fills one record, and its version. Returns -1 where it is for the reader in Python. */
+static int
+find_extensions(Input input, Input *extensions, unsigned *version)
+{
+    if (left_in(input) < RECORD_HEADER + HANDSHAKE_HEADER + MIN_BODY || input.at[0] != HANDSHAKE_RECORD || input.at[1] != 3)
+        return -1;
+    Py_ssize_t size = number_at(input.at + 3);
+    const unsigned char *at = input.at + RECORD_HEADER;
+    if (size > MAX_RECORD || size > input.end - at || size < HANDSHAKE_HEADER + MIN_BODY)
+        return -1;
+    const unsigned char *end = at + size;
+    if (at[0] != CLIENT_HELLO || at[1] != 0 || number_at(at + 2) != size - HANDSHAKE_HEADER)
+        return -1;
+    at += HANDSHAKE_HEADER;
+    *version = number_at(at);
+    if (*version < 0x0300)
+        return -1;
+    at += 2 + 32;
+    size = *at++;
+    if (size > MAX_SESSION_ID || size > end - at - MIN_AFTER_SESSION)
+        return -1;
+    at += size;
+    size = number_at(at);
+    at += 2;
+    if (size % 2 || size < 2 || size > end - at - 2)
+        return -1;
+    at += size;
+    size = *at++;
+    if (size < 1 || size > end - at || memchr(at, 0, (size_t)size) == NULL)
+        return -1;
+    at += size;
+    *extensions = (Input){end, end};
+    if (at == end)
+        return 0;
+    if (end - at < 2 || number_at(at) != end - at - 2)
+        return -1;
+    extensions->at = at + 2;
+    return 0;
+}
+
+static PyObject *
+scan_hello(PyObject *module, PyObject *data)
+{
+    Input input, extensions;
+    unsigned version;
+    Offers offers = {NULL, NULL, NULL, 0};
+    PyObject *result = NULL;
+    (void)module;
+    if (!PyBytes_Check(data))
+        return PyErr_Format(PyExc_TypeError, "scan_hello(data) takes a bytes object");
+    input.at = (const unsigned char *)PyBytes_AS_STRING(data);
+    input.end = input.at + PyBytes_GET_SIZE(data);
+    if (find_extensions(input, &extensions, &version) == 0 && read_extensions(extensions, &offers) == 0) {
+        if (offers.versions == NULL)
+            offers.versions = Py_BuildValue("(I)", version < 0x0303 ? version : 0x0303);
+        if (offers.protocols == NULL)
+            offers.protocols = PyTuple_New(0);
+        if (offers.versions != NULL && offers.protocols != NULL)
+            result = Py_BuildValue("(OOOOn)", offers.name ? offers.name : Py_None, offers.protocols, offers.versions,
+                                   offers.has_ech ? Py_True : Py_False,
+                                   (Py_ssize_t)number_at(input.at + 3) + RECORD_HEADER);
+    }
+    Py_XDECREF(offers.name);
+    Py_XDECREF(offers.protocols);
+    Py_XDECREF(offers.versions);
+    if (result == NULL && !PyErr_Occurred())
+        Py_RETURN_NONE;
+    return result;
+}
+
 static PyMethodDef functions[] = {
     {"take_single_cookie", (PyCFunction)(void (*)(void))take_single_cookie, METH_FASTCALL,
      "take_single_cookie(lines, name): see http1/cookies.py."},
     {"scan_response", scan_response, METH_O, "scan_response(data): see plain_python."},
+    {"scan_hello", scan_hello, METH_O, "scan_hello(data): the fields of a ClientHello, or None: see client_hello."},
     {"combined_line", (PyCFunction)(void (*)(void))combined_line, METH_FASTCALL,
      "combined_line(client, second, target, minor, status, body_out, referer, user_agent): see access_log."},
     {"json_line", (PyCFunction)(void (*)(void))json_line, METH_FASTCALL,

@@ -34,6 +34,9 @@ class TLSNames(Protocol):
     @property
     def certificate_subject(self) -> str: ...
 
+    @property
+    def certificate_fingerprint(self) -> str: ...
+
 
 @define(eq=False)
 class Record:
@@ -47,7 +50,8 @@ class Record:
     server connection `connect` is 0.
     bytes_in, bytes_out: all bytes of the request and of the response, heads included. body_out: those of the response's
     body. retries: failed or repeated attempts at a server. reused: on a kept server connection. ending: what ended it.
-    error: the last server that failed the request, and why; None: none did. tls: of the client's connection; None
+    error: the last server that failed the request, and why; None: none did. grpc_status: of the response to a request
+    of gRPC; None without one. tls: of the client's connection; None
     without.
     """
 
@@ -71,6 +75,7 @@ class Record:
     ending: str = ""
     tls: TLSNames | None = None
     error: str | None = None
+    grpc_status: int | None = None
 
 
 _PLAIN = bytes(code for code in range(0x20, 0x7F) if code not in b'"\\')
@@ -185,7 +190,7 @@ _COMBINED = b'%b - - [%b] "%b" %03d %d "%b" "%b"\n'
 
 
 class JSONFormat:
-    """Lines that are JSON objects. All keys are always there, in this order.
+    """Lines that are JSON objects. All keys are always there, in this order; `grpc_status` only where there is one.
 
     Times are seconds with six decimals; `time` is `began` in ISO 8601, UTC, with milliseconds. Bytes from the client
     become the characters U+0000 to U+00FF (ISO 8859-1): this loses nothing, and every JSON parser accepts it, whereas
@@ -203,6 +208,7 @@ class JSONFormat:
         lines = b"\n" + record.lines
         lower = lines.lower()
         milliseconds = int(record.began * 1000)
+        grpc_status = "" if record.grpc_status is None else f', "grpc_status": {record.grpc_status}'
         return (
             f'{{"time": "{_iso_second(milliseconds // 1000)}.{milliseconds % 1000:03d}{self._names}'
             f"{_client(record.client, record.tls)}, "
@@ -214,7 +220,7 @@ class JSONFormat:
             f'"connect": {_seconds(record.connect)}, "first": {_seconds(record.first)}, "total": {record.total:.6f}, '
             f'"bytes_in": {record.bytes_in}, "bytes_out": {record.bytes_out}, "body_out": {record.body_out}, '
             f'"retries": {record.retries}, "reused": {"true" if record.reused else "false"}, '
-            f'"ending": {_quoted(record.ending)}, "error": {_text(record.error)}}}\n'
+            f'"ending": {_quoted(record.ending)}, "error": {_text(record.error)}{grpc_status}}}\n'
         ).encode("ascii")
 
     def plain_line(
@@ -320,7 +326,8 @@ def _client(client: str, tls: TLSNames | None) -> str:
         return begin + "null"
     return (
         f'{begin}{{"version": {_quoted(tls.version)}, "cipher": {_quoted(tls.cipher)}, '
-        f'"server_name": {_text(tls.sni)}, "client_subject": {_text(tls.certificate_subject or None)}}}'
+        f'"server_name": {_text(tls.sni)}, "client_subject": {_text(tls.certificate_subject or None)}, '
+        f'"client_fingerprint": {_text(tls.certificate_fingerprint or None)}}}'
     )
 
 

@@ -2,14 +2,18 @@
 
 A hello is refused at the first byte with which it cannot become valid any more, in whatever pieces it comes, and each
 byte is looked at once. The reader consumes nothing: `ClientHelloReader.received` holds every byte that came.
+
+Nearly every hello comes whole, in one record. `read_whole` reads such a one at once where the compiled function is
+installed, and leaves whatever is unusual to the reader.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from enum import IntEnum
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
@@ -98,6 +102,30 @@ class ClientHello:
     versions: tuple[int, ...]
     has_ech: bool
     size: int
+
+
+def _scan_nothing(data: bytes) -> tuple[Any, ...] | None:
+    return None
+
+
+_scan: Callable[[bytes], tuple[Any, ...] | None] = _scan_nothing
+
+IS_COMPILED = False
+
+if not TYPE_CHECKING:
+    try:
+        from ktcpvs.protocols._compiled import scan_hello as _scan
+    except ImportError:  # there was no C compiler when ktcpvs was installed
+        pass
+    else:
+        IS_COMPILED = True
+
+
+def read_whole(data: bytes) -> ClientHello | None:
+    """Return the hello that these first bytes of a client begin with. None: a ClientHelloReader must decide, since the
+    hello is not whole, not in one record, not valid, or of an unusual form; without the extension, always."""
+    found = _scan(data)
+    return None if found is None else ClientHello(*found)
 
 
 class ClientHelloReader:

@@ -52,15 +52,15 @@ class Direction:
 
 
 class CopyRelay:
-    """Joins two open streams; `inward` goes from the client to the server, `outward` back."""
+    """Joins two open streams; `inward` goes from the client to the server, `outward` back. finished: called once, when
+    both directions have ended."""
 
-    __slots__ = ("_finished", "inward", "outward")
+    __slots__ = ("finished", "inward", "outward")
 
     def __init__(self, client: Stream, server: Stream, wheel: TimerWheel, finished: Callable[[], object]) -> None:
-        """finished: called once, when both directions have ended."""
         self.inward = Direction(client, server, wheel)
         self.outward = Direction(server, client, wheel)
-        self._finished = finished
+        self.finished = finished
         server.keep_urgent_data_in_place()
 
     def start(self, waiting: bytes = b"") -> None:
@@ -86,7 +86,7 @@ class CopyRelay:
         direction.ended = True
         direction.target.half_close()
         if self.inward.ended and self.outward.ended:
-            self._finished()
+            self.finished()
 
     def __repr__(self) -> str:
         return f"<CopyRelay of {self.inward.source} and {self.outward.source}>"

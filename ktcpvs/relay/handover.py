@@ -114,7 +114,7 @@ class Handover:
         if after:
             self._bulk_from = (self._moved(), environment.wheel.now)
             self._call = environment.wheel.after(after, self._check)
-            client.bulk_detected = server.bulk_detected = self._bulk_detected
+            client.bulk_detected = server.bulk_detected = self.bulk_detected
         else:
             self._check_soon(0)
 
@@ -146,7 +146,7 @@ class Handover:
 
     # Detection of bulk connections.
 
-    def _bulk_detected(self) -> None:
+    def bulk_detected(self) -> None:
         """A large read has occurred: check the rate soon."""
         self._saw_bulk_read = True
         if self._rate() and self._early_check is None and not self._is_bulk and not self._is_over:
@@ -229,7 +229,7 @@ class Handover:
             owner.handed_over(engine)
 
     def _wait(self) -> None:
-        """Continue copying. A connection without a large read needs no timer, since `_bulk_detected` follows such a
+        """Continue copying. A connection without a large read needs no timer, since `bulk_detected` follows such a
         read."""
         if self._saw_bulk_read:
             self._call = self._environment.wheel.after(self._after, self._check)

@@ -64,7 +64,8 @@ class Descriptors:
         """Undo `take` when the client is gone."""
         self.clients -= count
         self.reserved -= reserved
-        self._wake()
+        if self.waiting:
+            self._wake()
 
     def take_server(self) -> None:
         """Count a connection that a pool opens. If no descriptor is free, close the idle connections of all pools."""
@@ -75,7 +76,8 @@ class Descriptors:
     def give_server(self) -> None:
         """Undo `take_server` when the connection is closed or could not be established."""
         self.servers -= 1
-        self._wake()
+        if self.waiting:
+            self._wake()
 
     def close_idle(self) -> None:
         """Close the idle connections of all pools."""
@@ -83,7 +85,6 @@ class Descriptors:
             pool.close()
 
     def _wake(self) -> None:
-        if self.waiting:
-            waiting, self.waiting = self.waiting, set()
-            for listener in waiting:
-                listener.resume()
+        waiting, self.waiting = self.waiting, set()
+        for listener in waiting:
+            listener.resume()

@@ -27,7 +27,7 @@ from ktcpvs.interfaces import (
     ServiceView,
 )
 from ktcpvs.model.scheduling import BoundRule, OwnResponse
-from ktcpvs.protocols.http1.cookies import take_cookie
+from ktcpvs.protocols.http1.cookies import take_cookie, take_single_cookie
 from ktcpvs.schedulers.content import NO_RULE, BoundRules, RuleScheduler, WithinRule
 from ktcpvs.schedulers.rule_table import RuleTable
 from ktcpvs.schedulers.rules import RuleSet
@@ -69,7 +69,7 @@ class BoundCHTTP(BoundRules):
         ]
 
     def choose(self, request: Request) -> Choosing:
-        place = self.place(request)
+        place = self.rule_set.place(request)
         if place is None:
             return None
         if place in self.modifiers:
@@ -78,6 +78,11 @@ class BoundCHTTP(BoundRules):
 
     def _choose_at(self, place: int, request: Request) -> Choosing:
         """Choose for a request that matches the rule at `place`."""
+        single = take_single_cookie(request.lines, _NAME)
+        if single is not None and single[0] is not None:  # as nearly always, without a list
+            only = self._named.get(single[0])
+            if only is not None and only in self._servers[place] and only not in request.tried:
+                return Choice(only, self._kept[place], True, single[1])
         values, left = take_cookie(request.lines, _NAME)
         lines = left if values else None
         names = self._read(values) if values else []

@@ -9,7 +9,9 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IAddress, IProtocolFactory
 from zope.interface import implementer
 
-import ktcpvs.dispatch.compiled  # noqa: F401 - replaces methods of connections by compiled ones
+import ktcpvs.dispatch.compiled
+import ktcpvs.http.compiled
+import ktcpvs.tcp.compiled  # noqa: F401 - these replace methods of connections by compiled ones
 from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.dispatch.client_limits import ClientLimits, ProxiedClientLimits
 from ktcpvs.http.client_connection import HTTP2StreamConnection, HTTPClientConnection
@@ -18,7 +20,7 @@ from ktcpvs.interfaces import EACH_REQUEST
 from ktcpvs.model.clients import NOWHERE
 from ktcpvs.services.preambles import Preambles
 from ktcpvs.streams.accept import client_name, socket_address
-from ktcpvs.streams.contract import TLSFacts
+from ktcpvs.streams.contract import SocketAddress, TLSFacts
 from ktcpvs.streams.preamble import Stage
 from ktcpvs.streams.stream import Stream
 from ktcpvs.tcp.connection import TCPClientConnection
@@ -66,29 +68,35 @@ class ClientFactory:
         """
         peer = socket_address(addr.host, addr.port) if isinstance(addr, IPv4Address | IPv6Address) else ""
         if self.stages and self._preambles is not None:
-            return self._preambles.begin(self.stages, peer).stream
+            preamble = self._preambles.begin(self.stages, peer)
+            return preamble.stream if preamble is not None else None
         connection = self.build(peer)
         return connection.client if connection is not None else None
 
-    def build_stream(self, peer: Any, tls: TLSFacts | None, limits: ClientLimits | None) -> ClientConnection:
+    def build_stream(
+        self, peer: Any, tls: TLSFacts | None, limits: ClientLimits | None, called: SocketAddress = None
+    ) -> HTTP2StreamConnection:
         """Return a connection for one stream of an HTTP/2 client, whose stream the caller connects. peer: of the
-        client. tls: of its connection. limits: of its connection."""
+        client. tls, limits, called: of its connection."""
         connection = HTTP2StreamConnection(self._https if tls is not None else self._http, *client_name(peer))
-        connection.client.tls = tls
+        connection.client.tls, connection.client.called = tls, called
         connection.limits = limits and limits.of_stream()
         self._began(connection)
         return connection
 
-    def build(self, peer: Any, stream: Stream | None = None) -> ClientConnection | None:
-        """Admit a client and return its connection; None if the client is rejected. peer: as returned by accept(), or
-        as the stages of the preamble found it. stream: the open one that the connection will take over; None: the
-        caller connects the connection's own."""
+    def build(self, peer: Any) -> ClientConnection | None:
+        """Admit a client and return its connection, whose stream the caller connects; None if the client is rejected.
+        peer: as returned by accept()."""
+        admission = self._service.admission
+        slot = NOWHERE if admission.is_open_to_all else admission.enter(peer)
+        return None if slot is None else self.build_admitted(peer, slot)
+
+    def build_admitted(self, peer: Any, slot: int, stream: Stream | None = None) -> ClientConnection:
+        """Return the connection of a client that `Admission.enter` has admitted. slot: where it counts; the connection
+        gives it back. stream: the open one that the connection will take over; None: the caller connects the
+        connection's own."""
         service = self._service
         name, host = client_name(peer)
-        is_proxy = service.proxies.is_used and service.proxies.trusts(host)
-        slot = NOWHERE if service.admission.is_open_to_all else service.admission.enter(peer, is_proxy)
-        if slot is None:
-            return None
         connection: ClientConnection
         if service.unit == EACH_REQUEST:
             has_tls = stream is not None and stream.tls is not None
@@ -97,7 +105,7 @@ class ClientFactory:
             connection = TCPClientConnection(service, name, host)
         if slot != NOWHERE:
             connection.limits = ClientLimits(service.admission, slot)
-        elif is_proxy and service.admission.limits_requests:
+        elif service.proxies.is_used and service.admission.limits_requests and service.proxies.trusts(host):
             connection.limits = ProxiedClientLimits(service.admission)
         self._began(connection)
         return connection

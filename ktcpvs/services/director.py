@@ -336,7 +336,7 @@ class Director:
             self.context.steps.run(f"service {ident}: connectors", self._renew_connections_of, self.services[ident])
 
     def _renew_connections_of(self, service: RunningService) -> None:
-        service.use_connection_options(connection_options(service.config, self._client_contexts))
+        service.use_connection_options(connection_options(service.config, service.traffic.unit, self._client_contexts))
 
     def _follow_files(self) -> None:
         table = self.expanded
@@ -429,7 +429,7 @@ class Director:
                 prepared = await self.bind(service, config, new.settings)
                 unit = prepared.factory.unit
                 prepared.stages = {one.address: self._stages_of(config, one, unit) for one in config.listen}
-                prepared.connection_options = connection_options(config, self._client_contexts)
+                prepared.connection_options = connection_options(config, unit, self._client_contexts)
                 prepared.response_files = self._response_files(config, is_strict=is_strict)
                 prepared.listens_anew = before is None or before.addresses != config.addresses
                 preparation.ready.append((service, prepared))

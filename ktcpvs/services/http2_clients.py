@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.dispatch.client_limits import ClientLimits
 from ktcpvs.dispatch.service_context import ServiceContext
+from ktcpvs.http.client_connection import HTTP2StreamConnection
 from ktcpvs.http.http2_client_connection import HTTP2ClientConnection
-from ktcpvs.protocols.http2 import Limits
+from ktcpvs.http.http2_limits import http2_limits
+from ktcpvs.protocols.http2.constants import ENHANCE_YOUR_CALM
 from ktcpvs.streams.stream import Stream
 
 DESCRIPTORS = 1
 """The number counted for a connection; its streams count those of their server connections."""
 
-LIMITS = Limits()
-
 
 class HTTP2Clients:
-    """Serves the clients of one service that speak HTTP/2. Each stream becomes a client connection of its own."""
+    """Serves the clients of one service that speak HTTP/2. Each stream becomes a client connection of its own.
+
+    floods: how many connections have ended since they sent too many frames that ask for nothing.
+    """
 
     def __init__(self, service: ServiceContext, clients: Any, left: Callable[[], object]) -> None:
         """clients: counts the clients of the service. left: called when a connection counts no more."""
@@ -28,6 +30,13 @@ class HTTP2Clients:
         self._clients = clients
         self._left = left
         self._open: dict[HTTP2ClientConnection, ClientLimits | None] = {}
+        self._glitches = 0  # of connections that are over
+        self.floods = 0
+
+    @property
+    def glitches(self) -> int:
+        """The frames of clients so far that asked for nothing."""
+        return self._glitches + sum(connection.protocol.glitches for connection in self._open)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -37,7 +46,7 @@ class HTTP2Clients:
         stream: Stream,
         limits: ClientLimits | None,
         first: bytes,
-        build: Callable[[], ClientConnection],
+        build: Callable[[], HTTP2StreamConnection],
         is_retiring: bool,
     ) -> None:
         """Serve a client over a stream that is open. limits: of its address; None: there are none. first: the bytes
@@ -45,7 +54,9 @@ class HTTP2Clients:
         clients; finish what has come."""
         self._context.descriptors.take(DESCRIPTORS)
         self._clients.add(1)
-        connection = HTTP2ClientConnection(self._service, stream, build, LIMITS, self._ended)
+        settings = self._service.settings
+        frames = http2_limits(settings, settings.http2_streams)
+        connection = HTTP2ClientConnection(self._service, stream, build, frames, self._ended)
         self._open[connection] = limits
         connection.receive(first)
         if is_retiring:
@@ -69,5 +80,7 @@ class HTTP2Clients:
             if limits is not None:
                 limits.release()
             self._clients.add(-1)
+            self._glitches += connection.protocol.glitches
+            self.floods += connection.error == ENHANCE_YOUR_CALM
             self._context.descriptors.give(DESCRIPTORS)
             self._left()

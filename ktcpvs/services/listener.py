@@ -48,7 +48,8 @@ HANDSHAKE_POLL_INTERVAL = 0.002
 @implementer(IReadDescriptor)
 class Listener:
     """Accepts clients from one socket. name: of the service, for the log. admit: returns for how many clients there is
-    room now. accepted: called with each client's descriptor, address family and address; it may be replaced."""
+    room now. accepted: called with each client's descriptor, address family and address; it may be replaced.
+    is_reading: whether it accepts clients now."""
 
     def __init__(
         self,
@@ -65,7 +66,7 @@ class Listener:
         self.accepted = accepted
         self._family = int(sock.family)
         self._is_dual_stack = is_dual_stack(sock)
-        self._reading = False
+        self.is_reading = False
         self._exhausted = False
         self._retry_job = PeriodicJob(context.reactor, self.resume, self._resume_failed, RETRY_DELAY)
         self._retired: Deferred[None] | None = None  # fires when a retiring listener is closed
@@ -85,7 +86,7 @@ class Listener:
 
     def resume(self) -> None:
         """Accept clients again. Retries later if the reactor cannot watch the socket."""
-        if self._reading or self.closed or not self._context.is_accepting:
+        if self.is_reading or self.closed or not self._context.is_accepting:
             return
         try:
             self._context.reactor.addReader(self)
@@ -93,15 +94,15 @@ class Listener:
             self._resume_failed(Failure())
             self._retry_job.start(RETRY_DELAY)
         else:
-            self._reading = True
+            self.is_reading = True
 
     def _resume_failed(self, why: Failure) -> None:
         self._context.log.failure("service {ident}: the listening socket cannot be watched", why, ident=self._name)
 
     def pause(self) -> None:
         """Accept no clients until `resume`."""
-        if self._reading:
-            self._reading = False
+        if self.is_reading:
+            self.is_reading = False
             self._context.reactor.removeReader(self)
 
     def retire(self) -> Deferred[None]:
@@ -213,7 +214,7 @@ class Listener:
 
     def connectionLost(self, reason: Failure) -> None:
         self._context.log.event(levels.NON_FATAL, "listener of {ident} lost: {why}", ident=self._name, why=reason.value)
-        self._reading = False
+        self.is_reading = False
 
     def logPrefix(self) -> str:
         return f"listener {self._name}"

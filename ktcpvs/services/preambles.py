@@ -6,8 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from attrs import define
+
+from ktcpvs.dispatch.admission import Admission
 from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.model.address import Address
+from ktcpvs.model.clients import NOWHERE
 from ktcpvs.runtime.context import Context
 from ktcpvs.streams.accept import client_name
 from ktcpvs.streams.contract import SocketAddress
@@ -28,8 +32,21 @@ FULL, RESUMED, REFUSED = "full", "resumed", "refused"
 """The outcomes of a TLS handshake."""
 
 
+@define
+class _Place:
+    """Where a client in its preamble counts. at: the listener where it takes room; None: nowhere. slot: that of its
+    address, from `Admission.enter`; NOWHERE also while its address is not known, and when its connection counts there.
+    """
+
+    at: Address | None
+    slot: int = NOWHERE
+
+
 class Preambles:
     """Runs the preambles of one service's clients, and turns those that are complete into client connections.
+
+    A client is admitted as soon as its address is known: before anything is read, or behind the header of a proxy. So a
+    client that is denied costs no handshake, and handshakes count for the limits of their client.
 
     refusals: reason -> how many clients were refused with it, or left. handshakes: (version of TLS, outcome) -> their
     number; the version of refused ones is "". pauses: how often a listener has stopped accepting because as many of its
@@ -41,18 +58,20 @@ class Preambles:
         context: Context,
         ident: str,
         clients: Any,
-        build: Callable[[SocketAddress, Stream], ClientConnection | None],
+        admission: Admission,
+        build: Callable[[SocketAddress, int, Stream], ClientConnection],
         left: Callable[[], object],
     ) -> None:
-        """clients: counts the clients of the service. build: admits a client by its peer address, and returns its
-        connection, which takes the stream over; None: the client is to be reset. left: called when a client counts no
-        more."""
+        """clients: counts the clients of the service. admission: of the service. build: returns the connection of a
+        client that was admitted, by its address and its slot; it takes the stream over. left: called when a client
+        counts no more."""
         self._context = context
         self._ident = ident
         self._clients = clients
+        self._admission = admission
         self._build = build
         self._left = left
-        self._running: dict[Preamble, Address | None] = {}  # and the listener where it takes room; None: nowhere
+        self._running: dict[Preamble, _Place] = {}
         self._at: Counter[Address] = Counter()  # how many take room at each listener
         self.refusals: dict[str, int] = {}
         self.handshakes: Counter[tuple[str, str]] = Counter()
@@ -69,16 +88,27 @@ class Preambles:
         self.pauses += 1
         return 0
 
-    def begin(self, stages: Sequence[Stage], peer: SocketAddress, at: Address | None = None) -> Preamble:
-        """Count a new client in; its stages begin once its stream is connected. peer: as accept() tells it. at: the
-        address of its listener; None: a Twisted endpoint has accepted it."""
+    def begin(self, stages: Sequence[Stage], peer: SocketAddress, at: Address | None = None) -> Preamble | None:
+        """Count a new client in; its stages begin once its stream is connected. Returns None for a client that is
+        rejected, and must be reset. peer: as accept() tells it. at: the address of its listener; None: a Twisted
+        endpoint has accepted it."""
         preamble = Preamble(stages, peer, self._context.wheel, self, self._context.settings)
-        self._running[preamble] = at
+        place = _Place(at)
+        if preamble.knows_address and not self._admit(place, peer):
+            return None
+        self._running[preamble] = place
         if at is not None:
             self._at[at] += 1
         self._context.descriptors.take(DESCRIPTORS)
         self._clients.add(1)
         return preamble
+
+    def _admit(self, place: _Place, peer: SocketAddress) -> bool:
+        slot = self._admission.enter(peer)
+        if slot is None:
+            return False
+        place.slot = slot
+        return True
 
     def close(self) -> None:
         """Reset all of them."""
@@ -87,14 +117,17 @@ class Preambles:
 
     # What a preamble tells.
 
+    def admits(self, preamble: Preamble) -> bool:
+        return self._admit(self._running[preamble], preamble.peer)
+
     def completed(self, preamble: Preamble, rest: bytes) -> None:
         stream = preamble.stream
         if stream.tls is not None:
             self.handshakes[stream.tls.version, RESUMED if stream.tls.is_resumed else FULL] += 1
-        connection = self._build(preamble.peer, stream)
-        if connection is None:
-            preamble.reject()
-            return
+        stream.called = preamble.called
+        place = self._running[preamble]
+        connection = self._build(preamble.peer, place.slot, stream)
+        place.slot = NOWHERE
         self.gone(preamble)  # after its connection was counted in: there is no room for another client meanwhile
         connection.take_over(stream, rest)
 
@@ -118,9 +151,9 @@ class Preambles:
 
     def _free_room(self, preamble: Preamble) -> None:
         """Let another client of its listener begin; safe to call twice."""
-        at = self._running.get(preamble)
-        if at is not None:
-            self._running[preamble] = None
+        place = self._running.get(preamble)
+        if place is not None and place.at is not None:
+            at, place.at = place.at, None
             self._at[at] -= 1
             if not self._at[at]:
                 del self._at[at]
@@ -129,7 +162,9 @@ class Preambles:
         """Count a client out; safe to call twice."""
         if preamble in self._running:
             self._free_room(preamble)
-            del self._running[preamble]
+            place = self._running.pop(preamble)
+            if place.slot != NOWHERE:
+                self._admission.leave(place.slot, 0)
             self._clients.add(-1)
             self._context.descriptors.give(DESCRIPTORS)
             self._left()

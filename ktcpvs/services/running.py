@@ -17,8 +17,9 @@ from ktcpvs.dispatch.client_limits import ClientLimits
 from ktcpvs.dispatch.selection import Selector
 from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.health.service_health import ServiceHealth
+from ktcpvs.http.client_connection import HTTP2StreamConnection
 from ktcpvs.http.head_cache import HeadCache
-from ktcpvs.http.server_connection import ServerConnections
+from ktcpvs.http.server_connections import ServerConnections
 from ktcpvs.http.service import HTTPService
 from ktcpvs.interfaces import CONNECTION, EACH_REQUEST, IBindsInSteps, IWatches
 from ktcpvs.model.address import Address
@@ -44,6 +45,7 @@ from ktcpvs.system import log as levels
 from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.sockets import close_descriptor_with_reset
 from ktcpvs.system.timer_wheel import Timer
+from ktcpvs.tcp.preconnections import Preconnections
 
 MAX_WATCHERS = 8
 """The most watchers of one server, in a service with many rules that have many servers. Rules beyond that notice a
@@ -66,11 +68,12 @@ class RunningService:
 
     context: what all of the process shares. traffic: the collaborators of its connections. config: as it runs.
     destinations: its servers by address. leaving: deleted servers whose connections drain. server_connections: of a
-    service that is switched request by request. cache, tls_cache: its parsed heads, of clients without TLS and with
-    it. health: of its servers. clients: the number of its clients in all processes. preambles: its clients that are
-    still in their preamble. http2_clients: its HTTP/2 connections, whose streams are among the connections. listeners:
-    by address, in the order in which they are configured. retired: each fires when a listener is closed that another
-    one has followed on the same port. scheduler_factory: the scheduler's plugin.
+    service that is switched request by request. preconnections: of one whose clients are relayed as a whole. cache,
+    tls_cache: its parsed heads, of clients without TLS and with it. health: of its servers. clients: the number of its
+    clients in all processes. preambles: its clients that are still in their preamble. http2_clients: its HTTP/2
+    connections, whose streams are among the connections. listeners: by address, in the order in which they are
+    configured. retired: each fires when a listener is closed that another one has followed on the same port.
+    scheduler_factory: the scheduler's plugin.
     """
 
     def __init__(self, context: Context, config: VirtualService) -> None:
@@ -85,11 +88,12 @@ class RunningService:
         self.connections: set[ClientConnection] = set()
         self.clients = context.counters.clients(config.ident)
         self.server_connections = ServerConnections(context, lambda: self.traffic.settings)
+        self.preconnections = Preconnections(self.traffic, lambda: self._poller)
         self.cache, self.tls_cache = HeadCache(HTTP), HeadCache(HTTPS)
         self.health = ServiceHealth(context, self.traffic.selector, self.traffic.queue)
         self._http = HTTPService(self.traffic, self.server_connections, self.cache)
         self._https = https = HTTPService(self.traffic, self.server_connections, self.tls_cache)
-        self.preambles = Preambles(context, config.ident, self.clients, self._build, self._left)
+        self.preambles = Preambles(context, config.ident, self.clients, self.traffic.admission, self._build, self._left)
         self.http2_clients = HTTP2Clients(self.traffic, self.clients, self._left)
         self._http.begin_http2 = https.begin_http2 = self._begin_http2
         self._on_end = self._ended  # one bound method for all connections
@@ -128,6 +132,10 @@ class RunningService:
     def connector(self, destination: Destination) -> Connector:
         """The connector of one of its servers."""
         return self.traffic.connector(destination)
+
+    def idle_connections(self, destination: Destination) -> int:
+        """Return the number of connections to one of its servers that no client uses."""
+        return self.server_connections.pool.idle(destination) + self.preconnections.idle(destination)
 
     # Changes, called by the director alone.
 
@@ -197,6 +205,7 @@ class RunningService:
         self._step("idle connections", self.server_connections.close, kept)
         self._step("connectors", self._renew_connectors)
         self._step("settings", self.apply_settings)
+        self._step("preconnections", self.preconnections.configure)
         for at, listener in self.listeners.items():
             if at in prepared.stages:  # one that leaves keeps its stages for the clients in its backlog
                 listener.accepted = self._accept_at(at)
@@ -233,6 +242,7 @@ class RunningService:
         changed = self.traffic.renew_connectors(kept)
         if changed:
             self.server_connections.retire(changed)
+            self.preconnections.retire(changed)
 
     def _accept_at(self, address: Address) -> Callable[[int, int, Any], object]:
         """Return the function that gets the descriptors accepted at that address.
@@ -274,6 +284,7 @@ class RunningService:
         for at, listener in new.items():
             listener.start()
             self.context.log.event(levels.DAEMON, "service {ident} listens on {at}", ident=self.ident, at=at)
+        self._step("preconnections", self.preconnections.start)
 
     def _make_listener(self, address: Address, sock: socket.socket) -> Listener:
         def admit() -> int:
@@ -350,6 +361,7 @@ class RunningService:
         for connection in list(self.connections):
             self._step("drain", part, connection)
         self._step("idle connections", self.server_connections.close)
+        self._step("preconnections", self.preconnections.stop)
         if (self.connections or self.preambles or self.http2_clients) and self._drain is None:
             self._drain = self.context.wheel.after(self._drain_timeout, self._end_all)
 
@@ -481,8 +493,12 @@ class RunningService:
     def _accepted_with_preamble(
         self, stages: Sequence[Stage], at: Address, descriptor: int, family: int, peer: Any
     ) -> None:
-        """Let one client go through the stages of its preamble; `_build` admits it when they are complete."""
+        """Let one client go through the stages of its preamble; `_build` serves it when they are complete. A rejected
+        one is reset."""
         preamble = self.preambles.begin(stages, peer, at)
+        if preamble is None:
+            close_descriptor_with_reset(descriptor, family)
+            return
         stream = preamble.stream
         try:
             adopt_descriptor(self.context.reactor, descriptor, family, peer, stream, self._poller)
@@ -492,10 +508,11 @@ class RunningService:
         if not stream.is_open:
             self.preambles.gone(preamble)
 
-    def _build(self, peer: Any, stream: Stream) -> ClientConnection | None:
-        """Build the connection of a client that has completed its preamble. peer: the address that the stages found."""
-        connection = self.client_factory.build(peer, stream)
-        if connection is not None and self._is_handed_over:
+    def _build(self, peer: Any, slot: int, stream: Stream) -> ClientConnection:
+        """Build the connection of a client that has completed its preamble. peer: the address that the stages found.
+        slot: where that address counts."""
+        connection = self.client_factory.build_admitted(peer, slot, stream)
+        if self._is_handed_over:
             connection.retire_gently()
         return connection
 
@@ -505,8 +522,8 @@ class RunningService:
         # What servers with `proxy v2` are told of ALPN is the protocol that follows on their connection.
         tls = stream.tls and evolve(stream.tls, alpn=HTTP_PROTOCOLS[0])
 
-        def build() -> ClientConnection:
-            return self.client_factory.build_stream(peer, tls, limits)
+        def build() -> HTTP2StreamConnection:
+            return self.client_factory.build_stream(peer, tls, limits, stream.called)
 
         self.http2_clients.begin(stream, limits, first, build, self._is_handed_over)
 
@@ -515,7 +532,8 @@ class RunningService:
         connection.on_end = self._on_end
         self.context.descriptors.take(connection.descriptors, connection.reserved)
         self.connections.add(connection)
-        self.clients.add(1)
+        if connection.is_client:
+            self.clients.add(1)
         self.traffic.counters.total += 1
         log = self.context.log
         if log.level >= levels.CONNECTION:
@@ -528,7 +546,8 @@ class RunningService:
         if connection not in self.connections:
             return
         self.connections.discard(connection)
-        self.clients.add(-1)
+        if connection.is_client:
+            self.clients.add(-1)
         if connection.limits is not None:
             connection.limits.release()
         counters, choice = self.traffic.counters, connection.dispatcher.choice
@@ -555,7 +574,9 @@ class RunningService:
     def _left(self) -> None:
         """A client is gone: accept another one, or finish to drain."""
         if self.listeners:
-            self.resume_listeners()
+            for listener in self.listeners.values():
+                if not listener.is_reading:
+                    listener.resume()
         elif not self.living:
             if self._drain is not None:
                 self._drain.cancel()

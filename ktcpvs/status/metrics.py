@@ -23,16 +23,18 @@ _OF_SERVICE = (
     ("denied", COUNTER, "denied_total", "Clients rejected by the allow and deny lists."),
     ("limited", COUNTER, "limited_total", "Clients and requests rejected by the limits per client."),
     ("handshake_pauses", COUNTER, "handshake_pauses_total", "How often max_handshakes has stopped a listener."),
+    ("http2_glitches", COUNTER, "http2_glitches_total", "Frames of HTTP/2 clients that ask for nothing."),
+    ("http2_floods", COUNTER, "http2_floods_total", "HTTP/2 connections ended because of too many such frames."),
     ("bytes_in", COUNTER, "received_bytes_total", "Bytes from clients."),
     ("bytes_out", COUNTER, "sent_bytes_total", "Bytes to clients."),
 )
 _OF_SERVER = (
     ("active", GAUGE, "active_connections", "Open connections of the server (or requests, where each is scheduled)."),
-    ("kept", GAUGE, "idle_connections", "Idle connections that are kept for later requests."),
+    ("kept", GAUGE, "idle_connections", "Idle connections that are kept for later requests, or made ahead of clients."),
     ("total", COUNTER, "connections_total", "Connections of the server (or requests, where each is scheduled)."),
     ("failures", COUNTER, "failures_total", "Failed connection attempts, and requests without a response."),
     ("retries", COUNTER, "retries_total", "Connections and requests that were retried after the server had failed."),
-    ("reused", COUNTER, "reuses_total", "Requests sent on a kept connection."),
+    ("reused", COUNTER, "reuses_total", "Requests sent on a kept connection, and clients that got one made ahead."),
     ("bytes_in", COUNTER, "received_bytes_total", "Bytes from clients to the server."),
     ("bytes_out", COUNTER, "sent_bytes_total", "Bytes from the server to clients."),
 )

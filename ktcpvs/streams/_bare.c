@@ -28,17 +28,17 @@ FIELDS(transport, "_aborted", "_closing", "_events", "_family", "_fd", "_fin_cam
        "_puts_urgent_in_place", "_read_size", "_reads_on", "_reads_small", "_recv", "_send", "_sends_at_once", "_sends_fin",
        "_sock", "_unsent", "_unsent_size", "_was_bulk", "_writer", "poller", "stream");
 
-enum { S_BULK_DETECTED, S_CONNECTED, S_DATA_RECEIVED, S_ENDED, S_IS_OPEN, S_LOST, S_MADE, S_PEER_ENDED, S_RESTING,
-       S_TIMER, S_TLS, S_TRANSPORT, S_WRITE };
-FIELDS(stream, "bulk_detected", "connected", "dataReceived", "ended", "is_open", "lost", "made", "peer_ended", "resting",
-       "timer", "tls", "transport", "write");
+enum { S_BULK_DETECTED, S_CALLED, S_CONNECTED, S_DATA_RECEIVED, S_ENDED, S_IS_OPEN, S_LOST, S_MADE, S_PEER_ENDED,
+       S_RESTING, S_TIMER, S_TLS, S_TRANSPORT, S_WRITE };
+FIELDS(stream, "bulk_detected", "called", "connected", "dataReceived", "ended", "is_open", "lost", "made", "peer_ended",
+       "resting", "timer", "tls", "transport", "write");
 
 enum { P_ALARM_AT, P_CALLBACKS, P_DEADLINES, P_DEFERRED, P_DESCRIPTOR, P_IS_POLLING, P_TIME, P_UNREGISTERED };
 FIELDS(poller, "_alarm_at", "_callbacks", "_deadlines", "_deferred", "_descriptor", "_is_polling", "_time",
        "_unregistered");
 
-enum { A_ADDRESS, A_CONNECTED, A_FAMILY, A_FD, A_IS_OVER, A_POLLER, A_RETRY, A_STREAM };
-FIELDS(attempt, "_address", "_connected", "_family", "_fd", "_is_over", "_poller", "_retry", "_stream");
+enum { A_ADDRESS, A_CONNECTED, A_FAILED, A_FAMILY, A_FD, A_IS_OVER, A_POLLER, A_RETRY, A_STREAM };
+FIELDS(attempt, "_address", "_connected", "_failed", "_family", "_fd", "_is_over", "_poller", "_retry", "_stream");
 
 enum { I_HOST, I_PORT };
 FIELDS(inet, "host", "port");
@@ -48,11 +48,11 @@ static PyObject *nothing, *plain_ready, *plain_defer, *plain_forget, *plain_acce
     *plain_attempt_ready, *plain_expire_after, *poller_module;
 static Py_ssize_t read_size, bulk_read_size, bulk_size, max_undivided;
 static PyObject *read_size_object, *bulk_read_size_object, *read_events_object, *zero, *one, *minus_one, *no_bytes;
-static PyObject *all_events_object, *family_four, *family_six;
+static PyObject *all_events_object, *family_four, *family_six, *family_unix;
 static unsigned int read_events, all_events;
 
 static PyObject *s_abort, *s_attempt_ready, *s_bulk_detected, *s_call_deferred, *s_callback_failed, *s_cancel,
-    *s_close, *s_connection_made, *s_data_received, *s_defer, *s_deferred_failed, *s_failed, *s_finish, *s_forget, *s_half_close,
+    *s_close, *s_connection_made, *s_expire_after, *s_start, *s_data_received, *s_defer, *s_deferred_failed, *s_failed, *s_finish, *s_forget, *s_half_close,
     *s_has_forked, *s_hold_rest, *s_join, *s_note, *s_over, *s_pause, *s_pause_writing, *s_read_connection_lost, *s_read_soon,
     *s_ready, *s_resting, *s_resume, *s_send_fin, *s_set_backpressure, *s_stream_failed, *s_use_transport, *s_watch,
     *s_write, *s_write_failed, *s_write_otherwise;
@@ -847,7 +847,7 @@ stream_init(PyObject *self, PyObject *const *args, Py_ssize_t count)
 {
     static const int nothings[] = {S_BULK_DETECTED, S_DATA_RECEIVED, S_ENDED, S_LOST, S_WRITE};
     static const int no[] = {S_IS_OPEN, S_PEER_ENDED, S_RESTING};
-    static const int none[] = {S_TIMER, S_TLS, S_TRANSPORT};
+    static const int none[] = {S_CALLED, S_TIMER, S_TLS, S_TRANSPORT};
     if (count > 1) {
         PyErr_SetString(PyExc_TypeError, "Stream() takes at most one argument");
         return NULL;
@@ -926,6 +926,24 @@ begin_connection(const char *host, int port)
     return descriptor;
 }
 
+/* BareAttempt(poller, address, stream, connected, failed) */
+static PyObject *
+attempt_init(PyObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    static const int given[] = {A_POLLER, A_ADDRESS, A_STREAM, A_CONNECTED, A_FAILED};
+    if (count != 5) {
+        PyErr_SetString(PyExc_TypeError, "BareAttempt() takes 5 arguments");
+        return NULL;
+    }
+    for (int i = 0; i < 5; i++)
+        put_new(&A(given[i]), args[i]);
+    put_new(&A(A_FAMILY), family_unix);
+    put_new(&A(A_FD), minus_one);
+    put_new(&A(A_RETRY), Py_None);
+    put_new(&A(A_IS_OVER), Py_False);
+    return Py_NewRef(Py_None);
+}
+
 /* BareAttempt.start. Whatever fails is tried again in Python, where it fails in the same way. */
 static PyObject *
 attempt_start(PyObject *self, PyObject *unused)
@@ -959,6 +977,18 @@ attempt_start(PyObject *self, PyObject *unused)
         result = PyDict_SetItem(SLOT(poller, poller, P_CALLBACKS), A(A_FD), ready);
     Py_XDECREF(ready);
     return done(result);
+}
+
+static PyObject *
+attempt_begin(PyObject *self, PyObject *timeout)
+{
+    PyObject *arguments[] = {timeout, self}, *poller = A(A_POLLER);
+    PyObject *result = IS_A(poller, poller) ? poller_expire_after(poller, arguments, 2)
+                                            : PyObject_CallMethodObjArgs(poller, s_expire_after, timeout, self, NULL);
+    if (result == NULL)
+        return NULL;
+    Py_DECREF(result);
+    return PyObject_CallMethodNoArgs(self, s_start);
 }
 
 /* BareAttempt._ready */
@@ -1039,6 +1069,8 @@ static PyMethodDef stream_methods[] = {
 };
 
 static PyMethodDef attempt_methods[] = {
+    {"__init__", METHOD(attempt_init), METH_FASTCALL, NULL},
+    {"begin", attempt_begin, METH_O, NULL},
     {"start", attempt_start, METH_NOARGS, NULL},
     {"_ready", attempt_ready, METH_O, NULL},
     {NULL, NULL, 0, NULL},
@@ -1097,6 +1129,7 @@ configure(PyObject *module, PyObject *args)
         {&minus_one, PyLong_FromLong(-1)},
         {&family_four, PyLong_FromLong(AF_INET)},
         {&family_six, PyLong_FromLong(AF_INET6)},
+        {&family_unix, PyLong_FromLong(AF_UNIX)},
         {&no_bytes, PyBytes_FromString("")},
     };
     for (size_t i = 0; i < sizeof values / sizeof *values; i++)
@@ -1126,7 +1159,7 @@ PyInit__bare(void)
     } strings[] = {
         {&s_abort, "abort"}, {&s_attempt_ready, "_ready"}, {&s_bulk_detected, "bulk_detected"}, {&s_call_deferred, "_call_deferred"},
         {&s_callback_failed, "_callback_failed"}, {&s_cancel, "cancel"}, {&s_close, "close"},
-        {&s_connection_made, "connectionMade"},
+        {&s_connection_made, "connectionMade"}, {&s_expire_after, "expire_after"}, {&s_start, "start"},
         {&s_data_received, "dataReceived"}, {&s_defer, "defer"}, {&s_deferred_failed, "_deferred_failed"},
         {&s_failed, "_failed"}, {&s_finish, "_finish"}, {&s_forget, "forget"}, {&s_half_close, "half_close"},
         {&s_has_forked, "has_forked"}, {&s_hold_rest, "_hold_rest"}, {&s_join, "join"}, {&s_note, "_note"}, {&s_over, "over"},

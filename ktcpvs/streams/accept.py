@@ -8,17 +8,16 @@ from typing import Any
 
 from twisted.internet import tcp, unix
 
-from ktcpvs.streams import bare_transport, compiled, uv_transport
+from ktcpvs.streams import compiled, uv_transport
+from ktcpvs.streams.bare_transport import BareTransport
 from ktcpvs.streams.contract import address_text
 from ktcpvs.streams.poller import SocketPoller
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system.sockets import plain_socket_class
 
-
-def accept(listener: Any, family: int) -> tuple[int, Any] | None:
-    """Accept one connection. Return its descriptor and its peer's address; None: nobody waits. Raises OSError. family:
-    of the listening socket."""
-    return compiled.accept_descriptor(listener, family)
+accept = compiled.accept_descriptor
+"""Called with a listening socket and its family. Accepts one connection, and returns its descriptor and its peer's
+address; None: nobody waits. Raises OSError."""
 
 
 def adopt_descriptor(
@@ -26,7 +25,7 @@ def adopt_descriptor(
 ) -> None:
     """As `adopt_socket`, for a descriptor from `accept`, which is closed with the stream. family: of its address."""
     if poller is not None:
-        bare_transport.adopt_descriptor(poller, descriptor, family, peer, stream)
+        BareTransport(poller, descriptor, family, peer).begin(stream)
         return
     sock = plain_socket_class(family)(family, socket.SOCK_STREAM, 0, descriptor)
     try:
@@ -47,7 +46,7 @@ def adopt_socket(
     it returns. Raises what `stream.made` or the system raises.
     """
     if poller is not None:
-        bare_transport.adopt_descriptor(poller, sock.detach(), sock.family, peer, stream)
+        BareTransport(poller, sock.detach(), sock.family, peer).begin(stream)
         return
     loop = getattr(reactor, "uv", None)
     if loop is not None:

@@ -41,8 +41,7 @@ def connect(
     a later turn; or `failed` with CancelledError when the attempt is cancelled.
     """
     attempt = BareAttempt(poller, address, stream, connected, failed)
-    poller.expire_after(timeout, attempt)
-    attempt.start()
+    attempt.begin(timeout)
     return attempt
 
 
@@ -58,6 +57,7 @@ class BareAttempt:
         stream: Stream,
         connected: Callable[[Stream], object],
         failed: Callable[[Failure], object],
+        /,
     ) -> None:
         self._poller = poller
         self._address = address
@@ -68,6 +68,11 @@ class BareAttempt:
         self._fd = -1  # of the socket, which the poller watches
         self._retry: Any = None
         self._is_over = False
+
+    def begin(self, timeout: float) -> None:
+        """Begin to connect. timeout: seconds."""
+        self._poller.expire_after(timeout, self)
+        self.start()
 
     def start(self) -> None:
         """Create a socket and connect it."""

@@ -588,9 +588,3 @@ class BareTransport(SocketTransport):
         if self._aborted or self._closing:
             return "aborted" if self._aborted else "closing"
         return open_state(self._half_closed, self._peer_ended, self._paused, self._full)
-
-
-def adopt_descriptor(poller: SocketPoller, descriptor: int, family: int, peer: SocketAddress, stream: Any) -> None:
-    """Let `stream` speak over an accepted socket, which its transport closes. peer: its address. Raises what the
-    stream's owner raises."""
-    BareTransport(poller, descriptor, family, peer).begin(stream)

@@ -8,6 +8,7 @@ from typing import Any
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -28,13 +29,26 @@ from ktcpvs.system.tls_contexts import ClientTLS
 @frozen
 class ConnectionOptions:
     """Options of connections to a server. tls: None: without TLS. proxy: the version of the PROXY protocol that tells
-    the server who the client is, v1 or v2; or OFF."""
+    the server who the client is, v1 or v2; or OFF. http2: they speak HTTP/2; with TLS only if the server chooses it."""
 
     tls: ClientTLS | None = None
     proxy: str = OFF
+    http2: bool = False
 
 
 PLAIN = ConnectionOptions()
+
+
+class HTTP2Failed(ConnectError):
+    """No HTTP/2 with a server; str() is the reason, such as `HTTP/2: the server accepts no streams`."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(string=reason)  # type: ignore[no-untyped-call]
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"HTTP/2: {self.reason}"
+
 
 OriginOf = Callable[[], Origin]
 """Returns the client for which a connection is made. Called once it is open, and only if the server is told."""
@@ -43,6 +57,8 @@ OriginOf = Callable[[], Origin]
 @implementer(IStreamClientEndpoint)
 class Connector:
     """Makes connections to the server at `address`."""
+
+    __slots__ = ("_is_direct", "_may_be_bare", "_reactor", "_session", "_timeout", "address", "options")
 
     def __init__(
         self, reactor: Any, address: Address, timeout: float | Callable[[], float], options: ConnectionOptions = PLAIN
@@ -55,6 +71,7 @@ class Connector:
         self._reactor = reactor
         self._timeout = timeout
         self._may_be_bare = options.tls is None and (isinstance(address, Unix) or not address.is_name)
+        self._is_direct = self._may_be_bare and options.proxy == OFF  # nothing but a connect is to be done
 
     @property
     def key(self) -> Hashable:
@@ -66,6 +83,11 @@ class Connector:
     def is_for_one_client(self) -> bool:
         """Whether a connection is told for which client it is made, so that no other client may use it."""
         return self.options.proxy != OFF
+
+    @property
+    def is_http2(self) -> bool:
+        """Whether connections speak HTTP/2: without TLS all of them, with TLS those whose `tls.alpn` says so."""
+        return self.options.http2
 
     @property
     def hint(self) -> str:
@@ -152,4 +174,5 @@ class Connector:
     def __repr__(self) -> str:
         options = self.options
         proxy = f" with PROXY {options.proxy}" if options.proxy != OFF else ""
-        return f"<Connector to {self.address}{' by TLS' if options.tls is not None else ''}{proxy}>"
+        tls, http2 = " by TLS" * (options.tls is not None), " with HTTP/2" * options.http2
+        return f"<Connector to {self.address}{tls}{http2}{proxy}>"

@@ -23,13 +23,15 @@ from ktcpvs.system.timer_wheel import Timer, TimerWheel
 class Proceed:
     """The stage is complete.
 
-    rest: the bytes behind those that it has read. peer: the client's address from now on; None: as before. stream:
-    carries the connection from now on, over a transport that the stage has put in between, as TLS does; it is open, and
-    the callbacks of the stream below belong to that transport. None: as before.
+    rest: the bytes behind those that it has read. peer: the client's address from now on; None: as before. called: the
+    address that the client has called; None: as before. stream: carries the connection from now on, over a transport
+    that the stage has put in between, as TLS does; it is open, and the callbacks of the stream below belong to that
+    transport. None: as before.
     """
 
     rest: bytes = b""
     peer: SocketAddress = None
+    called: SocketAddress = None
     stream: Stream | None = None
 
 
@@ -65,6 +67,10 @@ class Stage(Protocol):
     @property
     def max_size(self) -> int: ...
 
+    def finds_address(self, peer: SocketAddress) -> bool:
+        """Whether it finds the address of the client that comes from `peer`, as accept() tells it: the client is
+        admitted when the stage is complete."""
+
     def begin(self, peer: SocketAddress, stream: Stream) -> StageReader | None:
         """The reader of one client; None: the stage does not apply to this client.
 
@@ -74,6 +80,9 @@ class Stage(Protocol):
 
 class PreambleOwner(Protocol):
     """The receiver of a preamble's events. Nothing follows `completed`; without it, `gone` is the last one."""
+
+    def admits(self, preamble: Preamble) -> bool:
+        """A stage has found the client's address, `preamble.peer`. Returns False to reset the client."""
 
     def completed(self, preamble: Preamble, rest: bytes) -> None:
         """All stages are complete; `rest` follows. Take the callbacks of `preamble.stream`, or `reject` the client."""
@@ -91,10 +100,14 @@ class PreambleOwner(Protocol):
 class Preamble:
     """The stages of one client connection.
 
-    stream: to the client. peer: its address, as accept() or the stages told it.
+    stream: to the client. peer: its address, as accept() or the stages told it. called: the address that it has called,
+    as the stages told it; None: they did not.
     """
 
-    __slots__ = ("_owner", "_reader", "_settings", "_size", "_stage", "_stages", "_timer", "_wheel", "peer", "stream")
+    __slots__ = (
+        "_address_stage", "_owner", "_reader", "_settings", "_size", "_stage", "_stages", "_timer", "_wheel", "called",
+        "peer", "stream",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -106,6 +119,8 @@ class Preamble:
     ) -> None:
         """settings: for a lingering close; None: their defaults."""
         self.peer = peer
+        self.called: SocketAddress = None
+        self._address_stage = next((stage for stage in reversed(stages) if stage.finds_address(peer)), None)
         self._settings = settings
         self.stream = Stream(self._opened)
         self._stages = iter(stages)  # those that have not begun
@@ -118,6 +133,11 @@ class Preamble:
 
     def __repr__(self) -> str:
         return f"<Preamble of {self.stream!r}, {self.stage_name if self._reader is not None else 'no stage'}>"
+
+    @property
+    def knows_address(self) -> bool:
+        """Whether `peer` is the client's own address, so that the client can be admitted."""
+        return self._address_stage is None
 
     @property
     def stage_name(self) -> str:
@@ -163,8 +183,15 @@ class Preamble:
             self._stop_stage()
             if outcome.peer is not None:
                 self.peer = outcome.peer
+            if outcome.called is not None:
+                self.called = outcome.called
             if outcome.stream is not None:
                 self._watch(outcome.stream)
+            if self._stage is self._address_stage:
+                self._address_stage = None
+                if not self._owner.admits(self):
+                    self.reject()
+                    return None
             data = outcome.rest
         return data
 

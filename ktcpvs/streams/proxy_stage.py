@@ -26,8 +26,8 @@ IsProxy = Callable[[SocketAddress], bool]
 
 
 class ProxyStage:
-    """Reads the header of a proxy. The address in it is the client's from then on; the address of the connection stays
-    where the header names none (LOCAL, UNKNOWN, unix sockets)."""
+    """Reads the header of a proxy. The addresses in it are the client's, and the one that the client has called, from
+    then on; those of the connection stay where the header names none (LOCAL, UNKNOWN, unix sockets)."""
 
     name = NAME
     max_size = MAX_HEADER_SIZE
@@ -40,6 +40,9 @@ class ProxyStage:
     @property
     def timeout(self) -> int:
         return self._timeout()
+
+    def finds_address(self, peer: SocketAddress) -> bool:
+        return self._is_proxy(peer)
 
     def begin(self, peer: SocketAddress, stream: Stream) -> ProxyReader | None:
         return ProxyReader() if self._is_proxy(peer) else None
@@ -60,7 +63,9 @@ class ProxyReader:
             return Refuse(str(bad))
         if header is None:
             return None
-        return Proceed(self._header.rest, None if header.source is None else socket_address(*header.source))
+        if header.source is None or header.destination is None:
+            return Proceed(self._header.rest)
+        return Proceed(self._header.rest, socket_address(*header.source), socket_address(*header.destination))
 
 
 class NoHeaderStage:
@@ -79,6 +84,9 @@ class NoHeaderStage:
     @property
     def timeout(self) -> int:
         return self._timeout()
+
+    def finds_address(self, peer: SocketAddress) -> bool:
+        return False
 
     def begin(self, peer: SocketAddress, stream: Stream) -> FirstBytesReader | None:
         return None if self._is_proxy(peer) else FirstBytesReader()

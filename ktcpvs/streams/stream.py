@@ -39,14 +39,15 @@ class Stream(Protocol):
     closed; clean: False after a reset or another error. bulk_detected(): the peer has sent much at once; called at most
     once, and only if `reports_bulk`.
 
+    called: the address that the client has called, where a proxy has told it; None: it is `local_address`.
     resting: the owner expects nothing from the peer now, and need not be notified at once when the peer disconnects.
     timer: of the close, cancelled when the connection is closed. peer_ended: `ended` has been called.
     """
 
     # Twisted's base class gives each stream a dictionary too, but it is made only where something else is set.
     __slots__ = (
-        "bulk_detected", "connected", "dataReceived", "ended", "is_open", "lost", "made", "peer_ended", "resting",
-        "timer", "tls", "transport", "write",
+        "bulk_detected", "called", "connected", "dataReceived", "ended", "is_open", "lost", "made", "peer_ended",
+        "resting", "timer", "tls", "transport", "write",
     )  # fmt: skip
 
     def __init__(self, made: Callable[[], object] = nothing) -> None:
@@ -55,6 +56,7 @@ class Stream(Protocol):
         self.timer: Timer | None = None
         self.peer_ended = False
         self.tls: TLSFacts | None = None
+        self.called: SocketAddress = None
         self.dataReceived: Callable[[bytes], object] = nothing  # type: ignore[assignment]
         self.made = made
         self.ended: Callable[[], object] = nothing

@@ -7,28 +7,33 @@ itself, which frees them while the connection is idle.
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import ssl
 from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from attrs import evolve
 from twisted.logger import Logger
 
 from ktcpvs.streams.contract import BackpressuredWriter, NotDetachable, SocketAddress, TLSFacts
 from ktcpvs.streams.stream import Stream
+from ktcpvs.streams.tls_operations import MAX_RECORD_SIZE, close_notify, decrypt, encrypt, shake_hands
 from ktcpvs.streams.transport import StreamTransport, nothing
 
 _log = Logger(namespace="ktcpvs")
 
-MAX_RECORD_SIZE = 16 << 10
-"""The most bytes of data in one record (RFC 8446, section 5.1)."""
+TLS_1_3 = "TLSv1.3"
+"""Its name in `TLSFacts.version`."""
 
 MAX_CIPHERTEXT_SIZE = MAX_RECORD_SIZE + 2048 + 5
 """The most bytes of one record on its way, with its header (RFC 5246, section 6.2.3)."""
 
 MAX_WRITE_SIZE = 64 << 10
 """Bytes that are encrypted before they are given to the transport below, so that the shared BIO stays small."""
+
+MAX_KNOWN_FACTS = 256
+"""How many facts connections share that differ in nothing."""
 
 _ALERT = "_ALERT_"
 
@@ -100,7 +105,7 @@ class Handshake:
     session_kept: called once with the session, which another connection to this server may begin with.
     """
 
-    __slots__ = ("_below", "_buffers", "_name", "_server_side", "_ssl", "session_kept")
+    __slots__ = ("_below", "_buffers", "_name", "_output", "_server_side", "_ssl", "session_kept")
 
     def __init__(
         self,
@@ -118,11 +123,12 @@ class Handshake:
         self._below = below
         self._buffers = buffers
         self._name = server_name
+        self._output = b""  # records that go with the first ones of the connection
         self._server_side = server_side
         self.session_kept = session_kept
         # The wrapper `ssl.SSLObject` would cost memory and, for each operation, time. It checks that a name is given
         # where one is to be verified.
-        if context.check_hostname and not server_side and not server_name:
+        if not server_side and not server_name and context.check_hostname:
             raise ValueError("the context verifies a name, and none is given")
         raw: Any = context
         name = None if server_side else server_name
@@ -132,13 +138,8 @@ class Handshake:
         """Take what the peer has sent, b"" to begin. Returns None while the handshake goes on, and what came behind it,
         still encrypted, when it is complete. Raises HandshakeFailed."""
         buffers = self._buffers
-        if data:
-            buffers.incoming.write(data)
         try:
-            self._ssl.do_handshake()
-            is_complete = True
-        except ssl.SSLWantReadError:
-            is_complete = False
+            is_complete = shake_hands(self._ssl, buffers.incoming, data)
         except ssl.SSLError as error:
             buffers.incoming.read()
             is_untrusted = isinstance(error, ssl.SSLCertVerificationError)
@@ -149,32 +150,41 @@ class Handshake:
             raise
         rest = buffers.incoming.read()
         output = buffers.outgoing.read()
-        if output:
+        if is_complete and rest and self._server_side and self._ssl.version() == "TLSv1.3":
+            self._output = output  # tickets: the response to what has come brings them, in the same packet
+        elif output:
             self._below.write(output)
         return rest if is_complete else None
 
     def facts(self) -> TLSFacts:
         """The results of a complete handshake."""
         session = self._ssl
-        # On a client's side nobody asks, and each connection would keep it.
-        certificate = session.getpeercert(True) if self._server_side and session.context.verify_mode else None
-        described = session.getpeercert() if certificate is not None else {}
-        return TLSFacts(
-            version=session.version(),
-            sni=self._name,
-            alpn=session.selected_alpn_protocol(),
-            cipher=session.cipher()[0],
-            is_resumed=session.session_reused,
-            certificate=certificate,
-            certificate_subject=distinguished_name(described.get("subject", ())),
+        facts = _shared_facts(
+            session.version(),
+            self._name,
+            session.selected_alpn_protocol(),
+            session.cipher()[0],
+            session.session_reused,
         )
+        # On a client's side nobody asks, and each connection would keep it.
+        certificate = session.getpeercert(True) if self._server_side else None
+        if certificate is None:
+            return facts
+        subject = distinguished_name(session.getpeercert().get("subject", ()))
+        return evolve(facts, certificate=certificate, certificate_subject=subject)
 
-    def open(self, stream: Stream, rest: bytes) -> None:
-        """Let `stream` speak over the connection. rest: what `feed` has returned. `stream.made` has been called when
-        this returns."""
+    def open(self, stream: Stream, rest: bytes) -> TLSTransport:
+        """Let `stream` speak over the connection. rest: what `feed` has returned; it is delivered in the next turn.
+        `stream.made` has been called when this returns the stream's transport."""
         stream.tls = self.facts()
-        transport = TLSTransport(self._below, self._buffers, self._ssl, self.session_kept)
+        transport = TLSTransport(self._below, self._buffers, self._ssl, self.session_kept, self._output)
         transport.begin(stream, rest)
+        return transport
+
+
+@functools.lru_cache(MAX_KNOWN_FACTS)
+def _shared_facts(version: str, sni: str | None, alpn: str | None, cipher: str, is_resumed: bool) -> TLSFacts:
+    return TLSFacts(version, sni, alpn, cipher, is_resumed)
 
 
 def distinguished_name(subject: Sequence[Sequence[tuple[str, str]]]) -> str:
@@ -234,23 +244,29 @@ class TLSTransport(StreamTransport):
     """
 
     __slots__ = (
-        "_aborted", "_below", "_buffers", "_closing", "_half_closed", "_held", "_is_scheduled", "_paused",
-        "_peer_ended", "_read", "_session_kept", "_ssl", "failure", "stream", "write",
+        "_aborted", "_below", "_buffers", "_closing", "_half_closed", "_held", "_is_scheduled", "_output", "_paused",
+        "_peer_ended", "_sends_soon", "_session_kept", "_ssl", "failure", "stream", "write",
     )  # fmt: skip
 
     def __init__(
-        self, below: Stream, buffers: TLSBuffers, connection: Any, session_kept: Callable[[ssl.SSLSession], object]
+        self,
+        below: Stream,
+        buffers: TLSBuffers,
+        connection: Any,
+        session_kept: Callable[[ssl.SSLSession], object],
+        output: bytes = b"",
     ) -> None:
-        """connection: the `_ssl._SSLSocket` of a complete handshake."""
+        """connection: the `_ssl._SSLSocket` of a complete handshake. output: records that go with the first ones."""
         self.stream: Stream | None = None
         self.failure = ""
         self._below = below
         self._buffers = buffers
-        self._ssl = connection
-        self._read: Callable[[int], bytes] = connection.read
+        self._ssl: Any = connection  # None when the stream below is over
         self._session_kept = session_kept  # `nothing` once it was called
         self.write: Callable[[bytes], object] = self._write
         self._held: _Held | None = None
+        self._output = output  # records that are sent with those that follow
+        self._sends_soon = False  # `_send_waiting` will be called
         self._is_scheduled = False  # `_go_on` will be called
         self._paused = False
         self._half_closed = False  # close_notify is sent
@@ -282,21 +298,17 @@ class TLSTransport(StreamTransport):
         if stream is None or self._closing or self._peer_ended:
             return
         incoming = self._buffers.incoming
-        incoming.write(data)
         try:
-            plain = self._read(MAX_RECORD_SIZE)
-            if incoming.pending or not plain:
-                self._deliver_all(plain)
-                return
-        except ssl.SSLWantReadError:  # a part of a record, or one without data
+            plain = decrypt(self._ssl, incoming, data)
+        except ssl.SSLError as error:
+            self._failed(error)
+            return
+        if plain is None:
             if self._buffers.outgoing.pending:
                 self._flush()
             return
-        except ssl.SSLZeroReturnError:  # so `ssl` reports close_notify when ours is sent already
-            self._deliver_all(b"")
-            return
-        except ssl.SSLError as error:
-            self._failed(error)
+        if not plain or incoming.pending:
+            self._deliver_all(plain)
             return
         if self._buffers.outgoing.pending:
             self._flush()
@@ -306,21 +318,17 @@ class TLSTransport(StreamTransport):
 
     def _flush(self) -> None:
         """Send what OpenSSL has answered while it was reading, such as a KeyUpdate."""
-        self._below.write(self._buffers.outgoing.read())
+        self._send(self._buffers.outgoing.read())
 
     def _deliver_all(self, plain: bytes) -> None:
-        """Decrypt the rest of what is in the BIO, behind `plain`, and deliver all of it at once."""
+        """Decrypt the rest of what is in the BIO, behind `plain`, and deliver all of it at once. plain: b"" when
+        close_notify has come."""
         pieces = [plain]
         failure: ssl.SSLError | None = None
         incoming = self._buffers.incoming
         try:
-            while plain and incoming.pending:
-                plain = self._read(MAX_RECORD_SIZE)
-                pieces.append(plain)
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLZeroReturnError:
-            plain = b""
+            while pieces[-1] and incoming.pending and (piece := decrypt(self._ssl, incoming, b"")) is not None:
+                pieces.append(piece)
         except ssl.SSLError as error:
             failure = error
         incoming.read()  # behind close_notify or an error nothing counts
@@ -334,7 +342,7 @@ class TLSTransport(StreamTransport):
             stream.dataReceived(data)
         if failure is not None:
             self._broken(failure_reason(failure), alert)
-        elif not plain:
+        elif not pieces[-1]:
             self._notified()
 
     def _notified(self) -> None:
@@ -360,9 +368,10 @@ class TLSTransport(StreamTransport):
         self._aborted = True
         self._held = None
         self._drop_writes()
-        below = self._below
+        below, waiting = self._below, self._output
+        self._output = b""
         if (alert or self._half_closed) and not below.unsent():  # else the peer may never read it
-            below.write(alert)
+            below.write(waiting + alert)
             below.close()
         else:
             below.abort()
@@ -376,11 +385,12 @@ class TLSTransport(StreamTransport):
     def _below_lost(self, clean: bool) -> None:
         stream, self.stream = self.stream, None
         self._held = None
+        self._output = b""
         self.write = nothing
         self._session_kept = nothing
         if stream is not None:
             stream.over(clean and not self._aborted)
-        self._ssl = self._read = None  # type: ignore[assignment]
+        self._ssl = None
 
     def _keep_session(self) -> None:
         """Give the session away: TLS 1.3 sends it behind the handshake, before or with the first data."""
@@ -436,8 +446,24 @@ class TLSTransport(StreamTransport):
             else:
                 self._below.resume()
 
-    def _read_ahead(self) -> None:
-        """Decrypt one record of what waits in the stream below; what it is shows only then."""
+    def take_first(self, rest: bytes) -> bytes:
+        """Return the first data of `rest`, encrypted bytes that came with the end of the handshake. What follows is
+        delivered in the next turn."""
+        self._hold().cipher = rest
+        self._read_ahead(schedules=False)
+        held = self._held
+        if held is None:
+            return b""
+        plain, held.plain = held.plain, b""
+        if held.cipher or held.has_notify:
+            self._schedule()
+        else:
+            self._held = None
+        return plain
+
+    def _read_ahead(self, schedules: bool = True) -> None:
+        """Decrypt one record of what waits in the stream below; what it is shows only then. schedules: what it is, is
+        delivered in the next turn, unless reading is paused."""
         if self.stream is None or self._closing or self._aborted:
             return
         held = self._held
@@ -452,23 +478,20 @@ class TLSTransport(StreamTransport):
             cipher = taken
         held = self._hold()
         buffers = self._buffers
-        buffers.incoming.write(cipher)
         try:
-            held.plain = self._read(MAX_RECORD_SIZE)
-            held.has_notify = not held.plain
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLZeroReturnError:
-            held.has_notify = True
+            plain = decrypt(self._ssl, buffers.incoming, cipher)
         except ssl.SSLError as error:
             self._failed(error)
             return
+        if plain is not None:
+            held.plain = plain
+            held.has_notify = not plain
         held.cipher = buffers.incoming.read()
         if buffers.outgoing.pending:
             self._flush()
         if not (held.plain or held.cipher or held.has_notify or held.has_fin):
             self._held = None
-        elif not self._paused:
+        elif schedules and not self._paused:
             self._schedule()
 
     # What the stream and its owner call.
@@ -479,19 +502,42 @@ class TLSTransport(StreamTransport):
         outgoing = self._buffers.outgoing
         try:
             if len(data) <= MAX_RECORD_SIZE:
-                self._ssl.write(data)
-                self._below.write(outgoing.read())
+                records = encrypt(self._ssl, outgoing, data)
+                if self.stream.resting and not self._sends_soon:
+                    self._send_soon(records)
+                elif self._output:
+                    self._send(records)
+                else:
+                    self._below.write(records)
                 return
             view = memoryview(data)
             at = 0
             while at < len(data):
                 at += self._ssl.write(view[at : at + MAX_RECORD_SIZE])
                 if outgoing.pending >= MAX_WRITE_SIZE:
-                    self._below.write(outgoing.read())
+                    self._send(outgoing.read())
             if outgoing.pending:
-                self._below.write(outgoing.read())
+                self._send(outgoing.read())
         except ssl.SSLError as error:
             self._failed(error)
+
+    def _send(self, records: bytes) -> None:
+        """Send `records` behind those that wait for them."""
+        if self._output:
+            records, self._output = self._output + records, b""
+        self._below.write(records)
+
+    def _send_soon(self, records: bytes) -> None:
+        """Send `records` in the next turn, or with what follows before. An owner that expects nothing more from its
+        peer is about to close, and so close_notify needs no packet of its own."""
+        self._output += records
+        self._sends_soon = True
+        self._buffers.call_soon(self._send_waiting)
+
+    def _send_waiting(self) -> None:
+        self._sends_soon = False
+        if self._output:
+            self._send(b"")
 
     @property
     def writev(self) -> Callable[[Sequence[bytes]], object]:
@@ -510,12 +556,9 @@ class TLSTransport(StreamTransport):
         if self._half_closed or self._aborted or self._ssl is None:
             return
         self._half_closed = True
-        buffers = self._buffers
-        with contextlib.suppress(ssl.SSLError):  # it would wait for the peer's
-            self._ssl.shutdown()
-        alert = buffers.outgoing.read()
-        if alert:
-            self._below.write(alert)
+        alert = close_notify(self._ssl, self._buffers.outgoing)
+        if alert or self._output:
+            self._send(alert)
 
     def half_close(self) -> None:
         """As `ByteStream.half_close`: close_notify, and then a FIN of the stream below."""
@@ -537,6 +580,7 @@ class TLSTransport(StreamTransport):
         """As `ByteStream.close_with_reset`: without close_notify, since the peer has not been sent all."""
         if self._closing or self._aborted or self.stream is None:
             return False
+        self._send_waiting()
         self._leave()
         return self._below.close_with_reset()
 
@@ -551,6 +595,7 @@ class TLSTransport(StreamTransport):
             return
         self._aborted = True
         self._held = None
+        self._output = b""
         self._drop_writes()
         self._below.abort()
 
@@ -574,7 +619,7 @@ class TLSTransport(StreamTransport):
     # What the owner asks.
 
     def unsent(self) -> int:
-        return self._below.unsent()
+        return len(self._output) + self._below.unsent()
 
     def is_gone(self) -> bool:
         return self._below.is_gone()

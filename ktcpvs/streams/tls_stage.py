@@ -9,10 +9,19 @@ from __future__ import annotations
 import datetime
 import re
 import ssl
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ktcpvs.protocols.client_hello import Alert, BadHello, ClientHello, ClientHelloReader, NotTLS, alert_record
+from ktcpvs.protocols.client_hello import (
+    Alert,
+    BadHello,
+    ClientHello,
+    ClientHelloReader,
+    NotTLS,
+    alert_record,
+    read_whole,
+)
 from ktcpvs.streams.contract import SocketAddress
 from ktcpvs.streams.preamble import Proceed, Refuse
 from ktcpvs.streams.stream import Stream
@@ -48,22 +57,47 @@ class ContextChoice:
         self,
         contexts: ServerContexts,
         store: CertificateStore,
-        now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
+        now: Callable[[], float] = time.time,
     ) -> None:
+        """now: seconds since the epoch."""
         self.contexts = contexts
         self.store = store
         self._now = now
+        self._chosen = _Chosen(contexts, store, 0)
 
     def choose(self, hello: ClientHello) -> ssl.SSLContext:
         """The context for a client. Raises BadHello for a client that asks for what there is not."""
-        protocols = self.contexts.profile.alpn
-        if protocols and hello.protocols and not {one.encode() for one in protocols}.intersection(hello.protocols):
+        chosen, second = self._chosen, int(self._now())
+        if chosen.second != second or chosen.store is not self.store or chosen.contexts is not self.contexts:
+            chosen = self._chosen = _Chosen(self.contexts, self.store, second)
+        protocols = chosen.protocols
+        if protocols and hello.protocols and protocols.isdisjoint(hello.protocols):
             raise BadHello(Alert.NO_APPLICATION_PROTOCOL, "the client speaks none of the protocols")  # RFC 7301
-        certificates = self.store.choose(hello.server_name, self._now())
+        return chosen.by_name.get(hello.server_name) or chosen.choose(hello.server_name)
+
+
+class _Chosen:
+    """The contexts that were chosen within one second, which is as exact as the validity of a certificate.
+
+    protocols: of ALPN, which the listener speaks; none: any.
+    """
+
+    def __init__(self, contexts: ServerContexts, store: CertificateStore, second: int) -> None:
+        """second: since the epoch."""
+        self.contexts = contexts
+        self.store = store
+        self.second = second
+        self.protocols = frozenset(one.encode() for one in contexts.profile.alpn)
+        self.by_name: dict[str | None, ssl.SSLContext] = {}
+
+    def choose(self, name: str | None) -> ssl.SSLContext:
+        """The context for clients that ask for this name. Raises BadHello."""
+        certificates = self.store.choose(name, datetime.datetime.fromtimestamp(self.second, datetime.UTC))
         if not certificates:
-            what = "no server name" if hello.server_name is None else "a server name without certificate"
+            what = "no server name" if name is None else "a server name without certificate"
             raise BadHello(Alert.UNRECOGNIZED_NAME, f"the client asks for {what}")
-        return self.contexts.context(certificates)
+        context = self.by_name[name] = self.contexts.context(certificates)
+        return context
 
 
 class TLSStage:
@@ -82,6 +116,9 @@ class TLSStage:
     def timeout(self) -> int:
         return self._timeout() if callable(self._timeout) else self._timeout
 
+    def finds_address(self, peer: SocketAddress) -> bool:
+        return False
+
     def begin(self, peer: SocketAddress, stream: Stream) -> TLSReader:
         return TLSReader(self, stream)
 
@@ -94,35 +131,42 @@ class TLSReader:
     def __init__(self, stage: TLSStage, stream: Stream) -> None:
         self._stage = stage
         self._stream = stream
-        self._hello = ClientHelloReader()
+        self._hello: ClientHelloReader | None = None  # of a hello that did not come whole
         self._handshake: Handshake | None = None  # None until the hello is complete
 
     def feed(self, data: bytes) -> Proceed | Refuse | None:
         try:
-            return self._feed(data)
+            handshake = self._handshake or self._begin(data)
+            if handshake is None:
+                return None
+            if self._hello is not None:
+                data, self._hello = bytes(self._hello.received), None
+            rest = handshake.feed(data)
         except NotTLS as error:
-            is_http = _MAY_BE_HTTP.match(self._hello.received) is not None
+            is_http = self._hello is not None and _MAY_BE_HTTP.match(self._hello.received) is not None
             return Refuse("plain HTTP", PLAIN_HTTP_RESPONSE) if is_http else Refuse(str(error))
         except BadHello as error:
             return Refuse(str(error), alert_record(error.alert))
         except HandshakeFailed as error:
             return Refuse(str(error), error.alert)
-
-    def _feed(self, data: bytes) -> Proceed | None:
-        handshake = self._handshake
-        if handshake is None:
-            hello = self._hello.feed(data)
-            if hello is None:
-                return None
-            data = bytes(self._hello.received)
-            context = self._stage.choice.choose(hello)
-            self._handshake = handshake = Handshake(
-                self._stream, self._stage.buffers, context, server_side=True, server_name=hello.server_name
-            )
-            self._hello.received.clear()
-        rest = handshake.feed(data)
         if rest is None:
             return None
         stream = Stream()
-        handshake.open(stream, rest)
-        return Proceed(stream=stream)
+        transport = handshake.open(stream, b"")
+        return Proceed(transport.take_first(rest) if rest else b"", stream=stream)
+
+    def _begin(self, data: bytes) -> Handshake | None:
+        """Begin the handshake if the hello is complete. Raises NotTLS and BadHello."""
+        hello = read_whole(data) if self._hello is None else None
+        if hello is None:
+            if self._hello is None:
+                self._hello = ClientHelloReader()
+            hello = self._hello.feed(data)
+            if hello is None:
+                return None
+        stage = self._stage
+        context = stage.choice.choose(hello)
+        self._handshake = Handshake(
+            self._stream, stage.buffers, context, server_side=True, server_name=hello.server_name
+        )
+        return self._handshake

@@ -31,9 +31,20 @@ def function(name: str, *arguments: Any, result: Any = ctypes.c_int) -> Any:
     return found
 
 
+def function_address(name: str) -> int:
+    """Return the address of a function. Raises OSError, ImportError or AttributeError where it is missing."""
+    return ctypes.cast(_library()[name], pointer).value or 0
+
+
+def field(found: object, place: int) -> int:
+    """Return a field of an object of `_ssl` that is a pointer; 0 for NULL. place: as many pointers are before it."""
+    size = ctypes.sizeof(pointer)
+    return pointer.from_address(id(found) + object.__basicsize__ + place * size).value or 0
+
+
 def context_address(context: ssl.SSLContext) -> int:
     """Return the address of the SSL_CTX, to which the first field of `_ssl`'s context points."""
-    return ctypes.c_void_p.from_address(id(context) + object.__basicsize__).value or 0
+    return field(context, 0)
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Other processes: the peer of a unix socket, and whether a process has ended."""
+"""Other processes: whether a process has ended, and what a process does when its parent ends."""
 
 from __future__ import annotations
 
@@ -8,28 +8,11 @@ import os
 import select
 import signal
 import socket
-import sys
 from collections.abc import Callable
 from typing import Any
 
+from ktcpvs.system.peer import peer_process
 from ktcpvs.system.privileges import prctl
-
-
-def peer_process(sock: socket.socket) -> int:
-    """Return the process at the other end of a unix socket (unix(7), SO_PEERCRED): for a listener, the one that called
-    listen(2) last. 0: unknown."""
-    try:
-        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 4)
-    except OSError:
-        return 0
-    return int.from_bytes(credentials, sys.byteorder)
-
-
-def peer_user(sock: socket.socket) -> int:
-    """Return the number of the user at the other end of a unix socket (unix(7), SO_PEERCRED): for a listener, the one
-    that called listen(2) last. Raises OSError."""
-    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    return int.from_bytes(credentials[4:8], sys.byteorder)
 
 
 def process_of(sock: socket.socket) -> Process | None:

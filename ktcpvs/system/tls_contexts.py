@@ -130,8 +130,9 @@ class ClientContexts:
         self._read_cert = read_cert or read_pem
         self._contexts: WeakValueDictionary[Hashable, ssl.SSLContext] = WeakValueDictionary()
 
-    def context(self, tls: ServerTLS) -> ssl.SSLContext:
-        """Return the context for these settings, whose name has no influence.
+    def context(self, tls: ServerTLS, alpn: tuple[str, ...] = ()) -> ssl.SSLContext:
+        """Return the context for these settings, whose name has no influence. alpn: the protocols that it offers, the
+        best first; (): it offers none.
 
         The files are read for each call. While they are unchanged and the context is in use, it is the same one, so
         that an edit which changes nothing keeps connections. Raises NoTLS, whose text names the file that cannot be
@@ -146,10 +147,13 @@ class ClientContexts:
             with _of_option("cert"):
                 certificate = self._read_cert(tls.cert)
         shown = None if certificate is None else sha256(certificate).digest()  # not one more copy of the key
-        key = tls.is_verified, authorities, shown
+        key = tls.is_verified, authorities, shown, alpn
         found = self._contexts.get(key)
         if found is None:
-            found = self._contexts[key] = _client_context(tls, authorities, certificate)
+            found = _client_context(tls, authorities, certificate)
+            if alpn:
+                found.set_alpn_protocols(list(alpn))
+            self._contexts[key] = found
         return found
 
 

@@ -2,6 +2,9 @@
 
 The standard library cannot set ticket keys, so this calls OpenSSL by ctypes. `unavailable()` tells where that is
 impossible; sessions then go on only within one context of one process.
+
+OpenSSL asks a callback for the key of each ticket. `_tickets.c` has it; without the extension, `_Tickets` does the same
+in Python, which costs some 50 us for each ticket that is made or accepted.
 """
 
 from __future__ import annotations
@@ -12,14 +15,29 @@ import hashlib
 import hmac
 import os
 import ssl
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from attrs import frozen
 
 from ktcpvs.system import openssl
 from ktcpvs.system.openssl import pointer
 
+IS_COMPILED = False
+
+_configure: Callable[..., int]
+
+if not TYPE_CHECKING:
+    try:
+        from ktcpvs.system._tickets import configure as _configure
+    except ImportError:  # there was no C compiler when ktcpvs was installed
+        pass
+    else:
+        IS_COMPILED = True
+
 _NAME_BYTES, _KEY_BYTES, _IV_BYTES = 16, 32, 16
 _CACHE_MODE, _CACHE_OFF = 44, 0  # SSL_CTRL_SET_SESS_CACHE_MODE, SSL_SESS_CACHE_OFF
+_CONTEXT_DATA = 1  # CRYPTO_EX_INDEX_SSL_CTX
 
 _NEW_TICKET, _FULL_HANDSHAKE, _RESUME, _RESUME_AND_RENEW = 1, 0, 1, 2  # SSL_CTX_set_tlsext_ticket_key_cb(3)
 
@@ -36,7 +54,8 @@ class TicketKey:
 class TicketKeys:
     """The ticket keys of one profile.
 
-    session_context: names the profile in its sessions, so that OpenSSL refuses those of others.
+    session_context: names the profile in its sessions, so that OpenSSL refuses those of others. keys: those whose
+    tickets are accepted; tickets are made with the first one.
     """
 
     def __init__(self, profile: str, secret: bytes, previous: bytes | None = None) -> None:
@@ -48,13 +67,17 @@ class TicketKeys:
 
     def rotate(self, secret: bytes, previous: bytes | None) -> None:
         """Use other secrets from now on."""
-        self.current = derive(secret, self._profile)
-        keys = [self.current] if previous is None else [self.current, derive(previous, self._profile)]
-        self._by_name = {key.name: key for key in keys}
+        secrets = (secret,) if previous is None else (secret, previous)
+        self.keys = tuple(derive(one, self._profile) for one in secrets)
+
+    @property
+    def current(self) -> TicketKey:
+        """The key with which tickets are made."""
+        return self.keys[0]
 
     def find(self, name: bytes) -> TicketKey | None:
         """The key of that name."""
-        return self._by_name.get(name)
+        return next((key for key in self.keys if key.name == name), None)
 
 
 def derive(secret: bytes, profile: str) -> TicketKey:
@@ -92,16 +115,30 @@ class _Functions:
 
     def __init__(self) -> None:
         find = openssl.function
-        self.set_callback = find("SSL_CTX_set_tlsext_ticket_key_evp_cb", pointer, _Callback)
+        self.set_callback = find("SSL_CTX_set_tlsext_ticket_key_evp_cb", pointer, pointer)
         self.set_session_context = find("SSL_CTX_set_session_id_context", pointer, ctypes.c_char_p, ctypes.c_uint)
         self.control = find("SSL_CTX_ctrl", pointer, ctypes.c_int, ctypes.c_long, pointer, result=ctypes.c_long)
         self.version = find("SSL_version", pointer)
-        cipher = find("EVP_aes_256_cbc", result=pointer)
+        fetch = find("EVP_CIPHER_fetch", pointer, ctypes.c_char_p, ctypes.c_char_p, result=pointer)
         five = (pointer, pointer, pointer, ctypes.c_char_p, pointer)
         self.encrypt = find("EVP_EncryptInit_ex", *five)
         self.decrypt = find("EVP_DecryptInit_ex", *five)
         self.set_mac = find("EVP_MAC_CTX_set_params", pointer, pointer)
-        self.aes_256_cbc = cipher()
+        self.aes_256_cbc = fetch(None, b"AES-256-CBC", None)
+        if not self.aes_256_cbc:
+            raise AttributeError("AES-256-CBC")
+        self.set_data = find("SSL_CTX_set_ex_data", pointer, ctypes.c_int, pointer)
+        new_index = find("CRYPTO_get_ex_new_index", ctypes.c_int, ctypes.c_long, pointer, pointer, pointer, pointer)
+        self.index = new_index(_CONTEXT_DATA, 0, None, None, None, None)
+        self.compiled_callback = self._configure() if IS_COMPILED else 0
+
+    def _configure(self) -> int:
+        """Return the address of the compiled callback."""
+        names = (
+            "SSL_get_SSL_CTX", "SSL_CTX_get_ex_data", "SSL_version", "RAND_bytes", "EVP_EncryptInit_ex",
+            "EVP_DecryptInit_ex", "EVP_MAC_CTX_set_params",
+        )  # fmt: skip
+        return _configure(*map(openssl.function_address, names), self.aes_256_cbc, self.index)
 
 
 @functools.cache
@@ -121,17 +158,23 @@ def unavailable() -> str:
     return found if isinstance(found, str) else ""
 
 
-def use_tickets(context: ssl.SSLContext, keys: TicketKeys) -> bool:
-    """Let a server's context make and accept tickets with `keys`. False: that is not possible here."""
+def use_tickets(context: ssl.SSLContext, keys: TicketKeys, is_compiled: bool = IS_COMPILED) -> bool:
+    """Let a server's context make and accept tickets with `keys`. False: that is not possible here. is_compiled: by the
+    compiled callback, which must be installed."""
     found = _functions()
     if isinstance(found, str):
         return False
     address = openssl.context_address(context)
     found.set_session_context(address, keys.session_context, len(keys.session_context))
     found.control(address, _CACHE_MODE, _CACHE_OFF, None)  # tickets need no memory here
-    callback = _Callback(_Tickets(found, keys))
-    found.set_callback(address, callback)
-    vars(context)["ticket_callback"] = callback  # it must live as long as the connections, and these hold the context
+    # What the callback needs must live as long as the connections, and these hold the context.
+    if is_compiled:
+        vars(context)["ticket_keys"] = keys
+        found.set_data(address, found.index, id(keys))
+        found.set_callback(address, found.compiled_callback)
+    else:
+        callback = vars(context)["ticket_callback"] = _Callback(_Tickets(found, keys))
+        found.set_callback(address, ctypes.cast(callback, pointer))
     return True
 
 

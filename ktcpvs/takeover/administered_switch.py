@@ -28,7 +28,7 @@ class OwnSwitch:
         self.context = director.context
         self.submit = director.submit
         self.view = views.view
-        self.explain = Explainer(director).explain
+        self.explain = Explainer(director, views).explain
 
 
 class AdministeredSwitch:

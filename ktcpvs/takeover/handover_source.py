@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IUNIXTransport
 from twisted.python.failure import Failure
 
 from ktcpvs import __version__
-from ktcpvs.control.commands import PAGE_SIZE
+from ktcpvs.control.pages import PAGE_SIZE
 from ktcpvs.control.server import Administrator
 from ktcpvs.errors import BadValue, Busy, CannotTakeOver
 from ktcpvs.model.address import Address
@@ -26,7 +26,7 @@ from ktcpvs.services.running import LATE_CLOSE_DELAY
 from ktcpvs.services.ticket_secrets import SecretsRecord
 from ktcpvs.system.certificate_reader import CertificateReader
 from ktcpvs.system.log import ANNOUNCE, EventLog
-from ktcpvs.system.process import peer_process
+from ktcpvs.system.peer import peer_process
 from ktcpvs.system.sockets import distinct, file_of, share_among
 from ktcpvs.takeover.commands import PROTOCOL, Commit, TakeOver, TakePage, TakeReader, TakeSocket
 from ktcpvs.takeover.inventory import ACTIVATED, CONTROL, SERVICE, Inventory, SocketRecord

@@ -24,7 +24,8 @@ from ktcpvs.control.endpoints import ControlAddress
 from ktcpvs.errors import CannotTakeOver, Refusal
 from ktcpvs.model.address import parse_address
 from ktcpvs.runtime.inherited_sockets import InheritedSockets
-from ktcpvs.system.process import peer_user, process_of
+from ktcpvs.system.peer import peer_user
+from ktcpvs.system.process import process_of
 from ktcpvs.system.sockets import owns_file
 from ktcpvs.takeover.commands import PROTOCOL, Commit, TakeOver, TakePage, TakeReader, TakeSocket
 from ktcpvs.takeover.inventory import ACTIVATED, CONTROL, Inventory, SocketRecord, read_inventory

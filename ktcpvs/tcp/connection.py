@@ -158,7 +158,7 @@ class TCPClientConnection(ClientConnection):
 
     def _first_received(self, data: bytes) -> None:
         """Read the beginning of the first request, which nearly always is a whole head."""
-        settings = self.context.settings
+        settings = self.service.settings
         head = read_whole_head(data, settings.head_size, settings.head_lines, settings.uri_size)
         if head is not None:
             self._first = data
@@ -322,6 +322,10 @@ class TCPClientConnection(ClientConnection):
 
     def serve(self, choice: Choice) -> None:
         self.transition(life.CHOSEN)
+        server = self.service.take_preconnected(choice.destination)
+        if server is not None:
+            self._connected(server)
+            return
         connector = self.service.connector(choice.destination)
         self._connecting = connector.begin(
             Stream(), self._connected, self._not_connected, self.client.poller, self.origin
@@ -346,6 +350,7 @@ class TCPClientConnection(ClientConnection):
         attempt.begin()
 
     def _server_ready(self, server: Stream) -> None:
+        is_preconnected = self._connecting is None
         self._connecting = None
         dispatcher = self.dispatcher
         lease = dispatcher.lease
@@ -361,7 +366,7 @@ class TCPClientConnection(ClientConnection):
         lease.made()
         lease.destination.errors = 0
         if dispatcher.entry is not None:
-            dispatcher.entry.connected(is_reused=False)
+            dispatcher.entry.connected(is_preconnected)
         relay = self.relay = CopyRelay(self.client, server, self.context.wheel, self._finished)
         reader = self._reader or self._hello_reader
         head = bytes(reader.received) if reader is not None else self._first
@@ -370,7 +375,7 @@ class TCPClientConnection(ClientConnection):
         self.set_timer(self.service.settings.read_timeout, self._check_idle)
         relay.start(head)
         self.client.resume()
-        self.join(relay, self._finished)
+        self.join(relay)
 
     def _finished(self) -> None:
         """Both directions have ended: close both sides when their peers have read what is buffered."""

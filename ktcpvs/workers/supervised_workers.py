@@ -12,8 +12,8 @@ from typing import Any
 from attrs import evolve
 from twisted.internet.defer import Deferred, gatherResults
 
-from ktcpvs.control.commands import pages
 from ktcpvs.control.edit_commands import CommandCall, commands_for
+from ktcpvs.control.pages import split_pages
 from ktcpvs.errors import Refusal
 from ktcpvs.model import edits
 from ktcpvs.model.address import Address
@@ -270,7 +270,7 @@ def _file_calls(files: Mapping[TLSFile, Contents]) -> list[CommandCall]:
     """The commands that pass these files to a worker."""
     calls: list[CommandCall] = []
     for file, contents in files.items():
-        found = pages(json.dumps(encode(contents)))
+        found = split_pages(json.dumps(encode(contents)))
         for number, page in enumerate(found):
             where = {"is_first": number == 0, "is_last": number == len(found) - 1}
             calls.append((commands.PassFile, {"use": file.use, "path": file.path, "page": page, **where}))

@@ -581,8 +581,17 @@ def test_commands_that_need_no_daemon_do_not_import_twisted(
     )
 
 
-def test_commands_that_need_a_daemon_import_twisted(unused_control: str) -> None:
-    assert tcpvsadm("-L", control=unused_control, code=MAIN)[2].endswith("True\n")
+@pytest.mark.parametrize("argv", [["-L"], ["-F"], ["-L", "--stats"], ["-d", "-i", "s", "-r", "10.0.0.1", "--wait"]])
+def test_commands_to_a_daemon_on_this_machine_do_not_import_twisted(unused_control: str, argv: list[str]) -> None:
+    status, _, err = tcpvsadm(*argv, control=unused_control, code=MAIN)
+    assert (status, err.splitlines()[-1]) == (3, "False")
+    assert err.startswith("tcpvsadm: no daemon answers at ")
+
+
+def test_a_command_by_tls_imports_twisted(tmp_path: Path) -> None:
+    control = f"tls:127.0.0.1:1:cert={tmp_path}/none:ca={tmp_path}/none"
+    status, _, err = tcpvsadm("-L", control=control, code=MAIN)
+    assert (status, err.splitlines()[-1]) == (1, "True")
 
 
 def test_a_closed_pipe_is_quiet() -> None:

@@ -6,15 +6,19 @@ by the rules of AMP alone, without the command classes.
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.testing import StringTransport
 from twisted.protocols import amp
 
+from ktcpvs.control.blocking_client import BlockingSwitch, run
 from ktcpvs.control.client import Switch
+from ktcpvs.control.command_table import EDIT_COMMANDS
 from ktcpvs.control.endpoints import ControlAddress
 from ktcpvs.control.server import Administrator
 from ktcpvs.model import edits
@@ -293,6 +297,9 @@ READS: dict[str, tuple[Call, list[bytes]]] = {
 """A call of the client that fetches an answer of two pages, and the boxes that it sends."""
 
 
+RunClient = Callable[[Call, dict[bytes, Pairs]], tuple[list[bytes], Any]]
+
+
 def run_client(call: Call, replies: dict[bytes, Pairs]) -> tuple[list[bytes], Any]:
     """Return the boxes that the client sends for `call`, and its result. replies: command -> content of its answer."""
     protocol, transport = amp.AMP(), StringTransport()
@@ -314,20 +321,66 @@ async def _awaited(work: Awaitable[Any]) -> Any:
     return await work
 
 
+METHODS = {entry.method: vars(Switch)[entry.method] for entry in EDIT_COMMANDS}
+BlockingSwitchWithMethods: Any = type("BlockingSwitchWithMethods", (BlockingSwitch,), METHODS)
+"""The client of tcpvsadm, which sends edits by `submit` alone, with the methods of the other client."""
+
+
+def run_blocking_client(call: Call, replies: dict[bytes, Pairs]) -> tuple[list[bytes], Any]:
+    """As `run_client`, for the client of tcpvsadm."""
+    boxes: list[bytes] = []
+    ours, theirs = socket.socketpair()
+
+    def serve() -> None:
+        with theirs, theirs.makefile("rb") as file:
+            while received := read_one_box(file):
+                boxes.append(received)
+                (request,) = amp.parseString(received)
+                reply = replies.get(request[amp.COMMAND], [])
+                theirs.sendall(box((b"_answer", request[amp.ASK]), *reply))
+
+    server = threading.Thread(target=serve)
+    server.start()
+    with ours:
+        switch = BlockingSwitchWithMethods(ours, ControlAddress(path="/memory"))
+        try:
+            result = run(_awaited(call(switch)))
+        finally:
+            switch.close()
+            server.join(30)
+    return boxes, result
+
+
+def read_one_box(file: BinaryIO) -> bytes:
+    """Return the next box as it came; empty: the connection has ended."""
+    received = file.read(2)
+    while received and received[-2:] != b"\0\0":
+        key = file.read(int.from_bytes(received[-2:], "big"))
+        size = file.read(2)
+        received += key + size + file.read(int.from_bytes(size, "big")) + file.read(2)
+    return received
+
+
+BOTH_CLIENTS = pytest.mark.parametrize("run_client", [run_client, run_blocking_client])
+
+
+@BOTH_CLIENTS
 @pytest.mark.parametrize(("call", "boxes"), [case[:2] for case in EDITS.values()], ids=EDITS)
-def test_the_client_sends_an_edit(call: Call, boxes: list[bytes]) -> None:
+def test_the_client_sends_an_edit(run_client: RunClient, call: Call, boxes: list[bytes]) -> None:
     assert run_client(call, {}) == (boxes, [])
 
 
+@BOTH_CLIENTS
 @pytest.mark.parametrize("name", ["AddService", "Load"])
-def test_the_client_reads_warnings(name: str) -> None:
+def test_the_client_reads_warnings(run_client: RunClient, name: str) -> None:
     call, boxes, _ = EDITS[name]
     warnings = [(b"warnings", b"\x00\x01a\x00\x02b\n")]
     assert run_client(call, {name.encode(): warnings}) == (boxes, ["a", "b\n"])
 
 
+@BOTH_CLIENTS
 @pytest.mark.parametrize(("call", "boxes"), READS.values(), ids=READS)
-def test_the_client_reads_pages(call: Call, boxes: list[bytes]) -> None:
+def test_the_client_reads_pages(run_client: RunClient, call: Call, boxes: list[bytes]) -> None:
     first = [(b"page", b'{"a": '), (b"pages", b"2")]
     replies = {b"Read": first, b"Explain": first, b"ReadPage": [(b"page", b"1}")]}
     assert run_client(call, replies) == (boxes, {"a": 1})

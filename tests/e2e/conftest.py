@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from servers import LOOPBACK, Nginx, SocketServer, Where
+from tls_servers import TLSNginx
 
 from .harness import ControlThread, Daemon, SharedDaemons
 
@@ -88,6 +89,14 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Nginx]]:
             servers.append(Nginx(name, folder))
             stack.callback(servers[-1].stop)
         yield servers
+
+
+@pytest.fixture(scope="session")
+def tls_nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TLSNginx]:
+    """One nginx with a server of each kind that speaks TLS or reads the PROXY protocol. Tests must not stop it."""
+    server = TLSNginx(tmp_path_factory.mktemp("tls-nginx"))
+    yield server
+    server.stop()
 
 
 @pytest.fixture

@@ -54,8 +54,8 @@ def test_every_command(daemon: Daemon, serve: Callable[..., SocketServer], tmp_p
     adm("--add-server", "-i", "s", "-r", "10.0.0.1", "-w", "0")
     adm("-e", "-i", "s", "-r", server.address, "-w", "5")
     assert one()["servers"] == [
-        {"address": server.address, "weight": 5, "maxconn": 0, "tls": None, "proxy": "off"},
-        {"address": f"10.0.0.1:{port}", "weight": 0, "maxconn": 0, "tls": None, "proxy": "off"},
+        {"address": server.address, "weight": 5, "maxconn": 0, "tls": None, "h2": False, "proxy": "off"},
+        {"address": f"10.0.0.1:{port}", "weight": 0, "maxconn": 0, "tls": None, "h2": False, "proxy": "off"},
     ]
     adm("--add-rule", "-i", "s", "-p", "^/(a|b)", "-r", server.address, "-m", "1")
     adm("--add-rule", "-i", "s", "--pattern=^/(a|b)", "-r", "10.0.0.1")
@@ -65,7 +65,9 @@ def test_every_command(daemon: Daemon, serve: Callable[..., SocketServer], tmp_p
     assert "out of range" in refused(daemon, 1, "-e", "-i", "s", "-r", server.address, "-w", "70000")
     adm("-e", "-i", "s", "-r", server.address, "--maxconn", "7")
     adm("-e", "-i", "s", "-r", server.address)
-    assert one()["servers"] == [{"address": server.address, "weight": 5, "maxconn": 7, "tls": None, "proxy": "off"}]
+    assert one()["servers"] == [
+        {"address": server.address, "weight": 5, "maxconn": 7, "tls": None, "h2": False, "proxy": "off"}
+    ]
     adm("-e", "-i", "s", "-r", server.address, "--maxconn", "0")
 
     # Running.

@@ -213,7 +213,9 @@ def test_the_program_in_the_documentation_works(daemon: Daemon, tmp_path: Path) 
     assert "'active': 0" in done.stdout
     (service,) = daemon.call("table")["services"]
     assert service["running"]
-    assert service["servers"] == [{"address": "10.0.0.1:80", "weight": 2, "maxconn": 0, "tls": None, "proxy": "off"}]
+    assert service["servers"] == [
+        {"address": "10.0.0.1:80", "weight": 2, "maxconn": 0, "tls": None, "h2": False, "proxy": "off"}
+    ]
 
 
 def test_refusals_arrive_as_their_classes(daemon: Daemon) -> None:

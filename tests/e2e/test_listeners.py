@@ -10,7 +10,7 @@ import pytest
 from servers import LOOPBACK, Nginx, answers, free_port, wait_for
 
 from .harness import TIMEOUT, Daemon
-from .test_takeover import Load, taken_over
+from .test_takeover import Load, stop_all, taken_over_in_turn, undisturbed
 
 pytestmark = pytest.mark.e2e
 
@@ -41,24 +41,13 @@ def test_listeners_change_and_are_taken_over_under_load(
         stack.callback(load.stop)
     for host in ("0.0.0.0", LOOPBACK) * 2:
         daemon.adm("--add-listener", "-i", "web", "-l", f"{LOOPBACK}:{brief}")
-        before = [(load, load.answered) for load in loads]
-        assert answers(brief)
-        daemon.call("edit_service", "web", listen=[where[0], f"{host}:{moving}", f"{LOOPBACK}:{brief}", where[2]])
-        daemon.adm("--del-listener", "-i", "web", "-l", f"{LOOPBACK}:{brief}")
-        assert not answers(brief)
-        for load, count in before:
-            load.wait(count)
-        assert [load.wrong for load in loads] == [[]] * 4
-    for size in sizes[1:]:
-        before = [(load, load.answered) for load in loads]
-        new = taken_over(make_daemon, daemon, "--state", state, workers=size)
-        for load, count in before:
-            load.wait(count)
-        assert daemon.wait() == 0
-        daemon = new
-    for load in loads:
-        load.stop()
-    assert [load.wrong for load in loads] == [[]] * 4
+        with undisturbed(loads):
+            assert answers(brief)
+            daemon.call("edit_service", "web", listen=[where[0], f"{host}:{moving}", f"{LOOPBACK}:{brief}", where[2]])
+            daemon.adm("--del-listener", "-i", "web", "-l", f"{LOOPBACK}:{brief}")
+            assert not answers(brief)
+    daemon = taken_over_in_turn(make_daemon, daemon, sizes[1:], loads, "--state", state)
+    stop_all(loads)
     (shown,) = daemon.json("--list")["services"]
     assert (shown["listen"], shown["listeners"]) == (where[0], [{"listen": at, "tls": False} for at in where])
     daemon.adm("--del-listener", "-i", "web", "-l", f"unix:{path}")

@@ -224,7 +224,7 @@ def test_a_user_that_cannot_read_the_program_is_refused(control_thread: ControlT
 
 
 TCPVSADM_AS_NOBODY = f"""
-import os
+import os, tempfile
 import ktcpvs.control.tcpvsadm.session
 from ktcpvs.adm import run
 os.setgroups([])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import http.client
 import random
@@ -10,7 +9,6 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 from servers import LOOPBACK, SocketServer, dial, free_port, read_all, read_exactly, wait_for
@@ -21,18 +19,11 @@ from ktcpvs.protocols.proxy_protocol import ProxyHeader, ProxyHeaderReader
 from ktcpvs.relay.program import available
 
 from .harness import Daemon
+from .one_service import QUICK, ask, edit, row, start, trusted, visitor, with_workers
 
 pytestmark = pytest.mark.e2e
 
 Serve = Callable[..., SocketServer]
-QUICK = ("check_interval = 1", "check_rise = 1", "check_fall = 1", "eject = 0")
-
-
-@pytest.fixture(scope="module")
-def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TLSNginx]:
-    server = TLSNginx(tmp_path_factory.mktemp("tls-nginx"))
-    yield server
-    server.stop()
 
 
 @pytest.fixture(scope="module")
@@ -42,41 +33,9 @@ def haproxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ToldHAProxy]:
     server.stop()
 
 
-with_workers = pytest.mark.parametrize("workers", [0, 2])
-
-
 @pytest.fixture(params=["v1", "v2"])
 def version(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-def start(daemon: Daemon, *lines: str, scheduler: str = "phttp") -> int:
-    """Start a service with these lines. Return its port."""
-    port = free_port()
-    edit(daemon, port, *lines, scheduler=scheduler)
-    daemon.call("start", ident_of(port))
-    return port
-
-
-def ident_of(port: int) -> str:
-    """Each test has a service of its own, since the daemon logs the same fault of a service once a minute."""
-    return f"web{port}"
-
-
-def edit(daemon: Daemon, port: int, *lines: str, scheduler: str = "phttp") -> None:
-    text = "\n".join((f"listen = {LOOPBACK}:{port}", f"scheduler = {scheduler}", *lines))
-    daemon.call("load", f"Virtual {ident_of(port)} {{\n{text}\n}}\n")
-
-
-def visitor(port: int) -> contextlib.closing[http.client.HTTPConnection]:
-    return contextlib.closing(http.client.HTTPConnection(LOOPBACK, port, timeout=20))
-
-
-def ask(client: http.client.HTTPConnection, path: str = "/") -> tuple[int, list[str]]:
-    """Request `path`; return the status and the words of the body."""
-    client.request("GET", path)
-    answer = client.getresponse()
-    return answer.status, answer.read().decode().split(" ")
 
 
 def own_address(client: http.client.HTTPConnection) -> str:
@@ -85,14 +44,9 @@ def own_address(client: http.client.HTTPConnection) -> str:
     return f"{host}:{port}"
 
 
-def row(daemon: Daemon) -> dict[str, Any]:
-    found: dict[str, Any] = daemon.call("stats")["services"][0]["servers"][0]
-    return found
-
-
 @with_workers
-def test_nginx_request_by_request(daemon: Daemon, nginx: TLSNginx, version: str, workers: int) -> None:
-    port = start(daemon, f"server = {nginx.address('told')} 1 proxy {version}")
+def test_nginx_request_by_request(daemon: Daemon, tls_nginx: TLSNginx, version: str, workers: int) -> None:
+    port = start(daemon, f"server = {tls_nginx.address('told')} 1 proxy {version}")
     seen: dict[str, set[str]] = {}
     with visitor(port) as one, visitor(port) as two:
         for client in (one, two, one, two, one):
@@ -107,9 +61,9 @@ def test_nginx_request_by_request(daemon: Daemon, nginx: TLSNginx, version: str,
     assert (stats["kept"], stats["reused"], stats["failures"]) == (0, 0, 0)
 
 
-def test_nginx_before_tls(daemon: Daemon, nginx: TLSNginx, version: str) -> None:
-    server = f"{nginx.address('told-tls')} 1 tls ca {authority().pem} name {NAME} proxy {version}"
-    port = start(daemon, f"server = {server}", "check = http / expect 200", *QUICK)
+def test_nginx_before_tls(daemon: Daemon, tls_nginx: TLSNginx, version: str) -> None:
+    server = trusted(tls_nginx.address("told-tls"), f"name {NAME} proxy {version}")
+    port = start(daemon, server, "check = http / expect 200", *QUICK)
     with visitor(port) as client:
         told = [ask(client) for _ in range(3)]
         assert [(status, line[6], line[4]) for status, line in told] == [(200, own_address(client), NAME)] * 3
@@ -166,25 +120,25 @@ def test_bulk_behind_a_header(daemon: Daemon, serve: Serve, version: str, relay:
 
 
 @pytest.mark.parametrize("check", ["http / expect 200", "tcp", 'send "GET / HTTP/1.0\\r\\n\\r\\n" expect "told"'])
-def test_checks(daemon: Daemon, nginx: TLSNginx, version: str, check: str) -> None:
-    port = start(daemon, f"server = {nginx.address('told')} 1 proxy off", "check = http / expect 200", *QUICK)
+def test_checks(daemon: Daemon, tls_nginx: TLSNginx, version: str, check: str) -> None:
+    port = start(daemon, f"server = {tls_nginx.address('told')} 1 proxy off", "check = http / expect 200", *QUICK)
     wait_for(lambda: row(daemon)["health"]["state"] == "down")
-    edit(daemon, port, f"server = {nginx.address('told')} 1 proxy {version}", f"check = {check}", *QUICK)
+    edit(daemon, port, f"server = {tls_nginx.address('told')} 1 proxy {version}", f"check = {check}", *QUICK)
     wait_for(lambda: row(daemon)["health"]["state"] == "up")
 
 
-def test_a_server_that_does_not_expect_it(daemon: Daemon, nginx: TLSNginx, version: str) -> None:
-    port = start(daemon, f"server = {nginx.address('plain')} 1 proxy {version}", "check = http /", *QUICK)
+def test_a_server_that_does_not_expect_it(daemon: Daemon, tls_nginx: TLSNginx, version: str) -> None:
+    port = start(daemon, f"server = {tls_nginx.address('plain')} 1 proxy {version}", "check = http /", *QUICK)
     wait_for(lambda: row(daemon)["health"]["state"] == "down")
     hint = f"; does it expect the PROXY protocol (proxy {version})?"
     assert row(daemon)["health"]["reason"].endswith(hint)
-    edit(daemon, port, f"server = {nginx.address('good')} 1 tls ca {authority().pem} proxy {version}", "eject = 0")
+    edit(daemon, port, trusted(tls_nginx.address("good"), f"proxy {version}"), "eject = 0")
     with visitor(port) as client:
         assert ask(client)[0] == 503
     reason = row(daemon)["last_error"]["reason"]
     assert reason.startswith("TLS: ")
     assert reason.endswith(hint)
-    daemon.wait_for_log(f"servers fail, as {nginx.address('good')}: {reason}")
+    daemon.wait_for_log(f"servers fail, as {tls_nginx.address('good')}: {reason}")
 
 
 def test_a_server_that_hangs_up(daemon: Daemon, serve: Serve) -> None:
@@ -251,12 +205,12 @@ def test_a_client_of_tls(make_daemon: Callable[..., Daemon], serve: Serve) -> No
     assert tls.cipher == peer.tls.cipher()[0]
 
 
-def test_edits_under_load(daemon: Daemon, nginx: TLSNginx) -> None:
+def test_edits_under_load(daemon: Daemon, tls_nginx: TLSNginx) -> None:
     """From TLS alone to TLS behind a header and back, at servers of the same kind."""
-    good, told = f"server = {nginx.address('good')} 1 tls ca {authority().pem}", nginx.address("told-tls")
+    good, told = tls_nginx.address("good"), tls_nginx.address("told-tls")
     variants = (
-        good,
-        f"server = {told} 1 tls ca {authority().pem} proxy v2",
+        trusted(good),
+        trusted(told, "proxy v2"),
         f"server = {told} 1 tls verify off proxy v1",
     )
     port = start(daemon, variants[0])

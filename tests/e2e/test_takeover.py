@@ -9,7 +9,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +40,17 @@ class Load:
     """
 
     def __init__(
-        self, where: Any, clients: int, keeps: bool, pause: float = 0.002, tls: ssl.SSLContext | None = None
+        self,
+        where: Any,
+        clients: int,
+        keeps: bool,
+        pause: float = 0.002,
+        tls: ssl.SSLContext | None = None,
+        name: str = "localhost",
     ) -> None:
         """keeps: a client keeps its connection until `Connection: close`; else each request has its own. tls: they
-        speak TLS."""
-        self._tls = tls
+        speak TLS. name: that they ask for by TLS."""
+        self._tls, self._name = tls, name
         self.answered = 0
         self.wrong: list[str] = []
         self._where, self._keeps, self._pause = where, keeps, pause
@@ -62,7 +68,7 @@ class Load:
                 if connection is None:
                     connection = dial(self._where)
                     if self._tls is not None:
-                        connection = self._tls.wrap_socket(connection, server_hostname="localhost")
+                        connection = self._tls.wrap_socket(connection, server_hostname=self._name)
                 step = "ask"
                 connection.sendall(ask)
                 step = "answer"
@@ -98,6 +104,23 @@ class Load:
             thread.join(TIMEOUT)
 
 
+@contextlib.contextmanager
+def undisturbed(loads: Sequence[Load]) -> Iterator[None]:
+    """What is done within the block disturbs none of the loads: afterwards each gets responses, and none has failed."""
+    before = [load.answered for load in loads]
+    yield
+    for load, count in zip(loads, before, strict=True):
+        load.wait(count)
+    assert [load.wrong for load in loads] == [[]] * len(loads)
+
+
+def stop_all(loads: Sequence[Load]) -> None:
+    """Stop them. None may have failed."""
+    for load in loads:
+        load.stop()
+    assert [load.wrong for load in loads] == [[]] * len(loads)
+
+
 def _some(connection: socket.socket) -> bytes:
     data = connection.recv(65536)
     if not data:
@@ -119,6 +142,18 @@ def taken_over(make_daemon: Make, old: Daemon, *options: str | Path, **named: An
     new.run()
     wait_for(took_over(new), f"a takeover: {new.log()}", timeout=TIMEOUT)
     return new
+
+
+def taken_over_in_turn(
+    make_daemon: Make, daemon: Daemon, sizes: Sequence[int], loads: Sequence[Load], *options: str | Path
+) -> Daemon:
+    """Let daemons with so many workers take over one after another, under these loads; return the last one."""
+    for size in sizes:
+        with undisturbed(loads):
+            new = taken_over(make_daemon, daemon, *options, workers=size)
+        assert daemon.wait() == 0
+        daemon = new
+    return daemon
 
 
 @pytest.mark.long
@@ -143,17 +178,12 @@ def test_a_takeover_under_load_fails_no_request(
         stack.callback(load.stop)
     old = []
     for size in sizes[1:]:
-        before = [(load, load.answered) for load in loads]
-        new = taken_over(make_daemon, daemon, "--state", state, workers=size)
+        with undisturbed(loads):
+            new = taken_over(make_daemon, daemon, "--state", state, workers=size)
         old.append(daemon)
         daemon = new
-        for load, count in before:
-            load.wait(count)
-        assert [load.wrong for load in loads] == [[], [], [], []], size
     assert [one.wait() for one in old] == [0] * len(old)
-    for load in loads:
-        load.stop()
-    assert [load.wrong for load in loads] == [[], [], [], []]
+    stop_all(loads)
     assert Path(path).is_socket()
     daemon.signal(signal.SIGTERM)
     assert daemon.wait() == 0

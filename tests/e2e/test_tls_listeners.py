@@ -16,6 +16,7 @@ from authority import Authority
 from servers import (
     LOOPBACK,
     Nginx,
+    Redis,
     SocketServer,
     dial,
     ending,
@@ -29,7 +30,7 @@ from servers import (
 from tls_peers import TLSPeer
 
 from .harness import TIMEOUT, Daemon
-from .test_takeover import Load, taken_over
+from .test_takeover import Load, stop_all, taken_over_in_turn, undisturbed
 
 pytestmark = pytest.mark.e2e
 
@@ -149,6 +150,19 @@ def test_programs(daemon: Daemon, web: list[Nginx], authority: Authority, site: 
     assert sum(handshakes.values()) == 5  # with HTTP/1.0, curl comes a second time
 
 
+def test_redis(daemon: Daemon, authority: Authority, site: str, stack: contextlib.ExitStack, tmp_path: Path) -> None:
+    """Its clients speak TLS with the switch; it does not."""
+    redis = Redis(tmp_path)
+    stack.callback(redis.stop)
+    port = free_port()
+    serve(daemon, "s", secure(port), server=redis.address, scheduler="wlc", certificate=[site])
+    client = "redis-cli", "--tls", "--cacert", str(authority.pem), "--sni", "localhost", "-h", LOOPBACK, "-p", str(port)
+    value = "v" * 100_000
+    for words, said in (("SET", "large", value), "OK"), (("GET", "large"), value):
+        assert run(*client, *words).stdout.decode() == said + "\n"
+    assert counted(daemon, "s") == ({"TLSv1.3 full": 2}, {})
+
+
 def test_client_certificates(daemon: Daemon, authority: Authority, site: str, serve_heads: SocketServer) -> None:
     """The request for a certificate names the CAs, so that a client with several finds the right one."""
     port, ca, alice = free_port(), str(authority.pem), str(authority.issue("alice"))
@@ -245,13 +259,9 @@ def test_listeners_move_under_load(
     for load in loads:
         stack.callback(load.stop)
     for host in ("0.0.0.0", LOOPBACK) * 2:
-        before = [(load, load.answered) for load in loads]
-        daemon.call("edit_service", "s", listen=[secure(steady), f"{host}:{moving} tls"])
-        for load, count in before:
-            load.wait(count)
-    for load in loads:
-        load.stop()
-    assert [load.wrong for load in loads] == [[], [], []]
+        with undisturbed(loads):
+            daemon.call("edit_service", "s", listen=[secure(steady), f"{host}:{moving} tls"])
+    stop_all(loads)
     assert counted(daemon, "s")[1] == {}
 
 
@@ -272,16 +282,20 @@ def test_takeovers_under_load(
     loads = [Load((LOOPBACK, port), 3, keeps=keeps, pause=0.01, tls=context) for keeps in (False, True)]
     for load in loads:
         stack.callback(load.stop)
-    for size in sizes[1:]:
-        before = [(load, load.answered) for load in loads]
-        new = taken_over(make_daemon, daemon, "--state", state, workers=size)
-        for load, count in before:
-            load.wait(count)
-        assert daemon.wait() == 0
-        daemon = new
-    for load in loads:
-        load.stop()
-    assert [load.wrong for load in loads] == [[], []]
+    taken_over_in_turn(make_daemon, daemon, sizes[1:], loads, "--state", state)
+    stop_all(loads)
+
+
+def test_a_denied_client_is_reset_before_its_handshake(
+    daemon: Daemon, web: list[Nginx], site: str, context: ssl.SSLContext
+) -> None:
+    port = free_port()
+    serve(daemon, "s", secure(port), server=web[0].address, certificate=[site], deny="127.0.0.9")
+    with socket.create_connection((LOOPBACK, port), 10, ("127.0.0.9", 0)) as denied:
+        assert ending(denied) == "reset"  # without a byte from it
+    assert daemon.stats("s")["stats"]["denied"] == 1
+    assert fetch(port, context).startswith(b"HTTP/1.1 200 ")
+    assert counted(daemon, "s") == ({"TLSv1.3 full": 1}, {})
 
 
 def test_bad_clients_cost_only_themselves(

@@ -14,12 +14,24 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from authority import SERVER, Authority
-from servers import LOOPBACK, PostgreSQL, SocketServer, dial, echo, free_port, program, read_all, read_exactly, wait_for
+from servers import (
+    LOOPBACK,
+    PostgreSQL,
+    SocketServer,
+    dial,
+    echo,
+    free_port,
+    program,
+    read_all,
+    read_exactly,
+    read_head,
+    wait_for,
+)
 from tls_clients import CLIENTS, ClientFailed, Target, chromium, curl, openssl
 from tls_peers import TLSPeer
 from tls_sites import TLSNginx, TLSPostgreSQL, TLSRedis
@@ -27,6 +39,7 @@ from tls_sites import TLSNginx, TLSPostgreSQL, TLSRedis
 from tests.protocols.hellos import ECH, extension, hello, named
 
 from .harness import TIMEOUT, Daemon, SharedDaemons
+from .test_takeover import Load, stop_all, taken_over, undisturbed
 
 pytestmark = pytest.mark.e2e
 
@@ -69,6 +82,14 @@ class Edge:
 
     def context(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=self.authority.pem)
+
+    @contextlib.contextmanager
+    def connected(self, relay: str, name: str) -> Iterator[ssl.SSLSocket]:
+        with (
+            dial((LOOPBACK, self.ports[relay])) as raw,
+            self.context().wrap_socket(raw, server_hostname=name) as client,
+        ):
+            yield client
 
     def joined(self, relay: str) -> int:
         """The number of connections that this relay has carried."""
@@ -373,6 +394,51 @@ def test_postgresql_is_relayed_by_splice_and_kernel(databases: Databases) -> Non
         edge.daemon.call("edit_service", "databases", relay=relay)
         done = databases.psql(databases.port, STOCK, "SHOW cluster_name", "SELECT repeat('y', 200000)")
         assert done.stdout.splitlines() == [STOCK, "y" * 200_000], done.stderr
+
+
+# Workers and takeovers.
+
+
+def asks(client: ssl.SSLSocket, name: str) -> bool:
+    """Request the page of that site on a connection that is kept; True when it comes."""
+    client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    said = read_head(client)
+    body = f"{name}\n".encode()
+    return said.startswith(b"HTTP/1.1 200 ") and read_exactly(client, len(body)) == body
+
+
+@pytest.mark.parametrize("sizes", [[0, 0, 0], [2, 2, 1]], ids=["alone", "workers"])
+def test_takeovers_under_load(
+    make_daemon: Callable[..., Daemon], stack: contextlib.ExitStack, tmp_path: Path, sizes: list[int]
+) -> None:
+    """New clients come to the new daemon. The old one relays the connections that it has until they end."""
+    daemon = make_daemon(workers=sizes[0])
+    daemon.start()
+    edge = Edge(daemon, tmp_path)
+    stack.callback(edge.nginx.stop)
+    loads = [
+        Load((LOOPBACK, port), 1, keeps=False, pause=0.01, tls=edge.context(), name=name)
+        for port in edge.ports.values()
+        for name in (A, B)
+    ]
+    for load in loads:
+        stack.callback(load.stop)
+    for size in sizes[1:]:
+        with contextlib.ExitStack() as connections:
+            kept = [
+                (connections.enter_context(edge.connected(relay, name)), name)
+                for relay in RULED
+                for name in (A, B, OTHER)
+            ]
+            assert all(asks(client, name) for client, name in kept)
+            with undisturbed(loads):
+                new = taken_over(make_daemon, daemon, workers=size)
+            assert all(asks(client, name) for client, name in kept)
+        assert daemon.wait() == 0
+        edge.daemon = daemon = new
+        for relay in RULED:
+            wait_for(lambda: edge.joined(relay), f"connections that are relayed by {relay}")  # noqa: B023
+    stop_all(loads)
 
 
 # Edits.

@@ -10,14 +10,14 @@ import random
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from authority import CLIENT
 from nameserver import NameServer
-from servers import LOOPBACK, SocketServer, dial, ending, free_port, read_all, read_exactly, read_head, wait_for
+from servers import LOOPBACK, SocketServer, dial, ending, read_all, read_exactly, read_head, wait_for
 from tls_peers import TLSPeer, authority
 from tls_servers import (
     NAME,
@@ -35,6 +35,7 @@ from tls_servers import (
 from ktcpvs.errors import NoTLS
 
 from .harness import Daemon
+from .one_service import QUICK, ask, edit, ident_of, row, start, trusted, visitor, with_workers
 
 pytestmark = pytest.mark.e2e
 
@@ -44,57 +45,6 @@ UNTRUSTED = {
     "elsewhere": f"TLS: IP address mismatch, certificate is not valid for '{LOOPBACK}'",
     "stranger": "TLS: unable to get local issuer certificate",
 }
-QUICK = ("check_interval = 1", "check_rise = 1", "check_fall = 1", "eject = 0")
-
-
-@pytest.fixture(scope="module")
-def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TLSNginx]:
-    server = TLSNginx(tmp_path_factory.mktemp("tls-nginx"))
-    yield server
-    server.stop()
-
-
-with_workers = pytest.mark.parametrize("workers", [0, 2])
-
-
-def trusted(address: str, words: str = "") -> str:
-    """A line of a configuration for a server whose CA is that of the tests."""
-    return f"server = {address} 1 tls ca {authority().pem} {words}"
-
-
-def start(daemon: Daemon, *lines: str, scheduler: str = "phttp", settings: str = "") -> int:
-    """Start a service with these lines. Return its port."""
-    port = free_port()
-    edit(daemon, port, *lines, scheduler=scheduler, settings=settings)
-    daemon.call("start", ident_of(port))
-    return port
-
-
-def ident_of(port: int) -> str:
-    """Each test has a service of its own, since the daemon logs the same fault of a service once a minute."""
-    return f"web{port}"
-
-
-def edit(daemon: Daemon, port: int, *lines: str, scheduler: str = "phttp", settings: str = "") -> None:
-    text = "\n".join((f"listen = {LOOPBACK}:{port}", f"scheduler = {scheduler}", *lines))
-    daemon.call("load", f"global {{ {settings} }}\nVirtual {ident_of(port)} {{\n{text}\n}}\n")
-
-
-def ask(client: http.client.HTTPConnection, path: str = "/") -> tuple[int, list[str]]:
-    """Request `path`; return the status and the words of the body."""
-    client.request("GET", path)
-    answer = client.getresponse()
-    return answer.status, answer.read().decode().split(" ")
-
-
-def visitor(port: int) -> contextlib.closing[http.client.HTTPConnection]:
-    return contextlib.closing(http.client.HTTPConnection(LOOPBACK, port, timeout=20))
-
-
-def row(daemon: Daemon) -> dict[str, Any]:
-    """The first server of the first service, in --stats."""
-    found: dict[str, Any] = daemon.call("stats")["services"][0]["servers"][0]
-    return found
 
 
 # Verification.
@@ -102,8 +52,8 @@ def row(daemon: Daemon) -> dict[str, Any]:
 
 @pytest.mark.parametrize("words", ["", f"name {NAME}", "name localhost"])
 @with_workers
-def test_a_verified_server_keeps_its_connections(daemon: Daemon, nginx: TLSNginx, words: str, workers: int) -> None:
-    port = start(daemon, trusted(nginx.address("good"), words))
+def test_a_verified_server_keeps_its_connections(daemon: Daemon, tls_nginx: TLSNginx, words: str, workers: int) -> None:
+    port = start(daemon, trusted(tls_nginx.address("good"), words))
     with visitor(port) as client:
         told = [ask(client, f"/{number}") for number in range(6)]
     assert [status for status, _ in told] == [200] * 6
@@ -119,8 +69,10 @@ def test_a_verified_server_keeps_its_connections(daemon: Daemon, nginx: TLSNginx
 
 @pytest.mark.parametrize("kind", UNTRUSTED)
 @with_workers
-def test_a_server_that_is_not_trusted(daemon: Daemon, nginx: TLSNginx, kind: str, workers: int, tmp_path: Path) -> None:
-    address, reason = nginx.address(kind), UNTRUSTED[kind]
+def test_a_server_that_is_not_trusted(
+    daemon: Daemon, tls_nginx: TLSNginx, kind: str, workers: int, tmp_path: Path
+) -> None:
+    address, reason = tls_nginx.address(kind), UNTRUSTED[kind]
     log = tmp_path / "web.log"
     lines = "eject = 0", f"access_log = {log}", "access_log_format = json"
     checked = "check = tcp", *QUICK, *lines[1:]
@@ -155,8 +107,9 @@ def test_a_server_that_is_not_trusted(daemon: Daemon, nginx: TLSNginx, kind: str
     assert "failed at" not in daemon.adm("--list", "--stats").stdout
 
 
-def test_an_explanation_names_the_reason(daemon: Daemon, nginx: TLSNginx) -> None:
-    address = nginx.address("expired")
+@with_workers
+def test_an_explanation_names_the_reason(daemon: Daemon, tls_nginx: TLSNginx, workers: int) -> None:
+    address = tls_nginx.address("expired")
     port = start(daemon, trusted(address))
     with visitor(port) as client:
         ask(client)
@@ -191,24 +144,24 @@ def test_a_handshake_that_fails(
     daemon.wait_for_log(f"servers fail, as {server.address}: TLS: {reason}")
 
 
-def test_the_systems_authorities(make_daemon: Callable[..., Daemon], nginx: TLSNginx) -> None:
+def test_the_systems_authorities(make_daemon: Callable[..., Daemon], tls_nginx: TLSNginx) -> None:
     daemon = make_daemon(preloaded=False)
     daemon.environment["SSL_CERT_FILE"] = str(authority().pem)
     daemon.start()
-    port = start(daemon, f"server = {nginx.address('good')} 1 tls")
+    port = start(daemon, f"server = {tls_nginx.address('good')} 1 tls")
     with visitor(port) as client:
         assert ask(client)[0] == 200
 
 
-def test_a_server_by_name(make_daemon: Callable[..., Daemon], nginx: TLSNginx) -> None:
+def test_a_server_by_name(make_daemon: Callable[..., Daemon], tls_nginx: TLSNginx) -> None:
     """Each address of the name is verified by the name, which is sent to it."""
     names = NameServer()
     try:
         names.says(NAME, LOOPBACK)
         daemon = make_daemon("--nameserver", names.address)
         daemon.start()
-        port = start(daemon, trusted(f"{NAME}:{nginx.ports['good']}"), "check = http / expect 200", *QUICK)
-        wait_for(lambda: row(daemon)["address"] == nginx.address("good"))
+        port = start(daemon, trusted(f"{NAME}:{tls_nginx.ports['good']}"), "check = http / expect 200", *QUICK)
+        wait_for(lambda: row(daemon)["address"] == tls_nginx.address("good"))
         with visitor(port) as client:
             status, line = ask(client)
         assert (status, line[4]) == (200, NAME)
@@ -216,8 +169,8 @@ def test_a_server_by_name(make_daemon: Callable[..., Daemon], nginx: TLSNginx) -
         names.stop()
 
 
-def test_a_name_that_is_not_looked_up(daemon: Daemon, nginx: TLSNginx) -> None:
-    port = start(daemon, trusted(f"localhost:{nginx.ports['good']}"))
+def test_a_name_that_is_not_looked_up(daemon: Daemon, tls_nginx: TLSNginx) -> None:
+    port = start(daemon, trusted(f"localhost:{tls_nginx.ports['good']}"))
     with visitor(port) as client:
         status, line = ask(client)
     assert (status, line[4]) == (200, "localhost")
@@ -227,13 +180,13 @@ def test_a_name_that_is_not_looked_up(daemon: Daemon, nginx: TLSNginx) -> None:
 
 
 @with_workers
-def test_a_certificate_for_the_server(daemon: Daemon, nginx: TLSNginx, workers: int) -> None:
+def test_a_certificate_for_the_server(daemon: Daemon, tls_nginx: TLSNginx, workers: int) -> None:
     own = authority().issue("balancer", purposes=(CLIENT,))
-    port = start(daemon, trusted(nginx.address("mutual"), f"cert {own}"))
+    port = start(daemon, trusted(tls_nginx.address("mutual"), f"cert {own}"))
     with visitor(port) as client:
         status, line = ask(client)
     assert (status, line[5]) == (200, "CN=balancer")
-    edit(daemon, port, trusted(nginx.address("mutual")))
+    edit(daemon, port, trusted(tls_nginx.address("mutual")))
     with visitor(port) as client:
         assert ask(client)[0] == 400, "nginx says so by HTTP"
 
@@ -279,13 +232,13 @@ def test_openssl_demands_a_certificate(daemon: Daemon, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "version"), [("good", "TLSv1.3"), ("old", "TLSv1.2")])
-def test_sessions_are_resumed(daemon: Daemon, nginx: TLSNginx, kind: str, version: str) -> None:
-    port = start(daemon, trusted(nginx.address(kind)), settings="pool_size = 0")
+def test_sessions_are_resumed(daemon: Daemon, tls_nginx: TLSNginx, kind: str, version: str) -> None:
+    port = start(daemon, trusted(tls_nginx.address(kind)), settings="pool_size = 0")
     with visitor(port) as client:
         told = [ask(client)[1] for _ in range(4)]
-        edit(daemon, port, trusted(nginx.address(kind)), "check_interval = 7", settings="pool_size = 0")
+        edit(daemon, port, trusted(tls_nginx.address(kind)), "check_interval = 7", settings="pool_size = 0")
         told.append(ask(client)[1])
-        edit(daemon, port, trusted(nginx.address(kind), f"name {NAME}"), settings="pool_size = 0")
+        edit(daemon, port, trusted(tls_nginx.address(kind), f"name {NAME}"), settings="pool_size = 0")
         told.append(ask(client)[1])
     assert [line[2] for line in told] == [".", "r", "r", "r", "r", "."]
     assert {line[3] for line in told} == {version}
@@ -368,8 +321,8 @@ def test_whole_connections_are_copied(daemon: Daemon, serve: Serve, relay: str, 
         assert "splice: all servers speak TLS" in daemon.adm("--list", "--stats").stdout
 
 
-def test_a_connection_that_is_chosen_by_its_first_request(daemon: Daemon, nginx: TLSNginx) -> None:
-    address = nginx.address("good")
+def test_a_connection_that_is_chosen_by_its_first_request(daemon: Daemon, tls_nginx: TLSNginx) -> None:
+    address = tls_nginx.address("good")
     port = start(daemon, trusted(address), f'rule = pattern ".*" use server {address}', scheduler="http")
     with visitor(port) as client:
         assert [ask(client, path)[1][-1] for path in ("/a", "/b")] == ["/a\n", "/b\n"]
@@ -386,8 +339,8 @@ def test_a_connection_that_is_chosen_by_its_client_hello(daemon: Daemon, serve: 
         assert read_exactly(peer, 5) == b"hello"  # type: ignore[arg-type]
 
 
-def test_plain_and_tls_servers_side_by_side(daemon: Daemon, nginx: TLSNginx) -> None:
-    lines = trusted(nginx.address("good")), f"server = {nginx.address('plain')}", "balance = rr"
+def test_plain_and_tls_servers_side_by_side(daemon: Daemon, tls_nginx: TLSNginx) -> None:
+    lines = trusted(tls_nginx.address("good")), f"server = {tls_nginx.address('plain')}", "balance = rr"
     port = start(daemon, *lines)
     with visitor(port) as client:
         assert {ask(client)[1][0] for _ in range(6)} == {"good", "plain"}
@@ -399,17 +352,17 @@ def test_plain_and_tls_servers_side_by_side(daemon: Daemon, nginx: TLSNginx) -> 
 
 @pytest.mark.parametrize("check", ["tcp", "http / expect 200", 'send "GET / HTTP/1.0\\r\\n\\r\\n" expect "expired"'])
 @with_workers
-def test_checks_go_through_tls(daemon: Daemon, nginx: TLSNginx, check: str, workers: int) -> None:
-    port = start(daemon, trusted(nginx.address("expired")), f"check = {check}", *QUICK)
+def test_checks_go_through_tls(daemon: Daemon, tls_nginx: TLSNginx, check: str, workers: int) -> None:
+    port = start(daemon, trusted(tls_nginx.address("expired")), f"check = {check}", *QUICK)
     wait_for(lambda: row(daemon)["health"]["state"] == "down")
     assert row(daemon)["health"]["reason"] == f"check: {UNTRUSTED['expired']}"
-    edit(daemon, port, f"server = {nginx.address('expired')} 1 tls verify off", f"check = {check}", *QUICK)
+    edit(daemon, port, f"server = {tls_nginx.address('expired')} 1 tls verify off", f"check = {check}", *QUICK)
     wait_for(lambda: row(daemon)["health"]["state"] == "up")
     with visitor(port) as client:
         assert ask(client)[1][0] == "expired"
 
 
-@pytest.mark.parametrize("check", ["http /", 'send "x" expect "y"'])
+@pytest.mark.parametrize("check", ["tcp", "http /", 'send "x" expect "y"'])
 def test_a_check_that_is_refused_after_the_handshake(daemon: Daemon, serve: Serve, check: str) -> None:
     server = serve(by_tls(respond(notify=True), verify_mode=ssl.CERT_REQUIRED))
     start(daemon, trusted(server.address), f"check = {check}", *QUICK)
@@ -417,9 +370,51 @@ def test_a_check_that_is_refused_after_the_handshake(daemon: Daemon, serve: Serv
     assert row(daemon)["health"]["reason"].endswith("TLS: the peer sent an alert: certificate required")
 
 
-def test_a_check_follows_an_edit(daemon: Daemon, nginx: TLSNginx) -> None:
+def stay_silent(peer: Any) -> None:
+    """Send nothing after the handshake, not even a ticket, until the client leaves."""
+    while peer.recv(65536):
+        pass
+
+
+def greet(peer: Any) -> None:
+    peer.sendall(b"220 hello\r\n")
+    stay_silent(peer)
+
+
+@pytest.mark.parametrize("what", [stay_silent, greet], ids=["silent", "speaks first"])
+def test_a_tcp_check_passes_when_the_server_accepts_the_certificate(
+    daemon: Daemon, serve: Serve, what: Callable[..., object]
+) -> None:
+    server = serve(by_tls(what, verify_mode=ssl.CERT_REQUIRED, num_tickets=0))
+    own = authority().issue("balancer", purposes=(CLIENT,))
+    port = start(daemon, trusted(server.address), "check = tcp", *QUICK)
+    wait_for(lambda: row(daemon)["health"]["state"] == "down")
+    edit(daemon, port, trusted(server.address, f"cert {own}"), "check = tcp", "check_timeout = 1", *QUICK)
+    wait_for(lambda: row(daemon)["health"]["state"] == "up")
+
+
+@pytest.mark.parametrize(("words", "host"), [(f"name {NAME}", NAME), ("", LOOPBACK), ("verify off", LOOPBACK)])
+def test_the_host_of_an_http_check(daemon: Daemon, serve: Serve, words: str, host: str) -> None:
+    """It is the name that is verified, since one server may have several sites."""
+    heads: list[bytes] = []
+
+    def note(peer: Any) -> None:
+        heads.append(read_head(peer))
+        peer.sendall(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+        peer.notify()
+
+    server = serve(by_tls(note))
+    line = f"server = {server.address} 1 tls {words}" if words == "verify off" else trusted(server.address, words)
+    start(daemon, line, "check = http /health expect 204", *QUICK)
+    wait_for(lambda: heads)
+    fields = heads[0].decode().split("\r\n")
+    port = server.address.rpartition(":")[2]
+    assert [field for field in fields if field.startswith("Host:")] == [f"Host: {host}:{port}"]
+
+
+def test_a_check_follows_an_edit(daemon: Daemon, tls_nginx: TLSNginx) -> None:
     """A connection that was kept for the next check was made differently."""
-    address, check = nginx.address("good"), "check = http / expect 200"
+    address, check = tls_nginx.address("good"), "check = http / expect 200"
     port = start(daemon, trusted(address), check, *QUICK)
     wait_for(lambda: row(daemon)["health"]["state"] == "up")
     edit(daemon, port, trusted(address, "name nowhere.example"), check, *QUICK)
@@ -431,15 +426,15 @@ def test_a_check_follows_an_edit(daemon: Daemon, nginx: TLSNginx) -> None:
 
 
 @with_workers
-def test_a_bad_file_refuses_the_edit(daemon: Daemon, nginx: TLSNginx, workers: int) -> None:
-    port = start(daemon, trusted(nginx.address("good")))
+def test_a_bad_file_refuses_the_edit(daemon: Daemon, tls_nginx: TLSNginx, workers: int) -> None:
+    port = start(daemon, trusted(tls_nginx.address("good")))
     before = daemon.adm("--save").stdout
     refused = daemon.adm(
-        "-e", "-i", ident_of(port), "-r", nginx.address("good"), "tls", "ca", "/nowhere/ca.pem", check=False
+        "-e", "-i", ident_of(port), "-r", tls_nginx.address("good"), "tls", "ca", "/nowhere/ca.pem", check=False
     )
     assert refused.returncode != 0
-    told = f"service {ident_of(port)}: server = {nginx.address('good')}: ca /nowhere/ca.pem: No such file or directory"
-    assert told in refused.stderr
+    why = "ca /nowhere/ca.pem: No such file or directory"
+    assert f"service {ident_of(port)}: server = {tls_nginx.address('good')}: {why}" in refused.stderr
     with pytest.raises(NoTLS, match=r"missing name, which its certificate must have"):
         edit(daemon, port, "server = unix:/run/app.sock 1 tls")
     assert daemon.adm("--save").stdout == before
@@ -448,9 +443,9 @@ def test_a_bad_file_refuses_the_edit(daemon: Daemon, nginx: TLSNginx, workers: i
 
 
 @with_workers
-def test_edits_under_load(daemon: Daemon, nginx: TLSNginx, workers: int) -> None:
+def test_edits_under_load(daemon: Daemon, tls_nginx: TLSNginx, workers: int) -> None:
     """Connections are replaced, and no request fails."""
-    good = nginx.address("good")
+    good = tls_nginx.address("good")
     variants = (
         trusted(good),
         trusted(good, f"name {NAME}"),

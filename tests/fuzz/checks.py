@@ -65,7 +65,7 @@ def _outcome(check: Any, said: bytes, size: int) -> bool:
     checks = ActiveChecks(Context(reactor, EventLog(), Descriptors(100)))
     found: list[Any] = []
     address = Inet("10.0.0.1", 80)
-    probe = checks.probe(check, Destination(address), Connector(reactor, address, 5))
+    probe = checks.probe(check, Destination(address), Connector(reactor, address, 5), timeout=2)
     probe.addBoth(found.append)
     reactor.advance(0)
     ((_, _, factory, _, _),) = reactor.tcpClients

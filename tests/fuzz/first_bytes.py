@@ -14,6 +14,7 @@ from ktcpvs.protocols.client_hello import (
     ClientHelloReader,
     NotTLS,
     host_name,
+    read_whole,
 )
 from ktcpvs.protocols.proxy_protocol import (
     BadProxyHeader,
@@ -31,8 +32,9 @@ from tests.protocols.proxy_oracle import assert_same, read_by_package
 
 
 def hello(data: bytes) -> None:
-    """A ClientHello: read in one way however it is split, and OpenSSL sees the same names."""
+    """A ClientHello: read in one way however it is split and in both forms, and OpenSSL sees the same names."""
     found = only([_hello(data, size) for size in SIZES])
+    assert read_whole(data) in (None, found)
     if not isinstance(found, ClientHello):
         return
     assert 0 < found.size <= min(len(data), 6 * MAX_HANDSHAKE_BYTES)

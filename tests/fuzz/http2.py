@@ -143,7 +143,7 @@ def _seen(event: Any) -> tuple[object, ...]:
     if isinstance(event, RequestReceived):
         return kind, event.stream_id, event.request.head(event.end_stream), event.end_stream
     if isinstance(event, ResponseReceived):
-        return kind, event.stream_id, event.response.head(b"GET", event.end_stream), event.end_stream
+        return kind, event.stream_id, event.response.head(b"GET", 0 if event.end_stream else None), event.end_stream
     if isinstance(event, ConnectionEnded):
         assert event.reason.isprintable()
     return kind, *[getattr(event, name) for name in type(event).__slots__ if name not in ("response", "__weakref__")]

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+import ssl
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from memory import Line, World, log_into
+from memory import Line, Peer, World, log_into
+from tls_peers import MemorySocket, TLSPeer, authority
+from tls_servers import server_context
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError
 from twisted.python.failure import Failure
 
-from ktcpvs.health.active_checks import MAX_RUNNING, ActiveChecks
+from ktcpvs.health.active_checks import ALERT_WAIT, MAX_RUNNING, RESET, ActiveChecks
 from ktcpvs.model.check import Check
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.health import DOWN, UP
@@ -35,9 +38,9 @@ STALLS = {
 class Checked(World):
     """A switch whose server A is checked. lines: its log."""
 
-    def __init__(self, *lines: str) -> None:
+    def __init__(self, *lines: str, server_words: str = "") -> None:
         self.lines: list[str] = []
-        super().__init__("scheduler = wlc", f"server = {A}", *QUICK, *lines)
+        super().__init__("scheduler = wlc", f"server = {A} {server_words}", *QUICK, *lines)
         self.context.log = log_into(self.lines)
         self.hung_up: list[Line] = []
 
@@ -109,6 +112,103 @@ def test_a_lack_of_descriptors_says_nothing_of_a_server(check: str, number: int,
     world.close()
 
 
+# With TLS 1.3, where a server refuses the switch's certificate after the handshake.
+
+
+class CheckedByTLS(Checked):
+    """A switch whose server A speaks TLS and is checked by `tcp`."""
+
+    def __init__(self) -> None:
+        super().__init__("check = tcp", server_words=f"tls ca {authority().pem} name localhost")
+
+    @property
+    def running(self) -> int:
+        """The number of checks in progress."""
+        assert isinstance(self.director.checks, ActiveChecks)
+        return self.director.checks.running
+
+    def handshake(self, **wanted: Any) -> tuple[Peer, TLSPeer]:
+        """Accept the connection of the check, and do the server's handshake. wanted: as for `server_context`."""
+        peer = self.connects()
+        context = server_context(num_tickets=0, **wanted)
+        return peer, TLSPeer(MemorySocket(self, peer), context, server_side=True)
+
+    def end(self) -> None:
+        self.settle()
+        self.close()
+
+
+def test_a_tcp_check_waits_a_moment_for_a_refusal() -> None:
+    world = CheckedByTLS()
+    world.waits_for_check()
+    peer, _ = world.handshake()
+    world.reactor.advance(ALERT_WAIT - 0.1)
+    assert (peer.is_open, world.running) == (True, 1)
+    world.reactor.advance(0.1)
+    assert (peer.is_open, world.running, world.server.health.state) == (False, 0, UP)
+    world.end()
+
+
+def test_a_tcp_check_does_not_wait_where_the_server_has_sent_something() -> None:
+    world = CheckedByTLS()
+    world.waits_for_check()
+    peer, server = world.handshake()
+    server.sendall(b"220 hello\r\n")
+    assert (peer.is_open, world.running, world.server.health.state) == (False, 0, UP)
+    world.end()
+
+
+def test_a_tcp_check_does_not_wait_with_tls_1_2() -> None:
+    world = CheckedByTLS()
+    world.waits_for_check()
+    peer, _ = world.handshake(maximum_version=ssl.TLSVersion.TLSv1_2)
+    assert (peer.is_open, world.running, world.server.health.state) == (False, 0, UP)
+    world.end()
+
+
+def test_a_tcp_check_passes_before_its_timeout() -> None:
+    """A server that is slow to accept is not down for the time that the check waits for its refusal."""
+    world = CheckedByTLS()
+    world.waits_for_check()
+    world.reactor.advance(1.7)
+    peer, _ = world.handshake()
+    assert world.running == 1
+    world.reactor.advance(0.15)
+    assert (peer.is_open, world.running, world.server.health.state) == (False, 0, UP)
+    world.end()
+
+
+def test_a_tcp_check_notices_a_refusal() -> None:
+    world = CheckedByTLS()
+    world.waits_for_check()
+    with pytest.raises(ssl.SSLError, match=r"(?i)peer.did.not.return.a.certificate"):
+        world.handshake(verify_mode=ssl.CERT_REQUIRED)
+    world.settle()
+    health = world.server.health
+    assert (health.state, health.reason) == (DOWN, "check: TLS: the peer sent an alert: certificate required")
+    world.end()
+
+
+def test_a_tcp_check_notices_a_reset_after_the_handshake() -> None:
+    world = CheckedByTLS()
+    world.waits_for_check()
+    peer, _ = world.handshake()
+    peer.resets()
+    health = world.server.health
+    assert (health.state, health.reason) == (DOWN, f"check: TLS: {RESET}")
+    world.end()
+
+
+def test_an_edit_ends_a_tcp_check_that_waits() -> None:
+    world = CheckedByTLS()
+    world.waits_for_check()
+    peer, _ = world.handshake()
+    world.load("scheduler = wlc", f"server = {B}", *QUICK)
+    assert peer.line.aborted
+    assert world.running == 0
+    world.end()
+
+
 class Probes(ActiveChecks):
     """Checks that are made by `make`, as those of a later kind might be. made: how many were begun."""
 
@@ -117,7 +217,7 @@ class Probes(ActiveChecks):
         self._make = make
         self.made = 0
 
-    def probe(self, check: Check, destination: Destination, connector: Connector) -> Deferred[Any]:
+    def probe(self, check: Check, destination: Destination, connector: Connector, timeout: float) -> Deferred[Any]:
         self.made += 1
         return self._make()  # type: ignore[no-any-return]
 

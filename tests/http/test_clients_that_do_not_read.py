@@ -29,6 +29,8 @@ POST = "Content-Length: 10"
 
 Make = Callable[..., World]
 
+pytestmark = pytest.mark.usefixtures("form")
+
 
 @pytest.fixture
 def make() -> Iterator[Make]:

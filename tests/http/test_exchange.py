@@ -26,6 +26,8 @@ RULES = (
 
 Make = Callable[..., World]
 
+pytestmark = pytest.mark.usefixtures("form")
+
 
 @pytest.fixture
 def make() -> Iterator[Make]:

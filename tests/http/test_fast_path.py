@@ -13,7 +13,8 @@ from memory import A, B, C, Peer, World, answer, get
 
 from ktcpvs.dispatch.access_log import AccessLogWriter
 from ktcpvs.model.latency import described
-from ktcpvs.protocols.http1 import plain_python
+from ktcpvs.protocols.http1 import plain, plain_python
+from ktcpvs.protocols.http1.cookies import take_cookie
 
 SERVERS = (f"server = {A}", f"server = {B}")
 RULES = (f'rule = pattern "^/a" use server {A}', f'rule = pattern "^/b" use server {B}')
@@ -290,3 +291,53 @@ def test_usual_requests_take_it(scheduler: str, options: tuple[str, ...], form: 
         lines = [json.loads(line) for line in side.lines.written]
         assert [line["referer"] for line in lines] == [f"/{number}" for number in range(6)]
         assert [line["body_out"] for line in lines] == [1] * 6
+
+
+OTHER_LINES = (
+    b"Connection: keep-alive",
+    b"Accept: */*",
+    b"Cookie2: KTCPVS_SID=no",
+    b"X: a; KTCPVS_SID=no",
+    b"Content-Language: de",
+    b"Co: k",
+)
+PAIRS = (b"KTCPVS_SID=abc", b"a=1", b"b=", b"SID=KTCPVS", b"c=Cookie: x", b"a=1")
+
+
+def scanned(lines: bytes, added: bytes) -> Any:
+    scanner = plain.RequestScanner(65536, 100, 8192, frozenset(), False)
+    return scanner.scan(b"GET /x?Cookie: HTTP/1.1\r\n".replace(b": ", b"=1 ") + lines + b"\r\n", added)
+
+
+@given(
+    st.permutations(OTHER_LINES), st.permutations(PAIRS), st.integers(0, 6), st.integers(0, 6), st.integers(0, 6),
+    st.sampled_from((b"", b"X-Forwarded-For: 192.0.2.1\r\n")),
+)  # fmt: skip
+@settings(max_examples=300)
+def test_a_session_is_cut_out_as_by_the_scanner(
+    others: list[bytes], pairs: list[bytes], count: int, place: int, length: int, added: bytes
+) -> None:
+    without_cookie = pytest.importorskip("ktcpvs.http._fast_path").without_cookie
+    cookie = b"Cookie: " + b"; ".join([*pairs[:length], b"KTCPVS_SID=abc"][: length + 1])
+    listed = [b"Host: h", *others[:count]]
+    listed.insert(min(place, len(listed)), cookie)
+    lines = b"".join(line + b"\r\n" for line in listed)
+    request = scanned(lines, added)
+    values, left = take_cookie(lines, b"KTCPVS_SID")
+    assert values
+    out = without_cookie(request, left)
+    is_one_cut = len(values) == 1 or left.count(b"Cookie: ") < lines.count(b"Cookie: ")
+    assert out == scanned(left, added).out if is_one_cut else out in (None, scanned(left, added).out)
+
+
+@given(st.permutations(OTHER_LINES), st.integers(0, 200), st.integers(1, 60))
+@settings(max_examples=500)
+def test_nothing_else_is_cut_out(others: list[bytes], begin: int, size: int) -> None:
+    """What a scheduler cuts out of other lines is for the scanner, which may refuse it."""
+    without_cookie = pytest.importorskip("ktcpvs.http._fast_path").without_cookie
+    lines = b"".join(line + b"\r\n" for line in [b"Host: h", *others, b"Cookie: a=1; b=2; c=3", b"cookie: d"])
+    left = lines[:begin] + lines[begin + size :]
+    out = without_cookie(scanned(lines, b""), left)
+    if out is not None:
+        assert out == scanned(left, b"").out
+        assert left.count(b"\r\n") >= lines.count(b"\r\n") - 1

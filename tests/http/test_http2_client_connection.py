@@ -14,6 +14,7 @@ import pytest
 from memory import A, B, Peer, World, answer, worlds
 
 from ktcpvs.http.http2_client_connection import HTTP2ClientConnection
+from ktcpvs.model.clients import NOWHERE
 from ktcpvs.protocols.http2 import Limits
 from ktcpvs.streams.contract import TLSFacts
 from ktcpvs.streams.stream import Stream
@@ -32,13 +33,23 @@ def make() -> Iterator[Make]:
         yield made
 
 
+def h2_client() -> Any:
+    """A client's end of HTTP/2 by h2, which has begun."""
+    client = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="latin-1"))
+    client.initiate_connection()
+    return client
+
+
+def request_fields(path: str = "/a", method: str = "GET", scheme: str = "http") -> list[tuple[str, str]]:
+    return [(":method", method), (":scheme", scheme), (":authority", "h"), (":path", path)]
+
+
 class H2Client:
     """A client that speaks HTTP/2 by h2, on a line to the switch."""
 
     def __init__(self, world: World, **limits: int) -> None:
         self.world = world
-        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="latin-1"))
-        self.h2.initiate_connection()
+        self.h2 = h2_client()
         self.peer = Peer(Stream())
         world.peers.append(self.peer)
         self.events: list[Any] = []
@@ -66,8 +77,7 @@ class H2Client:
     def asks(
         self, stream_id: int, path: str = "/a", method: str = "GET", *fields: tuple[str, str], end: bool = True
     ) -> None:
-        pairs = [(":method", method), (":scheme", "http"), (":authority", "h"), (":path", path), *fields]
-        self.h2.send_headers(stream_id, pairs, end_stream=end)
+        self.h2.send_headers(stream_id, [*request_fields(path, method), *fields], end_stream=end)
         self.talks()
 
     def got(self, stream_id: int) -> tuple[str, bytes, bool]:
@@ -405,18 +415,14 @@ def test_the_timeouts_are_those_of_the_service(make: Make) -> None:
 
 def begun(world: World) -> tuple[Any, Peer]:
     """A client that has connected to the service and speaks HTTP/2."""
-    client = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="latin-1"))
-    client.initiate_connection()
-    return client, world.client()
+    return h2_client(), world.client()
 
 
 @pytest.mark.parametrize("size", [1, 5, 24, 1000])
 def test_a_client_that_begins_with_the_preface_speaks_http2(make: Make, size: int) -> None:
     world = make(*LINES, "http2 = on")
     client, peer = begun(world)
-    client.send_headers(
-        1, [(":method", "GET"), (":scheme", "http"), (":authority", "h"), (":path", "/a")], end_stream=True
-    )
+    client.send_headers(1, request_fields(), end_stream=True)
     said = client.data_to_send()
     for begin in range(0, len(said), size):
         peer.says(said[begin : begin + size])
@@ -437,8 +443,8 @@ def over_tls(world: World, alpn: str | None) -> Peer:
     peer = Peer(Stream())
     world.peers.append(peer)
     peer.stream.tls = TLSFacts("TLSv1.3", alpn=alpn)
-    connection = world.live.client_factory.build(("192.0.2.1", 4711), peer.stream)
-    assert connection is not None
+    peer.stream.called = "203.0.113.1", 443  # as a proxy has told it
+    connection = world.live.client_factory.build_admitted(("192.0.2.1", 4711), NOWHERE, peer.stream)
     connection.take_over(peer.stream, b"")
     return peer
 
@@ -446,18 +452,16 @@ def over_tls(world: World, alpn: str | None) -> Peer:
 def test_a_client_that_has_chosen_http2_in_its_handshake_speaks_it(make: Make) -> None:
     """Servers learn the scheme, and behind a header of the PROXY protocol the protocol that they are spoken to."""
     world = make(*LINES, "http2 = on", "x_forwarded_proto = replace")
-    client = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="latin-1"))
-    client.initiate_connection()
+    client = h2_client()
     peer = over_tls(world, "h2")
     assert frames(peer.heard())[0][0] == 4  # the server's SETTINGS need not wait for the client's
-    client.send_headers(
-        1, [(":method", "GET"), (":scheme", "https"), (":authority", "h"), (":path", "/a")], end_stream=True
-    )
+    client.send_headers(1, request_fields(scheme="https"), end_stream=True)
     peer.says(client.data_to_send())
     server = world.accepts(A)
     assert server.heard() == b"GET /a HTTP/1.1\r\nhost: h\r\nX-Forwarded-Proto: https\r\n\r\n"
     (stream,) = world.live.connections
     assert stream.origin().tls == TLSFacts("TLSv1.3", alpn="http/1.1")
+    assert stream.origin().destination == ("203.0.113.1", 443)
     server.says(answer(b"hello"))
     assert frames(peer.heard())[-1] == (0, b"hello")
     peer.resets()
@@ -477,10 +481,8 @@ def test_a_client_that_has_chosen_http2_must_begin_with_its_preface(make: Make) 
 @pytest.mark.parametrize("alpn", [None, "http/1.1"])
 def test_over_tls_there_is_no_prior_knowledge(make: Make, alpn: str | None) -> None:
     world = make(*LINES, "http2 = on")
-    client = h2.connection.H2Connection()
-    client.initiate_connection()
     peer = over_tls(world, alpn)
-    peer.says(client.data_to_send())
+    peer.says(h2_client().data_to_send())
     assert peer.heard().startswith(b"HTTP/1.1 505 ")
 
 
@@ -504,9 +506,7 @@ def test_the_preface_behind_a_request_is_refused(make: Make) -> None:
 def test_a_service_that_stops_lets_streams_finish(make: Make) -> None:
     world = make(*LINES, "http2 = on")
     client, peer = begun(world)
-    client.send_headers(
-        1, [(":method", "GET"), (":scheme", "http"), (":authority", "h"), (":path", "/a")], end_stream=True
-    )
+    client.send_headers(1, request_fields(), end_stream=True)
     peer.says(client.data_to_send())
     server = world.accepts(A)
     peer.heard()
@@ -553,3 +553,137 @@ def test_requests_that_the_switch_answers_itself_take_turns(make: Make) -> None:
             world.turns(1)
         peer.says(client.data_to_send())
     assert statuses == ["503"] * 240
+
+
+def test_the_connection_counts_as_a_client_and_its_streams_do_not(make: Make) -> None:
+    world = make(*LINES, "http2 = on", "maxclients = 2")
+    client, peer = begun(world)
+    for stream_id in (1, 3, 5):
+        pairs = [(":method", "GET"), (":scheme", "http"), (":authority", "h"), (":path", "/a")]
+        client.send_headers(stream_id, pairs, end_stream=True)
+    peer.says(client.data_to_send())
+    assert len(world.live.connections) == 3
+    assert world.live.clients.in_all == 1
+    peer.resets()
+    assert world.live.clients.in_all == 0
+
+
+def test_limits_are_settings() -> None:
+    limits = "http2_streams = 7 http2_stream_window = 32 http2_window = 128"
+    with worlds(*LINES, "http2 = on", settings=limits) as make:
+        world = make()
+        client, peer = begun(world)
+        peer.says(client.data_to_send())
+        client.receive_data(peer.heard())
+        assert client.remote_settings.max_concurrent_streams == 7
+        assert client.remote_settings.initial_window_size == 32 << 10
+        assert client.outbound_flow_control_window == 128 << 10
+
+
+def test_floods_are_counted() -> None:
+    """One budget for all kinds of frames that ask for nothing; then the connection ends with ENHANCE_YOUR_CALM."""
+    with worlds(*LINES, "http2 = on", settings="http2_glitches = 20") as make:
+        world = make()
+        client, peer = begun(world)
+        peer.says(client.data_to_send())
+        peer.heard()
+        sent = 0
+        while world.live.http2_clients.floods == 0:
+            sent += 1
+            assert sent <= 30, "the flood goes on"
+            unknown, priority = b"\0\0\1\xee\0\0\0\0\1x", b"\0\0\5\2\0\0\0\0\1" + bytes(5)
+            peer.says(unknown if sent % 2 else priority)
+        last, payload = frames(peer.heard())[-1]
+        assert (last, payload[4:8]) == (7, b"\0\0\0\x0b")
+        assert b"more than 20 frames that ask for nothing" in payload
+        assert world.live.http2_clients.glitches == 21
+        assert len(world.live.http2_clients) == 0
+
+
+# Requests of gRPC.
+
+GRPC = ("content-type", "application/grpc"), ("te", "trailers")
+
+
+def grpc_status(client: H2Client, stream_id: int) -> tuple[str, str]:
+    """The statuses of HTTP and gRPC in the head of a response."""
+    client.talks()
+    (response,) = [
+        event
+        for event in client.events
+        if isinstance(event, h2.events.ResponseReceived) and event.stream_id == stream_id
+    ]
+    fields = dict(response.headers)
+    return fields[":status"], fields.get("grpc-status", "")
+
+
+@pytest.mark.parametrize("where", ["connecting", "queued", "waiting", "uploading"])
+def test_a_deadline_ends_a_request_in_every_state_before_its_response(where: str) -> None:
+    lines = "scheduler = phttp", f"server = {A} 1 maxconn 1", f'rule = pattern "." use server {A}'
+    with worlds(*lines) as make:
+        world = make()
+        if where == "queued":
+            first = world.client()
+            first.says(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+            world.accepts(A)
+        client = H2Client(world)
+        client.asks(1, "/a", "POST", *GRPC, ("grpc-timeout", "2500m"), end=where != "uploading")
+        server = world.accepts(A) if where in ("waiting", "uploading") else None
+        world.passes(2)
+        assert client.got(1) == ("", b"", False)
+        world.passes(1)
+        assert grpc_status(client, 1) == ("200", "4")
+        if server is not None:
+            assert not server.is_open
+        world.settle()
+        assert not client.switch.transports
+        if where == "connecting":
+            world.refuses_all()
+        if where == "queued":
+            first.resets()
+
+
+def test_a_deadline_ends_a_response_too(make: Make) -> None:
+    world = make()
+    client = H2Client(world)
+    client.asks(1, "/a", "POST", *GRPC, ("grpc-timeout", "2S"))
+    server = world.accepts(A)
+    server.says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+    assert client.got(1) == ("200", b"hello", False)
+    world.passes(3)
+    client.talks()
+    assert [stream_id for stream_id, _ in client.resets()] == [1]
+    assert not server.is_open
+
+
+def test_a_deadline_of_a_request_that_is_over_does_nothing(make: Make) -> None:
+    world = make()
+    client = H2Client(world)
+    client.asks(1, "/a", "POST", *GRPC, ("grpc-timeout", "2S"))
+    world.accepts(A).says(answer(b"hello"))
+    assert client.got(1) == ("200", b"hello", True)
+    world.passes(5)
+    assert client.resets() == []
+
+
+@pytest.mark.parametrize(("path", "status"), [("/a", "14"), ("/none", "14")])
+def test_errors_of_the_switch_are_statuses_of_grpc(make: Make, path: str, status: str) -> None:
+    world = make()
+    client = H2Client(world)
+    client.asks(1, path, "POST", *GRPC)
+    if path == "/a":
+        world.refuses_all()
+        world.refuses_all()
+    assert grpc_status(client, 1) == ("200", status)
+
+
+def test_trailers_of_http1_responses_arrive(make: Make) -> None:
+    world = make()
+    client = H2Client(world)
+    client.asks(1)
+    world.accepts(A).says(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: 17\r\nVia: x\r\n\r\n"
+    )
+    assert client.got(1) == ("200", b"hello", True)
+    (trailers,) = [event for event in client.events if isinstance(event, h2.events.TrailersReceived)]
+    assert list(trailers.headers) == [("x-sum", "17")]

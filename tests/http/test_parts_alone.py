@@ -12,7 +12,8 @@ from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.http.client_connection import HTTPClientConnection
 from ktcpvs.http.exchange import Exchange
 from ktcpvs.http.head_cache import HeadCache
-from ktcpvs.http.server_connection import ServerConnection, ServerConnections
+from ktcpvs.http.server_connection import ServerConnection
+from ktcpvs.http.server_connections import ServerConnections
 from ktcpvs.http.service import HTTPService
 from ktcpvs.interfaces import EACH_REQUEST
 from ktcpvs.model import exchange as life
@@ -211,7 +212,8 @@ class User:
 
 def test_a_server_connection_without_an_exchange() -> None:
     parts = Parts()
-    connection, made = parts.http.connections.connect(parts.server, parts.service.connector(parts.server), Origin)
+    connector = parts.service.connector(parts.server)
+    connection, made = parts.http.connections.connect_alone(parts.server, connector, Origin)
     assert parts.http.connections.open == 1
     stream, line = parts.connected()
     assert stream is connection

@@ -162,14 +162,16 @@ def patterns() -> st.SearchStrategy[str]:
 def real_servers() -> st.SearchStrategy[RealServer]:
     weight = st.one_of(st.sampled_from((0, 1)), st.integers(0, MAX_WEIGHT))
     maxconn = st.one_of(st.sampled_from((0, 0, 1, MAX_COUNT)), st.integers(0, MAX_COUNT))
-    return st.builds(RealServer, complete_addresses(), weight, maxconn, tls=_server_tls(), proxy=_proxies)
+    return st.builds(
+        RealServer, complete_addresses(), weight, maxconn, tls=_server_tls(), h2=st.booleans(), proxy=_proxies
+    )
 
 
 @st.composite
 def _server_tls(draw: st.DrawFn) -> ServerTLS | None:
     if draw(st.booleans()):
         return None
-    name = draw(st.sampled_from((None, "app.internal", "tls", "ca")))
+    name = draw(st.sampled_from((None, "app.internal", "tls", "ca", "h2")))
     ca, cert = draw(st.one_of(st.none(), files())), draw(st.one_of(st.none(), files()))
     return ServerTLS(ca, ca is not None or draw(st.booleans()), name, cert)
 
@@ -186,7 +188,16 @@ def files() -> st.SearchStrategy[str]:
 _proxies = st.sampled_from(("off", "v1", "v2"))
 _certificates = st.lists(files(), max_size=2, unique=True).map(tuple)
 _server_options = st.sampled_from(
-    ({}, {"tls": None}, {"tls": ServerTLS()}, {"tls": ServerTLS("/a b", True, "h"), "proxy": "v2"}, {"proxy": "v1"})
+    (
+        {},
+        {"tls": None},
+        {"tls": ServerTLS()},
+        {"tls": ServerTLS("/a b", True, "h"), "proxy": "v2"},
+        {"proxy": "v1"},
+        {"h2": True},
+        {"tls": ServerTLS(name="h2"), "h2": True},
+        {"h2": False},
+    )
 )
 
 
@@ -361,6 +372,8 @@ def services(draw: st.DrawFn) -> VirtualService:
         error_page=draw(_error_pages()),
         request_header=draw(_header_edits),
         response_header=draw(_header_edits),
+        preconnect=draw(st.sampled_from((0, 1, 1024))),
+        preconnect_timeout=draw(st.sampled_from((1, 10, 86400))),
         startservers=draw(_counts),
         maxclients=draw(_counts) or 0,
         minspareservers=draw(_counts),
@@ -455,6 +468,7 @@ def _options() -> st.SearchStrategy[dict[str, Any]]:
             "check": st.sampled_from(("off", "tcp", "http /a", 'send "a" expect "b"', "udp", "http", "")),
             "check_interval": st.sampled_from((0, 1, 86401)),
             "eject": st.sampled_from((-1, 0, 5, 65536)),
+            "preconnect": st.sampled_from((-1, 0, 8, 1025)),
             "eject_share": st.sampled_from((0, 100, 101)),
         },
     )

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ktcpvs.errors import Refusal
 from ktcpvs.model.address import no_port_names
-from ktcpvs.model.check import HTTP, OFF, SEND, TCP, Check, parse_check, read_check
+from ktcpvs.model.check import GRPC, HTTP, OFF, SEND, TCP, Check, parse_check, read_check
 from ktcpvs.model.describe import configuration
 from ktcpvs.model.language.lexer import quoted
 from ktcpvs.model.language.parser import parse
@@ -23,6 +23,8 @@ from ktcpvs.model.table import Table
         ("tcp", Check(TCP)),
         ("http /", Check(HTTP, "/")),
         ("http /health?x=1 expect 200 204", Check(HTTP, "/health?x=1", (200, 204))),
+        ("grpc", Check(GRPC)),
+        ("grpc shop.v1.Orders", Check(GRPC, service="shop.v1.Orders")),
         (r'send "PING\r\n" expect "+PONG"', Check(SEND, send=b"PING\r\n", expect=b"+PONG")),
         (r'send "" expect "\x32\x32\x30 \\-"', Check(SEND, send=b"", expect=b"220 \\-")),
         ('send "é" expect "ü"', Check(SEND, send=b"\xe9", expect=b"\xfc")),
@@ -37,6 +39,8 @@ def test_forms(text: str, check: Check) -> None:
     ("text", "why"),
     [
         ("", "check = : expected off, tcp, http PATH"),
+        ("grpc a b", "check = grpc a b: expected off, tcp, http PATH [expect STATUS ...], grpc [SERVICE]"),
+        ('grpc "a b"', "check = grpc a b: expected the name of a service (example: shop.Orders)"),
         ("udp", "check = udp: expected off, tcp, http PATH"),
         ("tcp 80", "check = tcp 80: expected off, tcp"),
         ('"tcp"', "off, tcp, http PATH"),

@@ -325,6 +325,8 @@ def test_an_error_is_shown_where_it_stands(text, why):
         ("server = r9:80 tls name [::1]", "27: name [::1]: expected the host name in the server's certificate"),
         ("server = r9:80 tls cert c", "27: cert c: expected the absolute path of a file"),
         ("server = r9:80 1 proxy v3", "26: proxy 'v3': expected v1 or v2"),
+        ("server = r9:80 1 h2 tls h2", "27: 'h2' appears a second time"),
+        ("server = r9:80 1 h2c", "20: unknown word 'h2c'; did you mean 'h2'?"),
         ("redirect = r1", "14: r1: missing port (example: r1:80)"),
         ("redirect = a:b:c", "14: 'a:b:c': write an IPv6 address in brackets: [::1]:80"),
         ('scheduler = "a b"', "15: 'a b' is not a valid scheduler name"),
@@ -484,13 +486,19 @@ def test_the_options_of_tls_may_come_in_any_order():
         server = a:80 5 maxconn 3 proxy v2 tls name APP.internal ca /x cert "/y z"
         server = b:80 tls verify off
         server = c:80 tls off proxy off
+        server = d:80 1 h2
+        server = e:80 1 tls h2 name h2 proxy v1
+        server = f:80 h2 off tls
     }"""
     service = parse(text).services["web"]
     assert service.certificate == ("/a", "/b c")
     assert service.proxy_from.texts == ("10.0.0.0/8", "::1")
-    assert [(server.tls, server.proxy) for server in service.servers] == [
-        (ServerTLS("/x", True, "app.internal", "/y z"), "v2"),
-        (ServerTLS(is_verified=False), "off"),
-        (None, "off"),
+    assert [(server.tls, server.h2, server.proxy) for server in service.servers] == [
+        (ServerTLS("/x", True, "app.internal", "/y z"), False, "v2"),
+        (ServerTLS(is_verified=False), False, "off"),
+        (None, False, "off"),
+        (None, True, "off"),
+        (ServerTLS(name="h2"), True, "v1"),
+        (ServerTLS(), False, "off"),
     ]
     assert parse(write(*configuration(Table.of([service])))).services["web"] == service

@@ -82,6 +82,12 @@ def test_an_engine_relays_what_has_no_tls() -> None:
         (["access_log_format = json", A], "access_log_format has no effect without access_log"),
         (["check_rise = 5", A], "check_rise has no effect without check"),
         (["eject = 0", "eject_share = 5", A], "eject_share has no effect with eject = 0"),
+        (["scheduler = phttp", "preconnect = 5", A],
+         "preconnect has no effect: scheduler phttp keeps connections that it has used; wlc, lc, rr, wrr, p2c, sh, "
+         "http, hhttp, sni and tcp relay whole connections"),
+        (["scheduler = wlc", "preconnect_timeout = 5", A], "preconnect_timeout has no effect without preconnect"),
+        (["scheduler = wlc", "preconnect = 5", f"{A} 1 proxy v1"],
+         "preconnect has no effect: all servers are told the client for which a connection is made"),
         (["client_burst = 5", A], "client_burst has no effect without client_rate"),
         (["client_ipv6 = 56", A],
          "client_ipv6 has no effect without one of client_connections, client_rate, client_head, client_head_rate"),

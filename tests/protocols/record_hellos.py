@@ -2,7 +2,8 @@
 
     python tests/protocols/record_hellos.py [NAME ...]
 
-Needs openssl, gnutls-cli (Debian's gnutls-bin), curl, node and chromium. Without NAME it records all.
+Needs openssl, gnutls-cli (Debian's gnutls-bin), curl, node, chromium and hey, which is written in Go. Without NAME it
+records all.
 """
 
 from __future__ import annotations
@@ -111,6 +112,7 @@ CLIENTS: dict[str, Client] = {
     "node": node(f"servername: '{NAME}', ALPNProtocols: ['h2', 'http/1.1']"),
     "node-no-name": node("servername: ''"),
     "chromium": chromium,
+    "go": program(f"hey -n 1 -c 1 -h2 -host {NAME} https://127.0.0.1:PORT/"),
     "python": python(NAME, ["http/1.1"]),
     "python-tls12": python(NAME, [], ssl.TLSVersion.TLSv1_2),
     "python-address": python("127.0.0.1", []),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import ssl
 import sys
 from collections.abc import Callable, Iterable
@@ -33,6 +34,7 @@ from hypothesis import strategies as st
 from record_hellos import CLIENTS
 
 from ktcpvs.protocols.client_hello import (
+    IS_COMPILED,
     MAX_HANDSHAKE_BYTES,
     TLS_1_0,
     TLS_1_1,
@@ -45,6 +47,7 @@ from ktcpvs.protocols.client_hello import (
     NotTLS,
     alert_record,
     host_name,
+    read_whole,
 )
 
 EXAMPLE = "www.example.com"
@@ -69,6 +72,7 @@ KNOWN: dict[str, tuple[str | None, tuple[bytes, ...], tuple[int, ...]]] = {
     "node": (EXAMPLE, BOTH, NEW),
     "node-no-name": (None, (), NEW),
     "chromium": (EXAMPLE, BOTH, NEW),
+    "go": (EXAMPLE, BOTH, NEW),
     "python": (EXAMPLE, (b"http/1.1",), NEW),
     "python-tls12": (EXAMPLE, (), (TLS_1_2,)),
     "python-address": (None, (), NEW),
@@ -83,7 +87,13 @@ def recorded(name: str) -> bytes:
 
 
 def read(data: bytes) -> ClientHello | None:
-    return ClientHelloReader().feed(data)
+    """By the reader; what the compiled function reads at once must be the same."""
+    whole, found = read_whole(data), None
+    try:
+        found = ClientHelloReader().feed(data)
+    finally:
+        assert whole is None or whole == found
+    return found
 
 
 def complete(data: bytes) -> ClientHello:
@@ -106,6 +116,10 @@ def byte_by_byte(data: bytes) -> tuple[int, ClientHello | BadHello | NotTLS | No
     return len(data), None
 
 
+def test_the_compiled_form_is_tested_where_it_can_be_built() -> None:
+    assert IS_COMPILED or shutil.which("cc") is None
+
+
 # Real clients.
 
 
@@ -120,10 +134,21 @@ def test_a_recorded_hello_is_read(name: str) -> None:
     assert complete(data) == ClientHello(*KNOWN[name], name == "chromium", len(data))
 
 
+@pytest.mark.skipif(not IS_COMPILED, reason="the extension is not installed")
+@each_recorded
+def test_a_recorded_hello_in_one_record_is_read_at_once(name: str) -> None:
+    data = recorded(name)
+    is_in_one_record = len(data) == 5 + int.from_bytes(data[3:5], "big")
+    assert is_in_one_record == (name != "openssl-pieces")
+    assert read_whole(data) == (complete(data) if is_in_one_record else None)
+    assert read_whole(data + b"more") == read_whole(data)
+
+
 @each_recorded
 def test_a_recorded_hello_is_cut_at_every_byte(name: str) -> None:
     data = recorded(name)
     whole = complete(data)
+    assert all(read_whole(data[:place]) is None for place in range(len(data)))
     assert byte_by_byte(data) == (len(data), whole)
     for place in range(1, len(data)):
         reader = ClientHelloReader()

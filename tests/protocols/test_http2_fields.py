@@ -275,25 +275,26 @@ def test_an_accepted_request_is_read_by_http1_as_it_was_sent(more: Pairs, has_ge
 
 
 @pytest.mark.parametrize(
-    ("pairs", "method", "is_whole", "head"),
+    ("pairs", "method", "size", "head"),
     [
-        ([(b":status", b"200")], b"GET", True, b"HTTP/1.1 200 \r\ncontent-length: 0\r\n\r\n"),
-        ([(b":status", b"200")], b"GET", False, b"HTTP/1.1 200 \r\ntransfer-encoding: chunked\r\n\r\n"),
-        ([(b":status", b"200")], b"HEAD", True, b"HTTP/1.1 200 \r\n\r\n"),
-        ([(b":status", b"204")], b"GET", True, b"HTTP/1.1 204 \r\n\r\n"),
-        ([(b":status", b"304"), (b"etag", b'"a"')], b"GET", True, b'HTTP/1.1 304 \r\netag: "a"\r\n\r\n'),
+        ([(b":status", b"200")], b"GET", 0, b"HTTP/1.1 200 \r\ncontent-length: 0\r\n\r\n"),
+        ([(b":status", b"200")], b"GET", 17, b"HTTP/1.1 200 \r\ncontent-length: 17\r\n\r\n"),
+        ([(b":status", b"200")], b"GET", None, b"HTTP/1.1 200 \r\ntransfer-encoding: chunked\r\n\r\n"),
+        ([(b":status", b"200")], b"HEAD", 0, b"HTTP/1.1 200 \r\n\r\n"),
+        ([(b":status", b"204")], b"GET", 0, b"HTTP/1.1 204 \r\n\r\n"),
+        ([(b":status", b"304"), (b"etag", b'"a"')], b"GET", 0, b'HTTP/1.1 304 \r\netag: "a"\r\n\r\n'),
         ([(b":status", b"103"), (b"link", b"</a>")], b"GET", False, b"HTTP/1.1 103 \r\nlink: </a>\r\n\r\n"),
         (
             [(b":status", b"200"), (b"content-length", b"5"), (b"set-cookie", b"a"), (b"set-cookie", b"b")],
             b"GET",
-            False,
+            None,
             b"HTTP/1.1 200 \r\ncontent-length: 5\r\nset-cookie: a\r\nset-cookie: b\r\n\r\n",
         ),
     ],
 )
-def test_a_response_as_a_head_of_http1(pairs: Pairs, method: bytes, is_whole: bool, head: bytes) -> None:
+def test_a_response_as_a_head_of_http1(pairs: Pairs, method: bytes, size: int | None, head: bytes) -> None:
     response = Response(fields(pairs))
-    assert response.head(method, is_whole) == head
+    assert response.head(method, size) == head
     read = http1.read_response(head, method, 4096)
     assert read is not None
     assert read[0].status == response.status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import ssl
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from ktcpvs.dispatch.access_log import AccessLogWriter
 from ktcpvs.http.fast_path import IS_COMPILED
 from ktcpvs.inspect.views import Views
 from ktcpvs.protocols.forwarding import certificate_line
-from ktcpvs.protocols.proxy_protocol import LOCAL, write_v1, write_v2
+from ktcpvs.protocols.proxy_protocol import LOCAL, ProxyHeaderReader, write_v1, write_v2
 from ktcpvs.status.metrics import format_metrics
 from ktcpvs.status.summary import summarize
 
@@ -205,7 +206,8 @@ def test_the_access_log_names_tls(make: Make, site: str) -> None:
     log: Any = Log
     world.live.traffic.access_log.writer = AccessLogWriter(world.context, log, "json", "s", "phttp")
     world.live.apply_settings()
-    secure, plain = over_tls(world, client_context(own=authority().issue("alice"))), world.client()
+    own = authority().issue("alice")
+    secure, plain = over_tls(world, client_context(own=own)), world.client()
     secure.sendall(get())
     server = world.accepts(A)
     server.says(answer())
@@ -215,11 +217,13 @@ def test_the_access_log_names_tls(make: Make, site: str) -> None:
         plain.says(get())
         server.says(answer())
     told = [json.loads(line)["tls"] for line in written]
+    der = ssl.PEM_cert_to_DER_cert(own.read_text().partition("-----BEGIN PRIVATE")[0])
     names = {
         "version": "TLSv1.3",
         "cipher": "TLS_AES_256_GCM_SHA384",
         "server_name": "localhost",
         "client_subject": "CN=alice",
+        "client_fingerprint": hashlib.sha256(der).hexdigest(),
     }
     assert told == [names, names, None, names, None]
 
@@ -288,8 +292,8 @@ def preambles_of(world: World, count: int) -> list[Peer]:
     """Clients that the service's own listener has accepted."""
     (at,) = world.live.config.addresses
     stages = world.live.client_factory.stages
-    peer = "192.0.2.1", 4711
-    return [world.peer(world.live.preambles.begin(stages, peer, at).stream) for _ in range(count)]
+    begun = [world.live.preambles.begin(stages, ("192.0.2.1", 4711), at) for _ in range(count)]
+    return [world.peer(preamble.stream) for preamble in begun if preamble is not None]
 
 
 def test_handshakes_and_refusals_are_shown(make: Make, site: str) -> None:
@@ -312,7 +316,63 @@ def test_handshakes_and_refusals_are_shown(make: Make, site: str) -> None:
     assert f'{name}handshake_pauses_total{{service="s"}} 1\n' in metrics
 
 
+# Access lists and limits.
+
+
+def test_a_client_that_is_denied_costs_no_handshake(make: Make, site: str) -> None:
+    world = make(*HTTP, site, "deny = 192.0.2.9", words="tls")
+    assert world.live.client_factory.buildProtocol(IPv4Address("TCP", "192.0.2.9", 4711)) is None
+    over_tls(world)
+    assert world.live.traffic.admission.denied == 1
+    assert (world.live.preambles.handshakes, world.live.preambles.refusals) == ({("TLSv1.3", "full"): 1}, {})
+
+
+def test_a_client_that_a_proxy_names_is_denied_before_its_handshake(make: Make, site: str) -> None:
+    """The proxy's own address counts only where it is the client itself."""
+    world = make(*HTTP, site, PROXIES, "deny = 198.51.100.7 10.0.0.0/8", words="tls")
+    denied, other = world.knocks("10.0.0.1"), world.knocks("10.0.0.1")
+    denied.says(write_v2(SOURCE, DESTINATION))
+    assert denied.line.aborted
+    other.says(write_v2(("198.51.100.8", 5000), DESTINATION))
+    over_tls(world, raw=other)
+    itself = world.knocks("10.0.0.1")
+    itself.says(LOCAL)
+    assert itself.line.aborted
+    assert world.live.traffic.admission.denied == 2
+    assert (world.live.preambles.handshakes, world.live.preambles.refusals) == ({("TLSv1.3", "full"): 1}, {})
+
+
+def test_handshakes_count_for_the_limits_of_their_client(make: Make, site: str) -> None:
+    world = make(*HTTP, site, "client_connections = 1", words="tls")
+    stalled = world.knocks()
+    address = IPv4Address("TCP", "192.0.2.1", 4711)
+    assert world.live.client_factory.buildProtocol(address) is None
+    stalled.resets()
+    over_tls(world)
+    assert world.live.client_factory.buildProtocol(address) is None
+    assert world.live.traffic.admission.limited == 2
+
+
 # The PROXY protocol.
+
+
+@pytest.mark.parametrize("lines", [HTTP, TCP], ids=["phttp", "wlc"])
+@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize("words", ["", "tls"])
+def test_servers_are_told_what_the_proxy_has_told(
+    make: Make, site: str, lines: tuple[str, ...], version: str, words: str
+) -> None:
+    """Both addresses, and not those of the connection from the proxy."""
+    server = f"server = {A} proxy {version}"
+    world = make(*(server if line.startswith("server") else line for line in lines), PROXIES, site, words=words)
+    raw = world.knocks("10.0.0.1")
+    raw.says(write_v1(SOURCE, DESTINATION))
+    client = over_tls(world, raw=raw) if words else MemorySocket(world, raw)
+    if lines != TCP:  # else it is not read before there is a server
+        client.sendall(get())
+    header = ProxyHeaderReader().feed(world.accepts(A).heard())
+    assert header is not None
+    assert (header.source, header.destination) == (SOURCE, DESTINATION)
 
 
 @pytest.mark.parametrize("lines", [HTTP, FIRST, TCP], ids=["phttp", "http", "wlc"])

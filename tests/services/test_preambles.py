@@ -11,7 +11,8 @@ import pytest
 from memory import A, World, answer, get
 from reactors import ReactorThread, descriptors, settled
 from servers import LOOPBACK, SocketServer, dial, echo, free_address, free_port, read_all, read_exactly, reset, wait_for
-from stages import LineStage
+from stages import LineReader, LineStage
+from twisted.internet.address import IPv4Address
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
@@ -98,6 +99,43 @@ def test_admission_asks_for_that_address(make: MakeWorld) -> None:
     assert (admission.limited, len(world.live.connections)) == (1, 2)
 
 
+def test_a_client_whose_address_is_known_is_admitted_before_anything_is_read(make: MakeWorld) -> None:
+    """It counts for the limits of its address from then on, until it leaves."""
+    stages = LineStage(skips=("192.0.2.9", "192.0.2.1")), SecondLine()
+    world = make(*HTTP, "deny = 192.0.2.9", "client_connections = 1", stages=stages)
+    live, admission = world.live, world.live.traffic.admission
+
+    def come(host: str) -> Any:
+        return live.client_factory.buildProtocol(IPv4Address("TCP", host, 4711))
+
+    assert come("192.0.2.9") is None
+    assert (admission.denied, len(live.preambles), live.clients.in_all, world.context.descriptors.used) == (1, 0, 0, 0)
+    first = world.knocks("192.0.2.1")
+    assert come("192.0.2.1") is None
+    first.says(b"HELLO\n")
+    world.settle()
+    second = world.knocks("192.0.2.1")
+    second.says(KNOCK)
+    assert come("192.0.2.1") is None
+    assert (admission.denied, admission.limited, len(live.connections)) == (1, 2, 1)
+    second.resets()
+    world.knocks("192.0.2.1").says(KNOCK)
+    assert len(live.connections) == 1
+
+
+def test_a_client_in_a_later_stage_counts_for_the_address_that_an_earlier_one_has_found(make: MakeWorld) -> None:
+    world = make(*HTTP, "client_connections = 1", stages=[LineStage(), SecondLine()])
+    admission, found = world.live.traffic.admission, b"KNOCK 198.51.100.7 80\n"
+    first, second = world.knocks(), world.knocks()
+    first.says(found)
+    second.says(found)
+    assert (first.line.aborted, second.line.aborted, admission.limited) == (False, True, 1)
+    first.resets()
+    third = world.knocks()
+    third.says(found + KNOCK)
+    assert (third.line.aborted, admission.limited, len(world.live.connections)) == (False, 1, 1)
+
+
 @pytest.mark.parametrize("lines", [HTTP, TCP])
 def test_what_it_counts_for(make: MakeWorld, lines: tuple[str, ...]) -> None:
     world = make(*lines)
@@ -158,6 +196,16 @@ def test_each_reason_is_logged_once_a_minute(make: MakeWorld) -> None:
     come(b"HELLO\n")
     assert refusals() == [form + "not a knock (2 times more since the last such line)"]
     assert world.live.preambles.refusals == {"knock: not a knock": 4, "knock: more than 64 bytes": 2}
+
+
+class SecondLine(LineStage):
+    """A stage that finds no address."""
+
+    def finds_address(self, peer: Any) -> bool:
+        return False
+
+    def begin(self, peer: Any, stream: Any) -> LineReader:
+        return LineReader(None)
 
 
 class Talkative(LineStage):

@@ -182,7 +182,7 @@ def test_a_protocol(thread: ReactorThread, server: Server) -> None:
         thread.run(transport.loseConnection)
         assert read_all(peer) == b""
     wait_for(lambda: protocol.heard == ["made", ConnectionDone])
-    assert factory.active == 0
+    wait_for(lambda: factory.active == 0)  # told after the protocol
 
 
 def test_the_peer_closes(thread: ReactorThread, server: Server) -> None:
@@ -192,7 +192,7 @@ def test_the_peer_closes(thread: ReactorThread, server: Server) -> None:
     peer.close()
     wait_for(lambda: protocol.heard == ["made", ConnectionDone])
     assert protocol.data == b"bye"
-    assert factory.active == 0
+    wait_for(lambda: factory.active == 0)
 
 
 def test_a_protocol_that_can_be_half_closed(thread: ReactorThread, server: Server) -> None:

@@ -22,12 +22,19 @@ OTHER = "198.51.100.7", 80
 
 
 class Owner:
-    """told: what the preamble has told, in order. data: what has come since it was complete."""
+    """told: what the preamble has told, in order. data: what has come since it was complete. asked: the addresses of
+    clients that it was asked to admit. denied: an address that it does not admit."""
 
     def __init__(self) -> None:
         self.told: list[Any] = []
         self.data = b""
         self.is_taken = True
+        self.asked: list[Any] = []
+        self.denied: Any = None
+
+    def admits(self, preamble: Preamble) -> bool:
+        self.asked.append(preamble.peer)
+        return bool(preamble.peer != self.denied)
 
     def completed(self, preamble: Preamble, rest: bytes) -> None:
         self.told.append(("completed", preamble.peer))
@@ -184,6 +191,48 @@ def test_too_long_in_one_piece() -> None:
     assert (case.owner.told, len(case.owner.data)) == ([("completed", PEER)], 1000)
 
 
+def test_the_client_is_admitted_once_its_address_is_known() -> None:
+    first, second = LineStage(), LineStage("second", skips=(PEER[0],))
+    case = Case(first, second)
+    assert not case.preamble.knows_address
+    case.says(b"KNOCK 198.51.100.7 80\nKNO")
+    assert case.preamble.knows_address
+    assert (case.owner.asked, second.begun) == ([OTHER], [OTHER])
+    case.says(b"CK\n")
+    assert (case.owner.asked, case.owner.told) == ([OTHER], [("completed", OTHER)])
+
+
+def test_the_last_stage_that_applies_finds_the_address() -> None:
+    case = Case(LineStage(), LineStage("second"))
+    case.says(b"KNOCK\nKNO")
+    assert case.owner.asked == []
+    case.says(b"CK 198.51.100.7 80\n")
+    assert case.owner.asked == [OTHER]
+
+
+def test_a_client_whose_address_is_known_already_is_not_admitted_again() -> None:
+    case = Case(LineStage(skips=(PEER[0],)))
+    assert case.preamble.knows_address
+    assert (case.owner.asked, case.owner.told) == ([], [("completed", PEER)])
+
+
+def test_a_client_that_is_not_admitted_goes_through_no_further_stage() -> None:
+    second = LineStage("second", skips=(PEER[0],))
+    case = Case(LineStage(), second)
+    case.owner.denied = OTHER
+    case.says(b"KNOCK 198.51.100.7 80\nKNOCK\n")
+    assert (case.owner.told, case.closed, second.begun) == (["gone"], False, [])
+    assert not case.is_timed()
+
+
+def test_the_address_that_the_client_has_called() -> None:
+    told = "203.0.113.1", 443
+    case = Case(LineStage(called=told), LineStage("second"))
+    assert case.preamble.called is None
+    case.says(b"KNOCK\nKNOCK\n")
+    assert case.preamble.called == told
+
+
 def test_a_refusal() -> None:
     case = Case(LineStage(), LineStage("second"))
     case.says(b"HELLO\nKNOCK\n")
@@ -333,6 +382,9 @@ class Shouting:
 
     def __init__(self, call_soon: Any) -> None:
         self._call_soon = call_soon
+
+    def finds_address(self, peer: Any) -> bool:
+        return False
 
     def begin(self, peer: Any, stream: Stream) -> Shouting:
         self._below = stream

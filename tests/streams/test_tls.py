@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import shutil
 import ssl
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from tls_peers import authority, tls_contexts
 from twisted.internet.task import Clock
 
+from ktcpvs.streams import tls, tls_operations
 from ktcpvs.streams.memory import join_in_memory
 from ktcpvs.streams.stream import Stream
 from ktcpvs.streams.tls import Handshake, HandshakeFailed, TLSBuffers, TLSTransport, distinguished_name
@@ -21,22 +24,54 @@ from ktcpvs.streams.tls import Handshake, HandshakeFailed, TLSBuffers, TLSTransp
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 
 
-class Connection:
-    """A TLS stream of a server in memory. Its client is OpenSSL, whose records the test cuts as it likes."""
+@pytest.fixture(params=["compiled", "plain"], scope="module", autouse=True)
+def form_of_operations(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Both forms of the operations."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "plain":
+            for operation in tls_operations.IN_PYTHON:
+                patch.setattr(tls, operation.__name__, operation)
+        elif not tls_operations.IS_COMPILED:
+            pytest.skip("the extension is not installed")
+        yield
 
-    def __init__(self, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3, buffers: TLSBuffers | None = None) -> None:
+
+def test_the_compiled_form_is_tested_where_it_can_be_built() -> None:
+    assert tls_operations.IS_COMPILED or shutil.which("cc") is None
+
+
+class Connection:
+    """A TLS stream of a server in memory. Its client is OpenSSL, whose records the test cuts as it likes.
+
+    written: what the server has written to the stream below, each time.
+    """
+
+    def __init__(
+        self,
+        version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+        buffers: TLSBuffers | None = None,
+        has_tickets: bool = False,
+    ) -> None:
         self.clock = Clock()
         self.below, self.wire = Stream(), Stream()
         self.stream = Stream()
         self.received = b""
+        self.has_heard_notify = False
         self.told: list[str] = []
         self.sent = bytearray()  # by the server, encrypted
         ours, theirs = tls_contexts(version)
+        if has_tickets:
+            ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            ours.load_cert_chain(authority().daemon())
+            ours.num_tickets = 1
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.client = theirs.wrap_bio(self._incoming, self._outgoing, server_hostname="localhost")
         self.wire.dataReceived = self.sent.extend
         self.wire.ended = lambda: self.told.append("fin")
         join_in_memory(self.below, self.wire, lambda call: self.clock.callLater(0, call))
+        self.written: list[bytes] = []
+        self._write_below = self.below.write
+        self.below.write = self._written
         self.handshake = Handshake(self.below, buffers or TLSBuffers(self.call_soon), ours, server_side=True)
         self.below.dataReceived = self._feed
         self.stream.dataReceived = self._data
@@ -45,6 +80,10 @@ class Connection:
 
     def call_soon(self, call: Any) -> None:
         self.clock.callLater(0, call)
+
+    def _written(self, data: bytes) -> None:
+        self.written.append(data)
+        self._write_below(data)
 
     def _feed(self, data: bytes) -> None:
         rest = self.handshake.feed(data)
@@ -79,6 +118,15 @@ class Connection:
             self.wire.write(wire[start : start + size])
             self.settle()
 
+    def hears_handshake(self) -> bool:
+        """Let the client read what belongs to the handshake. True: it is complete."""
+        self._incoming.write(self.sent)
+        self.sent.clear()
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self.client.do_handshake()
+            return True
+        return False
+
     def hears(self) -> bytes:
         """Return the bytes that the client reads."""
         self._incoming.write(self.sent)
@@ -87,6 +135,7 @@ class Connection:
         with contextlib.suppress(ssl.SSLWantReadError):
             while data := self.client.read(1 << 20):
                 read += data
+            self.has_heard_notify = True
         return read
 
     def notify(self) -> None:
@@ -171,6 +220,99 @@ def test_the_handshake_and_data_in_one_piece() -> None:
     connection.stream.resume()
     connection.settle()
     assert connection.received == b"request"
+
+
+# What is sent together.
+
+
+def test_a_ticket_goes_with_the_response() -> None:
+    connection = Connection(has_tickets=True)
+    with pytest.raises(ssl.SSLWantReadError):
+        connection.client.do_handshake()
+    connection.says(connection.records())
+    assert connection.hears_handshake()
+    connection.written.clear()
+    connection.says(connection.records(b"request"))
+    assert (connection.received, connection.written) == (b"request", [])
+    assert connection.stream.unsent() > 100
+    connection.stream.write(b"response")
+    assert len(connection.written) == 1
+    connection.settle()
+    assert connection.hears() == b"response"
+    assert connection.client.session is not None
+    assert connection.client.session.has_ticket
+
+
+def test_a_ticket_without_a_request_is_sent_at_once() -> None:
+    connection = Connection(has_tickets=True)
+    connection.shake_hands()
+    assert len(connection.written) == 2
+    connection.hears()
+    assert connection.client.session is not None
+    assert connection.client.session.has_ticket
+
+
+@pytest.mark.parametrize("how", ["close", "half_close"])
+def test_the_last_response_and_close_notify_go_together(connection: Connection, how: str) -> None:
+    connection.written.clear()
+    connection.stream.resting = True
+    connection.stream.write(b"last")
+    assert connection.stream.unsent() > len(b"last")
+    getattr(connection.stream, how)()
+    assert len(connection.written) == 1
+    connection.settle()
+    assert connection.hears() == b"last"
+    assert connection.has_heard_notify
+    assert "fin" in connection.told
+
+
+def test_what_a_resting_owner_writes_is_sent_in_the_next_turn(connection: Connection) -> None:
+    connection.written.clear()
+    connection.stream.resting = True
+    connection.stream.write(b"one ")
+    assert connection.written == []
+    connection.settle()
+    assert len(connection.written) == 1
+    assert connection.hears() == b"one "
+    for data in b"two ", b"three ", b"four ", b"x" * 100_000, b"five":
+        connection.stream.write(data)
+    assert len(connection.written) > 1, "little waits"
+    connection.settle()
+    assert connection.hears() == b"two three four " + b"x" * 100_000 + b"five"
+
+
+@pytest.mark.parametrize(("end", "count"), [("close_with_reset", 1), ("abort", 0)])
+def test_what_waits_is_sent_before_a_reset_and_dropped_by_an_abort(
+    connection: Connection, end: str, count: int
+) -> None:
+    connection.written.clear()
+    connection.stream.resting = True
+    connection.stream.write(b"a part")
+    getattr(connection.stream, end)()
+    connection.settle()
+    assert len(connection.written) == count
+
+
+@given(st.lists(st.tuples(st.integers(1, 40_000), st.booleans(), st.booleans()), max_size=8), st.sampled_from(VERSIONS))
+@settings(deadline=None, max_examples=40)
+def test_what_is_written_comes_in_order(writes: list[tuple[int, bool, bool]], version: ssl.TLSVersion) -> None:
+    """Whenever the owner rests, and whenever a turn ends."""
+    connection = Connection(version)
+    connection.shake_hands()
+    expected = heard = b""
+    for number, (size, rests, settles) in enumerate(writes):
+        data = bytes([number]) * size
+        expected += data
+        connection.stream.resting = rests
+        connection.stream.write(data)
+        if settles:
+            connection.settle()
+            heard += connection.hears()
+            assert heard == expected
+    connection.stream.close()
+    connection.settle()
+    assert heard + connection.hears() == expected
+    assert connection.has_heard_notify
 
 
 def test_two_connections_with_the_same_buffers() -> None:
@@ -304,6 +446,23 @@ def test_the_facts(connection: Connection) -> None:
     assert (facts.sni, facts.alpn, facts.is_resumed, facts.certificate) == (None, None, False, None)
     assert "GCM" in facts.cipher or "CHACHA20" in facts.cipher
     assert facts.certificate_fingerprint == facts.certificate_subject == ""
+
+
+def test_compiled_operations_take_objects_of_ssl_only() -> None:
+    if not tls_operations.IS_COMPILED:
+        pytest.skip("the extension is not installed")
+    context: Any = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    bio = ssl.MemoryBIO()
+    connection = context._wrap_bio(bio, bio, True)
+    operations: Any = tls_operations
+    for arguments in (object(), bio, b""), (connection, object(), b""), (connection, bio, "text"), (connection, bio):
+        for operation in operations.shake_hands, operations.decrypt, operations.encrypt:
+            with pytest.raises(TypeError):
+                operation(*arguments)
+    with pytest.raises(TypeError):
+        operations.close_notify(bio, bio)
+    with pytest.raises(ssl.SSLError):
+        operations.encrypt(connection, bio, b"x")  # before the handshake
 
 
 def test_distinguished_names() -> None:

@@ -6,9 +6,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 import tracemalloc
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 from authority import CLIENT, Authority
 from reactors import ReactorThread
 from servers import LOOPBACK, free_port, program, read_all, read_exactly, wait_for
@@ -34,7 +37,7 @@ from ktcpvs.streams.stream import Stream
 from ktcpvs.streams.tls import buffers_of
 from ktcpvs.streams.tls_connect import TLSFailed
 from ktcpvs.streams.tls_stage import ContextChoice, TLSStage
-from ktcpvs.system import tls_tickets
+from ktcpvs.system import tls_contexts, tls_tickets
 from ktcpvs.system.certificates import CertificateStore, read_certificates
 from ktcpvs.system.timer_wheel import TimerWheel
 from ktcpvs.system.tls_contexts import ClientContexts, ClientTLS, ServerContexts, TLSProfile
@@ -100,11 +103,15 @@ class Listener:
         preamble = Preamble([self.stage], peer, self._wheel, self)
         adopt_socket(self.thread.reactor, client, peer, preamble.stream)
 
+    def admits(self, preamble: Preamble) -> bool:
+        raise AssertionError("this stage finds no address")
+
     def completed(self, preamble: Preamble, rest: bytes) -> None:
         stream = preamble.stream
         self.streams.append(stream)
-        assert rest == b""
         stream.dataReceived = lambda data: stream.write(data)
+        if rest:
+            stream.write(rest)
         stream.ended = stream.close
         stream.lost = lambda clean: None
 
@@ -182,6 +189,46 @@ def test_a_hello_byte_by_byte(listen: Callable[..., Listener]) -> None:
 
     with listener.connect() as sock:
         echoed(TLSPeer(Dripping(sock), client_context()))
+
+
+class Joining:
+    """Sends the last message of the handshake, the client's second flight, in one piece with what follows."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.recv = sock.recv
+        self.held = b""
+        self.flights = 0
+
+    def sendall(self, data: bytes) -> None:
+        self.flights += 1
+        self.held += data
+        if self.flights != 2:
+            held, self.held = self.held, b""
+            self.sock.sendall(held)
+
+
+@pytest.mark.parametrize("size", [1, 16_384, 16_385, 40_000])
+def test_data_that_comes_with_the_end_of_the_handshake(listen: Callable[..., Listener], size: int) -> None:
+    listener = listen()
+    with listener.connect() as sock:
+        peer = TLSPeer(Joining(sock), client_context(ssl.TLSVersion.TLSv1_3))
+        data = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+        peer.sendall(data)
+        assert read_exactly(peer, size) == data
+        peer.notify()
+        assert peer.recv(1) == b""
+        assert not peer.is_truncated
+
+
+def test_an_end_that_comes_with_the_end_of_the_handshake(listen: Callable[..., Listener]) -> None:
+    listener = listen()
+    with listener.connect() as sock:
+        peer = TLSPeer(Joining(sock), client_context(ssl.TLSVersion.TLSv1_3))
+        peer.notify()
+        assert peer.recv(1) == b""
+        assert not peer.is_truncated
+    assert listener.refusals == []
 
 
 @pytest.mark.parametrize(
@@ -302,6 +349,21 @@ def visit(
         return facts.is_resumed, peer.session
 
 
+@pytest.fixture(params=["compiled", "plain"])
+def tickets_form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both forms of the callback of tickets."""
+    is_compiled = request.param == "compiled"
+    if is_compiled and not tls_tickets.IS_COMPILED:
+        pytest.skip("the extension is not installed")
+    use_tickets = functools.partial(tls_tickets.use_tickets, is_compiled=is_compiled)
+    monkeypatch.setattr(tls_contexts, "use_tickets", use_tickets)
+
+
+def test_the_compiled_callback_is_tested_where_it_can_be_built() -> None:
+    assert tls_tickets.IS_COMPILED or shutil.which("cc") is None
+
+
+@pytest.mark.usefixtures("tickets_form")
 @pytest.mark.parametrize("policy", ["off", "required"])
 @pytest.mark.parametrize("version", VERSIONS)
 def test_sessions(listen: Callable[..., Listener], version: ssl.TLSVersion, policy: str) -> None:
@@ -333,6 +395,7 @@ def test_sessions(listen: Callable[..., Listener], version: ssl.TLSVersion, poli
     assert visit(rotated, context, renewed)[0]
 
 
+@pytest.mark.usefixtures("tickets_form")
 def test_a_client_of_tls_1_3_resumes_again_and_again_with_new_tickets(listen: Callable[..., Listener]) -> None:
     """It uses each ticket once, so a resumed connection must bring another."""
     listener = listen(TLSProfile("site"), tickets=TicketKeys("site", SECRET))
@@ -345,6 +408,7 @@ def test_a_client_of_tls_1_3_resumes_again_and_again_with_new_tickets(listen: Ca
         session = renewed
 
 
+@pytest.mark.usefixtures("tickets_form")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_public_session_does_not_open_a_private_site(
     listen: Callable[..., Listener], version: ssl.TLSVersion
@@ -359,11 +423,44 @@ def test_a_public_session_does_not_open_a_private_site(
     # Even with the very same ticket keys, the session's context keeps them apart.
     keys = TicketKeys("private", SECRET)
     shared = TicketKeys("public", SECRET)
-    keys.current, keys._by_name = shared.current, shared._by_name
+    keys.keys = shared.keys
     same_keys = listen(profile, tickets=keys)
     with pytest.raises((ssl.SSLError, EOFError, IndexError)):
         visit(same_keys, context, session)
     assert private.streams == same_keys.streams == []
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_both_forms_of_the_callback_accept_tickets_of_the_other(
+    listen: Callable[..., Listener], monkeypatch: pytest.MonkeyPatch, version: ssl.TLSVersion
+) -> None:
+    """A daemon with the extension may take over from one without it."""
+    if not tls_tickets.IS_COMPILED:
+        pytest.skip("the extension is not installed")
+    compiled = listen(tickets=TicketKeys("site", SECRET))
+    plain_form = functools.partial(tls_tickets.use_tickets, is_compiled=False)
+    monkeypatch.setattr(tls_contexts, "use_tickets", plain_form)
+    plain = listen(tickets=TicketKeys("site", SECRET))
+    context = client_context(version)
+    session = None
+    for listener, is_known in (compiled, False), (plain, True), (compiled, True):
+        resumed, session = visit(listener, context, session)
+        assert resumed == is_known
+
+
+def test_keys_of_a_wrong_size_make_no_tickets(listen: Callable[..., Listener], monkeypatch: pytest.MonkeyPatch) -> None:
+    if not tls_tickets.IS_COMPILED:
+        pytest.skip("the extension is not installed")
+    reports: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", reports.append)
+    keys = TicketKeys("site", SECRET)
+    keys.keys = (evolve(keys.current, encryption=b"short"),)
+    listener = listen(tickets=keys)
+    with listener.connect() as sock, contextlib.suppress(ssl.SSLError, EOFError):
+        TLSPeer(sock, client_context())
+    wait_for(lambda: len(listener.refusals) == 1)
+    (report,) = reports
+    assert str(report.exc_value) == "a ticket key has a part of another size than 32 bytes"
 
 
 # Refusals.

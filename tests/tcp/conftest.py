@@ -6,15 +6,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from ktcpvs.dispatch import compiled
+import ktcpvs.dispatch.compiled
+import ktcpvs.tcp.compiled
 
 
 @pytest.fixture(autouse=True, params=["compiled", "python"])
 def form(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The form of the methods that `dispatch/compiled.py` replaces."""
-    if compiled.forms is None or request.param == "compiled":
-        yield
-        return
-    compiled.forms.use_plain()
+    """The form of the methods that `dispatch/compiled.py` and `tcp/compiled.py` replace."""
+    both = ktcpvs.dispatch.compiled.forms, ktcpvs.tcp.compiled.forms
+    replaced = [forms for forms in both if forms is not None and request.param == "python"]
+    for forms in replaced:
+        forms.use_plain()
     yield
-    compiled.forms.use_compiled()
+    for forms in replaced:
+        forms.use_compiled()

@@ -58,6 +58,25 @@ def test_a_head_may_come_in_any_number_of_packets(make: Make, size: int) -> None
     client.resets()
 
 
+@pytest.mark.parametrize(
+    ("limit", "head", "status"),
+    [
+        ("head_size = 512", b"GET / HTTP/1.1\r\nHost: h\r\nA: %b\r\n\r\n" % (b"a" * 512), b"431"),
+        ("head_lines = 2", b"GET / HTTP/1.1\r\nHost: h\r\nA: a\r\nB: b\r\n\r\n", b"431"),
+        ("uri_size = 64", b"GET /%b HTTP/1.1\r\nHost: h\r\n\r\n" % (b"a" * 64), b"414"),
+    ],
+)
+def test_a_head_has_the_limits_of_its_service(make: Make, limit: str, head: bytes, status: bytes) -> None:
+    world = make(*HTTP, limit)
+    client = world.client()
+    client.says(head)
+    assert client.heard().startswith(b"HTTP/1.1 " + status)
+    world = make(*HTTP)
+    client = world.client()
+    client.says(head)
+    assert b" 503 " in client.heard()  # it is read, and no rule matches
+
+
 def test_what_follows_the_head_is_relayed_untouched(make: Make) -> None:
     world = make(*HTTP)
     client = world.client()

@@ -20,7 +20,8 @@ from twisted.protocols import amp
 from zope.interface import implementer
 
 from ktcpvs.control.client import QuietAMP
-from ktcpvs.control.commands import OF_EDIT, PAGE_SIZE
+from ktcpvs.control.commands import OF_EDIT
+from ktcpvs.control.pages import PAGE_SIZE
 from ktcpvs.errors import Refusal
 from ktcpvs.model import edits
 from ktcpvs.model.address import parse_address

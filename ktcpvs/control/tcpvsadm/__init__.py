@@ -3,6 +3,8 @@
 - `options`: the table of commands and options, and the reading of argv
 - `usage`: the text of --help
 - `session`: one command carried to the daemon
+- `reactor_session`: the same by Twisted's reactor, for TLS and --top
+- `session_io`: the waiting of a command, as both of them do it
 - `draining`: --wait
 - `output`: answers of the daemon as text
 - `addresses`: addresses with port names, or numeric

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from twisted.internet.task import deferLater
-
-from ktcpvs.control.client import Switch
+from ktcpvs.control.switch_base import SwitchBase
 from ktcpvs.model.address import Inet, parse_address
 from ktcpvs.system.names import service_port
 
@@ -22,7 +22,7 @@ IDLE_STATES = ("waiting for a request",)
 """States of client connections that use no server."""
 
 
-async def complete_address(switch: Switch, ident: str, text: str) -> str:
+async def complete_address(switch: SwitchBase, ident: str, text: str) -> str:
     """Return a server's address as the daemon writes it, with the service's port where `text` has none."""
     address = parse_address(text, service_port)
     if isinstance(address, Inet) and address.port is None:
@@ -34,24 +34,26 @@ async def complete_address(switch: Switch, ident: str, text: str) -> str:
     return str(address)
 
 
-async def wait_until_drained(reactor: Any, switch: Switch, ident: str, address: str) -> None:
-    """Return when no connection of the service uses that server any more."""
-    printed, last = "", 0.0
+async def wait_until_drained(
+    sleep: Callable[[float], Awaitable[object]], switch: SwitchBase, ident: str, address: str
+) -> None:
+    """Return when no connection of the service uses that server any more. sleep: waits for that many seconds."""
+    printed, last = "", -PRINT_INTERVAL
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     while True:
         left = await _find_connections(switch, ident, address)
         text = format_progress([connection["age"] for connection in left])
-        now = reactor.seconds()
+        now = time.monotonic()
         if text != printed and (is_terminal or not left or now - last >= PRINT_INTERVAL):
             _print(f"\r\x1b[K{text}" if is_terminal else f"{text}\n")
             printed, last = text, now
         if not left:
             _print("\n" if is_terminal else "")
             return
-        await deferLater(reactor, POLL_INTERVAL)
+        await sleep(POLL_INTERVAL)
 
 
-async def _find_connections(switch: Switch, ident: str, address: str) -> list[dict[str, Any]]:
+async def _find_connections(switch: SwitchBase, ident: str, address: str) -> list[dict[str, Any]]:
     """Return the connections of the service that use the server."""
     found = await switch.connections(ident)
     return [one for one in found if address in (one["server"], one["name"]) and one["state"] not in IDLE_STATES]

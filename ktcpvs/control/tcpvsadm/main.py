@@ -1,6 +1,6 @@
 """One run of tcpvsadm: from argv to text and an exit status, and never a traceback.
 
-The command line and files are read before the daemon is called, and Twisted is imported only to call it.
+The command line and files are read before the daemon is called, and Twisted is imported only for --top and TLS.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Refusal."""
 
 def run(check: Check | None = None) -> NoReturn:
     """Run the console script. check: the implementation of --check."""
-    # The reactor would swallow a KeyboardInterrupt.
+    # A KeyboardInterrupt would end in a traceback, and the reactor would swallow it.
     signal.signal(signal.SIGINT, lambda *_: os._exit(exit_status.INTERRUPTED))
     gc.disable()  # while modules are imported: their objects stay, and collections take a tenth of the time
     status = main(sys.argv[1:], os.environ, check)

@@ -1,37 +1,30 @@
 """One command carried to the daemon, and its answer brought back.
 
-This is the only module of tcpvsadm that imports Twisted at once, so it is imported only to call a daemon. Imports take
-most of a command's time, so this module imports what only some commands need where they need it.
+Imports take most of a command's time. So this module imports no Twisted: most commands need only a socket that blocks,
+and `reactor_session` runs the others. What only some commands need is imported where they need it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import os
-import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from twisted.internet import reactor as installed
-from twisted.internet.defer import Deferred
-from twisted.internet.task import deferLater
-from twisted.logger import globalLogBeginner
-from twisted.python.failure import Failure
-
-from ktcpvs.control.client import NoAnswer, NotPermitted, NotTrusted, Switch, connect
+from ktcpvs.control import blocking_client
+from ktcpvs.control.client_errors import NoAnswer, NotPermitted, NotTrusted
 from ktcpvs.control.command_table import COMMAND_OF_NAME, Argument, ArgumentType, EditCommand
+from ktcpvs.control.switch_base import SwitchBase, find_address
 from ktcpvs.control.tcpvsadm.exit_status import NoDaemon, UsageError
 from ktcpvs.control.tcpvsadm.options import Invocation
+from ktcpvs.control.tcpvsadm.session_io import SessionIO
 from ktcpvs.errors import BadAddress, NoSuchSetting, Refusal, unknown
 
 RATE_SECONDS = 1.0
 """Seconds between the two reads of the counters of --rate."""
 
 Warn = Callable[[str], object]
-
-reactor: Any = installed
 
 _SERVICE_OPTIONS = ("scheduler", "balance", "listen", "port", "redirect", "maxclients")
 
@@ -42,30 +35,34 @@ def run_command(
     """Have the daemon at `control` carry a command out; None: at the default address.
 
     text, source: the configuration to load and its name, or networks. warn: called with each warning about an edit.
-    Returns what the daemon answered, None for a command that prints nothing. Runs the reactor, so it can be called once
-    in a process. Raises Refusal, NoDaemon, or UsageError where `control` is not an address.
+    Returns what the daemon answered, None for a command that prints nothing. May run the reactor, so it can be called
+    once in a process. Raises Refusal, NoDaemon, or UsageError where `control` is not an address.
     """
-    results: list[Any] = []
-
-    def begin() -> None:
-        session = Deferred.fromCoroutine(_run_session(given, control, text, source, warn))
-        session.addBoth(results.append).addBoth(lambda _: reactor.stop())
-
-    globalLogBeginner.beginLoggingTo([], discardBuffer=True, redirectStandardIO=False)
-    reactor.callWhenRunning(begin)
-    gc.enable()
-    reactor.run(installSignalHandlers=False)
-    (result,) = results
-    if isinstance(result, Failure):
-        result.raiseException()
-    return result
-
-
-async def _run_session(given: Invocation, control: str | None, text: str, source: str, warn: Warn) -> Any:
     try:
-        switch = await connect(reactor, control)
+        address = find_address(control)
     except BadAddress as error:
         raise UsageError(str(error)) from None
+    except NotTrusted as failure:
+        raise NoDaemon(str(failure)) from None
+    if address.tls is not None or given.command.name == "top":
+        from ktcpvs.control.tcpvsadm import reactor_session
+
+        gc.enable()
+        return reactor_session.run(control, lambda io: _run_session(io, given, text, source, warn))
+
+    async def connect() -> SwitchBase:
+        return blocking_client.connect(address)
+
+    async def sleep(seconds: float) -> None:
+        time.sleep(seconds)
+
+    gc.enable()
+    return blocking_client.run(_run_session(SessionIO(connect, sleep), given, text, source, warn))
+
+
+async def _run_session(io: SessionIO, given: Invocation, text: str, source: str, warn: Warn) -> Any:
+    try:
+        switch = await io.connect()
     except (NotPermitted, NotTrusted) as failure:
         raise NoDaemon(str(failure)) from None
     except NoAnswer as failure:
@@ -74,15 +71,16 @@ async def _run_session(given: Invocation, control: str | None, text: str, source
     entry = COMMAND_OF_NAME.get("load-configfile" if name == "restore" else name)
     try:
         if entry is not None:
-            wait = await _prepare_wait(switch, given) if "wait" in given.values else None
+            wait = await _prepare_wait(io, switch, given) if "wait" in given.values else None
             for line in await switch.submit(entry, _edit_arguments(entry, given, text, source)):
                 warn(line)
             return await wait() if wait is not None else None
         if name == "diff":
             return await _find_differences(switch, text, source)
         if name == "top":
-            return await _show_top(switch, given)
-        return await _read(switch, given)
+            assert io.show_top is not None
+            return await io.show_top(switch, given)
+        return await _read(io, switch, given)
     except NoAnswer as failure:
         raise NoDaemon(str(failure)) from None
     finally:
@@ -156,7 +154,7 @@ def _service_options(given: Invocation) -> dict[str, str | int]:
     return options
 
 
-async def _find_differences(switch: Switch, text: str, source: str) -> list[str]:
+async def _find_differences(switch: SwitchBase, text: str, source: str) -> list[str]:
     """Return what the configuration would change, one line per change. Raises BadConfiguration."""
     from ktcpvs.model.describe import configuration
     from ktcpvs.model.difference import differences
@@ -169,17 +167,19 @@ async def _find_differences(switch: Switch, text: str, source: str) -> list[str]
     return differences(table["services"], table["settings"], *after)
 
 
-async def _prepare_wait(switch: Switch, given: Invocation) -> Callable[[], Coroutine[Any, Any, None]]:
+async def _prepare_wait(
+    io: SessionIO, switch: SwitchBase, given: Invocation
+) -> Callable[[], Coroutine[Any, Any, None]]:
     """Return the function that waits until the server of the command line has drained. Call this before the edit, after
     which the server may be gone."""
     from ktcpvs.control.tcpvsadm.draining import complete_address, wait_until_drained
 
     ident = given.values["ident"]
     address = await complete_address(switch, ident, given.values["real-server"])
-    return lambda: wait_until_drained(reactor, switch, ident, address)
+    return lambda: wait_until_drained(io.sleep, switch, ident, address)
 
 
-async def _read(switch: Switch, given: Invocation) -> Any:
+async def _read(io: SessionIO, switch: SwitchBase, given: Invocation) -> Any:
     """Return the daemon's answer to a command that prints something."""
     name, ident = given.command.name, given.values.get("ident")
     if name == "schedulers":
@@ -198,23 +198,15 @@ async def _read(switch: Switch, given: Invocation) -> Any:
     if "stats" in given.values:
         return await switch.stats(ident)
     if "rate" in given.values:
-        return await _measure_rates(switch, ident)
+        return await _measure_rates(io, switch, ident)
     return await switch.table(ident)
 
 
-async def _show_top(switch: Switch, given: Invocation) -> None:
-    from ktcpvs.control.tcpvsadm import addresses, colours, terminal
-
-    show = addresses.with_numeric_host if "numeric" in given.values else addresses.with_port_name
-    in_colour = colours.should_colour(sys.stdout, os.environ)
-    await terminal.show_top(reactor, switch, given.values.get("ident"), show, in_colour)
-
-
-async def _measure_rates(switch: Switch, ident: str | None) -> dict[str, Any]:
+async def _measure_rates(io: SessionIO, switch: SwitchBase, ident: str | None) -> dict[str, Any]:
     from ktcpvs.control.tcpvsadm.output import compute_rates
 
     before, began = await switch.stats(ident), time.monotonic()
-    await deferLater(reactor, RATE_SECONDS)
+    await io.sleep(RATE_SECONDS)
     after = await switch.stats(ident)
     return compute_rates(before, after, time.monotonic() - began)
 

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReadDescriptor
 from zope.interface import implementer
 
-from ktcpvs.control.client import Switch
+from ktcpvs.control.switch_base import SwitchBase
 from ktcpvs.control.tcpvsadm.top import layout_screen
 from ktcpvs.model.language.writer import ShowAddress
 
@@ -62,7 +62,7 @@ class Keyboard(FileDescriptor):
         self.quit()
 
 
-async def show_top(reactor: Any, switch: Switch, ident: str | None, show: ShowAddress, in_colour: bool) -> None:
+async def show_top(reactor: Any, switch: SwitchBase, ident: str | None, show: ShowAddress, in_colour: bool) -> None:
     """Show the counters, with an update every UPDATE_INTERVAL seconds, until the user quits."""
     stdin, stdout = sys.stdin.fileno(), sys.stdout.fileno()
     saved = termios.tcgetattr(stdin)

@@ -365,7 +365,8 @@ def _server_words(reader: _Reader) -> dict[str, Any]:
     found: list[Token] = []
     while (token := reader.peek()) is not None and not token.is_word("}") and not reader.is_keyword():
         if not found and not token.is_word(*SERVER_WORDS):
-            if not token.quoted and (near := get_close_matches(token.text.lower(), SERVER_WORDS, 1)):
+            is_name = not token.quoted and token.text[:1].isalpha()
+            if is_name and (near := get_close_matches(token.text.lower(), SERVER_WORDS, 1)):
                 raise token.place.error(f"unknown word '{shorten(token.text)}'; did you mean '{near[0]}'?")
             break
         found.append(reader.next("a word"))

@@ -150,13 +150,14 @@ class Chunked:
 
     onward: the bytes to send on in place of those that the last call of feed() took; None: the same bytes. A line goes
     on when it is complete, and in its strict form. held: the bytes of a line that is not complete yet. done: the body
-    has ended.
+    has ended. trailer_lines: the trailer fields that go on.
     """
 
-    __slots__ = ("_decode", "_left", "_line", "_state", "_trailers", "done", "onward")
+    __slots__ = ("_decode", "_left", "_line", "_state", "_trailers", "done", "onward", "trailer_lines")
 
     def __init__(self, *, decode: bool = False) -> None:
-        """decode: send on the content alone, without sizes and trailer fields, for a recipient that speaks HTTP/1.0."""
+        """decode: send on the content alone, without sizes and trailer fields, for a recipient that does not speak
+        HTTP/1.1."""
         self._decode = decode
         self._state = _SIZE
         self._left = 0  # bytes of the current chunk that are still to come
@@ -164,6 +165,7 @@ class Chunked:
         self._trailers = 0
         self.done = False
         self.onward: bytes | None = None
+        self.trailer_lines = b""
 
     @property
     def held(self) -> bytes:
@@ -218,7 +220,12 @@ class Chunked:
         came = data[position : end + 1]
         line = self._line + came if self._line else came
         self._line = b""
-        strict = self._size(line) if self._state == _SIZE else self._trailer(line)
+        if self._state == _SIZE:
+            strict = self._size(line)
+        else:
+            strict = self._trailer(line)
+            if not self.done:
+                self.trailer_lines += strict
         if self._decode:
             strict = b""
         return end + 1, None if strict is came else strict

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ktcpvs.protocols import grpc
 from ktcpvs.protocols.http1.own_message import OwnMessage, status_text
 
 
@@ -36,12 +37,14 @@ NO_HTTP_1 = (400, 505)
 """The statuses of a BadRequest whose bytes may be another protocol than HTTP/1."""
 
 
-def error_message(status: int, why: str, later: int = 0, location: str = "") -> OwnMessage:
+def error_message(status: int, why: str, later: int = 0, location: str = "", lines: bytes = b"") -> OwnMessage:
     """Return the response that refuses or redirects a request.
 
     later: seconds for Retry-After (RFC 9110, section 10.2.3); 0: no such field. location: the URL to which it
-    redirects; "": none.
+    redirects; "": none. lines: header lines of the request: one of gRPC gets a status of gRPC.
     """
+    if lines and grpc.is_grpc(lines):
+        return OwnMessage(status, whole=grpc.error_response(status, why))
     fields = f"Retry-After: {later}\r\n" if later else ""
     if location:
         fields += f"Location: {location}\r\n"
@@ -58,6 +61,8 @@ def error_response(
     later: int = 0,
     location: str = "",
     minor: bool = True,
+    lines: bytes = b"",
 ) -> bytes:
     """Return `error_message` as it is sent. method, keep_alive, minor: see OwnMessage.encoded."""
-    return error_message(status, why, later, location).encoded(method, keep_alive=keep_alive, minor=minor)
+    message = error_message(status, why, later, location, lines)
+    return message.encoded(method, keep_alive=keep_alive, minor=minor)

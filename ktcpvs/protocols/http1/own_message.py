@@ -30,7 +30,7 @@ class OwnMessage:
     """A whole response of the switch itself.
 
     content_type: of the body; None: there is none. is_stored: caches may store it. fields: further header lines, each
-    with its line end.
+    with its line end. whole: all of it, in another form; None: it is made of the others.
     """
 
     status: int
@@ -38,6 +38,7 @@ class OwnMessage:
     content_type: str | None = PLAIN_TEXT
     is_stored: bool = False
     fields: bytes = b""
+    whole: bytes | None = None
 
     def encoded(self, method: bytes | None = None, *, keep_alive: bool = False, minor: bool = True) -> bytes:
         """Return the message as it is sent.
@@ -46,6 +47,8 @@ class OwnMessage:
         the connection. minor: False for a client that speaks HTTP/1.0, which must be told that the connection stays
         open.
         """
+        if self.whole is not None:
+            return self.whole
         has_content = self.content_type is not None and self.status not in (NO_CONTENT, RESET_CONTENT)
         type_line = f"Content-Type: {self.content_type}\r\n" if has_content else ""
         length = "" if self.status == NO_CONTENT else f"Content-Length: {len(self.body) if has_content else 0}\r\n"

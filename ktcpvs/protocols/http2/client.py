@@ -42,13 +42,18 @@ class Client(Connection):
         )
 
     @property
+    def has_stream_numbers(self) -> bool:
+        """Whether there are numbers left for new streams."""
+        return self._next_id <= MAX_STREAM_ID
+
+    @property
     def can_open(self) -> bool:
         """Whether the server accepts one more stream now."""
         return (
             not self.is_over
             and not self.has_received_goaway
             and len(self.streams) < self.settings.max_concurrent_streams
-            and self._next_id <= MAX_STREAM_ID
+            and self.has_stream_numbers
         )
 
     def send_request(self, headers: HeaderList, method: bytes, end_stream: bool) -> int:

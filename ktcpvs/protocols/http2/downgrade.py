@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from ktcpvs.protocols.http1 import Chunked, Frame, read_response
 from ktcpvs.protocols.http1.body import UntilClose
-from ktcpvs.protocols.http2.header_list import HeaderList, response_list, websocket_accepted_list
+from ktcpvs.protocols.http2.header_list import (
+    HeaderList,
+    response_list,
+    trailer_list,
+    websocket_accepted_list,
+)
 from ktcpvs.protocols.http2.request import Request
 
 LAST_CHUNK = b"0\r\n"
@@ -51,7 +56,8 @@ class ResponseReader:
         self.has_ended = self.is_tunnel = False
 
     def feed(self, data: bytes) -> list[HeaderList | bytes]:
-        """Take bytes; return header lists, the last of which is that of the final response, and pieces of its body.
+        """Take bytes; return header lists, those of interim responses before that of the final one, pieces of its body,
+        and the header list of its trailers.
 
         Raises BadResponse, BadFrame. Bytes behind the end are dropped.
         """
@@ -92,6 +98,8 @@ class ResponseReader:
                 out.append(piece)
             data = data[taken:]
         self.has_ended = frame.done
+        if self.has_ended and isinstance(frame, Chunked) and frame.trailer_lines:
+            out.append(trailer_list(frame.trailer_lines))
 
     def close(self) -> bool:
         """The bytes have ended. Return whether the response is complete."""

@@ -29,29 +29,37 @@ class FloodGuard:
     """The counts of one connection in the current interval.
 
     useful: streams that the peer has opened and pieces of bodies that we have sent to it, in this interval. glitches:
-    everything that was counted since the connection began, for metrics.
+    frames since the connection began that asked for nothing and that no useful one allowed, for metrics.
     """
 
-    __slots__ = ("_began", "_counts", "_limits", "glitches", "useful")
+    __slots__ = ("_began", "_counts", "_limits", "_recent", "glitches", "useful")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._began = 0
         self._counts: list[int] | None = None  # None: nothing was counted in this interval
+        self._recent = 0  # glitches in this interval
         self.useful = 0
         self.glitches = 0
 
     def count(self, kind: int, now: int) -> None:
         """Count one frame. now: seconds of any clock that does not go back. Raises HTTP2ConnectionError."""
-        self.glitches += 1
         counts = self._counts
         if counts is None or now - self._began >= self._limits.interval:
             self._counts = counts = [0] * len(_KINDS)
             self._began = now
-            self.useful = 0
+            self.useful = self._recent = 0
         counts[kind] += 1
         option, name, bonus = _KINDS[kind]
         most: int = getattr(self._limits, option)
-        if counts[kind] > most + bonus * self.useful:
-            seconds = self._limits.interval
-            raise HTTP2ConnectionError(ENHANCE_YOUR_CALM, f"more than {most} {name} in {seconds} seconds")
+        excess = counts[kind] - bonus * self.useful
+        if excess <= 0:
+            return
+        self.glitches += 1
+        self._recent += 1
+        limits = self._limits
+        if excess > most:
+            raise HTTP2ConnectionError(ENHANCE_YOUR_CALM, f"more than {most} {name} in {limits.interval} seconds")
+        if self._recent > limits.max_glitches:
+            why = f"more than {limits.max_glitches} frames that ask for nothing in {limits.interval} seconds"
+            raise HTTP2ConnectionError(ENHANCE_YOUR_CALM, why)

@@ -31,6 +31,7 @@ class Limits:
     for each piece of a body that we have sent. max_empty_frames: DATA without content, and HEADERS and CONTINUATION
     without a byte, that do not end a stream (CVE-2019-9518). max_small_windows: pieces of bodies that are smaller than
     MIN_WINDOWED_PIECE because the peer's window is (CVE-2019-9511). max_unknown_frames: frames of unknown types.
+    max_glitches: all of these together, but for those that others allow.
     """
 
     max_concurrent_streams: int = 100
@@ -52,3 +53,4 @@ class Limits:
     max_empty_frames: int = 100
     max_small_windows: int = 1000
     max_unknown_frames: int = 100
+    max_glitches: int = 1000

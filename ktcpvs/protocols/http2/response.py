@@ -44,9 +44,10 @@ class Response:
         """Whether a response with this status to this method may have a body (RFC 9110, section 6.4.1)."""
         return self.status >= 200 and self.status not in BODILESS_STATUSES and method != b"HEAD"
 
-    def head(self, method: bytes, is_whole: bool) -> bytes:
-        """Return the head in HTTP/1.1. method: of the request. is_whole: the response has no body."""
+    def head(self, method: bytes, size: int | None) -> bytes:
+        """Return the head in HTTP/1.1. method: of the request. size: bytes of the body; None: it is not known yet, so
+        without a Content-Length the body goes on in chunks."""
         framing = b""
         if self.length is None and self.has_body(method):
-            framing = b"content-length: 0\r\n" if is_whole else b"transfer-encoding: chunked\r\n"
+            framing = b"transfer-encoding: chunked\r\n" if size is None else b"content-length: %d\r\n" % size
         return b"HTTP/1.1 %d \r\n%b%b\r\n" % (self.status, self.lines, framing)

@@ -1,0 +1,124 @@
+"""A connection to a running switch: what its two kinds, `client` and `blocking_client`, have in common.
+
+It imports no Twisted, so that tcpvsadm starts quickly.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ktcpvs.control.client_errors import NotTrusted
+from ktcpvs.control.command_table import Argument, ArgumentType, EditCommand, text_of
+from ktcpvs.control.endpoints import ControlAddress, default_control, parse_control
+from ktcpvs.control.pages import split_pages
+from ktcpvs.system.files import untrusted_socket
+from ktcpvs.system.peer import peer_user
+
+
+def find_address(control: str | None) -> ControlAddress:
+    """Return the address of the daemon: `control`, or the default where it is None or empty. Raises BadAddress, and
+    NotTrusted where other users could have put a socket at the default address."""
+    if control:
+        return parse_control(control)
+    address = default_control()
+    if why := untrusted_socket(address.path or ""):
+        raise NotTrusted(
+            f"{why}, so a daemon there is not trusted: remove it, or give the daemon's address with --control"
+        )
+    return address
+
+
+def may_be_refused(sock: socket.socket | None) -> bool:
+    """True where a unix socket's daemon may close the connection because of this user (see control.permissions)."""
+    return sock is not None and sock.family == socket.AF_UNIX and os.geteuid() not in (0, peer_user(sock))
+
+
+class SwitchBase(ABC):
+    """A connection to a running switch. Methods are coroutines; addresses and options are text, as in tcpvsadm."""
+
+    @abstractmethod
+    async def send(self, command: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Send the command of that name and return the values of its response. Arguments that are None are left out.
+        Raises Refusal and NoAnswer."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connection."""
+
+    async def submit(self, entry: EditCommand, arguments: Mapping[str, Any]) -> list[str]:
+        """Send a command of the table. arguments: all of them by name, as the client's method takes them. Returns the
+        warnings about the edit, one per line."""
+        if entry.uploaded is not None:
+            for number, page in enumerate(split_pages(arguments[entry.uploaded.name])):
+                await self.send("Upload", {"page": page, "first": number == 0})
+        sent = {argument.name: _encode(argument, arguments[argument.name]) for argument in entry.on_the_wire}
+        response = await self.send(entry.edit, sent)
+        return list(response.get("warnings", ()))
+
+    async def read(self, view: str, ident: str | None = None) -> Any:
+        """Return the named view, whole."""
+        return await self._read_pages(await self.send("Read", {"view": view, "ident": ident}))
+
+    async def _read_pages(self, first: dict[str, Any]) -> Any:
+        pages = [first["page"]]
+        for number in range(1, first["pages"]):
+            pages.append((await self.send("ReadPage", {"number": number}))["page"])
+        return json.loads(b"".join(pages))
+
+    async def table(self, ident: str | None = None) -> dict[str, Any]:
+        """Return {"version": str, "services": [...], "settings": {name: value}}; a service as ktcpvs.model.describe
+        describes it, and "running"."""
+        return dict(await self.read("table", ident))
+
+    async def stats(self, ident: str | None = None) -> dict[str, Any]:
+        """Like `table`, with "stats" in each service and each of its servers; docs/tcpvsadm.md names the counters."""
+        return dict(await self.read("stats", ident))
+
+    async def connections(self, ident: str | None = None) -> list[dict[str, Any]]:
+        """Return the client connections that are open."""
+        return list(await self.read("connections", ident))
+
+    async def schedulers(self) -> dict[str, Any]:
+        """Return {"schedulers": [...], "broken": [...]}: the schedulers that were found, each with name, unit, module,
+        summary and the number of services that use it; and the plugins that could not be loaded, with module and
+        error."""
+        return dict(await self.read("schedulers"))
+
+    async def certificates(self, ident: str | None = None) -> list[dict[str, Any]]:
+        """Return the certificates of running services; docs/tcpvsadm.md names the values."""
+        return list(await self.read("certificates", ident))
+
+    async def explain(
+        self,
+        ident: str,
+        method: str | None = None,
+        target: str | None = None,
+        headers: Iterable[tuple[str, str]] = (),
+        client: str = "127.0.0.1",
+        port: int | None = None,
+    ) -> dict[str, Any]:
+        """Explain which server would handle a request; docs/tcpvsadm.md describes the result. No server is contacted.
+
+        headers: (name, value) of header fields; a name may be repeated. client: the client's IP address. port: to which
+        it connects; None: the first port of the service.
+        """
+        fields = [{"name": name, "value": value} for name, value in headers]
+        request = {"method": method, "target": target, "headers": fields, "client": client, "port": port}
+        first = await self.send("Explain", {"ident": ident, **request})
+        return dict(await self._read_pages(first))
+
+    async def settings(self) -> list[dict[str, Any]]:
+        """Return all settings: name, value, default, lowest, highest, unit, meaning."""
+        return list(await self.read("settings"))
+
+
+def _encode(argument: Argument, value: Any) -> Any:
+    """Return the value of an argument as AMP takes it."""
+    if argument.type in (ArgumentType.SERVICE_OPTIONS, ArgumentType.SETTINGS):
+        return [{"name": name, "value": text_of(text)} for name, text in value.items()]
+    return value

@@ -1,0 +1,51 @@
+"""A command that Twisted's reactor carries to the daemon: those over TLS, and --top, which reads keys meanwhile."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from twisted.internet import reactor as installed
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import globalLogBeginner
+from twisted.python.failure import Failure
+
+from ktcpvs.control.client import connect
+from ktcpvs.control.switch_base import SwitchBase
+from ktcpvs.control.tcpvsadm.options import Invocation
+from ktcpvs.control.tcpvsadm.session_io import SessionIO
+
+reactor: Any = installed
+
+
+def run(control: str | None, begin: Callable[[SessionIO], Coroutine[Any, Any, Any]]) -> Any:
+    """Run the reactor until `begin(...)` is done, and return its result. control: as in `session.run_command`."""
+    results: list[Any] = []
+    io = SessionIO(
+        connect=lambda: connect(reactor, control),
+        sleep=lambda seconds: deferLater(reactor, seconds),
+        show_top=_show_top,
+    )
+
+    def start() -> None:
+        session = Deferred.fromCoroutine(begin(io))
+        session.addBoth(results.append).addBoth(lambda _: reactor.stop())
+
+    globalLogBeginner.beginLoggingTo([], discardBuffer=True, redirectStandardIO=False)
+    reactor.callWhenRunning(start)
+    reactor.run(installSignalHandlers=False)
+    (result,) = results
+    if isinstance(result, Failure):
+        result.raiseException()
+    return result
+
+
+async def _show_top(switch: SwitchBase, given: Invocation) -> None:
+    from ktcpvs.control.tcpvsadm import addresses, colours, terminal
+
+    show = addresses.with_numeric_host if "numeric" in given.values else addresses.with_port_name
+    in_colour = colours.should_colour(sys.stdout, os.environ)
+    await terminal.show_top(reactor, switch, given.values.get("ident"), show, in_colour)
