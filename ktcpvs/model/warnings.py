@@ -212,7 +212,6 @@ def _about_scheduler(
             yield f"weights have no effect, except 0: {word} ignores them; {others}", (*about, WEIGHT)
         if service.slow_start:
             yield f"slow_start has no effect: {word} ignores weights; {others}", (*about, "slow_start")
-    yield from _about_unit(service, scheduler, installed)
 
 
 def _about_unit(service: VirtualService, scheduler: ISchedulerFactory, installed: Installed) -> Iterator[_Found]:
