@@ -191,6 +191,7 @@ def test_rates_in_json_have_no_counters() -> None:
         "weight": 0,
         "maxconn": 0,
         "tls": None,
+        "h2": False,
         "proxy": "off",
         "rate": {"connections": 31, "bytes_in": 32, "bytes_out": 33},
     }

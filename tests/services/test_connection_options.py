@@ -8,6 +8,7 @@ import pytest
 from tls_peers import authority
 
 from ktcpvs.errors import NoTLS
+from ktcpvs.interfaces import EACH_REQUEST
 from ktcpvs.model.expansion import expanded
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.service import VirtualService
@@ -25,7 +26,7 @@ def service(*servers: str, found: dict[str, tuple[str, ...]] | None = None) -> V
 
 
 def options(config: VirtualService, contexts: ClientContexts | None = None) -> dict[str, ConnectionOptions]:
-    found = connection_options(config, contexts or ClientContexts())
+    found = connection_options(config, EACH_REQUEST, contexts or ClientContexts())
     return {str(address): one for address, one in found.items()}
 
 
