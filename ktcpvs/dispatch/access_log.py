@@ -6,7 +6,7 @@ from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import Choice, OwnResponse
 from ktcpvs.model.service import NO_LOG, VirtualService
 from ktcpvs.protocols import grpc
-from ktcpvs.protocols.access_log import FORMATS, LineFormat, Record, TLSNames
+from ktcpvs.protocols.access_log import FORMATS, HTTP_2, LineFormat, Record, TLSNames
 from ktcpvs.protocols.http1.plain import PlainRequest
 from ktcpvs.runtime.context import Context
 from ktcpvs.system.access_log_files import AccessLog
@@ -18,13 +18,17 @@ MAX_SERVERS = 1024
 class AccessLogWriter:
     """Writes lines in one form to one log. An entry keeps its writer, so that a line goes where its request began."""
 
-    __slots__ = ("_context", "_form", "_servers", "_write")
+    __slots__ = ("_context", "_form", "_servers", "_write", "is_http2")
 
-    def __init__(self, context: Context, log: AccessLog, form: str, service: str, scheduler: str) -> None:
-        """form: a name in FORMATS. service, scheduler: names for the lines."""
+    def __init__(
+        self, context: Context, log: AccessLog, form: str, service: str, scheduler: str, is_http2: bool = False
+    ) -> None:
+        """form: a name in FORMATS. service, scheduler: names for the lines. is_http2: they are of clients of HTTP/2,
+        whose requests come here as HTTP/1.1."""
         self._context = context
         self._write = log.write
-        self._form: LineFormat = FORMATS[form](service, scheduler)
+        self._form: LineFormat = FORMATS[form](service, scheduler, is_http2)
+        self.is_http2 = is_http2
         self._servers: dict[tuple[Destination, str], tuple[str, str]] = {}
 
     def start(self) -> tuple[float, float]:
@@ -83,10 +87,12 @@ class AccessLogWriter:
 class ServiceAccessLog:
     """The access log of one service. writer: None without one."""
 
-    __slots__ = ("_context", "_log", "writer")
+    __slots__ = ("_context", "_is_http2", "_log", "writer")
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, is_http2: bool = False) -> None:
+        """is_http2: for clients of HTTP/2."""
         self._context = context
+        self._is_http2 = is_http2
         self._log: AccessLog | None = None
         self.writer: AccessLogWriter | None = None
 
@@ -96,7 +102,8 @@ class ServiceAccessLog:
         before, self._log, self.writer = self._log, None, None
         if config.access_log != NO_LOG:
             log = self._log = self._context.access_logs.open(config.access_log)
-            self.writer = AccessLogWriter(self._context, log, config.access_log_format, config.ident, config.scheduler)
+            form, names = config.access_log_format, (config.ident, config.scheduler)
+            self.writer = AccessLogWriter(self._context, log, form, *names, self._is_http2)
         if before is not None:
             before.release()
 
@@ -126,7 +133,8 @@ class AccessLogEntry:
     def head_complete(self, method: bytes, target: bytes, minor: int, lines: bytes) -> None:
         """Note the request. minor: 1 for HTTP/1.1, 0 for HTTP/1.0. lines: its header lines."""
         record = self.record
-        record.method, record.target, record.minor, record.lines = method, target, minor, lines
+        record.method, record.target, record.lines = method, target, lines
+        record.minor = HTTP_2 if self._log.is_http2 else minor
 
     def server_chosen(self, choice: Choice) -> None:
         self.record.server, self.record.reason = str(choice.destination.address), choice.reason

@@ -88,8 +88,8 @@ class ServiceContext:
 
     __slots__ = (
         "_connectors", "access_log", "admission", "config", "connection_options", "context", "counters",
-        "make_connector", "own_responses", "proxies", "queue", "relay", "room_needed", "rule_rates", "selector",
-        "server_failed", "settings", "take_preconnected", "unit",
+        "http2_access_log", "make_connector", "own_responses", "proxies", "queue", "relay", "room_needed", "rule_rates",
+        "selector", "server_failed", "settings", "take_preconnected", "unit",
     )  # fmt: skip
 
     def __init__(self, context: Context, config: VirtualService, unit: str) -> None:
@@ -102,6 +102,7 @@ class ServiceContext:
         self.proxies = TrustedProxies()
         self.admission = Admission(context, config.ident, self.proxies)
         self.access_log = ServiceAccessLog(context)
+        self.http2_access_log = ServiceAccessLog(context, is_http2=True)
         self.counters = TrafficCounters()
         self.own_responses = OwnResponses()
         self.rule_rates = RuleRates(context, config.ident)

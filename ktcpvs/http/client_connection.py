@@ -428,7 +428,7 @@ class HTTPClientConnection(ClientConnection):
 
     def begin_entry(self) -> None:
         if self.dispatcher.entry is None:
-            log, client = self.service.access_log, self.dispatcher.request.client
+            log, client = self._http.access_log, self.dispatcher.request.client
             self.dispatcher.entry = log.begin(client, self.client.tls, self.moved())
 
     def exchange_finished(self) -> None:

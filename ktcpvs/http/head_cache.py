@@ -56,7 +56,7 @@ class CachedResponse:
 
 
 class HeadCache:
-    """The head cache of one service, for clients that speak one scheme: what servers are told differs with it.
+    """The head cache of one service, for clients of one scheme and version: what servers are told differs with them.
 
     is_enabled: False while every step of a request is logged. head_size: the limit in force, in bytes. forwarding: what
     servers are told about clients; forwards: that it is anything. scan: `RequestScanner.scan`, with the limits
@@ -64,13 +64,14 @@ class HeadCache:
     """
 
     __slots__ = (
-        "_added", "_requests", "_scanner", "_scheme", "forwarding", "forwards", "head_size", "is_enabled", "scan",
-        "scan_response",
+        "_added", "_is_http2", "_requests", "_scanner", "_scheme", "forwarding", "forwards", "head_size", "is_enabled",
+        "scan", "scan_response",
     )  # fmt: skip
 
-    def __init__(self, scheme: bytes = HTTP) -> None:
-        """scheme: of the clients, HTTP or HTTPS of `protocols.forwarding`."""
+    def __init__(self, scheme: bytes = HTTP, is_http2: bool = False) -> None:
+        """scheme: of the clients, HTTP or HTTPS of `protocols.forwarding`. is_http2: they speak HTTP/2."""
         self._scheme = scheme
+        self._is_http2 = is_http2
         self.use(plain.RequestScanner, plain.scan_response)
         self.is_enabled = False
         self._requests: list[PlainRequest | None] = [None] * MAX_REQUESTS
@@ -100,7 +101,7 @@ class HeadCache:
         """
         modes = {name: getattr(config, name) for name in FIELDS}
         replaced = frozenset() if config.client_cert_header == OFF else CERTIFICATE_FIELDS
-        self.forwarding = forwarding = Forwarding(modes, self._scheme, replaced)
+        self.forwarding = forwarding = Forwarding(modes, self._scheme, replaced, self._is_http2)
         self.forwards = bool(forwarding)
         self._requests, self._added = [None] * MAX_REQUESTS, {}
         self.head_size = settings.head_size

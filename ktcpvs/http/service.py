@@ -1,4 +1,4 @@
-"""The collaborators that the client connections of one HTTP service share, those with TLS and those without."""
+"""The collaborators that the client connections of one HTTP service share: those of one scheme and one version."""
 
 from __future__ import annotations
 
@@ -33,14 +33,17 @@ class HTTPService:
         "kept", "retries", "selector",
     )  # fmt: skip
 
-    def __init__(self, context: ServiceContext, connections: ServerConnections, cache: HeadCache) -> None:
+    def __init__(
+        self, context: ServiceContext, connections: ServerConnections, cache: HeadCache, is_http2: bool = False
+    ) -> None:
+        """is_http2: for the streams of clients of HTTP/2."""
         self.context = context
         self.connections = connections
         self.cache = cache
         self.begin_http2: Callable[[Stream, Any, ClientLimits | None, bytes], object] = nothing
         self.retries = Retries(context)
         self.edits = ServiceEdits()
-        self.access_log = context.access_log
+        self.access_log = context.http2_access_log if is_http2 else context.access_log
         self.selector = context.selector
         self.kept = connections.pool.kept
         self.https_port: int | None = None

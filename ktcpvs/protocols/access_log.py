@@ -38,16 +38,20 @@ class TLSNames(Protocol):
     def certificate_fingerprint(self) -> str: ...
 
 
+HTTP_2 = 2
+"""In place of the minor version of HTTP/1, for a client of HTTP/2."""
+
+
 @define(eq=False)
 class Record:
     """One request, or one connection if the scheduler decides per connection; filled in while it is in progress.
 
     client: its host without the port, "" for a client on a unix socket. began: Unix time.
-    method, target: as they came; minor: of HTTP/1.x; all None if no request was read. lines: the request's header
-    lines as they came, each with CRLF. status: of the response; None if none was sent. server: its address; None if no
-    server was chosen. reason: the scheduler's. connect, first, total: seconds from `began` until the connection to the
-    server was established, until the first byte of the response, until the end; None if that never happened. On a kept
-    server connection `connect` is 0.
+    method, target: as they came; minor: of HTTP/1.x, or HTTP_2; all None if no request was read. lines: the request's
+    header lines as they came, each with CRLF. status: of the response; None if none was sent. server: its address; None
+    if no server was chosen. reason: the scheduler's. connect, first, total: seconds from `began` until the connection
+    to the server was established, until the first byte of the response, until the end; None if that never happened. On
+    a kept server connection `connect` is 0.
     bytes_in, bytes_out: all bytes of the request and of the response, heads included. body_out: those of the response's
     body. retries: failed or repeated attempts at a server. reused: on a kept server connection. ending: what ended it.
     error: the last server that failed the request, and why; None: none did. grpc_status: of the response to a request
@@ -123,10 +127,11 @@ class CombinedFormat:
     missing value is "-", but a missing status is 000: three digits, as nginx writes it and log readers expect.
     """
 
-    __slots__ = ()
+    __slots__ = ("_is_http2",)
 
-    def __init__(self, service: str, scheduler: str) -> None:
-        """The lines do not name them."""
+    def __init__(self, service: str, scheduler: str, is_http2: bool = False) -> None:
+        """The lines do not name service and scheduler. is_http2: plain lines are of clients of HTTP/2."""
+        self._is_http2 = is_http2
 
     def line(self, record: Record) -> bytes:
         lines = b"\n" + record.lines
@@ -151,11 +156,12 @@ class CombinedFormat:
         server: tuple[str, str],
         moved: tuple[int, int, int],
     ) -> bytes:
-        return plain_combined(
+        write = combined_line if self._is_http2 else plain_combined
+        return write(
             client[0].encode(),
             _clf_second(int(began)),
             request.target,
-            request.minor,
+            HTTP_2 if self._is_http2 else request.minor,
             status,
             moved[2],
             request.referer,
@@ -167,14 +173,14 @@ def combined_line(
     client: bytes,
     second: bytes,
     target: bytes,
-    minor: bool,
+    minor: int,
     status: int,
     body_out: int,
     referer: bytes | None,
     user_agent: bytes | None,
 ) -> bytes:
     """Return the line of a GET in the combined format. second: as it stands in the line."""
-    line = b"GET %b HTTP/1.%d" % (target, minor)
+    line = b"GET %b %b" % (target, _VERSION[minor])
     return _combined(client or b"-", second, line, status, body_out, referer or b"-", user_agent or b"-")
 
 
@@ -197,9 +203,11 @@ class JSONFormat:
     some refuse lone surrogates (RFC 8259, section 8.2). A missing value is null.
     """
 
-    __slots__ = ("_clients", "_names", "_servers")
+    __slots__ = ("_clients", "_is_http2", "_names", "_servers")
 
-    def __init__(self, service: str, scheduler: str) -> None:
+    def __init__(self, service: str, scheduler: str, is_http2: bool = False) -> None:
+        """is_http2: plain lines are of clients of HTTP/2."""
+        self._is_http2 = is_http2
         self._clients: dict[tuple[str, TLSNames | None], bytes] = {}
         self._servers: dict[tuple[str, str], bytes] = {}
         self._names = f'Z", "service": {_quoted(service)}, "scheduler": {_quoted(scheduler)}, "client": '
@@ -248,13 +256,15 @@ class JSONFormat:
         milliseconds = int(began * 1000)
         begin = b'{"time": "%b.%03d%b' % (_iso_bytes(milliseconds // 1000), milliseconds % 1000, names)
         headers = request.host, request.referer, request.user_agent
+        if self._is_http2:
+            return json_line(begin, request.target, HTTP_2, *headers, status, texts, total, *moved)
         return plain_json(begin, request.target, request.minor, *headers, status, texts, total, *moved)
 
 
 def json_line(
     begin: bytes,
     target: bytes,
-    minor: bool,
+    minor: int,
     host: bytes,
     referer: bytes | None,
     user_agent: bytes | None,
@@ -268,7 +278,7 @@ def json_line(
     """Return the line of a GET as JSON. begin: the line up to the client. server: the keys server and reason."""
     seconds = f"{total:.6f}"
     return begin + (
-        f', "method": "GET", "target": {_bytes(target)}, "protocol": {_PROTOCOL[int(minor)]}, '
+        f', "method": "GET", "target": {_bytes(target)}, "protocol": {_PROTOCOL[minor]}, '
         f'"host": {_bytes(host)}, "referer": {_bytes(referer)}, "user_agent": {_bytes(user_agent)}, '
         f'"status": {status}{server.decode("ascii")}, "connect": 0.000000, "first": {seconds}, "total": {seconds}, '
         f'"bytes_in": {bytes_in}, "bytes_out": {bytes_out}, "body_out": {body_out}, '
@@ -276,7 +286,8 @@ def json_line(
     ).encode("ascii")
 
 
-_PROTOCOL = {None: "null", 0: '"HTTP/1.0"', 1: '"HTTP/1.1"'}
+_VERSION = {0: b"HTTP/1.0", 1: b"HTTP/1.1", HTTP_2: b"HTTP/2.0"}
+_PROTOCOL = {None: "null", 0: '"HTTP/1.0"', 1: '"HTTP/1.1"', HTTP_2: '"HTTP/2.0"'}
 
 plain_combined: Callable[..., bytes] = combined_line
 """`combined_line`, compiled where that is installed."""
@@ -296,7 +307,7 @@ FORMATS: dict[str, type[CombinedFormat] | type[JSONFormat]] = {"combined": Combi
 def _request_line(method: bytes | None, target: bytes | None, minor: int | None) -> bytes:
     if method is None or target is None:
         return b"-"
-    return b"%b %b" % (method, target) if minor is None else b"%b %b HTTP/1.%d" % (method, target, minor)
+    return b"%b %b" % (method, target) if minor is None else b"%b %b %b" % (method, target, _VERSION[minor])
 
 
 _HOST, _REFERER, _USER_AGENT = b"\nhost:", b"\nreferer:", b"\nuser-agent:"

@@ -44,13 +44,18 @@ class Forwarding:
     between requests of one client.
     """
 
-    __slots__ = ("_added", "_appending", "_replacing", "_scheme", "depends_on_request", "replaced")
+    __slots__ = ("_added", "_appending", "_is_http2", "_replacing", "_scheme", "depends_on_request", "replaced")
 
     def __init__(
-        self, modes: Mapping[str, str], scheme: bytes = HTTP, replaced: frozenset[bytes] = frozenset()
+        self,
+        modes: Mapping[str, str],
+        scheme: bytes = HTTP,
+        replaced: frozenset[bytes] = frozenset(),
+        is_http2: bool = False,
     ) -> None:
         """modes: option -> mode; a missing one is off. scheme: HTTP or HTTPS. replaced: canonical names of further
-        fields that are dropped from the client's."""
+        fields that are dropped from the client's. is_http2: the clients speak HTTP/2."""
+        self._is_http2 = is_http2
         self._added = [name for name in FIELDS if modes.get(name, OFF) != OFF]
         self._appending = [name for name in self._added if modes[name] == APPEND]
         self._replacing = [name for name in self._added if modes[name] == REPLACE]
@@ -65,7 +70,7 @@ class Forwarding:
         """Return the switch's own field lines.
 
         client: IP address; "" for a client on a unix socket, or an unknown one. host: of the request; may be empty.
-        minor: True for HTTP/1.1. proxy: the trusted proxy, whose own lines tell the client: a line that is appended
+        minor: False for HTTP/1.0. proxy: the trusted proxy, whose own lines tell the client: a line that is appended
         tells the proxy, one that replaces them the client; None: the client has connected itself.
         """
         if proxy is not None and proxy != client:
@@ -79,7 +84,7 @@ class Forwarding:
             "x_forwarded_for": address,
             "x_forwarded_proto": self._scheme,
             "x_forwarded_host": host,
-            "via": b"1.%d ktcpvs" % minor,
+            "via": b"2 ktcpvs" if self._is_http2 else b"1.%d ktcpvs" % minor,
         }
         return b"".join(b"%b: %b\r\n" % (FIELDS[name], values[name]) for name in names if values[name])
 

@@ -42,11 +42,14 @@ class ClientFactory:
         https: HTTPService,
         began: Callable[[ClientConnection], object],
         preambles: Preambles | None = None,
+        http2: tuple[HTTPService, HTTPService] | None = None,
     ) -> None:
         """http, https: for clients without TLS and with it. began: called with each new connection, before its stream
-        is connected. preambles: run the stages; None: there are none."""
+        is connected. preambles: run the stages; None: there are none. http2: for the streams of clients of HTTP/2
+        without TLS and with it; None: those of the others."""
         self._http = http
         self._https = https
+        self._http2 = http2 or (http, https)
         self._service = http.context
         self._began = began
         self._preambles = preambles
@@ -78,7 +81,7 @@ class ClientFactory:
     ) -> HTTP2StreamConnection:
         """Return a connection for one stream of an HTTP/2 client, whose stream the caller connects. peer: of the
         client. tls, limits, called: of its connection."""
-        connection = HTTP2StreamConnection(self._https if tls is not None else self._http, *client_name(peer))
+        connection = HTTP2StreamConnection(self._http2[tls is not None], *client_name(peer))
         connection.client.tls, connection.client.called = tls, called
         connection.limits = limits and limits.of_stream()
         self._began(connection)

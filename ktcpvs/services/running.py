@@ -90,14 +90,20 @@ class RunningService:
         self.server_connections = ServerConnections(context, lambda: self.traffic.settings)
         self.preconnections = Preconnections(self.traffic, lambda: self._poller)
         self.cache, self.tls_cache = HeadCache(HTTP), HeadCache(HTTPS)
+        self._http2_caches = HeadCache(HTTP, is_http2=True), HeadCache(HTTPS, is_http2=True)
         self.health = ServiceHealth(context, self.traffic.selector, self.traffic.queue)
         self._http = HTTPService(self.traffic, self.server_connections, self.cache)
-        self._https = https = HTTPService(self.traffic, self.server_connections, self.tls_cache)
+        https = HTTPService(self.traffic, self.server_connections, self.tls_cache)
         self.preambles = Preambles(context, config.ident, self.clients, self.traffic.admission, self._build, self._left)
         self.http2_clients = HTTP2Clients(self.traffic, self.clients, self._left)
         self._http.begin_http2 = https.begin_http2 = self._begin_http2
+        http2, http2_tls = (
+            HTTPService(self.traffic, self.server_connections, cache, is_http2=True) for cache in self._http2_caches
+        )
+        self._without_tls = self._http, http2
+        self._all_http = self._http, https, http2, http2_tls
         self._on_end = self._ended  # one bound method for all connections
-        self.client_factory = ClientFactory(self._http, https, self._began, self.preambles)
+        self.client_factory = ClientFactory(self._http, https, self._began, self.preambles, (http2, http2_tls))
         self.traffic.server_failed = self.health.failed
         self.traffic.room_needed = self._room_needed
         self._is_deleted = False
@@ -195,7 +201,8 @@ class RunningService:
         # The lines above only assign, so they cannot fail. The steps below call other parts or the system.
         self._step("admission", traffic.admission.configure, config, unit)
         self._step("trusted proxies", self._set_proxies, config, unit)
-        self._step("access log", traffic.access_log.configure, config)
+        for log in (traffic.access_log, traffic.http2_access_log):
+            self._step("access log", log.configure, config)
         self._step("rates of rules", traffic.rule_rates.configure, config)
         self._step("own responses", traffic.own_responses.configure, config, prepared.response_files)
         self._step("health", self.health.configure, config, tuple(destinations.values()))
@@ -265,6 +272,7 @@ class RunningService:
         self._is_deleted = True
         if not self.connections and not self.preambles and not self.http2_clients:
             self.traffic.access_log.release()
+            self.traffic.http2_access_log.release()
 
     def listen(self, socks: Mapping[Address, socket.socket]) -> None:
         """Accept clients from `socks` too, by address, and no longer at addresses that are not configured any more.
@@ -384,14 +392,16 @@ class RunningService:
         settings = traffic.settings
         is_enabled = self.context.log.level < levels.SCHEDULING
         logs = traffic.access_log.writer is not None
-        for http in (self._http, self._https):
+        for http in self._all_http:
             http.edits.configure(config)
         # Unlike the plain way of a request, the general one knows redirects, certificates and proxies of clients, and
         # edits of header fields.
         is_enabled = is_enabled and not traffic.proxies.is_used and self._http.edits.own is None
-        self._http.https_port = config.https_port
-        self.cache.configure(config, settings, is_enabled and config.https_port is None, logs)
-        self.tls_cache.configure(config, settings, is_enabled and config.client_cert_header == OFF, logs)
+        for http in self._without_tls:
+            http.https_port = config.https_port
+        for cache, tls_cache in ((self.cache, self.tls_cache), self._http2_caches):
+            cache.configure(config, settings, is_enabled and config.https_port is None, logs)
+            tls_cache.configure(config, settings, is_enabled and config.client_cert_header == OFF, logs)
         traffic.relay.configure(self.context, config)
         for connection in list(self.connections) if settings != before else ():
             self._step("timeouts", connection.rearm)

@@ -13,6 +13,7 @@ import h2.exceptions
 import pytest
 from memory import A, B, Peer, World, answer, worlds
 
+from ktcpvs.dispatch.access_log import AccessLogWriter
 from ktcpvs.http.http2_client_connection import HTTP2ClientConnection
 from ktcpvs.model.clients import NOWHERE
 from ktcpvs.protocols.http2 import Limits
@@ -687,3 +688,43 @@ def test_trailers_of_http1_responses_arrive(make: Make) -> None:
     assert client.got(1) == ("200", b"hello", True)
     (trailers,) = [event for event in client.events if isinstance(event, h2.events.TrailersReceived)]
     assert list(trailers.headers) == [("x-sum", "17")]
+
+
+# The version of the client.
+
+
+class Lines:
+    """An access log in memory."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+
+    def write(self, line: bytes) -> None:
+        self.written.append(line)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize(("form", "expected"), [("json", b'"protocol": "HTTP/2.0"'), ("combined", b' HTTP/2.0" 200 ')])
+def test_the_access_log_and_via_name_the_version(make: Make, method: str, form: str, expected: bytes) -> None:
+    """Also for plain requests on kept server connections, which take another way."""
+    world = make(*LINES, "http2 = on", "via = append")
+    log: Any = Lines()
+    world.live.traffic.http2_access_log.writer = AccessLogWriter(world.context, log, form, "s", "phttp", is_http2=True)
+    world.live.apply_settings()
+    client, peer = begun(world)
+    server: Peer | None = None
+    for number in range(3):
+        pairs = [(":method", method), (":scheme", "http"), (":authority", "h"), (":path", "/a")]
+        client.send_headers(2 * number + 1, pairs, end_stream=True)
+        peer.says(client.data_to_send())
+        server = server or world.accepts(A)
+        assert b"\r\nVia: 2 ktcpvs\r\n" in server.heard()
+        server.says(answer(b"hello"))
+        world.turns(3)
+        client.receive_data(peer.heard())
+    assert len(log.written) == 3
+    assert all(expected in line for line in log.written)
+    other = world.client()
+    other.says(b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert b"\r\nVia: 1.1 ktcpvs\r\n" in server.heard()
+    assert len(log.written) == 3
