@@ -16,11 +16,13 @@ from attrs import evolve
 from ktcpvs.errors import CannotSave, NoConfiguration
 from ktcpvs.model.describe import describe_service
 from ktcpvs.model.edits import Load
+from ktcpvs.model.language.includes import expand_includes
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write_service, write_settings
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.table import Table
 from ktcpvs.system.files import read_file, replace_file
+from ktcpvs.system.included_files import find_included
 from ktcpvs.system.thread import WorkerThread
 
 FORMAT = 1
@@ -88,14 +90,24 @@ class StateFile:
 
 
 def read_configuration(path: str, port_named: Any, *, allow_empty: bool = True, may_wait: bool = False) -> Load:
-    """Read the configuration file at `path`. port_named, allow_empty: as for `parse`. may_wait: as for `read_file`.
+    """Read the configuration file at `path`, with those that it includes. port_named, allow_empty: as for `parse`.
+    may_wait: as for `read_file`.
 
     Raises NoConfiguration or BadConfiguration.
     """
+
+    def read(name: str) -> str:
+        return _read_text(name, may_wait)
+
+    text = expand_includes(read(path), path, find_included, read)
+    return parse(text, path, port_named, allow_empty=allow_empty)
+
+
+def _read_text(path: str, may_wait: bool) -> str:
+    """Raises NoConfiguration."""
     try:
-        text = read_file(path, may_wait).decode("utf-8")
+        return read_file(path, may_wait).decode("utf-8")
     except OSError as error:
         raise NoConfiguration(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise NoConfiguration(f"{path}: byte {error.start} is not UTF-8 text") from None
-    return parse(text, path, port_named, allow_empty=allow_empty)

@@ -12,8 +12,8 @@ from ktcpvs.control.command_table import ArgumentType, text_of
 from ktcpvs.errors import BadValue, NoConfiguration, shorten, unknown
 from ktcpvs.model.address import Address, parse_address, parse_port
 from ktcpvs.model.network import Networks, parse_networks
+from ktcpvs.model.server_words import read_server_options, write_server_options
 from ktcpvs.model.service import OPTIONS
-from ktcpvs.model.tls import read_server_options, write_server_options
 from ktcpvs.system.names import service_port
 
 NamedValues = list[dict[str, str]]

@@ -107,6 +107,9 @@ def _optional(name: str, type: ArgumentType, help: str, option: str | None = Non
 _IDENT = Argument("ident", ArgumentType.TEXT, option="ident")
 _ANY_IDENT = _optional("ident", ArgumentType.TEXT, "None means all services.")
 _ADDRESS = Argument("address", ArgumentType.ADDRESS, option="real-server")
+_SERVER_OF_ANY = Argument(
+    "address", ArgumentType.ADDRESS, option="real-server", help="Without a port: all servers of that host."
+)
 _LISTEN = Argument(
     "address", ArgumentType.ADDRESS, option="listen", help="An address without a port gets the service's port."
 )
@@ -183,6 +186,17 @@ EDIT_COMMANDS: tuple[EditCommand, ...] = (
     EditCommand(
         "DeleteServer", "delete-server", "delete_server", "delete a real server that no rule uses; it drains",
         (_IDENT, _ADDRESS),
+    ),
+    EditCommand(
+        "Drain", "drain", "drain", "send no new connections to a server, in one service or in all",
+        (_SERVER_OF_ANY, _ANY_IDENT),
+    ),
+    EditCommand(
+        "Ready", "ready", "ready", "use a server again that was drained or in maintenance", (_SERVER_OF_ANY, _ANY_IDENT)
+    ),
+    EditCommand(
+        "Maintenance", "maintenance", "maintenance", "send nothing to a server, and do not check it",
+        (_SERVER_OF_ANY, _ANY_IDENT),
     ),
     EditCommand(
         "AddRule", "add-rule", "add_rule", "add a rule, or add a server to the rule of this name or these conditions",

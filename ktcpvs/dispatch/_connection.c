@@ -27,8 +27,8 @@ FIELDS(service, "context", "relay", "selector");
 enum { X_ENGINE, X_JOINED, X_WAITS_FOR_BULK };
 FIELDS(relay_choice, "engine", "joined", "waits_for_bulk");
 
-enum { S_SCHEDULER, S_USABLE, S_DOWN };
-FIELDS(selector, "scheduler", "usable", "down");
+enum { S_SCHEDULER, S_USABLE, S_EXCLUDED };
+FIELDS(selector, "scheduler", "usable", "excluded");
 
 enum { O_DESTINATION, O_REASON, O_LINES, O_ANSWER_LINES };
 FIELDS(choice, "destination", "reason", "lines", "answer_lines");
@@ -61,7 +61,7 @@ static PyObject *plain_transition, *plain_join, *plain_select, *plain_take, *pla
 static long state_level, scheduling_level;
 
 static PyObject *s_after, *s_bulk_detected, *s_cancel, *s_choice_failed, *s_choose, *s_context, *s_data_received, *s_detach,
-    *s_down, *s_ended, *s_get, *s_half_close, *s_handle_answer, *s_inward_ended, *s_keep_urgent, *s_level, *s_log, *s_now,
+    *s_excluded, *s_ended, *s_get, *s_half_close, *s_handle_answer, *s_inward_ended, *s_keep_urgent, *s_level, *s_log, *s_now,
     *s_opened, *s_outward_ended, *s_received, *s_reports_bulk, *s_selector, *s_serve, *s_set_backpressure, *s_table, *s_wheel,
     *s_write;
 
@@ -142,7 +142,8 @@ make_request(PyObject *service, PyObject *client_host)
         SLOT(request, request, R_FAILED) = Py_NewRef(no_destinations);
         SLOT(request, request, R_PROTOCOLS) = Py_NewRef(no_objects);
         SLOT(request, request, R_TRIED) =
-            IS_A(selector, selector) ? Py_NewRef(SLOT(selector, selector, S_DOWN)) : PyObject_GetAttr(selector, s_down);
+            IS_A(selector, selector) ? Py_NewRef(SLOT(selector, selector, S_EXCLUDED))
+                                     : PyObject_GetAttr(selector, s_excluded);
         if (SLOT(request, request, R_TRIED) == NULL)
             Py_CLEAR(request);
     }
@@ -699,7 +700,7 @@ PyInit__connection(void)
     } strings[] = {
         {&s_after, "after"}, {&s_bulk_detected, "_bulk_detected"}, {&s_cancel, "cancel"}, {&s_detach, "detach"},
         {&s_reports_bulk, "reports_bulk"}, {&s_choice_failed, "_choice_failed"}, {&s_choose, "choose"},
-        {&s_context, "context"}, {&s_data_received, "dataReceived"}, {&s_down, "down"}, {&s_ended, "ended"},
+        {&s_context, "context"}, {&s_data_received, "dataReceived"}, {&s_excluded, "excluded"}, {&s_ended, "ended"},
         {&s_get, "__get__"}, {&s_half_close, "half_close"}, {&s_handle_answer, "handle_answer"},
         {&s_inward_ended, "_inward_ended"}, {&s_keep_urgent, "keep_urgent_data_in_place"}, {&s_level, "level"},
         {&s_log, "log"}, {&s_now, "now"}, {&s_opened, "_opened"}, {&s_outward_ended, "_outward_ended"},

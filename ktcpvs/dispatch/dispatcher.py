@@ -13,6 +13,7 @@ from ktcpvs.dispatch.access_log import AccessLogEntry
 from ktcpvs.dispatch.selection import AGAIN, NOBODY, QUEUE, Decision
 from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.model.destination import Destination, Lease
+from ktcpvs.model.retry_on import CONNECT
 from ktcpvs.model.scheduling import NONE, Choice, ModifiedChoice, OwnResponse, Request
 from ktcpvs.streams.connector import HTTP2Failed
 from ktcpvs.streams.tls_connect import TLSFailed
@@ -82,7 +83,7 @@ class Dispatcher:
         self._queued_since = 0  # the tick when it began to wait for room, plus 1; 0: it does not wait
         # Servers that refused a connection for this request; None: they have been tried a second time.
         self._refused: frozenset[Destination] | None = NONE
-        self.request = Request(client_host, tried=service.selector.down)
+        self.request = Request(client_host, tried=service.selector.excluded)
         self.choice: Choice | None = None
         self.lease: Lease | None = None
         self.entry: AccessLogEntry | None = None
@@ -109,7 +110,7 @@ class Dispatcher:
     def begin(self) -> None:
         """Begin a new request, which all servers that are up may serve."""
         request = self.request
-        request.tried = self._service.selector.down
+        request.tried = self._service.selector.excluded
         request.failed = self._refused = NONE
         self.failed_connections = ()
 
@@ -121,7 +122,7 @@ class Dispatcher:
         if self.uses_scheduler:
             self._handle(selector.select(self.request, self._allows_second_round))
         else:
-            self._handle(selector.decide(self.request, None))
+            self._handle(selector.without_servers(self.request))
 
     def handle_answer(self, answer: Any) -> None:
         """Continue with a scheduler's answer that the caller already has, as `select` would."""
@@ -145,8 +146,8 @@ class Dispatcher:
             if wait:
                 self._owner.fail(429, f"more than {rule.modifiers.rate} requests for a rule", wait)
                 return
-        if decision.outcome == QUEUE:
-            self._wait_for_room()
+        if decision.outcome == QUEUE and choice is not None:
+            self._wait_for_room(choice.destination)
         elif decision.outcome == AGAIN:
             self.select()
         elif response is not None:
@@ -226,14 +227,14 @@ class Dispatcher:
 
     # The queue.
 
-    def _wait_for_room(self) -> None:
+    def _wait_for_room(self, chosen: Destination) -> None:
         owner, context = self._owner, self._settings_of
         owner.transition(SERVERS_FULL)
         now = context.wheel.now
         if not self._queued_since:
             self._queued_since = now + 1
         self.is_waiting = True
-        self._service.wait_for_room(self)
+        self._service.wait_for_room(self, chosen)
         left = self._service.settings.queue_timeout + self._queued_since - 1 - now
         owner.set_timer(max(left, 0), self._queue_timed_out)
 
@@ -247,7 +248,8 @@ class Dispatcher:
             owner.expire(CLIENT_GONE)
             return
         owner.transition(ROOM_FREED)
-        self.request.tried = self.request.tried | self._service.selector.down
+        self.request.tried = self.request.tried | self._service.selector.excluded
+        self._service.queue.uncount(self)  # else it would find the server's queue full of itself
         self.select()
 
     def stop_waiting(self) -> None:
@@ -297,7 +299,10 @@ class Dispatcher:
         else:
             self._log.event(levels.NON_FATAL, form, ident=self._service.ident, server=destination.address, why=reason)
         owner.transition(CONNECT_FAILED)
-        self.select()
+        if CONNECT in self._service.config.retry_on:
+            self.select()
+        else:
+            owner.fail(503, "the server cannot be connected, and retry_on does not name connect")
 
     def _allows_second_round(self) -> bool:
         """Return whether servers that refused the request may be tried again: after another server has died with it,
@@ -307,5 +312,5 @@ class Dispatcher:
             return False
         self._refused = None  # only once; a server that died with the request does not get it again
         request.failed -= refused
-        request.tried = self._service.selector.down | request.failed
+        request.tried = self._service.selector.excluded | request.failed
         return True

@@ -22,6 +22,7 @@ class Queue:
 
     def __init__(self) -> None:
         self._waiting: dict[Waiter, set[Destination]] = {}  # waiter -> servers that it cannot use
+        self._chosen: dict[Waiter, Destination] = {}  # waiter -> the full server that counts it as pending
         self._freed: list[Destination] = []
         self._is_serving = False
 
@@ -34,13 +35,25 @@ class Queue:
     def __repr__(self) -> str:
         return f"<Queue {len(self._waiting)} waiting>"
 
-    def enter(self, waiter: Waiter) -> None:
-        """Add `waiter` at the end, unless it is in the queue already."""
+    def enter(self, waiter: Waiter, chosen: Destination) -> None:
+        """Add `waiter` at the end, unless it is in the queue already. chosen: the full server that was chosen for it,
+        which counts it as pending."""
         self._waiting.setdefault(waiter, set())
+        if chosen.max_pending:
+            self.uncount(waiter)
+            self._chosen[waiter] = chosen
+            chosen.pending += 1
 
     def leave(self, waiter: Waiter) -> None:
         """Remove `waiter`, if it is in the queue."""
         self._waiting.pop(waiter, None)
+        self.uncount(waiter)
+
+    def uncount(self, waiter: Waiter) -> None:
+        """No server counts `waiter` as pending any more; it keeps its place in the queue."""
+        chosen = self._chosen.pop(waiter, None)
+        if chosen is not None:
+            chosen.pending -= 1
 
     def freed(self, destination: Destination) -> None:
         """`destination` has room: let the first waiter that can use it try again."""

@@ -2,27 +2,31 @@
 
 Traffic, `--explain` and configuration tests call the same procedure, `Selector.select`, so that they cannot differ:
 
-1. The scheduler chooses, or says with which response a rule answers. When it fails or takes too long, the `fallback`
-scheduler chooses instead. 2. A full server is
-replaced by another choice of the scheduler; when there is none, the client waits in the queue. 3. Without a choice,
-servers that refused this request may be tried a second time (`allows_second_round`). 4. Otherwise an ejected server is
-used, and if there is none, the `redirect` address. 5. Otherwise the request is refused.
+1. The scheduler chooses among the servers that are up and whose priority is in use, or says with which response
+a rule answers. When it fails or takes too long,
+the `fallback` scheduler chooses instead. 2. A full server is replaced by another choice of the scheduler, if need be of
+a later priority; when there is none, the client waits in the queue. 3. Without a choice, servers of later priorities
+are used, one priority after another. 4. Then servers that refused this request may be tried a second time
+(`allows_second_round`). 5. Otherwise an ejected server is used, and if there is none, the `redirect` address.
+6. Otherwise the request is refused.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any, TypeGuard
 
 from attrs import evolve, frozen
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from ktcpvs.dispatch.priorities import Priorities, priorities_of
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.health import EJECTED
 from ktcpvs.model.retries import RetryBudget
-from ktcpvs.model.scheduling import Choice, OwnResponse, Request
+from ktcpvs.model.scheduling import NONE, Choice, OwnResponse, Request
+from ktcpvs.model.server_words import MAINTENANCE
 from ktcpvs.model.service import VirtualService
 from ktcpvs.runtime.context import Context
 from ktcpvs.system.pending import cancel_pending
@@ -74,13 +78,16 @@ class Selector:
     """Selects servers for the requests of one service, or of one dry run.
 
     config: the service's configuration. scheduler: the bound scheduler. usable: all configured servers. down: the
-    servers that checks or errors have taken out of service; replaced, never changed in place. limited: the servers
-    with a `maxconn`. redirect: None without a redirect address. retries: the budget of retried requests.
+    servers that checks, errors or their mode have taken out of service. in_maintenance: those of them whose mode is
+    MAINTENANCE. resting: those whose checks ask for no new clients. standby: those that are up, and whose priority is
+    not in use. excluded: all of these, the servers that a new request does not get. These sets are replaced, never
+    changed in place. priorities: None: all servers have the same one. limited: the servers with a `maxconn`. redirect:
+    None without a redirect address. retries: the budget of retried requests.
     """
 
     __slots__ = (
-        "_context", "_fallback", "_make_fallback", "_note", "config", "down", "limited", "redirect", "retries",
-        "scheduler", "usable",
+        "_context", "_fallback", "_make_fallback", "_note", "config", "down", "excluded", "in_maintenance",
+        "limited", "priorities", "redirect", "resting", "retries", "scheduler", "standby", "usable",
     )  # fmt: skip
 
     def __init__(
@@ -95,6 +102,11 @@ class Selector:
         self.scheduler: Any = None
         self.usable: frozenset[Destination] = frozenset()
         self.down: set[Destination] = set()
+        self.standby: frozenset[Destination] = NONE
+        self.resting: frozenset[Destination] = NONE
+        self.excluded: set[Destination] = self.down
+        self.in_maintenance: frozenset[Destination] = NONE
+        self.priorities: Priorities | None = None
         self.limited: tuple[Destination, ...] = ()
         self.redirect: Destination | None = None
         self.retries = RetryBudget()
@@ -111,10 +123,29 @@ class Selector:
         self.config, self.scheduler, self.usable = config, scheduler, destinations
         self._make_fallback, self._fallback = make_fallback, None
         self.limited = tuple([destination for destination in destinations if destination.maxconn])
+        self.priorities = priorities_of(config, destinations)
+        unused = {server.address for server in config.servers if server.mode == MAINTENANCE}
+        self.in_maintenance = frozenset([one for one in destinations if one.address in unused]) if unused else NONE
         if config.redirect is None:
             self.redirect = None
         elif self.redirect is None or self.redirect.address != config.redirect:
             self.redirect = Destination(config.redirect)
+
+    def set_down(self, down: set[Destination], resting: frozenset[Destination] = NONE) -> None:
+        """Take these servers out of service, and no others but those in maintenance. Servers of later priorities join
+        in, or stand by again. resting: those that get nothing but their sessions."""
+        self.down = down = down | self.in_maintenance if self.in_maintenance else down
+        before, self.resting = self.standby | self.resting, resting - down if resting else NONE
+        self.standby = self.priorities.standby(self.unavailable) if self.priorities is not None else NONE
+        others = self.standby | self.resting
+        for destination in before ^ others:
+            destination.is_standby = destination in others
+        self.excluded = down | others if others else down
+
+    @property
+    def unavailable(self) -> set[Destination]:
+        """The servers that are not available, whatever their priority."""
+        return self.down | self.resting if self.resting else self.down
 
     # The procedure.
 
@@ -168,27 +199,47 @@ class Selector:
         choice: Choice | None,
         reason: str = "",
         allows_second_round: Callable[[], bool] = never,
+        chooser: Any = None,
     ) -> Decision:
-        """Decide by a scheduler's choice. reason: why there is none, if that is known."""
+        """Decide by a scheduler's choice. reason: why there is none, if that is known. chooser: the scheduler that
+        chooses among servers of later priorities; None: that of the service."""
         tried = request.tried
         if choice is not None:
             destination = choice.destination
             if destination not in self.usable:
                 return self._foreign_choice(request, destination, allows_second_round)
-            if destination in tried:
+            if destination in tried and not self._continues_session(choice, request):
                 choice = None
             elif destination.maxconn and destination.is_full:
                 other = self._instead_of_full(choice, request)
                 if other is None:
-                    return Decision(QUEUE, choice)
+                    return self._wait(choice, request)
                 choice = other
+        if choice is None and self.standby and not self._has_failed_too_often(request):
+            choice = self._of_later_priority(request, chooser)
         if choice is None and allows_second_round():
             return Decision(AGAIN)
         if choice is None and self.down and not self._has_failed_too_often(request):
             choice = self._last_resort(request)
         if choice is not None:
             return Decision(SERVER, choice)
-        if self.redirect is not None and self.redirect not in tried:
+        return self.without_servers(request, reason)
+
+    def _wait(self, choice: Choice, request: Request) -> Decision:
+        """Let a request wait for the full server that was chosen, or for another one where too many wait already."""
+        crowded = {one for one in self.limited if one.is_crowded}
+        if choice.destination not in crowded:
+            return Decision(QUEUE, choice)
+        self._note(f"max_pending requests wait for {choice.destination.address} already")
+        other = self._choose_without(request, request.tried | crowded)
+        other = other or self._of_later_priority(request, None, crowded)
+        if other is None:
+            return self.without_servers(request, "as many requests wait as max_pending allows")
+        return Decision(QUEUE if other.destination.is_full else SERVER, other)
+
+    def without_servers(self, request: Request, reason: str = "") -> Decision:
+        """Decide for a request that no server of the service can serve. reason: why, if that is known."""
+        if self.redirect is not None and self.redirect not in request.tried:
             return Decision(REDIRECT, Choice(self.redirect, "redirect, since no server was found"))
         return Decision(NOBODY, None, reason or self._why_nobody(request))
 
@@ -220,7 +271,7 @@ class Selector:
         choice = self._fallback_choice(request, reason)
         if isinstance(choice, OwnResponse):
             return Decision(RESPOND, response=choice)
-        return self.decide(request, choice, reason, allows_second_round)
+        return self.decide(request, choice, reason, allows_second_round, self._fallback)
 
     def _fallback_choice(self, request: Request, reason: str) -> Choice | OwnResponse | None:
         """Return the fallback scheduler's choice, or None. reason: why the scheduler has not chosen."""
@@ -245,23 +296,48 @@ class Selector:
         if choice.waits:
             return None
         self._note(f"{choice.destination.address} was chosen first, but it is full")
-        return self._choose_without(request, request.tried | self._full())
+        full = self._full()
+        return self._choose_without(request, request.tried | full) or self._of_later_priority(request, None, full)
+
+    def _continues_session(self, choice: Choice, request: Request) -> bool:
+        """Whether a server that stands by was chosen because it has the client's session."""
+        destination = choice.destination
+        is_kept = destination in self.standby or destination in self.resting
+        return choice.waits and is_kept and destination not in request.failed
+
+    def _of_later_priority(
+        self, request: Request, chooser: Any = None, unusable: Set[Destination] = NONE
+    ) -> Choice | None:
+        """Return a choice among the servers that stand by, of the first priority that has one; None: there is none.
+
+        chooser: the scheduler that chooses; None: that of the service. unusable: servers that are not chosen, besides
+        those that are down or that have failed the request.
+        """
+        joined: frozenset[Destination] = NONE
+        for name, servers in self.priorities.later(self.standby) if self.priorities is not None else ():
+            joined |= servers
+            choice = self._choose_without(request, (request.tried - joined) | request.failed | unusable, chooser)
+            if choice is not None:
+                return evolve(choice, reason=f"{choice.reason}, of {name}, since no server before can serve it")
+        return None
 
     def _last_resort(self, request: Request) -> Choice | None:
         """Return an ejected server, which is better than none."""
-        ejected = {one for one in self.down if one.health.state == EJECTED and not one.is_full} - request.failed
+        ejected = {one for one in self.down if one.health.state == EJECTED and not one.is_full}
+        ejected -= request.failed | self.in_maintenance
         choice = self._choose_without(request, request.tried - ejected) if ejected else None
         return None if choice is None else evolve(choice, reason=f"{choice.reason}, ejected, but no other is left")
 
     def _full(self) -> set[Destination]:
         return {destination for destination in self.limited if destination.is_full}
 
-    def _choose_without(self, request: Request, excluded: set[Destination]) -> Choice | None:
-        """Return the scheduler's immediate choice among the servers that are not `excluded`."""
+    def _choose_without(self, request: Request, excluded: set[Destination], chooser: Any = None) -> Choice | None:
+        """Return a scheduler's immediate choice among the servers that are not `excluded`. chooser: the scheduler;
+        None: that of the service."""
         tried = request.tried
         request.tried = excluded
         try:
-            other = self.scheduler.choose(request)
+            other = (self.scheduler if chooser is None else chooser).choose(request)
             is_usable = is_choice(other) and other.destination in self.usable.difference(excluded)
         except Exception:
             self._context.log.failure("scheduler of service {ident} failed", ident=self.config.ident)
@@ -287,4 +363,10 @@ class Selector:
         budget."""
         if not self.may_retry():
             return None
-        return self._choose_without(request, request.tried | {silent} | self._full())
+        full, failed = self._full(), request.failed
+        request.failed = failed | {silent}
+        try:
+            other = self._choose_without(request, request.tried | {silent} | full)
+            return other or self._of_later_priority(request, None, full)
+        finally:
+            request.failed = failed

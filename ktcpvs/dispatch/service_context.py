@@ -146,9 +146,9 @@ class ServiceContext:
         self._connectors = {**now, **kept}
         return frozenset(before).difference(kept)
 
-    def wait_for_room(self, waiter: Waiter) -> None:
-        """Put a request into the queue."""
-        self.queue.enter(waiter)
+    def wait_for_room(self, waiter: Waiter, chosen: Destination) -> None:
+        """Put a request into the queue. chosen: the full server that was chosen for it."""
+        self.queue.enter(waiter, chosen)
         self.room_needed()
 
     def note_server_fault(self, destination: Destination, reason: str) -> None:

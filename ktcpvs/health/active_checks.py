@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from attrs import frozen
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import ConnectError
 from twisted.internet.error import TimeoutError as LateError
@@ -18,7 +19,8 @@ from twisted.python.failure import Failure
 
 from ktcpvs.errors import shorten
 from ktcpvs.health.http2_check import probe_grpc, probe_http
-from ktcpvs.model.check import GRPC, OFF, SEND, TCP, Check, NotWell, parse_check
+from ktcpvs.model.address import Address
+from ktcpvs.model.check import GRPC, OFF, SEND, TCP, Check, CheckResponse, NotWell, parse_check
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.service import VirtualService
 from ktcpvs.streams.connector import Connector
@@ -62,16 +64,20 @@ RESET = "the server has reset the connection after the handshake"
 MAX_RESPONSE = 1 << 16
 """The bytes of a response within which the expected text must come."""
 
+MAX_LINE = 80
+"""The most characters that are shown of a response's first line."""
+
 
 class ReportedTo(Protocol):
     """The health of a service's servers."""
 
-    def checked(self, destination: Destination, why: str | None) -> None:
-        """A check of a server has ended. why: the reason why it failed, in words; None if it passed."""
+    def checked(self, destination: Destination, why: str | None, response: CheckResponse | None = None) -> None:
+        """A check of a server has ended. why: the reason why it failed, in words; None if it passed. response: None:
+        there was none."""
 
 
 class CheckedService(Protocol):
-    """The part of a running service that checks use. usable: the servers that it may use."""
+    """The part of a running service that checks use."""
 
     @property
     def ident(self) -> str: ...
@@ -80,12 +86,13 @@ class CheckedService(Protocol):
     def config(self) -> VirtualService: ...
 
     @property
-    def usable(self) -> frozenset[Destination]: ...
+    def checked_servers(self) -> frozenset[Destination]: ...
 
     @property
     def health(self) -> ReportedTo: ...
 
-    def connector(self, destination: Destination) -> Connector: ...
+    def check_connector(self, destination: Destination, check: Check) -> Connector:
+        """Return what connects to the address at which that server is checked."""
 
 
 class ActiveChecks:
@@ -105,18 +112,19 @@ class ActiveChecks:
             (service.ident, destination): service
             for service in services
             if service.config.check != OFF
-            for destination in service.usable
+            for destination in service.checked_servers
         }
         for key in [key for key, server in self._servers.items() if wanted.get(key) is not server.service]:
-            self._servers.pop(key).stop()
-            if self._http is not None:
-                self._http.forget(key[1].address)
+            server = self._servers.pop(key)
+            server.stop()
+            if self._http is not None and server.address is not None:
+                self._http.forget(server.address)
         for key, service in wanted.items():
-            server = self._servers.get(key)
-            if server is None:
+            known = self._servers.get(key)
+            if known is None:
                 self._servers[key] = _CheckedServer(self, self._context, service, key[1])
             else:
-                server.update_check()
+                known.update_check()
 
     @property
     def services(self) -> list[str]:
@@ -139,8 +147,8 @@ class ActiveChecks:
         return seconds * (1 - JITTER + 2 * JITTER * self._chance())
 
     def probe(self, check: Check, destination: Destination, connector: Connector, timeout: float) -> Deferred[Any]:
-        """Start a check; the Deferred fires if it passes, and fails if not. Cancelling it stops the check. timeout:
-        seconds that it may take; the caller cancels it then."""
+        """Start a check; the Deferred fires if it passes, perhaps with a CheckResponse, and fails if not. Cancelling it
+        stops the check. timeout: seconds that it may take; the caller cancels it then."""
         if check.kind == TCP:
             return _Connect(self._context.reactor, timeout).begin(connector)
         if check.kind == SEND:
@@ -156,8 +164,16 @@ class ActiveChecks:
         return self._http.probe(check, connector, destination.name)
 
 
+@frozen
+class _Outcome:
+    """why: the reason why a check has failed; None: it has passed. response: None: there was none."""
+
+    why: str | None
+    response: CheckResponse | None = None
+
+
 class _CheckedServer:
-    """One server of one service, checked at intervals."""
+    """One server of one service, checked at intervals. address: that of the last check; None: there was none."""
 
     def __init__(
         self, checks: ActiveChecks, context: Context, service: CheckedService, destination: Destination
@@ -167,6 +183,7 @@ class _CheckedServer:
         self._context = context
         self._destination = destination
         self._attempt: _Attempt | None = None
+        self.address: Address | None = None
         self.update_check()
         self._job = PeriodicJob(context.reactor, self._run, self._failed)
         self._job.start(checks.spread(service.config.check_interval))
@@ -185,17 +202,19 @@ class _CheckedServer:
         if self._checks.running >= MAX_RUNNING:
             return RETRY_DELAY
         timeout = self.service.config.check_timeout
-        connector = self.service.connector(self._destination)
+        connector = self.service.check_connector(self._destination, self._check)
+        self.address = connector.address
         probe = partial(self._checks.probe, self._check, self._destination, connector, timeout)
         attempt = self._attempt = _Attempt(self._checks, self._context, probe, timeout, connector.hint)
         return attempt.done.addCallback(self._checked)
 
-    def _checked(self, why: str | None) -> float:
+    def _checked(self, outcome: _Outcome) -> float:
         self._attempt = None
+        why = outcome.why
         if why == NOT_MADE:
             self._context.log.event(levels.NON_FATAL, "{server}: {why}", server=self._destination.address, why=why)
         else:
-            self.service.health.checked(self._destination, why)
+            self.service.health.checked(self._destination, why, outcome.response)
         return self._checks.jittered(self.service.config.check_interval)
 
     def _failed(self, why: Failure) -> None:
@@ -205,8 +224,7 @@ class _CheckedServer:
 class _Attempt:
     """One check in progress.
 
-    done: fires with None if the check passes, else with the reason in words. It fires within the timeout, even if the
-    probe neither ends nor can be cancelled.
+    done: fires with the outcome. It fires within the timeout, even if the probe neither ends nor can be cancelled.
     """
 
     def __init__(
@@ -214,15 +232,19 @@ class _Attempt:
     ) -> None:
         """probe: starts the check. timeout: seconds. hint: of the connector, for a server that does not respond as
         expected."""
-        self.done: Deferred[str | None] = Deferred()
+        self.done: Deferred[_Outcome] = Deferred()
         self._checks = checks
         self._log = context.log
         self._is_over = False
         self._probe: Deferred[Any] | None = None
         checks.running += 1
-        self._timer = context.reactor.callLater(timeout, self._end, f"check: nothing within {timeout} s")
+        late = _Outcome(f"check: nothing within {timeout} s")
+        self._timer = context.reactor.callLater(timeout, self._end, late)
         self._probe = maybeDeferred(probe)
-        self._probe.addCallbacks(lambda _: self._end(None), lambda why: self._end(_in_words(why, hint)))
+        self._probe.addCallbacks(self._passed, lambda why: self._end(_failed(why, hint)))
+
+    def _passed(self, response: Any) -> None:
+        self._end(_Outcome(None, response if isinstance(response, CheckResponse) else None))
 
     def abandon(self) -> None:
         """Stop the check; `done` does not fire."""
@@ -234,10 +256,10 @@ class _Attempt:
             self._timer.cancel()
         cancel_pending(self._probe, self._log)
 
-    def _end(self, why: str | None) -> None:
+    def _end(self, outcome: _Outcome) -> None:
         if not self._is_over:
             self.abandon()
-            self.done.callback(why)
+            self.done.callback(outcome)
 
 
 class _Connect:
@@ -299,9 +321,9 @@ class _SendExpect:
         self._check = check
         self._received = bytearray()
         self._stream = Stream()
-        self._outcome: Deferred[None] = Deferred()
+        self._outcome: Deferred[CheckResponse] = Deferred()
 
-    def begin(self, connector: Connector) -> Deferred[None]:
+    def begin(self, connector: Connector) -> Deferred[CheckResponse]:
         """Start; the Deferred fires when the expected text has come, else fails. Cancelling it closes the
         connection."""
         stream = self._stream
@@ -310,7 +332,7 @@ class _SendExpect:
         stream.lost = lambda clean: self._over()
         connecting = connector.connect_stream(stream)
 
-        def cancel(_: Deferred[None]) -> None:
+        def cancel(_: Deferred[CheckResponse]) -> None:
             connecting.cancel()
             stream.abort()
 
@@ -327,7 +349,7 @@ class _SendExpect:
         self._received += data
         if self._received.find(self._check.expect, searched) >= 0:
             if not self._outcome.called:
-                self._outcome.callback(None)
+                self._outcome.callback(self._response())
             self._stream.close()
         elif len(self._received) > MAX_RESPONSE:
             self._over()
@@ -335,12 +357,21 @@ class _SendExpect:
     def _over(self) -> None:
         said, failure = shorten(self._received.decode("latin-1"), 60), self._stream.failure
         why = f"it said '{said}'" if said else "it said nothing"
-        self._fail(Failure(NotWell(f"TLS: {failure}" if failure else why)))
+        self._fail(Failure(NotWell(f"TLS: {failure}" if failure else why, self._response())))
         self._stream.abort()
+
+    def _response(self) -> CheckResponse:
+        line = bytes(self._received).split(b"\n", 1)[0].removesuffix(b"\r")
+        return CheckResponse(shorten(line.decode("latin-1"), MAX_LINE))
 
     def _fail(self, why: Failure) -> None:
         if not self._outcome.called:
             self._outcome.errback(why)
+
+
+def _failed(why: Failure, hint: str) -> _Outcome:
+    error = why.value
+    return _Outcome(_in_words(why, hint), error.response if isinstance(error, NotWell) else None)
 
 
 def _in_words(why: Failure, hint: str = "") -> str:

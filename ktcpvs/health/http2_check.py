@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import re2
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from ktcpvs import __version__
+from ktcpvs.errors import shorten
 from ktcpvs.model.address import host_field
-from ktcpvs.model.check import Check, NotWell
+from ktcpvs.model.check import Check, CheckResponse, NotWell
+from ktcpvs.model.pattern import encode_pattern, re2_options
+from ktcpvs.model.request_values import header_values
 from ktcpvs.protocols import grpc, http1, http2
 from ktcpvs.protocols.http2.constants import ALPN, error_name
 from ktcpvs.streams.connector import Connector
@@ -22,42 +26,56 @@ from ktcpvs.streams.stream import Stream
 MAX_HEAD = 1 << 16
 """Bytes within which a response's head must end in HTTP/1.1, interim responses included."""
 
+MAX_SEARCHED_BODY = 1 << 16
+"""Bytes of a response's body that are searched for a pattern."""
+
 MAX_RESPONSE = 1 << 20
 """The most bytes that are read for one check."""
 
 
 @define
-class CheckResponse:
+class HTTP2Response:
     """A response to a check. lines: its header fields and trailers, as lines of HTTP/1. body: the beginning of it."""
 
     status: int
     lines: bytes = b""
     body: bytes = b""
+    version: str = "HTTP/2"
 
 
 @frozen
 class CheckRequest:
-    """The request of a check. head: in HTTP/1.1, with its empty line. judge: called with the response; raises NotWell
-    if it does not pass. body: of the request. needs_http2: it cannot be sent in HTTP/1.1."""
+    """The request of a check. head: in HTTP/1.1, with its empty line. judge: called with the response; returns what is
+    shown of it, None: nothing; raises NotWell if it does not pass. body: of the request. needs_http2: it cannot be sent
+    in HTTP/1.1."""
 
     head: bytes = field(repr=False)
-    judge: Callable[[CheckResponse], None]
+    judge: Callable[[HTTP2Response], CheckResponse | None]
     body: bytes = b""
     needs_http2: bool = False
 
 
-def probe_http(check: Check, connector: Connector, name: str | None = None) -> Deferred[None]:
+def probe_http(check: Check, connector: Connector, name: str | None = None) -> Deferred[CheckResponse | None]:
     """Start a check of kind HTTP; the Deferred fires if it passes, and fails if not. Cancelling it stops the check.
     name: the server's host and port as they are configured; None: as in its address."""
 
-    def judge(response: CheckResponse) -> None:
+    def judge(response: HTTP2Response) -> CheckResponse:
+        names = () if check.weight is None else (check.weight.lower().encode(),)
+        weights = [value.decode("latin-1") for _, value in header_values(response.lines, names)]
+        seen = CheckResponse(f"{response.version} {response.status}", weights[-1] if weights else None)
         if not check.is_well(response.status):
-            raise NotWell(f"status {response.status}")
+            raise NotWell(f"status {response.status}", seen)
+        found = response.body[:MAX_SEARCHED_BODY]
+        if check.body is not None and re2.search(encode_pattern(check.body), found, options=re2_options()) is None:
+            raise NotWell(f"the response's body does not have '{shorten(check.body, 40)}'", seen)
+        return seen
 
-    return HTTP2Check(CheckRequest(request_head("GET", check.path, connector, name), judge)).begin(connector)
+    lines = [f"{field}: {value}" for field, value in check.headers]
+    head = request_head(check.method, check.path, connector, name, *lines, host=check.host)
+    return HTTP2Check(CheckRequest(head, judge, needs_http2=check.body is not None)).begin(connector)
 
 
-def probe_grpc(check: Check, connector: Connector, name: str | None = None) -> Deferred[None]:
+def probe_grpc(check: Check, connector: Connector, name: str | None = None) -> Deferred[CheckResponse | None]:
     """As `probe_http`, for a check of kind GRPC: the server, or one service of it, must be SERVING."""
     body = grpc.health_request(check.service)
     lines = "Content-Type: application/grpc", "TE: trailers", f"Content-Length: {len(body)}"
@@ -65,7 +83,7 @@ def probe_grpc(check: Check, connector: Connector, name: str | None = None) -> D
     return HTTP2Check(CheckRequest(head, _judge_grpc, body, needs_http2=True)).begin(connector)
 
 
-def _judge_grpc(response: CheckResponse) -> None:
+def _judge_grpc(response: HTTP2Response) -> None:
     status = grpc.read_status(response.lines)
     if response.status != 200 or status is None:
         raise NotWell(f"status {response.status}, which is no response of gRPC")
@@ -79,10 +97,13 @@ def _judge_grpc(response: CheckResponse) -> None:
         raise NotWell(names[health] if health < len(names) else f"unknown health {health}")
 
 
-def request_head(method: str, path: str, connector: Connector, name: str | None, *lines: str) -> bytes:
-    """Return the head of a check's request in HTTP/1.1. name: as for `probe_http`."""
+def request_head(
+    method: str, path: str, connector: Connector, name: str | None, *lines: str, host: str | None = None
+) -> bytes:
+    """Return the head of a check's request in HTTP/1.1. name: as for `probe_http`. host: the value of Host; None: the
+    server's."""
     # A dot at the end of a name is for name servers; web servers do not expect it.
-    host = (name or host_field(connector.address)).replace(".:", ":")
+    host = host or (name or host_field(connector.address)).replace(".:", ":")
     first = f"{method} {path} HTTP/1.1", f"Host: {host}", f"User-Agent: ktcpvs/{__version__} check"
     return "\r\n".join((*first, *lines, "", "")).encode()
 
@@ -97,10 +118,10 @@ class HTTP2Check:
         self._stream_id = 0  # of the request, once it is sent
         self._received = b""  # in HTTP/1.1
         self._size = 0
-        self._response: CheckResponse | None = None
-        self._outcome: Deferred[None] = Deferred()
+        self._response: HTTP2Response | None = None
+        self._outcome: Deferred[CheckResponse | None] = Deferred()
 
-    def begin(self, connector: Connector) -> Deferred[None]:
+    def begin(self, connector: Connector) -> Deferred[CheckResponse | None]:
         """Start; the Deferred fires if the check passes, else fails. Cancelling it closes the connection."""
         stream = self._stream
         stream.dataReceived = self._data_received
@@ -150,7 +171,7 @@ class HTTP2Check:
             while (read := http1.read_response(self._received, b"GET", MAX_HEAD, looked)) is not None:
                 response, end = read
                 if response.status >= 200:
-                    self._judge(CheckResponse(response.status))
+                    self._judge(HTTP2Response(response.status, response.head, version="HTTP/1.1"))
                     return
                 self._received, looked = self._received[end:], 0
         except http1.BadResponse as bad:
@@ -160,7 +181,7 @@ class HTTP2Check:
         if isinstance(event, http2.SettingsReceived):
             self._send_request(client)
         elif isinstance(event, http2.ResponseReceived):
-            self._response = CheckResponse(event.response.status, event.response.lines)
+            self._response = HTTP2Response(event.response.status, event.response.lines)
             self._end_if(event.end_stream)
         elif isinstance(event, http2.DataReceived) and self._response is not None:
             client.acknowledge(event.stream_id, len(event.data))
@@ -190,14 +211,14 @@ class HTTP2Check:
         if has_ended and self._response is not None:
             self._judge(self._response)
 
-    def _judge(self, response: CheckResponse) -> None:
+    def _judge(self, response: HTTP2Response) -> None:
         try:
-            self._request.judge(response)
+            seen = self._request.judge(response)
         except NotWell as why:
-            self._not_well(str(why))
+            self._not_well(str(why), why.response)
             return
         if not self._outcome.called:
-            self._outcome.callback(None)
+            self._outcome.callback(seen)
         self._close()
 
     def _close(self) -> None:
@@ -210,8 +231,8 @@ class HTTP2Check:
         failure = self._stream.failure
         self._not_well(f"TLS: {failure}" if failure else "no answer: the connection was closed")
 
-    def _not_well(self, why: str) -> None:
-        self._fail(Failure(NotWell(why)))
+    def _not_well(self, why: str, response: CheckResponse | None = None) -> None:
+        self._fail(Failure(NotWell(why, response)))
         self._stream.abort()
 
     def _fail(self, why: Failure) -> None:

@@ -1,4 +1,5 @@
-"""HTTP checks: a GET passes if its response has an expected status. Connections are kept between checks."""
+"""HTTP checks: a request passes if its response has an expected status and body. Connections are kept between
+checks."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from collections.abc import Hashable
 from itertools import count
 from typing import Any, NamedTuple
 
+import re2
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted
 from twisted.internet.protocol import Protocol, connectionDone
@@ -18,8 +20,10 @@ from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
 from ktcpvs import __version__
+from ktcpvs.errors import shorten
 from ktcpvs.model.address import Address, Inet, host_field
-from ktcpvs.model.check import Check, NotWell
+from ktcpvs.model.check import Check, CheckResponse, NotWell
+from ktcpvs.model.pattern import encode_pattern, re2_options
 from ktcpvs.model.service import HTTPS_PORT
 from ktcpvs.streams.connector import Connector
 
@@ -28,6 +32,12 @@ MAX_HEAD = 1 << 16
 
 MAX_RESPONSE = 1 << 20
 """Bytes of a response that are read so that its connection can be kept; after a longer one the connection is closed."""
+
+MAX_SEARCHED_BODY = 1 << 16
+"""Bytes of a response's body that are searched for a pattern."""
+
+MAX_LINE = 80
+"""The most characters that are shown of a status line."""
 
 KEEPALIVE_TIMEOUT = 60
 """Seconds that an idle connection is kept for the next check."""
@@ -126,11 +136,16 @@ class HTTPChecks:
         self._agent = Agent.usingEndpointFactory(reactor, self._endpoints, pool=self._pool)
 
     def probe(self, check: Check, connector: Connector, name: str | None = None) -> Deferred[Any]:
-        """Start a check; the Deferred fires if it passes, and fails if not. name: the server's host and port as they
-        are configured; None: as in its address."""
-        headers = Headers({"Host": [_host(connector, name)], "User-Agent": [f"ktcpvs/{__version__} check"]})
+        """Start a check; the Deferred fires with a CheckResponse if it passes, and fails if not. name: the server's
+        host and port as they are configured; None: as in its address."""
+        host = check.host or _host(connector, name)
+        headers = Headers({"Host": [host], "User-Agent": [f"ktcpvs/{__version__} check"]})
+        for field, value in check.headers:
+            if field.lower() == "user-agent":
+                headers.removeHeader(field)
+            headers.addRawHeader(field, value)
         url = b"http://" + self._endpoints.host(connector) + check.path.encode()
-        response: Deferred[Any] = self._agent.request(b"GET", url, headers)
+        response: Deferred[Any] = self._agent.request(check.method.encode(), url, headers)
         return response.addCallbacks(lambda response: _judge(response, check), _no_response)
 
     def forget(self, address: Address) -> None:
@@ -154,27 +169,52 @@ def _host(connector: Connector, name: str | None) -> str:
 
 
 class _Body(Protocol):
-    """Reads a response's body and drops it."""
+    """Reads a response's body, and keeps its beginning."""
 
-    def __init__(self, done: Deferred[None]) -> None:
+    def __init__(self, done: Deferred[bytes], kept: int) -> None:
+        """done: fires with the beginning. kept: the most bytes of it."""
         self._done = done
+        self._left = kept
+        self._begun = bytearray()
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._left:
+            self._begun += data[: self._left]
+            self._left = max(self._left - len(data), 0)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if not self._done.called:
-            self._done.callback(None)
+            self._done.callback(bytes(self._begun))
 
 
-def _judge(response: _Response, check: Check) -> Deferred[None]:
-    status = response.head.code
+def _judge(response: _Response, check: Check) -> Deferred[CheckResponse]:
+    head = response.head
     # The response's own transport is a proxy that cannot abort, so the connection itself is aborted.
-    read: Deferred[None] = Deferred(lambda _: response.connection.abort_connection())
-    response.head.deliverBody(_Body(read))
+    read: Deferred[bytes] = Deferred(lambda _: response.connection.abort_connection())
+    head.deliverBody(_Body(read, MAX_SEARCHED_BODY if check.body is not None else 0))
 
-    def judge(_: None) -> None:
-        if not check.is_well(status):
-            raise NotWell(f"status {status}")
+    def judge(body: bytes) -> CheckResponse:
+        seen = _seen(head, check)
+        if not check.is_well(head.code):
+            raise NotWell(f"status {head.code}", seen)
+        if check.body is not None and not _has(check.body, body):
+            raise NotWell(f"the response's body does not have '{shorten(check.body, 40)}'", seen)
+        return seen
 
     return read.addCallback(judge)
+
+
+def _seen(head: Any, check: Check) -> CheckResponse:
+    """Return what is shown of a response, and the weight in it."""
+    _, major, minor = head.version
+    line = f"HTTP/{major}.{minor} {head.code} {head.phrase.decode('latin-1')}"
+    values = head.headers.getRawHeaders(check.weight.encode(), []) if check.weight is not None else []
+    return CheckResponse(shorten(line, MAX_LINE), values[-1].decode("latin-1") if values else None)
+
+
+def _has(pattern: str, body: bytes) -> bool:
+    """Whether the pattern is found in the beginning of a body. RE2 keeps it compiled."""
+    return re2.search(encode_pattern(pattern), body, options=re2_options()) is not None
 
 
 def _no_response(why: Failure) -> Failure:

@@ -6,12 +6,14 @@ scheduler chooses them, and no scheduler must be bound again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ktcpvs.dispatch.queue import Queue
 from ktcpvs.dispatch.selection import Selector
+from ktcpvs.errors import BadValue
+from ktcpvs.health.slow_servers import SlowServers
 from ktcpvs.model import health
-from ktcpvs.model.check import OFF
+from ktcpvs.model.check import OFF, CheckResponse, parse_check, read_weight
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.health import DOWN, EJECTED, ERRORS, FELL, OVER, ROSE, UP
 from ktcpvs.model.service import VirtualService
@@ -38,6 +40,11 @@ class ServiceHealth:
         self._is_repeating = False  # the wheel calls `_tick` every second
         self._known: frozenset[Destination] = frozenset()
         self._lines = (-1, 0)  # a tick, and the number of changes logged in it
+        self._priorities_in_use = 1
+        self._slow_servers = SlowServers()
+        self._compares_latencies = False  # the wheel calls `_eject_slow`
+        self._is_stopped = False
+        self._weights: dict[Destination, str] = {}  # server -> the weight that its checks ask for
         self._observer: Callable[[Destination], object] = lambda destination: None
 
     def observe_checks(self, observer: Callable[[Destination], object]) -> None:
@@ -54,6 +61,11 @@ class ServiceHealth:
         errors = destination.errors
         if not config.eject or errors < config.eject or destination.health.state != UP:
             return
+        self._eject(destination, f"{errors} consecutive errors, the last: {why}")
+
+    def _eject(self, destination: Destination, why: str) -> None:
+        """Eject a server, unless too many are out of service already. why: in words."""
+        config = self._selector.config
         usable = [one for one in self._selector.usable if one in self._selector.down or one.weight > 0]
         if destination not in self._selector.usable or not health.may_eject(
             len(usable), len(self._selector.down), config.eject_share
@@ -61,24 +73,47 @@ class ServiceHealth:
             return
         now, most = self._context.wall(), self._context.settings.eject_most
         seconds = destination.health.ejection_time(config.eject_time, most, now)
-        self._change(destination, ERRORS, f"{errors} consecutive errors, the last: {why}; ejected for {seconds} s")
+        self._change(destination, ERRORS, f"{why}; ejected for {seconds} s")
         ejected = destination.health.ejections
         self._context.wheel.after(seconds, lambda: self._end_ejection(destination, ejected))
+
+    def _eject_slow(self) -> bool:
+        """Eject servers whose requests take much longer than those of the others. Return whether to go on."""
+        config, settings = self._selector.config, self._context.settings
+        self._compares_latencies = bool(config.eject_slow) and not self._is_stopped
+        if not self._compares_latencies:
+            return False
+        compared = [one for one in self._destinations if one.health.state == UP]
+        slow = self._slow_servers.find(
+            compared, config.eject_slow, settings.eject_slow_requests, settings.eject_slow_least / 1000
+        )
+        for destination, why in slow:
+            self._eject(destination, why)
+        return True
+
+    def stop(self) -> None:
+        """The service stops: compare latencies no more, until it is configured again."""
+        self._is_stopped = True
 
     def _end_ejection(self, destination: Destination, ejected: int) -> None:
         if destination.health.state == EJECTED and destination.health.ejections == ejected:
             self._change(destination, OVER, "the ejection has ended")
 
-    def checked(self, destination: Destination, why: str | None) -> None:
-        """Count a check. why: the reason why it failed; None if it passed."""
+    def checked(self, destination: Destination, why: str | None, response: CheckResponse | None = None) -> None:
+        """Count a check. why: the reason why it failed; None if it passed. response: None: there was none."""
         config = self._selector.config
+        destination.health.response = response.line if response is not None else ""
         event = destination.health.checked(why, config.check_rise, config.check_fall)
+        is_other_weight = why is None and response is not None and self._take_weight(destination, response.weight)
         if event is not None:
             self._change(destination, event, why or f"{config.check_rise} checks have passed")
+        if event is not None or is_other_weight:
             self._observer(destination)
 
-    def mark(self, destination: Destination, is_up: bool, why: str) -> None:
-        """Apply the result of the process that runs the checks: the server is up, or down."""
+    def mark(self, destination: Destination, is_up: bool, why: str, weight: str = "") -> None:
+        """Apply the result of the process that runs the checks: the server is up, or down. weight: as its checks ask
+        for it; "": they do not."""
+        self._take_weight(destination, weight or None)
         state = destination.health.state
         if is_up and state == DOWN:
             self._change(destination, ROSE, why)
@@ -97,7 +132,13 @@ class ServiceHealth:
 
     def _update_down(self) -> None:
         selector = self._selector
-        selector.down = {destination for destination in selector.usable if destination.health.state != UP}
+        down = {destination for destination in selector.usable if destination.health.state != UP}
+        selector.set_down(down, self._resting())
+        priorities, before = selector.priorities, self._priorities_in_use
+        self._priorities_in_use = priorities.in_use(selector.unavailable) if priorities is not None else 1
+        if priorities is not None and self._priorities_in_use != before:
+            text = priorities.describe(selector.unavailable)
+            self._context.log.event(levels.ANNOUNCE, "service {ident}: {text}", ident=selector.config.ident, text=text)
 
     def _log_change(self, destination: Destination, why: str) -> None:
         tick, lines = self._lines
@@ -123,6 +164,38 @@ class ServiceHealth:
             levels.ANNOUNCE, form, ident=selector.config.ident, down=len(selector.down), n=len(selector.usable)
         )
 
+    # Weights from checks.
+
+    def weight_of(self, destination: Destination) -> str:
+        """Return the weight that a server's checks ask for; "": they do not."""
+        return self._weights.get(destination, "")
+
+    @property
+    def weighed(self) -> Iterable[Destination]:
+        """The servers whose checks ask for a weight."""
+        return list(self._weights)
+
+    def _take_weight(self, destination: Destination, text: str | None) -> bool:
+        """Use the weight that a check's response has. Return whether it is another one. text: None: it has none."""
+        if text is None or self._weights.get(destination) == text or destination not in self._selector.usable:
+            return False
+        try:
+            read_weight(text, 1)
+        except BadValue as bad:
+            form = "service {ident}: {reason}, as {server}: {why}"
+            reason = "servers respond to checks with weights that are none"
+            self._context.log.fault(form, self._selector.config.ident, reason, server=destination.address, why=bad)
+            return False
+        self._weights[destination] = text
+        self._update_weights()
+        self._update_down()
+        self._queue.try_all()
+        return True
+
+    def _resting(self) -> frozenset[Destination]:
+        """Return the servers whose checks ask for the weight 0."""
+        return frozenset([one for one, text in self._weights.items() if not read_weight(text, 1)])
+
     # Changes of the configuration.
 
     def configure(self, config: VirtualService, destinations: tuple[Destination, ...]) -> None:
@@ -134,15 +207,21 @@ class ServiceHealth:
             state = destination.health.state
             if state == DOWN and selector.config.check == OFF:
                 destination.health.happened(ROSE, "checks were turned off", now)
-            elif state == EJECTED and not selector.config.eject:
+            elif state == EJECTED and not (selector.config.eject or selector.config.eject_slow):
                 destination.health.happened(OVER, "ejection was turned off", now)
-        before, self._known = self._known, selector.usable
+        before, self._known = self._known, selector.usable - selector.in_maintenance
+        asks = parse_check(selector.config.check).weight is not None
+        self._weights = {one: text for one, text in self._weights.items() if asks and one in selector.usable}
         self._slow_starts = {one: since for one, since in self._slow_starts.items() if one in selector.usable}
         if before:
-            for destination in selector.usable - before:
+            for destination in self._known - before:
                 self._begin_slow_start(destination)
         self._update_weights()
         self._update_down()
+        self._is_stopped = False
+        if selector.config.eject_slow and not self._compares_latencies:
+            self._compares_latencies = True
+            self._context.wheel.repeat(self._context.settings.eject_slow_interval, self._eject_slow)
 
     # Slow start.
 
@@ -157,19 +236,32 @@ class ServiceHealth:
 
     def _tick(self) -> bool:
         self._update_weights()
+        if self._selector.priorities is not None:
+            self._update_down()
         self._is_repeating = bool(self._slow_starts)
         return self._is_repeating
 
     def _update_weights(self) -> None:
-        """Set the current weight of each server in its slow start."""
+        """Set the current weight of each server in its slow start, and of those whose checks ask for a weight."""
         selector = self._selector
         seconds, now = selector.config.slow_start, self._context.wheel.now
-        weights = {server.address: server.weight for server in selector.config.servers}
-        for destination, since in list(self._slow_starts.items()):
-            whole = weights.get(destination.address, 0)
-            part = (now - since) / seconds if seconds else 1.0
+        shares = {server.address: server.share for server in selector.config.servers}
+        for destination in {**self._slow_starts, **self._weights}:
+            whole = self._whole_weight(destination, shares.get(destination.address, 0))
+            since = self._slow_starts.get(destination)
+            part = (now - since) / seconds if seconds and since is not None else 1.0
             if part >= 1 or not whole:
-                del self._slow_starts[destination]
-                destination.weight = whole
+                self._slow_starts.pop(destination, None)
             else:
-                destination.weight = round(whole * max(part, MIN_SHARE), 2)
+                whole = round(whole * max(part, MIN_SHARE), 2)
+            if destination.weight != whole:
+                destination.weight = whole
+                destination.tell()
+
+    def _whole_weight(self, destination: Destination, share: int) -> float:
+        """Return the weight of a server after its slow start. share: as configured.
+
+        It is never 0 because of a check: schedulers are bound to weights above 0, so such a server rests instead.
+        """
+        text = self._weights.get(destination)
+        return share if text is None or not share else read_weight(text, share) or share

@@ -45,8 +45,8 @@ FIELDS(dispatcher, "request", "choice", "lease", "failed_connections", "entry");
 enum { R_METHOD, R_TARGET, R_PATH, R_LINES, R_TRIED, R_FAILED, R_CLIENT, R_CONNECTION };
 FIELDS(request, "method", "target", "path", "lines", "tried", "failed", "client", "connection");
 
-enum { S_SCHEDULER, S_USABLE, S_DOWN };
-FIELDS(selector, "scheduler", "usable", "down");
+enum { S_SCHEDULER, S_USABLE, S_EXCLUDED };
+FIELDS(selector, "scheduler", "usable", "excluded");
 
 enum { H_IS_ENABLED, H_FORWARDS, H_REQUESTS, H_SCAN };
 FIELDS(cache, "is_enabled", "forwards", "_requests", "scan");
@@ -336,7 +336,7 @@ start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
     put_new(&SLOT(request, request, R_LINES), SLOT(plain, plain, P_LINES));
     put_new(&SLOT(request, request, R_TARGET), SLOT(plain, plain, P_TARGET));
     put_new(&SLOT(request, request, R_PATH), SLOT(plain, plain, P_TARGET));
-    put_new(&SLOT(request, request, R_TRIED), SLOT(selector, selector, S_DOWN));
+    put_new(&SLOT(request, request, R_TRIED), SLOT(selector, selector, S_EXCLUDED));
     if (is_used_set(SLOT(request, request, R_FAILED)) || PyTuple_GET_SIZE(SLOT(dispatcher, dispatcher, D_FAILED)))
         if (call(dispatcher, s_begin, NULL) < 0)
             return -1;

@@ -546,7 +546,10 @@ class HTTPClientConnection(ClientConnection):
         """Check all timeouts of the current state."""
         waited = self.context.wheel.now - self.idle_since()
         state = self.state
-        if self.is_full and state != life.SWITCHED:
+        limit = self.service.settings.request_timeout
+        if limit and state in (life.WAITING, life.ANSWERING) and self.exchange.age >= limit:
+            is_over = self._request_timed_out(state, limit)
+        elif self.is_full and state != life.SWITCHED:
             is_over = self._check_full()
         elif state == life.IDLE:
             is_over = self._check_idle(waited)
@@ -561,6 +564,16 @@ class HTTPClientConnection(ClientConnection):
             self.client.resting = False
             self.client.resume()
         self.restore_timer()
+
+    def _request_timed_out(self, state: str, seconds: int) -> bool:
+        """The request takes longer than request_timeout. Return True if the client was disconnected."""
+        reason = f"the request took more than {seconds} seconds"
+        if state == life.WAITING:
+            self.exchange.fail(504, reason)
+            return False
+        self.ending = reason
+        self.expire(life.READ_TIMEOUT)
+        return True
 
     def _check_full(self) -> bool:
         """Check a client that does not read; the server's timeouts do not run meanwhile. Return True if it was

@@ -126,6 +126,11 @@ class Exchange:
         return self._plain is not None
 
     @property
+    def age(self) -> float:
+        """The seconds since the head of the current request was complete."""
+        return monotonic() - self._started
+
+    @property
     def is_connecting(self) -> bool:
         return self._connecting is not None
 
@@ -145,7 +150,7 @@ class Exchange:
         request = dispatcher.request
         request.method, request.lines = plain.method, plain.lines
         request.target = request.path = plain.target
-        request.tried = selector.down
+        request.tried = selector.excluded
         if request.failed or dispatcher.failed_connections:
             dispatcher.begin()
         self._message, self._plain = None, plain
@@ -588,6 +593,11 @@ class Exchange:
             if interim == MAX_INTERIM_PER_TURN and self.server is not None:
                 self.server.read_later(data)
                 return
+        if response.status < 502 or not self._http.retries.retry_status(self, response.status):
+            self._take_response(message, response, data)
+
+    def _take_response(self, message: http1.Request, response: http1.Response, data: bytes) -> None:
+        """Forward the beginning of a response. data: what has come after its head."""
         try:
             taken = response.frame.feed(data)
         except BadFrame as bad:

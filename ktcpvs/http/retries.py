@@ -14,6 +14,8 @@ from ktcpvs.http.server_connection import ServerConnection
 from ktcpvs.model import exchange as life
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.health import DOWN
+from ktcpvs.model.retry_on import RESET
+from ktcpvs.model.scheduling import Choice
 from ktcpvs.system import log as levels
 
 UNANSWERED = "the server closed the connection before it answered"
@@ -87,7 +89,9 @@ class Retries:
         dispatcher.exclude(destination, self.explain(dead, failure))
         if dispatcher.lease is not None:
             dispatcher.lease.end(failed=True)
-        if self._service.selector.may_retry():
+        if RESET not in self._service.config.retry_on:
+            exchange.fail(502, UNANSWERED)
+        elif self._service.selector.may_retry():
             dispatcher.is_retry = True
             dispatcher.select()
         else:
@@ -126,6 +130,28 @@ class Retries:
         form = "service {ident}: server {server} is silent: {why}"
         service.context.log.event(levels.NON_FATAL, form, ident=service.ident, server=silent.address, why=reason)
         exchange.transition(life.SILENT)
+        self._move(exchange, silent, choice, reason)
+        return True
+
+    def retry_status(self, exchange: RetriedExchange, status: int) -> bool:
+        """The server has responded with this status. Send the request to another server if `retry_on` names the status
+        and that is safe. Return False if the client gets the response."""
+        server, dispatcher, service = exchange.server, exchange.dispatcher, self._service
+        if server is None or str(status) not in service.config.retry_on.split() or not exchange.may_be_repeated:
+            return False
+        destination = server.destination
+        if destination in dispatcher.request.tried:
+            return False
+        choice = service.selector.instead_of_silent(destination, dispatcher.request)
+        if choice is None:
+            return False
+        exchange.transition(life.RETRIED)
+        self._move(exchange, destination, choice, f"status {status}")
+        return True
+
+    def _move(self, exchange: RetriedExchange, silent: Destination, choice: Choice, reason: str) -> None:
+        """Send the request, which the first server has had, to the one of `choice`."""
+        dispatcher = exchange.dispatcher
         silent.retries += 1
         if dispatcher.entry is not None:
             dispatcher.entry.retried()
@@ -136,4 +162,3 @@ class Retries:
         dispatcher.is_retry = True
         dispatcher.exclude(silent, reason)
         dispatcher.take(choice)
-        return True

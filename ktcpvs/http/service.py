@@ -58,6 +58,6 @@ class HTTPService:
         if self._checked is not settings:
             self._checked = settings
             times = settings.head_timeout, settings.keepalive_timeout, settings.response_timeout
-            may_be_off = settings.first_byte_timeout or CHECK_INTERVAL, settings.read_timeout or CHECK_INTERVAL
-            self._interval = min(CHECK_INTERVAL, *times, *may_be_off)
+            may_be_off = settings.first_byte_timeout, settings.read_timeout, settings.request_timeout
+            self._interval = min(CHECK_INTERVAL, *times, *(seconds or CHECK_INTERVAL for seconds in may_be_off))
         return self._interval

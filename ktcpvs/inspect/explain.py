@@ -14,10 +14,12 @@ from twisted.internet.defer import maybeDeferred
 
 from ktcpvs.inspect.views import Views
 from ktcpvs.interfaces import IExplains
+from ktcpvs.model.address import Address
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.filter import filter_of
-from ktcpvs.model.health import UP
+from ktcpvs.model.health import DRAINING, STANDBY, UP
 from ktcpvs.model.scheduling import Considered, Request
+from ktcpvs.model.server_words import DRAIN, MAINTENANCE, READY
 from ktcpvs.model.service import VirtualService
 from ktcpvs.protocols.http1 import BadRequest
 from ktcpvs.runtime.context import Context
@@ -67,8 +69,9 @@ class Explainer:
         notes = [] if running else [f"service {ident} is stopped: this is what it would do"]
         if not running and ident in director.services:
             _copy_loads(prepared, director.services[ident])
+        modes = {server.address: server.mode for server in config.servers}
         down = {destination for destination in prepared.destinations.values() if destination.health.state != UP}
-        request = Request(parse_client(client), tried=down)
+        request = Request(parse_client(client))
         answer = {
             "service": ident,
             "running": running,
@@ -85,15 +88,16 @@ class Explainer:
         except BadRequest as bad:
             considered, outcome = Considered(), bad_request_outcome(bad, prepared)
         else:
+            dry_run = DryRun(context, prepared, request, notes, down, live.selector.resting)
             considered = _consider(prepared, request, context, notes)
-            outcome = await DryRun(context, prepared, request, notes, down).select()
+            outcome = await dry_run.select()
         errors = await self._last_errors(ident)
         return {
             **answer,
             "request": _describe_request(request, method, target),
             "rules": [{"number": number, "pattern": pattern, "why": why} for number, pattern, why in considered.rules],
             "servers": [
-                {**_describe_server(destination), "last_error": errors.get(str(destination.address))}
+                {**_describe_server(destination, modes), "last_error": errors.get(str(destination.address))}
                 for destination in considered.destinations
             ],
             "notes": [*considered.notes, *notes],
@@ -180,14 +184,20 @@ def _consider(prepared: Prepared, request: Request, context: Context, notes: lis
     return considered
 
 
-def _describe_server(destination: Destination) -> dict[str, Any]:
+def _describe_server(destination: Destination, modes: Mapping[Address, str]) -> dict[str, Any]:
+    """modes: of the servers, by address."""
     state: str = destination.health.state
+    if modes.get(destination.address, READY) != READY:
+        state = DRAINING if modes[destination.address] == DRAIN else MAINTENANCE
     if state == UP:
-        state = "quiesced" if not destination.weight else "full" if destination.is_full else UP
+        state = "quiesced" if not destination.weight else STANDBY if destination.is_standby else UP
+    if state == UP and destination.is_full:
+        state = "full"
     return {
         "address": str(destination.address),
         "state": state,
         "active": destination.active,
         "weight": destination.weight,
         "maxconn": destination.maxconn,
+        "check_response": destination.health.response or None,
     }

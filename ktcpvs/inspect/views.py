@@ -14,17 +14,14 @@ from ktcpvs.errors import BadValue, shorten
 from ktcpvs.inspect.certificates import describe_certificates
 from ktcpvs.model.describe import describe_server, describe_service
 from ktcpvs.model.destination import Destination
-from ktcpvs.model.health import UP
+from ktcpvs.model.health import DRAINING, STANDBY, Health
 from ktcpvs.model.latency import described as latencies
-from ktcpvs.model.service import VirtualService
+from ktcpvs.model.server_words import MAINTENANCE
+from ktcpvs.model.service import RealServer, VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.services.director import Director
 from ktcpvs.services.running import RunningService
 from ktcpvs.system import tls_tickets
-
-DRAINING = "draining"
-"""The state of a server with weight 0, whatever its health."""
-
 
 COUNTS_OF_SERVICE = (
     "active",
@@ -89,8 +86,10 @@ class Views:
             for server, row in zip(config.servers, described["servers"], strict=True):
                 destination = live.destinations.get(server.address) if live is not None else None
                 row["stats"] = _destination_stats(live, destination, passed)
-                row["health"] = _health(destination, server.weight)
+                is_resting = live is not None and destination in live.selector.resting
+                row["health"] = _health(destination, server, is_resting)
                 row["last_error"] = _last_error(destination)
+                row["check_response"] = destination.health.response or None if destination is not None else None
             if config.redirect is not None:
                 described["redirect_stats"] = _destination_stats(live, live.selector.redirect if live else None, passed)
         return answer
@@ -209,13 +208,19 @@ def _destination_stats(
     }
 
 
-def _health(destination: Destination | None, weight: int) -> dict[str, Any]:
+def _health(destination: Destination | None, server: RealServer, is_resting: bool) -> dict[str, Any]:
     """Describe a server's health: its state, since when (seconds since 1970; 0: since the server is known), the last
-    reason."""
-    if destination is None:
-        return {"state": UP if weight else DRAINING, "since": 0.0, "reason": ""}
-    known = destination.health
-    return {"state": known.state if weight else DRAINING, "since": known.since, "reason": known.reason}
+    reason. is_resting: its checks ask for no new clients."""
+    known = destination.health if destination is not None else Health()
+    if server.mode == MAINTENANCE:
+        state = MAINTENANCE
+    elif not server.share:
+        state = DRAINING
+    elif destination is not None and destination.is_standby:
+        state = DRAINING if is_resting else STANDBY
+    else:
+        state = known.state
+    return {"state": state, "since": known.since, "reason": known.reason}
 
 
 def _last_error(destination: Destination | None) -> dict[str, Any] | None:

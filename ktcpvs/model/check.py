@@ -1,10 +1,11 @@
 """The option `check`: how the switch checks whether a server is healthy.
 
     check = off
-    check = tcp
-    check = http PATH [expect STATUS ...]
+    check = tcp [port N]
+    check = http [METHOD] PATH [host HOST] [header "NAME: VALUE"]... [port N] [expect STATUS ...] [body "PATTERN"]
+            [weight FIELD]
     check = grpc [SERVICE]
-    check = send "TEXT" expect "TEXT"
+    check = send "TEXT" expect "TEXT" [port N]
 
 In TEXT, the escapes \\r \\n \\t \\\\ and \\xHH stand for bytes.
 """
@@ -12,32 +13,63 @@ In TEXT, the escapes \\r \\n \\t \\\\ and \\xHH stand for bytes.
 from __future__ import annotations
 
 import re
+from collections import deque
 from typing import Any
 
-from attrs import Attribute, frozen
+from attrs import Attribute, evolve, frozen
 
-from ktcpvs.errors import BadValue, shorten
-from ktcpvs.model.address import PortNamed
+from ktcpvs.errors import BadValue, shorten, unknown
+from ktcpvs.model.address import Address, Inet, PortNamed
 from ktcpvs.model.language.lexer import Token, quoted, tokens, word
+from ktcpvs.model.options import MAX_WEIGHT
+from ktcpvs.model.pattern import check_pattern
+from ktcpvs.model.settings import whole_number
 
 OFF, TCP, HTTP, GRPC, SEND = "off", "tcp", "http", "grpc", "send"
 
 _FORMS = 'expected off, tcp, http PATH [expect STATUS ...], grpc [SERVICE], or send "TEXT" expect "TEXT"'
 _SERVICE = re.compile(r"[A-Za-z0-9_./-]{1,100}")
+_WORDS = ("host", "header", "port", "expect", "body", "weight")
+_METHOD = re.compile(r"[A-Z]{1,32}")
 _PATH = re.compile(r"/[!-~]{0,1023}")
+_HOST = re.compile(r"[!-~]{1,255}")
+_FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
+_FIELD_VALUE = re.compile(r"(?:[!-~](?:[ \t!-~]{0,1022}[!-~])?)?")
 _ESCAPE = re.compile(r"\\(?:([rnt\\])|x([0-9A-Fa-f]{2})|(.?))", re.DOTALL)
 _MEANING = {"r": "\r", "n": "\n", "t": "\t", "\\": "\\"}
+_WEIGHT = re.compile(r"([0-9]{1,5})(%?)")
+
+OWN_FIELDS = ("host", "connection", "content-length", "transfer-encoding", "te", "trailer", "upgrade", "expect")
+"""The fields of a check's request that the switch sets itself, or that would change how it is read."""
+
+
+@frozen
+class CheckResponse:
+    """What a server has responded to a check. line: the first line, shortened; "": there was none. weight: the value of
+    the field that `weight` names; None: it has no such field."""
+
+    line: str = ""
+    weight: str | None = None
 
 
 class NotWell(Exception):
-    """A check has failed; str() says why."""
+    """A check has failed; str() says why. response: None: there was none."""
+
+    def __init__(self, why: str, response: CheckResponse | None = None) -> None:
+        super().__init__(why)
+        self.response = response
 
 
 @frozen
 class Check:
-    """A parsed check. kind: OFF, TCP, HTTP, GRPC or SEND. path: of HTTP. statuses: those that pass; empty: 200 to 399.
-    send, expect: bytes of SEND. service: the name that the health service of GRPC is asked for; "": the whole
-    server."""
+    """A parsed check.
+
+    kind: OFF, TCP, HTTP, GRPC or SEND. path, method: of HTTP. statuses: those that pass; empty: 200 to 399. send,
+    expect: bytes of SEND. host: the value of Host; None: the server's. headers: (name, value) of further fields. body:
+    the pattern that must be found in the response's body; None: any will do. weight: the response's field that has the
+    server's weight; None: none has. port: to connect to; None: that of the server. service: the name that the health
+    service of GRPC is asked for; "": the whole server.
+    """
 
     kind: str = OFF
     path: str = ""
@@ -45,47 +77,138 @@ class Check:
     send: bytes = b""
     expect: bytes = b""
     service: str = ""
+    method: str = "GET"
+    host: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    body: str | None = None
+    weight: str | None = None
+    port: int | None = None
 
     def is_well(self, status: int) -> bool:
         """Whether an HTTP check with this status passes."""
         return status in self.statuses if self.statuses else 200 <= status < 400
+
+    def address(self, server: Address) -> Address:
+        """Return the address to check of a server."""
+        return evolve(server, port=self.port) if self.port is not None and isinstance(server, Inet) else server
 
 
 def parse_check(text: str) -> Check:
     """Parse the option's text. Raises BadValue."""
     found = tokens(text, "check")
     kind = found[0].text if found and not found[0].quoted else ""
-    rest = found[1:]
-    if kind in (OFF, TCP) and not rest:
-        return Check(kind)
+    rest = deque(found[1:])
+    if kind == OFF and not rest:
+        return Check()
+    if kind == TCP:
+        return evolve(Check(TCP), port=_only_port(text, rest))
     if kind == HTTP and rest:
         return _http(rest)
     if kind == GRPC and len(rest) <= 1:
         return _grpc(rest)
-    if kind == SEND and len(rest) == 3 and rest[1].is_word("expect"):
-        return Check(SEND, send=_bytes(rest[0].text), expect=_bytes(rest[2].text, least=1))
+    if kind == SEND and len(rest) >= 3 and rest[1].is_word("expect"):
+        send, _, expect = rest.popleft(), rest.popleft(), rest.popleft()
+        check = Check(SEND, send=_bytes(send.text), expect=_bytes(expect.text, least=1))
+        return evolve(check, port=_only_port(text, rest))
     raise BadValue(f"check = {shorten(text, 60)}: {_FORMS}")
 
 
-def _grpc(rest: list[Token]) -> Check:
+def _grpc(rest: deque[Token]) -> Check:
     name = rest[0].text if rest else ""
     if rest and not _SERVICE.fullmatch(name):
         raise BadValue(f"check = grpc {shorten(name, 60)}: expected the name of a service (example: shop.Orders)")
     return Check(GRPC, service=name)
 
 
-def _http(rest: list[Token]) -> Check:
-    path = rest[0].text
+def _only_port(text: str, rest: deque[Token]) -> int | None:
+    """Read `port N`, where nothing else may follow; None: there is nothing."""
+    if not rest:
+        return None
+    if not rest.popleft().is_word("port"):
+        raise BadValue(f"check = {shorten(text, 60)}: {_FORMS}")
+    port = _port(_value("port", rest))
+    if rest:
+        raise BadValue(f"check = {shorten(text, 60)}: nothing may follow the port")
+    return port
+
+
+def _http(rest: deque[Token]) -> Check:
+    method = "GET"
+    if len(rest) > 1 and _METHOD.fullmatch(rest[0].text):
+        method = rest.popleft().text
+    if method == "CONNECT":
+        raise BadValue("check = http CONNECT: a proxy's method cannot check a server")
+    path = rest.popleft().text
     if not _PATH.fullmatch(path):
         raise BadValue(f"check = http {shorten(path, 60)}: expected a path (example: /health)")
-    if len(rest) > 1 and (not rest[1].is_word("expect") or len(rest) == 2):
-        raise BadValue(f"check = http {shorten(path, 60)}: only expect STATUS ... may follow the path")
-    statuses = []
-    for token in rest[2:]:
-        if not re.fullmatch(r"[1-5][0-9][0-9]", token.text):
-            raise BadValue(f"check = http: status {shorten(token.text, 20)}: expected a number from 100 to 599")
-        statuses.append(int(token.text))
-    return Check(HTTP, path, tuple(statuses))
+    check = Check(HTTP, path, method=method)
+    seen: set[str] = set()
+    while rest:
+        token = rest.popleft()
+        if not token.is_word(*_WORDS):
+            raise BadValue(f"check = http: unknown word {unknown(token.text, _WORDS)}")
+        name = token.text.lower()
+        if name in seen and name != "header":
+            raise BadValue(f"check = http: '{name}' appears a second time")
+        seen.add(name)
+        check = _with_word(check, name, rest)
+    if check.body is not None and method == "HEAD":
+        raise BadValue("check = http HEAD: a response to HEAD has no body that could contain a pattern; use GET")
+    return check
+
+
+def _with_word(check: Check, name: str, rest: deque[Token]) -> Check:
+    """Read the value of a word of an HTTP check."""
+    if name == "expect":
+        statuses = [_status(_value(name, rest))]
+        while rest and not rest[0].is_word(*_WORDS):
+            statuses.append(_status(rest.popleft().text))
+        return evolve(check, statuses=tuple(statuses))
+    text = _value(name, rest)
+    if name == "host":
+        if not _HOST.fullmatch(text):
+            raise BadValue(f"check = http: host '{shorten(text, 60)}': expected a name, perhaps with a port")
+        return evolve(check, host=text)
+    if name == "header":
+        return evolve(check, headers=(*check.headers, _field(text)))
+    if name == "port":
+        return evolve(check, port=_port(text))
+    if name == "body":
+        check_pattern(text)
+        return evolve(check, body=text)
+    if not _FIELD_NAME.fullmatch(text):
+        raise BadValue(f"check = http: weight '{shorten(text, 60)}': expected the name of a header field")
+    return evolve(check, weight=text)
+
+
+def _value(name: str, rest: deque[Token]) -> str:
+    if not rest:
+        raise BadValue(f"check: missing value after '{name}'")
+    return rest.popleft().text
+
+
+def _status(text: str) -> int:
+    if not re.fullmatch(r"[1-5][0-9][0-9]", text):
+        raise BadValue(f"check = http: status {shorten(text, 20)}: expected a number from 100 to 599")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    port = whole_number("check: port", text)
+    if not 1 <= port <= 65535:
+        raise BadValue(f"check: port {port} is out of range: ports are 1..65535")
+    return port
+
+
+def _field(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    value = value.strip(" \t")
+    if not colon or not _FIELD_NAME.fullmatch(name) or not _FIELD_VALUE.fullmatch(value):
+        raise BadValue(f"check = http: header '{shorten(text, 60)}': expected \"NAME: VALUE\" in ASCII")
+    if name.lower() in OWN_FIELDS:
+        hint = "; to set it: host NAME" if name.lower() == "host" else ""
+        raise BadValue(f"check = http: header '{name}' is set by the switch itself{hint}")
+    return name, value
 
 
 def _bytes(text: str, least: int = 0) -> bytes:
@@ -104,6 +227,17 @@ def _bytes(text: str, least: int = 0) -> bytes:
     if not least <= len(meaning) <= 1024:
         raise BadValue(f"check: expected a text of {least} to 1024 bytes")
     return meaning
+
+
+def read_weight(text: str, share: int) -> float:
+    """Return the weight that a check's response asks for: a number, or a percentage of `share`, the configured one.
+
+    Raises BadValue.
+    """
+    found = _WEIGHT.fullmatch(text.strip(" \t"))
+    if found is None or int(found[1]) > (100 if found[2] else MAX_WEIGHT):
+        raise BadValue(f"weight '{shorten(text, 40)}': expected 0..{MAX_WEIGHT}, or 0%..100% of the configured weight")
+    return round(share * int(found[1]) / 100, 2) if found[2] else int(found[1])
 
 
 def read_check(name: str, text: str, port_named: PortNamed) -> str:

@@ -33,6 +33,10 @@ def describe_server(server: RealServer) -> dict[str, Any]:
         "tls": server.tls.described() if server.tls is not None else None,
         "h2": server.h2,
         "proxy": server.proxy,
+        "priority": server.priority,
+        "mode": server.mode,
+        "max_pending": server.max_pending,
+        "check": None if server.check is None else str(server.check),
     }
 
 

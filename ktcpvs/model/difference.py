@@ -7,10 +7,10 @@ from typing import Any
 
 from ktcpvs.errors import shorten
 from ktcpvs.model.language.writer import write_listeners
-from ktcpvs.model.options import read_address
+from ktcpvs.model.options import OFF, read_address
+from ktcpvs.model.server_words import READY, write_connection_words, write_priority, write_words
 from ktcpvs.model.service import OPTIONS
 from ktcpvs.model.settings import SECRETS
-from ktcpvs.model.tls import write_words
 
 Described = dict[str, Any]
 """A service as model.describe returns it, perhaps with `running`."""
@@ -84,11 +84,22 @@ def _servers(before: list[Described], after: list[Described]) -> Iterator[str]:
         if address not in new:
             yield f"- server {address}, which drains"
         elif server != new[address]:
-            changed = [name for name in ("weight", "maxconn") if server[name] != new[address][name]]
-            parts = [f"{name} {server[name]} -> {new[address][name]}" for name in changed]
-            before_and_after = [write_words(one) or "no TLS, no HTTP/2, no PROXY" for one in (server, new[address])]
+            pairs = [(name, server.get(name, 0), new[address][name]) for name in ("weight", "maxconn", "max_pending")]
+            parts = [f"{name} {was} -> {now}" for name, was, now in pairs if was != now]
+            before_and_after = [
+                write_connection_words(one) or "no TLS, no HTTP/2, no PROXY" for one in (server, new[address])
+            ]
             if before_and_after[0] != before_and_after[1]:
                 parts.append(" -> ".join(before_and_after))
+            priorities = [one.get("priority", 0) for one in (server, new[address])]
+            if priorities[0] != priorities[1]:
+                parts.append(" -> ".join(map(write_priority, priorities)))
+            modes = [one.get("mode", READY) for one in (server, new[address])]
+            if modes[0] != modes[1]:
+                parts.append(" -> ".join(modes))
+            checked = [one.get("check") or OFF for one in (server, new[address])]
+            if checked[0] != checked[1]:
+                parts.append(f"check {checked[0]} -> {checked[1]}")
             if parts:
                 yield f"server {address}: {', '.join(parts)}"
     for address, server in new.items():

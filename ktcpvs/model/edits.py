@@ -12,10 +12,11 @@ from typing import Any, ClassVar
 
 from attrs import Attribute, evolve, field, frozen
 
-from ktcpvs.errors import BadAddress, BadValue, Busy, ServiceExists, shorten
+from ktcpvs.errors import BadAddress, BadValue, Busy, NoSuchServer, ServiceExists, shorten
 from ktcpvs.model.address import Address, Inet, Unix
 from ktcpvs.model.listen import ListenAddress, as_listen
 from ktcpvs.model.network import Networks
+from ktcpvs.model.server_words import DRAIN, MAINTENANCE, READY
 from ktcpvs.model.service import RealServer, VirtualService
 from ktcpvs.model.settings import DAY, SECRETS, Settings
 from ktcpvs.model.table import Table
@@ -202,6 +203,55 @@ class DeleteServer(Edit):
     def apply(self, table: Table) -> Table:
         service = table.service(self.ident)
         return table.with_service(service.without_server(service.complete(self.address)))
+
+
+@frozen
+class Drain(Edit):
+    """Send no new connections and requests to a server, except those of its sessions.
+
+    address: without a port: all servers of that host. ident: None: in all services.
+    """
+
+    name: ClassVar[str] = "drain"
+    address: Address
+    ident: str | None = None
+
+    def apply(self, table: Table) -> Table:
+        return _with_mode(table, self.address, self.ident, DRAIN)
+
+
+@frozen
+class Maintenance(Edit):
+    """Send nothing to a server, and check it no more; open connections continue. address, ident: as for Drain."""
+
+    name: ClassVar[str] = "maintenance"
+    address: Address
+    ident: str | None = None
+
+    def apply(self, table: Table) -> Table:
+        return _with_mode(table, self.address, self.ident, MAINTENANCE)
+
+
+@frozen
+class Ready(Edit):
+    """Use a server again. address, ident: as for Drain."""
+
+    name: ClassVar[str] = "ready"
+    address: Address
+    ident: str | None = None
+
+    def apply(self, table: Table) -> Table:
+        return _with_mode(table, self.address, self.ident, READY)
+
+
+def _with_mode(table: Table, address: Address, ident: str | None, mode: str) -> Table:
+    """Return the table with a server's mode changed, in one service or in all. Raises NoSuchServer if none has it."""
+    services = list(table) if ident is None else [table.service(ident)]
+    if not any(service.has_server(address) for service in services):
+        where = "no service has a" if ident is None else f"service {ident} has no"
+        raise NoSuchServer(f"{where} server {address}")
+    changed = {service.ident: service.with_mode(address, mode) for service in services}
+    return evolve(table, services={**table.services, **changed})
 
 
 @frozen

@@ -30,6 +30,7 @@ CONNECTED = "connected"
 CONNECT_FAILED = "connect failed"
 AGAIN = "kept connection died"
 SILENT = "server silent"
+RETRIED = "answer to be retried"
 ANSWER = "answer begun"
 ANSWERED = "answered"
 REFUSED = "answered by the switch"
@@ -52,7 +53,7 @@ TABLE: dict[str, dict[str, str]] = {
     CHOOSING: {CHOSEN: CONNECTING, REUSED: WAITING, FULL: QUEUED} | _REFUSE | _END,
     QUEUED: {ROOM: CHOOSING} | _REFUSE | _END,
     CONNECTING: {CONNECTED: WAITING, CONNECT_FAILED: CHOOSING} | _REFUSE | _END,
-    WAITING: {ANSWER: ANSWERING, WHOLE: IDLE, AGAIN: CHOOSING, SILENT: CHOOSING}
+    WAITING: {ANSWER: ANSWERING, WHOLE: IDLE, AGAIN: CHOOSING, SILENT: CHOOSING, RETRIED: CHOOSING}
     | {UPGRADED: SWITCHED, BAD_REQUEST: REFUSING}
     | _REFUSE
     | _END,

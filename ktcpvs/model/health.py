@@ -11,6 +11,10 @@ UP = "up"
 DOWN = "down"  # checks have failed
 EJECTED = "ejected"  # consecutive client connections or requests have failed; it comes back after a while
 
+# What listings show instead of `up`.
+DRAINING = "draining"  # it gets no new connections and requests, whatever its health
+STANDBY = "standby"  # servers of earlier priorities suffice
+
 # Events.
 ROSE = "checks passed"
 FELL = "checks failed"
@@ -28,15 +32,16 @@ class Health:
     """The health of one server.
 
     state: see TABLE. since: Unix time when the state began; 0: since the server is known. reason: the last one, in
-    words; "" for none. ejections: how many in a row, with short times between them.
+    words; "" for none. response: the first line of the response to the last check; "": there was none. ejections: how
+    many in a row, with short times between them.
     """
 
-    __slots__ = ("_streak", "ejections", "reason", "returned", "since", "state")
+    __slots__ = ("_streak", "ejections", "reason", "response", "returned", "since", "state")
 
     def __init__(self) -> None:
         self.state = UP
         self.since = 0.0
-        self.reason = ""
+        self.reason = self.response = ""
         self.ejections = 0
         self.returned = 0.0  # Unix time when the last ejection ended
         self._streak = 0  # consecutive checks that passed; negative: that failed

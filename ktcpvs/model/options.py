@@ -17,6 +17,7 @@ from ktcpvs.model.address import PortNamed, parse_address
 from ktcpvs.model.settings import whole_number
 
 MAX_COUNT = 10_000_000
+MAX_WEIGHT = 65535
 
 Read = Callable[[str, str, PortNamed], Any]
 """(name of the option, text, names of ports) -> value. Raises BadValue or BadAddress."""

@@ -39,6 +39,9 @@ UNITS = (CONNECTION, CLIENT_HELLO, FIRST_REQUEST, EACH_REQUEST)
 USES_RULES, USES_MATCH, USES_BALANCE, USES_WEIGHT, USES_COOKIE = "rules", "match", "balance", "weight", "cookie"
 """The parts of a service's configuration that a scheduler may use, see L{IUsesOptions}."""
 
+VIEWED_PER_STEP = 1000
+"""The rules of a service that are bound to their servers in one step, which takes some 3 ms."""
+
 NONE: frozenset[Destination] = frozenset()
 """No destinations."""
 
@@ -285,7 +288,27 @@ class ServiceView:
         before: ServiceView | None = None,
         trial: bool = False,
     ) -> ServiceView:
-        """Make the view of `config`, with destinations from `known`, which has one for every server.
+        """Make the view of `config`. See `building`."""
+        steps = cls.building(config, known, balance, key, before, trial)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                view: ServiceView = end.value
+                return view
+
+    @classmethod
+    def building(
+        cls,
+        config: VirtualService,
+        known: dict[Address, Destination],
+        balance: ISchedulerFactory | None = None,
+        key: bytes = b"",
+        before: ServiceView | None = None,
+        trial: bool = False,
+    ) -> Generator[None, None, ServiceView]:
+        """Make the view of `config`, with destinations from `known`, which has one for every server. Yields after each
+        VIEWED_PER_STEP rules.
 
         before: an earlier view of the same service; rules that have not changed since are taken from it.
         """
@@ -301,6 +324,8 @@ class ServiceView:
                 servers = tuple([known[address] for address in rule.servers])
                 bound = BoundRule(number, rule.pattern, rule.is_default, rule.match, servers, rule)
             (last if bound.is_default else rules).append(bound)
+            if number % VIEWED_PER_STEP == 0 and number < len(config.rules):
+                yield
         return cls(config, destinations, (*rules, *last), balance, "", key, trial)
 
     def of_rule(self, rule: BoundRule, why: str) -> ServiceView:

@@ -36,6 +36,7 @@ from ktcpvs.model.modifiers import NONE, Modifiers, as_modifiers
 from ktcpvs.model.network import Network, Networks, read_networks
 from ktcpvs.model.options import (
     MAX_COUNT,
+    MAX_WEIGHT,
     OFF,
     count,
     in_range,
@@ -49,7 +50,13 @@ from ktcpvs.model.options import (
     read_word,
 )
 from ktcpvs.model.pattern import DEFAULT_PATTERNS, check_pattern
-from ktcpvs.model.settings import Settings
+from ktcpvs.model.retry_on import DEFAULT as RETRY_DEFAULT
+from ktcpvs.model.retry_on import read_retry_on
+from ktcpvs.model.retry_on import well_formed as well_formed_retry_on
+from ktcpvs.model.server_words import BACKUP, MODES, READY
+from ktcpvs.model.settings import DAY, Settings
+from ktcpvs.model.sticky import read_sticky
+from ktcpvs.model.sticky import well_formed as well_formed_sticky
 from ktcpvs.model.tls import (
     CONTRADICTING,
     OPTIONAL,
@@ -72,9 +79,10 @@ AUTO, KERNEL, SPLICE, COPY = RELAYS = ("auto", "kernel", "splice", "copy")
 """The values of the option `relay`."""
 TCP_ONLY = frozenset((KERNEL,))
 """The relays that join no unix sockets."""
+COOKIE = "KTCPVS_SID"
+"""The usual name of the cookie of `chttp`."""
 HTTPS_PORT = 443
 """The port that a URL of https need not name."""
-MAX_WEIGHT = 65535
 MAX_MATCH = 10
 IDENT = re.compile(r'[^\s"{}#=\x00-\x1f\x7f-\x9f]{1,128}')
 SCHEDULER = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -104,7 +112,12 @@ def _scheduler(instance: object, attribute: Attribute[str], value: str) -> None:
 
 def _maxconn(instance: object, attribute: Attribute[int], value: int) -> None:
     if not 0 <= value <= MAX_COUNT:
-        raise BadValue(f"maxconn {value} is out of range: 0..{MAX_COUNT}")
+        raise BadValue(f"{attribute.name} {value} is out of range: 0..{MAX_COUNT}")
+
+
+def _priority(instance: object, attribute: Attribute[int], value: int) -> None:
+    if not 0 <= value <= BACKUP:
+        raise BadValue(f"priority {value} is out of range: 0..{BACKUP}")
 
 
 @frozen
@@ -112,7 +125,10 @@ class RealServer:
     """A server with its weight; weight 0 = quiesced. maxconn: the most connections at once; 0: no limit. name: the
     configured host name that this address belongs to; None: the address itself is configured. tls: of connections to
     it; None: they have none. h2: they speak HTTP/2; with TLS only if the server chooses it by ALPN. proxy: the version
-    of the PROXY protocol that tells it who the client is, or OFF."""
+    of the PROXY protocol that tells it who the client is, or OFF.
+    priority: 0 is the first; servers of a later one stand by until those before them do not suffice; BACKUP is the
+    last. mode: READY, DRAIN or MAINTENANCE. check: the address at which it is checked; None: as the option `check`
+    says. max_pending: the most requests that wait for it while it is full; 0: no limit."""
 
     address: Address = field(validator=_complete)
     weight: int = field(default=1, validator=_weight)
@@ -121,6 +137,15 @@ class RealServer:
     tls: ServerTLS | None = None
     h2: bool = False
     proxy: str = field(default=OFF, validator=one_of(OFF, *PROXY_VERSIONS))
+    priority: int = field(default=0, validator=_priority)
+    mode: str = field(default=READY, validator=one_of(*MODES))
+    check: Address | None = field(default=None, validator=_complete)
+    max_pending: int = field(default=0, validator=_maxconn)
+
+    @property
+    def share(self) -> int:
+        """The weight with which it gets new connections: 0 unless it is ready."""
+        return self.weight if self.mode == READY else 0
 
 
 def _log_place(instance: object, attribute: Attribute[str], value: str) -> None:
@@ -130,6 +155,16 @@ def _log_place(instance: object, attribute: Attribute[str], value: str) -> None:
             f"{attribute.name} = {shorten(value, 40)}: expected off, syslog, syslog:/PATH, or "
             "the absolute path of a file"
         )
+
+
+def _cookie_name(instance: object, attribute: Attribute[str], value: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", value):
+        raise BadValue(f"cookie_name = {shorten(value, 40)}: expected 1 to 64 letters, digits, _ and -")
+
+
+def _cookie_domain(instance: object, attribute: Attribute[str | None], value: str | None) -> None:
+    if value is not None and not re.fullmatch(r"(?=.{1,253}\Z)[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*", value):
+        raise BadValue(f"cookie_domain = {shorten(value, 40)}: expected a domain (example: shop.example)")
 
 
 _RULE_NAME = re.compile(r"(?![0-9]+\Z)[A-Za-z0-9_.-]{1,64}")
@@ -361,6 +396,33 @@ class VirtualService:
     cookie_secure: str = option(
         read_word, "off", "on: browsers send the cookie of chttp over TLS only", check=one_of("off", "on")
     )
+    cookie_name: str = option(read_word, COOKIE, "the name of the cookie of chttp", check=_cookie_name)
+    cookie_domain: str | None = option(
+        read_word,
+        None,
+        "the Domain of the cookie of chttp, for all hosts below it; not given: for the host alone",
+        check=_cookie_domain,
+    )
+    cookie_max_age: int = option(
+        read_number,
+        0,
+        "seconds after which browsers drop the cookie of chttp; 0: when the browser ends",
+        check=in_range(0, 400 * DAY),
+    )
+    cookie_samesite: str = option(
+        read_word,
+        "lax",
+        "SameSite of the cookie of chttp: lax, strict, none, or off: it has none",
+        check=one_of("lax", "strict", "none", OFF),
+    )
+    sticky: str = option(
+        read_sticky,
+        OFF,
+        "the part of a request by whose hash a rule chooses a server, for schedulers that read requests: off, "
+        "header NAME or query NAME",
+        check=well_formed_sticky,
+        is_phrase=True,
+    )
     access_log: str = option(
         read_word, NO_LOG, "where to write one line for each request: a file, or syslog", check=_log_place
     )
@@ -417,6 +479,7 @@ class VirtualService:
     keepalive_timeout: int | None = _own("keepalive_timeout")
     connect_timeout: int | None = _own("connect_timeout")
     response_timeout: int | None = _own("response_timeout")
+    request_timeout: int | None = _own("request_timeout")
     first_byte_timeout: int | None = _own("first_byte_timeout")
     queue_timeout: int | None = _own("queue_timeout")
     drain_timeout: int | None = _own("drain_timeout")
@@ -425,6 +488,20 @@ class VirtualService:
     head_lines: int | None = _own("head_lines")
     uri_size: int | None = _own("uri_size")
     body_size: int | None = _own("body_size")
+    tcp_keepalive: int = option(
+        read_number,
+        0,
+        "seconds of silence after which TCP probes whether clients and servers are still there; 0: never",
+        check=in_range(0, 32767),
+    )
+    retry_on: str = option(
+        read_retry_on,
+        RETRY_DEFAULT,
+        "the failures after which a request goes to another server, if it can be sent again: connect, reset, 502, 503, "
+        "504; off: none",
+        check=well_formed_retry_on,
+        is_phrase=True,
+    )
     abort_on_close: str = option(
         read_word,
         "off",
@@ -470,10 +547,23 @@ class VirtualService:
     eject_share: int = option(
         read_number, 50, "the most servers, in percent, that may be ejected", check=in_range(0, 100)
     )
+    eject_slow: int = option(
+        read_number,
+        0,
+        "eject a server whose requests take this many times as long as those of the others; 0: never",
+        check=in_range(0, 1000),
+    )
     slow_start: int = option(
         read_number, 0, "seconds in which a new server's share grows to its full weight; 0: at once",
         check=in_range(0, 86400),
     )  # fmt: skip
+    overflow: int = option(
+        read_number,
+        0,
+        "use servers of the next priority too while less than this percentage of the first priority's weight is "
+        "available; 0: only while nothing is",
+        check=in_range(0, 100),
+    )
     preconnect: int = option(
         read_number,
         0,
@@ -634,6 +724,19 @@ class VirtualService:
         changed = evolve(self.server(address), **given)
         return evolve(self, servers=_replaced(self.servers, changed, lambda known: known.address == address))
 
+    def with_mode(self, address: Address, mode: str) -> VirtualService:
+        """Change the mode of a server; of all servers of that host, if `address` has no port. The same service if it
+        has no such server."""
+        changed = tuple(
+            evolve(known, mode=mode) if _is_meant(known.address, address) and known.mode != mode else known
+            for known in self.servers
+        )
+        return self if changed == self.servers else evolve(self, servers=changed)
+
+    def has_server(self, address: Address) -> bool:
+        """Whether it has that server, or one of that host if `address` has no port."""
+        return any(_is_meant(known.address, address) for known in self.servers)
+
     def without_server(self, address: Address) -> VirtualService:
         leaving = self.server(address)
         for rule in self.rules:
@@ -750,6 +853,13 @@ class VirtualService:
         if not left:
             return evolve(self, rules=tuple(rule for rule in self.rules if rule is not known))
         return evolve(self, rules=_replaced(self.rules, evolve(known, servers=left), lambda rule: rule is known))
+
+
+def _is_meant(known: Address, address: Address) -> bool:
+    """Whether `address` stands for the server at `known`: it is the same, or has its host and no port."""
+    if isinstance(known, Inet) and isinstance(address, Inet) and address.port is None:
+        return known.host == address.host
+    return known == address
 
 
 def _normalized_reference(reference: str) -> str:

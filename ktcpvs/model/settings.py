@@ -81,6 +81,14 @@ class Settings:
         "seconds",
         "the most time until a server begins its response; for schedulers that decide per request",
     )
+    request_timeout: int = _setting(
+        0,
+        0,
+        DAY,
+        "seconds",
+        "the most time for a request, from its head to the end of its response, for schedulers that decide per "
+        "request; 0: no limit",
+    )
     first_byte_timeout: int = _setting(
         0, 0, DAY, "seconds", "send an idempotent request to another server after this time, if its server has "
         "responded to no request since; 0: only after response_timeout"
@@ -91,6 +99,15 @@ class Settings:
         DAY,
         "seconds",
         "the longest ejection of a server; a server that was healthy for this time starts with eject_time again",
+    )
+    eject_slow_interval: int = _setting(
+        10, 1, 3600, "seconds", "compare the latencies of servers in this interval, for services with eject_slow"
+    )
+    eject_slow_requests: int = _setting(
+        20, 1, 1_000_000, "requests", "compare only servers that have had so many responses in the interval"
+    )
+    eject_slow_least: int = _setting(
+        100, 0, 60_000, "ms", "a server whose requests take less is not slow, however fast the others are"
     )
     retry_after: int = _setting(
         5, 0, DAY, "seconds", "the value of Retry-After when no server is available; 0: no such field"

@@ -1,20 +1,15 @@
-"""TLS, HTTP/2 and the PROXY protocol in the configuration: files, words of a server, and contradictions.
-
-server = ADDRESS [WEIGHT] [maxconn N] [tls [ca FILE | verify off] [name HOST] [cert FILE]] [h2] [proxy v1|v2]
-"""
+"""TLS and the PROXY protocol in the configuration: files, TLS to servers, and contradictions."""
 
 from __future__ import annotations
 
 import re
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from attrs import Attribute, field, frozen
 
-from ktcpvs.errors import BadAddress, BadValue, Refusal, shorten, unknown
+from ktcpvs.errors import BadAddress, BadValue, shorten
 from ktcpvs.model.address import Address, Inet, parse_address
-from ktcpvs.model.language.lexer import Token, tokens, word
 from ktcpvs.model.options import OFF
 
 REFUSE = "refuse"
@@ -81,7 +76,7 @@ def contradiction(values: Mapping[str, Any]) -> tuple[str, str] | None:
     return None
 
 
-# The words of a server.
+# TLS to servers.
 
 
 def _check_path(instance: object, attribute: Attribute[Any], value: str | None) -> None:
@@ -134,116 +129,3 @@ class ServerTLS:
                 return None
             name = named.host.partition("%")[0]  # a zone means something on this machine only
         return name.rstrip(".")  # a dot at the end is for name servers (RFC 6066, section 3)
-
-
-TLS, H2, PROXY = SERVER_WORDS = ("tls", "h2", "proxy")
-TLS_WORDS = ("ca", "verify", "name", "cert")
-
-Fail = Callable[[Token, str], Refusal]
-"""Makes the refusal of a word: with its place, or without."""
-
-
-def read_words(found: Sequence[Token], fail: Fail) -> dict[str, Any]:
-    """Read the words of a server: return {field of RealServer: value} of those that are given.
-
-    `tls off`, `h2 off` and `proxy off` are the defaults, and needed to change a server.
-    """
-    rest = deque(found)
-    values: dict[str, Any] = {}
-    while rest:
-        token = rest.popleft()
-        if not token.is_word(*SERVER_WORDS):
-            raise fail(token, f"unknown word {unknown(token.text, (*SERVER_WORDS, *TLS_WORDS))}")
-        name = token.text.lower()
-        if name in values:
-            raise fail(token, f"'{name}' appears a second time")
-        if name == H2:
-            values[H2] = _read_h2(rest)
-        elif name == PROXY:
-            values[PROXY] = _read_proxy(token, rest, fail)
-        else:
-            values[TLS] = _read_tls(rest, values, fail)
-    return values
-
-
-def _read_h2(rest: deque[Token]) -> bool:
-    if rest and rest[0].is_word(OFF):
-        rest.popleft()
-        return False
-    return True
-
-
-def _read_tls(rest: deque[Token], values: dict[str, Any], fail: Fail) -> ServerTLS | None:
-    """Read what follows `tls`. values: of the words so far: `h2` may stand among those of TLS."""
-    if rest and rest[0].is_word(OFF):
-        rest.popleft()
-        return None
-    given: dict[str, Any] = {}
-    while rest and rest[0].is_word(*TLS_WORDS, H2):
-        if rest[0].is_word(H2):
-            if H2 in values:
-                break  # the second one is refused there
-            rest.popleft()
-            values[H2] = _read_h2(rest)
-            continue
-        token = rest.popleft()
-        name = token.text.lower()
-        key = "is_verified" if name == "verify" else name
-        if key in given:
-            raise fail(token, f"'{name}' appears a second time")
-        value = _take_value(token, rest, fail)
-        if name == "verify" and not value.is_word(OFF):
-            raise fail(value, f"verify '{shorten(value.text, 40)}': expected off; without 'verify' it is on")
-        given[key] = False if name == "verify" else value.text.lower() if name == "name" else value.text
-        try:
-            ServerTLS(**given)
-        except Refusal as refusal:
-            raise fail(value, str(refusal)) from None
-    return ServerTLS(**given)
-
-
-def _read_proxy(start: Token, rest: deque[Token], fail: Fail) -> str:
-    value = _take_value(start, rest, fail)
-    if not value.is_word(OFF, *PROXY_VERSIONS):
-        raise fail(value, f"proxy '{shorten(value.text, 40)}': expected v1 or v2")
-    return value.text.lower()
-
-
-def _take_value(token: Token, rest: deque[Token], fail: Fail) -> Token:
-    if not rest:
-        raise fail(token, f"missing value after '{token.text.lower()}'")
-    return rest.popleft()
-
-
-def read_server_options(text: str) -> dict[str, Any]:
-    """Read the words of a server from a command. Raises BadValue."""
-    return read_words(tokens(text.replace("\n", " "), "words"), lambda token, why: BadValue(why))
-
-
-def write_words(described: Mapping[str, Any], *, with_defaults: bool = False) -> str:
-    """Return the words of a server. described: as plain data, where what is missing was not given. with_defaults: write
-    `off` too, as commands need it."""
-    words: list[str] = []
-    if "tls" in described and (described["tls"] is not None or with_defaults):
-        words += ["tls", *_tls_words(described["tls"])]
-    if H2 in described and (described[H2] or with_defaults):
-        words += [H2] if described[H2] else [H2, OFF]
-    if "proxy" in described and (described["proxy"] != OFF or with_defaults):
-        words += ["proxy", described["proxy"]]
-    return " ".join(words)
-
-
-def _tls_words(tls: Mapping[str, Any] | None) -> list[str]:
-    if tls is None:
-        return [OFF]
-    words = [] if tls["verify"] else ["verify", OFF]
-    for name in ("ca", "name", "cert"):
-        if tls[name] is not None:
-            words += [name, word(tls[name])]
-    return words
-
-
-def write_server_options(options: Mapping[str, Any]) -> str:
-    """Return the words of a command for values of `read_words`, which read them back."""
-    plain = {name: value.described() if isinstance(value, ServerTLS) else value for name, value in options.items()}
-    return write_words(plain, with_defaults=True)

@@ -31,13 +31,14 @@ from ktcpvs.model.scheduling import (
     ISchedulerFactory,
     IUsesOptions,
 )
+from ktcpvs.model.server_words import H2, READY
 from ktcpvs.model.service import KERNEL, NO_LOG, OPTIONS, SPLICE, Rule, VirtualService
-from ktcpvs.model.tls import H2, TLS_OPTIONS
+from ktcpvs.model.tls import TLS_OPTIONS
 
 WHOLE = "whole"
 """The subject of warnings that make sense only for a complete configuration."""
 
-RULES, MATCH, WEIGHT = "rules", "match", "weight"
+RULES, MATCH, WEIGHT, MODE = "rules", "match", "weight", "mode"
 """Subjects that are not options of a service; H2 is another one."""
 
 POOL_OPTIONS = ("startservers", "minspareservers", "maxspareservers")
@@ -50,9 +51,18 @@ FORWARDING_OPTIONS = (
     "client_cert_header",
 )
 REQUEST_OPTIONS = (
-    "request_header", "response_header", "keepalive_timeout", "response_timeout", "first_byte_timeout", "body_size",
-    "http2", "upgrade",
-)  # fmt: skip
+    "request_header",
+    "response_header",
+    "eject_slow",
+    "keepalive_timeout",
+    "response_timeout",
+    "request_timeout",
+    "first_byte_timeout",
+    "body_size",
+    "http2",
+    "upgrade",
+)
+COOKIE_OPTIONS = ("cookie_name", "cookie_domain", "cookie_max_age", "cookie_samesite", "cookie_secure")
 PROXY_OPTIONS = ("trusted_proxies", "trusted_header")
 CONNECTION_OPTIONS = ("preconnect",)
 HELLO_OPTIONS = ("not_tls", "starttls")
@@ -82,7 +92,7 @@ _DEFAULTS = {attribute.name: attribute.default for attribute in fields(VirtualSe
 @frozen
 class ServiceWarning:
     """A warning. ident: of the service. text: what has no effect, and why. about: the options that it concerns, or
-    RULES, MATCH, WEIGHT, H2 or WHOLE."""
+    RULES, MATCH, WEIGHT, MODE, H2 or WHOLE."""
 
     ident: str
     text: str
@@ -102,6 +112,7 @@ _ABOUT_ONE = (
     edits.AddServer,
     edits.EditServer,
 )
+_OF_MODES = (edits.Drain, edits.Maintenance)
 
 Plugins = Callable[[VirtualService], tuple[ISchedulerFactory, ISchedulerFactory, ISchedulerFactory | None]]
 """A service -> the plugins of its options `scheduler`, `balance` and `fallback`."""
@@ -158,6 +169,8 @@ def is_due(warning: ServiceWarning, edit: edits.Edit) -> bool:
         return "listen" in warning.about
     if isinstance(edit, edits.EditService):
         return not warning.about.isdisjoint(edit.options)
+    if isinstance(edit, _OF_MODES):
+        return MODE in warning.about
     if isinstance(edit, edits.AddRule | edits.EditRule):
         return RULES in warning.about or (MATCH in warning.about and edit.match is not None)
     if isinstance(edit, edits.AddServer | edits.EditServer):
@@ -168,9 +181,11 @@ def is_due(warning: ServiceWarning, edit: edits.Edit) -> bool:
 
 def _concerned(edit: edits.Edit, services: Mapping[str, VirtualService]) -> Iterable[VirtualService]:
     """Return the services that `edit` may cause warnings about."""
-    if not isinstance(edit, (*_ABOUT_ALL, *_ABOUT_ONE)):
+    if not isinstance(edit, (*_ABOUT_ALL, *_ABOUT_ONE, *_OF_MODES)):
         return ()
     ident: str | None = getattr(edit, "ident", None)
+    if isinstance(edit, _OF_MODES) and ident is None:
+        return [service for service in services.values() if service.has_server(edit.address)]
     return services.values() if ident is None else [services[ident]]
 
 
@@ -200,10 +215,8 @@ def _about_scheduler(
             f"with scheduler = {service.balance} it would choose",
             ("scheduler", "balance"),
         )
-    if service.cookie_secure != _DEFAULTS["cookie_secure"] and not _uses(scheduler, USES_COOKIE):
-        others = _users(installed, USES_COOKIE, "do")
-        yield f"cookie_secure has no effect: {name} sets no cookie; {others}", ("scheduler", "cookie_secure")
-    weighs = _uses(scheduler, USES_WEIGHT) or (uses_balance and _uses(balance, USES_WEIGHT))
+    yield from _about_stickiness(service, scheduler, installed)
+    weighs = _uses(scheduler, USES_WEIGHT) or (uses_balance and (_uses(balance, USES_WEIGHT) or service.sticky != OFF))
     if not weighs and not (_uses(scheduler, USES_MATCH) and any(rule.match is not None for rule in service.rules)):
         word = f"balance {service.balance}" if uses_balance else name
         about = ("scheduler", "balance") if uses_balance else ("scheduler",)
@@ -237,18 +250,46 @@ def _about_unit(service: VirtualService, scheduler: ISchedulerFactory, installed
         yield f"{_have(given)} no effect: {name} reads no requests; {others}", ("scheduler", *given)
 
 
+def _about_stickiness(service: VirtualService, scheduler: ISchedulerFactory, installed: Installed) -> Iterator[_Found]:
+    """Warn of options that keep a client at its server, and have no effect."""
+    name = f"scheduler {service.scheduler}"
+    if (given := _given(service, COOKIE_OPTIONS)) and not _uses(scheduler, USES_COOKIE):
+        others = _users(installed, USES_COOKIE, "do")
+        yield f"{_have(given)} no effect: {name} sets no cookie; {others}", ("scheduler", *given)
+    elif (
+        service.cookie_samesite == "none"
+        and service.cookie_secure == OFF
+        and not all(listener.is_tls for listener in service.listen)
+    ):
+        yield (
+            "cookie_samesite = none: browsers drop such a cookie unless it is for TLS only (cookie_secure = on)",
+            ("cookie_samesite", "cookie_secure", "listen"),
+        )
+    if service.sticky != OFF and (
+        scheduler.unit not in (FIRST_REQUEST, EACH_REQUEST) or not _uses(scheduler, USES_BALANCE)
+    ):
+        others = _choosers(installed, (FIRST_REQUEST, EACH_REQUEST), "do")
+        yield f"sticky has no effect: {name} reads no requests, or uses no balance; {others}", ("scheduler", "sticky")
+
+
 def _about_options(service: VirtualService) -> Iterator[_Found]:
     """Warn of options that need another one, or that never have an effect."""
     if given := _given(service, POOL_OPTIONS):
         yield f"{_have(given)} no effect: accepted for old files, but the switch has no thread pool", tuple(given)
+    if service.servers and all(server.mode != READY for server in service.servers):
+        then = "go to the redirect address" if service.redirect is not None else "are refused"
+        yield f"no server of it is ready: new clients {then}; to use one again: --ready", (MODE,)
     if service.access_log == NO_LOG and (given := _given(service, ("access_log_format",))):
         yield f"{_have(given)} no effect without access_log", ("access_log", *given)
     if service.check == OFF and (given := _given(service, CHECK_OPTIONS)):
         yield f"{_have(given)} no effect without check", ("check", *given)
     if not service.trusted_proxies and (given := _given(service, ("trusted_header",))):
         yield f"{_have(given)} no effect without trusted_proxies", ("trusted_proxies", *given)
-    if not service.eject and (given := _given(service, EJECT_OPTIONS)):
+    if not (service.eject or service.eject_slow) and (given := _given(service, EJECT_OPTIONS)):
         yield f"{_have(given)} no effect with eject = 0", ("eject", *given)
+    if len({server.priority for server in service.servers}) < 2 and (given := _given(service, ("overflow",))):
+        example = "server = 10.0.0.20:80 1 priority 1"
+        yield f"{_have(given)} no effect: all servers have one priority (example: {example})", tuple(given)
     if not service.preconnect and (given := _given(service, ("preconnect_timeout",))):
         yield f"{_have(given)} no effect without preconnect", ("preconnect", *given)
     if service.preconnect and service.servers and all(server.proxy != OFF for server in service.servers):

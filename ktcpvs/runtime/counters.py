@@ -19,7 +19,7 @@ class Counters:
 
     def destination(self, ident: str, server: RealServer) -> Destination:
         """Return the destination for a server of service `ident`."""
-        return Destination(server.address, server.weight, server.maxconn)
+        return Destination(server.address, server.share, server.maxconn)
 
     def client_table(self, key: bytes) -> ClientTable:
         """Return the table of client addresses, made at the first call. key: of its hash."""

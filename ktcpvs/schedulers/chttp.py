@@ -1,8 +1,8 @@
 """chttp: phttp with sessions: a cookie keeps a client at the server that served it first.
 
-The cookie KTCPVS_SID names servers by a keyed hash of their addresses, so there is no table to lose or to share: every
-switch with the same key can read it. A cookie that is forged, stale or another switch's is ignored. The cookie of a
-client whose requests match several rules has one name for each rule, since their servers may differ.
+The cookie (KTCPVS_SID, or `cookie_name`) names servers by a keyed hash of their addresses, so there is no table to lose
+or to share: every switch with the same key can read it. A cookie that is forged, stale or another switch's is ignored.
+The cookie of a client whose requests match several rules has one name for each rule, since their servers may differ.
 """
 
 from __future__ import annotations
@@ -27,21 +27,38 @@ from ktcpvs.interfaces import (
     ServiceView,
 )
 from ktcpvs.model.scheduling import BoundRule, OwnResponse
+from ktcpvs.model.service import VirtualService
 from ktcpvs.protocols.http1.cookies import take_cookie, take_single_cookie
 from ktcpvs.schedulers.content import NO_RULE, BoundRules, RuleScheduler, WithinRule
 from ktcpvs.schedulers.rule_table import RuleTable
 from ktcpvs.schedulers.rules import RuleSet
 
-COOKIE = "KTCPVS_SID"
 MAX_COOKIE_NAMES = 8
 """The most servers that one cookie names: those of the rules that the client's requests matched last."""
 
-_NAME = COOKIE.encode()
+_SAME_SITE = {"lax": "Lax", "strict": "Strict", "none": "None"}
+"""Values of the option `cookie_samesite`, and of the attribute."""
 
 
 def name_of(destination: Destination, key: bytes) -> bytes:
     """Return the name of `destination` in cookies: 32 hexadecimal digits, which cannot be guessed without the key."""
     return hashlib.blake2b(str(destination.address).encode(), key=key, digest_size=16).hexdigest().encode()
+
+
+def _set_cookie(config: VirtualService, is_tls: bool) -> bytes:
+    """Return the field that begins a session, with %b for the cookie's value. is_tls: the client speaks TLS with the
+    switch."""
+    attributes = ["Path=/"]
+    if config.cookie_domain is not None:
+        attributes.append(f"Domain={config.cookie_domain}")
+    if config.cookie_max_age:
+        attributes.append(f"Max-Age={config.cookie_max_age}")
+    attributes.append("HttpOnly")
+    if config.cookie_samesite in _SAME_SITE:
+        attributes.append(f"SameSite={_SAME_SITE[config.cookie_samesite]}")
+    if is_tls or config.cookie_secure == "on":
+        attributes.append("Secure")
+    return f"Set-Cookie: {config.cookie_name}=%b; {'; '.join(attributes)}\r\n".encode()
 
 
 @implementer(IScheduler)
@@ -60,8 +77,9 @@ class BoundCHTTP(BoundRules):
         self._names = {destination: name_of(destination, key) for destination in service.destinations}
         self._named = {name: destination for destination, name in self._names.items()}
         self._servers = [frozenset(rule.destinations) for rule in rules]
-        secure = f"Set-Cookie: {COOKIE}=%b; Path=/; HttpOnly; SameSite=Lax; Secure\r\n".encode()
-        plain = secure if service.config.cookie_secure == "on" else secure.replace(b"; Secure", b"")
+        self._cookie = service.config.cookie_name
+        self._name = self._cookie.encode()
+        plain, secure = _set_cookie(service.config, False), _set_cookie(service.config, True)
         self._set_cookie = {False: plain, True: secure}  # by whether the client speaks TLS with the switch
         self._kept = [
             f"{'no rules' if rule.number == NO_RULE else f'rule {rule.number}'}, by the client's cookie"
@@ -78,18 +96,19 @@ class BoundCHTTP(BoundRules):
 
     def _choose_at(self, place: int, request: Request) -> Choosing:
         """Choose for a request that matches the rule at `place`."""
-        single = take_single_cookie(request.lines, _NAME)
+        single = take_single_cookie(request.lines, self._name)
         if single is not None and single[0] is not None:  # as nearly always, without a list
             only = self._named.get(single[0])
             if only is not None and only in self._servers[place] and only not in request.tried:
                 return Choice(only, self._kept[place], True, single[1])
-        values, left = take_cookie(request.lines, _NAME)
+        values, left = take_cookie(request.lines, self._name)
         lines = left if values else None
         names = self._read(values) if values else []
         servers = self._servers[place]
         tried = request.tried
-        for destination in names:  # a server of weight 0 keeps its sessions
-            if destination in servers and destination not in tried:
+        for destination in names:  # a server of weight 0 keeps its sessions, and so does one that stands by
+            is_standby = destination.is_standby and destination not in request.failed
+            if destination in servers and (destination not in tried or is_standby):
                 return Choice(destination, self._kept[place], True, lines)
         others = [self._names[destination] for destination in names if destination not in servers]
         choice = self.choose_within(place, request)
@@ -125,12 +144,12 @@ class BoundCHTTP(BoundRules):
     def explain(self, request: Request) -> Considered:
         """Add what the cookie says to what the rules explain."""
         considered = super().explain(request)
-        values, _ = take_cookie(request.lines, _NAME)
+        values, _ = take_cookie(request.lines, self._name)
         names = self._read(values)
         if names:
-            said = f"cookie {COOKIE} names {', '.join(str(destination.address) for destination in names)}"
+            said = f"cookie {self._cookie} names {', '.join(str(destination.address) for destination in names)}"
         else:
-            said = f"cookie {COOKIE} names no server of this service" if values else f"no cookie {COOKIE}"
+            said = f"cookie {self._cookie} names no server of this service" if values else f"no cookie {self._cookie}"
         return Considered(considered.rules, (*considered.notes, said), considered.destinations)
 
 

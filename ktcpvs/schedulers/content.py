@@ -35,13 +35,16 @@ from ktcpvs.interfaces import (
     ServiceView,
 )
 from ktcpvs.model.conditions import FROM, HOST, KINDS, PATTERN, PORT, SHARE, SNI
+from ktcpvs.model.options import OFF
 from ktcpvs.model.pattern import encode_pattern, re2_options
 from ktcpvs.model.scheduling import BoundRule
+from ktcpvs.model.sticky import parse_sticky
 from ktcpvs.schedulers.binding import BindsInSteps
 from ktcpvs.schedulers.rendezvous import Rendezvous
 from ktcpvs.schedulers.responding import RespondingRule, RuleModifiers
 from ktcpvs.schedulers.rule_table import RuleTable, compile_table
 from ktcpvs.schedulers.rules import RuleSet, compile_rules
+from ktcpvs.schedulers.sticky import StickyRule
 
 BOUND_PER_STEP = 500
 """The most rules whose schedulers are bound in one step."""
@@ -99,6 +102,7 @@ class BoundRules:
         self.rule_set = rule_set
         self.within = within
         self.balance = service.balance
+        self.sticky = service.config.sticky
         self._destinations = [rule.destinations for rule in rules]
         self._in_order = [known.scheduler for known in within.values()]
         self.modifiers = {place: RuleModifiers(rule) for place, rule in enumerate(rules) if rule.modifiers}
@@ -129,10 +133,11 @@ class BoundRules:
         rules, seen = self.rule_set.tried(place, request), self.rule_set.notes(request)
         if place is None:
             return Considered(rules, (*seen, "no rule matches"))
-        if self.rules[place].number == NO_RULE:
-            return Considered((), ("the service has no rules: it uses all its servers",), self._destinations[place])
         within = self._in_order[place]
-        notes = (within.describe_key(request),) if isinstance(within, HashedRule) else ()
+        notes = (within.describe_key(request),) if isinstance(within, HashedRule | StickyRule) else ()
+        if self.rules[place].number == NO_RULE:
+            no_rules = "the service has no rules: it uses all its servers"
+            return Considered((), (no_rules, *notes), self._destinations[place])
         return Considered(rules, (*seen, *notes), self._destinations[place])
 
 
@@ -174,12 +179,14 @@ class RuleScheduler(BindsInSteps):
     def binding(self, service: ServiceView, previous: IScheduler | None) -> Generator[None, None, BoundRules]:
         before: BoundRules | None = previous if isinstance(previous, BoundRules) else None
         self.check_rules(service)
+        if len(service.rules) > COMPARED_PER_STEP:
+            yield
         rules = service.rules or (all_servers(service, before),)
         rule_set = yield from self._compile(service, rules, before.rule_set if before is not None else None)
         if len(rules) > COMPARED_PER_STEP:
             yield
         known: dict[str, WithinRule] = {}
-        if before is not None and before.balance is service.balance:
+        if before is not None and before.balance is service.balance and before.sticky == service.config.sticky:
             known = before.within
         within: dict[str, WithinRule] = {}
         bound = 0
@@ -255,7 +262,12 @@ class RuleScheduler(BindsInSteps):
             return HashedRule(view, pattern or rule.pattern, rule.match)
         if service.balance is None:
             raise ValueError(f"service {service.ident} has rules and no balance scheduler")
-        return service.balance.bind(view, None if isinstance(previous, HashedRule | RespondingRule) else previous)
+        known = previous.others if isinstance(previous, StickyRule) else previous
+        balance = service.balance.bind(view, None if isinstance(known, HashedRule | RespondingRule) else known)
+        if service.config.sticky == OFF or self.unit not in (FIRST_REQUEST, EACH_REQUEST):
+            return balance
+        sticky = parse_sticky(service.config.sticky)
+        return balance if sticky is None else StickyRule(view, sticky, balance)
 
 
 def all_servers(service: ServiceView, before: BoundRules | None = None) -> BoundRule:

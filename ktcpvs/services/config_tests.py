@@ -18,6 +18,7 @@ from ktcpvs.model.destination import Destination
 from ktcpvs.model.expectation import NOBODY, RESPOND, Expectation
 from ktcpvs.model.language.writer import write_test
 from ktcpvs.model.scheduling import Request
+from ktcpvs.model.server_words import READY
 from ktcpvs.model.service import VirtualService
 from ktcpvs.protocols.http1 import BadRequest
 from ktcpvs.runtime.context import Context
@@ -36,10 +37,13 @@ def bind_for_tests(
 ) -> Generator[None, None, Prepared]:
     """Bind the schedulers of `config` in steps, with all servers available and without load. plugins: scheduler,
     balance and fallback."""
-    config = evolve(config, servers=tuple([evolve(server, weight=1, maxconn=0) for server in config.servers]))
+    config = evolve(
+        config,
+        servers=tuple([evolve(server, weight=1, maxconn=0, max_pending=0, mode=READY) for server in config.servers]),
+    )
     destinations = {server.address: Destination(server.address) for server in config.servers}
     prepared = Prepared(config, destinations, *plugins, key, True)
-    prepared.seen = prepared.view()
+    prepared.seen = yield from prepared.viewing()
     if IBindsInSteps.providedBy(prepared.factory):
         prepared.scheduler = yield from prepared.factory.binding(prepared.seen, None)
     else:

@@ -21,7 +21,8 @@ HTTP2_PROTOCOLS = (ALPN, "http/1.1")
 
 
 def connection_options(config: VirtualService, unit: str, contexts: ClientContexts) -> dict[Address, ConnectionOptions]:
-    """Return address -> how connections to that server are made, without those that are plain.
+    """Return address -> how connections to that server are made, the redirect address included, without those that are
+    plain.
 
     unit: of the service's scheduler. Connections that are relayed as a whole carry what the client speaks, so `h2` is
     for services that choose for each request.
@@ -32,13 +33,15 @@ def connection_options(config: VirtualService, unit: str, contexts: ClientContex
     found: dict[Address, ConnectionOptions] = {}
     for server in config.servers:
         is_http2 = server.h2 and unit == EACH_REQUEST
-        if server.tls is None and server.proxy == OFF and not is_http2:
+        if server.tls is None and server.proxy == OFF and not (is_http2 or config.tcp_keepalive):
             continue
         try:
             tls = None if server.tls is None else _client_tls(server, server.tls, is_http2, contexts, known)
         except NoTLS as refusal:
             raise NoTLS(f"service {config.ident}: server = {server.name or server.address}: {refusal}") from None
-        found[server.address] = ConnectionOptions(tls, server.proxy, is_http2)
+        found[server.address] = ConnectionOptions(tls, server.proxy, is_http2, config.tcp_keepalive)
+    if config.redirect is not None and config.tcp_keepalive:
+        found.setdefault(config.redirect, ConnectionOptions(keepalive=config.tcp_keepalive))
     return found
 
 

@@ -483,12 +483,13 @@ class Director:
 
     # Results of checks that another process makes.
 
-    def set_health(self, ident: str, address: str, is_up: bool, why: str) -> None:
-        """Mark a server as up, or as down. why: the reason in words."""
+    def set_health(self, ident: str, address: str, is_up: bool, why: str, weight: str = "") -> None:
+        """Mark a server as up, or as down. why: the reason in words. weight: as its checks ask for it; "": they do
+        not."""
         service = self.services.get(ident)
         for destination in service.usable if service is not None else ():
             if str(destination.address) == address:
-                service.health.mark(destination, is_up, why)  # type: ignore[union-attr]
+                service.health.mark(destination, is_up, why, weight)  # type: ignore[union-attr]
 
     def servers_down(self) -> list[tuple[str, str, str]]:
         """Return the servers that checks have found down: ident of the service, address, reason."""
@@ -497,6 +498,14 @@ class Director:
             for service in self.services.values()
             for destination in service.down
             if destination.health.state == DOWN
+        ]
+
+    def servers_weighed(self) -> list[tuple[str, str, str]]:
+        """Return the servers whose checks ask for a weight: ident of the service, address, weight."""
+        return [
+            (service.ident, str(destination.address), service.health.weight_of(destination))
+            for service in self.services.values()
+            for destination in service.health.weighed
         ]
 
     # Takeover.

@@ -20,7 +20,7 @@ from ktcpvs.interfaces import CLIENT_HELLO, CONNECTION, EACH_REQUEST
 from ktcpvs.model.address import Address, Inet
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.filter import filter_of
-from ktcpvs.model.scheduling import ClientSide, ModifiedChoice, OwnResponse, Request
+from ktcpvs.model.scheduling import NONE, ClientSide, ModifiedChoice, OwnResponse, Request
 from ktcpvs.model.service import VirtualService
 from ktcpvs.protocols import http1
 from ktcpvs.protocols.client_hello import BadHello, host_name
@@ -187,9 +187,10 @@ class DryRun:
         request: Request,
         notes: list[str],
         down: set[Destination] | None = None,
+        resting: frozenset[Destination] = NONE,
     ) -> None:
         """notes: a line is appended for each unusual step. down: the servers that are out of service; None: there are
-        none."""
+        none. resting: those that get nothing but their sessions. Sets the servers that the request does not get."""
         self._context = context
         self._prepared = prepared
         self._request = request
@@ -197,7 +198,10 @@ class DryRun:
         destinations = frozenset(prepared.destinations.values())
         self._selector = Selector(context, prepared.config, notes.append)
         self._selector.configure(prepared.config, prepared.scheduler, destinations, prepared.bind_fallback())
-        self._selector.down = down or set()
+        self._selector.set_down(down or set(), resting)
+        request.tried = self._selector.excluded
+        if self._selector.priorities is not None:
+            notes.append(self._selector.priorities.describe(self._selector.unavailable))
 
     async def select(self) -> dict[str, Any]:
         """Return the outcome: {"outcome", "server", "reason"}, and "status" and "location" of a response of the switch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 from attrs import Factory, define, field
@@ -45,6 +45,10 @@ class Prepared:
     def view(self, before: ServiceView | None = None) -> ServiceView:
         """Return the service as a scheduler sees it. before: the view of the scheduler that runs now."""
         return ServiceView.of(self.config, self.destinations, self.balance, self.key, before, self.is_dry_run)
+
+    def viewing(self, before: ServiceView | None = None) -> Generator[None, None, ServiceView]:
+        """Make the view in steps."""
+        return ServiceView.building(self.config, self.destinations, self.balance, self.key, before, self.is_dry_run)
 
     def bind_fallback(self) -> Callable[[], Any] | None:
         """Return a function that binds the fallback scheduler, or None without one. It is called only when it is

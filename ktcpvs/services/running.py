@@ -23,6 +23,7 @@ from ktcpvs.http.server_connections import ServerConnections
 from ktcpvs.http.service import HTTPService
 from ktcpvs.interfaces import CONNECTION, EACH_REQUEST, IBindsInSteps, IWatches
 from ktcpvs.model.address import Address
+from ktcpvs.model.check import Check
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.options import OFF
 from ktcpvs.model.scheduling import ServiceView
@@ -43,7 +44,7 @@ from ktcpvs.streams.preamble import Stage
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system import log as levels
 from ktcpvs.system.periodic import PeriodicJob
-from ktcpvs.system.sockets import close_descriptor_with_reset
+from ktcpvs.system.sockets import close_descriptor_with_reset, keep_alive
 from ktcpvs.system.timer_wheel import Timer
 from ktcpvs.tcp.preconnections import Preconnections
 
@@ -112,6 +113,8 @@ class RunningService:
         self._retiring: list[Listener] = []  # previous listeners, until their handshakes are complete
         self._stages: Mapping[Address, Sequence[Stage]] = {}
         self._view: ServiceView | None = None
+        self._checked_at: dict[Address, Address] = {}  # server -> the address that is checked, where configured
+        self._check_connectors: dict[Destination, Connector] = {}
         self._drain: Timer | None = None
 
     def __repr__(self) -> str:
@@ -134,6 +137,23 @@ class RunningService:
     def down(self) -> set[Destination]:
         """The servers that checks or errors have taken out of service."""
         return self.traffic.selector.down
+
+    @property
+    def checked_servers(self) -> frozenset[Destination]:
+        """The servers whose health may be checked."""
+        return self.usable - self.traffic.selector.in_maintenance
+
+    def check_connector(self, destination: Destination, check: Check) -> Connector:
+        """Return what connects to the address at which that server is checked; at another one than the server's own,
+        without TLS and the PROXY protocol."""
+        at = self._checked_at.get(destination.address) or check.address(destination.address)
+        if at == destination.address:
+            return self.connector(destination)
+        known = self._check_connectors.get(destination)
+        if known is None or known.address != at:
+            known = Connector(self.context.reactor, at, lambda: self.traffic.settings.connect_timeout)
+            self._check_connectors[destination] = known
+        return known
 
     def connector(self, destination: Destination) -> Connector:
         """The connector of one of its servers."""
@@ -162,9 +182,9 @@ class RunningService:
         before = {destination: destination.weight for destination in destinations.values()}
         try:
             for server in prepared.config.servers:
-                destinations[server.address].weight = server.weight
+                destinations[server.address].weight = server.share
             previous = self.selector.scheduler if factory is self.scheduler_factory else None
-            prepared.seen = prepared.view(self._view)
+            prepared.seen = yield from prepared.viewing(self._view)
             if many:
                 yield
             if IBindsInSteps.providedBy(factory):
@@ -185,8 +205,9 @@ class RunningService:
         self.leaving.update(gone)
         for server in config.servers:
             destination = destinations[server.address]
-            destination.weight, destination.maxconn, destination.name = server.weight, server.maxconn, server.name
+            destination.weight, destination.maxconn, destination.name = server.share, server.maxconn, server.name
             destination.freed = self.traffic.queue.freed if server.maxconn else None
+            destination.max_pending = server.max_pending
         traffic, unit = self.traffic, prepared.factory.unit
         self.config = traffic.config = config
         self._set_connection_options(prepared.connection_options)
@@ -195,6 +216,8 @@ class RunningService:
         self._stages = prepared.stages
         self.client_factory.stages = prepared.stages.get(config.address, ())
         usable = frozenset(destinations.values())
+        self._checked_at = {server.address: server.check for server in config.servers if server.check is not None}
+        self._check_connectors = {one: known for one, known in self._check_connectors.items() if one in usable}
         traffic.selector.configure(config, prepared.scheduler, usable, prepared.bind_fallback())
         if gone:
             self.context.wheel.after(self._drain_timeout, lambda: self._end_leaving(gone.values()))
@@ -210,6 +233,8 @@ class RunningService:
         redirect = traffic.selector.redirect
         kept = usable if redirect is None else usable | {redirect}
         self._step("idle connections", self.server_connections.close, kept)
+        if traffic.selector.in_maintenance:
+            self._step("maintenance", self.server_connections.retire, traffic.selector.in_maintenance)
         self._step("connectors", self._renew_connectors)
         self._step("settings", self.apply_settings)
         self._step("preconnections", self.preconnections.configure)
@@ -299,6 +324,7 @@ class RunningService:
             return self._admit(listener, address)
 
         listener = Listener(self.context, self.ident, sock, admit, self._accept_at(address))
+        keep_alive(sock, self.config.tcp_keepalive)
         return listener
 
     def _end_listener(self, before: Listener, ports: Collection[int | None]) -> None:
@@ -358,6 +384,7 @@ class RunningService:
                 n=len(self.connections),
             )
         self.preambles.close()
+        self.health.stop()
         self._let_drain(methodcaller("retire"))
 
     def _close_retiring(self) -> None:
@@ -403,6 +430,8 @@ class RunningService:
             cache.configure(config, settings, is_enabled and config.https_port is None, logs)
             tls_cache.configure(config, settings, is_enabled and config.client_cert_header == OFF, logs)
         traffic.relay.configure(self.context, config)
+        for listener in self.listeners.values():
+            keep_alive(listener.socket, config.tcp_keepalive)
         for connection in list(self.connections) if settings != before else ():
             self._step("timeouts", connection.rearm)
 

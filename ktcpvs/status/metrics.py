@@ -12,7 +12,7 @@ from typing import Any
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-STATES = ("up", "down", "ejected", "draining")
+STATES = ("up", "down", "ejected", "draining", "standby", "maintenance")
 
 GAUGE, COUNTER = "gauge", "counter"
 
@@ -196,6 +196,7 @@ def _format_configuration(rows: Sequence[_Row]) -> Iterator[bytes]:
     for name, metric, meaning in (
         ("weight", "weight", "The configured weight."),
         ("maxconn", "max_connections", "The configured maxconn, 0: no limit."),
+        ("priority", "priority", "The configured priority, 0: the first; 100: a backup server."),
     ):
         samples = (f"{{{labels}}} {row[name]}\n" for labels, row in rows)
         yield from _format_metric(f"ktcpvs_server_{metric}", GAUGE, meaning, samples)

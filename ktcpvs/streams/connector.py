@@ -29,11 +29,13 @@ from ktcpvs.system.tls_contexts import ClientTLS
 @frozen
 class ConnectionOptions:
     """Options of connections to a server. tls: None: without TLS. proxy: the version of the PROXY protocol that tells
-    the server who the client is, v1 or v2; or OFF. http2: they speak HTTP/2; with TLS only if the server chooses it."""
+    the server who the client is, v1 or v2; or OFF. http2: they speak HTTP/2; with TLS only if the server chooses it.
+    keepalive: seconds of silence after which TCP probes the server; 0: never."""
 
     tls: ClientTLS | None = None
     proxy: str = OFF
     http2: bool = False
+    keepalive: int = 0
 
 
 PLAIN = ConnectionOptions()
@@ -71,7 +73,8 @@ class Connector:
         self._reactor = reactor
         self._timeout = timeout
         self._may_be_bare = options.tls is None and (isinstance(address, Unix) or not address.is_name)
-        self._is_direct = self._may_be_bare and options.proxy == OFF  # nothing but a connect is to be done
+        # Nothing but a connect is to be done.
+        self._is_direct = self._may_be_bare and options.proxy == OFF and not options.keepalive
 
     @property
     def key(self) -> Hashable:
@@ -117,6 +120,8 @@ class Connector:
             return self.connect_stream(stream, origin).addCallbacks(connected, failed)
         if self.options.proxy != OFF:
             connected = self._after_origin(connected, origin)
+        if self.options.keepalive:
+            connected = self._after_keepalive(connected)
         return bare_connect.connect(poller, self.address, self.timeout, stream, connected, failed)
 
     def connect_stream(self, stream: Stream, origin: OriginOf | None = None) -> Deferred[Stream]:
@@ -138,7 +143,17 @@ class Connector:
     def _connect(self, stream: Stream, origin: OriginOf | None) -> Deferred[Stream]:
         """Connect `stream` without TLS."""
         connecting = connect(self._reactor, self.address, self.timeout, stream)
+        if self.options.keepalive:
+            connecting.addCallback(self._keep_alive)
         return connecting if self.options.proxy == OFF else connecting.addCallback(self._tell_origin, origin)
+
+    def _after_keepalive(self, connected: Callable[[Stream], object]) -> Callable[[Stream], object]:
+        """Return a function that lets TCP probe the server, and then calls `connected`."""
+        return lambda stream: connected(self._keep_alive(stream))
+
+    def _keep_alive(self, stream: Stream) -> Stream:
+        stream.keep_alive(self.options.keepalive)
+        return stream
 
     def _after_origin(
         self, connected: Callable[[Stream], object], origin: OriginOf | None

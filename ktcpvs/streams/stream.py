@@ -28,6 +28,7 @@ from ktcpvs.streams.poller import SocketPoller
 from ktcpvs.streams.transport import StreamTransport
 from ktcpvs.streams.transport import nothing as nothing
 from ktcpvs.streams.twisted_transport import TwistedTransport
+from ktcpvs.system.sockets import keep_alive
 from ktcpvs.system.timer_wheel import Timer
 
 
@@ -222,6 +223,12 @@ class Stream(Protocol):
         """Read urgent data in its place among other data; otherwise reads skip it."""
         if self.is_open:
             self.transport.keep_urgent_data_in_place()
+
+    def keep_alive(self, seconds: int) -> None:
+        """Probe the peer after this time of silence, if the stream has a socket with TCP."""
+        handle = self.transport.getHandle() if self.is_open else None
+        if handle is not None:
+            keep_alive(handle, seconds)
 
     def read_small(self, small: bool) -> None:
         """Leave most of what comes in the socket from now on, for those who take it there; False: no longer."""

@@ -150,7 +150,7 @@ class Handshake:
             raise
         rest = buffers.incoming.read()
         output = buffers.outgoing.read()
-        if is_complete and rest and self._server_side and self._ssl.version() == "TLSv1.3":
+        if is_complete and rest and self._server_side and self._ssl.version() == TLS_1_3:
             self._output = output  # tickets: the response to what has come brings them, in the same packet
         elif output:
             self._below.write(output)

@@ -34,6 +34,10 @@ SO_ATTACH_FILTER, SO_DETACH_FILTER, SO_ATTACH_REUSEPORT_CBPF = 26, 27, 51
 """Options that the socket module lacks (the kernel's asm-generic/socket.h)."""
 
 
+KEEPALIVE_PROBES = 4
+"""The unanswered probes of TCP keep-alive after which a connection ends."""
+
+
 @cache
 def plain_socket_class(family: int) -> Any:
     """A class for stream sockets of that family. They know what they are without asking each time, and have no layer of
@@ -305,6 +309,18 @@ def send_at_once(sock: socket.socket) -> None:
     if sock.family != socket.AF_UNIX:
         with contextlib.suppress(OSError):  # the connection has ended
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def keep_alive(sock: socket.socket, seconds: int) -> None:
+    """Probe the peer after this time of silence, and end the connection with an error when it has not responded for
+    the same time again (tcp(7), TCP_KEEPIDLE). Accepted sockets inherit it from their listener. seconds: 0: never."""
+    if sock.family != socket.AF_UNIX:
+        with contextlib.suppress(OSError):  # the connection has ended
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(seconds > 0))
+            if seconds:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(seconds // KEEPALIVE_PROBES, 1))
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
 
 
 def unsent(sock: socket.socket) -> int:

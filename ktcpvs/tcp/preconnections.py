@@ -168,7 +168,7 @@ class Preconnections:
         selector, wanted = service.selector, service.config.preconnect
         if not wanted or not self._is_on or service.unit == EACH_REQUEST:
             return 0
-        if destination not in selector.usable or destination in selector.down or not destination.weight:
+        if destination not in selector.usable or destination in selector.excluded or not destination.weight:
             return 0
         if destination.maxconn:
             # Other processes do not tell how many they have ready, so a limit for all of them cannot be kept.

@@ -56,7 +56,8 @@ class AssignSlots(amp.Command):
 
 
 class UpdateHealth(amp.Command):
-    """Servers that checks have found up or down, and the reason: one page of them."""
+    """Servers that checks have found up or down, and the reason: one page of them. weight: as their checks ask for it;
+    empty: they do not."""
 
     arguments = [
         (
@@ -67,6 +68,7 @@ class UpdateHealth(amp.Command):
                     (b"address", amp.Unicode()),
                     (b"is_up", amp.Boolean()),
                     (b"why", amp.Unicode()),
+                    (b"weight", amp.Unicode()),
                 ]
             ),
         )

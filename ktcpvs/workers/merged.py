@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ktcpvs.model.health import EJECTED, UP
+from ktcpvs.model.health import EJECTED, STANDBY, UP
 
 Data = dict[str, Any]
 """Plain data of a view, as inspect/views.py makes it."""
@@ -60,10 +60,11 @@ def _health(own: Data, answers: Sequence[Data]) -> Data:
     seen = [
         server["health"] for answer in answers for server in answer["servers"] if server["address"] == own["address"]
     ]
-    if known["state"] != UP or not seen:
+    if known["state"] not in (UP, STANDBY) or not seen:
         return known
     ejected = [health for health in seen if health["state"] == EJECTED]
-    last: Data = max(ejected or [known, *seen], key=lambda health: health["since"])
+    used = [health for health in (known, *seen) if health["state"] != STANDBY]  # some workers may use it already
+    last: Data = max(ejected or used or [known, *seen], key=lambda health: health["since"])
     return {**last, "reason": f"in {len(ejected)} of {len(seen)} workers: {last['reason']}"} if ejected else last
 
 

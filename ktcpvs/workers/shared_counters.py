@@ -54,7 +54,7 @@ class SharedCounters(Counters):
         if number is None:
             return super().destination(ident, server)
         slot = self._table.row(number)
-        return SharedDestination(server.address, server.weight, server.maxconn, slot, self._index)
+        return SharedDestination(server.address, server.share, server.maxconn, slot, self._index)
 
     def _new_client_table(self, key: bytes) -> ClientTable:
         return self._table.clients(self._index, key)

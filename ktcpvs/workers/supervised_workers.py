@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from ktcpvs.control.edit_commands import CommandCall, commands_for
 from ktcpvs.control.pages import split_pages
 from ktcpvs.errors import Refusal
+from ktcpvs.health.service_health import ServiceHealth
 from ktcpvs.model import edits
 from ktcpvs.model.address import Address
 from ktcpvs.model.destination import Destination
@@ -118,11 +119,11 @@ class SupervisedWorkers:
 
     def watch_health(self, services: Iterable[RunningService]) -> None:
         for service in services:
-            service.health.observe_checks(partial(self._send_health, service.ident))
+            service.health.observe_checks(partial(self._send_health, service.ident, service.health))
 
-    def _send_health(self, ident: str, destination: Destination) -> None:
-        health = destination.health
-        update = _health_update(ident, str(destination.address), health.state != DOWN, health.reason)
+    def _send_health(self, ident: str, health_of_service: ServiceHealth, destination: Destination) -> None:
+        health, weight = destination.health, health_of_service.weight_of(destination)
+        update = _health_update(ident, str(destination.address), health.state != DOWN, health.reason, weight)
         for worker in self._workers.ready():
             self._call(worker, commands.UpdateHealth, servers=[update])
 
@@ -173,9 +174,15 @@ class SupervisedWorkers:
     # A new worker.
 
     def introduce(
-        self, worker: WorkerProcess, table: Table, resolution: Resolution, down: Sequence[tuple[str, str, str]]
+        self,
+        worker: WorkerProcess,
+        table: Table,
+        resolution: Resolution,
+        down: Sequence[tuple[str, str, str]],
+        weighed: Sequence[tuple[str, str, str]] = (),
     ) -> Deferred[bool]:
-        """Send the whole table to a worker that has just started. down: from Director.servers_down.
+        """Send the whole table to a worker that has just started. down: from Director.servers_down. weighed: from
+        Director.servers_weighed.
 
         Fires with True when it has answered; a worker that does not answer is killed.
         """
@@ -201,7 +208,12 @@ class SupervisedWorkers:
             *(asked for edit in edits_for(table) for asked in commands_for(edit)),
         ]
         answers += [worker.call(command, **arguments) for command, arguments in said]
-        updates = [_health_update(ident, address, False, why) for ident, address, why in down]
+        reasons = {(ident, address): why for ident, address, why in down}
+        weights = {(ident, address): weight for ident, address, weight in weighed}
+        updates = [
+            _health_update(*key, key not in reasons, reasons.get(key, ""), weights.get(key, ""))
+            for key in {**reasons, **weights}
+        ]
         answers += [worker.call(commands.UpdateHealth, servers=page) for page in _pages(updates, SERVERS_PER_COMMAND)]
         return self._workers.all_answered(worker, answers)
 
@@ -277,8 +289,8 @@ def _file_calls(files: Mapping[TLSFile, Contents]) -> list[CommandCall]:
     return calls
 
 
-def _health_update(ident: str, address: str, is_up: bool, why: str) -> dict[str, Any]:
-    return {"ident": ident, "address": address, "is_up": is_up, "why": why}
+def _health_update(ident: str, address: str, is_up: bool, why: str, weight: str) -> dict[str, Any]:
+    return {"ident": ident, "address": address, "is_up": is_up, "why": why, "weight": weight}
 
 
 def _pages(items: Sequence[Any], size: int) -> list[Sequence[Any]]:

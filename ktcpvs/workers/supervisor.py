@@ -82,7 +82,9 @@ class Supervisor:
         if worker.pid != pid:
             return  # it has ended meanwhile; its replacement has a turn of its own
         director = self.director
-        introduced = self._processes.introduce(worker, director.table, director.resolution, director.servers_down())
+        introduced = self._processes.introduce(
+            worker, director.table, director.resolution, director.servers_down(), director.servers_weighed()
+        )
         if await introduced and worker.pid == pid:
             worker.mark_ready()
             self._context.log.event(levels.DAEMON, "worker {n} serves, process {pid}", n=worker.number, pid=pid)

@@ -111,7 +111,8 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
         await switch.edit_server("web", "10.0.0.2:80", weight=0)
         await switch.add_server("web", "10.0.0.3:80", maxconn=5)
         await switch.edit_server("web", "10.0.0.3:80", maxconn=0, options="tls name app.internal")
-        await switch.edit_server("web", "10.0.0.3:80", options="proxy v1")
+        await switch.edit_server("web", "10.0.0.3:80", options="proxy v1 backup check 10.0.0.3:8008 max_pending 7")
+        await switch.drain("10.0.0.3:80")
         await switch.add_rule("web", "/a/([a-z]+)", "10.0.0.1", match=1)
         await switch.add_rule("web", "/b", "10.0.0.2:80")
         await switch.delete_rule("web", "/b", "10.0.0.2:80")
@@ -149,6 +150,11 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "balance": "wlc",
             "fallback": "rr",
             "cookie_secure": "off",
+            "cookie_name": "KTCPVS_SID",
+            "cookie_domain": None,
+            "cookie_max_age": 0,
+            "cookie_samesite": "lax",
+            "sticky": "off",
             "access_log": "/var/log/web.log",
             "access_log_format": "combined",
             "relay": "auto",
@@ -161,6 +167,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "keepalive_timeout": None,
             "connect_timeout": None,
             "response_timeout": None,
+            "request_timeout": None,
             "first_byte_timeout": None,
             "queue_timeout": None,
             "drain_timeout": None,
@@ -169,6 +176,8 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "head_lines": None,
             "uri_size": None,
             "body_size": None,
+            "tcp_keepalive": 0,
+            "retry_on": "connect reset",
             "abort_on_close": "off",
             "allow": [],
             "deny": [],
@@ -191,7 +200,9 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "eject": 0,
             "eject_time": 10,
             "eject_share": 50,
+            "eject_slow": 0,
             "slow_start": 0,
+            "overflow": 0,
             "preconnect": 0,
             "preconnect_timeout": 10,
             "forwarded": "off",
@@ -200,7 +211,18 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "x_forwarded_host": "off",
             "via": "append",
             "servers": [
-                {"address": "10.0.0.1:8081", "weight": 7, "maxconn": 9, "tls": None, "h2": False, "proxy": "off"},
+                {
+                    "address": "10.0.0.1:8081",
+                    "weight": 7,
+                    "maxconn": 9,
+                    "tls": None,
+                    "h2": False,
+                    "proxy": "off",
+                    "priority": 0,
+                    "mode": "ready",
+                    "check": None,
+                    "max_pending": 0,
+                },
                 {
                     "address": "10.0.0.3:80",
                     "weight": 1,
@@ -208,6 +230,10 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
                     "tls": {"ca": None, "verify": True, "name": "app.internal", "cert": None},
                     "h2": False,
                     "proxy": "v1",
+                    "priority": 100,
+                    "mode": "drain",
+                    "check": "10.0.0.3:8008",
+                    "max_pending": 7,
                 },
             ],
             "rules": [
@@ -412,7 +438,7 @@ def test_an_explanation(ask: Ask) -> None:
     }
     assert answer["rules"] == [{"number": 1, "pattern": "/a", "why": "matches"}]
     (server,) = answer["servers"]
-    facts = {"state": "up", "active": 0, "weight": 1, "maxconn": 3, "last_error": None}
+    facts = {"state": "up", "active": 0, "weight": 1, "maxconn": 3, "last_error": None, "check_response": None}
     assert server == {"address": "10.0.0.1:80", **facts}
     reason = "rule 1 '/a', fewest connections for its weight of 1"
     assert answer["answer"] == {"outcome": "server", "server": "10.0.0.1:80", "reason": reason}

@@ -51,6 +51,9 @@ del-listener     r  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  
 add-server       r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .
 edit-server      r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .  .  .  o  .  .  .  .
 delete-server    r  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .
+drain            o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .
+ready            o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+maintenance      o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .
 add-rule         r  .  .  .  .  .  .  o  .  .  o  o  o  .  o  .  .  .  .  .  .  .  .  .
 edit-rule        r  .  .  .  .  .  .  .  .  .  o  o  o  r  .  .  .  .  .  .  .  .  .  .
 move-rule        r  .  .  .  .  .  .  .  .  .  .  .  .  r  o  .  .  .  .  .  .  .  .  .
@@ -331,7 +334,10 @@ INVALID = [
     (["--st"], "Option '--st' may be --start or --stop or --stats"),
     (["--add-ser"], "Option '--add-ser' may be --add-service or --add-server"),
     (["--li"], "Option '--li' may be --list or --listen"),
-    (["--re", "x"], "Option '--re' may be --restore or --reload-certificates or --redirect or --real-server"),
+    (
+        ["--re", "x"],
+        "Option '--re' may be --ready or --restore or --reload-certificates or --redirect or --real-server",
+    ),
     (["-i"], "Option '-i' needs a value"),
     (["--start", "--ident"], "Option '--ident' needs a value"),
     (["--id"], "Option '--ident' needs a value"),

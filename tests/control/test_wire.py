@@ -122,6 +122,21 @@ EDITS: dict[str, tuple[Call, list[bytes], edits.Edit]] = {
         [request_box(b"EditServer", ident=b"web", address=b"10.0.0.1:80", options=b"tls off proxy off")],
         edits.EditServer("web", WEB, None, None, {"tls": None, "proxy": "off"}),
     ),
+    "Drain": (
+        lambda switch: switch.drain("10.0.0.1:80"),
+        [request_box(b"Drain", address=b"10.0.0.1:80")],
+        edits.Drain(WEB),
+    ),
+    "Ready": (
+        lambda switch: switch.ready("10.0.0.1:80", "web"),
+        [request_box(b"Ready", address=b"10.0.0.1:80", ident=b"web")],
+        edits.Ready(WEB, "web"),
+    ),
+    "Maintenance": (
+        lambda switch: switch.maintenance("10.0.0.1:80", ident="web"),
+        [request_box(b"Maintenance", address=b"10.0.0.1:80", ident=b"web")],
+        edits.Maintenance(WEB, "web"),
+    ),
     "AddServer, by name": (
         lambda switch: switch.add_server(ident="web", address="10.0.0.1:80", maxconn=0, weight=0),
         [request_box(b"AddServer", ident=b"web", address=b"10.0.0.1:80", weight=b"0", maxconn=b"0")],

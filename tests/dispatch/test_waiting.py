@@ -76,6 +76,58 @@ def test_when_all_are_full_clients_wait_in_their_order(make: Make) -> None:
     assert not world.live.traffic.queue
 
 
+def test_no_more_wait_for_a_server_than_max_pending(make: Make) -> None:
+    world = make("phttp", f"{A} 1 maxconn 1 max_pending 2", lines=("eject = 0",))
+    clients = [world.client() for _ in range(4)]
+    for client in clients:
+        client.says(GET)
+    server = world.accepts(A)
+    assert clients[3].heard().startswith(b"HTTP/1.1 503 ")
+    assert len(world.live.traffic.queue) == 2
+    for number in (0, 1, 2):  # each has its turn, and makes room for one that waits
+        assert len(world.live.traffic.queue) == max(2 - number, 0)
+        server.says(OK)
+        assert clients[number].heard().endswith(b"ok")
+    late = world.client()
+    late.says(GET)
+    server.says(OK)
+    assert late.heard().endswith(b"ok")
+    (destination,) = world.live.usable
+    assert destination.pending == 0
+
+
+def test_the_others_wait_where_fewer_do(make: Make) -> None:
+    world = make("phttp", f"{A} 9 maxconn 1 max_pending 1", f"{B} 1 maxconn 1")
+    for _ in range(5):
+        world.client().says(GET)
+    assert sorted(world.called()) == [A, B]
+    assert len(world.live.traffic.queue) == 3
+    pending = {str(one.address): one.pending for one in world.live.usable}
+    assert pending[A] <= 1
+
+
+def test_a_session_does_not_wait_beyond_max_pending(make: Make) -> None:
+    world = make("chttp", f"{A} 1 maxconn 1 max_pending 1", f"{B} 1")
+    cookies = {}
+    while A not in cookies:
+        client = world.client()
+        client.says(GET)
+        (called,) = world.called()
+        world.connects().says(OK)
+        line = next(line for line in client.heard().split(b"\r\n") if line.startswith(b"Set-Cookie: "))
+        cookies[called] = line.removeprefix(b"Set-").split(b";")[0]
+        client.ends()
+        world.settle()
+        world.live.server_connections.close()
+    asks = GET[:-2] + cookies[A] + b"\r\n\r\n"
+    called = []
+    for _ in range(3):
+        world.client().says(asks)
+        called += world.called()
+    assert called == [A, B]  # the second one waits, the third one does not
+    assert len(world.live.traffic.queue) == 1
+
+
 def test_a_client_that_has_left_the_queue_takes_no_room(make: Make) -> None:
     world = make("wlc", f"{A} 1 maxconn 1")
     first = world.client()
@@ -229,7 +281,7 @@ def test_the_queue_is_a_loop_and_not_a_recursion() -> None:
     queue: Any = Queue()
 
     class Server:
-        is_full = False
+        is_full, max_pending = False, 0
 
     server, tried = Server(), []
 
@@ -241,7 +293,7 @@ def test_the_queue_is_a_loop_and_not_a_recursion() -> None:
 
     clients = [Client() for _ in range(5000)]
     for client in clients:
-        queue.enter(client)
+        queue.enter(client, server)
     queue.freed(server)
     assert tried == clients
 

@@ -18,6 +18,9 @@ from .harness import TCPVSADM, TIMEOUT, Daemon, command
 
 pytestmark = pytest.mark.e2e
 
+READY = {"priority": 0, "mode": "ready", "check": None, "max_pending": 0}
+"""A server that was given no words about its use, as JSON has it."""
+
 
 def refused(daemon: Daemon, code: int, *arguments: object) -> str:
     """Run a command that must be refused: with this exit code, one line on standard error and no output."""
@@ -54,8 +57,8 @@ def test_every_command(daemon: Daemon, serve: Callable[..., SocketServer], tmp_p
     adm("--add-server", "-i", "s", "-r", "10.0.0.1", "-w", "0")
     adm("-e", "-i", "s", "-r", server.address, "-w", "5")
     assert one()["servers"] == [
-        {"address": server.address, "weight": 5, "maxconn": 0, "tls": None, "h2": False, "proxy": "off"},
-        {"address": f"10.0.0.1:{port}", "weight": 0, "maxconn": 0, "tls": None, "h2": False, "proxy": "off"},
+        {"address": server.address, "weight": 5, "maxconn": 0, "tls": None, "h2": False, "proxy": "off", **READY},
+        {"address": f"10.0.0.1:{port}", "weight": 0, "maxconn": 0, "tls": None, "h2": False, "proxy": "off", **READY},
     ]
     adm("--add-rule", "-i", "s", "-p", "^/(a|b)", "-r", server.address, "-m", "1")
     adm("--add-rule", "-i", "s", "--pattern=^/(a|b)", "-r", "10.0.0.1")
@@ -66,7 +69,7 @@ def test_every_command(daemon: Daemon, serve: Callable[..., SocketServer], tmp_p
     adm("-e", "-i", "s", "-r", server.address, "--maxconn", "7")
     adm("-e", "-i", "s", "-r", server.address)
     assert one()["servers"] == [
-        {"address": server.address, "weight": 5, "maxconn": 7, "tls": None, "h2": False, "proxy": "off"}
+        {"address": server.address, "weight": 5, "maxconn": 7, "tls": None, "h2": False, "proxy": "off", **READY}
     ]
     adm("-e", "-i", "s", "-r", server.address, "--maxconn", "0")
 

@@ -214,7 +214,18 @@ def test_the_program_in_the_documentation_works(daemon: Daemon, tmp_path: Path) 
     (service,) = daemon.call("table")["services"]
     assert service["running"]
     assert service["servers"] == [
-        {"address": "10.0.0.1:80", "weight": 2, "maxconn": 0, "tls": None, "h2": False, "proxy": "off"}
+        {
+            "address": "10.0.0.1:80",
+            "weight": 2,
+            "maxconn": 0,
+            "tls": None,
+            "h2": False,
+            "proxy": "off",
+            "priority": 0,
+            "mode": "ready",
+            "check": None,
+            "max_pending": 0,
+        }
     ]
 
 

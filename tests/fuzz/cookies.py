@@ -9,10 +9,10 @@ from typing import Any
 from ktcpvs.model.address import Inet
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import Choice, Request, ServiceView
-from ktcpvs.model.service import RealServer, Rule, VirtualService
+from ktcpvs.model.service import COOKIE, RealServer, Rule, VirtualService
 from ktcpvs.protocols import http1
 from ktcpvs.protocols.http1 import BadRequest
-from ktcpvs.schedulers.chttp import CHTTP, COOKIE, name_of
+from ktcpvs.schedulers.chttp import CHTTP, name_of
 from ktcpvs.schedulers.wlc import WLC
 
 _ADDRESSES = tuple(Inet(f"10.0.0.{number}", 80) for number in (1, 2, 3))

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError
 from twisted.python.failure import Failure
 
-from ktcpvs.health.active_checks import ALERT_WAIT, MAX_RUNNING, RESET, ActiveChecks
+from ktcpvs.health.active_checks import ALERT_WAIT, MAX_RESPONSE, MAX_RUNNING, RESET, ActiveChecks
 from ktcpvs.model.check import Check
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.health import DOWN, UP
@@ -48,13 +48,13 @@ class Checked(World):
     def server(self) -> Destination:
         return next(iter(self.live.destinations.values()))
 
-    def waits_for_check(self) -> None:
+    def waits_for_check(self, address: str = A) -> None:
         """Advance the clock until a check connects to the server."""
         for _ in range(7):
             if self._called < len(self.reactor.tcpClients):
                 break
             self.passes(1)
-        assert self.called() == [A]
+        assert self.called() == [address]
 
     def server_says(self, data: bytes | None) -> None:
         """Accept the check's connection and send `data`; None: do not even accept."""
@@ -109,6 +109,103 @@ def test_a_lack_of_descriptors_says_nothing_of_a_server(check: str, number: int,
         world.reactor.tcpClients[-1][2].clientConnectionFailed(None, Failure(error))
         world.passes(1)
         assert world.server.health.state == state
+    world.close()
+
+
+FULL = 'check = http OPTIONS /up host app.example header "X-Probe: yes" port 8008 expect 204 200 body "role: master"'
+
+
+def ok(*lines: str, status: str = "200 OK", body: str = "") -> bytes:
+    head = "\r\n".join((f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *lines))
+    return f"{head}\r\n\r\n{body}".encode()
+
+
+def test_a_check_with_its_own_port_host_method_fields_and_body() -> None:
+    world = Checked(FULL)
+    world.waits_for_check("127.0.0.1:8008")
+    world.server_says(ok(body="status: up\nrole: master\n"))
+    (line,) = world.hung_up
+    sent = line.value().decode().split("\r\n")
+    assert sent[0] == "OPTIONS /up HTTP/1.1"
+    assert {"Host: app.example", "X-Probe: yes"} <= set(sent)
+    assert (world.server.health.state, world.server.health.response) == (UP, "HTTP/1.1 200 OK")
+    world.close()
+
+
+@pytest.mark.parametrize(
+    ("response", "reason", "shown"),
+    [
+        (
+            ok(body="role: replica"),
+            "check: the response's body does not have 'role: master'",
+            "HTTP/1.1 200 OK",
+        ),
+        (ok(status="503 Not now"), "check: status 503", "HTTP/1.1 503 Not now"),
+        (ok(body=" " * (1 << 16) + "role: master"), "check: the response's body does not have 'role: master'",
+         "HTTP/1.1 200 OK"),
+    ],
+)  # fmt: skip
+def test_a_response_that_is_not_the_expected_one(response: bytes, reason: str, shown: str) -> None:
+    world = Checked(FULL)
+    world.waits_for_check("127.0.0.1:8008")
+    world.server_says(response)
+    health = world.server.health
+    assert (health.state, health.reason, health.response) == (DOWN, reason, shown)
+    world.close()
+
+
+def test_a_server_with_an_address_for_its_checks() -> None:
+    world = Checked("check = tcp port 99")
+    world.load("scheduler = wlc", f"server = {A} 1 check {B}", *QUICK, "check = tcp port 99")
+    world.passes(14)
+    assert B in world.called()
+    world.passes(14)
+    assert set(world.called()) == {B}
+    world.close()
+
+
+def test_the_first_line_of_a_text_check_is_shown() -> None:
+    world = Checked('check = send "INFO" expect "role:master"')
+    world.waits_for_check()
+    world.server_says(b"+OK\r\nrole:slave\r\n" + bytes(MAX_RESPONSE))
+    health = world.server.health
+    assert (health.state, health.response) == (DOWN, "+OK")
+    world.close()
+
+
+def weighed(*lines: str) -> Checked:
+    world = Checked("check = http / weight X-Weight")
+    world.load("scheduler = wlc", f"server = {A} 8", *QUICK, "check = http / weight X-Weight", *lines)
+    return world
+
+
+def responds(world: Checked, *lines: str) -> None:
+    """Let the next check get a response with these fields."""
+    world.waits_for_check()
+    world.server_says(ok("Connection: close", *lines))
+    world.hung_up[-1].disconnecting = True
+
+
+def test_weights_come_from_checks() -> None:
+    world = weighed()
+    for value, weight in (("50%", 4), ("3", 3), ("x", 3), ("100%", 8), ("0", 8)):
+        responds(world, f"X-Weight: {value}")
+        assert world.server.weight == weight
+        assert world.live.selector.excluded == ({world.server} if value == "0" else set())
+    responds(world)  # without the field the weight stays
+    assert world.live.selector.excluded == {world.server}
+    assert sum("weights that are none" in line for line in world.lines) == 1
+    world.load("scheduler = wlc", f"server = {A} 8", *QUICK, "check = http /")
+    assert world.server.weight == 8
+    assert world.live.selector.excluded == set()
+    world.close()
+
+
+def test_an_edit_keeps_the_weight_of_a_check() -> None:
+    world = weighed()
+    responds(world, "X-Weight: 25%")
+    world.load("scheduler = wlc", f"server = {A} 40", *QUICK, "check = http / weight X-Weight")
+    assert world.server.weight == 10
     world.close()
 
 

@@ -93,6 +93,79 @@ def test_good_answers_of_a_kept_connection_too(make: Make) -> None:
     assert states_of(world) == {UP, EJECTED}
 
 
+def takes(world: World, address: str, seconds: float, requests: int = 1) -> None:
+    """Note that a server has responded to requests, and how long each took."""
+    for _ in range(requests):
+        destination(world, address).latencies.count(200, seconds)
+
+
+def slow_world(make: Make, *lines: str, settings: str = "") -> World:
+    """A world whose clock has been wound to a comparison just made."""
+    world = make("eject_slow = 5", *PHTTP, *lines, settings=settings)
+    world.passes(11)
+    return world
+
+
+def test_a_slow_server_is_ejected(make: Make) -> None:
+    world = slow_world(make)
+    for address, seconds in ((A, 1.0), (B, 0.2), (C, 0.1)):
+        takes(world, address, seconds, 30)
+    world.passes(11)
+    assert states(world) == "euu"
+    assert destination(world, A).health.reason == (
+        "half of its requests take up to 1 s, those of others 0.1 s; ejected for 10 s"
+    )
+    world.passes(16)
+    assert states(world) == "uuu", "old latencies count no more"
+
+
+@pytest.mark.parametrize(
+    ("latencies", "count", "settings"),
+    [
+        ({A: 0.05, B: 0.001, C: 0.001}, 30, ""),  # not slow enough to matter
+        ({A: 1.0, B: 0.5, C: 0.5}, 30, ""),
+        ({A: 1.0}, 30, ""),  # there is none to compare it with
+        ({A: 1.0, B: 0.001, C: 0.001}, 19, ""),
+        ({A: 1.0, B: 0.001, C: 0.001}, 30, "eject_slow_least = 2000"),
+        ({A: 1.0, B: 0.001, C: 0.001}, 30, "eject_slow_requests = 31"),
+    ],
+)
+def test_servers_that_are_not_slow(make: Make, latencies: dict[str, float], count: int, settings: str) -> None:
+    world = slow_world(make, settings=settings)
+    for address, seconds in latencies.items():
+        takes(world, address, seconds, count)
+    world.passes(11)
+    assert states(world) == "uuu"
+
+
+def test_a_few_slow_requests_do_not_count(make: Make) -> None:
+    world = slow_world(make)
+    for address in (A, B, C):
+        takes(world, address, 0.05, 60)
+    takes(world, A, 50.0, 40)
+    world.passes(11)
+    assert states(world) == "uuu"
+
+
+def test_slow_servers_are_ejected_up_to_their_share(make: Make) -> None:
+    world = slow_world(make)
+    for address, seconds in ((A, 5.0), (B, 5.0), (C, 0.05)):
+        takes(world, address, seconds, 30)
+    world.passes(11)
+    assert sorted(states(world)) == ["e", "u", "u"]
+
+
+def test_eject_slow_needs_no_eject(make: Make) -> None:
+    world = make("scheduler = phttp", "eject = 0", "eject_slow = 2", *(f"server = {one}" for one in (A, B, C)))
+    world.passes(11)
+    for address, seconds in ((A, 1.0), (B, 0.05), (C, 0.05)):
+        takes(world, address, seconds, 30)
+    world.passes(11)
+    assert states(world) == "euu"
+    world.load("scheduler = phttp", "eject = 0", *(f"server = {one}" for one in (A, B, C)))
+    assert states(world) == "uuu"
+
+
 def states_of(world: World) -> set[str]:
     return {one.health.state for one in world.live.usable}
 

@@ -15,7 +15,7 @@ from ktcpvs.model.scheduling import Choice, Request
 
 SERVERS = ("10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80")
 REDIRECT = "10.0.0.9:80"
-STATES = ("up", "down", "ejected", "full", "quiesced")
+STATES = ("up", "down", "ejected", "full", "quiesced", "drain", "maintenance")
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 
 
@@ -55,10 +55,13 @@ class Promising:
 BROKEN = {"failing": Failing, "foreign": Foreign, "late": Late}
 
 
-def make_world(scheduler: str, states: list[str], options: list[str], use: list[int]) -> tuple[World, list[Lease]]:
+def make_world(
+    scheduler: str, states: list[str], options: list[str], use: list[int], priorities: tuple[int, ...] = (0, 0, 0)
+) -> tuple[World, list[Lease]]:
     lines = [f"scheduler = {scheduler}", "eject = 1 eject_share = 100", *options]
-    for address, state in zip(SERVERS, states, strict=False):
-        lines.append(f"server = {address} {'0' if state == 'quiesced' else '1'} maxconn {int(state == 'full')}")
+    for address, state, priority in zip(SERVERS, states, priorities, strict=False):
+        words = f"priority {priority} {state if state in ('drain', 'maintenance') else ''}"
+        lines.append(f"server = {address} {'0' if state == 'quiesced' else '1'} maxconn {int(state == 'full')} {words}")
     used = [SERVERS[number] for number in use if number < len(states)] or [SERVERS[0]]
     if scheduler != "wlc":
         lines.append(f'rule = pattern ".*" use {" ".join(f"server {address}" for address in used)}')
@@ -123,12 +126,21 @@ def end(world: World, leases: list[Lease]) -> None:
     st.booleans(),
     st.sampled_from(("none", "lc", "rr")),
     st.sampled_from(("well", "well", "well", "promising", *BROKEN)),
+    st.sampled_from(((0, 0, 0), (0, 1, 0), (0, 1, 2), (1, 0, 100), (100, 0, 0), (0, 100, 1))),
+    st.sampled_from((0, 50, 100)),
 )
 def test_explain_predicts(
-    scheduler: str, states: list[str], use: list[int], redirects: bool, fallback: str, kind: str
+    scheduler: str,
+    states: list[str],
+    use: list[int],
+    redirects: bool,
+    fallback: str,
+    kind: str,
+    priorities: tuple[int, ...],
+    overflow: int,
 ) -> None:
-    options = [f"fallback = {fallback}"] + ([f"redirect = {REDIRECT}"] if redirects else [])
-    world, leases = make_world(scheduler, states, options, use)
+    options = [f"fallback = {fallback}", f"overflow = {overflow}"] + ([f"redirect = {REDIRECT}"] if redirects else [])
+    world, leases = make_world(scheduler, states, options, use, priorities)
     try:
         bind = world.live.scheduler_factory.bind
         made = world.live.selector.scheduler

@@ -39,13 +39,16 @@ from ktcpvs.model.edits import (
     DeleteServer,
     DeleteService,
     Deny,
+    Drain,
     Edit,
     EditRule,
     EditServer,
     EditService,
     Flush,
     Load,
+    Maintenance,
     MoveRule,
+    Ready,
     ReloadCertificates,
     Set,
     StartService,
@@ -59,6 +62,7 @@ from ktcpvs.model.modifiers import Modifiers, Rate, Rewrite
 from ktcpvs.model.network import Network, Networks, parse_networks
 from ktcpvs.model.options import MAX_COUNT
 from ktcpvs.model.pattern import check_pattern
+from ktcpvs.model.server_words import BACKUP, MODES
 from ktcpvs.model.service import MAX_MATCH, MAX_WEIGHT, NO_FALLBACK, RELAYS, RealServer, Rule, VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
@@ -162,9 +166,12 @@ def patterns() -> st.SearchStrategy[str]:
 def real_servers() -> st.SearchStrategy[RealServer]:
     weight = st.one_of(st.sampled_from((0, 1)), st.integers(0, MAX_WEIGHT))
     maxconn = st.one_of(st.sampled_from((0, 0, 1, MAX_COUNT)), st.integers(0, MAX_COUNT))
+    priority = st.one_of(st.sampled_from((0, 0, 1, BACKUP)), st.integers(0, BACKUP))
     return st.builds(
-        RealServer, complete_addresses(), weight, maxconn, tls=_server_tls(), h2=st.booleans(), proxy=_proxies
-    )
+        RealServer, complete_addresses(), weight, maxconn,
+        tls=_server_tls(), h2=st.booleans(), proxy=_proxies, priority=priority, mode=st.sampled_from(MODES),
+        check=st.one_of(st.none(), complete_addresses()), max_pending=maxconn,
+    )  # fmt: skip
 
 
 @st.composite
@@ -197,6 +204,9 @@ _server_options = st.sampled_from(
         {"h2": True},
         {"tls": ServerTLS(name="h2"), "h2": True},
         {"h2": False},
+        {"priority": 3, "mode": "drain"},
+        {"priority": 0, "mode": "ready", "check": Inet("10.0.0.1", 1)},
+        {"priority": BACKUP, "check": None, "max_pending": 0},
     )
 )
 
@@ -366,6 +376,11 @@ def services(draw: st.DrawFn) -> VirtualService:
         balance=draw(_schedulers),
         fallback=draw(st.one_of(st.just(NO_FALLBACK), _schedulers)),
         cookie_secure=draw(st.sampled_from(("off", "on"))),
+        cookie_name=draw(st.sampled_from(("KTCPVS_SID", "sid-1", "off"))),
+        cookie_domain=draw(st.sampled_from((None, "a.example", "off"))),
+        cookie_max_age=draw(st.sampled_from((0, 1, 34560000))),
+        cookie_samesite=draw(st.sampled_from(("lax", "strict", "none", "off"))),
+        sticky=draw(st.sampled_from(("off", "header X-User", 'query "#"', "query use"))),
         access_log=draw(_access_logs),
         access_log_format=draw(st.sampled_from(("combined", "json"))),
         relay=draw(st.sampled_from(RELAYS)),
@@ -380,6 +395,10 @@ def services(draw: st.DrawFn) -> VirtualService:
         maxspareservers=draw(_counts),
         redirect=draw(_redirects),
         via=draw(st.sampled_from(("off", "append", "replace"))),
+        overflow=draw(st.sampled_from((0, 0, 50, 100))),
+        retry_on=draw(st.sampled_from(("off", "connect reset", "connect reset 502 503 504", "504"))),
+        tcp_keepalive=draw(st.sampled_from((0, 0, 1, 32767))),
+        eject_slow=draw(st.sampled_from((0, 0, 2, 1000))),
         allow=allow,
         deny=deny,
         client_connections=draw(_counts) or 0,
@@ -465,11 +484,23 @@ def _options() -> st.SearchStrategy[dict[str, Any]]:
             "startservers": count,
             "minspareservers": count,
             "maxspareservers": count,
-            "check": st.sampled_from(("off", "tcp", "http /a", 'send "a" expect "b"', "udp", "http", "")),
+            "check": st.sampled_from(
+                (
+                    "off",
+                    "tcp",
+                    "http /a",
+                    'send "a" expect "b"',
+                    "udp",
+                    "http",
+                    "",
+                    'http HEAD /a host h header "A: b" port 1',
+                )
+            ),
             "check_interval": st.sampled_from((0, 1, 86401)),
             "eject": st.sampled_from((-1, 0, 5, 65536)),
             "preconnect": st.sampled_from((-1, 0, 8, 1025)),
             "eject_share": st.sampled_from((0, 100, 101)),
+            "overflow": st.sampled_from((-1, 0, 50, 101)),
         },
     )
 
@@ -500,6 +531,9 @@ def _one_edit() -> dict[type[Edit], st.SearchStrategy[Edit]]:
             EditServer, ident, server, st.one_of(st.none(), weight), st.one_of(st.none(), maxconn), _server_options
         ),
         DeleteServer: st.builds(DeleteServer, ident, server),
+        Drain: st.builds(Drain, server, some),
+        Ready: st.builds(Ready, server, some),
+        Maintenance: st.builds(Maintenance, server, some),
         AddRule: st.one_of(
             st.builds(AddRule, ident, pattern, server, match, st.sampled_from((None, None, "n1", "1")), before),
             st.builds(AddRule, ident, pattern, st.none(), match, st.none(), before, action, modified),

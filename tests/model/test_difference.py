@@ -42,6 +42,25 @@ def test_rules(before: str, after: str, expected: list[str]) -> None:
     assert found(before, after) == expected
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("", "backup", ["server c:1: priority 0 -> backup"]),
+        ("priority 2 drain", "priority 3", ["server c:1: priority 2 -> priority 3, drain -> ready"]),
+        ("max_pending 3", "", ["server c:1: max_pending 3 -> 0"]),
+        ("check c:9", "check c:8", ["server c:1: check c:9 -> c:8"]),
+        ("", "check c:8", ["server c:1: check off -> c:8"]),
+        ("proxy v1", "maintenance", ["server c:1: proxy v1 -> no TLS, no HTTP/2, no PROXY, ready -> maintenance"]),
+    ],
+)
+def test_words_of_servers(before: str, after: str, expected: list[str]) -> None:
+    assert found(f"server = c:1 1 {before}", f"server = c:1 1 {after}") == expected
+
+
+def test_a_new_server_with_words() -> None:
+    assert found("", "server = c:1 1 backup drain") == ["+ server c:1, weight 1, backup drain"]
+
+
 def test_a_daemon_of_an_older_version_describes_rules_without_names() -> None:
     (services, values), after = (configuration(parse(f"Virtual s {{ {SERVERS} {P} }}").apply(Table())) for _ in "ab")
     for rule in services[0]["rules"]:

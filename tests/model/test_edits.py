@@ -43,13 +43,16 @@ from ktcpvs.model.edits import (
     DeleteServer,
     DeleteService,
     Deny,
+    Drain,
     Edit,
     EditRule,
     EditServer,
     EditService,
     Flush,
     Load,
+    Maintenance,
     MoveRule,
+    Ready,
     ReloadCertificates,
     Set,
     StartService,
@@ -78,7 +81,10 @@ WEB = VirtualService(
     deny=LOUD,
 )
 MAIL = VirtualService(
-    "mail", listen=(Unix("/run/mail"), Unix("/run/mail2")), scheduler="wlc", servers=(RealServer(R3, 0),)
+    "mail",
+    listen=(Unix("/run/mail"), Unix("/run/mail2")),
+    scheduler="wlc",
+    servers=(RealServer(R3, 0), RealServer(Inet("r4", 25), mode="drain")),
 )
 IDLE = Table.of([WEB, MAIL])
 TABLE = evolve(IDLE, running=frozenset(("web",)), settings=Settings(debug_level=3))
@@ -117,6 +123,9 @@ SAMPLES = {
         EditServer("web", R1, 1, 7),
     ],
     DeleteServer: [DeleteServer("web", R3), DeleteServer("mail", R3)],
+    Drain: [Drain(R1), Drain(R3), Drain(Inet("r3", None), "mail")],
+    Ready: [Ready(Inet("r4", 25)), Ready(Inet("r4", None), "mail")],
+    Maintenance: [Maintenance(R2, "web"), Maintenance(Inet("r4", 25))],
     AddRule: [AddRule("web", "/new", R1), AddRule("web", ".*", R3), AddRule("web", "(b)", R1, 1)],
     DeleteRule: [DeleteRule("web", "/(a)", R1), DeleteRule("web", ".*", R1)],
     EditRule: [
@@ -267,6 +276,13 @@ REFUSED = [
     (EditService("web", {"tls_min": "1.1"}), BadValue, "tls_min = 1.1: expected one of 1.2, 1.3"),
     (EditService("web", {"tls_ciphers": "a b"}), BadValue, "tls_ciphers = a b: expected names of ciphers as OpenSSL"),
     (AddServer("web", NO, 1, 0, {"proxy": "v3"}), BadValue, "proxy = v3: expected one of off, v1, v2"),
+    (AddServer("web", NO, 1, 0, {"priority": 101}), BadValue, "priority 101 is out of range: 0..100"),
+    (AddServer("web", NO, 1, 0, {"mode": "off"}), BadValue, "mode = off: expected one of ready, drain, maintenance"),
+    # drain, ready, maintenance
+    (Drain(NO), NoSuchServer, "no service has a server no:80"),
+    (Drain(Inet("r1", 81)), NoSuchServer, "no service has a server r1:81"),
+    (Ready(R1, "mail"), NoSuchServer, "service mail has no server r1:80"),
+    (Maintenance(R1, "no"), NoSuchService, "no service no"),
     # add-listener, del-listener
     (AddListener("no", R1), NoSuchService, "no service no"),
     (AddListener("web", Inet("0.0.0.0", None), True), ListenerExists, "service web already listens on 0.0.0.0:80"),

@@ -132,6 +132,7 @@ def test_a_bad_place_for_the_access_log(place):
     ("option", "words"),
     [
         ("cookie_secure", ("off", "on")),
+        ("cookie_samesite", ("lax", "strict", "none", "off")),
         ("access_log_format", ("combined", "json")),
         ("relay", ("auto", "kernel", "splice", "copy")),
     ],

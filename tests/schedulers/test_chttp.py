@@ -174,6 +174,36 @@ def test_secure_is_an_option() -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "attributes"),
+    [
+        ({"cookie_domain": "shop.example"}, b"Path=/; Domain=shop.example; HttpOnly; SameSite=Lax"),
+        ({"cookie_max_age": 3600}, b"Path=/; Max-Age=3600; HttpOnly; SameSite=Lax"),
+        ({"cookie_samesite": "strict"}, b"Path=/; HttpOnly; SameSite=Strict"),
+        ({"cookie_samesite": "off"}, b"Path=/; HttpOnly"),
+        (
+            {"cookie_samesite": "none", "cookie_secure": "on", "cookie_max_age": 1, "cookie_domain": "a"},
+            b"Path=/; Domain=a; Max-Age=1; HttpOnly; SameSite=None; Secure",
+        ),
+    ],
+)
+def test_attributes_of_the_cookie(options: dict[str, Any], attributes: bytes) -> None:
+    line = Service(**options).ask().answer_lines
+    assert line.startswith(b"Set-Cookie: KTCPVS_SID=")
+    assert line.partition(b"; ")[2] == attributes + b"\r\n"
+
+
+def test_a_name_of_its_own() -> None:
+    service = Service(cookie_name="sid-1")
+    first = service.ask()
+    line = first.answer_lines
+    assert line.startswith(b"Set-Cookie: sid-1=")
+    cookie = line.removeprefix(b"Set-Cookie: ").partition(b";")[0]
+    again = service.ask(b"a=1; " + cookie)
+    assert (again.destination, again.lines) == (first.destination, b"Cookie: a=1\r\n")
+    assert service.ask(cookie.replace(b"sid-1", b"KTCPVS_SID")).answer_lines, "the usual name means nothing here"
+
+
+@pytest.mark.parametrize(
     ("lines", "seen"),
     [
         (b"Host: h\r\nCookie: %b\r\nA: b\r\n", b"Host: h\r\nA: b\r\n"),

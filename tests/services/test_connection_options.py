@@ -8,9 +8,9 @@ import pytest
 from tls_peers import authority
 
 from ktcpvs.errors import NoTLS
-from ktcpvs.interfaces import EACH_REQUEST
 from ktcpvs.model.expansion import expanded
 from ktcpvs.model.language.parser import parse
+from ktcpvs.model.scheduling import EACH_REQUEST
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.table import Table
 from ktcpvs.services.connection_options import connection_options

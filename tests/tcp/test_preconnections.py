@@ -217,11 +217,11 @@ def test_a_server_that_goes_down_gets_none(make: Make) -> None:
     servers = world.accepts_all()
     (destination,) = world.live.usable
     destination.health.happened(FELL, "a test", 0.0)
-    world.live.selector.down = {destination}
+    world.live.selector.set_down({destination})
     world.passes(1)
     assert are_open(servers) == [False, False]
     assert world.called() == []
-    world.live.selector.down = set()
+    world.live.selector.set_down(set())
     world.passes(1)
     assert world.called() == [A, A]
 

@@ -133,6 +133,9 @@ def health(state: str, since: float, reason: str = "why") -> dict[str, Any]:
             health("ejected", 7, "in 2 of 2 workers: new"),
         ),
         (HEALTHY, (health("up", 6, "the ejection has ended"), HEALTHY), health("up", 6, "the ejection has ended")),
+        (health("standby", 0), (HEALTHY, health("standby", 0)), HEALTHY),
+        (health("standby", 2), (health("standby", 0),), health("standby", 2)),
+        (health("standby", 0), (health("ejected", 6), HEALTHY), health("ejected", 6, "in 1 of 2 workers: why")),
         (health("up", 3, "2 checks have passed"), (), health("up", 3, "2 checks have passed")),
     ],
 )

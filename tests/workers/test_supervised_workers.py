@@ -279,7 +279,10 @@ def test_what_checks_find_is_sent_to_all_workers(supervised: Supervised) -> None
         (update,) = boxes
         assert update[amp.COMMAND] == b"UpdateHealth"
         (sent,) = amp.parseString(update[b"servers"])
-        assert sent == {b"ident": b"a", b"address": b"10.0.0.1:80", b"is_up": b"False", b"why": b"it does not answer"}
+        assert sent == {
+            b"ident": b"a", b"address": b"10.0.0.1:80", b"is_up": b"False", b"why": b"it does not answer",
+            b"weight": b"",
+        }  # fmt: skip
     assert supervised.director.servers_down() == [("a", "10.0.0.1:80", "it does not answer")]
 
 

@@ -6,11 +6,16 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-_COLOURS = {"running": 32, "up": 32, "stopped": 31, "down": 31, "ejected": 33, "draining": 36}
+_COLOURS = {
+    "running": 32, "up": 32, "stopped": 31, "down": 31, "ejected": 33,
+    "draining": 36, "standby": 36, "maintenance": 36,
+}  # fmt: skip
 """State -> its SGR code (ECMA-48)."""
 
 _STATES = re.compile(
-    r"^(    # |     |(?! )\S+ +)(running|stopped|(?:up|down|ejected|draining)(?= since ))(?=$| )", re.MULTILINE
+    r"^(    # |     |(?! )\S+ +)"
+    r"(running|stopped|(?:up|down|ejected|draining|standby|maintenance)(?= since ))(?=$| )",
+    re.MULTILINE,
 )
 """The states in the output of --list: in a comment, in a row of --stats, below a server."""
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ktcpvs.control.switch_base import SwitchBase
-from ktcpvs.model.address import Inet, parse_address
+from ktcpvs.model.address import Address, Inet, parse_address
 from ktcpvs.system.names import service_port
 
 POLL_INTERVAL = 0.5
@@ -35,9 +35,10 @@ async def complete_address(switch: SwitchBase, ident: str, text: str) -> str:
 
 
 async def wait_until_drained(
-    sleep: Callable[[float], Awaitable[object]], switch: SwitchBase, ident: str, address: str
+    sleep: Callable[[float], Awaitable[object]], switch: SwitchBase, ident: str | None, address: str
 ) -> None:
-    """Return when no connection of the service uses that server any more. sleep: waits for that many seconds."""
+    """Return when no connection uses that server any more. sleep: waits for that many seconds. ident: of the service;
+    None: in all services. address: without a port: all servers of that host."""
     printed, last = "", -PRINT_INTERVAL
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     while True:
@@ -53,10 +54,19 @@ async def wait_until_drained(
         await sleep(POLL_INTERVAL)
 
 
-async def _find_connections(switch: SwitchBase, ident: str, address: str) -> list[dict[str, Any]]:
-    """Return the connections of the service that use the server."""
-    found = await switch.connections(ident)
-    return [one for one in found if address in (one["server"], one["name"]) and one["state"] not in IDLE_STATES]
+async def _find_connections(switch: SwitchBase, ident: str | None, text: str) -> list[dict[str, Any]]:
+    """Return the connections that use the server."""
+    address = parse_address(text, service_port)
+    found = [one for one in await switch.connections(ident) if one["state"] not in IDLE_STATES]
+    return [one for one in found if any(_is_meant(known, address) for known in (one["server"], one["name"]))]
+
+
+def _is_meant(known: str | None, address: Address) -> bool:
+    """Whether `known`, the address of a connection's server, is `address`, or has its host if that has no port."""
+    server = parse_address(known) if known is not None else None
+    if isinstance(server, Inet) and isinstance(address, Inet) and address.port is None:
+        return server.host == address.host
+    return server == address
 
 
 def format_progress(ages: list[float]) -> str:

@@ -97,10 +97,23 @@ def _run_command(given: Invocation, environment: Mapping[str, str], check: Check
 def _read_input(given: Invocation) -> tuple[str, str]:
     """Return the configuration to load and its name in messages, or networks; "" for other commands. Raises Refusal."""
     if given.command.name in ("load-configfile", "restore", "check", "diff"):
-        return _read(given.words[0] if given.words else "-")
+        return _with_includes(*_read(given.words[0] if given.words else "-"))
     if given.command.name in ("allow", "deny", "del-network"):
         return "\n".join(_read_networks(word) for word in given.words), ""
     return "", ""
+
+
+def _with_includes(text: str, source: str) -> tuple[str, str]:
+    """Return a configuration with the files that it includes. Raises Refusal."""
+    if "include" not in text.lower():
+        return text, source
+    from ktcpvs.model.language.includes import expand_includes
+    from ktcpvs.system.included_files import find_included
+
+    def read(name: str) -> str:
+        return _read(name)[0]
+
+    return expand_includes(text, source, find_included, read), source
 
 
 def _read_networks(word: str) -> str:

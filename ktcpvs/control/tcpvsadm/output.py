@@ -12,9 +12,11 @@ from typing import Any
 
 from ktcpvs.control.tcpvsadm.columns import pad, text_width
 from ktcpvs.errors import shorten
+from ktcpvs.model.health import STANDBY
 from ktcpvs.model.language import writer
 from ktcpvs.model.language.writer import ShowAddress
 from ktcpvs.model.latency import within
+from ktcpvs.model.server_words import write_use_words
 
 SERVICE_COUNTERS = ("active", "total", "refused", "queued", "", "bytes_in", "bytes_out")
 SERVER_COUNTERS = ("active", "total", "failures", "kept", "reused", "bytes_in", "bytes_out")
@@ -161,6 +163,8 @@ def format_explanation(answer: dict[str, Any]) -> str:
             numbers = str(one["active"]), str(one["weight"]), _format_limit(one["maxconn"])
             servers.append((f"  {one['address']}", one["state"], *numbers))
         lines += _align(servers, "<<>>>").splitlines()
+        checked = [one for one in answer["servers"] if one.get("check_response")]
+        lines += [f"  {one['address']} responds to checks: {_escape(one['check_response'])}" for one in checked]
         failed = [one for one in answer["servers"] if one.get("last_error")]
         lines += [f"  {one['address']} has failed: {_escape(one['last_error'])}" for one in failed]
     if answer["notes"]:
@@ -218,16 +222,17 @@ def _format_counters(
             rows.append((_format_relay(service[kind]["relay"]),))
         if rejected := _format_rejected(service[kind]):
             rows.append((rejected,))
-        if refusals := service[kind].get("refusals"):
-            rows.append((f"  refused: {_format_counts(refusals)}",))
-        if responses := service[kind].get("responses"):
-            rows.append((f"  responded: {_escape(_format_counts(responses))}",))
+        rows += [(line,) for line in _format_own_responses(service[kind])]
         rows += [(line,) for line in _format_preambles(service[kind])]
         for server in service["servers"]:
             begin = f"  -> {format_server(server, show)}", str(server["weight"]), _format_limit(server["maxconn"])
             rows.append((*begin, *numbers(server[kind], of_server)))
+            if kind == "stats" and (use := _format_use(server)):
+                rows.append((use,))
             if kind == "stats" and (state := _format_health(server.get("health"))):
                 rows.append((state,))
+            if kind == "stats" and server.get("check_response"):
+                rows.append((f"     check: {_escape(server['check_response'])}",))
             if kind == "stats" and (error := _format_last_error(server.get("last_error"))):
                 rows.append((error,))
             rows += [(line,) for line in _format_responses(server[kind])]
@@ -243,6 +248,14 @@ def _format_trial(answer: dict[str, Any]) -> str:
     --list can be loaded again."""
     left = answer.get("trial")
     return "" if left is None else f"# On trial: undone in {left} s unless 'tcpvsadm --confirm' is run.\n"
+
+
+def _format_use(server: dict[str, Any]) -> str:
+    """Return "backup, standby": the words with which a server is configured that say when it is used, and that it is
+    not used now; "" for a server without such words."""
+    words = write_use_words(server)
+    is_standby = words and (server.get("health") or {}).get("state") == STANDBY
+    return words and f"     {words}{', ' + STANDBY if is_standby else ''}"
 
 
 def _format_health(health: dict[str, Any] | None) -> str:
@@ -286,6 +299,12 @@ def format_duration(seconds: float | None) -> str:
     if seconds is None:
         return "-"
     return f"{seconds:g} s" if seconds >= 1 else f"{seconds * 1000:g} ms"
+
+
+def _format_own_responses(counters: dict[str, Any]) -> list[str]:
+    """Return the lines with the responses that the switch has given itself."""
+    kinds = (("refused", "refusals"), ("responded", "responses"))
+    return [f"  {word}: {_escape(_format_counts(counters[name]))}" for word, name in kinds if counters.get(name)]
 
 
 def _format_counts(counts: dict[str, int]) -> str:

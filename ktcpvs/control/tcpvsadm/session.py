@@ -26,6 +26,9 @@ RATE_SECONDS = 1.0
 
 Warn = Callable[[str], object]
 
+COMMANDS_OF_HOSTS = ("drain", "maintenance")
+"""Commands where a server without a port stands for all servers of that host."""
+
 _SERVICE_OPTIONS = ("scheduler", "balance", "listen", "port", "redirect", "maxclients")
 
 
@@ -174,8 +177,9 @@ async def _prepare_wait(
     which the server may be gone."""
     from ktcpvs.control.tcpvsadm.draining import complete_address, wait_until_drained
 
-    ident = given.values["ident"]
-    address = await complete_address(switch, ident, given.values["real-server"])
+    ident, address = given.values.get("ident"), given.values["real-server"]
+    if given.command.name not in COMMANDS_OF_HOSTS and ident is not None:
+        address = await complete_address(switch, ident, address)
     return lambda: wait_until_drained(io.sleep, switch, ident, address)
 
 

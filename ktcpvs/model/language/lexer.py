@@ -8,6 +8,7 @@ the token. So `\\"` is a quote, as in KTCPVS, and every text can be written.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from attrs import frozen
 
@@ -18,6 +19,10 @@ _USUAL = re.compile(r'[^\S\n]*+(?:([^\s"#]\S*+)|"((?:[^"\\]++|\\++(?!"))*+)"(?!\
 
 _BLANK = re.compile(r"(?:[^\S\n]+|#[^\n]*)+")
 _BEFORE_QUOTE = re.compile(r'(?<!\\)(\\*)"')
+_POSITION = re.compile(r'#line ([0-9]{1,9}) (".*")[^\S\n]*')
+INCLUDE = "include"
+"""The keyword with which a file includes others (`includes`)."""
+
 _PLAIN = re.compile(r'[^\s"#={}\\][^\s"]*')
 
 
@@ -50,9 +55,39 @@ class Token:
 def tokens(text: str, source: str) -> list[Token]:
     """Return all tokens of `text`. Raises BadConfiguration."""
     found: list[Token] = []
-    for number, line in enumerate(text.split("\n"), 1):
-        _line(line.removesuffix("\r"), Place(source, number, 1), found)
+    for start, line in _lines(text, source):
+        _line(line.removesuffix("\r"), start, found)
     return found
+
+
+def _lines(text: str, source: str) -> Iterator[tuple[Place, str]]:
+    """Yield each line with its place: after a comment `#line N "FILE"`, that in another file."""
+    number = 0
+    for line in text.split("\n"):
+        number += 1
+        if line.startswith("#line ") and (position := _POSITION.fullmatch(line)):
+            number, source = int(position[1]) - 1, unquoted(position[2][1:-1])
+        else:
+            yield Place(source, number, 1), line
+
+
+def end_place(text: str, source: str) -> Place:
+    """Return the place of the last line."""
+    last = Place(source, 1, 1)
+    for place, _ in _lines(text, source):
+        last = place
+    return last
+
+
+def is_position(line: str) -> bool:
+    """Whether a line is a comment that says from where the next ones are."""
+    return _POSITION.fullmatch(line) is not None
+
+
+def end_of(line: str, token: Token) -> int:
+    """Return the column, from 0, behind a token of that line."""
+    start = token.place.column - 1
+    return _closing_quote(line, start + 1) + 1 if token.quoted else start + len(token.text)
 
 
 def _line(line: str, start: Place, found: list[Token]) -> None:

@@ -18,15 +18,16 @@ from ktcpvs.model.address import Address, PortNamed, no_port_names, parse_addres
 from ktcpvs.model.conditions import KINDS, NAME, NOT, PATTERN, USE, is_pattern, read_conditions, text_of
 from ktcpvs.model.edits import Load
 from ktcpvs.model.expectation import CLIENT, OUTCOMES, REDIRECT, RESPOND, Expectation
-from ktcpvs.model.language.lexer import Place, Token, quoted, tokens
+from ktcpvs.model.language.lexer import INCLUDE, Place, Token, end_place, quoted, tokens
 from ktcpvs.model.lines import split_lines
 from ktcpvs.model.listen import TLS, ListenAddress, check_complete, check_word
 from ktcpvs.model.modifiers import NONE, WORDS, Modifiers, read_modifier
 from ktcpvs.model.network import Network, Networks, parse_network, parse_networks, read_networks
 from ktcpvs.model.options import Option
+from ktcpvs.model.server_words import SERVER_WORDS, read_words
 from ktcpvs.model.service import OPTIONS, RealServer, Rule, VirtualService, check_rule_name
 from ktcpvs.model.settings import Settings, whole_number
-from ktcpvs.model.tls import CONTRADICTING, SERVER_WORDS, contradiction, read_words
+from ktcpvs.model.tls import CONTRADICTING, contradiction
 
 TEST = "test"
 KEYWORDS = (*OPTIONS, "server", "rule", TEST)
@@ -50,7 +51,7 @@ def parse(
             f"{source}: the configuration is empty, and would delete all services; "
             "to do that, use 'tcpvsadm -f FILE --allow-empty'"
         )
-    reader = _Reader(found, Place(source, text.count("\n") + 1, 1))
+    reader = _Reader(found, end_place(text, source))
     services: dict[str, VirtualService] = {}
     settings: Settings | None = None
     while (token := reader.next_or_none()) is not None:
@@ -63,6 +64,8 @@ def parse(
             if settings is not None:
                 raise token.place.error("a second global block")
             settings = _settings(reader)
+        elif token.is_word(INCLUDE):
+            raise _cannot_include(token)
         else:
             raise token.place.error(f"'{shorten(token.text)}': expected 'Virtual' or 'global'")
     return Load(services, settings or Settings())
@@ -157,7 +160,13 @@ class _Reader:
                 shown = repr(shorten(keyword.text))
                 raise keyword.place.error(f"{shown}: expected a keyword followed by '=', or '}}'")
             self.sign("=")
+            if keyword.is_word(INCLUDE):
+                raise _cannot_include(keyword)
             yield keyword
+
+
+def _cannot_include(keyword: Token) -> BadConfiguration:
+    return keyword.place.error("include: only files that ktcpvs and tcpvsadm read may include others")
 
 
 class _at:
@@ -366,7 +375,7 @@ def _server_words(reader: _Reader) -> dict[str, Any]:
     while (token := reader.peek()) is not None and not token.is_word("}") and not reader.is_keyword():
         if not found and not token.is_word(*SERVER_WORDS):
             is_name = not token.quoted and token.text[:1].isalpha()
-            if is_name and (near := get_close_matches(token.text.lower(), SERVER_WORDS, 1)):
+            if is_name and (near := get_close_matches(token.text.lower(), SERVER_WORDS, 1, 0.65)):
                 raise token.place.error(f"unknown word '{shorten(token.text)}'; did you mean '{near[0]}'?")
             break
         found.append(reader.next("a word"))

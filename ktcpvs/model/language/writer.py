@@ -11,9 +11,9 @@ from ktcpvs.model.language.lexer import quoted, word
 from ktcpvs.model.listen import TLS
 from ktcpvs.model.network import read_networks
 from ktcpvs.model.options import read_address
+from ktcpvs.model.server_words import write_words
 from ktcpvs.model.service import OPTIONS
 from ktcpvs.model.settings import Settings
-from ktcpvs.model.tls import write_words
 
 NETWORKS_PER_LINE = 8
 """The networks on one line."""

@@ -5,6 +5,7 @@ const UPDATE_INTERVAL = 1000; // milliseconds between two updates
 const FETCH_TIMEOUT = 5000; // milliseconds
 const MAX_SAMPLES = 120; // updates that the plots show
 const MAX_ROWS = 200; // the most services, and servers of one service, that are drawn
+const BACKUP = 100; // the priority of backup servers
 const SVG = "http://www.w3.org/2000/svg";
 
 const samples = new Map(); // name of a plot -> its last values
@@ -119,10 +120,16 @@ function measured(data, stats, then, seconds) {
   };
 }
 
+function weight(server) {
+  if (server.weight === undefined) return "–";
+  const priority = server.priority === BACKUP ? ", backup" : server.priority ? `, priority ${server.priority}` : "";
+  return `${server.weight}${priority}`;
+}
+
 function serverRow(data, name, state, server, now) {
   const stats = server.stats;
   return row([
-    ["", name], ["state", state], ["weight", server.weight === undefined ? "–" : String(server.weight)],
+    ["", name], ["state", state], ["weight", weight(server)],
     ["active", String(stats.active)], ["per second", short(now.rate)], ["in", `${bytes(now.in)}/s`],
     ["out", `${bytes(now.out)}/s`], ["99 % within", duration(now.slow)],
     ["errors", short(stats.failures + stats.answers["5xx"])], ["retries", short(stats.retries)],
