@@ -193,6 +193,10 @@ def test_rates_in_json_have_no_counters() -> None:
         "tls": None,
         "h2": False,
         "proxy": "off",
+        "priority": 0,
+        "mode": "ready",
+        "check": None,
+        "max_pending": 0,
         "rate": {"connections": 31, "bytes_in": 32, "bytes_out": 33},
     }
     assert web["redirect_rate"] == {"connections": 51, "bytes_in": 52, "bytes_out": 53}
