@@ -21,6 +21,7 @@ from ktcpvs.model.scheduling import (
     ISchedulerFactory,
     IUsesOptions,
     IWatches,
+    OwnResponse,
     Request,
     ServiceView,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "ISchedulerFactory",
     "IUsesOptions",
     "IWatches",
+    "OwnResponse",
     "Request",
     "ServiceView",
 ]

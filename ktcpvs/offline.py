@@ -9,13 +9,14 @@ from twisted.internet.defer import Deferred
 from twisted.logger import globalLogBeginner
 from twisted.python.failure import Failure
 
-from ktcpvs.errors import NoTLS
+from ktcpvs.errors import BadValue, NoTLS
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.table import Table
 from ktcpvs.model.tls_files import files_of
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.director import Director
+from ktcpvs.services.response_files import response_files
 from ktcpvs.services.running import RunningService
 from ktcpvs.services.tls_profiles import TLSProfiles
 from ktcpvs.system.log import EventLog
@@ -44,6 +45,7 @@ def check_configuration(text: str, source: str, allow_empty: bool) -> Sequence[s
         for service in table:
             prepared = await director.bind(RunningService(context, service), service, table.settings, is_dry_run=True)
             await director.run_tests(service, table.settings)
+            warnings += _check_response_files(service)
             warnings += await _check_tls(director, service, prepared.factory.unit)
         return [*director.warnings(edit, table), *warnings]
 
@@ -58,6 +60,20 @@ def check_configuration(text: str, source: str, allow_empty: bool) -> Sequence[s
         result.raiseException()
     warnings: Sequence[str] = result
     return warnings
+
+
+def _check_response_files(service: VirtualService) -> Sequence[str]:
+    """Check the files that rules respond with. Returns warnings, one per line. Raises BadValue.
+
+    Files that this user may not read, or that are on another machine, are not checked.
+    """
+    try:
+        response_files(service, {}, str, is_strict=True)
+    except BadValue as refusal:
+        if not _is_unreadable(refusal):
+            raise
+        return [f"{refusal}; this file is not checked"]
+    return []
 
 
 async def _check_tls(director: Director, service: VirtualService, unit: str) -> Sequence[str]:

@@ -24,7 +24,8 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import Logger, formatEvent
 from twisted.python.failure import Failure
 
-from ktcpvs.model.edits import Load, StartService
+from ktcpvs.errors import Refusal
+from ktcpvs.model.edits import Edit, Load, StartService
 from ktcpvs.model.language.parser import parse
 from ktcpvs.relay.engines import Relays
 from ktcpvs.runtime.context import Context
@@ -229,6 +230,14 @@ class World:
         text = f"global {{ {settings} }}\nVirtual s {{\n{listen}\n" + "\n".join(lines) + "\n}\n"
         edit: Load = _parse_once(text)
         self.director.submit(edit).addErrback(self._unexpected)
+
+    def refusal(self, edit: Edit) -> str:
+        """Submit an edit that is refused, and return why."""
+        refusals: list[Failure] = []
+        self.director.submit(edit).addErrback(refusals.append)
+        (refusal,) = refusals
+        assert refusal.check(Refusal), refusal
+        return str(refusal.value)
 
     def move(self) -> None:
         """Let the service listen on another address, from the next `load` on."""

@@ -62,6 +62,10 @@ def _read_address(text: str) -> Address:
     return parse_address(text, service_port)
 
 
+def _write_address(address: Address | None) -> str | None:
+    return None if address is None else str(address)
+
+
 def _read_settings(changes: NamedValues) -> dict[str, str]:
     return {change["name"]: change["value"] for change in changes}
 
@@ -105,7 +109,7 @@ WRITERS: dict[ArgumentType, Callable[[Any], Any]] = {
     ArgumentType.TEXT: _unchanged,
     ArgumentType.INTEGER: _unchanged,
     ArgumentType.BOOLEAN: _unchanged,
-    ArgumentType.ADDRESS: str,
+    ArgumentType.ADDRESS: _write_address,
     ArgumentType.SERVICE_OPTIONS: named_values,
     ArgumentType.SERVER_OPTIONS: _write_server_options,
     ArgumentType.SETTINGS: named_values,

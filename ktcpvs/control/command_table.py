@@ -119,6 +119,17 @@ _PATTERN = Argument(
 _RULE = Argument(
     "rule", ArgumentType.TEXT, option="rule", help="The rule's name, its pattern or conditions, or its number."
 )
+_RULE_SERVER = _optional(
+    "address", ArgumentType.ADDRESS, "a server of the rule; None for a rule with an action.", "real-server"
+)
+_ACTION = Argument(
+    "action", ArgumentType.TEXT, default=None, is_optional=True,
+    help='in place of servers: "redirect 301 URL", "redirect https", "respond 403", ...; None: there is none.',
+)  # fmt: skip
+_MODIFIERS = Argument(
+    "modifiers", ArgumentType.TEXT, default=None, is_optional=True,
+    help='"request_header NAME VALUE", "strip_prefix /a", ...; None: unchanged, or none for a new rule.',
+)  # fmt: skip
 _OPTIONS = Argument(
     "options", ArgumentType.SERVICE_OPTIONS, help='listen, port, scheduler, ...; "" removes a redirect.'
 )
@@ -192,20 +203,24 @@ EDIT_COMMANDS: tuple[EditCommand, ...] = (
         (
             _IDENT,
             _PATTERN,
-            _ADDRESS,
+            _RULE_SERVER,
             _optional("match", ArgumentType.INTEGER, "0..10, the group of the pattern to hash; None: no group."),
             _optional("rule_name", ArgumentType.TEXT, "identifies the rule; None: its conditions do.", "name"),
             _optional("before", ArgumentType.TEXT, "the rule in front of which it goes; None: to the end."),
+            _ACTION,
+            _MODIFIERS,
         ),
     ),
     EditCommand(
-        "EditRule", "edit-rule", "edit_rule", "change the conditions or the name of a rule, which keeps its place",
+        "EditRule", "edit-rule", "edit_rule", "change conditions, name or action of a rule, which keeps its place",
         (
             _IDENT,
             _RULE,
             _optional("pattern", ArgumentType.TEXT, "its pattern or conditions from now on; None: unchanged."),
             _optional("match", ArgumentType.INTEGER, "0..10, the group of the pattern to hash; None: unchanged."),
             _optional("new_name", ArgumentType.TEXT, 'None: unchanged; "": it has none.', "name"),
+            _ACTION,
+            _MODIFIERS,
         ),
     ),
     EditCommand(
@@ -213,8 +228,9 @@ EDIT_COMMANDS: tuple[EditCommand, ...] = (
         (_IDENT, _RULE, _optional("before", ArgumentType.TEXT, "the other rule; None: to the end.")),
     ),
     EditCommand(
-        "DeleteRule", "del-rule", "delete_rule", "remove a server from a rule; the last one removes the rule too",
-        (_IDENT, _PATTERN, _ADDRESS),
+        "DeleteRule", "del-rule", "delete_rule",
+        "remove a server from a rule, or a rule that has an action",
+        (_IDENT, _PATTERN, _RULE_SERVER),
     ),
     EditCommand(
         "Allow", "allow", "allow", "accept clients of these networks, and no others", (_IDENT, _NETWORKS, _ONLY)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ktcpvs.model.destination import Destination
-from ktcpvs.model.scheduling import Choice
+from ktcpvs.model.scheduling import Choice, OwnResponse
 from ktcpvs.model.service import NO_LOG, VirtualService
 from ktcpvs.protocols import grpc
 from ktcpvs.protocols.access_log import FORMATS, HTTP_2, LineFormat, Record, TLSNames
@@ -138,6 +138,14 @@ class AccessLogEntry:
 
     def server_chosen(self, choice: Choice) -> None:
         self.record.server, self.record.reason = str(choice.destination.address), choice.reason
+
+    def client_found(self, client: str) -> None:
+        """Note the address of the client, if it is not that of the connection."""
+        self.record.client = client
+
+    def response_chosen(self, response: OwnResponse) -> None:
+        """Note that a rule responds in place of a server."""
+        self.record.server, self.record.reason = None, response.reason
 
     def connected(self, is_reused: bool) -> None:
         """Note when a server connection was available, and whether it was a kept one."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ktcpvs.dispatch.trusted_proxies import TrustedProxies
 from ktcpvs.interfaces import CONNECTION
 from ktcpvs.model.clients import NOWHERE, ClientTable, take
 from ktcpvs.model.filter import Filter, filter_of
@@ -52,6 +53,7 @@ class Admission:
         "_limits",
         "_lists",
         "_most",
+        "_proxies",
         "_room",
         "_table",
         "denied",
@@ -59,10 +61,12 @@ class Admission:
         "limited",
     )
 
-    def __init__(self, context: Context, ident: str) -> None:
+    def __init__(self, context: Context, ident: str, proxies: TrustedProxies | None = None) -> None:
+        """proxies: trusted ones; None: there are none."""
         self._context = context
         self._clock = context.monotonic
         self._ident = ident
+        self._proxies = proxies or TrustedProxies()
         self._lists: tuple[Networks, Networks] = Networks(), Networks()
         self._filter: Filter | None = None
         self._table: ClientTable | None = None
@@ -96,9 +100,15 @@ class Admission:
 
     # Clients.
 
+    @property
+    def limits_requests(self) -> bool:
+        """Whether there are limits that `wait_time` checks."""
+        return self._table is not None and bool(self._cost or self._head_cost)
+
     def enter(self, peer: Any) -> int | None:
         """Admit a client. Return the slot where it counts until `leave`; NOWHERE: it is not counted; None: it is
-        rejected, and its connection must be reset. peer: as returned by accept()."""
+        rejected, and its connection must be reset. peer: as returned by accept(). Connections of
+        trusted proxies belong to many clients and are not counted."""
         if type(peer) is not tuple:  # clients of a unix socket have no address
             return NOWHERE
         if self._filter is not None and not self._filter.judge(packed_address(peer))[0]:
@@ -106,14 +116,12 @@ class Admission:
             self._note_rejection("service {ident}: clients rejected by allow and deny, for example {client}", peer)
             return None
         table = self._table
-        if not self._limits or table is None:
+        if not self._limits or table is None or self._proxies.trusts(peer[0]):
             return NOWHERE
         now = self._clock()
-        slot, tag = self._cached_slots.get(peer[0], _UNKNOWN)
-        if slot == NOWHERE or not table.still(slot, tag, now):
-            slot = self._find(table, peer, now)
-            if slot == NOWHERE:
-                return NOWHERE
+        slot = self._slot(table, peer, now)
+        if slot == NOWHERE:
+            return NOWHERE
         if 0 < self._connections <= table.connections(slot) or (
             self._is_first and self._cost and take(table.requests, slot, now, self._cost, self._room, self._most)
         ):
@@ -123,7 +131,22 @@ class Admission:
         table.connect(slot, 1)
         return slot
 
-    def _find(self, table: ClientTable, peer: Any, now: float) -> int:
+    def slot_of(self, client: str) -> int:
+        """Return the slot of a client that a trusted proxy tells; NOWHERE: it is not counted. client: its IP address;
+        "": it is unknown, and all such clients count as one."""
+        table = self._table
+        if table is None:
+            return NOWHERE
+        peer = () if not client else (client, 0, 0, 0) if ":" in client else (client, 0)
+        return self._slot(table, peer, self._clock())
+
+    def _slot(self, table: ClientTable, peer: Any, now: float) -> int:
+        """Return the slot of a client. peer: as returned by accept(); empty: it is unknown."""
+        if not peer:
+            return table.find(self._name(b""), now)
+        slot, tag = self._cached_slots.get(peer[0], _UNKNOWN)
+        if slot != NOWHERE and table.still(slot, tag, now):
+            return slot
         slot = table.find(self._name(packed_address(peer)), now)
         if slot != NOWHERE:
             if len(self._cached_slots) >= MAX_CACHED_CLIENTS:

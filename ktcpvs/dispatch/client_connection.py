@@ -12,8 +12,9 @@ from typing import ClassVar
 from ktcpvs.dispatch.client_limits import ClientLimits
 from ktcpvs.dispatch.dispatcher import CLIENT_GONE, Dispatcher
 from ktcpvs.dispatch.service_context import ServiceContext
+from ktcpvs.dispatch.trusted_proxies import peer_of
 from ktcpvs.model import connection, exchange
-from ktcpvs.model.scheduling import Choice
+from ktcpvs.model.scheduling import Choice, OwnResponse
 from ktcpvs.model.service import COPY
 from ktcpvs.relay.copy import CopyRelay
 from ktcpvs.relay.engines import EngineRelay, Relay
@@ -142,6 +143,10 @@ class ClientConnection(ABC):
         """Refuse the request with an HTTP status. retry_after: seconds; 0: no such field."""
 
     @abstractmethod
+    def respond(self, response: OwnResponse) -> None:
+        """Respond as a rule says, without a server."""
+
+    @abstractmethod
     def drop(self) -> None:
         """Reset both sides."""
 
@@ -165,6 +170,15 @@ class ClientConnection(ABC):
             form = "{client}: {before}, {event}: {after}"
             log.event(levels.STATE, form, client=self.client_name, before=before, event=event, after=after)
 
+    def identify(self, lines: bytes) -> None:
+        """Find the client of a request, whose header lines these are: a trusted proxy may tell another address than
+        that of the connection. Raises BadRequest."""
+        self.dispatcher.request.client = self.service.proxies.client_of(peer_of(self.client_name), lines)
+
+    def forget_proxies(self) -> None:
+        """The service has no trusted proxies any more: the client is the one that has connected."""
+        self.dispatcher.request.client = peer_of(self.client_name)
+
     def set_timer(self, seconds: float, due: Callable[[], object] | None = None) -> None:
         """Restart the connection's one timer: call `due` after `seconds`; None: no timer."""
         if self._timer is not None:
@@ -184,9 +198,14 @@ class ClientConnection(ABC):
         if not host:
             return Origin(server_name=request.server_name, tls=client.tls)
         # A stage may have found the address of a client on a unix socket, but not the one that the client has called.
-        target = called[:2] if isinstance(called, tuple) else ("::" if ":" in host else "0.0.0.0", 0)
-        port = int(self.client_name.rpartition(":")[2])
-        return Origin((host, port), (target[0], target[1]), request.server_name, client.tls)
+        # Nor does a trusted proxy: the client may be of another family than the address that the proxy has called.
+        target: tuple[str, int] = ("::" if ":" in host else "0.0.0.0", 0)
+        if isinstance(called, tuple) and (":" in called[0]) == (":" in host):
+            target = called[0], called[1]
+        port_text = self.client_name.rpartition(":")[2]
+        # The port of a client behind a trusted proxy is unknown.
+        port = int(port_text) if peer_of(self.client_name) == host else 0
+        return Origin((host, port), target, request.server_name, client.tls)
 
     def join(self, relay: CopyRelay) -> None:
         """Join both sides by `relay`. The service's engine takes over at once, or when the connection turns out to be

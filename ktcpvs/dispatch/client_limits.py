@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from ktcpvs.dispatch.admission import Admission
+from ktcpvs.model.clients import NOWHERE
 from ktcpvs.model.scheduling import Request
 
 TOO_MANY_REQUESTS = "too many requests from this client address"
@@ -12,6 +13,10 @@ TOO_MUCH_HEAD = "too many bytes of incomplete request heads from this client add
 
 _HEAD_OVERHEAD = len(b"  HTTP/1.1\r\n\r\n")
 """Bytes of a request's head besides its method, target and header lines."""
+
+
+def _head_size(request: Request) -> int:
+    return len(request.method or b"") + len(request.target or b"") + len(request.lines) + _HEAD_OVERHEAD
 
 
 class ClientLimits:
@@ -38,8 +43,7 @@ class ClientLimits:
 
     def wait_time(self, request: Request) -> int:
         """Count a request. Return 0, or the seconds until the client may send it; then it is not counted."""
-        size = len(request.method or b"") + len(request.target or b"") + len(request.lines) + _HEAD_OVERHEAD
-        return math.ceil(self._admission.wait_time(self._slot, size))
+        return math.ceil(self._admission.wait_time(self._slot, _head_size(request)))
 
     def hold_head(self, size: int) -> bool:
         """Set the size of the connection's unfinished head; 0: there is none. Return False if that exceeds the
@@ -53,3 +57,28 @@ class ClientLimits:
             self._admission.leave(self._slot, self._held)
         elif self._held:
             self._admission.hold(self._slot, -self._held)
+
+
+class ProxiedClientLimits(ClientLimits):
+    """The limits for one connection of a trusted proxy: each request counts for the client that the proxy tells."""
+
+    __slots__ = ()
+
+    def __init__(self, admission: Admission) -> None:
+        super().__init__(admission, NOWHERE)
+
+    def of_stream(self) -> ClientLimits:
+        return self
+
+    def allows(self, head_size: int) -> bool:
+        return False  # its client is found in the general way
+
+    def wait_time(self, request: Request) -> int:
+        slot = self._admission.slot_of(request.client)
+        return 0 if slot == NOWHERE else math.ceil(self._admission.wait_time(slot, _head_size(request)))
+
+    def hold_head(self, size: int) -> bool:
+        return True  # an unfinished head does not tell whose it is
+
+    def release(self) -> None:
+        pass

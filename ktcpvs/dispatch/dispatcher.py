@@ -14,7 +14,7 @@ from ktcpvs.dispatch.selection import AGAIN, NOBODY, QUEUE, Decision
 from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.model.destination import Destination, Lease
 from ktcpvs.model.retry_on import CONNECT
-from ktcpvs.model.scheduling import NONE, Choice, Request
+from ktcpvs.model.scheduling import NONE, Choice, ModifiedChoice, OwnResponse, Request
 from ktcpvs.streams.connector import HTTP2Failed
 from ktcpvs.streams.tls_connect import TLSFailed
 from ktcpvs.system import log as levels
@@ -49,6 +49,9 @@ class DispatcherOwner(Protocol):
 
     def fail(self, status: int, reason: str, retry_after: int = 0) -> None:
         """Refuse the request with an HTTP status. retry_after: seconds; 0: no such field."""
+
+    def respond(self, response: OwnResponse) -> None:
+        """Respond as a rule says, without a server."""
 
     def is_client_gone(self) -> bool:
         """Return whether the client has disconnected, even if that was not read yet."""
@@ -135,14 +138,29 @@ class Dispatcher:
     def _handle(self, decision: Decision | Deferred[Any]) -> None:
         if isinstance(decision, Deferred):
             self._wait_for_scheduler(decision)
-        elif decision.outcome == QUEUE and decision.choice is not None:
-            self._wait_for_room(decision.choice.destination)
+            return
+        choice, response = decision.choice, decision.response
+        rule = choice if isinstance(choice, ModifiedChoice) else response
+        if rule is not None and rule.modifiers.rate is not None and self._is_undecided:
+            wait = self._service.rule_rates.wait_time(rule.modifiers.rate, rule.rule, self.request)
+            if wait:
+                self._owner.fail(429, f"more than {rule.modifiers.rate} requests for a rule", wait)
+                return
+        if decision.outcome == QUEUE and choice is not None:
+            self._wait_for_room(choice.destination)
         elif decision.outcome == AGAIN:
             self.select()
-        elif decision.outcome == NOBODY or decision.choice is None:
+        elif response is not None:
+            self._respond(response)
+        elif decision.outcome == NOBODY or choice is None:
             self._owner.fail(503, decision.reason)
         else:
-            self.take(decision.choice)
+            self.take(choice)
+
+    @property
+    def _is_undecided(self) -> bool:
+        """Whether no server has been chosen for this request before, which has failed or is full."""
+        return self._refused == NONE and not self.failed_connections and not self._queued_since
 
     def take(self, choice: Choice) -> None:
         """Use this server: begin a lease and call the owner."""
@@ -165,6 +183,21 @@ class Dispatcher:
                 why=choice.reason,
             )
         self._owner.serve(choice)
+
+    def _respond(self, response: OwnResponse) -> None:
+        """Let the owner respond as a rule says."""
+        if self.entry is not None:
+            self.entry.response_chosen(response)
+        log = self._log
+        if log.level >= levels.SCHEDULING:
+            log.event(
+                levels.SCHEDULING,
+                "{client}: {path}: {why}",
+                client=self._owner.client_name,
+                path=self.request.path,
+                why=response.reason,
+            )
+        self._owner.respond(response)
 
     # Asynchronous schedulers.
 

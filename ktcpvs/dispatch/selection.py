@@ -2,7 +2,8 @@
 
 Traffic, `--explain` and configuration tests call the same procedure, `Selector.select`, so that they cannot differ:
 
-1. The scheduler chooses among the servers that are up and whose priority is in use. When it fails or takes too long,
+1. The scheduler chooses among the servers that are up and whose priority is in use, or says with which response
+a rule answers. When it fails or takes too long,
 the `fallback` scheduler chooses instead. 2. A full server is replaced by another choice of the scheduler, if need be of
 a later priority; when there is none, the client waits in the queue. 3. Without a choice, servers of later priorities
 are used, one priority after another. 4. Then servers that refused this request may be tried a second time
@@ -24,13 +25,13 @@ from ktcpvs.dispatch.priorities import Priorities, priorities_of
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.health import EJECTED
 from ktcpvs.model.retries import RetryBudget
-from ktcpvs.model.scheduling import NONE, Choice, Request
+from ktcpvs.model.scheduling import NONE, Choice, OwnResponse, Request
 from ktcpvs.model.server_words import MAINTENANCE
 from ktcpvs.model.service import VirtualService
 from ktcpvs.runtime.context import Context
 from ktcpvs.system.pending import cancel_pending
 
-SERVER, REDIRECT, QUEUE, NOBODY = "server", "redirect", "queue", "nobody"
+SERVER, REDIRECT, RESPOND, QUEUE, NOBODY = "server", "redirect", "respond", "queue", "nobody"
 """The outcomes of a selection."""
 
 AGAIN = "again"
@@ -43,13 +44,15 @@ SCHEDULER_FAILED = "the scheduler failed"
 class Decision:
     """The result of a selection.
 
-    outcome: SERVER, REDIRECT, QUEUE, NOBODY or AGAIN. choice: the server; with QUEUE the full server that was chosen;
-    None with NOBODY and AGAIN. reason: with NOBODY, why the request is refused.
+    outcome: SERVER, REDIRECT, RESPOND, QUEUE, NOBODY or AGAIN. choice: the server; with QUEUE the full server that was
+    chosen; None with RESPOND, NOBODY and AGAIN. reason: with NOBODY, why the request is refused. response: with
+    RESPOND, what the switch responds.
     """
 
     outcome: str
     choice: Choice | None = None
     reason: str = ""
+    response: OwnResponse | None = None
 
 
 def is_choice(answer: Any) -> TypeGuard[Choice]:
@@ -166,6 +169,8 @@ class Selector:
         """Interpret a scheduler's answer: a choice, an awaitable of one, or an error of the scheduler."""
         if answer is None or is_choice(answer):
             return self.decide(request, answer, "", allows_second_round)
+        if isinstance(answer, OwnResponse):
+            return Decision(RESPOND, response=answer)
         if isinstance(answer, Choice):
             return self._invalid_choice(request, answer, allows_second_round)
         if isinstance(answer, Deferred):
@@ -264,9 +269,11 @@ class Selector:
 
     def _fall_back(self, request: Request, reason: str, allows_second_round: Callable[[], bool]) -> Decision:
         choice = self._fallback_choice(request, reason)
+        if isinstance(choice, OwnResponse):
+            return Decision(RESPOND, response=choice)
         return self.decide(request, choice, reason, allows_second_round, self._fallback)
 
-    def _fallback_choice(self, request: Request, reason: str) -> Choice | None:
+    def _fallback_choice(self, request: Request, reason: str) -> Choice | OwnResponse | None:
         """Return the fallback scheduler's choice, or None. reason: why the scheduler has not chosen."""
         name = self.config.fallback
         try:
@@ -277,6 +284,8 @@ class Selector:
             self._context.log.failure("fallback {name} of service {ident} failed", name=name, ident=self.config.ident)
             self._note(f"fallback {name} failed: {error!r}")
             return None
+        if isinstance(choice, OwnResponse):
+            return evolve(choice, reason=f"fallback {name}, since {reason}: {choice.reason}")
         if not is_choice(choice) or choice.destination not in self.usable:
             cancel_pending(choice, self._context.log)
             return None

@@ -6,8 +6,11 @@ from collections.abc import Callable, Collection, Mapping
 
 from ktcpvs.dispatch.access_log import ServiceAccessLog
 from ktcpvs.dispatch.admission import Admission
+from ktcpvs.dispatch.own_responses import OwnResponses
 from ktcpvs.dispatch.queue import Queue, Waiter
+from ktcpvs.dispatch.rule_rates import RuleRates
 from ktcpvs.dispatch.selection import Selector
+from ktcpvs.dispatch.trusted_proxies import TrustedProxies
 from ktcpvs.model.address import Address, Unix
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.service import AUTO, COPY, RELAYS, VirtualService
@@ -85,8 +88,8 @@ class ServiceContext:
 
     __slots__ = (
         "_connectors", "access_log", "admission", "config", "connection_options", "context", "counters",
-        "http2_access_log", "make_connector", "queue", "relay", "room_needed", "selector", "server_failed", "settings",
-        "take_preconnected", "unit",
+        "http2_access_log", "make_connector", "own_responses", "proxies", "queue", "relay", "room_needed", "rule_rates",
+        "selector", "server_failed", "settings", "take_preconnected", "unit",
     )  # fmt: skip
 
     def __init__(self, context: Context, config: VirtualService, unit: str) -> None:
@@ -96,10 +99,13 @@ class ServiceContext:
         self.unit = unit
         self.selector = Selector(context, config)
         self.queue = Queue()
-        self.admission = Admission(context, config.ident)
+        self.proxies = TrustedProxies()
+        self.admission = Admission(context, config.ident, self.proxies)
         self.access_log = ServiceAccessLog(context)
         self.http2_access_log = ServiceAccessLog(context, is_http2=True)
         self.counters = TrafficCounters()
+        self.own_responses = OwnResponses()
+        self.rule_rates = RuleRates(context, config.ident)
         self.relay = RelayChoice()
         self.connection_options: Mapping[Address, ConnectionOptions] = {}
         self._connectors: dict[Destination, Connector] = {}

@@ -24,9 +24,11 @@ FIELDS(connection, "state", "is_last", "_reader", "limits", "last_activity", "_h
        "_is_turn_over", "_progress", "context", "is_over", "relay");
 
 enum { X_STARTED, X_OWNER, X_DISPATCHER, X_HTTP, X_MESSAGE, X_PLAIN, X_PLAIN_LOG, X_REPEATABLE, X_SERVER, X_BYTES_IN,
-       X_BYTES_OUT, X_RESPONSE, X_RECEIVED, X_SETTLED, X_BODIES, X_BODY_START, X_CONNECTING };
+       X_BYTES_OUT, X_RESPONSE, X_RECEIVED, X_SETTLED, X_BODIES, X_BODY_START, X_CONNECTING, X_EDITS, X_MATCHED,
+       X_REQUEST_ID };
 FIELDS(exchange, "_started", "_owner", "dispatcher", "_http", "_message", "_plain", "_plain_log", "_is_repeatable",
-       "server", "bytes_in", "bytes_out", "response", "_received", "settled", "_bodies", "_body_start", "_connecting");
+       "server", "bytes_in", "bytes_out", "response", "_received", "settled", "_bodies", "_body_start", "_connecting", "_edits",
+       "_matched", "_request_id");
 
 enum { F_ACCESS_LOG, F_CACHE, F_CONNECTIONS, F_KEPT, F_SELECTOR, F_CHECKED, F_INTERVAL, F_CONTEXT };
 FIELDS(http, "access_log", "cache", "connections", "kept", "selector", "_checked", "_interval", "context");
@@ -77,7 +79,7 @@ FIELDS(plain, "data", "out", "method", "target", "lines", "minor", "keep_alive")
 
 static PyTypeObject *shared_destination_type, *base_type;
 static PyObject *idle_state, *sent_state, *whole_state, *closed_state, *closing, *no_bytes, *zero, *no_time, *nothing_moved,
-    *event_finished, *event_client_gone;
+    *no_match, *event_finished, *event_client_gone;
 static PyObject *plain_opened, *plain_client_lost, *plain_end_if_over;
 static double buckets[MAX_BUCKETS];
 static int bucket_count;
@@ -706,7 +708,8 @@ make_receiver(PyObject *args, vectorcallfunc receives, Layout *layout, const cha
 static void
 fill_exchange(PyObject *self, PyObject *http, PyObject *owner, PyObject *dispatcher)
 {
-    static const int none[] = {X_MESSAGE, X_PLAIN, X_PLAIN_LOG, X_SERVER, X_RESPONSE, X_BODIES, X_CONNECTING};
+    static const int none[] = {X_MESSAGE, X_PLAIN, X_PLAIN_LOG, X_SERVER, X_RESPONSE, X_BODIES, X_CONNECTING,
+                               X_EDITS};
     for (size_t i = 0; i < sizeof none / sizeof *none; i++)
         put_new(&SLOT(self, exchange, none[i]), Py_None);
     put_new(&SLOT(self, exchange, X_HTTP), http);
@@ -715,6 +718,8 @@ fill_exchange(PyObject *self, PyObject *http, PyObject *owner, PyObject *dispatc
     put_new(&SLOT(self, exchange, X_STARTED), no_time);
     put_new(&SLOT(self, exchange, X_BODY_START), no_bytes);
     put_new(&SLOT(self, exchange, X_RECEIVED), no_bytes);
+    put_new(&SLOT(self, exchange, X_REQUEST_ID), no_bytes);
+    put_new(&SLOT(self, exchange, X_MATCHED), no_match);
     put_new(&SLOT(self, exchange, X_REPEATABLE), Py_False);
     put_new(&SLOT(self, exchange, X_BYTES_IN), zero);
     put_new(&SLOT(self, exchange, X_BYTES_OUT), zero);
@@ -1002,7 +1007,8 @@ PyInit__fast_path(void)
     zero = PyLong_FromLong(0);
     no_time = PyFloat_FromDouble(0);
     nothing_moved = Py_BuildValue("(ii)", 0, 0);
-    if (no_bytes == NULL || zero == NULL || no_time == NULL || nothing_moved == NULL || PyType_Ready(&receiver_type) < 0)
+    no_match = Py_BuildValue("(s())", "");
+    if (no_bytes == NULL || zero == NULL || no_time == NULL || nothing_moved == NULL || no_match == NULL || PyType_Ready(&receiver_type) < 0)
         return NULL;
     return PyModule_Create(&definition);
 }

@@ -19,9 +19,9 @@ from ktcpvs.http.fast_path import client_receiver
 from ktcpvs.http.service import HTTPService
 from ktcpvs.http.upgrade import Upgrade
 from ktcpvs.model import exchange as life
-from ktcpvs.model.scheduling import Choice
+from ktcpvs.model.scheduling import Choice, OwnResponse
 from ktcpvs.protocols import http1
-from ktcpvs.protocols.http1 import BadFrame, BadRequest, Chunked, Frame, HeadReader, error_response
+from ktcpvs.protocols.http1 import BadFrame, BadRequest, Chunked, Frame, HeadReader, OwnMessage
 from ktcpvs.protocols.http2.constants import ALPN, PREFACE
 from ktcpvs.streams.lingering_close import LingeringClose, Progress, may_still_send
 from ktcpvs.streams.stream import Stream
@@ -107,6 +107,9 @@ class HTTPClientConnection(ClientConnection):
 
     def fail(self, status: int, reason: str, retry_after: int = 0) -> None:
         self.exchange.fail(status, reason, retry_after)
+
+    def respond(self, response: OwnResponse) -> None:
+        self.exchange.respond(response)
 
     # Requests.
 
@@ -276,6 +279,8 @@ class HTTPClientConnection(ClientConnection):
             raise BadRequest(431, f"the request has more than {settings.head_lines} header lines")
         if len(message.target) > settings.uri_size:
             raise BadRequest(414, f"the request target is longer than {settings.uri_size} bytes")
+        if self.service.proxies.is_used:
+            self.identify(message.lines)
         body = b""
         rest = data[end:] if end < len(data) else b""
         if message.length:
@@ -464,25 +469,28 @@ class HTTPClientConnection(ClientConnection):
 
     # The end.
 
-    def refuse(
-        self, status: int, reason: str, retry_after: int = 0, method: bytes | None = None, *, location: str = ""
-    ) -> None:
-        """Send an error, or a redirect to `location`, as the last response, and let the client read it. method: of a
-        request whose head was refused."""
-        exchange = self.exchange
-        self.ending = f"{status}: {reason}"
+    def refuse(self, status: int, reason: str, retry_after: int = 0, method: bytes | None = None) -> None:
+        """Send an error as the last response, and let the client read it. method: of a request whose head was
+        refused."""
         self.service.note_refusal(self.client_name, status, reason)
+        message, later = self.exchange.message, self.retry_after(status, retry_after)
+        lines = message.lines if message is not None else b""
+        self.send_last(self.service.own_responses.error(status, reason, later, lines=lines), reason, method)
+
+    def send_last(self, response: OwnMessage, reason: str, method: bytes | None = None) -> None:
+        """Send a response of the switch itself as the last one, and let the client read it. method: of a request whose
+        head was refused."""
+        exchange = self.exchange
+        self.ending = f"{response.status}: {reason}"
         message = exchange.message
         if message is not None:
             method = message.method
         elif self._reader is not None:
             method = self._reader.method
-        later = self.retry_after(status, retry_after)
-        lines = message.lines if message is not None else b""
-        response = error_response(status, reason, method, later=later, location=location, lines=lines)
-        exchange.note_own_response(status, response)
+        data = exchange.edited(response.encoded(method))
+        exchange.note_own_response(response.status, data)
         exchange.settle()
-        self.client.write(response)
+        self.client.write(data)
         self._linger()
 
     def _linger(self) -> None:

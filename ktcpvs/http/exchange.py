@@ -8,6 +8,8 @@ response is sent again if that is safe (RFC 9110, section 9.2.2), else never.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable
+from secrets import token_hex
 from time import monotonic
 from typing import Any
 
@@ -18,9 +20,12 @@ from ktcpvs.dispatch.access_log import AccessLogWriter
 from ktcpvs.dispatch.client_limits import TOO_MANY_REQUESTS
 from ktcpvs.dispatch.dispatcher import CONNECT_FAILED, Dispatcher
 from ktcpvs.dispatch.selection import is_choice
+from ktcpvs.dispatch.template_values import TemplateValues
+from ktcpvs.dispatch.trusted_proxies import peer_of
 from ktcpvs.http.exchange_owner import CONNECTING, SERVER_IS_FULL, TURN_IS_OVER, ExchangeOwner
 from ktcpvs.http.fast_path import SENT, WHOLE
 from ktcpvs.http.head_cache import CLOSE, KEEP_ALIVE, MAX_CACHED_HEAD, CachedResponse
+from ktcpvs.http.message_edits import MessageEdits
 from ktcpvs.http.retries import UNANSWERED
 from ktcpvs.http.server_connection import ServerConnection
 from ktcpvs.http.service import HTTPService
@@ -28,12 +33,13 @@ from ktcpvs.model import exchange as life
 from ktcpvs.model.destination import Destination, Lease
 from ktcpvs.model.latency import BUCKETS
 from ktcpvs.model.options import OFF
-from ktcpvs.model.scheduling import Choice
+from ktcpvs.model.scheduling import Choice, ModifiedChoice, OwnResponse
 from ktcpvs.protocols import http1
 from ktcpvs.protocols.forwarding import certificate_line
-from ktcpvs.protocols.http1 import BadFrame, BadResponse, Chunked, Frame, Length, error_response
+from ktcpvs.protocols.http1 import BadFrame, BadRequest, BadResponse, Chunked, Frame, Length, OwnMessage
 from ktcpvs.protocols.http1.hop_by_hop import without
 from ktcpvs.protocols.http1.plain import PlainRequest
+from ktcpvs.protocols.http1.request_id import known_request_id
 from ktcpvs.protocols.http1.target import https_url
 from ktcpvs.protocols.http1.upgrade import accepted
 from ktcpvs.relay.body_relay import MIN_BODY_SIZE, MIN_READ_SIZE, BodyRelay
@@ -45,7 +51,13 @@ MAX_INTERIM_PER_TURN = 16
 MAX_JOINED_BODY = 4096
 """The most bytes of a body that are copied behind its head; a longer beginning is sent as a separate buffer."""
 
+REQUEST_ID_BYTES = 16
+"""The random bytes of a request's ID, which are written as hexadecimal digits."""
+
 NO_NAMES: frozenset[bytes] = frozenset()
+
+NO_MATCH: tuple[str, tuple[bytes, ...]] = ("", ())
+"""The label and the groups of no rule."""
 
 TO_HTTPS = "https only"
 """Why a request without TLS is redirected."""
@@ -60,8 +72,9 @@ class Exchange:
     """
 
     __slots__ = (
-        "_bodies", "_body_start", "_connecting", "_http", "_is_repeatable", "_message", "_owner", "_plain",
-        "_plain_log", "_received", "_started", "bytes_in", "bytes_out", "dispatcher", "response", "server", "settled",
+        "_bodies", "_body_start", "_connecting", "_edits", "_http", "_is_repeatable", "_matched", "_message", "_owner",
+        "_plain", "_plain_log", "_received", "_request_id", "_started", "bytes_in", "bytes_out", "dispatcher",
+        "response", "server", "settled",
     )  # fmt: skip
 
     def __init__(self, http: HTTPService, owner: ExchangeOwner, dispatcher: Dispatcher) -> None:
@@ -71,6 +84,9 @@ class Exchange:
         self._plain: PlainRequest | None = None  # the current request, until it needs more than the fast path
         # Its log, the time when it began, and the bytes moved before it; None: it is not logged, or has an entry.
         self._plain_log: tuple[AccessLogWriter, tuple[float, float], tuple[int, int]] | None = None
+        self._edits: MessageEdits | None = None  # of the current request and its response
+        self._matched: tuple[str, tuple[bytes, ...]] = NO_MATCH  # the rule that has edits, and its pattern's groups
+        self._request_id = b""  # of the current request; made when a template needs it
         self._started = 0.0  # the monotonic time when its head was complete
         self._body_start = b""  # the part of its body that came before there was a server connection
         self._is_repeatable = False  # it may be sent again if the server connection dies now
@@ -189,9 +205,14 @@ class Exchange:
             found = http1.REQUEST.match(plain.data)
             assert found is not None  # as when it was received
             self._message, self._plain = http1.Request(found), None
+            self._begin_edits()
             if logged is not None:
                 self._plain_log = None
                 self._begin_entry_late(plain, *logged)
+
+    def _begin_edits(self) -> None:
+        """Take the edits of messages that no rule has taken yet."""
+        self._edits, self._matched, self._request_id = self._http.edits.own, NO_MATCH, b""
 
     def _begin_entry_late(
         self, plain: PlainRequest, writer: AccessLogWriter, started: tuple[float, float], moved: tuple[int, int]
@@ -331,6 +352,7 @@ class Exchange:
         self._started = started
         self.message = message
         self._body_start = body
+        self._begin_edits()
         owner, dispatcher = self._owner, self.dispatcher
         dispatcher.begin()
         request = dispatcher.request
@@ -380,6 +402,10 @@ class Exchange:
         """Send the request to this server; its lease has begun."""
         message, destination = self.message, choice.destination
         assert message is not None  # nothing is selected without a request
+        edits = self._http.edits
+        self._edits, self._matched = edits.own, NO_MATCH
+        if isinstance(choice, ModifiedChoice):
+            self._edits, self._matched = edits.of(choice.modifiers), (choice.rule, choice.groups)
         kept = self._http.connections.take(destination, is_repeatable=message.is_repeatable)
         if kept is None:
             self.connect(destination)
@@ -449,11 +475,43 @@ class Exchange:
         cache, mode, choice = self._http.cache, self._http.context.config.upgrade, self.dispatcher.choice
         lines = choice.lines if choice is not None else None
         host = b"" if message.has_host else destination.host_field
-        added = cache.added(self.dispatcher.request.client, message.host, message.minor)
+        proxy = peer_of(self._owner.client_name) if self._http.context.proxies.is_used else None
+        added = cache.added(self.dispatcher.request.client, message.host, message.minor, proxy)
         tls = self._owner.client.tls
         if tls is not None and tls.certificate is not None and self._http.context.config.client_cert_header != OFF:
             added += certificate_line(tls.certificate)
-        return message.head(added, cache.forwarding.replaced, lines, host, mode)
+        replaced, target, edits = cache.forwarding.replaced, None, self._edits
+        if edits is not None:
+            values = self._template_values()
+            added += edits.request.added(values)
+            replaced |= edits.request.removed
+            target = edits.target(message.path, values)
+        return message.head(added, replaced, lines, host, mode, target)
+
+    def _template_values(self) -> Callable[[str], bytes]:
+        """Return the function that gives the values of variables for the current request."""
+        lease = self.dispatcher.lease
+        server = str(lease.destination.address) if lease is not None and not lease.ended else ""
+        values = TemplateValues(self.dispatcher.request, self._owner.client_name, *self._matched, server)
+        return lambda name: self.request_id if name == "request_id" else values.of(name)
+
+    @property
+    def request_id(self) -> bytes:
+        """The ID of the current request: that which a trusted proxy has given it, or a random one."""
+        if not self._request_id:
+            proxies, request = self._http.context.proxies, self.dispatcher.request
+            if proxies.is_used and proxies.trusts(peer_of(self._owner.client_name)):
+                self._request_id = known_request_id(request.lines)
+            self._request_id = self._request_id or token_hex(REQUEST_ID_BYTES).encode("ascii")
+        return self._request_id
+
+    def edited(self, data: bytes) -> bytes:
+        """Return a response of the switch itself with the edits for the current request."""
+        edits = self._edits
+        if edits is None or self.message is None or not edits.response:
+            return data
+        head, _, body = data.partition(b"\r\n\r\n")
+        return b"%b\r\n%b" % (edits.response.edited(head + b"\r\n", self._template_values()), body)
 
     # The response.
 
@@ -563,6 +621,9 @@ class Exchange:
         choice = self.dispatcher.choice
         added = choice.answer_lines if choice is not None else b""
         head = response.head + added
+        edits = self._edits
+        if edits is not None and edits.response:
+            head = edits.response.edited(head, self._template_values())
         head += CLOSE if owner.is_last else b"\r\n" if message.minor else KEEP_ALIVE
         self._bodies = self._http.context.relay.bodies if (response.length or 0) >= MIN_BODY_SIZE else None
         if server is not None:
@@ -762,31 +823,42 @@ class Exchange:
         owner, dispatcher = self._owner, self.dispatcher
         if status == 503 and dispatcher.failed_connections:
             status, reason = 502, UNANSWERED  # there was a server
-        message = self.message
+        later = owner.retry_after(status, retry_after)
+        self._http.context.note_refusal(owner.client_name, status, reason)
+        closes = status == 400 or (bool(owner.pending) and self._ends_pipeline(status))
+        lines = self.message.lines if self.message is not None else b""
+        response = self._http.context.own_responses.error(status, reason, later, location, lines)
+        self._send_own(response, reason, closes)
+
+    def respond(self, own: OwnResponse) -> None:
+        """Respond as a rule says, without a server."""
+        self.leave_fast_path()
+        responses = self._http.context.own_responses
+        try:
+            response = responses.message(own, self.dispatcher.request, self._owner.client_name)
+        except BadRequest as bad:
+            self.fail(bad.status, str(bad))
+            return
+        responses.count(own.rule, response.status)
+        self._edits, self._matched = self._http.edits.of(own.modifiers), (own.rule, own.groups)
+        self._send_own(response, own.reason)
+
+    def _send_own(self, response: OwnMessage, reason: str, closes: bool = False) -> None:
+        """Send a response of the switch itself. closes: the connection ends with it."""
+        owner, message = self._owner, self.message
         self.release_server(reset=True)
         self.response = None
         self._received = self._body_start = b""
         owner.hold(CONNECTING, False)
-        ends = self._ends_pipeline(status) if owner.pending else owner.has_ended
-        if owner.body is not None or owner.is_last or ends or message is None or status == 400:
+        ends = closes or owner.is_last or (owner.has_ended and not owner.pending)
+        if owner.body is not None or ends or message is None:
             owner.transition(life.LAST)
-            owner.refuse(status, reason, retry_after, location=location)
+            owner.send_last(response, reason)
             return
-        later = owner.retry_after(status, retry_after)
-        own = error_response(
-            status,
-            reason,
-            message.method,
-            keep_alive=True,
-            later=later,
-            location=location,
-            minor=message.minor,
-            lines=message.lines,
-        )
-        self.note_own_response(status, own)
-        self.settle(f"{status}: {reason}")
-        self._http.context.note_refusal(owner.client_name, status, reason)
-        owner.client.write(own)
+        data = self.edited(response.encoded(message.method, keep_alive=True, minor=message.minor))
+        self.note_own_response(response.status, data)
+        self.settle(f"{response.status}: {reason}")
+        owner.client.write(data)
         self.message = None
         owner.transition(life.REFUSED)
         owner.refused()

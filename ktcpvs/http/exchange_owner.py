@@ -6,7 +6,7 @@ from typing import Protocol
 
 from ktcpvs.dispatch.client_limits import ClientLimits
 from ktcpvs.protocols import http1
-from ktcpvs.protocols.http1 import Frame
+from ktcpvs.protocols.http1 import Frame, OwnMessage
 from ktcpvs.streams.origin import Origin
 from ktcpvs.streams.stream import Stream
 
@@ -50,8 +50,8 @@ class ExchangeOwner(Protocol):
     def refused(self) -> None:
         """The switch has responded itself, and the connection stays open."""
 
-    def refuse(self, status: int, reason: str, retry_after: int = 0, *, location: str = "") -> None:
-        """Respond with an error, or with a redirect to `location`, and close the connection."""
+    def send_last(self, response: OwnMessage, reason: str) -> None:
+        """Send a response of the switch itself, and close the connection. reason: for the log."""
 
     def retry_after(self, status: int, seconds: int) -> int:
         """The value of Retry-After; 0: none."""

@@ -135,12 +135,12 @@ class HeadCache:
             request.out = b"%b%b\r\n" % (request.out[:-2], added)
         return request
 
-    def added(self, client: str, host: bytes, minor: bool) -> bytes:
-        """Return the forwarding fields for this client and its request."""
+    def added(self, client: str, host: bytes, minor: bool, proxy: str | None = None) -> bytes:
+        """Return the forwarding fields for this client and its request. proxy: see Forwarding.lines."""
         if not self.forwards:
             return b""
-        if self.forwarding.depends_on_request:
-            return self.forwarding.lines(client, host, minor)
+        if self.forwarding.depends_on_request or proxy is not None:
+            return self.forwarding.lines(client, host, minor, proxy)
         added = self._added.get(client)
         if added is None:
             if len(self._added) >= MAX_CLIENTS:

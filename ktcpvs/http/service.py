@@ -8,6 +8,7 @@ from typing import Any
 from ktcpvs.dispatch.client_limits import ClientLimits
 from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.http.head_cache import HeadCache
+from ktcpvs.http.message_edits import ServiceEdits
 from ktcpvs.http.retries import Retries
 from ktcpvs.http.server_connections import ServerConnections
 from ktcpvs.model.settings import Settings
@@ -22,13 +23,14 @@ class HTTPService:
     """context: shared by all kinds of connections. connections: to the service's servers. cache: parsed heads.
 
     retries: decides about requests that are sent again. access_log, selector, kept: of the above, which each request
-    needs. https_port: where each request is redirected to; None: it is served. begin_http2: serves a client that turns
-    out to speak HTTP/2, given its stream, its address, the limits of its address and the bytes that have come.
+    needs. edits: of messages. https_port: where each request is redirected to; None: it is served. begin_http2: serves
+    a client that turns out to speak HTTP/2, given its stream, its address, the limits of its address and the bytes that
+    have come.
     """
 
     __slots__ = (
-        "_checked", "_interval", "access_log", "begin_http2", "cache", "connections", "context", "https_port", "kept",
-        "retries", "selector",
+        "_checked", "_interval", "access_log", "begin_http2", "cache", "connections", "context", "edits", "https_port",
+        "kept", "retries", "selector",
     )  # fmt: skip
 
     def __init__(
@@ -40,6 +42,7 @@ class HTTPService:
         self.cache = cache
         self.begin_http2: Callable[[Stream, Any, ClientLimits | None, bytes], object] = nothing
         self.retries = Retries(context)
+        self.edits = ServiceEdits()
         self.access_log = context.http2_access_log if is_http2 else context.access_log
         self.selector = context.selector
         self.kept = connections.pool.kept

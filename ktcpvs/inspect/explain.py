@@ -80,7 +80,9 @@ class Explainer:
         }
         try:
             _check_admission(request.client, config, live, notes)
+            peer = request.client
             read_request(request, prepared, context, method, target, headers, notes, port)
+            notes += _describe_client(request, peer, live)
         except _Denied as why:
             considered, outcome = Considered(), make_outcome("nobody", None, f"{why}: the connection is reset")
         except BadRequest as bad:
@@ -127,7 +129,15 @@ def _check_admission(client: str, config: VirtualService, live: RunningService, 
     network = None if judge is None else judge.judge(packed)[1]
     if network is not None:
         notes.append(f"client allowed by {network}")
-    notes += live.traffic.admission.describe(packed)
+    if not live.traffic.proxies.trusts(client):
+        notes += live.traffic.admission.describe(packed)
+
+
+def _describe_client(request: Request, peer: str, live: RunningService) -> list[str]:
+    """Describe the counts of a client that a trusted proxy tells. peer: the proxy."""
+    if request.client in (peer, ""):
+        return []
+    return live.traffic.admission.describe(ipaddress.ip_address(request.client).packed)
 
 
 def _text(data: bytes | None) -> str | None:

@@ -246,15 +246,26 @@ def _handshakes(counts: Mapping[tuple[str, str], int]) -> dict[str, int]:
     return dict(sorted((f"{version} {outcome}".lstrip(), count) for (version, outcome), count in counts.items()))
 
 
+def _responses(counts: Mapping[tuple[str, int], int]) -> dict[str, int]:
+    """Name each kind of response of a rule: its status and the label of the rule, as in `301 old`."""
+    return dict(sorted((f"{status} {rule}", count) for (rule, status), count in counts.items()))
+
+
 def _service_stats(live: RunningService | None) -> dict[str, Any]:
     if live is None:
-        return dict.fromkeys(COUNTS_OF_SERVICE, 0) | {"refusals": {}, "handshakes": {}, "preambles": {}}
+        return dict.fromkeys(COUNTS_OF_SERVICE, 0) | {
+            "refusals": {},
+            "responses": {},
+            "handshakes": {},
+            "preambles": {},
+        }
     traffic, counters = live.traffic, live.traffic.counters
     return {
         "active": len(live.connections),
         "total": counters.total,
         "refused": counters.refused,
         "refusals": {str(status): count for status, count in sorted(counters.refusals.items())},
+        "responses": _responses(traffic.own_responses.counts),
         "handshakes": _handshakes(live.preambles.handshakes),
         "preambles": dict(live.preambles.refusals),
         "handshake_pauses": live.preambles.pauses,

@@ -33,7 +33,7 @@ SEARCHED = NAMED | {PATTERN}
 NOT, NAME, USE = "not", "name", "use"
 
 MODIFIERS = ("rate", "request_header", "response_header", "strip_prefix", "rewrite", "balance", "match")
-"""The words that may stand between conditions and `use`. Only `match` has a meaning now."""
+"""The words that may stand between conditions and `use`. `balance` has no meaning yet."""
 
 RESERVED = frozenset((*KINDS, NOT, NAME, USE, *MODIFIERS))
 """Words that end the values of a condition; a value that is one of them stands in quotes."""
@@ -48,7 +48,7 @@ SHARE_UNIT = 100
 """`share` counts in hundredths of a percent."""
 
 _HOST = re.compile(r"(?:\*\.)?[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*")
-_FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}")
+FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}")
 _METHOD = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}")
 _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH")
 _SHARE = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,2}))?%")
@@ -169,7 +169,7 @@ def _read_name(kind: str, text: str) -> str:
     if kind == QUERY:
         if not text or len(text) > 256 or not text.isprintable():
             raise BadValue(f"query '{shorten(text, 40)}': expected the name of an argument")
-    elif not _FIELD_NAME.fullmatch(text):
+    elif not FIELD_NAME.fullmatch(text):
         example = "X-Beta" if kind == HEADER else "session"
         raise BadValue(f"{kind} '{shorten(text, 40)}': expected the name of a {kind} (example: {example})")
     return text

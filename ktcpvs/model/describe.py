@@ -41,9 +41,18 @@ def describe_server(server: RealServer) -> dict[str, Any]:
 
 
 def describe_rule(rule: Rule) -> dict[str, Any]:
-    """pattern: its pattern, or the text of its conditions. name: None without one."""
+    """pattern: its pattern, or the text of its conditions. name: None without one. action: its text; None: it has
+    servers. modifiers: their text; "": there are none."""
     servers = [str(address) for address in rule.servers]
-    return {"pattern": rule.pattern, "match": rule.match, "name": rule.name, "servers": servers}
+    action = None if rule.action is None else str(rule.action)
+    return {
+        "pattern": rule.pattern,
+        "match": rule.match,
+        "name": rule.name,
+        "servers": servers,
+        "action": action,
+        "modifiers": str(rule.modifiers),
+    }
 
 
 def describe_service(service: VirtualService) -> dict[str, Any]:

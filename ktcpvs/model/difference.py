@@ -118,21 +118,28 @@ def _rules(before: list[Described], after: list[Described]) -> Iterator[str]:
         if key not in new:
             yield f"- rule {_rule_label(rule)}"
     for key, rule in new.items():
-        servers = " ".join(rule["servers"])
-        match = "" if rule["match"] is None else f", match {rule['match']}"
         if key not in old:
             conditions = f"{shorten(rule['pattern'], 100)} " * (rule["name"] is not None)
-            yield f"+ rule {_rule_label(rule)} {conditions}-> {servers}{match}"
+            yield f"+ rule {_rule_label(rule)} {conditions}-> {_rule_use(rule)}"
             continue
         former = old[key]
         if former["pattern"] != rule["pattern"]:
             changed = f"{shorten(former['pattern'], 100)} -> {shorten(rule['pattern'], 100)}"
             yield f"rule {_rule_label(rule)}: {changed}"
-        if (former["servers"], former["match"]) != (rule["servers"], rule["match"]):
-            was = "" if former["match"] is None else f", match {former['match']}"
-            yield f"rule {_rule_label(rule)}: {' '.join(former['servers'])}{was} -> {servers}{match}"
+        if _rule_use(former) != _rule_use(rule):
+            yield f"rule {_rule_label(rule)}: {_rule_use(former)} -> {_rule_use(rule)}"
     if [key for key in old if key in new] != [key for key in new if key in old]:
         yield "the order of the rules changes"
+
+
+def _rule_use(rule: Described) -> str:
+    """Return what a rule does: its action, or its servers, and its modifiers. A daemon of an older version describes
+    rules without actions and modifiers."""
+    modifiers = rule.get("modifiers") or ""
+    behind = modifiers and f", {modifiers}"
+    if rule.get("action") is not None:
+        return f"{rule['action']}{behind}"
+    return " ".join(rule["servers"]) + ("" if rule["match"] is None else f", match {rule['match']}") + behind
 
 
 def _rule_key(rule: Described) -> tuple[str | None, str]:

@@ -258,30 +258,40 @@ def _with_mode(table: Table, address: Address, ident: str | None, mode: str) -> 
 class AddRule(Edit):
     """Add a rule, or a server to the rule of that name, or else with these conditions.
 
-    pattern: its pattern, or the text of its conditions; "" with the name of a rule keeps them. rule_name: None: it has
-    none. before: the rule in front of which a new one goes, as `VirtualService.rule` finds it; None: to the end.
+    pattern: its pattern, or the text of its conditions; "" with the name of a rule keeps them. address: None for a rule
+    with an action. rule_name: None: it has none. before: the rule in front of which a new one goes, as
+    `VirtualService.rule` finds it; None: to the end. action: the text of an action, in place of servers.
+    modifiers: the text of modifiers; None: there are none, or those that the rule has.
     """
 
     name: ClassVar[str] = "add-rule"
     ident: str
     pattern: str
-    address: Address
+    address: Address | None = None
     match: int | None = None
     rule_name: str | None = None
     before: str | None = None
+    action: str | None = None
+    modifiers: str | None = None
 
     def apply(self, table: Table) -> Table:
         service = table.service(self.ident)
-        address = service.complete(self.address)
-        return table.with_service(service.with_rule(self.pattern, address, self.match, self.rule_name, self.before))
+        address = None if self.address is None else service.complete(self.address)
+        return table.with_service(
+            service.with_rule(
+                self.pattern, address, self.match, self.rule_name, self.before, self.action, self.modifiers
+            )
+        )
 
 
 @frozen
 class EditRule(Edit):
-    """Change a rule, which keeps its place and its servers.
+    """Change a rule, which keeps its place.
 
     rule: as `VirtualService.rule` finds it. pattern: None keeps its conditions. match: None keeps it, unless the new
-    conditions have no pattern for it. new_name: None keeps its name; "": it has none.
+    conditions have no pattern for it. new_name: None keeps its name; "": it has none. action: the text of an action,
+    which takes the place of its servers; None keeps them, or its action. modifiers: the text of all its modifiers; None
+    keeps them.
     """
 
     name: ClassVar[str] = "edit-rule"
@@ -290,15 +300,22 @@ class EditRule(Edit):
     pattern: str | None = None
     match: int | None = None
     new_name: str | None = None
+    action: str | None = None
+    modifiers: str | None = None
 
     def apply(self, table: Table) -> Table:
         service = table.service(self.ident)
-        pairs = (("pattern", self.pattern), ("match", self.match))
+        pairs = (
+            ("pattern", self.pattern),
+            ("match", self.match),
+            ("action", self.action),
+            ("modifiers", self.modifiers),
+        )
         changes: dict[str, Any] = {name: value for name, value in pairs if value is not None}
         if self.new_name is not None:
             changes["name"] = self.new_name or None
         if not changes:
-            raise BadValue("edit-rule: nothing to change; give conditions, match or name")
+            raise BadValue("edit-rule: nothing to change; give conditions, modifiers, match, a name or an action")
         return table.with_service(service.with_edited_rule(self.rule, changes))
 
 
@@ -318,16 +335,18 @@ class MoveRule(Edit):
 
 @frozen
 class DeleteRule(Edit):
-    """Remove a server from a rule. pattern: the rule, as `VirtualService.rule` finds it."""
+    """Remove a server from a rule, or a rule with an action. pattern: the rule, as `VirtualService.rule` finds it.
+    address: None removes a rule with an action."""
 
     name: ClassVar[str] = "del-rule"
     ident: str
     pattern: str
-    address: Address
+    address: Address | None = None
 
     def apply(self, table: Table) -> Table:
         service = table.service(self.ident)
-        return table.with_service(service.without_rule(self.pattern, service.complete(self.address)))
+        address = None if self.address is None else service.complete(self.address)
+        return table.with_service(service.without_rule(self.pattern, address))
 
 
 @frozen

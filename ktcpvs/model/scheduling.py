@@ -12,9 +12,12 @@ from typing import Any, Protocol
 from attrs import Factory, define, field, frozen
 from zope.interface import Attribute, Interface
 
+from ktcpvs.model.actions import Action
 from ktcpvs.model.address import Address
 from ktcpvs.model.conditions import Condition, conditions_of
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.modifiers import NONE as NO_MODIFIERS
+from ktcpvs.model.modifiers import Modifiers
 from ktcpvs.model.request_values import arguments, cookies, host_of, normalized_path
 from ktcpvs.model.service import Rule, VirtualService
 
@@ -47,11 +50,19 @@ NONE: frozenset[Destination] = frozenset()
 
 
 class TLSNames(Protocol):
-    """The part of a connection's TLS that schedulers see."""
+    """The part of a connection's TLS that schedulers and templates see."""
 
     @property
     def sni(self) -> str | None:
         """The server name that the client has sent; None: it has sent none."""
+
+    @property
+    def version(self) -> str:
+        """As in `TLSv1.3`."""
+
+    @property
+    def certificate_subject(self) -> str:
+        """Of the client's certificate; "" without one."""
 
 
 class ClientSide(Protocol):
@@ -156,7 +167,34 @@ class Choice:
     answer_lines: bytes = b""
 
 
-Choosing = Choice | None | Awaitable[Choice | None]
+@frozen(eq=False)
+class ModifiedChoice(Choice):
+    """The choice of a rule with modifiers, for schedulers that choose per request.
+
+    rule: its label. groups: the texts of the groups of its pattern, from the first on, where its templates need them.
+    """
+
+    modifiers: Modifiers = NO_MODIFIERS
+    rule: str = ""
+    groups: tuple[bytes, ...] = ()
+
+
+@frozen(eq=False)
+class OwnResponse:
+    """A rule's decision that the switch responds itself, and the reason, for the log and for people.
+
+    rule: its label. groups: the texts of the groups of its pattern, from the first on, where its templates need them.
+    modifiers: those of the rule, for the response.
+    """
+
+    action: Action
+    rule: str
+    reason: str
+    groups: tuple[bytes, ...] = ()
+    modifiers: Modifiers = NO_MODIFIERS
+
+
+Choosing = Choice | OwnResponse | None | Awaitable[Choice | OwnResponse | None]
 """The result of `choose`. Awaitable: a coroutine or a Deferred."""
 
 
@@ -176,7 +214,8 @@ class Considered:
 @frozen(eq=False)
 class BoundRule:
     """A rule whose servers are destinations. number: its place in the list, from 1. pattern: its pattern, or the text
-    of its conditions. rule: as configured; None in tests of rules alone."""
+    of its conditions. destinations: none where the rule has an action. rule: as configured; None in tests of rules
+    alone."""
 
     number: int
     pattern: str
@@ -204,6 +243,16 @@ class BoundRule:
     def label(self) -> str:
         """Its name, or else its conditions, for people."""
         return self.rule.label if self.rule is not None else self.pattern
+
+    @property
+    def action(self) -> Action | None:
+        """What happens instead of choosing a server; None: a server is chosen."""
+        return self.rule.action if self.rule is not None else None
+
+    @property
+    def modifiers(self) -> Modifiers:
+        """What changes in its requests and their responses."""
+        return self.rule.modifiers if self.rule is not None else NO_MODIFIERS
 
 
 @frozen(eq=False)

@@ -23,12 +23,16 @@ from ktcpvs.errors import (
     ServerExists,
     shorten,
 )
+from ktcpvs.model.actions import Action, as_action
 from ktcpvs.model.address import Address, Inet, parse_address
 from ktcpvs.model.check import read_check, well_formed
 from ktcpvs.model.conditions import NAME, PATTERN, RESERVED, Condition, conditions_of, normalized_text
+from ktcpvs.model.error_pages import each_status_once, read_error_page
 from ktcpvs.model.expectation import Expectation
+from ktcpvs.model.header_edits import header_edits, read_header_edit
 from ktcpvs.model.listen import Listen, ListenAddress, as_listen, check_complete, read_listen
 from ktcpvs.model.listen import well_formed as well_formed_listen
+from ktcpvs.model.modifiers import NONE, Modifiers, as_modifiers
 from ktcpvs.model.network import Network, Networks, read_networks
 from ktcpvs.model.options import (
     MAX_COUNT,
@@ -182,17 +186,20 @@ def _rule_name(instance: object, attribute: Attribute[str | None], value: str | 
 
 @frozen
 class Rule:
-    """Requests that meet all conditions go to one of `servers`.
+    """Requests that meet all conditions go to one of `servers`, or get the response of `action`.
 
     pattern: the pattern that is searched in the target, or the text of other conditions (model.conditions). match: the
     number (0..10) of the pattern's group whose text schedulers hash; None if no number was given. name: identifies the
-    rule; None: its conditions do.
+    rule; None: its conditions do. action: None: there are servers; else there are none. modifiers: what changes in
+    requests and responses.
     """
 
     pattern: str = field(converter=normalized_text)
     servers: tuple[Address, ...]
     match: int | None = None
     name: str | None = field(default=None, validator=_rule_name)
+    action: Action | None = field(default=None, converter=as_action)
+    modifiers: Modifiers = field(default=NONE, converter=as_modifiers)
     conditions: tuple[Condition, ...] = field(init=False, eq=False, repr=False)
     is_pattern: bool = field(init=False, eq=False, repr=False)
     """Whether its only condition is one pattern."""
@@ -214,10 +221,32 @@ class Rule:
     def __attrs_post_init__(self) -> None:
         if self.match is not None:
             self._check_match(self.match)
-        if not self.servers:
+        if self.action is not None:
+            self._check_action(self.action)
+        elif not self.servers:
             raise NoSuchServer(f"rule '{shorten(self.label)}' names no server")
+        if self.modifiers.groups:
+            self._check_groups(self.modifiers.groups, str(self.modifiers))
+        if self.action is not None and (self.modifiers.strip_prefix or self.modifiers.rewrite):
+            raise BadValue(f"rule '{shorten(self.label)}': {self.action.summary}: no server gets its requests")
         if len(set(self.servers)) != len(self.servers):
             raise RuleExists(f"rule '{shorten(self.label)}' names a server twice")
+
+    def _check_action(self, action: Action) -> None:
+        label = shorten(self.label)
+        if self.servers:
+            raise BadValue(f"rule '{label}': either servers, or {action.summary}")
+        if self.match is not None:
+            raise BadValue(f"match {self.match}: rule '{label}' chooses no server")
+        self._check_groups(action.groups, str(action))
+
+    def _check_groups(self, needed: int, text: str) -> None:
+        """Raise BadValue if the pattern has fewer groups than templates in `text` need."""
+        pattern = self.hashed_pattern
+        groups = check_pattern(pattern) if pattern is not None else 0
+        if needed > groups:
+            has = "no pattern" if pattern is None else f"a pattern with {groups} groups"
+            raise BadValue(f"{shorten(text)}: unknown variable '{needed}': rule '{shorten(self.label)}' has {has}")
 
     def _check_match(self, match: int) -> None:
         pattern = self.hashed_pattern
@@ -338,6 +367,17 @@ class VirtualService:
         Networks(),
         "networks whose clients must begin with a header of the PROXY protocol; others must not",
     )
+    trusted_proxies: Networks = option(
+        read_networks,
+        Networks(),
+        "networks of proxies whose field trusted_header tells the client, for schedulers that read requests",
+    )
+    trusted_header: str = option(
+        read_word,
+        "x_forwarded_for",
+        "the field in which trusted_proxies tell the client: x_forwarded_for or forwarded",
+        check=one_of("x_forwarded_for", "forwarded"),
+    )
     scheduler: str = option(
         read_word, DEFAULT_SCHEDULER, "the scheduler plugin that chooses servers", shown=True, check=_scheduler
     )
@@ -394,6 +434,34 @@ class VirtualService:
         AUTO,
         "how to relay the bytes of connections; auto: copy, and splice for bulk",
         check=one_of(*RELAYS),
+    )
+    request_header: tuple[str, ...] = option(
+        read_header_edit,
+        (),
+        "a header field to set (NAME VALUE), to add (+NAME VALUE) or to remove (NAME and an empty value) in requests "
+        "to servers, for schedulers that decide per request",
+        check=header_edits,
+        is_phrase=True,
+        repeats=True,
+        converter=tuple,
+    )
+    response_header: tuple[str, ...] = option(
+        read_header_edit,
+        (),
+        "the same in responses to clients",
+        check=header_edits,
+        is_phrase=True,
+        repeats=True,
+        converter=tuple,
+    )
+    error_page: tuple[str, ...] = option(
+        read_error_page,
+        (),
+        "statuses, and the file that the switch responds with where it would give its own text for them",
+        check=each_status_once,
+        is_phrase=True,
+        repeats=True,
+        converter=tuple,
     )
     upgrade: str = option(
         read_word,
@@ -585,10 +653,15 @@ class VirtualService:
     @property
     def https_port(self) -> int | None:
         """The port to which listeners without TLS redirect requests (`https_only`); None: they serve them."""
-        with_tls = [one.address for one in self.listen if one.is_tls]
-        if self.https_only == OFF or not with_tls:
+        if self.https_only == OFF or not any(one.is_tls for one in self.listen):
             return None
-        ports = [address.port for address in with_tls if isinstance(address, Inet)]
+        return self.redirect_port
+
+    @property
+    def redirect_port(self) -> int:
+        """The port of URLs of https: that of its listeners with TLS, HTTPS_PORT rather than others."""
+        with_tls = [one.address for one in self.listen if one.is_tls]
+        ports = [address.port for address in with_tls if isinstance(address, Inet) and address.port is not None]
         return HTTPS_PORT if HTTPS_PORT in ports or not ports else ports[0]
 
     # The methods below return a changed copy or raise a Refusal.
@@ -687,17 +760,25 @@ class VirtualService:
         raise NoSuchRule(f"service {self.ident} has no rule '{shorten(reference)}'{hint}")
 
     def with_rule(
-        self, pattern: str, address: Address, match: int | None, name: str | None = None, before: str | None = None
+        self,
+        pattern: str,
+        address: Address | None,
+        match: int | None,
+        name: str | None = None,
+        before: str | None = None,
+        action: Action | str | None = None,
+        modifiers: Modifiers | str | None = None,
     ) -> VirtualService:
         """Add a server to the rule of that name, or else with these conditions; or add a new rule.
 
-        pattern: "" with the name of a rule keeps its conditions. before: the rule in front of which a new one goes;
-        None: it goes to the end.
+        pattern: "" with the name of a rule keeps its conditions. address: None for a new rule with an action. before:
+        the rule in front of which a new one goes; None: it goes to the end.
         """
-        self.server(address)
+        if address is not None:
+            self.server(address)
         if name is not None and not pattern:
             pattern = self.rule(f"{NAME} {name}").pattern
-        wanted = Rule(pattern, (address,), match, name)
+        wanted = Rule(pattern, () if address is None else (address,), match, name, action, modifiers)
         known = next((rule for rule in self.rules if rule.key == wanted.key), None)
         if known is None:
             place = len(self.rules) if before is None else self.rules.index(self.rule(before))
@@ -707,6 +788,8 @@ class VirtualService:
             raise RuleExists(
                 f"rule '{label}' has other conditions: {shorten(known.pattern)}; to change them: edit-rule"
             )
+        if known.action is not None or address is None or (modifiers and wanted.modifiers != known.modifiers):
+            raise RuleExists(f"rule '{label}' exists already; to change what it does: edit-rule")
         if address in known.servers:
             raise RuleExists(f"rule '{label}' already uses server {address}")
         if match is not None and match != known.match:
@@ -718,8 +801,10 @@ class VirtualService:
 
     def with_edited_rule(self, reference: str, changes: Mapping[str, Any]) -> VirtualService:
         """Change fields of a rule, which keeps its place. changes: field of Rule -> new value; new conditions without a
-        pattern drop the number `match`."""
+        pattern drop the number `match`, and so does an action, which takes the place of the servers."""
         known = self.rule(reference)
+        if "action" in changes:
+            changes = {"match": None, **changes, "servers": ()}
         if "match" not in changes and "pattern" in changes:
             has_pattern = evolve(known, pattern=changes["pattern"], match=None).hashed_pattern is not None
             changes = {**changes, "match": known.match if has_pattern else None}
@@ -753,10 +838,16 @@ class VirtualService:
                 raise NoSuchNetwork(f"service {self.ident} neither allows nor denies {network}")
         return evolve(self, allow=self.allow.without(leaving), deny=self.deny.without(leaving))
 
-    def without_rule(self, reference: str, address: Address) -> VirtualService:
-        """Remove a server from a rule; a rule without servers is deleted."""
+    def without_rule(self, reference: str, address: Address | None = None) -> VirtualService:
+        """Remove a server from a rule; a rule without servers is deleted. address: None deletes a rule with an
+        action."""
         known = self.rule(reference)
-        if address not in known.servers:
+        if address is None and known.action is None:
+            raise NoSuchServer(
+                f"rule '{shorten(known.label)}' uses servers: name the one to remove ({known.servers[0]}); the last "
+                "one removes the rule"
+            )
+        if address is not None and address not in known.servers:
             raise NoSuchServer(f"rule '{shorten(known.label)}' does not use server {address}")
         left = tuple(server for server in known.servers if server != address)
         if not left:

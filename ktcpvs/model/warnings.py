@@ -12,9 +12,10 @@ from attrs import evolve, fields, frozen
 
 from ktcpvs.errors import shorten
 from ktcpvs.model import edits
+from ktcpvs.model.actions import HTTPS, Redirect
 from ktcpvs.model.address import Address
 from ktcpvs.model.check import OFF
-from ktcpvs.model.conditions import Condition
+from ktcpvs.model.conditions import TLS, Condition
 from ktcpvs.model.expectation import NOBODY
 from ktcpvs.model.options import OFF as NO_RATE
 from ktcpvs.model.scheduling import (
@@ -50,6 +51,8 @@ FORWARDING_OPTIONS = (
     "client_cert_header",
 )
 REQUEST_OPTIONS = (
+    "request_header",
+    "response_header",
     "eject_slow",
     "keepalive_timeout",
     "response_timeout",
@@ -60,6 +63,7 @@ REQUEST_OPTIONS = (
     "upgrade",
 )
 COOKIE_OPTIONS = ("cookie_name", "cookie_domain", "cookie_max_age", "cookie_samesite", "cookie_secure")
+PROXY_OPTIONS = ("trusted_proxies", "trusted_header")
 CONNECTION_OPTIONS = ("preconnect",)
 HELLO_OPTIONS = ("not_tls", "starttls")
 HEAD_OPTIONS = ("client_head", "client_head_rate")
@@ -70,6 +74,8 @@ ENGINES = (KERNEL, SPLICE)
 """The values of `relay` with which the bytes stay in the kernel."""
 
 CLIENT_LIMITS = ("client_connections", "client_rate", *HEAD_OPTIONS)
+
+NOT_TLS = Condition(TLS, is_negated=True)
 
 CATCH_ALL = frozenset((".*", "^/.*", "^/", "/", "^", "^.*", ".*$", "^.*$", "^/.*$"))
 """Patterns that match every request target."""
@@ -222,7 +228,7 @@ def _about_scheduler(
 
 
 def _about_unit(service: VirtualService, scheduler: ISchedulerFactory, installed: Installed) -> Iterator[_Found]:
-    """Warn of options that need a scheduler with another unit."""
+    """Warn of options about what the scheduler does not read or change."""
     name = f"scheduler {service.scheduler}"
     if scheduler.unit != EACH_REQUEST and (given := _given(service, FORWARDING_OPTIONS)):
         others = _choosers(installed, (EACH_REQUEST,), "add", "header fields")
@@ -230,6 +236,9 @@ def _about_unit(service: VirtualService, scheduler: ISchedulerFactory, installed
     if scheduler.unit != EACH_REQUEST and (given := _given(service, REQUEST_OPTIONS)):
         others = _choosers(installed, (EACH_REQUEST,), "decide", "per request")
         yield f"{_have(given)} no effect: {name} relays whole connections; {others}", ("scheduler", *given)
+    if scheduler.unit not in (FIRST_REQUEST, EACH_REQUEST) and (given := _given(service, PROXY_OPTIONS)):
+        others = _choosers(installed, (FIRST_REQUEST, EACH_REQUEST), "do")
+        yield f"{_have(given)} no effect: {name} reads no requests; {others}", ("scheduler", *given)
     if scheduler.unit == EACH_REQUEST and (given := _given(service, CONNECTION_OPTIONS)):
         others = _choosers(installed, (CONNECTION, CLIENT_HELLO, FIRST_REQUEST), "relay", "whole connections")
         yield f"{_have(given)} no effect: {name} keeps connections that it has used; {others}", ("scheduler", *given)
@@ -274,6 +283,8 @@ def _about_options(service: VirtualService) -> Iterator[_Found]:
         yield f"{_have(given)} no effect without access_log", ("access_log", *given)
     if service.check == OFF and (given := _given(service, CHECK_OPTIONS)):
         yield f"{_have(given)} no effect without check", ("check", *given)
+    if not service.trusted_proxies and (given := _given(service, ("trusted_header",))):
+        yield f"{_have(given)} no effect without trusted_proxies", ("trusted_proxies", *given)
     if not (service.eject or service.eject_slow) and (given := _given(service, EJECT_OPTIONS)):
         yield f"{_have(given)} no effect with eject = 0", ("eject", *given)
     if len({server.priority for server in service.servers}) < 2 and (given := _given(service, ("overflow",))):
@@ -288,7 +299,8 @@ def _about_options(service: VirtualService) -> Iterator[_Found]:
         )
     if service.client_rate == NO_RATE and (given := _given(service, ("client_burst",))):
         yield f"{_have(given)} no effect without client_rate", ("client_rate", *given)
-    if not _given(service, CLIENT_LIMITS) and (given := _given(service, ("client_ipv6",))):
+    has_rates = any(rule.modifiers.rate is not None for rule in service.rules)
+    if not has_rates and not _given(service, CLIENT_LIMITS) and (given := _given(service, ("client_ipv6",))):
         yield f"{_have(given)} no effect without one of {', '.join(CLIENT_LIMITS)}", (*CLIENT_LIMITS, *given)
 
 
@@ -329,7 +341,7 @@ def _about_servers(service: VirtualService, scheduler: ISchedulerFactory, instal
 
 def _about_whole(service: VirtualService, scheduler: ISchedulerFactory) -> Iterator[_Found]:
     """Warn of what a complete service lacks, and of servers and rules that it never uses."""
-    if not service.servers:
+    if not service.servers and not any(rule.action is not None for rule in service.rules):
         then = "goes to the redirect address" if service.redirect is not None else "is refused"
         yield f"it has no servers: every client {then}", (WHOLE,)
     if not service.rules or not (IUsesOptions.providedBy(scheduler) and USES_RULES in scheduler.uses):
@@ -349,10 +361,28 @@ def _about_whole(service: VirtualService, scheduler: ISchedulerFactory) -> Itera
             (WHOLE,),
         )
     yield from _about_hidden(in_order[: last + 1])
+    yield from _about_redirects(service)
     is_meant = service.redirect is not None or any(test.outcome == NOBODY for test in service.tests)
     if last == len(in_order) and not is_meant and not _covers_all(in_order):
         what = "request" if scheduler.unit in (FIRST_REQUEST, EACH_REQUEST) else "client"
         yield f"a {what} that no rule takes is refused; a rule with the pattern .* would take it", (WHOLE,)
+
+
+def _about_redirects(service: VirtualService) -> Iterator[_Found]:
+    """Warn of rules that redirect clients of TLS to the URL that they have asked for."""
+    if not any(listener.is_tls for listener in service.listen):
+        return
+    endless = [
+        rule
+        for rule in service.rules
+        if isinstance(rule.action, Redirect) and rule.action.url == HTTPS and NOT_TLS not in rule.conditions
+    ]
+    if endless:
+        yield (
+            f"rule {_some(endless)} redirects clients that speak TLS to the same URL again; with the condition "
+            "'not tls' it leaves them alone",
+            (WHOLE,),
+        )
 
 
 def _covers_all(rules: Sequence[Rule]) -> bool:

@@ -8,7 +8,7 @@ the client's. replace: the switch drops the client's lines first.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 OFF, APPEND, REPLACE = "off", "append", "replace"
 MODES = (OFF, APPEND, REPLACE)
@@ -44,7 +44,7 @@ class Forwarding:
     between requests of one client.
     """
 
-    __slots__ = ("_added", "_is_http2", "_scheme", "depends_on_request", "replaced")
+    __slots__ = ("_added", "_appending", "_is_http2", "_replacing", "_scheme", "depends_on_request", "replaced")
 
     def __init__(
         self,
@@ -57,6 +57,8 @@ class Forwarding:
         fields that are dropped from the client's. is_http2: the clients speak HTTP/2."""
         self._is_http2 = is_http2
         self._added = [name for name in FIELDS if modes.get(name, OFF) != OFF]
+        self._appending = [name for name in self._added if modes[name] == APPEND]
+        self._replacing = [name for name in self._added if modes[name] == REPLACE]
         self._scheme = scheme
         self.depends_on_request = not set(self._added) <= _OF_CLIENT
         self.replaced = replaced | {FIELDS[name].lower() for name in FIELDS if modes.get(name) == REPLACE}
@@ -64,12 +66,18 @@ class Forwarding:
     def __bool__(self) -> bool:
         return bool(self._added)
 
-    def lines(self, client: str, host: bytes, minor: bool) -> bytes:
+    def lines(self, client: str, host: bytes, minor: bool, proxy: str | None = None) -> bytes:
         """Return the switch's own field lines.
 
-        client: IP address; "" for a client on a unix socket. host: of the request; may be empty. minor: False for
-        HTTP/1.0.
+        client: IP address; "" for a client on a unix socket, or an unknown one. host: of the request; may be empty.
+        minor: False for HTTP/1.0. proxy: the trusted proxy, whose own lines tell the client: a line that is appended
+        tells the proxy, one that replaces them the client; None: the client has connected itself.
         """
+        if proxy is not None and proxy != client:
+            return self._lines(client, host, minor, self._replacing) + self._lines(proxy, host, minor, self._appending)
+        return self._lines(client, host, minor, self._added)
+
+    def _lines(self, client: str, host: bytes, minor: bool, names: Sequence[str]) -> bytes:
         address = client.encode("ascii")
         values = {
             "forwarded": _forwarded(address, self._scheme, host),
@@ -78,7 +86,7 @@ class Forwarding:
             "x_forwarded_host": host,
             "via": b"2 ktcpvs" if self._is_http2 else b"1.%d ktcpvs" % minor,
         }
-        return b"".join(b"%b: %b\r\n" % (FIELDS[name], values[name]) for name in self._added if values[name])
+        return b"".join(b"%b: %b\r\n" % (FIELDS[name], values[name]) for name in names if values[name])
 
 
 def _forwarded(address: bytes, scheme: bytes, host: bytes) -> bytes:

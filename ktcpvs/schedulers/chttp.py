@@ -26,7 +26,7 @@ from ktcpvs.interfaces import (
     Request,
     ServiceView,
 )
-from ktcpvs.model.scheduling import BoundRule
+from ktcpvs.model.scheduling import BoundRule, OwnResponse
 from ktcpvs.model.service import VirtualService
 from ktcpvs.protocols.http1.cookies import take_cookie, take_single_cookie
 from ktcpvs.schedulers.content import NO_RULE, BoundRules, RuleScheduler, WithinRule
@@ -90,6 +90,12 @@ class BoundCHTTP(BoundRules):
         place = self.rule_set.place(request)
         if place is None:
             return None
+        if place in self.modifiers:
+            return self.modifiers[place].added_to(self._choose_at(place, request), request)
+        return self._choose_at(place, request)
+
+    def _choose_at(self, place: int, request: Request) -> Choosing:
+        """Choose for a request that matches the rule at `place`."""
         single = take_single_cookie(request.lines, self._name)
         if single is not None and single[0] is not None:  # as nearly always, without a list
             only = self._named.get(single[0])
@@ -106,6 +112,8 @@ class BoundCHTTP(BoundRules):
                 return Choice(destination, self._kept[place], True, lines)
         others = [self._names[destination] for destination in names if destination not in servers]
         choice = self.choose_within(place, request)
+        if isinstance(choice, OwnResponse):
+            return choice
         if choice is None or isinstance(choice, Choice):
             return self._begun(choice, others, lines, request.is_tls)
         return self._begun_later(choice, others, lines, request.is_tls)
@@ -118,9 +126,10 @@ class BoundCHTTP(BoundRules):
         return Choice(choice.destination, f"{choice.reason}, a new session", choice.waits, lines, cookie)
 
     async def _begun_later(
-        self, choice: Awaitable[Choice | None], others: list[bytes], lines: bytes | None, is_tls: bool
-    ) -> Choice | None:
-        return self._begun(await choice, others, lines, is_tls)
+        self, awaited: Awaitable[Choice | OwnResponse | None], others: list[bytes], lines: bytes | None, is_tls: bool
+    ) -> Choice | OwnResponse | None:
+        choice = await awaited
+        return choice if isinstance(choice, OwnResponse) else self._begun(choice, others, lines, is_tls)
 
     def _read(self, values: list[bytes]) -> list[Destination]:
         """Return the servers that values of the cookie name, in their order; unknown names are ignored."""

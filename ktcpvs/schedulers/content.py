@@ -41,6 +41,7 @@ from ktcpvs.model.scheduling import BoundRule
 from ktcpvs.model.sticky import parse_sticky
 from ktcpvs.schedulers.binding import BindsInSteps
 from ktcpvs.schedulers.rendezvous import Rendezvous
+from ktcpvs.schedulers.responding import RespondingRule, RuleModifiers
 from ktcpvs.schedulers.rule_table import RuleTable, compile_table
 from ktcpvs.schedulers.rules import RuleSet, compile_rules
 from ktcpvs.schedulers.sticky import StickyRule
@@ -86,7 +87,8 @@ class BoundRules:
     """The rules of one service.
 
     rules: in the order in which they are tried, at least one. rule_set: finds the first that matches. within: key of a
-    rule -> the scheduler within it, in the order of `rules`. balance: the scheduler that made most of these.
+    rule -> the scheduler within it, in the order of `rules`. balance: the scheduler that made most of these. modifiers:
+    place of a rule -> its modifiers, where it has some.
     """
 
     def __init__(
@@ -103,10 +105,14 @@ class BoundRules:
         self.sticky = service.config.sticky
         self._destinations = [rule.destinations for rule in rules]
         self._in_order = [known.scheduler for known in within.values()]
+        self.modifiers = {place: RuleModifiers(rule) for place, rule in enumerate(rules) if rule.modifiers}
 
     def choose(self, request: Request) -> Choosing:
         place = self.rule_set.place(request)
-        return None if place is None else self._in_order[place].choose(request)
+        if place is None:
+            return None
+        answer = self._in_order[place].choose(request)
+        return self.modifiers[place].added_to(answer, request) if place in self.modifiers else answer
 
     def watched(self) -> Iterable[tuple[Destination, Callable[[Destination], object]]]:
         """Return what the schedulers within the rules watch."""
@@ -200,9 +206,24 @@ class RuleScheduler(BindsInSteps):
         return self.make(service, rules, rule_set, within)
 
     def check_rules(self, service: ServiceView) -> None:
-        """Raise BadValue for a condition that this scheduler cannot see."""
+        """Raise BadValue for a condition that this scheduler cannot see, or an action that it cannot take."""
         seen = SEEN[self.unit]
         for rule in service.rules:
+            if rule.action is not None and self.unit not in (FIRST_REQUEST, EACH_REQUEST):
+                raise BadValue(
+                    f"service {service.ident}: rule '{shorten(rule.label, 60)}': {rule.action.summary}: scheduler "
+                    f"{self.name} reads no requests, so it can give no responses; http, hhttp, phttp and chttp can"
+                )
+            if rule.modifiers and self.unit not in (FIRST_REQUEST, EACH_REQUEST):
+                raise BadValue(
+                    f"service {service.ident}: rule '{shorten(rule.label, 60)}': {shorten(str(rule.modifiers), 60)}: "
+                    f"scheduler {self.name} reads no requests; phttp and chttp do"
+                )
+            if rule.modifiers.changes_messages and self.unit != EACH_REQUEST:
+                raise BadValue(
+                    f"service {service.ident}: rule '{shorten(rule.label, 60)}': {shorten(str(rule.modifiers), 60)}: "
+                    f"scheduler {self.name} relays whole connections and changes nothing in them; phttp and chttp can"
+                )
             if rule.is_default or (rule.is_pattern and PATTERN in seen):
                 continue
             for condition in rule.conditions:
@@ -233,6 +254,8 @@ class RuleScheduler(BindsInSteps):
 
     def _bind_within(self, service: ServiceView, rule: BoundRule, previous: IScheduler | None) -> IScheduler:
         why = "no rules, " if rule.number == NO_RULE else f"rule {rule.number} '{shorten(rule.label, 60)}', "
+        if rule.action is not None:
+            return RespondingRule(rule, rule.action)
         view = service.of_rule(rule, why)
         if USES_MATCH in self.uses and rule.match is not None:
             pattern = rule.rule.hashed_pattern if rule.rule is not None else None
@@ -240,7 +263,7 @@ class RuleScheduler(BindsInSteps):
         if service.balance is None:
             raise ValueError(f"service {service.ident} has rules and no balance scheduler")
         known = previous.others if isinstance(previous, StickyRule) else previous
-        balance = service.balance.bind(view, None if isinstance(known, HashedRule) else known)
+        balance = service.balance.bind(view, None if isinstance(known, HashedRule | RespondingRule) else known)
         if service.config.sticky == OFF or self.unit not in (FIRST_REQUEST, EACH_REQUEST):
             return balance
         sticky = parse_sticky(service.config.sticky)

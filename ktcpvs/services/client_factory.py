@@ -13,7 +13,7 @@ import ktcpvs.dispatch.compiled
 import ktcpvs.http.compiled
 import ktcpvs.tcp.compiled  # noqa: F401 - these replace methods of connections by compiled ones
 from ktcpvs.dispatch.client_connection import ClientConnection
-from ktcpvs.dispatch.client_limits import ClientLimits
+from ktcpvs.dispatch.client_limits import ClientLimits, ProxiedClientLimits
 from ktcpvs.http.client_connection import HTTP2StreamConnection, HTTPClientConnection
 from ktcpvs.http.service import HTTPService
 from ktcpvs.interfaces import EACH_REQUEST
@@ -108,5 +108,7 @@ class ClientFactory:
             connection = TCPClientConnection(service, name, host)
         if slot != NOWHERE:
             connection.limits = ClientLimits(service.admission, slot)
+        elif service.proxies.is_used and service.admission.limits_requests and service.proxies.trusts(host):
+            connection.limits = ProxiedClientLimits(service.admission)
         self._began(connection)
         return connection

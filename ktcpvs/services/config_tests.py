@@ -15,7 +15,7 @@ from attrs import evolve
 from ktcpvs.errors import BrokenTest
 from ktcpvs.interfaces import IBindsInSteps
 from ktcpvs.model.destination import Destination
-from ktcpvs.model.expectation import NOBODY, Expectation
+from ktcpvs.model.expectation import NOBODY, RESPOND, Expectation
 from ktcpvs.model.language.writer import write_test
 from ktcpvs.model.scheduling import Request
 from ktcpvs.model.server_words import READY
@@ -71,10 +71,19 @@ async def _failure(context: Context, prepared: Prepared, test: Expectation) -> s
                 return None
             reasons.setdefault(outcome["server"], outcome["reason"])
             continue
-        if outcome["outcome"] == test.outcome:
+        if _is_expected(outcome, test):
             return None
-        return f"{outcome['outcome']}: {outcome['reason']}"
+        return f"{outcome['outcome']}: {outcome['reason']}" + (f" to {to}" if (to := outcome.get("location")) else "")
     return "; ".join(f"{server} serves: {reason}" for server, reason in list(reasons.items())[:3])
+
+
+def _is_expected(outcome: dict[str, Any], test: Expectation) -> bool:
+    """Whether an outcome without a server is the expected one."""
+    if test.location:
+        return bool(outcome.get("location") == test.location)
+    if test.outcome == RESPOND:
+        return bool(outcome.get("status") == test.status)
+    return bool(outcome["outcome"] == test.outcome)
 
 
 async def _select(context: Context, prepared: Prepared, test: Expectation) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from ktcpvs.services.confirmation import PendingConfirmation
 from ktcpvs.services.connection_options import connection_options
 from ktcpvs.services.prepared import Prepared
 from ktcpvs.services.resolver import NoResolver, Resolver
+from ktcpvs.services.response_files import response_files
 from ktcpvs.services.running import RunningService
 from ktcpvs.services.scheduler_binding import SchedulerBinder
 from ktcpvs.services.serving_processes import ServingProcesses, SingleProcess
@@ -43,6 +44,7 @@ from ktcpvs.services.tls_file_store import TLSFiles, TLSFileStore
 from ktcpvs.streams.preamble import Stage
 from ktcpvs.system import log as levels
 from ktcpvs.system.plugins import Schedulers, find_schedulers
+from ktcpvs.system.response_files import ResponseFile
 from ktcpvs.system.sockets import close_listener
 from ktcpvs.system.tls_contexts import ClientContexts
 from ktcpvs.system.tls_files import Authorities
@@ -243,6 +245,8 @@ class Director:
         await self._put_in_force(runs, preparation)
         steps.run("names", self._follow_names)
         steps.run("confirmation", self.confirmation.carried_out, edit, old)
+        if isinstance(edit, Load):
+            steps.run("files of responses", self._read_response_files)
         steps.run("log", lambda: self.context.log.event(levels.CONFIGURATION, "{edit}", edit=_described(edit)))
         if isinstance(edit, Unload):
             steps.run("end", self._unload)
@@ -265,6 +269,24 @@ class Director:
         is_sent = await steps.wait("other processes", self.processes.send, preparation.commands)
         if not is_sent and not self._is_ending:
             steps.run("replace other processes", self.processes.replace_all)
+
+    # Files of responses.
+
+    def _response_files(self, config: VirtualService, *, is_strict: bool) -> Mapping[str, ResponseFile]:
+        """Return the files that a service responds with. is_strict: raise BadValue for one that cannot be used, unless
+        the service has it already."""
+        service = self.services.get(config.ident)
+        known = service.traffic.own_responses.files if service is not None else {}
+        return response_files(
+            config, known, lambda text: self.context.log.warn("{text}", text=text), is_strict=is_strict
+        )
+
+    def _read_response_files(self) -> None:
+        """Read the files of services again that a load has not changed."""
+        for ident in self.expanded.running:
+            service = self.services[ident]
+            if service.traffic.own_responses.files:
+                service.traffic.own_responses.files = self._response_files(service.config, is_strict=False)
 
     # Files of TLS.
 
@@ -370,6 +392,8 @@ class Director:
                 self.context.access_logs.check(service.access_log)
             if before is None or (before.relay, before.listen) != (service.relay, service.listen):
                 self._check_relay(service)
+            if before is None or before.rules is not service.rules or before.error_page != service.error_page:
+                self._response_files(service, is_strict=True)
             if before != service:
                 await self.run_tests(service, new.settings)
 
@@ -406,6 +430,7 @@ class Director:
                 unit = prepared.factory.unit
                 prepared.stages = {one.address: self._stages_of(config, one, unit) for one in config.listen}
                 prepared.connection_options = connection_options(config, unit, self._client_contexts)
+                prepared.response_files = self._response_files(config, is_strict=is_strict)
                 prepared.listens_anew = before is None or before.addresses != config.addresses
                 preparation.ready.append((service, prepared))
                 known = before.addresses if before is not None else ()

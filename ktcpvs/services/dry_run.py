@@ -12,13 +12,15 @@ from typing import Any
 from attrs import frozen
 from twisted.internet.defer import Deferred
 
+from ktcpvs.dispatch.own_responses import OwnResponses
 from ktcpvs.dispatch.selection import QUEUE, Decision, Selector
+from ktcpvs.dispatch.trusted_proxies import TrustedProxies
 from ktcpvs.errors import BadValue, shorten
 from ktcpvs.interfaces import CLIENT_HELLO, CONNECTION, EACH_REQUEST
 from ktcpvs.model.address import Address, Inet
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.filter import filter_of
-from ktcpvs.model.scheduling import NONE, ClientSide, Request
+from ktcpvs.model.scheduling import NONE, ClientSide, ModifiedChoice, OwnResponse, Request
 from ktcpvs.model.service import VirtualService
 from ktcpvs.protocols import http1
 from ktcpvs.protocols.client_hello import BadHello, host_name
@@ -50,6 +52,8 @@ def denial_reason(client: str, config: VirtualService) -> str:
 @frozen
 class _AssumedTLS:
     sni: str | None
+    version: str = "TLSv1.3"
+    certificate_subject: str = ""
 
 
 @frozen
@@ -119,6 +123,16 @@ def read_request(
         raise BadRequest(400, "the head has a form that HTTP/1.1 forbids")
     seen = read if found is None else http1.Request(found)
     request.method, request.target, request.path, request.lines = seen.method, seen.target, seen.path, seen.lines
+    _identify(request, prepared, notes)
+
+
+def _identify(request: Request, prepared: Prepared, notes: list[str]) -> None:
+    """Find the client of a request that a trusted proxy has passed on. Raises BadRequest."""
+    proxies = TrustedProxies()
+    proxies.configure(prepared.config, prepared.factory.unit)
+    peer, request.client = request.client, proxies.client_of(request.client, request.lines)
+    if request.client != peer:
+        notes.append(f"the trusted proxy {peer} tells the client: {request.client or 'an unknown one'}")
 
 
 def _head(method: str, target: str, headers: Sequence[tuple[str, str]], listen: Address) -> bytes:
@@ -143,6 +157,17 @@ def _head(method: str, target: str, headers: Sequence[tuple[str, str]], listen: 
 
 def make_outcome(outcome: str, address: Address | None, reason: str) -> dict[str, Any]:
     return {"outcome": outcome, "server": None if address is None else str(address), "reason": reason}
+
+
+def respond_outcome(own: OwnResponse, request: Request, config: VirtualService) -> dict[str, Any]:
+    """Return the outcome of a rule that responds itself."""
+    responses = OwnResponses()
+    responses.configure(config, {})
+    try:
+        location = responses.location(own, request).decode("ascii")
+    except BadRequest as bad:
+        return make_outcome("nobody", None, f"{bad}: the client gets status {bad.status}")
+    return {**make_outcome("respond", None, own.reason), "status": own.action.status, "location": location or None}
 
 
 def bad_request_outcome(bad: BadRequest, prepared: Prepared) -> dict[str, Any]:
@@ -179,10 +204,13 @@ class DryRun:
             notes.append(self._selector.priorities.describe(self._selector.unavailable))
 
     async def select(self) -> dict[str, Any]:
-        """Return the outcome: {"outcome", "server", "reason"}."""
+        """Return the outcome: {"outcome", "server", "reason"}, and "status" and "location" of a response of the switch
+        itself."""
         decision = self._selector.select(self._request)
         while isinstance(decision, Deferred):
             decision = await self._await_choice(decision)
+        if decision.response is not None:
+            return respond_outcome(decision.response, self._request, self._prepared.config)
         choice = decision.choice
         if decision.outcome == QUEUE and choice is not None:
             others = "" if choice.waits else ", and so are all other eligible servers"
@@ -193,6 +221,8 @@ class DryRun:
             closes = self._prepared.factory.unit in (CONNECTION, CLIENT_HELLO)
             end = "the connection is closed" if closes else "the client gets status 503"
             return make_outcome("nobody", None, f"{decision.reason}: {end}")
+        if isinstance(choice, ModifiedChoice):
+            self._notes.append(f"modifiers of the rule: {choice.modifiers}")
         if choice.answer_lines:
             lines = choice.answer_lines.decode("utf-8", "backslashreplace").split("\r\n")
             self._notes += [f"the response gets {line}" for line in lines if line]

@@ -14,6 +14,7 @@ from ktcpvs.model.scheduling import ServiceView
 from ktcpvs.model.service import VirtualService
 from ktcpvs.streams.connector import ConnectionOptions
 from ktcpvs.streams.preamble import Stage
+from ktcpvs.system.response_files import ResponseFile
 
 
 @define
@@ -23,7 +24,8 @@ class Prepared:
     bound for a dry run only and dropped afterwards. scheduler: the bound scheduler. seen: the view it was bound with.
     socks: new listening sockets, a list for each address on which it does not listen yet. listens_anew: its addresses
     change. stages: address -> the stages of the preamble of its clients there. connection_options: address -> how
-    connections to that server are made, where they are not plain."""
+    connections to that server are made, where they are not plain. response_files: those that its rules respond with,
+    by their paths."""
 
     config: VirtualService
     destinations: dict[Address, Destination]
@@ -38,6 +40,7 @@ class Prepared:
     listens_anew: bool = False
     stages: Mapping[Address, Sequence[Stage]] = Factory(dict)
     connection_options: Mapping[Address, ConnectionOptions] = Factory(dict)
+    response_files: Mapping[str, ResponseFile] = Factory(dict)
 
     def view(self, before: ServiceView | None = None) -> ServiceView:
         """Return the service as a scheduler sees it. before: the view of the scheduler that runs now."""

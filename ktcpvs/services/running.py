@@ -102,6 +102,7 @@ class RunningService:
             HTTPService(self.traffic, self.server_connections, cache, is_http2=True) for cache in self._http2_caches
         )
         self._without_tls = self._http, http2
+        self._all_http = self._http, https, http2, http2_tls
         self._on_end = self._ended  # one bound method for all connections
         self.client_factory = ClientFactory(self._http, https, self._began, self.preambles, (http2, http2_tls))
         self.traffic.server_failed = self.health.failed
@@ -222,8 +223,11 @@ class RunningService:
             self.context.wheel.after(self._drain_timeout, lambda: self._end_leaving(gone.values()))
         # The lines above only assign, so they cannot fail. The steps below call other parts or the system.
         self._step("admission", traffic.admission.configure, config, unit)
+        self._step("trusted proxies", self._set_proxies, config, unit)
         for log in (traffic.access_log, traffic.http2_access_log):
             self._step("access log", log.configure, config)
+        self._step("rates of rules", traffic.rule_rates.configure, config)
+        self._step("own responses", traffic.own_responses.configure, config, prepared.response_files)
         self._step("health", self.health.configure, config, tuple(destinations.values()))
         self._step("watching schedulers", self._register_watchers, prepared.scheduler)
         redirect = traffic.selector.redirect
@@ -239,6 +243,14 @@ class RunningService:
                 listener.accepted = self._accept_at(at)
         self.resume_listeners()
         self._step("queue", traffic.queue.try_all)
+
+    def _set_proxies(self, config: VirtualService, unit: str) -> None:
+        proxies = self.traffic.proxies
+        were_used = proxies.is_used
+        proxies.configure(config, unit)
+        if were_used and not proxies.is_used:
+            for connection in self.connections:
+                connection.forget_proxies()
 
     def _step(self, name: str, call: Callable[..., object], *arguments: Any) -> bool:
         """Take one step of a change that can no longer be refused."""
@@ -407,7 +419,11 @@ class RunningService:
         settings = traffic.settings
         is_enabled = self.context.log.level < levels.SCHEDULING
         logs = traffic.access_log.writer is not None
-        # Unlike the plain way of a request, the general one knows redirects and certificates of clients.
+        for http in self._all_http:
+            http.edits.configure(config)
+        # Unlike the plain way of a request, the general one knows redirects, certificates and proxies of clients, and
+        # edits of header fields.
+        is_enabled = is_enabled and not traffic.proxies.is_used and self._http.edits.own is None
         for http in self._without_tls:
             http.https_port = config.https_port
         for cache, tls_cache in ((self.cache, self.tls_cache), self._http2_caches):

@@ -134,6 +134,16 @@ def _format_services(services: list[dict[str, Any]]) -> Iterator[bytes]:
         ),
     )
     yield from _format_metric(
+        "ktcpvs_service_own_responses_total",
+        COUNTER,
+        "Responses of rules with an action, by rule and status.",
+        (
+            f"{{{labels},{_format_labels(rule=rule, code=code)}}} {count}\n"
+            for labels, row in rows
+            for code, rule, count in _own_responses(row)
+        ),
+    )
+    yield from _format_metric(
         "ktcpvs_service_handshakes_total",
         COUNTER,
         "TLS handshakes of clients, by version and outcome; refused ones have no version.",
@@ -166,6 +176,13 @@ def _format_services(services: list[dict[str, Any]]) -> Iterator[bytes]:
     for name, kind, metric, meaning in _OF_SERVICE:
         samples = (f"{{{labels}}} {row['stats'][name]}\n" for labels, row in rows)
         yield from _format_metric(f"ktcpvs_service_{metric}", kind, meaning, samples)
+
+
+def _own_responses(row: dict[str, Any]) -> Iterator[tuple[str, str, int]]:
+    """(status, label of the rule, number) of a service's own responses."""
+    for name, count in row["stats"]["responses"].items():
+        code, _, rule = name.partition(" ")
+        yield code, rule, count
 
 
 def _handshakes(row: dict[str, Any]) -> Iterator[tuple[str, str, int]]:

@@ -20,8 +20,8 @@ FIELDS(dispatcher, "entry", "lease", "request");
 enum { R_CONNECTION, R_LINES, R_METHOD, R_PATH, R_TARGET };
 FIELDS(request, "connection", "lines", "method", "path", "target");
 
-enum { V_CONNECTORS, V_ACCESS_LOG, V_SETTINGS, V_TAKE_PRECONNECTED, V_UNIT };
-FIELDS(service, "_connectors", "access_log", "settings", "take_preconnected", "unit");
+enum { V_CONNECTORS, V_ACCESS_LOG, V_PROXIES, V_SETTINGS, V_TAKE_PRECONNECTED, V_UNIT };
+FIELDS(service, "_connectors", "access_log", "proxies", "settings", "take_preconnected", "unit");
 
 enum { A_WRITER };
 FIELDS(access_log, "writer");
@@ -60,7 +60,7 @@ static PyObject *plain_opened, *plain_first_received, *plain_serve, *plain_conne
 static PyObject *zero, *no_bytes;
 
 static PyObject *s_begin, *s_cancel, *s_check_idle, *s_client_lost, *s_close, *s_close_other, *s_connected, *s_connector,
-    *s_end, *s_ended_early, *s_finished, *s_first_received, *s_groups, *s_head_lines, *s_head_size, *s_head_timed_out,
+    *s_end, *s_ended_early, *s_finished, *s_first_received, *s_is_used, *s_groups, *s_head_lines, *s_head_size, *s_head_timed_out,
     *s_head_timeout, *s_init, *s_join, *s_not_connected, *s_origin, *s_pause, *s_poller, *s_read_timeout, *s_resume,
     *s_select, *s_server_lost, *s_set_timer, *s_settings, *s_start, *s_transition, *s_unit, *s_uri_size, *s_wheel;
 
@@ -252,6 +252,12 @@ first_received(PyObject *self, PyObject *data)
     if (!IS_A(service, service) || !is_stream(client) || !IS_A(dispatcher, dispatcher) || C(C_LIMITS) != Py_None ||
         SLOT(dispatcher, dispatcher, D_ENTRY) != Py_None || !IS_A(SLOT(dispatcher, dispatcher, D_REQUEST), request) ||
         !PyBytes_CheckExact(data))
+        return plainly(plain_first_received, self, data);
+    PyObject *has_proxies = PyObject_GetAttr(SLOT(service, service, V_PROXIES), s_is_used);
+    if (has_proxies == NULL)
+        return NULL;
+    Py_DECREF(has_proxies); /* which lives on as True or False */
+    if (has_proxies != Py_False) /* they may tell another client */
         return plainly(plain_first_received, self, data);
     if (use_limits(SLOT(service, service, V_SETTINGS)) < 0)
         return NULL;
@@ -614,7 +620,7 @@ PyInit__connection(void)
         {&s_begin, "begin"}, {&s_cancel, "cancel"}, {&s_check_idle, "_check_idle"}, {&s_client_lost, "_client_lost"},
         {&s_close, "close"}, {&s_close_other, "_close_other"}, {&s_connected, "_connected"}, {&s_connector, "connector"},
         {&s_end, "end"}, {&s_ended_early, "_ended_early"}, {&s_finished, "_finished"},
-        {&s_first_received, "_first_received"}, {&s_groups, "groups"}, {&s_head_lines, "head_lines"},
+        {&s_first_received, "_first_received"}, {&s_is_used, "is_used"}, {&s_groups, "groups"}, {&s_head_lines, "head_lines"},
         {&s_head_size, "head_size"}, {&s_head_timed_out, "_head_timed_out"}, {&s_head_timeout, "head_timeout"},
         {&s_init, "__init__"}, {&s_join, "join"}, {&s_not_connected, "_not_connected"}, {&s_origin, "origin"},
         {&s_pause, "pause"}, {&s_poller, "poller"}, {&s_read_timeout, "read_timeout"}, {&s_resume, "resume"},

@@ -18,11 +18,18 @@ from ktcpvs.interfaces import CLIENT_HELLO
 from ktcpvs.interfaces import CONNECTION as PER_CONNECTION
 from ktcpvs.model import connection as life
 from ktcpvs.model.destination import Destination
-from ktcpvs.model.scheduling import Choice
+from ktcpvs.model.scheduling import Choice, OwnResponse
 from ktcpvs.model.tls import REFUSE
 from ktcpvs.protocols import postgresql
 from ktcpvs.protocols.client_hello import Alert, BadHello, ClientHelloReader, NotTLS, alert_record
-from ktcpvs.protocols.http1 import NO_HTTP_1, BadRequest, HeadReader, RequestHead, error_response, read_whole_head
+from ktcpvs.protocols.http1 import (
+    NO_HTTP_1,
+    BadRequest,
+    HeadReader,
+    OwnMessage,
+    RequestHead,
+    read_whole_head,
+)
 from ktcpvs.relay.copy import CopyRelay
 from ktcpvs.streams.connect import Connecting
 from ktcpvs.streams.lingering_close import LingeringClose, close_gracefully
@@ -185,7 +192,15 @@ class TCPClientConnection(ClientConnection):
         request = dispatcher.request
         request.method, request.target, request.path = head.method, head.target, head.path
         request.lines = head.lines
+        if self.service.proxies.is_used:
+            try:
+                self.identify(head.lines)
+            except BadRequest as bad:
+                self.transition(life.BAD_HEAD)
+                self._refuse(bad.status, str(bad))
+                return
         if dispatcher.entry is not None:
+            dispatcher.entry.client_found(request.client)
             dispatcher.entry.head_complete(head.method, head.target, head.minor, head.lines)
         self.transition(life.HEAD)
         wait = self.limits.wait_time(request) if self.limits is not None else 0
@@ -292,6 +307,19 @@ class TCPClientConnection(ClientConnection):
         self.transition(life.NO_SERVER)
         self._refuse(status, reason, retry_after)
 
+    def respond(self, response: OwnResponse) -> None:
+        responses, request = self.service.own_responses, self.dispatcher.request
+        try:
+            message = responses.message(response, request, self.client_name)
+        except BadRequest as bad:
+            self.fail(bad.status, str(bad))
+            return
+        responses.count(response.rule, message.status)
+        self.ending = f"{message.status}: {response.reason}"
+        self.transition(life.NO_SERVER)
+        self.set_timer(0)
+        self._send_last(message)
+
     def serve(self, choice: Choice) -> None:
         self.transition(life.CHOSEN)
         server = self.service.take_preconnected(choice.destination)
@@ -388,11 +416,15 @@ class TCPClientConnection(ClientConnection):
                 self.client.write(alert_record(self._alert))
             LingeringClose(self.client, self.context.wheel, self.service.settings, self._lingered).linger()
             return
+        self._send_last(self.service.own_responses.error(status, reason, self.retry_after(status, retry_after)))
+
+    def _send_last(self, response: OwnMessage) -> None:
+        """Send a response of the switch itself, and let the client read it."""
         method = self.dispatcher.request.method or (self._reader.method if self._reader is not None else None)
-        response = error_response(status, reason, method, later=self.retry_after(status, retry_after))
+        data = response.encoded(method)
         if self.dispatcher.entry is not None:
-            self.dispatcher.entry.refused(status, response)
-        self.client.write(response)
+            self.dispatcher.entry.refused(response.status, data)
+        self.client.write(data)
         LingeringClose(self.client, self.context.wheel, self.service.settings, self._lingered).linger()
 
     def _lingered(self) -> None:

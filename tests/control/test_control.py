@@ -89,12 +89,19 @@ def test_every_refusal_has_a_code_of_its_own() -> None:
     assert all(commands.OF_EDIT["AddService"].reverseErrors[kind.code] is kind for kind in kinds)
 
 
+PAGE = __file__
+"""Any file that can be read."""
+
+
 def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
     async def work(switch: Switch) -> None:
         await switch.add_service("web", scheduler="wlc", listen="127.0.0.1", port="8081", maxclients=5)
         await switch.edit_service("web", redirect="10.9.9.9:1", scheduler="http")
         await switch.edit_service("web", fallback="rr", via="append", access_log="/var/log/web.log")
         await switch.edit_service("web", certificate=["/a", "/b c"], proxy_from="10.0.0.0/8")
+        await switch.edit_service("web", trusted_proxies="::1 10.0.0.0/8", trusted_header="forwarded")
+        await switch.edit_service("web", request_header=["X-A  b", '+X-B "{host}"'], response_header=[])
+        await switch.edit_service("web", error_page=[f"503  502 {PAGE}", f'404 "{PAGE}"'])
         await switch.add_listener("web", "[::1]:8443", tls=True)
         await switch.add_listener("web", "[::1]")
         await switch.delete_listener("web", "[::1]")
@@ -109,6 +116,11 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
         await switch.add_rule("web", "/a/([a-z]+)", "10.0.0.1", match=1)
         await switch.add_rule("web", "/b", "10.0.0.2:80")
         await switch.delete_rule("web", "/b", "10.0.0.2:80")
+        await switch.add_rule("web", "^/old/(.*)", rule_name="old", action='redirect 301 "/new/{1}"')
+        await switch.add_rule("web", "path /gone", action="respond 404")
+        await switch.edit_rule("web", "path /gone", action="respond 410", modifiers='response_header X-A "b"')
+        await switch.add_rule("web", "path /none", action="respond 204")
+        await switch.delete_rule("web", "path /none")
         await switch.delete_server("web", "10.0.0.2:80")
         await switch.edit_service("web", redirect="", check='send "PING\\r\\n"   expect "+PONG"', eject=0)
         await switch.set({"read_timeout": 7})
@@ -132,6 +144,8 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "not_tls": "refuse",
             "starttls": "off",
             "proxy_from": ["10.0.0.0/8"],
+            "trusted_proxies": ["::1", "10.0.0.0/8"],
+            "trusted_header": "forwarded",
             "scheduler": "http",
             "balance": "wlc",
             "fallback": "rr",
@@ -144,6 +158,9 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "access_log": "/var/log/web.log",
             "access_log_format": "combined",
             "relay": "auto",
+            "request_header": ['X-A "b"', '+X-B "{host}"'],
+            "response_header": [],
+            "error_page": [f"503 502 {PAGE}", f"404 {PAGE}"],
             "upgrade": "any",
             "http2": "off",
             "read_timeout": None,
@@ -219,7 +236,32 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
                     "max_pending": 7,
                 },
             ],
-            "rules": [{"pattern": "/a/([a-z]+)", "match": 1, "name": None, "servers": ["10.0.0.1:8081"]}],
+            "rules": [
+                {
+                    "pattern": "/a/([a-z]+)",
+                    "match": 1,
+                    "name": None,
+                    "servers": ["10.0.0.1:8081"],
+                    "action": None,
+                    "modifiers": "",
+                },
+                {
+                    "pattern": "^/old/(.*)",
+                    "match": None,
+                    "name": "old",
+                    "servers": [],
+                    "action": 'redirect 301 "/new/{1}"',
+                    "modifiers": "",
+                },
+                {
+                    "pattern": "path /gone",
+                    "match": None,
+                    "name": None,
+                    "servers": [],
+                    "action": "respond 410",
+                    "modifiers": 'response_header X-A "b"',
+                },
+            ],
             "tests": [],
             "running": False,
         }
@@ -498,7 +540,14 @@ def test_stats_of_a_table_that_never_ran(ask: Ask) -> None:
         "bytes_in": 0,
         "bytes_out": 0,
     }
-    assert service["stats"] == {**counters, "refusals": {}, "handshakes": {}, "preambles": {}, "relay": None}
+    assert service["stats"] == {
+        **counters,
+        "refusals": {},
+        "responses": {},
+        "handshakes": {},
+        "preambles": {},
+        "relay": None,
+    }
     nothing = {"active": 0, "total": 0, "failures": 0, "retries": 0, "kept": 0, "reused": 0}
     nothing |= {"bytes_in": 0, "bytes_out": 0, "seconds": 0.0, "buckets": [0] * 17}
     nothing["answers"] = dict.fromkeys(("1xx", "2xx", "3xx", "4xx", "5xx", "other"), 0)

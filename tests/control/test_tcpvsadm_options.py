@@ -54,10 +54,10 @@ delete-server    r  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  
 drain            o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .
 ready            o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
 maintenance      o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .
-add-rule         r  .  .  .  .  .  .  r  .  .  o  o  o  .  o  .  .  .  .  .  .  .  .  .
+add-rule         r  .  .  .  .  .  .  o  .  .  o  o  o  .  o  .  .  .  .  .  .  .  .  .
 edit-rule        r  .  .  .  .  .  .  .  .  .  o  o  o  r  .  .  .  .  .  .  .  .  .  .
 move-rule        r  .  .  .  .  .  .  .  .  .  .  .  .  r  o  .  .  .  .  .  .  .  .  .
-del-rule         r  .  .  .  .  .  .  r  .  .  o  .  .  o  .  .  .  .  .  .  .  .  .  .
+del-rule         r  .  .  .  .  .  .  o  .  .  o  .  .  o  .  .  .  .  .  .  .  .  .  .
 allow            r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .
 deny             r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .
 del-network      r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
@@ -95,7 +95,8 @@ VALUES = {
 WORDS = {
     "set": ["a=1"],
     "add-listener": ["tls"],
-    **{name: ["host", "a.example"] for name in ("add-rule", "del-rule")},
+    "add-rule": ["host", "a.example", "use", "respond", "403"],
+    "del-rule": ["host", "a.example"],
     **{name: ["FILE"] for name in ("load-configfile", "check", "diff")},
     **{name: ["::1"] for name in ("allow", "deny", "del-network")},
 }
@@ -223,6 +224,12 @@ VALID = [
         "add-rule",
         {"ident": "http", "name": "n", "real-server": "r1"},
         ("not", "path", "/a"),
+    ),
+    (
+        ["--add-rule", "-i", "http", "path", "/a", "Use", "redirect", "301", "/b"],
+        "add-rule",
+        {"ident": "http"},
+        ("path", "/a", "Use", "redirect", "301", "/b"),
     ),
     (["--edit-rule", "-ix", "--rule=1", "--name="], "edit-rule", {"ident": "x", "rule": "1", "name": ""}, ()),
     (["--list"], "list", {}, ()),
@@ -382,6 +389,23 @@ INVALID = [
         "You need to supply the 'pattern' option or conditions for the 'add-rule' command",
     ),
     (["--explain", "-ix", "-P", "http"], "port 'http': not a number"),
+    (
+        ["--add-rule", "-ix", "path", "/a"],
+        "You need to supply the 'real-server' option for the 'add-rule' command, "
+        "or an action (example: use respond 403)",
+    ),
+    (
+        ["--add-rule", "-ix", "path", "/a", "use"],
+        "Missing action after 'use' with the 'add-rule' command (example: use respond 403)",
+    ),
+    (
+        ["--edit-rule", "-ix", "--rule=1", "use"],
+        "Missing action after 'use' with the 'edit-rule' command (example: use respond 403)",
+    ),
+    (
+        ["--add-rule", "-ix", "use", "respond", "403"],
+        "You need to supply the 'pattern' option or conditions for the 'add-rule' command",
+    ),
     (["--add-rule", "-ix", "-ry", "-pz", "-mm"], "match 'm': not a whole number of at most 9 digits"),
     (["-Aix", "--maxclients", "many"], "maxclients 'many': not a whole number of at most 9 digits"),
     (["-Aix", "-P", "-1"], "port '-1': not a number or a service name"),

@@ -176,6 +176,21 @@ EDITS: dict[str, tuple[Call, list[bytes], edits.Edit]] = {
         ],
         edits.AddRule("web", "host a path /x", WEB, None, "n", "2"),
     ),
+    "AddRule, with an action": (
+        lambda switch: switch.add_rule("web", "/a", action="respond 403"),
+        [request_box(b"AddRule", ident=b"web", pattern=b"/a", action=b"respond 403")],
+        edits.AddRule("web", "/a", action="respond 403"),
+    ),
+    "EditRule, with an action": (
+        lambda switch: switch.edit_rule("web", "n", action="redirect https"),
+        [request_box(b"EditRule", ident=b"web", rule=b"n", action=b"redirect https")],
+        edits.EditRule("web", "n", action="redirect https"),
+    ),
+    "DeleteRule, with an action": (
+        lambda switch: switch.delete_rule("web", "n"),
+        [request_box(b"DeleteRule", ident=b"web", pattern=b"n")],
+        edits.DeleteRule("web", "n"),
+    ),
     "EditRule": (
         lambda switch: switch.edit_rule("web", "n", "host b", 1, ""),
         [request_box(b"EditRule", ident=b"web", rule=b"n", pattern=b"host b", match=b"1", new_name=b"")],

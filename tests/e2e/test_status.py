@@ -125,7 +125,9 @@ def test_metrics_stats_and_page_data_agree(
     told = json.loads(get(status, "/api/v1/status")[1])
     (service,) = (one for one in told["services"] if one["ident"] == NAME)
     assert sum(service["servers"][0]["stats"]["buckets"]) == 5
-    assert service["rules"] == [{"pattern": ".*", "match": None, "name": None, "servers": [address]}]
+    assert service["rules"] == [
+        {"pattern": ".*", "match": None, "name": None, "servers": [address], "action": None, "modifiers": ""}
+    ]
     assert service["redirect"]["address"] == address
 
     daemon.clear()

@@ -20,7 +20,7 @@ from ktcpvs.model import exchange as life
 from ktcpvs.model.address import parse_address
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.language.parser import parse
-from ktcpvs.model.scheduling import Choice, Request
+from ktcpvs.model.scheduling import Choice, OwnResponse, Request
 from ktcpvs.model.table import Table
 from ktcpvs.protocols import http1
 from ktcpvs.runtime.context import Context, Descriptors
@@ -100,6 +100,9 @@ class Owner:
     def fail(self, status: int, reason: str, retry_after: int = 0) -> None:
         self.exchange.fail(status, reason, retry_after)
 
+    def respond(self, response: OwnResponse) -> None:
+        self.exchange.respond(response)
+
     def is_client_gone(self) -> bool:
         return False
 
@@ -125,7 +128,7 @@ class Owner:
     def refused(self) -> None:
         self.finished.append("refused")
 
-    def refuse(self, status: int, reason: str, retry_after: int = 0) -> None:
+    def send_last(self, response: http1.OwnMessage, reason: str) -> None:
         raise AssertionError(reason)
 
     def switch_protocols(self, response: http1.Response, protocols: bytes, rest: bytes) -> None:

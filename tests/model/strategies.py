@@ -18,10 +18,11 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from attrs import fields
+from attrs import evolve, fields
 from hypothesis import strategies as st
 
 from ktcpvs.errors import BadPattern, Refusal
+from ktcpvs.model.actions import REDIRECTS, Action, Redirect, Respond
 from ktcpvs.model.address import MAX_UNIX_PATH_BYTES, Address, Inet, Unix, parse_address
 from ktcpvs.model.conditions import Condition, is_pattern, text_of
 from ktcpvs.model.edits import (
@@ -54,7 +55,10 @@ from ktcpvs.model.edits import (
     StopService,
     Unload,
 )
+from ktcpvs.model.header_edits import HeaderEdit, header_edit_of
+from ktcpvs.model.language.lexer import word
 from ktcpvs.model.listen import ListenAddress
+from ktcpvs.model.modifiers import Modifiers, Rate, Rewrite
 from ktcpvs.model.network import Network, Networks, parse_networks
 from ktcpvs.model.options import MAX_COUNT
 from ktcpvs.model.pattern import check_pattern
@@ -207,9 +211,49 @@ _server_options = st.sampled_from(
 )
 
 
+@cache
+def actions() -> st.SearchStrategy[Action]:
+    """Any action that needs no group of a pattern."""
+    urls = st.sampled_from(
+        ("https", "/", "{target}", "https://{host}/{{x}{query}", "/é#", 'x:"', "/\\", "/file", "/{{")
+    )
+    texts = st.one_of(
+        st.none(), st.sampled_from(("", "ok", "file", "} {", "server", "#", '"', "\\", "rule = x", "a\tb"))
+    )
+    return st.one_of(
+        st.builds(Redirect, st.sampled_from(REDIRECTS), urls),
+        st.builds(Respond, st.sampled_from((200, 299, 400, 403, 503, 599)), texts),
+        st.builds(Respond, st.sampled_from((200, 503)), st.none(), files()),
+        st.just(Respond(204)),
+    )
+
+
+@cache
+def modifiers() -> st.SearchStrategy[Modifiers]:
+    """Any modifiers that need no group of a pattern."""
+    names = st.sampled_from(("X-A", "x_b", "+Vary", "use", "Server", "'", "#"))
+    values = st.sampled_from(("a", "{request_id}", "{host} {server}", '"', "\\", "} #", "é", "{{x}", "use"))
+    removed = st.builds(HeaderEdit, st.sampled_from(("X-A", "server")), st.just(""))
+    edits = st.lists(st.one_of(st.builds(HeaderEdit, names, values), removed), max_size=2).map(tuple)
+    prefixes = st.sampled_from((None, None, "/a", "/a/b/", "/é", "/{", '/"'))
+    rewrites = st.one_of(st.none(), st.builds(Rewrite, patterns(), st.sampled_from(("/", "/{query}", '"', "", "x y"))))
+    rates = st.one_of(
+        st.none(),
+        st.builds(Rate, st.sampled_from(("1/s", "5/h")), st.sampled_from((0, 7))),
+        st.builds(
+            Rate, st.just("30/m"), st.just(0), st.sampled_from(("header", "cookie")), st.sampled_from(("X-A", "use"))
+        ),
+    )
+    return st.builds(Modifiers, edits, edits, prefixes, rewrites, rates)
+
+
 @st.composite
 def rules(draw: st.DrawFn, known: list[Address]) -> Rule:
-    """A rule for some of the servers `known`, of which there is one at least."""
+    """A rule for some of the servers `known`, of which there is one at least, or one with an action."""
+    if draw(st.integers(0, 4)) == 0:
+        name = draw(st.sampled_from((None, None, "old", "a.b-c_1")))
+        changed = evolve(draw(modifiers()), strip_prefix=None, rewrite=None)
+        return Rule(draw(patterns().filter(is_pattern)), (), None, name, draw(actions()), changed)
     if draw(st.integers(0, 4)) == 0:
         names = st.sampled_from(("a.example", "*.a.example", "B.example.", '"use"', "match.example", "x--y"))
         hosts = " ".join(draw(st.lists(names, min_size=1, max_size=3)))
@@ -219,7 +263,8 @@ def rules(draw: st.DrawFn, known: list[Address]) -> Rule:
     name = draw(st.sampled_from((None, None, None, "login", "a.b-c_1", "Z")))
     if draw(st.booleans()):
         found = draw(st.lists(conditions(), min_size=1, max_size=5))
-        return Rule(text_of(found), servers, None, name)
+        changed = draw(modifiers()) if draw(st.integers(0, 3)) == 0 else None
+        return Rule(text_of(found), servers, None, name, None, changed)
     pattern = draw(patterns().filter(is_pattern))
     return Rule(pattern, servers, draw(_matches(check_pattern(pattern))), name)
 
@@ -292,6 +337,18 @@ def _those(pairs: list[tuple[Network, bool]], allowed: bool) -> Networks:
     return Networks.of(network for network, which in pairs if which is allowed)
 
 
+_header_edits = st.lists(
+    st.sampled_from(('X-A "b"', '+X-B "{host}"', 'Server ""', '"use" "a"', 'X-C "\\"" ')), max_size=3
+).map(lambda texts: tuple(str(header_edit_of(text)) for text in texts))
+
+
+@st.composite
+def _error_pages(draw: st.DrawFn) -> tuple[str, ...]:
+    statuses = draw(st.lists(st.integers(400, 599), max_size=4, unique=True))
+    pages = [f"{status} {word(draw(files()))}" for status in statuses[:2]]
+    return (*pages, *([f"{' '.join(map(str, statuses[2:]))} /page"] if statuses[2:] else []))
+
+
 @st.composite
 def services(draw: st.DrawFn) -> VirtualService:
     servers = draw(_server_lists)
@@ -313,6 +370,8 @@ def services(draw: st.DrawFn) -> VirtualService:
         not_tls=draw(st.sampled_from(("refuse", "default"))),
         starttls=draw(st.sampled_from(("off", "postgresql"))),
         proxy_from=draw(network_lists())[0],
+        trusted_proxies=draw(network_lists())[0],
+        trusted_header=draw(st.sampled_from(("x_forwarded_for", "forwarded"))),
         scheduler=draw(_schedulers),
         balance=draw(_schedulers),
         fallback=draw(st.one_of(st.just(NO_FALLBACK), _schedulers)),
@@ -325,6 +384,9 @@ def services(draw: st.DrawFn) -> VirtualService:
         access_log=draw(_access_logs),
         access_log_format=draw(st.sampled_from(("combined", "json"))),
         relay=draw(st.sampled_from(RELAYS)),
+        error_page=draw(_error_pages()),
+        request_header=draw(_header_edits),
+        response_header=draw(_header_edits),
         preconnect=draw(st.sampled_from((0, 1, 1024))),
         preconnect_timeout=draw(st.sampled_from((1, 10, 86400))),
         startservers=draw(_counts),
@@ -398,6 +460,8 @@ def _options() -> st.SearchStrategy[dict[str, Any]]:
             "tls_ciphers": st.sampled_from((None, "a:b", "a b", "")),
             "tls_default": st.sampled_from(("refuse", "/a", "a")),
             "proxy_from": st.sampled_from(POOL_NETWORKS),
+            "trusted_proxies": st.sampled_from(POOL_NETWORKS),
+            "trusted_header": st.sampled_from(("forwarded", "via")),
             "redirect": st.sampled_from((None, *POOL_ADDRESSES)),
             "scheduler": st.sampled_from(("wlc", "", "no good")),
             "maxclients": st.sampled_from((-1, 0, 5)),
@@ -406,6 +470,12 @@ def _options() -> st.SearchStrategy[dict[str, Any]]:
             "access_log": st.sampled_from(("off", "syslog", "syslog:/run/log", "/log", "log", "/a\n", "syslog:", "")),
             "access_log_format": st.sampled_from(("combined", "json", "common")),
             "relay": st.sampled_from((*RELAYS, "", "Auto")),
+            "request_header": st.sampled_from(
+                ((), ('X-A "b"',), ('X-A ""', '+X-B "{host}"'), ('Host "x"',), ('X "{y}"',))
+            ),
+            "error_page": st.sampled_from(
+                ((), ("503 /a",), ("502 503 /a", "503 /b"), ("200 /a",), ("/a",), ("503 a",))
+            ),
             "allow": st.sampled_from(POOL_NETWORKS),
             "deny": st.sampled_from(POOL_NETWORKS),
             "client_rate": st.sampled_from(("off", "5/m", "5", "0/s", "")),
@@ -440,6 +510,10 @@ def _one_edit() -> dict[type[Edit], st.SearchStrategy[Edit]]:
     some, pattern = st.one_of(st.none(), ident), st.sampled_from(POOL_PATTERNS)
     reference = st.one_of(pattern, st.sampled_from(("n1", "1", "2", "name n1")))
     before = st.one_of(st.none(), reference)
+    modified = st.sampled_from(
+        (None, "", 'request_header X-A "b"', "rate 5/m", "strip_prefix /a", 'rewrite "(" "/"', "match 1")
+    )
+    action = st.sampled_from((None, "respond 403", "redirect 301 /{1}", "redirect https", "respond 99", ""))
     weight, match = st.sampled_from((-1, 0, 1, MAX_WEIGHT, MAX_WEIGHT + 1)), st.sampled_from((None, None, -1, 0, 1, 11))
     maxconn = st.sampled_from((-1, 0, 1, MAX_COUNT, MAX_COUNT + 1))
     some_networks = st.sampled_from(POOL_NETWORKS)
@@ -460,10 +534,20 @@ def _one_edit() -> dict[type[Edit], st.SearchStrategy[Edit]]:
         Drain: st.builds(Drain, server, some),
         Ready: st.builds(Ready, server, some),
         Maintenance: st.builds(Maintenance, server, some),
-        AddRule: st.builds(AddRule, ident, pattern, server, match, st.sampled_from((None, None, "n1", "1")), before),
-        DeleteRule: st.builds(DeleteRule, ident, reference, server),
+        AddRule: st.one_of(
+            st.builds(AddRule, ident, pattern, server, match, st.sampled_from((None, None, "n1", "1")), before),
+            st.builds(AddRule, ident, pattern, st.none(), match, st.none(), before, action, modified),
+        ),
+        DeleteRule: st.builds(DeleteRule, ident, reference, st.one_of(server, st.none())),
         EditRule: st.builds(
-            EditRule, ident, reference, st.one_of(st.none(), pattern), match, st.sampled_from((None, "", "n1", "use"))
+            EditRule,
+            ident,
+            reference,
+            st.one_of(st.none(), pattern),
+            match,
+            st.sampled_from((None, "", "n1", "use")),
+            st.one_of(st.none(), action),
+            modified,
         ),
         MoveRule: st.builds(MoveRule, ident, reference, st.one_of(st.none(), reference)),
         Allow: st.builds(Allow, ident, some_networks, st.booleans()),
@@ -562,7 +646,7 @@ def assert_sound(table: Table) -> None:
         used = [rule.key for rule in service.rules]
         assert len(used) == len(set(used))
         for rule in service.rules:
-            assert rule.servers
+            assert bool(rule.servers) is (rule.action is None)
             assert len(rule.servers) == len(set(rule.servers))
             assert set(rule.servers) <= set(known)
         assert service.addresses

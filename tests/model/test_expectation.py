@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ktcpvs.errors import BadValue
 from ktcpvs.model.address import parse_address
 from ktcpvs.model.describe import configuration
-from ktcpvs.model.expectation import CLIENT, OUTCOMES, Expectation
+from ktcpvs.model.expectation import CLIENT, OUTCOMES, REDIRECT, RESPOND, Expectation
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write
 from ktcpvs.model.service import RealServer, VirtualService
@@ -30,7 +30,9 @@ def expectations(draw: st.DrawFn) -> Expectation:
     outcome = draw(st.sampled_from(("", *OUTCOMES)))
     servers = () if outcome else tuple(draw(st.lists(st.sampled_from((A, B)), min_size=1, max_size=2, unique=True)))
     port = draw(st.sampled_from((None, 1, 65535)))
-    return Expectation(draw(REQUESTS), tuple(draw(HEADERS)), draw(CLIENTS), servers, outcome, port)
+    location = draw(st.sampled_from(("", "https://h/a b", '"', "/x"))) if outcome == REDIRECT else ""
+    status = draw(st.integers(200, 599)) if outcome == RESPOND else None
+    return Expectation(draw(REQUESTS), tuple(draw(HEADERS)), draw(CLIENTS), servers, outcome, port, location, status)
 
 
 @given(st.lists(expectations(), max_size=3))
@@ -49,9 +51,12 @@ def test_they_are_written_as_they_were_read(tests: list[Expectation]) -> None:
         ({"request": "GET /", "headers": ("Host",), "servers": (A,)}, 'expected "NAME: VALUE"'),
         ({"request": "GET /", "headers": ("A: b\r\nC: d",), "servers": (A,)}, 'expected "NAME: VALUE"'),
         ({"request": "GET /", "client": "me", "servers": (A,)}, "expected an IP address"),
-        ({"request": "GET /"}, "expected servers, redirect or nobody after ->"),
-        ({"request": "GET /", "servers": (A,), "outcome": "nobody"}, "expected servers, redirect or nobody after ->"),
-        ({"request": "GET /", "outcome": "somebody"}, "expected servers, redirect or nobody after ->"),
+        ({"request": "GET /"}, "expected servers, redirect, respond or nobody after ->"),
+        (
+            {"request": "GET /", "servers": (A,), "outcome": "nobody"},
+            "expected servers, redirect, respond or nobody after ->",
+        ),
+        ({"request": "GET /", "outcome": "somebody"}, "expected servers, redirect, respond or nobody after ->"),
     ],
 )
 def test_what_is_none(values: dict[str, object], why: str) -> None:

@@ -395,7 +395,7 @@ def test_an_error_is_shown_where_it_stands(text, why):
         ("rule = from 10.0.0.1/8 use server r1:80", "15: '10.0.0.1/8': the address has bits beyond the prefix"),
         ("rule = a use server r1:80", "10: expected a condition: unknown word 'a'; there are: host, path, pattern"),
         ("rule = pattern a server r1:80", "20: expected 'use', not 'server'"),
-        ("rule = pattern a use r1:80", "24: expected 'server', not 'r1:80'"),
+        ("rule = pattern a use r1:80", "24: expected 'server', 'redirect' or 'respond', not 'r1:80'"),
         ("rule = pattern ( use server r1:80", "18: pattern '(': missing ) '(' at position 0"),
         ('rule = pattern "" use server r1:80', "18: empty pattern; use .* for a default rule"),
         (

@@ -54,6 +54,7 @@ VIEWS = ("stats", "rate", "connections")
 
 _SERVICE = ("scheduler", "balance", "port", "listen", "redirect", "maxclients")
 _LOAD = ("start", "confirm", "allow-empty")
+_RULE_WORDS = "[CONDITION...] [MODIFIER...] [use ACTION]"
 _REQUEST = ("header", "from", "port", "json")
 
 
@@ -103,8 +104,8 @@ COMMANDS: dict[str, Command] = {
         _edit_command("drain", also=("wait",)),
         _edit_command("ready"),
         _edit_command("maintenance", also=("wait",)),
-        _edit_command("add-rule", words="[CONDITION...]", max_words=None, spares=("pattern",)),
-        _edit_command("edit-rule", words="[CONDITION...]", max_words=None),
+        _edit_command("add-rule", words=_RULE_WORDS, max_words=None, spares=("pattern",)),
+        _edit_command("edit-rule", words=_RULE_WORDS, max_words=None),
         _edit_command("move-rule"),
         _edit_command("del-rule", also=("rule",), words="[CONDITION...]", max_words=None, spares=("pattern",)),
         _edit_command("allow", words="NETWORK|@FILE...", min_words=1, max_words=None),
@@ -176,7 +177,7 @@ OPTIONS: dict[str, Option] = {
 NUMBERS = ("weight", "match", "maxclients", "maxconn")
 """Options whose value is a whole number."""
 
-REPEATING = ("listen", "certificate")
+REPEATING = ("listen", "certificate", "request_header", "response_header", "error_page")
 """Options of a service that may be given several times as NAME=VALUE."""
 
 _DURATION = re.compile(r"([0-9]{1,6})([sm]?)")
@@ -197,6 +198,16 @@ class Invocation:
     words: tuple[str, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Of the words of a rule: those before `use`, which are conditions and modifiers."""
+        return self.words[: _use(self.words)]
+
+    @property
+    def action(self) -> tuple[str, ...]:
+        """Of the words of a rule: those behind `use`."""
+        return self.words[_use(self.words) + 1 :]
+
     def named(self) -> dict[str, str]:
         """Return {name: value} of the words NAME=VALUE of --set, --add-service and --edit-service. An option that is
         given several times has a value in each line."""
@@ -211,6 +222,11 @@ class Invocation:
             return None
         method, target = " ".join(self.words).split(" ")[:2]
         return method, target
+
+
+def _use(words: Sequence[str]) -> int:
+    """Return the place of the word `use`, behind which an action is; the number of words if it is not there."""
+    return next((place for place, word in enumerate(words) if word.lower() == "use"), len(words))
 
 
 def read_arguments(argv: Sequence[str]) -> Invocation:
@@ -402,7 +418,10 @@ def _check_words(command: Command, words: Sequence[str], values: Mapping[str, st
         raise UsageError(f"Unexpected argument '{shorten(words[command.max_words])}' with the '{command.name}' command")
     if len(words) < command.min_words:
         raise UsageError(f"You need to supply {command.words} for the '{command.name}' command")
-    if command.name in ("add-rule", "del-rule") and not words and not values.keys() & {"pattern", "name", "rule"}:
+    if command.name in _ACTION_COMMANDS:
+        _check_action(command, words, values)
+    conditions = words[: _use(words)]
+    if command.name in ("add-rule", "del-rule") and not conditions and not values.keys() & {"pattern", "name", "rule"}:
         raise UsageError(f"You need to supply the 'pattern' option or conditions for the '{command.name}' command")
     if command.name == "get" and words == [""]:
         raise UsageError("The name of a setting is empty")
@@ -414,6 +433,21 @@ def _check_words(command: Command, words: Sequence[str], values: Mapping[str, st
         target, _, version = rest.partition(" ")
         if not method or not target or version not in ("", "HTTP/1.0", "HTTP/1.1"):
             raise UsageError(f"'{shorten(request)}': not METHOD TARGET (example: 'GET /index.html')")
+
+
+_ACTION_COMMANDS = ("add-rule", "edit-rule")
+
+
+def _check_action(command: Command, words: Sequence[str], values: Mapping[str, str]) -> None:
+    """Check that a new rule has a server or an action."""
+    place = _use(words)
+    if place + 1 == len(words):
+        raise UsageError(f"Missing action after 'use' with the '{command.name}' command (example: use respond 403)")
+    if command.name == "add-rule" and place == len(words) and "real-server" not in values:
+        raise UsageError(
+            "You need to supply the 'real-server' option for the 'add-rule' command, or an action (example: use "
+            "respond 403)"
+        )
 
 
 def _check_named(command: Command, values: Mapping[str, str], words: Sequence[str]) -> None:

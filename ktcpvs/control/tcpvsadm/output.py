@@ -41,6 +41,7 @@ _HEADINGS = {
 _OUTCOMES = {
     "server": "{}",
     "redirect": "redirect to {}",
+    "respond": "a response of the switch itself",
     "queue": "queued for {}",
     "nobody": "no server",
 }
@@ -173,6 +174,7 @@ def format_explanation(answer: dict[str, Any]) -> str:
         "",
         f"Answer: {_OUTCOMES[found['outcome']].format(found['server'] or 'a server')}",
         f"  {_escape(found['reason'])}",
+        *([f"  to {_escape(found['location'])}"] if found.get("location") else []),
     ]
     return "\n".join(lines) + "\n"
 
@@ -220,8 +222,7 @@ def _format_counters(
             rows.append((_format_relay(service[kind]["relay"]),))
         if rejected := _format_rejected(service[kind]):
             rows.append((rejected,))
-        if refusals := service[kind].get("refusals"):
-            rows.append((f"  refused: {_format_counts(refusals)}",))
+        rows += [(line,) for line in _format_own_responses(service[kind])]
         rows += [(line,) for line in _format_preambles(service[kind])]
         for server in service["servers"]:
             begin = f"  -> {format_server(server, show)}", str(server["weight"]), _format_limit(server["maxconn"])
@@ -298,6 +299,12 @@ def format_duration(seconds: float | None) -> str:
     if seconds is None:
         return "-"
     return f"{seconds:g} s" if seconds >= 1 else f"{seconds * 1000:g} ms"
+
+
+def _format_own_responses(counters: dict[str, Any]) -> list[str]:
+    """Return the lines with the responses that the switch has given itself."""
+    kinds = (("refused", "refusals"), ("responded", "responses"))
+    return [f"  {word}: {_escape(_format_counts(counters[name]))}" for word, name in kinds if counters.get(name)]
 
 
 def _format_counts(counts: dict[str, int]) -> str:

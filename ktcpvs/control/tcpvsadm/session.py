@@ -6,6 +6,7 @@ and `reactor_session` runs the others. What only some commands need is imported 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -18,7 +19,7 @@ from ktcpvs.control.switch_base import SwitchBase, find_address
 from ktcpvs.control.tcpvsadm.exit_status import NoDaemon, UsageError
 from ktcpvs.control.tcpvsadm.options import Invocation
 from ktcpvs.control.tcpvsadm.session_io import SessionIO
-from ktcpvs.errors import BadAddress, NoSuchSetting, unknown
+from ktcpvs.errors import BadAddress, NoSuchSetting, Refusal, unknown
 
 RATE_SECONDS = 1.0
 """Seconds between the two reads of the counters of --rate."""
@@ -101,24 +102,35 @@ def _edit_arguments(entry: EditCommand, given: Invocation, text: str, source: st
     if entry.edit == "AddListener":
         arguments["tls"] = "tls" in given.words
     if entry.edit in ("AddRule", "EditRule", "DeleteRule"):
-        arguments["pattern"] = _conditions(given)
+        arguments["pattern"], modifiers = _rule_texts(given)
+        if entry.edit != "DeleteRule":
+            arguments["modifiers"] = modifiers
+    if entry.edit in ("AddRule", "EditRule") and given.action:
+        from ktcpvs.model.actions import text_of_words
+
+        arguments["action"] = text_of_words(given.action)
     return arguments
 
 
-def _conditions(given: Invocation) -> str | None:
-    """Return the text of a rule's conditions, from --pattern and the words; None: there are none.
+def _rule_texts(given: Invocation) -> tuple[str | None, str | None]:
+    """Return the texts of a rule's conditions and of its modifiers, from --pattern and the words; None: there are none.
 
     Each word is one word of the language, so those that are no keywords get quotes.
     """
-    from ktcpvs.model.conditions import RESERVED, written_text
-    from ktcpvs.model.language.lexer import quoted
+    from ktcpvs.model.conditions import RESERVED, read_conditions, written_text
+    from ktcpvs.model.language.lexer import quoted, tokens
 
     pattern = given.values.get("pattern", given.values.get("rule") if given.command.name == "del-rule" else None)
-    words = [word.lower() if word.lower() in RESERVED else quoted(word) for word in given.words]
+    words = [word.lower() if word.lower() in RESERVED else quoted(word) for word in given.conditions]
+    end = len(words)
+    with contextlib.suppress(Refusal):  # the daemon says what is wrong
+        _, end = read_conditions(tokens(" ".join(words), "rule"), 0)
+    modifiers = " ".join(words[end:]) or None
+    words = words[:end]
     if pattern is None or not words:
         without = "" if given.command.name == "add-rule" else None  # of the name, which keeps its conditions
-        return " ".join(words) or without if pattern is None else pattern
-    return " ".join([written_text(pattern), *words])
+        return " ".join(words) or without if pattern is None else pattern, modifiers
+    return " ".join([written_text(pattern), *words]), modifiers
 
 
 def _edit_argument(argument: Argument, given: Invocation, text: str) -> Any:

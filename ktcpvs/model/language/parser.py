@@ -13,13 +13,15 @@ from typing import Any
 from attrs import Factory, define, evolve, fields_dict
 
 from ktcpvs.errors import BadConfiguration, Refusal, shorten, unknown
+from ktcpvs.model.actions import ACTIONS, Action, read_action
 from ktcpvs.model.address import Address, PortNamed, no_port_names, parse_address
 from ktcpvs.model.conditions import KINDS, NAME, NOT, PATTERN, USE, is_pattern, read_conditions, text_of
 from ktcpvs.model.edits import Load
-from ktcpvs.model.expectation import CLIENT, OUTCOMES, Expectation
+from ktcpvs.model.expectation import CLIENT, OUTCOMES, REDIRECT, RESPOND, Expectation
 from ktcpvs.model.language.lexer import INCLUDE, Place, Token, end_place, quoted, tokens
 from ktcpvs.model.lines import split_lines
 from ktcpvs.model.listen import TLS, ListenAddress, check_complete, check_word
+from ktcpvs.model.modifiers import NONE, WORDS, Modifiers, read_modifier
 from ktcpvs.model.network import Network, Networks, parse_network, parse_networks, read_networks
 from ktcpvs.model.options import Option
 from ktcpvs.model.server_words import SERVER_WORDS, read_words
@@ -106,6 +108,25 @@ class _Reader:
         )
         return text_of(found) if found else ""
 
+    def action(self) -> Action | None:
+        """Read an action; None where none begins here."""
+        token = self.peek()
+        if token is None or not token.is_word(*ACTIONS):
+            return None
+        action, self._position = read_action(
+            self._tokens, self._position, lambda token, refusal: token.place.error(str(refusal))
+        )
+        return action
+
+    def modifiers(self, before: Modifiers) -> Modifiers:
+        """Read modifiers; `before` where none begins here."""
+        modifiers = before
+        while (token := self.peek()) is not None and token.is_word(*WORDS):
+            modifiers, self._position = read_modifier(
+                self._tokens, self._position, modifiers, lambda token, refusal: token.place.error(str(refusal))
+            )
+        return modifiers
+
     def phrase(self, first: Token) -> str:
         """Return `first` and the tokens after it as text, up to the next keyword or the end of the block."""
         found = [first]
@@ -189,13 +210,16 @@ def _number(name: str, token: Token) -> int:
 
 @define
 class _WrittenRule:
-    """A rule as it stands in the text. text: of its conditions. users: the servers with their places."""
+    """A rule as it stands in the text. text: of its conditions. users: the servers with their places. action: None: it
+    has servers."""
 
     place: Place
     name: str | None
     text: str
     match: int | None
     users: list[tuple[Place, Address]]
+    action: Action | None = None
+    modifiers: Modifiers = NONE
 
 
 @define
@@ -229,7 +253,7 @@ class _Block:
         for rule in self._merged_rules():
             with _at(rule.place):
                 users = tuple(self._users(rule, servers))
-                rules.append(Rule(rule.text, users, rule.match, rule.name))
+                rules.append(Rule(rule.text, users, rule.match, rule.name, rule.action, rule.modifiers))
         networks: dict[str, Any] = {name: Networks(tuple(found)) for name, found in self.networks.items()}
         service = evolve(
             self.service,
@@ -264,6 +288,12 @@ class _Block:
                 continue
             if rule.text != first.text:
                 raise rule.place.error(f"the first rule with the name {rule.name} has other conditions")
+            if rule.action is not None or first.action is not None:
+                raise rule.place.error(
+                    "a rule with this name or these conditions exists already; an action stands alone"
+                )
+            if rule.modifiers != first.modifiers:
+                raise rule.place.error("the first rule with this name or these conditions has other modifiers")
             if rule.match != first.match:
                 which = "pattern" if rule.name is None else "name"
                 raise rule.place.error(f"this {which}'s first rule has match {first.match}, not {rule.match}")
@@ -323,6 +353,8 @@ def _service(reader: _Reader, name: Token, port_named: PortNamed) -> VirtualServ
             if option.name in CONTRADICTING:
                 block.held[called] = token.place, _held_value(block, option, value)
                 continue
+            if option.repeats:
+                value = (*getattr(block.service, option.name), value)
             block.service = evolve(block.service, **{option.name: value})
     return block.complete()
 
@@ -411,7 +443,7 @@ def _maxconn(reader: _Reader, address: Place) -> tuple[Place, int]:
 
 
 def _rule(reader: _Reader, address: Callable[[], tuple[Place, Address]]) -> _WrittenRule:
-    """Read: [name N] CONDITION... [match N] use server A [server B ...]"""
+    """Read: [name N] CONDITION... [MODIFIER...] [match N] use ( server A [server B ...] | ACTION )"""
     name = None
     begin = reader.peek()
     if begin is not None and begin.is_word(NAME):
@@ -427,22 +459,29 @@ def _rule(reader: _Reader, address: Callable[[], tuple[Place, Address]]) -> _Wri
         if found.is_word(USE):
             raise found.place.error("expected a condition before 'use' (a rule for all requests: pattern \".*\")")
         raise found.place.error(f"expected a condition: unknown word {unknown(found.text, (*KINDS, NOT, NAME), 40)}")
+    modifiers = reader.modifiers(NONE)
     match = None
     if (token := reader.peek()) is not None and token.is_word("match"):
         reader.next("match")
         match = _number("match", reader.next("the number of a group"))
+        modifiers = reader.modifiers(modifiers)
     _word(reader, USE)
-    _word(reader, "server")
+    place = pattern.place if first.is_word(PATTERN) and is_pattern(text) and pattern is not None else first.place
+    if (action := reader.action()) is not None:
+        return _WrittenRule(place, name, text, match, [], action, modifiers)
+    token = reader.next("'server', 'redirect' or 'respond'")
+    if not token.is_word("server"):
+        raise token.place.error(f"expected 'server', 'redirect' or 'respond', not '{shorten(token.text)}'")
     users = [address()]
-    while (token := reader.peek()) is not None and token.is_word("server") and not reader.is_keyword():
+    while (following := reader.peek()) is not None and following.is_word("server") and not reader.is_keyword():
         reader.next("server")
         users.append(address())
-    place = pattern.place if first.is_word(PATTERN) and is_pattern(text) and pattern is not None else first.place
-    return _WrittenRule(place, name, text, match, users)
+    return _WrittenRule(place, name, text, match, users, None, modifiers)
 
 
 def _test(reader: _Reader, port_named: PortNamed) -> tuple[Place, Callable[[VirtualService], Expectation]]:
-    """Read: "METHOD TARGET" ["NAME: VALUE" ...] [from ADDRESS] [port N] -> SERVER [SERVER ...] | redirect | nobody"""
+    """Read: "METHOD TARGET" ["NAME: VALUE" ...] [from ADDRESS] [port N] -> SERVER [SERVER ...] | redirect [URL] |
+    respond STATUS | nobody"""
     request = reader.next("METHOD TARGET")
     headers = []
     while (token := reader.peek()) is not None and token.quoted:
@@ -456,8 +495,12 @@ def _test(reader: _Reader, port_named: PortNamed) -> tuple[Place, Callable[[Virt
         reader.next("port")
         port = _number("port", reader.next("the number of a port"))
     _word(reader, "->")
-    first = reader.next("a server, redirect or nobody")
+    first = reader.next("a server, redirect, respond or nobody")
     outcome = first.text.lower() if first.is_word(*OUTCOMES) else ""
+    status = _number("status", reader.next("a status")) if outcome == RESPOND else None
+    location = ""
+    if outcome == REDIRECT and (token := reader.peek()) is not None and (token.quoted or _is_address(reader, token)):
+        location = reader.next("a URL").text
     written = [] if outcome else [first]
     while written and (token := reader.peek()) is not None and _is_address(reader, token):
         written.append(reader.next("a server"))
@@ -468,7 +511,7 @@ def _test(reader: _Reader, port_named: PortNamed) -> tuple[Place, Callable[[Virt
 
     def make(service: VirtualService) -> Expectation:
         servers = tuple(service.complete(address) for address in addresses)
-        return Expectation(request.text, tuple(headers), client, servers, outcome, port)
+        return Expectation(request.text, tuple(headers), client, servers, outcome, port, location, status)
 
     return request.place, make
 

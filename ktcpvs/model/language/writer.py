@@ -36,7 +36,7 @@ def write_service(described: dict[str, Any], show: ShowAddress = str) -> str:
             lines += [f"    {option.name} = {' '.join(some)}" for some in _parts(value)]
             continue
         if option.repeats:
-            lines += [f"    {option.name} = {word(item)}" for item in value]
+            lines += [f"    {option.name} = {item if option.is_phrase else word(item)}" for item in value]
             continue
         text = show(value) if option.read is read_address else str(value)
         lines.append(f"    {option.name} = {text if option.is_phrase else word(text)}")
@@ -57,9 +57,12 @@ def write_rule(rule: dict[str, Any], show: ShowAddress = str) -> list[str]:
     name, text = rule.get("name"), rule["pattern"]
     match = "" if rule["match"] is None else f" match {rule['match']}"
     named = "" if name is None else f"{NAME} {word(name)} "
-    head = f"{named}{written_text(text)}{match} use"
+    modifiers = rule.get("modifiers") or ""
+    head = f"{named}{written_text(text)}{modifiers and f' {modifiers}'}{match} use"
+    if rule.get("action") is not None:
+        return [f"{head} {rule['action']}"]
     uses = [f"server {word(show(server))}" for server in rule["servers"]]
-    is_joined = name is not None or not (is_pattern(text) or is_only(HOST, text))
+    is_joined = name is not None or bool(modifiers) or not (is_pattern(text) or is_only(HOST, text))
     return [f"{head} {one}" for one in ([" ".join(uses)] if is_joined else uses)]
 
 
@@ -82,7 +85,7 @@ def write_test(test: Expectation) -> str:
         words += ["from", test.client]
     if test.port is not None:
         words += ["port", str(test.port)]
-    return " ".join([*words, "->", *([test.outcome] if test.outcome else [word(str(one)) for one in test.servers])])
+    return " ".join([*words, "->", test.expected])
 
 
 def write_settings(values: dict[str, int | str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ktcpvs.protocols import grpc
+from ktcpvs.protocols.http1.own_message import OwnMessage, status_text
 
 
 class BadMessage(Exception):
@@ -35,20 +36,20 @@ class BadFrame(Exception):
 NO_HTTP_1 = (400, 505)
 """The statuses of a BadRequest whose bytes may be another protocol than HTTP/1."""
 
-REASON_PHRASES = {
-    308: "Permanent Redirect",
-    400: "Bad Request",
-    408: "Request Timeout",
-    413: "Content Too Large",
-    414: "URI Too Long",
-    429: "Too Many Requests",
-    431: "Request Header Fields Too Large",
-    501: "Not Implemented",
-    502: "Bad Gateway",
-    503: "Service Unavailable",
-    504: "Gateway Timeout",
-    505: "HTTP Version Not Supported",
-}
+
+def error_message(status: int, why: str, later: int = 0, location: str = "", lines: bytes = b"") -> OwnMessage:
+    """Return the response that refuses or redirects a request.
+
+    later: seconds for Retry-After (RFC 9110, section 10.2.3); 0: no such field. location: the URL to which it
+    redirects; "": none. lines: header lines of the request: one of gRPC gets a status of gRPC.
+    """
+    if lines and grpc.is_grpc(lines):
+        return OwnMessage(status, whole=grpc.error_response(status, why))
+    fields = f"Retry-After: {later}\r\n" if later else ""
+    if location:
+        fields += f"Location: {location}\r\n"
+    body = f"{status_text(status)}\nktcpvs: {why}\n".encode()
+    return OwnMessage(status, body, fields=fields.encode("ascii"))
 
 
 def error_response(
@@ -62,25 +63,6 @@ def error_response(
     minor: bool = True,
     lines: bytes = b"",
 ) -> bytes:
-    """A whole response that refuses or redirects a request.
-
-    method: of the request; None when it is unknown. keep_alive: another request may follow; else the response ends the
-    connection. later: seconds for Retry-After (RFC 9110, section 10.2.3); 0: no such field. location: the URL to which
-    it redirects; "": none. minor: False for a client that speaks HTTP/1.0, which must be told that the connection stays
-    open. lines: header lines of the request: one of gRPC gets a status of gRPC.
-    """
-    if lines and grpc.is_grpc(lines):
-        return grpc.error_response(status, why)
-    body = f"{status} {REASON_PHRASES[status]}\nktcpvs: {why}\n".encode()
-    connection = "Connection: close\r\n" if not keep_alive else "" if minor else "Connection: keep-alive\r\n"
-    fields = f"Retry-After: {later}\r\n" if later else ""
-    if location:
-        fields += f"Location: {location}\r\n"
-    head = (
-        f"HTTP/1.1 {status} {REASON_PHRASES[status]}\r\n"
-        "Content-Type: text/plain; charset=utf-8\r\n"
-        f"Content-Length: {len(body)}\r\n"
-        "Cache-Control: no-store\r\n"
-        f"{fields}{connection}\r\n"
-    ).encode("ascii")
-    return head if method == b"HEAD" else head + body
+    """Return `error_message` as it is sent. method, keep_alive, minor: see OwnMessage.encoded."""
+    message = error_message(status, why, later, location, lines)
+    return message.encoded(method, keep_alive=keep_alive, minor=minor)

@@ -290,14 +290,17 @@ class Request:
         lines: bytes | None = None,
         host: bytes = b"",
         mode: str = ANY,
+        target: bytes | None = None,
     ) -> bytes:
         """Return the head to send to the server.
 
         added: the switch's own header lines, each with its line end. replaced: canonical names of the client's fields
         that are dropped in favour of these. lines: header lines to send instead of the client's. host: the value of
         Host if the client has sent none. mode: the option `upgrade` of the service.
+        target: the path and query that the server gets; None: those of the request.
         """
         fields = self.fields
+        line = self.line if target is None else b"%b %b HTTP/1.1\r\n" % (self.method, target)
         if lines is None:
             lines = self.lines
         if fields.dropped is not None:
@@ -307,7 +310,7 @@ class Request:
             lines = without_replaced(lines, replaced)
         if not self.has_host:
             lines = b"Host: %b\r\n%b" % (host, lines)
-        return b"%b%b%b\r\n" % (self.line, lines, added)
+        return b"%b%b%b\r\n" % (line, lines, added)
 
     def frame(self) -> Frame:
         """Return a frame for the body."""

@@ -26,7 +26,13 @@ def path_of(method: bytes, target: bytes) -> bytes:
 
 
 _PORT = re.compile(rb":[0-9]*\Z")
-_NO_URL = re.compile(rb"[^!#-~]")
+_NO_URL = re.compile(rb"[^!#-\[\]-~]")
+"""Bytes that no URL has; browsers read a backslash as a slash."""
+
+
+def url_text(data: bytes) -> bytes:
+    """Return a part of a URL in which each byte that no URL has is percent-encoded."""
+    return _NO_URL.sub(lambda found: b"%%%02X" % found[0][0], data)
 
 
 def https_url(host: bytes, path: bytes, port: int) -> str:
@@ -35,5 +41,4 @@ def https_url(host: bytes, path: bytes, port: int) -> str:
     authority = _PORT.sub(b"", host)
     if port != HTTPS_PORT:
         authority += b":%d" % port
-    escaped = _NO_URL.sub(lambda found: b"%%%02X" % found[0][0], b"" if path == b"*" else path)
-    return (b"https://" + authority + escaped).decode("ascii")
+    return (b"https://" + authority + url_text(b"" if path == b"*" else path)).decode("ascii")

@@ -180,7 +180,7 @@ function service(data, one, then, seconds) {
     const rules = element("details", { id: `rules ${ident}` }, element("summary", {}, `${one.rules.length} rules`),
       element("table", {}, element("tbody", {}, ...one.rules.slice(0, MAX_ROWS).map((rule) =>
         element("tr", {}, element("td", {}, rule.name || ""), element("td", {}, element("code", {}, rule.pattern)),
-          element("td", {}, rule.servers.join(", ")))))));
+          element("td", {}, rule.action || rule.servers.join(", ")))))));
     rules.open = Boolean(open && open.open);
     made.append(rules);
   }

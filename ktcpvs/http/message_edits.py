@@ -1,0 +1,158 @@
+"""Edits of messages: header fields that a service or a rule sets, adds or removes, and other paths for servers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+from urllib.parse import quote_from_bytes
+
+import re2
+
+from ktcpvs.model.header_edits import HeaderEdit, canonical, header_edit_of
+from ktcpvs.model.modifiers import NONE, Modifiers, Rewrite
+from ktcpvs.model.pattern import encode_pattern, re2_options
+from ktcpvs.model.request_values import normalized_path
+from ktcpvs.model.service import VirtualService
+from ktcpvs.model.templates import GROUPS, Template
+from ktcpvs.protocols.http1.target import url_text
+
+MAX_CACHED_MODIFIERS = 1024
+"""The most rules of a service whose edits are cached."""
+
+ValueOf = Callable[[str], bytes]
+"""Returns the value of a variable."""
+
+_NO_VALUE = re.compile(rb"[^\t -~\x80-\xff]")
+"""Bytes that no value of a field has (RFC 9110, section 5.5)."""
+
+_SAFE_IN_PATH = "/!$&'()*+,;=:@-._~"
+"""Characters of a path that need no encoding (RFC 3986, section 3.3)."""
+
+
+class HeaderLines:
+    """Edits of header lines in one direction. removed: names of the fields whose lines are dropped: canonical ones in
+    requests, in lower case in responses."""
+
+    __slots__ = ("_added", "removed")
+
+    def __init__(self, edits: Iterable[HeaderEdit], key: Callable[[str], str]) -> None:
+        """edits: in their order; a later one undoes earlier ones of the same field. key: name -> name in `removed`."""
+        removed: set[str] = set()
+        added: list[tuple[str, bytes, Template]] = []
+        for edit in edits:
+            name = key(edit.field_name)
+            if not edit.is_added:
+                removed.add(name)
+                added = [one for one in added if one[0] != name]
+            if edit.value:
+                added.append((name, edit.field_name.encode("ascii"), edit.template))
+        self.removed = frozenset(name.encode("ascii") for name in removed)
+        self._added = [(name, template) for _, name, template in added]
+
+    def __bool__(self) -> bool:
+        return bool(self.removed or self._added)
+
+    def added(self, value_of: ValueOf) -> bytes:
+        """Return the lines that are added."""
+        return b"".join(
+            [b"%b: %b\r\n" % (name, _NO_VALUE.sub(b"", template.filled(value_of))) for name, template in self._added]
+        )
+
+    def edited(self, head: bytes, value_of: ValueOf) -> bytes:
+        """Return the edited head of a response. head: without the empty line."""
+        if self.removed:
+            first, *lines = head.splitlines(True)
+            removed = self.removed
+            head = first + b"".join([line for line in lines if line[: line.find(b":")].lower() not in removed])
+        return head + self.added(value_of)
+
+
+class MessageEdits:
+    """The edits of the messages that one rule takes, or of all other messages of a service.
+
+    request, response: header lines.
+    """
+
+    __slots__ = ("_modifiers", "_rewrite", "request", "response")
+
+    def __init__(self, config: VirtualService, modifiers: Modifiers) -> None:
+        """modifiers: of the rule, after the service's own edits."""
+        request = [*map(header_edit_of, config.request_header), *modifiers.request_headers]
+        response = [*map(header_edit_of, config.response_header), *modifiers.response_headers]
+        self.request = HeaderLines(request, canonical)
+        self.response = HeaderLines(response, str.lower)
+        self._modifiers = modifiers
+        self._rewrite = None if modifiers.rewrite is None else _Rewriter(modifiers.rewrite)
+
+    def __bool__(self) -> bool:
+        return bool(self.request or self.response or self._modifiers)
+
+    def target(self, path: bytes, value_of: ValueOf) -> bytes:
+        """Return the path and query that the server gets. path: those of the request."""
+        if not path.startswith(b"/"):
+            return path  # OPTIONS *
+        if self._modifiers.strip_prefix is not None:
+            path = stripped(path, self._modifiers.strip_prefix.encode())
+        return path if self._rewrite is None else self._rewrite.rewritten(path, value_of)
+
+
+class _Rewriter:
+    def __init__(self, rewrite: Rewrite) -> None:
+        self._pattern: Any = re2.compile(encode_pattern(rewrite.pattern), options=re2_options())
+        self._template = rewrite.template
+
+    def rewritten(self, path: bytes, value_of: ValueOf) -> bytes:
+        found = self._pattern.search(path)
+        if found is None:
+            return path
+        groups = {name: group or b"" for name, group in zip(GROUPS, found.groups(), strict=False)}
+        text = self._template.filled(lambda name: groups.get(name, b"") if name in GROUPS else value_of(name))
+        whole = url_text(path[: found.start()] + text + path[found.end() :]).replace(b"#", b"%23")
+        return whole if whole.startswith(b"/") else b"/" + whole
+
+
+def stripped(path: bytes, prefix: bytes) -> bytes:
+    """Return a path and query without `prefix`, where the path begins with it by whole segments as servers read it.
+
+    A path that is written differently (`/x/../admin`, `/%61dmin`) is normalized first, so that the server gets what the
+    conditions of the rule have seen.
+    """
+    prefix = prefix.removesuffix(b"/")
+    written, mark, query = path.partition(b"?")
+    normalized = normalized_path(written)
+    if normalized != prefix and not normalized.startswith(prefix + b"/"):
+        return path
+    left = written[len(prefix) :]
+    if not written.startswith(prefix) or normalized_path(left or b"/") != (normalized[len(prefix) :] or b"/"):
+        left = quote_from_bytes(normalized[len(prefix) :], _SAFE_IN_PATH).encode("ascii")
+    if not left.startswith(b"/"):
+        left = b"/" + left
+    return left + mark + query
+
+
+class ServiceEdits:
+    """The edits of one service's messages. own: those of all messages; None: there are none."""
+
+    __slots__ = ("_cached", "_config", "own")
+
+    def __init__(self) -> None:
+        self._config: VirtualService | None = None
+        self._cached: dict[Modifiers, MessageEdits] = {}
+        self.own: MessageEdits | None = None
+
+    def configure(self, config: VirtualService) -> None:
+        """Apply a configuration."""
+        self._config, self._cached = config, {}
+        self.own = MessageEdits(config, NONE) or None
+
+    def of(self, modifiers: Modifiers) -> MessageEdits | None:
+        """Return the edits for messages that a rule with these modifiers takes."""
+        if not modifiers or self._config is None:
+            return self.own
+        found = self._cached.get(modifiers)
+        if found is None:
+            if len(self._cached) >= MAX_CACHED_MODIFIERS:
+                self._cached.clear()
+            found = self._cached[modifiers] = MessageEdits(self._config, modifiers)
+        return found
