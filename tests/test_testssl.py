@@ -30,7 +30,7 @@ def test_findings_that_say_nothing_about_the_switch_pass() -> None:
     assert testssl.failures([finding("HIGH", name, text) for name in names]) == []
 
 
-@pytest.mark.parametrize("name", [*{name for name, _ in testssl.NOT_OURS}, "cert_trust", "scanProblem"])
+@pytest.mark.parametrize("name", [*dict.fromkeys(name for name, _ in testssl.NOT_OURS), "cert_trust", "scanProblem"])
 def test_another_text_with_such_an_identifier_fails(name: str) -> None:
     assert testssl.failures([finding("HIGH", name)]) == [f"HIGH: {name}: what was found"]
 

@@ -59,5 +59,6 @@ class TemplateValues:
             "tls_server_name": (tls.sni or "") if tls is not None else "",
             "tls_version": tls.version if tls is not None else "",
             "client_certificate_subject": tls.certificate_subject if tls is not None else "",
+            "client_certificate_fingerprint": tls.certificate_fingerprint if tls is not None else "",
         }
         return values[name]
