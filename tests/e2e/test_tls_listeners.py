@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import socket
 import ssl
@@ -170,6 +171,7 @@ def test_client_certificates(daemon: Daemon, authority: Authority, site: str, se
     serve(
         daemon, "s", secure(port), server=serve_heads.address, certificate=[site], client_ca=ca,
         client_certificate="required", client_cert_header="on",
+        request_header=["X-Subject {client_certificate_subject}", "X-Print {client_certificate_fingerprint}"],
     )  # fmt: skip
     where = "-connect", f"{LOOPBACK}:{port}", "-servername", "localhost", "-CAfile", ca
     for version in "-tls1_2", "-tls1_3":
@@ -182,6 +184,8 @@ def test_client_certificates(daemon: Daemon, authority: Authority, site: str, se
     assert len(fields) == 1, fetched.stderr
     (line,) = (line for line in fetched.stdout.split(b"\r\n") if line.startswith(b"Client-Cert: :"))
     assert ssl.DER_cert_to_PEM_cert(der).replace("\n", "").encode().find(line[14:-1]) > 0
+    assert b"\r\nX-Subject: CN=alice\r\n" in fetched.stdout
+    assert b"\r\nX-Print: %b\r\n" % hashlib.sha256(der).hexdigest().encode() in fetched.stdout
     for words in ((), ("--cert", str(stranger))):
         refused = run(*fetch, *words, url)
         assert refused.returncode != 0
