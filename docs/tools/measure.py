@@ -29,8 +29,10 @@ from ktcpvs.dispatch.admission import Admission
 from ktcpvs.model.address import Inet
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.network import Network, Networks
+from ktcpvs.model.real_server import RealServer
+from ktcpvs.model.rule import Rule
 from ktcpvs.model.scheduling import Request, ServiceView
-from ktcpvs.model.service import RealServer, Rule, VirtualService
+from ktcpvs.model.service import VirtualService
 from ktcpvs.protocols import http2 as protocol
 from ktcpvs.runtime.context import Context
 from ktcpvs.schedulers.http import HTTP

@@ -16,8 +16,9 @@ from ktcpvs.model.describe import describe_server, describe_service
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.health import DRAINING, STANDBY, Health
 from ktcpvs.model.latency import described as latencies
+from ktcpvs.model.real_server import RealServer
 from ktcpvs.model.server_words import MAINTENANCE
-from ktcpvs.model.service import RealServer, VirtualService
+from ktcpvs.model.service import VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.services.director import Director
 from ktcpvs.services.running import RunningService

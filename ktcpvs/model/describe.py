@@ -8,7 +8,9 @@ from ktcpvs.model.address import Address
 from ktcpvs.model.language.writer import write_test
 from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.network import Networks
-from ktcpvs.model.service import OPTIONS, RealServer, Rule, VirtualService
+from ktcpvs.model.real_server import RealServer
+from ktcpvs.model.rule import Rule
+from ktcpvs.model.service import OPTIONS, VirtualService
 from ktcpvs.model.table import Table
 
 

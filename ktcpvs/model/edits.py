@@ -16,8 +16,9 @@ from ktcpvs.errors import BadAddress, BadValue, Busy, NoSuchServer, ServiceExist
 from ktcpvs.model.address import Address, Inet, Unix
 from ktcpvs.model.listen import ListenAddress, as_listen
 from ktcpvs.model.network import Networks
+from ktcpvs.model.real_server import RealServer
 from ktcpvs.model.server_words import DRAIN, MAINTENANCE, READY
-from ktcpvs.model.service import RealServer, VirtualService
+from ktcpvs.model.service import VirtualService
 from ktcpvs.model.settings import DAY, SECRETS, Settings
 from ktcpvs.model.table import Table
 

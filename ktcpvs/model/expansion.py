@@ -12,7 +12,9 @@ from attrs import evolve
 
 from ktcpvs.errors import BadAddress, shorten
 from ktcpvs.model.address import Address, Inet, parse_address
-from ktcpvs.model.service import RealServer, Rule, VirtualService
+from ktcpvs.model.real_server import RealServer
+from ktcpvs.model.rule import Rule
+from ktcpvs.model.service import VirtualService
 from ktcpvs.model.table import Table
 
 Resolution = Mapping[str, tuple[str, ...]]

@@ -19,7 +19,8 @@ from ktcpvs.model.destination import Destination
 from ktcpvs.model.modifiers import NONE as NO_MODIFIERS
 from ktcpvs.model.modifiers import Modifiers
 from ktcpvs.model.request_values import arguments, cookies, host_of, normalized_path
-from ktcpvs.model.service import Rule, VirtualService
+from ktcpvs.model.rule import Rule
+from ktcpvs.model.service import VirtualService
 
 CONNECTION = "CONNECTION"
 """Choose once for each connection, before anything has been read from it."""
@@ -63,6 +64,10 @@ class TLSNames(Protocol):
     @property
     def certificate_subject(self) -> str:
         """Of the client's certificate; "" without one."""
+
+    @property
+    def certificate_fingerprint(self) -> str:
+        """The SHA-256 of the client's certificate, in hexadecimal; "" without one."""
 
 
 class ClientSide(Protocol):

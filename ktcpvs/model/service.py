@@ -23,20 +23,18 @@ from ktcpvs.errors import (
     ServerExists,
     shorten,
 )
-from ktcpvs.model.actions import Action, as_action
+from ktcpvs.model.actions import Action
 from ktcpvs.model.address import Address, Inet, parse_address
 from ktcpvs.model.check import read_check, well_formed
-from ktcpvs.model.conditions import NAME, PATTERN, RESERVED, Condition, conditions_of, normalized_text
+from ktcpvs.model.conditions import NAME, normalized_text
 from ktcpvs.model.error_pages import each_status_once, read_error_page
 from ktcpvs.model.expectation import Expectation
 from ktcpvs.model.header_edits import header_edits, read_header_edit
 from ktcpvs.model.listen import Listen, ListenAddress, as_listen, check_complete, read_listen
 from ktcpvs.model.listen import well_formed as well_formed_listen
-from ktcpvs.model.modifiers import NONE, Modifiers, as_modifiers
+from ktcpvs.model.modifiers import Modifiers
 from ktcpvs.model.network import Network, Networks, read_networks
 from ktcpvs.model.options import (
-    MAX_COUNT,
-    MAX_WEIGHT,
     OFF,
     count,
     in_range,
@@ -49,21 +47,19 @@ from ktcpvs.model.options import (
     read_rate,
     read_word,
 )
-from ktcpvs.model.pattern import DEFAULT_PATTERNS, check_pattern
+from ktcpvs.model.real_server import RealServer
 from ktcpvs.model.retry_on import DEFAULT as RETRY_DEFAULT
 from ktcpvs.model.retry_on import read_retry_on
 from ktcpvs.model.retry_on import well_formed as well_formed_retry_on
-from ktcpvs.model.server_words import BACKUP, MODES, READY
+from ktcpvs.model.rule import Rule
 from ktcpvs.model.settings import DAY, Settings
 from ktcpvs.model.sticky import read_sticky
 from ktcpvs.model.sticky import well_formed as well_formed_sticky
 from ktcpvs.model.tls import (
     CONTRADICTING,
     OPTIONAL,
-    PROXY_VERSIONS,
     REFUSE,
     REQUIRED,
-    ServerTLS,
     ciphers,
     contradiction,
     path,
@@ -83,18 +79,12 @@ COOKIE = "KTCPVS_SID"
 """The usual name of the cookie of `chttp`."""
 HTTPS_PORT = 443
 """The port that a URL of https need not name."""
-MAX_MATCH = 10
 IDENT = re.compile(r'[^\s"{}#=\x00-\x1f\x7f-\x9f]{1,128}')
 SCHEDULER = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 def _complete(instance: object, attribute: Attribute[Any], value: Address | None) -> None:
     check_complete(value)
-
-
-def _weight(instance: object, attribute: Attribute[int], value: int) -> None:
-    if not 0 <= value <= MAX_WEIGHT:
-        raise BadValue(f"weight {value} is out of range: 0..{MAX_WEIGHT}")
 
 
 def _ident(instance: object, attribute: Attribute[str], value: str) -> None:
@@ -108,44 +98,6 @@ def _ident(instance: object, attribute: Attribute[str], value: str) -> None:
 def _scheduler(instance: object, attribute: Attribute[str], value: str) -> None:
     if not SCHEDULER.fullmatch(value):
         raise BadValue(f"'{shorten(value)}' is not a valid scheduler name")
-
-
-def _maxconn(instance: object, attribute: Attribute[int], value: int) -> None:
-    if not 0 <= value <= MAX_COUNT:
-        raise BadValue(f"{attribute.name} {value} is out of range: 0..{MAX_COUNT}")
-
-
-def _priority(instance: object, attribute: Attribute[int], value: int) -> None:
-    if not 0 <= value <= BACKUP:
-        raise BadValue(f"priority {value} is out of range: 0..{BACKUP}")
-
-
-@frozen
-class RealServer:
-    """A server with its weight; weight 0 = quiesced. maxconn: the most connections at once; 0: no limit. name: the
-    configured host name that this address belongs to; None: the address itself is configured. tls: of connections to
-    it; None: they have none. h2: they speak HTTP/2; with TLS only if the server chooses it by ALPN. proxy: the version
-    of the PROXY protocol that tells it who the client is, or OFF.
-    priority: 0 is the first; servers of a later one stand by until those before them do not suffice; BACKUP is the
-    last. mode: READY, DRAIN or MAINTENANCE. check: the address at which it is checked; None: as the option `check`
-    says. max_pending: the most requests that wait for it while it is full; 0: no limit."""
-
-    address: Address = field(validator=_complete)
-    weight: int = field(default=1, validator=_weight)
-    maxconn: int = field(default=0, validator=_maxconn)
-    name: str | None = None
-    tls: ServerTLS | None = None
-    h2: bool = False
-    proxy: str = field(default=OFF, validator=one_of(OFF, *PROXY_VERSIONS))
-    priority: int = field(default=0, validator=_priority)
-    mode: str = field(default=READY, validator=one_of(*MODES))
-    check: Address | None = field(default=None, validator=_complete)
-    max_pending: int = field(default=0, validator=_maxconn)
-
-    @property
-    def share(self) -> int:
-        """The weight with which it gets new connections: 0 unless it is ready."""
-        return self.weight if self.mode == READY else 0
 
 
 def _log_place(instance: object, attribute: Attribute[str], value: str) -> None:
@@ -165,114 +117,6 @@ def _cookie_name(instance: object, attribute: Attribute[str], value: str) -> Non
 def _cookie_domain(instance: object, attribute: Attribute[str | None], value: str | None) -> None:
     if value is not None and not re.fullmatch(r"(?=.{1,253}\Z)[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*", value):
         raise BadValue(f"cookie_domain = {shorten(value, 40)}: expected a domain (example: shop.example)")
-
-
-_RULE_NAME = re.compile(r"(?![0-9]+\Z)[A-Za-z0-9_.-]{1,64}")
-
-
-def check_rule_name(name: str) -> None:
-    """Raise BadValue for a name that a rule cannot have."""
-    if not _RULE_NAME.fullmatch(name) or name.lower() in RESERVED:
-        raise BadValue(
-            f"'{shorten(name, 60)}' is not a valid name of a rule: expected 1 to 64 letters, digits and _ . -, not "
-            "digits alone, and no word of the language"
-        )
-
-
-def _rule_name(instance: object, attribute: Attribute[str | None], value: str | None) -> None:
-    if value is not None:
-        check_rule_name(value)
-
-
-@frozen
-class Rule:
-    """Requests that meet all conditions go to one of `servers`, or get the response of `action`.
-
-    pattern: the pattern that is searched in the target, or the text of other conditions (model.conditions). match: the
-    number (0..10) of the pattern's group whose text schedulers hash; None if no number was given. name: identifies the
-    rule; None: its conditions do. action: None: there are servers; else there are none. modifiers: what changes in
-    requests and responses.
-    """
-
-    pattern: str = field(converter=normalized_text)
-    servers: tuple[Address, ...]
-    match: int | None = None
-    name: str | None = field(default=None, validator=_rule_name)
-    action: Action | None = field(default=None, converter=as_action)
-    modifiers: Modifiers = field(default=NONE, converter=as_modifiers)
-    conditions: tuple[Condition, ...] = field(init=False, eq=False, repr=False)
-    is_pattern: bool = field(init=False, eq=False, repr=False)
-    """Whether its only condition is one pattern."""
-    key: str = field(init=False, eq=False, repr=False)
-    """The rule is known by it in its service: no two have the same."""
-
-    @conditions.default
-    def _read_conditions(self) -> tuple[Condition, ...]:
-        return conditions_of(self.pattern)
-
-    @is_pattern.default
-    def _is_pattern(self) -> bool:
-        return len(self.conditions) == 1 and self.hashed_pattern is not None
-
-    @key.default
-    def _key(self) -> str:
-        return self.pattern if self.name is None else f"{NAME} {self.name}"
-
-    def __attrs_post_init__(self) -> None:
-        if self.match is not None:
-            self._check_match(self.match)
-        if self.action is not None:
-            self._check_action(self.action)
-        elif not self.servers:
-            raise NoSuchServer(f"rule '{shorten(self.label)}' names no server")
-        if self.modifiers.groups:
-            self._check_groups(self.modifiers.groups, str(self.modifiers))
-        if self.action is not None and (self.modifiers.strip_prefix or self.modifiers.rewrite):
-            raise BadValue(f"rule '{shorten(self.label)}': {self.action.summary}: no server gets its requests")
-        if len(set(self.servers)) != len(self.servers):
-            raise RuleExists(f"rule '{shorten(self.label)}' names a server twice")
-
-    def _check_action(self, action: Action) -> None:
-        label = shorten(self.label)
-        if self.servers:
-            raise BadValue(f"rule '{label}': either servers, or {action.summary}")
-        if self.match is not None:
-            raise BadValue(f"match {self.match}: rule '{label}' chooses no server")
-        self._check_groups(action.groups, str(action))
-
-    def _check_groups(self, needed: int, text: str) -> None:
-        """Raise BadValue if the pattern has fewer groups than templates in `text` need."""
-        pattern = self.hashed_pattern
-        groups = check_pattern(pattern) if pattern is not None else 0
-        if needed > groups:
-            has = "no pattern" if pattern is None else f"a pattern with {groups} groups"
-            raise BadValue(f"{shorten(text)}: unknown variable '{needed}': rule '{shorten(self.label)}' has {has}")
-
-    def _check_match(self, match: int) -> None:
-        pattern = self.hashed_pattern
-        if pattern is None:
-            raise BadValue(f"match {match}: rule '{shorten(self.label)}' has no pattern")
-        if not 0 <= match <= MAX_MATCH:
-            raise BadValue(f"match {match} is out of range: 0..{MAX_MATCH}")
-        groups = check_pattern(pattern)
-        if match > groups:
-            raise BadValue(f"match {match}: pattern '{shorten(pattern)}' has {groups} groups")
-
-    @property
-    def label(self) -> str:
-        """Its name, or else its conditions, for people."""
-        return self.pattern if self.name is None else self.name
-
-    @property
-    def hashed_pattern(self) -> str | None:
-        """The pattern whose groups `match` counts: that of its only condition with one; None: there is no such."""
-        found = [one for one in self.conditions if one.kind == PATTERN and not one.is_negated]
-        return found[0].values[0] if len(found) == 1 and len(found[0].values) == 1 else None
-
-    @property
-    def is_default(self) -> bool:
-        """Whether the rule is tried last, wherever it is in the list."""
-        return self.pattern in DEFAULT_PATTERNS
 
 
 def _forwarding(field_name: str) -> Any:

@@ -18,6 +18,7 @@ from ktcpvs.model.check import OFF
 from ktcpvs.model.conditions import TLS, Condition
 from ktcpvs.model.expectation import NOBODY
 from ktcpvs.model.options import OFF as NO_RATE
+from ktcpvs.model.rule import Rule
 from ktcpvs.model.scheduling import (
     CLIENT_HELLO,
     CONNECTION,
@@ -32,7 +33,7 @@ from ktcpvs.model.scheduling import (
     IUsesOptions,
 )
 from ktcpvs.model.server_words import H2, READY
-from ktcpvs.model.service import KERNEL, NO_LOG, OPTIONS, SPLICE, Rule, VirtualService
+from ktcpvs.model.service import KERNEL, NO_LOG, OPTIONS, SPLICE, VirtualService
 from ktcpvs.model.tls import TLS_OPTIONS
 
 WHOLE = "whole"

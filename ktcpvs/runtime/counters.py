@@ -6,7 +6,7 @@ import mmap
 
 from ktcpvs.model.clients import ClientTable
 from ktcpvs.model.destination import Destination
-from ktcpvs.model.service import RealServer
+from ktcpvs.model.real_server import RealServer
 
 MAX_KEY_BYTES = 64
 """The longest key that the hash of client addresses takes."""

@@ -10,7 +10,8 @@ from ktcpvs.errors import NoTLS
 from ktcpvs.interfaces import EACH_REQUEST
 from ktcpvs.model.address import Address
 from ktcpvs.model.options import OFF
-from ktcpvs.model.service import RealServer, VirtualService
+from ktcpvs.model.real_server import RealServer
+from ktcpvs.model.service import VirtualService
 from ktcpvs.model.tls import ServerTLS
 from ktcpvs.protocols.http2.constants import ALPN
 from ktcpvs.streams.connector import ConnectionOptions

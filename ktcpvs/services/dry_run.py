@@ -54,6 +54,7 @@ class _AssumedTLS:
     sni: str | None
     version: str = "TLSv1.3"
     certificate_subject: str = ""
+    certificate_fingerprint: str = ""
 
 
 @frozen

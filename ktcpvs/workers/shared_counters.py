@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from ktcpvs.model.clients import ClientTable
 from ktcpvs.model.destination import Destination, SharedDestination
-from ktcpvs.model.service import RealServer
+from ktcpvs.model.real_server import RealServer
 from ktcpvs.model.table import Table
 from ktcpvs.runtime.counters import ClientCounter, Counters
 from ktcpvs.system.shared import MAX_ROWS, SharedTable

@@ -15,8 +15,9 @@ from twisted.internet.testing import MemoryReactorClock
 from ktcpvs.dispatch.selection import NOBODY, QUEUE, SERVER, Decision, Selector
 from ktcpvs.model.address import Inet
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.real_server import RealServer
 from ktcpvs.model.scheduling import Request, ServiceView
-from ktcpvs.model.service import RealServer, VirtualService
+from ktcpvs.model.service import VirtualService
 from ktcpvs.runtime.context import Context
 from ktcpvs.schedulers.wlc import WLC
 from ktcpvs.system.log import EventLog

@@ -8,8 +8,10 @@ from typing import Any
 
 from ktcpvs.model.address import Inet
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.real_server import RealServer
+from ktcpvs.model.rule import Rule
 from ktcpvs.model.scheduling import Choice, Request, ServiceView
-from ktcpvs.model.service import COOKIE, RealServer, Rule, VirtualService
+from ktcpvs.model.service import COOKIE, VirtualService
 from ktcpvs.protocols import http1
 from ktcpvs.protocols.http1 import BadRequest
 from ktcpvs.schedulers.chttp import CHTTP, name_of

@@ -60,10 +60,12 @@ from ktcpvs.model.language.lexer import word
 from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.modifiers import Modifiers, Rate, Rewrite
 from ktcpvs.model.network import Network, Networks, parse_networks
-from ktcpvs.model.options import MAX_COUNT
+from ktcpvs.model.options import MAX_COUNT, MAX_WEIGHT
 from ktcpvs.model.pattern import check_pattern
+from ktcpvs.model.real_server import RealServer
+from ktcpvs.model.rule import MAX_MATCH, Rule
 from ktcpvs.model.server_words import BACKUP, MODES
-from ktcpvs.model.service import MAX_MATCH, MAX_WEIGHT, NO_FALLBACK, RELAYS, RealServer, Rule, VirtualService
+from ktcpvs.model.service import NO_FALLBACK, RELAYS, VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
 from ktcpvs.model.tls import ServerTLS

@@ -14,7 +14,8 @@ from ktcpvs.model.describe import describe_rule
 from ktcpvs.model.edits import AddRule, AddServer, AddService, DeleteRule, Edit, EditRule
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write_rule
-from ktcpvs.model.service import Rule, VirtualService
+from ktcpvs.model.rule import Rule
+from ktcpvs.model.service import VirtualService
 from ktcpvs.model.table import Table
 from tests.model.strategies import actions
 

@@ -63,7 +63,9 @@ from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write
 from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.network import parse_networks
-from ktcpvs.model.service import RealServer, Rule, VirtualService
+from ktcpvs.model.real_server import RealServer
+from ktcpvs.model.rule import Rule
+from ktcpvs.model.service import VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
 from ktcpvs.model.tls import ServerTLS

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from ktcpvs.errors import BadAddress
 from ktcpvs.model.address import Inet, Unix, parse_address
 from ktcpvs.model.expansion import expanded, names_of, parse_nameserver
-from ktcpvs.model.service import RealServer, Rule, VirtualService
+from ktcpvs.model.real_server import RealServer
+from ktcpvs.model.rule import Rule
+from ktcpvs.model.service import VirtualService
 from ktcpvs.model.table import Table
 
 NAMES = ("a.example", "b.example", "c.example")

@@ -12,7 +12,8 @@ from ktcpvs.model.describe import configuration
 from ktcpvs.model.expectation import CLIENT, OUTCOMES, REDIRECT, RESPOND, Expectation
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write
-from ktcpvs.model.service import RealServer, VirtualService
+from ktcpvs.model.real_server import RealServer
+from ktcpvs.model.service import VirtualService
 from ktcpvs.model.table import Table
 
 A, B = (parse_address(f"10.0.0.{number}:80") for number in (1, 2))

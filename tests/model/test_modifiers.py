@@ -16,7 +16,8 @@ from ktcpvs.model.header_edits import FORBIDDEN, HeaderEdit, header_edit_of
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write_rule
 from ktcpvs.model.modifiers import NONE, Modifiers, Rate, Rewrite, modifiers_of
-from ktcpvs.model.service import Rule, VirtualService
+from ktcpvs.model.rule import Rule
+from ktcpvs.model.service import VirtualService
 from ktcpvs.model.table import Table
 from tests.model.strategies import modifiers
 

@@ -14,7 +14,9 @@ from ktcpvs.model.edits import Load
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write
 from ktcpvs.model.listen import ListenAddress
-from ktcpvs.model.service import RealServer, Rule, VirtualService
+from ktcpvs.model.real_server import RealServer
+from ktcpvs.model.rule import Rule
+from ktcpvs.model.service import VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
 from ktcpvs.model.tls import ServerTLS

@@ -7,8 +7,10 @@ from hypothesis import given, settings
 
 from ktcpvs.model.address import Inet
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.real_server import RealServer
+from ktcpvs.model.rule import Rule
 from ktcpvs.model.scheduling import Request, ServiceView
-from ktcpvs.model.service import RealServer, Rule, VirtualService
+from ktcpvs.model.service import VirtualService
 from tests.model.strategies import services
 
 R1, R2 = Inet("r1", 80), Inet("r2", 80)

@@ -19,7 +19,9 @@ from ktcpvs.errors import (
 from ktcpvs.model.address import Inet, Unix
 from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.options import MAX_COUNT
-from ktcpvs.model.service import RealServer, Rule, VirtualService
+from ktcpvs.model.real_server import RealServer
+from ktcpvs.model.rule import Rule
+from ktcpvs.model.service import VirtualService
 
 R1, R2, R3 = Inet("r1", 80), Inet("r2", 80), Unix("/run/r3")
 WEB = VirtualService(

@@ -8,7 +8,9 @@ from ktcpvs.model.address import Inet, Unix
 from ktcpvs.model.describe import configuration, describe_service
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write, write_service, write_settings
-from ktcpvs.model.service import RealServer, Rule, VirtualService
+from ktcpvs.model.real_server import RealServer
+from ktcpvs.model.rule import Rule
+from ktcpvs.model.service import VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
 from tests.model.strategies import services, tables

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from ktcpvs.model.address import Inet
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.real_server import RealServer
+from ktcpvs.model.rule import Rule
 from ktcpvs.model.scheduling import Choice, Request, ServiceView
-from ktcpvs.model.service import RealServer, Rule, VirtualService
+from ktcpvs.model.service import VirtualService
 from ktcpvs.schedulers.chttp import CHTTP, BoundCHTTP
 from ktcpvs.schedulers.wlc import WLC
 

@@ -24,8 +24,10 @@ from ktcpvs.interfaces import (
 )
 from ktcpvs.model.address import Inet
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.real_server import RealServer
+from ktcpvs.model.rule import Rule
 from ktcpvs.model.scheduling import Choice, Considered, Request, ServiceView
-from ktcpvs.model.service import RealServer, Rule, VirtualService
+from ktcpvs.model.service import VirtualService
 from ktcpvs.system.plugins import find_schedulers
 
 FOUND = find_schedulers()

@@ -8,8 +8,10 @@ import pytest
 
 from ktcpvs.model.address import Inet
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.real_server import RealServer
+from ktcpvs.model.rule import Rule
 from ktcpvs.model.scheduling import Request, ServiceView
-from ktcpvs.model.service import RealServer, Rule, VirtualService
+from ktcpvs.model.service import VirtualService
 from ktcpvs.schedulers.http import HHTTP, HTTP
 from ktcpvs.schedulers.rendezvous import Rendezvous
 from ktcpvs.schedulers.sh import SH

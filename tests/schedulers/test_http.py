@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from ktcpvs.errors import BadPattern
 from ktcpvs.model.address import Inet
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.real_server import RealServer
+from ktcpvs.model.rule import Rule
 from ktcpvs.model.scheduling import BoundRule, Request, ServiceView
-from ktcpvs.model.service import RealServer, Rule, VirtualService
+from ktcpvs.model.service import VirtualService
 from ktcpvs.schedulers import rules as rules_module
 from ktcpvs.schedulers.binding import run_to_end
 from ktcpvs.schedulers.chttp import CHTTP

@@ -12,8 +12,10 @@ from naive_rules import TLS, Connection, holds, naive, request, requests, rule_t
 from ktcpvs.errors import BadValue
 from ktcpvs.model.address import Inet
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.real_server import RealServer
+from ktcpvs.model.rule import Rule
 from ktcpvs.model.scheduling import CLIENT_HELLO, EACH_REQUEST, BoundRule, Request, ServiceView
-from ktcpvs.model.service import RealServer, Rule, VirtualService
+from ktcpvs.model.service import VirtualService
 from ktcpvs.schedulers import rule_index
 from ktcpvs.schedulers.binding import run_to_end
 from ktcpvs.schedulers.chttp import CHTTP

@@ -8,8 +8,10 @@ from ktcpvs.errors import BadPattern, BadValue
 from ktcpvs.model.address import Inet, parse_address
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.listen import ListenAddress
+from ktcpvs.model.real_server import RealServer
+from ktcpvs.model.rule import Rule
 from ktcpvs.model.scheduling import Request, ServiceView
-from ktcpvs.model.service import RealServer, Rule, VirtualService
+from ktcpvs.model.service import VirtualService
 from ktcpvs.schedulers.sni import SNI
 from ktcpvs.schedulers.wlc import WLC
 

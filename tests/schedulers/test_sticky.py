@@ -10,8 +10,10 @@ import pytest
 from ktcpvs.errors import BadValue
 from ktcpvs.model.address import Inet, no_port_names
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.real_server import RealServer
+from ktcpvs.model.rule import Rule
 from ktcpvs.model.scheduling import Considered, Request, ServiceView
-from ktcpvs.model.service import RealServer, Rule, VirtualService
+from ktcpvs.model.service import VirtualService
 from ktcpvs.model.sticky import Sticky, parse_sticky, read_sticky
 from ktcpvs.schedulers.content import BoundRules
 from ktcpvs.schedulers.http import HTTP, PHTTP

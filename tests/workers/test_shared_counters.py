@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from ktcpvs.model.address import Inet
 from ktcpvs.model.destination import Destination, SharedDestination
-from ktcpvs.model.service import RealServer, VirtualService
+from ktcpvs.model.real_server import RealServer
+from ktcpvs.model.service import VirtualService
 from ktcpvs.model.table import Table
 from ktcpvs.runtime.counters import ClientCounter
 from ktcpvs.schedulers.order import REFRESHED_PER_CHOICE, Order

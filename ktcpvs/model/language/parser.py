@@ -24,8 +24,10 @@ from ktcpvs.model.listen import TLS, ListenAddress, check_complete, check_word
 from ktcpvs.model.modifiers import NONE, WORDS, Modifiers, read_modifier
 from ktcpvs.model.network import Network, Networks, parse_network, parse_networks, read_networks
 from ktcpvs.model.options import Option
+from ktcpvs.model.real_server import RealServer
+from ktcpvs.model.rule import Rule, check_rule_name
 from ktcpvs.model.server_words import SERVER_WORDS, read_words
-from ktcpvs.model.service import OPTIONS, RealServer, Rule, VirtualService, check_rule_name
+from ktcpvs.model.service import OPTIONS, VirtualService
 from ktcpvs.model.settings import Settings, whole_number
 from ktcpvs.model.tls import CONTRADICTING, contradiction
 
