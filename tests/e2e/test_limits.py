@@ -194,6 +194,7 @@ def test_failed_connects_leak_no_descriptors(daemon: Daemon) -> None:
         "total": 100,
         "refused": 100,
         "refusals": {"503": 100},
+        "responses": {},
         "queued": 0,
         "denied": 0,
         "limited": 0,

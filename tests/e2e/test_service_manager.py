@@ -219,5 +219,5 @@ def test_socket_activation_by_systemd_socket_activate(make_daemon: Make, serve: 
         daemon.wait_until_ready()
         (connection,) = daemon.connections()
         assert connection["client"] == f"{LOOPBACK}:{client.getsockname()[1]}"
-    with dial(("::1", port)) as refused, pytest.raises(ConnectionResetError):
+    with pytest.raises(ConnectionResetError), dial(("::1", port)) as refused:
         refused.recv(1)

@@ -158,7 +158,7 @@ def test_only_get_and_head_are_allowed_and_malformed_requests_leak_nothing(statu
                 said = b""
             assert not said.startswith(b"HTTP/1.1 200")
     idle = [socket.create_connection((LOOPBACK, status)) for _ in range(MAX_CONNECTIONS)]
-    with socket.create_connection((LOOPBACK, status), timeout=20) as one_more, pytest.raises(ConnectionResetError):
+    with pytest.raises(ConnectionResetError), socket.create_connection((LOOPBACK, status), timeout=20) as one_more:
         one_more.recv(1)
     for client in idle:
         client.close()
