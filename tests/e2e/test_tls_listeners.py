@@ -295,8 +295,11 @@ def test_a_denied_client_is_reset_before_its_handshake(
 ) -> None:
     port = free_port()
     serve(daemon, "s", secure(port), server=web[0].address, certificate=[site], deny="127.0.0.9")
-    with socket.create_connection((LOOPBACK, port), 10, ("127.0.0.9", 0)) as denied:
-        assert ending(denied) == "reset"  # without a byte from it
+    with (  # without a byte from it; the reset may come before connect() returns
+        pytest.raises(ConnectionResetError),
+        socket.create_connection((LOOPBACK, port), 10, ("127.0.0.9", 0)) as denied,
+    ):
+        denied.recv(1)
     assert daemon.stats("s")["stats"]["denied"] == 1
     assert fetch(port, context).startswith(b"HTTP/1.1 200 ")
     assert counted(daemon, "s") == ({"TLSv1.3 full": 1}, {})
@@ -318,7 +321,7 @@ def test_bad_clients_cost_only_themselves(
     for garbage in b"SSH-2.0-OpenSSH_9.2\r\n", bytes(300):
         client = stack.enter_context(dial((LOOPBACK, port)))
         client.sendall(garbage)
-        assert ending(client) in ("reset", "FIN")
+        assert ending(client) in ("reset", "end")
     half = stack.enter_context(dial((LOOPBACK, port)))
     half.sendall(b"\x16\x03\x01\x02\x00\x01")
     half.close()
