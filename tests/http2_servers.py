@@ -7,6 +7,7 @@ Each responds to `/hello.txt` with "hello of NAME". All but HAProxy have `/big.b
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 from authority import SERVER
@@ -15,7 +16,7 @@ from servers import LOOPBACK, NGINX_START, Program, answers, free_port
 from tls_peers import authority
 
 
-class HTTP2Server(Program):
+class HTTP2Server(Program, ABC):
     """plain, tls: the addresses without TLS and with it. hello: the content of `/hello.txt`."""
 
     name: str
@@ -41,9 +42,9 @@ class HTTP2Server(Program):
     def ports(self) -> list[int]:
         return [int(address.rpartition(":")[2]) for address in (self.plain, self.tls)]
 
+    @abstractmethod
     def begin(self) -> None:
         """Start it, and do not wait."""
-        raise NotImplementedError
 
 
 class Nghttpd(HTTP2Server):

@@ -20,7 +20,7 @@ ERROR_CODE, ERROR_DESCRIPTION = b"_error_code", b"_error_description"
 
 
 class BadResponse(Exception):
-    """What came is not the response to a command; str() is the reason."""
+    """The daemon has sent something else than the response to a command; str() is the reason."""
 
 
 class TooLong(Exception):

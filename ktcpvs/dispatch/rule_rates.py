@@ -14,7 +14,7 @@ from ktcpvs.model.service import VirtualService
 from ktcpvs.runtime.context import Context
 
 _OF_CLIENT, _OF_VALUE = b"c", b"v"
-"""What a bucket is for: an address and a value never share one."""
+"""The kinds of buckets: an address and a value never share one."""
 
 
 class RuleRates:

@@ -28,7 +28,7 @@ class StreamCarrier(Protocol):
 
 
 class StreamUser(Protocol):
-    """What a request is made for."""
+    """The owner of a request."""
 
     def response_received(self) -> None:
         """More of the response can be taken. May be called although there is nothing."""

@@ -35,7 +35,7 @@ class Opening(Protocol):
 
 
 class HTTP2Keeper(Protocol):
-    """What keeps the HTTP/2 connections of a service."""
+    """The keeper of the HTTP/2 connections of a service."""
 
     def ended(self, connection: HTTP2ServerConnection) -> None:
         """The connection accepts no more requests, or is over."""
@@ -114,7 +114,7 @@ class HTTP2ServerConnection:
 
     @property
     def capacity(self) -> int:
-        """How many server connections it can carry at once."""
+        """The most server connections that it can carry at once."""
         protocol = self.protocol
         if self.is_over or protocol.has_received_goaway or not protocol.has_stream_numbers:
             return 0

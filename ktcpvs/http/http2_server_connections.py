@@ -42,7 +42,7 @@ class Connections(ConnectionKeeper, Protocol):
 
 
 Found = HTTP2ServerConnection | ServerConnection
-"""What a request gets that waits for a connection: one that has room, or one of its own that speaks HTTP/1.1."""
+"""The connection for a request that waits for one: it has room, or is its own and speaks HTTP/1.1."""
 
 
 class _Waiter:

@@ -24,7 +24,7 @@ MAX_BUFFERED = 64 << 10
 """Bytes of a request that wait for the server's window, above which the client is not read."""
 
 MAX_RESENT = 2
-"""How often a request is sent again that the server has not begun with, or that its connection cannot carry, before its
+"""The most repetitions of a request that the server has not begun with, or that its connection cannot carry, before its
 server connection counts as lost."""
 
 

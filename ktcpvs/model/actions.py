@@ -88,7 +88,7 @@ class Redirect:
 
     @property
     def summary(self) -> str:
-        """What it does, in two words."""
+        """Its effect, in two words."""
         return f"{REDIRECT} {self.status}"
 
     @property
@@ -119,7 +119,7 @@ class Respond:
 
     @property
     def summary(self) -> str:
-        """What it does, in two words."""
+        """Its effect, in two words."""
         return f"{RESPOND} {self.status}"
 
     @property

@@ -45,7 +45,7 @@ OWN_FIELDS = ("host", "connection", "content-length", "transfer-encoding", "te",
 
 @frozen
 class CheckResponse:
-    """What a server has responded to a check. line: the first line, shortened; "": there was none. weight: the value of
+    """The response of a server to a check. line: the first line, shortened; "": there was none. weight: the value of
     the field that `weight` names; None: it has no such field."""
 
     line: str = ""

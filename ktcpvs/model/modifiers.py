@@ -27,7 +27,7 @@ RATE, REQUEST_HEADER, RESPONSE_HEADER, STRIP_PREFIX, REWRITE = WORDS = (
 
 
 BY_CLIENT, BY_HEADER, BY_COOKIE = KEYS = ("client", "header", "cookie")
-"""What a rate counts by."""
+"""The keys by which a rate counts."""
 
 BURST = "burst"
 

@@ -251,12 +251,12 @@ class BoundRule:
 
     @property
     def action(self) -> Action | None:
-        """What happens instead of choosing a server; None: a server is chosen."""
+        """The action in place of a server; None: a server is chosen."""
         return self.rule.action if self.rule is not None else None
 
     @property
     def modifiers(self) -> Modifiers:
-        """What changes in its requests and their responses."""
+        """The changes to its requests and their responses."""
         return self.rule.modifiers if self.rule is not None else NO_MODIFIERS
 
 

@@ -94,8 +94,8 @@ class Connector:
 
     @property
     def hint(self) -> str:
-        """What to add to the reason why a server has ended a connection without a response; "": nothing. A server that
-        does not expect the PROXY protocol finds no request in its header."""
+        """The text to add to the reason why a server has ended a connection without a response; "": nothing. A server
+        that does not expect the PROXY protocol finds no request in its header."""
         proxy = self.options.proxy
         return "" if proxy == OFF else f"; does it expect the PROXY protocol (proxy {proxy})?"
 

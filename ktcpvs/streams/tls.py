@@ -33,7 +33,7 @@ MAX_WRITE_SIZE = 64 << 10
 """Bytes that are encrypted before they are given to the transport below, so that the shared BIO stays small."""
 
 MAX_KNOWN_FACTS = 256
-"""How many facts connections share that differ in nothing."""
+"""The most facts that are kept for connections that differ in nothing."""
 
 _ALERT = "_ALERT_"
 

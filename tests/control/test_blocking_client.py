@@ -23,7 +23,7 @@ from ktcpvs.control.endpoints import ControlAddress
 from ktcpvs.errors import Refusal
 
 Answer = Callable[[socket.socket], object]
-"""What a daemon does on a connection when it has received a command."""
+"""The behaviour of a daemon on a connection on which it has received a command."""
 
 
 @pytest.fixture

@@ -106,7 +106,7 @@ class Load:
 
 @contextlib.contextmanager
 def undisturbed(loads: Sequence[Load]) -> Iterator[None]:
-    """What is done within the block disturbs none of the loads: afterwards each gets responses, and none has failed."""
+    """The actions within the block disturb none of the loads: afterwards each gets responses, and none has failed."""
     before = [load.answered for load in loads]
     yield
     for load, count in zip(loads, before, strict=True):

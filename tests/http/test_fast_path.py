@@ -333,7 +333,7 @@ def test_a_session_is_cut_out_as_by_the_scanner(
 @given(st.permutations(OTHER_LINES), st.integers(0, 200), st.integers(1, 60))
 @settings(max_examples=500)
 def test_nothing_else_is_cut_out(others: list[bytes], begin: int, size: int) -> None:
-    """What a scheduler cuts out of other lines is for the scanner, which may refuse it."""
+    """The scanner reads the lines that a scheduler has cut, and may refuse them."""
     without_cookie = pytest.importorskip("ktcpvs.http._fast_path").without_cookie
     lines = b"".join(line + b"\r\n" for line in [b"Host: h", *others, b"Cookie: a=1; b=2; c=3", b"cookie: d"])
     left = lines[:begin] + lines[begin + size :]

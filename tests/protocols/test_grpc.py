@@ -1,4 +1,4 @@
-"""What a proxy reads and writes of gRPC."""
+"""The parts of gRPC that a proxy reads and writes."""
 
 from __future__ import annotations
 
