@@ -14,11 +14,12 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from ktcpvs.http.http2_request_stream import RequestStream, StreamUser
+from ktcpvs.http.http2_stream_transport import HTTP2StreamTransport
 from ktcpvs.protocols.http1 import BadFrame, BadRequest
 from ktcpvs.protocols.http2 import MalformedMessage
-from ktcpvs.streams.contract import BackpressuredWriter, NotDetachable, SocketAddress
+from ktcpvs.streams.contract import BackpressuredWriter, SocketAddress
 from ktcpvs.streams.stream import Stream
-from ktcpvs.streams.transport import StreamTransport, nothing
+from ktcpvs.streams.transport import nothing
 
 MAX_BUFFERED = 64 << 10
 """Bytes of a request that wait for the server's window, above which the client is not read."""
@@ -56,7 +57,7 @@ class Carrier(Protocol):
         """Call in a later turn."""
 
 
-class HTTP2ServerTransport(StreamTransport):
+class HTTP2ServerTransport(HTTP2StreamTransport):
     """stream: the server connection; None once it is over. is_idle: no request is in progress."""
 
     __slots__ = (
@@ -279,18 +280,12 @@ class HTTP2ServerTransport(StreamTransport):
         waiting = len(self._unsent) if self._unsent is not None else 0
         return waiting + (self._request.unsent if self._request is not None else 0)
 
-    def is_gone(self) -> bool:
-        return self.stream is None
-
     def has_input(self) -> bool:
         return self._request is not None and self._request.response.held > 0
 
     def has_ended(self) -> bool:
         request = self._request
         return request is not None and request.response.is_tunnel and request.response.has_ended
-
-    def take_input(self, size: int) -> bytes | None:
-        return None
 
     @property
     def peer_address(self) -> SocketAddress:
@@ -299,16 +294,6 @@ class HTTP2ServerTransport(StreamTransport):
     @property
     def local_address(self) -> SocketAddress:
         return self._carrier.local_address
-
-    def detach_obstacle(self) -> NotDetachable | None:
-        return NotDetachable.NO_SOCKET
-
-    def release(self) -> None:
-        """Raise: there is no socket."""
-        raise RuntimeError("a stream of HTTP/2 cannot be detached")
-
-    def getHandle(self) -> Any:
-        """None: there is no socket."""
 
     def state(self) -> str:
         return "idle" if self.is_idle else f"a request in progress, {self.unsent()} bytes unsent"

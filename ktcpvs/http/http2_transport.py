@@ -10,13 +10,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from ktcpvs.http.http2_sender import StreamSender
+from ktcpvs.http.http2_stream_transport import HTTP2StreamTransport
 from ktcpvs.protocols import http2
 from ktcpvs.protocols.http1 import BadFrame, BadResponse
 from ktcpvs.protocols.http2.constants import INTERNAL_ERROR
 from ktcpvs.protocols.http2.downgrade import RequestWriter, ResponseReader
-from ktcpvs.streams.contract import BackpressuredWriter, NotDetachable, SocketAddress
+from ktcpvs.streams.contract import BackpressuredWriter, SocketAddress
 from ktcpvs.streams.stream import Stream
-from ktcpvs.streams.transport import StreamTransport, nothing
+from ktcpvs.streams.transport import nothing
 
 MAX_BUFFERED = 64 << 10
 """Bytes of a response that wait for the client's window, above which the server is not read."""
@@ -56,7 +57,7 @@ class Multiplexer(Protocol):
         """The transport is over."""
 
 
-class HTTP2Transport(StreamTransport):
+class HTTP2Transport(HTTP2StreamTransport):
     """One stream of a client. It behaves as a socket on which one request comes, and then a FIN.
 
     stream: that of the client connection; None once it is over. deadline: the call that ends the request; None: there
@@ -252,17 +253,11 @@ class HTTP2Transport(StreamTransport):
     def unsent(self) -> int:
         return self._sender.unsent
 
-    def is_gone(self) -> bool:
-        return self.stream is None
-
     def has_input(self) -> bool:
         return bool(self._input) or self._has_fin
 
     def has_ended(self) -> bool:
         return self._has_fin
-
-    def take_input(self, size: int) -> bytes | None:
-        return None
 
     @property
     def peer_address(self) -> SocketAddress:
@@ -271,16 +266,6 @@ class HTTP2Transport(StreamTransport):
     @property
     def local_address(self) -> SocketAddress:
         return self._multiplexer.local_address
-
-    def detach_obstacle(self) -> NotDetachable | None:
-        return NotDetachable.NO_SOCKET
-
-    def release(self) -> None:
-        """Raise: there is no socket."""
-        raise RuntimeError("a stream of HTTP/2 cannot be detached")
-
-    def getHandle(self) -> Any:
-        """None: there is no socket."""
 
     def state(self) -> str:
         return f"stream {self._stream_id}, {self.unsent()} bytes unsent"
