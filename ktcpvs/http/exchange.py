@@ -164,16 +164,20 @@ class Exchange:
         except Exception as error:
             self.plain_choice_failed(error)
             return
-        if type(choice) is Choice and is_choice(choice):
+        if type(choice) is Choice and is_choice(choice) and (choice.lines is None or not plain.body):
             destination = choice.destination
             kept = http.kept.get(destination)
             if kept and destination in selector.usable and not destination.maxconn:
                 server = kept.pop()
+                if plain.body and server.has_input():  # it cannot be sent again: `serve` looks for another connection
+                    kept.append(server)
+                    self.plain_choice_unusual(choice)
+                    return
                 dispatcher.choice = choice
                 dispatcher.lease = Lease(destination)
                 destination.total += 1
                 destination.reused += 1
-                self._is_repeatable = True
+                self._is_repeatable = not plain.body
                 self.server = server
                 server.exchange = self
                 owner.state = SENT
@@ -205,6 +209,8 @@ class Exchange:
             found = http1.REQUEST.match(plain.data)
             assert found is not None  # as when it was received
             self._message, self._plain = http1.Request(found), None
+            if self.server is None:
+                self._body_start = plain.body
             self._begin_edits()
             if logged is not None:
                 self._plain_log = None
@@ -238,12 +244,12 @@ class Exchange:
 
     def _plain_response(self, server: ServerConnection, data: bytes) -> CachedResponse | None:
         """Return `data` as a plain response; None if it is not one whole plain response."""
-        known = server.cached_response
+        known, cache = server.cached_response, self._http.cache
         if known is not None and known.total > len(data) and data.startswith(known.start):
             return None
-        scanned = self._http.cache.scan_response(data) if server.is_reusable else None
+        scanned = cache.scan_response(data) if server.is_reusable else None
         if scanned is None:
-            return None
+            return self._chunked_response(server, data)
         status, size, length, head = scanned
         if size > self._http.cache.head_size:
             return None
@@ -256,6 +262,19 @@ class Exchange:
             server.cached_response = response
         server.read_small(is_long)
         return response if size + length == len(data) else None
+
+    def _chunked_response(self, server: ServerConnection, data: bytes) -> CachedResponse | None:
+        """Return `data` as a whole chunked response that goes on as it came; None if it is anything else."""
+        plain, cache = self._plain, self._http.cache
+        if plain is None or not plain.minor or not server.is_reusable or self._plain_log is not None:
+            return None
+        found = cache.whole_responses.read(data)
+        if found is None:
+            return None
+        status, size, head = found
+        if size > cache.head_size:
+            return None
+        return CachedResponse(status, data[:size], head, len(data), server.destination.latencies.row(status))
 
     def _pass_whole(self, server: ServerConnection, plain: PlainRequest, response: CachedResponse, data: bytes) -> None:
         """Forward a whole plain response. data: its head and body, as received."""
@@ -523,7 +542,8 @@ class Exchange:
         if response is None:
             plain = self._plain
             if plain is not None and server is not None:
-                if not (self._received or owner.has_ended or owner.pending or owner.held):
+                is_logged = plain.body and self._plain_log is not None  # which the general way does
+                if not (is_logged or self._received or owner.has_ended or owner.pending or owner.held):
                     known = server.cached_response
                     if known is None or len(data) != known.total or not data.startswith(known.start):
                         known = self._plain_response(server, data)

@@ -56,40 +56,66 @@ class RequestStream:
         """data: begins with the head, and with what is known of the body. Raises BadFrame."""
         self._carrier = carrier
         self.user: StreamUser | None = user
-        self._body = body = RequestBody(head)
         self.response = ResponseWriter(head)
         self._is_dropped = False  # nothing more of the request is sent
         self._kept: bytes | None = data if len(data) <= MAX_REPEATABLE_BYTES else None
+        self._body: RequestBody | None = None  # reads the rest of the request; None: all of it was written at once
+        self._sender: StreamSender | None = None  # sends the rest; None: all of it was sent at once
+        if len(data) == head.total:
+            self._begin_whole(head, data)
+        else:
+            self._begin(head, data)
+
+    def _begin_whole(self, head: RequestHead, data: bytes) -> None:
+        """Send a request that is complete, nearly always all of it."""
+        carrier, protocol = self._carrier, self._carrier.protocol
+        if not head.length:
+            self.stream_id = protocol.send_request(head.headers, head.method, True)
+            return
+        content = data[head.size :]
+        stream_id = self.stream_id = protocol.send_request(head.headers, head.method, False)
+        sent = 0 if carrier.is_full else protocol.send_data(stream_id, content, end_stream=True)
+        if sent < len(content):
+            self._sender = sender = StreamSender(protocol, stream_id)
+            sender.is_whole = True
+            sender.pieces.append(content[sent:])
+
+    def _begin(self, head: RequestHead, data: bytes) -> None:
+        """Send the beginning of a request."""
+        carrier = self._carrier
+        self._body = body = RequestBody(head)
         pieces = body.feed(data[head.size :]) if len(data) > head.size else []
         is_whole = body.has_ended and not pieces and body.trailers is None
         self.stream_id = carrier.protocol.send_request(head.headers, head.method, is_whole)
-        self._sender = StreamSender(carrier.protocol, self.stream_id)
-        self._sender.is_whole = is_whole
+        self._sender = sender = StreamSender(carrier.protocol, self.stream_id)
+        sender.is_whole = is_whole
         if not is_whole:
-            self._send(pieces)
+            self._send(body, sender, pieces)
 
     # The request.
 
     def write(self, data: bytes) -> None:
         """Take more of the request. Raises BadFrame."""
-        body = self._body
-        if body.has_ended:
+        body, sender = self._body, self._sender
+        if body is None or sender is None or body.has_ended:
             return
         kept = self._kept
         if kept is not None:
             self._kept = kept + data if len(kept) + len(data) <= MAX_REPEATABLE_BYTES else None
         pieces = body.feed(data)
         if not self._is_dropped:
-            self._send(pieces)
+            self._send(body, sender, pieces)
 
     def end(self) -> None:
         """The sender of a WebSocket has ended."""
-        self._body.close()
+        body, sender = self._body, self._sender
+        if body is None or sender is None:
+            return
+        body.close()
         if not self._is_dropped:
-            self._send([])
+            self._send(body, sender, [])
 
-    def _send(self, pieces: list[bytes]) -> None:
-        sender, body = self._sender, self._body
+    def _send(self, body: RequestBody, sender: StreamSender, pieces: list[bytes]) -> None:
         sender.pieces += pieces
         if body.has_ended and not sender.is_whole:
             sender.is_whole = True
@@ -100,6 +126,8 @@ class RequestStream:
     def send_buffered(self) -> None:
         """Send what the server's window allows."""
         sender = self._sender
+        if sender is None:
+            return
         is_sent = sender.send(self._carrier.is_full) > 0
         if sender.is_done:
             sender.end()
@@ -112,12 +140,12 @@ class RequestStream:
     @property
     def is_written(self) -> bool:
         """Whether the whole request has been taken."""
-        return self._body.has_ended
+        return self._body is None or self._body.has_ended
 
     @property
     def unsent(self) -> int:
         """The bytes of the body that wait for the server's window."""
-        return self._sender.unsent
+        return self._sender.unsent if self._sender is not None else 0
 
     # The response.
 
@@ -171,14 +199,15 @@ class RequestStream:
     def _drop_request(self) -> None:
         """Send nothing more of the request; what is still written of it is read to its end."""
         self._is_dropped = True
-        self._sender.pieces.clear()
+        if self._sender is not None:
+            self._sender.pieces.clear()
 
     # The end.
 
     def leave(self) -> None:
         """The response is complete and taken, and the whole request is written: send what is left of it."""
         self.user = None
-        if self._is_dropped or self._sender.is_done:
+        if self._is_dropped or self._sender is None or self._sender.is_done:
             self.discard()
 
     def discard(self) -> None:

@@ -27,10 +27,11 @@ class RequestHead:
     """A request's head, ready to be sent.
 
     size: bytes of the head in HTTP/1.1. headers: its header list. method: as it is sent. length: of the body in bytes,
-    or CHUNKED. accept: the value of Sec-WebSocket-Accept for a WebSocket, b"" for all other requests.
+    or CHUNKED. total: bytes of the whole request in HTTP/1.1; -1: the head does not tell. accept: the value of
+    Sec-WebSocket-Accept for a WebSocket, b"" for all other requests.
     """
 
-    __slots__ = ("accept", "headers", "length", "method", "size")
+    __slots__ = ("accept", "headers", "length", "method", "size", "total")
 
     def __init__(self, data: bytes, scheme: bytes, allows_connect: bool) -> None:
         """data: begins with the head. scheme: http or https. allows_connect: the server accepts extended CONNECT (RFC
@@ -51,6 +52,7 @@ class RequestHead:
             self.accept = websocket_accept(head)
         else:
             self.headers = request_list(head, scheme)
+        self.total = -1 if self.accept or self.length == CHUNKED else self.size + self.length
 
 
 def websocket_accept(head: bytes) -> bytes:
@@ -77,13 +79,14 @@ class RequestHeads:
 
     def read(self, data: bytes) -> RequestHead:
         """Return the head with which `data` begins. Raises BadRequest, MalformedMessage, BadFrame."""
-        known = self._known.get(data)
+        head = data[: data.find(b"\r\n\r\n") + 4]
+        known = self._known.get(head)
         if known is None:
             known = RequestHead(data, self._scheme, self.allows_connect)
-            if known.size == len(data) <= MAX_REMEMBERED_HEAD and not known.accept:
+            if known.size == len(head) <= MAX_REMEMBERED_HEAD and not known.accept:
                 if len(self._known) >= MAX_HEADS:
                     self._known.clear()
-                self._known[data] = known
+                self._known[head] = known
         return known
 
 
@@ -136,8 +139,8 @@ class ResponseWriter:
     """
 
     __slots__ = (
-        "_accept", "_is_chunked", "_method", "_pieces", "_response", "_written", "has_begun", "has_ended", "held",
-        "is_tunnel",
+        "_accept", "_is_chunked", "_method", "_pieces", "_response", "_trailers", "_written", "has_begun", "has_ended",
+        "held", "is_tunnel",
     )  # fmt: skip
 
     def __init__(self, head: RequestHead) -> None:
@@ -148,6 +151,7 @@ class ResponseWriter:
         self._response: Response | None = None  # whose head is not written yet
         self._is_chunked = False
         self._pieces: list[bytes] = []  # content
+        self._trailers = b""  # lines
         self.has_begun = self.has_ended = self.is_tunnel = False
         self.held = 0
 
@@ -178,43 +182,26 @@ class ResponseWriter:
     def trailers(self, lines: bytes) -> None:
         """The trailers have come, which end the response. lines: as in HTTP/1."""
         self.has_ended = True
-        if not lines:
-            return
-        if self._response is not None:
-            self._write_head(None)
-        self._write_pieces()
-        if self._is_chunked:
-            self._is_chunked = False
-            self._written.append(LAST_CHUNK + lines + b"\r\n")
+        self._trailers = lines
 
     def take(self) -> bytes:
         """Return the bytes for the recipient of the response, and forget them."""
-        if self._response is not None:
-            self._write_head(sum(map(len, self._pieces)) if self.has_ended else None)
-        self._write_pieces()
-        if self.has_ended and self._is_chunked:
-            self._is_chunked = False
-            self._written.append(LAST_CHUNK + b"\r\n")
-        written = self._written
-        if not written:
+        response, pieces, written = self._response, self._pieces, self._written
+        if response is None and not pieces and not written and not self._is_chunked:
             return b""
-        self._written = []
+        self._pieces, self._written = [], []
         self.held = 0
-        return written[0] if len(written) == 1 else b"".join(written)
-
-    def _write_head(self, size: int | None) -> None:
-        response, self._response = self._response, None
-        assert response is not None
-        self._written.append(response.head(self._method, size))
-        self._is_chunked = size is None and response.length is None and response.has_body(self._method)
-
-    def _write_pieces(self) -> None:
-        pieces, written = self._pieces, self._written
-        if not pieces:
-            return
-        self._pieces = []
+        if response is not None:
+            self._response = None
+            is_sized = self.has_ended and not self._trailers
+            written.append(response.head(self._method, sum(map(len, pieces)) if is_sized else None))
+            self._is_chunked = not is_sized and response.length is None and response.has_body(self._method)
         if self._is_chunked:
             for piece in pieces:
                 written += (b"%x\r\n" % len(piece), piece, b"\r\n")
+            if self.has_ended:
+                self._is_chunked = False
+                written += (LAST_CHUNK, self._trailers, b"\r\n")
         else:
             written += pieces
+        return written[0] if len(written) == 1 else b"".join(written)
