@@ -15,10 +15,14 @@ can be sent again if the server has not begun with it."""
 
 
 class StreamCarrier(Protocol):
-    """The HTTP/2 connection that carries a stream. is_full: the server does not read, so no body may be sent."""
+    """The HTTP/2 connection that carries a stream.
+
+    is_full: the server does not read, so no body may be sent. scheme: of its requests, http or https.
+    """
 
     protocol: http2.Client
     is_full: bool
+    scheme: bytes
 
     def flush(self) -> None:
         """Send the output, now or soon."""
@@ -29,6 +33,9 @@ class StreamCarrier(Protocol):
 
 class StreamUser(Protocol):
     """The owner of a request."""
+
+    def whole_response_received(self, data: bytes) -> None:
+        """The response has come as a whole, and the stream is over. data: it, with the interim responses before it."""
 
     def response_received(self) -> None:
         """More of the response can be taken. May be called although there is nothing."""
@@ -47,42 +54,34 @@ class StreamUser(Protocol):
 class RequestStream:
     """One stream: takes the request as bytes of HTTP/1.1, sends it, and collects the response as bytes of HTTP/1.1.
 
-    user: what is told of the response; None once nothing more of it is needed. response: what has come of it.
+    Most requests are sent at once and as a whole, and so are their responses received: `protocols/http2` does all of
+    that. The others are read and written in pieces here.
+
+    user: what is told of the response; None once nothing more of it is needed.
     """
 
-    __slots__ = ("_body", "_carrier", "_is_dropped", "_kept", "_sender", "response", "stream_id", "user")
+    __slots__ = ("_body", "_carrier", "_is_dropped", "_kept", "_response", "_sender", "stream_id", "user")
 
-    def __init__(self, carrier: StreamCarrier, user: StreamUser, head: RequestHead, data: bytes) -> None:
-        """data: begins with the head, and with what is known of the body. Raises BadFrame."""
+    def __init__(self, carrier: StreamCarrier, user: StreamUser, data: bytes) -> None:
+        """data: begins with the request's head, and with what is known of its body. Raises BadRequest, BadFrame,
+        MalformedMessage."""
         self._carrier = carrier
         self.user: StreamUser | None = user
-        self.response = ResponseWriter(head)
+        self._body: RequestBody | None = None  # reads the rest of the request; None: it was written as a whole
+        self._sender: StreamSender | None = None  # sends the rest of it; None: it was sent as a whole
+        self._response: ResponseWriter | None = None  # of a response that comes in pieces
         self._is_dropped = False  # nothing more of the request is sent
         self._kept: bytes | None = data if len(data) <= MAX_REPEATABLE_BYTES else None
-        self._body: RequestBody | None = None  # reads the rest of the request; None: all of it was written at once
-        self._sender: StreamSender | None = None  # sends the rest; None: all of it was sent at once
-        if len(data) == head.total:
-            self._begin_whole(head, data)
-        else:
-            self._begin(head, data)
-
-    def _begin_whole(self, head: RequestHead, data: bytes) -> None:
-        """Send a request that is complete, nearly always all of it."""
-        carrier, protocol = self._carrier, self._carrier.protocol
-        if not head.length:
-            self.stream_id = protocol.send_request(head.headers, head.method, True)
-            return
-        content = data[head.size :]
-        stream_id = self.stream_id = protocol.send_request(head.headers, head.method, False)
-        sent = 0 if carrier.is_full else protocol.send_data(stream_id, content, end_stream=True)
-        if sent < len(content):
-            self._sender = sender = StreamSender(protocol, stream_id)
-            sender.is_whole = True
-            sender.pieces.append(content[sent:])
+        self.stream_id = 0
+        if not carrier.is_full and self._kept is not None:
+            self.stream_id = carrier.protocol.request(data, carrier.scheme)
+        if not self.stream_id:
+            self._begin(carrier.protocol.request_head(data, carrier.scheme), data)
 
     def _begin(self, head: RequestHead, data: bytes) -> None:
         """Send the beginning of a request."""
         carrier = self._carrier
+        self._response = ResponseWriter(head)
         self._body = body = RequestBody(head)
         pieces = body.feed(data[head.size :]) if len(data) > head.size else []
         is_whole = body.has_ended and not pieces and body.trailers is None
@@ -149,19 +148,48 @@ class RequestStream:
 
     # The response.
 
-    def interim_received(self, event: http2.InterimReceived) -> None:
+    @property
+    def is_tunnel(self) -> bool:
+        """Whether the response accepts a WebSocket."""
+        return self._response is not None and self._response.is_tunnel
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the response is complete."""
+        return self._response is not None and self._response.has_ended
+
+    @property
+    def held(self) -> int:
+        """The bytes of DATA that wait here."""
+        return self._response.held if self._response is not None else 0
+
+    def _writer(self) -> ResponseWriter:
+        """Return what writes a response that comes in pieces. Until it begins, the request is kept."""
+        response = self._response
+        if response is None:
+            assert self._kept is not None  # as when the request was sent as a whole
+            carrier = self._carrier
+            response = self._response = ResponseWriter(carrier.protocol.request_head(self._kept, carrier.scheme))
         self._kept = None
-        self.response.interim(event.response)
+        return response
+
+    def whole_received(self, event: http2.WholeResponse) -> None:
+        """The response has come as a whole, and the stream is over."""
+        interim = self._response.take() if self._response is not None else b""
+        if self.user is not None:
+            self.user.whole_response_received(interim + event.data if interim else event.data)
+
+    def interim_received(self, event: http2.InterimReceived) -> None:
+        self._writer().interim(event.response)
 
     def response_begun(self, event: http2.ResponseReceived) -> None:
-        self._kept = None
-        self.response.begin(event.response, event.end_stream)
+        self._writer().begin(event.response, event.end_stream)
 
     def data_received(self, event: http2.DataReceived) -> None:
-        self.response.data(event.data, event.end_stream)
+        self._writer().data(event.data, event.end_stream)
 
     def trailers_received(self, event: http2.TrailersReceived) -> None:
-        self.response.trailers(event.lines)
+        self._writer().trailers(event.lines)
 
     def deliver(self) -> None:
         """Tell the user of what has come, or drop it without one."""
@@ -172,8 +200,11 @@ class RequestStream:
 
     def take(self) -> bytes:
         """Return what has come of the response; the server may send as much more."""
-        held = self.response.held
-        data = self.response.take()
+        response = self._response
+        if response is None:
+            return b""
+        held = response.held
+        data = response.take()
         if held:
             self._carrier.protocol.acknowledge(self.stream_id, held)
             self._carrier.flush()
@@ -184,7 +215,7 @@ class RequestStream:
         section 8.1)."""
         user = self.user
         self._drop_request()
-        if self.response.has_ended and user is not None:
+        if self.has_ended and user is not None:
             user.body_sent()
             return
         self.user = None
@@ -212,7 +243,7 @@ class RequestStream:
 
     def discard(self) -> None:
         """End the stream, if the server has not."""
-        self._carrier.protocol.reset(self.stream_id, NO_ERROR if self.response.has_ended else CANCEL)
+        self._carrier.protocol.reset(self.stream_id, NO_ERROR if self.has_ended else CANCEL)
         self._carrier.stream_over(self.stream_id)
         self._carrier.flush()
 

@@ -27,11 +27,11 @@ class RequestHead:
     """A request's head, ready to be sent.
 
     size: bytes of the head in HTTP/1.1. headers: its header list. method: as it is sent. length: of the body in bytes,
-    or CHUNKED. total: bytes of the whole request in HTTP/1.1; -1: the head does not tell. accept: the value of
-    Sec-WebSocket-Accept for a WebSocket, b"" for all other requests.
+    or CHUNKED. total: bytes of the whole request in HTTP/1.1; -1: the head does not tell. accepts_trailers: the client
+    has said so (`TE: trailers`). accept: the value of Sec-WebSocket-Accept for a WebSocket, b"" for all other requests.
     """
 
-    __slots__ = ("accept", "headers", "length", "method", "size", "total")
+    __slots__ = ("accept", "accepts_trailers", "headers", "length", "method", "size", "total")
 
     def __init__(self, data: bytes, scheme: bytes, allows_connect: bool) -> None:
         """data: begins with the head. scheme: http or https. allows_connect: the server accepts extended CONNECT (RFC
@@ -43,6 +43,7 @@ class RequestHead:
         self.size = found.end()
         fields = RequestFields(found[5], True)
         self.length = fields.length
+        self.accepts_trailers = fields.has_trailers
         self.method = found[2]
         self.accept = b""
         head = data[: self.size]
@@ -69,20 +70,20 @@ class RequestHeads:
     """The heads that were sent on one connection. Requests that come again are sent as the same header list, whose
     block the encoder remembers."""
 
-    __slots__ = ("_known", "_scheme", "allows_connect")
+    __slots__ = ("_known",)
 
-    def __init__(self, scheme: bytes) -> None:
-        """scheme: http or https."""
-        self._scheme = scheme
+    def __init__(self) -> None:
         self._known: dict[bytes, RequestHead] = {}
-        self.allows_connect = False
 
-    def read(self, data: bytes) -> RequestHead:
-        """Return the head with which `data` begins. Raises BadRequest, MalformedMessage, BadFrame."""
+    def read(self, data: bytes, scheme: bytes, allows_connect: bool) -> RequestHead:
+        """Return the head with which `data` begins. Raises BadRequest, MalformedMessage, BadFrame.
+
+        scheme: http or https, the same for all. allows_connect: as for RequestHead.
+        """
         head = data[: data.find(b"\r\n\r\n") + 4]
         known = self._known.get(head)
         if known is None:
-            known = RequestHead(data, self._scheme, self.allows_connect)
+            known = RequestHead(data, scheme, allows_connect)
             if known.size == len(head) <= MAX_REMEMBERED_HEAD and not known.accept:
                 if len(self._known) >= MAX_HEADS:
                     self._known.clear()
@@ -134,19 +135,21 @@ class ResponseWriter:
     """Writes the response of one stream as HTTP/1.1, with the interim responses before it.
 
     What has come is kept until `take`, so a response that came as a whole gets a Content-Length where the server has
-    sent none. has_begun: the final response has. has_ended: it is complete. is_tunnel: it accepts a WebSocket; what
+    sent none. A response with a Content-Length has no trailers in HTTP/1.1, so it goes on in chunks if it came as a whole
+    with trailers, or if the client accepts them and they may follow. has_begun: the final response has. has_ended: it is complete. is_tunnel: it accepts a WebSocket; what
     follows is no HTTP. held: bytes of DATA that wait here.
     """
 
     __slots__ = (
-        "_accept", "_is_chunked", "_method", "_pieces", "_response", "_trailers", "_written", "has_begun", "has_ended",
-        "held", "is_tunnel",
+        "_accept", "_accepts_trailers", "_is_chunked", "_method", "_pieces", "_response", "_trailers", "_written",
+        "has_begun", "has_ended", "held", "is_tunnel",
     )  # fmt: skip
 
     def __init__(self, head: RequestHead) -> None:
         """head: of the request."""
         self._method = head.method
         self._accept = head.accept
+        self._accepts_trailers = head.accepts_trailers
         self._written: list[bytes] = []  # before the head of the final response
         self._response: Response | None = None  # whose head is not written yet
         self._is_chunked = False
@@ -193,9 +196,11 @@ class ResponseWriter:
         self.held = 0
         if response is not None:
             self._response = None
-            is_sized = self.has_ended and not self._trailers
-            written.append(response.head(self._method, sum(map(len, pieces)) if is_sized else None))
-            self._is_chunked = not is_sized and response.length is None and response.has_body(self._method)
+            if self._is_sized(response):
+                written.append(response.head(self._method, sum(map(len, pieces)) if self.has_ended else None))
+            else:
+                written.append(response.chunked_head())
+                self._is_chunked = True
         if self._is_chunked:
             for piece in pieces:
                 written += (b"%x\r\n" % len(piece), piece, b"\r\n")
@@ -205,3 +210,10 @@ class ResponseWriter:
         else:
             written += pieces
         return written[0] if len(written) == 1 else b"".join(written)
+
+    def _is_sized(self, response: Response) -> bool:
+        """Whether the response goes on without chunks: it is complete without trailers, has no body, or is one with a
+        Content-Length behind which the client gets no trailers."""
+        if not response.has_body(self._method) or (self.has_ended and not self._trailers):
+            return True
+        return not self._trailers and response.length is not None and not self._accepts_trailers
