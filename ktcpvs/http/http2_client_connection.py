@@ -157,7 +157,7 @@ class HTTP2ClientConnection:
     def _request_received(self, event: http2.RequestReceived) -> None:
         request, stream_id = event.request, event.stream_id
         try:
-            head = request.upgrade_head(b64encode(urandom(16))) if request.protocol else request.head(event.end_stream)
+            head = request.upgrade_head(b64encode(urandom(16))) if request.protocol else event.head
         except BadRequest as bad:
             self._refuse(stream_id, bad.status, str(bad))
             return

@@ -16,7 +16,7 @@ from ktcpvs.http.http2_stream_transport import HTTP2StreamTransport
 from ktcpvs.protocols import http2
 from ktcpvs.protocols.http1 import BadFrame, BadResponse
 from ktcpvs.protocols.http2.constants import INTERNAL_ERROR
-from ktcpvs.protocols.http2.downgrade import RequestWriter, ResponseReader
+from ktcpvs.protocols.http2.downgrade import MAX_RESPONSE_HEAD, RequestWriter, ResponseReader
 from ktcpvs.streams.contract import BackpressuredWriter, SocketAddress
 from ktcpvs.streams.stream import Stream
 from ktcpvs.streams.transport import nothing
@@ -26,9 +26,6 @@ MAX_BUFFERED = 64 << 10
 
 MAX_JOINED = 16 << 10
 """A longer piece of a response is sent at once; shorter ones of one turn are sent together."""
-
-MAX_HEAD_BYTES = 1 << 20
-"""The longest head of a response: as much as the setting `head_size`, which has been applied before, can be."""
 
 BODILESS = frozenset((b"HEAD", b"CONNECT"))
 """Methods whose responses have no body, whatever their head says (RFC 9110, section 6.4.1)."""
@@ -195,7 +192,7 @@ class HTTP2Transport(HTTP2StreamTransport):
         else:
             end = data.find(b"\r\n\r\n") + 4
             if end < 4 or not self._write_head(data[:end], data[end:]):
-                self._reader = reader = ResponseReader(self._method, MAX_HEAD_BYTES)
+                self._reader = reader = ResponseReader(self._method, MAX_RESPONSE_HEAD)
                 self._feed(reader, data)
 
     def _writev(self, pieces: Sequence[bytes]) -> None:
