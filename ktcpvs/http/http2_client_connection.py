@@ -12,6 +12,8 @@ from collections.abc import Callable
 from os import urandom
 from typing import Any, ClassVar
 
+from attrs import frozen
+
 from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.http.http2_response_heads import ResponseHeads
 from ktcpvs.http.http2_stream_connection import HTTP2StreamConnection
@@ -31,8 +33,6 @@ CHECK_INTERVAL = 5
 MAX_REQUESTS_PER_TURN = 32
 """The requests of one client in one turn of the reactor after which the others wait for the next one."""
 
-_REQUESTS = (http2.RequestReceived, http2.RequestRefused)
-
 MAX_DEADLINE = 1e8
 """Seconds: the longest deadline that is kept, three years."""
 
@@ -42,6 +42,35 @@ ended once it has had no stream for CHECK_INTERVAL."""
 
 SLICE_SIZE = 8192
 """The most bytes of a client that are handled without a look at the number of requests in them."""
+
+
+@frozen
+class WholeRequest:
+    """A request that has come with its whole body in one piece."""
+
+    begun: http2.RequestReceived
+    body: http2.DataReceived
+
+
+def _with_bodies(events: list[http2.Event]) -> list[http2.Event | WholeRequest]:
+    """Return the events of a client with each short request that has come as a whole as one event."""
+    begun: dict[int, int] = {}  # stream -> the place of its request
+    found: list[http2.Event | WholeRequest] = []
+    for event in events:
+        if type(event) is http2.RequestReceived:
+            if not event.end_stream and not event.request.protocol:
+                begun[event.stream_id] = len(found)
+        elif begun and type(event) is http2.DataReceived:
+            place = begun.pop(event.stream_id, None)
+            request = found[place] if place is not None else None
+            if place is not None and event.end_stream and isinstance(request, http2.RequestReceived):
+                found[place] = WholeRequest(request, event)
+                continue
+        found.append(event)
+    return found
+
+
+_REQUESTS = (http2.RequestReceived, http2.RequestRefused, WholeRequest)
 
 
 class HTTP2ClientConnection:
@@ -131,7 +160,8 @@ class HTTP2ClientConnection:
                     self._read_later(data[begin:])
                     break
                 end = begin + SLICE_SIZE
-                for event in self.protocol.receive(data[begin:end], now):
+                events = self.protocol.receive(data[begin:end], now)
+                for event in _with_bodies(events) if len(events) > 1 else events:
                     handler = handlers.get(type(event))
                     if handler is not None:
                         handler(self, event)
@@ -154,7 +184,13 @@ class HTTP2ClientConnection:
             if not self._pending and not self.is_full:
                 self.client.resume()
 
-    def _request_received(self, event: http2.RequestReceived) -> None:
+    def _whole_request_received(self, event: WholeRequest) -> None:
+        body = event.body.data
+        self.protocol.acknowledge(event.body.stream_id, len(body))
+        self._request_received(event.begun, body)
+
+    def _request_received(self, event: http2.RequestReceived, body: bytes | None = None) -> None:
+        """Begin a request. body: all of it, which has come; None: it follows, or there is none."""
         request, stream_id = event.request, event.stream_id
         try:
             head = request.upgrade_head(b64encode(urandom(16))) if request.protocol else event.head
@@ -177,6 +213,8 @@ class HTTP2ClientConnection:
             transport.connection.client.makeConnection(transport)
         if b"grpc-timeout:" in request.lines:
             self._start_deadline(transport, request)
+        if body is not None:
+            head += transport.whole_body(body)
         transport.connection.client.dataReceived(head)
 
     def _start_deadline(self, transport: HTTP2Transport, request: http2.Request) -> None:
@@ -374,6 +412,7 @@ class HTTP2ClientConnection:
         self._timer = self._context.wheel.after(self._check_interval(), self._check_timeouts)
 
     _HANDLERS: ClassVar[dict[type, Callable[[HTTP2ClientConnection, Any], None]]] = {
+        WholeRequest: _whole_request_received,
         http2.RequestReceived: _request_received,
         http2.RequestRefused: _request_refused,
         http2.DataReceived: _data_received,

@@ -50,10 +50,10 @@ class HTTP2ServerConnection:
     """One HTTP/2 connection to a server.
 
     connection: the stream to the server, which has a descriptor and counts as a server connection. protocol: its frames
-    and windows. transports: of the server connections that it carries. streams: those in progress, by number. scheme: of
-    requests. is_full: the server does not read. is_over: it is closed. is_retired: an edit has changed how connections are made, or the
-    server was told its client: it carries no further server connections. is_used: it has carried a request. idle_since:
-    the tick when the last stream ended. last_heard: the tick when bytes last came.
+    and windows. transports: of the server connections that it carries. streams: those in progress, by number. scheme:
+    of the requests. is_full: the server does not read. is_over: it is closed. is_retired: an edit has changed how
+    connections are made, or the server was told its client: it carries no further server connections. is_used: it has
+    carried a request. idle_since: the tick when the last stream ended. last_heard: the tick when bytes last came.
     """
 
     __slots__ = (

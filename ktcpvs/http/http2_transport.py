@@ -147,6 +147,11 @@ class HTTP2Transport(HTTP2StreamTransport):
         if self._written is not None:
             self.received(self._written.data(event.data, event.end_stream), len(event.data))
 
+    def whole_body(self, content: bytes) -> bytes:
+        """Return the whole body of the request in HTTP/1.1, which the owner gets with the head."""
+        assert self._written is not None
+        return self._written.data(content, True)
+
     def trailers_received(self, lines: bytes) -> None:
         if self._written is not None:
             self.received(self._written.trailers(lines), 0)

@@ -135,8 +135,10 @@ class ResponseWriter:
     """Writes the response of one stream as HTTP/1.1, with the interim responses before it.
 
     What has come is kept until `take`, so a response that came as a whole gets a Content-Length where the server has
-    sent none. A response with a Content-Length has no trailers in HTTP/1.1, so it goes on in chunks if it came as a whole
-    with trailers, or if the client accepts them and they may follow. has_begun: the final response has. has_ended: it is complete. is_tunnel: it accepts a WebSocket; what
+    sent none. In HTTP/1.1 no trailers follow a body with a Content-Length, so such a response goes on in chunks if it
+    has trailers, or if the client accepts them and they may follow.
+
+    has_begun: the final response has. has_ended: it is complete. is_tunnel: it accepts a WebSocket; what
     follows is no HTTP. held: bytes of DATA that wait here.
     """
 

@@ -64,7 +64,7 @@ class Response:
         return b"%b%b0\r\n%b\r\n" % (self.chunked_head(), chunk, trailers)
 
     def chunked_head(self) -> bytes:
-        """Return the head in HTTP/1.1 with which the body goes on in chunks, so that trailers can follow it: a body with
-        a Content-Length has none there."""
+        """Return the head in HTTP/1.1 with which the body goes on in chunks, so that trailers can follow it: behind a
+        body with a Content-Length there are none."""
         lines = self.lines if self.length is None else _remove_length(b"", self.lines)
         return b"HTTP/1.1 %d \r\n%btransfer-encoding: chunked\r\n\r\n" % (self.status, lines)
