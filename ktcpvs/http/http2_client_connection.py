@@ -31,8 +31,6 @@ CHECK_INTERVAL = 5
 MAX_REQUESTS_PER_TURN = 32
 """The requests of one client in one turn of the reactor after which the others wait for the next one."""
 
-_REQUESTS = (http2.RequestReceived, http2.RequestRefused)
-
 MAX_DEADLINE = 1e8
 """Seconds: the longest deadline that is kept, three years."""
 
@@ -132,10 +130,13 @@ class HTTP2ClientConnection:
                     break
                 end = begin + SLICE_SIZE
                 for event in self.protocol.receive(data[begin:end], now):
-                    handler = handlers.get(type(event))
-                    if handler is not None:
+                    kind = type(event)
+                    if kind is http2.RequestReceived:
+                        self._request_received(event)
+                        begun += 1
+                    elif (handler := handlers.get(kind)) is not None:
                         handler(self, event)
-                        begun += type(event) in _REQUESTS
+                        begun += kind is http2.RequestRefused
                 begin = end
         finally:
             self._is_receiving = False
@@ -255,19 +256,22 @@ class HTTP2ClientConnection:
         """Park the transports whose responses have ended in this turn, and send the output."""
         self._is_deferred = False
         answered, self._answered = self._answered, []
-        parked = self._parked
         for transport in answered:
-            if transport.is_reusable and len(parked) < MAX_PARKED and not self.is_over:
-                del self.transports[transport.stream_id]
-                transport.park()
-                parked.append(transport)
-            elif transport.stream is not None:
-                transport.end()
+            self._stream_answered(transport)
         if answered:
             self._last_activity = self._context.wheel.now
         self.flush_now()
         if answered:
             self._close_if_drained()
+
+    def _stream_answered(self, transport: HTTP2Transport) -> None:
+        """Park the transport of a stream whose response has been sent, or end it."""
+        if transport.is_reusable and len(self._parked) < MAX_PARKED and not self.is_over:
+            del self.transports[transport.stream_id]
+            transport.park()
+            self._parked.append(transport)
+        elif transport.stream is not None:
+            transport.end()
 
     def _end_parked(self) -> None:
         parked, self._parked = self._parked, []
@@ -374,7 +378,6 @@ class HTTP2ClientConnection:
         self._timer = self._context.wheel.after(self._check_interval(), self._check_timeouts)
 
     _HANDLERS: ClassVar[dict[type, Callable[[HTTP2ClientConnection, Any], None]]] = {
-        http2.RequestReceived: _request_received,
         http2.RequestRefused: _request_refused,
         http2.DataReceived: _data_received,
         http2.TrailersReceived: _trailers_received,
